@@ -1,0 +1,134 @@
+"""Entry, Prediction, Failure: frozen data and its bytes. Standard library only.
+
+A result travels as two lines: a JSON header with facts about the run, then the prediction exactly as
+the HTTP body will carry it. The API joins those second lines without parsing or encoding them again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from batcher.errors import BudgetExceeded, EntryFailed, EntryPoisoned, Malformed, MillraceError
+
+Lane = Literal["interactive", "bulk"]
+
+_FAILURES: dict[str, type[MillraceError]] = {
+    error.code: error for error in (EntryFailed, EntryPoisoned, BudgetExceeded)
+}
+_HEADER_MAX_BYTES = 4096
+
+
+def entry_id(text: str, options: str = "") -> str:
+    """The 256-bit digest of (options, text), 64 hex digits.
+
+    The length of the options stands before both, so that no concatenation of one pair reads as another.
+    """
+    head = options.encode()
+    return hashlib.sha256(b"%d:%b%b" % (len(head), head, text.encode())).hexdigest()
+
+
+def estimate_cost(text: str) -> int:
+    """Tokens that a text will probably need: about 4.4 characters a token, plus the two special ones."""
+    return 2 + (len(text) * 10 + 43) // 44
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One text waiting for its result, as a worker sees it after the claim. Times by the Redis clock."""
+
+    id: str
+    text: str
+    lane: Lane
+    cost: int
+    waited_ms: int
+    remaining_ms: int
+    attempts: int
+    trace: str = ""
+    solo: bool = False
+
+    def log_context(self) -> dict[str, object]:
+        """What a log line may say of an entry: never its text."""
+        return {"entry": self.id, "lane": self.lane, "attempts": self.attempts, "waited_ms": self.waited_ms}
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """The answer for one text. `fragment` is a JSON list of {"label", "score"} in label id order."""
+
+    fragment: bytes
+    revision: str
+    tokens: int
+    truncated: bool = False
+    queue_ms: float = 0.0
+    tokenize_ms: float = 0.0
+    model_ms: float = 0.0
+    batch_size: int = 0
+
+    def encode(self) -> bytes:
+        header = {
+            "revision": self.revision,
+            "tokens": self.tokens,
+            "truncated": self.truncated,
+            "queue_ms": round(self.queue_ms, 3),
+            "tokenize_ms": round(self.tokenize_ms, 3),
+            "model_ms": round(self.model_ms, 3),
+            "batch_size": self.batch_size,
+        }
+        return json.dumps(header, separators=(",", ":")).encode() + b"\n" + self.fragment
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A final answer that is no prediction. Never cached."""
+
+    code: str
+    message: str
+
+    def encode(self) -> bytes:
+        return json.dumps({"code": self.code, "message": self.message}, separators=(",", ":")).encode() + b"\n"
+
+    def error(self) -> MillraceError:
+        return _FAILURES.get(self.code, EntryFailed)(self.message)
+
+
+def fragment(labels: Sequence[str], scores: Sequence[float]) -> bytes:
+    """The prediction of one text as HTTP carries it, e.g. [{"label":"NEGATIVE","score":0.1},...]."""
+    pairs = [{"label": label, "score": round(score, 7)} for label, score in zip(labels, scores, strict=True)]
+    return json.dumps(pairs, separators=(",", ":")).encode()
+
+
+def decode_result(raw: bytes) -> Prediction | Failure:
+    """The inverse of `encode`. Raises Malformed for anything this program did not write."""
+    head, newline, body = raw.partition(b"\n")
+    if not newline or len(head) > _HEADER_MAX_BYTES:
+        raise Malformed("a result without its header line")
+    try:
+        header = json.loads(head)
+        if not body:
+            return Failure(str(header["code"]), str(header["message"]))
+        _check_fragment(body)
+        return Prediction(
+            fragment=body,
+            revision=str(header["revision"]),
+            tokens=int(header["tokens"]),
+            truncated=bool(header["truncated"]),
+            queue_ms=float(header["queue_ms"]),
+            tokenize_ms=float(header["tokenize_ms"]),
+            model_ms=float(header["model_ms"]),
+            batch_size=int(header["batch_size"]),
+        )
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise Malformed(f"a result that cannot be read: {type(error).__name__}") from error
+
+
+def _check_fragment(body: bytes) -> None:
+    pairs = json.loads(body)
+    if not isinstance(pairs, list) or not pairs:
+        raise Malformed("a prediction that is no list")
+    for pair in pairs:
+        if pair.keys() != {"label", "score"} or not isinstance(pair["score"], (int, float)):
+            raise Malformed("a prediction without label and score")

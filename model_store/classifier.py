@@ -1,0 +1,65 @@
+"""The protocol between the worker and whatever runs a model: texts in, predictions out, same length, same order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+Engine = Literal["torch", "openvino", "stub"]
+Precision = Literal["f32", "bf16", "int8"]
+Layout = Literal["packed", "padded"]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What is known of a loaded model.
+
+    `revision` is the digest that names the artefact (first 12 hex digits are shown to people);
+    `tolerance` is the largest difference of a score that batch mates may cause with this engine;
+    `layout` says how a forward pass lays out its texts: `packed` end to end in one row (no padding,
+    cost follows the sum of the lengths) or `padded` to the longest (cost follows count x longest).
+    """
+
+    name: str
+    revision: str
+    labels: tuple[str, ...]
+    max_tokens: int
+    multi_label: bool
+    engine: Engine
+    precision: Precision
+    layout: Layout
+    parameters: int
+    tolerance: float
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """One text as the model reads it: token ids including the special ones, at most `max_tokens` of them."""
+
+    ids: Sequence[int]
+    truncated: bool
+    unknown: int
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+class Classifier(Protocol):
+    """A loaded, verified model. Not thread-safe in `classify`; `tokenize` may run beside it."""
+
+    @property
+    def info(self) -> ModelInfo: ...
+
+    def tokenize(self, texts: Sequence[str]) -> list[Tokens]:
+        """Token ids of each text, truncated to `info.max_tokens`. Releases the GIL."""
+
+    def classify(self, batch: Sequence[Tokens]) -> list[list[float]]:
+        """One forward pass: scores of shape (len(batch), len(info.labels)), in order.
+
+        Softmax over labels, or a sigmoid each when `info.multi_label`. An empty batch gives [].
+        The caller chooses which texts share a pass (see `batcher.collect`).
+        """
+
+    def close(self) -> None:
+        """Free what the engine holds. Idempotent."""
