@@ -132,3 +132,61 @@ def _check_fragment(body: bytes) -> None:
     for pair in pairs:
         if pair.keys() != {"label", "score"} or not isinstance(pair["score"], (int, float)):
             raise Malformed("a prediction without label and score")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRecord:
+    """What ready workers publish of the model they run (`P:model`)."""
+
+    name: str
+    revision: str
+    labels: tuple[str, ...]
+    max_tokens: int
+    engine: str
+    precision: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerRecord:
+    """What a live worker publishes of itself (`P:worker:<id>`). `rate` is in tokens per second."""
+
+    id: str
+    revision: str
+    engine: str
+    precision: str
+    state: str
+    rate: float
+    batches: int
+    texts: int
+    last_batch: int
+    started_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class LaneDepth:
+    """What waits in one lane: entries, their estimated cost in tokens, age of the first in ms."""
+
+    entries: int
+    cost: int
+    oldest_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The state of the whole mill, as one sweep saw it."""
+
+    model: ModelRecord | None
+    workers: tuple[WorkerRecord, ...]
+    interactive: LaneDepth
+    bulk: LaneDepth
+    solo: int
+    in_flight: int
+    recovered: int
+
+    @property
+    def rate(self) -> float:
+        """Tokens per second of all live workers together; 0 when unknown."""
+        return sum(worker.rate for worker in self.workers)
+
+
+NO_SNAPSHOT = Snapshot(None, (), LaneDepth(0, 0, 0), LaneDepth(0, 0, 0), 0, 0, 0)
