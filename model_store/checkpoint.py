@@ -1,0 +1,124 @@
+"""Reads a Hugging Face directory: which files make the model, what its config says. Standard library only."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from model_store.errors import ModelNotFound, ModelUnsupported
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+WEIGHTS_INDEX = "model.safetensors.index.json"
+# What tokenizers and transformers may need to rebuild a tokenizer.
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+)
+PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+
+_NO_LIMIT = 1_000_000
+_DEFAULT_MAX_TOKENS = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A Hugging Face directory with a sequence classifier in it. Nothing is loaded yet."""
+
+    path: Path
+    architecture: str
+    model_type: str
+    labels: tuple[str, ...]
+    multi_label: bool
+    max_tokens: int
+    temperature: float
+
+    def files(self) -> list[Path]:
+        """Every file that decides what the model answers, sorted by name."""
+        names = [CONFIG, *TOKENIZER_FILES]
+        found = [self.path / name for name in names if (self.path / name).is_file()]
+        return sorted(found + weight_files(self.path))
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read what `path` holds.
+
+    Raises ModelNotFound where there is no config.json, and ModelUnsupported for pickled weights, for a
+    model without a classification head and for a config that contradicts itself.
+    """
+    if not (path / CONFIG).is_file():
+        raise ModelNotFound(f"{path} holds no model: it has neither a manifest.json nor a {CONFIG}.")
+    config = _read_json(path / CONFIG)
+    weight_files(path)
+    architecture = next(iter(config.get("architectures") or []), "")
+    if not architecture.endswith("ForSequenceClassification"):
+        raise ModelUnsupported(
+            f"{path} is no text classifier: its architecture is {architecture or 'not given'}, "
+            "and only ...ForSequenceClassification can be served."
+        )
+    temperature = float(config.get("temperature") or 1.0)
+    if temperature <= 0:
+        raise ModelUnsupported(f"{path / CONFIG} has temperature {temperature}; it must be greater than 0.")
+    return Checkpoint(
+        path=path,
+        architecture=architecture,
+        model_type=str(config.get("model_type", "")),
+        labels=_labels(config),
+        multi_label=config.get("problem_type") == "multi_label_classification",
+        max_tokens=_max_tokens(config, path),
+        temperature=temperature,
+    )
+
+
+def weight_files(path: Path) -> list[Path]:
+    """The safetensors files of a directory, with their index if they are sharded.
+
+    Raises ModelUnsupported, with the command that converts it, where there is only a pickle.
+    """
+    if (path / WEIGHTS).is_file():
+        return [path / WEIGHTS]
+    if (path / WEIGHTS_INDEX).is_file():
+        shards = sorted(set(_read_json(path / WEIGHTS_INDEX)["weight_map"].values()))
+        return [path / WEIGHTS_INDEX, *(path / shard for shard in shards)]
+    if any((path / name).exists() for name in PICKLES):
+        raise ModelUnsupported(
+            f"{path} holds only a pickle checkpoint, which can run code when it is loaded; convert it with: "
+            f"python -m model_store convert-pickle {path}"
+        )
+    raise ModelNotFound(f"{path} has a {CONFIG} but no {WEIGHTS}.")
+
+
+def _labels(config: dict[str, Any]) -> tuple[str, ...]:
+    names = config.get("id2label")
+    if names:
+        return tuple(str(name) for _, name in sorted(names.items(), key=lambda item: int(item[0])))
+    return tuple(f"LABEL_{number}" for number in range(int(config.get("num_labels", 2))))
+
+
+def _max_tokens(config: dict[str, Any], path: Path) -> int:
+    """The smaller of the tokenizer's limit and the positions the model has (RoBERTa keeps two for itself)."""
+    positions = int(config.get("max_position_embeddings") or _DEFAULT_MAX_TOKENS)
+    if "roberta" in str(config.get("model_type", "")):
+        positions -= int(config.get("pad_token_id", 1)) + 1
+    tokenizer_config = path / "tokenizer_config.json"
+    limit = _read_json(tokenizer_config).get("model_max_length") if tokenizer_config.is_file() else None
+    return min(positions, int(limit)) if limit and limit < _NO_LIMIT else positions
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelUnsupported(f"{path} cannot be read as JSON: {error}.") from error
+    if not isinstance(content, dict):
+        raise ModelUnsupported(f"{path} holds no JSON object.")
+    return content

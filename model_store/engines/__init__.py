@@ -1,0 +1,1 @@
+"""What runs a model: the only modules that import torch and openvino."""

@@ -1,0 +1,46 @@
+"""What this machine gives to an engine: cores this process may use, and arithmetic its processor has."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+_CGROUP = Path("/sys/fs/cgroup")
+_CPU_INFO = Path("/proc/cpuinfo")
+_CUDA_DEVICE = Path("/dev/nvidiactl")
+_BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
+
+
+def cores(cgroup: Path = _CGROUP) -> int:
+    """Whole cores this process may keep busy: its affinity, or its cgroup's quota where that is smaller."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = _quota(cgroup)
+    return allowed if quota is None else max(1, min(allowed, math.ceil(quota)))
+
+
+def has_bf16(cpu_info: Path = _CPU_INFO) -> bool:
+    """Whether the processor multiplies bf16 in hardware, so that bf16 is faster than f32."""
+    try:
+        flags = next(line for line in cpu_info.read_text().splitlines() if line.startswith("flags"))
+    except (OSError, StopIteration):
+        return False
+    return not _BF16_FLAGS.isdisjoint(flags.split())
+
+
+def has_cuda() -> bool:
+    """Whether an NVIDIA driver is here. Cheap: imports no framework."""
+    return _CUDA_DEVICE.exists()
+
+
+def _quota(cgroup: Path) -> float | None:
+    """Cores granted by `cpu.max` (cgroup 2) or `cpu.cfs_quota_us` (cgroup 1); None where unlimited."""
+    try:
+        if (cgroup / "cpu.max").exists():
+            quota, period = (cgroup / "cpu.max").read_text().split()
+        else:
+            quota = (cgroup / "cpu/cpu.cfs_quota_us").read_text().strip()
+            period = (cgroup / "cpu/cpu.cfs_period_us").read_text().strip()
+    except (OSError, ValueError):
+        return None
+    return None if quota in ("max", "-1") else int(quota) / int(period)

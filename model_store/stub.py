@@ -1,0 +1,109 @@
+"""A classifier without a model: deterministic scores, settable cost, faults on demand. Standard library only.
+
+Special texts, honoured only here, for tests of what the service does when a model misbehaves:
+"\\0raise" raises ValueError, "\\0kill" ends the process with SIGKILL, "\\0hang" sleeps for an hour,
+"\\0gil:SECONDS" holds the interpreter lock for that long. They act in `classify`, not in `tokenize`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import re
+import signal
+import time
+from collections.abc import Sequence
+from zlib import crc32
+
+from model_store.classifier import ModelInfo, Tokens
+
+MAX_TOKENS = 512
+LABELS = ("NEGATIVE", "POSITIVE")
+
+_PIECE = re.compile(r"\S{1,6}")
+_END = 2
+_FIRST_PIECE_ID = 4
+_PIECE_IDS = 30_000
+
+# Fault ids are negative, so that no text can produce one by its digest.
+_RAISE, _KILL, _HANG, _GIL = -1, -2, -3, -4
+_FAULT_IDS = {"raise": _RAISE, "kill": _KILL, "hang": _HANG, "gil": _GIL}
+_FAULT = re.compile(r"\0(?P<name>raise|kill|hang|gil(?=:))(?::(?P<seconds>[0-9.]+))?")
+_HANG_S = 3600
+
+
+class StubClassifier:
+    """Scores from a digest of the words, after `batch_ms` per call and `token_ms` per token of sleep."""
+
+    def __init__(self, *, batch_ms: float = 0.0, token_ms: float = 0.0) -> None:
+        self._batch_s = batch_ms / 1000
+        self._token_s = token_ms / 1000
+        self.info = ModelInfo(
+            name="stub",
+            revision=hashlib.sha256(b"millrace stub 1").hexdigest(),
+            labels=LABELS,
+            max_tokens=MAX_TOKENS,
+            multi_label=False,
+            engine="stub",
+            precision="f32",
+            layout="packed",
+            parameters=0,
+            tolerance=0.0,
+        )
+
+    def tokenize(self, texts: Sequence[str]) -> list[Tokens]:
+        """Runs of at most six characters between a start id, which digests all of them, and an end id."""
+        return [_fault(text) or _tokens(text) for text in texts]
+
+    def classify(self, batch: Sequence[Tokens]) -> list[list[float]]:
+        """Scores of shape (len(batch), 2). Sleeps outside the interpreter lock, as an engine computes."""
+        if not batch:
+            return []
+        for tokens in batch:
+            if tokens.ids[0] < 0:
+                _misbehave(tokens.ids)
+        service_s = self._batch_s + self._token_s * sum(map(len, batch))
+        if service_s > 0:
+            time.sleep(service_s)
+        return [_scores(tokens.ids[0]) for tokens in batch]
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def _tokens(text: str) -> Tokens:
+    pieces = _PIECE.findall(text)
+    kept = pieces[: MAX_TOKENS - 2]
+    ids = [_digest(" ".join(kept)), *(_digest(piece) % _PIECE_IDS for piece in kept), _END]
+    return Tokens(ids, truncated=len(pieces) > len(kept), unknown=sum(not piece.isascii() for piece in kept))
+
+
+def _digest(text: str) -> int:
+    return crc32(text.encode("utf-8", "surrogatepass")) + _FIRST_PIECE_ID
+
+
+def _scores(digest: int) -> list[float]:
+    positive = round((digest - _FIRST_PIECE_ID) / 0xFFFFFFFF, 6)
+    return [round(1 - positive, 6), positive]
+
+
+def _fault(text: str) -> Tokens | None:
+    found = _FAULT.search(text)
+    if not found:
+        return None
+    seconds = float(found["seconds"] or 0)
+    return Tokens([_FAULT_IDS[found["name"]], int(seconds * 1e6)], truncated=False, unknown=0)
+
+
+def _misbehave(ids: Sequence[int]) -> None:
+    fault = ids[0]
+    if fault == _RAISE:
+        raise ValueError("the stub was asked to raise")
+    if fault == _KILL:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if fault == _HANG:
+        time.sleep(_HANG_S)
+    if fault == _GIL:
+        # PyDLL, unlike CDLL, keeps the interpreter lock during the call.
+        ctypes.PyDLL(None).usleep(ctypes.c_uint(ids[1]))
