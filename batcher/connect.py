@@ -1,0 +1,79 @@
+"""Redis clients, with every default stated: redis-py's own change between releases and hide retry storms.
+
+URL schemes: redis://, rediss://, unix://, and redis+sentinel://[user:password@]host:port,host:port/service[/db]
+(rediss+sentinel:// with TLS to the master).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import redis
+import redis.asyncio
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.backoff import ExponentialBackoff
+from redis.maint_notifications import MaintNotificationsConfig
+from redis.retry import Retry
+
+
+def _retry(kind: Any, attempts: int) -> Any:
+    # Only a lost connection is worth another try at once. A timeout is not: the server may still be at work.
+    lost = (redis.exceptions.ConnectionError,)
+    return kind(ExponentialBackoff(cap=0.2, base=0.01), attempts, supported_errors=lost)
+
+
+def _options(timeout_s: float, kind: Any, retries: int) -> dict[str, Any]:
+    return {
+        "socket_timeout": timeout_s,
+        "socket_connect_timeout": min(timeout_s, 1.0),
+        "socket_keepalive": True,
+        "health_check_interval": 0,
+        "decode_responses": False,
+        "protocol": 2,
+        "retry": _retry(kind, retries),
+        "retry_on_error": [],
+        "maint_notifications_config": MaintNotificationsConfig(enabled=False),
+    }
+
+
+def _sentinel_parts(url: str) -> tuple[list[tuple[str, int]], str, dict[str, Any]]:
+    scheme, rest = url.split("+sentinel://", 1)
+    secret, _, place = rest.rpartition("@")
+    hosts, _, path = place.partition("/")
+    service, _, db = path.partition("/")
+    sentinels = []
+    for host in hosts.split(","):
+        parts = urlsplit(f"//{host}")
+        sentinels.append((parts.hostname or "127.0.0.1", parts.port or 26379))
+    options: dict[str, Any] = {"db": int(db or 0)}
+    if secret:
+        user, _, password = secret.rpartition(":")
+        options |= {"username": unquote(user) or None, "password": unquote(password)}
+    if scheme == "rediss":
+        options |= {"ssl": True}
+    return sentinels, service or "mymaster", options
+
+
+def connect(url: str, *, timeout_s: float, retries: int, connections: int = 8) -> redis.Redis:
+    """A synchronous client. `timeout_s` bounds every answer; blocking commands need block + 2 s."""
+    options = _options(timeout_s, Retry, retries)
+    if "+sentinel://" in url:
+        sentinels, service, more = _sentinel_parts(url)
+        guard = redis.Sentinel(sentinels, socket_timeout=1.0, socket_connect_timeout=1.0)
+        return guard.master_for(service, redis.Redis, **options, **more)
+    pool = redis.BlockingConnectionPool.from_url(url, max_connections=connections, timeout=timeout_s, **options)
+    return redis.Redis(connection_pool=pool)
+
+
+def connect_async(url: str, *, timeout_s: float, retries: int, connections: int = 8) -> redis.asyncio.Redis:
+    """The same for an event loop. Its commands belong in tasks that nobody cancels: a cancelled one costs a connection."""
+    options = _options(timeout_s, AsyncRetry, retries)
+    if "+sentinel://" in url:
+        sentinels, service, more = _sentinel_parts(url)
+        guard = redis.asyncio.Sentinel(sentinels, socket_timeout=1.0, socket_connect_timeout=1.0)
+        return guard.master_for(service, redis.asyncio.Redis, **options, **more)
+    pool = redis.asyncio.BlockingConnectionPool.from_url(
+        url, max_connections=connections, timeout=timeout_s, **options
+    )
+    return redis.asyncio.Redis(connection_pool=pool)

@@ -1,0 +1,306 @@
+"""Every Redis key and command of the queue, both ends of it.
+
+P is `{millrace:<name>}`: one hash tag, so one slot of a cluster. All times are the Redis clock's.
+
+| key               | type   | what                                                        | lifetime        | written by     |
+|-------------------|--------|-------------------------------------------------------------|-----------------|----------------|
+| P:q, P:bulk       | list   | ids waiting, one list a lane, FIFO                          | -               | enqueue, claim |
+| P:solo            | list   | ids recovered from dead workers, always run alone           | -               | claim, sweep   |
+| P:inflight        | zset   | id -> end of its lease                                      | -               | claim, beat    |
+| P:entry:<id>      | hash   | text, lane, cost, deadline, attempts, trace, `w:<api>` ...  | budget + 60 s   | enqueue        |
+| P:res:<id>        | string | the result: what the API waits on                           | 60 s            | complete       |
+| P:reply:<api>     | list   | hints to one API process: id, newline, result               | 60 s, renewed   | complete       |
+| P:waiting         | hash   | lane -> waiting cost                                        | 1 h, renewed    | enqueue, claim |
+| P:bell            | stream | rings when something was queued; idle workers block on it   | 60 s, renewed   | enqueue        |
+| P:workers         | zset   | worker -> end of its record                                 | 1 h, renewed    | beat           |
+| P:worker:<id>     | hash   | what a live worker says of itself                           | worker TTL      | beat           |
+| P:model           | hash   | the current model                                           | -               | beat           |
+| P:dead            | list   | the last 1000 ids that ended workers, never their texts     | trimmed         | claim, sweep   |
+
+Every script is idempotent by id, so a client library may send it twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Any
+
+import redis
+import redis.asyncio
+
+from batcher.errors import QueueFull
+from batcher.messages import (
+    Entry,
+    Failure,
+    Lane,
+    LaneDepth,
+    ModelRecord,
+    Prediction,
+    Snapshot,
+    WorkerRecord,
+)
+
+KEEP_MS = 60_000
+FAILURE_MS = 2_000
+SWEEP_LIMIT = 200
+Command = tuple[str, Sequence[Any]]
+Result = Prediction | Failure
+
+
+def prefix(name: str) -> str:
+    """P: what every key of the service `name` starts with."""
+    return f"{{millrace:{name}}}"
+
+
+def cache_key(name: str, revision: str, entry: str) -> str:
+    """The long-lived result of one text under one revision. No hash tag: these spread over a cluster."""
+    return f"millrace:cache:{name}:{revision}:{entry}"
+
+
+@cache
+def script_source(name: str) -> str:
+    """The Lua text of `scripts/<name>.lua`, common part included."""
+    folder = resources.files("batcher") / "scripts"
+    return (folder / "common.lua").read_text() + (folder / f"{name}.lua").read_text()
+
+
+@cache
+def script_sha(name: str) -> str:
+    return hashlib.sha1(script_source(name).encode(), usedforsecurity=False).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What one claim brought. `left` entries still wait in all lanes; `bell` is the last ring before it."""
+
+    entries: list[Entry]
+    left: int
+    skipped: int
+    expired: int
+    bell: bytes
+
+
+class ApiQueue:
+    """The asking end, for an event loop. Call it from tasks that are not cancelled."""
+
+    def __init__(self, client: redis.asyncio.Redis, name: str, api: str, max_attempts: int) -> None:
+        self.prefix = prefix(name)
+        self.api = api
+        self._client = client
+        self._max_attempts = max_attempts
+
+    async def run(self, commands: Sequence[Command]) -> list[Any]:
+        """Runs scripts in one round trip. An answer that is an exception stands in its place."""
+        answers = await self._send(commands)
+        if any(isinstance(answer, redis.exceptions.NoScriptError) for answer in answers):
+            for name in {name for name, _ in commands}:
+                await self._client.script_load(script_source(name))
+            answers = await self._send(commands)
+        return answers
+
+    async def _send(self, commands: Sequence[Command]) -> list[Any]:
+        pipe = self._client.pipeline(transaction=False)
+        for name, args in commands:
+            pipe.evalsha(script_sha(name), 1, self.prefix, *args)
+        answers: list[Any] = await pipe.execute(raise_on_error=False)
+        return answers
+
+    def enqueue(
+        self, items: Iterable[tuple[str, str, int]], lane: Lane, budget_ms: int, cap: int, trace: str
+    ) -> Command:
+        """Asks for the results of `items` (id, text, cost); see enqueue.lua for the answer."""
+        flat = [value for item in items for value in item]
+        return "enqueue", [self.api, lane, budget_ms, KEEP_MS, cap, trace, *flat]
+
+    def cancel(self, ids: Iterable[str]) -> Command:
+        return "cancel", [self.api, *ids]
+
+    def outcomes(self, ids: Iterable[str]) -> Command:
+        return "outcomes", list(ids)
+
+    async def sweep(self) -> Snapshot:
+        (answer,) = await self.run([("sweep", [SWEEP_LIMIT, self._max_attempts])])
+        if isinstance(answer, Exception):
+            raise answer
+        return _snapshot(answer)
+
+    async def hints(self, client: redis.asyncio.Redis, block_s: float, most: int) -> list[bytes]:
+        """Hints for this process, waiting up to `block_s` for the first. For the hub's own client."""
+        key = f"{self.prefix}:reply:{self.api}"
+        popped = await client.lpop(key, most)
+        if popped:
+            return list(popped)
+        first = await client.blpop([key], block_s)
+        return [first[1]] if first else []
+
+
+def queue_states(answer: Any, retry_after: float) -> list[bytes]:
+    """The answer of enqueue.lua: a state for each id. Raises QueueFull when the lane sheds."""
+    if answer and answer[0] == b"full":
+        raise QueueFull(
+            f"{int(answer[1])} tokens of text wait already; try again in {retry_after:.0f} s",
+            retry_after_s=retry_after,
+        )
+    return list(answer)
+
+
+class WorkerQueue:
+    """The answering end, synchronous: one instance may be shared by the threads of a worker."""
+
+    def __init__(
+        self, client: redis.Redis, name: str, worker: str, *, lease_ms: int, max_attempts: int, result_ms: int
+    ) -> None:
+        self.prefix = prefix(name)
+        self.worker = worker
+        self._client = client
+        self._lease_ms = lease_ms
+        self._max_attempts = max_attempts
+        self._result_ms = result_ms
+        self._loading = threading.Lock()
+
+    def run(self, commands: Sequence[Command]) -> list[Any]:
+        """Runs scripts in one round trip; raises the first error among the answers."""
+        answers = self._send(commands)
+        if any(isinstance(answer, redis.exceptions.NoScriptError) for answer in answers):
+            with self._loading:
+                for name in {name for name, _ in commands}:
+                    self._client.script_load(script_source(name))
+            answers = self._send(commands)
+        for answer in answers:
+            if isinstance(answer, Exception):
+                raise answer
+        return answers
+
+    def _send(self, commands: Sequence[Command]) -> list[Any]:
+        pipe = self._client.pipeline(transaction=False)
+        for name, args in commands:
+            pipe.evalsha(script_sha(name), 1, self.prefix, *args)
+        answers: list[Any] = pipe.execute(raise_on_error=False)
+        return answers
+
+    def wait(self, bell: bytes, block_s: float) -> bool:
+        """Blocks until something is queued after `bell`, at most `block_s`. Takes nothing."""
+        rang = self._client.xread({f"{self.prefix}:bell": bell}, count=1, block=max(1, int(block_s * 1000)))
+        return bool(rang)
+
+    def claim_command(self, entries: int, cost: int, bulk_cost: int) -> Command:
+        return "claim", [self.worker, entries, cost, bulk_cost, self._lease_ms, self._max_attempts]
+
+    def complete_command(self, results: Iterable[tuple[str, bytes]]) -> Command:
+        return "complete", [self._result_ms, FAILURE_MS, *(value for pair in results for value in pair)]
+
+    def claim(self, entries: int, cost: int, bulk_cost: int) -> Claim:
+        (answer,) = self.run([self.claim_command(entries, cost, bulk_cost)])
+        return read_claim(answer)
+
+    def complete(self, results: Iterable[tuple[str, bytes]]) -> int:
+        (answered,) = self.run([self.complete_command(results)])
+        return int(answered)
+
+    def beat(
+        self,
+        ids: Iterable[str],
+        record: Mapping[str, Any],
+        model: Mapping[str, Any],
+        ttl_ms: int,
+        takeover: bool = False,
+    ) -> int:
+        """Extends the leases of `ids`, renews the worker's record. How many leases it still had."""
+        args: list[Any] = [self.worker, self._lease_ms, ttl_ms, int(takeover)]
+        for fields in (record, model):
+            args += [len(fields), *(value for pair in fields.items() for value in pair)]
+        (extended,) = self.run([("beat", [*args, *ids])])
+        return int(extended)
+
+    def release(self, ids: Sequence[str]) -> int:
+        (released,) = self.run([("release", list(ids))])
+        return int(released)
+
+    def retire(self) -> None:
+        self.run([("retire", [self.worker])])
+
+
+_FIELDS = 9
+
+
+def read_claim(answer: Sequence[Any]) -> Claim:
+    """The answer of claim.lua. An entry that cannot be read is left to its lease's end and counted as skipped."""
+    left, skipped, expired, bell = answer[:4]
+    entries = []
+    for at in range(4, len(answer), _FIELDS):
+        try:
+            entries.append(_entry(answer[at : at + _FIELDS]))
+        except ValueError:
+            skipped += 1
+    return Claim(entries, int(left), int(skipped), int(expired), bell)
+
+
+def _entry(fields: Sequence[Any]) -> Entry:
+    entry, text, lane, cost, waited, remaining, attempts, trace, solo = fields
+    return Entry(
+        id=entry.decode("ascii"),
+        text=text.decode(),
+        lane="bulk" if lane == b"bulk" else "interactive",
+        cost=int(cost),
+        waited_ms=int(waited),
+        remaining_ms=int(remaining),
+        attempts=int(attempts),
+        trace=trace.decode("ascii", "replace"),
+        solo=bool(solo),
+    )
+
+
+def _pairs(flat: Sequence[bytes]) -> dict[str, str]:
+    text = [value.decode("utf-8", "replace") for value in flat]
+    return dict(zip(text[::2], text[1::2], strict=False))
+
+
+def _snapshot(answer: Sequence[Any]) -> Snapshot:
+    recovered, _expired, interactive, bulk, solo, in_flight, model, workers = answer
+    records = (_worker_record(name.decode("utf-8", "replace"), _pairs(fields)) for name, fields in workers)
+    return Snapshot(
+        model=_model_record(_pairs(model)),
+        workers=tuple(record for record in records if record is not None),
+        interactive=LaneDepth(*map(int, interactive)),
+        bulk=LaneDepth(*map(int, bulk)),
+        solo=int(solo),
+        in_flight=int(in_flight),
+        recovered=int(recovered),
+    )
+
+
+def _model_record(fields: Mapping[str, str]) -> ModelRecord | None:
+    try:
+        return ModelRecord(
+            name=fields["name"],
+            revision=fields["revision"],
+            labels=tuple(fields["labels"].split("\n")),
+            max_tokens=int(fields["max_tokens"]),
+            engine=fields["engine"],
+            precision=fields["precision"],
+        )
+    except (KeyError, ValueError):
+        return None
+
+
+def _worker_record(name: str, fields: Mapping[str, str]) -> WorkerRecord | None:
+    try:
+        return WorkerRecord(
+            id=name,
+            revision=fields["revision"],
+            engine=fields["engine"],
+            precision=fields["precision"],
+            state=fields["state"],
+            rate=float(fields["rate"]),
+            batches=int(fields["batches"]),
+            texts=int(fields["texts"]),
+            last_batch=int(fields["last_batch"]),
+            started_ms=int(fields["started_ms"]),
+        )
+    except (KeyError, ValueError):
+        return None

@@ -1,0 +1,37 @@
+-- A worker's heartbeat: extends the leases it still has, renews its record and that of its model.
+-- ARGV: worker, lease_ms, record_ms, takes over the model record (1 on becoming ready),
+--       number of record fields, field, value, ..., number of model fields, field, value, ..., then ids.
+-- Returns how many leases were extended.
+local worker, lease, ttl, takeover = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4] == '1'
+local at = 5
+
+local function fields()
+  local count = tonumber(ARGV[at])
+  local values = {}
+  for i = at + 1, at + 2 * count do values[#values + 1] = ARGV[i] end
+  at = at + 2 * count + 1
+  return values
+end
+
+local record, model = fields(), fields()
+local key = P .. ':worker:' .. worker
+redis.call('HSET', key, unpack(record))
+redis.call('PEXPIRE', key, ttl)
+redis.call('ZADD', WORKERS, now + ttl, worker)
+redis.call('PEXPIRE', WORKERS, 3600000)
+
+-- The newest ready worker names the current model; others of that revision renew the record; a revision
+-- whose workers are gone is replaced by one that lives.
+local mine = {}
+for i = 1, #model, 2 do mine[model[i]] = model[i + 1] end
+local current = redis.call('HMGET', MODEL, 'revision', 'renewed')
+local stale = (tonumber(current[2]) or 0) + 2 * ttl < now
+if takeover or not current[1] or stale or current[1] == mine.revision then
+  redis.call('HSET', MODEL, 'renewed', now, unpack(model))
+end
+
+local extended = 0
+for i = at, #ARGV do
+  extended = extended + redis.call('ZADD', INFLIGHT, 'XX', 'CH', now + lease, ARGV[i])
+end
+return extended

@@ -1,0 +1,63 @@
+-- Takes entries for one worker and writes their leases.
+-- ARGV: worker, most entries, most cost, most cost of bulk, lease_ms, max_attempts.
+-- Returns {still waiting, skipped, expired, last ring, then for each entry:
+--   id, text, lane, cost, waited_ms, remaining_ms, attempts, trace, solo}.
+local worker, most, most_cost, bulk_cost = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local lease, max_attempts = tonumber(ARGV[5]), tonumber(ARGV[6])
+local entries, freed = {}, {}
+local taken, cost, skipped, expired = 0, 0, 0, 0
+
+local function take(id, solo)
+  local key = entry_key(id)
+  local facts = redis.pcall('HMGET', key, 'text', 'deadline', 'attempts', 'cost', 'lane', 'enqueued', 'trace')
+  local deadline = not facts.err and tonumber(facts[2])
+  -- No entry: answered, cancelled or not ours. In flight: a second place in the lists of an id already taken.
+  if not deadline or not facts[1] or redis.call('ZSCORE', INFLIGHT, id) then
+    skipped = skipped + 1
+    return
+  end
+  local attempts, weight, lane = tonumber(facts[3]) or 0, tonumber(facts[4]) or 1, facts[5]
+  if attempts == 0 then freed[lane] = (freed[lane] or 0) + weight end
+  if deadline <= now then
+    expire(id, key)
+    expired = expired + 1
+  elseif attempts >= max_attempts then
+    bury(id, key, attempts)
+  else
+    redis.call('HSET', key, 'attempts', attempts + 1, 'worker', worker)
+    redis.call('ZADD', INFLIGHT, now + lease, id)
+    taken, cost = taken + 1, cost + weight
+    local waited = now - (tonumber(facts[6]) or now)
+    for _, value in ipairs({ id, facts[1], lane, weight, waited, deadline - now, attempts + 1, facts[7] or '', solo }) do
+      entries[#entries + 1] = value
+    end
+  end
+end
+
+local function drain(list, entries_limit, cost_limit)
+  while taken < entries_limit and cost < cost_limit do
+    local id = redis.call('LPOP', list)
+    if not id then return end
+    take(id, 0)
+  end
+end
+
+recover(100, max_attempts)
+while taken == 0 do
+  local id = redis.call('LPOP', SOLO)
+  if not id then break end
+  take(id, 1)
+end
+if taken == 0 then
+  -- An eighth of a busy batch belongs to bulk, so that it never starves; what one lane leaves the other takes.
+  local reserve = redis.call('LLEN', BULK) > 0 and 1 or 0
+  drain(Q, most - reserve * math.floor(most / 8), most_cost - reserve * most_cost / 8)
+  if taken == 0 then drain(BULK, most, bulk_cost) else drain(BULK, most, most_cost) end
+  if taken > 0 then drain(Q, most, most_cost) end
+end
+for lane, weight in pairs(freed) do uncount(lane, weight) end
+local bell = redis.call('XREVRANGE', P .. ':bell', '+', '-', 'COUNT', 1)
+local left = redis.call('LLEN', SOLO) + redis.call('LLEN', Q) + redis.call('LLEN', BULK)
+local reply = { left, skipped, expired, bell[1] and bell[1][1] or '0-0' }
+for _, value in ipairs(entries) do reply[#reply + 1] = value end
+return reply

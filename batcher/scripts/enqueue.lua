@@ -1,0 +1,65 @@
+-- Asks for results: each id is answered, joined to a run under way, or queued. All or nothing on overload.
+-- ARGV: api, lane, budget_ms, keep_ms, cap (waiting cost of the lane), trace, then id, text, cost for each.
+-- Returns {'full', waiting cost} or, for each id, its result | 'joined' | 'queued'.
+local api, lane, cap, trace = ARGV[1], ARGV[2], tonumber(ARGV[5]), ARGV[6]
+local deadline, keep = now + tonumber(ARGV[3]), tonumber(ARGV[4])
+local states, fresh_cost = {}, 0
+
+for i = 7, #ARGV, 3 do
+  local id = ARGV[i]
+  local result = redis.call('GET', result_key(id))
+  -- A failure (no second line) answers those who waited for it, never a later caller; poison is the exception.
+  if result and string.sub(result, -1) == '\n' and not string.find(result, '"poison"', 1, true) then result = false end
+  if result then
+    states[#states + 1] = result
+  elseif redis.call('EXISTS', entry_key(id)) == 1 then
+    states[#states + 1] = 'joined'
+  else
+    states[#states + 1] = 'queued'
+    fresh_cost = fresh_cost + tonumber(ARGV[i + 2])
+  end
+end
+
+if fresh_cost > 0 then
+  local waiting = 0
+  if redis.call('LLEN', list_of(lane)) == 0 then
+    redis.call('HSET', WAITING, lane, 0)
+  else
+    waiting = tonumber(redis.call('HGET', WAITING, lane)) or 0
+  end
+  redis.call('PEXPIRE', WAITING, 3600000)
+  if waiting > 0 and waiting + fresh_cost > cap then return { 'full', waiting } end
+  redis.call('HINCRBY', WAITING, lane, fresh_cost)
+end
+
+local pushed = {}
+for n, state in ipairs(states) do
+  local i = 4 + 3 * n
+  local id = ARGV[i]
+  local key = entry_key(id)
+  if state == 'queued' then
+    redis.call('HSET', key, 'text', ARGV[i + 1], 'lane', lane, 'cost', ARGV[i + 2], 'deadline', deadline,
+      'enqueued', now, 'attempts', 0, 'trace', trace, 'w:' .. api, 1)
+    redis.call('PEXPIREAT', key, deadline + keep)
+    pushed[#pushed + 1] = id
+  elseif state == 'joined' then
+    local facts = redis.call('HMGET', key, 'deadline', 'lane', 'cost')
+    local latest = math.max(tonumber(facts[1]) or 0, deadline)
+    redis.call('HSET', key, 'deadline', latest, 'w:' .. api, 1)
+    redis.call('PEXPIREAT', key, latest + keep)
+    -- Somebody waits on a socket for what a job has queued: it changes lanes, its old place is skipped later.
+    if lane == 'interactive' and facts[2] == 'bulk' and not redis.call('ZSCORE', INFLIGHT, id) then
+      redis.call('HSET', key, 'lane', lane)
+      uncount('bulk', facts[3])
+      redis.call('HINCRBY', WAITING, lane, tonumber(facts[3]) or 0)
+      pushed[#pushed + 1] = id
+    end
+  end
+end
+if #pushed > 0 then
+  for i = 1, #pushed, 1000 do
+    redis.call('RPUSH', list_of(lane), unpack(pushed, i, math.min(i + 999, #pushed)))
+  end
+  ring()
+end
+return states
