@@ -60,19 +60,23 @@ def connect(url: str, *, timeout_s: float, retries: int, connections: int = 8) -
     options = _options(timeout_s, Retry, retries)
     if "+sentinel://" in url:
         sentinels, service, more = _sentinel_parts(url)
-        guard = redis.Sentinel(sentinels, socket_timeout=1.0, socket_connect_timeout=1.0)
-        return guard.master_for(service, redis.Redis, **options, **more)
-    pool = redis.BlockingConnectionPool.from_url(url, max_connections=connections, timeout=timeout_s, **options)
+        guard: Any = redis.Sentinel(sentinels, socket_timeout=1.0, socket_connect_timeout=1.0)  # type: ignore[no-untyped-call]
+        client: redis.Redis = guard.master_for(service, redis.Redis, **options, **more)
+        return client
+    pool = redis.BlockingConnectionPool.from_url(
+        url, max_connections=connections, timeout=timeout_s, **options
+    )
     return redis.Redis(connection_pool=pool)
 
 
 def connect_async(url: str, *, timeout_s: float, retries: int, connections: int = 8) -> redis.asyncio.Redis:
-    """The same for an event loop. Its commands belong in tasks that nobody cancels: a cancelled one costs a connection."""
+    """The same for an event loop. Call it from tasks that nobody cancels: each would cost a connection."""
     options = _options(timeout_s, AsyncRetry, retries)
     if "+sentinel://" in url:
         sentinels, service, more = _sentinel_parts(url)
-        guard = redis.asyncio.Sentinel(sentinels, socket_timeout=1.0, socket_connect_timeout=1.0)
-        return guard.master_for(service, redis.asyncio.Redis, **options, **more)
+        guard: Any = redis.asyncio.Sentinel(sentinels, socket_timeout=1.0, socket_connect_timeout=1.0)  # type: ignore[no-untyped-call]
+        client: redis.asyncio.Redis = guard.master_for(service, redis.asyncio.Redis, **options, **more)
+        return client
     pool = redis.asyncio.BlockingConnectionPool.from_url(
         url, max_connections=connections, timeout=timeout_s, **options
     )

@@ -89,7 +89,9 @@ class Failure:
     message: str
 
     def encode(self) -> bytes:
-        return json.dumps({"code": self.code, "message": self.message}, separators=(",", ":")).encode() + b"\n"
+        return (
+            json.dumps({"code": self.code, "message": self.message}, separators=(",", ":")).encode() + b"\n"
+        )
 
     def error(self) -> MillraceError:
         return _FAILURES.get(self.code, EntryFailed)(self.message)

@@ -2,20 +2,20 @@
 
 P is `{millrace:<name>}`: one hash tag, so one slot of a cluster. All times are the Redis clock's.
 
-| key               | type   | what                                                        | lifetime        | written by     |
-|-------------------|--------|-------------------------------------------------------------|-----------------|----------------|
-| P:q, P:bulk       | list   | ids waiting, one list a lane, FIFO                          | -               | enqueue, claim |
-| P:solo            | list   | ids recovered from dead workers, always run alone           | -               | claim, sweep   |
-| P:inflight        | zset   | id -> end of its lease                                      | -               | claim, beat    |
+| key | type   | what | lifetime        | written by     |
+|---|---|---|---|---|
+| P:q, P:bulk       | list   | ids waiting, one list a lane, FIFO | - | enqueue, claim |
+| P:solo | list   | ids recovered from dead workers, always run alone | - | claim, sweep   |
+| P:inflight        | zset   | id -> end of its lease | - | claim, beat    |
 | P:entry:<id>      | hash   | text, lane, cost, deadline, attempts, trace, `w:<api>` ...  | budget + 60 s   | enqueue        |
-| P:res:<id>        | string | the result: what the API waits on                           | 60 s            | complete       |
-| P:reply:<api>     | list   | hints to one API process: id, newline, result               | 60 s, renewed   | complete       |
-| P:waiting         | hash   | lane -> waiting cost                                        | 1 h, renewed    | enqueue, claim |
-| P:bell            | stream | rings when something was queued; idle workers block on it   | 60 s, renewed   | enqueue        |
-| P:workers         | zset   | worker -> end of its record                                 | 1 h, renewed    | beat           |
-| P:worker:<id>     | hash   | what a live worker says of itself                           | worker TTL      | beat           |
-| P:model           | hash   | the current model                                           | -               | beat           |
-| P:dead            | list   | the last 1000 ids that ended workers, never their texts     | trimmed         | claim, sweep   |
+| P:res:<id>        | string | the result: what the API waits on | 60 s | complete       |
+| P:reply:<api>     | list   | hints to one API process: id, newline, result | 60 s, renewed   | complete       |
+| P:waiting | hash   | lane -> waiting cost | 1 h, renewed    | enqueue, claim |
+| P:bell | stream | rings when something was queued; idle workers block on it   | 60 s, renewed   | enqueue        |
+| P:workers | zset   | worker -> end of its record | 1 h, renewed    | beat |
+| P:worker:<id>     | hash   | what a live worker says of itself | worker TTL      | beat |
+| P:model | hash   | the current model | - | beat |
+| P:dead | list   | the last 1000 ids that ended workers, never their texts     | trimmed | claim, sweep   |
 
 Every script is idempotent by id, so a client library may send it twice.
 """
@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -132,20 +132,22 @@ class ApiQueue:
     async def hints(self, client: redis.asyncio.Redis, block_s: float, most: int) -> list[bytes]:
         """Hints for this process, waiting up to `block_s` for the first. For the hub's own client."""
         key = f"{self.prefix}:reply:{self.api}"
-        popped = await client.lpop(key, most)
+        popped: Any = await client.lpop(key, most)
         if popped:
             return list(popped)
-        first = await client.blpop([key], block_s)
+        first: Any = await client.blpop([key], block_s)
         return [first[1]] if first else []
 
 
-def queue_states(answer: Any, retry_after: float) -> list[bytes]:
-    """The answer of enqueue.lua: a state for each id. Raises QueueFull when the lane sheds."""
+def queue_states(answer: Sequence[Any], retry_after_s: Callable[[int], float]) -> list[bytes]:
+    """The answer of enqueue.lua: a state for each id. Raises QueueFull when the lane sheds.
+
+    `retry_after_s` gives the seconds until a waiting cost will have drained.
+    """
     if answer and answer[0] == b"full":
-        raise QueueFull(
-            f"{int(answer[1])} tokens of text wait already; try again in {retry_after:.0f} s",
-            retry_after_s=retry_after,
-        )
+        waiting = int(answer[1])
+        wait_s = retry_after_s(waiting)
+        raise QueueFull(f"{waiting} tokens of text wait already", retry_after_s=wait_s)
     return list(answer)
 
 
@@ -229,7 +231,7 @@ _FIELDS = 9
 
 
 def read_claim(answer: Sequence[Any]) -> Claim:
-    """The answer of claim.lua. An entry that cannot be read is left to its lease's end and counted as skipped."""
+    """The answer of claim.lua. An unreadable entry is counted as skipped."""
     left, skipped, expired, bell = answer[:4]
     entries = []
     for at in range(4, len(answer), _FIELDS):

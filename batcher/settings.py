@@ -30,13 +30,15 @@ class QueueSettings(BaseSettings):
     cache_url: SecretStr | None = None
     # How long a result is remembered in the shared cache; each key's end is spread by +-10 %.
     cache_ttl_s: float = Field(default=3600.0, ge=1, le=30 * 86400)
-    # How long a worker may hold an entry without a heartbeat: longer tolerates pauses, shorter recovers sooner.
+    # How long a worker may hold an entry without a heartbeat: longer tolerates pauses, shorter recovers
+    # sooner.
     lease_ms: int = Field(default=2000, ge=200, le=60_000)
     # How often a text may end a worker before it is called poison.
     max_attempts: int = Field(default=3, ge=1, le=10)
     # How long a per-request result key stays for the API that waits on it.
     result_ttl_s: float = Field(default=60.0, ge=1, le=3600)
-    # Waiting cost, in estimated tokens, above which a lane sheds: about (tokens/s of all workers) x (longest wait).
+    # Waiting cost, in estimated tokens, above which a lane sheds: about tokens/s of all workers x longest
+    # wait.
     max_waiting_cost: int = Field(default=200_000, ge=1)
     max_waiting_cost_bulk: int = Field(default=2_000_000, ge=1)
     log_level: Literal["debug", "info", "warning", "error"] = "info"

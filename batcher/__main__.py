@@ -1,0 +1,89 @@
+"""Starts one worker process: load the model, warm it up, meet Redis, work until SIGTERM."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import sys
+import uuid
+from functools import partial
+
+from batcher import logs
+from batcher.connect import connect
+from batcher.redis_queue import WorkerQueue
+from batcher.settings import WorkerSettings
+from batcher.shared_cache import remember
+from batcher.worker import WAIT_S, Worker
+from model_store import Classifier, ModelError, load
+
+log = logging.getLogger(__name__)
+
+EXIT_UNABLE = 2
+# Threads other than the one that computes get the interpreter within this time.
+SWITCH_S = 0.001
+
+
+def load_model(settings: WorkerSettings) -> Classifier:
+    """The classifier that the settings name. Raises ModelError."""
+    return load(
+        settings.model,
+        engine=settings.engine,
+        precision=settings.precision,
+        threads=settings.threads,
+        artefact_dir=settings.artefact_dir.expanduser(),
+        stub_batch_ms=settings.stub_batch_ms,
+        stub_token_ms=settings.stub_token_ms,
+    )
+
+
+def build_worker(classifier: Classifier, settings: WorkerSettings) -> Worker:
+    """A worker over clients of its own: one for commands, one that blocks, one for the heartbeat."""
+    url = settings.redis_url.get_secret_value()
+    worker_id = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+
+    def queue(timeout_s: float, retries: int) -> WorkerQueue:
+        return WorkerQueue(
+            connect(url, timeout_s=timeout_s, retries=retries),
+            settings.name,
+            worker_id,
+            lease_ms=settings.lease_ms,
+            max_attempts=settings.max_attempts,
+            result_ms=int(settings.result_ttl_s * 1000),
+        )
+
+    cache = connect((settings.cache_url or settings.redis_url).get_secret_value(), timeout_s=1.0, retries=1)
+    return Worker(
+        classifier,
+        queue(2.0, 3),
+        queue(WAIT_S + 2.0, 0),
+        queue(max(settings.lease_ms / 4000, 0.5), 1),
+        settings,
+        partial(remember, cache, settings.name, settings.cache_ttl_s),
+    )
+
+
+def main(settings: WorkerSettings | None = None) -> int:
+    """Runs one worker until SIGTERM or SIGINT. Returns the exit status; 2 says that it cannot start."""
+    settings = settings or WorkerSettings()
+    logs.setup(settings.log_level, settings.log_format)
+    sys.setswitchinterval(SWITCH_S)
+    try:
+        worker = build_worker(load_model(settings), settings)
+    except ModelError as error:
+        log.error("%s", error, extra={"action": "worker.unable"})
+        return EXIT_UNABLE
+    for stop_signal in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(stop_signal, lambda *_: worker.stop())
+    try:
+        worker.warm_up()
+    except Exception as error:
+        log.error("The model failed its warm-up: %s", error, extra={"action": "worker.unable"})
+        return EXIT_UNABLE
+    worker.run()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,73 @@
+"""Shares round trips: what concurrent requests ask within one tick of the event loop travels together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+Asked = TypeVar("Asked")
+Answer = TypeVar("Answer")
+
+
+class Coalescer(Generic[Asked, Answer]):
+    """Collects items and hands them to `send` in lists; `send` returns an answer or an exception for each.
+
+    At most `flights` lists are under way; what arrives meanwhile waits and leaves together. The task that
+    sends belongs to nobody's request, so a cancelled request cancels no command.
+    """
+
+    def __init__(
+        self,
+        send: Callable[[Sequence[Asked]], Awaitable[Sequence[Answer | Exception]]],
+        *,
+        flights: int = 2,
+        most: int = 512,
+    ) -> None:
+        self._send = send
+        self._most = most
+        self._free = flights
+        self._waiting: list[tuple[Asked, asyncio.Future[Answer]]] = []
+        self._scheduled = False
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def ask(self, item: Asked) -> asyncio.Future[Answer]:
+        """A future of the answer to `item`. Cancelling it drops the answer, not the command."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Answer] = loop.create_future()
+        self._waiting.append((item, future))
+        if not self._scheduled and self._free:
+            self._scheduled = True
+            loop.call_soon(self._depart)
+        return future
+
+    def _depart(self) -> None:
+        self._scheduled = False
+        while self._waiting and self._free:
+            load, self._waiting = self._waiting[: self._most], self._waiting[self._most :]
+            self._free -= 1
+            task = asyncio.get_running_loop().create_task(self._fly(load))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _fly(self, load: list[tuple[Asked, asyncio.Future[Answer]]]) -> None:
+        try:
+            answers = await self._send([item for item, _ in load])
+        except Exception as error:
+            answers = [error] * len(load)
+        finally:
+            self._free += 1
+        for (_, future), answer in zip(load, answers, strict=True):
+            if future.done():
+                continue
+            if isinstance(answer, Exception):
+                future.set_exception(answer)
+            else:
+                future.set_result(answer)
+        if self._waiting:
+            self._depart()
+
+    async def drain(self) -> None:
+        """Waits until nothing is under way."""
+        while self._tasks:
+            await asyncio.gather(*self._tasks, return_exceptions=True)

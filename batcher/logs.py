@@ -1,0 +1,97 @@
+"""Logging for every process: one line per event, JSON for machines or text for a terminal. Never a text to classify.
+
+An event is `log.info("what happened", extra={"action": "request", "status": 200})`: `action` says what kind
+of line it is, everything else in `extra` becomes a field of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import traceback
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Literal, TextIO
+
+Level = Literal["debug", "info", "warning", "error"]
+Format = Literal["json", "text", "auto"]
+
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {
+    "message",
+    "asctime",
+    "taskName",
+    "action",
+    "color_message",
+}
+
+
+def setup(level: Level = "info", format: Format = "auto", stream: TextIO | None = None) -> None:  # noqa: A002
+    """Sends everything this process logs to `stream` (stderr), in one format. Calling it again replaces it."""
+    out = stream or sys.stderr
+    chosen = ("text" if out.isatty() else "json") if format == "auto" else format
+    handler = logging.StreamHandler(out)
+    handler.setFormatter(JsonFormatter() if chosen == "json" else TextFormatter())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    # What others say at INFO of their own doings (each connection, each job) is our DEBUG.
+    for chatty in ("uvicorn", "uvicorn.error", "rq", "httpx", "asyncio"):
+        logger = logging.getLogger(chatty)
+        logger.handlers.clear()
+        logger.propagate = True
+        logger.setLevel(level.upper() if level in ("debug", "error") else "WARNING")
+    logging.captureWarnings(True)
+
+
+def event_of(record: logging.LogRecord) -> dict[str, object]:
+    """The fields of one line, in the order in which they are written."""
+    event: dict[str, object] = {
+        "ts": datetime.fromtimestamp(record.created, UTC)
+        .isoformat(timespec="milliseconds")
+        .replace("+00:00", "Z"),
+        "level": record.levelname.lower(),
+        "action": getattr(record, "action", record.name),
+    }
+    message = record.getMessage()
+    if message != event["action"]:
+        event["message"] = message
+    event.update((key, value) for key, value in vars(record).items() if key not in _STANDARD)
+    if record.exc_info and record.exc_info[1] is not None:
+        error = record.exc_info[1]
+        event["error"] = type(error).__name__
+        event["traceback"] = "".join(traceback.format_exception(error)).rstrip()
+    return event
+
+
+class JsonFormatter(logging.Formatter):
+    """{"ts": ..., "level": ..., "action": ..., "message": ..., and the event's own fields}"""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return json.dumps(event_of(record), separators=(",", ":"), default=str)
+
+
+class TextFormatter(logging.Formatter):
+    """12:00:00.000 INFO  action  message  key=value ..., with a traceback below."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        event = event_of(record)
+        clock = datetime.fromtimestamp(record.created).strftime("%H:%M:%S.%f")[:-3]
+        parts = [f"{clock} {record.levelname:<7} {event['action']}"]
+        if "message" in event:
+            parts.append(_one_line(str(event["message"])))
+        parts += _pairs({key: event[key] for key in event.keys() - _HEAD})
+        trace = event.get("traceback")
+        return "  ".join(parts) + (f"\n{trace}" if trace else "")
+
+
+_HEAD = frozenset({"ts", "level", "action", "message", "traceback"})
+
+
+def _pairs(fields: Mapping[str, object]) -> list[str]:
+    return [f"{key}={_one_line(str(fields[key]))}" for key in sorted(fields)]
+
+
+def _one_line(value: str) -> str:
+    """A value cannot forge a line of its own."""
+    return value if value.isprintable() else value.encode("unicode_escape").decode("ascii")

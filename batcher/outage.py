@@ -1,0 +1,43 @@
+"""An outage of Redis, told once at its loss and once at its return."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+import redis
+
+log = logging.getLogger(__name__)
+
+REDIS_ERRORS = (redis.exceptions.RedisError, OSError)
+
+
+class Outage:
+    """Whether Redis is away, since when, and how often it was. One instance a process."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._since: float | None = None
+
+    @property
+    def over(self) -> bool:
+        return self._since is None
+
+    @property
+    def seconds(self) -> float:
+        """How long Redis has been away; 0 when it is there."""
+        return 0.0 if self._since is None else time.monotonic() - self._since
+
+    def lost(self, error: Exception) -> None:
+        """Redis did not answer."""
+        if self._since is None:
+            self._since = time.monotonic()
+            self.count += 1
+            log.error("redis is lost: %s", error, extra={"action": "redis.lost"})
+
+    def found(self) -> None:
+        """Redis answered."""
+        if self._since is not None:
+            away_s = round(self.seconds, 3)
+            self._since = None
+            log.warning("redis is back", extra={"action": "redis.back", "away_s": away_s})
