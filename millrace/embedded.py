@@ -1,4 +1,4 @@
-"""The Redis that `millrace up` starts when it is given none: found, locked to one data directory, described as a process."""
+"""The Redis that `millrace up` starts when it is given none: found, and tied to one data directory."""
 
 from __future__ import annotations
 
@@ -97,9 +97,10 @@ class DataDir:
                 # An owner that is gone leaves a Redis that is stopping: worth a short wait.
                 if _alive(owner) or time.monotonic() > deadline:
                     os.close(self.lock_fd)
+                    by = f" (process {owner})" if owner else ""
                     raise CommandError(
-                        f"the data directory {self.path} is in use by another `millrace up`"
-                        f"{f' (process {owner})' if owner else ''}: stop it, or choose another with --data-dir."
+                        f"the data directory {self.path} is in use by another `millrace up`{by}: "
+                        "stop it, or choose another with --data-dir."
                     ) from None
                 time.sleep(0.05)
         os.ftruncate(self.lock_fd, 0)
@@ -123,7 +124,7 @@ def _alive(pid: str) -> bool:
 
 
 class EmbeddedRedis:
-    """One server on a unix socket that only this user can open, with an append-only file in the data directory."""
+    """One server on a unix socket that only this user can open, its append-only file in the data directory."""
 
     def __init__(self, binary: ServerBinary, data: DataDir) -> None:
         if binary.version < (7,) and (data.path / "appendonlydir").exists():
@@ -136,6 +137,7 @@ class EmbeddedRedis:
         self.data = data
         self.socket = _socket_path(data.path)
         self.url = f"unix://{quote(str(self.socket))}"
+        self.log.unlink(missing_ok=True)
 
     def command(self) -> list[str]:
         """The server with everything stated: no configuration file, no snapshots, never evicting."""
@@ -166,7 +168,7 @@ class EmbeddedRedis:
         except OSError:
             return ""
         warnings = [line.partition(" # ")[2] for line in lines if " # " in line]
-        return warnings[-1].strip().rstrip(".") if warnings else ""
+        return f"{warnings[-1].strip().rstrip('.')} ({self.log})" if warnings else ""
 
     def close(self) -> None:
         """Removes the socket and gives the data directory back. The server must have ended."""

@@ -1,4 +1,4 @@
-"""Fixtures for everyone: Redis on fakeredis, Redis as a real server. They are factories or fresh for each test."""
+"""Fixtures for everyone: Redis pretended (fakeredis) and Redis real, fresh for each test."""
 
 from __future__ import annotations
 

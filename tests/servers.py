@@ -1,4 +1,4 @@
-"""Real Redis servers for tests: each its own process and directory, to be killed, paused and restarted at will."""
+"""Real Redis servers for tests: each its own process and directory, to be killed, paused and restarted."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ def free_port() -> int:
 
 
 class RedisServer:
-    """A server with an append-only file, so that `restart()` brings everything back and `restart(empty=True)` nothing.
+    """A server with an append-only file: `restart()` brings everything back, `restart(empty=True)` nothing.
 
-    It listens on a unix socket (`url`) and, with `tcp=True`, on a port of the loopback, which then is its `url`.
+    It listens on a unix socket (`url`); with `tcp=True` also on a port of the loopback, then its `url`.
     `options` are further words of its command line, e.g. ("--maxmemory", "4mb").
     """
 

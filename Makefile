@@ -1,0 +1,53 @@
+# The commands of this repository. `make` alone lists them.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# Where torch comes from, when not from the index that pip uses anyway, e.g. an index of CPU-only wheels.
+TORCH_INDEX ?=
+TORCH := torch==2.13.0
+# Options for `make run`, e.g. make run ARGS="--port 9000 --workers 2"
+ARGS ?=
+# Options for `make test`, e.g. make test TESTS="tests/unit -k cache"
+TESTS ?=
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: install
+install: $(STAMP) ## make .venv with everything, .venv/bin/millrace included
+
+# Torch goes first and pinned: a looser range would choose other builds, gigabytes larger.
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) -c constraints.txt $(TORCH)
+	$(BIN)/pip install -c constraints.txt -e ".[dev]"
+	@touch $@
+
+.PHONY: run
+run: $(STAMP) ## start Redis, API and worker on http://127.0.0.1:8000 (ARGS="--port 9000 --workers 2")
+	@exec $(BIN)/millrace up --data-dir data $(ARGS)
+
+.PHONY: test
+test: $(STAMP) ## run the whole test suite (TESTS="tests/unit -k cache" for a part)
+	$(BIN)/python -m pytest $(TESTS)
+
+.PHONY: check
+check: $(STAMP) ## the one definition of clean: lint, format, types, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+.PHONY: format
+format: $(STAMP) ## put the code in form
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+.PHONY: clean
+clean: ## remove what was built and cached; .venv and data stay
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -exec rm -rf {} +

@@ -1,0 +1,79 @@
+"""`millrace`: imports the one command that was asked for, runs it, and turns its errors into sentences."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import Protocol, cast
+
+from millrace.errors import CommandError
+
+# One line registers a command: its name is its module here, which has add_arguments and run.
+COMMANDS = {
+    "up": "start everything on this machine: Redis, API, workers, jobs worker",
+    "api": "start the API, one process for a container",
+    "worker": "start a batching worker",
+    "jobs": "start the worker behind /jobs",
+    "config": "show every setting, its value and where that comes from",
+}
+
+
+class Command(Protocol):
+    """What the module of a command offers."""
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Declares the options."""
+
+    def run(self, args: argparse.Namespace) -> int:
+        """Does it, and returns the exit status."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The console command. Exit status 0 for done, 2 for something the person can put right."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    name = next((word for word in words if not word.startswith("-")), "")
+    try:
+        command = _command(name) if name in COMMANDS else None
+        args = _parser(name, command).parse_args(words)
+        assert command is not None, "argparse lets no unknown command through"
+        return command.run(args)
+    except CommandError as error:
+        print(f"millrace {name}: {error}", file=sys.stderr)
+        return error.status
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # `millrace config | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+def _command(name: str) -> Command:
+    return cast(Command, importlib.import_module(f"millrace.{name}"))
+
+
+def _parser(chosen: str, command: Command | None) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="millrace", description="Queue-backed, micro-batching text classification."
+    )
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the version")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, summary in COMMANDS.items():
+        of_command = commands.add_parser(name, help=summary, description=f"{summary.capitalize()}.")
+        if command is not None and name == chosen:
+            command.add_arguments(of_command)
+    return parser
+
+
+class _Version(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from importlib.metadata import version
+
+        print(f"millrace {version('millrace')}")
+        parser.exit()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

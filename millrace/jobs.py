@@ -1,0 +1,29 @@
+"""`millrace jobs`: the worker behind /jobs, as a container starts it."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+from importlib.util import find_spec
+
+from batcher.settings import JobSettings
+from millrace.errors import CommandError
+from millrace.startup import load_settings
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Everything is in the settings."""
+
+
+def available() -> bool:
+    """Whether this installation has a jobs worker."""
+    return find_spec("batcher.jobs") is not None
+
+
+def run(args: argparse.Namespace) -> int:
+    """Works until it is told to stop."""
+    settings = load_settings(JobSettings)
+    if not available():
+        raise CommandError("this version has no jobs worker.")
+    status: int = importlib.import_module("batcher.jobs").main(settings)
+    return status

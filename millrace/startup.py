@@ -1,0 +1,139 @@
+"""What is checked before a process starts: settings, unknown variables, the port. One sentence if wrong."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import socket
+from typing import TypeVar
+
+from pydantic import AliasChoices, SecretStr, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+
+from api.settings import ApiSettings
+from batcher.settings import JobSettings, QueueSettings, WorkerSettings
+from millrace.errors import CommandError
+
+# Each kind with who reads what it adds to the one it builds on.
+SECTIONS: dict[str, type[QueueSettings]] = {
+    "every process": QueueSettings,
+    "worker": WorkerSettings,
+    "jobs": JobSettings,
+    "api": ApiSettings,
+}
+URL_SCHEMES = ("redis://", "rediss://", "redis+sentinel://", "unix://")
+# Kubernetes writes such variables for a service whose name begins with "millrace".
+_SERVICE_LINK = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_\w+)?$|_PORT_\d+_(TCP|UDP)(_\w+)?$|_PORT$")
+
+Settings = TypeVar("Settings", bound=QueueSettings)
+
+
+def load_settings(kind: type[Settings], **flags: object) -> Settings:
+    """The settings of one process from environment and flags (None: not given), or a CommandError."""
+    _check_names()
+    given = {name: value for name, value in flags.items() if value is not None}
+    try:
+        settings = kind(**given)  # type: ignore[arg-type]  # pydantic checks them
+    except ValidationError as error:
+        raise CommandError(_sentence(kind, error.errors()[0], given)) from None
+    for name in ("redis_url", "cache_url"):
+        url: SecretStr | None = getattr(settings, name)
+        if url is not None and not url.get_secret_value().startswith(URL_SCHEMES):
+            raise CommandError(
+                f"{_said(kind, name, given)} must begin with {', '.join(URL_SCHEMES[:-1])} or unix://."
+            )
+    return settings
+
+
+def variables(name: str, field: FieldInfo) -> tuple[str, ...]:
+    """The environment variables that set a field, the first that is set wins."""
+    if isinstance(field.validation_alias, AliasChoices):
+        return tuple(str(choice) for choice in field.validation_alias.choices if str(choice).isupper())
+    return (f"MILLRACE_{name.upper()}",)
+
+
+def own_fields(kind: type[QueueSettings]) -> dict[str, FieldInfo]:
+    """The fields that a kind of settings declares itself."""
+    return {name: field for name, field in kind.model_fields.items() if name in kind.__annotations__}
+
+
+def known_variables() -> set[str]:
+    """Every environment variable that some process of the mill reads."""
+    return {
+        variable
+        for kind in SECTIONS.values()
+        for name, field in kind.model_fields.items()
+        for variable in variables(name, field)
+    }
+
+
+def check_port(host: str, port: int) -> None:
+    """CommandError when nothing could listen there now."""
+    if port == 0:
+        return
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except socket.gaierror:
+        raise CommandError(f"--host {host} (MILLRACE_HOST) is no address of this machine.") from None
+    with socket.socket(family, socket.SOCK_STREAM) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(address)
+        except OSError as error:
+            raise CommandError(
+                f"cannot listen on {host} port {port}: {(error.strerror or str(error)).lower()}; "
+                "choose another with --port or MILLRACE_PORT."
+            ) from None
+
+
+def free_port(host: str) -> int:
+    """A port that nobody listens on at this moment."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as listener:
+        listener.bind((host, 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def _check_names() -> None:
+    known = known_variables()
+    for variable in sorted(os.environ):
+        name = variable.upper()
+        if not name.startswith("MILLRACE_"):
+            continue
+        if os.environ[variable].startswith(("tcp://", "udp://")) or (
+            name not in known and _SERVICE_LINK.search(name)
+        ):
+            raise CommandError(
+                f"{variable} comes from a Kubernetes service link: set enableServiceLinks: false in the pod."
+            )
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f": did you mean {close[0]}?" if close else "; `millrace config` lists them all."
+            raise CommandError(f"{variable} is no setting of Millrace{hint}")
+
+
+def _sentence(kind: type[QueueSettings], error: ErrorDetails, given: dict[str, object]) -> str:
+    where = str(error["loc"][0]) if error["loc"] else ""
+    problem = re.sub(r"^(Input|Value error,|String|Number) ?", "", error["msg"]).strip()
+    if not where:
+        return f"the settings do not fit together: {problem}."
+    name = _field(kind, where)
+    secret = "SecretStr" in str(kind.model_fields[name].annotation)
+    value = "" if secret else f"={error['input']}"
+    return f"{_said(kind, name, given)}{value} {problem}."
+
+
+def _field(kind: type[QueueSettings], where: str) -> str:
+    fields = kind.model_fields.items()
+    return next(name for name, field in fields if where.upper() in (name.upper(), *variables(name, field)))
+
+
+def _said(kind: type[QueueSettings], name: str, given: dict[str, object]) -> str:
+    if name in given:
+        return f"--{name.replace('_', '-')}"
+    choices = variables(name, kind.model_fields[name])
+    present = {variable.upper() for variable in os.environ}
+    return next((choice for choice in choices if choice in present), choices[0])

@@ -1,0 +1,22 @@
+"""`millrace worker`: one batching worker, as a container starts it."""
+
+from __future__ import annotations
+
+import argparse
+
+from batcher.settings import WorkerSettings
+from millrace.startup import load_settings
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which model, on which engine."""
+    parser.add_argument("--model", help="default, a directory, or org/name@revision (MILLRACE_MODEL)")
+    parser.add_argument("--engine", help="auto, torch, openvino or stub (MILLRACE_ENGINE)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Works until it is told to stop."""
+    settings = load_settings(WorkerSettings, model=args.model, engine=args.engine)
+    from batcher.worker import main
+
+    return main(settings)
