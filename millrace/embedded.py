@@ -124,7 +124,7 @@ def _alive(pid: str) -> bool:
 
 
 class EmbeddedRedis:
-    """One server on a unix socket that only this user can open, its append-only file in the data directory."""
+    """One server on a unix socket of this user alone, with an append-only file in the data directory."""
 
     def __init__(self, binary: ServerBinary, data: DataDir) -> None:
         if binary.version < (7,) and (data.path / "appendonlydir").exists():

@@ -14,7 +14,6 @@ import time
 from api.settings import ApiSettings
 from batcher.settings import WorkerSettings
 from millrace.embedded import EmbeddedRedis
-from millrace.errors import CommandError
 from millrace.supervisor import Child, Group, Plan, say, stop_in_order
 
 _PROBE_S = 0.1
@@ -88,6 +87,7 @@ class Mill:
         started = time.monotonic()
         say("\n".join(["starting", *self._summary]))
         async with asyncio.TaskGroup() as keeping:
+            keeping.create_task(self._group.watch())
             for child in self._servers:
                 await child.start()
                 keeping.create_task(child.keep())
@@ -171,7 +171,7 @@ def _threads(worker: WorkerSettings, workers: int) -> int:
 
 
 def _reachable(host: str) -> str:
-    return {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  # read, not bound
 
 
 def _reason(body: bytes) -> str:

@@ -63,6 +63,11 @@ class Group:
         os.close(leash)
         os.close(alive)
 
+    async def watch(self) -> None:
+        """Raises CommandError should the guard end: without it processes could be left behind."""
+        assert self._guard is not None, "the group is not open"
+        raise CommandError(f"the guard of the processes {told(await self._guard.wait())}.", status=1)
+
     async def close(self) -> None:
         """Lets the guard clear whatever is left, and waits for it."""
         for pipe in (self._leash, self.alive):
@@ -73,7 +78,7 @@ class Group:
 
 
 class Child:
-    """One process of the mill. Until `settled` is set its end is the end of everything; later it comes back."""
+    """One process of the mill. Until `settled` is set its end is the end of all; then it comes back."""
 
     def __init__(self, plan: Plan, group: Group, settled: asyncio.Event) -> None:
         self.plan = plan

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from dataclasses import dataclass
 
 import fakeredis
 import pytest
 
+from tests.mill import Mill
 from tests.servers import RedisServer, server_binary
 
 # Whatever the person's shell says of Millrace and Redis must not reach the tests.
@@ -60,3 +61,41 @@ def redis_servers() -> Iterator[Callable[..., RedisServer]]:
 def redis_server(redis_servers: Callable[..., RedisServer]) -> RedisServer:
     """One real server on a unix socket, running. Kill it, pause it, restart it."""
     return redis_servers()
+
+
+_MILLS = pytest.StashKey[list[Mill]]()
+
+
+@pytest.fixture
+def mill(
+    request: pytest.FixtureRequest, redis_servers: Callable[..., RedisServer]
+) -> Iterator[Callable[..., Mill]]:
+    """Starts a mill of real processes and waits until it is ready: `mill(workers=2, stub_batch_ms=500)`.
+
+    The model is the stub unless `model=` says otherwise; `redis=` is a server that runs already.
+    Whatever the test leaves running is ended, and a failed test shows what the processes said.
+    """
+    mills = request.node.stash.setdefault(_MILLS, [])
+
+    def make(workers: int = 1, redis: RedisServer | None = None, **settings: object) -> Mill:
+        made = Mill(redis or redis_servers(), {"model": "stub", **settings})
+        mills.append(made)
+        for _ in range(workers):
+            made.start_worker()
+        if workers:
+            made.wait_ready()
+        return made
+
+    yield make
+    for made in mills:
+        made.close()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Puts the logs of a mill's processes under the failure of its test."""
+    report = yield
+    if report.failed:
+        for number, made in enumerate(item.stash.get(_MILLS, []), 1):
+            report.sections.append((f"processes of mill {number}", made.logs()))
+    return report

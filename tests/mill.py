@@ -1,0 +1,163 @@
+"""A whole mill of real processes for tests: Redis, one API, workers. To be asked, killed and looked into."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from tests.servers import RedisServer, free_port
+
+START_S = 60.0
+
+
+class Process:
+    """One command in a session of its own, with what it says in a file."""
+
+    def __init__(self, name: str, command: list[str], environment: Mapping[str, str], folder: Path) -> None:
+        self.name = name
+        self.log = folder / f"{name}.log"
+        with self.log.open("ab") as log:
+            self._popen = subprocess.Popen(
+                command,
+                env={**os.environ, **environment},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    @property
+    def pid(self) -> int:
+        """Of the process, whether it lives or not."""
+        return self._popen.pid
+
+    @property
+    def running(self) -> bool:
+        """Whether it has not ended."""
+        return self._popen.poll() is None
+
+    def kill(self, how: signal.Signals = signal.SIGKILL) -> None:
+        """Sends a signal to the process; SIGKILL waits until it is gone."""
+        self._popen.send_signal(how)
+        if how == signal.SIGKILL:
+            self._popen.wait(timeout=10)
+
+    def stop(self, timeout_s: float = 30) -> int:
+        """SIGTERM, and the exit status."""
+        self._popen.terminate()
+        return self._popen.wait(timeout=timeout_s)
+
+    def wait(self, timeout_s: float = 30) -> int:
+        """The exit status, once it ends by itself."""
+        return self._popen.wait(timeout=timeout_s)
+
+    def said(self) -> str:
+        """Everything that it wrote so far."""
+        return self.log.read_text(errors="replace")
+
+    def close(self) -> None:
+        """Kills it and every process it started in its session's group."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self._popen.wait(timeout=10)
+
+
+def millrace(*words: str) -> list[str]:
+    """The command line of `millrace`, with this interpreter."""
+    return [sys.executable, "-P", "-m", "millrace", *words]
+
+
+def wait_until(true: Callable[[], Any], what: str, timeout_s: float = 30.0) -> Any:
+    """The first true answer, or an AssertionError that says what was waited for."""
+    deadline = time.monotonic() + timeout_s
+    while not (answer := true()):
+        assert time.monotonic() < deadline, f"waited {timeout_s} s for {what}"
+        time.sleep(0.02)
+    return answer
+
+
+class Mill:
+    """Started by the fixture `mill`, with `settings` for every process: lease_ms=500 is MILLRACE_LEASE_MS."""
+
+    def __init__(self, redis: RedisServer, settings: Mapping[str, object]) -> None:
+        self.redis = redis
+        self.folder = Path(tempfile.mkdtemp(prefix="mill-"))
+        self.port = free_port()
+        self.base_url = f"http://127.0.0.1:{self.port}"
+        self.http = httpx.Client(base_url=self.base_url, timeout=30, trust_env=False)
+        self.environment = {
+            "MILLRACE_REDIS_URL": redis.url,
+            "MILLRACE_PORT": str(self.port),
+            "MILLRACE_THREADS": "1",
+            **{f"MILLRACE_{name.upper()}": str(value) for name, value in settings.items()},
+        }
+        self.api: Process = self._start("api")
+        self.workers: list[Process] = []
+        self.processes: list[Process] = [self.api]
+
+    def start_api(self) -> Process:
+        """Another API process at the same address, once the first has ended."""
+        assert not self.api.running
+        self.api = self._start("api")
+        self.processes.append(self.api)
+        return self.api
+
+    def start_worker(self, **settings: object) -> Process:
+        """One more worker, with settings of its own on top of the mill's."""
+        own = {f"MILLRACE_{name.upper()}": str(value) for name, value in settings.items()}
+        worker = self._start("worker", own)
+        self.workers.append(worker)
+        self.processes.append(worker)
+        return worker
+
+    def wait_ready(self, timeout_s: float = START_S) -> None:
+        """Returns when /readyz is 200; fails at once when a process ended instead."""
+
+        def ready() -> bool:
+            assert all(process.running for process in (self.api, *self.workers)), self.logs()
+            try:
+                return self.http.get("/readyz").status_code == 200
+            except httpx.TransportError:
+                return False
+
+        wait_until(ready, "the mill to become ready", timeout_s)
+
+    def predict(self, *texts: str, **headers: str) -> httpx.Response:
+        """POST /predict with these texts."""
+        return self.http.post("/predict", json={"text": texts}, headers=headers)
+
+    def live_workers(self) -> list[dict[bytes, bytes]]:
+        """The records of live workers, as they stand in Redis."""
+        with self.redis.client() as client:
+            return [client.hgetall(key) for key in client.scan_iter("{millrace:*}:worker:*")]
+
+    def logs(self) -> str:
+        """The last lines of every process."""
+        parts = []
+        for process in self.processes:
+            state = "running" if process.running else "ended"
+            lines = process.said().splitlines()[-40:]
+            parts.append("\n".join([f"-- {process.name} ({process.pid}, {state})", *lines]))
+        return "\n".join(parts)
+
+    def close(self) -> None:
+        """Ends every process and removes what they left."""
+        self.http.close()
+        for process in reversed(self.processes):
+            process.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _start(self, command: str, settings: Mapping[str, str] | None = None) -> Process:
+        name = f"{command}-{time.monotonic_ns()}"
+        return Process(name, millrace(command), {**self.environment, **(settings or {})}, self.folder)
