@@ -48,7 +48,7 @@ class Mill:
         names = ["worker"] if workers == 1 else [f"worker {number}" for number in range(1, workers + 1)]
 
         self._servers = [self._child(_redis_plan(redis))] if redis else []
-        self._apis = [self._child(_plan("api", "api", {**shared, **listening}, api.drain_s))]
+        self._apis = [self._child(_plan("api", "api", {**shared, **listening}, api.quiet_s + api.drain_s))]
         self._workers = [
             self._child(_plan(name, "worker", {**shared, **working}, worker.drain_s)) for name in names
         ]

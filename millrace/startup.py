@@ -110,20 +110,22 @@ def _check_names() -> None:
                 f"{variable} comes from a Kubernetes service link: set enableServiceLinks: false in the pod."
             )
         if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f": did you mean {close[0]}?" if close else "; `millrace config` lists them all."
+            names = [choice.removeprefix("MILLRACE_") for choice in known]
+            close = difflib.get_close_matches(name.removeprefix("MILLRACE_"), names, n=1)
+            hint = f": did you mean MILLRACE_{close[0]}?" if close else "; `millrace config` lists them all."
             raise CommandError(f"{variable} is no setting of Millrace{hint}")
 
 
 def _sentence(kind: type[QueueSettings], error: ErrorDetails, given: dict[str, object]) -> str:
     where = str(error["loc"][0]) if error["loc"] else ""
-    problem = re.sub(r"^(Input|Value error,|String|Number) ?", "", error["msg"]).strip()
+    problem = re.sub(r"^(Input|String)\b", "", error["msg"])
+    problem = re.sub(r"^Value error,", ":", problem)
     if not where:
-        return f"the settings do not fit together: {problem}."
+        return f"the settings do not fit together{problem}."
     name = _field(kind, where)
     secret = "SecretStr" in str(kind.model_fields[name].annotation)
     value = "" if secret else f"={error['input']}"
-    return f"{_said(kind, name, given)}{value} {problem}."
+    return f"{_said(kind, name, given)}{value}{problem}."
 
 
 def _field(kind: type[QueueSettings], where: str) -> str:

@@ -1,0 +1,100 @@
+"""What a person meets at the terminal: lists, sentences, exit statuses."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from millrace.__main__ import COMMANDS, main
+
+
+def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+    assert ended.value.code == 0
+    listed = capsys.readouterr().out
+    assert all(name in listed for name in COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_explains_its_options(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([name, "--help"])
+    assert ended.value.code == 0
+    assert f"usage: millrace {name}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [[], ["nope"], ["up", "--nope"], ["up", "--workers", "x"]])
+def test_a_wrong_command_line_ends_with_status_2(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 2
+    assert "error:" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["up", "api", "worker", "jobs", "config"])
+def test_a_bad_setting_stops_every_command(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MILLRACE_CACHE_TTL_S", "0")
+    assert main([command]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err == f"millrace {command}: MILLRACE_CACHE_TTL_S=0 should be greater than or equal to 1.\n"
+
+
+def test_up_wants_a_worker(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["up", "--workers", "0"]) == 2
+    assert capsys.readouterr().err == "millrace up: --workers must be at least 1.\n"
+
+
+def test_config_tells_values_and_where_they_come_from(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("REDIS_URL", "redis://user:hunter2@host:1/0?password=hunter3")
+    monkeypatch.setenv("MILLRACE_API_KEYS", "a" * 64)
+    monkeypatch.setenv("MILLRACE_LEASE_MS", "1500")
+    assert main(["config", "--json"]) == 0
+    rows = {row["variable"]: row for row in json.loads(capsys.readouterr().out)}
+    assert rows["MILLRACE_REDIS_URL"]["value"] == "redis://********@host:1/0"
+    assert rows["MILLRACE_REDIS_URL"]["source"] == "REDIS_URL"
+    assert rows["MILLRACE_API_KEYS"]["value"] == "********"
+    assert rows["MILLRACE_LEASE_MS"]["value"] == "1500"
+    assert rows["MILLRACE_WINDOW_MS"] == {
+        "section": "worker",
+        "variable": "MILLRACE_WINDOW_MS",
+        "value": "5.0",
+        "source": "",
+    }
+    assert main(["config"]) == 0
+    printed = capsys.readouterr().out
+    assert "hunter" not in printed
+    assert "aaaa" not in printed
+    assert "1500   (from MILLRACE_LEASE_MS)" in printed
+
+
+def test_help_imports_neither_settings_nor_services() -> None:
+    code = (
+        "import sys\nfrom millrace.__main__ import main\n"
+        "try: main(['--help'])\nexcept SystemExit: pass\n"
+        "heavy = {'pydantic', 'fastapi', 'redis', 'torch', 'asyncio', 'api', 'batcher'} & set(sys.modules)\n"
+        "sys.exit(f'imported: {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("command", ["up", "config"])
+def test_commands_that_start_processes_import_none_of_their_insides(command: str) -> None:
+    code = (
+        f"import sys, millrace.{command}\n"
+        "insides = {'api.main', 'fastapi', 'batcher.worker', 'redis', 'model_store', 'torch', 'numpy'}\n"
+        "inside = insides & set(sys.modules)\nsys.exit(f'imported: {inside}' if inside else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,111 @@
+"""A wrong setting stops the start with one sentence that names it."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from api.settings import ApiSettings
+from batcher.settings import QueueSettings, WorkerSettings
+from millrace.errors import CommandError
+from millrace.startup import SECTIONS, check_port, known_variables, load_settings, own_fields, variables
+
+
+def sentence(kind: type[QueueSettings] = QueueSettings, **flags: object) -> str:
+    with pytest.raises(CommandError) as caught:
+        load_settings(kind, **flags)
+    assert caught.value.status == 2
+    said = str(caught.value)
+    assert said.endswith((".", "?"))
+    assert "\n" not in said
+    return said
+
+
+def test_an_unknown_variable_is_named_with_what_was_meant(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MILLRACE_LEASE", "2000")
+    assert sentence() == "MILLRACE_LEASE is no setting of Millrace: did you mean MILLRACE_LEASE_MS?"
+
+
+def test_an_unknown_variable_like_no_other_points_to_the_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MILLRACE_XYZZY", "1")
+    assert sentence() == "MILLRACE_XYZZY is no setting of Millrace; `millrace config` lists them all."
+
+
+def test_a_setting_of_another_process_is_no_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MILLRACE_MAX_TEXTS", "7")
+    assert load_settings(WorkerSettings).name == "default"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("MILLRACE_LEASE_MS", "3", "MILLRACE_LEASE_MS=3 should be greater than or equal to 200."),
+        ("MILLRACE_LEASE_MS", "soon", "MILLRACE_LEASE_MS=soon should be a valid integer"),
+        ("millrace_lease_ms", "3", "MILLRACE_LEASE_MS=3 should be greater"),
+        (
+            "MILLRACE_LOG_LEVEL",
+            "loud",
+            "MILLRACE_LOG_LEVEL=loud should be 'debug', 'info', 'warning' or 'error'.",
+        ),
+        ("MILLRACE_NAME", "a b", "MILLRACE_NAME=a b should match pattern"),
+        ("MILLRACE_REDIS_URL", "http://x", "MILLRACE_REDIS_URL must begin with redis://"),
+        ("REDIS_URL", "x", "REDIS_URL must begin with redis://"),
+        ("MILLRACE_CACHE_URL", "memcached://x", "MILLRACE_CACHE_URL must begin with redis://"),
+        ("MILLRACE_SERVICE_HOST", "10.0.0.1", "MILLRACE_SERVICE_HOST comes from a Kubernetes service link"),
+        (
+            "MILLRACE_API_PORT_80_TCP_ADDR",
+            "10.0.0.1",
+            "MILLRACE_API_PORT_80_TCP_ADDR comes from a Kubernetes",
+        ),
+        ("MILLRACE_PORT", "tcp://10.0.0.1:80", "MILLRACE_PORT comes from a Kubernetes service link"),
+    ],
+)
+def test_a_bad_value_is_named(monkeypatch: pytest.MonkeyPatch, variable: str, value: str, said: str) -> None:
+    monkeypatch.setenv(variable, value)
+    assert sentence(ApiSettings).startswith(said)
+
+
+def test_a_bad_flag_is_named_as_a_flag() -> None:
+    assert sentence(ApiSettings, port=99999).startswith("--port=99999 should be less than")
+    assert sentence(ApiSettings, redis_url="x").startswith("--redis-url must begin with redis://")
+
+
+def test_no_secret_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MILLRACE_REDIS_URL", "redus://user:hunter2@host")
+    assert "hunter2" not in sentence()
+
+
+def test_a_flag_wins_over_the_environment_and_none_is_no_flag(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MILLRACE_PORT", "9000")
+    assert load_settings(ApiSettings, port=9001).port == 9001
+    assert load_settings(ApiSettings, port=None).port == 9000
+
+
+def test_redis_url_has_two_names_and_the_longer_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REDIS_URL", "redis://a")
+    assert load_settings(QueueSettings).redis_url.get_secret_value() == "redis://a"
+    monkeypatch.setenv("MILLRACE_REDIS_URL", "redis://b")
+    assert load_settings(QueueSettings).redis_url.get_secret_value() == "redis://b"
+
+
+def test_every_field_of_every_section_is_known() -> None:
+    for kind in SECTIONS.values():
+        for name, field in own_fields(kind).items():
+            assert set(variables(name, field)) <= known_variables()
+    assert {"REDIS_URL", "MILLRACE_REDIS_URL", "MILLRACE_API_KEYS"} <= known_variables()
+
+
+def test_a_port_in_use_is_one_sentence() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        with pytest.raises(
+            CommandError, match=rf"cannot listen on 127\.0\.0\.1 port {port}: address already"
+        ):
+            check_port("127.0.0.1", port)
+    check_port("127.0.0.1", port)
+
+
+def test_a_host_that_is_no_address_is_one_sentence() -> None:
+    with pytest.raises(CommandError, match=r"--host no\.such\.host\.invalid"):
+        check_port("no.such.host.invalid", 8000)
