@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from pydantic import Field, SecretStr
+import re
+from collections.abc import Sequence
+
+from pydantic import Field, SecretStr, field_validator
 
 from batcher.settings import JobSettings
 
@@ -26,9 +29,31 @@ class ApiSettings(JobSettings):
     local_cache_bytes: int = Field(default=32 * 1024**2, ge=0)
     # After SIGTERM: readiness goes first, then this long for requests in flight.
     drain_s: float = Field(default=15.0, ge=0, le=600)
+    # Before that, how long the port stays open with readiness gone: what a load balancer needs to notice.
+    quiet_s: float = Field(default=0.0, ge=0, le=120)
+    # Believe X-Forwarded-For and -Proto. Only behind a proxy that sets them.
+    trust_proxy: bool = False
     # Texts that one client (API key, else address) may have waiting at once; 0: no limit.
     max_client_texts: int = Field(default=0, ge=0)
     # Comma-separated SHA-256 digests (hex) of accepted API keys; none: open.
     api_keys: SecretStr = SecretStr("")
     # The page at /.
     page: bool = True
+
+    @field_validator("api_keys")
+    @classmethod
+    def _check_digests(cls, value: SecretStr) -> SecretStr:
+        if not all(re.fullmatch(r"[0-9a-fA-F]{64}", digest) for digest in _split(value)):
+            raise ValueError(
+                "each API key is given as its SHA-256 digest: 64 hex digits, separated by commas"
+            )
+        return value
+
+    @property
+    def key_digests(self) -> Sequence[str]:
+        """Digests of the accepted API keys; empty: open to everyone."""
+        return _split(self.api_keys)
+
+
+def _split(value: SecretStr) -> list[str]:
+    return [part.strip() for part in value.get_secret_value().split(",") if part.strip()]

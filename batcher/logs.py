@@ -1,4 +1,6 @@
-"""Logging for every process: one line per event, JSON for machines or text for a terminal. Never a text to classify.
+"""Logging for every process: one line per event, JSON for machines or text for a terminal.
+
+Texts to classify are never logged.
 
 An event is `log.info("what happened", extra={"action": "request", "status": 200})`: `action` says what kind
 of line it is, everything else in `extra` becomes a field of its own.
@@ -27,7 +29,7 @@ _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {
 
 
 def setup(level: Level = "info", format: Format = "auto", stream: TextIO | None = None) -> None:  # noqa: A002
-    """Sends everything this process logs to `stream` (stderr), in one format. Calling it again replaces it."""
+    """Sends all that this process logs to `stream` (stderr), in one format. Calling again replaces it."""
     out = stream or sys.stderr
     chosen = ("text" if out.isatty() else "json") if format == "auto" else format
     handler = logging.StreamHandler(out)

@@ -1,0 +1,9 @@
+"""python -m api: serves with the settings of the environment."""
+
+from __future__ import annotations
+
+from api.serve import serve
+from api.settings import ApiSettings
+
+if __name__ == "__main__":
+    serve(ApiSettings())

@@ -1,0 +1,94 @@
+"""GET /health, /livez, /readyz and /metrics: what load balancers, orchestrators and Prometheus ask."""
+
+from __future__ import annotations
+
+from time import perf_counter
+from typing import Literal
+
+from fastapi import APIRouter, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import BaseModel
+
+from api.cache import LocalCache
+from api.edge import Direct, Handoff
+from api.errors import Problem
+from api.lifecycle import Phase
+from api.metrics import Metrics
+from api.mill import Hub, Models
+from api.schema import Error
+from api.wire import JSON, NOSNIFF, Head, Receive, Scope, Send, send_answer
+
+
+class Healthy(BaseModel):
+    """The process answers."""
+
+    status: Literal["healthy"] = "healthy"
+
+
+class Live(BaseModel):
+    """Every loop inside the process runs."""
+
+    status: Literal["live"] = "live"
+
+
+class Ready(BaseModel):
+    """A request sent now would be answered: by which model, with how many workers."""
+
+    status: Literal["ready"] = "ready"
+    model: str
+    workers: int
+
+
+class Health:
+    """Answers GET /health. An ASGI application: load balancers ask often, and it must cost nothing."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._body = b'{"status": "healthy"}'
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = perf_counter()
+        headers = [JSON, (b"x-request-id", Head(scope).request_id), NOSNIFF]
+        await send_answer(send, 200, headers, self._body)
+        self._metrics.request("/health", 200, perf_counter() - started)
+
+
+def health_routes(
+    direct: Direct, hub: Hub, models: Models, local: LocalCache, metrics: Metrics, phase: Phase
+) -> APIRouter:
+    """The four routes. None of them waits for anything."""
+    router = APIRouter(tags=["health"])
+
+    @router.get("/health", summary="Is the process up? Always cheap", response_model=Healthy)
+    async def health() -> Response:
+        return Handoff(direct)
+
+    @router.get("/livez", summary="Restart it when this fails", responses={503: {"model": Error}})
+    async def livez() -> Live:
+        if not hub.alive:
+            raise Problem(503, "an internal loop has ended", code="loop_ended")
+        return Live()
+
+    @router.get("/readyz", summary="Send requests only while this is 200", responses={503: {"model": Error}})
+    async def readyz() -> Ready:
+        snapshot = hub.snapshot
+        if phase.draining:
+            raise Problem(503, "this process is stopping", code="draining")
+        if not hub.reachable:
+            raise Problem(503, "Redis does not answer", code="redis_unavailable")
+        if not snapshot.workers or snapshot.model is None:
+            raise Problem(503, "no worker that could answer is alive", code="no_worker")
+        model = models.header(models.revision).decode("ascii")
+        return Ready(model=model, workers=len(snapshot.workers))
+
+    @router.get(
+        "/metrics",
+        summary="Prometheus",
+        response_class=Response,
+        responses={200: {"content": {"text/plain": {}}}},
+    )
+    async def scrape() -> Response:
+        metrics.publish(local, hub)
+        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+    return router

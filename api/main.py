@@ -1,0 +1,130 @@
+"""create_app: the HTTP edge put together, and its lifespan."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from fastapi import APIRouter, FastAPI, Response
+
+from api.access import Keys
+from api.board import Board
+from api.cache import LocalCache
+from api.edge import Edge, Handoff
+from api.health import Health, health_routes
+from api.lifecycle import Phase
+from api.metrics import Metrics, MillCollector
+from api.mill import Cache, Hub
+from api.predict import Predict
+from api.schema import PREDICT_RESPONSES, Predictions, request_body
+from api.settings import ApiSettings
+from batcher.connect import connect_async
+from batcher.replies import LaneCaps, ReplyHub
+from batcher.shared_cache import SharedCache
+
+PUBLISH_EVERY_S = 1.0
+# One round trip; an answer that takes longer counts as an outage.
+COMMAND_TIMEOUT_S = 1.0
+# The cache is worth waiting for only while it is faster than the model.
+CACHE_TIMEOUT_S = 0.5
+# The blocking pop waits 1 s; DESIGN section 8 asks for 2 s more.
+HINT_TIMEOUT_S = 3.0
+
+DESCRIPTION = """
+Texts in, labels out. Known texts are answered from a cache, the others are gathered into batches by workers.
+
+Every answer carries `X-Request-ID`; every error is `{"detail", "code", "request_id"}`.
+"""
+
+
+def create_app(
+    settings: ApiSettings,
+    *,
+    hub: Hub | None = None,
+    cache: Cache | None = None,
+    board_dir: Path | None = None,
+    catch_signals: bool = False,
+) -> Edge:
+    """The ASGI application. `hub` and `cache` default to the real ones on the settings' Redis.
+
+    `board_dir` is where several processes of one service keep their counters; `catch_signals` lets SIGTERM
+    take readiness away before the server begins to stop (for servers run by `api.serve`).
+    """
+    hub = hub or _hub(settings)
+    cache = cache or _cache(settings)
+    phase = Phase()
+    local = LocalCache(settings.local_cache_entries, settings.local_cache_bytes)
+    metrics = Metrics(Board(board_dir), settings.default_budget_s, several=board_dir is not None)
+    metrics.registry.register(MillCollector(hub))
+    predict = Predict(settings, hub, cache, local, metrics, phase)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        if catch_signals:
+            phase.catch_signals(settings.quiet_s)
+        await hub.start()
+        publisher = asyncio.create_task(_publish(metrics, local, hub))
+        yield
+        publisher.cancel()
+        await asyncio.wait([publisher])
+        await hub.stop()
+        await cache.close()
+
+    edge = Edge(
+        metrics,
+        Keys(settings.key_digests),
+        title="Millrace",
+        version=metrics.version,
+        description=DESCRIPTION,
+        lifespan=lifespan,
+    )
+    edge.direct[("POST", "/predict")] = predict
+    edge.direct[("GET", "/health")] = Health(metrics)
+    edge.include_router(_predict_route(predict))
+    edge.include_router(
+        health_routes(edge.direct[("GET", "/health")], hub, predict.models, local, metrics, phase)
+    )
+    edge.state.predict = predict
+    return edge
+
+
+def _predict_route(predict: Predict) -> APIRouter:
+    router = APIRouter(tags=["predict"])
+
+    @router.post(
+        "/predict",
+        summary="Classify texts",
+        response_model=Predictions,
+        responses=PREDICT_RESPONSES,
+        openapi_extra=request_body(predict.reader.model),
+    )
+    async def classify() -> Response:
+        """Answers in the order of the texts; the labels of each stand in label id order."""
+        return Handoff(predict)
+
+    return router
+
+
+async def _publish(metrics: Metrics, local: LocalCache, hub: Hub) -> None:
+    while True:
+        metrics.publish(local, hub)
+        await asyncio.sleep(PUBLISH_EVERY_S)
+
+
+def _hub(settings: ApiSettings) -> ReplyHub:
+    url = settings.redis_url.get_secret_value()
+    return ReplyHub(
+        connect_async(url, timeout_s=COMMAND_TIMEOUT_S, retries=1),
+        connect_async(url, timeout_s=HINT_TIMEOUT_S, retries=0, connections=1),
+        name=settings.name,
+        caps=LaneCaps(settings.max_waiting_cost, settings.max_waiting_cost_bulk),
+        max_attempts=settings.max_attempts,
+    )
+
+
+def _cache(settings: ApiSettings) -> SharedCache:
+    url = (settings.cache_url or settings.redis_url).get_secret_value()
+    client = connect_async(url, timeout_s=CACHE_TIMEOUT_S, retries=0, connections=4)
+    return SharedCache(client, settings.name, settings.cache_ttl_s)

@@ -1,0 +1,235 @@
+"""What an API process counts: declared here, recorded through these methods alone.
+
+docs/metrics.md says what each is for and who reads it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from importlib.metadata import PackageNotFoundError, version
+from platform import python_version
+
+from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from api.board import Board, Cell, Timer
+from api.cache import LocalCache
+from api.mill import Hub
+from batcher.errors import (
+    BudgetExceeded,
+    EntryFailed,
+    EntryPoisoned,
+    MillraceError,
+    NoWorker,
+    QueueFull,
+    QueueUnavailable,
+)
+
+ROUTES = (
+    "/predict",
+    "/jobs",
+    "/jobs/{job_id}",
+    "/jobs/{job_id}/results",
+    "/health",
+    "/livez",
+    "/readyz",
+    "/metrics",
+    "/stats",
+    "/docs",
+    "/openapi.json",
+    "/",
+    "other",
+)
+STATUSES = (
+    *(
+        "200",
+        "201",
+        "202",
+        "204",
+        "206",
+        "303",
+        "304",
+        "307",
+        "400",
+        "401",
+        "403",
+        "404",
+        "405",
+        "406",
+        "408",
+    ),
+    *("409", "410", "413", "415", "416", "422", "429", "499", "500", "503", "504", "other"),
+)
+OUTCOMES = (
+    "hit_local",
+    "hit_shared",
+    "computed",
+    "shed",
+    "expired",
+    "failed",
+    "dead",
+    "refused",
+    "cancelled",
+)
+OUTCOME_OF: dict[type[MillraceError], str] = {
+    QueueFull: "shed",
+    BudgetExceeded: "expired",
+    EntryFailed: "failed",
+    EntryPoisoned: "dead",
+    NoWorker: "refused",
+    QueueUnavailable: "refused",
+}
+# Of `batcher.replies.HubCounts`: field -> what it counts.
+HUB_COUNTS = {
+    "queued": "Entries that this API put into the queue",
+    "joined": "Entries that were in the queue or running already: single flight",
+    "hinted": "Results that came by hint",
+    "polled": "Results whose hint was lost, found by the slow poll",
+    "asked_again": "Entries enqueued again: lost by Redis, or ended by another caller's deadline",
+    "malformed": "Results that this version cannot read",
+    "recovered": "Entries that sweeps of this API took back from dead workers",
+    "outages": "Times that Redis was lost",
+    "round_trips": "Round trips of enqueue commands",
+}
+
+
+def duration_bounds(budget_s: float) -> tuple[float, ...]:
+    """1, 2.5, 5, 10, ... from a tenth of a millisecond to the default budget, which is a bound itself."""
+    steps = [step * 10.0**power for power in range(-4, 3) for step in (1.0, 2.5, 5.0)]
+    return (*(round(step, 6) for step in steps if step < budget_s), float(budget_s))
+
+
+class Metrics:
+    """The counters of one process. `registry` is what /metrics shows; others may register there too."""
+
+    def __init__(self, board: Board, budget_s: float, *, several: bool = False) -> None:
+        self.version = _version()
+        self.registry = CollectorRegistry()
+        self.registry.register(board)
+        if not several:  # of several processes, each scrape would show another one
+            ProcessCollector(registry=self.registry)
+        self._board = board
+        self._requests = board.declare(
+            "counter",
+            "millrace_requests",
+            "HTTP requests by route and status",
+            {"route": ROUTES, "status": STATUSES},
+        )
+        self._durations = board.declare(
+            "histogram",
+            "millrace_request_duration_seconds",
+            "From the first byte of the request to the answer",
+            {"route": ROUTES},
+            duration_bounds(budget_s),
+        )
+        entries = board.declare(
+            "counter", "millrace_entries", "Texts by what became of them", {"outcome": OUTCOMES}
+        )
+        self._entries = {outcome: board.cell(entries, outcome) for outcome in OUTCOMES}
+        self.gauges = {name: self._lone("gauge", f"millrace_{name}", text) for name, text in _GAUGES.items()}
+        self.evictions = self._lone(
+            "counter", "millrace_local_cache_evictions", "Entries pushed out of the in-process cache"
+        )
+        self.hub = {
+            name: self._lone("counter", f"millrace_hub_{name}", text) for name, text in HUB_COUNTS.items()
+        }
+        self._known: dict[tuple[str, int], tuple[Cell, Timer]] = {}
+        self._hit_local = self._entries["hit_local"]
+
+    def _lone(self, kind: str, name: str, text: str) -> Cell:
+        return self._board.cell(self._board.declare(kind, name, text))
+
+    def request(self, route: str, status: int, seconds: float) -> None:
+        """One answered request; 499 where the client left."""
+        pair = self._known.get((route, status))
+        if pair is None:
+            pair = (
+                self._board.cell(self._requests, route, str(status)),
+                self._board.timer(self._durations, route),
+            )
+            self._known[route, status] = pair
+        pair[0].add()
+        pair[1].observe(seconds)
+
+    def hit_local(self, texts: int) -> None:
+        self._hit_local.add(texts)
+
+    def entries(self, outcome: str | MillraceError, texts: int = 1) -> None:
+        """`texts` texts that ended like this: a name of OUTCOMES, or the error that answered them."""
+        name = outcome if isinstance(outcome, str) else OUTCOME_OF.get(type(outcome), "failed")
+        self._entries[name].add(texts)
+
+    def publish(self, local: LocalCache, hub: Hub) -> None:
+        """Copies what others count into cells: each second, and before each scrape."""
+        self.gauges["local_cache_entries"].set(len(local))
+        self.gauges["local_cache_bytes"].set(local.bytes)
+        self.gauges["waiting_entries"].set(getattr(hub, "waiting", 0))
+        self.evictions.set(local.evictions)
+        counts = getattr(hub, "counts", None)
+        for field in fields(counts) if is_dataclass(counts) else ():
+            if field.name in self.hub:
+                self.hub[field.name].set(getattr(counts, field.name))
+
+
+_GAUGES = {
+    "local_cache_entries": "Predictions in the in-process cache",
+    "local_cache_bytes": "Their size",
+    "waiting_entries": "Texts that requests of this API wait for",
+}
+
+
+class MillCollector(Collector):
+    """The mill as the last sweep saw it: the same in every API process, so read, not counted."""
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+
+    def collect(self) -> Iterator[Metric]:
+        snapshot, model = self._hub.snapshot, self._hub.snapshot.model
+        build = {"version": _version(), "python": python_version()}
+        if model is not None:
+            build |= {
+                "model": model.name,
+                "revision": model.revision,
+                "engine": model.engine,
+                "precision": model.precision,
+            }
+        yield InfoMetricFamily(
+            "millrace_build", "Version of this API, and the model that workers publish", build
+        )
+        yield GaugeMetricFamily(
+            "millrace_redis_up", "1 while Redis answers this API", float(self._hub.reachable)
+        )
+        lanes = {"interactive": snapshot.interactive, "bulk": snapshot.bulk}
+        yield _by_lane(
+            "millrace_queue_entries", "Entries waiting", {name: d.entries for name, d in lanes.items()}
+        )
+        yield _by_lane(
+            "millrace_queue_cost_tokens", "Their estimated cost", {name: d.cost for name, d in lanes.items()}
+        )
+        oldest = {name: depth.oldest_ms / 1000 for name, depth in lanes.items()}
+        yield _by_lane("millrace_queue_oldest_seconds", "Age of the first entry", oldest)
+        yield GaugeMetricFamily(
+            "millrace_queue_solo_entries", "Entries recovered from dead workers", snapshot.solo
+        )
+        yield GaugeMetricFamily("millrace_in_flight_entries", "Entries leased by workers", snapshot.in_flight)
+        yield GaugeMetricFamily("millrace_workers", "Live workers", len(snapshot.workers))
+        yield GaugeMetricFamily(
+            "millrace_workers_rate_tokens", "Tokens per second of all workers", snapshot.rate
+        )
+
+
+def _by_lane(name: str, text: str, values: dict[str, float]) -> Metric:
+    family = GaugeMetricFamily(name, text, labels=["lane"])
+    for lane, value in values.items():
+        family.add_metric([lane], value)
+    return family
+
+
+def _version() -> str:
+    try:
+        return version("millrace")
+    except PackageNotFoundError:
+        return "unknown"

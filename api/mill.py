@@ -1,0 +1,63 @@
+"""What the edge needs of the mill behind it: the two contracts it calls, and the model it believes in."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Protocol
+
+from batcher.errors import MillraceError
+from batcher.messages import Lane, Prediction, Snapshot
+
+Outcome = Prediction | MillraceError
+
+
+class Hub(Protocol):
+    """`batcher.replies.ReplyHub`, or a pretended one."""
+
+    snapshot: Snapshot
+
+    @property
+    def alive(self) -> bool: ...
+    @property
+    def reachable(self) -> bool: ...
+    async def start(self) -> None: ...
+    async def stop(self) -> None: ...
+    async def classify(
+        self, ids: Sequence[str], texts: Sequence[str], *, budget_s: float, lane: Lane = ..., trace: str = ...
+    ) -> list[Outcome]: ...
+
+
+class Cache(Protocol):
+    """`batcher.shared_cache.SharedCache`, or a pretended one."""
+
+    async def get(self, revision: str, ids: Sequence[str]) -> list[tuple[Prediction, float] | None]: ...
+    async def close(self) -> None: ...
+
+
+class Models:
+    """The current model, remembered while the mill is away: what the cache knows of it is still true."""
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+        self._headers: dict[str, bytes] = {}
+        self._name = ""
+        self._revision = ""
+
+    @property
+    def revision(self) -> str:
+        """Of the last model that workers published; empty before the first."""
+        model = self._hub.snapshot.model
+        if model is not None and model.revision != self._revision:
+            self._name, self._revision = model.name, model.revision
+            self._headers.clear()
+        return self._revision
+
+    def header(self, revision: str) -> bytes:
+        """name@revision as X-Model carries it, with twelve characters of the revision."""
+        value = self._headers.get(revision)
+        if value is None:
+            value = re.sub(r"[^!-~]|,", "_", f"{self._name}@{revision[:12]}").encode("ascii")
+            if len(self._headers) < 64:
+                self._headers[revision] = value
+        return value

@@ -1,0 +1,140 @@
+"""The miss road: from texts that this process does not know to their predictions.
+
+What happens in order: digests -> shared cache -> cap per client -> queue, while watching whether the client
+is still there. Each text is asked for once, however often a request names it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import TypeVar
+
+from api.access import ClientCap
+from api.cache import Held, LocalCache
+from api.errors import problem_of
+from api.metrics import Metrics
+from api.mill import Cache, Hub, Outcome
+from api.wire import Gone, Receive
+from batcher.errors import MillraceError
+from batcher.messages import Prediction, entry_id
+
+T = TypeVar("T")
+
+# A copy of a result that has just been computed never outlives the shared one, whose end is spread by 10 %.
+FRESH_SHARE = 0.9
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """Texts of one request, and what the in-process cache held of each, in order. Times by perf_counter."""
+
+    texts: Sequence[str]
+    held: Sequence[Held | None]
+    revision: str
+    client: str
+    deadline: float
+    trace: str
+
+
+@dataclass(slots=True)
+class Found:
+    """Predictions by text, which of them were computed for this request, and the time caches took."""
+
+    by_text: dict[str, Prediction] = field(default_factory=dict)
+    computed: set[str] = field(default_factory=set)
+    cache_s: float = 0.0
+
+
+class MissRoad:
+    """Asks the shared cache, then the queue, and tells the in-process cache what it learnt."""
+
+    def __init__(
+        self, hub: Hub, shared: Cache, local: LocalCache, cap: ClientCap, metrics: Metrics, cache_ttl_s: float
+    ) -> None:
+        self._hub = hub
+        self._shared = shared
+        self._local = local
+        self._cap = cap
+        self._metrics = metrics
+        self._fresh_s = cache_ttl_s * FRESH_SHARE
+
+    async def find(self, want: Want, receive: Receive) -> Found:
+        """Every missing text's prediction. Raises MillraceError, Problem, or Gone when the client left."""
+        found = Found()
+        pairs = zip(want.texts, want.held, strict=True)
+        ids = {text: entry_id(text) for text in dict.fromkeys(text for text, held in pairs if held is None)}
+        self._metrics.entries("hit_local", len(want.held) - want.held.count(None))
+        if want.revision:
+            await self._ask_shared(want.revision, ids, found)
+        unknown = [text for text in ids if text not in found.by_text]
+        if unknown:
+            with self._cap.hold(want.client, len(unknown)):
+                await self._compute(want, [ids[text] for text in unknown], unknown, found, receive)
+        return found
+
+    async def _ask_shared(self, revision: str, ids: dict[str, str], found: Found) -> None:
+        started = perf_counter()
+        hits = await self._shared.get(revision, list(ids.values()))
+        for text, hit in zip(ids, hits, strict=True):
+            if hit is not None:
+                prediction, life_s = hit
+                found.by_text[text] = prediction
+                self._local.put(text, prediction, life_s)
+        self._metrics.entries("hit_shared", len(found.by_text))
+        found.cache_s += perf_counter() - started
+
+    async def _compute(
+        self, want: Want, ids: Sequence[str], texts: Sequence[str], found: Found, receive: Receive
+    ) -> None:
+        remaining = max(want.deadline - perf_counter(), 0.0)
+        try:
+            work = self._hub.classify(ids, texts, budget_s=remaining, trace=want.trace)
+            outcomes = await unless_gone(receive, work)
+        except MillraceError as error:
+            self._metrics.entries(error, len(texts))
+            raise
+        except (Gone, asyncio.CancelledError):
+            self._metrics.entries("cancelled", len(texts))
+            raise
+        self._take(want, dict(zip(texts, outcomes, strict=True)), found)
+
+    def _take(self, want: Want, outcomes: dict[str, Outcome], found: Found) -> None:
+        """Keeps what was computed; then the first text without a prediction, if any, becomes the answer."""
+        for text, outcome in outcomes.items():
+            if isinstance(outcome, MillraceError):
+                self._metrics.entries(outcome)
+                continue
+            found.by_text[text] = outcome
+            found.computed.add(text)
+            self._local.put(text, outcome, self._fresh_s)
+        self._metrics.entries("computed", len(found.computed))
+        for index, text in enumerate(want.texts):
+            if isinstance(failed := outcomes.get(text), MillraceError):
+                raise problem_of(failed, index)
+
+
+async def unless_gone(receive: Receive, work: Awaitable[T]) -> T:
+    """What `work` returns. Cancels it and raises Gone when the client leaves before."""
+    asking = asyncio.current_task()
+    assert asking is not None
+    left = False
+
+    async def watch() -> None:
+        nonlocal left
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        left = True
+        asking.cancel()
+
+    watcher = asyncio.create_task(watch())
+    try:
+        return await work
+    except asyncio.CancelledError:
+        if left and not asking.uncancel():
+            raise Gone from None
+        raise
+    finally:
+        watcher.cancel()

@@ -1,0 +1,174 @@
+"""POST /predict: the road of one request, from its bytes to its answer.
+
+What happens in order: head -> body -> texts -> in-process cache -> (misses) -> answer. A request whose texts
+are all known leaves after the in-process cache. No framework stands in its way: `Edge` calls this first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from time import perf_counter
+from typing import Protocol, cast
+
+from api.access import ClientCap, Keys
+from api.answer import Answer, all_known, some_found
+from api.cache import Held, LocalCache
+from api.errors import Header, Problem, internal, problem_of
+from api.lifecycle import Phase
+from api.metrics import Metrics
+from api.mill import Cache, Hub, Models
+from api.misses import MissRoad, Want
+from api.schema import RequestReader
+from api.settings import ApiSettings
+from api.wire import (
+    JSON,
+    NOSNIFF,
+    Gone,
+    Head,
+    Receive,
+    Scope,
+    Send,
+    check_json,
+    check_length,
+    read_body,
+    send_answer,
+    send_problem,
+)
+from batcher.errors import BudgetExceeded, MillraceError, QueueFull
+
+log = logging.getLogger(__name__)
+
+ROUTE = "/predict"
+
+
+class Deferral(Protocol):
+    """Makes a job of a request (`Prefer: respond-async`): 202 and where to ask. May raise Problem."""
+
+    async def __call__(self, head: Head, texts: list[str]) -> Answer: ...
+
+
+class Ask:
+    """One request under way, and what its log line will say. `started` by perf_counter."""
+
+    __slots__ = ("client", "computed", "head", "hit", "started", "texts")
+
+    def __init__(self, head: Head) -> None:
+        self.started = perf_counter()
+        self.head = head
+        self.client = ""
+        self.texts: list[str] = []
+        self.hit = False
+        self.computed = 0
+
+
+class Predict:
+    """Answers POST /predict. An ASGI application; `deferral` is set by whoever serves jobs."""
+
+    def __init__(
+        self,
+        settings: ApiSettings,
+        hub: Hub,
+        shared: Cache,
+        local: LocalCache,
+        metrics: Metrics,
+        phase: Phase,
+    ) -> None:
+        self.reader = RequestReader(settings.max_texts, settings.max_text_chars)
+        self.models = Models(hub)
+        self.deferral: Deferral | None = None
+        self._settings = settings
+        self._local = local
+        self._metrics = metrics
+        self._phase = phase
+        self._keys = Keys(settings.key_digests)
+        cap = ClientCap(settings.max_client_texts)
+        self._misses = MissRoad(hub, shared, local, cap, metrics, settings.cache_ttl_s)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        ask = Ask(Head(scope))
+        try:
+            answer = await self._answer(ask, receive)
+        except Gone:
+            self._record(ask, 499, "client_gone")
+        except (Exception, asyncio.CancelledError) as error:
+            problem = self._problem(ask, error)
+            await send_problem(send, problem, ask.head.request_id)
+            self._record(ask, problem.status, problem.code)
+        else:
+            headers: list[Header] = [JSON, (b"x-request-id", ask.head.request_id), NOSNIFF, *answer.headers]
+            await send_answer(send, answer.status, headers, answer.body)
+            self._record(ask, answer.status)
+
+    async def _answer(self, ask: Ask, receive: Receive) -> Answer:
+        head = ask.head
+        ask.client = self._keys.client(head)
+        check_length(head, self._settings.max_body_bytes)
+        check_json(head)
+        ask.texts = texts = self.reader.read(await read_body(receive, self._settings.max_body_bytes))
+        wishes = head.preference
+        if wishes.respond_async and wishes.wait_s is None and self.deferral is not None:
+            return await self.deferral(head, texts)
+        before = perf_counter()
+        revision = self.models.revision
+        held = self._local.find(revision, texts)
+        now = perf_counter()
+        if None not in held:
+            ask.hit = True
+            self._metrics.hit_local(len(held))
+            known = cast("list[Held]", held)
+            return all_known(self.models, revision, known, now - before, now - ask.started)
+        return await self._some_unknown(ask, revision, held, now - before, receive)
+
+    async def _some_unknown(
+        self, ask: Ask, revision: str, held: list[Held | None], cache_s: float, receive: Receive
+    ) -> Answer:
+        wishes = ask.head.preference
+        budget_s = self._settings.default_budget_s
+        if wishes.wait_s is not None:
+            budget_s = min(wishes.wait_s, self._settings.max_budget_s)
+        want = Want(ask.texts, held, revision, ask.client, ask.started + budget_s, ask.head.trace)
+        try:
+            found = await self._misses.find(want, receive)
+        except (BudgetExceeded, QueueFull):
+            if wishes.respond_async and self.deferral is not None:
+                return await self.deferral(ask.head, ask.texts)
+            raise
+        found.cache_s += cache_s
+        ask.computed = len(found.computed)
+        answer = some_found(self.models, want, found, perf_counter() - ask.started)
+        if wishes.wait_s is not None:
+            answer.headers.append((b"preference-applied", b"wait=%g" % budget_s))
+        return answer
+
+    def _problem(self, ask: Ask, error: BaseException) -> Problem:
+        if isinstance(error, Problem):
+            return error
+        if isinstance(error, MillraceError):
+            return problem_of(error)
+        if isinstance(error, asyncio.CancelledError):
+            if not self._phase.draining:
+                raise error
+            return Problem(503, "this process is stopping", code="draining", retry_after_s=1.0)
+        log.error(
+            "unexpected", exc_info=error, extra={"action": "request.crashed", "request_id": ask.head.id}
+        )
+        return internal()
+
+    def _record(self, ask: Ask, status: int, code: str = "") -> None:
+        seconds = perf_counter() - ask.started
+        self._metrics.request(ROUTE, status, seconds)
+        level = logging.DEBUG if ask.hit else logging.INFO
+        if log.isEnabledFor(level):
+            fields: dict[str, object] = {
+                "action": "request",
+                "request_id": ask.head.id,
+                "route": ROUTE,
+                "status": status,
+                "ms": round(seconds * 1e3, 3),
+                "texts": len(ask.texts),
+                "computed": ask.computed,
+            }
+            if code:
+                fields["code"] = code
+            log.log(level, "request", extra=fields)

@@ -1,0 +1,172 @@
+"""The bodies of POST /predict: how a request is read and checked, and what OpenAPI says of both."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+
+from api.errors import Problem
+
+MAX_ERRORS = 32
+
+
+class LabelScore(BaseModel):
+    """One label and its score between 0 and 1."""
+
+    label: str
+    score: float
+
+
+class Predictions(BaseModel):
+    """One list per text, in the order of the request; in it each label, in label id order."""
+
+    predictions: list[list[LabelScore]]
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "predictions": [
+                    [{"label": "NEGATIVE", "score": 0.9996}, {"label": "POSITIVE", "score": 0.0004}],
+                    [{"label": "NEGATIVE", "score": 0.0002}, {"label": "POSITIVE", "score": 0.9998}],
+                ]
+            }
+        }
+    )
+
+
+class Error(BaseModel):
+    """Every answer that is no success."""
+
+    detail: str
+    code: str
+    request_id: str
+
+
+class Invalid(BaseModel):
+    """One thing wrong with the body: where, what, and its stable type."""
+
+    loc: list[str | int]
+    msg: str
+    type: str
+
+
+class ValidationFailed(BaseModel):
+    """422: everything wrong with the body. The texts themselves are never echoed."""
+
+    detail: list[Invalid] | str
+    code: str
+    request_id: str
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid", strict=True, json_schema_extra={"example": {"text": ["I hate you.", "I love you."]}}
+    )
+
+
+def _header(text: str) -> dict[str, Any]:
+    return {"description": text, "schema": {"type": "string"}}
+
+
+def _error(text: str, model: type[BaseModel] = Error) -> dict[str, Any]:
+    return {"model": model, "description": text}
+
+
+PREDICT_RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "One list of labels per text, in order",
+        "headers": {
+            "X-Request-ID": _header("Taken over from the request, or new"),
+            "X-Cache": _header("HIT, MISS or PARTIAL: how many of the texts a cache knew"),
+            "X-Model": _header("name@revision that answered; several during a change of model"),
+            "X-Truncated": _header("Texts cut at the model's token limit; absent when none"),
+            "Server-Timing": _header(
+                "Milliseconds of cache, queue, tokenize, model, total; size of the batch"
+            ),
+        },
+    },
+    202: {"description": "Became a job (Prefer: respond-async); Location says where to ask"},
+    401: _error("No valid API key, where keys are set"),
+    413: _error("Body, number of texts or one text too large"),
+    415: _error("Another content type than JSON"),
+    422: _error(
+        "Not a valid request, or a text that ends every worker it meets (code poison)", ValidationFailed
+    ),
+    429: _error("Shed: too much is waiting (queue_full), or too much of this client (client_limit)"),
+    500: _error("The model failed on one text (inference_failed), or something unforeseen (internal)"),
+    503: _error("No worker, no Redis, or the process is stopping; see Retry-After"),
+    504: _error("The budget ended before the result came"),
+}
+
+
+def request_body(model: type[BaseModel]) -> dict[str, Any]:
+    """What OpenAPI says of the request: its headers and its body."""
+    parameters = [
+        {
+            "name": "Prefer",
+            "in": "header",
+            "schema": {"type": "string"},
+            "description": "wait=N: budget in seconds; respond-async: answer with a job",
+            "example": "wait=5",
+        },
+        {
+            "name": "X-Request-ID",
+            "in": "header",
+            "schema": {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,128}$"},
+        },
+    ]
+    content = {"application/json": {"schema": model.model_json_schema()}}
+    return {"parameters": parameters, "requestBody": {"required": True, "content": content}}
+
+
+class RequestReader:
+    """Reads request bodies: bytes to texts in one pass of pydantic's own JSON parser, or a Problem."""
+
+    def __init__(self, max_texts: int, max_text_chars: int) -> None:
+        texts = Annotated[
+            list[str], Field(min_length=1, max_length=max_texts, description="Texts to classify")
+        ]
+        self.model: type[BaseModel] = create_model("PredictRequest", __base__=_Body, text=(texts, ...))
+        self._validate = self.model.__pydantic_validator__.validate_json
+        self._max_texts = max_texts
+        self._max_chars = max_text_chars
+
+    def read(self, body: bytes) -> list[str]:
+        """The texts. Raises Problem: 422 for what is no valid request, 413 for too many or too long texts."""
+        try:
+            texts: list[str] = self._validate(body).text
+        except ValidationError as error:
+            raise self._problem(body, error) from None
+        # The parser takes the last of two equal names; only a body that may have two is looked at again.
+        if body.count(b'"text"') != 1:
+            _refuse_twins(body)
+        if len(body) > self._max_chars and max(map(len, texts)) > self._max_chars:
+            index = next(at for at, text in enumerate(texts) if len(text) > self._max_chars)
+            detail = f"text {index} is longer than {self._max_chars} characters"
+            raise Problem(413, detail, code="text_too_long", index=index)
+        return texts
+
+    def _problem(self, body: bytes, error: ValidationError) -> Problem:
+        details = [dict(detail) for detail in error.errors(include_url=False, include_input=False)]
+        if details[0]["type"] == "too_long":
+            return Problem(413, f"more than {self._max_texts} texts", code="too_many_texts")
+        if not body.strip():
+            details = [{"type": "missing", "loc": (), "msg": "Field required"}]
+        return invalid(details)
+
+
+def invalid(details: list[dict[str, Any]]) -> Problem:
+    """422 with FastAPI's `detail` list: each `loc` starts at the body."""
+    return Problem(422, [{**detail, "loc": ["body", *detail["loc"]]} for detail in details[:MAX_ERRORS]])
+
+
+def _refuse_twins(body: bytes) -> None:
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(pairs) > len(dict(pairs)):
+            detail = {"type": "duplicate_key", "loc": (pairs[0][0],), "msg": "Field given more than once"}
+            raise invalid([detail])
+        return dict(pairs)
+
+    json.loads(body, object_pairs_hook=unique)

@@ -1,0 +1,100 @@
+"""Runs the API: uvicorn on uvloop and httptools, in one process or several that share the port.
+
+The end of a process, in order: /readyz says no -> (`quiet_s`) -> the port closes, idle connections too ->
+requests in flight, up to `drain_s` -> the hub and its connections. A second Ctrl-C ends it at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+import socket
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import uvicorn
+from uvicorn.supervisors import Multiprocess
+
+from api.edge import Edge
+from api.main import create_app
+from api.settings import ApiSettings
+from batcher import logs
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Factory:
+    """Builds the application inside the process that serves it. Travels to child processes by value."""
+
+    settings: ApiSettings
+    board_dir: Path | None
+
+    def __call__(self) -> Edge:
+        logs.setup(self.settings.log_level, self.settings.log_format)
+        return create_app(self.settings, board_dir=self.board_dir, catch_signals=True)
+
+
+def serve(settings: ApiSettings) -> None:
+    """Serves until SIGTERM or Ctrl-C.
+
+    Raises OSError when the port cannot be had, SystemExit(3) when the start fails.
+    """
+    logs.setup(settings.log_level, settings.log_format)
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(_listen(settings.host, settings.port))
+        board_dir: Path | None = None
+        if settings.processes > 1:
+            board_dir = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="millrace-api-")))
+        host, port = listener.getsockname()[:2]
+        fields = {"host": host, "port": port, "processes": settings.processes}
+        log.info("listening", extra={"action": "api.listening", **fields})
+        _run(_config(settings, _Factory(settings, board_dir)), listener)
+        log.info("stopped", extra={"action": "api.stopped"})
+
+
+def _run(config: uvicorn.Config, listener: socket.socket) -> None:
+    # uvicorn raises the signal that stopped it once more, after everything is in order.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    with contextlib.suppress(KeyboardInterrupt):
+        if config.workers > 1:
+            Multiprocess(config, sockets=[listener]).run()
+        else:
+            uvicorn.Server(config).run(sockets=[listener])
+
+
+def _config(settings: ApiSettings, factory: _Factory) -> uvicorn.Config:
+    return uvicorn.Config(
+        factory,
+        factory=True,
+        workers=settings.processes,
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=settings.trust_proxy,
+        forwarded_allow_ips="*" if settings.trust_proxy else None,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=max(1, round(settings.drain_s)),
+        backlog=2048,
+    )
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family, kind, proto, _, address = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    listener = socket.socket(family, kind, proto)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError:
+        listener.close()
+        raise
+    listener.set_inheritable(True)
+    return listener

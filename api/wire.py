@@ -1,0 +1,164 @@
+"""What a request says in its head, how its body is read, and how an answer leaves: bytes in, bytes out.
+
+Both roads use it: POST /predict, which no framework touches, and the wrapper around all other routes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from dataclasses import dataclass
+from random import getrandbits
+from typing import Any
+
+from api.errors import Header, Problem
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+JSON: Header = (b"content-type", b"application/json")
+NOSNIFF: Header = (b"x-content-type-options", b"nosniff")
+CLOSE: Header = (b"connection", b"close")
+
+_WANTED = frozenset(
+    (
+        b"x-request-id",
+        b"content-type",
+        b"content-length",
+        b"prefer",
+        b"authorization",
+        b"x-api-key",
+        b"traceparent",
+    )
+)
+_sane_id = re.compile(rb"[A-Za-z0-9._-]{1,128}").fullmatch
+_json_type = re.compile(
+    rb"application/(?:json|[a-z0-9.+-]+\+json|x-www-form-urlencoded)[ \t]*(?:;.*)?", re.IGNORECASE
+).fullmatch
+_sane_trace = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}").fullmatch
+# One preference: token, perhaps =value (a token or a quoted string); parameters after ; are ignored.
+_preference = re.compile(
+    rb"[ \t]*([!#$%&'*+.^_`|~0-9A-Za-z-]+)[ \t]*(?:=[ \t]*\"?([^\",;]*)\"?)?[ \t]*(?:;.*)?"
+).fullmatch
+_seconds = re.compile(rb"\d{1,9}(?:\.\d{1,6})?").fullmatch
+
+
+@dataclass(frozen=True, slots=True)
+class Preference:
+    """What `Prefer` asks for: seconds to wait, and whether the answer may be a job (RFC 7240)."""
+
+    wait_s: float | None = None
+    respond_async: bool = False
+
+
+NO_PREFERENCE = Preference()
+
+
+class Head:
+    """The head of one request. `found` holds the few headers that matter, by lower-case name."""
+
+    __slots__ = ("found", "request_id", "scope")
+
+    def __init__(self, scope: Scope) -> None:
+        self.scope = scope
+        self.found: dict[bytes, bytes] = {name: value for name, value in scope["headers"] if name in _WANTED}
+        said = self.found.get(b"x-request-id")
+        self.request_id = said if said is not None and _sane_id(said) else b"%032x" % getrandbits(128)
+
+    @property
+    def id(self) -> str:
+        return self.request_id.decode("ascii")
+
+    @property
+    def trace(self) -> str:
+        """The W3C traceparent, or nothing where it is malformed."""
+        said = self.found.get(b"traceparent", b"")
+        return said.decode("ascii") if _sane_trace(said) else ""
+
+    @property
+    def preference(self) -> Preference:
+        if b"prefer" not in self.found:
+            return NO_PREFERENCE
+        return parse_prefer(value for name, value in self.scope["headers"] if name == b"prefer")
+
+    @property
+    def client(self) -> str:
+        """The address of the other side: what limits count by where there is no key."""
+        address = self.scope.get("client")
+        return str(address[0]) if address else ""
+
+
+def parse_prefer(lines: Iterable[bytes]) -> Preference:
+    """Malformed and unknown preferences are ignored, and the first of its name counts, as RFC 7240 has it."""
+    wait_s: float | None = None
+    respond_async = False
+    for part in b",".join(lines).split(b","):
+        match = _preference(part)
+        name, value = (match[1].lower(), match[2] or b"") if match else (b"", b"")
+        if name == b"wait" and wait_s is None and _seconds(value):
+            wait_s = float(value)
+        elif name == b"respond-async":
+            respond_async = True
+    return Preference(wait_s, respond_async)
+
+
+def check_length(head: Head, limit: int) -> None:
+    """Refuses by Content-Length what would be refused while reading, before any of it is read."""
+    said = head.found.get(b"content-length")
+    if said is not None and said.isdigit() and int(said) > limit:
+        raise too_large(limit)
+
+
+def check_json(head: Head) -> None:
+    """JSON, no type at all (load scripts), or the form type that curl -d sends unasked. Anything else is 415."""
+    said = head.found.get(b"content-type")
+    if said and said != b"application/json" and not _json_type(said.strip()):
+        raise Problem(
+            415, "the body must be application/json", headers=(CLOSE, (b"accept", b"application/json"))
+        )
+
+
+async def read_body(receive: Receive, limit: int) -> bytes:
+    """The whole body; 413 as soon as it is over `limit`, with nothing more of it read. Raises Gone."""
+    message = await receive()
+    if message["type"] == "http.disconnect":
+        raise Gone
+    body: bytes = message.get("body", b"")
+    if not message.get("more_body", False):
+        if len(body) > limit:
+            raise too_large(limit)
+        return body
+    parts, size = [body], len(body)
+    while message.get("more_body", False):
+        if size > limit:
+            raise too_large(limit)
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise Gone
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+    if size > limit:
+        raise too_large(limit)
+    return b"".join(parts)
+
+
+def too_large(limit: int) -> Problem:
+    return Problem(413, f"the body is larger than {limit} bytes", headers=(CLOSE,))
+
+
+class Gone(Exception):
+    """The client has left: there is nobody to answer."""
+
+
+async def send_answer(send: Send, status: int, headers: list[Header], body: bytes) -> None:
+    """One answer in its two messages. Content-Length is added here."""
+    headers.append((b"content-length", b"%d" % len(body)))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def send_problem(send: Send, problem: Problem, request_id: bytes) -> None:
+    headers: list[Header] = [JSON, (b"x-request-id", request_id), NOSNIFF, *problem.headers]
+    await send_answer(send, problem.status, headers, problem.body(request_id.decode("ascii")))
