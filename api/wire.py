@@ -34,6 +34,7 @@ _WANTED = frozenset(
     )
 )
 _sane_id = re.compile(rb"[A-Za-z0-9._-]{1,128}").fullmatch
+# The form type is what `curl -d` sends when nobody states a type.
 _json_type = re.compile(
     rb"application/(?:json|[a-z0-9.+-]+\+json|x-www-form-urlencoded)[ \t]*(?:;.*)?", re.IGNORECASE
 ).fullmatch
@@ -112,7 +113,7 @@ def check_length(head: Head, limit: int) -> None:
 
 
 def check_json(head: Head) -> None:
-    """JSON, no type at all (load scripts), or the form type that curl -d sends unasked. Anything else is 415."""
+    """JSON, no type at all (load scripts send none), or what curl sends unasked. Anything else is 415."""
     said = head.found.get(b"content-type")
     if said and said != b"application/json" and not _json_type(said.strip()):
         raise Problem(

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from tests.unit.api.conftest import Service
+from tests.unit.api.pretended import Service
 
 
 async def test_smoke(service: Service) -> None:
