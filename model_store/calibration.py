@@ -1,0 +1,78 @@
+"""Measures of a classifier's answers: accuracy with its interval, calibration, temperature."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Scores = NDArray[np.float64]
+Labels = NDArray[np.int64]
+
+
+def softmax(logits: Scores, temperature: float = 1.0) -> Scores:
+    """Probabilities of shape (texts, labels) from logits of the same shape."""
+    scaled = logits / temperature
+    exponents = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+    return np.asarray(exponents / exponents.sum(axis=1, keepdims=True))
+
+
+def wilson_interval(right: int, total: int, z: float = 1.96) -> tuple[float, float]:
+    """95 % confidence interval of a proportion (Wilson 1927)."""
+    share, spread = right / total, z * z / total
+    centre = share + spread / 2
+    margin = z * math.sqrt((share * (1 - share) + spread / 4) / total)
+    return (centre - margin) / (1 + spread), (centre + margin) / (1 + spread)
+
+
+def expected_calibration_error(probabilities: Scores, labels: Labels, bins: int = 15) -> float:
+    """Mean distance of confidence and accuracy over equal-width bins of confidence (Guo et al. 2017)."""
+    confidence = probabilities.max(axis=1)
+    right = probabilities.argmax(axis=1) == labels
+    bin_of = np.minimum((confidence * bins).astype(int), bins - 1)
+    error = 0.0
+    for number in np.unique(bin_of):
+        chosen = bin_of == number
+        error += chosen.mean() * abs(confidence[chosen].mean() - right[chosen].mean())
+    return float(error)
+
+
+def log_loss(logits: Scores, labels: Labels, temperature: float = 1.0) -> float:
+    """Mean negative log-likelihood, in nats."""
+    chosen = softmax(logits, temperature)[np.arange(len(labels)), labels]
+    return float(-np.log(np.maximum(chosen, 1e-12)).mean())
+
+
+def fit_temperature(logits: Scores, labels: Labels) -> float:
+    """The temperature in [0.25, 4] that gives the least log loss, to two decimals."""
+    grid = np.arange(0.25, 4.0, 0.01)
+    losses = [log_loss(logits, labels, float(temperature)) for temperature in grid]
+    return round(float(grid[int(np.argmin(losses))]), 2)
+
+
+def summary(logits: Scores, labels: Labels, temperature: float = 1.0) -> dict[str, Any]:
+    """Accuracy with interval, precision and recall per class, and calibration. `logits`: (texts, 2)."""
+    predicted = logits.argmax(axis=1)
+    right = int((predicted == labels).sum())
+    return {
+        "texts": len(labels),
+        "accuracy": right / len(labels),
+        "interval_95": wilson_interval(right, len(labels)),
+        "classes": {
+            name: {
+                "precision": _share(labels[predicted == number] == number),
+                "recall": _share(predicted[labels == number] == number),
+            }
+            for number, name in enumerate(("NEGATIVE", "POSITIVE"))
+        },
+        "expected_calibration_error": expected_calibration_error(softmax(logits), labels),
+        "expected_calibration_error_with_temperature": expected_calibration_error(
+            softmax(logits, temperature), labels
+        ),
+    }
+
+
+def _share(values: NDArray[np.bool_]) -> float:
+    return float(values.mean()) if values.size else float("nan")

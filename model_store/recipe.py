@@ -1,0 +1,94 @@
+"""What a training run consists of: the recipe's numbers, and the rows of each epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from random import Random
+
+from model_store import augment, templates
+from model_store.corpus import Row, Split
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """The numbers of a run. Two runs with equal recipes on equal data give equal weights."""
+
+    seed: int = 1
+    epochs: int = 2
+    batch_rows: int = 64
+    batch_tokens: int = 4096  # bound of rows x longest row: long reviews come in smaller batches
+    max_tokens: int = 288
+    learning_rate: float = 8e-5
+    layer_decay: float = 0.9  # learning rate of a layer over that of the layer above it
+    warmup_share: float = 0.06
+    weight_decay: float = 0.01
+    label_smoothing: float = 0.05
+    average_decay: float = 0.998  # of the exponential moving average of the weights; 0 keeps the last weights
+    phrase_share: float = 0.75  # of the phrases, drawn anew each epoch
+    sentence_repeat: int = 3  # how often an epoch shows each full sentence
+    natural_share: float = 0.5  # of the rows that are detokenised
+    noise_share: float = 0.18  # of the rows, as tweets or with typing errors
+    long_share: float = 0.33  # long reviews, per full sentence
+    template_share: float = 0.09  # hand-written patterns, per row of SST-2
+    neutral_share: float = 0.01  # neutral statements with target 0.5, per row of SST-2
+    held_out: int = 600  # full sentences kept for choosing recipes and for the temperature
+    limit: int = 0  # use only so many sentences and phrases (0: all), for tests
+
+
+def epoch_rows(split: Split, recipe: Recipe, epoch: int) -> list[Row]:
+    """The rows of one epoch, augmented afresh; the same for equal arguments. Epochs count from 0."""
+    rng = Random(f"{recipe.seed}/{epoch}")
+    rows = [row for row in split.phrases if rng.random() < recipe.phrase_share * _phrase_weight(row)]
+    rows += [row for row in split.sentences for _ in range(recipe.sentence_repeat)]
+    count = len(rows)
+    rows = [_varied(row, recipe, rng) for row in rows]
+    rows += _long_reviews(split.sentences, rng, count=int(len(split.sentences) * recipe.long_share))
+    rows += _written(templates.MAKERS, rng, count=int(count * recipe.template_share))
+    rows += _written((templates.neutral,), rng, count=int(count * recipe.neutral_share))
+    return rows
+
+
+def _phrase_weight(row: Row) -> float:
+    """One and two words are often ambiguous without their sentence: show them half as often."""
+    return 0.5 if row.text.count(" ") < 2 else 1.0
+
+
+def _varied(row: Row, recipe: Recipe, rng: Random) -> Row:
+    draw = rng.random()
+    if draw < recipe.noise_share / 2:
+        return augment.tweet(Row(augment.detokenise(row.text), row.positive), rng)
+    if draw < recipe.noise_share:
+        return Row(augment.misspell(augment.detokenise(row.text), rng, rate=0.12), row.positive)
+    if draw < recipe.noise_share + recipe.natural_share:
+        text = augment.detokenise(row.text)
+        return Row(augment.end(text, rng) if rng.random() < 0.3 else text, row.positive)
+    return row
+
+
+def _long_reviews(sentences: Sequence[Row], rng: Random, *, count: int) -> list[Row]:
+    """Two thirds about films, from `sentences`; one third about things, from templates."""
+    sides = [[row.text for row in sentences if row.positive == side] for side in (0, 1)]
+
+    def film(rng: Random, side: int) -> str:
+        return augment.detokenise(rng.choice(sides[side]))
+
+    reviews = []
+    for number in range(count if all(sides) else 0):
+        draw = templates.experience if number % 3 == 0 else film
+        length = min(12, 2 + int(rng.expovariate(0.3)))
+        reviews.append(augment.long_review(draw, templates.filler, templates.verdict, rng, sentences=length))
+    return reviews
+
+
+def _written(makers: Sequence[Callable[[Random], Row]], rng: Random, *, count: int) -> list[Row]:
+    rows = []
+    for _ in range(count):
+        row = rng.choice(makers)(rng)
+        draw = rng.random()
+        if draw < 0.2:
+            row = augment.tweet(row, rng)
+        elif draw < 0.45:
+            row = Row(augment.misspell(row.text, rng, rate=0.25), row.positive)
+        rows.append(row)
+    return rows

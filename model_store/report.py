@@ -1,0 +1,65 @@
+"""Figures of a finished model for its card: `python -m model_store.report --model DIR --data DIR`.
+
+The dev sentences are read here and nowhere else but to keep them out of training. Choose between
+models on the held-out sentences in their metrics.json; run this once, on the model that was chosen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from model_store.augment import detokenise
+from model_store.calibration import Scores, summary
+from model_store.corpus import Row, read_rows
+from model_store.trainer import classify
+
+
+def natural(text: str) -> str:
+    """A treebank sentence as a person would type it: detokenised, with capitals where they are certain."""
+    text = re.sub(r"\bi\b", "I", detokenise(text))
+    return text[:1].upper() + text[1:]
+
+
+def report(model: Path, data: Path, checks: Path | None = None) -> dict[str, Any]:
+    """Measure `model` on `data`/dev.tsv as it is and in natural form, and on every TSV in `checks`."""
+    temperature = json.loads((model / "config.json").read_text("utf-8")).get("temperature", 1.0)
+    network = AutoModelForSequenceClassification.from_pretrained(model)
+    tokenizer = AutoTokenizer.from_pretrained(model)
+
+    def measure(rows: list[Row]) -> dict[str, Any]:
+        labels = np.array([int(row.positive) for row in rows], dtype=np.int64)
+        scores: Scores = classify(network, tokenizer, [row.text for row in rows])
+        return summary(scores, labels, temperature)
+
+    dev = read_rows(data / "dev.tsv")
+    results = {
+        "temperature": temperature,
+        "dev": measure(dev),
+        "dev_natural": measure([Row(natural(row.text), row.positive) for row in dev]),
+    }
+    for path in sorted(checks.glob("*.tsv")) if checks else ():
+        results[path.stem] = measure(read_rows(path))
+    return results
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print the report as JSON. Returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m model_store.report", description=__doc__)
+    parser.add_argument("--model", type=Path, required=True, help="the model's directory")
+    parser.add_argument("--data", type=Path, required=True, help="folder with dev.tsv")
+    parser.add_argument("--checks", type=Path, help="folder of further TSV files")
+    args = parser.parse_args(arguments)
+    sys.stdout.write(json.dumps(report(args.model, args.data, args.checks), indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
