@@ -23,11 +23,12 @@ def _retry(kind: Any, attempts: int) -> Any:
     return kind(ExponentialBackoff(cap=0.2, base=0.01), attempts, supported_errors=lost)
 
 
-def _options(timeout_s: float, kind: Any, retries: int) -> dict[str, Any]:
+def _options(url: str, timeout_s: float, kind: Any, retries: int) -> dict[str, Any]:
+    tcp = {} if url.startswith("unix://") else {"socket_keepalive": True}
     return {
+        **tcp,
         "socket_timeout": timeout_s,
         "socket_connect_timeout": min(timeout_s, 1.0),
-        "socket_keepalive": True,
         "health_check_interval": 0,
         "decode_responses": False,
         "protocol": 2,
@@ -57,7 +58,7 @@ def _sentinel_parts(url: str) -> tuple[list[tuple[str, int]], str, dict[str, Any
 
 def connect(url: str, *, timeout_s: float, retries: int, connections: int = 8) -> redis.Redis:
     """A synchronous client. `timeout_s` bounds every answer; blocking commands need block + 2 s."""
-    options = _options(timeout_s, Retry, retries)
+    options = _options(url, timeout_s, Retry, retries)
     if "+sentinel://" in url:
         sentinels, service, more = _sentinel_parts(url)
         guard: Any = redis.Sentinel(sentinels, socket_timeout=1.0, socket_connect_timeout=1.0)  # type: ignore[no-untyped-call]
@@ -71,7 +72,7 @@ def connect(url: str, *, timeout_s: float, retries: int, connections: int = 8) -
 
 def connect_async(url: str, *, timeout_s: float, retries: int, connections: int = 8) -> redis.asyncio.Redis:
     """The same for an event loop. Call it from tasks that nobody cancels: each would cost a connection."""
-    options = _options(timeout_s, AsyncRetry, retries)
+    options = _options(url, timeout_s, AsyncRetry, retries)
     if "+sentinel://" in url:
         sentinels, service, more = _sentinel_parts(url)
         guard: Any = redis.asyncio.Sentinel(sentinels, socket_timeout=1.0, socket_connect_timeout=1.0)  # type: ignore[no-untyped-call]

@@ -19,7 +19,7 @@ def run(args: argparse.Namespace) -> int:
     """Serves until it is told to stop."""
     settings = load_settings(ApiSettings, host=args.host, port=args.port, processes=args.processes)
     check_port(settings.host, settings.port)
-    from api.main import serve
+    from api.serve import serve
 
     serve(settings)
     return 0

@@ -23,7 +23,7 @@ SECTIONS: dict[str, type[QueueSettings]] = {
     "jobs": JobSettings,
     "api": ApiSettings,
 }
-URL_SCHEMES = ("redis://", "rediss://", "redis+sentinel://", "unix://")
+URL_SCHEMES = ("redis://", "rediss://", "redis+sentinel://", "rediss+sentinel://", "unix://")
 # Kubernetes writes such variables for a service whose name begins with "millrace".
 _SERVICE_LINK = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_\w+)?$|_PORT_\d+_(TCP|UDP)(_\w+)?$|_PORT$")
 

@@ -17,6 +17,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Works until it is told to stop."""
     settings = load_settings(WorkerSettings, model=args.model, engine=args.engine)
-    from batcher.worker import main
+    from batcher.__main__ import main
 
     return main(settings)
