@@ -36,7 +36,8 @@ FIELDS: dict[str, str] = {
         advanced.horizontalPodAutoscalerConfig.behavior.scaleDown.policies.value
         advanced.horizontalPodAutoscalerConfig.behavior.scaleDown.policies.periodSeconds
         triggers.type triggers.name triggers.metricType triggers.useCachedMetrics
-        triggers.authenticationRef.name triggers.metadata.addressFromEnv triggers.metadata.listName triggers.metadata.listLength
+        triggers.authenticationRef.name triggers.metadata.addressFromEnv
+        triggers.metadata.listName triggers.metadata.listLength
         triggers.metadata.databaseIndex triggers.metadata.enableTLS""",
     "TriggerAuthentication": "secretTargetRef.parameter secretTargetRef.name secretTargetRef.key",
     "PodMonitor": """
