@@ -1,56 +1,88 @@
-"""The torch engine."""
+"""The torch engine: CPU and CUDA, packed rows where the model's structure is known, padded otherwise."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
-from torch.nn.utils.rnn import pad_sequence
+from safetensors import safe_open
+from torch import Tensor
 from transformers import AutoModelForSequenceClassification
+from transformers.utils.logging import disable_progress_bar
 
-from model_store.checkpoint import read_checkpoint
-from model_store.classifier import ModelInfo, Precision, Tokens
-from model_store.tokenizer import Tokenizer
+from model_store.artefact import Manifest
+from model_store.classifier import Precision
+from model_store.engines.encoder import packed_encoder
+from model_store.rows import FILLER, Floats, Rows
+
+_DTYPES: dict[Precision, torch.dtype] = {"f32": torch.float32, "bf16": torch.bfloat16}
 
 
-class TorchClassifier:
-    """Runs a Hugging Face directory, padded to the longest text of a pass."""
+def read_model(path: Path) -> Any:
+    """The transformers model of a Hugging Face directory, in f32 and ready for inference."""
+    disable_progress_bar()
+    model = AutoModelForSequenceClassification.from_pretrained(
+        path, dtype=torch.float32, use_safetensors=True, local_files_only=True, trust_remote_code=False
+    )
+    return model.eval()
 
-    def __init__(self, path: Path, *, name: str, revision: str, precision: Precision, threads: int) -> None:
+
+def parameters(path: Path) -> int:
+    """Number of weights in a Hugging Face directory, counted from the file headers."""
+    count = 0
+    for file in path.glob("*.safetensors"):
+        with safe_open(file, framework="pt") as tensors:
+            count += sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.offset_keys())
+    return count
+
+
+class PaddedModel(torch.nn.Module):
+    """Any transformers classifier behind the arguments of `PackedEncoder`, for one text a row."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, ids: Tensor, positions: Tensor, segments: Tensor, first: Tensor) -> Tensor:
+        """Logits (R, labels); positions and first tokens are the model's own business."""
+        logits: Tensor = self.model(input_ids=ids, attention_mask=(segments != FILLER).long()).logits
+        return logits
+
+
+class TorchRunner:
+    """A model in torch. On CUDA a batch is queued pass by pass and fetched once."""
+
+    def __init__(self, path: Path, manifest: Manifest, *, threads: int) -> None:
         torch.set_num_threads(threads)
-        checkpoint = read_checkpoint(path)
-        self._checkpoint = checkpoint
-        self._model = AutoModelForSequenceClassification.from_pretrained(
-            path, dtype=torch.bfloat16 if precision == "bf16" else torch.float32, use_safetensors=True
-        ).eval()
-        self._tokenizer = Tokenizer(path / "tokenizer.json", checkpoint.max_tokens)
-        self.info = ModelInfo(
-            name=name,
-            revision=revision,
-            labels=checkpoint.labels,
-            max_tokens=checkpoint.max_tokens,
-            multi_label=checkpoint.multi_label,
-            engine="torch",
-            precision=precision,
-            layout="padded",
-            parameters=sum(parameter.numel() for parameter in self._model.parameters()),
-            tolerance=0.02 if precision == "bf16" else 1e-5,
-        )
-
-    def tokenize(self, texts: Sequence[str]) -> list[Tokens]:
-        return self._tokenizer(texts)
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        model = read_model(path)
+        module = packed_encoder(model) if manifest.rows else PaddedModel(model)
+        self._module = module.to(self._device, _DTYPES[manifest.precision])
 
     @torch.inference_mode()
-    def classify(self, batch: Sequence[Tokens]) -> list[list[float]]:
-        if not batch:
-            return []
-        ids = pad_sequence([torch.tensor(tokens.ids) for tokens in batch], batch_first=True)
-        mask = pad_sequence([torch.ones(len(tokens), dtype=torch.long) for tokens in batch], batch_first=True)
-        logits = self._model(input_ids=ids, attention_mask=mask).logits.float() / self._checkpoint.temperature
-        scores = logits.sigmoid() if self._checkpoint.multi_label else logits.softmax(-1)
-        result: list[list[float]] = scores.tolist()
-        return result
+    def run(self, passes: Sequence[Rows]) -> list[Floats]:
+        """Logits of each pass, of shape (at least its texts, labels)."""
+        queued = [self._module(*map(self._put, arrays(rows))).float() for rows in passes]
+        if self._device.type == "cpu":
+            return [logits.numpy() for logits in queued]
+        fetched = torch.cat(queued).cpu().numpy()
+        return np.split(fetched, np.cumsum([len(logits) for logits in queued])[:-1])
 
     def close(self) -> None:
-        """Nothing is held beyond the object."""
+        """Free the weights."""
+        del self._module
+
+    def _put(self, array: Any) -> Tensor:
+        tensor = torch.from_numpy(array)
+        if self._device.type == "cpu":
+            return tensor
+        return tensor.pin_memory().to(self._device, non_blocking=True)
+
+
+def arrays(rows: Rows) -> tuple[Any, Any, Any, Any]:
+    """The arguments of `PackedEncoder.forward`, in order."""
+    return rows.ids, rows.positions, rows.segments, rows.first

@@ -1,0 +1,126 @@
+"""From a Hugging Face directory to an artefact: converted, checked, pinned, only then put in its place."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from model_store.artefact import Gate, Manifest, digest, revision, write_manifest
+from model_store.calibration_texts import CALIBRATION_TEXTS
+from model_store.checkpoint import CONFIG, Checkpoint, read_checkpoint, weight_files
+from model_store.classifier import Engine, Precision
+from model_store.errors import GateFailed, ModelUnsupported
+from model_store.tokenizer import Tokenizer
+
+TOKENIZER = "tokenizer.json"
+
+# The largest difference of a score that batch mates may cause: rounding that depends on the place in a row.
+TOLERANCE: dict[tuple[str, str], float] = {
+    ("torch", "f32"): 1e-5,
+    ("torch", "bf16"): 0.03,
+    ("openvino", "f32"): 1e-5,
+    ("openvino", "bf16"): 0.03,
+    ("openvino", "int8"): 0.03,
+}
+
+# Judges an unfinished artefact against the checkpoint it comes from.
+Check = Callable[[Path, Manifest, Checkpoint], Gate]
+
+
+def build(
+    source: Path,
+    out: Path,
+    *,
+    name: str,
+    engine: Engine,
+    precision: Precision,
+    check: Check | None = None,
+    force: bool = False,
+) -> Manifest:
+    """Build the checkpoint at `source` into an artefact at `out`, which appears whole or not at all.
+
+    Raises ModelError where the checkpoint cannot be built, and GateFailed where `check` says that the
+    result answers differently; `force` keeps it all the same, with the failure on record.
+    """
+    checkpoint = read_checkpoint(source)
+    scratch = out.parent / f".{out.name}.building"
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    try:
+        _write_tokenizer(checkpoint, scratch)
+        rows, parameters = _write_model(checkpoint, scratch, engine, precision)
+        manifest = Manifest(
+            name=name,
+            revision=revision(checkpoint.files(), engine, precision),
+            source=str(source),
+            labels=checkpoint.labels,
+            multi_label=checkpoint.multi_label,
+            max_tokens=checkpoint.max_tokens,
+            temperature=checkpoint.temperature,
+            engine=engine,
+            precision=precision,
+            rows=rows,
+            parameters=parameters,
+            tolerance=TOLERANCE[engine, precision],
+            files={path.name: digest(path) for path in sorted(scratch.iterdir())},
+        )
+        write_manifest(scratch, manifest)
+        if check:
+            manifest = replace(manifest, gate=check(scratch, manifest, checkpoint))
+            _judge(manifest, force=force)
+            write_manifest(scratch, manifest)
+        shutil.rmtree(out, ignore_errors=True)
+        scratch.rename(out)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return manifest
+
+
+def _judge(manifest: Manifest, *, force: bool) -> None:
+    gate = manifest.gate
+    if gate and not gate.passed and not force:
+        raise GateFailed(
+            f"{manifest.name} in {manifest.engine} {manifest.precision} agrees with torch f32 on "
+            f"{gate.agreement:.2%} of {gate.rows} texts and is right on {gate.accuracy:.2%} against "
+            f"{gate.reference_accuracy:.2%}: not usable; --force keeps it."
+        )
+
+
+def _write_model(checkpoint: Checkpoint, out: Path, engine: Engine, precision: Precision) -> tuple[bool, int]:
+    """Write what the engine loads. Returns whether it takes packed rows, and its number of parameters."""
+    from model_store.engines.encoder import is_packable
+
+    config = json.loads((checkpoint.path / CONFIG).read_text("utf-8"))
+    rows = is_packable(checkpoint.architecture, config)
+    if engine == "torch":
+        from model_store.engines.pytorch import parameters
+
+        for path in (checkpoint.path / CONFIG, *weight_files(checkpoint.path)):
+            shutil.copyfile(path, out / path.name)
+        return rows, parameters(checkpoint.path)
+
+    from model_store.engines.converter import convert
+
+    tokens = Tokenizer(out / TOKENIZER, checkpoint.max_tokens)(CALIBRATION_TEXTS)
+    return rows, convert(checkpoint.path, out, rows=rows, precision=precision, calibration=tokens)
+
+
+def _write_tokenizer(checkpoint: Checkpoint, out: Path) -> None:
+    """Copy tokenizer.json, or make it from the older files of a slow tokenizer."""
+    if (checkpoint.path / TOKENIZER).is_file():
+        shutil.copyfile(checkpoint.path / TOKENIZER, out / TOKENIZER)
+        return
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            checkpoint.path, local_files_only=True, trust_remote_code=False
+        )
+        tokenizer.backend_tokenizer.save(str(out / TOKENIZER))
+    except (OSError, ValueError, AttributeError) as error:
+        raise ModelUnsupported(
+            f"{checkpoint.path} has no tokenizer.json, and none can be made from its other files."
+        ) from error

@@ -1,0 +1,58 @@
+"""From a checkpoint to an OpenVINO graph, at build time: needs torch, transformers and, for int8, nncf."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import openvino
+import torch
+
+from model_store.classifier import Layout, Precision, Tokens
+from model_store.engines.encoder import packed_encoder
+from model_store.engines.openvino_ir import MODEL
+from model_store.engines.pytorch import PaddedModel, arrays, parameters, read_model
+from model_store.rows import arrange
+
+_INPUTS = ("ids", "positions", "segments", "first")
+
+
+def convert(
+    checkpoint: Path, out: Path, *, rows: bool, precision: Precision, calibration: Sequence[Tokens]
+) -> int:
+    """Write model.xml and model.bin to `out`; return the number of parameters.
+
+    `calibration` are texts: some are the example for tracing, and int8 is quantised on all of them.
+    """
+    model = read_model(checkpoint)
+    module = packed_encoder(model) if rows else _padded(model)
+    layout: Layout = "packed" if rows else "padded"
+    example = tuple(map(torch.from_numpy, arrays(arrange(calibration[:4], layout)[0])))
+    with torch.inference_mode():
+        graph = openvino.convert_model(module, example_input=example)
+    for name, port in zip(_INPUTS, graph.inputs, strict=True):
+        port.get_tensor().set_names({name})
+    if precision == "int8":
+        graph = _quantised(graph, [arrays(one) for one in arrange(calibration, layout)])
+    openvino.save_model(graph, out / MODEL, compress_to_fp16=precision != "f32")
+    return parameters(checkpoint)
+
+
+def _padded(model: Any) -> PaddedModel:
+    model.set_attn_implementation("eager")  # the mask code of the other implementations cannot be traced
+    return PaddedModel(model)
+
+
+def _quantised(graph: Any, samples: list[Any]) -> Any:
+    import nncf
+
+    nncf.set_log_level(logging.ERROR)
+    return nncf.quantize(
+        graph,
+        nncf.Dataset(samples),
+        model_type=nncf.ModelType.TRANSFORMER,
+        preset=nncf.QuantizationPreset.MIXED,
+        subset_size=len(samples),
+    )

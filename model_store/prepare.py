@@ -1,0 +1,135 @@
+"""From a reference to an artefact on this machine: found, or built once and kept.
+
+Under the artefact directory:
+    artefacts/<name>-<engine>-<precision>-<revision>/   what `load` built from a checkpoint
+    hub/<org>/<name>@<commit>/                          what `pull` fetched
+"""
+
+from __future__ import annotations
+
+import fcntl
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal
+
+from model_store import hardware
+from model_store.artefact import MANIFEST, Manifest, check_seal, read_manifest, revision
+from model_store.checkpoint import read_checkpoint
+from model_store.classifier import Engine, Precision
+from model_store.errors import EngineUnavailable, ModelError, ModelNotFound
+
+EngineChoice = Literal["auto", "torch", "openvino", "stub"]
+PrecisionChoice = Literal["auto", "f32", "bf16", "int8"]
+
+DEFAULT = Path(__file__).parent / "default"
+_HUB_REFERENCE = re.compile(r"(?P<org>[\w.-]+)/(?P<name>[\w.-]+)@(?P<commit>[0-9a-f]{7,40})")
+
+
+def locate(reference: str, artefact_dir: Path) -> tuple[str, Path]:
+    """The model's name and directory. Raises ModelNotFound with what to do about it."""
+    if reference == "default":
+        if not DEFAULT.is_dir():
+            raise ModelNotFound("This installation carries no default model.")
+        return "default", DEFAULT
+    path = Path(reference).expanduser()
+    if path.is_dir():
+        return path.resolve().name, path
+    hub = _HUB_REFERENCE.fullmatch(reference)
+    if hub:
+        return f"{hub['org']}/{hub['name']}", _pulled(reference, hub, artefact_dir)
+    if "@" in reference:
+        raise ModelNotFound(f"{reference} is not a pinned reference: write org/name@ and a commit hash.")
+    raise ModelNotFound(f"There is no directory {reference}, nor is it default, stub or org/name@commit.")
+
+
+def hub_directory(artefact_dir: Path, repository: str, commit: str) -> Path:
+    """Where `pull` puts a repository at a commit unless told otherwise."""
+    return artefact_dir / "hub" / f"{repository}@{commit}"
+
+
+def prepare(
+    name: str, path: Path, engine: EngineChoice, precision: PrecisionChoice, artefact_dir: Path
+) -> Path:
+    """The artefact for `path`: itself if it is one, else built from the checkpoint in it, once.
+
+    Safe when several processes start at once: one builds and the others wait for it. Raises ModelError.
+    """
+    if (path / MANIFEST).is_file():
+        _check_choice(path, read_manifest(path), engine, precision)
+        return path
+    check_seal(path)
+    checkpoint = read_checkpoint(path)
+    chosen, arithmetic = choose(engine, precision)
+    named = revision(checkpoint.files(), chosen, arithmetic)
+    slug = name.replace("/", "--")
+    out = artefact_dir / "artefacts" / f"{slug}-{chosen}-{arithmetic}-{named[:12]}"
+    if (out / MANIFEST).is_file():
+        return out
+    with _alone(out):
+        if not (out / MANIFEST).is_file():
+            _build(checkpoint.path, out, name, chosen, arithmetic)
+    return out
+
+
+def choose(engine: EngineChoice, precision: PrecisionChoice) -> tuple[Engine, Precision]:
+    """What `auto` means here. Raises EngineUnavailable for what cannot be had."""
+    if engine == "auto":
+        engine = "torch" if hardware.has_cuda() and find_spec("torch") else "openvino"
+        if not find_spec(engine):
+            engine = "torch"
+    if not find_spec(engine):
+        raise EngineUnavailable(f"The engine {engine} is not installed.")
+    if engine == "torch" and precision == "int8":
+        raise EngineUnavailable(
+            "The torch engine has no int8; use engine openvino, or precision bf16 or f32."
+        )
+    if precision == "auto":
+        precision = "bf16" if hardware.has_bf16() or (engine == "torch" and hardware.has_cuda()) else "f32"
+    return engine, precision
+
+
+def _check_choice(path: Path, manifest: Manifest, engine: EngineChoice, precision: PrecisionChoice) -> None:
+    if engine not in ("auto", manifest.engine) or precision not in ("auto", manifest.precision):
+        raise EngineUnavailable(
+            f"{path} was built for {manifest.engine} {manifest.precision}, not for {engine} {precision}."
+        )
+
+
+def _build(checkpoint: Path, out: Path, name: str, engine: Engine, precision: Precision) -> None:
+    missing = [package for package in ("torch", "transformers") if not find_spec(package)]
+    if missing:
+        raise EngineUnavailable(
+            f"{checkpoint} has not been built for {engine} {precision} and {' and '.join(missing)} is not "
+            "installed here to do it; run `python -m model_store build` where it is."
+        )
+    from model_store.build import build
+
+    build(checkpoint, out, name=name, engine=engine, precision=precision)
+
+
+def _pulled(reference: str, hub: re.Match[str], artefact_dir: Path) -> Path:
+    prefix = hub_directory(artefact_dir, f"{hub['org']}/{hub['name']}", hub["commit"])
+    found = sorted(prefix.parent.glob(f"{prefix.name}*")) if prefix.parent.is_dir() else []
+    if not found:
+        raise ModelNotFound(
+            f"{reference} has not been pulled; run: python -m model_store pull {reference} "
+            f"--artefact-dir {artefact_dir}"
+        )
+    if len(found) > 1:
+        raise ModelNotFound(f"{reference} fits {len(found)} pulled commits; write more of the hash.")
+    return found[0]
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Hold the lock of one artefact: the kernel drops it should this process die."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with (out.parent / f".{out.name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+    except OSError as error:
+        raise ModelError(f"{out.parent} cannot be written to: {error.strerror}.") from error
