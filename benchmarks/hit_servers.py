@@ -1,0 +1,166 @@
+"""What `benchmarks.hit` compares: the same answer to the same request, from less and less of a framework.
+
+python -m benchmarks.hit_servers NAME PORT [REDIS_URL]
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import uvicorn
+
+from batcher.messages import NO_SNAPSHOT, ModelRecord, Prediction, Snapshot, WorkerRecord, entry_id, fragment
+
+TEXTS = ("I love you!", "I hate you!", "I am a Kubernetes Cluster!")
+LABELS = ("NEGATIVE", "POSITIVE")
+SCORES = ((0.0001292, 0.9998708), (0.9996204, 0.0003796), (0.8273143, 0.1726857))
+# A copy in the process lives for a tenth of this: longer than the whole benchmark.
+TTL_S = 86_400
+REVISION = "0123456789ab" + "0" * 52
+
+
+def echo() -> Any:
+    """Bare ASGI: reads the body and sends it back. The limit that uvicorn sets."""
+    headers = [(b"content-type", b"application/json")]
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            return
+        body = (await receive())["body"]
+        length = (b"content-length", b"%d" % len(body))
+        await send({"type": "http.response.start", "status": 200, "headers": [*headers, length]})
+        await send({"type": "http.response.body", "body": body})
+
+    return app
+
+
+def plain_models() -> Any:
+    """FastAPI as its tutorial has it: a model in, a model out, a dictionary for the cache."""
+    from fastapi import FastAPI
+    from pydantic import BaseModel
+
+    class Texts(BaseModel):
+        text: list[str]
+
+    class LabelScore(BaseModel):
+        label: str
+        score: float
+
+    class Predictions(BaseModel):
+        predictions: list[list[LabelScore]]
+
+    known = {text: _scored(LabelScore, scores) for text, scores in zip(TEXTS, SCORES, strict=True)}
+    app = FastAPI()
+
+    async def predict(request: Texts) -> Predictions:
+        return Predictions(predictions=[known[text] for text in request.text])
+
+    predict.__annotations__ = {"request": Texts, "return": Predictions}
+    app.post("/predict")(predict)
+    return app
+
+
+def plain_request() -> Any:
+    """FastAPI without its models: the Request taken, JSON read and written by the standard library."""
+    from fastapi import FastAPI, Request
+    from fastapi.responses import JSONResponse
+
+    known = {text: _scored(dict, scores) for text, scores in zip(TEXTS, SCORES, strict=True)}
+    app = FastAPI()
+
+    async def predict(request: Request) -> JSONResponse:
+        texts = (await request.json())["text"]
+        return JSONResponse({"predictions": [known[text] for text in texts]})
+
+    predict.__annotations__ = {"request": Request, "return": JSONResponse}
+    app.post("/predict")(predict)
+    return app
+
+
+def millrace() -> Any:
+    """The edge as it is served, its in-process cache filled by the first request."""
+    return _millrace()
+
+
+def millrace_shared() -> Any:
+    """The same with the in-process cache off: each request asks the shared cache in Redis."""
+    return _millrace(local_cache_entries=0)
+
+
+SERVERS: dict[str, Callable[[], Any]] = {
+    "echo": echo,
+    "plain_models": plain_models,
+    "plain_request": plain_request,
+    "millrace": millrace,
+    "millrace_shared": millrace_shared,
+}
+
+
+class KnownMill:
+    """A hub whose model is known and whose queue is never asked: every text is in the cache."""
+
+    alive = reachable = True
+    snapshot: Snapshot = replace(
+        NO_SNAPSHOT,
+        model=ModelRecord("bench", REVISION, LABELS, 512, "none", "f32"),
+        workers=(WorkerRecord("w", REVISION, "none", "f32", "idle", 0.0, 0, 0, 0, 0),),
+    )
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+    async def classify(self, ids: Sequence[str], texts: Sequence[str], **_: object) -> Any:
+        raise AssertionError("a text that the cache should know reached the queue")
+
+
+def fill_cache(redis_url: str) -> None:
+    """Writes the three predictions as a worker would."""
+    import redis
+
+    from batcher.shared_cache import remember
+
+    results = []
+    for text, scores in zip(TEXTS, SCORES, strict=True):
+        prediction = Prediction(fragment(LABELS, scores), REVISION, 6)
+        results.append((entry_id(text), prediction, prediction.encode()))
+    with redis.Redis.from_url(redis_url) as client:
+        remember(client, "default", TTL_S, results)
+
+
+def _millrace(**settings: Any) -> Any:
+    from api.main import create_app
+    from api.settings import ApiSettings
+
+    return create_app(ApiSettings(redis_url=sys.argv[3], cache_ttl_s=TTL_S, **settings), hub=KnownMill())
+
+
+def _scored(make: Callable[..., Any], scores: Sequence[float]) -> list[Any]:
+    return [make(label=label, score=score) for label, score in zip(LABELS, scores, strict=True)]
+
+
+def main() -> None:
+    from batcher import logs
+
+    logs.setup("info", "json")
+    config = uvicorn.Config(
+        SERVERS[sys.argv[1]](),
+        port=int(sys.argv[2]),
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+    )
+    uvicorn.Server(config).run()
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(KeyboardInterrupt):
+        main()
