@@ -32,6 +32,9 @@ end
 
 local extended = 0
 for i = at, #ARGV do
-  extended = extended + redis.call('ZADD', INFLIGHT, 'XX', 'CH', now + lease, ARGV[i])
+  if redis.call('ZSCORE', INFLIGHT, ARGV[i]) then
+    redis.call('ZADD', INFLIGHT, now + lease, ARGV[i])
+    extended = extended + 1
+  end
 end
 return extended

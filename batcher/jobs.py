@@ -1,0 +1,125 @@
+"""`millrace jobs`: the worker behind /jobs. Holds no model: a job is a client of the queue, bulk lane."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+import uuid
+from collections.abc import Callable
+
+from rq.serializers import JSONSerializer
+
+from batcher import logs
+from batcher.connect import connect
+from batcher.job_queue import JobQueue
+from batcher.job_recovery import JobRecovery
+from batcher.job_run import Cache, Hub, run_job
+from batcher.job_store import JobStore
+from batcher.job_worker import (
+    BEAT_S,
+    MAINTENANCE_S,
+    SOCKET_TIMEOUT_S,
+    WORKER_TTL_S,
+    JobsWorker,
+    OneLineOutage,
+)
+from batcher.outage import REDIS_ERRORS
+from batcher.replies import ReplyHub
+from batcher.settings import JobSettings
+from batcher.shared_cache import SharedCache
+
+log = logging.getLogger(__name__)
+
+RESTART_S = 1.0
+# RQ calls `run` by its name, in a process forked from this one: what it needs is left here by `prepare`.
+_runner: Callable[[str], str] | None = None
+
+
+def run(job_id: str) -> str:
+    """The function that RQ calls. Returns the status of the job; raises Interrupted to be run again."""
+    assert _runner is not None, "jobs run in the process of `millrace jobs`"
+    return _runner(job_id)
+
+
+def prepare(
+    settings: JobSettings, store: JobStore, connect_hub: Callable[[], tuple[Hub, Cache]] | None = None
+) -> None:
+    """What a job will run with. `connect_hub` makes its ends of the queue and the cache."""
+    global _runner
+
+    def hub_and_cache() -> tuple[Hub, Cache]:
+        return ReplyHub.connect(settings), SharedCache.connect(settings)
+
+    def runner(job_id: str) -> str:
+        return run_job(job_id, store, connect_hub or hub_and_cache, settings, _stop_asked())
+
+    _runner = runner
+
+
+def _stop_asked() -> Callable[[], bool]:
+    """Whether this process was told to stop, or has outlived the worker that watches over it."""
+    asked: list[int] = []
+    parent = os.getppid()
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:  # as RQ leaves it to the process of a job
+        signal.signal(signal.SIGTERM, lambda number, frame: asked.append(number))
+    return lambda: bool(asked) or os.getppid() != parent
+
+
+def build_worker(settings: JobSettings) -> JobsWorker:
+    """A worker over clients of its own: RQ changes the timeout of the one that it is given."""
+    url = settings.redis_url.get_secret_value()
+    store = JobStore(connect(url, timeout_s=5.0, retries=1), settings.name, settings.job_ttl_s)
+    client = connect(url, timeout_s=SOCKET_TIMEOUT_S, retries=1)
+    queue = JobQueue(client, settings)
+    prepare(settings, store)
+    worker = JobsWorker(
+        [queue.rq],
+        name=f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}",
+        connection=client,
+        queue_class=type(queue.rq),
+        serializer=JSONSerializer,
+        worker_ttl=WORKER_TTL_S,
+        maintenance_interval=MAINTENANCE_S,
+        job_monitoring_interval=BEAT_S,
+        log_job_description=False,
+        default_result_ttl=settings.job_ttl_s,
+    )
+    worker.recovery = JobRecovery(store, queue)
+    return worker
+
+
+def main(settings: JobSettings | None = None) -> int:
+    """Works until SIGTERM or SIGINT. Redis may come and go meanwhile. Returns the exit status."""
+    settings = settings or JobSettings()
+    logs.setup(settings.log_level, settings.log_format)
+    logging.getLogger("rq.worker").addFilter(OneLineOutage(JobsWorker.outage))
+    log.info("ready", extra={"action": "jobs.ready", "queue": f"millrace-{settings.name}"})
+    while _work_once(settings):
+        time.sleep(RESTART_S)
+    log.info("stopped", extra={"action": "jobs.stopped"})
+    return 0
+
+
+def _work_once(settings: JobSettings) -> bool:
+    """One life of an RQ worker, which ends itself when Redis fails it. Returns whether to begin another."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit(0))
+    worker: JobsWorker | None = None
+    try:
+        worker = build_worker(settings)
+        worker.work(logging_level="WARNING")
+    except REDIS_ERRORS as error:
+        JobsWorker.outage.lost(error)
+    finally:
+        if worker is not None and worker.horse_pid:
+            worker.kill_horse()
+            worker.wait_for_horse()
+    return worker is None or not worker.told_to_stop
+
+
+if __name__ == "__main__":
+    sys.exit(main())
