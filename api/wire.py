@@ -146,6 +146,7 @@ async def read_body(receive: Receive, limit: int) -> bytes:
 
 
 def too_large(limit: int) -> Problem:
+    """413, and the connection closes: what is left of the body is not read."""
     return Problem(413, f"the body is larger than {limit} bytes", headers=(CLOSE,))
 
 
@@ -161,5 +162,6 @@ async def send_answer(send: Send, status: int, headers: list[Header], body: byte
 
 
 async def send_problem(send: Send, problem: Problem, request_id: bytes) -> None:
+    """A problem as an answer."""
     headers: list[Header] = [JSON, (b"x-request-id", request_id), NOSNIFF, *problem.headers]
     await send_answer(send, problem.status, headers, problem.body(request_id.decode("ascii")))

@@ -1,0 +1,116 @@
+"""The documents are complete and true: settings, commands, endpoints, links, and nothing of one machine."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from functools import cache
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from millrace.__main__ import COMMANDS
+from millrace.startup import SECTIONS, known_variables, own_fields, variables
+
+ROOT = Path(__file__).parents[2]
+TABLE_ROW = re.compile(r"^\| `(MILLRACE_\w+)` \| (?:`([^`]*)`)? ?\|", re.MULTILINE)
+
+
+@cache
+def tracked(*patterns: str) -> tuple[Path, ...]:
+    listed = subprocess.run(
+        ["git", "ls-files", *patterns], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return tuple(ROOT / name for name in listed.stdout.splitlines() if (ROOT / name).is_file())
+
+
+def test_every_setting_is_documented_with_its_default() -> None:
+    """In the order of declaration, so that a variable with two defaults (DRAIN_S) is told apart."""
+    documented = TABLE_ROW.findall((ROOT / "docs/settings.md").read_text())
+    declared = []
+    for kind in SECTIONS.values():
+        for name, field in own_fields(kind).items():
+            default = (
+                field.default.get_secret_value() if isinstance(field.default, SecretStr) else field.default
+            )
+            declared.append((variables(name, field)[0], default))
+    assert [variable for variable, _ in documented] == [variable for variable, _ in declared]
+    for (variable, said), (_, default) in zip(documented, declared, strict=True):
+        shown = f"{default:g}" if isinstance(default, float) else "" if default is None else str(default)
+        assert said == (shown.lower() if isinstance(default, bool) else shown), variable
+
+
+@pytest.mark.parametrize("page", [path for path in tracked("*.md") if "decisions" not in path.parts], ids=str)
+def test_every_variable_in_a_document_exists(page: Path) -> None:
+    named = set(re.findall(r"\bMILLRACE_[A-Z_]*[A-Z]\b", page.read_text()))
+    assert named <= known_variables()
+
+
+def test_every_command_in_the_readme_exists_and_every_command_is_there() -> None:
+    readme = (ROOT / "README.md").read_text()
+    assert set(re.findall(r"`millrace (\w+)", readme)) == set(COMMANDS)
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"\bmake ([a-z]+)\b", "\n".join(code_of(readme)))) <= targets
+
+
+def test_every_option_of_up_is_in_the_readme(capsys: pytest.CaptureFixture[str]) -> None:
+    from millrace.__main__ import main
+
+    with pytest.raises(SystemExit):
+        main(["up", "--help"])
+    options = set(re.findall(r"--[a-z-]+", capsys.readouterr().out)) - {"--help"}
+    row = next(
+        line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("| `millrace up`")
+    )
+    assert options == set(re.findall(r"--[a-z-]+", row))
+
+
+def test_every_endpoint_in_the_readme_is_served() -> None:
+    from api.main import create_app
+    from api.settings import ApiSettings
+
+    paths = set(create_app(ApiSettings()).openapi()["paths"]) | {"/docs", "/openapi.json"}
+    table = (
+        (ROOT / "README.md").read_text().partition("## Endpoints")[2].partition("\n\n`/predict` in detail")[0]
+    )
+    named = set(re.findall(r"`(?:GET|POST|DELETE) (/[\w./{}]*)`", table))
+    assert named == paths
+
+
+@pytest.mark.parametrize("page", tracked("*.md"), ids=str)
+def test_no_relative_link_is_dead(page: Path) -> None:
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    links = re.findall(r"\]\(([^)\s]+)\)", text)
+    relative = [link.partition("#")[0] for link in links if "://" not in link and not link.startswith("#")]
+    assert [link for link in relative if not (page.parent / link).exists()] == []
+
+
+def test_no_file_names_the_machine_it_was_written_on() -> None:
+    foreign = re.compile(r"/(?:work|root|home/[a-z]+|Users/\w+)/(?!\.\.\.)\w|/opt/(?:pypi|wheels)")
+    text = (".py", ".md", ".toml", ".yaml", ".yml", ".txt", ".lua", ".js", ".json", ".sh", "")
+    found = [
+        f"{path.relative_to(ROOT)}: {match[0]}"
+        for path in tracked()
+        if path.suffix in text and path != Path(__file__)
+        for match in foreign.finditer(path.read_text(errors="ignore"))
+    ]
+    assert found == []
+
+
+def test_the_changelog_has_a_place_for_what_is_not_released() -> None:
+    changelog = (ROOT / "CHANGELOG.md").read_text()
+    assert re.search(r"^## \[Unreleased\]\n", changelog, re.MULTILINE)
+
+
+def test_decisions_are_numbered_once_and_say_what_was_decided() -> None:
+    pages = tracked("docs/decisions/*.md")
+    numbers = [page.name[:4] for page in pages]
+    assert all(re.fullmatch(r"\d{4}-[a-z0-9-]+\.md", page.name) for page in pages)
+    assert len(set(numbers)) == len(numbers)
+    assert [page.name for page in pages if "decision" not in page.read_text().lower()] == []
+
+
+def code_of(markdown: str) -> list[str]:
+    """Blocks and spans of code."""
+    return [block or span for block, span in re.findall(r"```\w*\n(.*?)```|`([^`\n]+)`", markdown, re.DOTALL)]
