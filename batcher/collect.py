@@ -136,7 +136,7 @@ def next_pass(lengths: Sequence[int], layout: Layout, budget: int) -> list[int]:
 
 
 def _neighbours(order: Sequence[int], lengths: Sequence[int], at: int, budget: int) -> list[int]:
-    """Grows a run around `at` of the sorted `order`: shorter texts first, they pad the least."""
+    """Grows a run around `at` of the sorted `order`, shorter texts first: they pad the least."""
     low = high = at
     while True:
         longest, count = lengths[order[high]], high - low + 1
@@ -149,6 +149,6 @@ def _neighbours(order: Sequence[int], lengths: Sequence[int], at: int, budget: i
 
 
 def claim_cost(held_tokens: int, budget: int, layout: Layout) -> int:
-    """Cost to claim: what one pass can take beyond what is held; more where sorting by length needs choice."""
+    """Cost to claim: what one pass takes beyond what is held; more where sorting needs a choice."""
     wanted = budget if layout == "packed" else 4 * budget
     return max(wanted + budget // 4 - held_tokens, 0)

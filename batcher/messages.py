@@ -132,8 +132,10 @@ def _check_fragment(body: bytes) -> None:
     if not isinstance(pairs, list) or not pairs:
         raise Malformed("a prediction that is no list")
     for pair in pairs:
-        if pair.keys() != {"label", "score"} or not isinstance(pair["score"], (int, float)):
+        if not isinstance(pair, dict) or pair.keys() != {"label", "score"}:
             raise Malformed("a prediction without label and score")
+        if not isinstance(pair["score"], (int, float)) or not isinstance(pair["label"], str):
+            raise Malformed("a label that is no text or a score that is no number")
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,20 +2,20 @@
 
 P is `{millrace:<name>}`: one hash tag, so one slot of a cluster. All times are the Redis clock's.
 
-| key | type   | what | lifetime        | written by     |
-|---|---|---|---|---|
-| P:q, P:bulk       | list   | ids waiting, one list a lane, FIFO | - | enqueue, claim |
-| P:solo | list   | ids recovered from dead workers, always run alone | - | claim, sweep   |
-| P:inflight        | zset   | id -> end of its lease | - | claim, beat    |
-| P:entry:<id>      | hash   | text, lane, cost, deadline, attempts, trace, `w:<api>` ...  | budget + 60 s   | enqueue        |
-| P:res:<id>        | string | the result: what the API waits on | 60 s | complete       |
-| P:reply:<api>     | list   | hints to one API process: id, newline, result | 60 s, renewed   | complete       |
-| P:waiting | hash   | lane -> waiting cost | 1 h, renewed    | enqueue, claim |
-| P:bell | stream | rings when something was queued; idle workers block on it   | 60 s, renewed   | enqueue        |
-| P:workers | zset   | worker -> end of its record | 1 h, renewed    | beat |
-| P:worker:<id>     | hash   | what a live worker says of itself | worker TTL      | beat |
-| P:model | hash   | the current model | - | beat |
-| P:dead | list   | the last 1000 ids that ended workers, never their texts     | trimmed | claim, sweep   |
+| key           | type   | what                                       | lifetime      | written by     |
+|---------------|--------|--------------------------------------------|---------------|----------------|
+| P:q, P:bulk   | list   | ids waiting, one list a lane, FIFO         | -             | enqueue, claim |
+| P:solo        | list   | ids recovered from dead workers, run alone | -             | claim, sweep   |
+| P:inflight    | zset   | id -> end of its lease                     | -             | claim, beat    |
+| P:entry:<id>  | hash   | text, lane, cost, deadline, waiters        | budget + 60 s | enqueue        |
+| P:res:<id>    | string | the result: what the API waits on          | 60 s          | complete       |
+| P:reply:<api> | list   | hints to one API process: id and result    | 60 s, renewed | complete       |
+| P:waiting     | hash   | lane -> waiting cost                       | 1 h, renewed  | enqueue, claim |
+| P:bell        | stream | rings for idle workers when work came      | 60 s, renewed | enqueue        |
+| P:workers     | zset   | worker -> end of its record                | 1 h, renewed  | beat           |
+| P:worker:<id> | hash   | what a live worker says of itself          | worker TTL    | beat           |
+| P:model       | hash   | the current model                          | -             | beat           |
+| P:dead        | list   | last 1000 ids that ended workers           | trimmed       | claim, sweep   |
 
 Every script is idempotent by id, so a client library may send it twice.
 """
@@ -71,6 +71,7 @@ def script_source(name: str) -> str:
 
 @cache
 def script_sha(name: str) -> str:
+    """What EVALSHA calls it by."""
     return hashlib.sha1(script_source(name).encode(), usedforsecurity=False).hexdigest()
 
 

@@ -1,0 +1,399 @@
+"""The queue's contract, the same on pretended and on real Redis: what each script promises, by its answers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import fakeredis
+import pytest
+
+from batcher.errors import QueueFull
+from batcher.messages import Failure, Prediction, decode_result, fragment
+from batcher.redis_queue import ApiQueue, WorkerQueue, queue_states
+
+ANSWER = Prediction(fragment(("N", "P"), (0.25, 0.75)), "rev", 3).encode()
+FAILURE = Failure("inference_failed", "no").encode()
+RECORD = {
+    "revision": "rev",
+    "engine": "stub",
+    "precision": "f32",
+    "state": "idle",
+    "rate": 100,
+    "batches": 0,
+    "texts": 0,
+    "last_batch": 0,
+    "started_ms": 1,
+}
+MODEL = {
+    "name": "m",
+    "revision": "rev",
+    "labels": "N\nP",
+    "max_tokens": 9,
+    "engine": "stub",
+    "precision": "f32",
+}
+
+
+class Bench:
+    """Both ends over one client; `api("a")` is an API process, `worker("w")` a worker."""
+
+    def __init__(self, client: Any) -> None:
+        self.client = client
+        self.P = "{millrace:t}"
+
+    def worker(self, name: str = "w", lease_ms: int = 2000, max_attempts: int = 3) -> WorkerQueue:
+        return WorkerQueue(
+            self.client, "t", name, lease_ms=lease_ms, max_attempts=max_attempts, result_ms=60_000
+        )
+
+    def ask(
+        self,
+        *ids: str,
+        api: str = "a",
+        lane: Any = "interactive",
+        budget_ms: int = 10_000,
+        cap: int = 1000,
+        cost: int = 10,
+    ) -> list[bytes]:
+        asking = ApiQueue(self.client, "t", api, 3)
+        command = asking.enqueue(((i, f"text {i}", cost) for i in ids), lane, budget_ms, cap, "")
+        (answer,) = self.worker().run([command])
+        return queue_states(answer, lambda waiting: waiting / 100)
+
+    def cancel(self, *ids: str, api: str = "a") -> int:
+        (removed,) = self.worker().run([ApiQueue(self.client, "t", api, 3).cancel(ids)])
+        return int(removed)
+
+    def sweep(self, max_attempts: int = 3) -> Any:
+        return self.worker().run([("sweep", [100, max_attempts])])[0]
+
+    def hints(self, api: str = "a") -> list[tuple[str, bytes]]:
+        raws = self.client.lrange(f"{self.P}:reply:{api}", 0, -1)
+        self.client.delete(f"{self.P}:reply:{api}")
+        return [(hint.split(b"\n", 1)[0].decode(), hint.split(b"\n", 1)[1]) for hint in raws]
+
+    def waiting(self, lane: str = "interactive") -> int:
+        return int(self.client.hget(f"{self.P}:waiting", lane) or 0)
+
+    def leftovers(self) -> list[str]:
+        """What must not outlive its work: entries, leases, places in lists."""
+        names = [key.decode() for key in self.client.keys("*")]
+        ends = (":q", ":bulk", ":solo", ":inflight")
+        return [name for name in names if ":entry:" in name or name.endswith(ends)]
+
+
+@pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.redis)])
+def bench(request: pytest.FixtureRequest) -> Iterator[Bench]:
+    if request.param == "fake":
+        client: Any = fakeredis.FakeRedis(server=fakeredis.FakeServer(version=(7,)))
+    else:
+        client = request.getfixturevalue("redis_server").client()
+    yield Bench(client)
+    client.close()
+
+
+def wait_until(true: Callable[[], bool], timeout_s: float = 5.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not true():
+        assert time.monotonic() < deadline, "it never came true"
+        time.sleep(0.01)
+
+
+def ids_of(claim: Any) -> list[str]:
+    return [entry.id for entry in claim.entries]
+
+
+def test_the_road_of_one_entry_leaves_only_its_result(bench: Bench) -> None:
+    assert bench.ask("x") == [b"queued"]
+    (entry,) = bench.worker().claim(10, 100, 100).entries
+    assert (entry.id, entry.text, entry.attempts, entry.lane, entry.cost) == (
+        "x",
+        "text x",
+        1,
+        "interactive",
+        10,
+    )
+    assert 9_000 < entry.remaining_ms <= 10_000
+    assert bench.worker().complete([("x", ANSWER)]) == 1
+    assert bench.hints() == [("x", ANSWER)]
+    assert bench.leftovers() == []
+    assert bench.waiting() == 0
+    assert bench.ask("x") == [ANSWER], "a result that is still there answers at once"
+
+
+def test_completing_twice_answers_once(bench: Bench) -> None:
+    bench.ask("x")
+    bench.worker().claim(10, 100, 100)
+    assert bench.worker().complete([("x", ANSWER)]) == 1
+    assert bench.worker().complete([("x", ANSWER)]) == 0
+    assert len(bench.hints()) == 1
+
+
+def test_enqueueing_twice_makes_one_entry(bench: Bench) -> None:
+    assert bench.ask("x") == [b"queued"]
+    assert bench.ask("x") == [b"joined"]
+    assert ids_of(bench.worker().claim(10, 100, 100)) == ["x"]
+    assert bench.ask("x") == [b"joined"], "single flight while it runs, too"
+    assert bench.worker().claim(10, 100, 100).entries == []
+
+
+def test_every_waiting_process_is_told(bench: Bench) -> None:
+    bench.ask("x", api="a")
+    bench.ask("x", api="b")
+    bench.worker().claim(10, 100, 100)
+    bench.worker().complete([("x", ANSWER)])
+    assert bench.hints("a") == bench.hints("b") == [("x", ANSWER)]
+
+
+def test_order_is_kept_and_the_claim_is_bounded_in_entries_and_cost(bench: Bench) -> None:
+    bench.ask(*(f"x{i}" for i in range(9)))
+    assert ids_of(bench.worker().claim(2, 1000, 1000)) == ["x0", "x1"]
+    assert ids_of(bench.worker().claim(100, 30, 30)) == ["x2", "x3", "x4"]
+    claim = bench.worker().claim(100, 1000, 1000)
+    assert ids_of(claim) == ["x5", "x6", "x7", "x8"]
+    assert claim.left == 0
+
+
+def test_a_full_lane_sheds_all_or_nothing_but_joins_are_free(bench: Bench) -> None:
+    bench.ask("x0", "x1", cap=25)
+    with pytest.raises(QueueFull) as shed:
+        bench.ask("y0", "y1", cap=25)
+    assert shed.value.retry_after_s == 0.2
+    assert bench.client.llen(f"{bench.P}:q") == 2
+    assert bench.ask("x0", "x1", cap=25) == [b"joined", b"joined"]
+    assert bench.ask("b", lane="bulk", cap=25) == [b"queued"], "the lanes have caps of their own"
+
+
+def test_one_request_larger_than_the_cap_is_taken_by_an_empty_lane(bench: Bench) -> None:
+    assert bench.ask("x", cost=500, cap=25) == [b"queued"]
+
+
+def test_bulk_waits_for_interactive_but_never_starves(bench: Bench) -> None:
+    bench.ask(*(f"b{i}" for i in range(40)), lane="bulk")
+    bench.ask(*(f"x{i}" for i in range(40)), cap=10_000)
+    lanes = [entry.lane for entry in bench.worker().claim(16, 1000, 1000).entries]
+    assert lanes.count("interactive") == 14
+    assert lanes.count("bulk") == 2
+
+
+def test_bulk_alone_is_claimed_in_small_pieces(bench: Bench) -> None:
+    bench.ask(*(f"b{i}" for i in range(40)), lane="bulk")
+    assert len(bench.worker().claim(100, 1000, 50).entries) == 5
+
+
+def test_a_person_lifts_what_a_job_has_queued(bench: Bench) -> None:
+    bench.ask("b0", "b1", "b2", lane="bulk")
+    assert bench.ask("b2") == [b"joined"]
+    assert (bench.waiting("interactive"), bench.waiting("bulk")) == (10, 20)
+    assert ids_of(bench.worker().claim(1, 1000, 1000)) == ["b2"]
+    rest = bench.worker().claim(10, 1000, 1000)
+    assert ids_of(rest) == ["b0", "b1"]
+    assert rest.skipped == 1, "its old place in the bulk lane"
+    assert (bench.waiting("interactive"), bench.waiting("bulk")) == (0, 0)
+
+
+def test_a_lease_that_ends_sends_its_entries_to_solo_one_at_a_time(bench: Bench) -> None:
+    bench.ask("x0", "x1")
+    bench.worker("dead", lease_ms=30).claim(10, 100, 100)
+    wait_until(lambda: bool(bench.client.zcount(f"{bench.P}:inflight", 0, time.time() * 1000 - 20)))
+    assert bench.sweep()[0] == 2
+    bench.ask("x2")
+    first = bench.worker().claim(10, 100, 100)
+    assert ids_of(first) == ["x0"]
+    assert first.entries[0].solo
+    assert first.entries[0].attempts == 2
+    assert ids_of(bench.worker().claim(10, 100, 100)) == ["x1"]
+    assert ids_of(bench.worker().claim(10, 100, 100)) == ["x2"]
+
+
+def test_a_heartbeat_keeps_the_lease_and_only_what_is_still_held(bench: Bench) -> None:
+    bench.ask("x")
+    worker = bench.worker(lease_ms=200)
+    worker.claim(10, 100, 100)
+    until = time.monotonic() + 0.6
+    while time.monotonic() < until:
+        assert worker.beat(["x", "never claimed"], RECORD, MODEL, 5000) == 1
+        assert bench.sweep()[0] == 0
+        time.sleep(0.03)
+    worker.complete([("x", ANSWER)])
+    assert worker.beat(["x"], RECORD, MODEL, 5000) == 0
+    assert bench.leftovers() == []
+
+
+def test_the_third_death_is_final_and_remembered(bench: Bench) -> None:
+    bench.ask("x")
+    for attempt in (1, 2, 3):
+        (entry,) = bench.worker(lease_ms=1).claim(10, 100, 100).entries
+        assert entry.attempts == attempt
+        time.sleep(0.01)
+        bench.sweep()
+    ((entry_id, raw),) = bench.hints()
+    verdict = decode_result(raw)
+    assert entry_id == "x"
+    assert isinstance(verdict, Failure)
+    assert verdict.code == "poison"
+    assert bench.leftovers() == []
+    assert bench.client.lrange(f"{bench.P}:dead", 0, -1) == [b"x poison attempts=3"]
+    assert bench.ask("x") == [raw], "asking again does not end more workers"
+
+
+def test_a_failure_answers_who_waited_and_nobody_later(bench: Bench) -> None:
+    bench.ask("x")
+    bench.worker().claim(10, 100, 100)
+    bench.worker().complete([("x", FAILURE)])
+    assert bench.hints() == [("x", FAILURE)]
+    assert bench.ask("x") == [b"queued"], "no negative caching"
+
+
+def test_an_entry_past_its_budget_is_dropped_at_the_claim_and_its_callers_told(bench: Bench) -> None:
+    bench.ask("late", budget_ms=1)
+    bench.ask("x")
+    time.sleep(0.01)
+    claim = bench.worker().claim(10, 100, 100)
+    assert ids_of(claim) == ["x"]
+    assert claim.expired == 1
+    ((entry_id, raw),) = bench.hints()
+    failure = decode_result(raw)
+    assert isinstance(failure, Failure)
+    assert (entry_id, failure.code) == ("late", "budget_exceeded")
+    assert bench.ask("late") == [b"queued"], "the deadline was its callers', not the text's"
+
+
+def test_the_sweep_drops_what_is_past_its_budget_with_no_worker_alive(bench: Bench) -> None:
+    bench.ask("late", "later", budget_ms=1)
+    time.sleep(0.01)
+    answer = bench.sweep()
+    assert answer[1] == 2
+    assert bench.leftovers() == []
+    assert bench.waiting() == 0
+
+
+def test_a_joiner_with_a_shorter_budget_changes_nothing_for_the_first(bench: Bench) -> None:
+    bench.ask("x", budget_ms=10_000)
+    bench.ask("x", api="b", budget_ms=1)
+    time.sleep(0.01)
+    (entry,) = bench.worker().claim(10, 100, 100).entries
+    assert entry.remaining_ms > 9_000
+
+
+def test_a_joiner_with_a_longer_budget_extends_it(bench: Bench) -> None:
+    bench.ask("x", budget_ms=50)
+    bench.ask("x", api="b", budget_ms=10_000)
+    (entry,) = bench.worker().claim(10, 100, 100).entries
+    assert entry.remaining_ms > 9_000
+
+
+def test_cancelling_removes_the_entry_when_nobody_else_waits(bench: Bench) -> None:
+    bench.ask("x", "y")
+    bench.ask("x", api="b")
+    assert bench.cancel("x", "y") == 1
+    assert ids_of(bench.worker().claim(10, 100, 100)) == ["x"]
+    assert bench.waiting() == 0
+
+
+def test_cancelling_what_runs_lets_it_finish(bench: Bench) -> None:
+    bench.ask("x")
+    bench.worker().claim(10, 100, 100)
+    assert bench.cancel("x") == 0
+    assert bench.worker().complete([("x", ANSWER)]) == 1
+    assert bench.hints() == []
+    assert bench.leftovers() == []
+
+
+def test_a_stopping_worker_gives_back_in_order_and_nothing_is_charged(bench: Bench) -> None:
+    bench.ask("x0", "x1", "x2")
+    bench.worker().claim(2, 100, 100)
+    assert bench.worker().release(["x0", "x1"]) == 2
+    assert bench.waiting() == 30
+    claim = bench.worker().claim(10, 100, 100)
+    assert ids_of(claim) == ["x0", "x1", "x2"]
+    assert [entry.attempts for entry in claim.entries] == [1, 1, 1]
+    assert bench.worker().release(["never claimed"]) == 0
+
+
+def test_a_late_result_of_a_dead_worker_is_as_good_as_any(bench: Bench) -> None:
+    bench.ask("x")
+    bench.worker("slow", lease_ms=1).claim(10, 100, 100)
+    time.sleep(0.01)
+    bench.sweep()
+    assert bench.worker("slow").complete([("x", ANSWER)]) == 1
+    claim = bench.worker().claim(10, 100, 100)
+    assert claim.entries == []
+    assert claim.skipped == 1
+    assert bench.hints() == [("x", ANSWER)]
+    assert bench.leftovers() == []
+
+
+def test_a_result_for_an_entry_that_was_queued_anew_takes_its_cost_along(bench: Bench) -> None:
+    bench.ask("x")
+    assert bench.worker("from before a data loss").complete([("x", ANSWER)]) == 1
+    assert bench.waiting() == 0
+
+
+def test_foreign_bytes_are_skipped_and_counted(bench: Bench) -> None:
+    bench.client.rpush(f"{bench.P}:q", b"\xff\x00", b"nobody", b"")
+    bench.client.set(f"{bench.P}:entry:oddly typed", b"a string")
+    bench.client.rpush(f"{bench.P}:q", b"oddly typed")
+    bench.client.hset(
+        f"{bench.P}:entry:bad text",
+        mapping={"text": b"\xff", "deadline": 10**15, "attempts": 0, "cost": 1, "lane": "interactive"},
+    )
+    bench.client.rpush(f"{bench.P}:q", b"bad text")
+    bench.ask("x")
+    claim = bench.worker().claim(10, 100, 100)
+    assert ids_of(claim) == ["x"]
+    assert claim.skipped == 5
+
+
+def test_an_empty_lane_has_no_cost_whatever_was_lost(bench: Bench) -> None:
+    bench.ask("x", "y")
+    bench.client.delete(f"{bench.P}:q", f"{bench.P}:entry:x", f"{bench.P}:entry:y")
+    assert bench.waiting() == 20
+    bench.sweep()
+    assert bench.waiting() == 0
+
+
+def test_the_bell_wakes_an_idle_worker_and_takes_nothing(bench: Bench) -> None:
+    claim = bench.worker().claim(10, 100, 100)
+    assert not bench.worker().wait(claim.bell, 0.01)
+    bench.ask("b", lane="bulk")
+    assert bench.worker("one").wait(claim.bell, 1.0)
+    assert bench.worker("two").wait(claim.bell, 1.0)
+    assert ids_of(bench.worker().claim(10, 100, 100)) == ["b"]
+
+
+def test_the_newest_ready_worker_names_the_model_and_a_dead_revision_is_replaced(bench: Bench) -> None:
+    old, new = bench.worker("old"), bench.worker("new")
+    old.beat([], RECORD, MODEL, 5000, takeover=True)
+    new.beat([], RECORD | {"revision": "B"}, MODEL | {"revision": "B"}, 20, takeover=True)
+    old.beat([], RECORD, MODEL, 5000)
+    assert bench.client.hget(f"{bench.P}:model", "revision") == b"B"
+    time.sleep(0.1)
+    old.beat([], RECORD, MODEL, 20)
+    assert bench.client.hget(f"{bench.P}:model", "revision") == b"rev"
+
+
+def test_a_snapshot_counts_only_the_living(bench: Bench) -> None:
+    bench.worker("gone").beat([], RECORD, MODEL, 10, takeover=True)
+    bench.worker("here").beat([], RECORD, MODEL, 5000)
+    time.sleep(0.03)
+    assert [worker[0] for worker in bench.sweep()[7]] == [b"here"]
+    bench.worker("here").retire()
+    assert bench.sweep()[7] == []
+
+
+def test_scripts_come_back_after_a_flush(bench: Bench) -> None:
+    bench.ask("x")
+    bench.client.script_flush()
+    assert ids_of(bench.worker().claim(10, 100, 100)) == ["x"]
+
+
+def test_every_key_ends_by_itself_but_the_lanes_the_dead_and_the_model(bench: Bench) -> None:
+    bench.worker("w").beat([], RECORD, MODEL, 5000, takeover=True)
+    bench.ask("x", "y")
+    bench.worker().claim(1, 100, 100)
+    bench.worker().complete([("x", ANSWER)])
+    endless = {key.decode() for key in bench.client.keys("*") if bench.client.ttl(key) < 0}
+    assert endless == {f"{bench.P}:model", f"{bench.P}:q"}

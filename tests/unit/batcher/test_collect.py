@@ -1,0 +1,128 @@
+"""The batching policy, without a clock and without Redis."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from batcher.collect import (
+    Arrivals,
+    CostModel,
+    claim_cost,
+    keep_window_s,
+    next_pass,
+    pass_tokens,
+)
+
+lengths_lists = st.lists(st.integers(1, 512), max_size=60)
+layouts = st.sampled_from(["packed", "padded"])
+
+
+@given(lengths_lists, layouts, st.integers(1, 1024))
+def test_passes_run_every_text_exactly_once(lengths, layout, budget):
+    left = list(enumerate(lengths))
+    seen = []
+    while left:
+        chosen = next_pass([length for _, length in left], layout, budget)
+        assert chosen, "a pass without texts would never end"
+        seen += [left[index][0] for index in chosen]
+        left = [item for index, item in enumerate(left) if index not in set(chosen)]
+    assert sorted(seen) == list(range(len(lengths)))
+
+
+@given(lengths_lists, layouts, st.integers(1, 1024))
+def test_a_pass_keeps_its_budget_unless_one_text_alone_exceeds_it(lengths, layout, budget):
+    chosen = next_pass(lengths, layout, budget)
+    computed = pass_tokens([lengths[index] for index in chosen], layout)
+    assert computed <= budget or len(chosen) == 1
+
+
+@given(lengths_lists.filter(bool), layouts, st.integers(1, 1024))
+def test_the_first_come_is_always_in_the_next_pass(lengths, layout, budget):
+    assert 0 in next_pass(lengths, layout, budget)
+
+
+@given(lengths_lists, st.integers(1, 1024))
+def test_packed_keeps_the_order_of_arrival(lengths, budget):
+    chosen = next_pass(lengths, "packed", budget)
+    assert chosen == list(range(len(chosen)))
+
+
+def test_padded_puts_neighbours_in_length_together():
+    assert sorted(next_pass([10, 200, 11, 190, 9, 210, 12], "padded", 48)) == [0, 2, 4, 6]
+
+
+def test_nothing_held_is_no_pass():
+    assert next_pass([], "packed", 100) == []
+    assert next_pass([], "padded", 100) == []
+    assert pass_tokens([], "padded") == 0
+
+
+def test_padding_counts_where_the_engine_pads():
+    assert pass_tokens([3, 10, 5], "packed") == 18
+    assert pass_tokens([3, 10, 5], "padded") == 30
+
+
+@given(st.floats(0.0001, 0.05), st.floats(0.00001, 0.001))
+def test_the_cost_model_finds_the_line_behind_what_it_saw(fixed_s, token_s):
+    model = CostModel.start()
+    for _ in range(40):
+        for tokens in (8, 30, 120, 250, 380):
+            model = model.learn(tokens, fixed_s + token_s * tokens)
+    assert model.fixed_s == pytest.approx(fixed_s, rel=0.2, abs=2e-4)
+    assert model.token_s == pytest.approx(token_s, rel=0.2, abs=2e-6)
+
+
+@given(st.lists(st.tuples(st.integers(1, 512), st.floats(1e-6, 10)), max_size=30))
+def test_the_cost_model_never_predicts_less_than_nothing(passes):
+    model = CostModel.start()
+    for tokens, seconds in passes:
+        model = model.learn(tokens, seconds)
+    assert model.fixed_s >= 0
+    assert model.token_s >= 0
+    assert 64 <= model.best_tokens() <= 512
+
+
+def test_the_cost_model_follows_a_machine_that_slows_down():
+    model = CostModel.start(0.001, 0.0001)
+    for _ in range(300):
+        model = model.learn(100, 0.5)
+    assert model.pass_s(100) == pytest.approx(0.5, rel=0.05)
+
+
+def test_a_pass_grows_until_its_fixed_cost_hardly_counts():
+    assert CostModel.start(0.0001, 0.0001).best_tokens() == 64
+    assert CostModel.start(0.0010, 0.0001).best_tokens() == pytest.approx(240, abs=2)
+    assert CostModel.start(0.1, 0.0001).best_tokens() == 512
+
+
+def test_one_user_never_waits_for_company():
+    cost = CostModel.start(0.002, 0.0001)
+    arrivals = Arrivals()
+    now = 0.0
+    for _ in range(100):
+        now += 0.006  # asks again as soon as it is answered
+        arrivals = arrivals.seen(1, now)
+    assert keep_window_s(arrivals, cost, 20, 0.005) == 0.0
+
+
+def test_a_crowd_is_waited_for_but_never_longer_than_half_a_pass_or_the_window():
+    cost = CostModel.start(0.004, 0.0001)
+    crowd = Arrivals(rate=2000.0, at=1.0)
+    assert keep_window_s(crowd, cost, 40, 0.1) == pytest.approx(cost.pass_s(40) / 2)
+    assert keep_window_s(crowd, cost, 40, 0.001) == 0.001
+    assert keep_window_s(crowd, cost, 40, 0.0) == 0.0
+
+
+def test_arrivals_settle_on_the_rate_and_forget_it():
+    arrivals, now = Arrivals(), 10.0
+    for _ in range(400):
+        now += 0.01
+        arrivals = arrivals.seen(3, now)
+    assert arrivals.rate == pytest.approx(300, rel=0.1)
+    assert arrivals.seen(0, now + 5).rate == 0.0
+
+
+def test_a_worker_claims_what_it_can_start_soon():
+    assert claim_cost(0, 256, "packed") == 320
+    assert claim_cost(320, 256, "packed") == 0
+    assert claim_cost(0, 256, "padded") > claim_cost(0, 256, "packed")
