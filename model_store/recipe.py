@@ -28,9 +28,9 @@ class Recipe:
     phrase_share: float = 0.75  # of the phrases, drawn anew each epoch
     sentence_repeat: int = 3  # how often an epoch shows each full sentence
     natural_share: float = 0.5  # of the rows that are detokenised
-    noise_share: float = 0.18  # of the rows, as tweets or with typing errors
-    long_share: float = 0.33  # long reviews, per full sentence
-    template_share: float = 0.09  # hand-written patterns, per row of SST-2
+    noise_share: float = 0.2  # of the rows, as tweets or with typing errors
+    long_share: float = 0.4  # long reviews, per full sentence
+    template_share: float = 0.12  # hand-written patterns, per row of SST-2
     neutral_share: float = 0.01  # neutral statements with target 0.5, per row of SST-2
     held_out: int = 600  # full sentences kept for choosing recipes and for the temperature
     limit: int = 0  # use only so many sentences and phrases (0: all), for tests
@@ -59,7 +59,7 @@ def _varied(row: Row, recipe: Recipe, rng: Random) -> Row:
     if draw < recipe.noise_share / 2:
         return augment.tweet(Row(augment.detokenise(row.text), row.positive), rng)
     if draw < recipe.noise_share:
-        return Row(augment.misspell(augment.detokenise(row.text), rng, rate=0.12), row.positive)
+        return Row(augment.misspell(augment.detokenise(row.text), rng, rate=0.2), row.positive)
     if draw < recipe.noise_share + recipe.natural_share:
         text = augment.detokenise(row.text)
         return Row(augment.end(text, rng) if rng.random() < 0.3 else text, row.positive)

@@ -76,7 +76,7 @@ def experience(rng: Random, side: int) -> str:
 
 
 Maker = Callable[[Random], Row]
-MAKERS: tuple[Maker, ...] = (plain, negated, happening)
+MAKERS: tuple[Maker, ...] = (plain, plain, negated, happening)
 
 
 def _side(rng: Random) -> int:

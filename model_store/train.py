@@ -18,7 +18,7 @@ from model_store.corpus import Split, read_rows, split_rows
 from model_store.recipe import Recipe
 
 _CHECKPOINT = "checkpoint.safetensors"
-_METRICS = "metrics.json"
+METRICS = "metrics.json"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -97,7 +97,7 @@ def train(data: Path, base: Path, out: Path, recipe: Recipe, *, checkpoint_steps
         "epochs": trainer.history,
         "temperature": temperature,
     }
-    (out / _METRICS).write_text(json.dumps(metrics, indent=2) + "\n", "utf-8")
+    (out / METRICS).write_text(json.dumps(metrics, indent=2) + "\n", "utf-8")
     (out / _CHECKPOINT).unlink(missing_ok=True)
 
 

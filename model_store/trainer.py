@@ -21,7 +21,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from model_store.augment import detokenise
 from model_store.calibration import Labels, Scores, log_loss
-from model_store.corpus import Split
+from model_store.corpus import Row, Split
 from model_store.recipe import Recipe, epoch_rows
 
 Batch = list[tuple[list[int], float]]  # token ids and target of each row
@@ -67,9 +67,7 @@ class Trainer:
 
     def held_out_scores(self, *, natural: bool = False) -> tuple[Scores, Labels]:
         """Logits (texts, 2) and labels of the held-out sentences, detokenised if `natural`."""
-        rows = self._split.held_out
-        texts = [detokenise(row.text) if natural else row.text for row in rows]
-        labels = np.array([int(row.positive) for row in rows], dtype=np.int64)
+        texts, labels = held_out_texts(self._split.held_out, natural=natural)
         return classify(self.model, self._tokenizer, texts), labels
 
     def save(self, path: Path) -> None:
@@ -150,6 +148,12 @@ class Trainer:
         rows = epoch_rows(self._split, self.recipe, epoch)
         ids = _encode(self._tokenizer, [row.text for row in rows], self.recipe.max_tokens)
         return bucket(list(zip(ids, (row.positive for row in rows), strict=True)), self.recipe, epoch)
+
+
+def held_out_texts(rows: Sequence[Row], *, natural: bool) -> tuple[list[str], Labels]:
+    """Texts and labels of `rows`, the texts detokenised if `natural`."""
+    texts = [detokenise(row.text) if natural else row.text for row in rows]
+    return texts, np.array([int(row.positive) for row in rows], dtype=np.int64)
 
 
 def bucket(rows: Batch, recipe: Recipe, epoch: int) -> list[Batch]:

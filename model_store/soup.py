@@ -1,0 +1,76 @@
+"""Averages the weights of finished runs: `python -m model_store.soup --data DIR --out DIR RUN RUN ...`.
+
+Runs that start from the same converted base, head included, end close enough together for the mean
+of their weights to be a model, and often a better one than each (Wortsman et al., "Model soups", 2022).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from model_store.calibration import fit_temperature, log_loss
+from model_store.convert import export
+from model_store.recipe import Recipe
+from model_store.train import METRICS, load_split
+from model_store.trainer import classify, held_out_texts
+
+
+def average(runs: Sequence[Path]) -> Any:
+    """The model whose weights are the mean of those of `runs`. Raises ValueError if their shapes differ."""
+    models = [AutoModelForSequenceClassification.from_pretrained(run) for run in runs]
+    states = [model.state_dict() for model in models]
+    for run, state in zip(runs, states, strict=True):
+        if any(state[name].shape != tensor.shape for name, tensor in states[0].items()):
+            raise ValueError(f"{run} and {runs[0]} are models of different shapes")
+    mean = {name: torch.stack([state[name] for state in states]).mean(dim=0) for name in states[0]}
+    models[0].load_state_dict(mean)
+    return models[0]
+
+
+def soup(runs: Sequence[Path], data: Path, out: Path) -> dict[str, Any]:
+    """Average `runs` into `out`, with a temperature fitted on the held-out sentences they share.
+
+    Returns the metrics that are also written beside the model. Raises ValueError if the runs held
+    different sentences out.
+    """
+    metrics = [json.loads((run / METRICS).read_text("utf-8")) for run in runs]
+    recipes = [Recipe(**entry["recipe"]) for entry in metrics]
+    if len({(recipe.held_out, recipe.limit) for recipe in recipes}) > 1:
+        raise ValueError("the runs held different sentences out")
+    model = average(runs)
+    held_out = load_split(data, recipes[0]).held_out
+    tokenizer = AutoTokenizer.from_pretrained(runs[0])
+    result: dict[str, Any] = {"runs": metrics}
+    for case, natural in (("natural", True), ("tokenised", False)):
+        texts, labels = held_out_texts(held_out, natural=natural)
+        scores = classify(model, tokenizer, texts)
+        result[f"{case}_accuracy"] = float((scores.argmax(axis=1) == labels).mean())
+        result[f"{case}_loss"] = log_loss(scores, labels)
+    result["temperature"] = fit_temperature(scores, labels)
+    export(model, runs[0], out, temperature=result["temperature"])
+    (out / METRICS).write_text(json.dumps(result, indent=2) + "\n", "utf-8")
+    return result
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Average the runs that the command line names. Returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m model_store.soup", description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="the folder the runs were trained on")
+    parser.add_argument("--out", type=Path, required=True, help="where the averaged model goes")
+    parser.add_argument("runs", type=Path, nargs="+", help="directories of finished runs")
+    args = parser.parse_args(arguments)
+    result = soup(args.runs, args.data, args.out)
+    sys.stdout.write(json.dumps({name: value for name, value in result.items() if name != "runs"}) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

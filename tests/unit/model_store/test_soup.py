@@ -1,0 +1,42 @@
+"""The mean of two runs' weights is a model of its own, with metrics and a temperature."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from model_store import train
+from model_store.recipe import Recipe
+from model_store.soup import soup
+from tests.unit.model_store.tiny_bert import write_bert, write_data
+
+RECIPE = Recipe(epochs=1, batch_rows=8, held_out=2, max_tokens=32)
+
+
+def test_the_mean_of_two_runs(tmp_path: Path) -> None:
+    data, bert = write_data(tmp_path / "data"), write_bert(tmp_path / "bert")
+    runs = [tmp_path / "a", tmp_path / "b"]
+    for seed, run in enumerate(runs):
+        train.train(data, bert, run, replace(RECIPE, seed=seed))
+    result = soup(runs, data, tmp_path / "soup")
+    one, other, mean = (load_file(folder / "model.safetensors") for folder in (*runs, tmp_path / "soup"))
+    for name, tensor in mean.items():
+        middle = (one[name].float() + other[name].float()) / 2
+        assert torch.allclose(tensor.float(), middle, atol=1e-3)
+    assert not torch.equal(one["classifier.weight"], other["classifier.weight"])
+    assert json.loads((tmp_path / "soup" / "metrics.json").read_text())["runs"][1]["recipe"]["seed"] == 1
+    assert result["temperature"] == json.loads((tmp_path / "soup" / "config.json").read_text())["temperature"]
+
+
+def test_runs_with_different_held_out_sentences_are_refused(tmp_path: Path) -> None:
+    data, bert = write_data(tmp_path / "data"), write_bert(tmp_path / "bert")
+    runs = [tmp_path / "a", tmp_path / "b"]
+    for held_out, run in enumerate(runs, start=2):
+        train.train(data, bert, run, replace(RECIPE, held_out=held_out))
+    with pytest.raises(ValueError, match="different sentences"):
+        soup(runs, data, tmp_path / "soup")
