@@ -18,6 +18,8 @@ from millrace.supervisor import Child, Group, Plan, say, stop_in_order
 
 _PROBE_S = 0.1
 _PATIENCE_S = 10.0
+# Programs that pass signals on often do so twice, to the process and to its group: that is one wish to stop.
+_SAME_WISH_S = 0.5
 # What a process may take to leave, beyond the time in which it answers what it holds.
 _LEAVE_S = 10.0
 _EXAMPLE = '{"text": ["I hate you.", "I love you."]}'
@@ -40,6 +42,7 @@ class Mill:
         self._group = Group()
         self._settled = asyncio.Event()
         self._told_to_stop = asyncio.Event()
+        self._told_at = 0.0
         self._hurry = asyncio.Event()
         url = redis.url if redis else api.redis_url.get_secret_value()
         shared = {"MILLRACE_REDIS_URL": url}
@@ -135,7 +138,12 @@ class Mill:
             connection.close()
 
     def _on_signal(self) -> None:
-        (self._hurry if self._told_to_stop.is_set() else self._told_to_stop).set()
+        now = time.monotonic()
+        if not self._told_to_stop.is_set():
+            self._told_at = now
+            self._told_to_stop.set()
+        elif now - self._told_at > _SAME_WISH_S:
+            self._hurry.set()
 
     def _child(self, plan: Plan) -> Child:
         return Child(plan, self._group, self._settled)

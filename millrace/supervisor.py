@@ -134,7 +134,7 @@ class Child:
         await asyncio.wait({ended, hurried}, timeout=self.plan.stop_s, return_when=asyncio.FIRST_COMPLETED)
         hurried.cancel()
         if not ended.done():
-            say(f"{self.plan.name} did not stop in time and was killed")
+            say(f"{self.plan.name} {'was' if hurry.is_set() else 'did not stop in time and was'} killed")
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
         await ended

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -38,11 +39,13 @@ class Up(Process):
         """Every process that it started, and those that they started."""
         return psutil.Process(self.pid).children(recursive=True)
 
-    def pid_of(self, name: str) -> int:
-        """The process of one part: api, worker, redis-server."""
-        found = [child.pid for child in self.offspring() if name in " ".join(child.cmdline()[:5])]
-        assert len(found) == 1, f"{len(found)} processes of {name}"
-        return found[0]
+    def pid_of(self, part: str) -> int | None:
+        """The process of one part: api, worker, jobs, redis-server. None while it is not there."""
+        for child in self.offspring():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if any(word.endswith(part) for word in child.cmdline()[:5]):
+                    return child.pid
+        return None
 
     def predict(self, *texts: str) -> httpx.Response:
         """POST /predict."""
