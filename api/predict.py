@@ -51,14 +51,14 @@ class Deferral(Protocol):
 class Ask:
     """One request under way, and what its log line will say. `started` by perf_counter."""
 
-    __slots__ = ("client", "computed", "head", "hit", "started", "texts")
+    __slots__ = ("client", "computed", "head", "known", "started", "texts")
 
     def __init__(self, head: Head) -> None:
         self.started = perf_counter()
         self.head = head
         self.client = ""
         self.texts: list[str] = []
-        self.hit = False
+        self.known = False
         self.computed = 0
 
 
@@ -114,7 +114,7 @@ class Predict:
         held = self._local.find(revision, texts)
         now = perf_counter()
         if None not in held:
-            ask.hit = True
+            ask.known = True
             self._metrics.hit_local(len(held))
             known = cast("list[Held]", held)
             return all_known(self.models, revision, known, now - before, now - ask.started)
@@ -136,6 +136,7 @@ class Predict:
             raise
         found.cache_s += cache_s
         ask.computed = len(found.computed)
+        ask.known = not found.computed
         answer = some_found(self.models, want, found, perf_counter() - ask.started)
         if wishes.wait_s is not None:
             answer.headers.append((b"preference-applied", b"wait=%g" % budget_s))
@@ -158,7 +159,7 @@ class Predict:
     def _record(self, ask: Ask, status: int, code: str = "") -> None:
         seconds = perf_counter() - ask.started
         self._metrics.request(ROUTE, status, seconds)
-        level = logging.DEBUG if ask.hit else logging.INFO
+        level = logging.DEBUG if ask.known else logging.INFO
         if log.isEnabledFor(level):
             fields: dict[str, object] = {
                 "action": "request",

@@ -139,8 +139,9 @@ class RequestReader:
             texts: list[str] = self._validate(body).text
         except ValidationError as error:
             raise self._problem(body, error) from None
-        # The parser takes the last of two equal names; only a body that may have two is looked at again.
-        if body.count(b'"text"') != 1:
+        # The parser takes the last of two equal names; only a body that may have two is looked at again:
+        # one with "text" in it more than once, or with an escaped letter of it.
+        if body.count(b'"text"') != 1 or b"\\u006" in body or b"\\u007" in body:
             _refuse_twins(body)
         if len(body) > self._max_chars and max(map(len, texts)) > self._max_chars:
             index = next(at for at, text in enumerate(texts) if len(text) > self._max_chars)

@@ -132,10 +132,8 @@ def _found(pattern: str, said: str) -> str:
 
 
 def _ms(latency: str) -> float:
-    return (
-        float(_found(r"([\d.]+)", latency))
-        * {"us": 0.001, "ms": 1.0, "s": 1000.0}[latency.lstrip("0123456789.")]
-    )
+    number = latency.rstrip("ums")
+    return float(number) * {"us": 0.001, "ms": 1.0, "s": 1000.0}[latency.removeprefix(number)]
 
 
 def _cpu_s(pid: int) -> float:

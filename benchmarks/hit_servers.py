@@ -133,10 +133,14 @@ def fill_cache(redis_url: str) -> None:
 
 
 def _millrace(**settings: Any) -> Any:
+    from pydantic import SecretStr
+
     from api.main import create_app
     from api.settings import ApiSettings
 
-    return create_app(ApiSettings(redis_url=sys.argv[3], cache_ttl_s=TTL_S, **settings), hub=KnownMill())
+    return create_app(
+        ApiSettings(redis_url=SecretStr(sys.argv[3]), cache_ttl_s=TTL_S, **settings), hub=KnownMill()
+    )
 
 
 def _scored(make: Callable[..., Any], scores: Sequence[float]) -> list[Any]:

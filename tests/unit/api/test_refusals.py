@@ -1,0 +1,234 @@
+"""POST /predict when it does not succeed: each status with its code, its body and its headers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from hashlib import sha256
+
+import pytest
+
+from batcher.errors import (
+    BudgetExceeded,
+    EntryFailed,
+    EntryPoisoned,
+    MillraceError,
+    NoWorker,
+    QueueFull,
+    QueueUnavailable,
+)
+from tests.unit.api.pretended import FakeHub, Service, Start, assert_problem, prediction
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "loc"),
+    [
+        (b"", "missing", ["body"]),
+        (b" \n", "missing", ["body"]),
+        (b"{", "json_invalid", ["body"]),
+        (b'{"text": ["a"]} x', "json_invalid", ["body"]),
+        (b'{"text": ["a",]}', "json_invalid", ["body"]),
+        (b"text=a", "json_invalid", ["body"]),
+        (b'{"text": ["\\ud800"]}', "json_invalid", ["body"]),
+        (b'{"text": ["\\udc00\\ud800"]}', "json_invalid", ["body"]),
+        (b'{"text": ["\x00"]}', "json_invalid", ["body"]),
+        (b'{"text": ["\xff\xfe"]}', "json_invalid", ["body"]),
+        (b"\xef\xbb\xbf{}", "json_invalid", ["body"]),
+        (b"[" * 100_000, "json_invalid", ["body"]),
+        (b'{"text": ' + b"[" * 1000, "json_invalid", ["body"]),
+        (b"[]", "model_type", ["body"]),
+        (b'"a"', "model_type", ["body"]),
+        (b"null", "model_type", ["body"]),
+        (b"{}", "missing", ["body", "text"]),
+        (b'{"texts": ["a"]}', "missing", ["body", "text"]),
+        (b'{"text": "a"}', "list_type", ["body", "text"]),
+        (b'{"text": 5}', "list_type", ["body", "text"]),
+        (b'{"text": null}', "list_type", ["body", "text"]),
+        (b'{"text": {"0": "a"}}', "list_type", ["body", "text"]),
+        (b'{"text": []}', "too_short", ["body", "text"]),
+        (b'{"text": ["a", 6]}', "string_type", ["body", "text", 1]),
+        (b'{"text": [["a"]]}', "string_type", ["body", "text", 0]),
+        (b'{"text": [null]}', "string_type", ["body", "text", 0]),
+        (b'{"text": ["a"], "model": "x"}', "extra_forbidden", ["body", "model"]),
+        (b'{"text": ["a"], "text": ["b"]}', "duplicate_key", ["body", "text"]),
+        (b'{"text": ["a"], "\\u0074ext": ["b"]}', "duplicate_key", ["body", "text"]),
+    ],
+)
+async def test_what_is_no_request_is_422(service: Service, body: bytes, kind: str, loc: list[object]) -> None:
+    problem = assert_problem(await service.post(body), 422, "invalid_request")
+    detail = problem["detail"]
+    assert isinstance(detail, list)
+    assert (detail[0]["type"], detail[0]["loc"]) == (kind, loc)
+    assert detail[0]["msg"]
+    assert service.hub.asked == []
+
+
+async def test_the_body_may_be_right_in_unusual_ways(service: Service) -> None:
+    for body in (
+        b'{"text": ["text"]}',
+        b'{"\\u0074ext": ["a"]}',
+        b'{"text": ["\\u0000"]}',
+        b'{"text":["\\"text\\""]}',
+    ):
+        assert (await service.post(body)).status_code == 200, body
+    assert service.hub.asked == [["text"], ["a"], ["\0"], ['"text"']]
+
+
+async def test_numbers_are_not_taken_for_texts(service: Service) -> None:
+    problem = assert_problem(await service.post(b'{"text": [5, 6]}'), 422, "invalid_request")
+    assert problem["detail"] == [
+        {"type": "string_type", "loc": ["body", "text", 0], "msg": "Input should be a valid string"},
+        {"type": "string_type", "loc": ["body", "text", 1], "msg": "Input should be a valid string"},
+    ]
+
+
+async def test_a_refusal_never_echoes_what_was_sent(service: Service) -> None:
+    for body in (b'{"text": "secret"}', b'{"text": ["a", {"secret": 1}]}', b'["secret"]', b"secret"):
+        response = await service.post(body)
+        assert response.status_code == 422
+        assert "secret" not in response.text
+
+
+async def test_a_body_of_errors_is_answered_with_few(service: Service) -> None:
+    response = await service.post(json.dumps({"text": [1] * 1000}).encode())
+    assert len(assert_problem(response, 422, "invalid_request")["detail"]) == 32  # type: ignore[arg-type]
+
+
+async def test_too_many_texts(start: Start) -> None:
+    service = await start(max_texts=3)
+    assert (await service.predict("a", "b", "c")).status_code == 200
+    problem = assert_problem(await service.predict("a", "b", "c", "d"), 413, "too_many_texts")
+    assert problem["detail"] == "more than 3 texts"
+
+
+async def test_too_long_a_text(start: Start) -> None:
+    service = await start(max_text_chars=5)
+    assert (await service.predict("éééé5")).status_code == 200
+    problem = assert_problem(await service.predict("ok", "123456"), 413, "text_too_long")
+    assert problem["index"] == 1
+
+
+async def test_too_large_a_body_by_its_length_is_not_read(start: Start) -> None:
+    service = await start(max_body_bytes=1024)
+    read = 0
+
+    async def body() -> AsyncIterator[bytes]:
+        nonlocal read
+        for _ in range(100):
+            read += 1
+            yield b" " * 1024
+
+    response = await service.client.post("/predict", content=body(), headers={"content-length": "102400"})
+    assert_problem(response, 413, "too_large")
+    assert response.headers["connection"] == "close"
+    assert read == 0
+
+
+async def test_too_large_a_body_is_refused_while_it_comes(start: Start) -> None:
+    service = await start(max_body_bytes=4096)
+    read = 0
+
+    async def endless() -> AsyncIterator[bytes]:
+        nonlocal read
+        while True:
+            read += 1
+            yield b" " * 1024
+
+    assert_problem(await service.client.post("/predict", content=endless()), 413, "too_large")
+    assert read == 5
+
+
+async def test_a_body_of_exactly_the_limit_is_read(start: Start) -> None:
+    service = await start(max_body_bytes=1024)
+    body = b'{"text": ["a"]}'.ljust(1024)
+    assert (await service.post(body)).status_code == 200
+    assert_problem(await service.post(body + b" "), 413, "too_large")
+
+
+@pytest.mark.parametrize(
+    "content_type", ["text/plain", "multipart/form-data; boundary=x", "application/jsonp"]
+)
+async def test_another_content_type(service: Service, content_type: str) -> None:
+    response = await service.post(b'{"text": ["a"]}', content_type=content_type)
+    assert_problem(response, 415, "unsupported_media_type")
+    assert response.headers["accept"] == "application/json"
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code", "retry_after"),
+    [
+        (QueueFull("much is waiting", retry_after_s=2.2), 429, "queue_full", "3"),
+        (QueueFull("much is waiting"), 429, "queue_full", "1"),
+        (NoWorker("none lives"), 503, "no_worker", "2"),
+        (QueueUnavailable("no answer", retry_after_s=0.2), 503, "redis_unavailable", "1"),
+        (BudgetExceeded("over"), 504, "budget_exceeded", None),
+    ],
+)
+async def test_refused_by_the_mill(
+    start: Start, error: MillraceError, status: int, code: str, retry_after: str | None
+) -> None:
+    service = await start(FakeHub(refusal=error))
+    response = await service.predict("a")
+    assert assert_problem(response, status, code)["detail"] == str(error)
+    assert response.headers.get("retry-after") == retry_after
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code"),
+    [(EntryPoisoned("it ends workers"), 422, "poison"), (EntryFailed("ValueError"), 500, "inference_failed")],
+)
+async def test_one_bad_text_is_named_and_its_neighbours_are_remembered(
+    start: Start, error: MillraceError, status: int, code: str
+) -> None:
+    service = await start(FakeHub(answer=lambda text: error if text == "bad" else prediction(text)))
+    problem = assert_problem(await service.predict("a", "b", "bad", "bad"), status, code)
+    assert problem["index"] == 2
+    assert problem["detail"] == f"text 2: {error}"
+    assert (await service.predict("a", "b")).headers["x-cache"] == "HIT"
+    await service.predict("bad")
+    assert service.hub.asked == [["a", "b", "bad"], ["bad"]]
+
+
+async def test_what_nobody_foresaw_is_500_without_its_words(
+    start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    service = await start(FakeHub(refusal=RuntimeError("inner workings")))
+    response = await service.predict("a")
+    problem = assert_problem(response, 500, "internal")
+    assert "inner workings" not in response.text
+    (record,) = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert vars(record)["request_id"] == problem["request_id"]
+    assert record.exc_info is not None
+    assert record.exc_info[0] is RuntimeError
+
+
+KEY = sha256(b"open sesame").hexdigest()
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"authorization": "Bearer wrong"},
+        {"authorization": "Basic open sesame"},
+        {"x_api_key": "open sesame "},
+    ],
+)
+async def test_without_a_valid_key(start: Start, headers: dict[str, str]) -> None:
+    service = await start(api_keys=f"{'0' * 64},{KEY}")
+    response = await service.predict("a", **headers)
+    assert_problem(response, 401, "unauthorized")
+    assert response.headers["www-authenticate"] == "Bearer"
+
+
+@pytest.mark.parametrize("headers", [{"authorization": "bearer open sesame"}, {"x_api_key": "open sesame"}])
+async def test_with_a_valid_key(start: Start, headers: dict[str, str]) -> None:
+    service = await start(api_keys=f"{'0' * 64}, {KEY.upper()}")
+    assert (await service.predict("a", **headers)).status_code == 200
+
+
+async def test_with_keys_only_probes_and_the_description_stay_open(start: Start) -> None:
+    service = await start(api_keys=KEY)
+    for path in ("/health", "/livez", "/readyz", "/metrics", "/docs", "/openapi.json"):
+        assert (await service.client.get(path)).status_code == 200, path
+    assert_problem(await service.client.get("/anything"), 401, "unauthorized")
