@@ -35,8 +35,7 @@ def load(
         return StubClassifier(batch_ms=stub_batch_ms, token_ms=stub_token_ms)
 
     from model_store.engines.runner import open_artefact
-    from model_store.prepare import locate, prepare
+    from model_store.prepare import prepare
 
-    kept = artefact_dir.expanduser()
-    name, path = locate(reference, kept)
-    return open_artefact(prepare(name, path, engine, precision, kept), layout=layout, threads=threads)
+    path = prepare(reference, engine, precision, artefact_dir.expanduser())
+    return open_artefact(path, layout=layout, threads=threads)

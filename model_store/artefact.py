@@ -124,11 +124,14 @@ def seal(path: Path, names: Iterable[str]) -> None:
     (path / SUMS).write_text("".join(lines), "utf-8")
 
 
-def check_seal(path: Path) -> None:
-    """Check every file that SHA256SUMS lists, where there is one. Raises ModelCorrupt naming the file."""
-    sums = path / SUMS
-    if not sums.exists():
-        return
-    for line in sums.read_text("utf-8").splitlines():
-        sha256, _, name = line.partition("  ")
+def check_seal(path: Path) -> list[str]:
+    """Check every file that SHA256SUMS lists, and return their names: none where there is no such file.
+
+    Raises ModelCorrupt naming the first file that differs.
+    """
+    if not (path / SUMS).exists():
+        return []
+    lines = [line.partition("  ") for line in (path / SUMS).read_text("utf-8").splitlines()]
+    for sha256, _, name in lines:
         check(path / name, sha256)
+    return [name for _, _, name in lines]

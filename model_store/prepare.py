@@ -50,13 +50,12 @@ def hub_directory(artefact_dir: Path, repository: str, commit: str) -> Path:
     return artefact_dir / "hub" / f"{repository}@{commit}"
 
 
-def prepare(
-    name: str, path: Path, engine: EngineChoice, precision: PrecisionChoice, artefact_dir: Path
-) -> Path:
-    """The artefact for `path`: itself if it is one, else built from the checkpoint in it, once.
+def prepare(reference: str, engine: EngineChoice, precision: PrecisionChoice, artefact_dir: Path) -> Path:
+    """The artefact for `reference`: itself if it is one, else built from the checkpoint it names, once.
 
     Safe when several processes start at once: one builds and the others wait for it. Raises ModelError.
     """
+    name, path = locate(reference, artefact_dir)
     if (path / MANIFEST).is_file():
         _check_choice(path, read_manifest(path), engine, precision)
         return path
@@ -70,7 +69,7 @@ def prepare(
         return out
     with _alone(out):
         if not (out / MANIFEST).is_file():
-            _build(checkpoint.path, out, name, chosen, arithmetic)
+            _build(path, out, name, chosen, arithmetic)
     return out
 
 

@@ -100,3 +100,23 @@ def _fill(rows: Sequence[Sequence[Tokens]]) -> Rows:
 
 def _round_up(number: int, step: int) -> int:
     return -(-number // step) * step
+
+
+def share_out(lengths: Sequence[int], layout: Layout, pass_tokens: int = ROW_TOKENS) -> list[list[int]]:
+    """Indices of texts with these lengths, shared out to passes of about `pass_tokens` tokens each.
+
+    For work without a deadline: padded texts are sorted by length first, packed ones keep their order.
+    """
+    order = list(range(len(lengths)))
+    if layout == "padded":
+        order.sort(key=lengths.__getitem__)
+    passes: list[list[int]] = []
+    used = longest = 0
+    for index in order:
+        longest = max(longest, lengths[index])
+        used = (len(passes[-1]) + 1) * longest if passes and layout == "padded" else used + lengths[index]
+        if not passes or used > pass_tokens:
+            passes.append([])
+            used = longest = lengths[index]
+        passes[-1].append(index)
+    return passes

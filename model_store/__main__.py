@@ -1,0 +1,128 @@
+"""`python -m model_store`: everything that is done to a model before it is served."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from model_store import commands
+from model_store.errors import ModelError
+
+_MODEL = "default, a directory, or org/name@commit (default: default)"
+Command = Callable[[argparse.Namespace], Iterator[str]]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one sub-command. Returns the exit status: 0, or 2 with one sentence on stderr."""
+    args = _parser().parse_args(arguments)
+    try:
+        if args.command == "train":
+            from model_store import train
+
+            return train.run(args)
+        for line in args.run(args):
+            print(line)
+    except ModelError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        print(f"This needs {error.name}, which is not installed.", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m model_store", description=__doc__)
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add(name: str, command: Command, summary: str) -> argparse.ArgumentParser:
+        added = subparsers.add_parser(name, help=summary, description=summary)
+        added.set_defaults(run=command)
+        return added
+
+    _add_sources(add)
+    _add_artefacts(add)
+    _add_answers(add)
+    if find_spec("model_store.train"):
+        from model_store import train
+
+        train.add_arguments(subparsers.add_parser("train", help="train the embedded default"))
+    return parser
+
+
+Add = Callable[[str, Command, str], argparse.ArgumentParser]
+
+
+def _add_sources(add: Add) -> None:
+    pull = add("pull", commands.pull, "fetch a pinned checkpoint from the Hugging Face Hub")
+    pull.add_argument("reference", help="org/name@commit; a branch name is resolved and its commit printed")
+    pull.add_argument("--to", type=Path, help="where it goes (default: where org/name@commit finds it)")
+    pull.add_argument(
+        "--convert-pickle", action="store_true", help="convert a repository that has only a pickle"
+    )
+    _add_artefact_dir(pull)
+
+    convert = add("convert-pickle", commands.convert_pickle, "write safetensors beside a pickle checkpoint")
+    convert.add_argument("directory", type=Path)
+
+    random = add("random", commands.random, "write a checkpoint with random weights, for benchmarks")
+    random.add_argument("--config", default="distilbert-base", help="distilbert-base, minilm or tiny")
+    random.add_argument("--out", type=Path, required=True)
+    random.add_argument("--seed", type=int, default=0)
+
+    seal = add("seal", commands.seal, "record the digests of a checkpoint, so that a changed byte is refused")
+    seal.add_argument("directory", type=Path)
+
+
+def _add_artefacts(add: Add) -> None:
+    build = add("build", commands.build, "build a checkpoint into an artefact for one engine")
+    build.add_argument(
+        "--out", type=Path, required=True, help="the artefact directory; replaced if it exists"
+    )
+    build.add_argument("--name", help="the model's name (default: from the reference)")
+    build.add_argument(
+        "--check", type=Path, metavar="TSV", help="compare with torch f32 on these labelled texts"
+    )
+    build.add_argument("--force", action="store_true", help="keep an artefact that fails the check")
+    _add_model(build)
+
+    verify = add("verify", commands.verify, "compare every byte of a model with what is on record")
+    verify.add_argument("directory", type=Path)
+    _add_model(add("info", commands.info, "labels, parameters, size, revision, engine and token limit"))
+
+
+def _add_answers(add: Add) -> None:
+    evaluate = add("evaluate", commands.evaluate, "accuracy, F1, calibration and speed on labelled texts")
+    evaluate.add_argument(
+        "--data", type=Path, required=True, metavar="TSV", help="text<TAB>label below a header"
+    )
+    evaluate.add_argument("--json", type=Path, help="write the figures to this file too")
+    _add_model(evaluate)
+
+    predict = add("predict", commands.predict, "classify texts without a server")
+    predict.add_argument("text", nargs="+")
+    _add_model(predict)
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", default="default", help=_MODEL)
+    parser.add_argument("--engine", choices=("auto", "torch", "openvino"), default="auto")
+    parser.add_argument("--precision", choices=("auto", "f32", "bf16", "int8"), default="auto")
+    parser.add_argument("--threads", type=int, default=0, help="0: the cores this process may use")
+    _add_artefact_dir(parser)
+
+
+def _add_artefact_dir(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--artefact-dir",
+        type=Path,
+        default=Path("~/.cache/millrace"),
+        help="where pulled and built models are kept (default: ~/.cache/millrace)",
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

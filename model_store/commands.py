@@ -1,0 +1,154 @@
+"""What each sub-command of `python -m model_store` does: arguments in, lines for the terminal out."""
+
+from __future__ import annotations
+
+import json
+from argparse import Namespace
+from collections.abc import Iterator
+
+from model_store import Classifier, load
+from model_store.errors import ModelError
+
+
+def pull(args: Namespace) -> Iterator[str]:
+    """Fetch a pinned checkpoint; a branch is only resolved, so that nobody serves what may change."""
+    from model_store import pull as hub
+    from model_store.prepare import hub_directory
+
+    repository, _, revision = args.reference.partition("@")
+    snapshot = hub.resolve(repository, revision or "main")
+    if not snapshot.commit.startswith(revision or "main"):
+        raise ModelError(
+            f"{revision or 'main'} of {repository} is commit {snapshot.commit} today, and may be another one "
+            f"tomorrow; pin it: python -m model_store pull {snapshot.reference}"
+        )
+    to = args.to or hub_directory(args.artefact_dir.expanduser(), repository, snapshot.commit)
+    hub.pull(snapshot, to, convert=args.convert_pickle)
+    yield f"{snapshot.reference} is in {to}"
+
+
+def convert_pickle(args: Namespace) -> Iterator[str]:
+    """Write model.safetensors beside the pickle of a directory."""
+    from model_store.pickles import convert_pickle
+
+    convert_pickle(args.directory)
+    yield f"{args.directory} now has safetensors"
+
+
+def build(args: Namespace) -> Iterator[str]:
+    """Build an artefact, and judge it on labelled texts if asked to."""
+    from model_store.artefact import check_seal
+    from model_store.build import build
+    from model_store.gate import AccuracyCheck
+    from model_store.prepare import choose, locate
+
+    name, path = locate(args.model, args.artefact_dir.expanduser())
+    check_seal(path)
+    engine, precision = choose(args.engine, args.precision)
+    manifest = build(
+        path,
+        args.out,
+        name=args.name or name,
+        engine=engine,
+        precision=precision,
+        check=AccuracyCheck(args.check) if args.check else None,
+        force=args.force,
+    )
+    yield f"{args.out}: {manifest.name} {manifest.revision[:12]}, {engine} {precision}"
+    if gate := manifest.gate:
+        yield (
+            f"{'passed' if gate.passed else 'FAILED'}: agrees with torch f32 on {gate.agreement:.2%} of "
+            f"{gate.rows} texts, accuracy {gate.accuracy:.2%} (torch f32: {gate.reference_accuracy:.2%})"
+        )
+
+
+def verify(args: Namespace) -> Iterator[str]:
+    """Compare every byte of an artefact, or of a sealed checkpoint, with what is on record."""
+    from model_store.artefact import MANIFEST, SUMS, check_seal
+    from model_store.artefact import verify as verify_artefact
+
+    if (args.directory / MANIFEST).is_file():
+        manifest = verify_artefact(args.directory)
+        yield f"{args.directory}: {len(manifest.files)} files as recorded, revision {manifest.revision}"
+        return
+    names = check_seal(args.directory)
+    if not names:
+        raise ModelError(f"{args.directory} has neither a {MANIFEST} nor a {SUMS} to verify it by.")
+    yield f"{args.directory}: {len(names)} files as recorded"
+
+
+def seal(args: Namespace) -> Iterator[str]:
+    """Record the digests of a checkpoint, which `load` compares from then on."""
+    from model_store.artefact import SUMS
+    from model_store.artefact import seal as write_sums
+    from model_store.checkpoint import read_checkpoint
+
+    files = [path.name for path in read_checkpoint(args.directory).files()]
+    write_sums(args.directory, files)
+    yield f"{args.directory / SUMS}: {len(files)} files"
+
+
+def info(args: Namespace) -> Iterator[str]:
+    """What a model is, once verified."""
+    from model_store.artefact import verify as verify_artefact
+    from model_store.prepare import prepare
+
+    path = prepare(args.model, args.engine, args.precision, args.artefact_dir.expanduser())
+    manifest = verify_artefact(path)
+    size = sum(file.size for file in manifest.files.values())
+    yield f"name        {manifest.name}"
+    yield f"revision    {manifest.revision}"
+    yield f"engine      {manifest.engine} {manifest.precision}"
+    yield f"labels      {', '.join(manifest.labels)}{' (any number of them)' if manifest.multi_label else ''}"
+    yield f"parameters  {manifest.parameters / 1e6:.1f} M"
+    yield f"size        {size / 1e6:.1f} MB"
+    yield f"max tokens  {manifest.max_tokens}"
+    yield f"layout      {'packed' if manifest.rows else 'padded'}"
+    yield f"directory   {path}"
+
+
+def evaluate(args: Namespace) -> Iterator[str]:
+    """Accuracy, F1, calibration and speed on labelled texts."""
+    from model_store.evaluate import evaluate, read_tsv
+
+    classifier = _load(args)
+    result = evaluate(classifier, read_tsv(args.data, classifier.info.labels), title="evaluate")
+    low, high = result.interval_95
+    yield f"{result.model} {result.revision[:12]}, {result.engine} {result.precision}, {result.texts} texts"
+    yield f"accuracy           {result.accuracy:.4f} (95 %: {low:.4f} to {high:.4f})"
+    yield f"F1, mean of labels {result.f1:.4f}"
+    yield f"calibration error  {result.calibration_error:.4f}"
+    yield f"speed              {result.texts_per_s:.0f} texts/s; {result.truncated} texts truncated"
+    for one in result.classes:
+        yield (
+            f"{one.label:<18} precision {one.precision:.4f}, recall {one.recall:.4f}, F1 {one.f1:.4f} "
+            f"({one.texts} texts)"
+        )
+    if args.json:
+        args.json.write_text(json.dumps(result.as_dict(), indent=2) + "\n", "utf-8")
+
+
+def predict(args: Namespace) -> Iterator[str]:
+    """The scores of some texts, one line each, without a server."""
+    classifier = _load(args)
+    for text, row in zip(args.text, classifier.classify(classifier.tokenize(args.text)), strict=True):
+        scores = zip(classifier.info.labels, row, strict=True)
+        yield "  ".join([*(f"{label} {score:.4f}" for label, score in scores), text])
+
+
+def random(args: Namespace) -> Iterator[str]:
+    """A checkpoint with random weights."""
+    from model_store.random_model import write_random
+
+    write_random(args.config, args.out, seed=args.seed)
+    yield f"{args.out}: {args.config} with random weights, seed {args.seed}"
+
+
+def _load(args: Namespace) -> Classifier:
+    return load(
+        args.model,
+        engine=args.engine,
+        precision=args.precision,
+        threads=args.threads,
+        artefact_dir=args.artefact_dir,
+    )

