@@ -43,7 +43,8 @@ class Up(Process):
         """The process of one part: api, worker, jobs, redis-server. None while it is not there."""
         for child in self.offspring():
             with contextlib.suppress(psutil.NoSuchProcess):
-                if any(word.endswith(part) for word in child.cmdline()[:5]):
+                words = " ".join(child.cmdline()).split()  # Redis rewrites its own
+                if any(word.endswith(part) for word in words[:5]):
                     return child.pid
         return None
 
