@@ -8,6 +8,9 @@ TORCH_INDEX ?=
 TORCH := torch==2.13.0
 # Options for `make run`, e.g. make run ARGS="--port 9000 --workers 2"
 ARGS ?=
+# Which load test `make load` runs, and PROFILE=short for a twentieth of its time.
+SCRIPT ?= load
+PROFILE ?= full
 # Options for `make test`, e.g. make test TESTS="tests/unit -k cache"
 TESTS ?=
 
@@ -41,6 +44,18 @@ check: $(STAMP) ## the one definition of clean: lint, format, types, import cont
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+
+.PHONY: manifests
+manifests: $(STAMP) ## check the Kubernetes manifests, images and workflow files
+	$(BIN)/python -m pytest -q tests/repo/test_manifests.py tests/repo/test_images.py
+
+.PHONY: load
+load: $(STAMP) ## run a load test (SCRIPT=load, PROFILE=short, ARGS="-e RATE=50"; BASE_URL for a running mill)
+	@PROFILE=$(PROFILE) scripts/load $(SCRIPT) $(ARGS)
+
+.PHONY: images
+images: ## build both container images where there is docker or podman (TAG=...)
+	scripts/build-images
 
 .PHONY: format
 format: $(STAMP) ## put the code in form
