@@ -21,7 +21,9 @@ from starlette.responses import Response
 
 from api.access import OPEN_PATHS, Keys
 from api.errors import Header, Problem, internal, problem_of
+from api.lifecycle import Phase
 from api.metrics import Metrics
+from api.predict import Predict
 from api.wire import NOSNIFF, Head, Message, Receive, Scope, Send, send_problem
 from batcher.errors import MillraceError
 
@@ -52,10 +54,15 @@ class Handoff(Response):
 
 
 class Edge(FastAPI):
-    """The FastAPI application inside its outermost layer. `direct` is keyed by (method, path)."""
+    """The FastAPI application inside its outermost layer. `direct` is keyed by (method, path).
 
-    def __init__(self, metrics: Metrics, keys: Keys, **options: Any) -> None:
+    Whoever adds routes does so with `include_router`; whoever makes jobs of requests sets `predict.deferral`.
+    """
+
+    def __init__(self, predict: Predict, metrics: Metrics, keys: Keys, phase: Phase, **options: Any) -> None:
         super().__init__(**options)
+        self.predict = predict
+        self.phase = phase
         self.direct: dict[tuple[str, str], Direct] = {}
         self._metrics = metrics
         self._keys = keys

@@ -73,8 +73,10 @@ def create_app(
         await cache.close()
 
     edge = Edge(
+        predict,
         metrics,
         Keys(settings.key_digests),
+        phase,
         title="Millrace",
         version=metrics.version,
         description=DESCRIPTION,
@@ -86,7 +88,6 @@ def create_app(
     edge.include_router(
         health_routes(edge.direct[("GET", "/health")], hub, predict.models, local, metrics, phase)
     )
-    edge.state.predict = predict
     return edge
 
 

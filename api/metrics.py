@@ -6,7 +6,6 @@ docs/metrics.md says what each is for and who reads it.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
 from importlib.metadata import PackageNotFoundError, version
 from platform import python_version
 
@@ -31,7 +30,8 @@ ROUTES = (
     "/predict",
     "/jobs",
     "/jobs/{job_id}",
-    "/jobs/{job_id}/results",
+    "/jobs/{job_id}/events",
+    "/jobs/{job_id}/predictions",
     "/health",
     "/livez",
     "/readyz",
@@ -93,7 +93,6 @@ HUB_COUNTS = {
     "asked_again": "Entries enqueued again: lost by Redis, or ended by another caller's deadline",
     "malformed": "Results that this version cannot read",
     "recovered": "Entries that sweeps of this API took back from dead workers",
-    "outages": "Times that Redis was lost",
     "round_trips": "Round trips of enqueue commands",
 }
 
@@ -135,6 +134,7 @@ class Metrics:
         self.evictions = self._lone(
             "counter", "millrace_local_cache_evictions", "Entries pushed out of the in-process cache"
         )
+        self.outages = self._lone("counter", "millrace_redis_outages", "Times that this API lost Redis")
         self.hub = {
             name: self._lone("counter", f"millrace_hub_{name}", text) for name, text in HUB_COUNTS.items()
         }
@@ -168,12 +168,11 @@ class Metrics:
         """Copies what others count into cells: each second, and before each scrape."""
         self.gauges["local_cache_entries"].set(len(local))
         self.gauges["local_cache_bytes"].set(local.bytes)
-        self.gauges["waiting_entries"].set(getattr(hub, "waiting", 0))
+        self.gauges["waiting_entries"].set(hub.waiting)
         self.evictions.set(local.evictions)
-        counts = getattr(hub, "counts", None)
-        for field in fields(counts) if is_dataclass(counts) else ():
-            if field.name in self.hub:
-                self.hub[field.name].set(getattr(counts, field.name))
+        self.outages.set(hub.outage.count)
+        for name, cell in self.hub.items():
+            cell.set(getattr(hub.counts, name))
 
 
 _GAUGES = {

@@ -8,6 +8,8 @@ from typing import Protocol
 
 from batcher.errors import MillraceError
 from batcher.messages import Lane, Prediction, Snapshot
+from batcher.outage import Outage
+from batcher.replies import HubCounts
 
 Outcome = Prediction | MillraceError
 
@@ -16,11 +18,15 @@ class Hub(Protocol):
     """`batcher.replies.ReplyHub`, or a pretended one."""
 
     snapshot: Snapshot
+    counts: HubCounts
+    outage: Outage
 
     @property
     def alive(self) -> bool: ...
     @property
     def reachable(self) -> bool: ...
+    @property
+    def waiting(self) -> int: ...
     async def start(self) -> None: ...
     async def stop(self) -> None: ...
     async def classify(

@@ -14,6 +14,8 @@ from typing import Any
 import uvicorn
 
 from batcher.messages import NO_SNAPSHOT, ModelRecord, Prediction, Snapshot, WorkerRecord, entry_id, fragment
+from batcher.outage import Outage
+from batcher.replies import HubCounts
 
 TEXTS = ("I love you!", "I hate you!", "I am a Kubernetes Cluster!")
 LABELS = ("NEGATIVE", "POSITIVE")
@@ -104,6 +106,9 @@ class KnownMill:
     """A hub whose model is known and whose queue is never asked: every text is in the cache."""
 
     alive = reachable = True
+    waiting = 0
+    counts = HubCounts()
+    outage = Outage()
     snapshot: Snapshot = replace(
         NO_SNAPSHOT,
         model=ModelRecord("bench", REVISION, LABELS, 512, "none", "f32"),

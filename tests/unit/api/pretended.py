@@ -23,6 +23,8 @@ from batcher.messages import (
     entry_id,
     fragment,
 )
+from batcher.outage import Outage
+from batcher.replies import HubCounts
 
 REVISION = "a1b2c3d4e5f6" + "0" * 52
 OTHER_REVISION = "ffeeddccbbaa" + "0" * 52
@@ -65,6 +67,9 @@ class FakeHub:
     gate: asyncio.Event | None = None
     answer: Callable[[str], Outcome] = prediction
     running: bool = False
+    waiting: int = 0
+    counts: HubCounts = field(default_factory=HubCounts)
+    outage: Outage = field(default_factory=Outage)
 
     async def start(self) -> None:
         self.running = True

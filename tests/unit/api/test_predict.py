@@ -30,7 +30,7 @@ def expected(*texts: str) -> dict[str, object]:
 
 def timings(header: str) -> dict[str, str]:
     """Server-Timing as {"cache": "dur=0.1", ...}."""
-    return dict(part.strip().split(";", 1) for part in header.split(","))  # type: ignore[misc]
+    return dict(part.strip().split(";", 1) for part in header.split(","))
 
 
 async def test_answers_in_the_order_of_the_texts(service: Service) -> None:

@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from fastapi.routing import APIRoute
+from prometheus_client.parser import text_string_to_metric_families
+
+from api.metrics import ROUTES, duration_bounds
+from batcher.errors import EntryFailed, QueueFull
+from batcher.messages import NO_SNAPSHOT, LaneDepth
+from batcher.replies import HubCounts
+from tests.unit.api.pretended import RUNNING, FakeHub, Service, Start, assert_problem, prediction
+
+
+async def metrics(service: Service) -> dict[tuple[str, str], float]:
+    """What /metrics says: (name, label values joined) -> value."""
+    text = (await service.client.get("/metrics")).text
+    return {
+        (sample.name, ",".join(sample.labels.values())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+async def test_healthy_whatever_happens(start: Start) -> None:
+    service = await start(FakeHub(snapshot=NO_SNAPSHOT, alive=False, reachable=False))
+    service.app.phase.draining = True
+    response = await service.client.get("/health")
+    assert (response.status_code, response.json()) == (200, {"status": "healthy"})
+    assert response.headers["content-type"] == "application/json"
+    assert len(response.headers["x-request-id"]) == 32
+
+
+async def test_live_until_a_loop_has_ended(service: Service) -> None:
+    assert (await service.client.get("/livez")).json() == {"status": "live"}
+    service.hub.alive = False
+    assert_problem(await service.client.get("/livez"), 503, "loop_ended")
+
+
+async def test_ready_says_what_would_answer(service: Service) -> None:
+    response = await service.client.get("/readyz")
+    assert (response.status_code, response.json()) == (
+        200,
+        {"status": "ready", "model": "stub@a1b2c3d4e5f6", "workers": 1},
+    )
+
+
+@pytest.mark.parametrize(
+    ("hub", "code"),
+    [
+        (FakeHub(reachable=False), "redis_unavailable"),
+        (FakeHub(snapshot=NO_SNAPSHOT), "no_worker"),
+        (FakeHub(snapshot=replace(RUNNING, workers=())), "no_worker"),
+        (FakeHub(snapshot=replace(RUNNING, model=None)), "no_worker"),
+    ],
+)
+async def test_not_ready_says_why(start: Start, hub: FakeHub, code: str) -> None:
+    response = await (await start(hub)).client.get("/readyz")
+    assert_problem(response, 503, code)
+    assert int(response.headers["retry-after"]) > 0
+
+
+async def test_not_ready_while_draining_but_still_answering(service: Service) -> None:
+    service.app.phase.draining = True
+    assert_problem(await service.client.get("/readyz"), 503, "draining")
+    assert (await service.client.get("/livez")).status_code == 200
+    assert (await service.predict("a")).status_code == 200
+
+
+async def test_requests_and_entries_are_counted_by_what_became_of_them(start: Start) -> None:
+    bad = EntryFailed("x")
+    service = await start(FakeHub(answer=lambda text: bad if text == "bad" else prediction(text)))
+    service.cache.keep("shared")
+    await service.predict("a", "b", "shared")
+    await service.predict("a", "b")
+    await service.predict("a", "c", "bad")
+    service.hub.refusal = QueueFull("full")
+    await service.predict("d", "e")
+    await service.post(b"")
+    seen = await metrics(service)
+    requests = {
+        status: seen["millrace_requests_total", f"/predict,{status}"] for status in (200, 422, 429, 500)
+    }
+    assert requests == {200: 2, 422: 1, 429: 1, 500: 1}
+    entries = {
+        outcome: value
+        for (name, outcome), value in seen.items()
+        if name == "millrace_entries_total" and value
+    }
+    assert entries == {"hit_local": 3, "hit_shared": 1, "computed": 3, "failed": 1, "shed": 2}
+    assert seen["millrace_request_duration_seconds_count", "/predict"] == 5
+    assert seen["millrace_request_duration_seconds_bucket", "+Inf,/predict"] == 5
+    assert 0 < seen["millrace_request_duration_seconds_sum", "/predict"] < 5
+    assert seen["millrace_local_cache_entries", ""] == 4
+    assert seen["millrace_local_cache_bytes", ""] > 4 * 350
+
+
+async def test_the_mill_is_shown_as_the_hub_sees_it(start: Start) -> None:
+    hub = FakeHub(snapshot=replace(RUNNING, interactive=LaneDepth(7, 90, 1500), solo=1, in_flight=4))
+    hub.counts, hub.outage.count, hub.waiting = HubCounts(joined=3, polled=1), 2, 5
+    seen = await metrics(await start(hub))
+    assert seen["millrace_queue_entries", "interactive"] == 7
+    assert seen["millrace_queue_entries", "bulk"] == 0
+    assert seen["millrace_queue_cost_tokens", "interactive"] == 90
+    assert seen["millrace_queue_oldest_seconds", "interactive"] == 1.5
+    assert seen["millrace_queue_solo_entries", ""] == 1
+    assert seen["millrace_in_flight_entries", ""] == 4
+    assert seen["millrace_workers", ""] == 1
+    assert seen["millrace_workers_rate_tokens", ""] == 1000
+    assert seen["millrace_redis_up", ""] == 1
+    assert seen["millrace_hub_joined_total", ""] == 3
+    assert seen["millrace_hub_polled_total", ""] == 1
+    assert seen["millrace_redis_outages_total", ""] == 2
+    assert seen["millrace_waiting_entries", ""] == 5
+    assert any(name == "millrace_build_info" for name, _ in seen)
+    assert seen["process_resident_memory_bytes", ""] > 1e6
+
+
+async def test_every_route_is_counted_by_its_own_name(service: Service) -> None:
+    declared = {route.path for route in service.app.routes if isinstance(route, APIRoute)}
+    assert declared <= set(ROUTES)
+
+
+async def test_texts_and_ids_are_no_labels(service: Service) -> None:
+    await service.predict("a very private text", x_request_id="my-id")
+    text = (await service.client.get("/metrics")).text
+    assert "private" not in text
+    assert "my-id" not in text
+
+
+@pytest.mark.parametrize("budget_s", [0.5, 10.0, 60.0])
+def test_buckets_end_at_the_budget(budget_s: float) -> None:
+    bounds = duration_bounds(budget_s)
+    assert bounds[0] == 0.0001
+    assert bounds[-1] == budget_s
+    assert list(bounds) == sorted(set(bounds))
+
+
+async def test_openapi_describes_everything(service: Service) -> None:
+    document = (await service.client.get("/openapi.json")).json()
+    assert set(document["paths"]) == {"/predict", "/health", "/livez", "/readyz", "/metrics"}
+    predict = document["paths"]["/predict"]["post"]
+    assert set(predict["responses"]) == {"200", "202", "401", "413", "415", "422", "429", "500", "503", "504"}
+    schema = predict["requestBody"]["content"]["application/json"]["schema"]
+    assert schema["properties"]["text"] == {
+        "description": "Texts to classify",
+        "items": {"type": "string"},
+        "maxItems": 1024,
+        "minItems": 1,
+        "title": "Text",
+        "type": "array",
+    }
+    assert schema["additionalProperties"] is False
+    assert {parameter["name"] for parameter in predict["parameters"]} == {"Prefer", "X-Request-ID"}
+    assert "X-Cache" in predict["responses"]["200"]["headers"]
+    example = (await service.client.post("/predict", json=schema["example"])).json()
+    assert example.keys() == {"predictions"}
+
+
+async def test_the_documentation_page_is_served(service: Service) -> None:
+    page = await service.client.get("/docs")
+    assert page.status_code == 200
+    assert "/openapi.json" in page.text
+
+
+async def test_the_lifespan_starts_and_stops_what_is_behind(start: Start) -> None:
+    hub = FakeHub()
+    service = await start(hub)
+    assert hub.running
+    assert not service.cache.closed

@@ -1,0 +1,192 @@
+"""Requests that wait: clients that leave or ask for too much, processes that stop, jobs instead."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from api.answer import Answer
+from api.errors import Problem
+from api.predict import Predict
+from api.wire import Head
+from batcher.errors import BudgetExceeded, QueueFull
+from tests.unit.api.pretended import FakeHub, Service, Start, assert_problem
+
+
+async def until(true: Callable[[], Any]) -> None:
+    """Lets the loop run until something holds."""
+    for _ in range(1000):
+        if true():
+            return
+        await asyncio.sleep(0)
+    raise AssertionError("it never came true")
+
+
+class Connection:
+    """One client at the ASGI interface: it sends a body, perhaps leaves, and keeps what it is sent."""
+
+    def __init__(self, body: bytes) -> None:
+        self.messages: list[dict[str, Any]] = [{"type": "http.request", "body": body}]
+        self.left = asyncio.Event()
+        self.sent: list[Any] = []
+        self.headers = [(b"content-type", b"application/json")]
+
+    async def receive(self) -> Any:
+        if self.messages:
+            return self.messages.pop(0)
+        await self.left.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: Any) -> None:
+        self.sent.append(message)
+
+    def ask(self, service: Service) -> asyncio.Task[None]:
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": "/predict",
+            "headers": self.headers,
+            "client": None,
+        }
+        return asyncio.create_task(service.app(scope, self.receive, self.send))
+
+
+async def test_a_client_that_leaves_takes_its_texts_with_it(start: Start) -> None:
+    hub = FakeHub(gate=asyncio.Event())
+    service = await start(hub)
+    connection = Connection(b'{"text": ["a"]}')
+    request = connection.ask(service)
+    await until(lambda: hub.asked)
+    assert not request.done()
+    connection.left.set()
+    await request
+    assert hub.cancelled == 1
+    assert connection.sent == []
+    scraped = (await service.client.get("/metrics")).text
+    assert 'millrace_requests_total{route="/predict",status="499"} 1.0' in scraped
+    assert 'millrace_entries_total{outcome="cancelled"} 1.0' in scraped
+
+
+async def test_a_client_that_leaves_while_sending_is_not_answered(service: Service) -> None:
+    connection = Connection(b'{"te')
+    connection.messages[0]["more_body"] = True
+    connection.left.set()
+    await connection.ask(service)
+    assert connection.sent == []
+
+
+async def test_watching_a_client_ends_with_the_answer(start: Start) -> None:
+    service = await start()
+    before = len(asyncio.all_tasks())
+    for text in ("a", "b", "c"):
+        await service.predict(text)
+    await until(lambda: len(asyncio.all_tasks()) == before)
+
+
+async def test_cancelled_from_outside_stays_cancelled(start: Start) -> None:
+    hub = FakeHub(gate=asyncio.Event())
+    request = Connection(b'{"text": ["a"]}').ask(await start(hub))
+    await until(lambda: hub.asked)
+    request.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await request
+    assert hub.cancelled == 1
+
+
+async def test_who_still_waits_when_the_drain_runs_out_is_told(start: Start) -> None:
+    hub = FakeHub(gate=asyncio.Event())
+    service = await start(hub)
+    connection = Connection(b'{"text": ["a"]}')
+    request = connection.ask(service)
+    await until(lambda: hub.asked)
+    service.app.phase.draining = True
+    request.cancel()
+    await request
+    assert connection.sent[0]["status"] == 503
+    assert b'"code":"draining"' in connection.sent[1]["body"]
+
+
+async def test_a_client_may_have_only_so_many_texts_waiting(start: Start) -> None:
+    hub = FakeHub(gate=asyncio.Event())
+    service = await start(hub, max_client_texts=3)
+    service.cache.keep("known")
+    first = asyncio.create_task(service.predict("a", "b"))
+    await until(lambda: hub.asked)
+    refused = await service.predict("c", "d")
+    problem = assert_problem(refused, 429, "client_limit")
+    assert problem["detail"] == "2 of at most 3 texts of this client are waiting already"
+    assert refused.headers["retry-after"] == "1"
+    assert (await service.predict("known")).status_code == 200
+    second = asyncio.create_task(service.predict("c", "known"))
+    await until(lambda: len(hub.asked) == 2)
+    assert hub.gate is not None
+    hub.gate.set()
+    assert [(await task).status_code for task in (first, second)] == [200, 200]
+    assert (await service.predict("e", "f", "g")).status_code == 200
+
+
+async def test_the_cap_counts_each_client_alone(start: Start) -> None:
+    hub = FakeHub(gate=asyncio.Event())
+    service = await start(hub, max_client_texts=1)
+    first = asyncio.create_task(service.predict("a"))
+    await until(lambda: hub.asked)
+    other = Connection(b'{"text": ["b"]}')
+    other_request = other.ask(service)
+    await until(lambda: len(hub.asked) == 2)
+    assert hub.gate is not None
+    hub.gate.set()
+    await asyncio.gather(first, other_request)
+    assert other.sent[0]["status"] == 200
+
+
+class Jobs:
+    """A pretended maker of jobs."""
+
+    def __init__(self) -> None:
+        self.made: list[list[str]] = []
+        self.refusal: Problem | None = None
+
+    async def __call__(self, head: Head, texts: list[str]) -> Answer:
+        if self.refusal is not None:
+            raise self.refusal
+        self.made.append(texts)
+        return Answer(202, [(b"location", b"/jobs/1")], b'{"id":"1"}')
+
+
+async def start_with_jobs(start: Start, hub: FakeHub) -> tuple[Service, Jobs]:
+    service, jobs = await start(hub), Jobs()
+    predict: Predict = service.app.predict
+    predict.deferral = jobs
+    return service, jobs
+
+
+async def test_respond_async_makes_a_job(start: Start) -> None:
+    service, jobs = await start_with_jobs(start, FakeHub())
+    response = await service.predict("a", "b", prefer="respond-async")
+    assert (response.status_code, response.headers["location"]) == (202, "/jobs/1")
+    assert len(response.headers["x-request-id"]) == 32
+    assert jobs.made == [["a", "b"]]
+    assert service.hub.asked == []
+
+
+async def test_respond_async_with_a_wait_makes_a_job_only_when_the_wait_was_in_vain(start: Start) -> None:
+    service, jobs = await start_with_jobs(start, FakeHub())
+    assert (await service.predict("a", prefer="respond-async, wait=2")).status_code == 200
+    for refusal in (BudgetExceeded("over"), QueueFull("full")):
+        service.hub.refusal = refusal
+        assert (await service.predict("b", prefer="respond-async, wait=2")).status_code == 202
+    assert jobs.made == [["b"], ["b"]]
+
+
+async def test_a_job_that_is_refused_answers_for_itself(start: Start) -> None:
+    service, jobs = await start_with_jobs(start, FakeHub())
+    jobs.refusal = Problem(429, "too many jobs wait", code="jobs_full")
+    assert_problem(await service.predict("a", prefer="respond-async"), 429, "jobs_full")
+
+
+async def test_respond_async_is_only_a_preference(service: Service) -> None:
+    service.app.predict.deferral = None
+    assert (await service.predict("a", prefer="respond-async")).status_code == 200
