@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from batcher.errors import BudgetExceeded, MillraceError, NoWorker, QueueFull, QueueUnavailable
-from batcher.job_store import Attempt, JobStatus, JobStore
+from batcher.job_record import Attempt, JobStatus
+from batcher.job_store import JobStore
 from batcher.messages import Lane, Prediction, Snapshot, entry_id
 from batcher.outage import REDIS_ERRORS
 from batcher.settings import JobSettings

@@ -20,76 +20,18 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, cast, get_args
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
 
 import redis
 
+from batcher.job_record import Attempt, Created, JobRecord, JobStatus, read_record
 from batcher.redis_queue import prefix, script_sha, script_source
-
-JobStatus = Literal["queued", "running", "finished", "failed", "cancelled"]
-STATUSES: tuple[JobStatus, ...] = get_args(JobStatus)
-OPEN: frozenset[str] = frozenset(("queued", "running"))
 
 CHUNK_TEXTS = 256
 UPLOAD_TTL_MS = 600_000
 # A job whose attempts end without progress this often in a row has something about it that ends them.
 MOST_STALLED = 5
-
-
-@dataclass(frozen=True, slots=True)
-class JobRecord:
-    """What is known of a job. Times in ms of the Redis clock; `rate` in texts/s, 0 unless it runs."""
-
-    id: str
-    status: JobStatus
-    total: int
-    done: int
-    failed: int
-    created_ms: int
-    started_ms: int | None
-    finished_ms: int | None
-    chunk_texts: int
-    attempt: int
-    rate: float
-    model: str
-    digest: str
-    error_code: str
-    error: str
-    place: str
-
-    @property
-    def ended(self) -> bool:
-        """Nothing changes any more."""
-        return self.status not in OPEN
-
-    @property
-    def version(self) -> str:
-        """Differs whenever status or progress does."""
-        return f"{STATUSES.index(self.status)}-{self.done}-{self.failed}"
-
-
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """What a run starts from: `first` is the first chunk without results, `ran_ms` since the first run."""
-
-    job_id: str
-    status: str
-    number: int
-    first: int
-    chunks: int
-    total: int
-    chunk_texts: int
-    ran_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class Created:
-    """What became of an upload: `full` when too many jobs wait, `lost` when it took too long."""
-
-    outcome: Literal["created", "exists", "full", "lost"]
-    digest: str
 
 
 class JobStore:
@@ -154,7 +96,7 @@ class JobStore:
         pipe = self._client.pipeline(transaction=False)
         for job_id in job_ids:
             pipe.hgetall(self._job(job_id))
-        return [_record(job_id, raw) for job_id, raw in zip(job_ids, pipe.execute(), strict=True)]
+        return [read_record(job_id, raw) for job_id, raw in zip(job_ids, pipe.execute(), strict=True)]
 
     def record(self, job_id: str) -> JobRecord | None:
         """What is known of one job."""
@@ -169,11 +111,16 @@ class JobStore:
         """How many jobs are queued."""
         return self._client.zcard(f"{self._prefix}:jobs:queued")
 
+    def running_ids(self) -> list[str]:
+        """Jobs that run."""
+        return [member.decode() for member in self._members("running")]
+
     def open_ids(self) -> list[str]:
         """Every job that has not ended. Renews their lifetime, and forgets those that are gone."""
         ids: list[str] = []
-        for key in (f"{self._prefix}:jobs:queued", f"{self._prefix}:jobs:running"):
-            members = [member.decode() for member in cast("list[bytes]", self._client.zrange(key, 0, -1))]
+        for kind in ("queued", "running"):
+            key = f"{self._prefix}:jobs:{kind}"
+            members = [member.decode() for member in self._members(kind)]
             pipe = self._client.pipeline(transaction=False)
             for job_id in members:
                 pipe.pexpire(self._job(job_id), self._ttl_ms)
@@ -218,6 +165,9 @@ class JobStore:
 
     # -- Redis -------------------------------------------------------------------------------------
 
+    def _members(self, kind: str) -> list[bytes]:
+        return cast("list[bytes]", self._client.zrange(f"{self._prefix}:jobs:{kind}", 0, -1))
+
     def _job(self, job_id: str) -> str:
         return f"{self._prefix}:job:{job_id}"
 
@@ -253,31 +203,3 @@ class Upload:
     def drop(self) -> None:
         """Removes what was stored."""
         self._client.unlink(self._key)
-
-
-def _record(job_id: str, raw: Mapping[bytes, bytes]) -> JobRecord | None:
-    if b"status" not in raw:
-        return None
-    facts = {name.decode(): value.decode() for name, value in raw.items()}
-
-    def number(name: str) -> int | None:
-        return int(facts[name]) if name in facts else None
-
-    return JobRecord(
-        id=job_id,
-        status=cast(JobStatus, facts["status"]),
-        total=int(facts["total"]),
-        done=int(facts["done"]),
-        failed=int(facts["failed"]),
-        created_ms=int(facts["created_ms"]),
-        started_ms=number("started_ms"),
-        finished_ms=number("finished_ms"),
-        chunk_texts=int(facts["chunk_texts"]),
-        attempt=int(facts["attempt"]),
-        rate=float(facts.get("rate", 0)),
-        model=facts.get("model", ""),
-        digest=facts["digest"],
-        error_code=facts.get("error_code", ""),
-        error=facts.get("error", ""),
-        place=facts["place"],
-    )

@@ -1,0 +1,200 @@
+"""Jobs as the event loop sees them: store, queue and intake behind threads of their own.
+
+RQ and the store are synchronous. What they raise when Redis is away becomes QueueUnavailable here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
+from typing import TypeVar
+
+from anyio import CapacityLimiter, fail_after, from_thread, to_thread
+
+from api.access import Keys
+from api.errors import Problem
+from api.job_reader import READERS
+from api.job_upload import Intake, Limits
+from api.job_watch import JobWatch
+from api.settings import ApiSettings
+from api.wire import CLOSE, Gone, Head, Receive
+from batcher.connect import connect
+from batcher.errors import QueueUnavailable
+from batcher.job_queue import JobQueue
+from batcher.job_record import JobRecord
+from batcher.job_store import JobStore
+from batcher.outage import REDIS_ERRORS
+
+# Commands under way at once, and bodies being read. More bodies wait their turn, unread.
+THREADS = 4
+UPLOADS = 8
+# Longest pause in the middle of a body.
+BLOCK_S = 30.0
+REDIS_TIMEOUT_S = 2.0
+# Jobs looked at for one page of a list that filters by status.
+SCAN = 1000
+MAX_KEY = 255
+
+T = TypeVar("T")
+
+
+class JobDesk:
+    """Takes jobs in, and answers for them."""
+
+    def __init__(
+        self, store: JobStore, queue: JobQueue, settings: ApiSettings, draining: Callable[[], bool]
+    ) -> None:
+        self.store = store
+        self.watch = JobWatch(self.records, draining)
+        self.draining = draining
+        self._queue = queue
+        self._keys = Keys(settings.key_digests)
+        self._max_body = settings.max_job_body_bytes
+        limits = Limits(settings.max_job_body_bytes, settings.max_text_chars, settings.max_waiting_jobs)
+        self._intake = Intake(store, queue, limits)
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="jobs")
+        self._uploads = CapacityLimiter(UPLOADS)
+
+    @classmethod
+    def connect(cls, settings: ApiSettings, draining: Callable[[], bool]) -> JobDesk:
+        """A desk over a client of its own, for the Redis that the settings name."""
+        url = settings.redis_url.get_secret_value()
+        client = connect(url, timeout_s=REDIS_TIMEOUT_S, retries=1, connections=2 * (THREADS + UPLOADS))
+        store = JobStore(client, settings.name, settings.job_ttl_s)
+        return cls(store, JobQueue(client, settings), settings, draining)
+
+    async def stop(self) -> None:
+        """Ends waits and threads."""
+        await self.watch.stop()
+        self._threads.shutdown(wait=False)
+
+    # -- taking in ---------------------------------------------------------------------------------
+
+    def job_id(self, head: Head) -> str:
+        """The job that `Idempotency-Key` names for this client, else a new one. Raises Problem 422."""
+        keys = [value for name, value in head.scope["headers"] if name == b"idempotency-key"]
+        if not keys:
+            return secrets.token_hex(16)
+        if len(keys) > 1 or not 0 < len(keys[0]) <= MAX_KEY:
+            raise Problem(422, f"Idempotency-Key must be given once, with 1 to {MAX_KEY} characters")
+        client = self._keys.client(head)
+        owner = client if client.startswith("key:") else ""
+        return sha256(owner.encode() + b"\n" + keys[0]).hexdigest()[:32]
+
+    async def take_body(self, head: Head, receive: Receive) -> tuple[JobRecord, bool]:
+        """The job of an arriving body, and whether it is new. Raises Problem, QueueUnavailable or Gone."""
+        kind = _media_type(head)
+        blocks = _blocks(receive)
+        return await self._take(self.job_id(head), kind, blocks)
+
+    async def take_body_of(self, head: Head, kind: str, body: bytes) -> tuple[JobRecord, bool]:
+        """The same for a body that is here already."""
+        return await self._take(self.job_id(head), kind, iter((body,)))
+
+    async def _take(self, job_id: str, kind: str, blocks: Iterator[bytes]) -> tuple[JobRecord, bool]:
+        try:
+            return await to_thread.run_sync(
+                self._intake.take, job_id, kind, READERS[kind], blocks, limiter=self._uploads
+            )
+        except REDIS_ERRORS as error:
+            raise _unavailable() from error
+
+    # -- answering ---------------------------------------------------------------------------------
+
+    async def find(self, job_id: str) -> JobRecord:
+        """The record of a job. Raises Problem 404."""
+        (record,) = await self.records([job_id])
+        if record is None:
+            raise not_found()
+        return record
+
+    async def records(self, job_ids: Sequence[str]) -> list[JobRecord | None]:
+        """What is known of each job, in one round trip."""
+        return await self._call(self.store.records, job_ids)
+
+    async def position(self, record: JobRecord) -> int | None:
+        """The place of a queued job in its queue."""
+        return await self._call(self.store.position, record.id) if record.status == "queued" else None
+
+    async def cancel_or_delete(self, job_id: str) -> JobRecord | None:
+        """Cancels a job that has not ended; deletes one that has, and returns None. Raises Problem 404."""
+        record = await self.find(job_id)
+        if record.ended:
+            await self._call(self.store.delete, job_id)
+            return None
+        await self._call(self.store.cancel, job_id)
+        if record.status == "queued":
+            await self._call(self._queue.forget, job_id)
+        return await self.find(job_id)
+
+    async def newest(self, status: str | None, limit: int, cursor: str) -> tuple[list[JobRecord], str | None]:
+        """Up to `limit` jobs of a status, newest first, and the cursor to older ones."""
+        return await self._call(self._newest, status, limit, cursor)
+
+    def _newest(self, status: str | None, limit: int, cursor: str) -> tuple[list[JobRecord], str | None]:
+        found: list[JobRecord] = []
+        for _ in range(max(SCAN // limit, 1)):
+            places = self.store.places(cursor, limit)
+            records = self.store.records([place.partition(":")[2] for place in places])
+            self.store.forget_places(
+                [place for place, record in zip(places, records, strict=True) if record is None]
+            )
+            for place, record in zip(places, records, strict=True):
+                if len(found) == limit:
+                    return found, cursor
+                cursor = place
+                if record is not None and status in (None, record.status):
+                    found.append(record)
+            if len(places) < limit:
+                return found, None
+        return found, cursor
+
+    async def _call(self, function: Callable[..., T], *args: object) -> T:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, function, *args)
+        except REDIS_ERRORS as error:
+            raise _unavailable() from error
+
+
+def not_found() -> Problem:
+    return Problem(404, "no such job; jobs are kept for a limited time")
+
+
+def _unavailable() -> QueueUnavailable:
+    return QueueUnavailable("the queue does not answer", retry_after_s=1.0)
+
+
+def _media_type(head: Head) -> str:
+    """JSON where none is said, as POST /predict has it. Raises Problem 415."""
+    said = head.found.get(b"content-type", b"").decode("latin-1").partition(";")[0].strip().lower()
+    kind = "application/json" if said in ("", "application/x-www-form-urlencoded") else said
+    if kind not in READERS:
+        accepted = ", ".join(READERS)
+        headers = (CLOSE, (b"accept", accepted.encode()))
+        raise Problem(415, f"the body must be one of {accepted}", headers=headers)
+    return kind
+
+
+def _blocks(receive: Receive) -> Iterator[bytes]:
+    """The body as a thread reads it: each block is fetched from the event loop when it is needed.
+
+    Raises Gone when the client leaves, Problem 408 when it pauses too long.
+    """
+
+    async def fetch() -> tuple[bytes, bool]:
+        try:
+            with fail_after(BLOCK_S):
+                message = await receive()
+        except TimeoutError:
+            raise Problem(408, "the body stopped arriving", headers=(CLOSE,)) from None
+        if message["type"] == "http.disconnect":
+            raise Gone
+        return message.get("body", b""), message.get("more_body", False)
+
+    more = True
+    while more:
+        block, more = from_thread.run(fetch)
+        yield block

@@ -1,0 +1,120 @@
+"""How a body becomes a job: blocks -> texts -> chunks in Redis -> one job, or nothing at all.
+
+It runs in a thread, since parsing and RQ are synchronous, and asks the event loop for each block: so the
+client sends no faster than Redis takes, and the process never holds more than a chunk of texts.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from hashlib import sha256
+from itertools import islice
+
+from api.errors import Problem
+from api.job_reader import Reader
+from api.wire import too_large
+from batcher.job_queue import JobQueue
+from batcher.job_record import JobRecord
+from batcher.job_store import CHUNK_TEXTS, JobStore, Upload
+from batcher.outage import REDIS_ERRORS
+
+log = logging.getLogger(__name__)
+
+# When a waiting job can be expected to begin: while nothing is known of the running ones, and at most.
+RETRY_AFTER_S = 10.0
+MOST_RETRY_AFTER_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a body may have. A longer text becomes an entry with an error."""
+
+    body_bytes: int
+    text_chars: int
+    waiting_jobs: int
+
+
+class Intake:
+    """Makes jobs of bodies."""
+
+    def __init__(self, store: JobStore, queue: JobQueue, limits: Limits) -> None:
+        self._store = store
+        self._queue = queue
+        self._limits = limits
+
+    def take(self, job_id: str, kind: str, read: Reader, blocks: Iterable[bytes]) -> tuple[JobRecord, bool]:
+        """The job of this body, and whether it is new. `kind` is the media type, which belongs to the body.
+
+        Raises Problem 408, 409, 413, 422 or 429, and what Redis raises; then nothing of the body is kept.
+        """
+        known = self._store.record(job_id)
+        if known is None and self._store.waiting() >= self._limits.waiting_jobs:
+            raise self._too_many()
+        digest = sha256(kind.encode() + b"\n")
+        blocks = self._counted(blocks, digest.update)
+        if known is not None:
+            for _ in blocks:
+                pass
+            return self._same(known, digest.hexdigest()), False
+        upload = self._store.upload(job_id)
+        try:
+            self._fill(upload, read(blocks))
+            outcome = self._store.create(upload, digest.hexdigest(), self._limits.waiting_jobs)
+        except BaseException:
+            self._drop(upload)
+            raise
+        if outcome.outcome == "full":
+            raise self._too_many()
+        if outcome.outcome == "lost":
+            raise Problem(408, "the body took too long to arrive")
+        record = self._store.record(job_id)
+        if record is None:
+            raise Problem(503, "the job was lost as it was made")
+        if outcome.outcome == "exists":
+            return self._same(record, digest.hexdigest()), False
+        self._enqueue(job_id)
+        return record, True
+
+    def _counted(self, blocks: Iterable[bytes], update: Callable[[bytes], None]) -> Iterator[bytes]:
+        size = 0
+        for block in blocks:
+            size += len(block)
+            if size > self._limits.body_bytes:
+                raise too_large(self._limits.body_bytes)
+            update(block)
+            yield block
+
+    def _fill(self, upload: Upload, texts: Iterator[str]) -> None:
+        longest = self._limits.text_chars
+        while chunk := list(islice(texts, CHUNK_TEXTS)):
+            upload.add([text if len(text) <= longest else None for text in chunk])
+        if not upload.total:
+            raise Problem(422, [{"type": "too_short", "loc": ["body"], "msg": "no texts in the body"}])
+
+    def _same(self, record: JobRecord, digest: str) -> JobRecord:
+        if record.digest != digest:
+            detail = "this Idempotency-Key belongs to a job with another body"
+            raise Problem(409, detail, code="idempotency_conflict", job=record.id)
+        return record
+
+    def _drop(self, upload: Upload) -> None:
+        try:
+            upload.drop()
+        except REDIS_ERRORS as error:  # it goes by itself
+            log.warning("an upload was left: %s", error, extra={"action": "job.upload_left"})
+
+    def _enqueue(self, job_id: str) -> None:
+        """The job exists from here on: if RQ cannot be told now, recovery tells it."""
+        try:
+            self._queue.enqueue(job_id)
+        except REDIS_ERRORS as error:
+            log.warning("left to recovery: %s", error, extra={"action": "job.enqueue", "job": job_id})
+
+    def _too_many(self) -> Problem:
+        """A place becomes free when a running job ends and the next one begins."""
+        running = self._store.records(self._store.running_ids())
+        left_s = [record.remaining_s for record in running if record and record.remaining_s is not None]
+        retry_after_s = min(max(min(left_s, default=RETRY_AFTER_S), 1.0), MOST_RETRY_AFTER_S)
+        return Problem(429, "too many jobs are waiting", code="too_many_jobs", retry_after_s=retry_after_s)
