@@ -14,6 +14,8 @@ from api.board import Board
 from api.cache import LocalCache
 from api.edge import Edge, Handoff
 from api.health import Health, health_routes
+from api.job_desk import JobDesk
+from api.jobs import Deferral, job_routes
 from api.lifecycle import Phase
 from api.metrics import Metrics, MillCollector
 from api.mill import Cache, Hub
@@ -44,10 +46,11 @@ def create_app(
     *,
     hub: Hub | None = None,
     cache: Cache | None = None,
+    jobs: JobDesk | None = None,
     board_dir: Path | None = None,
     catch_signals: bool = False,
 ) -> Edge:
-    """The ASGI application. `hub` and `cache` default to the real ones on the settings' Redis.
+    """The ASGI application. `hub`, `cache` and `jobs` default to real ones on the settings' Redis.
 
     `board_dir` is where several processes of one service keep their counters; `catch_signals` lets SIGTERM
     take readiness away before the server begins to stop (for servers run by `api.serve`).
@@ -59,6 +62,8 @@ def create_app(
     metrics = Metrics(Board(board_dir), settings.default_budget_s, several=board_dir is not None)
     metrics.registry.register(MillCollector(hub))
     predict = Predict(settings, hub, cache, local, metrics, phase)
+    jobs = jobs or JobDesk.connect(settings, lambda: phase.draining)
+    predict.deferral = Deferral(jobs)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -69,6 +74,7 @@ def create_app(
         yield
         publisher.cancel()
         await asyncio.wait([publisher])
+        await jobs.stop()
         await hub.stop()
         await cache.close()
 
@@ -88,6 +94,7 @@ def create_app(
     edge.include_router(
         health_routes(edge.direct[("GET", "/health")], hub, predict.models, local, metrics, phase)
     )
+    edge.include_router(job_routes(jobs, settings.max_job_body_bytes))
     return edge
 
 
