@@ -1,0 +1,173 @@
+"""Dockerfiles, compose file and workflow: read here, built where a builder is."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from batcher.settings import JobSettings, WorkerSettings
+from millrace.startup import known_variables
+
+ROOT = Path(__file__).parents[2]
+IMAGES = ("api", "worker")
+DIGEST = re.compile(r"[\w./-]+:[\w.-]+@sha256:[0-9a-f]{64}")
+
+
+def instructions(image: str) -> list[tuple[str, str]]:
+    """(INSTRUCTION, rest) of a Dockerfile, continued lines joined, comments dropped."""
+    text = (ROOT / f"Dockerfile.{image}").read_text()
+    lines = re.sub(r"^#.*\n", "", text, flags=re.MULTILINE).replace("\\\n", " ").splitlines()
+    return [(line.split(None, 1)[0], line.split(None, 1)[1]) for line in lines if line.strip()]
+
+
+def last_stage(image: str) -> list[tuple[str, str]]:
+    found = instructions(image)
+    start = max(at for at, (name, _) in enumerate(found) if name == "FROM")
+    return found[start:]
+
+
+def compose() -> dict[str, Any]:
+    parsed: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())
+    return parsed
+
+
+@pytest.mark.parametrize("image", IMAGES)
+def test_every_stage_starts_from_the_one_pinned_base(image: str) -> None:
+    found = instructions(image)
+    name, base = found[0]
+    assert name == "ARG"
+    assert DIGEST.fullmatch(base.removeprefix("BASE="))
+    stages = {rest.split(" AS ")[1] for name, rest in found if name == "FROM" and " AS " in rest}
+    assert {rest.split()[0] for name, rest in found if name == "FROM"} <= {"${BASE}"} | stages
+
+
+@pytest.mark.parametrize("image", IMAGES)
+def test_the_last_stage_is_small_and_safe(image: str) -> None:
+    stage = last_stage(image)
+    by_name = dict(stage)
+    assert by_name["USER"] == "10001:10001"
+    assert by_name["ENTRYPOINT"] == '["python3", "-m", "millrace"]'
+    assert by_name["CMD"].startswith("[")
+    assert '"python3"' in by_name["HEALTHCHECK"]
+    assert "curl" not in by_name["HEALTHCHECK"]
+    assert not any("pip install" in rest or "apt-get" in rest for _, rest in stage)
+    copies = [rest for name, rest in stage if name == "COPY"]
+    assert all(copy.startswith("--from=") for copy in copies), "only what the earlier stages made"
+    assert copies[-1] == "--from=code /app /app", "the code is the last layer: it changes most"
+    labels = set(re.findall(r"org\.opencontainers\.image\.(\w+)=", by_name["LABEL"]))
+    assert labels >= {"title", "description", "licenses", "version", "revision"}
+
+
+@pytest.mark.parametrize("image", IMAGES)
+def test_what_changes_often_comes_after_what_takes_long(image: str) -> None:
+    found = instructions(image)
+    packages = next(at for at, (_, rest) in enumerate(found) if "/venv/bin/python3 -m pip install" in rest)
+    code = found.index(("COPY", ". ./"))
+    assert packages < code
+    before = [rest for name, rest in found[:packages] if name == "COPY"]
+    assert before == ["pyproject.toml constraints.txt ./"]
+
+
+def test_only_the_worker_has_engines_and_a_model() -> None:
+    api = (ROOT / "Dockerfile.api").read_text()
+    assert "rm -rf /app/model_store" in api
+    assert not re.search(r"optional-dependencies|pip install.*torch", api)
+    worker = last_stage("worker")
+    assert ("COPY", "--from=model /model /model") in worker
+    assert not any("builder" in rest for name, rest in worker if name == "COPY")
+
+
+@pytest.mark.parametrize("image", IMAGES)
+def test_an_image_sets_only_settings_that_exist(image: str) -> None:
+    for name, rest in instructions(image):
+        if name == "ENV":
+            assert set(re.findall(r"\b(MILLRACE_\w+)=", rest)) <= known_variables()
+
+
+def test_the_build_context_has_all_packages_and_nothing_else() -> None:
+    lines = (ROOT / ".dockerignore").read_text().splitlines()
+    let_in = {line[1:] for line in lines if line.startswith("!")}
+    packages = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    assert "*" in lines
+    assert {name.rstrip("*") for name in packages["find"]["include"]} <= let_in
+    assert let_in.isdisjoint({"tests", ".git", "docs", "k8s"})
+
+
+def test_compose_runs_what_the_cluster_runs() -> None:
+    services = compose()["services"]
+    assert {"redis", "api", "worker", "jobs", "prometheus", "grafana"} == services.keys()
+    redis_image = re.search(r"image: (redis:\S+)", (ROOT / "k8s/base/redis/statefulset.yaml").read_text())
+    assert redis_image is not None
+    assert services["redis"]["image"] == redis_image[1]
+    assert services["worker"].get("container_name") is None, "it could not be scaled"
+    for name, service in services.items():
+        ours = re.fullmatch(r"millrace-(api|worker):\$\{TAG:-local\}", service["image"])
+        assert ours or DIGEST.fullmatch(service["image"]), service["image"]
+        assert service.get("profiles") == (["monitoring"] if name in ("prometheus", "grafana") else None)
+        settings = {key for key in service.get("environment", {}) if key.startswith("MILLRACE_")}
+        assert settings <= known_variables()
+
+
+@pytest.mark.parametrize("name", ["api", "worker", "jobs"])
+def test_compose_waits_longer_than_the_drain(name: str) -> None:
+    grace_s = int(compose()["services"][name]["stop_grace_period"].removesuffix("s"))
+    drain_s = {"api": 15.0, "worker": WorkerSettings().drain_s, "jobs": 0.0}[name]
+    assert grace_s >= drain_s + 5
+    assert JobSettings().jobs_port == 0, "compose opens it by MILLRACE_JOBS_PORT"
+
+
+def test_compose_and_cluster_read_the_same_monitoring_files() -> None:
+    mounted = {
+        volume.split(":")[0]
+        for name in ("prometheus", "grafana")
+        for volume in compose()["services"][name]["volumes"]
+        if volume.startswith("./")
+    }
+    assert mounted == {"./k8s/components/monitoring", "./k8s/components/monitoring/dashboards"}
+    assert all((ROOT / path).is_dir() for path in mounted)
+
+
+def test_actions_are_pinned_and_call_make() -> None:
+    text = (ROOT / ".github/workflows/ci.yml").read_text()
+    workflow = yaml.safe_load(text)
+    used = re.findall(r"uses: (\S+)", text)
+    assert used
+    assert [action for action in used if not re.fullmatch(r"[\w/-]+@[0-9a-f]{40}", action)] == []
+    assert workflow["permissions"] == {"contents": "read"}
+    called = set(re.findall(r"\bmake ([a-z]+)", text))
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    assert {"check", "test", "manifests", "images", "load"} <= called <= targets
+    assert workflow["jobs"]["test"]["strategy"]["matrix"]["python"] == ["3.11", "3.13"]
+
+
+@pytest.mark.parametrize("script", sorted(path.name for path in (ROOT / "scripts").iterdir()))
+def test_scripts_can_be_started(script: str) -> None:
+    path = ROOT / "scripts" / script
+    assert os.access(path, os.X_OK)
+    bash = shutil.which("bash")
+    assert bash is not None
+    done = subprocess.run([bash, "-n", str(path)], capture_output=True, text=True, timeout=10)
+    assert done.returncode == 0, done.stderr
+    assert "set -euo pipefail" in path.read_text()
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("image", IMAGES)
+def test_an_image_is_built_where_a_builder_is(image: str) -> None:
+    """Minutes long, and it needs packages: only on request. `scripts/images-without-docker` does more."""
+    builder = shutil.which("docker") or shutil.which("podman")
+    if not os.environ.get("TEST_IMAGES"):
+        pytest.skip("TEST_IMAGES is not set; CI builds and starts the images in a job of its own")
+    if builder is None or subprocess.run([builder, "info"], capture_output=True, timeout=30).returncode:
+        pytest.skip("neither docker nor podman runs here")
+    command = [builder, "build", "--file", f"Dockerfile.{image}", "--tag", f"millrace-{image}:test", "."]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=3000)
+    assert done.returncode == 0, done.stderr[-3000:]
