@@ -23,7 +23,6 @@ Every script is idempotent by id, so a client library may send it twice.
 from __future__ import annotations
 
 import hashlib
-import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -75,6 +74,12 @@ def script_sha(name: str) -> str:
     return hashlib.sha1(script_source(name).encode(), usedforsecurity=False).hexdigest()
 
 
+def _unknown(answers: Sequence[Any]) -> list[int]:
+    """Places of scripts that the server does not know (yet, or since a flush). Only these run again: a claim
+    that did run must not be claimed over."""
+    return [at for at, answer in enumerate(answers) if isinstance(answer, redis.exceptions.NoScriptError)]
+
+
 @dataclass(frozen=True, slots=True)
 class Claim:
     """What one claim brought. `left` entries still wait in all lanes; `bell` is the last ring before it."""
@@ -98,10 +103,11 @@ class ApiQueue:
     async def run(self, commands: Sequence[Command]) -> list[Any]:
         """Runs scripts in one round trip. An answer that is an exception stands in its place."""
         answers = await self._send(commands)
-        if any(isinstance(answer, redis.exceptions.NoScriptError) for answer in answers):
-            for name in {name for name, _ in commands}:
+        if unknown := _unknown(answers):
+            for name in {commands[at][0] for at in unknown}:
                 await self._client.script_load(script_source(name))
-            answers = await self._send(commands)
+            for at, answer in zip(unknown, await self._send([commands[at] for at in unknown]), strict=True):
+                answers[at] = answer
         return answers
 
     async def _send(self, commands: Sequence[Command]) -> list[Any]:
@@ -164,16 +170,15 @@ class WorkerQueue:
         self._lease_ms = lease_ms
         self._max_attempts = max_attempts
         self._result_ms = result_ms
-        self._loading = threading.Lock()
 
     def run(self, commands: Sequence[Command]) -> list[Any]:
         """Runs scripts in one round trip; raises the first error among the answers."""
         answers = self._send(commands)
-        if any(isinstance(answer, redis.exceptions.NoScriptError) for answer in answers):
-            with self._loading:
-                for name in {name for name, _ in commands}:
-                    self._client.script_load(script_source(name))
-            answers = self._send(commands)
+        if unknown := _unknown(answers):
+            for name in {commands[at][0] for at in unknown}:
+                self._client.script_load(script_source(name))
+            for at, answer in zip(unknown, self._send([commands[at] for at in unknown]), strict=True):
+                answers[at] = answer
         for answer in answers:
             if isinstance(answer, Exception):
                 raise answer

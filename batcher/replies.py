@@ -345,7 +345,7 @@ class ReplyHub:
     async def _hints(self) -> None:
         """Pops hints and resolves futures. A lost hint costs POLL_EVERY_S, no more."""
         client = self._clients[1]
-        while True:
+        while not self._stopping:
             await self._seen.wait()
             try:
                 hints = await self.queue.hints(client, HINT_BLOCK_S, HINTS_MOST)
@@ -362,7 +362,7 @@ class ReplyHub:
 
     async def _polls(self) -> None:
         """Looks for results whose hints were lost, and asks again for ids that Redis has lost."""
-        while True:
+        while not self._stopping:
             await asyncio.sleep(POLL_EVERY_S)
             before = asyncio.get_running_loop().time() - POLL_EVERY_S
             late = [waiter for waiter in self._waiters.values() if waiter.asked_at < before]
@@ -388,7 +388,7 @@ class ReplyHub:
 
     async def _sweeps(self) -> None:
         """Sweeps each second, so that recovery works with no worker alive; notices outages and returns."""
-        while True:
+        while not self._stopping:
             try:
                 self.snapshot = await self.queue.sweep()
                 self.counts.recovered += self.snapshot.recovered

@@ -1,4 +1,4 @@
-"""The queue's contract, the same on pretended and on real Redis: what each script promises, by its answers."""
+"""The queue's contract, on pretended and on real Redis: what each script promises, by its answers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from batcher.errors import QueueFull
 from batcher.messages import Failure, Prediction, decode_result, fragment
-from batcher.redis_queue import ApiQueue, WorkerQueue, queue_states
+from batcher.redis_queue import ApiQueue, WorkerQueue, queue_states, read_claim
 
 ANSWER = Prediction(fragment(("N", "P"), (0.25, 0.75)), "rev", 3).encode()
 FAILURE = Failure("inference_failed", "no").encode()
@@ -388,6 +388,15 @@ def test_scripts_come_back_after_a_flush(bench: Bench) -> None:
     bench.ask("x")
     bench.client.script_flush()
     assert ids_of(bench.worker().claim(10, 100, 100)) == ["x"]
+
+
+def test_a_script_that_was_forgotten_does_not_run_its_neighbours_twice(bench: Bench) -> None:
+    bench.ask("x")
+    worker = bench.worker()
+    worker.claim(0, 0, 0)  # the server knows claim but not complete
+    commands = [worker.complete_command([("y", ANSWER)]), worker.claim_command(10, 100, 100)]
+    _, answer = worker.run(commands)
+    assert ids_of(read_claim(answer)) == ["x"]
 
 
 def test_every_key_ends_by_itself_but_the_lanes_the_dead_and_the_model(bench: Bench) -> None:

@@ -27,7 +27,12 @@ def test_ids_differ_whenever_options_or_text_differ(a: str, b: str, c: str, d: s
 
 @pytest.mark.parametrize(
     ("one", "other"),
-    [(("bc", "a"), ("c", "ab")), (("0:x", ""), ("x", "0:")), (("1:ab", ""), ("b", "a")), (("", ":"), (":", ""))],
+    [
+        (("bc", "a"), ("c", "ab")),
+        (("0:x", ""), ("x", "0:")),
+        (("1:ab", ""), ("b", "a")),
+        (("", ":"), (":", "")),
+    ],
 )
 def test_no_concatenation_of_one_pair_reads_as_another(one: tuple[str, str], other: tuple[str, str]) -> None:
     assert entry_id(*one) != entry_id(*other)

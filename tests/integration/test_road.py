@@ -1,0 +1,371 @@
+"""The whole road without HTTP: hub, queue, worker thread and stub, on pretended and on real Redis."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import AsyncIterator, Callable
+from functools import partial
+from typing import Any
+
+import fakeredis
+import pytest
+import redis.asyncio
+
+from batcher import worker as worker_module
+from batcher.errors import (
+    BudgetExceeded,
+    EntryFailed,
+    NoWorker,
+    QueueFull,
+    QueueUnavailable,
+)
+from batcher.messages import Prediction, entry_id
+from batcher.redis_queue import WorkerQueue
+from batcher.replies import LaneCaps, ReplyHub
+from batcher.settings import WorkerSettings
+from batcher.shared_cache import SharedCache, remember
+from batcher.worker import BatchReport, Worker
+from model_store.stub import StubClassifier
+
+
+class Road:
+    """Makes hubs and workers over one Redis, and ends them."""
+
+    def __init__(self, clients: Callable[[], tuple[redis.asyncio.Redis, redis.Redis]]) -> None:
+        self._clients = clients
+        self._stack = contextlib.AsyncExitStack()
+        self.batches: list[BatchReport] = []
+        self.client = clients()[1]
+
+    async def hub(self, **caps: int) -> ReplyHub:
+        limits = LaneCaps(caps.get("interactive", 200_000), caps.get("bulk", 200_000))
+        hub = ReplyHub(self._clients()[0], self._clients()[0], name="t", caps=limits)
+        await hub.start()
+        self._stack.push_async_callback(hub.stop)
+        return hub
+
+    async def worker(self, classifier: Any = None, **settings: Any) -> Worker:
+        chosen = WorkerSettings(**settings)
+
+        def queue() -> WorkerQueue:
+            return WorkerQueue(
+                self._clients()[1],
+                "t",
+                f"w{id(chosen)}",
+                lease_ms=chosen.lease_ms,
+                max_attempts=chosen.max_attempts,
+                result_ms=60_000,
+            )
+
+        worker = Worker(
+            classifier or StubClassifier(),
+            queue(),
+            queue(),
+            queue(),
+            chosen,
+            partial(remember, self._clients()[1], "t", 3600.0),
+            self.batches.append,
+        )
+        thread = threading.Thread(target=worker.run)
+        thread.start()
+
+        async def end() -> None:
+            worker.stop()
+            await asyncio.to_thread(thread.join)
+
+        self._stack.push_async_callback(end)
+        return worker
+
+    async def ready(self, hub: ReplyHub, workers: int = 1) -> None:
+        async with asyncio.timeout(5):
+            while len(hub.snapshot.workers) < workers:
+                hub.snapshot = await hub.queue.sweep()
+                await asyncio.sleep(0.01)
+
+    async def close(self) -> None:
+        await self._stack.aclose()
+
+    def leftovers(self) -> list[bytes]:
+        ends = (b":q", b":bulk", b":solo", b":inflight")
+        return [key for key in self.client.keys("*") if b":entry:" in key or key.endswith(ends)]
+
+
+@pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.redis)])
+async def road(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Road]:
+    monkeypatch.setattr(worker_module, "WAIT_S", 0.1)  # so that stopping an idle worker is quick
+    opened: list[Any] = []
+
+    def fake() -> tuple[Any, Any]:
+        pair = fakeredis.FakeAsyncRedis(server=server), fakeredis.FakeRedis(server=server)
+        opened.extend(pair)
+        return pair
+
+    def real() -> tuple[Any, Any]:
+        pair = redis.asyncio.Redis.from_url(url, protocol=2), redis.Redis.from_url(url, protocol=2)
+        opened.extend(pair)
+        return pair
+
+    if request.param == "fake":
+        server = fakeredis.FakeServer(version=(7,))
+        made = Road(fake)
+    else:
+        url = request.getfixturevalue("redis_server").url
+        made = Road(real)
+    yield made
+    await made.close()
+    for client in opened:
+        if hasattr(client, "aclose"):
+            await client.aclose()
+        else:
+            client.close()
+
+
+async def ask(hub: ReplyHub, *texts: str, budget_s: float = 5.0, **more: Any) -> list[Any]:
+    return await hub.classify([entry_id(text) for text in texts], texts, budget_s=budget_s, **more)
+
+
+async def until(true: Callable[[], bool]) -> None:
+    for _ in range(500):
+        if true():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("it never came true")
+
+
+async def test_every_text_gets_the_models_answer_in_input_order(road: Road) -> None:
+    hub, _ = await road.hub(), await road.worker()
+    await road.ready(hub)
+    texts = [f"text number {i} " + "word " * (i % 40) for i in range(300)]
+    outcomes = await ask(hub, *texts, *texts[:5])
+    stub = StubClassifier()
+    expected = [round(row[1], 6) for row in stub.classify(stub.tokenize(texts))]
+    got = [float(o.fragment.split(b'"score":')[2].rstrip(b"}]")) for o in outcomes[:300]]
+    assert got == expected
+    assert [o.fragment for o in outcomes[300:]] == [o.fragment for o in outcomes[:5]]
+    assert all(o.tokens == len(t) for o, t in zip(outcomes, stub.tokenize(texts), strict=False))
+    assert road.leftovers() == []
+
+
+async def test_what_was_computed_is_in_the_shared_cache(road: Road) -> None:
+    hub, _ = await road.hub(), await road.worker()
+    await road.ready(hub)
+    (outcome,) = await ask(hub, "remember me")
+    cache = SharedCache(redis_of(road), "t", 3600.0)
+    await until(lambda: bool(road.client.keys("millrace:cache:*")))
+    found = await cache.get(outcome.revision, [entry_id("remember me"), "x" * 64])
+    assert found[0][0].fragment == outcome.fragment
+    assert found[1] is None
+    assert (await cache.get("another revision", [entry_id("remember me")])) == [None]
+    (key,) = road.client.keys("millrace:cache:*")
+    assert 3200 < road.client.ttl(key) <= 3960
+
+
+def redis_of(road: Road) -> Any:
+    return road._clients()[0]
+
+
+async def test_a_thousand_identical_requests_cost_one_inference(road: Road) -> None:
+    one, two = await road.hub(), await road.hub()
+    await road.worker(StubClassifier(batch_ms=50))
+    await road.ready(one)
+    await road.ready(two)
+    asked = [ask(hub, "the same") for hub in (one, two) for _ in range(500)]
+    outcomes = [outcome for (outcome,) in await asyncio.gather(*asked)]
+    assert len({outcome.fragment for outcome in outcomes}) == 1
+    assert sum(batch.size for batch in road.batches) == 1
+
+
+class Gated(StubClassifier):
+    """A stub whose passes wait until the gate is open."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = threading.Event()
+
+    def classify(self, batch: Any) -> Any:
+        self.gate.wait(10)
+        return super().classify(batch)
+
+
+async def test_entries_that_wait_share_a_batch(road: Road) -> None:
+    classifier = Gated()
+    hub, _ = await road.hub(), await road.worker(classifier)
+    await road.ready(hub)
+    asked = [asyncio.create_task(ask(hub, "blocks the worker"))]
+    await until(lambda: hub.counts.queued == 1)
+    asked += [asyncio.create_task(ask(hub, f"text {i}")) for i in range(50)]
+    await until(lambda: hub.counts.queued == 51)
+    classifier.gate.set()
+    await asyncio.gather(*asked)
+    assert sum(batch.size for batch in road.batches) == 51
+    assert len(road.batches) <= 6
+
+
+async def test_one_bad_text_fails_alone(road: Road) -> None:
+    hub, _ = await road.hub(), await road.worker(StubClassifier(batch_ms=5))
+    await road.ready(hub)
+    outcomes = await ask(hub, *(f"good {i}" for i in range(20)), "bad \0raise", "good too")
+    assert [type(outcome) for outcome in outcomes] == [Prediction] * 20 + [EntryFailed, Prediction]
+    assert road.leftovers() == []
+
+
+class Sick:
+    """A classifier that is wrong about its own output."""
+
+    def __init__(self, wrong: Callable[[list[list[float]]], Any]) -> None:
+        self._stub, self._wrong, self.sick = StubClassifier(), wrong, False
+        self.info, self.tokenize, self.close = self._stub.info, self._stub.tokenize, self._stub.close
+
+    def classify(self, batch: Any) -> Any:
+        rows = self._stub.classify(batch)
+        return self._wrong(rows) if self.sick else rows
+
+
+@pytest.mark.parametrize("wrong", [lambda rows: rows[:-1], lambda rows: [[float("nan"), 1.0]] * len(rows)])
+async def test_a_model_that_gives_no_proper_rows_fails_its_texts_and_stays(
+    road: Road, wrong: Callable[[Any], Any]
+) -> None:
+    classifier = Sick(wrong)
+    hub, _ = await road.hub(), await road.worker(classifier)
+    await road.ready(hub)
+    classifier.sick = True
+    assert [type(outcome) for outcome in await ask(hub, "a", "b")] == [EntryFailed, EntryFailed]
+    classifier.sick = False
+    assert [type(outcome) for outcome in await ask(hub, "a", "b")] == [Prediction, Prediction]
+
+
+async def test_a_budget_that_ends_is_one_callers_alone(road: Road) -> None:
+    hub = await road.hub()
+    await road.worker(StubClassifier(batch_ms=200))
+    await road.ready(hub)
+    blocker = asyncio.create_task(ask(hub, "blocks the worker"))
+    await asyncio.sleep(0.05)
+    patient = asyncio.create_task(ask(hub, "shared text", budget_s=5))
+    with pytest.raises(BudgetExceeded):
+        await ask(hub, "shared text", budget_s=0.05)
+    assert isinstance((await patient)[0], Prediction)
+    await blocker
+
+
+async def test_a_cancelled_request_takes_its_entry_along(road: Road) -> None:
+    classifier = Gated()
+    hub, _ = await road.hub(), await road.worker(classifier, batch_tokens=4)
+    await road.ready(hub)
+    blocker = asyncio.create_task(ask(hub, "blocks the worker"))
+    await until(lambda: road.client.zcard(f"{hub.queue.prefix}:inflight") == 1)
+    gone = asyncio.create_task(ask(hub, "nobody waits for me"))
+    stays = asyncio.create_task(ask(hub, "somebody waits for me"))
+    await until(lambda: hub.counts.queued == 3)
+    gone.cancel()
+    await asyncio.gather(gone, return_exceptions=True)
+    await until(lambda: hub.counts.cancelled == 1)
+    classifier.gate.set()
+    await asyncio.gather(blocker, stays)
+    assert sum(batch.size for batch in road.batches) == 2
+    assert hub.waiting == 0
+    assert road.leftovers() == []
+
+
+async def test_a_lost_hint_costs_a_poll_not_the_answer(road: Road) -> None:
+    hub, _ = await road.hub(), await road.worker(StubClassifier(batch_ms=100))
+    await road.ready(hub)
+    asking = asyncio.create_task(ask(hub, "the hint gets lost"))
+    stolen: list[bytes] = []
+    async with asyncio.timeout(3):
+        while not asking.done():
+            stolen += road.client.lpop(f"{hub.queue.prefix}:reply:{hub.queue.api}", 10) or []
+            await asyncio.sleep(0)
+    assert isinstance((await asking)[0], Prediction)
+
+
+async def test_what_redis_lost_is_asked_again(road: Road) -> None:
+    hub = await road.hub()
+    await road.worker(StubClassifier(batch_ms=400))
+    await road.ready(hub)
+    blocker = asyncio.create_task(ask(hub, "blocks the worker"))
+    await asyncio.sleep(0.1)
+    waiting = asyncio.create_task(ask(hub, "lost on the way"))
+    await asyncio.sleep(0.05)
+    road.client.delete(f"{hub.queue.prefix}:q", f"{hub.queue.prefix}:entry:{entry_id('lost on the way')}")
+    assert isinstance((await waiting)[0], Prediction)
+    assert hub.counts.asked_again >= 1
+    await blocker
+
+
+def test_a_warm_up_learns_what_a_pass_costs_and_meets_a_model_that_fails() -> None:
+    queue: Any = None
+    classifier = Sick(lambda rows: rows[:-1])
+    worker = Worker(classifier, queue, queue, queue, WorkerSettings(), lambda results: None)
+    worker.warm_up()
+    assert worker.budget == worker.cost.best_tokens()
+    classifier.sick = True
+    with pytest.raises(ValueError, match="the model gave 0 rows for 1 texts"):
+        worker.warm_up()
+
+
+async def test_no_worker_is_said_at_once(road: Road) -> None:
+    hub = await road.hub()
+    with pytest.raises(NoWorker):
+        await ask(hub, "anyone?")
+
+
+async def test_a_full_lane_sheds_and_says_when_to_come_back(road: Road) -> None:
+    hub = await road.hub(interactive=20)
+    await road.worker(StubClassifier(batch_ms=200), batch_texts=1)
+    await road.ready(hub)
+    asked = [asyncio.create_task(ask(hub, f"text {i}")) for i in range(30)]
+    outcomes = await asyncio.gather(*asked, return_exceptions=True)
+    shed = [outcome for outcome in outcomes if isinstance(outcome, QueueFull)]
+    answered = [outcome for outcome in outcomes if isinstance(outcome, list)]
+    assert len(shed) + len(answered) == 30
+    assert answered
+    assert shed
+    assert all(error.retry_after_s is not None and error.retry_after_s >= 1 for error in shed)
+    assert road.leftovers() == []
+
+
+async def test_a_stopping_worker_finishes_what_it_runs_and_gives_back_the_rest(road: Road) -> None:
+    hub = await road.hub()
+    first = await road.worker(StubClassifier(batch_ms=150), batch_tokens=8)
+    await road.ready(hub)
+    asked = [asyncio.create_task(ask(hub, f"text {i}")) for i in range(20)]
+    await asyncio.sleep(0.2)
+    first.stop()
+    second = await road.worker(StubClassifier())
+    outcomes = await asyncio.gather(*asked)
+    assert all(isinstance(outcome, Prediction) for (outcome,) in outcomes)
+    assert second.heartbeat.alive
+    assert sum(batch.size for batch in road.batches) == 20, "nothing was computed twice"
+    assert road.leftovers() == []
+
+
+async def test_stopping_the_hub_answers_who_waits(road: Road) -> None:
+    hub = await road.hub()
+    await road.worker(StubClassifier(batch_ms=500))
+    await road.ready(hub)
+    asking = asyncio.create_task(ask(hub, "still waiting"))
+    await asyncio.sleep(0.05)
+    await hub.stop()
+    with pytest.raises(QueueUnavailable):
+        await asking
+
+
+async def test_foreign_bytes_in_every_place_end_no_loop(road: Road) -> None:
+    hub = await road.hub()
+    await road.worker()
+    await road.ready(hub)
+    prefix = hub.queue.prefix
+    text = "answered by a stranger"
+    road.client.set(f"{prefix}:res:{entry_id(text)}", b"\xff\xfe not ours")
+    road.client.rpush(f"{prefix}:reply:{hub.queue.api}", b"", b"\xff", b"x\n{}", b"\n\n\n")
+    road.client.rpush(f"{prefix}:q", b"\xff\xff")
+    road.client.hset(f"{prefix}:model", mapping={"revision": b"\xff", "labels": b""})
+    road.client.zadd(f"{prefix}:workers", {b"\xff": 10**14})
+    road.client.hset(f"{prefix}:worker:".encode() + b"\xff", mapping={"rate": "fast"})
+    assert isinstance((await ask(hub, "an honest text"))[0], Prediction)
+    with pytest.raises(BudgetExceeded):
+        await ask(hub, text, budget_s=0.5)
+    assert hub.alive
+    assert hub.reachable
