@@ -100,6 +100,11 @@ def _add_answers(add: Add) -> None:
         "--data", type=Path, required=True, metavar="TSV", help="text<TAB>label below a header"
     )
     evaluate.add_argument("--json", type=Path, help="write the figures to this file too")
+    evaluate.add_argument(
+        "--write-reference",
+        action="store_true",
+        help="leave what these texts and answers look like in the artefact: workers compare with it (drift)",
+    )
     _add_model(evaluate)
 
     predict = add("predict", commands.predict, "classify texts without a server")

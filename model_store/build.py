@@ -12,6 +12,7 @@ from model_store.artefact import Gate, Manifest, digest, revision, write_manifes
 from model_store.calibration_texts import CALIBRATION_TEXTS
 from model_store.checkpoint import CONFIG, Checkpoint, read_checkpoint, weight_files
 from model_store.classifier import Engine, Precision
+from model_store.drift_reference import REFERENCE
 from model_store.errors import GateFailed, ModelUnsupported
 from model_store.tokenizer import Tokenizer
 
@@ -51,6 +52,8 @@ def build(
     scratch.mkdir(parents=True)
     try:
         _write_tokenizer(checkpoint, scratch)
+        if (source / REFERENCE).is_file():
+            shutil.copyfile(source / REFERENCE, scratch / REFERENCE)
         rows, parameters = _write_model(checkpoint, scratch, engine, precision)
         manifest = Manifest(
             name=name,

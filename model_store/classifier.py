@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from model_store.drift_reference import DriftReference
+
 Engine = Literal["torch", "openvino", "stub"]
 Precision = Literal["f32", "bf16", "int8"]
 Layout = Literal["packed", "padded"]
@@ -19,6 +21,7 @@ class ModelInfo:
     `tolerance` is the largest difference of a score that batch mates may cause with this engine;
     `layout` says how a forward pass lays out its texts: `packed` end to end in one row (no padding,
     cost follows the sum of the lengths) or `padded` to the longest (cost follows count x longest).
+    `reference` says what texts and answers looked like when the model was evaluated, if that is known.
     """
 
     name: str
@@ -31,6 +34,7 @@ class ModelInfo:
     layout: Layout
     parameters: int
     tolerance: float
+    reference: DriftReference | None = None
 
 
 @dataclass(frozen=True, slots=True)

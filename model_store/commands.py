@@ -110,8 +110,10 @@ def info(args: Namespace) -> Iterator[str]:
 def evaluate(args: Namespace) -> Iterator[str]:
     """Accuracy, F1, calibration and speed on labelled texts."""
     from model_store.evaluate import evaluate, read_tsv
+    from model_store.measuring import Measuring, write_reference
+    from model_store.prepare import locate, prepare
 
-    classifier = _load(args)
+    classifier = Measuring(_load(args))
     result = evaluate(classifier, read_tsv(args.data, classifier.info.labels), title="evaluate")
     low, high = result.interval_95
     yield f"{result.model} {result.revision[:12]}, {result.engine} {result.precision}, {result.texts} texts"
@@ -126,6 +128,11 @@ def evaluate(args: Namespace) -> Iterator[str]:
         )
     if args.json:
         args.json.write_text(json.dumps(result.as_dict(), indent=2) + "\n", "utf-8")
+    if args.write_reference:
+        kept = args.artefact_dir.expanduser()
+        places = {prepare(args.model, args.engine, args.precision, kept), locate(args.model, kept)[1]}
+        for place in sorted(places):
+            yield f"reference          {write_reference(classifier.reference(), place)}"
 
 
 def predict(args: Namespace) -> Iterator[str]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from model_store.artefact import Manifest, verify
 from model_store.classifier import Layout, ModelInfo, Tokens
+from model_store.drift_reference import read_reference
 from model_store.errors import EngineUnavailable
 from model_store.hardware import cores
 from model_store.rows import Floats, Rows, arrange, scores
@@ -69,6 +70,7 @@ class RowClassifier:
             layout=layout,
             parameters=manifest.parameters,
             tolerance=manifest.tolerance,
+            reference=read_reference(artefact),
         )
         self._temperature = manifest.temperature
         self._tokenizer = Tokenizer(artefact / "tokenizer.json", manifest.max_tokens)

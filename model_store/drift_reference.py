@@ -1,0 +1,138 @@
+"""What texts and answers looked like when a model was measured, and how far others are from that.
+
+The reference is plain data (`reference.json` in an artefact): a histogram of each feature, no texts. The
+distance is the population stability index, sum over bins of (a - e) ln(a / e) for the shares a of what is
+seen and e of what was expected: below 0.1 the same, above 0.2 another distribution (Siddiqi, Credit Risk
+Scorecards, 2006). Standard library only: workers use it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from model_store.errors import ModelCorrupt
+
+if TYPE_CHECKING:
+    from model_store.classifier import Tokens
+
+REFERENCE = "reference.json"
+FORMAT = 1
+Feature = Literal["label", "confidence", "entropy", "tokens", "truncated", "unknown"]
+FEATURES: tuple[Feature, ...] = get_args(Feature)
+# Fewer texts than this say little about a distribution.
+LEAST_TEXTS = 200
+
+_BINS = 10
+# Shares of unknown pieces, most often 0: quantiles would all be the same.
+_UNKNOWN_EDGES = (0.0, 0.05, 0.1, 0.2)
+
+
+@dataclass(frozen=True, slots=True)
+class Histogram:
+    """How often values fell at or below each edge, and above the last: one count more than edges."""
+
+    edges: tuple[float, ...]
+    counts: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DriftReference:
+    """The histograms of `texts` texts under one revision."""
+
+    revision: str
+    texts: int
+    features: dict[Feature, Histogram]
+
+
+def measure(tokens: Tokens, scores: Sequence[float], *, multi_label: bool) -> tuple[float, ...]:
+    """The value of each of FEATURES for one text and its scores.
+
+    label: index of the highest score; confidence: that score; entropy: of the scores, 0 to 1 (the mean over
+    labels when `multi_label`); tokens: count; truncated: 0 or 1; unknown: share of the pieces.
+    """
+    confidence = max(scores)
+    if multi_label:
+        entropy = sum(_bits(score) + _bits(1.0 - score) for score in scores) / len(scores)
+    else:
+        entropy = sum(map(_bits, scores)) / math.log2(len(scores)) if len(scores) > 1 else 0.0
+    length = len(tokens)
+    unknown = tokens.unknown / max(length - 2, 1)
+    return (scores.index(confidence), confidence, entropy, length, float(tokens.truncated), unknown)
+
+
+def _bits(share: float) -> float:
+    return -share * math.log2(share) if share > 0.0 else 0.0
+
+
+def build_reference(revision: str, labels: int, measured: Iterable[tuple[float, ...]]) -> DriftReference:
+    """The reference of texts as `measure` saw them. Raises ValueError for fewer than LEAST_TEXTS."""
+    columns = list(zip(*measured, strict=True))
+    texts = len(columns[0]) if columns else 0
+    if texts < LEAST_TEXTS:
+        raise ValueError(f"a reference needs at least {LEAST_TEXTS} texts, not {texts}")
+    features: dict[Feature, Histogram] = {}
+    for feature, values in zip(FEATURES, columns, strict=True):
+        edges = _edges(feature, labels, values)
+        counts = [0] * (len(edges) + 1)
+        for value in values:
+            counts[bisect_left(edges, value)] += 1
+        features[feature] = Histogram(edges, tuple(counts))
+    return DriftReference(revision, texts, features)
+
+
+def _edges(feature: Feature, labels: int, values: Sequence[float]) -> tuple[float, ...]:
+    if feature == "label":
+        return tuple(map(float, range(labels - 1)))
+    if feature == "truncated":
+        return (0.0,)
+    if feature == "unknown":
+        return _UNKNOWN_EDGES
+    ordered = sorted(values)
+    deciles = {float(ordered[len(ordered) * part // _BINS]) for part in range(1, _BINS)}
+    return tuple(sorted(deciles - {float(ordered[-1])}))
+
+
+def psi(expected: Sequence[float], seen: Sequence[float]) -> float:
+    """The index of two histograms over the same bins; half a text more in each, so that none is empty."""
+    whole_e, whole_s = sum(expected) + 0.5 * len(expected), sum(seen) + 0.5 * len(seen)
+    index = 0.0
+    for was, now in zip(expected, seen, strict=True):
+        share_e, share_s = (was + 0.5) / whole_e, (now + 0.5) / whole_s
+        index += (share_s - share_e) * math.log(share_s / share_e)
+    return index
+
+
+def encode_reference(reference: DriftReference) -> str:
+    """As JSON."""
+    features = {
+        name: {"edges": histogram.edges, "counts": histogram.counts}
+        for name, histogram in reference.features.items()
+    }
+    content = {"format": FORMAT, "revision": reference.revision, "texts": reference.texts}
+    return json.dumps(content | {"features": features}, indent=1) + "\n"
+
+
+def read_reference(directory: Path) -> DriftReference | None:
+    """The reference in an artefact; None where it has none. Raises ModelCorrupt."""
+    path = directory / REFERENCE
+    if not path.is_file():
+        return None
+    try:
+        content: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        if content["format"] != FORMAT:
+            return None
+        features: dict[Feature, Histogram] = {}
+        for name in FEATURES:
+            edges, counts = (tuple(content["features"][name][part]) for part in ("edges", "counts"))
+            if len(counts) != len(edges) + 1 or list(edges) != sorted(edges):
+                raise ValueError(f"bins of {name}")
+            features[name] = Histogram(edges, counts)
+        return DriftReference(str(content["revision"]), int(content["texts"]), features)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelCorrupt(f"{path} cannot be read: {error}.") from error
