@@ -18,6 +18,7 @@ from millrace.startup import known_variables
 
 ROOT = Path(__file__).parents[2]
 IMAGES = ("api", "worker")
+SCRIPTS = sorted(f"scripts/{path.name}" for path in (ROOT / "scripts").iterdir())
 DIGEST = re.compile(r"[\w./-]+:[\w.-]+@sha256:[0-9a-f]{64}")
 
 
@@ -148,15 +149,26 @@ def test_actions_are_pinned_and_call_make() -> None:
     assert workflow["jobs"]["test"]["strategy"]["matrix"]["python"] == ["3.11", "3.13"]
 
 
-@pytest.mark.parametrize("script", sorted(path.name for path in (ROOT / "scripts").iterdir()))
+@pytest.mark.parametrize("script", SCRIPTS)
 def test_scripts_can_be_started(script: str) -> None:
-    path = ROOT / "scripts" / script
+    path = ROOT / script
     assert os.access(path, os.X_OK)
     bash = shutil.which("bash")
     assert bash is not None
     done = subprocess.run([bash, "-n", str(path)], capture_output=True, text=True, timeout=10)
     assert done.returncode == 0, done.stderr
     assert "set -euo pipefail" in path.read_text()
+
+
+@pytest.mark.parametrize(
+    ("linter", "paths"), [("hadolint", ["Dockerfile.api", "Dockerfile.worker"]), ("shellcheck", SCRIPTS)]
+)
+def test_a_linter_finds_nothing(linter: str, paths: list[str]) -> None:
+    binary = shutil.which(linter)
+    if binary is None:
+        pytest.skip(f"no {linter} on PATH")
+    done = subprocess.run([binary, *paths], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout
 
 
 @pytest.mark.e2e
