@@ -17,6 +17,7 @@ COMMANDS = {
     "api": "start the API, one process for a container",
     "worker": "start a batching worker",
     "jobs": "start the worker behind /jobs",
+    "classify": "classify a file of texts through a job, with a progress bar",
     "config": "show every setting, its value and where that comes from",
 }
 
