@@ -302,10 +302,10 @@ class ReplyHub:
     async def _cancel(self, ids: Sequence[str]) -> list[Exception | None]:
         """Withdraws ids, unless a request has come meanwhile that waits for them."""
         gone = [entry for entry in ids if entry not in self._waiters]
-        self.counts.cancelled += len(gone)
         if gone and self.reachable:
             try:
                 await self.queue.run([self.queue.cancel(gone)])
+                self.counts.cancelled += len(gone)
             except REDIS_ERRORS as error:
                 self._lost(error)
         return [None] * len(ids)
