@@ -18,7 +18,7 @@ from api.errors import problem_of
 from api.metrics import Metrics
 from api.mill import Cache, Hub, Outcome
 from api.wire import Gone, Receive
-from batcher.errors import MillraceError
+from batcher.errors import BudgetExceeded, MillraceError
 from batcher.messages import Prediction, entry_id
 
 T = TypeVar("T")
@@ -89,9 +89,11 @@ class MissRoad:
     async def _compute(
         self, want: Want, ids: Sequence[str], texts: Sequence[str], found: Found, receive: Receive
     ) -> None:
-        remaining = max(want.deadline - perf_counter(), 0.0)
+        budget_s = want.deadline - perf_counter()
         try:
-            work = self._hub.classify(ids, texts, budget_s=remaining, trace=want.trace)
+            if budget_s <= 0:
+                raise BudgetExceeded("no time was left to ask the queue")
+            work = self._hub.classify(ids, texts, budget_s=budget_s, trace=want.trace)
             outcomes = await unless_gone(receive, work)
         except MillraceError as error:
             self._metrics.entries(error, len(texts))

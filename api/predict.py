@@ -118,23 +118,22 @@ class Predict:
             self._metrics.hit_local(len(held))
             known = cast("list[Held]", held)
             return all_known(self.models, revision, known, now - before, now - ask.started)
-        return await self._some_unknown(ask, revision, held, now - before, receive)
+        return await self._some_unknown(ask, revision, held, before, receive)
 
     async def _some_unknown(
-        self, ask: Ask, revision: str, held: list[Held | None], cache_s: float, receive: Receive
+        self, ask: Ask, revision: str, held: list[Held | None], read_at: float, receive: Receive
     ) -> Answer:
         wishes = ask.head.preference
         budget_s = self._settings.default_budget_s
         if wishes.wait_s is not None:
             budget_s = min(wishes.wait_s, self._settings.max_budget_s)
-        want = Want(ask.texts, held, revision, ask.client, ask.started + budget_s, ask.head.trace)
+        want = Want(ask.texts, held, revision, ask.client, read_at + budget_s, ask.head.trace)
         try:
             found = await self._misses.find(want, receive)
         except (BudgetExceeded, QueueFull):
             if wishes.respond_async and self.deferral is not None:
                 return await self.deferral(ask.head, ask.texts)
             raise
-        found.cache_s += cache_s
         ask.computed = len(found.computed)
         ask.known = not found.computed
         answer = some_found(self.models, want, found, perf_counter() - ask.started)

@@ -89,6 +89,7 @@ PREDICT_RESPONSES: dict[int | str, dict[str, Any]] = {
     },
     202: {"description": "Became a job (Prefer: respond-async); Location says where to ask"},
     401: _error("No valid API key, where keys are set"),
+    408: _error("The body did not arrive in time"),
     413: _error("Body, number of texts or one text too large"),
     415: _error("Another content type than JSON"),
     422: _error(

@@ -5,6 +5,7 @@ Both roads use it: POST /predict, which no framework touches, and the wrapper ar
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from dataclasses import dataclass
@@ -21,6 +22,9 @@ Send = Callable[[Message], Awaitable[None]]
 JSON: Header = (b"content-type", b"application/json")
 NOSNIFF: Header = (b"x-content-type-options", b"nosniff")
 CLOSE: Header = (b"connection", b"close")
+
+# From the first part of a body to its last.
+BODY_TIMEOUT_S = 60.0
 
 _WANTED = frozenset(
     (
@@ -122,27 +126,33 @@ def check_json(head: Head) -> None:
 
 
 async def read_body(receive: Receive, limit: int) -> bytes:
-    """The whole body; 413 as soon as it is over `limit`, with nothing more of it read. Raises Gone."""
+    """The whole body. 413 as soon as it is over `limit`, 408 when it does not end; raises Gone."""
+    body, more = await _next_part(receive)
+    if more:
+        try:
+            async with asyncio.timeout(BODY_TIMEOUT_S):
+                body = await _rest(receive, body, limit)
+        except TimeoutError:
+            raise Problem(408, "the body did not arrive in time", headers=(CLOSE,)) from None
+    if len(body) > limit:
+        raise too_large(limit)
+    return body
+
+
+async def _rest(receive: Receive, body: bytes, limit: int) -> bytes:
+    parts, size, more = [body], len(body), True
+    while more and size <= limit:
+        part, more = await _next_part(receive)
+        parts.append(part)
+        size += len(part)
+    return b"".join(parts)
+
+
+async def _next_part(receive: Receive) -> tuple[bytes, bool]:
     message = await receive()
     if message["type"] == "http.disconnect":
         raise Gone
-    body: bytes = message.get("body", b"")
-    if not message.get("more_body", False):
-        if len(body) > limit:
-            raise too_large(limit)
-        return body
-    parts, size = [body], len(body)
-    while message.get("more_body", False):
-        if size > limit:
-            raise too_large(limit)
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise Gone
-        parts.append(message.get("body", b""))
-        size += len(parts[-1])
-    if size > limit:
-        raise too_large(limit)
-    return b"".join(parts)
+    return message.get("body", b""), message.get("more_body", False)
 
 
 def too_large(limit: int) -> Problem:

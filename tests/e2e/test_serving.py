@@ -1,4 +1,4 @@
-"""The API as a real process without any Redis: how it starts, takes large bodies, drains, counts as several."""
+"""The API as a real process without any Redis: starting, large bodies, draining, several processes."""
 
 from __future__ import annotations
 

@@ -141,7 +141,19 @@ async def test_openapi_describes_everything(service: Service) -> None:
     document = (await service.client.get("/openapi.json")).json()
     assert set(document["paths"]) >= {"/predict", "/health", "/livez", "/readyz", "/metrics"}
     predict = document["paths"]["/predict"]["post"]
-    assert set(predict["responses"]) == {"200", "202", "401", "413", "415", "422", "429", "500", "503", "504"}
+    assert set(predict["responses"]) == {
+        "200",
+        "202",
+        "401",
+        "408",
+        "413",
+        "415",
+        "422",
+        "429",
+        "500",
+        "503",
+        "504",
+    }
     schema = predict["requestBody"]["content"]["application/json"]["schema"]
     assert schema["properties"]["text"] == {
         "description": "Texts to classify",

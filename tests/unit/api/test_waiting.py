@@ -78,6 +78,22 @@ async def test_a_client_that_leaves_while_sending_is_not_answered(service: Servi
     assert connection.sent == []
 
 
+async def test_a_body_that_stops_arriving(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("api.wire.BODY_TIMEOUT_S", 0.02)
+    connection = Connection(b'{"te')
+    connection.messages[0]["more_body"] = True
+    await connection.ask(service)
+    assert connection.sent[0]["status"] == 408
+    assert (b"connection", b"close") in connection.sent[0]["headers"]
+
+
+async def test_a_budget_of_nothing_asks_only_the_caches(service: Service) -> None:
+    service.cache.keep("known")
+    assert (await service.predict("known", prefer="wait=0")).status_code == 200
+    assert_problem(await service.predict("unknown", prefer="wait=0"), 504, "budget_exceeded")
+    assert service.hub.asked == []
+
+
 async def test_watching_a_client_ends_with_the_answer(start: Start) -> None:
     service = await start()
     before = len(asyncio.all_tasks())
