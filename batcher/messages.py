@@ -151,8 +151,41 @@ class ModelRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class BatchNote:
+    """One batch as its worker tells of it: `number` since its start, its longest wait, its pass.
+
+    `computed` counts the padding, `tokens` does not.
+    """
+
+    number: int
+    size: int
+    tokens: int
+    computed: int
+    reason: str
+    queue_ms: float
+    model_ms: float
+
+    def encode(self) -> str:
+        numbers = f"{self.number},{self.size},{self.tokens},{self.computed}"
+        return f"{numbers},{self.reason},{self.queue_ms:.1f},{self.model_ms:.1f}"
+
+
+def decode_notes(text: str) -> tuple[BatchNote, ...]:
+    """Notes joined by semicolons. Raises ValueError for anything this program did not write."""
+    notes = []
+    for note in text.split(";") if text else ():
+        number, size, tokens, computed, reason, queue_ms, model_ms = note.split(",")
+        counts = (int(number), int(size), int(tokens), int(computed))
+        notes.append(BatchNote(*counts, reason, float(queue_ms), float(model_ms)))
+    return tuple(notes)
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerRecord:
-    """What a live worker publishes of itself (`P:worker:<id>`). `rate` is in tokens per second."""
+    """What a live worker publishes of itself (`P:worker:<id>`). `rate` is in tokens per second.
+
+    `recent` are its last batches, oldest first.
+    """
 
     id: str
     revision: str
@@ -164,6 +197,7 @@ class WorkerRecord:
     texts: int
     last_batch: int
     started_ms: int
+    recent: tuple[BatchNote, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

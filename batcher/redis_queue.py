@@ -13,7 +13,7 @@ P is `{millrace:<name>}`: one hash tag, so one slot of a cluster. All times are 
 | P:waiting     | hash   | lane -> waiting cost                       | 1 h, renewed  | enqueue, claim |
 | P:bell        | stream | rings for idle workers when work came      | 60 s, renewed | enqueue        |
 | P:workers     | zset   | worker -> end of its record                | 1 h, renewed  | beat           |
-| P:worker:<id> | hash   | what a live worker says of itself          | worker TTL    | beat           |
+| P:worker:<id> | hash   | what a live worker says; its last batches  | worker TTL    | beat           |
 | P:model       | hash   | the current model                          | -             | beat           |
 | P:dead        | list   | last 1000 ids that ended workers           | trimmed       | claim, sweep   |
 
@@ -42,6 +42,7 @@ from batcher.messages import (
     Prediction,
     Snapshot,
     WorkerRecord,
+    decode_notes,
 )
 
 KEEP_MS = 60_000
@@ -309,6 +310,7 @@ def _worker_record(name: str, fields: Mapping[str, str]) -> WorkerRecord | None:
             texts=int(fields["texts"]),
             last_batch=int(fields["last_batch"]),
             started_ms=int(fields["started_ms"]),
+            recent=decode_notes(fields.get("recent", "")),
         )
     except (KeyError, ValueError):
         return None

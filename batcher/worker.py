@@ -18,7 +18,7 @@ from typing import Any
 
 from batcher.collect import Arrivals, CostModel, Reason, claim_cost, keep_window_s, next_pass, pass_tokens
 from batcher.heartbeat import Heartbeat
-from batcher.messages import Entry, Failure, Prediction, fragment
+from batcher.messages import BatchNote, Entry, Failure, Prediction, fragment
 from batcher.outage import REDIS_ERRORS, Outage
 from batcher.redis_queue import Claim, WorkerQueue, read_claim
 from batcher.settings import WorkerSettings
@@ -32,6 +32,8 @@ RETRY_S = 0.2
 CLAIM_AHEAD_S = 0.0025
 # How long results are offered to a Redis that does not answer; then their entries are left to their leases.
 COMPLETE_PATIENCE_S = 30.0
+# Batches that the worker's record tells of.
+NOTES = 20
 NOTHING = Claim([], 0, 0, 0, b"0-0")
 
 Result = tuple[str, Prediction | Failure, bytes]
@@ -40,8 +42,13 @@ Remember = Callable[[Iterable[tuple[str, Prediction, bytes]]], None]
 
 @dataclass(frozen=True, slots=True)
 class BatchReport:
-    """One forward pass, for metrics and the log. Durations in seconds."""
+    """One forward pass, for metrics, traces and the log. Durations in seconds.
 
+    `number` counts the passes of this worker; `queue_s` are the waits of `entries`, in order.
+    """
+
+    number: int
+    entries: tuple[Entry, ...]
     size: int
     tokens: int
     computed_tokens: int
@@ -95,6 +102,7 @@ class Worker:
         self._typical_tokens = 32.0
         self._rate = 0.0
         self._batches = self._texts = self._last_batch = 0
+        self._notes: tuple[str, ...] = ()
         self._state = "starting"
         self._started_ms = int(time.time() * 1000)
         self._stop = threading.Event()
@@ -147,6 +155,16 @@ class Worker:
     def budget(self) -> int:
         """Tokens of one pass."""
         return self._settings.batch_tokens or self.cost.best_tokens()
+
+    @property
+    def state(self) -> str:
+        """starting, idle, busy or stopping."""
+        return self._state
+
+    @property
+    def rate(self) -> float:
+        """Tokens per second lately, by the estimate that the queue counts in."""
+        return self._rate
 
     def _become_ready(self) -> None:
         self._state = "idle"
@@ -385,6 +403,8 @@ class Worker:
     ) -> None:
         solo = any(held.entry.solo for held in batch)
         report = BatchReport(
+            number=self._batches,
+            entries=tuple(held.entry for held in batch),
             size=len(batch),
             tokens=sum(len(held.tokens) for held in batch),
             computed_tokens=computed,
@@ -396,6 +416,17 @@ class Worker:
             unknown=sum(held.tokens.unknown for held in batch),
             failures=sum(isinstance(result, Failure) for _, result, _ in results),
         )
+        note = BatchNote(
+            report.number,
+            report.size,
+            report.tokens,
+            computed,
+            report.reason,
+            max(report.queue_s) * 1000,
+            spent * 1000,
+        )
+        # Replaced, never changed: the heartbeat reads it.
+        self._notes = (*self._notes[1 - NOTES :], note.encode())
         self._observe(report)
 
     def _record(self) -> dict[str, Any]:
@@ -410,6 +441,7 @@ class Worker:
             "texts": self._texts,
             "last_batch": self._last_batch,
             "started_ms": self._started_ms,
+            "recent": ";".join(self._notes),
         }
 
     def _model_record(self) -> dict[str, Any]:
