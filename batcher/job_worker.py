@@ -16,7 +16,7 @@ from batcher.outage import REDIS_ERRORS, Outage
 
 # RQ beats for a running job every BEAT_S; a job without a beat for LOST_S is run again.
 BEAT_S = 5
-LOST_S = 30
+LOST_S = 20
 MAINTENANCE_S = 10
 WORKER_TTL_S = 60
 DEQUEUE_S = 5
@@ -27,7 +27,7 @@ NICENESS = 10
 
 
 class JobsWorker(Worker):
-    """Runs jobs one after the other, each in a process of its own. Recovers within about 45 s."""
+    """Runs jobs one after the other, each in a process of its own. Recovers within about 30 s."""
 
     log_result_lifespan = False
     max_connection_wait_time = 2.0

@@ -121,6 +121,12 @@ class Mill:
         self.processes.append(worker)
         return worker
 
+    def start_jobs(self) -> Process:
+        """One more jobs worker."""
+        jobs = self._start("jobs")
+        self.processes.append(jobs)
+        return jobs
+
     def wait_ready(self, timeout_s: float = START_S) -> None:
         """Returns when /readyz is 200; fails at once when a process ended instead."""
 

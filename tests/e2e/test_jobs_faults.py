@@ -1,0 +1,232 @@
+"""Jobs while processes are killed: each ends in `finished`, with every result, in order."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from batcher.messages import fragment
+from benchmarks.texts import texts
+from model_store.stub import LABELS, StubClassifier
+from tests.mill import Mill, Process, millrace, wait_until
+from tests.servers import free_port
+
+pytestmark = [pytest.mark.e2e, pytest.mark.redis]
+
+COUNT = 6000
+# About three seconds of one worker: long enough to be killed in the middle.
+SLOW = {"stub_token_ms": 0.025}
+ENDED = ("finished", "failed", "cancelled")
+PAIR = list[dict[str, Any]]
+
+
+def expected(asked: list[str]) -> list[PAIR]:
+    """What the stub says of each text."""
+    stub = StubClassifier()
+    rows = stub.classify(stub.tokenize(asked))
+    return [json.loads(fragment(LABELS, row)) for row in rows]
+
+
+def hand_in(mill: Mill, asked: list[str], **headers: str) -> str:
+    """The path of a new job."""
+    body = "".join(json.dumps(text) + "\n" for text in asked)
+    names = {"content-type": "application/x-ndjson", **headers}
+    answer = mill.http.post("/jobs", content=body, headers=names)
+    assert answer.status_code == 202, answer.text
+    return answer.headers["location"]
+
+
+def look(mill: Mill, path: str, wait: float = 0) -> dict[str, Any]:
+    answer = mill.http.get(path, params={"wait": wait})
+    assert answer.status_code == 200, answer.text
+    job: dict[str, Any] = answer.json()
+    return job
+
+
+def underway(mill: Mill, path: str) -> dict[str, Any]:
+    """The job, once some of it is done and some is not."""
+    job: dict[str, Any] = wait_until(lambda: (job := look(mill, path)) and job["done"] and job, "progress")
+    assert job["status"] == "running"
+    return job
+
+
+def ended(mill: Mill, path: str, timeout_s: float = 60) -> dict[str, Any]:
+    job: dict[str, Any] = wait_until(
+        lambda: (job := look(mill, path, 1)) and job["status"] in ENDED and job, "the end", timeout_s
+    )
+    return job
+
+
+def assert_complete(mill: Mill, path: str, asked: list[str]) -> None:
+    job = look(mill, path)
+    assert (job["status"], job["done"], job["failed"]) == ("finished", len(asked), 0)
+    answer = mill.http.get(
+        f"{path}/predictions", params={"limit": len(asked)}, headers={"accept": "application/x-ndjson"}
+    )
+    assert [json.loads(line) for line in answer.text.splitlines()] == expected(asked)
+
+
+def horse_of(jobs: Process) -> psutil.Process:
+    """The process in which the job runs."""
+    found: list[psutil.Process] = wait_until(lambda: psutil.Process(jobs.pid).children(), "the job's process")
+    return found[0]
+
+
+def test_a_job_goes_on_when_its_process_is_killed(mill: Callable[..., Mill]) -> None:
+    house, asked = mill(**SLOW), texts(COUNT)
+    jobs = house.start_jobs()
+    path = hand_in(house, asked)
+    before = underway(house, path)
+    horse_of(jobs).kill()
+    assert ended(house, path, 20)["done"] >= before["done"]
+    assert_complete(house, path, asked)
+
+
+def test_a_job_goes_on_when_its_worker_is_killed(mill: Callable[..., Mill]) -> None:
+    """The job's own process is left alone with nobody to watch over it: it hands the job back and ends."""
+    house, asked = mill(**SLOW), texts(COUNT)
+    first = house.start_jobs()
+    path = hand_in(house, asked)
+    underway(house, path)
+    horse = horse_of(first)
+    first.kill()
+    house.start_jobs()
+    ended(house, path, 30)
+    assert_complete(house, path, asked)
+    wait_until(
+        lambda: not horse.is_running() or horse.status() == psutil.STATUS_ZOMBIE, "the orphan's end", 5
+    )
+
+
+@pytest.mark.chaos
+def test_a_job_goes_on_within_90_s_when_all_of_its_worker_is_killed(mill: Callable[..., Mill]) -> None:
+    house, asked = mill(**SLOW), texts(COUNT)
+    first = house.start_jobs()
+    path = hand_in(house, asked)
+    before = underway(house, path)
+    horse = horse_of(first)
+    os.kill(first.pid, signal.SIGSTOP)  # it must not see the end of its child
+    horse.kill()
+    first.kill()
+    killed_at = time.monotonic()
+    house.start_jobs()
+    wait_until(lambda: look(house, path)["done"] > before["done"] + 512, "the job to go on", 90)
+    print(f"continued after {time.monotonic() - killed_at:.1f} s")
+    ended(house, path)
+    assert_complete(house, path, asked)
+
+
+def test_a_job_goes_on_when_the_model_worker_is_killed(mill: Callable[..., Mill]) -> None:
+    house, asked = mill(**SLOW), texts(COUNT)
+    house.start_jobs()
+    path = hand_in(house, asked)
+    underway(house, path)
+    house.workers[0].kill()
+    time.sleep(6)  # long enough for its record to go: nobody is there
+    assert look(house, path)["status"] == "running"
+    house.start_worker()
+    ended(house, path)
+    assert_complete(house, path, asked)
+
+
+def test_a_job_outlives_a_restart_of_redis(mill: Callable[..., Mill]) -> None:
+    house, asked = mill(**SLOW), texts(COUNT)
+    house.start_jobs()
+    path = hand_in(house, asked)
+    underway(house, path)
+    house.redis.kill()
+    assert house.http.get(path).status_code == 503
+    time.sleep(1.5)
+    house.redis.start()
+    wait_until(lambda: house.http.get(path).status_code == 200, "the API to find Redis again")
+    ended(house, path, 90)
+    assert_complete(house, path, asked)
+
+
+def test_a_job_goes_on_after_its_worker_was_asked_to_stop(mill: Callable[..., Mill]) -> None:
+    house, asked = mill(**SLOW), texts(COUNT)
+    first = house.start_jobs()
+    path = hand_in(house, asked)
+    underway(house, path)
+    assert first.stop(timeout_s=10) == 0
+    between = look(house, path)
+    assert between["status"] == "running"
+    assert between["done"] < COUNT
+    assert "Traceback" not in first.said()
+    house.start_jobs()
+    ended(house, path)
+    assert_complete(house, path, asked)
+
+
+def test_cancelling_empties_the_lane_within_two_seconds(mill: Callable[..., Mill]) -> None:
+    house = mill(stub_token_ms=1.0)
+    jobs = house.start_jobs()
+    path = hand_in(house, texts(COUNT))
+    with house.redis.client() as client:
+        lane = "{millrace:default}:bulk"
+        wait_until(lambda: client.llen(lane), "entries in the lane")
+        asked_at = time.monotonic()
+        answer = house.http.delete(path)
+        assert answer.json()["status"] == "cancelled"
+        wait_until(lambda: not client.llen(lane), "an empty lane", 2)
+        wait_until(lambda: not psutil.Process(jobs.pid).children(), "the end of the run", 2)
+        assert time.monotonic() - asked_at < 2
+        wait_until(lambda: not list(client.scan_iter("{millrace:default}:entry:*")), "the end of the batch")
+    job = look(house, path)
+    assert (job["status"], job["error"]) == ("cancelled", None)
+    follow_up = hand_in(house, ["after", "that"])
+    ended(house, follow_up)
+    assert_complete(house, follow_up, ["after", "that"])
+
+
+def test_a_long_poll_ends_with_an_answer_when_the_api_restarts(mill: Callable[..., Mill]) -> None:
+    house = mill()
+    path = hand_in(house, ["nobody", "runs", "this"])
+    answers: list[httpx.Response] = []
+    polling = threading.Thread(target=lambda: answers.append(house.http.get(path, params={"wait": 30})))
+    polling.start()
+    time.sleep(0.5)
+    assert house.api.stop(timeout_s=10) == 0
+    polling.join(timeout=5)
+    assert answers[0].json()["status"] == "queued"
+    house.start_api()
+    house.wait_ready()
+    assert look(house, path)["position"] == 1
+
+
+def test_any_replica_answers_for_any_job(mill: Callable[..., Mill]) -> None:
+    house, asked = mill(), texts(700)
+    port = free_port()
+    other = Process(
+        "replica", millrace("api"), {**house.environment, "MILLRACE_PORT": str(port)}, house.folder
+    )
+    house.processes.append(other)
+    house.start_jobs()
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as replica:
+
+        def answers() -> bool:
+            try:
+                return replica.get("/health").status_code == 200
+            except httpx.TransportError:
+                return False
+
+        wait_until(answers, "the replica")
+        path = hand_in(house, asked, **{"idempotency-key": "one"})
+        body = "".join(json.dumps(text) + "\n" for text in asked)
+        again = replica.post(
+            "/jobs", content=body, headers={"content-type": "application/x-ndjson", "idempotency-key": "one"}
+        )
+        assert (again.status_code, again.headers["location"]) == (200, path)
+        wait_until(lambda: replica.get(path).json()["status"] == "finished", "the end")
+        assert replica.get(f"{path}/predictions", params={"offset": 699}).json()["predictions"] == expected(
+            asked[699:]
+        )
