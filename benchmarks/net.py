@@ -1,0 +1,86 @@
+"""A load generator that costs little: keep-alive HTTP/1.1 over bare asyncio streams."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+
+def free_port() -> int:
+    """A TCP port of the loopback that nobody listens on at this moment."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+class Connection:
+    """One keep-alive connection; one request at a time."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+
+    async def post(self, path: str, body: bytes, headers: str = "") -> tuple[int, bytes, bytes]:
+        """Status, head and body of the answer."""
+        if self._streams is None:
+            self._streams = await asyncio.open_connection("127.0.0.1", self._port)
+        reader, writer = self._streams
+        head = f"POST {path} HTTP/1.1\r\nHost: b\r\nContent-Length: {len(body)}\r\n{headers}\r\n"
+        writer.write(head.encode() + body)
+        answer = await reader.readuntil(b"\r\n\r\n")
+        length = int(answer.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+        return int(answer[9:12]), answer, await reader.readexactly(length)
+
+    def close(self) -> None:
+        if self._streams is not None:
+            self._streams[1].close()
+
+
+def predict_body(texts: Sequence[str]) -> bytes:
+    return json.dumps({"text": list(texts)}).encode()
+
+
+@dataclass(slots=True)
+class Tally:
+    """What a load met. Latencies in seconds, of answered requests."""
+
+    seconds: float = 0.0
+    texts: int = 0
+    statuses: dict[int, int] = field(default_factory=dict)
+    latencies_s: list[float] = field(default_factory=list)
+
+    @property
+    def texts_per_s(self) -> float:
+        return self.texts / self.seconds
+
+    def quantile_ms(self, share: float) -> float:
+        ordered = sorted(self.latencies_s)
+        return ordered[min(int(len(ordered) * share), len(ordered) - 1)] * 1000 if ordered else 0.0
+
+
+async def closed_loop(port: int, users: int, seconds: float, texts: Callable[[], Sequence[str]]) -> Tally:
+    """`users` who each ask again as soon as they are answered. Counts what was answered within `seconds`."""
+    tally = Tally()
+    began = time.perf_counter()
+    until = began + seconds
+
+    async def user() -> None:
+        connection = Connection(port)
+        while (start := time.perf_counter()) < until:
+            asked = texts()
+            status, _, _ = await connection.post("/predict", predict_body(asked))
+            now = time.perf_counter()
+            tally.statuses[status] = tally.statuses.get(status, 0) + 1
+            if status == 200 and now <= until:
+                tally.texts += len(asked)
+                tally.latencies_s.append(now - start)
+        connection.close()
+
+    await asyncio.gather(*(user() for _ in range(users)))
+    tally.seconds = seconds
+    return tally

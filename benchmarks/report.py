@@ -1,0 +1,57 @@
+"""One way to show figures: a table for people, JSON under bench-results/ for whatever comes after."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from os import sched_getaffinity
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path("bench-results")
+
+
+def progress(text: str) -> None:
+    print(f"... {text}", flush=True)
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Columns as wide as their content; figures to the right."""
+    cells = [[str(cell) for cell in row] for row in [columns, *rows]]
+    widths = [max(len(row[at]) for row in cells) for at in range(len(columns))]
+    for row in cells:
+        first, *rest = (
+            cell.ljust(w) if at == 0 else cell.rjust(w)
+            for at, (cell, w) in enumerate(zip(row, widths, strict=True))
+        )
+        print("  ".join([first, *rest]))
+
+
+def goal(what: str, measured: float, bound: float, *, at_most: bool = False) -> dict[str, Any]:
+    """Prints whether a figure meets its goal; the figure, for the JSON."""
+    met = measured <= bound if at_most else measured >= bound
+    sign = "<=" if at_most else ">="
+    print(f"{'met   ' if met else 'MISSED'}  {what}: {measured:.3g} ({sign} {bound:g})")
+    return {"goal": what, "measured": measured, "bound": bound, "met": met}
+
+
+def write(name: str, result: dict[str, Any]) -> None:
+    RESULTS.mkdir(exist_ok=True)
+    facts = {
+        "when": datetime.now(UTC).isoformat(timespec="seconds"),
+        "cores": len(sched_getaffinity(0)),
+        "processor": _processor(),
+        "python": platform.python_version(),
+    }
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps(facts | result, indent=1) + "\n")
+    print(f"written to {path}")
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.machine()
