@@ -1,0 +1,192 @@
+"""The whole road in one process: HTTP edge, hub, caches, queue, worker and stub, on a pretended Redis."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
+
+import fakeredis
+import httpx
+import pytest
+
+from api.edge import Edge
+from api.main import create_app
+from api.settings import ApiSettings
+from batcher import worker as worker_module
+from batcher.redis_queue import WorkerQueue
+from batcher.replies import LaneCaps, ReplyHub
+from batcher.settings import WorkerSettings
+from batcher.shared_cache import SharedCache, remember
+from batcher.worker import BatchReport, Worker
+from model_store.stub import StubClassifier
+
+
+class Mill:
+    """One Redis; edges and workers on it."""
+
+    def __init__(self, stack: contextlib.AsyncExitStack) -> None:
+        self.server = fakeredis.FakeServer(version=(7,))
+        self.batches: list[BatchReport] = []
+        self._stack = stack
+
+    def _aio(self) -> fakeredis.FakeAsyncRedis:
+        return fakeredis.FakeAsyncRedis(server=self.server)
+
+    def sync(self) -> fakeredis.FakeRedis:
+        client = fakeredis.FakeRedis(server=self.server)
+        self._stack.callback(client.close)
+        return client
+
+    async def edge(self, **settings: object) -> tuple[Edge, httpx.AsyncClient]:
+        hub = ReplyHub(self._aio(), self._aio(), name="t", caps=LaneCaps(100_000, 100_000))
+        app = create_app(
+            ApiSettings(**settings),  # type: ignore[arg-type]
+            hub=hub,
+            cache=SharedCache(self._aio(), "t", 3600.0),
+        )
+        await self._stack.enter_async_context(app.router.lifespan_context(app))
+        transport = httpx.ASGITransport(app)
+        client = httpx.AsyncClient(transport=transport, base_url="http://mill", timeout=20)
+        return app, await self._stack.enter_async_context(client)
+
+    def worker(self, classifier: StubClassifier | None = None) -> None:
+        settings = WorkerSettings()
+        queues = [
+            WorkerQueue(self.sync(), "t", "w1", lease_ms=2000, max_attempts=3, result_ms=60_000)
+            for _ in range(3)
+        ]
+        keep = partial(remember, self.sync(), "t", 3600.0)
+        stub = classifier or StubClassifier()
+        worker = Worker(stub, queues[0], queues[1], queues[2], settings, keep, self.batches.append)
+        thread = threading.Thread(target=worker.run)
+        thread.start()
+
+        async def end() -> None:
+            worker.stop()
+            await asyncio.to_thread(thread.join)
+
+        self._stack.push_async_callback(end)
+
+    def left_over(self) -> list[bytes]:
+        ends = (b":q", b":bulk", b":solo", b":inflight")
+        return [key for key in self.sync().keys("*") if b":entry:" in key or key.endswith(ends)]
+
+
+@pytest.fixture
+async def mill(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Mill]:
+    monkeypatch.setattr(worker_module, "WAIT_S", 0.1)  # so that stopping an idle worker is quick
+    async with contextlib.AsyncExitStack() as stack:
+        yield Mill(stack)
+
+
+async def until(true: Callable[[], Awaitable[bool]]) -> None:
+    for _ in range(500):
+        if await true():
+            return
+        await asyncio.sleep(0.02)
+    raise AssertionError("it never came true")
+
+
+async def is_ready(client: httpx.AsyncClient) -> bool:
+    return (await client.get("/readyz")).status_code == 200
+
+
+async def ready(client: httpx.AsyncClient) -> None:
+    await until(lambda: is_ready(client))
+
+
+def texts_run(mill: Mill) -> int:
+    return sum(len(report.entries) for report in mill.batches)
+
+
+async def test_computed_once_then_known_to_this_process_and_to_the_next(mill: Mill) -> None:
+    mill.worker()
+    _, first = await mill.edge()
+    _, second = await mill.edge()
+    await ready(first)
+    await ready(second)
+    body = {"text": ["I love you!", "I hate you!", ""]}
+    answers = [await first.post("/predict", json=body) for _ in range(2)]
+
+    async def remembered() -> bool:  # the worker writes the cache beside the answer, not before it
+        return len(mill.sync().keys("millrace:cache:*")) == 3
+
+    await until(remembered)
+    answers += [await second.post("/predict", json=body) for _ in range(2)]
+    assert [answer.headers["x-cache"] for answer in answers] == ["MISS", "HIT", "HIT", "HIT"]
+    assert len({answer.content for answer in answers}) == 1
+    assert {sum(pair["score"] for pair in pairs) for pairs in answers[0].json()["predictions"]} == {1.0}
+    assert texts_run(mill) == 3
+    mixed = await second.post("/predict", json={"text": ["I hate you!", "new", "I love you!"]})
+    assert mixed.headers["x-cache"] == "PARTIAL"
+    assert mixed.json()["predictions"][::2] == answers[0].json()["predictions"][1::-1]
+    assert texts_run(mill) == 4
+
+
+async def test_a_crowd_with_one_question_costs_one_inference(mill: Mill) -> None:
+    mill.worker()
+    edges = [(await mill.edge(local_cache_entries=0))[1] for _ in range(2)]
+    for client in edges:
+        await ready(client)
+    asked = [client.post("/predict", json={"text": ["the same"]}) for client in edges for _ in range(100)]
+    answers = await asyncio.gather(*asked)
+    assert {answer.status_code for answer in answers} == {200}
+    assert len({answer.content for answer in answers}) == 1
+    assert texts_run(mill) == 1
+
+
+async def test_who_leaves_leaves_nothing_in_the_queue(mill: Mill) -> None:
+    mill.worker(StubClassifier(batch_ms=300.0))
+    app, client = await mill.edge()
+    await ready(client)
+    busy = asyncio.create_task(client.post("/predict", json={"text": ["keeps the worker busy"]}))
+    await asyncio.sleep(0.1)
+    gone = asyncio.Event()
+    messages = [{"type": "http.request", "body": b'{"text": ["never mind"]}'}]
+
+    async def receive() -> dict[str, object]:
+        if messages:
+            return messages.pop()
+        await gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: object) -> None:
+        raise AssertionError("there is nobody to answer")
+
+    leaving = asyncio.create_task(
+        app({"type": "http", "method": "POST", "path": "/predict", "headers": []}, receive, send)
+    )
+    await asyncio.sleep(0.05)
+    gone.set()
+    await leaving
+    assert (await busy).status_code == 200
+
+    async def nothing_left() -> bool:
+        return not mill.left_over()
+
+    await until(nothing_left)
+    assert texts_run(mill) == 1
+
+
+async def test_redis_lost_is_said_at_once_and_known_texts_are_still_answered(mill: Mill) -> None:
+    mill.worker()
+    _, client = await mill.edge()
+    await ready(client)
+    assert (await client.post("/predict", json={"text": ["known"]})).status_code == 200
+    mill.server.connected = False
+
+    async def lost() -> bool:
+        return not await is_ready(client)
+
+    await until(lost)
+    refused = await client.post("/predict", json={"text": ["unknown"]})
+    assert (refused.status_code, refused.json()["code"]) == (503, "redis_unavailable")
+    assert refused.elapsed.total_seconds() < 1
+    known = await client.post("/predict", json={"text": ["known"]})
+    assert (known.status_code, known.headers["x-cache"]) == (200, "HIT")
+    mill.server.connected = True
+    await ready(client)
+    assert (await client.post("/predict", json={"text": ["unknown"]})).status_code == 200
