@@ -16,6 +16,7 @@ from prometheus_client.registry import Collector
 from api.board import Board, Cell, Timer
 from api.cache import LocalCache
 from api.mill import Hub
+from batcher.buckets import duration_bounds
 from batcher.errors import (
     BudgetExceeded,
     EntryFailed,
@@ -95,12 +96,6 @@ HUB_COUNTS = {
     "recovered": "Entries that sweeps of this API took back from dead workers",
     "round_trips": "Round trips of enqueue commands",
 }
-
-
-def duration_bounds(budget_s: float) -> tuple[float, ...]:
-    """1, 2.5, 5, 10, ... from a tenth of a millisecond to the default budget, which is a bound itself."""
-    steps = [step * 10.0**power for power in range(-4, 3) for step in (1.0, 2.5, 5.0)]
-    return (*(round(step, 6) for step in steps if step < budget_s), float(budget_s))
 
 
 class Metrics:

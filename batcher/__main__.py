@@ -12,7 +12,8 @@ from functools import partial
 
 from batcher import logs
 from batcher.connect import connect
-from batcher.redis_queue import WorkerQueue
+from batcher.instruments import Instruments
+from batcher.metrics import MeasuredQueue
 from batcher.settings import WorkerSettings
 from batcher.shared_cache import remember
 from batcher.worker import WAIT_S, Worker
@@ -38,13 +39,13 @@ def load_model(settings: WorkerSettings) -> Classifier:
     )
 
 
-def build_worker(classifier: Classifier, settings: WorkerSettings) -> Worker:
+def build_worker(settings: WorkerSettings, instruments: Instruments) -> Worker:
     """A worker over clients of its own: one for commands, one that blocks, one for the heartbeat."""
     url = settings.redis_url.get_secret_value()
     worker_id = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
 
-    def queue(timeout_s: float, retries: int) -> WorkerQueue:
-        return WorkerQueue(
+    def queue(timeout_s: float, retries: int) -> MeasuredQueue:
+        made = MeasuredQueue(
             connect(url, timeout_s=timeout_s, retries=retries),
             settings.name,
             worker_id,
@@ -52,15 +53,18 @@ def build_worker(classifier: Classifier, settings: WorkerSettings) -> Worker:
             max_attempts=settings.max_attempts,
             result_ms=int(settings.result_ttl_s * 1000),
         )
+        made.told = instruments.told
+        return made
 
     cache = connect((settings.cache_url or settings.redis_url).get_secret_value(), timeout_s=1.0, retries=1)
     return Worker(
-        classifier,
+        instruments.classifier,
         queue(2.0, 3),
         queue(WAIT_S + 2.0, 0),
         queue(max(settings.lease_ms / 4000, 0.5), 1),
         settings,
         partial(remember, cache, settings.name, settings.cache_ttl_s),
+        instruments.observe,
     )
 
 
@@ -70,9 +74,14 @@ def main(settings: WorkerSettings | None = None) -> int:
     logs.setup(settings.log_level, settings.log_format)
     sys.setswitchinterval(SWITCH_S)
     try:
-        worker = build_worker(load_model(settings), settings)
+        instruments = Instruments(load_model(settings), settings)
+        worker = build_worker(settings, instruments)
+        instruments.attach(worker)
     except ModelError as error:
         log.error("%s", error, extra={"action": "worker.unable"})
+        return EXIT_UNABLE
+    except OSError as error:
+        log.error("Port %d cannot be had: %s", settings.worker_port, error, extra={"action": "worker.unable"})
         return EXIT_UNABLE
     for stop_signal in (signal.SIGTERM, signal.SIGINT):
         signal.signal(stop_signal, lambda *_: worker.stop())
@@ -81,7 +90,9 @@ def main(settings: WorkerSettings | None = None) -> int:
     except Exception as error:
         log.error("The model failed its warm-up: %s", error, extra={"action": "worker.unable"})
         return EXIT_UNABLE
+    instruments.begin()
     worker.run()
+    instruments.close()
     return 0
 
 

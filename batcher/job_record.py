@@ -70,6 +70,21 @@ class Created:
     digest: str
 
 
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Counts over all jobs: those that wait and run now; since the counting began, `ended` by status.
+
+    `oldest_ms` is the age of the job that runs next, `texts` are done, failed ones included.
+    """
+
+    queued: int
+    running: int
+    oldest_ms: int
+    texts: int
+    failed_texts: int
+    ended: Mapping[str, int]
+
+
 def read_record(job_id: str, raw: Mapping[bytes, bytes]) -> JobRecord | None:
     """The record in a hash as `job_create` began it; None for one that is not there."""
     if b"status" not in raw:

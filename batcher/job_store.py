@@ -11,6 +11,7 @@ P is the queue's prefix, so all keys of a job share its slot. TTL is `job_ttl_s`
 | P:jobs              | zset | every job, by creation                            | TTL      | create        |
 | P:jobs:queued       | zset | jobs that wait, id -> created ms                  | TTL      | create, start |
 | P:jobs:running      | zset | jobs that run, id -> started ms                   | TTL      | start, end    |
+| P:jobs:totals       | hash | ended jobs by status, texts done, since it began  | TTL      | append, end   |
 
 A chunk holds `chunk_texts` entries (the last one fewer), so an entry's place follows from its number.
 Every script is idempotent, and none lets a job that has ended change again.
@@ -25,7 +26,7 @@ from typing import Any, cast
 
 import redis
 
-from batcher.job_record import Attempt, Created, JobRecord, JobStatus, read_record
+from batcher.job_record import Attempt, Created, JobRecord, JobStatus, Totals, read_record
 from batcher.redis_queue import prefix, script_sha, script_source
 
 CHUNK_TEXTS = 256
@@ -110,6 +111,26 @@ class JobStore:
     def waiting(self) -> int:
         """How many jobs are queued."""
         return self._client.zcard(f"{self._prefix}:jobs:queued")
+
+    def totals(self) -> Totals:
+        """Counts over all jobs, in one round trip."""
+        pipe = self._client.pipeline(transaction=False)
+        pipe.hgetall(f"{self._prefix}:jobs:totals")
+        pipe.zcard(f"{self._prefix}:jobs:running")
+        pipe.zcard(f"{self._prefix}:jobs:queued")
+        pipe.zrange(f"{self._prefix}:jobs:queued", 0, 0, withscores=True)
+        pipe.time()
+        raw, running, queued, oldest, (now_s, now_us) = pipe.execute()
+        counts = {name.decode(): int(value) for name, value in raw.items()}
+        now_ms = now_s * 1000 + now_us // 1000
+        return Totals(
+            queued=queued,
+            running=running,
+            oldest_ms=max(now_ms - int(oldest[0][1]), 0) if oldest else 0,
+            texts=counts.pop("texts", 0),
+            failed_texts=counts.pop("failed_texts", 0),
+            ended=counts,
+        )
 
     def running_ids(self) -> list[str]:
         """Jobs that run."""

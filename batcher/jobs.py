@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from rq.serializers import JSONSerializer
 
 from batcher import logs
 from batcher.connect import connect
+from batcher.job_metrics import JobsMetrics
 from batcher.job_queue import JobQueue
 from batcher.job_recovery import JobRecovery
 from batcher.job_run import Cache, Hub, run_job
@@ -28,6 +30,7 @@ from batcher.job_worker import (
     OneLineOutage,
 )
 from batcher.outage import REDIS_ERRORS
+from batcher.probes import Probes
 from batcher.replies import ReplyHub
 from batcher.settings import JobSettings
 from batcher.shared_cache import SharedCache
@@ -35,6 +38,7 @@ from batcher.shared_cache import SharedCache
 log = logging.getLogger(__name__)
 
 RESTART_S = 1.0
+EXIT_UNABLE = 2
 # RQ calls `run` by its name, in a process forked from this one: what it needs is left here by `prepare`.
 _runner: Callable[[str], str] | None = None
 
@@ -97,11 +101,33 @@ def main(settings: JobSettings | None = None) -> int:
     settings = settings or JobSettings()
     logs.setup(settings.log_level, settings.log_format)
     logging.getLogger("rq.worker").addFilter(OneLineOutage(JobsWorker.outage))
+    try:
+        probes = _probes(settings)
+    except OSError as error:
+        log.error("Port %d cannot be had: %s", settings.jobs_port, error, extra={"action": "jobs.unable"})
+        return EXIT_UNABLE
     log.info("ready", extra={"action": "jobs.ready", "queue": f"millrace-{settings.name}"})
     while _work_once(settings):
         time.sleep(RESTART_S)
+    if probes is not None:
+        probes.close()
     log.info("stopped", extra={"action": "jobs.stopped"})
     return 0
+
+
+def _probes(settings: JobSettings) -> Probes | None:
+    """What /metrics, /livez and /readyz of this process answer with; None without a port."""
+    if not settings.jobs_port:
+        return None
+    outage, main = JobsWorker.outage, threading.main_thread()
+    client = connect(settings.redis_url.get_secret_value(), timeout_s=2.0, retries=1, connections=2)
+    metrics = JobsMetrics(JobStore(client, settings.name, settings.job_ttl_s), outage)
+    return Probes(
+        settings.jobs_port,
+        metrics.registry,
+        live=lambda: None if main.is_alive() else "the main thread has ended",
+        ready=lambda: None if outage.over else "Redis does not answer",
+    )
 
 
 def _work_once(settings: JobSettings) -> bool:

@@ -60,6 +60,21 @@ class BatchReport:
     unknown: int
     failures: int
 
+    def log_context(self) -> dict[str, object]:
+        """What a log line may say of a pass: ids and durations in ms, never a text."""
+        return {
+            "batch": self.number,
+            "size": self.size,
+            "tokens": self.tokens,
+            "computed_tokens": self.computed_tokens,
+            "reason": self.reason,
+            "longest_wait_ms": round(max(self.queue_s) * 1000, 1),
+            "tokenize_ms": round(self.tokenize_s * 1000, 2),
+            "model_ms": round(self.model_s * 1000, 2),
+            "failures": self.failures,
+            "entries": [entry.id for entry in self.entries],
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class _Held:

@@ -53,7 +53,10 @@ class Mill:
         self._servers = [self._child(_redis_plan(redis))] if redis else []
         self._apis = [self._child(_plan("api", "api", {**shared, **listening}, api.quiet_s + api.drain_s))]
         self._workers = [
-            self._child(_plan(name, "worker", {**shared, **working}, worker.drain_s)) for name in names
+            self._child(
+                _plan(name, "worker", {**shared, **working, **_probed(worker, number)}, worker.drain_s)
+            )
+            for number, name in enumerate(names)
         ]
         self._jobs = [self._child(_plan("jobs", "jobs", shared, worker.drain_s))] if with_jobs else []
         self._summary = [
@@ -168,6 +171,11 @@ def _redis_plan(redis: EmbeddedRedis) -> Plan:
         pass_fds=(redis.data.lock_fd,),
         last_words=redis.last_words,
     )
+
+
+def _probed(worker: WorkerSettings, number: int) -> dict[str, str]:
+    """Several workers on one machine: each has a port of its own, counted up from the one that is set."""
+    return {"MILLRACE_WORKER_PORT": str(worker.worker_port + number if worker.worker_port else 0)}
 
 
 def _threads(worker: WorkerSettings, workers: int) -> int:

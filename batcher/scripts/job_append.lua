@@ -5,7 +5,7 @@
 local id, attempt, first, ttl = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[7])
 local job = P .. ':job:' .. id
 local output = job .. ':output'
-local facts = redis.call('HMGET', job, 'status', 'attempt', 'total', 'chunk_texts')
+local facts = redis.call('HMGET', job, 'status', 'attempt', 'total', 'chunk_texts', 'done')
 local status = facts[1]
 if not status then return 'gone' end
 if facts[2] ~= attempt then return 'superseded' end
@@ -13,8 +13,12 @@ if status ~= 'running' then return status end
 local held, added = redis.call('LLEN', output), #ARGV - 7
 if added > 0 and held == first then
   redis.call('RPUSH', output, unpack(ARGV, 8))
-  redis.call('HSET', job, 'done', math.min(tonumber(facts[3]), (held + added) * tonumber(facts[4])))
+  local done = math.min(tonumber(facts[3]), (held + added) * tonumber(facts[4]))
+  redis.call('HSET', job, 'done', done)
   redis.call('HINCRBY', job, 'failed', ARGV[4])
+  redis.call('HINCRBY', P .. ':jobs:totals', 'texts', done - tonumber(facts[5]))
+  redis.call('HINCRBY', P .. ':jobs:totals', 'failed_texts', ARGV[4])
+  redis.call('PEXPIRE', P .. ':jobs:totals', ttl)
 elseif added > 0 and held ~= first + added then
   return 'superseded'
 end

@@ -9,6 +9,8 @@ if facts[1] ~= 'queued' and facts[1] ~= 'running' then return facts[1] end
 if attempt ~= '' and attempt ~= facts[2] then return 'superseded' end
 redis.call('HSET', job, 'status', status, 'finished_ms', now, 'rate', 0)
 if ARGV[4] ~= '' then redis.call('HSET', job, 'error_code', ARGV[4], 'error', ARGV[5]) end
+redis.call('HINCRBY', P .. ':jobs:totals', status, 1)
+redis.call('PEXPIRE', P .. ':jobs:totals', ttl)
 redis.call('ZREM', P .. ':jobs:queued', id)
 redis.call('ZREM', P .. ':jobs:running', id)
 for _, key in ipairs({ job, job .. ':input', job .. ':output', P .. ':jobs' }) do redis.call('PEXPIRE', key, ttl) end

@@ -14,6 +14,8 @@ if status == 'queued' or status == 'running' then
     redis.call('HSET', job, 'status', status, 'finished_ms', now, 'error_code', 'job_stalled',
       'error', most .. ' attempts in a row ended without progress')
     redis.call('ZREM', P .. ':jobs:running', id)
+    redis.call('HINCRBY', P .. ':jobs:totals', status, 1)
+    redis.call('PEXPIRE', P .. ':jobs:totals', ttl)
   else
     status = 'running'
     redis.call('HSET', job, 'status', status, 'started_ms', started)

@@ -1,0 +1,28 @@
+"""Metrics that every process has: which version it is, and whether Redis answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from platform import python_version
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
+
+from batcher.outage import Outage
+
+
+def redis_state(outage: Outage) -> Iterator[Metric]:
+    """Whether Redis is there, and how often it was not."""
+    yield GaugeMetricFamily("millrace_redis_up", "1 while Redis answers", float(outage.over))
+    yield CounterMetricFamily("millrace_redis_outages", "Times that Redis was lost", outage.count)
+
+
+def build(names: dict[str, str]) -> Metric:
+    """Version of this program, and what else `names` it."""
+    try:
+        own = version("millrace")
+    except PackageNotFoundError:
+        own = "unknown"
+    return InfoMetricFamily(
+        "millrace_build", "Version and model", {"version": own, "python": python_version(), **names}
+    )

@@ -1,0 +1,134 @@
+"""Whether the texts that come still look like those the model was measured on: a window that slides.
+
+A slice closes when it has SLICE_TEXTS texts and is SLICE_S old; the window is the last SLICES of them. So
+it spans at least 2000 texts and a minute, whichever is longer: neither a quiet night nor one odd job makes
+an alert by itself.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from model_store import Classifier, ModelInfo, Tokens
+from model_store.drift_reference import FEATURES, LEAST_TEXTS, DriftReference, Feature, measure, psi
+
+SLICE_TEXTS = 100
+SLICE_S = 3.0
+SLICES = 20
+# Bounds of what /metrics shows of the features that are no yes or no.
+BOUNDS: dict[Feature, tuple[float, ...]] = {
+    "confidence": (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999),
+    "entropy": (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95),
+    "tokens": (4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 511),
+}
+
+
+class Tally:
+    """Counts by bin of one feature, since the start."""
+
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self.bounds = tuple(bounds)
+        self.counts = [0] * (len(self.bounds) + 1)
+        self.total = 0.0
+
+    def add(self, value: float) -> None:
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
+
+
+class DriftWatch:
+    """Counts texts and answers of one model; compares the latest with its reference, if it has one.
+
+    `add` is for the thread that classifies, everything else for any thread. `clock` in seconds.
+    """
+
+    def __init__(self, info: ModelInfo, clock: Callable[[], float] = time.monotonic) -> None:
+        self.info = info
+        self.reference: DriftReference | None = info.reference
+        self.labels = [0] * len(info.labels)
+        self.tallies = {feature: Tally(bounds) for feature, bounds in BOUNDS.items()}
+        self.truncated = 0
+        self.unknown_pieces = 0
+        self._edges = [self.reference.features[name].edges for name in FEATURES] if self.reference else []
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._slices: deque[list[list[int]]] = deque(maxlen=SLICES)
+        self._slice, self._slice_texts, self._slice_began = self._empty(), 0, clock()
+
+    def add(self, batch: Sequence[Tokens], rows: Sequence[Sequence[float]]) -> None:
+        """One pass: its texts and their scores."""
+        with self._lock:
+            for tokens, scores in zip(batch, rows, strict=True):
+                self._add(tokens, scores)
+            self._slice_texts += len(rows)
+            now = self._clock()
+            if self._slice_texts >= SLICE_TEXTS and now - self._slice_began >= SLICE_S:
+                self._slices.append(self._slice)
+                self._slice, self._slice_texts, self._slice_began = self._empty(), 0, now
+
+    def _add(self, tokens: Tokens, scores: Sequence[float]) -> None:
+        values = measure(tokens, scores, multi_label=self.info.multi_label)
+        label, confidence, entropy, length, truncated, _ = values
+        self.labels[int(label)] += 1
+        self.tallies["confidence"].add(confidence)
+        self.tallies["entropy"].add(entropy)
+        self.tallies["tokens"].add(length)
+        self.truncated += int(truncated)
+        self.unknown_pieces += tokens.unknown
+        for edges, counts, value in zip(self._edges, self._slice, values, strict=False):
+            counts[bisect_left(edges, value)] += 1
+
+    def window(self) -> tuple[int, dict[Feature, float]]:
+        """Texts in the window, and the index of each feature; none of fewer than LEAST_TEXTS texts."""
+        if self.reference is None:
+            return 0, {}
+        with self._lock:
+            slices = [*self._slices, self._slice]
+            sums = [
+                [sum(column) for column in zip(*counts, strict=True)] for counts in zip(*slices, strict=True)
+            ]
+        texts = sum(sums[0])
+        if texts < LEAST_TEXTS:
+            return texts, {}
+        expected = self.reference.features
+        return texts, {
+            name: psi(expected[name].counts, seen) for name, seen in zip(FEATURES, sums, strict=True)
+        }
+
+    def _empty(self) -> list[list[int]]:
+        return [[0] * (len(edges) + 1) for edges in self._edges]
+
+
+class WatchedClassifier:
+    """A classifier that tells a watch of every pass that succeeds, once `watching` is set."""
+
+    def __init__(self, classifier: Classifier, watch: DriftWatch) -> None:
+        self.watching = False  # a warm-up is nobody's text
+        self._classifier = classifier
+        self._watch = watch
+
+    @property
+    def info(self) -> ModelInfo:
+        """What is known of the model."""
+        return self._classifier.info
+
+    def tokenize(self, texts: Sequence[str]) -> list[Tokens]:
+        """As the classifier does."""
+        return self._classifier.tokenize(texts)
+
+    def classify(self, batch: Sequence[Tokens]) -> list[list[float]]:
+        """As the classifier does; seen by the watch."""
+        rows = self._classifier.classify(batch)
+        if self.watching:
+            self._watch.add(batch, rows)
+        return rows
+
+    def close(self) -> None:
+        """As the classifier does."""
+        self._classifier.close()
