@@ -30,10 +30,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="where the model goes, checkpoints included")
     parser.add_argument("--threads", type=int, default=2, help="torch threads (default 2)")
     parser.add_argument("--checkpoint-steps", type=int, default=200, help="steps between checkpoints")
+    recipe = parser.add_argument_group("recipe")
     for field in fields(Recipe):
-        option = f"--{field.name.replace('_', '-')}"
-        default = field.default
-        parser.add_argument(option, type=type(default), default=default, help=f"(default {default})")
+        option, default = f"--{field.name.replace('_', '-')}", field.default
+        recipe.add_argument(
+            option, type=type(default), default=default, help=f"{field.metadata['help']} (default {default})"
+        )
 
 
 def run(args: argparse.Namespace) -> int:
