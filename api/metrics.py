@@ -189,7 +189,7 @@ class MillCollector(Collector):
         if model is not None:
             build |= {
                 "model": model.name,
-                "revision": model.revision,
+                "revision": model.revision[:12],
                 "engine": model.engine,
                 "precision": model.precision,
             }

@@ -38,7 +38,7 @@ class WorkerMetrics:
     """The counters of one worker process. `registry` is what /metrics shows."""
 
     def __init__(self, info: ModelInfo, watch: DriftWatch) -> None:
-        disable_created_metrics()  # twice the lines, and nobody reads them
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # twice the lines, read by nobody
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         bounds = duration_bounds()

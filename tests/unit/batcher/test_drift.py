@@ -1,0 +1,161 @@
+"""The window that compares what comes with what the model was measured on."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+from prometheus_client import generate_latest
+
+from batcher.drift import SLICE_TEXTS, SLICES, DriftWatch, WatchedClassifier
+from batcher.metrics import WorkerMetrics
+from model_store import ModelInfo, Tokens
+from model_store.drift_reference import FEATURES, LEAST_TEXTS
+from model_store.measuring import Measuring
+from model_store.stub import StubClassifier
+
+WORDS = ["the", "movie", "was", "good", "bad", "long", "fine", "dull", "great", "but", "never", "again"]
+
+
+class Clock:
+    """Seconds that pass only when told to."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Stream:
+    """Texts of one kind through a watched stub, 50 a second by its clock."""
+
+    def __init__(self, *, reference: bool = True) -> None:
+        self.clock = Clock()
+        self.stub = StubClassifier()
+        if reference:
+            measuring = Measuring(self.stub)
+            measuring.classify(measuring.tokenize(ordinary(3000, seed=1)))
+            self.stub.info = replace(self.stub.info, reference=measuring.reference())
+        self.watch = DriftWatch(self.stub.info, self.clock)
+        self.classifier = WatchedClassifier(self.stub, self.watch)
+        self.classifier.watching = True
+
+    def run(self, texts: Sequence[str]) -> float:
+        """Classifies them in batches of ten; returns the seconds it took."""
+        began = self.clock.now
+        for at in range(0, len(texts), 10):
+            self.classifier.classify(self.classifier.tokenize(texts[at : at + 10]))
+            self.clock.now += 0.2
+        return self.clock.now - began
+
+    @property
+    def psi(self) -> dict[str, float]:
+        return dict(self.watch.window()[1])
+
+
+def ordinary(texts: int, seed: int) -> list[str]:
+    rng = random.Random(seed)
+    return [" ".join(rng.choices(WORDS, k=rng.randint(4, 40))) for _ in range(texts)]
+
+
+def foreign(texts: int, seed: int) -> list[str]:
+    """Short, and in letters that the tokenizer does not know."""
+    rng = random.Random(seed)
+    return [" ".join(rng.choices(["добрый", "день", "ok"], k=rng.randint(1, 3))) for _ in range(texts)]
+
+
+def test_the_same_kind_of_texts_is_no_drift() -> None:
+    stream = Stream()
+    stream.run(ordinary(3000, seed=2))
+    assert set(stream.psi) == set(FEATURES)
+    assert max(stream.psi.values()) < 0.1
+
+
+def test_another_kind_of_texts_is_seen_within_a_minute_and_forgotten_when_it_ends() -> None:
+    stream = Stream()
+    stream.run(ordinary(3000, seed=3))
+    assert max(stream.psi.values()) < 0.1
+    assert stream.run(foreign(1000, seed=4)) <= 60
+    assert stream.psi["tokens"] > 0.2
+    assert stream.psi["unknown"] > 0.2
+    stream.run(ordinary(SLICES * SLICE_TEXTS * 2, seed=5))
+    assert max(stream.psi.values()) < 0.1
+
+
+def test_a_label_that_comes_more_often_is_seen() -> None:
+    stream = Stream()
+    texts = ordinary(6000, seed=6)
+    rows = stream.stub.classify(stream.stub.tokenize(texts))
+    stream.run([text for text, row in zip(texts, rows, strict=True) if row[1] > 0.5])
+    assert stream.psi["label"] > 0.2
+    assert stream.psi["tokens"] < 0.1
+
+
+def test_few_texts_and_no_reference_say_nothing() -> None:
+    few = Stream()
+    few.run(foreign(LEAST_TEXTS - 10, seed=7))
+    assert few.watch.window() == (LEAST_TEXTS - 10, {})
+    without = Stream(reference=False)
+    without.run(foreign(500, seed=7))
+    assert without.watch.window() == (0, {})
+    assert sum(without.watch.labels) == 500
+
+
+def test_a_window_spans_a_minute_when_texts_come_fast_and_many_texts_when_they_come_slowly() -> None:
+    fast = Stream()
+    for _ in range(300):  # a minute of 250 texts a second
+        fast.classifier.classify(fast.classifier.tokenize(ordinary(50, seed=8)))
+        fast.clock.now += 0.2
+    assert fast.watch.window()[0] >= 55 * 250
+    slow = Stream()
+    for text in ordinary(2500, seed=9):
+        slow.classifier.classify(slow.classifier.tokenize([text]))
+        slow.clock.now += 10
+    assert SLICES * SLICE_TEXTS <= slow.watch.window()[0] < (SLICES + 1) * SLICE_TEXTS
+
+
+def test_a_warm_up_is_nobodys_text() -> None:
+    stream = Stream()
+    stream.classifier.watching = False
+    stream.run(ordinary(100, seed=10))
+    assert sum(stream.watch.labels) == 0
+
+
+def test_a_pass_that_fails_is_not_counted() -> None:
+    stream = Stream()
+    with pytest.raises(ValueError, match="asked to raise"):
+        stream.run(["\0raise", "fine"])
+    assert sum(stream.watch.labels) == 0
+
+
+def test_scrapes_show_the_index_by_feature_and_the_counts_by_revision() -> None:
+    stream = Stream()
+    stream.run([*ordinary(1000, seed=11), *foreign(1000, seed=12)])
+    info: ModelInfo = stream.stub.info
+    registry = WorkerMetrics(info, stream.watch).registry
+    revision = info.revision[:12]
+
+    def value(name: str, **labels: str) -> float:
+        found = registry.get_sample_value(name, {"revision": revision, **labels})
+        assert found is not None, generate_latest(registry).decode()
+        return found
+
+    assert value("millrace_drift_psi", feature="tokens") > 0.2
+    assert value("millrace_drift_window_texts") == 2000
+    assert (
+        value("millrace_labels_total", label="POSITIVE") + value("millrace_labels_total", label="NEGATIVE")
+        == 2000
+    )
+    assert value("millrace_confidence_count") == value("millrace_text_tokens_count") == 2000
+    assert value("millrace_unknown_pieces_total") > 500
+    assert value("millrace_truncated_texts_total") == 0
+
+
+def test_one_text_that_is_too_long_counts_as_truncated() -> None:
+    stream = Stream()
+    tokens = Tokens([1] * 512, truncated=True, unknown=0)
+    stream.classifier.classify([tokens])
+    assert stream.watch.truncated == 1

@@ -1,0 +1,109 @@
+"""What one batch leaves in a worker's counters, and the small server that shows them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import httpx
+import pytest
+from prometheus_client import CollectorRegistry, Counter
+
+from api.settings import ApiSettings
+from batcher.buckets import BUDGET_S
+from batcher.drift import DriftWatch
+from batcher.messages import Entry
+from batcher.metrics import MeasuredQueue, WorkerMetrics
+from batcher.probes import Probes
+from batcher.redis_queue import Command, WorkerQueue
+from batcher.worker import BatchReport
+from model_store.stub import StubClassifier
+
+ENTRY = Entry("a" * 64, "some text", "interactive", 5, waited_ms=3, remaining_ms=900, attempts=1)
+REPORT = BatchReport(
+    number=1, entries=(ENTRY, replace(ENTRY, lane="bulk", attempts=2)), size=2, tokens=10, computed_tokens=16,
+    reason="full", queue_s=(0.003, 2.0), tokenize_s=0.0002, model_s=0.012, truncated=0, unknown=0, failures=1,
+)  # fmt: skip
+
+
+@pytest.fixture
+def metrics() -> WorkerMetrics:
+    info = StubClassifier().info
+    return WorkerMetrics(info, DriftWatch(info))
+
+
+def value(metrics: WorkerMetrics, name: str, **labels: str) -> float:
+    found = metrics.registry.get_sample_value(name, labels)
+    assert found is not None, name
+    return found
+
+
+def test_a_batch_is_counted_once_in_each_of_its_metrics(metrics: WorkerMetrics) -> None:
+    metrics.observe(REPORT)
+    assert value(metrics, "millrace_batches_total", reason="full") == 1
+    assert value(metrics, "millrace_batch_entries_sum") == 2
+    assert value(metrics, "millrace_batch_tokens_sum") == 16
+    assert value(metrics, "millrace_tokens_total", kind="text") == 10
+    assert value(metrics, "millrace_tokens_total", kind="padding") == 6
+    assert value(metrics, "millrace_queue_wait_seconds_sum", lane="interactive") == 0.003
+    assert value(metrics, "millrace_queue_wait_seconds_sum", lane="bulk") == 2.0
+    assert value(metrics, "millrace_model_seconds_sum") == 0.012
+    assert value(metrics, "millrace_tokenize_seconds_count") == 1
+    assert value(metrics, "millrace_failed_entries_total") == 1
+    assert value(metrics, "millrace_retried_entries_total") == 1
+
+
+def test_what_is_logged_of_a_batch_is_ids_and_durations_never_texts() -> None:
+    context = REPORT.log_context()
+    assert context["entries"] == [ENTRY.id, ENTRY.id]
+    assert context["model_ms"] == 12.0
+    assert ENTRY.text not in str(context)
+
+
+def test_round_trips_are_timed_by_their_first_script(
+    metrics: WorkerMetrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answered(self: WorkerQueue, commands: list[Command]) -> list[Any]:
+        return [7] * len(commands)
+
+    monkeypatch.setattr(WorkerQueue, "run", answered)
+    queue = MeasuredQueue.__new__(MeasuredQueue)
+    assert queue.run([("claim", [])]) == [7]
+    queue.told = metrics.round_trip
+    queue.run([("complete", []), ("claim", [])])
+    queue.run([("beat", [])])
+    assert value(metrics, "millrace_redis_round_trip_seconds_count", script="complete") == 1
+    assert value(metrics, "millrace_redis_round_trip_seconds_count", script="claim") == 0
+    assert value(metrics, "millrace_lease_renewals_total") == 7
+
+
+def test_duration_buckets_end_at_the_default_budget() -> None:
+    assert ApiSettings.model_fields["default_budget_s"].default == BUDGET_S
+
+
+@pytest.fixture
+def probes() -> Iterator[Probes]:
+    registry = CollectorRegistry()
+    Counter("turns", "Turns of the wheel", registry=registry).inc(3)
+    reasons: list[str | None] = [None, "Redis does not answer"]
+    served = Probes(0, registry, live=lambda: reasons[0], ready=lambda: reasons[1])
+    yield served
+    served.close()
+
+
+def test_probes_answer_on_a_thread_of_their_own(probes: Probes) -> None:
+    with httpx.Client(base_url=f"http://127.0.0.1:{probes.server_port}", trust_env=False) as client:
+        assert client.get("/livez").json() == {"status": "ok"}
+        ready = client.get("/readyz")
+        assert (ready.status_code, ready.json()) == (503, {"detail": "Redis does not answer"})
+        assert "turns_total 3.0" in client.get("/metrics").text
+        assert client.get("/secrets").status_code == 404
+        assert "Python" not in ready.headers["server"]
+    assert "probes" in {thread.name for thread in threading.enumerate()}
+
+
+def test_a_port_that_is_taken_is_an_error(probes: Probes) -> None:
+    with pytest.raises(OSError, match="in use"):
+        Probes(probes.server_port, CollectorRegistry(), live=lambda: None, ready=lambda: None)
