@@ -86,6 +86,8 @@ def create_app(
         title="Millrace",
         version=metrics.version,
         description=DESCRIPTION,
+        redoc_url=None,
+        swagger_ui_oauth2_redirect_url=None,
         lifespan=lifespan,
     )
     edge.direct[("POST", "/predict")] = predict
