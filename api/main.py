@@ -70,10 +70,8 @@ def create_app(
         if catch_signals:
             phase.catch_signals(settings.quiet_s)
         await hub.start()
-        publisher = asyncio.create_task(_publish(metrics, local, hub))
-        yield
-        publisher.cancel()
-        await asyncio.wait([publisher])
+        async with _published(metrics, local, hub):
+            yield
         await jobs.stop()
         await hub.stop()
         await cache.close()
@@ -90,12 +88,10 @@ def create_app(
         swagger_ui_oauth2_redirect_url=None,
         lifespan=lifespan,
     )
-    edge.direct[("POST", "/predict")] = predict
-    edge.direct[("GET", "/health")] = Health(metrics)
+    health = Health(metrics)
+    edge.direct = {("POST", "/predict"): predict, ("GET", "/health"): health}
     edge.include_router(_predict_route(predict))
-    edge.include_router(
-        health_routes(edge.direct[("GET", "/health")], hub, predict.models, local, metrics, phase)
-    )
+    edge.include_router(health_routes(health, hub, predict.models, local, metrics, phase))
     edge.include_router(job_routes(jobs, settings.max_job_body_bytes))
     return edge
 
@@ -117,10 +113,19 @@ def _predict_route(predict: Predict) -> APIRouter:
     return router
 
 
-async def _publish(metrics: Metrics, local: LocalCache, hub: Hub) -> None:
-    while True:
-        metrics.publish(local, hub)
-        await asyncio.sleep(PUBLISH_EVERY_S)
+@contextlib.asynccontextmanager
+async def _published(metrics: Metrics, local: LocalCache, hub: Hub) -> AsyncIterator[None]:
+    """Within it, sibling processes see what this one counts, a second old at most."""
+
+    async def publish() -> None:
+        while True:
+            metrics.publish(local, hub)
+            await asyncio.sleep(PUBLISH_EVERY_S)
+
+    publisher = asyncio.create_task(publish())
+    yield
+    publisher.cancel()
+    await asyncio.wait([publisher])
 
 
 def _hub(settings: ApiSettings) -> ReplyHub:
