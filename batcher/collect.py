@@ -6,6 +6,7 @@ tokens a pass should have, which texts share one, and whether waiting for compan
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -15,6 +16,10 @@ Reason = Literal["full", "window", "idle", "solo"]
 
 # Weight of the newest pass in the cost model: about the last 50 count.
 _FORGET = 0.02
+# So long after the last interactive text, bulk has the worker for itself.
+_COMPANY_S = 60.0
+# Nobody notices that a pass of this length went before theirs.
+_UNNOTICED_S = 0.002
 # A pass is long enough once its fixed cost is this share of it; longer ones only add latency.
 _FIXED_SHARE = 0.04
 
@@ -70,6 +75,12 @@ class CostModel:
 
     def pass_s(self, tokens: int) -> float:
         return self.fixed_s + self.token_s * tokens
+
+    def tokens_in(self, seconds: float) -> int:
+        """The longest pass that takes no longer, in tokens; 0 where none is that short."""
+        if self.token_s <= 0.0:
+            return sys.maxsize if self.fixed_s <= seconds else 0
+        return max(int((seconds - self.fixed_s) / self.token_s), 0)
 
     def best_tokens(self, least: int = 64, most: int = 512) -> int:
         """The shortest pass whose fixed cost hardly counts, within [least, most], in tokens."""
@@ -146,6 +157,31 @@ def _neighbours(order: Sequence[int], lengths: Sequence[int], at: int, budget: i
             high += 1
         else:
             return list(order[low : high + 1])
+
+
+@dataclass(frozen=True, slots=True)
+class Company:
+    """Whether somebody waits on a socket these days, and how long their texts are, in tokens."""
+
+    typical: float = 32.0
+    at: float = float("-inf")
+
+    def seen(self, lengths: Sequence[int], now: float) -> Company:
+        """After a claim of interactive texts of these lengths at `now` (seconds, any monotonic clock)."""
+        typical = self.typical
+        for length in lengths:
+            typical += 0.05 * (length - typical)
+        return Company(typical, now) if lengths else self
+
+    def bulk_tokens(self, cost: CostModel, budget: int, now: float) -> int:
+        """Tokens of a pass that only bulk entries share: all of the budget while nobody else is about.
+
+        Whoever comes in the middle of such a pass waits for its end. If it takes no longer than a typical
+        text of theirs, or not long enough to be noticed, they wait at most twice as long as they would alone.
+        """
+        if now - self.at > _COMPANY_S:
+            return budget
+        return min(max(int(self.typical), cost.tokens_in(_UNNOTICED_S)), budget)
 
 
 def claim_cost(held_tokens: int, budget: int, layout: Layout) -> int:

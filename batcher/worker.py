@@ -16,7 +16,16 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from batcher.collect import Arrivals, CostModel, Reason, claim_cost, keep_window_s, next_pass, pass_tokens
+from batcher.collect import (
+    Arrivals,
+    Company,
+    CostModel,
+    Reason,
+    claim_cost,
+    keep_window_s,
+    next_pass,
+    pass_tokens,
+)
 from batcher.heartbeat import Heartbeat
 from batcher.messages import BatchNote, Entry, Failure, Prediction, fragment
 from batcher.outage import REDIS_ERRORS, Outage
@@ -114,6 +123,7 @@ class Worker:
         self._left = 0
         self._reason: Reason = "idle"
         self._arrivals = Arrivals()
+        self._company = Company()
         self._typical_tokens = 32.0
         self._rate = 0.0
         self._batches = self._texts = self._last_batch = 0
@@ -248,14 +258,18 @@ class Worker:
         self._later(self._sent, results)
         return self._claimed(read_claim(answer))
 
-    def _claim_command(self) -> tuple[str, Sequence[Any]]:
+    def _claim_command(self, ahead: bool = False) -> tuple[str, Sequence[Any]]:
+        """`ahead` of the end of a pass only those are claimed who cannot wait, if there may be any."""
         tokens = sum(len(held.tokens) for held in self._held)
         cost = claim_cost(tokens, self.budget, self._layout)
-        return self._queue.claim_command(self._settings.batch_texts, cost, min(cost, self.budget))
+        bulk = self._company.bulk_tokens(self.cost, self.budget, time.monotonic())
+        if ahead and bulk < self.budget:
+            bulk = 0
+        return self._queue.claim_command(self._settings.batch_texts, cost, min(cost, bulk))
 
-    def _claim(self) -> Claim:
+    def _claim(self, ahead: bool = False) -> Claim:
         try:
-            (answer,) = self._queue.run([self._claim_command()])
+            (answer,) = self._queue.run([self._claim_command(ahead)])
             self.outage.found()
         except REDIS_ERRORS as error:
             self.outage.lost(error)
@@ -265,7 +279,10 @@ class Worker:
 
     def _claimed(self, claim: Claim) -> Claim:
         self.heartbeat.hold(entry.id for entry in claim.entries)
-        self._arrivals = self._arrivals.seen(len(claim.entries), time.monotonic())
+        now = time.monotonic()
+        self._arrivals = self._arrivals.seen(len(claim.entries), now)
+        callers = [entry.cost for entry in claim.entries if entry.lane == "interactive"]
+        self._company = self._company.seen(callers, now)
         self._left = claim.left
         self.skipped += claim.skipped
         self.expired += claim.expired
@@ -328,7 +345,7 @@ class Worker:
     def _claim_late(self, delay_s: float) -> Claim:
         if (delay_s > 0 and self._stop.wait(delay_s)) or self._stop.is_set():
             return NOTHING
-        claim = self._claim()
+        claim = self._claim(ahead=True)
         self._reason = "full" if claim.left else "idle"
         return claim
 

@@ -52,7 +52,9 @@ if taken == 0 then
   -- An eighth of a busy batch belongs to bulk, so that it never starves; what one lane leaves the other takes.
   local reserve = redis.call('LLEN', BULK) > 0 and 1 or 0
   drain(Q, most - reserve * math.floor(most / 8), most_cost - reserve * most_cost / 8)
-  if taken == 0 then drain(BULK, most, bulk_cost) else drain(BULK, most, most_cost) end
+  -- Beside texts that somebody waits for, bulk gets its eighth and no more, or it would make their pass long.
+  local share = redis.call('LLEN', Q) > 0 and most_cost or math.max(bulk_cost, cost * 9 / 8)
+  drain(BULK, most, taken == 0 and bulk_cost or math.min(share, most_cost))
   if taken > 0 then drain(Q, most, most_cost) end
 end
 for lane, weight in pairs(freed) do uncount(lane, weight) end

@@ -1,0 +1,234 @@
+"""Jobs: how fast the bulk lane moves through one, what that costs the API, and what it costs single requests.
+
+    python -m benchmarks.jobs [--texts 100000] [--rounds 1] [--model stub] [--seconds 20]
+
+`direct` feeds the bulk lane from one process through the reply hub, with as many texts in flight as a job
+has: the most that a job could reach. Both take turns, with new texts each time. Then one client asks for
+single new texts, one after the other, first alone, then beside a job that is larger than the time allows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from itertools import islice
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import httpx
+
+from batcher.job_run import BUDGET_S, REQUEST_TEXTS
+from batcher.messages import entry_id
+from batcher.replies import ReplyHub
+from batcher.settings import JobSettings
+from benchmarks import report
+from benchmarks.net import Connection, predict_body
+from benchmarks.service import Service, service
+from benchmarks.texts import stream
+
+GOAL_RATE = 0.8
+GOAL_MEMORY_MIB = 50.0
+GOAL_P99 = 2.0
+PAUSE_S = 0.02
+
+
+class Memory:
+    """The largest resident set of each process, in MiB, seen while it is open."""
+
+    def __init__(self, pids: dict[str, int]) -> None:
+        self._pids = pids
+        self.before = self._look()
+        self.peak = dict(self.before)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+
+    def __enter__(self) -> Memory:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def growth(self, name: str) -> float:
+        return self.peak[name] - self.before[name]
+
+    def _watch(self) -> None:
+        while not self._stop.wait(0.2):
+            for name, size in self._look().items():
+                self.peak[name] = max(self.peak.get(name, 0.0), size)
+
+    def _look(self) -> dict[str, float]:
+        sizes = {name: _resident_mib(pid) for name, pid in self._pids.items()}
+        children = Path(f"/proc/{self._pids['jobs']}/task/{self._pids['jobs']}/children").read_text().split()
+        return sizes | {"job": max((_resident_mib(int(pid)) for pid in children), default=0.0)}
+
+
+def _resident_mib(pid: int) -> float:
+    try:
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("VmRSS"):
+                return int(line.split()[1]) / 1024
+    except OSError:
+        pass
+    return 0.0
+
+
+@contextmanager
+def jobs_worker(mill: Service) -> Iterator[int]:
+    environment = {"REDIS_URL": mill.redis_url, "MILLRACE_LOG_LEVEL": "warning", "PATH": ""}
+    process = subprocess.Popen([sys.executable, "-m", "millrace", "jobs"], env=environment)
+    try:
+        yield process.pid
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+async def feed(url: str, texts: list[str]) -> float:
+    """Texts per second through the bulk lane, from this process."""
+    settings = JobSettings(redis_url=url)  # type: ignore[arg-type]
+    hub = ReplyHub.connect(settings)
+    await hub.start()
+    left = iter(range(0, len(texts), REQUEST_TEXTS))
+
+    async def asker() -> None:
+        for at in left:
+            part = texts[at : at + REQUEST_TEXTS]
+            await hub.classify([entry_id(text) for text in part], part, budget_s=BUDGET_S, lane="bulk")
+
+    began = time.perf_counter()
+    await asyncio.gather(*(asker() for _ in range(settings.job_in_flight // REQUEST_TEXTS)))
+    rate = len(texts) / (time.perf_counter() - began)
+    await hub.stop()
+    return rate
+
+
+def hand_in(client: httpx.Client, texts: list[str]) -> str:
+    body = "".join(json.dumps(text) + "\n" for text in texts)
+    answer = client.post("/jobs", content=body, headers={"content-type": "application/x-ndjson"})
+    return answer.raise_for_status().headers["location"]
+
+
+def finish(client: httpx.Client, path: str) -> dict[str, Any]:
+    while True:
+        job: dict[str, Any] = client.get(path, params={"wait": 10}).json()
+        if job["status"] not in ("queued", "running"):
+            assert (job["status"], job["done"]) == ("finished", job["total"]), job
+            return job
+
+
+def job_rate(job: dict[str, Any]) -> float:
+    """From the start of the run to its end, as the job says."""
+    began, ended = (datetime.fromisoformat(job[name]) for name in ("started_at", "finished_at"))
+    return float(job["total"] / (ended - began).total_seconds())
+
+
+async def ask_singly(port: int, source: Iterator[str], seconds: float) -> list[float]:
+    """Latencies in ms of single new texts, one after the other."""
+    connection, latencies = Connection(port), []
+    until = time.perf_counter() + seconds
+    while (began := time.perf_counter()) < until:
+        status, _, _ = await connection.post("/predict", predict_body([next(source)]))
+        assert status == 200, status
+        latencies.append((time.perf_counter() - began) * 1000)
+        await asyncio.sleep(PAUSE_S)
+    connection.close()
+    return latencies
+
+
+def quantile(values: list[float], share: float) -> float:
+    return sorted(values)[min(int(len(values) * share), len(values) - 1)]
+
+
+def throughput(mill: Service, client: httpx.Client, jobs: int, args: argparse.Namespace) -> dict[str, Any]:
+    source = stream(11)
+    direct, through = [], []
+    with Memory({**mill.pids, "jobs": jobs}) as memory:
+        for _ in range(args.rounds):
+            report.progress(f"{args.texts} texts, direct")
+            direct.append(asyncio.run(feed(mill.redis_url, list(islice(source, args.texts)))))
+            report.progress(f"{args.texts} texts, one job")
+            path = hand_in(client, list(islice(source, args.texts)))
+            through.append(job_rate(finish(client, path)))
+            client.delete(path)
+    report.table(
+        ["", "texts/s"],
+        [["direct", f"{median(direct):.0f}"], ["one job", f"{median(through):.0f}"]],
+    )
+    report.table(
+        ["process", "MiB before", "MiB at most"],
+        [[name, f"{memory.before.get(name, 0):.0f}", f"{size:.0f}"] for name, size in memory.peak.items()],
+    )
+    return {
+        "direct_texts_per_s": direct,
+        "job_texts_per_s": through,
+        "memory_mib": memory.peak,
+        "goals": [
+            report.goal("job / direct", median(through) / median(direct), GOAL_RATE),
+            report.goal("API memory growth, MiB", memory.growth("api"), GOAL_MEMORY_MIB, at_most=True),
+        ],
+    }
+
+
+def interference(mill: Service, client: httpx.Client, args: argparse.Namespace) -> dict[str, Any]:
+    source = stream(12)
+    report.progress(f"single requests alone, {args.seconds:g} s")
+    alone = asyncio.run(ask_singly(mill.port, source, args.seconds))
+    path = hand_in(client, list(islice(source, int(args.beside * args.seconds))))
+    while client.get(path, params={"wait": 1}).json()["done"] == 0:
+        pass
+    report.progress(f"single requests beside a job, {args.seconds:g} s")
+    beside = asyncio.run(ask_singly(mill.port, source, args.seconds))
+    job = client.delete(path)
+    assert job.status_code == 200, "the job ended too early: raise --beside"
+    rows = [
+        [name, len(values), *(f"{quantile(values, share):.2f}" for share in (0.5, 0.9, 0.99))]
+        for name, values in (("alone", alone), ("beside a job", beside))
+    ]
+    report.table(["single new texts", "requests", "p50 ms", "p90 ms", "p99 ms"], rows)
+    ratio = quantile(beside, 0.99) / quantile(alone, 0.99)
+    return {
+        "alone_ms": alone,
+        "beside_ms": beside,
+        "job_texts_per_s": job.json()["rate"],
+        "goals": [report.goal("p99 beside a job / alone", ratio, GOAL_P99, at_most=True)],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--texts", type=int, default=100_000)
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--model", default="stub")
+    parser.add_argument("--seconds", type=float, default=20)
+    parser.add_argument(
+        "--beside", type=float, default=15_000, help="texts of the job beside, for each second"
+    )
+    parser.add_argument("--batch-ms", type=float, default=0.0, help="what the stub takes for a pass")
+    parser.add_argument("--token-ms", type=float, default=0.0, help="and for each token of it")
+    parser.add_argument("--only", choices=("throughput", "interference"))
+    args = parser.parse_args()
+    cost = {"stub_batch_ms": args.batch_ms, "stub_token_ms": args.token_ms}
+    result: dict[str, Any] = {"model": args.model, "texts": args.texts, **cost}
+    with service(args.model, **cost) as mill, jobs_worker(mill) as jobs:
+        client = httpx.Client(base_url=f"http://127.0.0.1:{mill.port}", timeout=120, trust_env=False)
+        with client:
+            if args.only != "interference":
+                result["throughput"] = throughput(mill, client, jobs, args)
+            if args.only != "throughput":
+                result["interference"] = interference(mill, client, args)
+    report.write("jobs", result)
+
+
+if __name__ == "__main__":
+    main()

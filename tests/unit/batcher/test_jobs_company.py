@@ -1,0 +1,56 @@
+"""Bulk beside people: how long a pass of a job may be while somebody waits on a socket."""
+
+from __future__ import annotations
+
+from batcher.collect import Company, CostModel
+
+BUDGET = 512
+
+
+def model(fixed_s: float, token_s: float) -> CostModel:
+    """A cost model that has learnt this line."""
+    cost = CostModel.start(fixed_s, token_s)
+    for tokens in (16, 64, 128, 256) * 20:
+        cost = cost.learn(tokens, fixed_s + token_s * tokens)
+    return cost
+
+
+SLOW = model(0.010, 0.0002)
+
+
+def test_bulk_has_the_whole_pass_while_nobody_else_is_about() -> None:
+    assert Company().bulk_tokens(SLOW, BUDGET, now=1000.0) == BUDGET
+
+
+def test_a_pass_of_bulk_is_as_long_as_a_typical_text_of_those_who_wait() -> None:
+    company = Company()
+    for at in range(200):
+        company = company.seen([40], now=1000.0 + at)
+    tokens = company.bulk_tokens(SLOW, BUDGET, now=1199.0)
+    assert 39 <= tokens <= 40
+    assert SLOW.pass_s(tokens) <= 1.01 * SLOW.pass_s(40)
+
+
+def test_bulk_gets_everything_back_a_minute_after_the_last_of_them() -> None:
+    company = Company().seen([40], now=1000.0)
+    assert company.bulk_tokens(SLOW, BUDGET, now=1059.0) < BUDGET
+    assert company.bulk_tokens(SLOW, BUDGET, now=1061.0) == BUDGET
+
+
+def test_a_pass_too_short_to_be_noticed_need_not_be_shorter() -> None:
+    company = Company().seen([20], now=1000.0)
+    assert company.bulk_tokens(model(0.0001, 0.000001), BUDGET, now=1000.0) == BUDGET
+    quick = model(0.0005, 0.00001)
+    tokens = company.bulk_tokens(quick, BUDGET, now=1000.0)
+    assert 32 < tokens < BUDGET
+    assert quick.pass_s(tokens) <= 0.0021
+
+
+def test_a_claim_of_bulk_alone_changes_nothing() -> None:
+    company = Company().seen([20], now=1000.0)
+    assert company.seen([], now=1050.0) == company
+
+
+def test_tokens_in_a_time() -> None:
+    assert model(0.010, 0.0002).tokens_in(0.009) == 0
+    assert 48 <= model(0.010, 0.0002).tokens_in(0.020) <= 50
