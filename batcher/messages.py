@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -112,7 +113,8 @@ def decode_result(raw: bytes) -> Prediction | Failure:
         header = json.loads(head)
         if not body:
             return Failure(str(header["code"]), str(header["message"]))
-        _check_fragment(body)
+        if not _is_fragment(body):
+            raise Malformed("a prediction that is no list of labels and scores")
         return Prediction(
             fragment=body,
             revision=str(header["revision"]),
@@ -127,15 +129,11 @@ def decode_result(raw: bytes) -> Prediction | Failure:
         raise Malformed(f"a result that cannot be read: {type(error).__name__}") from error
 
 
-def _check_fragment(body: bytes) -> None:
-    pairs = json.loads(body)
-    if not isinstance(pairs, list) or not pairs:
-        raise Malformed("a prediction that is no list")
-    for pair in pairs:
-        if not isinstance(pair, dict) or pair.keys() != {"label", "score"}:
-            raise Malformed("a prediction without label and score")
-        if not isinstance(pair["score"], (int, float)) or not isinstance(pair["label"], str):
-            raise Malformed("a label that is no text or a score that is no number")
+# The form that `fragment` writes, and nothing else: JSON in ASCII. Several times faster than parsing it.
+_is_fragment = re.compile(
+    rb'\[(?:\{"label":"(?:[ !#-\[\]-~]|\\(?:["\\/bfnrt]|u[0-9a-f]{4}))*",'
+    rb'"score":\d+(?:\.\d+)?(?:e-?\d+)?\}(?:,(?=\{)|(?=\])))+\]'
+).fullmatch
 
 
 @dataclass(frozen=True, slots=True)
