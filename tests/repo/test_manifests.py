@@ -93,7 +93,9 @@ def test_everything_lives_in_one_namespace_under_one_label_family(objects: list[
         assert thing["kind"] == "Namespace" or thing["metadata"]["namespace"] == namespace
         labels = thing["metadata"]["labels"]
         assert labels["app.kubernetes.io/name"] == "millrace", thing["metadata"]["name"]
-        assert all(key.startswith(("app.kubernetes.io/", "pod-security.kubernetes.io/")) for key in labels)
+        # grafana_dashboard is what Grafana's sidecar looks for.
+        families = ("app.kubernetes.io/", "pod-security.kubernetes.io/", "grafana_dashboard")
+        assert all(key.startswith(families) for key in labels)
 
 
 def test_redis_is_named_in_full_for_keda(objects: list[Object]) -> None:
