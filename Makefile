@@ -13,6 +13,8 @@ SCRIPT ?= load
 PROFILE ?= full
 # Options for `make test`, e.g. make test TESTS="tests/unit -k cache"
 TESTS ?=
+# Most of the suite waits for processes: two at a time are faster even on two cores.
+TEST_PROCESSES ?= 2
 
 .DEFAULT_GOAL := help
 
@@ -36,7 +38,7 @@ run: $(STAMP) ## start Redis, API and worker on http://127.0.0.1:8000 (ARGS="--p
 
 .PHONY: test
 test: $(STAMP) ## run the whole test suite (TESTS="tests/unit -k cache" for a part)
-	$(BIN)/python -m pytest $(TESTS)
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal $(TESTS)
 
 .PHONY: check
 check: $(STAMP) ## the one definition of clean: lint, format, types, import contracts

@@ -160,6 +160,7 @@ class JobDesk:
 
 
 def not_found() -> Problem:
+    """404: a job that never was, or whose time is over."""
     return Problem(404, "no such job; jobs are kept for a limited time")
 
 
