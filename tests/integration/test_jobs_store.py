@@ -1,0 +1,234 @@
+"""The contract of the job store, on a pretended and a real Redis: nothing goes backwards or is doubled."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import redis
+
+from batcher.job_record import Attempt, JobRecord
+from batcher.job_store import JobStore
+from tests.conftest import FakeRedis
+from tests.servers import RedisServer
+
+JOB = "a" * 32
+LINES = [b'["0"]\n["1"]\n["2"]', b'["3"]\n["4"]\n["5"]', b'["6"]']
+
+
+@pytest.fixture(params=["pretended", pytest.param("real", marks=pytest.mark.redis)])
+def client(request: pytest.FixtureRequest) -> Iterator[redis.Redis]:
+    if request.param == "pretended":
+        fake: FakeRedis = request.getfixturevalue("fake_redis")
+        yield fake.sync
+    else:
+        server: RedisServer = request.getfixturevalue("redis_server")
+        with server.client() as real:
+            yield real
+
+
+@pytest.fixture
+def store(client: redis.Redis) -> JobStore:
+    return JobStore(client, "jobs", 60)
+
+
+def create(store: JobStore, job_id: str = JOB, digest: str = "d", most: int = 10) -> str:
+    """A job of seven texts in three chunks."""
+    upload = store.upload(job_id, 3)
+    for chunk in (["0", "1", "2"], ["3", None, "5"], ["6"]):
+        upload.add(chunk)
+    return store.create(upload, digest, most).outcome
+
+
+def keys(client: redis.Redis) -> list[bytes]:
+    """Every key that a job has made; the totals are no job's."""
+    return [key for key in client.scan_iter() if not key.endswith(b":jobs:totals")]
+
+
+def record_of(store: JobStore, job_id: str = JOB) -> JobRecord:
+    record = store.record(job_id)
+    assert record is not None
+    return record
+
+
+def append(store: JobStore, attempt: Attempt, first: int, *chunks: bytes, failed: int = 0) -> str:
+    return store.append(attempt, first, chunks, failed=failed, rate=5.0, model="m@r")
+
+
+def lines(store: JobStore, start: int, stop: int) -> list[bytes]:
+    return [line for chunk in store.output(record_of(store), start, stop) for line in chunk]
+
+
+def test_an_upload_becomes_a_job_with_its_input(store: JobStore) -> None:
+    assert create(store) == "created"
+    record = record_of(store)
+    assert (record.status, record.total, record.done, record.failed) == ("queued", 7, 0, 0)
+    assert store.input(JOB, 1) == ["3", None, "5"]
+    assert store.input(JOB, 3) is None
+    assert (store.waiting(), store.position(JOB)) == (1, 1)
+    assert store.open_ids() == [JOB]
+
+
+def test_an_upload_that_is_dropped_leaves_nothing(store: JobStore, client: redis.Redis) -> None:
+    upload = store.upload(JOB, 3)
+    upload.add(["0", "1", "2"])
+    upload.drop()
+    assert keys(client) == []
+
+
+def test_every_key_of_a_job_ends_by_itself(store: JobStore, client: redis.Redis) -> None:
+    store.upload("b" * 32, 3).add(["left alone"])
+    create(store)
+    attempt = store.start(JOB)
+    append(store, attempt, 0, *LINES)
+    assert len(keys(client)) == 6
+    assert all(client.ttl(key) > 0 for key in keys(client))
+    store.end(attempt, "finished")
+    assert all(client.ttl(key) > 0 for key in keys(client))
+
+
+def test_the_same_call_twice_makes_one_job(store: JobStore) -> None:
+    upload = store.upload(JOB, 3)
+    upload.add(["0"])
+    assert store.create(upload, "d", 10).outcome == "created"
+    assert store.create(upload, "d", 10).outcome == "created"
+    assert store.waiting() == 1
+
+
+def test_a_second_upload_finds_the_first_ones_job(store: JobStore, client: redis.Redis) -> None:
+    create(store, digest="first")
+    upload = store.upload(JOB, 3)
+    upload.add(["other"])
+    created = store.create(upload, "second", 10)
+    assert (created.outcome, created.digest) == ("exists", "first")
+    assert store.input(JOB, 0) == ["0", "1", "2"]
+    assert not [key for key in keys(client) if b":upload:" in key]
+
+
+def test_no_more_jobs_wait_than_may(store: JobStore, client: redis.Redis) -> None:
+    assert create(store, "b" * 32, most=1) == "created"
+    assert create(store, most=1) == "full"
+    assert store.record(JOB) is None
+    assert not [key for key in keys(client) if b":upload:" in key]
+    store.start("b" * 32)
+    assert create(store, most=1) == "created", "one that runs does not wait"
+
+
+def test_an_upload_whose_time_is_over_is_lost(store: JobStore) -> None:
+    upload = store.upload(JOB, 3)
+    upload.add(["0"])
+    upload.drop()
+    assert store.create(upload, "d", 10).outcome == "lost"
+    assert store.record(JOB) is None
+
+
+def test_results_are_read_by_place_while_the_rest_runs(store: JobStore) -> None:
+    create(store)
+    attempt = store.start(JOB)
+    assert append(store, attempt, 0, *LINES[:2], failed=1) == "running"
+    record = record_of(store)
+    assert (record.done, record.failed, record.rate, record.model) == (6, 1, 5.0, "m@r")
+    assert record.remaining_s == 0.2
+    assert lines(store, 0, 7) == [b'["%d"]' % number for number in range(6)]
+    assert lines(store, 2, 4) == [b'["2"]', b'["3"]']
+    assert lines(store, 5, 5) == []
+    append(store, attempt, 2, LINES[2])
+    assert record_of(store).done == 7
+    assert lines(store, 5, 99) == [b'["5"]', b'["6"]']
+
+
+def test_an_append_that_is_sent_twice_counts_once(store: JobStore) -> None:
+    create(store)
+    attempt = store.start(JOB)
+    for _ in range(2):
+        assert append(store, attempt, 0, *LINES[:2], failed=1) == "running"
+    assert (record_of(store).done, record_of(store).failed) == (6, 1)
+
+
+def test_results_are_taken_in_order_only(store: JobStore) -> None:
+    create(store)
+    attempt = store.start(JOB)
+    assert append(store, attempt, 1, LINES[1]) == "superseded"
+    assert record_of(store).done == 0
+
+
+def test_only_the_newest_attempt_may_write(store: JobStore) -> None:
+    create(store)
+    older = store.start(JOB)
+    append(store, older, 0, LINES[0])
+    newer = store.start(JOB)
+    assert (newer.number, newer.first) == (2, 1)
+    assert append(store, older, 1, LINES[1]) == "superseded"
+    assert store.end(older, "failed", "x", "y") == "superseded"
+    assert append(store, newer, 1, *LINES[1:]) == "running"
+    assert store.end(newer, "finished") == "finished"
+
+
+@pytest.mark.parametrize("ending", ["finished", "failed", "cancelled"])
+def test_what_has_ended_stays_as_it_ended(store: JobStore, ending: str) -> None:
+    create(store)
+    attempt = store.start(JOB)
+    append(store, attempt, 0, *LINES)
+    store.end(attempt, ending)  # type: ignore[arg-type]
+    before = record_of(store)
+    assert store.cancel(JOB) == ending
+    assert store.end(attempt, "failed", "abandoned", "says RQ") == ending
+    assert store.start(JOB).status == ending
+    assert append(store, attempt, 3, LINES[0]) == ending
+    assert record_of(store) == before
+    assert before.rate == 0.0
+    assert store.open_ids() == []
+
+
+def test_a_queued_job_is_cancelled_before_it_runs(store: JobStore) -> None:
+    create(store)
+    assert store.cancel(JOB) == "cancelled"
+    assert store.start(JOB).status == "cancelled"
+    assert (store.waiting(), store.position(JOB)) == (0, None)
+
+
+def test_a_script_forgotten_by_the_server_is_sent_again(store: JobStore, client: redis.Redis) -> None:
+    create(store)
+    client.script_flush()
+    assert store.start(JOB).status == "running"
+
+
+def test_a_deleted_job_leaves_nothing_but_only_an_ended_one_is(store: JobStore, client: redis.Redis) -> None:
+    create(store)
+    assert not store.delete(JOB)
+    append(store, store.start(JOB), 0, *LINES)
+    assert not store.delete(JOB)
+    store.cancel(JOB)
+    assert store.delete(JOB)
+    assert keys(client) == []
+    assert not store.delete(JOB)
+
+
+def test_positions_follow_the_order_of_arrival(store: JobStore) -> None:
+    ids = [letter * 32 for letter in "cab"]
+    for job_id in ids:
+        create(store, job_id)
+    found = [store.position(job_id) for job_id in ids]
+    assert sorted(position for position in found if position) == [1, 2, 3]
+    places = store.places("", 10)
+    assert [place.partition(":")[2] for place in places] == ids[::-1]
+    assert store.places(places[0], 1) == places[1:2]
+    assert store.places(places[2], 5) == []
+
+
+def test_a_job_that_is_gone_is_not_open(store: JobStore, client: redis.Redis) -> None:
+    create(store)
+    client.delete(*[key for key in keys(client) if b":job:" in key])
+    assert store.open_ids() == []
+    assert store.waiting() == 0
+    assert store.start(JOB).status == "gone"
+    assert store.cancel(JOB) == "gone"
+
+
+def test_results_that_are_gone_are_no_results(store: JobStore, client: redis.Redis) -> None:
+    create(store)
+    append(store, store.start(JOB), 0, *LINES)
+    record = record_of(store)
+    client.delete(*[key for key in keys(client) if key.endswith(b":output")])
+    with pytest.raises(LookupError):
+        list(store.output(record, 0, 7))

@@ -1,0 +1,219 @@
+"""RQ's side of jobs on a pretended Redis, with RQ's own SimpleWorker: nothing pickled, nothing lost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import redis
+from rq import SimpleWorker
+from rq.job import Job, JobStatus
+from rq.registry import FinishedJobRegistry
+from rq.serializers import JSONSerializer
+
+from batcher import jobs
+from batcher.job_queue import FUNCTION, JobQueue
+from batcher.job_recovery import JobRecovery
+from batcher.job_run import Interrupted
+from batcher.job_store import JobStore
+from batcher.job_worker import JobsWorker, OneLineOutage
+from batcher.outage import Outage
+from batcher.settings import JobSettings
+from tests.conftest import FakeRedis
+from tests.unit.batcher.test_jobs_run import Cache, Hub
+
+JOB = "a" * 32
+WORDS = [f"text {number}" for number in range(20)]
+
+
+class Bench:
+    """A store and a queue on one pretended server, and a worker that runs what waits."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self.client = client
+        self.settings = JobSettings(name="unit", job_ttl_s=600)
+        self.store = JobStore(client, "unit", self.settings.job_ttl_s)
+        self.queue = JobQueue(client, self.settings)
+        self.recovery = JobRecovery(self.store, self.queue)
+        self.hub, self.cache = Hub(), Cache()
+        jobs.prepare(self.settings, self.store, lambda: (self.hub, self.cache))
+
+    def create(self, job_id: str = JOB) -> None:
+        upload = self.store.upload(job_id, 8)
+        for at in range(0, 20, 8):
+            upload.add(WORDS[at : at + 8])
+        assert self.store.create(upload, "d", 10).outcome == "created"
+
+    def work(self) -> None:
+        worker = SimpleWorker([self.queue.rq], connection=self.client, serializer=JSONSerializer)
+        worker.work(burst=True, logging_level="ERROR", max_jobs=5)
+
+    def rq_job(self, job_id: str = JOB) -> Job:
+        return Job.fetch(job_id, connection=self.client, serializer=JSONSerializer)
+
+    def status(self, job_id: str = JOB) -> str:
+        record = self.store.record(job_id)
+        return record.status if record else "gone"
+
+
+@pytest.fixture
+def bench(fake_redis: FakeRedis, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+    monkeypatch.setattr(jobs, "_runner", None)
+    return Bench(fake_redis.sync)
+
+
+def test_rq_runs_a_job_to_its_end(bench: Bench) -> None:
+    bench.create()
+    bench.queue.enqueue(JOB)
+    assert bench.queue.known() == {JOB}
+    bench.work()
+    assert bench.status() == "finished"
+    assert bench.rq_job().get_status() == JobStatus.FINISHED
+    assert JOB in FinishedJobRegistry(queue=bench.queue.rq)
+    assert bench.queue.known() == set()
+
+
+def test_what_rq_keeps_is_json_and_ends_with_the_job(bench: Bench) -> None:
+    bench.create()
+    bench.queue.enqueue(JOB)
+    bench.work()
+    job = bench.rq_job()
+    assert job.data == f'["{FUNCTION}",null,["{JOB}"],{{}}]'.replace(",", ", ").encode()
+    assert (job.result_ttl, job.failure_ttl) == (600, 600)
+    assert 0 < bench.client.ttl(f"rq:job:{JOB}") <= 600
+    for key in bench.client.scan_iter():
+        values = bench.client.hgetall(key).values() if bench.client.type(key) == b"hash" else []
+        assert not any(value.startswith(b"\x80") for value in values), f"{key!r} looks pickled"
+
+
+def test_a_job_is_enqueued_once(bench: Bench) -> None:
+    bench.create()
+    for _ in range(3):
+        bench.queue.enqueue(JOB)
+    assert bench.queue.rq.get_job_ids() == [JOB]
+
+
+def test_a_forgotten_job_is_not_run(bench: Bench) -> None:
+    bench.create()
+    bench.queue.enqueue(JOB)
+    bench.store.cancel(JOB)
+    bench.queue.forget(JOB)
+    bench.queue.forget(JOB)
+    bench.work()
+    assert bench.hub.asked == []
+    assert not bench.client.exists(f"rq:job:{JOB}")
+
+
+def test_an_interrupted_job_waits_at_the_front(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = "b" * 32
+    bench.create()
+    bench.create(other)
+    bench.queue.enqueue(JOB)
+    bench.queue.enqueue(other)
+    ran: list[str] = []
+
+    def interrupted_once(job_id: str) -> str:
+        ran.append(job_id)
+        if len(ran) == 1:
+            raise Interrupted
+        return "finished"
+
+    monkeypatch.setattr(jobs, "_runner", interrupted_once)
+    bench.work()
+    assert ran == [JOB, JOB, other]
+
+
+def test_a_job_that_rq_lost_is_put_back_at_the_second_look(bench: Bench) -> None:
+    bench.create()
+    assert bench.recovery.look() == [], "it may be on its way"
+    assert bench.recovery.look() == [JOB]
+    assert bench.recovery.look() == []
+    bench.work()
+    assert bench.status() == "finished"
+
+
+def test_a_job_between_two_of_rqs_lists_is_put_back(bench: Bench) -> None:
+    bench.create()
+    bench.queue.enqueue(JOB)
+    bench.client.lmove(bench.queue.rq.key, bench.queue.rq.intermediate_queue_key)
+    bench.recovery.look()
+    assert bench.recovery.look() == [JOB]
+    assert bench.queue.rq.intermediate_queue.get_job_ids() == []
+    bench.work()
+    assert bench.status() == "finished"
+
+
+def test_a_job_that_rq_gave_up_is_put_back(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.create()
+    bench.queue.enqueue(JOB)
+    bench.client.hset(f"rq:job:{JOB}", "retries_left", 0)
+    runner = jobs._runner
+    monkeypatch.setattr(jobs, "_runner", lambda job_id: 1 / 0)
+    bench.work()
+    assert bench.rq_job().get_status() == JobStatus.FAILED
+    monkeypatch.setattr(jobs, "_runner", runner)
+    bench.recovery.look()
+    assert bench.recovery.look() == [JOB]
+    bench.work()
+    assert bench.status() == "finished"
+
+
+def test_a_finished_job_that_rq_calls_abandoned_stays_finished(bench: Bench) -> None:
+    """RQ may move a job to its failed registry, or run it again, after it has finished (rq issue 2424)."""
+    bench.create()
+    bench.queue.enqueue(JOB)
+    bench.work()
+    before = bench.store.record(JOB)
+    bench.rq_job().set_status(JobStatus.FAILED)
+    bench.queue.enqueue_again(JOB)
+    bench.hub.asked.clear()
+    bench.work()
+    assert bench.store.record(JOB) == before
+    assert bench.hub.asked == []
+    assert [bench.recovery.look(), bench.recovery.look()] == [[], []]
+
+
+def test_a_lock_left_by_a_killed_worker_does_not_last(bench: Bench) -> None:
+    assert bench.queue.rq.acquire_maintenance_lock()
+    assert not bench.queue.rq.acquire_maintenance_lock()
+    assert 0 < bench.client.ttl(bench.queue.rq.registry_cleaning_key) <= 30
+
+
+def test_the_worker_beats_often_enough_to_be_missed_soon(bench: Bench) -> None:
+    bench.create()
+    worker = JobsWorker(
+        [bench.queue.rq], connection=bench.client, serializer=JSONSerializer, job_monitoring_interval=5
+    )
+    worker.recovery = bench.recovery
+    bench.queue.enqueue(JOB)
+    assert worker.get_heartbeat_ttl(bench.rq_job()) <= 20
+    assert worker.dequeue_timeout <= 5
+    bench.client.lpop(bench.queue.rq.key)
+    worker.clean_registries()
+    worker.clean_registries()
+    assert bench.queue.rq.get_job_ids() == [JOB], "maintenance includes recovery"
+
+
+def test_an_outage_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    import logging
+
+    outage = Outage()
+    logger = logging.getLogger("rq.worker.of_a_test")
+    logger.addFilter(OneLineOutage(outage))
+    for _ in range(3):
+        logger.error(
+            "Worker %s: could not connect to Redis instance: %s retrying in %d seconds...", "w", "x", 1
+        )
+    logger.error("something else")
+    outage.found()
+    assert [record.getMessage().partition(":")[0] for record in caplog.records if record.levelno >= 30] == [
+        "redis is lost",
+        "something else",
+        "redis is back",
+    ]
+
+
+def test_a_job_needs_a_prepared_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "_runner", None)
+    with pytest.raises(AssertionError):
+        jobs.run(JOB)
