@@ -6,10 +6,15 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
+from importlib.metadata import packages_distributions
+from itertools import chain
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("api", "batcher", "model_store", "millrace")
@@ -40,20 +45,20 @@ def public(tree: ast.Module) -> Iterator[tuple[str, Definition]]:
         yield node.name, node
 
 
+def imports(module: Path) -> set[str]:
+    """Full names of the modules that it imports, wherever in the file."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(module.read_text())):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module)
+    return found
+
+
 @pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_nothing_is_unpickled(module: Path) -> None:
-    imported = {
-        name.split(".")[0]
-        for node in ast.walk(ast.parse(module.read_text()))
-        for name in (
-            [alias.name for alias in node.names]
-            if isinstance(node, ast.Import)
-            else [node.module or ""]
-            if isinstance(node, ast.ImportFrom)
-            else []
-        )
-    }
-    assert not imported & {"pickle", "cloudpickle", "dill", "marshal", "shelve", "joblib"}
+    assert not imports(module) & {"pickle", "cloudpickle", "dill", "marshal", "shelve", "joblib"}
 
 
 def test_ci_runs_what_people_run() -> None:
@@ -68,27 +73,42 @@ def test_make_alone_lists_every_target() -> None:
     assert [line.split()[1] for line in listed.splitlines()] == named
 
 
+def declared() -> list[Requirement]:
+    """Every requirement of pyproject.toml, extras included."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = [*project["dependencies"], *chain(*project["optional-dependencies"].values())]
+    return [requirement for requirement in map(Requirement, lines) if requirement.name != project["name"]]
+
+
 def test_constraints_fit_what_is_declared() -> None:
     """Every distribution that pyproject.toml asks for has an exact version in constraints.txt."""
-    import tomllib
-
-    from packaging.requirements import Requirement
-    from packaging.utils import canonicalize_name
-
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    pinned = {
-        canonicalize_name(requirement.name): requirement.specifier
-        for line in (ROOT / "constraints.txt").read_text().splitlines()
-        if line and not line.startswith("#")
-        for requirement in [Requirement(line)]
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pins = {
+        canonicalize_name(pin.name): pin
+        for line in lines
+        if not line.startswith("#")
+        for pin in [Requirement(line)]
     }
-    wanted = [
-        *project["dependencies"],
-        *(r for extra in project["optional-dependencies"].values() for r in extra),
-    ]
-    for requirement in map(Requirement, wanted):
-        if requirement.name == project["name"]:
-            continue
-        (pin,) = pinned[canonicalize_name(requirement.name)]
-        assert pin.operator == "=="
-        assert requirement.specifier.contains(pin.version), requirement
+    for requirement in declared():
+        (exactly,) = pins[canonicalize_name(requirement.name)].specifier
+        assert exactly.operator == "=="
+        assert requirement.specifier.contains(exactly.version), requirement
+
+
+def test_what_is_imported_is_declared() -> None:
+    """An import that only works because something else happens to bring the package along ends one day."""
+    allowed = {canonicalize_name(requirement.name) for requirement in declared()}
+    allowed |= {"starlette", "pydantic-core"}  # fastapi and pydantic show these names themselves
+    brought_by = packages_distributions()
+    own = {*PACKAGES, "tests", "benchmarks"}
+    imported = {
+        name.split(".")[0] for path in [*MODULES, *(ROOT / "tests").rglob("*.py")] for name in imports(path)
+    }
+    foreign = imported - own - set(sys.stdlib_module_names)
+    assert foreign, "the check sees no imports at all"
+    missing = {
+        name
+        for name in foreign
+        if not {canonicalize_name(dist) for dist in brought_by.get(name, [])} & allowed
+    }
+    assert missing == set()
