@@ -17,6 +17,8 @@ from millrace.embedded import EmbeddedRedis
 from millrace.supervisor import Child, Group, Plan, say, stop_in_order
 
 _PROBE_S = 0.1
+# Nobody is told why it is not ready before this, and the same again after that.
+_SILENT_S = 2.0
 _PATIENCE_S = 10.0
 # Programs that pass signals on often do so twice, to the process and to its group: that is one wish to stop.
 _SAME_WISH_S = 0.5
@@ -119,11 +121,13 @@ class Mill:
             await asyncio.sleep(_PROBE_S / 10)
 
     async def _ready(self) -> None:
-        told, told_at = "", time.monotonic()
+        told, told_at, began = "", 0.0, time.monotonic()
         while (reason := await asyncio.to_thread(self._why_not_ready)) is not None:
-            if reason and (reason != told or time.monotonic() - told_at > _PATIENCE_S):
-                say(f"waiting: {reason}")
-                told, told_at = reason, time.monotonic()
+            waited_s = time.monotonic() - began
+            news = reason != told or waited_s - told_at > _PATIENCE_S
+            if reason and news and waited_s > _SILENT_S:
+                say(f"waiting for {waited_s:.0f} s: {reason}")
+                told, told_at = reason, waited_s
             await asyncio.sleep(_PROBE_S)
 
     def _why_not_ready(self) -> str | None:
@@ -193,6 +197,8 @@ def _reachable(host: str) -> str:
 def _reason(body: bytes) -> str:
     try:
         said = json.loads(body)
-        return str(said.get("reason") or said["detail"])
+        if said["code"] == "no_worker":
+            return "the worker prepares its model, which takes longest the first time"
+        return str(said["detail"])
     except (ValueError, KeyError, AttributeError):
         return "the API is not ready yet"

@@ -46,6 +46,11 @@ def test_the_line_that_it_prints_answers_and_hits_the_second_time(up: Callable[.
     assert all(sum(pair["score"] for pair in pairs) == pytest.approx(1) for pairs in predictions)
 
 
+def test_while_the_model_is_prepared_it_says_what_it_waits_for(up: Callable[..., Up]) -> None:
+    mill = up(stub_batch_ms=400)  # warm-up takes several batches
+    assert re.search(r"^waiting for \d s: the worker prepares its model", mill.said(), re.MULTILINE)
+
+
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_told_to_stop_it_stops_everything_in_order(up: Callable[..., Up], how: signal.Signals) -> None:
     mill = up("--workers", "2")
