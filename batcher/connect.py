@@ -67,7 +67,7 @@ def connect(url: str, *, timeout_s: float, retries: int, connections: int = 8) -
     pool = redis.BlockingConnectionPool.from_url(
         url, max_connections=connections, timeout=timeout_s, **options
     )
-    return redis.Redis(connection_pool=pool)
+    return redis.Redis.from_pool(pool)
 
 
 def connect_async(url: str, *, timeout_s: float, retries: int, connections: int = 8) -> redis.asyncio.Redis:
@@ -81,4 +81,4 @@ def connect_async(url: str, *, timeout_s: float, retries: int, connections: int 
     pool = redis.asyncio.BlockingConnectionPool.from_url(
         url, max_connections=connections, timeout=timeout_s, **options
     )
-    return redis.asyncio.Redis(connection_pool=pool)
+    return redis.asyncio.Redis.from_pool(pool)

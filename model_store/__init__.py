@@ -24,15 +24,18 @@ def load(
 ) -> Classifier:
     """Load what `reference` names, verified to the last byte.
 
-    `default` is the embedded model and `stub` a classifier without a model; otherwise a directory (a Hugging
-    Face one or a built artefact) or `org/name@commit`, which must have been pulled. What is not an artefact
-    yet is built into one under `artefact_dir` the first time. `threads` 0 means the cores this process may
-    use. Raises a ModelError of one sentence where any of this is not possible.
+    `default` is the embedded model and `stub` a classifier without a model (`stub@NAME`: under another
+    revision); otherwise a directory (a Hugging Face one or a built artefact) or `org/name@commit`, which
+    must have been pulled. What is not an artefact yet is built into one under `artefact_dir` the first
+    time. `threads` 0 means the cores this process may use. Raises a ModelError of one sentence where any of
+    this is not possible.
     """
-    if reference == "stub" or engine == "stub":
+    kind, _, variant = reference.partition("@")
+    if kind == "stub" or engine == "stub":
         from model_store.stub import StubClassifier
 
-        return StubClassifier(batch_ms=stub_batch_ms, token_ms=stub_token_ms)
+        variant = variant if kind == "stub" else ""
+        return StubClassifier(batch_ms=stub_batch_ms, token_ms=stub_token_ms, variant=variant)
 
     from model_store.engines.runner import open_artefact
     from model_store.prepare import prepare

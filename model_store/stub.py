@@ -34,14 +34,17 @@ _HANG_S = 3600
 
 
 class StubClassifier:
-    """Scores from a digest of the words, after `batch_ms` per call and `token_ms` per token of sleep."""
+    """Scores from a digest of the words, after `batch_ms` per call and `token_ms` per token of sleep.
 
-    def __init__(self, *, batch_ms: float = 0.0, token_ms: float = 0.0) -> None:
+    `variant` changes the revision and nothing else: for tests of a deploy.
+    """
+
+    def __init__(self, *, batch_ms: float = 0.0, token_ms: float = 0.0, variant: str = "") -> None:
         self._batch_s = batch_ms / 1000
         self._token_s = token_ms / 1000
         self.info = ModelInfo(
             name="stub",
-            revision=hashlib.sha256(b"millrace stub 1").hexdigest(),
+            revision=hashlib.sha256(f"millrace stub 1{variant}".encode()).hexdigest(),
             labels=LABELS,
             max_tokens=MAX_TOKENS,
             multi_label=False,

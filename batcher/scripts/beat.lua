@@ -15,7 +15,7 @@ end
 
 local record, model = fields(), fields()
 local key = P .. ':worker:' .. worker
-redis.call('HSET', key, unpack(record))
+redis.call('HSET', key, 'beaten', now, unpack(record))
 redis.call('PEXPIRE', key, ttl)
 redis.call('ZADD', WORKERS, now + ttl, worker)
 redis.call('PEXPIRE', WORKERS, 3600000)

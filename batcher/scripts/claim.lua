@@ -21,10 +21,8 @@ local function take(id, solo)
   if deadline <= now then
     expire(id, key)
     expired = expired + 1
-  elseif attempts >= max_attempts then
-    bury(id, key, attempts)
   else
-    redis.call('HSET', key, 'attempts', attempts + 1, 'worker', worker)
+    redis.call('HSET', key, 'attempts', attempts + 1, 'worker', worker, 'lease', lease)
     redis.call('ZADD', INFLIGHT, now + lease, id)
     taken, cost = taken + 1, cost + weight
     local waited = now - (tonumber(facts[6]) or now)

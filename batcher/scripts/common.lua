@@ -49,25 +49,42 @@ local function expire(id, key)
 end
 
 -- A text that ended too many workers. Remembered while its result key lives, or it would end more.
-local function bury(id, key, attempts)
-  local payload = fail(id, key, 'poison', 'this text ended ' .. attempts .. ' workers')
+local function bury(id, key, deaths)
+  local payload = fail(id, key, 'poison', 'this text ended ' .. deaths .. ' workers')
   redis.call('SET', result_key(id), payload, 'PX', HINT_MS)
-  redis.call('LPUSH', DEAD, id .. ' poison attempts=' .. attempts)
+  redis.call('LPUSH', DEAD, id .. ' poison attempts=' .. deaths)
   redis.call('LTRIM', DEAD, 0, 999)
+end
+
+-- How many workers have ended with an entry in their hands. A lease may also end because beats came late, Redis
+-- was away or the reply to a claim was lost: a worker that has beaten since is alive, and the text did it no harm.
+-- `blame` names each worker and the last moment of its lease's life.
+local function deaths(blame)
+  local count = 0
+  for worker, last in string.gmatch(blame, '(%S+) (%d+);') do
+    local beaten = tonumber(redis.call('HGET', P .. ':worker:' .. worker, 'beaten'))
+    if not beaten or beaten <= tonumber(last) then count = count + 1 end
+  end
+  return count
 end
 
 -- Entries whose lease ended go to the solo list: their worker died or hangs, and one of them may be why.
 local function recover(limit, max_attempts)
-  local ids = redis.call('ZRANGEBYSCORE', INFLIGHT, '-inf', now, 'LIMIT', 0, limit)
+  local ids = redis.call('ZRANGEBYSCORE', INFLIGHT, '-inf', now, 'WITHSCORES', 'LIMIT', 0, limit)
   local recovered = 0
-  for _, id in ipairs(ids) do
+  for i = 1, #ids, 2 do
+    local id = ids[i]
     redis.call('ZREM', INFLIGHT, id)
     local key = entry_key(id)
-    local facts = redis.call('HMGET', key, 'deadline', 'attempts')
-    local deadline, attempts = tonumber(facts[1]), tonumber(facts[2]) or 0
+    local facts = redis.call('HMGET', key, 'deadline', 'blame', 'worker', 'lease')
+    local deadline = tonumber(facts[1])
     if deadline then
-      if attempts >= max_attempts then
-        bury(id, key, attempts)
+      local last = (tonumber(ids[i + 1]) or now) - (tonumber(facts[4]) or 0)
+      local blame = (facts[2] or '') .. string.format('%s %.0f;', facts[3] or '?', last)
+      redis.call('HSET', key, 'blame', blame)
+      local ended = deaths(blame)
+      if ended >= max_attempts then
+        bury(id, key, ended)
       elseif deadline <= now then
         expire(id, key)
       else

@@ -1,0 +1,146 @@
+"""A hub in this process and workers in processes of their own, over one real Redis: to be hurt."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis as redis_client
+from pydantic import SecretStr
+
+from batcher.messages import Prediction, entry_id
+from batcher.replies import ReplyHub
+from batcher.settings import QueueSettings
+from tests.answers import right
+from tests.mill import Process
+from tests.proxy import Proxy
+from tests.servers import RedisServer
+
+P = "{millrace:default}"
+
+
+class Road:
+    """Starts hubs and workers over `redis`; `ask` and `check` go through the first hub."""
+
+    def __init__(self, redis: RedisServer, folder: Path) -> None:
+        self.redis = redis
+        self.client: redis_client.Redis = redis.client()
+        self.hubs: list[ReplyHub] = []
+        self.workers: list[Process] = []
+        self._folder = folder
+        self._settings: dict[str, object] = {"model": "stub", "threads": 1}
+
+    @property
+    def hub(self) -> ReplyHub:
+        return self.hubs[0]
+
+    async def start(self, workers: int = 1, url: str = "", **settings: object) -> Road:
+        """One hub (at `url`, else at Redis itself) and workers, all with `settings`; returns when ready."""
+        self._settings |= settings
+        await self.add_hub(url)
+        for _ in range(workers):
+            self.add_worker()
+        await self.ready(workers)
+        return self
+
+    async def add_hub(self, url: str = "") -> ReplyHub:
+        fields = {name: value for name, value in self._settings.items() if name in QueueSettings.model_fields}
+        known: dict[str, Any] = {**fields, "redis_url": SecretStr(url or self.redis.url)}
+        hub = ReplyHub.connect(QueueSettings(**known))
+        await hub.start()
+        self.hubs.append(hub)
+        return hub
+
+    def add_worker(
+        self, url: str = "", environment: dict[str, str] | None = None, **settings: object
+    ) -> Process:
+        both = {"redis_url": url or self.redis.url, **self._settings, **settings}
+        variables = {f"MILLRACE_{name.upper()}": str(value) for name, value in both.items()}
+        name = f"worker-{len(self.workers)}"
+        command = [sys.executable, "-m", "batcher"]
+        worker = Process(name, command, {**variables, **(environment or {})}, self._folder)
+        self.workers.append(worker)
+        return worker
+
+    async def ready(self, workers: int) -> None:
+        """Returns when the first hub sees that many live workers."""
+        await self.until(lambda: len(self.hub.snapshot.workers) == workers, f"{workers} live workers", 40)
+
+    async def until(self, true: Callable[[], Any], what: str, timeout_s: float = 20) -> Any:
+        """The first true answer; fails with what every worker said."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while not (answer := true()):  # noqa: ASYNC110 - what is waited for happens in another process
+                    await asyncio.sleep(0.005)
+                return answer
+        raise AssertionError(f"waited {timeout_s} s for {what}\n{self.logs()}")
+
+    async def ask(
+        self, *texts: str, budget_s: float = 20, hub: ReplyHub | None = None, **more: Any
+    ) -> list[Any]:
+        """The outcomes of a request, as the hub gives them."""
+        asked = [entry_id(text) for text in texts]
+        return await (hub or self.hub).classify(asked, texts, budget_s=budget_s, **more)
+
+    async def check(self, *texts: str, budget_s: float = 20, hub: ReplyHub | None = None) -> list[Prediction]:
+        """Asks, and every answer must be the right one, in order."""
+        outcomes = await self.ask(*texts, budget_s=budget_s, hub=hub)
+        assert all(isinstance(outcome, Prediction) for outcome in outcomes), outcomes
+        assert [outcome.fragment for outcome in outcomes] == right(*texts)
+        return outcomes
+
+    def in_flight(self) -> int:
+        return int(self.client.zcard(f"{P}:inflight"))
+
+    def computed(self) -> int:
+        """Texts that the live workers say they ran."""
+        records = [self.client.hgetall(key) for key in self.client.scan_iter(f"{P}:worker:*")]
+        return sum(int(record[b"texts"]) for record in records)
+
+    def leftovers(self) -> list[bytes]:
+        """Entries, leases and places in lists: what must not outlive its work."""
+        ends = (b":q", b":bulk", b":solo", b":inflight")
+        return [key for key in self.client.keys("*") if b":entry:" in key or key.endswith(ends)]
+
+    async def empty(self) -> None:
+        """Fails unless the queue is soon empty."""
+        await self.until(lambda: not self.leftovers(), "the queue to be empty")
+
+    def logs(self) -> str:
+        return "\n".join(f"-- {worker.name}\n{worker.said()}" for worker in self.workers)
+
+    async def close(self) -> None:
+        for hub in self.hubs:
+            await hub.stop()
+        for worker in self.workers:
+            worker.close()
+        self.client.close()
+
+
+@pytest.fixture
+async def road(redis_server: RedisServer) -> AsyncIterator[Road]:
+    """Not started yet: `await road.start(workers=2, lease_ms=500)`."""
+    with tempfile.TemporaryDirectory(prefix="mill-faults-") as folder:
+        made = Road(redis_server, Path(folder))
+        yield made
+        await made.close()
+
+
+@pytest.fixture
+def proxies() -> Iterator[Callable[[str], Proxy]]:
+    """Makes proxies: `proxies(redis_server.url)`."""
+    made: list[Proxy] = []
+
+    def make(target: str) -> Proxy:
+        made.append(Proxy(target))
+        return made[-1]
+
+    yield make
+    for proxy in made:
+        proxy.close()

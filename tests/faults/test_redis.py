@@ -1,0 +1,195 @@
+"""Faults 6, 14 to 19, 29 and 30 of docs/guarantees.md: what Redis and the network do."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import time
+from collections.abc import Callable
+
+import pytest
+
+from batcher.errors import BudgetExceeded, QueueUnavailable
+from batcher.messages import Prediction, entry_id
+from tests.faults.conftest import P, Road
+from tests.mill import Mill, wait_until
+from tests.proxy import Proxy
+from tests.servers import RedisServer
+
+pytestmark = [pytest.mark.redis, pytest.mark.e2e]
+
+
+async def test_fault_06_the_reply_to_enqueue_is_lost_one_entry(
+    road: Road, proxies: Callable[[str], Proxy]
+) -> None:
+    proxy = proxies(road.redis.url)
+    await road.start(url=proxy.url, stub_batch_ms=100)
+    await road.check("teaches Redis the scripts")
+    await road.until(lambda: road.computed() == 1, "the worker's record")
+    proxy.lose("answers")
+    asking = asyncio.create_task(road.check("the reply is lost"))
+    await road.until(lambda: road.client.exists(f"{P}:res:{entry_id('the reply is lost')}"), "the result")
+    proxy.heal()
+    proxy.cut()
+    await asking
+    await road.until(lambda: road.computed() > 1, "the worker's record")
+    assert road.computed() == 2
+    await road.empty()
+
+
+def test_fault_14_redis_stopped_and_back_503_fast_and_recovery_without_restart(
+    mill: Callable[..., Mill], redis_server: RedisServer
+) -> None:
+    made = mill(redis=redis_server)
+    assert made.predict("known").status_code == 200
+    redis_server.kill()
+    wait_until(lambda: made.http.get("/readyz").status_code == 503, "readiness to go")
+    took = []
+    for number in range(10):
+        began = time.monotonic()
+        refused = made.predict(f"unknown {number}")
+        took.append(time.monotonic() - began)
+        assert (refused.status_code, refused.json()["code"]) == (503, "redis_unavailable")
+        assert int(refused.headers["retry-after"]) >= 1
+    assert min(took) < 0.2
+    assert max(took) < 2
+    assert made.predict("known").headers["x-cache"] == "HIT"
+    redis_server.start()
+    made.wait_ready()
+    assert made.predict("unknown before").status_code == 200
+    assert made.api.said().count("redis.lost") == made.api.said().count("redis.back") == 1
+
+
+async def test_fault_15_redis_restarts_empty_outstanding_ids_are_asked_again(road: Road) -> None:
+    await road.start(stub_batch_ms=150, batch_tokens=16, lease_ms=1000)
+    asking = [asyncio.create_task(road.check(f"text {i}")) for i in range(30)]
+    await road.until(lambda: road.in_flight(), "a claim")
+    await asyncio.to_thread(road.redis.restart, empty=True)
+    done = await asyncio.gather(*asking, return_exceptions=True)
+    refused = [outcome for outcome in done if isinstance(outcome, QueueUnavailable)]
+    assert len(refused) + sum(isinstance(outcome, list) for outcome in done) == 30, done
+    assert len(refused) < 30 or road.hub.outage.count == 1
+    await road.ready(1)
+    await road.check("and it works on")
+    await road.empty()
+
+
+async def test_fault_16_a_failover_loses_writes_and_brings_back_old_ones(road: Road) -> None:
+    """Redis goes back to its append-only file of a moment ago, as a replica that lagged would."""
+    await road.start(workers=0, lease_ms=1000, stub_batch_ms=10)
+    road.add_worker()
+    await road.ready(1)
+    road.workers[0].kill()
+    await road.until(lambda: not road.hub.snapshot.workers, "the record to end")
+    road.add_worker(stub_batch_ms=300)
+    await road.ready(1)
+    old = asyncio.create_task(road.check("waits in the old state"))
+    await road.until(lambda: road.client.exists(f"{P}:entry:{entry_id('waits in the old state')}"), "it")
+    kept = road.redis.directory / "kept"
+    shutil.copytree(road.redis.directory / "appendonlydir", kept)
+    await old
+    lost = asyncio.create_task(road.check("written after the old state"))
+    await road.until(lambda: road.in_flight(), "the claim")
+    await asyncio.to_thread(_go_back, road.redis)
+    (done,) = await asyncio.gather(lost, return_exceptions=True)
+    assert isinstance(done, (list, QueueUnavailable)), done
+    await road.ready(1)
+    await road.check("and it works on", "waits in the old state")
+    await road.empty()
+
+
+def _go_back(server: RedisServer) -> None:
+    server.kill()
+    shutil.rmtree(server.directory / "appendonlydir")
+    (server.directory / "kept").rename(server.directory / "appendonlydir")
+    server.start()
+
+
+async def test_fault_17_scripts_flushed_again_and_again(road: Road) -> None:
+    await road.start(workers=2, stub_batch_ms=5)
+    asking = [asyncio.create_task(road.check(f"text {i}")) for i in range(100)]
+    while not all(task.done() for task in asking):
+        road.client.script_flush()
+        await asyncio.sleep(0.01)
+    await asyncio.gather(*asking)
+    assert road.hub.outage.count == 0
+    await road.empty()
+
+
+async def test_fault_18_memory_is_full_refused_honestly_and_back(road: Road) -> None:
+    await road.start(stub_batch_ms=200, lease_ms=1000)
+    running = asyncio.create_task(road.check("was accepted before"))
+    await road.until(lambda: road.in_flight(), "the claim")
+    road.client.config_set("maxmemory", 1)
+    with pytest.raises(QueueUnavailable):
+        await road.ask("no room", budget_s=1)
+    await asyncio.sleep(1)
+    road.client.config_set("maxmemory", 0)
+    (done,) = await asyncio.gather(running, return_exceptions=True)
+    assert isinstance(done, (list, QueueUnavailable)), done
+    await road.until(lambda: road.hub.reachable and road.hub.snapshot.workers, "the way back")
+    await road.check("room again")
+    await road.empty()
+
+
+async def test_fault_19_an_evicted_entry_is_asked_again_or_a_timeout_never_a_wrong_label(road: Road) -> None:
+    await road.start(stub_batch_ms=300)
+    asking = [asyncio.create_task(road.ask(f"text {i}", budget_s=5)) for i in range(10)]
+    await asyncio.sleep(0.1)
+    for key in road.client.scan_iter(f"{P}:entry:*"):
+        road.client.delete(key)
+    done = await asyncio.gather(*asking, return_exceptions=True)
+    assert all(
+        isinstance(outcome, BudgetExceeded) or isinstance(outcome[0], Prediction) for outcome in done
+    ), done
+    await road.check(*(f"text {i}" for i in range(10)))
+    await road.empty()
+
+
+async def test_fault_29_foreign_bytes_in_the_lists_are_skipped(road: Road) -> None:
+    await road.start()
+    for lane in ("q", "bulk", "solo"):
+        road.client.rpush(f"{P}:{lane}", b"\xff\x00", b"", b"nobody", b"x" * 100_000)
+    road.client.zadd(f"{P}:inflight", {b"\xff nobody's": 1})
+    await road.check(*(f"text {i}" for i in range(10)))
+    await road.empty()
+    assert road.workers[0].running
+
+
+@pytest.mark.parametrize("hurt", ["slow", "strand", "cut"])
+async def test_fault_30_a_bad_network_mixes_no_replies_up(
+    road: Road, proxies: Callable[[str], Proxy], hurt: str
+) -> None:
+    """Slow pieces, connections gone silent, connections cut: every answer is the right one or a refusal."""
+    proxy = proxies(road.redis.url)
+    await road.start(workers=0, url=proxy.url, lease_ms=1000, stub_batch_ms=20)
+    road.add_worker(url=proxy.url)
+    road.add_worker()
+    await road.ready(2)
+    counts = {"right": 0, "refused": 0}
+
+    async def client(number: int) -> None:
+        for turn in range(15):
+            try:
+                await road.check(f"{hurt} {number} {turn}", f"more {number} {turn}", budget_s=10)
+                counts["right"] += 1
+            except QueueUnavailable:
+                counts["refused"] += 1
+                await asyncio.sleep(0.1)
+
+    clients = [asyncio.create_task(client(number)) for number in range(20)]
+    if hurt == "slow":
+        proxy.slow(0.05)
+    for _ in range(3):
+        await asyncio.sleep(0.3)
+        if hurt == "strand":
+            proxy.strand()
+        elif hurt == "cut":
+            proxy.cut()
+    await asyncio.gather(*clients)
+    assert counts["right"] + counts["refused"] == 300
+    assert counts["right"] > 100, counts
+    proxy.heal()
+    await road.until(lambda: road.hub.reachable, "the way back")
+    await road.check("and it works on")
+    await road.empty()

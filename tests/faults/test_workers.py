@@ -1,0 +1,223 @@
+"""Faults 1 to 10 and 25 to 28 of docs/guarantees.md: what workers meet."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import redis
+
+from batcher.connect import connect
+from batcher.errors import EntryFailed, EntryPoisoned
+from batcher.messages import Prediction, entry_id
+from batcher.redis_queue import WorkerQueue, cache_key
+from tests.answers import right
+from tests.faults.conftest import P, Road
+from tests.mill import Process
+from tests.proxy import Proxy
+
+pytestmark = [pytest.mark.redis, pytest.mark.e2e]
+
+
+async def test_fault_01_a_worker_killed_idle_takes_nothing_along(road: Road) -> None:
+    await road.start(workers=2, lease_ms=400)
+    road.workers[0].kill()
+    await road.check(*(f"text {i}" for i in range(20)))
+    await road.until(lambda: len(road.hub.snapshot.workers) == 1, "the dead worker's record to end")
+    await road.empty()
+
+
+async def test_fault_02_killed_in_the_window_the_entry_is_still_in_the_list(road: Road) -> None:
+    """An eager stream makes the worker keep a window of half a pass; it dies inside one."""
+    await road.start(stub_batch_ms=200, window_ms=1000, lease_ms=1000)
+    for attempt in range(5):
+        await asyncio.gather(*(road.check(f"warm {attempt} {i}") for i in range(30)))
+        asking = asyncio.create_task(road.check(f"in the window {attempt}"))
+        await road.until(lambda: road.client.llen(f"{P}:q"), "the entry to be queued")
+        await asyncio.sleep(0.02)
+        road.workers[-1].kill()
+        taken = road.in_flight()
+        waiting = road.client.llen(f"{P}:q")
+        road.add_worker()
+        await asking
+        if not taken:
+            assert waiting == 1
+            return
+        await road.ready(1)
+    raise AssertionError("the worker was never caught inside its window")
+
+
+async def test_fault_03_killed_after_its_claim_another_answers(road: Road) -> None:
+    await road.start(workers=2, stub_batch_ms=300, lease_ms=500)
+    asking = [asyncio.create_task(road.check(f"text {i}", f"more {i}")) for i in range(10)]
+    await road.until(lambda: road.in_flight(), "a claim")
+    road.workers[0].kill()
+    await asyncio.gather(*asking)
+    await road.empty()
+    assert road.client.llen(f"{P}:dead") == 0
+
+
+async def test_fault_04_killed_after_the_pass_computed_twice_answered_once(
+    road: Road, proxies: Callable[[str], Proxy]
+) -> None:
+    """The first worker's results never reach Redis: its proxy swallows them, then it is killed."""
+    proxy = proxies(road.redis.url)
+    await road.start(workers=0, lease_ms=500, stub_batch_ms=100)
+    victim = road.add_worker(url=proxy.url, batch_timeout_s=60)
+    await road.ready(1)
+    asking = asyncio.create_task(road.check("computed twice"))
+    await road.until(lambda: road.in_flight(), "the claim")
+    proxy.lose("requests")
+    await asyncio.sleep(0.3)
+    victim.kill()
+    road.add_worker()
+    await asking
+    await road.empty()
+    assert road.client.llen(f"{P}:reply:{road.hub.queue.api}") == 0
+
+
+async def test_fault_05_the_reply_to_complete_is_lost_and_it_is_sent_again(
+    road: Road, proxies: Callable[[str], Proxy]
+) -> None:
+    """A worker by hand, so that nothing but `complete` is hit."""
+    proxy = proxies(road.redis.url)
+    await road.start()
+    client = connect(proxy.url, timeout_s=0.5, retries=0)
+    queue = WorkerQueue(client, "default", "by hand", lease_ms=5000, max_attempts=3, result_ms=60_000)
+    road.workers[0].kill(signal.SIGSTOP)
+    asking = asyncio.create_task(road.check("the reply is lost"))
+    await road.until(lambda: road.client.llen(f"{P}:q"), "the entry")
+    (entry,) = (await asyncio.to_thread(queue.claim, 10, 1000, 1000)).entries
+    result = Prediction(right(entry.text)[0], "r", 1).encode()
+    proxy.lose("answers")
+    with pytest.raises(redis.exceptions.TimeoutError):
+        await asyncio.to_thread(queue.complete, [(entry.id, result)])
+    proxy.heal()
+    await asking
+    assert await asyncio.to_thread(queue.complete, [(entry.id, result)]) == 0, "the first one counted"
+    assert road.client.llen(f"{P}:reply:{road.hub.queue.api}") == 0
+    client.close()
+    await road.empty()
+
+
+async def test_fault_07_a_hanging_worker_loses_its_lease_and_ends_itself(road: Road) -> None:
+    await road.start(workers=3, lease_ms=400, batch_timeout_s=0.8, max_attempts=2)
+    outcomes = await road.ask("\0hang", *(f"neighbour {i}" for i in range(5)), budget_s=30)
+    assert isinstance(outcomes[0], EntryPoisoned)
+    assert [type(outcome) for outcome in outcomes[1:]] == [Prediction] * 5
+    await road.until(lambda: sum(not worker.running for worker in road.workers) >= 2, "two watchdogs")
+    assert {worker.wait() for worker in road.workers if not worker.running} == {70}
+    await road.empty()
+
+
+async def test_fault_08_a_lease_outlives_a_lock_held_longer_than_a_beat(road: Road) -> None:
+    await road.start(workers=2, lease_ms=4000)
+    (outcome,) = await road.ask("\0gil:1.6 long")  # beats are due every second
+    assert isinstance(outcome, Prediction)
+    assert road.hub.counts.recovered == 0
+    assert road.client.llen(f"{P}:dead") == 0
+    await road.empty()
+
+
+async def test_fault_09_an_exception_fails_its_own_text_only(road: Road) -> None:
+    await road.start(stub_batch_ms=50)
+    outcomes = await road.ask(*(f"good {i}" for i in range(10)), "\0raise", "good too")
+    assert [type(outcome) for outcome in outcomes] == [Prediction] * 10 + [EntryFailed, Prediction]
+
+
+async def test_fault_10_a_text_that_kills_workers_ends_after_three_and_its_neighbours_are_answered(
+    road: Road,
+) -> None:
+    await road.start(workers=4, lease_ms=300)
+    asking = [asyncio.create_task(road.check(f"neighbour {i}")) for i in range(12)]
+    (outcome,) = await road.ask("\0kill")
+    assert isinstance(outcome, EntryPoisoned)
+    await asyncio.gather(*asking)
+    assert sum(not worker.running for worker in road.workers) == 3
+    (dead,) = road.client.lrange(f"{P}:dead", 0, -1)
+    assert dead == f"{entry_id(chr(0) + 'kill')} poison attempts=3".encode()
+    (again,) = await road.ask("\0kill")
+    assert isinstance(again, EntryPoisoned), "asked again it ends no fourth worker"
+    await road.empty()
+
+
+async def test_fault_25_sigterm_in_a_batch_finishes_it_and_gives_back_the_rest(road: Road) -> None:
+    await road.start(stub_batch_ms=150, batch_tokens=16, lease_ms=3000)
+    asking = [asyncio.create_task(road.check(f"text {i}")) for i in range(30)]
+    await road.until(lambda: road.in_flight(), "a claim")
+    assert road.workers[0].stop() == 0
+    assert road.in_flight() == 0, "nothing is left to a lease"
+    road.add_worker(stub_batch_ms=1)
+    await asyncio.gather(*asking)
+    assert road.hub.counts.recovered == 0
+    await road.empty()
+
+
+async def test_fault_26_with_no_worker_left_what_was_in_flight_returns_to_the_list(road: Road) -> None:
+    await road.start(stub_batch_ms=400, lease_ms=300)
+    asking = asyncio.create_task(road.check("held by the last worker"))
+    await road.until(lambda: road.in_flight(), "the claim")
+    road.workers[0].kill()
+    await road.until(lambda: road.client.llen(f"{P}:solo") == 1, "the sweep of the API")
+    assert road.in_flight() == 0
+    road.add_worker(stub_batch_ms=1)
+    await asking
+
+
+async def test_fault_27_a_clock_step_on_one_host_has_no_effect(road: Road, tmp_path: Path) -> None:
+    """The worker's wall clock is three days ahead; all times of the queue are the Redis clock's."""
+    patch = "import time\n_real = time.time\ntime.time = lambda: _real() + 259200\n"
+    (tmp_path / "sitecustomize.py").write_text(patch)
+    await road.start(workers=0, stub_batch_ms=200, lease_ms=600)
+    road.add_worker(environment={"PYTHONPATH": str(tmp_path)})
+    await road.ready(1)
+    (record,) = road.hub.snapshot.workers
+    seconds, _ = road.client.time()
+    assert record.started_ms > (seconds + 2 * 86400) * 1000, "its clock is ahead"
+    for outcome in await road.check(*(f"text {i}" for i in range(20))):
+        assert 0 <= outcome.queue_ms < 60_000
+    assert road.hub.counts.recovered == 0
+    await road.empty()
+
+
+async def test_fault_28_two_revisions_answer_under_their_own_names(road: Road) -> None:
+    await road.start(workers=0, stub_batch_ms=5)
+    for reference in ("stub@one", "stub@two"):
+        road.add_worker(model=reference)
+    await road.ready(2)
+    asked = await asyncio.gather(*(road.check(f"text {i}") for i in range(200)))
+    revisions = {record.revision for record in road.hub.snapshot.workers}
+    assert len(revisions) == 2
+    assert {outcome.revision for (outcome,) in asked} == revisions
+    for number, (outcome,) in enumerate(asked):
+        entry = entry_id(f"text {number}")
+        key = cache_key("default", outcome.revision, entry)
+        (other,) = revisions - {outcome.revision}
+        await road.until(lambda key=key: road.client.exists(key), "the shared cache")
+        assert not road.client.exists(cache_key("default", other, entry))
+
+
+async def test_leases_that_end_while_their_workers_live_make_no_text_poison(road: Road) -> None:
+    """Found by fault 10 on a busy machine: late beats were counted as deaths, and innocent texts buried."""
+    await road.start(stub_batch_ms=1500, batch_timeout_s=60, lease_ms=300, max_attempts=2)
+    asking = asyncio.create_task(road.check("held long"))
+    for _ in range(4):
+        await road.until(lambda: road.in_flight() or asking.done(), "a claim")
+        road.client.zadd(f"{P}:inflight", {entry_id("held long"): 1}, xx=True)
+        await asyncio.sleep(0.35)
+    await asking
+    assert road.client.llen(f"{P}:dead") == 0
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+async def test_an_idle_worker_told_to_stop_takes_its_record_along(road: Road, how: signal.Signals) -> None:
+    await road.start()
+    worker: Process = road.workers[0]
+    worker.kill(how)
+    assert worker.wait(10) == 0
+    assert list(road.client.scan_iter(f"{P}:worker:*")) == []
+    assert not re.search(r"Traceback|ERROR", worker.said())
