@@ -52,10 +52,10 @@ class TextFile:
                 raise CommandError(f"{self.path} has no column {self.column!r}: choose one with --column.")
             for row in rows:
                 if row[self.column] is None:
-                    raise CommandError(f"{self.path}, line {rows.line_num}: too few columns.")
+                    raise CommandError(f"{self.path}, line {rows.reader.line_num}: too few columns.")
                 yield row
         except csv.Error as error:
-            raise CommandError(f"{self.path}, line {rows.line_num}: {error}.") from None
+            raise CommandError(f"{self.path}, line {rows.reader.line_num}: {error}.") from None
 
     def _ndjson(self, file: TextIO) -> Iterator[Row]:
         for number, line in enumerate(file, 1):

@@ -1,0 +1,159 @@
+"""The client of /jobs against a pretended service: what it repeats, what it gives up on, what it says."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from millrace import job_client
+from millrace.errors import CommandError
+from millrace.job_client import JobClient
+from millrace.text_files import TextFile
+
+JOB = {"id": "a" * 32, "status": "queued", "total": 3, "done": 0, "failed": 0, "position": 1, "rate": None}
+Answer = Callable[[httpx.Request], httpx.Response]
+
+
+class Service:
+    """Answers requests from a list of answers, exceptions included, and keeps what it was asked."""
+
+    def __init__(self) -> None:
+        self.answers: list[httpx.Response | Exception] = []
+        self.asked: list[str] = []
+        self.keys: list[str] = []
+        self.bodies: list[bytes] = []
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        self.asked.append(f"{request.method} {request.url.raw_path.decode()}")
+        self.keys.append(request.headers.get("idempotency-key", ""))
+        self.bodies.append(request.read())
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+@pytest.fixture
+def service(monkeypatch: pytest.MonkeyPatch) -> Service:
+    monkeypatch.setattr(job_client, "PAUSE_S", 0.0)
+    monkeypatch.setattr(job_client, "PATIENCE_S", 0.2)
+    return Service()
+
+
+@pytest.fixture
+def client(service: Service) -> Iterator[JobClient]:
+    with JobClient("http://mill", "secret", httpx.MockTransport(service)) as made:
+        yield made
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> TextFile:
+    path = tmp_path / "in.txt"
+    path.write_text("a\nb\nc\n")
+    return TextFile(path, "txt", "text")
+
+
+def job(code: int = 200, **facts: Any) -> httpx.Response:
+    return httpx.Response(code, json={**JOB, **facts})
+
+
+def refusal(status: int, detail: Any, **headers: str) -> httpx.Response:
+    return httpx.Response(status, json={"detail": detail, "code": "x", "request_id": "r"}, headers=headers)
+
+
+def test_a_file_is_handed_in_as_lines(service: Service, client: JobClient, source: TextFile) -> None:
+    service.answers = [job(202)]
+    assert client.submit(source) == JOB
+    assert service.asked == ["POST /jobs"]
+    assert service.bodies == [b'"a"\n"b"\n"c"\n']
+
+
+def test_the_key_follows_from_the_texts(service: Service, client: JobClient, source: TextFile) -> None:
+    service.answers = [job(202), job(), job(202)]
+    client.submit(source)
+    client.submit(source)
+    source.path.write_text("a\nb\nother\n")
+    client.submit(source)
+    assert service.keys[0] == service.keys[1] != service.keys[2]
+
+
+def test_a_lost_connection_is_tried_again_with_the_whole_body(
+    service: Service, client: JobClient, source: TextFile
+) -> None:
+    service.answers = [httpx.ReadError("lost"), refusal(503, "away", **{"retry-after": "0"}), job()]
+    assert client.submit(source) == JOB
+    assert len(set(service.bodies)) == 1
+    assert len(service.bodies) == 3
+
+
+def test_a_service_that_stays_away_is_given_up(service: Service, client: JobClient, source: TextFile) -> None:
+    service.answers = [httpx.ConnectError("refused") for _ in range(10**5)]
+    with pytest.raises(CommandError, match="http://mill does not answer: refused"):
+        client.submit(source)
+
+
+def test_a_full_queue_is_waited_for(service: Service, client: JobClient, source: TextFile) -> None:
+    service.answers = [*[refusal(429, "full", **{"retry-after": "0"}) for _ in range(50)], job(202)]
+    assert client.submit(source) == JOB
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (refusal(413, "the body is larger than 64 bytes"), "413: the body .* split the file"),
+        (refusal(422, [{"type": "t", "loc": ["body", 5], "msg": "line 5: bad"}]), "422: line 5: bad"),
+        (httpx.Response(404, text="nginx"), "404: Not Found"),
+    ],
+)
+def test_a_refusal_is_told_in_a_sentence(
+    service: Service, client: JobClient, source: TextFile, answer: httpx.Response, said: str
+) -> None:
+    service.answers = [answer]
+    with pytest.raises(CommandError, match=said):
+        client.submit(source)
+
+
+@pytest.mark.parametrize("status", ["failed", "cancelled"])
+def test_a_job_that_failed_before_is_begun_anew(
+    service: Service, client: JobClient, source: TextFile, status: str
+) -> None:
+    service.answers = [job(status=status), httpx.Response(204), job(202)]
+    assert client.submit(source)["status"] == "queued"
+    assert service.asked == ["POST /jobs", f"DELETE /jobs/{JOB['id']}", "POST /jobs"]
+
+
+def test_a_job_is_followed_to_its_end(service: Service, client: JobClient) -> None:
+    running = job(status="running", done=1, position=None, rate=10.0)
+    service.answers = [running, httpx.ReadTimeout("slow"), job(status="finished", done=3, position=None)]
+    assert client.follow(JOB)["status"] == "finished"
+    assert service.asked == [f"GET /jobs/{JOB['id']}?wait=10"] * 3
+
+
+def test_results_go_on_after_a_broken_connection(service: Service, client: JobClient) -> None:
+    class Broken(httpx.SyncByteStream):
+        def __iter__(self) -> Iterator[bytes]:
+            yield b"[0]\n[1]\n"
+            raise httpx.ReadError("lost")
+
+    service.answers = [httpx.Response(200, stream=Broken()), httpx.Response(200, content=b"[2]\n")]
+    assert list(client.results(JOB)) == [[0], [1], [2]]
+    offsets = [asked.partition("offset=")[2].partition("&")[0] for asked in service.asked]
+    assert offsets == ["0", "2"]
+
+
+def test_results_that_do_not_come_are_no_end(service: Service, client: JobClient) -> None:
+    service.answers = [httpx.Response(200, content=b"")]
+    with pytest.raises(CommandError, match="gone"):
+        list(client.results(JOB))
+
+
+def test_the_key_is_shown(client: JobClient, service: Service) -> None:
+    service.answers = [httpx.Response(204)]
+    client.delete(JOB)
+    assert client._http.headers["authorization"] == "Bearer secret"
+    assert json.dumps(service.asked) == f'["DELETE /jobs/{JOB["id"]}"]'
