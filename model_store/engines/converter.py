@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,9 @@ def convert(
     module = packed_encoder(model) if rows else _padded(model)
     layout: Layout = "packed" if rows else "padded"
     example = tuple(map(torch.from_numpy, arrays(arrange(calibration[:4], layout)[0])))
-    with torch.inference_mode():
+    with torch.inference_mode(), warnings.catch_warnings():
+        # Tracing warns of branches on shapes, which both layouts' examples take as every batch does.
+        warnings.simplefilter("ignore")
         graph = openvino.convert_model(module, example_input=example)
     for name, port in zip(_INPUTS, graph.inputs, strict=True):
         port.get_tensor().set_names({name})

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 from transformers.utils.logging import disable_progress_bar
@@ -17,17 +17,32 @@ from transformers.utils.logging import disable_progress_bar
 from model_store.artefact import Manifest
 from model_store.classifier import Precision
 from model_store.engines.encoder import packed_encoder
+from model_store.errors import ModelUnsupported
 from model_store.rows import FILLER, Floats, Rows
 
 _DTYPES: dict[Precision, torch.dtype] = {"f32": torch.float32, "bf16": torch.bfloat16}
 
 
 def read_model(path: Path) -> Any:
-    """The transformers model of a Hugging Face directory, in f32 and ready for inference."""
+    """The transformers model of a Hugging Face directory, in f32 and ready for inference.
+
+    Raises ModelUnsupported where transformers cannot read it, or would make weights up.
+    """
     disable_progress_bar()
-    model = AutoModelForSequenceClassification.from_pretrained(
-        path, dtype=torch.float32, use_safetensors=True, local_files_only=True, trust_remote_code=False
-    )
+    try:
+        model, report = AutoModelForSequenceClassification.from_pretrained(
+            path,
+            dtype=torch.float32,
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ModelUnsupported(f"transformers cannot load {path}: {reason}") from error
+    if missing := sorted(report["missing_keys"]):
+        raise ModelUnsupported(f"{path} lacks {len(missing)} of the model's weights, such as {missing[0]}.")
     return model.eval()
 
 

@@ -1,0 +1,271 @@
+"""The limit: the same model and texts with no server around them, per engine, precision and layout.
+
+    python -m benchmarks.limit [--models distilbert-base,default] [--texts 128] [--rounds 3]
+
+Every round runs each combination in turn, so that whatever else the machine does meets all of them; figures
+are medians over rounds. `waste` is the share of computed tokens that are filler. The cost model, a + b times
+the tokens of a pass, is fitted over packed passes of different sizes (padded ones where nothing packs).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import groupby
+from pathlib import Path
+from statistics import median
+from typing import Literal
+
+import numpy as np
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from benchmarks.texts import texts
+from model_store import Classifier, Layout, ModelError, Tokens, load
+from model_store.random_model import SHAPES, write_random
+from model_store.rows import arrange, computed_tokens, share_out
+
+Order = Literal["arrival", "sorted"]
+RESULTS = Path("bench-results")
+ENGINES = ("torch-f32", "torch-bf16", "openvino-f32", "openvino-bf16", "openvino-int8")
+# Layout, order, tokens of a pass. In order of arrival, padded passes get worse as they grow.
+VARIANTS: tuple[tuple[Layout, Order, int], ...] = (
+    ("packed", "arrival", 128),
+    ("packed", "arrival", 256),
+    ("packed", "arrival", 512),
+    ("padded", "arrival", 256),
+    ("padded", "sorted", 256),
+    ("padded", "sorted", 512),
+)
+Batch = list[Tokens]
+
+
+@dataclass(slots=True)
+class Case:
+    """One combination, and the seconds each round took."""
+
+    model: str
+    engine: str
+    layout: str
+    order: Order
+    pass_tokens: int
+    classifier: Classifier = field(repr=False)
+    passes: list[Batch] = field(repr=False)
+    seconds: list[float] = field(default_factory=list)
+    cpu_seconds: list[float] = field(default_factory=list)
+
+    def run(self) -> None:
+        """Classify all texts once and remember how long it took."""
+        start, cpu_start = time.perf_counter(), time.process_time()
+        for batch in self.passes:
+            self.classifier.classify(batch)
+        self.seconds.append(time.perf_counter() - start)
+        self.cpu_seconds.append(time.process_time() - cpu_start)
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """What a case came to."""
+
+    model: str
+    engine: str
+    layout: str
+    order: Order
+    pass_tokens: int
+    texts_per_s: float
+    texts_per_cpu_s: float
+    waste: float
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Milliseconds of one pass: `a_ms` plus `b_ms` for each token."""
+
+    model: str
+    engine: str
+    a_ms: float
+    b_ms: float
+
+
+def main() -> None:
+    args = _arguments()
+    console = Console(stderr=True)
+    figures: list[Figure] = []
+    costs: list[Cost] = []
+    with Progress(console=console) as progress:
+        for model in args.models.split(","):
+            task = progress.add_task(f"{model}: building", total=None)
+            cases = list(_cases(model, args))
+            progress.update(task, description=model, total=len(cases) * (args.rounds + 1))
+            for number in range(args.rounds + 1):
+                for case in cases:
+                    case.run()
+                    progress.advance(task)
+                    if number == 0:  # shapes are met for the first time
+                        case.seconds.clear()
+                        case.cpu_seconds.clear()
+            figures += [_figure(case) for case in cases]
+            costs += list(_costs(cases))
+            for case in cases:
+                case.classifier.close()
+    Console().print(_table(_best(figures)), _cost_table(costs))
+    RESULTS.mkdir(exist_ok=True)
+    content = {"figures": [asdict(one) for one in figures], "costs": [asdict(one) for one in costs]}
+    (RESULTS / "limit.json").write_text(json.dumps(content, indent=2) + "\n", "utf-8")
+
+
+def _cases(model: str, args: argparse.Namespace) -> Iterator[Case]:
+    reference = _reference(model, args.artefact_dir)
+    samples = texts(args.texts, seed=1)
+    for engine in args.engines.split(","):
+        name, precision = engine.split("-")
+        for layout, of_layout in groupby(VARIANTS, key=lambda variant: variant[0]):
+            try:
+                classifier = load(
+                    reference,
+                    engine=name,
+                    precision=precision,
+                    layout=layout,
+                    threads=args.threads,
+                    artefact_dir=args.artefact_dir,
+                )
+            except ModelError as error:
+                Console(stderr=True).print(f"{model} {engine} {layout}: {error}")
+                continue
+            tokens = classifier.tokenize(samples)
+            for _, order, size in of_layout:
+                yield Case(model, engine, layout, order, size, classifier, _cut(tokens, layout, order, size))
+
+
+def _cut(tokens: Sequence[Tokens], layout: Layout, order: Order, size: int) -> list[Batch]:
+    """Passes of about `size` computed tokens: as texts arrive, or sorted over the whole backlog."""
+    lengths = [len(one) for one in tokens]
+    if layout == "padded" and order == "arrival":
+        passes: list[Batch] = [[]]
+        for one in tokens:
+            longest = max(map(len, (*passes[-1], one)))
+            if passes[-1] and longest * (len(passes[-1]) + 1) > size:
+                passes.append([])
+            passes[-1].append(one)
+        return passes
+    return [[tokens[index] for index in indices] for indices in share_out(lengths, layout, size)]
+
+
+def _reference(model: str, artefact_dir: Path) -> str:
+    if model not in SHAPES:
+        return model
+    path = artefact_dir.expanduser() / "random" / model
+    if not path.exists():
+        write_random(model, path)
+    return str(path)
+
+
+def _figure(case: Case) -> Figure:
+    count = sum(map(len, case.passes))
+    real = sum(len(tokens) for batch in case.passes for tokens in batch)
+    layout = case.classifier.info.layout
+    computed = sum(computed_tokens(arrange(batch, layout)) for batch in case.passes)
+    return Figure(
+        case.model,
+        case.engine,
+        case.layout,
+        case.order,
+        case.pass_tokens,
+        texts_per_s=count / median(case.seconds),
+        texts_per_cpu_s=count / median(case.cpu_seconds),
+        waste=1 - real / computed,
+    )
+
+
+def _best(figures: Sequence[Figure]) -> list[Figure]:
+    """Of each combination, the pass size that is fastest."""
+    best: dict[tuple[str, ...], Figure] = {}
+    for one in figures:
+        key = (one.model, one.engine, one.layout, one.order)
+        if key not in best or best[key].texts_per_s < one.texts_per_s:
+            best[key] = one
+    return list(best.values())
+
+
+def _costs(cases: Sequence[Case]) -> Iterator[Cost]:
+    """Least squares over the cases of one classifier: total seconds = passes * a + computed tokens * b."""
+    for engine in dict.fromkeys(case.engine for case in cases):
+        chosen = [case for case in cases if case.engine == engine and case.layout == "packed"]
+        chosen = chosen or [case for case in cases if case.engine == engine and case.order == "sorted"]
+        layout = chosen[0].classifier.info.layout
+        counted = [
+            (len(case.passes), sum(computed_tokens(arrange(batch, layout)) for batch in case.passes))
+            for case in chosen
+        ]
+        seconds = [median(case.seconds) for case in chosen]
+        (a, b), *_ = np.linalg.lstsq(np.array(counted, float), np.array(seconds), rcond=None)
+        yield Cost(chosen[0].model, engine, a_ms=a * 1e3, b_ms=b * 1e3)
+
+
+def _table(figures: Sequence[Figure]) -> Table:
+    table = Table(title="limit: texts/s with no server, at the best pass size")
+    for heading in (
+        "model",
+        "engine",
+        "layout",
+        "order",
+        "pass tokens",
+        "texts/s",
+        "x torch f32",
+        "texts/CPU s",
+        "waste",
+    ):
+        table.add_column(
+            heading, justify="left" if heading in ("model", "engine", "layout", "order") else "right"
+        )
+    slowest = {
+        one.model: one.texts_per_s
+        for one in figures
+        if (one.engine, one.layout, one.order) == ("torch-f32", "padded", "sorted")
+    }
+    for one in figures:
+        ratio = f"{one.texts_per_s / slowest[one.model]:.2f}" if one.model in slowest else ""
+        table.add_row(
+            one.model,
+            one.engine,
+            one.layout,
+            one.order,
+            str(one.pass_tokens),
+            f"{one.texts_per_s:.0f}",
+            ratio,
+            f"{one.texts_per_cpu_s:.0f}",
+            f"{one.waste:.1%}",
+        )
+    return table
+
+
+def _cost_table(costs: Sequence[Cost]) -> Table:
+    table = Table(title="cost of one pass: a + b x tokens")
+    for heading in ("model", "engine", "a, ms", "b, us/token"):
+        table.add_column(heading, justify="right" if "," in heading else "left")
+    for one in costs:
+        table.add_row(one.model, one.engine, f"{one.a_ms:.2f}", f"{one.b_ms * 1e3:.1f}")
+    return table
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--models", default="distilbert-base,default", help="shapes of random models, or references"
+    )
+    parser.add_argument("--engines", default=",".join(ENGINES))
+    parser.add_argument("--texts", type=int, default=128)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=0, help="0: the cores this process may use")
+    parser.add_argument("--artefact-dir", type=Path, default=Path("~/.cache/millrace"))
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

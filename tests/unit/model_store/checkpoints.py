@@ -1,0 +1,43 @@
+"""Hugging Face directories of a few hundred kilobytes, in several architectures, with a real tokenizer."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from model_store.random_model import write_random
+
+_BERT = {
+    "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
+    "max_position_embeddings": 130, "initializer_range": 0.2, "vocab_size": 30522,
+}  # fmt: skip
+_SIZES: dict[str, dict[str, Any]] = {
+    "DistilBert": {
+        "dim": 32, "hidden_dim": 64, "n_layers": 2, "n_heads": 2,
+        "max_position_embeddings": 128, "initializer_range": 0.2, "vocab_size": 30522,
+    },
+    "Bert": _BERT,
+    "Roberta": {**_BERT, "pad_token_id": 1},
+    "Electra": {**_BERT, "embedding_size": 32},
+}  # fmt: skip
+
+
+def write_checkpoint(path: Path, architecture: str = "DistilBert", *, labels: int = 2, **config: Any) -> Path:
+    """Write a classifier whose random weights tell texts apart. Returns `path`."""
+    torch.manual_seed(11)
+    write_random("tiny", path)
+    (path / "model.safetensors").unlink()
+    sizes = _SIZES[architecture]
+    made = getattr(transformers, f"{architecture}Config")(**sizes, num_labels=labels, **config)
+    getattr(transformers, f"{architecture}ForSequenceClassification")(made).save_pretrained(path)
+    return path
+
+
+def copy(path: Path, to: Path) -> Path:
+    """A copy to spoil."""
+    shutil.copytree(path, to)
+    return to

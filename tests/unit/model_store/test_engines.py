@@ -1,0 +1,163 @@
+"""Every engine, precision and layout gives the answers of transformers, whoever shares the pass."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification
+
+from model_store import Classifier, load
+from model_store.engines.runner import RowClassifier
+from model_store.errors import EngineUnavailable
+from tests.unit.model_store.checkpoints import write_checkpoint
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+
+SHORT = ["Good.", "I ran to the store", "", "not bad at all, really", "never again!", "a", "what a day"]
+LONG = ["the plot goes nowhere and the actors know it " * 8, "a long, warm and funny evening, " * 13]
+TEXT = "Food is very tasty, and the waiter was kind."
+
+RUNS = [
+    (engine, precision, layout)
+    for engine, precision in (
+        ("torch", "f32"),
+        ("torch", "bf16"),
+        ("openvino", "f32"),
+        ("openvino", "bf16"),
+        ("openvino", "int8"),
+    )
+    for layout in ("packed", "padded")
+]
+# How far a precision may be from transformers in f32, on weights that are larger than any real model's.
+ERROR = {"f32": 2e-5, "bf16": 0.1, "int8": 0.25}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="module", params=RUNS, ids="-".join)
+def classifier(
+    request: pytest.FixtureRequest, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Classifier]:
+    engine, precision, layout = request.param
+    kept = tmp_path_factory.getbasetemp() / "kept"
+    loaded = load(
+        str(checkpoint), engine=engine, precision=precision, layout=layout, threads=1, artefact_dir=kept
+    )
+    yield loaded
+    loaded.close()
+
+
+def scores(classifier: Classifier, texts: list[str]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    return np.array(classifier.classify(classifier.tokenize(texts)))
+
+
+@cache
+def transformers_model(path: Path) -> Any:
+    return AutoModelForSequenceClassification.from_pretrained(path, dtype=torch.float32).eval()
+
+
+def reference(path: Path, classifier: Classifier, texts: list[str]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Logits of transformers itself, each text alone."""
+    model = transformers_model(path)
+    with torch.inference_mode():
+        rows = [
+            model(input_ids=torch.tensor([list(tokens.ids)])).logits[0]
+            for tokens in classifier.tokenize(texts)
+        ]
+    return torch.stack(rows).double().numpy()
+
+
+def softmax(logits: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+
+
+def test_answers_are_those_of_transformers(classifier: Classifier, checkpoint: Path) -> None:
+    texts = [*SHORT, *LONG, TEXT]
+    wanted = softmax(reference(checkpoint, classifier, texts))
+    assert np.ptp(wanted[:, 0]) > 0.1, "the test model must tell texts apart"
+    assert np.abs(scores(classifier, texts) - wanted).max() < ERROR[classifier.info.precision]
+
+
+def test_a_text_gets_the_same_scores_whatever_its_batch_mates(classifier: Classifier) -> None:
+    alone = scores(classifier, [TEXT])[0]
+    for mates in ([TEXT], SHORT, LONG, SHORT * 12, [*SHORT, *LONG] * 3):
+        among = scores(classifier, [*mates, TEXT, *mates])[len(mates)]
+        assert np.abs(among - alone).max() <= classifier.info.tolerance, f"among {len(mates)} mates"
+
+
+def test_order_is_kept_when_a_batch_fills_several_rows(classifier: Classifier) -> None:
+    texts = [*LONG, *SHORT] * 8
+    together = scores(classifier, texts)
+    assert together.shape == (len(texts), 2)
+    one_by_one = np.concatenate([scores(classifier, [text]) for text in texts[:9]])
+    assert np.abs(together[-9:] - one_by_one).max() <= classifier.info.tolerance
+
+
+def test_an_empty_batch_gives_nothing_and_an_empty_text_something(classifier: Classifier) -> None:
+    assert classifier.classify([]) == []
+    (row,) = classifier.classify(classifier.tokenize([""]))
+    assert sum(row) == pytest.approx(1)
+
+
+def test_texts_beyond_the_limit_are_cut_exactly_and_counted(classifier: Classifier) -> None:
+    limit = classifier.info.max_tokens
+    assert limit == 128
+    fits, over, far_over = classifier.tokenize(["word " * (limit - 2), "word " * (limit - 1), "word " * 900])
+    assert (len(fits), len(over), len(far_over)) == (limit, limit, limit)
+    assert (fits.truncated, over.truncated, far_over.truncated) == (False, True, True)
+    assert list(fits.ids) == list(over.ids) == list(far_over.ids)
+
+
+def test_unknown_pieces_are_counted(classifier: Classifier) -> None:
+    (tokens,) = classifier.tokenize(["good ☃ bad ☃"])
+    assert tokens.unknown == 2
+
+
+def test_a_closed_classifier_says_so(checkpoint: Path, tmp_path: Path) -> None:
+    loaded = load(str(checkpoint), engine="torch", precision="f32", artefact_dir=tmp_path)
+    loaded.close()
+    loaded.close()
+    with pytest.raises(ValueError, match="closed"):
+        loaded.classify(loaded.tokenize([TEXT]))
+
+
+@pytest.mark.parametrize("architecture", ["Bert", "Roberta", "Electra"])
+@pytest.mark.parametrize("engine", ["torch", "openvino"])
+def test_other_architectures_with_many_labels(architecture: str, engine: Any, tmp_path: Path) -> None:
+    path = write_checkpoint(tmp_path / "model", architecture, labels=5, id2label=dict(enumerate("vwxyz")))
+    loaded = load(str(path), engine=engine, precision="f32", threads=1, artefact_dir=tmp_path / "kept")
+    assert isinstance(loaded, RowClassifier)
+    assert loaded.info.labels == ("v", "w", "x", "y", "z")
+    assert loaded.info.layout == ("padded" if architecture == "Electra" else "packed")
+    texts = [*SHORT, LONG[0], TEXT]
+    wanted = softmax(reference(path, loaded, texts))
+    assert np.abs(scores(loaded, texts) - wanted).max() < ERROR["f32"]
+    loaded.close()
+
+
+def test_several_labels_at_once_and_temperature(tmp_path: Path) -> None:
+    path = write_checkpoint(tmp_path / "model", labels=3, problem_type="multi_label_classification")
+    config = json.loads((path / "config.json").read_text("utf-8"))
+    (path / "config.json").write_text(json.dumps(config | {"temperature": 2.0}), "utf-8")
+    loaded = load(str(path), engine="torch", precision="f32", artefact_dir=tmp_path / "kept")
+    assert loaded.info.multi_label
+    wanted = 1 / (1 + np.exp(-reference(path, loaded, [TEXT, *SHORT]) / 2.0))
+    assert np.abs(scores(loaded, [TEXT, *SHORT]) - wanted).max() < ERROR["f32"]
+    loaded.close()
+
+
+def test_what_cannot_be_packed_says_so(tmp_path: Path) -> None:
+    path = write_checkpoint(tmp_path / "model", "Electra")
+    with pytest.raises(EngineUnavailable, match="cannot be packed"):
+        load(str(path), engine="torch", layout="packed", artefact_dir=tmp_path / "kept")

@@ -1,0 +1,46 @@
+"""Cores are those the process may use: its affinity, cut by either cgroup's quota."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from model_store.hardware import cores, has_bf16
+
+ALLOWED = len(os.sched_getaffinity(0))
+
+
+@pytest.mark.parametrize(
+    ("quota", "expected"),
+    [("100000 100000", 1), ("50000 100000", 1), ("max 100000", ALLOWED), ("9900000 100000", ALLOWED)],
+)
+def test_quota_of_cgroup_2(tmp_path: Path, quota: str, expected: int) -> None:
+    (tmp_path / "cpu.max").write_text(f"{quota}\n")
+    assert cores(tmp_path) == expected
+
+
+@pytest.mark.parametrize(("quota", "expected"), [("100000", 1), ("-1", ALLOWED)])
+def test_quota_of_cgroup_1(tmp_path: Path, quota: str, expected: int) -> None:
+    (tmp_path / "cpu").mkdir()
+    (tmp_path / "cpu/cpu.cfs_quota_us").write_text(f"{quota}\n")
+    (tmp_path / "cpu/cpu.cfs_period_us").write_text("100000\n")
+    assert cores(tmp_path) == expected
+
+
+def test_no_cgroup_means_the_affinity(tmp_path: Path) -> None:
+    assert cores(tmp_path) == ALLOWED
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"), [("fpu avx512_bf16", True), ("amx_bf16", True), ("fpu avx512f", False)]
+)
+def test_bf16_by_the_flags_of_the_processor(tmp_path: Path, flags: str, expected: bool) -> None:
+    cpu_info = tmp_path / "cpuinfo"
+    cpu_info.write_text(f"processor : 0\nflags\t\t: {flags}\n")
+    assert has_bf16(cpu_info) is expected
+
+
+def test_an_unknown_system_has_no_bf16(tmp_path: Path) -> None:
+    assert not has_bf16(tmp_path / "missing")

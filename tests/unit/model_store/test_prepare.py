@@ -1,0 +1,245 @@
+"""From a reference to a verified artefact: found, built once, and refused when one byte differs."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from model_store import load, prepare
+from model_store.artefact import Gate, Manifest, read_manifest, seal, verify
+from model_store.build import build
+from model_store.checkpoint import Checkpoint, read_checkpoint
+from model_store.errors import (
+    EngineUnavailable,
+    GateFailed,
+    ModelCorrupt,
+    ModelError,
+    ModelNotFound,
+    ModelUnsupported,
+)
+from tests.unit.model_store.checkpoints import copy, write_checkpoint
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Path:
+    """An artefact directory in which the checkpoint was built for OpenVINO."""
+    path = tmp_path_factory.mktemp("kept")
+    load(str(checkpoint), engine="openvino", precision="f32", artefact_dir=path).close()
+    return path
+
+
+def artefact(kept: Path) -> Path:
+    (path,) = (kept / "artefacts").glob("tiny-openvino-f32-*")
+    return path
+
+
+def flip_byte(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_checkpoint_is_built_once(checkpoint: Path, kept: Path) -> None:
+    before = (artefact(kept) / "manifest.json").stat().st_mtime_ns
+    load(str(checkpoint), engine="openvino", precision="f32", artefact_dir=kept).close()
+    assert (artefact(kept) / "manifest.json").stat().st_mtime_ns == before
+    assert not list((kept / "artefacts").glob(".*.building"))
+
+
+def test_an_artefact_is_a_reference_too_and_fits_only_its_own_engine(kept: Path) -> None:
+    loaded = load(str(artefact(kept)), artefact_dir=Path("/nowhere"))
+    assert (loaded.info.engine, loaded.info.precision, loaded.info.name) == ("openvino", "f32", "tiny")
+    assert loaded.info.revision == read_manifest(artefact(kept)).revision
+    loaded.close()
+    with pytest.raises(EngineUnavailable, match="built for openvino f32, not for torch auto"):
+        load(str(artefact(kept)), engine="torch", artefact_dir=kept)
+
+
+@pytest.mark.parametrize("name", ["model.bin", "model.xml", "tokenizer.json"])
+def test_one_changed_byte_of_an_artefact_is_refused_by_name(kept: Path, tmp_path: Path, name: str) -> None:
+    spoilt = copy(artefact(kept), tmp_path / "spoilt")
+    flip_byte(spoilt / name)
+    with pytest.raises(ModelCorrupt, match=f"spoilt/{name} is corrupt"):
+        load(str(spoilt), artefact_dir=kept)
+    (spoilt / name).unlink()
+    with pytest.raises(ModelCorrupt, match=f"spoilt/{name} is missing"):
+        verify(spoilt)
+
+
+def test_one_changed_byte_of_a_sealed_checkpoint_is_refused_by_name(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    default = copy(checkpoint, tmp_path / "default")
+    seal(default, [path.name for path in read_checkpoint(default).files()])
+    monkeypatch.setattr(prepare, "DEFAULT", default)
+    load("default", engine="torch", precision="f32", artefact_dir=tmp_path).close()
+    flip_byte(default / "model.safetensors")
+    with pytest.raises(ModelCorrupt, match=r"default/model\.safetensors is corrupt"):
+        load("default", engine="torch", precision="f32", artefact_dir=tmp_path)
+
+
+def test_other_weights_are_another_revision(checkpoint: Path, tmp_path: Path) -> None:
+    other = copy(checkpoint, tmp_path / "other")
+    flip_byte(other / "model.safetensors")
+    revisions = {
+        load(str(path), engine="torch", precision=precision, artefact_dir=tmp_path / "kept").info.revision
+        for path in (checkpoint, other)
+        for precision in ("f32", "bf16")
+    }
+    assert len(revisions) == 4
+
+
+def test_workers_that_start_at_once_build_one_artefact(checkpoint: Path, tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    workers = [
+        context.Process(target=_load, args=(str(checkpoint), tmp_path / "kept", tmp_path / f"{number}"))
+        for number in range(2)
+    ]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(100)
+    assert [worker.exitcode for worker in workers] == [0, 0]
+    answers = {(tmp_path / f"{number}").read_text() for number in range(2)}
+    assert len(answers) == 1
+    assert len(list((tmp_path / "kept/artefacts").glob("tiny-*"))) == 1
+
+
+def test_openvino_runs_without_torch_or_transformers(kept: Path) -> None:
+    script = (
+        "import sys; from pathlib import Path; from model_store import load;"
+        f"m = load({str(artefact(kept))!r}, artefact_dir=Path('/nowhere'));"
+        "print(m.classify(m.tokenize(['good'])));"
+        "heavy = {'torch', 'transformers', 'nncf', 'huggingface_hub'} & set(sys.modules);"
+        "sys.exit(str(heavy) if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_without_torch_an_unbuilt_checkpoint_says_what_to_do(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prepare, "find_spec", lambda name: None if name == "torch" else object())
+    with pytest.raises(EngineUnavailable, match="torch is not installed here to do it; run"):
+        load(str(checkpoint), engine="openvino", artefact_dir=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("reference", "sentence"),
+    [
+        ("org/name@abcdef0", "has not been pulled; run: python -m model_store pull org/name@abcdef0"),
+        ("org/name@main", "is not a pinned reference"),
+        ("no/such/directory", "There is no directory"),
+    ],
+)
+def test_references_that_lead_nowhere(tmp_path: Path, reference: str, sentence: str) -> None:
+    with pytest.raises(ModelNotFound, match=sentence):
+        load(reference, artefact_dir=tmp_path)
+
+
+def test_a_pulled_reference_is_found_by_a_short_hash(checkpoint: Path, tmp_path: Path) -> None:
+    hub = tmp_path / "hub" / "org"
+    copy(checkpoint, hub / f"name@{'ab' * 20}")
+    assert prepare.locate("org/name@abababa", tmp_path) == ("org/name", hub / f"name@{'ab' * 20}")
+    copy(checkpoint, hub / f"name@abababa{'0' * 33}")
+    with pytest.raises(ModelNotFound, match="fits 2 pulled commits"):
+        prepare.locate("org/name@abababa", tmp_path)
+
+
+def test_a_pickle_is_refused_with_the_way_to_convert_it(checkpoint: Path, tmp_path: Path) -> None:
+    pickled = copy(checkpoint, tmp_path / "pickled")
+    (pickled / "model.safetensors").rename(pickled / "pytorch_model.bin")
+    with pytest.raises(ModelUnsupported, match=f"only a pickle .* convert-pickle {pickled}"):
+        load(str(pickled), artefact_dir=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"architectures": ["DistilBertForMaskedLM"]}, "is no text classifier"),
+        ({"temperature": -1}, "must be greater than 0"),
+    ],
+)
+def test_configs_that_cannot_be_served(
+    checkpoint: Path, tmp_path: Path, change: dict[str, Any], sentence: str
+) -> None:
+    path = copy(checkpoint, tmp_path / "model")
+    config = json.loads((path / "config.json").read_text("utf-8"))
+    (path / "config.json").write_text(json.dumps(config | change), "utf-8")
+    with pytest.raises(ModelUnsupported, match=sentence):
+        load(str(path), artefact_dir=tmp_path)
+
+
+def test_missing_weights_are_not_made_up(checkpoint: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    path = copy(checkpoint, tmp_path / "model")
+    weights = load_file(path / "model.safetensors")
+    weights.pop("classifier.weight")
+    save_file(weights, path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelUnsupported, match=r"lacks 1 of the model's weights, such as classifier\.weight"):
+        load(str(path), engine="torch", artefact_dir=tmp_path)
+
+
+def test_the_tokenizer_may_be_an_old_one(checkpoint: Path, tmp_path: Path) -> None:
+    path = copy(checkpoint, tmp_path / "model")
+    vocab = json.loads((path / "tokenizer.json").read_text("utf-8"))["model"]["vocab"]
+    (path / "tokenizer.json").unlink()
+    (path / "vocab.txt").write_text("\n".join(sorted(vocab, key=vocab.__getitem__)), "utf-8")
+    old = load(str(path), engine="torch", precision="f32", artefact_dir=tmp_path / "kept")
+    new = load(str(checkpoint), engine="torch", precision="f32", artefact_dir=tmp_path / "kept")
+    text = ["The waiter wasn't kind, café!"]
+    assert [list(tokens.ids) for tokens in old.tokenize(text)] == [
+        list(one.ids) for one in new.tokenize(text)
+    ]
+
+
+def test_a_failing_gate_leaves_nothing_unless_forced(checkpoint: Path, tmp_path: Path) -> None:
+    def check(path: Path, manifest: Manifest, built_from: Checkpoint) -> Gate:
+        assert (path / "model.safetensors").is_file()
+        return Gate(rows=100, agreement=0.98, accuracy=0.80, reference_accuracy=0.85, passed=False)
+
+    out = tmp_path / "out"
+    with pytest.raises(GateFailed, match=r"agrees with torch f32 on 98\.00% of 100 texts"):
+        build(checkpoint, out, name="x", engine="torch", precision="bf16", check=check)
+    assert not list(tmp_path.iterdir())
+    manifest = build(checkpoint, out, name="x", engine="torch", precision="bf16", check=check, force=True)
+    assert verify(out) == manifest
+    assert manifest.gate
+    assert not manifest.gate.passed
+
+
+def test_another_format_asks_for_a_new_build(kept: Path, tmp_path: Path) -> None:
+    path = copy(artefact(kept), tmp_path / "old")
+    manifest = json.loads((path / "manifest.json").read_text("utf-8"))
+    (path / "manifest.json").write_text(json.dumps(manifest | {"format": 0}), "utf-8")
+    with pytest.raises(ModelUnsupported, match="build it again"):
+        verify(path)
+    (path / "manifest.json").write_text("{", "utf-8")
+    with pytest.raises(ModelCorrupt, match="cannot be read"):
+        verify(path)
+
+
+def test_a_directory_that_cannot_be_written_is_one_sentence(checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ModelError, match="cannot be written to"):
+        load(str(checkpoint), engine="torch", artefact_dir=tmp_path / "file")
+
+
+def _load(path: str, kept: Path, answer: Path) -> None:
+    loaded = load(path, engine="torch", precision="f32", threads=1, artefact_dir=kept)
+    answer.write_text(json.dumps(loaded.classify(loaded.tokenize(["good", "bad"]))))
