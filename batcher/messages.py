@@ -132,7 +132,7 @@ def decode_result(raw: bytes) -> Prediction | Failure:
 # The form that `fragment` writes, and nothing else: JSON in ASCII. Several times faster than parsing it.
 _is_fragment = re.compile(
     rb'\[(?:\{"label":"(?:[ !#-\[\]-~]|\\(?:["\\/bfnrt]|u[0-9a-f]{4}))*",'
-    rb'"score":\d+(?:\.\d+)?(?:e-?\d+)?\}(?:,(?=\{)|(?=\])))+\]'
+    rb'"score":-?\d+(?:\.\d+)?(?:e-?\d+)?\}(?:,(?=\{)|(?=\])))+\]'
 ).fullmatch
 
 

@@ -88,6 +88,7 @@ async def test_fault_05_the_reply_to_complete_is_lost_and_it_is_sent_again(
     await road.start()
     client = connect(proxy.url, timeout_s=0.5, retries=0)
     queue = WorkerQueue(client, "default", "by hand", lease_ms=5000, max_attempts=3, result_ms=60_000)
+    await road.check("teaches Redis the scripts")
     road.workers[0].kill(signal.SIGSTOP)
     asking = asyncio.create_task(road.check("the reply is lost"))
     await road.until(lambda: road.client.llen(f"{P}:q"), "the entry")

@@ -102,3 +102,10 @@ def test_a_good_header_with_a_foreign_body_is_malformed(body: bytes) -> None:
     header = Prediction(b"", "r", 1).encode()
     with pytest.raises(Malformed):
         decode_result(header + body)
+
+
+@pytest.mark.parametrize("score", [-0.0, -3.25, 0.0, 1e-7, 1.0])
+def test_every_number_that_a_model_may_give_is_read_back(score: float) -> None:
+    """A score of -0.0 was written by a worker and then called foreign by every reader."""
+    raw = Prediction(fragment(("N", "P"), (1.0, score)), "r", 1).encode()
+    assert isinstance(decode_result(raw), Prediction)
