@@ -11,7 +11,9 @@ from api.errors import Problem
 from api.wire import Head
 
 # What stays open when API keys are set: probes, scrapes and the description of the service.
-OPEN_PATHS = frozenset(("/health", "/livez", "/readyz", "/metrics", "/docs", "/openapi.json"))
+OPEN_PATHS = frozenset(("/health", "/livez", "/readyz", "/metrics", "/docs", "/openapi.json", "/"))
+# The files of the page.
+OPEN_PREFIX = "/static/"
 
 
 class Keys:

@@ -143,6 +143,17 @@ class Board(Collector):
     def timer(self, family: Family, *values: str) -> Timer:
         return Timer(self.cells, family.place(values), family.bounds)
 
+    def row(self, family: Family, *values: str) -> array[float]:
+        """The cells of one series, summed over all processes."""
+        at = family.place(values)
+        row = array("d", self.cells[at : at + family.width])
+        for path in self._siblings():
+            with path.open("rb") as file:
+                file.seek(at * row.itemsize)
+                theirs = array("d", file.read(family.width * row.itemsize))
+            row = array("d", map(float.__add__, row, theirs))
+        return row
+
     def collect(self) -> Iterator[Metric]:
         everything, living = self._read()
         for family in self._families:
@@ -152,15 +163,17 @@ class Board(Collector):
         """The sums over all processes, and over those that run."""
         own = array("d", self.cells.tobytes())
         everything, living = own[:], own[:]
-        for path in self._directory.glob(f"*{_SUFFIX}") if self._directory else ():
-            pid = int(path.stem)
-            if pid == os.getpid():
-                continue
+        for path in self._siblings():
             theirs = array("d", path.read_bytes())
             everything = array("d", map(float.__add__, everything, theirs))
-            if _runs(pid):
+            if _runs(int(path.stem)):
                 living = array("d", map(float.__add__, living, theirs))
         return everything, living
+
+    def _siblings(self) -> list[Path]:
+        """The files of the other processes, ended ones included."""
+        found = self._directory.glob(f"*{_SUFFIX}") if self._directory else ()
+        return [path for path in found if int(path.stem) != os.getpid()]
 
 
 def _open(path: Path) -> mmap.mmap:

@@ -19,7 +19,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from api.access import OPEN_PATHS, Keys
+from api.access import OPEN_PATHS, OPEN_PREFIX, Keys
 from api.errors import Header, Problem, internal, problem_of
 from api.lifecycle import Phase
 from api.metrics import Metrics
@@ -39,7 +39,7 @@ DEFAULT_HEADERS: list[Header] = [
     (b"cache-control", b"no-store"),
 ]
 # Probes and scrapes come every few seconds: their lines are for debugging only, unless they fail.
-QUIET_ROUTES = frozenset(("/health", "/livez", "/readyz", "/metrics"))
+QUIET_ROUTES = frozenset(("/health", "/livez", "/readyz", "/metrics", "/", "/static/{name}"))
 
 
 class Handoff(Response):
@@ -86,7 +86,7 @@ class Edge(FastAPI):
         scope.setdefault("state", {})["head"] = head
         stamp = Stamp(head.request_id, send)
         try:
-            if path not in OPEN_PATHS:
+            if path not in OPEN_PATHS and not path.startswith(OPEN_PREFIX):
                 self._keys.client(head)
             await super().__call__(scope, receive, stamp)
         except Problem as problem:

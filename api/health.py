@@ -53,6 +53,17 @@ class Health:
         self._metrics.request("/health", 200, perf_counter() - started)
 
 
+def why_not_ready(hub: Hub, phase: Phase) -> Problem | None:
+    """None when a request sent now would be answered; otherwise what stands in its way."""
+    if phase.draining:
+        return Problem(503, "this process is stopping", code="draining")
+    if not hub.reachable:
+        return Problem(503, "Redis does not answer", code="redis_unavailable")
+    if not hub.snapshot.workers or hub.snapshot.model is None:
+        return Problem(503, "no worker that could answer is alive", code="no_worker")
+    return None
+
+
 def health_routes(
     direct: Direct, hub: Hub, models: Models, local: LocalCache, metrics: Metrics, phase: Phase
 ) -> APIRouter:
@@ -71,13 +82,9 @@ def health_routes(
 
     @router.get("/readyz", summary="Send requests only while this is 200", responses={503: {"model": Error}})
     async def readyz() -> Ready:
+        if (problem := why_not_ready(hub, phase)) is not None:
+            raise problem
         snapshot = hub.snapshot
-        if phase.draining:
-            raise Problem(503, "this process is stopping", code="draining")
-        if not hub.reachable:
-            raise Problem(503, "Redis does not answer", code="redis_unavailable")
-        if not snapshot.workers or snapshot.model is None:
-            raise Problem(503, "no worker that could answer is alive", code="no_worker")
         model = models.header(models.revision).decode("ascii")
         return Ready(model=model, workers=len(snapshot.workers))
 

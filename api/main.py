@@ -19,9 +19,11 @@ from api.jobs import Deferral, job_routes
 from api.lifecycle import Phase
 from api.metrics import Metrics, MillCollector
 from api.mill import Cache, Hub
+from api.page import page_routes
 from api.predict import Predict
 from api.schema import PREDICT_RESPONSES, Predictions, request_body
 from api.settings import ApiSettings
+from api.stats import Stats, stats_routes
 from batcher.connect import connect_async
 from batcher.replies import LaneCaps, ReplyHub
 from batcher.shared_cache import SharedCache
@@ -64,13 +66,14 @@ def create_app(
     predict = Predict(settings, hub, cache, local, metrics, phase)
     jobs = jobs or JobDesk.connect(settings, lambda: phase.draining)
     predict.deferral = Deferral(jobs)
+    stats = Stats(metrics, hub, jobs, phase)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         if catch_signals:
             phase.catch_signals(settings.quiet_s)
         await hub.start()
-        async with _published(metrics, local, hub):
+        async with _published(metrics, local, hub), stats.running():
             yield
         await jobs.stop()
         await hub.stop()
@@ -93,6 +96,9 @@ def create_app(
     edge.include_router(_predict_route(predict))
     edge.include_router(health_routes(health, hub, predict.models, local, metrics, phase))
     edge.include_router(job_routes(jobs, settings.max_job_body_bytes))
+    edge.include_router(stats_routes(stats))
+    if settings.page:
+        edge.include_router(page_routes())
     return edge
 
 

@@ -5,6 +5,7 @@ docs/metrics.md says what each is for and who reads it.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from platform import python_version
@@ -38,6 +39,7 @@ ROUTES = (
     "/readyz",
     "/metrics",
     "/stats",
+    "/static/{name}",
     "/docs",
     "/openapi.json",
     "/",
@@ -114,14 +116,15 @@ class Metrics:
             "HTTP requests by route and status",
             {"route": ROUTES, "status": STATUSES},
         )
+        self.bounds = duration_bounds(budget_s)
         self._durations = board.declare(
             "histogram",
             "millrace_request_duration_seconds",
             "From the first byte of the request to the answer",
             {"route": ROUTES},
-            duration_bounds(budget_s),
+            self.bounds,
         )
-        entries = board.declare(
+        entries = self._outcomes = board.declare(
             "counter", "millrace_entries", "Texts by what became of them", {"outcome": OUTCOMES}
         )
         self._entries = {outcome: board.cell(entries, outcome) for outcome in OUTCOMES}
@@ -158,6 +161,14 @@ class Metrics:
         """`texts` texts that ended like this: a name of OUTCOMES, or the error that answered them."""
         name = outcome if isinstance(outcome, str) else OUTCOME_OF.get(type(outcome), "failed")
         self._entries[name].add(texts)
+
+    def outcomes(self) -> dict[str, float]:
+        """Texts by outcome since the start, of all processes."""
+        return {name: self._board.row(self._outcomes, name)[0] for name in OUTCOMES}
+
+    def predict_durations(self) -> array[float]:
+        """Of POST /predict, all processes: a count for each bucket, one for what is beyond, the sum."""
+        return self._board.row(self._durations, "/predict")
 
     def publish(self, local: LocalCache, hub: Hub) -> None:
         """Copies what others count into cells: each second, and before each scrape."""

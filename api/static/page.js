@@ -1,0 +1,58 @@
+// Puts the parts together: the stream feeds the live ones, the forms ask for themselves.
+
+import { Batches } from "./batches.js";
+import { Chart } from "./chart.js";
+import { $, milliseconds, short } from "./dom.js";
+import { follow } from "./http.js";
+import { Jobs } from "./jobs.js";
+import { Race } from "./race.js";
+import { Try } from "./try.js";
+import { Workers } from "./workers.js";
+
+const race = new Race($("#race"));
+const batches = new Batches($("#batches"));
+const workers = new Workers($("#workers"));
+const jobs = new Jobs();
+const form = new Try();
+const charts = [
+  new Chart($("#chart-texts"), ["worked", "answered"], short, "texts per second"),
+  new Chart($("#chart-p99"), ["p99_ms"], milliseconds, "99th percentile"),
+  new Chart($("#chart-waiting"), ["waiting"], short, "entries waiting"),
+];
+
+function figure(name, value) {
+  $(`[data-figure="${name}"]`).textContent = value;
+}
+
+function say(state, words) {
+  $("#state").dataset.state = state;
+  if ($("#state .words").textContent !== words) $("#state .words").textContent = words;
+  document.body.classList.toggle("stale", state === "gone");
+}
+
+follow({
+  history(history) {
+    charts.forEach((chart) => chart.begin(history));
+  },
+  frame(frame) {
+    const { now, model } = frame;
+    say(frame.ready ? "ready" : "unready", frame.ready ? "Ready" : `Not ready: ${frame.reason}`);
+    $("#model").textContent = model ? `${model.name} · ${model.revision} · ${model.engine} ${model.precision}` : "";
+    figure("waiting", short(now.waiting));
+    figure("in_flight", short(frame.in_flight));
+    figure("worked", short(now.worked));
+    figure("answered", short(now.answered));
+    figure("hits", now.answered ? `${Math.round((100 * now.hits) / now.answered)} %` : "–");
+    figure("p99", milliseconds(now.p99_ms));
+    const fresh = batches.take(frame.workers);
+    race.take(frame, fresh);
+    charts.forEach((chart) => chart.add(now));
+    workers.take(frame.workers);
+    jobs.take(frame.jobs);
+  },
+  lost(problem) {
+    if (problem.status === 401) form.askForKey();
+    say("gone", problem.status === 401 ? "An API key is needed" : `${problem.message} Trying again …`);
+    race.still();
+  },
+});
