@@ -1,0 +1,56 @@
+"""docs/jobs.md does as it says: its commands run as pasted, in order, and RQ's own tool sees the worker."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.mill import Mill, millrace
+
+pytestmark = [pytest.mark.e2e, pytest.mark.redis]
+
+PAGE = Path(__file__).parents[2] / "docs" / "jobs.md"
+
+
+def test_every_command_of_the_page_runs_as_pasted(mill: Callable[..., Mill], tmp_path: Path) -> None:
+    house = mill()
+    house.start_jobs()
+    blocks = re.findall(r"```sh\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    assert len(blocks) == 5
+    script = "echo; echo ---\n".join(blocks).replace("localhost:8000", house.base_url.removeprefix("http://"))
+    ours = shlex.join([*millrace("classify"), "--url", house.base_url])
+    script = script.replace("millrace classify", ours).replace("curl -s", "curl --fail-with-body -sS")
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    files, handed_in, followed, fetched, _ = done.stdout.split("---\n")
+    assert files.splitlines()[0] == "id,text,label,score,error"
+    assert handed_in.count('"id":') == 3
+    assert "event: end" in followed
+    page, _, rest = fetched.partition("]}")
+    assert json.loads(page + "]}")["done"] == 2
+    assert "index,label,score,error" in rest
+
+
+def test_rqs_own_tool_shows_the_worker(mill: Callable[..., Mill]) -> None:
+    house = mill(workers=0)
+    jobs = house.start_jobs()
+    rq = Path(sys.executable).parent / "rq"
+    words = [str(rq), "info", "--url", house.redis.url, "--raw"]
+
+    def shown() -> str:
+        return subprocess.run(words, capture_output=True, text=True, timeout=30, check=True).stdout
+
+    for _ in range(50):
+        if (said := shown()) and "worker" in said:
+            break
+    assert "idle millrace-default" in said
+    assert f"-{jobs.pid}-" in said
