@@ -1,0 +1,53 @@
+"""The ledger of a run: what was asked, and what became of it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+# What a client may be told without a guarantee being broken: shed, not able, too late.
+HONEST = {429, 503, 504}
+
+
+@dataclass(slots=True)
+class Ledger:
+    """Counts of requests and jobs, and a sentence for each that went wrong."""
+
+    asked: int = 0
+    right: int = 0
+    left: int = 0
+    refused: Counter[str] = field(default_factory=Counter)
+    wrong: list[str] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)
+    jobs: Counter[str] = field(default_factory=Counter)
+    events: Counter[str] = field(default_factory=Counter)
+    retried: int = 0
+    texts: set[str] = field(default_factory=set)
+    computed: dict[str, int] = field(default_factory=dict)
+    slowest_s: float = 0.0
+
+    @property
+    def closed(self) -> bool:
+        """Whether every request has its one end."""
+        ends = self.right + self.left + self.refused.total() + len(self.wrong) + len(self.lost)
+        return ends == self.asked
+
+    def report(self) -> list[tuple[str, str]]:
+        """Lines for people."""
+        computed = sum(self.computed.values())
+        return [
+            ("asked", f"{self.asked} requests"),
+            ("answered right", str(self.right)),
+            (
+                "refused honestly",
+                ", ".join(f"{n} x {code}" for code, n in sorted(self.refused.items())) or "0",
+            ),
+            ("client left", str(self.left)),
+            ("sent again after a broken connection", str(self.retried)),
+            ("wrong", str(len(self.wrong))),
+            ("lost", str(len(self.lost))),
+            ("jobs", ", ".join(f"{n} {state}" for state, n in sorted(self.jobs.items())) or "0"),
+            ("computed", f"about {computed} texts for {len(self.texts)} different ones"),
+            ("slowest answer", f"{self.slowest_s:.1f} s"),
+            ("accidents", ", ".join(f"{n} {name}" for name, n in sorted(self.events.items()))),
+        ]

@@ -1,0 +1,87 @@
+"""One run: start, traffic, accidents, calm, proof."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import time
+from collections.abc import Callable
+
+import redis
+
+from tests.chaos.accidents import happen
+from tests.chaos.invariants import P, settled
+from tests.chaos.ledger import Ledger
+from tests.chaos.plant import Plant
+from tests.chaos.traffic import Clients, Jobs
+
+CALM_S = 60.0
+
+
+async def storm(
+    seconds: float,
+    seed: int,
+    *,
+    apis: int = 2,
+    workers: int = 3,
+    clients: int = 10,
+    model: str = "stub",
+    told: Callable[[str], None] = lambda line: None,
+) -> tuple[Ledger, list[str]]:
+    """The ledger, and a sentence for each invariant that was broken at the end."""
+    ledger = Ledger()
+    plant = Plant(apis=apis, workers=workers, model=model)
+    try:
+        await plant.start()
+        told("ready")
+        return ledger, await _through(plant, ledger, seconds, seed, clients, told)
+    except BaseException:
+        told(plant.logs())
+        raise
+    finally:
+        await plant.close()
+
+
+async def _through(
+    plant: Plant, ledger: Ledger, seconds: float, seed: int, clients: int, told: Callable[[str], None]
+) -> list[str]:
+    traffic = Clients(plant, ledger, random.Random(f"{seed} traffic"))
+    jobs = Jobs(plant, ledger, random.Random(f"{seed} jobs"))
+    running = [asyncio.create_task(traffic.run(clients)), asyncio.create_task(jobs.run())]
+    counting = asyncio.create_task(_count(plant, ledger))
+    await happen(plant, random.Random(f"{seed} accidents"), time.monotonic() + seconds, ledger, told)
+    told("calm")
+    plant.api_proxy.heal()
+    plant.worker_proxy.heal()
+    await plant.ready(CALM_S)
+    before = ledger.right
+    await asyncio.sleep(2)
+    found = [] if ledger.right > before else ["no request was answered after the storm"]
+    traffic.stop.set()
+    jobs.stop.set()
+    await asyncio.gather(*running)
+    await jobs.settle(CALM_S * 2)
+    with plant.redis.client() as client:
+        found += await settled(client, 30)
+    counting.cancel()
+    if not ledger.closed:
+        found.append("answered is not asked")
+    found += plant.crashes()
+    if ledger.wrong or ledger.lost or found:
+        told(plant.logs())
+    return found
+
+
+async def _count(plant: Plant, ledger: Ledger) -> None:
+    """Remembers what each worker has said that it computed."""
+    while True:
+        with contextlib.suppress(redis.RedisError, OSError):
+            ledger.computed |= await asyncio.to_thread(_computed, plant)
+        await asyncio.sleep(0.5)
+
+
+def _computed(plant: Plant) -> dict[str, int]:
+    with plant.redis.client() as client:
+        keys = list(client.scan_iter(f"{P}:worker:*"))
+        return {key.decode(): int(client.hget(key, "texts") or 0) for key in keys}
