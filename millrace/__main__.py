@@ -18,6 +18,8 @@ COMMANDS = {
     "worker": "start a batching worker",
     "jobs": "start the worker behind /jobs",
     "classify": "classify a file of texts through a job, with a progress bar",
+    "top": "watch the mill at work in the terminal",
+    "status": "say how the mill is; exit status 0 when texts would be answered now",
     "config": "show every setting, its value and where that comes from",
 }
 

@@ -1,0 +1,43 @@
+"""`millrace status`: one screen of text. Exit status 0: texts would be answered now; 1: they would not."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+
+from millrace.errors import CommandError
+from millrace.stats import Frame, NoAnswer, StatsClient, add_arguments, number
+
+__all__ = ["add_arguments", "run"]
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints how things stand."""
+    client = StatsClient.of(args)
+    try:
+        frame = client.one()
+    except NoAnswer as problem:
+        raise CommandError(f"{problem}.", status=1) from None
+    print("\n".join(lines(client.url, frame)))
+    return 0 if frame["ready"] else 1
+
+
+def lines(url: str, frame: Frame) -> Iterator[str]:
+    """What is printed of a frame."""
+    model, now = frame["model"], frame["now"]
+    yield f"ready        {url}" if frame["ready"] else f"NOT READY    {url}: {frame['reason']}"
+    if model:
+        yield f"model        {model['name']} {model['revision']}, {model['engine']} {model['precision']}"
+    for name, lane in frame["lanes"].items():
+        oldest = f", the first for {number(lane['oldest_s'], 's')}" if lane["entries"] else ""
+        yield f"{name:<12} {number(lane['entries'])} waiting ({number(lane['cost'], 'tokens')}){oldest}"
+    yield f"in flight    {number(frame['in_flight'])}; {number(frame['solo'])} recovered from lost workers"
+    yield f"throughput   {number(now['worked'])} texts/s by all workers"
+    yield f"this API     {number(now['answered'])} texts/s, p99 {number(now['p99_ms'], 'ms')}"
+    yield f"workers      {len(frame['workers'])}"
+    for worker in frame["workers"]:
+        did = f"{number(worker['texts'])} texts in {number(worker['batches'])} batches"
+        yield f"  {worker['id']}  {worker['state']:<8} {worker['revision']}  {did}"
+    for job in frame["jobs"] or ():
+        done = f"{number(job['done'])} of {number(job['total'])} texts"
+        yield f"job          {job['id'][:8]}  {job['status']:<9} {done}"

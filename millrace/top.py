@@ -1,0 +1,179 @@
+"""`millrace top`: the mill at work in a terminal, for people over ssh. Ctrl-C ends it."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from millrace.errors import CommandError
+from millrace.stats import Frame, NoAnswer, StatsClient, number
+from millrace.stats import add_arguments as add_client_arguments
+
+if TYPE_CHECKING:
+    from rich.console import Group, RenderableType
+    from rich.table import Table
+
+BARS = " ▁▂▃▄▅▆▇█"
+HISTORY = 60
+BATCHES = 8
+RETRY_S = 1.0
+REASON_STYLES = {"full": "cyan", "window": "green", "idle": "dim", "solo": "red"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which API to ask, for how long."""
+    add_client_arguments(parser)
+    parser.add_argument("--frames", type=int, default=0, help="stop after so many seconds; 0: Ctrl-C does")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Draws until it is told to stop. The server may come and go meanwhile."""
+    client = StatsClient.of(args)
+    try:
+        from rich.live import Live
+    except ImportError:
+        raise CommandError("this needs rich: pip install 'millrace[cli]'.") from None
+    view = View(client.url)
+    shown = 0
+    with Live(view.draw(), auto_refresh=False, screen=not args.frames) as live:
+        while True:
+            try:
+                for name, frame in client.frames():
+                    view.take(name, frame)
+                    live.update(view.draw(), refresh=True)
+                    shown += name == "frame"
+                    if args.frames and shown >= args.frames:
+                        return 0
+                view.problem = f"{client.url} has ended the stream"
+            except NoAnswer as problem:
+                view.problem = str(problem)
+                if args.frames:
+                    raise CommandError(f"{problem}.", status=1) from None
+            live.update(view.draw(), refresh=True)
+            time.sleep(RETRY_S)
+
+
+class View:
+    """What is on the screen."""
+
+    def __init__(self, url: str) -> None:
+        self.problem = ""
+        self._url = url
+        self._frame: Frame | None = None
+        self._worked: deque[float] = deque(maxlen=HISTORY)
+        self._waiting: deque[float] = deque(maxlen=HISTORY)
+
+    def take(self, name: str, frame: Frame) -> None:
+        """One event of the stream."""
+        if name == "history":
+            self._worked.extend(frame["worked"])
+            self._waiting.extend(frame["waiting"])
+            return
+        self.problem = ""
+        self._frame = frame
+        self._worked.append(frame["now"]["worked"])
+        self._waiting.append(frame["now"]["waiting"])
+
+    def draw(self) -> Group:
+        """The whole screen."""
+        from rich.console import Group
+        from rich.text import Text
+
+        frame = self._frame
+        if frame is None:
+            return Group(Text(self.problem or f"looking for the mill at {self._url} ...", style="yellow"))
+        parts: list[RenderableType] = [self._head(frame), Text(""), self._figures(frame), Text("")]
+        parts += [_workers(frame), Text(""), _batches(frame)]
+        if frame["jobs"]:
+            parts += [Text(""), _jobs(frame)]
+        return Group(*parts)
+
+    def _head(self, frame: Frame) -> RenderableType:
+        from rich.text import Text
+
+        model = frame["model"]
+        head = Text("Millrace  ", style="bold")
+        if self.problem:
+            head.append(f"{self.problem}; trying again ...", style="bold red")
+        elif frame["ready"]:
+            head.append("ready", style="bold green")
+        else:
+            head.append(f"not ready: {frame['reason']}", style="bold yellow")
+        if model:
+            head.append(
+                f"   {model['name']} {model['revision']} {model['engine']} {model['precision']}", style="dim"
+            )
+        return head
+
+    def _figures(self, frame: Frame) -> Table:
+        now = frame["now"]
+        table = _table("", "", "last minute")
+        lanes = ", ".join(f"{number(lane['entries'])} {name}" for name, lane in frame["lanes"].items())
+        table.add_row("waiting", f"{lanes}, {number(frame['in_flight'])} in flight", spark(self._waiting))
+        table.add_row("computed", f"{number(now['worked'])} texts/s", spark(self._worked))
+        share = f", {now['hits'] / now['answered']:.0%} known already" if now["answered"] else ""
+        refused = f", {number(now['refused'])}/s refused" if now["refused"] else ""
+        table.add_row("answered here", f"{number(now['answered'])} texts/s{share}{refused}")
+        table.add_row("/predict", f"p50 {number(now['p50_ms'], 'ms')}, p99 {number(now['p99_ms'], 'ms')}")
+        return table
+
+
+def spark(values: Sequence[float]) -> str:
+    """A line of blocks, as high as the largest value."""
+    most = max(values, default=0) or 1
+    return "".join(BARS[min(round(value / most * (len(BARS) - 1)), len(BARS) - 1)] for value in values)
+
+
+def _table(*columns: str) -> Table:
+    from rich.table import Table
+
+    table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
+    for column in columns:
+        table.add_column(column)
+    return table
+
+
+def _workers(frame: Frame) -> Table:
+    table = _table("worker", "state", "revision", "tokens/s", "texts", "batches")
+    for worker in frame["workers"]:
+        style = "cyan" if worker["state"] == "busy" else ""
+        counts = [number(worker[name]) for name in ("rate", "texts", "batches")]
+        table.add_row(worker["id"], worker["state"], worker["revision"], *counts, style=style)
+    if not frame["workers"]:
+        table.add_row("none is alive", style="red")
+    return table
+
+
+def _batches(frame: Frame) -> Table:
+    """The newest batches of all workers, those of one worker in their order."""
+    from rich.text import Text
+
+    table = _table("batch", "texts", "tokens", "closed", "waited", "ran")
+    share = max(BATCHES // max(len(frame["workers"]), 1), 1)
+    for worker in frame["workers"]:
+        for seq, size, tokens, computed, reason, queue_ms, model_ms in reversed(worker["recent"][-share:]):
+            padding = f" (+{computed - tokens} padding)" if computed > tokens else ""
+            table.add_row(
+                f"{worker['id'][-8:]} {seq}",
+                f"{size:>3} {'●' * min(size, 24)}",
+                f"{tokens}{padding}",
+                Text(reason, style=REASON_STYLES.get(reason, "")),
+                number(queue_ms, "ms"),
+                number(model_ms, "ms"),
+            )
+    return table
+
+
+def _jobs(frame: Frame) -> Table:
+    table = _table("job", "status", "progress", "", "left")
+    for job in frame["jobs"]:
+        filled = round(20 * job["done"] / max(job["total"], 1))
+        bar = "█" * filled + "░" * (20 - filled)
+        left = number(job["remaining_s"], "s") if job["remaining_s"] is not None else ""
+        table.add_row(
+            job["id"][:8], job["status"], bar, f"{number(job['done'])} of {number(job['total'])}", left
+        )
+    return table
