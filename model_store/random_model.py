@@ -24,6 +24,7 @@ def write_random(shape: str, out: Path, *, seed: int = 0) -> None:
     """Write a DistilBERT classifier of `shape` (a key of SHAPES) to `out`. Raises ModelError."""
     import torch
     from transformers import DistilBertConfig, DistilBertForSequenceClassification
+    from transformers.utils.logging import disable_progress_bar
 
     if shape not in SHAPES:
         raise ModelError(f"There is no shape {shape}; choose one of {', '.join(SHAPES)}.")
@@ -31,6 +32,7 @@ def write_random(shape: str, out: Path, *, seed: int = 0) -> None:
         raise ModelError(f"{out} is not empty.")
     out.mkdir(parents=True, exist_ok=True)
     tokenizer = _write_tokenizer(out)
+    disable_progress_bar()
     torch.manual_seed(seed)
     config = DistilBertConfig(
         **SHAPES[shape],

@@ -234,7 +234,7 @@ def test_another_format_asks_for_a_new_build(kept: Path, tmp_path: Path) -> None
         verify(path)
 
 
-def test_a_directory_that_cannot_be_written_is_one_sentence(checkpoint: Path, tmp_path: Path) -> None:
+def test_a_directory_that_cannot_be_written_to(checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ModelError, match="cannot be written to"):
         load(str(checkpoint), engine="torch", artefact_dir=tmp_path / "file")

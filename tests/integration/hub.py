@@ -1,0 +1,115 @@
+"""A small server in the shape of the Hugging Face Hub: model info with digests, files, ranges, faults."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+_DATE = "2022-10-01T00:00:00.000Z"
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@dataclass
+class Hub:
+    """What the server serves, how it misbehaves, and what it was asked for."""
+
+    files: dict[str, bytes]
+    repository: str = "org/name"
+    branch: str = "main"
+    # name -> bytes after which the connection is cut, once
+    cut: dict[str, int] = field(default_factory=dict)
+    # name -> what is served instead of the promised bytes
+    served: dict[str, bytes] = field(default_factory=dict)
+    asked: list[tuple[str, str | None]] = field(default_factory=list)
+    url: str = ""
+
+    def info(self) -> dict[str, Any]:
+        """The answer of /api/models/REPOSITORY/revision/REVISION?blobs=true."""
+        return {
+            "id": self.repository,
+            "modelId": self.repository,
+            "sha": COMMIT,
+            "siblings": [_sibling(name, content) for name, content in self.files.items()],
+        }
+
+
+def _sibling(name: str, content: bytes) -> dict[str, Any]:
+    blob = hashlib.sha1(f"blob {len(content)}\0".encode() + content, usedforsecurity=False).hexdigest()
+    sibling: dict[str, Any] = {"rfilename": name, "size": len(content), "blobId": blob}
+    if name.endswith((".safetensors", ".bin")):
+        sha256 = hashlib.sha256(content).hexdigest()
+        sibling["lfs"] = {"sha256": sha256, "size": len(content), "pointerSize": 134}
+    return sibling
+
+
+@contextmanager
+def running(hub: Hub) -> Iterator[Hub]:
+    """Serve `hub` on a free port of the loopback until the block ends."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            path = self.path.partition("?")[0]
+            hub.asked.append((path, self.headers.get("Range")))
+            api, files = f"/api/models/{hub.repository}", f"/{hub.repository}/resolve/{COMMIT}/"
+            if path.startswith(f"{api}/commits/"):
+                commit = {"id": COMMIT, "title": "", "message": "", "date": _DATE, "authors": []}
+                self._json([commit])
+            elif path.startswith(f"{api}/revision/"):
+                if path.rpartition("/")[2] in (hub.branch, COMMIT):
+                    self._json(hub.info())
+                else:
+                    self._refuse("RevisionNotFound")
+            elif path.startswith(files) and path.removeprefix(files) in hub.files:
+                self._file(path.removeprefix(files))
+            else:
+                self._refuse("EntryNotFound" if path.startswith(files) else "RepoNotFound")
+
+        def _json(self, content: Any) -> None:
+            body = json.dumps(content).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def _refuse(self, code: str) -> None:
+            self.send_response(404)
+            self.send_header("X-Error-Code", code)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def _file(self, name: str) -> None:
+            content = hub.served.get(name, hub.files[name])
+            start = int((self.headers.get("Range") or "bytes=0-").removeprefix("bytes=").partition("-")[0])
+            self.send_response(206 if start else 200)
+            if start:
+                self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+            self.send_header("Content-Length", str(len(content) - start))
+            self.end_headers()
+            end = hub.cut.pop(name, len(content))
+            self.wfile.write(content[start:end])
+            if end < len(content):
+                self.close_connection = True
+
+        def log_message(self, *_: Any) -> None:
+            """Tests print what matters."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    hub.url = f"http://127.0.0.1:{server.server_port}"
+    try:
+        yield hub
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

@@ -1,0 +1,143 @@
+"""`python -m model_store` from the first line typed to the last line printed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from model_store import ModelInfo, Tokens
+from model_store.__main__ import main
+from model_store.artefact import read_manifest
+from model_store.errors import ModelError
+from model_store.evaluate import LabelledText, evaluate, read_tsv
+from model_store.stub import StubClassifier
+from tests.unit.model_store.checkpoints import copy, write_checkpoint
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    rows = ["good film\tLABEL_0", "bad film\t1", "the film is a\t0", "not bad\tLABEL_1"] * 5
+    path = tmp_path / "data.tsv"
+    path.write_text("\n".join(["sentence\tlabel", *rows]) + "\n", "utf-8")
+    return path
+
+
+class Fixed(StubClassifier):
+    """Answers with the scores it was made with, in turn."""
+
+    def __init__(self, rows: Sequence[list[float]], labels: tuple[str, ...]) -> None:
+        super().__init__()
+        self._rows = list(rows)
+        old = self.info
+        self.info = ModelInfo(
+            "fixed", old.revision, labels, 512, False, "stub", "f32", "packed", 0, old.tolerance
+        )
+
+    def classify(self, batch: Sequence[Tokens]) -> list[list[float]]:
+        return [self._rows.pop(0) for _ in batch]
+
+
+def test_build_check_verify_info_predict(
+    checkpoint: Path, data: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    out, kept = tmp_path / "out", ["--artefact-dir", str(tmp_path / "kept")]
+    build = ["build", "--model", str(checkpoint), "--engine", "torch", "--precision", "bf16", *kept]
+    assert main([*build, "--out", str(out), "--name", "mine", "--check", str(data)]) == 0
+    manifest = read_manifest(out)
+    assert manifest.name == "mine"
+    assert manifest.gate
+    assert (manifest.gate.rows, manifest.gate.agreement, manifest.gate.passed) == (20, 1.0, True)
+    assert "passed: agrees with torch f32 on 100.00% of 20 texts" in capsys.readouterr().out
+
+    assert main(["verify", str(out)]) == 0
+    assert f"3 files as recorded, revision {manifest.revision}" in capsys.readouterr().out
+    assert main(["info", "--model", str(out), *kept]) == 0
+    printed = capsys.readouterr().out
+    assert "engine      torch bf16" in printed
+    assert "parameters  1.0 M" in printed
+    assert main(["predict", "good", "bad", "--model", str(out), *kept]) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("LABEL_0 0.")
+    assert second.endswith("  bad")
+
+
+def test_seal_makes_verify_notice(checkpoint: Path, tmp_path: Path, capsys: Capture) -> None:
+    path = copy(checkpoint, tmp_path / "model")
+    assert main(["verify", str(path)]) == 2
+    assert "neither a manifest.json nor a SHA256SUMS" in capsys.readouterr().err
+    assert main(["seal", str(path)]) == 0
+    assert main(["verify", str(path)]) == 0
+    (path / "tokenizer.json").write_text("{}")
+    capsys.readouterr()
+    assert main(["verify", str(path)]) == 2
+    assert f"{path}/tokenizer.json is corrupt" in capsys.readouterr().err
+
+
+def test_evaluate_prints_and_writes_its_figures(
+    checkpoint: Path, data: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    command = ["evaluate", "--model", str(checkpoint), "--data", str(data), "--engine", "torch"]
+    assert main([*command, "--json", str(tmp_path / "out.json"), "--artefact-dir", str(tmp_path)]) == 0
+    figures = json.loads((tmp_path / "out.json").read_text("utf-8"))
+    assert figures["texts"] == 20
+    assert f"accuracy           {figures['accuracy']:.4f} (95 %: " in capsys.readouterr().out
+
+
+def test_figures_are_those_worked_out_by_hand() -> None:
+    scores = [[0.9, 0.1, 0.0], [0.2, 0.8, 0.0], [0.6, 0.4, 0.0], [0.3, 0.3, 0.4]]
+    rows = [LabelledText(text, label) for text, label in (("a", 0), ("b", 1), ("c", 1), ("d", 2))]
+    result = evaluate(Fixed(scores, ("x", "y", "z")), rows)
+    assert result.accuracy == 0.75
+    assert result.interval_95 == pytest.approx((0.3006, 0.9544), abs=1e-4)
+    x, y, z = result.classes
+    assert (x.precision, x.recall, x.f1, x.texts) == (0.5, 1.0, pytest.approx(2 / 3), 1)
+    assert (y.precision, y.recall, y.f1, y.texts) == (1.0, 0.5, pytest.approx(2 / 3), 2)
+    assert (z.precision, z.recall, z.f1, z.texts) == (1.0, 1.0, 1.0, 1)
+    assert result.f1 == pytest.approx((2 / 3 + 2 / 3 + 1) / 3)
+    # Each text is alone in its bin of confidence.
+    assert result.calibration_error == pytest.approx((0.1 + 0.2 + 0.6 + 0.6) / 4)
+
+
+@pytest.mark.parametrize("line", ["no tab", "text\t7", "text\tMAYBE"])
+def test_a_bad_line_is_named(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "data.tsv"
+    path.write_text(f"text\tlabel\ngood\t1\n{line}\n", "utf-8")
+    with pytest.raises(ModelError, match=r"data\.tsv, line 3: expected text<TAB>label"):
+        read_tsv(path, ("NEGATIVE", "POSITIVE"))
+
+
+def test_a_file_without_rows_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "data.tsv"
+    path.write_text("text\tlabel\n", "utf-8")
+    with pytest.raises(ModelError, match="holds no labelled text"):
+        read_tsv(path, ("NEGATIVE", "POSITIVE"))
+
+
+def test_random_is_the_same_for_a_seed_and_never_overwrites(tmp_path: Path, capsys: Capture) -> None:
+    for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
+        command = ["random", "--config", "tiny", "--out", str(tmp_path / name), "--seed", seed]
+        assert main(command) == 0
+    a, b, c = ((tmp_path / name / "model.safetensors").read_bytes() for name in "abc")
+    assert a == b != c
+    assert main(["random", "--config", "tiny", "--out", str(tmp_path / "a")]) == 2
+    assert "is not empty" in capsys.readouterr().err
+    assert main(["random", "--config", "huge", "--out", str(tmp_path / "d")]) == 2
+    assert "There is no shape huge" in capsys.readouterr().err
+
+
+def test_train_is_a_sub_command(capsys: Capture) -> None:
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    assert "--epochs" in capsys.readouterr().out
