@@ -112,7 +112,11 @@ def main() -> None:
             costs += list(_costs(cases))
             for case in cases:
                 case.classifier.close()
+            _write(figures, costs)
     Console().print(_table(_best(figures)), _cost_table(costs))
+
+
+def _write(figures: Sequence[Figure], costs: Sequence[Cost]) -> None:
     RESULTS.mkdir(exist_ok=True)
     content = {"figures": [asdict(one) for one in figures], "costs": [asdict(one) for one in costs]}
     (RESULTS / "limit.json").write_text(json.dumps(content, indent=2) + "\n", "utf-8")
