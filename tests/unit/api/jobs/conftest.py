@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from api.settings import ApiSettings
+from tests.conftest import FakeRedis
+from tests.unit.api.jobs.desk import Desk, Start, serving
+
+
+@pytest.fixture
+async def start(fake_redis: FakeRedis) -> AsyncIterator[Start]:
+    """Starts an edge with the given settings: `await start(max_waiting_jobs=1)`."""
+    contexts = []
+
+    async def make(**settings: Any) -> Desk:
+        contexts.append(serving(fake_redis, ApiSettings(**settings)))
+        return await contexts[-1].__aenter__()
+
+    yield make
+    for context in contexts:
+        await context.__aexit__(None, None, None)
+
+
+@pytest.fixture
+async def desk(start: Start) -> Desk:
+    return await start()

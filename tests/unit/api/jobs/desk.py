@@ -1,0 +1,81 @@
+"""A running edge whose jobs live in a pretended Redis. No worker runs: the tests play it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import redis
+
+from api.edge import Edge
+from api.job_desk import JobDesk
+from api.main import create_app
+from api.settings import ApiSettings
+from batcher.job_queue import JobQueue
+from batcher.job_record import Attempt
+from batcher.job_store import JobStore
+from tests.conftest import FakeRedis
+from tests.unit.api.pretended import FakeCache, FakeHub
+
+NDJSON = {"content-type": "application/x-ndjson"}
+CSV = {"content-type": "text/csv"}
+POSITIVE = [{"label": "NEGATIVE", "score": 0.25}, {"label": "POSITIVE", "score": 0.75}]
+FAILURE = {"error": {"code": "inference_failed", "detail": "the model failed on this text"}}
+
+
+@dataclass
+class Desk:
+    """A running edge, and the store behind it, to play the worker with."""
+
+    app: Edge
+    client: httpx.AsyncClient
+    redis: redis.Redis
+    store: JobStore
+    queue: JobQueue
+    draining: list[bool]
+
+    async def submit(self, *texts: str, **headers: str) -> httpx.Response:
+        names = {name.replace("_", "-"): value for name, value in headers.items()}
+        return await self.client.post("/jobs", json={"text": texts}, headers=names)
+
+    async def new(self, *texts: str) -> str:
+        """The id of a new job."""
+        answer = await self.submit(*(texts or ("a", "b", "c")))
+        assert answer.status_code == 202, answer.text
+        return str(answer.json()["id"])
+
+    async def get(self, path: str, **params: Any) -> httpx.Response:
+        return await self.client.get(f"/jobs{path}", params=params)
+
+    def start(self, job_id: str) -> Attempt:
+        return self.store.start(job_id)
+
+    def finish(self, attempt: Attempt, *results: Any) -> None:
+        lines = b"\n".join(json.dumps(result, separators=(",", ":")).encode() for result in results)
+        failed = sum(isinstance(result, dict) for result in results)
+        assert self.store.append(attempt, 0, [lines], failed=failed, rate=2.0, model="m@r") == "running"
+        self.store.end(attempt, "finished")
+
+    def held(self) -> list[bytes]:
+        return [key for key in self.redis.scan_iter() if b":totals" not in key and key != b"rq:queues"]
+
+
+Start = Callable[..., Awaitable[Desk]]
+
+
+@asynccontextmanager
+async def serving(fake: FakeRedis, settings: ApiSettings) -> AsyncIterator[Desk]:
+    draining: list[bool] = []
+    store, queue = JobStore(fake.sync, settings.name, settings.job_ttl_s), JobQueue(fake.sync, settings)
+    desk = JobDesk(store, queue, settings, lambda: bool(draining))
+    app = create_app(settings, hub=FakeHub(), cache=FakeCache(), jobs=desk)
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://mill") as client,
+    ):
+        yield Desk(app, client, fake.sync, store, queue, draining)

@@ -1,0 +1,55 @@
+"""POST /jobs with an Idempotency-Key: once is enough."""
+
+from __future__ import annotations
+
+import asyncio
+from hashlib import sha256
+
+import pytest
+
+from tests.unit.api.jobs.desk import NDJSON, Desk, Start
+from tests.unit.api.pretended import assert_problem
+
+
+async def test_the_same_key_twice_is_one_job(desk: Desk) -> None:
+    first = await desk.submit("a", "b", idempotency_key="k")
+    second = await desk.submit("a", "b", idempotency_key="k")
+    assert (first.status_code, second.status_code) == (202, 200)
+    assert second.json()["id"] == first.json()["id"]
+    assert second.headers["location"] == first.headers["location"]
+    assert desk.store.waiting() == 1
+    assert len(desk.queue.rq) == 1
+
+
+async def test_the_same_key_with_another_body_is_a_conflict(desk: Desk) -> None:
+    first = await desk.submit("a", "b", idempotency_key="k")
+    problem = assert_problem(await desk.submit("a", "c", idempotency_key="k"), 409, "idempotency_conflict")
+    assert problem["job"] == first.json()["id"]
+    other_form = await desk.client.post(
+        "/jobs", content=b'"a"\n"b"\n', headers={**NDJSON, "idempotency-key": "k"}
+    )
+    assert other_form.status_code == 409
+
+
+async def test_two_at_once_with_one_key_are_one_job(desk: Desk) -> None:
+    answers = await asyncio.gather(*(desk.submit("a", "b", idempotency_key="k") for _ in range(8)))
+    assert sorted(answer.status_code for answer in answers) == [200] * 7 + [202]
+    assert len({answer.json()["id"] for answer in answers}) == 1
+    assert not [key for key in desk.held() if b":upload:" in key]
+
+
+async def test_a_key_belongs_to_the_one_who_chose_it(start: Start) -> None:
+    digests = ",".join(sha256(key).hexdigest() for key in (b"one", b"two"))
+    desk = await start(api_keys=digests)
+    assert_problem(await desk.submit("a", idempotency_key="k"), 401, "unauthorized")
+    one, again, two = [
+        await desk.submit("a", idempotency_key="k", authorization=f"Bearer {key}")
+        for key in ("one", "one", "two")
+    ]
+    assert (one.status_code, again.status_code, two.status_code) == (202, 200, 202)
+    assert one.json()["id"] == again.json()["id"] != two.json()["id"]
+
+
+@pytest.mark.parametrize("key", ["", "k" * 256])
+async def test_a_key_that_is_none_is_refused(desk: Desk, key: str) -> None:
+    assert_problem(await desk.submit("a", idempotency_key=key), 422, "invalid_request")

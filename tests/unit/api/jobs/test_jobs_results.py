@@ -1,0 +1,119 @@
+"""Pages of results, cancelling, deleting and the list."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from typing import Any
+
+import pytest
+
+from tests.unit.api.jobs.desk import FAILURE, POSITIVE, Desk
+from tests.unit.api.pretended import assert_problem
+
+
+async def test_pages_lead_through_all_results(desk: Desk) -> None:
+    job_id = await desk.new("a", "b", "c")
+    desk.finish(desk.start(job_id), POSITIVE, FAILURE, POSITIVE)
+    first = await desk.get(f"/{job_id}/predictions", limit=2)
+    assert first.json() == {
+        "offset": 0,
+        "total": 3,
+        "done": 3,
+        "next_offset": 2,
+        "predictions": [POSITIVE, FAILURE],
+    }
+    assert (first.headers["x-total"], first.headers["x-done"]) == ("3", "3")
+    assert first.headers["link"] == f'</jobs/{job_id}/predictions?offset=2&limit=2>; rel="next"'
+    last = await desk.get(f"/{job_id}/predictions", offset=2)
+    assert (last.json()["predictions"], last.json()["next_offset"]) == ([POSITIVE], None)
+    assert "link" not in last.headers
+    beyond = await desk.get(f"/{job_id}/predictions", offset=7)
+    assert (beyond.json()["predictions"], beyond.json()["next_offset"]) == ([], None)
+
+
+async def test_what_is_done_can_be_read_while_the_rest_runs(desk: Desk) -> None:
+    job_id = await desk.new(*(str(number) for number in range(300)))
+    nothing = (await desk.get(f"/{job_id}/predictions")).json()
+    assert (nothing["predictions"], nothing["next_offset"]) == ([], 0)
+    attempt = desk.start(job_id)
+    line = json.dumps(POSITIVE).encode()
+    desk.store.append(attempt, 0, [b"\n".join([line] * 256)], failed=0, rate=1.0, model="")
+    page = (await desk.get(f"/{job_id}/predictions")).json()
+    assert (len(page["predictions"]), page["next_offset"], page["done"]) == (256, 256, 256)
+
+
+async def test_pages_as_lines_and_as_a_table(desk: Desk) -> None:
+    job_id = await desk.new("a", "b")
+    desk.finish(desk.start(job_id), POSITIVE, FAILURE)
+    path = f"/jobs/{job_id}/predictions"
+    lines = await desk.client.get(path, headers={"accept": "application/x-ndjson"})
+    assert lines.headers["content-type"] == "application/x-ndjson"
+    assert [json.loads(line) for line in lines.text.splitlines()] == [POSITIVE, FAILURE]
+    table = await desk.client.get(path, headers={"accept": "text/csv"})
+    assert table.headers["content-type"].startswith("text/csv")
+    rows = list(csv.reader(io.StringIO(table.text, newline="")))
+    assert rows == [
+        ["index", "label", "score", "error"],
+        ["0", "POSITIVE", "0.75", ""],
+        ["1", "", "", "inference_failed"],
+    ]
+
+
+async def test_a_queued_job_is_cancelled_and_leaves_the_queue(desk: Desk) -> None:
+    job_id = await desk.new()
+    answer = await desk.client.delete(f"/jobs/{job_id}")
+    assert (answer.status_code, answer.json()["status"]) == (200, "cancelled")
+    assert desk.queue.rq.get_job_ids() == []
+    assert desk.start(job_id).status == "cancelled"
+
+
+async def test_a_running_job_is_cancelled_at_once(desk: Desk) -> None:
+    job_id = await desk.new()
+    attempt = desk.start(job_id)
+    answer = await desk.client.delete(f"/jobs/{job_id}")
+    assert answer.json()["status"] == "cancelled"
+    assert desk.store.append(attempt, 0, [b"[]"], failed=0, rate=1.0, model="") == "cancelled"
+
+
+async def test_an_ended_job_is_deleted_with_its_data(desk: Desk) -> None:
+    job_id = await desk.new()
+    desk.finish(desk.start(job_id), POSITIVE, POSITIVE, POSITIVE)
+    assert (await desk.client.delete(f"/jobs/{job_id}")).status_code == 204
+    assert_problem(await desk.get(f"/{job_id}"), 404, "not_found")
+    assert_problem(await desk.client.delete(f"/jobs/{job_id}"), 404, "not_found")
+    assert not [key for key in desk.held() if b"millrace" in key and b":job" in key]
+
+
+async def test_jobs_are_listed_newest_first_page_by_page(desk: Desk) -> None:
+    ids = [await desk.new(str(number)) for number in range(5)]
+    seen, cursor = [], ""
+    while cursor is not None:
+        page = (await desk.get("", limit=2, cursor=cursor)).json()
+        seen += [job["id"] for job in page["jobs"]]
+        cursor = page["next_cursor"]
+    assert seen == ids[::-1]
+
+
+async def test_jobs_are_listed_by_status(desk: Desk) -> None:
+    ids = [await desk.new(str(number)) for number in range(6)]
+    for job_id in ids[::2]:
+        desk.store.cancel(job_id)
+    found = (await desk.get("", status="cancelled", limit=2)).json()
+    assert [job["id"] for job in found["jobs"]] == [ids[4], ids[2]]
+    rest = (await desk.get("", status="cancelled", limit=2, cursor=found["next_cursor"])).json()
+    assert ([job["id"] for job in rest["jobs"]], rest["next_cursor"]) == ([ids[0]], None)
+    assert (await desk.get("", status="finished")).json()["jobs"] == []
+
+
+async def test_a_job_whose_time_is_over_is_not_listed(desk: Desk) -> None:
+    gone, kept = await desk.new("a"), await desk.new("b")
+    desk.redis.delete(f"{{millrace:default}}:job:{gone}")
+    assert [job["id"] for job in (await desk.get("")).json()["jobs"]] == [kept]
+    assert len(desk.store.places("", 10)) == 1
+
+
+@pytest.mark.parametrize("params", [{"status": "lost"}, {"limit": 0}, {"limit": 1001}, {"cursor": "x"}])
+async def test_a_list_is_asked_for_with_sense(desk: Desk, params: dict[str, Any]) -> None:
+    assert_problem(await desk.get("", **params), 422, "invalid_request")
