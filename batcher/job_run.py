@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from batcher.errors import BudgetExceeded, MillraceError, NoWorker, QueueFull, QueueUnavailable
 from batcher.job_record import Attempt, JobStatus
+from batcher.job_results import ChunkResults, Outcome, chunk_results
 from batcher.job_store import JobStore
 from batcher.messages import Lane, Prediction, Snapshot, entry_id
 from batcher.outage import REDIS_ERRORS
@@ -36,9 +35,7 @@ FLUSH_CHUNKS = 64
 PATIENCE_S = 5.0
 STORE_RETRY_S = 0.5
 REFUSALS = (QueueFull, NoWorker, QueueUnavailable, BudgetExceeded)
-TOO_LONG = b'{"error":{"code":"text_too_long","detail":"the text is longer than this service takes"}}'
 
-Outcome = Prediction | MillraceError
 T = TypeVar("T")
 
 
@@ -71,16 +68,6 @@ class _Ended(Exception):
     def __init__(self, status: str) -> None:
         super().__init__(status)
         self.status = status
-
-
-@dataclass(frozen=True, slots=True)
-class _Chunk:
-    """Results of one chunk, a JSON line an entry."""
-
-    lines: bytes
-    entries: int
-    failed: int
-    model: str
 
 
 def run_job(
@@ -148,7 +135,7 @@ class _Run:
     async def _append_all(self, hub: Hub, cache: Cache) -> None:
         loop = asyncio.get_running_loop()
         attempt, at, flushed = self._attempt, self._attempt.first, loop.time()
-        held: list[_Chunk] = []
+        held: list[ChunkResults] = []
         async with contextlib.aclosing(self._classified(hub, cache)) as chunks:
             waiting = asyncio.ensure_future(anext(chunks, None))
             try:
@@ -166,7 +153,7 @@ class _Run:
                 waiting.cancel()
                 await asyncio.gather(waiting, return_exceptions=True)
 
-    async def _flush(self, at: int, held: Sequence[_Chunk], seconds: float) -> None:
+    async def _flush(self, at: int, held: Sequence[ChunkResults], seconds: float) -> None:
         """Appends what is held, and sees here within FLUSH_EVERY_S whether the job was cancelled."""
         entries = sum(chunk.entries for chunk in held)
         weight = min(seconds / 5.0, 1.0) if self._rate else 1.0
@@ -201,9 +188,9 @@ class _Run:
 
     # -- classifying -------------------------------------------------------------------------------
 
-    async def _classified(self, hub: Hub, cache: Cache) -> AsyncGenerator[_Chunk]:
+    async def _classified(self, hub: Hub, cache: Cache) -> AsyncGenerator[ChunkResults]:
         """Chunks with their results, in order; the next ones are under way meanwhile."""
-        under_way: deque[asyncio.Task[_Chunk]] = deque()
+        under_way: deque[asyncio.Task[ChunkResults]] = deque()
         try:
             for number in range(self._attempt.first, self._attempt.chunks):
                 under_way.append(asyncio.create_task(self._chunk(number, hub, cache)))
@@ -216,7 +203,7 @@ class _Run:
                 task.cancel()
             await asyncio.gather(*under_way, return_exceptions=True)
 
-    async def _chunk(self, number: int, hub: Hub, cache: Cache) -> _Chunk:
+    async def _chunk(self, number: int, hub: Hub, cache: Cache) -> ChunkResults:
         texts = await self._patiently(self._store.input, self._attempt.job_id, number)
         if texts is None:
             raise _Ended("gone")
@@ -236,7 +223,7 @@ class _Run:
             ]
         for part, task in zip(parts, asked, strict=True):
             known.update(zip(part, task.result(), strict=True))
-        return _lines([known[entry] if entry else None for entry in ids], model.name if model else "")
+        return chunk_results([known[entry] if entry else None for entry in ids], model.name if model else "")
 
     async def _ask(self, hub: Hub, ids: Sequence[str], texts: Sequence[str]) -> list[Outcome]:
         """Outcomes of one request, with patience: what a client would be refused for, a job waits for."""
@@ -260,22 +247,3 @@ class _Run:
         if self._patient:
             self._patient = False
             log.warning("job goes on", extra={"action": "job.goes_on", "job": self._attempt.job_id})
-
-
-def _lines(outcomes: Sequence[Outcome | None], name: str) -> _Chunk:
-    """`None` stands for a text that was too long to be asked about."""
-    lines: list[bytes] = []
-    failed, revision = 0, ""
-    for outcome in outcomes:
-        if isinstance(outcome, Prediction):
-            lines.append(outcome.fragment)
-            revision = outcome.revision
-            continue
-        failed += 1
-        lines.append(TOO_LONG if outcome is None else _error(outcome))
-    return _Chunk(b"\n".join(lines), len(lines), failed, f"{name}@{revision[:12]}" if revision else "")
-
-
-def _error(error: MillraceError) -> bytes:
-    said = {"error": {"code": error.code, "detail": str(error)}}
-    return json.dumps(said, separators=(",", ":")).encode()

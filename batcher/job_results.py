@@ -1,0 +1,43 @@
+"""Results of a job's texts as they are kept: a JSON line an entry, which is what a page of them will show."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from batcher.errors import MillraceError
+from batcher.messages import Prediction
+
+Outcome = Prediction | MillraceError
+
+TOO_LONG = b'{"error":{"code":"text_too_long","detail":"the text is longer than this service takes"}}'
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkResults:
+    """Results of one chunk, a JSON line an entry."""
+
+    lines: bytes
+    entries: int
+    failed: int
+    model: str
+
+
+def chunk_results(outcomes: Sequence[Outcome | None], name: str) -> ChunkResults:
+    """`None` stands for a text that was too long to be asked about."""
+    lines: list[bytes] = []
+    failed, revision = 0, ""
+    for outcome in outcomes:
+        if isinstance(outcome, Prediction):
+            lines.append(outcome.fragment)
+            revision = outcome.revision
+            continue
+        failed += 1
+        lines.append(TOO_LONG if outcome is None else _error(outcome))
+    return ChunkResults(b"\n".join(lines), len(lines), failed, f"{name}@{revision[:12]}" if revision else "")
+
+
+def _error(error: MillraceError) -> bytes:
+    said = {"error": {"code": error.code, "detail": str(error)}}
+    return json.dumps(said, separators=(",", ":")).encode()
