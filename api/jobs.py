@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from time import monotonic
@@ -15,6 +16,7 @@ from api.job_desk import JobDesk, not_found
 from api.job_docs import CANCEL, EVENTS, FIND, LIST, PREDICTIONS, SUBMIT
 from api.job_view import Job, JobList, JobPredictions, job_body, page, page_type
 from api.wire import Gone, Head, check_length
+from batcher.errors import QueueUnavailable
 from batcher.job_record import JobRecord, JobStatus
 
 MAX_WAIT_S = 60
@@ -22,6 +24,8 @@ MAX_PAGE = 1_000_000
 PAGE = 1000
 # Proxies close a stream that is silent for longer than about a minute.
 KEEP_ALIVE_S = 15.0
+# Between two looks of an event stream while Redis is away.
+PAUSE_S = 0.5
 # An event stream ends after this, so that nobody's connection is for ever; the client comes back by itself.
 MAX_STREAM_S = 3600.0
 
@@ -127,12 +131,16 @@ async def _events(desk: JobDesk, record: JobRecord, last_seen: str | None) -> As
     until = monotonic() + MAX_STREAM_S
     shown = last_seen
     while True:
-        if record.version != shown:
-            yield _event(record, job_body(record, await desk.position(record)).model_dump_json())
-            shown = record.version
-        if record.ended or desk.draining() or monotonic() > until:
-            return
-        changed = await desk.watch.changed(record, KEEP_ALIVE_S)
+        try:
+            if record.version != shown:
+                yield _event(record, job_body(record, await desk.position(record)).model_dump_json())
+                shown = record.version
+            if record.ended or desk.draining() or monotonic() > until:
+                return
+            changed = await desk.watch.changed(record, KEEP_ALIVE_S)
+        except QueueUnavailable:  # a browser that is sent away with 503 would not come back
+            await asyncio.sleep(PAUSE_S)
+            changed = record
         if changed is None:
             return
         if changed.version == record.version:

@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.conftest import FakeRedis
 from tests.unit.api.jobs.desk import FAILURE, POSITIVE, Desk
 from tests.unit.api.pretended import assert_problem
 
@@ -101,6 +102,19 @@ async def test_events_tell_every_change_and_the_end(desk: Desk) -> None:
     told = [(name, data["status"]) for name, _, data in events]
     assert told == [("progress", "queued"), ("progress", "running"), ("end", "finished")]
     assert len({event_id for _, event_id, _ in events}) == 3
+
+
+async def test_events_outlive_an_outage_of_redis(desk: Desk, fake_redis: FakeRedis) -> None:
+    job_id = await desk.new("a", "b")
+    listening = asyncio.create_task(desk.get(f"/{job_id}/events"))
+    await asyncio.sleep(0.05)
+    fake_redis.server.connected = False
+    await asyncio.sleep(0.6)
+    fake_redis.server.connected = True
+    desk.store.cancel(job_id)
+    answer = await asyncio.wait_for(listening, 5)
+    assert ": still here" in answer.text
+    assert answer.text.count("event: end") == 1
 
 
 async def test_events_go_on_after_the_last_one_seen(desk: Desk) -> None:
