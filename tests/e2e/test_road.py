@@ -21,6 +21,9 @@ from tests.servers import RedisServer, free_port
 pytestmark = [pytest.mark.e2e, pytest.mark.redis]
 
 QUEUE = "{millrace:default}"
+# A pass over the long texts takes two seconds: a test surely meets them in flight. Warm-up takes three.
+SLOW = {"stub_token_ms": 1.5, "batch_tokens": 100_000}
+LONG = tuple(f"{number} " + "word " * 500 for number in range(3))
 HEAVY = ("torch", "transformers", "tokenizers", "openvino", "numpy")
 
 
@@ -128,18 +131,18 @@ def test_the_api_imports_nothing_of_the_model() -> None:
 
 
 def test_an_api_told_to_stop_answers_what_it_holds(mill: Callable[..., Mill]) -> None:
-    made = mill(stub_batch_ms=300)
+    made = mill(**SLOW)
     with ThreadPoolExecutor(1) as pool:
-        answer = pool.submit(made.predict, "in flight")
+        answer = pool.submit(made.predict, *LONG)
         wait_until(lambda: in_flight(made), "the worker to hold it")
         assert made.api.stop() == 0
         assert answer.result().status_code == 200
 
 
 def test_a_worker_told_to_stop_finishes_its_batch(mill: Callable[..., Mill]) -> None:
-    made = mill(stub_batch_ms=300)
+    made = mill(**SLOW)
     with ThreadPoolExecutor(1) as pool:
-        answer = pool.submit(made.predict, "in flight")
+        answer = pool.submit(made.predict, *LONG)
         wait_until(lambda: in_flight(made), "the worker to hold it")
         assert made.workers[0].stop() == 0
         assert answer.result().status_code == 200
@@ -181,11 +184,11 @@ def test_a_wrong_setting_is_one_line_on_stderr(command: str) -> None:
 
 def test_a_paused_worker_keeps_nobody_waiting(mill: Callable[..., Mill]) -> None:
     """A worker that hangs loses its lease: another one answers."""
-    made = mill(workers=1, stub_batch_ms=300, lease_ms=400)
+    made = mill(workers=1, lease_ms=400, **SLOW)
     with ThreadPoolExecutor(1) as pool:
-        answer = pool.submit(made.predict, "held by one that hangs")
+        answer = pool.submit(made.predict, *LONG)
         wait_until(lambda: in_flight(made), "the worker to hold it")
         made.workers[0].kill(signal.SIGSTOP)
-        made.start_worker(stub_batch_ms=1)
+        made.start_worker(stub_token_ms=0)
         assert answer.result().status_code == 200
     made.workers[0].kill(signal.SIGCONT)

@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
+import redis
 
 from tests.e2e.conftest import Up
 from tests.mill import wait_until
@@ -21,6 +22,12 @@ from tests.servers import RedisServer
 pytestmark = [pytest.mark.e2e, pytest.mark.redis]
 
 TEXTS = ("I hate you.", "I love you.")
+
+
+def cached(mill: Up) -> int:
+    """Results in the shared cache of its Redis."""
+    with redis.Redis(unix_socket_path=str(mill.data_dir / "redis.sock")) as client:
+        return len(list(client.scan_iter("millrace:cache:*")))
 
 
 def gone(processes: list[psutil.Process]) -> bool:
@@ -77,6 +84,9 @@ def test_started_again_at_once_after_a_kill_it_knows_what_it_knew(
 ) -> None:
     first = up(data_dir=tmp_path / "data")
     assert first.predict(*TEXTS).headers["x-cache"] == "MISS"
+    wait_until(
+        lambda: cached(first) == len(TEXTS), "the worker to write the cache, which it does beside the answer"
+    )
     first.kill(signal.SIGKILL)  # its Redis still holds the directory for a moment
     second = up(data_dir=tmp_path / "data")
     assert second.predict(*TEXTS).headers["x-cache"] == "HIT"
@@ -99,7 +109,7 @@ def test_a_killed_part_comes_back(up: Callable[..., Up]) -> None:
             except httpx.TransportError:
                 return False
 
-        wait_until(answered, f"an answer after {part} was killed")
+        wait_until(answered, f"an answer after {part} was killed", 60)
     assert mill.running
 
 
