@@ -1,4 +1,8 @@
-"""Who may ask, and how much one client may have waiting. Both are off unless the settings say otherwise."""
+"""Who may ask, how often, and how much one client may have waiting.
+
+Keys, rates and caps are off unless the settings say otherwise; fairness is always on: a client with little
+waiting goes before one with much.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,11 @@ import hmac
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from hashlib import sha256
+from time import time
+
+from limits import RateLimitItem, parse_many
+from limits.storage import MemoryStorage
+from limits.strategies import SlidingWindowCounterRateLimiter
 
 from api.errors import Problem
 from api.wire import Head
@@ -40,26 +49,54 @@ def _shown_key(head: Head) -> bytes:
     return head.found.get(b"x-api-key", b"")
 
 
-class ClientCap:
-    """Texts that each client has waiting, and the most it may. 0: no limit."""
+class RateLimit:
+    """Requests of each client, in sliding windows, counted by each process for itself. "" is no limit.
 
-    def __init__(self, most: int) -> None:
+    `rate` is as the library `limits` reads it: "100/second", or several: "20/second;500/minute".
+    """
+
+    def __init__(self, rate: str) -> None:
+        self._items = parse_rate(rate)
+        self._windows = SlidingWindowCounterRateLimiter(MemoryStorage()) if self._items else None
+
+    def count(self, client: str) -> None:
+        """Counts a request. Raises Problem 429 `rate_limited`."""
+        if self._windows is None:
+            return
+        for item in self._items:
+            if not self._windows.hit(item, client):
+                wait_s = max(self._windows.get_window_stats(item, client).reset_time - time(), 0.0)
+                raise Problem(
+                    429, f"more than {item} of this client", code="rate_limited", retry_after_s=wait_s
+                )
+
+
+def parse_rate(rate: str) -> list[RateLimitItem]:
+    """The limits in a setting. Raises ValueError."""
+    return parse_many(rate) if rate.strip() else []
+
+
+class ClientCap:
+    """Texts that each client has waiting, and the most it may (0: no limit)."""
+
+    def __init__(self, most: int, first: int) -> None:
         self._most = most
+        self._first = first
         self._waiting: dict[str, int] = {}
 
     @contextmanager
-    def hold(self, client: str, texts: int) -> Iterator[None]:
-        """Counts `texts` for as long as they wait. Raises Problem 429 `client_limit`."""
-        if not self._most:
-            yield
-            return
+    def hold(self, client: str, texts: int) -> Iterator[bool]:
+        """Counts `texts` for as long as they wait; says whether they go before those of heavier clients.
+
+        Raises Problem 429 `client_limit`. One request is always taken: its size has a limit of its own.
+        """
         waiting = self._waiting.get(client, 0)
-        if waiting + texts > self._most:
+        if self._most and waiting and waiting + texts > self._most:
             detail = f"{waiting} of at most {self._most} texts of this client are waiting already"
             raise Problem(429, detail, code="client_limit")
         self._waiting[client] = waiting + texts
         try:
-            yield
+            yield waiting + texts <= self._first
         finally:
             left = self._waiting[client] - texts
             if left:

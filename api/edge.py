@@ -87,7 +87,7 @@ class Edge(FastAPI):
         stamp = Stamp(head.request_id, send)
         try:
             if path not in OPEN_PATHS and not path.startswith(OPEN_PREFIX):
-                self._keys.client(head)
+                self.predict.rate.count(self._keys.client(head))
             await super().__call__(scope, receive, stamp)
         except Problem as problem:
             await send_problem(stamp, problem, head.request_id)

@@ -37,6 +37,7 @@ class Ready(BaseModel):
     status: Literal["ready"] = "ready"
     model: str
     workers: int
+    warning: str | None = None
 
 
 class Health:
@@ -80,13 +81,18 @@ def health_routes(
             raise Problem(503, "an internal loop has ended", code="loop_ended")
         return Live()
 
-    @router.get("/readyz", summary="Send requests only while this is 200", responses={503: {"model": Error}})
+    @router.get(
+        "/readyz",
+        summary="Send requests only while this is 200",
+        responses={503: {"model": Error}},
+        response_model_exclude_none=True,
+    )
     async def readyz() -> Ready:
         if (problem := why_not_ready(hub, phase)) is not None:
             raise problem
         snapshot = hub.snapshot
         model = models.header(models.revision).decode("ascii")
-        return Ready(model=model, workers=len(snapshot.workers))
+        return Ready(model=model, workers=len(snapshot.workers), warning=hub.policy.warning or None)
 
     @router.get(
         "/metrics",

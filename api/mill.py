@@ -9,6 +9,7 @@ from typing import Protocol
 from batcher.errors import MillraceError
 from batcher.messages import Lane, Prediction, Snapshot
 from batcher.outage import Outage
+from batcher.policy import PolicyWatch
 from batcher.replies import HubCounts
 
 Outcome = Prediction | MillraceError
@@ -20,6 +21,7 @@ class Hub(Protocol):
     snapshot: Snapshot
     counts: HubCounts
     outage: Outage
+    policy: PolicyWatch
 
     @property
     def alive(self) -> bool: ...
@@ -30,7 +32,14 @@ class Hub(Protocol):
     async def start(self) -> None: ...
     async def stop(self) -> None: ...
     async def classify(
-        self, ids: Sequence[str], texts: Sequence[str], *, budget_s: float, lane: Lane = ..., trace: str = ...
+        self,
+        ids: Sequence[str],
+        texts: Sequence[str],
+        *,
+        budget_s: float,
+        lane: Lane = ...,
+        trace: str = ...,
+        first: bool = ...,
     ) -> list[Outcome]: ...
 
 

@@ -71,8 +71,9 @@ class MissRoad:
             await self._ask_shared(want.revision, ids, found)
         unknown = [text for text in ids if text not in found.by_text]
         if unknown:
-            with self._cap.hold(want.client, len(unknown)):
-                await self._compute(want, [ids[text] for text in unknown], unknown, found, receive)
+            with self._cap.hold(want.client, len(unknown)) as first:
+                asked = [ids[text] for text in unknown]
+                await self._compute(want, asked, unknown, found, receive, first=first)
         return found
 
     async def _ask_shared(self, revision: str, ids: dict[str, str], found: Found) -> None:
@@ -87,13 +88,20 @@ class MissRoad:
         found.cache_s += perf_counter() - started
 
     async def _compute(
-        self, want: Want, ids: Sequence[str], texts: Sequence[str], found: Found, receive: Receive
+        self,
+        want: Want,
+        ids: Sequence[str],
+        texts: Sequence[str],
+        found: Found,
+        receive: Receive,
+        *,
+        first: bool,
     ) -> None:
         budget_s = want.deadline - perf_counter()
         try:
             if budget_s <= 0:
                 raise BudgetExceeded("no time was left to ask the queue")
-            work = self._hub.classify(ids, texts, budget_s=budget_s, trace=want.trace)
+            work = self._hub.classify(ids, texts, budget_s=budget_s, trace=want.trace, first=first)
             outcomes = await unless_gone(receive, work)
         except MillraceError as error:
             self._metrics.entries(error, len(texts))

@@ -11,7 +11,7 @@ import logging
 from time import perf_counter
 from typing import Protocol, cast
 
-from api.access import ClientCap, Keys
+from api.access import ClientCap, Keys, RateLimit
 from api.answer import Answer, all_known, some_found
 from api.cache import Held, LocalCache
 from api.errors import Header, Problem, internal, problem_of
@@ -82,7 +82,8 @@ class Predict:
         self._metrics = metrics
         self._phase = phase
         self._keys = Keys(settings.key_digests)
-        cap = ClientCap(settings.max_client_texts)
+        self.rate = RateLimit(settings.rate_limit)
+        cap = ClientCap(settings.max_client_texts, settings.first_client_texts)
         self._misses = MissRoad(hub, shared, local, cap, metrics, settings.cache_ttl_s)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -103,6 +104,7 @@ class Predict:
     async def _answer(self, ask: Ask, receive: Receive) -> Answer:
         head = ask.head
         ask.client = self._keys.client(head)
+        self.rate.count(ask.client)
         check_length(head, self._settings.max_body_bytes)
         check_json(head)
         ask.texts = texts = self.reader.read(await read_body(receive, self._settings.max_body_bytes))

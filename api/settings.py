@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from pydantic import Field, SecretStr, field_validator
 
+from api.access import parse_rate
 from batcher.settings import JobSettings
 
 
@@ -35,6 +36,10 @@ class ApiSettings(JobSettings):
     trust_proxy: bool = False
     # Texts that one client (API key, else address) may have waiting at once; 0: no limit.
     max_client_texts: int = Field(default=0, ge=0)
+    # A client with no more texts than this waiting goes before those with more, when texts wait at all.
+    first_client_texts: int = Field(default=32, ge=0)
+    # Requests of one client at one process: 100/second, or several limits: 20/second;500/minute.
+    rate_limit: str = ""
     # Comma-separated SHA-256 digests (hex) of accepted API keys; none: open.
     api_keys: SecretStr = SecretStr("")
     # The page at /.
@@ -47,6 +52,15 @@ class ApiSettings(JobSettings):
             raise ValueError(
                 "each API key is given as its SHA-256 digest: 64 hex digits, separated by commas"
             )
+        return value
+
+    @field_validator("rate_limit")
+    @classmethod
+    def _check_rate(cls, value: str) -> str:
+        try:
+            parse_rate(value)
+        except ValueError as error:
+            raise ValueError("a rate is a number and a unit: 100/second, 20/second;500/minute") from error
         return value
 
     @property

@@ -99,6 +99,10 @@ class OneLineOutage(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         """Drops what RQ says of connections."""
         text = record.getMessage()
+        error = record.exc_info[1] if record.exc_info else None
+        if isinstance(error, REDIS_ERRORS):  # "found an unhandled exception", with a traceback
+            self._outage.lost(error)
+            return False
         if "could not connect to Redis" in text or "Redis connection timeout" in text:
             self._outage.lost(ConnectionError(text))
             return False

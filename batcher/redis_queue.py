@@ -5,6 +5,7 @@ P is `{millrace:<name>}`: one hash tag, so one slot of a cluster. All times are 
 | key           | type   | what                                       | lifetime      | written by     |
 |---------------|--------|--------------------------------------------|---------------|----------------|
 | P:q, P:bulk   | list   | ids waiting, one list a lane, FIFO         | -             | enqueue, claim |
+| P:first       | list   | ids of q that go before the others of it   | 2 min, renewed| enqueue, claim |
 | P:solo        | list   | ids recovered from dead workers, run alone | -             | claim, sweep   |
 | P:inflight    | zset   | id -> end of its lease                     | -             | claim, beat    |
 | P:entry:<id>  | hash   | text, lane, cost, deadline, waiters        | budget + 60 s | enqueue        |
@@ -119,11 +120,18 @@ class ApiQueue:
         return answers
 
     def enqueue(
-        self, items: Iterable[tuple[str, str, int]], lane: Lane, budget_ms: int, cap: int, trace: str
+        self,
+        items: Iterable[tuple[str, str, int]],
+        lane: Lane,
+        budget_ms: int,
+        cap: int,
+        trace: str,
+        *,
+        first: bool = False,
     ) -> Command:
         """Asks for the results of `items` (id, text, cost); see enqueue.lua for the answer."""
         flat = [value for item in items for value in item]
-        return "enqueue", [self.api, lane, budget_ms, KEEP_MS, cap, trace, *flat]
+        return "enqueue", [self.api, lane, budget_ms, KEEP_MS, cap, trace, int(first), *flat]
 
     def cancel(self, ids: Iterable[str]) -> Command:
         return "cancel", [self.api, *ids]

@@ -38,6 +38,7 @@ from batcher.messages import (
     estimate_cost,
 )
 from batcher.outage import REDIS_ERRORS, Outage
+from batcher.policy import PolicyWatch
 from batcher.redis_queue import ApiQueue, Command, queue_states
 from batcher.settings import QueueSettings
 
@@ -53,6 +54,8 @@ HINTS_MOST = 512
 OUTAGE_GRACE_S = 0.8
 # Admit only what will be claimed within this share of its budget: the rest is for the run itself.
 ADMIT_SHARE = 0.5
+# Room above the cap that is kept for clients with little waiting: this part of it.
+FIRST_SHARE = 4
 Outcome = Prediction | MillraceError
 
 
@@ -67,6 +70,7 @@ class _Waiter:
     future: asyncio.Future[Outcome]
     deadline: float
     asked_at: float
+    first: bool = False
     waiting: int = 0
 
 
@@ -121,6 +125,7 @@ class ReplyHub:
         self._cancels: Coalescer[str, None] = Coalescer(self._cancel)
         self._loops: list[asyncio.Task[None]] = []
         self.outage = Outage()
+        self.policy = PolicyWatch()
         self._seen = asyncio.Event()
         self._stopping = False
 
@@ -183,15 +188,18 @@ class ReplyHub:
         budget_s: float,
         lane: Lane = "interactive",
         trace: str = "",
+        first: bool = False,
     ) -> list[Outcome]:
         """The outcome of each text, in order. Safe to cancel: what nobody else waits for leaves the queue.
+
+        `first`: of a client with little waiting, to be claimed before those who have much.
 
         An EntryFailed or EntryPoisoned stands in its text's place. Raises QueueFull, NoWorker or
         QueueUnavailable when refused, BudgetExceeded when `budget_s` ends first.
         """
         self._admit()
         deadline = asyncio.get_running_loop().time() + budget_s
-        held = self._hold(zip(ids, texts, strict=True), deadline, lane, trace)
+        held = self._hold(zip(ids, texts, strict=True), deadline, lane, trace, first)
         try:
             _, pending = await asyncio.wait([waiter.future for waiter in held.values()], timeout=budget_s)
             if pending:
@@ -212,7 +220,7 @@ class ReplyHub:
             raise NoWorker("no worker is alive; try again shortly", retry_after_s=2.0)
 
     def _hold(
-        self, items: Iterable[tuple[str, str]], deadline: float, lane: Lane, trace: str
+        self, items: Iterable[tuple[str, str]], deadline: float, lane: Lane, trace: str, first: bool
     ) -> dict[str, _Waiter]:
         loop = asyncio.get_running_loop()
         held: dict[str, _Waiter] = {}
@@ -222,12 +230,18 @@ class ReplyHub:
                 continue
             waiter = self._waiters.get(entry)
             if waiter is None or waiter.future.done():
-                waiter = _Waiter(entry, text, lane, trace, loop.create_future(), deadline, loop.time())
+                future: asyncio.Future[Outcome] = loop.create_future()
+                waiter = _Waiter(entry, text, lane, trace, future, deadline, loop.time(), first)
                 self._waiters[entry] = waiter
                 ask.append(waiter)
-            elif deadline > waiter.deadline + 0.001 or (lane == "interactive" and waiter.lane == "bulk"):
+            elif (
+                deadline > waiter.deadline + 0.001
+                or (first and not waiter.first)
+                or (lane == "interactive" and waiter.lane == "bulk")
+            ):
                 waiter.deadline = max(deadline, waiter.deadline)
                 waiter.lane = lane
+                waiter.first |= first
                 ask.append(waiter)
             waiter.waiting += 1
             held[entry] = waiter
@@ -260,7 +274,11 @@ class ReplyHub:
         budget_s = max(first.deadline - asyncio.get_running_loop().time(), 0.001)
         items = [(waiter.id, waiter.text, estimate_cost(waiter.text)) for waiter in waiters]
         cap = self._cap(first.lane, budget_s)
-        return self.queue.enqueue(items, first.lane, int(budget_s * 1000), cap, first.trace)
+        if first.first:
+            cap += cap // FIRST_SHARE  # whoever fills the lane must not keep the others out
+        return self.queue.enqueue(
+            items, first.lane, int(budget_s * 1000), cap, first.trace, first=first.first
+        )
 
     def _retry_after(self, waiting_cost: int) -> float:
         rate = self.snapshot.rate
@@ -391,6 +409,8 @@ class ReplyHub:
         while not self._stopping:
             try:
                 self.snapshot = await self.queue.sweep()
+                if not self.reachable:
+                    await self.policy.look(self._clients[0])
                 self.counts.recovered += self.snapshot.recovered
                 self.outage.found()
                 self._seen.set()

@@ -49,11 +49,23 @@ end
 if taken == 0 then
   -- An eighth of a busy batch belongs to bulk, so that it never starves; what one lane leaves the other takes.
   local reserve = redis.call('LLEN', BULK) > 0 and 1 or 0
-  drain(Q, most - reserve * math.floor(most / 8), most_cost - reserve * most_cost / 8)
+  local share, share_cost = most - reserve * math.floor(most / 8), most_cost - reserve * most_cost / 8
+  if redis.call('EXISTS', FIRST) == 1 then
+    drain(FIRST, share, share_cost)
+    -- Short company for those who go first: a full pass would cost them what they gained.
+    if taken > 0 then share_cost = math.min(share_cost, math.max(2 * cost, share_cost / 4)) end
+  end
+  drain(Q, share, share_cost)
   -- Beside texts that somebody waits for, bulk gets its eighth and no more, or it would make their pass long.
   local share = redis.call('LLEN', Q) > 0 and most_cost or math.max(bulk_cost, cost * 9 / 8)
   drain(BULK, most, taken == 0 and bulk_cost or math.min(share, most_cost))
   if taken > 0 then drain(Q, most, most_cost) end
+end
+-- The second places of those who went first are no strangers.
+local doubled = skipped > 0 and tonumber(redis.call('HGET', WAITING, 'doubled')) or 0
+if doubled > 0 then
+  redis.call('HINCRBY', WAITING, 'doubled', -math.min(doubled, skipped))
+  skipped = math.max(skipped - doubled, 0)
 end
 for lane, weight in pairs(freed) do uncount(lane, weight) end
 local bell = redis.call('XREVRANGE', P .. ':bell', '+', '-', 'COUNT', 1)

@@ -2,6 +2,7 @@
 -- Times are milliseconds of the Redis clock; callers send durations, never moments.
 local P = KEYS[1]
 local BULK, Q, SOLO, INFLIGHT = P .. ':bulk', P .. ':q', P .. ':solo', P .. ':inflight'
+local FIRST = P .. ':first'
 local WAITING, DEAD, MODEL, WORKERS = P .. ':waiting', P .. ':dead', P .. ':model', P .. ':workers'
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)

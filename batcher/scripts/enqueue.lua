@@ -1,11 +1,13 @@
 -- Asks for results: each id is answered, joined to a run under way, or queued. All or nothing on overload.
--- ARGV: api, lane, budget_ms, keep_ms, cap (waiting cost of the lane), trace, then id, text, cost for each.
+-- ARGV: api, lane, budget_ms, keep_ms, cap (waiting cost of the lane), trace, first (1: before others of the lane),
+--       then id, text, cost for each.
 -- Returns {'full', waiting cost} or, for each id, its result | 'joined' | 'queued'.
 local api, lane, cap, trace = ARGV[1], ARGV[2], tonumber(ARGV[5]), ARGV[6]
+local first = ARGV[7] == '1' and lane == 'interactive'
 local deadline, keep = now + tonumber(ARGV[3]), tonumber(ARGV[4])
 local states, fresh_cost = {}, 0
 
-for i = 7, #ARGV, 3 do
+for i = 8, #ARGV, 3 do
   local id = ARGV[i]
   local result = redis.call('GET', result_key(id))
   -- A failure (no second line) answers those who waited for it, never a later caller; poison is the exception.
@@ -32,9 +34,9 @@ if fresh_cost > 0 then
   redis.call('HINCRBY', WAITING, lane, fresh_cost)
 end
 
-local pushed = {}
+local pushed, ahead = {}, {}
 for n, state in ipairs(states) do
-  local i = 4 + 3 * n
+  local i = 5 + 3 * n
   local id = ARGV[i]
   local key = entry_key(id)
   if state == 'queued' then
@@ -43,7 +45,8 @@ for n, state in ipairs(states) do
     redis.call('PEXPIREAT', key, deadline + keep)
     pushed[#pushed + 1] = id
   elseif state == 'joined' then
-    local facts = redis.call('HMGET', key, 'deadline', 'lane', 'cost')
+    local facts = redis.call('HMGET', key, 'deadline', 'lane', 'cost', 'attempts')
+    if first and facts[4] == '0' then ahead[#ahead + 1] = id end
     local latest = math.max(tonumber(facts[1]) or 0, deadline)
     redis.call('HSET', key, 'deadline', latest, 'w:' .. api, 1)
     redis.call('PEXPIREAT', key, latest + keep)
@@ -55,6 +58,15 @@ for n, state in ipairs(states) do
       pushed[#pushed + 1] = id
     end
   end
+end
+-- Where others wait, their places are doubled: one in front of them, and the one that autoscaling counts.
+if first and redis.call('LLEN', Q) > 0 then
+  for _, id in ipairs(pushed) do ahead[#ahead + 1] = id end
+end
+if #ahead > 0 then
+  for i = 1, #ahead, 1000 do redis.call('RPUSH', FIRST, unpack(ahead, i, math.min(i + 999, #ahead))) end
+  redis.call('PEXPIRE', FIRST, 120000)
+  redis.call('HINCRBY', WAITING, 'doubled', #ahead)
 end
 if #pushed > 0 then
   for i = 1, #pushed, 1000 do

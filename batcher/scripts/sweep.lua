@@ -27,7 +27,10 @@ local function tidy(lane)
   end
   local entries = redis.call('LLEN', list)
   -- The counter cannot drift for long: an empty lane has no cost.
-  if entries == 0 and redis.call('HEXISTS', WAITING, lane) == 1 then redis.call('HSET', WAITING, lane, 0) end
+  if entries == 0 and redis.call('HEXISTS', WAITING, lane) == 1 then
+    redis.call('HSET', WAITING, lane, 0)
+    if lane == 'interactive' then redis.call('HDEL', WAITING, 'doubled') end
+  end
   return { entries, math.max(tonumber(redis.call('HGET', WAITING, lane)) or 0, 0), oldest }
 end
 

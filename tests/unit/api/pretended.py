@@ -24,6 +24,7 @@ from batcher.messages import (
     fragment,
 )
 from batcher.outage import Outage
+from batcher.policy import PolicyWatch
 from batcher.replies import HubCounts
 
 REVISION = "a1b2c3d4e5f6" + "0" * 52
@@ -70,6 +71,7 @@ class FakeHub:
     waiting: int = 0
     counts: HubCounts = field(default_factory=HubCounts)
     outage: Outage = field(default_factory=Outage)
+    policy: PolicyWatch = field(default_factory=PolicyWatch)
 
     async def start(self) -> None:
         self.running = True
@@ -85,6 +87,7 @@ class FakeHub:
         budget_s: float,
         lane: Lane = "interactive",
         trace: str = "",
+        first: bool = False,
     ) -> list[Outcome]:
         assert list(ids) == [entry_id(text) for text in texts]
         assert lane == "interactive"
