@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import csv
 import json
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -180,6 +182,29 @@ def throughput(mill: Service, client: httpx.Client, jobs: int, args: argparse.Na
     }
 
 
+def command_line(mill: Service, jobs: int, args: argparse.Namespace) -> dict[str, Any]:
+    """A table through `millrace classify`: seconds from the file to the file, and everybody's memory."""
+    report.progress(f"{args.texts} rows of CSV through millrace classify")
+    with tempfile.TemporaryDirectory() as folder:
+        source, out = Path(folder, "in.csv"), Path(folder, "out.csv")
+        with source.open("w", newline="") as file:
+            rows = csv.writer(file)
+            rows.writerow(["id", "text"])
+            rows.writerows(enumerate(islice(stream(13), args.texts)))
+        words = [sys.executable, "-m", "millrace", "classify", "--url", f"http://127.0.0.1:{mill.port}"]
+        began = time.perf_counter()
+        process = subprocess.Popen([*words, str(source), "-o", str(out)])
+        with Memory({**mill.pids, "jobs": jobs, "classify": process.pid}) as memory:
+            assert process.wait() == 0
+        seconds = time.perf_counter() - began
+        with out.open(newline="") as file:
+            assert [row[0] for row in csv.reader(file)] == ["id", *map(str, range(args.texts))]
+    report.table(["process", "MiB at most"], [[name, f"{size:.0f}"] for name, size in memory.peak.items()])
+    print(f"{args.texts / seconds:.0f} rows/s from file to file")
+    goal = report.goal("API memory growth, MiB", memory.growth("api"), GOAL_MEMORY_MIB, at_most=True)
+    return {"seconds": seconds, "memory_mib": memory.peak, "goals": [goal]}
+
+
 def interference(mill: Service, client: httpx.Client, args: argparse.Namespace) -> dict[str, Any]:
     source = stream(12)
     report.progress(f"single requests alone, {args.seconds:g} s")
@@ -216,16 +241,18 @@ def main() -> None:
     )
     parser.add_argument("--batch-ms", type=float, default=0.0, help="what the stub takes for a pass")
     parser.add_argument("--token-ms", type=float, default=0.0, help="and for each token of it")
-    parser.add_argument("--only", choices=("throughput", "interference"))
+    parser.add_argument("--only", choices=("throughput", "classify", "interference"))
     args = parser.parse_args()
     cost = {"stub_batch_ms": args.batch_ms, "stub_token_ms": args.token_ms}
     result: dict[str, Any] = {"model": args.model, "texts": args.texts, **cost}
     with service(args.model, **cost) as mill, jobs_worker(mill) as jobs:
         client = httpx.Client(base_url=f"http://127.0.0.1:{mill.port}", timeout=120, trust_env=False)
         with client:
-            if args.only != "interference":
+            if args.only in (None, "throughput"):
                 result["throughput"] = throughput(mill, client, jobs, args)
-            if args.only != "throughput":
+            if args.only in (None, "classify"):
+                result["classify"] = command_line(mill, jobs, args)
+            if args.only in (None, "interference"):
                 result["interference"] = interference(mill, client, args)
     report.write("jobs", result)
 
