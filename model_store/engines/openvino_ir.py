@@ -9,10 +9,11 @@ import numpy as np
 import openvino
 
 from model_store.artefact import Manifest
+from model_store.classifier import Precision
+from model_store.hardware import has_bf16
 from model_store.rows import Floats, Rows
 
 MODEL = "model.xml"
-_HINTS = {"f32": "f32", "bf16": "bf16", "int8": "f32"}
 
 
 class OpenVinoRunner:
@@ -27,7 +28,7 @@ class OpenVinoRunner:
                 "PERFORMANCE_HINT": "LATENCY",
                 "NUM_STREAMS": 1,
                 "INFERENCE_NUM_THREADS": threads,
-                "INFERENCE_PRECISION_HINT": _HINTS[manifest.precision],
+                "INFERENCE_PRECISION_HINT": _arithmetic(manifest.precision),
             },
         )
         self._request = compiled.create_infer_request()
@@ -44,3 +45,10 @@ class OpenVinoRunner:
         inputs = [rows.ids, rows.positions, rows.segments, rows.first]
         logits: Floats = np.array(self._request.infer(inputs, share_inputs=True)[0])
         return logits
+
+
+def _arithmetic(precision: Precision) -> str:
+    """What the graph computes in. An int8 graph keeps norms, softmax and sums in the faster of the others."""
+    if precision == "int8":
+        return "bf16" if has_bf16() else "f32"
+    return precision
