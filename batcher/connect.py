@@ -38,6 +38,16 @@ def _options(url: str, timeout_s: float, kind: Any, retries: int) -> dict[str, A
     }
 
 
+class _Guarded(redis.asyncio.Redis):
+    """A client of the master that closes the clients of its sentinels, too."""
+
+    async def aclose(self, close_connection_pool: bool | None = None) -> None:
+        await super().aclose(close_connection_pool)
+        pool: Any = self.connection_pool
+        for sentinel in pool.sentinel_manager.sentinels:
+            await sentinel.aclose()
+
+
 def _sentinel_parts(url: str) -> tuple[list[tuple[str, int]], str, dict[str, Any]]:
     scheme, rest = url.split("+sentinel://", 1)
     secret, _, place = rest.rpartition("@")
@@ -76,7 +86,7 @@ def connect_async(url: str, *, timeout_s: float, retries: int, connections: int 
     if "+sentinel://" in url:
         sentinels, service, more = _sentinel_parts(url)
         guard: Any = redis.asyncio.Sentinel(sentinels, socket_timeout=1.0, socket_connect_timeout=1.0)  # type: ignore[no-untyped-call]
-        client: redis.asyncio.Redis = guard.master_for(service, redis.asyncio.Redis, **options, **more)
+        client: redis.asyncio.Redis = guard.master_for(service, _Guarded, **options, **more)
         return client
     pool = redis.asyncio.BlockingConnectionPool.from_url(
         url, max_connections=connections, timeout=timeout_s, **options

@@ -57,16 +57,49 @@ local function bury(id, key, deaths)
   redis.call('LTRIM', DEAD, 0, 999)
 end
 
--- How many workers have ended with an entry in their hands. A lease may also end because beats came late, Redis
--- was away or the reply to a claim was lost: a worker that has beaten since is alive, and the text did it no harm.
--- `blame` names each worker and the last moment of its lease's life.
+-- Of the workers that lost the lease of an entry: how many have ended, and of how many nobody can tell yet.
+-- A lease may end because beats came late, Redis was away or the reply to a claim was lost: a worker that has
+-- beaten since lives, and the text did it no harm. `blame` names each worker and the last beat of its lease.
 local function deaths(blame)
-  local count = 0
+  local gone, unsure = 0, 0
   for worker, last in string.gmatch(blame, '(%S+) (%d+);') do
     local beaten = tonumber(redis.call('HGET', P .. ':worker:' .. worker, 'beaten'))
-    if not beaten or beaten <= tonumber(last) then count = count + 1 end
+    if not beaten then
+      gone = gone + 1
+    elseif beaten <= tonumber(last) then
+      unsure = unsure + 1
+    end
   end
-  return count
+  return gone, unsure
+end
+
+-- What becomes of an entry whose lease ended at `score`: true when it goes to the solo list.
+local function judge(id, score, max_attempts)
+  local key = entry_key(id)
+  local facts = redis.call('HMGET', key, 'deadline', 'blame', 'worker', 'lease', 'doubt')
+  local deadline = tonumber(facts[1])
+  if not deadline then return false end
+  local last = score - (tonumber(facts[4]) or 0)
+  if facts[5] then
+    local looked, beat = string.match(facts[5], '(%d+) (%d+)')
+    if tonumber(looked) == score then last = tonumber(beat) end
+  end
+  local blame = (facts[2] or '') .. string.format('%s %.0f;', facts[3] or '?', last)
+  local gone, unsure = deaths(blame)
+  if gone >= max_attempts then
+    bury(id, key, gone)
+  elseif deadline <= now then
+    expire(id, key)
+  elseif gone + unsure >= max_attempts then
+    -- It may be the text: nobody else gets it before it is known whether that worker lives.
+    redis.call('ZADD', INFLIGHT, now + 100, id)
+    redis.call('HSET', key, 'doubt', string.format('%.0f %.0f', now + 100, last))
+  else
+    redis.call('HSET', key, 'blame', blame)
+    redis.call('RPUSH', SOLO, id)
+    return true
+  end
+  return false
 end
 
 -- Entries whose lease ended go to the solo list: their worker died or hangs, and one of them may be why.
@@ -74,25 +107,8 @@ local function recover(limit, max_attempts)
   local ids = redis.call('ZRANGEBYSCORE', INFLIGHT, '-inf', now, 'WITHSCORES', 'LIMIT', 0, limit)
   local recovered = 0
   for i = 1, #ids, 2 do
-    local id = ids[i]
-    redis.call('ZREM', INFLIGHT, id)
-    local key = entry_key(id)
-    local facts = redis.call('HMGET', key, 'deadline', 'blame', 'worker', 'lease')
-    local deadline = tonumber(facts[1])
-    if deadline then
-      local last = (tonumber(ids[i + 1]) or now) - (tonumber(facts[4]) or 0)
-      local blame = (facts[2] or '') .. string.format('%s %.0f;', facts[3] or '?', last)
-      redis.call('HSET', key, 'blame', blame)
-      local ended = deaths(blame)
-      if ended >= max_attempts then
-        bury(id, key, ended)
-      elseif deadline <= now then
-        expire(id, key)
-      else
-        redis.call('RPUSH', SOLO, id)
-        recovered = recovered + 1
-      end
-    end
+    redis.call('ZREM', INFLIGHT, ids[i])
+    if judge(ids[i], tonumber(ids[i + 1]) or now, max_attempts) then recovered = recovered + 1 end
   end
   if recovered > 0 then ring() end
   return recovered

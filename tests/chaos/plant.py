@@ -16,7 +16,7 @@ from tests.proxy import Proxy
 from tests.servers import RedisServer, free_port, server_binary
 
 KEEP_EVERY_S = 0.1
-LEASE_MS = 1000
+LEASE_MS = 2000
 
 
 @dataclass(slots=True)

@@ -1,0 +1,182 @@
+"""The Redis that people have: with a password, an ACL, TLS, a sentinel, a cluster of one shard, evicting."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import redis
+import trustme
+
+from batcher.errors import MillraceError
+from tests.faults.conftest import Road
+from tests.mill import Mill, Process, millrace, wait_until
+from tests.servers import RedisServer, free_port, server_binary
+
+pytestmark = [pytest.mark.redis, pytest.mark.e2e]
+DOCS = Path(__file__).parents[2] / "docs/redis.md"
+
+
+@pytest.fixture
+def server_at() -> Iterator[Callable[..., RedisServer]]:
+    """A server with a URL of its own: `server_at("redis://:x@127.0.0.1:{port}/0", "--requirepass", "x")`."""
+    binary = server_binary()
+    if binary is None:
+        pytest.skip("no redis-server")
+    started: list[RedisServer] = []
+
+    def make(url: str, *options: str) -> RedisServer:
+        server = RedisServer(binary, options, tcp=True)
+        server.url = url.format(port=server.port)
+        started.append(server)
+        return server.start()
+
+    yield make
+    for server in started:
+        server.close()
+
+
+async def works(server: RedisServer, folder: Path, url: str = "") -> Road:
+    """A hub and a worker on it answer."""
+    road = Road(server, folder)
+    try:
+        await road.start(redis_url=url or server.url, url=url)
+        await road.check(*(f"text {number}" for number in range(20)))
+        await road.empty()
+    finally:
+        await road.close()
+    return road
+
+
+async def test_with_a_password(server_at: Callable[..., RedisServer], tmp_path: Path) -> None:
+    server = server_at("redis://:se%20cret@127.0.0.1:{port}/0", "--requirepass", "se cret")
+    road = await works(server, tmp_path)
+    assert "cret" not in road.logs()
+
+
+def documented_acl() -> list[str]:
+    """The rules of docs/redis.md, as one `user` line."""
+    (line,) = re.findall(r"^user millrace (.+)$", DOCS.read_text(), re.MULTILINE)
+    return line.replace("PASSWORD", "secret").split()
+
+
+def test_the_documented_acl_is_enough_for_every_process(
+    server_at: Callable[..., RedisServer], mill: Callable[..., Mill]
+) -> None:
+    """Jobs included. The server's own log of refused commands stays empty."""
+    server = server_at("redis://127.0.0.1:{port}/0", "--user", "millrace", *documented_acl())
+    admin = server.client()
+    plain, server.url = server.url, f"redis://millrace:secret@127.0.0.1:{server.port}/0"
+    made = mill(redis=server)
+    jobs = Process("jobs", millrace("jobs"), made.environment, made.folder)
+    made.processes.append(jobs)
+    assert made.predict("one", "two").status_code == 200
+    handed_in = made.http.post("/jobs", json={"text": [f"text {number}" for number in range(50)]})
+    assert handed_in.status_code == 202, handed_in.text
+    path = handed_in.headers["location"]
+    wait_until(lambda: made.http.get(path).json()["status"] == "finished", "the job")
+    assert made.workers[0].stop() == 0
+    assert jobs.stop() == 0
+    refused = admin.execute_command("ACL", "LOG")
+    admin.close()
+    server.url = plain
+    # RQ asks for its own address, to show it, and does without.
+    objects = {entry[b"object"] for entry in refused}
+    assert objects <= {b"client|list", b"client"}
+    assert "secret" not in made.logs()
+
+
+def test_the_documented_acl_lets_nobody_near_other_keys(server_at: Callable[..., RedisServer]) -> None:
+    server = server_at("redis://127.0.0.1:{port}/0", "--user", "millrace", *documented_acl())
+    with redis.Redis(port=server.port, username="millrace", password="secret") as client:
+        for words in (("GET", "other"), ("KEYS", "*"), ("FLUSHALL",), ("CONFIG", "GET", "*"), ("SHUTDOWN",)):
+            with pytest.raises(redis.exceptions.NoPermissionError):
+                client.execute_command(*words)
+
+
+async def test_over_tls(server_at: Callable[..., RedisServer], tmp_path: Path) -> None:
+    binary = server_binary()
+    assert binary is not None
+    needs = await asyncio.to_thread(subprocess.run, ["ldd", binary], capture_output=True)
+    if b"libssl" not in needs.stdout:
+        pytest.skip(f"{binary} is built without TLS")
+    authority = trustme.CA()
+    certificate = authority.issue_cert("127.0.0.1")
+    chain, ca = tmp_path / "server.pem", tmp_path / "ca.pem"
+    certificate.private_key_and_cert_chain_pem.write_to_path(str(chain))
+    authority.cert_pem.write_to_path(str(ca))
+    port = free_port()
+    files = ["--tls-cert-file", str(chain), "--tls-key-file", str(chain), "--tls-ca-cert-file", str(ca)]
+    options = ["--tls-port", str(port), "--tls-auth-clients", "no", *files]
+    server = server_at("redis://127.0.0.1:{port}/0", *options)
+    await works(server, tmp_path, f"rediss://127.0.0.1:{port}/0?ssl_ca_certs={ca}")
+    stranger = redis.Redis.from_url(f"rediss://127.0.0.1:{port}/0")
+    with pytest.raises(redis.exceptions.ConnectionError):
+        stranger.ping()
+    stranger.close()
+
+
+async def test_as_a_cluster_of_one_shard(server_at: Callable[..., RedisServer], tmp_path: Path) -> None:
+    server = server_at("redis://127.0.0.1:{port}/0", "--cluster-enabled", "yes")
+    with server.client() as client:
+        client.execute_command("CLUSTER", "ADDSLOTS", *range(16384))
+        wait_until(lambda: b"cluster_state:ok" in client.execute_command("CLUSTER", "INFO"), "the cluster")
+    await works(server, tmp_path)
+
+
+async def test_a_sentinel_fails_over(server_at: Callable[..., RedisServer], tmp_path: Path) -> None:
+    """The master is killed; the replica is promoted; hub and worker find it by themselves."""
+    master = server_at("redis://127.0.0.1:{port}/0")
+    replica = server_at("redis://127.0.0.1:{port}/0", "--replicaof", "127.0.0.1", str(master.port))
+    port = free_port()
+    configuration = tmp_path / "sentinel.conf"
+    configuration.write_text(
+        f"port {port}\nbind 127.0.0.1\ndir {tmp_path}\nsentinel monitor mill 127.0.0.1 {master.port} 1\n"
+        "sentinel down-after-milliseconds mill 1000\nsentinel failover-timeout mill 5000\n"
+    )
+    sentinel = Process("sentinel", [str(server_binary()), str(configuration), "--sentinel"], {}, tmp_path)
+    try:
+        with replica.client() as client:
+            wait_until(lambda: client.info("replication")["master_link_status"] == "up", "the replica")
+        with redis.Redis(port=port, decode_responses=True) as client:
+            wait_until(lambda: client.sentinel_master("mill")["num-slaves"] == 1, "the sentinel")
+        await _through_a_failover(master, f"redis+sentinel://127.0.0.1:{port}/mill", tmp_path)
+    finally:
+        sentinel.close()
+
+
+async def _through_a_failover(master: RedisServer, url: str, folder: Path) -> None:
+    road = Road(master, folder)
+    try:
+        await road.start(url=url, redis_url=url)
+        await road.check(*(f"text {number}" for number in range(20)))
+        master.kill()
+        deadline = time.monotonic() + 40
+        while True:
+            try:
+                await road.check("after the failover", budget_s=5)
+                break
+            except MillraceError:
+                assert time.monotonic() < deadline, road.logs()
+                await asyncio.sleep(0.2)
+        assert road.workers[0].running
+        assert road.hub.alive
+    finally:
+        await road.close()
+
+
+def test_a_redis_that_evicts_is_reported_at_the_start(
+    mill: Callable[..., Mill], redis_servers: Callable[..., RedisServer]
+) -> None:
+    """In the log, once, and in /readyz, which stays 200: it works, until it evicts."""
+    made = mill(redis=redis_servers("--maxmemory-policy", "allkeys-lru"))
+    ready = made.http.get("/readyz")
+    assert ready.status_code == 200
+    assert "maxmemory-policy is allkeys-lru" in ready.json()["warning"]
+    assert made.api.said().count("redis.policy") == 1
+    assert made.predict("works all the same").status_code == 200
