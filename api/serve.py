@@ -10,6 +10,7 @@ import contextlib
 import logging
 import signal
 import socket
+import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,8 @@ from uvicorn.supervisors import Multiprocess
 from api.edge import Edge
 from api.main import create_app
 from api.settings import ApiSettings
-from batcher import logs
+from api.tracing import Traced
+from batcher import logs, tracing
 
 log = logging.getLogger(__name__)
 
@@ -32,9 +34,10 @@ class _Factory:
     settings: ApiSettings
     board_dir: Path | None
 
-    def __call__(self) -> Edge:
+    def __call__(self) -> Edge | Traced:
         logs.setup(self.settings.log_level, self.settings.log_format)
-        return create_app(self.settings, board_dir=self.board_dir, catch_signals=True)
+        app = create_app(self.settings, board_dir=self.board_dir, catch_signals=True)
+        return Traced(app, tracing.setup("api")) if self.settings.tracing else app
 
 
 def serve(settings: ApiSettings) -> None:
@@ -43,6 +46,12 @@ def serve(settings: ApiSettings) -> None:
     Raises OSError when the port cannot be had, SystemExit(3) when the start fails.
     """
     logs.setup(settings.log_level, settings.log_format)
+    if settings.tracing:
+        try:
+            tracing.check()
+        except tracing.TracingUnavailable as error:
+            log.error("%s", error, extra={"action": "api.unable"})
+            sys.exit(3)
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(_listen(settings.host, settings.port))
         board_dir: Path | None = None

@@ -10,7 +10,7 @@ import sys
 import uuid
 from functools import partial
 
-from batcher import logs
+from batcher import logs, tracing
 from batcher.connect import connect
 from batcher.instruments import Instruments
 from batcher.metrics import MeasuredQueue
@@ -74,10 +74,12 @@ def main(settings: WorkerSettings | None = None) -> int:
     logs.setup(settings.log_level, settings.log_format)
     sys.setswitchinterval(SWITCH_S)
     try:
+        if settings.tracing:
+            tracing.setup("worker")
         instruments = Instruments(load_model(settings), settings)
         worker = build_worker(settings, instruments)
         instruments.attach(worker)
-    except ModelError as error:
+    except (ModelError, tracing.TracingUnavailable) as error:
         log.error("%s", error, extra={"action": "worker.unable"})
         return EXIT_UNABLE
     except OSError as error:

@@ -1,4 +1,4 @@
-"""All that watches a worker, put together: metrics, drift and probes. What is switched off costs nothing."""
+"""All that watches a worker: metrics, drift, traces, probes. What is switched off costs nothing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from typing import Any
 from batcher.drift import DriftWatch, WatchedClassifier
 from batcher.metrics import Told, WorkerMetrics
 from batcher.probes import Probes
+from batcher.redis_queue import Command
 from batcher.settings import WorkerSettings
+from batcher.tracing import worker_traces
 from batcher.worker import BatchReport, Worker
 from model_store import Classifier
 
@@ -34,6 +36,8 @@ class Instruments:
             watch = DriftWatch(classifier.info)
             self._metrics = WorkerMetrics(classifier.info, watch)
             self.classifier = self._watched = WatchedClassifier(classifier, watch)
+        self._traces = worker_traces(classifier.info.revision[:12])
+        if self._metrics is not None or self._traces is not None:
             self.told = self._tell
 
     def attach(self, worker: Worker) -> None:
@@ -66,6 +70,8 @@ class Instruments:
         """One pass."""
         if self._metrics is not None:
             self._metrics.observe(report)
+        if self._traces is not None:
+            self._traces.observe(report)
         if log.isEnabledFor(logging.DEBUG):
             log.debug("batch", extra={"action": "batch", **report.log_context()})
 
@@ -74,6 +80,9 @@ class Instruments:
         if self._probes is not None:
             self._probes.close()
 
-    def _tell(self, script: str, began: float, seconds: float, answers: Sequence[Any]) -> None:
-        assert self._metrics is not None
-        self._metrics.round_trip(script, began, seconds, answers)
+    def _tell(self, commands: Sequence[Command], seconds: float, answers: Sequence[Any]) -> None:
+        if self._metrics is not None:
+            self._metrics.round_trip(commands, seconds, answers)
+        script, facts = commands[0]
+        if self._traces is not None and script == "complete":
+            self._traces.completed(facts[2::2], seconds)

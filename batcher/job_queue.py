@@ -14,6 +14,7 @@ from rq.exceptions import DuplicateJobError, NoSuchJobError
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
+from batcher import tracing
 from batcher.settings import JobSettings
 
 FUNCTION = "batcher.jobs.run"
@@ -23,6 +24,8 @@ MAINTENANCE_LOCK_S = 30
 MOST_RETRIES = 10_000
 # The run ends itself at its timeout; this much later RQ ends it.
 GRACE_S = 60
+# Of a job's meta data: the traceparent of the request that handed it in.
+TRACE = "trace"
 
 
 class JobsQueue(Queue):
@@ -69,6 +72,7 @@ class JobQueue:
             args=(job_id,),
             job_id=job_id,
             description=f"classify {job_id}",
+            meta={TRACE: tracing.current()},
             timeout=self._timeout_s,
             result_ttl=self._ttl_s,
             failure_ttl=self._ttl_s,

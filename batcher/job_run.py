@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Protocol, TypeVar
 
+from batcher import tracing
 from batcher.errors import BudgetExceeded, MillraceError, NoWorker, QueueFull, QueueUnavailable
 from batcher.job_record import Attempt, JobStatus
 from batcher.job_results import ChunkResults, Outcome, chunk_results
@@ -230,7 +231,9 @@ class _Run:
         async with self._slots:
             while True:
                 try:
-                    outcomes = await hub.classify(ids, texts, budget_s=BUDGET_S, lane="bulk")
+                    outcomes = await hub.classify(
+                        ids, texts, budget_s=BUDGET_S, lane="bulk", trace=tracing.current()
+                    )
                     self._calm()
                     return outcomes
                 except REFUSALS as error:

@@ -12,12 +12,13 @@ import time
 import uuid
 from collections.abc import Callable
 
+from rq import get_current_job
 from rq.serializers import JSONSerializer
 
-from batcher import logs
+from batcher import logs, tracing
 from batcher.connect import connect
 from batcher.job_metrics import JobsMetrics
-from batcher.job_queue import JobQueue
+from batcher.job_queue import TRACE, JobQueue
 from batcher.job_recovery import JobRecovery
 from batcher.job_run import Cache, Hub, run_job
 from batcher.job_store import JobStore
@@ -59,7 +60,9 @@ def prepare(
         return ReplyHub.connect(settings), SharedCache.connect(settings)
 
     def runner(job_id: str) -> str:
-        return run_job(job_id, store, connect_hub or hub_and_cache, settings, _stop_asked())
+        job = get_current_job()
+        with tracing.job_span(job_id, str(job.meta.get(TRACE, "")) if job else ""):
+            return run_job(job_id, store, connect_hub or hub_and_cache, settings, _stop_asked())
 
     _runner = runner
 
@@ -102,7 +105,12 @@ def main(settings: JobSettings | None = None) -> int:
     logs.setup(settings.log_level, settings.log_format)
     logging.getLogger("rq.worker").addFilter(OneLineOutage(JobsWorker.outage))
     try:
+        if settings.tracing:
+            tracing.setup("jobs")
         probes = _probes(settings)
+    except tracing.TracingUnavailable as error:
+        log.error("%s", error, extra={"action": "jobs.unable"})
+        return EXIT_UNABLE
     except OSError as error:
         log.error("Port %d cannot be had: %s", settings.jobs_port, error, extra={"action": "jobs.unable"})
         return EXIT_UNABLE

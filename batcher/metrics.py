@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
 SIZE_BOUNDS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 TOKEN_BOUNDS = (16, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048, 4096)
-Told = Callable[[str, float, float, Sequence[Any]], None]
+# The commands of a round trip, the seconds it took, its answers.
+Told = Callable[[Sequence[Command], float, Sequence[Any]], None]
 
 
 class WorkerMetrics:
@@ -104,15 +105,16 @@ class WorkerMetrics:
         for entry, wait_s in zip(report.entries, report.queue_s, strict=True):
             self._waits[entry.lane].observe(wait_s)
 
-    def round_trip(self, script: str, began: float, seconds: float, answers: Sequence[Any]) -> None:
+    def round_trip(self, commands: Sequence[Command], seconds: float, answers: Sequence[Any]) -> None:
         """One round trip that Redis answered; named by its first script."""
+        script = commands[0][0]
         self._trips[script].observe(seconds)
         if script == "beat" and answers[0]:
             self._renewals.inc(int(answers[0]))
 
 
 class MeasuredQueue(WorkerQueue):
-    """A queue that tells how long each round trip took. `told` gets script, begin, seconds and answers."""
+    """A queue that tells `told` how long each round trip took."""
 
     told: Told | None = None
 
@@ -122,7 +124,7 @@ class MeasuredQueue(WorkerQueue):
             return super().run(commands)
         began = time.perf_counter()
         answers = super().run(commands)
-        self.told(commands[0][0], began, time.perf_counter() - began, answers)
+        self.told(commands, time.perf_counter() - began, answers)
         return answers
 
 

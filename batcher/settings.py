@@ -44,6 +44,8 @@ class QueueSettings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     # json for machines, text for a terminal, auto to choose by what stderr is.
     log_format: Literal["json", "text", "auto"] = "auto"
+    # Spans of requests, batches and jobs by OpenTelemetry, sent where OTEL_EXPORTER_OTLP_ENDPOINT says.
+    tracing: bool = False
 
 
 class WorkerSettings(QueueSettings):

@@ -1,0 +1,233 @@
+"""One trace from the request through the queue into its batch, seen by an exporter in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
+
+import httpx
+import pytest
+
+pytest.importorskip("opentelemetry.sdk", reason="the extra otel is not installed")
+
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanKind
+
+from api.main import create_app
+from api.settings import ApiSettings
+from api.tracing import Traced
+from batcher import tracing
+from batcher.__main__ import build_worker
+from batcher.instruments import Instruments
+from batcher.job_queue import TRACE, JobQueue
+from batcher.settings import JobSettings, WorkerSettings
+from batcher.worker import Worker
+from model_store.stub import StubClassifier
+from tests.servers import RedisServer
+
+TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
+CAME = f"00-{TRACE_ID}-00f067aa0ba902b7-01"
+UNSAMPLED = f"00-{'b' * 32}-00f067aa0ba902b7-00"
+
+
+@pytest.fixture
+def spans() -> Iterator[InMemorySpanExporter]:
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    tracing.use(provider)
+    yield exporter
+    tracing.use(None)
+    provider.shutdown()
+
+
+@pytest.fixture
+def worker(redis_server: RedisServer) -> Iterator[Worker]:
+    """A worker on a thread, slow enough for requests to share a batch."""
+    settings = WorkerSettings(redis_url=redis_server.url)  # type: ignore[arg-type]
+    classifier = StubClassifier(batch_ms=60)
+    instruments = Instruments(classifier, settings)
+    made = build_worker(settings, instruments)
+    thread = threading.Thread(target=made.run)
+    thread.start()
+    yield made
+    made.stop()
+    thread.join(10)
+
+
+Asking = Callable[[httpx.AsyncClient], Awaitable[None]]
+
+
+async def ask(redis: RedisServer, asking: Asking, *, ready: bool = True) -> None:
+    """Runs requests against an API on this Redis, traced if tracing is on, once it is ready."""
+    app = create_app(ApiSettings(redis_url=redis.url))  # type: ignore[arg-type]
+    traced = app if tracing._provider is None else Traced(app, tracing._provider)
+    transport = httpx.ASGITransport(traced)  # type: ignore[arg-type]
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://mill", timeout=20) as client,
+    ):
+        for _ in range(200 if ready else 0):
+            if (await client.get("/readyz")).status_code == 200:
+                break
+            await asyncio.sleep(0.05)
+        await asking(client)
+        await asyncio.sleep(0.1)  # the last result is sent before its round trip is over
+
+
+async def predict(client: httpx.AsyncClient, *texts: str, trace: str = "") -> None:
+    headers = {"traceparent": trace} if trace else {}
+    answer = await client.post("/predict", json={"text": texts}, headers=headers)
+    assert answer.status_code == 200, answer.text
+
+
+def of_trace(spans: InMemorySpanExporter, trace_id: int) -> dict[str, ReadableSpan]:
+    return {span.name: span for span in spans.get_finished_spans() if span.context.trace_id == trace_id}
+
+
+async def test_one_trace_leads_from_the_request_into_its_batch_and_out(
+    redis_server: RedisServer, spans: InMemorySpanExporter, worker: Worker
+) -> None:
+    await ask(redis_server, lambda client: predict(client, "a text", "another", trace=CAME))
+    found = of_trace(spans, int(TRACE_ID, 16))
+    assert set(found) == {"POST /predict", "queue wait", "batch", "complete"}
+    request, wait, batch, complete = (
+        found[name] for name in ("POST /predict", "queue wait", "batch", "complete")
+    )
+    assert request.parent is not None
+    assert request.parent.span_id == 0x00F067AA0BA902B7
+    assert wait.parent is not None
+    assert batch.parent is not None
+    assert {wait.parent.span_id, batch.parent.span_id} == {request.context.span_id}
+    assert complete.parent is not None
+    assert complete.parent.span_id == batch.context.span_id
+    assert request.kind is SpanKind.SERVER
+    assert request.attributes is not None
+    assert request.attributes["millrace.cache"] == "MISS"
+    assert request.attributes["http.response.status_code"] == 200
+    assert batch.attributes is not None
+    assert (batch.attributes["millrace.size"], batch.attributes["millrace.texts"]) == (2, 2)
+    times = [moment for span in (wait, batch) for moment in (span.start_time, span.end_time)]
+    assert times == sorted(times, key=lambda moment: moment or 0)
+    assert not any("a text" in span.to_json() for span in found.values())
+
+
+async def test_requests_that_share_a_batch_are_linked(
+    redis_server: RedisServer, spans: InMemorySpanExporter, worker: Worker
+) -> None:
+    async def asking(client: httpx.AsyncClient) -> None:
+        first = asyncio.create_task(predict(client, "this one keeps the worker busy"))
+        await asyncio.sleep(0.03)
+        await asyncio.gather(*(predict(client, f"text {number}") for number in range(3)))
+        await first
+
+    await ask(redis_server, asking)
+    batches = [span for span in spans.get_finished_spans() if span.name == "batch"]
+    shared = [span for span in batches if span.attributes and span.attributes["millrace.size"] == 3]
+    assert len(shared) == 3
+    traces = {span.context.trace_id for span in shared}
+    assert len(traces) == 3
+    for span in shared:
+        assert {link.context.trace_id for link in span.links} == traces - {span.context.trace_id}
+
+
+async def test_a_hit_has_no_queue_and_a_caller_who_does_not_sample_is_obeyed(
+    redis_server: RedisServer, spans: InMemorySpanExporter, worker: Worker
+) -> None:
+    async def asking(client: httpx.AsyncClient) -> None:
+        await predict(client, "known", trace=UNSAMPLED)
+        assert spans.get_finished_spans() == ()
+        await predict(client, "known", trace=CAME)
+
+    await ask(redis_server, asking)
+    assert set(of_trace(spans, int(TRACE_ID, 16))) == {"POST /predict"}
+    assert len(spans.get_finished_spans()) == 1
+
+
+async def test_probes_are_not_traced(
+    redis_server: RedisServer, spans: InMemorySpanExporter, worker: Worker
+) -> None:
+    async def asking(client: httpx.AsyncClient) -> None:
+        await client.get("/health")
+        await client.get("/jobs")
+        await client.get("/nowhere")
+
+    await ask(redis_server, asking)
+    assert sorted(span.name for span in spans.get_finished_spans()) == ["GET", "GET /jobs"]
+
+
+async def test_a_job_goes_on_in_the_trace_that_handed_it_in(
+    redis_server: RedisServer, spans: InMemorySpanExporter
+) -> None:
+    async def asking(client: httpx.AsyncClient) -> None:
+        answer = await client.post("/jobs", json={"text": ["a"]}, headers={"traceparent": CAME})
+        assert answer.status_code == 202
+        with redis_server.client() as redis:
+            queue = JobQueue(redis, JobSettings(redis_url=redis_server.url))  # type: ignore[arg-type]
+            (job,) = queue.rq.get_jobs()
+        with tracing.job_span("the job", job.meta[TRACE]):
+            assert tracing.current().startswith(f"00-{TRACE_ID}-")
+
+    await ask(redis_server, asking, ready=False)
+    found = of_trace(spans, int(TRACE_ID, 16))
+    assert set(found) == {"POST /jobs", "job"}
+    parent = found["job"].parent
+    assert parent is not None
+    assert parent.span_id == found["POST /jobs"].context.span_id
+
+
+async def test_off_means_that_what_came_is_handed_on_and_nothing_is_made(
+    redis_server: RedisServer, worker: Worker
+) -> None:
+    seen: list[str] = []
+    observe = worker._observe
+    worker._observe = lambda report: (seen.extend(entry.trace for entry in report.entries), observe(report))[
+        1
+    ]
+    await ask(redis_server, lambda client: predict(client, "a text", trace=CAME))
+    assert seen == [CAME]
+    assert tracing.current() == ""
+    with tracing.job_span("j", CAME):
+        assert tracing.current() == ""
+
+
+@pytest.mark.parametrize("modules", ["batcher.__main__, batcher.jobs", "api.serve, api.main"])
+def test_every_process_starts_without_the_packages_of_the_extra(modules: str) -> None:
+    away = "{'opentelemetry.sdk': None, 'opentelemetry.exporter': None}"
+    code = f"import sys; sys.modules |= {away}; import {modules}"
+    done = subprocess.run([sys.executable, "-c", code], timeout=60, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_missing_package_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "opentelemetry.sdk", None)
+    with pytest.raises(tracing.TracingUnavailable, match=r"pip install 'millrace\[otel\]'"):
+        tracing.check()
+
+
+def test_setup_exports_what_is_made_under_the_name_of_the_process() -> None:
+    provider = tracing.setup("worker")
+    try:
+        assert provider.resource.attributes["service.name"] == "millrace-worker"
+        assert tracing.worker_traces("r") is not None
+    finally:
+        tracing.use(None)
+        provider.shutdown()
+
+
+def test_what_is_pending_is_bounded(spans: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracing, "MOST_PENDING", 20)
+    from tests.unit.batcher.test_metrics import ENTRY, REPORT
+
+    traces = tracing.worker_traces("r")
+    assert traces is not None
+    for number in range(50):
+        entry = replace(ENTRY, id=str(number), trace=CAME)
+        traces.observe(replace(REPORT, entries=(entry,), queue_s=(0.001,)))
+    assert len(traces._pending) == 10
