@@ -1,4 +1,4 @@
-"""The protocol between the worker and whatever runs a model: texts in, predictions out, same length, same order."""
+"""The protocol between the worker and whatever runs a model: as many predictions as texts, in the same order."""
 
 from __future__ import annotations
 
