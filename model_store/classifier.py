@@ -1,4 +1,4 @@
-"""The protocol between the worker and whatever runs a model: as many predictions as texts, in the same order."""
+"""The protocol between the worker and whatever runs a model: one prediction a text, in the same order."""
 
 from __future__ import annotations
 
