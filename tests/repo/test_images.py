@@ -136,6 +136,16 @@ def test_compose_and_cluster_read_the_same_monitoring_files() -> None:
     assert all((ROOT / path).is_dir() for path in mounted)
 
 
+def test_compose_makes_rules_of_the_cluster_s_rule_object(tmp_path: Path) -> None:
+    """Its Prometheus unwraps the PrometheusRule with the sed in its entrypoint."""
+    folder = ROOT / "k8s/components/monitoring"
+    shell = compose()["services"]["prometheus"]["entrypoint"][2]
+    unwrap = shell.partition("&&")[0].replace("/rules", str(folder)).replace("/tmp", str(tmp_path))
+    subprocess.run(["sh", "-c", unwrap], check=True, timeout=10)
+    rules = yaml.safe_load((tmp_path / "rules.yaml").read_text())
+    assert rules == yaml.safe_load((folder / "prometheusrule.yaml").read_text())["spec"]
+
+
 def test_actions_are_pinned_and_call_make() -> None:
     text = (ROOT / ".github/workflows/ci.yml").read_text()
     workflow = yaml.safe_load(text)
