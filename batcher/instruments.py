@@ -12,8 +12,8 @@ from batcher.metrics import Told, WorkerMetrics
 from batcher.probes import Probes
 from batcher.redis_queue import Command
 from batcher.settings import WorkerSettings
-from batcher.tracing import worker_traces
 from batcher.worker import BatchReport, Worker
+from batcher.worker_traces import worker_traces
 from model_store import Classifier
 
 log = logging.getLogger(__name__)

@@ -22,7 +22,7 @@ from opentelemetry.trace import SpanKind
 from api.main import create_app
 from api.settings import ApiSettings
 from api.tracing import Traced
-from batcher import tracing
+from batcher import tracing, worker_traces
 from batcher.__main__ import build_worker
 from batcher.instruments import Instruments
 from batcher.job_queue import TRACE, JobQueue
@@ -67,7 +67,8 @@ Asking = Callable[[httpx.AsyncClient], Awaitable[None]]
 async def ask(redis: RedisServer, asking: Asking, *, ready: bool = True) -> None:
     """Runs requests against an API on this Redis, traced if tracing is on, once it is ready."""
     app = create_app(ApiSettings(redis_url=redis.url))  # type: ignore[arg-type]
-    traced = app if tracing._provider is None else Traced(app, tracing._provider)
+    provider = tracing.provider()
+    traced = app if provider is None else Traced(app, provider)
     transport = httpx.ASGITransport(traced)  # type: ignore[arg-type]
     async with (
         app.router.lifespan_context(app),
@@ -215,17 +216,17 @@ def test_setup_exports_what_is_made_under_the_name_of_the_process() -> None:
     provider = tracing.setup("worker")
     try:
         assert provider.resource.attributes["service.name"] == "millrace-worker"
-        assert tracing.worker_traces("r") is not None
+        assert worker_traces.worker_traces("r") is not None
     finally:
         tracing.use(None)
         provider.shutdown()
 
 
 def test_what_is_pending_is_bounded(spans: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracing, "MOST_PENDING", 20)
+    monkeypatch.setattr(worker_traces, "MOST_PENDING", 20)
     from tests.unit.batcher.test_metrics import ENTRY, REPORT
 
-    traces = tracing.worker_traces("r")
+    traces = worker_traces.worker_traces("r")
     assert traces is not None
     for number in range(50):
         entry = replace(ENTRY, id=str(number), trace=CAME)
