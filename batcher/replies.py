@@ -54,6 +54,7 @@ HINTS_MOST = 512
 OUTAGE_GRACE_S = 0.8
 # Admit only what will be claimed within this share of its budget: the rest is for the run itself.
 ADMIT_SHARE = 0.5
+RETRY_MOST_S = 60.0
 # Room above the cap that is kept for clients with little waiting: this part of it.
 FIRST_SHARE = 4
 Outcome = Prediction | MillraceError
@@ -128,6 +129,8 @@ class ReplyHub:
         self.policy = PolicyWatch()
         self._seen = asyncio.Event()
         self._stopping = False
+        # Cost that was shed and told when to come back.
+        self._promised = self._promised_at = 0.0
 
     @classmethod
     def connect(cls, settings: QueueSettings) -> ReplyHub:
@@ -280,9 +283,16 @@ class ReplyHub:
             items, first.lane, int(budget_s * 1000), cap, first.trace, first=first.first
         )
 
-    def _retry_after(self, waiting_cost: int) -> float:
+    def _retry_after(self, waiting_cost: int, cost: int) -> float:
+        """When what waits and what was shed before will have drained, so that not all come back at once."""
         rate = self.snapshot.rate
-        return min(max(waiting_cost / rate, 1.0), 60.0) if rate > 0 else 1.0
+        if rate <= 0:
+            return 1.0
+        now = asyncio.get_running_loop().time()
+        drained = rate * (now - self._promised_at)
+        self._promised = min(max(self._promised - drained, 0.0) + cost, rate * RETRY_MOST_S)
+        self._promised_at = now
+        return min(max((waiting_cost + self._promised) / rate, 1.0), RETRY_MOST_S)
 
     async def _enqueue(self, asks: Sequence[list[_Waiter]]) -> list[Exception | None]:
         """Sends the asks of one tick. Their outcomes go to the waiters' futures, errors included."""
@@ -302,7 +312,8 @@ class ReplyHub:
             if isinstance(answer, Exception):
                 log.warning("enqueue refused: %s", answer, extra={"action": "enqueue.refused"})
                 raise QueueUnavailable("the queue does not accept work", retry_after_s=1.0)
-            states = queue_states(answer, self._retry_after)
+            cost = sum(estimate_cost(waiter.text) for waiter in waiters)
+            states = queue_states(answer, lambda waiting: self._retry_after(waiting, cost))
         except (QueueFull, QueueUnavailable) as error:
             refusal = error
             self.counts.shed += len(waiters)

@@ -63,7 +63,9 @@ class Tally:
         return ordered[min(int(len(ordered) * share), len(ordered) - 1)] * 1000 if ordered else 0.0
 
 
-async def closed_loop(port: int, users: int, seconds: float, texts: Callable[[], Sequence[str]]) -> Tally:
+async def closed_loop(
+    port: int, users: int, seconds: float, texts: Callable[[], Sequence[str]], headers: str = ""
+) -> Tally:
     """`users` who each ask again as soon as they are answered. Counts what was answered within `seconds`."""
     tally = Tally()
     began = time.perf_counter()
@@ -73,7 +75,7 @@ async def closed_loop(port: int, users: int, seconds: float, texts: Callable[[],
         connection = Connection(port)
         while (start := time.perf_counter()) < until:
             asked = texts()
-            status, _, _ = await connection.post("/predict", predict_body(asked))
+            status, _, _ = await connection.post("/predict", predict_body(asked), headers)
             now = time.perf_counter()
             tally.statuses[status] = tally.statuses.get(status, 0) + 1
             if status == 200 and now <= until:
