@@ -27,7 +27,7 @@ from statistics import median
 from urllib.error import URLError
 from urllib.request import Request, urlopen
 
-from benchmarks.hit_servers import SCORES, SERVERS, TEXTS, fill_cache
+from benchmarks.hit_servers import SCORES, TEXTS, fill_cache
 from millrace.embedded import find_server
 
 RESULTS = Path("bench-results")
@@ -143,13 +143,13 @@ def _cpu_s(pid: int) -> float:
 
 def run(rounds: int, seconds: int, connections: int) -> dict[str, list[Sample]]:
     """The samples of each server, one a round."""
-    samples: dict[str, list[Sample]] = {name: [] for name in SERVERS}
+    samples: dict[str, list[Sample]] = {name: [] for name in TITLES}
     with ExitStack() as stack:
         redis_url = stack.enter_context(redis_server())
         fill_cache(redis_url)
         script = Path(stack.enter_context(tempfile.TemporaryDirectory()), "post.lua")
         script.write_text(WRK_SCRIPT % json.dumps(json.dumps({"text": TEXTS})))
-        servers = {name: stack.enter_context(served(name, redis_url)) for name in SERVERS}
+        servers = {name: stack.enter_context(served(name, redis_url)) for name in TITLES}
         for turn in range(rounds + 1):
             for name, (port, pid) in servers.items():
                 sample = measure(port, pid, script, seconds if turn else 1, connections)

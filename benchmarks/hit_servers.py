@@ -93,12 +93,27 @@ def millrace_shared() -> Any:
     return _millrace(local_cache_entries=0)
 
 
+def uncounted() -> Any:
+    """The edge with metrics that count nothing, for `benchmarks.metrics_cost`."""
+    from api.metrics import Metrics
+
+    class Uncounted(Metrics):
+        def request(self, route: str, status: int, seconds: float) -> None: ...
+
+        def hit_local(self, texts: int) -> None: ...
+
+    app = _millrace()
+    app.predict._metrics.__class__ = Uncounted
+    return app
+
+
 SERVERS: dict[str, Callable[[], Any]] = {
     "echo": echo,
     "plain_models": plain_models,
     "plain_request": plain_request,
     "millrace": millrace,
     "millrace_shared": millrace_shared,
+    "uncounted": uncounted,
 }
 
 

@@ -29,6 +29,8 @@ FEATURES: tuple[Feature, ...] = get_args(Feature)
 LEAST_TEXTS = 200
 
 _BINS = 10
+# No bin of scores is narrower: another precision of the same model must not look like drift.
+_LEAST_WIDTH = {"confidence": 0.01, "entropy": 0.01, "tokens": 1.0}
 # Shares of unknown pieces, most often 0: quantiles would all be the same.
 _UNKNOWN_EDGES = (0.0, 0.05, 0.1, 0.2)
 
@@ -94,8 +96,12 @@ def _edges(feature: Feature, labels: int, values: Sequence[float]) -> tuple[floa
     if feature == "unknown":
         return _UNKNOWN_EDGES
     ordered = sorted(values)
-    deciles = {float(ordered[len(ordered) * part // _BINS]) for part in range(1, _BINS)}
-    return tuple(sorted(deciles - {float(ordered[-1])}))
+    edges: list[float] = []
+    for part in range(1, _BINS):
+        decile = float(ordered[len(ordered) * part // _BINS])
+        if decile < ordered[-1] and (not edges or decile - edges[-1] >= _LEAST_WIDTH[feature]):
+            edges.append(decile)
+    return tuple(edges)
 
 
 def psi(expected: Sequence[float], seen: Sequence[float]) -> float:

@@ -64,6 +64,15 @@ def test_bins_of_a_reference_hold_about_a_tenth_each() -> None:
     assert reference.features["truncated"].counts == (2000, 0)
 
 
+def test_scores_that_hardly_differ_share_a_bin() -> None:
+    """A precision that moves each score by a little must not move texts from bin to bin."""
+    tokens = Tokens(range(9), truncated=False, unknown=0)
+    sure = [[0.05 + number / 1e6, 0.95 - number / 1e6] for number in range(500)]
+    reference = build_reference("r", 2, [measure(tokens, row, multi_label=False) for row in sure])
+    assert len(reference.features["confidence"].edges) == 1
+    assert reference.features["tokens"].edges == ()
+
+
 def test_a_reference_of_few_texts_is_refused() -> None:
     with pytest.raises(ValueError, match="at least 200 texts, not 3"):
         build_reference("r", 2, measured(3))
