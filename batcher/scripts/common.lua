@@ -50,10 +50,10 @@ local function expire(id, key)
 end
 
 -- A text that ended too many workers. Remembered while its result key lives, or it would end more.
-local function bury(id, key, deaths)
+local function bury(id, key, deaths, blame)
   local payload = fail(id, key, 'poison', 'this text ended ' .. deaths .. ' workers')
   redis.call('SET', result_key(id), payload, 'PX', HINT_MS)
-  redis.call('LPUSH', DEAD, id .. ' poison attempts=' .. deaths)
+  redis.call('LPUSH', DEAD, id .. ' poison attempts=' .. deaths .. ' ' .. blame)
   redis.call('LTRIM', DEAD, 0, 999)
 end
 
@@ -61,8 +61,9 @@ end
 -- A lease may end because beats came late, Redis was away or the reply to a claim was lost: a worker that has
 -- beaten since lives, and the text did it no harm. `blame` names each worker and the last beat of its lease.
 local function deaths(blame)
-  local gone, unsure = 0, 0
-  for worker, last in string.gmatch(blame, '(%S+) (%d+);') do
+  local gone, unsure, lost = 0, 0, {}
+  for worker, last in string.gmatch(blame, '(%S+) (%d+);') do lost[worker] = last end -- each ends but once
+  for worker, last in pairs(lost) do
     local beaten = tonumber(redis.call('HGET', P .. ':worker:' .. worker, 'beaten'))
     if not beaten then
       gone = gone + 1
@@ -87,7 +88,7 @@ local function judge(id, score, max_attempts)
   local blame = (facts[2] or '') .. string.format('%s %.0f;', facts[3] or '?', last)
   local gone, unsure = deaths(blame)
   if gone >= max_attempts then
-    bury(id, key, gone)
+    bury(id, key, gone, blame)
   elseif deadline <= now then
     expire(id, key)
   elseif gone + unsure >= max_attempts then

@@ -84,7 +84,7 @@ class Plant:
     def crashes(self) -> list[str]:
         """Tracebacks that processes wrote; only a text that makes the model raise may cause one."""
         return [
-            f"{log.stem} wrote a traceback: {line[:400]}"
+            f"{log.stem} wrote a traceback: {line[-1500:]}"
             for log in Path(self._folder.name).glob("*.log")
             for line in log.read_text(errors="replace").splitlines()
             if "Traceback" in line and '"entry.failed"' not in line

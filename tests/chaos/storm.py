@@ -69,6 +69,8 @@ async def _through(
         found.append("answered is not asked")
     found += plant.crashes()
     if ledger.wrong or ledger.lost or found:
+        with plant.redis.client() as client:
+            told("\n".join(map(repr, client.lrange(f"{P}:dead", 0, -1))))
         told(plant.logs())
     return found
 

@@ -225,7 +225,7 @@ def test_a_heartbeat_keeps_the_lease_and_only_what_is_still_held(bench: Bench) -
 def test_the_third_death_is_final_and_remembered(bench: Bench) -> None:
     bench.ask("x")
     for attempt in (1, 2, 3):
-        (entry,) = bench.worker(lease_ms=1).claim(10, 100, 100).entries
+        (entry,) = bench.worker(f"w{attempt}", lease_ms=1).claim(10, 100, 100).entries
         assert entry.attempts == attempt
         time.sleep(0.01)
         bench.sweep()
@@ -235,8 +235,35 @@ def test_the_third_death_is_final_and_remembered(bench: Bench) -> None:
     assert isinstance(verdict, Failure)
     assert verdict.code == "poison"
     assert bench.leftovers() == []
-    assert bench.client.lrange(f"{bench.P}:dead", 0, -1) == [b"x poison attempts=3"]
+    assert bench.client.lrange(f"{bench.P}:dead", 0, -1)[0].startswith(b"x poison attempts=3 ")
     assert bench.ask("x") == [raw], "asking again does not end more workers"
+
+
+def test_a_worker_dies_but_once_however_often_it_lost_the_entry(bench: Bench) -> None:
+    """Found by chaos: replies to claims were lost thrice, then that one worker was killed, and the text buried."""
+    bench.ask("x")
+    for _ in range(4):
+        assert ids_of(bench.worker("lossy", lease_ms=1).claim(10, 100, 100)) == ["x"]
+        time.sleep(0.01)
+        assert bench.sweep()[0] == 1
+    assert bench.client.llen(f"{bench.P}:dead") == 0
+
+
+def test_a_late_beat_is_waited_for_before_a_text_is_called_poison(bench: Bench) -> None:
+    bench.ask("x")
+    for name in ("w1", "w2"):
+        bench.worker(name, lease_ms=1).claim(10, 100, 100)
+        time.sleep(0.01)
+        bench.sweep()
+    late = bench.worker("w3", lease_ms=20)
+    late.beat([], RECORD, MODEL, 5000)
+    late.claim(10, 100, 100)
+    time.sleep(0.03)
+    assert bench.sweep()[0] == 0
+    assert bench.client.zcard(f"{bench.P}:inflight") == 1, "nobody else gets it meanwhile"
+    late.beat([], RECORD, MODEL, 5000)
+    wait_until(lambda: bench.sweep()[0] == 1)
+    assert bench.client.llen(f"{bench.P}:dead") == 0
 
 
 def test_a_failure_answers_who_waited_and_nobody_later(bench: Bench) -> None:

@@ -1,0 +1,146 @@
+"""Starting, stopping and replacing processes under load: nothing is lost, and every stop ends in time."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+
+import httpx
+import pytest
+
+from model_store.stub import StubClassifier
+from tests.answers import right_json
+from tests.mill import Mill, wait_until
+
+pytestmark = [pytest.mark.redis, pytest.mark.e2e]
+GRACE_S = 30
+# Restarts go on until this many requests were answered.
+REQUESTS = int(os.environ.get("ROLLING_REQUESTS", "100"))
+
+
+class Balancer:
+    """Sends requests to replicas in turn; the next one when a connection is refused, as load balancers do."""
+
+    def __init__(self, *mills: Mill) -> None:
+        self.seen: Counter[int] = Counter()
+        self.models: Counter[str] = Counter()
+        self.wrong: list[str] = []
+        self._mills = mills
+        self._number = 0
+
+    @contextlib.asynccontextmanager
+    async def load(self, users: int) -> AsyncIterator[None]:
+        """Closed-loop users for as long as the block runs."""
+        stop = asyncio.Event()
+        async with httpx.AsyncClient(trust_env=False, timeout=30) as http:
+            asking = [asyncio.create_task(self._user(http, stop)) for _ in range(users)]
+            try:
+                yield
+            finally:
+                stop.set()
+                await asyncio.gather(*asking)
+
+    async def _user(self, http: httpx.AsyncClient, stop: asyncio.Event) -> None:
+        while not stop.is_set():
+            self._number += 1
+            texts = [f"request {self._number}", f"more of {self._number}"]
+            answer = await self._ask(http, texts)
+            self.seen[answer.status_code] += 1
+            if answer.status_code != 200:
+                self.wrong.append(answer.text)
+            else:
+                self.models[answer.headers["x-model"]] += 1
+                if answer.json()["predictions"] != right_json(texts):
+                    self.wrong.append(f"{texts} got {answer.text}")
+
+    async def _ask(self, http: httpx.AsyncClient, texts: list[str]) -> httpx.Response:
+        for attempt in range(40):
+            mill = self._mills[(self._number + attempt) % len(self._mills)]
+            try:
+                return await http.post(f"{mill.base_url}/predict", json={"text": texts})
+            except (httpx.ConnectError, httpx.RemoteProtocolError):
+                # Refused, or an idle connection that the stopping server closed as the request left.
+                await asyncio.sleep(0.05)
+        raise AssertionError("no replica takes connections")
+
+
+async def until(true: Callable[[], object], what: str) -> None:
+    await asyncio.to_thread(wait_until, true, what, 60)
+
+
+async def test_a_rolling_restart_of_everything_under_load_fails_no_request(mill: Callable[..., Mill]) -> None:
+    one = await asyncio.to_thread(lambda: mill(workers=2, stub_batch_ms=10, quiet_s=0.3))
+    two = await asyncio.to_thread(lambda: mill(workers=0, redis=one.redis, quiet_s=0.3))
+    await asyncio.to_thread(two.wait_ready)
+    balancer = Balancer(one, two)
+    async with balancer.load(8):
+        while balancer.seen[200] < REQUESTS:
+            await replace_everything(one, two)
+    assert balancer.wrong == []
+    assert set(balancer.seen) == {200}
+
+
+async def replace_everything(one: Mill, two: Mill) -> None:
+    """Each worker by a new one that is ready before the old one goes, then each API."""
+    for old in list(one.workers):
+        live = len(one.live_workers())
+        one.start_worker()
+        await until(lambda live=live: len(one.live_workers()) > live, "the new worker")
+        assert await asyncio.to_thread(old.stop, GRACE_S) == 0
+        one.workers.remove(old)
+    for made in (one, two):
+        assert await asyncio.to_thread(made.api.stop, GRACE_S) == 0
+        made.start_api()
+        await asyncio.to_thread(made.wait_ready)
+
+
+async def test_a_deploy_of_a_new_revision_stamps_every_answer_right(mill: Callable[..., Mill]) -> None:
+    """The old worker goes when the new one is ready; answers carry the revision that computed them."""
+    made = await asyncio.to_thread(lambda: mill(model="stub@old", stub_batch_ms=5))
+    old, new = (f"stub@{StubClassifier(variant=name).info.revision[:12]}" for name in ("old", "new"))
+    balancer = Balancer(made)
+    async with balancer.load(4):
+        await until(lambda: balancer.models[old] > 20, "answers of the old revision")
+        made.start_worker(model="stub@new")
+        await until(lambda: len(made.live_workers()) == 2, "the new worker")
+        assert await asyncio.to_thread(made.workers[0].stop, GRACE_S) == 0
+        made.workers.pop(0)
+        before = balancer.models[new]
+        await until(lambda: balancer.models[new] > before + 20, "answers of the new revision")
+        stale = balancer.models[old]
+        await asyncio.sleep(0.5)
+    assert balancer.wrong == []
+    assert set(balancer.models) == {old, new}
+    assert balancer.models[old] <= stale + 4, "the old revision goes on answering"
+
+
+def test_readiness_goes_first_and_the_process_ends_within_its_grace(mill: Callable[..., Mill]) -> None:
+    made = mill(stub_batch_ms=50, quiet_s=1.0)
+    made.api.kill(how=15)  # type: ignore[arg-type]
+    wait_until(lambda: made.http.get("/readyz").status_code == 503, "readiness to go", 5)
+    assert made.http.get("/health").status_code == 200
+    assert made.predict("while it is quiet").status_code == 200
+    began = time.monotonic()
+    assert made.api.wait(GRACE_S) == 0
+    assert time.monotonic() - began < 20
+
+
+@pytest.mark.parametrize(
+    ("model", "sentence"),
+    [("no/such-directory-here", "no/such-directory-here"), ("default@nothing", "default")],
+)
+def test_a_model_that_cannot_be_loaded_is_a_failed_start_with_one_sentence(
+    mill: Callable[..., Mill], model: str, sentence: str
+) -> None:
+    made = mill(workers=0)
+    worker = made.start_worker(model=model)
+    assert worker.wait(60) == 2
+    lines = [line for line in worker.said().splitlines() if '"level":"error"' in line]
+    assert len(lines) == 1, worker.said()
+    assert sentence in lines[0]
+    assert "Traceback" not in worker.said()
+    made.workers.clear()
