@@ -107,8 +107,8 @@ export class Race {
     context.clearRect(0, 0, width, height);
     this.hills();
     this.house();
-    this.pond();
     this.stream();
+    this.pond();
     this.drawWheel();
     for (const raft of this.rafts) this.drawRaft(raft);
     this.bank();
