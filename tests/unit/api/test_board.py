@@ -81,6 +81,9 @@ def test_several_processes_are_one_service(tmp_path: Path) -> None:
     assert child.stdout.readline() == b"counted\n"
     assert 'requests_total{route="/a",status="200"} 6.0' in shown(board)
     assert "held 101.0" in shown(board)
+    timer = next(family for family in board._families if family.kind == "histogram")
+    values = [names[0] for names in timer.labels.values()]
+    assert sum(board.row(timer, *values)[:-1]) == 1, "one series is summed over processes, too"
     child.stdin.close()
     child.wait(timeout=20)
     child.stdout.close()
