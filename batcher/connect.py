@@ -38,6 +38,23 @@ def _options(url: str, timeout_s: float, kind: Any, retries: int) -> dict[str, A
     }
 
 
+class _Mended:
+    """uvloop raises RuntimeError where a transport was closed under a connection, and redis-py lets it out."""
+
+    async def send_packed_command(self, *args: Any, **options: Any) -> None:
+        """As in the class beside it, but a lost connection is a ConnectionError on every event loop."""
+        try:
+            await super().send_packed_command(*args, **options)  # type: ignore[misc]
+        except RuntimeError as error:
+            raise redis.exceptions.ConnectionError(f"the connection was closed: {error}") from error
+
+
+def _mend(client: redis.asyncio.Redis) -> redis.asyncio.Redis:
+    pool: Any = client.connection_pool
+    pool.connection_class = type("Mended", (_Mended, pool.connection_class), {})
+    return client
+
+
 class _Guarded(redis.asyncio.Redis):
     """A client of the master that closes the clients of its sentinels, too."""
 
@@ -87,8 +104,8 @@ def connect_async(url: str, *, timeout_s: float, retries: int, connections: int 
         sentinels, service, more = _sentinel_parts(url)
         guard: Any = redis.asyncio.Sentinel(sentinels, socket_timeout=1.0, socket_connect_timeout=1.0)  # type: ignore[no-untyped-call]
         client: redis.asyncio.Redis = guard.master_for(service, _Guarded, **options, **more)
-        return client
+        return _mend(client)
     pool = redis.asyncio.BlockingConnectionPool.from_url(
         url, max_connections=connections, timeout=timeout_s, **options
     )
-    return redis.asyncio.Redis.from_pool(pool)
+    return _mend(redis.asyncio.Redis.from_pool(pool))

@@ -44,7 +44,7 @@ def _run(given: argparse.Namespace, seed: int) -> bool:
     table.add_row("invariants broken", str(len(found)))
     console.print(table)
     for line in [*found, *ledger.wrong[:20], *ledger.lost[:20]]:
-        print(line)
+        print(line, flush=True)
     good = not (ledger.wrong or ledger.lost or found)
     if given.json:
         record = {"seed": seed, "minutes": given.minutes, "good": good, **dict(ledger.report())}

@@ -240,7 +240,7 @@ def test_the_third_death_is_final_and_remembered(bench: Bench) -> None:
 
 
 def test_a_worker_dies_but_once_however_often_it_lost_the_entry(bench: Bench) -> None:
-    """Found by chaos: replies to claims were lost thrice, then that one worker was killed, and the text buried."""
+    """Found by chaos: replies to claims were lost thrice, then that worker died, and the text was buried."""
     bench.ask("x")
     for _ in range(4):
         assert ids_of(bench.worker("lossy", lease_ms=1).claim(10, 100, 100)) == ["x"]

@@ -1,0 +1,93 @@
+"""Keys, rates and caps: who may ask, how often, and who goes first."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+
+import pytest
+
+from api.access import ClientCap, Keys, RateLimit
+from api.errors import Problem
+from api.settings import ApiSettings
+from api.wire import Head
+
+
+def head(**found: str) -> Head:
+    names = [(name.replace("_", "-").encode(), value.encode()) for name, value in found.items()]
+    return Head({"headers": names, "client": ("10.0.0.1", 5)})
+
+
+def digest(key: str) -> str:
+    return sha256(key.encode()).hexdigest()
+
+
+def test_without_keys_a_client_is_its_address() -> None:
+    assert Keys([]).client(head()) == "10.0.0.1"
+
+
+@pytest.mark.parametrize(
+    "shown", [{"authorization": "Bearer two"}, {"x_api_key": "two"}, {"authorization": "bearer  two"}]
+)
+def test_any_of_several_keys_is_accepted_and_known_by_its_digest(shown: dict[str, str]) -> None:
+    client = Keys([digest("one"), digest("two")]).client(head(**shown))
+    assert client == f"key:{digest('two')[:12]}"
+    assert "two" not in client
+
+
+@pytest.mark.parametrize(
+    "shown", [{}, {"x_api_key": "three"}, {"authorization": "Basic two"}, {"authorization": "Bearer "}]
+)
+def test_anything_else_is_401(shown: dict[str, str]) -> None:
+    with pytest.raises(Problem) as refused:
+        Keys([digest("one"), digest("two")]).client(head(**shown))
+    assert refused.value.status == 401
+    assert (b"www-authenticate", b"Bearer") in refused.value.headers
+
+
+def test_a_rate_is_each_clients_own_and_says_when_to_come_back() -> None:
+    rate = RateLimit("3/minute")
+    for _ in range(3):
+        rate.count("a")
+    with pytest.raises(Problem) as refused:
+        rate.count("a")
+    rate.count("b")
+    assert (refused.value.status, refused.value.code) == (429, "rate_limited")
+    ((_, wait_s),) = [pair for pair in refused.value.headers if pair[0] == b"retry-after"]
+    assert 1 <= int(wait_s) <= 61
+
+
+def test_no_rate_is_no_limit() -> None:
+    rate = RateLimit("")
+    for _ in range(1000):
+        rate.count("a")
+
+
+def test_a_rate_that_is_none_stops_the_start_with_a_sentence() -> None:
+    with pytest.raises(ValueError, match="a rate is a number and a unit"):
+        ApiSettings(rate_limit="often")
+
+
+def test_secrets_are_not_shown() -> None:
+    shown = repr(ApiSettings(api_keys=digest("one"), redis_url="redis://:password@h/0"))
+    assert digest("one") not in shown
+    assert "password" not in shown
+
+
+def test_a_client_goes_first_until_it_has_much_waiting() -> None:
+    cap = ClientCap(0, 3)
+    with cap.hold("a", 2) as first:
+        assert first
+        with cap.hold("a", 2) as second, cap.hold("b", 1) as other:
+            assert not second
+            assert other
+    with cap.hold("a", 3) as again:
+        assert again, "what was answered counts no more"
+
+
+def test_over_the_cap_is_429_but_one_request_is_always_taken() -> None:
+    cap = ClientCap(10, 3)
+    with cap.hold("a", 50), pytest.raises(Problem) as refused, cap.hold("a", 1):
+        pass
+    assert (refused.value.status, refused.value.code) == (429, "client_limit")
+    with cap.hold("a", 1), cap.hold("a", 9):
+        pass
