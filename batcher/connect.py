@@ -39,7 +39,7 @@ def _options(url: str, timeout_s: float, kind: Any, retries: int) -> dict[str, A
 
 
 class _Mended:
-    """uvloop raises RuntimeError where a transport was closed under a connection, and redis-py lets it out."""
+    """uvloop raises RuntimeError where a transport was closed under a connection; redis-py lets it out."""
 
     async def send_packed_command(self, *args: Any, **options: Any) -> None:
         """As in the class beside it, but a lost connection is a ConnectionError on every event loop."""

@@ -57,11 +57,12 @@ local function bury(id, key, deaths, blame)
   redis.call('LTRIM', DEAD, 0, 999)
 end
 
--- Of the workers that lost the lease of an entry: how many have ended, and of how many nobody can tell yet.
+-- Of the workers that lost the lease of an entry: how many have ended, of how many nobody can tell yet, and all of
+-- these by name.
 -- A lease may end because beats came late, Redis was away or the reply to a claim was lost: a worker that has
--- beaten since lives, and the text did it no harm. `blame` names each worker and the last beat of its lease.
+-- beaten since lives, the text did it no harm, and what ends it later is another story.
 local function deaths(blame)
-  local gone, unsure, lost = 0, 0, {}
+  local gone, unsure, lost, kept = 0, 0, {}, ''
   for worker, last in string.gmatch(blame, '(%S+) (%d+);') do lost[worker] = last end -- each ends but once
   for worker, last in pairs(lost) do
     local beaten = tonumber(redis.call('HGET', P .. ':worker:' .. worker, 'beaten'))
@@ -70,8 +71,9 @@ local function deaths(blame)
     elseif beaten <= tonumber(last) then
       unsure = unsure + 1
     end
+    if not beaten or beaten <= tonumber(last) then kept = kept .. worker .. ' ' .. last .. ';' end
   end
-  return gone, unsure
+  return gone, unsure, kept
 end
 
 -- What becomes of an entry whose lease ended at `score`: true when it goes to the solo list.
@@ -86,9 +88,9 @@ local function judge(id, score, max_attempts)
     if tonumber(looked) == score then last = tonumber(beat) end
   end
   local blame = (facts[2] or '') .. string.format('%s %.0f;', facts[3] or '?', last)
-  local gone, unsure = deaths(blame)
+  local gone, unsure, kept = deaths(blame)
   if gone >= max_attempts then
-    bury(id, key, gone, blame)
+    bury(id, key, gone, kept)
   elseif deadline <= now then
     expire(id, key)
   elseif gone + unsure >= max_attempts then
@@ -96,7 +98,7 @@ local function judge(id, score, max_attempts)
     redis.call('ZADD', INFLIGHT, now + 100, id)
     redis.call('HSET', key, 'doubt', string.format('%.0f %.0f', now + 100, last))
   else
-    redis.call('HSET', key, 'blame', blame)
+    redis.call('HSET', key, 'blame', kept)
     redis.call('RPUSH', SOLO, id)
     return true
   end

@@ -43,9 +43,9 @@ def _run(given: argparse.Namespace, seed: int) -> bool:
         table.add_row(name, value)
     table.add_row("invariants broken", str(len(found)))
     console.print(table)
-    for line in [*found, *ledger.wrong[:20], *ledger.lost[:20]]:
+    for line in [*found, *ledger.failures[:40]]:
         print(line, flush=True)
-    good = not (ledger.wrong or ledger.lost or found)
+    good = not (ledger.failures or found)
     if given.json:
         record = {"seed": seed, "minutes": given.minutes, "good": good, **dict(ledger.report())}
         with given.json.open("a") as file:

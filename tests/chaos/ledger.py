@@ -19,6 +19,8 @@ class Ledger:
     refused: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
+    wrong_jobs: list[str] = field(default_factory=list)
+    lost_jobs: list[str] = field(default_factory=list)
     jobs: Counter[str] = field(default_factory=Counter)
     events: Counter[str] = field(default_factory=Counter)
     retried: int = 0
@@ -32,6 +34,11 @@ class Ledger:
         ends = self.right + self.left + self.refused.total() + len(self.wrong) + len(self.lost)
         return ends == self.asked
 
+    @property
+    def failures(self) -> list[str]:
+        """Everything that was wrong or lost."""
+        return [*self.wrong, *self.lost, *self.wrong_jobs, *self.lost_jobs]
+
     def report(self) -> list[tuple[str, str]]:
         """Lines for people."""
         computed = sum(self.computed.values())
@@ -44,8 +51,8 @@ class Ledger:
             ),
             ("client left", str(self.left)),
             ("sent again after a broken connection", str(self.retried)),
-            ("wrong", str(len(self.wrong))),
-            ("lost", str(len(self.lost))),
+            ("wrong", str(len(self.wrong) + len(self.wrong_jobs))),
+            ("lost", str(len(self.lost) + len(self.lost_jobs))),
             ("jobs", ", ".join(f"{n} {state}" for state, n in sorted(self.jobs.items())) or "0"),
             ("computed", f"about {computed} texts for {len(self.texts)} different ones"),
             ("slowest answer", f"{self.slowest_s:.1f} s"),

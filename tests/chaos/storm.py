@@ -68,7 +68,7 @@ async def _through(
     if not ledger.closed:
         found.append("answered is not asked")
     found += plant.crashes()
-    if ledger.wrong or ledger.lost or found:
+    if ledger.failures or found:
         with plant.redis.client() as client:
             told("\n".join(map(repr, client.lrange(f"{P}:dead", 0, -1))))
         told(plant.logs())

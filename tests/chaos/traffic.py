@@ -142,7 +142,7 @@ class Jobs:
                 self._accepted.append((answer.headers["location"], texts, began))
                 self._ledger.texts.update(texts)
             else:
-                self._ledger.wrong.append(f"POST /jobs got {answer.status_code} {answer.text[:200]}")
+                self._ledger.wrong_jobs.append(f"POST /jobs got {answer.status_code} {answer.text[:200]}")
             await asyncio.sleep(self._rng.uniform(1, 5))
 
     async def settle(self, timeout_s: float) -> None:
@@ -160,7 +160,7 @@ class Jobs:
             if job["status"] in ("finished", "failed", "cancelled"):
                 break
             if time.monotonic() > until:
-                self._ledger.lost.append(
+                self._ledger.lost_jobs.append(
                     f"{path} is still {job['status']}, {job['done']} of {job['total']} done"
                 )
                 return "stuck"
@@ -168,10 +168,10 @@ class Jobs:
         if answer is not None and answer.status_code == 404:
             if any(at > began for at in self._plant.emptied_at):
                 return "gone with the data of Redis"
-            self._ledger.lost.append(f"{path} is gone")
+            self._ledger.lost_jobs.append(f"{path} is gone")
             return "lost"
         if answer is None or answer.status_code != 200 or job["status"] != "finished":
-            self._ledger.lost.append(f"{path}: {answer and answer.text[:300]}")
+            self._ledger.lost_jobs.append(f"{path}: {answer and answer.text[:300]}")
             return "failed"
         return await self._compare(path, texts)
 
@@ -180,7 +180,10 @@ class Jobs:
         page = await self._call("GET", f"{path}/predictions?limit={len(texts)}", headers=names)
         got = [json.loads(line) for line in page.text.splitlines()] if page is not None else None
         if got != right_json(texts):
-            self._ledger.wrong.append(f"{path} has other results: {got and len(got)} of {len(texts)}")
+            odd = [pair for pair in zip(got or [], right_json(texts), strict=False) if pair[0] != pair[1]]
+            self._ledger.wrong_jobs.append(
+                f"{path} has {got and len(got)} results of {len(texts)}, wrong: {odd[:3]}"
+            )
             return "wrong"
         return "finished"
 

@@ -249,6 +249,19 @@ def test_a_worker_dies_but_once_however_often_it_lost_the_entry(bench: Bench) ->
     assert bench.client.llen(f"{bench.P}:dead") == 0
 
 
+def test_a_worker_that_outlived_the_lease_is_never_counted(bench: Bench) -> None:
+    """Found by chaos: it had lost a reply to a claim, lived on, and was killed for another reason later."""
+    bench.ask("x")
+    for name in ("w1", "w2", "w3", "w4"):
+        worker = bench.worker(name, lease_ms=5)
+        worker.claim(10, 100, 100)
+        time.sleep(0.01)
+        worker.beat([], RECORD, MODEL, 5000)
+        assert bench.sweep()[0] == 1
+        worker.retire()
+    assert bench.client.llen(f"{bench.P}:dead") == 0
+
+
 def test_a_late_beat_is_waited_for_before_a_text_is_called_poison(bench: Bench) -> None:
     bench.ask("x")
     for name in ("w1", "w2"):
