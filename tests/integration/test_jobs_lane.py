@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import redis
 
 from batcher.messages import Lane
-from batcher.redis_queue import WorkerQueue
+from batcher.redis_queue import ApiQueue, WorkerQueue
 from tests.conftest import FakeRedis
 from tests.servers import RedisServer
 
@@ -32,10 +33,10 @@ def queue(client: redis.Redis) -> WorkerQueue:
 
 
 @pytest.fixture
-def ask(queue: WorkerQueue) -> Ask:
+def ask(queue: WorkerQueue, client: Any) -> Ask:
     def enqueue(name: str, count: int, lane: Lane) -> None:
-        items = [value for at in range(count) for value in (f"{name}{at}", "text", 10)]
-        queue.run([("enqueue", ["api", lane, 60_000, 60_000, 10**6, "", *items])])
+        items = ((f"{name}{at}", "text", 10) for at in range(count))
+        queue.run([ApiQueue(client, "lane", "api", 3).enqueue(items, lane, 60_000, 10**6, "")])
 
     return enqueue
 
