@@ -40,6 +40,13 @@ run: $(STAMP) ## start Redis, API and worker on http://127.0.0.1:8000 (ARGS="--p
 test: $(STAMP) ## run the whole test suite (TESTS="tests/unit -k cache" for a part)
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal $(TESTS)
 
+# Options for `make chaos`, e.g. make chaos CHAOS="--minutes 1 --seed 7 8"
+CHAOS ?=
+
+.PHONY: chaos
+chaos: $(STAMP) ## kill, freeze, cut and fill a whole mill under traffic for 3 minutes (CHAOS="--minutes 1 --seed 7 8")
+	$(BIN)/python -m tests.chaos $(CHAOS)
+
 .PHONY: check
 check: $(STAMP) ## the one definition of clean: lint, format, types, import contracts
 	$(BIN)/ruff check .

@@ -78,6 +78,8 @@ async def closed_loop(
             status, _, _ = await connection.post("/predict", predict_body(asked), headers)
             now = time.perf_counter()
             tally.statuses[status] = tally.statuses.get(status, 0) + 1
+            if status == 429:
+                await asyncio.sleep(1)  # as it was told to, at least
             if status == 200 and now <= until:
                 tally.texts += len(asked)
                 tally.latencies_s.append(now - start)

@@ -53,9 +53,14 @@ if taken == 0 then
   if redis.call('EXISTS', FIRST) == 1 then
     drain(FIRST, share, share_cost)
     -- Short company for those who go first: a full pass would cost them what they gained.
-    if taken > 0 then share_cost = math.min(share_cost, math.max(2 * cost, share_cost / 4)) end
+    if taken > 0 then
+      most_cost = math.max(cost, most_cost / 4)
+      redis.call('HSET', WAITING, 'first_at', now)
+    end
+  elseif (tonumber(redis.call('HGET', WAITING, 'first_at')) or 0) + 1000 > now then
+    most_cost = most_cost / 2 -- they will be back, and wait for the pass under way
   end
-  drain(Q, share, share_cost)
+  drain(Q, share, math.min(share_cost, most_cost))
   -- Beside texts that somebody waits for, bulk gets its eighth and no more, or it would make their pass long.
   local share = redis.call('LLEN', Q) > 0 and most_cost or math.max(bulk_cost, cost * 9 / 8)
   drain(BULK, most, taken == 0 and bulk_cost or math.min(share, most_cost))
