@@ -82,7 +82,7 @@ class CostModel:
             return sys.maxsize if self.fixed_s <= seconds else 0
         return max(int((seconds - self.fixed_s) / self.token_s), 0)
 
-    def best_tokens(self, least: int = 64, most: int = 512) -> int:
+    def best_tokens(self, least: int = 256, most: int = 512) -> int:
         """The shortest pass whose fixed cost hardly counts, within [least, most], in tokens."""
         if self.token_s <= 0.0:
             return most

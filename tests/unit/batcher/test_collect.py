@@ -79,7 +79,7 @@ def test_the_cost_model_never_predicts_less_than_nothing(passes):
         model = model.learn(tokens, seconds)
     assert model.fixed_s >= 0
     assert model.token_s >= 0
-    assert 64 <= model.best_tokens() <= 512
+    assert 256 <= model.best_tokens() <= 512
 
 
 def test_the_cost_model_follows_a_machine_that_slows_down():
@@ -90,8 +90,8 @@ def test_the_cost_model_follows_a_machine_that_slows_down():
 
 
 def test_a_pass_grows_until_its_fixed_cost_hardly_counts():
-    assert CostModel.start(0.0001, 0.0001).best_tokens() == 64
-    assert CostModel.start(0.0010, 0.0001).best_tokens() == pytest.approx(240, abs=2)
+    assert CostModel.start(0.0001, 0.0001).best_tokens() == 256
+    assert CostModel.start(0.0015, 0.0001).best_tokens() == pytest.approx(360, abs=2)
     assert CostModel.start(0.1, 0.0001).best_tokens() == 512
 
 
