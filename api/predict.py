@@ -22,6 +22,7 @@ from api.misses import MissRoad, Want
 from api.schema import RequestReader
 from api.settings import ApiSettings
 from api.wire import (
+    CLOSE,
     JSON,
     NOSNIFF,
     Gone,
@@ -98,6 +99,8 @@ class Predict:
             self._record(ask, problem.status, problem.code)
         else:
             headers: list[Header] = [JSON, (b"x-request-id", ask.head.request_id), NOSNIFF, *answer.headers]
+            if self._phase.draining:
+                headers.append(CLOSE)  # or the next request may meet the end of this process
             await send_answer(send, answer.status, headers, answer.body)
             self._record(ask, answer.status)
 

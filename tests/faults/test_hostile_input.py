@@ -40,10 +40,17 @@ FUZZ = settings(
 )
 
 
+class Desk(JobDesk):
+    """Outlives the lifespan, which schemathesis begins and ends around every call."""
+
+    async def stop(self) -> None:
+        """Stays."""
+
+
 def edge() -> Edge:
     chosen = ApiSettings(max_body_bytes=65536, max_text_chars=2000)
     client = fakeredis.FakeRedis(server=fakeredis.FakeServer(version=(7,)))
-    desk = JobDesk(JobStore(client, "t", 3600), JobQueue(client, chosen), chosen, lambda: False)
+    desk = Desk(JobStore(client, "t", 3600), JobQueue(client, chosen), chosen, lambda: False)
     return create_app(chosen, hub=FakeHub(), cache=FakeCache(), jobs=desk)
 
 
@@ -195,6 +202,13 @@ def test_no_answer_allows_other_origins() -> None:
     assert (answer.status_code, ready.status_code) == (200, 200)
     for response in (preflight, answer, ready):
         assert not [name for name in response.headers if name.startswith("access-control")]
+
+
+@schemathesis.serializer("application/x-ndjson", "text/csv")
+def lines(_: object, value: object) -> bytes:
+    """A JSON line for each item."""
+    items = value if isinstance(value, list) else [value]
+    return b"\n".join(json.dumps(item, default=str).encode() for item in items)
 
 
 APP = edge()

@@ -18,6 +18,8 @@ from tests.mill import Mill, wait_until
 
 pytestmark = [pytest.mark.redis, pytest.mark.e2e]
 GRACE_S = 30
+
+USERS = 16
 # Restarts go on until this many requests were answered.
 REQUESTS = int(os.environ.get("ROLLING_REQUESTS", "100"))
 
@@ -29,6 +31,7 @@ class Balancer:
         self.seen: Counter[int] = Counter()
         self.models: Counter[str] = Counter()
         self.wrong: list[str] = []
+        self.resent = 0
         self._mills = mills
         self._number = 0
 
@@ -62,7 +65,8 @@ class Balancer:
             mill = self._mills[(self._number + attempt) % len(self._mills)]
             try:
                 return await http.post(f"{mill.base_url}/predict", json={"text": texts})
-            except (httpx.ConnectError, httpx.RemoteProtocolError):
+            except (httpx.ConnectError, httpx.RemoteProtocolError, httpx.ReadError):
+                self.resent += 1
                 # Refused, or an idle connection that the stopping server closed as the request left.
                 await asyncio.sleep(0.05)
         raise AssertionError("no replica takes connections")
@@ -77,11 +81,12 @@ async def test_a_rolling_restart_of_everything_under_load_fails_no_request(mill:
     two = await asyncio.to_thread(lambda: mill(workers=0, redis=one.redis, quiet_s=0.3))
     await asyncio.to_thread(two.wait_ready)
     balancer = Balancer(one, two)
-    async with balancer.load(8):
+    async with balancer.load(USERS):
         while balancer.seen[200] < REQUESTS:
             await replace_everything(one, two)
     assert balancer.wrong == []
     assert set(balancer.seen) == {200}
+    print(f"{balancer.seen[200]} answered, {balancer.resent} sent again")
 
 
 async def replace_everything(one: Mill, two: Mill) -> None:

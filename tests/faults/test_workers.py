@@ -133,7 +133,7 @@ async def test_fault_09_an_exception_fails_its_own_text_only(road: Road) -> None
 async def test_fault_10_a_text_that_kills_workers_ends_after_three_and_its_neighbours_are_answered(
     road: Road,
 ) -> None:
-    await road.start(workers=4, lease_ms=300)
+    await road.start(workers=4, lease_ms=1000)
     asking = [asyncio.create_task(road.check(f"neighbour {i}")) for i in range(12)]
     (outcome,) = await road.ask("\0kill")
     assert isinstance(outcome, EntryPoisoned)
