@@ -43,6 +43,15 @@ test: $(STAMP) ## run the whole test suite (TESTS="tests/unit -k cache" for a pa
 # Options for `make chaos`, e.g. make chaos CHAOS="--minutes 1 --seed 7 8"
 CHAOS ?=
 
+.PHONY: bench
+bench: $(STAMP) ## every benchmark, about ten minutes; tables here, JSON under bench-results/
+	$(BIN)/python -m benchmarks.idle
+	$(BIN)/python -m benchmarks.queue_alone
+	$(BIN)/python -m benchmarks.mixed --seconds 8
+	$(BIN)/python -m benchmarks.hit --rounds 3 --seconds 2
+	$(BIN)/python -m benchmarks.miss --engines torch:f32,openvino:bf16,openvino:int8 --loads 32x8 --seconds 8
+	$(BIN)/python -m benchmarks.overload
+
 .PHONY: chaos
 chaos: $(STAMP) ## kill, freeze, cut and fill a whole mill under traffic for 3 minutes (CHAOS="--minutes 1 --seed 7 8")
 	$(BIN)/python -m tests.chaos $(CHAOS)
