@@ -31,7 +31,7 @@ class Balancer:
         self.seen: Counter[int] = Counter()
         self.models: Counter[str] = Counter()
         self.wrong: list[str] = []
-        self.resent = 0
+        self.resent: Counter[str] = Counter()
         self._mills = mills
         self._number = 0
 
@@ -65,8 +65,8 @@ class Balancer:
             mill = self._mills[(self._number + attempt) % len(self._mills)]
             try:
                 return await http.post(f"{mill.base_url}/predict", json={"text": texts})
-            except (httpx.ConnectError, httpx.RemoteProtocolError, httpx.ReadError):
-                self.resent += 1
+            except (httpx.ConnectError, httpx.RemoteProtocolError, httpx.ReadError) as error:
+                self.resent[type(error).__name__] += 1
                 # Refused, or an idle connection that the stopping server closed as the request left.
                 await asyncio.sleep(0.05)
         raise AssertionError("no replica takes connections")
@@ -86,7 +86,7 @@ async def test_a_rolling_restart_of_everything_under_load_fails_no_request(mill:
             await replace_everything(one, two)
     assert balancer.wrong == []
     assert set(balancer.seen) == {200}
-    print(f"{balancer.seen[200]} answered, {balancer.resent} sent again")
+    print(f"{balancer.seen[200]} answered, sent again: {dict(balancer.resent)}")
 
 
 async def replace_everything(one: Mill, two: Mill) -> None:
