@@ -140,7 +140,7 @@ def test_compose_makes_rules_of_the_cluster_s_rule_object(tmp_path: Path) -> Non
     """Its Prometheus unwraps the PrometheusRule with the sed in its entrypoint."""
     folder = ROOT / "k8s/components/monitoring"
     shell = compose()["services"]["prometheus"]["entrypoint"][2]
-    unwrap = shell.partition("&&")[0].replace(" /rules/", f" {folder}/").replace("/tmp/", f"{tmp_path}/")
+    unwrap = shell.partition("&&")[0].replace("/tmp/", f"{tmp_path}/").replace(" /rules/", f" {folder}/")
     subprocess.run(["sh", "-c", unwrap], check=True, timeout=10)
     rules = yaml.safe_load((tmp_path / "rules.yaml").read_text())
     assert rules == yaml.safe_load((folder / "prometheusrule.yaml").read_text())["spec"]
