@@ -321,6 +321,8 @@ class ReplyHub:
                 self._resolve(waiter, refusal)
             return
         for waiter, state in zip(waiters, states, strict=True):
+            if waiter.future.cancelled() and waiter.id not in self._waiters:
+                self._cancels.ask(waiter.id)  # let go while the ask was under way: its cancel came too early
             if state == b"queued":
                 self.counts.queued += 1
             elif state == b"joined":
