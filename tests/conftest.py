@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import fakeredis
 import pytest
+import redis
 
 from tests.mill import Mill
 from tests.servers import RedisServer, server_binary
@@ -99,3 +100,15 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
         for number, made in enumerate(item.stash.get(_MILLS, []), 1):
             report.sections.append((f"processes of mill {number}", made.logs()))
     return report
+
+
+@pytest.fixture(params=["pretended", pytest.param("real", marks=pytest.mark.redis)])
+def client(request: pytest.FixtureRequest) -> Iterator[redis.Redis]:
+    """The same test twice: on a pretended server and on a real one."""
+    if request.param == "pretended":
+        fake: FakeRedis = request.getfixturevalue("fake_redis")
+        yield fake.sync
+    else:
+        server: RedisServer = request.getfixturevalue("redis_server")
+        with server.client() as real:
+            yield real

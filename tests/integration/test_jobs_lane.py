@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,21 +10,8 @@ import redis
 
 from batcher.messages import Lane
 from batcher.redis_queue import ApiQueue, WorkerQueue
-from tests.conftest import FakeRedis
-from tests.servers import RedisServer
 
 Ask = Callable[[str, int, Lane], None]
-
-
-@pytest.fixture(params=["pretended", pytest.param("real", marks=pytest.mark.redis)])
-def client(request: pytest.FixtureRequest) -> Iterator[redis.Redis]:
-    if request.param == "pretended":
-        fake: FakeRedis = request.getfixturevalue("fake_redis")
-        yield fake.sync
-    else:
-        server: RedisServer = request.getfixturevalue("redis_server")
-        with server.client() as real:
-            yield real
 
 
 @pytest.fixture

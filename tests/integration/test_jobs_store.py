@@ -2,29 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import redis
 
 from batcher.job_record import Attempt, JobRecord
 from batcher.job_store import JobStore
-from tests.conftest import FakeRedis
-from tests.servers import RedisServer
 
 JOB = "a" * 32
 LINES = [b'["0"]\n["1"]\n["2"]', b'["3"]\n["4"]\n["5"]', b'["6"]']
-
-
-@pytest.fixture(params=["pretended", pytest.param("real", marks=pytest.mark.redis)])
-def client(request: pytest.FixtureRequest) -> Iterator[redis.Redis]:
-    if request.param == "pretended":
-        fake: FakeRedis = request.getfixturevalue("fake_redis")
-        yield fake.sync
-    else:
-        server: RedisServer = request.getfixturevalue("redis_server")
-        with server.client() as real:
-            yield real
 
 
 @pytest.fixture
