@@ -11,8 +11,9 @@ from batcher.drift import DriftWatch, WatchedClassifier
 from batcher.metrics import Told, WorkerMetrics
 from batcher.probes import Probes
 from batcher.redis_queue import Command
+from batcher.reports import BatchReport
 from batcher.settings import WorkerSettings
-from batcher.worker import BatchReport, Worker
+from batcher.worker import Worker
 from batcher.worker_traces import worker_traces
 from model_store import Classifier
 

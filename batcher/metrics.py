@@ -24,10 +24,11 @@ from batcher.common_metrics import build, redis_state
 from batcher.drift import DriftWatch, Tally
 from batcher.messages import Lane
 from batcher.redis_queue import Command, WorkerQueue
+from batcher.reports import BatchReport
 from model_store import ModelInfo
 
 if TYPE_CHECKING:
-    from batcher.worker import BatchReport, Worker
+    from batcher.worker import Worker
 
 SIZE_BOUNDS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 TOKEN_BOUNDS = (16, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048, 4096)
@@ -136,7 +137,7 @@ class WorkerCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Reads it."""
-        worker = self._worker
+        worker, claims = self._worker, self._worker.claims
         yield GaugeMetricFamily(
             "millrace_worker_ready", "1 while it takes work", float(worker.state in ("idle", "busy"))
         )
@@ -145,10 +146,12 @@ class WorkerCollector(Collector):
         )
         yield GaugeMetricFamily("millrace_worker_budget_tokens", "Tokens of a pass", float(worker.budget))
         yield CounterMetricFamily(
-            "millrace_expired_entries", "Entries past their budget, dropped at a claim", worker.expired
+            "millrace_expired_entries", "Entries past their budget, dropped at a claim", claims.expired
         )
         yield CounterMetricFamily(
-            "millrace_skipped_entries", "Ids claimed that were answered, cancelled or foreign", worker.skipped
+            "millrace_skipped_entries",
+            "Ids claimed that were answered, cancelled or foreign",
+            claims.skipped,
         )
         yield from redis_state(worker.outage)
 

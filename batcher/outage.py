@@ -10,6 +10,8 @@ import redis
 log = logging.getLogger(__name__)
 
 REDIS_ERRORS = (redis.exceptions.RedisError, OSError)
+# Between two tries of a worker while Redis is away.
+RETRY_S = 0.2
 
 
 class Outage:

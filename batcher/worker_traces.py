@@ -6,8 +6,8 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from batcher.reports import BatchReport
 from batcher.tracing import parent_of, provider
-from batcher.worker import BatchReport
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context

@@ -26,7 +26,7 @@ from statistics import median
 from batcher.drift import DriftWatch, WatchedClassifier
 from batcher.messages import Entry, entry_id
 from batcher.metrics import WorkerMetrics
-from batcher.worker import BatchReport
+from batcher.reports import BatchReport
 from benchmarks.hit import WRK_SCRIPT, redis_server, served
 from benchmarks.hit_servers import TEXTS, fill_cache
 from benchmarks.texts import stream

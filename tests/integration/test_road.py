@@ -24,9 +24,10 @@ from batcher.errors import (
 from batcher.messages import Prediction, entry_id
 from batcher.redis_queue import WorkerQueue
 from batcher.replies import LaneCaps, ReplyHub
+from batcher.reports import BatchReport
 from batcher.settings import WorkerSettings
 from batcher.shared_cache import SharedCache, remember
-from batcher.worker import BatchReport, Worker
+from batcher.worker import Worker
 from model_store.stub import StubClassifier
 
 

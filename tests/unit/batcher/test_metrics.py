@@ -18,7 +18,7 @@ from batcher.messages import Entry
 from batcher.metrics import MeasuredQueue, WorkerMetrics
 from batcher.probes import Probes
 from batcher.redis_queue import Command, WorkerQueue
-from batcher.worker import BatchReport
+from batcher.reports import BatchReport
 from model_store.stub import StubClassifier
 
 ENTRY = Entry("a" * 64, "some text", "interactive", 5, waited_ms=3, remaining_ms=900, attempts=1)

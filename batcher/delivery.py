@@ -1,0 +1,67 @@
+"""How results leave a worker: completed with patience, then written to the cache, their leases dropped."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+
+from batcher.heartbeat import Heartbeat
+from batcher.inference import Result
+from batcher.messages import Prediction
+from batcher.outage import REDIS_ERRORS, RETRY_S, Outage
+from batcher.redis_queue import WorkerQueue
+
+log = logging.getLogger(__name__)
+
+# How long results are offered to a Redis that does not answer; then their entries are left to their leases.
+PATIENCE_S = 30.0
+
+Remember = Callable[[Iterable[tuple[str, Prediction, bytes]]], None]
+
+
+class Delivery:
+    """Brings results to those who wait. `remember` writes the cache; once `stopping`, one try must do."""
+
+    def __init__(
+        self,
+        queue: WorkerQueue,
+        heartbeat: Heartbeat,
+        outage: Outage,
+        remember: Remember,
+        stopping: threading.Event,
+    ) -> None:
+        self._queue = queue
+        self._heartbeat = heartbeat
+        self._outage = outage
+        self._remember = remember
+        self._stopping = stopping
+
+    def send(self, results: Sequence[Result]) -> None:
+        """Completes, with patience; a result that Redis does not take in time is left to its lease."""
+        if not results:
+            return
+        deadline = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                self._queue.complete((result[0], result[2]) for result in results)
+                self._outage.found()
+                break
+            except REDIS_ERRORS as error:
+                self._outage.lost(error)
+                if time.monotonic() > deadline or self._stopping.is_set():
+                    self._heartbeat.drop(result[0] for result in results)
+                    return
+                time.sleep(RETRY_S)
+        self.sent(results)
+
+    def sent(self, results: Sequence[Result]) -> None:
+        """What is left to do once Redis has them."""
+        self._heartbeat.drop(result[0] for result in results)
+        try:
+            self._remember(
+                (entry, result, raw) for entry, result, raw in results if isinstance(result, Prediction)
+            )
+        except REDIS_ERRORS as error:
+            log.debug("not cached: %s", error, extra={"action": "cache.unwritten"})
