@@ -24,8 +24,9 @@ from api.predict import Predict
 from api.schema import PREDICT_RESPONSES, Predictions, request_body
 from api.settings import ApiSettings
 from api.stats import Stats, stats_routes
+from batcher.admission import LaneCaps
 from batcher.connect import connect_async
-from batcher.replies import LaneCaps, ReplyHub
+from batcher.replies import ReplyHub
 from batcher.shared_cache import SharedCache
 
 PUBLISH_EVERY_S = 1.0

@@ -87,7 +87,7 @@ OUTCOME_OF: dict[type[MillraceError], str] = {
     NoWorker: "refused",
     QueueUnavailable: "refused",
 }
-# Of `batcher.replies.HubCounts`: field -> what it counts.
+# Of `batcher.asks.HubCounts`: field -> what it counts.
 HUB_COUNTS = {
     "queued": "Entries that this API put into the queue",
     "joined": "Entries that were in the queue or running already: single flight",

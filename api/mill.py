@@ -6,11 +6,11 @@ import re
 from collections.abc import Sequence
 from typing import Protocol
 
+from batcher.asks import HubCounts
 from batcher.errors import MillraceError
 from batcher.messages import Lane, Prediction, Snapshot
 from batcher.outage import Outage
 from batcher.policy import PolicyWatch
-from batcher.replies import HubCounts
 
 Outcome = Prediction | MillraceError
 

@@ -13,9 +13,9 @@ from typing import Any
 
 import uvicorn
 
+from batcher.asks import HubCounts
 from batcher.messages import NO_SNAPSHOT, ModelRecord, Prediction, Snapshot, WorkerRecord, entry_id, fragment
 from batcher.outage import Outage
-from batcher.replies import HubCounts
 
 TEXTS = ("I love you!", "I hate you!", "I am a Kubernetes Cluster!")
 LABELS = ("NEGATIVE", "POSITIVE")

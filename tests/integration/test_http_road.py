@@ -16,8 +16,9 @@ from api.edge import Edge
 from api.main import create_app
 from api.settings import ApiSettings
 from batcher import worker as worker_module
+from batcher.admission import LaneCaps
 from batcher.redis_queue import WorkerQueue
-from batcher.replies import LaneCaps, ReplyHub
+from batcher.replies import ReplyHub
 from batcher.reports import BatchReport
 from batcher.settings import WorkerSettings
 from batcher.shared_cache import SharedCache, remember

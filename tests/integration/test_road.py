@@ -14,6 +14,7 @@ import pytest
 import redis.asyncio
 
 from batcher import worker as worker_module
+from batcher.admission import LaneCaps
 from batcher.errors import (
     BudgetExceeded,
     EntryFailed,
@@ -23,7 +24,7 @@ from batcher.errors import (
 )
 from batcher.messages import Prediction, entry_id
 from batcher.redis_queue import WorkerQueue
-from batcher.replies import LaneCaps, ReplyHub
+from batcher.replies import ReplyHub
 from batcher.reports import BatchReport
 from batcher.settings import WorkerSettings
 from batcher.shared_cache import SharedCache, remember

@@ -13,6 +13,7 @@ from api.edge import Edge
 from api.main import create_app
 from api.mill import Outcome
 from api.settings import ApiSettings
+from batcher.asks import HubCounts
 from batcher.messages import (
     NO_SNAPSHOT,
     Lane,
@@ -25,7 +26,6 @@ from batcher.messages import (
 )
 from batcher.outage import Outage
 from batcher.policy import PolicyWatch
-from batcher.replies import HubCounts
 
 REVISION = "a1b2c3d4e5f6" + "0" * 52
 OTHER_REVISION = "ffeeddccbbaa" + "0" * 52

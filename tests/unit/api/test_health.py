@@ -7,9 +7,9 @@ from fastapi.routing import APIRoute
 from prometheus_client.parser import text_string_to_metric_families
 
 from api.metrics import ROUTES, duration_bounds
+from batcher.asks import HubCounts
 from batcher.errors import EntryFailed, QueueFull
 from batcher.messages import NO_SNAPSHOT, LaneDepth
-from batcher.replies import HubCounts
 from tests.unit.api.pretended import RUNNING, FakeHub, Service, Start, assert_problem, prediction
 
 

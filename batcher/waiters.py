@@ -1,0 +1,107 @@
+"""Who waits for what in an API process: one waiter for each entry, however many requests share it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from batcher.errors import MillraceError
+from batcher.messages import Lane, Prediction
+
+Outcome = Prediction | MillraceError
+
+
+@dataclass(slots=True, eq=False)
+class Waiter:
+    """One id that `waiting` requests of this process wait for. Its future never holds an exception."""
+
+    id: str
+    text: str
+    lane: Lane
+    trace: str
+    future: asyncio.Future[Outcome]
+    deadline: float
+    asked_at: float
+    first: bool = False
+    waiting: int = 0
+
+
+class Waiters:
+    """The waiters of one process, by id. Times are of the event loop's clock."""
+
+    def __init__(self) -> None:
+        self._by_id: dict[str, Waiter] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def __contains__(self, entry: str) -> bool:
+        return entry in self._by_id
+
+    def __iter__(self) -> Iterator[Waiter]:
+        return iter(self._by_id.values())
+
+    def get(self, entry: str) -> Waiter | None:
+        """The waiter for this id, if anybody waits for it."""
+        return self._by_id.get(entry)
+
+    def hold(
+        self, items: Iterable[tuple[str, str]], deadline: float, lane: Lane, trace: str, first: bool
+    ) -> tuple[dict[str, Waiter], list[Waiter]]:
+        """One more request waits for these (id, text): the waiters by id, and those to ask the queue for.
+
+        To ask for: what is new, and again what is now wanted for longer or sooner.
+        """
+        loop = asyncio.get_running_loop()
+        held: dict[str, Waiter] = {}
+        ask: list[Waiter] = []
+        for entry, text in items:
+            if entry in held:
+                continue
+            waiter = self._by_id.get(entry)
+            if waiter is None or waiter.future.done():
+                future: asyncio.Future[Outcome] = loop.create_future()
+                waiter = Waiter(entry, text, lane, trace, future, deadline, loop.time(), first)
+                self._by_id[entry] = waiter
+                ask.append(waiter)
+            elif (
+                deadline > waiter.deadline + 0.001
+                or (first and not waiter.first)
+                or (lane == "interactive" and waiter.lane == "bulk")
+            ):
+                waiter.deadline = max(deadline, waiter.deadline)
+                waiter.lane = lane
+                waiter.first |= first
+                ask.append(waiter)
+            waiter.waiting += 1
+            held[entry] = waiter
+        return held, ask
+
+    def let_go(self, held: Iterable[Waiter]) -> list[str]:
+        """One request less waits for these. The ids without an outcome that nobody waits for any more."""
+        unwanted: list[str] = []
+        for waiter in held:
+            waiter.waiting -= 1
+            if waiter.waiting:
+                continue
+            self._forget(waiter)
+            if not waiter.future.done():
+                waiter.future.cancel()
+                unwanted.append(waiter.id)
+        return unwanted
+
+    def resolve(self, waiter: Waiter, outcome: Outcome) -> None:
+        """Whoever waits gets this outcome; the next one who comes asks anew."""
+        if not waiter.future.done():
+            waiter.future.set_result(outcome)
+        self._forget(waiter)
+
+    def resolve_all(self, outcome: Outcome) -> None:
+        """Everybody gets this outcome."""
+        for waiter in list(self):
+            self.resolve(waiter, outcome)
+
+    def _forget(self, waiter: Waiter) -> None:
+        if self._by_id.get(waiter.id) is waiter:
+            del self._by_id[waiter.id]
