@@ -45,7 +45,8 @@ class Claims:
         bulk = self._company.bulk_tokens(cost, budget, time.monotonic())
         if ahead and bulk < budget:
             bulk = 0
-        return self._queue.claim_command(self._most, wanted, min(wanted, bulk))
+        free = not ahead and not held
+        return self._queue.claim_command(self._most, wanted, min(wanted, bulk), free)
 
     def claim(self, command: Command) -> Claim:
         """One try: nothing, after a moment, where Redis does not answer."""

@@ -15,6 +15,7 @@ P is `{millrace:<name>}`: one hash tag, so one slot of a cluster. All times are 
 | P:bell        | stream | rings for idle workers when work came      | 60 s, renewed | enqueue        |
 | P:workers     | zset   | worker -> end of its record                | 1 h, renewed  | beat           |
 | P:worker:<id> | hash   | what a live worker says; its last batches  | worker TTL    | beat           |
+| P:alone:<id>  | string | what a worker has taken from solo last     | 2 h           | claim          |
 | P:model       | hash   | the current model                          | -             | beat           |
 | P:dead        | list   | last 1000 ids that ended workers           | trimmed       | claim, sweep   |
 
@@ -205,14 +206,16 @@ class WorkerQueue:
         rang = self._client.xread({f"{self.prefix}:bell": bell}, count=1, block=max(1, int(block_s * 1000)))
         return bool(rang)
 
-    def claim_command(self, entries: int, cost: int, bulk_cost: int) -> Command:
-        return "claim", [self.worker, entries, cost, bulk_cost, self._lease_ms, self._max_attempts]
+    def claim_command(self, entries: int, cost: int, bulk_cost: int, free: bool = True) -> Command:
+        """`free` says that the worker has nothing else in hand: only then it gets one that runs alone."""
+        limits = [entries, cost, bulk_cost]
+        return "claim", [self.worker, *limits, self._lease_ms, self._max_attempts, int(free)]
 
     def complete_command(self, results: Iterable[tuple[str, bytes]]) -> Command:
         return "complete", [self._result_ms, FAILURE_MS, *(value for pair in results for value in pair)]
 
-    def claim(self, entries: int, cost: int, bulk_cost: int) -> Claim:
-        (answer,) = self.run([self.claim_command(entries, cost, bulk_cost)])
+    def claim(self, entries: int, cost: int, bulk_cost: int, free: bool = True) -> Claim:
+        (answer,) = self.run([self.claim_command(entries, cost, bulk_cost, free)])
         return read_claim(answer)
 
     def complete(self, results: Iterable[tuple[str, bytes]]) -> int:

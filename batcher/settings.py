@@ -33,7 +33,7 @@ class QueueSettings(BaseSettings):
     # How long a worker may hold an entry without a heartbeat: longer tolerates pauses, shorter recovers
     # sooner.
     lease_ms: int = Field(default=2000, ge=200, le=60_000)
-    # How often a text may end a worker before it is called poison.
+    # How many workers may end while they run a text alone before it is called poison.
     max_attempts: int = Field(default=3, ge=1, le=10)
     # How long a per-request result key stays for the API that waits on it.
     result_ttl_s: float = Field(default=60.0, ge=1, le=3600)

@@ -193,7 +193,9 @@ class Worker:
         self._state = "busy"
         batch = self._next_batch()
         computed = pass_tokens([len(held.tokens) for held in batch], self._layout)
-        ahead = self._look_ahead(self.cost.pass_s(computed))
+        # A text that runs alone may end this process: it takes nobody along.
+        alone = batch[0].entry.solo
+        ahead = None if alone else self._look_ahead(self.cost.pass_s(computed))
         began = time.monotonic()
         self.heartbeat.busy(began)
         results = classified(self._classifier, batch, began)
@@ -219,8 +221,7 @@ class Worker:
     def _look_ahead(self, pass_s: float) -> Future[Claim] | None:
         """Claims beside the pass, just before it ends; not when enough is held, or the pass is too short."""
         held = sum(len(held.tokens) for held in self._held)
-        solo = any(held.entry.solo for held in self._held)
-        if held >= self.budget or solo or (pass_s < 2 * CLAIM_AHEAD_S and not self.claims.left):
+        if held >= self.budget or (pass_s < 2 * CLAIM_AHEAD_S and not self.claims.left):
             return None
         return self._beside.submit(self._claim_late, pass_s - CLAIM_AHEAD_S)
 

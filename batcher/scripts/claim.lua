@@ -1,9 +1,10 @@
 -- Takes entries for one worker and writes their leases.
--- ARGV: worker, most entries, most cost, most cost of bulk, lease_ms, max_attempts.
+-- ARGV: worker, most entries, most cost, most cost of bulk, lease_ms, max_attempts,
+--       hands (1: free; 0: a pass is under way or other entries are held).
 -- Returns {still waiting, skipped, expired, last ring, then for each entry:
 --   id, text, lane, cost, waited_ms, remaining_ms, attempts, trace, solo}.
 local worker, most, most_cost, bulk_cost = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
-local lease, max_attempts = tonumber(ARGV[5]), tonumber(ARGV[6])
+local lease, max_attempts, free = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7] == '1'
 local entries, freed = {}, {}
 local taken, cost, skipped, expired = 0, 0, 0, 0
 
@@ -41,12 +42,15 @@ local function drain(list, entries_limit, cost_limit)
 end
 
 recover(100, max_attempts)
-while taken == 0 do
+-- Whoever takes from the solo list has nothing else in hand: if that worker ends now, this text may be why, and no
+-- other. With hands full it gets nothing at all, so that they are free the next time.
+while free and taken == 0 do
   local id = redis.call('LPOP', SOLO)
   if not id then break end
   take(id, 1)
+  if taken > 0 then redis.call('SET', alone_key(worker), id, 'PX', ALONE_MS) end
 end
-if taken == 0 then
+if taken == 0 and (free or redis.call('LLEN', SOLO) == 0) then
   -- An eighth of a busy batch belongs to bulk, so that it never starves; what one lane leaves the other takes.
   local reserve = redis.call('LLEN', BULK) > 0 and 1 or 0
   local share, share_cost = most - reserve * math.floor(most / 8), most_cost - reserve * most_cost / 8

@@ -7,9 +7,13 @@ local WAITING, DEAD, MODEL, WORKERS = P .. ':waiting', P .. ':dead', P .. ':mode
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local HINT_MS = 60000
+-- Longer than any pass may be.
+local ALONE_MS = 2 * 3600000
 
 local function entry_key(id) return P .. ':entry:' .. id end
 local function result_key(id) return P .. ':res:' .. id end
+-- What a worker has taken from the solo list last.
+local function alone_key(worker) return P .. ':alone:' .. worker end
 local function list_of(lane) if lane == 'bulk' then return BULK end return Q end
 
 -- Wakes idle workers. They read the stream without consuming it, so a ring can be neither lost nor stolen.
@@ -49,7 +53,7 @@ local function expire(id, key)
   fail(id, key, 'budget_exceeded', 'the budget ended before a worker took the text')
 end
 
--- A text that ended too many workers. Remembered while its result key lives, or it would end more.
+-- A text that ended too many workers by itself. Remembered while its result key lives, or it would end more.
 local function bury(id, key, deaths, blame)
   local payload = fail(id, key, 'poison', 'this text ended ' .. deaths .. ' workers')
   redis.call('SET', result_key(id), payload, 'PX', HINT_MS)
@@ -57,7 +61,7 @@ local function bury(id, key, deaths, blame)
   redis.call('LTRIM', DEAD, 0, 999)
 end
 
--- Of the workers that lost the lease of an entry: how many have ended, of how many nobody can tell yet, and all of
+-- Of the workers that lost an entry while they ran it alone: how many have ended, of how many nobody can tell yet, and all of
 -- these by name.
 -- A lease may end because beats came late, Redis was away or the reply to a claim was lost: a worker that has
 -- beaten since lives, the text did it no harm, and what ends it later is another story.
@@ -77,17 +81,23 @@ local function deaths(blame)
 end
 
 -- What becomes of an entry whose lease ended at `score`: true when it goes to the solo list.
+-- The first time it is a suspect and nothing more. From then on it runs alone, and the end of a worker speaks against
+-- the one text that this worker had in hand: not against others whose claims it never heard the answers of.
 local function judge(id, score, max_attempts)
   local key = entry_key(id)
-  local facts = redis.call('HMGET', key, 'deadline', 'blame', 'worker', 'lease', 'doubt')
+  local facts = redis.call('HMGET', key, 'deadline', 'blame', 'worker', 'lease', 'doubt', 'attempts')
   local deadline = tonumber(facts[1])
   if not deadline then return false end
-  local last = score - (tonumber(facts[4]) or 0)
+  -- Of the last beat that knew of the entry; one may have been under way as the claim was answered, the next was not.
+  local last = score - (tonumber(facts[4]) or 0) * 3 / 4
   if facts[5] then
     local looked, beat = string.match(facts[5], '(%d+) (%d+)')
     if tonumber(looked) == score then last = tonumber(beat) end
   end
-  local blame = (facts[2] or '') .. string.format('%s %.0f;', facts[3] or '?', last)
+  local blame, worker = facts[2] or '', facts[3] or '?'
+  if (tonumber(facts[6]) or 0) > 1 and redis.call('GET', alone_key(worker)) == id then
+    blame = blame .. string.format('%s %.0f;', worker, last)
+  end
   local gone, unsure, kept = deaths(blame)
   if gone >= max_attempts then
     bury(id, key, gone, kept)
