@@ -10,28 +10,23 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import re
-import shutil
-import signal
-import socket
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
 from urllib.error import URLError
 from urllib.request import Request, urlopen
 
+from benchmarks import report
 from benchmarks.hit_servers import SCORES, TEXTS, fill_cache
-from millrace.embedded import find_server
+from benchmarks.service import cpu_s, process, redis_in_memory, until
+from benchmarks.wrk import Wrk, wrk
+from millrace.startup import free_port
 
-RESULTS = Path("bench-results")
-TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 TITLES = {
     "echo": "bare ASGI echo",
     "plain_models": "plain FastAPI, models in and out",
@@ -45,11 +40,6 @@ GOALS = (
     ("millrace", "plain_models", 1.5),
     ("millrace_shared", "plain_models", 0.8),
 )
-WRK_SCRIPT = """
-wrk.method = "POST"
-wrk.body = %s
-wrk.headers["Content-Type"] = "application/json"
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,36 +49,23 @@ class Sample:
     rps: float
     p99_ms: float
     cpu_us: float
-    errors: int
 
 
 @contextmanager
-def redis_server() -> Iterator[str]:
-    """A Redis of its own on a unix socket, kept in memory."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "s")
-        words = ["--port", "0", "--unixsocket", str(path), "--save", "", "--dir", folder]
-        process = subprocess.Popen([find_server().path, *words], stdout=subprocess.DEVNULL)
-        try:
-            _until(path.exists, "redis-server")
-            yield f"unix://{path}"
-        finally:
-            process.terminate()
-            process.wait()
+def known_texts() -> Iterator[str]:
+    """A Redis whose shared cache knows the texts that are asked for; its URL."""
+    with tempfile.TemporaryDirectory() as folder, redis_in_memory(Path(folder)) as (url, _):
+        fill_cache(url)
+        yield url
 
 
 @contextmanager
 def served(name: str, redis_url: str) -> Iterator[tuple[int, int]]:
     """Starts one of the servers; gives its port and process id."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    process = subprocess.Popen([sys.executable, "-m", "benchmarks.hit_servers", name, str(port), redis_url])
-    try:
-        _until(lambda: _answers(name, port), name)
-        yield port, process.pid
-    finally:
-        process.send_signal(signal.SIGINT)
-        process.wait(timeout=20)
+    port = free_port()
+    with process([sys.executable, "-m", "benchmarks.hit_servers", name, str(port), redis_url]) as pid:
+        until(lambda: _answers(name, port), 20.0)
+        yield port, pid
 
 
 def _answers(name: str, port: int) -> bool:
@@ -105,57 +82,24 @@ def _answers(name: str, port: int) -> bool:
     return True
 
 
-def _until(true: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 20
-    while not true():
-        if time.monotonic() > deadline:
-            sys.exit(f"{what} did not start")
-        time.sleep(0.05)
-
-
-def measure(port: int, pid: int, script: Path, seconds: int, connections: int) -> Sample:
-    """Drives one server with wrk on one thread."""
-    words = ["-t1", f"-c{connections}", f"-d{seconds}s", "--latency", "-s", str(script)]
-    command = ["wrk", *words, f"http://127.0.0.1:{port}/predict"]
-    before = _cpu_s(pid)
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    cpu_us = (_cpu_s(pid) - before) * 1e6 / int(_found(r"(\d+) requests in", said))
-    errors = sum(map(int, re.findall(r"Non-2xx or 3xx responses: (\d+)", said)))
-    rps, p99_ms = float(_found(r"Requests/sec:\s+([\d.]+)", said)), _ms(_found(r"\n +99%\s+(\S+)", said))
-    return Sample(rps, p99_ms, cpu_us, errors)
-
-
-def _found(pattern: str, said: str) -> str:
-    match = re.search(pattern, said)
-    assert match, said
-    return match[1]
-
-
-def _ms(latency: str) -> float:
-    number = latency.rstrip("ums")
-    return float(number) * {"us": 0.001, "ms": 1.0, "s": 1000.0}[latency.removeprefix(number)]
-
-
-def _cpu_s(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) * TICK_S
+def measure(driver: Wrk, port: int, pid: int, seconds: int, connections: int) -> Sample:
+    """Drives one server for a while."""
+    before = cpu_s(pid)
+    driven = driver.drive(port, seconds=seconds, connections=connections)
+    return Sample(driven.rps, driven.p99_ms, (cpu_s(pid) - before) * 1e6 / driven.requests)
 
 
 def run(rounds: int, seconds: int, connections: int) -> dict[str, list[Sample]]:
     """The samples of each server, one a round."""
     samples: dict[str, list[Sample]] = {name: [] for name in TITLES}
     with ExitStack() as stack:
-        redis_url = stack.enter_context(redis_server())
-        fill_cache(redis_url)
-        script = Path(stack.enter_context(tempfile.TemporaryDirectory()), "post.lua")
-        script.write_text(WRK_SCRIPT % json.dumps(json.dumps({"text": TEXTS})))
+        driver = stack.enter_context(wrk(TEXTS))
+        redis_url = stack.enter_context(known_texts())
         servers = {name: stack.enter_context(served(name, redis_url)) for name in TITLES}
         for turn in range(rounds + 1):
+            report.progress(f"round {turn} of {rounds}" if turn else "warming up")
             for name, (port, pid) in servers.items():
-                sample = measure(port, pid, script, seconds if turn else 1, connections)
-                assert not sample.errors, f"{name}: {sample.errors} answers were no success"
-                label = f"round {turn}/{rounds}" if turn else "warm-up"
-                print(f"{label:10} {TITLES[name]:34} {sample.rps:9.0f}/s", file=sys.stderr, flush=True)
+                sample = measure(driver, port, pid, seconds if turn else 1, connections)
                 if turn:
                     samples[name].append(sample)
     return samples
@@ -166,24 +110,20 @@ def ratio(samples: dict[str, list[Sample]], what: str, of: str) -> float:
     return median(a.rps / b.rps for a, b in zip(samples[what], samples[of], strict=True))
 
 
-def report(samples: dict[str, list[Sample]]) -> list[dict[str, object]]:
+def show(samples: dict[str, list[Sample]]) -> list[dict[str, Any]]:
     """Prints the table; gives each goal with what was measured."""
-    print(f"\n{'':34} requests/s  p99 ms  us/request  of echo  of FastAPI")
+    rows = []
     for name, runs in samples.items():
-        rps, p99 = median(run.rps for run in runs), median(run.p99_ms for run in runs)
-        cpu_us = median(run.cpu_us for run in runs)
-        ratios = f"{ratio(samples, name, 'echo'):7.2f}  {ratio(samples, name, 'plain_models'):10.2f}"
-        print(f"{TITLES[name]:34} {rps:10.0f}  {p99:6.2f}  {cpu_us:10.1f}  {ratios}")
-    goals: list[dict[str, object]] = []
-    for what, of, least in GOALS:
-        measured = ratio(samples, what, of)
-        by_cpu = median(run.cpu_us for run in samples[of]) / median(run.cpu_us for run in samples[what])
-        verdict = "met" if measured >= least else "MISSED"
-        print(f"{TITLES[what]} / {TITLES[of]}: {measured:.2f}, at least {least}: {verdict}", end="")
-        print(f" (by processor time {by_cpu:.2f})")
-        shares = {"measured": round(measured, 3), "by_processor_time": round(by_cpu, 3)}
-        goals.append({"what": what, "of": of, "at_least": least, **shares})
-    return goals
+        rps, p99_ms, cpu_us = (
+            median(getattr(run, figure) for run in runs) for figure in ("rps", "p99_ms", "cpu_us")
+        )
+        ratios = [f"{ratio(samples, name, of):.2f}" for of in ("echo", "plain_models")]
+        rows.append([TITLES[name], f"{rps:.0f}", f"{p99_ms:.2f}", f"{cpu_us:.1f}", *ratios])
+    report.table(["", "requests/s", "p99 ms", "us/request", "of echo", "of FastAPI"], rows)
+    return [
+        report.goal(f"{TITLES[what]} / {TITLES[of]}", ratio(samples, what, of), least)
+        for what, of, least in GOALS
+    ]
 
 
 def main() -> None:
@@ -194,19 +134,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=3)
     parser.add_argument("--connections", type=int, default=32)
     args = parser.parse_args()
-    if shutil.which("wrk") is None:
-        sys.exit("wrk is needed: https://github.com/wg/wrk (Debian: apt install wrk)")
     samples = run(args.rounds, args.seconds, args.connections)
-    result = {
-        "date": time.strftime("%F"),
-        "settings": vars(args),
-        "goals": report(samples),
-        "samples": {name: [asdict(sample) for sample in of] for name, of in samples.items()},
-    }
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / "hit.json"
-    path.write_text(json.dumps(result, indent=1))
-    print(f"written to {path}")
+    figures = {name: [asdict(sample) for sample in of] for name, of in samples.items()}
+    report.write("hit", {"settings": vars(args), "goals": show(samples), "samples": figures})
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ import json
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,8 +32,9 @@ from batcher.messages import entry_id
 from batcher.replies import ReplyHub
 from batcher.settings import JobSettings
 from benchmarks import report
+from benchmarks.memory import Memory
 from benchmarks.net import Connection, predict_body
-from benchmarks.service import Service, service
+from benchmarks.service import Service, process, service
 from benchmarks.texts import stream
 
 GOAL_RATE = 0.8
@@ -43,57 +43,11 @@ GOAL_P99 = 2.0
 PAUSE_S = 0.02
 
 
-class Memory:
-    """The largest resident set of each process, in MiB, seen while it is open."""
-
-    def __init__(self, pids: dict[str, int]) -> None:
-        self._pids = pids
-        self.before = self._look()
-        self.peak = dict(self.before)
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch)
-
-    def __enter__(self) -> Memory:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def growth(self, name: str) -> float:
-        return self.peak[name] - self.before[name]
-
-    def _watch(self) -> None:
-        while not self._stop.wait(0.2):
-            for name, size in self._look().items():
-                self.peak[name] = max(self.peak.get(name, 0.0), size)
-
-    def _look(self) -> dict[str, float]:
-        sizes = {name: _resident_mib(pid) for name, pid in self._pids.items()}
-        children = Path(f"/proc/{self._pids['jobs']}/task/{self._pids['jobs']}/children").read_text().split()
-        return sizes | {"job": max((_resident_mib(int(pid)) for pid in children), default=0.0)}
-
-
-def _resident_mib(pid: int) -> float:
-    try:
-        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-            if line.startswith("VmRSS"):
-                return int(line.split()[1]) / 1024
-    except OSError:
-        pass
-    return 0.0
-
-
 @contextmanager
 def jobs_worker(mill: Service) -> Iterator[int]:
-    environment = {"REDIS_URL": mill.redis_url, "MILLRACE_LOG_LEVEL": "warning", "PATH": ""}
-    process = subprocess.Popen([sys.executable, "-m", "millrace", "jobs"], env=environment)
-    try:
-        yield process.pid
-    finally:
-        process.terminate()
-        process.wait(20)
+    env = {"REDIS_URL": mill.redis_url, "MILLRACE_LOG_LEVEL": "warning"}
+    with process([sys.executable, "-m", "millrace", "jobs"], env) as pid:
+        yield pid
 
 
 async def feed(url: str, texts: list[str]) -> float:
@@ -148,14 +102,10 @@ async def ask_singly(port: int, source: Iterator[str], seconds: float) -> list[f
     return latencies
 
 
-def quantile(values: list[float], share: float) -> float:
-    return sorted(values)[min(int(len(values) * share), len(values) - 1)]
-
-
 def throughput(mill: Service, client: httpx.Client, jobs: int, args: argparse.Namespace) -> dict[str, Any]:
     source = stream(11)
     direct, through = [], []
-    with Memory({**mill.pids, "jobs": jobs}) as memory:
+    with Memory(mill.pids, jobs) as memory:
         for _ in range(args.rounds):
             report.progress(f"{args.texts} texts, direct")
             direct.append(asyncio.run(feed(mill.redis_url, list(islice(source, args.texts)))))
@@ -193,9 +143,9 @@ def command_line(mill: Service, jobs: int, args: argparse.Namespace) -> dict[str
             rows.writerows(enumerate(islice(stream(13), args.texts)))
         words = [sys.executable, "-m", "millrace", "classify", "--url", f"http://127.0.0.1:{mill.port}"]
         began = time.perf_counter()
-        process = subprocess.Popen([*words, str(source), "-o", str(out)])
-        with Memory({**mill.pids, "jobs": jobs, "classify": process.pid}) as memory:
-            assert process.wait() == 0
+        classify = subprocess.Popen([*words, str(source), "-o", str(out)])
+        with Memory(mill.pids | {"classify": classify.pid}, jobs) as memory:
+            assert classify.wait() == 0
         seconds = time.perf_counter() - began
         with out.open(newline="") as file:
             assert [row[0] for row in csv.reader(file)] == ["id", *map(str, range(args.texts))]
@@ -217,11 +167,11 @@ def interference(mill: Service, client: httpx.Client, args: argparse.Namespace) 
     job = client.delete(path)
     assert job.status_code == 200, "the job ended too early: raise --beside"
     rows = [
-        [name, len(values), *(f"{quantile(values, share):.2f}" for share in (0.5, 0.9, 0.99))]
+        [name, len(values), *(f"{report.quantile(values, share):.2f}" for share in (0.5, 0.9, 0.99))]
         for name, values in (("alone", alone), ("beside a job", beside))
     ]
     report.table(["single new texts", "requests", "p50 ms", "p90 ms", "p99 ms"], rows)
-    ratio = quantile(beside, 0.99) / quantile(alone, 0.99)
+    ratio = report.quantile(beside, 0.99) / report.quantile(alone, 0.99)
     return {
         "alone_ms": alone,
         "beside_ms": beside,

@@ -10,7 +10,6 @@ the tokens of a pass, is fitted over packed passes of different sizes (padded on
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -20,17 +19,14 @@ from statistics import median
 from typing import Literal
 
 import numpy as np
-from rich.console import Console
-from rich.progress import Progress
-from rich.table import Table
 
+from benchmarks import report
 from benchmarks.texts import texts
 from model_store import Classifier, Layout, ModelError, Tokens, load
 from model_store.random_model import SHAPES, write_random
 from model_store.rows import arrange, computed_tokens, share_out
 
 Order = Literal["arrival", "sorted"]
-RESULTS = Path("bench-results")
 ENGINES = ("torch-f32", "torch-bf16", "openvino-f32", "openvino-bf16", "openvino-int8")
 # Layout, order, tokens of a pass. In order of arrival, padded passes get worse as they grow.
 VARIANTS: tuple[tuple[Layout, Order, int], ...] = (
@@ -93,33 +89,24 @@ class Cost:
 
 def main() -> None:
     args = _arguments()
-    console = Console(stderr=True)
     figures: list[Figure] = []
     costs: list[Cost] = []
-    with Progress(console=console) as progress:
-        for model in args.models.split(","):
-            task = progress.add_task(f"{model}: building", total=None)
-            cases = list(_cases(model, args))
-            progress.update(task, description=model, total=len(cases) * (args.rounds + 1))
-            for number in range(args.rounds + 1):
-                for case in cases:
-                    case.run()
-                    progress.advance(task)
-                    if number == 0:  # shapes are met for the first time
-                        case.seconds.clear()
-                        case.cpu_seconds.clear()
-            figures += [_figure(case) for case in cases]
-            costs += list(_costs(cases))
+    for model in args.models.split(","):
+        report.progress(f"{model}: building")
+        cases = list(_cases(model, args))
+        for number in range(args.rounds + 1):
+            report.progress(f"{model}: round {number} of {args.rounds}" if number else f"{model}: warming up")
             for case in cases:
-                case.classifier.close()
-            _write(figures, costs)
-    Console().print(_table(_best(figures)), _cost_table(costs))
-
-
-def _write(figures: Sequence[Figure], costs: Sequence[Cost]) -> None:
-    RESULTS.mkdir(exist_ok=True)
-    content = {"figures": [asdict(one) for one in figures], "costs": [asdict(one) for one in costs]}
-    (RESULTS / "limit.json").write_text(json.dumps(content, indent=2) + "\n", "utf-8")
+                case.run()
+                if number == 0:  # shapes are met for the first time
+                    case.seconds.clear()
+                    case.cpu_seconds.clear()
+        figures += [_figure(case) for case in cases]
+        costs += list(_costs(cases))
+        for case in cases:
+            case.classifier.close()
+    _show(_best(figures), costs)
+    report.write("limit", {"figures": list(map(asdict, figures)), "costs": list(map(asdict, costs))})
 
 
 def _cases(model: str, args: argparse.Namespace) -> Iterator[Case]:
@@ -138,7 +125,7 @@ def _cases(model: str, args: argparse.Namespace) -> Iterator[Case]:
                     artefact_dir=args.artefact_dir,
                 )
             except ModelError as error:
-                Console(stderr=True).print(f"{model} {engine} {layout}: {error}")
+                report.progress(f"{model} {engine} {layout}: {error}")
                 continue
             tokens = classifier.tokenize(samples)
             for _, order, size in of_layout:
@@ -210,50 +197,30 @@ def _costs(cases: Sequence[Case]) -> Iterator[Cost]:
         yield Cost(chosen[0].model, engine, a_ms=a * 1e3, b_ms=b * 1e3)
 
 
-def _table(figures: Sequence[Figure]) -> Table:
-    table = Table(title="limit: texts/s with no server, at the best pass size")
-    for heading in (
-        "model",
-        "engine",
-        "layout",
-        "order",
-        "pass tokens",
-        "texts/s",
-        "x torch f32",
-        "texts/CPU s",
-        "waste",
-    ):
-        table.add_column(
-            heading, justify="left" if heading in ("model", "engine", "layout", "order") else "right"
-        )
+def _show(figures: Sequence[Figure], costs: Sequence[Cost]) -> None:
     slowest = {
         one.model: one.texts_per_s
         for one in figures
         if (one.engine, one.layout, one.order) == ("torch-f32", "padded", "sorted")
     }
-    for one in figures:
-        ratio = f"{one.texts_per_s / slowest[one.model]:.2f}" if one.model in slowest else ""
-        table.add_row(
-            one.model,
-            one.engine,
-            one.layout,
-            one.order,
-            str(one.pass_tokens),
-            f"{one.texts_per_s:.0f}",
-            ratio,
-            f"{one.texts_per_cpu_s:.0f}",
-            f"{one.waste:.1%}",
-        )
-    return table
-
-
-def _cost_table(costs: Sequence[Cost]) -> Table:
-    table = Table(title="cost of one pass: a + b x tokens")
-    for heading in ("model", "engine", "a, ms", "b, us/token"):
-        table.add_column(heading, justify="right" if "," in heading else "left")
-    for one in costs:
-        table.add_row(one.model, one.engine, f"{one.a_ms:.2f}", f"{one.b_ms * 1e3:.1f}")
-    return table
+    report.table(
+        ["texts/s, best pass size", "pass tokens", "texts/s", "x torch f32", "texts/CPU s", "waste"],
+        [
+            [
+                f"{one.model} {one.engine} {one.layout} {one.order}",
+                one.pass_tokens,
+                f"{one.texts_per_s:.0f}",
+                f"{one.texts_per_s / slowest[one.model]:.2f}" if one.model in slowest else "",
+                f"{one.texts_per_cpu_s:.0f}",
+                f"{one.waste:.1%}",
+            ]
+            for one in figures
+        ],
+    )
+    report.table(
+        ["a pass: a + b x tokens", "a, ms", "b, us/token"],
+        [[f"{one.model} {one.engine}", f"{one.a_ms:.2f}", f"{one.b_ms * 1e3:.1f}"] for one in costs],
+    )
 
 
 def _arguments() -> argparse.Namespace:

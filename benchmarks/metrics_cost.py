@@ -11,12 +11,8 @@ classify with a model that takes `--token-us` a token, report.
 from __future__ import annotations
 
 import argparse
-import json
-import re
-import subprocess
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
@@ -27,14 +23,15 @@ from batcher.drift import DriftWatch, WatchedClassifier
 from batcher.messages import Entry, entry_id
 from batcher.metrics import WorkerMetrics
 from batcher.reports import BatchReport
-from benchmarks.hit import WRK_SCRIPT, redis_server, served
-from benchmarks.hit_servers import TEXTS, fill_cache
+from benchmarks import report
+from benchmarks.hit import known_texts, served
+from benchmarks.hit_servers import TEXTS
 from benchmarks.texts import stream
+from benchmarks.wrk import wrk
 from model_store import Classifier, Tokens
 from model_store.measuring import Measuring
 from model_store.stub import StubClassifier
 
-RESULTS = Path("bench-results")
 GOAL = 0.03
 BATCH = 16
 PASSES = 10
@@ -61,7 +58,7 @@ class Busy(StubClassifier):
         super().__init__()
         self._token_s = token_us / 1e6
 
-    def classify(self, batch: list[Tokens]) -> list[list[float]]:  # type: ignore[override]
+    def classify(self, batch: Sequence[Tokens]) -> list[list[float]]:
         """Keeps the processor busy, then answers."""
         until = time.thread_time() + self._token_s * sum(map(len, batch))
         while time.thread_time() < until:
@@ -73,23 +70,16 @@ class Busy(StubClassifier):
 def hit_roads() -> Iterator[tuple[Run, Run]]:
     """Processor seconds a request, of a server without metrics and of one with them, driven by wrk."""
     with ExitStack() as stack:
-        redis_url = stack.enter_context(redis_server())
-        fill_cache(redis_url)
-        script = Path(stack.enter_context(tempfile.TemporaryDirectory()), "post.lua")
-        script.write_text(WRK_SCRIPT % json.dumps(json.dumps({"text": TEXTS})))
+        driver = stack.enter_context(wrk(TEXTS))
+        redis_url = stack.enter_context(known_texts())
 
         def road(name: str) -> Run:
             port, pid = stack.enter_context(served(name, redis_url))
-            command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{WRK_S}s", "-s", str(script)]
-            command.append(f"http://127.0.0.1:{port}/predict")
 
             def run() -> float:
                 before = _cpu_s(pid)
-                said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-                assert "Non-2xx" not in said, said
-                match = re.search(r"(\d+) requests in", said)
-                assert match, said
-                return (_cpu_s(pid) - before) / int(match[1])
+                driven = driver.drive(port, seconds=WRK_S, connections=CONNECTIONS)
+                return (_cpu_s(pid) - before) / driven.requests
 
             return run
 
@@ -97,7 +87,7 @@ def hit_roads() -> Iterator[tuple[Run, Run]]:
 
 
 def _cpu_s(pid: int) -> float:
-    """On a processor so far; finer than the ticks of /proc/PID/stat."""
+    """Of the one thread that serves; finer than the ticks that `service.cpu_s` counts."""
     return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
 
 
@@ -157,14 +147,12 @@ def main() -> None:
         hit = compare("hit", without, with_, args.rounds)
     roads = (miss_road(args.token_us, counted=False), miss_road(args.token_us, counted=True))
     costs = [hit, compare("miss", *roads, args.rounds)]
-    print("road  without us  with us   adds")
-    for cost in costs:
-        verdict = "met" if cost.share < GOAL else "MISSED"
-        figures = f"{cost.without_us:10.1f}{cost.with_us:9.1f}{cost.share:8.2%}"
-        print(f"{cost.road:<6}{figures}  (less than {GOAL:.0%}: {verdict})")
-    result = {"date": time.strftime("%F"), "settings": vars(args), "costs": [asdict(cost) for cost in costs]}
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "metrics_cost.json").write_text(json.dumps(result, indent=1))
+    report.table(
+        ["road", "without us", "with us", "adds"],
+        [[c.road, f"{c.without_us:.1f}", f"{c.with_us:.1f}", f"{c.share:.2%}"] for c in costs],
+    )
+    goals = [report.goal(f"share that metrics add, {c.road}", c.share, GOAL, at_most=True) for c in costs]
+    report.write("metrics_cost", {"settings": vars(args), "costs": list(map(asdict, costs)), "goals": goals})
 
 
 if __name__ == "__main__":

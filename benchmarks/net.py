@@ -4,18 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-
-def free_port() -> int:
-    """A TCP port of the loopback that nobody listens on at this moment."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
+from benchmarks.report import quantile
 
 
 class Connection:
@@ -59,8 +52,7 @@ class Tally:
         return self.texts / self.seconds
 
     def quantile_ms(self, share: float) -> float:
-        ordered = sorted(self.latencies_s)
-        return ordered[min(int(len(ordered) * share), len(ordered) - 1)] * 1000 if ordered else 0.0
+        return quantile(self.latencies_s, share) * 1000
 
 
 async def closed_loop(

@@ -81,12 +81,6 @@ def _retry_after(head: bytes) -> float:
     return float(found.split(b"\r\n")[0]) if found else 0.0
 
 
-def quantile_ms(values: list[float], share: float) -> float:
-    """Of seconds, in milliseconds."""
-    ordered = sorted(values)
-    return ordered[min(int(len(ordered) * share), len(ordered) - 1)] * 1000 if ordered else 0.0
-
-
 async def at_load(port: int, texts: Iterator[str], rate: float, seconds: float) -> dict[str, Any]:
     """One open load for `seconds`."""
     arrivals = Arrivals(port, texts)
@@ -104,10 +98,10 @@ async def at_load(port: int, texts: Iterator[str], rate: float, seconds: float) 
         "late": sum(status == 504 for status, _, _ in arrivals.answers),
         "other": sum(status not in (200, 429, 504) for status, _, _ in arrivals.answers),
         "past_budget": sum(seconds_ > BUDGET_S + 0.1 for seconds_ in good),
-        "p50_ms": quantile_ms(good, 0.5),
-        "p99_ms": quantile_ms(good, 0.99),
-        "shed_p50_ms": quantile_ms(shed, 0.5),
-        "shed_p99_ms": quantile_ms(shed, 0.99),
+        "p50_ms": report.quantile(good, 0.5) * 1000,
+        "p99_ms": report.quantile(good, 0.99) * 1000,
+        "shed_p50_ms": report.quantile(shed, 0.5) * 1000,
+        "shed_p99_ms": report.quantile(shed, 0.99) * 1000,
     }
 
 

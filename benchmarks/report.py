@@ -29,6 +29,12 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         print("  ".join([first, *rest]))
 
 
+def quantile(values: Sequence[float], share: float) -> float:
+    """The value that `share` of them stay below; 0 of none."""
+    ordered = sorted(values)
+    return ordered[min(int(len(ordered) * share), len(ordered) - 1)] if ordered else 0.0
+
+
 def goal(what: str, measured: float, bound: float, *, at_most: bool = False) -> dict[str, Any]:
     """Prints whether a figure meets its goal; the figure, for the JSON."""
     met = measured <= bound if at_most else measured >= bound

@@ -15,7 +15,7 @@ import argparse
 import heapq
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.hpa import SYNC_S, Autoscaler, Policy, read_policy
+from benchmarks.scaling_plot import Curves, plot
 
 WINDOW_S = 15.0
 Floats = NDArray[np.float64]
@@ -191,46 +192,6 @@ def row(outcome: Outcome, shape: Shape, model: Model, policy: Policy) -> str:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Curves:
-    """What the plot keeps of one outcome."""
-
-    model: str
-    shape: Shape
-    replicas: list[tuple[float, int]]
-    windows: list[tuple[float, float, float]]
-
-
-def plot(path: Path, curves: Sequence[Curves], title: str) -> None:
-    """Workers, queue wait and budget misses over time, a column for each load."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    columns = list(dict.fromkeys(one.shape.name for one in curves))
-    colours = {model.name: colour for model, colour in zip(MODELS, ("#0b7285", "#d9480f"), strict=True)}
-    figure, axes = pyplot.subplots(3, len(columns), figsize=(13, 7.5), sharex="col", layout="constrained")
-    for one in curves:
-        workers, waits, misses = axes[:, columns.index(one.shape.name)]
-        times, wait, missed = np.array(one.windows).T
-        changes, replicas = zip(*one.replicas, (one.shape.seconds, one.replicas[-1][1]), strict=True)
-        style = {"color": colours[one.model], "label": one.model}
-        workers.set_title(one.shape.name)
-        workers.step(np.array(changes) / 60, replicas, where="post", **style)
-        waits.semilogy(times / 60, np.maximum(wait, 1), **style)
-        misses.plot(times / 60, missed * 100, **style)
-        misses.set_xlabel("minutes")
-    for axis, name in zip(axes[:, 0], ("workers", "queue wait p99, ms", "budget missed, %"), strict=True):
-        axis.set_ylabel(name)
-    for axis in axes.flat:
-        axis.grid(alpha=0.3)
-        axis.set_ylim(bottom=0 if axis.get_yscale() == "linear" else 1)
-    axes[0, 0].legend(loc="upper right")
-    figure.suptitle(title)
-    figure.savefig(path, dpi=110)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--target", type=float, nargs="+", help="other targets than the manifest's")
@@ -249,7 +210,9 @@ def main() -> None:
             tried = replace(policy, target=target)
             outcome = simulate(shape, model, tried, args)
             print(row(outcome, shape, model, tried), flush=True)
-            curves.append(Curves(model.name, shape, outcome.replicas, list(outcome.windows())))
+            curves.append(
+                Curves(model.name, shape.name, shape.seconds, outcome.replicas, list(outcome.windows()))
+            )
     if args.plot:
         title = f"Work per worker {policy.target:.0f} texts, a new worker after {args.start_s:.0f} s"
         plot(args.plot, curves, title)

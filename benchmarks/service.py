@@ -7,17 +7,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 
 import redis
 
-from benchmarks.net import free_port
 from millrace.embedded import find_server
+from millrace.startup import free_port
 
 READY_S = 180.0
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")
@@ -36,8 +35,7 @@ class Service:
 
     def cpu_s(self, process: str) -> float:
         """Processor seconds that a process has used so far."""
-        fields = Path(f"/proc/{self.pids[process]}/stat").read_text().rsplit(")", 1)[1].split()
-        return (int(fields[11]) + int(fields[12])) * TICK_S
+        return cpu_s(self.pids[process])
 
     def forget(self) -> None:
         """Empties the shared cache and the results; the queue's records stay."""
@@ -47,50 +45,73 @@ class Service:
                     client.unlink(key)
 
 
+def cpu_s(pid: int) -> float:
+    """Processor seconds that a process has used so far, all its threads together."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) * TICK_S
+
+
+@contextmanager
+def process(
+    words: Sequence[str], env: Mapping[str, str] | None = None, log: Path | None = None
+) -> Iterator[int]:
+    """Runs a command meanwhile; its process id. It writes to `log`, or where this process writes."""
+    with ExitStack() as stack:
+        out = stack.enter_context(log.open("wb")) if log else None
+        started = subprocess.Popen(words, env={**os.environ, **(env or {})}, stdout=out, stderr=out)
+        try:
+            yield started.pid
+        finally:
+            started.terminate()
+            try:
+                started.wait(20)
+            except subprocess.TimeoutExpired:
+                started.kill()
+                started.wait()
+
+
+@contextmanager
+def redis_in_memory(folder: Path) -> Iterator[tuple[str, int]]:
+    """A Redis on a unix socket in `folder` that keeps nothing: its URL and process id."""
+    socket = folder / "s"
+    words = ["--port", "0", "--unixsocket", str(socket), "--save", "", "--dir", str(folder)]
+    with process([str(find_server().path), *words], log=folder / "redis.log") as pid:
+        until(socket.exists, 20.0, folder)
+        yield f"unix://{socket}", pid
+
+
 @contextmanager
 def service(model: str, *, workers: int = 1, **settings: object) -> Iterator[Service]:
     """Starts everything, waits until it is ready, ends it. `settings` as in batch_tokens=256."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
-        socket = folder / "s"
-        words = ["--port", "0", "--unixsocket", str(socket), "--save", "", "--dir", str(folder)]
-        pids = {"redis": _start(stack, [str(find_server().path), *words], {}, folder / "redis.log")}
+        redis_url, redis_pid = stack.enter_context(redis_in_memory(folder))
+        pids = {"redis": redis_pid}
         port = free_port()
         env = {f"MILLRACE_{name.upper()}": str(value) for name, value in settings.items()}
-        env |= {"REDIS_URL": f"unix://{socket}", "MILLRACE_PORT": str(port), "MILLRACE_MODEL": model}
+        env |= {"REDIS_URL": redis_url, "MILLRACE_PORT": str(port), "MILLRACE_MODEL": model}
         env.setdefault("MILLRACE_LOG_LEVEL", "warning")
-        command = [sys.executable, "-m", "millrace"]
-        pids["api"] = _start(stack, [*command, "api"], env, folder / "api.log")
-        for number in range(workers):
-            log = folder / f"worker{number}.log"
-            pids[f"worker{number}"] = _start(stack, [*command, "worker"], env, log)
-        _wait_ready(port, folder)
-        yield Service(port, f"unix://{socket}", pids)
+        for name in ("api", *(f"worker{number}" for number in range(workers))):
+            words = [sys.executable, "-m", "millrace", name.rstrip("0123456789")]
+            pids[name] = stack.enter_context(process(words, env, folder / f"{name}.log"))
+        until(lambda: _ready(port), READY_S, folder)
+        yield Service(port, redis_url, pids)
 
 
-def _start(stack: ExitStack, words: list[str], env: dict[str, str], log: Path) -> int:
-    with log.open("wb") as out:
-        process = subprocess.Popen(words, env={**os.environ, **env}, stdout=out, stderr=out)
-
-    def end() -> None:
-        process.terminate()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-    stack.callback(end)
-    return process.pid
+def until(true: Callable[[], bool], seconds: float, logs: Path | None = None) -> None:
+    """Waits for it; ends the benchmark when it does not come true, and shows the logs of a folder."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        if time.monotonic() > deadline:
+            said = sorted(logs.glob("*.log")) if logs else []
+            told = "\n".join(f"{log.name}: {log.read_text()[-2000:]}" for log in said)
+            raise SystemExit(f"not ready after {seconds:g} s\n{told}")
+        time.sleep(0.05)
 
 
-def _wait_ready(port: int, folder: Path) -> None:
-    deadline = time.monotonic() + READY_S
-    while time.monotonic() < deadline:
-        try:
-            with urlopen(f"http://127.0.0.1:{port}/readyz", timeout=2):
-                return
-        except (URLError, HTTPError, OSError):
-            time.sleep(0.1)
-    logs = "\n".join(f"{log.name}: {log.read_text()[-2000:]}" for log in sorted(folder.glob("*.log")))
-    raise SystemExit(f"the service did not become ready\n{logs}")
+def _ready(port: int) -> bool:
+    try:
+        with urlopen(f"http://127.0.0.1:{port}/readyz", timeout=2):
+            return True
+    except OSError:
+        return False
