@@ -16,7 +16,8 @@ from typing import Any
 
 import httpx
 
-from tests.servers import RedisServer, free_port
+from millrace.startup import free_port
+from tests.servers import RedisServer
 
 START_S = 60.0
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -16,6 +15,7 @@ import redis
 
 from millrace.embedded import find_server
 from millrace.errors import CommandError
+from millrace.startup import free_port
 
 
 def server_binary() -> Path | None:
@@ -26,14 +26,6 @@ def server_binary() -> Path | None:
         return find_server().path
     except CommandError:
         return None
-
-
-def free_port() -> int:
-    """A TCP port of the loopback that nobody listens on at this moment."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 class RedisServer:

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import httpx
 
+from millrace.startup import free_port
 from tests.mill import Process, millrace
 from tests.proxy import Proxy
-from tests.servers import RedisServer, free_port, server_binary
+from tests.servers import RedisServer, server_binary
 
 KEEP_EVERY_S = 0.1
 LEASE_MS = 2000

@@ -11,8 +11,9 @@ import httpx
 import psutil
 import pytest
 
+from millrace.startup import free_port
 from tests.mill import Process, millrace, wait_until
-from tests.servers import free_port, server_binary
+from tests.servers import server_binary
 
 READY_S = 90.0
 

@@ -16,9 +16,9 @@ import pytest
 
 from batcher.messages import fragment
 from benchmarks.texts import texts
+from millrace.startup import free_port
 from model_store.stub import LABELS, StubClassifier
 from tests.mill import Mill, Process, millrace, wait_until
-from tests.servers import free_port
 
 pytestmark = [pytest.mark.e2e, pytest.mark.redis]
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from millrace.startup import free_port
 from tests.e2e.conftest import Up
-from tests.servers import free_port
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = sorted(path.stem for path in (ROOT / "k6").glob("*.js"))

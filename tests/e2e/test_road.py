@@ -15,8 +15,9 @@ import httpx
 import psutil
 import pytest
 
+from millrace.startup import free_port
 from tests.mill import Mill, Process, millrace, wait_until
-from tests.servers import RedisServer, free_port
+from tests.servers import RedisServer
 
 pytestmark = [pytest.mark.e2e, pytest.mark.redis]
 

@@ -14,8 +14,8 @@ import httpx
 import psutil
 import pytest
 
+from millrace.startup import free_port
 from tests.mill import Process, millrace, wait_until
-from tests.servers import free_port
 
 pytestmark = pytest.mark.e2e
 

@@ -14,9 +14,10 @@ import redis
 import trustme
 
 from batcher.errors import MillraceError
+from millrace.startup import free_port
 from tests.faults.conftest import Road
 from tests.mill import Mill, Process, millrace, wait_until
-from tests.servers import RedisServer, free_port, server_binary
+from tests.servers import RedisServer, server_binary
 
 pytestmark = [pytest.mark.redis, pytest.mark.e2e]
 DOCS = Path(__file__).parents[2] / "docs/redis.md"
