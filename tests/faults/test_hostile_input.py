@@ -27,7 +27,7 @@ from batcher.job_queue import JobQueue
 from batcher.job_store import JobStore
 from batcher.messages import decode_result
 from batcher.redis_queue import read_claim
-from tests.unit.api.pretended import FakeCache, FakeHub
+from tests.unit.pretended import FakeCache, FakeHub
 
 CASES = int(os.environ.get("HOSTILE_CASES", "60"))
 CLIENT_ERRORS = {400, 404, 405, 413, 415, 422}

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
-import fakeredis
 import pytest
+import redis
 
 from batcher.errors import QueueFull
 from batcher.messages import Failure, Prediction, decode_result, fragment
@@ -39,7 +39,7 @@ MODEL = {
 class Bench:
     """Both ends over one client; `api("a")` is an API process, `worker("w")` a worker."""
 
-    def __init__(self, client: Any) -> None:
+    def __init__(self, client: redis.Redis) -> None:
         self.client = client
         self.P = "{millrace:t}"
 
@@ -84,14 +84,9 @@ class Bench:
         return [name for name in names if ":entry:" in name or name.endswith(ends)]
 
 
-@pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.redis)])
-def bench(request: pytest.FixtureRequest) -> Iterator[Bench]:
-    if request.param == "fake":
-        client: Any = fakeredis.FakeRedis(server=fakeredis.FakeServer(version=(7,)))
-    else:
-        client = request.getfixturevalue("redis_server").client()
-    yield Bench(client)
-    client.close()
+@pytest.fixture
+def bench(client: redis.Redis) -> Bench:
+    return Bench(client)
 
 
 def wait_until(true: Callable[[], bool], timeout_s: float = 5.0) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import fakeredis
@@ -22,7 +23,7 @@ from batcher.job_store import JobStore
 from batcher.metrics import WorkerCollector, WorkerMetrics
 from batcher.outage import Outage
 from model_store.stub import StubClassifier
-from tests.unit.api.pretended import FakeHub
+from tests.unit.pretended import FakeHub
 
 ROOT = Path(__file__).parents[2]
 MONITORING = ROOT / "k8s/components/monitoring"
@@ -42,7 +43,8 @@ class Exposed:
 class _Worker:
     """What WorkerCollector reads of a worker."""
 
-    state, rate, budget, expired, skipped, outage = "idle", 1.0, 256, 0, 0, Outage()
+    state, rate, budget, outage = "idle", 1.0, 256, Outage()
+    claims = SimpleNamespace(expired=0, skipped=0)
 
 
 @cache

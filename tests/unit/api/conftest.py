@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator
 import pytest
 
 from api.settings import ApiSettings
-from tests.unit.api.pretended import FakeCache, FakeHub, Service, Start, running
+from tests.unit.api.pretended import Service, Start, running
+from tests.unit.pretended import FakeCache, FakeHub
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import pytest
 
 import api.cache
 from api.cache import LocalCache
-from tests.unit.api.pretended import OTHER_REVISION, REVISION, prediction
+from tests.unit.pretended import OTHER_REVISION, REVISION, prediction
 
 
 def known(cache: LocalCache, *texts: str, revision: str = REVISION) -> list[bool]:

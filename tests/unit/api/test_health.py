@@ -10,7 +10,8 @@ from api.metrics import ROUTES, duration_bounds
 from batcher.asks import HubCounts
 from batcher.errors import EntryFailed, QueueFull
 from batcher.messages import NO_SNAPSHOT, LaneDepth
-from tests.unit.api.pretended import RUNNING, FakeHub, Service, Start, assert_problem, prediction
+from tests.unit.api.pretended import Service, Start, assert_problem
+from tests.unit.pretended import RUNNING, FakeHub, prediction
 
 
 async def metrics(service: Service) -> dict[tuple[str, str], float]:

@@ -11,17 +11,8 @@ from hypothesis import strategies as st
 
 from api.settings import ApiSettings
 from batcher.messages import NO_SNAPSHOT, Prediction, entry_id
-from tests.unit.api.pretended import (
-    OTHER_REVISION,
-    REVISION,
-    RUNNING,
-    FakeCache,
-    FakeHub,
-    Service,
-    Start,
-    prediction,
-    running,
-)
+from tests.unit.api.pretended import Service, Start, running
+from tests.unit.pretended import OTHER_REVISION, REVISION, RUNNING, FakeCache, FakeHub, prediction
 
 
 def expected(*texts: str) -> dict[str, object]:

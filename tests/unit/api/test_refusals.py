@@ -17,7 +17,8 @@ from batcher.errors import (
     QueueFull,
     QueueUnavailable,
 )
-from tests.unit.api.pretended import FakeHub, Service, Start, assert_problem, prediction
+from tests.unit.api.pretended import Service, Start, assert_problem
+from tests.unit.pretended import FakeHub, prediction
 
 
 @pytest.mark.parametrize(

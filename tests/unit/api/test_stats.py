@@ -23,7 +23,8 @@ from api.pulse import Beat
 from api.stats import Stats
 from batcher.job_record import JobRecord
 from batcher.messages import BatchNote, LaneDepth
-from tests.unit.api.pretended import RUNNING, WORKER, FakeHub, Service, Start, assert_problem
+from tests.unit.api.pretended import Service, Start, assert_problem
+from tests.unit.pretended import RUNNING, WORKER, FakeHub
 
 NOTE = BatchNote(3, 8, 140, 152, "full", 3.5, 12.4)
 BUSY = replace(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -21,87 +20,11 @@ from batcher.errors import (
 from batcher.job_record import JobRecord
 from batcher.job_run import Interrupted, Outcome, run_job
 from batcher.job_store import JobStore
-from batcher.messages import NO_SNAPSHOT, Lane, ModelRecord, Prediction, Snapshot, entry_id
 from batcher.settings import JobSettings
 from tests.conftest import FakeRedis
+from tests.unit.pretended import REVISION, FakeCache, FakeHub, prediction
 
-REVISION = "r" * 64
-SNAPSHOT = Snapshot(
-    ModelRecord("stub", REVISION, ("A", "B"), 512, "stub", "f32"),
-    *[
-        getattr(NO_SNAPSHOT, name)
-        for name in ("workers", "interactive", "bulk", "solo", "in_flight", "recovered")
-    ],
-)
 JOB = "a" * 32
-
-
-def prediction(text: str) -> Prediction:
-    labels = [{"label": text, "score": 1.0}]
-    return Prediction(json.dumps(labels).encode(), REVISION, 3)
-
-
-@dataclass
-class Hub:
-    """Answers from `answer`, after `gate` if there is one; counts what is in flight."""
-
-    answer: Callable[[str], Outcome] = prediction
-    refusals: list[Exception] = field(default_factory=list)
-    snapshot: Snapshot = SNAPSHOT
-    pause_s: float = 0.0
-    asked: list[str] = field(default_factory=list)
-    in_flight: int = 0
-    most: int = 0
-    cancelled: int = 0
-    running: bool = False
-
-    async def start(self) -> None:
-        self.running = True
-
-    async def stop(self) -> None:
-        assert self.in_flight == 0, "stopped under its callers"
-        self.running = False
-
-    async def classify(
-        self,
-        ids: Sequence[str],
-        texts: Sequence[str],
-        *,
-        budget_s: float,
-        lane: Lane = "interactive",
-        trace: str = "",
-    ) -> list[Outcome]:
-        assert lane == "bulk"
-        assert list(ids) == [entry_id(text) for text in texts]
-        if self.refusals:
-            raise self.refusals.pop()
-        self.in_flight += len(texts)
-        self.most = max(self.most, self.in_flight)
-        try:
-            await asyncio.sleep(self.pause_s)
-            self.asked += texts
-            return [self.answer(text) for text in texts]
-        except asyncio.CancelledError:
-            self.cancelled += len(texts)
-            raise
-        finally:
-            self.in_flight -= len(texts)
-
-
-@dataclass
-class Cache:
-    """Knows what is in `held`."""
-
-    held: set[str] = field(default_factory=set)
-    closed: bool = False
-
-    async def get(self, revision: str, ids: Sequence[str]) -> list[tuple[Prediction, float] | None]:
-        assert revision == REVISION
-        known = {entry_id(text): text for text in self.held}
-        return [(prediction(known[entry]), 1.0) if entry in known else None for entry in ids]
-
-    async def close(self) -> None:
-        self.closed = True
 
 
 @dataclass
@@ -109,8 +32,8 @@ class Bench:
     """A store with one job in it, and the means to run it."""
 
     store: JobStore
-    hub: Hub = field(default_factory=Hub)
-    cache: Cache = field(default_factory=Cache)
+    hub: FakeHub = field(default_factory=lambda: FakeHub(lane="bulk"))
+    cache: FakeCache = field(default_factory=FakeCache)
 
     def job(self, texts: Sequence[str | None], chunk_texts: int = 4) -> None:
         upload = self.store.upload(JOB, chunk_texts)
@@ -131,8 +54,8 @@ class Bench:
         record = self.record
         return [json.loads(line) for lines in self.store.output(record, 0, record.total) for line in lines]
 
-    def labels(self) -> list[str]:
-        return [result[0]["label"] for result in self.results()]
+    def asked(self) -> list[str]:
+        return [text for call in self.hub.asked for text in call]
 
 
 @pytest.fixture
@@ -143,10 +66,14 @@ def bench(fake_redis: FakeRedis) -> Bench:
 WORDS = [f"text {number}" for number in range(50)]
 
 
+def answers(texts: Sequence[str]) -> list[Any]:
+    return [json.loads(prediction(text).fragment) for text in texts]
+
+
 def test_every_text_gets_its_result_in_order(bench: Bench) -> None:
     bench.job(WORDS)
     assert bench.run() == "finished"
-    assert bench.labels() == WORDS
+    assert bench.results() == answers(WORDS)
     record = bench.record
     assert (record.done, record.failed, record.total, record.attempt) == (50, 0, 50, 1)
     assert record.model == f"stub@{REVISION[:12]}"
@@ -154,22 +81,24 @@ def test_every_text_gets_its_result_in_order(bench: Bench) -> None:
     assert record.finished_ms is not None
     assert record.created_ms <= record.started_ms <= record.finished_ms
     assert not bench.hub.running
+    assert bench.hub.in_flight == 0, "stopped under its callers"
     assert bench.cache.closed
 
 
 def test_a_text_is_asked_for_once_a_chunk_however_often_it_stands_there(bench: Bench) -> None:
     bench.job(["same"] * 8)
     bench.run()
-    assert bench.hub.asked == ["same", "same"]
-    assert bench.labels() == ["same"] * 8
+    assert bench.asked() == ["same", "same"]
+    assert bench.results() == answers(["same"] * 8)
 
 
 def test_what_the_cache_knows_is_not_asked_for(bench: Bench) -> None:
-    bench.cache.held = set(WORDS[:49])
+    for text in WORDS[:49]:
+        bench.cache.keep(text)
     bench.job(WORDS)
     bench.run()
-    assert bench.hub.asked == WORDS[49:]
-    assert bench.labels() == WORDS
+    assert bench.asked() == WORDS[49:]
+    assert bench.results() == answers(WORDS)
 
 
 def test_no_more_is_in_flight_than_the_setting_says(bench: Bench) -> None:
@@ -184,7 +113,7 @@ def test_fewer_in_flight_than_a_request_would_hold(bench: Bench) -> None:
     bench.job(WORDS, chunk_texts=16)
     bench.run(job_in_flight=5)
     assert bench.hub.most == 5
-    assert bench.labels() == WORDS
+    assert bench.results() == answers(WORDS)
 
 
 def test_one_bad_text_is_an_entry_with_an_error_in_its_place(bench: Bench) -> None:
@@ -196,7 +125,7 @@ def test_one_bad_text_is_an_entry_with_an_error_in_its_place(bench: Bench) -> No
     bench.job(["a", "bad", None, "worse", "b"])
     assert bench.run() == "finished"
     results = bench.results()
-    assert [result[0]["label"] for result in (results[0], results[4])] == ["a", "b"]
+    assert [results[0], results[4]] == answers(["a", "b"])
     codes = [results[at]["error"]["code"] for at in (1, 2, 3)]
     assert codes == ["inference_failed", "text_too_long", "poison"]
     assert (bench.record.failed, bench.record.status) == (3, "finished")
@@ -212,10 +141,10 @@ def test_one_bad_text_is_an_entry_with_an_error_in_its_place(bench: Bench) -> No
     ],
 )
 def test_what_a_client_would_be_refused_for_a_job_waits_for(bench: Bench, refusal: Exception) -> None:
-    bench.hub.refusals = [refusal] * 5
+    bench.hub.refusal, bench.hub.refuses = refusal, 5
     bench.job(WORDS)
     assert bench.run() == "finished"
-    assert bench.labels() == WORDS
+    assert bench.results() == answers(WORDS)
 
 
 def test_a_job_cancelled_while_it_runs_asks_for_nothing_more(bench: Bench) -> None:
@@ -247,8 +176,8 @@ def test_the_next_attempt_continues_where_the_last_was_interrupted(bench: Bench)
     bench.hub.asked.clear()
     bench.hub.pause_s = 0.0
     assert bench.run() == "finished"
-    assert len(bench.hub.asked) == 1000 - done, "nothing is classified twice"
-    assert bench.labels() == WORDS * 20
+    assert len(bench.asked()) == 1000 - done, "nothing is classified twice"
+    assert bench.results() == answers(WORDS * 20)
 
 
 def test_an_older_attempt_ends_when_a_newer_has_begun(bench: Bench) -> None:
@@ -274,7 +203,7 @@ def test_a_job_over_its_time_fails_and_keeps_what_it_has(bench: Bench) -> None:
     record = bench.record
     assert record.error_code == "job_timeout"
     assert record.done > 0
-    assert bench.labels() == WORDS[: record.done]
+    assert bench.results() == answers(WORDS[: record.done])
 
 
 def test_a_job_that_has_ended_is_not_run_again(bench: Bench) -> None:
@@ -282,7 +211,7 @@ def test_a_job_that_has_ended_is_not_run_again(bench: Bench) -> None:
     bench.run()
     bench.hub.asked.clear()
     assert bench.run() == "finished"
-    assert bench.hub.asked == []
+    assert bench.asked() == []
     assert bench.record.attempt == 1
 
 
@@ -310,7 +239,7 @@ def test_being_asked_to_stop_is_no_lack_of_progress(bench: Bench) -> None:
 
 def test_an_unforeseen_error_ends_the_attempt_and_not_the_job(bench: Bench) -> None:
     bench.job(WORDS)
-    bench.hub.refusals = [RuntimeError("unforeseen")]
+    bench.hub.refusal, bench.hub.refuses = RuntimeError("unforeseen"), 1
     with pytest.raises(ExceptionGroup):
         bench.run()
     assert bench.record.status == "running"

@@ -19,7 +19,7 @@ from batcher.job_queue import JobQueue
 from batcher.job_record import Attempt
 from batcher.job_store import JobStore
 from tests.conftest import FakeRedis
-from tests.unit.api.pretended import FakeCache, FakeHub
+from tests.unit.pretended import FakeCache, FakeHub
 
 NDJSON = {"content-type": "application/x-ndjson"}
 CSV = {"content-type": "text/csv"}
