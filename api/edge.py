@@ -38,7 +38,8 @@ DEFAULT_HEADERS: list[Header] = [
     (b"referrer-policy", b"no-referrer"),
     (b"cache-control", b"no-store"),
 ]
-# Probes and scrapes come every few seconds: their lines are for debugging only, unless they fail.
+# Probes and scrapes come every few seconds: their lines are for debugging only, unless they fail; /readyz
+# fails in the ordinary course of things, whenever a process starts or drains.
 QUIET_ROUTES = frozenset(("/health", "/livez", "/readyz", "/metrics", "/", "/static/{name}"))
 
 
@@ -104,7 +105,8 @@ class Edge(FastAPI):
     def _record(self, scope: Scope, head: Head, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "other")
         self._metrics.request(route, status, seconds)
-        level = logging.DEBUG if route in QUIET_ROUTES and status < 400 else logging.INFO
+        quiet = route == "/readyz" or (route in QUIET_ROUTES and status < 400)
+        level = logging.DEBUG if quiet else logging.INFO
         if log.isEnabledFor(level):
             fields = {"action": "request", "request_id": head.id, "method": scope["method"]}
             fields |= {"route": route, "status": status, "ms": round(seconds * 1e3, 3)}

@@ -10,6 +10,16 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from api.errors import Problem
 
 MAX_ERRORS = 32
+# What is wrong, in the words of this service; of broken JSON the parser itself says where it broke.
+SAID = {
+    "model_type": 'must be an object with the field "text"',
+    "missing": 'the field "text" is missing',
+    "list_type": "must be a list of strings",
+    "too_short": "must hold at least one text",
+    "string_type": "must be a string",
+    "extra_forbidden": 'only the field "text" may be given',
+    "duplicate_key": "given more than once",
+}
 
 
 class LabelScore(BaseModel):
@@ -155,8 +165,8 @@ class RequestReader:
         if details[0]["type"] == "too_long":
             return Problem(413, f"more than {self._max_texts} texts", code="too_many_texts")
         if not body.strip():
-            details = [{"type": "missing", "loc": (), "msg": "Field required"}]
-        return invalid(details)
+            return invalid([{"type": "missing", "loc": (), "msg": "the body is empty"}])
+        return invalid([{**detail, "msg": SAID.get(detail["type"], detail["msg"])} for detail in details])
 
 
 def invalid(details: list[dict[str, Any]]) -> Problem:
@@ -167,7 +177,7 @@ def invalid(details: list[dict[str, Any]]) -> Problem:
 def _refuse_twins(body: bytes) -> None:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if len(pairs) > len(dict(pairs)):
-            detail = {"type": "duplicate_key", "loc": (pairs[0][0],), "msg": "Field given more than once"}
+            detail = {"type": "duplicate_key", "loc": (pairs[0][0],), "msg": SAID["duplicate_key"]}
             raise invalid([detail])
         return dict(pairs)
 

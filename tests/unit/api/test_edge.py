@@ -135,6 +135,9 @@ async def test_one_log_line_a_request_but_known_texts_and_probes_only_for_debugg
         assert lines() == [("/predict", 422, logging.INFO)]
         await service.client.get("/livez")
         assert lines() == [("/livez", 200, logging.DEBUG)]
+        service.hub.reachable = False
+        await service.client.get("/readyz")
+        assert lines() == [("/readyz", 503, logging.DEBUG)], "the ordinary course of things"
         service.hub.alive = False
         await service.client.get("/livez")
         assert lines() == [("/livez", 503, logging.INFO)]

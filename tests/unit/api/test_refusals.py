@@ -61,6 +61,7 @@ async def test_what_is_no_request_is_422(service: Service, body: bytes, kind: st
     assert isinstance(detail, list)
     assert (detail[0]["type"], detail[0]["loc"]) == (kind, loc)
     assert detail[0]["msg"]
+    assert not detail[0]["msg"].startswith(("Input", "Field", "Extra")), "the parser's words, not ours"
     assert service.hub.asked == []
 
 
@@ -78,8 +79,8 @@ async def test_the_body_may_be_right_in_unusual_ways(service: Service) -> None:
 async def test_numbers_are_not_taken_for_texts(service: Service) -> None:
     problem = assert_problem(await service.post(b'{"text": [5, 6]}'), 422, "invalid_request")
     assert problem["detail"] == [
-        {"type": "string_type", "loc": ["body", "text", 0], "msg": "Input should be a valid string"},
-        {"type": "string_type", "loc": ["body", "text", 1], "msg": "Input should be a valid string"},
+        {"type": "string_type", "loc": ["body", "text", 0], "msg": "must be a string"},
+        {"type": "string_type", "loc": ["body", "text", 1], "msg": "must be a string"},
     ]
 
 
