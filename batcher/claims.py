@@ -7,12 +7,13 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from batcher.collect import Arrivals, Company, CostModel, Layout, claim_cost
+from batcher.collect import Arrivals, Company, CostModel, claim_cost
 from batcher.heartbeat import Heartbeat
 from batcher.inference import Held
 from batcher.outage import REDIS_ERRORS, RETRY_S, Outage
 from batcher.redis_queue import Claim, Command, WorkerQueue, read_claim
 from batcher.settings import WorkerSettings
+from model_store import Layout
 
 NOTHING = Claim([], 0, 0, 0, b"0-0")
 

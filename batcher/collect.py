@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-Layout = Literal["packed", "padded"]
+from model_store import Layout
+from model_store.layout import FILL
+
 Reason = Literal["full", "window", "idle", "solo"]
 
 # Weight of the newest pass in the cost model: about the last 50 count.
@@ -22,6 +24,8 @@ _COMPANY_S = 60.0
 _UNNOTICED_S = 0.002
 # A pass is long enough once its fixed cost is this share of it; longer ones only add latency.
 _FIXED_SHARE = 0.04
+# With a backlog everyone waits anyway, and who comes next for half of this at most on the average.
+_LONG_PASS_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +86,13 @@ class CostModel:
             return sys.maxsize if self.fixed_s <= seconds else 0
         return max(int((seconds - self.fixed_s) / self.token_s), 0)
 
-    def best_tokens(self, least: int = 256, most: int = 512) -> int:
-        """The shortest pass whose fixed cost hardly counts, within [least, most], in tokens."""
+    def best_tokens(self, *, backlog: bool = False, least: int = 256, most: int = 512) -> int:
+        """Tokens of a pass, within [least, most]: the fewest whose fixed cost hardly counts.
+
+        With a backlog up to twice `most`, as long as the pass stays short: larger ones gain a little.
+        """
+        if backlog:
+            return min(max(self.tokens_in(_LONG_PASS_S), least), 2 * most)
         if self.token_s <= 0.0:
             return most
         wanted = self.fixed_s * (1.0 - _FIXED_SHARE) / (_FIXED_SHARE * self.token_s)
@@ -118,29 +127,21 @@ def keep_window_s(arrivals: Arrivals, cost: CostModel, typical_tokens: float, wi
     return min(window_s, pass_s / 2)
 
 
-def pass_tokens(lengths: Sequence[int], layout: Layout) -> int:
-    """Tokens that one pass over these lengths computes, padding included."""
-    if not lengths:
-        return 0
-    return sum(lengths) if layout == "packed" else len(lengths) * max(lengths)
-
-
 def next_pass(lengths: Sequence[int], layout: Layout, budget: int) -> list[int]:
     """Which of the held texts the next pass runs: indices into `lengths`, at least one if any is held.
 
-    packed: from the front while they fit, so that order is kept and nothing is padded.
+    packed: in order; one that no longer fits is passed over, and comes first in the next pass.
     padded: the neighbours in length of the text that came first, so that it never waits for a better fit.
     """
     if not lengths:
         return []
     if layout == "packed":
-        total = 0
-        chosen: list[int] = []
-        for index, length in enumerate(lengths):
-            if chosen and total + length > budget:
-                break
-            total += length
-            chosen.append(index)
+        room = int(budget * FILL) - lengths[0]
+        chosen = [0]
+        for index in range(1, len(lengths)):
+            if lengths[index] <= room:
+                room -= lengths[index]
+                chosen.append(index)
         return chosen
     order = sorted(range(len(lengths)), key=lambda index: (lengths[index], index))
     return _neighbours(order, lengths, order.index(0), budget)

@@ -27,7 +27,10 @@ class Held:
     claimed_at: float
 
 
-def tokenised(classifier: Classifier, entries: Sequence[Entry]) -> tuple[list[Held], list[Result]]:
+Tokenised = tuple[list[Held], list[Result]]
+
+
+def tokenised(classifier: Classifier, entries: Sequence[Entry]) -> Tokenised:
     """The entries, tokenised; and failures of those that the tokenizer raised on, each tried alone."""
     began = time.perf_counter()
     try:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 
-from batcher.collect import CostModel, pass_tokens
+from batcher.collect import CostModel
 from batcher.inference import check_rows
 from model_store import Classifier
+from model_store.layout import computed_tokens
 
 # Tokens of the passes that the cost is learnt from, about.
-SIZES = (16, 64, 128, 256, 384)
+SIZES = (16, 64, 128, 256, 512)
 
 
 def warm_up(classifier: Classifier) -> CostModel:
@@ -26,5 +27,5 @@ def warm_up(classifier: Classifier) -> CostModel:
             began = time.perf_counter()
             check_rows(classifier.classify(texts), len(texts))
             spent = time.perf_counter() - began
-            cost = cost.learn(pass_tokens([len(text) for text in texts], classifier.info.layout), spent)
+            cost = cost.learn(computed_tokens([len(text) for text in texts], classifier.info.layout), spent)
     return cost

@@ -15,22 +15,24 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from batcher.claims import NOTHING, Claims
-from batcher.collect import CostModel, Reason, keep_window_s, next_pass, pass_tokens
+from batcher.collect import CostModel, Reason, keep_window_s, next_pass
 from batcher.delivery import Delivery, Remember
 from batcher.heartbeat import Heartbeat
-from batcher.inference import Held, Result, classified, tokenised
+from batcher.inference import Held, Result, Tokenised, classified, tokenised
 from batcher.outage import REDIS_ERRORS, RETRY_S, Outage
 from batcher.redis_queue import Claim, Command, WorkerQueue
 from batcher.reports import BatchReport, Progress, model_record
 from batcher.settings import WorkerSettings
 from batcher.warm_up import warm_up
 from model_store import Classifier
+from model_store.layout import computed_tokens
 
 log = logging.getLogger(__name__)
 
 WAIT_S = 1.0
-# Time for a claim and its tokenising before the pass under way ends.
+# Time for a claim before the pass under way ends, and for tokenising as a share of that pass.
 CLAIM_AHEAD_S = 0.0025
+TOKENIZE_SHARE = 0.05
 
 
 class Worker:
@@ -97,7 +99,7 @@ class Worker:
     @property
     def budget(self) -> int:
         """Tokens of one pass."""
-        return self._settings.batch_tokens or self.cost.best_tokens()
+        return self._settings.batch_tokens or self.cost.best_tokens(backlog=self.claims.left > 0)
 
     @property
     def state(self) -> str:
@@ -182,7 +184,10 @@ class Worker:
         return self.claims.command(self._held, self.cost, self.budget, ahead)
 
     def _take(self, claim: Claim) -> None:
-        held, failed = tokenised(self._classifier, claim.entries)
+        self._keep(tokenised(self._classifier, claim.entries))
+
+    def _keep(self, tokenised: Tokenised) -> None:
+        held, failed = tokenised
         self._held += held
         self._unsent += failed
 
@@ -192,7 +197,7 @@ class Worker:
         """One forward pass over the next of the held texts."""
         self._state = "busy"
         batch = self._next_batch()
-        computed = pass_tokens([len(held.tokens) for held in batch], self._layout)
+        computed = computed_tokens([len(held.tokens) for held in batch], self._layout)
         # A text that runs alone may end this process: it takes nobody along.
         alone = batch[0].entry.solo
         ahead = None if alone else self._look_ahead(self.cost.pass_s(computed))
@@ -204,7 +209,7 @@ class Worker:
         self.cost = self.cost.learn(computed, spent)
         self._observe(self._progress.add(batch, results, self._reason, computed, began, spent))
         if ahead is not None:
-            self._take(ahead.result())
+            self._keep(ahead.result())
         self._unsent += results
         if self._held:
             results, self._unsent = self._unsent, []
@@ -218,19 +223,19 @@ class Worker:
         self._held = [held for index, held in enumerate(self._held) if index not in kept]
         return batch
 
-    def _look_ahead(self, pass_s: float) -> Future[Claim] | None:
-        """Claims beside the pass, just before it ends; not when enough is held, or the pass is too short."""
+    def _look_ahead(self, pass_s: float) -> Future[Tokenised] | None:
+        """Claims and tokenises beside the pass, just before its end; not if it is short or enough is held."""
         held = sum(len(held.tokens) for held in self._held)
         if held >= self.budget or (pass_s < 2 * CLAIM_AHEAD_S and not self.claims.left):
             return None
-        return self._beside.submit(self._claim_late, pass_s - CLAIM_AHEAD_S)
+        return self._beside.submit(self._claim_late, pass_s * (1 - TOKENIZE_SHARE) - CLAIM_AHEAD_S)
 
-    def _claim_late(self, delay_s: float) -> Claim:
+    def _claim_late(self, delay_s: float) -> Tokenised:
         if (delay_s > 0 and self._stop.wait(delay_s)) or self._stop.is_set():
-            return NOTHING
+            return [], []
         claim = self.claims.claim(self._claim_command(ahead=True))
         self._reason = "full" if claim.left else "idle"
-        return claim
+        return tokenised(self._classifier, claim.entries)
 
     def _later(self, work: Callable[[Sequence[Result]], None], results: Sequence[Result]) -> None:
         """Does `work` beside the next pass; what goes wrong there is told."""

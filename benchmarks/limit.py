@@ -23,8 +23,8 @@ import numpy as np
 from benchmarks import report
 from benchmarks.texts import texts
 from model_store import Classifier, Layout, ModelError, Tokens, load
+from model_store.layout import computed_tokens, share_out
 from model_store.random_model import SHAPES, write_random
-from model_store.rows import arrange, computed_tokens, share_out
 
 Order = Literal["arrival", "sorted"]
 ENGINES = ("torch-f32", "torch-bf16", "openvino-f32", "openvino-bf16", "openvino-int8")
@@ -159,7 +159,7 @@ def _figure(case: Case) -> Figure:
     count = sum(map(len, case.passes))
     real = sum(len(tokens) for batch in case.passes for tokens in batch)
     layout = case.classifier.info.layout
-    computed = sum(computed_tokens(arrange(batch, layout)) for batch in case.passes)
+    computed = _computed(case.passes, layout)
     return Figure(
         case.model,
         case.engine,
@@ -170,6 +170,10 @@ def _figure(case: Case) -> Figure:
         texts_per_cpu_s=count / median(case.cpu_seconds),
         waste=1 - real / computed,
     )
+
+
+def _computed(passes: Sequence[Batch], layout: Layout) -> int:
+    return sum(computed_tokens([len(tokens) for tokens in batch], layout) for batch in passes)
 
 
 def _best(figures: Sequence[Figure]) -> list[Figure]:
@@ -188,10 +192,7 @@ def _costs(cases: Sequence[Case]) -> Iterator[Cost]:
         chosen = [case for case in cases if case.engine == engine and case.layout == "packed"]
         chosen = chosen or [case for case in cases if case.engine == engine and case.order == "sorted"]
         layout = chosen[0].classifier.info.layout
-        counted = [
-            (len(case.passes), sum(computed_tokens(arrange(batch, layout)) for batch in case.passes))
-            for case in chosen
-        ]
+        counted = [(len(case.passes), _computed(case.passes, layout)) for case in chosen]
         seconds = [median(case.seconds) for case in chosen]
         (a, b), *_ = np.linalg.lstsq(np.array(counted, float), np.array(seconds), rcond=None)
         yield Cost(chosen[0].model, engine, a_ms=a * 1e3, b_ms=b * 1e3)

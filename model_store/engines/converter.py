@@ -15,6 +15,7 @@ from model_store.classifier import Layout, Precision, Tokens
 from model_store.engines.encoder import packed_encoder
 from model_store.engines.openvino_ir import MODEL
 from model_store.engines.pytorch import PaddedModel, arrays, parameters, read_model
+from model_store.layout import share_out
 from model_store.rows import arrange
 
 _INPUTS = ("ids", "positions", "segments", "first")
@@ -30,7 +31,7 @@ def convert(
     model = read_model(checkpoint)
     module = packed_encoder(model) if rows else _padded(model)
     layout: Layout = "packed" if rows else "padded"
-    example = tuple(map(torch.from_numpy, arrays(arrange(calibration[:4], layout)[0])))
+    example = tuple(map(torch.from_numpy, arrays(arrange(calibration[:4], layout))))
     with torch.inference_mode(), warnings.catch_warnings():
         # Tracing warns of branches on shapes, which both layouts' examples take as every batch does.
         warnings.simplefilter("ignore")
@@ -38,7 +39,9 @@ def convert(
     for name, port in zip(_INPUTS, graph.inputs, strict=True):
         port.get_tensor().set_names({name})
     if precision == "int8":
-        graph = _quantised(graph, [arrays(one) for one in arrange(calibration, layout)])
+        passes = share_out([len(tokens) for tokens in calibration], layout)
+        samples = [arrange([calibration[index] for index in indices], layout) for indices in passes]
+        graph = _quantised(graph, [arrays(rows) for rows in samples])
     openvino.save_model(graph, out / MODEL, compress_to_fp16=precision != "f32")
     return parameters(checkpoint)
 

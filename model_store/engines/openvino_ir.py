@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,18 +32,15 @@ class OpenVinoRunner:
         )
         self._request = compiled.create_infer_request()
 
-    def run(self, passes: Sequence[Rows]) -> list[Floats]:
-        """Logits of each pass, of shape (at least its texts, labels)."""
-        return [self._one(rows) for rows in passes]
+    def run(self, rows: Rows) -> Floats:
+        """Logits of shape (at least the texts of the pass, labels)."""
+        inputs = [rows.ids, rows.positions, rows.segments, rows.first]
+        logits: Floats = np.array(self._request.infer(inputs, share_inputs=True)[0])
+        return logits
 
     def close(self) -> None:
         """Free the compiled graph."""
         del self._request
-
-    def _one(self, rows: Rows) -> Floats:
-        inputs = [rows.ids, rows.positions, rows.segments, rows.first]
-        logits: Floats = np.array(self._request.infer(inputs, share_inputs=True)[0])
-        return logits
 
 
 def _arithmetic(precision: Precision) -> str:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -69,7 +67,7 @@ class PaddedModel(torch.nn.Module):
 
 
 class TorchRunner:
-    """A model in torch. On CUDA a batch is queued pass by pass and fetched once."""
+    """A model in torch, on CUDA where there is one."""
 
     def __init__(self, path: Path, manifest: Manifest, *, threads: int) -> None:
         torch.set_num_threads(threads)
@@ -79,13 +77,10 @@ class TorchRunner:
         self._module = module.to(self._device, _DTYPES[manifest.precision])
 
     @torch.inference_mode()
-    def run(self, passes: Sequence[Rows]) -> list[Floats]:
-        """Logits of each pass, of shape (at least its texts, labels)."""
-        queued = [self._module(*map(self._put, arrays(rows))).float() for rows in passes]
-        if self._device.type == "cpu":
-            return [logits.numpy() for logits in queued]
-        fetched = torch.cat(queued).cpu().numpy()
-        return np.split(fetched, np.cumsum([len(logits) for logits in queued])[:-1])
+    def run(self, rows: Rows) -> Floats:
+        """Logits of shape (at least the texts of the pass, labels)."""
+        logits: Floats = self._module(*map(self._put, arrays(rows))).float().cpu().numpy()
+        return logits
 
     def close(self) -> None:
         """Free the weights."""

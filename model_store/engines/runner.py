@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, Protocol
 
-import numpy as np
-
 from model_store.artefact import Manifest, verify
 from model_store.classifier import Layout, ModelInfo, Tokens
 from model_store.drift_reference import read_reference
@@ -20,8 +18,8 @@ from model_store.tokenizer import Tokenizer
 class Runner(Protocol):
     """A model on an engine: arrays in, logits out."""
 
-    def run(self, passes: Sequence[Rows]) -> list[Floats]:
-        """Logits of each pass, of shape (at least its texts, labels)."""
+    def run(self, rows: Rows) -> Floats:
+        """Logits of shape (at least the texts of the pass, labels)."""
 
     def close(self) -> None:
         """Free what the engine holds."""
@@ -86,9 +84,7 @@ class RowClassifier:
             raise ValueError("the classifier is closed")
         if not batch:
             return []
-        passes = arrange(batch, self.info.layout)
-        results = self._runner.run(passes)
-        logits = np.concatenate([out[: rows.texts] for out, rows in zip(results, passes, strict=True)])
+        logits = self._runner.run(arrange(batch, self.info.layout))[: len(batch)]
         return scores(logits, temperature=self._temperature, multi_label=self.info.multi_label)
 
     def close(self) -> None:

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model_store import Layout, Tokens
-from model_store.rows import FILLER, ROW_TOKENS, STEP, arrange, computed_tokens, scores, share_out
+from model_store.layout import STEP, computed_tokens, plan, share_out
+from model_store.rows import FILLER, arrange, scores
 
 LENGTHS = st.lists(st.integers(1, 700), min_size=1, max_size=60)
 LAYOUTS = st.sampled_from(["packed", "padded"])
@@ -23,27 +24,32 @@ def batch(lengths: list[int]) -> list[Tokens]:
 @given(LENGTHS, LAYOUTS)
 def test_every_text_is_found_again_in_order(lengths: list[int], layout: Layout) -> None:
     texts = batch(lengths)
-    found = []
-    for rows in arrange(texts, layout):
-        ids, segments, positions = (array.ravel() for array in (rows.ids, rows.segments, rows.positions))
-        for number in range(rows.texts):
-            own = segments == number
-            assert positions[own].tolist() == list(range(own.sum()))
-            assert np.flatnonzero(own)[0] == rows.first[number]
-            found.append(ids[own].tolist())
-        assert ids[segments == FILLER].sum() == 0
-    assert found == [list(tokens.ids) for tokens in texts]
+    rows = arrange(texts, layout)
+    ids, segments, positions = (array.ravel() for array in (rows.ids, rows.segments, rows.positions))
+    assert ids[segments == FILLER].sum() == 0
+    for number, tokens in enumerate(texts):
+        own = segments == number
+        assert ids[own].tolist() == list(tokens.ids)
+        assert positions[own].tolist() == list(range(len(tokens)))
+        assert np.flatnonzero(own)[0] == rows.first[number]
+    assert rows.ids.size == computed_tokens(lengths, layout)
 
 
 @given(LENGTHS)
-def test_packed_rows_are_full_and_hold_no_padding_but_the_rounding(lengths: list[int]) -> None:
-    passes = arrange(batch(lengths), "packed")
-    assert computed_tokens(passes) < sum(lengths) + STEP * len(passes)
-    for rows in passes:
-        assert rows.ids.shape[0] == 1
-        assert rows.ids.shape[1] <= ROW_TOKENS or rows.texts == 1
-    for one, other in itertools.pairwise(passes):
-        assert (one.segments != FILLER).sum() + (other.segments == 0).sum() > ROW_TOKENS
+def test_packed_rows_leave_little_room(lengths: list[int]) -> None:
+    """No two rows would fit into one."""
+    found = plan(lengths, "packed")
+    assert sorted(index for row in found.rows for index in row) == list(range(len(lengths)))
+    used = [sum(lengths[index] for index in row) for row in found.rows]
+    assert max(used) <= found.length
+    assert found.length % STEP == 0
+    assert all(one + other > found.length - STEP for one, other in itertools.combinations(used, 2))
+
+
+def test_a_long_text_does_not_make_the_rows_of_others_long() -> None:
+    assert computed_tokens([300, *[20] * 10], "packed") <= 512
+    assert computed_tokens([20], "packed") == 32
+    assert plan([25] * 20, "packed").length < 200
 
 
 @given(LENGTHS, LAYOUTS, st.integers(1, 1000))
