@@ -7,12 +7,9 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from batcher.asks import HubCounts
-from batcher.errors import MillraceError
-from batcher.messages import Lane, Prediction, Snapshot
+from batcher.messages import Lane, Outcome, Prediction, Snapshot
 from batcher.outage import Outage
 from batcher.policy import PolicyWatch
-
-Outcome = Prediction | MillraceError
 
 
 class Hub(Protocol):

@@ -16,10 +16,10 @@ from api.access import ClientCap
 from api.cache import Held, LocalCache
 from api.errors import problem_of
 from api.metrics import Metrics
-from api.mill import Cache, Hub, Outcome
+from api.mill import Cache, Hub
 from api.wire import Gone, Receive
 from batcher.errors import BudgetExceeded, MillraceError
-from batcher.messages import Prediction, entry_id
+from batcher.messages import Outcome, Prediction, entry_id
 
 T = TypeVar("T")
 

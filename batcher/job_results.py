@@ -7,9 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from batcher.errors import MillraceError
-from batcher.messages import Prediction
-
-Outcome = Prediction | MillraceError
+from batcher.messages import Outcome, Prediction
 
 TOO_LONG = b'{"error":{"code":"text_too_long","detail":"the text is longer than this service takes"}}'
 

@@ -17,9 +17,9 @@ from typing import Protocol, TypeVar
 from batcher import tracing
 from batcher.errors import BudgetExceeded, MillraceError, NoWorker, QueueFull, QueueUnavailable
 from batcher.job_record import Attempt, JobStatus
-from batcher.job_results import ChunkResults, Outcome, chunk_results
+from batcher.job_results import ChunkResults, chunk_results
 from batcher.job_store import JobStore
-from batcher.messages import Lane, Prediction, Snapshot, entry_id
+from batcher.messages import Lane, Outcome, Prediction, Snapshot, entry_id
 from batcher.outage import REDIS_ERRORS
 from batcher.settings import JobSettings
 

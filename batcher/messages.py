@@ -98,6 +98,10 @@ class Failure:
         return _FAILURES.get(self.code, EntryFailed)(self.message)
 
 
+# What becomes of a text.
+Outcome = Prediction | MillraceError
+
+
 def fragment(labels: Sequence[str], scores: Sequence[float]) -> bytes:
     """The prediction of one text as HTTP carries it, e.g. [{"label":"NEGATIVE","score":0.1},...]."""
     pairs = [{"label": label, "score": round(score, 7)} for label, score in zip(labels, scores, strict=True)]

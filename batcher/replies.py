@@ -26,12 +26,12 @@ from batcher.errors import (
     NoWorker,
     QueueUnavailable,
 )
-from batcher.messages import NO_SNAPSHOT, Lane, Snapshot
+from batcher.messages import NO_SNAPSHOT, Lane, Outcome, Snapshot
 from batcher.outage import REDIS_ERRORS, Outage
 from batcher.policy import PolicyWatch
 from batcher.redis_queue import ApiQueue
 from batcher.settings import QueueSettings
-from batcher.waiters import Outcome, Waiter, Waiters
+from batcher.waiters import Waiter, Waiters
 
 SWEEP_EVERY_S = 1.0
 RETRY_EVERY_S = 0.1

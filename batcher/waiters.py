@@ -6,10 +6,7 @@ import asyncio
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from batcher.errors import MillraceError
-from batcher.messages import Lane, Prediction
-
-Outcome = Prediction | MillraceError
+from batcher.messages import Lane, Outcome
 
 
 @dataclass(slots=True, eq=False)

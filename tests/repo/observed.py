@@ -27,7 +27,6 @@ from tests.unit.pretended import FakeHub
 
 ROOT = Path(__file__).parents[2]
 MONITORING = ROOT / "k8s/components/monitoring"
-SUFFIXES = ("_total", "_bucket", "_sum", "_count", "_info")
 
 
 @dataclass(frozen=True, slots=True)

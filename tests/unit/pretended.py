@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from batcher.asks import HubCounts
-from batcher.errors import MillraceError
 from batcher.messages import (
     NO_SNAPSHOT,
     Lane,
     ModelRecord,
+    Outcome,
     Prediction,
     Snapshot,
     WorkerRecord,
@@ -67,7 +67,7 @@ class FakeHub:
     refuses: float = math.inf
     gate: asyncio.Event | None = None
     pause_s: float = 0.0
-    answer: Callable[[str], Prediction | MillraceError] = prediction
+    answer: Callable[[str], Outcome] = prediction
     running: bool = False
     waiting: int = 0
     in_flight: int = 0
@@ -91,7 +91,7 @@ class FakeHub:
         lane: Lane = "interactive",
         trace: str = "",
         first: bool = False,
-    ) -> list[Prediction | MillraceError]:
+    ) -> list[Outcome]:
         assert list(ids) == [entry_id(text) for text in texts]
         assert lane == self.lane
         self.asked.append(list(texts))

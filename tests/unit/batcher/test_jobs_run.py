@@ -18,8 +18,9 @@ from batcher.errors import (
     QueueUnavailable,
 )
 from batcher.job_record import JobRecord
-from batcher.job_run import Interrupted, Outcome, run_job
+from batcher.job_run import Interrupted, run_job
 from batcher.job_store import JobStore
+from batcher.messages import Outcome
 from batcher.settings import JobSettings
 from tests.conftest import FakeRedis
 from tests.unit.pretended import REVISION, FakeCache, FakeHub, prediction

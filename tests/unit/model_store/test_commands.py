@@ -14,16 +14,11 @@ from model_store.artefact import read_manifest
 from model_store.errors import ModelError
 from model_store.evaluate import LabelledText, evaluate, read_tsv
 from model_store.stub import StubClassifier
-from tests.unit.model_store.checkpoints import copy, write_checkpoint
+from tests.unit.model_store.checkpoints import copy
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
 Capture = pytest.CaptureFixture[str]
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_checkpoint(tmp_path_factory.mktemp("models") / "tiny")
 
 
 @pytest.fixture

@@ -39,11 +39,6 @@ RUNS = [
 ERROR = {"f32": 2e-5, "bf16": 0.1, "int8": 0.25}
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_checkpoint(tmp_path_factory.mktemp("models") / "tiny")
-
-
 @pytest.fixture(scope="module", params=RUNS, ids="-".join)
 def classifier(
     request: pytest.FixtureRequest, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory

@@ -23,14 +23,9 @@ from model_store.errors import (
     ModelNotFound,
     ModelUnsupported,
 )
-from tests.unit.model_store.checkpoints import copy, write_checkpoint
+from tests.unit.model_store.checkpoints import copy
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_checkpoint(tmp_path_factory.mktemp("models") / "tiny")
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from model_store import load
-from tests.integration.hub import COMMIT, Hub, running
+from tests.integration.hugging_face import COMMIT, Hub, running
 from tests.unit.model_store.checkpoints import write_checkpoint
 
 REFERENCE = f"org/name@{COMMIT}"
