@@ -52,7 +52,6 @@ class JobDesk:
         self.draining = draining
         self._queue = queue
         self._keys = Keys(settings.key_digests)
-        self._max_body = settings.max_job_body_bytes
         limits = Limits(settings.max_job_body_bytes, settings.max_text_chars, settings.max_waiting_jobs)
         self._intake = Intake(store, queue, limits)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="jobs")

@@ -161,7 +161,9 @@ class RequestReader:
         return texts
 
     def _problem(self, body: bytes, error: ValidationError) -> Problem:
-        details = [dict(detail) for detail in error.errors(include_url=False, include_input=False)]
+        details: list[dict[str, Any]] = [
+            {**detail} for detail in error.errors(include_url=False, include_input=False)
+        ]
         if details[0]["type"] == "too_long":
             return Problem(413, f"more than {self._max_texts} texts", code="too_many_texts")
         if not body.strip():
