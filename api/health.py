@@ -92,7 +92,7 @@ def health_routes(
             raise problem
         snapshot = hub.snapshot
         model = models.header(models.revision).decode("ascii")
-        return Ready(model=model, workers=len(snapshot.workers), warning=hub.policy.warning or None)
+        return Ready(model=model, workers=len(snapshot.workers), warning=hub.eviction.warning or None)
 
     @router.get(
         "/metrics",

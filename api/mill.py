@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from batcher.asks import HubCounts
+from batcher.eviction import EvictionWatch
 from batcher.messages import Lane, Outcome, Prediction, Snapshot
 from batcher.outage import Outage
-from batcher.policy import PolicyWatch
 
 
 class Hub(Protocol):
@@ -18,7 +18,7 @@ class Hub(Protocol):
     snapshot: Snapshot
     counts: HubCounts
     outage: Outage
-    policy: PolicyWatch
+    eviction: EvictionWatch
 
     @property
     def alive(self) -> bool: ...

@@ -1,4 +1,4 @@
-"""Entry, Prediction, Failure: frozen data and its bytes. Standard library only.
+"""What travels through the queue, and what is known of it: frozen data and its bytes. Standard library only.
 
 A result travels as two lines: a JSON header with facts about the run, then the prediction exactly as
 the HTTP body will carry it. The API joins those second lines without parsing or encoding them again.

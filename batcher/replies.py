@@ -26,9 +26,9 @@ from batcher.errors import (
     NoWorker,
     QueueUnavailable,
 )
+from batcher.eviction import EvictionWatch
 from batcher.messages import NO_SNAPSHOT, Lane, Outcome, Snapshot
 from batcher.outage import REDIS_ERRORS, Outage
-from batcher.policy import PolicyWatch
 from batcher.redis_queue import ApiQueue
 from batcher.settings import QueueSettings
 from batcher.waiters import Waiter, Waiters
@@ -60,7 +60,7 @@ class ReplyHub:
         self.queue = ApiQueue(client, name, api, max_attempts)
         self.snapshot: Snapshot = NO_SNAPSHOT
         self.outage = Outage()
-        self.policy = PolicyWatch()
+        self.eviction = EvictionWatch()
         self._clients = (client, hint_client)
         self._waiters = Waiters()
         self._asks = Asks(self.queue, self._waiters, self.outage, Admission(caps), lambda: self.snapshot.rate)
@@ -213,7 +213,7 @@ class ReplyHub:
             try:
                 self.snapshot = await self.queue.sweep()
                 if not self.reachable:
-                    await self.policy.look(self._clients[0])
+                    await self.eviction.look(self._clients[0])
                 self.counts.recovered += self.snapshot.recovered
                 self.outage.found()
                 self._seen.set()

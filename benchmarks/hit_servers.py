@@ -14,6 +14,7 @@ from typing import Any
 import uvicorn
 
 from batcher.asks import HubCounts
+from batcher.eviction import EvictionWatch
 from batcher.messages import NO_SNAPSHOT, ModelRecord, Prediction, Snapshot, WorkerRecord, entry_id, fragment
 from batcher.outage import Outage
 
@@ -124,6 +125,7 @@ class KnownMill:
     waiting = 0
     counts = HubCounts()
     outage = Outage()
+    eviction = EvictionWatch()
     snapshot: Snapshot = replace(
         NO_SNAPSHOT,
         model=ModelRecord("bench", REVISION, LABELS, 512, "none", "f32"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,6 +11,7 @@ import redis
 from batcher.errors import QueueFull
 from batcher.messages import Failure, Prediction, decode_result, fragment
 from batcher.redis_queue import ApiQueue, WorkerQueue, queue_states, read_claim
+from tests.mill import wait_until
 
 ANSWER = Prediction(fragment(("N", "P"), (0.25, 0.75)), "rev", 3).encode()
 FAILURE = Failure("inference_failed", "no").encode()
@@ -87,13 +87,6 @@ class Bench:
 @pytest.fixture
 def bench(client: redis.Redis) -> Bench:
     return Bench(client)
-
-
-def wait_until(true: Callable[[], bool], timeout_s: float = 5.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not true():
-        assert time.monotonic() < deadline, "it never came true"
-        time.sleep(0.01)
 
 
 def ids_of(claim: Any) -> list[str]:
@@ -192,7 +185,9 @@ def test_a_person_lifts_what_a_job_has_queued(bench: Bench) -> None:
 def test_a_lease_that_ends_sends_its_entries_to_solo_one_at_a_time(bench: Bench) -> None:
     bench.ask("x0", "x1")
     bench.worker("dead", lease_ms=30).claim(10, 100, 100)
-    wait_until(lambda: bool(bench.client.zcount(f"{bench.P}:inflight", 0, time.time() * 1000 - 20)))
+    wait_until(
+        lambda: bench.client.zcount(f"{bench.P}:inflight", 0, time.time() * 1000 - 20), "the lease to end"
+    )
     assert bench.sweep()[0] == 2
     bench.ask("x2")
     first = bench.worker().claim(10, 100, 100)
@@ -258,7 +253,7 @@ def test_a_beat_under_way_during_a_claim_does_not_acquit(bench: Bench) -> None:
         worker = bench.worker(name, lease_ms=200)
         worker.claim(10, 100, 100)
         worker.beat([], RECORD, MODEL, 1)
-        wait_until(lambda: bench.sweep()[0] == 1 or not bench.leftovers())
+        wait_until(lambda: bench.sweep()[0] == 1 or not bench.leftovers(), "the lease to end")
     assert bench.client.llen(f"{bench.P}:dead") == 1
 
 
@@ -309,7 +304,7 @@ def test_a_late_beat_is_waited_for_before_a_text_is_called_poison(bench: Bench) 
     assert bench.sweep()[0] == 0
     assert bench.client.zcard(f"{bench.P}:inflight") == 1, "nobody else gets it meanwhile"
     late.beat([], RECORD, MODEL, 5000)
-    wait_until(lambda: bench.sweep()[0] == 1)
+    wait_until(lambda: bench.sweep()[0] == 1, "the lease to end")
     assert bench.client.llen(f"{bench.P}:dead") == 0
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from batcher.asks import HubCounts
+from batcher.eviction import EvictionWatch
 from batcher.messages import (
     NO_SNAPSHOT,
     Lane,
@@ -20,7 +21,6 @@ from batcher.messages import (
     fragment,
 )
 from batcher.outage import Outage
-from batcher.policy import PolicyWatch
 
 REVISION = "a1b2c3d4e5f6" + "0" * 52
 OTHER_REVISION = "ffeeddccbbaa" + "0" * 52
@@ -74,7 +74,7 @@ class FakeHub:
     most: int = 0
     counts: HubCounts = field(default_factory=HubCounts)
     outage: Outage = field(default_factory=Outage)
-    policy: PolicyWatch = field(default_factory=PolicyWatch)
+    eviction: EvictionWatch = field(default_factory=EvictionWatch)
 
     async def start(self) -> None:
         self.running = True

@@ -31,7 +31,7 @@ async def eviction_warning(client: redis.asyncio.Redis) -> str:
     )
 
 
-class PolicyWatch:
+class EvictionWatch:
     """The last warning, told in the log once for each new one."""
 
     def __init__(self) -> None:
