@@ -20,7 +20,7 @@ from batcher.job_worker import JobsWorker, OneLineOutage
 from batcher.outage import Outage
 from batcher.settings import JobSettings
 from tests.conftest import FakeRedis
-from tests.unit.batcher.test_jobs_run import Cache, Hub
+from tests.unit.pretended import FakeCache, FakeHub
 
 JOB = "a" * 32
 WORDS = [f"text {number}" for number in range(20)]
@@ -35,7 +35,7 @@ class Bench:
         self.store = JobStore(client, "unit", self.settings.job_ttl_s)
         self.queue = JobQueue(client, self.settings)
         self.recovery = JobRecovery(self.store, self.queue)
-        self.hub, self.cache = Hub(), Cache()
+        self.hub, self.cache = FakeHub(lane="bulk"), FakeCache()
         jobs.prepare(self.settings, self.store, lambda: (self.hub, self.cache))
 
     def create(self, job_id: str = JOB) -> None:
