@@ -24,7 +24,7 @@ from api.errors import Header, Problem, internal, problem_of
 from api.lifecycle import Phase
 from api.metrics import Metrics
 from api.predict import Predict
-from api.wire import NOSNIFF, Head, Message, Receive, Scope, Send, send_problem
+from api.wire import NOSNIFF, Head, Lingering, Message, Receive, Scope, Send, send_problem
 from batcher.errors import MillraceError
 
 log = logging.getLogger(__name__)
@@ -38,6 +38,8 @@ DEFAULT_HEADERS: list[Header] = [
     (b"referrer-policy", b"no-referrer"),
     (b"cache-control", b"no-store"),
 ]
+# What load balancers and monitors also ask with HEAD: as GET, and the server leaves the body out.
+PROBES = frozenset(("/health", "/livez", "/readyz", "/metrics"))
 # Probes and scrapes come every few seconds: their lines are for debugging only, unless they fail; /readyz
 # fails in the ordinary course of things, whenever a process starts or drains.
 QUIET_ROUTES = frozenset(("/health", "/livez", "/readyz", "/metrics", "/", "/static/{name}"))
@@ -75,6 +77,8 @@ class Edge(FastAPI):
             await super().__call__(scope, receive, send)
             return
         path = get_route_path(scope) if scope.get("root_path") else scope["path"]
+        if scope["method"] == "HEAD" and path in PROBES:
+            scope = {**scope, "method": "GET"}
         direct = self.direct.get((scope["method"], path))
         if direct is not None:
             await direct(scope, receive, send)
@@ -85,7 +89,7 @@ class Edge(FastAPI):
         started = perf_counter()
         head = Head(scope)
         scope.setdefault("state", {})["head"] = head
-        stamp = Stamp(head.request_id, send)
+        stamp = Stamp(head.request_id, Lingering(send, receive))
         try:
             if path not in OPEN_PATHS and not path.startswith(OPEN_PREFIX):
                 self.predict.rate.count(self._keys.client(head))

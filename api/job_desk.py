@@ -10,6 +10,7 @@ import secrets
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
+from time import monotonic
 from typing import TypeVar
 
 from anyio import CapacityLimiter, fail_after, from_thread, to_thread
@@ -31,8 +32,11 @@ from batcher.outage import REDIS_ERRORS
 # Commands under way at once, and bodies being read. More bodies wait their turn, unread.
 THREADS = 4
 UPLOADS = 8
-# Longest pause in the middle of a body.
+# Bodies that may wait for their turn.
+WAITING_UPLOADS = 64
+# Longest pause in the middle of a body, and bytes a second that it must bring on average, after as long.
 BLOCK_S = 30.0
+SLOWEST = 16 * 1024
 REDIS_TIMEOUT_S = 2.0
 # Jobs looked at for one page of a list that filters by status.
 SCAN = 1000
@@ -94,6 +98,9 @@ class JobDesk:
         return await self._take(self.job_id(head), kind, iter((body,)))
 
     async def _take(self, job_id: str, kind: str, blocks: Iterator[bytes]) -> tuple[JobRecord, bool]:
+        if self._uploads.statistics().tasks_waiting >= WAITING_UPLOADS:
+            detail = "too many bodies of jobs are arriving"
+            raise Problem(503, detail, code="too_many_bodies", headers=(CLOSE,))
         try:
             return await to_thread.run_sync(
                 self._intake.take, job_id, kind, READERS[kind], blocks, limiter=self._uploads
@@ -181,8 +188,9 @@ def _media_type(head: Head) -> str:
 def _blocks(receive: Receive) -> Iterator[bytes]:
     """The body as a thread reads it: each block is fetched from the event loop when it is needed.
 
-    Raises Gone when the client leaves, Problem 408 when it pauses too long.
+    Raises Gone when the client leaves, Problem 408 when it pauses too long or is slow: places are few.
     """
+    began, size = monotonic(), 0
 
     async def fetch() -> tuple[bytes, bool]:
         try:
@@ -197,4 +205,7 @@ def _blocks(receive: Receive) -> Iterator[bytes]:
     more = True
     while more:
         block, more = from_thread.run(fetch)
+        size += len(block)
+        if monotonic() - began > BLOCK_S + size / SLOWEST:
+            raise Problem(408, "the body arrives too slowly", headers=(CLOSE,))
         yield block

@@ -25,14 +25,15 @@ from api.wire import (
     CLOSE,
     JSON,
     NOSNIFF,
+    BodyReader,
     Gone,
     Head,
+    Lingering,
     Receive,
     Scope,
     Send,
     check_json,
     check_length,
-    read_body,
     send_answer,
     send_problem,
 )
@@ -77,6 +78,7 @@ class Predict:
     ) -> None:
         self.reader = RequestReader(settings.max_texts, settings.max_text_chars)
         self.models = Models(hub)
+        self._bodies = BodyReader(settings.max_body_bytes, settings.body_timeout_s)
         self.deferral: Deferral | None = None
         self._settings = settings
         self._local = local
@@ -95,8 +97,9 @@ class Predict:
             self._record(ask, 499, "client_gone")
         except (Exception, asyncio.CancelledError) as error:
             problem = self._problem(ask, error)
-            await send_problem(send, problem, ask.head.request_id)
+            problem.__traceback__ = None  # it holds the body, while the client takes its time
             self._record(ask, problem.status, problem.code)
+            await send_problem(Lingering(send, receive), problem, ask.head.request_id)
         else:
             headers: list[Header] = [JSON, (b"x-request-id", ask.head.request_id), NOSNIFF, *answer.headers]
             if self._phase.draining:
@@ -108,9 +111,9 @@ class Predict:
         head = ask.head
         ask.client = self._keys.client(head)
         self.rate.count(ask.client)
-        check_length(head, self._settings.max_body_bytes)
+        check_length(head, self._bodies.limit)
         check_json(head)
-        ask.texts = texts = self.reader.read(await read_body(receive, self._settings.max_body_bytes))
+        ask.texts = texts = self.reader.read(await self._bodies.read(receive))
         wishes = head.preference
         if wishes.respond_async and wishes.wait_s is None and self.deferral is not None:
             return await self.deferral(head, texts)

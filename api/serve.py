@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import resource
 import signal
 import socket
 import sys
@@ -18,6 +19,7 @@ from pathlib import Path
 import uvicorn
 from uvicorn.supervisors import Multiprocess
 
+from api.connection import Connection
 from api.edge import Edge
 from api.main import create_app
 from api.settings import ApiSettings
@@ -25,6 +27,9 @@ from api.tracing import Traced
 from batcher import logs, tracing
 
 log = logging.getLogger(__name__)
+
+# Files that a process needs beside its connections.
+OWN_FILES = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +85,8 @@ def _config(settings: ApiSettings, factory: _Factory) -> uvicorn.Config:
         factory=True,
         workers=settings.processes,
         loop="uvloop",
-        http="httptools",
+        http=Connection,
+        limit_concurrency=_connections(settings.max_connections),
         ws="none",
         lifespan="on",
         log_config=None,
@@ -92,6 +98,16 @@ def _config(settings: ApiSettings, factory: _Factory) -> uvicorn.Config:
         timeout_graceful_shutdown=max(1, round(settings.drain_s)),
         backlog=2048,
     )
+
+
+def _connections(wanted: int) -> int:
+    """As many as wanted, or as many as this process may open; asks the system for as much as it gives."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard == resource.RLIM_INFINITY:
+        hard = max(soft, wanted + OWN_FILES)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, wanted + OWN_FILES)), hard))
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return wanted if soft == resource.RLIM_INFINITY else max(1, min(wanted, soft - OWN_FILES))
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -25,6 +25,10 @@ class ApiSettings(JobSettings):
     # Budget of a request that states none, and the most that one may ask for (Prefer: wait=N).
     default_budget_s: float = Field(default=10.0, gt=0)
     max_budget_s: float = Field(default=60.0, gt=0)
+    # Connections of one process; beyond them idle ones are closed, the oldest first.
+    max_connections: int = Field(default=10_000, ge=16)
+    # From the first part of a body of /predict to its last.
+    body_timeout_s: float = Field(default=60.0, gt=0, le=3600)
     # In-process cache in front of the shared one; 0 entries switches it off.
     local_cache_entries: int = Field(default=50_000, ge=0)
     local_cache_bytes: int = Field(default=32 * 1024**2, ge=0)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from contextlib import suppress
 from dataclasses import dataclass
 from random import getrandbits
 from typing import Any
@@ -23,8 +24,11 @@ JSON: Header = (b"content-type", b"application/json")
 NOSNIFF: Header = (b"x-content-type-options", b"nosniff")
 CLOSE: Header = (b"connection", b"close")
 
-# From the first part of a body to its last.
-BODY_TIMEOUT_S = 60.0
+# How long, and how much, of what still arrives of a refused body is thrown away.
+LINGER_S = 2.0
+LINGER_BYTES = 16 * 1024**2
+# Unfinished bodies held at once, counted as so many of the largest.
+LARGEST_BODIES = 32
 
 _WANTED = frozenset(
     (
@@ -125,27 +129,45 @@ def check_json(head: Head) -> None:
         )
 
 
-async def read_body(receive: Receive, limit: int) -> bytes:
-    """The whole body. 413 as soon as it is over `limit`, 408 when it does not end; raises Gone."""
-    body, more = await _next_part(receive)
-    if more:
+class BodyReader:
+    """Reads bodies up to `limit` bytes within `timeout_s`; what is unfinished of all of them has a bound."""
+
+    def __init__(self, limit: int, timeout_s: float) -> None:
+        self.limit = limit
+        self._timeout_s = timeout_s
+        self._room = LARGEST_BODIES * limit
+
+    async def read(self, receive: Receive) -> bytes:
+        """The whole body. 413 as soon as it is too large, 408 when it does not end; raises Gone.
+
+        503 where the unfinished bodies of others leave no room. A body that comes in one part needs none.
+        """
+        body, more = await _next_part(receive)
+        if more:
+            try:
+                async with asyncio.timeout(self._timeout_s):
+                    body = await self._rest(receive, body)
+            except TimeoutError:
+                raise Problem(408, "the body did not arrive in time", headers=(CLOSE,)) from None
+        if len(body) > self.limit:
+            raise too_large(self.limit)
+        return body
+
+    async def _rest(self, receive: Receive, first: bytes) -> bytes:
+        body, more = bytearray(first), True
+        self._room -= len(body)
         try:
-            async with asyncio.timeout(BODY_TIMEOUT_S):
-                body = await _rest(receive, body, limit)
-        except TimeoutError:
-            raise Problem(408, "the body did not arrive in time", headers=(CLOSE,)) from None
-    if len(body) > limit:
-        raise too_large(limit)
-    return body
-
-
-async def _rest(receive: Receive, body: bytes, limit: int) -> bytes:
-    parts, size, more = [body], len(body), True
-    while more and size <= limit:
-        part, more = await _next_part(receive)
-        parts.append(part)
-        size += len(part)
-    return b"".join(parts)
+            while more and len(body) <= self.limit:
+                if self._room < 0:
+                    detail = "too many unfinished bodies are held already"
+                    raise Problem(503, detail, code="too_many_bodies", headers=(CLOSE,))
+                part, more = await _next_part(receive)
+                body += part
+                self._room -= len(part)
+            return bytes(body)
+        finally:
+            self._room += len(body)
+            body.clear()  # an error would keep it for as long as it is told
 
 
 async def _next_part(receive: Receive) -> tuple[bytes, bool]:
@@ -175,3 +197,35 @@ async def send_problem(send: Send, problem: Problem, request_id: bytes) -> None:
     """A problem as an answer."""
     headers: list[Header] = [JSON, (b"x-request-id", request_id), NOSNIFF, *problem.headers]
     await send_answer(send, problem.status, headers, problem.body(request_id.decode("ascii")))
+
+
+class Lingering:
+    """A `send` that takes its time to end an error which closes the connection.
+
+    Who is still sending a body when the connection closes may never see why; 408 is for those who are not.
+    """
+
+    def __init__(self, send: Send, receive: Receive) -> None:
+        self._send = send
+        self._receive = receive
+        self._closing = False
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            status = message["status"]
+            self._closing = status >= 400 and status != 408 and CLOSE in message["headers"]
+        if not self._closing or message["type"] == "http.response.start" or message.get("more_body", False):
+            await self._send(message)
+            return
+        await self._send({**message, "more_body": True})
+        left, more = LINGER_BYTES, True
+        with suppress(TimeoutError, Gone):
+            async with asyncio.timeout(LINGER_S):
+                while more and left > 0:
+                    size, more = await self._thrown_away()
+                    left -= size
+        await self._send({"type": "http.response.body", "body": b""})
+
+    async def _thrown_away(self) -> tuple[int, bool]:
+        part, more = await _next_part(self._receive)
+        return len(part), more

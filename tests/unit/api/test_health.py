@@ -33,6 +33,16 @@ async def test_healthy_whatever_happens(start: Start) -> None:
     assert len(response.headers["x-request-id"]) == 32
 
 
+@pytest.mark.parametrize("path", ["/health", "/livez", "/readyz", "/metrics"])
+async def test_probes_answer_head_as_they_answer_get(service: Service, path: str) -> None:
+    asked, headed = await service.client.get(path), await service.client.head(path)
+    assert headed.status_code == asked.status_code == 200
+    assert headed.headers["content-type"] == asked.headers["content-type"]
+    assert_problem(await service.client.put(path), 405, "method_not_allowed")
+    service.hub.alive = False
+    assert (await service.client.head("/livez")).status_code == 503
+
+
 async def test_live_until_a_loop_has_ended(service: Service) -> None:
     assert (await service.client.get("/livez")).json() == {"status": "live"}
     service.hub.alive = False

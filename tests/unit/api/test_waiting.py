@@ -78,8 +78,8 @@ async def test_a_client_that_leaves_while_sending_is_not_answered(service: Servi
     assert connection.sent == []
 
 
-async def test_a_body_that_stops_arriving(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("api.wire.BODY_TIMEOUT_S", 0.02)
+async def test_a_body_that_stops_arriving(start: Start) -> None:
+    service = await start(body_timeout_s=0.02)
     connection = Connection(b'{"te')
     connection.messages[0]["more_body"] = True
     await connection.ask(service)

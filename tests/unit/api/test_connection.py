@@ -1,0 +1,230 @@
+"""What a client may leave unfinished, byte by byte, at a real server in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import pytest
+import uvicorn
+
+from api import connection
+from api.connection import Connection
+from api.wire import JSON, BodyReader, Gone, Receive, Scope, Send, send_answer
+from tests.servers import free_port
+
+Peer = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+GET = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
+LARGE = b"x" * 5_000_000
+
+
+async def app(scope: Scope, receive: Receive, send: Send) -> None:
+    """GET answers at once, GET /large with much, POST with the length of the body it has read."""
+    body = b"hello"
+    if scope["method"] == "POST":
+        try:
+            body = b"%d" % len(await BodyReader(1 << 20, 60).read(receive))
+        except Gone:
+            return
+    elif scope["path"] == "/large":
+        body = LARGE
+    await send_answer(send, 200, [JSON], body)
+
+
+@asynccontextmanager
+async def served(most: int) -> AsyncIterator[tuple[uvicorn.Server, Callable[[], Awaitable[Peer]]]]:
+    port = free_port()
+    config = uvicorn.Config(
+        app, http=Connection, limit_concurrency=most, port=port, lifespan="off", log_config=None
+    )
+    server = uvicorn.Server(config)
+    running = asyncio.create_task(server._serve())  # `serve` would take the signals of this process
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(end, server, running)
+        while not server.started:  # noqa: ASYNC110 - it says so in no other way
+            await asyncio.sleep(0.01)
+
+        async def dial() -> Peer:
+            peer = await asyncio.open_connection("127.0.0.1", port)
+            stack.push_async_callback(hang_up, peer)
+            return peer
+
+        yield server, dial
+
+
+async def hang_up(peer: Peer) -> None:
+    peer[1].transport.abort()
+    with contextlib.suppress(ConnectionError):
+        await peer[1].wait_closed()
+
+
+async def end(server: uvicorn.Server, running: asyncio.Task[None]) -> None:
+    server.should_exit = server.force_exit = True
+    await running
+
+
+@pytest.fixture
+async def dial(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Callable[[], Awaitable[Peer]]]:
+    """Opens connections to a server with little patience."""
+    monkeypatch.setattr(connection, "PATIENCE_S", 0.2)
+    async with served(1000) as (_, dial):
+        yield dial
+
+
+async def answer(peer: Peer) -> tuple[int, dict[str, str], bytes]:
+    async with asyncio.timeout(10):
+        head = (await peer[0].readuntil(b"\r\n\r\n")).decode().split("\r\n")
+        headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in head[1:] if line)}
+        return int(head[0].split()[1]), headers, await peer[0].readexactly(int(headers["content-length"]))
+
+
+async def refusal(peer: Peer) -> tuple[int, str]:
+    """Status and code of an answer in the service's form, after which the connection closes."""
+    status, headers, body = await answer(peer)
+    assert headers["content-type"] == "application/json"
+    assert headers["connection"] == "close"
+    said = json.loads(body)
+    assert said["request_id"] == headers["x-request-id"]
+    assert said["detail"]
+    assert await ended(peer)
+    return status, said["code"]
+
+
+async def ended(peer: Peer) -> bool:
+    try:
+        async with asyncio.timeout(5):
+            return await peer[0].read(1) == b""
+    except ConnectionResetError:
+        return True
+
+
+async def drip(peer: Peer) -> None:
+    """A head, a byte at a time, without an end."""
+    for byte in b"GET / HTTP/1.1\r\nx-slow: " + b"x" * 200:
+        peer[1].write(bytes([byte]))
+        await asyncio.sleep(0.04)
+
+
+async def pour(peer: Peer) -> None:
+    """Headers, 200 MB of them unless the other side hangs up."""
+    for _ in range(200_000):
+        peer[1].write(b"x-more: " + b"y" * 1000 + b"\r\n")
+        await peer[1].drain()
+
+
+async def test_what_is_no_http_is_refused_in_the_form_of_the_service(
+    dial: Callable[[], Awaitable[Peer]],
+) -> None:
+    for raw in (b"\x16\x03\x01\x02\x00\r\n\r\n", b"POST / HTTP/1.1\r\ncontent-length: many\r\n\r\n"):
+        peer = await dial()
+        peer[1].write(raw)
+        assert await refusal(peer) == (400, "bad_request")
+
+
+async def test_who_says_nothing_is_let_go_and_who_asked_is_kept(dial: Callable[[], Awaitable[Peer]]) -> None:
+    silent, asking = await dial(), await dial()
+    asking[1].write(GET)
+    assert (await answer(asking))[2] == b"hello"
+    assert await ended(silent)
+    await asyncio.sleep(0.8)
+    asking[1].write(GET)
+    assert (await answer(asking))[2] == b"hello", "it rested, which is allowed for 5 s here"
+
+
+async def test_a_head_that_comes_drop_by_drop_is_given_up(dial: Callable[[], Awaitable[Peer]]) -> None:
+    for before in (b"", GET):
+        peer = await dial()
+        if before:
+            peer[1].write(before)
+            await answer(peer)
+        dripping = asyncio.create_task(drip(peer))
+        assert await refusal(peer) == (408, "head_timeout")
+        dripping.cancel()
+
+
+async def test_a_head_without_an_end_is_refused(dial: Callable[[], Awaitable[Peer]]) -> None:
+    peer = await dial()
+    peer[1].write(b"GET / HTTP/1.1\r\n")
+    with pytest.raises(ConnectionError):
+        await pour(peer)
+
+
+async def test_a_body_that_never_begins_or_stops_is_given_up(dial: Callable[[], Awaitable[Peer]]) -> None:
+    for begun in (b"", b"{"):
+        peer = await dial()
+        peer[1].write(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n" + begun)
+        assert await refusal(peer) == (408, "body_timeout")
+
+
+async def test_a_body_that_goes_on_is_read_to_its_end(dial: Callable[[], Awaitable[Peer]]) -> None:
+    peer = await dial()
+    peer[1].write(b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n")
+    for _ in range(10):
+        peer[1].write(b"1\r\nx\r\n" * 4000)
+        await asyncio.sleep(0.1)
+    peer[1].write(b"0\r\n\r\n")
+    assert (await answer(peer))[2] == b"40000"
+
+
+async def test_trailers_without_an_end_are_refused(dial: Callable[[], Awaitable[Peer]]) -> None:
+    peer = await dial()
+    peer[1].write(b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n")
+    with pytest.raises(ConnectionError):
+        await pour(peer)
+
+
+async def test_too_many_requests_before_the_first_answer(dial: Callable[[], Awaitable[Peer]]) -> None:
+    peer = await dial()
+    peer[1].write(GET * 20)
+    for _ in range(20):
+        assert (await answer(peer))[0] == 200
+    peer = await dial()
+    peer[1].write(GET * 1000)
+    assert await refusal(peer) == (400, "bad_request")
+
+
+async def test_who_does_not_read_the_answer_is_let_go() -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(connection, "PATIENCE_S", 0.2)
+        async with served(1000) as (server, dial):
+            _, writer = await dial()
+            writer.transport.pause_reading()
+            writer.write(GET.replace(b"/ ", b"/large "))
+            async with asyncio.timeout(5):
+                while not server.server_state.connections:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+                while server.server_state.connections:  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
+
+
+async def test_beyond_the_limit_idle_connections_go_and_busy_ones_stay() -> None:
+    async with served(16) as (server, dial):
+        rested = await dial()
+        rested[1].write(GET)
+        await answer(rested)
+        busy = [await dial() for _ in range(8)]
+        for peer in busy:
+            peer[1].write(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\nx")
+        silent = [await dial() for _ in range(40)]
+        late = await dial()
+        late[1].write(GET)
+        assert (await answer(late))[2] == b"hello"
+        assert len(server.server_state.connections) <= 16
+        assert await ended(silent[0])
+        for peer in busy:
+            peer[1].write(b"x")
+            assert (await answer(peer))[2] == b"2"
+        rested[1].write(GET)
+        assert (await answer(rested))[0] == 200, "it had spoken; those that never did went first"
+
+
+async def test_when_all_are_busy_the_next_is_told_so() -> None:
+    async with served(4) as (_, dial):
+        for _ in range(4):
+            peer = await dial()
+            peer[1].write(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\nx")
+        await asyncio.sleep(0.1)
+        assert await refusal(await dial()) == (503, "too_many_connections")
