@@ -20,6 +20,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("--minutes", type=float, default=3.0)
     parser.add_argument("--seed", type=int, nargs="+", default=[1])
+    parser.add_argument("--model", default="stub", help="what the workers run: stub, default, a directory")
     parser.add_argument("--json", type=Path, help="append a line for each seed to this file")
     parser.add_argument("--quiet", action="store_true", help="print the ledger only")
     given = parser.parse_args()
@@ -37,8 +38,8 @@ def _run(given: argparse.Namespace, seed: int) -> bool:
                 f"[dim]{time.monotonic() - began:6.1f} s[/] {line}", highlight=False, markup="\n" not in line
             )
 
-    ledger, found = asyncio.run(storm(given.minutes * 60, seed, told=told))
-    table = Table(title=f"seed {seed}, {given.minutes:g} min", show_header=False)
+    ledger, found = asyncio.run(storm(given.minutes * 60, seed, model=given.model, told=told))
+    table = Table(title=f"seed {seed}, {given.minutes:g} min, {given.model}", show_header=False)
     for name, value in ledger.report():
         table.add_row(name, value)
     table.add_row("invariants broken", str(len(found)))
@@ -47,7 +48,13 @@ def _run(given: argparse.Namespace, seed: int) -> bool:
         print(line, flush=True)
     good = not (ledger.failures or found)
     if given.json:
-        record = {"seed": seed, "minutes": given.minutes, "good": good, **dict(ledger.report())}
+        record = {
+            "seed": seed,
+            "model": given.model,
+            "minutes": given.minutes,
+            "good": good,
+            **dict(ledger.report()),
+        }
         with given.json.open("a") as file:
             file.write(json.dumps(record) + "\n")
     return good

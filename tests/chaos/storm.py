@@ -11,6 +11,7 @@ from collections.abc import Callable
 import redis
 
 from tests.chaos.accidents import happen
+from tests.chaos.answers import Answers
 from tests.chaos.invariants import P, settled
 from tests.chaos.ledger import Ledger
 from tests.chaos.plant import Plant
@@ -31,23 +32,31 @@ async def storm(
 ) -> tuple[Ledger, list[str]]:
     """The ledger, and a sentence for each invariant that was broken at the end."""
     ledger = Ledger()
+    answers = Answers(model)
     plant = Plant(apis=apis, workers=workers, model=model)
     try:
         await plant.start()
         told("ready")
-        return ledger, await _through(plant, ledger, seconds, seed, clients, told)
+        return ledger, await _through(plant, ledger, answers, seconds, seed, clients, told)
     except BaseException:
         told(plant.logs())
         raise
     finally:
         await plant.close()
+        answers.close()
 
 
 async def _through(
-    plant: Plant, ledger: Ledger, seconds: float, seed: int, clients: int, told: Callable[[str], None]
+    plant: Plant,
+    ledger: Ledger,
+    answers: Answers,
+    seconds: float,
+    seed: int,
+    clients: int,
+    told: Callable[[str], None],
 ) -> list[str]:
-    traffic = Clients(plant, ledger, random.Random(f"{seed} traffic"))
-    jobs = Jobs(plant, ledger, random.Random(f"{seed} jobs"))
+    traffic = Clients(plant, ledger, random.Random(f"{seed} traffic"), answers)
+    jobs = Jobs(plant, ledger, random.Random(f"{seed} jobs"), answers)
     running = [asyncio.create_task(traffic.run(clients)), asyncio.create_task(jobs.run())]
     counting = asyncio.create_task(_count(plant, ledger))
     await happen(plant, random.Random(f"{seed} accidents"), time.monotonic() + seconds, ledger, told)

@@ -1,0 +1,55 @@
+"""What is right: a direct call of the model that the workers run, within the tolerance of its engine."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from batcher.messages import fragment
+from model_store import load
+
+# Of a score as HTTP carries it, with six digits.
+ROUNDING = 1e-6
+
+
+class Answers:
+    """Knows the answer to every text. `model` is a reference; a model that is not built yet is built here.
+
+    One thread with one core of its own asks it, and each text alone.
+    """
+
+    def __init__(self, model: str) -> None:
+        self.model = model
+        self._classifier = load(model, threads=1)
+        tolerance = self._classifier.info.tolerance
+        self._tolerance = tolerance + ROUNDING if tolerance else 0.0
+        self._known: dict[str, list[dict[str, Any]]] = {}
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="answers")
+
+    async def wrong(self, texts: Sequence[str], got: Any) -> list[tuple[Any, Any]]:
+        """Pairs (got, right) for each text that was not answered right; `got` is a list of predictions."""
+        right = await asyncio.get_running_loop().run_in_executor(self._thread, self._answers, texts)
+        if not isinstance(got, list) or len(got) != len(right):
+            return [(got, right)]
+        return [pair for pair in zip(got, right, strict=True) if not self._same(*pair)]
+
+    def close(self) -> None:
+        """Ends the thread and frees the model."""
+        self._thread.shutdown()
+        self._classifier.close()
+
+    def _answers(self, texts: Sequence[str]) -> list[list[dict[str, Any]]]:
+        for text in texts:
+            if text not in self._known:
+                (row,) = self._classifier.classify(self._classifier.tokenize([text]))
+                self._known[text] = json.loads(fragment(self._classifier.info.labels, row))
+        return [self._known[text] for text in texts]
+
+    def _same(self, got: Any, right: list[dict[str, Any]]) -> bool:
+        return [score["label"] for score in got] == [score["label"] for score in right] and all(
+            abs(one["score"] - other["score"]) <= self._tolerance
+            for one, other in zip(got, right, strict=True)
+        )
