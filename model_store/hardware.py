@@ -12,9 +12,14 @@ _CUDA_DEVICE = Path("/dev/nvidiactl")
 _BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
 
 
+def affinity() -> int:
+    """Cores this process may run on, however much of each."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def cores(cgroup: Path = _CGROUP) -> int:
     """Whole cores this process may keep busy: its affinity, or its cgroup's quota where that is smaller."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    allowed = affinity()
     quota = _quota(cgroup)
     return allowed if quota is None else max(1, min(allowed, math.ceil(quota)))
 

@@ -33,6 +33,9 @@ class Recipe:
     warmup_share: float = _option(0.06, "of the steps, before the learning rate falls linearly to 0")
     weight_decay: float = _option(0.01, "of matrices, not of biases and norms")
     label_smoothing: float = _option(0.05, "share of a target that is spread over both labels")
+    consistency: float = _option(
+        0.0, "weight of the difference between two dropouts of a row; costs a second pass"
+    )
     average_decay: float = _option(0.998, "of the moving average of the weights; 0 keeps the last weights")
     phrase_share: float = _option(0.7, "of the phrases, drawn anew each epoch; short ones half as often")
     sentence_repeat: int = _option(2, "how often an epoch shows each full sentence")

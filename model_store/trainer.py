@@ -41,16 +41,16 @@ class Trainer:
         self._loss_sum = 0.0
         self._average = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
         self._optimiser = torch.optim.AdamW(_groups(self.model, recipe), fused=True)
-        self._epochs = [self._batches(epoch) for epoch in range(recipe.epochs)]
-        self.total_steps = sum(map(len, self._epochs))
+        self.epochs = [self._batches(epoch) for epoch in range(recipe.epochs)]
+        self.total_steps = sum(map(len, self.epochs))
 
     def steps(self) -> Iterator[int]:
         """Train, yielding the number of steps done after each one."""
         bar = tqdm(total=self.total_steps, initial=self._step, unit="step", mininterval=_bar_interval())
         first = 0
-        for epoch, batches in enumerate(self._epochs):
+        for epoch, batches in enumerate(self.epochs):
             for batch in batches[max(0, self._step - first) :]:
-                loss = self._learn(batch)
+                loss = self.learn(batch)
                 self._loss_sum += loss
                 bar.set_postfix(loss=f"{loss:.3f}", epoch=epoch + 1, refresh=False)
                 bar.update()
@@ -100,17 +100,22 @@ class Trainer:
             self._optimiser.state[parameter] = _below(tensors, f"optimiser/{number}/")
         self._step, self._loss_sum, self.history = state["step"], state["loss_sum"], state["history"]
 
-    def _learn(self, batch: Batch) -> float:
+    def learn(self, batch: Batch) -> float:
+        """One step; its loss."""
         torch.manual_seed(self.recipe.seed * 1_000_003 + self._step)  # dropout depends on the step alone
         self.model.train()
         factor = _schedule(self._step, self.total_steps, self.recipe.warmup_share)
         for group in self._optimiser.param_groups:
             group["lr"] = group["top_rate"] * factor
-        ids, mask = _pad([row[0] for row in batch])
-        targets = torch.tensor([row[1] for row in batch])
+        # Two dropouts of each row, if they are to agree: R-Drop (Liang et al., 2021).
+        rows = batch * 2 if self.recipe.consistency else batch
+        ids, mask = _pad([row[0] for row in rows])
+        targets = torch.tensor([row[1] for row in rows])
         with torch.autocast("cpu", dtype=torch.bfloat16):
             logits = self.model(input_ids=ids, attention_mask=mask).logits
         loss = _loss(logits.float(), targets, self.recipe.label_smoothing)
+        if self.recipe.consistency:
+            loss = loss + self.recipe.consistency * difference(*logits.float().chunk(2))
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self._optimiser.step()
@@ -211,6 +216,12 @@ def _loss(logits: Tensor, positive: Tensor, smoothing: float) -> Tensor:
     smoothed = positive * (1 - smoothing) + smoothing / 2
     targets = torch.stack((1 - smoothed, smoothed), dim=1)
     return torch.nn.functional.cross_entropy(logits, targets)
+
+
+def difference(one: Tensor, other: Tensor) -> Tensor:
+    """The mean of both Kullback-Leibler divergences between the labels' probabilities, averaged over rows."""
+    one, other = one.log_softmax(dim=1), other.log_softmax(dim=1)
+    return ((one.exp() - other.exp()) * (one - other)).sum(dim=1).mean() / 2
 
 
 def _encode(tokenizer: Any, texts: Sequence[str], max_tokens: int) -> list[list[int]]:

@@ -9,7 +9,7 @@ import openvino
 
 from model_store.artefact import Manifest
 from model_store.classifier import Precision
-from model_store.hardware import has_bf16
+from model_store.hardware import affinity, has_bf16
 from model_store.rows import Floats, Rows
 
 MODEL = "model.xml"
@@ -28,6 +28,9 @@ class OpenVinoRunner:
                 "NUM_STREAMS": 1,
                 "INFERENCE_NUM_THREADS": threads,
                 "INFERENCE_PRECISION_HINT": _arithmetic(manifest.precision),
+                # Pinned threads are a tenth faster. But two workers with some of the cores each would pin
+                # theirs to the same ones.
+                "ENABLE_CPU_PINNING": threads >= affinity(),
             },
         )
         self._request = compiled.create_infer_request()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -16,6 +18,7 @@ from transformers import AutoModelForSequenceClassification
 from model_store import Classifier, load
 from model_store.engines.runner import RowClassifier
 from model_store.errors import EngineUnavailable
+from model_store.hardware import affinity
 from tests.unit.model_store.checkpoints import write_checkpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -156,3 +159,27 @@ def test_what_cannot_be_packed_says_so(tmp_path: Path) -> None:
     path = write_checkpoint(tmp_path / "model", "Electra")
     with pytest.raises(EngineUnavailable, match="cannot be packed"):
         load(str(path), engine="torch", layout="packed", artefact_dir=tmp_path / "kept")
+
+
+@pytest.mark.skipif(affinity() < 2, reason="one core can be shared by nobody")
+def test_a_worker_with_some_of_the_cores_pins_none_of_its_threads(checkpoint: Path, tmp_path: Path) -> None:
+    """Else the threads of two workers on one machine would sit on the same cores while others idle."""
+    script = """
+import os, sys, threading
+from contextlib import suppress
+from pathlib import Path
+from model_store import load
+model = load(sys.argv[1], engine="openvino", precision="f32", threads=1, artefact_dir=Path(sys.argv[2]))
+batch = model.tokenize(["some words " * 200] * 20)
+passes = threading.Thread(target=lambda: [model.classify(batch) for _ in range(5)])
+passes.start()
+seen = set()
+while passes.is_alive():
+    for task in Path("/proc/self/task").iterdir():
+        with suppress(ProcessLookupError):
+            seen.add(len(os.sched_getaffinity(int(task.name))))
+print(min(seen))
+"""
+    command = [sys.executable, "-c", script, str(checkpoint), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert int(done.stdout) == affinity()

@@ -18,7 +18,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from model_store import train
 from model_store.convert import convert
 from model_store.recipe import Recipe
-from model_store.trainer import Trainer, bucket, classify
+from model_store.trainer import Trainer, bucket, classify, difference
 from tests.unit.model_store.tiny_bert import write_bert, write_data
 
 RECIPE = Recipe(epochs=2, batch_rows=4, learning_rate=5e-3, held_out=2, max_tokens=32, average_decay=0.9)
@@ -51,6 +51,24 @@ def test_a_run_writes_a_plain_model_and_its_metrics(data: Path, bert: Path, tmp_
     assert metrics["epochs"][-1]["train_loss"] < metrics["epochs"][0]["train_loss"]
     assert metrics["temperature"] == json.loads((out / "config.json").read_text())["temperature"]
     assert not (out / "checkpoint.safetensors").exists()
+
+
+def test_the_difference_of_two_dropouts_is_part_of_the_loss(data: Path, start: Path) -> None:
+    losses = []
+    for weight in (1e4, 2e4, 3e4):
+        recipe = replace(RECIPE, consistency=weight)
+        trainer = Trainer(start, recipe, train.load_split(data, recipe))
+        losses.append(trainer.learn(trainer.epochs[0][0]))
+    assert losses[1] > losses[0]
+    assert losses[2] - losses[1] == pytest.approx(losses[1] - losses[0], rel=1e-3)
+
+
+def test_the_difference_is_the_mean_of_both_divergences() -> None:
+    even, sure = torch.tensor([[0.0, 0.0]]), torch.log(torch.tensor([[0.9, 0.1]]))
+    there = 0.5 * np.log(0.5 / 0.9) + 0.5 * np.log(0.5 / 0.1)
+    back = 0.9 * np.log(0.9 / 0.5) + 0.1 * np.log(0.1 / 0.5)
+    assert float(difference(even, sure)) == pytest.approx((there + back) / 2)
+    assert float(difference(sure, sure)) == 0.0
 
 
 @pytest.mark.parametrize("stop", [1, 7, 23])
