@@ -22,6 +22,8 @@ _FORGET = 0.02
 _COMPANY_S = 60.0
 # Nobody notices that a pass of this length went before theirs.
 _UNNOTICED_S = 0.002
+# What a text costs a worker and Redis beside its share of the pass, about.
+_HANDLING_S = 0.00015
 # A pass is long enough once its fixed cost is this share of it; longer ones only add latency.
 _FIXED_SHARE = 0.04
 # With a backlog everyone waits anyway, and who comes next for half of this at most on the average.
@@ -182,7 +184,8 @@ class Company:
         """
         if now - self.at > _COMPANY_S:
             return budget
-        return min(max(int(self.typical), cost.tokens_in(_UNNOTICED_S)), budget)
+        handled = int(_UNNOTICED_S / _HANDLING_S * self.typical)
+        return min(max(int(self.typical), min(cost.tokens_in(_UNNOTICED_S), handled)), budget)
 
 
 def claim_cost(held_tokens: int, budget: int, layout: Layout) -> int:

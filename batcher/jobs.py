@@ -39,6 +39,8 @@ from batcher.shared_cache import SharedCache
 log = logging.getLogger(__name__)
 
 RESTART_S = 1.0
+# A job collects the answers of this long at once: fewer round trips, and nobody waits for one of them.
+LINGER_S = 0.02
 EXIT_UNABLE = 2
 # RQ calls `run` by its name, in a process forked from this one: what it needs is left here by `prepare`.
 _runner: Callable[[str], str] | None = None
@@ -57,7 +59,7 @@ def prepare(
     global _runner
 
     def hub_and_cache() -> tuple[Hub, Cache]:
-        return ReplyHub.connect(settings), SharedCache.connect(settings)
+        return ReplyHub.connect(settings, linger_s=LINGER_S), SharedCache.connect(settings)
 
     def runner(job_id: str) -> str:
         job = get_current_job()

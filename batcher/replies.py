@@ -44,7 +44,8 @@ HINTS_MOST = 512
 class ReplyHub:
     """Asks the queue on behalf of all requests of one process, and gives each text its one answer.
 
-    `client` runs scripts, `hint_client` is for the blocking pop alone.
+    `client` runs scripts, `hint_client` is for the blocking pop alone. `linger_s` is a pause after each pop, for
+    callers who would rather have many answers at once than each one early.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class ReplyHub:
         name: str,
         caps: LaneCaps,
         max_attempts: int = 3,
+        linger_s: float = 0.0,
     ) -> None:
         api = f"{socket.gethostname()}-{os.getpid()}-{random.getrandbits(32):08x}"
         self.queue = ApiQueue(client, name, api, max_attempts)
@@ -62,6 +64,7 @@ class ReplyHub:
         self.outage = Outage()
         self.eviction = EvictionWatch()
         self._clients = (client, hint_client)
+        self._linger_s = linger_s
         self._waiters = Waiters()
         self._asks = Asks(self.queue, self._waiters, self.outage, Admission(caps), lambda: self.snapshot.rate)
         self.counts = self._asks.counts
@@ -70,7 +73,7 @@ class ReplyHub:
         self._stopping = False
 
     @classmethod
-    def connect(cls, settings: QueueSettings) -> ReplyHub:
+    def connect(cls, settings: QueueSettings, *, linger_s: float = 0.0) -> ReplyHub:
         """A hub over clients of its own, for the Redis that the settings name."""
         url = settings.redis_url.get_secret_value()
         caps = LaneCaps(settings.max_waiting_cost, settings.max_waiting_cost_bulk)
@@ -80,6 +83,7 @@ class ReplyHub:
             name=settings.name,
             caps=caps,
             max_attempts=settings.max_attempts,
+            linger_s=linger_s,
         )
 
     # -- lifecycle ---------------------------------------------------------------------------------
@@ -180,6 +184,8 @@ class ReplyHub:
                 if waiter is not None:
                     self.counts.hinted += 1
                     self._asks.take_result(waiter, raw)
+            if self._linger_s:
+                await asyncio.sleep(self._linger_s)
 
     async def _polls(self) -> None:
         """Looks for results whose hints were lost, and asks again for ids that Redis has lost."""

@@ -23,7 +23,7 @@ from batcher.errors import (
     QueueUnavailable,
 )
 from batcher.messages import Prediction, entry_id
-from batcher.redis_queue import WorkerQueue
+from batcher.redis_queue import ApiQueue, WorkerQueue
 from batcher.replies import ReplyHub
 from batcher.reports import BatchReport
 from batcher.settings import WorkerSettings
@@ -41,9 +41,9 @@ class Road:
         self.batches: list[BatchReport] = []
         self.client = clients()[1]
 
-    async def hub(self, **caps: int) -> ReplyHub:
+    async def hub(self, *, linger_s: float = 0.0, **caps: int) -> ReplyHub:
         limits = LaneCaps(caps.get("interactive", 200_000), caps.get("bulk", 200_000))
-        hub = ReplyHub(self._clients()[0], self._clients()[0], name="t", caps=limits)
+        hub = ReplyHub(self._clients()[0], self._clients()[0], name="t", caps=limits, linger_s=linger_s)
         await hub.start()
         self._stack.push_async_callback(hub.stop)
         return hub
@@ -268,6 +268,25 @@ async def test_a_cancelled_request_takes_its_entry_along(road: Road) -> None:
     assert sum(batch.size for batch in road.batches) == 2
     assert hub.waiting == 0
     assert road.leftovers() == []
+
+
+async def test_a_hub_that_lingers_collects_many_answers_at_once(
+    road: Road, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+
+    async def hints(queue: ApiQueue, *args: Any) -> list[bytes]:
+        answers = await pop(queue, *args)
+        read.append(len(answers))
+        return answers
+
+    pop = ApiQueue.hints
+    monkeypatch.setattr(ApiQueue, "hints", hints)
+    hub, _ = await road.hub(linger_s=0.15), await road.worker(StubClassifier(batch_ms=2), batch_texts=1)
+    await road.ready(hub)
+    outcomes = await ask(hub, *(f"text {number}" for number in range(40)), lane="bulk")
+    assert all(isinstance(outcome, Prediction) for outcome in outcomes)
+    assert max(read) > 5
 
 
 async def test_a_lost_hint_costs_a_poll_not_the_answer(road: Road) -> None:

@@ -39,11 +39,17 @@ def test_bulk_gets_everything_back_a_minute_after_the_last_of_them() -> None:
 
 def test_a_pass_too_short_to_be_noticed_need_not_be_shorter() -> None:
     company = Company().seen([20], now=1000.0)
-    assert company.bulk_tokens(model(0.0001, 0.000001), BUDGET, now=1000.0) == BUDGET
     quick = model(0.0005, 0.00001)
     tokens = company.bulk_tokens(quick, BUDGET, now=1000.0)
     assert 32 < tokens < BUDGET
     assert quick.pass_s(tokens) <= 0.0021
+
+
+def test_a_model_that_costs_nothing_still_leaves_texts_to_be_handled() -> None:
+    company = Company().seen([20] * 200, now=1000.0)
+    instant = model(0.0001, 0.000001)
+    assert instant.tokens_in(0.002) > BUDGET
+    assert 10 * 20 < company.bulk_tokens(instant, BUDGET, now=1000.0) < 15 * 20
 
 
 def test_a_claim_of_bulk_alone_changes_nothing() -> None:
