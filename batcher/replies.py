@@ -44,8 +44,8 @@ HINTS_MOST = 512
 class ReplyHub:
     """Asks the queue on behalf of all requests of one process, and gives each text its one answer.
 
-    `client` runs scripts, `hint_client` is for the blocking pop alone. `linger_s` is a pause after each pop, for
-    callers who would rather have many answers at once than each one early.
+    `client` runs scripts, `hint_client` is for the blocking pop alone. `linger_s` is a pause after each pop,
+    for callers who would rather have many answers at once than each one early.
     """
 
     def __init__(
