@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -93,6 +94,7 @@ def main(settings: WorkerSettings | None = None) -> int:
         log.error("The model failed its warm-up: %s", error, extra={"action": "worker.unable"})
         return EXIT_UNABLE
     instruments.begin()
+    gc.freeze()  # garbage collections look at what comes from now on
     worker.run()
     instruments.close()
     return 0
