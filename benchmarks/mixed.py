@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import random
+from typing import Any
 
 from benchmarks import report
 from benchmarks.net import closed_loop
@@ -45,7 +46,7 @@ def main() -> None:
     def harder() -> list[str]:
         return list(KNOWN) if rng.random() < args.known else [f"{text} {next(fresh)}" for text in ALL]
 
-    rows, results = [], []
+    rows, results = [], list[dict[str, Any]]()
     with service(args.model) as mill:
         for name, texts in ((COURSE, course), ("new texts in the rest", harder)):
             for users in (10, 50):

@@ -13,7 +13,8 @@ from api.errors import Problem
 from api.predict import Predict
 from api.wire import Head
 from batcher.errors import BudgetExceeded, QueueFull
-from tests.unit.api.pretended import FakeHub, Service, Start, assert_problem
+from tests.unit.api.pretended import Service, Start, assert_problem
+from tests.unit.pretended import FakeHub
 
 
 async def until(true: Callable[[], Any]) -> None:
