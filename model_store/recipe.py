@@ -24,27 +24,27 @@ class Recipe:
     """The numbers of a run. Two runs with equal recipes on equal data give equal weights."""
 
     seed: int = _option(1, "seed of everything random but the head of the converted base")
-    epochs: int = _option(3, "how often the sentences are gone through")
+    epochs: int = _option(2, "how often the sentences are gone through")
     batch_rows: int = _option(64, "rows of a batch")
     batch_tokens: int = _option(4096, "bound of rows x longest row: long reviews come in smaller batches")
     max_tokens: int = _option(288, "longer rows are cut off")
     learning_rate: float = _option(8e-5, "of the head; falls towards the embeddings")
-    layer_decay: float = _option(0.9, "learning rate of a layer over that of the layer above it")
+    layer_decay: float = _option(1.0, "learning rate of a layer over that of the layer above it")
     warmup_share: float = _option(0.06, "of the steps, before the learning rate falls linearly to 0")
     weight_decay: float = _option(0.01, "of matrices, not of biases and norms")
     label_smoothing: float = _option(0.05, "share of a target that is spread over both labels")
     consistency: float = _option(
-        0.0, "weight of the difference between two dropouts of a row; costs a second pass"
+        1.0, "weight of the difference between two dropouts of a row; costs a second pass"
     )
     average_decay: float = _option(0.998, "of the moving average of the weights; 0 keeps the last weights")
-    phrase_share: float = _option(0.7, "of the phrases, drawn anew each epoch; short ones half as often")
-    sentence_repeat: int = _option(2, "how often an epoch shows each full sentence")
+    phrase_share: float = _option(1.0, "of the phrases, drawn anew each epoch; short ones half as often")
+    sentence_repeat: int = _option(1, "how often an epoch shows each full sentence")
     natural_share: float = _option(0.5, "of the rows, detokenised")
-    noise_share: float = _option(0.2, "of the rows, half as tweets and half with typing errors")
-    long_share: float = _option(0.4, "long reviews per full sentence")
-    template_share: float = _option(0.12, "hand-written patterns per row of SST-2")
+    noise_share: float = _option(0.1, "of the rows, half as tweets and half with typing errors")
+    long_share: float = _option(0.3, "long reviews per full sentence")
+    template_share: float = _option(0.08, "hand-written patterns per row of SST-2")
     neutral_share: float = _option(0.01, "neutral statements with target 0.5 per row of SST-2")
-    held_out: int = _option(600, "full sentences kept for choosing recipes and for the temperature")
+    held_out: int = _option(200, "full sentences kept for choosing recipes and for the temperature")
     limit: int = _option(0, "use only so many phrases and sentences, for trying out (0: all)")
 
 
