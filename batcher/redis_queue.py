@@ -77,6 +77,11 @@ def script_sha(name: str) -> str:
     return hashlib.sha1(script_source(name).encode(), usedforsecurity=False).hexdigest()
 
 
+def _script(name: str, known: bool) -> tuple[str, str]:
+    """The beginning of its call; by its text where the server lacks it: loaded, it might be flushed again."""
+    return ("EVALSHA", script_sha(name)) if known else ("EVAL", script_source(name))
+
+
 def _unknown(answers: Sequence[Any]) -> list[int]:
     """Places of scripts that the server does not know (yet, or since a flush). Only these run again: a claim
     that did run must not be claimed over."""
@@ -107,16 +112,15 @@ class ApiQueue:
         """Runs scripts in one round trip. An answer that is an exception stands in its place."""
         answers = await self._send(commands)
         if unknown := _unknown(answers):
-            for name in {commands[at][0] for at in unknown}:
-                await self._client.script_load(script_source(name))
-            for at, answer in zip(unknown, await self._send([commands[at] for at in unknown]), strict=True):
+            again = await self._send([commands[at] for at in unknown], known=False)
+            for at, answer in zip(unknown, again, strict=True):
                 answers[at] = answer
         return answers
 
-    async def _send(self, commands: Sequence[Command]) -> list[Any]:
+    async def _send(self, commands: Sequence[Command], *, known: bool = True) -> list[Any]:
         pipe = self._client.pipeline(transaction=False)
         for name, args in commands:
-            pipe.evalsha(script_sha(name), 1, self.prefix, *args)
+            pipe.execute_command(*_script(name, known), 1, self.prefix, *args)
         answers: list[Any] = await pipe.execute(raise_on_error=False)
         return answers
 
@@ -185,19 +189,18 @@ class WorkerQueue:
         """Runs scripts in one round trip; raises the first error among the answers."""
         answers = self._send(commands)
         if unknown := _unknown(answers):
-            for name in {commands[at][0] for at in unknown}:
-                self._client.script_load(script_source(name))
-            for at, answer in zip(unknown, self._send([commands[at] for at in unknown]), strict=True):
+            again = self._send([commands[at] for at in unknown], known=False)
+            for at, answer in zip(unknown, again, strict=True):
                 answers[at] = answer
         for answer in answers:
             if isinstance(answer, Exception):
                 raise answer
         return answers
 
-    def _send(self, commands: Sequence[Command]) -> list[Any]:
+    def _send(self, commands: Sequence[Command], *, known: bool = True) -> list[Any]:
         pipe = self._client.pipeline(transaction=False)
         for name, args in commands:
-            pipe.evalsha(script_sha(name), 1, self.prefix, *args)
+            pipe.execute_command(*_script(name, known), 1, self.prefix, *args)  # type: ignore[no-untyped-call]
         answers: list[Any] = pipe.execute(raise_on_error=False)
         return answers
 

@@ -38,7 +38,8 @@ class RedisServer:
     def __init__(self, binary: Path, options: Sequence[str] = (), *, tcp: bool = False) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="mill-redis-"))
         self.socket = self.directory / "s"
-        self.port = free_port() if tcp else 0
+        # The bus of a cluster has a port 10,000 higher.
+        self.port = next(port for port in iter(free_port, 0) if port <= 55_535) if tcp else 0
         self.url = f"redis://127.0.0.1:{self.port}/0" if tcp else f"unix://{self.socket}"
         self._binary = binary
         self._options = tuple(options)
@@ -94,6 +95,10 @@ class RedisServer:
         if empty:
             self.forget()
         self.start()
+
+    def appended(self) -> list[Path]:
+        """Its append-only file: a folder since Redis 7, one file before."""
+        return list(self.directory.glob("appendonly*"))
 
     def forget(self) -> None:
         """Removes what it wrote to disk; only while it does not run."""

@@ -86,7 +86,9 @@ async def test_fault_16_a_failover_loses_writes_and_brings_back_old_ones(road: R
     old = asyncio.create_task(road.check("waits in the old state"))
     await road.until(lambda: road.client.exists(f"{P}:entry:{entry_id('waits in the old state')}"), "it")
     kept = road.redis.directory / "kept"
-    shutil.copytree(road.redis.directory / "appendonlydir", kept)
+    kept.mkdir()
+    for part in road.redis.appended():
+        (shutil.copytree if part.is_dir() else shutil.copy)(part, kept / part.name)
     await old
     lost = asyncio.create_task(road.check("written after the old state"))
     await road.until(lambda: road.in_flight(), "the claim")
@@ -100,8 +102,9 @@ async def test_fault_16_a_failover_loses_writes_and_brings_back_old_ones(road: R
 
 def _go_back(server: RedisServer) -> None:
     server.kill()
-    shutil.rmtree(server.directory / "appendonlydir")
-    (server.directory / "kept").rename(server.directory / "appendonlydir")
+    server.forget()
+    for part in (server.directory / "kept").iterdir():
+        part.rename(server.directory / part.name)
     server.start()
 
 
