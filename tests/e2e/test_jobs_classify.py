@@ -82,7 +82,7 @@ def test_a_text_without_a_prediction_shows_in_the_exit_status(mill: Callable[...
 def test_an_interrupted_run_is_continued_by_the_same_command(
     mill: Callable[..., Mill], tmp_path: Path
 ) -> None:
-    house = mill(stub_token_ms=0.5)
+    house = mill(stub_token_ms=0.2)
     house.start_jobs()
     source, out = tmp_path / "in.txt", tmp_path / "out.ndjson"
     asked = texts(COUNT)
