@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from random import getrandbits
 from typing import Any
 
 from uvicorn import Config
@@ -18,7 +17,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from api.errors import Problem
-from api.wire import CLOSE, JSON, NOSNIFF
+from api.wire import CLOSE, new_request_id, problem_parts
 
 # Without a byte for between one and two of these a head or a body is given up, and so is an answer unread.
 PATIENCE_S = 20.0
@@ -100,10 +99,8 @@ class Connection(HttpToolsProtocol):
         if self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete:
             self.transport.abort()
             return
-        request_id = f"{getrandbits(128):032x}"
-        body = problem.body(request_id)
-        headers = [JSON, NOSNIFF, CLOSE, (b"x-request-id", request_id.encode()), *problem.headers]
-        headers.append((b"content-length", b"%d" % len(body)))
+        headers, body = problem_parts(problem, new_request_id())
+        headers += [CLOSE, (b"content-length", b"%d" % len(body))]
         lines = [name + b": " + value + b"\r\n" for name, value in headers]
         self.transport.write(b"".join([STATUS_LINE[problem.status], *lines, b"\r\n", body]))
         self.transport.close()

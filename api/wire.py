@@ -65,6 +65,11 @@ class Preference:
 NO_PREFERENCE = Preference()
 
 
+def new_request_id() -> bytes:
+    """For a request that brought none."""
+    return b"%032x" % getrandbits(128)
+
+
 class Head:
     """The head of one request. `found` holds the few headers that matter, by lower-case name."""
 
@@ -74,7 +79,7 @@ class Head:
         self.scope = scope
         self.found: dict[bytes, bytes] = {name: value for name, value in scope["headers"] if name in _WANTED}
         said = self.found.get(b"x-request-id")
-        self.request_id = said if said is not None and _sane_id(said) else b"%032x" % getrandbits(128)
+        self.request_id = said if said is not None and _sane_id(said) else new_request_id()
 
     @property
     def id(self) -> str:
@@ -195,8 +200,14 @@ async def send_answer(send: Send, status: int, headers: list[Header], body: byte
 
 async def send_problem(send: Send, problem: Problem, request_id: bytes) -> None:
     """A problem as an answer."""
+    headers, body = problem_parts(problem, request_id)
+    await send_answer(send, problem.status, headers, body)
+
+
+def problem_parts(problem: Problem, request_id: bytes) -> tuple[list[Header], bytes]:
+    """Headers, but for the length, and body of a problem."""
     headers: list[Header] = [JSON, (b"x-request-id", request_id), NOSNIFF, *problem.headers]
-    await send_answer(send, problem.status, headers, problem.body(request_id.decode("ascii")))
+    return headers, problem.body(request_id.decode("ascii"))
 
 
 class Lingering:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from model_store.classifier import Layout
 
@@ -40,6 +41,12 @@ class Plan:
 
 def plan(lengths: Sequence[int], layout: Layout) -> Plan:
     """How one pass over texts of these lengths (at least one text) is laid out."""
+    return _plan(tuple(lengths), layout)
+
+
+# A worker asks for the cost of a pass, and the engine lays out the same one right after.
+@lru_cache(maxsize=4)
+def _plan(lengths: tuple[int, ...], layout: Layout) -> Plan:
     if layout == "padded":
         return Plan(tuple((index,) for index in range(len(lengths))), round_up(max(lengths), STEP))
     return min(_packed_plans(lengths), key=lambda one: one._cost)

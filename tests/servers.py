@@ -28,6 +28,13 @@ def server_binary() -> Path | None:
         return None
 
 
+def leftovers(client: redis.Redis) -> list[bytes]:
+    """Entries, leases and places in lists: what must not outlive its work."""
+    ends = (b":q", b":bulk", b":solo", b":inflight")
+    keys: list[bytes] = client.keys("*")
+    return [key for key in keys if b":entry:" in key or key.endswith(ends)]
+
+
 class RedisServer:
     """A server with an append-only file: `restart()` brings everything back, `restart(empty=True)` nothing.
 

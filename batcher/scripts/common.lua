@@ -70,12 +70,10 @@ local function deaths(blame)
   for worker, last in string.gmatch(blame, '(%S+) (%d+);') do lost[worker] = last end -- each ends but once
   for worker, last in pairs(lost) do
     local beaten = tonumber(redis.call('HGET', P .. ':worker:' .. worker, 'beaten'))
-    if not beaten then
-      gone = gone + 1
-    elseif beaten <= tonumber(last) then
-      unsure = unsure + 1
+    if not beaten or beaten <= tonumber(last) then
+      kept = kept .. worker .. ' ' .. last .. ';'
+      if beaten then unsure = unsure + 1 else gone = gone + 1 end
     end
-    if not beaten or beaten <= tonumber(last) then kept = kept .. worker .. ' ' .. last .. ';' end
   end
   return gone, unsure, kept
 end

@@ -20,7 +20,7 @@ from batcher.settings import QueueSettings
 from tests.answers import right
 from tests.mill import Process
 from tests.proxy import Proxy
-from tests.servers import RedisServer
+from tests.servers import RedisServer, leftovers
 
 P = "{millrace:default}"
 
@@ -104,9 +104,7 @@ class Road:
         return sum(int(record[b"texts"]) for record in records)
 
     def leftovers(self) -> list[bytes]:
-        """Entries, leases and places in lists: what must not outlive its work."""
-        ends = (b":q", b":bulk", b":solo", b":inflight")
-        return [key for key in self.client.keys("*") if b":entry:" in key or key.endswith(ends)]
+        return leftovers(self.client)
 
     async def empty(self) -> None:
         """Fails unless the queue is soon empty."""

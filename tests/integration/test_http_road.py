@@ -24,6 +24,7 @@ from batcher.settings import WorkerSettings
 from batcher.shared_cache import SharedCache, remember
 from batcher.worker import Worker
 from model_store.stub import StubClassifier
+from tests.servers import leftovers
 
 
 class Mill:
@@ -73,8 +74,7 @@ class Mill:
         self._stack.push_async_callback(end)
 
     def left_over(self) -> list[bytes]:
-        ends = (b":q", b":bulk", b":solo", b":inflight")
-        return [key for key in self.sync().keys("*") if b":entry:" in key or key.endswith(ends)]
+        return leftovers(self.sync())
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from batcher.errors import QueueFull
 from batcher.messages import Failure, Prediction, decode_result, fragment
 from batcher.redis_queue import ApiQueue, WorkerQueue, queue_states, read_claim
 from tests.mill import wait_until
+from tests.servers import leftovers
 
 ANSWER = Prediction(fragment(("N", "P"), (0.25, 0.75)), "rev", 3).encode()
 FAILURE = Failure("inference_failed", "no").encode()
@@ -77,11 +78,8 @@ class Bench:
     def waiting(self, lane: str = "interactive") -> int:
         return int(self.client.hget(f"{self.P}:waiting", lane) or 0)
 
-    def leftovers(self) -> list[str]:
-        """What must not outlive its work: entries, leases, places in lists."""
-        names = [key.decode() for key in self.client.keys("*")]
-        ends = (":q", ":bulk", ":solo", ":inflight")
-        return [name for name in names if ":entry:" in name or name.endswith(ends)]
+    def leftovers(self) -> list[bytes]:
+        return leftovers(self.client)
 
 
 @pytest.fixture

@@ -30,6 +30,7 @@ from batcher.settings import WorkerSettings
 from batcher.shared_cache import SharedCache, remember
 from batcher.worker import Worker
 from model_store.stub import StubClassifier
+from tests.servers import leftovers
 
 
 class Road:
@@ -90,8 +91,7 @@ class Road:
         await self._stack.aclose()
 
     def leftovers(self) -> list[bytes]:
-        ends = (b":q", b":bulk", b":solo", b":inflight")
-        return [key for key in self.client.keys("*") if b":entry:" in key or key.endswith(ends)]
+        return leftovers(self.client)
 
 
 @pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.redis)])
