@@ -36,6 +36,9 @@ class Recipe:
     consistency: float = _option(
         1.0, "weight of the difference between two dropouts of a row; costs a second pass"
     )
+    teacher_share: float = _option(
+        0.5, "of a target that is the teachers' mean probability, where there are teachers"
+    )
     average_decay: float = _option(0.998, "of the moving average of the weights; 0 keeps the last weights")
     phrase_share: float = _option(1.0, "of the phrases, drawn anew each epoch; short ones half as often")
     sentence_repeat: int = _option(1, "how often an epoch shows each full sentence")

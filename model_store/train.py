@@ -11,6 +11,7 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 
@@ -30,6 +31,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="where the model goes, checkpoints included")
     parser.add_argument("--threads", type=int, default=2, help="torch threads (default 2)")
     parser.add_argument("--checkpoint-steps", type=int, default=200, help="steps between checkpoints")
+    parser.add_argument(
+        "--teacher", type=Path, action="append", default=[], metavar="RUN", dest="teachers",
+        help="directory of a finished run of the same base to learn from as well; may be repeated",
+    )  # fmt: skip
     recipe = parser.add_argument_group("recipe")
     for field in fields(Recipe):
         option, default = f"--{field.name.replace('_', '-')}", field.default
@@ -45,7 +50,10 @@ def run(args: argparse.Namespace) -> int:
     torch.set_num_threads(args.threads)
     recipe = Recipe(**{field.name: getattr(args, field.name) for field in fields(Recipe)})
     try:
-        train(args.data, args.base, args.out, recipe, checkpoint_steps=args.checkpoint_steps)
+        train(
+            args.data, args.base, args.out, recipe,
+            teachers=args.teachers, checkpoint_steps=args.checkpoint_steps,
+        )  # fmt: skip
     except (FileNotFoundError, ValueError) as error:
         sys.stderr.write(f"train: {error}\n")
         return 2
@@ -66,10 +74,19 @@ def load_split(data: Path, recipe: Recipe) -> Split:
     return split
 
 
-def train(data: Path, base: Path, out: Path, recipe: Recipe, *, checkpoint_steps: int = 200) -> None:
+def train(
+    data: Path,
+    base: Path,
+    out: Path,
+    recipe: Recipe,
+    *,
+    teachers: Sequence[Path] = (),
+    checkpoint_steps: int = 200,
+) -> None:
     """Train a model into `out`, or continue the run that was interrupted there.
 
-    Raises ValueError when the checkpoint in `out` belongs to another recipe.
+    `teachers` are directories of finished runs. Raises ValueError when the checkpoint in `out`
+    belongs to another recipe or other teachers, and when a teacher has another tokenizer.
     """
     from model_store.calibration import fit_temperature
     from model_store.convert import convert, export
@@ -79,7 +96,7 @@ def train(data: Path, base: Path, out: Path, recipe: Recipe, *, checkpoint_steps
     start = out / "base"
     if not (start / "tokenizer_config.json").exists():
         convert(base, start)
-    trainer = Trainer(start, recipe, split)
+    trainer = Trainer(start, recipe, split, teachers)
     if (out / _CHECKPOINT).exists():
         trainer.restore(out / _CHECKPOINT)
 
@@ -93,6 +110,7 @@ def train(data: Path, base: Path, out: Path, recipe: Recipe, *, checkpoint_steps
     export(trainer.model, start, out, temperature=temperature)
     metrics = {
         "recipe": asdict(recipe),
+        "teachers": trainer.teacher_digests,
         "rows": {name: len(getattr(split, name)) for name in ("phrases", "sentences", "held_out")},
         "steps": trainer.total_steps,
         "seconds": round(time.monotonic() - began),

@@ -19,6 +19,7 @@ from torch import Tensor
 from tqdm import tqdm  # type: ignore[import-untyped]
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from model_store.artefact import digest
 from model_store.augment import detokenise
 from model_store.calibration import Labels, Scores, log_loss
 from model_store.corpus import Row, Split
@@ -30,9 +31,14 @@ Batch = list[tuple[list[int], float]]  # token ids and target of each row
 class Trainer:
     """One run. `steps()` does the work; `save` and `restore` make it continue exactly."""
 
-    def __init__(self, start: Path, recipe: Recipe, split: Split) -> None:
-        """Load the converted base from `start`. All randomness comes from the recipe's seed."""
+    def __init__(self, start: Path, recipe: Recipe, split: Split, teachers: Sequence[Path] = ()) -> None:
+        """Load the converted base from `start`, and finished runs to learn from as well.
+
+        All randomness comes from the recipe's seed. Raises ValueError if a teacher has another tokenizer.
+        """
         self.recipe = recipe
+        self.teacher_digests = [digest(teacher / "model.safetensors").sha256 for teacher in teachers]
+        self._teachers = [_teacher(path, start) for path in teachers]
         self.model: Any = AutoModelForSequenceClassification.from_pretrained(start)
         self.history: list[dict[str, float]] = []
         self._split = split
@@ -79,6 +85,7 @@ class Trainer:
                 tensors[f"optimiser/{number}/{name}"] = tensor
         state = {
             "recipe": asdict(self.recipe),
+            "teachers": self.teacher_digests,
             "step": self._step,
             "loss_sum": self._loss_sum,
             "history": self.history,
@@ -88,10 +95,10 @@ class Trainer:
         os.replace(new, path)
 
     def restore(self, path: Path) -> None:
-        """Continue from a file of `save`. Raises ValueError if another recipe wrote it."""
+        """Continue from a file of `save`. Raises ValueError if another recipe or other teachers wrote it."""
         with safe_open(path, framework="pt") as file:
             state = json.loads(file.metadata()["state"])
-            if state["recipe"] != asdict(self.recipe):
+            if (state["recipe"], state["teachers"]) != (asdict(self.recipe), self.teacher_digests):
                 raise ValueError(f"{path} belongs to another recipe: remove it or use its options")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
         self.model.load_state_dict(_below(tensors, "model/"))
@@ -108,14 +115,12 @@ class Trainer:
         for group in self._optimiser.param_groups:
             group["lr"] = group["top_rate"] * factor
         # Two dropouts of each row, if they are to agree: R-Drop (Liang et al., 2021).
-        rows = batch * 2 if self.recipe.consistency else batch
-        ids, mask = _pad([row[0] for row in rows])
-        targets = torch.tensor([row[1] for row in rows])
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            logits = self.model(input_ids=ids, attention_mask=mask).logits
-        loss = _loss(logits.float(), targets, self.recipe.label_smoothing)
+        ids, mask = _pad([row[0] for row in batch])
+        copies = 2 if self.recipe.consistency else 1
+        logits = _logits(self.model, ids.repeat(copies, 1), mask.repeat(copies, 1))
+        loss = _loss(logits, self.targets(batch, ids, mask).repeat(copies))
         if self.recipe.consistency:
-            loss = loss + self.recipe.consistency * difference(*logits.float().chunk(2))
+            loss = loss + self.recipe.consistency * difference(*logits.chunk(2))
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self._optimiser.step()
@@ -123,6 +128,16 @@ class Trainer:
         self._step += 1
         self._update_average()
         return float(loss.detach())
+
+    @torch.no_grad()
+    def targets(self, batch: Batch, ids: Tensor, mask: Tensor) -> Tensor:
+        """The probability of label 1 to aim at, shape (rows,): the label's, smoothed, and the teachers'."""
+        smoothing = self.recipe.label_smoothing
+        labels = torch.tensor([row[1] for row in batch]) * (1 - smoothing) + smoothing / 2
+        if not self._teachers:
+            return labels
+        said = [_logits(teacher, ids, mask).softmax(dim=1)[:, 1] for teacher in self._teachers]
+        return labels.lerp(torch.stack(said).mean(dim=0), self.recipe.teacher_share)
 
     @torch.no_grad()
     def _update_average(self) -> None:
@@ -211,10 +226,23 @@ def _schedule(step: int, total: int, warmup_share: float) -> float:
     return (step + 1) / warmup if step < warmup else (total - step) / (total - warmup)
 
 
-def _loss(logits: Tensor, positive: Tensor, smoothing: float) -> Tensor:
+def _teacher(path: Path, start: Path) -> Any:
+    """A finished run, for its answers only. Raises ValueError if its tokenizer is not that of `start`."""
+    if (path / "tokenizer.json").read_bytes() != (start / "tokenizer.json").read_bytes():
+        raise ValueError(f"{path} has another tokenizer.json than {start}")
+    return AutoModelForSequenceClassification.from_pretrained(path).eval()
+
+
+def _logits(model: Any, ids: Tensor, mask: Tensor) -> Tensor:
+    """Scores of shape (rows, labels) in f32, computed in bf16 where that is safe."""
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logits: Tensor = model(input_ids=ids, attention_mask=mask).logits
+    return logits.float()
+
+
+def _loss(logits: Tensor, positive: Tensor) -> Tensor:
     """Cross-entropy against soft targets: `positive` is the target probability of label 1, shape (rows,)."""
-    smoothed = positive * (1 - smoothing) + smoothing / 2
-    targets = torch.stack((1 - smoothed, smoothed), dim=1)
+    targets = torch.stack((1 - positive, positive), dim=1)
     return torch.nn.functional.cross_entropy(logits, targets)
 
 

@@ -63,6 +63,46 @@ def test_the_difference_of_two_dropouts_is_part_of_the_loss(data: Path, start: P
     assert losses[2] - losses[1] == pytest.approx(losses[1] - losses[0], rel=1e-3)
 
 
+def test_targets_lie_between_the_labels_and_what_the_teachers_say(
+    data: Path, bert: Path, start: Path, tmp_path: Path
+) -> None:
+    teachers = [_taught(data, bert, tmp_path / f"teacher-{seed}", seed) for seed in (1, 2)]
+    rows = [([3, 6, 8, 4], 1.0), ([3, 7, 8, 14, 4], 0.0)]
+    ids, mask = torch.tensor([[*rows[0][0], 0], rows[1][0]]), torch.tensor([[1, 1, 1, 1, 0], [1, 1, 1, 1, 1]])
+    said = []
+    for teacher in teachers:
+        model = AutoModelForSequenceClassification.from_pretrained(teacher).eval()
+        said.append(model(input_ids=ids, attention_mask=mask).logits.softmax(dim=1)[:, 1])
+    assert not torch.allclose(said[0], said[1], atol=1e-3)
+    mean, labels = (said[0] + said[1]) / 2, torch.tensor([0.975, 0.025])
+    for share, expected in ((0.0, labels), (0.25, 0.75 * labels + 0.25 * mean), (1.0, mean)):
+        recipe = replace(RECIPE, teacher_share=share)
+        trainer = Trainer(start, recipe, train.load_split(data, recipe), teachers)
+        targets = trainer.targets(rows, ids, mask)
+        assert torch.allclose(targets, expected, atol=5e-3)  # the trainer's teachers compute in bf16
+
+
+def test_other_teachers_are_another_recipe(data: Path, bert: Path, start: Path, tmp_path: Path) -> None:
+    teacher = _taught(data, bert, tmp_path / "teacher")
+    split = train.load_split(data, RECIPE)
+    trainer = Trainer(start, RECIPE, split, [teacher])
+    next(trainer.steps())
+    trainer.save(tmp_path / "checkpoint.safetensors")
+    Trainer(start, RECIPE, split, [teacher]).restore(tmp_path / "checkpoint.safetensors")
+    with pytest.raises(ValueError, match="another recipe"):
+        Trainer(start, RECIPE, split).restore(tmp_path / "checkpoint.safetensors")
+
+
+def test_a_teacher_with_another_tokenizer_is_refused(
+    data: Path, bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    teacher = _taught(data, bert, tmp_path / "teacher")
+    tokenizer = teacher / "tokenizer.json"
+    tokenizer.write_text(tokenizer.read_text().replace("film", "movie"))
+    assert train.run(_arguments(data, bert, tmp_path / "out", "--teacher", str(teacher))) == 2
+    assert "another tokenizer.json" in capsys.readouterr().err
+
+
 def test_the_difference_is_the_mean_of_both_divergences() -> None:
     even, sure = torch.tensor([[0.0, 0.0]]), torch.log(torch.tensor([[0.9, 0.1]]))
     there = 0.5 * np.log(0.5 / 0.9) + 0.5 * np.log(0.5 / 0.1)
@@ -162,6 +202,11 @@ def _arguments(data: Path, base: Path, out: Path, *options: str) -> argparse.Nam
     small += [f"--{part}-share=0" for part in ("noise", "template", "neutral", "long", "natural")]
     folders = ["--data", str(data), "--base", str(base), "--out", str(out)]
     return parser.parse_args([*folders, *small, "--threads", "1", *options])
+
+
+def _taught(data: Path, bert: Path, out: Path, seed: int = 1) -> Path:
+    train.train(data, bert, out, replace(RECIPE, seed=seed, epochs=6, learning_rate=1e-2, consistency=0.0))
+    return out
 
 
 def _same(one: Trainer, other: Trainer) -> bool:
