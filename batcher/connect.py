@@ -6,9 +6,11 @@ URL schemes: redis://, rediss://, unix://, and redis+sentinel://[user:password@]
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import hiredis
 import redis
 import redis.asyncio
 from redis.asyncio.retry import Retry as AsyncRetry
@@ -39,7 +41,18 @@ def _options(url: str, timeout_s: float, kind: Any, retries: int) -> dict[str, A
 
 
 class _Mended:
-    """uvloop raises RuntimeError where a transport was closed under a connection; redis-py lets it out."""
+    """What redis-py's connections for an event loop lack: hiredis writes commands here too, not only reads.
+
+    And uvloop raises RuntimeError where a transport was closed under a connection; redis-py lets it out.
+    """
+
+    def pack_command(self, *args: Any) -> list[bytes]:
+        """One command as the protocol wants it. Its name may hold a subcommand: CONFIG GET."""
+        return [hiredis.pack_command((*args[0].split(), *args[1:]))]
+
+    def pack_commands(self, commands: Iterable[Sequence[Any]]) -> list[bytes]:
+        """Several commands, in one piece."""
+        return [b"".join(hiredis.pack_command((*args[0].split(), *args[1:])) for args in commands)]
 
     async def send_packed_command(self, *args: Any, **options: Any) -> None:
         """As in the class beside it, but a lost connection is a ConnectionError on every event loop."""

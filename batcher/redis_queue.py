@@ -10,7 +10,7 @@ P is `{millrace:<name>}`: one hash tag, so one slot of a cluster. All times are 
 | P:inflight    | zset   | id -> end of its lease                     | -             | claim, beat    |
 | P:entry:<id>  | hash   | text, lane, cost, deadline, waiters        | budget + 60 s | enqueue        |
 | P:res:<id>    | string | the result: what the API waits on          | 60 s          | complete       |
-| P:reply:<api> | list   | hints to one API process: id and result    | 60 s, renewed | complete       |
+| P:reply:<api> | list   | hints to one API process: ids and results  | 60 s, renewed | complete       |
 | P:waiting     | hash   | lane -> waiting cost                       | 1 h, renewed  | enqueue, claim |
 | P:bell        | stream | rings for idle workers when work came      | 60 s, renewed | enqueue        |
 | P:workers     | zset   | worker -> end of its record                | 1 h, renewed  | beat           |
@@ -151,13 +151,17 @@ class ApiQueue:
         return _snapshot(answer)
 
     async def hints(self, client: redis.asyncio.Redis, block_s: float, most: int) -> list[bytes]:
-        """Hints for this process, waiting up to `block_s` for the first. For the hub's own client."""
+        """Hints for this process, waiting up to `block_s` for the first. For the hub's own client.
+
+        One round trip waits and takes what else is there; `most` bounds what many workers left meanwhile.
+        """
         key = f"{self.prefix}:reply:{self.api}"
-        popped: Any = await client.lpop(key, most)
-        if popped:
-            return list(popped)
-        first: Any = await client.blpop([key], block_s)
-        return [first[1]] if first else []
+        pipe = client.pipeline(transaction=False)
+        pipe.blpop([key], block_s)
+        pipe.lpop(key, most)
+        first, others = await pipe.execute()
+        pieces = [*(first or [])[1:], *(others or [])]
+        return [hint for piece in pieces for hint in piece.split(b"\0")]
 
 
 def queue_states(answer: Sequence[Any], retry_after_s: Callable[[int], float]) -> list[bytes]:

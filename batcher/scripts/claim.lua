@@ -5,15 +5,17 @@
 --   id, text, lane, cost, waited_ms, remaining_ms, attempts, trace, solo}.
 local worker, most, most_cost, bulk_cost = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local lease, max_attempts, free = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7] == '1'
-local entries, freed = {}, {}
+local READ_AHEAD = 32
+local entries, freed, leases, leased = {}, {}, {}, {}
 local taken, cost, skipped, expired = 0, 0, 0, 0
 
-local function take(id, solo)
+-- `in_flight`: the end of the lease that the id has already, if any.
+local function take(id, solo, in_flight)
   local key = entry_key(id)
   local facts = redis.pcall('HMGET', key, 'text', 'deadline', 'attempts', 'cost', 'lane', 'enqueued', 'trace')
   local deadline = not facts.err and tonumber(facts[2])
   -- No entry: answered, cancelled or not ours. In flight: a second place in the lists of an id already taken.
-  if not deadline or not facts[1] or redis.call('ZSCORE', INFLIGHT, id) then
+  if not deadline or not facts[1] or in_flight or leased[id] then
     skipped = skipped + 1
     return
   end
@@ -24,7 +26,7 @@ local function take(id, solo)
     expired = expired + 1
   else
     redis.call('HSET', key, 'attempts', attempts + 1, 'worker', worker, 'lease', lease)
-    redis.call('ZADD', INFLIGHT, now + lease, id)
+    leases[#leases + 1], leases[#leases + 2], leased[id] = now + lease, id, true
     taken, cost = taken + 1, cost + weight
     local waited = now - (tonumber(facts[6]) or now)
     for _, value in ipairs({ id, facts[1], lane, weight, waited, deadline - now, attempts + 1, facts[7] or '', solo }) do
@@ -35,9 +37,14 @@ end
 
 local function drain(list, entries_limit, cost_limit)
   while taken < entries_limit and cost < cost_limit do
-    local id = redis.call('LPOP', list)
-    if not id then return end
-    take(id, 0)
+    local ids = redis.call('LRANGE', list, 0, math.min(entries_limit - taken, READ_AHEAD) - 1)
+    if #ids == 0 then return end
+    local in_flight, read = redis.call('ZMSCORE', INFLIGHT, unpack(ids)), 0
+    while read < #ids and cost < cost_limit do
+      read = read + 1
+      take(ids[read], 0, in_flight[read])
+    end
+    redis.call('LPOP', list, read)
   end
 end
 
@@ -47,7 +54,7 @@ recover(100, max_attempts)
 while free and taken == 0 do
   local id = redis.call('LPOP', SOLO)
   if not id then break end
-  take(id, 1)
+  take(id, 1, redis.call('ZSCORE', INFLIGHT, id))
   if taken > 0 then redis.call('SET', alone_key(worker), id, 'PX', ALONE_MS) end
 end
 if taken == 0 and (free or redis.call('LLEN', SOLO) == 0) then
@@ -70,6 +77,7 @@ if taken == 0 and (free or redis.call('LLEN', SOLO) == 0) then
   drain(BULK, most, taken == 0 and bulk_cost or math.min(share, most_cost))
   if taken > 0 then drain(Q, most, most_cost) end
 end
+in_thousands(leases, 'ZADD', INFLIGHT)
 -- The second places of those who went first are no strangers.
 local doubled = skipped > 0 and tonumber(redis.call('HGET', WAITING, 'doubled')) or 0
 if doubled > 0 then

@@ -35,15 +35,28 @@ local function waiters(key)
   return names
 end
 
-local function hint(api, id, payload)
+-- Tells an API process of results, each `id \n payload`; no payload holds a NUL.
+local function hint(api, results)
   local list = P .. ':reply:' .. api
-  redis.call('RPUSH', list, id .. '\n' .. payload)
+  redis.call('RPUSH', list, table.concat(results, '\0'))
   redis.call('PEXPIRE', list, HINT_MS)
+end
+
+-- Calls `command` with `keys` as its last arguments, a thousand at a time: Lua's stack has a limit. The answers' sum.
+local function in_thousands(keys, command, ...)
+  local sum = 0
+  for i = 1, #keys, 1000 do
+    local words = { command, ... }
+    for n = i, math.min(i + 999, #keys) do words[#words + 1] = keys[n] end
+    local answer = redis.call(unpack(words))
+    sum = sum + (tonumber(answer) or 0)
+  end
+  return sum
 end
 
 local function fail(id, key, code, message)
   local payload = cjson.encode({ code = code, message = message }) .. '\n'
-  for _, api in ipairs(waiters(key)) do hint(api, id, payload) end
+  for _, api in ipairs(waiters(key)) do hint(api, { id .. '\n' .. payload }) end
   redis.call('DEL', key)
   return payload
 end

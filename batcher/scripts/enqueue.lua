@@ -5,19 +5,21 @@
 local api, lane, cap, trace = ARGV[1], ARGV[2], tonumber(ARGV[5]), ARGV[6]
 local first = ARGV[7] == '1' and lane == 'interactive'
 local deadline, keep = now + tonumber(ARGV[3]), tonumber(ARGV[4])
-local states, fresh_cost = {}, 0
+local states, keys, fresh_cost = {}, {}, 0
+for i = 8, #ARGV, 3 do keys[#keys + 1] = entry_key(ARGV[i]) end
+local none_runs = in_thousands(keys, 'EXISTS') == 0
 
-for i = 8, #ARGV, 3 do
-  local id = ARGV[i]
-  local result = redis.call('GET', result_key(id))
+for n, key in ipairs(keys) do
+  local i = 5 + 3 * n
+  local result = redis.call('GET', result_key(ARGV[i]))
   -- A failure (no second line) answers those who waited for it, never a later caller; poison is the exception.
   if result and string.sub(result, -1) == '\n' and not string.find(result, '"poison"', 1, true) then result = false end
   if result then
-    states[#states + 1] = result
-  elseif redis.call('EXISTS', entry_key(id)) == 1 then
-    states[#states + 1] = 'joined'
+    states[n] = result
+  elseif not none_runs and redis.call('EXISTS', key) == 1 then
+    states[n] = 'joined'
   else
-    states[#states + 1] = 'queued'
+    states[n] = 'queued'
     fresh_cost = fresh_cost + tonumber(ARGV[i + 2])
   end
 end
@@ -37,8 +39,7 @@ end
 local pushed, ahead = {}, {}
 for n, state in ipairs(states) do
   local i = 5 + 3 * n
-  local id = ARGV[i]
-  local key = entry_key(id)
+  local id, key = ARGV[i], keys[n]
   if state == 'queued' then
     redis.call('HSET', key, 'text', ARGV[i + 1], 'lane', lane, 'cost', ARGV[i + 2], 'deadline', deadline,
       'enqueued', now, 'attempts', 0, 'trace', trace, 'w:' .. api, 1)
@@ -64,14 +65,12 @@ if first and redis.call('LLEN', Q) > 0 then
   for _, id in ipairs(pushed) do ahead[#ahead + 1] = id end
 end
 if #ahead > 0 then
-  for i = 1, #ahead, 1000 do redis.call('RPUSH', FIRST, unpack(ahead, i, math.min(i + 999, #ahead))) end
+  in_thousands(ahead, 'RPUSH', FIRST)
   redis.call('PEXPIRE', FIRST, 120000)
   redis.call('HINCRBY', WAITING, 'doubled', #ahead)
 end
 if #pushed > 0 then
-  for i = 1, #pushed, 1000 do
-    redis.call('RPUSH', list_of(lane), unpack(pushed, i, math.min(i + 999, #pushed)))
-  end
+  in_thousands(pushed, 'RPUSH', list_of(lane))
   ring()
 end
 return states

@@ -73,7 +73,8 @@ class Bench:
     def hints(self, api: str = "a") -> list[tuple[str, bytes]]:
         raws = self.client.lrange(f"{self.P}:reply:{api}", 0, -1)
         self.client.delete(f"{self.P}:reply:{api}")
-        return [(hint.split(b"\n", 1)[0].decode(), hint.split(b"\n", 1)[1]) for hint in raws]
+        hints = (hint.partition(b"\n") for raw in raws for hint in raw.split(b"\0"))
+        return [(entry.decode(), payload) for entry, _, payload in hints]
 
     def waiting(self, lane: str = "interactive") -> int:
         return int(self.client.hget(f"{self.P}:waiting", lane) or 0)

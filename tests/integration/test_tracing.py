@@ -51,7 +51,7 @@ def spans() -> Iterator[InMemorySpanExporter]:
 def worker(redis_server: RedisServer) -> Iterator[Worker]:
     """A worker on a thread, slow enough for requests to share a batch."""
     settings = WorkerSettings(redis_url=redis_server.url)  # type: ignore[arg-type]
-    classifier = StubClassifier(batch_ms=60)
+    classifier = StubClassifier(batch_ms=250)
     instruments = Instruments(classifier, settings)
     made = build_worker(settings, instruments)
     thread = threading.Thread(target=made.run)
