@@ -77,6 +77,22 @@ class Problem(Exception):
         return json.dumps(content, separators=(",", ":"), default=str).encode()
 
 
+def invalid_body(
+    kind: str, said: str, *place: str, line: int | None = None, index: int | None = None
+) -> Problem:
+    """422 in FastAPI's shape: the one thing that is wrong, and where in the body.
+
+    `line`, or `index` (the place in the list of texts), also stands beside the detail.
+    """
+    loc: list[str | int] = ["body", *place]
+    fields: dict[str, Any] = {}
+    if line is not None:
+        loc, fields, said = ["body", line], {"line": line}, f"line {line}: {said}"
+    elif index is not None:
+        loc, fields, said = ["body", "text", index], {"index": index}, f"text {index}: {said}"
+    return Problem(422, [{"type": kind, "loc": loc, "msg": said}], **fields)
+
+
 def problem_of(error: MillraceError, index: int | None = None) -> Problem:
     """The answer for a domain error; `index` is the place in the request of the one text it is about."""
     status = STATUS_OF.get(type(error), 500)

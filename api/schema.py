@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from itertools import islice
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from api.errors import Problem
-from api.job_reader import read_json
+from api.json_reader import read_json
 
-MAX_ERRORS = 32
 # Bytes of a body up to which whatever may be in it is cheap.
 LARGE_BODY = 64 * 1024
-# What is wrong, in the words of this service; of broken JSON the parser itself says where it broke.
-SAID = {
-    "model_type": 'must be an object with the field "text"',
-    "missing": 'the field "text" is missing',
-    "list_type": "must be a list of strings",
-    "too_short": "must hold at least one text",
-    "string_type": "must be a string",
-    "extra_forbidden": 'only the field "text" may be given',
-    "duplicate_key": "given more than once",
-}
 
 
 class LabelScore(BaseModel):
@@ -137,10 +125,12 @@ def request_body(model: type[BaseModel]) -> dict[str, Any]:
 
 
 class RequestReader:
-    """Reads request bodies: bytes to texts in one pass of pydantic's own JSON parser, or a Problem.
+    """Reads request bodies: bytes to texts, or a Problem.
 
-    That parser makes values of everything before it looks at any of it: a hundred times the size of a body
-    that is made for it. A large one is read text by text instead, and only as far as it makes sense.
+    A small body that is right takes one pass of pydantic's own JSON parser, which makes values of everything
+    before it looks at any of it: a hundred times the size of a body that is made for it. A large one, and one
+    that the parser refuses, is read text by text, and only as far as it makes sense; so what is said of a
+    body does not depend on its size.
     """
 
     def __init__(self, max_texts: int, max_text_chars: int) -> None:
@@ -154,56 +144,27 @@ class RequestReader:
 
     def read(self, body: bytes) -> list[str]:
         """The texts. Raises Problem: 422 for what is no valid request, 413 for too many or too long texts."""
-        texts = self._whole(body) if len(body) <= LARGE_BODY else self._one_by_one(body)
+        texts = (self._whole(body) if len(body) <= LARGE_BODY else None) or self._one_by_one(body)
         if len(body) > self._max_chars and max(map(len, texts)) > self._max_chars:
             index = next(at for at, text in enumerate(texts) if len(text) > self._max_chars)
             detail = f"text {index} is longer than {self._max_chars} characters"
             raise Problem(413, detail, code="text_too_long", index=index)
         return texts
 
-    def _whole(self, body: bytes) -> list[str]:
-        try:
-            texts: list[str] = self._validate(body).text
-        except ValidationError as error:
-            raise self._problem(body, error) from None
+    def _whole(self, body: bytes) -> list[str] | None:
+        """The texts, or None unless all is well."""
         # The parser takes the last of two equal names; only a body that may have two is looked at again:
         # one with "text" in it more than once, or with an escaped letter of it.
         if body.count(b'"text"') != 1 or b"\\u006" in body or b"\\u007" in body:
-            _refuse_twins(body)
+            return None
+        try:
+            texts: list[str] = self._validate(body).text
+        except ValidationError:
+            return None
         return texts
 
     def _one_by_one(self, body: bytes) -> list[str]:
         texts = list(islice(read_json((body,)), self._max_texts + 1))
         if len(texts) > self._max_texts:
-            raise self._too_many()
-        if not texts:
-            raise invalid([{"type": "too_short", "loc": ("text",), "msg": SAID["too_short"]}])
+            raise Problem(413, f"more than {self._max_texts} texts", code="too_many_texts")
         return texts
-
-    def _problem(self, body: bytes, error: ValidationError) -> Problem:
-        details: list[dict[str, Any]] = [
-            {**detail} for detail in error.errors(include_url=False, include_input=False)
-        ]
-        if details[0]["type"] == "too_long":
-            return self._too_many()
-        if not body.strip():
-            return invalid([{"type": "missing", "loc": (), "msg": "the body is empty"}])
-        return invalid([{**detail, "msg": SAID.get(detail["type"], detail["msg"])} for detail in details])
-
-    def _too_many(self) -> Problem:
-        return Problem(413, f"more than {self._max_texts} texts", code="too_many_texts")
-
-
-def invalid(details: list[dict[str, Any]]) -> Problem:
-    """422 with FastAPI's `detail` list: each `loc` starts at the body."""
-    return Problem(422, [{**detail, "loc": ["body", *detail["loc"]]} for detail in details[:MAX_ERRORS]])
-
-
-def _refuse_twins(body: bytes) -> None:
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        if len(pairs) > len(dict(pairs)):
-            detail = {"type": "duplicate_key", "loc": (pairs[0][0],), "msg": SAID["duplicate_key"]}
-            raise invalid([detail])
-        return dict(pairs)
-
-    json.loads(body, object_pairs_hook=unique)

@@ -100,14 +100,15 @@ def _write(args: argparse.Namespace, source: TextFile, client: JobClient, job: d
     """OUT appears whole or not at all."""
     form = format_of(args.output) or source.form
     kind: type[CsvWriter] | type[NdjsonWriter] = NdjsonWriter if form == "ndjson" else CsvWriter
+    names = source.names()
     if args.output == "-":
-        _join(kind(sys.stdout), source, client, job)
+        _join(kind(sys.stdout, names), source, client, job)
         sys.stdout.flush()
         return
     part = Path(f"{args.output}.part")
     try:
         with part.open("w", encoding="utf-8", newline="") as file:
-            _join(kind(file), source, client, job)
+            _join(kind(file, names), source, client, job)
         os.replace(part, args.output)
     except OSError as error:
         raise CommandError(f"cannot write {args.output}: {error.strerror}.") from None

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, Literal, Protocol, TextIO, get_args
 
+from api.table import BadTable, read_table
 from millrace.errors import CommandError
 
 Format = Literal["csv", "ndjson", "txt"]
@@ -15,8 +17,9 @@ FORMATS: tuple[Format, ...] = get_args(Format)
 Row = dict[str, Any]
 
 _BY_SUFFIX: dict[str, Format] = {".csv": "csv", ".ndjson": "ndjson", ".jsonl": "ndjson", ".txt": "txt"}
-_ADDED = ("label", "score", "error")
-csv.field_size_limit(1024 * 1024)
+# What is written beside the fields of the file; the second where the first would meet one of them.
+_CSV_NAMES = (("label", "score", "error"), ("predicted_label", "predicted_score", "prediction_error"))
+_NDJSON_NAMES = (("prediction", "error"), ("predicted", "prediction_error"))
 
 
 def format_of(path: str) -> Format | None:
@@ -45,17 +48,27 @@ class TextFile:
         """The text of every row."""
         return (row[self.column] for row in self.rows())
 
+    def names(self) -> list[str]:
+        """The names of all columns, or of all fields that any line has, in the order of their coming."""
+        names: dict[str, None] = {}
+        for row in self.rows():
+            names.update(dict.fromkeys(row))
+            if self.form != "ndjson":
+                break
+        return list(names)
+
     def _csv(self, file: TextIO) -> Iterator[Row]:
-        rows = csv.DictReader(file, restkey="", restval=None, strict=True)
+        rows = read_table(file)
         try:
-            if self.column not in (rows.fieldnames or ()):
+            names = next(rows)
+            if self.column not in names:
                 raise CommandError(f"{self.path} has no column {self.column!r}: choose one with --column.")
+            if twice := sorted({name for name in names if names.count(name) > 1}):
+                raise CommandError(f"{self.path} has two columns {twice[0]!r}.")
             for row in rows:
-                if row[self.column] is None:
-                    raise CommandError(f"{self.path}, line {rows.reader.line_num}: too few columns.")
-                yield row
-        except csv.Error as error:
-            raise CommandError(f"{self.path}, line {rows.reader.line_num}: {error}.") from None
+                yield dict(zip(names, row, strict=True))
+        except BadTable as error:
+            raise CommandError(f"{self.path}, line {error.line}: {error}.") from None
 
     def _ndjson(self, file: TextIO) -> Iterator[Row]:
         for number, line in enumerate(file, 1):
@@ -84,33 +97,38 @@ class Writer(Protocol):
 
 
 class CsvWriter:
-    """The row's own columns, then `label` and `score` of the best label, or the code of the `error`."""
+    """The columns of the file, then label and score of the best label, or the code of the error."""
 
-    def __init__(self, file: TextIO) -> None:
-        self._file = file
-        self._rows: csv.DictWriter[str] | None = None
+    def __init__(self, file: TextIO, names: Sequence[str]) -> None:
+        self._added = _free(_CSV_NAMES, names)
+        self._rows = csv.DictWriter(file, [*names, *self._added])
+        self._rows.writeheader()
 
     def write(self, row: Row, result: Any) -> None:
-        """Adds one row; the first one decides the columns."""
-        if self._rows is None:
-            own = [name for name in row if name and name not in _ADDED]
-            self._rows = csv.DictWriter(self._file, [*own, *_ADDED], extrasaction="ignore")
-            self._rows.writeheader()
+        """Adds one row."""
+        values: tuple[object, ...]
         if isinstance(result, dict):
-            added = {"label": "", "score": "", "error": result["error"]["code"]}
+            values = "", "", result["error"]["code"]
         else:
             best = max(result, key=lambda pair: pair["score"])
-            added = {**best, "error": ""}
-        self._rows.writerow({**row, **added})
+            values = best["label"], best["score"], ""
+        self._rows.writerow({**row, **dict(zip(self._added, values, strict=True))})
 
 
 class NdjsonWriter:
-    """The row's own object with `prediction`, every label and its score, or with `error`."""
+    """The row's own object with the prediction, every label and its score, or with the error."""
 
-    def __init__(self, file: TextIO) -> None:
+    def __init__(self, file: TextIO, names: Sequence[str]) -> None:
+        self._prediction, self._error = _free(_NDJSON_NAMES, names)
         self._file = file
 
     def write(self, row: Row, result: Any) -> None:
         """Adds one line."""
-        added = result if isinstance(result, dict) else {"prediction": result}
+        added = {self._error: result["error"]} if isinstance(result, dict) else {self._prediction: result}
         self._file.write(json.dumps({**row, **added}, ensure_ascii=False) + "\n")
+
+
+def _free(choices: Sequence[tuple[str, ...]], taken: Sequence[str]) -> tuple[str, ...]:
+    """The first names of which the file has none; numbered ones, where it has some of each choice."""
+    numbered = (tuple(f"{name}_{number}" for name in choices[-1]) for number in count(2))
+    return next(names for names in chain(choices, numbered) if not set(names) & set(taken))

@@ -103,6 +103,10 @@ async def test_json_by_any_of_its_names(service: Service, content_type: str) -> 
     assert response.json() == expected("a")
 
 
+async def test_a_byte_order_mark_is_no_mistake(service: Service) -> None:
+    assert (await service.post(b'\xef\xbb\xbf{"text": ["a"]}')).json() == expected("a")
+
+
 async def test_json_without_any_content_type(service: Service) -> None:
     assert (await service.post(b'{"text": ["a"]}')).json() == expected("a")
 

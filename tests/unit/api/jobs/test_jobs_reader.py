@@ -13,7 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from api.errors import Problem
-from api.job_reader import MAX_FIELD, READERS, Reader, read_csv, read_json, read_ndjson
+from api.job_reader import READERS, Reader, read_csv, read_ndjson
+from api.json_reader import read_json
+from api.table import MAX_FIELD
 
 TEXTS = st.lists(st.text(st.characters(exclude_categories=("Cs",)), max_size=30), min_size=1, max_size=8)
 
@@ -71,6 +73,14 @@ def test_empty_texts_are_texts() -> None:
     assert list(read_csv([b"id,text\n1,\n"])) == [""]
 
 
+def test_every_row_of_a_table_is_a_text() -> None:
+    """So that result n belongs to row n."""
+    assert list(read_csv([b"text\r\na\r\n\r\n\r\nb\r\n"])) == ["a", "", "", "b"]
+    assert list(read_csv([b"text\n\na\n\n\n"])) == ["", "a"], "empty lines at the end are no rows"
+    assert list(read_csv([b"id,text\n1,a\n\n"])) == ["a"]
+    assert list(read_csv([b'text\na\n""\n'])) == ["a", ""]
+
+
 @pytest.mark.parametrize(
     ("read", "body", "kind", "place"),
     [
@@ -79,11 +89,18 @@ def test_empty_texts_are_texts() -> None:
         (read_ndjson, b'{"txt": "a"}\n', "string_type", {"line": 1}),
         (read_ndjson, b'{"text": null}\n', "string_type", {"line": 1}),
         (read_ndjson, b'"\\ud800"\n', "string_unicode", {"line": 1}),
-        (read_ndjson, b'"a"\n"\xff"\n', "string_unicode", {"line": 1}),
+        (read_ndjson, b'"a"\n"\xff"\n', "string_unicode", {"line": 2}),
+        (read_ndjson, b'"a"\n{"text": "a", "text": "b"}\n', "duplicate_key", {"line": 2}),
+        (read_ndjson, b'{"text": "a", "id": {"a": 1, "\\u0061": 2}}\n', "duplicate_key", {"line": 1}),
         (read_ndjson, b"[" * 100_000, "json_invalid", {"line": 1}),
         (read_csv, b"id,words\n1,a\n", "missing", {"line": 1}),
         (read_csv, b"text,text\n1,a\n", "missing", {"line": 1}),
         (read_csv, b"id,text\n1,a\n2\n", "missing", {"line": 3}),
+        (read_csv, b"id,text\n1,one, two\n", "extra_forbidden", {"line": 2}),
+        (read_csv, b'id,text\n1,"a\nb"\n2,"c\nd",x\n', "extra_forbidden", {"line": 4}),
+        (read_csv, b"text\none, two\n", "extra_forbidden", {"line": 2}),
+        (read_csv, b"id,text\n1,a\n\n\n2,b\n", "missing", {"line": 3}),
+        (read_csv, b"text\na\n\xff\n", "string_unicode", {"line": 3}),
         (read_csv, b'text\na\n"b\n', "csv_invalid", {"line": 3}),
         (read_csv, b'text\n"a"b\n', "csv_invalid", {"line": 2}),
         (read_csv, b"", "missing", {"line": 1}),
@@ -92,13 +109,18 @@ def test_empty_texts_are_texts() -> None:
         (read_json, b'{"text": ["a", "b', "json_invalid", {"index": 1}),
         (read_json, b'{"text": ["a", "\\ud800"]}', "string_unicode", {"index": 1}),
         (read_json, b'{"text": ["\\x"]}', "json_invalid", {"index": 0}),
-        (read_json, b'{"text": ["a"], "b": 1}', "json_invalid", {}),
+        (read_json, b'{"text": ["a", "\xff"]}', "string_unicode", {"index": 1}),
+        (read_json, b'{"text": ["a",]}', "json_invalid", {"index": 1}),
+        (read_json, b'{"text": []}', "too_short", {}),
+        (read_json, b'{"text": ["a"], "b": 1}', "extra_forbidden", {}),
+        (read_json, b'{"text": ["a"], "text": ["b"]}', "duplicate_key", {}),
+        (read_json, b"{}", "missing", {}),
         (read_json, b'{"words": ["a"]}', "extra_forbidden", {}),
-        (read_json, b'{"text": "a"}', "json_invalid", {}),
-        (read_json, b'["a"]', "json_invalid", {}),
+        (read_json, b'{"text": "a"}', "list_type", {}),
+        (read_json, b'["a"]', "model_type", {}),
         (read_json, b'{"text": ["a"]} x', "json_invalid", {}),
         (read_json, b"\xff", "string_unicode", {}),
-        (read_json, b"", "json_invalid", {}),
+        (read_json, b"", "missing", {}),
     ],
 )
 def test_what_makes_no_sense_is_told_with_its_place(
@@ -111,6 +133,18 @@ def test_what_makes_no_sense_is_told_with_its_place(
     assert problem.fields == place
     assert isinstance(problem.detail, list)
     assert problem.detail[0]["type"] == kind
+
+
+@pytest.mark.parametrize("size", [1, 2, 5])
+@pytest.mark.parametrize(
+    "body", [b'{"text": [5, "\xff"]}', b'{"text": "\xc3"}', b"\xff", b" nul", b'{"text": nonsense']
+)
+def test_what_is_said_does_not_depend_on_how_a_body_arrives(body: bytes, size: int) -> None:
+    with pytest.raises(Problem) as whole:
+        list(read_json([body]))
+    with pytest.raises(Problem) as parts:
+        list(read_json(blocks_of(body, size)))
+    assert parts.value.detail == whole.value.detail
 
 
 @pytest.mark.parametrize("kind", sorted(READERS))
