@@ -133,6 +133,9 @@ class Metrics:
             "counter", "millrace_local_cache_evictions", "Entries pushed out of the in-process cache"
         )
         self.outages = self._lone("counter", "millrace_redis_outages", "Times that this API lost Redis")
+        self.cache_outages = self._lone(
+            "counter", "millrace_cache_outages", "Times that this API lost the Redis of the shared cache"
+        )
         self.hub = {
             name: self._lone("counter", f"millrace_hub_{name}", text) for name, text in HUB_COUNTS.items()
         }

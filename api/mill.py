@@ -43,6 +43,8 @@ class Hub(Protocol):
 class Cache(Protocol):
     """`batcher.shared_cache.SharedCache`, or a pretended one."""
 
+    outage: Outage
+
     async def get(self, revision: str, ids: Sequence[str]) -> list[tuple[Prediction, float] | None]: ...
     async def close(self) -> None: ...
 

@@ -85,6 +85,7 @@ class MissRoad:
                 found.by_text[text] = prediction
                 self._local.put(text, prediction, life_s)
         self._metrics.entries("hit_shared", len(found.by_text))
+        self._metrics.cache_outages.set(self._shared.outage.count)
         found.cache_s += perf_counter() - started
 
     async def _compute(

@@ -9,14 +9,13 @@ import signal
 import socket
 import sys
 import uuid
-from functools import partial
 
 from batcher import logs, tracing
 from batcher.connect import connect
 from batcher.instruments import Instruments
 from batcher.metrics import MeasuredQueue
 from batcher.settings import WorkerSettings
-from batcher.shared_cache import remember
+from batcher.shared_cache import CacheWriter
 from batcher.worker import WAIT_S, Worker
 from model_store import Classifier, ModelError, load
 
@@ -40,7 +39,7 @@ def load_model(settings: WorkerSettings) -> Classifier:
     )
 
 
-def build_worker(settings: WorkerSettings, instruments: Instruments) -> Worker:
+def build_worker(settings: WorkerSettings, instruments: Instruments, cache: CacheWriter) -> Worker:
     """A worker over clients of its own: one for commands, one that blocks, one for the heartbeat."""
     url = settings.redis_url.get_secret_value()
     worker_id = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
@@ -57,14 +56,13 @@ def build_worker(settings: WorkerSettings, instruments: Instruments) -> Worker:
         made.told = instruments.told
         return made
 
-    cache = connect((settings.cache_url or settings.redis_url).get_secret_value(), timeout_s=1.0, retries=1)
     return Worker(
         instruments.classifier,
         queue(2.0, 3),
         queue(WAIT_S + 2.0, 0),
         queue(max(settings.lease_ms / 4000, 0.5), 1),
         settings,
-        partial(remember, cache, settings.name, settings.cache_ttl_s),
+        cache,
         instruments.observe,
     )
 
@@ -78,7 +76,8 @@ def main(settings: WorkerSettings | None = None) -> int:
         if settings.tracing:
             tracing.setup("worker")
         instruments = Instruments(load_model(settings), settings)
-        worker = build_worker(settings, instruments)
+        cache = CacheWriter.connect(settings)
+        worker = build_worker(settings, instruments, cache)
         instruments.attach(worker)
     except (ModelError, tracing.TracingUnavailable) as error:
         log.error("%s", error, extra={"action": "worker.unable"})
@@ -96,6 +95,7 @@ def main(settings: WorkerSettings | None = None) -> int:
     instruments.begin()
     gc.freeze()  # garbage collections look at what comes from now on
     worker.run()
+    cache.close()
     instruments.close()
     return 0
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -13,8 +12,6 @@ from batcher.messages import Prediction
 from batcher.outage import REDIS_ERRORS, RETRY_S, Outage
 from batcher.redis_queue import WorkerQueue
 
-log = logging.getLogger(__name__)
-
 # How long results are offered to a Redis that does not answer; then their entries are left to their leases.
 PATIENCE_S = 30.0
 
@@ -22,7 +19,10 @@ Remember = Callable[[Iterable[tuple[str, Prediction, bytes]]], None]
 
 
 class Delivery:
-    """Brings results to those who wait. `remember` writes the cache; once `stopping`, one try must do."""
+    """Brings results to those who wait. `remember` writes the cache and raises nothing.
+
+    Once `stopping`, one try must do.
+    """
 
     def __init__(
         self,
@@ -59,9 +59,7 @@ class Delivery:
     def sent(self, results: Sequence[Result]) -> None:
         """What is left to do once Redis has them."""
         self._heartbeat.drop(result[0] for result in results)
-        try:
-            self._remember(
-                (entry, result, raw) for entry, result, raw in results if isinstance(result, Prediction)
-            )
-        except REDIS_ERRORS as error:
-            log.debug("not cached: %s", error, extra={"action": "cache.unwritten"})
+        predictions = (
+            (entry, result, raw) for entry, result, raw in results if isinstance(result, Prediction)
+        )
+        self._remember(predictions)

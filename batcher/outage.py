@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from typing import Literal
 
 import redis
 
@@ -15,10 +16,11 @@ RETRY_S = 0.2
 
 
 class Outage:
-    """Whether Redis is away, since when, and how often it was. One instance a process."""
+    """Whether a Redis is away, since when, and how often it was: one for each that a process needs."""
 
-    def __init__(self) -> None:
+    def __init__(self, what: Literal["redis", "cache"] = "redis") -> None:
         self.count = 0
+        self._what = what
         self._since: float | None = None
 
     @property
@@ -27,19 +29,19 @@ class Outage:
 
     @property
     def seconds(self) -> float:
-        """How long Redis has been away; 0 when it is there."""
+        """How long it has been away; 0 when it is there."""
         return 0.0 if self._since is None else time.monotonic() - self._since
 
     def lost(self, error: Exception) -> None:
-        """Redis did not answer."""
+        """It did not answer."""
         if self._since is None:
             self._since = time.monotonic()
             self.count += 1
-            log.error("redis is lost: %s", error, extra={"action": "redis.lost"})
+            log.error("%s is lost: %s", self._what, error, extra={"action": f"{self._what}.lost"})
 
     def found(self) -> None:
-        """Redis answered."""
+        """It answered."""
         if self._since is not None:
             away_s = round(self.seconds, 3)
             self._since = None
-            log.warning("redis is back", extra={"action": "redis.back", "away_s": away_s})
+            log.warning("%s is back", self._what, extra={"action": f"{self._what}.back", "away_s": away_s})

@@ -60,7 +60,7 @@ def prefix(name: str) -> str:
 
 
 def cache_key(name: str, revision: str, entry: str) -> str:
-    """The long-lived result of one text under one revision. No hash tag: these spread over a cluster."""
+    """The long-lived result of one text under one revision. No hash tag: it may live in another Redis."""
     return f"millrace:cache:{name}:{revision}:{entry}"
 
 

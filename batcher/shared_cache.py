@@ -1,20 +1,37 @@
-"""The long-lived results, one key a text and revision. May live in another Redis than the queue."""
+"""The long-lived results, one key a text and revision. May live in another Redis than the queue.
+
+A cache that does not answer costs hits and nothing else: it is left alone until it answers again, and nobody
+waits for that.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import random
+import threading
+import time
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import redis
 import redis.asyncio
 
 from batcher.coalesce import Coalescer
-from batcher.connect import connect_async
+from batcher.connect import connect, connect_async
 from batcher.errors import Malformed
 from batcher.messages import Prediction, decode_result
+from batcher.outage import REDIS_ERRORS, Outage
 from batcher.redis_queue import cache_key
 from batcher.settings import QueueSettings
+
+# The cache is worth waiting for only while it is faster than the model.
+LOOKUP_S = 0.5
+WRITE_S = 1.0
+# After a loss nothing is asked of the cache for this long; then one try shows whether it is back.
+PAUSE_S = 1.0
+# Batches that wait to be written; more are not remembered.
+UNWRITTEN = 16
 
 Hit = tuple[Prediction, float]
 
@@ -23,16 +40,20 @@ class SharedCache:
     """Reads for an event loop. A cache that does not answer knows nothing: every lookup is a miss."""
 
     def __init__(self, client: redis.asyncio.Redis, name: str, ttl_s: float) -> None:
+        self.outage = Outage("cache")
         self._client = client
         self._name = name
         self._ttl_s = ttl_s
-        self._lookups: Coalescer[list[str], list[bytes | None]] = Coalescer(self._mget)
+        self._lookups: Coalescer[list[str], list[bytes | None]] = Coalescer(self._read)
+        self._slots = False
+        self._probe: asyncio.Task[None] | None = None
+        self._probe_at = 0.0
 
     @classmethod
     def connect(cls, settings: QueueSettings) -> SharedCache:
         """A cache over a client of its own: the cache's Redis, or else the queue's."""
-        url = (settings.cache_url or settings.redis_url).get_secret_value()
-        return cls(connect_async(url, timeout_s=0.5, retries=1), settings.name, settings.cache_ttl_s)
+        client = connect_async(_url(settings), timeout_s=LOOKUP_S, retries=1, connections=4)
+        return cls(client, settings.name, settings.cache_ttl_s)
 
     async def get(self, revision: str, ids: Sequence[str]) -> list[Hit | None]:
         """For each id its prediction and the seconds a copy of it may be kept, or None.
@@ -40,14 +61,17 @@ class SharedCache:
         The remaining life is not asked for (it would double the commands): a copy may live for a tenth
         of the TTL, so an answer is never older than 1.2 TTL.
         """
+        if not self.outage.over:
+            self._look_again()
+            return [None] * len(ids)
         try:
             raws = await self._lookups.ask([cache_key(self._name, revision, entry) for entry in ids])
-        except (redis.exceptions.RedisError, OSError):
+        except REDIS_ERRORS:
             return [None] * len(ids)
         return [self._hit(raw) for raw in raws]
 
     def _hit(self, raw: bytes | None) -> Hit | None:
-        if raw is None:
+        if not isinstance(raw, bytes):
             return None
         try:
             result = decode_result(raw)
@@ -55,14 +79,92 @@ class SharedCache:
             return None
         return (result, self._ttl_s / 10) if isinstance(result, Prediction) else None
 
-    async def _mget(self, lookups: Sequence[list[str]]) -> list[list[bytes | None] | Exception]:
-        flat: Any = await self._client.mget([key for keys in lookups for key in keys])
-        values = iter(flat)
+    async def _read(self, lookups: Sequence[list[str]]) -> list[list[bytes | None] | Exception]:
+        if not self.outage.over:  # lost while this one waited for its turn
+            return [[None] * len(keys) for keys in lookups]
+        try:
+            values = iter(await self._values([key for keys in lookups for key in keys]))
+        except REDIS_ERRORS as error:
+            self._lost(error)
+            raise
         return [[next(values) for _ in keys] for keys in lookups]
+
+    async def _values(self, keys: list[str]) -> Sequence[Any]:
+        """What stands under each key. A cluster takes keys of several slots one by one only."""
+        if not self._slots:
+            try:
+                values: list[Any] = await self._client.mget(keys)
+                return values
+            except redis.exceptions.ClusterCrossSlotError:
+                self._slots = True
+        pipe = self._client.pipeline(transaction=False)
+        for key in keys:
+            pipe.get(key)
+        answers: list[Any] = await pipe.execute(raise_on_error=False)
+        return answers
+
+    def _lost(self, error: Exception) -> None:
+        self.outage.lost(error)
+        self._probe_at = time.monotonic() + PAUSE_S
+
+    def _look_again(self) -> None:
+        """Asks beside the requests, none of which waits for it."""
+        if (self._probe is None or self._probe.done()) and time.monotonic() >= self._probe_at:
+            self._probe = asyncio.create_task(self._ping())
+
+    async def _ping(self) -> None:
+        try:
+            await self._client.ping()
+        except REDIS_ERRORS as error:
+            self._lost(error)
+        else:
+            self.outage.found()
 
     async def close(self) -> None:
         await self._lookups.drain()
+        if self._probe is not None:
+            await asyncio.wait([self._probe])
         await self._client.aclose()
+
+
+class CacheWriter:
+    """Writes for a worker, in a thread of its own: nothing that is computed waits for the cache."""
+
+    def __init__(self, client: redis.Redis, name: str, ttl_s: float) -> None:
+        self.outage = Outage("cache")
+        self._client = client
+        self._name = name
+        self._ttl_s = ttl_s
+        self._again_at = 0.0
+        self._places = threading.Semaphore(UNWRITTEN)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="cache")
+
+    @classmethod
+    def connect(cls, settings: QueueSettings) -> CacheWriter:
+        """A writer over a client of its own: to the cache's Redis, or else the queue's."""
+        client = connect(_url(settings), timeout_s=WRITE_S, retries=1)
+        return cls(client, settings.name, settings.cache_ttl_s)
+
+    def __call__(self, results: Iterable[tuple[str, Prediction, bytes]]) -> None:
+        """Remembers results soon; not at all while the cache is away, or too slow for what comes."""
+        if time.monotonic() >= self._again_at and self._places.acquire(blocking=False):
+            self._thread.submit(self._write, list(results))
+
+    def _write(self, results: list[tuple[str, Prediction, bytes]]) -> None:
+        try:
+            if time.monotonic() >= self._again_at:
+                remember(self._client, self._name, self._ttl_s, results)
+                self.outage.found()
+        except REDIS_ERRORS as error:
+            self._again_at = time.monotonic() + PAUSE_S
+            self.outage.lost(error)
+        finally:
+            self._places.release()
+
+    def close(self) -> None:
+        """Returns when what was handed in is written."""
+        self._thread.shutdown(wait=True)
+        self._client.close()
 
 
 def remember(
@@ -74,3 +176,7 @@ def remember(
         lifetime_ms = int(ttl_s * 1000 * random.uniform(0.9, 1.1))
         pipe.set(cache_key(name, prediction.revision, entry), encoded, px=lifetime_ms)
     pipe.execute(raise_on_error=False)
+
+
+def _url(settings: QueueSettings) -> str:
+    return (settings.cache_url or settings.redis_url).get_secret_value()

@@ -60,6 +60,32 @@ def test_fault_14_redis_stopped_and_back_503_fast_and_recovery_without_restart(
     assert made.api.said().count("redis.lost") == made.api.said().count("redis.back") == 1
 
 
+def test_a_cache_that_hangs_costs_hits_and_nothing_else(
+    mill: Callable[..., Mill], redis_servers: Callable[..., RedisServer]
+) -> None:
+    cache = redis_servers()
+    made = mill(cache_url=cache.url, local_cache_entries=0)
+    assert made.predict("known").headers["x-cache"] == "MISS"
+    wait_until(lambda: made.predict("known").headers["x-cache"] == "HIT", "the cache to be written")
+    cache.pause()
+    took = []
+    for number in range(40):
+        began = time.monotonic()
+        answer = made.predict("known", f"unknown {number}")
+        took.append(time.monotonic() - began)
+        assert (answer.status_code, answer.headers["x-cache"]) == (200, "MISS")
+        time.sleep(0.05)
+    assert sum(seconds > 0.3 for seconds in took) <= 2, took
+    assert "millrace_cache_outages_total 1.0" in made.http.get("/metrics").text
+    cache.resume()
+    wait_until(lambda: made.predict("known").headers["x-cache"] == "HIT", "the cache to be back")
+    assert made.predict("unknown again").status_code == 200
+    wait_until(lambda: "cache.back" in made.workers[0].said(), "the worker to notice")
+    for process in (made.api, made.workers[0]):
+        assert process.said().count("cache.lost") == process.said().count("cache.back") == 1
+    assert "redis.lost" not in made.logs()
+
+
 async def test_fault_15_redis_restarts_empty_outstanding_ids_are_asked_again(road: Road) -> None:
     await road.start(stub_batch_ms=150, batch_tokens=16, lease_ms=1000)
     asking = [asyncio.create_task(road.check(f"text {i}")) for i in range(30)]

@@ -12,8 +12,11 @@ from pathlib import Path
 import pytest
 import redis
 import trustme
+from pydantic import SecretStr
 
 from batcher.errors import MillraceError
+from batcher.settings import QueueSettings
+from batcher.shared_cache import SharedCache
 from millrace.startup import free_port
 from tests.faults.conftest import Road
 from tests.mill import Mill, Process, millrace, wait_until
@@ -128,6 +131,19 @@ async def test_as_a_cluster_of_one_shard(server_at: Callable[..., RedisServer], 
         client.execute_command("CLUSTER", "ADDSLOTS", *range(16384))
         wait_until(lambda: b"cluster_state:ok" in client.execute_command("CLUSTER", "INFO"), "the cluster")
     await works(server, tmp_path)
+    await _remembers_many_at_once(server)
+
+
+async def _remembers_many_at_once(server: RedisServer) -> None:
+    """Keys of the cache lie in many slots, and no command takes two of them."""
+    cache = SharedCache.connect(QueueSettings(redis_url=SecretStr(server.url)))
+    with server.client() as client:
+        keys = client.keys("millrace:cache:*")
+    revision = keys[0].split(b":")[3].decode()
+    ids = [key.split(b":")[4].decode() for key in keys]
+    assert len(ids) == 20
+    assert all(await cache.get(revision, ids))
+    await cache.close()
 
 
 async def test_a_sentinel_fails_over(server_at: Callable[..., RedisServer], tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from batcher.__main__ import build_worker
 from batcher.instruments import Instruments
 from batcher.job_queue import TRACE, JobQueue
 from batcher.settings import JobSettings, WorkerSettings
+from batcher.shared_cache import CacheWriter
 from batcher.worker import Worker
 from model_store.stub import StubClassifier
 from tests.servers import RedisServer
@@ -53,12 +54,14 @@ def worker(redis_server: RedisServer) -> Iterator[Worker]:
     settings = WorkerSettings(redis_url=redis_server.url)  # type: ignore[arg-type]
     classifier = StubClassifier(batch_ms=250)
     instruments = Instruments(classifier, settings)
-    made = build_worker(settings, instruments)
+    cache = CacheWriter.connect(settings)
+    made = build_worker(settings, instruments, cache)
     thread = threading.Thread(target=made.run)
     thread.start()
     yield made
     made.stop()
     thread.join(10)
+    cache.close()
 
 
 Asking = Callable[[httpx.AsyncClient], Awaitable[None]]

@@ -121,6 +121,7 @@ class FakeCache:
     held: dict[tuple[str, str], tuple[Prediction, float]] = field(default_factory=dict)
     lookups: list[tuple[str, list[str]]] = field(default_factory=list)
     closed: bool = False
+    outage: Outage = field(default_factory=lambda: Outage("cache"))
 
     def keep(self, text: str, life_s: float = 60.0, *, truncated: bool = False) -> None:
         self.held[REVISION, entry_id(text)] = (prediction(text, truncated=truncated), life_s)

@@ -1,0 +1,188 @@
+"""The shared cache while its Redis is well, hangs or is gone: hits are all it may cost."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import redis
+
+from batcher import shared_cache
+from batcher.messages import entry_id
+from batcher.redis_queue import cache_key
+from batcher.shared_cache import CacheWriter, SharedCache
+from tests.conftest import FakeRedis
+from tests.unit.pretended import REVISION, prediction
+
+TEXTS = ["one", "two"]
+IDS = [entry_id(text) for text in TEXTS]
+HANG_S = 0.05
+
+
+class Hanging:
+    """A client whose server takes connections and does not answer, until `well`."""
+
+    def __init__(self, well: bool = False) -> None:
+        self.well = well
+        self.asked: list[str] = []
+
+    async def mget(self, keys: Sequence[str]) -> list[bytes | None]:
+        await self._answer("mget")
+        return [prediction("one").encode()] * len(keys)
+
+    async def ping(self) -> bool:
+        await self._answer("ping")
+        return True
+
+    async def aclose(self) -> None:
+        self.asked.append("close")
+
+    async def _answer(self, command: str) -> None:
+        self.asked.append(command)
+        if not self.well:
+            await asyncio.sleep(HANG_S)
+            raise redis.exceptions.TimeoutError("no answer")
+
+
+def cache_over(client: Any) -> SharedCache:
+    return SharedCache(client, "t", 3600.0)
+
+
+def actions(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.__dict__["action"] for record in caplog.records]
+
+
+async def test_a_cache_that_hangs_is_waited_for_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(shared_cache, "PAUSE_S", 0.0)
+    client = Hanging()
+    cache = cache_over(client)
+    assert await asyncio.gather(*(cache.get(REVISION, IDS) for _ in range(5))) == [[None, None]] * 5
+    asked = len(client.asked)
+    began = time.perf_counter()
+    for _ in range(20):
+        assert await cache.get(REVISION, IDS) == [None, None]
+    assert time.perf_counter() - began < HANG_S / 2
+    assert client.asked.count("mget") == asked, "nothing is looked up while it is away"
+    client.well = True
+    async with asyncio.timeout(5):
+        while await cache.get(REVISION, IDS) == [None, None]:  # noqa: ASYNC110 - only a lookup looks again
+            await asyncio.sleep(HANG_S / 5)
+    assert actions(caplog) == ["cache.lost", "cache.back"]
+    assert cache.outage.count == 1
+    await cache.close()
+
+
+async def test_it_is_left_alone_for_a_while_after_a_loss() -> None:
+    client = Hanging()
+    cache = cache_over(client)
+    for _ in range(5):
+        await cache.get(REVISION, IDS)
+    await cache.close()
+    assert client.asked == ["mget", "close"]
+
+
+async def test_lookups_that_waited_for_their_turn_are_not_sent_after_a_loss() -> None:
+    """Two round trips are under way at most: the third would have waited twice."""
+    client = Hanging()
+    cache = cache_over(client)
+    asking = []
+    for _ in range(4):
+        asking.append(asyncio.create_task(cache.get(REVISION, IDS)))
+        await asyncio.sleep(0.001)
+    await asyncio.gather(*asking)
+    assert client.asked == ["mget", "mget"]
+    await cache.close()
+
+
+class Slotted:
+    """A client of a cluster: keys of several slots in one command are refused."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self.refused = 0
+
+    async def mget(self, keys: Sequence[str]) -> list[bytes | None]:
+        self.refused += 1
+        raise redis.exceptions.ClusterCrossSlotError("Keys in request don't hash to the same slot")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+
+async def test_a_cluster_is_asked_for_each_key(fake_redis: FakeRedis) -> None:
+    client = Slotted(fake_redis.aio)
+    cache = cache_over(client)
+    fake_redis.sync.set(cache_key("t", REVISION, IDS[1]), prediction("two").encode())
+    for _ in range(3):
+        first, second = await cache.get(REVISION, IDS)
+        assert first is None
+        assert second is not None
+    assert client.refused == 1, "it is asked once"
+    assert cache.outage.over
+
+
+class Waiting:
+    """A client whose pipelines take until `gate` opens, then fail or not."""
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+        self.error: Exception | None = None
+        self.written = 0
+
+    def pipeline(self, transaction: bool) -> Waiting:
+        return self
+
+    def set(self, key: str, value: bytes, px: int) -> None: ...
+
+    def close(self) -> None: ...
+
+    def execute(self, raise_on_error: bool) -> None:
+        assert self.gate.wait(5)
+        if self.error is not None:
+            raise self.error
+        self.written += 1
+
+
+RESULT = [(IDS[0], prediction("one"), prediction("one").encode())]
+
+
+def test_a_worker_does_not_wait_for_the_cache() -> None:
+    client = Waiting()
+    write = CacheWriter(client, "t", 3600.0)  # type: ignore[arg-type]
+    began = time.perf_counter()
+    for _ in range(shared_cache.UNWRITTEN + 5):
+        write(RESULT)
+    assert time.perf_counter() - began < 1
+    client.gate.set()
+    write.close()
+    assert client.written == shared_cache.UNWRITTEN, "what comes too fast is not remembered"
+
+
+def test_a_cache_that_fails_is_written_again_after_a_pause(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(shared_cache, "PAUSE_S", 0.1)
+    caplog.set_level(logging.WARNING)
+    client = Waiting()
+    client.gate.set()
+    client.error = redis.exceptions.TimeoutError("no answer")
+    write = CacheWriter(client, "t", 3600.0)  # type: ignore[arg-type]
+    write(RESULT)
+    deadline = time.monotonic() + 5
+    while write.outage.over:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    client.error = None
+    write(RESULT)
+    time.sleep(0.15)
+    write(RESULT)
+    write.close()
+    assert client.written == 1
+    assert actions(caplog) == ["cache.lost", "cache.back"]
