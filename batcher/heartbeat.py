@@ -1,5 +1,6 @@
 """The heartbeat of a worker: a thread with its own client that keeps leases alive while a batch runs,
-publishes the worker's record, and ends the process when a batch runs for longer than any sane one.
+publishes the worker's record, and ends the process when a batch runs for longer than any sane one, or when
+it cannot beat itself.
 """
 
 from __future__ import annotations
@@ -86,13 +87,29 @@ class Heartbeat:
             if since is not None and time.monotonic() - since > self._batch_timeout_s:
                 self._give_up()
                 return
-            with self._lock:
-                ids = tuple(self._held)
             try:
-                self._queue.beat(ids, self._record(), self._model, self._ttl_ms)
-                self._outage.found()
-            except REDIS_ERRORS as error:
-                self._outage.lost(error)
+                self._beat()
+            except Exception as error:
+                self._broken(error)
+                return
+
+    def _beat(self) -> None:
+        with self._lock:
+            ids = tuple(self._held)
+        try:
+            self._queue.beat(ids, self._record(), self._model, self._ttl_ms)
+            self._outage.found()
+        except REDIS_ERRORS as error:
+            self._outage.lost(error)
+
+    def _broken(self, error: Exception) -> None:
+        """Without its heartbeat a worker would go on claiming what others then take from it."""
+        log.critical(
+            "the heartbeat failed: ending this process",
+            exc_info=error,
+            extra={"action": "worker.heartbeat", "held": len(self._held)},
+        )
+        self._exit_process(EXIT_HUNG)
 
     def _give_up(self) -> None:
         """Leases are left to end: other workers take the entries, each alone."""
