@@ -18,6 +18,7 @@ from starlette._utils import get_route_path
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Match
 
 from api.access import OPEN_PATHS, OPEN_PREFIX, Keys
 from api.errors import Header, Problem, internal, problem_of
@@ -43,6 +44,10 @@ PROBES = frozenset(("/health", "/livez", "/readyz", "/metrics"))
 # Probes and scrapes come every few seconds: their lines are for debugging only, unless they fail; /readyz
 # fails in the ordinary course of things, whenever a process starts or drains.
 QUIET_ROUTES = PROBES | {"/", "/static/{name}"}
+
+
+# Those that a route may have.
+METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 
 
 class Handoff(Response):
@@ -139,9 +144,22 @@ class Stamp:
 async def _answer_error(request: Request, error: Exception) -> Response:
     """Every exception of a route as `{"detail", "code", "request_id"}`."""
     problem = _problem(error)
+    if problem.status == 405:
+        problem.headers = [(b"allow", _allowed(request.scope))]
     head: Head = request.scope["state"]["head"]
     headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in problem.headers}
     return Response(problem.body(head.id), problem.status, headers, "application/json")
+
+
+def _allowed(scope: Scope) -> bytes:
+    """The methods of all routes of this path; the framework says those of the first."""
+    probe = get_route_path(scope) in PROBES
+
+    def has(method: str) -> bool:
+        asked = {**scope, "method": "GET" if probe and method == "HEAD" else method}
+        return any(route.matches(asked)[0] is Match.FULL for route in scope["app"].routes)
+
+    return ", ".join(filter(has, METHODS)).encode("ascii")
 
 
 def _problem(error: Exception) -> Problem:

@@ -6,6 +6,7 @@ RQ and the store are synchronous. What they raise when Redis is away becomes Que
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +22,7 @@ from api.job_reader import READERS
 from api.job_upload import Intake, Limits
 from api.job_watch import JobWatch
 from api.settings import ApiSettings
-from api.wire import CLOSE, Gone, Head, Receive
+from api.wire import CLOSE, Gone, Head, Receive, is_json
 from batcher.connect import connect
 from batcher.errors import QueueUnavailable
 from batcher.job_queue import JobQueue
@@ -41,6 +42,7 @@ REDIS_TIMEOUT_S = 2.0
 # Jobs looked at for one page of a list that filters by status.
 SCAN = 1000
 MAX_KEY = 255
+_job_id = re.compile("[0-9a-f]{32}").fullmatch
 
 T = TypeVar("T")
 
@@ -64,7 +66,7 @@ class JobDesk:
     @classmethod
     def connect(cls, settings: ApiSettings, draining: Callable[[], bool]) -> JobDesk:
         """A desk over a client of its own, for the Redis that the settings name."""
-        url = settings.redis_url.get_secret_value()
+        url = settings.jobs_url
         client = connect(url, timeout_s=REDIS_TIMEOUT_S, retries=1, connections=2 * (THREADS + UPLOADS))
         store = JobStore(client, settings.name, settings.job_ttl_s)
         return cls(store, JobQueue(client, settings), settings, draining)
@@ -89,21 +91,20 @@ class JobDesk:
 
     async def take_body(self, head: Head, receive: Receive) -> tuple[JobRecord, bool]:
         """The job of an arriving body, and whether it is new. Raises Problem, QueueUnavailable or Gone."""
-        kind = _media_type(head)
-        blocks = _blocks(receive)
-        return await self._take(self.job_id(head), kind, blocks)
+        read = READERS[_media_type(head)]
+        return await self._take(self.job_id(head), read(self._intake.counted(_blocks(receive))))
 
-    async def take_body_of(self, head: Head, kind: str, body: bytes) -> tuple[JobRecord, bool]:
-        """The same for a body that is here already."""
-        return await self._take(self.job_id(head), kind, iter((body,)))
+    async def take_texts(self, head: Head, texts: Sequence[str]) -> tuple[JobRecord, bool]:
+        """The same for texts that are here already."""
+        return await self._take(self.job_id(head), iter(texts))
 
-    async def _take(self, job_id: str, kind: str, blocks: Iterator[bytes]) -> tuple[JobRecord, bool]:
+    async def _take(self, job_id: str, texts: Iterator[str]) -> tuple[JobRecord, bool]:
         if self._uploads.statistics().tasks_waiting >= WAITING_UPLOADS:
             detail = "too many bodies of jobs are arriving"
             raise Problem(503, detail, code="too_many_bodies", headers=(CLOSE,))
         try:
             return await to_thread.run_sync(
-                self._intake.take, job_id, kind, READERS[kind], blocks, limiter=self._uploads
+                self._checked, self._intake.take, job_id, texts, limiter=self._uploads
             )
         except REDIS_ERRORS as error:
             raise _unavailable() from error
@@ -112,7 +113,7 @@ class JobDesk:
 
     async def find(self, job_id: str) -> JobRecord:
         """The record of a job. Raises Problem 404."""
-        (record,) = await self.records([job_id])
+        (record,) = await self.records([job_id]) if _job_id(job_id) else (None,)
         if record is None:
             raise not_found()
         return record
@@ -160,9 +161,14 @@ class JobDesk:
 
     async def _call(self, function: Callable[..., T], *args: object) -> T:
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, function, *args)
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._threads, self._checked, function, *args)
         except REDIS_ERRORS as error:
             raise _unavailable() from error
+
+    def _checked(self, function: Callable[..., T], *args: object) -> T:
+        self._queue.check()
+        return function(*args)
 
 
 def not_found() -> Problem:
@@ -175,9 +181,9 @@ def _unavailable() -> QueueUnavailable:
 
 
 def _media_type(head: Head) -> str:
-    """JSON where none is said, as POST /predict has it. Raises Problem 415."""
-    said = head.found.get(b"content-type", b"").decode("latin-1").partition(";")[0].strip().lower()
-    kind = "application/json" if said in ("", "application/x-www-form-urlencoded") else said
+    """JSON by all the names that POST /predict knows, or another that is read here. Raises Problem 415."""
+    said = head.found.get(b"content-type", b"")
+    kind = "application/json" if is_json(said) else said.decode("latin-1").partition(";")[0].strip().lower()
     if kind not in READERS:
         accepted = ", ".join(READERS)
         headers = (CLOSE, (b"accept", accepted.encode()))

@@ -13,7 +13,6 @@ from hashlib import sha256
 from itertools import islice
 
 from api.errors import Problem
-from api.job_reader import Reader
 from api.wire import too_large
 from batcher.job_queue import JobQueue
 from batcher.job_record import JobRecord
@@ -44,23 +43,23 @@ class Intake:
         self._queue = queue
         self._limits = limits
 
-    def take(self, job_id: str, kind: str, read: Reader, blocks: Iterable[bytes]) -> tuple[JobRecord, bool]:
-        """The job of this body, and whether it is new. `kind` is the media type, which belongs to the body.
+    def take(self, job_id: str, texts: Iterator[str]) -> tuple[JobRecord, bool]:
+        """The job of these texts, and whether it is new. The same texts are a repeat, in whatever form.
 
-        Raises Problem 408, 409, 413, 422 or 429, and what Redis raises; then nothing of the body is kept.
+        Raises what `texts` raises, Problem 408, 409, 422 or 429, and what Redis raises; then nothing is kept.
         """
         known = self._store.record(job_id)
         if known is None and self._store.waiting() >= self._limits.waiting_jobs:
             raise self._too_many()
-        digest = sha256(kind.encode() + b"\n")
-        blocks = self._counted(blocks, digest.update)
+        digest = sha256()
+        texts = _digested(texts, digest.update)
         if known is not None:
-            for _ in blocks:
+            for _ in texts:
                 pass
             return self._same(known, digest.hexdigest()), False
         upload = self._store.upload(job_id)
         try:
-            self._fill(upload, read(blocks))
+            self._fill(upload, texts)
             outcome = self._store.create(upload, digest.hexdigest(), self._limits.waiting_jobs)
         except BaseException:
             self._drop(upload)
@@ -77,13 +76,13 @@ class Intake:
         self._enqueue(job_id)
         return record, True
 
-    def _counted(self, blocks: Iterable[bytes], update: Callable[[bytes], None]) -> Iterator[bytes]:
+    def counted(self, blocks: Iterable[bytes]) -> Iterator[bytes]:
+        """The blocks of a body. Raises Problem 413 as soon as it is too large."""
         size = 0
         for block in blocks:
             size += len(block)
             if size > self._limits.body_bytes:
                 raise too_large(self._limits.body_bytes)
-            update(block)
             yield block
 
     def _fill(self, upload: Upload, texts: Iterator[str]) -> None:
@@ -95,7 +94,7 @@ class Intake:
 
     def _same(self, record: JobRecord, digest: str) -> JobRecord:
         if record.digest != digest:
-            detail = "this Idempotency-Key belongs to a job with another body"
+            detail = "this Idempotency-Key belongs to a job with other texts"
             raise Problem(409, detail, code="idempotency_conflict", job=record.id)
         return record
 
@@ -118,3 +117,12 @@ class Intake:
         left_s = [record.remaining_s for record in running if record and record.remaining_s is not None]
         retry_after_s = min(max(min(left_s, default=RETRY_AFTER_S), 1.0), MOST_RETRY_AFTER_S)
         return Problem(429, "too many jobs are waiting", code="too_many_jobs", retry_after_s=retry_after_s)
+
+
+def _digested(texts: Iterator[str], update: Callable[[bytes], None]) -> Iterator[str]:
+    """The texts. Each is told to `update` with its length, so that no others tell the same."""
+    for text in texts:
+        encoded = text.encode()
+        update(b"%d:" % len(encoded))
+        update(encoded)
+        yield text

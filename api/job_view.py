@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, Field
 
+from api.schema import LabelScore
 from batcher.job_record import JobRecord, JobStatus
 
 PageType = Literal["application/json", "application/x-ndjson", "text/csv"]
@@ -55,13 +56,6 @@ class EntryError(BaseModel):
     error: JobError
 
 
-class LabelScore(BaseModel):
-    """One label and its score between 0 and 1."""
-
-    label: str
-    score: float
-
-
 class JobPredictions(BaseModel):
     """Results from text `offset` on, in the order of the input. `next_offset` is null after the last."""
 
@@ -90,6 +84,12 @@ def job_body(record: JobRecord, position: int | None = None) -> Job:
         model=record.model or None,
         error=JobError(code=record.error_code, detail=record.error) if record.error_code else None,
     )
+
+
+def next_offset(record: JobRecord, end: int) -> int | None:
+    """Where the page after one that ends at `end` begins. None: a job that has ended gets no more results."""
+    last = record.done if record.ended else record.total
+    return end if end < last else None
 
 
 def page_type(accept: str) -> PageType:
@@ -122,8 +122,8 @@ def page(
 
 
 def _json_page(record: JobRecord, offset: int, end: int, chunks: Iterable[list[bytes]]) -> Iterator[bytes]:
-    facts = {"offset": offset, "total": record.total, "done": record.done}
-    facts["next_offset"] = end if end < record.total else None  # type: ignore[assignment]
+    following = next_offset(record, end)
+    facts = {"offset": offset, "total": record.total, "done": record.done, "next_offset": following}
     yield json.dumps(facts, separators=(",", ":")).encode()[:-1] + b',"predictions":['
     comma = b""
     for lines in chunks:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator
 from time import monotonic
 from typing import Annotated
@@ -14,8 +13,8 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from api.answer import Answer
 from api.job_desk import JobDesk, not_found
 from api.job_docs import CANCEL, EVENTS, FIND, LIST, PREDICTIONS, SUBMIT
-from api.job_view import Job, JobList, JobPredictions, job_body, page, page_type
-from api.wire import Gone, Head, check_length
+from api.job_view import Job, JobList, JobPredictions, job_body, next_offset, page, page_type
+from api.wire import Gone, Head, check_encoding, check_length
 from batcher.errors import QueueUnavailable
 from batcher.job_record import JobRecord, JobStatus
 
@@ -29,24 +28,34 @@ PAUSE_S = 0.5
 # An event stream ends after this, so that nobody's connection is for ever; the client comes back by itself.
 MAX_STREAM_S = 3600.0
 
-JobId = Annotated[str, Path(pattern="^[0-9a-f]{32}$", description="As POST /jobs gave it")]
+JobId = Annotated[str, Path(description="As POST /jobs gave it")]
 
 
 def job_routes(desk: JobDesk, max_body_bytes: int) -> APIRouter:
     """The six routes."""
     router = APIRouter(prefix="/jobs", tags=["jobs"])
+    _add_intake(router, desk, max_body_bytes)
+    _add_progress(router, desk)
+    _add_results(router, desk)
+    _add_cancel(router, desk)
+    return router
 
+
+def _add_intake(router: APIRouter, desk: JobDesk, max_body_bytes: int) -> None:
     @router.post("", summary="Hand in a job", status_code=202, response_model=Job, **SUBMIT)
     async def submit(request: Request) -> Response:
         """The body is read as a stream. All of it becomes a job, or nothing."""
         head: Head = request.scope["state"]["head"]
         check_length(head, max_body_bytes)
+        check_encoding(head)
         try:
             record, new = await desk.take_body(head, request.receive)
         except Gone:
             return Response(status_code=499)
         return await _job(desk, record, 202 if new else 200)
 
+
+def _add_progress(router: APIRouter, desk: JobDesk) -> None:
     @router.get("", summary="Jobs, newest first", **LIST)
     async def list_jobs(
         status: JobStatus | None = None,
@@ -79,6 +88,8 @@ def job_routes(desk: JobDesk, max_body_bytes: int) -> APIRouter:
         stream = _events(desk, record, last_event_id)
         return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
 
+
+def _add_results(router: APIRouter, desk: JobDesk) -> None:
     @router.get("/{job_id}/predictions", response_model=JobPredictions, **PREDICTIONS)
     async def predictions(
         job_id: JobId,
@@ -91,18 +102,18 @@ def job_routes(desk: JobDesk, max_body_bytes: int) -> APIRouter:
         end = max(min(offset + limit, record.done), offset)
         kind = page_type(accept)
         headers = {"x-total": str(record.total), "x-done": str(record.done), "vary": "accept"}
-        if end < record.total:
+        if next_offset(record, end) is not None:
             headers["link"] = f'</jobs/{job_id}/predictions?offset={end}&limit={limit}>; rel="next"'
         body = page(kind, record, offset, end, desk.store.output(record, offset, end))
         return StreamingResponse(body, media_type=kind, headers=headers)
 
+
+def _add_cancel(router: APIRouter, desk: JobDesk) -> None:
     @router.delete("/{job_id}", summary="Cancel a job, or delete one that has ended", **CANCEL)
     async def cancel(job_id: JobId) -> Response:
         """A job that waits or runs is cancelled (200); one that has ended goes with its data (204)."""
         record = await desk.cancel_or_delete(job_id)
         return Response(status_code=204) if record is None else await _job(desk, record, 200)
-
-    return router
 
 
 class Deferral:
@@ -113,8 +124,7 @@ class Deferral:
 
     async def __call__(self, head: Head, texts: list[str]) -> Answer:
         """202 and Location, or 200 for a job that was there. Raises Problem or QueueUnavailable."""
-        body = json.dumps({"text": texts}, separators=(",", ":")).encode()
-        record, new = await self._desk.take_body_of(head, "application/json", body)
+        record, new = await self._desk.take_texts(head, texts)
         answer = await _job(self._desk, record, 202 if new else 200)
         headers = [(name, value) for name, value in answer.raw_headers if name == b"location"]
         headers.append((b"preference-applied", b"respond-async"))

@@ -29,9 +29,11 @@ from api.wire import (
     Gone,
     Head,
     Lingering,
+    Preference,
     Receive,
     Scope,
     Send,
+    check_encoding,
     check_json,
     check_length,
     send_answer,
@@ -112,6 +114,7 @@ class Predict:
         ask.client = self._keys.client(head)
         self.rate.count(ask.client)
         check_length(head, self._bodies.limit)
+        check_encoding(head)
         check_json(head)
         ask.texts = texts = self.reader.read(await self._bodies.read(receive))
         wishes = head.preference
@@ -125,17 +128,17 @@ class Predict:
             ask.known = True
             self._metrics.hit_local(len(held))
             known = cast("list[Held]", held)
-            return all_known(self.models, revision, known, now - before, now - ask.started)
+            answer = all_known(self.models, revision, known, now - before, now - ask.started)
+            self._say_wait(wishes, answer)
+            return answer
         return await self._some_unknown(ask, revision, held, before, receive)
 
     async def _some_unknown(
         self, ask: Ask, revision: str, held: list[Held | None], read_at: float, receive: Receive
     ) -> Answer:
         wishes = ask.head.preference
-        budget_s = self._settings.default_budget_s
-        if wishes.wait_s is not None:
-            budget_s = min(wishes.wait_s, self._settings.max_budget_s)
-        want = Want(ask.texts, held, revision, ask.client, read_at + budget_s, ask.head.trace)
+        until = read_at + self._budget_s(wishes)
+        want = Want(ask.texts, held, revision, ask.client, until, ask.head.trace)
         try:
             found = await self._misses.find(want, receive)
         except (BudgetExceeded, QueueFull):
@@ -145,9 +148,18 @@ class Predict:
         ask.computed = len(found.computed)
         ask.known = not found.computed
         answer = some_found(self.models, want, found, perf_counter() - ask.started)
-        if wishes.wait_s is not None:
-            answer.headers.append((b"preference-applied", b"wait=%g" % budget_s))
+        self._say_wait(wishes, answer)
         return answer
+
+    def _budget_s(self, wishes: Preference) -> float:
+        if wishes.wait_s is None:
+            return self._settings.default_budget_s
+        return min(wishes.wait_s, self._settings.max_budget_s)
+
+    def _say_wait(self, wishes: Preference, answer: Answer) -> None:
+        """An answer that came in time says which time that was."""
+        if wishes.wait_s is not None:
+            answer.headers.append((b"preference-applied", b"wait=%g" % self._budget_s(wishes)))
 
     def _problem(self, ask: Ask, error: BaseException) -> Problem:
         if isinstance(error, Problem):

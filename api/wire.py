@@ -35,6 +35,7 @@ _WANTED = frozenset(
         b"x-request-id",
         b"content-type",
         b"content-length",
+        b"content-encoding",
         b"prefer",
         b"authorization",
         b"x-api-key",
@@ -125,10 +126,23 @@ def check_length(head: Head, limit: int) -> None:
         raise too_large(limit)
 
 
+def is_json(content_type: bytes) -> bool:
+    """JSON, no type at all (load scripts send none), or what curl sends unasked."""
+    said = content_type.strip()
+    return not said or said == b"application/json" or _json_type(said) is not None
+
+
+def check_encoding(head: Head) -> None:
+    """A body is read as it is. 415 for one that says that it is compressed."""
+    said = head.found.get(b"content-encoding")
+    if said is not None and said.strip().lower() not in (b"", b"identity"):
+        detail = "the body must be sent as it is, without Content-Encoding"
+        raise Problem(415, detail, headers=(CLOSE, (b"accept-encoding", b"identity")))
+
+
 def check_json(head: Head) -> None:
-    """JSON, no type at all (load scripts send none), or what curl sends unasked. Anything else is 415."""
-    said = head.found.get(b"content-type")
-    if said and said != b"application/json" and not _json_type(said.strip()):
+    """Anything else than JSON is 415."""
+    if not is_json(head.found.get(b"content-type", b"")):
         raise Problem(
             415, "the body must be application/json", headers=(CLOSE, (b"accept", b"application/json"))
         )

@@ -62,6 +62,19 @@ async def test_unknown_paths_and_methods_have_the_shape_of_errors(service: Servi
     assert_problem(await service.client.post("/health"), 405, "method_not_allowed")
 
 
+async def test_a_wrong_method_is_told_all_the_right_ones(service: Service) -> None:
+    for path, allowed in {
+        "/jobs": "GET, POST",
+        f"/jobs/{'a' * 32}": "DELETE, GET",
+        "/health": "GET, HEAD",
+        "/stats": "GET",
+        "/": "GET, HEAD",
+    }.items():
+        response = await service.client.put(path)
+        assert_problem(response, 405, "method_not_allowed")
+        assert response.headers["allow"] == allowed, path
+
+
 async def test_every_answer_has_an_id_and_safe_headers(service: Service) -> None:
     for path in ("/livez", "/openapi.json", "/nowhere"):
         response = await service.client.get(path, headers={"x-request-id": "mine"})

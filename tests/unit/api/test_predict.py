@@ -129,6 +129,13 @@ async def test_request_ids_differ(service: Service) -> None:
     assert len(ids) == 50
 
 
+async def test_a_hit_repeats_the_preference_too(service: Service) -> None:
+    for _ in range(2):
+        response = await service.predict("a", prefer="wait=100")
+        assert response.headers["preference-applied"] == "wait=60"
+    assert "preference-applied" not in (await service.predict("a")).headers
+
+
 async def test_timing_of_a_miss_names_every_stage(service: Service) -> None:
     stages = timings((await service.predict("a")).headers["server-timing"])
     assert list(stages) == ["cache", "queue", "batch", "tokenize", "model", "total"]

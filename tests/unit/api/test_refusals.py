@@ -7,6 +7,7 @@ import tracemalloc
 from collections.abc import AsyncIterator
 from hashlib import sha256
 
+import httpx
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -257,6 +258,19 @@ async def test_another_content_type(service: Service, content_type: str) -> None
     response = await service.post(b'{"text": ["a"]}', content_type=content_type)
     assert_problem(response, 415, "unsupported_media_type")
     assert response.headers["accept"] == "application/json"
+
+
+@pytest.mark.parametrize("path", ["/predict", "/jobs"])
+async def test_a_compressed_body(service: Service, path: str) -> None:
+    async def post(encoding: str) -> httpx.Response:
+        headers = {"content-encoding": encoding}
+        return await service.client.post(path, content=b"{}", headers=headers)
+
+    response = await post("gzip")
+    problem = assert_problem(response, 415, "unsupported_media_type")
+    assert "Content-Encoding" in str(problem["detail"])
+    assert response.headers["accept-encoding"] == "identity"
+    assert (await post("identity")).status_code != 415
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ async def test_every_state_of_a_job_is_shown(desk: Desk) -> None:
 @pytest.mark.parametrize("path", ["", "/events", "/predictions"])
 async def test_a_job_nobody_knows_is_404(desk: Desk, path: str) -> None:
     assert_problem(await desk.get(f"/{'0' * 32}{path}"), 404, "not_found")
-    assert_problem(await desk.get(f"/nonsense{path}"), 422, "invalid_request")
+    assert_problem(await desk.get(f"/nonsense{path}"), 404, "not_found")
 
 
 async def test_a_long_poll_ends_when_progress_changes(desk: Desk) -> None:

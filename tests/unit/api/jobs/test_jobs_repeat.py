@@ -7,7 +7,7 @@ from hashlib import sha256
 
 import pytest
 
-from tests.unit.api.jobs.desk import NDJSON, Desk, Start
+from tests.unit.api.jobs.desk import CSV, NDJSON, Desk, Start
 from tests.unit.api.pretended import assert_problem
 
 
@@ -23,12 +23,29 @@ async def test_the_same_key_twice_is_one_job(desk: Desk) -> None:
 
 async def test_the_same_key_with_another_body_is_a_conflict(desk: Desk) -> None:
     first = await desk.submit("a", "b", idempotency_key="k")
-    problem = assert_problem(await desk.submit("a", "c", idempotency_key="k"), 409, "idempotency_conflict")
-    assert problem["job"] == first.json()["id"]
-    other_form = await desk.client.post(
-        "/jobs", content=b'"a"\n"b"\n', headers={**NDJSON, "idempotency-key": "k"}
-    )
-    assert other_form.status_code == 409
+    for texts in (("a", "c"), ("ab",), ("a", "b", "")):
+        problem = assert_problem(await desk.submit(*texts, idempotency_key="k"), 409, "idempotency_conflict")
+        assert problem["job"] == first.json()["id"]
+
+
+async def test_the_same_texts_in_another_form_are_the_same_job(desk: Desk) -> None:
+    """By whatever road they come, and however they are spelt."""
+    first = await desk.submit("é", "b", idempotency_key="k")
+    key = {"idempotency-key": "k"}
+    for path, body, headers in (
+        ("/jobs", b'{"text": ["\\u00e9", "b"]}', {}),
+        ("/jobs", '"é"\n"b"\n'.encode(), NDJSON),
+        ("/jobs", "text\né\nb\n".encode(), CSV),
+        ("/predict", '{"text":["é","b"]}'.encode(), {"prefer": "respond-async"}),
+    ):
+        answer = await desk.client.post(path, content=body, headers={**key, **headers})
+        assert (answer.status_code, answer.json()["id"]) == (200, first.json()["id"])
+
+
+async def test_a_repeat_that_makes_no_sense_is_told_so(desk: Desk) -> None:
+    await desk.submit("a", idempotency_key="k")
+    answer = await desk.client.post("/jobs", content=b"{", headers={"idempotency-key": "k"})
+    assert_problem(answer, 422, "invalid_request")
 
 
 async def test_two_at_once_with_one_key_are_one_job(desk: Desk) -> None:

@@ -44,6 +44,29 @@ async def test_what_is_done_can_be_read_while_the_rest_runs(desk: Desk) -> None:
     assert (len(page["predictions"]), page["next_offset"], page["done"]) == (256, 256, 256)
 
 
+@pytest.mark.parametrize("status", ["cancelled", "failed"])
+async def test_pages_of_a_job_that_ended_early_end_too(desk: Desk, status: str) -> None:
+    job_id = await desk.new(*(str(number) for number in range(300)))
+    attempt = desk.start(job_id)
+    line = json.dumps(POSITIVE).encode()
+    desk.store.append(attempt, 0, [b"\n".join([line] * 256)], failed=0, rate=1.0, model="")
+    desk.store.end(attempt, "failed", "job_timeout") if status == "failed" else desk.store.cancel(job_id)
+    first = await desk.get(f"/{job_id}/predictions", limit=200)
+    assert first.json()["next_offset"] == 200
+    last = await desk.get(f"/{job_id}/predictions", offset=200)
+    assert (len(last.json()["predictions"]), last.json()["next_offset"]) == (56, None)
+    assert "link" not in last.headers
+    beyond = await desk.get(f"/{job_id}/predictions", offset=256)
+    assert (beyond.json()["predictions"], beyond.json()["next_offset"]) == ([], None)
+
+
+@pytest.mark.parametrize("job_id", ["abc", "A" * 32, "g" * 32, "a" * 33])
+async def test_what_is_no_id_is_an_unknown_one(desk: Desk, job_id: str) -> None:
+    for path in (f"/{job_id}", f"/{job_id}/events", f"/{job_id}/predictions"):
+        assert_problem(await desk.get(path), 404, "not_found")
+    assert_problem(await desk.client.delete(f"/jobs/{job_id}"), 404, "not_found")
+
+
 async def test_pages_as_lines_and_as_a_table(desk: Desk) -> None:
     job_id = await desk.new("a", "b")
     desk.finish(desk.start(job_id), POSITIVE, FAILURE)

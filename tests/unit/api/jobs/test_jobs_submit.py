@@ -31,6 +31,7 @@ async def test_a_job_is_taken_in(desk: Desk) -> None:
         (CSV, b'id,text\n1,a\n2,"b, c"\n'),
         ({"content-type": "application/json"}, b'{"text": ["a", "b, c"]}'),
         ({}, b'{"text": ["a", "b, c"]}'),
+        ({"content-type": "application/vnd.mill+json; charset=utf-8"}, b'{"text": ["a", "b, c"]}'),
         ({"content-type": "application/x-www-form-urlencoded"}, b'{"text": ["a", "b, c"]}'),
     ],
 )
@@ -65,9 +66,22 @@ async def test_a_bad_line_is_named_and_nothing_is_kept(desk: Desk) -> None:
     assert desk.held() == []
 
 
-@pytest.mark.parametrize("body", [b'{"text": []}', b""])
-async def test_a_job_without_texts_is_none(desk: Desk, body: bytes) -> None:
-    assert_problem(await desk.client.post("/jobs", content=body), 422, "invalid_request")
+@pytest.mark.parametrize(
+    "body", [b"", b"{}", b'{"text": []}', b'{"text": "a"}', b'["a"]', b"a", b'{"text": [5]}']
+)
+async def test_bad_json_is_told_as_by_predict(desk: Desk, body: bytes) -> None:
+    job, predict = [
+        assert_problem(await desk.client.post(path, content=body), 422, "invalid_request")
+        for path in ("/jobs", "/predict")
+    ]
+    assert job["detail"] == predict["detail"]
+    assert desk.held() == []
+
+
+@pytest.mark.parametrize(("headers", "body"), [(NDJSON, b""), (NDJSON, b"\n\n"), (CSV, b"text\n")])
+async def test_a_job_without_texts_is_none(desk: Desk, headers: dict[str, str], body: bytes) -> None:
+    answer = await desk.client.post("/jobs", content=body, headers=headers)
+    assert_problem(answer, 422, "invalid_request")
     assert desk.held() == []
 
 
