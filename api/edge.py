@@ -24,6 +24,7 @@ from api.access import OPEN_PATHS, OPEN_PREFIX, Keys
 from api.errors import Header, Problem, internal, problem_of
 from api.lifecycle import Phase
 from api.metrics import Metrics
+from api.openapi import described
 from api.predict import Predict
 from api.wire import NOSNIFF, Head, Lingering, Message, Receive, Scope, Send, send_problem
 from batcher.errors import MillraceError
@@ -76,6 +77,12 @@ class Edge(FastAPI):
         self._keys = keys
         for kind in (Problem, MillraceError, HTTPException, RequestValidationError, Exception):
             self.add_exception_handler(kind, _answer_error)
+
+    def openapi(self) -> dict[str, Any]:
+        """What the framework knows of the routes, and what it cannot see."""
+        if not self.openapi_schema:
+            self.openapi_schema = described(super().openapi())
+        return self.openapi_schema
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":

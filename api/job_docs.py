@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from api.job_view import Job, JobPredictions
-from api.schema import Error, ValidationFailed
+from api.schema import IDEMPOTENCY_KEY, Error, ValidationFailed
 
 Options = dict[str, Any]
 
@@ -19,12 +19,6 @@ _TEXTS = {
 }
 _LINES = {"type": "string", "example": '"I hate you."\n{"text": "I love you."}\n'}
 _COLUMN = {"type": "string", "example": 'text\n"I hate you."\n"I love you."\n'}
-_KEY = {
-    "name": "Idempotency-Key",
-    "in": "header",
-    "schema": {"type": "string", "minLength": 1, "maxLength": 255},
-    "description": "A repeat with this key is answered with the same job (200)",
-}
 
 
 def _error(text: str, model: type = Error) -> Options:
@@ -34,6 +28,7 @@ def _error(text: str, model: type = Error) -> Options:
 _ALWAYS: dict[int | str, Options] = {
     401: _error("No valid API key, where keys are set"),
     422: _error("A parameter that is not valid", ValidationFailed),
+    429: _error("Too many requests of this client (rate_limited); see Retry-After"),
     503: _error("Redis does not answer; see Retry-After"),
 }
 _GONE: dict[int | str, Options] = {404: _error("No such job, or its time is over")}
@@ -44,14 +39,14 @@ SUBMIT: Options = {
         200: {"model": Job, "description": "The job of this Idempotency-Key", "headers": _LOCATION},
         202: {"model": Job, "description": "A new job", "headers": _LOCATION},
         408: _error("The body stopped arriving"),
-        409: _error("The Idempotency-Key belongs to a job with another body (idempotency_conflict)"),
+        409: _error("The Idempotency-Key belongs to a job with other texts (idempotency_conflict)"),
         413: _error("The body is too large; nothing of it is kept"),
-        415: _error("Another content type than JSON, NDJSON or CSV"),
+        415: _error("Another content type than JSON, NDJSON or CSV, or a compressed body"),
         422: _error("The body makes no sense from `line` (JSON: `index`) on", ValidationFailed),
-        429: _error("Too many jobs wait (too_many_jobs); see Retry-After"),
+        429: _error("Too many jobs wait (too_many_jobs), or too many requests of this client (rate_limited)"),
     },
     "openapi_extra": {
-        "parameters": [_KEY],
+        "parameters": [IDEMPOTENCY_KEY],
         "requestBody": {
             "required": True,
             "content": {

@@ -11,7 +11,6 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, Field
 
-from api.schema import LabelScore
 from batcher.job_record import JobRecord, JobStatus
 
 PageType = Literal["application/json", "application/x-ndjson", "text/csv"]
@@ -54,6 +53,13 @@ class EntryError(BaseModel):
     """Stands in the place of the prediction of a text that has none."""
 
     error: JobError
+
+
+class LabelScore(BaseModel):
+    """One label and its score between 0 and 1."""
+
+    label: str
+    score: float
 
 
 class JobPredictions(BaseModel):

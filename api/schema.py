@@ -6,19 +6,14 @@ from itertools import islice
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic.json_schema import SkipJsonSchema
 
 from api.errors import Problem
+from api.job_view import Job, LabelScore
 from api.json_reader import read_json
 
 # Bytes of a body up to which whatever may be in it is cheap.
 LARGE_BODY = 64 * 1024
-
-
-class LabelScore(BaseModel):
-    """One label and its score between 0 and 1."""
-
-    label: str
-    score: float
 
 
 class Predictions(BaseModel):
@@ -38,28 +33,43 @@ class Predictions(BaseModel):
     )
 
 
-class Error(BaseModel):
-    """Every answer that is no success."""
+def _absent(schema: dict[str, Any]) -> None:
+    """A field without a value is left out."""
+    del schema["default"]
 
-    detail: str
+
+class _Problem(BaseModel):
     code: str
     request_id: str
+    index: int | SkipJsonSchema[None] = Field(
+        default=None, description="Which text it is about, from 0", json_schema_extra=_absent
+    )
+    line: int | SkipJsonSchema[None] = Field(
+        default=None, description="Which line of the body (NDJSON, CSV), from 1", json_schema_extra=_absent
+    )
+    job: str | SkipJsonSchema[None] = Field(
+        default=None, description="The job that has the Idempotency-Key", json_schema_extra=_absent
+    )
+
+
+class Error(_Problem):
+    """Every answer that is no success. `index`, `line` and `job` only where there is one."""
+
+    detail: str
 
 
 class Invalid(BaseModel):
-    """One thing wrong with the body: where, what, and its stable type."""
+    """One thing that is wrong: where, what, and its stable type."""
 
     loc: list[str | int]
     msg: str
     type: str
 
 
-class ValidationFailed(BaseModel):
-    """422: everything wrong with the body. The texts themselves are never echoed."""
+class ValidationFailed(_Problem):
+    """422: the first thing wrong with the body, or the parameters. The texts themselves are never echoed."""
 
     detail: list[Invalid] | str
-    code: str
-    request_id: str
 
 
 class _Body(BaseModel):
@@ -78,7 +88,8 @@ def _error(text: str, model: type[BaseModel] = Error) -> dict[str, Any]:
 
 PREDICT_RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {
-        "description": "One list of labels per text, in order",
+        "description": "One list of labels per text, in order. Or the job of this Idempotency-Key "
+        "(Prefer: respond-async), when there is one",
         "headers": {
             "X-Request-ID": _header("Taken over from the request, or new"),
             "X-Cache": _header("HIT, MISS or PARTIAL: how many of the texts a cache knew"),
@@ -89,18 +100,34 @@ PREDICT_RESPONSES: dict[int | str, dict[str, Any]] = {
             ),
         },
     },
-    202: {"description": "Became a job (Prefer: respond-async); Location says where to ask"},
+    202: {
+        "model": Job,
+        "description": "Became a job (Prefer: respond-async)",
+        "headers": {"Location": _header("Where to ask for it")},
+    },
     401: _error("No valid API key, where keys are set"),
     408: _error("The body did not arrive in time"),
+    409: _error("The Idempotency-Key belongs to a job with other texts (idempotency_conflict)"),
     413: _error("Body, number of texts or one text too large"),
-    415: _error("Another content type than JSON"),
+    415: _error("Another content type than JSON, or a compressed body"),
     422: _error(
         "Not a valid request, or a text that ends every worker it meets (code poison)", ValidationFailed
     ),
-    429: _error("Shed: too much is waiting (queue_full), or too much of this client (client_limit)"),
+    429: _error(
+        "Shed: too much is waiting (queue_full, too_many_jobs), or too much of this client (client_limit, "
+        "rate_limited); see Retry-After"
+    ),
     500: _error("The model failed on one text (inference_failed), or something unforeseen (internal)"),
     503: _error("No worker, no Redis, or the process is stopping; see Retry-After"),
     504: _error("The budget ended before the result came"),
+}
+
+
+IDEMPOTENCY_KEY: dict[str, Any] = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 255},
+    "description": "Of a job: a repeat with this key and the same texts is answered with the same job (200)",
 }
 
 
@@ -114,6 +141,7 @@ def request_body(model: type[BaseModel]) -> dict[str, Any]:
             "description": "wait=N: budget in seconds; respond-async: answer with a job",
             "example": "wait=5",
         },
+        IDEMPOTENCY_KEY,
         {
             "name": "X-Request-ID",
             "in": "header",

@@ -13,9 +13,9 @@ import logging
 import time
 from collections.abc import AsyncIterator
 from dataclasses import asdict, astuple
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Header
+from fastapi import APIRouter, Request
 from starlette.responses import Response, StreamingResponse
 
 from api.errors import Problem
@@ -26,6 +26,7 @@ from api.lifecycle import Phase
 from api.metrics import Metrics
 from api.mill import Hub
 from api.pulse import Pulse, Reading, Worked
+from api.schema import Error
 from batcher.errors import MillraceError
 from batcher.messages import LaneDepth, ModelRecord, WorkerRecord
 
@@ -157,11 +158,16 @@ def stats_routes(stats: Stats) -> APIRouter:
     @router.get(
         "/stats",
         summary="The mill at this moment",
-        responses={200: {"content": {"application/json": {}, "text/event-stream": {}}}},
+        responses={
+            200: {"content": {"application/json": {}, "text/event-stream": {}}},
+            401: {"model": Error, "description": "No valid API key, where keys are set"},
+            429: {"model": Error, "description": "Too many requests of this client (rate_limited)"},
+            503: {"model": Error, "description": "Too many are watching already (too_many_viewers)"},
+        },
     )
-    async def look(accept: Annotated[str, Header()] = "") -> Response:
+    async def look(request: Request) -> Response:
         """JSON once; with `Accept: text/event-stream` an event `history`, then an event `frame` a second."""
-        if "text/event-stream" not in accept:
+        if "text/event-stream" not in request.headers.get("accept", ""):
             return Response(await stats.frame(), media_type="application/json")
         if stats.viewers >= MOST_VIEWERS:
             raise Problem(503, f"{MOST_VIEWERS} viewers are watching already", code="too_many_viewers")

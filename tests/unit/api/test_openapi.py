@@ -1,0 +1,64 @@
+"""GET /openapi.json: what a program that reads it must be able to rely on."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from api.access import OPEN_PATHS
+from tests.unit.api.pretended import Service
+
+
+@pytest.fixture
+async def schema(service: Service) -> dict[str, Any]:
+    found: dict[str, Any] = (await service.client.get("/openapi.json")).json()
+    return found
+
+
+def routes(schema: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    return [(path, route) for path, methods in schema["paths"].items() for route in methods.values()]
+
+
+def test_every_route_but_the_open_ones_takes_a_key(schema: dict[str, Any]) -> None:
+    assert set(schema["components"]["securitySchemes"]) == {"Bearer", "ApiKey"}
+    for path, route in routes(schema):
+        if path in OPEN_PATHS:
+            assert "security" not in route, path
+        else:
+            assert route["security"] == [{"Bearer": []}, {"ApiKey": []}], path
+            assert {"401", "429"} <= set(route["responses"]), path
+            assert "rate_limited" in route["responses"]["429"]["description"], path
+
+
+def test_every_error_has_the_one_shape(schema: dict[str, Any]) -> None:
+    for path, route in routes(schema):
+        for status, response in route["responses"].items():
+            if status >= "400":
+                reference = response["content"]["application/json"]["schema"]["$ref"]
+                wanted = "ValidationFailed" if status == "422" else "Error"
+                assert reference == f"#/components/schemas/{wanted}", (path, status)
+    error = schema["components"]["schemas"]["Error"]
+    assert set(error["required"]) == {"detail", "code", "request_id"}
+    assert {name: facts["type"] for name, facts in error["properties"].items()} == {
+        "detail": "string",
+        "code": "string",
+        "request_id": "string",
+        "index": "integer",
+        "line": "integer",
+        "job": "string",
+    }
+    assert "HTTPValidationError" not in json.dumps(schema)
+
+
+def test_predict_may_become_a_job(schema: dict[str, Any]) -> None:
+    route = schema["paths"]["/predict"]["post"]
+    assert "Idempotency-Key" in {parameter["name"] for parameter in route["parameters"]}
+    job = {"$ref": "#/components/schemas/Job"}
+    accepted = route["responses"]["202"]
+    assert accepted["content"]["application/json"]["schema"] == job
+    assert "Location" in accepted["headers"]
+    done = route["responses"]["200"]["content"]["application/json"]["schema"]["oneOf"]
+    assert done == [{"$ref": "#/components/schemas/Predictions"}, job]
+    assert "idempotency_conflict" in route["responses"]["409"]["description"]
