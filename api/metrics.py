@@ -67,7 +67,7 @@ _STATUSES = (
     499,
     500,
 )
-STATUSES = (*map(str, _STATUSES), "503", "504", "other")
+STATUSES = (*map(str, _STATUSES), "501", "503", "504", "other")
 OUTCOMES = (
     "hit_local",
     "hit_shared",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Self
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 
 from api.access import parse_rate
 from batcher.settings import JobSettings
@@ -66,6 +67,15 @@ class ApiSettings(JobSettings):
         except ValueError as error:
             raise ValueError("a rate is a number and a unit: 100/second, 20/second;500/minute") from error
         return value
+
+    @model_validator(mode="after")
+    def _check_budgets(self) -> Self:
+        if self.default_budget_s > self.max_budget_s:
+            raise ValueError(
+                f"MILLRACE_DEFAULT_BUDGET_S={self.default_budget_s:g} is above "
+                f"MILLRACE_MAX_BUDGET_S={self.max_budget_s:g}"
+            )
+        return self
 
     @property
     def key_digests(self) -> Sequence[str]:

@@ -33,6 +33,12 @@ class QueueUnavailable(MillraceError):
     code = "redis_unavailable"
 
 
+class NoJobs(MillraceError):
+    """Jobs cannot be kept in the Redis that is set for them."""
+
+    code = "no_jobs"
+
+
 class BudgetExceeded(MillraceError):
     """The caller's budget ended before the result came."""
 

@@ -7,6 +7,7 @@ abandoned that has finished (rq issue 2424), or lose one in a crash, and `job_re
 from __future__ import annotations
 
 import contextlib
+from typing import Any
 
 import redis
 from rq import Queue, Retry
@@ -15,8 +16,10 @@ from rq.job import Job
 from rq.serializers import JSONSerializer
 
 from batcher import tracing
+from batcher.errors import NoJobs
 from batcher.settings import JobSettings
 
+NO_CLUSTER = "jobs need a Redis that is no cluster: set MILLRACE_JOBS_REDIS_URL"
 FUNCTION = "batcher.jobs.run"
 # A process that holds this lock for longer has died with it; RQ itself would wait 15 minutes.
 MAINTENANCE_LOCK_S = 30
@@ -43,6 +46,19 @@ class JobQueue:
         self.rq = JobsQueue(f"millrace-{settings.name}", connection=client, serializer=JSONSerializer)
         self._ttl_s = settings.job_ttl_s
         self._timeout_s = settings.job_timeout_s + GRACE_S
+        self._checked = False
+
+    def check(self) -> None:
+        """Raises NoJobs for a cluster: RQ's commands name keys of several slots. Redis is asked once."""
+        if self._checked:
+            return
+        try:
+            facts: dict[str, Any] = self.rq.connection.info("cluster")
+        except redis.exceptions.ResponseError:  # a user who may not ask
+            facts = {}
+        if facts.get("cluster_enabled"):
+            raise NoJobs(NO_CLUSTER)
+        self._checked = True
 
     def enqueue(self, job_id: str) -> None:
         """Puts a job at the end of the queue, unless RQ knows it."""

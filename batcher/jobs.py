@@ -17,6 +17,7 @@ from rq.serializers import JSONSerializer
 
 from batcher import logs, tracing
 from batcher.connect import connect
+from batcher.errors import NoJobs
 from batcher.job_metrics import JobsMetrics
 from batcher.job_queue import TRACE, JobQueue
 from batcher.job_recovery import JobRecovery
@@ -79,11 +80,12 @@ def _stop_asked() -> Callable[[], bool]:
 
 
 def build_worker(settings: JobSettings) -> JobsWorker:
-    """A worker over clients of its own: RQ changes the timeout of the one that it is given."""
-    url = settings.redis_url.get_secret_value()
+    """A worker over clients of its own: RQ changes the timeout of the one that it is given. Raises NoJobs."""
+    url = settings.jobs_url
     store = JobStore(connect(url, timeout_s=5.0, retries=1), settings.name, settings.job_ttl_s)
     client = connect(url, timeout_s=SOCKET_TIMEOUT_S, retries=1)
     queue = JobQueue(client, settings)
+    queue.check()
     prepare(settings, store)
     worker = JobsWorker(
         [queue.rq],
@@ -117,10 +119,15 @@ def main(settings: JobSettings | None = None) -> int:
         log.error("Port %d cannot be had: %s", settings.jobs_port, error, extra={"action": "jobs.unable"})
         return EXIT_UNABLE
     log.info("ready", extra={"action": "jobs.ready", "queue": f"millrace-{settings.name}"})
-    while _work_once(settings):
-        time.sleep(RESTART_S)
-    if probes is not None:
-        probes.close()
+    try:
+        while _work_once(settings):
+            time.sleep(RESTART_S)
+    except NoJobs as error:
+        log.error("%s", error, extra={"action": "jobs.unable"})
+        return EXIT_UNABLE
+    finally:
+        if probes is not None:
+            probes.close()
     log.info("stopped", extra={"action": "jobs.stopped"})
     return 0
 
@@ -130,7 +137,7 @@ def _probes(settings: JobSettings) -> Probes | None:
     if not settings.jobs_port:
         return None
     outage, main = JobsWorker.outage, threading.main_thread()
-    client = connect(settings.redis_url.get_secret_value(), timeout_s=2.0, retries=1, connections=2)
+    client = connect(settings.jobs_url, timeout_s=2.0, retries=1, connections=2)
     metrics = JobsMetrics(JobStore(client, settings.name, settings.job_ttl_s), outage)
     return Probes(
         settings.jobs_port,

@@ -79,6 +79,8 @@ class WorkerSettings(QueueSettings):
 class JobSettings(QueueSettings):
     """The jobs worker and the /jobs routes: bulk work on RQ."""
 
+    # Another Redis for jobs, which must be no cluster; the queue's own when empty.
+    jobs_redis_url: SecretStr | None = None
     # One TTL for status, input and results of a job.
     job_ttl_s: int = Field(default=86_400, ge=60, le=30 * 86_400)
     # Longest run of one job.
@@ -88,3 +90,8 @@ class JobSettings(QueueSettings):
     # Jobs that may wait before new ones are refused with 429.
     max_waiting_jobs: int = Field(default=1000, ge=1)
     jobs_port: int = Field(default=0, ge=0, le=65535)
+
+    @property
+    def jobs_url(self) -> str:
+        """Where jobs are kept: their texts, results and RQ's own keys."""
+        return (self.jobs_redis_url or self.redis_url).get_secret_value()

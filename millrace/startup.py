@@ -38,8 +38,8 @@ def load_settings(kind: type[Settings], **flags: object) -> Settings:
         settings = kind(**given)  # type: ignore[arg-type]  # pydantic checks them
     except ValidationError as error:
         raise CommandError(_sentence(kind, error.errors()[0], given)) from None
-    for name in ("redis_url", "cache_url"):
-        url: SecretStr | None = getattr(settings, name)
+    for name in ("redis_url", "cache_url", "jobs_redis_url"):
+        url: SecretStr | None = getattr(settings, name, None)
         if url is not None and not url.get_secret_value().startswith(URL_SCHEMES):
             raise CommandError(
                 f"{_said(kind, name, given)} must begin with {', '.join(URL_SCHEMES[:-1])} or unix://."

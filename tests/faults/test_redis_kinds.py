@@ -125,13 +125,44 @@ async def test_over_tls(server_at: Callable[..., RedisServer], tmp_path: Path) -
     stranger.close()
 
 
-async def test_as_a_cluster_of_one_shard(server_at: Callable[..., RedisServer], tmp_path: Path) -> None:
+def cluster_of_one_shard(server_at: Callable[..., RedisServer]) -> RedisServer:
     server = server_at("redis://127.0.0.1:{port}/0", "--cluster-enabled", "yes")
     with server.client() as client:
         client.execute_command("CLUSTER", "ADDSLOTS", *range(16384))
         wait_until(lambda: b"cluster_state:ok" in client.execute_command("CLUSTER", "INFO"), "the cluster")
+    return server
+
+
+async def test_as_a_cluster_of_one_shard(server_at: Callable[..., RedisServer], tmp_path: Path) -> None:
+    server = cluster_of_one_shard(server_at)
     await works(server, tmp_path)
     await _remembers_many_at_once(server)
+
+
+def test_a_cluster_keeps_no_jobs_and_says_so(
+    server_at: Callable[..., RedisServer], mill: Callable[..., Mill]
+) -> None:
+    made = mill(redis=cluster_of_one_shard(server_at))
+    assert made.predict("one", "two").status_code == 200
+    for refused in (made.http.post("/jobs", json={"text": ["one"]}), made.http.get("/jobs")):
+        assert (refused.status_code, refused.json()["code"]) == (501, "no_jobs")
+        assert "MILLRACE_JOBS_REDIS_URL" in refused.json()["detail"]
+    jobs = made.start_jobs()
+    assert jobs.wait() == 2
+    assert jobs.said().count("MILLRACE_JOBS_REDIS_URL") == 1
+
+
+def test_jobs_of_a_cluster_have_a_redis_of_their_own(
+    server_at: Callable[..., RedisServer], redis_server: RedisServer, mill: Callable[..., Mill]
+) -> None:
+    made = mill(redis=cluster_of_one_shard(server_at), jobs_redis_url=redis_server.url)
+    jobs = made.start_jobs()
+    handed_in = made.http.post("/jobs", json={"text": [f"text {number}" for number in range(50)]})
+    assert handed_in.status_code == 202, handed_in.text
+    path = handed_in.headers["location"]
+    wait_until(lambda: made.http.get(path).json()["status"] == "finished", "the job")
+    assert made.http.get(path).json()["failed"] == 0
+    assert jobs.stop() == 0
 
 
 async def _remembers_many_at_once(server: RedisServer) -> None:

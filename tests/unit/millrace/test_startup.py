@@ -66,6 +66,13 @@ def test_a_bad_value_is_named(monkeypatch: pytest.MonkeyPatch, variable: str, va
     assert sentence(ApiSettings).startswith(said)
 
 
+def test_a_budget_above_the_largest_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests that state no budget would have waited for longer than any may ask for."""
+    monkeypatch.setenv("MILLRACE_DEFAULT_BUDGET_S", "90")
+    said = "MILLRACE_DEFAULT_BUDGET_S=90 is above MILLRACE_MAX_BUDGET_S=60"
+    assert sentence(ApiSettings) == f"the settings do not fit together: {said}."
+
+
 def test_a_bad_flag_is_named_as_a_flag() -> None:
     assert sentence(ApiSettings, port=99999).startswith("--port=99999 should be less than")
     assert sentence(ApiSettings, redis_url="x").startswith("--redis-url must begin with redis://")
