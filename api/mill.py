@@ -12,6 +12,10 @@ from batcher.messages import Lane, Outcome, Prediction, Snapshot
 from batcher.outage import Outage
 
 
+# Revisions whose names are remembered.
+MOST_MODELS = 64
+
+
 class Hub(Protocol):
     """`batcher.replies.ReplyHub`, or a pretended one."""
 
@@ -50,12 +54,15 @@ class Cache(Protocol):
 
 
 class Models:
-    """The current model, remembered while the mill is away: what the cache knows of it is still true."""
+    """The current model, remembered while the mill is away: what the cache knows of it is still true.
+
+    While models are exchanged, results of the one before still come: each revision keeps the name that it was
+    published under.
+    """
 
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
         self._headers: dict[str, bytes] = {}
-        self._name = ""
         self._revision = ""
 
     @property
@@ -63,15 +70,21 @@ class Models:
         """Of the last model that workers published; empty before the first."""
         model = self._hub.snapshot.model
         if model is not None and model.revision != self._revision:
-            self._name, self._revision = model.name, model.revision
-            self._headers.clear()
+            self._revision = model.revision
+            if len(self._headers) >= MOST_MODELS:
+                self._headers.clear()
+            self._headers[model.revision] = _header(model.name, model.revision)
         return self._revision
 
     def header(self, revision: str) -> bytes:
-        """name@revision as X-Model carries it, with twelve characters of the revision."""
-        value = self._headers.get(revision)
-        if value is None:
-            value = re.sub(r"[^!-~]|,", "_", f"{self._name}@{revision[:12]}").encode("ascii")
-            if len(self._headers) < 64:
-                self._headers[revision] = value
-        return value
+        """name@revision as X-Model carries it, with twelve characters of the revision.
+
+        Without the name where no worker has published that revision to this process.
+        """
+        if revision not in self._headers and revision != self.revision:
+            return _header("", revision)
+        return self._headers[revision]
+
+
+def _header(name: str, revision: str) -> bytes:
+    return re.sub(r"[^!-~]|,", "_", f"{name}@{revision[:12]}").encode("ascii")

@@ -1,0 +1,41 @@
+"""Which model an answer names."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from api.mill import MOST_MODELS, Models
+from tests.unit.pretended import MODEL, OTHER_REVISION, REVISION, RUNNING, FakeHub
+
+
+def publish(hub: FakeHub, name: str, revision: str) -> None:
+    hub.snapshot = replace(RUNNING, model=replace(MODEL, name=name, revision=revision))
+
+
+def test_a_result_of_the_model_before_keeps_its_name() -> None:
+    """While models of different names are exchanged, it was named by the new one: a pair that never was."""
+    hub = FakeHub()
+    models = Models(hub)
+    publish(hub, "old", REVISION)
+    assert models.revision == REVISION
+    publish(hub, "new", OTHER_REVISION)
+    assert models.revision == OTHER_REVISION
+    assert models.header(REVISION) == b"old@a1b2c3d4e5f6"
+    assert models.header(OTHER_REVISION) == b"new@ffeeddccbbaa"
+
+
+def test_a_revision_that_nobody_published_has_no_name() -> None:
+    hub = FakeHub()
+    models = Models(hub)
+    assert models.header(OTHER_REVISION) == b"@ffeeddccbbaa"
+    publish(hub, "new", OTHER_REVISION)
+    assert models.header(OTHER_REVISION) == b"new@ffeeddccbbaa"
+
+
+def test_names_are_kept_of_so_many_revisions() -> None:
+    hub = FakeHub()
+    models = Models(hub)
+    for number in range(3 * MOST_MODELS):
+        publish(hub, f"m{number}", f"{number:064d}")
+        assert models.revision == f"{number:064d}"
+        assert len(models._headers) <= MOST_MODELS
