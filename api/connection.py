@@ -1,9 +1,12 @@
-"""One connection: uvicorn's protocol, and bounds on what a client may leave unfinished.
+"""One connection: uvicorn's protocol, bounds on what a client may leave unfinished, and a patient end.
 
 Uvicorn ends connections that rest between two requests, and nothing else: one that never sends a head, sends
 it a byte a minute or without an end, stops in its body, or does not read its answer would stay and hold
 memory. Here each of these has an end, and so has their number: beyond the limit idle ones go, the oldest
 first, so that a health check still finds a place.
+
+While the process drains, every answer closes its connection; and a request that is on its way when the port
+closes is answered, too.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from api.errors import Problem
+from api.lifecycle import PHASE, Phase
 from api.wire import CLOSE, new_request_id, problem_parts
 
 # Without a byte for between one and two of these a head or a body is given up, and so is an answer unread.
@@ -29,6 +33,10 @@ CHUNKED = 16
 PIPELINED = 64
 # Of the connections over the limit, what goes at once, so that not every new one has to look for another.
 AT_ONCE = 64
+# How long a connection without a request outlives the port: one may be on its way, and would be reset.
+LAST_S = 0.5
+# A new one has so long from its beginning.
+FIRST_S = 3.0
 
 _State = tuple[object, int, int, bool]
 
@@ -49,6 +57,8 @@ class Connection(HttpToolsProtocol):
         self._since = self.loop.time()
         self._allowance = HEAD_BYTES
         self._looking: asyncio.TimerHandle | None = None
+        self._phase: Phase | None = app_state.get(PHASE)
+        self._last = False
 
     @property
     def idle(self) -> bool:
@@ -89,6 +99,17 @@ class Connection(HttpToolsProtocol):
         if len(self.pipeline) >= PIPELINED:
             raise ValueError("too many requests at once")
         super().on_headers_complete()
+        if self._last or (self._phase is not None and self._phase.draining):
+            self.cycle.keep_alive = False
+
+    def shutdown(self) -> None:
+        """The port has closed: the request under way is the last one, else the next, if it comes soon."""
+        self._last = True
+        if not self.idle:
+            super().shutdown()
+            return
+        first_s = self._since + FIRST_S - self.loop.time() if self.scope is None else 0.0
+        self.loop.call_later(max(LAST_S, first_s), super().shutdown)
 
     def send_400_response(self, msg: str) -> None:
         """What is no HTTP gets the service's own kind of error."""

@@ -9,7 +9,16 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
+from api.door import Door
+
 log = logging.getLogger(__name__)
+
+# From the shut door to the closed port, at least: who is inside has to be taken.
+TAKE_S = 0.1
+# So many times at most: where a door cannot be shut, others may follow without end.
+TAKES = 20
+# Under this key of the server's state connections find the phase.
+PHASE = "phase"
 
 
 class Phase:
@@ -17,32 +26,48 @@ class Phase:
 
     def __init__(self) -> None:
         self.draining = False
+        self._ending: asyncio.Task[None] | None = None
 
-    def catch_signals(self, quiet_s: float) -> None:
+    def catch_signals(self, quiet_s: float, door: Door | None = None) -> None:
         """Puts itself before the server's handlers: readiness goes, `quiet_s` later the server stops.
 
-        A second signal is passed on at once. Call it from the main thread, with the loop running and the
-        server's own handlers in place (a lifespan is such a place).
+        In between the door is shut, where this process has one. A second signal is passed on at once. Call it
+        from the main thread, with the loop running and the server's own handlers in place (a lifespan is such
+        a place).
         """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             passed_on = signal.getsignal(number)
             assert callable(passed_on)
-            signal.signal(number, self._handler(loop, passed_on, quiet_s))
+            signal.signal(number, self._handler(loop, passed_on, quiet_s, door))
 
     def _handler(
         self,
         loop: asyncio.AbstractEventLoop,
         passed_on: Callable[[int, FrameType | None], Any],
         quiet_s: float,
+        door: Door | None,
     ) -> Callable[[int, FrameType | None], None]:
+        def begin(number: int) -> None:
+            self._ending = loop.create_task(self._end(quiet_s, door, lambda: passed_on(number, None)))
+
         def handle(number: int, frame: FrameType | None) -> None:
-            wait_s = 0.0 if self.draining else quiet_s
-            self.draining = True
+            first, self.draining = not self.draining, True
             log.info("draining", extra={"action": "draining", "signal": signal.Signals(number).name})
-            if wait_s:
-                loop.call_soon_threadsafe(loop.call_later, wait_s, passed_on, number, None)
+            if first:
+                loop.call_soon_threadsafe(begin, number)
             else:
                 passed_on(number, frame)
 
         return handle
+
+    async def _end(self, quiet_s: float, door: Door | None, stop: Callable[[], None]) -> None:
+        await asyncio.sleep(quiet_s)
+        if door is not None:
+            door.shut()
+        await asyncio.sleep(TAKE_S)
+        for _ in range(TAKES):
+            if door is None or not door.crowded():
+                break
+            await asyncio.sleep(TAKE_S)
+        stop()

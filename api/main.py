@@ -12,11 +12,12 @@ from fastapi import APIRouter, FastAPI, Response
 from api.access import Keys
 from api.board import Board
 from api.cache import LocalCache
+from api.door import Door
 from api.edge import Edge, Handoff
 from api.health import Health, health_routes
 from api.job_desk import JobDesk
 from api.jobs import Deferral, job_routes
-from api.lifecycle import Phase
+from api.lifecycle import PHASE, Phase
 from api.metrics import Metrics, MillCollector
 from api.mill import Cache, Hub
 from api.page import page_routes
@@ -52,11 +53,12 @@ def create_app(
     jobs: JobDesk | None = None,
     board_dir: Path | None = None,
     catch_signals: bool = False,
+    door: Door | None = None,
 ) -> Edge:
     """The ASGI application. `hub`, `cache` and `jobs` default to real ones on the settings' Redis.
 
     `board_dir` is where several processes of one service keep their counters; `catch_signals` lets SIGTERM
-    take readiness away before the server begins to stop (for servers run by `api.serve`).
+    take readiness away and shut the `door` before the server begins to stop (for those run by `api.serve`).
     """
     hub = hub or _hub(settings)
     cache = cache or _cache(settings)
@@ -70,12 +72,12 @@ def create_app(
     stats = Stats(metrics, hub, jobs, phase)
 
     @contextlib.asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Phase]]:
         if catch_signals:
-            phase.catch_signals(settings.quiet_s)
+            phase.catch_signals(settings.quiet_s, door)
         await hub.start()
         async with _published(metrics, local, hub), stats.running():
-            yield
+            yield {PHASE: phase}
         await jobs.stop()
         await hub.stop()
         await cache.close()

@@ -1,7 +1,8 @@
 """Runs the API: uvicorn on uvloop and httptools, in one process or several that share the port.
 
-The end of a process, in order: /readyz says no -> (`quiet_s`) -> the port closes, idle connections too ->
-requests in flight, up to `drain_s` -> the hub and its connections. A second Ctrl-C ends it at once.
+The end of a process, in order: /readyz says no, answers close their connections -> (`quiet_s`) -> nobody new
+comes in, who is inside is taken -> the port closes, a moment later idle connections -> requests in flight, up
+to `drain_s` -> the hub and its connections. A second Ctrl-C ends it at once.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import signal
 import socket
 import sys
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +23,7 @@ import uvicorn
 from uvicorn.supervisors import Multiprocess
 
 from api.connection import Connection
+from api.door import Door
 from api.edge import Edge
 from api.main import create_app
 from api.settings import ApiSettings
@@ -35,17 +38,36 @@ OWN_FILES = 256
 
 @dataclass(frozen=True, slots=True)
 class _Factory:
-    """Builds the application inside the process that serves it. Travels to child processes by value."""
+    """Builds the application inside the process that serves it. Travels to child processes by value.
+
+    A door belongs to the process that has the port for itself; that of several is shut by their parent.
+    """
 
     settings: ApiSettings
     board_dir: Path | None
+    door: Door | None
 
     def __call__(self) -> Edge | Traced:
         logs.setup(self.settings.log_level, self.settings.log_format)
-        app = create_app(self.settings, board_dir=self.board_dir, catch_signals=True)
+        app = create_app(self.settings, board_dir=self.board_dir, catch_signals=True, door=self.door)
         # What lives as long as the process is not looked at by each garbage collection: 20 ms otherwise.
         gc.freeze()
         return Traced(app, tracing.setup("api")) if self.settings.tracing else app
+
+
+class _Parent(Multiprocess):
+    """Of several processes. Lets go of the port as they do: else the kernel takes connections for nobody."""
+
+    def __init__(self, config: uvicorn.Config, listener: socket.socket, quiet_s: float) -> None:
+        super().__init__(config, [listener])
+        self._listener = listener
+        self._quiet_s = quiet_s
+
+    def terminate_all(self) -> None:
+        super().terminate_all()
+        time.sleep(self._quiet_s)
+        Door(self._listener).shut()
+        self._listener.close()
 
 
 def serve(settings: ApiSettings) -> None:
@@ -68,16 +90,17 @@ def serve(settings: ApiSettings) -> None:
         host, port = listener.getsockname()[:2]
         fields = {"host": host, "port": port, "processes": settings.processes}
         log.info("listening", extra={"action": "api.listening", **fields})
-        _run(_config(settings, _Factory(settings, board_dir)), listener)
+        door = Door(listener) if settings.processes == 1 else None
+        _run(_config(settings, _Factory(settings, board_dir, door)), listener, settings.quiet_s)
         log.info("stopped", extra={"action": "api.stopped"})
 
 
-def _run(config: uvicorn.Config, listener: socket.socket) -> None:
+def _run(config: uvicorn.Config, listener: socket.socket, quiet_s: float) -> None:
     # uvicorn raises the signal that stopped it once more, after everything is in order.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     with contextlib.suppress(KeyboardInterrupt):
         if config.workers > 1:
-            Multiprocess(config, sockets=[listener]).run()
+            _Parent(config, listener, quiet_s).run()
         else:
             uvicorn.Server(config).run(sockets=[listener])
 

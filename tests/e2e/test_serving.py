@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -54,6 +56,12 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
         process.close()
 
 
+def place(client: httpx.Client) -> tuple[str, int]:
+    """Host and port of the API."""
+    assert client.base_url.port is not None
+    return client.base_url.host, client.base_url.port
+
+
 def test_starts_without_redis_and_is_small(serve: Serve) -> None:
     process, client = serve()
     assert client.get("/readyz").json()["code"] == "redis_unavailable"
@@ -97,10 +105,8 @@ def test_sigterm_takes_readiness_first_and_the_port_later(serve: Serve) -> None:
 
 def test_a_request_in_flight_is_answered_before_the_end(serve: Serve) -> None:
     process, client = serve()
-    host, port = client.base_url.host, client.base_url.port
-    assert port is not None
     body = b'{"text": []}'
-    with socket.create_connection((host, port), timeout=20) as connection:
+    with socket.create_connection(place(client), timeout=20) as connection:
         head = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
         connection.sendall(head.encode())
         time.sleep(0.2)
@@ -110,6 +116,48 @@ def test_a_request_in_flight_is_answered_before_the_end(serve: Serve) -> None:
         connection.sendall(body)
         assert connection.recv(65536).startswith(b"HTTP/1.1 422 ")
     assert process.wait(10) == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the door stays open")
+def test_who_came_in_before_the_port_closes_is_answered(serve: Serve) -> None:
+    """The kernel takes connections for the process; those that it had not looked at yet were reset."""
+    process, client = serve()
+    process.kill(signal.SIGSTOP)
+    with contextlib.ExitStack() as stack:
+        asking = [stack.enter_context(socket.create_connection(place(client), timeout=20)) for _ in range(50)]
+        for connection in asking:
+            connection.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        process.kill(signal.SIGTERM)
+        time.sleep(0.3)  # timers are due, too
+        process.kill(signal.SIGCONT)
+        for connection in asking:
+            answer = connection.recv(65536)
+            assert answer.startswith(b"HTTP/1.1 200 ")
+            assert b"\r\nconnection: close\r\n" in answer
+    assert process.wait(10) == 0
+
+
+def test_several_processes_close_the_port_before_the_last_request_is_answered(serve: Serve) -> None:
+    process, client = serve(processes=2)
+    wait_until(lambda: len(psutil.Process(process.pid).children(recursive=True)) >= 2, "two processes")
+    with socket.create_connection(place(client), timeout=20) as connection:
+        connection.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 12\r\n\r\n")
+        time.sleep(0.2)
+        process.kill(signal.SIGTERM)
+
+        def refused() -> bool:
+            try:
+                socket.create_connection(place(client), timeout=0.2).close()
+            except ConnectionRefusedError:
+                return True
+            except TimeoutError:
+                pass
+            return False
+
+        wait_until(refused, "the port to close", 5)
+        connection.sendall(b'{"text": []}')
+        assert connection.recv(65536).startswith(b"HTTP/1.1 422 ")
+    assert process.wait(20) == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

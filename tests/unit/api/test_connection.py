@@ -13,6 +13,7 @@ import uvicorn
 
 from api import connection
 from api.connection import Connection
+from api.lifecycle import PHASE, Phase
 from api.wire import JSON, BodyReader, Gone, Receive, Scope, Send, send_answer
 from tests.servers import free_port
 
@@ -228,3 +229,57 @@ async def test_when_all_are_busy_the_next_is_told_so() -> None:
             peer[1].write(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\nx")
         await asyncio.sleep(0.1)
         assert await refusal(await dial()) == (503, "too_many_connections")
+
+
+async def test_a_request_that_is_on_its_way_when_the_port_closes_is_answered() -> None:
+    """On a connection that was just made, or that had rested: closing them at once would reset it."""
+    async with served(16) as (server, dial):
+        rested, new = await dial(), await dial()
+        rested[1].write(GET)
+        assert "connection" not in (await answer(rested))[1]
+        server.should_exit = True
+        while server.servers[0].is_serving():  # noqa: ASYNC110 - it says so in no other way
+            await asyncio.sleep(0.01)
+        for peer in (rested, new):
+            peer[1].write(GET)
+            status, headers, _ = await answer(peer)
+            assert (status, headers["connection"]) == (200, "close")
+            assert await ended(peer)
+
+
+async def test_a_new_connection_has_longer_to_bring_its_request() -> None:
+    """On a busy machine half a second passed between the two."""
+    async with served(16) as (server, dial):
+        rested, new = await dial(), await dial()
+        rested[1].write(GET)
+        await answer(rested)
+        server.should_exit = True
+        assert await ended(rested)
+        await asyncio.sleep(connection.LAST_S)
+        new[1].write(GET)
+        assert (await answer(new))[0] == 200
+
+
+async def test_who_says_nothing_more_does_not_keep_the_server() -> None:
+    async with served(16) as (server, dial):
+        rested, new = await dial(), await dial()
+        rested[1].write(GET)
+        await answer(rested)
+        server.should_exit = True
+        async with asyncio.timeout(connection.FIRST_S + 2):
+            while server.server_state.connections:  # noqa: ASYNC110 - it says so in no other way
+                await asyncio.sleep(0.01)
+        assert await ended(rested)
+        assert await ended(new)
+
+
+async def test_while_the_process_drains_every_answer_closes_its_connection() -> None:
+    phase = Phase()
+    async with served(16) as (server, dial):
+        server.lifespan.state[PHASE] = phase
+        peer = await dial()
+        for draining in (False, True):
+            phase.draining = draining
+            peer[1].write(GET)
+            assert ("connection" in (await answer(peer))[1]) is draining
+        assert await ended(peer)
