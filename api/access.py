@@ -59,6 +59,16 @@ class RateLimit:
         self._items = parse_rate(rate)
         self._windows = SlidingWindowCounterRateLimiter(MemoryStorage()) if self._items else None
 
+    def admit(self, keys: Keys, head: Head) -> str:
+        """Counts a request and says whose it is. Raises Problem 401, or 429: vain tries are counted, too."""
+        try:
+            client = keys.client(head)
+        except Problem:
+            self.count(head.client)
+            raise
+        self.count(client)
+        return client
+
     def count(self, client: str) -> None:
         """Counts a request. Raises Problem 429 `rate_limited`."""
         if self._windows is None:

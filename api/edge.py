@@ -14,7 +14,6 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
-from starlette._utils import get_route_path
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -69,7 +68,8 @@ class Edge(FastAPI):
     """
 
     def __init__(self, predict: Predict, metrics: Metrics, keys: Keys, phase: Phase, **options: Any) -> None:
-        super().__init__(**options)
+        # What Host says is anybody's word: nobody is sent there for a slash too many.
+        super().__init__(redirect_slashes=False, **options)
         self.predict = predict
         self.phase = phase
         self.direct: dict[tuple[str, str], Direct] = {}
@@ -88,7 +88,7 @@ class Edge(FastAPI):
         if scope["type"] != "http":
             await super().__call__(scope, receive, send)
             return
-        path = get_route_path(scope) if scope.get("root_path") else scope["path"]
+        path = _route_path(scope)
         if scope["method"] == "HEAD" and path in PROBES:
             scope = {**scope, "method": "GET"}
         direct = self.direct.get((scope["method"], path))
@@ -104,7 +104,7 @@ class Edge(FastAPI):
         stamp = Stamp(head.request_id, Lingering(send, receive))
         try:
             if path not in OPEN_PATHS and not path.startswith(OPEN_PREFIX):
-                self.predict.rate.count(self._keys.client(head))
+                self.predict.rate.admit(self._keys, head)
             await super().__call__(scope, receive, stamp)
         except Problem as problem:
             await send_problem(stamp, problem, head.request_id)
@@ -148,6 +148,13 @@ class Stamp:
         await self._send(message)
 
 
+def _route_path(scope: Scope) -> str:
+    """The path as routes have it, without the one that a server has put the application under."""
+    path: str = scope["path"]
+    below = path.removeprefix(scope.get("root_path", ""))
+    return below if below.startswith("/") else path
+
+
 async def _answer_error(request: Request, error: Exception) -> Response:
     """Every exception of a route as `{"detail", "code", "request_id"}`."""
     problem = _problem(error)
@@ -160,7 +167,7 @@ async def _answer_error(request: Request, error: Exception) -> Response:
 
 def _allowed(scope: Scope) -> bytes:
     """The methods of all routes of this path; the framework says those of the first."""
-    probe = get_route_path(scope) in PROBES
+    probe = _route_path(scope) in PROBES
 
     def has(method: str) -> bool:
         asked = {**scope, "method": "GET" if probe and method == "HEAD" else method}

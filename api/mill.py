@@ -11,7 +11,6 @@ from batcher.eviction import EvictionWatch
 from batcher.messages import Lane, Outcome, Prediction, Snapshot
 from batcher.outage import Outage
 
-
 # Revisions whose names are remembered.
 MOST_MODELS = 64
 

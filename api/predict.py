@@ -111,8 +111,7 @@ class Predict:
 
     async def _answer(self, ask: Ask, receive: Receive) -> Answer:
         head = ask.head
-        ask.client = self._keys.client(head)
-        self.rate.count(ask.client)
+        ask.client = self.rate.admit(self._keys, head)
         check_length(head, self._bodies.limit)
         check_encoding(head)
         check_json(head)

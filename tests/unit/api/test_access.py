@@ -56,6 +56,17 @@ def test_a_rate_is_each_clients_own_and_says_when_to_come_back() -> None:
     assert 1 <= int(wait_s) <= 61
 
 
+def test_vain_tries_are_counted_for_their_address() -> None:
+    rate, keys = RateLimit("2/minute"), Keys([digest("one")])
+    statuses = []
+    for number in range(4):
+        with pytest.raises(Problem) as refused:
+            rate.admit(keys, head(x_api_key=f"guess {number}"))
+        statuses.append(refused.value.status)
+    assert statuses == [401, 401, 429, 429]
+    assert rate.admit(keys, head(x_api_key="one")).startswith("key:"), "the right key has a rate of its own"
+
+
 def test_no_rate_is_no_limit() -> None:
     rate = RateLimit("")
     for _ in range(1000):

@@ -62,6 +62,16 @@ async def test_unknown_paths_and_methods_have_the_shape_of_errors(service: Servi
     assert_problem(await service.client.post("/health"), 405, "method_not_allowed")
 
 
+@pytest.mark.parametrize(("method", "path"), [("POST", "/predict/"), ("GET", "/jobs/"), ("GET", "/health/")])
+async def test_nobody_is_sent_to_the_host_that_a_request_names(
+    service: Service, method: str, path: str
+) -> None:
+    """A slash too many was a redirect to whatever stood in Host."""
+    response = await service.client.request(method, path, headers={"host": "evil.example"})
+    assert_problem(response, 404, "not_found")
+    assert "location" not in response.headers
+
+
 async def test_a_wrong_method_is_told_all_the_right_ones(service: Service) -> None:
     for path, allowed in {
         "/jobs": "GET, POST",
