@@ -34,7 +34,7 @@ $(STAMP): pyproject.toml constraints.txt
 
 .PHONY: run
 run: $(STAMP) ## start Redis, API and worker on http://127.0.0.1:8000 (ARGS="--port 9000 --workers 2")
-	@exec $(BIN)/millrace up --data-dir data $(ARGS)
+	@exec $(BIN)/millrace up $(if $(REDIS_URL)$(MILLRACE_REDIS_URL)$(findstring --redis-url,$(ARGS)),,--data-dir data) $(ARGS)
 
 .PHONY: test
 test: $(STAMP) ## run the whole test suite (TESTS="tests/unit -k cache" for a part)

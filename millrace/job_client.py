@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 import time
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -27,8 +26,9 @@ from millrace.text_files import TextFile
 
 Job = dict[str, Any]
 
-# A service that does not answer for this long has gone.
+# A service that does not answer for this long has gone; one that has never answered is not there.
 PATIENCE_S = 60.0
+FIRST_PATIENCE_S = 5.0
 PAUSE_S = 0.5
 WAIT_S = 10
 TIMEOUT_S = 60.0
@@ -42,10 +42,12 @@ class JobClient:
         headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
         self._url = url
         try:
-            self._http = httpx.Client(base_url=url, headers=headers, timeout=TIMEOUT_S, transport=transport)
+            timeout = httpx.Timeout(TIMEOUT_S, connect=FIRST_PATIENCE_S)
+            self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout, transport=transport)
         except (httpx.InvalidURL, ValueError) as error:
             raise CommandError(f"--url {url}: {error}.") from None
-        self._console = Console(file=sys.stderr)
+        self._console = Console(stderr=True)
+        self._answered = self._told = False
 
     def __enter__(self) -> Self:
         return self
@@ -104,7 +106,7 @@ class JobClient:
 
     def _page(self, job: Job, offset: int) -> Iterator[Any]:
         params, headers = {"offset": offset, "limit": job["total"]}, {"accept": "application/x-ndjson"}
-        deadline = time.monotonic() + PATIENCE_S
+        began = time.monotonic()
         while True:
             try:
                 with self._http.stream(
@@ -120,31 +122,39 @@ class JobClient:
             except httpx.TransportError as error:
                 if offset > params["offset"]:
                     return  # some came: the caller asks for the rest
-                self._pause(deadline, error, PAUSE_S)
+                self._pause(began, error, PAUSE_S)
 
     def _ask(
         self, method: str, path: str, *, body: Callable[[], Iterator[bytes]] | None = None, **options: Any
     ) -> httpx.Response:
         """The answer, asked for again while the service is away or asks for patience."""
-        deadline = time.monotonic() + PATIENCE_S
+        began = time.monotonic()
         while True:
             try:
                 answer = self._http.request(method, path, content=body() if body else None, **options)
             except httpx.TransportError as error:
-                self._pause(deadline, error, PAUSE_S)
+                self._pause(began, error, PAUSE_S)
                 continue
+            self._answered = True
             if answer.status_code in (429, 503):
                 wait_s = float(answer.headers.get("retry-after", PAUSE_S))
                 # 429 is about others' jobs, which end some time: that is no outage.
-                self._pause(deadline if answer.status_code == 503 else None, _refused(answer), wait_s)
+                self._pause(began if answer.status_code == 503 else None, _refused(answer), wait_s)
                 continue
+            self._told = False
             if answer.status_code >= 400:
                 raise _refused(answer)
             return answer
 
-    def _pause(self, deadline: float | None, error: Exception, seconds: float) -> None:
-        if deadline is not None and time.monotonic() + seconds > deadline:
-            raise CommandError(f"{self._url} does not answer: {error}") from None
+    def _pause(self, began: float | None, error: Exception, seconds: float) -> None:
+        """Waits before the next try. Says why, once an outage; gives up when that lasts too long."""
+        said = str(error) if isinstance(error, CommandError) else f"{self._url} does not answer: {error}"
+        patience_s = PATIENCE_S if self._answered else FIRST_PATIENCE_S
+        if began is not None and time.monotonic() + seconds > began + patience_s:
+            raise CommandError(said) from None
+        if not self._told:
+            self._console.print(f"Waiting: {said}", markup=False, highlight=False, soft_wrap=True)
+            self._told = True
         time.sleep(seconds)
 
 

@@ -91,7 +91,10 @@ def _add_artefacts(add: Add) -> None:
 
     verify = add("verify", commands.verify, "compare every byte of a model with what is on record")
     verify.add_argument("directory", type=Path)
-    _add_model(add("info", commands.info, "labels, parameters, size, revision, engine and token limit"))
+    info = add("info", commands.info, "labels, parameters, size, revision, engine and token limit")
+    # The same as --model; SUPPRESS: unsaid, it leaves that as it is.
+    info.add_argument("model", nargs="?", default=argparse.SUPPRESS, help=_MODEL)
+    _add_model(info)
 
 
 def _add_answers(add: Add) -> None:

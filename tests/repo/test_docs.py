@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from functools import cache
@@ -76,6 +77,31 @@ def test_every_endpoint_in_the_readme_is_served() -> None:
     )
     named = set(re.findall(r"`(?:GET|POST|DELETE) (/[\w./{}]*)`", table))
     assert named == paths
+
+
+def test_every_error_code_is_documented_and_every_documented_one_exists() -> None:
+    from api.errors import CODE_OF, STATUS_OF
+
+    source = "\n".join(path.read_text() for path in tracked("api/*.py"))
+    named = set(re.findall(r"\bcode=\"([a-z_]+)\"", source))
+    named |= {*CODE_OF.values(), *(error.code for error in STATUS_OF)}
+    _, _, page = (ROOT / "docs/http.md").read_text().partition("### When it does not succeed")
+    # There for what the framework might raise; it does not.
+    assert named - set(re.findall(r"`([a-z_]+)`", page)) == {"forbidden", "conflict"}
+    rows = re.findall(r"^\| \d{3} \| ([^|]*) \|", page, re.MULTILINE)
+    assert set(re.findall(r"`([a-z_]+)`", "".join(rows))) <= named
+
+
+@pytest.mark.parametrize(
+    "word",
+    ["ARGS=--workers 2", "REDIS_URL=redis://x", "MILLRACE_REDIS_URL=redis://x", "ARGS=--redis-url redis://x"],
+)
+def test_make_run_starts_a_redis_unless_one_is_given(word: str) -> None:
+    environment = {name: value for name, value in os.environ.items() if "REDIS_URL" not in name}
+    told = subprocess.run(
+        ["make", "-n", "run", word], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    )
+    assert ("--data-dir" in told.stdout.splitlines()[-1]) == ("redis" not in word)
 
 
 @pytest.mark.parametrize("page", tracked("*.md"), ids=str)

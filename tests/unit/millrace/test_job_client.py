@@ -42,6 +42,7 @@ class Service:
 def service(monkeypatch: pytest.MonkeyPatch) -> Service:
     monkeypatch.setattr(job_client, "PAUSE_S", 0.0)
     monkeypatch.setattr(job_client, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(job_client, "FIRST_PATIENCE_S", 0.1)
     return Service()
 
 
@@ -92,6 +93,26 @@ def test_a_lost_connection_is_tried_again_with_the_whole_body(
 
 
 def test_a_service_that_stays_away_is_given_up(service: Service, client: JobClient, source: TextFile) -> None:
+    service.answers = [httpx.ConnectError("refused") for _ in range(10**5)]
+    with pytest.raises(CommandError, match="http://mill does not answer: refused"):
+        client.submit(source)
+
+
+def test_waiting_is_told_once_and_at_once(
+    service: Service, client: JobClient, source: TextFile, capsys: pytest.CaptureFixture[str]
+) -> None:
+    service.answers = [httpx.ConnectError("refused"), httpx.ConnectError("refused"), job(202)]
+    client.submit(source)
+    assert capsys.readouterr().err == "Waiting: http://mill does not answer: refused\n"
+    service.answers = [refusal(429, "full", **{"retry-after": "0"}), job(202)]
+    client.submit(source)
+    assert capsys.readouterr().err == "Waiting: the service answered 429: full.\n"
+
+
+def test_a_service_that_is_not_there_is_given_up_sooner(
+    service: Service, client: JobClient, source: TextFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job_client, "PATIENCE_S", 1000.0)
     service.answers = [httpx.ConnectError("refused") for _ in range(10**5)]
     with pytest.raises(CommandError, match="http://mill does not answer: refused"):
         client.submit(source)

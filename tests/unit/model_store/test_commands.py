@@ -62,6 +62,8 @@ def test_build_check_verify_info_predict(
     printed = capsys.readouterr().out
     assert "engine      torch bf16" in printed
     assert "parameters  1.0 M" in printed
+    assert main(["info", str(out), *kept]) == 0
+    assert capsys.readouterr().out == printed
     assert main(["predict", "good", "bad", "--model", str(out), *kept]) == 0
     first, second = capsys.readouterr().out.splitlines()
     assert first.startswith("LABEL_0 0.")
