@@ -77,7 +77,7 @@ def health_routes(
 
     @router.get("/livez", summary="Restart it when this fails", responses={503: {"model": Error}})
     async def livez() -> Live:
-        if not hub.alive:
+        if not (hub.alive and phase.whole):
             raise Problem(503, "an internal loop has ended", code="loop_ended")
         return Live()
 

@@ -26,7 +26,19 @@ class Phase:
 
     def __init__(self) -> None:
         self.draining = False
+        self._loops: list[asyncio.Task[None]] = []
         self._ending: asyncio.Task[None] | None = None
+
+    def watch(self, loop: asyncio.Task[None]) -> asyncio.Task[None]:
+        """A task that runs for as long as the process: without it /livez fails, and the log says why."""
+        self._loops.append(loop)
+        loop.add_done_callback(_tell)
+        return loop
+
+    @property
+    def whole(self) -> bool:
+        """False once a watched loop has ended."""
+        return not any(loop.done() for loop in self._loops)
 
     def catch_signals(self, quiet_s: float, door: Door | None = None) -> None:
         """Puts itself before the server's handlers: readiness goes, `quiet_s` later the server stops.
@@ -71,3 +83,9 @@ class Phase:
                 break
             await asyncio.sleep(TAKE_S)
         stop()
+
+
+def _tell(loop: asyncio.Task[None]) -> None:
+    if not loop.cancelled() and (error := loop.exception()) is not None:
+        fields = {"action": "loop.ended", "loop": loop.get_name()}
+        log.error("a loop has ended", exc_info=error, extra=fields)

@@ -25,18 +25,10 @@ from api.predict import Predict
 from api.schema import PREDICT_RESPONSES, Predictions, request_body
 from api.settings import ApiSettings
 from api.stats import Stats, stats_routes
-from batcher.admission import LaneCaps
-from batcher.connect import connect_async
 from batcher.replies import ReplyHub
 from batcher.shared_cache import SharedCache
 
 PUBLISH_EVERY_S = 1.0
-# One round trip; an answer that takes longer counts as an outage.
-COMMAND_TIMEOUT_S = 1.0
-# The cache is worth waiting for only while it is faster than the model.
-CACHE_TIMEOUT_S = 0.5
-# The blocking pop waits 1 s; DESIGN section 8 asks for 2 s more.
-HINT_TIMEOUT_S = 3.0
 
 DESCRIPTION = """
 Texts in, labels out. Known texts are answered from a cache, the others are gathered into batches by workers.
@@ -60,8 +52,8 @@ def create_app(
     `board_dir` is where several processes of one service keep their counters; `catch_signals` lets SIGTERM
     take readiness away and shut the `door` before the server begins to stop (for those run by `api.serve`).
     """
-    hub = hub or _hub(settings)
-    cache = cache or _cache(settings)
+    hub = hub or ReplyHub.connect(settings)
+    cache = cache or SharedCache.connect(settings)
     phase = Phase()
     local = LocalCache(settings.local_cache_entries, settings.local_cache_bytes)
     metrics = Metrics(Board(board_dir), settings.default_budget_s, several=board_dir is not None)
@@ -76,7 +68,7 @@ def create_app(
         if catch_signals:
             phase.catch_signals(settings.quiet_s, door)
         await hub.start()
-        async with _published(metrics, local, hub), stats.running():
+        async with _published(metrics, local, hub, phase), stats.running():
             yield {PHASE: phase}
         await jobs.stop()
         await hub.stop()
@@ -123,7 +115,7 @@ def _predict_route(predict: Predict) -> APIRouter:
 
 
 @contextlib.asynccontextmanager
-async def _published(metrics: Metrics, local: LocalCache, hub: Hub) -> AsyncIterator[None]:
+async def _published(metrics: Metrics, local: LocalCache, hub: Hub, phase: Phase) -> AsyncIterator[None]:
     """Within it, sibling processes see what this one counts, a second old at most."""
 
     async def publish() -> None:
@@ -131,24 +123,7 @@ async def _published(metrics: Metrics, local: LocalCache, hub: Hub) -> AsyncIter
             metrics.publish(local, hub)
             await asyncio.sleep(PUBLISH_EVERY_S)
 
-    publisher = asyncio.create_task(publish())
+    publisher = phase.watch(asyncio.create_task(publish(), name="metrics"))
     yield
     publisher.cancel()
     await asyncio.wait([publisher])
-
-
-def _hub(settings: ApiSettings) -> ReplyHub:
-    url = settings.redis_url.get_secret_value()
-    return ReplyHub(
-        connect_async(url, timeout_s=COMMAND_TIMEOUT_S, retries=1),
-        connect_async(url, timeout_s=HINT_TIMEOUT_S, retries=0, connections=1),
-        name=settings.name,
-        caps=LaneCaps(settings.max_waiting_cost, settings.max_waiting_cost_bulk),
-        max_attempts=settings.max_attempts,
-    )
-
-
-def _cache(settings: ApiSettings) -> SharedCache:
-    url = (settings.cache_url or settings.redis_url).get_secret_value()
-    client = connect_async(url, timeout_s=CACHE_TIMEOUT_S, retries=0, connections=4)
-    return SharedCache(client, settings.name, settings.cache_ttl_s)

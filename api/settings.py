@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from ipaddress import ip_network
 from typing import Self
 
 from pydantic import Field, SecretStr, field_validator, model_validator
@@ -37,8 +38,8 @@ class ApiSettings(JobSettings):
     drain_s: float = Field(default=15.0, ge=0, le=600)
     # Before that, how long the port stays open with readiness gone: what a load balancer needs to notice.
     quiet_s: float = Field(default=0.0, ge=0, le=120)
-    # Believe X-Forwarded-For and -Proto. Only behind a proxy that sets them.
-    trust_proxy: bool = False
+    # Addresses or networks of proxies, comma-separated, whose X-Forwarded-For and -Proto are believed.
+    trust_proxy: str = ""
     # Texts that one client (API key, else address) may have waiting at once; 0: no limit.
     max_client_texts: int = Field(default=0, ge=0)
     # A client with no more texts than this waiting goes before those with more, when texts wait at all.
@@ -57,6 +58,17 @@ class ApiSettings(JobSettings):
             raise ValueError(
                 "each API key is given as its SHA-256 digest: 64 hex digits, separated by commas"
             )
+        return value
+
+    @field_validator("trust_proxy")
+    @classmethod
+    def _check_networks(cls, value: str) -> str:
+        try:
+            everybody = any(ip_network(part, strict=False).prefixlen == 0 for part in _parts(value))
+        except ValueError as error:
+            raise ValueError("proxies are addresses or networks: 127.0.0.1, 10.0.0.0/8") from error
+        if everybody:
+            raise ValueError("whoever trusts everybody believes what clients write themselves")
         return value
 
     @field_validator("rate_limit")
@@ -78,10 +90,19 @@ class ApiSettings(JobSettings):
         return self
 
     @property
+    def trusted_proxies(self) -> list[str]:
+        """Networks of the proxies that are believed. The client is the last address that is none of them."""
+        return [str(ip_network(part, strict=False)) for part in _parts(self.trust_proxy)]
+
+    @property
     def key_digests(self) -> Sequence[str]:
         """Digests of the accepted API keys; empty: open to everyone."""
         return _split(self.api_keys)
 
 
 def _split(value: SecretStr) -> list[str]:
-    return [part.strip() for part in value.get_secret_value().split(",") if part.strip()]
+    return _parts(value.get_secret_value())
+
+
+def _parts(value: str) -> list[str]:
+    return [part.strip() for part in value.split(",") if part.strip()]

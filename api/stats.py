@@ -63,7 +63,7 @@ class Stats:
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Frames are made within it; all streams end with it."""
-        ticking = asyncio.create_task(self._run())
+        ticking = self._phase.watch(asyncio.create_task(self._run(), name="stats"))
         try:
             yield
         finally:

@@ -94,6 +94,26 @@ def test_a_large_upload_is_refused_and_never_held(serve: Serve, chunked: bool) -
     assert client.get("/health").status_code == 200
 
 
+def test_a_client_behind_a_proxy_is_what_the_proxy_says_not_what_it_says_itself(serve: Serve) -> None:
+    """The address that the client wrote was taken: each of its requests came from somebody else."""
+    _, client = serve(trust_proxy="127.0.0.1", rate_limit="3/minute")
+
+    def status(said: str) -> int:
+        return client.get("/stats", headers={"x-forwarded-for": said}).status_code
+
+    assert [status(f"198.51.100.{number}, 203.0.113.5") for number in range(5)] == [200] * 3 + [429] * 2
+    assert status("203.0.113.6") == 200
+
+
+def test_nobody_is_believed_who_is_no_proxy(serve: Serve) -> None:
+    _, client = serve(trust_proxy="10.0.0.0/8", rate_limit="3/minute")
+    statuses = [
+        client.get("/stats", headers={"x-forwarded-for": f"198.51.100.{number}"}).status_code
+        for number in range(5)
+    ]
+    assert statuses == [200] * 3 + [429] * 2
+
+
 def test_sigterm_takes_readiness_first_and_the_port_later(serve: Serve) -> None:
     process, client = serve(quiet_s=1.5, log_format="json")
     process.kill(signal.SIGTERM)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 
 import pytest
@@ -47,6 +48,25 @@ async def test_live_until_a_loop_has_ended(service: Service) -> None:
     assert (await service.client.get("/livez")).json() == {"status": "live"}
     service.hub.alive = False
     assert_problem(await service.client.get("/livez"), 503, "loop_ended")
+
+
+async def test_livez_sees_the_loops_of_the_edge_itself(
+    service: Service, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The one that publishes counters could end unseen: sibling processes then showed old ones for ever."""
+
+    async def broken() -> None:
+        raise RuntimeError("the board is gone")
+
+    service.app.phase.watch(asyncio.create_task(broken(), name="metrics"))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert_problem(await service.client.get("/livez"), 503, "loop_ended")
+    assert [record.__dict__["loop"] for record in caplog.records if "loop" in record.__dict__] == ["metrics"]
+
+
+async def test_every_loop_of_the_edge_is_watched(service: Service) -> None:
+    assert {loop.get_name() for loop in service.app.phase._loops} == {"metrics", "stats"}
 
 
 async def test_ready_says_what_would_answer(service: Service) -> None:
@@ -157,6 +177,7 @@ async def test_openapi_describes_everything(service: Service) -> None:
         "202",
         "401",
         "408",
+        "409",
         "413",
         "415",
         "422",
