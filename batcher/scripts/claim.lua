@@ -78,11 +78,11 @@ if taken == 0 and (free or redis.call('LLEN', SOLO) == 0) then
   if taken > 0 then drain(Q, most, most_cost) end
 end
 in_thousands(leases, 'ZADD', INFLIGHT)
--- The second places of those who went first are no strangers.
-local doubled = skipped > 0 and tonumber(redis.call('HGET', WAITING, 'doubled')) or 0
-if doubled > 0 then
-  redis.call('HINCRBY', WAITING, 'doubled', -math.min(doubled, skipped))
-  skipped = math.max(skipped - doubled, 0)
+-- Second places of those who went first, and places of those who left, are no strangers.
+local void = skipped > 0 and tonumber(redis.call('HGET', WAITING, 'void')) or 0
+if void > 0 then
+  redis.call('HINCRBY', WAITING, 'void', -math.min(void, skipped))
+  skipped = math.max(skipped - void, 0)
 end
 for lane, weight in pairs(freed) do uncount(lane, weight) end
 local bell = redis.call('XREVRANGE', P .. ':bell', '+', '-', 'COUNT', 1)

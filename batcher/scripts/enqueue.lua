@@ -67,7 +67,7 @@ end
 if #ahead > 0 then
   in_thousands(ahead, 'RPUSH', FIRST)
   redis.call('PEXPIRE', FIRST, 120000)
-  redis.call('HINCRBY', WAITING, 'doubled', #ahead)
+  redis.call('HINCRBY', WAITING, 'void', #ahead)
 end
 if #pushed > 0 then
   in_thousands(pushed, 'RPUSH', list_of(lane))

@@ -27,14 +27,12 @@ local function tidy(lane)
   end
   local entries = redis.call('LLEN', list)
   -- The counter cannot drift for long: an empty lane has no cost.
-  if entries == 0 and redis.call('HEXISTS', WAITING, lane) == 1 then
-    redis.call('HSET', WAITING, lane, 0)
-    if lane == 'interactive' then redis.call('HDEL', WAITING, 'doubled') end
-  end
+  if entries == 0 and redis.call('HEXISTS', WAITING, lane) == 1 then redis.call('HSET', WAITING, lane, 0) end
   return { entries, math.max(tonumber(redis.call('HGET', WAITING, lane)) or 0, 0), oldest }
 end
 
 local interactive, bulk = tidy('interactive'), tidy('bulk')
+if interactive[1] + bulk[1] == 0 then redis.call('HDEL', WAITING, 'void') end
 redis.call('ZREMRANGEBYSCORE', WORKERS, '-inf', now)
 local workers = {}
 for _, id in ipairs(redis.call('ZRANGE', WORKERS, 0, -1)) do

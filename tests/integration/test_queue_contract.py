@@ -357,8 +357,35 @@ def test_cancelling_removes_the_entry_when_nobody_else_waits(bench: Bench) -> No
     bench.ask("x", "y")
     bench.ask("x", api="b")
     assert bench.cancel("x", "y") == 1
-    assert ids_of(bench.worker().claim(10, 100, 100)) == ["x"]
+    assert bench.waiting() == 10
+    claim = bench.worker().claim(10, 100, 100)
+    assert ids_of(claim) == ["x"]
+    assert claim.skipped == 0, "a place that is known to be void is no stranger"
     assert bench.waiting() == 0
+
+
+def test_a_void_place_goes_without_a_worker_and_may_be_filled_again(bench: Bench) -> None:
+    bench.ask("x", "y")
+    bench.cancel("x", "y")
+    bench.sweep()
+    assert bench.leftovers() == []
+    bench.ask("x")
+    bench.cancel("x")
+    assert bench.ask("x") == [b"queued"]
+    claim = bench.worker().claim(10, 100, 100)
+    assert (ids_of(claim), claim.left, claim.skipped) == (["x"], 0, 0)
+    assert bench.worker().complete([("x", ANSWER)]) == 1
+    assert bench.leftovers() == []
+
+
+def test_cancelling_searches_no_lane(bench: Bench) -> None:
+    bench.ask(*(f"x{i}" for i in range(1200)), cost=1, cap=10_000)
+    assert bench.cancel(*(f"x{i}" for i in range(1100, 1200))) == 100
+    assert bench.client.llen(f"{bench.P}:q") == 1200
+    assert bench.waiting() == 1100
+    claimed = [entry for _ in range(4) for entry in bench.worker().claim(400, 4000, 4000).entries]
+    assert len(claimed) == 1100
+    assert bench.client.llen(f"{bench.P}:q") == 0
 
 
 def test_cancelling_what_runs_lets_it_finish(bench: Bench) -> None:
