@@ -8,7 +8,6 @@ to `drain_s` -> the hub and its connections. A second Ctrl-C ends it at once.
 from __future__ import annotations
 
 import contextlib
-import gc
 import logging
 import resource
 import signal
@@ -28,7 +27,7 @@ from api.edge import Edge
 from api.main import create_app
 from api.settings import ApiSettings
 from api.tracing import Traced
-from batcher import logs, tracing
+from batcher import garbage, logs, tracing
 
 log = logging.getLogger(__name__)
 
@@ -50,8 +49,7 @@ class _Factory:
     def __call__(self) -> Edge | Traced:
         logs.setup(self.settings.log_level, self.settings.log_format)
         app = create_app(self.settings, board_dir=self.board_dir, catch_signals=True, door=self.door)
-        # What lives as long as the process is not looked at by each garbage collection: 20 ms otherwise.
-        gc.freeze()
+        garbage.settle()
         return Traced(app, tracing.setup("api")) if self.settings.tracing else app
 
 

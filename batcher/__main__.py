@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import signal
@@ -10,7 +9,7 @@ import socket
 import sys
 import uuid
 
-from batcher import logs, tracing
+from batcher import garbage, logs, tracing
 from batcher.connect import connect
 from batcher.instruments import Instruments
 from batcher.metrics import MeasuredQueue
@@ -93,7 +92,7 @@ def main(settings: WorkerSettings | None = None) -> int:
         log.error("The model failed its warm-up: %s", error, extra={"action": "worker.unable"})
         return EXIT_UNABLE
     instruments.begin()
-    gc.freeze()  # garbage collections look at what comes from now on
+    garbage.settle()
     worker.run()
     cache.close()
     instruments.close()

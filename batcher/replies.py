@@ -71,6 +71,7 @@ class ReplyHub:
         self._loops: list[asyncio.Task[None]] = []
         self._seen = asyncio.Event()
         self._stopping = False
+        self._hints_lost = False
 
     @classmethod
     def connect(cls, settings: QueueSettings, *, linger_s: float = 0.0) -> ReplyHub:
@@ -168,13 +169,14 @@ class ReplyHub:
     # -- what comes back ---------------------------------------------------------------------------
 
     async def _hints(self) -> None:
-        """Pops hints and resolves futures. A lost hint costs POLL_EVERY_S, no more."""
+        """Pops hints and resolves futures. Hints lost with a connection cost POLL_EVERY_S."""
         client = self._clients[1]
         while not self._stopping:
             await self._seen.wait()
             try:
                 hints = await self.queue.hints(client, HINT_BLOCK_S, HINTS_MOST)
             except REDIS_ERRORS as error:
+                self._hints_lost = True
                 self._asks.lost(error)
                 await asyncio.sleep(RETRY_EVERY_S)
                 continue
@@ -191,9 +193,11 @@ class ReplyHub:
         """Looks for results whose hints were lost, and asks again for ids that Redis has lost."""
         while not self._stopping:
             await asyncio.sleep(POLL_EVERY_S)
-            before = asyncio.get_running_loop().time() - POLL_EVERY_S
-            late = [waiter for waiter in self._waiters if waiter.asked_at < before]
-            for at in range(0, len(late) if self.reachable else 0, POLL_MOST):
+            if not self.reachable:
+                continue
+            late = self._waiters.late(asyncio.get_running_loop().time(), everybody=self._hints_lost)
+            self._hints_lost = False
+            for at in range(0, len(late), POLL_MOST):
                 await self._poll(late[at : at + POLL_MOST])
 
     async def _poll(self, waiters: Sequence[Waiter]) -> None:

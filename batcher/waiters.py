@@ -8,10 +8,17 @@ from dataclasses import dataclass
 
 from batcher.messages import Lane, Outcome
 
+# A result whose hint was lost is looked for after this, then at growing intervals.
+LOOK_S = 0.3
+LOOK_MOST_S = 2.0
+
 
 @dataclass(slots=True, eq=False)
 class Waiter:
-    """One id that `waiting` requests of this process wait for. Its future never holds an exception."""
+    """One id that `waiting` requests of this process wait for. Its future never holds an exception.
+
+    At `look_at` its result is looked for, in case a hint was lost.
+    """
 
     id: str
     text: str
@@ -20,6 +27,7 @@ class Waiter:
     future: asyncio.Future[Outcome]
     deadline: float
     asked_at: float
+    look_at: float
     first: bool = False
     waiting: int = 0
 
@@ -59,7 +67,8 @@ class Waiters:
             waiter = self._by_id.get(entry)
             if waiter is None or waiter.future.done():
                 future: asyncio.Future[Outcome] = loop.create_future()
-                waiter = Waiter(entry, text, lane, trace, future, deadline, loop.time(), first)
+                now = loop.time()
+                waiter = Waiter(entry, text, lane, trace, future, deadline, now, now + LOOK_S, first)
                 self._by_id[entry] = waiter
                 ask.append(waiter)
             elif (
@@ -87,6 +96,16 @@ class Waiters:
                 waiter.future.cancel()
                 unwanted.append(waiter.id)
         return unwanted
+
+    def late(self, now: float, *, everybody: bool) -> list[Waiter]:
+        """Whose results are to be looked for now: those that are due, or all that have waited for a while."""
+        late = []
+        for waiter in self:
+            waited = now - waiter.asked_at
+            if waiter.look_at <= now or (everybody and waited > LOOK_S):
+                waiter.look_at = now + min(max(waited, LOOK_S), LOOK_MOST_S)
+                late.append(waiter)
+        return late
 
     def resolve(self, waiter: Waiter, outcome: Outcome) -> None:
         """Whoever waits gets this outcome; the next one who comes asks anew."""
