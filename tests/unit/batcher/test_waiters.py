@@ -31,6 +31,6 @@ async def test_after_a_loss_everybody_who_has_waited_is_looked_for():
     soon = now + LOOK_S + 0.1
     for waiter in waiters:
         if waiter.id == "new":
-            waiter.asked_at = soon
+            waiter.asked_at, waiter.look_at = soon, soon + LOOK_S
     assert waiters.late(soon, everybody=False) == []
     assert [waiter.id for waiter in waiters.late(soon, everybody=True)] == ["x", "y"]
