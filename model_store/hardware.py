@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from importlib.util import find_spec
 from pathlib import Path
 
 _CGROUP = Path("/sys/fs/cgroup")
@@ -33,9 +34,17 @@ def has_bf16(cpu_info: Path = _CPU_INFO) -> bool:
     return not _BF16_FLAGS.isdisjoint(flags.split())
 
 
-def has_cuda() -> bool:
-    """Whether an NVIDIA driver is here. Cheap: imports no framework."""
-    return _CUDA_DEVICE.exists()
+def has_cuda(device: Path = _CUDA_DEVICE, torch: Path | None = None) -> bool:
+    """Whether torch would find a GPU: an NVIDIA driver is here and its build is one for CUDA.
+
+    Cheap: imports no framework. `torch` is where that package lies.
+    """
+    if torch is None:
+        spec = find_spec("torch")
+        if spec is None or spec.origin is None:
+            return False
+        torch = Path(spec.origin).parent
+    return device.exists() and (torch / "lib" / "libtorch_cuda.so").exists()
 
 
 def _quota(cgroup: Path) -> float | None:

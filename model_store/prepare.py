@@ -76,7 +76,7 @@ def prepare(reference: str, engine: EngineChoice, precision: PrecisionChoice, ar
 def choose(engine: EngineChoice, precision: PrecisionChoice) -> tuple[Engine, Precision]:
     """What `auto` means here. Raises EngineUnavailable for what cannot be had."""
     if engine == "auto":
-        engine = "torch" if hardware.has_cuda() and find_spec("torch") else "openvino"
+        engine = "torch" if hardware.has_cuda() else "openvino"
         if not find_spec(engine):
             engine = "torch"
     if not find_spec(engine):

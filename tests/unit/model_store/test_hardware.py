@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from model_store.hardware import cores, has_bf16
+from model_store.hardware import cores, has_bf16, has_cuda
 
 ALLOWED = len(os.sched_getaffinity(0))
 
@@ -44,3 +44,14 @@ def test_bf16_by_the_flags_of_the_processor(tmp_path: Path, flags: str, expected
 
 def test_an_unknown_system_has_no_bf16(tmp_path: Path) -> None:
     assert not has_bf16(tmp_path / "missing")
+
+
+@pytest.mark.parametrize("driver", [False, True])
+@pytest.mark.parametrize("build", [False, True])
+def test_cuda_wants_a_driver_and_a_build_of_torch_for_it(tmp_path: Path, driver: bool, build: bool) -> None:
+    (tmp_path / "lib").mkdir()
+    if driver:
+        (tmp_path / "nvidiactl").touch()
+    if build:
+        (tmp_path / "lib/libtorch_cuda.so").touch()
+    assert has_cuda(tmp_path / "nvidiactl", tmp_path) is (driver and build)
