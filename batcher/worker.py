@@ -30,9 +30,11 @@ from model_store.layout import computed_tokens
 log = logging.getLogger(__name__)
 
 WAIT_S = 1.0
-# Time for a claim before the pass under way ends, and for tokenising as a share of that pass.
+# Time for a claim before the pass under way ends, and for tokenising as a share of that pass. With a backlog no
+# worker is free to take the entries meanwhile, and a pass that waits for its texts is what costs most.
 CLAIM_AHEAD_S = 0.0025
 TOKENIZE_SHARE = 0.05
+TOKENIZE_SHARE_BACKLOG = 0.2
 
 
 class Worker:
@@ -228,7 +230,8 @@ class Worker:
         held = sum(len(held.tokens) for held in self._held)
         if held >= self.budget or (pass_s < 2 * CLAIM_AHEAD_S and not self.claims.left):
             return None
-        return self._beside.submit(self._claim_late, pass_s * (1 - TOKENIZE_SHARE) - CLAIM_AHEAD_S)
+        share = TOKENIZE_SHARE_BACKLOG if self.claims.left else TOKENIZE_SHARE
+        return self._beside.submit(self._claim_late, pass_s * (1 - share) - CLAIM_AHEAD_S)
 
     def _claim_late(self, delay_s: float) -> Tokenised:
         if (delay_s > 0 and self._stop.wait(delay_s)) or self._stop.is_set():
