@@ -127,7 +127,9 @@ async def test_requests_that_share_a_batch_are_linked(
 ) -> None:
     async def asking(client: httpx.AsyncClient) -> None:
         first = asyncio.create_task(predict(client, "this one keeps the worker busy"))
-        await asyncio.sleep(0.03)
+        async with asyncio.timeout(10):
+            while worker.state != "busy":
+                await asyncio.sleep(0.002)
         await asyncio.gather(*(predict(client, f"text {number}") for number in range(3)))
         await first
 
