@@ -1,4 +1,4 @@
-"""The course's load: 95 % of requests are three known texts, the rest permutations of ten.
+"""The acceptance load: 95 % of requests are three known texts, the rest permutations of ten.
 
 python -m benchmarks.mixed [--model default] [--seconds 15]
 """
@@ -26,7 +26,7 @@ ALL = (
     "Welcome to the thunderdome",
 )
 GOAL_P99_MS = 30.0
-COURSE = "as the course asks"
+ACCEPTANCE = "acceptance load"
 
 
 def main() -> None:
@@ -40,7 +40,7 @@ def main() -> None:
     rng = random.Random(5)
     fresh = iter(range(10**9))
 
-    def course() -> list[str]:
+    def acceptance() -> list[str]:
         return list(KNOWN) if rng.random() < args.known else rng.sample(ALL, len(ALL))
 
     def harder() -> list[str]:
@@ -48,7 +48,7 @@ def main() -> None:
 
     rows, results = [], list[dict[str, Any]]()
     with service(args.model) as mill:
-        for name, texts in ((COURSE, course), ("new texts in the rest", harder)):
+        for name, texts in ((ACCEPTANCE, acceptance), ("new texts in the rest", harder)):
             for users in (10, 50):
                 report.progress(f"{name}, {users} users, {args.seconds:g} s")
                 tally = asyncio.run(closed_loop(mill.port, users, args.seconds, texts))
@@ -69,7 +69,7 @@ def main() -> None:
     goals = [
         report.goal(f"p99 ms of 10 users, {r['load']}", r["p99_ms"], GOAL_P99_MS, at_most=True)
         for r in results
-        if r["users"] == 10 and r["load"] == COURSE
+        if r["users"] == 10 and r["load"] == ACCEPTANCE
     ]
     report.write("mixed", {"model": args.model, "loads": results, "goals": goals})
 

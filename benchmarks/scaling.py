@@ -59,7 +59,7 @@ class Shape:
 def shapes(capacity: float, day_s: float) -> list[Shape]:
     """The three loads; `capacity` is what one worker does."""
 
-    def course(t: Floats) -> Floats:
+    def acceptance(t: Floats) -> Floats:
         # The best rate in the write-ups, 140 requests/s of 3.35 texts, with every cache switched off.
         return 140 * 3.35 * np.interp(t, [0, 30, 450, 630], [0, 1, 1, 0])
 
@@ -69,7 +69,7 @@ def shapes(capacity: float, day_s: float) -> list[Shape]:
     def day(t: Floats) -> Floats:
         return capacity * (4.15 - 3.85 * np.cos(2 * math.pi * t / day_s))
 
-    return [Shape("course", 930, course), Shape("10x step", 2400, step), Shape("day", day_s, day)]
+    return [Shape("acceptance", 930, acceptance), Shape("10x step", 2400, step), Shape("day", day_s, day)]
 
 
 def arrivals(shape: Shape, texts: int, seed: int) -> Floats:

@@ -1,23 +1,23 @@
-// The acceptance load of the course, as its students ran it: 10 users, GET /health, then POST /predict.
+// The acceptance load: 10 users, GET /health, then POST /predict.
 // CACHE_RATE: how often the three fixed texts are sent (0.95). P99_MS: the bound on /predict (100).
 import { sleep } from 'k6';
 import { health, predict, refuseUnlessReady } from './lib/mill.js';
-import { course } from './lib/profiles.js';
+import { acceptance } from './lib/profiles.js';
 import { summary, trends } from './lib/summary.js';
-import { courseTexts } from './lib/texts.js';
+import { acceptanceTexts } from './lib/texts.js';
 
 const known = Number(__ENV.CACHE_RATE || 0.95);
 // Users come back at once; PAUSE_S is there for a machine that the generator would fill alone.
 const pauseS = Number(__ENV.PAUSE_S || 0);
 
 export const options = {
-  scenarios: { load: course },
+  scenarios: { load: acceptance },
   summaryTrendStats: trends,
   thresholds: {
     errors: ['rate==0'],
     refused: ['rate==0'],
     checks: ['rate==1'],
-    // The course asks for p(99)<2000 and ten requests a second.
+    // What this load has always asked for: p(99)<2000 and ten requests a second.
     http_req_duration: ['p(99)<2000'],
     'http_req_duration{name:predict}': [`p(99)<${__ENV.P99_MS || 100}`],
     http_reqs: ['rate>10'],
@@ -29,6 +29,6 @@ export const handleSummary = summary('load');
 
 export default function () {
   health();
-  predict(courseTexts(known, Math.random));
+  predict(acceptanceTexts(known, Math.random));
   if (pauseS) sleep(pauseS);
 }

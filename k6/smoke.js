@@ -4,7 +4,7 @@ import { check } from 'k6';
 import { errors, health, predict, refuseUnlessReady, url } from './lib/mill.js';
 import { users } from './lib/profiles.js';
 import { summary, trends } from './lib/summary.js';
-import { courseTexts, freshTexts, random } from './lib/texts.js';
+import { acceptanceTexts, freshTexts, random } from './lib/texts.js';
 
 export const options = {
   scenarios: { smoke: users(2, 10) },
@@ -24,7 +24,7 @@ export const handleSummary = summary('smoke');
 
 export default function () {
   health();
-  predict(courseTexts(0.95, Math.random));
+  predict(acceptanceTexts(0.95, Math.random));
   predict(freshTexts(2, `${__VU}-${__ITER}`, random(__VU * 100003 + __ITER)));
 
   const wrong = http.post(`${url}/predict`, JSON.stringify({ text: 'not a list' }), {

@@ -2,7 +2,7 @@
 import { health, predict, refuseUnlessReady } from './lib/mill.js';
 import { rate, steady } from './lib/profiles.js';
 import { summary, trends } from './lib/summary.js';
-import { courseTexts, freshTexts, random } from './lib/texts.js';
+import { acceptanceTexts, freshTexts, random } from './lib/texts.js';
 
 const seed = Number(__ENV.SEED || Date.now() % 1e9);
 
@@ -23,5 +23,5 @@ export const handleSummary = summary('soak');
 export default function () {
   const draw = random(seed + __VU * 1000003 + __ITER);
   if (__ITER % 50 === 0) health();
-  predict(draw() < 0.8 ? courseTexts(0.95, draw) : freshTexts(2, `${seed}-${__VU}-${__ITER}`, draw));
+  predict(draw() < 0.8 ? acceptanceTexts(0.95, draw) : freshTexts(2, `${seed}-${__VU}-${__ITER}`, draw));
 }

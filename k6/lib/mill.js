@@ -50,7 +50,7 @@ const rightShape = (answer, count) => {
   return predictions.length === count && predictions.every((pair) => pair.length >= 2 && pair[0].label);
 };
 
-// No Content-Type header, as the course's script sends none. True when the texts were classified.
+// No Content-Type header, as load scripts in the wild send none. True when the texts were classified.
 export function predict(texts, headers = {}) {
   const answer = http.post(`${url}/predict`, JSON.stringify({ text: texts }), {
     headers,

@@ -12,8 +12,8 @@ export const rate = (usual) => Number(__ENV.RATE || usual);
 const seconds = (count) => `${Math.max(1, Math.round(count * scale))}s`;
 const arrival = (more) => ({ preAllocatedVUs: 50, maxVUs: 1000, timeUnit: '1s', ...more });
 
-// The course's load: 30 s to 10 users, 7 minutes at 10, 3 minutes down; users come back at once, without sleep.
-export const course = {
+// The acceptance load: 30 s to 10 users, 7 minutes at 10, 3 minutes down; users come back at once, without sleep.
+export const acceptance = {
   executor: 'ramping-vus',
   startVUs: 0,
   gracefulRampDown: '5s',

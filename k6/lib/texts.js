@@ -1,4 +1,4 @@
-// The course's ten texts, and texts of mixed length that nobody has sent before.
+// The ten texts of the acceptance load, and texts of mixed length that nobody has sent before.
 const FIXED = ['I love you!', 'I hate you!', 'I am a Kubernetes Cluster!'];
 const OTHERS = [
   'I ran to the store',
@@ -38,7 +38,7 @@ function shuffled(list, draw) {
 }
 
 // With probability `known` the three fixed texts, otherwise all ten in another order.
-export const courseTexts = (known, draw) => (draw() < known ? FIXED : shuffled(FIXED.concat(OTHERS), draw));
+export const acceptanceTexts = (known, draw) => (draw() < known ? FIXED : shuffled(FIXED.concat(OTHERS), draw));
 
 // `count` texts, word counts spread as in short reviews. `name` makes them unlike all others.
 export function freshTexts(count, name, draw) {

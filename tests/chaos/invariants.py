@@ -1,4 +1,4 @@
-"""What must hold after the storm: DESIGN section 12, last paragraph."""
+"""What must hold after the storm."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ def test_a_script_parses_and_decides_by_thresholds(
     assert options["thresholds"]["errors"] == ["rate==0"]
 
 
-def test_the_full_load_is_the_one_of_the_course(k6: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+def test_the_full_load_is_the_acceptance_load(k6: Callable[..., subprocess.CompletedProcess[str]]) -> None:
     load = json.loads(k6("inspect", "load", profile="full").stdout)["scenarios"]["load"]
     assert load["executor"] == "ramping-vus"
     assert [(stage["duration"], stage["target"]) for stage in load["stages"]] == [
