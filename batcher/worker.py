@@ -30,8 +30,8 @@ from model_store.layout import computed_tokens
 log = logging.getLogger(__name__)
 
 WAIT_S = 1.0
-# Time for a claim before the pass under way ends, and for tokenising as a share of that pass. With a backlog no
-# worker is free to take the entries meanwhile, and a pass that waits for its texts is what costs most.
+# Time for a claim before the pass under way ends, and for tokenising as a share of that pass. With a backlog
+# no worker is free to take the entries meanwhile, and a pass that waits for its texts costs most.
 CLAIM_AHEAD_S = 0.0025
 TOKENIZE_SHARE = 0.05
 TOKENIZE_SHARE_BACKLOG = 0.2

@@ -30,6 +30,7 @@ from batcher.settings import JobSettings, WorkerSettings
 from batcher.shared_cache import CacheWriter
 from batcher.worker import Worker
 from model_store.stub import StubClassifier
+from tests.mill import wait_until
 from tests.servers import RedisServer
 
 TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -127,9 +128,7 @@ async def test_requests_that_share_a_batch_are_linked(
 ) -> None:
     async def asking(client: httpx.AsyncClient) -> None:
         first = asyncio.create_task(predict(client, "this one keeps the worker busy"))
-        async with asyncio.timeout(10):
-            while worker.state != "busy":
-                await asyncio.sleep(0.002)
+        await asyncio.to_thread(wait_until, lambda: worker.state == "busy", "the first pass")
         await asyncio.gather(*(predict(client, f"text {number}") for number in range(3)))
         await first
 
