@@ -45,6 +45,7 @@ CHAOS ?=
 
 .PHONY: bench
 bench: $(STAMP) ## every benchmark, about ten minutes; tables here, JSON under bench-results/
+	$(BIN)/python -m benchmarks.limit --rounds 1 --texts 96
 	$(BIN)/python -m benchmarks.idle
 	$(BIN)/python -m benchmarks.queue_alone
 	$(BIN)/python -m benchmarks.mixed --seconds 8

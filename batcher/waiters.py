@@ -10,7 +10,7 @@ from batcher.messages import Lane, Outcome
 
 # A result whose hint was lost is looked for after this, then at growing intervals.
 LOOK_S = 0.3
-LOOK_MOST_S = 2.0
+LOOK_MOST_S = 1.0
 
 
 @dataclass(slots=True, eq=False)

@@ -33,6 +33,7 @@ VARIANTS: tuple[tuple[Layout, Order, int], ...] = (
     ("packed", "arrival", 128),
     ("packed", "arrival", 256),
     ("packed", "arrival", 512),
+    ("packed", "arrival", 1024),
     ("padded", "arrival", 256),
     ("padded", "sorted", 256),
     ("padded", "sorted", 512),
