@@ -58,6 +58,8 @@ class JobDesk:
         self.draining = draining
         self._queue = queue
         self._keys = Keys(settings.key_digests)
+        # Then jobs are not everybody's who asks.
+        self.several_owners = len(settings.key_digests) > 1
         limits = Limits(settings.max_job_body_bytes, settings.max_text_chars, settings.max_waiting_jobs)
         self._intake = Intake(store, queue, limits)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="jobs")
@@ -85,36 +87,40 @@ class JobDesk:
             return secrets.token_hex(16)
         if len(keys) > 1 or not 0 < len(keys[0]) <= MAX_KEY:
             raise Problem(422, f"Idempotency-Key must be given once, with 1 to {MAX_KEY} characters")
+        return sha256(self.owner(head).encode() + b"\n" + keys[0]).hexdigest()[:32]
+
+    def owner(self, head: Head) -> str:
+        """Whose jobs this request may see: those of its API key, or all ("") where there are none."""
         client = self._keys.client(head)
-        owner = client if client.startswith("key:") else ""
-        return sha256(owner.encode() + b"\n" + keys[0]).hexdigest()[:32]
+        return client if client.startswith("key:") else ""
 
     async def take_body(self, head: Head, receive: Receive) -> tuple[JobRecord, bool]:
         """The job of an arriving body, and whether it is new. Raises Problem, QueueUnavailable or Gone."""
         read = READERS[_media_type(head)]
-        return await self._take(self.job_id(head), read(self._intake.counted(_blocks(receive))))
+        return await self._take(head, read(self._intake.counted(_blocks(receive))))
 
     async def take_texts(self, head: Head, texts: Sequence[str]) -> tuple[JobRecord, bool]:
         """The same for texts that are here already."""
-        return await self._take(self.job_id(head), iter(texts))
+        return await self._take(head, iter(texts))
 
-    async def _take(self, job_id: str, texts: Iterator[str]) -> tuple[JobRecord, bool]:
+    async def _take(self, head: Head, texts: Iterator[str]) -> tuple[JobRecord, bool]:
+        job_id, owner = self.job_id(head), self.owner(head)
         if self._uploads.statistics().tasks_waiting >= WAITING_UPLOADS:
             detail = "too many bodies of jobs are arriving"
             raise Problem(503, detail, code="too_many_bodies", headers=(CLOSE,))
         try:
             return await to_thread.run_sync(
-                self._checked, self._intake.take, job_id, texts, limiter=self._uploads
+                self._checked, self._intake.take, job_id, texts, owner, limiter=self._uploads
             )
         except REDIS_ERRORS as error:
             raise _unavailable() from error
 
     # -- answering ---------------------------------------------------------------------------------
 
-    async def find(self, job_id: str) -> JobRecord:
-        """The record of a job. Raises Problem 404."""
+    async def find(self, job_id: str, owner: str) -> JobRecord:
+        """The record of a job of `owner`. Raises Problem 404."""
         (record,) = await self.records([job_id]) if _job_id(job_id) else (None,)
-        if record is None:
+        if record is None or not record.shown_to(owner):
             raise not_found()
         return record
 
@@ -126,22 +132,26 @@ class JobDesk:
         """The place of a queued job in its queue."""
         return await self._call(self.store.position, record.id) if record.status == "queued" else None
 
-    async def cancel_or_delete(self, job_id: str) -> JobRecord | None:
+    async def cancel_or_delete(self, job_id: str, owner: str) -> JobRecord | None:
         """Cancels a job that has not ended; deletes one that has, and returns None. Raises Problem 404."""
-        record = await self.find(job_id)
+        record = await self.find(job_id, owner)
         if record.ended:
             await self._call(self.store.delete, job_id)
             return None
         await self._call(self.store.cancel, job_id)
         if record.status == "queued":
             await self._call(self._queue.forget, job_id)
-        return await self.find(job_id)
+        return await self.find(job_id, owner)
 
-    async def newest(self, status: str | None, limit: int, cursor: str) -> tuple[list[JobRecord], str | None]:
-        """Up to `limit` jobs of a status, newest first, and the cursor to older ones."""
-        return await self._call(self._newest, status, limit, cursor)
+    async def newest(
+        self, status: str | None, limit: int, cursor: str, owner: str
+    ) -> tuple[list[JobRecord], str | None]:
+        """Up to `limit` jobs of a status that `owner` may see, newest first, and the cursor to older ones."""
+        return await self._call(self._newest, status, limit, cursor, owner)
 
-    def _newest(self, status: str | None, limit: int, cursor: str) -> tuple[list[JobRecord], str | None]:
+    def _newest(
+        self, status: str | None, limit: int, cursor: str, owner: str
+    ) -> tuple[list[JobRecord], str | None]:
         found: list[JobRecord] = []
         for _ in range(max(SCAN // limit, 1)):
             places = self.store.places(cursor, limit)
@@ -153,7 +163,7 @@ class JobDesk:
                 if len(found) == limit:
                     return found, cursor
                 cursor = place
-                if record is not None and status in (None, record.status):
+                if record is not None and status in (None, record.status) and record.shown_to(owner):
                     found.append(record)
             if len(places) < limit:
                 return found, None

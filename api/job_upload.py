@@ -43,7 +43,7 @@ class Intake:
         self._queue = queue
         self._limits = limits
 
-    def take(self, job_id: str, texts: Iterator[str]) -> tuple[JobRecord, bool]:
+    def take(self, job_id: str, texts: Iterator[str], owner: str) -> tuple[JobRecord, bool]:
         """The job of these texts, and whether it is new. The same texts are a repeat, in whatever form.
 
         Raises what `texts` raises, Problem 408, 409, 422 or 429, and what Redis raises; then nothing is kept.
@@ -57,7 +57,7 @@ class Intake:
             for _ in texts:
                 pass
             return self._same(known, digest.hexdigest()), False
-        upload = self._store.upload(job_id)
+        upload = self._store.upload(job_id, owner=owner)
         try:
             self._fill(upload, texts)
             outcome = self._store.create(upload, digest.hexdigest(), self._limits.waiting_jobs)

@@ -28,6 +28,11 @@ PAUSE_S = 0.5
 # An event stream ends after this, so that nobody's connection is for ever; the client comes back by itself.
 MAX_STREAM_S = 3600.0
 
+
+def _owner(desk: JobDesk, request: Request) -> str:
+    return desk.owner(request.scope["state"]["head"])
+
+
 JobId = Annotated[str, Path(description="As POST /jobs gave it")]
 
 
@@ -58,30 +63,34 @@ def _add_intake(router: APIRouter, desk: JobDesk, max_body_bytes: int) -> None:
 def _add_progress(router: APIRouter, desk: JobDesk) -> None:
     @router.get("", summary="Jobs, newest first", **LIST)
     async def list_jobs(
+        request: Request,
         status: JobStatus | None = None,
         limit: Annotated[int, Query(ge=1, le=1000)] = 50,
         cursor: Annotated[str, Query(pattern=r"^(\d{16}:[0-9a-f]{32})?$")] = "",
     ) -> JobList:
         """A page may hold fewer jobs than `limit` although `next_cursor` leads on."""
-        records, following = await desk.newest(status, limit, cursor)
+        records, following = await desk.newest(status, limit, cursor, _owner(desk, request))
         return JobList(jobs=[job_body(record) for record in records], next_cursor=following)
 
     @router.get("/{job_id}", summary="How far a job is", response_model=Job, **FIND)
     async def find(
+        request: Request,
         job_id: JobId,
         wait: Annotated[float, Query(ge=0, le=MAX_WAIT_S, description="Seconds to wait for a change")] = 0,
     ) -> Response:
         """With `wait`, answers when status or progress changes, or when the time is over."""
-        record = await desk.find(job_id)
+        record = await desk.find(job_id, _owner(desk, request))
         changed = await desk.watch.changed(record, wait)
         if changed is None:
             raise not_found()
         return await _job(desk, changed, 200)
 
     @router.get("/{job_id}/events", summary="Progress as server-sent events", **EVENTS)
-    async def events(job_id: JobId, last_event_id: Annotated[str | None, Header()] = None) -> Response:
+    async def events(
+        request: Request, job_id: JobId, last_event_id: Annotated[str | None, Header()] = None
+    ) -> Response:
         """Ends with the event `end`. Whoever comes back with the id of that one gets 204."""
-        record = await desk.find(job_id)
+        record = await desk.find(job_id, _owner(desk, request))
         if record.ended and last_event_id == record.version:
             return Response(status_code=204)
         headers = {"x-accel-buffering": "no"}
@@ -92,13 +101,14 @@ def _add_progress(router: APIRouter, desk: JobDesk) -> None:
 def _add_results(router: APIRouter, desk: JobDesk) -> None:
     @router.get("/{job_id}/predictions", response_model=JobPredictions, **PREDICTIONS)
     async def predictions(
+        request: Request,
         job_id: JobId,
         offset: Annotated[int, Query(ge=0)] = 0,
         limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = PAGE,
         accept: Annotated[str, Header()] = "",
     ) -> Response:
         """What is done can be read while the rest runs: a page ends where the results end."""
-        record = await desk.find(job_id)
+        record = await desk.find(job_id, _owner(desk, request))
         end = max(min(offset + limit, record.done), offset)
         kind = page_type(accept)
         headers = {"x-total": str(record.total), "x-done": str(record.done), "vary": "accept"}
@@ -110,9 +120,9 @@ def _add_results(router: APIRouter, desk: JobDesk) -> None:
 
 def _add_cancel(router: APIRouter, desk: JobDesk) -> None:
     @router.delete("/{job_id}", summary="Cancel a job, or delete one that has ended", **CANCEL)
-    async def cancel(job_id: JobId) -> Response:
+    async def cancel(request: Request, job_id: JobId) -> Response:
         """A job that waits or runs is cancelled (200); one that has ended goes with its data (204)."""
-        record = await desk.cancel_or_delete(job_id)
+        record = await desk.cancel_or_delete(job_id, _owner(desk, request))
         return Response(status_code=204) if record is None else await _job(desk, record, 200)
 
 

@@ -143,9 +143,15 @@ class Stats:
             waiting.set_result(None)
 
     async def _look_at_jobs(self) -> None:
-        """Jobs are read only while somebody watches. None: Redis did not say."""
+        """Jobs are read only while somebody watches. None: Redis did not say.
+
+        All viewers get the same frame: where jobs have several owners, it shows none.
+        """
+        if self._desk.several_owners:
+            self._jobs = []
+            return
         try:
-            records, _ = await self._desk.newest(None, JOBS, "")
+            records, _ = await self._desk.newest(None, JOBS, "", "")
             self._jobs = [job_body(record).model_dump(mode="json") for record in records]
         except MillraceError:
             self._jobs = None

@@ -31,6 +31,12 @@ class JobRecord:
     error_code: str
     error: str
     place: str
+    # Whose it is: the start of the digest of an API key; "": anybody's.
+    owner: str = ""
+
+    def shown_to(self, owner: str) -> bool:
+        """Whether `owner` may know of it; "" may know of all."""
+        return not owner or self.owner in ("", owner)
 
     @property
     def ended(self) -> bool:
@@ -111,4 +117,5 @@ def read_record(job_id: str, raw: Mapping[bytes, bytes]) -> JobRecord | None:
         error_code=facts.get("error_code", ""),
         error=facts.get("error", ""),
         place=facts["place"],
+        owner=facts.get("owner", ""),
     )

@@ -45,15 +45,15 @@ class JobStore:
 
     # -- coming in ---------------------------------------------------------------------------------
 
-    def upload(self, job_id: str, chunk_texts: int = CHUNK_TEXTS) -> Upload:
-        """Input to be stored chunk by chunk, then made a job by `create`, or dropped."""
+    def upload(self, job_id: str, chunk_texts: int = CHUNK_TEXTS, owner: str = "") -> Upload:
+        """Input to be stored chunk by chunk, then made a job of `owner` by `create`, or dropped."""
         nonce = secrets.token_hex(8)
-        return Upload(self._client, f"{self._job(job_id)}:upload:{nonce}", job_id, nonce, chunk_texts)
+        return Upload(self._client, f"{self._job(job_id)}:upload:{nonce}", job_id, nonce, chunk_texts, owner)
 
     def create(self, upload: Upload, digest: str, most_waiting: int) -> Created:
         """Makes a job of an upload, all at once. `digest` is the body's, to tell repeats from conflicts."""
         facts = [upload.total, upload.chunk_texts, upload.chunks, digest, self._ttl_ms, most_waiting]
-        outcome, known = self._run("job_create", upload.job_id, upload.nonce, *facts)
+        outcome, known = self._run("job_create", upload.job_id, upload.nonce, *facts, upload.owner)
         return Created(outcome.decode(), (known or b"").decode())
 
     # -- being run ---------------------------------------------------------------------------------
@@ -202,8 +202,11 @@ class JobStore:
 class Upload:
     """Input on its way into Redis. It is nobody's job yet, and goes by itself if it is left alone."""
 
-    def __init__(self, client: redis.Redis, key: str, job_id: str, nonce: str, chunk_texts: int) -> None:
+    def __init__(
+        self, client: redis.Redis, key: str, job_id: str, nonce: str, chunk_texts: int, owner: str
+    ) -> None:
         self.job_id = job_id
+        self.owner = owner
         self.nonce = nonce
         self.chunk_texts = chunk_texts
         self.chunks = 0

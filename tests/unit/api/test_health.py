@@ -196,7 +196,11 @@ async def test_openapi_describes_everything(service: Service) -> None:
         "type": "array",
     }
     assert schema["additionalProperties"] is False
-    assert {parameter["name"] for parameter in predict["parameters"]} == {"Prefer", "X-Request-ID"}
+    assert {parameter["name"] for parameter in predict["parameters"]} == {
+        "Prefer",
+        "X-Request-ID",
+        "Idempotency-Key",
+    }
     assert "X-Cache" in predict["responses"]["200"]["headers"]
     example = (await service.client.post("/predict", json=schema["example"])).json()
     assert example.keys() == {"predictions"}

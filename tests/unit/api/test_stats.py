@@ -58,6 +58,8 @@ async def until(service: Service, true: Any) -> dict[str, Any]:
 class NoJobs:
     """A desk without jobs; counts how often it was asked."""
 
+    several_owners = False
+
     asked = 0
 
     async def newest(self, status: str | None, limit: int, cursor: str) -> tuple[list[JobRecord], str | None]:
