@@ -117,6 +117,18 @@ def test_compose_runs_what_the_cluster_runs() -> None:
         assert settings <= known_variables()
 
 
+def test_compose_opens_nothing_beyond_this_machine_and_gives_nobody_capabilities() -> None:
+    services = compose()["services"]
+    for name, service in services.items():
+        assert all(re.match(r"(\$\{BIND:-)?127\.0\.0\.1", port) for port in service.get("ports", ())), name
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+    assert {name for name, service in services.items() if not service.get("read_only")} == {
+        "prometheus",
+        "grafana",
+    }
+
+
 @pytest.mark.parametrize("name", ["api", "worker", "jobs"])
 def test_compose_waits_longer_than_the_drain(name: str) -> None:
     grace_s = int(compose()["services"][name]["stop_grace_period"].removesuffix("s"))

@@ -113,6 +113,18 @@ def test_only_settings_that_exist_are_set(objects: list[Object]) -> None:
             assert {name for name in names if name.startswith("MILLRACE_")} <= known_variables()
 
 
+def test_production_asks_who_comes_and_counts_them() -> None:
+    """Keys come from a Secret, which may be missing; no key stands in a manifest."""
+    objects = render(K8S / "overlays/production")
+    values = config(objects)
+    assert values["MILLRACE_RATE_LIMIT"]
+    assert values["MILLRACE_TRUST_PROXY"]
+    assert "MILLRACE_API_KEYS" not in values
+    (container,) = pod_specs(objects)["api"]["containers"]
+    (keys,) = [entry for entry in container["env"] if entry["name"] == "MILLRACE_API_KEYS"]
+    assert keys["valueFrom"]["secretKeyRef"] == {"name": "api-keys", "key": "digests", "optional": True}
+
+
 @pytest.mark.parametrize("component", SETTINGS)
 def test_settings_and_ports_agree(
     objects: list[Object], component: str, monkeypatch: pytest.MonkeyPatch

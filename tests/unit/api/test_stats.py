@@ -59,10 +59,11 @@ class NoJobs:
     """A desk without jobs; counts how often it was asked."""
 
     several_owners = False
-
     asked = 0
 
-    async def newest(self, status: str | None, limit: int, cursor: str) -> tuple[list[JobRecord], str | None]:
+    async def newest(
+        self, status: str | None, limit: int, cursor: str, owner: str
+    ) -> tuple[list[JobRecord], str | None]:
         self.asked += 1
         return [], None
 
