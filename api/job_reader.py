@@ -24,7 +24,7 @@ def read_ndjson(blocks: Iterable[bytes]) -> Iterator[str]:
         if not line.strip():
             continue
         try:
-            value = json.loads(line, object_pairs_hook=_unique)
+            value = _decode(line)
         except _GivenTwice:
             raise invalid_body("duplicate_key", "a field is given more than once", line=number) from None
         except (ValueError, RecursionError):
@@ -70,6 +70,9 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         raise _GivenTwice
     return found
+
+
+_decode = json.JSONDecoder(object_pairs_hook=_unique).decode
 
 
 def _lines(blocks: Iterable[bytes]) -> Iterator[str]:
