@@ -17,7 +17,7 @@ from api.wire import too_large
 from batcher.job_queue import JobQueue
 from batcher.job_record import JobRecord
 from batcher.job_store import CHUNK_TEXTS, JobStore, Upload
-from batcher.outage import REDIS_ERRORS
+from batcher.outage import REDIS_ERRORS, reason
 
 log = logging.getLogger(__name__)
 
@@ -102,14 +102,14 @@ class Intake:
         try:
             upload.drop()
         except REDIS_ERRORS as error:  # it goes by itself
-            log.warning("an upload was left: %s", error, extra={"action": "job.upload_left"})
+            log.warning("an upload was left: %s", reason(error), extra={"action": "job.upload_left"})
 
     def _enqueue(self, job_id: str) -> None:
         """The job exists from here on: if RQ cannot be told now, recovery tells it."""
         try:
             self._queue.enqueue(job_id)
         except REDIS_ERRORS as error:
-            log.warning("left to recovery: %s", error, extra={"action": "job.enqueue", "job": job_id})
+            log.warning("left to recovery: %s", reason(error), extra={"action": "job.enqueue", "job": job_id})
 
     def _too_many(self) -> Problem:
         """A place becomes free when a running job ends and the next one begins."""

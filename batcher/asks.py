@@ -15,7 +15,7 @@ from batcher.admission import Admission
 from batcher.coalesce import Coalescer
 from batcher.errors import BudgetExceeded, Malformed, QueueFull, QueueUnavailable
 from batcher.messages import Prediction, decode_result, estimate_cost
-from batcher.outage import REDIS_ERRORS, Outage
+from batcher.outage import REDIS_ERRORS, Outage, reason
 from batcher.redis_queue import ApiQueue, Command, queue_states
 from batcher.waiters import Waiter, Waiters
 
@@ -126,7 +126,7 @@ class Asks:
     def _take_answer(self, waiters: Sequence[Waiter], answer: Any) -> None:
         try:
             if isinstance(answer, Exception):
-                log.warning("enqueue refused: %s", answer, extra={"action": "enqueue.refused"})
+                log.warning("enqueue refused: %s", reason(answer), extra={"action": "enqueue.refused"})
                 raise QueueUnavailable("the queue does not accept work", retry_after_s=1.0)
             states = queue_states(answer, lambda waiting: self._retry_after_s(waiting, waiters))
         except (QueueFull, QueueUnavailable) as refusal:

@@ -1,14 +1,14 @@
 """Redis clients, with every default stated: redis-py's own change between releases and hide retry storms.
 
 URL schemes: redis://, rediss://, unix://, and redis+sentinel://[user:password@]host:port,host:port/service[/db]
-(rediss+sentinel:// with TLS to the master).
+(rediss+sentinel:// with TLS to the master; ?sentinel_password=... where the sentinels want one of their own).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import hiredis
 import redis
@@ -78,47 +78,60 @@ class _Guarded(redis.asyncio.Redis):
             await sentinel.aclose()
 
 
-def _sentinel_parts(url: str) -> tuple[list[tuple[str, int]], str, dict[str, Any]]:
+class _SentinelPool(redis.sentinel.SentinelConnectionPool, redis.BlockingConnectionPool):
+    """Connections to the master that sentinels name; who finds none free waits."""
+
+
+class _AsyncSentinelPool(redis.asyncio.sentinel.SentinelConnectionPool, redis.asyncio.BlockingConnectionPool):
+    """The same for an event loop."""
+
+
+def _sentinel_parts(url: str) -> tuple[list[tuple[str, int]], dict[str, Any], str, dict[str, Any]]:
+    """Where sentinels are, how to ask them, the name of what they guard, how to ask that."""
     scheme, rest = url.split("+sentinel://", 1)
     secret, _, place = rest.rpartition("@")
+    place, _, query = place.partition("?")
     hosts, _, path = place.partition("/")
     service, _, db = path.partition("/")
     sentinels = []
     for host in hosts.split(","):
         parts = urlsplit(f"//{host}")
         sentinels.append((parts.hostname or "127.0.0.1", parts.port or 26379))
+    asked: dict[str, Any] = {"socket_timeout": 1.0, "socket_connect_timeout": 1.0}
+    for name, values in parse_qs(query).items():
+        if name in ("sentinel_username", "sentinel_password"):
+            asked[name.removeprefix("sentinel_")] = values[-1]
     options: dict[str, Any] = {"db": int(db or 0)}
     if secret:
         user, _, password = secret.rpartition(":")
         options |= {"username": unquote(user) or None, "password": unquote(password)}
     if scheme == "rediss":
         options |= {"ssl": True}
-    return sentinels, service or "mymaster", options
+    return sentinels, asked, service or "mymaster", options
 
 
 def connect(url: str, *, timeout_s: float, retries: int, connections: int = 8) -> redis.Redis:
     """A synchronous client. `timeout_s` bounds every answer; blocking commands need block + 2 s."""
     options = _options(url, timeout_s, Retry, retries)
+    size = {"max_connections": connections, "timeout": timeout_s}
     if "+sentinel://" in url:
-        sentinels, service, more = _sentinel_parts(url)
-        guard: Any = redis.Sentinel(sentinels, socket_timeout=1.0, socket_connect_timeout=1.0)  # type: ignore[no-untyped-call]
-        client: redis.Redis = guard.master_for(service, redis.Redis, **options, **more)
+        sentinels, asked, service, more = _sentinel_parts(url)
+        guard: Any = redis.Sentinel(sentinels, sentinel_kwargs=asked)  # type: ignore[no-untyped-call]
+        client: redis.Redis = guard.master_for(service, redis.Redis, _SentinelPool, **options, **size, **more)
         return client
-    pool = redis.BlockingConnectionPool.from_url(
-        url, max_connections=connections, timeout=timeout_s, **options
-    )
-    return redis.Redis.from_pool(pool)
+    return redis.Redis.from_pool(redis.BlockingConnectionPool.from_url(url, **size, **options))
 
 
 def connect_async(url: str, *, timeout_s: float, retries: int, connections: int = 8) -> redis.asyncio.Redis:
     """The same for an event loop. Call it from tasks that nobody cancels: each would cost a connection."""
     options = _options(url, timeout_s, AsyncRetry, retries)
+    size = {"max_connections": connections, "timeout": timeout_s}
     if "+sentinel://" in url:
-        sentinels, service, more = _sentinel_parts(url)
-        guard: Any = redis.asyncio.Sentinel(sentinels, socket_timeout=1.0, socket_connect_timeout=1.0)  # type: ignore[no-untyped-call]
-        client: redis.asyncio.Redis = guard.master_for(service, _Guarded, **options, **more)
+        sentinels, asked, service, more = _sentinel_parts(url)
+        guard: Any = redis.asyncio.Sentinel(sentinels, sentinel_kwargs=asked)  # type: ignore[no-untyped-call]
+        client: redis.asyncio.Redis = guard.master_for(
+            service, _Guarded, _AsyncSentinelPool, **options, **size, **more
+        )
         return _mend(client)
-    pool = redis.asyncio.BlockingConnectionPool.from_url(
-        url, max_connections=connections, timeout=timeout_s, **options
-    )
+    pool = redis.asyncio.BlockingConnectionPool.from_url(url, **size, **options)
     return _mend(redis.asyncio.Redis.from_pool(pool))

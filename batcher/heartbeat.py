@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from batcher.outage import REDIS_ERRORS, Outage
+from batcher.outage import REDIS_ERRORS, Outage, reason
 from batcher.redis_queue import WorkerQueue
 
 log = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ class Heartbeat:
         try:
             self._queue.retire()
         except REDIS_ERRORS as error:
-            log.warning("could not retire: %s", error, extra={"action": "worker.retire"})
+            log.warning("could not retire: %s", reason(error), extra={"action": "worker.retire"})
 
     @property
     def alive(self) -> bool:

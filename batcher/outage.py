@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
+import re
+import socket
+import ssl
 import time
 from typing import Literal
 
@@ -13,6 +17,30 @@ log = logging.getLogger(__name__)
 REDIS_ERRORS = (redis.exceptions.RedisError, OSError)
 # Between two tries of a worker while Redis is away.
 RETRY_S = 0.2
+# What a server answers may name another one: MOVED 3999 10.0.0.7:6379.
+_ADDRESS = re.compile(r"\S+:\d{1,5}\b")
+
+
+def reason(error: BaseException) -> str:
+    """What went wrong, for the log: where Redis is, and as whom it is asked, stay out of it.
+
+    What a server answers is said as it is; of a connection its class and what the system says of it.
+    """
+    kind = type(error).__name__
+    if isinstance(error, redis.exceptions.ResponseError):
+        return f"{kind}: {_ADDRESS.sub('...', str(error))}"
+    seen: BaseException | None = error
+    while seen is not None and not isinstance(seen, OSError):
+        seen = seen.__cause__ or seen.__context__
+    return f"{kind}: {said}" if (said := _said(seen)) else kind
+
+
+def _said(error: OSError | None) -> str:
+    if isinstance(error, ssl.SSLError):
+        return str(error.reason or "")
+    if isinstance(error, socket.gaierror):
+        return str(error.strerror)
+    return os.strerror(error.errno) if error is not None and error.errno else ""
 
 
 class Outage:
@@ -37,7 +65,7 @@ class Outage:
         if self._since is None:
             self._since = time.monotonic()
             self.count += 1
-            log.error("%s is lost: %s", self._what, error, extra={"action": f"{self._what}.lost"})
+            log.error("%s is lost: %s", self._what, reason(error), extra={"action": f"{self._what}.lost"})
 
     def found(self) -> None:
         """It answered."""

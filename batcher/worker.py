@@ -19,7 +19,7 @@ from batcher.collect import CostModel, Reason, keep_window_s, next_pass
 from batcher.delivery import Delivery, Remember
 from batcher.heartbeat import Heartbeat
 from batcher.inference import Held, Result, Tokenised, classified, tokenised
-from batcher.outage import REDIS_ERRORS, RETRY_S, Outage
+from batcher.outage import REDIS_ERRORS, RETRY_S, Outage, reason
 from batcher.redis_queue import Claim, Command, WorkerQueue
 from batcher.reports import BatchReport, Progress, model_record
 from batcher.settings import WorkerSettings
@@ -137,7 +137,7 @@ class Worker:
             if self._held:
                 self._queue.release([held.entry.id for held in self._held])
         except REDIS_ERRORS as error:
-            log.warning("left to their leases: %s", error, extra={"action": "worker.release"})
+            log.warning("left to their leases: %s", reason(error), extra={"action": "worker.release"})
         self.heartbeat.stop()
         self._classifier.close()
         log.info("stopped", extra={"action": "worker.stopped", "texts": self._progress.texts})

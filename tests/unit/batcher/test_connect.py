@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
+import redis
 import redis.asyncio
 
-from batcher.connect import connect_async
+from batcher.connect import connect, connect_async
+from batcher.outage import REDIS_ERRORS, Outage, reason
 
 
 @pytest.mark.parametrize(
@@ -32,3 +34,61 @@ def test_a_password_of_odd_characters_is_decoded() -> None:
     client = connect_async("redis://user:p%40ss%2Fword@127.0.0.1:1/3", timeout_s=1, retries=0)
     kwargs = client.connection_pool.connection_kwargs
     assert (kwargs["username"], kwargs["password"], kwargs["db"]) == ("user", "p@ss/word", 3)
+
+
+SENTINELS = "redis+sentinel://:se%20cret@127.0.0.1:1,127.0.0.1:2/mill/3?sentinel_password=of%20theirs"
+
+
+def test_clients_of_a_sentinel_have_a_bounded_pool_that_waits() -> None:
+    for client in (
+        connect(SENTINELS, timeout_s=1, retries=0, connections=3),
+        connect_async(SENTINELS, timeout_s=1, retries=0, connections=3),
+    ):
+        pool = client.connection_pool
+        assert isinstance(pool, (redis.BlockingConnectionPool, redis.asyncio.BlockingConnectionPool))
+        assert (pool.max_connections, pool.timeout) == (3, 1)
+        kwargs = pool.connection_kwargs
+        assert (kwargs["password"], kwargs["db"]) == ("se cret", 3)
+        manager = pool.sentinel_manager  # type: ignore[union-attr]
+        assert [asked.connection_pool.connection_kwargs["password"] for asked in manager.sentinels] == [
+            "of theirs"
+        ] * 2
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://mill:hunter2@127.0.0.1:1/0",
+        "rediss://mill:hunter2@127.0.0.1:1/0",
+        "redis://mill:hunter2@no.such.host.invalid:1/0",
+        "redis+sentinel://mill:hunter2@127.0.0.1:1/mill?sentinel_password=hunter3",
+        "unix:///tmp/none-of-that-name?password=hunter2",
+    ],
+)
+async def test_an_outage_names_neither_the_address_nor_the_password(
+    url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    aio, sync = (make(url, timeout_s=1, retries=0) for make in (connect_async, connect))
+    with pytest.raises(REDIS_ERRORS) as one:
+        await aio.ping()
+    with pytest.raises(REDIS_ERRORS) as other:
+        sync.ping()
+    for error in (one.value, other.value):
+        Outage().lost(error)
+    await aio.aclose()
+    sync.close()
+    assert len(caplog.records) == 2
+    for secret in ("hunter", "127.0.0.1", "invalid", "none-of", "mill:"):
+        assert secret not in caplog.text
+
+
+def test_an_outage_says_why() -> None:
+    client = connect("redis://127.0.0.1:1/0", timeout_s=1, retries=0)
+    with pytest.raises(REDIS_ERRORS) as lost:
+        client.ping()
+    assert reason(lost.value) == "ConnectionError: Connection refused"
+    assert reason(redis.exceptions.TimeoutError("Timeout connecting to 10.0.0.7:6379")) == "TimeoutError"
+    full = redis.exceptions.OutOfMemoryError("command not allowed when used memory > 'maxmemory'.")
+    assert reason(full) == "OutOfMemoryError: command not allowed when used memory > 'maxmemory'."
+    moved = redis.exceptions.ResponseError("MOVED 3999 10.0.0.7:6379")
+    assert reason(moved) == "ResponseError: MOVED 3999 ..."
