@@ -51,7 +51,7 @@ class JobStore:
         return Upload(self._client, f"{self._job(job_id)}:upload:{nonce}", job_id, nonce, chunk_texts, owner)
 
     def create(self, upload: Upload, digest: str, most_waiting: int) -> Created:
-        """Makes a job of an upload, all at once. `digest` is that of the texts, to tell repeats from conflicts."""
+        """Makes a job of an upload, all at once. `digest`, of the texts, tells repeats from conflicts."""
         facts = [upload.total, upload.chunk_texts, upload.chunks, digest, self._ttl_ms, most_waiting]
         outcome, known = self._run("job_create", upload.job_id, upload.nonce, *facts, upload.owner)
         return Created(outcome.decode(), (known or b"").decode())
