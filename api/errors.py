@@ -69,6 +69,8 @@ class Problem(Exception):
         self.code: str = self.args[0]
         self.detail = detail
         self.fields = fields
+        # Of the text that this is about, for the log.
+        self.entry = ""
         wait = RETRY_AFTER_S.get(status) if retry_after_s is None else retry_after_s
         self.headers = [*headers]
         if wait is not None:

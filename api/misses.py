@@ -124,7 +124,9 @@ class MissRoad:
         self._metrics.entries("computed", len(found.computed))
         for index, text in enumerate(want.texts):
             if isinstance(failed := outcomes.get(text), MillraceError):
-                raise problem_of(failed, index)
+                problem = problem_of(failed, index)
+                problem.entry = entry_id(text)
+                raise problem
 
 
 async def unless_gone(receive: Receive, work: Awaitable[T]) -> T:

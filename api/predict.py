@@ -100,7 +100,7 @@ class Predict:
         except (Exception, asyncio.CancelledError) as error:
             problem = self._problem(ask, error)
             problem.__traceback__ = None  # it holds the body, while the client takes its time
-            self._record(ask, problem.status, problem.code)
+            self._record(ask, problem.status, problem.code, problem.entry)
             await send_problem(Lingering(send, receive), problem, ask.head.request_id)
         else:
             headers: list[Header] = [JSON, (b"x-request-id", ask.head.request_id), NOSNIFF, *answer.headers]
@@ -174,7 +174,7 @@ class Predict:
         )
         return internal()
 
-    def _record(self, ask: Ask, status: int, code: str = "") -> None:
+    def _record(self, ask: Ask, status: int, code: str = "", entry: str = "") -> None:
         seconds = perf_counter() - ask.started
         self._metrics.request(ROUTE, status, seconds)
         level = logging.DEBUG if ask.known else logging.INFO
@@ -190,4 +190,6 @@ class Predict:
             }
             if code:
                 fields["code"] = code
+            if entry:
+                fields["entry"] = entry
             log.log(level, "request", extra=fields)

@@ -45,7 +45,7 @@ class Hub(Protocol):
 
     snapshot: Snapshot
 
-    async def start(self) -> None: ...
+    async def start(self, patience_s: float = ...) -> None: ...
     async def stop(self) -> None: ...
     async def classify(
         self, ids: Sequence[str], texts: Sequence[str], *, budget_s: float, lane: Lane = ..., trace: str = ...
@@ -114,7 +114,7 @@ class _Run:
     async def run(self, connect: Callable[[], tuple[Hub, Cache]]) -> str:
         """Until the job has ended; returns its status."""
         hub, cache = connect()
-        await hub.start()
+        await hub.start(PATIENCE_S)
         try:
             async with asyncio.timeout(max(self._timeout_s - self._attempt.ran_ms / 1000, 1.0)):
                 await self._append_all(hub, cache)

@@ -89,11 +89,11 @@ class ReplyHub:
 
     # -- lifecycle ---------------------------------------------------------------------------------
 
-    async def start(self) -> None:
-        """Starts the loops. Succeeds with Redis away: they keep trying."""
+    async def start(self, patience_s: float = 0.5) -> None:
+        """Starts the loops, waits for the first answer. Succeeds with Redis away: they keep trying."""
         loops: Iterable[Coroutine[Any, Any, None]] = (self._sweeps(), self._hints(), self._polls())
         self._loops = [asyncio.create_task(loop) for loop in loops]
-        await asyncio.wait([asyncio.create_task(self._seen.wait())], timeout=0.5)
+        await asyncio.wait([asyncio.create_task(self._seen.wait())], timeout=patience_s)
 
     async def stop(self) -> None:
         """Ends the loops, then the clients. Whoever still waits gets QueueUnavailable."""

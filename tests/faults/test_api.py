@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import statistics
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +12,7 @@ import httpx
 import pytest
 
 from batcher.errors import QueueFull
+from batcher.messages import entry_id
 from tests.faults.conftest import P, Road
 from tests.mill import Mill, wait_until
 
@@ -64,10 +66,15 @@ async def test_fault_13_hints_that_are_lost_cost_half_a_second_not_the_answer(ro
     await road.start(stub_batch_ms=100)
     await road.check("teaches Redis the scripts")
     asking = asyncio.create_task(road.check("the hint gets lost"))
+    result, there_at = f"{P}:res:{entry_id('the hint gets lost')}", 0.0
     while not asking.done():
         road.client.delete(f"{P}:reply:{road.hub.queue.api}")
+        if not there_at and road.client.exists(result):
+            there_at = time.monotonic()
         await asyncio.sleep(0)
     await asking
+    if there_at:  # else the hint was faster than the thief
+        assert time.monotonic() - there_at < 1.5
     await road.empty()
 
 
@@ -82,12 +89,15 @@ async def test_fault_20_a_full_queue_refuses_fast_and_joins_are_free(road: Road)
             await road.ask(f"refused {number} " + "many words " * 10)
         took.append(time.perf_counter() - began)
         refusals.append(refused.value.retry_after_s)
-    assert min(took) < 0.010
+    assert statistics.median(took) < 0.010, took
     assert all(wait_s is not None and 1 <= wait_s <= 60 for wait_s in refusals)
     joined = road.hub.counts.joined
     other = await road.add_hub()
     await road.until(lambda: other.snapshot.workers, "the other hub to see a worker")
-    waiting = [text for text in (f"held {i}" for i in range(8)) if f"entry:{text}"]
+    waiting = [
+        text for text in (f"held {i}" for i in range(8)) if road.client.exists(f"{P}:entry:{entry_id(text)}")
+    ]
+    assert waiting, "some of them still wait"
     done = await asyncio.gather(*(road.ask(text, hub=other) for text in waiting), return_exceptions=True)
     accepted = [outcome for outcome in done if isinstance(outcome, list)]
     assert accepted, "joining what runs is never shed"

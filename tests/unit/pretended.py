@@ -67,6 +67,7 @@ class FakeHub:
     refuses: float = math.inf
     gate: asyncio.Event | None = None
     pause_s: float = 0.0
+    patience_s: float = 0.0
     answer: Callable[[str], Outcome] = prediction
     running: bool = False
     waiting: int = 0
@@ -76,7 +77,8 @@ class FakeHub:
     outage: Outage = field(default_factory=Outage)
     eviction: EvictionWatch = field(default_factory=EvictionWatch)
 
-    async def start(self) -> None:
+    async def start(self, patience_s: float = 0.5) -> None:
+        self.patience_s = patience_s
         self.running = True
 
     async def stop(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import tracemalloc
 from collections.abc import AsyncIterator
 from hashlib import sha256
@@ -24,6 +25,7 @@ from batcher.errors import (
     QueueFull,
     QueueUnavailable,
 )
+from batcher.messages import entry_id
 from tests.unit.api.pretended import Service, Start, assert_problem
 from tests.unit.pretended import FakeHub, prediction
 
@@ -297,12 +299,16 @@ async def test_refused_by_the_mill(
     [(EntryPoisoned("it ends workers"), 422, "poison"), (EntryFailed("ValueError"), 500, "inference_failed")],
 )
 async def test_one_bad_text_is_named_and_its_neighbours_are_remembered(
-    start: Start, error: MillraceError, status: int, code: str
+    start: Start, error: MillraceError, status: int, code: str, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO)
     service = await start(FakeHub(answer=lambda text: error if text == "bad" else prediction(text)))
     problem = assert_problem(await service.predict("a", "b", "bad", "bad"), status, code)
     assert problem["index"] == 2
     assert problem["detail"] == f"text 2: {error}"
+    (line,) = [record.__dict__ for record in caplog.records if record.__dict__.get("code") == code]
+    assert line["entry"] == entry_id("bad"), "what the list of the dead calls it"
+    assert line["request_id"] == problem["request_id"]
     assert (await service.predict("a", "b")).headers["x-cache"] == "HIT"
     await service.predict("bad")
     assert service.hub.asked == [["a", "b", "bad"], ["bad"]]

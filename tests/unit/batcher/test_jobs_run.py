@@ -245,3 +245,10 @@ def test_an_unforeseen_error_ends_the_attempt_and_not_the_job(bench: Bench) -> N
         bench.run()
     assert bench.record.status == "running"
     assert bench.run() == "finished"
+
+
+def test_a_job_waits_for_the_first_answer_of_redis(bench: Bench) -> None:
+    """Half a second was not enough on a busy machine: the job said that the queue did not answer."""
+    bench.job(WORDS)
+    assert bench.run() == "finished"
+    assert bench.hub.patience_s >= 5
