@@ -22,6 +22,7 @@ from api.metrics import Metrics, MillCollector
 from api.mill import Cache, Hub
 from api.page import page_routes
 from api.predict import Predict
+from api.reference import reference_routes
 from api.schema import PREDICT_RESPONSES, Predictions, request_body
 from api.settings import ApiSettings
 from api.stats import Stats, stats_routes
@@ -82,8 +83,8 @@ def create_app(
         title="Millrace",
         version=metrics.version,
         description=DESCRIPTION,
+        docs_url=None,
         redoc_url=None,
-        swagger_ui_oauth2_redirect_url=None,
         lifespan=lifespan,
     )
     health = Health(metrics)
@@ -92,6 +93,7 @@ def create_app(
     edge.include_router(health_routes(health, hub, predict.models, local, metrics, phase))
     edge.include_router(job_routes(jobs, settings.max_job_body_bytes))
     edge.include_router(stats_routes(stats))
+    edge.include_router(reference_routes(edge.openapi))
     if settings.page:
         edge.include_router(page_routes())
     return edge
