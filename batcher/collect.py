@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from model_store import Layout
-from model_store.layout import FILL
+from model_store.layout import FILL, ROW
 
 Reason = Literal["full", "window", "idle", "solo"]
 
@@ -26,8 +26,9 @@ _UNNOTICED_S = 0.002
 _HANDLING_S = 0.00015
 # A pass is long enough once its fixed cost is this share of it; longer ones only add latency.
 _FIXED_SHARE = 0.04
-# With a backlog everyone waits anyway, and who comes next for half of this at most on the average.
-_LONG_PASS_S = 0.05
+# With a backlog everyone waits for passes before theirs, and the fewer of them the better; who comes as one begins
+# waits for half of this on the average. Where somebody goes first, passes are shorter: see claim.lua.
+_LONG_PASS_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,14 +92,17 @@ class CostModel:
     def best_tokens(self, *, backlog: bool = False, least: int = 256, most: int = 512) -> int:
         """Tokens of a pass, within [least, most]: the fewest whose fixed cost hardly counts.
 
-        With a backlog up to twice `most`, as long as the pass stays short: larger ones gain a little.
+        With a backlog `most`, and up to twice as many as long as the pass stays short: larger ones gain a little.
+        In whole rows, of which `least` and `most` are multiples.
         """
         if backlog:
-            return min(max(self.tokens_in(_LONG_PASS_S), least), 2 * most)
-        if self.token_s <= 0.0:
-            return most
-        wanted = self.fixed_s * (1.0 - _FIXED_SHARE) / (_FIXED_SHARE * self.token_s)
-        return int(min(max(wanted, least), most))
+            tokens = min(max(self.tokens_in(_LONG_PASS_S), most), 2 * most)
+        elif self.token_s <= 0.0:
+            tokens = most
+        else:
+            wanted = self.fixed_s * (1.0 - _FIXED_SHARE) / (_FIXED_SHARE * self.token_s)
+            tokens = int(min(max(wanted, least), most))
+        return tokens // ROW * ROW
 
 
 @dataclass(frozen=True, slots=True)

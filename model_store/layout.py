@@ -16,6 +16,8 @@ from model_store.classifier import Layout
 STEP = 16
 # Texts of a pass are laid out to fill this share of it: lengths rarely add up exactly.
 FILL = 0.975
+# Passes of a multiple of this leave the least room at the ends of their rows.
+ROW = 128
 # In a row of this length attention costs about as much as all the rest of an encoder.
 _ATTENTION_TOKENS = 1500
 # Shorter rows save no attention worth their ends.
