@@ -23,7 +23,7 @@ _COMPANY_S = 60.0
 # Nobody notices that a pass of this length went before theirs.
 _UNNOTICED_S = 0.002
 # What a text costs a worker and Redis beside its share of the pass, about.
-_HANDLING_S = 0.00015
+_HANDLING_S = 0.0003
 # A pass is long enough once its fixed cost is this share of it; longer ones only add latency.
 _FIXED_SHARE = 0.04
 # With a backlog everyone waits for passes before theirs, and the fewer of them the better; who comes as one begins
