@@ -26,8 +26,8 @@ _UNNOTICED_S = 0.002
 _HANDLING_S = 0.0003
 # A pass is long enough once its fixed cost is this share of it; longer ones only add latency.
 _FIXED_SHARE = 0.04
-# With a backlog everyone waits for passes before theirs, and the fewer of them the better; who comes as one begins
-# waits for half of this on the average. Where somebody goes first, passes are shorter: see claim.lua.
+# With a backlog everyone waits for passes before theirs, and the fewer of them the better. Who comes next
+# waits for half of this on the average; where somebody goes first, passes are shorter: see claim.lua.
 _LONG_PASS_S = 0.1
 
 
@@ -92,8 +92,8 @@ class CostModel:
     def best_tokens(self, *, backlog: bool = False, least: int = 256, most: int = 512) -> int:
         """Tokens of a pass, within [least, most]: the fewest whose fixed cost hardly counts.
 
-        With a backlog `most`, and up to twice as many as long as the pass stays short: larger ones gain a little.
-        In whole rows, of which `least` and `most` are multiples.
+        With a backlog `most`, and up to twice as many as long as the pass stays short: larger ones gain a
+        little. In whole rows, of which `least` and `most` are multiples.
         """
         if backlog:
             tokens = min(max(self.tokens_in(_LONG_PASS_S), most), 2 * most)
