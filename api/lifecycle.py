@@ -30,10 +30,17 @@ class Phase:
         self._ending: asyncio.Task[None] | None = None
 
     def watch(self, loop: asyncio.Task[None]) -> asyncio.Task[None]:
-        """A task that runs for as long as the process: without it /livez fails, and the log says why."""
+        """A task that runs until it is cancelled: if it ends before, /livez fails, and the log says why."""
         self._loops.append(loop)
-        loop.add_done_callback(_tell)
+        loop.add_done_callback(self._ended)
         return loop
+
+    def _ended(self, loop: asyncio.Task[None]) -> None:
+        if loop.cancelled():
+            self._loops.remove(loop)
+        else:
+            fields = {"action": "loop.ended", "loop": loop.get_name()}
+            log.error("a loop has ended", exc_info=loop.exception(), extra=fields)
 
     @property
     def whole(self) -> bool:
@@ -83,9 +90,3 @@ class Phase:
                 break
             await asyncio.sleep(TAKE_S)
         stop()
-
-
-def _tell(loop: asyncio.Task[None]) -> None:
-    if not loop.cancelled() and (error := loop.exception()) is not None:
-        fields = {"action": "loop.ended", "loop": loop.get_name()}
-        log.error("a loop has ended", exc_info=error, extra=fields)

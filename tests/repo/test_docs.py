@@ -99,7 +99,12 @@ def test_every_error_code_is_documented_and_every_documented_one_exists() -> Non
 def test_make_run_starts_a_redis_unless_one_is_given(word: str) -> None:
     environment = {name: value for name, value in os.environ.items() if "REDIS_URL" not in name}
     told = subprocess.run(
-        ["make", "-n", "run", word], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+        ["make", "--no-print-directory", "-n", "run", word],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert ("--data-dir" in told.stdout.splitlines()[-1]) == ("redis" not in word)
 
