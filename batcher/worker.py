@@ -1,8 +1,8 @@
 """The worker: wait -> claim -> tokenise -> classify -> complete, until told to stop.
 
-The main thread runs forward passes. An idle worker does everything else there too, in the fewest round
-trips: completing and claiming share one. While a pass runs, a second thread completes the last one and
-claims for the next, as late as it can, so that entries go to whichever worker is free first.
+The main thread runs forward passes. An idle worker does everything else there too. While a pass runs, a second
+thread completes the last one and claims for the next, as late as it can, so that entries go to whichever worker
+is free first.
 """
 
 from __future__ import annotations
@@ -168,8 +168,12 @@ class Worker:
         self._take(claim)
 
     def _exchange(self) -> Claim:
-        """Completes what was classified and claims anew, in one round trip."""
+        """Completes what was classified and claims anew: with a backlog in one round trip."""
         results, self._unsent = self._unsent, []
+        if not self.claims.left:
+            # Nobody but those whose results these are waits: a claim in front of them would only delay them.
+            self._delivery.send(results)
+            results = []
         if not results:
             return self.claims.claim(self._claim_command())
         try:
