@@ -1,8 +1,8 @@
 """The worker: wait -> claim -> tokenise -> classify -> complete, until told to stop.
 
-The main thread runs forward passes. An idle worker does everything else there too. While a pass runs, a second
-thread completes the last one and claims for the next, as late as it can, so that entries go to whichever worker
-is free first.
+The main thread runs forward passes. An idle worker does everything else there too. While a pass runs, a
+second thread completes the last one and claims for the next, as late as it can, so that entries go to
+whichever worker is free first.
 """
 
 from __future__ import annotations
