@@ -9,6 +9,9 @@ from batcher.messages import Lane
 # Admit only what will be claimed within this share of its budget: the rest is for the run itself.
 ADMIT_SHARE = 0.5
 RETRY_MOST_S = 60.0
+# Of the measured rate, what is promised to those who are shed: they come back in whole seconds, many at once, and
+# others come meanwhile.
+PROMISED_SHARE = 0.75
 # Room above the cap that is kept for clients with little waiting: this part of it.
 FIRST_SHARE = 4
 
@@ -41,6 +44,7 @@ class Admission:
 
     def retry_after_s(self, waiting_cost: int, cost: int, rate: float, now: float) -> float:
         """When what waits and what was shed before will have drained, so that not all come back at once."""
+        rate *= PROMISED_SHARE
         if rate <= 0:
             return 1.0
         drained = rate * (now - self._promised_at)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from batcher.admission import Admission, LaneCaps
+from batcher.admission import PROMISED_SHARE, Admission, LaneCaps
 
 CAPS = LaneCaps(interactive=1000, bulk=5000)
 
@@ -25,10 +25,10 @@ def test_no_more_is_admitted_than_is_claimed_in_time(lane: str, first: bool, rat
 
 
 def test_who_is_shed_comes_back_after_what_waits_and_who_was_shed_before() -> None:
-    admission = Admission(CAPS)
-    waits = [admission.retry_after_s(1000, cost=500, rate=100.0, now=50.0) for _ in range(3)]
+    admission, rate = Admission(CAPS), 100.0 / PROMISED_SHARE
+    waits = [admission.retry_after_s(1000, cost=500, rate=rate, now=50.0) for _ in range(3)]
     assert waits == [15.0, 20.0, 25.0]
-    assert admission.retry_after_s(1000, cost=500, rate=100.0, now=60.0) == 20.0, "ten seconds drained 1000"
+    assert admission.retry_after_s(1000, cost=500, rate=rate, now=60.0) == 20.0, "ten seconds drained 1000"
 
 
 def test_retry_after_is_within_bounds() -> None:
