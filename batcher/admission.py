@@ -9,8 +9,8 @@ from batcher.messages import Lane
 # Admit only what will be claimed within this share of its budget: the rest is for the run itself.
 ADMIT_SHARE = 0.5
 RETRY_MOST_S = 60.0
-# Of the measured rate, what is promised to those who are shed: they come back in whole seconds, many at once, and
-# others come meanwhile.
+# Of the measured rate, what is promised to those who are shed: they come back in whole seconds, many at once,
+# and others come meanwhile.
 PROMISED_SHARE = 0.75
 # Room above the cap that is kept for clients with little waiting: this part of it.
 FIRST_SHARE = 4
