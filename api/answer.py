@@ -38,16 +38,19 @@ def all_known(models: Models, revision: str, held: Sequence[Held], cache_s: floa
 def some_found(models: Models, want: Want, found: Found, total_s: float) -> Answer:
     """Some texts came from further away: the shared cache, or the model."""
     fragments: list[bytes] = []
-    revisions: dict[str, None] = {}
+    names: dict[str, str] = {}  # by revision, as the results say
     truncated = computed = 0
     for text, held in zip(want.texts, want.held, strict=True):
         known = held or found.by_text[text]
         fragments.append(known.fragment)
         truncated += known.truncated
-        revisions[want.revision if held else found.by_text[text].revision] = None
+        if held:
+            names.setdefault(want.revision, "")
+        else:
+            names[found.by_text[text].revision] = found.by_text[text].model
         computed += text in found.computed
     cache = _HIT if not computed else _MISS if computed == len(fragments) else _PARTIAL
-    model = b", ".join([models.header(revision) for revision in revisions])
+    model = b", ".join([models.header(revision, name) for revision, name in names.items()])
     return _answer([cache, (b"x-model", model), _timing(found, total_s)], fragments, truncated)
 
 

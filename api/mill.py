@@ -75,13 +75,13 @@ class Models:
             self._headers[model.revision] = _header(model.name, model.revision)
         return self._revision
 
-    def header(self, revision: str) -> bytes:
+    def header(self, revision: str, name: str = "") -> bytes:
         """name@revision as X-Model carries it, with twelve characters of the revision.
 
-        Without the name where no worker has published that revision to this process.
+        `name` is what a result says, for a revision that no worker has published to this process yet.
         """
         if revision not in self._headers and revision != self.revision:
-            return _header("", revision)
+            return _header(name, revision)
         return self._headers[revision]
 
 

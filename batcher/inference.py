@@ -70,6 +70,7 @@ def classified(classifier: Classifier, batch: Sequence[Held], began: float) -> l
             tokenize_ms=held.tokenize_s * 1000,
             model_ms=model_ms,
             batch_size=len(batch),
+            model=info.name,
         )
         results.append((held.entry.id, prediction, prediction.encode()))
     return results

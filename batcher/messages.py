@@ -68,6 +68,7 @@ class Prediction:
     tokenize_ms: float = 0.0
     model_ms: float = 0.0
     batch_size: int = 0
+    model: str = ""
 
     def encode(self) -> bytes:
         header = {
@@ -78,6 +79,7 @@ class Prediction:
             "tokenize_ms": round(self.tokenize_ms, 3),
             "model_ms": round(self.model_ms, 3),
             "batch_size": self.batch_size,
+            "model": self.model,
         }
         return json.dumps(header, separators=(",", ":")).encode() + b"\n" + self.fragment
 
@@ -128,6 +130,7 @@ def decode_result(raw: bytes) -> Prediction | Failure:
             tokenize_ms=float(header["tokenize_ms"]),
             model_ms=float(header["model_ms"]),
             batch_size=int(header["batch_size"]),
+            model=str(header.get("model", "")),
         )
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise Malformed(f"a result that cannot be read: {type(error).__name__}") from error

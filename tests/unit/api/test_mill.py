@@ -24,10 +24,11 @@ def test_a_result_of_the_model_before_keeps_its_name() -> None:
     assert models.header(OTHER_REVISION) == b"new@ffeeddccbbaa"
 
 
-def test_a_revision_that_nobody_published_has_no_name() -> None:
+def test_a_revision_that_nobody_published_has_the_name_that_its_result_says() -> None:
     hub = FakeHub()
     models = Models(hub)
     assert models.header(OTHER_REVISION) == b"@ffeeddccbbaa"
+    assert models.header(OTHER_REVISION, "new, or so") == b"new__or_so@ffeeddccbbaa"
     publish(hub, "new", OTHER_REVISION)
     assert models.header(OTHER_REVISION) == b"new@ffeeddccbbaa"
 
