@@ -9,6 +9,7 @@ from api.cache import Held
 from api.errors import Header
 from api.mill import Models
 from api.misses import Found, Want
+from batcher.messages import Prediction
 
 _HIT: Header = (b"x-cache", b"HIT")
 _MISS: Header = (b"x-cache", b"MISS")
@@ -41,13 +42,14 @@ def some_found(models: Models, want: Want, found: Found, total_s: float) -> Answ
     names: dict[str, str] = {}  # by revision, as the results say
     truncated = computed = 0
     for text, held in zip(want.texts, want.held, strict=True):
-        known = held or found.by_text[text]
-        fragments.append(known.fragment)
-        truncated += known.truncated
         if held:
+            known: Held | Prediction = held
             names.setdefault(want.revision, "")
         else:
-            names[found.by_text[text].revision] = found.by_text[text].model
+            known = result = found.by_text[text]
+            names[result.revision] = result.model
+        fragments.append(known.fragment)
+        truncated += known.truncated
         computed += text in found.computed
     cache = _HIT if not computed else _MISS if computed == len(fragments) else _PARTIAL
     model = b", ".join([models.header(revision, name) for revision, name in names.items()])

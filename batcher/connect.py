@@ -52,7 +52,7 @@ class _Mended:
 
     def pack_commands(self, commands: Iterable[Sequence[Any]]) -> list[bytes]:
         """Several commands, in one piece."""
-        return [b"".join(hiredis.pack_command((*args[0].split(), *args[1:])) for args in commands)]
+        return [b"".join(piece for args in commands for piece in self.pack_command(*args))]
 
     async def send_packed_command(self, *args: Any, **options: Any) -> None:
         """As in the class beside it, but a lost connection is a ConnectionError on every event loop."""

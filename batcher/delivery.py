@@ -39,22 +39,26 @@ class Delivery:
         self._stopping = stopping
 
     def send(self, results: Sequence[Result]) -> None:
-        """Completes, with patience; a result that Redis does not take in time is left to its lease."""
+        """Completes, then does what is left to do."""
+        if self.complete(results):
+            self.sent(results)
+
+    def complete(self, results: Sequence[Result]) -> bool:
+        """Whether Redis took results. Those that it does not take in time are left to their leases."""
         if not results:
-            return
+            return False
         deadline = time.monotonic() + PATIENCE_S
         while True:
             try:
                 self._queue.complete((result[0], result[2]) for result in results)
                 self._outage.found()
-                break
+                return True
             except REDIS_ERRORS as error:
                 self._outage.lost(error)
                 if time.monotonic() > deadline or self._stopping.is_set():
                     self._heartbeat.drop(result[0] for result in results)
-                    return
+                    return False
                 time.sleep(RETRY_S)
-        self.sent(results)
 
     def sent(self, results: Sequence[Result]) -> None:
         """What is left to do once Redis has them."""

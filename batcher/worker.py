@@ -172,7 +172,8 @@ class Worker:
         results, self._unsent = self._unsent, []
         if not self.claims.left:
             # Nobody but those whose results these are waits: a claim in front of them would only delay them.
-            self._delivery.send(results)
+            if self._delivery.complete(results):
+                self._later(self._delivery.sent, results)
             results = []
         if not results:
             return self.claims.claim(self._claim_command())
