@@ -10,12 +10,13 @@ import sys
 import uuid
 
 from batcher import garbage, logs, tracing
+from batcher.claims import WAIT_S
 from batcher.connect import connect
 from batcher.instruments import Instruments
 from batcher.metrics import MeasuredQueue
 from batcher.settings import WorkerSettings
 from batcher.shared_cache import CacheWriter
-from batcher.worker import WAIT_S, Worker
+from batcher.worker import Worker
 from model_store import Classifier, ModelError, load
 
 log = logging.getLogger(__name__)

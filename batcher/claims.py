@@ -15,6 +15,7 @@ from batcher.redis_queue import Claim, Command, WorkerQueue, read_claim
 from batcher.settings import WorkerSettings
 from model_store import Layout
 
+WAIT_S = 1.0
 NOTHING = Claim([], 0, 0, 0, b"0-0")
 
 
@@ -24,6 +25,7 @@ class Claims:
     def __init__(
         self,
         queue: WorkerQueue,
+        waiting_queue: WorkerQueue,
         heartbeat: Heartbeat,
         outage: Outage,
         settings: WorkerSettings,
@@ -34,34 +36,61 @@ class Claims:
         self.arrivals = Arrivals()
         self._company = Company()
         self._queue = queue
+        self._waiting_queue = waiting_queue
         self._heartbeat = heartbeat
         self._outage = outage
         self._most = settings.batch_texts
         self._layout = layout
         self._stopping = stopping
 
-    def command(self, held: Sequence[Held], cost: CostModel, budget: int, ahead: bool = False) -> Command:
-        """`ahead` of the end of a pass only those are claimed who cannot wait, if there may be any."""
+    def command(
+        self,
+        held: Sequence[Held],
+        cost: CostModel,
+        budget: int,
+        *,
+        ahead: bool = False,
+        waits: bool = False,
+    ) -> Command:
+        """`ahead` of the end of a pass only those are claimed who cannot wait, if there may be any.
+
+        `waits`: to be handed to `wait`.
+        """
         wanted = claim_cost(sum(len(one.tokens) for one in held), budget, self._layout)
         bulk = self._company.bulk_tokens(cost, budget, time.monotonic())
         if ahead and bulk < budget:
             bulk = 0
         free = not ahead and not held
-        return self._queue.claim_command(self._most, wanted, min(wanted, bulk), free)
+        return self._queue.claim_command(self._most, wanted, min(wanted, bulk), free, waits)
 
     def claim(self, command: Command) -> Claim:
         """One try: nothing, after a moment, where Redis does not answer."""
         try:
             (answer,) = self._queue.run([command])
-            self._outage.found()
         except REDIS_ERRORS as error:
-            self._outage.lost(error)
-            self._stopping.wait(RETRY_S)
-            return NOTHING
+            return self._failed(error)
         return self.taken(answer)
+
+    def wait(self, bell: bytes, window_s: float, command: Command) -> Claim:
+        """What comes after `bell` within WAIT_S: claimed as it comes, or with company `window_s` later."""
+        try:
+            if window_s <= 0.0:
+                return self.taken(self._waiting_queue.wait_and_claim(bell, WAIT_S, command))
+            if not self._waiting_queue.wait(bell, WAIT_S):
+                return NOTHING
+        except REDIS_ERRORS as error:
+            return self._failed(error)
+        self._stopping.wait(window_s)
+        return self.claim(command)
+
+    def _failed(self, error: Exception) -> Claim:
+        self._outage.lost(error)
+        self._stopping.wait(RETRY_S)
+        return NOTHING
 
     def taken(self, answer: Sequence[Any]) -> Claim:
         """The claim that Redis answered with; from now on its leases are kept alive."""
+        self._outage.found()
         claim = read_claim(answer)
         self._heartbeat.hold(entry.id for entry in claim.entries)
         now = time.monotonic()

@@ -213,10 +213,34 @@ class WorkerQueue:
         rang = self._client.xread({f"{self.prefix}:bell": bell}, count=1, block=max(1, int(block_s * 1000)))
         return bool(rang)
 
-    def claim_command(self, entries: int, cost: int, bulk_cost: int, free: bool = True) -> Command:
-        """`free` says that the worker has nothing else in hand: only then it gets one that runs alone."""
+    def wait_and_claim(self, bell: bytes, block_s: float, command: Command) -> Sequence[Any]:
+        """Blocks like `wait`; then Redis runs the claim `command` at once. Its answer, in one round trip.
+
+        A claim whose process ends while it waits does not run: its connection is gone.
+        """
+        name, args = command
+        pipe = self._client.pipeline(transaction=False)
+        pipe.xread({f"{self.prefix}:bell": bell}, count=1, block=max(1, int(block_s * 1000)))
+        pipe.execute_command(*_script(name, True), 1, self.prefix, *args)  # type: ignore[no-untyped-call]
+        heard, answer = pipe.execute(raise_on_error=False)
+        if isinstance(answer, redis.exceptions.NoScriptError):
+            (answer,) = self._send([command], known=False)
+        if isinstance(answer, Exception):
+            raise answer
+        if isinstance(heard, Exception) and len(answer) == _CLAIM_HEAD:
+            raise heard  # it did not wait; nor is there work
+        taken: Sequence[Any] = answer
+        return taken
+
+    def claim_command(
+        self, entries: int, cost: int, bulk_cost: int, free: bool = True, waits: bool = False
+    ) -> Command:
+        """`free` says that the worker has nothing else in hand: only then it gets one that runs alone.
+
+        `waits`: for `wait_and_claim`. A worker that has not beaten for a lease by then gets nothing.
+        """
         limits = [entries, cost, bulk_cost]
-        return "claim", [self.worker, *limits, self._lease_ms, self._max_attempts, int(free)]
+        return "claim", [self.worker, *limits, self._lease_ms, self._max_attempts, int(free), int(waits)]
 
     def complete_command(self, results: Iterable[tuple[str, bytes]]) -> Command:
         return "complete", [self._result_ms, FAILURE_MS, *(value for pair in results for value in pair)]
@@ -252,14 +276,15 @@ class WorkerQueue:
         self.run([("retire", [self.worker])])
 
 
+_CLAIM_HEAD = 4
 _FIELDS = 9
 
 
 def read_claim(answer: Sequence[Any]) -> Claim:
     """The answer of claim.lua. An unreadable entry is counted as skipped."""
-    left, skipped, expired, bell = answer[:4]
+    left, skipped, expired, bell = answer[:_CLAIM_HEAD]
     entries = []
-    for at in range(4, len(answer), _FIELDS):
+    for at in range(_CLAIM_HEAD, len(answer), _FIELDS):
         try:
             entries.append(_entry(answer[at : at + _FIELDS]))
         except ValueError:

@@ -29,7 +29,6 @@ from model_store.layout import computed_tokens
 
 log = logging.getLogger(__name__)
 
-WAIT_S = 1.0
 # Time for a claim before the pass under way ends, and for tokenising as a share of that pass. With a backlog
 # no worker is free to take the entries meanwhile, and a pass that waits for its texts costs most.
 CLAIM_AHEAD_S = 0.0025
@@ -55,7 +54,6 @@ class Worker:
         self._classifier = classifier
         self._layout = classifier.info.layout
         self._queue = queue
-        self._waiting_queue = waiting_queue
         self._settings = settings
         self._observe = observe
         self._held: list[Held] = []
@@ -72,7 +70,9 @@ class Worker:
             model=model_record(classifier.info),
             record=self._record,
         )
-        self.claims = Claims(queue, self.heartbeat, self.outage, settings, self._layout, self._stop)
+        self.claims = Claims(
+            queue, waiting_queue, self.heartbeat, self.outage, settings, self._layout, self._stop
+        )
         self._delivery = Delivery(queue, self.heartbeat, self.outage, remember, self._stop)
 
     # -- lifecycle ---------------------------------------------------------------------------------
@@ -145,27 +145,19 @@ class Worker:
     # -- gathering ---------------------------------------------------------------------------------
 
     def _gather(self) -> None:
-        """Claims for an idle worker; waits for the bell when there is nothing."""
+        """Claims for an idle worker; waits where there is nothing."""
         self._state = "idle"
-        claim = self._exchange()
-        self._reason = "full" if claim.left else "idle"
-        if claim.entries or self._stop.is_set():
-            self._take(claim)
-            return
-        try:
-            if not self._waiting_queue.wait(claim.bell, WAIT_S):
-                return
-        except REDIS_ERRORS as error:
-            self.outage.lost(error)
-            self._stop.wait(RETRY_S)
-            return
-        most_s = self._settings.window_ms / 1000
-        window_s = keep_window_s(self.claims.arrivals, self.cost, self._progress.typical_tokens, most_s)
-        if window_s > 0.0:
-            self._stop.wait(window_s)
-        claim = self._exchange()
+        claim, window_s = self._exchange(), 0.0
+        if not claim.entries and not self._stop.is_set():
+            window_s = keep_window_s(
+                self.claims.arrivals,
+                self.cost,
+                self._progress.typical_tokens,
+                self._settings.window_ms / 1000,
+            )
+            claim = self.claims.wait(claim.bell, window_s, self._claim_command(waits=True))
         self._reason = "full" if claim.left else "window" if window_s > 0.0 else "idle"
-        self._take(claim)
+        self._keep(tokenised(self._classifier, claim.entries))
 
     def _exchange(self) -> Claim:
         """Completes what was classified and claims anew: with a backlog in one round trip."""
@@ -183,15 +175,11 @@ class Worker:
         except REDIS_ERRORS:
             self._delivery.send(results)
             return NOTHING
-        self.outage.found()
         self._later(self._delivery.sent, results)
         return self.claims.taken(answer)
 
-    def _claim_command(self, ahead: bool = False) -> Command:
-        return self.claims.command(self._held, self.cost, self.budget, ahead)
-
-    def _take(self, claim: Claim) -> None:
-        self._keep(tokenised(self._classifier, claim.entries))
+    def _claim_command(self, *, ahead: bool = False, waits: bool = False) -> Command:
+        return self.claims.command(self._held, self.cost, self.budget, ahead=ahead, waits=waits)
 
     def _keep(self, tokenised: Tokenised) -> None:
         held, failed = tokenised

@@ -1,10 +1,16 @@
 -- Takes entries for one worker and writes their leases.
 -- ARGV: worker, most entries, most cost, most cost of bulk, lease_ms, max_attempts,
---       hands (1: free; 0: a pass is under way or other entries are held).
+--       hands (1: free; 0: a pass is under way or other entries are held),
+--       1 if this was sent to be run once work comes.
 -- Returns {still waiting, skipped, expired, last ring, then for each entry:
 --   id, text, lane, cost, waited_ms, remaining_ms, attempts, trace, solo}.
 local worker, most, most_cost, bulk_cost = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local lease, max_attempts, free = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7] == '1'
+-- A worker that waited may be frozen or cut off by now: it gets nothing if it has not beaten lately. One that is well
+-- asks again, and at once.
+if ARGV[8] == '1' and (tonumber(redis.call('HGET', P .. ':worker:' .. worker, 'beaten')) or 0) + lease <= now then
+  most, free = 0, false
+end
 local READ_AHEAD = 32
 local entries, freed, leases, leased = {}, {}, {}, {}
 local taken, cost, skipped, expired = 0, 0, 0, 0

@@ -15,7 +15,7 @@ import pytest
 from api.edge import Edge
 from api.main import create_app
 from api.settings import ApiSettings
-from batcher import worker as worker_module
+from batcher import claims
 from batcher.admission import LaneCaps
 from batcher.redis_queue import WorkerQueue
 from batcher.replies import ReplyHub
@@ -79,7 +79,7 @@ class Mill:
 
 @pytest.fixture
 async def mill(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Mill]:
-    monkeypatch.setattr(worker_module, "WAIT_S", 0.1)  # so that stopping an idle worker is quick
+    monkeypatch.setattr(claims, "WAIT_S", 0.1)  # so that stopping an idle worker is quick
     async with contextlib.AsyncExitStack() as stack:
         yield Mill(stack)
 

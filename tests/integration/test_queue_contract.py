@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import redis
 
 from batcher.errors import QueueFull
 from batcher.messages import Failure, Prediction, decode_result, fragment
-from batcher.redis_queue import ApiQueue, WorkerQueue, queue_states, read_claim
+from batcher.redis_queue import ApiQueue, Claim, WorkerQueue, queue_states, read_claim
 from tests.mill import wait_until
 from tests.servers import leftovers
 
@@ -457,6 +458,63 @@ def test_the_bell_wakes_an_idle_worker_and_takes_nothing(bench: Bench) -> None:
     assert bench.worker("one").wait(claim.bell, 1.0)
     assert bench.worker("two").wait(claim.bell, 1.0)
     assert ids_of(bench.worker().claim(10, 100, 100)) == ["b"]
+
+
+def claim_in_advance(queue: WorkerQueue, bell: bytes, block_s: float = 0.01) -> Claim:
+    return read_claim(queue.wait_and_claim(bell, block_s, queue.claim_command(10, 100, 100, waits=True)))
+
+
+def test_a_claim_sent_in_advance_runs_when_work_comes(bench: Bench) -> None:
+    worker = bench.worker()
+    worker.beat([], RECORD, MODEL, 5000)
+    bell = worker.claim(10, 100, 100).bell
+    assert claim_in_advance(worker, bell) == Claim([], 0, 0, 0, bell)
+    with ThreadPoolExecutor(1) as waiting:
+        claimed = waiting.submit(claim_in_advance, worker, bell, 10.0)
+        time.sleep(0.05)
+        assert not claimed.done()
+        bench.ask("x", "y")
+        assert ids_of(claimed.result(5)) == ["x", "y"]
+
+
+def test_a_claim_sent_in_advance_survives_a_flush_of_scripts(bench: Bench) -> None:
+    worker = bench.worker()
+    worker.beat([], RECORD, MODEL, 5000)
+    bench.ask("x")
+    bench.client.script_flush()
+    assert ids_of(claim_in_advance(worker, b"0-0")) == ["x"]
+
+
+def test_a_claim_sent_in_advance_by_a_worker_since_frozen_takes_nothing(bench: Bench) -> None:
+    frozen = bench.worker("frozen", lease_ms=30)
+    bench.ask("x")
+    assert ids_of(claim_in_advance(frozen, b"0-0")) == [], "it has never beaten"
+    frozen.beat([], RECORD, MODEL, 5000)
+    time.sleep(0.04)
+    refused = claim_in_advance(frozen, b"0-0")
+    assert (ids_of(refused), refused.left) == ([], 1)
+    frozen.beat([], RECORD, MODEL, 5000)
+    assert ids_of(claim_in_advance(frozen, b"0-0")) == ["x"]
+
+
+def test_of_a_wait_that_fails_the_claim_counts_if_it_brought_something(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = bench.worker()
+    worker.beat([], RECORD, MODEL, 5000)
+    bench.ask("x")
+    refused = redis.exceptions.NoPermissionError("no permissions to run xread")
+
+    class Refusing(redis.client.Pipeline):
+        def execute(self, raise_on_error: bool = True) -> list[Any]:
+            answers = super().execute(raise_on_error)
+            return answers if len(answers) == 1 else [refused, *answers[1:]]
+
+    pool = bench.client.connection_pool
+    monkeypatch.setattr(bench.client, "pipeline", lambda **_: Refusing(pool, {}, False, None))
+    assert ids_of(claim_in_advance(worker, b"0-0")) == ["x"]
+    with pytest.raises(redis.exceptions.NoPermissionError):
+        claim_in_advance(worker, b"0-0")
 
 
 def test_the_newest_ready_worker_names_the_model_and_a_dead_revision_is_replaced(bench: Bench) -> None:

@@ -13,7 +13,7 @@ import fakeredis
 import pytest
 import redis.asyncio
 
-from batcher import worker as worker_module
+from batcher import claims
 from batcher.admission import LaneCaps
 from batcher.errors import (
     BudgetExceeded,
@@ -96,7 +96,7 @@ class Road:
 
 @pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.redis)])
 async def road(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Road]:
-    monkeypatch.setattr(worker_module, "WAIT_S", 0.1)  # so that stopping an idle worker is quick
+    monkeypatch.setattr(claims, "WAIT_S", 0.1)  # so that stopping an idle worker is quick
     opened: list[Any] = []
 
     def fake() -> tuple[Any, Any]:
