@@ -94,6 +94,11 @@ class ClientCap:
         self._first = first
         self._waiting: dict[str, int] = {}
 
+    def has_room(self, client: str, texts: int) -> bool:
+        """Whether `hold` would let them in."""
+        waiting = self._waiting.get(client, 0)
+        return not (self._most and waiting and waiting + texts > self._most)
+
     @contextmanager
     def hold(self, client: str, texts: int) -> Iterator[bool]:
         """Counts `texts` for as long as they wait; says whether they go before those of heavier clients.
@@ -101,7 +106,7 @@ class ClientCap:
         Raises Problem 429 `client_limit`. One request is always taken: its size has a limit of its own.
         """
         waiting = self._waiting.get(client, 0)
-        if self._most and waiting and waiting + texts > self._most:
+        if not self.has_room(client, texts):
             detail = f"{waiting} of at most {self._most} texts of this client are waiting already"
             raise Problem(429, detail, code="client_limit")
         self._waiting[client] = waiting + texts

@@ -2,6 +2,8 @@
 
 What happens in order: digests -> shared cache -> cap per client -> queue, while watching whether the client
 is still there. Each text is asked for once, however often a request names it.
+
+Where the cache lies beside the queue and most texts are new, the queue looks into it: a round trip less.
 """
 
 from __future__ import annotations
@@ -20,11 +22,18 @@ from api.mill import Cache, Hub
 from api.wire import Gone, Receive
 from batcher.errors import BudgetExceeded, MillraceError
 from batcher.messages import Outcome, Prediction, entry_id
+from batcher.shared_cache import COPY_SHARE
 
 T = TypeVar("T")
 
 # A copy of a result that has just been computed never outlives the shared one, whose end is spread by 10 %.
 FRESH_SHARE = 0.9
+# While more than this share of texts is found in the shared cache it is asked first, which is cheaper then.
+MOST_FOUND = 0.5
+# Weight of the newest request in that share.
+NEWEST = 0.05
+# With less time than this the cache is asked first, which answers whatever time is left.
+LEAST_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +50,7 @@ class Want:
 
 @dataclass(slots=True)
 class Found:
-    """Predictions by text, which of them were computed for this request, and the time caches took."""
+    """Predictions by text, which of them were computed for this request, and the time caches alone took."""
 
     by_text: dict[str, Prediction] = field(default_factory=dict)
     computed: set[str] = field(default_factory=set)
@@ -60,6 +69,8 @@ class MissRoad:
         self._cap = cap
         self._metrics = metrics
         self._fresh_s = cache_ttl_s * FRESH_SHARE
+        self._copy_s = cache_ttl_s * COPY_SHARE
+        self._share_found = 0.0
 
     async def find(self, want: Want, receive: Receive) -> Found:
         """Every missing text's prediction. Raises MillraceError, Problem, or Gone when the client left."""
@@ -67,14 +78,28 @@ class MissRoad:
         pairs = zip(want.texts, want.held, strict=True)
         ids = {text: entry_id(text) for text in dict.fromkeys(text for text, held in pairs if held is None)}
         self._metrics.entries("hit_local", len(want.held) - want.held.count(None))
-        if want.revision:
+        looks = self._queue_may_look(want, len(ids))
+        if want.revision and not looks:
             await self._ask_shared(want.revision, ids, found)
         unknown = [text for text in ids if text not in found.by_text]
         if unknown:
             with self._cap.hold(want.client, len(unknown)) as first:
                 asked = [ids[text] for text in unknown]
-                await self._compute(want, asked, unknown, found, receive, first=first)
+                revision = want.revision if looks else ""
+                await self._compute(want, asked, unknown, found, receive, first=first, revision=revision)
+        if want.revision:
+            share = 1.0 - len(found.computed) / len(ids)
+            self._share_found += NEWEST * (share - self._share_found)
         return found
+
+    def _queue_may_look(self, want: Want, texts: int) -> bool:
+        """Whether one round trip will do. Not where the queue may refuse what the cache may know."""
+        return (
+            self._hub.looks
+            and self._share_found <= MOST_FOUND
+            and want.deadline - perf_counter() > LEAST_S
+            and self._cap.has_room(want.client, texts)
+        )
 
     async def _ask_shared(self, revision: str, ids: dict[str, str], found: Found) -> None:
         started = perf_counter()
@@ -97,12 +122,16 @@ class MissRoad:
         receive: Receive,
         *,
         first: bool,
+        revision: str,
     ) -> None:
-        budget_s = want.deadline - perf_counter()
+        asked_at = perf_counter()
+        budget_s = want.deadline - asked_at
         try:
             if budget_s <= 0:
                 raise BudgetExceeded("no time was left to ask the queue")
-            work = self._hub.classify(ids, texts, budget_s=budget_s, trace=want.trace, first=first)
+            work = self._hub.classify(
+                ids, texts, budget_s=budget_s, trace=want.trace, first=first, revision=revision
+            )
             outcomes = await unless_gone(receive, work)
         except MillraceError as error:
             self._metrics.entries(error, len(texts))
@@ -111,16 +140,24 @@ class MissRoad:
             self._metrics.entries("cancelled", len(texts))
             raise
         self._take(want, dict(zip(texts, outcomes, strict=True)), found)
+        if not found.computed:
+            found.cache_s += perf_counter() - asked_at
 
     def _take(self, want: Want, outcomes: dict[str, Outcome], found: Found) -> None:
         """Keeps what was computed; then the first text without a prediction, if any, becomes the answer."""
+        cached = 0
         for text, outcome in outcomes.items():
             if isinstance(outcome, MillraceError):
                 self._metrics.entries(outcome)
                 continue
             found.by_text[text] = outcome
-            found.computed.add(text)
-            self._local.put(text, outcome, self._fresh_s)
+            if outcome.cached:
+                cached += 1
+                self._local.put(text, outcome, self._copy_s)
+            else:
+                found.computed.add(text)
+                self._local.put(text, outcome, self._fresh_s)
+        self._metrics.entries("hit_shared", cached)
         self._metrics.entries("computed", len(found.computed))
         for index, text in enumerate(want.texts):
             if isinstance(failed := outcomes.get(text), MillraceError):

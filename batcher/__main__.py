@@ -52,6 +52,8 @@ def build_worker(settings: WorkerSettings, instruments: Instruments, cache: Cach
             lease_ms=settings.lease_ms,
             max_attempts=settings.max_attempts,
             result_ms=int(settings.result_ttl_s * 1000),
+            revision=instruments.classifier.info.revision,
+            cache_ms=int(settings.cache_ttl_s * 1000) if settings.cache_here else 0,
         )
         made.told = instruments.told
         return made

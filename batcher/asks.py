@@ -16,7 +16,7 @@ from batcher.coalesce import Coalescer
 from batcher.errors import BudgetExceeded, Malformed, QueueFull, QueueUnavailable
 from batcher.messages import Prediction, decode_result, estimate_cost
 from batcher.outage import REDIS_ERRORS, Outage, reason
-from batcher.redis_queue import ApiQueue, Command, queue_states
+from batcher.redis_queue import ApiQueue, Command, queue_states, refused_cache
 from batcher.waiters import Waiter, Waiters
 
 log = logging.getLogger(__name__)
@@ -59,6 +59,8 @@ class Asks:
         self._outage = outage
         self._admission = admission
         self._rate = rate
+        # False once Redis has refused to read long-lived results within a script.
+        self.may_look = True
         self._asks: Coalescer[Sequence[Waiter], None] = Coalescer(self._enqueue)
         self._withdrawals: Coalescer[str, None] = Coalescer(self._cancel)
 
@@ -121,9 +123,17 @@ class Asks:
         budget_s = max(one.deadline - asyncio.get_running_loop().time(), 0.001)
         items = [(waiter.id, waiter.text, estimate_cost(waiter.text)) for waiter in waiters]
         cap = self._admission.cap(one.lane, one.first, budget_s, self._rate())
-        return self._queue.enqueue(items, one.lane, int(budget_s * 1000), cap, one.trace, first=one.first)
+        budget_ms = int(budget_s * 1000)
+        return self._queue.enqueue(
+            items, one.lane, budget_ms, cap, one.trace, first=one.first, revision=one.revision
+        )
 
     def _take_answer(self, waiters: Sequence[Waiter], answer: Any) -> None:
+        if waiters[0].revision and refused_cache(answer):
+            log.warning("the cache is looked into apart: %s", reason(answer), extra={"action": "cache.apart"})
+            self.may_look = False
+            self._ask_without_look(waiters)
+            return
         try:
             if isinstance(answer, Exception):
                 log.warning("enqueue refused: %s", reason(answer), extra={"action": "enqueue.refused"})
@@ -141,8 +151,27 @@ class Asks:
                 self.counts.queued += 1
             elif state == b"joined":
                 self.counts.joined += 1
-            else:
+            elif isinstance(state, bytes):
                 self.take_result(waiter, state)
+            else:
+                self._take_known(waiter, state[0])
+
+    def _take_known(self, waiter: Waiter, raw: bytes) -> None:
+        """A long-lived result; what cannot be read as one counts as none."""
+        try:
+            known = decode_result(raw, cached=True)
+        except Malformed:
+            known = None
+        if isinstance(known, Prediction):
+            self._waiters.resolve(waiter, known)
+        else:
+            self.counts.malformed += 1
+            self._ask_without_look([waiter])
+
+    def _ask_without_look(self, waiters: Sequence[Waiter]) -> None:
+        for waiter in waiters:
+            waiter.revision = ""
+        self._asks.ask(waiters)
 
     def _retry_after_s(self, waiting_cost: int, waiters: Sequence[Waiter]) -> float:
         cost = sum(estimate_cost(waiter.text) for waiter in waiters)

@@ -34,6 +34,8 @@ class Claims:
     ) -> None:
         self.left = self.skipped = self.expired = 0
         self.arrivals = Arrivals()
+        # Of the last claim: whoever waits from there misses nothing that came since. Empty: ask first.
+        self._bell = b""
         self._company = Company()
         self._queue = queue
         self._waiting_queue = waiting_queue
@@ -71,12 +73,18 @@ class Claims:
             return self._failed(error)
         return self.taken(answer)
 
-    def wait(self, bell: bytes, window_s: float, command: Command) -> Claim:
-        """What comes after `bell` within WAIT_S: claimed as it comes, or with company `window_s` later."""
+    @property
+    def more(self) -> bool:
+        """Whether a claim may bring something at once, so that there is no need to wait."""
+        return self.left > 0 or not self._bell
+
+    def wait(self, window_s: float, command: Command) -> Claim:
+        """What comes within WAIT_S: claimed as it comes, or with its company `window_s` later."""
         try:
             if window_s <= 0.0:
-                return self.taken(self._waiting_queue.wait_and_claim(bell, WAIT_S, command))
-            if not self._waiting_queue.wait(bell, WAIT_S):
+                return self.taken(self._waiting_queue.wait_and_claim(self._bell, WAIT_S, command))
+            if not self._waiting_queue.wait(self._bell, WAIT_S):
+                self._bell = b""
                 return NOTHING
         except REDIS_ERRORS as error:
             return self._failed(error)
@@ -85,6 +93,7 @@ class Claims:
 
     def _failed(self, error: Exception) -> Claim:
         self._outage.lost(error)
+        self._bell = b""
         self._stopping.wait(RETRY_S)
         return NOTHING
 
@@ -97,7 +106,7 @@ class Claims:
         self.arrivals = self.arrivals.seen(len(claim.entries), now)
         callers = [entry.cost for entry in claim.entries if entry.lane == "interactive"]
         self._company = self._company.seen(callers, now)
-        self.left = claim.left
+        self.left, self._bell = claim.left, claim.bell
         self.skipped += claim.skipped
         self.expired += claim.expired
         return claim

@@ -19,7 +19,8 @@ Remember = Callable[[Iterable[tuple[str, Prediction, bytes]]], None]
 
 
 class Delivery:
-    """Brings results to those who wait. `remember` writes the cache and raises nothing.
+    """Brings results to those who wait. `remember` writes a cache that the queue does not write itself, and
+    raises nothing.
 
     Once `stopping`, one try must do.
     """
@@ -54,6 +55,8 @@ class Delivery:
                 self._outage.found()
                 return True
             except REDIS_ERRORS as error:
+                if self._queue.forget(error):
+                    continue
                 self._outage.lost(error)
                 if time.monotonic() > deadline or self._stopping.is_set():
                     self._heartbeat.drop(result[0] for result in results)
@@ -63,7 +66,8 @@ class Delivery:
     def sent(self, results: Sequence[Result]) -> None:
         """What is left to do once Redis has them."""
         self._heartbeat.drop(result[0] for result in results)
-        predictions = (
-            (entry, result, raw) for entry, result, raw in results if isinstance(result, Prediction)
-        )
-        self._remember(predictions)
+        if not self._queue.remembers:
+            predictions = (
+                (entry, result, raw) for entry, result, raw in results if isinstance(result, Prediction)
+            )
+            self._remember(predictions)

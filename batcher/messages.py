@@ -58,7 +58,10 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """The answer for one text. `fragment` is a JSON list of {"label", "score"} in label id order."""
+    """The answer for one text. `fragment` is a JSON list of {"label", "score"} in label id order.
+
+    `cached` if it was read from the long-lived cache: a fact of the reading, so `encode` leaves it out.
+    """
 
     fragment: bytes
     revision: str
@@ -69,6 +72,7 @@ class Prediction:
     model_ms: float = 0.0
     batch_size: int = 0
     model: str = ""
+    cached: bool = False
 
     def encode(self) -> bytes:
         header = {
@@ -110,7 +114,7 @@ def fragment(labels: Sequence[str], scores: Sequence[float]) -> bytes:
     return json.dumps(pairs, separators=(",", ":")).encode()
 
 
-def decode_result(raw: bytes) -> Prediction | Failure:
+def decode_result(raw: bytes, *, cached: bool = False) -> Prediction | Failure:
     """The inverse of `encode`. Raises Malformed for anything this program did not write."""
     head, newline, body = raw.partition(b"\n")
     if not newline or len(head) > _HEADER_MAX_BYTES:
@@ -131,6 +135,7 @@ def decode_result(raw: bytes) -> Prediction | Failure:
             model_ms=float(header["model_ms"]),
             batch_size=int(header["batch_size"]),
             model=str(header.get("model", "")),
+            cached=cached,
         )
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise Malformed(f"a result that cannot be read: {type(error).__name__}") from error

@@ -25,6 +25,7 @@ Every script is idempotent by id, so a client library may send it twice.
 from __future__ import annotations
 
 import hashlib
+import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -62,6 +63,20 @@ def prefix(name: str) -> str:
 def cache_key(name: str, revision: str, entry: str) -> str:
     """The long-lived result of one text under one revision. No hash tag: it may live in another Redis."""
     return f"millrace:cache:{name}:{revision}:{entry}"
+
+
+def spread(lifetime_ms: float) -> int:
+    """A lifetime within 10 % of this one: what is remembered together must not end together."""
+    return int(lifetime_ms * random.uniform(0.9, 1.1))
+
+
+def refused_cache(answer: Any) -> bool:
+    """Whether a script failed, and may have done so for a key of the cache: forbidden, or on another server.
+
+    Scripts touch these keys before they write anything.
+    """
+    passing = (redis.exceptions.OutOfMemoryError, redis.exceptions.ReadOnlyError)
+    return isinstance(answer, redis.exceptions.ResponseError) and not isinstance(answer, passing)
 
 
 @cache
@@ -105,6 +120,7 @@ class ApiQueue:
     def __init__(self, client: redis.asyncio.Redis, name: str, api: str, max_attempts: int) -> None:
         self.prefix = prefix(name)
         self.api = api
+        self._name = name
         self._client = client
         self._max_attempts = max_attempts
 
@@ -133,10 +149,15 @@ class ApiQueue:
         trace: str,
         *,
         first: bool = False,
+        revision: str = "",
     ) -> Command:
-        """Asks for the results of `items` (id, text, cost); see enqueue.lua for the answer."""
+        """Asks for the results of `items` (id, text, cost); see enqueue.lua for the answer.
+
+        Of `revision`, if given, long-lived results are looked for as well: they must lie in this Redis.
+        """
         flat = [value for item in items for value in item]
-        return "enqueue", [self.api, lane, budget_ms, KEEP_MS, cap, trace, int(first), *flat]
+        remembered = cache_key(self._name, revision, "") if revision else ""
+        return "enqueue", [self.api, lane, budget_ms, KEEP_MS, cap, trace, int(first), remembered, *flat]
 
     def cancel(self, ids: Iterable[str]) -> Command:
         return "cancel", [self.api, *ids]
@@ -164,8 +185,10 @@ class ApiQueue:
         return [hint for piece in pieces for hint in piece.split(b"\0")]
 
 
-def queue_states(answer: Sequence[Any], retry_after_s: Callable[[int], float]) -> list[bytes]:
-    """The answer of enqueue.lua: a state for each id. Raises QueueFull when the lane sheds.
+def queue_states(answer: Sequence[Any], retry_after_s: Callable[[int], float]) -> list[bytes | list[bytes]]:
+    """The answer of enqueue.lua: a state for each id, a long-lived result in a list of its own.
+
+    Raises QueueFull when the lane sheds.
 
     `retry_after_s` gives the seconds until a waiting cost will have drained.
     """
@@ -177,10 +200,22 @@ def queue_states(answer: Sequence[Any], retry_after_s: Callable[[int], float]) -
 
 
 class WorkerQueue:
-    """The answering end, synchronous: one instance may be shared by the threads of a worker."""
+    """The answering end, synchronous: one instance may be shared by the threads of a worker.
+
+    Results are remembered in this Redis for about `cache_ms`, as those of `revision`; not at all if it is 0.
+    """
 
     def __init__(
-        self, client: redis.Redis, name: str, worker: str, *, lease_ms: int, max_attempts: int, result_ms: int
+        self,
+        client: redis.Redis,
+        name: str,
+        worker: str,
+        *,
+        lease_ms: int,
+        max_attempts: int,
+        result_ms: int,
+        revision: str = "",
+        cache_ms: int = 0,
     ) -> None:
         self.prefix = prefix(name)
         self.worker = worker
@@ -188,6 +223,8 @@ class WorkerQueue:
         self._lease_ms = lease_ms
         self._max_attempts = max_attempts
         self._result_ms = result_ms
+        self._remembered = cache_key(name, revision, "")
+        self._cache_ms = cache_ms
 
     def run(self, commands: Sequence[Command]) -> list[Any]:
         """Runs scripts in one round trip; raises the first error among the answers."""
@@ -243,7 +280,21 @@ class WorkerQueue:
         return "claim", [self.worker, *limits, self._lease_ms, self._max_attempts, int(free), int(waits)]
 
     def complete_command(self, results: Iterable[tuple[str, bytes]]) -> Command:
-        return "complete", [self._result_ms, FAILURE_MS, *(value for pair in results for value in pair)]
+        remembered = [self._remembered, spread(self._cache_ms)]
+        flat = [value for pair in results for value in pair]
+        return "complete", [self._result_ms, FAILURE_MS, *remembered, *flat]
+
+    @property
+    def remembers(self) -> bool:
+        """Whether what is completed is remembered as well."""
+        return self._cache_ms > 0
+
+    def forget(self, error: Exception) -> bool:
+        """Remembers no more if that may be why Redis refused a `complete`. Whether so."""
+        refused = self.remembers and refused_cache(error)
+        if refused:
+            self._cache_ms = 0
+        return refused
 
     def claim(self, entries: int, cost: int, bulk_cost: int, free: bool = True) -> Claim:
         (answer,) = self.run([self.claim_command(entries, cost, bulk_cost, free)])

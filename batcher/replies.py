@@ -39,13 +39,16 @@ POLL_EVERY_S = 0.3
 POLL_MOST = 500
 HINT_BLOCK_S = 1.0
 HINTS_MOST = 64
+# Ticks of the event loop from a result to its answer: those who have waited go before the next wait.
+ANSWER_TICKS = 2
 
 
 class ReplyHub:
     """Asks the queue on behalf of all requests of one process, and gives each text its one answer.
 
     `client` runs scripts, `hint_client` is for the blocking pop alone. `linger_s` is a pause after each pop,
-    for callers who would rather have many answers at once than each one early.
+    for callers who would rather have many answers at once than each one early. `cache_here` says that
+    long-lived results lie in the same Redis.
     """
 
     def __init__(
@@ -57,6 +60,7 @@ class ReplyHub:
         caps: LaneCaps,
         max_attempts: int = 3,
         linger_s: float = 0.0,
+        cache_here: bool = False,
     ) -> None:
         api = f"{socket.gethostname()}-{os.getpid()}-{random.getrandbits(32):08x}"
         self.queue = ApiQueue(client, name, api, max_attempts)
@@ -65,6 +69,7 @@ class ReplyHub:
         self.eviction = EvictionWatch()
         self._clients = (client, hint_client)
         self._linger_s = linger_s
+        self._cache_here = cache_here
         self._waiters = Waiters()
         self._asks = Asks(self.queue, self._waiters, self.outage, Admission(caps), lambda: self.snapshot.rate)
         self.counts = self._asks.counts
@@ -85,6 +90,7 @@ class ReplyHub:
             caps=caps,
             max_attempts=settings.max_attempts,
             linger_s=linger_s,
+            cache_here=settings.cache_here,
         )
 
     # -- lifecycle ---------------------------------------------------------------------------------
@@ -122,6 +128,11 @@ class ReplyHub:
         """Ids that requests of this process wait for."""
         return len(self._waiters)
 
+    @property
+    def looks(self) -> bool:
+        """Whether `classify` can look into the long-lived cache on its way, which saves a round trip."""
+        return self._cache_here and self._asks.may_look and self.reachable and bool(self.snapshot.workers)
+
     # -- asking ------------------------------------------------------------------------------------
 
     async def classify(
@@ -133,17 +144,19 @@ class ReplyHub:
         lane: Lane = "interactive",
         trace: str = "",
         first: bool = False,
+        revision: str = "",
     ) -> list[Outcome]:
         """The outcome of each text, in order. Safe to cancel: what nobody else waits for leaves the queue.
 
-        `first`: of a client with little waiting, to be claimed before those who have much.
+        `first`: of a client with little waiting, to be claimed before those who have much. `revision`: where
+        the queue `looks` into the long-lived cache, of this model; a prediction found there is `cached`.
 
         An EntryFailed or EntryPoisoned stands in its text's place. Raises QueueFull, NoWorker or
         QueueUnavailable when refused, BudgetExceeded when `budget_s` ends first.
         """
         self._admit()
         deadline = asyncio.get_running_loop().time() + budget_s
-        held, ask = self._waiters.hold(zip(ids, texts, strict=True), deadline, lane, trace, first)
+        held, ask = self._waiters.hold(zip(ids, texts, strict=True), deadline, lane, trace, first, revision)
         self._asks.ask(ask)
         try:
             _, pending = await asyncio.wait([waiter.future for waiter in held.values()], timeout=budget_s)
@@ -186,6 +199,8 @@ class ReplyHub:
                 if waiter is not None:
                     self.counts.hinted += 1
                     self._asks.take_result(waiter, raw)
+            for _ in range(ANSWER_TICKS):
+                await asyncio.sleep(0)
             if self._linger_s:
                 await asyncio.sleep(self._linger_s)
 

@@ -47,6 +47,11 @@ class QueueSettings(BaseSettings):
     # Spans of requests, batches and jobs by OpenTelemetry, sent where OTEL_EXPORTER_OTLP_ENDPOINT says.
     tracing: bool = False
 
+    @property
+    def cache_here(self) -> bool:
+        """Whether the cache lies in the queue's own Redis."""
+        return self.cache_url in (None, self.redis_url)
+
 
 class WorkerSettings(QueueSettings):
     """The worker: which model, on what, in which batches."""

@@ -7,7 +7,6 @@ waits for that.
 from __future__ import annotations
 
 import asyncio
-import random
 import threading
 import time
 from collections.abc import Iterable, Sequence
@@ -22,7 +21,7 @@ from batcher.connect import connect, connect_async
 from batcher.errors import Malformed
 from batcher.messages import Prediction, decode_result
 from batcher.outage import REDIS_ERRORS, Outage
-from batcher.redis_queue import cache_key
+from batcher.redis_queue import cache_key, spread
 from batcher.settings import QueueSettings
 
 # The cache is worth waiting for only while it is faster than the model.
@@ -32,6 +31,9 @@ WRITE_S = 1.0
 PAUSE_S = 1.0
 # Batches that wait to be written; more are not remembered.
 UNWRITTEN = 16
+
+# A copy elsewhere may live for this share of the TTL.
+COPY_SHARE = 0.1
 
 Hit = tuple[Prediction, float]
 
@@ -74,10 +76,10 @@ class SharedCache:
         if not isinstance(raw, bytes):
             return None
         try:
-            result = decode_result(raw)
+            result = decode_result(raw, cached=True)
         except Malformed:
             return None
-        return (result, self._ttl_s / 10) if isinstance(result, Prediction) else None
+        return (result, self._ttl_s * COPY_SHARE) if isinstance(result, Prediction) else None
 
     async def _read(self, lookups: Sequence[list[str]]) -> list[list[bytes | None] | Exception]:
         if not self.outage.over:  # lost while this one waited for its turn
@@ -173,8 +175,7 @@ def remember(
     """Writes (id, prediction, encoded) under the revision that computed each; ends are spread by +-10 %."""
     pipe = client.pipeline(transaction=False)
     for entry, prediction, encoded in results:
-        lifetime_ms = int(ttl_s * 1000 * random.uniform(0.9, 1.1))
-        pipe.set(cache_key(name, prediction.revision, entry), encoded, px=lifetime_ms)
+        pipe.set(cache_key(name, prediction.revision, entry), encoded, px=spread(ttl_s * 1000))
     pipe.execute(raise_on_error=False)
 
 

@@ -17,7 +17,8 @@ LOOK_MOST_S = 1.0
 class Waiter:
     """One id that `waiting` requests of this process wait for. Its future never holds an exception.
 
-    At `look_at` its result is looked for, in case a hint was lost.
+    At `look_at` its result is looked for, in case a hint was lost. The queue looks for a long-lived result of
+    `revision`, if there is one, before it takes the text.
     """
 
     id: str
@@ -29,6 +30,7 @@ class Waiter:
     asked_at: float
     look_at: float
     first: bool = False
+    revision: str = ""
     waiting: int = 0
 
 
@@ -52,7 +54,13 @@ class Waiters:
         return self._by_id.get(entry)
 
     def hold(
-        self, items: Iterable[tuple[str, str]], deadline: float, lane: Lane, trace: str, first: bool
+        self,
+        items: Iterable[tuple[str, str]],
+        deadline: float,
+        lane: Lane,
+        trace: str,
+        first: bool,
+        revision: str,
     ) -> tuple[dict[str, Waiter], list[Waiter]]:
         """One more request waits for these (id, text): the waiters by id, and those to ask the queue for.
 
@@ -68,7 +76,8 @@ class Waiters:
             if waiter is None or waiter.future.done():
                 future: asyncio.Future[Outcome] = loop.create_future()
                 now = loop.time()
-                waiter = Waiter(entry, text, lane, trace, future, deadline, now, now + LOOK_S, first)
+                look_at = now + LOOK_S
+                waiter = Waiter(entry, text, lane, trace, future, deadline, now, look_at, first, revision)
                 self._by_id[entry] = waiter
                 ask.append(waiter)
             elif (

@@ -145,28 +145,25 @@ class Worker:
     # -- gathering ---------------------------------------------------------------------------------
 
     def _gather(self) -> None:
-        """Claims for an idle worker; waits where there is nothing."""
+        """Completes what was classified; claims where something waits already, else waits for it."""
         self._state = "idle"
-        claim, window_s = self._exchange(), 0.0
-        if not claim.entries and not self._stop.is_set():
-            window_s = keep_window_s(
-                self.claims.arrivals,
-                self.cost,
-                self._progress.typical_tokens,
-                self._settings.window_ms / 1000,
-            )
-            claim = self.claims.wait(claim.bell, window_s, self._claim_command(waits=True))
+        results, self._unsent = self._unsent, []
+        window_s = 0.0
+        if self.claims.more:
+            claim = self._exchange(results)
+        else:
+            if self._delivery.complete(results):
+                self._later(self._delivery.sent, results)
+            if self._stop.is_set():
+                return
+            typical, most_s = self._progress.typical_tokens, self._settings.window_ms / 1000
+            window_s = keep_window_s(self.claims.arrivals, self.cost, typical, most_s)
+            claim = self.claims.wait(window_s, self._claim_command(waits=True))
         self._reason = "full" if claim.left else "window" if window_s > 0.0 else "idle"
         self._keep(tokenised(self._classifier, claim.entries))
 
-    def _exchange(self) -> Claim:
-        """Completes what was classified and claims anew: with a backlog in one round trip."""
-        results, self._unsent = self._unsent, []
-        if not self.claims.left:
-            # Nobody but those whose results these are waits: a claim in front of them would only delay them.
-            if self._delivery.complete(results):
-                self._later(self._delivery.sent, results)
-            results = []
+    def _exchange(self, results: Sequence[Result]) -> Claim:
+        """Completes and claims anew, in one round trip."""
         if not results:
             return self.claims.claim(self._claim_command())
         try:

@@ -122,6 +122,7 @@ class KnownMill:
     """A hub whose model is known and whose queue is never asked: every text is in the cache."""
 
     alive = reachable = True
+    looks = False
     waiting = 0
     counts = HubCounts()
     outage = Outage()

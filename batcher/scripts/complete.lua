@@ -1,10 +1,16 @@
 -- Writes results, tells who waits, drops leases and entries. Idempotent: a second time finds nothing to drop.
--- ARGV: result_ms, failure_ms, then id, payload for each. Returns how many entries were still waiting for theirs.
-local result_ms, failure_ms = ARGV[1], ARGV[2]
+-- ARGV: result_ms, failure_ms, what long-lived results start with, their lifetime in ms (0: they are kept elsewhere),
+--       then id, payload for each. Returns how many entries were still waiting for theirs.
+local result_ms, failure_ms, remembered, remember_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local ids, keys, hints = {}, {}, {}
-for i = 3, #ARGV, 2 do
+local function failed(payload) return string.sub(payload, -1) == '\n' end
+for i = 5, #ARGV, 2 do
   ids[#ids + 1] = ARGV[i]
   keys[#keys + 1] = entry_key(ARGV[i])
+  -- Before all else: it may be refused.
+  if remember_ms ~= '0' and not failed(ARGV[i + 1]) then
+    redis.call('SET', remembered .. ARGV[i], ARGV[i + 1], 'PX', remember_ms)
+  end
 end
 if in_thousands(ids, 'ZREM', INFLIGHT) < #ids then
   -- Some came late: their leases had ended. What was queued anew meanwhile leaves the lane, its cost with it.
@@ -14,9 +20,8 @@ if in_thousands(ids, 'ZREM', INFLIGHT) < #ids then
   end
 end
 for n, key in ipairs(keys) do
-  local payload = ARGV[2 + 2 * n]
-  local failed = string.sub(payload, -1) == '\n'
-  redis.call('SET', result_key(ids[n]), payload, 'PX', failed and failure_ms or result_ms)
+  local payload = ARGV[4 + 2 * n]
+  redis.call('SET', result_key(ids[n]), payload, 'PX', failed(payload) and failure_ms or result_ms)
   for _, api in ipairs(waiters(key)) do
     local list = hints[api] or {}
     list[#list + 1] = ids[n] .. '\n' .. payload

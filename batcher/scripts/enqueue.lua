@@ -1,20 +1,23 @@
 -- Asks for results: each id is answered, joined to a run under way, or queued. All or nothing on overload.
 -- ARGV: api, lane, budget_ms, keep_ms, cap (waiting cost of the lane), trace, first (1: before others of the lane),
---       then id, text, cost for each.
--- Returns {'full', waiting cost} or, for each id, its result | 'joined' | 'queued'.
-local api, lane, cap, trace = ARGV[1], ARGV[2], tonumber(ARGV[5]), ARGV[6]
+--       what long-lived results to look for start with (nothing: they are elsewhere), then id, text, cost for each.
+-- Returns {'full', waiting cost} or, for each id, {its long-lived result} | its result | 'joined' | 'queued'.
+local api, lane, cap, trace, remembered = ARGV[1], ARGV[2], tonumber(ARGV[5]), ARGV[6], ARGV[8]
 local first = ARGV[7] == '1' and lane == 'interactive'
 local deadline, keep = now + tonumber(ARGV[3]), tonumber(ARGV[4])
 local states, keys, fresh_cost = {}, {}, 0
-for i = 8, #ARGV, 3 do keys[#keys + 1] = entry_key(ARGV[i]) end
+for i = 9, #ARGV, 3 do keys[#keys + 1] = entry_key(ARGV[i]) end
 local none_runs = in_thousands(keys, 'EXISTS') == 0
 
 for n, key in ipairs(keys) do
-  local i = 5 + 3 * n
-  local result = redis.call('GET', result_key(ARGV[i]))
+  local i = 6 + 3 * n
+  local known = remembered ~= '' and redis.call('GET', remembered .. ARGV[i])
+  local result = not known and redis.call('GET', result_key(ARGV[i]))
   -- A failure (no second line) answers those who waited for it, never a later caller; poison is the exception.
   if result and string.sub(result, -1) == '\n' and not string.find(result, '"poison"', 1, true) then result = false end
-  if result then
+  if known then
+    states[n] = { known }
+  elseif result then
     states[n] = result
   elseif not none_runs and redis.call('EXISTS', key) == 1 then
     states[n] = 'joined'
@@ -38,7 +41,7 @@ end
 
 local pushed, ahead = {}, {}
 for n, state in ipairs(states) do
-  local i = 5 + 3 * n
+  local i = 6 + 3 * n
   local id, key = ARGV[i], keys[n]
   if state == 'queued' then
     redis.call('HSET', key, 'text', ARGV[i + 1], 'lane', lane, 'cost', ARGV[i + 2], 'deadline', deadline,

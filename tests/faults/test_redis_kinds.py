@@ -139,6 +139,32 @@ async def test_as_a_cluster_of_one_shard(server_at: Callable[..., RedisServer], 
     await _remembers_many_at_once(server)
 
 
+@pytest.mark.parametrize("cluster", [False, True])
+def test_queue_and_cache_share_round_trips(
+    server_at: Callable[..., RedisServer], mill: Callable[..., Mill], cluster: bool
+) -> None:
+    server = cluster_of_one_shard(server_at) if cluster else server_at("redis://127.0.0.1:{port}/0")
+    made = mill(redis=server, local_cache_entries=0)
+    answers = [made.predict("one", "two") for _ in range(2)]
+    assert [answer.headers["x-cache"] for answer in answers] == ["MISS", "HIT"]
+    with server.client() as client:
+        assert "cmdstat_mget" not in client.info("commandstats")
+
+
+def test_who_may_not_touch_the_cache_does_without(
+    server_at: Callable[..., RedisServer], mill: Callable[..., Mill]
+) -> None:
+    rules = [rule for rule in documented_acl() if rule != "~millrace:cache:*"]
+    server = server_at("redis://127.0.0.1:{port}/0", "--user", "millrace", *rules)
+    plain, server.url = server.url, f"redis://millrace:secret@127.0.0.1:{server.port}/0"
+    made = mill(redis=server, local_cache_entries=0)
+    answers = [made.predict("one", "two") for _ in range(2)]
+    assert [(answer.status_code, answer.headers["x-cache"]) for answer in answers] == [(200, "MISS")] * 2
+    server.url = plain
+    with server.client() as client:
+        assert client.keys("millrace:cache:*") == []
+
+
 def test_a_cluster_keeps_no_jobs_and_says_so(
     server_at: Callable[..., RedisServer], mill: Callable[..., Mill]
 ) -> None:

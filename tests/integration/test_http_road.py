@@ -28,9 +28,10 @@ from tests.servers import leftovers
 
 
 class Mill:
-    """One Redis; edges and workers on it."""
+    """One Redis; edges and workers on it. `cache_here`: the queue's scripts read and write the cache."""
 
-    def __init__(self, stack: contextlib.AsyncExitStack) -> None:
+    def __init__(self, stack: contextlib.AsyncExitStack, *, cache_here: bool) -> None:
+        self.cache_here = cache_here
         self.server = fakeredis.FakeServer(version=(7,))
         self.batches: list[BatchReport] = []
         self._stack = stack
@@ -44,7 +45,8 @@ class Mill:
         return client
 
     async def edge(self, **settings: object) -> tuple[Edge, httpx.AsyncClient]:
-        hub = ReplyHub(self._aio(), self._aio(), name="t", caps=LaneCaps(100_000, 100_000))
+        caps = LaneCaps(100_000, 100_000)
+        hub = ReplyHub(self._aio(), self._aio(), name="t", caps=caps, cache_here=self.cache_here)
         app = create_app(
             ApiSettings(**settings),  # type: ignore[arg-type]
             hub=hub,
@@ -57,12 +59,21 @@ class Mill:
 
     def worker(self, classifier: StubClassifier | None = None) -> None:
         settings = WorkerSettings()
+        stub = classifier or StubClassifier()
         queues = [
-            WorkerQueue(self.sync(), "t", "w1", lease_ms=2000, max_attempts=3, result_ms=60_000)
+            WorkerQueue(
+                self.sync(),
+                "t",
+                "w1",
+                lease_ms=2000,
+                max_attempts=3,
+                result_ms=60_000,
+                revision=stub.info.revision,
+                cache_ms=3_600_000 if self.cache_here else 0,
+            )
             for _ in range(3)
         ]
         keep = partial(remember, self.sync(), "t", 3600.0)
-        stub = classifier or StubClassifier()
         worker = Worker(stub, queues[0], queues[1], queues[2], settings, keep, self.batches.append)
         thread = threading.Thread(target=worker.run)
         thread.start()
@@ -77,11 +88,11 @@ class Mill:
         return leftovers(self.sync())
 
 
-@pytest.fixture
-async def mill(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Mill]:
+@pytest.fixture(params=[False, True], ids=["cache apart", "cache here"])
+async def mill(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Mill]:
     monkeypatch.setattr(claims, "WAIT_S", 0.1)  # so that stopping an idle worker is quick
     async with contextlib.AsyncExitStack() as stack:
-        yield Mill(stack)
+        yield Mill(stack, cache_here=request.param)
 
 
 async def until(true: Callable[[], Awaitable[bool]]) -> None:

@@ -45,9 +45,11 @@ class Bench:
         self.client = client
         self.P = "{millrace:t}"
 
-    def worker(self, name: str = "w", lease_ms: int = 2000, max_attempts: int = 3) -> WorkerQueue:
+    def worker(
+        self, name: str = "w", lease_ms: int = 2000, max_attempts: int = 3, **cache: Any
+    ) -> WorkerQueue:
         return WorkerQueue(
-            self.client, "t", name, lease_ms=lease_ms, max_attempts=max_attempts, result_ms=60_000
+            self.client, "t", name, lease_ms=lease_ms, max_attempts=max_attempts, result_ms=60_000, **cache
         )
 
     def ask(
@@ -58,9 +60,11 @@ class Bench:
         budget_ms: int = 10_000,
         cap: int = 1000,
         cost: int = 10,
-    ) -> list[bytes]:
+        revision: str = "",
+    ) -> list[Any]:
         asking = ApiQueue(self.client, "t", api, 3)
-        command = asking.enqueue(((i, f"text {i}", cost) for i in ids), lane, budget_ms, cap, "")
+        items = ((i, f"text {i}", cost) for i in ids)
+        command = asking.enqueue(items, lane, budget_ms, cap, "", revision=revision)
         (answer,) = self.worker().run([command])
         return queue_states(answer, lambda waiting: waiting / 100)
 
@@ -458,6 +462,52 @@ def test_the_bell_wakes_an_idle_worker_and_takes_nothing(bench: Bench) -> None:
     assert bench.worker("one").wait(claim.bell, 1.0)
     assert bench.worker("two").wait(claim.bell, 1.0)
     assert ids_of(bench.worker().claim(10, 100, 100)) == ["b"]
+
+
+def test_the_queue_looks_for_long_lived_results_of_one_revision(bench: Bench) -> None:
+    bench.client.set("millrace:cache:t:A:x", b"of A")
+    bench.client.set("millrace:cache:t:B:y", b"of B")
+    bench.client.set(f"{bench.P}:res:z", b"of now")
+    assert bench.ask("x", "y", "z", revision="A") == [[b"of A"], b"queued", b"of now"]
+    assert bench.ask("x", "y", revision="B") == [b"queued", [b"of B"]]
+    assert bench.ask("x") == [b"joined"], "where none is named, none is looked for"
+    assert bench.ask("x", revision="A") == [[b"of A"]], "what is known need not be waited for"
+    assert ids_of(bench.worker().claim(10, 100, 100)) == ["y", "x"]
+
+
+def test_what_is_known_needs_no_room_in_the_queue(bench: Bench) -> None:
+    bench.ask("waits", cap=10)
+    bench.client.set("millrace:cache:t:A:x", b"known")
+    assert bench.ask("x", cap=10, revision="A") == [[b"known"]]
+    with pytest.raises(QueueFull):
+        bench.ask("x", "new", cap=10, revision="A")
+    assert bench.waiting() == 10
+
+
+def test_results_are_remembered_as_they_are_completed_but_no_failure_is(bench: Bench) -> None:
+    worker = bench.worker(revision="A", cache_ms=100_000)
+    bench.ask("x", "y")
+    claimed = worker.claim(10, 100, 100)
+    good, bad = ANSWER, FAILURE
+    assert worker.complete(zip(ids_of(claimed), (good, bad), strict=True)) == 2
+    assert bench.client.keys("millrace:cache:*") == [b"millrace:cache:t:A:x"]
+    assert bench.client.get("millrace:cache:t:A:x") == good
+    assert 89_000 < bench.client.pttl("millrace:cache:t:A:x") <= 110_000
+    assert bench.ask("x", revision="A") == [[good]]
+
+
+def test_a_refused_cache_is_given_up_and_nothing_else(bench: Bench) -> None:
+    worker = bench.worker(revision="A", cache_ms=1000)
+    for passing in (redis.exceptions.OutOfMemoryError(), redis.exceptions.ConnectionError(), OSError()):
+        assert not worker.forget(passing)
+    assert worker.remembers
+    assert worker.forget(redis.exceptions.ResponseError("keys in different slots"))
+    assert not worker.remembers
+    assert not worker.forget(redis.exceptions.ResponseError("another reason")), "that was not it, then"
+    bench.ask("x")
+    worker.claim(10, 100, 100)
+    assert worker.complete([("x", ANSWER)]) == 1
+    assert bench.client.keys("millrace:cache:*") == []
 
 
 def claim_in_advance(queue: WorkerQueue, bell: bytes, block_s: float = 0.01) -> Claim:

@@ -22,8 +22,8 @@ from batcher.errors import (
     QueueFull,
     QueueUnavailable,
 )
-from batcher.messages import Prediction, entry_id
-from batcher.redis_queue import ApiQueue, WorkerQueue
+from batcher.messages import Failure, Prediction, entry_id
+from batcher.redis_queue import ApiQueue, WorkerQueue, cache_key
 from batcher.replies import ReplyHub
 from batcher.reports import BatchReport
 from batcher.settings import WorkerSettings
@@ -42,9 +42,10 @@ class Road:
         self.batches: list[BatchReport] = []
         self.client = clients()[1]
 
-    async def hub(self, *, linger_s: float = 0.0, **caps: int) -> ReplyHub:
+    async def hub(self, *, linger_s: float = 0.0, cache_here: bool = False, **caps: int) -> ReplyHub:
         limits = LaneCaps(caps.get("interactive", 200_000), caps.get("bulk", 200_000))
-        hub = ReplyHub(self._clients()[0], self._clients()[0], name="t", caps=limits, linger_s=linger_s)
+        clients = [self._clients()[0] for _ in range(2)]
+        hub = ReplyHub(*clients, name="t", caps=limits, linger_s=linger_s, cache_here=cache_here)
         await hub.start()
         self._stack.push_async_callback(hub.stop)
         return hub
@@ -162,6 +163,43 @@ async def test_what_was_computed_is_in_the_shared_cache(road: Road) -> None:
     assert (await cache.get("another revision", [entry_id("remember me")])) == [None]
     (key,) = road.client.keys("millrace:cache:*")
     assert 3200 < road.client.ttl(key) <= 3960
+
+
+async def test_on_its_way_to_the_queue_a_text_meets_its_long_lived_result(road: Road) -> None:
+    hub, _ = await road.hub(cache_here=True), await road.worker()
+    assert not hub.looks, "nobody could compute what it does not find"
+    await road.ready(hub)
+    assert hub.looks
+    (first,) = await ask(hub, "remember me")
+    await until(lambda: road.client.exists(cache_key("t", first.revision, entry_id("remember me"))))
+    road.client.delete(f"{{millrace:t}}:res:{entry_id('remember me')}")
+    found, new = await ask(hub, "remember me", "new", revision=first.revision)
+    assert (found.cached, new.cached) == (True, False)
+    assert found.fragment == first.fragment
+    assert len(road.batches) == 2
+    assert [entry.text for entry in road.batches[1].entries] == ["new"]
+
+
+async def test_a_long_lived_result_that_cannot_be_read_is_computed_anew(road: Road) -> None:
+    hub, _ = await road.hub(cache_here=True), await road.worker()
+    await road.ready(hub)
+    road.client.set(cache_key("t", "A", entry_id("spoilt")), b"what is this?")
+    road.client.set(cache_key("t", "A", entry_id("a failure")), Failure("poison", "no").encode())
+    outcomes = await ask(hub, "spoilt", "a failure", revision="A")
+    assert [outcome.cached for outcome in outcomes] == [False, False]
+    assert hub.counts.malformed == 2
+    assert hub.looks
+
+
+async def test_a_redis_whose_scripts_may_not_read_the_cache_is_asked_again_without(road: Road) -> None:
+    """Keys may be forbidden, or on another server; here one is of another kind."""
+    hub, _ = await road.hub(cache_here=True), await road.worker()
+    await road.ready(hub)
+    road.client.rpush(cache_key("t", "A", entry_id("x")), b"a list")
+    (outcome,) = await ask(hub, "x", revision="A")
+    assert isinstance(outcome, Prediction)
+    assert not hub.looks
+    assert hub.counts.shed == 0
 
 
 def redis_of(road: Road) -> Any:

@@ -59,9 +59,11 @@ class FakeHub:
     snapshot: Snapshot = RUNNING
     alive: bool = True
     reachable: bool = True
+    looks: bool = False
     asked: list[list[str]] = field(default_factory=list)
     budgets: list[float] = field(default_factory=list)
     traces: list[str] = field(default_factory=list)
+    revisions: list[str] = field(default_factory=list)
     cancelled: int = 0
     refusal: Exception | None = None
     refuses: float = math.inf
@@ -93,12 +95,14 @@ class FakeHub:
         lane: Lane = "interactive",
         trace: str = "",
         first: bool = False,
+        revision: str = "",
     ) -> list[Outcome]:
         assert list(ids) == [entry_id(text) for text in texts]
         assert lane == self.lane
         self.asked.append(list(texts))
         self.budgets.append(budget_s)
         self.traces.append(trace)
+        self.revisions.append(revision)
         if self.refusal is not None and self.refuses > 0:
             self.refuses -= 1
             raise self.refusal

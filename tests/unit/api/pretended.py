@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import httpx
 
@@ -44,6 +46,15 @@ async def running(hub: FakeHub, cache: FakeCache, settings: ApiSettings) -> Asyn
         httpx.AsyncClient(transport=transport, base_url="http://mill") as client,
     ):
         yield Service(app, hub, cache, client)
+
+
+async def until(true: Callable[[], Any]) -> None:
+    """Lets the loop run until something holds."""
+    for _ in range(1000):
+        if true():
+            return
+        await asyncio.sleep(0)
+    raise AssertionError("it never came true")
 
 
 def assert_problem(response: httpx.Response, status: int, code: str) -> dict[str, object]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,17 +12,8 @@ from api.errors import Problem
 from api.predict import Predict
 from api.wire import Head
 from batcher.errors import BudgetExceeded, QueueFull
-from tests.unit.api.pretended import Service, Start, assert_problem
+from tests.unit.api.pretended import Service, Start, assert_problem, until
 from tests.unit.pretended import FakeHub
-
-
-async def until(true: Callable[[], Any]) -> None:
-    """Lets the loop run until something holds."""
-    for _ in range(1000):
-        if true():
-            return
-        await asyncio.sleep(0)
-    raise AssertionError("it never came true")
 
 
 class Connection:

@@ -8,7 +8,7 @@ TICK_S = 0.1
 
 
 def hold(waiters: Waiters, *ids: str) -> None:
-    waiters.hold([(entry, "text") for entry in ids], 1e9, "interactive", "", False)
+    waiters.hold([(entry, "text") for entry in ids], 1e9, "interactive", "", False, "")
 
 
 async def test_results_are_looked_for_at_growing_intervals():
