@@ -173,8 +173,13 @@ def test_a_line_break_in_a_header_reaches_no_answer_and_no_log(caplog: pytest.Lo
     head = [(b"x-request-id", b"ok\r\nSet-Cookie: stolen=1"), (b"prefer", b"wait=1\r\nX: y")]
     scope = {"type": "http", "method": "POST", "path": "/predict", "headers": head, "client": ("1.2.3.4", 5)}
 
+    body = iter([{"type": "http.request", "body": b'{"text": ["a"]}', "more_body": False}])
+
     async def receive() -> dict[str, object]:
-        return {"type": "http.request", "body": b'{"text": ["a"]}', "more_body": False}
+        for message in body:
+            return message
+        await asyncio.sleep(3600)
+        raise AssertionError("the answer should have come by now")
 
     async def send(message: dict[str, object]) -> None:
         sent.append(message)
