@@ -6,6 +6,7 @@ URL schemes: redis://, rediss://, unix://, and redis+sentinel://[user:password@]
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Sequence
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -43,8 +44,11 @@ def _options(url: str, timeout_s: float, kind: Any, retries: int) -> dict[str, A
 class _Mended:
     """What redis-py's connections for an event loop lack: hiredis writes commands here too, not only reads.
 
-    And uvloop raises RuntimeError where a transport was closed under a connection; redis-py lets it out.
+    A transport that holds nothing takes a command at once, without a task that watches it. And uvloop raises
+    RuntimeError where a transport was closed under a connection; redis-py lets it out.
     """
+
+    _writer: asyncio.StreamWriter | None
 
     def pack_command(self, *args: Any) -> list[bytes]:
         """One command as the protocol wants it. Its name may hold a subcommand: CONFIG GET."""
@@ -54,10 +58,13 @@ class _Mended:
         """Several commands, in one piece."""
         return [b"".join(piece for args in commands for piece in self.pack_command(*args))]
 
-    async def send_packed_command(self, *args: Any, **options: Any) -> None:
+    async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
         """As in the class beside it, but a lost connection is a ConnectionError on every event loop."""
         try:
-            await super().send_packed_command(*args, **options)  # type: ignore[misc]
+            if self._writer is not None and self._writer.transport.get_write_buffer_size() == 0:
+                self._writer.writelines(command)
+            else:
+                await super().send_packed_command(command, check_health)  # type: ignore[misc]
         except RuntimeError as error:
             raise redis.exceptions.ConnectionError(f"the connection was closed: {error}") from error
 

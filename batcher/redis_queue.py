@@ -36,6 +36,7 @@ import redis
 import redis.asyncio
 
 from batcher.errors import QueueFull
+from batcher.lines import Lines
 from batcher.messages import (
     Entry,
     Failure,
@@ -121,7 +122,7 @@ class ApiQueue:
         self.prefix = prefix(name)
         self.api = api
         self._name = name
-        self._client = client
+        self._lines = Lines(client, retries=1)
         self._max_attempts = max_attempts
 
     async def run(self, commands: Sequence[Command]) -> list[Any]:
@@ -134,11 +135,13 @@ class ApiQueue:
         return answers
 
     async def _send(self, commands: Sequence[Command], *, known: bool = True) -> list[Any]:
-        pipe = self._client.pipeline(transaction=False)
-        for name, args in commands:
-            pipe.execute_command(*_script(name, known), 1, self.prefix, *args)
-        answers: list[Any] = await pipe.execute(raise_on_error=False)
-        return answers
+        return await self._lines.ask(
+            [(*_script(name, known), 1, self.prefix, *args) for name, args in commands]
+        )
+
+    async def close(self) -> None:
+        """Ends the connections; nothing may be under way."""
+        await self._lines.close()
 
     def enqueue(
         self,
@@ -171,16 +174,17 @@ class ApiQueue:
             raise answer
         return _snapshot(answer)
 
-    async def hints(self, client: redis.asyncio.Redis, block_s: float, most: int) -> list[bytes]:
-        """Hints for this process, waiting up to `block_s` for the first. For the hub's own client.
+    async def hints(self, lines: Lines, block_s: float, most: int) -> list[bytes]:
+        """Hints for this process, waiting up to `block_s` for the first, over lines that bear the wait.
 
         One round trip waits and takes what else is there; `most` bounds what many workers left meanwhile.
         """
         key = f"{self.prefix}:reply:{self.api}"
-        pipe = client.pipeline(transaction=False)
-        pipe.blpop([key], block_s)
-        pipe.lpop(key, most)
-        first, others = await pipe.execute()
+        answers = await lines.ask([("BLPOP", key, block_s), ("LPOP", key, most)])
+        for answer in answers:
+            if isinstance(answer, Exception):
+                raise answer
+        first, others = answers
         pieces = [*(first or [])[1:], *(others or [])]
         return [hint for piece in pieces for hint in piece.split(b"\0")]
 

@@ -27,6 +27,7 @@ from batcher.errors import (
     QueueUnavailable,
 )
 from batcher.eviction import EvictionWatch
+from batcher.lines import Lines
 from batcher.messages import NO_SNAPSHOT, Lane, Outcome, Snapshot
 from batcher.outage import REDIS_ERRORS, Outage
 from batcher.redis_queue import ApiQueue
@@ -68,6 +69,7 @@ class ReplyHub:
         self.outage = Outage()
         self.eviction = EvictionWatch()
         self._clients = (client, hint_client)
+        self._hint_lines = Lines(hint_client)
         self._linger_s = linger_s
         self._cache_here = cache_here
         self._waiters = Waiters()
@@ -110,6 +112,8 @@ class ReplyHub:
             task.cancel()
         await asyncio.gather(*self._loops, return_exceptions=True)
         await self._asks.drain()
+        await self.queue.close()
+        await self._hint_lines.close()
         for client in self._clients:
             await client.aclose()
 
@@ -183,11 +187,10 @@ class ReplyHub:
 
     async def _hints(self) -> None:
         """Pops hints and resolves futures. Hints lost with a connection cost POLL_EVERY_S."""
-        client = self._clients[1]
         while not self._stopping:
             await self._seen.wait()
             try:
-                hints = await self.queue.hints(client, HINT_BLOCK_S, HINTS_MOST)
+                hints = await self.queue.hints(self._hint_lines, HINT_BLOCK_S, HINTS_MOST)
             except REDIS_ERRORS as error:
                 self._hints_lost = True
                 self._asks.lost(error)

@@ -5,8 +5,12 @@ local api, removed, void = ARGV[1], 0, 0
 for i = 2, #ARGV do
   local id = ARGV[i]
   local key = entry_key(id)
-  redis.call('HDEL', key, 'w:' .. api)
-  if #waiters(key) == 0 and not redis.call('ZSCORE', INFLIGHT, id) then
+  local names, others = waiters(key), {}
+  for _, name in ipairs(names) do
+    if name ~= api then others[#others + 1] = name .. ' ' end
+  end
+  if #others < #names then redis.call('HSET', key, 'waiters', table.concat(others)) end
+  if #others == 0 and not redis.call('ZSCORE', INFLIGHT, id) then
     local facts = redis.call('HMGET', key, 'attempts', 'lane', 'cost')
     if facts[1] then
       if facts[1] == '0' then uncount(facts[2], facts[3]) end

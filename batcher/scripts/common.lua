@@ -26,12 +26,10 @@ local function uncount(lane, cost)
   if lane then redis.call('HINCRBY', WAITING, lane, -(tonumber(cost) or 0)) end
 end
 
--- The names of the API processes that wait for an entry.
+-- The names of the API processes that wait for an entry; its field `waiters` has a space after each.
 local function waiters(key)
   local names = {}
-  for _, field in ipairs(redis.call('HKEYS', key)) do
-    if string.sub(field, 1, 2) == 'w:' then names[#names + 1] = string.sub(field, 3) end
-  end
+  for name in string.gmatch(redis.call('HGET', key, 'waiters') or '', '%S+') do names[#names + 1] = name end
   return names
 end
 
@@ -52,6 +50,17 @@ local function in_thousands(keys, command, ...)
     sum = sum + (tonumber(answer) or 0)
   end
   return sum
+end
+
+-- The values of string keys, in order; false where there is none.
+local function values_of(keys)
+  local values = {}
+  for i = 1, #keys, 1000 do
+    for n, value in ipairs(redis.call('MGET', unpack(keys, i, math.min(i + 999, #keys)))) do
+      values[i + n - 1] = value
+    end
+  end
+  return values
 end
 
 local function fail(id, key, code, message)

@@ -5,14 +5,19 @@
 local api, lane, cap, trace, remembered = ARGV[1], ARGV[2], tonumber(ARGV[5]), ARGV[6], ARGV[8]
 local first = ARGV[7] == '1' and lane == 'interactive'
 local deadline, keep = now + tonumber(ARGV[3]), tonumber(ARGV[4])
-local states, keys, fresh_cost = {}, {}, 0
-for i = 9, #ARGV, 3 do keys[#keys + 1] = entry_key(ARGV[i]) end
+local states, keys, long_lived, results, fresh_cost = {}, {}, {}, {}, 0
+for i = 9, #ARGV, 3 do
+  keys[#keys + 1] = entry_key(ARGV[i])
+  results[#keys] = result_key(ARGV[i])
+  long_lived[#keys] = remembered .. ARGV[i]
+end
+if remembered ~= '' then long_lived = values_of(long_lived) else long_lived = {} end
+results = values_of(results)
 local none_runs = in_thousands(keys, 'EXISTS') == 0
 
 for n, key in ipairs(keys) do
   local i = 6 + 3 * n
-  local known = remembered ~= '' and redis.call('GET', remembered .. ARGV[i])
-  local result = not known and redis.call('GET', result_key(ARGV[i]))
+  local known, result = long_lived[n], results[n]
   -- A failure (no second line) answers those who waited for it, never a later caller; poison is the exception.
   if result and string.sub(result, -1) == '\n' and not string.find(result, '"poison"', 1, true) then result = false end
   if known then
@@ -45,14 +50,16 @@ for n, state in ipairs(states) do
   local id, key = ARGV[i], keys[n]
   if state == 'queued' then
     redis.call('HSET', key, 'text', ARGV[i + 1], 'lane', lane, 'cost', ARGV[i + 2], 'deadline', deadline,
-      'enqueued', now, 'attempts', 0, 'trace', trace, 'w:' .. api, 1)
+      'enqueued', now, 'attempts', 0, 'trace', trace, 'waiters', api .. ' ')
     redis.call('PEXPIREAT', key, deadline + keep)
     pushed[#pushed + 1] = id
   elseif state == 'joined' then
-    local facts = redis.call('HMGET', key, 'deadline', 'lane', 'cost', 'attempts')
+    local facts = redis.call('HMGET', key, 'deadline', 'lane', 'cost', 'attempts', 'waiters')
     if first and facts[4] == '0' then ahead[#ahead + 1] = id end
     local latest = math.max(tonumber(facts[1]) or 0, deadline)
-    redis.call('HSET', key, 'deadline', latest, 'w:' .. api, 1)
+    local names = facts[5] or ''
+    if not string.find(' ' .. names, ' ' .. api .. ' ', 1, true) then names = names .. api .. ' ' end
+    redis.call('HSET', key, 'deadline', latest, 'waiters', names)
     redis.call('PEXPIREAT', key, latest + keep)
     -- Somebody waits on a socket for what a job has queued: it changes lanes, its old place is skipped later.
     if lane == 'interactive' and facts[2] == 'bulk' and not redis.call('ZSCORE', INFLIGHT, id) then

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -23,7 +23,7 @@ from batcher.errors import (
     QueueUnavailable,
 )
 from batcher.messages import Failure, Prediction, entry_id
-from batcher.redis_queue import ApiQueue, WorkerQueue, cache_key
+from batcher.redis_queue import ApiQueue, Command, WorkerQueue, cache_key
 from batcher.replies import ReplyHub
 from batcher.reports import BatchReport
 from batcher.settings import WorkerSettings
@@ -191,13 +191,22 @@ async def test_a_long_lived_result_that_cannot_be_read_is_computed_anew(road: Ro
     assert hub.looks
 
 
-async def test_a_redis_whose_scripts_may_not_read_the_cache_is_asked_again_without(road: Road) -> None:
-    """Keys may be forbidden, or on another server; here one is of another kind."""
+async def test_a_redis_whose_scripts_may_not_read_the_cache_is_asked_again_without(
+    road: Road, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its keys may be forbidden, or on another server."""
     hub, _ = await road.hub(cache_here=True), await road.worker()
     await road.ready(hub)
-    road.client.rpush(cache_key("t", "A", entry_id("x")), b"a list")
-    (outcome,) = await ask(hub, "x", revision="A")
-    assert isinstance(outcome, Prediction)
+    run = hub.queue.run
+
+    async def refusing(commands: Sequence[Command]) -> list[Any]:
+        if any(str(arg).startswith("millrace:cache:") for _, args in commands for arg in args):
+            return [redis.exceptions.ResponseError("a non local key")] * len(commands)
+        return await run(commands)
+
+    monkeypatch.setattr(hub.queue, "run", refusing)
+    outcomes = await ask(hub, "x", "y", revision="A")
+    assert [type(outcome) for outcome in outcomes] == [Prediction, Prediction]
     assert not hub.looks
     assert hub.counts.shed == 0
 

@@ -1,0 +1,108 @@
+"""Connections that are kept: used one after the other, replaced when lost, never mixed up."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+import redis
+
+from batcher.connect import connect_async
+from batcher.lines import Lines
+from tests.servers import RedisServer
+
+pytestmark = pytest.mark.redis
+
+
+class Bench:
+    """Lines to a real server, and how many connections they have made."""
+
+    def __init__(self, server: RedisServer, retries: int, timeout_s: float = 1.0) -> None:
+        self.client = connect_async(server.url, timeout_s=timeout_s, retries=retries)
+        self.lines = Lines(self.client, retries)
+        self.admin = server.client()
+
+    def connections(self) -> int:
+        return len(self.admin.client_list()) - 1
+
+    def kill_all(self) -> None:
+        self.admin.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+
+    async def close(self) -> None:
+        await self.lines.close()
+        await self.client.aclose()
+        self.admin.close()
+
+
+@pytest.fixture(params=[0, 1])
+async def bench(redis_server: RedisServer, request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
+    made = Bench(redis_server, request.param)
+    yield made
+    await made.close()
+
+
+async def test_answers_stand_in_the_places_of_their_commands(bench: Bench) -> None:
+    answers = await bench.lines.ask([("SET", "a", b"\x00\xff"), ("LPUSH", "a", 1), ("GET", "a"), ("PING",)])
+    assert isinstance(answers[1], redis.exceptions.ResponseError)
+    assert [answers[0], *answers[2:]] == [b"OK", b"\x00\xff", b"PONG"]
+
+
+async def test_one_after_the_other_shares_a_connection_and_those_at_once_do_not(bench: Bench) -> None:
+    for number in range(20):
+        assert await bench.lines.ask([("ECHO", number)]) == [b"%d" % number]
+    assert bench.connections() == 1
+    for _ in range(3):
+        answers = await asyncio.gather(*(bench.lines.ask([("ECHO", number)]) for number in range(5)))
+        assert answers == [[b"%d" % number] for number in range(5)]
+    assert bench.connections() == 5
+
+
+async def test_lost_connections_are_replaced_all_of_them(bench: Bench) -> None:
+    await asyncio.gather(*(bench.lines.ask([("PING",)]) for _ in range(5)))
+    bench.kill_all()
+    if not bench.lines._retries:
+        with pytest.raises(redis.exceptions.ConnectionError):
+            await bench.lines.ask([("PING",)])
+    for _ in range(5):
+        assert await bench.lines.ask([("PING",)]) == [b"PONG"]
+    assert bench.connections() == 1
+
+
+async def test_a_cancelled_exchange_leaves_its_answer_to_nobody(bench: Bench) -> None:
+    await bench.lines.ask([("PING",)])
+    waiting = asyncio.create_task(bench.lines.ask([("BLPOP", "nothing", 0.2), ("ECHO", "late")]))
+    await asyncio.sleep(0.05)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    for number in range(5):
+        assert await bench.lines.ask([("ECHO", number)]) == [b"%d" % number]
+        await asyncio.sleep(0.05)
+    assert bench.connections() == 1
+
+
+async def test_a_server_that_does_not_answer_in_time(redis_server: RedisServer) -> None:
+    bench = Bench(redis_server, retries=1, timeout_s=0.1)
+    with pytest.raises(redis.exceptions.TimeoutError):
+        await bench.lines.ask([("BLPOP", "nothing", 0.3)])
+    await asyncio.sleep(0.3)
+    assert await bench.lines.ask([("PING",)]) == [b"PONG"]
+    await bench.close()
+
+
+async def test_nothing_that_a_line_takes_is_too_large_for_it(bench: Bench) -> None:
+    large = b"x" * 20_000_000
+    assert await bench.lines.ask([("SET", "large", large), ("STRLEN", "large")]) == [b"OK", len(large)]
+    assert await bench.lines.ask([("GET", "large")]) == [large]
+
+
+async def test_a_server_that_is_not_there(redis_server: RedisServer) -> None:
+    bench = Bench(redis_server, retries=1)
+    redis_server.kill()
+    with pytest.raises(redis.exceptions.ConnectionError):
+        await bench.lines.ask([("PING",)])
+    redis_server.start()
+    assert await bench.lines.ask([("PING",)]) == [b"PONG"]
+    await bench.lines.close()
+    await bench.client.aclose()
