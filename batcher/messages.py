@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 from batcher.errors import BudgetExceeded, EntryFailed, EntryPoisoned, Malformed, MillraceError
@@ -75,17 +76,14 @@ class Prediction:
     cached: bool = False
 
     def encode(self) -> bytes:
-        header = {
-            "revision": self.revision,
-            "tokens": self.tokens,
-            "truncated": self.truncated,
-            "queue_ms": round(self.queue_ms, 3),
-            "tokenize_ms": round(self.tokenize_ms, 3),
-            "model_ms": round(self.model_ms, 3),
-            "batch_size": self.batch_size,
-            "model": self.model,
-        }
-        return json.dumps(header, separators=(",", ":")).encode() + b"\n" + self.fragment
+        """A line of JSON about it, then the fragment. By hand: a dump for each text would be noticed."""
+        header = (
+            f'{{"revision":{_quoted(self.revision)},"tokens":{self.tokens},'
+            f'"truncated":{"true" if self.truncated else "false"},"queue_ms":{round(self.queue_ms, 3)},'
+            f'"tokenize_ms":{round(self.tokenize_ms, 3)},"model_ms":{round(self.model_ms, 3)},'
+            f'"batch_size":{self.batch_size},"model":{_quoted(self.model)}}}\n'
+        )
+        return header.encode() + self.fragment
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +108,17 @@ Outcome = Prediction | MillraceError
 
 def fragment(labels: Sequence[str], scores: Sequence[float]) -> bytes:
     """The prediction of one text as HTTP carries it, e.g. [{"label":"NEGATIVE","score":0.1},...]."""
-    pairs = [{"label": label, "score": round(score, 7)} for label, score in zip(labels, scores, strict=True)]
-    return json.dumps(pairs, separators=(",", ":")).encode()
+    pairs = [
+        f'{{"label":{_quoted(label)},"score":{round(score, 7)!r}}}'
+        for label, score in zip(labels, scores, strict=True)
+    ]
+    return f"[{','.join(pairs)}]".encode()
+
+
+@lru_cache(maxsize=4096)
+def _quoted(text: str) -> str:
+    """As a JSON string. Names of labels, models and revisions: few, and the same over and over."""
+    return json.dumps(text)
 
 
 def decode_result(raw: bytes, *, cached: bool = False) -> Prediction | Failure:
