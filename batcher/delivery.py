@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from batcher.heartbeat import Heartbeat
 from batcher.inference import Result
@@ -15,7 +15,12 @@ from batcher.redis_queue import WorkerQueue
 # How long results are offered to a Redis that does not answer; then their entries are left to their leases.
 PATIENCE_S = 30.0
 
-Remember = Callable[[Iterable[tuple[str, Prediction, bytes]]], None]
+Remember = Callable[[Iterable[tuple[str, Prediction]]], None]
+
+
+def encoded(results: Iterable[Result]) -> Iterator[tuple[str, bytes]]:
+    """As `complete` takes them. Encoded as late as that: with a backlog it happens beside the next pass."""
+    return ((entry, result.encode()) for entry, result in results)
 
 
 class Delivery:
@@ -51,7 +56,7 @@ class Delivery:
         deadline = time.monotonic() + PATIENCE_S
         while True:
             try:
-                self._queue.complete((result[0], result[2]) for result in results)
+                self._queue.complete(encoded(results))
                 self._outage.found()
                 return True
             except REDIS_ERRORS as error:
@@ -59,15 +64,12 @@ class Delivery:
                     continue
                 self._outage.lost(error)
                 if time.monotonic() > deadline or self._stopping.is_set():
-                    self._heartbeat.drop(result[0] for result in results)
+                    self._heartbeat.drop(entry for entry, _ in results)
                     return False
                 time.sleep(RETRY_S)
 
     def sent(self, results: Sequence[Result]) -> None:
         """What is left to do once Redis has them."""
-        self._heartbeat.drop(result[0] for result in results)
+        self._heartbeat.drop(entry for entry, _ in results)
         if not self._queue.remembers:
-            predictions = (
-                (entry, result, raw) for entry, result, raw in results if isinstance(result, Prediction)
-            )
-            self._remember(predictions)
+            self._remember((entry, result) for entry, result in results if isinstance(result, Prediction))

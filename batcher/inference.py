@@ -13,8 +13,8 @@ from model_store import Classifier, Tokens
 
 log = logging.getLogger(__name__)
 
-# Entry id, what became of it, and the bytes that say so.
-Result = tuple[str, Prediction | Failure, bytes]
+# Entry id, and what became of it.
+Result = tuple[str, Prediction | Failure]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ def classified(classifier: Classifier, batch: Sequence[Held], began: float) -> l
             batch_size=len(batch),
             model=info.name,
         )
-        results.append((held.entry.id, prediction, prediction.encode()))
+        results.append((held.entry.id, prediction))
     return results
 
 
@@ -85,5 +85,4 @@ def check_rows(rows: Sequence[Sequence[float]], expected: int) -> None:
 
 
 def _failed(entry: Entry) -> Result:
-    failure = Failure("inference_failed", "the model failed on this text")
-    return entry.id, failure, failure.encode()
+    return entry.id, Failure("inference_failed", "the model failed on this text")

@@ -107,7 +107,7 @@ class Progress:
             model_s=spent,
             truncated=sum(held.tokens.truncated for held in batch),
             unknown=sum(held.tokens.unknown for held in batch),
-            failures=sum(isinstance(result, Failure) for _, result, _ in results),
+            failures=sum(isinstance(result, Failure) for _, result in results),
         )
         # Replaced, never changed: the heartbeat reads it.
         self._notes = (*self._notes[1 - NOTES :], report.note().encode())

@@ -147,12 +147,12 @@ class CacheWriter:
         client = connect(_url(settings), timeout_s=WRITE_S, retries=1)
         return cls(client, settings.name, settings.cache_ttl_s)
 
-    def __call__(self, results: Iterable[tuple[str, Prediction, bytes]]) -> None:
+    def __call__(self, results: Iterable[tuple[str, Prediction]]) -> None:
         """Remembers results soon; not at all while the cache is away, or too slow for what comes."""
         if time.monotonic() >= self._again_at and self._places.acquire(blocking=False):
             self._thread.submit(self._write, list(results))
 
-    def _write(self, results: list[tuple[str, Prediction, bytes]]) -> None:
+    def _write(self, results: list[tuple[str, Prediction]]) -> None:
         try:
             if time.monotonic() >= self._again_at:
                 remember(self._client, self._name, self._ttl_s, results)
@@ -169,13 +169,11 @@ class CacheWriter:
         self._client.close()
 
 
-def remember(
-    client: redis.Redis, name: str, ttl_s: float, results: Iterable[tuple[str, Prediction, bytes]]
-) -> None:
-    """Writes (id, prediction, encoded) under the revision that computed each; ends are spread by +-10 %."""
+def remember(client: redis.Redis, name: str, ttl_s: float, results: Iterable[tuple[str, Prediction]]) -> None:
+    """Writes (id, prediction) under the revision that computed each; ends are spread by +-10 %."""
     pipe = client.pipeline(transaction=False)
-    for entry, prediction, encoded in results:
-        pipe.set(cache_key(name, prediction.revision, entry), encoded, px=spread(ttl_s * 1000))
+    for entry, prediction in results:
+        pipe.set(cache_key(name, prediction.revision, entry), prediction.encode(), px=spread(ttl_s * 1000))
     pipe.execute(raise_on_error=False)
 
 

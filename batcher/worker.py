@@ -16,7 +16,7 @@ from typing import Any
 
 from batcher.claims import NOTHING, Claims
 from batcher.collect import CostModel, Reason, keep_window_s, next_pass
-from batcher.delivery import Delivery, Remember
+from batcher.delivery import Delivery, Remember, encoded
 from batcher.heartbeat import Heartbeat
 from batcher.inference import Held, Result, Tokenised, classified, tokenised
 from batcher.outage import REDIS_ERRORS, RETRY_S, Outage, reason
@@ -167,7 +167,7 @@ class Worker:
         if not results:
             return self.claims.claim(self._claim_command())
         try:
-            commands = [self._queue.complete_command((r[0], r[2]) for r in results), self._claim_command()]
+            commands = [self._queue.complete_command(encoded(results)), self._claim_command()]
             _, answer = self._queue.run(commands)
         except REDIS_ERRORS:
             self._delivery.send(results)

@@ -150,7 +150,7 @@ def fill_cache(redis_url: str) -> None:
     results = []
     for text, scores in zip(TEXTS, SCORES, strict=True):
         prediction = Prediction(fragment(LABELS, scores), REVISION, 6)
-        results.append((entry_id(text), prediction, prediction.encode()))
+        results.append((entry_id(text), prediction))
     with redis.Redis.from_url(redis_url) as client:
         remember(client, "default", TTL_S, results)
 

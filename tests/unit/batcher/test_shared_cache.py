@@ -150,7 +150,7 @@ class Waiting:
         self.written += 1
 
 
-RESULT = [(IDS[0], prediction("one"), prediction("one").encode())]
+RESULT = [(IDS[0], prediction("one"))]
 
 
 def test_a_worker_does_not_wait_for_the_cache() -> None:

@@ -1,0 +1,82 @@
+"""Texts that need no normaliser go without: their tokens are the same."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer as RustTokenizer
+
+import model_store
+from model_store.tokenizer import Tokenizer, is_plain
+
+DEFAULT = Path(model_store.__file__).parent / "default/tokenizer.json"
+MOST = 12
+
+ours = Tokenizer(DEFAULT, MOST)
+full = RustTokenizer.from_file(str(DEFAULT))
+full.no_padding()
+full.enable_truncation(MOST)
+
+texts = st.one_of(
+    st.text(st.characters(min_codepoint=32, max_codepoint=126)),
+    st.text(st.characters(max_codepoint=0x250)),
+    st.text(),
+    st.lists(
+        st.sampled_from(["Good", "don't", "[MASK]", "[sep]", "naïve", "x\ty", "\x7f", "日本", "A.B.", " "])
+    ).map(" ".join),
+)
+
+
+@given(st.lists(texts, max_size=6))
+def test_tokens_are_those_of_the_whole_tokenizer(batch: list[str]) -> None:
+    expected = full.encode_batch(batch)
+    found = ours(batch)
+    assert [list(tokens.ids) for tokens in found] == [one.ids for one in expected]
+    assert [tokens.truncated for tokens in found] == [bool(one.overflowing) for one in expected]
+
+
+@pytest.mark.parametrize(
+    ("text", "plain"),
+    [
+        ("Good, isn't it?", True),
+        ("", True),
+        ("naïve", False),
+        ("a\tb", False),
+        ("\x7f", False),
+        ("a [MASK]", False),
+    ],
+)
+def test_plain_is_what_a_normaliser_only_lowers(text: str, plain: bool) -> None:
+    assert is_plain(text) == plain
+
+
+def changed(folder: Path, **parts: object) -> Tokenizer:
+    path = folder / "tokenizer.json"
+    path.write_text(json.dumps(json.loads(DEFAULT.read_text()) | parts))
+    return Tokenizer(path, MOST)
+
+
+def test_a_normaliser_that_keeps_case_keeps_it(tmp_path: Path) -> None:
+    normalizer = json.loads(DEFAULT.read_text())["normalizer"] | {"lowercase": False, "strip_accents": False}
+    cased = changed(tmp_path, normalizer=normalizer)
+    assert cased(["Good"])[0].unknown == 1, "the vocabulary has no capitals"
+    assert cased(["good"])[0].unknown == 0
+
+
+@pytest.mark.parametrize("normalizer", [None, {"type": "Lowercase"}, {"type": "Prepend", "prepend": "not "}])
+def test_of_another_normaliser_nothing_is_left_out(tmp_path: Path, normalizer: object) -> None:
+    other = changed(tmp_path, normalizer=normalizer)
+    rust = RustTokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    assert [list(one.ids) for one in other(["good"])] == [rust.encode("good").ids]
+
+
+def test_a_special_token_without_brackets_is_found_in_every_text(tmp_path: Path) -> None:
+    (mask,) = [one for one in json.loads(DEFAULT.read_text())["added_tokens"] if one["content"] == "[MASK]"]
+    added = [*json.loads(DEFAULT.read_text())["added_tokens"], mask | {"content": "Good", "id": 30522}]
+    other = changed(tmp_path, added_tokens=added)
+    rust = RustTokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    assert [list(one.ids) for one in other(["a Good film"])] == [rust.encode("a Good film").ids]
