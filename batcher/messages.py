@@ -127,7 +127,7 @@ def decode_result(raw: bytes, *, cached: bool = False) -> Prediction | Failure:
     if not newline or len(head) > _HEADER_MAX_BYTES:
         raise Malformed("a result without its header line")
     try:
-        header = json.loads(head)
+        header = json.loads(head.decode())
         if not body:
             return Failure(str(header["code"]), str(header["message"]))
         if not _is_fragment(body):
