@@ -7,6 +7,7 @@ waits for that.
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
 from collections.abc import Iterable, Sequence
@@ -23,6 +24,8 @@ from batcher.messages import Prediction, decode_result
 from batcher.outage import REDIS_ERRORS, Outage
 from batcher.redis_queue import cache_key, spread
 from batcher.settings import QueueSettings
+
+log = logging.getLogger(__name__)
 
 # The cache is worth waiting for only while it is faster than the model.
 LOOKUP_S = 0.5
@@ -160,6 +163,8 @@ class CacheWriter:
         except REDIS_ERRORS as error:
             self._again_at = time.monotonic() + PAUSE_S
             self.outage.lost(error)
+        except Exception:
+            log.exception("the cache could not be written", extra={"action": "cache.unwritten"})
         finally:
             self._places.release()
 

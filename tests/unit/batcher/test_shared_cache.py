@@ -186,3 +186,10 @@ def test_a_cache_that_fails_is_written_again_after_a_pause(
     write.close()
     assert client.written == 1
     assert actions(caplog) == ["cache.lost", "cache.back"]
+
+
+def test_what_goes_wrong_beside_the_worker_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    write = CacheWriter(redis.Redis(), "t", 3600.0)
+    write([(IDS[0], None)])  # type: ignore[list-item]
+    write.close()
+    assert [record.action for record in caplog.records] == ["cache.unwritten"]  # type: ignore[attr-defined]
