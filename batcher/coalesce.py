@@ -36,21 +36,22 @@ class Coalescer(Generic[Asked, Answer]):
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Answer] = loop.create_future()
         self._waiting.append((item, future))
-        if not self._scheduled and self._free:
-            self._scheduled = True
-            loop.call_soon(self._depart)
+        self._depart()
         return future
 
     def _depart(self) -> None:
-        self._scheduled = False
-        while self._waiting and self._free:
-            load, self._waiting = self._waiting[: self._most], self._waiting[self._most :]
-            self._free -= 1
-            task = asyncio.get_running_loop().create_task(self._fly(load))
+        """Another flight begins with the next tick, and takes along what is asked until then."""
+        if self._waiting and self._free and not self._scheduled:
+            self._scheduled = True
+            task = asyncio.get_running_loop().create_task(self._fly())
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def _fly(self, load: list[tuple[Asked, asyncio.Future[Answer]]]) -> None:
+    async def _fly(self) -> None:
+        self._scheduled = False
+        load, self._waiting = self._waiting[: self._most], self._waiting[self._most :]
+        self._free -= 1
+        self._depart()
         try:
             answers = await self._send([item for item, _ in load])
         except Exception as error:
@@ -64,8 +65,7 @@ class Coalescer(Generic[Asked, Answer]):
                 future.set_exception(answer)
             else:
                 future.set_result(answer)
-        if self._waiting:
-            self._depart()
+        self._depart()
 
     async def drain(self) -> None:
         """Waits until nothing is under way."""
