@@ -14,7 +14,7 @@ from typing import Any
 from batcher.admission import Admission
 from batcher.coalesce import Coalescer
 from batcher.errors import BudgetExceeded, Malformed, QueueFull, QueueUnavailable
-from batcher.messages import Prediction, decode_result, estimate_cost
+from batcher.messages import Prediction, decode_cached, decode_result, estimate_cost
 from batcher.outage import REDIS_ERRORS, Outage, reason
 from batcher.redis_queue import ApiQueue, Command, queue_states, refused_cache
 from batcher.waiters import Waiter, Waiters
@@ -158,11 +158,8 @@ class Asks:
 
     def _take_known(self, waiter: Waiter, raw: bytes) -> None:
         """A long-lived result; what cannot be read as one counts as none."""
-        try:
-            known = decode_result(raw, cached=True)
-        except Malformed:
-            known = None
-        if isinstance(known, Prediction):
+        known = decode_cached(raw)
+        if known is not None:
             self._waiters.resolve(waiter, known)
         else:
             self.counts.malformed += 1

@@ -121,6 +121,15 @@ def _quoted(text: str) -> str:
     return json.dumps(text)
 
 
+def decode_cached(raw: bytes) -> Prediction | None:
+    """A long-lived result; None for what cannot be read as one."""
+    try:
+        result = decode_result(raw, cached=True)
+    except Malformed:
+        return None
+    return result if isinstance(result, Prediction) else None
+
+
 def decode_result(raw: bytes, *, cached: bool = False) -> Prediction | Failure:
     """The inverse of `encode`. Raises Malformed for anything this program did not write."""
     head, newline, body = raw.partition(b"\n")

@@ -98,6 +98,13 @@ def _script(name: str, known: bool) -> tuple[str, str]:
     return ("EVALSHA", script_sha(name)) if known else ("EVAL", script_source(name))
 
 
+def _raise_first(answers: Iterable[Any]) -> None:
+    """Raises the first exception among answers."""
+    for answer in answers:
+        if isinstance(answer, Exception):
+            raise answer
+
+
 def _unknown(answers: Sequence[Any]) -> list[int]:
     """Places of scripts that the server does not know (yet, or since a flush). Only these run again: a claim
     that did run must not be claimed over."""
@@ -169,10 +176,9 @@ class ApiQueue:
         return "outcomes", list(ids)
 
     async def sweep(self) -> Snapshot:
-        (answer,) = await self.run([("sweep", [SWEEP_LIMIT, self._max_attempts])])
-        if isinstance(answer, Exception):
-            raise answer
-        return _snapshot(answer)
+        answers = await self.run([("sweep", [SWEEP_LIMIT, self._max_attempts])])
+        _raise_first(answers)
+        return _snapshot(answers[0])
 
     async def hints(self, lines: Lines, block_s: float, most: int) -> list[bytes]:
         """Hints for this process, waiting up to `block_s` for the first, over lines that bear the wait.
@@ -181,9 +187,7 @@ class ApiQueue:
         """
         key = f"{self.prefix}:reply:{self.api}"
         answers = await lines.ask([("BLPOP", key, block_s), ("LPOP", key, most)])
-        for answer in answers:
-            if isinstance(answer, Exception):
-                raise answer
+        _raise_first(answers)
         first, others = answers
         pieces = [*(first or [])[1:], *(others or [])]
         return [hint for piece in pieces for hint in piece.split(b"\0")]
@@ -237,32 +241,35 @@ class WorkerQueue:
             again = self._send([commands[at] for at in unknown], known=False)
             for at, answer in zip(unknown, again, strict=True):
                 answers[at] = answer
-        for answer in answers:
-            if isinstance(answer, Exception):
-                raise answer
+        _raise_first(answers)
         return answers
 
     def _send(self, commands: Sequence[Command], *, known: bool = True) -> list[Any]:
         pipe = self._client.pipeline(transaction=False)
-        for name, args in commands:
-            pipe.execute_command(*_script(name, known), 1, self.prefix, *args)  # type: ignore[no-untyped-call]
+        for command in commands:
+            self._add(pipe, command, known)
         answers: list[Any] = pipe.execute(raise_on_error=False)
         return answers
 
+    def _add(self, pipe: Any, command: Command, known: bool = True) -> None:
+        name, args = command
+        pipe.execute_command(*_script(name, known), 1, self.prefix, *args)
+
+    def _listen(self, client: Any, bell: bytes, block_s: float) -> Any:
+        return client.xread({f"{self.prefix}:bell": bell}, count=1, block=max(1, int(block_s * 1000)))
+
     def wait(self, bell: bytes, block_s: float) -> bool:
         """Blocks until something is queued after `bell`, at most `block_s`. Takes nothing."""
-        rang = self._client.xread({f"{self.prefix}:bell": bell}, count=1, block=max(1, int(block_s * 1000)))
-        return bool(rang)
+        return bool(self._listen(self._client, bell, block_s))
 
     def wait_and_claim(self, bell: bytes, block_s: float, command: Command) -> Sequence[Any]:
         """Blocks like `wait`; then Redis runs the claim `command` at once. Its answer, in one round trip.
 
         A claim whose process ends while it waits does not run: its connection is gone.
         """
-        name, args = command
         pipe = self._client.pipeline(transaction=False)
-        pipe.xread({f"{self.prefix}:bell": bell}, count=1, block=max(1, int(block_s * 1000)))
-        pipe.execute_command(*_script(name, True), 1, self.prefix, *args)  # type: ignore[no-untyped-call]
+        self._listen(pipe, bell, block_s)
+        self._add(pipe, command)
         heard, answer = pipe.execute(raise_on_error=False)
         if isinstance(answer, redis.exceptions.NoScriptError):
             (answer,) = self._send([command], known=False)

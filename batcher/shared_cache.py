@@ -19,8 +19,7 @@ import redis.asyncio
 
 from batcher.coalesce import Coalescer
 from batcher.connect import connect, connect_async
-from batcher.errors import Malformed
-from batcher.messages import Prediction, decode_result
+from batcher.messages import Prediction, decode_cached
 from batcher.outage import REDIS_ERRORS, Outage
 from batcher.redis_queue import cache_key, spread
 from batcher.settings import QueueSettings
@@ -76,13 +75,8 @@ class SharedCache:
         return [self._hit(raw) for raw in raws]
 
     def _hit(self, raw: bytes | None) -> Hit | None:
-        if not isinstance(raw, bytes):
-            return None
-        try:
-            result = decode_result(raw, cached=True)
-        except Malformed:
-            return None
-        return (result, self._ttl_s * COPY_SHARE) if isinstance(result, Prediction) else None
+        known = decode_cached(raw) if isinstance(raw, bytes) else None
+        return (known, self._ttl_s * COPY_SHARE) if known is not None else None
 
     async def _read(self, lookups: Sequence[list[str]]) -> list[list[bytes | None] | Exception]:
         if not self.outage.over:  # lost while this one waited for its turn

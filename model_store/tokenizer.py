@@ -40,14 +40,12 @@ class Tokenizer:
         return result
 
     def _encode(self, texts: list[str]) -> list[Encoding]:
-        plain = [self._plain is not None and is_plain(text) for text in texts]
-        if self._plain is None or not any(plain):
+        if self._plain is None:
             return self._rust.encode_batch_fast(texts)
+        plain = [is_plain(text) for text in texts]
         simple = [text.lower() if self._lowercase else text for text in compress(texts, plain)]
         encoded = iter(self._plain.encode_batch_fast(simple))
-        if all(plain):
-            return list(encoded)
-        others = iter(self._rust.encode_batch_fast([text for text in texts if not is_plain(text)]))
+        others = iter(self._rust.encode_batch_fast(list(compress(texts, (not one for one in plain)))))
         return [next(encoded if one else others) for one in plain]
 
 

@@ -9,10 +9,9 @@ local states, keys, long_lived, results, fresh_cost = {}, {}, {}, {}, 0
 for i = 9, #ARGV, 3 do
   keys[#keys + 1] = entry_key(ARGV[i])
   results[#keys] = result_key(ARGV[i])
-  long_lived[#keys] = remembered .. ARGV[i]
+  if remembered ~= '' then long_lived[#keys] = remembered .. ARGV[i] end
 end
-if remembered ~= '' then long_lived = values_of(long_lived) else long_lived = {} end
-results = values_of(results)
+long_lived, results = values_of(long_lived), values_of(results)
 local none_runs = in_thousands(keys, 'EXISTS') == 0
 
 for n, key in ipairs(keys) do
