@@ -140,6 +140,7 @@ class Asks:
                 raise QueueUnavailable("the queue does not accept work", retry_after_s=1.0)
             states = queue_states(answer, lambda waiting: self._retry_after_s(waiting, waiters))
         except (QueueFull, QueueUnavailable) as refusal:
+            refusal.__traceback__ = None  # it holds this frame, and so the waiters, which are to hold it
             self.counts.shed += len(waiters)
             for waiter in waiters:
                 self._waiters.resolve(waiter, refusal)

@@ -11,6 +11,7 @@ import os
 import random
 import socket
 from collections.abc import Coroutine, Iterable, Sequence
+from copy import copy
 from typing import Any
 
 import redis.asyncio
@@ -174,7 +175,9 @@ class ReplyHub:
                 self._asks.withdraw(unwanted)
         for outcome in outcomes:
             if isinstance(outcome, MillraceError) and not isinstance(outcome, (EntryFailed, EntryPoisoned)):
-                raise outcome.with_traceback(None)
+                # A copy that no local name holds. The traceback of one that is held holds this frame in turn,
+                # and refusals would leave more to the garbage collector than anything else does.
+                raise copy(outcome)
         return outcomes
 
     def _admit(self) -> None:

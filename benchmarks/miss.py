@@ -2,28 +2,30 @@
 
 python -m benchmarks.miss [--model random|default|DIR] [--engines openvino:bf16,...] [--loads 32x8,...]
 
-Each engine and precision is measured in turn as limit, service, limit: the limit is the mean of the two runs,
-so that a machine that becomes slower or faster meanwhile flatters neither side, for the best of several pass
-sizes, which take turns by the half second, so that none is best for having met a good moment.
+Limit and service take turns of a few seconds, for a machine's speed changes within a minute: the limit is the
+mean of its turns, for the best of several pass sizes, which take turns by the half second in each of them.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from itertools import cycle
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import chain, cycle, islice
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import uvloop
+
 from batcher.messages import BatchNote, decode_notes
 from benchmarks import report
-from benchmarks.net import Tally, closed_loop
+from benchmarks.net import closed_loop
 from benchmarks.service import Service, service
 from benchmarks.texts import stream, texts
 from model_store import load
@@ -32,7 +34,10 @@ from model_store.layout import share_out
 ARTEFACTS = Path("~/.cache/millrace").expanduser()
 RANDOM = Path("bench-results/distilbert-base-random")
 PASS_TOKENS = (256, 512, 768, 1024)
-TURN_S = 0.5
+SIZE_S = 0.5
+TURN_S = 2
+# Made before the load, whose cost counts.
+READY_TEXTS = 40_000
 # (of what, to what, at least), among engine:precision
 GOALS = (("openvino:bf16", "torch:f32", 2.2), ("openvino:int8", "torch:f32", 3.5))
 OF_LIMIT = 0.90
@@ -40,8 +45,8 @@ PADDING = 0.05
 GOAL_LOAD = "32x8"
 
 
-def limit(model: str, engine: Any, precision: Any, seconds: float) -> list[float]:
-    """Texts/s of the model alone for each of PASS_TOKENS, texts as they come."""
+def limit(model: str, engine: Any, precision: Any) -> None:
+    """For each line of the input: texts/s of the model alone for each of PASS_TOKENS, texts as they come."""
     classifier = load(model, engine=engine, precision=precision, artefact_dir=ARTEFACTS)
     tokens = classifier.tokenize(texts(600, seed=21))
     streams = []
@@ -51,34 +56,37 @@ def limit(model: str, engine: Any, precision: Any, seconds: float) -> list[float
         for batch in batches[:6]:
             classifier.classify(batch)
         streams.append(cycle(batches))
-    done, spent = [0] * len(streams), [0.0] * len(streams)
-    while sum(spent) < seconds:
-        for number, batches_of_size in enumerate(streams):
-            began = time.perf_counter()
-            while (turn := time.perf_counter() - began) < TURN_S:
+    for _ in sys.stdin:
+        rates = []
+        for batches_of_size in streams:
+            done, began = 0, time.perf_counter()
+            while (spent := time.perf_counter() - began) < SIZE_S:
                 batch = next(batches_of_size)
                 classifier.classify(batch)
-                done[number] += len(batch)
-            spent[number] += turn
-    return [count / seconds for count, seconds in zip(done, spent, strict=True)]
+                done += len(batch)
+            rates.append(done / spent)
+        print(json.dumps(rates), flush=True)
 
 
-def _limit_apart(model: str, engine: str, precision: str, seconds: float) -> list[float]:
-    """The limit in a process of its own, as a worker would be."""
-    words = ["--limit", "--model", model, "--engines", f"{engine}:{precision}", "--seconds", str(seconds)]
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.miss", *words], check=True, capture_output=True, text=True
-    )
-    rates: list[float] = json.loads(done.stdout.splitlines()[-1])
-    return rates
+@contextmanager
+def _limit_apart(model: str, engine: str, precision: str) -> Iterator[Callable[[], list[float]]]:
+    """The limit in a process of its own, as a worker would be: a turn for each call."""
+    words = [sys.executable, "-m", "benchmarks.miss", "--limit", "--model", model]
+    words += ["--engines", f"{engine}:{precision}"]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as apart:
+        assert apart.stdin is not None
+        assert apart.stdout is not None
+        sent, read = apart.stdin, apart.stdout
 
+        def turn() -> list[float]:
+            sent.write("\n")
+            sent.flush()
+            rates: list[float] = json.loads(read.readline())
+            return rates
 
-def _load(mill: Service, users: int, size: int, seconds: float, source: Any) -> Tally:
-    def ask() -> list[str]:
-        return [next(source) for _ in range(size)]
-
-    asyncio.run(closed_loop(mill.port, users, 2, ask))
-    return asyncio.run(closed_loop(mill.port, users, seconds, ask))
+        turn()  # it is ready from then on
+        yield turn
+        sent.close()
 
 
 def _batches(mill: Service) -> tuple[int, int, Sequence[BatchNote]]:
@@ -90,33 +98,44 @@ def _batches(mill: Service) -> tuple[int, int, Sequence[BatchNote]]:
 
 
 def measure(model: str, pair: str, loads: list[str], seconds: float) -> dict[str, Any]:
-    """One engine and precision: its limit before and after, and each load between."""
+    """One engine and precision: each load in turn with the limit, `seconds` of the load in all."""
     engine, precision = pair.split(":")
-    report.progress(f"{pair}: limit")
-    limits = [_limit_apart(model, engine, precision, seconds)]
     found: dict[str, Any] = {}
-    with service(model, engine=engine, precision=precision, default_budget_s=60) as mill:
-        source = stream(31)
+    turns = max(round(seconds / TURN_S), 1)
+    with ExitStack() as stack:
+        report.progress(f"{pair}: loading")
+        alone = stack.enter_context(_limit_apart(model, engine, precision))
+        mill = stack.enter_context(service(model, engine=engine, precision=precision, default_budget_s=60))
+        made = stream(31)
+        source = chain(list(islice(made, READY_TEXTS)), made)
         for load_name in loads:
             users, size = map(int, load_name.split("x"))
-            report.progress(f"{pair}: {users} users, {size} texts each, {seconds:g} s")
+
+            def ask(size: int = size) -> list[str]:
+                return list(islice(source, size))
+
             before = _batches(mill)
-            tally = _load(mill, users, size, seconds, source)
-            time.sleep(0.7)
+            tallies, limits = [], [alone()]
+            for turn in range(turns):
+                report.progress(f"{pair}: {users} users, {size} texts each, turn {turn + 1} of {turns}")
+                tallies.append(uvloop.run(closed_loop(mill.port, users, seconds / turns, ask)))
+                limits.append(alone())
             after = _batches(mill)
             # The very last ones found the backlog at its end.
             notes = after[2][:-2]
+            latencies_s = [spent for tally in tallies for spent in tally.latencies_s]
             found[load_name] = {
-                "texts_per_s": tally.texts_per_s,
-                "p50_ms": tally.quantile_ms(0.5),
-                "p99_ms": tally.quantile_ms(0.99),
+                "texts_per_s": fmean(tally.texts_per_s for tally in tallies),
+                "limit": max(fmean(rates) for rates in zip(*limits, strict=True)),
+                "p50_ms": report.quantile(latencies_s, 0.5) * 1000,
+                "p99_ms": report.quantile(latencies_s, 0.99) * 1000,
                 "waste": 1 - sum(note.tokens for note in notes) / sum(note.computed for note in notes),
                 "batch": (after[1] - before[1]) / max(after[0] - before[0], 1),
-                "statuses": tally.statuses,
+                "statuses": sum((Counter(tally.statuses) for tally in tallies), Counter[int]()),
+                "turns": [tally.texts_per_s for tally in tallies],
+                "limit_turns": limits,
             }
-    limits.append(_limit_apart(model, engine, precision, seconds))
-    best = max(fmean(both) for both in zip(*limits, strict=True))
-    return {"limit": best, "pass_tokens": PASS_TOKENS, "limits": limits, "loads": found}
+    return {"pass_tokens": PASS_TOKENS, "loads": found}
 
 
 def main() -> None:
@@ -125,11 +144,13 @@ def main() -> None:
     parser.add_argument("--engines", default="torch:f32,torch:bf16,openvino:bf16,openvino:int8")
     parser.add_argument("--loads", default="32x1,32x8,8x32")
     parser.add_argument("--seconds", type=float, default=12)
-    parser.add_argument("--limit", action="store_true", help="print the limit of one engine and stop")
+    parser.add_argument(
+        "--limit", action="store_true", help="the limit of one engine, for each line of the input"
+    )
     args = parser.parse_args()
     if args.limit:
         engine, precision = args.engines.split(":")
-        print(json.dumps(limit(args.model, engine, precision, args.seconds)))
+        limit(args.model, engine, precision)
         return
     model = args.model
     if model == "random":
@@ -147,8 +168,8 @@ def main() -> None:
             f"{got['p99_ms']:.0f}",
             f"{got['batch']:.1f}",
             f"{got['waste']:.1%}",
-            f"{result['limit']:.0f}",
-            f"{got['texts_per_s'] / result['limit']:.2f}",
+            f"{got['limit']:.0f}",
+            f"{got['texts_per_s'] / got['limit']:.2f}",
         ]
         for pair, result in results.items()
         for name, got in result["loads"].items()
@@ -159,10 +180,10 @@ def main() -> None:
     goals = []
     for pair, result in results.items():
         if GOAL_LOAD in result["loads"]:
-            share = result["loads"][GOAL_LOAD]["texts_per_s"] / result["limit"]
+            got = result["loads"][GOAL_LOAD]
+            share = got["texts_per_s"] / got["limit"]
             goals.append(report.goal(f"{pair} {GOAL_LOAD} of its limit", share, OF_LIMIT))
-            waste = result["loads"][GOAL_LOAD]["waste"]
-            goals.append(report.goal(f"{pair} {GOAL_LOAD} padding", waste, PADDING, at_most=True))
+            goals.append(report.goal(f"{pair} {GOAL_LOAD} padding", got["waste"], PADDING, at_most=True))
     for fast, slow, bound in GOALS:
         if fast in results and slow in results and GOAL_LOAD in results[fast]["loads"]:
             one, other = (results[name]["loads"][GOAL_LOAD]["texts_per_s"] for name in (fast, slow))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -42,7 +43,7 @@ def predict_body(texts: Sequence[str]) -> bytes:
 class Tally:
     """What a load met. Latencies in seconds, of answered requests."""
 
-    seconds: float = 0.0
+    seconds: float
     texts: int = 0
     statuses: dict[int, int] = field(default_factory=dict)
     latencies_s: list[float] = field(default_factory=list)
@@ -58,25 +59,33 @@ class Tally:
 async def closed_loop(
     port: int, users: int, seconds: float, texts: Callable[[], Sequence[str]], headers: str = ""
 ) -> Tally:
-    """`users` who each ask again as soon as they are answered. Counts what was answered within `seconds`."""
-    tally = Tally()
-    began = time.perf_counter()
-    until = began + seconds
+    """`users` who each ask again as soon as they are answered.
+
+    Counts what is answered within `seconds` once each has been answered: neither the first requests, which
+    find an empty queue, nor the last ones, which leave one.
+    """
+    tally = Tally(seconds)
+    new, began, until = users, math.inf, math.inf
 
     async def user() -> None:
-        connection = Connection(port)
+        nonlocal new, began, until
+        connection, first = Connection(port), True
         while (start := time.perf_counter()) < until:
             asked = texts()
             status, _, _ = await connection.post("/predict", predict_body(asked), headers)
             now = time.perf_counter()
             tally.statuses[status] = tally.statuses.get(status, 0) + 1
-            if status == 429:
-                await asyncio.sleep(1)  # as it was told to, at least
-            if status == 200 and now <= until:
+            if status == 200 and began < now <= until:
                 tally.texts += len(asked)
                 tally.latencies_s.append(now - start)
+            if first:
+                first = False
+                new -= 1
+                if not new:
+                    began, until = now, now + seconds
+            if status == 429:
+                await asyncio.sleep(1)  # as it was told to, at least
         connection.close()
 
     await asyncio.gather(*(user() for _ in range(users)))
-    tally.seconds = seconds
     return tally

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from functools import partial
 
 import fakeredis
@@ -44,8 +45,8 @@ class Mill:
         self._stack.callback(client.close)
         return client
 
-    async def edge(self, **settings: object) -> tuple[Edge, httpx.AsyncClient]:
-        caps = LaneCaps(100_000, 100_000)
+    async def edge(self, cap: int = 100_000, **settings: object) -> tuple[Edge, httpx.AsyncClient]:
+        caps = LaneCaps(cap, cap)
         hub = ReplyHub(self._aio(), self._aio(), name="t", caps=caps, cache_here=self.cache_here)
         app = create_app(
             ApiSettings(**settings),  # type: ignore[arg-type]
@@ -203,3 +204,46 @@ async def test_redis_lost_is_said_at_once_and_known_texts_are_still_answered(mil
     mill.server.connected = True
     await ready(client)
     assert (await client.post("/predict", json={"text": ["unknown"]})).status_code == 200
+
+
+@contextlib.contextmanager
+def kept_by_cycles() -> Iterator[list[str]]:
+    """What of a request only the garbage collector would have ended; known once the block has."""
+    found: list[str] = []
+    gc.collect()
+    gc.disable()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        yield found
+        gc.collect()
+        ours = ("api.", "batcher.errors", "batcher.waiters")
+        found += [type(one).__name__ for one in gc.garbage if type(one).__module__.startswith(ours)]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+
+
+async def test_refusals_leave_nothing_to_the_garbage_collector(mill: Mill) -> None:
+    """Collections that stop the process for 40 ms came every half second while the service shed load."""
+    mill.worker(StubClassifier(batch_ms=200.0))
+    _, client = await mill.edge(cap=8)
+    await ready(client)
+
+    async def asked(content: bytes, wait_s: float = 9.0) -> int:
+        answer = await client.post("/predict", content=content, headers={"prefer": f"wait={wait_s}"})
+        return answer.status_code
+
+    async def one_text(number: int, wait_s: float = 9.0) -> int:
+        return await asked(b'{"text": ["number %d"]}' % number, wait_s)
+
+    with kept_by_cycles() as kept:
+        crowd = await asyncio.gather(*(one_text(number) for number in range(40)))
+        late = [await one_text(number, 0.01) for number in range(100, 105)]
+        bad = [await asked(body) for body in (b"{", b'{"text": []}', b'{"text": [1]}') for _ in range(5)]
+        known = [await one_text(crowd.index(200)) for _ in range(5)]
+        await asyncio.sleep(0.5)
+    assert crowd.count(429) > 20
+    assert crowd.count(200) >= 1
+    assert (set(late), set(bad), set(known)) == ({504}, {422}, {200})
+    assert kept == []

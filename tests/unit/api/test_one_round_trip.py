@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-from dataclasses import replace
 
 from api.misses import LEAST_S
 from batcher.messages import Outcome, entry_id
@@ -16,7 +15,7 @@ def looking(*known: str) -> FakeHub:
     """A hub whose queue looks, and whose cache knows these texts."""
 
     def answer(text: str) -> Outcome:
-        return replace(prediction(text), cached=text in known)
+        return prediction(text)._replace(cached=text in known)
 
     return FakeHub(looks=True, answer=answer)
 

@@ -155,7 +155,7 @@ async def test_timing_of_a_hit_names_no_batch(service: Service) -> None:
 async def test_timing_of_several_batches_is_that_of_the_slowest(start: Start) -> None:
     def answer(text: str) -> Prediction:
         slow = text == "slow"
-        return replace(prediction(text), queue_ms=9.0 if slow else 1.0, batch_size=1 if slow else 32)
+        return prediction(text)._replace(queue_ms=9.0 if slow else 1.0, batch_size=1 if slow else 32)
 
     service = await start(FakeHub(answer=answer))
     stages = timings((await service.predict("fast", "slow")).headers["server-timing"])
