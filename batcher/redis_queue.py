@@ -8,7 +8,8 @@ P is `{millrace:<name>}`: one hash tag, so one slot of a cluster. All times are 
 | P:first       | list   | ids of q that go before the others of it   | 2 min, renewed| enqueue, claim |
 | P:solo        | list   | ids recovered from dead workers, run alone | -             | claim, sweep   |
 | P:inflight    | zset   | id -> end of its lease                     | -             | claim, beat    |
-| P:entry:<id>  | hash   | text, lane, cost, deadline, waiters        | budget + 60 s | enqueue        |
+| P:entry:<id>  | string | what was asked, who waits, the text        | budget + 60 s | enqueue        |
+| P:claims      | hash   | id -> attempts, last worker, its lease     | 2 h, renewed  | claim          |
 | P:res:<id>    | string | the result: what the API waits on          | 60 s          | complete       |
 | P:reply:<api> | list   | hints to one API process: ids and results  | 60 s, renewed | complete       |
 | P:waiting     | hash   | lane -> waiting cost                       | 1 h, renewed  | enqueue, claim |
@@ -50,6 +51,7 @@ from batcher.messages import (
 )
 
 KEEP_MS = 60_000
+_NO_TRACE = "-"
 FAILURE_MS = 2_000
 SWEEP_LIMIT = 200
 Command = tuple[str, Sequence[Any]]
@@ -167,7 +169,8 @@ class ApiQueue:
         """
         flat = [value for item in items for value in item]
         remembered = cache_key(self._name, revision, "") if revision else ""
-        return "enqueue", [self.api, lane, budget_ms, KEEP_MS, cap, trace, int(first), remembered, *flat]
+        head = [self.api, lane, budget_ms, KEEP_MS, cap, trace or _NO_TRACE, int(first), remembered]
+        return "enqueue", [*head, *flat]
 
     def cancel(self, ids: Iterable[str]) -> Command:
         return "cancel", [self.api, *ids]
@@ -338,33 +341,35 @@ class WorkerQueue:
         self.run([("retire", [self.worker])])
 
 
-_CLAIM_HEAD = 4
-_FIELDS = 9
+_CLAIM_HEAD = 5
+_FIELDS = 4
 
 
 def read_claim(answer: Sequence[Any]) -> Claim:
     """The answer of claim.lua. An unreadable entry is counted as skipped."""
-    left, skipped, expired, bell = answer[:_CLAIM_HEAD]
+    left, skipped, expired, bell, now_ms = answer[:_CLAIM_HEAD]
     entries = []
     for at in range(_CLAIM_HEAD, len(answer), _FIELDS):
         try:
-            entries.append(_entry(answer[at : at + _FIELDS]))
+            entries.append(_entry(answer[at : at + _FIELDS], int(now_ms)))
         except ValueError:
             skipped += 1
     return Claim(entries, int(left), int(skipped), int(expired), bell)
 
 
-def _entry(fields: Sequence[Any]) -> Entry:
-    entry, text, lane, cost, waited, remaining, attempts, trace, solo = fields
+def _entry(fields: Sequence[Any], now_ms: int) -> Entry:
+    entry, asked, attempts, solo = fields
+    head, text = asked.split(b"\n", 1)
+    deadline, lane, cost, enqueued, trace, _waiters = head.split(b" ", 5)
     return Entry(
         id=entry.decode("ascii"),
         text=text.decode(),
         lane="bulk" if lane == b"bulk" else "interactive",
         cost=int(cost),
-        waited_ms=int(waited),
-        remaining_ms=int(remaining),
+        waited_ms=now_ms - int(enqueued),
+        remaining_ms=int(deadline) - now_ms,
         attempts=int(attempts),
-        trace=trace.decode("ascii", "replace"),
+        trace="" if trace == _NO_TRACE.encode() else trace.decode("ascii", "replace"),
         solo=bool(solo),
     )
 

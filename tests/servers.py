@@ -29,8 +29,8 @@ def server_binary() -> Path | None:
 
 
 def leftovers(client: redis.Redis) -> list[bytes]:
-    """Entries, leases and places in lists: what must not outlive its work."""
-    ends = (b":q", b":bulk", b":solo", b":inflight")
+    """Entries, claims, leases and places in lists: what must not outlive its work."""
+    ends = (b":q", b":bulk", b":solo", b":inflight", b":claims")
     keys: list[bytes] = client.keys("*")
     return [key for key in keys if b":entry:" in key or key.endswith(ends)]
 

@@ -2,8 +2,7 @@
 -- ARGV: worker, most entries, most cost, most cost of bulk, lease_ms, max_attempts,
 --       hands (1: free; 0: a pass is under way or other entries are held),
 --       1 if this was sent to be run once work comes.
--- Returns {still waiting, skipped, expired, last ring, then for each entry:
---   id, text, lane, cost, waited_ms, remaining_ms, attempts, trace, solo}.
+-- Returns {still waiting, skipped, expired, last ring, now, then for each: id, its entry, attempts, solo}.
 local worker, most, most_cost, bulk_cost = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local lease, max_attempts, free = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7] == '1'
 -- A worker that waited may be frozen or cut off by now: it gets nothing if it has not beaten lately. One that is well
@@ -12,32 +11,37 @@ if ARGV[8] == '1' and (tonumber(redis.call('HGET', P .. ':worker:' .. worker, 'b
   most, free = 0, false
 end
 local READ_AHEAD = 32
-local entries, freed, leases, leased = {}, {}, {}, {}
+-- Written once: numbers take Lua longer than all else here.
+local lease_end, first_claim = string.format('%.0f', now + lease), claim_line(1, worker, lease, 0, 0, '')
+local entries, freed, leases, leased, claims = {}, {}, {}, {}, {}
 local taken, cost, skipped, expired = 0, 0, 0, 0
 
--- `in_flight`: the end of the lease that the id has already, if any.
-local function take(id, solo, in_flight)
-  local key = entry_key(id)
-  local facts = redis.pcall('HMGET', key, 'text', 'deadline', 'attempts', 'cost', 'lane', 'enqueued', 'trace')
-  local deadline = not facts.err and tonumber(facts[2])
+-- `in_flight`: the end of the lease that the id has already, if any; `claim`: what became of an earlier one.
+local function take(id, solo, entry, in_flight, claim)
+  local deadline, lane, weight = string.match(entry or '', HEAD)
   -- No entry: answered, cancelled or not ours. In flight: a second place in the lists of an id already taken.
-  if not deadline or not facts[1] or in_flight or leased[id] then
+  if not deadline or in_flight or leased[id] then
+    if claim and not deadline then redis.call('HDEL', CLAIMS, id) end
     skipped = skipped + 1
     return
   end
-  local attempts, weight, lane = tonumber(facts[3]) or 0, tonumber(facts[4]) or 1, facts[5]
-  if attempts == 0 then freed[lane] = (freed[lane] or 0) + weight end
-  if deadline <= now then
-    expire(id, key)
+  weight = tonumber(weight)
+  if not claim then freed[lane] = (freed[lane] or 0) + weight end
+  if tonumber(deadline) <= now then
+    expire(id)
     expired = expired + 1
   else
-    redis.call('HSET', key, 'attempts', attempts + 1, 'worker', worker, 'lease', lease)
-    leases[#leases + 1], leases[#leases + 2], leased[id] = now + lease, id, true
-    taken, cost = taken + 1, cost + weight
-    local waited = now - (tonumber(facts[6]) or now)
-    for _, value in ipairs({ id, facts[1], lane, weight, waited, deadline - now, attempts + 1, facts[7] or '', solo }) do
-      entries[#entries + 1] = value
+    local attempts, line = 1, first_claim
+    if claim then
+      local before, _, _, looked, beat, blame = claim_of(id)
+      attempts = before + 1
+      line = claim_line(attempts, worker, lease, looked, beat, blame)
     end
+    local at = #leases
+    leases[at + 1], leases[at + 2], leased[id] = lease_end, id, true
+    claims[at + 1], claims[at + 2] = id, line
+    taken, cost, at = taken + 1, cost + weight, #entries
+    entries[at + 1], entries[at + 2], entries[at + 3], entries[at + 4] = id, entry, attempts, solo
   end
 end
 
@@ -45,10 +49,13 @@ local function drain(list, entries_limit, cost_limit)
   while taken < entries_limit and cost < cost_limit do
     local ids = redis.call('LRANGE', list, 0, math.min(entries_limit - taken, READ_AHEAD) - 1)
     if #ids == 0 then return end
-    local in_flight, read = redis.call('ZMSCORE', INFLIGHT, unpack(ids)), 0
+    local keys, read = {}, 0
+    for n, id in ipairs(ids) do keys[n] = entry_key(id) end
+    local asked, in_flight = redis.call('MGET', unpack(keys)), redis.call('ZMSCORE', INFLIGHT, unpack(ids))
+    local claimed = redis.call('HMGET', CLAIMS, unpack(ids))
     while read < #ids and cost < cost_limit do
       read = read + 1
-      take(ids[read], 0, in_flight[read])
+      take(ids[read], 0, asked[read], in_flight[read], claimed[read])
     end
     redis.call('LPOP', list, read)
   end
@@ -60,7 +67,7 @@ recover(100, max_attempts)
 while free and taken == 0 do
   local id = redis.call('LPOP', SOLO)
   if not id then break end
-  take(id, 1, redis.call('ZSCORE', INFLIGHT, id))
+  take(id, 1, entry_of(id), redis.call('ZSCORE', INFLIGHT, id), redis.call('HGET', CLAIMS, id))
   if taken > 0 then redis.call('SET', alone_key(worker), id, 'PX', ALONE_MS) end
 end
 if taken == 0 and (free or redis.call('LLEN', SOLO) == 0) then
@@ -83,7 +90,11 @@ if taken == 0 and (free or redis.call('LLEN', SOLO) == 0) then
   drain(BULK, most, taken == 0 and bulk_cost or math.min(share, most_cost))
   if taken > 0 then drain(Q, most, most_cost) end
 end
-in_thousands(leases, 'ZADD', INFLIGHT)
+if taken > 0 then
+  in_thousands(leases, 'ZADD', INFLIGHT)
+  in_thousands(claims, 'HSET', CLAIMS)
+  redis.call('PEXPIRE', CLAIMS, ALONE_MS)
+end
 -- Second places of those who went first, and places of those who left, are no strangers.
 local void = skipped > 0 and tonumber(redis.call('HGET', WAITING, 'void')) or 0
 if void > 0 then
@@ -93,6 +104,6 @@ end
 for lane, weight in pairs(freed) do uncount(lane, weight) end
 local bell = redis.call('XREVRANGE', P .. ':bell', '+', '-', 'COUNT', 1)
 local left = redis.call('LLEN', SOLO) + redis.call('LLEN', Q) + redis.call('LLEN', BULK)
-local reply = { left, skipped, expired, bell[1] and bell[1][1] or '0-0' }
+local reply = { left, skipped, expired, bell[1] and bell[1][1] or '0-0', now }
 for _, value in ipairs(entries) do reply[#reply + 1] = value end
 return reply

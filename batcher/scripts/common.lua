@@ -2,7 +2,7 @@
 -- Times are milliseconds of the Redis clock; callers send durations, never moments.
 local P = KEYS[1]
 local BULK, Q, SOLO, INFLIGHT = P .. ':bulk', P .. ':q', P .. ':solo', P .. ':inflight'
-local FIRST = P .. ':first'
+local FIRST, CLAIMS = P .. ':first', P .. ':claims'
 local WAITING, DEAD, MODEL, WORKERS = P .. ':waiting', P .. ':dead', P .. ':model', P .. ':workers'
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
@@ -24,13 +24,6 @@ end
 
 local function uncount(lane, cost)
   if lane then redis.call('HINCRBY', WAITING, lane, -(tonumber(cost) or 0)) end
-end
-
--- The names of the API processes that wait for an entry; its field `waiters` has a space after each.
-local function waiters(key)
-  local names = {}
-  for name in string.gmatch(redis.call('HGET', key, 'waiters') or '', '%S+') do names[#names + 1] = name end
-  return names
 end
 
 -- Tells an API process of results, each `id \n payload`; no payload holds a NUL.
@@ -63,21 +56,54 @@ local function values_of(keys)
   return values
 end
 
-local function fail(id, key, code, message)
+-- An entry says what was asked, in a line `deadline lane cost enqueued trace`, the names of the API processes that wait
+-- for it at its end, and then the text. All of it is one string: a hash for each text would take twice the time.
+local HEAD = '^(%d+) (%l+) (%d+) (%d+) '
+local ASKED = HEAD .. '(%S+) ([^\n]*)\n(.*)$'
+
+local function names_in(entry) return string.match(entry, '^%d+ %l+ %d+ %d+ %S+ ([^\n]*)\n') or '' end
+
+-- False where there is none; what is no string is none either.
+local function entry_of(id) return redis.call('MGET', entry_key(id))[1] end
+
+-- Writes what `string.match(entry, ASKED)` has read, and when the key ends.
+local function write_entry(key, deadline, ends, lane, cost, enqueued, trace, names, text)
+  local head = string.format('%.0f %s %s %s %s ', deadline, lane, cost, enqueued, trace)
+  redis.call('SET', key, head .. names .. '\n' .. text, 'PXAT', string.format('%.0f', ends))
+end
+
+-- What became of an entry that was claimed: how often, the last worker and its lease, an earlier look at it (the end of the
+-- lease then, and the last beat), and whom it is blamed for: `worker beat;` for each.
+local function claim_of(id)
+  local claim = redis.call('HGET', CLAIMS, id) or ''
+  local attempts, worker, lease, looked, beat, blame = string.match(claim, '^(%d+) (%S+) (%d+) (%d+) (%d+) (.*)$')
+  return tonumber(attempts) or 0, worker or '?', tonumber(lease) or 0, tonumber(looked) or 0, tonumber(beat) or 0, blame or ''
+end
+
+local function claim_line(attempts, worker, lease, looked, beat, blame)
+  return string.format('%.0f %s %.0f %.0f %.0f %s', attempts, worker, lease, looked, beat, blame)
+end
+
+local function forget(id)
+  redis.call('HDEL', CLAIMS, id)
+  return redis.call('DEL', entry_key(id))
+end
+
+local function fail(id, code, message)
   local payload = cjson.encode({ code = code, message = message }) .. '\n'
-  for _, api in ipairs(waiters(key)) do hint(api, { id .. '\n' .. payload }) end
-  redis.call('DEL', key)
+  for name in string.gmatch(names_in(entry_of(id) or ''), '%S+') do hint(name, { id .. '\n' .. payload }) end
+  forget(id)
   return payload
 end
 
 -- A deadline belongs to its callers: they are told, and nothing is remembered.
-local function expire(id, key)
-  fail(id, key, 'budget_exceeded', 'the budget ended before a worker took the text')
+local function expire(id)
+  fail(id, 'budget_exceeded', 'the budget ended before a worker took the text')
 end
 
 -- A text that ended too many workers by itself. Remembered while its result key lives, or it would end more.
-local function bury(id, key, deaths, blame)
-  local payload = fail(id, key, 'poison', 'this text ended ' .. deaths .. ' workers')
+local function bury(id, deaths, blame)
+  local payload = fail(id, 'poison', 'this text ended ' .. deaths .. ' workers')
   redis.call('SET', result_key(id), payload, 'PX', HINT_MS)
   redis.call('LPUSH', DEAD, id .. ' poison attempts=' .. deaths .. ' ' .. blame)
   redis.call('LTRIM', DEAD, 0, 999)
@@ -104,31 +130,29 @@ end
 -- The first time it is a suspect and nothing more. From then on it runs alone, and the end of a worker speaks against
 -- the one text that this worker had in hand: not against others whose claims it never heard the answers of.
 local function judge(id, score, max_attempts)
-  local key = entry_key(id)
-  local facts = redis.call('HMGET', key, 'deadline', 'blame', 'worker', 'lease', 'doubt', 'attempts')
-  local deadline = tonumber(facts[1])
-  if not deadline then return false end
-  -- Of the last beat that knew of the entry; one may have been under way as the claim was answered, the next was not.
-  local last = score - (tonumber(facts[4]) or 0) * 3 / 4
-  if facts[5] then
-    local looked, beat = string.match(facts[5], '(%d+) (%d+)')
-    if tonumber(looked) == score then last = tonumber(beat) end
+  local deadline = tonumber((string.match(entry_of(id) or '', HEAD)))
+  if not deadline then
+    forget(id)
+    return false
   end
-  local blame, worker = facts[2] or '', facts[3] or '?'
-  if (tonumber(facts[6]) or 0) > 1 and redis.call('GET', alone_key(worker)) == id then
+  local attempts, worker, lease, looked, beat, before = claim_of(id)
+  -- Of the last beat that knew of the entry; one may have been under way as the claim was answered, the next was not.
+  local last = looked == score and beat or score - lease * 3 / 4
+  local blame = before
+  if attempts > 1 and redis.call('GET', alone_key(worker)) == id then
     blame = blame .. string.format('%s %.0f;', worker, last)
   end
   local gone, unsure, kept = deaths(blame)
   if gone >= max_attempts then
-    bury(id, key, gone, kept)
+    bury(id, gone, kept)
   elseif deadline <= now then
-    expire(id, key)
+    expire(id)
   elseif gone + unsure >= max_attempts then
     -- It may be the text: nobody else gets it before it is known whether that worker lives.
     redis.call('ZADD', INFLIGHT, now + 100, id)
-    redis.call('HSET', key, 'doubt', string.format('%.0f %.0f', now + 100, last))
+    redis.call('HSET', CLAIMS, id, claim_line(attempts, worker, lease, now + 100, last, before))
   else
-    redis.call('HSET', key, 'blame', kept)
+    redis.call('HSET', CLAIMS, id, claim_line(attempts, worker, lease, looked, beat, kept))
     redis.call('RPUSH', SOLO, id)
     return true
   end

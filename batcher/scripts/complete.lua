@@ -12,21 +12,23 @@ for i = 5, #ARGV, 2 do
     redis.call('SET', remembered .. ARGV[i], ARGV[i + 1], 'PX', remember_ms)
   end
 end
+local entries = values_of(keys)
 if in_thousands(ids, 'ZREM', INFLIGHT) < #ids then
   -- Some came late: their leases had ended. What was queued anew meanwhile leaves the lane, its cost with it.
-  for _, key in ipairs(keys) do
-    local facts = redis.call('HMGET', key, 'attempts', 'lane', 'cost')
-    if facts[1] == '0' then uncount(facts[2], facts[3]) end
+  for n, id in ipairs(ids) do
+    local _, lane, cost = string.match(entries[n] or '', HEAD)
+    if redis.call('HEXISTS', CLAIMS, id) == 0 then uncount(lane, cost) end
   end
 end
-for n, key in ipairs(keys) do
+for n, id in ipairs(ids) do
   local payload = ARGV[4 + 2 * n]
-  redis.call('SET', result_key(ids[n]), payload, 'PX', failed(payload) and failure_ms or result_ms)
-  for _, api in ipairs(waiters(key)) do
+  redis.call('SET', result_key(id), payload, 'PX', failed(payload) and failure_ms or result_ms)
+  for api in string.gmatch(names_in(entries[n] or ''), '%S+') do
     local list = hints[api] or {}
-    list[#list + 1] = ids[n] .. '\n' .. payload
+    list[#list + 1] = id .. '\n' .. payload
     hints[api] = list
   end
 end
 for api, results in pairs(hints) do hint(api, results) end
+in_thousands(ids, 'HDEL', CLAIMS)
 return in_thousands(keys, 'DEL')

@@ -1,5 +1,5 @@
 -- Asks for results: each id is answered, joined to a run under way, or queued. All or nothing on overload.
--- ARGV: api, lane, budget_ms, keep_ms, cap (waiting cost of the lane), trace, first (1: before others of the lane),
+-- ARGV: api, lane, budget_ms, keep_ms, cap (waiting cost of the lane), trace (or -), first (1: before others of the lane),
 --       what long-lived results to look for start with (nothing: they are elsewhere), then id, text, cost for each.
 -- Returns {'full', waiting cost} or, for each id, {its long-lived result} | its result | 'joined' | 'queued'.
 local api, lane, cap, trace, remembered = ARGV[1], ARGV[2], tonumber(ARGV[5]), ARGV[6], ARGV[8]
@@ -12,9 +12,9 @@ for i = 9, #ARGV, 3 do
   if remembered ~= '' then long_lived[#keys] = remembered .. ARGV[i] end
 end
 long_lived, results = values_of(long_lived), values_of(results)
-local none_runs = in_thousands(keys, 'EXISTS') == 0
+local entries = in_thousands(keys, 'EXISTS') > 0 and values_of(keys) or {}
 
-for n, key in ipairs(keys) do
+for n in ipairs(keys) do
   local i = 6 + 3 * n
   local known, result = long_lived[n], results[n]
   -- A failure (no second line) answers those who waited for it, never a later caller; poison is the exception.
@@ -23,7 +23,7 @@ for n, key in ipairs(keys) do
     states[n] = { known }
   elseif result then
     states[n] = result
-  elseif not none_runs and redis.call('EXISTS', key) == 1 then
+  elseif entries[n] then
     states[n] = 'joined'
   else
     states[n] = 'queued'
@@ -44,29 +44,29 @@ if fresh_cost > 0 then
 end
 
 local pushed, ahead = {}, {}
+-- What all entries of this call have in common: Lua takes longer to write a number than Redis to keep an entry.
+local before, after = string.format('%.0f %s ', deadline, lane), string.format(' %.0f %s %s\n', now, trace, api)
+local ends = string.format('%.0f', deadline + keep)
 for n, state in ipairs(states) do
   local i = 6 + 3 * n
   local id, key = ARGV[i], keys[n]
   if state == 'queued' then
-    redis.call('HSET', key, 'text', ARGV[i + 1], 'lane', lane, 'cost', ARGV[i + 2], 'deadline', deadline,
-      'enqueued', now, 'attempts', 0, 'trace', trace, 'waiters', api .. ' ')
-    redis.call('PEXPIREAT', key, deadline + keep)
+    redis.call('SET', key, before .. ARGV[i + 2] .. after .. ARGV[i + 1], 'PXAT', ends)
     pushed[#pushed + 1] = id
   elseif state == 'joined' then
-    local facts = redis.call('HMGET', key, 'deadline', 'lane', 'cost', 'attempts', 'waiters')
-    if first and facts[4] == '0' then ahead[#ahead + 1] = id end
-    local latest = math.max(tonumber(facts[1]) or 0, deadline)
-    local names = facts[5] or ''
-    if not string.find(' ' .. names, ' ' .. api .. ' ', 1, true) then names = names .. api .. ' ' end
-    redis.call('HSET', key, 'deadline', latest, 'waiters', names)
-    redis.call('PEXPIREAT', key, latest + keep)
+    local until_then, was, cost, enqueued, traced, names, text = string.match(entries[n], ASKED)
+    local waits = not redis.call('HGET', CLAIMS, id)
+    if first and waits then ahead[#ahead + 1] = id end
+    if not string.find(' ' .. names .. ' ', ' ' .. api .. ' ', 1, true) then names = names .. ' ' .. api end
     -- Somebody waits on a socket for what a job has queued: it changes lanes, its old place is skipped later.
-    if lane == 'interactive' and facts[2] == 'bulk' and not redis.call('ZSCORE', INFLIGHT, id) then
-      redis.call('HSET', key, 'lane', lane)
-      uncount('bulk', facts[3])
-      redis.call('HINCRBY', WAITING, lane, tonumber(facts[3]) or 0)
+    if lane == 'interactive' and was == 'bulk' and waits then
+      was = lane
+      uncount('bulk', cost)
+      redis.call('HINCRBY', WAITING, lane, cost)
       pushed[#pushed + 1] = id
     end
+    local latest = math.max(tonumber(until_then), deadline)
+    write_entry(key, latest, latest + keep, was, cost, enqueued, traced, names, text)
   end
 end
 -- Where others wait, their places are doubled: one in front of them, and the one that autoscaling counts.

@@ -4,16 +4,16 @@ local released = 0
 for i = #ARGV, 1, -1 do
   local id = ARGV[i]
   if redis.call('ZREM', INFLIGHT, id) == 1 then
-    local key = entry_key(id)
-    local facts = redis.call('HMGET', key, 'attempts', 'lane', 'cost')
-    if facts[1] then
-      local attempts = math.max((tonumber(facts[1]) or 1) - 1, 0)
-      redis.call('HSET', key, 'attempts', attempts)
-      if attempts == 0 then
-        redis.call('HINCRBY', WAITING, facts[2], tonumber(facts[3]) or 0)
-        redis.call('LPUSH', list_of(facts[2]), id)
-      else
+    local _, lane, cost = string.match(entry_of(id) or '', HEAD)
+    if lane then
+      local attempts, worker, lease, looked, beat, blame = claim_of(id)
+      if attempts > 1 then
+        redis.call('HSET', CLAIMS, id, claim_line(attempts - 1, worker, lease, looked, beat, blame))
         redis.call('LPUSH', SOLO, id)
+      else
+        redis.call('HDEL', CLAIMS, id)
+        redis.call('HINCRBY', WAITING, lane, cost)
+        redis.call('LPUSH', list_of(lane), id)
       end
       released = released + 1
     end

@@ -11,17 +11,15 @@ local function tidy(lane)
   for _ = 1, limit do
     local id = redis.call('LINDEX', list, 0)
     if not id then break end
-    local key = entry_key(id)
-    local facts = redis.pcall('HMGET', key, 'deadline', 'enqueued', 'lane', 'cost', 'attempts')
-    local deadline = not facts.err and tonumber(facts[1])
-    if deadline and deadline > now then
-      oldest = now - (tonumber(facts[2]) or now)
+    local deadline, own, cost, enqueued = string.match(entry_of(id) or '', HEAD)
+    if deadline and tonumber(deadline) > now then
+      oldest = now - enqueued
       break
     end
     redis.call('LPOP', list)
     if deadline and not redis.call('ZSCORE', INFLIGHT, id) then
-      if facts[5] == '0' then uncount(facts[3], facts[4]) end
-      expire(id, key)
+      if redis.call('HEXISTS', CLAIMS, id) == 0 then uncount(own, cost) end
+      expire(id)
       expired = expired + 1
     end
   end

@@ -16,6 +16,8 @@ def broken(client: redis.Redis) -> list[str]:
     found = [f"{name} holds {n}" for name in ("q", "bulk", "solo") if (n := client.llen(f"{P}:{name}"))]
     if held := client.zcard(f"{P}:inflight"):
         found.append(f"inflight holds {held}")
+    if claims := client.hlen(f"{P}:claims"):
+        found.append(f"claims holds {claims}")
     keys = [key.decode(errors="replace") for key in client.scan_iter("*", count=1000)]
     if entries := [key for key in keys if f"{P}:entry:" in key]:
         found.append(f"{len(entries)} entries are left, e.g. {entries[0]}")

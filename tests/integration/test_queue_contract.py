@@ -434,17 +434,15 @@ def test_a_result_for_an_entry_that_was_queued_anew_takes_its_cost_along(bench: 
 
 def test_foreign_bytes_are_skipped_and_counted(bench: Bench) -> None:
     bench.client.rpush(f"{bench.P}:q", b"\xff\x00", b"nobody", b"")
-    bench.client.set(f"{bench.P}:entry:oddly typed", b"a string")
-    bench.client.rpush(f"{bench.P}:q", b"oddly typed")
-    bench.client.hset(
-        f"{bench.P}:entry:bad text",
-        mapping={"text": b"\xff", "deadline": 10**15, "attempts": 0, "cost": 1, "lane": "interactive"},
-    )
-    bench.client.rpush(f"{bench.P}:q", b"bad text")
+    bench.client.hset(f"{bench.P}:entry:oddly typed", "a", "hash")
+    bench.client.set(f"{bench.P}:entry:odd", b"a string")
+    bench.client.set(f"{bench.P}:entry:bad text", b"%d interactive 1 0 - api\n\xff" % 10**15)
+    bench.client.set(f"{bench.P}:entry:cut off", b"%d interactive 1 0 " % 10**15)
+    bench.client.rpush(f"{bench.P}:q", b"oddly typed", b"odd", b"bad text", b"cut off")
     bench.ask("x")
     claim = bench.worker().claim(10, 100, 100)
     assert ids_of(claim) == ["x"]
-    assert claim.skipped == 5
+    assert claim.skipped == 7
 
 
 def test_an_empty_lane_has_no_cost_whatever_was_lost(bench: Bench) -> None:
