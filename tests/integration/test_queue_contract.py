@@ -202,6 +202,20 @@ def test_a_lease_that_ends_sends_its_entries_to_solo_one_at_a_time(bench: Bench)
     assert ids_of(bench.worker().claim(10, 100, 100)) == ["x2"]
 
 
+def test_a_suspect_runs_alone_whoever_asks_for_it(bench: Bench) -> None:
+    """A job's text that was asked for on a socket as well left the solo list, and ran beside others."""
+    bench.ask("x", lane="bulk")
+    bench.worker("dead", lease_ms=1).claim(10, 100, 100)
+    wait_until(lambda: bench.sweep()[0] == 1, "the lease to end")
+    assert bench.ask("x", "y") == [b"joined", b"queued"]
+    assert bench.waiting() == 10
+    worker = bench.worker()
+    assert [(entry.id, entry.solo) for entry in worker.claim(10, 100, 100).entries] == [("x", True)]
+    assert ids_of(worker.claim(10, 100, 100)) == ["y"]
+    worker.complete([("x", ANSWER), ("y", ANSWER)])
+    assert bench.leftovers() == []
+
+
 def test_a_heartbeat_keeps_the_lease_and_only_what_is_still_held(bench: Bench) -> None:
     bench.ask("x")
     worker = bench.worker(lease_ms=200)
