@@ -11,8 +11,7 @@ if ARGV[8] == '1' and (tonumber(redis.call('HGET', P .. ':worker:' .. worker, 'b
   most, free = 0, false
 end
 local READ_AHEAD = 32
--- Written once: numbers take Lua longer than all else here.
-local lease_end, first_claim = string.format('%.0f', now + lease), claim_line(1, worker, lease, 0, 0, '')
+local lease_end, first_claim = after(lease), claim_line(1, worker, lease, 0, 0, '')
 local entries, freed, leases, leased, claims = {}, {}, {}, {}, {}
 local taken, cost, skipped, expired = 0, 0, 0, 0
 

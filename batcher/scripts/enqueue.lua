@@ -44,14 +44,14 @@ if fresh_cost > 0 then
 end
 
 local pushed, ahead = {}, {}
--- What all entries of this call have in common: Lua takes longer to write a number than Redis to keep an entry.
-local before, after = string.format('%.0f %s ', deadline, lane), string.format(' %.0f %s %s\n', now, trace, api)
-local ends = string.format('%.0f', deadline + keep)
+-- What all new entries of this call have in common.
+local head, tail = string.format('%.0f %s ', deadline, lane), string.format(' %.0f %s %s\n', now, trace, api)
+local ends = after(deadline - now + keep)
 for n, state in ipairs(states) do
   local i = 6 + 3 * n
   local id, key = ARGV[i], keys[n]
   if state == 'queued' then
-    redis.call('SET', key, before .. ARGV[i + 2] .. after .. ARGV[i + 1], 'PXAT', ends)
+    redis.call('SET', key, head .. ARGV[i + 2] .. tail .. ARGV[i + 1], 'PXAT', ends)
     pushed[#pushed + 1] = id
   elseif state == 'joined' then
     local until_then, was, cost, enqueued, traced, names, text = string.match(entries[n], ASKED)
