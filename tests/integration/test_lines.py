@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 
 import pytest
@@ -106,3 +107,59 @@ async def test_a_server_that_is_not_there(redis_server: RedisServer) -> None:
     assert await bench.lines.ask([("PING",)]) == [b"PONG"]
     await bench.lines.close()
     await bench.client.aclose()
+
+
+@pytest.fixture
+async def odd() -> AsyncIterator[tuple[Lines, list[bytes]]]:
+    """Lines to a server that answers each PING with the next of these, in pieces; then with PONG."""
+    answers: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            while asked := await reader.read(4096):
+                answer = answers.pop(0) if b"PING" in asked and answers else b"+PONG\r\n" * asked.count(b"*")
+                for at in range(0, len(answer), 2):
+                    writer.write(answer[at : at + 2])
+                    await writer.drain()
+                    await asyncio.sleep(0)
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    client = connect_async(f"redis://127.0.0.1:{port}/0", timeout_s=1.0, retries=0)
+    lines = Lines(client, retries=1)
+    yield lines, answers
+    await lines.close()
+    await client.aclose()
+    await asyncio.sleep(0.02)  # so that it sees them end
+    server.close()
+
+
+async def test_an_answer_that_nobody_asked_for_is_given_to_nobody(odd: tuple[Lines, list[bytes]]) -> None:
+    lines, answers = odd
+    answers += [b"+ONE\r\n+STRAY\r\n", b"+TWO\r\n", b"+THREE\r\n+STRAY\r\n"]
+    assert await lines.ask([("PING",)]) == [b"ONE"]
+    await asyncio.sleep(0.05)
+    assert await lines.ask([("PING",)]) == [b"TWO"]
+    assert await lines.ask([("PING",)]) == [b"THREE"]
+    await asyncio.sleep(0.05)
+    assert await lines.ask([("PING",)]) == [b"PONG"]
+
+
+async def test_a_server_that_loads_counts_as_gone(odd: tuple[Lines, list[bytes]]) -> None:
+    lines, answers = odd
+    answers += [b"-LOADING Redis is loading the dataset in memory\r\n"]
+    assert await lines.ask([("PING",)]) == [b"PONG"]
+    answers += [b"-LOADING Redis is loading the dataset in memory\r\n"] * 2
+    with pytest.raises(redis.exceptions.BusyLoadingError):
+        await lines.ask([("PING",)])
+
+
+async def test_what_is_no_redis_is_an_error_and_the_next_exchange_begins_anew(
+    odd: tuple[Lines, list[bytes]],
+) -> None:
+    lines, answers = odd
+    answers += [b"HTTP/1.1 400 Bad Request\r\n\r\n"]
+    with pytest.raises(redis.exceptions.InvalidResponse):
+        await lines.ask([("PING",)])
+    assert await lines.ask([("PING",)]) == [b"PONG"]
