@@ -22,10 +22,12 @@ from api.mill import Cache, Hub
 from api.wire import Gone, Receive
 from batcher.errors import BudgetExceeded, MillraceError
 from batcher.messages import Outcome, Prediction, entry_id
-from batcher.shared_cache import COPY_SHARE
 
 T = TypeVar("T")
 
+# A copy of a cached result may live for this share of the TTL. What is left of it is not asked for: that would
+# double the commands. No answer is older than 1.2 TTL.
+COPY_SHARE = 0.1
 # A copy of a result that has just been computed never outlives the shared one, whose end is spread by 10 %.
 FRESH_SHARE = 0.9
 # While more than this share of texts is found in the shared cache it is asked first, which is cheaper then.
@@ -104,11 +106,10 @@ class MissRoad:
     async def _ask_shared(self, revision: str, ids: dict[str, str], found: Found) -> None:
         started = perf_counter()
         hits = await self._shared.get(revision, list(ids.values()))
-        for text, hit in zip(ids, hits, strict=True):
-            if hit is not None:
-                prediction, life_s = hit
+        for text, prediction in zip(ids, hits, strict=True):
+            if prediction is not None:
                 found.by_text[text] = prediction
-                self._local.put(text, prediction, life_s)
+                self._local.put(text, prediction, self._copy_s)
         self._metrics.entries("hit_shared", len(found.by_text))
         self._metrics.cache_outages.set(self._shared.outage.count)
         found.cache_s += perf_counter() - started

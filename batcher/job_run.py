@@ -214,7 +214,7 @@ class _Run:
         known: dict[str, Outcome] = {}
         if model is not None:
             hits = await cache.get(model.revision, list(wanted))
-            known = {entry: hit[0] for entry, hit in zip(wanted, hits, strict=True) if hit}
+            known = {entry: hit for entry, hit in zip(wanted, hits, strict=True) if hit is not None}
         missing = [entry for entry in wanted if entry not in known]
         size = self._request_texts
         parts = [missing[at : at + size] for at in range(0, len(missing), size)]

@@ -34,20 +34,14 @@ PAUSE_S = 1.0
 # Batches that wait to be written; more are not remembered.
 UNWRITTEN = 16
 
-# A copy elsewhere may live for this share of the TTL.
-COPY_SHARE = 0.1
-
-Hit = tuple[Prediction, float]
-
 
 class SharedCache:
     """Reads for an event loop. A cache that does not answer knows nothing: every lookup is a miss."""
 
-    def __init__(self, client: redis.asyncio.Redis, name: str, ttl_s: float) -> None:
+    def __init__(self, client: redis.asyncio.Redis, name: str) -> None:
         self.outage = Outage("cache")
         self._client = client
         self._name = name
-        self._ttl_s = ttl_s
         self._lookups: Coalescer[list[str], list[bytes | None]] = Coalescer(self._read)
         self._slots = False
         self._probe: asyncio.Task[None] | None = None
@@ -57,14 +51,10 @@ class SharedCache:
     def connect(cls, settings: QueueSettings) -> SharedCache:
         """A cache over a client of its own: the cache's Redis, or else the queue's."""
         client = connect_async(_url(settings), timeout_s=LOOKUP_S, retries=1, connections=4)
-        return cls(client, settings.name, settings.cache_ttl_s)
+        return cls(client, settings.name)
 
-    async def get(self, revision: str, ids: Sequence[str]) -> list[Hit | None]:
-        """For each id its prediction and the seconds a copy of it may be kept, or None.
-
-        The remaining life is not asked for (it would double the commands): a copy may live for a tenth
-        of the TTL, so an answer is never older than 1.2 TTL.
-        """
+    async def get(self, revision: str, ids: Sequence[str]) -> list[Prediction | None]:
+        """The prediction of each id, or None."""
         if not self.outage.over:
             self._look_again()
             return [None] * len(ids)
@@ -72,11 +62,7 @@ class SharedCache:
             raws = await self._lookups.ask([cache_key(self._name, revision, entry) for entry in ids])
         except REDIS_ERRORS:
             return [None] * len(ids)
-        return [self._hit(raw) for raw in raws]
-
-    def _hit(self, raw: bytes | None) -> Hit | None:
-        known = decode_cached(raw) if isinstance(raw, bytes) else None
-        return (known, self._ttl_s * COPY_SHARE) if known is not None else None
+        return [decode_cached(raw) if isinstance(raw, bytes) else None for raw in raws]
 
     async def _read(self, lookups: Sequence[list[str]]) -> list[list[bytes | None] | Exception]:
         if not self.outage.over:  # lost while this one waited for its turn

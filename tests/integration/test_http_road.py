@@ -51,7 +51,7 @@ class Mill:
         app = create_app(
             ApiSettings(**settings),  # type: ignore[arg-type]
             hub=hub,
-            cache=SharedCache(self._aio(), "t", 3600.0),
+            cache=SharedCache(self._aio(), "t"),
         )
         await self._stack.enter_async_context(app.router.lifespan_context(app))
         transport = httpx.ASGITransport(app)

@@ -155,10 +155,10 @@ async def test_what_was_computed_is_in_the_shared_cache(road: Road) -> None:
     hub, _ = await road.hub(), await road.worker()
     await road.ready(hub)
     (outcome,) = await ask(hub, "remember me")
-    cache = SharedCache(redis_of(road), "t", 3600.0)
+    cache = SharedCache(redis_of(road), "t")
     await until(lambda: bool(road.client.keys("millrace:cache:*")))
     found = await cache.get(outcome.revision, [entry_id("remember me"), "x" * 64])
-    assert found[0][0].fragment == outcome.fragment
+    assert found[0].fragment == outcome.fragment
     assert found[1] is None
     assert (await cache.get("another revision", [entry_id("remember me")])) == [None]
     (key,) = road.client.keys("millrace:cache:*")

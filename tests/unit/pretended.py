@@ -124,15 +124,15 @@ class FakeHub:
 class FakeCache:
     """A shared cache by (revision, id)."""
 
-    held: dict[tuple[str, str], tuple[Prediction, float]] = field(default_factory=dict)
+    held: dict[tuple[str, str], Prediction] = field(default_factory=dict)
     lookups: list[tuple[str, list[str]]] = field(default_factory=list)
     closed: bool = False
     outage: Outage = field(default_factory=lambda: Outage("cache"))
 
-    def keep(self, text: str, life_s: float = 60.0, *, truncated: bool = False) -> None:
-        self.held[REVISION, entry_id(text)] = (prediction(text, truncated=truncated), life_s)
+    def keep(self, text: str, *, truncated: bool = False) -> None:
+        self.held[REVISION, entry_id(text)] = prediction(text, truncated=truncated)
 
-    async def get(self, revision: str, ids: Sequence[str]) -> list[tuple[Prediction, float] | None]:
+    async def get(self, revision: str, ids: Sequence[str]) -> list[Prediction | None]:
         self.lookups.append((revision, list(ids)))
         return [self.held.get((revision, entry)) for entry in ids]
 

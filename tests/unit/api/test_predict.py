@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from dataclasses import replace
 
@@ -61,9 +62,13 @@ async def test_shared_cache_alone_is_a_hit_and_fills_the_process(service: Servic
     assert service.hub.asked == []
 
 
-async def test_a_copy_lives_no_longer_than_the_shared_cache_says(service: Service) -> None:
-    service.cache.keep("a", life_s=0.0)
+async def test_a_copy_lives_for_a_tenth_of_the_shared_life(start: Start) -> None:
+    service = await start(cache_ttl_s=3.0)
+    service.cache.keep("a")
     await service.predict("a")
+    await service.predict("a")
+    assert len(service.cache.lookups) == 1
+    await asyncio.sleep(0.35)
     await service.predict("a")
     assert len(service.cache.lookups) == 2
 

@@ -50,7 +50,7 @@ class Hanging:
 
 
 def cache_over(client: Any) -> SharedCache:
-    return SharedCache(client, "t", 3600.0)
+    return SharedCache(client, "t")
 
 
 def actions(caplog: pytest.LogCaptureFixture) -> list[str]:
