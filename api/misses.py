@@ -25,8 +25,8 @@ from batcher.messages import Outcome, Prediction, entry_id
 
 T = TypeVar("T")
 
-# A copy of a cached result may live for this share of the TTL. What is left of it is not asked for: that would
-# double the commands. No answer is older than 1.2 TTL.
+# A copy of a cached result may live for this share of the TTL. To ask for what is left of it would double the
+# commands. No answer is older than 1.2 TTL.
 COPY_SHARE = 0.1
 # A copy of a result that has just been computed never outlives the shared one, whose end is spread by 10 %.
 FRESH_SHARE = 0.9
