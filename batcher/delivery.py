@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -9,11 +10,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from batcher.heartbeat import Heartbeat
 from batcher.inference import Result
 from batcher.messages import Prediction
-from batcher.outage import REDIS_ERRORS, RETRY_S, Outage
+from batcher.outage import REDIS_ERRORS, RETRY_S, Outage, reason
 from batcher.redis_queue import WorkerQueue
 
 # How long results are offered to a Redis that does not answer; then their entries are left to their leases.
 PATIENCE_S = 30.0
+
+log = logging.getLogger(__name__)
 
 Remember = Callable[[Iterable[tuple[str, Prediction]]], None]
 
@@ -61,6 +64,9 @@ class Delivery:
                 return True
             except REDIS_ERRORS as error:
                 if self._queue.forget(error):
+                    log.warning(
+                        "the cache is written apart: %s", reason(error), extra={"action": "cache.apart"}
+                    )
                     continue
                 self._outage.lost(error)
                 if time.monotonic() > deadline or self._stopping.is_set():
