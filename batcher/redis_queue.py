@@ -51,11 +51,11 @@ from batcher.messages import (
 )
 
 KEEP_MS = 60_000
-_NO_TRACE = "-"
 FAILURE_MS = 2_000
 SWEEP_LIMIT = 200
 Command = tuple[str, Sequence[Any]]
 Result = Prediction | Failure
+_NO_TRACE = b"-"
 
 
 def prefix(name: str) -> str:
@@ -369,7 +369,7 @@ def _entry(fields: Sequence[Any], now_ms: int) -> Entry:
         waited_ms=now_ms - int(enqueued),
         remaining_ms=int(deadline) - now_ms,
         attempts=int(attempts),
-        trace="" if trace == _NO_TRACE.encode() else trace.decode("ascii", "replace"),
+        trace="" if trace == _NO_TRACE else trace.decode("ascii", "replace"),
         solo=bool(solo),
     )
 

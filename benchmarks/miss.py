@@ -86,7 +86,6 @@ def _limit_apart(model: str, engine: str, precision: str) -> Iterator[Callable[[
 
         turn()  # it is ready from then on
         yield turn
-        sent.close()
 
 
 def _batches(mill: Service) -> tuple[int, int, Sequence[BatchNote]]:

@@ -6,14 +6,14 @@ for i = 2, #ARGV do
   local id = ARGV[i]
   local deadline, lane, cost, enqueued, trace, names, text = string.match(entry_of(id) or '', ASKED)
   if deadline then
-    local others = {}
+    local others, left = {}, false
     for name in string.gmatch(names, '%S+') do
-      if name ~= api then others[#others + 1] = name end
+      if name == api then left = true else others[#others + 1] = name end
     end
     if #others == 0 and not redis.call('ZSCORE', INFLIGHT, id) then
-      if redis.call('HEXISTS', CLAIMS, id) == 0 then uncount(lane, cost) end
+      uncount_unclaimed(id, lane, cost)
       removed = removed + forget(id)
-    else
+    elseif left then
       local key = entry_key(id)
       local ends = now + redis.call('PTTL', key)
       write_entry(key, deadline, ends, lane, cost, enqueued, trace, table.concat(others, ' '), text)

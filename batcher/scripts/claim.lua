@@ -11,7 +11,7 @@ if ARGV[8] == '1' and (tonumber(redis.call('HGET', P .. ':worker:' .. worker, 'b
   most, free = 0, false
 end
 local READ_AHEAD = 32
-local lease_end, first_claim = after(lease), claim_line(1, worker, lease, 0, 0, '')
+local lease_end, first_claim = digits(now + lease), claim_line(1, worker, lease, 0, 0, '')
 local entries, freed, leases, leased, claims = {}, {}, {}, {}, {}
 local taken, cost, skipped, expired = 0, 0, 0, 0
 
@@ -32,14 +32,14 @@ local function take(id, solo, entry, in_flight, claim)
   else
     local attempts, line = 1, first_claim
     if claim then
-      local before, _, _, looked, beat, blame = claim_of(id)
+      local before, _, _, looked, beat, blame = claim_parts(claim)
       attempts = before + 1
       line = claim_line(attempts, worker, lease, looked, beat, blame)
     end
-    local at = #leases
-    leases[at + 1], leases[at + 2], leased[id] = lease_end, id, true
-    claims[at + 1], claims[at + 2] = id, line
-    taken, cost, at = taken + 1, cost + weight, #entries
+    local pair, at = #leases, #entries
+    leases[pair + 1], leases[pair + 2], leased[id] = lease_end, id, true
+    claims[pair + 1], claims[pair + 2] = id, line
+    taken, cost = taken + 1, cost + weight
     entries[at + 1], entries[at + 2], entries[at + 3], entries[at + 4] = id, entry, attempts, solo
   end
 end
@@ -66,7 +66,7 @@ recover(100, max_attempts)
 while free and taken == 0 do
   local id = redis.call('LPOP', SOLO)
   if not id then break end
-  take(id, 1, entry_of(id), redis.call('ZSCORE', INFLIGHT, id), redis.call('HGET', CLAIMS, id))
+  take(id, 1, entry_of(id), redis.call('ZSCORE', INFLIGHT, id), claim_of(id))
   if taken > 0 then redis.call('SET', alone_key(worker), id, 'PX', ALONE_MS) end
 end
 if taken == 0 and (free or redis.call('LLEN', SOLO) == 0) then

@@ -6,8 +6,8 @@ local FIRST, CLAIMS = P .. ':first', P .. ':claims'
 local WAITING, DEAD, MODEL, WORKERS = P .. ':waiting', P .. ':dead', P .. ':model', P .. ':workers'
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
--- For what commands of a script share: Lua takes longer to write a number than Redis to keep a string.
-local function after(ms) return string.format('%.0f', now + ms) end
+-- What commands of a script share is written once: it takes Lua longer than it takes Redis to keep a string.
+local function digits(number) return string.format('%.0f', number) end
 local HINT_MS = 60000
 -- Longer than any pass may be.
 local ALONE_MS = 2 * 3600000
@@ -63,7 +63,10 @@ end
 local HEAD = '^(%d+) (%l+) (%d+) (%d+) '
 local ASKED = HEAD .. '(%S+) ([^\n]*)\n(.*)$'
 
-local function names_in(entry) return string.match(entry, '^%d+ %l+ %d+ %d+ %S+ ([^\n]*)\n') or '' end
+-- Goes through the names of who waits for an entry, if there is one.
+local function waiters(entry)
+  return string.gmatch(string.match(entry or '', '^%d+ %l+ %d+ %d+ %S+ ([^\n]*)\n') or '', '%S+')
+end
 
 -- False where there is none; what is no string is none either.
 local function entry_of(id) return redis.call('MGET', entry_key(id))[1] end
@@ -71,19 +74,25 @@ local function entry_of(id) return redis.call('MGET', entry_key(id))[1] end
 -- Writes what `string.match(entry, ASKED)` has read, and when the key ends.
 local function write_entry(key, deadline, ends, lane, cost, enqueued, trace, names, text)
   local head = string.format('%.0f %s %s %s %s ', deadline, lane, cost, enqueued, trace)
-  redis.call('SET', key, head .. names .. '\n' .. text, 'PXAT', string.format('%.0f', ends))
+  redis.call('SET', key, head .. names .. '\n' .. text, 'PXAT', digits(ends))
 end
 
 -- What became of an entry that was claimed: how often, the last worker and its lease, an earlier look at it (the end of the
 -- lease then, and the last beat), and whom it is blamed for: `worker beat;` for each.
-local function claim_of(id)
-  local claim = redis.call('HGET', CLAIMS, id) or ''
-  local attempts, worker, lease, looked, beat, blame = string.match(claim, '^(%d+) (%S+) (%d+) (%d+) (%d+) (.*)$')
+local function claim_parts(claim)
+  local attempts, worker, lease, looked, beat, blame = string.match(claim or '', '^(%d+) (%S+) (%d+) (%d+) (%d+) (.*)$')
   return tonumber(attempts) or 0, worker or '?', tonumber(lease) or 0, tonumber(looked) or 0, tonumber(beat) or 0, blame or ''
 end
 
+local function claim_of(id) return redis.call('HGET', CLAIMS, id) end
+
 local function claim_line(attempts, worker, lease, looked, beat, blame)
   return string.format('%.0f %s %.0f %.0f %.0f %s', attempts, worker, lease, looked, beat, blame)
+end
+
+-- An entry leaves its lane, and its cost with it: unless a claim has taken that out already.
+local function uncount_unclaimed(id, lane, cost)
+  if not claim_of(id) then uncount(lane, cost) end
 end
 
 local function forget(id)
@@ -93,7 +102,7 @@ end
 
 local function fail(id, code, message)
   local payload = cjson.encode({ code = code, message = message }) .. '\n'
-  for name in string.gmatch(names_in(entry_of(id) or ''), '%S+') do hint(name, { id .. '\n' .. payload }) end
+  for api in waiters(entry_of(id)) do hint(api, { id .. '\n' .. payload }) end
   forget(id)
   return payload
 end
@@ -137,7 +146,7 @@ local function judge(id, score, max_attempts)
     forget(id)
     return false
   end
-  local attempts, worker, lease, looked, beat, before = claim_of(id)
+  local attempts, worker, lease, looked, beat, before = claim_parts(claim_of(id))
   -- Of the last beat that knew of the entry; one may have been under way as the claim was answered, the next was not.
   local last = looked == score and beat or score - lease * 3 / 4
   local blame = before

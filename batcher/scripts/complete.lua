@@ -17,13 +17,13 @@ if in_thousands(ids, 'ZREM', INFLIGHT) < #ids then
   -- Some came late: their leases had ended. What was queued anew meanwhile leaves the lane, its cost with it.
   for n, id in ipairs(ids) do
     local _, lane, cost = string.match(entries[n] or '', HEAD)
-    if redis.call('HEXISTS', CLAIMS, id) == 0 then uncount(lane, cost) end
+    uncount_unclaimed(id, lane, cost)
   end
 end
 for n, id in ipairs(ids) do
   local payload = ARGV[4 + 2 * n]
   redis.call('SET', result_key(id), payload, 'PX', failed(payload) and failure_ms or result_ms)
-  for api in string.gmatch(names_in(entries[n] or ''), '%S+') do
+  for api in waiters(entries[n]) do
     local list = hints[api] or {}
     list[#list + 1] = id .. '\n' .. payload
     hints[api] = list

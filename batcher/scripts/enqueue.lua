@@ -23,7 +23,7 @@ for n in ipairs(keys) do
     states[n] = { known }
   elseif result then
     states[n] = result
-  elseif entries[n] then
+  elseif entries[n] and string.find(entries[n], ASKED) then
     states[n] = 'joined'
   else
     states[n] = 'queued'
@@ -46,7 +46,7 @@ end
 local pushed, ahead = {}, {}
 -- What all new entries of this call have in common.
 local head, tail = string.format('%.0f %s ', deadline, lane), string.format(' %.0f %s %s\n', now, trace, api)
-local ends = after(deadline - now + keep)
+local ends = digits(deadline + keep)
 for n, state in ipairs(states) do
   local i = 6 + 3 * n
   local id, key = ARGV[i], keys[n]
@@ -55,7 +55,7 @@ for n, state in ipairs(states) do
     pushed[#pushed + 1] = id
   elseif state == 'joined' then
     local until_then, was, cost, enqueued, traced, names, text = string.match(entries[n], ASKED)
-    local waits = not redis.call('HGET', CLAIMS, id)
+    local waits = not claim_of(id)
     if first and waits then ahead[#ahead + 1] = id end
     if not string.find(' ' .. names .. ' ', ' ' .. api .. ' ', 1, true) then names = names .. ' ' .. api end
     -- Somebody waits on a socket for what a job has queued: it changes lanes, its old place is skipped later.

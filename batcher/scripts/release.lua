@@ -6,7 +6,7 @@ for i = #ARGV, 1, -1 do
   if redis.call('ZREM', INFLIGHT, id) == 1 then
     local _, lane, cost = string.match(entry_of(id) or '', HEAD)
     if lane then
-      local attempts, worker, lease, looked, beat, blame = claim_of(id)
+      local attempts, worker, lease, looked, beat, blame = claim_parts(claim_of(id))
       if attempts > 1 then
         redis.call('HSET', CLAIMS, id, claim_line(attempts - 1, worker, lease, looked, beat, blame))
         redis.call('LPUSH', SOLO, id)

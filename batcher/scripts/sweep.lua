@@ -18,7 +18,7 @@ local function tidy(lane)
     end
     redis.call('LPOP', list)
     if deadline and not redis.call('ZSCORE', INFLIGHT, id) then
-      if redis.call('HEXISTS', CLAIMS, id) == 0 then uncount(own, cost) end
+      uncount_unclaimed(id, own, cost)
       expire(id)
       expired = expired + 1
     end

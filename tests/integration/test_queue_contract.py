@@ -459,6 +459,12 @@ def test_foreign_bytes_are_skipped_and_counted(bench: Bench) -> None:
     assert claim.skipped == 7
 
 
+def test_what_stands_in_the_place_of_an_entry_and_is_none_is_written_over(bench: Bench) -> None:
+    bench.client.set(f"{bench.P}:entry:x", b"%d interactive 1 0 " % 10**15)
+    assert bench.ask("x") == [b"queued"]
+    assert ids_of(bench.worker().claim(10, 100, 100)) == ["x"]
+
+
 def test_an_empty_lane_has_no_cost_whatever_was_lost(bench: Bench) -> None:
     bench.ask("x", "y")
     bench.client.delete(f"{bench.P}:q", f"{bench.P}:entry:x", f"{bench.P}:entry:y")
