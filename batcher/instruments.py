@@ -84,6 +84,7 @@ class Instruments:
     def _tell(self, commands: Sequence[Command], seconds: float, answers: Sequence[Any]) -> None:
         if self._metrics is not None:
             self._metrics.round_trip(commands, seconds, answers)
-        script, facts = commands[0]
-        if self._traces is not None and script == "complete":
-            self._traces.completed(facts[2::2], seconds)
+        if self._traces is not None:
+            for command in commands:
+                if command.script == "complete":
+                    self._traces.completed(command.ids, seconds)

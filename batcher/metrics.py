@@ -108,7 +108,7 @@ class WorkerMetrics:
 
     def round_trip(self, commands: Sequence[Command], seconds: float, answers: Sequence[Any]) -> None:
         """One round trip that Redis answered; named by its first script."""
-        script = commands[0][0]
+        script = commands[0].script
         self._trips[script].observe(seconds)
         if script == "beat" and answers[0]:
             self._renewals.inc(int(answers[0]))

@@ -31,7 +31,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from typing import Any
+from typing import Any, Literal
 
 import redis
 import redis.asyncio
@@ -53,9 +53,18 @@ from batcher.messages import (
 KEEP_MS = 60_000
 FAILURE_MS = 2_000
 SWEEP_LIMIT = 200
-Command = tuple[str, Sequence[Any]]
 Result = Prediction | Failure
+Script = Literal["enqueue", "cancel", "outcomes", "sweep", "claim", "complete", "beat", "release", "retire"]
 _NO_TRACE = b"-"
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One call of a script. `args` are what the script reads; `ids` are the entries the call is about."""
+
+    script: Script
+    args: Sequence[Any]
+    ids: Sequence[str] = ()
 
 
 def prefix(name: str) -> str:
@@ -145,7 +154,7 @@ class ApiQueue:
 
     async def _send(self, commands: Sequence[Command], *, known: bool = True) -> list[Any]:
         return await self._lines.ask(
-            [(*_script(name, known), 1, self.prefix, *args) for name, args in commands]
+            [(*_script(command.script, known), 1, self.prefix, *command.args) for command in commands]
         )
 
     async def close(self) -> None:
@@ -167,19 +176,22 @@ class ApiQueue:
 
         Of `revision`, if given, long-lived results are looked for as well: they must lie in this Redis.
         """
+        items = list(items)
         flat = [value for item in items for value in item]
         remembered = cache_key(self._name, revision, "") if revision else ""
         head = [self.api, lane, budget_ms, KEEP_MS, cap, trace or _NO_TRACE, int(first), remembered]
-        return "enqueue", [*head, *flat]
+        return Command("enqueue", [*head, *flat], [entry for entry, _, _ in items])
 
     def cancel(self, ids: Iterable[str]) -> Command:
-        return "cancel", [self.api, *ids]
+        ids = list(ids)
+        return Command("cancel", [self.api, *ids], ids)
 
     def outcomes(self, ids: Iterable[str]) -> Command:
-        return "outcomes", list(ids)
+        ids = list(ids)
+        return Command("outcomes", ids, ids)
 
     async def sweep(self) -> Snapshot:
-        answers = await self.run([("sweep", [SWEEP_LIMIT, self._max_attempts])])
+        answers = await self.run([sweep_command(self._max_attempts)])
         _raise_first(answers)
         return _snapshot(answers[0])
 
@@ -194,6 +206,11 @@ class ApiQueue:
         first, others = answers
         pieces = [*(first or [])[1:], *(others or [])]
         return [hint for piece in pieces for hint in piece.split(b"\0")]
+
+
+def sweep_command(max_attempts: int, limit: int = SWEEP_LIMIT) -> Command:
+    """Recovers what dead workers held; see sweep.lua for the answer."""
+    return Command("sweep", [limit, max_attempts])
 
 
 def queue_states(answer: Sequence[Any], retry_after_s: Callable[[int], float]) -> list[bytes | list[bytes]]:
@@ -255,8 +272,7 @@ class WorkerQueue:
         return answers
 
     def _add(self, pipe: Any, command: Command, known: bool = True) -> None:
-        name, args = command
-        pipe.execute_command(*_script(name, known), 1, self.prefix, *args)
+        pipe.execute_command(*_script(command.script, known), 1, self.prefix, *command.args)
 
     def _listen(self, client: Any, bell: bytes, block_s: float) -> Any:
         return client.xread({f"{self.prefix}:bell": bell}, count=1, block=max(1, int(block_s * 1000)))
@@ -291,12 +307,15 @@ class WorkerQueue:
         `waits`: for `wait_and_claim`. A worker that has not beaten for a lease by then gets nothing.
         """
         limits = [entries, cost, bulk_cost]
-        return "claim", [self.worker, *limits, self._lease_ms, self._max_attempts, int(free), int(waits)]
+        lease = [self._lease_ms, self._max_attempts]
+        return Command("claim", [self.worker, *limits, *lease, int(free), int(waits)])
 
     def complete_command(self, results: Iterable[tuple[str, bytes]]) -> Command:
+        results = list(results)
         remembered = [self._remembered, spread(self._cache_ms)]
         flat = [value for pair in results for value in pair]
-        return "complete", [self._result_ms, FAILURE_MS, *remembered, *flat]
+        args = [self._result_ms, FAILURE_MS, *remembered, *flat]
+        return Command("complete", args, [entry for entry, _ in results])
 
     @property
     def remembers(self) -> bool:
@@ -330,15 +349,16 @@ class WorkerQueue:
         args: list[Any] = [self.worker, self._lease_ms, ttl_ms, int(takeover)]
         for fields in (record, model):
             args += [len(fields), *(value for pair in fields.items() for value in pair)]
-        (extended,) = self.run([("beat", [*args, *ids])])
+        held = list(ids)
+        (extended,) = self.run([Command("beat", [*args, *held], held)])
         return int(extended)
 
     def release(self, ids: Sequence[str]) -> int:
-        (released,) = self.run([("release", list(ids))])
+        (released,) = self.run([Command("release", ids, ids)])
         return int(released)
 
     def retire(self) -> None:
-        self.run([("retire", [self.worker])])
+        self.run([Command("retire", [self.worker])])
 
 
 _CLAIM_HEAD = 5

@@ -11,7 +11,7 @@ import redis
 
 from batcher.errors import QueueFull
 from batcher.messages import Failure, Prediction, decode_result, fragment
-from batcher.redis_queue import ApiQueue, Claim, WorkerQueue, queue_states, read_claim
+from batcher.redis_queue import ApiQueue, Claim, WorkerQueue, queue_states, read_claim, sweep_command
 from tests.mill import wait_until
 from tests.servers import leftovers
 
@@ -73,7 +73,7 @@ class Bench:
         return int(removed)
 
     def sweep(self, max_attempts: int = 3) -> Any:
-        return self.worker().run([("sweep", [100, max_attempts])])[0]
+        return self.worker().run([sweep_command(max_attempts)])[0]
 
     def hints(self, api: str = "a") -> list[tuple[str, bytes]]:
         raws = self.client.lrange(f"{self.P}:reply:{api}", 0, -1)
@@ -627,3 +627,16 @@ def test_every_key_ends_by_itself_but_the_lanes_the_dead_and_the_model(bench: Be
     bench.worker().complete([("x", ANSWER)])
     endless = {key.decode() for key in bench.client.keys("*") if bench.client.ttl(key) < 0}
     assert endless == {f"{bench.P}:model", f"{bench.P}:q"}
+
+
+def test_finding_06_a_command_names_the_entries_it_is_about(bench: Bench) -> None:
+    """Tracing reads them from here: it used to know at which places of the arguments the ids stood."""
+    asking, worker = ApiQueue(bench.client, "t", "a", 3), bench.worker()
+    results = ((entry, ANSWER) for entry in ("x", "y"))
+    assert worker.complete_command(results).ids == ["x", "y"]
+    items = ((entry, "text", 10) for entry in ("x", "y"))
+    assert asking.enqueue(items, "interactive", 1000, 10, "").ids == ["x", "y"]
+    for command in (asking.cancel(iter("xy")), asking.outcomes(iter("xy"))):
+        assert command.ids == ["x", "y"]
+    assert [str(arg) for arg in asking.cancel("x").args] == ["a", "x"]
+    assert worker.claim_command(1, 1, 1).ids == ()

@@ -70,10 +70,10 @@ def test_round_trips_are_timed_by_their_first_script(
 
     monkeypatch.setattr(WorkerQueue, "run", answered)
     queue = MeasuredQueue.__new__(MeasuredQueue)
-    assert queue.run([("claim", [])]) == [7]
+    assert queue.run([Command("claim", [])]) == [7]
     queue.told = metrics.round_trip
-    queue.run([("complete", []), ("claim", [])])
-    queue.run([("beat", [])])
+    queue.run([Command("complete", []), Command("claim", [])])
+    queue.run([Command("beat", [])])
     assert value(metrics, "millrace_redis_round_trip_seconds_count", script="complete") == 1
     assert value(metrics, "millrace_redis_round_trip_seconds_count", script="claim") == 0
     assert value(metrics, "millrace_lease_renewals_total") == 7
