@@ -10,7 +10,7 @@ from typing import Any
 from batcher.collect import Arrivals, Company, CostModel, claim_cost
 from batcher.heartbeat import Heartbeat
 from batcher.inference import Held
-from batcher.outage import REDIS_ERRORS, RETRY_S, Outage
+from batcher.outage import REDIS_ERRORS, Outage
 from batcher.redis_queue import Claim, Command, WorkerQueue, read_claim
 from batcher.settings import WorkerSettings
 from model_store import Layout
@@ -94,7 +94,7 @@ class Claims:
     def _failed(self, error: Exception) -> Claim:
         self._outage.lost(error)
         self._bell = b""
-        self._stopping.wait(RETRY_S)
+        self._stopping.wait(self._outage.pause_s)
         return NOTHING
 
     def taken(self, answer: Sequence[Any]) -> Claim:

@@ -19,6 +19,8 @@ from redis.backoff import ExponentialBackoff
 from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
 
+from batcher.outage import elsewhere, lost_to
+
 
 def _retry(kind: Any, attempts: int) -> Any:
     # Only a lost connection is worth another try at once. A timeout is not: the server may still be at work.
@@ -41,8 +43,26 @@ def _options(url: str, timeout_s: float, kind: Any, retries: int) -> dict[str, A
     }
 
 
+class _Checked:
+    """A connection that ends with the first answer that says that another server is to be asked.
+
+    To callers it is lost, like any other: a new one is made, and the name looked up again.
+    """
+
+    def read_response(self, *args: Any, **kwargs: Any) -> Any:
+        """As in the class beside it. Raises ConnectionError for such an answer."""
+        try:
+            return super().read_response(*args, **kwargs)  # type: ignore[misc]
+        except redis.exceptions.ResponseError as error:
+            if not elsewhere(error):
+                raise
+            self.disconnect()  # type: ignore[attr-defined]
+            raise lost_to(error) from error
+
+
 class _Mended:
-    """What redis-py's connections for an event loop lack: hiredis writes commands here too, not only reads.
+    """What redis-py's connections for an event loop lack: they end as `_Checked` ones do, and hiredis writes
+    commands here too, not only reads.
 
     A transport that holds nothing takes a command at once, without a task that watches it. And uvloop raises
     RuntimeError where a transport was closed under a connection; redis-py lets it out.
@@ -67,6 +87,22 @@ class _Mended:
                 await super().send_packed_command(command, check_health)  # type: ignore[misc]
         except RuntimeError as error:
             raise redis.exceptions.ConnectionError(f"the connection was closed: {error}") from error
+
+    async def read_response(self, *args: Any, **kwargs: Any) -> Any:
+        """As in the class beside it. Raises ConnectionError where another server is to be asked."""
+        try:
+            return await super().read_response(*args, **kwargs)  # type: ignore[misc]
+        except redis.exceptions.ResponseError as error:
+            if not elsewhere(error):
+                raise
+            await self.disconnect(nowait=True)  # type: ignore[attr-defined]
+            raise lost_to(error) from error
+
+
+def _check(client: redis.Redis) -> redis.Redis:
+    pool: Any = client.connection_pool
+    pool.connection_class = type("Checked", (_Checked, pool.connection_class), {})
+    return client
 
 
 def _mend(client: redis.asyncio.Redis) -> redis.asyncio.Redis:
@@ -125,8 +161,8 @@ def connect(url: str, *, timeout_s: float, retries: int, connections: int = 8) -
         sentinels, asked, service, more = _sentinel_parts(url)
         guard: Any = redis.Sentinel(sentinels, sentinel_kwargs=asked)  # type: ignore[no-untyped-call]
         client: redis.Redis = guard.master_for(service, redis.Redis, _SentinelPool, **options, **size, **more)
-        return client
-    return redis.Redis.from_pool(redis.BlockingConnectionPool.from_url(url, **size, **options))
+        return _check(client)
+    return _check(redis.Redis.from_pool(redis.BlockingConnectionPool.from_url(url, **size, **options)))
 
 
 def connect_async(url: str, *, timeout_s: float, retries: int, connections: int = 8) -> redis.asyncio.Redis:

@@ -14,6 +14,8 @@ import hiredis
 import redis
 import redis.asyncio
 
+from batcher.outage import elsewhere, lost_to
+
 _NOTHING = object()
 
 
@@ -114,6 +116,8 @@ class _Line(asyncio.Protocol):
             while self._missing and (answer := self._reader.gets()) is not _NOTHING:
                 if isinstance(answer, redis.exceptions.ConnectionError):
                     raise answer
+                if isinstance(answer, redis.exceptions.ResponseError) and elsewhere(answer):
+                    raise lost_to(answer) from answer
                 self._answers.append(answer)
                 self._missing -= 1
         except redis.exceptions.RedisError as error:

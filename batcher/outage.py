@@ -1,9 +1,10 @@
-"""An outage of Redis, told once at its loss and once at its return."""
+"""What counts as an outage of Redis, and the outage: logged once at its loss and once at its return."""
 
 from __future__ import annotations
 
 import logging
 import os
+import random
 import re
 import socket
 import ssl
@@ -15,10 +16,30 @@ import redis
 log = logging.getLogger(__name__)
 
 REDIS_ERRORS = (redis.exceptions.RedisError, OSError)
-# Between two tries of a worker while Redis is away.
-RETRY_S = 0.2
+# Between two tries while Redis is away: at first, and once it has been away for long.
+RETRY_S = 0.1
+RETRY_MOST_S = 1.0
+# A server says so when it cannot do what it is asked for, and another can: it has become a replica, is not up
+# to date, still loads, or its cluster has no quorum. In Redis 6 it stands within the error of a script.
+_ELSEWHERE = re.compile(r"(^|-)(READONLY|MASTERDOWN|LOADING|CLUSTERDOWN|UNBLOCKED) ")
 # What a server answers may name another one: MOVED 3999 10.0.0.7:6379.
 _ADDRESS = re.compile(r"\S+:\d{1,5}\b")
+
+
+def elsewhere(answer: object) -> bool:
+    """Whether this answer says that another server has to be asked: the name may lead to that one by now.
+
+    The connection that it came over must be closed. It would stay with this server, for ever.
+    """
+    kinds = (redis.exceptions.ReadOnlyError, redis.exceptions.ClusterDownError)
+    if isinstance(answer, kinds):
+        return True
+    return isinstance(answer, redis.exceptions.ResponseError) and bool(_ELSEWHERE.search(str(answer)))
+
+
+def lost_to(answer: Exception) -> redis.exceptions.ConnectionError:
+    """What is raised in place of such an answer. Raise it from the answer."""
+    return redis.exceptions.ConnectionError(f"this server cannot be used now: {answer}")
 
 
 def reason(error: BaseException) -> str:
@@ -26,6 +47,8 @@ def reason(error: BaseException) -> str:
 
     What a server answers is said as it is; of a connection its class and what the system says of it.
     """
+    if isinstance(error.__cause__, redis.exceptions.ResponseError):
+        error = error.__cause__
     kind = type(error).__name__
     if isinstance(error, redis.exceptions.ResponseError):
         return f"{kind}: {_ADDRESS.sub('...', str(error))}"
@@ -59,6 +82,11 @@ class Outage:
     def seconds(self) -> float:
         """How long it has been away; 0 when it is there."""
         return 0.0 if self._since is None else time.monotonic() - self._since
+
+    @property
+    def pause_s(self) -> float:
+        """How long to wait before the next try: the longer, the longer it has been away."""
+        return min(max(RETRY_S, self.seconds / 8), RETRY_MOST_S) * random.uniform(0.8, 1.2)
 
     def lost(self, error: Exception) -> None:
         """It did not answer."""

@@ -36,7 +36,6 @@ from batcher.settings import QueueSettings
 from batcher.waiters import Waiter, Waiters
 
 SWEEP_EVERY_S = 1.0
-RETRY_EVERY_S = 0.1
 POLL_EVERY_S = 0.3
 POLL_MOST = 500
 HINT_BLOCK_S = 1.0
@@ -197,7 +196,7 @@ class ReplyHub:
             except REDIS_ERRORS as error:
                 self._hints_lost = True
                 self._asks.lost(error)
-                await asyncio.sleep(RETRY_EVERY_S)
+                await asyncio.sleep(self.outage.pause_s)
                 continue
             for hint in hints:
                 entry, _, raw = hint.partition(b"\n")
@@ -251,4 +250,4 @@ class ReplyHub:
                 await asyncio.sleep(SWEEP_EVERY_S * random.uniform(0.8, 1.0))
             except REDIS_ERRORS as error:
                 self._asks.lost(error)
-                await asyncio.sleep(RETRY_EVERY_S)
+                await asyncio.sleep(self.outage.pause_s)

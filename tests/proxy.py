@@ -27,13 +27,12 @@ class Proxy:
     lose("answers") swallows one direction of the connections that are there, and of new ones, until `heal`
     strand()       connections that are there go silent for ever, new ones work: a half-open TCP connection
     cut()          closes the connections that are there
+    point(target)  new connections lead there
     refuse()       new connections are closed at once, until `heal`
     """
 
     def __init__(self, target: str) -> None:
-        parts = urlsplit(target if "://" in target else f"tcp://{target}")
-        self._unix = parts.path if parts.scheme == "unix" else ""
-        self._host, self._port = parts.hostname or "127.0.0.1", parts.port or 6379
+        self.point(target)
         self._loop = asyncio.new_event_loop()
         self._links: set[_Link] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -45,6 +44,12 @@ class Proxy:
         self._server = asyncio.run_coroutine_threadsafe(self._listen(), self._loop).result(10)
         self.port: int = self._server.sockets[0].getsockname()[1]
         self.url = f"redis://127.0.0.1:{self.port}/0"
+
+    def point(self, target: str) -> None:
+        """New connections lead to `target`; those that are there stay, as after a change in the DNS."""
+        parts = urlsplit(target if "://" in target else f"tcp://{target}")
+        self._unix = parts.path if parts.scheme == "unix" else ""
+        self._host, self._port = parts.hostname or "127.0.0.1", parts.port or 6379
 
     def slow(self, delay_s: float) -> None:
         """Delays every piece in both directions; 0 ends it."""

@@ -155,6 +155,31 @@ async def test_a_server_that_loads_counts_as_gone(odd: tuple[Lines, list[bytes]]
         await lines.ask([("PING",)])
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"-READONLY You can't write against a read only replica.\r\n",
+        b"-ERR Error running script (call to f_8a): @user_script:29: -READONLY You can't write\r\n",
+        b"-MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.\r\n",
+        b"-CLUSTERDOWN The cluster is down\r\n",
+        b"-UNBLOCKED force unblock from blocking operation, instance state changed\r\n",
+    ],
+)
+async def test_finding_09_an_answer_that_another_server_must_give_ends_the_connection(
+    odd: tuple[Lines, list[bytes]], answer: bytes
+) -> None:
+    """It was put back into use, and answered the same for ever."""
+    lines, answers = odd
+    answers += [answer]
+    assert await lines.ask([("PING",)]) == [b"PONG"], "asked again over a new connection"
+    answers += [answer] * 2
+    with pytest.raises(redis.exceptions.ConnectionError, match="cannot be used now"):
+        await lines.ask([("PING",)])
+    answers += [b"-READONLYISH is another word\r\n"]
+    (other,) = await lines.ask([("PING",)])
+    assert isinstance(other, redis.exceptions.ResponseError)
+
+
 async def test_what_is_no_redis_is_an_error_and_the_next_exchange_begins_anew(
     odd: tuple[Lines, list[bytes]],
 ) -> None:

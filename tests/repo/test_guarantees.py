@@ -13,7 +13,8 @@ NAMED = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", PAGE)
 
 
 def test_every_one_of_the_faults_has_a_row_with_a_test() -> None:
-    rows = re.findall(r"^\| (\d+) \|.*`tests/[\w/]+\.py::\w+`", PAGE, re.MULTILINE)
+    faults = PAGE.partition("## Findings")[0]
+    rows = re.findall(r"^\| (\d+) \|.*`tests/[\w/]+\.py::\w+`", faults, re.MULTILINE)
     assert [int(row) for row in rows] == list(range(1, 33))
 
 

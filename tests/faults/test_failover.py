@@ -1,0 +1,47 @@
+"""Finding 9, with processes: Redis fails over, and the old master keeps its connections."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.mill import Mill, wait_until
+from tests.proxy import Proxy
+from tests.servers import RedisServer
+
+pytestmark = [pytest.mark.redis, pytest.mark.e2e]
+
+
+def test_finding_09_a_failover_that_leaves_connections_open_is_survived_without_restart(
+    mill: Callable[..., Mill],
+    redis_servers: Callable[..., RedisServer],
+    proxies: Callable[[str], Proxy],
+) -> None:
+    """A managed Redis moves its name; the demoted server answers READONLY to whoever is still connected."""
+    old, new = redis_servers(tcp=True), redis_servers(tcp=True)
+    name = proxies(old.url)
+    made = mill(redis=old, redis_url=name.url, lease_ms=1000)
+    jobs = made.start_jobs()
+    assert made.predict("known").status_code == 200
+    with old.client() as was, new.client() as becomes:
+        becomes.replicaof("127.0.0.1", old.port)
+        wait_until(lambda: becomes.info("replication")["master_link_status"] == "up", "the replica")
+        becomes.replicaof("NO", "ONE")
+        was.replicaof("127.0.0.1", new.port)
+    wait_until(lambda: made.http.get("/readyz").status_code == 503, "the loss to be noticed")
+    refused = made.predict("unknown meanwhile")
+    assert (refused.status_code, refused.json()["code"]) == (503, "redis_unavailable")
+    assert made.predict("known").headers["x-cache"] == "HIT"
+    wait_until(lambda: "redis.lost" in made.workers[0].said(), "the worker to notice")
+    name.point(new.url)
+    made.wait_ready()
+    assert made.predict("unknown before").status_code == 200
+    handed_in = made.http.post("/jobs", json={"text": [f"text {number}" for number in range(50)]})
+    assert handed_in.status_code == 202, handed_in.text
+    path = handed_in.headers["location"]
+    wait_until(lambda: made.http.get(path).json()["status"] == "finished", "the job", 60)
+    assert all(process.running for process in (made.api, *made.workers, jobs))
+    said = made.api.said()
+    assert said.count("redis.lost") == said.count("redis.back") == 1
+    assert "ReadOnlyError" in said

@@ -1,0 +1,137 @@
+"""Finding 9: Redis fails over and leaves the connections to the demoted server open."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+
+import pytest
+import redis
+
+from batcher.connect import connect, connect_async
+from batcher.job_store import JobStore
+from batcher.outage import REDIS_ERRORS
+from batcher.redis_queue import ApiQueue, WorkerQueue
+from tests.mill import wait_until
+from tests.proxy import Proxy
+from tests.servers import RedisServer
+
+pytestmark = pytest.mark.redis
+
+
+def demote(server: RedisServer, port: int, *config: tuple[str, str]) -> None:
+    """Makes it a replica. Who is connected stays connected."""
+    with server.client() as admin:
+        for name, value in config:
+            admin.config_set(name, value)
+        admin.replicaof("127.0.0.1", port)
+
+
+@pytest.fixture
+def old(redis_servers: Callable[..., RedisServer]) -> RedisServer:
+    return redis_servers(tcp=True)
+
+
+@pytest.fixture
+def new(redis_servers: Callable[..., RedisServer]) -> RedisServer:
+    return redis_servers(tcp=True)
+
+
+@pytest.fixture
+def name(old: RedisServer) -> Iterator[Proxy]:
+    """What clients are told: it leads to `old` at first."""
+    made = Proxy(old.url)
+    yield made
+    made.close()
+
+
+class User:
+    """Writes to Redis each time it is called, over a connection that it keeps."""
+
+    def __init__(self, kind: str, url: str) -> None:
+        self._aio = connect_async(url, timeout_s=2, retries=1)
+        self._sync = connect(url, timeout_s=2, retries=0)
+        self._queue = ApiQueue(self._aio, "t", "a", 3)
+        self._worker = WorkerQueue(self._sync, "t", "w", lease_ms=2000, max_attempts=3, result_ms=1000)
+        self._store = JobStore(self._sync, "t", 60)
+        self._write: Callable[[], Awaitable[object]] = getattr(self, f"_{kind}")
+
+    async def __call__(self) -> object:
+        return await self._write()
+
+    async def _api(self) -> object:
+        return await self._queue.sweep()
+
+    async def _plain(self) -> object:
+        return await self._aio.set("a", 1)
+
+    async def _beats(self) -> object:
+        return self._worker.beat([], {"state": "idle"}, {"revision": "A"}, 5000)
+
+    async def _jobs(self) -> object:
+        upload = self._store.upload("a" * 32)
+        upload.add(["x"])
+        return self._store.create(upload, "d", 10)
+
+    async def close(self) -> None:
+        await self._queue.close()
+        await self._aio.aclose()
+        self._sync.close()
+
+
+KINDS = ("api", "plain", "beats", "jobs")
+
+
+@pytest.fixture
+async def users() -> AsyncIterator[Callable[[str, str], User]]:
+    made: list[User] = []
+
+    def make(kind: str, url: str) -> User:
+        made.append(User(kind, url))
+        return made[-1]
+
+    yield make
+    for user in made:
+        await user.close()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("how", ["READONLY", "MASTERDOWN"])
+async def test_finding_09_who_was_connected_to_a_demoted_redis_finds_the_next_one(
+    old: RedisServer,
+    new: RedisServer,
+    name: Proxy,
+    users: Callable[[str, str], User],
+    kind: str,
+    how: str,
+) -> None:
+    use = users(kind, name.url)
+    await use()
+    if how == "READONLY":
+        demote(old, new.port)
+    else:
+        demote(old, 1, ("replica-serve-stale-data", "no"))
+    with pytest.raises(REDIS_ERRORS) as caught:
+        await use()
+    assert isinstance(caught.value, redis.exceptions.ConnectionError), "it counts as lost"
+    await asyncio.to_thread(wait_until, lambda: name.connections == 0, "the connections to be closed")
+    name.point(new.url)
+    for _ in range(3):
+        await use()
+    assert name.connections == 1
+
+
+async def test_finding_09_a_cluster_that_is_down_counts_as_lost(
+    redis_servers: Callable[..., RedisServer],
+    new: RedisServer,
+    name: Proxy,
+    users: Callable[[str, str], User],
+) -> None:
+    without_slots = redis_servers("--cluster-enabled", "yes", tcp=True)
+    for kind in KINDS:
+        use = users(kind, name.url)
+        name.point(without_slots.url)
+        with pytest.raises(redis.exceptions.ConnectionError):
+            await use()
+        name.point(new.url)
+        await use()
