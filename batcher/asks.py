@@ -23,6 +23,9 @@ log = logging.getLogger(__name__)
 
 # An outage shorter than this is ridden out by those who wait already; new requests are refused at once.
 OUTAGE_GRACE_S = 0.8
+# Bytes that share a round trip, about: far from what takes Redis a second. Each text adds some to its own.
+LOAD_BYTES = 2 << 20
+TEXT_BYTES = 128
 
 
 @dataclass(slots=True)
@@ -61,18 +64,26 @@ class Asks:
         self._rate = rate
         # False once Redis has refused to read long-lived results within a script.
         self.may_look = True
-        self._asks: Coalescer[Sequence[Waiter], None] = Coalescer(self._enqueue)
-        self._withdrawals: Coalescer[str, None] = Coalescer(self._cancel)
+        self._asks: Coalescer[Sequence[Waiter], None] = Coalescer(
+            self._enqueue, size=_bytes_of, most_size=LOAD_BYTES
+        )
+        # One at a time, so that it is known which ids are being withdrawn. An ask of one of them waits until
+        # then: over two connections they might arrive in the other order, and the entry would be gone.
+        self._withdrawals: Coalescer[str, None] = Coalescer(self._cancel, flights=1)
+        self._leaving: frozenset[str] = frozenset()
+        self._behind: list[Sequence[Waiter]] = []
 
     def ask(self, waiters: Sequence[Waiter]) -> None:
         """Enqueues the entries of one request, or joins who waits already. The futures tell the rest."""
-        if waiters:
+        if not self._leaving.isdisjoint(waiter.id for waiter in waiters):
+            self._behind.append(waiters)
+        elif waiters:
             self._asks.ask(waiters)
 
     def again(self, waiter: Waiter) -> None:
         """Enqueues an entry that was lost, or that another caller's deadline ended."""
         self.counts.asked_again += 1
-        self._asks.ask([waiter])
+        self.ask([waiter])
 
     def withdraw(self, ids: Iterable[str]) -> None:
         """Takes entries out of the queue that nobody here waits for any more."""
@@ -81,8 +92,8 @@ class Asks:
 
     async def drain(self) -> None:
         """Waits until nothing is under way."""
-        await self._asks.drain()
         await self._withdrawals.drain()
+        await self._asks.drain()
 
     def lost(self, error: Exception) -> None:
         """Redis did not answer. Who waits is told once that has lasted."""
@@ -145,7 +156,9 @@ class Asks:
             for waiter in waiters:
                 self._waiters.resolve(waiter, refusal)
             return
+        now = asyncio.get_running_loop().time()
         for waiter, state in zip(waiters, states, strict=True):
+            waiter.asked(now)
             if waiter.future.cancelled() and waiter.id not in self._waiters:
                 self.withdraw([waiter.id])  # let go while the ask was under way: its cancel came too early
             if state == b"queued":
@@ -169,7 +182,7 @@ class Asks:
     def _ask_without_look(self, waiters: Sequence[Waiter]) -> None:
         for waiter in waiters:
             waiter.revision = ""
-        self._asks.ask(waiters)
+        self.ask(waiters)
 
     def _retry_after_s(self, waiting_cost: int, waiters: Sequence[Waiter]) -> float:
         cost = sum(estimate_cost(waiter.text) for waiter in waiters)
@@ -180,9 +193,20 @@ class Asks:
         """Withdraws ids, unless a request has come meanwhile that waits for them."""
         gone = [entry for entry in ids if entry not in self._waiters]
         if gone and self._outage.over:
+            self._leaving = frozenset(gone)
             try:
                 await self._queue.run([self._queue.cancel(gone)])
                 self.counts.cancelled += len(gone)
             except REDIS_ERRORS as error:
                 self.lost(error)
+            finally:
+                self._leaving = frozenset()
+            behind, self._behind = self._behind, []
+            for waiters in behind:
+                self.ask([waiter for waiter in waiters if self._waiters.get(waiter.id) is waiter])
         return [None] * len(ids)
+
+
+def _bytes_of(waiters: Sequence[Waiter]) -> int:
+    """What the texts of an ask take on their way, about: at most four bytes a character."""
+    return sum(TEXT_BYTES + len(waiter.text) * (1 if waiter.text.isascii() else 4) for waiter in waiters)

@@ -13,8 +13,10 @@ Answer = TypeVar("Answer")
 class Coalescer(Generic[Asked, Answer]):
     """Collects items and hands them to `send` in lists; `send` returns an answer or an exception for each.
 
-    At most `flights` lists are under way; what arrives meanwhile waits and leaves together. The task that
-    sends belongs to nobody's request, so a cancelled request cancels no command.
+    At most `flights` lists are under way; what arrives meanwhile waits and leaves together, at most `most`
+    items whose sizes by `size` sum up to `most_size`: how long a round trip takes must not depend on how many
+    ask at once. A larger item travels alone. The task that sends belongs to nobody's request, so a cancelled
+    request cancels no command.
     """
 
     def __init__(
@@ -23,9 +25,13 @@ class Coalescer(Generic[Asked, Answer]):
         *,
         flights: int = 2,
         most: int = 512,
+        size: Callable[[Asked], int] = lambda item: 0,
+        most_size: int = 0,
     ) -> None:
         self._send = send
         self._most = most
+        self._size = size
+        self._most_size = most_size
         self._free = flights
         self._waiting: list[tuple[Asked, asyncio.Future[Answer]]] = []
         self._scheduled = False
@@ -47,9 +53,19 @@ class Coalescer(Generic[Asked, Answer]):
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
+    def _fitting(self) -> int:
+        """How many of those that wait travel together."""
+        room = self._most_size
+        for count, (item, _) in enumerate(self._waiting[: self._most]):
+            room -= self._size(item)
+            if room < 0:
+                return max(count, 1)
+        return min(len(self._waiting), self._most)
+
     async def _fly(self) -> None:
         self._scheduled = False
-        load, self._waiting = self._waiting[: self._most], self._waiting[self._most :]
+        count = self._fitting()
+        load, self._waiting = self._waiting[:count], self._waiting[count:]
         self._free -= 1
         self._depart()
         try:

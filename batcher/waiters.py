@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -17,8 +18,9 @@ LOOK_MOST_S = 1.0
 class Waiter:
     """One id that `waiting` requests of this process wait for. Its future never holds an exception.
 
-    At `look_at` its result is looked for, in case a hint was lost. The queue looks for a long-lived result of
-    `revision`, if there is one, before it takes the text.
+    At `look_at` its result is looked for, in case a hint was lost: never before the queue has taken its ask,
+    which was at `asked_at`. The queue looks for a long-lived result of `revision`, if there is one, before it
+    takes the text.
     """
 
     id: str
@@ -27,11 +29,16 @@ class Waiter:
     trace: str
     future: asyncio.Future[Outcome]
     deadline: float
-    asked_at: float
-    look_at: float
     first: bool = False
     revision: str = ""
     waiting: int = 0
+    asked_at: float = math.inf
+    look_at: float = math.inf
+
+    def asked(self, now: float) -> None:
+        """The queue has answered its ask: from now on there is an entry, or a result."""
+        if self.asked_at == math.inf:
+            self.asked_at, self.look_at = now, now + LOOK_S
 
 
 class Waiters:
@@ -75,9 +82,7 @@ class Waiters:
             waiter = self._by_id.get(entry)
             if waiter is None or waiter.future.done():
                 future: asyncio.Future[Outcome] = loop.create_future()
-                now = loop.time()
-                look_at = now + LOOK_S
-                waiter = Waiter(entry, text, lane, trace, future, deadline, now, look_at, first, revision)
+                waiter = Waiter(entry, text, lane, trace, future, deadline, first, revision)
                 self._by_id[entry] = waiter
                 ask.append(waiter)
             elif (

@@ -49,6 +49,14 @@ async def test_a_load_has_a_largest_size():
     assert [len(load) for load in wire.loads] == [2, 2, 1]
 
 
+async def test_finding_15_a_load_is_bounded_by_the_size_of_what_it_holds():
+    wire = Wire()
+    coalescer = Coalescer(wire.send, size=lambda item: item, most_size=10)
+    items = [4, 6, 1, 50, 9, 1, 1]
+    assert await asyncio.gather(*map(coalescer.ask, items)) == [2 * item for item in items]
+    assert wire.loads == [[4, 6], [1], [50], [9, 1], [1]]
+
+
 async def test_an_error_reaches_only_the_one_who_asked():
     coalescer = Coalescer(Wire().send)
     answers = await asyncio.gather(*map(coalescer.ask, (1, -1, 2)), return_exceptions=True)
