@@ -22,6 +22,7 @@ from model_store import Classifier, ModelError, load
 log = logging.getLogger(__name__)
 
 EXIT_UNABLE = 2
+EXIT_BROKEN = 71
 # Threads other than the one that computes get the interpreter within this time.
 SWITCH_S = 0.001
 
@@ -70,7 +71,10 @@ def build_worker(settings: WorkerSettings, instruments: Instruments, cache: Cach
 
 
 def main(settings: WorkerSettings | None = None) -> int:
-    """Runs one worker until SIGTERM or SIGINT. Returns the exit status; 2 says that it cannot start."""
+    """Runs one worker until SIGTERM or SIGINT. Returns the exit status.
+
+    2 says that it cannot start, 71 that its engine broke and a new process is needed.
+    """
     settings = settings or WorkerSettings()
     logs.setup(settings.log_level, settings.log_format)
     sys.setswitchinterval(SWITCH_S)
@@ -99,7 +103,7 @@ def main(settings: WorkerSettings | None = None) -> int:
     worker.run()
     cache.close()
     instruments.close()
-    return 0
+    return EXIT_BROKEN if worker.broken else 0
 
 
 if __name__ == "__main__":

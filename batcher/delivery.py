@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from batcher.heartbeat import Heartbeat
 from batcher.inference import Result
 from batcher.messages import Prediction
-from batcher.outage import REDIS_ERRORS, RETRY_S, Outage, reason
+from batcher.outage import REDIS_ERRORS, Outage, reason
 from batcher.redis_queue import WorkerQueue
 
 # How long results are offered to a Redis that does not answer; then their entries are left to their leases.
@@ -48,9 +48,13 @@ class Delivery:
         self._stopping = stopping
 
     def send(self, results: Sequence[Result]) -> None:
-        """Completes, then does what is left to do."""
-        if self.complete(results):
-            self.sent(results)
+        """Completes, then does what is left to do. Whatever it raises, no lease is kept for these results."""
+        try:
+            if self.complete(results):
+                self.sent(results)
+        except BaseException:
+            self._heartbeat.drop(entry for entry, _ in results)
+            raise
 
     def complete(self, results: Sequence[Result]) -> bool:
         """Whether Redis took results. Those that it does not take in time are left to their leases."""
@@ -72,7 +76,7 @@ class Delivery:
                 if time.monotonic() > deadline or self._stopping.is_set():
                     self._heartbeat.drop(entry for entry, _ in results)
                     return False
-                time.sleep(RETRY_S)
+                time.sleep(self._outage.pause_s)
 
     def sent(self, results: Sequence[Result]) -> None:
         """What is left to do once Redis has them."""

@@ -118,6 +118,11 @@ class WatchedClassifier:
         """What is known of the model."""
         return self._classifier.info
 
+    @property
+    def unwatched(self) -> Classifier:
+        """The classifier itself, for texts that nobody sent."""
+        return self._classifier
+
     def tokenize(self, texts: Sequence[str]) -> list[Tokens]:
         """As the classifier does."""
         return self._classifier.tokenize(texts)

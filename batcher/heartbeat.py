@@ -1,6 +1,6 @@
 """The heartbeat of a worker: a thread with its own client that keeps leases alive while a batch runs,
-publishes the worker's record, and ends the process when a batch runs for longer than any sane one, or when
-it cannot beat itself.
+publishes the worker's record, and ends the process when work between claim and complete takes longer than any
+sane batch, or when it cannot beat itself.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from batcher.outage import REDIS_ERRORS, Outage, reason
@@ -46,7 +46,8 @@ class Heartbeat:
         self._exit_process = exit_process
         self._held: set[str] = set()
         self._lock = threading.Lock()
-        self._busy_since: float | None = None
+        # By thread: when the work began that it is doing now (monotonic seconds).
+        self._began: dict[int, float] = {}
         self._stopped = threading.Event()
         self._outage = Outage()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
@@ -56,12 +57,13 @@ class Heartbeat:
         self._queue.beat((), self._record(), self._model, self._ttl_ms, takeover=True)
         self._thread.start()
 
-    def stop(self) -> None:
+    def stop(self, suspects: Sequence[str] = ()) -> None:
+        """The last beat has been: the record goes, and the leases of `suspects` end with it."""
         self._stopped.set()
         if self._thread.is_alive():
             self._thread.join()
         try:
-            self._queue.retire()
+            self._queue.retire(suspects)
         except REDIS_ERRORS as error:
             log.warning("could not retire: %s", reason(error), extra={"action": "worker.retire"})
 
@@ -77,14 +79,24 @@ class Heartbeat:
         with self._lock:
             self._held.difference_update(ids)
 
-    def busy(self, since: float | None) -> None:
-        """A forward pass began at `since` (monotonic seconds), or none runs."""
-        self._busy_since = since
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[None]:
+        """Around work on claimed entries, in any thread: should it take longer than `batch_timeout_s`, the
+        process ends. Waiting for Redis has time limits of its own."""
+        thread = threading.get_ident()
+        with self._lock:
+            self._began[thread] = time.monotonic()
+        try:
+            yield
+        finally:
+            with self._lock:
+                del self._began[thread]
 
     def _run(self) -> None:
         while not self._stopped.wait(self._every_s):
-            since = self._busy_since
-            if since is not None and time.monotonic() - since > self._batch_timeout_s:
+            with self._lock:
+                began = min(self._began.values(), default=None)
+            if began is not None and time.monotonic() - began > self._batch_timeout_s:
                 self._give_up()
                 return
             try:
@@ -114,7 +126,7 @@ class Heartbeat:
     def _give_up(self) -> None:
         """Leases are left to end: other workers take the entries, each alone."""
         log.critical(
-            "a batch has run for over %g s: ending this process",
+            "tokenising or a pass has run for over %g s: ending this process",
             self._batch_timeout_s,
             extra={"action": "worker.hung", "held": len(self._held)},
         )

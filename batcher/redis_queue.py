@@ -357,8 +357,9 @@ class WorkerQueue:
         (released,) = self.run([Command("release", ids, ids)])
         return int(released)
 
-    def retire(self) -> None:
-        self.run([Command("retire", [self.worker])])
+    def retire(self, suspects: Sequence[str] = ()) -> None:
+        """The worker has ended. So have the leases of `suspects`: who runs them next does so alone."""
+        self.run([Command("retire", [self.worker, *suspects], suspects)])
 
 
 _CLAIM_HEAD = 5

@@ -64,6 +64,13 @@ class BatchReport:
         )
 
 
+def _reason(batch: Sequence[Held]) -> Reason:
+    """Why a batch closed when it did: as the last claim did that brought some of it."""
+    if any(held.entry.solo for held in batch):
+        return "solo"
+    return max(batch, key=lambda held: held.claimed_at).reason
+
+
 class Progress:
     """What a worker has done since it started.
 
@@ -83,7 +90,6 @@ class Progress:
         self,
         batch: Sequence[Held],
         results: Sequence[Result],
-        reason: Reason,
         computed: int,
         began: float,
         spent: float,
@@ -101,7 +107,7 @@ class Progress:
             size=len(batch),
             tokens=sum(len(held.tokens) for held in batch),
             computed_tokens=computed,
-            reason="solo" if any(held.entry.solo for held in batch) else reason,
+            reason=_reason(batch),
             queue_s=tuple(held.entry.waited_ms / 1000 + began - held.claimed_at for held in batch),
             tokenize_s=sum(held.tokenize_s for held in batch),
             model_s=spent,

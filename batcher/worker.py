@@ -18,8 +18,8 @@ from batcher.claims import NOTHING, Claims
 from batcher.collect import CostModel, Reason, keep_window_s, next_pass
 from batcher.delivery import Delivery, Remember, encoded
 from batcher.heartbeat import Heartbeat
-from batcher.inference import Held, Result, Tokenised, classified, tokenised
-from batcher.outage import REDIS_ERRORS, RETRY_S, Outage, reason
+from batcher.inference import Held, Inference, Result, Tokenised
+from batcher.outage import REDIS_ERRORS, Outage, reason
 from batcher.redis_queue import Claim, Command, WorkerQueue
 from batcher.reports import BatchReport, Progress, model_record
 from batcher.settings import WorkerSettings
@@ -52,13 +52,13 @@ class Worker:
         self.cost = CostModel.start()
         self.outage = Outage()
         self._classifier = classifier
+        self._inference = Inference(classifier)
         self._layout = classifier.info.layout
         self._queue = queue
         self._settings = settings
         self._observe = observe
         self._held: list[Held] = []
         self._unsent: list[Result] = []
-        self._reason: Reason = "idle"
         self._progress = Progress()
         self._state = "starting"
         self._stop = threading.Event()
@@ -83,14 +83,16 @@ class Worker:
         self._progress.rate = self.budget / max(self.cost.pass_s(self.budget), 1e-6)
 
     def run(self) -> None:
-        """Becomes ready and works until `stop`. Redis may come and go meanwhile."""
+        """Becomes ready and works until `stop`, or until `broken`. Redis may come and go meanwhile."""
         self._become_ready()
         try:
             while not self._stop.is_set():
                 if not self._held:
                     self._gather()
-                if self._held:
+                if self._held and not self.broken:
                     self._pass()
+                if self.broken:
+                    self.stop()
         finally:
             self._wind_up()
 
@@ -107,6 +109,11 @@ class Worker:
     def state(self) -> str:
         """starting, idle, busy or stopping."""
         return self._state
+
+    @property
+    def broken(self) -> bool:
+        """Whether the engine has failed its self-test: a new process is needed."""
+        return self._inference.broken
 
     @property
     def rate(self) -> float:
@@ -126,10 +133,13 @@ class Worker:
                 return
             except REDIS_ERRORS as error:
                 self.outage.lost(error)
-                self._stop.wait(RETRY_S)
+                self._stop.wait(self.outage.pause_s)
 
     def _wind_up(self) -> None:
-        """Answers what was classified, gives back what was not, in that order; the record goes last."""
+        """Answers what was classified, gives back what was not, in that order; the record goes last.
+
+        What the engine failed on while it was broken runs alone elsewhere, as after the death of a worker.
+        """
         self._state = "stopping"
         self._beside.shutdown(wait=True)
         try:
@@ -138,7 +148,7 @@ class Worker:
                 self._queue.release([held.entry.id for held in self._held])
         except REDIS_ERRORS as error:
             log.warning("left to their leases: %s", reason(error), extra={"action": "worker.release"})
-        self.heartbeat.stop()
+        self.heartbeat.stop(self._inference.suspects)
         self._classifier.close()
         log.info("stopped", extra={"action": "worker.stopped", "texts": self._progress.texts})
 
@@ -159,8 +169,10 @@ class Worker:
             typical, most_s = self._progress.typical_tokens, self._settings.window_ms / 1000
             window_s = keep_window_s(self.claims.arrivals, self.cost, typical, most_s)
             claim = self.claims.wait(window_s, self._claim_command(waits=True))
-        self._reason = "full" if claim.left else "window" if window_s > 0.0 else "idle"
-        self._keep(tokenised(self._classifier, claim.entries))
+        if claim.entries:
+            self._state = "busy"
+        reason: Reason = "full" if claim.left else "window" if window_s > 0.0 else "idle"
+        self._keep(self._tokenised(claim, reason))
 
     def _exchange(self, results: Sequence[Result]) -> Claim:
         """Completes and claims anew, in one round trip."""
@@ -178,6 +190,10 @@ class Worker:
     def _claim_command(self, *, ahead: bool = False, waits: bool = False) -> Command:
         return self.claims.command(self._held, self.cost, self.budget, ahead=ahead, waits=waits)
 
+    def _tokenised(self, claim: Claim, reason: Reason) -> Tokenised:
+        with self.heartbeat.watched():
+            return self._inference.tokenised(claim.entries, reason)
+
     def _keep(self, tokenised: Tokenised) -> None:
         held, failed = tokenised
         self._held += held
@@ -194,12 +210,11 @@ class Worker:
         alone = batch[0].entry.solo
         ahead = None if alone else self._look_ahead(self.cost.pass_s(computed))
         began = time.monotonic()
-        self.heartbeat.busy(began)
-        results = classified(self._classifier, batch, began)
-        self.heartbeat.busy(None)
-        spent = time.monotonic() - began
-        self.cost = self.cost.learn(computed, spent)
-        self._observe(self._progress.add(batch, results, self._reason, computed, began, spent))
+        with self.heartbeat.watched():
+            results = self._inference.classified(batch, began)
+            spent = time.monotonic() - began
+            self.cost = self.cost.learn(computed, spent)
+            self._observe(self._progress.add(batch, results, computed, began, spent))
         if ahead is not None:
             self._keep(ahead.result())
         self._unsent += results
@@ -227,8 +242,7 @@ class Worker:
         if (delay_s > 0 and self._stop.wait(delay_s)) or self._stop.is_set():
             return [], []
         claim = self.claims.claim(self._claim_command(ahead=True))
-        self._reason = "full" if claim.left else "idle"
-        return tokenised(self._classifier, claim.entries)
+        return self._tokenised(claim, "full" if claim.left else "idle")
 
     def _later(self, work: Callable[[Sequence[Result]], None], results: Sequence[Result]) -> None:
         """Does `work` beside the next pass; what goes wrong there is told."""

@@ -83,8 +83,8 @@ class Road:
         return worker
 
     async def ready(self, hub: ReplyHub, workers: int = 1) -> None:
-        async with asyncio.timeout(5):
-            while len(hub.snapshot.workers) < workers:
+        async with asyncio.timeout(20):
+            while len(hub.snapshot.workers) < workers or not hub.reachable:
                 hub.snapshot = await hub.queue.sweep()
                 await asyncio.sleep(0.01)
 
@@ -200,7 +200,7 @@ async def test_a_redis_whose_scripts_may_not_read_the_cache_is_asked_again_witho
     run = hub.queue.run
 
     async def refusing(commands: Sequence[Command]) -> list[Any]:
-        if any(str(arg).startswith("millrace:cache:") for _, args in commands for arg in args):
+        if any(str(arg).startswith("millrace:cache:") for command in commands for arg in command.args):
             return [redis.exceptions.ResponseError("a non local key")] * len(commands)
         return await run(commands)
 
@@ -252,6 +252,14 @@ async def test_entries_that_wait_share_a_batch(road: Road) -> None:
     assert len(road.batches) <= 6
 
 
+async def test_finding_06_a_batch_is_reported_with_the_reason_of_its_own_claim(road: Road) -> None:
+    """The claim that is made beside a pass gave its reason to that pass."""
+    hub, _ = await road.hub(), await road.worker(StubClassifier(batch_ms=100), batch_texts=1)
+    await road.ready(hub)
+    await ask(hub, "two others wait", "one other waits", "the last one")
+    assert [batch.reason for batch in road.batches] == ["full", "full", "idle"]
+
+
 async def test_one_bad_text_fails_alone(road: Road) -> None:
     hub, _ = await road.hub(), await road.worker(StubClassifier(batch_ms=5))
     await road.ready(hub)
@@ -261,28 +269,66 @@ async def test_one_bad_text_fails_alone(road: Road) -> None:
 
 
 class Sick:
-    """A classifier that is wrong about its own output."""
+    """A classifier that goes wrong while `sick`: in the rows of a pass, or in the tokens of texts."""
 
-    def __init__(self, wrong: Callable[[list[list[float]]], Any]) -> None:
-        self._stub, self._wrong, self.sick = StubClassifier(), wrong, False
-        self.info, self.tokenize, self.close = self._stub.info, self._stub.tokenize, self._stub.close
+    def __init__(
+        self, wrong_rows: Callable[[Any], Any] = list, wrong_tokens: Callable[[Any], Any] = list
+    ) -> None:
+        self._stub, self.sick = StubClassifier(), False
+        self._wrong_rows, self._wrong_tokens = wrong_rows, wrong_tokens
+        self.info, self.close = self._stub.info, self._stub.close
+
+    def tokenize(self, texts: Sequence[str]) -> Any:
+        tokens = self._stub.tokenize(texts)
+        return self._wrong_tokens(tokens) if self.sick else tokens
 
     def classify(self, batch: Any) -> Any:
         rows = self._stub.classify(batch)
-        return self._wrong(rows) if self.sick else rows
+        return self._wrong_rows(rows) if self.sick else rows
 
 
-@pytest.mark.parametrize("wrong", [lambda rows: rows[:-1], lambda rows: [[float("nan"), 1.0]] * len(rows)])
-async def test_a_model_that_gives_no_proper_rows_fails_its_texts_and_stays(
-    road: Road, wrong: Callable[[Any], Any]
+def out_of_order(made: Any) -> Any:
+    raise RuntimeError("the device is gone")
+
+
+@pytest.mark.parametrize(
+    "sick",
+    [
+        Sick(out_of_order),
+        Sick(lambda rows: rows[:-1]),
+        Sick(lambda rows: [[float("nan"), 1.0]] * len(rows)),
+        Sick(list, out_of_order),
+        Sick(list, lambda tokens: tokens[:-1]),
+    ],
+    ids=["raises", "a row too few", "no number", "tokenizer raises", "a text too few"],
+)
+async def test_finding_05_a_worker_with_a_broken_engine_fails_no_text_and_ends(
+    road: Road, sick: Sick
 ) -> None:
-    classifier = Sick(wrong)
-    hub, _ = await road.hub(), await road.worker(classifier)
+    """Failing is faster than computing: such a worker ended most of what came with 500."""
+    sick.sick = False
+    hub, broken = await road.hub(), await road.worker(sick)
     await road.ready(hub)
-    classifier.sick = True
-    assert [type(outcome) for outcome in await ask(hub, "a", "b")] == [EntryFailed, EntryFailed]
-    classifier.sick = False
-    assert [type(outcome) for outcome in await ask(hub, "a", "b")] == [Prediction, Prediction]
+    assert isinstance((await ask(hub, "while it is well"))[0], Prediction)
+    sick.sick = True
+    asked = [asyncio.create_task(ask(hub, f"text {i}", f"more {i}")) for i in range(10)]
+    await until(lambda: broken.broken)
+    await road.worker()
+    outcomes = [outcome for pair in await asyncio.gather(*asked) for outcome in pair]
+    assert [type(outcome) for outcome in outcomes] == [Prediction] * 20
+    assert broken.state == "stopping"
+    assert road.leftovers() == []
+    assert not road.client.exists("{millrace:t}:dead")
+
+
+async def test_finding_05_a_text_that_fails_alone_fails_at_once_while_the_engine_works(road: Road) -> None:
+    hub, worker = await road.hub(), await road.worker()
+    await road.ready(hub)
+    for number in range(5):
+        (outcome,) = await ask(hub, f"\0raise {number}")
+        assert isinstance(outcome, EntryFailed)
+    assert not worker.broken
+    assert isinstance((await ask(hub, "a good one"))[0], Prediction)
 
 
 async def test_a_budget_that_ends_is_one_callers_alone(road: Road) -> None:
@@ -314,6 +360,70 @@ async def test_a_cancelled_request_takes_its_entry_along(road: Road) -> None:
     await asyncio.gather(blocker, stays)
     assert sum(batch.size for batch in road.batches) == 2
     assert hub.waiting == 0
+    assert road.leftovers() == []
+
+
+@pytest.mark.parametrize("letter", ["x", "\N{SNOWMAN}"])
+async def test_finding_15_what_shares_a_round_trip_is_bounded_in_bytes(
+    road: Road, monkeypatch: pytest.MonkeyPatch, letter: str
+) -> None:
+    """512 requests of 2 MiB shared one. It took over a second, and Redis counted as lost for everybody."""
+    hub = await road.hub(bulk=10**9)
+    await road.worker(batch_texts=1)
+    await road.ready(hub)
+    run, loads = hub.queue.run, []
+
+    async def running(commands: Sequence[Command]) -> list[Any]:
+        if commands[0].script == "enqueue":
+            loads.append([sum(len(str(arg).encode()) for arg in command.args) for command in commands])
+        return await run(commands)
+
+    monkeypatch.setattr(hub.queue, "run", running)
+    long = letter * (4000 // len(letter.encode()))
+    asked = [
+        asyncio.create_task(ask(hub, *(f"{n} {i} {long}" for i in range(50)), lane="bulk")) for n in range(40)
+    ]
+    small = [asyncio.create_task(ask(hub, f"small {n}", lane="bulk")) for n in range(40)]
+    await until(lambda: hub.counts.queued == 40 * 50 + 40)
+    assert sum(map(len, loads)) == 80
+    assert max(map(sum, loads)) <= 2 << 20, "as much as one request may have"
+    assert len(loads) < 20, "they do share round trips"
+    assert hub.outage.count == 0
+    for task in (*asked, *small):
+        task.cancel()
+    await asyncio.gather(*asked, *small, return_exceptions=True)
+
+
+async def test_finding_15_an_ask_does_not_overtake_the_cancel_of_the_same_text(
+    road: Road, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They travel over two connections. The cancel came last, and took the new asker's entry along."""
+    classifier = Gated()
+    hub, _ = await road.hub(), await road.worker(classifier, batch_tokens=4)
+    await road.ready(hub)
+    run, slow = hub.queue.run, asyncio.Event()
+
+    async def running(commands: Sequence[Command]) -> list[Any]:
+        if commands[0].script == "cancel":
+            await slow.wait()
+        return await run(commands)
+
+    monkeypatch.setattr(hub.queue, "run", running)
+    blocker = asyncio.create_task(ask(hub, "blocks the worker"))
+    await until(lambda: road.client.zcard(f"{hub.queue.prefix}:inflight") == 1)
+    gone = asyncio.create_task(ask(hub, "asked twice"))
+    await until(lambda: hub.counts.queued == 2)
+    gone.cancel()
+    await asyncio.gather(gone, return_exceptions=True)
+    await asyncio.sleep(0.02)
+    again = asyncio.create_task(ask(hub, "asked twice", "and another"))
+    await asyncio.sleep(0.05)
+    slow.set()
+    await until(lambda: hub.counts.cancelled == 1 and hub.counts.queued + hub.counts.joined == 4)
+    assert road.client.exists(f"{hub.queue.prefix}:entry:{entry_id('asked twice')}")
+    classifier.gate.set()
+    await asyncio.gather(blocker, again)
+    assert hub.counts.asked_again == 0
     assert road.leftovers() == []
 
 

@@ -1,0 +1,126 @@
+"""Findings 5 and 10: workers whose engine or tokenizer stops working while the process lives on."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from batcher.errors import EntryPoisoned
+from batcher.messages import Prediction, entry_id
+from tests.faults.conftest import P, Road
+
+pytestmark = [pytest.mark.redis, pytest.mark.e2e]
+
+ROOT = Path(__file__).parents[2]
+# Every pass of such a worker fails once `broken` exists, as after a lost CUDA context; a text breaks it, too.
+BREAKS = """
+import pathlib, sys
+sys.path.insert(0, {root!r})
+from model_store.stub import StubClassifier
+_classify, _tokenize, _broken = StubClassifier.classify, StubClassifier.tokenize, []
+def tokenize(self, texts):
+    tokens = _tokenize(self, texts)
+    for text, made in zip(texts, tokens):
+        if "breaks the engine" in text:
+            made.ids[-1] = -99
+    return tokens
+def classify(self, batch):
+    if pathlib.Path({flag!r}).exists() or any(tokens.ids[-1] == -99 for tokens in batch):
+        _broken.append(1)
+    if _broken:
+        raise RuntimeError("an illegal memory access was encountered")
+    return _classify(self, batch)
+StubClassifier.classify, StubClassifier.tokenize = classify, tokenize
+"""
+STALLS = """
+import sys, time
+sys.path.insert(0, {root!r})
+from model_store.stub import StubClassifier
+_tokenize = StubClassifier.tokenize
+def tokenize(self, texts):
+    if any("stalls the tokenizer" in text for text in texts):
+        time.sleep(3600)
+    return _tokenize(self, texts)
+StubClassifier.tokenize = tokenize
+"""
+
+
+def spoilt(folder: Path, patch: str) -> dict[str, str]:
+    """The environment of a worker whose stub is patched before it starts."""
+    (folder / "sitecustomize.py").write_text(patch.format(root=str(ROOT), flag=str(folder / "broken")))
+    return {"PYTHONPATH": str(folder)}
+
+
+async def test_finding_05_a_worker_whose_engine_breaks_leaves_the_queue_to_others(
+    road: Road, tmp_path: Path
+) -> None:
+    """It fails faster than others compute, so it used to claim most of what came and end it with 500."""
+    await road.start(workers=1, stub_batch_ms=20, batch_texts=8)
+    victim = road.add_worker(environment=spoilt(tmp_path, BREAKS))
+    await road.ready(2)
+    asking = [asyncio.create_task(road.check(f"before {i}", f"text {i}")) for i in range(20)]
+    await asyncio.gather(*asking)
+    (tmp_path / "broken").touch()
+    asking = [asyncio.create_task(road.check(f"after {i}", f"one more {i}")) for i in range(40)]
+    await asyncio.gather(*asking)
+    assert await asyncio.to_thread(victim.wait) == 71
+    assert "worker.broken" in victim.said()
+    assert road.workers[0].running
+    assert road.client.llen(f"{P}:dead") == 0
+    await road.empty()
+
+
+async def test_finding_05_one_worker_alone_is_started_again_and_answers(road: Road, tmp_path: Path) -> None:
+    await road.start(workers=0)
+    victim = road.add_worker(environment=spoilt(tmp_path, BREAKS))
+    await road.ready(1)
+    (tmp_path / "broken").touch()
+    asking = asyncio.create_task(road.check(*(f"text {i}" for i in range(30)), budget_s=60))
+    assert await asyncio.to_thread(victim.wait) == 71
+    assert not road.hub.outage.count
+    (tmp_path / "broken").unlink()
+    road.add_worker(environment=spoilt(tmp_path, BREAKS))
+    await asking
+    await road.empty()
+
+
+async def test_finding_05_a_text_that_breaks_engines_is_refused_after_three_that_ran_it_alone(
+    road: Road, tmp_path: Path
+) -> None:
+    """As a text that kills processes is: the first break was in a batch, and makes its texts suspects."""
+    environment = spoilt(tmp_path, BREAKS)
+    await road.start(workers=0)
+    for _ in range(5):
+        road.add_worker(environment=environment)
+    await road.ready(5)
+    asking = asyncio.create_task(road.ask("this breaks the engine", *(f"neighbour {i}" for i in range(8))))
+    outcomes = await asking
+    assert isinstance(outcomes[0], EntryPoisoned)
+    assert [type(outcome) for outcome in outcomes[1:]] == [Prediction] * 8
+    await road.until(lambda: sum(not worker.running for worker in road.workers) == 4, "four workers to end")
+    assert {worker.wait() for worker in road.workers if not worker.running} == {71}
+    (dead,) = road.client.lrange(f"{P}:dead", 0, -1)
+    assert dead.startswith(f"{entry_id('this breaks the engine')} poison attempts=3 ".encode())
+    await road.empty()
+
+
+@pytest.mark.parametrize("beside", [False, True], ids=["of an idle worker", "beside a pass"])
+async def test_finding_10_a_tokenizer_that_hangs_ends_its_worker(
+    road: Road, tmp_path: Path, beside: bool
+) -> None:
+    """Its leases were kept, its texts ended in 504, and the worker called itself idle."""
+    await road.start(workers=0, lease_ms=1000)
+    slow = {"stub_batch_ms": 700, "batch_texts": 1} if beside else {}
+    victim = road.add_worker(environment=spoilt(tmp_path, STALLS), batch_timeout_s=2, **slow)
+    await road.ready(1)
+    texts = ["runs first"] if beside else []
+    asking = asyncio.create_task(
+        road.check(*texts, "stalls the tokenizer", *(f"neighbour {i}" for i in range(5)), budget_s=60)
+    )
+    assert await asyncio.to_thread(victim.wait) == 70
+    assert "worker.hung" in victim.said()
+    road.add_worker()  # its tokenizer works
+    await asking
+    await road.empty()
