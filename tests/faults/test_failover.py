@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import pytest
@@ -43,5 +44,5 @@ def test_finding_09_a_failover_that_leaves_connections_open_is_survived_without_
     wait_until(lambda: made.http.get(path).json()["status"] == "finished", "the job", 60)
     assert all(process.running for process in (made.api, *made.workers, jobs))
     said = made.api.said()
-    assert said.count("redis.lost") == said.count("redis.back") == 1
-    assert "ReadOnlyError" in said
+    assert said.count("redis.lost") == said.count("redis.back") >= 1
+    assert re.search("redis is lost: (ReadOnlyError|ResponseError: UNBLOCKED)", said), "the log says why"
