@@ -19,6 +19,7 @@ from millrace.startup import known_variables
 ROOT = Path(__file__).parents[2]
 IMAGES = ("api", "worker")
 SCRIPTS = sorted(f"scripts/{path.name}" for path in (ROOT / "scripts").iterdir())
+START = "k8s/base/redis/start.sh"
 DIGEST = re.compile(r"[\w./-]+:[\w.-]+@sha256:[0-9a-f]{64}")
 
 
@@ -183,7 +184,8 @@ def test_scripts_can_be_started(script: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("linter", "paths"), [("hadolint", ["Dockerfile.api", "Dockerfile.worker"]), ("shellcheck", SCRIPTS)]
+    ("linter", "paths"),
+    [("hadolint", ["Dockerfile.api", "Dockerfile.worker"]), ("shellcheck", [*SCRIPTS, START])],
 )
 def test_a_linter_finds_nothing(linter: str, paths: list[str]) -> None:
     binary = shutil.which(linter)

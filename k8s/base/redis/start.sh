@@ -1,0 +1,25 @@
+#!/bin/sh
+# Starts Redis with the users of users.acl, in the cluster and in compose alike: start.sh [OPTION OF redis-server ...]
+#
+# `>API_PASSWORD` in that file stands for the password in REDIS_API_PASSWORD, and so on. Only SHA-256 digests are
+# written, and the server starts with an empty environment: no password is left in an argument, a file or /proc.
+# A user whose password is not set is switched off. `probe` is for the container's own health checks.
+set -eu
+umask 077
+folder=$(dirname "$0")
+users=${REDIS_USERS:-/run/redis/users.acl}
+
+while read -r line || [ -n "$line" ]; do
+    name=$(printf '%s\n' "$line" | sed -n 's/.* >\([A-Z]*_PASSWORD\).*/\1/p')
+    password=$([ -z "$name" ] || printenv "REDIS_$name" || true)
+    if [ -z "$name" ]; then
+        printf '%s\n' "$line"
+    elif [ -z "$password" ]; then
+        printf '%s\n' "$line" | sed "s/ on >$name/ off/"
+    else
+        digest=$(printf '%s' "$password" | sha256sum | cut -c 1-64)
+        printf '%s\n' "$line" | sed "s/>$name/#$digest/"
+    fi
+done <"$folder/users.acl" >"$users"
+echo 'user probe on nopass resetkeys resetchannels -@all +ping' >>"$users"
+exec env -i PATH="$PATH" redis-server "$folder/redis.conf" --dir "${REDIS_DIR:-/data}" --aclfile "$users" "$@"

@@ -1,0 +1,229 @@
+"""How the cluster and compose start Redis: a user for each role, passwords as digests, room for a rewrite.
+
+What the users may do is tested with the service itself in tests/faults/test_redis_users.py.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import redis
+import yaml
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from millrace.startup import free_port
+from tests.repo.manifests import K8S, ROOT, Object, of_kind, render
+from tests.servers import server_binary
+
+FOLDER = K8S / "base/redis"
+# The users that get a password; `default` is switched off, `probe` is added by start.sh.
+ROLES = {"admin", "api", "worker", "jobs", "autoscaler"}
+VARIABLES = {role: f"REDIS_{role.upper()}_PASSWORD" for role in ROLES}
+EVERYTHING = {
+    "allkeys",
+    "~*",
+    "allchannels",
+    "&*",
+    "allcommands",
+    "+@all",
+    "+@admin",
+    "+@dangerous",
+    "nopass",
+}
+
+
+def compose() -> dict[str, Object]:
+    services: dict[str, Object] = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
+    return services
+
+
+def secrets_of(thing: object) -> set[str]:
+    """The Secrets of Redis users that are named anywhere in an object."""
+    return set(re.findall(rf"\bredis-(?:{'|'.join(ROLES)})\b", yaml.safe_dump(thing)))
+
+
+def container_of(workload: Object) -> Object:
+    (container,) = workload["spec"]["template"]["spec"]["containers"]
+    found: Object = container
+    return found
+
+
+@pytest.fixture(params=["local", "production"])
+def objects(request: pytest.FixtureRequest) -> list[Object]:
+    return render(K8S / "overlays" / request.param)
+
+
+def test_finding_01_every_role_has_a_user_of_redis_and_nobody_else() -> None:
+    rules = dict(re.findall(r"^user (\S+) (.+)$", (FOLDER / "users.acl").read_text(), re.MULTILINE))
+    assert rules.keys() == ROLES | {"default"}
+    assert rules["default"] == "off"
+    for role in ROLES:
+        assert re.findall(r">(\S+)", rules[role]) == [f"{role.upper()}_PASSWORD"]
+        assert role == "admin" or not EVERYTHING & set(rules[role].split())
+
+
+def test_finding_01_every_pod_gets_the_secret_of_its_own_role(objects: list[Object]) -> None:
+    for name, workload in of_kind(objects, "Deployment").items():
+        assert secrets_of(workload) == {f"redis-{name}"}
+        (url,) = [e["value"] for e in container_of(workload)["env"] if e["name"] == "MILLRACE_REDIS_URL"]
+        assert "//$(REDIS_USERNAME):$(REDIS_PASSWORD)@" in url
+    for trigger in of_kind(objects, "TriggerAuthentication").values():
+        assert secrets_of(trigger) == {"redis-autoscaler"}
+        parameters = {entry["parameter"] for entry in trigger["spec"]["secretTargetRef"]}
+        assert parameters >= {"username", "password"}
+    for name, secret in of_kind(objects, "Secret").items():  # the local overlay makes them
+        assert secret["data"].keys() == {"REDIS_USERNAME", "REDIS_PASSWORD"}
+        assert secrets_of(name) == {name}
+
+
+def test_finding_01_cluster_and_compose_start_redis_with_the_same_rules(objects: list[Object]) -> None:
+    (config,) = [thing for name, thing in of_kind(objects, "ConfigMap").items() if name.startswith("redis-")]
+    for name in ("users.acl", "start.sh", "redis.conf"):
+        assert config["data"][name] == (FOLDER / name).read_text()
+    container, service = container_of(of_kind(objects, "StatefulSet")["redis"]), compose()["redis"]
+    assert container["command"] == service["command"] == ["sh", "/etc/redis/start.sh"]
+    assert "./k8s/base/redis:/etc/redis:ro" in service["volumes"]
+    assert {entry["name"] for entry in container["env"]} >= set(VARIABLES.values())
+    for role in ("api", "worker", "jobs"):
+        url = compose()[role]["environment"]["MILLRACE_REDIS_URL"]
+        assert url == f"redis://{role}:${{{VARIABLES[role]}:-local-{role}}}@redis:6379/0"
+        assert service["environment"][VARIABLES[role]] in url
+
+
+def test_finding_24_no_password_is_an_argument(objects: list[Object]) -> None:
+    """Arguments are there to be read: by the users of a machine, by those who may look at pods."""
+    for workload in (of_kind(objects, "Deployment") | of_kind(objects, "StatefulSet")).values():
+        container = container_of(workload)
+        words = " ".join([*container.get("command", []), *container.get("args", [])])
+        assert not re.search(r"password|requirepass", words, re.IGNORECASE)
+    files = [ROOT / "compose.yaml", FOLDER / "start.sh", *(ROOT / "scripts").iterdir(), *K8S.rglob("*.yaml")]
+    assert [path for path in files if "--requirepass" in path.read_text()] == []
+
+
+def test_finding_08_redis_has_room_to_rewrite_its_file(objects: list[Object]) -> None:
+    """It forks to do so, and pages that are written meanwhile exist twice: at worst all of them."""
+    (most,) = re.findall(r"^maxmemory (\d+)mb$", (FOLDER / "redis.conf").read_text(), re.MULTILINE)
+    resources = container_of(of_kind(objects, "StatefulSet")["redis"])["resources"]
+    limit, request = (
+        int(resources[kind]["memory"].removesuffix("Gi")) * 1024 for kind in ("limits", "requests")
+    )
+    assert limit >= 2 * int(most) + 256
+    assert request >= int(most) * 1.25, "what it holds must not depend on what its neighbours leave free"
+
+
+# -- a real server -----------------------------------------------------------------------------------
+
+
+class Server:
+    """Redis started by start.sh, as the cluster and compose start it."""
+
+    def __init__(self, binary: Path, folder: Path, passwords: dict[str, str]) -> None:
+        self.port = free_port()
+        self.users = folder / "users.acl"
+        (folder / "redis-server").symlink_to(binary)
+        environment = {
+            "PATH": f"{folder}:{os.environ['PATH']}",
+            "REDIS_DIR": str(folder),
+            "REDIS_USERS": str(self.users),
+            **{VARIABLES[role]: password for role, password in passwords.items()},
+        }
+        self.process = subprocess.Popen(
+            ["sh", str(FOLDER / "start.sh"), "--port", str(self.port), "--bind", "127.0.0.1"],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+
+    def lets_in(self, user: str | None, password: str | None) -> bool:
+        """Whether it takes a user and password. Raises ConnectionError where it does not answer at all."""
+        client = redis.Redis(
+            port=self.port, username=user, password=password, retry=Retry(NoBackoff(), 0), socket_timeout=10
+        )
+        with closing(client):
+            try:
+                return bool(client.ping())
+            except redis.exceptions.AuthenticationError:
+                return False
+
+    def wait(self) -> None:
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                assert self.lets_in("probe", "probe")
+                return
+            except redis.exceptions.ConnectionError:
+                if self.process.poll() is not None or time.monotonic() > deadline:
+                    raise AssertionError(self.stop()) from None
+                time.sleep(0.02)
+
+    def stop(self) -> str:
+        """Ends it; what it has logged."""
+        self.process.terminate()
+        return self.process.communicate(timeout=20)[0].decode()
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Callable[[dict[str, str]], Server]]:
+    binary = server_binary()
+    if binary is None:
+        pytest.skip("no redis-server")
+    version = subprocess.run([binary, "--version"], capture_output=True, text=True, check=True).stdout
+    if int(re.findall(r"v=(\d+)", version)[0]) < 7:
+        pytest.skip("the rules are those of the image: Redis before 7 knows no keys for reading only")
+    started: list[Server] = []
+
+    def start(passwords: dict[str, str]) -> Server:
+        started.append(Server(binary, tmp_path, passwords))
+        started[-1].wait()
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.stop()
+
+
+@pytest.mark.redis
+def test_finding_01_a_server_loads_the_users_and_holds_no_password(server: Callable[..., Server]) -> None:
+    passwords = {role: f"{role} > s3cret/&'\\" for role in ROLES}
+    started = server(passwords)
+    for role, password in passwords.items():
+        assert started.lets_in(role, password), role
+        assert not started.lets_in(role, f"{password}x"), role
+    assert not started.lets_in(None, None)
+    process = Path(f"/proc/{started.process.pid}")
+    seen = [(process / name).read_text() for name in ("cmdline", "environ") if process.exists()]
+    assert not [text for text in (*seen, started.users.read_text()) if "s3cret" in text]
+    assert started.users.stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.redis
+def test_finding_01_a_user_without_a_password_is_switched_off(server: Callable[..., Server]) -> None:
+    started = server({"api": "secret"})
+    assert started.lets_in("api", "secret")
+    for role in ROLES - {"api"}:
+        for password in ("", "secret", f"{role.upper()}_PASSWORD"):
+            assert not started.lets_in(role, password), role
+
+
+@pytest.mark.redis
+def test_finding_01_the_user_of_the_probes_may_ping_only(server: Callable[..., Server]) -> None:
+    started = server({"api": "secret"})
+    with closing(redis.Redis(port=started.port, username="probe", password="probe")) as client:
+        assert client.ping()
+        for words in (
+            ("GET", "x"),
+            ("INFO",),
+            ("EVAL", "return 1", 0),
+            ("PUBLISH", "x", "y"),
+            ("ACL", "LIST"),
+        ):
+            with pytest.raises(redis.exceptions.NoPermissionError):
+                client.execute_command(*words)
