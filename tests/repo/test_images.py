@@ -75,7 +75,31 @@ def test_what_changes_often_comes_after_what_takes_long(image: str) -> None:
     code = found.index(("COPY", ". ./"))
     assert packages < code
     before = [rest for name, rest in found[:packages] if name == "COPY"]
-    assert before == ["pyproject.toml constraints.txt ./"]
+    assert before == ["locks ./locks"]
+
+
+@pytest.mark.parametrize("image", IMAGES)
+def test_finding_26_everything_but_torch_is_installed_by_its_hash(image: str) -> None:
+    """What our own package is built with, too. Torch's files differ from index to index."""
+    installs = [
+        command
+        for name, rest in instructions(image)
+        if name == "RUN"
+        for command in rest.split("&&")
+        if "pip install" in command
+    ]
+    assert installs
+    for command in installs:
+        own = command.rstrip().endswith(" .") and "--no-deps --no-build-isolation" in command
+        torch = command.rstrip().endswith(" -c constraints.txt torch")
+        assert own or torch or "--require-hashes --no-deps -r locks/" in command, command
+
+
+@pytest.mark.parametrize("image", IMAGES)
+def test_a_file_in_the_working_folder_is_not_imported(image: str) -> None:
+    """/tmp can be written to, and `python3 -m` would look there first."""
+    environment = " ".join(rest for name, rest in last_stage(image) if name == "ENV")
+    assert "PYTHONSAFEPATH=1" in environment.split()
 
 
 def test_only_the_worker_has_engines_and_a_model() -> None:
@@ -169,7 +193,7 @@ def test_actions_are_pinned_and_call_make() -> None:
     called = set(re.findall(r"\bmake ([a-z]+)", text))
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
     assert {"check", "test", "manifests", "images", "load"} <= called <= targets
-    assert workflow["jobs"]["test"]["strategy"]["matrix"]["python"] == ["3.11", "3.13"]
+    assert workflow["jobs"]["test"]["strategy"]["matrix"]["python"] == ["3.11", "3.12", "3.13"]
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

@@ -1,0 +1,148 @@
+"""locks/: what images and CI install, by hash, in step with pyproject.toml and constraints.txt."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[2]
+# The extras of pyproject.toml in each; a file begins with `-r` of the one before.
+CHAIN = {"api": (), "worker": ("worker",), "build": ("worker", "build"), "dev": None}
+AGAIN = "run scripts/lock and commit what it writes"
+# Torch's files differ from index to index, and so does what they bring along.
+UNLOCKED = re.compile(r"torch|triton|(nvidia|cuda)-.+")
+
+
+@dataclass(frozen=True, slots=True)
+class Pin:
+    version: str
+    marker: str
+    hashes: tuple[str, ...]
+
+
+@cache
+def pins(name: str) -> dict[str, Pin]:
+    """The distributions of one file, without those of the files before it."""
+    text = (ROOT / "locks" / f"{name}.txt").read_text().replace("\\\n", " ")
+    found = {}
+    for line in text.splitlines():
+        if not line or line.startswith(("#", "-r ")):
+            continue
+        words, *hashes = re.split(r"\s+--hash=", line.strip())
+        requirement = Requirement(words)
+        (exactly,) = requirement.specifier
+        assert exactly.operator == "==", line
+        found[canonicalize_name(requirement.name)] = Pin(
+            exactly.version, str(requirement.marker or ""), tuple(hashes)
+        )
+    return found
+
+
+def chain(name: str) -> dict[str, Pin]:
+    """The distributions of a file and of those before it."""
+    names = list(CHAIN)
+    return {dist: pin for each in names[: names.index(name) + 1] for dist, pin in pins(each).items()}
+
+
+@cache
+def project() -> dict[str, Any]:
+    parsed: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return parsed
+
+
+def declared(name: str) -> Iterator[Requirement]:
+    """What pyproject.toml asks for in a file's extras; all extras in the last."""
+    extras = project()["optional-dependencies"]
+    wanted = extras if CHAIN[name] is None else CHAIN[name]
+    lines = [*project()["dependencies"], *(line for extra in wanted or () for line in extras[extra])]
+    for requirement in map(Requirement, lines):
+        if requirement.name != project()["name"] and not UNLOCKED.fullmatch(requirement.name):
+            yield requirement
+
+
+def constraints() -> dict[str, str]:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pairs = (line.split("==") for line in lines if not line.startswith("#"))
+    return {canonicalize_name(name): version for name, version in pairs}
+
+
+@pytest.mark.parametrize("name", CHAIN)
+def test_finding_26_every_declared_dependency_is_locked_within_its_bounds(name: str) -> None:
+    locked = chain(name)
+    for requirement in declared(name):
+        pin = locked.get(canonicalize_name(requirement.name))
+        assert pin is not None, f"{requirement} is not in locks/{name}.txt: {AGAIN}"
+        assert requirement.specifier.contains(pin.version), f"{requirement}: {AGAIN}"
+
+
+@pytest.mark.parametrize("name", [*CHAIN, "setuptools", "audit"])
+def test_finding_26_every_locked_file_has_a_hash(name: str) -> None:
+    assert pins(name)
+    for dist, pin in pins(name).items():
+        assert pin.hashes, dist
+        assert all(re.fullmatch(r"sha256:[0-9a-f]{64}", digest) for digest in pin.hashes), dist
+    assert "://" not in (ROOT / "locks" / f"{name}.txt").read_text(), (
+        "an index is not the project's to choose"
+    )
+
+
+def test_finding_26_locks_and_constraints_name_the_same_versions() -> None:
+    locked, exact = chain("dev") | pins("setuptools"), constraints()
+    for dist, pin in locked.items():
+        # What only other platforms or Pythons need is in no list of what is installed here.
+        assert exact.get(dist, pin.version if pin.marker else "no version") == pin.version, f"{dist}: {AGAIN}"
+    assert {dist for dist in exact if not UNLOCKED.fullmatch(dist)} <= locked.keys(), AGAIN
+
+
+def test_each_distribution_stands_in_one_file() -> None:
+    names = [dist for name in CHAIN for dist in pins(name)]
+    assert len(names) == len(set(names))
+    assert not [dist for dist in names if UNLOCKED.fullmatch(dist)]
+    for before, name in zip(list(CHAIN), list(CHAIN)[1:], strict=False):
+        assert f"\n-r {before}.txt\n" in (ROOT / "locks" / f"{name}.txt").read_text()
+
+
+@pytest.mark.parametrize("name", CHAIN)
+def test_a_lock_is_complete(name: str) -> None:
+    """Pip installs them without their dependencies: these, of what is installed here, are among them."""
+    locked = chain(name)
+    looked_at = 0
+    for dist, pin in locked.items():
+        try:
+            installed = metadata.distribution(dist)
+        except metadata.PackageNotFoundError:
+            continue
+        if installed.version != pin.version:
+            continue
+        looked_at += 1
+        for requirement in map(Requirement, installed.requires or ()):
+            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+                needed = canonicalize_name(requirement.name)
+                assert needed in locked or UNLOCKED.fullmatch(needed), f"{dist} needs {needed}: {AGAIN}"
+    assert looked_at > 10
+
+
+def test_the_tools_of_an_image_build_are_locked() -> None:
+    build = [
+        Requirement(line)
+        for line in tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]
+    ]
+    for requirement in build:
+        assert requirement.specifier.contains(pins("setuptools")[canonicalize_name(requirement.name)].version)
+
+
+@pytest.mark.parametrize("name", ["fastapi", "uvicorn", "redis", "rq", "huggingface-hub", "transformers"])
+def test_finding_26_what_is_leant_on_has_an_upper_bound(name: str) -> None:
+    """Classes of theirs are subclassed, private names used, or majors change what is called."""
+    (bounds,) = {requirement.specifier for requirement in declared("dev") if requirement.name == name}
+    assert [bound for bound in bounds if bound.operator == "<"], f"{name}{bounds}"

@@ -1,0 +1,156 @@
+"""What this code leans on in its dependencies beyond what they promise, by name.
+
+Classes of uvicorn, RQ and redis-py are subclassed, and attributes used that no documentation has. An upgrade
+that renames one would leave an override that is never called, or fail under load. Here it fails by name.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import textwrap
+from collections.abc import Iterator
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+MODULES = [
+    path for name in ("api", "batcher", "millrace", "model_store") for path in (ROOT / name).rglob("*.py")
+]
+LIBRARIES = ("uvicorn", "redis", "rq", "starlette", "fastapi", "hiredis", "huggingface_hub")
+# `module:Class` or a module, and the names of it that are overridden, called or read.
+LEANT_ON = {
+    "uvicorn.protocols.http.httptools_impl": "STATUS_LINE HttpToolsProtocol",
+    "uvicorn.protocols.http.httptools_impl:HttpToolsProtocol": """
+        connection_lost connection_made connections cycle data_received flow headers
+        limit_concurrency loop on_body on_header on_headers_complete on_url pause_writing pipeline
+        resume_writing scope send_400_response shutdown timeout_keep_alive_task transport url""",
+    "uvicorn.protocols.http.httptools_impl:RequestResponseCycle": """
+        keep_alive response_complete response_started""",
+    "uvicorn.protocols.http.flow_control:FlowControl": "pause_reading resume_reading",
+    "uvicorn.server": "ServerState",
+    "uvicorn.supervisors:Multiprocess": "run terminate_all",
+    "starlette.responses:Response": "__call__",
+    "starlette.routing": "Match",
+    "fastapi:FastAPI": "__call__ add_exception_handler openapi openapi_schema routes",
+    "redis.asyncio:Redis": "aclose connection_pool",
+    "redis.asyncio.connection:Connection": """
+        _parser _writer connect is_connected pack_commands read_response send_packed_command
+        socket_timeout""",
+    "redis.asyncio.connection:BlockingConnectionPool": "connection_class connection_kwargs make_connection",
+    "redis.asyncio.sentinel:SentinelConnectionPool": "get_master_address",
+    "redis.asyncio.sentinel:SentinelManagedConnection": "connect send_packed_command",
+    "redis.sentinel:SentinelConnectionPool": "get_master_address",
+    "redis._parsers:_HiredisParser": "parse_error",
+    "redis.maint_notifications": "MaintNotificationsConfig",
+    "rq:Queue": """
+        acquire_maintenance_lock connection create_job enqueue_dependents enqueue_job get_job_ids
+        intermediate_queue job_class lmove registry_cleaning_key started_job_registry""",
+    "rq.intermediate_queue:IntermediateQueue": "remove",
+    "rq.registry:StartedJobRegistry": "get_expired_job_ids get_job_ids",
+    "rq.job:Job": """
+        delete enqueue_at_front_on_retry failure_callback fetch func id meta restore retries_left
+        save stopped_callback success_callback""",
+    "rq:Worker": """
+        _shutdown_requested_date clean_registries connection dequeue_timeout get_heartbeat_ttl
+        handle_exception handle_warm_shutdown_request heartbeat horse_pid kill_horse
+        log_result_lifespan main_work_horse maintain_heartbeats max_connection_wait_time queues
+        set_current_job_working_time wait_for_horse work""",
+    "os": "_exit",
+    "torch": "_foreach_lerp_",
+}
+
+
+def find(place: str) -> Any:
+    """A module, or a class in one."""
+    module, _, name = place.partition(":")
+    return getattr(import_module(module), name) if name else import_module(module)
+
+
+@cache
+def names_of(found: Any) -> frozenset[str]:
+    """The attributes of a module, or of a class's instances: defined, annotated, or set on `self`."""
+    if inspect.ismodule(found):
+        return frozenset(vars(found))
+    names: set[str] = set()
+    for base in found.__mro__[:-1]:
+        names |= vars(base).keys() | inspect.get_annotations(base).keys()
+        try:
+            tree = ast.parse(textwrap.dedent(inspect.getsource(base)))
+        except (OSError, TypeError, SyntaxError):  # compiled, or built in
+            continue
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and _is_self(node.value):
+                names.add(node.attr)
+    return frozenset(names)
+
+
+def _is_self(node: ast.AST) -> bool:
+    return ast.unparse(node) in ("self", "cls", "super()")
+
+
+@pytest.mark.parametrize("place", LEANT_ON)
+def test_finding_26_every_name_is_still_there(place: str) -> None:
+    gone = set(LEANT_ON[place].split()) - names_of(find(place))
+    assert not gone, f"{place} has no {', '.join(sorted(gone))} any more: look for what used it"
+
+
+def subclasses() -> Iterator[tuple[Path, ast.ClassDef, Any]]:
+    """Every class of ours that has a base in one of the libraries, and that base."""
+    for path in MODULES:
+        tree = ast.parse(path.read_text())
+        imported: dict[str, Any] = {}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] in LIBRARIES:
+                module = import_module(node.module)
+                imported |= {alias.asname or alias.name: getattr(module, alias.name) for alias in node.names}
+        for node in ast.walk(tree):
+            for base in node.bases if isinstance(node, ast.ClassDef) else ():
+                words = ast.unparse(base)
+                if words in imported:
+                    yield path, node, imported[words]
+                elif words.split(".")[0] in LIBRARIES and "." in words:
+                    yield path, node, find(":".join(words.rsplit(".", 1)))
+
+
+def used_by(node: ast.ClassDef) -> set[str]:
+    """The names that a class defines or uses of itself."""
+    used = {part.name for part in node.body if isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef)}
+    for part in node.body:
+        targets = part.targets if isinstance(part, ast.Assign) else []
+        targets += [part.target] if isinstance(part, ast.AnnAssign) else []
+        used |= {target.id for target in targets if isinstance(target, ast.Name)}
+    used |= {part.attr for part in ast.walk(node) if isinstance(part, ast.Attribute) and _is_self(part.value)}
+    return used - {"__init__"}
+
+
+def test_every_name_that_a_subclass_leans_on_is_listed() -> None:
+    listed: dict[Any, set[str]] = {find(place): set(names.split()) for place, names in LEANT_ON.items()}
+    found = list(subclasses())
+    assert {"Connection", "JobsWorker"} <= {node.name for _, node, _ in found}
+    missing = [
+        (str(path.relative_to(ROOT)), node.name, base.__name__, sorted(names))
+        for path, node, base in found
+        if not issubclass(base, Exception)
+        if (names := (used_by(node) & names_of(base)) - listed.get(base, set()))
+    ]
+    assert missing == [], "add them to LEANT_ON"
+
+
+def test_every_private_name_of_another_s_object_is_listed() -> None:
+    """`connection._writer`: a name with an underscore that the module which uses it does not define."""
+    foreign = set()
+    for path in MODULES:
+        text = path.read_text()
+        own = set(re.findall(r"(?:def |class |self\.|cls\.)(_\w+)", text))
+        own |= set(re.findall(r"^\s*(_\w+)\s*[:=]", text, re.MULTILINE))
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.Attribute) and re.fullmatch(r"_[a-z]\w*", node.attr):
+                foreign |= {node.attr} - own
+    assert {"_writer", "_parser"} <= foreign
+    assert foreign - {name for names in LEANT_ON.values() for name in names.split()} == set()
