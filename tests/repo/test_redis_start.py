@@ -227,3 +227,22 @@ def test_finding_01_the_user_of_the_probes_may_ping_only(server: Callable[..., S
         ):
             with pytest.raises(redis.exceptions.NoPermissionError):
                 client.execute_command(*words)
+
+
+@pytest.mark.redis
+@pytest.mark.parametrize("role", ["api", "jobs"])
+def test_finding_08_who_sweeps_may_evict_from_the_cache_and_not_write_to_it(
+    server: Callable[..., Server], role: str
+) -> None:
+    """Where memory is short a sweep draws random keys, and removes those of the cache: in a script."""
+    started = server({role: "secret", "worker": "secret"})
+    key = "millrace:cache:default:r:id"
+    evict = "redis.call('RANDOMKEY') return redis.call('UNLINK', ARGV[1])"
+    with closing(redis.Redis(port=started.port, username="worker", password="secret")) as worker:
+        worker.set(key, "result")
+    with closing(redis.Redis(port=started.port, username=role, password="secret")) as sweeper:
+        assert sweeper.get(key) == b"result"
+        assert sweeper.eval(evict, 1, "{millrace:default}", key) == 1
+        for words in (("SET", key, "forged"), ("UNLINK", "another:application"), ("APPEND", key, "x")):
+            with pytest.raises(redis.exceptions.NoPermissionError):
+                sweeper.execute_command(*words)
