@@ -19,8 +19,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Match
 
-from api.access import OPEN_PATHS, OPEN_PREFIX, Keys
+from api.access import OPEN_PATHS, OPEN_PREFIX
 from api.errors import Header, Problem, internal, problem_of
+from api.keys import Keys, key_name
 from api.lifecycle import Phase
 from api.metrics import Metrics
 from api.openapi import described
@@ -104,7 +105,7 @@ class Edge(FastAPI):
         stamp = Stamp(head.request_id, Lingering(send, receive))
         try:
             if path not in OPEN_PATHS and not path.startswith(OPEN_PREFIX):
-                self.predict.rate.admit(self._keys, head)
+                head.client_name = key_name(self.predict.rate.admit(self._keys, head))
             await super().__call__(scope, receive, stamp)
         except Problem as problem:
             await send_problem(stamp, problem, head.request_id)
@@ -121,11 +122,15 @@ class Edge(FastAPI):
     def _record(self, scope: Scope, head: Head, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "other")
         self._metrics.request(route, status, seconds)
+        if head.client_name:
+            self._metrics.client(head.client_name, status)
         quiet = route == "/readyz" or (route in QUIET_ROUTES and status < 400)
         level = logging.DEBUG if quiet else logging.INFO
         if log.isEnabledFor(level):
             fields = {"action": "request", "request_id": head.id, "method": scope["method"]}
             fields |= {"route": route, "status": status, "ms": round(seconds * 1e3, 3)}
+            if head.client_name:
+                fields["client"] = head.client_name
             log.log(level, "request", extra=fields)
 
 

@@ -16,11 +16,11 @@ from typing import TypeVar
 
 from anyio import CapacityLimiter, fail_after, from_thread, to_thread
 
-from api.access import Keys
 from api.errors import Problem
 from api.job_reader import READERS
 from api.job_upload import Intake, Limits
 from api.job_watch import JobWatch
+from api.keys import Keys
 from api.settings import ApiSettings
 from api.wire import CLOSE, Gone, Head, Receive, is_json
 from batcher.connect import connect
@@ -57,9 +57,10 @@ class JobDesk:
         self.watch = JobWatch(self.records, draining)
         self.draining = draining
         self._queue = queue
-        self._keys = Keys(settings.key_digests)
-        # Then jobs are not everybody's who asks.
-        self.several_owners = len(settings.key_digests) > 1
+        self._keys = Keys(settings.key_names)
+        # Whose jobs a frame that everyone gets may show: all ("") without keys, none (None) of several names.
+        names = sorted(set(settings.key_names.values()))
+        self.shown_owner = None if len(names) > 1 else f"key:{names[0]}" if names else ""
         limits = Limits(settings.max_job_body_bytes, settings.max_text_chars, settings.max_waiting_jobs)
         self._intake = Intake(store, queue, limits)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="jobs")
@@ -90,9 +91,8 @@ class JobDesk:
         return sha256(self.owner(head).encode() + b"\n" + keys[0]).hexdigest()[:32]
 
     def owner(self, head: Head) -> str:
-        """Whose jobs this request may see: those of its API key, or all ("") where there are none."""
-        client = self._keys.client(head)
-        return client if client.startswith("key:") else ""
+        """Whose jobs this request may see: those of its key's name, or all ("") where there are no keys."""
+        return self._keys.owner(head)
 
     async def take_body(self, head: Head, receive: Receive) -> tuple[JobRecord, bool]:
         """The job of an arriving body, and whether it is new. Raises Problem, QueueUnavailable or Gone."""

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from fastapi import APIRouter, FastAPI, Response
 
-from api.access import Keys
 from api.board import Board
 from api.cache import LocalCache
 from api.door import Door
@@ -17,6 +16,7 @@ from api.edge import Edge, Handoff
 from api.health import Health, health_routes
 from api.job_desk import JobDesk
 from api.jobs import Deferral, job_routes
+from api.keys import Keys
 from api.lifecycle import PHASE, Phase
 from api.metrics import Metrics, MillCollector
 from api.mill import Cache, Hub
@@ -57,7 +57,12 @@ def create_app(
     cache = cache or SharedCache.connect(settings)
     phase = Phase()
     local = LocalCache(settings.local_cache_entries, settings.local_cache_bytes)
-    metrics = Metrics(Board(board_dir), settings.default_budget_s, several=board_dir is not None)
+    metrics = Metrics(
+        Board(board_dir),
+        settings.default_budget_s,
+        several=board_dir is not None,
+        clients=sorted(set(settings.key_names.values())),
+    )
     metrics.registry.register(MillCollector(hub))
     predict = Predict(settings, hub, cache, local, metrics, phase)
     jobs = jobs or JobDesk.connect(settings, lambda: phase.draining)
@@ -78,7 +83,7 @@ def create_app(
     edge = Edge(
         predict,
         metrics,
-        Keys(settings.key_digests),
+        Keys(settings.key_names),
         phase,
         title="Millrace",
         version=metrics.version,

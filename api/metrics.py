@@ -6,7 +6,7 @@ docs/metrics.md says what each is for and who reads it.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from platform import python_version
 
@@ -68,6 +68,9 @@ _STATUSES = (
     500,
 )
 STATUSES = (*map(str, _STATUSES), "501", "503", "504", "other")
+# Of what clients with a name of their own were answered. More names than this are counted as one, "other".
+CLASSES = ("2xx", "3xx", "4xx", "5xx")
+MOST_CLIENTS = 1000
 OUTCOMES = (
     "hit_local",
     "hit_shared",
@@ -103,7 +106,9 @@ HUB_COUNTS = {
 class Metrics:
     """The counters of one process. `registry` is what /metrics shows; others may register there too."""
 
-    def __init__(self, board: Board, budget_s: float, *, several: bool = False) -> None:
+    def __init__(
+        self, board: Board, budget_s: float, *, several: bool = False, clients: Sequence[str] = ()
+    ) -> None:
         self.version = _version()
         self.registry = CollectorRegistry()
         self.registry.register(board)
@@ -128,6 +133,16 @@ class Metrics:
             "counter", "millrace_entries", "Texts by what became of them", {"outcome": OUTCOMES}
         )
         self._entries = {outcome: board.cell(entries, outcome) for outcome in OUTCOMES}
+        named = [name for name in clients if name != "other"][:MOST_CLIENTS]
+        self._clients = board.declare(
+            "counter",
+            "millrace_client_requests",
+            "Requests that showed an API key, by its name",
+            {
+                "client": (*named, "other"),
+                "status": CLASSES,
+            },
+        )
         self.gauges = {name: self._lone("gauge", f"millrace_{name}", text) for name, text in _GAUGES.items()}
         self.evictions = self._lone(
             "counter", "millrace_local_cache_evictions", "Entries pushed out of the in-process cache"
@@ -140,6 +155,7 @@ class Metrics:
             name: self._lone("counter", f"millrace_hub_{name}", text) for name, text in HUB_COUNTS.items()
         }
         self._known: dict[tuple[str, int], tuple[Cell, Timer]] = {}
+        self._of_clients: dict[tuple[str, int], Cell] = {}
         self._hit_local = self._entries["hit_local"]
 
     def _lone(self, kind: str, name: str, text: str) -> Cell:
@@ -156,6 +172,15 @@ class Metrics:
             self._known[route, status] = pair
         pair[0].add()
         pair[1].observe(seconds)
+
+    def client(self, name: str, status: int) -> None:
+        """One answered request of the API key of this name."""
+        cell = self._of_clients.get((name, status))
+        if cell is None:
+            cell = self._of_clients[name, status] = self._board.cell(
+                self._clients, name, f"{status // 100}xx"
+            )
+        cell.add()
 
     def hit_local(self, texts: int) -> None:
         self._hit_local.add(texts)

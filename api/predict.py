@@ -11,10 +11,11 @@ import logging
 from time import perf_counter
 from typing import Protocol, cast
 
-from api.access import ClientCap, Keys, RateLimit
+from api.access import ClientCap, RateLimit
 from api.answer import Answer, all_known, some_found
 from api.cache import Held, LocalCache
 from api.errors import Header, Problem, internal, problem_of
+from api.keys import Keys, key_name
 from api.lifecycle import Phase
 from api.metrics import Metrics
 from api.mill import Cache, Hub, Models
@@ -86,7 +87,7 @@ class Predict:
         self._local = local
         self._metrics = metrics
         self._phase = phase
-        self._keys = Keys(settings.key_digests)
+        self._keys = Keys(settings.key_names)
         self.rate = RateLimit(settings.rate_limit)
         cap = ClientCap(settings.max_client_texts, settings.first_client_texts)
         self._misses = MissRoad(hub, shared, local, cap, metrics, settings.cache_ttl_s)
@@ -177,6 +178,9 @@ class Predict:
     def _record(self, ask: Ask, status: int, code: str = "", entry: str = "") -> None:
         seconds = perf_counter() - ask.started
         self._metrics.request(ROUTE, status, seconds)
+        name = key_name(ask.client)
+        if name:
+            self._metrics.client(name, status)
         level = logging.DEBUG if ask.known else logging.INFO
         if log.isEnabledFor(level):
             fields: dict[str, object] = {
@@ -188,6 +192,8 @@ class Predict:
                 "texts": len(ask.texts),
                 "computed": ask.computed,
             }
+            if name:
+                fields["client"] = name
             if code:
                 fields["code"] = code
             if entry:

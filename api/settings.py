@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from ipaddress import ip_network
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
 from api.access import parse_rate
+from api.keys import parse_keys
+from api.origins import is_loopback
 from batcher.settings import JobSettings
 
 
@@ -46,18 +47,17 @@ class ApiSettings(JobSettings):
     first_client_texts: int = Field(default=32, ge=0)
     # Requests of one client at one process: 100/second, or several limits: 20/second;500/minute.
     rate_limit: str = ""
-    # Comma-separated SHA-256 digests (hex) of accepted API keys; none: open.
+    # Accepted API keys, comma-separated: name:digest, the digest being SHA-256 in hex.
     api_keys: SecretStr = SecretStr("")
+    # Whether everyone may ask where no key is set: auto means on loopback addresses only.
+    open: Literal["auto", "true", "false"] = "auto"
     # The page at /.
     page: bool = True
 
     @field_validator("api_keys")
     @classmethod
-    def _check_digests(cls, value: SecretStr) -> SecretStr:
-        if not all(re.fullmatch(r"[0-9a-fA-F]{64}", digest) for digest in _split(value)):
-            raise ValueError(
-                "each API key is given as its SHA-256 digest: 64 hex digits, separated by commas"
-            )
+    def _check_keys(cls, value: SecretStr) -> SecretStr:
+        parse_keys(value.get_secret_value())
         return value
 
     @field_validator("trust_proxy")
@@ -89,20 +89,27 @@ class ApiSettings(JobSettings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _check_open(self) -> Self:
+        closed = self.open == "false" or (self.open == "auto" and not is_loopback(self.host))
+        if closed and not self.key_names:
+            raise ValueError(
+                f"no API key is set, and with MILLRACE_OPEN={self.open} a service on {self.host} needs one: "
+                "set MILLRACE_API_KEYS (`millrace key new NAME` makes a key), or MILLRACE_OPEN=true to let "
+                "everyone ask"
+            )
+        return self
+
     @property
     def trusted_proxies(self) -> list[str]:
         """Networks of the proxies that are believed. The client is the last address that is none of them."""
         return [str(ip_network(part, strict=False)) for part in _parts(self.trust_proxy)]
 
     @property
-    def key_digests(self) -> Sequence[str]:
-        """Digests of the accepted API keys; empty: open to everyone."""
-        return _split(self.api_keys)
+    def key_names(self) -> Mapping[str, str]:
+        """Digest -> name of each accepted API key; empty: open to everyone."""
+        return parse_keys(self.api_keys.get_secret_value())
 
 
-def _split(value: SecretStr) -> list[str]:
-    return _parts(value.get_secret_value())
-
-
-def _parts(value: str) -> list[str]:
+def _parts(value: str) -> Sequence[str]:
     return [part.strip() for part in value.split(",") if part.strip()]

@@ -147,11 +147,12 @@ class Stats:
 
         All viewers get the same frame: where jobs have several owners, it shows none.
         """
-        if self._desk.several_owners:
+        owner = self._desk.shown_owner
+        if owner is None:
             self._jobs = []
             return
         try:
-            records, _ = await self._desk.newest(None, JOBS, "", "")
+            records, _ = await self._desk.newest(None, JOBS, "", owner)
             self._jobs = [job_body(record).model_dump(mode="json") for record in records]
         except MillraceError:
             self._jobs = None

@@ -74,10 +74,12 @@ def new_request_id() -> bytes:
 class Head:
     """The head of one request. `found` holds the few headers that matter, by lower-case name."""
 
-    __slots__ = ("found", "request_id", "scope")
+    __slots__ = ("client_name", "found", "request_id", "scope")
 
     def __init__(self, scope: Scope) -> None:
         self.scope = scope
+        # Of the API key, once it has been checked.
+        self.client_name = ""
         self.found: dict[bytes, bytes] = {name: value for name, value in scope["headers"] if name in _WANTED}
         said = self.found.get(b"x-request-id")
         self.request_id = said if said is not None and _sane_id(said) else new_request_id()

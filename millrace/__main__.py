@@ -20,6 +20,7 @@ COMMANDS = {
     "classify": "classify a file of texts through a job, with a progress bar",
     "top": "watch the mill at work in the terminal",
     "status": "say how the mill is; exit status 0 when texts would be answered now",
+    "key": "make an API key: `millrace key new NAME`",
     "config": "show every setting, its value and where that comes from",
 }
 

@@ -113,8 +113,8 @@ def test_only_settings_that_exist_are_set(objects: list[Object]) -> None:
             assert {name for name in names if name.startswith("MILLRACE_")} <= known_variables()
 
 
-def test_production_asks_who_comes_and_counts_them() -> None:
-    """Keys come from a Secret, which may be missing; no key stands in a manifest."""
+def test_finding_18_production_asks_who_comes_and_counts_them() -> None:
+    """Finding 18: keys come from a Secret, without which no API starts; no key stands in a manifest."""
     objects = render(K8S / "overlays/production")
     values = config(objects)
     assert values["MILLRACE_RATE_LIMIT"]
@@ -122,7 +122,8 @@ def test_production_asks_who_comes_and_counts_them() -> None:
     assert "MILLRACE_API_KEYS" not in values
     (container,) = pod_specs(objects)["api"]["containers"]
     (keys,) = [entry for entry in container["env"] if entry["name"] == "MILLRACE_API_KEYS"]
-    assert keys["valueFrom"]["secretKeyRef"] == {"name": "api-keys", "key": "digests", "optional": True}
+    assert keys["valueFrom"]["secretKeyRef"] == {"name": "api-keys", "key": "digests"}
+    assert values["MILLRACE_OPEN"] == "false"
 
 
 @pytest.mark.parametrize("component", SETTINGS)
@@ -132,6 +133,8 @@ def test_settings_and_ports_agree(
     """The values are accepted by the settings themselves, and probes and ports name what is opened."""
     for name, value in config(objects).items():
         monkeypatch.setenv(name, value)
+    if config(objects).get("MILLRACE_OPEN") != "true":  # then they come from a Secret
+        monkeypatch.setenv("MILLRACE_API_KEYS", "a" * 64)
     settings = SETTINGS[component]()
     port_name, field = PORT_FIELDS[component]
     (container,) = pod_specs(objects)[component]["containers"]

@@ -58,7 +58,7 @@ async def until(service: Service, true: Any) -> dict[str, Any]:
 class NoJobs:
     """A desk without jobs; counts how often it was asked."""
 
-    several_owners = False
+    shown_owner = ""
     asked = 0
 
     async def newest(
