@@ -104,7 +104,10 @@ class Edge(FastAPI):
         scope.setdefault("state", {})["head"] = head
         stamp = Stamp(head.request_id, Lingering(send, receive))
         try:
+            if path not in PROBES:
+                self.predict.origins.check_host(head)
             if path not in OPEN_PATHS and not path.startswith(OPEN_PREFIX):
+                self.predict.origins.check_origin(head)
                 head.client_name = key_name(self.predict.rate.admit(self._keys, head))
             await super().__call__(scope, receive, stamp)
         except Problem as problem:

@@ -27,6 +27,9 @@ def _error(text: str, model: type = Error) -> Options:
 
 _ALWAYS: dict[int | str, Options] = {
     401: _error("No valid API key, where keys are set"),
+    403: _error(
+        "Another host name than the service's (host_not_allowed), or a page of another site (cross_site)"
+    ),
     422: _error("A parameter that is not valid", ValidationFailed),
     429: _error("Too many requests of this client (rate_limited); see Retry-After"),
     503: _error("Redis does not answer; see Retry-After"),

@@ -20,6 +20,7 @@ from api.lifecycle import Phase
 from api.metrics import Metrics
 from api.mill import Cache, Hub, Models
 from api.misses import MissRoad, Want
+from api.origins import Origins
 from api.schema import RequestReader
 from api.settings import ApiSettings
 from api.wire import (
@@ -89,6 +90,7 @@ class Predict:
         self._phase = phase
         self._keys = Keys(settings.key_names)
         self.rate = RateLimit(settings.rate_limit)
+        self.origins = Origins(settings.host_names, settings.port)
         cap = ClientCap(settings.max_client_texts, settings.first_client_texts)
         self._misses = MissRoad(hub, shared, local, cap, metrics, settings.cache_ttl_s)
 
@@ -112,6 +114,8 @@ class Predict:
 
     async def _answer(self, ask: Ask, receive: Receive) -> Answer:
         head = ask.head
+        self.origins.check_host(head)
+        self.origins.check_origin(head)
         ask.client = self.rate.admit(self._keys, head)
         check_length(head, self._bodies.limit)
         check_encoding(head)

@@ -106,6 +106,9 @@ PREDICT_RESPONSES: dict[int | str, dict[str, Any]] = {
         "headers": {"Location": _header("Where to ask for it")},
     },
     401: _error("No valid API key, where keys are set"),
+    403: _error(
+        "Another host name than the service's (host_not_allowed), or a page of another site (cross_site)"
+    ),
     408: _error("The body did not arrive in time"),
     409: _error("The Idempotency-Key belongs to a job with other texts (idempotency_conflict)"),
     413: _error("Body, number of texts or one text too large"),

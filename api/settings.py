@@ -10,7 +10,7 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 
 from api.access import parse_rate
 from api.keys import parse_keys
-from api.origins import is_loopback
+from api.origins import is_loopback, parse_hosts
 from batcher.settings import JobSettings
 
 
@@ -51,6 +51,9 @@ class ApiSettings(JobSettings):
     api_keys: SecretStr = SecretStr("")
     # Whether everyone may ask where no key is set: auto means on loopback addresses only.
     open: Literal["auto", "true", "false"] = "auto"
+    # Host names under which requests are answered, comma-separated; none: on a loopback address loopback
+    # names, on any other every name.
+    allowed_hosts: str = ""
     # The page at /.
     page: bool = True
 
@@ -58,6 +61,12 @@ class ApiSettings(JobSettings):
     @classmethod
     def _check_keys(cls, value: SecretStr) -> SecretStr:
         parse_keys(value.get_secret_value())
+        return value
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _check_hosts(cls, value: str) -> str:
+        parse_hosts(value)
         return value
 
     @field_validator("trust_proxy")
@@ -99,6 +108,11 @@ class ApiSettings(JobSettings):
                 "everyone ask"
             )
         return self
+
+    @property
+    def host_names(self) -> Sequence[str]:
+        """Names under which requests are answered, beside loopback names and addresses; "*" for all."""
+        return parse_hosts(self.allowed_hosts) or (() if is_loopback(self.host) else ("*",))
 
     @property
     def trusted_proxies(self) -> list[str]:

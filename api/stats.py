@@ -168,6 +168,7 @@ def stats_routes(stats: Stats) -> APIRouter:
         responses={
             200: {"content": {"application/json": {}, "text/event-stream": {}}},
             401: {"model": Error, "description": "No valid API key, where keys are set"},
+            403: {"model": Error, "description": "Another host name (host_not_allowed) or site (cross_site)"},
             429: {"model": Error, "description": "Too many requests of this client (rate_limited)"},
             503: {"model": Error, "description": "Too many are watching already (too_many_viewers)"},
         },

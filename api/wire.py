@@ -40,6 +40,10 @@ _WANTED = frozenset(
         b"authorization",
         b"x-api-key",
         b"traceparent",
+        b"host",
+        b"origin",
+        b"sec-fetch-site",
+        b"sec-fetch-mode",
     )
 )
 _sane_id = re.compile(rb"[A-Za-z0-9._-]{1,128}").fullmatch

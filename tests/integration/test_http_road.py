@@ -55,7 +55,7 @@ class Mill:
         )
         await self._stack.enter_async_context(app.router.lifespan_context(app))
         transport = httpx.ASGITransport(app)
-        client = httpx.AsyncClient(transport=transport, base_url="http://mill", timeout=20)
+        client = httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=20)
         return app, await self._stack.enter_async_context(client)
 
     def worker(self, classifier: StubClassifier | None = None) -> None:

@@ -76,7 +76,7 @@ async def ask(redis: RedisServer, asking: Asking, *, ready: bool = True) -> None
     transport = httpx.ASGITransport(traced)  # type: ignore[arg-type]
     async with (
         app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=transport, base_url="http://mill", timeout=20) as client,
+        httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=20) as client,
     ):
         for _ in range(200 if ready else 0):
             if (await client.get("/readyz")).status_code == 200:

@@ -43,7 +43,7 @@ async def running(hub: FakeHub, cache: FakeCache, settings: ApiSettings) -> Asyn
     transport = httpx.ASGITransport(app, raise_app_exceptions=False, client=("192.0.2.7", 1234))
     async with (
         app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=transport, base_url="http://mill") as client,
+        httpx.AsyncClient(transport=transport, base_url="http://localhost") as client,
     ):
         yield Service(app, hub, cache, client)
 

@@ -76,6 +76,6 @@ async def serving(fake: FakeRedis, settings: ApiSettings) -> AsyncIterator[Desk]
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with (
         app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=transport, base_url="http://mill") as client,
+        httpx.AsyncClient(transport=transport, base_url="http://localhost") as client,
     ):
         yield Desk(app, client, fake.sync, store, queue, draining)
