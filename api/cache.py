@@ -41,8 +41,10 @@ class LocalCache:
     def __len__(self) -> int:
         return len(self._held)
 
-    def find(self, revision: str, texts: Sequence[str]) -> list[Held | None]:
-        """What is known of each text, in order."""
+    def find(self, revision: str, texts: Sequence[str], tenant: str = "") -> list[Held | None]:
+        """What is known of each text, in order; of a tenant with results of its own, only those."""
+        if tenant:
+            texts = [_own(tenant, text) for text in texts]
         now = monotonic()
         held_of, used = self._held.get, self._held.move_to_end
         found: list[Held | None] = []
@@ -59,8 +61,10 @@ class LocalCache:
                 found.append(None)
         return found
 
-    def put(self, text: str, prediction: Prediction, life_s: float) -> None:
+    def put(self, text: str, prediction: Prediction, life_s: float, tenant: str = "") -> None:
         """Remembers what `prediction.revision` says of `text` for `life_s` seconds at most."""
+        if tenant:
+            text = _own(tenant, text)
         size = sys.getsizeof(text) + sys.getsizeof(prediction.fragment) + OVERHEAD_BYTES
         if not self._max_entries or size > self._max_bytes or life_s <= 0:
             return
@@ -77,3 +81,8 @@ class LocalCache:
         held = self._held.pop(key, None)
         if held is not None:
             self.bytes -= held.size
+
+
+def _own(tenant: str, text: str) -> str:
+    """The text as a tenant's own. Names of tenants hold no line break, so no two pairs are alike."""
+    return f"{tenant}\n{text}"

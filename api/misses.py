@@ -48,6 +48,8 @@ class Want:
     client: str
     deadline: float
     trace: str
+    # Whose results these are, where clients are kept apart; "" is everyone's.
+    tenant: str = ""
 
 
 @dataclass(slots=True)
@@ -78,11 +80,12 @@ class MissRoad:
         """Every missing text's prediction. Raises MillraceError, Problem, or Gone when the client left."""
         found = Found()
         pairs = zip(want.texts, want.held, strict=True)
-        ids = {text: entry_id(text) for text in dict.fromkeys(text for text, held in pairs if held is None)}
+        unknown_texts = dict.fromkeys(text for text, held in pairs if held is None)
+        ids = {text: entry_id(text, want.tenant) for text in unknown_texts}
         self._metrics.entries("hit_local", len(want.held) - want.held.count(None))
         looks = self._queue_may_look(want, len(ids))
         if want.revision and not looks:
-            await self._ask_shared(want.revision, ids, found)
+            await self._ask_shared(want, ids, found)
         unknown = [text for text in ids if text not in found.by_text]
         if unknown:
             with self._cap.hold(want.client, len(unknown)) as first:
@@ -103,13 +106,13 @@ class MissRoad:
             and self._cap.has_room(want.client, texts)
         )
 
-    async def _ask_shared(self, revision: str, ids: dict[str, str], found: Found) -> None:
+    async def _ask_shared(self, want: Want, ids: dict[str, str], found: Found) -> None:
         started = perf_counter()
-        hits = await self._shared.get(revision, list(ids.values()))
+        hits = await self._shared.get(want.revision, list(ids.values()))
         for text, prediction in zip(ids, hits, strict=True):
             if prediction is not None:
                 found.by_text[text] = prediction
-                self._local.put(text, prediction, self._copy_s)
+                self._local.put(text, prediction, self._copy_s, want.tenant)
         self._metrics.entries("hit_shared", len(found.by_text))
         self._metrics.cache_outages.set(self._shared.outage.count)
         found.cache_s += perf_counter() - started
@@ -154,16 +157,16 @@ class MissRoad:
             found.by_text[text] = outcome
             if outcome.cached:
                 cached += 1
-                self._local.put(text, outcome, self._copy_s)
+                self._local.put(text, outcome, self._copy_s, want.tenant)
             else:
                 found.computed.add(text)
-                self._local.put(text, outcome, self._fresh_s)
+                self._local.put(text, outcome, self._fresh_s, want.tenant)
         self._metrics.entries("hit_shared", cached)
         self._metrics.entries("computed", len(found.computed))
         for index, text in enumerate(want.texts):
             if isinstance(failed := outcomes.get(text), MillraceError):
                 problem = problem_of(failed, index)
-                problem.entry = entry_id(text)
+                problem.entry = entry_id(text, want.tenant)
                 raise problem
 
 

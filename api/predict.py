@@ -126,7 +126,8 @@ class Predict:
             return await self.deferral(head, texts)
         before = perf_counter()
         revision = self.models.revision
-        held = self._local.find(revision, texts)
+        tenant = ask.client if self._settings.separate_clients else ""
+        held = self._local.find(revision, texts, tenant)
         now = perf_counter()
         if None not in held:
             ask.known = True
@@ -135,14 +136,12 @@ class Predict:
             answer = all_known(self.models, revision, known, now - before, now - ask.started)
             self._say_wait(wishes, answer)
             return answer
-        return await self._some_unknown(ask, revision, held, before, receive)
+        until = before + self._budget_s(wishes)
+        want = Want(texts, held, revision, ask.client, until, head.trace, tenant)
+        return await self._some_unknown(ask, want, receive)
 
-    async def _some_unknown(
-        self, ask: Ask, revision: str, held: list[Held | None], read_at: float, receive: Receive
-    ) -> Answer:
+    async def _some_unknown(self, ask: Ask, want: Want, receive: Receive) -> Answer:
         wishes = ask.head.preference
-        until = read_at + self._budget_s(wishes)
-        want = Want(ask.texts, held, revision, ask.client, until, ask.head.trace)
         try:
             found = await self._misses.find(want, receive)
         except (BudgetExceeded, QueueFull):

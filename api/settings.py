@@ -109,6 +109,14 @@ class ApiSettings(JobSettings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _check_separate(self) -> Self:
+        if self.separate_clients and not self.key_names:
+            raise ValueError(
+                "MILLRACE_SEPARATE_CLIENTS=true tells clients apart by MILLRACE_API_KEYS: set them"
+            )
+        return self
+
     @property
     def host_names(self) -> Sequence[str]:
         """Names under which requests are answered, beside loopback names and addresses; "*" for all."""

@@ -88,8 +88,11 @@ def run_job(
     if attempt.status != "running":
         log.info("nothing to run", extra={"action": "job.skipped", "status": attempt.status, **fields})
         return attempt.status
+    # Whose results these are, where clients are kept apart: as POST /predict of the same key has it.
+    record = store.record(job_id) if settings.separate_clients else None
+    tenant = record.owner if record else ""
     log.info("job begins", extra={"action": "job.started", **fields})
-    status = asyncio.run(_Run(attempt, store, settings, should_stop).run(connect))
+    status = asyncio.run(_Run(attempt, store, settings, should_stop, tenant).run(connect))
     log.info("job ended", extra={"action": "job.ended", "status": status, **fields})
     return status
 
@@ -98,9 +101,15 @@ class _Run:
     """The state of one attempt."""
 
     def __init__(
-        self, attempt: Attempt, store: JobStore, settings: JobSettings, should_stop: Callable[[], bool]
+        self,
+        attempt: Attempt,
+        store: JobStore,
+        settings: JobSettings,
+        should_stop: Callable[[], bool],
+        tenant: str,
     ) -> None:
         self._attempt = attempt
+        self._tenant = tenant
         self._store = store
         self._timeout_s = settings.job_timeout_s
         self._should_stop = should_stop
@@ -208,7 +217,7 @@ class _Run:
         texts = await self._patiently(self._store.input, self._attempt.job_id, number)
         if texts is None:
             raise _Ended("gone")
-        ids = [None if text is None else entry_id(text) for text in texts]
+        ids = [None if text is None else entry_id(text, self._tenant) for text in texts]
         wanted = {entry: text for entry, text in zip(ids, texts, strict=True) if entry and text is not None}
         model = hub.snapshot.model
         known: dict[str, Outcome] = {}

@@ -92,6 +92,8 @@ class JobSettings(QueueSettings):
     job_timeout_s: int = Field(default=6 * 3600, ge=1)
     # Texts of one job that may wait or run at the same time.
     job_in_flight: int = Field(default=512, ge=1, le=65_536)
+    # Each name of an API key has its own results, cached or under way.
+    separate_clients: bool = False
     # Jobs that may wait before new ones are refused with 429.
     max_waiting_jobs: int = Field(default=1000, ge=1)
     jobs_port: int = Field(default=0, ge=0, le=65535)

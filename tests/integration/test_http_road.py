@@ -8,10 +8,12 @@ import gc
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from functools import partial
+from hashlib import sha256
 
 import fakeredis
 import httpx
 import pytest
+from pydantic import ValidationError
 
 from api.edge import Edge
 from api.main import create_app
@@ -247,3 +249,57 @@ async def test_refusals_leave_nothing_to_the_garbage_collector(mill: Mill) -> No
     assert crowd.count(200) >= 1
     assert (set(late), set(bad), set(known)) == ({504}, {422}, {200})
     assert kept == []
+
+
+def _key(name: str) -> dict[str, str]:
+    return {"x-api-key": f"key of {name}"}
+
+
+KEYS = ",".join(f"{name}:{sha256(f'key of {name}'.encode()).hexdigest()}" for name in ("web", "phone"))
+
+
+@pytest.mark.parametrize("local_cache_entries", [0, 1000])
+async def test_finding_21_clients_that_are_kept_apart_learn_nothing_of_each_other(
+    mill: Mill, local_cache_entries: int
+) -> None:
+    """Neither by X-Cache nor by the time: cache, kept results and runs under way are each client's own."""
+    mill.worker(StubClassifier(batch_ms=50.0))
+    settings = {"api_keys": KEYS, "separate_clients": True, "local_cache_entries": local_cache_entries}
+    _, client = await mill.edge(**settings)
+    await ready(client)
+    body = {"text": ["a secret of one of them"]}
+    names = ["web"] * 20 + ["phone"] * 20
+    crowd = await asyncio.gather(*(client.post("/predict", json=body, headers=_key(name)) for name in names))
+    assert {answer.status_code for answer in crowd} == {200}
+    assert len({answer.content for answer in crowd}) == 1
+    assert texts_run(mill) == 2, "once for each client, who shares it with itself"
+    once = {"text": ["another one"]}
+
+    async def cache_of(name: str) -> str:
+        return str((await client.post("/predict", json=once, headers=_key(name))).headers["x-cache"])
+
+    assert await cache_of("web") == "MISS"
+    assert await cache_of("phone") == "MISS"
+    assert texts_run(mill) == 4
+    await until(lambda: _remembered(mill, 4))
+    assert [await cache_of("web"), await cache_of("phone")] == ["HIT", "HIT"]
+
+
+async def _remembered(mill: Mill, texts: int) -> bool:
+    return len(mill.sync().keys("millrace:cache:*")) == texts
+
+
+async def test_without_that_setting_clients_share_results(mill: Mill) -> None:
+    mill.worker()
+    _, client = await mill.edge(api_keys=KEYS)
+    await ready(client)
+    answers = [
+        await client.post("/predict", json={"text": ["known"]}, headers=_key(name))
+        for name in ("web", "phone")
+    ]
+    assert [answer.headers["x-cache"] for answer in answers] == ["MISS", "HIT"]
+
+
+def test_finding_21_clients_without_keys_cannot_be_kept_apart() -> None:
+    with pytest.raises(ValidationError, match="MILLRACE_API_KEYS"):
+        ApiSettings(separate_clients=True)

@@ -52,10 +52,12 @@ def prediction(text: str, revision: str = REVISION, *, truncated: bool = False) 
 class FakeHub:
     """Answers from `answer`, once `gate` opens and after `pause_s`; remembers what it was asked.
 
-    `refusal` is what the next `refuses` calls get; `most` the texts that were in flight at once.
+    `tenant` is what ids are salted with; `refusal` is what the next `refuses` calls get; `most` the texts
+    that were in flight at once.
     """
 
     lane: Lane = "interactive"
+    tenant: str = ""
     snapshot: Snapshot = RUNNING
     alive: bool = True
     reachable: bool = True
@@ -97,7 +99,7 @@ class FakeHub:
         first: bool = False,
         revision: str = "",
     ) -> list[Outcome]:
-        assert list(ids) == [entry_id(text) for text in texts]
+        assert list(ids) == [entry_id(text, self.tenant) for text in texts]
         assert lane == self.lane
         self.asked.append(list(texts))
         self.budgets.append(budget_s)

@@ -20,7 +20,7 @@ from batcher.errors import (
 from batcher.job_record import JobRecord
 from batcher.job_run import Interrupted, run_job
 from batcher.job_store import JobStore
-from batcher.messages import Outcome
+from batcher.messages import Outcome, entry_id
 from batcher.settings import JobSettings
 from tests.conftest import FakeRedis
 from tests.unit.pretended import REVISION, FakeCache, FakeHub, prediction
@@ -252,3 +252,17 @@ def test_a_job_waits_for_the_first_answer_of_redis(bench: Bench) -> None:
     bench.job(WORDS)
     assert bench.run() == "finished"
     assert bench.hub.patience_s >= 5
+
+
+@pytest.mark.parametrize(("separate", "tenant"), [(False, ""), (True, "key:web")])
+def test_finding_21_a_job_uses_the_results_of_its_own_client(
+    fake_redis: FakeRedis, separate: bool, tenant: str
+) -> None:
+    """The ids of its texts are those that POST /predict of the same key asks for."""
+    bench = Bench(JobStore(fake_redis.sync, "unit", 60), FakeHub(lane="bulk", tenant=tenant))
+    upload = bench.store.upload(JOB, 4, owner="key:web")
+    upload.add(["a", "b"])
+    assert bench.store.create(upload, "digest", 10).outcome == "created"
+    assert bench.run(separate_clients=separate) == "finished"
+    assert [ids for _, ids in bench.cache.lookups] == [[entry_id(text, tenant) for text in ("a", "b")]]
+    assert bench.asked() == ["a", "b"], "FakeHub has checked their ids"
