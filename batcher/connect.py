@@ -1,13 +1,14 @@
 """Redis clients, with every default stated: redis-py's own change between releases and hide retry storms.
 
 URL schemes: redis://, rediss://, unix://, and redis+sentinel://[user:password@]host:port,host:port/service[/db]
-(rediss+sentinel:// with TLS to the master; ?sentinel_password=... where the sentinels want one of their own).
+(rediss+sentinel:// with TLS to master and sentinels, ?ssl_ca_certs=... and redis-py's other ssl_ options for
+both; ?sentinel_password=... where the sentinels want one of their own).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -129,6 +130,21 @@ class _AsyncSentinelPool(redis.asyncio.sentinel.SentinelConnectionPool, redis.as
     """The same for an event loop."""
 
 
+def _is_true(value: str) -> bool:
+    return value.lower() not in ("0", "f", "false", "n", "no")
+
+
+# What a URL may say of TLS, under redis-py's names.
+_TLS_OPTIONS: dict[str, Callable[[str], object]] = {
+    "ssl_ca_certs": str,
+    "ssl_ca_path": str,
+    "ssl_cert_reqs": str,
+    "ssl_certfile": str,
+    "ssl_keyfile": str,
+    "ssl_check_hostname": _is_true,
+}
+
+
 def _sentinel_parts(url: str) -> tuple[list[tuple[str, int]], dict[str, Any], str, dict[str, Any]]:
     """Where sentinels are, how to ask them, the name of what they guard, how to ask that."""
     scheme, rest = url.split("+sentinel://", 1)
@@ -141,16 +157,22 @@ def _sentinel_parts(url: str) -> tuple[list[tuple[str, int]], dict[str, Any], st
         parts = urlsplit(f"//{host}")
         sentinels.append((parts.hostname or "127.0.0.1", parts.port or 26379))
     asked: dict[str, Any] = {"socket_timeout": 1.0, "socket_connect_timeout": 1.0}
+    options: dict[str, Any] = {"db": int(db or 0)}
+    tls: dict[str, Any] = {"ssl": True} if scheme == "rediss" else {}
     for name, values in parse_qs(query).items():
         if name in ("sentinel_username", "sentinel_password"):
             asked[name.removeprefix("sentinel_")] = values[-1]
-    options: dict[str, Any] = {"db": int(db or 0)}
+        elif name in _TLS_OPTIONS and tls:
+            tls[name] = _TLS_OPTIONS[name](values[-1])
+        else:
+            known = ", ".join(("sentinel_username", "sentinel_password", *_TLS_OPTIONS))
+            raise ValueError(
+                f"a {scheme}+sentinel:// URL has no option {name}; with rediss there are {known}"
+            )
     if secret:
         user, _, password = secret.rpartition(":")
         options |= {"username": unquote(user) or None, "password": unquote(password)}
-    if scheme == "rediss":
-        options |= {"ssl": True}
-    return sentinels, asked, service or "mymaster", options
+    return sentinels, asked | tls, service or "mymaster", options | tls
 
 
 def connect(url: str, *, timeout_s: float, retries: int, connections: int = 8) -> redis.Redis:

@@ -19,6 +19,8 @@ from millrace.errors import CommandError
 # sun_path is 108 bytes on Linux and 104 on macOS, and Redis appends nothing to it.
 _SOCKET_PATH_MAX_BYTES = 100
 _LOCK_WAIT_S = 5.0
+# What a server keeps in its directory: of Redis 7 and newer, of older ones, a snapshot.
+_WRITTEN = ("appendonlydir", "appendonly.aof", "dump.rdb")
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,9 +126,18 @@ def _alive(pid: str) -> bool:
 
 
 class EmbeddedRedis:
-    """One server on a unix socket of this user alone, with an append-only file in the data directory."""
+    """One server on a unix socket of this user alone, with an append-only file in the data directory.
 
-    def __init__(self, binary: ServerBinary, data: DataDir) -> None:
+    `on_disk=False`: without that file. A server that ends then forgets queue, jobs and cache.
+    """
+
+    def __init__(self, binary: ServerBinary, data: DataDir, *, on_disk: bool = True) -> None:
+        written = [path for path in map(data.path.joinpath, _WRITTEN) if path.exists()]
+        if written and not on_disk:
+            raise CommandError(
+                f"{written[0]} holds texts of earlier runs, and --no-disk would leave it there: remove it, "
+                "or choose another --data-dir."
+            )
         if binary.version < (7,) and (data.path / "appendonlydir").exists():
             # Redis 6 would not see the files of Redis 7, and would start empty without a word.
             raise CommandError(
@@ -135,6 +146,7 @@ class EmbeddedRedis:
             )
         self.binary = binary
         self.data = data
+        self.on_disk = on_disk
         self.socket = _socket_path(data.path)
         self.url = f"unix://{quote(str(self.socket))}"
         self.log.unlink(missing_ok=True)
@@ -147,7 +159,7 @@ class EmbeddedRedis:
             "unixsocketperm": "700",
             "dir": str(self.data.path),
             "logfile": str(self.log),
-            "appendonly": "yes",
+            "appendonly": "yes" if self.on_disk else "no",
             "appendfsync": "everysec",
             "save": "",
             "maxmemory-policy": "noeviction",

@@ -62,7 +62,7 @@ class Mill:
         ]
         self._jobs = [self._child(_plan("jobs", "jobs", shared, worker.drain_s))] if with_jobs else []
         self._summary = [
-            f"  redis    {f'{redis.binary}, data in {redis.data.path}' if redis else 'as given'}",
+            f"  redis    {_where(redis)}",
             f"  api      {self._base_url}",
             f"  workers  {workers}, model {worker.model}",
             *(["  jobs     1"] if with_jobs else []),
@@ -160,6 +160,12 @@ class Mill:
         host, port = self._address
         host = _reachable(host)
         return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def _where(redis: EmbeddedRedis | None) -> str:
+    if redis is None:
+        return "as given"
+    return f"{redis.binary}, {f'data in {redis.data.path}' if redis.on_disk else 'nothing on disk'}"
 
 
 def _plan(name: str, command: str, environment: dict[str, str], drain_s: float) -> Plan:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from api.settings import ApiSettings
 from batcher.settings import WorkerSettings
@@ -25,6 +26,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data-dir", type=Path, help=f"where the Redis started here keeps its data ({default_data_dir()})"
     )
+    parser.add_argument(
+        "--no-disk",
+        action="store_true",
+        help="the Redis started here writes no text to disk, and forgets all",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -38,9 +44,16 @@ def run(args: argparse.Namespace) -> int:
         api = api.model_copy(update={"port": free_port(api.host)})
     redis = None
     if "redis_url" not in api.model_fields_set:
-        redis = EmbeddedRedis(find_server(), DataDir(args.data_dir or default_data_dir()))
-    elif args.data_dir is not None:
-        raise CommandError("--data-dir is for the Redis that is started here, and another one was given.")
+        data = DataDir(args.data_dir or default_data_dir())
+        redis = EmbeddedRedis(find_server(), data, on_disk=not args.no_disk)
+    elif args.data_dir is not None or args.no_disk:
+        option = "--data-dir" if args.data_dir is not None else "--no-disk"
+        raise CommandError(f"{option} is for the Redis that is started here, and another one was given.")
+    elif args.redis_url and urlsplit(args.redis_url).password:
+        raise CommandError(
+            "--redis-url has a password in it, which every user of this machine can read in the process "
+            "list: set REDIS_URL instead."
+        )
     try:
         mill = Mill(api, worker, args.workers, redis, with_jobs=jobs.available())
         return asyncio.run(mill.run())

@@ -176,6 +176,7 @@ async def test_openapi_describes_everything(service: Service) -> None:
         "200",
         "202",
         "401",
+        "403",
         "408",
         "409",
         "413",

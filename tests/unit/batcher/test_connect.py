@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import redis
 import redis.asyncio
@@ -53,6 +55,34 @@ def test_clients_of_a_sentinel_have_a_bounded_pool_that_waits() -> None:
         assert [asked.connection_pool.connection_kwargs["password"] for asked in manager.sentinels] == [
             "of theirs"
         ] * 2
+
+
+TLS = "ssl_ca_certs=/ca.pem&ssl_certfile=/c.pem&ssl_keyfile=/k.pem&ssl_check_hostname=false"
+
+
+@pytest.mark.parametrize("make", [connect, connect_async])
+async def test_finding_20_tls_is_for_the_master_and_for_its_sentinels(make: Any) -> None:
+    client = make(f"rediss+sentinel://127.0.0.1:1,127.0.0.1:2/mill?{TLS}", timeout_s=1, retries=0)
+    pool = client.connection_pool
+    pools = [pool, *(sentinel.connection_pool for sentinel in pool.sentinel_manager.sentinels)]
+    assert len(pools) == 3
+    for one in pools:
+        assert "SSL" in one.connection_class.__name__ or "SSL" in one.connection_class.__mro__[2].__name__
+        kwargs = one.connection_kwargs
+        assert [kwargs[f"ssl_{name}"] for name in ("ca_certs", "certfile", "keyfile", "check_hostname")] == [
+            "/ca.pem",
+            "/c.pem",
+            "/k.pem",
+            False,
+        ]
+
+
+@pytest.mark.parametrize(
+    "url", ["rediss+sentinel://h:1/m?ssl_ca_cert=/ca.pem", "redis+sentinel://h:1/m?ssl_ca_certs=/ca.pem"]
+)
+def test_finding_20_an_option_that_would_be_ignored_is_refused(url: str) -> None:
+    with pytest.raises(ValueError, match="has no option ssl_ca_cert"):
+        connect(url, timeout_s=1, retries=0)
 
 
 @pytest.mark.parametrize(

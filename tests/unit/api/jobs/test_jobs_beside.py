@@ -55,7 +55,7 @@ async def test_openapi_documents_every_status_of_every_route(desk: Desk) -> None
         if path.startswith("/jobs")
         for method, facts in methods.items()
     }
-    always = {"401", "422", "429", "503"}
+    always = {"401", "403", "422", "429", "503"}
     assert documented == {
         "POST /jobs": {"200", "202", "408", "409", "413", "415"} | always,
         "GET /jobs": {"200"} | always,

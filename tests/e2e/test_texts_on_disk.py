@@ -1,0 +1,70 @@
+"""Finding 17: where texts lie on a disk, until when, and how they never come there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+import redis
+
+from millrace.embedded import DataDir, EmbeddedRedis, ServerBinary
+from millrace.errors import CommandError
+from tests.e2e.conftest import Up
+from tests.mill import Mill, wait_until
+
+pytestmark = [pytest.mark.e2e, pytest.mark.redis]
+
+SECRET = "a text that shall not be found"
+
+
+def files_with(folder: Path, text: str) -> list[str]:
+    """Names of the files below a folder that hold a text."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return [path.name for path in files if text.encode() in path.read_bytes()]
+
+
+def test_finding_17_a_rewrite_of_the_file_removes_texts_that_were_answered(mill: Callable[..., Mill]) -> None:
+    """As docs/security.md says: they are there until then, and BGREWRITEAOF bounds how long."""
+    made = mill()
+    folder = made.redis.directory
+    assert made.predict(SECRET).status_code == 200
+    wait_until(lambda: files_with(folder, SECRET), "Redis to write its file")
+    with made.redis.client() as client:
+        client.execute_command("BGREWRITEAOF")
+        wait_until(lambda: not client.info("persistence")["aof_rewrite_in_progress"], "the rewrite")
+    wait_until(lambda: not files_with(folder, SECRET), "the old file to be removed")
+
+
+def test_finding_17_with_no_disk_no_text_is_written(up: Callable[..., Up]) -> None:
+    mill = up("--no-disk")
+    assert "nothing on disk" in mill.said()
+    assert mill.predict(SECRET).status_code == 200
+    with redis.Redis(unix_socket_path=str(mill.data_dir / "redis.sock")) as client:
+        assert client.config_get("appendonly") == {"appendonly": "no"}
+        assert client.config_get("save") == {"save": ""}
+    mill.stop()
+    assert files_with(mill.data_dir, SECRET) == []
+    assert not list(mill.data_dir.glob("appendonly*")) + list(mill.data_dir.glob("*.rdb"))
+
+
+@pytest.mark.parametrize("name", ["appendonlydir", "appendonly.aof", "dump.rdb"])
+def test_finding_17_texts_of_earlier_runs_are_not_left_behind_unsaid(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).touch()
+    data = DataDir(tmp_path)
+    with pytest.raises(CommandError, match=rf"{name} holds texts of earlier runs.*--no-disk.*remove it"):
+        EmbeddedRedis(ServerBinary(Path("/x"), (7, 0)), data, on_disk=False)
+    data.close()
+
+
+def test_finding_24_no_process_of_up_has_a_password_in_its_arguments(up: Callable[..., Up]) -> None:
+    """Neither is one taken: the process list shows the arguments of every process to every user."""
+    mill = up()
+    words = [psutil.Process(mill.pid).cmdline(), *(process.cmdline() for process in mill.offspring())]
+    assert len(words) >= 5
+    assert not [word for line in words for word in line if "pass" in word or "://" in word]
+    refused = up("--redis-url", "redis://:hunter2@127.0.0.1:1/0", ready=False)
+    assert refused.wait() == 2
+    assert "set REDIS_URL instead" in refused.said()
+    assert "hunter2" not in refused.said()
