@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     elif args.data_dir is not None or args.no_disk:
         option = "--data-dir" if args.data_dir is not None else "--no-disk"
         raise CommandError(f"{option} is for the Redis that is started here, and another one was given.")
-    elif args.redis_url and urlsplit(args.redis_url).password:
+    elif args.redis_url and _has_password(args.redis_url):
         raise CommandError(
             "--redis-url has a password in it, which every user of this machine can read in the process "
             "list: set REDIS_URL instead."
@@ -60,3 +60,8 @@ def run(args: argparse.Namespace) -> int:
     finally:
         if redis is not None:
             redis.close()
+
+
+def _has_password(url: str) -> bool:
+    parts = urlsplit(url)
+    return bool(parts.password) or "password=" in parts.query
