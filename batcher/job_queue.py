@@ -6,12 +6,10 @@ abandoned that has finished (rq issue 2424), or lose one in a crash, and `job_re
 
 from __future__ import annotations
 
-import contextlib
 from typing import Any
 
 import redis
 from rq import Queue, Retry
-from rq.exceptions import DuplicateJobError, NoSuchJobError
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
@@ -60,20 +58,26 @@ class JobQueue:
             raise NoJobs(NO_CLUSTER)
         self._checked = True
 
-    def enqueue(self, job_id: str) -> None:
-        """Puts a job at the end of the queue, unless RQ knows it."""
-        with contextlib.suppress(DuplicateJobError):
-            self.rq.enqueue_job(self._job(job_id), unique=True)
+    def enqueue(self, job_id: str, *, at_front: bool = False) -> None:
+        """Puts a job into the queue. What RQ knows of an earlier job of this id is replaced."""
+        job = self._job(job_id)
+        pipe = self.rq.connection.pipeline()
+        pipe.multi()
+        pipe.delete(job.key)
+        self.rq.enqueue_job(job, pipeline=pipe, at_front=at_front)
+        pipe.execute()
 
     def enqueue_again(self, job_id: str) -> None:
         """Puts a job at the front that RQ has lost, whatever it still knows of it."""
         self.rq.intermediate_queue.remove(job_id)
-        self.rq.enqueue_job(self._job(job_id), at_front=True)
+        self.enqueue(job_id, at_front=True)
 
     def forget(self, job_id: str) -> None:
         """Takes a job that shall not run out of the queue, and away with what RQ knows of it."""
-        with contextlib.suppress(NoSuchJobError):
-            Job.fetch(job_id, connection=self.rq.connection, serializer=JSONSerializer).delete()
+        pipe = self.rq.connection.pipeline()
+        pipe.lrem(self.rq.key, 0, job_id)
+        pipe.delete(Job.key_for(job_id))
+        pipe.execute()
 
     def known(self) -> set[str]:
         """Jobs that wait, or that a worker was running a heartbeat ago."""

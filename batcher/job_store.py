@@ -1,6 +1,7 @@
 """Every Redis key and command of jobs, except RQ's own. Synchronous: call it from threads.
 
-P is the queue's prefix, so all keys of a job share its slot. TTL is `job_ttl_s`, renewed while a job lives.
+P is `{millrace-jobs:<name>}`: the queue's keys begin otherwise, so a Redis user may have one and not the other.
+TTL is `job_ttl_s`, renewed while a job lives.
 
 | key                 | type | what                                              | lifetime | written by    |
 |---------------------|------|---------------------------------------------------|----------|---------------|
@@ -27,7 +28,7 @@ from typing import Any, cast
 import redis
 
 from batcher.job_record import Attempt, Created, JobRecord, JobStatus, Totals, read_record
-from batcher.redis_queue import prefix, script_sha, script_source
+from batcher.redis_queue import script_sha, script_source
 
 CHUNK_TEXTS = 256
 UPLOAD_TTL_MS = 600_000
@@ -35,12 +36,17 @@ UPLOAD_TTL_MS = 600_000
 MOST_STALLED = 5
 
 
+def jobs_prefix(name: str) -> str:
+    """P: what every key of the jobs of the service `name` starts with."""
+    return f"{{millrace-jobs:{name}}}"
+
+
 class JobStore:
     """The jobs of one service. Thread-safe, as its client is. Raises what the client raises."""
 
     def __init__(self, client: redis.Redis, name: str, ttl_s: float) -> None:
         self._client = client
-        self._prefix = prefix(name)
+        self._prefix = jobs_prefix(name)
         self._ttl_ms = int(ttl_s * 1000)
 
     # -- coming in ---------------------------------------------------------------------------------

@@ -167,4 +167,6 @@ class Mill:
 
     def _start(self, command: str, settings: Mapping[str, str] | None = None) -> Process:
         name = f"{command}-{time.monotonic_ns()}"
-        return Process(name, millrace(command), {**self.environment, **(settings or {})}, self.folder)
+        user = self.redis.users.get(command)
+        own = {"MILLRACE_REDIS_URL": user} if user else {}
+        return Process(name, millrace(command), {**self.environment, **own, **(settings or {})}, self.folder)

@@ -48,6 +48,8 @@ class RedisServer:
         # The bus of a cluster has a port 10,000 higher.
         self.port = next(port for port in iter(free_port, 0) if port <= 55_535) if tcp else 0
         self.url = f"redis://127.0.0.1:{self.port}/0" if tcp else f"unix://{self.socket}"
+        # URLs of the Redis users of single commands (`api`, `worker`, `jobs`); the others use `url`.
+        self.users: dict[str, str] = {}
         self._binary = binary
         self._options = tuple(options)
         self._process: subprocess.Popen[bytes] | None = None

@@ -108,7 +108,7 @@ def test_an_interrupted_run_is_continued_by_the_same_command(
     assert before["total"] == COUNT
     assert jobs() == []
     with house.redis.client() as client:
-        ended = client.hgetall("{millrace:default}:jobs:totals")
+        ended = client.hgetall("{millrace-jobs:default}:jobs:totals")
     assert ended[b"finished"] == b"1", "both runs were one job"
 
 

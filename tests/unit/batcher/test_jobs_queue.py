@@ -86,11 +86,13 @@ def test_what_rq_keeps_is_json_and_ends_with_the_job(bench: Bench) -> None:
         assert not any(value.startswith(b"\x80") for value in values), f"{key!r} looks pickled"
 
 
-def test_a_job_is_enqueued_once(bench: Bench) -> None:
+def test_a_job_that_is_enqueued_twice_runs_once(bench: Bench) -> None:
     bench.create()
     for _ in range(3):
         bench.queue.enqueue(JOB)
-    assert bench.queue.rq.get_job_ids() == [JOB]
+    bench.work()
+    assert bench.status() == "finished"
+    assert sorted(text for asked in bench.hub.asked for text in asked) == sorted(WORDS)
 
 
 def test_a_forgotten_job_is_not_run(bench: Bench) -> None:

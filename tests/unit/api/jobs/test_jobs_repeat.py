@@ -70,3 +70,17 @@ async def test_a_key_belongs_to_the_one_who_chose_it(start: Start) -> None:
 @pytest.mark.parametrize("key", ["", "k" * 256])
 async def test_a_key_that_is_none_is_refused(desk: Desk, key: str) -> None:
     assert_problem(await desk.submit("a", idempotency_key=key), 422, "invalid_request")
+
+
+async def test_finding_14_a_job_handed_in_again_after_its_deletion_is_enqueued(desk: Desk) -> None:
+    for ended in ("finished", "cancelled"):
+        first = (await desk.submit("a", idempotency_key="again")).json()["id"]
+        assert desk.queue.rq.get_job_ids() == [first]
+        desk.queue.rq.pop_job_id()  # RQ's record of the job stays for a day
+        desk.store.end(desk.start(first), ended)
+        assert (await desk.client.delete(f"/jobs/{first}")).status_code == 204
+        again = await desk.submit("b", idempotency_key="again")
+        assert (again.status_code, again.json()["id"]) == (202, first)
+        assert desk.queue.rq.get_job_ids() == [first]
+        await desk.client.delete(f"/jobs/{first}")
+        await desk.client.delete(f"/jobs/{first}")

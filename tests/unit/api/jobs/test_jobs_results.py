@@ -132,7 +132,7 @@ async def test_jobs_are_listed_by_status(desk: Desk) -> None:
 
 async def test_a_job_whose_time_is_over_is_not_listed(desk: Desk) -> None:
     gone, kept = await desk.new("a"), await desk.new("b")
-    desk.redis.delete(f"{{millrace:default}}:job:{gone}")
+    desk.redis.delete(f"{{millrace-jobs:default}}:job:{gone}")
     assert [job["id"] for job in (await desk.get("")).json()["jobs"]] == [kept]
     assert len(desk.store.places("", 10)) == 1
 

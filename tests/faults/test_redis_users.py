@@ -1,0 +1,176 @@
+"""Redis users for each role, as the manifests have them: each can do its work and nothing of the others."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from tests.mill import Mill, wait_until
+from tests.servers import RedisServer, server_binary
+
+pytestmark = [pytest.mark.redis, pytest.mark.e2e]
+ROOT = Path(__file__).parents[2]
+RULES = ROOT / "k8s/base/redis/users.acl"
+ROLES = ("api", "worker", "jobs", "autoscaler")
+P, J = "{millrace:default}", "{millrace-jobs:default}"
+# What KEDA's Redis scaler runs (pkg/scalers/redis_scaler.go).
+KEDA = """
+local kind = redis.call('type', KEYS[1]).ok
+local cmd = { zset = 'zcard', set = 'scard', list = 'llen', hash = 'hlen', none = 'llen' }
+return redis.call(cmd[kind], KEYS[1])
+"""
+
+
+def rules() -> str:
+    """The file with a password for each user: its own name. Redis before 7 knows no keys for reading only."""
+    text = re.sub(r">([A-Z]+)_PASSWORD", lambda found: f">{found[1].lower()}", RULES.read_text())
+    return text if _version() >= 7 else text.replace("%R~", "~")
+
+
+def _version() -> int:
+    said = subprocess.run([str(server_binary()), "--version"], capture_output=True, text=True, check=True)
+    found = re.search(r"v=(\d+)", said.stdout)
+    assert found
+    return int(found[1])
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[RedisServer]:
+    """A server with the users of the manifests; its own `url` is the administrator's."""
+    binary = server_binary()
+    if binary is None:
+        pytest.skip("no redis-server")
+    path = tmp_path / "users.acl"
+    path.write_text(rules())
+    made = RedisServer(binary, ("--aclfile", str(path)), tcp=True)
+    made.url = f"redis://admin:admin@127.0.0.1:{made.port}/0"
+    made.users = {role: f"redis://{role}:{role}@127.0.0.1:{made.port}/0" for role in ROLES}
+    yield made.start()
+    made.close()
+
+
+@pytest.fixture
+def as_user(server: RedisServer) -> Iterator[Callable[[str], redis.Redis]]:
+    """A client of a role: `as_user("worker")`."""
+    made: list[redis.Redis] = []
+
+    def make(role: str) -> redis.Redis:
+        made.append(redis.Redis.from_url(server.users[role], decode_responses=True))
+        return made[-1]
+
+    yield make
+    for client in made:
+        client.close()
+
+
+def refused(client: redis.Redis, *words: Any) -> bool:
+    """Whether Redis refuses a command for want of rights; any other answer will do as a no."""
+    try:
+        client.execute_command(*words)
+    except redis.exceptions.NoPermissionError:
+        return True
+    except redis.exceptions.ResponseError as error:
+        return "can't run this command" in str(error) or "access" in str(error)
+    return False
+
+
+def test_finding_01_each_redis_user_can_do_the_work_of_its_role(
+    server: RedisServer, mill: Callable[..., Mill]
+) -> None:
+    """Texts, jobs, a deleted one, recovery, metrics: the server's log of refusals stays empty."""
+    made = mill(redis=server, local_cache_entries=0, lease_ms=300)
+    jobs = made.start_jobs()
+    for cached in ("MISS", "HIT"):
+        answer = made.predict("one", "two")
+        assert (answer.status_code, answer.headers["x-cache"]) == (200, cached)
+    done = made.http.post("/jobs", json={"text": [f"text {number}" for number in range(600)]})
+    assert done.status_code == 202, done.text
+    path = done.headers["location"]
+    wait_until(lambda: made.http.get(path).json()["status"] == "finished", "the job")
+    assert len(made.http.get(f"{path}/predictions", params={"limit": 600}).json()["predictions"]) == 600
+    for status in (204, 404):
+        assert made.http.delete(path).status_code == status
+    made.workers[0].kill()
+    made.start_worker()
+    assert made.predict("after the death of a worker").status_code == 200
+    assert jobs.stop() == 0
+    waits = made.http.post("/jobs", json={"text": ["waits"]}).headers["location"]
+    assert made.http.get("/jobs").json()["jobs"][0]["status"] == "queued"
+    assert made.http.delete(waits).json()["status"] == "cancelled"
+    assert made.http.get("/stats").status_code == 200
+    assert made.workers[-1].stop() == 0
+    with server.client() as admin:
+        log = admin.execute_command("ACL", "LOG")
+    # RQ asks for the addresses of all clients to show its own, and does without.
+    seen = {(entry[b"username"], entry[b"object"]) for entry in log}
+    assert seen <= {(b"jobs", b"client|list"), (b"jobs", b"client")}
+
+
+def test_finding_01_no_redis_user_can_do_the_work_of_another_role(
+    as_user: Callable[[str], redis.Redis],
+) -> None:
+    api, worker, jobs, autoscaler = map(as_user, ROLES)
+    for key in ("rq:job:x", "rq:queue:millrace-default", f"{J}:job:x", f"{J}:jobs", "another:application"):
+        for words in (("GET", key), ("HSET", key, "a", "b"), ("RPUSH", key, "a"), ("DEL", key)):
+            assert refused(worker, *words), words
+    for key in (
+        "rq:worker:x",
+        "rq:workers",
+        "rq:wip:millrace-default",
+        "rq:suspended",
+        "another:application",
+    ):
+        assert refused(api, "HSET", key, "a", "b"), key
+        assert refused(api, "SADD", key, "a"), key
+    assert refused(api, "PUBLISH", "rq:pubsub:x", '{"command":"shutdown"}')
+    assert refused(jobs, "PUBLISH", "another", "x")
+    assert refused(jobs, "GET", "another:application")
+    for role in (api, worker, jobs, autoscaler):
+        for words in (
+            ("KEYS", "*"),
+            ("SCAN", 0),
+            ("FLUSHALL",),
+            ("CONFIG", "GET", "*"),
+            ("SHUTDOWN",),
+            ("ACL", "LIST"),
+        ):
+            assert refused(role, *words), words
+        assert refused(role, "EVAL", "return redis.call('GET', 'another:application')", 0)
+    if _version() >= 7:
+        for role in (api, jobs):
+            assert not refused(role, "GET", "millrace:cache:default:r:id")
+            assert refused(role, "SET", "millrace:cache:default:r:id", "a forged result")
+
+
+def test_finding_01_the_autoscaler_can_count_and_nothing_else(
+    server: RedisServer, as_user: Callable[[str], redis.Redis]
+) -> None:
+    with server.client() as admin:
+        admin.rpush(f"{P}:q", "a", "b")
+        admin.zadd(f"{P}:inflight", {"c": 1})
+    autoscaler = as_user("autoscaler")
+    assert [autoscaler.eval(KEDA, 1, f"{P}:{name}") for name in ("q", "inflight", "bulk")] == [2, 1, 0]
+    assert (autoscaler.llen(f"{P}:q"), autoscaler.zcard(f"{P}:inflight")) == (2, 1)
+    for words in (
+        ("LRANGE", f"{P}:q", 0, -1),
+        ("LPOP", f"{P}:q"),
+        ("DEL", f"{P}:q"),
+        ("ZRANGE", f"{P}:inflight", 0, -1),
+        ("LLEN", f"{P}:solo"),
+        ("GET", f"{P}:entry:a"),
+        ("INFO",),
+        ("EVAL", "return redis.call('LPOP', KEYS[1])", 1, f"{P}:q"),
+    ):
+        assert refused(autoscaler, *words), words
+
+
+def test_finding_01_who_has_no_password_gets_in_nowhere(server: RedisServer) -> None:
+    for url in (f"redis://127.0.0.1:{server.port}/0", f"redis://api:wrong@127.0.0.1:{server.port}/0"):
+        with redis.Redis.from_url(url) as client, pytest.raises(redis.exceptions.AuthenticationError):
+            client.ping()
