@@ -23,11 +23,13 @@ from api.job_watch import JobWatch
 from api.keys import Keys
 from api.settings import ApiSettings
 from api.wire import CLOSE, Gone, Head, Receive, is_json
+from batcher import tracing
 from batcher.connect import connect
 from batcher.errors import QueueUnavailable
 from batcher.job_queue import JobQueue
 from batcher.job_record import JobRecord
 from batcher.job_store import JobStore
+from batcher.job_upload import Budget, Submission
 from batcher.outage import REDIS_ERRORS
 
 # Commands under way at once, and bodies being read. More bodies wait their turn, unread.
@@ -39,8 +41,6 @@ WAITING_UPLOADS = 64
 BLOCK_S = 30.0
 SLOWEST = 16 * 1024
 REDIS_TIMEOUT_S = 2.0
-# Jobs looked at for one page of a list that filters by status.
-SCAN = 1000
 MAX_KEY = 255
 _job_id = re.compile("[0-9a-f]{32}").fullmatch
 
@@ -61,7 +61,10 @@ class JobDesk:
         # Whose jobs a frame that everyone gets may show: all ("") without keys, none (None) of several names.
         names = sorted(set(settings.key_names.values()))
         self.shown_owner = None if len(names) > 1 else f"key:{names[0]}" if names else ""
-        limits = Limits(settings.max_job_body_bytes, settings.max_text_chars, settings.max_waiting_jobs)
+        budget = Budget(settings.max_jobs_bytes, min(settings.max_client_jobs_bytes, settings.max_jobs_bytes))
+        limits = Limits(
+            settings.max_job_body_bytes, settings.max_text_chars, settings.max_waiting_jobs, budget
+        )
         self._intake = Intake(store, queue, limits)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="jobs")
         self._uploads = CapacityLimiter(UPLOADS)
@@ -94,23 +97,33 @@ class JobDesk:
         """Whose jobs this request may see: those of its key's name, or all ("") where there are no keys."""
         return self._keys.owner(head)
 
-    async def take_body(self, head: Head, receive: Receive) -> tuple[JobRecord, bool]:
+    async def take_body(
+        self, head: Head, receive: Receive, *, keep_input: bool = False
+    ) -> tuple[JobRecord, bool]:
         """The job of an arriving body, and whether it is new. Raises Problem, QueueUnavailable or Gone."""
-        read = READERS[_media_type(head)]
-        return await self._take(head, read(self._intake.counted(_blocks(receive))))
+        kind = _media_type(head)
+        texts = READERS[kind](self._intake.counted(_blocks(receive)))
+        # Other columns than `text` are not kept: how much of a table is says nothing of what will be stored.
+        size = 0 if kind == "text/csv" else int(head.found.get(b"content-length", b"0"))
+        return await self._take(head, texts, keep_input, size)
 
     async def take_texts(self, head: Head, texts: Sequence[str]) -> tuple[JobRecord, bool]:
         """The same for texts that are here already."""
         return await self._take(head, iter(texts))
 
-    async def _take(self, head: Head, texts: Iterator[str]) -> tuple[JobRecord, bool]:
-        job_id, owner = self.job_id(head), self.owner(head)
+    async def _take(
+        self, head: Head, texts: Iterator[str], keep_input: bool = False, size: int = 0
+    ) -> tuple[JobRecord, bool]:
+        job_id = self.job_id(head)
+        # An address without a key may be personal, and is of no use in Redis but to be told from others.
+        client = sha256(self._keys.client(head).encode()).hexdigest()[:16]
+        submission = Submission(self.owner(head), client, keep_input, tracing.current())
         if self._uploads.statistics().tasks_waiting >= WAITING_UPLOADS:
             detail = "too many bodies of jobs are arriving"
             raise Problem(503, detail, code="too_many_bodies", headers=(CLOSE,))
         try:
             return await to_thread.run_sync(
-                self._checked, self._intake.take, job_id, texts, owner, limiter=self._uploads
+                self._checked, self._intake.take, job_id, texts, submission, size, limiter=self._uploads
             )
         except REDIS_ERRORS as error:
             raise _unavailable() from error
@@ -130,7 +143,7 @@ class JobDesk:
 
     async def position(self, record: JobRecord) -> int | None:
         """The place of a queued job in its queue."""
-        return await self._call(self.store.position, record.id) if record.status == "queued" else None
+        return await self._call(self.store.position, record) if record.status == "queued" else None
 
     async def cancel_or_delete(self, job_id: str, owner: str) -> JobRecord | None:
         """Cancels a job that has not ended; deletes one that has, and returns None. Raises Problem 404."""
@@ -152,22 +165,8 @@ class JobDesk:
     def _newest(
         self, status: str | None, limit: int, cursor: str, owner: str
     ) -> tuple[list[JobRecord], str | None]:
-        found: list[JobRecord] = []
-        for _ in range(max(SCAN // limit, 1)):
-            places = self.store.places(cursor, limit)
-            records = self.store.records([place.partition(":")[2] for place in places])
-            self.store.forget_places(
-                [place for place, record in zip(places, records, strict=True) if record is None]
-            )
-            for place, record in zip(places, records, strict=True):
-                if len(found) == limit:
-                    return found, cursor
-                cursor = place
-                if record is not None and status in (None, record.status) and record.shown_to(owner):
-                    found.append(record)
-            if len(places) < limit:
-                return found, None
-        return found, cursor
+        ids, following = self.store.newest(limit, cursor, status=status, owner=owner)
+        return [record for record in self.store.records(ids) if record is not None], following
 
     async def _call(self, function: Callable[..., T], *args: object) -> T:
         try:

@@ -43,10 +43,11 @@ SUBMIT: Options = {
         202: {"model": Job, "description": "A new job", "headers": _LOCATION},
         408: _error("The body stopped arriving"),
         409: _error("The Idempotency-Key belongs to a job with other texts (idempotency_conflict)"),
-        413: _error("The body is too large; nothing of it is kept"),
+        413: _error("The body is too large, or it and its results (job_too_large); nothing of it is kept"),
         415: _error("Another content type than JSON, NDJSON or CSV, or a compressed body"),
         422: _error("The body makes no sense from `line` (JSON: `index`) on", ValidationFailed),
         429: _error("Too many jobs wait (too_many_jobs), or too many requests of this client (rate_limited)"),
+        507: _error("All jobs (jobs_full), or yours (client_jobs_full), hold as many bytes as they may"),
     },
     "openapi_extra": {
         "parameters": [IDEMPOTENCY_KEY],

@@ -7,16 +7,18 @@ client sends no faster than Redis takes, and the process never holds more than a
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import islice
 
 from api.errors import Problem
-from api.wire import too_large
+from api.wire import CLOSE, too_large
 from batcher.job_queue import JobQueue
 from batcher.job_record import JobRecord
-from batcher.job_store import CHUNK_TEXTS, JobStore, Upload
+from batcher.job_store import CHUNK_TEXTS, JobStore
+from batcher.job_upload import Budget, NoRoom, Submission, Upload
 from batcher.outage import REDIS_ERRORS, reason
 
 log = logging.getLogger(__name__)
@@ -33,6 +35,7 @@ class Limits:
     body_bytes: int
     text_chars: int
     waiting_jobs: int
+    budget: Budget
 
 
 class Intake:
@@ -43,10 +46,13 @@ class Intake:
         self._queue = queue
         self._limits = limits
 
-    def take(self, job_id: str, texts: Iterator[str], owner: str) -> tuple[JobRecord, bool]:
+    def take(
+        self, job_id: str, texts: Iterator[str], submission: Submission, size: int = 0
+    ) -> tuple[JobRecord, bool]:
         """The job of these texts, and whether it is new. The same texts are a repeat, in whatever form.
 
-        Raises what `texts` raises, Problem 408, 409, 422 or 429, and what Redis raises; then nothing is kept.
+        `size` is what the body says of its own size in bytes. Raises what `texts` raises, Problem 408, 409,
+        413, 422, 429 or 507, and what Redis raises; then nothing is kept.
         """
         known = self._store.record(job_id)
         if known is None and self._store.waiting() >= self._limits.waiting_jobs:
@@ -57,9 +63,12 @@ class Intake:
             for _ in texts:
                 pass
             return self._same(known, digest.hexdigest()), False
-        upload = self._store.upload(job_id, owner=owner)
+        upload = self._store.upload(job_id, CHUNK_TEXTS, submission, self._limits.budget)
+        with self._within_budget():
+            upload.check(size)
         try:
-            self._fill(upload, texts)
+            with self._within_budget():
+                self._fill(upload, texts)
             outcome = self._store.create(upload, digest.hexdigest(), self._limits.waiting_jobs)
         except BaseException:
             self._drop(upload)
@@ -87,10 +96,32 @@ class Intake:
 
     def _fill(self, upload: Upload, texts: Iterator[str]) -> None:
         longest = self._limits.text_chars
-        while chunk := list(islice(texts, CHUNK_TEXTS)):
-            upload.add([text if len(text) <= longest else None for text in chunk])
+        # One by one: a chunk of texts that are too long would take hundreds of megabytes.
+        entries = (text if len(text) <= longest else None for text in texts)
+        while chunk := list(islice(entries, CHUNK_TEXTS)):
+            upload.add(chunk)
         if not upload.total:
             raise Problem(422, [{"type": "too_short", "loc": ["body"], "msg": "no texts in the body"}])
+
+    @contextmanager
+    def _within_budget(self) -> Generator[None]:
+        """Makes the answer of what does not fit. Waiting frees nothing, so it is no 429 with Retry-After."""
+        try:
+            yield
+        except NoRoom as error:
+            budget = self._limits.budget
+            if error.refusal == "large":
+                most = min(budget.total, budget.client)
+                detail = (
+                    f"the texts and their results would take more than the {most} bytes that a job may hold"
+                )
+                raise Problem(413, detail, code="job_too_large", headers=(CLOSE,)) from None
+            whose, code = "all jobs hold", "jobs_full"
+            if error.refusal == "client_full":
+                whose, code = "your jobs hold", "client_jobs_full"
+            most = budget.client if error.refusal == "client_full" else budget.total
+            detail = f"{whose} as much as they may, {most} bytes: delete jobs that have ended"
+            raise Problem(507, detail, code=code, headers=(CLOSE,)) from None
 
     def _same(self, record: JobRecord, digest: str) -> JobRecord:
         if record.digest != digest:

@@ -39,6 +39,7 @@ class Job(BaseModel):
     rate: float | None = Field(description="While running: texts per second, lately")
     remaining_s: float | None = Field(description="While running: seconds left at that rate")
     model: str | None = Field(description="name@revision that gave the newest results")
+    bytes: int = Field(description="Texts and results that are kept of it: what its deletion makes room for")
     error: JobError | None
 
 
@@ -88,6 +89,7 @@ def job_body(record: JobRecord, position: int | None = None) -> Job:
         rate=record.rate if running else None,
         remaining_s=record.remaining_s if running else None,
         model=record.model or None,
+        bytes=record.held_bytes,
         error=JobError(code=record.error_code, detail=record.error) if record.error_code else None,
     )
 

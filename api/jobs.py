@@ -48,13 +48,16 @@ def job_routes(desk: JobDesk, max_body_bytes: int) -> APIRouter:
 
 def _add_intake(router: APIRouter, desk: JobDesk, max_body_bytes: int) -> None:
     @router.post("", summary="Hand in a job", status_code=202, response_model=Job, **SUBMIT)
-    async def submit(request: Request) -> Response:
+    async def submit(
+        request: Request,
+        keep_input: Annotated[bool, Query(description="Keep the texts after the job's end")] = False,
+    ) -> Response:
         """The body is read as a stream. All of it becomes a job, or nothing."""
         head: Head = request.scope["state"]["head"]
         check_length(head, max_body_bytes)
         check_encoding(head)
         try:
-            record, new = await desk.take_body(head, request.receive)
+            record, new = await desk.take_body(head, request.receive, keep_input=keep_input)
         except Gone:
             return Response(status_code=499)
         return await _job(desk, record, 202 if new else 200)

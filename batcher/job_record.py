@@ -33,6 +33,9 @@ class JobRecord:
     place: str
     # Whose it is: the start of the digest of an API key; "": anybody's.
     owner: str = ""
+    # Texts and results that it holds in Redis, and whether its texts are kept after its end.
+    held_bytes: int = 0
+    keep_input: bool = False
 
     def shown_to(self, owner: str) -> bool:
         """Whether `owner` may know of it; "" may know of all."""
@@ -56,9 +59,13 @@ class JobRecord:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """What a run starts from: `first` is the first chunk without results, `ran_ms` since the first run."""
+    """What a run starts from: `first` is the first chunk without results, `ran_ms` since the first run.
+
+    `token` is known to this attempt only: no other one, of this job or a later one of its id, can write.
+    """
 
     job_id: str
+    token: str
     status: str
     number: int
     first: int
@@ -89,6 +96,7 @@ class Totals:
     texts: int
     failed_texts: int
     ended: Mapping[str, int]
+    held_bytes: int = 0
 
 
 def read_record(job_id: str, raw: Mapping[bytes, bytes]) -> JobRecord | None:
@@ -118,4 +126,6 @@ def read_record(job_id: str, raw: Mapping[bytes, bytes]) -> JobRecord | None:
         error=facts.get("error", ""),
         place=facts["place"],
         owner=facts.get("owner", ""),
+        held_bytes=int(facts.get("input_bytes", 0)) + int(facts.get("output_bytes", 0)),
+        keep_input=facts.get("keep_input") == "1",
     )

@@ -1,39 +1,46 @@
 """Every Redis key and command of jobs, except RQ's own. Synchronous: call it from threads.
 
-P is `{millrace-jobs:<name>}`: the queue's keys begin otherwise, so a Redis user may have one and not the other.
-TTL is `job_ttl_s`, renewed while a job lives.
+P is `{millrace-jobs:<name>}`: the queue's keys begin otherwise, so a Redis user may have one and not
+the other. TTL is `job_ttl_s`, renewed while a job lives. A place is `microseconds of its creation:id`.
 
 | key                 | type | what                                              | lifetime | written by    |
 |---------------------|------|---------------------------------------------------|----------|---------------|
 | P:job:<id>          | hash | status, counts, times, error: what the API shows  | TTL      | all scripts   |
-| P:job:<id>:input    | hash | chunk number -> JSON list, null: text is too long | TTL      | create        |
+| P:job:<id>:input    | hash | chunk number -> JSON list, null: text is too long | its end  | create        |
 | P:job:<id>:output   | list | chunks of results in order, a JSON line an entry  | TTL      | append        |
-| P:job:<id>:upload:* | hash | input that is still arriving                      | 10 min   | Upload        |
-| P:jobs              | zset | every job, by creation                            | TTL      | create        |
-| P:jobs:queued       | zset | jobs that wait, id -> created ms                  | TTL      | create, start |
-| P:jobs:running      | zset | jobs that run, id -> started ms                   | TTL      | start, end    |
+| P:job:<id>:upload:* | hash | input that is still arriving                      | 10 min   | upload        |
+| P:jobs              | zset | places of all jobs                                | TTL      | create        |
+| P:jobs:<status>     | zset | places of the jobs of each status                 | TTL      | all scripts   |
+| P:jobs:ends         | zset | place or upload -> when its lifetime ends         | TTL      | all scripts   |
+| P:jobs:sizes        | hash | place or upload -> bytes it holds, client         | TTL      | all scripts   |
+| P:jobs:bytes        | hash | bytes that all jobs hold, and those of a client   | TTL      | all scripts   |
 | P:jobs:totals       | hash | ended jobs by status, texts done, since it began  | TTL      | append, end   |
 
 A chunk holds `chunk_texts` entries (the last one fewer), so an entry's place follows from its number.
-Every script is idempotent, and none lets a job that has ended change again.
+Every script is idempotent, and none lets a job that has ended change again. Whatever lists or counts jobs
+first forgets those whose lifetime has ended.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import secrets
 from collections.abc import Iterator, Sequence
+from functools import cache
+from importlib import resources
 from typing import Any, cast
 
 import redis
 
 from batcher.job_record import Attempt, Created, JobRecord, JobStatus, Totals, read_record
-from batcher.redis_queue import script_sha, script_source
+from batcher.job_upload import UNBOUNDED, Budget, Submission, Upload
 
 CHUNK_TEXTS = 256
-UPLOAD_TTL_MS = 600_000
 # A job whose attempts end without progress this often in a row has something about it that ends them.
 MOST_STALLED = 5
+# Jobs looked at for one page of a list that leaves out those of others.
+MOST_LOOKS = 1000
 
 
 def jobs_prefix(name: str) -> str:
@@ -51,23 +58,36 @@ class JobStore:
 
     # -- coming in ---------------------------------------------------------------------------------
 
-    def upload(self, job_id: str, chunk_texts: int = CHUNK_TEXTS, owner: str = "") -> Upload:
-        """Input to be stored chunk by chunk, then made a job of `owner` by `create`, or dropped."""
-        nonce = secrets.token_hex(8)
-        return Upload(self._client, f"{self._job(job_id)}:upload:{nonce}", job_id, nonce, chunk_texts, owner)
+    def upload(
+        self,
+        job_id: str,
+        chunk_texts: int = CHUNK_TEXTS,
+        submission: Submission = Submission(),  # noqa: B008 - it is frozen
+        budget: Budget = UNBOUNDED,
+    ) -> Upload:
+        """Input to be stored chunk by chunk, then made a job by `create`, or dropped."""
+        return Upload(self._run, job_id, secrets.token_hex(8), chunk_texts, submission, budget)
 
     def create(self, upload: Upload, digest: str, most_waiting: int) -> Created:
         """Makes a job of an upload, all at once. `digest`, of the texts, tells repeats from conflicts."""
+        said = upload.submission
         facts = [upload.total, upload.chunk_texts, upload.chunks, digest, self._ttl_ms, most_waiting]
-        outcome, known = self._run("job_create", upload.job_id, upload.nonce, *facts, upload.owner)
+        how = [said.owner, said.client, int(said.keep_input), said.trace]
+        outcome, known = self._run("job_create", upload.job_id, upload.nonce, *facts, *how)
         return Created(outcome.decode(), (known or b"").decode())
 
     # -- being run ---------------------------------------------------------------------------------
 
     def start(self, job_id: str) -> Attempt:
         """Begins an attempt, which ends the right of any earlier one to write."""
-        status, *numbers = self._run("job_start", job_id, self._ttl_ms, MOST_STALLED)
-        return Attempt(job_id, status.decode(), *map(int, numbers))
+        token = secrets.token_hex(8)
+        status, *numbers = self._run("job_start", job_id, token, self._ttl_ms, MOST_STALLED)
+        return Attempt(job_id, token, status.decode(), *map(int, numbers))
+
+    def trace(self, job_id: str) -> str:
+        """The traceparent of the request that handed a job in; nothing where there is none."""
+        raw = cast("bytes | None", self._client.hget(self._job(job_id), "trace"))
+        return (raw or b"").decode("ascii", "replace")
 
     def input(self, job_id: str, chunk: int) -> list[str | None] | None:
         """The texts of one chunk, None for one that is too long. None when the chunk is gone."""
@@ -78,13 +98,13 @@ class JobStore:
         self, attempt: Attempt, first: int, chunks: Sequence[bytes], *, failed: int, rate: float, model: str
     ) -> str:
         """Adds results from chunk `first` on. Returns `running` while the attempt may go on, else why not."""
-        facts = [attempt.number, first, failed, round(rate, 1), model, self._ttl_ms]
+        facts = [attempt.token, first, failed, round(rate, 1), model, self._ttl_ms]
         status: bytes = self._run("job_append", attempt.job_id, *facts, *chunks)
         return status.decode()
 
     def end(self, attempt: Attempt, status: JobStatus, code: str = "", error: str = "") -> str:
         """Ends a job on behalf of an attempt. Returns the status afterwards, or `superseded`."""
-        said: bytes = self._run("job_end", attempt.job_id, attempt.number, status, code, error, self._ttl_ms)
+        said: bytes = self._run("job_end", attempt.job_id, attempt.token, status, code, error, self._ttl_ms)
         return said.decode()
 
     def cancel(self, job_id: str) -> str:
@@ -94,7 +114,7 @@ class JobStore:
 
     def forgive(self, attempt: Attempt) -> None:
         """This attempt ends because it was asked to: it does not count as one without progress."""
-        self._client.hincrby(self._job(attempt.job_id), "stalled", -1)
+        self._run("job_forgive", attempt.job_id, attempt.token)
 
     # -- being asked -------------------------------------------------------------------------------
 
@@ -109,9 +129,9 @@ class JobStore:
         """What is known of one job."""
         return self.records([job_id])[0]
 
-    def position(self, job_id: str) -> int | None:
+    def position(self, record: JobRecord) -> int | None:
         """Jobs that will begin before this one, plus one; None unless it is queued."""
-        rank = cast("int | None", self._client.zrank(f"{self._prefix}:jobs:queued", job_id))
+        rank = cast("int | None", self._client.zrank(f"{self._prefix}:jobs:queued", record.place))
         return None if rank is None else rank + 1
 
     def waiting(self) -> int:
@@ -124,15 +144,18 @@ class JobStore:
         pipe.hgetall(f"{self._prefix}:jobs:totals")
         pipe.zcard(f"{self._prefix}:jobs:running")
         pipe.zcard(f"{self._prefix}:jobs:queued")
-        pipe.zrange(f"{self._prefix}:jobs:queued", 0, 0, withscores=True)
+        pipe.zrange(f"{self._prefix}:jobs:queued", 0, 0)
+        pipe.hget(f"{self._prefix}:jobs:bytes", "all")
         pipe.time()
-        raw, running, queued, oldest, (now_s, now_us) = pipe.execute()
+        raw, running, queued, oldest, held, (now_s, now_us) = pipe.execute()
         counts = {name.decode(): int(value) for name, value in raw.items()}
         now_ms = now_s * 1000 + now_us // 1000
+        created_ms = int(oldest[0].partition(b":")[0]) // 1000 if oldest else now_ms
         return Totals(
             queued=queued,
             running=running,
-            oldest_ms=max(now_ms - int(oldest[0][1]), 0) if oldest else 0,
+            oldest_ms=max(now_ms - created_ms, 0),
+            held_bytes=int(held or 0),
             texts=counts.pop("texts", 0),
             failed_texts=counts.pop("failed_texts", 0),
             ended=counts,
@@ -140,38 +163,22 @@ class JobStore:
 
     def running_ids(self) -> list[str]:
         """Jobs that run."""
-        return [member.decode() for member in self._members("running")]
+        places: Any = self._client.zrange(f"{self._prefix}:jobs:running", 0, -1)
+        return [place.decode().partition(":")[2] for place in places]
 
     def open_ids(self) -> list[str]:
         """Every job that has not ended. Renews their lifetime, and forgets those that are gone."""
-        ids: list[str] = []
-        for kind in ("queued", "running"):
-            key = f"{self._prefix}:jobs:{kind}"
-            members = [member.decode() for member in self._members(kind)]
-            pipe = self._client.pipeline(transaction=False)
-            for job_id in members:
-                pipe.pexpire(self._job(job_id), self._ttl_ms)
-                pipe.pexpire(f"{self._job(job_id)}:input", self._ttl_ms)
-                pipe.pexpire(f"{self._job(job_id)}:output", self._ttl_ms)
-            pipe.pexpire(key, self._ttl_ms)
-            pipe.pexpire(f"{self._prefix}:jobs", self._ttl_ms)
-            there = pipe.execute()[: 3 * len(members) : 3]
-            gone = [job_id for job_id, held in zip(members, there, strict=True) if not held]
-            if gone:
-                self._client.zrem(key, *gone)
-            ids += [job_id for job_id in members if job_id not in gone]
-        return ids
+        return [job_id.decode() for job_id in self._run("job_renew", self._ttl_ms)]
 
-    def places(self, before: str, count: int) -> list[str]:
-        """The places of up to `count` jobs that are older than `before` ("": all are), newest first."""
-        top = f"({before}" if before else "+"
-        found: Any = self._client.zrevrangebylex(f"{self._prefix}:jobs", top, "-", start=0, num=count)
-        return [place.decode() for place in found]
+    def newest(
+        self, count: int, before: str = "", *, status: str | None = None, owner: str = ""
+    ) -> tuple[list[str], str | None]:
+        """Up to `count` ids of jobs that `owner` may see ("": all), newest first, and where older ones begin.
 
-    def forget_places(self, places: Sequence[str]) -> None:
-        """Takes jobs whose lifetime has ended off the list."""
-        if places:
-            self._client.zrem(f"{self._prefix}:jobs", *places)
+        `before` is what an earlier call gave as that; None means that there are no more.
+        """
+        following, *ids = self._run("job_list", status or "", owner, before, count, MOST_LOOKS)
+        return [job_id.decode() for job_id in ids], following.decode() or None
 
     def output(self, record: JobRecord, start: int, stop: int) -> Iterator[list[bytes]]:
         """The results of entries [start, stop), as far as done: JSON each, in a list for each chunk."""
@@ -192,44 +199,23 @@ class JobStore:
 
     # -- Redis -------------------------------------------------------------------------------------
 
-    def _members(self, kind: str) -> list[bytes]:
-        return cast("list[bytes]", self._client.zrange(f"{self._prefix}:jobs:{kind}", 0, -1))
-
     def _job(self, job_id: str) -> str:
         return f"{self._prefix}:job:{job_id}"
 
     def _run(self, script: str, *args: Any) -> Any:
         try:
-            return self._client.evalsha(script_sha(script), 1, self._prefix, *args)
+            return self._client.evalsha(_sha(script), 1, self._prefix, *args)
         except redis.exceptions.NoScriptError:
-            return self._client.eval(script_source(script), 1, self._prefix, *args)
+            return self._client.eval(_source(script), 1, self._prefix, *args)
 
 
-class Upload:
-    """Input on its way into Redis. It is nobody's job yet, and goes by itself if it is left alone."""
+@cache
+def _source(name: str) -> str:
+    """The Lua text of a script, what all scripts of jobs share included."""
+    folder = resources.files("batcher") / "scripts"
+    return (folder / "job_common.lua").read_text() + (folder / f"{name}.lua").read_text()
 
-    def __init__(
-        self, client: redis.Redis, key: str, job_id: str, nonce: str, chunk_texts: int, owner: str
-    ) -> None:
-        self.job_id = job_id
-        self.owner = owner
-        self.nonce = nonce
-        self.chunk_texts = chunk_texts
-        self.chunks = 0
-        self.total = 0
-        self._client = client
-        self._key = key
 
-    def add(self, texts: Sequence[str | None]) -> None:
-        """Stores the next chunk: `chunk_texts` of them, fewer only in the last one. None: too long a text."""
-        payload = json.dumps(texts, ensure_ascii=False, separators=(",", ":")).encode()
-        pipe = self._client.pipeline(transaction=False)
-        pipe.hset(self._key, str(self.chunks), payload)
-        pipe.pexpire(self._key, UPLOAD_TTL_MS)
-        pipe.execute()
-        self.chunks += 1
-        self.total += len(texts)
-
-    def drop(self) -> None:
-        """Removes what was stored."""
-        self._client.unlink(self._key)
+@cache
+def _sha(name: str) -> str:
+    return hashlib.sha1(_source(name).encode(), usedforsecurity=False).hexdigest()

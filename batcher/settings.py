@@ -96,6 +96,9 @@ class JobSettings(QueueSettings):
     separate_clients: bool = False
     # Jobs that may wait before new ones are refused with 429.
     max_waiting_jobs: int = Field(default=1000, ge=1)
+    # Bytes of texts and results that jobs may hold in Redis: all together, and those of one client.
+    max_jobs_bytes: int = Field(default=384 * 1024**2, ge=1024)
+    max_client_jobs_bytes: int = Field(default=192 * 1024**2, ge=1024)
     jobs_port: int = Field(default=0, ge=0, le=65535)
 
     @property

@@ -1,27 +1,35 @@
 -- Makes a job of an upload, whole or not at all. A repeat of the same call finds its own job.
--- ARGV: id, upload, total, chunk_texts, chunks, digest, ttl_ms, most (jobs that may wait), owner ('': anybody's).
+-- ARGV: id, upload, total, chunk_texts, chunks, digest, ttl_ms, most (jobs that may wait), owner ('': anybody's), client,
+--       keep_input (1: after its end, too), trace.
 -- Returns {'created' | 'exists' | 'full' | 'lost', digest of the job that is there}.
-local id, upload, ttl = ARGV[1], ARGV[2], tonumber(ARGV[7])
-local job = P .. ':job:' .. id
+local id, upload, total, ttl = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[7])
+local job, member = job_key(id), 'upload:' .. id .. ':upload:' .. upload
 local staged = job .. ':upload:' .. upload
+prune()
+local outcome, digest = 'created', ARGV[6]
 local known = redis.call('HMGET', job, 'upload', 'digest')
 if known[1] then
-  redis.call('UNLINK', staged)
-  return { known[1] == upload and 'created' or 'exists', known[2] }
+  outcome, digest = known[1] == upload and 'created' or 'exists', known[2]
+elseif redis.call('ZCARD', index_of('queued')) >= tonumber(ARGV[8]) then
+  outcome, digest = 'full', ''
+elseif redis.call('EXISTS', staged) == 0 then
+  outcome, digest = 'lost', ''
 end
-if redis.call('ZCARD', P .. ':jobs:queued') >= tonumber(ARGV[8]) then
+local held = tonumber(string.match(redis.call('HGET', SIZES, member) or '', '^%d+')) or 0
+remove(member)
+if known[1] or outcome ~= 'created' then
   redis.call('UNLINK', staged)
-  return { 'full', '' }
+  return { outcome, digest }
 end
-if redis.call('EXISTS', staged) == 0 then return { 'lost', '' } end
 
--- Members of one score sort as strings: sixteen digits of microseconds put the newest last.
 local place = string.format('%016.0f:%s', clock[1] * 1000000 + clock[2], id)
 redis.call('RENAME', staged, job .. ':input')
-redis.call('HSET', job, 'status', 'queued', 'total', ARGV[3], 'done', 0, 'failed', 0, 'chunk_texts', ARGV[4],
-  'chunks', ARGV[5], 'digest', ARGV[6], 'upload', upload, 'place', place, 'created_ms', now, 'attempt', 0,
-  'owner', ARGV[9])
-redis.call('ZADD', P .. ':jobs:queued', now, id)
-redis.call('ZADD', P .. ':jobs', 0, place)
-for _, key in ipairs({ job, job .. ':input', P .. ':jobs', P .. ':jobs:queued' }) do redis.call('PEXPIRE', key, ttl) end
-return { 'created', ARGV[6] }
+redis.call('HSET', job, 'status', 'queued', 'total', total, 'done', 0, 'failed', 0, 'chunk_texts', ARGV[4],
+  'chunks', ARGV[5], 'digest', digest, 'upload', upload, 'place', place, 'created_ms', now, 'attempt', 0,
+  'owner', ARGV[9], 'keep_input', ARGV[11], 'trace', ARGV[12],
+  'input_bytes', held - total * RESULT_BYTES, 'output_bytes', 0)
+redis.call('ZADD', ALL, 0, place)
+account(place, ARGV[10], held)
+list(place, nil, 'queued', ttl)
+lives(place, ttl, { job, job .. ':input' })
+return { outcome, digest }

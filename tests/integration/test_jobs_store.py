@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 import redis
 
 from batcher.job_record import Attempt, JobRecord
 from batcher.job_store import JobStore
+from batcher.job_upload import Budget, NoRoom, Submission
+from tests.servers import RedisServer
 
 JOB = "a" * 32
 LINES = [b'["0"]\n["1"]\n["2"]', b'["3"]\n["4"]\n["5"]', b'["6"]']
@@ -17,9 +21,15 @@ def store(client: redis.Redis) -> JobStore:
     return JobStore(client, "jobs", 60)
 
 
-def create(store: JobStore, job_id: str = JOB, digest: str = "d", most: int = 10) -> str:
+def create(
+    store: JobStore,
+    job_id: str = JOB,
+    digest: str = "d",
+    most: int = 10,
+    submission: Submission = Submission(),  # noqa: B008
+) -> str:
     """A job of seven texts in three chunks."""
-    upload = store.upload(job_id, 3)
+    upload = store.upload(job_id, 3, submission)
     for chunk in (["0", "1", "2"], ["3", None, "5"], ["6"]):
         upload.add(chunk)
     return store.create(upload, digest, most).outcome
@@ -50,7 +60,7 @@ def test_an_upload_becomes_a_job_with_its_input(store: JobStore) -> None:
     assert (record.status, record.total, record.done, record.failed) == ("queued", 7, 0, 0)
     assert store.input(JOB, 1) == ["3", None, "5"]
     assert store.input(JOB, 3) is None
-    assert (store.waiting(), store.position(JOB)) == (1, 1)
+    assert (store.waiting(), store.position(record)) == (1, 1)
     assert store.open_ids() == [JOB]
 
 
@@ -66,7 +76,7 @@ def test_every_key_of_a_job_ends_by_itself(store: JobStore, client: redis.Redis)
     create(store)
     attempt = store.start(JOB)
     append(store, attempt, 0, *LINES)
-    assert len(keys(client)) == 6
+    assert len(keys(client)) == 9
     assert all(client.ttl(key) > 0 for key in keys(client))
     store.end(attempt, "finished")
     assert all(client.ttl(key) > 0 for key in keys(client))
@@ -169,7 +179,7 @@ def test_a_queued_job_is_cancelled_before_it_runs(store: JobStore) -> None:
     create(store)
     assert store.cancel(JOB) == "cancelled"
     assert store.start(JOB).status == "cancelled"
-    assert (store.waiting(), store.position(JOB)) == (0, None)
+    assert (store.waiting(), store.position(record_of(store))) == (0, None)
 
 
 def test_a_script_forgotten_by_the_server_is_sent_again(store: JobStore, client: redis.Redis) -> None:
@@ -193,12 +203,10 @@ def test_positions_follow_the_order_of_arrival(store: JobStore) -> None:
     ids = [letter * 32 for letter in "cab"]
     for job_id in ids:
         create(store, job_id)
-    found = [store.position(job_id) for job_id in ids]
-    assert sorted(position for position in found if position) == [1, 2, 3]
-    places = store.places("", 10)
-    assert [place.partition(":")[2] for place in places] == ids[::-1]
-    assert store.places(places[0], 1) == places[1:2]
-    assert store.places(places[2], 5) == []
+    assert [store.position(record_of(store, job_id)) for job_id in ids] == [1, 2, 3]
+    assert store.newest(10) == (ids[::-1], None)
+    first, following = store.newest(1)
+    assert (first, store.newest(2, following or "")) == (ids[2:], (ids[1::-1], None))
 
 
 def test_a_job_that_is_gone_is_not_open(store: JobStore, client: redis.Redis) -> None:
@@ -217,3 +225,160 @@ def test_results_that_are_gone_are_no_results(store: JobStore, client: redis.Red
     client.delete(*[key for key in keys(client) if key.endswith(b":output")])
     with pytest.raises(LookupError):
         list(store.output(record, 0, 7))
+
+
+def test_finding_03_an_earlier_job_of_the_same_id_writes_nothing(store: JobStore) -> None:
+    """Its run was cut off and comes back after the job was deleted and handed in again with other texts."""
+    create(store, digest="the old texts")
+    old = store.start(JOB)
+    store.cancel(JOB)
+    assert store.delete(JOB)
+    assert append(store, old, 0, b'["OLD"]') == "gone"
+    create(store, digest="the new texts")
+    assert append(store, old, 0, b'["OLD"]') == "superseded"
+    new = store.start(JOB)
+    assert append(store, old, 0, b'["OLD"]') == "superseded"
+    assert store.end(old, "failed", "job_timeout", "of the old run") == "superseded"
+    assert append(store, new, 0, *LINES) == "running"
+    assert store.end(new, "finished") == "finished"
+    assert lines(store, 0, 7) == [b'["%d"]' % number for number in range(7)]
+
+
+def test_the_same_start_twice_is_one_attempt(store: JobStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client library sends it again when the reply is lost."""
+    create(store)
+    monkeypatch.setattr("batcher.job_store.secrets.token_hex", lambda size: "t" * size)
+    assert [store.start(JOB).number for _ in range(10)] == [1] * 10
+    assert record_of(store).status == "running"
+
+
+def held(client: redis.Redis) -> dict[bytes, bytes]:
+    return client.hgetall("{millrace-jobs:jobs}:jobs:bytes")
+
+
+def test_finding_08_jobs_hold_no_more_bytes_than_they_may(store: JobStore, client: redis.Redis) -> None:
+    """Nothing of a chunk that does not fit is stored, and what goes makes room."""
+    room = Budget(total=4500, client=3000)
+    one, other = Submission(client="one"), Submission(client="other")
+    first = store.upload("1" * 32, 3, one, room)
+    first.add(["x" * 500] * 3)
+    assert store.create(first, "d", 10).outcome == "created"
+    second = store.upload("2" * 32, 3, one, room)
+    with pytest.raises(NoRoom, match="client_full"):
+        second.check(2000)
+    second.add(["x" * 200])
+    with pytest.raises(NoRoom, match="client_full"):
+        second.add(["x" * 700] * 3)
+    assert client.hlen(f"{{millrace-jobs:jobs}}:job:{'2' * 32}:upload:{second.nonce}") == 1
+    with pytest.raises(NoRoom, match="large"):
+        store.upload("3" * 32, 3, other, room).add(["x" * 2000] * 3)
+    third = store.upload("3" * 32, 3, other, room)
+    third.add(["x" * 500] * 3)
+    with pytest.raises(NoRoom, match=r"^full"):
+        third.add(["x" * 900])
+    third.drop()
+    second.drop()
+    assert set(held(client)) == {b"all", b"client:one"}
+    store.cancel("1" * 32)
+    store.delete("1" * 32)
+    assert held(client) == {}
+    assert store.create(second, "d", 10).outcome == "lost"
+    assert keys(client) == []
+
+
+@pytest.mark.parametrize("keep_input", [False, True])
+def test_finding_08_the_input_goes_at_the_end_unless_it_was_asked_to_be_kept(
+    store: JobStore, client: redis.Redis, keep_input: bool
+) -> None:
+    create(store, submission=Submission(client="one", keep_input=keep_input))
+    attempt = store.start(JOB)
+    append(store, attempt, 0, *LINES)
+    results = sum(map(len, LINES))
+    before = int(held(client)[b"all"])
+    assert before > results
+    store.end(attempt, "finished")
+    assert int(held(client)[b"all"]) == (before if keep_input else results)
+    assert record_of(store).held_bytes == int(held(client)[b"client:one"])
+    assert (store.input(JOB, 0) is not None) == keep_input
+    assert lines(store, 0, 7) == [b'["%d"]' % number for number in range(7)]
+
+
+def test_finding_08_a_chunk_that_is_sent_twice_counts_once(store: JobStore, client: redis.Redis) -> None:
+    upload = store.upload(JOB, 3, budget=Budget(1000, 1000))
+    upload.add(["0"])
+    once = held(client)
+    upload.chunks = 0
+    upload.add(["0"])
+    assert held(client) == once
+
+
+def test_finding_15_listing_a_few_of_a_thousand_jobs_costs_a_few_commands(redis_server: RedisServer) -> None:
+    with redis_server.client() as client:
+        store = JobStore(client, "jobs", 60)
+        for number in range(1000):
+            job_id = f"{number:032x}"
+            create(store, job_id, most=2000)
+            if number % 500 == 7:
+                store.end(store.start(job_id), "failed", "x", "y")
+        before = client.info("stats")["total_commands_processed"]
+        ids, following = store.newest(1, status="failed")
+        store.records(ids)
+        rest, end = store.newest(1, following or "", status="failed")
+        spent = client.info("stats")["total_commands_processed"] - before
+    assert (ids, rest, end) == ([f"{507:032x}"], [f"{7:032x}"], None)
+    assert spent < 40
+
+
+def test_finding_22_nothing_is_left_of_jobs_whose_time_is_over(client: redis.Redis) -> None:
+    """Not even a place in a list, while other jobs keep the lists alive."""
+    short = JobStore(client, "jobs", 0.3)
+    ended = short.start(JOB) if create(short) == "created" else None
+    assert ended is not None
+    append(short, ended, 0, LINES[0])
+    short.end(ended, "failed", "x", "y")
+    create(short, "b" * 32)
+    left = short.upload("d" * 32, 3)
+    left.add(["left alone"])
+    client.zadd("{millrace-jobs:jobs}:jobs:ends", {f"upload:{'d' * 32}:upload:{left.nonce}": 1})
+    time.sleep(0.4)
+    long = JobStore(client, "jobs", 60)
+    create(long, "c" * 32, submission=Submission(client="c"))
+    prefix = "{millrace-jobs:jobs}:jobs"
+    for key in (prefix, f"{prefix}:ends"):
+        assert [place.partition(b":")[2] for place in client.zrange(key, 0, -1)] == [b"c" * 32]
+    assert not client.exists(f"{prefix}:failed")
+    assert set(held(client)) == {b"all", b"client:c"}
+    assert client.hlen(f"{prefix}:sizes") == 1
+    assert not [key for key in keys(client) if b":job:" in key and b"c" * 32 not in key]
+
+
+def test_finding_22_an_attempt_at_a_job_that_is_gone_leaves_no_key(
+    store: JobStore, client: redis.Redis
+) -> None:
+    create(store)
+    attempt = store.start(JOB)
+    store.cancel(JOB)
+    store.delete(JOB)
+    store.forgive(attempt)
+    append(store, attempt, 0, *LINES)
+    store.end(attempt, "finished")
+    assert keys(client) == []
+
+
+def test_finding_22_no_key_of_jobs_is_without_an_end_at_any_moment(redis_server: RedisServer) -> None:
+    """Every write of a chunk carries its end: commands outside of scripts write nothing."""
+    with redis_server.client() as client, redis_server.client() as watching, watching.monitor() as monitor:
+        store = JobStore(client, "jobs", 60)
+        create(store)
+        attempt = store.start(JOB)
+        append(store, attempt, 0, *LINES)
+        store.forgive(attempt)
+        store.end(attempt, "finished")
+        store.newest(10)
+        store.delete(JOB)
+        client.echo("the end")
+        sent = set()
+        while (command := monitor.next_command())["command"] != "ECHO the end":
+            if command["client_type"] != "lua":
+                sent.add(command["command"].split()[0].upper())
+    assert sent <= {"EVAL", "EVALSHA", "HGETALL", "ZRANK", "HGET", "CLIENT", "HELLO"}

@@ -1,0 +1,102 @@
+-- Stands before every script of jobs. KEYS[1] is the prefix P, which carries the hash tag: all keys share a slot.
+-- Times are milliseconds of the Redis clock; callers send durations, never moments.
+local P = KEYS[1]
+local ALL, ENDS, SIZES, BYTES, TOTALS = P .. ':jobs', P .. ':jobs:ends', P .. ':jobs:sizes', P .. ':jobs:bytes', P .. ':jobs:totals'
+local STATUSES = { 'queued', 'running', 'finished', 'failed', 'cancelled' }
+local clock = redis.call('TIME')
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+-- What the result of one text is expected to take until it is known.
+local RESULT_BYTES = 100
+
+local function job_key(id) return P .. ':job:' .. id end
+local function index_of(status) return P .. ':jobs:' .. status end
+local function is_open(status) return status == 'queued' or status == 'running' end
+-- A place is `microseconds of its creation:id`: members of one score sort as strings, the newest last.
+local function id_of(place) return string.match(place, ':(.*)$') end
+local function renew(ttl, keys)
+  for _, key in ipairs(keys) do redis.call('PEXPIRE', key, ttl) end
+end
+
+-- Notes what a job or an upload holds in bytes, for the client that handed it in; 0 forgets it.
+local function account(member, client, bytes)
+  local before, known = string.match(redis.call('HGET', SIZES, member) or '', '^(%d+) (.*)$')
+  client = known or client
+  if bytes > 0 then
+    redis.call('HSET', SIZES, member, string.format('%.0f %s', bytes, client))
+  else
+    redis.call('HDEL', SIZES, member)
+  end
+  local more = bytes - (tonumber(before) or 0)
+  for _, field in ipairs(more == 0 and {} or { 'all', 'client:' .. client }) do
+    if redis.call('HINCRBY', BYTES, field, more) <= 0 then redis.call('HDEL', BYTES, field) end
+  end
+end
+
+-- Whether `more` bytes fit into the budgets beside the `held` ones of the same upload.
+local function room(client, held, more, most, most_of_client)
+  if held + more > most or held + more > most_of_client then return 'large' end
+  local counted = redis.call('HMGET', BYTES, 'all', 'client:' .. client)
+  if (tonumber(counted[2]) or 0) + more > most_of_client then return 'client_full' end
+  if (tonumber(counted[1]) or 0) + more > most then return 'full' end
+  return 'stored'
+end
+
+-- A job of this place, or an upload, lives `ttl` from now on.
+local function lives(member, ttl, keys)
+  redis.call('ZADD', ENDS, now + ttl, member)
+  renew(ttl, keys)
+  for _, key in ipairs({ ENDS, SIZES, BYTES }) do -- an upload lives shorter than the jobs beside it
+    if redis.call('PTTL', key) < ttl then redis.call('PEXPIRE', key, ttl) end
+  end
+end
+
+local function remove(place)
+  redis.call('ZREM', ENDS, place)
+  redis.call('ZREM', ALL, place)
+  for _, status in ipairs(STATUSES) do redis.call('ZREM', index_of(status), place) end
+  account(place, '', 0)
+end
+
+-- Jobs and uploads whose time is over leave the lists and the accounts with their keys.
+local function prune()
+  for _, member in ipairs(redis.call('ZRANGEBYSCORE', ENDS, '-inf', now, 'LIMIT', 0, 100)) do
+    local upload = string.match(member, '^upload:(.*)$')
+    if upload then
+      redis.call('UNLINK', P .. ':job:' .. upload)
+    else
+      local job = job_key(id_of(member))
+      if redis.call('HGET', job, 'place') == member then redis.call('UNLINK', job, job .. ':input', job .. ':output') end
+    end
+    remove(member)
+  end
+end
+
+-- Puts a job into the list of its status; the lists live as long as what was written last.
+local function list(place, from, to, ttl)
+  if from then redis.call('ZREM', index_of(from), place) end
+  redis.call('ZADD', index_of(to), 0, place)
+  renew(ttl, { ALL, index_of(to) })
+end
+
+local function count(field, by, ttl)
+  redis.call('HINCRBY', TOTALS, field, by)
+  redis.call('PEXPIRE', TOTALS, ttl)
+end
+
+-- Ends a job: its input goes unless it was asked to be kept, and what it holds is what is there.
+local function finish(id, status, ttl, code, message)
+  local job = job_key(id)
+  local facts = redis.call('HMGET', job, 'status', 'place', 'input_bytes', 'output_bytes', 'keep_input')
+  local place, input = facts[2], tonumber(facts[3]) or 0
+  redis.call('HSET', job, 'status', status, 'finished_ms', now, 'rate', 0)
+  if code ~= '' then redis.call('HSET', job, 'error_code', code, 'error', message) end
+  if facts[5] ~= '1' then
+    redis.call('UNLINK', job .. ':input')
+    redis.call('HSET', job, 'input_bytes', 0)
+    input = 0
+  end
+  account(place, '', input + (tonumber(facts[4]) or 0))
+  list(place, facts[1], status, ttl)
+  count(status, 1, ttl)
+  lives(place, ttl, { job, job .. ':input', job .. ':output' })
+end

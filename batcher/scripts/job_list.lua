@@ -1,0 +1,26 @@
+-- Lists jobs, newest first. ARGV: status ('': every), owner who asks ('': sees all), before (a place; '': the newest), most
+-- jobs, most jobs to look at. Jobs whose lifetime has ended leave the lists.
+-- Returns {the place to go on from | '', then ids}.
+local status, owner, before, most, looks = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
+local index, reply = status == '' and ALL or index_of(status), { '' }
+prune()
+while looks > 0 do
+  local places = redis.call('ZREVRANGEBYLEX', index, before == '' and '+' or '(' .. before, '-', 'LIMIT', 0, math.min(looks, most + 1))
+  for _, place in ipairs(places) do
+    if #reply > most then
+      reply[1] = before
+      return reply
+    end
+    before = place
+    local facts = redis.call('HMGET', job_key(id_of(place)), 'place', 'owner')
+    if facts[1] ~= place then
+      remove(place)
+    elseif owner == '' or facts[2] == '' or facts[2] == owner then
+      reply[#reply + 1] = id_of(place)
+    end
+  end
+  if #places < math.min(looks, most + 1) then return reply end
+  looks = looks - #places
+end
+reply[1] = before
+return reply
