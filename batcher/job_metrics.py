@@ -9,6 +9,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from batcher.common_metrics import build, redis_state
+from batcher.job_queue import JobsQueue
 from batcher.job_store import JobStore
 from batcher.outage import REDIS_ERRORS, Outage
 
@@ -48,6 +49,10 @@ class JobsCollector(Collector):
         for status, count in facts.ended.items():
             ended.add_metric([status], count)
         yield ended
+        held = "Texts and results of jobs in Redis"
+        yield GaugeMetricFamily("millrace_jobs_held_bytes", held, facts.held_bytes)
+        refused = "What stood in RQ's queue and was refused by this process"
+        yield CounterMetricFamily("millrace_jobs_refused", refused, JobsQueue.refused)
         texts = CounterMetricFamily("millrace_job_texts", "Texts of jobs that are done", labels=["result"])
         texts.add_metric(["predicted"], facts.texts - facts.failed_texts)
         texts.add_metric(["failed"], facts.failed_texts)

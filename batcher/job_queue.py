@@ -6,31 +6,56 @@ abandoned that has finished (rq issue 2424), or lose one in a crash, and `job_re
 
 from __future__ import annotations
 
-from typing import Any
+import logging
+from typing import Any, ClassVar
 
 import redis
 from rq import Queue, Retry
+from rq.exceptions import NoSuchJobError
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
-from batcher import tracing
 from batcher.errors import NoJobs
+from batcher.job_class import FUNCTION, MOST_RETRIES, ClassifyJob, RefusedJob, is_job_id
 from batcher.settings import JobSettings
 
+log = logging.getLogger(__name__)
+
 NO_CLUSTER = "jobs need a Redis that is no cluster: set MILLRACE_JOBS_REDIS_URL"
-FUNCTION = "batcher.jobs.run"
 # A process that holds this lock for longer has died with it; RQ itself would wait 15 minutes.
 MAINTENANCE_LOCK_S = 30
-# RQ's own bound is out of the way: attempts without progress are counted in the job's record.
-MOST_RETRIES = 10_000
 # The run ends itself at its timeout; this much later RQ ends it.
 GRACE_S = 60
-# Of a job's meta data: the traceparent of the request that handed it in.
-TRACE = "trace"
 
 
 class JobsQueue(Queue):
-    """RQ's queue, whose maintenance lock does not outlive a killed worker for long."""
+    """RQ's queue, which gives out jobs of this service only.
+
+    Its maintenance lock does not outlive a killed worker for long.
+    """
+
+    job_class = ClassifyJob
+    # Things that this process found in the queue and refused to run.
+    refused: ClassVar[int] = 0
+
+    @classmethod
+    def lmove(cls, connection: redis.Redis, queue_key: str, timeout: int | None) -> Any:
+        """The next job of this service, as RQ takes it. All else that waits is removed and counted."""
+        while True:
+            taken = super().lmove(connection, queue_key, timeout)
+            if taken is None or (reason := _refusal(connection, taken[1])) is None:
+                return taken
+            connection.lrem(f"{queue_key}:intermediate", 0, taken[1])
+            cls.refused += 1
+            fields = {"action": "job.refused", "job": taken[1][:64].decode("ascii", "replace")}
+            log.error(
+                "refused to run what stands in RQ's queue: %s; find out who can write to Redis",
+                reason,
+                extra=fields,
+            )
+
+    def enqueue_dependents(self, job: Job, *args: Any, **kwargs: Any) -> None:
+        """No job of this service has any."""
 
     def acquire_maintenance_lock(self) -> bool:
         """Whether this worker may do maintenance now."""
@@ -84,7 +109,8 @@ class JobQueue:
         started = self.rq.started_job_registry
         expired = set(started.get_expired_job_ids())
         running = set(started.get_job_ids(cleanup=False)) - expired
-        return running | set(self.rq.get_job_ids())
+        waiting: Any = self.rq.connection.lrange(self.rq.key, 0, -1)
+        return running | {job_id.decode("ascii", "replace") for job_id in waiting}
 
     def _job(self, job_id: str) -> Job:
         return self.rq.create_job(
@@ -92,9 +118,21 @@ class JobQueue:
             args=(job_id,),
             job_id=job_id,
             description=f"classify {job_id}",
-            meta={TRACE: tracing.current()},
             timeout=self._timeout_s,
             result_ttl=self._ttl_s,
             failure_ttl=self._ttl_s,
             retry=Retry(max=MOST_RETRIES, enqueue_at_front=True),
         )
+
+
+def _refusal(connection: redis.Redis, job_id: bytes) -> str | None:
+    """Why what waits under this id may not run; None if it may, or is gone."""
+    if not is_job_id(job_id.decode("ascii", "replace")):
+        return "its id is not one of this service"
+    try:
+        ClassifyJob.fetch(job_id.decode(), connection, JSONSerializer)
+    except RefusedJob as error:
+        return str(error)
+    except NoSuchJobError:
+        return None
+    return None

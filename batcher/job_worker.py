@@ -10,6 +10,7 @@ from typing import Any
 from rq import Queue, Worker
 from rq.job import Job
 
+from batcher.job_class import is_job_id
 from batcher.job_recovery import JobRecovery
 from batcher.job_run import Interrupted
 from batcher.outage import REDIS_ERRORS, Outage
@@ -49,7 +50,13 @@ class JobsWorker(Worker):
         return min(super().get_heartbeat_ttl(job), LOST_S)
 
     def clean_registries(self) -> None:
-        """RQ's maintenance, then ours."""
+        """RQ's maintenance, then ours. RQ cannot read what is no id of a job."""
+        for queue in self.queues:
+            key = queue.intermediate_queue_key
+            found: Any = self.connection.lrange(key, 0, -1)
+            for taken in found:
+                if not is_job_id(taken.decode("ascii", "replace")):
+                    self.connection.lrem(key, 0, taken)
         super().clean_registries()  # type: ignore[no-untyped-call]
         if self.recovery is not None:
             self.recovery.look()

@@ -12,14 +12,14 @@ import time
 import uuid
 from collections.abc import Callable
 
-from rq import get_current_job
 from rq.serializers import JSONSerializer
 
 from batcher import logs, tracing
 from batcher.connect import connect
 from batcher.errors import NoJobs
+from batcher.job_class import ClassifyJob
 from batcher.job_metrics import JobsMetrics
-from batcher.job_queue import TRACE, JobQueue
+from batcher.job_queue import JobQueue
 from batcher.job_recovery import JobRecovery
 from batcher.job_run import Cache, Hub, run_job
 from batcher.job_store import JobStore
@@ -63,8 +63,7 @@ def prepare(
         return ReplyHub.connect(settings, linger_s=LINGER_S), SharedCache.connect(settings)
 
     def runner(job_id: str) -> str:
-        job = get_current_job()
-        with tracing.job_span(job_id, str(job.meta.get(TRACE, "")) if job else ""):
+        with tracing.job_span(job_id, store.trace(job_id)):
             return run_job(job_id, store, connect_hub or hub_and_cache, settings, _stop_asked())
 
     _runner = runner
@@ -92,6 +91,7 @@ def build_worker(settings: JobSettings) -> JobsWorker:
         name=f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}",
         connection=client,
         queue_class=type(queue.rq),
+        job_class=ClassifyJob,
         serializer=JSONSerializer,
         worker_ttl=WORKER_TTL_S,
         maintenance_interval=MAINTENANCE_S,
