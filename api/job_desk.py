@@ -6,6 +6,7 @@ RQ and the store are synchronous. What they raise when Redis is away becomes Que
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import secrets
 from collections.abc import Callable, Iterator, Sequence
@@ -140,6 +141,22 @@ class JobDesk:
     async def records(self, job_ids: Sequence[str]) -> list[JobRecord | None]:
         """What is known of each job, in one round trip."""
         return await self._call(self.store.records, job_ids)
+
+    async def texts(self, record: JobRecord) -> Iterator[bytes]:
+        """The texts of a job, a JSON string a line; null for one that was too long. Raises Problem 404."""
+        first = await self._call(self.store.input, record.id, 0)
+        if first is None:
+            detail = "the texts of this job are not kept; with keep_input=true they stay after its end"
+            raise Problem(404, detail, code="no_texts")
+        return self._lines(record, first)
+
+    def _lines(self, record: JobRecord, first: list[str | None]) -> Iterator[bytes]:
+        chunk: list[str | None] | None = first
+        number = 0
+        while chunk is not None:
+            yield "".join(f"{json.dumps(text, ensure_ascii=False)}\n" for text in chunk).encode()
+            number += 1
+            chunk = self.store.input(record.id, number)
 
     async def position(self, record: JobRecord) -> int | None:
         """The place of a queued job in its queue."""

@@ -94,6 +94,17 @@ PREDICTIONS: Options = {
         },
     },
 }
+TEXTS: Options = {
+    "summary": "Texts, in their order",
+    "responses": {
+        **_ALWAYS,
+        404: _error("No such job, its time is over, or its texts are not kept (no_texts)"),
+        200: {
+            "description": "A JSON string a line; null for a text that was too long",
+            "content": {"application/x-ndjson": {"schema": {"type": "string"}}},
+        },
+    },
+}
 CANCEL: Options = {
     "responses": {
         **_ALWAYS,

@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from api.answer import Answer
 from api.job_desk import JobDesk, not_found
-from api.job_docs import CANCEL, EVENTS, FIND, LIST, PREDICTIONS, SUBMIT
+from api.job_docs import CANCEL, EVENTS, FIND, LIST, PREDICTIONS, SUBMIT, TEXTS
 from api.job_view import Job, JobList, JobPredictions, job_body, next_offset, page, page_type
 from api.wire import Gone, Head, check_encoding, check_length
 from batcher.errors import QueueUnavailable
@@ -37,7 +37,7 @@ JobId = Annotated[str, Path(description="As POST /jobs gave it")]
 
 
 def job_routes(desk: JobDesk, max_body_bytes: int) -> APIRouter:
-    """The six routes."""
+    """The seven routes."""
     router = APIRouter(prefix="/jobs", tags=["jobs"])
     _add_intake(router, desk, max_body_bytes)
     _add_progress(router, desk)
@@ -119,6 +119,12 @@ def _add_results(router: APIRouter, desk: JobDesk) -> None:
             headers["link"] = f'</jobs/{job_id}/predictions?offset={end}&limit={limit}>; rel="next"'
         body = page(kind, record, offset, end, desk.store.output(record, offset, end))
         return StreamingResponse(body, media_type=kind, headers=headers)
+
+    @router.get("/{job_id}/texts", response_class=StreamingResponse, **TEXTS)
+    async def texts(request: Request, job_id: JobId) -> Response:
+        """Until the job's end, and after it where `keep_input` was asked for."""
+        record = await desk.find(job_id, _owner(desk, request))
+        return StreamingResponse(await desk.texts(record), media_type="application/x-ndjson")
 
 
 def _add_cancel(router: APIRouter, desk: JobDesk) -> None:

@@ -123,6 +123,9 @@ PREDICT_RESPONSES: dict[int | str, dict[str, Any]] = {
     500: _error("The model failed on one text (inference_failed), or something unforeseen (internal)"),
     503: _error("No worker, no Redis, or the process is stopping; see Retry-After"),
     504: _error("The budget ended before the result came"),
+    507: _error(
+        "As a job: all jobs (jobs_full), or yours (client_jobs_full), hold as many bytes as they may"
+    ),
 }
 
 

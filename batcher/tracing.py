@@ -1,7 +1,7 @@
 """Traces: one request from the API through the queue into its batch. OpenTelemetry, off unless switched on.
 
 Contexts travel as W3C traceparent strings: in the header of a request, in the entry through Redis, in the
-meta data of an RQ job. Where tracing is off, no SDK is imported and no span made.
+record of a job. Where tracing is off, no SDK is imported and no span made.
 """
 
 from __future__ import annotations

@@ -25,8 +25,8 @@ from api.tracing import Traced
 from batcher import tracing, worker_traces
 from batcher.__main__ import build_worker
 from batcher.instruments import Instruments
-from batcher.job_queue import TRACE, JobQueue
-from batcher.settings import JobSettings, WorkerSettings
+from batcher.job_store import JobStore
+from batcher.settings import WorkerSettings
 from batcher.shared_cache import CacheWriter
 from batcher.worker import Worker
 from model_store.stub import StubClassifier
@@ -174,9 +174,8 @@ async def test_a_job_goes_on_in_the_trace_that_handed_it_in(
         answer = await client.post("/jobs", json={"text": ["a"]}, headers={"traceparent": CAME})
         assert answer.status_code == 202
         with redis_server.client() as redis:
-            queue = JobQueue(redis, JobSettings(redis_url=redis_server.url))  # type: ignore[arg-type]
-            (job,) = queue.rq.get_jobs()
-        with tracing.job_span("the job", job.meta[TRACE]):
+            trace = JobStore(redis, "default", 60).trace(answer.json()["id"])
+        with tracing.job_span("the job", trace):
             assert tracing.current().startswith(f"00-{TRACE_ID}-")
 
     await ask(redis_server, asking, ready=False)
