@@ -105,23 +105,11 @@ class Intake:
 
     @contextmanager
     def _within_budget(self) -> Generator[None]:
-        """Makes the answer of what does not fit. Waiting frees nothing, so it is no 429 with Retry-After."""
+        """Makes an answer of what does not fit."""
         try:
             yield
         except NoRoom as error:
-            budget = self._limits.budget
-            if error.refusal == "large":
-                most = min(budget.total, budget.client)
-                detail = (
-                    f"the texts and their results would take more than the {most} bytes that a job may hold"
-                )
-                raise Problem(413, detail, code="job_too_large", headers=(CLOSE,)) from None
-            whose, code = "all jobs hold", "jobs_full"
-            if error.refusal == "client_full":
-                whose, code = "your jobs hold", "client_jobs_full"
-            most = budget.client if error.refusal == "client_full" else budget.total
-            detail = f"{whose} as much as they may, {most} bytes: delete jobs that have ended"
-            raise Problem(507, detail, code=code, headers=(CLOSE,)) from None
+            raise _no_room(error, self._limits.budget) from None
 
     def _same(self, record: JobRecord, digest: str) -> JobRecord:
         if record.digest != digest:
@@ -157,3 +145,17 @@ def _digested(texts: Iterator[str], update: Callable[[bytes], None]) -> Iterator
         update(b"%d:" % len(encoded))
         update(encoded)
         yield text
+
+
+def _no_room(error: NoRoom, budget: Budget) -> Problem:
+    """Waiting frees nothing, so it is no 429 with Retry-After."""
+    advice = "delete jobs that have ended"
+    if error.refusal == "large":
+        most = min(budget.total, budget.client)
+        detail = f"the texts and their results would take more than the {most} bytes that a job may hold"
+        return Problem(413, detail, code="job_too_large", headers=(CLOSE,))
+    if error.refusal == "client_full":
+        detail = f"your jobs hold as much as they may, {budget.client} bytes: {advice}"
+        return Problem(507, detail, code="client_jobs_full", headers=(CLOSE,))
+    detail = f"all jobs hold as much as they may, {budget.total} bytes: {advice}"
+    return Problem(507, detail, code="jobs_full", headers=(CLOSE,))
