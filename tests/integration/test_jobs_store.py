@@ -58,6 +58,7 @@ def test_an_upload_becomes_a_job_with_its_input(store: JobStore) -> None:
     assert create(store) == "created"
     record = record_of(store)
     assert (record.status, record.total, record.done, record.failed) == ("queued", 7, 0, 0)
+    assert record.held_bytes == len('["0","1","2"]' + '["3",null,"5"]' + '["6"]')
     assert store.input(JOB, 1) == ["3", None, "5"]
     assert store.input(JOB, 3) is None
     assert (store.waiting(), store.position(record)) == (1, 1)

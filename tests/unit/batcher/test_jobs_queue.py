@@ -12,7 +12,8 @@ from rq.registry import FinishedJobRegistry
 from rq.serializers import JSONSerializer
 
 from batcher import jobs
-from batcher.job_queue import FUNCTION, JobQueue
+from batcher.job_class import FUNCTION, ClassifyJob
+from batcher.job_queue import JobQueue
 from batcher.job_recovery import JobRecovery
 from batcher.job_run import Interrupted
 from batcher.job_store import JobStore
@@ -45,7 +46,9 @@ class Bench:
         assert self.store.create(upload, "d", 10).outcome == "created"
 
     def work(self) -> None:
-        worker = SimpleWorker([self.queue.rq], connection=self.client, serializer=JSONSerializer)
+        worker = SimpleWorker(
+            [self.queue.rq], connection=self.client, serializer=JSONSerializer, job_class=ClassifyJob
+        )
         worker.work(burst=True, logging_level="ERROR", max_jobs=5)
 
     def rq_job(self, job_id: str = JOB) -> Job:
@@ -145,19 +148,36 @@ def test_a_job_between_two_of_rqs_lists_is_put_back(bench: Bench) -> None:
     assert bench.status() == "finished"
 
 
-def test_a_job_that_rq_gave_up_is_put_back(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_that_somebody_stopped_by_rqs_own_means_is_put_back(bench: Bench) -> None:
     bench.create()
     bench.queue.enqueue(JOB)
-    bench.client.hset(f"rq:job:{JOB}", "retries_left", 0)
-    runner = jobs._runner
-    monkeypatch.setattr(jobs, "_runner", lambda job_id: 1 / 0)
-    bench.work()
-    assert bench.rq_job().get_status() == JobStatus.FAILED
-    monkeypatch.setattr(jobs, "_runner", runner)
+    bench.rq_job().set_status(JobStatus.STOPPED)
+    bench.queue.rq.pop_job_id()
     bench.recovery.look()
     assert bench.recovery.look() == [JOB]
     bench.work()
     assert bench.status() == "finished"
+
+
+def test_a_job_that_raises_is_retried_whatever_redis_says(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Attempts without progress are counted in the job's own record, so RQ's bound must not end it."""
+    bench.create()
+    bench.queue.enqueue(JOB)
+    bench.client.hset(f"rq:job:{JOB}", "retries_left", 0)
+    runner, calls = jobs._runner, []
+
+    def raises_twice(job_id: str) -> str:
+        calls.append(job_id)
+        if len(calls) < 3:
+            raise ZeroDivisionError
+        assert runner is not None
+        return runner(job_id)
+
+    monkeypatch.setattr(jobs, "_runner", raises_twice)
+    bench.work()
+    assert (bench.status(), len(calls)) == ("finished", 3)
 
 
 def test_a_finished_job_that_rq_calls_abandoned_stays_finished(bench: Bench) -> None:
