@@ -28,9 +28,9 @@ return redis.call(cmd[kind], KEYS[1])
 
 
 def rules() -> str:
-    """The file with a password for each user: its own name. Redis before 7 knows no keys for reading only."""
+    """The file with a password for each user: its own name. Redis 6 knows no rights to read only."""
     text = re.sub(r">([A-Z]+)_PASSWORD", lambda found: f">{found[1].lower()}", RULES.read_text())
-    return text if _version() >= 7 else text.replace("%R~", "~")
+    return text if _version() >= 7 else re.sub(r" \(.*?\)", "", text).replace("%R~", "~")
 
 
 def _version() -> int:
