@@ -8,14 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from time import time
-
-from limits import RateLimitItem, parse_many
-from limits.storage import MemoryStorage
-from limits.strategies import SlidingWindowCounterRateLimiter
 
 from api.errors import Problem
 from api.keys import Keys
+from api.rate_limit import RateCounter
 from api.wire import Head
 
 # What stays open when API keys are set: probes, scrapes and the description of the service.
@@ -27,12 +23,11 @@ OPEN_PREFIX = "/static/"
 class RateLimit:
     """Requests of each client, in sliding windows, counted by each process for itself. "" is no limit.
 
-    `rate` is as the library `limits` reads it: "100/second", or several: "20/second;500/minute".
+    `rate` is "100/second", or several: "20/second;500/minute".
     """
 
     def __init__(self, rate: str) -> None:
-        self._items = parse_rate(rate)
-        self._windows = SlidingWindowCounterRateLimiter(MemoryStorage()) if self._items else None
+        self._counter = RateCounter(rate)
 
     def admit(self, keys: Keys, head: Head) -> str:
         """Counts a request and says whose it is. Raises Problem 401, or 429: vain tries are counted, too."""
@@ -46,19 +41,7 @@ class RateLimit:
 
     def count(self, client: str) -> None:
         """Counts a request. Raises Problem 429 `rate_limited`."""
-        if self._windows is None:
-            return
-        for item in self._items:
-            if not self._windows.hit(item, client):
-                wait_s = max(self._windows.get_window_stats(item, client).reset_time - time(), 0.0)
-                raise Problem(
-                    429, f"more than {item} of this client", code="rate_limited", retry_after_s=wait_s
-                )
-
-
-def parse_rate(rate: str) -> list[RateLimitItem]:
-    """The limits in a setting. Raises ValueError."""
-    return parse_many(rate) if rate.strip() else []
+        self._counter.count(client)
 
 
 class ClientCap:

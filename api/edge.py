@@ -26,7 +26,7 @@ from api.lifecycle import Phase
 from api.metrics import Metrics
 from api.openapi import described
 from api.predict import Predict
-from api.wire import NOSNIFF, Head, Lingering, Message, Receive, Scope, Send, send_problem
+from api.wire import NOSNIFF, PROBES, Head, Lingering, Message, Receive, Scope, Send, send_problem
 from batcher.errors import MillraceError
 
 log = logging.getLogger(__name__)
@@ -40,8 +40,6 @@ DEFAULT_HEADERS: list[Header] = [
     (b"referrer-policy", b"no-referrer"),
     (b"cache-control", b"no-store"),
 ]
-# What load balancers and monitors also ask with HEAD: as GET, and the server leaves the body out.
-PROBES = frozenset(("/health", "/livez", "/readyz", "/metrics"))
 # Probes and scrapes come every few seconds: their lines are for debugging only, unless they fail; /readyz
 # fails in the ordinary course of things, whenever a process starts or drains.
 QUIET_ROUTES = PROBES | {"/", "/static/{name}"}

@@ -22,8 +22,8 @@ NOT_UTF8 = "not valid UTF-8"
 HALF_PAIR = "not valid Unicode: half a surrogate pair"
 
 _space = re.compile(r"[ \t\r\n]*").match
-_string = re.compile(r'"(?:[^"\\\x00-\x1f]++|\\.)*+"').match
-_begun_string = re.compile(r'"(?:[^"\\\x00-\x1f]++|\\.)*+').match
+# As much of a string as is here, up to its quote, a control character, or an escape that is not whole.
+_inside = re.compile(r'(?:[^"\\\x00-\x1f]++|\\[^\x00-\x1f])*+').match
 _value = re.compile(r'["\[{]|-?\d|true|false|null').match
 # The longest of these.
 _AHEAD = 5
@@ -136,18 +136,24 @@ class _Characters:
         return self.broken(f"not valid JSON: {said}", index)
 
     def _raw_string(self, index: int | None) -> str:
-        while (found := _string(self._held, self._at)) is None:
-            if len(self._held) - self._at > MAX_FIELD or not self._more():
-                raise invalid_body("json_invalid", self._unended(), index=index)
-        self._at = found.end()
-        return found[0]
-
-    def _unended(self) -> str:
-        begun = _begun_string(self._held, self._at)
-        after = self._held[begun.end() : begun.end() + 1] if begun else ""
-        if after and after < " ":
-            return "a control character in a string, such as a line end, must be escaped"
-        return "a string that does not end"
+        """The string that comes next, with its quotes. Each part is scanned once, however small it is."""
+        parts, size = ['"'], 0
+        self._at += 1
+        while True:
+            inside = _inside(self._held, self._at)
+            assert inside is not None, "it matches nothing, too"
+            parts.append(inside[0])
+            size += len(inside[0])
+            self._at = inside.end()
+            after = self._held[self._at : self._at + 2]
+            if after.startswith('"'):
+                self._at += 1
+                return "".join([*parts, '"'])
+            if after and after != "\\":  # alone, it is half of an escape
+                said = "a control character in a string, such as a line end, must be escaped"
+                raise invalid_body("json_invalid", said, index=index)
+            if size > MAX_FIELD or not self._more():
+                raise invalid_body("json_invalid", "a string that does not end", index=index)
 
     def _decode(self, raw: str, index: int | None) -> str:
         if not is_unicode(raw):

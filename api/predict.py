@@ -13,6 +13,7 @@ from typing import Protocol, cast
 
 from api.access import ClientCap, RateLimit
 from api.answer import Answer, all_known, some_found
+from api.bodies import BodyReader
 from api.cache import Held, LocalCache
 from api.errors import Header, Problem, internal, problem_of
 from api.keys import Keys, key_name
@@ -27,7 +28,6 @@ from api.wire import (
     CLOSE,
     JSON,
     NOSNIFF,
-    BodyReader,
     Gone,
     Head,
     Lingering,
@@ -143,7 +143,8 @@ class Predict:
     async def _some_unknown(self, ask: Ask, want: Want, receive: Receive) -> Answer:
         wishes = ask.head.preference
         try:
-            found = await self._misses.find(want, receive)
+            with self._bodies.hold(ask.texts):
+                found = await self._misses.find(want, receive)
         except (BudgetExceeded, QueueFull):
             if wishes.respond_async and self.deferral is not None:
                 return await self.deferral(ask.head, ask.texts)

@@ -21,6 +21,7 @@ from pathlib import Path
 import uvicorn
 from uvicorn.supervisors import Multiprocess
 
+from api.backlog import RESERVE
 from api.connection import Connection
 from api.door import Door
 from api.edge import Edge
@@ -31,8 +32,8 @@ from batcher import garbage, logs, tracing
 
 log = logging.getLogger(__name__)
 
-# Files that a process needs beside its connections.
-OWN_FILES = 256
+# Files that a process needs beside its connections: those to Redis, and the reserve for probes.
+OWN_FILES = 256 + RESERVE
 
 
 @dataclass(frozen=True, slots=True)

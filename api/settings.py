@@ -8,9 +8,9 @@ from typing import Literal, Self
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
-from api.access import parse_rate
 from api.keys import parse_keys
 from api.origins import is_loopback, parse_hosts
+from api.rate_limit import parse_rate
 from batcher.settings import JobSettings
 
 

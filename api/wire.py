@@ -10,6 +10,8 @@ import re
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
+from ipaddress import IPv6Address
 from random import getrandbits
 from typing import Any
 
@@ -23,13 +25,19 @@ Send = Callable[[Message], Awaitable[None]]
 JSON: Header = (b"content-type", b"application/json")
 NOSNIFF: Header = (b"x-content-type-options", b"nosniff")
 CLOSE: Header = (b"connection", b"close")
+# What load balancers, orchestrators and monitors ask. They also use HEAD: it is read as GET, and the server
+# leaves the body out.
+PROBES = frozenset(("/health", "/livez", "/readyz", "/metrics"))
 
+# White space in the value of a header.
+BLANK = b" \t"
+# Types of a body of JSON; the form type is what `curl -d` sends when nobody states a type.
+JSON_TYPES = frozenset((b"", b"application/json", b"application/x-www-form-urlencoded"))
+# Of a Content-Length; int() refuses numbers of thousands of them.
+MOST_DIGITS = 18
 # How long, and how much, of what still arrives of a refused body is thrown away.
 LINGER_S = 2.0
 LINGER_BYTES = 16 * 1024**2
-# Unfinished bodies held at once, counted as so many of the largest.
-LARGEST_BODIES = 32
-
 _WANTED = frozenset(
     (
         b"x-request-id",
@@ -47,15 +55,7 @@ _WANTED = frozenset(
     )
 )
 _sane_id = re.compile(rb"[A-Za-z0-9._-]{1,128}").fullmatch
-# The form type is what `curl -d` sends when nobody states a type.
-_json_type = re.compile(
-    rb"application/(?:json|[a-z0-9.+-]+\+json|x-www-form-urlencoded)[ \t]*(?:;.*)?", re.IGNORECASE
-).fullmatch
 _sane_trace = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}").fullmatch
-# One preference: token, perhaps =value (a token or a quoted string); parameters after ; are ignored.
-_preference = re.compile(
-    rb"[ \t]*([!#$%&'*+.^_`|~0-9A-Za-z-]+)[ \t]*(?:=[ \t]*\"?([^\",;]*)\"?)?[ \t]*(?:;.*)?"
-).fullmatch
 _seconds = re.compile(rb"\d{1,9}(?:\.\d{1,6})?").fullmatch
 
 
@@ -106,9 +106,23 @@ class Head:
 
     @property
     def client(self) -> str:
-        """The address of the other side: what limits count by where there is no key."""
+        """The address of the other side, of IPv6 its network: what limits count by where there is no key."""
         address = self.scope.get("client")
-        return str(address[0]) if address else ""
+        return network_of(str(address[0])) if address else ""
+
+
+@lru_cache(4096)
+def network_of(address: str) -> str:
+    """An IPv4 address as it is; of IPv6 the /64, which belongs to one client as a rule."""
+    if ":" not in address:
+        return address
+    try:
+        known = IPv6Address(address)
+    except ValueError:
+        return address
+    if known.ipv4_mapped is not None:
+        return str(known.ipv4_mapped)
+    return f"{IPv6Address(int(known) >> 64 << 64)}/64"
 
 
 def parse_prefer(lines: Iterable[bytes]) -> Preference:
@@ -116,8 +130,9 @@ def parse_prefer(lines: Iterable[bytes]) -> Preference:
     wait_s: float | None = None
     respond_async = False
     for part in b",".join(lines).split(b","):
-        match = _preference(part)
-        name, value = (match[1].lower(), match[2] or b"") if match else (b"", b"")
+        # Parameters after ; are ignored, and so is a quoted string with , or ; in it: neither name has one.
+        name, _, value = part.partition(b";")[0].partition(b"=")
+        name, value = name.strip(BLANK).lower(), _unquoted(value.strip(BLANK))
         if name == b"wait" and wait_s is None and _seconds(value):
             wait_s = float(value)
         elif name == b"respond-async":
@@ -125,17 +140,23 @@ def parse_prefer(lines: Iterable[bytes]) -> Preference:
     return Preference(wait_s, respond_async)
 
 
+def _unquoted(value: bytes) -> bytes:
+    return value[1:-1] if len(value) > 1 and value[:1] == value[-1:] == b'"' else value
+
+
 def check_length(head: Head, limit: int) -> None:
     """Refuses by Content-Length what would be refused while reading, before any of it is read."""
     said = head.found.get(b"content-length")
-    if said is not None and said.isdigit() and int(said) > limit:
+    if said is not None and said.isdigit() and (len(said) > MOST_DIGITS or int(said) > limit):
         raise too_large(limit)
 
 
 def is_json(content_type: bytes) -> bool:
     """JSON, no type at all (load scripts send none), or what curl sends unasked."""
-    said = content_type.strip()
-    return not said or said == b"application/json" or _json_type(said) is not None
+    if content_type in JSON_TYPES:
+        return True
+    said = content_type.partition(b";")[0].strip(BLANK).lower()
+    return said in JSON_TYPES or (said.startswith(b"application/") and said.endswith(b"+json"))
 
 
 def check_encoding(head: Head) -> None:
@@ -154,48 +175,8 @@ def check_json(head: Head) -> None:
         )
 
 
-class BodyReader:
-    """Reads bodies up to `limit` bytes within `timeout_s`; what is unfinished of all of them has a bound."""
-
-    def __init__(self, limit: int, timeout_s: float) -> None:
-        self.limit = limit
-        self._timeout_s = timeout_s
-        self._room = LARGEST_BODIES * limit
-
-    async def read(self, receive: Receive) -> bytes:
-        """The whole body. 413 as soon as it is too large, 408 when it does not end; raises Gone.
-
-        503 where the unfinished bodies of others leave no room. A body that comes in one part needs none.
-        """
-        body, more = await _next_part(receive)
-        if more:
-            try:
-                async with asyncio.timeout(self._timeout_s):
-                    body = await self._rest(receive, body)
-            except TimeoutError:
-                raise Problem(408, "the body did not arrive in time", headers=(CLOSE,)) from None
-        if len(body) > self.limit:
-            raise too_large(self.limit)
-        return body
-
-    async def _rest(self, receive: Receive, first: bytes) -> bytes:
-        body, more = bytearray(first), True
-        self._room -= len(body)
-        try:
-            while more and len(body) <= self.limit:
-                if self._room < 0:
-                    detail = "too many unfinished bodies are held already"
-                    raise Problem(503, detail, code="too_many_bodies", headers=(CLOSE,))
-                part, more = await _next_part(receive)
-                body += part
-                self._room -= len(part)
-            return bytes(body)
-        finally:
-            self._room += len(body)
-            body.clear()  # an error would keep it for as long as it is told
-
-
-async def _next_part(receive: Receive) -> tuple[bytes, bool]:
+async def next_part(receive: Receive) -> tuple[bytes, bool]:
+    """A part of a body, and whether more follows. Raises Gone."""
     message = await receive()
     if message["type"] == "http.disconnect":
         raise Gone
@@ -258,5 +239,5 @@ class Lingering:
         await self._send({"type": "http.response.body", "body": b""})
 
     async def _thrown_away(self) -> tuple[int, bool]:
-        part, more = await _next_part(self._receive)
+        part, more = await next_part(self._receive)
         return len(part), more

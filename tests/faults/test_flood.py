@@ -149,8 +149,8 @@ async def test_slow_bodies_have_an_end_and_a_bound(flooded: tuple[Mill, Scales])
     print(f"{number} slow bodies, probes answered in {slowest * 1000:.0f} ms, {statuses}")
     assert statuses == {408, 503}, "some are waited for, the others do not fit"
     assert slowest < 5
-    # 32 of the largest bodies and what each connection has read ahead, with what an allocator adds.
-    assert scales.most["api"] < 32 * 2 * 1.5 + number * 0.4
+    # 16 of the largest bodies and what each connection has read ahead, with what an allocator adds.
+    assert scales.most["api"] < 16 * 2 * 1.5 + number * 0.4
 
 
 async def _slowly(peer: Peer, much: bytes) -> None:

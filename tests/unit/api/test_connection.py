@@ -12,9 +12,11 @@ import pytest
 import uvicorn
 
 from api import connection
+from api.backlog import BACKLOG, RESERVE, Backlog
+from api.bodies import BodyReader
 from api.connection import Connection
 from api.lifecycle import PHASE, Phase
-from api.wire import JSON, BodyReader, Gone, Receive, Scope, Send, send_answer
+from api.wire import JSON, Gone, Receive, Scope, Send, send_answer
 from tests.servers import free_port
 
 Peer = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -23,7 +25,7 @@ LARGE = b"x" * 5_000_000
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
-    """GET answers at once, GET /large with much, POST with the length of the body it has read."""
+    """GET answers at once, with much, without an end or late; POST with the length of the body."""
     body = b"hello"
     if scope["method"] == "POST":
         try:
@@ -32,7 +34,21 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
             return
     elif scope["path"] == "/large":
         body = LARGE
+    elif scope["path"] == "/slow":
+        await asyncio.sleep(60)
+    elif scope["path"] == "/endless":
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        listening = asyncio.ensure_future(left(receive))
+        while not listening.done():
+            await send({"type": "http.response.body", "body": b"x" * 65536, "more_body": True})
+            await asyncio.sleep(0)
+        return
     await send_answer(send, 200, [JSON], body)
+
+
+async def left(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 @asynccontextmanager
@@ -222,13 +238,132 @@ async def test_beyond_the_limit_idle_connections_go_and_busy_ones_stay() -> None
         assert (await answer(rested))[0] == 200, "it had spoken; those that never did went first"
 
 
+def probe(path: str) -> bytes:
+    return f"GET {path} HTTP/1.1\r\nhost: x\r\n\r\n".encode()
+
+
+async def unread(dial: Callable[[], Awaitable[Peer]], path: str = "/endless") -> Peer:
+    """A connection that asks and reads nothing."""
+    peer = await dial()
+    peer[1].transport.pause_reading()  # type: ignore[attr-defined]
+    peer[1].write(probe(path))
+    return peer
+
+
+async def until_connections(server: uvicorn.Server, most: int) -> None:
+    async with asyncio.timeout(10):
+        while len(server.server_state.connections) > most:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+
+
 async def test_when_all_are_busy_the_next_is_told_so() -> None:
     async with served(4) as (_, dial):
         for _ in range(4):
             peer = await dial()
             peer[1].write(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\nx")
         await asyncio.sleep(0.1)
-        assert await refusal(await dial()) == (503, "too_many_connections")
+        late = await dial()
+        late[1].write(GET)
+        assert await refusal(late) == (503, "too_many_connections")
+
+
+async def test_finding_12_when_all_are_busy_probes_are_answered() -> None:
+    """More than there may be hold their connection: the reserve is for those who ask whether all is well."""
+    async with served(4) as (server, dial):
+        for _ in range(4):
+            peer = await dial()
+            peer[1].write(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\nx")
+        silent = [await dial() for _ in range(2 * RESERVE)]
+        for path in ("/livez", "/readyz", "/health?x=1", "/metrics"):
+            asking = await dial()
+            asking[1].write(probe(path))
+            status, headers, _ = await answer(asking)
+            assert (status, headers["connection"]) == (200, "close")
+            assert await ended(asking)
+        assert len(server.server_state.connections) <= 4 + RESERVE
+        assert await ended(silent[0])
+        late = await dial()
+        late[1].write(probe("/livezz"))
+        assert await refusal(late) == (503, "too_many_connections")
+
+
+async def test_finding_12_a_streamed_answer_that_nobody_reads_is_ended() -> None:
+    """Also where the client goes on sending, and where the answer waits behind another one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(connection, "PATIENCE_S", 0.3)
+        async with served(1000) as (server, dial):
+            await unread(dial)
+            sending = await unread(dial)
+            behind = await unread(dial, "/large")
+            behind[1].write(GET * 8)
+            for _ in range(5):
+                sending[1].write(b"GET / HT")
+                await asyncio.sleep(0.1)
+            await until_connections(server, 0)
+
+
+async def test_finding_12_a_streamed_answer_that_is_read_slowly_goes_on() -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(connection, "PATIENCE_S", 0.5)
+        async with served(1000) as (_, dial):
+            peer = await dial()
+            peer[1].write(probe("/endless"))
+            for _ in range(30):
+                assert await peer[0].read(1 << 20)
+                await asyncio.sleep(0.1)
+
+
+async def test_finding_12_answers_that_nobody_reads_make_room_for_others() -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(connection, "STALLED_S", 0.2)
+        async with served(4) as (server, dial):
+            for _ in range(4):
+                await unread(dial)
+            await asyncio.sleep(1.0)
+            late = await dial()
+            late[1].write(GET)
+            assert (await answer(late))[0] == 200
+            assert len(server.server_state.connections) <= 4
+
+
+async def test_finding_11_answers_not_read_have_a_bound_together() -> None:
+    """The one that waits longest goes."""
+    async with served(1000) as (server, dial):
+        server.lifespan.state[BACKLOG] = Backlog(unsent_bytes=4_000_000)
+        for _ in range(12):
+            await unread(dial, "/large")
+            await asyncio.sleep(0.05)
+        await until_connections(server, 8)
+
+
+async def test_finding_11_bodies_not_taken_have_a_bound_together() -> None:
+    """They wait behind a request that has no answer yet."""
+    async with served(1000) as (server, dial):
+        server.lifespan.state[BACKLOG] = Backlog(unread_bytes=1_000_000)
+        head = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n"
+        for _ in range(20):
+            peer = await dial()
+            peer[1].write(probe("/slow") + head % 100_000 + b"x" * 99_999)
+            await asyncio.sleep(0.05)
+        await until_connections(server, 10)
+
+
+@pytest.mark.parametrize(
+    ("head", "refused"),
+    [
+        (b"GET / HTTP/1.1\r\nprefer: wait=" + b" " * 9000 + b"1\r\n\r\n", (431, "head_too_large")),
+        (b"GET / HTTP/1.1\r\n" + b"x" * 9000 + b": 1\r\n\r\n", (431, "head_too_large")),
+        (b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * 101 + b"\r\n", (431, "too_many_headers")),
+        (b"GET /?" + b"a&" * 5000 + b" HTTP/1.1\r\nhost: x\r\n\r\n", (414, "target_too_long")),
+    ],
+    ids=["value", "name", "many", "target"],
+)
+async def test_finding_07_parts_of_a_head_have_limits_of_their_own(
+    dial: Callable[[], Awaitable[Peer]], head: bytes, refused: tuple[int, str]
+) -> None:
+    peer = await dial()
+    peer[1].write(head)
+    assert await refusal(peer) == refused
 
 
 async def test_a_request_that_is_on_its_way_when_the_port_closes_is_answered() -> None:

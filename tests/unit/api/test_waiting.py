@@ -197,3 +197,18 @@ async def test_a_job_that_is_refused_answers_for_itself(start: Start) -> None:
 async def test_respond_async_is_only_a_preference(service: Service) -> None:
     service.app.predict.deferral = None
     assert (await service.predict("a", prefer="respond-async")).status_code == 200
+
+
+async def test_finding_11_texts_that_wait_have_a_bound_together(start: Start) -> None:
+    """Joining a text that runs is free, but each who joins holds a copy of it."""
+    service = await start(FakeHub(gate=asyncio.Event()), max_body_bytes=2048, max_text_chars=2000)
+    text = "x" * 1900
+    waiting = [asyncio.create_task(service.predict(text)) for _ in range(60)]
+    done, _ = await asyncio.wait(waiting, timeout=2)
+    assert service.hub.gate is not None
+    service.hub.gate.set()
+    answers = await asyncio.gather(*waiting)
+    refused = [answer for answer in answers if answer.status_code == 503]
+    assert {answer.json()["code"] for answer in refused} == {"too_many_bodies"}
+    assert 40 < len(refused) == len(done) < 50
+    assert (await service.predict("new")).status_code == 200, "what was held is free again"
