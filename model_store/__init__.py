@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from model_store.classifier import Classifier, Layout, ModelInfo, Precision, Tokens
+from model_store.classifier import Classifier, Layout, ModelInfo, Precision, Tokens, Verdict
 from model_store.errors import ModelError
 
-__all__ = ["Classifier", "Layout", "ModelError", "ModelInfo", "Precision", "Tokens", "load"]
+__all__ = ["Classifier", "Layout", "ModelError", "ModelInfo", "Precision", "Tokens", "Verdict", "load"]
 
 
 def load(
@@ -27,8 +27,9 @@ def load(
     `default` is the embedded model and `stub` a classifier without a model (`stub@NAME`: under another
     revision); otherwise a directory (a Hugging Face one or a built artefact) or `org/name@commit`, which
     must have been pulled. What is not an artefact yet is built into one under `artefact_dir` the first
-    time. `threads` 0 means the cores this process may use. Raises a ModelError of one sentence where any of
-    this is not possible.
+    time. `threads` 0 means the cores this process may use. The engine proves itself on the artefact's
+    probes, with these threads; `info` says with which arithmetic it did (see `model_store.choosing`). Raises
+    a ModelError of one sentence where any of this is not possible.
     """
     kind, _, variant = reference.partition("@")
     if kind == "stub" or engine == "stub":
@@ -37,8 +38,7 @@ def load(
         variant = variant if kind == "stub" else ""
         return StubClassifier(batch_ms=stub_batch_ms, token_ms=stub_token_ms, variant=variant)
 
-    from model_store.engines.runner import open_artefact
-    from model_store.prepare import prepare
+    from model_store.choosing import Wanted, load_proven
 
-    path = prepare(reference, engine, precision, artefact_dir.expanduser())
-    return open_artefact(path, layout=layout, threads=threads)
+    wanted = Wanted(reference, engine, precision, layout, threads, artefact_dir.expanduser())
+    return load_proven(wanted)

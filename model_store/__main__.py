@@ -90,7 +90,15 @@ def _add_artefacts(add: Add) -> None:
     _add_model(build)
 
     verify = add("verify", commands.verify, "compare every byte of a model with what is on record")
-    verify.add_argument("directory", type=Path)
+    verify.add_argument("reference", metavar="MODEL", help="a directory, default, or org/name@commit")
+    verify.add_argument(
+        "--run",
+        dest="run_probes",
+        action="store_true",
+        help="also prove each arithmetic and layout on this processor, and print what was seen by shape",
+    )
+    _add_engine(verify)
+    _add_artefact_dir(verify)
     info = add("info", commands.info, "labels, parameters, size, revision, engine and token limit")
     # The same as --model; SUPPRESS: unsaid, it leaves that as it is.
     info.add_argument("model", nargs="?", default=argparse.SUPPRESS, help=_MODEL)
@@ -117,10 +125,14 @@ def _add_answers(add: Add) -> None:
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default="default", help=_MODEL)
+    _add_engine(parser)
+    _add_artefact_dir(parser)
+
+
+def _add_engine(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--engine", choices=("auto", "torch", "openvino"), default="auto")
     parser.add_argument("--precision", choices=("auto", "f32", "bf16", "int8"), default="auto")
     parser.add_argument("--threads", type=int, default=0, help="0: the cores this process may use")
-    _add_artefact_dir(parser)
 
 
 def _add_artefact_dir(parser: argparse.ArgumentParser) -> None:

@@ -2,6 +2,7 @@
 
     manifest.json    format, revision, labels, engine, ..., SHA-256 and size of each other file
     tokenizer.json   the model's tokenizer
+    probes.json      texts and their answers, by which each worker proves its engine (see `model_store.probes`)
     openvino: model.xml, model.bin       torch: config.json, model.safetensors
 
 Standard library only.
@@ -11,18 +12,29 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from model_store.classifier import Engine, Precision
+from model_store.classifier import Engine, Verdict, Weights
 from model_store.errors import ModelCorrupt, ModelUnsupported
 
 MANIFEST = "manifest.json"
 SUMS = "SHA256SUMS"
-# Raised when the same checkpoint would be built into different bytes.
-FORMAT = 1
+PROBES = "probes.json"
+TOKENIZER = "tokenizer.json"
+# Raised when the same checkpoint would be built into other files.
+FORMAT = 2
+# Raised when the same checkpoint would be built into other answers.
+ANSWERS = 2
+
+_REQUIRED: dict[str, tuple[str, ...]] = {
+    "openvino": ("model.xml", "model.bin", TOKENIZER, PROBES),
+    "torch": ("config.json", TOKENIZER, PROBES),
+}
+# What an engine may open by itself, listed or not.
+_READ_BY_ENGINES = (".json", ".safetensors", ".bin", ".xml", ".pt", ".model", ".txt")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,33 +47,43 @@ class FileDigest:
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """Outcome of the accuracy gate: how far the artefact follows the checkpoint in torch f32."""
+    """Outcome of the accuracy gate on labelled texts: how far the artefact follows the checkpoint in torch f32.
+
+    `agreement` and `accuracy` are the worse of each text alone and all in company; `same_alone` is the share
+    of texts that have the same label both ways.
+    """
 
     rows: int
     agreement: float
     accuracy: float
     reference_accuracy: float
+    same_alone: float
     passed: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What an artefact is. `rows` says that its graph takes packed rows (see `model_store.rows`)."""
+    """What an artefact is. `rows` says that its graph takes packed rows (see `model_store.rows`).
+
+    `identity` is the digest of the checkpoint's files, `revision` that of these and of the kind of weights.
+    `proof` is the outcome of the gate on the sealed probes, which every int8 build goes through.
+    """
 
     name: str
     revision: str
+    identity: str
     source: str
     labels: tuple[str, ...]
     multi_label: bool
     max_tokens: int
     temperature: float
     engine: Engine
-    precision: Precision
+    weights: Weights
     rows: bool
     parameters: int
-    tolerance: float
     files: dict[str, FileDigest]
     gate: Gate | None = None
+    proof: Verdict | None = None
     format: int = FORMAT
 
 
@@ -74,10 +96,22 @@ def digest(path: Path) -> FileDigest:
         raise ModelCorrupt(f"{path} is missing or cannot be read: {error.strerror}.") from error
 
 
-def revision(files: Iterable[Path], engine: str, precision: str) -> str:
-    """The digest that names an artefact: of the checkpoint's bytes and of how they are prepared."""
-    sources = {path.name: digest(path).sha256 for path in files}
-    named = {"format": FORMAT, "engine": engine, "precision": precision, "files": sources}
+def identity(files: Iterable[Path]) -> str:
+    """The digest of a checkpoint's files: the same model, whatever it is computed with."""
+    return _digest_of({path.name: digest(path).sha256 for path in files})
+
+
+def revision(identity: str, weights: Weights) -> str:
+    """The digest that names an artefact's answers: engines and arithmetics that agree share it."""
+    return _digest_of({"answers": ANSWERS, "weights": weights, "checkpoint": identity})
+
+
+def revision_in(revision: str, arithmetic: str) -> str:
+    """The digest that names answers in an arithmetic that differs by more than `proof.SAME_ANSWERS`."""
+    return _digest_of({"revision": revision, "arithmetic": arithmetic})
+
+
+def _digest_of(named: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()
 
 
@@ -86,30 +120,64 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
     (path / MANIFEST).write_text(json.dumps(asdict(manifest), indent=2) + "\n", "utf-8")
 
 
+def has_manifest(path: Path) -> bool:
+    """Whether an artefact of this format lies at `path`: one of another format must be built again."""
+    try:
+        content = json.loads((path / MANIFEST).read_text("utf-8"))
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError):
+        return True  # reading it says what is wrong
+    return not isinstance(content, dict) or content.get("format") == FORMAT
+
+
 def read_manifest(path: Path) -> Manifest:
     """Read the manifest of the artefact at `path`. Raises ModelCorrupt or ModelUnsupported."""
     try:
         content: dict[str, Any] = json.loads((path / MANIFEST).read_text("utf-8"))
         if content["format"] != FORMAT:
             raise ModelUnsupported(
-                f"{path} has artefact format {content['format']}, not {FORMAT}: build it again."
+                f"{path} has artefact format {content['format']}, not {FORMAT}: build it again with "
+                "python -m model_store build."
             )
         known = {field.name for field in fields(Manifest)}
         values = {key: value for key, value in content.items() if key in known}
         values["labels"] = tuple(values["labels"])
         values["files"] = {name: FileDigest(**pinned) for name, pinned in values["files"].items()}
         values["gate"] = Gate(**values["gate"]) if values.get("gate") else None
+        values["proof"] = Verdict(**values["proof"]) if values.get("proof") else None
         return Manifest(**values)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelCorrupt(f"{path / MANIFEST} cannot be read: {error}.") from error
 
 
 def verify(path: Path) -> Manifest:
-    """Check every byte of the artefact at `path`. Raises ModelCorrupt naming the first file that differs."""
+    """Check every byte of the artefact at `path`. Raises ModelCorrupt naming the first file that differs.
+
+    The manifest must list all that its engine reads, and nothing outside the directory.
+    """
     manifest = read_manifest(path)
+    for name in _missing(manifest):
+        raise ModelCorrupt(f"{path / MANIFEST} does not list {name}: the artefact is incomplete.")
     for name, expected in manifest.files.items():
-        check(path / name, expected.sha256)
+        check(inside(path, name), expected.sha256)
+    for found in sorted(path.iterdir()):
+        if found.suffix in _READ_BY_ENGINES and found.name not in {*manifest.files, MANIFEST}:
+            raise ModelCorrupt(f"{found} is not in the manifest: remove it, or build the artefact again.")
     return manifest
+
+
+def _missing(manifest: Manifest) -> Iterator[str]:
+    yield from (name for name in _REQUIRED.get(manifest.engine, ()) if name not in manifest.files)
+    if manifest.engine == "torch" and not any(name.endswith(".safetensors") for name in manifest.files):
+        yield "model.safetensors"
+
+
+def inside(path: Path, name: str) -> Path:
+    """The file `name` of the directory `path`. Raises ModelCorrupt for a name that leads elsewhere."""
+    if Path(name).name != name or name in ("", "..") or "\\" in name or "\0" in name:
+        raise ModelCorrupt(f"{path} names a file outside its directory: {name!r}.")
+    return path / name
 
 
 def check(path: Path, sha256: str) -> None:
@@ -133,5 +201,5 @@ def check_seal(path: Path) -> list[str]:
         return []
     lines = [line.partition("  ") for line in (path / SUMS).read_text("utf-8").splitlines()]
     for sha256, _, name in lines:
-        check(path / name, sha256)
+        check(inside(path, name), sha256)
     return [name for _, _, name in lines]

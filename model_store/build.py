@@ -8,24 +8,15 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from model_store.artefact import Gate, Manifest, digest, revision, write_manifest
+from model_store.artefact import TOKENIZER, Gate, Manifest, digest, identity, revision, write_manifest
 from model_store.calibration_texts import CALIBRATION_TEXTS
 from model_store.checkpoint import CONFIG, Checkpoint, read_checkpoint, weight_files
-from model_store.classifier import Engine, Precision
+from model_store.classifier import Engine, Weights
 from model_store.drift_reference import REFERENCE
 from model_store.errors import GateFailed, ModelUnsupported
+from model_store.probing import gate_int8, seal_probes
 from model_store.tokenizer import Tokenizer
-
-TOKENIZER = "tokenizer.json"
-
-# The largest difference of a score that batch mates may cause: rounding that depends on the place in a row.
-TOLERANCE: dict[tuple[str, str], float] = {
-    ("torch", "f32"): 1e-5,
-    ("torch", "bf16"): 0.03,
-    ("openvino", "f32"): 1e-5,
-    ("openvino", "bf16"): 0.03,
-    ("openvino", "int8"): 0.03,
-}
+from model_store.vocabulary import check_tokenizer, require_vocabulary
 
 # Judges an unfinished artefact against the checkpoint it comes from.
 Check = Callable[[Path, Manifest, Checkpoint], Gate]
@@ -37,40 +28,46 @@ def build(
     *,
     name: str,
     engine: Engine,
-    precision: Precision,
+    weights: Weights = "float",
     check: Check | None = None,
     force: bool = False,
 ) -> Manifest:
     """Build the checkpoint at `source` into an artefact at `out`, which appears whole or not at all.
 
-    Raises ModelError where the checkpoint cannot be built, and GateFailed where `check` says that the
-    result answers differently; `force` keeps it all the same, with the failure on record.
+    Raises ModelError where the checkpoint cannot be built, and GateFailed where int8 weights answer the sealed
+    probes differently or `check` says so; `force` keeps them all the same, with the failure on record.
     """
     checkpoint = read_checkpoint(source)
+    require_vocabulary(source)
     scratch = out.parent / f".{out.name}.building"
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
     try:
         _write_tokenizer(checkpoint, scratch)
+        check_tokenizer(scratch / TOKENIZER, checkpoint.vocabulary, checkpoint.max_tokens)
         if (source / REFERENCE).is_file():
             shutil.copyfile(source / REFERENCE, scratch / REFERENCE)
-        rows, parameters = _write_model(checkpoint, scratch, engine, precision)
+        rows, parameters = _write_model(checkpoint, scratch, engine, weights)
+        seal_probes(checkpoint, scratch)
+        named = identity(checkpoint.files())
         manifest = Manifest(
             name=name,
-            revision=revision(checkpoint.files(), engine, precision),
+            revision=revision(named, weights),
+            identity=named,
             source=str(source),
             labels=checkpoint.labels,
             multi_label=checkpoint.multi_label,
             max_tokens=checkpoint.max_tokens,
             temperature=checkpoint.temperature,
             engine=engine,
-            precision=precision,
+            weights=weights,
             rows=rows,
             parameters=parameters,
-            tolerance=TOLERANCE[engine, precision],
             files={path.name: digest(path) for path in sorted(scratch.iterdir())},
         )
         write_manifest(scratch, manifest)
+        if weights == "int8":
+            manifest = gate_int8(scratch, manifest, force=force)
         if check:
             manifest = replace(manifest, gate=check(scratch, manifest, checkpoint))
             _judge(manifest, force=force)
@@ -86,13 +83,14 @@ def _judge(manifest: Manifest, *, force: bool) -> None:
     gate = manifest.gate
     if gate and not gate.passed and not force:
         raise GateFailed(
-            f"{manifest.name} in {manifest.engine} {manifest.precision} agrees with torch f32 on "
+            f"{manifest.name} with {manifest.weights} weights on {manifest.engine} agrees with torch f32 on "
             f"{gate.agreement:.2%} of {gate.rows} texts and is right on {gate.accuracy:.2%} against "
-            f"{gate.reference_accuracy:.2%}: not usable; --force keeps it."
+            f"{gate.reference_accuracy:.2%}; {gate.same_alone:.2%} have the same label alone and in company: "
+            "not usable; --force keeps it."
         )
 
 
-def _write_model(checkpoint: Checkpoint, out: Path, engine: Engine, precision: Precision) -> tuple[bool, int]:
+def _write_model(checkpoint: Checkpoint, out: Path, engine: Engine, weights: Weights) -> tuple[bool, int]:
     """Write what the engine loads. Returns whether it takes packed rows, and its number of parameters."""
     from model_store.engines.encoder import is_packable
 
@@ -108,7 +106,7 @@ def _write_model(checkpoint: Checkpoint, out: Path, engine: Engine, precision: P
     from model_store.engines.converter import convert
 
     tokens = Tokenizer(out / TOKENIZER, checkpoint.max_tokens)(CALIBRATION_TEXTS)
-    return rows, convert(checkpoint.path, out, rows=rows, precision=precision, calibration=tokens)
+    return rows, convert(checkpoint.path, out, rows=rows, weights=weights, calibration=tokens)
 
 
 def _write_tokenizer(checkpoint: Checkpoint, out: Path) -> None:

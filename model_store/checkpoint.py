@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from model_store.artefact import inside
 from model_store.errors import ModelNotFound, ModelUnsupported
 
 CONFIG = "config.json"
@@ -32,7 +33,10 @@ _DEFAULT_MAX_TOKENS = 512
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A Hugging Face directory with a sequence classifier in it. Nothing is loaded yet."""
+    """A Hugging Face directory with a sequence classifier in it. Nothing is loaded yet.
+
+    `vocabulary` is the number of token ids that the model knows, if its config says so.
+    """
 
     path: Path
     architecture: str
@@ -41,6 +45,7 @@ class Checkpoint:
     multi_label: bool
     max_tokens: int
     temperature: float
+    vocabulary: int | None
 
     def files(self) -> list[Path]:
         """Every file that decides what the model answers, sorted by name."""
@@ -76,6 +81,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         multi_label=config.get("problem_type") == "multi_label_classification",
         max_tokens=_max_tokens(config, path),
         temperature=temperature,
+        vocabulary=int(config["vocab_size"]) if config.get("vocab_size") else None,
     )
 
 
@@ -87,14 +93,21 @@ def weight_files(path: Path) -> list[Path]:
     if (path / WEIGHTS).is_file():
         return [path / WEIGHTS]
     if (path / WEIGHTS_INDEX).is_file():
-        shards = sorted(set(_read_json(path / WEIGHTS_INDEX)["weight_map"].values()))
-        return [path / WEIGHTS_INDEX, *(path / shard for shard in shards)]
+        return [path / WEIGHTS_INDEX, *_shards(path)]
     if any((path / name).exists() for name in PICKLES):
         raise ModelUnsupported(
             f"{path} holds only a pickle checkpoint, which can run code when it is loaded; convert it with: "
             f"python -m model_store convert-pickle {path}"
         )
     raise ModelNotFound(f"{path} has a {CONFIG} but no {WEIGHTS}.")
+
+
+def _shards(path: Path) -> list[Path]:
+    """The files that the index names, all of them beside it."""
+    named = _read_json(path / WEIGHTS_INDEX).get("weight_map")
+    if not isinstance(named, dict) or not all(isinstance(shard, str) for shard in named.values()):
+        raise ModelUnsupported(f"{path / WEIGHTS_INDEX} has no weight_map of file names.")
+    return [inside(path, shard) for shard in sorted(set(named.values()))]
 
 
 def _labels(config: dict[str, Any]) -> tuple[str, ...]:

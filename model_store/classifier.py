@@ -10,17 +10,40 @@ from model_store.drift_reference import DriftReference
 
 Engine = Literal["torch", "openvino", "stub"]
 Precision = Literal["f32", "bf16", "int8"]
+# How an artefact keeps its weights, and what an engine computes in.
+Weights = Literal["float", "int8"]
+Arithmetic = Literal["f32", "bf16"]
 Layout = Literal["packed", "padded"]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Outcome of a proof: `reason` says what failed, and is empty where nothing did.
+
+    `answers` is the largest difference of a score from the sealed answers, `company` from the same text
+    alone; `agreement` the share of answers with the sealed label, `flips` the other labels beyond the margin.
+    """
+
+    passes: int
+    answers: float
+    company: float
+    agreement: float
+    flips: int
+    seconds: float
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
     """What is known of a loaded model.
 
-    `revision` is the digest that names the artefact (first 12 hex digits are shown to people);
-    `tolerance` is the largest difference of a score that batch mates may cause with this engine;
+    `revision` is the digest that names its answers (first 12 hex digits are shown to people), `identity`
+    the digest of the checkpoint, whatever it is computed with. `tolerance` is the largest difference of a
+    score that batch mates may cause with this engine;
     `layout` says how a forward pass lays out its texts: `packed` end to end in one row (no padding,
     cost follows the sum of the lengths) or `padded` to the longest (cost follows count x longest).
+    `precision` is that of the weights where they are int8, else that of the arithmetic. `fallback_reason` says
+    why this is not the setting that was asked for; it is empty when it is. `proof` is the outcome of the proof.
     `reference` says what texts and answers looked like when the model was evaluated, if that is known.
     """
 
@@ -34,6 +57,10 @@ class ModelInfo:
     layout: Layout
     parameters: int
     tolerance: float
+    identity: str
+    arithmetic: Arithmetic = "f32"
+    fallback_reason: str = ""
+    proof: Verdict | None = None
     reference: DriftReference | None = None
 
 

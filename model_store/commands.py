@@ -40,41 +40,54 @@ def build(args: Namespace) -> Iterator[str]:
     from model_store.artefact import check_seal
     from model_store.build import build
     from model_store.gate import AccuracyCheck
+    from model_store.hardware import has_bf16
     from model_store.prepare import choose, locate
 
     name, path = locate(args.model, args.artefact_dir.expanduser())
     check_seal(path)
-    engine, precision = choose(args.engine, args.precision)
+    engine, weights = choose(args.engine, args.precision)
+    bf16 = args.precision == "bf16" or (args.precision == "auto" and has_bf16())
     manifest = build(
         path,
         args.out,
         name=args.name or name,
         engine=engine,
-        precision=precision,
-        check=AccuracyCheck(args.check) if args.check else None,
+        weights=weights,
+        check=AccuracyCheck(args.check, "bf16" if bf16 else "f32") if args.check else None,
         force=args.force,
     )
-    yield f"{args.out}: {manifest.name} {manifest.revision[:12]}, {engine} {precision}"
+    yield f"{args.out}: {manifest.name} {manifest.revision[:12]}, {engine} with {weights} weights"
+    if proof := manifest.proof:
+        yield (
+            f"{'FAILED' if proof.reason else 'passed'}: differs from torch f32 by at most {proof.answers:.4f} on "
+            f"the probes, by {proof.company:.4f} from the same text alone; {proof.agreement:.2%} have its label"
+        )
     if gate := manifest.gate:
         yield (
             f"{'passed' if gate.passed else 'FAILED'}: agrees with torch f32 on {gate.agreement:.2%} of "
-            f"{gate.rows} texts, accuracy {gate.accuracy:.2%} (torch f32: {gate.reference_accuracy:.2%})"
+            f"{gate.rows} texts, accuracy {gate.accuracy:.2%} (torch f32: {gate.reference_accuracy:.2%}); "
+            f"{gate.same_alone:.2%} have the same label alone and in company"
         )
 
 
 def verify(args: Namespace) -> Iterator[str]:
-    """Compare every byte of an artefact, or of a sealed checkpoint, with what is on record."""
+    """Compare every byte of an artefact, or of a sealed checkpoint, with what is on record; `--run` proves it."""
     from model_store.artefact import MANIFEST, SUMS, check_seal
     from model_store.artefact import verify as verify_artefact
+    from model_store.prepare import locate
 
-    if (args.directory / MANIFEST).is_file():
-        manifest = verify_artefact(args.directory)
-        yield f"{args.directory}: {len(manifest.files)} files as recorded, revision {manifest.revision}"
-        return
-    names = check_seal(args.directory)
-    if not names:
-        raise ModelError(f"{args.directory} has neither a {MANIFEST} nor a {SUMS} to verify it by.")
-    yield f"{args.directory}: {len(names)} files as recorded"
+    _, directory = locate(args.reference, args.artefact_dir.expanduser())
+    if (directory / MANIFEST).is_file():
+        manifest = verify_artefact(directory)
+        yield f"{directory}: {len(manifest.files)} files as recorded, revision {manifest.revision}"
+    elif names := check_seal(directory):
+        yield f"{directory}: {len(names)} files as recorded"
+    elif not args.run_probes:
+        raise ModelError(f"{directory} has neither a {MANIFEST} nor a {SUMS} to verify it by.")
+    if args.run_probes:
+        from model_store.proof_table import proofs
+
+        yield from proofs(args)
 
 
 def seal(args: Namespace) -> Iterator[str]:
@@ -98,7 +111,7 @@ def info(args: Namespace) -> Iterator[str]:
     size = sum(file.size for file in manifest.files.values())
     yield f"name        {manifest.name}"
     yield f"revision    {manifest.revision}"
-    yield f"engine      {manifest.engine} {manifest.precision}"
+    yield f"engine      {manifest.engine}, {manifest.weights} weights"
     yield f"labels      {', '.join(manifest.labels)}{' (any number of them)' if manifest.multi_label else ''}"
     yield f"parameters  {manifest.parameters / 1e6:.1f} M"
     yield f"size        {size / 1e6:.1f} MB"

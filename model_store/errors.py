@@ -27,5 +27,9 @@ class GateFailed(ModelError):
     """The built model disagrees too much with the checkpoint it was built from."""
 
 
+class Unproven(ModelError):
+    """No setting of engine, arithmetic and layout answers here as the model should."""
+
+
 class PullFailed(ModelError):
     """The hub could not deliver what was asked for."""

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
+import platform
 from importlib.util import find_spec
 from pathlib import Path
 
 _CGROUP = Path("/sys/fs/cgroup")
 _CPU_INFO = Path("/proc/cpuinfo")
 _CUDA_DEVICE = Path("/dev/nvidiactl")
-_BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
+# x86 and ARM name them so.
+_BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
+# They limit what oneDNN and torch use of a processor.
+_LIMITS = ("ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY")
 
 
 def affinity() -> int:
@@ -27,11 +32,29 @@ def cores(cgroup: Path = _CGROUP) -> int:
 
 def has_bf16(cpu_info: Path = _CPU_INFO) -> bool:
     """Whether the processor multiplies bf16 in hardware, so that bf16 is faster than f32."""
+    return not _BF16_FLAGS.isdisjoint(_first_lines(cpu_info, "flags", "Features").split())
+
+
+def processor(cpu_info: Path = _CPU_INFO) -> str:
+    """A short digest of the kind of processor: equal where the same instructions are to be had."""
+    names = "model name", "CPU implementer", "CPU part", "flags", "Features"
+    known = [platform.machine(), platform.processor(), _first_lines(cpu_info, *names)]
+    limits = [os.environ.get(name, "") for name in _LIMITS]
+    return hashlib.sha256("\n".join([*known, *limits]).encode()).hexdigest()[:12]
+
+
+def _first_lines(cpu_info: Path, *names: str) -> str:
+    """The first line of each name in /proc/cpuinfo, which ARM writes differently and macOS does not have."""
     try:
-        flags = next(line for line in cpu_info.read_text().splitlines() if line.startswith("flags"))
-    except (OSError, StopIteration):
-        return False
-    return not _BF16_FLAGS.isdisjoint(flags.split())
+        lines = cpu_info.read_text().splitlines()
+    except OSError:
+        return ""
+    found: dict[str, str] = {}
+    for line in lines:
+        name, _, value = line.partition(":")
+        if name.strip() in names:
+            found.setdefault(name.strip(), value.strip())
+    return "\n".join(found.values())
 
 
 def has_cuda(device: Path = _CUDA_DEVICE, torch: Path | None = None) -> bool:

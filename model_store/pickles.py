@@ -7,21 +7,33 @@ refuses whatever is not a tensor, nothing of value lives in the process that tri
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
+from model_store.artefact import inside
 from model_store.checkpoint import PICKLES, WEIGHTS
 from model_store.errors import ModelUnsupported
+
+_KEPT = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "LANG", "LC_ALL", "TMPDIR", "OMP_NUM_THREADS")
 
 
 def convert_pickle(path: Path) -> None:
     """Write model.safetensors from the pickled weights in `path`. Raises ModelUnsupported."""
     command = [sys.executable, "-m", "model_store.pickles", str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    done = subprocess.run(  # noqa: S603
+        command, capture_output=True, text=True, check=False, env=_environment(), stdin=subprocess.DEVNULL
+    )
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["the converting process died"])[-1]
         raise ModelUnsupported(f"The pickle checkpoint in {path} cannot be converted: {reason}")
+
+
+def _environment() -> dict[str, str]:
+    """What Python needs to find its packages, and none of the keys and passwords of this process."""
+    kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
+    return kept | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
 
 
 def _convert(path: Path) -> None:
@@ -32,7 +44,7 @@ def _convert(path: Path) -> None:
     files = [single]
     if index.is_file():
         names = json.loads(index.read_text("utf-8"))["weight_map"].values()
-        files = [path / name for name in sorted(set(names))]
+        files = [inside(path, name) for name in sorted(set(names))]
     weights: dict[str, torch.Tensor] = {}
     for file in files:
         weights |= torch.load(file, map_location="cpu", weights_only=True)

@@ -1,13 +1,15 @@
 """From a reference to an artefact on this machine: found, or built once and kept.
 
 Under the artefact directory:
-    artefacts/<name>-<engine>-<precision>-<revision>/   what `load` built from a checkpoint
-    hub/<org>/<name>@<commit>/                          what `pull` fetched
+    artefacts/<name>-<engine>-<weights>-<revision>/   what `load` built from a checkpoint
+    hub/<org>/<name>@<commit>/                        what `pull` fetched
+    choices/<revision>-<engine>-<processor>.json      the arithmetic that was chosen on a kind of processor
 """
 
 from __future__ import annotations
 
 import fcntl
+import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,10 +18,20 @@ from pathlib import Path
 from typing import Literal
 
 from model_store import hardware
-from model_store.artefact import MANIFEST, Manifest, check_seal, read_manifest, revision
+from model_store.artefact import (
+    MANIFEST,
+    Manifest,
+    check_seal,
+    has_manifest,
+    identity,
+    read_manifest,
+    revision,
+)
 from model_store.checkpoint import read_checkpoint
-from model_store.classifier import Engine, Precision
+from model_store.classifier import Engine, Weights
 from model_store.errors import EngineUnavailable, ModelError, ModelNotFound
+
+log = logging.getLogger(__name__)
 
 EngineChoice = Literal["auto", "torch", "openvino", "stub"]
 PrecisionChoice = Literal["auto", "f32", "bf16", "int8"]
@@ -61,20 +73,27 @@ def prepare(reference: str, engine: EngineChoice, precision: PrecisionChoice, ar
         return path
     check_seal(path)
     checkpoint = read_checkpoint(path)
-    chosen, arithmetic = choose(engine, precision)
-    named = revision(checkpoint.files(), chosen, arithmetic)
+    chosen, weights = choose(engine, precision)
+    named = revision(identity(checkpoint.files()), weights)
     slug = name.replace("/", "--")
-    out = artefact_dir / "artefacts" / f"{slug}-{chosen}-{arithmetic}-{named[:12]}"
-    if (out / MANIFEST).is_file():
+    out = artefact_dir / "artefacts" / f"{slug}-{chosen}-{weights}-{named[:12]}"
+    if has_manifest(out):
         return out
     with _alone(out):
-        if not (out / MANIFEST).is_file():
-            _build(path, out, name, chosen, arithmetic)
+        if not has_manifest(out):
+            if (out / MANIFEST).is_file():
+                log.warning(
+                    "%s is of another format and is built again", out, extra={"action": "model.build"}
+                )
+            _build(path, out, name, chosen, weights)
     return out
 
 
-def choose(engine: EngineChoice, precision: PrecisionChoice) -> tuple[Engine, Precision]:
-    """What `auto` means here. Raises EngineUnavailable for what cannot be had."""
+def choose(engine: EngineChoice, precision: PrecisionChoice) -> tuple[Engine, Weights]:
+    """The engine that `auto` means here, and the weights of a precision: f32 and bf16 share theirs.
+
+    Raises EngineUnavailable for what cannot be had.
+    """
     if engine == "auto":
         engine = "torch" if hardware.has_cuda() else "openvino"
         if not find_spec(engine):
@@ -85,28 +104,33 @@ def choose(engine: EngineChoice, precision: PrecisionChoice) -> tuple[Engine, Pr
         raise EngineUnavailable(
             "The torch engine has no int8; use engine openvino, or precision bf16 or f32."
         )
-    if precision == "auto":
-        precision = "bf16" if hardware.has_bf16() or (engine == "torch" and hardware.has_cuda()) else "f32"
-    return engine, precision
+    return engine, weights_of(precision)
+
+
+def weights_of(precision: PrecisionChoice) -> Weights:
+    """How the weights of an artefact for this precision are kept."""
+    return "int8" if precision == "int8" else "float"
 
 
 def _check_choice(path: Path, manifest: Manifest, engine: EngineChoice, precision: PrecisionChoice) -> None:
-    if engine not in ("auto", manifest.engine) or precision not in ("auto", manifest.precision):
+    fits = precision == "auto" or weights_of(precision) == manifest.weights
+    if engine not in ("auto", manifest.engine) or not fits:
         raise EngineUnavailable(
-            f"{path} was built for {manifest.engine} {manifest.precision}, not for {engine} {precision}."
+            f"{path} was built for {manifest.engine} with {manifest.weights} weights, "
+            f"not for {engine} {precision}."
         )
 
 
-def _build(checkpoint: Path, out: Path, name: str, engine: Engine, precision: Precision) -> None:
+def _build(checkpoint: Path, out: Path, name: str, engine: Engine, weights: Weights) -> None:
     missing = [package for package in ("torch", "transformers") if not find_spec(package)]
     if missing:
         raise EngineUnavailable(
-            f"{checkpoint} has not been built for {engine} {precision} and {' and '.join(missing)} is not "
+            f"{checkpoint} has not been built for {engine} with {weights} weights and {' and '.join(missing)} is not "
             "installed here to do it; run `python -m model_store build` where it is."
         )
     from model_store.build import build
 
-    build(checkpoint, out, name=name, engine=engine, precision=precision)
+    build(checkpoint, out, name=name, engine=engine, weights=weights)
 
 
 def _pulled(reference: str, hub: re.Match[str], artefact_dir: Path) -> Path:

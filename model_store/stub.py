@@ -53,6 +53,7 @@ class StubClassifier:
             layout="packed",
             parameters=0,
             tolerance=0.0,
+            identity=hashlib.sha256(f"millrace stub 1{variant}".encode()).hexdigest(),
         )
 
     def tokenize(self, texts: Sequence[str]) -> list[Tokens]:

@@ -11,7 +11,7 @@ from typing import Any
 import openvino
 import torch
 
-from model_store.classifier import Layout, Precision, Tokens
+from model_store.classifier import Layout, Tokens, Weights
 from model_store.engines.encoder import packed_encoder
 from model_store.engines.openvino_ir import MODEL
 from model_store.engines.pytorch import PaddedModel, arrays, parameters, read_model
@@ -22,11 +22,12 @@ _INPUTS = ("ids", "positions", "segments", "first")
 
 
 def convert(
-    checkpoint: Path, out: Path, *, rows: bool, precision: Precision, calibration: Sequence[Tokens]
+    checkpoint: Path, out: Path, *, rows: bool, weights: Weights, calibration: Sequence[Tokens]
 ) -> int:
     """Write model.xml and model.bin to `out`; return the number of parameters.
 
-    `calibration` are texts: some are the example for tracing, and int8 is quantised on all of them.
+    `calibration` are texts: some are the example for tracing, and int8 is quantised on all of them. Float
+    weights are stored in f16 where that loses nothing, so that one file serves every arithmetic.
     """
     model = read_model(checkpoint)
     module = packed_encoder(model) if rows else _padded(model)
@@ -38,12 +39,18 @@ def convert(
         graph = openvino.convert_model(module, example_input=example)
     for name, port in zip(_INPUTS, graph.inputs, strict=True):
         port.get_tensor().set_names({name})
-    if precision == "int8":
+    if weights == "int8":
         passes = share_out([len(tokens) for tokens in calibration], layout)
         samples = [arrange([calibration[index] for index in indices], layout) for indices in passes]
         graph = _quantised(graph, [arrays(rows) for rows in samples])
-    openvino.save_model(graph, out / MODEL, compress_to_fp16=precision != "f32")
+    halved = weights == "int8" or _fits_f16(module)
+    openvino.save_model(graph, out / MODEL, compress_to_fp16=halved)
     return parameters(checkpoint)
+
+
+def _fits_f16(module: torch.nn.Module) -> bool:
+    """Whether every weight is one that f16 holds exactly."""
+    return all(torch.equal(one.half().to(one.dtype), one) for one in module.parameters())
 
 
 def _padded(model: Any) -> PaddedModel:

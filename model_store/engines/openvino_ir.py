@@ -8,8 +8,8 @@ import numpy as np
 import openvino
 
 from model_store.artefact import Manifest
-from model_store.classifier import Precision
-from model_store.hardware import affinity, has_bf16
+from model_store.classifier import Arithmetic
+from model_store.hardware import affinity
 from model_store.rows import Floats, Rows
 
 MODEL = "model.xml"
@@ -18,7 +18,7 @@ MODEL = "model.xml"
 class OpenVinoRunner:
     """A compiled graph with one stream of `threads` threads."""
 
-    def __init__(self, path: Path, manifest: Manifest, *, threads: int) -> None:
+    def __init__(self, path: Path, _manifest: Manifest, *, threads: int, arithmetic: Arithmetic) -> None:
         core = openvino.Core()
         compiled = core.compile_model(
             path / MODEL,
@@ -27,7 +27,7 @@ class OpenVinoRunner:
                 "PERFORMANCE_HINT": "LATENCY",
                 "NUM_STREAMS": 1,
                 "INFERENCE_NUM_THREADS": threads,
-                "INFERENCE_PRECISION_HINT": _arithmetic(manifest.precision),
+                "INFERENCE_PRECISION_HINT": arithmetic,
                 # Pinned threads are a tenth faster. But two workers with some of the cores each would pin
                 # theirs to the same ones.
                 "ENABLE_CPU_PINNING": threads >= affinity(),
@@ -44,10 +44,3 @@ class OpenVinoRunner:
     def close(self) -> None:
         """Free the compiled graph."""
         del self._request
-
-
-def _arithmetic(precision: Precision) -> str:
-    """What the graph computes in. An int8 graph keeps norms, softmax and sums in the faster of the others."""
-    if precision == "int8":
-        return "bf16" if has_bf16() else "f32"
-    return precision

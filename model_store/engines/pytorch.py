@@ -13,12 +13,12 @@ from transformers import AutoModelForSequenceClassification
 from transformers.utils.logging import disable_progress_bar
 
 from model_store.artefact import Manifest
-from model_store.classifier import Precision
+from model_store.classifier import Arithmetic
 from model_store.engines.encoder import packed_encoder
 from model_store.errors import ModelUnsupported
 from model_store.rows import FILLER, Floats, Rows
 
-_DTYPES: dict[Precision, torch.dtype] = {"f32": torch.float32, "bf16": torch.bfloat16}
+_DTYPES: dict[Arithmetic, torch.dtype] = {"f32": torch.float32, "bf16": torch.bfloat16}
 
 
 def read_model(path: Path) -> Any:
@@ -69,12 +69,12 @@ class PaddedModel(torch.nn.Module):
 class TorchRunner:
     """A model in torch, on CUDA where there is one."""
 
-    def __init__(self, path: Path, manifest: Manifest, *, threads: int) -> None:
+    def __init__(self, path: Path, manifest: Manifest, *, threads: int, arithmetic: Arithmetic) -> None:
         torch.set_num_threads(threads)
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         model = read_model(path)
         module = packed_encoder(model) if manifest.rows else PaddedModel(model)
-        self._module = module.to(self._device, _DTYPES[manifest.precision])
+        self._module = module.to(self._device, _DTYPES[arithmetic])
 
     @torch.inference_mode()
     def run(self, rows: Rows) -> Floats:

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, Protocol
 
-from model_store.artefact import Manifest, verify
-from model_store.classifier import Layout, ModelInfo, Tokens
+from model_store.artefact import TOKENIZER, Manifest, verify
+from model_store.classifier import Arithmetic, Layout, ModelInfo, Tokens
 from model_store.drift_reference import read_reference
 from model_store.errors import EngineUnavailable
 from model_store.hardware import cores
+from model_store.probes import read_probes
+from model_store.proof import limits
 from model_store.rows import Floats, Rows, arrange, scores
 from model_store.tokenizer import Tokenizer
 
@@ -28,27 +30,37 @@ class Runner(Protocol):
 LayoutChoice = Literal["auto", "packed", "padded"]
 
 
-def open_artefact(path: Path, *, layout: LayoutChoice = "auto", threads: int = 0) -> RowClassifier:
-    """Verify the artefact at `path` and load it into its engine. Raises ModelError."""
-    manifest = verify(path)
+def open_artefact(
+    path: Path, *, arithmetic: Arithmetic, layout: LayoutChoice = "auto", threads: int = 0
+) -> RowClassifier:
+    """Verify the artefact at `path` and load it into its engine, unproven. Raises ModelError."""
+    return open_verified(path, verify(path), arithmetic=arithmetic, layout=layout, threads=threads)
+
+
+def open_verified(
+    path: Path, manifest: Manifest, *, arithmetic: Arithmetic, layout: LayoutChoice, threads: int
+) -> RowClassifier:
+    """The same for an artefact that `verify` has read."""
     if layout == "packed" and not manifest.rows:
         raise EngineUnavailable(
             f"{manifest.name} cannot be packed: only padded rows are known for its structure."
         )
     if layout == "auto":
         layout = "packed" if manifest.rows else "padded"
-    return RowClassifier(path, manifest, layout, _runner(path, manifest, threads or cores()))
+    runner = make_runner(path, manifest, threads or cores(), arithmetic)
+    return RowClassifier(path, manifest, layout, arithmetic, runner)
 
 
-def _runner(path: Path, manifest: Manifest, threads: int) -> Runner:
+def make_runner(path: Path, manifest: Manifest, threads: int, arithmetic: Arithmetic) -> Runner:
+    """The engine of an artefact. Raises EngineUnavailable where it is not installed."""
     try:
         if manifest.engine == "openvino":
             from model_store.engines.openvino_ir import OpenVinoRunner
 
-            return OpenVinoRunner(path, manifest, threads=threads)
+            return OpenVinoRunner(path, manifest, threads=threads, arithmetic=arithmetic)
         from model_store.engines.pytorch import TorchRunner
 
-        return TorchRunner(path, manifest, threads=threads)
+        return TorchRunner(path, manifest, threads=threads, arithmetic=arithmetic)
     except ImportError as error:
         raise EngineUnavailable(f"{path} needs {error.name}, which is not installed.") from error
 
@@ -56,7 +68,10 @@ def _runner(path: Path, manifest: Manifest, threads: int) -> Runner:
 class RowClassifier:
     """The classifier over a verified artefact and the engine that runs it."""
 
-    def __init__(self, artefact: Path, manifest: Manifest, layout: Layout, runner: Runner) -> None:
+    def __init__(
+        self, artefact: Path, manifest: Manifest, layout: Layout, arithmetic: Arithmetic, runner: Runner
+    ) -> None:
+        self.probes = read_probes(artefact)
         self.info = ModelInfo(
             name=manifest.name,
             revision=manifest.revision,
@@ -64,14 +79,16 @@ class RowClassifier:
             max_tokens=manifest.max_tokens,
             multi_label=manifest.multi_label,
             engine=manifest.engine,
-            precision=manifest.precision,
+            precision="int8" if manifest.weights == "int8" else arithmetic,
             layout=layout,
             parameters=manifest.parameters,
-            tolerance=manifest.tolerance,
+            tolerance=limits(manifest.weights, arithmetic, self.probes.rounding).company,
+            identity=manifest.identity,
+            arithmetic=arithmetic,
             reference=read_reference(artefact),
         )
         self._temperature = manifest.temperature
-        self._tokenizer = Tokenizer(artefact / "tokenizer.json", manifest.max_tokens)
+        self._tokenizer = Tokenizer(artefact / TOKENIZER, manifest.max_tokens)
         self._runner: Runner | None = runner
 
     def tokenize(self, texts: Sequence[str]) -> list[Tokens]:

@@ -1,0 +1,218 @@
+"""Which arithmetic and layout a model runs with here: the fastest that passes its proof.
+
+In this order, until one passes (see `model_store.proof`):
+    1. the arithmetic that was asked for; of several, bf16 where it is faster by more than 10 %, else f32
+    2. f32 for the same weights
+    3. f32 for the same weights, one text a row
+    4. instead of int8: float weights in f32, in packed rows and then one text a row
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+
+from model_store import hardware
+from model_store.artefact import MANIFEST, Manifest, revision_in, verify
+from model_store.classifier import Arithmetic, Classifier, Layout, ModelInfo, Tokens, Verdict
+from model_store.engines.runner import LayoutChoice, RowClassifier, open_verified
+from model_store.errors import EngineUnavailable, GateFailed, Unproven
+from model_store.prepare import EngineChoice, PrecisionChoice, locate, prepare
+from model_store.probes import EVERY, Probes
+from model_store.proof import SAME_ANSWERS, limits, prove
+
+# bf16 is served where its time is below this share of f32's.
+_WORTH_IT = 0.9
+_ROUNDS = 3
+_TIMED_TOKENS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What was asked of `load`."""
+
+    reference: str
+    engine: EngineChoice
+    precision: PrecisionChoice
+    layout: LayoutChoice
+    threads: int
+    artefact_dir: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The arithmetic to begin with, and why it is not a faster one. `remember` says that it was measured."""
+
+    arithmetic: Arithmetic
+    reason: str = ""
+    remember: bool = False
+
+
+def load_proven(wanted: Wanted) -> RowClassifier:
+    """The classifier of the first setting that passes its proof. Raises ModelError; Unproven if none does."""
+    failures: list[str] = []
+    try:
+        found = _first_proven(wanted, failures)
+    except GateFailed as error:
+        if wanted.precision != "int8":
+            raise
+        failures.append(str(error).rstrip("."))
+        found = None
+    if found is None and wanted.precision == "int8" and not _is_artefact(wanted):
+        found = _first_proven(replace(wanted, precision="f32"), failures)
+    if found is None:
+        raise Unproven(
+            f"{wanted.reference} is not served: on this processor no setting of its engine gives the answers "
+            f"that it should ({'; '.join(failures)}); see docs/models.md, and try another engine."
+        )
+    return found
+
+
+def _is_artefact(wanted: Wanted) -> bool:
+    return (locate(wanted.reference, wanted.artefact_dir)[1] / MANIFEST).is_file()
+
+
+def _first_proven(wanted: Wanted, failures: list[str]) -> RowClassifier | None:
+    """The first setting of one artefact that passes. What fails is added to `failures`."""
+    path = prepare(wanted.reference, wanted.engine, wanted.precision, wanted.artefact_dir)
+    manifest = verify(path)
+    layouts = _layouts(manifest, wanted.layout)
+    memory = _memory(manifest, wanted)
+    choice = _choose(path, manifest, wanted, memory)
+    for arithmetic, layout in _settings(choice.arithmetic, layouts):
+        failed, classifier = _proven(path, manifest, arithmetic, layout, wanted.threads)
+        if classifier is not None:
+            reason = "; ".join([*failures, choice.reason] if choice.reason else failures)
+            classifier.info = replace(classifier.info, fallback_reason=reason)
+            if choice.remember:
+                _remember(memory, classifier.info)
+            return classifier
+        failures.append(f"{manifest.weights} weights in {arithmetic}, {layout}: {failed}")
+    return None
+
+
+def _layouts(manifest: Manifest, layout: LayoutChoice) -> tuple[Layout, ...]:
+    if layout == "packed" and not manifest.rows:
+        raise EngineUnavailable(
+            f"{manifest.name} cannot be packed: only padded rows are known for its structure."
+        )
+    if layout != "auto":
+        return (layout,)
+    return ("packed", "padded") if manifest.rows else ("padded",)
+
+
+def _settings(first: Arithmetic, layouts: tuple[Layout, ...]) -> Iterator[tuple[Arithmetic, Layout]]:
+    yield first, layouts[0]
+    if first != "f32":
+        yield "f32", layouts[0]
+    yield from (("f32", layout) for layout in layouts[1:])
+
+
+def _proven(
+    path: Path, manifest: Manifest, arithmetic: Arithmetic, layout: Layout, threads: int
+) -> tuple[str, RowClassifier | None]:
+    """What failed, or the classifier. An engine that cannot even run here has failed as well."""
+    classifier = None
+    try:
+        classifier = open_verified(path, manifest, arithmetic=arithmetic, layout=layout, threads=threads)
+        allowed = limits(manifest.weights, arithmetic, classifier.probes.rounding)
+        verdict = prove(classifier, classifier.probes, allowed).verdict
+    except EngineUnavailable:
+        raise
+    except Exception as error:  # noqa: BLE001  # whatever an engine raises, another setting may run
+        verdict = Verdict(
+            0, 0.0, 0.0, 0.0, 0, 0.0, reason=f"it raised {type(error).__name__}: {_line(error)}"
+        )
+    if verdict.reason or classifier is None:
+        if classifier is not None:
+            classifier.close()
+        return verdict.reason, None
+    revision = manifest.revision
+    if verdict.answers > SAME_ANSWERS:
+        revision = revision_in(revision, arithmetic)
+    classifier.info = replace(classifier.info, proof=verdict, revision=revision)
+    return "", classifier
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or ["without a message"])[0][:200]
+
+
+def _choose(path: Path, manifest: Manifest, wanted: Wanted, memory: Path) -> Choice:
+    """The arithmetic to begin with: the one asked for, the one remembered, or the faster one."""
+    if wanted.precision in ("f32", "bf16"):
+        return Choice("bf16" if wanted.precision == "bf16" else "f32")
+    cuda = manifest.engine == "torch" and hardware.has_cuda()
+    if not (hardware.has_bf16() or cuda):
+        return Choice("f32")
+    try:
+        known = json.loads(memory.read_text("utf-8"))
+        return Choice("bf16" if known["arithmetic"] == "bf16" else "f32", str(known["reason"]), remember=True)
+    except (OSError, ValueError, KeyError, TypeError):
+        return _measured(path, manifest, wanted)
+
+
+def _measured(path: Path, manifest: Manifest, wanted: Wanted) -> Choice:
+    layout = _layouts(manifest, wanted.layout)[0]
+    opened: list[RowClassifier] = []
+    try:
+        for arithmetic in ("f32", "bf16"):
+            opened.append(  # noqa: PERF401  # what was opened is closed when the next cannot be
+                open_verified(path, manifest, arithmetic=arithmetic, layout=layout, threads=wanted.threads)
+            )
+        f32, bf16 = times(opened, opened[0].probes)
+    except EngineUnavailable:
+        raise
+    except Exception as error:  # noqa: BLE001  # whatever an engine raises, f32 is still to be proven
+        return Choice("f32", f"{manifest.weights} weights in bf16: it raised {_line(error)}")
+    finally:
+        for classifier in opened:
+            classifier.close()
+    return Choice("bf16" if bf16 < _WORTH_IT * f32 else "f32", remember=True)
+
+
+def times(classifiers: list[RowClassifier], probes: Probes) -> list[float]:
+    """Seconds of the same passes, long and short, by each of the classifiers: their best, taken in turns."""
+    short = [tokens for tokens in probes.tokens if len(tokens) <= EVERY]
+    full, used = [], 0
+    for tokens in reversed(short):
+        if used + len(tokens) <= _TIMED_TOKENS:
+            full.append(tokens)
+            used += len(tokens)
+    batches = [full, *([short[len(short) // 3]] for _ in range(3))]
+    best = [float("inf")] * len(classifiers)
+    for _ in range(_ROUNDS + 1):
+        for at, classifier in enumerate(classifiers):
+            best[at] = min(best[at], _seconds(classifier, batches))
+    return best
+
+
+def _seconds(classifier: Classifier, batches: list[list[Tokens]]) -> float:
+    began = time.perf_counter()
+    for batch in batches:
+        classifier.classify(batch)
+    return time.perf_counter() - began
+
+
+def _memory(manifest: Manifest, wanted: Wanted) -> Path:
+    """Where the choice for this kind of processor is kept: one for each engine's version and thread count."""
+    threads = wanted.threads or hardware.cores()
+    kind = f"{hardware.processor()}-{version(manifest.engine)}-{threads}-{wanted.layout}"
+    return wanted.artefact_dir / "choices" / f"{manifest.revision[:12]}-{manifest.engine}-{kind}.json"
+
+
+def _remember(memory: Path, info: ModelInfo) -> None:
+    """Write the choice, so that the next start need not measure. A directory that is read-only costs that."""
+    scratch = memory.with_name(f".{memory.name}.{os.getpid()}")
+    with contextlib.suppress(OSError):
+        memory.parent.mkdir(parents=True, exist_ok=True)
+        scratch.write_text(
+            json.dumps({"arithmetic": info.arithmetic, "reason": info.fallback_reason}), "utf-8"
+        )
+        scratch.replace(memory)

@@ -1,0 +1,55 @@
+"""The reference: a checkpoint as transformers runs it, in torch f32. Needs torch; used when an artefact is built."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from model_store.engines.pytorch import read_model
+from model_store.probes import Scores
+from model_store.rows import scores
+
+# Texts no longer than this show what rounding costs: longer ones cost more time and show the same.
+_ROUNDED = 128
+
+
+class Reference:
+    """Scores of token sequences by the model of a checkpoint."""
+
+    def __init__(self, checkpoint: Path, *, temperature: float, multi_label: bool) -> None:
+        self._model = read_model(checkpoint)
+        self._temperature = temperature
+        self._multi_label = multi_label
+
+    @torch.inference_mode()
+    def __call__(self, texts: Sequence[Sequence[int]]) -> Scores:
+        """Scores (texts, labels) of texts of one length, without padding."""
+        logits = self._model(input_ids=torch.tensor([list(text) for text in texts])).logits
+        return np.array(
+            scores(logits.float().numpy(), temperature=self._temperature, multi_label=self._multi_label)
+        )
+
+    def rounding(self, texts: Sequence[Sequence[int]], exact: Scores) -> float:
+        """By how much scores change at most when weights and the output of every layer are rounded to bf16.
+
+        So computes an engine in bf16, save for sums, which all of them keep in f32. The model stays rounded.
+        """
+        for parameter in self._model.parameters():
+            parameter.data = _rounded(parameter.data)
+        for module in self._model.modules():
+            if not list(module.children()):
+                module.register_forward_hook(lambda _module, _inputs, output: _rounded(output))
+        chosen = [at for at, text in enumerate(texts) if len(text) <= _ROUNDED]
+        got = np.concatenate([self([texts[at]]) for at in chosen])
+        return float(np.abs(got - exact[chosen]).max())
+
+
+def _rounded(value: Any) -> Any:
+    """Floats as bf16 holds them, as f32."""
+    if isinstance(value, torch.Tensor) and value.is_floating_point():
+        return value.bfloat16().float()
+    return value

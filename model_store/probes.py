@@ -1,0 +1,120 @@
+"""The probes of an artefact: token sequences of every length, and the answers that they must get.
+
+    {"tokens": [[...]], "reference": [[...]], "answers": [[...]], "rounding": 0.016}
+
+`reference` are the scores of the checkpoint in torch f32, one text alone at a time. `answers` are what the
+artefact itself must give: the reference where its weights are floats, and its own answers in f32 arithmetic,
+which the gate has compared with the reference, where they are int8. `rounding` is by how much scores change
+at most when the output of every layer is rounded to bf16: what that arithmetic costs this model.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model_store.artefact import PROBES
+from model_store.classifier import Tokens
+from model_store.errors import ModelCorrupt
+
+Scores = NDArray[np.float64]
+
+# Each length up to this, then each length that a row can have.
+EVERY = 64
+STEP = 16
+# Of so many texts of a short length the one that the model is least sure of is kept: it shows errors best.
+CANDIDATES = 3
+# Digits that are sealed.
+_DIGITS = 9
+
+
+@dataclass(frozen=True, slots=True)
+class Probes:
+    """Token sequences in order of their length; `reference` and `answers` have shape (probes, labels)."""
+
+    tokens: tuple[Tokens, ...]
+    reference: Scores
+    answers: Scores
+    rounding: float
+
+
+class Source:
+    """Makes texts of any length out of texts that a tokenizer has seen."""
+
+    def __init__(self, empty: Tokens, texts: Sequence[Tokens]) -> None:
+        sample = max((list(text.ids) for text in texts), key=len)
+        self._before = _common(list(empty.ids), sample)
+        self._after = list(empty.ids)[len(self._before) :]
+        ends = len(self._before), len(self._after)
+        self._pieces = [piece for text in texts for piece in text.ids[ends[0] : len(text) - ends[1]]]
+        self._random = Random(0)
+
+    def lengths(self, most: int) -> Iterator[int]:
+        """All lengths to be tried, `most` tokens at most: 1 to 64 as far as there is room for the special ones."""
+        least = max(1, len(self._before) + len(self._after))
+        yield from range(least, min(EVERY, most) + 1)
+        yield from range(EVERY + STEP, most + 1, STEP)
+
+    def text(self, length: int) -> list[int]:
+        """Ids of a text of `length` tokens: pieces that follow each other somewhere, special ones around them."""
+        room = length - len(self._before) - len(self._after)
+        start = self._random.randrange(len(self._pieces))
+        body = [self._pieces[(start + at) % len(self._pieces)] for at in range(room)]
+        return [*self._before, *body, *self._after]
+
+
+def make_probes(
+    source: Source, most: int, answer: Callable[[Sequence[Sequence[int]]], Scores]
+) -> tuple[tuple[Tokens, ...], Scores]:
+    """The probes and their reference. `answer` gives scores of texts of one length in one pass."""
+    tokens, reference = [], []
+    for length in source.lengths(most):
+        texts = [source.text(length) for _ in range(CANDIDATES if length <= EVERY else 1)]
+        chosen = texts[int(_certainty(answer(texts)).argmin())] if len(texts) > 1 else texts[0]
+        tokens.append(Tokens(chosen, truncated=False, unknown=0))
+        reference.append(answer([chosen])[0])
+    return tuple(tokens), np.array(reference)
+
+
+def write_probes(path: Path, probes: Probes) -> None:
+    """Write probes.json into the artefact directory `path`."""
+    content = {
+        "tokens": [list(tokens.ids) for tokens in probes.tokens],
+        "reference": probes.reference.round(_DIGITS).tolist(),
+        "answers": probes.answers.round(_DIGITS).tolist(),
+        "rounding": round(probes.rounding, _DIGITS),
+    }
+    (path / PROBES).write_text(json.dumps(content, separators=(",", ":")) + "\n", "utf-8")
+
+
+def read_probes(path: Path) -> Probes:
+    """The probes of the artefact at `path`. Raises ModelCorrupt."""
+    try:
+        content = json.loads((path / PROBES).read_text("utf-8"))
+        tokens = tuple(Tokens(ids, truncated=False, unknown=0) for ids in content["tokens"])
+        reference, answers = (np.array(content[name], np.float64) for name in ("reference", "answers"))
+        rounding = float(content["rounding"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelCorrupt(f"{path / PROBES} cannot be read: {error}.") from error
+    if not tokens or reference.ndim != 2 or len(reference) != len(tokens) or answers.shape != reference.shape:
+        raise ModelCorrupt(f"{path / PROBES} does not have one answer for each of its texts.")
+    return Probes(tokens, reference, answers, rounding)
+
+
+def _common(one: list[int], other: list[int]) -> list[int]:
+    """What both begin with."""
+    count = 0
+    while count < min(len(one), len(other)) and one[count] == other[count]:
+        count += 1
+    return one[:count]
+
+
+def _certainty(scores: Scores) -> Scores:
+    """How far the score of each text that is nearest to one half is from it: 0 is least sure."""
+    return np.abs(scores - 0.5).min(axis=1)

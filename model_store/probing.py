@@ -1,0 +1,52 @@
+"""Seals the probes of a new artefact, and judges int8 weights by them. Runs when an artefact is built."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from model_store.artefact import PROBES, TOKENIZER, Manifest, digest, write_manifest
+from model_store.calibration_texts import CALIBRATION_TEXTS
+from model_store.checkpoint import Checkpoint
+from model_store.errors import GateFailed
+from model_store.probes import Probes, Source, make_probes, read_probes, write_probes
+from model_store.proof import INT8_GATE, prove
+from model_store.tokenizer import Tokenizer
+
+
+def seal_probes(checkpoint: Checkpoint, out: Path) -> None:
+    """Write probes.json into the unfinished artefact `out`, with what the checkpoint answers in torch f32."""
+    from model_store.engines.reference import Reference
+
+    empty, *texts = Tokenizer(out / TOKENIZER, checkpoint.max_tokens)(["", *CALIBRATION_TEXTS])
+    reference = Reference(
+        checkpoint.path, temperature=checkpoint.temperature, multi_label=checkpoint.multi_label
+    )
+    tokens, scores = make_probes(Source(empty, texts), checkpoint.max_tokens, reference)
+    rounding = reference.rounding([one.ids for one in tokens], scores)
+    write_probes(out, Probes(tokens, reference=scores, answers=scores, rounding=rounding))
+
+
+def gate_int8(out: Path, manifest: Manifest, *, force: bool) -> Manifest:
+    """Compare int8 weights in f32 arithmetic with the reference, and seal their own answers. The new manifest.
+
+    Raises GateFailed where they differ too much, unless `force` keeps them with the failure on record.
+    """
+    from model_store.engines.runner import open_artefact
+
+    probes = read_probes(out)
+    classifier = open_artefact(out, arithmetic="f32")
+    try:
+        proof = prove(classifier, probes, INT8_GATE, to_the_end=True)
+    finally:
+        classifier.close()
+    if proof.failed and not force:
+        raise GateFailed(
+            f"{manifest.name} in int8 does not answer as in f32: {proof.failed}; use another precision, or keep "
+            "it with build --force."
+        )
+    write_probes(out, replace(probes, answers=proof.alone))
+    files = {**manifest.files, PROBES: digest(out / PROBES)}
+    manifest = replace(manifest, files=files, proof=proof.verdict)
+    write_manifest(out, manifest)
+    return manifest

@@ -1,0 +1,210 @@
+"""The proof: an engine gives the sealed answers to the probes of its artefact, alone and in any company.
+
+Each probe runs alone, in a pair, and in two full passes in opposite order, so that it comes first and last
+in a row. Every answer is compared with the sealed one and with that of the same text alone.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from random import Random
+from typing import Literal
+
+import numpy as np
+
+from model_store.classifier import Arithmetic, Classifier, Layout, Verdict, Weights
+from model_store.layout import plan
+from model_store.probes import EVERY, Probes, Scores
+
+Kind = Literal["alone", "pair", "full"]
+Place = Literal["alone", "first", "last", "middle"]
+
+# Answers this close are the same answers: they are remembered under one revision.
+SAME_ANSWERS = 0.03
+# Tokens of a full pass.
+PASS_TOKENS = 512
+# Of probes longer than `EVERY` these run in company as well.
+_LONG_STEP = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How far a score may be from the sealed one, and from that of the same text alone.
+
+    A label may change only where the best two scores (of several labels: a score and one half) are closer than
+    `margin`, whatever the other two allow.
+    """
+
+    answers: float
+    company: float
+    margin: float = 0.1
+
+
+# What int8 weights in f32 arithmetic may be from the checkpoint in torch f32: the gate of a build.
+INT8_GATE = Limits(answers=0.3, company=SAME_ANSWERS, margin=0.3)
+_F32 = 1e-4
+_BF16_LEAST, _BF16_MOST = 0.01, 0.1
+_INT8 = 0.1
+
+
+def limits(weights: Weights, arithmetic: Arithmetic, rounding: float) -> Limits:
+    """What is allowed to weights and arithmetic; `rounding` is what bf16 costs this model (see `Probes`).
+
+    Derived in docs/decisions/0800: f32 differs by the order of its sums; bf16 by twice what rounding every
+    layer costs this very model, within bounds; int8 moreover by activations that fall on the next of 256 steps.
+    """
+    bf16 = min(max(2 * rounding, _BF16_LEAST), _BF16_MOST)
+    if weights == "int8":
+        return Limits(_INT8, SAME_ANSWERS if arithmetic == "f32" else bf16 + SAME_ANSWERS)
+    return Limits(_F32, _F32) if arithmetic == "f32" else Limits(bf16, bf16)
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """One answer: its distance from the sealed answer and from that of the text alone, and whether it flips."""
+
+    probe: int
+    kind: Kind
+    place: Place
+    answer: float
+    company: float
+    same_label: bool
+    flipped: bool
+
+
+@dataclass(slots=True)
+class Proof:
+    """What was seen. `failed` is the first answer beyond the limits, in words; `alone` the answers of each alone."""
+
+    alone: Scores
+    seen: list[Observation] = field(default_factory=list)
+    passes: int = 0
+    seconds: float = 0.0
+    failed: str = ""
+
+    @property
+    def verdict(self) -> Verdict:
+        """The figures of all that was seen."""
+        return Verdict(
+            passes=self.passes,
+            answers=max((one.answer for one in self.seen), default=0.0),
+            company=max((one.company for one in self.seen), default=0.0),
+            agreement=sum(one.same_label for one in self.seen) / max(len(self.seen), 1),
+            flips=sum(one.flipped for one in self.seen),
+            seconds=round(self.seconds, 3),
+            reason=self.failed,
+        )
+
+
+def prove(classifier: Classifier, probes: Probes, allowed: Limits, *, to_the_end: bool = False) -> Proof:
+    """Run the probes through `classifier`. Ends with the first pass that fails, unless `to_the_end`.
+
+    Raises what the classifier raises.
+    """
+    began = time.perf_counter()
+    info = classifier.info
+    proof = Proof(alone=np.full_like(probes.answers, np.nan))
+    judge = _Judge(probes, proof.alone, info.layout, info.multi_label, allowed)
+    for kind, batch in passes([len(tokens) for tokens in probes.tokens]):
+        got = np.array(classifier.classify([probes.tokens[at] for at in batch]), np.float64)
+        proof.passes += 1
+        if got.shape != (len(batch), probes.answers.shape[1]) or not np.isfinite(got).all():
+            proof.failed = proof.failed or f"a pass of {len(batch)} texts gave no scores"
+            break
+        for seen in judge.look(kind, batch, got):
+            proof.seen.append(seen)
+            proof.failed = proof.failed or judge.failure(seen, len(batch))
+        if proof.failed and not to_the_end:
+            break
+    proof.seconds = time.perf_counter() - began
+    return proof
+
+
+def passes(lengths: Sequence[int]) -> Iterator[tuple[Kind, list[int]]]:
+    """Indices of probes, of these growing lengths, that share each pass; all of them alone at first."""
+    for at in range(len(lengths)):
+        yield "alone", [at]
+    company = [at for at, length in enumerate(lengths) if length <= EVERY or length % _LONG_STEP == 0]
+    for at, other in zip(company, [*company[1:], company[0]], strict=True):
+        yield "pair", [at, other]
+    order = list(range(len(lengths)))
+    Random(1).shuffle(order)
+    chosen = set(company)
+    yield from (("full", batch) for batch in _filled(order, lengths))
+    yield from (("full", batch) for batch in _filled([at for at in reversed(order) if at in chosen], lengths))
+
+
+def _filled(order: Sequence[int], lengths: Sequence[int]) -> Iterator[list[int]]:
+    batch: list[int] = []
+    used = 0
+    for at in order:
+        if batch and used + lengths[at] > PASS_TOKENS:
+            yield batch
+            batch, used = [], 0
+        batch.append(at)
+        used += lengths[at]
+    if batch:
+        yield batch
+
+
+@dataclass(frozen=True, slots=True)
+class _Judge:
+    """Compares answers. `alone` are those of each text alone, filled in as they come."""
+
+    probes: Probes
+    alone: Scores
+    layout: Layout
+    multi_label: bool
+    allowed: Limits
+
+    def look(self, kind: Kind, batch: Sequence[int], got: Scores) -> Iterator[Observation]:
+        """What one pass shows."""
+        if kind == "alone":
+            self.alone[batch[0]] = got[0]
+        for at, row, place in zip(batch, got, self._places(batch), strict=True):
+            same_label, flipped = self._labels(row, self.probes.answers[at])
+            yield Observation(
+                probe=at,
+                kind=kind,
+                place=place,
+                answer=float(np.abs(row - self.probes.answers[at]).max()),
+                company=float(np.abs(row - self.alone[at]).max()),
+                same_label=same_label,
+                flipped=flipped,
+            )
+
+    def failure(self, seen: Observation, texts: int) -> str:
+        """What is wrong with an answer, in words; nothing if it is within the limits."""
+        length, allowed = len(self.probes.tokens[seen.probe]), self.allowed
+        where = f"a text of {length} tokens " + ("alone" if texts == 1 else f"in a pass of {texts} texts")
+        if seen.flipped:
+            return f"{where} has another label"
+        if seen.answer > allowed.answers:
+            return f"{where} differs by {seen.answer:.4f} from the sealed answer"
+        if seen.company > allowed.company:
+            return f"{where} differs by {seen.company:.4f} from the same text alone"
+        return ""
+
+    def _labels(self, row: Scores, sealed: Scores) -> tuple[bool, bool]:
+        """Whether the label is the sealed one, and whether it is another one beyond the margin."""
+        if self.multi_label or len(sealed) == 1:
+            other = (row > 0.5) != (sealed > 0.5)
+            return not other.any(), bool((other & (np.abs(2 * sealed - 1) > self.allowed.margin)).any())
+        second, best = np.sort(sealed)[-2:]
+        same = bool(row.argmax() == sealed.argmax())
+        return same, not same and bool(best - second > self.allowed.margin)
+
+    def _places(self, batch: Sequence[int]) -> list[Place]:
+        """Where each text comes: in its row, or in the pass where every text has a row of its own."""
+        if len(batch) == 1:
+            return ["alone"]
+        rows: Sequence[Sequence[int]] = [range(len(batch))]
+        if self.layout == "packed":
+            rows = plan([len(self.probes.tokens[at]) for at in batch], self.layout).rows
+        places: list[Place] = ["middle"] * len(batch)
+        for row in rows:
+            places[row[-1]] = "last"
+            places[row[0]] = "first"
+        return places

@@ -1,0 +1,117 @@
+"""`verify --run`: the proof of every arithmetic and layout of a model on this processor, as a table by shape."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from model_store import hardware
+from model_store.artefact import verify
+from model_store.classifier import Arithmetic, Layout
+from model_store.engines.runner import open_verified
+from model_store.errors import Unproven
+from model_store.prepare import prepare
+from model_store.probes import Probes
+from model_store.proof import SAME_ANSWERS, Observation, Proof, limits, prove
+
+# Lengths that are shown together: each ends with its number of tokens.
+GROUPS = (16, 32, 48, 64, 128, 256, 512, 1 << 30)
+_COLUMNS: dict[str, Callable[[Observation], bool]] = {
+    "alone": lambda seen: seen.kind == "alone",
+    "pair": lambda seen: seen.kind == "pair",
+    "full": lambda seen: seen.kind == "full",
+    "first": lambda seen: seen.place == "first",
+    "last": lambda seen: seen.place == "last",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One length group in one kind of company: largest differences, and labels that changed beyond the margin."""
+
+    answers: float
+    company: float
+    flips: int
+
+
+def proofs(args: Namespace) -> Iterator[str]:
+    """Lines for the terminal. Raises Unproven where no arithmetic passes in any layout."""
+    path = prepare(args.reference, args.engine, args.precision, args.artefact_dir.expanduser())
+    manifest = verify(path)
+    passed = False
+    layouts: tuple[Layout, ...] = ("packed", "padded") if manifest.rows else ("padded",)
+    for arithmetic in _arithmetics(args):
+        for layout in layouts:
+            yield ""
+            yield f"{manifest.engine}, {manifest.weights} weights in {arithmetic}, {layout}"
+            try:
+                proof, probes = _run(path, arithmetic, layout, args.threads)
+            except Exception as error:  # an engine may raise anything where it lacks an instruction
+                yield f"FAILED: it raised {type(error).__name__}: {error}"
+                continue
+            yield from lines(proof, probes)
+            passed = passed or not proof.failed
+    if not passed:
+        raise Unproven(f"{manifest.name} passes its proof in no arithmetic and layout on this processor.")
+
+
+def _arithmetics(args: Namespace) -> Sequence[Arithmetic]:
+    if args.precision in ("f32", "bf16"):
+        return (args.precision,)
+    return ("f32", "bf16") if hardware.has_bf16() else ("f32",)
+
+
+def _run(path: Path, arithmetic: Arithmetic, layout: Layout, threads: int) -> tuple[Proof, Probes]:
+    manifest = verify(path)
+    classifier = open_verified(path, manifest, arithmetic=arithmetic, layout=layout, threads=threads)
+    try:
+        allowed = limits(manifest.weights, arithmetic, classifier.probes.rounding)
+        return prove(classifier, classifier.probes, allowed, to_the_end=True), classifier.probes
+    finally:
+        classifier.close()
+
+
+def lines(proof: Proof, probes: Probes) -> Iterator[str]:
+    """A row for each group of lengths: the largest difference from the sealed answer and, after a slash, from
+    the same text alone; flips after an exclamation mark."""
+    table = cells(proof, [len(tokens) for tokens in probes.tokens])
+    yield f"{'tokens':<10}" + "".join(f"{name:>20}" for name in _COLUMNS)
+    for group, row in table.items():
+        yield f"{group:<10}" + "".join(f"{_shown(cell):>20}" for cell in row)
+    verdict = proof.verdict
+    name = "one revision with f32" if verdict.answers <= SAME_ANSWERS else "a revision of its own"
+    yield (
+        f"{'FAILED: ' + verdict.reason if verdict.reason else 'passed, ' + name}; "
+        f"{verdict.passes} passes in {verdict.seconds:.2f} s, {verdict.agreement:.2%} with the sealed label"
+    )
+
+
+def cells(proof: Proof, lengths: Sequence[int]) -> dict[str, list[Cell | None]]:
+    """What was seen, by group of lengths; None where a group has no such pass."""
+    table: dict[str, list[Cell | None]] = {}
+    begin = 1
+    for end in GROUPS:
+        seen = [one for one in proof.seen if begin <= lengths[one.probe] <= end]
+        if seen:
+            name = f"{begin}-{min(end, max(lengths))}"
+            table[name] = [_cell([one for one in seen if fits(one)]) for fits in _COLUMNS.values()]
+        begin = end + 1
+    return table
+
+
+def _cell(seen: Sequence[Observation]) -> Cell | None:
+    if not seen:
+        return None
+    return Cell(
+        max(one.answer for one in seen),
+        max(one.company for one in seen),
+        sum(one.flipped for one in seen),
+    )
+
+
+def _shown(cell: Cell | None) -> str:
+    if cell is None:
+        return "-"
+    return f"{cell.answers:.5f} / {cell.company:.5f}" + (f" !{cell.flips}" if cell.flips else "")

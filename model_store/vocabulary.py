@@ -1,0 +1,63 @@
+"""Refuses a tokenizer that does not belong to its model: the model would answer all texts, all of them wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tokenizers import Tokenizer as RustTokenizer
+
+from model_store.errors import ModelUnsupported
+from model_store.tokenizer import Tokenizer
+
+# Some of these hold the pieces of every tokenizer; without any, transformers makes up one of five pieces.
+VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model")
+# A model has a few rows more than its tokenizer has pieces, often up to a round number; never twice as many.
+LEAST_SHARE = 0.5
+# Above this share of unknown pieces in every one of the languages below a tokenizer knows none of them.
+MOST_UNKNOWN = 0.5
+
+_LANGUAGES = (
+    "The food was very good, but the waiter forgot our drinks.",
+    "Еда была очень вкусной, но официант забыл напитки.",
+    "Το φαγητό ήταν πολύ καλό, αλλά ο σερβιτόρος ξέχασε τα ποτά.",
+    "كان الطعام جيدا جدا لكن النادل نسي المشروبات",
+    "האוכל היה טוב מאוד אבל המלצר שכח את המשקאות",
+    "खाना बहुत अच्छा था लेकिन वेटर पेय भूल गया",
+    "อาหารอร่อยมากแต่พนักงานลืมเครื่องดื่ม",
+    "饭菜很好吃，但是服务员忘了我们的饮料。",
+    "料理はとてもおいしかったが、飲み物を忘れられた。",
+    "음식은 아주 맛있었지만 종업원이 음료를 잊었어요.",
+)
+
+
+def require_vocabulary(path: Path) -> None:
+    """Raises ModelUnsupported where the checkpoint at `path` has no file with a vocabulary."""
+    if not any((path / name).is_file() for name in VOCABULARIES):
+        raise ModelUnsupported(
+            f"{path} has no tokenizer: put its tokenizer.json (or vocab.txt, vocab.json, or the model of "
+            "SentencePiece) beside config.json."
+        )
+
+
+def check_tokenizer(path: Path, rows: int | None, max_tokens: int) -> None:
+    """Raises ModelUnsupported where tokenizer.json at `path` does not fit a model with `rows` embeddings."""
+    known = RustTokenizer.from_file(str(path)).get_vocab(with_added_tokens=False)
+    highest = max(known.values(), default=-1)
+    if rows is not None and len(known) < LEAST_SHARE * rows:
+        raise ModelUnsupported(
+            f"The tokenizer knows {len(known)} pieces and the model {rows}: they do not belong together; "
+            "use the tokenizer that the model was trained with."
+        )
+    if rows is not None and highest >= rows:
+        raise ModelUnsupported(
+            f"The tokenizer gives ids up to {highest} and the model knows ids below {rows}: they do not belong "
+            "together; use the tokenizer that the model was trained with."
+        )
+    tokenize = Tokenizer(path, max_tokens)
+    (empty, *texts) = tokenize(["", *_LANGUAGES])
+    shares = [text.unknown / max(len(text) - len(empty), 1) for text in texts]
+    if min(shares) > MOST_UNKNOWN:
+        raise ModelUnsupported(
+            f"The tokenizer knows hardly any word: at least {min(shares):.0%} of the pieces of a sentence are "
+            "unknown in each of ten languages; use the tokenizer that the model was trained with."
+        )
