@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from time import perf_counter
 from typing import Literal
 
@@ -65,6 +66,19 @@ def why_not_ready(hub: Hub, phase: Phase) -> Problem | None:
     return None
 
 
+def warnings(hub: Hub) -> Iterator[str]:
+    """What is wrong although requests are answered."""
+    if hub.eviction.warning:
+        yield hub.eviction.warning
+    fallen = [worker for worker in hub.snapshot.workers if worker.fallback]
+    if fallen:
+        first = fallen[0]
+        yield (
+            f"{len(fallen)} of {len(hub.snapshot.workers)} workers do not run what was asked for: {first.id} "
+            f"runs {first.engine} {first.precision} in {first.arithmetic}, because {first.fallback}"
+        )
+
+
 def health_routes(
     direct: Direct, hub: Hub, models: Models, local: LocalCache, metrics: Metrics, phase: Phase
 ) -> APIRouter:
@@ -92,7 +106,7 @@ def health_routes(
             raise problem
         snapshot = hub.snapshot
         model = models.header(models.revision).decode("ascii")
-        return Ready(model=model, workers=len(snapshot.workers), warning=hub.eviction.warning or None)
+        return Ready(model=model, workers=len(snapshot.workers), warning="; ".join(warnings(hub)) or None)
 
     @router.get(
         "/metrics",

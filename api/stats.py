@@ -210,6 +210,8 @@ def _worker(worker: WorkerRecord, now_ms: float) -> dict[str, Any]:
         "revision": worker.revision[:12],
         "engine": worker.engine,
         "precision": worker.precision,
+        "arithmetic": worker.arithmetic,
+        "fallback": worker.fallback,
         "state": worker.state,
         "rate": worker.rate,
         "batches": worker.batches,

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import sys
+import time
 import uuid
 
 from batcher import garbage, logs, tracing
@@ -17,7 +18,7 @@ from batcher.metrics import MeasuredQueue
 from batcher.settings import WorkerSettings
 from batcher.shared_cache import CacheWriter
 from batcher.worker import Worker
-from model_store import Classifier, ModelError, load
+from model_store import Classifier, ModelError, ModelInfo, load
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +30,8 @@ SWITCH_S = 0.001
 
 def load_model(settings: WorkerSettings) -> Classifier:
     """The classifier that the settings name. Raises ModelError."""
-    return load(
+    began = time.monotonic()
+    classifier = load(
         settings.model,
         engine=settings.engine,
         precision=settings.precision,
@@ -38,6 +40,33 @@ def load_model(settings: WorkerSettings) -> Classifier:
         stub_batch_ms=settings.stub_batch_ms,
         stub_token_ms=settings.stub_token_ms,
     )
+    _report(classifier.info, time.monotonic() - began)
+    return classifier
+
+
+def _report(info: ModelInfo, seconds: float) -> None:
+    """One line: what this worker runs, how its proof went, and why it is not what was asked for."""
+    setting = f"{info.engine} {info.precision} in {info.arithmetic}, {info.layout}"
+    facts: dict[str, object] = {
+        "action": "model.loaded",
+        "revision": info.revision,
+        "arithmetic": info.arithmetic,
+        "layout": info.layout,
+        "seconds": round(seconds, 2),
+    }
+    if info.proof is not None:
+        facts |= {
+            "proof_s": info.proof.seconds,
+            "largest_difference": round(info.proof.answers, 6),
+            "company_difference": round(info.proof.company, 6),
+        }
+    if info.fallback_reason:
+        facts["fallback"] = info.fallback_reason
+        log.warning(
+            "%s serves, but is not what was asked for: %s", setting, info.fallback_reason, extra=facts
+        )
+    else:
+        log.info("%s serves", setting, extra=facts)
 
 
 def build_worker(settings: WorkerSettings, instruments: Instruments, cache: CacheWriter) -> Worker:

@@ -241,6 +241,8 @@ class WorkerRecord:
     last_batch: int
     started_ms: int
     recent: tuple[BatchNote, ...] = ()
+    arithmetic: str = ""
+    fallback: str = ""
 
 
 @dataclass(frozen=True, slots=True)

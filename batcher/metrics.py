@@ -168,6 +168,13 @@ class DriftCollector(Collector):
         info, watch, revision = self._info, self._watch, self._info.revision[:12]
         names = {"model": info.name, "revision": revision, "engine": info.engine, "precision": info.precision}
         yield build(names)
+        fallback = GaugeMetricFamily(
+            "millrace_engine_fallback",
+            "1 if the setting that was asked for failed its proof and another one serves",
+            labels=["model", "revision", "engine", "precision", "arithmetic"],
+        )
+        fallback.add_metric([*names.values(), info.arithmetic], float(bool(info.fallback_reason)))
+        yield fallback
         labels = CounterMetricFamily(
             "millrace_labels", "Texts by label of highest score", labels=["revision", "label"]
         )

@@ -442,6 +442,8 @@ def _worker_record(name: str, fields: Mapping[str, str]) -> WorkerRecord | None:
             last_batch=int(fields["last_batch"]),
             started_ms=int(fields["started_ms"]),
             recent=decode_notes(fields.get("recent", "")),
+            arithmetic=fields.get("arithmetic", ""),
+            fallback=fields.get("fallback", ""),
         )
     except (KeyError, ValueError):
         return None

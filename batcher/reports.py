@@ -125,6 +125,8 @@ class Progress:
             "revision": info.revision,
             "engine": info.engine,
             "precision": info.precision,
+            "arithmetic": info.arithmetic,
+            "fallback": info.fallback_reason,
             "state": state,
             "rate": round(self.rate, 1),
             "batches": self._batches,
@@ -140,6 +142,7 @@ def model_record(info: ModelInfo) -> dict[str, Any]:
     return {
         "name": info.name,
         "revision": info.revision,
+        "identity": info.identity,
         "labels": "\n".join(info.labels),
         "max_tokens": info.max_tokens,
         "engine": info.engine,

@@ -37,7 +37,12 @@ def lines(url: str, frame: Frame) -> Iterator[str]:
     yield f"workers      {len(frame['workers'])}"
     for worker in frame["workers"]:
         did = f"{number(worker['texts'])} texts in {number(worker['batches'])} batches"
-        yield f"  {worker['id']}  {worker['state']:<8} {worker['revision']}  {did}"
+        runs = (
+            f"{worker['engine']} {worker['precision']} in {worker.get('arithmetic') or worker['precision']}"
+        )
+        yield f"  {worker['id']}  {worker['state']:<8} {worker['revision']}  {runs}  {did}"
+        if fallback := worker.get("fallback"):
+            yield f"    not the setting that was asked for: {fallback}"
     for job in frame["jobs"] or ():
         done = f"{number(job['done'])} of {number(job['total'])} texts"
         yield f"job          {job['id'][:8]}  {job['status']:<9} {done}"

@@ -2,7 +2,7 @@
 
     manifest.json    format, revision, labels, engine, ..., SHA-256 and size of each other file
     tokenizer.json   the model's tokenizer
-    probes.json      texts and their answers, by which each worker proves its engine (see `model_store.probes`)
+    probes.json      texts and their answers, by which each worker proves its engine
     openvino: model.xml, model.bin       torch: config.json, model.safetensors
 
 Standard library only.
@@ -47,7 +47,7 @@ class FileDigest:
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """Outcome of the accuracy gate on labelled texts: how far the artefact follows the checkpoint in torch f32.
+    """Outcome of the accuracy gate on labelled texts: how far the artefact follows torch f32.
 
     `agreement` and `accuracy` are the worse of each text alone and all in company; `same_alone` is the share
     of texts that have the same label both ways.

@@ -34,8 +34,8 @@ def build(
 ) -> Manifest:
     """Build the checkpoint at `source` into an artefact at `out`, which appears whole or not at all.
 
-    Raises ModelError where the checkpoint cannot be built, and GateFailed where int8 weights answer the sealed
-    probes differently or `check` says so; `force` keeps them all the same, with the failure on record.
+    Raises ModelError where the checkpoint cannot be built, and GateFailed where int8 weights answer the
+    sealed probes differently or `check` says so; `force` keeps them all the same, with the failure on record.
     """
     checkpoint = read_checkpoint(source)
     require_vocabulary(source)

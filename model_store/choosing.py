@@ -125,10 +125,8 @@ def _proven(
         verdict = prove(classifier, classifier.probes, allowed).verdict
     except EngineUnavailable:
         raise
-    except Exception as error:  # noqa: BLE001  # whatever an engine raises, another setting may run
-        verdict = Verdict(
-            0, 0.0, 0.0, 0.0, 0, 0.0, reason=f"it raised {type(error).__name__}: {_line(error)}"
-        )
+    except Exception as error:  # whatever an engine raises, another setting may run
+        verdict = Verdict(0, 0.0, 0.0, 0.0, 0, 0.0, f"it raised {_line(error)}")
     if verdict.reason or classifier is None:
         if classifier is not None:
             classifier.close()
@@ -141,7 +139,8 @@ def _proven(
 
 
 def _line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or ["without a message"])[0][:200]
+    first = (str(error).strip().splitlines() or ["without a message"])[0]
+    return f"{type(error).__name__}: {first[:200]}"
 
 
 def _choose(path: Path, manifest: Manifest, wanted: Wanted, memory: Path) -> Choice:
@@ -169,7 +168,7 @@ def _measured(path: Path, manifest: Manifest, wanted: Wanted) -> Choice:
         f32, bf16 = times(opened, opened[0].probes)
     except EngineUnavailable:
         raise
-    except Exception as error:  # noqa: BLE001  # whatever an engine raises, f32 is still to be proven
+    except Exception as error:  # whatever an engine raises, f32 is still to be proven
         return Choice("f32", f"{manifest.weights} weights in bf16: it raised {_line(error)}")
     finally:
         for classifier in opened:
@@ -210,9 +209,8 @@ def _memory(manifest: Manifest, wanted: Wanted) -> Path:
 def _remember(memory: Path, info: ModelInfo) -> None:
     """Write the choice, so that the next start need not measure. A directory that is read-only costs that."""
     scratch = memory.with_name(f".{memory.name}.{os.getpid()}")
+    content = json.dumps({"arithmetic": info.arithmetic, "reason": info.fallback_reason})
     with contextlib.suppress(OSError):
         memory.parent.mkdir(parents=True, exist_ok=True)
-        scratch.write_text(
-            json.dumps({"arithmetic": info.arithmetic, "reason": info.fallback_reason}), "utf-8"
-        )
+        scratch.write_text(content, "utf-8")
         scratch.replace(memory)

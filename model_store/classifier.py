@@ -42,8 +42,8 @@ class ModelInfo:
     score that batch mates may cause with this engine;
     `layout` says how a forward pass lays out its texts: `packed` end to end in one row (no padding,
     cost follows the sum of the lengths) or `padded` to the longest (cost follows count x longest).
-    `precision` is that of the weights where they are int8, else that of the arithmetic. `fallback_reason` says
-    why this is not the setting that was asked for; it is empty when it is. `proof` is the outcome of the proof.
+    `precision` is that of the weights where they are int8, else that of the arithmetic. `fallback_reason`
+    says why this is not the setting that was asked for; it is empty when it is. `proof` is how it was proven.
     `reference` says what texts and answers looked like when the model was evaluated, if that is known.
     """
 

@@ -59,8 +59,8 @@ def build(args: Namespace) -> Iterator[str]:
     yield f"{args.out}: {manifest.name} {manifest.revision[:12]}, {engine} with {weights} weights"
     if proof := manifest.proof:
         yield (
-            f"{'FAILED' if proof.reason else 'passed'}: differs from torch f32 by at most {proof.answers:.4f} on "
-            f"the probes, by {proof.company:.4f} from the same text alone; {proof.agreement:.2%} have its label"
+            f"{'FAILED' if proof.reason else 'passed'}: on the probes {proof.answers:.4f} from torch f32 at "
+            f"most, {proof.company:.4f} from the same text alone; {proof.agreement:.2%} have the same label"
         )
     if gate := manifest.gate:
         yield (
@@ -71,7 +71,7 @@ def build(args: Namespace) -> Iterator[str]:
 
 
 def verify(args: Namespace) -> Iterator[str]:
-    """Compare every byte of an artefact, or of a sealed checkpoint, with what is on record; `--run` proves it."""
+    """Compare every byte of an artefact or a sealed checkpoint with what is on record; `--run` proves it."""
     from model_store.artefact import MANIFEST, SUMS, check_seal
     from model_store.artefact import verify as verify_artefact
     from model_store.prepare import locate

@@ -125,8 +125,9 @@ def _build(checkpoint: Path, out: Path, name: str, engine: Engine, weights: Weig
     missing = [package for package in ("torch", "transformers") if not find_spec(package)]
     if missing:
         raise EngineUnavailable(
-            f"{checkpoint} has not been built for {engine} with {weights} weights and {' and '.join(missing)} is not "
-            "installed here to do it; run `python -m model_store build` where it is."
+            f"{checkpoint} has not been built for {engine} with {weights} weights, and "
+            f"{' and '.join(missing)} is not installed here to do it; "
+            "run `python -m model_store build` where it is."
         )
     from model_store.build import build
 

@@ -25,9 +25,9 @@ from model_store.errors import ModelCorrupt
 
 Scores = NDArray[np.float64]
 
-# Each length up to this, then each length that a row can have.
+# Each length up to this; beyond, up to `until`, every so many tokens, for rows have multiples of 16.
 EVERY = 64
-STEP = 16
+_STEPS = ((128, 16), (256, 32), (1 << 30, 64))
 # Of so many texts of a short length the one that the model is least sure of is kept: it shows errors best.
 CANDIDATES = 3
 # Digits that are sealed.
@@ -56,13 +56,16 @@ class Source:
         self._random = Random(0)
 
     def lengths(self, most: int) -> Iterator[int]:
-        """All lengths to be tried, `most` tokens at most: 1 to 64 as far as there is room for the special ones."""
+        """All lengths to be tried: 1 to 64, as far as special tokens leave room, and steps up to `most`."""
         least = max(1, len(self._before) + len(self._after))
         yield from range(least, min(EVERY, most) + 1)
-        yield from range(EVERY + STEP, most + 1, STEP)
+        begin = EVERY
+        for until, step in _STEPS:
+            yield from range(begin + step, min(until, most) + 1, step)
+            begin = until
 
     def text(self, length: int) -> list[int]:
-        """Ids of a text of `length` tokens: pieces that follow each other somewhere, special ones around them."""
+        """Ids of a text of `length` tokens: pieces that follow each other somewhere, between special ones."""
         room = length - len(self._before) - len(self._after)
         start = self._random.randrange(len(self._pieces))
         body = [self._pieces[(start + at) % len(self._pieces)] for at in range(room)]
@@ -117,4 +120,5 @@ def _common(one: list[int], other: list[int]) -> list[int]:
 
 def _certainty(scores: Scores) -> Scores:
     """How far the score of each text that is nearest to one half is from it: 0 is least sure."""
-    return np.abs(scores - 0.5).min(axis=1)
+    certainty: Scores = np.abs(scores - 0.5).min(axis=1)
+    return certainty

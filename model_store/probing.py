@@ -28,7 +28,7 @@ def seal_probes(checkpoint: Checkpoint, out: Path) -> None:
 
 
 def gate_int8(out: Path, manifest: Manifest, *, force: bool) -> Manifest:
-    """Compare int8 weights in f32 arithmetic with the reference, and seal their own answers. The new manifest.
+    """Compare int8 weights in f32 arithmetic with the reference, and seal their answers. The new manifest.
 
     Raises GateFailed where they differ too much, unless `force` keeps them with the failure on record.
     """
@@ -42,8 +42,8 @@ def gate_int8(out: Path, manifest: Manifest, *, force: bool) -> Manifest:
         classifier.close()
     if proof.failed and not force:
         raise GateFailed(
-            f"{manifest.name} in int8 does not answer as in f32: {proof.failed}; use another precision, or keep "
-            "it with build --force."
+            f"{manifest.name} in int8 does not answer as in f32: {proof.failed}; use another precision, or "
+            "keep it with build --force."
         )
     write_probes(out, replace(probes, answers=proof.alone))
     files = {**manifest.files, PROBES: digest(out / PROBES)}

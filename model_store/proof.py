@@ -25,16 +25,14 @@ Place = Literal["alone", "first", "last", "middle"]
 SAME_ANSWERS = 0.03
 # Tokens of a full pass.
 PASS_TOKENS = 512
-# Of probes longer than `EVERY` these run in company as well.
-_LONG_STEP = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
     """How far a score may be from the sealed one, and from that of the same text alone.
 
-    A label may change only where the best two scores (of several labels: a score and one half) are closer than
-    `margin`, whatever the other two allow.
+    A label may change only where the best two scores (of several labels at once: a score and one half) are
+    closer than `margin`, whatever the other two allow.
     """
 
     answers: float
@@ -53,7 +51,7 @@ def limits(weights: Weights, arithmetic: Arithmetic, rounding: float) -> Limits:
     """What is allowed to weights and arithmetic; `rounding` is what bf16 costs this model (see `Probes`).
 
     Derived in docs/decisions/0800: f32 differs by the order of its sums; bf16 by twice what rounding every
-    layer costs this very model, within bounds; int8 moreover by activations that fall on the next of 256 steps.
+    layer costs this very model, within bounds; int8 also by activations that fall on the next of 256 steps.
     """
     bf16 = min(max(2 * rounding, _BF16_LEAST), _BF16_MOST)
     if weights == "int8":
@@ -63,7 +61,7 @@ def limits(weights: Weights, arithmetic: Arithmetic, rounding: float) -> Limits:
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """One answer: its distance from the sealed answer and from that of the text alone, and whether it flips."""
+    """One answer: its distance from the sealed answer and from that of the text alone, and its label."""
 
     probe: int
     kind: Kind
@@ -76,7 +74,7 @@ class Observation:
 
 @dataclass(slots=True)
 class Proof:
-    """What was seen. `failed` is the first answer beyond the limits, in words; `alone` the answers of each alone."""
+    """What was seen. `failed` is the first answer beyond the limits, in words; `alone` those of each."""
 
     alone: Scores
     seen: list[Observation] = field(default_factory=list)
@@ -126,14 +124,16 @@ def passes(lengths: Sequence[int]) -> Iterator[tuple[Kind, list[int]]]:
     """Indices of probes, of these growing lengths, that share each pass; all of them alone at first."""
     for at in range(len(lengths)):
         yield "alone", [at]
-    company = [at for at, length in enumerate(lengths) if length <= EVERY or length % _LONG_STEP == 0]
-    for at, other in zip(company, [*company[1:], company[0]], strict=True):
+    short = [at for at, length in enumerate(lengths) if length <= EVERY] or [0]
+    for at, other in zip(short, [*short[1:], short[0]], strict=True):
         yield "pair", [at, other]
+    for at in range(len(short), len(lengths)):
+        other = short[at % len(short)]
+        yield "pair", [at, other] if at % 2 else [other, at]
     order = list(range(len(lengths)))
     Random(1).shuffle(order)
-    chosen = set(company)
     yield from (("full", batch) for batch in _filled(order, lengths))
-    yield from (("full", batch) for batch in _filled([at for at in reversed(order) if at in chosen], lengths))
+    yield from (("full", batch) for batch in _filled(order[::-1], lengths))
 
 
 def _filled(order: Sequence[int], lengths: Sequence[int]) -> Iterator[list[int]]:

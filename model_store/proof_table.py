@@ -1,4 +1,4 @@
-"""`verify --run`: the proof of every arithmetic and layout of a model on this processor, as a table by shape."""
+"""`verify --run`: each arithmetic and layout of a model, proven on this processor, in tables by shape."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _COLUMNS: dict[str, Callable[[Observation], bool]] = {
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One length group in one kind of company: largest differences, and labels that changed beyond the margin."""
+    """One length group in one kind of company: largest differences, and labels changed beyond the margin."""
 
     answers: float
     company: float

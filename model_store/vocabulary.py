@@ -1,4 +1,4 @@
-"""Refuses a tokenizer that does not belong to its model: the model would answer all texts, all of them wrong."""
+"""Refuses a tokenizer that does not belong to its model: it would answer all texts, and all of them wrong."""
 
 from __future__ import annotations
 
@@ -50,14 +50,14 @@ def check_tokenizer(path: Path, rows: int | None, max_tokens: int) -> None:
         )
     if rows is not None and highest >= rows:
         raise ModelUnsupported(
-            f"The tokenizer gives ids up to {highest} and the model knows ids below {rows}: they do not belong "
-            "together; use the tokenizer that the model was trained with."
+            f"The tokenizer gives ids up to {highest} and the model knows ids below {rows}: they do not "
+            "belong together; use the tokenizer that the model was trained with."
         )
     tokenize = Tokenizer(path, max_tokens)
     (empty, *texts) = tokenize(["", *_LANGUAGES])
     shares = [text.unknown / max(len(text) - len(empty), 1) for text in texts]
     if min(shares) > MOST_UNKNOWN:
         raise ModelUnsupported(
-            f"The tokenizer knows hardly any word: at least {min(shares):.0%} of the pieces of a sentence are "
-            "unknown in each of ten languages; use the tokenizer that the model was trained with."
+            f"The tokenizer knows hardly any word: at least {min(shares):.0%} of the pieces of a sentence "
+            "are unknown in each of ten languages; use the tokenizer that the model was trained with."
         )

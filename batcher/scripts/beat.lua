@@ -20,13 +20,15 @@ redis.call('PEXPIRE', key, ttl)
 redis.call('ZADD', WORKERS, now + ttl, worker)
 redis.call('PEXPIRE', WORKERS, 3600000)
 
--- The newest ready worker names the current model; others of that revision renew the record; a revision
--- whose workers are gone is replaced by one that lives.
+-- The newest ready worker of another model names the current one; others of that revision renew the record; a
+-- revision whose workers are gone is replaced by one that lives. Revisions of one model (equal identity) are its
+-- answers in other arithmetics: none of them takes the name from another.
 local mine = {}
 for i = 1, #model, 2 do mine[model[i]] = model[i + 1] end
-local current = redis.call('HMGET', MODEL, 'revision', 'renewed')
+local current = redis.call('HMGET', MODEL, 'revision', 'renewed', 'identity')
 local stale = (tonumber(current[2]) or 0) + 2 * ttl < now
-if takeover or not current[1] or stale or current[1] == mine.revision then
+local another = not current[3] or current[3] ~= mine.identity
+if (takeover and another) or not current[1] or stale or current[1] == mine.revision then
   redis.call('HSET', MODEL, 'renewed', now, unpack(model))
 end
 

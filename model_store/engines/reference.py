@@ -1,4 +1,4 @@
-"""The reference: a checkpoint as transformers runs it, in torch f32. Needs torch; used when an artefact is built."""
+"""The reference: a checkpoint as transformers runs it in torch f32. Used when an artefact is built."""
 
 from __future__ import annotations
 

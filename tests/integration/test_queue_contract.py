@@ -596,6 +596,21 @@ def test_the_newest_ready_worker_names_the_model_and_a_dead_revision_is_replaced
     assert bench.client.hget(f"{bench.P}:model", "revision") == b"rev"
 
 
+def test_revisions_of_one_model_do_not_take_the_name_from_each_other(bench: Bench) -> None:
+    """A worker on another processor may answer in another arithmetic, under a revision of its own."""
+    model = MODEL | {"identity": "checkpoint"}
+    first, second, other = bench.worker("first"), bench.worker("second"), bench.worker("other")
+    first.beat([], RECORD, model, 5000, takeover=True)
+    second.beat([], RECORD | {"revision": "bf16"}, model | {"revision": "bf16"}, 5000, takeover=True)
+    assert bench.client.hget(f"{bench.P}:model", "revision") == b"rev"
+    changed = {"revision": "new", "identity": "another checkpoint"}
+    other.beat([], RECORD | {"revision": "new"}, model | changed, 20, takeover=True)
+    assert bench.client.hget(f"{bench.P}:model", "revision") == b"new"
+    time.sleep(0.1)
+    second.beat([], RECORD | {"revision": "bf16"}, model | {"revision": "bf16"}, 5000)
+    assert bench.client.hget(f"{bench.P}:model", "revision") == b"bf16"
+
+
 def test_a_snapshot_counts_only_the_living(bench: Bench) -> None:
     bench.worker("gone").beat([], RECORD, MODEL, 10, takeover=True)
     bench.worker("here").beat([], RECORD, MODEL, 5000)

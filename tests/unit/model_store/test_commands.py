@@ -37,7 +37,7 @@ class Fixed(StubClassifier):
         self._rows = list(rows)
         old = self.info
         self.info = ModelInfo(
-            "fixed", old.revision, labels, 512, False, "stub", "f32", "packed", 0, old.tolerance
+            "fixed", old.revision, labels, 512, False, "stub", "f32", "packed", 0, old.tolerance, old.identity
         )
 
     def classify(self, batch: Sequence[Tokens]) -> list[list[float]]:
@@ -57,10 +57,10 @@ def test_build_check_verify_info_predict(
     assert "passed: agrees with torch f32 on 100.00% of 20 texts" in capsys.readouterr().out
 
     assert main(["verify", str(out)]) == 0
-    assert f"3 files as recorded, revision {manifest.revision}" in capsys.readouterr().out
+    assert f"4 files as recorded, revision {manifest.revision}" in capsys.readouterr().out
     assert main(["info", "--model", str(out), *kept]) == 0
     printed = capsys.readouterr().out
-    assert "engine      torch bf16" in printed
+    assert "engine      torch, float weights" in printed
     assert "parameters  1.0 M" in printed
     assert main(["info", str(out), *kept]) == 0
     assert capsys.readouterr().out == printed

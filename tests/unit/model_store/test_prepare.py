@@ -37,7 +37,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Path:
 
 
 def artefact(kept: Path) -> Path:
-    (path,) = (kept / "artefacts").glob("tiny-openvino-f32-*")
+    (path,) = (kept / "artefacts").glob("tiny-openvino-float-*")
     return path
 
 
@@ -59,11 +59,11 @@ def test_an_artefact_is_a_reference_too_and_fits_only_its_own_engine(kept: Path)
     assert (loaded.info.engine, loaded.info.precision, loaded.info.name) == ("openvino", "f32", "tiny")
     assert loaded.info.revision == read_manifest(artefact(kept)).revision
     loaded.close()
-    with pytest.raises(EngineUnavailable, match="built for openvino f32, not for torch auto"):
+    with pytest.raises(EngineUnavailable, match="built for openvino with float weights, not for torch auto"):
         load(str(artefact(kept)), engine="torch", artefact_dir=kept)
 
 
-@pytest.mark.parametrize("name", ["model.bin", "model.xml", "tokenizer.json"])
+@pytest.mark.parametrize("name", ["model.bin", "model.xml", "tokenizer.json", "probes.json"])
 def test_one_changed_byte_of_an_artefact_is_refused_by_name(kept: Path, tmp_path: Path, name: str) -> None:
     spoilt = copy(artefact(kept), tmp_path / "spoilt")
     flip_byte(spoilt / name)
@@ -89,12 +89,13 @@ def test_one_changed_byte_of_a_sealed_checkpoint_is_refused_by_name(
 def test_other_weights_are_another_revision(checkpoint: Path, tmp_path: Path) -> None:
     other = copy(checkpoint, tmp_path / "other")
     flip_byte(other / "model.safetensors")
-    revisions = {
-        load(str(path), engine="torch", precision=precision, artefact_dir=tmp_path / "kept").info.revision
+    infos = [
+        load(str(path), engine="torch", precision=precision, artefact_dir=tmp_path / "kept").info
         for path in (checkpoint, other)
         for precision in ("f32", "bf16")
-    }
-    assert len(revisions) == 4
+    ]
+    assert len({info.identity for info in infos}) == 2
+    assert len({info.revision for info in infos}) == 2, "equal answers share a name in f32 and bf16"
 
 
 def test_workers_that_start_at_once_build_one_artefact(checkpoint: Path, tmp_path: Path) -> None:
@@ -206,13 +207,15 @@ def test_the_tokenizer_may_be_an_old_one(checkpoint: Path, tmp_path: Path) -> No
 def test_a_failing_gate_leaves_nothing_unless_forced(checkpoint: Path, tmp_path: Path) -> None:
     def check(path: Path, manifest: Manifest, built_from: Checkpoint) -> Gate:
         assert (path / "model.safetensors").is_file()
-        return Gate(rows=100, agreement=0.98, accuracy=0.80, reference_accuracy=0.85, passed=False)
+        return Gate(
+            rows=100, agreement=0.98, accuracy=0.80, reference_accuracy=0.85, same_alone=1.0, passed=False
+        )
 
     out = tmp_path / "out"
     with pytest.raises(GateFailed, match=r"agrees with torch f32 on 98\.00% of 100 texts"):
-        build(checkpoint, out, name="x", engine="torch", precision="bf16", check=check)
+        build(checkpoint, out, name="x", engine="torch", check=check)
     assert not list(tmp_path.iterdir())
-    manifest = build(checkpoint, out, name="x", engine="torch", precision="bf16", check=check, force=True)
+    manifest = build(checkpoint, out, name="x", engine="torch", check=check, force=True)
     assert verify(out) == manifest
     assert manifest.gate
     assert not manifest.gate.passed

@@ -1,0 +1,333 @@
+"""An engine proves itself before it serves: a wrong shape is caught, and a safer setting serves instead."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from batcher.__main__ import EXIT_UNABLE, main
+from batcher.settings import WorkerSettings
+from model_store import Tokens, choosing, load
+from model_store.__main__ import main as model_store
+from model_store.artefact import PROBES, read_manifest, verify
+from model_store.engines import runner
+from model_store.errors import Unproven
+from model_store.layout import plan
+from model_store.probes import EVERY, Probes, Source, read_probes
+from model_store.proof import SAME_ANSWERS, Limits, limits, passes, prove
+from model_store.rows import FILLER, Floats, Rows
+from model_store.stub import StubClassifier
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+
+LENGTHS = [*range(2, EVERY + 1), 80, 96, 128, 256, 512]
+STRICT = Limits(answers=0.01, company=0.01)
+Breaks = Callable[[Rows, str, str], bool]
+
+
+class Shaped(StubClassifier):
+    """Exact answers, save in passes of one row of `wrong` tokens."""
+
+    def __init__(self, wrong: int = 0, by: float = 0.3) -> None:
+        super().__init__()
+        self._wrong, self._by = wrong, by
+
+    def classify(self, batch: Sequence[Tokens]) -> list[list[float]]:
+        lay = plan([len(tokens) for tokens in batch], "packed")
+        wrong = self._by if (len(lay.rows), lay.length) == (1, self._wrong) else 0.0
+        return [[0.8 - wrong, 0.2 + wrong] for _ in batch]
+
+
+def probes(lengths: Sequence[int] = LENGTHS) -> Probes:
+    tokens = tuple(Tokens([7] * length, truncated=False, unknown=0) for length in lengths)
+    answers = np.array([[0.8, 0.2]] * len(tokens))
+    return Probes(tokens, answers, answers, rounding=0.01)
+
+
+def test_each_probe_comes_alone_in_a_pair_first_and_last() -> None:
+    proof = prove(Shaped(), probes(), STRICT)
+    assert proof.failed == ""
+    for at in range(len(LENGTHS)):
+        seen = [one for one in proof.seen if one.probe == at]
+        assert {"alone", "pair", "full"} <= {one.kind for one in seen}
+    short = [one for one in proof.seen if LENGTHS[one.probe] <= EVERY]
+    for at in range(EVERY - 1):
+        assert {"first", "last"} <= {one.place for one in short if one.probe == at}
+    assert max(sum(LENGTHS[at] for at in batch) for _, batch in passes(LENGTHS)) <= 768
+
+
+@pytest.mark.parametrize("wrong", [16, 32, 48, 64, 80, 128, 256, 512])
+def test_one_wrong_shape_is_caught_and_named(wrong: int) -> None:
+    proof = prove(Shaped(wrong), probes(), STRICT)
+    assert proof.failed
+    assert proof.verdict.reason == proof.failed
+    (length,) = {LENGTHS[one.probe] for one in proof.seen if one.answer > 0.01}
+    assert wrong - 16 < length <= wrong, "it ends with the first wrong answer"
+    assert "alone" in proof.failed
+
+
+def test_to_the_end_everything_is_seen() -> None:
+    proof = prove(Shaped(32), probes(), STRICT, to_the_end=True)
+    assert proof.passes == len(list(passes(LENGTHS)))
+    assert proof.verdict.answers == pytest.approx(0.3)
+    assert proof.verdict.company == pytest.approx(0.3)
+
+
+def test_a_flipped_label_fails_whatever_the_tolerance() -> None:
+    lax = Limits(answers=1.0, company=1.0)
+    assert prove(Shaped(32, by=0.25), probes(), lax).failed == ""
+    assert "has another label" in prove(Shaped(32, by=0.35), probes(), lax).failed
+
+
+def test_scores_that_are_no_numbers_fail() -> None:
+    assert "gave no scores" in prove(Shaped(32, by=float("nan")), probes(), STRICT).failed
+
+
+def test_tolerances_follow_from_weights_arithmetic_and_model() -> None:
+    assert limits("float", "f32", 0.02).answers == 1e-4
+    assert limits("float", "bf16", 0.02).answers == pytest.approx(0.04)
+    assert limits("float", "bf16", 0.0).answers == pytest.approx(0.01)
+    assert limits("float", "bf16", 0.3).answers == pytest.approx(0.1)
+    assert limits("int8", "f32", 0.02).company == SAME_ANSWERS
+    assert {limits("int8", "bf16", 0.3).margin, limits("float", "f32", 0).margin} == {0.1}
+
+
+def test_texts_of_each_length_keep_their_special_tokens() -> None:
+    def tokens(*ids: int) -> Tokens:
+        return Tokens(ids, truncated=False, unknown=0)
+
+    source = Source(tokens(1, 2), [tokens(1, 10, 11, 12, 2), tokens(1, 13, 2)])
+    lengths = list(source.lengths(512))
+    assert lengths[:63] == list(range(2, 65))
+    assert lengths[63:] == [80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512]
+    assert max(source.lengths(60)) == 60
+    for length in lengths:
+        text = source.text(length)
+        assert (len(text), text[0], text[-1]) == (length, 1, 2)
+        assert set(text[1:-1]) <= {10, 11, 12, 13}
+    assert len(Source(tokens(), [tokens(10, 11)]).text(1)) == 1
+
+
+# -- a worker's start --------------------------------------------------------------------------------
+
+
+class Broken:
+    """An engine that answers wrongly wherever `breaks` says so."""
+
+    def __init__(self, inner: Any, breaks: Callable[[Rows], bool]) -> None:
+        self._inner, self._breaks = inner, breaks
+
+    def run(self, rows: Rows) -> Floats:
+        logits: Floats = self._inner.run(rows)
+        return np.asarray(logits[:, ::-1] + 3 if self._breaks(rows) else logits)
+
+    def close(self) -> None:
+        self._inner.close()
+
+
+@pytest.fixture
+def broken(monkeypatch: pytest.MonkeyPatch) -> Callable[[Breaks], None]:
+    """Makes engines wrong for some rows, weights and arithmetic."""
+
+    def install(breaks: Breaks) -> None:
+        make = runner.make_runner
+
+        def made(path: Path, manifest: Any, threads: int, arithmetic: Any) -> Any:
+            engine = make(path, manifest, threads, arithmetic)
+            return Broken(engine, lambda rows: breaks(rows, manifest.weights, arithmetic))
+
+        monkeypatch.setattr(runner, "make_runner", made)
+
+    return install
+
+
+def one_row_of_32(rows: Rows) -> bool:
+    return rows.ids.shape == (1, 32)
+
+
+def several_texts_in_a_row(rows: Rows) -> bool:
+    return any(len(set(row.tolist()) - {FILLER}) > 1 for row in rows.segments)
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("kept")
+
+
+def test_the_same_weights_in_f32_take_the_place_of_a_wrong_arithmetic(
+    checkpoint: Path, kept: Path, broken: Callable[[Breaks], None]
+) -> None:
+    broken(lambda rows, _, arithmetic: arithmetic == "bf16" and one_row_of_32(rows))
+    info = load(str(checkpoint), engine="torch", precision="bf16", artefact_dir=kept).info
+    assert (info.precision, info.arithmetic, info.layout) == ("f32", "f32", "packed")
+    assert info.fallback_reason.startswith("float weights in bf16, packed: a text of ")
+    assert info.proof
+    assert info.proof.reason == ""
+
+
+def test_one_text_a_row_takes_the_place_of_wrong_packed_rows(
+    checkpoint: Path, kept: Path, broken: Callable[[Breaks], None]
+) -> None:
+    broken(lambda rows, _weights, _arithmetic: several_texts_in_a_row(rows))
+    info = load(str(checkpoint), engine="torch", precision="bf16", artefact_dir=kept).info
+    assert (info.arithmetic, info.layout) == ("f32", "padded")
+    assert "float weights in f32, packed: " in info.fallback_reason
+
+
+def test_float_weights_take_the_place_of_wrong_int8(
+    checkpoint: Path, kept: Path, broken: Callable[[Breaks], None]
+) -> None:
+    load(str(checkpoint), engine="openvino", precision="int8", threads=1, artefact_dir=kept).close()
+    broken(lambda rows, weights, _: weights == "int8" and one_row_of_32(rows))
+    info = load(str(checkpoint), engine="openvino", precision="int8", threads=1, artefact_dir=kept).info
+    assert (info.precision, info.arithmetic, info.layout) == ("f32", "f32", "packed")
+    assert "int8 weights in f32, padded: " in info.fallback_reason
+    assert (
+        load(str(checkpoint), engine="torch", precision="f32", artefact_dir=kept).info.revision
+        == info.revision
+    )
+
+
+def test_int8_that_answers_otherwise_is_not_built(
+    checkpoint: Path, tmp_path: Path, broken: Callable[[Breaks], None]
+) -> None:
+    broken(lambda rows, weights, _: weights == "int8" and one_row_of_32(rows))
+    out = ["--engine", "openvino", "--precision", "int8", "--out", str(tmp_path / "out")]
+    assert model_store(["build", "--model", str(checkpoint), *out]) == 2
+    assert not (tmp_path / "out").exists()
+    assert model_store(["build", "--model", str(checkpoint), "--force", *out]) == 0
+    proof = read_manifest(tmp_path / "out").proof
+    assert proof
+    assert proof.reason
+
+
+def test_with_no_setting_left_the_start_fails_with_one_sentence(
+    checkpoint: Path, kept: Path, broken: Callable[[Breaks], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    broken(lambda rows, _weights, _arithmetic: one_row_of_32(rows))
+    with pytest.raises(
+        Unproven, match=r"is not served: .* float weights in f32, padded: a text of \d+ tokens"
+    ):
+        load(str(checkpoint), engine="torch", precision="bf16", artefact_dir=kept)
+    settings = WorkerSettings(model=str(checkpoint), engine="torch", artefact_dir=kept)
+    assert main(settings) == EXIT_UNABLE
+
+
+def test_an_engine_that_raises_has_failed_its_proof(
+    checkpoint: Path, kept: Path, broken: Callable[[Breaks], None]
+) -> None:
+    def breaks(_rows: Rows, _weights: str, arithmetic: str) -> bool:
+        if arithmetic == "bf16":
+            raise RuntimeError("illegal instruction")
+        return False
+
+    broken(breaks)
+    info = load(str(checkpoint), engine="torch", precision="bf16", artefact_dir=kept).info
+    assert info.arithmetic == "f32"
+    assert "it raised RuntimeError: illegal instruction" in info.fallback_reason
+
+
+# -- the choice --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("bf16", "chosen"), [(0.95, "f32"), (0.85, "bf16")])
+def test_auto_leaves_f32_for_more_than_a_tenth_only_and_remembers(
+    checkpoint: Path, kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bf16: float, chosen: str
+) -> None:
+    measured = []
+    monkeypatch.setattr(choosing.hardware, "has_bf16", lambda: True)
+    monkeypatch.setattr(choosing, "times", lambda *_: measured.append(1) or [1.0, bf16])
+    (kept_in := tmp_path / "kept").mkdir()
+    for _ in range(2):
+        loaded = load(str(checkpoint), engine="torch", artefact_dir=kept_in)
+        assert (loaded.info.arithmetic, loaded.info.fallback_reason) == (chosen, "")
+        loaded.close()
+    assert len(measured) == 1
+    (choice,) = (kept_in / "choices").iterdir()
+    assert json.loads(choice.read_text())["arithmetic"] == chosen
+
+
+def test_a_choice_that_failed_its_proof_is_remembered_with_the_reason(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: Callable[[Breaks], None]
+) -> None:
+    monkeypatch.setattr(choosing.hardware, "has_bf16", lambda: True)
+    monkeypatch.setattr(choosing, "times", lambda *_: [1.0, 0.5])
+    broken(lambda rows, _, arithmetic: arithmetic == "bf16" and one_row_of_32(rows))
+    first, second = (load(str(checkpoint), engine="torch", artefact_dir=tmp_path).info for _ in range(2))
+    assert first.arithmetic == second.arithmetic == "f32"
+    assert first.fallback_reason == second.fallback_reason != ""
+
+
+def test_answers_that_differ_by_more_have_a_revision_of_their_own(
+    checkpoint: Path, kept: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    f32, bf16 = (
+        load(str(checkpoint), engine="torch", precision=precision, artefact_dir=kept).info  # type: ignore[arg-type]
+        for precision in ("f32", "bf16")
+    )
+    assert f32.revision == bf16.revision
+    assert f32.identity == bf16.identity
+    monkeypatch.setattr(choosing, "SAME_ANSWERS", 1e-5)
+    other = load(str(checkpoint), engine="torch", precision="bf16", artefact_dir=kept).info
+    assert other.revision != bf16.revision
+    assert other.identity == bf16.identity
+
+
+# -- the artefact ------------------------------------------------------------------------------------
+
+
+def test_probes_are_sealed_and_small(checkpoint: Path, kept: Path) -> None:
+    load(str(checkpoint), engine="torch", precision="f32", artefact_dir=kept).close()
+    (path,) = (kept / "artefacts").glob("tiny-torch-float-*")
+    assert PROBES in verify(path).files
+    assert (path / PROBES).stat().st_size < 100_000
+    sealed = read_probes(path)
+    assert [len(tokens) for tokens in sealed.tokens][:63] == list(range(2, 65))
+    assert max(len(tokens) for tokens in sealed.tokens) == 128
+    assert 0 < sealed.rounding < 0.1
+
+
+def test_int8_seals_its_own_answers_too(checkpoint: Path, kept: Path) -> None:
+    load(str(checkpoint), engine="openvino", precision="int8", threads=1, artefact_dir=kept).close()
+    (path,) = (kept / "artefacts").glob("tiny-openvino-int8-*")
+    sealed = read_probes(path)
+    assert 0 < np.abs(sealed.answers - sealed.reference).max() < 0.3
+    proof = verify(path).proof
+    assert proof
+    assert proof.reason == ""
+
+
+def test_an_artefact_of_an_older_format_is_built_again_with_a_sentence(
+    checkpoint: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    load(str(checkpoint), engine="torch", precision="f32", artefact_dir=tmp_path).close()
+    (path,) = (tmp_path / "artefacts").glob("tiny-torch-float-*")
+    content = json.loads((path / "manifest.json").read_text("utf-8"))
+    (path / "manifest.json").write_text(json.dumps(content | {"format": 1}), "utf-8")
+    load(str(checkpoint), engine="torch", precision="f32", artefact_dir=tmp_path).close()
+    assert f"{path} has another format: building it again" in caplog.text
+    assert read_manifest(path).revision == content["revision"]
+
+
+def test_verify_run_prints_a_table_by_shape(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], broken: Callable[[Breaks], None]
+) -> None:
+    command = ["verify", "--run", str(checkpoint), "--engine", "torch", "--artefact-dir", str(tmp_path)]
+    assert model_store([*command, "--precision", "f32"]) == 0
+    printed = capsys.readouterr().out
+    assert "torch, float weights in f32, packed" in printed
+    assert "torch, float weights in f32, padded" in printed
+    assert [line.split()[0] for line in printed.splitlines() if " / " in line][:5] == [
+        "1-16", "17-32", "33-48", "49-64", "65-128",
+    ]  # fmt: skip
+    assert printed.count("passed, one revision with f32") == 2
+    broken(lambda rows, _weights, _arithmetic: one_row_of_32(rows))
+    assert model_store([*command, "--precision", "f32"]) == 2
+    printed = capsys.readouterr()
+    assert printed.out.count("FAILED: a text of 17 tokens alone") == 2
+    assert "passes its proof in no arithmetic and layout" in printed.err
