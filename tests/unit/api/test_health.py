@@ -12,7 +12,7 @@ from batcher.asks import HubCounts
 from batcher.errors import EntryFailed, QueueFull
 from batcher.messages import NO_SNAPSHOT, LaneDepth
 from tests.unit.api.pretended import Service, Start, assert_problem
-from tests.unit.pretended import RUNNING, FakeHub, prediction
+from tests.unit.pretended import RUNNING, WORKER, FakeHub, prediction
 
 
 async def metrics(service: Service) -> dict[tuple[str, str], float]:
@@ -42,6 +42,18 @@ async def test_probes_answer_head_as_they_answer_get(service: Service, path: str
     assert_problem(await service.client.put(path), 405, "method_not_allowed")
     service.hub.alive = False
     assert (await service.client.head("/livez")).status_code == 503
+
+
+async def test_readiness_warns_of_a_worker_that_does_not_run_what_was_asked_for(service: Service) -> None:
+    assert "warning" not in (await service.client.get("/readyz")).json()
+    fallen = replace(WORKER, arithmetic="f32", fallback="float weights in bf16, packed: it has another label")
+    service.hub.snapshot = replace(RUNNING, workers=(WORKER, fallen))
+    answer = (await service.client.get("/readyz")).json()
+    assert answer["status"] == "ready"
+    assert answer["warning"] == (
+        "1 of 2 workers do not run what was asked for: w1 runs stub f32 in f32, because "
+        "float weights in bf16, packed: it has another label"
+    )
 
 
 async def test_live_until_a_loop_has_ended(service: Service) -> None:

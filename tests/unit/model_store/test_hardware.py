@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from model_store.hardware import cores, has_bf16, has_cuda
+from model_store.hardware import cores, has_bf16, has_cuda, processor
 
 ALLOWED = len(os.sched_getaffinity(0))
 
@@ -40,6 +40,28 @@ def test_bf16_by_the_flags_of_the_processor(tmp_path: Path, flags: str, expected
     cpu_info = tmp_path / "cpuinfo"
     cpu_info.write_text(f"processor : 0\nflags\t\t: {flags}\n")
     assert has_bf16(cpu_info) is expected
+
+
+@pytest.mark.parametrize(("features", "expected"), [("fp asimd bf16 i8mm", True), ("fp asimd", False)])
+def test_bf16_by_the_features_of_an_arm(tmp_path: Path, features: str, expected: bool) -> None:
+    cpu_info = tmp_path / "cpuinfo"
+    cpu_info.write_text(f"processor\t: 0\nBogoMIPS\t: 243.75\nFeatures\t: {features}\nCPU part\t: 0xd40\n")
+    assert has_bf16(cpu_info) is expected
+
+
+def test_processors_differ_by_flags_and_by_what_limits_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cpu_info = tmp_path / "cpuinfo"
+    kinds = [processor(cpu_info)]
+    for flags in ("fpu amx_bf16", "fpu"):
+        cpu_info.write_text(f"processor : 0\nmodel name : one\nflags : {flags}\ncpu MHz : {len(kinds)}\n")
+        kinds.append(processor(cpu_info))
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    kinds.append(processor(cpu_info))
+    assert len(set(kinds)) == 4
+    cpu_info.write_text("processor : 0\nmodel name : one\nflags : fpu\ncpu MHz : 2000\n")
+    assert processor(cpu_info) == kinds[-1]
 
 
 def test_an_unknown_system_has_no_bf16(tmp_path: Path) -> None:

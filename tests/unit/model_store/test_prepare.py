@@ -238,6 +238,52 @@ def test_a_directory_that_cannot_be_written_to(checkpoint: Path, tmp_path: Path)
         load(str(checkpoint), engine="torch", artefact_dir=tmp_path / "file")
 
 
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"../outside.bin": {"sha256": "0" * 64, "size": 1}}, "names a file outside its directory"),
+        ({"/etc/hostname": {"sha256": "0" * 64, "size": 1}}, "names a file outside its directory"),
+        ({"model.bin": None}, "does not list model.bin"),
+        ({"model.xml": None}, "does not list model.xml"),
+        ({"tokenizer.json": None}, "does not list tokenizer.json"),
+        ({"probes.json": None}, "does not list probes.json"),
+    ],
+)
+def test_finding_23_a_manifest_names_nothing_outside_and_all_that_is_read(
+    kept: Path, tmp_path: Path, change: dict[str, Any], sentence: str
+) -> None:
+    path = copy(artefact(kept), tmp_path / "spoilt")
+    content = json.loads((path / "manifest.json").read_text("utf-8"))
+    files = {name: pinned for name, pinned in (content["files"] | change).items() if pinned}
+    (path / "manifest.json").write_text(json.dumps(content | {"files": files}), "utf-8")
+    with pytest.raises(ModelCorrupt, match=sentence):
+        verify(path)
+
+
+def test_finding_23_a_file_that_the_manifest_does_not_list_is_refused(kept: Path, tmp_path: Path) -> None:
+    path = copy(artefact(kept), tmp_path / "spoilt")
+    (path / "config.json").write_text("{}")
+    with pytest.raises(ModelCorrupt, match=r"spoilt/config\.json is not in the manifest"):
+        verify(path)
+
+
+def test_finding_23_shards_and_seals_stay_in_their_folder(checkpoint: Path, tmp_path: Path) -> None:
+    path = copy(checkpoint, tmp_path / "model")
+    (path / "model.safetensors").rename(tmp_path / "outside.safetensors")
+    index = path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": "../outside.safetensors"}}), "utf-8")
+    with pytest.raises(
+        ModelCorrupt, match=r"names a file outside its directory: '\.\./outside\.safetensors'"
+    ):
+        load(str(path), engine="torch", artefact_dir=tmp_path / "kept")
+    index.write_text(json.dumps({"weight_map": ["a"]}), "utf-8")
+    with pytest.raises(ModelUnsupported, match="has no weight_map of file names"):
+        load(str(path), engine="torch", artefact_dir=tmp_path / "kept")
+    (path / "SHA256SUMS").write_text(f"{'0' * 64}  ../outside.safetensors\n", "utf-8")
+    with pytest.raises(ModelCorrupt, match="names a file outside its directory"):
+        load(str(path), engine="torch", artefact_dir=tmp_path / "kept")
+
+
 def _load(path: str, kept: Path, answer: Path) -> None:
     loaded = load(path, engine="torch", precision="f32", threads=1, artefact_dir=kept)
     answer.write_text(json.dumps(loaded.classify(loaded.tokenize(["good", "bad"]))))
