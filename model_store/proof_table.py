@@ -77,9 +77,9 @@ def lines(proof: Proof, probes: Probes) -> Iterator[str]:
     """A row for each group of lengths: the largest difference from the sealed answer and, after a slash, from
     the same text alone; flips after an exclamation mark."""
     table = cells(proof, [len(tokens) for tokens in probes.tokens])
-    yield f"{'tokens':<10}" + "".join(f"{name:>20}" for name in _COLUMNS)
+    yield f"{'tokens':<10}" + "".join(f"{name:>23}" for name in _COLUMNS)
     for group, row in table.items():
-        yield f"{group:<10}" + "".join(f"{_shown(cell):>20}" for cell in row)
+        yield f"{group:<10}" + "".join(f"{_shown(cell):>23}" for cell in row)
     verdict = proof.verdict
     name = "one revision with f32" if verdict.answers <= SAME_ANSWERS else "a revision of its own"
     yield (

@@ -23,6 +23,7 @@ from model_store.errors import (
     ModelNotFound,
     ModelUnsupported,
 )
+from model_store.pickles import convert_pickle
 from tests.unit.model_store.checkpoints import copy
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -282,6 +283,21 @@ def test_finding_23_shards_and_seals_stay_in_their_folder(checkpoint: Path, tmp_
     (path / "SHA256SUMS").write_text(f"{'0' * 64}  ../outside.safetensors\n", "utf-8")
     with pytest.raises(ModelCorrupt, match="names a file outside its directory"):
         load(str(path), engine="torch", artefact_dir=tmp_path / "kept")
+
+
+def test_finding_23_a_pickle_is_converted_without_the_secrets_of_this_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (spy := tmp_path / "spy").mkdir()
+    record = f"open({str(tmp_path / 'seen')!r}, 'w').write(json.dumps(dict(os.environ)))"
+    (spy / "sitecustomize.py").write_text(f"import json, os\n{record}\n")
+    monkeypatch.syspath_prepend(spy)
+    monkeypatch.setenv("MILLRACE_API_KEYS", "secret")
+    with pytest.raises(ModelUnsupported, match="cannot be converted"):
+        convert_pickle(tmp_path)
+    seen = json.loads((tmp_path / "seen").read_text())
+    assert "PATH" in seen
+    assert "secret" not in seen.values()
 
 
 def _load(path: str, kept: Path, answer: Path) -> None:
