@@ -65,7 +65,10 @@ def load_proven(wanted: Wanted) -> RowClassifier:
         failures.append(str(error).rstrip("."))
         found = None
     if found is None and wanted.precision == "int8" and not _is_artefact(wanted):
-        found = _first_proven(replace(wanted, precision="f32"), failures)
+        try:
+            found = _first_proven(replace(wanted, precision="f32"), failures)
+        except EngineUnavailable as error:
+            failures.append(str(error).rstrip("."))
     if found is None:
         raise Unproven(
             f"{wanted.reference} is not served: on this processor no setting of its engine gives the answers "

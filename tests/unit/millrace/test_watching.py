@@ -109,7 +109,8 @@ def test_status_of_a_healthy_mill_is_0(api: Api, capsys: pytest.CaptureFixture[s
         "15.5 texts/s",
         "p99 40 ms",
         "mill-1-0a0b0c0d  busy",
-        "50 texts in 7 batches",
+        "stub int8 in f32  50 texts in 7 batches",
+        "not the setting that was asked for: int8 weights in bf16, packed: a text of 17 tokens alone has",
         "10 of 40 texts",
     ):
         assert fact in said

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from batcher import logs
 from batcher.__main__ import EXIT_UNABLE, main
 from batcher.settings import WorkerSettings
 from model_store import Tokens, choosing, load
@@ -207,8 +208,13 @@ def test_int8_that_answers_otherwise_is_not_built(
 
 
 def test_with_no_setting_left_the_start_fails_with_one_sentence(
-    checkpoint: Path, kept: Path, broken: Callable[[Breaks], None], caplog: pytest.LogCaptureFixture
+    checkpoint: Path,
+    kept: Path,
+    broken: Callable[[Breaks], None],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    monkeypatch.setattr(logs, "setup", lambda *_: None)
     broken(lambda rows, _weights, _arithmetic: one_row_of_32(rows))
     with pytest.raises(
         Unproven, match=r"is not served: .* float weights in f32, padded: a text of \d+ tokens"
@@ -216,6 +222,7 @@ def test_with_no_setting_left_the_start_fails_with_one_sentence(
         load(str(checkpoint), engine="torch", precision="bf16", artefact_dir=kept)
     settings = WorkerSettings(model=str(checkpoint), engine="torch", artefact_dir=kept)
     assert main(settings) == EXIT_UNABLE
+    assert "is not served: on this processor no setting of its engine gives the answers" in caplog.text
 
 
 def test_an_engine_that_raises_has_failed_its_proof(
