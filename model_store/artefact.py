@@ -124,7 +124,7 @@ def has_manifest(path: Path) -> bool:
     """Whether an artefact of this format lies at `path`: one of another format must be built again."""
     try:
         content = json.loads((path / MANIFEST).read_text("utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
     except (OSError, ValueError):
         return True  # reading it says what is wrong

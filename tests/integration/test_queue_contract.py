@@ -607,7 +607,7 @@ def test_revisions_of_one_model_do_not_take_the_name_from_each_other(bench: Benc
     other.beat([], RECORD | {"revision": "new"}, model | changed, 20, takeover=True)
     assert bench.client.hget(f"{bench.P}:model", "revision") == b"new"
     time.sleep(0.1)
-    second.beat([], RECORD | {"revision": "bf16"}, model | {"revision": "bf16"}, 5000)
+    second.beat([], RECORD | {"revision": "bf16"}, model | {"revision": "bf16"}, 20)
     assert bench.client.hget(f"{bench.P}:model", "revision") == b"bf16"
 
 

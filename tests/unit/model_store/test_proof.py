@@ -316,7 +316,8 @@ def test_an_artefact_of_an_older_format_is_built_again_with_a_sentence(
     (path,) = (tmp_path / "artefacts").glob("tiny-torch-float-*")
     content = json.loads((path / "manifest.json").read_text("utf-8"))
     (path / "manifest.json").write_text(json.dumps(content | {"format": 1}), "utf-8")
-    load(str(checkpoint), engine="torch", precision="f32", artefact_dir=tmp_path).close()
+    with caplog.at_level("WARNING", logger="model_store.prepare"):
+        load(str(checkpoint), engine="torch", precision="f32", artefact_dir=tmp_path).close()
     assert f"{path} has another format: building it again" in caplog.text
     assert read_manifest(path).revision == content["revision"]
 
