@@ -85,5 +85,7 @@ class Coalescer(Generic[Asked, Answer]):
 
     async def drain(self) -> None:
         """Waits until nothing is under way."""
-        while self._tasks:
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+        # A task leaves the set one tick after it ends, so only the unfinished ones are waited for: since
+        # Python 3.12 waiting for finished ones gives the loop no tick, and the set would never empty.
+        while unfinished := [task for task in self._tasks if not task.done()]:
+            await asyncio.wait(unfinished)

@@ -15,6 +15,8 @@ from batcher.connect import connect
 from batcher.errors import EntryFailed, EntryPoisoned
 from batcher.messages import Prediction, entry_id
 from batcher.redis_queue import WorkerQueue, cache_key
+from batcher.reports import Progress, model_record
+from model_store.stub import StubClassifier
 from tests.answers import right
 from tests.faults.conftest import P, Road
 from tests.mill import Process
@@ -85,15 +87,17 @@ async def test_fault_05_the_reply_to_complete_is_lost_and_it_is_sent_again(
 ) -> None:
     """A worker by hand, so that nothing but `complete` is hit."""
     proxy = proxies(road.redis.url)
-    await road.start()
     client = connect(proxy.url, timeout_s=0.5, retries=0)
     queue = WorkerQueue(client, "default", "by hand", lease_ms=5000, max_attempts=3, result_ms=60_000)
-    await road.check("teaches Redis the scripts")
-    road.workers[0].kill(signal.SIGSTOP)
+    info = StubClassifier().info
+    queue.beat((), Progress().record(info, "idle"), model_record(info), ttl_ms=60_000, takeover=True)
+    queue.complete([("f" * 64, b"nobody asks")])  # teaches Redis the script
+    await road.add_hub()
+    await road.ready(1)
     asking = asyncio.create_task(road.check("the reply is lost"))
     await road.until(lambda: road.client.llen(f"{P}:q"), "the entry")
     (entry,) = (await asyncio.to_thread(queue.claim, 10, 1000, 1000)).entries
-    result = Prediction(right(entry.text)[0], "r", 1).encode()
+    result = Prediction(right(entry.text)[0], info.revision, 1).encode()
     proxy.lose("answers")
     with pytest.raises(redis.exceptions.TimeoutError):
         await asyncio.to_thread(queue.complete, [(entry.id, result)])
@@ -102,6 +106,27 @@ async def test_fault_05_the_reply_to_complete_is_lost_and_it_is_sent_again(
     assert await asyncio.to_thread(queue.complete, [(entry.id, result)]) == 0, "the first one counted"
     assert road.client.llen(f"{P}:reply:{road.hub.queue.api}") == 0
     client.close()
+    await road.empty()
+
+
+async def test_what_a_frozen_worker_asked_for_in_advance_costs_a_text_a_lease_at_most(road: Road) -> None:
+    """An idle worker's next claim waits in Redis, which runs it unless the worker froze a lease ago."""
+    lease_ms = 3000
+    await road.start(lease_ms=lease_ms)
+    await road.check("after this the worker waits")
+    await road.until(lambda: road.client.info("clients")["blocked_clients"] == 2, "hub and worker to wait")
+    road.workers[0].kill(signal.SIGSTOP)
+    asking = asyncio.create_task(road.check("asked for by a frozen worker"))
+    place = await road.until(
+        lambda: road.client.zrange(f"{P}:inflight", 0, -1, withscores=True) or road.client.llen(f"{P}:q"),
+        "the text to wait or to be claimed",
+    )
+    claimed = place if isinstance(place, list) else []
+    seconds, micros = road.client.time()
+    assert all(ends_ms <= seconds * 1000 + micros / 1000 + lease_ms for _, ends_ms in claimed)
+    road.add_worker()
+    await asking
+    assert road.client.llen(f"{P}:dead") == 0
     await road.empty()
 
 

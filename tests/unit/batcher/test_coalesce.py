@@ -95,3 +95,15 @@ async def test_a_cancelled_request_cancels_no_command():
         await request
     await coalescer.drain()
     assert wire.loads == [[1, 2]]
+
+
+@pytest.mark.timeout(20)
+async def test_finding_06c_drain_ends_at_once_when_the_last_flight_has_just_landed():
+    """Python 3.12 completes `gather` over finished tasks without a tick: this used to spin for ever."""
+    coalescer = Coalescer(Wire().send)
+    landed = asyncio.create_task(coalescer.drain())
+    assert await coalescer.ask(1) == 2
+    await coalescer.drain()
+    await landed
+    assert await coalescer.ask(2) == 4
+    await coalescer.drain()
