@@ -40,6 +40,18 @@ run: $(STAMP) ## start Redis, API and worker on http://127.0.0.1:8000 (ARGS="--p
 test: $(STAMP) ## run the whole test suite (TESTS="tests/unit -k cache" for a part)
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal $(TESTS)
 
+.PHONY: pythons
+pythons: ## unit and integration tests on each other Python that the README promises and this machine has
+	@TEST_PROCESSES=$(TEST_PROCESSES) scripts/other-pythons
+
+# How often, and beside how many busy processes, e.g. make repeat TESTS=tests/faults TIMES=20 BUSY=2
+TIMES ?= 20
+BUSY ?= 0
+
+.PHONY: repeat
+repeat: $(STAMP) ## the same tests again and again (TESTS=tests/faults TIMES=20, BUSY=2 beside busy processes)
+	@PYTHON=$(BIN)/python BUSY=$(BUSY) scripts/repeat-tests $(TIMES) $(TESTS)
+
 # Options for `make chaos`, e.g. make chaos CHAOS="--minutes 1 --seed 7 8"
 CHAOS ?=
 

@@ -106,7 +106,8 @@ class _Line(asyncio.Protocol):
             try:
                 answers.append(await self._connection.read_response())
             except redis.exceptions.ResponseError as error:
-                answers.append(error)
+                # Its traceback would hold this frame, and so the answers that hold it.
+                answers.append(error.with_traceback(None))
         return answers
 
     def data_received(self, data: bytes) -> None:

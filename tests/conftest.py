@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 import fakeredis
 import pytest
@@ -16,6 +18,18 @@ from tests.servers import RedisServer, server_binary
 # Whatever the person's shell says of Millrace and Redis must not reach the tests.
 for _name in [name for name in os.environ if name.upper().startswith("MILLRACE_") or name == "REDIS_URL"]:
     del os.environ[_name]
+
+
+# On a Python that torch has no wheel for, what needs torch is skipped and says so. Where torch is installed
+# nothing is skipped.
+_NEEDS_TORCH = re.compile(r"No module named '(torch|transformers|nncf)'|EngineUnavailable: .* not installed")
+
+
+def _skip_without_torch(report: pytest.TestReport | pytest.CollectReport) -> None:
+    """Turns a failure whose cause is the missing torch into a skip."""
+    if find_spec("torch") is None and report.failed and _NEEDS_TORCH.search(report.longreprtext):
+        report.outcome = "skipped"
+        report.longrepr = (report.nodeid, 0, "Skipped: torch is not installed on this Python")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +110,20 @@ def mill(
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Puts the logs of a mill's processes under the failure of its test."""
     report = yield
+    _skip_without_torch(report)
     if report.failed:
         for number, made in enumerate(item.stash.get(_MILLS, []), 1):
             report.sections.append((f"processes of mill {number}", made.logs()))
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """A module that imports torch is skipped as a whole where there is none."""
+    report = yield
+    _skip_without_torch(report)
     return report
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
@@ -64,7 +66,22 @@ def test_nothing_is_unpickled(module: Path) -> None:
 def test_ci_runs_what_people_run() -> None:
     script = (ROOT / ".ci/run").read_text()
     assert "set -euo pipefail" in script
-    assert [line for line in script.splitlines() if line.startswith("make ")] == ["make check", "make test"]
+    called = [line for line in script.splitlines() if line.startswith("make ")]
+    assert called == ["make check", "make test", "make pythons"]
+
+
+def test_every_python_that_is_promised_is_tried() -> None:
+    """One by `make test`, the others by `make pythons`, and each of them in the workflow."""
+    promised = SpecifierSet(
+        tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
+    )
+    versions = [f"3.{minor}" for minor in range(30) if f"3.{minor}" in promised]
+    low, high = re.findall(r"Python (3\.\d+) to (3\.\d+)", (ROOT / "README.md").read_text())[0]
+    assert [versions[0], versions[-1]] == [low, high]
+    others = re.findall(r"PYTHONS:-([\d. ]+)", (ROOT / "scripts/other-pythons").read_text())[0].split()
+    assert [low, *others] == versions
+    workflow = (ROOT / ".github/workflows/ci.yml").read_text()
+    assert f"python: {json.dumps(versions)}" in workflow
 
 
 def test_make_alone_lists_every_target() -> None:
