@@ -136,7 +136,7 @@ def main() -> None:
     args = parser.parse_args()
     samples = run(args.rounds, args.seconds, args.connections)
     figures = {name: [asdict(sample) for sample in of] for name, of in samples.items()}
-    report.write("hit", {"settings": vars(args), "goals": show(samples), "samples": figures})
+    report.finish("hit", {"settings": vars(args), "goals": show(samples), "samples": figures})
 
 
 if __name__ == "__main__":

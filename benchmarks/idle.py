@@ -66,7 +66,7 @@ def main() -> None:
         ],
     )
     goals = [report.goal("ms that the queue adds, median", overhead_ms, 2, at_most=True)]
-    report.write(
+    report.finish(
         "idle",
         {
             "model": args.model,

@@ -204,7 +204,7 @@ def main() -> None:
                 result["classify"] = command_line(mill, jobs, args)
             if args.only in (None, "interference"):
                 result["interference"] = interference(mill, client, args)
-    report.write("jobs", result)
+    report.finish("jobs", result)
 
 
 if __name__ == "__main__":

@@ -107,18 +107,18 @@ def main() -> None:
         for case in cases:
             case.classifier.close()
     _show(_best(figures), costs)
-    report.write("limit", {"figures": list(map(asdict, figures)), "costs": list(map(asdict, costs))})
+    report.finish("limit", {"figures": list(map(asdict, figures)), "costs": list(map(asdict, costs))})
 
 
 def _cases(model: str, args: argparse.Namespace) -> Iterator[Case]:
-    reference = _reference(model, args.artefact_dir)
+    named = reference(model, args.artefact_dir)
     samples = texts(args.texts, seed=1)
     for engine in args.engines.split(","):
         name, precision = engine.split("-")
         for layout, of_layout in groupby(VARIANTS, key=lambda variant: variant[0]):
             try:
                 classifier = load(
-                    reference,
+                    named,
                     engine=name,
                     precision=precision,
                     layout=layout,
@@ -147,7 +147,8 @@ def _cut(tokens: Sequence[Tokens], layout: Layout, order: Order, size: int) -> l
     return [[tokens[index] for index in indices] for indices in share_out(lengths, layout, size)]
 
 
-def _reference(model: str, artefact_dir: Path) -> str:
+def reference(model: str, artefact_dir: Path) -> str:
+    """What `load` takes for a model of the benchmarks; one with random weights is written the first time."""
     if model not in SHAPES:
         return model
     path = artefact_dir.expanduser() / "random" / model

@@ -152,7 +152,7 @@ def main() -> None:
         [[c.road, f"{c.without_us:.1f}", f"{c.with_us:.1f}", f"{c.share:.2%}"] for c in costs],
     )
     goals = [report.goal(f"share that metrics add, {c.road}", c.share, GOAL, at_most=True) for c in costs]
-    report.write("metrics_cost", {"settings": vars(args), "costs": list(map(asdict, costs)), "goals": goals})
+    report.finish("metrics_cost", {"settings": vars(args), "costs": list(map(asdict, costs)), "goals": goals})
 
 
 if __name__ == "__main__":

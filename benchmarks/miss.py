@@ -25,6 +25,7 @@ import uvloop
 
 from batcher.messages import BatchNote, decode_notes
 from benchmarks import report
+from benchmarks.channel import Sender, child_with_channel
 from benchmarks.net import closed_loop
 from benchmarks.service import Service, service
 from benchmarks.texts import stream, texts
@@ -46,7 +47,8 @@ GOAL_LOAD = "32x8"
 
 
 def limit(model: str, engine: Any, precision: Any) -> None:
-    """For each line of the input: texts/s of the model alone for each of PASS_TOKENS, texts as they come."""
+    """For each line of the input: texts/s of the model alone for each of PASS_TOKENS, over the channel."""
+    channel = Sender()
     classifier = load(model, engine=engine, precision=precision, artefact_dir=ARTEFACTS)
     tokens = classifier.tokenize(texts(600, seed=21))
     streams = []
@@ -65,7 +67,7 @@ def limit(model: str, engine: Any, precision: Any) -> None:
                 classifier.classify(batch)
                 done += len(batch)
             rates.append(done / spent)
-        print(json.dumps(rates), flush=True)
+        channel.send(rates)
 
 
 @contextmanager
@@ -73,15 +75,20 @@ def _limit_apart(model: str, engine: str, precision: str) -> Iterator[Callable[[
     """The limit in a process of its own, as a worker would be: a turn for each call."""
     words = [sys.executable, "-m", "benchmarks.miss", "--limit", "--model", model]
     words += ["--engines", f"{engine}:{precision}"]
-    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as apart:
+    with child_with_channel(words, stdin=subprocess.PIPE) as (apart, messages):
         assert apart.stdin is not None
-        assert apart.stdout is not None
-        sent, read = apart.stdin, apart.stdout
+        sent = apart.stdin
 
         def turn() -> list[float]:
-            sent.write("\n")
-            sent.flush()
-            rates: list[float] = json.loads(read.readline())
+            try:
+                sent.write("\n")
+                sent.flush()
+            except BrokenPipeError:
+                pass  # it has ended: its last words stand above
+            line = messages.readline()
+            if not line:
+                raise SystemExit(f"The limit of {engine}:{precision} ended with status {apart.wait()}.")
+            rates: list[float] = json.loads(line)
             return rates
 
         turn()  # it is ready from then on
@@ -187,7 +194,7 @@ def main() -> None:
         if fast in results and slow in results and GOAL_LOAD in results[fast]["loads"]:
             one, other = (results[name]["loads"][GOAL_LOAD]["texts_per_s"] for name in (fast, slow))
             goals.append(report.goal(f"{fast} to {slow}, {GOAL_LOAD}", one / other, bound))
-    report.write(f"miss-{Path(model).name}", {"model": args.model, "results": results, "goals": goals})
+    report.finish(f"miss-{Path(model).name}", {"model": args.model, "results": results, "goals": goals})
 
 
 if __name__ == "__main__":

@@ -71,7 +71,7 @@ def main() -> None:
         for r in results
         if r["users"] == 10 and r["load"] == ACCEPTANCE
     ]
-    report.write("mixed", {"model": args.model, "loads": results, "goals": goals})
+    report.finish("mixed", {"model": args.model, "loads": results, "goals": goals})
 
 
 if __name__ == "__main__":

@@ -191,7 +191,7 @@ def main() -> None:
             "p99 beside a crowd / alone", two["beside_p99_ms"] / two["alone_p99_ms"], FAIR, at_most=True
         ),
     ]
-    report.write("overload", {"settings": vars(given), **found, "two_clients": two, "goals": goals})
+    report.finish("overload", {"settings": vars(given), **found, "two_clients": two, "goals": goals})
 
 
 if __name__ == "__main__":

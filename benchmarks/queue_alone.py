@@ -71,7 +71,7 @@ def main() -> None:
         report.goal("us of Redis commands a text", redis_us, 40, at_most=True),
     ]
     evals = sent["evalsha"]["calls"]
-    report.write(
+    report.finish(
         "queue",
         {
             "texts_per_s": tally.texts_per_s,

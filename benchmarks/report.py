@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import platform
+import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from os import sched_getaffinity
 from pathlib import Path
 from typing import Any
 
+from benchmarks.channel import Sender
+
 RESULTS = Path("bench-results")
+# Every goal that this process has compared with a figure.
+_goals: list[dict[str, Any]] = []
 
 
 def progress(text: str) -> None:
@@ -40,10 +45,13 @@ def goal(what: str, measured: float, bound: float, *, at_most: bool = False) -> 
     met = measured <= bound if at_most else measured >= bound
     sign = "<=" if at_most else ">="
     print(f"{'met   ' if met else 'MISSED'}  {what}: {measured:.3g} ({sign} {bound:g})")
-    return {"goal": what, "measured": measured, "bound": bound, "met": met}
+    compared = {"goal": what, "measured": measured, "bound": bound, "at_most": at_most, "met": met}
+    _goals.append(compared)
+    return compared
 
 
-def write(name: str, result: dict[str, Any]) -> None:
+def finish(name: str, result: dict[str, Any]) -> None:
+    """Writes the figures, sends the goals to `python -m benchmarks`, exits with 1 where one was missed."""
     RESULTS.mkdir(exist_ok=True)
     facts = {
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -53,7 +61,10 @@ def write(name: str, result: dict[str, Any]) -> None:
     }
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps(facts | result, indent=1) + "\n")
-    print(f"written to {path}")
+    print(f"written to {path}", flush=True)
+    Sender().send({"goals": _goals})
+    if not all(compared["met"] for compared in _goals):
+        sys.exit(1)
 
 
 def _processor() -> str:

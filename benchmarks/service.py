@@ -83,6 +83,7 @@ def redis_in_memory(folder: Path) -> Iterator[tuple[str, int]]:
 @contextmanager
 def service(model: str, *, workers: int = 1, **settings: object) -> Iterator[Service]:
     """Starts everything, waits until it is ready, ends it. `settings` as in batch_tokens=256."""
+    build_model(model, **{name: settings[name] for name in ("engine", "precision") if name in settings})
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
         redis_url, redis_pid = stack.enter_context(redis_in_memory(folder))
@@ -96,6 +97,20 @@ def service(model: str, *, workers: int = 1, **settings: object) -> Iterator[Ser
             pids[name] = stack.enter_context(process(words, env, folder / f"{name}.log"))
         until(lambda: _ready(port), READY_S, folder)
         yield Service(port, redis_url, pids)
+
+
+def build_model(model: str, **chosen: object) -> None:
+    """Builds the artefact of a model where this machine has none yet, however long that takes.
+
+    In a process of its own, since this one should not hold a model; and before anything waits for a worker to
+    become ready, which would end the worker in the middle of the build.
+    """
+    if model.startswith("stub"):
+        return
+    words = [sys.executable, "-m", "model_store", "info", model]
+    for name, value in chosen.items():
+        words += [f"--{name}", str(value)]
+    subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
 
 
 def until(true: Callable[[], bool], seconds: float, logs: Path | None = None) -> None:

@@ -1,0 +1,99 @@
+"""What int8 weights cost with f32 arithmetic instead of bf16: texts/s of the model alone, in turns.
+
+python -m benchmarks.arithmetic [--models default,distilbert-base] [--texts 96] [--rounds 7]
+
+The two graphs run the same passes one after the other in every round, so that whatever else the machine does
+meets both. The ratio is the median over rounds. Where bf16 arithmetic gives wrong answers (docs/models.md)
+f32 is served, so this is the price of being right.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import openvino
+
+from benchmarks import report
+from benchmarks.limit import reference
+from benchmarks.texts import texts
+from model_store import Layout
+from model_store.artefact import verify
+from model_store.hardware import cores
+from model_store.layout import share_out
+from model_store.prepare import prepare
+from model_store.rows import Rows, arrange
+from model_store.tokenizer import Tokenizer
+
+ARITHMETICS = ("f32", "bf16")
+PASS_TOKENS = 512
+
+
+class Graph:
+    """The int8 graph of an artefact, compiled for one arithmetic."""
+
+    def __init__(self, path: Path, arithmetic: str) -> None:
+        options = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "NUM_STREAMS": 1,
+            "INFERENCE_NUM_THREADS": cores(),
+            "INFERENCE_PRECISION_HINT": arithmetic,
+        }
+        compiled = openvino.Core().compile_model(path / "model.xml", "CPU", options)
+        self._request = compiled.create_infer_request()
+
+    def seconds(self, passes: list[Rows]) -> float:
+        """How long it takes to run all of `passes` once."""
+        began = time.perf_counter()
+        for rows in passes:
+            self._request.infer([rows.ids, rows.positions, rows.segments, rows.first], share_inputs=True)
+        return time.perf_counter() - began
+
+
+def measure(model: str, count: int, rounds: int, artefact_dir: Path) -> dict[str, Any]:
+    """Texts/s of each arithmetic, and the median ratio of f32 to bf16."""
+    path = prepare(reference(model, artefact_dir), "openvino", "int8", artefact_dir)
+    manifest = verify(path)
+    layout: Layout = "packed" if manifest.rows else "padded"
+    tokens = Tokenizer(path / "tokenizer.json", manifest.max_tokens)(texts(count, seed=1))
+    plan = share_out([len(one) for one in tokens], layout, PASS_TOKENS)
+    passes = [arrange([tokens[index] for index in chosen], layout) for chosen in plan]
+    graphs = {arithmetic: Graph(path, arithmetic) for arithmetic in ARITHMETICS}
+    seconds: dict[str, list[float]] = {arithmetic: [] for arithmetic in ARITHMETICS}
+    for turn in range(rounds + 1):
+        report.progress(f"{model}: round {turn} of {rounds}" if turn else f"{model}: warming up")
+        for arithmetic in ARITHMETICS if turn % 2 else reversed(ARITHMETICS):
+            spent = graphs[arithmetic].seconds(passes)
+            if turn:  # shapes are met for the first time in the first
+                seconds[arithmetic].append(spent)
+    rates = {arithmetic: count / median(spent) for arithmetic, spent in seconds.items()}
+    pairs = zip(seconds["bf16"], seconds["f32"], strict=True)
+    return {"texts_per_s": rates, "f32_to_bf16": median(bf16 / f32 for bf16, f32 in pairs)}
+
+
+def main() -> None:
+    """Measures, shows and writes bench-results/arithmetic.json."""
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
+    parser.add_argument("--models", default="default,distilbert-base")
+    parser.add_argument("--texts", type=int, default=96)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--artefact-dir", type=Path, default=Path("~/.cache/millrace"))
+    args = parser.parse_args()
+    directory = args.artefact_dir.expanduser()
+    found = {name: measure(name, args.texts, args.rounds, directory) for name in args.models.split(",")}
+    report.table(
+        ["int8 weights, texts/s", *ARITHMETICS, "f32 / bf16"],
+        [
+            [name, *(f"{got['texts_per_s'][one]:.0f}" for one in ARITHMETICS), f"{got['f32_to_bf16']:.2f}"]
+            for name, got in found.items()
+        ],
+    )
+    report.finish("arithmetic", {"models": found})
+
+
+if __name__ == "__main__":
+    main()
