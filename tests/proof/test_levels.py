@@ -1,0 +1,75 @@
+"""A tiny model: every engine, precision and layout answers right under every instruction set of this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch", reason="torch is not installed on this Python")
+pytest.importorskip("openvino", reason="openvino is not installed")
+
+from model_store.hardware import affinity
+from tests.proof.levels import LEVELS, Level, flags
+from tests.proof.measure import Scores, Setting, measured, probe_texts
+from tests.unit.model_store.checkpoints import write_checkpoint
+
+ENGINES = (
+    ("torch", "f32"),
+    ("torch", "bf16"),
+    ("openvino", "f32"),
+    ("openvino", "bf16"),
+    ("openvino", "int8"),
+)
+# What the weights of the tiny model, larger than any real one's, make of rounding.
+ERROR = {"f32": 2e-5, "bf16": 0.1, "int8": 0.25}
+SETTINGS = [
+    *(Setting(*engine, layout, 1) for engine in ENGINES for layout in ("packed", "padded")),
+    *(Setting(*engine, "packed", threads) for engine in ENGINES[1::3] for threads in (2, affinity() + 1)),
+    *(Setting("openvino", "int8", "packed", threads) for threads in (2, affinity() + 1)),
+]
+TEXTS = probe_texts([1, 2, 3, 5, 8, 12, 15, 16, 17, 20, 24, 28, 31, 32, 33, 40, 48, 63, 64, 65, 90, 110])
+# A processor that supports f16 in oneDNN says so; this is how a limit that had no effect is found out.
+WITH_F16 = {"AVX512_CORE_FP16", "AVX512_CORE_AMX"}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("kept")
+
+
+@pytest.fixture(scope="module")
+def reference(model: Path, kept: Path) -> Scores:
+    """torch in f32, nothing limited, each text alone."""
+    (answers,) = measured({}, str(model), [Setting("torch", "f32", "packed", 1)], TEXTS, kept)
+    return answers.alone
+
+
+@pytest.mark.parametrize("level", LEVELS, ids=lambda level: level.isa)
+def test_answers_are_right_and_the_same_in_any_company(
+    level: Level, model: Path, kept: Path, reference: Scores
+) -> None:
+    if reason := level.missing(flags()):
+        pytest.skip(reason)
+    wrong = []
+    for answers in measured(level.environment, str(model), SETTINGS, TEXTS, kept):
+        assert answers.capability == level.aten.upper(), "the limit of torch's kernels had no effect"
+        assert ("FP16" in answers.openvino) == (level.isa in WITH_F16), "the limit of oneDNN had no effect"
+        error = answers.error(reference)
+        if answers.difference > answers.tolerance or error > ERROR[answers.setting.precision]:
+            wrong.append(f"{answers.setting}: {answers.difference:.3g} by company, {error:.3g} from f32")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_what_a_processor_lacks_is_named(tmp_path: Path) -> None:
+    info = tmp_path / "cpuinfo"
+    info.write_text("processor : 0\nflags : fpu avx2 fma avx_vnni\n\nprocessor : 1\nflags : fpu\n")
+    runs = [level.isa for level in LEVELS if not level.missing(flags(info))]
+    assert runs == ["AVX2", "AVX2_VNNI"]
+    assert LEVELS[2].missing(flags(info)) == ("this processor lacks avx512bw, avx512dq, avx512f, avx512vl")
+    assert flags(tmp_path / "none") == frozenset()
