@@ -62,6 +62,13 @@ CHAOS ?=
 bench: $(STAMP) ## every benchmark, about fifteen minutes; tables here, JSON under bench-results/; fails where a goal is missed
 	$(BIN)/python -m benchmarks $(BENCH)
 
+# Options for `make proof`, e.g. make proof PROOF="--models default --levels AVX2"
+PROOF ?=
+
+.PHONY: proof
+proof: $(STAMP) ## every engine, precision and layout under each instruction set of this processor (PROOF="--models default")
+	$(BIN)/python -m tests.proof $(PROOF)
+
 .PHONY: chaos
 chaos: $(STAMP) ## kill, freeze, cut and fill a whole mill under traffic for 3 minutes (CHAOS="--minutes 1 --seed 7 8")
 	$(BIN)/python -m tests.chaos $(CHAOS)

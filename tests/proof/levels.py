@@ -1,8 +1,8 @@
 """Instruction sets that one processor can be limited to, so that it approximates others.
 
 `ONEDNN_MAX_CPU_ISA` limits oneDNN, which OpenVINO and torch multiply matrices with; `ATEN_CPU_CAPABILITY`
-limits torch's own kernels. Kernels that OpenVINO generates without oneDNN still see the processor as it is: this
-approximates other processors and does not replace a run on them.
+limits torch's own kernels. Kernels that OpenVINO generates without oneDNN still see the processor as it is:
+this approximates other processors and does not replace a run on them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A tiny model: every engine, precision and layout answers right under every instruction set of this machine."""
+"""A tiny model: every engine, precision and layout answers right under every instruction set that is here."""
 
 from __future__ import annotations
 

@@ -1,0 +1,137 @@
+"""Engine by precision by layout by instruction set, on models of real size. Status 1 where a limit is broken.
+
+python -m tests.proof [--models default,distilbert-base] [--levels AVX2,...] [--texts 64] [--artefact-dir DIR]
+
+Each level runs in a process of its own. The reference is torch in f32 with nothing limited, each text alone.
+The limits below were written down before anything was measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks import report
+from benchmarks.limit import reference as model_reference
+from model_store.hardware import affinity
+from tests.proof.levels import LEVELS, Level, flags
+from tests.proof.measure import Answers, Scores, Setting, measured, probe_texts
+
+ENGINES = (
+    ("torch", "f32"),
+    ("torch", "bf16"),
+    ("openvino", "f32"),
+    ("openvino", "bf16"),
+    ("openvino", "int8"),
+)
+# Labels may differ from torch f32 only where its best two scores are closer than this.
+MARGIN = {"f32": 0.001, "bf16": 0.1, "int8": 0.3}
+AGREEMENT = {"f32": 0.999, "bf16": 0.98, "int8": 0.95}
+COLUMNS = ("setting", "ran", "threads", "company", "allowed", "from f32", "agreement", "flips", "")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What one setting came to under one level."""
+
+    name: str
+    answers: Answers
+    error: float
+    agreement: float
+    flips: int
+
+    @property
+    def holds(self) -> bool:
+        """Whether no limit is broken."""
+        return (
+            self.answers.difference <= self.answers.tolerance
+            and self.agreement >= AGREEMENT[self.answers.setting.precision]
+            and self.flips == 0
+        )
+
+    def cells(self) -> list[str]:
+        """One line of the table."""
+        difference, tolerance = self.answers.difference, self.answers.tolerance
+        return [
+            self.name,
+            self.answers.ran,
+            str(self.answers.setting.threads),
+            f"{difference:.2g}",
+            f"{tolerance:.2g}",
+            f"{self.error:.2g}",
+            f"{self.agreement:.1%}",
+            str(self.flips),
+            "" if self.holds else "BROKEN",
+        ]
+
+
+def settings() -> list[Setting]:
+    """Every engine, precision and layout with all cores; packed rows also with one thread and cores + 1."""
+    cores = affinity()
+    counts = {"packed": sorted({1, 2, cores, cores + 1}), "padded": [cores]}
+    return [
+        Setting(*engine, layout, threads)
+        for engine in ENGINES
+        for layout, of_layout in counts.items()
+        for threads in of_layout
+    ]
+
+
+def judged(name: str, answers: Answers, reference: Scores) -> Row:
+    """Compares with the reference."""
+    margin = MARGIN[answers.setting.precision]
+    return Row(
+        name,
+        answers,
+        answers.error(reference),
+        answers.agreement(reference),
+        answers.flips(reference, margin),
+    )
+
+
+def rows(model: str, levels: Sequence[Level], asked: Sequence[str], artefact_dir: Path) -> Iterator[Row]:
+    """Every setting of one model under every level."""
+    path = model_reference(model, artefact_dir)
+    report.progress(f"{model}: torch f32, nothing limited; artefacts are built where there are none")
+    plain = [Setting("torch", "f32", "packed", affinity())]
+    (answers,) = measured({}, path, plain, asked, artefact_dir)
+    # Built without a limit, as an artefact that came from another machine.
+    builds = [Setting(*engine, "auto", affinity()) for engine in ENGINES]
+    for _ in measured({}, path, builds, asked[:1], artefact_dir):
+        pass
+    for level in levels:
+        report.progress(f"{model}: {level.isa}")
+        for found in measured(level.environment, path, settings(), asked, artefact_dir):
+            name = f"{model} {found.setting.engine} {found.setting.precision} {level.isa}"
+            yield judged(name, found, answers.alone)
+
+
+def main() -> int:
+    """Measures, shows the table and names what is broken."""
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
+    parser.add_argument("--models", default="default,distilbert-base")
+    parser.add_argument("--levels", default=",".join(level.isa for level in LEVELS))
+    parser.add_argument("--texts", type=int, default=64, help="one of each length from one word on")
+    parser.add_argument("--artefact-dir", type=Path, default=Path("~/.cache/millrace"))
+    args = parser.parse_args()
+    chosen = [level for level in LEVELS if level.isa in args.levels.split(",")]
+    here = flags()
+    for level in chosen:
+        if reason := level.missing(here):
+            print(f"{level.isa}: skipped, {reason}")
+    able = [level for level in chosen if not level.missing(here)]
+    asked = probe_texts(range(1, args.texts + 1))
+    directory = args.artefact_dir.expanduser()
+    found = [row for model in args.models.split(",") for row in rows(model, able, asked, directory)]
+    report.table(COLUMNS, [row.cells() for row in found])
+    broken = [row for row in found if not row.holds]
+    print(f"{len(found)} settings, {len(broken)} broken")
+    return 1 if broken or not found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
