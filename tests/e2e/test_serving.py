@@ -174,7 +174,7 @@ def test_several_processes_close_the_port_before_the_last_request_is_answered(se
                 pass
             return False
 
-        wait_until(refused, "the port to close", 5)
+        wait_until(refused, "the port to close", 30)
         connection.sendall(b'{"text": []}')
         assert connection.recv(65536).startswith(b"HTTP/1.1 422 ")
     assert process.wait(20) == 0
@@ -185,8 +185,8 @@ def test_an_idle_process_ends_at_once(serve: Serve, number: signal.Signals) -> N
     process, _ = serve(drain_s=30)
     started = time.monotonic()
     process.kill(number)
-    assert process.wait(10) == 0
-    assert time.monotonic() - started < 3
+    assert process.wait(25) == 0
+    assert time.monotonic() - started < 20
     assert "Traceback" not in process.said()
 
 

@@ -162,9 +162,9 @@ async def test_a_deploy_of_a_new_revision_stamps_every_answer_right(mill: Callab
 
 
 def test_readiness_goes_first_and_the_process_ends_within_its_grace(mill: Callable[..., Mill]) -> None:
-    made = mill(stub_batch_ms=50, quiet_s=1.0)
+    made = mill(stub_batch_ms=50, quiet_s=4.0)
     made.api.kill(how=15)  # type: ignore[arg-type]
-    wait_until(lambda: made.http.get("/readyz").status_code == 503, "readiness to go", 5)
+    wait_until(lambda: made.http.get("/readyz").status_code == 503, "readiness to go", 30)
     assert made.http.get("/health").status_code == 200
     assert made.predict("while it is quiet").status_code == 200
     began = time.monotonic()

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.redis
 class Bench:
     """Lines to a real server, and how many connections they have made."""
 
-    def __init__(self, server: RedisServer, retries: int, timeout_s: float = 1.0) -> None:
+    def __init__(self, server: RedisServer, retries: int, timeout_s: float = 20.0) -> None:
         self.client = connect_async(server.url, timeout_s=timeout_s, retries=retries)
         self.lines = Lines(self.client, retries)
         self.admin = server.client()

@@ -41,10 +41,11 @@ def test_a_batch_takes_as_long_as_it_was_told() -> None:
     assert sum(map(len, tokens)) == 20
     start = time.perf_counter()
     stub.classify(tokens)
-    assert 0.04 <= time.perf_counter() - start < 0.5
-    start = time.perf_counter()
-    assert stub.classify([]) == []
-    assert time.perf_counter() - start < 0.02
+    assert time.perf_counter() - start >= 0.04
+
+
+def test_an_empty_batch_takes_no_time() -> None:
+    assert StubClassifier(batch_ms=600_000).classify([]) == []
 
 
 def test_raise_fails_the_batch_it_is_in() -> None:

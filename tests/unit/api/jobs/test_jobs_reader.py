@@ -166,7 +166,7 @@ def test_an_endless_text_is_refused_before_it_has_been_read(kind: str) -> None:
 
 def test_a_string_without_end_costs_no_more_than_its_length() -> None:
     body = b'{"text": ["' + b"\\\\" * 200_000
-    began = time.perf_counter()
+    began = time.process_time()
     with pytest.raises(Problem):
         list(read_json([body]))
-    assert time.perf_counter() - began < 2.0
+    assert time.process_time() - began < 2.0
