@@ -439,7 +439,7 @@ async def test_a_hub_that_lingers_collects_many_answers_at_once(
 
     pop = ApiQueue.hints
     monkeypatch.setattr(ApiQueue, "hints", hints)
-    hub, _ = await road.hub(linger_s=0.15), await road.worker(StubClassifier(batch_ms=2), batch_texts=1)
+    hub, _ = await road.hub(linger_s=1.0), await road.worker(StubClassifier(batch_ms=2), batch_texts=1)
     await road.ready(hub)
     outcomes = await ask(hub, *(f"text {number}" for number in range(40)), lane="bulk")
     assert all(isinstance(outcome, Prediction) for outcome in outcomes)
