@@ -105,7 +105,7 @@ def answers(model: str, setting: Setting, asked: Sequence[str], artefact_dir: Pa
     try:
         tokens = classifier.tokenize(asked)
         info = classifier.info
-        ran = f"{info.precision} {info.layout}"
+        ran = f"{info.precision} in {info.arithmetic}, {info.layout}"
         return Answers(
             setting=setting,
             alone=np.concatenate([scores(classifier, [one]) for one in tokens]),
