@@ -238,6 +238,15 @@ class MillCollector(Collector):
         yield GaugeMetricFamily(
             "millrace_redis_up", "1 while Redis answers this API", float(self._hub.reachable)
         )
+        memory = snapshot.memory
+        yield GaugeMetricFamily(
+            "millrace_redis_memory_bytes", "Memory that the queue's Redis uses", memory.used
+        )
+        yield GaugeMetricFamily(
+            "millrace_redis_memory_limit_bytes",
+            "Its maxmemory, or half of its machine without one",
+            memory.limit,
+        )
         lanes = {"interactive": snapshot.interactive, "bulk": snapshot.bulk}
         yield _by_lane(
             "millrace_queue_entries", "Entries waiting", {name: d.entries for name, d in lanes.items()}

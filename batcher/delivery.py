@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from batcher.heartbeat import Heartbeat
 from batcher.inference import Result
 from batcher.messages import Prediction
-from batcher.outage import REDIS_ERRORS, Outage, reason
+from batcher.outage import REDIS_ERRORS, Outage
 from batcher.redis_queue import WorkerQueue
 
 # How long results are offered to a Redis that does not answer; then their entries are left to their leases.
@@ -67,11 +67,6 @@ class Delivery:
                 self._outage.found()
                 return True
             except REDIS_ERRORS as error:
-                if self._queue.forget(error):
-                    log.warning(
-                        "the cache is written apart: %s", reason(error), extra={"action": "cache.apart"}
-                    )
-                    continue
                 self._outage.lost(error)
                 if time.monotonic() > deadline or self._stopping.is_set():
                     self._heartbeat.drop(entry for entry, _ in results)

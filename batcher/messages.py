@@ -15,6 +15,7 @@ from functools import lru_cache
 from typing import Literal, NamedTuple
 
 from batcher.errors import BudgetExceeded, EntryFailed, EntryPoisoned, Malformed, MillraceError
+from batcher.memory import NO_MEMORY, Memory
 
 Lane = Literal["interactive", "bulk"]
 
@@ -265,6 +266,7 @@ class Snapshot:
     solo: int
     in_flight: int
     recovered: int
+    memory: Memory = NO_MEMORY
 
     @property
     def rate(self) -> float:

@@ -1,6 +1,7 @@
 """Every Redis key and command of the queue, both ends of it.
 
-P is `{millrace:<name>}`: one hash tag, so one slot of a cluster. All times are the Redis clock's.
+P is `{millrace:<name>}`: one hash tag, so one slot of a cluster. Moments are those of the queue's clock: that
+of Redis, but it advances by 1.2 s at most from one beat or sweep to the next (decision 0010).
 
 | key           | type   | what                                       | lifetime      | written by     |
 |---------------|--------|--------------------------------------------|---------------|----------------|
@@ -14,18 +15,22 @@ P is `{millrace:<name>}`: one hash tag, so one slot of a cluster. All times are 
 | P:reply:<api> | list   | hints to one API process: ids and results  | 60 s, renewed | complete       |
 | P:waiting     | hash   | lane -> waiting cost                       | 1 h, renewed  | enqueue, claim |
 | P:bell        | stream | rings for idle workers when work came      | 60 s, renewed | enqueue        |
-| P:workers     | zset   | worker -> end of its record                | 1 h, renewed  | beat           |
-| P:worker:<id> | hash   | what a live worker says; its last batches  | worker TTL    | beat           |
+| P:workers     | zset   | worker -> when it counts as ended          | 1 h, renewed  | beat           |
+| P:worker:<id> | hash   | what a live worker says; its last batches  | 1 h, renewed  | beat           |
 | P:alone:<id>  | string | what a worker has taken from solo last     | 2 h           | claim          |
 | P:model       | hash   | the current model                          | -             | beat           |
+| P:clock       | string | the queue's clock                          | -             | beat, sweep    |
+| P:full        | string | memory is short: nothing is remembered     | 2 s, renewed  | sweep          |
 | P:dead        | list   | last 1000 ids that ended workers           | trimmed       | claim, sweep   |
 
-Every script is idempotent by id, so a client library may send it twice.
+P:q, P:bulk, P:solo and P:inflight exist only while they hold something. Every script is idempotent by id, so
+a client library may send it twice.
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,6 +43,7 @@ import redis.asyncio
 
 from batcher.errors import QueueFull
 from batcher.lines import Lines
+from batcher.memory import Memory, read_memory
 from batcher.messages import (
     Entry,
     Failure,
@@ -49,6 +55,8 @@ from batcher.messages import (
     WorkerRecord,
     decode_notes,
 )
+
+log = logging.getLogger(__name__)
 
 KEEP_MS = 60_000
 FAILURE_MS = 2_000
@@ -72,9 +80,19 @@ def prefix(name: str) -> str:
     return f"{{millrace:{name}}}"
 
 
+def cache_prefix(name: str) -> str:
+    """What every long-lived result of a service starts with. No hash tag: it may live in another Redis."""
+    return f"millrace:cache:{name}:"
+
+
 def cache_key(name: str, revision: str, entry: str) -> str:
-    """The long-lived result of one text under one revision. No hash tag: it may live in another Redis."""
-    return f"millrace:cache:{name}:{revision}:{entry}"
+    """The long-lived result of one text under one revision."""
+    return f"{cache_prefix(name)}{revision}:{entry}"
+
+
+def full_key(name: str) -> str:
+    """Exists while the queue's Redis is so full that nothing is to be remembered there."""
+    return f"{prefix(name)}:full"
 
 
 def spread(lifetime_ms: float) -> int:
@@ -83,9 +101,9 @@ def spread(lifetime_ms: float) -> int:
 
 
 def refused_cache(answer: Any) -> bool:
-    """Whether a script failed, and may have done so for a key of the cache: forbidden, or on another server.
+    """Whether an enqueue failed, maybe for a key of the cache: forbidden, or on another server.
 
-    Scripts touch these keys before they write anything.
+    It reads these keys before it writes anything.
     """
     passing = (redis.exceptions.OutOfMemoryError, redis.exceptions.ReadOnlyError)
     return isinstance(answer, redis.exceptions.ResponseError) and not isinstance(answer, passing)
@@ -142,6 +160,7 @@ class ApiQueue:
         self._name = name
         self._lines = Lines(client, retries=1)
         self._max_attempts = max_attempts
+        self._cursor = b"0"
 
     async def run(self, commands: Sequence[Command]) -> list[Any]:
         """Runs scripts in one round trip. An answer that is an exception stands in its place."""
@@ -190,10 +209,16 @@ class ApiQueue:
         ids = list(ids)
         return Command("outcomes", ids, ids)
 
-    async def sweep(self) -> Snapshot:
-        answers = await self.run([sweep_command(self._max_attempts)])
+    async def sweep(self, *, evicts: bool = False) -> Snapshot:
+        """`evicts`: the cache lies in this Redis, and gives way where memory is short."""
+        (info,) = await self._lines.ask([("INFO", "memory")])
+        memory = read_memory(info)
+        surplus = memory.surplus if evicts else 0
+        cache = [cache_prefix(self._name), surplus, self._cursor, int(memory.full)]
+        answers = await self.run([sweep_command(self._max_attempts, cache)])
         _raise_first(answers)
-        return _snapshot(answers[0])
+        self._cursor = answers[0].pop()
+        return _snapshot(answers[0], memory)
 
     async def hints(self, lines: Lines, block_s: float, most: int) -> list[bytes]:
         """Hints for this process, waiting up to `block_s` for the first, over lines that bear the wait.
@@ -208,9 +233,11 @@ class ApiQueue:
         return [hint for piece in pieces for hint in piece.split(b"\0")]
 
 
-def sweep_command(max_attempts: int, limit: int = SWEEP_LIMIT) -> Command:
-    """Recovers what dead workers held; see sweep.lua for the answer."""
-    return Command("sweep", [limit, max_attempts])
+def sweep_command(
+    max_attempts: int, cache: Sequence[Any] = ("", 0, 0, 0), limit: int = SWEEP_LIMIT
+) -> Command:
+    """Recovers what dead workers held; see sweep.lua for the answer, and for what is said of the cache."""
+    return Command("sweep", [limit, max_attempts, *cache])
 
 
 def queue_states(answer: Sequence[Any], retry_after_s: Callable[[int], float]) -> list[bytes | list[bytes]]:
@@ -322,20 +349,25 @@ class WorkerQueue:
         """Whether what is completed is remembered as well."""
         return self._cache_ms > 0
 
-    def forget(self, error: Exception) -> bool:
-        """Remembers no more if that may be why Redis refused a `complete`. Whether so."""
-        refused = self.remembers and refused_cache(error)
-        if refused:
+    def read_completed(self, answer: Sequence[Any]) -> int:
+        """The answer of complete.lua: how many entries still waited for their results.
+
+        Nothing is remembered any more once Redis has refused it for another reason than its memory.
+        """
+        answered, refusal = answer
+        if refusal and b"OOM" not in refusal:
             self._cache_ms = 0
-        return refused
+            said = refusal.decode("utf-8", "replace")
+            log.warning("the cache is written apart: %s", said, extra={"action": "cache.apart"})
+        return int(answered)
 
     def claim(self, entries: int, cost: int, bulk_cost: int, free: bool = True) -> Claim:
         (answer,) = self.run([self.claim_command(entries, cost, bulk_cost, free)])
         return read_claim(answer)
 
     def complete(self, results: Iterable[tuple[str, bytes]]) -> int:
-        (answered,) = self.run([self.complete_command(results)])
-        return int(answered)
+        (answer,) = self.run([self.complete_command(results)])
+        return self.read_completed(answer)
 
     def beat(
         self,
@@ -400,7 +432,7 @@ def _pairs(flat: Sequence[bytes]) -> dict[str, str]:
     return dict(zip(text[::2], text[1::2], strict=False))
 
 
-def _snapshot(answer: Sequence[Any]) -> Snapshot:
+def _snapshot(answer: Sequence[Any], memory: Memory) -> Snapshot:
     recovered, _expired, interactive, bulk, solo, in_flight, model, workers = answer
     records = (_worker_record(name.decode("utf-8", "replace"), _pairs(fields)) for name, fields in workers)
     return Snapshot(
@@ -411,6 +443,7 @@ def _snapshot(answer: Sequence[Any]) -> Snapshot:
         solo=int(solo),
         in_flight=int(in_flight),
         recovered=int(recovered),
+        memory=memory,
     )
 
 

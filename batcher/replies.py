@@ -241,7 +241,7 @@ class ReplyHub:
         """Sweeps each second, so that recovery works with no worker alive; notices outages and returns."""
         while not self._stopping:
             try:
-                self.snapshot = await self.queue.sweep()
+                self.snapshot = await self.queue.sweep(evicts=self._cache_here)
                 if not self.reachable:
                     await self.eviction.look(self._clients[0])
                 self.counts.recovered += self.snapshot.recovered

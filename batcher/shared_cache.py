@@ -21,7 +21,7 @@ from batcher.coalesce import Coalescer
 from batcher.connect import connect, connect_async
 from batcher.messages import Prediction, decode_cached
 from batcher.outage import REDIS_ERRORS, Outage
-from batcher.redis_queue import cache_key, spread
+from batcher.redis_queue import cache_key, full_key, spread
 from batcher.settings import QueueSettings
 
 log = logging.getLogger(__name__)
@@ -113,13 +113,17 @@ class SharedCache:
 
 
 class CacheWriter:
-    """Writes for a worker, in a thread of its own: nothing that is computed waits for the cache."""
+    """Writes for a worker, in a thread of its own: nothing that is computed waits for the cache.
 
-    def __init__(self, client: redis.Redis, name: str, ttl_s: float) -> None:
+    Nothing is written while a key `full` exists there.
+    """
+
+    def __init__(self, client: redis.Redis, name: str, ttl_s: float, full: str = "") -> None:
         self.outage = Outage("cache")
         self._client = client
         self._name = name
         self._ttl_s = ttl_s
+        self._full = full
         self._again_at = 0.0
         self._places = threading.Semaphore(UNWRITTEN)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="cache")
@@ -128,7 +132,8 @@ class CacheWriter:
     def connect(cls, settings: QueueSettings) -> CacheWriter:
         """A writer over a client of its own: to the cache's Redis, or else the queue's."""
         client = connect(_url(settings), timeout_s=WRITE_S, retries=1)
-        return cls(client, settings.name, settings.cache_ttl_s)
+        full = full_key(settings.name) if settings.cache_here else ""
+        return cls(client, settings.name, settings.cache_ttl_s, full)
 
     def __call__(self, results: Iterable[tuple[str, Prediction]]) -> None:
         """Remembers results soon; not at all while the cache is away, or too slow for what comes."""
@@ -137,7 +142,7 @@ class CacheWriter:
 
     def _write(self, results: list[tuple[str, Prediction]]) -> None:
         try:
-            if time.monotonic() >= self._again_at:
+            if time.monotonic() >= self._again_at and not (self._full and self._client.exists(self._full)):
                 remember(self._client, self._name, self._ttl_s, results)
                 self.outage.found()
         except REDIS_ERRORS as error:

@@ -180,10 +180,11 @@ class Worker:
             return self.claims.claim(self._claim_command())
         try:
             commands = [self._queue.complete_command(encoded(results)), self._claim_command()]
-            _, answer = self._queue.run(commands)
+            completed, answer = self._queue.run(commands)
         except REDIS_ERRORS:
             self._delivery.send(results)
             return NOTHING
+        self._queue.read_completed(completed)
         self._later(self._delivery.sent, results)
         return self.claims.taken(answer)
 

@@ -14,9 +14,13 @@ local function fields()
 end
 
 local record, model = fields(), fields()
-local key = P .. ':worker:' .. worker
+local key = worker_key(worker)
+-- A worker whose beats are refused would seem dead while it works.
+even_when_full()
+now = queue_clock(true)
 redis.call('HSET', key, 'beaten', now, unpack(record))
-redis.call('PEXPIRE', key, ttl)
+-- P:workers says when the record ends; by itself it goes where no API process sweeps any more.
+redis.call('PEXPIRE', key, 3600000)
 redis.call('ZADD', WORKERS, now + ttl, worker)
 redis.call('PEXPIRE', WORKERS, 3600000)
 

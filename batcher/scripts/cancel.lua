@@ -2,6 +2,7 @@
 -- void from then on: who claims passes over it. To look for it would take time that grows with the lane.
 -- ARGV: api, then ids. Returns how many entries are gone.
 local api, removed = ARGV[1], 0
+even_when_full()
 for i = 2, #ARGV do
   local id = ARGV[i]
   local deadline, lane, cost, enqueued, trace, names, text = string.match(entry_of(id) or '', ASKED)
@@ -14,11 +15,9 @@ for i = 2, #ARGV do
       uncount_unclaimed(id, lane, cost)
       removed = removed + forget(id)
     elseif left then
-      local key = entry_key(id)
-      local ends = now + redis.call('PTTL', key)
-      write_entry(key, deadline, ends, lane, cost, enqueued, trace, table.concat(others, ' '), text)
+      write_entry(entry_key(id), deadline, lane, cost, enqueued, trace, table.concat(others, ' '), text, 'KEEPTTL')
     end
   end
 end
-if removed > 0 then redis.call('HINCRBY', WAITING, 'void', removed) end
+if removed > 0 then count('void', removed) end
 return removed

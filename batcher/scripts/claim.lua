@@ -5,9 +5,10 @@
 -- Returns {still waiting, skipped, expired, last ring, now, then for each: id, its entry, attempts, solo}.
 local worker, most, most_cost, bulk_cost = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local lease, max_attempts, free = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7] == '1'
+now = queue_clock()
 -- A worker that waited may be frozen or cut off by now: it gets nothing if it has not beaten lately. One that is well
 -- asks again, and at once.
-if ARGV[8] == '1' and (tonumber(redis.call('HGET', P .. ':worker:' .. worker, 'beaten')) or 0) + lease <= now then
+if ARGV[8] == '1' and (tonumber(redis.call('HGET', worker_key(worker), 'beaten')) or 0) + lease <= now then
   most, free = 0, false
 end
 local READ_AHEAD = 32
@@ -60,6 +61,7 @@ local function drain(list, entries_limit, cost_limit)
   end
 end
 
+even_when_full()
 recover(100, max_attempts)
 -- Whoever takes from the solo list has nothing else in hand: if that worker ends now, this text may be why, and no
 -- other. With hands full it gets nothing at all, so that they are free the next time.

@@ -1,9 +1,10 @@
 -- Stands before every script. KEYS[1] is the prefix P, which carries the hash tag: all keys share a slot.
--- Times are milliseconds of the Redis clock; callers send durations, never moments.
+-- Times are milliseconds of the queue's clock (queue_clock); callers send durations, never moments.
 local P = KEYS[1]
 local BULK, Q, SOLO, INFLIGHT = P .. ':bulk', P .. ':q', P .. ':solo', P .. ':inflight'
 local FIRST, CLAIMS = P .. ':first', P .. ':claims'
 local WAITING, DEAD, MODEL, WORKERS = P .. ':waiting', P .. ':dead', P .. ':model', P .. ':workers'
+local CLOCK, FULL = P .. ':clock', P .. ':full'
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 -- What commands of a script share is written once: it takes Lua longer than it takes Redis to keep a string.
@@ -11,11 +12,29 @@ local function digits(number) return string.format('%.0f', number) end
 local HINT_MS = 60000
 -- Longer than any pass may be.
 local ALONE_MS = 2 * 3600000
+local WAITING_MS = 3600000
+
+-- The queue's clock: that of Redis, but from one beat or sweep to the next it advances by STEP_MS at most, and never goes
+-- back. A step of the server's clock, a promoted replica's other clock, or a time without writes therefore ends no lease.
+-- P:clock holds what to add to the time of Redis, and the queue's time when it was written. `keeps` writes it anew.
+local STEP_MS = 1200
+local function queue_clock(keeps)
+  local offset, seen = string.match(redis.call('MGET', CLOCK)[1] or '', '^(%-?%d+) (%d+)$')
+  local time = now + (tonumber(offset) or 0)
+  if seen then time = math.min(math.max(time, tonumber(seen)), seen + STEP_MS) end
+  if keeps then redis.call('SET', CLOCK, string.format('%.0f %.0f', time - now, time)) end
+  return time
+end
+
+-- A Redis whose memory is full refuses a script whose first write may take memory, and lets one finish whose first write
+-- cannot. What answers texts, gives them back or drops them begins with such a write; what brings new ones does not.
+local function even_when_full() redis.call('ZREM', INFLIGHT, '') end
 
 local function entry_key(id) return P .. ':entry:' .. id end
 local function result_key(id) return P .. ':res:' .. id end
 -- What a worker has taken from the solo list last.
 local function alone_key(worker) return P .. ':alone:' .. worker end
+local function worker_key(worker) return P .. ':worker:' .. worker end
 local function list_of(lane) if lane == 'bulk' then return BULK end return Q end
 
 -- Wakes idle workers. They read the stream without consuming it, so a ring can be neither lost nor stolen.
@@ -24,8 +43,13 @@ local function ring()
   redis.call('PEXPIRE', P .. ':bell', HINT_MS)
 end
 
+local function count(field, by)
+  redis.call('HINCRBY', WAITING, field, by)
+  redis.call('PEXPIRE', WAITING, WAITING_MS)
+end
+
 local function uncount(lane, cost)
-  if lane then redis.call('HINCRBY', WAITING, lane, -(tonumber(cost) or 0)) end
+  if lane then count(lane, -(tonumber(cost) or 0)) end
 end
 
 -- Tells an API process of results, each `id \n payload`; no payload holds a NUL.
@@ -71,10 +95,10 @@ end
 -- False where there is none; what is no string is none either.
 local function entry_of(id) return redis.call('MGET', entry_key(id))[1] end
 
--- Writes what `string.match(entry, ASKED)` has read, and when the key ends.
-local function write_entry(key, deadline, ends, lane, cost, enqueued, trace, names, text)
+-- Writes what `string.match(entry, ASKED)` has read. `...` says when the key ends, as SET takes it.
+local function write_entry(key, deadline, lane, cost, enqueued, trace, names, text, ...)
   local head = string.format('%.0f %s %s %s %s ', deadline, lane, cost, enqueued, trace)
-  redis.call('SET', key, head .. names .. '\n' .. text, 'PXAT', digits(ends))
+  redis.call('SET', key, head .. names .. '\n' .. text, ...)
 end
 
 -- What became of an entry that was claimed: how often, the last worker and its lease, an earlier look at it (the end of the
@@ -85,6 +109,11 @@ local function claim_parts(claim)
 end
 
 local function claim_of(id) return redis.call('HGET', CLAIMS, id) end
+
+local function keep_claim(id, line)
+  redis.call('HSET', CLAIMS, id, line)
+  redis.call('PEXPIRE', CLAIMS, ALONE_MS)
+end
 
 local function claim_line(attempts, worker, lease, looked, beat, blame)
   return string.format('%.0f %s %.0f %.0f %.0f %s', attempts, worker, lease, looked, beat, blame)
@@ -123,15 +152,17 @@ end
 -- Of the workers that lost an entry while they ran it alone: how many have ended, of how many nobody can tell yet, and all of
 -- these by name.
 -- A lease may end because beats came late, Redis was away or the reply to a claim was lost: a worker that has
--- beaten since lives, the text did it no harm, and what ends it later is another story.
+-- beaten since lives, the text did it no harm, and what ends it later is another story. A worker has ended once its time in
+-- P:workers is over, which no clock but the queue's decides.
 local function deaths(blame)
   local gone, unsure, lost, kept = 0, 0, {}, ''
   for worker, last in string.gmatch(blame, '(%S+) (%d+);') do lost[worker] = last end -- each ends but once
   for worker, last in pairs(lost) do
-    local beaten = tonumber(redis.call('HGET', P .. ':worker:' .. worker, 'beaten'))
-    if not beaten or beaten <= tonumber(last) then
+    local lives = (tonumber(redis.call('ZSCORE', WORKERS, worker)) or 0) > now
+    local beaten = lives and tonumber(redis.call('HGET', worker_key(worker), 'beaten')) or 0
+    if beaten <= tonumber(last) then
       kept = kept .. worker .. ' ' .. last .. ';'
-      if beaten then unsure = unsure + 1 else gone = gone + 1 end
+      if lives then unsure = unsure + 1 else gone = gone + 1 end
     end
   end
   return gone, unsure, kept
@@ -161,9 +192,9 @@ local function judge(id, score, max_attempts)
   elseif gone + unsure >= max_attempts then
     -- It may be the text: nobody else gets it before it is known whether that worker lives.
     redis.call('ZADD', INFLIGHT, now + 100, id)
-    redis.call('HSET', CLAIMS, id, claim_line(attempts, worker, lease, now + 100, last, before))
+    keep_claim(id, claim_line(attempts, worker, lease, now + 100, last, before))
   else
-    redis.call('HSET', CLAIMS, id, claim_line(attempts, worker, lease, looked, beat, kept))
+    keep_claim(id, claim_line(attempts, worker, lease, looked, beat, kept))
     redis.call('RPUSH', SOLO, id)
     return true
   end

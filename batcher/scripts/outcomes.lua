@@ -1,13 +1,11 @@
 -- The slow poll behind lost hints. ARGV: ids. Returns, for each, its result | 'waiting' | 'gone'.
+-- What lies there while an entry waits belongs to an earlier run: to callers that have theirs, or a model that has left.
 local states = {}
 for i, id in ipairs(ARGV) do
-  local result = redis.call('GET', result_key(id))
-  if result then
-    states[i] = result
-  elseif redis.call('EXISTS', entry_key(id)) == 1 then
+  if redis.call('EXISTS', entry_key(id)) == 1 then
     states[i] = 'waiting'
   else
-    states[i] = 'gone'
+    states[i] = redis.call('GET', result_key(id)) or 'gone'
   end
 end
 return states

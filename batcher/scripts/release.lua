@@ -8,14 +8,16 @@ for i = #ARGV, 1, -1 do
     if lane then
       local attempts, worker, lease, looked, beat, blame = claim_parts(claim_of(id))
       if attempts > 1 then
-        redis.call('HSET', CLAIMS, id, claim_line(attempts - 1, worker, lease, looked, beat, blame))
+        keep_claim(id, claim_line(attempts - 1, worker, lease, looked, beat, blame))
         redis.call('LPUSH', SOLO, id)
       else
         redis.call('HDEL', CLAIMS, id)
-        redis.call('HINCRBY', WAITING, lane, cost)
+        count(lane, cost)
         redis.call('LPUSH', list_of(lane), id)
       end
       released = released + 1
+    else
+      forget(id)
     end
   end
 end

@@ -98,6 +98,13 @@ async def fill_memory(plant: Plant, rng: random.Random) -> None:
     await _command(plant, "CONFIG", "SET", "maxmemory", "0")
 
 
+async def fill_memory_long(plant: Plant, rng: random.Random) -> None:
+    """For longer than a worker lives without a beat: who is refused must not seem dead."""
+    await _command(plant, "CONFIG", "SET", "maxmemory", "1")
+    await asyncio.sleep(rng.uniform(6, 9))
+    await _command(plant, "CONFIG", "SET", "maxmemory", "0")
+
+
 async def slow_network(plant: Plant, rng: random.Random) -> None:
     proxy = rng.choice([plant.api_proxy, plant.worker_proxy])
     proxy.slow(rng.uniform(0.005, 0.1))
@@ -146,6 +153,7 @@ ACCIDENTS: list[Accident] = [
     pause_clients,
     flush_scripts,
     fill_memory,
+    fill_memory_long,
     slow_network,
     half_open,
     half_open,

@@ -8,7 +8,7 @@ import time
 import redis
 
 P = "{millrace:default}"
-ENDLESS = {f"{P}:model", f"{P}:dead"}
+ENDLESS = {f"{P}:model", f"{P}:dead", f"{P}:clock"}
 
 
 def broken(client: redis.Redis) -> list[str]:

@@ -228,6 +228,23 @@ async def test_fault_28_two_revisions_answer_under_their_own_names(road: Road) -
         assert not road.client.exists(cache_key("default", other, entry))
 
 
+async def test_finding_06a_after_a_change_of_models_the_new_one_answers(road: Road) -> None:
+    """The old model answered for a minute from the results that are kept for those who wait."""
+    await road.start(workers=0)
+    old = road.add_worker(model="stub@old")
+    await road.ready(1)
+    (before,) = await road.check("asked twice")
+    assert old.stop() == 0
+    road.add_worker(model="stub@new")
+    await road.until(
+        lambda: [worker.revision for worker in road.hub.snapshot.workers] not in ([], [before.revision]),
+        "the new worker",
+    )
+    (after,) = await road.check("asked twice")
+    assert after.revision != before.revision
+    assert after.revision == road.hub.snapshot.workers[0].revision
+
+
 async def test_leases_that_end_while_their_workers_live_make_no_text_poison(road: Road) -> None:
     """Found by fault 10 on a busy machine: late beats were counted as deaths, and innocent texts buried."""
     await road.start(stub_batch_ms=1500, batch_timeout_s=60, lease_ms=300, max_attempts=2)

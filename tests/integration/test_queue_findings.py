@@ -1,0 +1,279 @@
+"""Findings of a review, each kept as a test: what the queue promises although something fails around it."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+
+import pytest
+import redis
+
+from batcher.redis_queue import ApiQueue
+from tests.integration.test_queue_contract import ANSWER, FAILURE, MODEL, RECORD, Bench, ids_of
+from tests.mill import wait_until
+from tests.servers import RedisServer
+
+HOUR_MS = 3_600_000
+OTHER = {"revision": "B"}
+
+
+@pytest.fixture
+def bench(client: redis.Redis) -> Bench:
+    return Bench(client)
+
+
+@pytest.fixture
+def real(redis_server: RedisServer) -> Iterator[Bench]:
+    """The same over a real server: what memory and permissions do is not pretended."""
+    with redis_server.client() as client:
+        yield Bench(client)
+
+
+def outcomes(bench: Bench, *ids: str) -> list[bytes]:
+    (states,) = bench.worker().run([ApiQueue(bench.client, "t", "a", 3).outcomes(ids)])
+    return list(states)
+
+
+def step(bench: Bench, ms: int) -> None:
+    """The clock of the Redis host steps, as far as the queue can see: from here on TIME says `ms` more."""
+    key = f"{bench.P}:clock"
+    offset, seen = bench.client.get(key).split()
+    bench.client.set(key, b"%d %b" % (int(offset) + ms, seen))
+
+
+@pytest.mark.redis
+def test_finding_02_while_redis_is_full_no_worker_that_lives_is_blamed(real: Bench) -> None:
+    """Claims went on, beats and completes were refused: records ended, and the text was called poison."""
+    real.ask("x", lane="bulk", budget_ms=300_000)
+    workers = [real.worker(f"w{n}", lease_ms=300, revision="rev", cache_ms=60_000) for n in range(4)]
+    for worker in workers:
+        worker.beat([], RECORD, MODEL, 750)
+    real.client.config_set("maxmemory", 1)
+    held: dict[str, list[str]] = {worker.worker: [] for worker in workers}
+    until = time.monotonic() + 4
+    while time.monotonic() < until:
+        for worker in workers:
+            with contextlib.suppress(redis.exceptions.OutOfMemoryError):
+                worker.beat(held[worker.worker], RECORD, MODEL, 750)
+            with contextlib.suppress(redis.exceptions.OutOfMemoryError):
+                held[worker.worker] += ids_of(worker.claim(10, 100, 100))
+        with contextlib.suppress(redis.exceptions.OutOfMemoryError):
+            real.sweep()
+        time.sleep(0.02)
+    assert real.client.lrange(f"{real.P}:dead", 0, -1) == []
+    assert sum(worker.complete([("x", ANSWER)]) for worker in workers if held[worker.worker]) == 1
+    assert outcomes(real, "x") == [ANSWER]
+
+
+@pytest.mark.redis
+def test_finding_02_a_full_redis_takes_no_new_text_and_lets_all_others_end(real: Bench) -> None:
+    worker = real.worker("w", revision="rev", cache_ms=60_000)
+    worker.beat([], RECORD, MODEL, 5000)
+    real.ask("answered", "given back", "cancelled", "joined", "waits")
+    assert len(worker.claim(2, 100, 100).entries) == 2
+    real.client.config_set("maxmemory", 1)
+    for refused in ("new", "joined"):
+        with pytest.raises(redis.exceptions.OutOfMemoryError):
+            real.ask(refused)
+    assert real.cancel("cancelled") == 1
+    assert worker.release(["given back"]) == 1
+    assert worker.complete([("answered", ANSWER)]) == 1
+    assert worker.beat([], RECORD, MODEL, 5000) == 0
+    assert [name for name, _ in real.sweep()[7]] == [b"w"]
+    busy = worker.claim(10, 100, 100, free=False)
+    assert ids_of(busy) == ["given back", "joined", "waits"]
+    assert worker.complete([(entry, ANSWER) for entry in ids_of(busy)]) == 3
+    assert real.leftovers() == []
+
+
+@pytest.mark.redis
+def test_finding_02_what_is_past_its_budget_is_dropped_although_redis_is_full(real: Bench) -> None:
+    real.ask("late", "later", budget_ms=1)
+    real.ask("x")
+    time.sleep(0.01)
+    real.client.config_set("maxmemory", 1)
+    claim = real.worker().claim(10, 100, 100, free=False)
+    assert (ids_of(claim), claim.expired) == (["x"], 2)
+    assert sorted(entry for entry, _ in real.hints()) == ["late", "later"]
+
+
+def test_finding_04_an_old_failure_does_not_answer_a_later_caller(bench: Bench) -> None:
+    """enqueue ignored it, and the slow poll of the same caller did not."""
+    bench.ask("x")
+    bench.worker().claim(10, 100, 100)
+    bench.worker().complete([("x", FAILURE)])
+    assert outcomes(bench, "x") == [FAILURE], "who waited for it, and lost the hint, is told"
+    assert bench.ask("x", api="b") == [b"queued"]
+    assert outcomes(bench, "x") == [b"waiting"]
+    bench.worker().claim(10, 100, 100)
+    assert outcomes(bench, "x") == [b"waiting"]
+    bench.worker().complete([("x", ANSWER)])
+    assert outcomes(bench, "x") == [ANSWER]
+
+
+def test_finding_06a_a_kept_result_of_a_model_that_has_left_answers_nobody(bench: Bench) -> None:
+    old, new = bench.worker("old"), bench.worker("new")
+    old.beat([], RECORD, MODEL, 5000, takeover=True)
+    bench.ask("x")
+    old.claim(10, 100, 100)
+    old.complete([("x", ANSWER)])
+    new.beat([], RECORD | OTHER, MODEL | OTHER, 5000, takeover=True)
+    assert bench.ask("x") == [ANSWER], "a living worker runs its model"
+    old.retire()
+    assert bench.ask("x", "y") == [b"queued", b"queued"]
+    assert outcomes(bench, "x") == [b"waiting"]
+    assert ids_of(new.claim(10, 100, 100)) == ["x", "y"]
+    answer = ANSWER.replace(b'"rev"', b'"B"')
+    new.complete([("x", answer)])
+    new.retire()
+    assert bench.ask("x") == [answer], "the current model answers, though no worker lives"
+
+
+def test_finding_06a_a_kept_result_that_names_no_model_answers_nobody(bench: Bench) -> None:
+    bench.worker().beat([], RECORD, MODEL, 5000, takeover=True)
+    for raw in (b"of now", b"", b'["rev"', ANSWER[:20]):
+        bench.client.set(f"{bench.P}:res:x", raw)
+        assert bench.ask("x") == [b"queued"]
+        bench.cancel("x")
+
+
+@pytest.mark.redis
+def test_finding_08_a_full_redis_costs_a_hit_and_no_answer(real: Bench) -> None:
+    worker = real.worker(revision="rev", cache_ms=60_000)
+    real.ask("x", "y")
+    worker.claim(10, 100, 100)
+    real.client.config_set("maxmemory", 1)
+    assert worker.complete([("x", ANSWER), ("y", ANSWER)]) == 2
+    assert worker.remembers, "memory comes back"
+    assert real.client.keys("millrace:cache:*") == []
+    real.client.config_set("maxmemory", 0)
+    real.ask("z")
+    worker.claim(10, 100, 100)
+    worker.complete([("z", ANSWER)])
+    assert real.client.keys("millrace:cache:*") == [b"millrace:cache:t:rev:z"]
+
+
+@pytest.mark.redis
+def test_finding_08_a_forbidden_cache_costs_a_hit_and_no_answer(real: Bench) -> None:
+    rules = ["on", "nopass", "resetkeys", "~{millrace:*}*", "+@all"]
+    real.client.execute_command("ACL", "SETUSER", "default", "reset", *rules)
+    worker = real.worker(revision="rev", cache_ms=60_000)
+    real.ask("x", "y")
+    worker.claim(10, 100, 100)
+    assert worker.complete([("x", ANSWER), ("y", ANSWER)]) == 2
+    assert not worker.remembers
+    assert [entry for entry, _ in real.hints()] == ["x", "y"]
+    assert real.sweep_with("millrace:cache:t:", 100, 1)[0] == 0
+
+
+def test_finding_08_where_memory_is_short_nothing_is_remembered_and_results_go(bench: Bench) -> None:
+    worker = bench.worker(revision="rev", cache_ms=60_000)
+    bench.client.mset({f"millrace:cache:t:rev:{n}": ANSWER for n in range(300)})
+    bench.client.mset({f"millrace:cache:other:rev:{n}": ANSWER for n in range(50)})
+    bench.ask("x", "y")
+    worker.claim(1, 100, 100)
+    bench.sweep_with("millrace:cache:t:", 100, 1)
+    assert len(bench.client.keys("millrace:cache:t:*")) <= 200
+    assert worker.complete([("x", ANSWER)]) == 1
+    assert not bench.client.exists("millrace:cache:t:rev:x")
+    bench.sweep_with("millrace:cache:t:", 4000, 0)
+    assert bench.client.keys("millrace:cache:t:*") == []
+    assert len(bench.client.keys("millrace:cache:other:*")) == 50, "another service's"
+    assert ids_of(worker.claim(1, 100, 100)) == ["y"]
+    wait_until(lambda: not bench.client.exists(f"{bench.P}:full"), "the mark to end by itself")
+    assert worker.complete([("y", ANSWER)]) == 1
+    assert bench.client.exists("millrace:cache:t:rev:y")
+
+
+def test_finding_22_a_release_after_the_entry_is_gone_leaves_nothing(bench: Bench) -> None:
+    bench.ask("x")
+    bench.worker().claim(10, 100, 100)
+    bench.client.delete(f"{bench.P}:entry:x")
+    assert bench.worker().release(["x"]) == 0
+    assert bench.leftovers() == []
+
+
+def test_finding_22_whatever_writes_a_key_anew_gives_it_an_end(bench: Bench) -> None:
+    """Hashes end by themselves; a script that comes later must not bring one back for ever."""
+    gone = [f"{bench.P}:{name}" for name in ("waiting", "claims", "workers", "bell")]
+    for lane in ("interactive", "bulk"):
+        bench.ask("a", "b", "c", "d", "e", lane=lane)
+        bench.client.delete(*gone)
+        bench.worker("w", lease_ms=1).claim(1, 100, 100)
+        assert endless(bench) <= {"q", "bulk", "inflight"}
+        time.sleep(0.01)
+        bench.client.delete(*gone)
+        bench.sweep()
+        bench.client.delete(*gone)
+        bench.ask("b", "c")
+        bench.client.delete(*gone)
+        bench.worker().claim(2, 100, 100, free=False)
+        bench.worker().claim(2, 100, 100)
+        bench.client.delete(*gone)
+        bench.worker().release(["a", "b"])
+        bench.client.delete(*gone)
+        bench.cancel("a", "b", "c", "d", "e")
+        assert endless(bench) <= {"q", "bulk", "solo", "inflight", "clock"}
+        bench.client.flushall()
+
+
+def endless(bench: Bench) -> set[str]:
+    return {
+        key.decode().removeprefix(f"{bench.P}:")
+        for key in bench.client.keys("*")
+        if bench.client.ttl(key) == -1
+    }
+
+
+@pytest.mark.parametrize("ms", [HOUR_MS, -HOUR_MS], ids=["forward", "back"])
+def test_finding_25_a_step_of_the_clock_ends_no_lease_no_budget_and_no_worker(bench: Bench, ms: int) -> None:
+    worker = bench.worker("w", lease_ms=2000)
+    bench.ask("held", "waits")
+    worker.beat([], RECORD, MODEL, 5000, takeover=True)
+    worker.claim(1, 100, 100)
+    step(bench, ms)
+    other = bench.worker("other")
+    other.beat([], RECORD | OTHER, MODEL | OTHER, 5000)
+    recovered, expired, *_, model, workers = bench.sweep()
+    assert (recovered, expired) == (0, 0)
+    assert {name for name, _ in workers} == {b"w", b"other"}
+    assert b"B" not in model, "the model that answers is still current"
+    assert worker.beat(["held"], RECORD, MODEL, 5000) == 1
+    (waits,) = worker.claim(10, 100, 100).entries
+    assert waits.id == "waits"
+    assert 8_000 < waits.remaining_ms <= 10_000
+    assert 0 <= waits.waited_ms < 2_000
+    assert worker.complete([("held", ANSWER), ("waits", ANSWER)]) == 2
+    assert bench.leftovers() == []
+
+
+@pytest.mark.parametrize("ms", [HOUR_MS, -HOUR_MS], ids=["forward", "back"])
+def test_finding_25_after_a_step_time_goes_on(bench: Bench, ms: int) -> None:
+    """A clock that stood back an hour kept the leases of the dead for that hour."""
+    bench.ask("x", budget_ms=60_000)
+    worker = bench.worker("dead", lease_ms=500)
+    worker.beat([], RECORD, MODEL, 500)
+    worker.claim(10, 100, 100)
+    step(bench, ms)
+    wait_until(lambda: bench.sweep()[0] == 1, "the lease of a dead worker to end", 10)
+    wait_until(lambda: bench.sweep()[7] == [], "its record to end", 10)
+    assert ids_of(bench.worker().claim(10, 100, 100)) == ["x"]
+
+
+@pytest.mark.redis
+def test_finding_25_a_time_in_which_redis_takes_no_writes_ends_no_lease(real: Bench) -> None:
+    """Beats were refused as well: every lease and every record had ended by the first sweep after it."""
+    worker = real.worker("w", lease_ms=2000)
+    real.ask("x")
+    worker.claim(10, 100, 100)
+    worker.beat(["x"], RECORD, MODEL, 2000)
+    real.client.config_set("min-replicas-to-write", 1)
+    with pytest.raises(redis.exceptions.ResponseError):
+        worker.beat(["x"], RECORD, MODEL, 2000)
+    time.sleep(3)
+    real.client.config_set("min-replicas-to-write", 0)
+    answer = real.sweep()
+    assert answer[0] == 0
+    assert [name for name, _ in answer[7]] == [b"w"]
+    assert worker.beat(["x"], RECORD, MODEL, 2000) == 1
