@@ -235,7 +235,7 @@ def test_finding_25_a_step_of_the_clock_ends_no_lease_no_budget_and_no_worker(be
     step(bench, ms)
     other = bench.worker("other")
     other.beat([], RECORD | OTHER, MODEL | OTHER, 5000)
-    recovered, expired, *_, model, workers = bench.sweep()
+    recovered, expired, *_, model, workers, _cursor = bench.sweep()
     assert (recovered, expired) == (0, 0)
     assert {name for name, _ in workers} == {b"w", b"other"}
     assert b"B" not in model, "the model that answers is still current"
