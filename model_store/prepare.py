@@ -82,9 +82,7 @@ def prepare(reference: str, engine: EngineChoice, precision: PrecisionChoice, ar
     with _alone(out):
         if not has_manifest(out):
             if (out / MANIFEST).is_file():
-                log.warning(
-                    "%s is of another format and is built again", out, extra={"action": "model.build"}
-                )
+                log.warning("%s has another format: building it again", out, extra={"action": "model.build"})
             _build(path, out, name, chosen, weights)
     return out
 
