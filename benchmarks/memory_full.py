@@ -145,7 +145,7 @@ def main() -> None:
         report.goal("requests without their right answer", refused, 0, at_most=True),
         report.goal("highest used memory, as a share of maxmemory", most / limit, 0.95, at_most=True),
     ]
-    report.write(
+    report.finish(
         "memory_full",
         {
             "rate": args.rate,
