@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from time import perf_counter
 from typing import Literal
 
@@ -10,7 +10,6 @@ from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
 
-from api.cache import LocalCache
 from api.edge import Direct, Handoff
 from api.errors import Problem
 from api.lifecycle import Phase
@@ -80,9 +79,9 @@ def warnings(hub: Hub) -> Iterator[str]:
 
 
 def health_routes(
-    direct: Direct, hub: Hub, models: Models, local: LocalCache, metrics: Metrics, phase: Phase
+    direct: Direct, hub: Hub, models: Models, metrics: Metrics, publish: Callable[[], None], phase: Phase
 ) -> APIRouter:
-    """The four routes. None of them waits for anything."""
+    """The four routes. None of them waits for anything. `publish` brings the counters up to date."""
     router = APIRouter(tags=["health"])
 
     @router.get("/health", summary="Is the process up? Always cheap", response_model=Healthy)
@@ -115,7 +114,7 @@ def health_routes(
         responses={200: {"content": {"text/plain": {}}}},
     )
     async def scrape() -> Response:
-        metrics.publish(local, hub)
+        publish()
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
     return router

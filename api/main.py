@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
 
 from fastapi import APIRouter, FastAPI, Response
 
-from api.board import Board
 from api.cache import LocalCache
 from api.door import Door
 from api.edge import Edge, Handoff
@@ -44,26 +44,22 @@ def create_app(
     hub: Hub | None = None,
     cache: Cache | None = None,
     jobs: JobDesk | None = None,
-    board_dir: Path | None = None,
+    metrics_dir: Path | None = None,
     catch_signals: bool = False,
     door: Door | None = None,
 ) -> Edge:
     """The ASGI application. `hub`, `cache` and `jobs` default to real ones on the settings' Redis.
 
-    `board_dir` is where several processes of one service keep their counters; `catch_signals` lets SIGTERM
+    `metrics_dir` is where several processes of one service keep their counters; `catch_signals` lets SIGTERM
     take readiness away and shut the `door` before the server begins to stop (for those run by `api.serve`).
     """
     hub = hub or ReplyHub.connect(settings)
     cache = cache or SharedCache.connect(settings)
     phase = Phase()
     local = LocalCache(settings.local_cache_entries, settings.local_cache_bytes)
-    metrics = Metrics(
-        Board(board_dir),
-        settings.default_budget_s,
-        several=board_dir is not None,
-        clients=sorted(set(settings.key_names.values())),
-    )
+    metrics = Metrics(settings.default_budget_s, metrics_dir)
     metrics.registry.register(MillCollector(hub))
+    publish = partial(metrics.publish, local, hub, cache)
     predict = Predict(settings, hub, cache, local, metrics, phase)
     jobs = jobs or JobDesk.connect(settings, lambda: phase.draining)
     predict.deferral = Deferral(jobs)
@@ -74,7 +70,7 @@ def create_app(
         if catch_signals:
             phase.catch_signals(settings.quiet_s, door)
         await hub.start()
-        async with _published(metrics, local, hub, phase), stats.running():
+        async with _published(publish, phase), stats.running():
             yield {PHASE: phase}
         await jobs.stop()
         await hub.stop()
@@ -95,7 +91,7 @@ def create_app(
     health = Health(metrics)
     edge.direct = {("POST", "/predict"): predict, ("GET", "/health"): health}
     edge.include_router(_predict_route(predict))
-    edge.include_router(health_routes(health, hub, predict.models, local, metrics, phase))
+    edge.include_router(health_routes(health, hub, predict.models, metrics, publish, phase))
     edge.include_router(job_routes(jobs, settings.max_job_body_bytes))
     edge.include_router(stats_routes(stats))
     edge.include_router(reference_routes(edge.openapi))
@@ -122,15 +118,15 @@ def _predict_route(predict: Predict) -> APIRouter:
 
 
 @contextlib.asynccontextmanager
-async def _published(metrics: Metrics, local: LocalCache, hub: Hub, phase: Phase) -> AsyncIterator[None]:
+async def _published(publish: Callable[[], None], phase: Phase) -> AsyncIterator[None]:
     """Within it, sibling processes see what this one counts, a second old at most."""
 
-    async def publish() -> None:
+    async def repeat() -> None:
         while True:
-            metrics.publish(local, hub)
+            publish()
             await asyncio.sleep(PUBLISH_EVERY_S)
 
-    publisher = phase.watch(asyncio.create_task(publish(), name="metrics"))
+    publisher = phase.watch(asyncio.create_task(repeat(), name="metrics"))
     yield
     publisher.cancel()
     await asyncio.wait([publisher])

@@ -5,19 +5,29 @@ docs/metrics.md says what each is for and who reads it.
 
 from __future__ import annotations
 
+import os
 from array import array
-from collections.abc import Iterator, Sequence
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Iterator
+from math import inf
+from pathlib import Path
 from platform import python_version
 
-from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+)
 from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import Collector
 
-from api.board import Board, Cell, Timer
 from api.cache import LocalCache
-from api.mill import Hub
+from api.mill import Cache, Hub
 from batcher.buckets import duration_bounds
+from batcher.common_metrics import own_version
 from batcher.errors import (
     BudgetExceeded,
     EntryFailed,
@@ -28,49 +38,6 @@ from batcher.errors import (
     QueueUnavailable,
 )
 
-ROUTES = (
-    "/predict",
-    "/jobs",
-    "/jobs/{job_id}",
-    "/jobs/{job_id}/events",
-    "/jobs/{job_id}/predictions",
-    "/health",
-    "/livez",
-    "/readyz",
-    "/metrics",
-    "/stats",
-    "/static/{name}",
-    "/docs",
-    "/openapi.json",
-    "/",
-    "other",
-)
-_STATUSES = (
-    200,
-    202,
-    204,
-    206,
-    303,
-    304,
-    307,
-    400,
-    401,
-    403,
-    404,
-    405,
-    408,
-    409,
-    413,
-    415,
-    422,
-    429,
-    499,
-    500,
-)
-STATUSES = (*map(str, _STATUSES), "501", "503", "504", "other")
-# Of what clients with a name of their own were answered. More names than this are counted as one, "other".
-CLASSES = ("2xx", "3xx", "4xx", "5xx")
-MOST_CLIENTS = 1000
 OUTCOMES = (
     "hit_local",
     "hit_shared",
@@ -104,111 +71,130 @@ HUB_COUNTS = {
 
 
 class Metrics:
-    """The counters of one process. `registry` is what /metrics shows; others may register there too."""
+    """The counters of one process. `registry` is what /metrics shows; collectors may be added to it.
 
-    def __init__(
-        self, board: Board, budget_s: float, *, several: bool = False, clients: Sequence[str] = ()
-    ) -> None:
-        self.version = _version()
+    `shared_dir`: several processes serve one port, and PROMETHEUS_MULTIPROC_DIR named this directory before
+    prometheus_client was imported. A scrape of any of them then adds up what all of them counted.
+    """
+
+    def __init__(self, budget_s: float, shared_dir: Path | None = None) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # they double the output, and no panel reads them
+        self.version = own_version()
         self.registry = CollectorRegistry()
-        self.registry.register(board)
-        if not several:  # of several processes, each scrape would show another one
-            ProcessCollector(registry=self.registry)
-        self._board = board
-        self._requests = board.declare(
-            "counter",
-            "millrace_requests",
-            "HTTP requests by route and status",
-            {"route": ROUTES, "status": STATUSES},
-        )
+        self._counts = CollectorRegistry()
+        registry = self._counts if shared_dir is None else None
+        if shared_dir is None:
+            ProcessCollector(registry=self.registry)  # with several, each scrape would show another one
+        else:
+            MultiProcessCollector(self._counts, str(shared_dir))  # type: ignore[no-untyped-call]
+        self._shared_dir = shared_dir
+        self.registry.register(self._counts)
         self.bounds = duration_bounds(budget_s)
-        self._durations = board.declare(
-            "histogram",
+        self._requests = Counter(
+            "millrace_requests", "HTTP requests by route and status", ["route", "status"], registry=registry
+        )
+        self._durations = Histogram(
             "millrace_request_duration_seconds",
             "From the first byte of the request to the answer",
-            {"route": ROUTES},
-            self.bounds,
+            ["route"],
+            buckets=self.bounds,
+            registry=registry,
         )
-        entries = self._outcomes = board.declare(
-            "counter", "millrace_entries", "Texts by what became of them", {"outcome": OUTCOMES}
+        self._entries = Counter(
+            "millrace_entries", "Texts by what became of them", ["outcome"], registry=registry
         )
-        self._entries = {outcome: board.cell(entries, outcome) for outcome in OUTCOMES}
-        named = [name for name in clients if name != "other"][:MOST_CLIENTS]
-        self._clients = board.declare(
-            "counter",
+        for outcome in OUTCOMES:
+            self._entries.labels(outcome)
+        self._clients = Counter(
             "millrace_client_requests",
             "Requests that showed an API key, by its name",
-            {
-                "client": (*named, "other"),
-                "status": CLASSES,
-            },
+            ["client", "status"],
+            registry=registry,
         )
-        self.gauges = {name: self._lone("gauge", f"millrace_{name}", text) for name, text in _GAUGES.items()}
-        self.evictions = self._lone(
-            "counter", "millrace_local_cache_evictions", "Entries pushed out of the in-process cache"
-        )
-        self.outages = self._lone("counter", "millrace_redis_outages", "Times that this API lost Redis")
-        self.cache_outages = self._lone(
-            "counter", "millrace_cache_outages", "Times that this API lost the Redis of the shared cache"
-        )
-        self.hub = {
-            name: self._lone("counter", f"millrace_hub_{name}", text) for name, text in HUB_COUNTS.items()
+        self._gauges = {
+            name: Gauge(f"millrace_{name}", text, registry=registry, multiprocess_mode="livesum")
+            for name, text in _GAUGES.items()
         }
-        self._known: dict[tuple[str, int], tuple[Cell, Timer]] = {}
-        self._of_clients: dict[tuple[str, int], Cell] = {}
-        self._hit_local = self._entries["hit_local"]
-
-    def _lone(self, kind: str, name: str, text: str) -> Cell:
-        return self._board.cell(self._board.declare(kind, name, text))
+        self._totals = {
+            name: Counter(f"millrace_{name}", text, registry=registry) for name, text in _TOTALS.items()
+        }
+        self._published: dict[str, int] = {}
+        self._known: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
+        self._hit_local = self._entries.labels("hit_local")
 
     def request(self, route: str, status: int, seconds: float) -> None:
-        """One answered request; 499 where the client left."""
+        """One answered request; 499 where the client left. `route` is a path template, or "other"."""
         pair = self._known.get((route, status))
         if pair is None:
-            pair = (
-                self._board.cell(self._requests, route, str(status)),
-                self._board.timer(self._durations, route),
-            )
+            pair = self._requests.labels(route, str(status)), self._durations.labels(route)
             self._known[route, status] = pair
-        pair[0].add()
+        pair[0].inc()
         pair[1].observe(seconds)
 
     def client(self, name: str, status: int) -> None:
         """One answered request of the API key of this name."""
-        cell = self._of_clients.get((name, status))
-        if cell is None:
-            cell = self._of_clients[name, status] = self._board.cell(
-                self._clients, name, f"{status // 100}xx"
-            )
-        cell.add()
+        self._clients.labels(name, f"{status // 100}xx").inc()
 
     def hit_local(self, texts: int) -> None:
-        self._hit_local.add(texts)
+        """`texts` texts were answered from the in-process cache."""
+        self._hit_local.inc(texts)
 
     def entries(self, outcome: str | MillraceError, texts: int = 1) -> None:
         """`texts` texts that ended like this: a name of OUTCOMES, or the error that answered them."""
         name = outcome if isinstance(outcome, str) else OUTCOME_OF.get(type(outcome), "failed")
-        self._entries[name].add(texts)
+        self._entries.labels(name).inc(texts)
 
-    def outcomes(self) -> dict[str, float]:
-        """Texts by outcome since the start, of all processes."""
-        return {name: self._board.row(self._outcomes, name)[0] for name in OUTCOMES}
+    def read(self) -> tuple[dict[str, float], array[float]]:
+        """Texts by outcome and the durations of POST /predict, since the start, of all processes.
 
-    def predict_durations(self) -> array[float]:
-        """Of POST /predict, all processes: a count for each bucket, one for what is beyond, the sum."""
-        return self._board.row(self._durations, "/predict")
+        The durations have a count for each bucket of `bounds`, one for what is beyond, then their sum.
+        """
+        outcomes = dict.fromkeys(OUTCOMES, 0.0)
+        below: dict[float, float] = {}
+        total_s = 0.0
+        for sample in (sample for metric in self._counts.collect() for sample in metric.samples):
+            if sample.name == "millrace_entries_total":
+                outcomes[sample.labels["outcome"]] = sample.value
+            elif sample.labels.get("route") == "/predict":
+                if sample.name == "millrace_request_duration_seconds_bucket":
+                    below[float(sample.labels["le"])] = sample.value
+                elif sample.name == "millrace_request_duration_seconds_sum":
+                    total_s = sample.value
+        counts = [below.get(bound, 0.0) for bound in (*self.bounds, inf)]
+        return outcomes, array("d", [*map(float.__sub__, counts, [0.0, *counts]), total_s])
 
-    def publish(self, local: LocalCache, hub: Hub) -> None:
-        """Copies what others count into cells: each second, and before each scrape."""
-        self.gauges["local_cache_entries"].set(len(local))
-        self.gauges["local_cache_bytes"].set(local.bytes)
-        self.gauges["waiting_entries"].set(hub.waiting)
-        self.evictions.set(local.evictions)
-        self.outages.set(hub.outage.count)
-        for name, cell in self.hub.items():
-            cell.set(getattr(hub.counts, name))
+    def publish(self, local: LocalCache, hub: Hub, cache: Cache) -> None:
+        """Copies what others count, each second and before each scrape; forgets gauges of ended processes."""
+        self._gauges["local_cache_entries"].set(len(local))
+        self._gauges["local_cache_bytes"].set(local.bytes)
+        self._gauges["waiting_entries"].set(hub.waiting)
+        totals = {f"hub_{name}": getattr(hub.counts, name) for name in HUB_COUNTS}
+        totals["local_cache_evictions"] = local.evictions
+        totals["redis_outages"] = hub.outage.count
+        totals["cache_outages"] = cache.outage.count
+        for name, total in totals.items():
+            self._totals[name].inc(max(total - self._published.get(name, 0), 0))
+        self._published = totals
+        if self._shared_dir is not None:
+            _forget_ended(self._shared_dir)
 
 
+def _forget_ended(shared_dir: Path) -> None:
+    for pid in {int(path.stem.rpartition("_")[2]) for path in shared_dir.glob("gauge_live*.db")}:
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            mark_process_dead(pid, str(shared_dir))  # type: ignore[no-untyped-call]
+        except PermissionError:
+            pass
+
+
+_TOTALS = {
+    "local_cache_evictions": "Entries pushed out of the in-process cache",
+    "redis_outages": "Times that this API lost Redis",
+    "cache_outages": "Times that this API lost the Redis of the shared cache",
+    **{f"hub_{name}": text for name, text in HUB_COUNTS.items()},
+}
 _GAUGES = {
     "local_cache_entries": "Predictions in the in-process cache",
     "local_cache_bytes": "Their size",
@@ -224,7 +210,7 @@ class MillCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         snapshot, model = self._hub.snapshot, self._hub.snapshot.model
-        build = {"version": _version(), "python": python_version()}
+        build = {"version": own_version(), "python": python_version()}
         if model is not None:
             build |= {
                 "model": model.name,
@@ -271,10 +257,3 @@ def _by_lane(name: str, text: str, values: dict[str, float]) -> Metric:
     for lane, value in values.items():
         family.add_metric([lane], value)
     return family
-
-
-def _version() -> str:
-    try:
-        return version("millrace")
-    except PackageNotFoundError:
-        return "unknown"

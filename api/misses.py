@@ -114,7 +114,6 @@ class MissRoad:
                 found.by_text[text] = prediction
                 self._local.put(text, prediction, self._copy_s, want.tenant)
         self._metrics.entries("hit_shared", len(found.by_text))
-        self._metrics.cache_outages.set(self._shared.outage.count)
         found.cache_s += perf_counter() - started
 
     async def _compute(

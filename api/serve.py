@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import resource
 import signal
 import socket
@@ -44,12 +45,12 @@ class _Factory:
     """
 
     settings: ApiSettings
-    board_dir: Path | None
+    metrics_dir: Path | None
     door: Door | None
 
     def __call__(self) -> Edge | Traced:
         logs.setup(self.settings.log_level, self.settings.log_format)
-        app = create_app(self.settings, board_dir=self.board_dir, catch_signals=True, door=self.door)
+        app = create_app(self.settings, metrics_dir=self.metrics_dir, catch_signals=True, door=self.door)
         garbage.settle()
         return Traced(app, tracing.setup("api")) if self.settings.tracing else app
 
@@ -83,14 +84,16 @@ def serve(settings: ApiSettings) -> None:
             sys.exit(3)
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(_listen(settings.host, settings.port))
-        board_dir: Path | None = None
+        metrics_dir: Path | None = None
         if settings.processes > 1:
-            board_dir = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="millrace-api-")))
+            metrics_dir = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="millrace-api-")))
+            # Child processes import prometheus_client anew, which decides by this where counters live.
+            os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(metrics_dir)
         host, port = listener.getsockname()[:2]
         fields = {"host": host, "port": port, "processes": settings.processes}
         log.info("listening", extra={"action": "api.listening", **fields})
         door = Door(listener) if settings.processes == 1 else None
-        _run(_config(settings, _Factory(settings, board_dir, door)), listener, settings.quiet_s)
+        _run(_config(settings, _Factory(settings, metrics_dir, door)), listener, settings.quiet_s)
         log.info("stopped", extra={"action": "api.stopped"})
 
 

@@ -103,7 +103,7 @@ class Stats:
 
     def _tick(self) -> None:
         snapshot = self._hub.snapshot
-        outcomes, durations = self._metrics.outcomes(), self._metrics.predict_durations()
+        outcomes, durations = self._metrics.read()
         lanes = {"interactive": snapshot.interactive, "bulk": snapshot.bulk}
         reading = Reading(
             at=time.monotonic(),

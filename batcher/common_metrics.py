@@ -17,12 +17,15 @@ def redis_state(outage: Outage) -> Iterator[Metric]:
     yield CounterMetricFamily("millrace_redis_outages", "Times that Redis was lost", outage.count)
 
 
+def own_version() -> str:
+    """Version of this program, or "unknown" where it is not installed as a package."""
+    try:
+        return version("millrace")
+    except PackageNotFoundError:
+        return "unknown"
+
+
 def build(names: dict[str, str]) -> Metric:
     """Version of this program, and what else `names` it."""
-    try:
-        own = version("millrace")
-    except PackageNotFoundError:
-        own = "unknown"
-    return InfoMetricFamily(
-        "millrace_build", "Version and model", {"version": own, "python": python_version(), **names}
-    )
+    facts = {"version": own_version(), "python": python_version(), **names}
+    return InfoMetricFamily("millrace_build", "Version and model", facts)

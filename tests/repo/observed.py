@@ -15,7 +15,6 @@ import fakeredis
 import yaml
 from prometheus_client import CollectorRegistry
 
-from api.board import Board
 from api.metrics import Metrics, MillCollector
 from batcher.drift import DriftWatch
 from batcher.job_metrics import JobsMetrics
@@ -49,8 +48,7 @@ class _Worker:
 @cache
 def exposed() -> tuple[Exposed, ...]:
     """What the code declares, Millrace's own."""
-    board = Board(None)
-    api = Metrics(board, 10.0)
+    api = Metrics(10.0)
     api.registry.register(MillCollector(FakeHub()))
     info = StubClassifier().info
     worker = WorkerMetrics(info, DriftWatch(info))
@@ -67,9 +65,11 @@ def exposed() -> tuple[Exposed, ...]:
 
 def _families(registry: CollectorRegistry) -> Iterator[tuple[Any, tuple[str, ...]]]:
     for collector in list(registry._collector_to_names):
-        declared = {family.name: tuple(family.labels) for family in getattr(collector, "_families", ())}
+        if isinstance(collector, CollectorRegistry):
+            yield from _families(collector)
+            continue
         for metric in collector.collect():
-            names = declared.get(metric.name) or getattr(metric, "_labelnames", ())
+            names = getattr(metric, "_labelnames", ())
             if metric.type in ("info",):
                 names = ()
             if not names and hasattr(collector, "_labelnames"):

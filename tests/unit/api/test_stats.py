@@ -12,9 +12,9 @@ from typing import Any, cast
 
 import httpx
 import pytest
+from api.board import Board
 
 from api import stats as stats_module
-from api.board import Board
 from api.job_desk import JobDesk
 from api.lifecycle import Phase
 from api.metrics import Metrics
