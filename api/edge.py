@@ -42,7 +42,7 @@ DEFAULT_HEADERS: list[Header] = [
 ]
 # Probes and scrapes come every few seconds: their lines are for debugging only, unless they fail; /readyz
 # fails in the ordinary course of things, whenever a process starts or drains.
-QUIET_ROUTES = PROBES | {"/", "/static/{name}"}
+QUIET_ROUTES = PROBES | {"/", "/static/{name:path}"}
 
 
 # Those that a route may have.

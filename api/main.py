@@ -11,6 +11,7 @@ from pathlib import Path
 from fastapi import APIRouter, FastAPI, Response
 
 from api.cache import LocalCache
+from api.docs_page import docs_routes
 from api.door import Door
 from api.edge import Edge, Handoff
 from api.health import Health, health_routes
@@ -20,12 +21,11 @@ from api.keys import Keys
 from api.lifecycle import PHASE, Phase
 from api.metrics import Metrics, MillCollector
 from api.mill import Cache, Hub
-from api.page import page_routes
 from api.predict import Predict
-from api.reference import reference_routes
 from api.schema import PREDICT_RESPONSES, Predictions, request_body
 from api.settings import ApiSettings
 from api.stats import Stats, stats_routes
+from api.ui import ui_routes
 from batcher.replies import ReplyHub
 from batcher.shared_cache import SharedCache
 
@@ -94,9 +94,8 @@ def create_app(
     edge.include_router(health_routes(health, hub, predict.models, metrics, publish, phase))
     edge.include_router(job_routes(jobs, settings.max_job_body_bytes))
     edge.include_router(stats_routes(stats))
-    edge.include_router(reference_routes(edge.openapi))
-    if settings.page:
-        edge.include_router(page_routes())
+    edge.include_router(docs_routes(edge.title))
+    edge.include_router(ui_routes(settings.page))
     return edge
 
 

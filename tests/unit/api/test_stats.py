@@ -8,17 +8,17 @@ import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from hashlib import sha256
+from pathlib import Path
 from typing import Any, cast
 
-import httpx
 import pytest
 from api.board import Board
 
+import api
 from api import stats as stats_module
 from api.job_desk import JobDesk
 from api.lifecycle import Phase
 from api.metrics import Metrics
-from api.page import read_assets
 from api.pulse import Beat
 from api.stats import Stats
 from batcher.job_record import JobRecord
@@ -80,7 +80,7 @@ class Made:
 @pytest.fixture
 async def made() -> AsyncIterator[Made]:
     desk, phase = NoJobs(), Phase()
-    stats = Stats(Metrics(Board(None), 10.0), FakeHub(snapshot=BUSY), cast(JobDesk, desk), phase)
+    stats = Stats(Metrics(10.0), FakeHub(snapshot=BUSY), cast(JobDesk, desk), phase)
     async with stats.running():
         yield Made(stats, desk, phase)
 
@@ -200,14 +200,15 @@ async def test_the_page_allows_itself_nothing_from_elsewhere(service: Service) -
 
 
 def test_no_file_of_the_page_names_another_host_or_carries_a_script_or_style_inline() -> None:
-    assets = read_assets()
+    folder = Path(api.__path__[0]) / "static"
+    assets = {file.name: file.read_text() for file in folder.iterdir() if file.is_file()}
     assert {"index.html", "page.css", "page.js", "icon.svg"} <= set(assets)
     for name, asset in assets.items():
-        text = asset.body.decode().replace("http://www.w3.org/2000/svg", "")
+        text = asset.replace("http://www.w3.org/2000/svg", "")
         assert not re.search(r"(https?:)?//[a-z]", re.sub(r"//\s.*", "", text)), name
-    page = assets["index.html"].body.decode()
+    page = assets["index.html"]
     assert not re.search(r"<style|\sstyle=|\son\w+=|<script(?![^>]*\ssrc=)", page)
-    scripts = "\n".join(asset.body.decode() for name, asset in assets.items() if name.endswith(".js"))
+    scripts = "\n".join(asset for name, asset in assets.items() if name.endswith(".js"))
     assert not re.search(
         r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function", scripts
     )
@@ -226,6 +227,5 @@ async def test_files_are_asked_about_and_not_sent_again(service: Service) -> Non
 
 async def test_the_page_can_be_switched_off(start: Start) -> None:
     service = await start(page=False)
-    answers: list[httpx.Response] = [await service.client.get(path) for path in ("/", "/static/page.js")]
-    assert [answer.status_code for answer in answers] == [404, 404]
+    assert_problem(await service.client.get("/"), 404, "not_found")
     assert (await service.client.get("/stats")).status_code == 200

@@ -1,0 +1,38 @@
+"""GET /docs: Swagger UI over /openapi.json. Its files are served from here, so it works offline."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from hashlib import sha256
+
+from fastapi import APIRouter
+from fastapi.openapi.docs import get_swagger_ui_html
+from starlette.responses import Response
+
+# Swagger UI sets styles on its elements and draws its icons from data URLs.
+_POLICY = (
+    "default-src 'none'; script-src 'self' 'sha256-{script}'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+
+def docs_routes(title: str) -> APIRouter:
+    """The one route. URLs in the page are relative: the service may be mounted below a path of a proxy."""
+    router = APIRouter(include_in_schema=False)
+    page = get_swagger_ui_html(
+        openapi_url="openapi.json",
+        title=title,
+        swagger_js_url="static/swagger/swagger-ui-bundle.js",
+        swagger_css_url="static/swagger/swagger-ui.css",
+        swagger_favicon_url="static/icon.svg",
+        swagger_ui_parameters={"tryItOutEnabled": True, "persistAuthorization": True, "validatorUrl": None},
+    )
+    script = bytes(page.body).partition(b"<script>")[2].partition(b"</script>")[0]
+    policy = _POLICY.format(script=b64encode(sha256(script).digest()).decode())
+
+    @router.get("/docs")
+    @router.head("/docs")
+    async def docs() -> Response:
+        return Response(page.body, media_type="text/html", headers={"content-security-policy": policy})
+
+    return router

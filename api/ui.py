@@ -1,0 +1,36 @@
+"""The web page at / and the files under /static/, which need nothing from any other host."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.staticfiles import StaticFiles
+
+STATIC = "/static/{name:path}"
+# The page may load its own files and call this API: no inline scripts or styles, no frames, no form targets.
+PAGE_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'"
+)
+_HEADERS = {"cache-control": "no-cache", "content-security-policy": PAGE_POLICY}
+
+
+def ui_routes(page: bool) -> APIRouter:
+    """Static files, and the page at / if `page`."""
+    router = APIRouter(include_in_schema=False)
+    files = StaticFiles(packages=[("api", "static")])
+
+    @router.get(STATIC)
+    async def static(name: str, request: Request) -> Response:
+        response = await files.get_response(name, request.scope)
+        response.headers.update(_HEADERS)
+        return response
+
+    async def index(request: Request) -> Response:
+        if not page:
+            raise HTTPException(404)
+        return await static("index.html", request)
+
+    router.add_api_route("/", index, methods=["GET", "HEAD"])
+    return router

@@ -1,0 +1,30 @@
+"""The page at /docs: Swagger UI, with nothing from another host."""
+
+from __future__ import annotations
+
+import re
+from base64 import b64encode
+from hashlib import sha256
+
+from tests.unit.api.pretended import Service
+
+
+async def test_the_page_loads_its_own_files_and_the_contract(service: Service) -> None:
+    page = (await service.client.get("/docs")).text
+    named = re.findall(r'(?:src|href)="([^"]+)"', page)
+    assert {name.rpartition(".")[2] for name in named} == {"js", "css", "svg"}
+    for name in named:
+        answer = await service.client.get("/" + name)
+        assert answer.status_code == 200, name
+        assert int(answer.headers["content-length"]) > 100
+    assert "url: 'openapi.json'" in page
+
+
+async def test_the_page_asks_no_other_host(service: Service) -> None:
+    """It was blank offline, and ran whatever a third party served."""
+    answer = await service.client.get("/docs")
+    assert not re.search(r"(?:src|href|url)\s*[=:]\s*[\"'](?:https?:)?//", answer.text)
+    policy = answer.headers["content-security-policy"]
+    assert policy.startswith("default-src 'none'; script-src 'self' 'sha256-")
+    inline = re.findall(r"<script>(.*?)</script>", answer.text, re.DOTALL)
+    assert [b64encode(sha256(one.encode()).digest()).decode() in policy for one in inline] == [True]
