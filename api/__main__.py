@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from api.serve import serve
+from api.server.run import serve
 from api.settings import ApiSettings
 
 if __name__ == "__main__":

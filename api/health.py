@@ -10,13 +10,13 @@ from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
 
-from api.edge import Direct, Handoff
+from api.asgi.middleware import Direct, Handoff
+from api.asgi.wire import JSON, NOSNIFF, Head, Receive, Scope, Send, send_answer
+from api.backend import Hub, Models
 from api.errors import Problem
 from api.lifecycle import Phase
 from api.metrics import Metrics
-from api.mill import Hub, Models
-from api.schema import Error
-from api.wire import JSON, NOSNIFF, Head, Receive, Scope, Send, send_answer
+from api.predict.request import Error
 
 
 class Healthy(BaseModel):

@@ -10,8 +10,8 @@ import re
 from collections.abc import Mapping
 from hashlib import sha256
 
+from api.asgi.wire import Head
 from api.errors import Problem
-from api.wire import Head
 
 # What `sha256sum` says of a variable that is not set, after printf and after echo.
 _EMPTY = frozenset(sha256(nothing).hexdigest() for nothing in (b"", b"\n"))

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-from api.door import Door
+from api.server.syn_filter import Door
 
 log = logging.getLogger(__name__)
 

@@ -10,24 +10,24 @@ from pathlib import Path
 
 from fastapi import APIRouter, FastAPI, Response
 
-from api.cache import LocalCache
+from api.asgi.middleware import Edge, Handoff
+from api.backend import Cache, Hub
 from api.docs_page import docs_routes
-from api.door import Door
-from api.edge import Edge, Handoff
 from api.health import Health, health_routes
-from api.job_desk import JobDesk
-from api.jobs import Deferral, job_routes
+from api.jobs.routes import Deferral, job_routes
+from api.jobs.service import JobDesk
 from api.keys import Keys
 from api.lifecycle import PHASE, Phase
 from api.metrics import Metrics, MillCollector
-from api.mill import Cache, Hub
-from api.predict import Predict
-from api.schema import PREDICT_RESPONSES, Predictions, request_body
+from api.predict.handler import Predict
+from api.predict.local_cache import LocalCache
+from api.predict.request import PREDICT_RESPONSES, Predictions, request_body
+from api.server.syn_filter import Door
 from api.settings import ApiSettings
-from api.stats import Stats, stats_routes
+from api.stats.routes import Stats, stats_routes
 from api.ui import ui_routes
-from batcher.replies import ReplyHub
-from batcher.shared_cache import SharedCache
+from batcher.hub.hub import ReplyHub
+from batcher.hub.shared_cache import SharedCache
 
 PUBLISH_EVERY_S = 1.0
 
@@ -51,7 +51,7 @@ def create_app(
     """The ASGI application. `hub`, `cache` and `jobs` default to real ones on the settings' Redis.
 
     `metrics_dir` is where several processes of one service keep their counters; `catch_signals` lets SIGTERM
-    take readiness away and shut the `door` before the server begins to stop (for those run by `api.serve`).
+    take readiness away and shut the `door` before the server begins to stop (for those run by `api.server.run`).
     """
     hub = hub or ReplyHub.connect(settings)
     cache = cache or SharedCache.connect(settings)

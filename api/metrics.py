@@ -24,10 +24,10 @@ from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import Collector
 
-from api.cache import LocalCache
-from api.mill import Cache, Hub
-from batcher.buckets import duration_bounds
-from batcher.common_metrics import own_version
+from api.backend import Cache, Hub
+from api.predict.local_cache import LocalCache
+from batcher.core.buckets import duration_bounds
+from batcher.core.metrics import own_version
 from batcher.errors import (
     BudgetExceeded,
     EntryFailed,
@@ -57,7 +57,7 @@ OUTCOME_OF: dict[type[MillraceError], str] = {
     NoWorker: "refused",
     QueueUnavailable: "refused",
 }
-# Of `batcher.asks.HubCounts`: field -> what it counts.
+# Of `batcher.hub.dispatcher.HubCounts`: field -> what it counts.
 HUB_COUNTS = {
     "queued": "Entries that this API put into the queue",
     "joined": "Entries that were in the queue or running already: single flight",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from api.access import OPEN_PATHS
+from api.auth import OPEN_PATHS
 
 SCHEMES: dict[str, dict[str, str]] = {
     "Bearer": {"type": "http", "scheme": "bearer", "description": "An API key, where keys are set"},

@@ -10,8 +10,8 @@ import re
 from collections.abc import Sequence
 from ipaddress import ip_address
 
+from api.asgi.wire import Head
 from api.errors import Problem
-from api.wire import Head
 
 _name = re.compile(r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*").fullmatch
 _host = re.compile(rb"(\[[0-9a-f:.]{2,45}\]|[a-z0-9_.-]{1,255})(?::[0-9]{1,5})?").fullmatch
@@ -32,7 +32,7 @@ def parse_hosts(value: str) -> tuple[str, ...]:
     names = tuple(filter(None, (part.strip().lower() for part in value.split(","))))
     if any(name != "*" and _name(name) is None for name in names):
         raise ValueError(
-            "hosts are names without scheme or port: mill.example, api.mill.svc; * is every name"
+            "hosts are names without scheme or port: mill.example, api.backend.svc; * is every name"
         )
     return names
 

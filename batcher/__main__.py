@@ -10,14 +10,15 @@ import sys
 import time
 import uuid
 
-from batcher import garbage, logs, tracing
-from batcher.claims import WAIT_S
-from batcher.connect import connect
-from batcher.instruments import Instruments
-from batcher.metrics import MeasuredQueue
+from batcher import gc_tuning as garbage
+from batcher import logs, tracing
+from batcher.core.connection import connect
 from batcher.settings import WorkerSettings
-from batcher.shared_cache import CacheWriter
-from batcher.worker import Worker
+from batcher.worker.cache_writer import CacheWriter
+from batcher.worker.claimer import WAIT_S
+from batcher.worker.loop import Worker
+from batcher.worker.metrics import MeasuredQueue
+from batcher.worker.observability import Instruments
 from model_store import Classifier, ModelError, ModelInfo, load
 
 log = logging.getLogger(__name__)

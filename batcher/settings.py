@@ -52,6 +52,11 @@ class QueueSettings(BaseSettings):
         """Whether the cache lies in the queue's own Redis."""
         return self.cache_url in (None, self.redis_url)
 
+    @property
+    def cache_address(self) -> str:
+        """URL of the Redis that holds the cache."""
+        return (self.cache_url or self.redis_url).get_secret_value()
+
 
 class WorkerSettings(QueueSettings):
     """The worker: which model, on what, in which batches."""

@@ -25,7 +25,7 @@ from benchmarks import report
 from benchmarks.hit_servers import SCORES, TEXTS, fill_cache
 from benchmarks.service import cpu_s, process, redis_in_memory, until
 from benchmarks.wrk import Wrk, wrk
-from millrace.startup import free_port
+from millrace.settings_loader import free_port
 
 TITLES = {
     "echo": "bare ASGI echo",

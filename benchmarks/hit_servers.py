@@ -13,10 +13,10 @@ from typing import Any
 
 import uvicorn
 
-from batcher.asks import HubCounts
-from batcher.eviction import EvictionWatch
+from batcher.core.eviction import EvictionWatch
+from batcher.core.outage import Outage
+from batcher.hub.dispatcher import HubCounts
 from batcher.messages import NO_SNAPSHOT, ModelRecord, Prediction, Snapshot, WorkerRecord, entry_id, fragment
-from batcher.outage import Outage
 
 TEXTS = ("I love you!", "I hate you!", "I am a Kubernetes Cluster!")
 LABELS = ("NEGATIVE", "POSITIVE")
@@ -145,7 +145,7 @@ def fill_cache(redis_url: str) -> None:
     """Writes the three predictions as a worker would."""
     import redis
 
-    from batcher.shared_cache import remember
+    from batcher.worker.cache_writer import remember
 
     results = []
     for text, scores in zip(TEXTS, SCORES, strict=True):

@@ -27,9 +27,9 @@ from typing import Any
 
 import httpx
 
-from batcher.job_run import BUDGET_S, REQUEST_TEXTS
+from batcher.hub.hub import ReplyHub
+from batcher.jobs.runner import BUDGET_S, REQUEST_TEXTS
 from batcher.messages import entry_id
-from batcher.replies import ReplyHub
 from batcher.settings import JobSettings
 from benchmarks import report
 from benchmarks.memory import Memory

@@ -18,8 +18,8 @@ from itertools import islice
 
 import redis
 
+from batcher.core.outage import REDIS_ERRORS
 from batcher.messages import fragment
-from batcher.outage import REDIS_ERRORS
 from benchmarks import report
 from benchmarks.net import Connection, predict_body
 from benchmarks.service import Service, service

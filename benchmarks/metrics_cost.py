@@ -19,10 +19,10 @@ from itertools import islice
 from pathlib import Path
 from statistics import median
 
-from batcher.drift import DriftWatch, WatchedClassifier
 from batcher.messages import Entry, entry_id
-from batcher.metrics import WorkerMetrics
-from batcher.reports import BatchReport
+from batcher.worker.drift import DriftWatch, WatchedClassifier
+from batcher.worker.metrics import WorkerMetrics
+from batcher.worker.stats import BatchReport
 from benchmarks import report
 from benchmarks.hit import known_texts, served
 from benchmarks.hit_servers import TEXTS

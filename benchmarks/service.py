@@ -15,8 +15,8 @@ from urllib.request import urlopen
 
 import redis
 
-from millrace.embedded import find_server
-from millrace.startup import free_port
+from millrace.local.embedded_redis import find_server
+from millrace.settings_loader import free_port
 
 READY_S = 180.0
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")

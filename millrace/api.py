@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from api.settings import ApiSettings
-from millrace.startup import check_port, load_settings
+from millrace.settings_loader import check_port, load_settings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,7 +19,7 @@ def run(args: argparse.Namespace) -> int:
     """Serves until it is told to stop."""
     settings = load_settings(ApiSettings, host=args.host, port=args.port, processes=args.processes)
     check_port(settings.host, settings.port)
-    from api.serve import serve
+    from api.server.run import serve
 
     serve(settings)
     return 0

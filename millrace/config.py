@@ -12,7 +12,7 @@ from itertools import groupby
 from pydantic import SecretStr
 
 from batcher.settings import QueueSettings
-from millrace.startup import SECTIONS, load_settings, own_fields, variables
+from millrace.settings_loader import SECTIONS, load_settings, own_fields, variables
 
 _HIDDEN = "********"
 

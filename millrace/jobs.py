@@ -8,7 +8,7 @@ from importlib.util import find_spec
 
 from batcher.settings import JobSettings
 from millrace.errors import CommandError
-from millrace.startup import load_settings
+from millrace.settings_loader import load_settings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def available() -> bool:
     """Whether this installation has a jobs worker."""
-    return find_spec("batcher.jobs") is not None
+    return find_spec("batcher.jobs.main") is not None
 
 
 def run(args: argparse.Namespace) -> int:
@@ -25,5 +25,5 @@ def run(args: argparse.Namespace) -> int:
     settings = load_settings(JobSettings)
     if not available():
         raise CommandError("this version has no jobs worker.")
-    status: int = importlib.import_module("batcher.jobs").main(settings)
+    status: int = importlib.import_module("batcher.jobs.main").main(settings)
     return status

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Iterator
 
 from millrace.errors import CommandError
-from millrace.stats import Frame, NoAnswer, StatsClient, add_arguments, number
+from millrace.stats_client import Frame, NoAnswer, StatsClient, add_arguments, number
 
 __all__ = ["add_arguments", "run"]
 

@@ -9,7 +9,7 @@ from itertools import chain, count
 from pathlib import Path
 from typing import Any, Literal, Protocol, TextIO, get_args
 
-from api.table import BadTable, read_table
+from api.jobs.csv_rows import BadTable, read_table
 from millrace.errors import CommandError
 
 Format = Literal["csv", "ndjson", "txt"]

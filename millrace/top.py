@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from millrace.errors import CommandError
-from millrace.stats import Frame, NoAnswer, StatsClient, number
-from millrace.stats import add_arguments as add_client_arguments
+from millrace.stats_client import Frame, NoAnswer, StatsClient, number
+from millrace.stats_client import add_arguments as add_client_arguments
 
 if TYPE_CHECKING:
     from rich.console import Group, RenderableType

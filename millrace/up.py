@@ -10,10 +10,10 @@ from urllib.parse import urlsplit
 from api.settings import ApiSettings
 from batcher.settings import WorkerSettings
 from millrace import jobs
-from millrace.embedded import DataDir, EmbeddedRedis, default_data_dir, find_server
 from millrace.errors import CommandError
-from millrace.mill import Mill
-from millrace.startup import check_port, free_port, load_settings
+from millrace.local.embedded_redis import DataDir, EmbeddedRedis, default_data_dir, find_server
+from millrace.local.stack import Mill
+from millrace.settings_loader import check_port, free_port, load_settings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from batcher.settings import WorkerSettings
-from millrace.startup import load_settings
+from millrace.settings_loader import load_settings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

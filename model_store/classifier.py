@@ -89,7 +89,7 @@ class Classifier(Protocol):
         """One forward pass: scores of shape (len(batch), len(info.labels)), in order.
 
         Softmax over labels, or a sigmoid each when `info.multi_label`. An empty batch gives [].
-        The caller chooses which texts share a pass (see `batcher.collect`).
+        The caller chooses which texts share a pass (see `batcher.worker.batching`).
         """
 
     def close(self) -> None:

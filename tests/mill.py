@@ -16,7 +16,7 @@ from typing import Any
 
 import httpx
 
-from millrace.startup import free_port
+from millrace.settings_loader import free_port
 from tests.servers import RedisServer
 
 START_S = 60.0

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import redis
 
-from millrace.embedded import find_server
 from millrace.errors import CommandError
-from millrace.startup import free_port
+from millrace.local.embedded_redis import find_server
+from millrace.settings_loader import free_port
 
 
 def server_binary() -> Path | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import httpx
 
-from millrace.startup import free_port
+from millrace.settings_loader import free_port
 from tests.mill import Process, millrace
 from tests.proxy import Proxy
 from tests.servers import RedisServer, server_binary

@@ -16,7 +16,7 @@ import pytest
 
 from batcher.messages import fragment
 from benchmarks.texts import texts
-from millrace.startup import free_port
+from millrace.settings_loader import free_port
 from model_store.stub import LABELS, StubClassifier
 from tests.mill import Mill, Process, millrace, wait_until
 

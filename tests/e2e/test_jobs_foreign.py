@@ -15,7 +15,7 @@ import httpx
 import pytest
 import redis
 
-from millrace.startup import free_port
+from millrace.settings_loader import free_port
 from tests.mill import Mill, wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.redis]
@@ -55,7 +55,7 @@ def test_finding_01_only_the_jobs_of_this_service_are_run(mill: Callable[..., Mi
     foreign = [f"{number:032x}" for number in range(4)]
     with made.redis.client() as client:
         put(client, foreign[0], data=call("os.system", touch["function"]))
-        put(client, foreign[1], data=call("batcher.jobs.os.system", touch["module"]))
+        put(client, foreign[1], data=call("batcher.jobs.main.os.system", touch["module"]))
         put(client, foreign[2], data=call("batcher.jobs.run", "f" * 32))
         put(client, foreign[3], data=b"\x80\x04 no JSON")
         put(client, "short", data=call("os.system", touch["short"]))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from millrace.startup import free_port
+from millrace.settings_loader import free_port
 from tests.e2e.conftest import Up
 
 ROOT = Path(__file__).parents[2]

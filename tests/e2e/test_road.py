@@ -15,7 +15,7 @@ import httpx
 import psutil
 import pytest
 
-from millrace.startup import free_port
+from millrace.settings_loader import free_port
 from tests.mill import Mill, Process, millrace, wait_until
 from tests.servers import RedisServer
 
@@ -126,7 +126,7 @@ def test_the_api_starts_fast_small_and_without_a_model(redis_server: RedisServer
 
 
 def test_the_api_imports_nothing_of_the_model() -> None:
-    code = f"import sys, api.serve; sys.exit(', '.join(sorted({{*{HEAVY!r}}} & set(sys.modules))) or 0)"
+    code = f"import sys, api.server.run; sys.exit(', '.join(sorted({{*{HEAVY!r}}} & set(sys.modules))) or 0)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 

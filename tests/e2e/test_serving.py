@@ -16,7 +16,7 @@ import httpx
 import psutil
 import pytest
 
-from millrace.startup import free_port
+from millrace.settings_loader import free_port
 from tests.mill import Process, millrace, wait_until
 
 pytestmark = pytest.mark.e2e

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from millrace.errors import CommandError
-from millrace.supervisor import Child, Group, Plan, stop_in_order
+from millrace.local.supervisor import Child, Group, Plan, stop_in_order
 from tests.mill import wait_until
 
 pytestmark = pytest.mark.e2e
@@ -153,7 +153,7 @@ async def test_the_end_of_the_guard_is_noticed(group: Group) -> None:
 def test_nothing_is_left_when_the_supervisor_is_killed() -> None:
     code = f"""
         import asyncio, sys
-        from millrace.supervisor import Child, Group, Plan
+        from millrace.local.supervisor import Child, Group, Plan
         async def main():
             group = Group()
             await group.open()

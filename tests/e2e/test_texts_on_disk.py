@@ -9,8 +9,8 @@ import psutil
 import pytest
 import redis
 
-from millrace.embedded import DataDir, EmbeddedRedis, ServerBinary
 from millrace.errors import CommandError
+from millrace.local.embedded_redis import DataDir, EmbeddedRedis, ServerBinary
 from tests.e2e.conftest import Up
 from tests.mill import Mill, wait_until
 

@@ -14,8 +14,8 @@ import pytest
 import redis as redis_client
 from pydantic import SecretStr
 
+from batcher.hub.hub import ReplyHub
 from batcher.messages import Prediction, entry_id
-from batcher.replies import ReplyHub
 from batcher.settings import QueueSettings
 from tests.answers import right
 from tests.mill import Process

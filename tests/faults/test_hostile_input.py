@@ -18,15 +18,15 @@ from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import response_schema_conformance, status_code_conformance
 
-from api.edge import Edge
-from api.job_desk import JobDesk
+from api.asgi.middleware import Edge
+from api.jobs.service import JobDesk
 from api.main import create_app
 from api.settings import ApiSettings
+from batcher.core.consumer import read_claim
 from batcher.errors import Malformed
-from batcher.job_queue import JobQueue
-from batcher.job_store import JobStore
+from batcher.jobs.rq_queue import JobQueue
+from batcher.jobs.store import JobStore
 from batcher.messages import decode_result
-from batcher.redis_queue import read_claim
 from tests.unit.pretended import FakeCache, FakeHub
 
 CASES = int(os.environ.get("HOSTILE_CASES", "60"))

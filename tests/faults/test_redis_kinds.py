@@ -15,9 +15,9 @@ import trustme
 from pydantic import SecretStr
 
 from batcher.errors import MillraceError
+from batcher.hub.shared_cache import SharedCache
 from batcher.settings import QueueSettings
-from batcher.shared_cache import SharedCache
-from millrace.startup import free_port
+from millrace.settings_loader import free_port
 from tests.faults.conftest import Road
 from tests.mill import Mill, Process, millrace, wait_until
 from tests.servers import RedisServer, server_binary

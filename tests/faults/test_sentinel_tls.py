@@ -11,8 +11,8 @@ import pytest
 import redis
 import trustme
 
-from batcher.connect import connect, connect_async
-from millrace.startup import free_port
+from batcher.core.connection import connect, connect_async
+from millrace.settings_loader import free_port
 from tests.mill import Process, wait_until
 from tests.servers import RedisServer, server_binary
 

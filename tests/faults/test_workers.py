@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 import redis
 
-from batcher.connect import connect
+from batcher.core.connection import connect
+from batcher.core.consumer import WorkerQueue
+from batcher.core.keys import cache_key
 from batcher.errors import EntryFailed, EntryPoisoned
 from batcher.messages import Prediction, entry_id
-from batcher.redis_queue import WorkerQueue, cache_key
-from batcher.reports import Progress, model_record
+from batcher.worker.stats import Progress, model_record
 from model_store.stub import StubClassifier
 from tests.answers import right
 from tests.faults.conftest import P, Road

@@ -8,10 +8,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 import pytest
 import redis
 
-from batcher.connect import connect, connect_async
-from batcher.job_store import JobStore
-from batcher.outage import REDIS_ERRORS
-from batcher.redis_queue import ApiQueue, WorkerQueue
+from batcher.core.connection import connect, connect_async
+from batcher.core.consumer import WorkerQueue
+from batcher.core.outage import REDIS_ERRORS
+from batcher.core.producer import ApiQueue
+from batcher.jobs.store import JobStore
 from tests.mill import wait_until
 from tests.proxy import Proxy
 from tests.servers import RedisServer

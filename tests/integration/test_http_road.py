@@ -15,17 +15,18 @@ import httpx
 import pytest
 from pydantic import ValidationError
 
-from api.edge import Edge
+from api.asgi.middleware import Edge
 from api.main import create_app
 from api.settings import ApiSettings
-from batcher import claims
-from batcher.admission import LaneCaps
-from batcher.redis_queue import WorkerQueue
-from batcher.replies import ReplyHub
-from batcher.reports import BatchReport
+from batcher.core.consumer import WorkerQueue
+from batcher.hub.admission import LaneCaps
+from batcher.hub.hub import ReplyHub
+from batcher.hub.shared_cache import SharedCache
 from batcher.settings import WorkerSettings
-from batcher.shared_cache import SharedCache, remember
-from batcher.worker import Worker
+from batcher.worker.cache_writer import remember
+from batcher.worker.loop import Worker
+from batcher.worker.loop import claimer as claims
+from batcher.worker.stats import BatchReport
 from model_store.stub import StubClassifier
 from tests.servers import leftovers
 
@@ -218,7 +219,7 @@ def kept_by_cycles() -> Iterator[list[str]]:
     try:
         yield found
         gc.collect()
-        ours = ("api.", "batcher.errors", "batcher.waiters")
+        ours = ("api.", "batcher.errors", "batcher.hub.pending")
         found += [type(one).__name__ for one in gc.garbage if type(one).__module__.startswith(ours)]
     finally:
         gc.set_debug(0)

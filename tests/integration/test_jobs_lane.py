@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import redis
 
+from batcher.core.consumer import WorkerQueue
+from batcher.core.producer import ApiQueue
 from batcher.messages import Lane
-from batcher.redis_queue import ApiQueue, WorkerQueue
 
 Ask = Callable[[str, int, Lane], None]
 

@@ -7,9 +7,9 @@ import time
 import pytest
 import redis
 
-from batcher.job_record import Attempt, JobRecord
-from batcher.job_store import JobStore
-from batcher.job_upload import Budget, NoRoom, Submission
+from batcher.jobs.records import Attempt, JobRecord
+from batcher.jobs.store import JobStore
+from batcher.jobs.upload import Budget, NoRoom, Submission
 from tests.servers import RedisServer
 
 JOB = "a" * 32
@@ -248,7 +248,7 @@ def test_finding_03_an_earlier_job_of_the_same_id_writes_nothing(store: JobStore
 def test_the_same_start_twice_is_one_attempt(store: JobStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """A client library sends it again when the reply is lost."""
     create(store)
-    monkeypatch.setattr("batcher.job_store.secrets.token_hex", lambda size: "t" * size)
+    monkeypatch.setattr("batcher.jobs.store.secrets.token_hex", lambda size: "t" * size)
     assert [store.start(JOB).number for _ in range(10)] == [1] * 10
     assert record_of(store).status == "running"
 

@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator
 import pytest
 import redis
 
-from batcher.connect import connect_async
-from batcher.lines import Lines
+from batcher.core.connection import connect_async
+from batcher.core.pool import Lines
 from tests.servers import RedisServer
 
 pytestmark = pytest.mark.redis

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import redis
 
+from batcher.core.consumer import Claim, WorkerQueue, read_claim
+from batcher.core.producer import ApiQueue, queue_states, sweep_command
 from batcher.errors import QueueFull
 from batcher.messages import Failure, Prediction, decode_result, fragment
-from batcher.redis_queue import ApiQueue, Claim, WorkerQueue, queue_states, read_claim, sweep_command
 from tests.mill import wait_until
 from tests.servers import leftovers
 

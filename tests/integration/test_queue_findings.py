@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 import redis
 
-from batcher.redis_queue import ApiQueue
+from batcher.core.producer import ApiQueue
 from tests.integration.test_queue_contract import ANSWER, FAILURE, MODEL, RECORD, Bench, ids_of
 from tests.mill import wait_until
 from tests.servers import RedisServer

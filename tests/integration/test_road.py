@@ -13,8 +13,10 @@ import fakeredis
 import pytest
 import redis.asyncio
 
-from batcher import claims
-from batcher.admission import LaneCaps
+from batcher.core.consumer import WorkerQueue
+from batcher.core.keys import cache_key
+from batcher.core.producer import ApiQueue
+from batcher.core.scripts import Command
 from batcher.errors import (
     BudgetExceeded,
     EntryFailed,
@@ -22,13 +24,15 @@ from batcher.errors import (
     QueueFull,
     QueueUnavailable,
 )
+from batcher.hub.admission import LaneCaps
+from batcher.hub.hub import ReplyHub
+from batcher.hub.shared_cache import SharedCache
 from batcher.messages import Failure, Prediction, entry_id
-from batcher.redis_queue import ApiQueue, Command, WorkerQueue, cache_key
-from batcher.replies import ReplyHub
-from batcher.reports import BatchReport
 from batcher.settings import WorkerSettings
-from batcher.shared_cache import SharedCache, remember
-from batcher.worker import Worker
+from batcher.worker.cache_writer import remember
+from batcher.worker.loop import Worker
+from batcher.worker.loop import claimer as claims
+from batcher.worker.stats import BatchReport
 from model_store.stub import StubClassifier
 from tests.servers import leftovers
 

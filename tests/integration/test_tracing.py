@@ -19,16 +19,17 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind
 
+from api.asgi.tracing import Traced
 from api.main import create_app
 from api.settings import ApiSettings
-from api.tracing import Traced
-from batcher import tracing, worker_traces
+from batcher import tracing
 from batcher.__main__ import build_worker
-from batcher.instruments import Instruments
-from batcher.job_store import JobStore
+from batcher.jobs.store import JobStore
 from batcher.settings import WorkerSettings
-from batcher.shared_cache import CacheWriter
-from batcher.worker import Worker
+from batcher.worker.cache_writer import CacheWriter
+from batcher.worker.loop import Worker
+from batcher.worker.loop import traces as worker_traces
+from batcher.worker.observability import Instruments
 from model_store.stub import StubClassifier
 from tests.mill import wait_until
 from tests.servers import RedisServer
@@ -201,7 +202,7 @@ async def test_off_means_that_what_came_is_handed_on_and_nothing_is_made(
         assert tracing.current() == ""
 
 
-@pytest.mark.parametrize("modules", ["batcher.__main__, batcher.jobs", "api.serve, api.main"])
+@pytest.mark.parametrize("modules", ["batcher.__main__, batcher.jobs.main", "api.server.run, api.main"])
 def test_every_process_starts_without_the_packages_of_the_extra(modules: str) -> None:
     away = "{'opentelemetry.sdk': None, 'opentelemetry.exporter': None}"
     code = f"import sys; sys.modules |= {away}; import {modules}"

@@ -16,11 +16,11 @@ import yaml
 from prometheus_client import CollectorRegistry
 
 from api.metrics import Metrics, MillCollector
-from batcher.drift import DriftWatch
-from batcher.job_metrics import JobsMetrics
-from batcher.job_store import JobStore
-from batcher.metrics import WorkerCollector, WorkerMetrics
-from batcher.outage import Outage
+from batcher.core.outage import Outage
+from batcher.jobs.metrics import JobsMetrics
+from batcher.jobs.store import JobStore
+from batcher.worker.drift import DriftWatch
+from batcher.worker.metrics import WorkerCollector, WorkerMetrics
 from model_store.stub import StubClassifier
 from tests.unit.pretended import FakeHub
 

@@ -12,7 +12,7 @@ import pytest
 from pydantic import SecretStr
 
 from millrace.__main__ import COMMANDS
-from millrace.startup import SECTIONS, known_variables, own_fields, variables
+from millrace.settings_loader import SECTIONS, known_variables, own_fields, variables
 
 ROOT = Path(__file__).parents[2]
 TABLE_ROW = re.compile(r"^\| `(MILLRACE_\w+)` \| (?:`([^`]*)`)? ?\|", re.MULTILINE)

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from batcher.settings import JobSettings, WorkerSettings
-from millrace.startup import known_variables
+from millrace.settings_loader import known_variables
 
 ROOT = Path(__file__).parents[2]
 IMAGES = ("api", "worker")

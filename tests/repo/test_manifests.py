@@ -13,9 +13,9 @@ import pytest
 import yaml
 
 from api.settings import ApiSettings
-from batcher.redis_queue import prefix
+from batcher.core.keys import prefix
 from batcher.settings import JobSettings, WorkerSettings
-from millrace.startup import known_variables
+from millrace.settings_loader import known_variables
 from tests.repo.manifests import FIELDS, K8S, ROOT, Object, of_kind, render, unknown_fields
 
 # The oldest release that the manifests promise to work on (`sleep` in preStop), and the newest with schemas.

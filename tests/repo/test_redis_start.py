@@ -19,7 +19,7 @@ import yaml
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from millrace.startup import free_port
+from millrace.settings_loader import free_port
 from tests.repo.manifests import K8S, ROOT, Object, of_kind, render
 from tests.servers import server_binary
 

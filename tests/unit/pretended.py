@@ -7,8 +7,9 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from batcher.asks import HubCounts
-from batcher.eviction import EvictionWatch
+from batcher.core.eviction import EvictionWatch
+from batcher.core.outage import Outage
+from batcher.hub.dispatcher import HubCounts
 from batcher.messages import (
     NO_SNAPSHOT,
     Lane,
@@ -20,7 +21,6 @@ from batcher.messages import (
     entry_id,
     fragment,
 )
-from batcher.outage import Outage
 
 REVISION = "a1b2c3d4e5f6" + "0" * 52
 OTHER_REVISION = "ffeeddccbbaa" + "0" * 52

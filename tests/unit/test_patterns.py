@@ -13,15 +13,15 @@ from typing import Any
 import pytest
 
 import api
+from api.asgi.wire import Head, check_length, is_json, parse_prefer
 from api.errors import Problem
-from api.job_reader import read_csv, read_ndjson
-from api.job_view import page_type
-from api.json_reader import read_json
-from api.wire import Head, check_length, is_json, parse_prefer
+from api.jobs.parsers import read_csv, read_ndjson
+from api.jobs.schemas import page_type
+from api.predict.json_reader import read_json
 from tests.unit.patterns import Costly, attacks, check_linear
 
 # Beside those of the API: what texts and what Redis holds of them go through.
-BEYOND = ("batcher.messages", "batcher.outage", "batcher.tracing", "model_store.stub")
+BEYOND = ("batcher.messages", "batcher.core.outage", "batcher.tracing", "model_store.stub")
 
 
 def patterns_of(module: ModuleType) -> Iterator[tuple[str, Any, re.Pattern[Any]]]:
@@ -51,7 +51,11 @@ def test_finding_07_every_pattern_takes_linear_time(use: Any, pattern: re.Patter
 
 def test_patterns_are_found() -> None:
     names = {name for name, _, _ in FOUND}
-    assert {"api.wire._seconds", "api.json_reader._space", "batcher.messages._is_fragment"} <= names
+    assert {
+        "api.asgi.wire._seconds",
+        "api.predict.json_reader._space",
+        "batcher.messages._is_fragment",
+    } <= names
 
 
 # The one that took 2.5 s for 800 spaces: `Prefer: wait=`, spaces, `""x`.

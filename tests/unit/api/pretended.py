@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 
-from api.edge import Edge
+from api.asgi.middleware import Edge
 from api.main import create_app
 from api.settings import ApiSettings
 from tests.unit.pretended import FakeCache, FakeHub

@@ -6,11 +6,11 @@ from hashlib import sha256
 
 import pytest
 
-from api.access import ClientCap, RateLimit
+from api.asgi.wire import Head
+from api.auth import ClientCap, RateLimit
 from api.errors import Problem
 from api.keys import Keys
 from api.settings import ApiSettings
-from api.wire import Head
 
 
 def head(**found: str) -> Head:

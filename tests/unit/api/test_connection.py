@@ -11,12 +11,12 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import pytest
 import uvicorn
 
-from api import connection
-from api.backlog import BACKLOG, RESERVE, Backlog
-from api.bodies import BodyReader
-from api.connection import Connection
+from api.asgi.bodies import BodyReader
+from api.asgi.wire import JSON, Gone, Receive, Scope, Send, send_answer
 from api.lifecycle import PHASE, Phase
-from api.wire import JSON, Gone, Receive, Scope, Send, send_answer
+from api.server import protocol as connection
+from api.server.backlog import BACKLOG, RESERVE, Backlog
+from api.server.protocol import Connection
 from tests.servers import free_port
 
 Peer = tuple[asyncio.StreamReader, asyncio.StreamWriter]

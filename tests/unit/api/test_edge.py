@@ -11,7 +11,7 @@ from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Mount
 
-from api.edge import Edge
+from api.asgi.middleware import Edge
 from api.errors import Problem
 from batcher.errors import QueueUnavailable
 from tests.unit.api.pretended import Service, Start, assert_problem

@@ -180,7 +180,7 @@ def test_finding_18_the_command_says_what_to_do(
     def never(*_: object, **__: object) -> None:
         raise AssertionError("it starts")
 
-    monkeypatch.setattr("api.serve.serve", never)
+    monkeypatch.setattr("api.server.run.serve", never)
     monkeypatch.setattr("millrace.up.find_server", never)
     monkeypatch.setenv("MILLRACE_HOST", "0.0.0.0")
     monkeypatch.setenv("MILLRACE_PORT", "0")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 
-from api.misses import LEAST_S
+from api.predict.lookup import LEAST_S
 from batcher.messages import Outcome, entry_id
 from tests.unit.api.pretended import Service, Start, until
 from tests.unit.pretended import REVISION, FakeHub, prediction

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from api.access import OPEN_PATHS
+from api.auth import OPEN_PATHS
 from tests.unit.api.pretended import Service
 
 

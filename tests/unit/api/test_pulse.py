@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from api.pulse import HISTORY_S, SPAN_S, Pulse, Reading, Worked
+from api.stats.history import HISTORY_S, SPAN_S, Pulse, Reading, Worked
 
 BOUNDS = (0.01, 0.1, 1.0)
 START = Reading(0.0, 0, 0, 0, 0, waiting=0, durations=array("d", [0, 0, 0, 0, 0]))

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from api.asgi.wire import Head, network_of
 from api.rate_limit import Rate, Windows, parse_rate
-from api.wire import Head, network_of
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_finding_24_a_client_of_ipv6_is_its_network(address: str, client: str) -
 def test_finding_24_no_timer_runs_beside_the_service() -> None:
     """One woke every 10 ms and looked at all clients."""
     code = (
-        "import threading; from api.access import RateLimit; rate = RateLimit('5/second'); rate.count('a');"
+        "import threading; from api.auth import RateLimit; rate = RateLimit('5/second'); rate.count('a');"
         "assert threading.active_count() == 1, threading.enumerate()"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from api.asgi.wire import LINGER_BYTES, Message
 from api.errors import Problem
-from api.schema import LARGE_BODY, RequestReader
-from api.wire import LINGER_BYTES, Message
+from api.predict.request import LARGE_BODY, RequestReader
 from batcher.errors import (
     BudgetExceeded,
     EntryFailed,

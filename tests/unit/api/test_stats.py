@@ -12,16 +12,15 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from api.board import Board
 
 import api
-from api import stats as stats_module
-from api.job_desk import JobDesk
+from api.jobs.service import JobDesk
 from api.lifecycle import Phase
 from api.metrics import Metrics
-from api.pulse import Beat
-from api.stats import Stats
-from batcher.job_record import JobRecord
+from api.stats.history import Beat
+from api.stats.routes import Stats
+from api.stats.routes import routes as stats_module
+from batcher.jobs.records import JobRecord
 from batcher.messages import BatchNote, LaneDepth
 from tests.unit.api.pretended import Service, Start, assert_problem
 from tests.unit.pretended import RUNNING, WORKER, FakeHub

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from api.answer import Answer
+from api.asgi.wire import Head
 from api.errors import Problem
-from api.predict import Predict
-from api.wire import Head
+from api.predict.handler import Predict
+from api.predict.response import Answer
 from batcher.errors import BudgetExceeded, QueueFull
 from tests.unit.api.pretended import Service, Start, assert_problem, until
 from tests.unit.pretended import FakeHub

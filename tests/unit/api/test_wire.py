@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.wire import Head, Preference, parse_prefer
+from api.asgi.wire import Head, Preference, parse_prefer
 
 
 @pytest.mark.parametrize(

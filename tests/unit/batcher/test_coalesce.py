@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from batcher.coalesce import Coalescer
+from batcher.core.coalescer import Coalescer
 
 
 class Wire:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batcher.collect import (
+from batcher.worker.batching import (
     Arrivals,
     CostModel,
     claim_cost,

@@ -8,8 +8,8 @@ import pytest
 import redis
 import redis.asyncio
 
-from batcher.connect import connect, connect_async
-from batcher.outage import REDIS_ERRORS, Outage, reason
+from batcher.core.connection import connect, connect_async
+from batcher.core.outage import REDIS_ERRORS, Outage, reason
 
 
 @pytest.mark.parametrize(

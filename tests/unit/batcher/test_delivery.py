@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import redis
 
-from batcher.delivery import Delivery
+from batcher.core.consumer import WorkerQueue
+from batcher.core.outage import Outage
 from batcher.messages import Prediction
-from batcher.outage import Outage
-from batcher.redis_queue import WorkerQueue
+from batcher.worker.results import Delivery
 from tests.conftest import FakeRedis
 
 RESULTS = [("x", Prediction(b"[]", "rev", 1)), ("y", Prediction(b"[]", "rev", 1))]

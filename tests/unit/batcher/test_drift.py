@@ -9,8 +9,8 @@ from dataclasses import replace
 import pytest
 from prometheus_client import generate_latest
 
-from batcher.drift import SLICE_TEXTS, SLICES, DriftWatch, WatchedClassifier
-from batcher.metrics import WorkerMetrics
+from batcher.worker.drift import SLICE_TEXTS, SLICES, DriftWatch, WatchedClassifier
+from batcher.worker.metrics import WorkerMetrics
 from model_store import ModelInfo, Tokens
 from model_store.drift_reference import FEATURES, LEAST_TEXTS
 from model_store.measuring import Measuring

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from batcher.heartbeat import EXIT_HUNG, Heartbeat
-from batcher.redis_queue import WorkerQueue
+from batcher.core.consumer import WorkerQueue
+from batcher.worker.heartbeat import EXIT_HUNG, Heartbeat
 from tests.conftest import FakeRedis
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from batcher.collect import Company, CostModel
+from batcher.worker.batching import Company, CostModel
 
 BUDGET = 512
 

@@ -11,14 +11,14 @@ from rq.job import Job, JobStatus
 from rq.registry import FinishedJobRegistry
 from rq.serializers import JSONSerializer
 
-from batcher import jobs
-from batcher.job_class import FUNCTION, ClassifyJob
-from batcher.job_queue import JobQueue
-from batcher.job_recovery import JobRecovery
-from batcher.job_run import Interrupted
-from batcher.job_store import JobStore
-from batcher.job_worker import JobsWorker, OneLineOutage
-from batcher.outage import Outage
+from batcher.core.outage import Outage
+from batcher.jobs.job_class import FUNCTION, ClassifyJob
+from batcher.jobs.main import main as jobs
+from batcher.jobs.recovery import JobRecovery
+from batcher.jobs.rq_queue import JobQueue
+from batcher.jobs.rq_worker import JobsWorker, OneLineOutage
+from batcher.jobs.runner import Interrupted
+from batcher.jobs.store import JobStore
 from batcher.settings import JobSettings
 from tests.conftest import FakeRedis
 from tests.unit.pretended import FakeCache, FakeHub

@@ -17,9 +17,9 @@ from batcher.errors import (
     QueueFull,
     QueueUnavailable,
 )
-from batcher.job_record import JobRecord
-from batcher.job_run import Interrupted, run_job
-from batcher.job_store import JobStore
+from batcher.jobs.records import JobRecord
+from batcher.jobs.runner import Interrupted, run_job
+from batcher.jobs.store import JobStore
 from batcher.messages import Outcome, entry_id
 from batcher.settings import JobSettings
 from tests.conftest import FakeRedis

@@ -12,13 +12,14 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter
 
 from api.settings import ApiSettings
-from batcher.buckets import BUDGET_S
-from batcher.drift import DriftWatch
+from batcher.core.buckets import BUDGET_S
+from batcher.core.consumer import WorkerQueue
+from batcher.core.scripts import Command
 from batcher.messages import Entry
-from batcher.metrics import MeasuredQueue, WorkerMetrics
-from batcher.probes import Probes
-from batcher.redis_queue import Command, WorkerQueue
-from batcher.reports import BatchReport
+from batcher.probe_server import Probes
+from batcher.worker.drift import DriftWatch
+from batcher.worker.metrics import MeasuredQueue, WorkerMetrics
+from batcher.worker.stats import BatchReport
 from model_store.stub import StubClassifier
 
 ENTRY = Entry("a" * 64, "some text", "interactive", 5, waited_ms=3, remaining_ms=900, attempts=1)

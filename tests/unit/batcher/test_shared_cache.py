@@ -12,10 +12,12 @@ from typing import Any
 import pytest
 import redis
 
-from batcher import shared_cache
+from batcher.core.keys import cache_key
+from batcher.hub import shared_cache
+from batcher.hub.shared_cache import SharedCache
 from batcher.messages import entry_id
-from batcher.redis_queue import cache_key
-from batcher.shared_cache import CacheWriter, SharedCache
+from batcher.worker import cache_writer
+from batcher.worker.cache_writer import CacheWriter
 from tests.conftest import FakeRedis
 from tests.unit.pretended import REVISION, prediction
 
@@ -157,12 +159,12 @@ def test_a_worker_does_not_wait_for_the_cache() -> None:
     client = Waiting()
     write = CacheWriter(client, "t", 3600.0)  # type: ignore[arg-type]
     began = time.perf_counter()
-    for _ in range(shared_cache.UNWRITTEN + 5):
+    for _ in range(cache_writer.UNWRITTEN + 5):
         write(RESULT)
     assert time.perf_counter() - began < 4
     client.gate.set()
     write.close()
-    assert client.written == shared_cache.UNWRITTEN, "what comes too fast is not remembered"
+    assert client.written == cache_writer.UNWRITTEN, "what comes too fast is not remembered"
 
 
 def test_a_cache_that_fails_is_written_again_after_a_pause(

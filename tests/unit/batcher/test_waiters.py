@@ -2,7 +2,7 @@
 
 from itertools import pairwise
 
-from batcher.waiters import LOOK_MOST_S, LOOK_S, Waiters
+from batcher.hub.pending import LOOK_MOST_S, LOOK_S, Waiters
 
 TICK_S = 0.1
 

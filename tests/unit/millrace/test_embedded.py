@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from millrace.embedded import DataDir, EmbeddedRedis, ServerBinary, default_data_dir, find_server
 from millrace.errors import CommandError
+from millrace.local.embedded_redis import DataDir, EmbeddedRedis, ServerBinary, default_data_dir, find_server
 
 
 def pretend_server(folder: Path, name: str, says: str) -> Path:

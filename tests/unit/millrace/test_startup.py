@@ -9,7 +9,14 @@ import pytest
 from api.settings import ApiSettings
 from batcher.settings import QueueSettings, WorkerSettings
 from millrace.errors import CommandError
-from millrace.startup import SECTIONS, check_port, known_variables, load_settings, own_fields, variables
+from millrace.settings_loader import (
+    SECTIONS,
+    check_port,
+    known_variables,
+    load_settings,
+    own_fields,
+    variables,
+)
 
 
 def sentence(kind: type[QueueSettings] = QueueSettings, **flags: object) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from millrace.__main__ import main
-from millrace.stats import number
+from millrace.stats_client import number
 from millrace.top import spark
 
 NOW = {

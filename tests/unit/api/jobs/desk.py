@@ -11,13 +11,13 @@ from typing import Any
 import httpx
 import redis
 
-from api.edge import Edge
-from api.job_desk import JobDesk
+from api.asgi.middleware import Edge
+from api.jobs.service import JobDesk
 from api.main import create_app
 from api.settings import ApiSettings
-from batcher.job_queue import JobQueue
-from batcher.job_record import Attempt
-from batcher.job_store import JobStore
+from batcher.jobs.records import Attempt
+from batcher.jobs.rq_queue import JobQueue
+from batcher.jobs.store import JobStore
 from tests.conftest import FakeRedis
 from tests.unit.pretended import FakeCache, FakeHub
 

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from api.errors import Problem
-from api.job_reader import READERS, Reader, read_csv, read_ndjson
-from api.json_reader import read_json
-from api.table import MAX_FIELD
+from api.jobs.csv_rows import MAX_FIELD
+from api.jobs.parsers import READERS, Reader, read_csv, read_ndjson
+from api.predict.json_reader import read_json
 
 TEXTS = st.lists(st.text(st.characters(exclude_categories=("Cs",)), max_size=30), min_size=1, max_size=8)
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from api.job_view import PageType, job_body, page, page_type
-from batcher.job_record import JobRecord
+from api.jobs.schemas import PageType, job_body, page, page_type
+from batcher.jobs.records import JobRecord
 
 RECORD = JobRecord(
     id="a" * 32,

@@ -1,0 +1,72 @@
+"""A span for each request, around the whole application: where a trace begins, or goes on.
+
+The span takes the place of the traceparent that came, so whatever the application hands on (entries in the
+queue, jobs) becomes its child. An application without this wrapper hands on what came.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+from api.asgi.middleware import QUIET_ROUTES
+from api.asgi.wire import Message, Receive, Scope, Send
+from batcher import tracing
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.trace import Span
+
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+TRACEPARENT = b"traceparent"
+# Of an answer: header -> attribute.
+_TOLD = {
+    b"x-cache": "millrace.cache",
+    b"x-model": "millrace.model",
+    b"x-request-id": "millrace.request_id",
+    b"server-timing": "millrace.timing",
+}
+
+
+class Traced:
+    """An ASGI application inside its spans."""
+
+    def __init__(self, app: App, provider: TracerProvider) -> None:
+        self._app = app
+        self._tracer = provider.get_tracer("millrace")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] in QUIET_ROUTES:
+            await self._app(scope, receive, send)
+            return
+        from opentelemetry.trace import SpanKind, use_span
+
+        came = next((value for name, value in scope["headers"] if name == TRACEPARENT), b"")
+        parent = tracing.parent_of(came.decode("ascii", "replace"))
+        span = self._tracer.start_span(scope["method"], parent, SpanKind.SERVER)
+        headers = [header for header in scope["headers"] if header[0] != TRACEPARENT]
+        headers.append((TRACEPARENT, tracing.traceparent(span).encode()))
+        inner = {**scope, "headers": headers}
+
+        async def told(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                _describe(span, message)
+            await send(message)
+
+        with use_span(span, end_on_exit=True):
+            await self._app(inner, receive, told)
+            route = getattr(inner.get("route"), "path", scope["path"] if scope["path"] == "/predict" else "")
+            span.update_name(f"{scope['method']} {route}".rstrip())
+            span.set_attributes({"http.request.method": scope["method"], "http.route": route})
+
+
+def _describe(span: Span, start: Message) -> None:
+    from opentelemetry.trace import StatusCode
+
+    status = start["status"]
+    span.set_attribute("http.response.status_code", status)
+    if status >= 500:
+        span.set_status(StatusCode.ERROR)
+    for name, value in start.get("headers", ()):
+        if name in _TOLD:
+            span.set_attribute(_TOLD[name], value.decode("latin-1"))

@@ -1,0 +1,243 @@
+"""Jobs as the event loop sees them: store, queue and intake behind threads of their own.
+
+RQ and the store are synchronous. What they raise when Redis is away becomes QueueUnavailable here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
+from time import monotonic
+from typing import TypeVar
+
+from anyio import CapacityLimiter, fail_after, from_thread, to_thread
+
+from api.asgi.wire import CLOSE, Gone, Head, Receive, is_json
+from api.errors import Problem
+from api.jobs.parsers import READERS
+from api.jobs.upload import Intake, Limits
+from api.jobs.watcher import JobWatch
+from api.keys import Keys
+from api.settings import ApiSettings
+from batcher import tracing
+from batcher.core.connection import connect
+from batcher.core.outage import REDIS_ERRORS
+from batcher.errors import QueueUnavailable
+from batcher.jobs.records import JobRecord
+from batcher.jobs.rq_queue import JobQueue
+from batcher.jobs.store import JobStore
+from batcher.jobs.upload import Budget, Submission
+
+# Commands under way at once, and bodies being read. More bodies wait their turn, unread.
+THREADS = 4
+UPLOADS = 8
+# Bodies that may wait for their turn.
+WAITING_UPLOADS = 64
+# Longest pause in the middle of a body, and bytes a second that it must bring on average, after as long.
+BLOCK_S = 30.0
+SLOWEST = 16 * 1024
+REDIS_TIMEOUT_S = 2.0
+MAX_KEY = 255
+_job_id = re.compile("[0-9a-f]{32}").fullmatch
+
+T = TypeVar("T")
+
+
+class JobDesk:
+    """Takes jobs in, and answers for them."""
+
+    def __init__(
+        self, store: JobStore, queue: JobQueue, settings: ApiSettings, draining: Callable[[], bool]
+    ) -> None:
+        self.store = store
+        self.watch = JobWatch(self.records, draining)
+        self.draining = draining
+        self._queue = queue
+        self._keys = Keys(settings.key_names)
+        # Whose jobs a frame that everyone gets may show: all ("") without keys, none (None) of several names.
+        names = sorted(set(settings.key_names.values()))
+        self.shown_owner = None if len(names) > 1 else f"key:{names[0]}" if names else ""
+        budget = Budget(settings.max_jobs_bytes, min(settings.max_client_jobs_bytes, settings.max_jobs_bytes))
+        limits = Limits(
+            settings.max_job_body_bytes, settings.max_text_chars, settings.max_waiting_jobs, budget
+        )
+        self._intake = Intake(store, queue, limits)
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="jobs")
+        self._uploads = CapacityLimiter(UPLOADS)
+
+    @classmethod
+    def connect(cls, settings: ApiSettings, draining: Callable[[], bool]) -> JobDesk:
+        """A desk over a client of its own, for the Redis that the settings name."""
+        url = settings.jobs_url
+        client = connect(url, timeout_s=REDIS_TIMEOUT_S, retries=1, connections=2 * (THREADS + UPLOADS))
+        store = JobStore(client, settings.name, settings.job_ttl_s)
+        return cls(store, JobQueue(client, settings), settings, draining)
+
+    async def stop(self) -> None:
+        """Ends waits and threads."""
+        await self.watch.stop()
+        self._threads.shutdown(wait=False)
+
+    # -- taking in ---------------------------------------------------------------------------------
+
+    def job_id(self, head: Head) -> str:
+        """The job that `Idempotency-Key` names for this client, else a new one. Raises Problem 422."""
+        keys = [value for name, value in head.scope["headers"] if name == b"idempotency-key"]
+        if not keys:
+            return secrets.token_hex(16)
+        if len(keys) > 1 or not 0 < len(keys[0]) <= MAX_KEY:
+            raise Problem(422, f"Idempotency-Key must be given once, with 1 to {MAX_KEY} characters")
+        return sha256(self.owner(head).encode() + b"\n" + keys[0]).hexdigest()[:32]
+
+    def owner(self, head: Head) -> str:
+        """Whose jobs this request may see: those of its key's name, or all ("") where there are no keys."""
+        return self._keys.owner(head)
+
+    async def take_body(
+        self, head: Head, receive: Receive, *, keep_input: bool = False
+    ) -> tuple[JobRecord, bool]:
+        """The job of an arriving body, and whether it is new. Raises Problem, QueueUnavailable or Gone."""
+        kind = _media_type(head)
+        texts = READERS[kind](self._intake.counted(_blocks(receive)))
+        # Other columns than `text` are not kept: how much of a table is says nothing of what will be stored.
+        size = 0 if kind == "text/csv" else int(head.found.get(b"content-length", b"0"))
+        return await self._take(head, texts, keep_input, size)
+
+    async def take_texts(self, head: Head, texts: Sequence[str]) -> tuple[JobRecord, bool]:
+        """The same for texts that are here already."""
+        return await self._take(head, iter(texts))
+
+    async def _take(
+        self, head: Head, texts: Iterator[str], keep_input: bool = False, size: int = 0
+    ) -> tuple[JobRecord, bool]:
+        job_id = self.job_id(head)
+        # An address without a key may be personal, and is of no use in Redis but to be told from others.
+        client = sha256(self._keys.client(head).encode()).hexdigest()[:16]
+        submission = Submission(self.owner(head), client, keep_input, tracing.current())
+        if self._uploads.statistics().tasks_waiting >= WAITING_UPLOADS:
+            detail = "too many bodies of jobs are arriving"
+            raise Problem(503, detail, code="too_many_bodies", headers=(CLOSE,))
+        try:
+            return await to_thread.run_sync(
+                self._checked, self._intake.take, job_id, texts, submission, size, limiter=self._uploads
+            )
+        except REDIS_ERRORS as error:
+            raise _unavailable() from error
+
+    # -- answering ---------------------------------------------------------------------------------
+
+    async def find(self, job_id: str, owner: str) -> JobRecord:
+        """The record of a job of `owner`. Raises Problem 404."""
+        (record,) = await self.records([job_id]) if _job_id(job_id) else (None,)
+        if record is None or not record.shown_to(owner):
+            raise not_found()
+        return record
+
+    async def records(self, job_ids: Sequence[str]) -> list[JobRecord | None]:
+        """What is known of each job, in one round trip."""
+        return await self._call(self.store.records, job_ids)
+
+    async def texts(self, record: JobRecord) -> Iterator[bytes]:
+        """The texts of a job, a JSON string a line; null for one that was too long. Raises Problem 404."""
+        first = await self._call(self.store.input, record.id, 0)
+        if first is None:
+            detail = "the texts of this job are not kept; with keep_input=true they stay after its end"
+            raise Problem(404, detail, code="no_texts")
+        return self._lines(record, first)
+
+    def _lines(self, record: JobRecord, first: list[str | None]) -> Iterator[bytes]:
+        chunk: list[str | None] | None = first
+        number = 0
+        while chunk is not None:
+            yield "".join(f"{json.dumps(text, ensure_ascii=False)}\n" for text in chunk).encode()
+            number += 1
+            chunk = self.store.input(record.id, number)
+
+    async def position(self, record: JobRecord) -> int | None:
+        """The place of a queued job in its queue."""
+        return await self._call(self.store.position, record) if record.status == "queued" else None
+
+    async def cancel_or_delete(self, job_id: str, owner: str) -> JobRecord | None:
+        """Cancels a job that has not ended; deletes one that has, and returns None. Raises Problem 404."""
+        record = await self.find(job_id, owner)
+        if record.ended:
+            await self._call(self.store.delete, job_id)
+            return None
+        await self._call(self.store.cancel, job_id)
+        if record.status == "queued":
+            await self._call(self._queue.forget, job_id)
+        return await self.find(job_id, owner)
+
+    async def newest(
+        self, status: str | None, limit: int, cursor: str, owner: str
+    ) -> tuple[list[JobRecord], str | None]:
+        """Up to `limit` jobs of a status that `owner` may see, newest first, and the cursor to older ones."""
+        return await self._call(self._newest, status, limit, cursor, owner)
+
+    def _newest(
+        self, status: str | None, limit: int, cursor: str, owner: str
+    ) -> tuple[list[JobRecord], str | None]:
+        ids, following = self.store.newest(limit, cursor, status=status, owner=owner)
+        return [record for record in self.store.records(ids) if record is not None], following
+
+    async def _call(self, function: Callable[..., T], *args: object) -> T:
+        try:
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._threads, self._checked, function, *args)
+        except REDIS_ERRORS as error:
+            raise _unavailable() from error
+
+    def _checked(self, function: Callable[..., T], *args: object) -> T:
+        self._queue.check()
+        return function(*args)
+
+
+def not_found() -> Problem:
+    """404: a job that never was, or whose time is over."""
+    return Problem(404, "no such job; jobs are kept for a limited time")
+
+
+def _unavailable() -> QueueUnavailable:
+    return QueueUnavailable("the queue does not answer", retry_after_s=1.0)
+
+
+def _media_type(head: Head) -> str:
+    """JSON by all the names that POST /predict knows, or another that is read here. Raises Problem 415."""
+    said = head.found.get(b"content-type", b"")
+    kind = "application/json" if is_json(said) else said.decode("latin-1").partition(";")[0].strip().lower()
+    if kind not in READERS:
+        accepted = ", ".join(READERS)
+        headers = (CLOSE, (b"accept", accepted.encode()))
+        raise Problem(415, f"the body must be one of {accepted}", headers=headers)
+    return kind
+
+
+def _blocks(receive: Receive) -> Iterator[bytes]:
+    """The body as a thread reads it: each block is fetched from the event loop when it is needed.
+
+    Raises Gone when the client leaves, Problem 408 when it pauses too long or is slow: places are few.
+    """
+    began, size = monotonic(), 0
+
+    async def fetch() -> tuple[bytes, bool]:
+        try:
+            with fail_after(BLOCK_S):
+                message = await receive()
+        except TimeoutError:
+            raise Problem(408, "the body stopped arriving", headers=(CLOSE,)) from None
+        if message["type"] == "http.disconnect":
+            raise Gone
+        return message.get("body", b""), message.get("more_body", False)
+
+    more = True
+    while more:
+        block, more = from_thread.run(fetch)
+        size += len(block)
+        if monotonic() - began > BLOCK_S + size / SLOWEST:
+            raise Problem(408, "the body arrives too slowly", headers=(CLOSE,))
+        yield block

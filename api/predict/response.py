@@ -1,0 +1,77 @@
+"""How predictions become an answer: fragments joined as they are, and the headers that tell how they came."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from api.backend import Models
+from api.errors import Header
+from api.predict.local_cache import Held
+from api.predict.lookup import Found, Want
+from batcher.messages import Prediction
+
+_HIT: Header = (b"x-cache", b"HIT")
+_MISS: Header = (b"x-cache", b"MISS")
+_PARTIAL: Header = (b"x-cache", b"PARTIAL")
+
+
+@dataclass(slots=True)
+class Answer:
+    """What goes back: `headers` without the ones that every answer has."""
+
+    status: int
+    headers: list[Header]
+    body: bytes
+
+
+def all_known(models: Models, revision: str, held: Sequence[Held], cache_s: float, total_s: float) -> Answer:
+    """Every text was in the in-process cache."""
+    headers: list[Header] = [
+        _HIT,
+        (b"x-model", models.header(revision)),
+        (b"server-timing", b"cache;dur=%.3f, total;dur=%.3f" % (cache_s * 1e3, total_s * 1e3)),
+    ]
+    truncated = sum([known.truncated for known in held])
+    return _answer(headers, [known.fragment for known in held], truncated)
+
+
+def some_found(models: Models, want: Want, found: Found, total_s: float) -> Answer:
+    """Some texts came from further away: the shared cache, or the model."""
+    fragments: list[bytes] = []
+    names: dict[str, str] = {}  # by revision, as the results say
+    truncated = computed = 0
+    for text, held in zip(want.texts, want.held, strict=True):
+        if held:
+            known: Held | Prediction = held
+            names.setdefault(want.revision, "")
+        else:
+            known = result = found.by_text[text]
+            names[result.revision] = result.model
+        fragments.append(known.fragment)
+        truncated += known.truncated
+        computed += text in found.computed
+    cache = _HIT if not computed else _MISS if computed == len(fragments) else _PARTIAL
+    model = b", ".join([models.header(revision, name) for revision, name in names.items()])
+    return _answer([cache, (b"x-model", model), _timing(found, total_s)], fragments, truncated)
+
+
+def _timing(found: Found, total_s: float) -> Header:
+    """Server-Timing in ms. Of several batches, the slowest of each stage and the largest size."""
+    parts = [b"cache;dur=%.3f" % (found.cache_s * 1e3)]
+    if found.computed:
+        runs = [found.by_text[text] for text in found.computed]
+        parts += [
+            b"queue;dur=%.3f" % max(run.queue_ms for run in runs),
+            b'batch;desc="%d"' % max(run.batch_size for run in runs),
+            b"tokenize;dur=%.3f" % max(run.tokenize_ms for run in runs),
+            b"model;dur=%.3f" % max(run.model_ms for run in runs),
+        ]
+    parts.append(b"total;dur=%.3f" % (total_s * 1e3))
+    return (b"server-timing", b", ".join(parts))
+
+
+def _answer(headers: list[Header], fragments: list[bytes], truncated: int) -> Answer:
+    if truncated:
+        headers.append((b"x-truncated", b"%d" % truncated))
+    return Answer(200, headers, b'{"predictions":[%b]}' % b",".join(fragments))

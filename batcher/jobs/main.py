@@ -1,0 +1,168 @@
+"""`millrace jobs`: the worker behind /jobs. Holds no model: a job is a client of the queue, bulk lane."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable
+
+from rq.serializers import JSONSerializer
+
+from batcher import logs, tracing
+from batcher.core.connection import connect
+from batcher.core.outage import REDIS_ERRORS
+from batcher.errors import NoJobs
+from batcher.hub.hub import ReplyHub
+from batcher.hub.shared_cache import SharedCache
+from batcher.jobs.job_class import ClassifyJob
+from batcher.jobs.metrics import JobsMetrics
+from batcher.jobs.recovery import JobRecovery
+from batcher.jobs.rq_queue import JobQueue
+from batcher.jobs.rq_worker import (
+    BEAT_S,
+    MAINTENANCE_S,
+    SOCKET_TIMEOUT_S,
+    WORKER_TTL_S,
+    JobsWorker,
+    OneLineOutage,
+)
+from batcher.jobs.runner import Cache, Hub, run_job
+from batcher.jobs.store import JobStore
+from batcher.probe_server import Probes
+from batcher.settings import JobSettings
+
+log = logging.getLogger(__name__)
+
+RESTART_S = 1.0
+# A job collects the answers of this long at once: fewer round trips, and nobody waits for one of them.
+LINGER_S = 0.02
+EXIT_UNABLE = 2
+# RQ calls `batcher.jobs.run` by its name, in a process forked from this one: `prepare` leaves here what it needs.
+_runner: Callable[[str], str] | None = None
+
+
+def run_prepared(job_id: str) -> str:
+    """Runs a job with what `prepare` left here."""
+    assert _runner is not None, "jobs run in the process of `millrace jobs`"
+    return _runner(job_id)
+
+
+def prepare(
+    settings: JobSettings, store: JobStore, connect_hub: Callable[[], tuple[Hub, Cache]] | None = None
+) -> None:
+    """What a job will run with. `connect_hub` makes its ends of the queue and the cache."""
+    global _runner
+
+    def hub_and_cache() -> tuple[Hub, Cache]:
+        return ReplyHub.connect(settings, linger_s=LINGER_S), SharedCache.connect(settings)
+
+    def runner(job_id: str) -> str:
+        with tracing.job_span(job_id, store.trace(job_id)):
+            return run_job(job_id, store, connect_hub or hub_and_cache, settings, _stop_asked())
+
+    _runner = runner
+
+
+def _stop_asked() -> Callable[[], bool]:
+    """Whether this process was told to stop, or has outlived the worker that watches over it."""
+    asked: list[int] = []
+    parent = os.getppid()
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:  # as RQ leaves it to the process of a job
+        signal.signal(signal.SIGTERM, lambda number, frame: asked.append(number))
+    return lambda: bool(asked) or os.getppid() != parent
+
+
+def build_worker(settings: JobSettings) -> JobsWorker:
+    """A worker over clients of its own: RQ changes the timeout of the one that it is given. Raises NoJobs."""
+    url = settings.jobs_url
+    store = JobStore(connect(url, timeout_s=5.0, retries=1), settings.name, settings.job_ttl_s)
+    client = connect(url, timeout_s=SOCKET_TIMEOUT_S, retries=1)
+    queue = JobQueue(client, settings)
+    queue.check()
+    prepare(settings, store)
+    worker = JobsWorker(
+        [queue.rq],
+        name=f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}",
+        connection=client,
+        queue_class=type(queue.rq),
+        job_class=ClassifyJob,
+        serializer=JSONSerializer,
+        worker_ttl=WORKER_TTL_S,
+        maintenance_interval=MAINTENANCE_S,
+        job_monitoring_interval=BEAT_S,
+        log_job_description=False,
+        default_result_ttl=settings.job_ttl_s,
+    )
+    worker.recovery = JobRecovery(store, queue)
+    return worker
+
+
+def main(settings: JobSettings | None = None) -> int:
+    """Works until SIGTERM or SIGINT. Redis may come and go meanwhile. Returns the exit status."""
+    settings = settings or JobSettings()
+    logs.setup(settings.log_level, settings.log_format)
+    logging.getLogger("rq.worker").addFilter(OneLineOutage(JobsWorker.outage))
+    try:
+        if settings.tracing:
+            tracing.setup("jobs")
+        probes = _probes(settings)
+    except tracing.TracingUnavailable as error:
+        log.error("%s", error, extra={"action": "jobs.unable"})
+        return EXIT_UNABLE
+    except OSError as error:
+        log.error("Port %d cannot be had: %s", settings.jobs_port, error, extra={"action": "jobs.unable"})
+        return EXIT_UNABLE
+    log.info("ready", extra={"action": "jobs.ready", "queue": f"millrace-{settings.name}"})
+    try:
+        while _work_once(settings):
+            time.sleep(RESTART_S)
+    except NoJobs as error:
+        log.error("%s", error, extra={"action": "jobs.unable"})
+        return EXIT_UNABLE
+    finally:
+        if probes is not None:
+            probes.close()
+    log.info("stopped", extra={"action": "jobs.stopped"})
+    return 0
+
+
+def _probes(settings: JobSettings) -> Probes | None:
+    """What /metrics, /livez and /readyz of this process answer with; None without a port."""
+    if not settings.jobs_port:
+        return None
+    outage, main = JobsWorker.outage, threading.main_thread()
+    client = connect(settings.jobs_url, timeout_s=2.0, retries=1, connections=2)
+    metrics = JobsMetrics(JobStore(client, settings.name, settings.job_ttl_s), outage)
+    return Probes(
+        settings.jobs_port,
+        metrics.registry,
+        live=lambda: None if main.is_alive() else "the main thread has ended",
+        ready=lambda: None if outage.over else "Redis does not answer",
+    )
+
+
+def _work_once(settings: JobSettings) -> bool:
+    """One life of an RQ worker, which ends itself when Redis fails it. Returns whether to begin another."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit(0))
+    worker: JobsWorker | None = None
+    try:
+        worker = build_worker(settings)
+        worker.work(logging_level="WARNING")
+    except REDIS_ERRORS as error:
+        JobsWorker.outage.lost(error)
+    finally:
+        if worker is not None and worker.horse_pid:
+            worker.kill_horse()
+            worker.wait_for_horse()
+    return worker is None or not worker.told_to_stop
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,59 @@
+"""What the jobs worker counts: declared here. docs/metrics.md says what each is for and who reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from batcher.core.metrics import build, redis_state
+from batcher.core.outage import REDIS_ERRORS, Outage
+from batcher.jobs.rq_queue import JobsQueue
+from batcher.jobs.store import JobStore
+
+
+class JobsMetrics:
+    """What the jobs worker shows: totals of the service, kept in Redis and read at each scrape."""
+
+    def __init__(self, store: JobStore, outage: Outage) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        self.registry.register(JobsCollector(store, outage))
+
+
+class JobsCollector(Collector):
+    """Jobs by state, ended jobs and texts done. Each process of `millrace jobs` shows the same."""
+
+    def __init__(self, store: JobStore, outage: Outage) -> None:
+        self._store = store
+        self._outage = outage
+
+    def collect(self) -> Iterator[Metric]:
+        """Reads it; with Redis away only that is told."""
+        yield build({})
+        yield from redis_state(self._outage)
+        try:
+            facts = self._store.totals()
+        except REDIS_ERRORS:
+            return
+        jobs = GaugeMetricFamily("millrace_jobs", "Jobs that have not ended", labels=["state"])
+        jobs.add_metric(["queued"], facts.queued)
+        jobs.add_metric(["running"], facts.running)
+        yield jobs
+        yield GaugeMetricFamily(
+            "millrace_jobs_oldest_queued_seconds", "Age of the job that runs next", facts.oldest_ms / 1000
+        )
+        ended = CounterMetricFamily("millrace_jobs_ended", "Jobs that ended", labels=["status"])
+        for status, count in facts.ended.items():
+            ended.add_metric([status], count)
+        yield ended
+        held = "Texts and results of jobs in Redis"
+        yield GaugeMetricFamily("millrace_jobs_held_bytes", held, facts.held_bytes)
+        refused = "What stood in RQ's queue and was refused by this process"
+        yield CounterMetricFamily("millrace_jobs_refused", refused, JobsQueue.refused)
+        texts = CounterMetricFamily("millrace_job_texts", "Texts of jobs that are done", labels=["result"])
+        texts.add_metric(["predicted"], facts.texts - facts.failed_texts)
+        texts.add_metric(["failed"], facts.failed_texts)
+        yield texts

@@ -1,0 +1,261 @@
+"""One attempt at a job: input -> cache -> bulk lane -> results in order, with a bounded number in flight.
+
+What happens in order: start the attempt -> read the next chunks -> look them up -> ask the queue for the
+rest -> append whole chunks twice a second. Whatever ends the attempt, the next one continues at the first
+missing chunk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Sequence
+from typing import Protocol, TypeVar
+
+from batcher import tracing
+from batcher.core.outage import REDIS_ERRORS
+from batcher.errors import BudgetExceeded, MillraceError, NoWorker, QueueFull, QueueUnavailable
+from batcher.jobs.records import Attempt, JobStatus
+from batcher.jobs.results import ChunkResults, chunk_results
+from batcher.jobs.store import JobStore
+from batcher.messages import Lane, Outcome, Prediction, Snapshot, entry_id
+from batcher.settings import JobSettings
+
+log = logging.getLogger(__name__)
+
+# Texts of one request to the queue: small enough that its scripts hold up nobody's single text.
+REQUEST_TEXTS = 32
+# How long an entry of a job may wait in its lane; then it is asked for again.
+BUDGET_S = 300.0
+FLUSH_EVERY_S = 0.5
+# Results held back at most, however fast they come.
+FLUSH_CHUNKS = 64
+# Longest pause before the queue is asked again: nobody waits on a socket, and a cancellation must be seen.
+PATIENCE_S = 5.0
+STORE_RETRY_S = 0.5
+REFUSALS = (QueueFull, NoWorker, QueueUnavailable, BudgetExceeded)
+
+T = TypeVar("T")
+
+
+class Hub(Protocol):
+    """`batcher.hub.hub.ReplyHub`, or a pretended one."""
+
+    snapshot: Snapshot
+
+    async def start(self, patience_s: float = ...) -> None: ...
+    async def stop(self) -> None: ...
+    async def classify(
+        self, ids: Sequence[str], texts: Sequence[str], *, budget_s: float, lane: Lane = ..., trace: str = ...
+    ) -> list[Outcome]: ...
+
+
+class Cache(Protocol):
+    """`batcher.hub.shared_cache.SharedCache`, or a pretended one."""
+
+    async def get(self, revision: str, ids: Sequence[str]) -> list[Prediction | None]: ...
+    async def close(self) -> None: ...
+
+
+class Interrupted(Exception):
+    """The attempt ended before its job did, and another one shall continue."""
+
+
+class _Ended(Exception):
+    """The job has ended, or belongs to a newer attempt: nothing is left to do here. `status` says which."""
+
+    def __init__(self, status: str) -> None:
+        super().__init__(status)
+        self.status = status
+
+
+def run_job(
+    job_id: str,
+    store: JobStore,
+    connect: Callable[[], tuple[Hub, Cache]],
+    settings: JobSettings,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> str:
+    """Runs an attempt to its end and returns the status of the job. Needs no event loop; makes its own.
+
+    `connect` is called inside that loop. Raises Interrupted once `should_stop` says so, and what Redis raises
+    when it is away at the start.
+    """
+    attempt = store.start(job_id)
+    fields = {"job": job_id, "attempt": attempt.number, "chunk": attempt.first, "chunks": attempt.chunks}
+    if attempt.status != "running":
+        log.info("nothing to run", extra={"action": "job.skipped", "status": attempt.status, **fields})
+        return attempt.status
+    # Whose results these are, where clients are kept apart: as POST /predict of the same key has it.
+    record = store.record(job_id) if settings.separate_clients else None
+    tenant = record.owner if record else ""
+    log.info("job begins", extra={"action": "job.started", **fields})
+    status = asyncio.run(_Run(attempt, store, settings, should_stop, tenant).run(connect))
+    log.info("job ended", extra={"action": "job.ended", "status": status, **fields})
+    return status
+
+
+class _Run:
+    """The state of one attempt."""
+
+    def __init__(
+        self,
+        attempt: Attempt,
+        store: JobStore,
+        settings: JobSettings,
+        should_stop: Callable[[], bool],
+        tenant: str,
+    ) -> None:
+        self._attempt = attempt
+        self._tenant = tenant
+        self._store = store
+        self._timeout_s = settings.job_timeout_s
+        self._should_stop = should_stop
+        self._request_texts = min(REQUEST_TEXTS, settings.job_in_flight)
+        self._slots = asyncio.Semaphore(settings.job_in_flight // self._request_texts)
+        # Chunks under way: enough to fill the slots while the first of them waits for its last entry.
+        self._ahead = settings.job_in_flight // attempt.chunk_texts + 2
+        self._rate = 0.0
+        self._patient = False
+
+    async def run(self, connect: Callable[[], tuple[Hub, Cache]]) -> str:
+        """Until the job has ended; returns its status."""
+        hub, cache = connect()
+        await hub.start(PATIENCE_S)
+        try:
+            async with asyncio.timeout(max(self._timeout_s - self._attempt.ran_ms / 1000, 1.0)):
+                await self._append_all(hub, cache)
+            return await self._end("finished")
+        except _Ended as ended:
+            return ended.status
+        except TimeoutError:
+            return await self._end("failed", "job_timeout", f"it ran for longer than {self._timeout_s} s")
+        except Interrupted:
+            await self._patiently(self._store.forgive, self._attempt)
+            raise
+        finally:
+            await asyncio.sleep(0)  # cancelled requests say what they no longer want; the hub passes that on
+            await hub.stop()
+            await cache.close()
+
+    # -- appending ---------------------------------------------------------------------------------
+
+    async def _append_all(self, hub: Hub, cache: Cache) -> None:
+        loop = asyncio.get_running_loop()
+        attempt, at, flushed = self._attempt, self._attempt.first, loop.time()
+        held: list[ChunkResults] = []
+        async with contextlib.aclosing(self._classified(hub, cache)) as chunks:
+            waiting = asyncio.ensure_future(anext(chunks, None))
+            try:
+                while at < attempt.chunks:
+                    pause = flushed + FLUSH_EVERY_S - loop.time()
+                    done, _ = await asyncio.wait([waiting], timeout=max(pause, 0.0))
+                    if done and (chunk := waiting.result()) is not None:
+                        held.append(chunk)
+                        waiting = asyncio.ensure_future(anext(chunks, None))
+                    last = at + len(held) == attempt.chunks
+                    if last or len(held) >= FLUSH_CHUNKS or loop.time() - flushed >= FLUSH_EVERY_S:
+                        await self._flush(at, held, loop.time() - flushed)
+                        at, held, flushed = at + len(held), [], loop.time()
+            finally:
+                waiting.cancel()
+                await asyncio.gather(waiting, return_exceptions=True)
+
+    async def _flush(self, at: int, held: Sequence[ChunkResults], seconds: float) -> None:
+        """Appends what is held, and sees here within FLUSH_EVERY_S whether the job was cancelled."""
+        entries = sum(chunk.entries for chunk in held)
+        weight = min(seconds / 5.0, 1.0) if self._rate else 1.0
+        self._rate += weight * (entries / max(seconds, 0.05) - self._rate)
+        status = await self._patiently(
+            lambda: self._store.append(
+                self._attempt,
+                at,
+                [chunk.lines for chunk in held],
+                failed=sum(chunk.failed for chunk in held),
+                rate=self._rate,
+                model=held[-1].model if held else "",
+            )
+        )
+        if status != "running":
+            raise _Ended(status)
+        if self._should_stop():
+            raise Interrupted
+
+    async def _end(self, status: JobStatus, *why: str) -> str:
+        return await self._patiently(self._store.end, self._attempt, status, *why)
+
+    async def _patiently(self, call: Callable[..., T], *args: object) -> T:
+        """The answer of the store, in a thread; asked again for as long as Redis is away."""
+        while True:
+            try:
+                return await asyncio.to_thread(call, *args)
+            except REDIS_ERRORS as error:
+                if self._should_stop():
+                    raise Interrupted from error
+                await asyncio.sleep(STORE_RETRY_S)
+
+    # -- classifying -------------------------------------------------------------------------------
+
+    async def _classified(self, hub: Hub, cache: Cache) -> AsyncGenerator[ChunkResults]:
+        """Chunks with their results, in order; the next ones are under way meanwhile."""
+        under_way: deque[asyncio.Task[ChunkResults]] = deque()
+        try:
+            for number in range(self._attempt.first, self._attempt.chunks):
+                under_way.append(asyncio.create_task(self._chunk(number, hub, cache)))
+                if len(under_way) >= self._ahead:
+                    yield await under_way.popleft()
+            while under_way:
+                yield await under_way.popleft()
+        finally:
+            for task in under_way:
+                task.cancel()
+            await asyncio.gather(*under_way, return_exceptions=True)
+
+    async def _chunk(self, number: int, hub: Hub, cache: Cache) -> ChunkResults:
+        texts = await self._patiently(self._store.input, self._attempt.job_id, number)
+        if texts is None:
+            raise _Ended("gone")
+        ids = [None if text is None else entry_id(text, self._tenant) for text in texts]
+        wanted = {entry: text for entry, text in zip(ids, texts, strict=True) if entry and text is not None}
+        model = hub.snapshot.model
+        known: dict[str, Outcome] = {}
+        if model is not None:
+            hits = await cache.get(model.revision, list(wanted))
+            known = {entry: hit for entry, hit in zip(wanted, hits, strict=True) if hit is not None}
+        missing = [entry for entry in wanted if entry not in known]
+        size = self._request_texts
+        parts = [missing[at : at + size] for at in range(0, len(missing), size)]
+        async with asyncio.TaskGroup() as asking:
+            asked = [
+                asking.create_task(self._ask(hub, part, [wanted[entry] for entry in part])) for part in parts
+            ]
+        for part, task in zip(parts, asked, strict=True):
+            known.update(zip(part, task.result(), strict=True))
+        return chunk_results([known[entry] if entry else None for entry in ids], model.name if model else "")
+
+    async def _ask(self, hub: Hub, ids: Sequence[str], texts: Sequence[str]) -> list[Outcome]:
+        """Outcomes of one request, with patience: what a client would be refused for, a job waits for."""
+        async with self._slots:
+            while True:
+                try:
+                    outcomes = await hub.classify(
+                        ids, texts, budget_s=BUDGET_S, lane="bulk", trace=tracing.current()
+                    )
+                    self._calm()
+                    return outcomes
+                except REFUSALS as error:
+                    self._wait_for(error)
+                    await asyncio.sleep(min(error.retry_after_s or 0.2, PATIENCE_S))
+
+    def _wait_for(self, error: MillraceError) -> None:
+        if not self._patient:
+            self._patient = True
+            fields = {"job": self._attempt.job_id, "code": error.code}
+            log.warning("job waits: %s", error, extra={"action": "job.waits", **fields})
+
+    def _calm(self) -> None:
+        if self._patient:
+            self._patient = False
+            log.warning("job goes on", extra={"action": "job.goes_on", "job": self._attempt.job_id})

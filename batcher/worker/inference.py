@@ -1,0 +1,166 @@
+"""The model's part in a worker: texts are tokenised, passes run, and a text that breaks one fails alone.
+
+Whatever the engine raises, its self-test decides what is at fault:
+the text if the engine passes it, else the engine.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from batcher.messages import Entry, Failure, Prediction, fragment
+from batcher.worker.batching import Reason
+from batcher.worker.drift import WatchedClassifier
+from model_store import Classifier, Tokens
+
+log = logging.getLogger(__name__)
+
+# Entry id, and what became of it.
+Result = tuple[str, Prediction | Failure]
+# Texts that every working engine can classify: a short one, and one about as long as most models take.
+PROBES = ("warm", "warm words " * 250)
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A claimed entry, tokenised, whose pass has not begun. `reason`: why its claim was made when it was."""
+
+    entry: Entry
+    tokens: Tokens
+    tokenize_s: float
+    claimed_at: float
+    reason: Reason
+
+
+Tokenised = tuple[list[Held], list[Result]]
+
+
+class Inference:
+    """One loaded model. `suspects` are the entries it failed on while it failed its self-test as well.
+
+    Once there are any it must not be used again. Their texts are not judged yet: one of them may have broken
+    the engine, or none.
+    """
+
+    def __init__(self, classifier: Classifier) -> None:
+        self.suspects: list[str] = []
+        self._classifier = classifier
+        # The texts of a self-test are no part of what drift is measured on.
+        self._tested = classifier.unwatched if isinstance(classifier, WatchedClassifier) else classifier
+
+    @property
+    def broken(self) -> bool:
+        """Whether a self-test has failed."""
+        return bool(self.suspects)
+
+    def tokenised(self, entries: Sequence[Entry], reason: Reason) -> Tokenised:
+        """The entries, tokenised; and failures of those that the tokenizer raised on, each tried alone."""
+        if not entries:
+            return [], []
+        try:
+            return self._tokenised(entries, reason), []
+        except Exception as error:
+            log.warning("tokenising failed, trying each text alone: %s", error, extra=_ISOLATE)
+        held: list[Held] = []
+        failed: list[tuple[Entry, Exception]] = []
+        for entry in entries:
+            try:
+                held += self._tokenised([entry], reason)
+            except Exception as error:
+                failed.append((entry, error))
+        return held, self._failures(failed, lambda: check_tokens(self._tested.tokenize(PROBES), len(PROBES)))
+
+    def classified(self, batch: Sequence[Held], began: float) -> list[Result]:
+        """A result for each text of one pass. If it raises, each text runs alone and only bad ones fail."""
+        try:
+            return self._classified(batch, began)
+        except Exception as error:
+            log.warning("a pass failed, running its texts alone: %s", error, extra=_ISOLATE)
+        results: list[Result] = []
+        failed: list[tuple[Entry, Exception]] = []
+        for held in batch:
+            try:
+                results += self._classified([held], began)
+            except Exception as error:
+                failed.append((held.entry, error))
+        return results + self._failures(failed, lambda: self_test(self._tested))
+
+    def _tokenised(self, entries: Sequence[Entry], reason: Reason) -> list[Held]:
+        began = time.perf_counter()
+        texts = self._classifier.tokenize([entry.text for entry in entries])
+        check_tokens(texts, len(entries))
+        share = (time.perf_counter() - began) / len(entries)
+        now = time.monotonic()
+        return [Held(entry, text, share, now, reason) for entry, text in zip(entries, texts, strict=True)]
+
+    def _classified(self, batch: Sequence[Held], began: float) -> list[Result]:
+        rows = self._classifier.classify([held.tokens for held in batch])
+        check_rows(rows, len(batch))
+        model_ms = (time.monotonic() - began) * 1000
+        info = self._classifier.info
+        results: list[Result] = []
+        for held, scores in zip(batch, rows, strict=True):
+            prediction = Prediction(
+                fragment=fragment(info.labels, scores),
+                revision=info.revision,
+                tokens=len(held.tokens),
+                truncated=held.tokens.truncated,
+                queue_ms=held.entry.waited_ms + (began - held.claimed_at) * 1000,
+                tokenize_ms=held.tokenize_s * 1000,
+                model_ms=model_ms,
+                batch_size=len(batch),
+                model=info.name,
+            )
+            results.append((held.entry.id, prediction))
+        return results
+
+    def _failures(self, failed: Sequence[tuple[Entry, Exception]], test: Callable[[], None]) -> list[Result]:
+        """Failures for good, if the engine passes its `test` after them; else these entries are suspects."""
+        if not failed:
+            return []
+        try:
+            test()
+        except Exception:
+            log.critical(
+                "the engine failed on %d texts, and on its self-test too: this worker gives back what it "
+                "holds and ends; look for the cause in the traceback",
+                len(failed),
+                exc_info=failed[0][1],
+                extra={"action": "worker.broken", "entries": [entry.id for entry, _ in failed]},
+            )
+            self.suspects += [entry.id for entry, _ in failed]
+            return []
+        for entry, error in failed:
+            context = {"action": "entry.failed", **entry.log_context()}
+            log.error("the model failed on a text", exc_info=error, extra=context)
+        return [
+            (entry.id, Failure("inference_failed", "the model failed on this text")) for entry, _ in failed
+        ]
+
+
+_ISOLATE = {"action": "batch.isolate"}
+
+
+def self_test(classifier: Classifier) -> None:
+    """Raises what the engine raises on texts that it must be able to classify."""
+    texts = classifier.tokenize(PROBES)
+    check_tokens(texts, len(PROBES))
+    check_rows(classifier.classify(texts), len(PROBES))
+
+
+def check_tokens(texts: Sequence[Tokens], expected: int) -> None:
+    """Raises ValueError unless the tokenizer gave the tokens of each text."""
+    if len(texts) != expected:
+        raise ValueError(f"the tokenizer gave {len(texts)} texts for {expected}")
+
+
+def check_rows(rows: Sequence[Sequence[float]], expected: int) -> None:
+    """Raises ValueError unless the model gave a row for each text, and numbers only."""
+    if len(rows) != expected or not all(math.isfinite(score) for row in rows for score in row):
+        raise ValueError(
+            f"the model gave {len(rows)} rows for {expected} texts, or a score that is no number"
+        )

@@ -1,0 +1,256 @@
+"""The worker: wait -> claim -> tokenise -> classify -> complete, until told to stop.
+
+The main thread runs forward passes. An idle worker does everything else there too. While a pass runs, a
+second thread completes the last one and claims for the next, as late as it can, so that entries go to
+whichever worker is free first.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+from batcher.core.consumer import Claim, WorkerQueue
+from batcher.core.outage import REDIS_ERRORS, Outage, reason
+from batcher.core.scripts import Command
+from batcher.settings import WorkerSettings
+from batcher.worker.batching import CostModel, Reason, keep_window_s, next_pass
+from batcher.worker.claimer import NOTHING, Claims
+from batcher.worker.heartbeat import Heartbeat
+from batcher.worker.inference import Held, Inference, Result, Tokenised
+from batcher.worker.results import Delivery, Remember, encoded
+from batcher.worker.stats import BatchReport, Progress, model_record
+from batcher.worker.warm_up import warm_up
+from model_store import Classifier
+from model_store.layout import computed_tokens
+
+log = logging.getLogger(__name__)
+
+# Time for a claim before the pass under way ends, and for tokenising as a share of that pass. With a backlog
+# no worker is free to take the entries meanwhile, and a pass that waits for its texts costs most.
+CLAIM_AHEAD_S = 0.0025
+TOKENIZE_SHARE = 0.05
+TOKENIZE_SHARE_BACKLOG = 0.2
+
+
+class Worker:
+    """Classifies what waits in the queue. `observe` is told of every pass; `remember` writes the cache."""
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        queue: WorkerQueue,
+        waiting_queue: WorkerQueue,
+        heartbeat_queue: WorkerQueue,
+        settings: WorkerSettings,
+        remember: Remember,
+        observe: Callable[[BatchReport], None] = lambda report: None,
+    ) -> None:
+        self.cost = CostModel.start()
+        self.outage = Outage()
+        self._classifier = classifier
+        self._inference = Inference(classifier)
+        self._layout = classifier.info.layout
+        self._queue = queue
+        self._settings = settings
+        self._observe = observe
+        self._held: list[Held] = []
+        self._unsent: list[Result] = []
+        self._progress = Progress()
+        self._state = "starting"
+        self._stop = threading.Event()
+        self._beside = ThreadPoolExecutor(1, thread_name_prefix="beside")
+        self.heartbeat = Heartbeat(
+            heartbeat_queue,
+            lease_ms=settings.lease_ms,
+            batch_timeout_s=settings.batch_timeout_s,
+            model=model_record(classifier.info),
+            record=self._record,
+        )
+        self.claims = Claims(
+            queue, waiting_queue, self.heartbeat, self.outage, settings, self._layout, self._stop
+        )
+        self._delivery = Delivery(queue, self.heartbeat, self.outage, remember, self._stop)
+
+    # -- lifecycle ---------------------------------------------------------------------------------
+
+    def warm_up(self) -> None:
+        """Learns what a pass costs. Raises what the model raises."""
+        self.cost = warm_up(self._classifier)
+        self._progress.rate = self.budget / max(self.cost.pass_s(self.budget), 1e-6)
+
+    def run(self) -> None:
+        """Becomes ready and works until `stop`, or until `broken`. Redis may come and go meanwhile."""
+        self._become_ready()
+        try:
+            while not self._stop.is_set():
+                if not self._held:
+                    self._gather()
+                if self._held and not self.broken:
+                    self._pass()
+                if self.broken:
+                    self.stop()
+        finally:
+            self._wind_up()
+
+    def stop(self) -> None:
+        """Asks `run` to finish the pass in hand and return. Safe in a signal handler."""
+        self._stop.set()
+
+    @property
+    def budget(self) -> int:
+        """Tokens of one pass."""
+        return self._settings.batch_tokens or self.cost.best_tokens(backlog=self.claims.left > 0)
+
+    @property
+    def state(self) -> str:
+        """starting, idle, busy or stopping."""
+        return self._state
+
+    @property
+    def broken(self) -> bool:
+        """Whether the engine has failed its self-test: a new process is needed."""
+        return self._inference.broken
+
+    @property
+    def rate(self) -> float:
+        """Tokens per second lately, by the estimate that the queue counts in."""
+        return self._progress.rate
+
+    def _record(self) -> dict[str, Any]:
+        return self._progress.record(self._classifier.info, self._state)
+
+    def _become_ready(self) -> None:
+        self._state = "idle"
+        while not self._stop.is_set():
+            try:
+                self.heartbeat.start()
+                self.outage.found()
+                log.info("ready", extra={"action": "worker.ready", **self._record()})
+                return
+            except REDIS_ERRORS as error:
+                self.outage.lost(error)
+                self._stop.wait(self.outage.pause_s)
+
+    def _wind_up(self) -> None:
+        """Answers what was classified, gives back what was not, in that order; the record goes last.
+
+        What the engine failed on while it was broken runs alone elsewhere, as after the death of a worker.
+        """
+        self._state = "stopping"
+        self._beside.shutdown(wait=True)
+        try:
+            self._delivery.send(self._unsent)
+            if self._held:
+                self._queue.release([held.entry.id for held in self._held])
+        except REDIS_ERRORS as error:
+            log.warning("left to their leases: %s", reason(error), extra={"action": "worker.release"})
+        self.heartbeat.stop(self._inference.suspects)
+        self._classifier.close()
+        log.info("stopped", extra={"action": "worker.stopped", "texts": self._progress.texts})
+
+    # -- gathering ---------------------------------------------------------------------------------
+
+    def _gather(self) -> None:
+        """Completes what was classified; claims where something waits already, else waits for it."""
+        self._state = "idle"
+        results, self._unsent = self._unsent, []
+        window_s = 0.0
+        if self.claims.more:
+            claim = self._exchange(results)
+        else:
+            if self._delivery.complete(results):
+                self._later(self._delivery.sent, results)
+            if self._stop.is_set():
+                return
+            typical, most_s = self._progress.typical_tokens, self._settings.window_ms / 1000
+            window_s = keep_window_s(self.claims.arrivals, self.cost, typical, most_s)
+            claim = self.claims.wait(window_s, self._claim_command(waits=True))
+        if claim.entries:
+            self._state = "busy"
+        reason: Reason = "full" if claim.left else "window" if window_s > 0.0 else "idle"
+        self._keep(self._tokenised(claim, reason))
+
+    def _exchange(self, results: Sequence[Result]) -> Claim:
+        """Completes and claims anew, in one round trip."""
+        if not results:
+            return self.claims.claim(self._claim_command())
+        try:
+            commands = [self._queue.complete_command(encoded(results)), self._claim_command()]
+            completed, answer = self._queue.run(commands)
+        except REDIS_ERRORS:
+            self._delivery.send(results)
+            return NOTHING
+        self._queue.read_completed(completed)
+        self._later(self._delivery.sent, results)
+        return self.claims.taken(answer)
+
+    def _claim_command(self, *, ahead: bool = False, waits: bool = False) -> Command:
+        return self.claims.command(self._held, self.cost, self.budget, ahead=ahead, waits=waits)
+
+    def _tokenised(self, claim: Claim, reason: Reason) -> Tokenised:
+        with self.heartbeat.watched():
+            return self._inference.tokenised(claim.entries, reason)
+
+    def _keep(self, tokenised: Tokenised) -> None:
+        held, failed = tokenised
+        self._held += held
+        self._unsent += failed
+
+    # -- the pass ----------------------------------------------------------------------------------
+
+    def _pass(self) -> None:
+        """One forward pass over the next of the held texts."""
+        self._state = "busy"
+        batch = self._next_batch()
+        computed = computed_tokens([len(held.tokens) for held in batch], self._layout)
+        # A text that runs alone may end this process: it takes nobody along.
+        alone = batch[0].entry.solo
+        ahead = None if alone else self._look_ahead(self.cost.pass_s(computed))
+        began = time.monotonic()
+        with self.heartbeat.watched():
+            results = self._inference.classified(batch, began)
+            spent = time.monotonic() - began
+            self.cost = self.cost.learn(computed, spent)
+            self._observe(self._progress.add(batch, results, computed, began, spent))
+        if ahead is not None:
+            self._keep(ahead.result())
+        self._unsent += results
+        if self._held:
+            results, self._unsent = self._unsent, []
+            self._later(self._delivery.send, results)
+
+    def _next_batch(self) -> list[Held]:
+        """Takes from the held texts what the next pass runs."""
+        chosen = next_pass([len(held.tokens) for held in self._held], self._layout, self.budget)
+        batch = [self._held[index] for index in chosen]
+        kept = set(chosen)
+        self._held = [held for index, held in enumerate(self._held) if index not in kept]
+        return batch
+
+    def _look_ahead(self, pass_s: float) -> Future[Tokenised] | None:
+        """Claims and tokenises beside the pass, just before its end; not if it is short or enough is held."""
+        held = sum(len(held.tokens) for held in self._held)
+        if held >= self.budget or (pass_s < 2 * CLAIM_AHEAD_S and not self.claims.left):
+            return None
+        share = TOKENIZE_SHARE_BACKLOG if self.claims.left else TOKENIZE_SHARE
+        return self._beside.submit(self._claim_late, pass_s * (1 - share) - CLAIM_AHEAD_S)
+
+    def _claim_late(self, delay_s: float) -> Tokenised:
+        if (delay_s > 0 and self._stop.wait(delay_s)) or self._stop.is_set():
+            return [], []
+        claim = self.claims.claim(self._claim_command(ahead=True))
+        return self._tokenised(claim, "full" if claim.left else "idle")
+
+    def _later(self, work: Callable[[Sequence[Result]], None], results: Sequence[Result]) -> None:
+        """Does `work` beside the next pass; what goes wrong there is told."""
+
+        def told(done: Future[None]) -> None:
+            if error := done.exception():
+                log.error("beside a pass: %s", error, exc_info=error, extra={"action": "worker.beside"})
+
+        self._beside.submit(work, results).add_done_callback(told)

@@ -1,0 +1,217 @@
+"""What a worker counts: declared here, recorded through these methods alone.
+
+docs/metrics.md says what each is for and who reads it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, get_args
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, disable_created_metrics
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+
+from batcher.core.buckets import duration_bounds
+from batcher.core.consumer import WorkerQueue
+from batcher.core.metrics import build, redis_state
+from batcher.core.scripts import Command
+from batcher.messages import Lane
+from batcher.worker.batching import Reason
+from batcher.worker.drift import DriftWatch, Tally
+from batcher.worker.stats import BatchReport
+from model_store import ModelInfo
+
+if TYPE_CHECKING:
+    from batcher.worker.loop import Worker
+
+SIZE_BOUNDS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+TOKEN_BOUNDS = (16, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048, 4096)
+# The commands of a round trip, the seconds it took, its answers.
+Told = Callable[[Sequence[Command], float, Sequence[Any]], None]
+
+
+class WorkerMetrics:
+    """The counters of one worker process. `registry` is what /metrics shows."""
+
+    def __init__(self, info: ModelInfo, watch: DriftWatch) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # twice the lines, read by nobody
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        bounds = duration_bounds()
+        batches = Counter("millrace_batches", "Forward passes", ["reason"], registry=registry)
+        tokens = Counter("millrace_tokens", "Tokens computed", ["kind"], registry=registry)
+        waits = Histogram(
+            "millrace_queue_wait_seconds",
+            "From enqueue to the begin of the pass",
+            ["lane"],
+            buckets=bounds,
+            registry=registry,
+        )
+        trips = Histogram(
+            "millrace_redis_round_trip_seconds",
+            "Round trips of queue scripts; complete may carry the next claim",
+            ["script"],
+            buckets=bounds,
+            registry=registry,
+        )
+        self._batches = {reason: batches.labels(reason) for reason in get_args(Reason)}
+        self._text_tokens, self._padding_tokens = tokens.labels("text"), tokens.labels("padding")
+        self._waits = {lane: waits.labels(lane) for lane in get_args(Lane)}
+        self._trips = {
+            script: trips.labels(script) for script in ("claim", "complete", "beat", "release", "retire")
+        }
+        self._size = Histogram(
+            "millrace_batch_entries", "Entries of a pass", buckets=SIZE_BOUNDS, registry=registry
+        )
+        self._computed = Histogram(
+            "millrace_batch_tokens", "Tokens of a pass, padding too", buckets=TOKEN_BOUNDS, registry=registry
+        )
+        self._tokenize = Histogram(
+            "millrace_tokenize_seconds", "Tokenising the texts of a pass", buckets=bounds, registry=registry
+        )
+        self._model = Histogram("millrace_model_seconds", "A forward pass", buckets=bounds, registry=registry)
+        self._failed = Counter("millrace_failed_entries", "Texts the model raised on", registry=registry)
+        self._retried = Counter(
+            "millrace_retried_entries", "Entries run again after a worker was lost", registry=registry
+        )
+        self._renewals = Counter(
+            "millrace_lease_renewals", "Leases extended by heartbeats", registry=registry
+        )
+        registry.register(DriftCollector(info, watch))
+
+    def attach(self, worker: Worker) -> None:
+        """Shows what the worker itself knows, read at each scrape."""
+        self.registry.register(WorkerCollector(worker))
+
+    def observe(self, report: BatchReport) -> None:
+        """One pass."""
+        self._batches[report.reason].inc()
+        self._size.observe(report.size)
+        self._computed.observe(report.computed_tokens)
+        self._text_tokens.inc(report.tokens)
+        if report.computed_tokens > report.tokens:
+            self._padding_tokens.inc(report.computed_tokens - report.tokens)
+        self._tokenize.observe(report.tokenize_s)
+        self._model.observe(report.model_s)
+        if report.failures:
+            self._failed.inc(report.failures)
+        if retried := sum(entry.attempts > 1 for entry in report.entries):
+            self._retried.inc(retried)
+        for entry, wait_s in zip(report.entries, report.queue_s, strict=True):
+            self._waits[entry.lane].observe(wait_s)
+
+    def round_trip(self, commands: Sequence[Command], seconds: float, answers: Sequence[Any]) -> None:
+        """One round trip that Redis answered; named by its first script."""
+        script = commands[0].script
+        self._trips[script].observe(seconds)
+        if script == "beat" and answers[0]:
+            self._renewals.inc(int(answers[0]))
+
+
+class MeasuredQueue(WorkerQueue):
+    """A queue that tells `told` how long each round trip took."""
+
+    told: Told | None = None
+
+    def run(self, commands: Sequence[Command]) -> list[Any]:
+        """As WorkerQueue does. A round trip that fails is an outage, which is counted there."""
+        if self.told is None:
+            return super().run(commands)
+        began = time.perf_counter()
+        answers = super().run(commands)
+        self.told(commands, time.perf_counter() - began, answers)
+        return answers
+
+
+class WorkerCollector(Collector):
+    """What a worker knows of itself."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+
+    def collect(self) -> Iterator[Metric]:
+        """Reads it."""
+        worker, claims = self._worker, self._worker.claims
+        yield GaugeMetricFamily(
+            "millrace_worker_ready", "1 while it takes work", float(worker.state in ("idle", "busy"))
+        )
+        yield GaugeMetricFamily(
+            "millrace_worker_rate_tokens", "Estimated tokens per second while it computes", worker.rate
+        )
+        yield GaugeMetricFamily("millrace_worker_budget_tokens", "Tokens of a pass", float(worker.budget))
+        yield CounterMetricFamily(
+            "millrace_expired_entries", "Entries past their budget, dropped at a claim", claims.expired
+        )
+        yield CounterMetricFamily(
+            "millrace_skipped_entries",
+            "Ids claimed that were answered, cancelled or foreign",
+            claims.skipped,
+        )
+        yield from redis_state(worker.outage)
+
+
+class DriftCollector(Collector):
+    """Which model this is, and what its texts and answers look like."""
+
+    def __init__(self, info: ModelInfo, watch: DriftWatch) -> None:
+        self._info = info
+        self._watch = watch
+
+    def collect(self) -> Iterator[Metric]:
+        """Reads it; the index of each feature is computed here."""
+        info, watch, revision = self._info, self._watch, self._info.revision[:12]
+        names = {"model": info.name, "revision": revision, "engine": info.engine, "precision": info.precision}
+        yield build(names)
+        fallback = GaugeMetricFamily(
+            "millrace_engine_fallback",
+            "1 if the setting that was asked for failed its proof and another one serves",
+            labels=["model", "revision", "engine", "precision", "arithmetic"],
+        )
+        fallback.add_metric([*names.values(), info.arithmetic], float(bool(info.fallback_reason)))
+        yield fallback
+        labels = CounterMetricFamily(
+            "millrace_labels", "Texts by label of highest score", labels=["revision", "label"]
+        )
+        for label, texts in zip(info.labels, watch.labels, strict=True):
+            labels.add_metric([revision, label], texts)
+        yield labels
+        yield _tally("millrace_confidence", "Highest score of a text", revision, watch.tallies["confidence"])
+        yield _tally("millrace_entropy", "Entropy of the scores, 0 to 1", revision, watch.tallies["entropy"])
+        yield _tally("millrace_text_tokens", "Tokens of a text", revision, watch.tallies["tokens"])
+        for name, text, value in (
+            ("millrace_truncated_texts", "Texts cut at the model's token limit", watch.truncated),
+            ("millrace_unknown_pieces", "Pieces that the tokenizer does not know", watch.unknown_pieces),
+        ):
+            counter = CounterMetricFamily(name, text, labels=["revision"])
+            counter.add_metric([revision], value)
+            yield counter
+        texts, indices = watch.window()
+        seen = GaugeMetricFamily("millrace_drift_window_texts", "Texts compared", labels=["revision"])
+        psi = GaugeMetricFamily(
+            "millrace_drift_psi",
+            "Population stability index against the reference; above 0.2: drift",
+            labels=["revision", "feature"],
+        )
+        if watch.reference is not None:
+            seen.add_metric([revision], texts)
+        for feature, index in indices.items():
+            psi.add_metric([revision, feature], index)
+        yield seen
+        yield psi
+
+
+def _tally(name: str, text: str, revision: str, tally: Tally) -> Metric:
+    buckets, total = [], 0
+    for bound, count in zip([*map(str, tally.bounds), "+Inf"], tally.counts, strict=True):
+        total += count
+        buckets.append((bound, float(total)))
+    metric = HistogramMetricFamily(name, text, labels=["revision"])
+    metric.add_metric([revision], buckets, tally.total)
+    return metric

@@ -1,0 +1,90 @@
+"""All that watches a worker: metrics, drift, traces, probes. What is switched off costs nothing."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+from batcher.core.scripts import Command
+from batcher.probe_server import Probes
+from batcher.settings import WorkerSettings
+from batcher.worker.drift import DriftWatch, WatchedClassifier
+from batcher.worker.loop import Worker
+from batcher.worker.metrics import Told, WorkerMetrics
+from batcher.worker.stats import BatchReport
+from batcher.worker.traces import worker_traces
+from model_store import Classifier
+
+log = logging.getLogger(__name__)
+
+
+class Instruments:
+    """`classifier` is what the worker shall use, `told` is for its queues, `observe` for the worker itself.
+
+    There are metrics only where somebody can read them: with a `worker_port`.
+    """
+
+    def __init__(self, classifier: Classifier, settings: WorkerSettings) -> None:
+        self.classifier = classifier
+        self.told: Told | None = None
+        self._port = settings.worker_port
+        self._metrics: WorkerMetrics | None = None
+        self._watched: WatchedClassifier | None = None
+        self._probes: Probes | None = None
+        if self._port:
+            watch = DriftWatch(classifier.info)
+            self._metrics = WorkerMetrics(classifier.info, watch)
+            self.classifier = self._watched = WatchedClassifier(classifier, watch)
+        self._traces = worker_traces(classifier.info.revision[:12])
+        if self._metrics is not None or self._traces is not None:
+            self.told = self._tell
+
+    def attach(self, worker: Worker) -> None:
+        """Starts to answer probes and scrapes. Raises OSError when the port cannot be had."""
+        if self._metrics is None:
+            return
+        self._metrics.attach(worker)
+        main = threading.main_thread()
+
+        def live() -> str | None:
+            if not main.is_alive():
+                return "the thread that computes has ended"
+            if worker.state in ("idle", "busy") and not worker.heartbeat.alive:
+                return "the heartbeat has ended"
+            return None
+
+        def ready() -> str | None:
+            if worker.state not in ("idle", "busy"):
+                return f"the worker is {worker.state}"
+            return None if worker.outage.over else "Redis does not answer"
+
+        self._probes = Probes(self._port, self._metrics.registry, live, ready)
+
+    def begin(self) -> None:
+        """From now on texts are people's: the warm-up is over."""
+        if self._watched is not None:
+            self._watched.watching = True
+
+    def observe(self, report: BatchReport) -> None:
+        """One pass."""
+        if self._metrics is not None:
+            self._metrics.observe(report)
+        if self._traces is not None:
+            self._traces.observe(report)
+        if log.isEnabledFor(logging.DEBUG):
+            log.debug("batch", extra={"action": "batch", **report.log_context()})
+
+    def close(self) -> None:
+        """Ends what was started."""
+        if self._probes is not None:
+            self._probes.close()
+
+    def _tell(self, commands: Sequence[Command], seconds: float, answers: Sequence[Any]) -> None:
+        if self._metrics is not None:
+            self._metrics.round_trip(commands, seconds, answers)
+        if self._traces is not None:
+            for command in commands:
+                if command.script == "complete":
+                    self._traces.completed(command.ids, seconds)

@@ -1,0 +1,150 @@
+"""What a worker tells of its passes: each one to metrics, traces and the log; all of them to its record."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from batcher.messages import BatchNote, Entry, Failure
+from batcher.worker.batching import Reason
+from batcher.worker.inference import Held, Result
+from model_store import ModelInfo
+
+# Batches that the worker's record tells of.
+NOTES = 20
+
+
+@dataclass(frozen=True, slots=True)
+class BatchReport:
+    """One forward pass. Durations in seconds.
+
+    `number` counts the passes of this worker; `queue_s` are the waits of `entries`, in order.
+    """
+
+    number: int
+    entries: tuple[Entry, ...]
+    size: int
+    tokens: int
+    computed_tokens: int
+    reason: Reason
+    queue_s: tuple[float, ...]
+    tokenize_s: float
+    model_s: float
+    truncated: int
+    unknown: int
+    failures: int
+
+    def log_context(self) -> dict[str, object]:
+        """What a log line may say of a pass: ids and durations in ms, never a text."""
+        return {
+            "batch": self.number,
+            "size": self.size,
+            "tokens": self.tokens,
+            "computed_tokens": self.computed_tokens,
+            "reason": self.reason,
+            "longest_wait_ms": round(max(self.queue_s) * 1000, 1),
+            "tokenize_ms": round(self.tokenize_s * 1000, 2),
+            "model_ms": round(self.model_s * 1000, 2),
+            "failures": self.failures,
+            "entries": [entry.id for entry in self.entries],
+        }
+
+    def note(self) -> BatchNote:
+        """What the worker's record keeps of it."""
+        return BatchNote(
+            self.number,
+            self.size,
+            self.tokens,
+            self.computed_tokens,
+            self.reason,
+            max(self.queue_s) * 1000,
+            self.model_s * 1000,
+        )
+
+
+def _reason(batch: Sequence[Held]) -> Reason:
+    """Why a batch closed when it did: as the last claim did that brought some of it."""
+    if any(held.entry.solo for held in batch):
+        return "solo"
+    return max(batch, key=lambda held: held.claimed_at).reason
+
+
+class Progress:
+    """What a worker has done since it started.
+
+    `rate` is tokens per second lately, by the estimate that the queue counts in; `typical_tokens` the
+    tokens of a pass lately.
+    """
+
+    def __init__(self) -> None:
+        self.rate = 0.0
+        self.typical_tokens = 32.0
+        self.texts = 0
+        self._batches = self._last_batch = 0
+        self._notes: tuple[str, ...] = ()
+        self._started_ms = int(time.time() * 1000)
+
+    def add(
+        self,
+        batch: Sequence[Held],
+        results: Sequence[Result],
+        computed: int,
+        began: float,
+        spent: float,
+    ) -> BatchReport:
+        """One more pass, over `computed` tokens. It began at `began` (monotonic) and took `spent` seconds."""
+        cost = sum(held.entry.cost for held in batch)
+        self.rate += 0.05 * (cost / max(spent, 1e-6) - self.rate)
+        self.typical_tokens += 0.05 * (computed - self.typical_tokens)
+        self._batches += 1
+        self.texts += len(batch)
+        self._last_batch = len(batch)
+        report = BatchReport(
+            number=self._batches,
+            entries=tuple(held.entry for held in batch),
+            size=len(batch),
+            tokens=sum(len(held.tokens) for held in batch),
+            computed_tokens=computed,
+            reason=_reason(batch),
+            queue_s=tuple(held.entry.waited_ms / 1000 + began - held.claimed_at for held in batch),
+            tokenize_s=sum(held.tokenize_s for held in batch),
+            model_s=spent,
+            truncated=sum(held.tokens.truncated for held in batch),
+            unknown=sum(held.tokens.unknown for held in batch),
+            failures=sum(isinstance(result, Failure) for _, result in results),
+        )
+        # Replaced, never changed: the heartbeat reads it.
+        self._notes = (*self._notes[1 - NOTES :], report.note().encode())
+        return report
+
+    def record(self, info: ModelInfo, state: str) -> dict[str, Any]:
+        """The fields of the worker's record in Redis."""
+        return {
+            "revision": info.revision,
+            "engine": info.engine,
+            "precision": info.precision,
+            "arithmetic": info.arithmetic,
+            "fallback": info.fallback_reason,
+            "state": state,
+            "rate": round(self.rate, 1),
+            "batches": self._batches,
+            "texts": self.texts,
+            "last_batch": self._last_batch,
+            "started_ms": self._started_ms,
+            "recent": ";".join(self._notes),
+        }
+
+
+def model_record(info: ModelInfo) -> dict[str, Any]:
+    """The fields of the model's record in Redis, which ready workers write."""
+    return {
+        "name": info.name,
+        "revision": info.revision,
+        "identity": info.identity,
+        "labels": "\n".join(info.labels),
+        "max_tokens": info.max_tokens,
+        "engine": info.engine,
+        "precision": info.precision,
+    }

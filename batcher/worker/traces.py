@@ -1,0 +1,96 @@
+"""The spans of a worker: what each request in a pass sees of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from batcher.tracing import parent_of, provider
+from batcher.worker.stats import BatchReport
+
+if TYPE_CHECKING:
+    from opentelemetry.context import Context
+    from opentelemetry.sdk.trace import TracerProvider
+
+# Of one batch span, and of passes whose results wait to be sent.
+MOST_LINKS = 64
+MOST_PENDING = 4096
+
+
+def worker_traces(revision: str) -> WorkerTraces | None:
+    """What a worker tells of its passes; None where tracing is off."""
+    made = provider()
+    return None if made is None else WorkerTraces(made, revision)
+
+
+class WorkerTraces:
+    """The spans of a worker: for each request in a pass its queue wait, the batch, and its completion.
+
+    A batch belongs to many traces. Each of them gets a span of it, which links to all the others.
+    """
+
+    def __init__(self, provider: TracerProvider, revision: str) -> None:
+        self._tracer = provider.get_tracer("millrace")
+        self._revision = revision
+        self._pending: dict[str, Context] = {}
+
+    def observe(self, report: BatchReport) -> None:
+        """A pass that has just ended."""
+        traced: dict[str, list[int]] = {}
+        for index, entry in enumerate(report.entries):
+            if entry.trace:
+                traced.setdefault(entry.trace, []).append(index)
+        if not traced:
+            return
+        ended = time.time_ns()
+        began = ended - int(report.model_s * 1e9)
+        parents = {trace: parent_of(trace) for trace in traced}
+        for trace, indices in traced.items():
+            others = [parents[other] for other in parents if other != trace][:MOST_LINKS]
+            self._pass(report, indices, parents[trace], others, began, ended)
+
+    def _pass(
+        self,
+        report: BatchReport,
+        indices: Sequence[int],
+        parent: Context,
+        others: Sequence[Context],
+        began: int,
+        ended: int,
+    ) -> None:
+        from opentelemetry.trace import Link, SpanKind, get_current_span, set_span_in_context
+
+        waited = int(max(report.queue_s[index] for index in indices) * 1e9)
+        first = report.entries[indices[0]]
+        facts = {"millrace.texts": len(indices), "millrace.lane": first.lane}
+        wait = self._tracer.start_span("queue wait", parent, attributes=facts, start_time=began - waited)
+        wait.end(began)
+        about: dict[str, str | int | float | bool] = {
+            "millrace.batch": report.number,
+            "millrace.texts": len(indices),
+            "millrace.size": report.size,
+            "millrace.tokens": report.tokens,
+            "millrace.computed_tokens": report.computed_tokens,
+            "millrace.reason": report.reason,
+            "millrace.revision": self._revision,
+            "millrace.tokenize_ms": round(report.tokenize_s * 1000, 3),
+            "millrace.attempts": max(report.entries[index].attempts for index in indices),
+        }
+        links = [Link(get_current_span(other).get_span_context()) for other in others]
+        span = self._tracer.start_span("batch", parent, SpanKind.CONSUMER, about, links, start_time=began)
+        span.end(ended)
+        if span.is_recording() or span.get_span_context().trace_flags.sampled:
+            if len(self._pending) >= MOST_PENDING:
+                self._pending.clear()
+            self._pending[first.id] = set_span_in_context(span, parent)
+
+    def completed(self, ids: Sequence[str], seconds: float) -> None:
+        """Redis has just taken the results of `ids`, after a round trip of `seconds`."""
+        if not self._pending:
+            return
+        ended = time.time_ns()
+        for entry in ids:
+            if (context := self._pending.pop(entry, None)) is not None:
+                span = self._tracer.start_span("complete", context, start_time=ended - int(seconds * 1e9))
+                span.end(ended)

@@ -1,0 +1,210 @@
+"""The mill on one machine: which processes it has, in which order they start and stop, when it is ready."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http.client
+import json
+import os
+import signal
+import sys
+import time
+
+from api.settings import ApiSettings
+from batcher.settings import WorkerSettings
+from millrace.local.embedded_redis import EmbeddedRedis
+from millrace.local.supervisor import Child, Group, Plan, say, stop_in_order
+
+_PROBE_S = 0.1
+# Nobody is told why it is not ready before this, and the same again after that.
+_SILENT_S = 2.0
+_PATIENCE_S = 10.0
+# Programs that pass signals on often do so twice, to the process and to its group: that is one wish to stop.
+_SAME_WISH_S = 0.5
+# What a process may take to leave, beyond the time in which it answers what it holds.
+_LEAVE_S = 10.0
+_EXAMPLE = '{"text": ["I hate you.", "I love you."]}'
+
+
+class Mill:
+    """Redis unless there is one, then API, workers and jobs worker together."""
+
+    def __init__(
+        self,
+        api: ApiSettings,
+        worker: WorkerSettings,
+        workers: int,
+        redis: EmbeddedRedis | None,
+        *,
+        with_jobs: bool,
+    ) -> None:
+        self._address = (api.host, api.port)
+        self._redis = redis
+        self._group = Group()
+        self._settled = asyncio.Event()
+        self._told_to_stop = asyncio.Event()
+        self._told_at = 0.0
+        self._hurry = asyncio.Event()
+        url = redis.url if redis else api.redis_url.get_secret_value()
+        shared = {"MILLRACE_REDIS_URL": url}
+        listening = {"MILLRACE_HOST": api.host, "MILLRACE_PORT": str(api.port)}
+        working = {"MILLRACE_MODEL": worker.model, "MILLRACE_THREADS": str(_threads(worker, workers))}
+        names = ["worker"] if workers == 1 else [f"worker {number}" for number in range(1, workers + 1)]
+
+        self._servers = [self._child(_redis_plan(redis))] if redis else []
+        self._apis = [self._child(_plan("api", "api", {**shared, **listening}, api.quiet_s + api.drain_s))]
+        self._workers = [
+            self._child(
+                _plan(name, "worker", {**shared, **working, **_probed(worker, number)}, worker.drain_s)
+            )
+            for number, name in enumerate(names)
+        ]
+        self._jobs = [self._child(_plan("jobs", "jobs", shared, worker.drain_s))] if with_jobs else []
+        self._summary = [
+            f"  redis    {_where(redis)}",
+            f"  api      {self._base_url}",
+            f"  workers  {workers}, model {worker.model}",
+            *(["  jobs     1"] if with_jobs else []),
+        ]
+
+    async def run(self) -> int:
+        """Everything from the first process to the last. Returns 0 when it was told to stop."""
+        loop = asyncio.get_running_loop()
+        for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(name, self._on_signal)
+        await self._group.open()
+        working = asyncio.ensure_future(self._work())
+        stopping = asyncio.ensure_future(self._told_to_stop.wait())
+        try:
+            await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stopping.cancel()
+            if not working.done():
+                working.cancel()
+            problem = (await asyncio.gather(working, return_exceptions=True))[0]
+            say("stopping")
+            await stop_in_order([self._apis, self._jobs, self._workers, self._servers], self._hurry)
+            await self._group.close()
+        if isinstance(problem, BaseExceptionGroup):
+            raise problem.exceptions[0]
+        say("stopped")
+        return 0
+
+    async def _work(self) -> None:
+        started = time.monotonic()
+        say("\n".join(["starting", *self._summary]))
+        async with asyncio.TaskGroup() as keeping:
+            keeping.create_task(self._group.watch())
+            for child in self._servers:
+                await child.start()
+                keeping.create_task(child.keep())
+                await self._redis_answers()
+            for child in (*self._apis, *self._workers, *self._jobs):
+                await child.start()
+                keeping.create_task(child.keep())
+            await self._ready()
+            self._settled.set()
+            say(f"ready after {time.monotonic() - started:.1f} s; Ctrl-C stops everything. Try:\n")
+            say(f"  curl -X POST {self._base_url}/predict -d '{_EXAMPLE}'\n")
+
+    async def _redis_answers(self) -> None:
+        assert self._redis is not None
+        while True:
+            with contextlib.suppress(OSError):
+                reader, writer = await asyncio.open_unix_connection(str(self._redis.socket))
+                writer.write(b"PING\r\n")
+                said = await reader.readline()
+                writer.close()
+                if said == b"+PONG\r\n":
+                    return
+            await asyncio.sleep(_PROBE_S / 10)
+
+    async def _ready(self) -> None:
+        told, told_at, began = "", 0.0, time.monotonic()
+        while (reason := await asyncio.to_thread(self._why_not_ready)) is not None:
+            waited_s = time.monotonic() - began
+            news = reason != told or waited_s - told_at > _PATIENCE_S
+            if reason and news and waited_s > _SILENT_S:
+                say(f"waiting for {waited_s:.0f} s: {reason}")
+                told, told_at = reason, waited_s
+            await asyncio.sleep(_PROBE_S)
+
+    def _why_not_ready(self) -> str | None:
+        """None when ready; the reason that /readyz gives, "" while nobody listens."""
+        host, port = self._address
+        connection = http.client.HTTPConnection(_reachable(host), port, timeout=2)
+        try:
+            connection.request("GET", "/readyz")
+            answer = connection.getresponse()
+            body = answer.read()
+            return None if answer.status == 200 else _reason(body)
+        except (OSError, http.client.HTTPException):
+            return ""
+        finally:
+            connection.close()
+
+    def _on_signal(self) -> None:
+        now = time.monotonic()
+        if not self._told_to_stop.is_set():
+            self._told_at = now
+            self._told_to_stop.set()
+        elif now - self._told_at > _SAME_WISH_S:
+            self._hurry.set()
+
+    def _child(self, plan: Plan) -> Child:
+        return Child(plan, self._group, self._settled)
+
+    @property
+    def _base_url(self) -> str:
+        host, port = self._address
+        host = _reachable(host)
+        return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def _where(redis: EmbeddedRedis | None) -> str:
+    if redis is None:
+        return "as given"
+    return f"{redis.binary}, {f'data in {redis.data.path}' if redis.on_disk else 'nothing on disk'}"
+
+
+def _plan(name: str, command: str, environment: dict[str, str], drain_s: float) -> Plan:
+    # -P: a folder named `api` where the person happens to be must not be taken for ours.
+    return Plan(name, [sys.executable, "-P", "-m", "millrace", command], drain_s + _LEAVE_S, environment)
+
+
+def _redis_plan(redis: EmbeddedRedis) -> Plan:
+    return Plan(
+        "redis",
+        redis.command(),
+        _LEAVE_S,
+        pass_fds=(redis.data.lock_fd,),
+        last_words=redis.last_words,
+    )
+
+
+def _probed(worker: WorkerSettings, number: int) -> dict[str, str]:
+    """Several workers on one machine: each has a port of its own, counted up from the one that is set."""
+    return {"MILLRACE_WORKER_PORT": str(worker.worker_port + number if worker.worker_port else 0)}
+
+
+def _threads(worker: WorkerSettings, workers: int) -> int:
+    """Several workers share the cores; one alone chooses for itself."""
+    if worker.threads or workers == 1:
+        return worker.threads
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // workers)
+
+
+def _reachable(host: str) -> str:
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  # read, not bound
+
+
+def _reason(body: bytes) -> str:
+    try:
+        said = json.loads(body)
+        if said["code"] == "no_worker":
+            return "the worker prepares its model, which takes longest the first time"
+        return str(said["detail"])
+    except (ValueError, KeyError, AttributeError):
+        return "the API is not ready yet"

@@ -1,0 +1,109 @@
+"""What `millrace top` and `millrace status` know: the frames of an API's /stats."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from api.settings import ApiSettings
+from millrace.errors import CommandError
+from millrace.settings_loader import load_settings
+
+if TYPE_CHECKING:
+    import httpx
+
+Frame = dict[str, Any]
+TIMEOUT_S = 5.0
+
+
+class NoAnswer(Exception):
+    """The API did not answer, or not like this API. Its message is for people."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which API to ask."""
+    parser.add_argument("--url", help="address of the API (http://MILLRACE_HOST:MILLRACE_PORT)")
+    parser.add_argument("--api-key-file", type=Path, help="file that holds the API key")
+
+
+class StatsClient:
+    """Asks one API. Each method raises NoAnswer."""
+
+    def __init__(self, url: str, key: str | None = None) -> None:
+        try:
+            import httpx
+        except ImportError:
+            raise CommandError("this needs httpx and rich: pip install 'millrace[cli]'.") from None
+        self.url = url
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._http = httpx.Client(base_url=url, headers=headers, timeout=TIMEOUT_S, trust_env=False)
+        self._errors: type[Exception] = httpx.HTTPError
+
+    @classmethod
+    def of(cls, args: argparse.Namespace) -> StatsClient:
+        """The API that the arguments name, else the one that the settings do."""
+        try:
+            key = args.api_key_file.read_text().strip() if args.api_key_file else None
+        except OSError as error:
+            raise CommandError(f"{args.api_key_file} cannot be read: {error.strerror}.") from None
+        if args.url:
+            return cls(args.url.rstrip("/"), key)
+        settings = load_settings(ApiSettings)
+        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.host, settings.host)  # noqa: S104
+        return cls(f"http://{host}:{settings.port}", key)
+
+    def one(self) -> Frame:
+        """The frame of this moment."""
+        try:
+            answer = self._http.get("/stats")
+            self._check(answer)
+            return _frame(answer.text)
+        except self._errors as error:
+            raise self._no_answer(error) from error
+
+    def frames(self) -> Iterator[tuple[str, Frame]]:
+        """("history", ...), then ("frame", ...) each second until the stream ends."""
+        try:
+            with self._http.stream("GET", "/stats", headers={"Accept": "text/event-stream"}) as answer:
+                if answer.status_code != 200:
+                    answer.read()
+                self._check(answer)
+                name = ""
+                for line in answer.iter_lines():
+                    field, _, value = line.partition(": ")
+                    if field == "event":
+                        name = value
+                    elif field == "data":
+                        yield name, _frame(value)
+        except self._errors as error:
+            raise self._no_answer(error) from error
+
+    def _check(self, answer: httpx.Response) -> None:
+        if answer.status_code == 401:
+            raise NoAnswer(f"{self.url} asks for an API key: --api-key-file")
+        if answer.status_code != 200:
+            raise NoAnswer(f"{self.url}/stats answers {answer.status_code}: is this a Millrace API?")
+
+    def _no_answer(self, error: Exception) -> NoAnswer:
+        return NoAnswer(f"{self.url} does not answer: {error}")
+
+
+def _frame(text: str) -> Frame:
+    try:
+        frame = json.loads(text)
+    except ValueError as error:
+        raise NoAnswer("what came is no JSON: is this a Millrace API?") from error
+    if not isinstance(frame, dict):
+        raise NoAnswer("what came is no frame: is this a Millrace API?")
+    return frame
+
+
+def number(value: float | None, unit: str = "") -> str:
+    """Three digits are enough to look at."""
+    if value is None:
+        return "-"
+    text = f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.3g}"
+    return f"{text} {unit}".rstrip()
