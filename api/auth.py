@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from api.asgi.wire import Head
+from api.asgi.wire import RequestHeaders
 from api.errors import Problem
 from api.keys import Keys
 from api.rate_limit import RateCounter
@@ -29,7 +29,7 @@ class RateLimit:
     def __init__(self, rate: str) -> None:
         self._counter = RateCounter(rate)
 
-    def admit(self, keys: Keys, head: Head) -> str:
+    def admit(self, keys: Keys, head: RequestHeaders) -> str:
         """Counts a request and says whose it is. Raises Problem 401, or 429: vain tries are counted, too."""
         try:
             client = keys.client(head)

@@ -10,11 +10,11 @@ from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
 
-from api.asgi.middleware import Direct, Handoff
-from api.asgi.wire import JSON, NOSNIFF, Head, Receive, Scope, Send, send_answer
+from api.asgi.middleware import ASGIResponse, Direct
+from api.asgi.wire import JSON, NOSNIFF, Receive, RequestHeaders, Scope, Send, send_answer
 from api.backend import Hub, Models
 from api.errors import Problem
-from api.lifecycle import Phase
+from api.lifecycle import Lifecycle
 from api.metrics import Metrics
 from api.predict.request import Error
 
@@ -49,12 +49,12 @@ class Health:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = perf_counter()
-        headers = [JSON, (b"x-request-id", Head(scope).request_id), NOSNIFF]
+        headers = [JSON, (b"x-request-id", RequestHeaders(scope).request_id), NOSNIFF]
         await send_answer(send, 200, headers, self._body)
         self._metrics.request("/health", 200, perf_counter() - started)
 
 
-def why_not_ready(hub: Hub, phase: Phase) -> Problem | None:
+def why_not_ready(hub: Hub, phase: Lifecycle) -> Problem | None:
     """None when a request sent now would be answered; otherwise what stands in its way."""
     if phase.draining:
         return Problem(503, "this process is stopping", code="draining")
@@ -79,14 +79,14 @@ def warnings(hub: Hub) -> Iterator[str]:
 
 
 def health_routes(
-    direct: Direct, hub: Hub, models: Models, metrics: Metrics, publish: Callable[[], None], phase: Phase
+    direct: Direct, hub: Hub, models: Models, metrics: Metrics, publish: Callable[[], None], phase: Lifecycle
 ) -> APIRouter:
     """The four routes. None of them waits for anything. `publish` brings the counters up to date."""
     router = APIRouter(tags=["health"])
 
     @router.get("/health", summary="Is the process up? Always cheap", response_model=Healthy)
     async def health() -> Response:
-        return Handoff(direct)
+        return ASGIResponse(direct)
 
     @router.get("/livez", summary="Restart it when this fails", responses={503: {"model": Error}})
     async def livez() -> Live:

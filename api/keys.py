@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from hashlib import sha256
 
-from api.asgi.wire import Head
+from api.asgi.wire import RequestHeaders
 from api.errors import Problem
 
 # What `sha256sum` says of a variable that is not set, after printf and after echo.
@@ -54,15 +54,15 @@ class Keys:
     def __init__(self, names: Mapping[str, str]) -> None:
         self._names = [(bytes.fromhex(digest), f"key:{name}") for digest, name in names.items()]
 
-    def client(self, head: Head) -> str:
+    def client(self, head: RequestHeaders) -> str:
         """Who asks: `key:` and the name of the key, else the address. Raises Problem 401."""
         return self._named(head) if self._names else head.client
 
-    def owner(self, head: Head) -> str:
+    def owner(self, head: RequestHeaders) -> str:
         """Whose jobs this request may see: those of its key's name, or all ("") where there are no keys."""
         return self._named(head) if self._names else ""
 
-    def _named(self, head: Head) -> str:
+    def _named(self, head: RequestHeaders) -> str:
         key = _shown_key(head)
         shown, found = sha256(key).digest(), ""
         # Every digest is compared, so that the time taken says nothing of which one matched.
@@ -80,7 +80,7 @@ def key_name(client: str) -> str:
     return client[4:] if client.startswith("key:") else ""
 
 
-def _shown_key(head: Head) -> bytes:
+def _shown_key(head: RequestHeaders) -> bytes:
     scheme, _, token = head.found.get(b"authorization", b"").partition(b" ")
     if scheme.lower() == b"bearer" and token:
         return token.strip()

@@ -21,7 +21,7 @@ TAKES = 20
 PHASE = "phase"
 
 
-class Phase:
+class Lifecycle:
     """`draining` goes up first, so that /readyz says no before the port closes."""
 
     def __init__(self) -> None:

@@ -10,16 +10,16 @@ from pathlib import Path
 
 from fastapi import APIRouter, FastAPI, Response
 
-from api.asgi.middleware import Edge, Handoff
+from api.asgi.middleware import ASGIResponse, Edge
 from api.backend import Cache, Hub
 from api.docs_page import docs_routes
 from api.health import Health, health_routes
 from api.jobs.routes import Deferral, job_routes
-from api.jobs.service import JobDesk
+from api.jobs.service import JobService
 from api.keys import Keys
-from api.lifecycle import PHASE, Phase
-from api.metrics import Metrics, MillCollector
-from api.predict.handler import Predict
+from api.lifecycle import PHASE, Lifecycle
+from api.metrics import Metrics, QueueCollector
+from api.predict.handler import PredictHandler
 from api.predict.local_cache import LocalCache
 from api.predict.request import PREDICT_RESPONSES, Predictions, request_body
 from api.server.syn_filter import Door
@@ -43,7 +43,7 @@ def create_app(
     *,
     hub: Hub | None = None,
     cache: Cache | None = None,
-    jobs: JobDesk | None = None,
+    jobs: JobService | None = None,
     metrics_dir: Path | None = None,
     catch_signals: bool = False,
     door: Door | None = None,
@@ -51,22 +51,22 @@ def create_app(
     """The ASGI application. `hub`, `cache` and `jobs` default to real ones on the settings' Redis.
 
     `metrics_dir` is where several processes of one service keep their counters; `catch_signals` lets SIGTERM
-    take readiness away and shut the `door` before the server begins to stop (for those run by `api.server.run`).
+    take readiness away and shut the `door` before the server begins to stop (see `api.server.run`).
     """
     hub = hub or ReplyHub.connect(settings)
     cache = cache or SharedCache.connect(settings)
-    phase = Phase()
+    phase = Lifecycle()
     local = LocalCache(settings.local_cache_entries, settings.local_cache_bytes)
     metrics = Metrics(settings.default_budget_s, metrics_dir)
-    metrics.registry.register(MillCollector(hub))
+    metrics.registry.register(QueueCollector(hub))
     publish = partial(metrics.publish, local, hub, cache)
-    predict = Predict(settings, hub, cache, local, metrics, phase)
-    jobs = jobs or JobDesk.connect(settings, lambda: phase.draining)
+    predict = PredictHandler(settings, hub, cache, local, metrics, phase)
+    jobs = jobs or JobService.connect(settings, lambda: phase.draining)
     predict.deferral = Deferral(jobs)
     stats = Stats(metrics, hub, jobs, phase)
 
     @contextlib.asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Phase]]:
+    async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Lifecycle]]:
         if catch_signals:
             phase.catch_signals(settings.quiet_s, door)
         await hub.start()
@@ -99,7 +99,7 @@ def create_app(
     return edge
 
 
-def _predict_route(predict: Predict) -> APIRouter:
+def _predict_route(predict: PredictHandler) -> APIRouter:
     router = APIRouter(tags=["predict"])
 
     @router.post(
@@ -111,13 +111,13 @@ def _predict_route(predict: Predict) -> APIRouter:
     )
     async def classify() -> Response:
         """Answers in the order of the texts; the labels of each stand in label id order."""
-        return Handoff(predict)
+        return ASGIResponse(predict)
 
     return router
 
 
 @contextlib.asynccontextmanager
-async def _published(publish: Callable[[], None], phase: Phase) -> AsyncIterator[None]:
+async def _published(publish: Callable[[], None], phase: Lifecycle) -> AsyncIterator[None]:
     """Within it, sibling processes see what this one counts, a second old at most."""
 
     async def repeat() -> None:

@@ -202,7 +202,7 @@ _GAUGES = {
 }
 
 
-class MillCollector(Collector):
+class QueueCollector(Collector):
     """The mill as the last sweep saw it: the same in every API process, so read, not counted."""
 
     def __init__(self, hub: Hub) -> None:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from ipaddress import ip_address
 
-from api.asgi.wire import Head
+from api.asgi.wire import RequestHeaders
 from api.errors import Problem
 
 _name = re.compile(r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*").fullmatch
@@ -47,7 +47,7 @@ class Origins:
         # As nearly every request has it; anything else is taken apart.
         self._usual = frozenset((*known, *(b"%b:%d" % (name, port) for name in known)))
 
-    def check_host(self, head: Head) -> None:
+    def check_host(self, head: RequestHeaders) -> None:
         """Raises Problem 403 for a host name that is not the service's. Addresses cannot be rebound."""
         host = head.found.get(b"host")
         if host is None or host in self._usual or self._any or self._is_ours(host):
@@ -58,7 +58,7 @@ class Origins:
             code="host_not_allowed",
         )
 
-    def check_origin(self, head: Head) -> None:
+    def check_origin(self, head: RequestHeaders) -> None:
         """Raises Problem 403 for what a page of another site sends; a link that is followed may look."""
         found = head.found
         site, origin = found.get(b"sec-fetch-site"), found.get(b"origin")

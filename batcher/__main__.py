@@ -18,7 +18,7 @@ from batcher.worker.cache_writer import CacheWriter
 from batcher.worker.claimer import WAIT_S
 from batcher.worker.loop import Worker
 from batcher.worker.metrics import MeasuredQueue
-from batcher.worker.observability import Instruments
+from batcher.worker.observability import Observability
 from model_store import Classifier, ModelError, ModelInfo, load
 
 log = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ def _report(info: ModelInfo, seconds: float) -> None:
         log.info("%s serves", setting, extra=facts)
 
 
-def build_worker(settings: WorkerSettings, instruments: Instruments, cache: CacheWriter) -> Worker:
+def build_worker(settings: WorkerSettings, instruments: Observability, cache: CacheWriter) -> Worker:
     """A worker over clients of its own: one for commands, one that blocks, one for the heartbeat."""
     url = settings.redis_url.get_secret_value()
     worker_id = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
@@ -111,7 +111,7 @@ def main(settings: WorkerSettings | None = None) -> int:
     try:
         if settings.tracing:
             tracing.setup("worker")
-        instruments = Instruments(load_model(settings), settings)
+        instruments = Observability(load_model(settings), settings)
         cache = CacheWriter.connect(settings)
         worker = build_worker(settings, instruments, cache)
         instruments.attach(worker)
@@ -129,7 +129,7 @@ def main(settings: WorkerSettings | None = None) -> int:
         log.error("The model failed its warm-up: %s", error, extra={"action": "worker.unable"})
         return EXIT_UNABLE
     instruments.begin()
-    garbage.settle()
+    garbage.freeze_after_startup()
     worker.run()
     cache.close()
     instruments.close()

@@ -7,7 +7,7 @@ import gc
 _THRESHOLDS = (20_000, 20, 20)
 
 
-def settle() -> None:
+def freeze_after_startup() -> None:
     """Once a process is ready: what is there by then stays, and no collection looks at it again."""
     gc.collect()
     gc.freeze()

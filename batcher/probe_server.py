@@ -19,7 +19,7 @@ Check = Callable[[], str | None]
 CLIENT_TIMEOUT_S = 5.0
 
 
-class Probes(ThreadingHTTPServer):
+class ProbeServer(ThreadingHTTPServer):
     """Listens from the start; `close` ends it. Raises OSError when the port cannot be had.
 
     `live` failing means: restart the process. `ready` failing means: it would not answer now.
@@ -43,7 +43,7 @@ class Probes(ThreadingHTTPServer):
 
 
 class _Handler(BaseHTTPRequestHandler):
-    server: Probes
+    server: ProbeServer
     timeout = CLIENT_TIMEOUT_S
     server_version = "millrace"
     sys_version = ""

@@ -12,7 +12,7 @@ from batcher.settings import WorkerSettings
 from millrace import jobs
 from millrace.errors import CommandError
 from millrace.local.embedded_redis import DataDir, EmbeddedRedis, default_data_dir, find_server
-from millrace.local.stack import Mill
+from millrace.local.stack import LocalStack
 from millrace.settings_loader import check_port, free_port, load_settings
 
 
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
             "list: set REDIS_URL instead."
         )
     try:
-        mill = Mill(api, worker, args.workers, redis, with_jobs=jobs.available())
+        mill = LocalStack(api, worker, args.workers, redis, with_jobs=jobs.available())
         return asyncio.run(mill.run())
     finally:
         if redis is not None:

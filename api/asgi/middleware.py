@@ -19,14 +19,24 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Match
 
-from api.asgi.wire import NOSNIFF, PROBES, Head, Lingering, Message, Receive, Scope, Send, send_problem
+from api.asgi.wire import (
+    NOSNIFF,
+    PROBES,
+    LingeringClose,
+    Message,
+    Receive,
+    RequestHeaders,
+    Scope,
+    Send,
+    send_problem,
+)
 from api.auth import OPEN_PATHS, OPEN_PREFIX
 from api.errors import Header, Problem, internal, problem_of
 from api.keys import Keys, key_name
-from api.lifecycle import Phase
+from api.lifecycle import Lifecycle
 from api.metrics import Metrics
 from api.openapi import described
-from api.predict.handler import Predict
+from api.predict.handler import PredictHandler
 from batcher.errors import MillraceError
 
 log = logging.getLogger(__name__)
@@ -49,7 +59,7 @@ QUIET_ROUTES = PROBES | {"/", "/static/{name:path}"}
 METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 
 
-class Handoff(Response):
+class ASGIResponse(Response):
     """A framework route's way to an ASGI application that answers for itself."""
 
     def __init__(self, app: Direct) -> None:
@@ -66,7 +76,9 @@ class Edge(FastAPI):
     Whoever adds routes does so with `include_router`; whoever makes jobs of requests sets `predict.deferral`.
     """
 
-    def __init__(self, predict: Predict, metrics: Metrics, keys: Keys, phase: Phase, **options: Any) -> None:
+    def __init__(
+        self, predict: PredictHandler, metrics: Metrics, keys: Keys, phase: Lifecycle, **options: Any
+    ) -> None:
         # What Host says is anybody's word: nobody is sent there for a slash too many.
         super().__init__(redirect_slashes=False, **options)
         self.predict = predict
@@ -98,9 +110,9 @@ class Edge(FastAPI):
 
     async def _through(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         started = perf_counter()
-        head = Head(scope)
+        head = RequestHeaders(scope)
         scope.setdefault("state", {})["head"] = head
-        stamp = Stamp(head.request_id, Lingering(send, receive))
+        stamp = DefaultHeaders(head.request_id, LingeringClose(send, receive))
         try:
             if path not in PROBES:
                 self.predict.origins.check_host(head)
@@ -120,7 +132,7 @@ class Edge(FastAPI):
         finally:
             self._record(scope, head, stamp.status or 499, perf_counter() - started)
 
-    def _record(self, scope: Scope, head: Head, status: int, seconds: float) -> None:
+    def _record(self, scope: Scope, head: RequestHeaders, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "other")
         self._metrics.request(route, status, seconds)
         if head.client_name:
@@ -135,7 +147,7 @@ class Edge(FastAPI):
             log.log(level, "request", extra=fields)
 
 
-class Stamp:
+class DefaultHeaders:
     """A `send` that adds what each answer must have, and remembers its status."""
 
     def __init__(self, request_id: bytes, send: Send) -> None:
@@ -166,7 +178,7 @@ async def _answer_error(request: Request, error: Exception) -> Response:
     problem = _problem(error)
     if problem.status == 405:
         problem.headers = [(b"allow", _allowed(request.scope))]
-    head: Head = request.scope["state"]["head"]
+    head: RequestHeaders = request.scope["state"]["head"]
     headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in problem.headers}
     return Response(problem.body(head.id), problem.status, headers, "application/json")
 

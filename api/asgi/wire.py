@@ -75,7 +75,7 @@ def new_request_id() -> bytes:
     return b"%032x" % getrandbits(128)
 
 
-class Head:
+class RequestHeaders:
     """The head of one request. `found` holds the few headers that matter, by lower-case name."""
 
     __slots__ = ("client_name", "found", "request_id", "scope")
@@ -144,7 +144,7 @@ def _unquoted(value: bytes) -> bytes:
     return value[1:-1] if len(value) > 1 and value[:1] == value[-1:] == b'"' else value
 
 
-def check_length(head: Head, limit: int) -> None:
+def check_length(head: RequestHeaders, limit: int) -> None:
     """Refuses by Content-Length what would be refused while reading, before any of it is read."""
     said = head.found.get(b"content-length")
     if said is not None and said.isdigit() and (len(said) > MOST_DIGITS or int(said) > limit):
@@ -159,7 +159,7 @@ def is_json(content_type: bytes) -> bool:
     return said in JSON_TYPES or (said.startswith(b"application/") and said.endswith(b"+json"))
 
 
-def check_encoding(head: Head) -> None:
+def check_encoding(head: RequestHeaders) -> None:
     """A body is read as it is. 415 for one that says that it is compressed."""
     said = head.found.get(b"content-encoding")
     if said is not None and said.strip().lower() not in (b"", b"identity"):
@@ -167,7 +167,7 @@ def check_encoding(head: Head) -> None:
         raise Problem(415, detail, headers=(CLOSE, (b"accept-encoding", b"identity")))
 
 
-def check_json(head: Head) -> None:
+def check_json(head: RequestHeaders) -> None:
     """Anything else than JSON is 415."""
     if not is_json(head.found.get(b"content-type", b"")):
         raise Problem(
@@ -211,7 +211,7 @@ def problem_parts(problem: Problem, request_id: bytes) -> tuple[list[Header], by
     return headers, problem.body(request_id.decode("ascii"))
 
 
-class Lingering:
+class LingeringClose:
     """A `send` that takes its time to end an error which closes the connection.
 
     Who is still sending a body when the connection closes may never see why; 408 is for those who are not.

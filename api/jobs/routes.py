@@ -10,10 +10,10 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Path, Query, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from api.asgi.wire import Gone, Head, check_encoding, check_length
+from api.asgi.wire import Gone, RequestHeaders, check_encoding, check_length
 from api.jobs.openapi import CANCEL, EVENTS, FIND, LIST, PREDICTIONS, SUBMIT, TEXTS
 from api.jobs.schemas import Job, JobList, JobPredictions, job_body, next_offset, page, page_type
-from api.jobs.service import JobDesk, not_found
+from api.jobs.service import JobService, not_found
 from api.predict.response import Answer
 from batcher.errors import QueueUnavailable
 from batcher.jobs.records import JobRecord, JobStatus
@@ -29,14 +29,14 @@ PAUSE_S = 0.5
 MAX_STREAM_S = 3600.0
 
 
-def _owner(desk: JobDesk, request: Request) -> str:
+def _owner(desk: JobService, request: Request) -> str:
     return desk.owner(request.scope["state"]["head"])
 
 
 JobId = Annotated[str, Path(description="As POST /jobs gave it")]
 
 
-def job_routes(desk: JobDesk, max_body_bytes: int) -> APIRouter:
+def job_routes(desk: JobService, max_body_bytes: int) -> APIRouter:
     """The seven routes."""
     router = APIRouter(prefix="/jobs", tags=["jobs"])
     _add_intake(router, desk, max_body_bytes)
@@ -46,14 +46,14 @@ def job_routes(desk: JobDesk, max_body_bytes: int) -> APIRouter:
     return router
 
 
-def _add_intake(router: APIRouter, desk: JobDesk, max_body_bytes: int) -> None:
+def _add_intake(router: APIRouter, desk: JobService, max_body_bytes: int) -> None:
     @router.post("", summary="Hand in a job", status_code=202, response_model=Job, **SUBMIT)
     async def submit(
         request: Request,
         keep_input: Annotated[bool, Query(description="Keep the texts after the job's end")] = False,
     ) -> Response:
         """The body is read as a stream. All of it becomes a job, or nothing."""
-        head: Head = request.scope["state"]["head"]
+        head: RequestHeaders = request.scope["state"]["head"]
         check_length(head, max_body_bytes)
         check_encoding(head)
         try:
@@ -63,7 +63,7 @@ def _add_intake(router: APIRouter, desk: JobDesk, max_body_bytes: int) -> None:
         return await _job(desk, record, 202 if new else 200)
 
 
-def _add_progress(router: APIRouter, desk: JobDesk) -> None:
+def _add_progress(router: APIRouter, desk: JobService) -> None:
     @router.get("", summary="Jobs, newest first", **LIST)
     async def list_jobs(
         request: Request,
@@ -101,7 +101,7 @@ def _add_progress(router: APIRouter, desk: JobDesk) -> None:
         return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
 
 
-def _add_results(router: APIRouter, desk: JobDesk) -> None:
+def _add_results(router: APIRouter, desk: JobService) -> None:
     @router.get("/{job_id}/predictions", response_model=JobPredictions, **PREDICTIONS)
     async def predictions(
         request: Request,
@@ -127,7 +127,7 @@ def _add_results(router: APIRouter, desk: JobDesk) -> None:
         return StreamingResponse(await desk.texts(record), media_type="application/x-ndjson")
 
 
-def _add_cancel(router: APIRouter, desk: JobDesk) -> None:
+def _add_cancel(router: APIRouter, desk: JobService) -> None:
     @router.delete("/{job_id}", summary="Cancel a job, or delete one that has ended", **CANCEL)
     async def cancel(request: Request, job_id: JobId) -> Response:
         """A job that waits or runs is cancelled (200); one that has ended goes with its data (204)."""
@@ -138,10 +138,10 @@ def _add_cancel(router: APIRouter, desk: JobDesk) -> None:
 class Deferral:
     """POST /predict with `Prefer: respond-async`: its texts become a job."""
 
-    def __init__(self, desk: JobDesk) -> None:
+    def __init__(self, desk: JobService) -> None:
         self._desk = desk
 
-    async def __call__(self, head: Head, texts: list[str]) -> Answer:
+    async def __call__(self, head: RequestHeaders, texts: list[str]) -> Answer:
         """202 and Location, or 200 for a job that was there. Raises Problem or QueueUnavailable."""
         record, new = await self._desk.take_texts(head, texts)
         answer = await _job(self._desk, record, 202 if new else 200)
@@ -150,12 +150,12 @@ class Deferral:
         return Answer(answer.status_code, headers, bytes(answer.body))
 
 
-async def _job(desk: JobDesk, record: JobRecord, status: int) -> JSONResponse:
+async def _job(desk: JobService, record: JobRecord, status: int) -> JSONResponse:
     body = job_body(record, await desk.position(record)).model_dump(mode="json")
     return JSONResponse(body, status, {"location": f"/jobs/{record.id}"})
 
 
-async def _events(desk: JobDesk, record: JobRecord, last_seen: str | None) -> AsyncIterator[bytes]:
+async def _events(desk: JobService, record: JobRecord, last_seen: str | None) -> AsyncIterator[bytes]:
     """An event for each change, a comment while there is none, the event `end` at the end."""
     until = monotonic() + MAX_STREAM_S
     shown = last_seen

@@ -17,10 +17,10 @@ from typing import TypeVar
 
 from anyio import CapacityLimiter, fail_after, from_thread, to_thread
 
-from api.asgi.wire import CLOSE, Gone, Head, Receive, is_json
+from api.asgi.wire import CLOSE, Gone, Receive, RequestHeaders, is_json
 from api.errors import Problem
 from api.jobs.parsers import READERS
-from api.jobs.upload import Intake, Limits
+from api.jobs.upload import JobUploader, Limits
 from api.jobs.watcher import JobWatch
 from api.keys import Keys
 from api.settings import ApiSettings
@@ -48,7 +48,7 @@ _job_id = re.compile("[0-9a-f]{32}").fullmatch
 T = TypeVar("T")
 
 
-class JobDesk:
+class JobService:
     """Takes jobs in, and answers for them."""
 
     def __init__(
@@ -66,12 +66,12 @@ class JobDesk:
         limits = Limits(
             settings.max_job_body_bytes, settings.max_text_chars, settings.max_waiting_jobs, budget
         )
-        self._intake = Intake(store, queue, limits)
+        self._intake = JobUploader(store, queue, limits)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="jobs")
         self._uploads = CapacityLimiter(UPLOADS)
 
     @classmethod
-    def connect(cls, settings: ApiSettings, draining: Callable[[], bool]) -> JobDesk:
+    def connect(cls, settings: ApiSettings, draining: Callable[[], bool]) -> JobService:
         """A desk over a client of its own, for the Redis that the settings name."""
         url = settings.jobs_url
         client = connect(url, timeout_s=REDIS_TIMEOUT_S, retries=1, connections=2 * (THREADS + UPLOADS))
@@ -85,7 +85,7 @@ class JobDesk:
 
     # -- taking in ---------------------------------------------------------------------------------
 
-    def job_id(self, head: Head) -> str:
+    def job_id(self, head: RequestHeaders) -> str:
         """The job that `Idempotency-Key` names for this client, else a new one. Raises Problem 422."""
         keys = [value for name, value in head.scope["headers"] if name == b"idempotency-key"]
         if not keys:
@@ -94,12 +94,12 @@ class JobDesk:
             raise Problem(422, f"Idempotency-Key must be given once, with 1 to {MAX_KEY} characters")
         return sha256(self.owner(head).encode() + b"\n" + keys[0]).hexdigest()[:32]
 
-    def owner(self, head: Head) -> str:
+    def owner(self, head: RequestHeaders) -> str:
         """Whose jobs this request may see: those of its key's name, or all ("") where there are no keys."""
         return self._keys.owner(head)
 
     async def take_body(
-        self, head: Head, receive: Receive, *, keep_input: bool = False
+        self, head: RequestHeaders, receive: Receive, *, keep_input: bool = False
     ) -> tuple[JobRecord, bool]:
         """The job of an arriving body, and whether it is new. Raises Problem, QueueUnavailable or Gone."""
         kind = _media_type(head)
@@ -108,12 +108,12 @@ class JobDesk:
         size = 0 if kind == "text/csv" else int(head.found.get(b"content-length", b"0"))
         return await self._take(head, texts, keep_input, size)
 
-    async def take_texts(self, head: Head, texts: Sequence[str]) -> tuple[JobRecord, bool]:
+    async def take_texts(self, head: RequestHeaders, texts: Sequence[str]) -> tuple[JobRecord, bool]:
         """The same for texts that are here already."""
         return await self._take(head, iter(texts))
 
     async def _take(
-        self, head: Head, texts: Iterator[str], keep_input: bool = False, size: int = 0
+        self, head: RequestHeaders, texts: Iterator[str], keep_input: bool = False, size: int = 0
     ) -> tuple[JobRecord, bool]:
         job_id = self.job_id(head)
         # An address without a key may be personal, and is of no use in Redis but to be told from others.
@@ -206,7 +206,7 @@ def _unavailable() -> QueueUnavailable:
     return QueueUnavailable("the queue does not answer", retry_after_s=1.0)
 
 
-def _media_type(head: Head) -> str:
+def _media_type(head: RequestHeaders) -> str:
     """JSON by all the names that POST /predict knows, or another that is read here. Raises Problem 415."""
     said = head.found.get(b"content-type", b"")
     kind = "application/json" if is_json(said) else said.decode("latin-1").partition(";")[0].strip().lower()

@@ -38,7 +38,7 @@ class Limits:
     budget: Budget
 
 
-class Intake:
+class JobUploader:
     """Makes jobs of bodies."""
 
     def __init__(self, store: JobStore, queue: JobQueue, limits: Limits) -> None:

@@ -17,10 +17,10 @@ from api.asgi.wire import (
     JSON,
     NOSNIFF,
     Gone,
-    Head,
-    Lingering,
+    LingeringClose,
     Preference,
     Receive,
+    RequestHeaders,
     Scope,
     Send,
     check_encoding,
@@ -33,11 +33,11 @@ from api.auth import ClientCap, RateLimit
 from api.backend import Cache, Hub, Models
 from api.errors import Header, Problem, internal, problem_of
 from api.keys import Keys, key_name
-from api.lifecycle import Phase
+from api.lifecycle import Lifecycle
 from api.metrics import Metrics
 from api.origins import Origins
-from api.predict.local_cache import Held, LocalCache
-from api.predict.lookup import MissRoad, Want
+from api.predict.local_cache import CachedPrediction, LocalCache
+from api.predict.lookup import LookupRequest, PredictionLookup
 from api.predict.request import RequestReader
 from api.predict.response import Answer, all_known, some_found
 from api.settings import ApiSettings
@@ -51,15 +51,15 @@ ROUTE = "/predict"
 class Deferral(Protocol):
     """Makes a job of a request (`Prefer: respond-async`): 202 and where to ask. May raise Problem."""
 
-    async def __call__(self, head: Head, texts: list[str]) -> Answer: ...
+    async def __call__(self, head: RequestHeaders, texts: list[str]) -> Answer: ...
 
 
-class Ask:
+class RequestContext:
     """One request under way, and what its log line will say. `started` by perf_counter."""
 
     __slots__ = ("client", "computed", "head", "known", "started", "texts")
 
-    def __init__(self, head: Head) -> None:
+    def __init__(self, head: RequestHeaders) -> None:
         self.started = perf_counter()
         self.head = head
         self.client = ""
@@ -68,7 +68,7 @@ class Ask:
         self.computed = 0
 
 
-class Predict:
+class PredictHandler:
     """Answers POST /predict. An ASGI application; `deferral` is set by whoever serves jobs."""
 
     def __init__(
@@ -78,7 +78,7 @@ class Predict:
         shared: Cache,
         local: LocalCache,
         metrics: Metrics,
-        phase: Phase,
+        phase: Lifecycle,
     ) -> None:
         self.reader = RequestReader(settings.max_texts, settings.max_text_chars)
         self.models = Models(hub)
@@ -92,10 +92,10 @@ class Predict:
         self.rate = RateLimit(settings.rate_limit)
         self.origins = Origins(settings.host_names, settings.port)
         cap = ClientCap(settings.max_client_texts, settings.first_client_texts)
-        self._misses = MissRoad(hub, shared, local, cap, metrics, settings.cache_ttl_s)
+        self._misses = PredictionLookup(hub, shared, local, cap, metrics, settings.cache_ttl_s)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        ask = Ask(Head(scope))
+        ask = RequestContext(RequestHeaders(scope))
         try:
             answer = await self._answer(ask, receive)
         except Gone:
@@ -104,7 +104,7 @@ class Predict:
             problem = self._problem(ask, error)
             problem.__traceback__ = None  # it holds the body, while the client takes its time
             self._record(ask, problem.status, problem.code, problem.entry)
-            await send_problem(Lingering(send, receive), problem, ask.head.request_id)
+            await send_problem(LingeringClose(send, receive), problem, ask.head.request_id)
         else:
             headers: list[Header] = [JSON, (b"x-request-id", ask.head.request_id), NOSNIFF, *answer.headers]
             if self._phase.draining:
@@ -112,7 +112,7 @@ class Predict:
             await send_answer(send, answer.status, headers, answer.body)
             self._record(ask, answer.status)
 
-    async def _answer(self, ask: Ask, receive: Receive) -> Answer:
+    async def _answer(self, ask: RequestContext, receive: Receive) -> Answer:
         head = ask.head
         self.origins.check_host(head)
         self.origins.check_origin(head)
@@ -132,15 +132,15 @@ class Predict:
         if None not in held:
             ask.known = True
             self._metrics.hit_local(len(held))
-            known = cast("list[Held]", held)
+            known = cast("list[CachedPrediction]", held)
             answer = all_known(self.models, revision, known, now - before, now - ask.started)
             self._say_wait(wishes, answer)
             return answer
         until = before + self._budget_s(wishes)
-        want = Want(texts, held, revision, ask.client, until, head.trace, tenant)
+        want = LookupRequest(texts, held, revision, ask.client, until, head.trace, tenant)
         return await self._some_unknown(ask, want, receive)
 
-    async def _some_unknown(self, ask: Ask, want: Want, receive: Receive) -> Answer:
+    async def _some_unknown(self, ask: RequestContext, want: LookupRequest, receive: Receive) -> Answer:
         wishes = ask.head.preference
         try:
             with self._bodies.hold(ask.texts):
@@ -165,7 +165,7 @@ class Predict:
         if wishes.wait_s is not None:
             answer.headers.append((b"preference-applied", b"wait=%g" % self._budget_s(wishes)))
 
-    def _problem(self, ask: Ask, error: BaseException) -> Problem:
+    def _problem(self, ask: RequestContext, error: BaseException) -> Problem:
         if isinstance(error, Problem):
             return error
         if isinstance(error, MillraceError):
@@ -179,7 +179,7 @@ class Predict:
         )
         return internal()
 
-    def _record(self, ask: Ask, status: int, code: str = "", entry: str = "") -> None:
+    def _record(self, ask: RequestContext, status: int, code: str = "", entry: str = "") -> None:
         seconds = perf_counter() - ask.started
         self._metrics.request(ROUTE, status, seconds)
         name = key_name(ask.client)

@@ -19,7 +19,7 @@ OVERHEAD_BYTES = 350
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class CachedPrediction:
     """One remembered prediction. `expires_at` by the monotonic clock, `size` in bytes, all counted."""
 
     fragment: bytes
@@ -36,18 +36,18 @@ class LocalCache:
         self.evictions = 0
         self._max_entries = max_entries if max_bytes else 0
         self._max_bytes = max_bytes
-        self._held: OrderedDict[tuple[str, str], Held] = OrderedDict()
+        self._held: OrderedDict[tuple[str, str], CachedPrediction] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._held)
 
-    def find(self, revision: str, texts: Sequence[str], tenant: str = "") -> list[Held | None]:
+    def find(self, revision: str, texts: Sequence[str], tenant: str = "") -> list[CachedPrediction | None]:
         """What is known of each text, in order; of a tenant with results of its own, only those."""
         if tenant:
             texts = [_own(tenant, text) for text in texts]
         now = monotonic()
         held_of, used = self._held.get, self._held.move_to_end
-        found: list[Held | None] = []
+        found: list[CachedPrediction | None] = []
         for text in texts:
             key = (revision, text)
             held = held_of(key)
@@ -74,7 +74,9 @@ class LocalCache:
             _, oldest = self._held.popitem(last=False)
             self.bytes -= oldest.size
             self.evictions += 1
-        self._held[key] = Held(prediction.fragment, prediction.truncated, monotonic() + life_s, size)
+        self._held[key] = CachedPrediction(
+            prediction.fragment, prediction.truncated, monotonic() + life_s, size
+        )
         self.bytes += size
 
     def _drop(self, key: tuple[str, str]) -> None:

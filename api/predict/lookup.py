@@ -19,7 +19,7 @@ from api.auth import ClientCap
 from api.backend import Cache, Hub
 from api.errors import problem_of
 from api.metrics import Metrics
-from api.predict.local_cache import Held, LocalCache
+from api.predict.local_cache import CachedPrediction, LocalCache
 from batcher.errors import BudgetExceeded, MillraceError
 from batcher.messages import Outcome, Prediction, entry_id
 
@@ -39,11 +39,11 @@ LEAST_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class Want:
+class LookupRequest:
     """Texts of one request, and what the in-process cache held of each, in order. Times by perf_counter."""
 
     texts: Sequence[str]
-    held: Sequence[Held | None]
+    held: Sequence[CachedPrediction | None]
     revision: str
     client: str
     deadline: float
@@ -53,7 +53,7 @@ class Want:
 
 
 @dataclass(slots=True)
-class Found:
+class LookupResult:
     """Predictions by text, which of them were computed for this request, and the time caches alone took."""
 
     by_text: dict[str, Prediction] = field(default_factory=dict)
@@ -61,7 +61,7 @@ class Found:
     cache_s: float = 0.0
 
 
-class MissRoad:
+class PredictionLookup:
     """Asks the shared cache, then the queue, and tells the in-process cache what it learnt."""
 
     def __init__(
@@ -76,9 +76,9 @@ class MissRoad:
         self._copy_s = cache_ttl_s * COPY_SHARE
         self._share_found = 0.0
 
-    async def find(self, want: Want, receive: Receive) -> Found:
+    async def find(self, want: LookupRequest, receive: Receive) -> LookupResult:
         """Every missing text's prediction. Raises MillraceError, Problem, or Gone when the client left."""
-        found = Found()
+        found = LookupResult()
         pairs = zip(want.texts, want.held, strict=True)
         unknown_texts = dict.fromkeys(text for text, held in pairs if held is None)
         ids = {text: entry_id(text, want.tenant) for text in unknown_texts}
@@ -97,7 +97,7 @@ class MissRoad:
             self._share_found += NEWEST * (share - self._share_found)
         return found
 
-    def _queue_may_look(self, want: Want, texts: int) -> bool:
+    def _queue_may_look(self, want: LookupRequest, texts: int) -> bool:
         """Whether one round trip will do. Not where the queue may refuse what the cache may know."""
         return (
             self._hub.looks
@@ -106,7 +106,7 @@ class MissRoad:
             and self._cap.has_room(want.client, texts)
         )
 
-    async def _ask_shared(self, want: Want, ids: dict[str, str], found: Found) -> None:
+    async def _ask_shared(self, want: LookupRequest, ids: dict[str, str], found: LookupResult) -> None:
         started = perf_counter()
         hits = await self._shared.get(want.revision, list(ids.values()))
         for text, prediction in zip(ids, hits, strict=True):
@@ -118,10 +118,10 @@ class MissRoad:
 
     async def _compute(
         self,
-        want: Want,
+        want: LookupRequest,
         ids: Sequence[str],
         texts: Sequence[str],
-        found: Found,
+        found: LookupResult,
         receive: Receive,
         *,
         first: bool,
@@ -146,7 +146,7 @@ class MissRoad:
         if not found.computed:
             found.cache_s += perf_counter() - asked_at
 
-    def _take(self, want: Want, outcomes: dict[str, Outcome], found: Found) -> None:
+    def _take(self, want: LookupRequest, outcomes: dict[str, Outcome], found: LookupResult) -> None:
         """Keeps what was computed; then the first text without a prediction, if any, becomes the answer."""
         cached = 0
         for text, outcome in outcomes.items():

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from api.backend import Models
 from api.errors import Header
-from api.predict.local_cache import Held
-from api.predict.lookup import Found, Want
+from api.predict.local_cache import CachedPrediction
+from api.predict.lookup import LookupRequest, LookupResult
 from batcher.messages import Prediction
 
 _HIT: Header = (b"x-cache", b"HIT")
@@ -25,7 +25,9 @@ class Answer:
     body: bytes
 
 
-def all_known(models: Models, revision: str, held: Sequence[Held], cache_s: float, total_s: float) -> Answer:
+def all_known(
+    models: Models, revision: str, held: Sequence[CachedPrediction], cache_s: float, total_s: float
+) -> Answer:
     """Every text was in the in-process cache."""
     headers: list[Header] = [
         _HIT,
@@ -36,14 +38,14 @@ def all_known(models: Models, revision: str, held: Sequence[Held], cache_s: floa
     return _answer(headers, [known.fragment for known in held], truncated)
 
 
-def some_found(models: Models, want: Want, found: Found, total_s: float) -> Answer:
+def some_found(models: Models, want: LookupRequest, found: LookupResult, total_s: float) -> Answer:
     """Some texts came from further away: the shared cache, or the model."""
     fragments: list[bytes] = []
     names: dict[str, str] = {}  # by revision, as the results say
     truncated = computed = 0
     for text, held in zip(want.texts, want.held, strict=True):
         if held:
-            known: Held | Prediction = held
+            known: CachedPrediction | Prediction = held
             names.setdefault(want.revision, "")
         else:
             known = result = found.by_text[text]
@@ -56,7 +58,7 @@ def some_found(models: Models, want: Want, found: Found, total_s: float) -> Answ
     return _answer([cache, (b"x-model", model), _timing(found, total_s)], fragments, truncated)
 
 
-def _timing(found: Found, total_s: float) -> Header:
+def _timing(found: LookupResult, total_s: float) -> Header:
     """Server-Timing in ms. Of several batches, the slowest of each stage and the largest size."""
     parts = [b"cache;dur=%.3f" % (found.cache_s * 1e3)]
     if found.computed:

@@ -22,7 +22,7 @@ from uvicorn.server import ServerState
 
 from api.asgi.wire import CLOSE, PROBES, new_request_id, problem_parts
 from api.errors import Problem
-from api.lifecycle import PHASE, Phase
+from api.lifecycle import PHASE, Lifecycle
 from api.server.backlog import BACKLOG, Backlog
 
 # Without a byte for between one and two of these a head or a body is given up, and so is an answer unread.
@@ -68,7 +68,7 @@ class Connection(HttpToolsProtocol):
         self._since = self.loop.time()
         self._allowance = HEAD_BYTES
         self._looking: asyncio.TimerHandle | None = None
-        self._phase: Phase | None = app_state.get(PHASE)
+        self._phase: Lifecycle | None = app_state.get(PHASE)
         self._backlog: Backlog[Connection] = app_state.setdefault(BACKLOG, Backlog())
         self._last = False
         self._probes_only = False

@@ -52,7 +52,7 @@ class _Factory:
     def __call__(self) -> Edge | Traced:
         logs.setup(self.settings.log_level, self.settings.log_format)
         app = create_app(self.settings, metrics_dir=self.metrics_dir, catch_signals=True, door=self.door)
-        garbage.settle()
+        garbage.freeze_after_startup()
         return Traced(app, tracing.setup("api")) if self.settings.tracing else app
 
 

@@ -15,7 +15,7 @@ RATE_S = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class CounterSample:
     """Counters at one moment. `at` in seconds of a monotonic clock, all else since the start.
 
     `durations` has a count for each bucket of `bounds`, one for what is beyond, and their sum.
@@ -31,7 +31,7 @@ class Reading:
 
 
 @dataclass(frozen=True, slots=True)
-class Beat:
+class StatsPoint:
     """One second: texts per second, milliseconds (None: nothing was answered), entries that wait.
 
     `answered` and `refused` by this API, `worked` by all workers.
@@ -46,15 +46,15 @@ class Beat:
     waiting: int
 
 
-class Pulse:
+class StatsHistory:
     """Beats of the last minutes."""
 
     def __init__(self, bounds: Sequence[float]) -> None:
         self._bounds = tuple(bounds)
-        self._readings: deque[Reading] = deque(maxlen=SPAN_S + 1)
-        self._beats: deque[Beat] = deque(maxlen=HISTORY_S)
+        self._readings: deque[CounterSample] = deque(maxlen=SPAN_S + 1)
+        self._beats: deque[StatsPoint] = deque(maxlen=HISTORY_S)
 
-    def add(self, reading: Reading) -> Beat:
+    def add(self, reading: CounterSample) -> StatsPoint:
         """The beat that a reading, a second after the one before, makes."""
         self._readings.append(reading)
         then = self._readings[max(-1 - RATE_S, -len(self._readings))]
@@ -62,7 +62,7 @@ class Pulse:
         buckets = [now - was for now, was in zip(reading.durations, self._readings[0].durations, strict=True)]
         computed = max(reading.computed - then.computed, 0.0)
         hits = max(reading.hits - then.hits, 0.0)
-        beat = Beat(
+        beat = StatsPoint(
             answered=round((hits + computed) / seconds, 1),
             hits=round(hits / seconds, 1),
             refused=round(max(reading.refused - then.refused, 0.0) / seconds, 1),
@@ -76,7 +76,9 @@ class Pulse:
 
     def history(self) -> Mapping[str, list[float | None]]:
         """Each field of the beats so far, oldest first."""
-        return {field.name: [getattr(beat, field.name) for beat in self._beats] for field in fields(Beat)}
+        return {
+            field.name: [getattr(beat, field.name) for beat in self._beats] for field in fields(StatsPoint)
+        }
 
     def _quantile(self, buckets: Sequence[float], share: float) -> float | None:
         """In ms, as if durations were spread evenly within their bucket."""
@@ -92,7 +94,7 @@ class Pulse:
         return round(lower * 1e3, 2)
 
 
-class Worked:
+class MonotonicTotal:
     """Texts that all workers did since the first look, although workers come and go."""
 
     def __init__(self) -> None:

@@ -22,11 +22,11 @@ from api.backend import Hub
 from api.errors import Problem
 from api.health import why_not_ready
 from api.jobs.schemas import job_body
-from api.jobs.service import JobDesk
-from api.lifecycle import Phase
+from api.jobs.service import JobService
+from api.lifecycle import Lifecycle
 from api.metrics import Metrics
 from api.predict.request import Error
-from api.stats.history import Pulse, Reading, Worked
+from api.stats.history import CounterSample, MonotonicTotal, StatsHistory
 from batcher.errors import MillraceError
 from batcher.messages import LaneDepth, ModelRecord, WorkerRecord
 
@@ -45,14 +45,14 @@ JOBS_FRAMES = 5
 class Stats:
     """The frames of one process. `run` makes them."""
 
-    def __init__(self, metrics: Metrics, hub: Hub, desk: JobDesk, phase: Phase) -> None:
+    def __init__(self, metrics: Metrics, hub: Hub, desk: JobService, phase: Lifecycle) -> None:
         self.viewers = 0
         self._metrics = metrics
         self._hub = hub
         self._desk = desk
         self._phase = phase
-        self._pulse = Pulse(metrics.bounds)
-        self._worked = Worked()
+        self._pulse = StatsHistory(metrics.bounds)
+        self._worked = MonotonicTotal()
         self._next: asyncio.Future[None] | None = None
         self._frame: dict[str, Any] = {}
         self._event = b""
@@ -105,7 +105,7 @@ class Stats:
         snapshot = self._hub.snapshot
         outcomes, durations = self._metrics.read()
         lanes = {"interactive": snapshot.interactive, "bulk": snapshot.bulk}
-        reading = Reading(
+        reading = CounterSample(
             at=time.monotonic(),
             hits=outcomes["hit_local"] + outcomes["hit_shared"],
             computed=outcomes["computed"],

@@ -19,7 +19,7 @@ from batcher.core.outage import elsewhere, lost_to
 _NOTHING = object()
 
 
-class Lines:
+class ConnectionPool:
     """Sends commands over connections such as `client` makes, over a new one only while all others are busy.
 
     A cancelled exchange costs its connection.
@@ -28,7 +28,7 @@ class Lines:
     def __init__(self, client: redis.asyncio.Redis, retries: int = 0) -> None:
         self._pool: Any = client.connection_pool
         self._retries = retries
-        self._free: list[_Line] = []
+        self._free: list[PooledConnection] = []
 
     async def ask(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
         """The answers to `commands`, sent together. An answer that is an exception stands in its place.
@@ -38,7 +38,7 @@ class Lines:
         """
         tries = self._retries
         while True:
-            line = self._free.pop() if self._free else _Line(self._pool.make_connection())
+            line = self._free.pop() if self._free else PooledConnection(self._pool.make_connection())
             try:
                 answers = await line.ask(commands)
             except BaseException as error:
@@ -60,7 +60,7 @@ class Lines:
             await line.close()
 
 
-class _Line(asyncio.Protocol):
+class PooledConnection(asyncio.Protocol):
     """One connection, made by redis-py. Then its bytes come here, instead of into a stream."""
 
     def __init__(self, connection: Any) -> None:

@@ -9,7 +9,7 @@ import redis
 import redis.asyncio
 
 from batcher.core.keys import cache_key, cache_prefix, prefix
-from batcher.core.pool import Lines
+from batcher.core.pool import ConnectionPool
 from batcher.core.scripts import Command, call, raise_first, unknown
 from batcher.core.snapshot import read_snapshot
 from batcher.errors import QueueFull
@@ -28,7 +28,7 @@ class ApiQueue:
         self.prefix = prefix(name)
         self.api = api
         self._name = name
-        self._lines = Lines(client, retries=1)
+        self._lines = ConnectionPool(client, retries=1)
         self._max_attempts = max_attempts
         self._cursor = b"0"
 
@@ -90,7 +90,7 @@ class ApiQueue:
         self._cursor = answers[0].pop()
         return read_snapshot(answers[0], memory)
 
-    async def hints(self, lines: Lines, block_s: float, most: int) -> list[bytes]:
+    async def hints(self, lines: ConnectionPool, block_s: float, most: int) -> list[bytes]:
         """Hints for this process, waiting up to `block_s` for the first, over lines that bear the wait.
 
         One round trip waits and takes what else is there; `most` bounds what many workers left meanwhile.

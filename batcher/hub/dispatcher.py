@@ -17,7 +17,7 @@ from batcher.core.producer import ApiQueue, queue_states, refused_cache
 from batcher.core.scripts import Command
 from batcher.errors import BudgetExceeded, Malformed, QueueFull, QueueUnavailable
 from batcher.hub.admission import Admission
-from batcher.hub.pending import Waiter, Waiters
+from batcher.hub.pending import PendingEntries, PendingEntry
 from batcher.messages import Prediction, decode_cached, decode_result, estimate_cost
 
 log = logging.getLogger(__name__)
@@ -46,13 +46,13 @@ class HubCounts:
     round_trips: int = 0
 
 
-class Asks:
+class Dispatcher:
     """The asks of one API process. `rate` is the cost that the workers get done in a second."""
 
     def __init__(
         self,
         queue: ApiQueue,
-        waiters: Waiters,
+        waiters: PendingEntries,
         outage: Outage,
         admission: Admission,
         rate: Callable[[], float],
@@ -65,23 +65,23 @@ class Asks:
         self._rate = rate
         # False once Redis has refused to read long-lived results within a script.
         self.may_look = True
-        self._asks: Coalescer[Sequence[Waiter], None] = Coalescer(
+        self._asks: Coalescer[Sequence[PendingEntry], None] = Coalescer(
             self._enqueue, size=_bytes_of, most_size=LOAD_BYTES
         )
         # One at a time, so that it is known which ids are being withdrawn. An ask of one of them waits until
         # then: over two connections they might arrive in the other order, and the entry would be gone.
         self._withdrawals: Coalescer[str, None] = Coalescer(self._cancel, flights=1)
         self._leaving: frozenset[str] = frozenset()
-        self._behind: list[Sequence[Waiter]] = []
+        self._behind: list[Sequence[PendingEntry]] = []
 
-    def ask(self, waiters: Sequence[Waiter]) -> None:
+    def ask(self, waiters: Sequence[PendingEntry]) -> None:
         """Enqueues the entries of one request, or joins who waits already. The futures tell the rest."""
         if not self._leaving.isdisjoint(waiter.id for waiter in waiters):
             self._behind.append(waiters)
         elif waiters:
             self._asks.ask(waiters)
 
-    def again(self, waiter: Waiter) -> None:
+    def again(self, waiter: PendingEntry) -> None:
         """Enqueues an entry that was lost, or that another caller's deadline ended."""
         self.counts.asked_again += 1
         self.ask([waiter])
@@ -102,7 +102,7 @@ class Asks:
         if self._outage.seconds > OUTAGE_GRACE_S:
             self._waiters.resolve_all(QueueUnavailable("the queue does not answer", retry_after_s=1.0))
 
-    def take_result(self, waiter: Waiter, raw: bytes) -> None:
+    def take_result(self, waiter: PendingEntry, raw: bytes) -> None:
         """The result of an entry, as a worker or a script wrote it, reaches those who wait for it."""
         try:
             result = decode_result(raw)
@@ -118,7 +118,7 @@ class Asks:
         elif waiter.deadline - asyncio.get_running_loop().time() > 0.02:
             self.again(waiter)  # the deadline that ended was another caller's
 
-    async def _enqueue(self, asks: Sequence[Sequence[Waiter]]) -> list[Exception | None]:
+    async def _enqueue(self, asks: Sequence[Sequence[PendingEntry]]) -> list[Exception | None]:
         """Sends the asks of one tick. Their outcomes go to the waiters' futures, errors included."""
         try:
             answers = await self._queue.run([self._command(waiters) for waiters in asks])
@@ -130,7 +130,7 @@ class Asks:
             self._take_answer(waiters, answer)
         return [None] * len(asks)
 
-    def _command(self, waiters: Sequence[Waiter]) -> Command:
+    def _command(self, waiters: Sequence[PendingEntry]) -> Command:
         one = waiters[0]
         budget_s = max(one.deadline - asyncio.get_running_loop().time(), 0.001)
         items = [(waiter.id, waiter.text, estimate_cost(waiter.text)) for waiter in waiters]
@@ -140,7 +140,7 @@ class Asks:
             items, one.lane, budget_ms, cap, one.trace, first=one.first, revision=one.revision
         )
 
-    def _take_answer(self, waiters: Sequence[Waiter], answer: Any) -> None:
+    def _take_answer(self, waiters: Sequence[PendingEntry], answer: Any) -> None:
         if waiters[0].revision and refused_cache(answer):
             log.warning("the cache is looked into apart: %s", reason(answer), extra={"action": "cache.apart"})
             self.may_look = False
@@ -171,7 +171,7 @@ class Asks:
             else:
                 self._take_known(waiter, state[0])
 
-    def _take_known(self, waiter: Waiter, raw: bytes) -> None:
+    def _take_known(self, waiter: PendingEntry, raw: bytes) -> None:
         """A long-lived result; what cannot be read as one counts as none."""
         known = decode_cached(raw)
         if known is not None:
@@ -180,12 +180,12 @@ class Asks:
             self.counts.malformed += 1
             self._ask_without_look([waiter])
 
-    def _ask_without_look(self, waiters: Sequence[Waiter]) -> None:
+    def _ask_without_look(self, waiters: Sequence[PendingEntry]) -> None:
         for waiter in waiters:
             waiter.revision = ""
         self.ask(waiters)
 
-    def _retry_after_s(self, waiting_cost: int, waiters: Sequence[Waiter]) -> float:
+    def _retry_after_s(self, waiting_cost: int, waiters: Sequence[PendingEntry]) -> float:
         cost = sum(estimate_cost(waiter.text) for waiter in waiters)
         now = asyncio.get_running_loop().time()
         return self._admission.retry_after_s(waiting_cost, cost, self._rate(), now)
@@ -208,6 +208,6 @@ class Asks:
         return [None] * len(ids)
 
 
-def _bytes_of(waiters: Sequence[Waiter]) -> int:
+def _bytes_of(waiters: Sequence[PendingEntry]) -> int:
     """What the texts of an ask take on their way, about: at most four bytes a character."""
     return sum(TEXT_BYTES + len(waiter.text) * (1 if waiter.text.isascii() else 4) for waiter in waiters)

@@ -17,7 +17,7 @@ from typing import Any
 from batcher.core.connection import AsyncRedis, connect_async
 from batcher.core.eviction import EvictionWatch
 from batcher.core.outage import REDIS_ERRORS, Outage
-from batcher.core.pool import Lines
+from batcher.core.pool import ConnectionPool
 from batcher.core.producer import ApiQueue
 from batcher.errors import (
     BudgetExceeded,
@@ -28,8 +28,8 @@ from batcher.errors import (
     QueueUnavailable,
 )
 from batcher.hub.admission import Admission, LaneCaps
-from batcher.hub.dispatcher import Asks
-from batcher.hub.pending import Waiter, Waiters
+from batcher.hub.dispatcher import Dispatcher
+from batcher.hub.pending import PendingEntries, PendingEntry
 from batcher.messages import NO_SNAPSHOT, Lane, Outcome, Snapshot
 from batcher.settings import QueueSettings
 
@@ -67,11 +67,13 @@ class ReplyHub:
         self.outage = Outage()
         self.eviction = EvictionWatch()
         self._clients = (client, hint_client)
-        self._hint_lines = Lines(hint_client)
+        self._hint_lines = ConnectionPool(hint_client)
         self._linger_s = linger_s
         self._cache_here = cache_here
-        self._waiters = Waiters()
-        self._asks = Asks(self.queue, self._waiters, self.outage, Admission(caps), lambda: self.snapshot.rate)
+        self._waiters = PendingEntries()
+        self._asks = Dispatcher(
+            self.queue, self._waiters, self.outage, Admission(caps), lambda: self.snapshot.rate
+        )
         self.counts = self._asks.counts
         self._loops: list[asyncio.Task[None]] = []
         self._seen = asyncio.Event()
@@ -218,7 +220,7 @@ class ReplyHub:
             for at in range(0, len(late), POLL_MOST):
                 await self._poll(late[at : at + POLL_MOST])
 
-    async def _poll(self, waiters: Sequence[Waiter]) -> None:
+    async def _poll(self, waiters: Sequence[PendingEntry]) -> None:
         try:
             (answer,) = await self.queue.run([self.queue.outcomes(waiter.id for waiter in waiters)])
         except REDIS_ERRORS as error:

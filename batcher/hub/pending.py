@@ -15,7 +15,7 @@ LOOK_MOST_S = 1.0
 
 
 @dataclass(slots=True, eq=False)
-class Waiter:
+class PendingEntry:
     """One id that `waiting` requests of this process wait for. Its future never holds an exception.
 
     At `look_at` its result is looked for, in case a hint was lost: never before the queue has taken its ask,
@@ -41,11 +41,11 @@ class Waiter:
             self.asked_at, self.look_at = now, now + LOOK_S
 
 
-class Waiters:
+class PendingEntries:
     """The waiters of one process, by id. Times are of the event loop's clock."""
 
     def __init__(self) -> None:
-        self._by_id: dict[str, Waiter] = {}
+        self._by_id: dict[str, PendingEntry] = {}
 
     def __len__(self) -> int:
         return len(self._by_id)
@@ -53,10 +53,10 @@ class Waiters:
     def __contains__(self, entry: str) -> bool:
         return entry in self._by_id
 
-    def __iter__(self) -> Iterator[Waiter]:
+    def __iter__(self) -> Iterator[PendingEntry]:
         return iter(self._by_id.values())
 
-    def get(self, entry: str) -> Waiter | None:
+    def get(self, entry: str) -> PendingEntry | None:
         """The waiter for this id, if anybody waits for it."""
         return self._by_id.get(entry)
 
@@ -68,21 +68,21 @@ class Waiters:
         trace: str,
         first: bool,
         revision: str,
-    ) -> tuple[dict[str, Waiter], list[Waiter]]:
+    ) -> tuple[dict[str, PendingEntry], list[PendingEntry]]:
         """One more request waits for these (id, text): the waiters by id, and those to ask the queue for.
 
         To ask for: what is new, and again what is now wanted for longer or sooner.
         """
         loop = asyncio.get_running_loop()
-        held: dict[str, Waiter] = {}
-        ask: list[Waiter] = []
+        held: dict[str, PendingEntry] = {}
+        ask: list[PendingEntry] = []
         for entry, text in items:
             if entry in held:
                 continue
             waiter = self._by_id.get(entry)
             if waiter is None or waiter.future.done():
                 future: asyncio.Future[Outcome] = loop.create_future()
-                waiter = Waiter(entry, text, lane, trace, future, deadline, first, revision)
+                waiter = PendingEntry(entry, text, lane, trace, future, deadline, first, revision)
                 self._by_id[entry] = waiter
                 ask.append(waiter)
             elif (
@@ -98,7 +98,7 @@ class Waiters:
             held[entry] = waiter
         return held, ask
 
-    def let_go(self, held: Iterable[Waiter]) -> list[str]:
+    def let_go(self, held: Iterable[PendingEntry]) -> list[str]:
         """One request less waits for these. The ids without an outcome that nobody waits for any more."""
         unwanted: list[str] = []
         for waiter in held:
@@ -111,7 +111,7 @@ class Waiters:
                 unwanted.append(waiter.id)
         return unwanted
 
-    def late(self, now: float, *, everybody: bool) -> list[Waiter]:
+    def late(self, now: float, *, everybody: bool) -> list[PendingEntry]:
         """Whose results are to be looked for now: those that are due, or all that have waited for a while."""
         late = []
         for waiter in self:
@@ -121,7 +121,7 @@ class Waiters:
                 late.append(waiter)
         return late
 
-    def resolve(self, waiter: Waiter, outcome: Outcome) -> None:
+    def resolve(self, waiter: PendingEntry, outcome: Outcome) -> None:
         """Whoever waits gets this outcome; the next one who comes asks anew."""
         if not waiter.future.done():
             waiter.future.set_result(outcome)
@@ -132,6 +132,6 @@ class Waiters:
         for waiter in list(self):
             self.resolve(waiter, outcome)
 
-    def _forget(self, waiter: Waiter) -> None:
+    def _forget(self, waiter: PendingEntry) -> None:
         if self._by_id.get(waiter.id) is waiter:
             del self._by_id[waiter.id]

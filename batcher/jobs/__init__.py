@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def run(job_id: str) -> str:
-    """The function that RQ calls, by this name. Returns the status of the job; raises Interrupted to be run again."""
+    """RQ calls this by name. Returns the status of the job; raises Interrupted to be run again."""
     from batcher.jobs.main import run_prepared
 
     return run_prepared(job_id)

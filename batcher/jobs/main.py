@@ -34,7 +34,7 @@ from batcher.jobs.rq_worker import (
 )
 from batcher.jobs.runner import Cache, Hub, run_job
 from batcher.jobs.store import JobStore
-from batcher.probe_server import Probes
+from batcher.probe_server import ProbeServer
 from batcher.settings import JobSettings
 
 log = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ RESTART_S = 1.0
 # A job collects the answers of this long at once: fewer round trips, and nobody waits for one of them.
 LINGER_S = 0.02
 EXIT_UNABLE = 2
-# RQ calls `batcher.jobs.run` by its name, in a process forked from this one: `prepare` leaves here what it needs.
+# RQ calls `batcher.jobs.run` in a process forked from this one: `prepare` leaves here what it needs.
 _runner: Callable[[str], str] | None = None
 
 
@@ -132,14 +132,14 @@ def main(settings: JobSettings | None = None) -> int:
     return 0
 
 
-def _probes(settings: JobSettings) -> Probes | None:
+def _probes(settings: JobSettings) -> ProbeServer | None:
     """What /metrics, /livez and /readyz of this process answer with; None without a port."""
     if not settings.jobs_port:
         return None
     outage, main = JobsWorker.outage, threading.main_thread()
     client = connect(settings.jobs_url, timeout_s=2.0, retries=1, connections=2)
     metrics = JobsMetrics(JobStore(client, settings.name, settings.job_ttl_s), outage)
-    return Probes(
+    return ProbeServer(
         settings.jobs_port,
         metrics.registry,
         live=lambda: None if main.is_alive() else "the main thread has ended",

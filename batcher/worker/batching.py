@@ -167,18 +167,18 @@ def _neighbours(order: Sequence[int], lengths: Sequence[int], at: int, budget: i
 
 
 @dataclass(frozen=True, slots=True)
-class Company:
+class InteractiveTraffic:
     """Whether somebody waits on a socket these days, and how long their texts are, in tokens."""
 
     typical: float = 32.0
     at: float = float("-inf")
 
-    def seen(self, lengths: Sequence[int], now: float) -> Company:
+    def seen(self, lengths: Sequence[int], now: float) -> InteractiveTraffic:
         """After a claim of interactive texts of these lengths at `now` (seconds, any monotonic clock)."""
         typical = self.typical
         for length in lengths:
             typical += 0.05 * (length - typical)
-        return Company(typical, now) if lengths else self
+        return InteractiveTraffic(typical, now) if lengths else self
 
     def bulk_tokens(self, cost: CostModel, budget: int, now: float) -> int:
         """Tokens of a pass that only bulk entries share: all of the budget while nobody else is about.

@@ -11,16 +11,16 @@ from batcher.core.consumer import Claim, WorkerQueue, read_claim
 from batcher.core.outage import REDIS_ERRORS, Outage
 from batcher.core.scripts import Command
 from batcher.settings import WorkerSettings
-from batcher.worker.batching import Arrivals, Company, CostModel, claim_cost
+from batcher.worker.batching import Arrivals, CostModel, InteractiveTraffic, claim_cost
 from batcher.worker.heartbeat import Heartbeat
-from batcher.worker.inference import Held
+from batcher.worker.inference import TokenizedEntry
 from model_store import Layout
 
 WAIT_S = 1.0
 NOTHING = Claim([], 0, 0, 0, b"0-0")
 
 
-class Claims:
+class Claimer:
     """The claims of one worker. `left` entries waited at the last one; `skipped` and `expired` are totals."""
 
     def __init__(
@@ -37,7 +37,7 @@ class Claims:
         self.arrivals = Arrivals()
         # Of the last claim: whoever waits from there misses nothing that came since. Empty: ask first.
         self._bell = b""
-        self._company = Company()
+        self._company = InteractiveTraffic()
         self._queue = queue
         self._waiting_queue = waiting_queue
         self._heartbeat = heartbeat
@@ -48,7 +48,7 @@ class Claims:
 
     def command(
         self,
-        held: Sequence[Held],
+        held: Sequence[TokenizedEntry],
         cost: CostModel,
         budget: int,
         *,

@@ -26,7 +26,7 @@ PROBES = ("warm", "warm words " * 250)
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class TokenizedEntry:
     """A claimed entry, tokenised, whose pass has not begun. `reason`: why its claim was made when it was."""
 
     entry: Entry
@@ -36,7 +36,7 @@ class Held:
     reason: Reason
 
 
-Tokenised = tuple[list[Held], list[Result]]
+Tokenized = tuple[list[TokenizedEntry], list[Result]]
 
 
 class Inference:
@@ -57,7 +57,7 @@ class Inference:
         """Whether a self-test has failed."""
         return bool(self.suspects)
 
-    def tokenised(self, entries: Sequence[Entry], reason: Reason) -> Tokenised:
+    def tokenize_entries(self, entries: Sequence[Entry], reason: Reason) -> Tokenized:
         """The entries, tokenised; and failures of those that the tokenizer raised on, each tried alone."""
         if not entries:
             return [], []
@@ -65,7 +65,7 @@ class Inference:
             return self._tokenised(entries, reason), []
         except Exception as error:
             log.warning("tokenising failed, trying each text alone: %s", error, extra=_ISOLATE)
-        held: list[Held] = []
+        held: list[TokenizedEntry] = []
         failed: list[tuple[Entry, Exception]] = []
         for entry in entries:
             try:
@@ -74,7 +74,7 @@ class Inference:
                 failed.append((entry, error))
         return held, self._failures(failed, lambda: check_tokens(self._tested.tokenize(PROBES), len(PROBES)))
 
-    def classified(self, batch: Sequence[Held], began: float) -> list[Result]:
+    def classify_entries(self, batch: Sequence[TokenizedEntry], began: float) -> list[Result]:
         """A result for each text of one pass. If it raises, each text runs alone and only bad ones fail."""
         try:
             return self._classified(batch, began)
@@ -89,15 +89,18 @@ class Inference:
                 failed.append((held.entry, error))
         return results + self._failures(failed, lambda: self_test(self._tested))
 
-    def _tokenised(self, entries: Sequence[Entry], reason: Reason) -> list[Held]:
+    def _tokenised(self, entries: Sequence[Entry], reason: Reason) -> list[TokenizedEntry]:
         began = time.perf_counter()
         texts = self._classifier.tokenize([entry.text for entry in entries])
         check_tokens(texts, len(entries))
         share = (time.perf_counter() - began) / len(entries)
         now = time.monotonic()
-        return [Held(entry, text, share, now, reason) for entry, text in zip(entries, texts, strict=True)]
+        return [
+            TokenizedEntry(entry, text, share, now, reason)
+            for entry, text in zip(entries, texts, strict=True)
+        ]
 
-    def _classified(self, batch: Sequence[Held], began: float) -> list[Result]:
+    def _classified(self, batch: Sequence[TokenizedEntry], began: float) -> list[Result]:
         rows = self._classifier.classify([held.tokens for held in batch])
         check_rows(rows, len(batch))
         model_ms = (time.monotonic() - began) * 1000

@@ -19,11 +19,11 @@ from batcher.core.outage import REDIS_ERRORS, Outage, reason
 from batcher.core.scripts import Command
 from batcher.settings import WorkerSettings
 from batcher.worker.batching import CostModel, Reason, keep_window_s, next_pass
-from batcher.worker.claimer import NOTHING, Claims
+from batcher.worker.claimer import NOTHING, Claimer
 from batcher.worker.heartbeat import Heartbeat
-from batcher.worker.inference import Held, Inference, Result, Tokenised
-from batcher.worker.results import Delivery, Remember, encoded
-from batcher.worker.stats import BatchReport, Progress, model_record
+from batcher.worker.inference import Inference, Result, Tokenized, TokenizedEntry
+from batcher.worker.results import Remember, ResultSender, encoded
+from batcher.worker.stats import BatchReport, WorkerStats, model_record
 from batcher.worker.warm_up import warm_up
 from model_store import Classifier
 from model_store.layout import computed_tokens
@@ -58,9 +58,9 @@ class Worker:
         self._queue = queue
         self._settings = settings
         self._observe = observe
-        self._held: list[Held] = []
+        self._held: list[TokenizedEntry] = []
         self._unsent: list[Result] = []
-        self._progress = Progress()
+        self._progress = WorkerStats()
         self._state = "starting"
         self._stop = threading.Event()
         self._beside = ThreadPoolExecutor(1, thread_name_prefix="beside")
@@ -71,10 +71,10 @@ class Worker:
             model=model_record(classifier.info),
             record=self._record,
         )
-        self.claims = Claims(
+        self.claims = Claimer(
             queue, waiting_queue, self.heartbeat, self.outage, settings, self._layout, self._stop
         )
-        self._delivery = Delivery(queue, self.heartbeat, self.outage, remember, self._stop)
+        self._delivery = ResultSender(queue, self.heartbeat, self.outage, remember, self._stop)
 
     # -- lifecycle ---------------------------------------------------------------------------------
 
@@ -192,11 +192,11 @@ class Worker:
     def _claim_command(self, *, ahead: bool = False, waits: bool = False) -> Command:
         return self.claims.command(self._held, self.cost, self.budget, ahead=ahead, waits=waits)
 
-    def _tokenised(self, claim: Claim, reason: Reason) -> Tokenised:
+    def _tokenised(self, claim: Claim, reason: Reason) -> Tokenized:
         with self.heartbeat.watched():
-            return self._inference.tokenised(claim.entries, reason)
+            return self._inference.tokenize_entries(claim.entries, reason)
 
-    def _keep(self, tokenised: Tokenised) -> None:
+    def _keep(self, tokenised: Tokenized) -> None:
         held, failed = tokenised
         self._held += held
         self._unsent += failed
@@ -213,7 +213,7 @@ class Worker:
         ahead = None if alone else self._look_ahead(self.cost.pass_s(computed))
         began = time.monotonic()
         with self.heartbeat.watched():
-            results = self._inference.classified(batch, began)
+            results = self._inference.classify_entries(batch, began)
             spent = time.monotonic() - began
             self.cost = self.cost.learn(computed, spent)
             self._observe(self._progress.add(batch, results, computed, began, spent))
@@ -224,7 +224,7 @@ class Worker:
             results, self._unsent = self._unsent, []
             self._later(self._delivery.send, results)
 
-    def _next_batch(self) -> list[Held]:
+    def _next_batch(self) -> list[TokenizedEntry]:
         """Takes from the held texts what the next pass runs."""
         chosen = next_pass([len(held.tokens) for held in self._held], self._layout, self.budget)
         batch = [self._held[index] for index in chosen]
@@ -232,7 +232,7 @@ class Worker:
         self._held = [held for index, held in enumerate(self._held) if index not in kept]
         return batch
 
-    def _look_ahead(self, pass_s: float) -> Future[Tokenised] | None:
+    def _look_ahead(self, pass_s: float) -> Future[Tokenized] | None:
         """Claims and tokenises beside the pass, just before its end; not if it is short or enough is held."""
         held = sum(len(held.tokens) for held in self._held)
         if held >= self.budget or (pass_s < 2 * CLAIM_AHEAD_S and not self.claims.left):
@@ -240,7 +240,7 @@ class Worker:
         share = TOKENIZE_SHARE_BACKLOG if self.claims.left else TOKENIZE_SHARE
         return self._beside.submit(self._claim_late, pass_s * (1 - share) - CLAIM_AHEAD_S)
 
-    def _claim_late(self, delay_s: float) -> Tokenised:
+    def _claim_late(self, delay_s: float) -> Tokenized:
         if (delay_s > 0 and self._stop.wait(delay_s)) or self._stop.is_set():
             return [], []
         claim = self.claims.claim(self._claim_command(ahead=True))

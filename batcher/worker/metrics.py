@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 SIZE_BOUNDS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 TOKEN_BOUNDS = (16, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048, 4096)
 # The commands of a round trip, the seconds it took, its answers.
-Told = Callable[[Sequence[Command], float, Sequence[Any]], None]
+OnRoundTrip = Callable[[Sequence[Command], float, Sequence[Any]], None]
 
 
 class WorkerMetrics:
@@ -118,7 +118,7 @@ class WorkerMetrics:
 class MeasuredQueue(WorkerQueue):
     """A queue that tells `told` how long each round trip took."""
 
-    told: Told | None = None
+    told: OnRoundTrip | None = None
 
     def run(self, commands: Sequence[Command]) -> list[Any]:
         """As WorkerQueue does. A round trip that fails is an outage, which is counted there."""

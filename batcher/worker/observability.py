@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from batcher.core.scripts import Command
-from batcher.probe_server import Probes
+from batcher.probe_server import ProbeServer
 from batcher.settings import WorkerSettings
 from batcher.worker.drift import DriftWatch, WatchedClassifier
 from batcher.worker.loop import Worker
-from batcher.worker.metrics import Told, WorkerMetrics
+from batcher.worker.metrics import OnRoundTrip, WorkerMetrics
 from batcher.worker.stats import BatchReport
 from batcher.worker.traces import worker_traces
 from model_store import Classifier
@@ -20,7 +20,7 @@ from model_store import Classifier
 log = logging.getLogger(__name__)
 
 
-class Instruments:
+class Observability:
     """`classifier` is what the worker shall use, `told` is for its queues, `observe` for the worker itself.
 
     There are metrics only where somebody can read them: with a `worker_port`.
@@ -28,11 +28,11 @@ class Instruments:
 
     def __init__(self, classifier: Classifier, settings: WorkerSettings) -> None:
         self.classifier = classifier
-        self.told: Told | None = None
+        self.told: OnRoundTrip | None = None
         self._port = settings.worker_port
         self._metrics: WorkerMetrics | None = None
         self._watched: WatchedClassifier | None = None
-        self._probes: Probes | None = None
+        self._probes: ProbeServer | None = None
         if self._port:
             watch = DriftWatch(classifier.info)
             self._metrics = WorkerMetrics(classifier.info, watch)
@@ -60,7 +60,7 @@ class Instruments:
                 return f"the worker is {worker.state}"
             return None if worker.outage.over else "Redis does not answer"
 
-        self._probes = Probes(self._port, self._metrics.registry, live, ready)
+        self._probes = ProbeServer(self._port, self._metrics.registry, live, ready)
 
     def begin(self) -> None:
         """From now on texts are people's: the warm-up is over."""

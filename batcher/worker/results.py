@@ -26,7 +26,7 @@ def encoded(results: Iterable[Result]) -> Iterator[tuple[str, bytes]]:
     return ((entry, result.encode()) for entry, result in results)
 
 
-class Delivery:
+class ResultSender:
     """Brings results to those who wait. `remember` writes a cache that the queue does not write itself, and
     raises nothing.
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from batcher.messages import BatchNote, Entry, Failure
 from batcher.worker.batching import Reason
-from batcher.worker.inference import Held, Result
+from batcher.worker.inference import Result, TokenizedEntry
 from model_store import ModelInfo
 
 # Batches that the worker's record tells of.
@@ -64,14 +64,14 @@ class BatchReport:
         )
 
 
-def _reason(batch: Sequence[Held]) -> Reason:
+def _reason(batch: Sequence[TokenizedEntry]) -> Reason:
     """Why a batch closed when it did: as the last claim did that brought some of it."""
     if any(held.entry.solo for held in batch):
         return "solo"
     return max(batch, key=lambda held: held.claimed_at).reason
 
 
-class Progress:
+class WorkerStats:
     """What a worker has done since it started.
 
     `rate` is tokens per second lately, by the estimate that the queue counts in; `typical_tokens` the
@@ -88,7 +88,7 @@ class Progress:
 
     def add(
         self,
-        batch: Sequence[Held],
+        batch: Sequence[TokenizedEntry],
         results: Sequence[Result],
         computed: int,
         began: float,

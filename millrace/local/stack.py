@@ -27,7 +27,7 @@ _LEAVE_S = 10.0
 _EXAMPLE = '{"text": ["I hate you.", "I love you."]}'
 
 
-class Mill:
+class LocalStack:
     """Redis unless there is one, then API, workers and jobs worker together."""
 
     def __init__(

@@ -19,7 +19,7 @@ from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import response_schema_conformance, status_code_conformance
 
 from api.asgi.middleware import Edge
-from api.jobs.service import JobDesk
+from api.jobs.service import JobService
 from api.main import create_app
 from api.settings import ApiSettings
 from batcher.core.consumer import read_claim
@@ -40,7 +40,7 @@ FUZZ = settings(
 )
 
 
-class Desk(JobDesk):
+class Desk(JobService):
     """Outlives the lifespan, which schemathesis begins and ends around every call."""
 
     async def stop(self) -> None:

@@ -16,7 +16,7 @@ from batcher.core.consumer import WorkerQueue
 from batcher.core.keys import cache_key
 from batcher.errors import EntryFailed, EntryPoisoned
 from batcher.messages import Prediction, entry_id
-from batcher.worker.stats import Progress, model_record
+from batcher.worker.stats import WorkerStats, model_record
 from model_store.stub import StubClassifier
 from tests.answers import right
 from tests.faults.conftest import P, Road
@@ -91,7 +91,7 @@ async def test_fault_05_the_reply_to_complete_is_lost_and_it_is_sent_again(
     client = connect(proxy.url, timeout_s=0.5, retries=0)
     queue = WorkerQueue(client, "default", "by hand", lease_ms=5000, max_attempts=3, result_ms=60_000)
     info = StubClassifier().info
-    queue.beat((), Progress().record(info, "idle"), model_record(info), ttl_ms=60_000, takeover=True)
+    queue.beat((), WorkerStats().record(info, "idle"), model_record(info), ttl_ms=60_000, takeover=True)
     queue.complete([("f" * 64, b"nobody asks")])  # teaches Redis the script
     await road.add_hub()
     await road.ready(1)

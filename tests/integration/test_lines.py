@@ -10,7 +10,7 @@ import pytest
 import redis
 
 from batcher.core.connection import connect_async
-from batcher.core.pool import Lines
+from batcher.core.pool import ConnectionPool
 from tests.servers import RedisServer
 
 pytestmark = pytest.mark.redis
@@ -21,7 +21,7 @@ class Bench:
 
     def __init__(self, server: RedisServer, retries: int, timeout_s: float = 20.0) -> None:
         self.client = connect_async(server.url, timeout_s=timeout_s, retries=retries)
-        self.lines = Lines(self.client, retries)
+        self.lines = ConnectionPool(self.client, retries)
         self.admin = server.client()
 
     def connections(self) -> int:
@@ -110,7 +110,7 @@ async def test_a_server_that_is_not_there(redis_server: RedisServer) -> None:
 
 
 @pytest.fixture
-async def odd() -> AsyncIterator[tuple[Lines, list[bytes]]]:
+async def odd() -> AsyncIterator[tuple[ConnectionPool, list[bytes]]]:
     """Lines to a server that answers each PING with the next of these, in pieces; then with PONG."""
     answers: list[bytes] = []
 
@@ -127,7 +127,7 @@ async def odd() -> AsyncIterator[tuple[Lines, list[bytes]]]:
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     client = connect_async(f"redis://127.0.0.1:{port}/0", timeout_s=1.0, retries=0)
-    lines = Lines(client, retries=1)
+    lines = ConnectionPool(client, retries=1)
     yield lines, answers
     await lines.close()
     await client.aclose()
@@ -135,7 +135,9 @@ async def odd() -> AsyncIterator[tuple[Lines, list[bytes]]]:
     server.close()
 
 
-async def test_an_answer_that_nobody_asked_for_is_given_to_nobody(odd: tuple[Lines, list[bytes]]) -> None:
+async def test_an_answer_that_nobody_asked_for_is_given_to_nobody(
+    odd: tuple[ConnectionPool, list[bytes]],
+) -> None:
     lines, answers = odd
     answers += [b"+ONE\r\n+STRAY\r\n", b"+TWO\r\n", b"+THREE\r\n+STRAY\r\n"]
     assert await lines.ask([("PING",)]) == [b"ONE"]
@@ -146,7 +148,7 @@ async def test_an_answer_that_nobody_asked_for_is_given_to_nobody(odd: tuple[Lin
     assert await lines.ask([("PING",)]) == [b"PONG"]
 
 
-async def test_a_server_that_loads_counts_as_gone(odd: tuple[Lines, list[bytes]]) -> None:
+async def test_a_server_that_loads_counts_as_gone(odd: tuple[ConnectionPool, list[bytes]]) -> None:
     lines, answers = odd
     answers += [b"-LOADING Redis is loading the dataset in memory\r\n"]
     assert await lines.ask([("PING",)]) == [b"PONG"]
@@ -166,7 +168,7 @@ async def test_a_server_that_loads_counts_as_gone(odd: tuple[Lines, list[bytes]]
     ],
 )
 async def test_finding_09_an_answer_that_another_server_must_give_ends_the_connection(
-    odd: tuple[Lines, list[bytes]], answer: bytes
+    odd: tuple[ConnectionPool, list[bytes]], answer: bytes
 ) -> None:
     """It was put back into use, and answered the same for ever."""
     lines, answers = odd
@@ -181,7 +183,7 @@ async def test_finding_09_an_answer_that_another_server_must_give_ends_the_conne
 
 
 async def test_what_is_no_redis_is_an_error_and_the_next_exchange_begins_anew(
-    odd: tuple[Lines, list[bytes]],
+    odd: tuple[ConnectionPool, list[bytes]],
 ) -> None:
     lines, answers = odd
     answers += [b"HTTP/1.1 400 Bad Request\r\n\r\n"]

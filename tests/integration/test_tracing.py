@@ -29,7 +29,7 @@ from batcher.settings import WorkerSettings
 from batcher.worker.cache_writer import CacheWriter
 from batcher.worker.loop import Worker
 from batcher.worker.loop import traces as worker_traces
-from batcher.worker.observability import Instruments
+from batcher.worker.observability import Observability
 from model_store.stub import StubClassifier
 from tests.mill import wait_until
 from tests.servers import RedisServer
@@ -55,7 +55,7 @@ def worker(redis_server: RedisServer) -> Iterator[Worker]:
     """A worker on a thread, slow enough for requests to share a batch."""
     settings = WorkerSettings(redis_url=redis_server.url)  # type: ignore[arg-type]
     classifier = StubClassifier(batch_ms=250)
-    instruments = Instruments(classifier, settings)
+    instruments = Observability(classifier, settings)
     cache = CacheWriter.connect(settings)
     made = build_worker(settings, instruments, cache)
     thread = threading.Thread(target=made.run)

@@ -15,7 +15,7 @@ import fakeredis
 import yaml
 from prometheus_client import CollectorRegistry
 
-from api.metrics import Metrics, MillCollector
+from api.metrics import Metrics, QueueCollector
 from batcher.core.outage import Outage
 from batcher.jobs.metrics import JobsMetrics
 from batcher.jobs.store import JobStore
@@ -49,7 +49,7 @@ class _Worker:
 def exposed() -> tuple[Exposed, ...]:
     """What the code declares, Millrace's own."""
     api = Metrics(10.0)
-    api.registry.register(MillCollector(FakeHub()))
+    api.registry.register(QueueCollector(FakeHub()))
     info = StubClassifier().info
     worker = WorkerMetrics(info, DriftWatch(info))
     worker.registry.register(WorkerCollector(_Worker()))  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import api
-from api.asgi.wire import Head, check_length, is_json, parse_prefer
+from api.asgi.wire import RequestHeaders, check_length, is_json, parse_prefer
 from api.errors import Problem
 from api.jobs.parsers import read_csv, read_ndjson
 from api.jobs.schemas import page_type
@@ -74,10 +74,10 @@ READERS: dict[str, Any] = {
     "many lines of prefer": lambda value: parse_prefer([value[:8]] * (len(value) // 8)),
     "content-type": is_json,
     "accept": lambda value: page_type(value.decode("latin-1")),
-    "traceparent": lambda value: Head({"headers": [(b"traceparent", value)]}).trace,
-    "x-request-id": lambda value: Head({"headers": [(b"x-request-id", value)]}).request_id,
+    "traceparent": lambda value: RequestHeaders({"headers": [(b"traceparent", value)]}).trace,
+    "x-request-id": lambda value: RequestHeaders({"headers": [(b"x-request-id", value)]}).request_id,
     "content-length": lambda value: attempt(
-        check_length, Head({"headers": [(b"content-length", value)]}), 1000
+        check_length, RequestHeaders({"headers": [(b"content-length", value)]}), 1000
     ),
     "ndjson": lambda body: attempt(list, read_ndjson(pieces(b'"' + body))),
     "csv": lambda body: attempt(list, read_csv(pieces(b'text\n"' + body))),

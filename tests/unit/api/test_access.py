@@ -6,16 +6,16 @@ from hashlib import sha256
 
 import pytest
 
-from api.asgi.wire import Head
+from api.asgi.wire import RequestHeaders
 from api.auth import ClientCap, RateLimit
 from api.errors import Problem
 from api.keys import Keys
 from api.settings import ApiSettings
 
 
-def head(**found: str) -> Head:
+def head(**found: str) -> RequestHeaders:
     names = [(name.replace("_", "-").encode(), value.encode()) for name, value in found.items()]
-    return Head({"headers": names, "client": ("10.0.0.1", 5)})
+    return RequestHeaders({"headers": names, "client": ("10.0.0.1", 5)})
 
 
 def digest(key: str) -> str:

@@ -13,7 +13,7 @@ import uvicorn
 
 from api.asgi.bodies import BodyReader
 from api.asgi.wire import JSON, Gone, Receive, Scope, Send, send_answer
-from api.lifecycle import PHASE, Phase
+from api.lifecycle import PHASE, Lifecycle
 from api.server import protocol as connection
 from api.server.backlog import BACKLOG, RESERVE, Backlog
 from api.server.protocol import Connection
@@ -409,7 +409,7 @@ async def test_who_says_nothing_more_does_not_keep_the_server() -> None:
 
 
 async def test_while_the_process_drains_every_answer_closes_its_connection() -> None:
-    phase = Phase()
+    phase = Lifecycle()
     async with served(16) as (server, dial):
         server.lifespan.state[PHASE] = phase
         peer = await dial()

@@ -7,15 +7,15 @@ from dataclasses import replace
 
 import pytest
 
-from api.stats.history import HISTORY_S, SPAN_S, Pulse, Reading, Worked
+from api.stats.history import HISTORY_S, SPAN_S, CounterSample, MonotonicTotal, StatsHistory
 
 BOUNDS = (0.01, 0.1, 1.0)
-START = Reading(0.0, 0, 0, 0, 0, waiting=0, durations=array("d", [0, 0, 0, 0, 0]))
+START = CounterSample(0.0, 0, 0, 0, 0, waiting=0, durations=array("d", [0, 0, 0, 0, 0]))
 
 
 def after(
-    reading: Reading, seconds: float = 1.0, *, answered: tuple[int, ...] = (0, 0, 0, 0), **more: float
-) -> Reading:
+    reading: CounterSample, seconds: float = 1.0, *, answered: tuple[int, ...] = (0, 0, 0, 0), **more: float
+) -> CounterSample:
     """The next reading: durations by bucket, other counters by how much they grew."""
     durations = array("d", [was + now for was, now in zip(reading.durations, (*answered, 0), strict=True)])
     grown = {name: getattr(reading, name) + value for name, value in more.items()}
@@ -23,7 +23,7 @@ def after(
 
 
 def test_rates_are_per_second_of_the_last_five() -> None:
-    pulse = Pulse(BOUNDS)
+    pulse = StatsHistory(BOUNDS)
     reading = START
     pulse.add(reading)
     for _ in range(10):
@@ -37,7 +37,7 @@ def test_rates_are_per_second_of_the_last_five() -> None:
 
 
 def test_nothing_answered_has_no_quantile() -> None:
-    pulse = Pulse(BOUNDS)
+    pulse = StatsHistory(BOUNDS)
     assert pulse.add(START).p99_ms is None
     assert pulse.add(after(START)).p99_ms is None
 
@@ -54,7 +54,7 @@ def test_nothing_answered_has_no_quantile() -> None:
 def test_quantiles_are_interpolated_within_their_bucket(
     answered: tuple[int, ...], p50_ms: float, p99_ms: float
 ) -> None:
-    pulse = Pulse(BOUNDS)
+    pulse = StatsHistory(BOUNDS)
     pulse.add(START)
     beat = pulse.add(after(START, answered=answered))
     assert beat.p50_ms == pytest.approx(p50_ms)
@@ -62,7 +62,7 @@ def test_quantiles_are_interpolated_within_their_bucket(
 
 
 def test_quantiles_forget_after_a_minute() -> None:
-    pulse = Pulse(BOUNDS)
+    pulse = StatsHistory(BOUNDS)
     pulse.add(START)
     reading = after(START, answered=(0, 0, 100, 0))
     pulse.add(reading)
@@ -74,7 +74,7 @@ def test_quantiles_forget_after_a_minute() -> None:
 
 
 def test_history_is_bounded_and_oldest_first() -> None:
-    pulse = Pulse(BOUNDS)
+    pulse = StatsHistory(BOUNDS)
     reading = START
     for second in range(HISTORY_S + 20):
         reading = replace(after(reading), waiting=second)
@@ -85,7 +85,7 @@ def test_history_is_bounded_and_oldest_first() -> None:
 
 
 def test_work_is_counted_although_workers_come_and_go() -> None:
-    worked = Worked()
+    worked = MonotonicTotal()
     assert worked.add({"a": 100}) == 0
     assert worked.add({"a": 110, "b": 5}) == 10
     assert worked.add({"b": 9}) == 14

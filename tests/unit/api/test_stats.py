@@ -14,10 +14,10 @@ from typing import Any, cast
 import pytest
 
 import api
-from api.jobs.service import JobDesk
-from api.lifecycle import Phase
+from api.jobs.service import JobService
+from api.lifecycle import Lifecycle
 from api.metrics import Metrics
-from api.stats.history import Beat
+from api.stats.history import StatsPoint
 from api.stats.routes import Stats
 from api.stats.routes import routes as stats_module
 from batcher.jobs.records import JobRecord
@@ -73,13 +73,13 @@ class Made:
 
     stats: Stats
     desk: NoJobs
-    phase: Phase
+    phase: Lifecycle
 
 
 @pytest.fixture
 async def made() -> AsyncIterator[Made]:
-    desk, phase = NoJobs(), Phase()
-    stats = Stats(Metrics(10.0), FakeHub(snapshot=BUSY), cast(JobDesk, desk), phase)
+    desk, phase = NoJobs(), Lifecycle()
+    stats = Stats(Metrics(10.0), FakeHub(snapshot=BUSY), cast(JobService, desk), phase)
     async with stats.running():
         yield Made(stats, desk, phase)
 
@@ -94,7 +94,7 @@ async def test_a_frame_tells_of_queue_workers_and_their_batches(start: Start) ->
     assert (worker["id"], worker["texts"], worker["revision"]) == ("w1", 50, "a1b2c3d4e5f6")
     assert worker["recent"] == [[3, 8, 140, 152, "full", 3.5, 12.4]]
     assert now["model"]["name"] == "stub"
-    assert set(now["now"]) == set(Beat.__dataclass_fields__)
+    assert set(now["now"]) == set(StatsPoint.__dataclass_fields__)
 
 
 async def test_what_was_answered_shows_in_the_rates(service: Service) -> None:

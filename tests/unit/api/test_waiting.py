@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from api.asgi.wire import Head
+from api.asgi.wire import RequestHeaders
 from api.errors import Problem
-from api.predict.handler import Predict
+from api.predict.handler import PredictHandler
 from api.predict.response import Answer
 from batcher.errors import BudgetExceeded, QueueFull
 from tests.unit.api.pretended import Service, Start, assert_problem, until
@@ -156,7 +156,7 @@ class Jobs:
         self.made: list[list[str]] = []
         self.refusal: Problem | None = None
 
-    async def __call__(self, head: Head, texts: list[str]) -> Answer:
+    async def __call__(self, head: RequestHeaders, texts: list[str]) -> Answer:
         if self.refusal is not None:
             raise self.refusal
         self.made.append(texts)
@@ -165,7 +165,7 @@ class Jobs:
 
 async def start_with_jobs(start: Start, hub: FakeHub) -> tuple[Service, Jobs]:
     service, jobs = await start(hub), Jobs()
-    predict: Predict = service.app.predict
+    predict: PredictHandler = service.app.predict
     predict.deferral = jobs
     return service, jobs
 

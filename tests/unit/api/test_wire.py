@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.asgi.wire import Head, Preference, parse_prefer
+from api.asgi.wire import Preference, RequestHeaders, parse_prefer
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_no_preference_is_too_odd_to_be_read(lines: list[bytes]) -> None:
 @given(st.lists(st.tuples(st.binary(max_size=20), st.binary(max_size=200)), max_size=5))
 def test_no_head_is_too_odd_to_be_read(headers: list[tuple[bytes, bytes]]) -> None:
     named = [(b"x-request-id", value) for _, value in headers]
-    head = Head({"headers": headers + named})
+    head = RequestHeaders({"headers": headers + named})
     assert 0 < len(head.id) <= 128
     assert head.id.isascii()
     assert head.trace == ""

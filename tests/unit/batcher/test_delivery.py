@@ -11,7 +11,7 @@ import redis
 from batcher.core.consumer import WorkerQueue
 from batcher.core.outage import Outage
 from batcher.messages import Prediction
-from batcher.worker.results import Delivery
+from batcher.worker.results import ResultSender
 from tests.conftest import FakeRedis
 
 RESULTS = [("x", Prediction(b"[]", "rev", 1)), ("y", Prediction(b"[]", "rev", 1))]
@@ -44,7 +44,7 @@ def test_finding_10_no_lease_is_kept_for_results_whether_they_could_be_sent_or_n
     monkeypatch.setattr(queue, "complete", complete)
     leases, stopping = Leases(), threading.Event()
     stopping.set()  # one try must do
-    delivery = Delivery(queue, leases, Outage(), lambda results: None, stopping)  # type: ignore[arg-type]
+    delivery = ResultSender(queue, leases, Outage(), lambda results: None, stopping)  # type: ignore[arg-type]
     if what == "not foreseen":
         with pytest.raises(ZeroDivisionError):
             delivery.send(RESULTS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from batcher.worker.batching import Company, CostModel
+from batcher.worker.batching import CostModel, InteractiveTraffic
 
 BUDGET = 512
 
@@ -19,11 +19,11 @@ SLOW = model(0.010, 0.0002)
 
 
 def test_bulk_has_the_whole_pass_while_nobody_else_is_about() -> None:
-    assert Company().bulk_tokens(SLOW, BUDGET, now=1000.0) == BUDGET
+    assert InteractiveTraffic().bulk_tokens(SLOW, BUDGET, now=1000.0) == BUDGET
 
 
 def test_a_pass_of_bulk_is_as_long_as_a_typical_text_of_those_who_wait() -> None:
-    company = Company()
+    company = InteractiveTraffic()
     for at in range(200):
         company = company.seen([40], now=1000.0 + at)
     tokens = company.bulk_tokens(SLOW, BUDGET, now=1199.0)
@@ -32,13 +32,13 @@ def test_a_pass_of_bulk_is_as_long_as_a_typical_text_of_those_who_wait() -> None
 
 
 def test_bulk_gets_everything_back_a_minute_after_the_last_of_them() -> None:
-    company = Company().seen([40], now=1000.0)
+    company = InteractiveTraffic().seen([40], now=1000.0)
     assert company.bulk_tokens(SLOW, BUDGET, now=1059.0) < BUDGET
     assert company.bulk_tokens(SLOW, BUDGET, now=1061.0) == BUDGET
 
 
 def test_a_pass_too_short_to_be_noticed_need_not_be_shorter() -> None:
-    company = Company().seen([20], now=1000.0)
+    company = InteractiveTraffic().seen([20], now=1000.0)
     quick = model(0.0005, 0.00001)
     tokens = company.bulk_tokens(quick, BUDGET, now=1000.0)
     assert 32 < tokens < BUDGET
@@ -46,14 +46,14 @@ def test_a_pass_too_short_to_be_noticed_need_not_be_shorter() -> None:
 
 
 def test_a_model_that_costs_nothing_still_leaves_texts_to_be_handled() -> None:
-    company = Company().seen([20] * 200, now=1000.0)
+    company = InteractiveTraffic().seen([20] * 200, now=1000.0)
     instant = model(0.0001, 0.000001)
     assert instant.tokens_in(0.002) > BUDGET
     assert 5 * 20 < company.bulk_tokens(instant, BUDGET, now=1000.0) < 8 * 20
 
 
 def test_a_claim_of_bulk_alone_changes_nothing() -> None:
-    company = Company().seen([20], now=1000.0)
+    company = InteractiveTraffic().seen([20], now=1000.0)
     assert company.seen([], now=1050.0) == company
 
 

@@ -16,7 +16,7 @@ from batcher.core.buckets import BUDGET_S
 from batcher.core.consumer import WorkerQueue
 from batcher.core.scripts import Command
 from batcher.messages import Entry
-from batcher.probe_server import Probes
+from batcher.probe_server import ProbeServer
 from batcher.worker.drift import DriftWatch
 from batcher.worker.metrics import MeasuredQueue, WorkerMetrics
 from batcher.worker.stats import BatchReport
@@ -85,16 +85,16 @@ def test_duration_buckets_end_at_the_default_budget() -> None:
 
 
 @pytest.fixture
-def probes() -> Iterator[Probes]:
+def probes() -> Iterator[ProbeServer]:
     registry = CollectorRegistry()
     Counter("turns", "Turns of the wheel", registry=registry).inc(3)
     reasons: list[str | None] = [None, "Redis does not answer"]
-    served = Probes(0, registry, live=lambda: reasons[0], ready=lambda: reasons[1])
+    served = ProbeServer(0, registry, live=lambda: reasons[0], ready=lambda: reasons[1])
     yield served
     served.close()
 
 
-def test_probes_answer_on_a_thread_of_their_own(probes: Probes) -> None:
+def test_probes_answer_on_a_thread_of_their_own(probes: ProbeServer) -> None:
     with httpx.Client(base_url=f"http://127.0.0.1:{probes.server_port}", trust_env=False) as client:
         assert client.get("/livez").json() == {"status": "ok"}
         ready = client.get("/readyz")
@@ -105,6 +105,6 @@ def test_probes_answer_on_a_thread_of_their_own(probes: Probes) -> None:
     assert "probes" in {thread.name for thread in threading.enumerate()}
 
 
-def test_a_port_that_is_taken_is_an_error(probes: Probes) -> None:
+def test_a_port_that_is_taken_is_an_error(probes: ProbeServer) -> None:
     with pytest.raises(OSError, match="in use"):
-        Probes(probes.server_port, CollectorRegistry(), live=lambda: None, ready=lambda: None)
+        ProbeServer(probes.server_port, CollectorRegistry(), live=lambda: None, ready=lambda: None)

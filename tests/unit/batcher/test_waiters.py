@@ -2,19 +2,19 @@
 
 from itertools import pairwise
 
-from batcher.hub.pending import LOOK_MOST_S, LOOK_S, Waiters
+from batcher.hub.pending import LOOK_MOST_S, LOOK_S, PendingEntries
 
 TICK_S = 0.1
 
 
-def hold(waiters: Waiters, *ids: str, asked_at: float = 100.0) -> None:
+def hold(waiters: PendingEntries, *ids: str, asked_at: float = 100.0) -> None:
     waiters.hold([(entry, "text") for entry in ids], 1e9, "interactive", "", False, "")
     for waiter in waiters:
         waiter.asked(asked_at)
 
 
 async def test_results_are_looked_for_at_growing_intervals():
-    waiters = Waiters()
+    waiters = PendingEntries()
     hold(waiters, "x")
     (waiter,) = waiters
     ticks = [n for n in range(200) if waiters.late(waiter.asked_at + (n + 0.5) * TICK_S, everybody=False)]
@@ -25,7 +25,7 @@ async def test_results_are_looked_for_at_growing_intervals():
 
 
 async def test_after_a_loss_everybody_who_has_waited_is_looked_for():
-    waiters = Waiters()
+    waiters = PendingEntries()
     hold(waiters, "x", "y")
     assert len(waiters.late(100 + LOOK_S + 0.01, everybody=False)) == 2
     soon = 100 + LOOK_S + 0.1
@@ -36,7 +36,7 @@ async def test_after_a_loss_everybody_who_has_waited_is_looked_for():
 
 async def test_finding_15_what_waits_to_be_asked_is_not_looked_for():
     """The queue knows nothing of it yet: it would count as lost, and be asked for twice."""
-    waiters = Waiters()
+    waiters = PendingEntries()
     waiters.hold([("x", "text")], 1e9, "interactive", "", False, "")
     assert waiters.late(1e6, everybody=True) == []
     (waiter,) = waiters

@@ -12,7 +12,7 @@ import httpx
 import redis
 
 from api.asgi.middleware import Edge
-from api.jobs.service import JobDesk
+from api.jobs.service import JobService
 from api.main import create_app
 from api.settings import ApiSettings
 from batcher.jobs.records import Attempt
@@ -71,7 +71,7 @@ Start = Callable[..., Awaitable[Desk]]
 async def serving(fake: FakeRedis, settings: ApiSettings) -> AsyncIterator[Desk]:
     draining: list[bool] = []
     store, queue = JobStore(fake.sync, settings.name, settings.job_ttl_s), JobQueue(fake.sync, settings)
-    desk = JobDesk(store, queue, settings, lambda: bool(draining))
+    desk = JobService(store, queue, settings, lambda: bool(draining))
     app = create_app(settings, hub=FakeHub(), cache=FakeCache(), jobs=desk)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with (
