@@ -1,13 +1,17 @@
-"""GET /docs: Swagger UI over /openapi.json. Its files are served from here, so it works offline."""
+"""GET /openapi.json, and /docs: Swagger UI over it. Its files are served from here, so it works offline."""
 
 from __future__ import annotations
 
 from base64 import b64encode
+from functools import cache
 from hashlib import sha256
+from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, FastAPI
 from fastapi.openapi.docs import get_swagger_ui_html
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
+
+from api.openapi import described
 
 # Swagger UI sets styles on its elements and draws its icons from data URLs.
 _POLICY = (
@@ -16,12 +20,12 @@ _POLICY = (
 )
 
 
-def docs_routes(title: str) -> APIRouter:
-    """The one route. URLs in the page are relative: the service may be mounted below a path of a proxy."""
+def docs_routes(app: FastAPI) -> APIRouter:
+    """The two routes. URLs in the page are relative: the service may be mounted below a path of a proxy."""
     router = APIRouter(include_in_schema=False)
     page = get_swagger_ui_html(
         openapi_url="openapi.json",
-        title=title,
+        title=app.title,
         swagger_js_url="static/swagger/swagger-ui-bundle.js",
         swagger_css_url="static/swagger/swagger-ui.css",
         swagger_favicon_url="static/icon.svg",
@@ -29,6 +33,14 @@ def docs_routes(title: str) -> APIRouter:
     )
     script = bytes(page.body).partition(b"<script>")[2].partition(b"</script>")[0]
     policy = _POLICY.format(script=b64encode(sha256(script).digest()).decode())
+
+    @cache
+    def contract() -> dict[str, Any]:
+        return described(app.openapi())
+
+    @router.get("/openapi.json")
+    async def openapi() -> Response:
+        return JSONResponse(contract())
 
     @router.get("/docs")
     @router.head("/docs")

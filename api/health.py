@@ -10,13 +10,14 @@ from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
 
-from api.asgi.middleware import ASGIResponse, Direct
-from api.asgi.wire import JSON, NOSNIFF, Receive, RequestHeaders, Scope, Send, send_answer
+from api.asgi.headers import Receive, RequestHeaders, Scope, Send
+from api.asgi.middleware import ASGIApp, ASGIResponse
+from api.asgi.responses import JSON, NOSNIFF, send_answer
 from api.backend import Hub, Models
 from api.errors import Problem
 from api.lifecycle import Lifecycle
 from api.metrics import Metrics
-from api.predict.request import Error
+from api.schemas import Error
 
 
 class Healthy(BaseModel):
@@ -54,9 +55,9 @@ class Health:
         self._metrics.request("/health", 200, perf_counter() - started)
 
 
-def why_not_ready(hub: Hub, phase: Lifecycle) -> Problem | None:
+def why_not_ready(hub: Hub, lifecycle: Lifecycle) -> Problem | None:
     """None when a request sent now would be answered; otherwise what stands in its way."""
-    if phase.draining:
+    if lifecycle.draining:
         return Problem(503, "this process is stopping", code="draining")
     if not hub.reachable:
         return Problem(503, "Redis does not answer", code="redis_unavailable")
@@ -79,7 +80,12 @@ def warnings(hub: Hub) -> Iterator[str]:
 
 
 def health_routes(
-    direct: Direct, hub: Hub, models: Models, metrics: Metrics, publish: Callable[[], None], phase: Lifecycle
+    direct: ASGIApp,
+    hub: Hub,
+    models: Models,
+    metrics: Metrics,
+    publish: Callable[[], None],
+    lifecycle: Lifecycle,
 ) -> APIRouter:
     """The four routes. None of them waits for anything. `publish` brings the counters up to date."""
     router = APIRouter(tags=["health"])
@@ -90,7 +96,7 @@ def health_routes(
 
     @router.get("/livez", summary="Restart it when this fails", responses={503: {"model": Error}})
     async def livez() -> Live:
-        if not (hub.alive and phase.whole):
+        if not (hub.alive and lifecycle.tasks_alive):
             raise Problem(503, "an internal loop has ended", code="loop_ended")
         return Live()
 
@@ -101,7 +107,7 @@ def health_routes(
         response_model_exclude_none=True,
     )
     async def readyz() -> Ready:
-        if (problem := why_not_ready(hub, phase)) is not None:
+        if (problem := why_not_ready(hub, lifecycle)) is not None:
             raise problem
         snapshot = hub.snapshot
         model = models.header(models.revision).decode("ascii")

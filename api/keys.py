@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from hashlib import sha256
 
-from api.asgi.wire import RequestHeaders
+from api.asgi.headers import RequestHeaders
 from api.errors import Problem
 
 # What `sha256sum` says of a variable that is not set, after printf and after echo.

@@ -17,15 +17,20 @@ log = logging.getLogger(__name__)
 TAKE_S = 0.1
 # So many times at most: where a door cannot be shut, others may follow without end.
 TAKES = 20
-# Under this key of the server's state connections find the phase.
-PHASE = "phase"
+# Under this key of the server's state connections find the lifecycle.
+LIFECYCLE = "lifecycle"
 
 
 class Lifecycle:
     """`draining` goes up first, so that /readyz says no before the port closes."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self, *, catches_signals: bool = False, quiet_s: float = 0.0, door: Door | None = None
+    ) -> None:
         self.draining = False
+        self._catches_signals = catches_signals
+        self._quiet_s = quiet_s
+        self._door = door
         self._loops: list[asyncio.Task[None]] = []
         self._ending: asyncio.Task[None] | None = None
 
@@ -43,32 +48,30 @@ class Lifecycle:
             log.error("a loop has ended", exc_info=loop.exception(), extra=fields)
 
     @property
-    def whole(self) -> bool:
+    def tasks_alive(self) -> bool:
         """False once a watched loop has ended."""
         return not any(loop.done() for loop in self._loops)
 
-    def catch_signals(self, quiet_s: float, door: Door | None = None) -> None:
-        """Puts itself before the server's handlers: readiness goes, `quiet_s` later the server stops.
+    def catch_signals(self) -> None:
+        """Handles SIGTERM and SIGINT before the server does, if this instance catches signals.
 
-        In between the door is shut, where this process has one. A second signal is passed on at once. Call it
-        from the main thread, with the loop running and the server's own handlers in place (a lifespan is such
-        a place).
+        Readiness goes first; `quiet_s` later no new connection gets in, and the server stops. A second signal
+        is passed on at once. Call it from the main thread, with the loop running and the server's handlers in
+        place, as they are in a lifespan.
         """
+        if not self._catches_signals:
+            return
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             passed_on = signal.getsignal(number)
             assert callable(passed_on)
-            signal.signal(number, self._handler(loop, passed_on, quiet_s, door))
+            signal.signal(number, self._handler(loop, passed_on))
 
     def _handler(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        passed_on: Callable[[int, FrameType | None], Any],
-        quiet_s: float,
-        door: Door | None,
+        self, loop: asyncio.AbstractEventLoop, passed_on: Callable[[int, FrameType | None], Any]
     ) -> Callable[[int, FrameType | None], None]:
         def begin(number: int) -> None:
-            self._ending = loop.create_task(self._end(quiet_s, door, lambda: passed_on(number, None)))
+            self._ending = loop.create_task(self._end(lambda: passed_on(number, None)))
 
         def handle(number: int, frame: FrameType | None) -> None:
             first, self.draining = not self.draining, True
@@ -80,8 +83,9 @@ class Lifecycle:
 
         return handle
 
-    async def _end(self, quiet_s: float, door: Door | None, stop: Callable[[], None]) -> None:
-        await asyncio.sleep(quiet_s)
+    async def _end(self, stop: Callable[[], None]) -> None:
+        door = self._door
+        await asyncio.sleep(self._quiet_s)
         if door is not None:
             door.shut()
         await asyncio.sleep(TAKE_S)

@@ -9,20 +9,22 @@ from functools import partial
 from pathlib import Path
 
 from fastapi import APIRouter, FastAPI, Response
+from starlette.middleware import Middleware
 
-from api.asgi.middleware import ASGIResponse, Edge
+from api.asgi.exceptions import EXCEPTION_HANDLERS
+from api.asgi.middleware import ASGIApp, ASGIResponse, RequestMiddleware
+from api.auth import Authenticator
 from api.backend import Cache, Hub
 from api.docs_page import docs_routes
 from api.health import Health, health_routes
-from api.jobs.routes import Deferral, job_routes
+from api.jobs.routes import JobDeferral, job_routes
 from api.jobs.service import JobService
-from api.keys import Keys
-from api.lifecycle import PHASE, Lifecycle
+from api.lifecycle import LIFECYCLE, Lifecycle
 from api.metrics import Metrics, QueueCollector
-from api.predict.handler import PredictHandler
+from api.predict.handler import Deferral, PredictHandler
 from api.predict.local_cache import LocalCache
-from api.predict.request import PREDICT_RESPONSES, Predictions, request_body
-from api.server.syn_filter import Door
+from api.predict.lookup import PredictionLookup
+from api.predict.openapi import PREDICT_RESPONSES, Predictions, request_body
 from api.settings import ApiSettings
 from api.stats.routes import Stats, stats_routes
 from api.ui import ui_routes
@@ -44,59 +46,59 @@ def create_app(
     hub: Hub | None = None,
     cache: Cache | None = None,
     jobs: JobService | None = None,
+    deferral: Deferral | None = None,
+    lifecycle: Lifecycle | None = None,
     metrics_dir: Path | None = None,
-    catch_signals: bool = False,
-    door: Door | None = None,
-) -> Edge:
-    """The ASGI application. `hub`, `cache` and `jobs` default to real ones on the settings' Redis.
+) -> FastAPI:
+    """The ASGI application.
 
-    `metrics_dir` is where several processes of one service keep their counters; `catch_signals` lets SIGTERM
-    take readiness away and shut the `door` before the server begins to stop (see `api.server.run`).
+    `hub`, `cache` and `jobs` default to real ones on the settings' Redis, `deferral` to one that makes jobs.
+
+    `metrics_dir` is where several processes of one service keep their counters. A server that runs the
+    application passes its own `lifecycle`, by which SIGTERM takes readiness away before the server stops.
     """
     hub = hub or ReplyHub.connect(settings)
     cache = cache or SharedCache.connect(settings)
-    phase = Lifecycle()
+    lifecycle = lifecycle or Lifecycle()
+    jobs = jobs or JobService.connect(settings, lambda: lifecycle.draining)
+    auth = Authenticator(settings)
     local = LocalCache(settings.local_cache_entries, settings.local_cache_bytes)
-    metrics = Metrics(settings.default_budget_s, metrics_dir)
-    metrics.registry.register(QueueCollector(hub))
+    metrics = Metrics(settings.default_budget_s, metrics_dir, QueueCollector(hub))
     publish = partial(metrics.publish, local, hub, cache)
-    predict = PredictHandler(settings, hub, cache, local, metrics, phase)
-    jobs = jobs or JobService.connect(settings, lambda: phase.draining)
-    predict.deferral = Deferral(jobs)
-    stats = Stats(metrics, hub, jobs, phase)
+    lookup = PredictionLookup(settings, hub, cache, local, metrics)
+    predict = PredictHandler(settings, lookup, metrics, lifecycle, auth, deferral or JobDeferral(jobs))
+    health = Health(metrics)
+    stats = Stats(metrics, hub, jobs, lifecycle)
+    direct: dict[tuple[str, str], ASGIApp] = {("POST", "/predict"): predict, ("GET", "/health"): health}
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Lifecycle]]:
-        if catch_signals:
-            phase.catch_signals(settings.quiet_s, door)
+        lifecycle.catch_signals()
         await hub.start()
-        async with _published(publish, phase), stats.running():
-            yield {PHASE: phase}
+        async with _published(publish, lifecycle), stats.running():
+            yield {LIFECYCLE: lifecycle}
         await jobs.stop()
         await hub.stop()
         await cache.close()
 
-    edge = Edge(
-        predict,
-        metrics,
-        Keys(settings.key_names),
-        phase,
+    app = FastAPI(
         title="Millrace",
         version=metrics.version,
         description=DESCRIPTION,
-        docs_url=None,
-        redoc_url=None,
+        openapi_url=None,
+        # The Host header is not trusted, so no redirect is built from it for a trailing slash.
+        redirect_slashes=False,
         lifespan=lifespan,
+        exception_handlers=EXCEPTION_HANDLERS,
+        middleware=[Middleware(RequestMiddleware, direct=direct, auth=auth, metrics=metrics)],
     )
-    health = Health(metrics)
-    edge.direct = {("POST", "/predict"): predict, ("GET", "/health"): health}
-    edge.include_router(_predict_route(predict))
-    edge.include_router(health_routes(health, hub, predict.models, metrics, publish, phase))
-    edge.include_router(job_routes(jobs, settings.max_job_body_bytes))
-    edge.include_router(stats_routes(stats))
-    edge.include_router(docs_routes(edge.title))
-    edge.include_router(ui_routes(settings.page))
-    return edge
+    app.include_router(_predict_route(predict))
+    app.include_router(health_routes(health, hub, lookup.models, metrics, publish, lifecycle))
+    app.include_router(job_routes(jobs, settings.max_job_body_bytes))
+    app.include_router(stats_routes(stats))
+    app.include_router(docs_routes(app))
+    app.include_router(ui_routes(settings.page))
+    return app
 
 
 def _predict_route(predict: PredictHandler) -> APIRouter:
@@ -117,7 +119,7 @@ def _predict_route(predict: PredictHandler) -> APIRouter:
 
 
 @contextlib.asynccontextmanager
-async def _published(publish: Callable[[], None], phase: Lifecycle) -> AsyncIterator[None]:
+async def _published(publish: Callable[[], None], lifecycle: Lifecycle) -> AsyncIterator[None]:
     """Within it, sibling processes see what this one counts, a second old at most."""
 
     async def repeat() -> None:
@@ -125,7 +127,7 @@ async def _published(publish: Callable[[], None], phase: Lifecycle) -> AsyncIter
             publish()
             await asyncio.sleep(PUBLISH_EVERY_S)
 
-    publisher = phase.watch(asyncio.create_task(repeat(), name="metrics"))
+    publisher = lifecycle.watch(asyncio.create_task(repeat(), name="metrics"))
     yield
     publisher.cancel()
     await asyncio.wait([publisher])

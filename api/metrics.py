@@ -71,13 +71,15 @@ HUB_COUNTS = {
 
 
 class Metrics:
-    """The counters of one process. `registry` is what /metrics shows; collectors may be added to it.
+    """The counters of one process. `registry` is what /metrics shows: them, and what `queue` collects.
 
     `shared_dir`: several processes serve one port, and PROMETHEUS_MULTIPROC_DIR named this directory before
     prometheus_client was imported. A scrape of any of them then adds up what all of them counted.
     """
 
-    def __init__(self, budget_s: float, shared_dir: Path | None = None) -> None:
+    def __init__(
+        self, budget_s: float, shared_dir: Path | None = None, queue: Collector | None = None
+    ) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # they double the output, and no panel reads them
         self.version = own_version()
         self.registry = CollectorRegistry()
@@ -89,6 +91,8 @@ class Metrics:
             MultiProcessCollector(self._counts, str(shared_dir))  # type: ignore[no-untyped-call]
         self._shared_dir = shared_dir
         self.registry.register(self._counts)
+        if queue is not None:
+            self.registry.register(queue)
         self.bounds = duration_bounds(budget_s)
         self._requests = Counter(
             "millrace_requests", "HTTP requests by route and status", ["route", "status"], registry=registry

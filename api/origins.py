@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from ipaddress import ip_address
 
-from api.asgi.wire import RequestHeaders
+from api.asgi.headers import RequestHeaders
 from api.errors import Problem
 
 _name = re.compile(r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*").fullmatch

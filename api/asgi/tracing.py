@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
+from api.asgi.headers import Message, Receive, Scope, Send
 from api.asgi.middleware import QUIET_ROUTES
-from api.asgi.wire import Message, Receive, Scope, Send
 from batcher import tracing
 
 if TYPE_CHECKING:

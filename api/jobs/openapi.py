@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from api.jobs.schemas import Job, JobPredictions
-from api.predict.request import IDEMPOTENCY_KEY, Error, ValidationFailed
+from api.schemas import IDEMPOTENCY_KEY, Error, ValidationFailed
 
 Options = dict[str, Any]
 

@@ -8,13 +8,15 @@ from time import monotonic
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Path, Query, Request
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from api.asgi.wire import Gone, RequestHeaders, check_encoding, check_length
+from api.asgi.body import check_length
+from api.asgi.headers import RequestHeaders, check_encoding
+from api.asgi.responses import Answer
 from api.jobs.openapi import CANCEL, EVENTS, FIND, LIST, PREDICTIONS, SUBMIT, TEXTS
 from api.jobs.schemas import Job, JobList, JobPredictions, job_body, next_offset, page, page_type
 from api.jobs.service import JobService, not_found
-from api.predict.response import Answer
 from batcher.errors import QueueUnavailable
 from batcher.jobs.records import JobRecord, JobStatus
 
@@ -30,7 +32,7 @@ MAX_STREAM_S = 3600.0
 
 
 def _owner(desk: JobService, request: Request) -> str:
-    return desk.owner(request.scope["state"]["head"])
+    return desk.owner(request.scope["state"]["headers"])
 
 
 JobId = Annotated[str, Path(description="As POST /jobs gave it")]
@@ -53,12 +55,12 @@ def _add_intake(router: APIRouter, desk: JobService, max_body_bytes: int) -> Non
         keep_input: Annotated[bool, Query(description="Keep the texts after the job's end")] = False,
     ) -> Response:
         """The body is read as a stream. All of it becomes a job, or nothing."""
-        head: RequestHeaders = request.scope["state"]["head"]
+        head: RequestHeaders = request.scope["state"]["headers"]
         check_length(head, max_body_bytes)
         check_encoding(head)
         try:
             record, new = await desk.take_body(head, request.receive, keep_input=keep_input)
-        except Gone:
+        except ClientDisconnect:
             return Response(status_code=499)
         return await _job(desk, record, 202 if new else 200)
 
@@ -135,7 +137,7 @@ def _add_cancel(router: APIRouter, desk: JobService) -> None:
         return Response(status_code=204) if record is None else await _job(desk, record, 200)
 
 
-class Deferral:
+class JobDeferral:
     """POST /predict with `Prefer: respond-async`: its texts become a job."""
 
     def __init__(self, desk: JobService) -> None:

@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, Field
 
+from api.schemas import LabelScore
 from batcher.jobs.records import JobRecord, JobStatus
 
 PageType = Literal["application/json", "application/x-ndjson", "text/csv"]
@@ -54,13 +55,6 @@ class EntryError(BaseModel):
     """Stands in the place of the prediction of a text that has none."""
 
     error: JobError
-
-
-class LabelScore(BaseModel):
-    """One label and its score between 0 and 1."""
-
-    label: str
-    score: float
 
 
 class JobPredictions(BaseModel):

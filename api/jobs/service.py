@@ -16,8 +16,9 @@ from time import monotonic
 from typing import TypeVar
 
 from anyio import CapacityLimiter, fail_after, from_thread, to_thread
+from starlette.requests import ClientDisconnect
 
-from api.asgi.wire import CLOSE, Gone, Receive, RequestHeaders, is_json
+from api.asgi.headers import CLOSE, Receive, RequestHeaders, is_json
 from api.errors import Problem
 from api.jobs.parsers import READERS
 from api.jobs.upload import JobUploader, Limits
@@ -101,7 +102,10 @@ class JobService:
     async def take_body(
         self, head: RequestHeaders, receive: Receive, *, keep_input: bool = False
     ) -> tuple[JobRecord, bool]:
-        """The job of an arriving body, and whether it is new. Raises Problem, QueueUnavailable or Gone."""
+        """The job of an arriving body, and whether it is new.
+
+        Raises Problem, QueueUnavailable or ClientDisconnect.
+        """
         kind = _media_type(head)
         texts = READERS[kind](self._intake.counted(_blocks(receive)))
         # Other columns than `text` are not kept: how much of a table is says nothing of what will be stored.
@@ -220,7 +224,7 @@ def _media_type(head: RequestHeaders) -> str:
 def _blocks(receive: Receive) -> Iterator[bytes]:
     """The body as a thread reads it: each block is fetched from the event loop when it is needed.
 
-    Raises Gone when the client leaves, Problem 408 when it pauses too long or is slow: places are few.
+    Raises ClientDisconnect when the client leaves, Problem 408 when it pauses too long or is slow.
     """
     began, size = monotonic(), 0
 
@@ -231,7 +235,7 @@ def _blocks(receive: Receive) -> Iterator[bytes]:
         except TimeoutError:
             raise Problem(408, "the body stopped arriving", headers=(CLOSE,)) from None
         if message["type"] == "http.disconnect":
-            raise Gone
+            raise ClientDisconnect
         return message.get("body", b""), message.get("more_body", False)
 
     more = True

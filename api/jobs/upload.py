@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from hashlib import sha256
 from itertools import islice
 
-from api.asgi.wire import CLOSE, too_large
+from api.asgi.body import too_large
+from api.asgi.headers import CLOSE
 from api.errors import Problem
 from batcher.core.outage import REDIS_ERRORS, reason
 from batcher.jobs.records import JobRecord

@@ -1,7 +1,7 @@
 """POST /predict: the road of one request, from its bytes to its answer.
 
-What happens in order: head -> body -> texts -> in-process cache -> (misses) -> answer. A request whose texts
-are all known leaves after the in-process cache. No framework stands in its way: `Edge` calls this first.
+In order: headers, body, texts, in-process cache, for misses the lookup, answer. A request whose texts are all
+known leaves after the in-process cache. The request middleware calls this before the framework.
 """
 
 from __future__ import annotations
@@ -11,13 +11,11 @@ import logging
 from time import perf_counter
 from typing import Protocol, cast
 
-from api.asgi.bodies import BodyReader
-from api.asgi.wire import (
+from starlette.requests import ClientDisconnect
+
+from api.asgi.body import BodyReader, check_length
+from api.asgi.headers import (
     CLOSE,
-    JSON,
-    NOSNIFF,
-    Gone,
-    LingeringClose,
     Preference,
     Receive,
     RequestHeaders,
@@ -25,21 +23,16 @@ from api.asgi.wire import (
     Send,
     check_encoding,
     check_json,
-    check_length,
-    send_answer,
-    send_problem,
 )
-from api.auth import ClientCap, RateLimit
-from api.backend import Cache, Hub, Models
+from api.asgi.responses import JSON, NOSNIFF, Answer, LingeringClose, send_answer, send_problem
+from api.auth import Authenticator
 from api.errors import Header, Problem, internal, problem_of
-from api.keys import Keys, key_name
 from api.lifecycle import Lifecycle
 from api.metrics import Metrics
-from api.origins import Origins
-from api.predict.local_cache import CachedPrediction, LocalCache
+from api.predict.local_cache import CachedPrediction
 from api.predict.lookup import LookupRequest, PredictionLookup
 from api.predict.request import RequestReader
-from api.predict.response import Answer, all_known, some_found
+from api.predict.response import all_known, some_found
 from api.settings import ApiSettings
 from batcher.errors import BudgetExceeded, MillraceError, QueueFull
 
@@ -69,36 +62,32 @@ class RequestContext:
 
 
 class PredictHandler:
-    """Answers POST /predict. An ASGI application; `deferral` is set by whoever serves jobs."""
+    """Answers POST /predict. An ASGI application; `deferral` makes jobs of requests that ask for it."""
 
     def __init__(
         self,
         settings: ApiSettings,
-        hub: Hub,
-        shared: Cache,
-        local: LocalCache,
+        lookup: PredictionLookup,
         metrics: Metrics,
-        phase: Lifecycle,
+        lifecycle: Lifecycle,
+        auth: Authenticator,
+        deferral: Deferral,
     ) -> None:
         self.reader = RequestReader(settings.max_texts, settings.max_text_chars)
-        self.models = Models(hub)
+        self._models = lookup.models
         self._bodies = BodyReader(settings.max_body_bytes, settings.body_timeout_s)
-        self.deferral: Deferral | None = None
+        self._deferral = deferral
         self._settings = settings
-        self._local = local
         self._metrics = metrics
-        self._phase = phase
-        self._keys = Keys(settings.key_names)
-        self.rate = RateLimit(settings.rate_limit)
-        self.origins = Origins(settings.host_names, settings.port)
-        cap = ClientCap(settings.max_client_texts, settings.first_client_texts)
-        self._misses = PredictionLookup(hub, shared, local, cap, metrics, settings.cache_ttl_s)
+        self._lifecycle = lifecycle
+        self._auth = auth
+        self._lookup = lookup
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         ask = RequestContext(RequestHeaders(scope))
         try:
             answer = await self._answer(ask, receive)
-        except Gone:
+        except ClientDisconnect:
             self._record(ask, 499, "client_gone")
         except (Exception, asyncio.CancelledError) as error:
             problem = self._problem(ask, error)
@@ -107,33 +96,31 @@ class PredictHandler:
             await send_problem(LingeringClose(send, receive), problem, ask.head.request_id)
         else:
             headers: list[Header] = [JSON, (b"x-request-id", ask.head.request_id), NOSNIFF, *answer.headers]
-            if self._phase.draining:
+            if self._lifecycle.draining:
                 headers.append(CLOSE)  # or the next request may meet the end of this process
             await send_answer(send, answer.status, headers, answer.body)
             self._record(ask, answer.status)
 
     async def _answer(self, ask: RequestContext, receive: Receive) -> Answer:
         head = ask.head
-        self.origins.check_host(head)
-        self.origins.check_origin(head)
-        ask.client = self.rate.admit(self._keys, head)
+        ask.client = self._auth.admit(head)
         check_length(head, self._bodies.limit)
         check_encoding(head)
         check_json(head)
         ask.texts = texts = self.reader.read(await self._bodies.read(receive))
         wishes = head.preference
-        if wishes.respond_async and wishes.wait_s is None and self.deferral is not None:
-            return await self.deferral(head, texts)
+        if wishes.respond_async and wishes.wait_s is None:
+            return await self._deferral(head, texts)
         before = perf_counter()
-        revision = self.models.revision
+        revision = self._models.revision
         tenant = ask.client if self._settings.separate_clients else ""
-        held = self._local.find(revision, texts, tenant)
+        held = self._lookup.known(revision, texts, tenant)
         now = perf_counter()
         if None not in held:
             ask.known = True
             self._metrics.hit_local(len(held))
             known = cast("list[CachedPrediction]", held)
-            answer = all_known(self.models, revision, known, now - before, now - ask.started)
+            answer = all_known(self._models, revision, known, now - before, now - ask.started)
             self._say_wait(wishes, answer)
             return answer
         until = before + self._budget_s(wishes)
@@ -144,14 +131,14 @@ class PredictHandler:
         wishes = ask.head.preference
         try:
             with self._bodies.hold(ask.texts):
-                found = await self._misses.find(want, receive)
+                found = await self._lookup.find(want, receive)
         except (BudgetExceeded, QueueFull):
-            if wishes.respond_async and self.deferral is not None:
-                return await self.deferral(ask.head, ask.texts)
+            if wishes.respond_async:
+                return await self._deferral(ask.head, ask.texts)
             raise
         ask.computed = len(found.computed)
         ask.known = not found.computed
-        answer = some_found(self.models, want, found, perf_counter() - ask.started)
+        answer = some_found(self._models, want, found, perf_counter() - ask.started)
         self._say_wait(wishes, answer)
         return answer
 
@@ -171,7 +158,7 @@ class PredictHandler:
         if isinstance(error, MillraceError):
             return problem_of(error)
         if isinstance(error, asyncio.CancelledError):
-            if not self._phase.draining:
+            if not self._lifecycle.draining:
                 raise error
             return Problem(503, "this process is stopping", code="draining", retry_after_s=1.0)
         log.error(
@@ -182,7 +169,7 @@ class PredictHandler:
     def _record(self, ask: RequestContext, status: int, code: str = "", entry: str = "") -> None:
         seconds = perf_counter() - ask.started
         self._metrics.request(ROUTE, status, seconds)
-        name = key_name(ask.client)
+        name = ask.head.client_name
         if name:
             self._metrics.client(name, status)
         level = logging.DEBUG if ask.known else logging.INFO

@@ -9,21 +9,22 @@ Where the cache lies beside the queue and most texts are new, the queue looks in
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import TypeVar
 
-from api.asgi.wire import Gone, Receive
-from api.auth import ClientCap
-from api.backend import Cache, Hub
+from starlette.requests import ClientDisconnect
+
+from api.asgi.body import unless_disconnected
+from api.asgi.headers import Receive
+from api.backend import Cache, Hub, Models
 from api.errors import problem_of
 from api.metrics import Metrics
+from api.predict.client_cap import ClientCap
 from api.predict.local_cache import CachedPrediction, LocalCache
+from api.settings import ApiSettings
 from batcher.errors import BudgetExceeded, MillraceError
 from batcher.messages import Outcome, Prediction, entry_id
-
-T = TypeVar("T")
 
 # A copy of a cached result may live for this share of the TTL. To ask for what is left of it would double the
 # commands. No answer is older than 1.2 TTL.
@@ -65,19 +66,24 @@ class PredictionLookup:
     """Asks the shared cache, then the queue, and tells the in-process cache what it learnt."""
 
     def __init__(
-        self, hub: Hub, shared: Cache, local: LocalCache, cap: ClientCap, metrics: Metrics, cache_ttl_s: float
+        self, settings: ApiSettings, hub: Hub, shared: Cache, local: LocalCache, metrics: Metrics
     ) -> None:
+        self.models = Models(hub)
         self._hub = hub
         self._shared = shared
         self._local = local
-        self._cap = cap
+        self._cap = ClientCap(settings.max_client_texts, settings.first_client_texts)
         self._metrics = metrics
-        self._fresh_s = cache_ttl_s * FRESH_SHARE
-        self._copy_s = cache_ttl_s * COPY_SHARE
+        self._fresh_s = settings.cache_ttl_s * FRESH_SHARE
+        self._copy_s = settings.cache_ttl_s * COPY_SHARE
         self._share_found = 0.0
 
+    def known(self, revision: str, texts: Sequence[str], tenant: str) -> list[CachedPrediction | None]:
+        """What the in-process cache holds of each text."""
+        return self._local.find(revision, texts, tenant)
+
     async def find(self, want: LookupRequest, receive: Receive) -> LookupResult:
-        """Every missing text's prediction. Raises MillraceError, Problem, or Gone when the client left."""
+        """Every missing text's prediction. Raises MillraceError, Problem or ClientDisconnect."""
         found = LookupResult()
         pairs = zip(want.texts, want.held, strict=True)
         unknown_texts = dict.fromkeys(text for text, held in pairs if held is None)
@@ -135,11 +141,11 @@ class PredictionLookup:
             work = self._hub.classify(
                 ids, texts, budget_s=budget_s, trace=want.trace, first=first, revision=revision
             )
-            outcomes = await unless_gone(receive, work)
+            outcomes = await unless_disconnected(receive, work)
         except MillraceError as error:
             self._metrics.entries(error, len(texts))
             raise
-        except (Gone, asyncio.CancelledError):
+        except (ClientDisconnect, asyncio.CancelledError):
             self._metrics.entries("cancelled", len(texts))
             raise
         self._take(want, dict(zip(texts, outcomes, strict=True)), found)
@@ -167,27 +173,3 @@ class PredictionLookup:
                 problem = problem_of(failed, index)
                 problem.entry = entry_id(text, want.tenant)
                 raise problem
-
-
-async def unless_gone(receive: Receive, work: Awaitable[T]) -> T:
-    """What `work` returns. Cancels it and raises Gone when the client leaves before."""
-    asking = asyncio.current_task()
-    assert asking is not None
-    left = False
-
-    async def watch() -> None:
-        nonlocal left
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        left = True
-        asking.cancel()
-
-    watcher = asyncio.create_task(watch())
-    try:
-        return await work
-    except asyncio.CancelledError:
-        if left and not asking.uncancel():
-            raise Gone from None
-        raise
-    finally:
-        watcher.cancel()

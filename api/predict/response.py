@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+from api.asgi.responses import Answer
 from api.backend import Models
 from api.errors import Header
 from api.predict.local_cache import CachedPrediction
@@ -14,15 +14,6 @@ from batcher.messages import Prediction
 _HIT: Header = (b"x-cache", b"HIT")
 _MISS: Header = (b"x-cache", b"MISS")
 _PARTIAL: Header = (b"x-cache", b"PARTIAL")
-
-
-@dataclass(slots=True)
-class Answer:
-    """What goes back: `headers` without the ones that every answer has."""
-
-    status: int
-    headers: list[Header]
-    body: bytes
 
 
 def all_known(

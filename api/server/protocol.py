@@ -20,9 +20,10 @@ from uvicorn import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from api.asgi.wire import CLOSE, PROBES, new_request_id, problem_parts
+from api.asgi.headers import CLOSE, PROBES, new_request_id
+from api.asgi.responses import problem_parts
 from api.errors import Problem
-from api.lifecycle import PHASE, Lifecycle
+from api.lifecycle import LIFECYCLE, Lifecycle
 from api.server.backlog import BACKLOG, Backlog
 
 # Without a byte for between one and two of these a head or a body is given up, and so is an answer unread.
@@ -68,7 +69,7 @@ class Connection(HttpToolsProtocol):
         self._since = self.loop.time()
         self._allowance = HEAD_BYTES
         self._looking: asyncio.TimerHandle | None = None
-        self._phase: Lifecycle | None = app_state.get(PHASE)
+        self._lifecycle: Lifecycle | None = app_state.get(LIFECYCLE)
         self._backlog: Backlog[Connection] = app_state.setdefault(BACKLOG, Backlog())
         self._last = False
         self._probes_only = False
@@ -138,7 +139,7 @@ class Connection(HttpToolsProtocol):
         if self._probes_only and self.url.partition(b"?")[0] not in _PROBE_TARGETS:
             self._give_up(_crowded())
         super().on_headers_complete()
-        if self._last or self._probes_only or (self._phase is not None and self._phase.draining):
+        if self._last or self._probes_only or (self._lifecycle is not None and self._lifecycle.draining):
             self.cycle.keep_alive = False
 
     def pause_writing(self) -> None:

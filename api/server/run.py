@@ -20,10 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import uvicorn
+from fastapi import FastAPI
 from uvicorn.supervisors import Multiprocess
 
-from api.asgi.middleware import Edge
 from api.asgi.tracing import Traced
+from api.lifecycle import Lifecycle
 from api.main import create_app
 from api.server.backlog import RESERVE
 from api.server.protocol import Connection
@@ -49,9 +50,10 @@ class _Factory:
     metrics_dir: Path | None
     door: Door | None
 
-    def __call__(self) -> Edge | Traced:
+    def __call__(self) -> FastAPI | Traced:
         logs.setup(self.settings.log_level, self.settings.log_format)
-        app = create_app(self.settings, metrics_dir=self.metrics_dir, catch_signals=True, door=self.door)
+        lifecycle = Lifecycle(catches_signals=True, quiet_s=self.settings.quiet_s, door=self.door)
+        app = create_app(self.settings, lifecycle=lifecycle, metrics_dir=self.metrics_dir)
         garbage.freeze_after_startup()
         return Traced(app, tracing.setup("api")) if self.settings.tracing else app
 

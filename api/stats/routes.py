@@ -25,7 +25,7 @@ from api.jobs.schemas import job_body
 from api.jobs.service import JobService
 from api.lifecycle import Lifecycle
 from api.metrics import Metrics
-from api.predict.request import Error
+from api.schemas import Error
 from api.stats.history import CounterSample, MonotonicTotal, StatsHistory
 from batcher.errors import MillraceError
 from batcher.messages import LaneDepth, ModelRecord, WorkerRecord
@@ -45,12 +45,12 @@ JOBS_FRAMES = 5
 class Stats:
     """The frames of one process. `run` makes them."""
 
-    def __init__(self, metrics: Metrics, hub: Hub, desk: JobService, phase: Lifecycle) -> None:
+    def __init__(self, metrics: Metrics, hub: Hub, desk: JobService, lifecycle: Lifecycle) -> None:
         self.viewers = 0
         self._metrics = metrics
         self._hub = hub
         self._desk = desk
-        self._phase = phase
+        self._lifecycle = lifecycle
         self._pulse = StatsHistory(metrics.bounds)
         self._worked = MonotonicTotal()
         self._next: asyncio.Future[None] | None = None
@@ -63,7 +63,7 @@ class Stats:
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Frames are made within it; all streams end with it."""
-        ticking = self._phase.watch(asyncio.create_task(self._run(), name="stats"))
+        ticking = self._lifecycle.watch(asyncio.create_task(self._run(), name="stats"))
         try:
             yield
         finally:
@@ -84,7 +84,7 @@ class Stats:
             ends = time.monotonic() + MAX_STREAM_S
             yield b"retry: 1000\n\n" + _sse("history", _json(self._pulse.history()))
             yield self._encoded()
-            while not self._phase.draining and time.monotonic() < ends:
+            while not self._lifecycle.draining and time.monotonic() < ends:
                 if self._next is None:
                     self._next = asyncio.get_running_loop().create_future()
                 await asyncio.shield(self._next)
@@ -115,7 +115,7 @@ class Stats:
             durations=durations,
         )
         now_ms = time.time() * 1000
-        problem = why_not_ready(self._hub, self._phase)
+        problem = why_not_ready(self._hub, self._lifecycle)
         self._frame = {
             "at_ms": round(now_ms),
             "ready": problem is None,

@@ -141,7 +141,7 @@ class Jobs:
             )
             if answer is None or answer.status_code in HONEST:
                 self._ledger.jobs["refused"] += 1
-            elif answer.status_code == 202:
+            elif answer.status_code in (200, 202):  # 200: an earlier call arrived whose answer was lost
                 self._accepted.append((answer.headers["location"], texts, began))
                 self._ledger.texts.update(texts)
             else:

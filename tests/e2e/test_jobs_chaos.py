@@ -88,7 +88,10 @@ def test_whatever_is_killed_the_job_finishes_in_order(mill: Callable[..., Mill],
         wait_until(lambda: not any(client.exists(key) for key in left), "empty lanes")
         wait_until(lambda: not list(client.scan_iter("{millrace:default}:entry:*", count=1000)), "no entries")
         endless = {key for key in client.scan_iter(count=1000) if client.ttl(key) == -1}
-    assert {key for key in endless if not key.startswith(b"rq:")} == {b"{millrace:default}:model"}
+    assert {key for key in endless if not key.startswith(b"rq:")} == {
+        b"{millrace:default}:model",
+        b"{millrace:default}:clock",
+    }
 
 
 def test_the_api_holds_no_more_than_a_chunk_of_a_job(mill: Callable[..., Mill]) -> None:

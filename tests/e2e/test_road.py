@@ -68,7 +68,8 @@ def test_every_request_is_answered_though_a_worker_is_killed_with_its_batch(
 async def ask(port: int, body: bytes) -> tuple[bytes, bytes]:
     """Head and body of one POST /predict. A plain socket, so that a thousand are cheap."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    head = f"POST /predict HTTP/1.1\r\nHost: mill\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
+    head = "POST /predict HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+    head += f"Content-Length: {len(body)}\r\n\r\n"
     writer.write(head.encode() + body)
     answer = await reader.read()
     writer.close()

@@ -127,7 +127,7 @@ def test_a_request_in_flight_is_answered_before_the_end(serve: Serve) -> None:
     process, client = serve()
     body = b'{"text": []}'
     with socket.create_connection(place(client), timeout=20) as connection:
-        head = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+        head = f"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
         connection.sendall(head.encode())
         time.sleep(0.2)
         process.kill(signal.SIGTERM)
@@ -146,7 +146,7 @@ def test_who_came_in_before_the_port_closes_is_answered(serve: Serve) -> None:
     with contextlib.ExitStack() as stack:
         asking = [stack.enter_context(socket.create_connection(place(client), timeout=20)) for _ in range(50)]
         for connection in asking:
-            connection.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+            connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
         process.kill(signal.SIGTERM)
         time.sleep(0.3)  # timers are due, too
         process.kill(signal.SIGCONT)
@@ -161,7 +161,7 @@ def test_several_processes_close_the_port_before_the_last_request_is_answered(se
     process, client = serve(processes=2)
     wait_until(lambda: len(psutil.Process(process.pid).children(recursive=True)) >= 2, "two processes")
     with socket.create_connection(place(client), timeout=20) as connection:
-        connection.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 12\r\n\r\n")
+        connection.sendall(b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 12\r\n\r\n")
         time.sleep(0.2)
         process.kill(signal.SIGTERM)
 

@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.redis, pytest.mark.e2e, pytest.mark.timeout(600)]
 FLOOD = float(os.environ.get("FLOOD", "0.02"))
 CONNECTIONS = int(10_000 * FLOOD)
 MIB = 1024**2
-JSON_HEAD = b"POST %s HTTP/1.1\r\nhost: x\r\ncontent-type: %s\r\n"
+JSON_HEAD = b"POST %s HTTP/1.1\r\nhost: localhost\r\ncontent-type: %s\r\n"
 Peer = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 

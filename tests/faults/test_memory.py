@@ -131,7 +131,7 @@ async def test_finding_11_the_worst_of_everything_fits_into_the_limit(confined: 
         for peer in unread:
             peer[1].write(post(known) * 30)
         for peer in streams:
-            peer[1].write(b"GET %b HTTP/1.1\r\nhost: x\r\n\r\n" % results.encode())
+            peer[1].write(b"GET %b HTTP/1.1\r\nhost: localhost\r\n\r\n" % results.encode())
         await asyncio.sleep(3)
         print(f"answers not read: {most_mib(mill):.0f} MiB")
         mill.workers[0].kill(signal.SIGSTOP)

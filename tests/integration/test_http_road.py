@@ -13,9 +13,9 @@ from hashlib import sha256
 import fakeredis
 import httpx
 import pytest
+from fastapi import FastAPI
 from pydantic import ValidationError
 
-from api.asgi.middleware import Edge
 from api.main import create_app
 from api.settings import ApiSettings
 from batcher.core.consumer import WorkerQueue
@@ -23,9 +23,9 @@ from batcher.hub.admission import LaneCaps
 from batcher.hub.hub import ReplyHub
 from batcher.hub.shared_cache import SharedCache
 from batcher.settings import WorkerSettings
+from batcher.worker import claimer as claims
 from batcher.worker.cache_writer import remember
 from batcher.worker.loop import Worker
-from batcher.worker.loop import claimer as claims
 from batcher.worker.stats import BatchReport
 from model_store.stub import StubClassifier
 from tests.servers import leftovers
@@ -48,7 +48,7 @@ class Mill:
         self._stack.callback(client.close)
         return client
 
-    async def edge(self, cap: int = 100_000, **settings: object) -> tuple[Edge, httpx.AsyncClient]:
+    async def edge(self, cap: int = 100_000, **settings: object) -> tuple[FastAPI, httpx.AsyncClient]:
         caps = LaneCaps(cap, cap)
         hub = ReplyHub(self._aio(), self._aio(), name="t", caps=caps, cache_here=self.cache_here)
         app = create_app(

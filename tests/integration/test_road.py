@@ -29,9 +29,9 @@ from batcher.hub.hub import ReplyHub
 from batcher.hub.shared_cache import SharedCache
 from batcher.messages import Failure, Prediction, entry_id
 from batcher.settings import WorkerSettings
+from batcher.worker import claimer as claims
 from batcher.worker.cache_writer import remember
 from batcher.worker.loop import Worker
-from batcher.worker.loop import claimer as claims
 from batcher.worker.stats import BatchReport
 from model_store.stub import StubClassifier
 from tests.servers import leftovers
@@ -443,6 +443,8 @@ async def test_a_hub_that_lingers_collects_many_answers_at_once(
 
     pop = ApiQueue.hints
     monkeypatch.setattr(ApiQueue, "hints", hints)
+    # The slow poll must not find the results first.
+    monkeypatch.setattr("batcher.hub.pending.LOOK_S", 30.0)
     hub, _ = await road.hub(linger_s=1.0), await road.worker(StubClassifier(batch_ms=2), batch_texts=1)
     await road.ready(hub)
     outcomes = await ask(hub, *(f"text {number}" for number in range(40)), lane="bulk")
@@ -548,7 +550,6 @@ async def test_foreign_bytes_in_every_place_end_no_loop(road: Road) -> None:
     road.client.zadd(f"{prefix}:workers", {b"\xff": 10**14})
     road.client.hset(f"{prefix}:worker:".encode() + b"\xff", mapping={"rate": "fast"})
     assert isinstance((await ask(hub, "an honest text"))[0], Prediction)
-    with pytest.raises(BudgetExceeded):
-        await ask(hub, text, budget_s=0.5)
+    assert isinstance((await ask(hub, text))[0], Prediction), "a foreign result is not reused"
     assert hub.alive
     assert hub.reachable

@@ -26,9 +26,9 @@ from batcher import tracing
 from batcher.__main__ import build_worker
 from batcher.jobs.store import JobStore
 from batcher.settings import WorkerSettings
+from batcher.worker import traces as worker_traces
 from batcher.worker.cache_writer import CacheWriter
 from batcher.worker.loop import Worker
-from batcher.worker.loop import traces as worker_traces
 from batcher.worker.observability import Observability
 from model_store.stub import StubClassifier
 from tests.mill import wait_until

@@ -48,8 +48,7 @@ class _Worker:
 @cache
 def exposed() -> tuple[Exposed, ...]:
     """What the code declares, Millrace's own."""
-    api = Metrics(10.0)
-    api.registry.register(QueueCollector(FakeHub()))
+    api = Metrics(10.0, queue=QueueCollector(FakeHub()))
     info = StubClassifier().info
     worker = WorkerMetrics(info, DriftWatch(info))
     worker.registry.register(WorkerCollector(_Worker()))  # type: ignore[arg-type]

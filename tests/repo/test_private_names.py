@@ -28,7 +28,8 @@ LEANT_ON = {
     "uvicorn.protocols.http.httptools_impl": "STATUS_LINE HttpToolsProtocol",
     "uvicorn.protocols.http.httptools_impl:HttpToolsProtocol": """
         connection_lost connection_made connections cycle data_received flow headers
-        limit_concurrency loop on_body on_header on_headers_complete on_url pause_writing pipeline
+        _start_asgi_task limit_concurrency
+        loop on_body on_header on_headers_complete on_url pause_writing pipeline
         resume_writing scope send_400_response shutdown timeout_keep_alive_task transport url""",
     "uvicorn.protocols.http.httptools_impl:RequestResponseCycle": """
         keep_alive response_complete response_started""",
@@ -37,7 +38,6 @@ LEANT_ON = {
     "uvicorn.supervisors:Multiprocess": "run terminate_all",
     "starlette.responses:Response": "__call__",
     "starlette.routing": "Match",
-    "fastapi:FastAPI": "__call__ add_exception_handler openapi openapi_schema routes",
     "redis.asyncio:Redis": "aclose connection_pool",
     "redis.asyncio.connection:Connection": """
         _parser _writer connect is_connected pack_commands read_response send_packed_command

@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 
 import api
-from api.asgi.wire import RequestHeaders, check_length, is_json, parse_prefer
+from api.asgi.body import check_length
+from api.asgi.headers import RequestHeaders, is_json, parse_prefer
+from api.asgi.json_reader import read_json
 from api.errors import Problem
 from api.jobs.parsers import read_csv, read_ndjson
 from api.jobs.schemas import page_type
-from api.predict.json_reader import read_json
 from tests.unit.patterns import Costly, attacks, check_linear
 
 # Beside those of the API: what texts and what Redis holds of them go through.
@@ -52,8 +53,8 @@ def test_finding_07_every_pattern_takes_linear_time(use: Any, pattern: re.Patter
 def test_patterns_are_found() -> None:
     names = {name for name, _, _ in FOUND}
     assert {
-        "api.asgi.wire._seconds",
-        "api.predict.json_reader._space",
+        "api.asgi.headers._seconds",
+        "api.asgi.json_reader._space",
         "batcher.messages._is_fragment",
     } <= names
 

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from api.predict.handler import Deferral
 from api.settings import ApiSettings
 from tests.unit.api.pretended import Service, Start, running
 from tests.unit.pretended import FakeCache, FakeHub
@@ -16,8 +17,14 @@ async def start() -> AsyncIterator[Start]:
     """Starts an edge with the given settings: `await start(max_texts=3)`."""
     contexts = []
 
-    async def make(hub: FakeHub | None = None, cache: FakeCache | None = None, **settings: object) -> Service:
-        context = running(hub or FakeHub(), cache or FakeCache(), ApiSettings(**settings))  # type: ignore[arg-type]
+    async def make(
+        hub: FakeHub | None = None,
+        cache: FakeCache | None = None,
+        deferral: Deferral | None = None,
+        **settings: object,
+    ) -> Service:
+        made = ApiSettings(**settings)  # type: ignore[arg-type]
+        context = running(hub or FakeHub(), cache or FakeCache(), made, deferral)
         contexts.append(context)
         return await context.__aenter__()
 

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import httpx
+from fastapi import FastAPI
 
-from api.asgi.middleware import Edge
+from api.lifecycle import Lifecycle
 from api.main import create_app
+from api.predict.handler import Deferral
 from api.settings import ApiSettings
 from tests.unit.pretended import FakeCache, FakeHub
 
@@ -20,7 +22,8 @@ from tests.unit.pretended import FakeCache, FakeHub
 class Service:
     """One running edge: its application, the fakes behind it, and a client in front."""
 
-    app: Edge
+    app: FastAPI
+    lifecycle: Lifecycle
     hub: FakeHub
     cache: FakeCache
     client: httpx.AsyncClient
@@ -38,14 +41,17 @@ Start = Callable[..., Awaitable[Service]]
 
 
 @asynccontextmanager
-async def running(hub: FakeHub, cache: FakeCache, settings: ApiSettings) -> AsyncIterator[Service]:
-    app = create_app(settings, hub=hub, cache=cache)
+async def running(
+    hub: FakeHub, cache: FakeCache, settings: ApiSettings, deferral: Deferral | None = None
+) -> AsyncIterator[Service]:
+    lifecycle = Lifecycle()
+    app = create_app(settings, hub=hub, cache=cache, deferral=deferral, lifecycle=lifecycle)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False, client=("192.0.2.7", 1234))
     async with (
         app.router.lifespan_context(app),
         httpx.AsyncClient(transport=transport, base_url="http://localhost") as client,
     ):
-        yield Service(app, hub, cache, client)
+        yield Service(app, lifecycle, hub, cache, client)
 
 
 async def until(true: Callable[[], Any]) -> None:

@@ -10,10 +10,12 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 import uvicorn
+from starlette.requests import ClientDisconnect
 
-from api.asgi.bodies import BodyReader
-from api.asgi.wire import JSON, Gone, Receive, Scope, Send, send_answer
-from api.lifecycle import PHASE, Lifecycle
+from api.asgi.body import BodyReader
+from api.asgi.headers import Receive, Scope, Send
+from api.asgi.responses import JSON, send_answer
+from api.lifecycle import LIFECYCLE, Lifecycle
 from api.server import protocol as connection
 from api.server.backlog import BACKLOG, RESERVE, Backlog
 from api.server.protocol import Connection
@@ -30,7 +32,7 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
     if scope["method"] == "POST":
         try:
             body = b"%d" % len(await BodyReader(1 << 20, 60).read(receive))
-        except Gone:
+        except ClientDisconnect:
             return
     elif scope["path"] == "/large":
         body = LARGE
@@ -409,12 +411,12 @@ async def test_who_says_nothing_more_does_not_keep_the_server() -> None:
 
 
 async def test_while_the_process_drains_every_answer_closes_its_connection() -> None:
-    phase = Lifecycle()
+    lifecycle = Lifecycle()
     async with served(16) as (server, dial):
-        server.lifespan.state[PHASE] = phase
+        server.lifespan.state[LIFECYCLE] = lifecycle
         peer = await dial()
         for draining in (False, True):
-            phase.draining = draining
+            lifecycle.draining = draining
             peer[1].write(GET)
             assert ("connection" in (await answer(peer))[1]) is draining
         assert await ended(peer)

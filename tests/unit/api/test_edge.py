@@ -6,12 +6,11 @@ import logging
 
 import httpx
 import pytest
-from fastapi import APIRouter, HTTPException, Query
+from fastapi import APIRouter, FastAPI, HTTPException, Query
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Mount
 
-from api.asgi.middleware import Edge
 from api.errors import Problem
 from batcher.errors import QueueUnavailable
 from tests.unit.api.pretended import Service, Start, assert_problem
@@ -24,7 +23,7 @@ SECURITY = {
 }
 
 
-def add_routes(app: Edge) -> None:
+def add_routes(app: FastAPI) -> None:
     router = APIRouter()
 
     @router.get("/crash")
@@ -187,11 +186,13 @@ async def test_the_whole_edge_works_below_a_prefix(service: Service) -> None:
 
 
 async def test_declared_routes_lead_to_the_same_handlers(service: Service) -> None:
-    direct, service.app.direct = service.app.direct, {}
+    direct = service.app.user_middleware[0].kwargs["direct"]
+    routes = dict(direct)
+    direct.clear()
     try:
         response = await service.predict("a")
         assert (response.status_code, response.headers["x-cache"]) == (200, "MISS")
         assert response.headers.get_list("x-request-id") == [response.headers["x-request-id"]]
         assert (await service.client.get("/health")).json() == {"status": "healthy"}
     finally:
-        service.app.direct = direct
+        direct.update(routes)

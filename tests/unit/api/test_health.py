@@ -27,7 +27,7 @@ async def metrics(service: Service) -> dict[tuple[str, str], float]:
 
 async def test_healthy_whatever_happens(start: Start) -> None:
     service = await start(FakeHub(snapshot=NO_SNAPSHOT, alive=False, reachable=False))
-    service.app.phase.draining = True
+    service.lifecycle.draining = True
     response = await service.client.get("/health")
     assert (response.status_code, response.json()) == (200, {"status": "healthy"})
     assert response.headers["content-type"] == "application/json"
@@ -70,7 +70,7 @@ async def test_livez_sees_the_loops_of_the_edge_itself(
     async def broken() -> None:
         raise RuntimeError("the board is gone")
 
-    service.app.phase.watch(asyncio.create_task(broken(), name="metrics"))
+    service.lifecycle.watch(asyncio.create_task(broken(), name="metrics"))
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     assert_problem(await service.client.get("/livez"), 503, "loop_ended")
@@ -78,7 +78,7 @@ async def test_livez_sees_the_loops_of_the_edge_itself(
 
 
 async def test_every_loop_of_the_edge_is_watched(service: Service) -> None:
-    assert {loop.get_name() for loop in service.app.phase._loops} == {"metrics", "stats"}
+    assert {loop.get_name() for loop in service.lifecycle._loops} == {"metrics", "stats"}
 
 
 async def test_ready_says_what_would_answer(service: Service) -> None:
@@ -105,7 +105,7 @@ async def test_not_ready_says_why(start: Start, hub: FakeHub, code: str) -> None
 
 
 async def test_not_ready_while_draining_but_still_answering(service: Service) -> None:
-    service.app.phase.draining = True
+    service.lifecycle.draining = True
     assert_problem(await service.client.get("/readyz"), 503, "draining")
     assert (await service.client.get("/livez")).status_code == 200
     assert (await service.predict("a")).status_code == 200
@@ -208,6 +208,7 @@ async def test_openapi_describes_everything(service: Service) -> None:
         "500",
         "503",
         "504",
+        "507",
     }
     schema = predict["requestBody"]["content"]["application/json"]["schema"]
     assert schema["properties"]["text"] == {

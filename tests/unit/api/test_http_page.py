@@ -52,7 +52,9 @@ def test_every_code_is_on_the_page_and_no_other() -> None:
     named = {code for row in rows for code in re.findall(r"`(\w+)`", row.split("|")[2])}
     assert {kind.code for kind in STATUS_OF} <= named
     assert named <= set(CODE_OF.values()) | {kind.code for kind in STATUS_OF} | {
-        *re.findall(r'code="(\w+)"', "".join(path.read_text() for path in Path(api.__path__[0]).glob("*.py")))
+        *re.findall(
+            r'code="(\w+)"', "".join(path.read_text() for path in Path(api.__path__[0]).rglob("*.py"))
+        )
     }
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.asgi.wire import RequestHeaders, network_of
+from api.asgi.headers import RequestHeaders, network_of
 from api.rate_limit import Rate, Windows, parse_rate
 
 
@@ -92,7 +92,7 @@ def test_finding_24_a_client_of_ipv6_is_its_network(address: str, client: str) -
 def test_finding_24_no_timer_runs_beside_the_service() -> None:
     """One woke every 10 ms and looked at all clients."""
     code = (
-        "import threading; from api.auth import RateLimit; rate = RateLimit('5/second'); rate.count('a');"
+        "import threading; from api.rate_limit import RateCounter; RateCounter('5/second').count('a');"
         "assert threading.active_count() == 1, threading.enumerate()"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from api.asgi.wire import LINGER_BYTES, Message
+from api.asgi.headers import Message
+from api.asgi.responses import LINGER_BYTES
 from api.errors import Problem
 from api.predict.request import LARGE_BODY, RequestReader
 from batcher.errors import (

@@ -17,9 +17,9 @@ import api
 from api.jobs.service import JobService
 from api.lifecycle import Lifecycle
 from api.metrics import Metrics
+from api.stats import routes as stats_module
 from api.stats.history import StatsPoint
 from api.stats.routes import Stats
-from api.stats.routes import routes as stats_module
 from batcher.jobs.records import JobRecord
 from batcher.messages import BatchNote, LaneDepth
 from tests.unit.api.pretended import Service, Start, assert_problem
@@ -73,15 +73,15 @@ class Made:
 
     stats: Stats
     desk: NoJobs
-    phase: Lifecycle
+    lifecycle: Lifecycle
 
 
 @pytest.fixture
 async def made() -> AsyncIterator[Made]:
-    desk, phase = NoJobs(), Lifecycle()
-    stats = Stats(Metrics(10.0), FakeHub(snapshot=BUSY), cast(JobService, desk), phase)
+    desk, lifecycle = NoJobs(), Lifecycle()
+    stats = Stats(Metrics(10.0), FakeHub(snapshot=BUSY), cast(JobService, desk), lifecycle)
     async with stats.running():
-        yield Made(stats, desk, phase)
+        yield Made(stats, desk, lifecycle)
 
 
 async def test_a_frame_tells_of_queue_workers_and_their_batches(start: Start) -> None:
@@ -154,7 +154,7 @@ async def test_a_viewer_who_leaves_takes_nobody_along(made: Made) -> None:
 async def test_streams_end_when_the_process_shall_stop(made: Made) -> None:
     stream = made.stats.stream()
     await anext(stream)
-    made.phase.draining = True
+    made.lifecycle.draining = True
     rest = [one async for one in stream]
     assert len(rest) <= 2
 

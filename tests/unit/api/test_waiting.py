@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 
-from api.asgi.wire import RequestHeaders
+from api.asgi.headers import RequestHeaders
+from api.asgi.responses import Answer
 from api.errors import Problem
-from api.predict.handler import PredictHandler
-from api.predict.response import Answer
 from batcher.errors import BudgetExceeded, QueueFull
 from tests.unit.api.pretended import Service, Start, assert_problem, until
 from tests.unit.pretended import FakeHub
@@ -109,7 +108,7 @@ async def test_who_still_waits_when_the_drain_runs_out_is_told(start: Start) -> 
     connection = Connection(b'{"text": ["a"]}')
     request = connection.ask(service)
     await until(lambda: hub.asked)
-    service.app.phase.draining = True
+    service.lifecycle.draining = True
     request.cancel()
     await request
     assert connection.sent[0]["status"] == 503
@@ -164,10 +163,8 @@ class Jobs:
 
 
 async def start_with_jobs(start: Start, hub: FakeHub) -> tuple[Service, Jobs]:
-    service, jobs = await start(hub), Jobs()
-    predict: PredictHandler = service.app.predict
-    predict.deferral = jobs
-    return service, jobs
+    jobs = Jobs()
+    return await start(hub, deferral=jobs), jobs
 
 
 async def test_respond_async_makes_a_job(start: Start) -> None:
@@ -192,11 +189,6 @@ async def test_a_job_that_is_refused_answers_for_itself(start: Start) -> None:
     service, jobs = await start_with_jobs(start, FakeHub())
     jobs.refusal = Problem(429, "too many jobs wait", code="jobs_full")
     assert_problem(await service.predict("a", prefer="respond-async"), 429, "jobs_full")
-
-
-async def test_respond_async_is_only_a_preference(service: Service) -> None:
-    service.app.predict.deferral = None
-    assert (await service.predict("a", prefer="respond-async")).status_code == 200
 
 
 async def test_finding_11_texts_that_wait_have_a_bound_together(start: Start) -> None:

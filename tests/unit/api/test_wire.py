@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.asgi.wire import Preference, RequestHeaders, parse_prefer
+from api.asgi.headers import Preference, RequestHeaders, parse_prefer
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ from rq.registry import FinishedJobRegistry
 from rq.serializers import JSONSerializer
 
 from batcher.core.outage import Outage
+from batcher.jobs import main as jobs
 from batcher.jobs.job_class import FUNCTION, ClassifyJob
-from batcher.jobs.main import main as jobs
 from batcher.jobs.recovery import JobRecovery
 from batcher.jobs.rq_queue import JobQueue
 from batcher.jobs.rq_worker import JobsWorker, OneLineOutage
@@ -219,6 +219,7 @@ def test_the_worker_beats_often_enough_to_be_missed_soon(bench: Bench) -> None:
 def test_an_outage_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
     import logging
 
+    caplog.set_level(logging.INFO)
     outage = Outage()
     logger = logging.getLogger("rq.worker.of_a_test")
     logger.addFilter(OneLineOutage(outage))
@@ -238,4 +239,4 @@ def test_an_outage_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
 def test_a_job_needs_a_prepared_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jobs, "_runner", None)
     with pytest.raises(AssertionError):
-        jobs.run(JOB)
+        jobs.run_prepared(JOB)

@@ -20,6 +20,7 @@ from batcher.errors import (
 from batcher.jobs.records import JobRecord
 from batcher.jobs.runner import Interrupted, run_job
 from batcher.jobs.store import JobStore
+from batcher.jobs.upload import Submission
 from batcher.messages import Outcome, entry_id
 from batcher.settings import JobSettings
 from tests.conftest import FakeRedis
@@ -260,7 +261,7 @@ def test_finding_21_a_job_uses_the_results_of_its_own_client(
 ) -> None:
     """The ids of its texts are those that POST /predict of the same key asks for."""
     bench = Bench(JobStore(fake_redis.sync, "unit", 60), FakeHub(lane="bulk", tenant=tenant))
-    upload = bench.store.upload(JOB, 4, owner="key:web")
+    upload = bench.store.upload(JOB, 4, Submission(owner="key:web"))
     upload.add(["a", "b"])
     assert bench.store.create(upload, "digest", 10).outcome == "created"
     assert bench.run(separate_clients=separate) == "finished"

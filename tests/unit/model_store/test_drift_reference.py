@@ -111,7 +111,8 @@ def test_the_manifest_pins_a_reference_that_was_written_into_an_artefact(tmp_pat
     manifest = {
         "name": "m", "revision": "0" * 64, "source": "", "labels": ["A", "B"], "multi_label": False,
         "max_tokens": 512, "temperature": 1.0, "engine": "torch", "precision": "f32", "rows": True,
-        "parameters": 1, "tolerance": 1e-5, "files": {}, "gate": None, "format": read_format(),
+        "parameters": 1, "tolerance": 1e-5,
+        "identity": "1" * 64, "weights": "float", "files": {}, "gate": None, "format": read_format(),
     }  # fmt: skip
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     measuring = Measuring(StubClassifier())

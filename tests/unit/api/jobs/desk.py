@@ -10,8 +10,8 @@ from typing import Any
 
 import httpx
 import redis
+from fastapi import FastAPI
 
-from api.asgi.middleware import Edge
 from api.jobs.service import JobService
 from api.main import create_app
 from api.settings import ApiSettings
@@ -31,7 +31,7 @@ FAILURE = {"error": {"code": "inference_failed", "detail": "the model failed on 
 class Desk:
     """A running edge, and the store behind it, to play the worker with."""
 
-    app: Edge
+    app: FastAPI
     client: httpx.AsyncClient
     redis: redis.Redis
     store: JobStore

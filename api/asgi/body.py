@@ -1,14 +1,19 @@
-"""Bodies of /predict while they arrive, and their texts while they wait: one bound for all that is held."""
+"""Request bodies: how they are read, what is held of all of them, and how a client that leaves is noticed."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Iterator, Sequence
 from contextlib import contextmanager
 from sys import getsizeof
+from typing import TypeVar
 
-from api.asgi.wire import CLOSE, Receive, next_part, too_large
+from starlette.requests import ClientDisconnect
+
+from api.asgi.headers import CLOSE, MOST_DIGITS, Receive, RequestHeaders
 from api.errors import Problem
+
+T = TypeVar("T")
 
 # What is held at once of unfinished bodies and of texts that wait, counted as so many of the largest bodies.
 LARGEST_BODIES = 16
@@ -23,7 +28,7 @@ class BodyReader:
         self._room = LARGEST_BODIES * limit
 
     async def read(self, receive: Receive) -> bytes:
-        """The whole body. 413 as soon as it is too large, 408 when it does not end; raises Gone.
+        """The whole body. 413 as soon as it is too large, 408 when it does not end; raises ClientDisconnect.
 
         503 where the unfinished bodies of others leave no room. A body that comes in one part needs none.
         """
@@ -68,3 +73,47 @@ class BodyReader:
 
 def _no_room() -> Problem:
     return Problem(503, "too many bodies are held already", code="too_many_bodies", headers=(CLOSE,))
+
+
+def check_length(head: RequestHeaders, limit: int) -> None:
+    """Refuses by Content-Length what would be refused while reading, before any of it is read."""
+    said = head.found.get(b"content-length")
+    if said is not None and said.isdigit() and (len(said) > MOST_DIGITS or int(said) > limit):
+        raise too_large(limit)
+
+
+async def next_part(receive: Receive) -> tuple[bytes, bool]:
+    """A part of a body, and whether more follows. Raises ClientDisconnect."""
+    message = await receive()
+    if message["type"] == "http.disconnect":
+        raise ClientDisconnect
+    return message.get("body", b""), message.get("more_body", False)
+
+
+def too_large(limit: int) -> Problem:
+    """413, and the connection closes: what is left of the body is not read."""
+    return Problem(413, f"the body is larger than {limit} bytes", headers=(CLOSE,))
+
+
+async def unless_disconnected(receive: Receive, work: Awaitable[T]) -> T:
+    """What `work` returns. Cancels it and raises ClientDisconnect when the client leaves before."""
+    asking = asyncio.current_task()
+    assert asking is not None
+    left = False
+
+    async def watch() -> None:
+        nonlocal left
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        left = True
+        asking.cancel()
+
+    watcher = asyncio.create_task(watch())
+    try:
+        return await work
+    except asyncio.CancelledError:
+        if left and not asking.uncancel():
+            raise ClientDisconnect from None
+        raise
+    finally:
+        watcher.cancel()

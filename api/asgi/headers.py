@@ -1,14 +1,9 @@
-"""What a request says in its head, how its body is read, and how an answer leaves: bytes in, bytes out.
-
-Both roads use it: POST /predict, which no framework touches, and the wrapper around all other routes.
-"""
+"""What the head of a request says: headers that matter, the request id, Prefer, the address of the client."""
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv6Address
@@ -22,8 +17,6 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
-JSON: Header = (b"content-type", b"application/json")
-NOSNIFF: Header = (b"x-content-type-options", b"nosniff")
 CLOSE: Header = (b"connection", b"close")
 # What load balancers, orchestrators and monitors ask. They also use HEAD: it is read as GET, and the server
 # leaves the body out.
@@ -35,9 +28,6 @@ BLANK = b" \t"
 JSON_TYPES = frozenset((b"", b"application/json", b"application/x-www-form-urlencoded"))
 # Of a Content-Length; int() refuses numbers of thousands of them.
 MOST_DIGITS = 18
-# How long, and how much, of what still arrives of a refused body is thrown away.
-LINGER_S = 2.0
-LINGER_BYTES = 16 * 1024**2
 _WANTED = frozenset(
     (
         b"x-request-id",
@@ -144,13 +134,6 @@ def _unquoted(value: bytes) -> bytes:
     return value[1:-1] if len(value) > 1 and value[:1] == value[-1:] == b'"' else value
 
 
-def check_length(head: RequestHeaders, limit: int) -> None:
-    """Refuses by Content-Length what would be refused while reading, before any of it is read."""
-    said = head.found.get(b"content-length")
-    if said is not None and said.isdigit() and (len(said) > MOST_DIGITS or int(said) > limit):
-        raise too_large(limit)
-
-
 def is_json(content_type: bytes) -> bool:
     """JSON, no type at all (load scripts send none), or what curl sends unasked."""
     if content_type in JSON_TYPES:
@@ -173,71 +156,3 @@ def check_json(head: RequestHeaders) -> None:
         raise Problem(
             415, "the body must be application/json", headers=(CLOSE, (b"accept", b"application/json"))
         )
-
-
-async def next_part(receive: Receive) -> tuple[bytes, bool]:
-    """A part of a body, and whether more follows. Raises Gone."""
-    message = await receive()
-    if message["type"] == "http.disconnect":
-        raise Gone
-    return message.get("body", b""), message.get("more_body", False)
-
-
-def too_large(limit: int) -> Problem:
-    """413, and the connection closes: what is left of the body is not read."""
-    return Problem(413, f"the body is larger than {limit} bytes", headers=(CLOSE,))
-
-
-class Gone(Exception):
-    """The client has left: there is nobody to answer."""
-
-
-async def send_answer(send: Send, status: int, headers: list[Header], body: bytes) -> None:
-    """One answer in its two messages. Content-Length is added here."""
-    headers.append((b"content-length", b"%d" % len(body)))
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
-
-
-async def send_problem(send: Send, problem: Problem, request_id: bytes) -> None:
-    """A problem as an answer."""
-    headers, body = problem_parts(problem, request_id)
-    await send_answer(send, problem.status, headers, body)
-
-
-def problem_parts(problem: Problem, request_id: bytes) -> tuple[list[Header], bytes]:
-    """Headers, but for the length, and body of a problem."""
-    headers: list[Header] = [JSON, (b"x-request-id", request_id), NOSNIFF, *problem.headers]
-    return headers, problem.body(request_id.decode("ascii"))
-
-
-class LingeringClose:
-    """A `send` that takes its time to end an error which closes the connection.
-
-    Who is still sending a body when the connection closes may never see why; 408 is for those who are not.
-    """
-
-    def __init__(self, send: Send, receive: Receive) -> None:
-        self._send = send
-        self._receive = receive
-        self._closing = False
-
-    async def __call__(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            status = message["status"]
-            self._closing = status >= 400 and status != 408 and CLOSE in message["headers"]
-        if not self._closing or message["type"] == "http.response.start" or message.get("more_body", False):
-            await self._send(message)
-            return
-        await self._send({**message, "more_body": True})
-        left, more = LINGER_BYTES, True
-        with suppress(TimeoutError, Gone):
-            async with asyncio.timeout(LINGER_S):
-                while more and left > 0:
-                    size, more = await self._thrown_away()
-                    left -= size
-        await self._send({"type": "http.response.body", "body": b""})
-
-    async def _thrown_away(self) -> tuple[int, bool]:
-        part, more = await next_part(self._receive)
-        return len(part), more

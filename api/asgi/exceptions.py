@@ -1,0 +1,62 @@
+"""Every exception of a route as an answer of one shape: `{"detail", "code", "request_id"}`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Match
+
+from api.asgi.headers import PROBES, RequestHeaders, Scope
+from api.asgi.middleware import route_path
+from api.errors import Problem, internal, problem_of
+from batcher.errors import MillraceError
+
+# Methods that a route may have.
+METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
+
+
+async def answer_error(request: Request, error: Exception) -> Response:
+    """Every exception of a route as `{"detail", "code", "request_id"}`."""
+    problem = _problem(error)
+    if problem.status == 405:
+        problem.headers = [(b"allow", _allowed(request.scope))]
+    headers: RequestHeaders = request.scope["state"]["headers"]
+    named = {name.decode("latin-1"): value.decode("latin-1") for name, value in problem.headers}
+    return Response(problem.body(headers.id), problem.status, named, "application/json")
+
+
+def _allowed(scope: Scope) -> bytes:
+    """The methods of all routes of this path; the framework says those of the first."""
+    probe = route_path(scope) in PROBES
+
+    def has(method: str) -> bool:
+        asked = {**scope, "method": "GET" if probe and method == "HEAD" else method}
+        return any(route.matches(asked)[0] is Match.FULL for route in scope["app"].routes)
+
+    return ", ".join(filter(has, METHODS)).encode("ascii")
+
+
+def _problem(error: Exception) -> Problem:
+    if isinstance(error, Problem):
+        return error
+    if isinstance(error, MillraceError):
+        return problem_of(error)
+    if isinstance(error, RequestValidationError):
+        details = [{key: detail[key] for key in ("type", "loc", "msg")} for detail in error.errors()]
+        return Problem(422, details)
+    if isinstance(error, HTTPException):
+        headers = [
+            (name.lower().encode("latin-1"), value.encode("latin-1"))
+            for name, value in (error.headers or {}).items()
+        ]
+        return Problem(error.status_code, str(error.detail), headers=headers)
+    return internal()
+
+
+EXCEPTION_HANDLERS: dict[Any, Any] = dict.fromkeys(
+    (Problem, MillraceError, HTTPException, RequestValidationError), answer_error
+)
