@@ -191,7 +191,7 @@ def test_a_line_break_in_a_header_reaches_no_answer_and_no_log(caplog: pytest.Lo
 
 
 def test_no_answer_allows_other_origins() -> None:
-    """CORS is off: no Access-Control header, and a preflight is refused."""
+    """CORS is off: no Access-Control header, and another site's preflight and request are refused."""
 
     async def run() -> list[httpx.Response]:
         names = {"origin": "https://elsewhere.example", "access-control-request-method": "POST"}
@@ -203,7 +203,7 @@ def test_no_answer_allows_other_origins() -> None:
             ]
 
     preflight, answer, ready = asyncio.run(run())
-    assert preflight.status_code == 405
+    assert preflight.status_code == 403
     assert (answer.status_code, ready.status_code) == (403, 200)
     for response in (preflight, answer, ready):
         assert not [name for name in response.headers if name.startswith("access-control")]

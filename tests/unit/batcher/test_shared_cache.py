@@ -170,7 +170,7 @@ def test_a_worker_does_not_wait_for_the_cache() -> None:
 def test_a_cache_that_fails_is_written_again_after_a_pause(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(shared_cache, "PAUSE_S", 0.1)
+    monkeypatch.setattr(cache_writer, "PAUSE_S", 0.1)
     caplog.set_level(logging.WARNING)
     client = Waiting()
     client.gate.set()

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 import random
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model_store import ModelError, Tokens
-from model_store.artefact import read_manifest, verify
+from model_store.artefact import digest, read_manifest, verify
 from model_store.drift_reference import (
     FEATURES,
     REFERENCE,
@@ -108,11 +109,16 @@ def test_no_reference_and_one_of_another_format_are_none(tmp_path: Path) -> None
 
 
 def test_the_manifest_pins_a_reference_that_was_written_into_an_artefact(tmp_path: Path) -> None:
+    names = ("config.json", "model.safetensors", "tokenizer.json", "probes.json")
+    for name in names:
+        (tmp_path / name).write_text(name)
     manifest = {
         "name": "m", "revision": "0" * 64, "source": "", "labels": ["A", "B"], "multi_label": False,
         "max_tokens": 512, "temperature": 1.0, "engine": "torch", "precision": "f32", "rows": True,
         "parameters": 1, "tolerance": 1e-5,
-        "identity": "1" * 64, "weights": "float", "files": {}, "gate": None, "format": read_format(),
+        "identity": "1" * 64, "weights": "float", 
+        "files": {name: asdict(digest(tmp_path / name)) for name in names},
+        "gate": None, "format": read_format(),
     }  # fmt: skip
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     measuring = Measuring(StubClassifier())
