@@ -55,6 +55,10 @@ repeat: $(STAMP) ## the same tests again and again (TESTS=tests/faults TIMES=20,
 # Which benchmarks `make bench` runs, e.g. make bench BENCH="idle miss"; all by default.
 BENCH ?=
 
+.PHONY: test-fast
+test-fast: $(STAMP) ## run the tests that start no service: unit, integration on fakeredis, repository
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal -m "not redis and not e2e" tests/unit tests/integration tests/repo
+
 # Options for `make chaos`, e.g. make chaos CHAOS="--minutes 1 --seed 7 8"
 CHAOS ?=
 
