@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 
@@ -12,6 +12,7 @@ import fakeredis
 import pytest
 import redis
 
+from batcher.jobs.upload import encode_text
 from tests.mill import Mill
 from tests.servers import RedisServer, server_binary
 
@@ -137,3 +138,8 @@ def client(request: pytest.FixtureRequest) -> Iterator[redis.Redis]:
         server: RedisServer = request.getfixturevalue("redis_server")
         with server.client() as real:
             yield real
+
+
+def encoded(texts: Iterable[str | None]) -> list[bytes]:
+    """Texts as `Upload.add` takes them."""
+    return [encode_text(text) for text in texts]

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import islice
+from threading import Semaphore
 
 from api.asgi.body import too_large
 from api.asgi.headers import CLOSE
@@ -20,13 +21,15 @@ from batcher.core.outage import REDIS_ERRORS, reason
 from batcher.jobs.records import JobRecord
 from batcher.jobs.rq_queue import JobQueue
 from batcher.jobs.store import CHUNK_TEXTS, JobStore
-from batcher.jobs.upload import Budget, NoRoom, Submission, Upload
+from batcher.jobs.upload import Budget, NoRoom, Submission, Upload, encode_text
 
 log = logging.getLogger(__name__)
 
 # When a waiting job can be expected to begin: while nothing is known of the running ones, and at most.
 RETRY_AFTER_S = 10.0
 MOST_RETRY_AFTER_S = 60.0
+# Chunks that are sent to Redis at once: each is held three times meanwhile.
+STORING = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,7 @@ class JobUploader:
         self._store = store
         self._queue = queue
         self._limits = limits
+        self._storing = Semaphore(STORING)
 
     def take(
         self, job_id: str, texts: Iterator[str], submission: Submission, size: int = 0
@@ -97,10 +101,11 @@ class JobUploader:
 
     def _fill(self, upload: Upload, texts: Iterator[str]) -> None:
         longest = self._limits.text_chars
-        # One by one: a chunk of texts that are too long would take hundreds of megabytes.
-        entries = (text if len(text) <= longest else None for text in texts)
+        # One by one: a chunk of strings, or of texts that are too long, could take hundreds of megabytes.
+        entries = (encode_text(text if len(text) <= longest else None) for text in texts)
         while chunk := list(islice(entries, CHUNK_TEXTS)):
-            upload.add(chunk)
+            with self._storing:
+                upload.add(chunk)
         if not upload.total:
             raise Problem(422, [{"type": "too_short", "loc": ["body"], "msg": "no texts in the body"}])
 

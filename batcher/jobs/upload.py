@@ -45,6 +45,11 @@ class NoRoom(Exception):
         self.refusal = refusal
 
 
+def encode_text(text: str | None) -> bytes:
+    """A text as JSON: a quarter of the memory of a string with one wide character. None: too long a text."""
+    return json.dumps(text, ensure_ascii=False).encode()
+
+
 class Upload:
     """Input that is nobody's job yet. It goes by itself if it is left alone."""
 
@@ -66,12 +71,12 @@ class Upload:
         self._run = run
         self._budget = budget
 
-    def add(self, texts: Sequence[str | None]) -> None:
-        """Stores the next chunk: `chunk_texts` of them, fewer only in the last one. None: too long a text.
+    def add(self, texts: Sequence[bytes]) -> None:
+        """Stores the next chunk: `chunk_texts` texts from `encode_text`, fewer only in the last one.
 
         Raises NoRoom, and stores nothing then.
         """
-        payload = json.dumps(texts, ensure_ascii=False, separators=(",", ":")).encode()
+        payload = b"[%b]" % b",".join(texts)
         self._ask(str(self.chunks), payload, len(payload) + len(texts) * RESULT_BYTES)
         self.chunks += 1
         self.total += len(texts)

@@ -1,6 +1,6 @@
 """A process that outlives `millrace up` by a moment: whatever way that one ends, nothing it started stays.
 
-Run as a plain script: guard.py LEASH ALIVE. Every process of the mill is in the guard's process group, from
+Run as a plain script: reaper.py LEASH ALIVE. Every process of the mill is in the guard's process group, from
 before its first instruction on. LEASH is a pipe that only `up` holds open, ALIVE one that all of them hold.
 When LEASH ends, whoever is left is asked to stop, and what is still there after the grace is killed.
 """

@@ -18,7 +18,7 @@ _FIRST_BACKOFF_S = 0.25
 _LONGEST_BACKOFF_S = 10.0
 # A process that lived this long had started well: its next restart is quick again.
 _SOUND_S = 30.0
-_GUARD = Path(__file__).with_name("guard.py")
+_GUARD = Path(__file__).with_name("reaper.py")
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,7 +67,7 @@ def most_mib(mill: Mill) -> float:
 
 async def upload(mill: Mill) -> int:
     """One job of long texts, as large as it may be."""
-    text = json.dumps("x" * 19_000).encode() + b"\n"
+    text = json.dumps("x" * 19_000 + "\N{GRINNING FACE}", ensure_ascii=False).encode() + b"\n"
 
     async def blocks() -> AsyncIterator[bytes]:
         for _ in range(int(60 * MIB * SHARE) // len(text)):

@@ -13,6 +13,7 @@ from batcher.core.consumer import WorkerQueue
 from batcher.core.outage import REDIS_ERRORS
 from batcher.core.producer import ApiQueue
 from batcher.jobs.store import JobStore
+from tests.conftest import encoded
 from tests.mill import wait_until
 from tests.proxy import Proxy
 from tests.servers import RedisServer
@@ -71,7 +72,7 @@ class User:
 
     async def _jobs(self) -> object:
         upload = self._store.upload("a" * 32)
-        upload.add(["x"])
+        upload.add(encoded(["x"]))
         return self._store.create(upload, "d", 10)
 
     async def close(self) -> None:

@@ -10,6 +10,7 @@ import redis
 from batcher.jobs.records import Attempt, JobRecord
 from batcher.jobs.store import JobStore
 from batcher.jobs.upload import Budget, NoRoom, Submission
+from tests.conftest import encoded
 from tests.servers import RedisServer
 
 JOB = "a" * 32
@@ -31,7 +32,7 @@ def create(
     """A job of seven texts in three chunks."""
     upload = store.upload(job_id, 3, submission)
     for chunk in (["0", "1", "2"], ["3", None, "5"], ["6"]):
-        upload.add(chunk)
+        upload.add(encoded(chunk))
     return store.create(upload, digest, most).outcome
 
 
@@ -67,13 +68,13 @@ def test_an_upload_becomes_a_job_with_its_input(store: JobStore) -> None:
 
 def test_an_upload_that_is_dropped_leaves_nothing(store: JobStore, client: redis.Redis) -> None:
     upload = store.upload(JOB, 3)
-    upload.add(["0", "1", "2"])
+    upload.add(encoded(["0", "1", "2"]))
     upload.drop()
     assert keys(client) == []
 
 
 def test_every_key_of_a_job_ends_by_itself(store: JobStore, client: redis.Redis) -> None:
-    store.upload("b" * 32, 3).add(["left alone"])
+    store.upload("b" * 32, 3).add(encoded(["left alone"]))
     create(store)
     attempt = store.start(JOB)
     append(store, attempt, 0, *LINES)
@@ -85,7 +86,7 @@ def test_every_key_of_a_job_ends_by_itself(store: JobStore, client: redis.Redis)
 
 def test_the_same_call_twice_makes_one_job(store: JobStore) -> None:
     upload = store.upload(JOB, 3)
-    upload.add(["0"])
+    upload.add(encoded(["0"]))
     assert store.create(upload, "d", 10).outcome == "created"
     assert store.create(upload, "d", 10).outcome == "created"
     assert store.waiting() == 1
@@ -94,7 +95,7 @@ def test_the_same_call_twice_makes_one_job(store: JobStore) -> None:
 def test_a_second_upload_finds_the_first_ones_job(store: JobStore, client: redis.Redis) -> None:
     create(store, digest="first")
     upload = store.upload(JOB, 3)
-    upload.add(["other"])
+    upload.add(encoded(["other"]))
     created = store.create(upload, "second", 10)
     assert (created.outcome, created.digest) == ("exists", "first")
     assert store.input(JOB, 0) == ["0", "1", "2"]
@@ -112,7 +113,7 @@ def test_no_more_jobs_wait_than_may(store: JobStore, client: redis.Redis) -> Non
 
 def test_an_upload_whose_time_is_over_is_lost(store: JobStore) -> None:
     upload = store.upload(JOB, 3)
-    upload.add(["0"])
+    upload.add(encoded(["0"]))
     upload.drop()
     assert store.create(upload, "d", 10).outcome == "lost"
     assert store.record(JOB) is None
@@ -262,21 +263,21 @@ def test_finding_08_jobs_hold_no_more_bytes_than_they_may(store: JobStore, clien
     room = Budget(total=4500, client=3000)
     one, other = Submission(client="one"), Submission(client="other")
     first = store.upload("1" * 32, 3, one, room)
-    first.add(["x" * 500] * 3)
+    first.add(encoded(["x" * 500] * 3))
     assert store.create(first, "d", 10).outcome == "created"
     second = store.upload("2" * 32, 3, one, room)
     with pytest.raises(NoRoom, match="client_full"):
         second.check(2000)
-    second.add(["x" * 200])
+    second.add(encoded(["x" * 200]))
     with pytest.raises(NoRoom, match="client_full"):
-        second.add(["x" * 700] * 3)
+        second.add(encoded(["x" * 700] * 3))
     assert client.hlen(f"{{millrace-jobs:jobs}}:job:{'2' * 32}:upload:{second.nonce}") == 1
     with pytest.raises(NoRoom, match="large"):
-        store.upload("3" * 32, 3, other, room).add(["x" * 2000] * 3)
+        store.upload("3" * 32, 3, other, room).add(encoded(["x" * 2000] * 3))
     third = store.upload("3" * 32, 3, other, room)
-    third.add(["x" * 500] * 3)
+    third.add(encoded(["x" * 500] * 3))
     with pytest.raises(NoRoom, match=r"^full"):
-        third.add(["x" * 900])
+        third.add(encoded(["x" * 900]))
     third.drop()
     second.drop()
     assert set(held(client)) == {b"all", b"client:one"}
@@ -306,10 +307,10 @@ def test_finding_08_the_input_goes_at_the_end_unless_it_was_asked_to_be_kept(
 
 def test_finding_08_a_chunk_that_is_sent_twice_counts_once(store: JobStore, client: redis.Redis) -> None:
     upload = store.upload(JOB, 3, budget=Budget(1000, 1000))
-    upload.add(["0"])
+    upload.add(encoded(["0"]))
     once = held(client)
     upload.chunks = 0
-    upload.add(["0"])
+    upload.add(encoded(["0"]))
     assert held(client) == once
 
 
@@ -339,7 +340,7 @@ def test_finding_22_nothing_is_left_of_jobs_whose_time_is_over(client: redis.Red
     short.end(ended, "failed", "x", "y")
     create(short, "b" * 32)
     left = short.upload("d" * 32, 3)
-    left.add(["left alone"])
+    left.add(encoded(["left alone"]))
     client.zadd("{millrace-jobs:jobs}:jobs:ends", {f"upload:{'d' * 32}:upload:{left.nonce}": 1})
     time.sleep(0.4)
     long = JobStore(client, "jobs", 60)

@@ -20,7 +20,7 @@ from batcher.jobs.rq_worker import JobsWorker, OneLineOutage
 from batcher.jobs.runner import Interrupted
 from batcher.jobs.store import JobStore
 from batcher.settings import JobSettings
-from tests.conftest import FakeRedis
+from tests.conftest import FakeRedis, encoded
 from tests.unit.pretended import FakeCache, FakeHub
 
 JOB = "a" * 32
@@ -42,7 +42,7 @@ class Bench:
     def create(self, job_id: str = JOB) -> None:
         upload = self.store.upload(job_id, 8)
         for at in range(0, 20, 8):
-            upload.add(WORDS[at : at + 8])
+            upload.add(encoded(WORDS[at : at + 8]))
         assert self.store.create(upload, "d", 10).outcome == "created"
 
     def work(self) -> None:

@@ -23,7 +23,7 @@ from batcher.jobs.store import JobStore
 from batcher.jobs.upload import Submission
 from batcher.messages import Outcome, entry_id
 from batcher.settings import JobSettings
-from tests.conftest import FakeRedis
+from tests.conftest import FakeRedis, encoded
 from tests.unit.pretended import REVISION, FakeCache, FakeHub, prediction
 
 JOB = "a" * 32
@@ -40,7 +40,7 @@ class Bench:
     def job(self, texts: Sequence[str | None], chunk_texts: int = 4) -> None:
         upload = self.store.upload(JOB, chunk_texts)
         for at in range(0, len(texts), chunk_texts):
-            upload.add(texts[at : at + chunk_texts])
+            upload.add(encoded(texts[at : at + chunk_texts]))
         assert self.store.create(upload, "digest", 10).outcome == "created"
 
     def run(self, should_stop: Callable[[], bool] = lambda: False, **settings: Any) -> str:
@@ -262,7 +262,7 @@ def test_finding_21_a_job_uses_the_results_of_its_own_client(
     """The ids of its texts are those that POST /predict of the same key asks for."""
     bench = Bench(JobStore(fake_redis.sync, "unit", 60), FakeHub(lane="bulk", tenant=tenant))
     upload = bench.store.upload(JOB, 4, Submission(owner="key:web"))
-    upload.add(["a", "b"])
+    upload.add(encoded(["a", "b"]))
     assert bench.store.create(upload, "digest", 10).outcome == "created"
     assert bench.run(separate_clients=separate) == "finished"
     assert [ids for _, ids in bench.cache.lookups] == [[entry_id(text, tenant) for text in ("a", "b")]]

@@ -7,6 +7,7 @@ from hashlib import sha256
 import httpx
 import pytest
 
+from tests.conftest import encoded
 from tests.unit.api.jobs.desk import Desk, Start
 from tests.unit.api.pretended import assert_problem
 
@@ -66,6 +67,6 @@ async def test_jobs_without_an_owner_are_anybodys(start: Start) -> None:
     """Those of the time before there were keys."""
     desk = await start(api_keys=digests("one"))
     upload = desk.store.upload("a" * 32)
-    upload.add(["a"])
+    upload.add(encoded(["a"]))
     desk.store.create(upload, "d", 10)
     assert (await ask(desk, "one", f"/{'a' * 32}")).status_code == 200
