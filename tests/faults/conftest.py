@@ -69,8 +69,12 @@ class Road:
         return worker
 
     async def ready(self, workers: int) -> None:
-        """Returns when the first hub sees that many live workers."""
-        await self.until(lambda: len(self.hub.snapshot.workers) == workers, f"{workers} live workers", 40)
+        """Returns when the first hub reaches Redis and sees that many live workers."""
+        await self.until(
+            lambda: self.hub.reachable and len(self.hub.snapshot.workers) == workers,
+            f"{workers} live workers",
+            40,
+        )
 
     async def until(self, true: Callable[[], Any], what: str, timeout_s: float = 20) -> Any:
         """The first true answer; fails with what every worker said."""

@@ -18,7 +18,11 @@ from millrace.settings_loader import known_variables
 
 ROOT = Path(__file__).parents[2]
 IMAGES = ("api", "worker")
-SCRIPTS = sorted(f"scripts/{path.name}" for path in (ROOT / "scripts").iterdir())
+SCRIPTS = sorted(
+    f"scripts/{path.name}"
+    for path in (ROOT / "scripts").iterdir()
+    if path.is_file() and "python" not in path.read_text().partition("\n")[0]
+)
 START = "k8s/base/redis/start.sh"
 DIGEST = re.compile(r"[\w./-]+:[\w.-]+@sha256:[0-9a-f]{64}")
 
