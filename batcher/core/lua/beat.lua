@@ -1,4 +1,4 @@
--- A worker's heartbeat: extends the leases it still has, renews its record and that of its model.
+-- A worker's heartbeat: extends the leases it still holds and renews its record and that of its model.
 -- ARGV: worker, lease_ms, record_ms, takes over the model record (1 on becoming ready),
 --       number of record fields, field, value, ..., number of model fields, field, value, ..., then ids.
 -- Returns how many leases were extended.
@@ -15,18 +15,18 @@ end
 
 local record, model = fields(), fields()
 local key = worker_key(worker)
--- A worker whose beats are refused would seem dead while it works.
+-- If Redis refused its heartbeats, a working worker would be taken for dead.
 even_when_full()
 now = queue_clock(true)
 redis.call('HSET', key, 'beaten', now, unpack(record))
--- P:workers says when the record ends; by itself it goes where no API process sweeps any more.
+-- P:workers decides when a worker has ended; the expiry only cleans up where no API process sweeps.
 redis.call('PEXPIRE', key, 3600000)
 redis.call('ZADD', WORKERS, now + ttl, worker)
 redis.call('PEXPIRE', WORKERS, 3600000)
 
--- The newest ready worker of another model names the current one; others of that revision renew the record; a
--- revision whose workers are gone is replaced by one that lives. Revisions of one model (equal identity) are its
--- answers in other arithmetics: none of them takes the name from another.
+-- A worker that becomes ready with another model makes that model the current one; workers with the current revision renew
+-- the record; a revision without live workers is replaced by that of the next heartbeat. Revisions with the same identity
+-- are one model in different arithmetics, so none of them takes over from another.
 local mine = {}
 for i = 1, #model, 2 do mine[model[i]] = model[i + 1] end
 local current = redis.call('HMGET', MODEL, 'revision', 'renewed', 'identity')

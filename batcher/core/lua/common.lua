@@ -1,5 +1,5 @@
--- Stands before every script. KEYS[1] is the prefix P, which carries the hash tag: all keys share a slot.
--- Times are milliseconds of the queue's clock (queue_clock); callers send durations, never moments.
+-- Prepended to every script. KEYS[1] is the prefix P; it carries the hash tag, so all keys share one cluster slot.
+-- Times are milliseconds of the queue's clock (queue_clock). Callers pass durations, never points in time.
 local P = KEYS[1]
 local BULK, Q, SOLO, INFLIGHT = P .. ':bulk', P .. ':q', P .. ':solo', P .. ':inflight'
 local FIRST, CLAIMS = P .. ':first', P .. ':claims'
@@ -7,71 +7,74 @@ local WAITING, DEAD, MODEL, WORKERS = P .. ':waiting', P .. ':dead', P .. ':mode
 local CLOCK, FULL = P .. ':clock', P .. ':full'
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
--- What commands of a script share is written once: it takes Lua longer than it takes Redis to keep a string.
+-- Formats a number as an integer. Format a value that several commands share only once: formatting it takes Lua longer
+-- than storing it takes Redis.
 local function digits(number) return string.format('%.0f', number) end
 local HINT_MS = 60000
--- Longer than any pass may be.
-local ALONE_MS = 2 * 3600000
+-- Longer than any forward pass can take.
+local CLAIM_MS = 2 * 3600000
 local WAITING_MS = 3600000
 
--- The queue's clock: that of Redis, but from one beat or sweep to the next it advances by STEP_MS at most, and never goes
--- back. A step of the server's clock, a promoted replica's other clock, or a time without writes therefore ends no lease.
--- P:clock holds what to add to the time of Redis, and the queue's time when it was written. `keeps` writes it anew.
+-- The queue's clock is that of Redis, except that it never goes back and advances by at most STEP_MS from one heartbeat or
+-- sweep to the next. A clock adjustment, the different clock of a promoted replica or a period without writes therefore
+-- ends no lease. P:clock holds the offset from the time of Redis and the queue's time when it was written; `update`
+-- writes it again.
 local STEP_MS = 1200
-local function queue_clock(keeps)
-  local offset, seen = string.match(redis.call('MGET', CLOCK)[1] or '', '^(%-?%d+) (%d+)$')
+local function queue_clock(update)
+  local offset, previous = string.match(redis.call('MGET', CLOCK)[1] or '', '^(%-?%d+) (%d+)$')
   local time = now + (tonumber(offset) or 0)
-  if seen then time = math.min(math.max(time, tonumber(seen)), seen + STEP_MS) end
-  if keeps then redis.call('SET', CLOCK, string.format('%.0f %.0f', time - now, time)) end
+  if previous then time = math.min(math.max(time, tonumber(previous)), previous + STEP_MS) end
+  if update then redis.call('SET', CLOCK, string.format('%.0f %.0f', time - now, time)) end
   return time
 end
 
--- A Redis whose memory is full refuses a script whose first write may take memory, and lets one finish whose first write
--- cannot. What answers texts, gives them back or drops them begins with such a write; what brings new ones does not.
+-- When its memory is full, Redis rejects a script whose first write may use memory, but runs one to its end if the first
+-- write cannot. Scripts that answer, return or remove entries therefore call this first; enqueue.lua does not.
 local function even_when_full() redis.call('ZREM', INFLIGHT, '') end
 
 local function entry_key(id) return P .. ':entry:' .. id end
 local function result_key(id) return P .. ':res:' .. id end
--- What a worker has taken from the solo list last.
-local function alone_key(worker) return P .. ':alone:' .. worker end
+-- The last entry that a worker took from the solo list.
+local function quarantined_key(worker) return P .. ':alone:' .. worker end
 local function worker_key(worker) return P .. ':worker:' .. worker end
-local function list_of(lane) if lane == 'bulk' then return BULK end return Q end
+local function lane_list(lane) if lane == 'bulk' then return BULK end return Q end
 
--- Wakes idle workers. They read the stream without consuming it, so a ring can be neither lost nor stolen.
-local function ring()
+-- Workers read this stream without consuming it, so one worker can neither lose a wake-up nor take it from another.
+local function wake_workers()
   redis.call('XADD', P .. ':bell', 'MAXLEN', '1', '*', 'r', '1')
   redis.call('PEXPIRE', P .. ':bell', HINT_MS)
 end
 
-local function count(field, by)
+local function add_waiting(field, by)
   redis.call('HINCRBY', WAITING, field, by)
   redis.call('PEXPIRE', WAITING, WAITING_MS)
 end
 
-local function uncount(lane, cost)
-  if lane then count(lane, -(tonumber(cost) or 0)) end
+local function subtract_cost(lane, cost)
+  if lane then add_waiting(lane, -(tonumber(cost) or 0)) end
 end
 
--- Tells an API process of results, each `id \n payload`; no payload holds a NUL.
+-- Sends results to an API process, each as `id \n payload`, separated by NUL, which no payload contains.
 local function hint(api, results)
   local list = P .. ':reply:' .. api
   redis.call('RPUSH', list, table.concat(results, '\0'))
   redis.call('PEXPIRE', list, HINT_MS)
 end
 
--- Calls `command` with `keys` as its last arguments, a thousand at a time: Lua's stack has a limit. The answers' sum.
-local function in_thousands(keys, command, ...)
+-- Calls `command` with `keys` as its last arguments, a thousand at a time because Lua's stack is limited. Returns the sum
+-- of the replies.
+local function call_in_chunks(keys, command, ...)
   local sum = 0
   for i = 1, #keys, 1000 do
     local words = { command, ... }
     for n = i, math.min(i + 999, #keys) do words[#words + 1] = keys[n] end
-    local answer = redis.call(unpack(words))
-    sum = sum + (tonumber(answer) or 0)
+    local reply = redis.call(unpack(words))
+    sum = sum + (tonumber(reply) or 0)
   end
   return sum
 end
 
--- The values of string keys, in order; false where there is none.
+-- The values of string keys, in order; false for a key that does not exist.
 local function values_of(keys)
   local values = {}
   for i = 1, #keys, 1000 do
@@ -82,133 +85,138 @@ local function values_of(keys)
   return values
 end
 
--- An entry says what was asked, in a line `deadline lane cost enqueued trace`, the names of the API processes that wait
--- for it at its end, and then the text. One string is written and read in fewer commands than a hash.
+-- An entry is one string: a line `deadline lane cost enqueued trace names`, where `names` are the API processes that wait
+-- for the result, then the text. It takes fewer commands to write and read than a hash.
 local HEAD = '^(%d+) (%l+) (%d+) (%d+) '
 local ASKED = HEAD .. '(%S+) ([^\n]*)\n(.*)$'
 
--- Goes through the names of who waits for an entry, if there is one.
+-- Iterates over the API processes that wait for an entry.
 local function waiters(entry)
   return string.gmatch(string.match(entry or '', '^%d+ %l+ %d+ %d+ %S+ ([^\n]*)\n') or '', '%S+')
 end
 
--- False where there is none; what is no string is none either.
-local function entry_of(id) return redis.call('MGET', entry_key(id))[1] end
+-- False if the entry does not exist. MGET, unlike GET, also returns nil for a key of another type.
+local function read_entry(id) return redis.call('MGET', entry_key(id))[1] end
 
--- Writes what `string.match(entry, ASKED)` has read. `...` says when the key ends, as SET takes it.
+-- Writes the fields that `string.match(entry, ASKED)` returns. `...` sets the expiry, in SET's syntax.
 local function write_entry(key, deadline, lane, cost, enqueued, trace, names, text, ...)
   local head = string.format('%.0f %s %s %s %s ', deadline, lane, cost, enqueued, trace)
   redis.call('SET', key, head .. names .. '\n' .. text, ...)
 end
 
--- What became of an entry that was claimed: how often, the last worker and its lease, an earlier look at it (the end of the
--- lease then, and the last beat), and whom it is blamed for: `worker beat;` for each.
+-- The record of a claimed entry: the number of attempts, the last worker and its lease, the last inspection (the end of the
+-- lease then, and the last heartbeat), and the workers lost while they ran the entry alone, as `worker heartbeat;` for each.
 local function claim_parts(claim)
-  local attempts, worker, lease, looked, beat, blame = string.match(claim or '', '^(%d+) (%S+) (%d+) (%d+) (%d+) (.*)$')
-  return tonumber(attempts) or 0, worker or '?', tonumber(lease) or 0, tonumber(looked) or 0, tonumber(beat) or 0, blame or ''
+  local attempts, worker, lease, inspected, heartbeat, lost =
+    string.match(claim or '', '^(%d+) (%S+) (%d+) (%d+) (%d+) (.*)$')
+  return tonumber(attempts) or 0, worker or '?', tonumber(lease) or 0, tonumber(inspected) or 0, tonumber(heartbeat) or 0,
+    lost or ''
 end
 
-local function claim_of(id) return redis.call('HGET', CLAIMS, id) end
+local function read_claim(id) return redis.call('HGET', CLAIMS, id) end
 
-local function keep_claim(id, line)
+local function write_claim(id, line)
   redis.call('HSET', CLAIMS, id, line)
-  redis.call('PEXPIRE', CLAIMS, ALONE_MS)
+  redis.call('PEXPIRE', CLAIMS, CLAIM_MS)
 end
 
-local function claim_line(attempts, worker, lease, looked, beat, blame)
-  return string.format('%.0f %s %.0f %.0f %.0f %s', attempts, worker, lease, looked, beat, blame)
+local function claim_line(attempts, worker, lease, inspected, heartbeat, lost)
+  return string.format('%.0f %s %.0f %.0f %.0f %s', attempts, worker, lease, inspected, heartbeat, lost)
 end
 
--- An entry leaves its lane, and its cost with it: unless a claim has taken that out already.
-local function uncount_unclaimed(id, lane, cost)
-  if not claim_of(id) then uncount(lane, cost) end
+-- Takes an entry's cost off its lane, unless the claim has already done so.
+local function subtract_unclaimed(id, lane, cost)
+  if not read_claim(id) then subtract_cost(lane, cost) end
 end
 
-local function forget(id)
+local function delete_entry(id)
   redis.call('HDEL', CLAIMS, id)
   return redis.call('DEL', entry_key(id))
 end
 
 local function fail(id, code, message)
   local payload = cjson.encode({ code = code, message = message }) .. '\n'
-  for api in waiters(entry_of(id)) do hint(api, { id .. '\n' .. payload }) end
-  forget(id)
+  for api in waiters(read_entry(id)) do hint(api, { id .. '\n' .. payload }) end
+  delete_entry(id)
   return payload
 end
 
--- A deadline belongs to its callers: they are told, and nothing is remembered.
+-- No result is stored: the deadline concerns only the callers that set it, and a later request may have a longer one.
 local function expire(id)
-  fail(id, 'budget_exceeded', 'the budget ended before a worker took the text')
+  fail(id, 'budget_exceeded', 'the budget ended before a worker claimed the text')
 end
 
--- A text that ended too many workers by itself. Remembered while its result key lives, or it would end more.
-local function bury(id, deaths, blame)
-  local payload = fail(id, 'poison', 'this text ended ' .. deaths .. ' workers')
+-- Gives up on an entry that killed too many workers. Storing the failure keeps later requests from running it again.
+local function dead_letter(id, deaths, lost)
+  local payload = fail(id, 'poison', deaths .. ' workers died while running this text alone')
   redis.call('SET', result_key(id), payload, 'PX', HINT_MS)
-  redis.call('LPUSH', DEAD, id .. ' poison attempts=' .. deaths .. ' ' .. blame)
+  redis.call('LPUSH', DEAD, id .. ' poison attempts=' .. deaths .. ' ' .. lost)
   redis.call('LTRIM', DEAD, 0, 999)
 end
 
--- Of the workers that lost an entry while they ran it alone: how many have ended, of how many nobody can tell yet, and all of
--- these by name.
--- A lease may end because beats came late, Redis was away or the reply to a claim was lost: a worker that has
--- beaten since lives, the text did it no harm, and what ends it later is another story. A worker has ended once its time in
--- P:workers is over, which no clock but the queue's decides.
-local function deaths(blame)
-  local gone, unsure, lost, kept = 0, 0, {}, ''
-  for worker, last in string.gmatch(blame, '(%S+) (%d+);') do lost[worker] = last end -- each ends but once
-  for worker, last in pairs(lost) do
-    local lives = (tonumber(redis.call('ZSCORE', WORKERS, worker)) or 0) > now
-    local beaten = lives and tonumber(redis.call('HGET', worker_key(worker), 'beaten')) or 0
-    if beaten <= tonumber(last) then
-      kept = kept .. worker .. ' ' .. last .. ';'
-      if lives then unsure = unsure + 1 else gone = gone + 1 end
+-- Checks the workers whose lease ended while they ran an entry alone. Returns how many have died, how many may still be
+-- alive, and both as a list.
+-- A lease can also end because heartbeats were late, Redis was unavailable or the reply to a claim was lost. A worker with
+-- a later heartbeat is still alive, so this entry did not kill it and the worker is dropped from the list. A worker has
+-- died once its time in P:workers is over; only the queue's clock decides that.
+local function check_lost(lost)
+  local dead, unsure, last_heartbeats, kept = 0, 0, {}, ''
+  -- A worker can die only once, so one heartbeat for each is enough.
+  for worker, heartbeat in string.gmatch(lost, '(%S+) (%d+);') do last_heartbeats[worker] = heartbeat end
+  for worker, heartbeat in pairs(last_heartbeats) do
+    local alive = (tonumber(redis.call('ZSCORE', WORKERS, worker)) or 0) > now
+    local beaten = alive and tonumber(redis.call('HGET', worker_key(worker), 'beaten')) or 0
+    if beaten <= tonumber(heartbeat) then
+      kept = kept .. worker .. ' ' .. heartbeat .. ';'
+      if alive then unsure = unsure + 1 else dead = dead + 1 end
     end
   end
-  return gone, unsure, kept
+  return dead, unsure, kept
 end
 
--- What becomes of an entry whose lease ended at `score`: true when it goes to the solo list.
--- The first time it is a suspect and nothing more. From then on it runs alone, and the end of a worker speaks against
--- the one text that this worker had in hand: not against others whose claims it never heard the answers of.
-local function judge(id, score, max_attempts)
-  local deadline = tonumber((string.match(entry_of(id) or '', HEAD)))
+-- Decides what happens to an entry whose lease ended at `score`. Returns true if it goes to the solo list.
+-- The first lost lease only makes the entry a suspect, because the worker ran it together with others. From then on it runs
+-- alone, and losing the worker counts against the one entry that this worker is known to have received, not against others
+-- whose claim reply may never have arrived.
+local function recover_or_dead_letter(id, score, max_attempts)
+  local deadline = tonumber((string.match(read_entry(id) or '', HEAD)))
   if not deadline then
-    forget(id)
+    delete_entry(id)
     return false
   end
-  local attempts, worker, lease, looked, beat, before = claim_parts(claim_of(id))
-  -- Of the last beat that knew of the entry; one may have been under way as the claim was answered, the next was not.
-  local last = looked == score and beat or score - lease * 3 / 4
-  local blame = before
-  if attempts > 1 and redis.call('GET', alone_key(worker)) == id then
-    blame = blame .. string.format('%s %.0f;', worker, last)
+  local attempts, worker, lease, inspected, heartbeat, earlier = claim_parts(read_claim(id))
+  -- The last heartbeat that could include the entry. One heartbeat may already be under way when the claim is answered and
+  -- not include it, but the next one does.
+  local last = inspected == score and heartbeat or score - lease * 3 / 4
+  local lost = earlier
+  if attempts > 1 and redis.call('GET', quarantined_key(worker)) == id then
+    lost = lost .. string.format('%s %.0f;', worker, last)
   end
-  local gone, unsure, kept = deaths(blame)
-  if gone >= max_attempts then
-    bury(id, gone, kept)
+  local dead, unsure, kept = check_lost(lost)
+  if dead >= max_attempts then
+    dead_letter(id, dead, kept)
   elseif deadline <= now then
     expire(id)
-  elseif gone + unsure >= max_attempts then
-    -- It may be the text: nobody else gets it before it is known whether that worker lives.
+  elseif dead + unsure >= max_attempts then
+    -- The entry may be poison: hold it back until it is known whether that worker is still alive.
     redis.call('ZADD', INFLIGHT, now + 100, id)
-    keep_claim(id, claim_line(attempts, worker, lease, now + 100, last, before))
+    write_claim(id, claim_line(attempts, worker, lease, now + 100, last, earlier))
   else
-    keep_claim(id, claim_line(attempts, worker, lease, looked, beat, kept))
+    write_claim(id, claim_line(attempts, worker, lease, inspected, heartbeat, kept))
     redis.call('RPUSH', SOLO, id)
     return true
   end
   return false
 end
 
--- Entries whose lease ended go to the solo list: their worker died or hangs, and one of them may be why.
+-- Moves entries whose lease has ended to the solo list: their worker died or hangs, and one of them may be the cause.
 local function recover(limit, max_attempts)
   local ids = redis.call('ZRANGEBYSCORE', INFLIGHT, '-inf', now, 'WITHSCORES', 'LIMIT', 0, limit)
   local recovered = 0
   for i = 1, #ids, 2 do
     redis.call('ZREM', INFLIGHT, ids[i])
-    if judge(ids[i], tonumber(ids[i + 1]) or now, max_attempts) then recovered = recovered + 1 end
+    if recover_or_dead_letter(ids[i], tonumber(ids[i + 1]) or now, max_attempts) then recovered = recovered + 1 end
   end
-  if recovered > 0 then ring() end
+  if recovered > 0 then wake_workers() end
   return recovered
 end

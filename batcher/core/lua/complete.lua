@@ -1,22 +1,22 @@
--- Writes results, tells who waits, drops leases and entries. Idempotent: a second time finds nothing to drop.
--- The cache never stops an answer: nothing is remembered where memory is short, or from the first refusal on.
--- ARGV: result_ms, failure_ms, what long-lived results start with, their lifetime in ms (0: they are kept elsewhere),
+-- Writes results, sends them to the API processes that wait, and ends leases and entries. Idempotent: a second call finds
+-- nothing to delete. The cache never delays a result: nothing is cached while memory is short or after the first refusal.
+-- ARGV: result_ms, failure_ms, cache key prefix, cache lifetime in ms (0 if the cache is elsewhere),
 --       then id, payload for each.
--- Returns {how many entries were still waiting for theirs, why Redis refused to remember results (or nothing)}.
-local result_ms, failure_ms, remembered, remember_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+-- Returns {how many entries were still waiting for their result, why Redis refused to cache results (or nothing)}.
+local result_ms, failure_ms, cache_prefix, cache_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local ids, keys, hints = {}, {}, {}
 local function failed(payload) return string.sub(payload, -1) == '\n' end
-local function remember()
+local function write_cache()
   for i = 5, #ARGV, 2 do
     if not failed(ARGV[i + 1]) then
-      redis.call('SET', remembered .. ARGV[i], ARGV[i + 1], 'PX', remember_ms)
+      redis.call('SET', cache_prefix .. ARGV[i], ARGV[i + 1], 'PX', cache_ms)
     end
   end
 end
 local refusal = ''
-if remember_ms ~= '0' and redis.call('EXISTS', FULL) == 0 then
-  -- Before all else: a full Redis refuses this then, and takes the rest.
-  local done, why = pcall(remember)
+if cache_ms ~= '0' and redis.call('EXISTS', FULL) == 0 then
+  -- The cache is written first: a Redis that is full then refuses these writes and accepts the others.
+  local done, why = pcall(write_cache)
   if not done then refusal = type(why) == 'table' and why.err or tostring(why) end
 end
 for i = 5, #ARGV, 2 do
@@ -24,11 +24,11 @@ for i = 5, #ARGV, 2 do
   keys[#keys + 1] = entry_key(ARGV[i])
 end
 local entries = values_of(keys)
-if in_thousands(ids, 'ZREM', INFLIGHT) < #ids then
-  -- Some came late: their leases had ended. What was queued anew meanwhile leaves the lane, its cost with it.
+if call_in_chunks(ids, 'ZREM', INFLIGHT) < #ids then
+  -- Some leases had already ended. If such an entry was enqueued again meanwhile, take its cost off the lane.
   for n, id in ipairs(ids) do
     local _, lane, cost = string.match(entries[n] or '', HEAD)
-    uncount_unclaimed(id, lane, cost)
+    subtract_unclaimed(id, lane, cost)
   end
 end
 for n, id in ipairs(ids) do
@@ -41,5 +41,5 @@ for n, id in ipairs(ids) do
   end
 end
 for api, results in pairs(hints) do hint(api, results) end
-in_thousands(ids, 'HDEL', CLAIMS)
-return { in_thousands(keys, 'DEL'), refusal }
+call_in_chunks(ids, 'HDEL', CLAIMS)
+return { call_in_chunks(keys, 'DEL'), refusal }

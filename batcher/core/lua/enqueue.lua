@@ -1,45 +1,45 @@
--- Asks for results: each id is answered, joined to a run under way, or queued. All or nothing on overload.
--- ARGV: api, lane, budget_ms, keep_ms, cap (waiting cost of the lane), trace (or -), first (1: before others of the lane),
---       what long-lived results to look for start with (nothing: they are elsewhere), then id, text, cost for each.
--- Returns {'full', waiting cost} or, for each id, {its long-lived result} | its result | 'joined' | 'queued'.
-local api, lane, cap, trace, remembered = ARGV[1], ARGV[2], tonumber(ARGV[5]), ARGV[6], ARGV[8]
+-- Requests results: each id is answered, joined to an existing entry, or queued. If the lane is full, none of them is.
+-- ARGV: api, lane, budget_ms, keep_ms, cap (waiting cost of the lane), trace (or -), first (1: ahead of others in its lane),
+--       cache key prefix (empty if the cache is elsewhere), then id, text, cost for each.
+-- Returns {'full', waiting cost} or, for each id, {its cached result} | its result | 'joined' | 'queued'.
+local api, lane, cap, trace, cache_prefix = ARGV[1], ARGV[2], tonumber(ARGV[5]), ARGV[6], ARGV[8]
 local first = ARGV[7] == '1' and lane == 'interactive'
 now = queue_clock()
 local deadline, keep = now + tonumber(ARGV[3]), tonumber(ARGV[4])
-local states, keys, long_lived, results, fresh_cost = {}, {}, {}, {}, 0
+local states, keys, cached, results, fresh_cost = {}, {}, {}, {}, 0
 for i = 9, #ARGV, 3 do
   keys[#keys + 1] = entry_key(ARGV[i])
   results[#keys] = result_key(ARGV[i])
-  if remembered ~= '' then long_lived[#keys] = remembered .. ARGV[i] end
+  if cache_prefix ~= '' then cached[#keys] = cache_prefix .. ARGV[i] end
 end
-long_lived, results = values_of(long_lived), values_of(results)
-local entries = in_thousands(keys, 'EXISTS') > 0 and values_of(keys) or {}
+cached, results = values_of(cached), values_of(results)
+local entries = call_in_chunks(keys, 'EXISTS') > 0 and values_of(keys) or {}
 
--- Whether a model still answers: it is the current one, or a living worker runs it.
-local answers = {}
-local function answers_still(revision)
-  if answers[revision] == nil then
-    answers[revision] = redis.call('HGET', MODEL, 'revision') == revision
-    local living = answers[revision] and {} or redis.call('ZRANGEBYSCORE', WORKERS, '(' .. digits(now), '+inf')
-    for _, worker in ipairs(living) do
-      if redis.call('HGET', worker_key(worker), 'revision') == revision then answers[revision] = true end
+-- True if the revision is the current one or a live worker runs it.
+local serving = {}
+local function is_serving(revision)
+  if serving[revision] == nil then
+    serving[revision] = redis.call('HGET', MODEL, 'revision') == revision
+    local live = serving[revision] and {} or redis.call('ZRANGEBYSCORE', WORKERS, '(' .. digits(now), '+inf')
+    for _, worker in ipairs(live) do
+      if redis.call('HGET', worker_key(worker), 'revision') == revision then serving[revision] = true end
     end
   end
-  return answers[revision]
+  return serving[revision]
 end
 
--- Whether a result that was kept for earlier callers answers a new one. A failure (no second line) does not, save poison;
--- nor does a prediction of a model that has left.
-local function answers_anew(result)
+-- True if a result stored for earlier callers may answer a new request. A failure (which has no second line) may not,
+-- except poison; neither may a prediction of a model that no longer serves.
+local function is_reusable(result)
   if string.sub(result, -1) == '\n' then return string.find(result, '"poison"', 1, true) end
   local revision = string.match(result, '^[^\n%[]*%["([^"]*)", "[^\n]*"%]\n')
-  return revision and answers_still(revision)
+  return revision and is_serving(revision)
 end
 
 for n in ipairs(keys) do
   local i = 6 + 3 * n
-  local known, result = long_lived[n], results[n]
-  if result and not answers_anew(result) then result = false end
+  local known, result = cached[n], results[n]
+  if result and not is_reusable(result) then result = false end
   if known then
     states[n] = { known }
   elseif result then
@@ -53,15 +53,15 @@ for n in ipairs(keys) do
 end
 
 if fresh_cost > 0 then
-  local waiting = redis.call('LLEN', list_of(lane)) > 0 and tonumber(redis.call('HGET', WAITING, lane)) or 0
+  local waiting = redis.call('LLEN', lane_list(lane)) > 0 and tonumber(redis.call('HGET', WAITING, lane)) or 0
   if waiting > 0 and waiting + fresh_cost > cap then return { 'full', waiting } end
-  -- The first write: a Redis whose memory is full takes nothing new.
+  -- This is the first write, so a Redis whose memory is full refuses new entries.
   redis.call('HSET', WAITING, lane, waiting + fresh_cost)
   redis.call('PEXPIRE', WAITING, WAITING_MS)
 end
 
 local pushed, ahead = {}, {}
--- What all new entries of this call have in common.
+-- The parts that all new entries of this call share.
 local head, tail = string.format('%.0f %s ', deadline, lane), string.format(' %.0f %s %s\n', now, trace, api)
 local life = digits(ARGV[3] + keep)
 for n, state in ipairs(states) do
@@ -71,32 +71,33 @@ for n, state in ipairs(states) do
     redis.call('SET', key, head .. ARGV[i + 2] .. tail .. ARGV[i + 1], 'PX', life)
     pushed[#pushed + 1] = id
   elseif state == 'joined' then
-    local until_then, was, cost, enqueued, traced, names, text = string.match(entries[n], ASKED)
-    local waits = not claim_of(id)
+    local old_deadline, old_lane, cost, enqueued, old_trace, names, text = string.match(entries[n], ASKED)
+    local waits = not read_claim(id)
     if first and waits then ahead[#ahead + 1] = id end
     if not string.find(' ' .. names .. ' ', ' ' .. api .. ' ', 1, true) then names = names .. ' ' .. api end
-    -- Somebody waits on a socket for what a job has queued: it changes lanes, its old place is skipped later.
-    if lane == 'interactive' and was == 'bulk' and waits then
-      was = lane
-      uncount('bulk', cost)
-      count(lane, cost)
+    -- An interactive request joins an entry that a job has queued: it moves to the interactive lane, and its old place is
+    -- skipped later.
+    if lane == 'interactive' and old_lane == 'bulk' and waits then
+      old_lane = lane
+      subtract_cost('bulk', cost)
+      add_waiting(lane, cost)
       pushed[#pushed + 1] = id
     end
-    local latest = math.max(tonumber(until_then), deadline)
-    write_entry(key, latest, was, cost, enqueued, traced, names, text, 'PX', digits(latest - now + keep))
+    local latest = math.max(tonumber(old_deadline), deadline)
+    write_entry(key, latest, old_lane, cost, enqueued, old_trace, names, text, 'PX', digits(latest - now + keep))
   end
 end
--- Where others wait, their places are doubled: one in front of them, and the one that autoscaling counts.
+-- If others wait, priority entries get two places: one ahead of the lane, and one in it, which autoscaling counts.
 if first and redis.call('LLEN', Q) > 0 then
   for _, id in ipairs(pushed) do ahead[#ahead + 1] = id end
 end
 if #ahead > 0 then
-  in_thousands(ahead, 'RPUSH', FIRST)
+  call_in_chunks(ahead, 'RPUSH', FIRST)
   redis.call('PEXPIRE', FIRST, 120000)
-  count('void', #ahead)
+  add_waiting('void', #ahead)
 end
 if #pushed > 0 then
-  in_thousands(pushed, 'RPUSH', list_of(lane))
-  ring()
+  call_in_chunks(pushed, 'RPUSH', lane_list(lane))
+  wake_workers()
 end
 return states

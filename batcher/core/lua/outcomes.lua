@@ -1,5 +1,5 @@
--- The slow poll behind lost hints. ARGV: ids. Returns, for each, its result | 'waiting' | 'gone'.
--- What lies there while an entry waits belongs to an earlier run: to callers that have theirs, or a model that has left.
+-- The slow poll for results whose hints were lost. ARGV: ids. Returns, for each, its result | 'waiting' | 'gone'.
+-- While an entry exists, any stored result comes from an earlier run, possibly of an older model, and is ignored.
 local states = {}
 for i, id in ipairs(ARGV) do
   if redis.call('EXISTS', entry_key(id)) == 1 then
