@@ -1,8 +1,8 @@
-"""Redis clients, with every default stated: redis-py's own change between releases and hide retry storms.
+"""Redis clients. Every option is explicit: redis-py's defaults change between releases and hide retry storms.
 
 URL schemes: redis://, rediss://, unix://, and redis+sentinel://[user:password@]host:port,host:port/service[/db]
-(rediss+sentinel:// with TLS to master and sentinels, ?ssl_ca_certs=... and redis-py's other ssl_ options for
-both; ?sentinel_password=... where the sentinels want one of their own).
+(rediss+sentinel:// uses TLS to the master and the sentinels; ?ssl_ca_certs=... and redis-py's other ssl_
+options apply to both; ?sentinel_password=... is for sentinels that have a separate password).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Redis = redis.Redis
 
 
 def _retry(kind: Any, attempts: int) -> Any:
-    # Only a lost connection is worth another try at once. A timeout is not: the server may still be at work.
+    # Retry at once only after a lost connection. After a timeout the server may still be running the command.
     lost = (redis.exceptions.ConnectionError,)
     return kind(ExponentialBackoff(cap=0.2, base=0.01), attempts, supported_errors=lost)
 
@@ -47,14 +47,14 @@ def _options(url: str, timeout_s: float, kind: Any, retries: int) -> dict[str, A
     }
 
 
-class _Checked:
-    """A connection that ends with the first answer that says that another server is to be asked.
+class _FailoverMixin:
+    """Closes the connection when the server replies that another server has to be used.
 
-    To callers it is lost, like any other: a new one is made, and the name looked up again.
+    Callers see a lost connection: they open a new one, which resolves the name again.
     """
 
     def read_response(self, *args: Any, **kwargs: Any) -> Any:
-        """As in the class beside it. Raises ConnectionError for such an answer."""
+        """Raises ConnectionError for such a reply."""
         try:
             return super().read_response(*args, **kwargs)  # type: ignore[misc]
         except redis.exceptions.ResponseError as error:
@@ -64,26 +64,25 @@ class _Checked:
             raise lost_to(error) from error
 
 
-class _Mended:
-    """What redis-py's connections for an event loop lack: they end as `_Checked` ones do, and hiredis writes
-    commands here too, not only reads.
+class _HiredisPackingMixin:
+    """Adds to redis-py's asyncio connections what `_FailoverMixin` does, and packing of commands by hiredis.
 
-    A transport that holds nothing takes a command at once, without a task that watches it. And uvloop raises
-    RuntimeError where a transport was closed under a connection; redis-py lets it out.
+    If the transport's buffer is empty, a command is written directly, without a task that enforces a timeout.
+    uvloop raises RuntimeError if the transport of a connection was closed, which redis-py does not handle.
     """
 
     _writer: asyncio.StreamWriter | None
 
     def pack_command(self, *args: Any) -> list[bytes]:
-        """One command as the protocol wants it. Its name may hold a subcommand: CONFIG GET."""
+        """Packs one command. Its name may include a subcommand, such as CONFIG GET."""
         return [hiredis.pack_command((*args[0].split(), *args[1:]))]
 
     def pack_commands(self, commands: Iterable[Sequence[Any]]) -> list[bytes]:
-        """Several commands, in one piece."""
+        """Packs several commands into one buffer."""
         return [b"".join(piece for args in commands for piece in self.pack_command(*args))]
 
     async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
-        """As in the class beside it, but a lost connection is a ConnectionError on every event loop."""
+        """Raises ConnectionError for a lost connection on every event loop."""
         try:
             if self._writer is not None and self._writer.transport.get_write_buffer_size() == 0:
                 self._writer.writelines(command)
@@ -93,7 +92,7 @@ class _Mended:
             raise redis.exceptions.ConnectionError(f"the connection was closed: {error}") from error
 
     async def read_response(self, *args: Any, **kwargs: Any) -> Any:
-        """As in the class beside it. Raises ConnectionError where another server is to be asked."""
+        """Raises ConnectionError if another server has to be used."""
         try:
             return await super().read_response(*args, **kwargs)  # type: ignore[misc]
         except redis.exceptions.ResponseError as error:
@@ -103,20 +102,20 @@ class _Mended:
             raise lost_to(error) from error
 
 
-def _check(client: redis.Redis) -> redis.Redis:
+def _follow_failover(client: redis.Redis) -> redis.Redis:
     pool: Any = client.connection_pool
-    pool.connection_class = type("Checked", (_Checked, pool.connection_class), {})
+    pool.connection_class = type("FailoverConnection", (_FailoverMixin, pool.connection_class), {})
     return client
 
 
-def _mend(client: redis.asyncio.Redis) -> redis.asyncio.Redis:
+def _pack_with_hiredis(client: redis.asyncio.Redis) -> redis.asyncio.Redis:
     pool: Any = client.connection_pool
-    pool.connection_class = type("Mended", (_Mended, pool.connection_class), {})
+    pool.connection_class = type("HiredisConnection", (_HiredisPackingMixin, pool.connection_class), {})
     return client
 
 
-class _Guarded(redis.asyncio.Redis):
-    """A client of the master that closes the clients of its sentinels, too."""
+class _SentinelRedis(redis.asyncio.Redis):
+    """A client of the master that also closes the clients of its sentinels."""
 
     async def aclose(self, close_connection_pool: bool | None = None) -> None:
         await super().aclose(close_connection_pool)
@@ -126,18 +125,18 @@ class _Guarded(redis.asyncio.Redis):
 
 
 class _SentinelPool(redis.sentinel.SentinelConnectionPool, redis.BlockingConnectionPool):
-    """Connections to the master that sentinels name; who finds none free waits."""
+    """Connections to the master that the sentinels report. Callers wait if all connections are in use."""
 
 
 class _AsyncSentinelPool(redis.asyncio.sentinel.SentinelConnectionPool, redis.asyncio.BlockingConnectionPool):
-    """The same for an event loop."""
+    """The asyncio version of `_SentinelPool`."""
 
 
 def _is_true(value: str) -> bool:
     return value.lower() not in ("0", "f", "false", "n", "no")
 
 
-# What a URL may say of TLS, under redis-py's names.
+# TLS options that a URL may set, by their names in redis-py.
 _TLS_OPTIONS: dict[str, Callable[[str], object]] = {
     "ssl_ca_certs": str,
     "ssl_ca_path": str,
@@ -149,7 +148,7 @@ _TLS_OPTIONS: dict[str, Callable[[str], object]] = {
 
 
 def _sentinel_parts(url: str) -> tuple[list[tuple[str, int]], dict[str, Any], str, dict[str, Any]]:
-    """Where sentinels are, how to ask them, the name of what they guard, how to ask that."""
+    """The sentinels' addresses and options, then the name of the service and the options of its master."""
     scheme, rest = url.split("+sentinel://", 1)
     secret, _, place = rest.rpartition("@")
     place, _, query = place.partition("?")
@@ -159,47 +158,51 @@ def _sentinel_parts(url: str) -> tuple[list[tuple[str, int]], dict[str, Any], st
     for host in hosts.split(","):
         parts = urlsplit(f"//{host}")
         sentinels.append((parts.hostname or "127.0.0.1", parts.port or 26379))
-    asked: dict[str, Any] = {"socket_timeout": 1.0, "socket_connect_timeout": 1.0}
+    sentinel_options: dict[str, Any] = {"socket_timeout": 1.0, "socket_connect_timeout": 1.0}
     options: dict[str, Any] = {"db": int(db or 0)}
     tls: dict[str, Any] = {"ssl": True} if scheme == "rediss" else {}
     for name, values in parse_qs(query).items():
         if name in ("sentinel_username", "sentinel_password"):
-            asked[name.removeprefix("sentinel_")] = values[-1]
+            sentinel_options[name.removeprefix("sentinel_")] = values[-1]
         elif name in _TLS_OPTIONS and tls:
             tls[name] = _TLS_OPTIONS[name](values[-1])
         else:
             known = ", ".join(("sentinel_username", "sentinel_password", *_TLS_OPTIONS))
             raise ValueError(
-                f"a {scheme}+sentinel:// URL has no option {name}; with rediss there are {known}"
+                f"a {scheme}+sentinel:// URL has no option {name}; rediss+sentinel:// supports {known}"
             )
     if secret:
         user, _, password = secret.rpartition(":")
         options |= {"username": unquote(user) or None, "password": unquote(password)}
-    return sentinels, asked | tls, service or "mymaster", options | tls
+    return sentinels, sentinel_options | tls, service or "mymaster", options | tls
 
 
 def connect(url: str, *, timeout_s: float, retries: int, connections: int = 8) -> redis.Redis:
-    """A synchronous client. `timeout_s` bounds every answer; blocking commands need block + 2 s."""
+    """A synchronous client. `timeout_s` limits every reply; a blocking command needs its block time + 2 s."""
     options = _options(url, timeout_s, Retry, retries)
     size = {"max_connections": connections, "timeout": timeout_s}
     if "+sentinel://" in url:
-        sentinels, asked, service, more = _sentinel_parts(url)
-        guard: Any = redis.Sentinel(sentinels, sentinel_kwargs=asked)  # type: ignore[no-untyped-call]
-        client: redis.Redis = guard.master_for(service, redis.Redis, _SentinelPool, **options, **size, **more)
-        return _check(client)
-    return _check(redis.Redis.from_pool(redis.BlockingConnectionPool.from_url(url, **size, **options)))
+        sentinels, sentinel_options, service, more = _sentinel_parts(url)
+        sentinel: Any = redis.Sentinel(sentinels, sentinel_kwargs=sentinel_options)  # type: ignore[no-untyped-call]
+        client: redis.Redis = sentinel.master_for(
+            service, redis.Redis, _SentinelPool, **options, **size, **more
+        )
+        return _follow_failover(client)
+    return _follow_failover(
+        redis.Redis.from_pool(redis.BlockingConnectionPool.from_url(url, **size, **options))
+    )
 
 
 def connect_async(url: str, *, timeout_s: float, retries: int, connections: int = 8) -> redis.asyncio.Redis:
-    """The same for an event loop. Call it from tasks that nobody cancels: each would cost a connection."""
+    """The asyncio version of `connect`. Use it from tasks that are not cancelled: that costs a connection."""
     options = _options(url, timeout_s, AsyncRetry, retries)
     size = {"max_connections": connections, "timeout": timeout_s}
     if "+sentinel://" in url:
-        sentinels, asked, service, more = _sentinel_parts(url)
-        guard: Any = redis.asyncio.Sentinel(sentinels, sentinel_kwargs=asked)  # type: ignore[no-untyped-call]
-        client: redis.asyncio.Redis = guard.master_for(
-            service, _Guarded, _AsyncSentinelPool, **options, **size, **more
+        sentinels, sentinel_options, service, more = _sentinel_parts(url)
+        sentinel: Any = redis.asyncio.Sentinel(sentinels, sentinel_kwargs=sentinel_options)  # type: ignore[no-untyped-call]
+        client: redis.asyncio.Redis = sentinel.master_for(
+            service, _SentinelRedis, _AsyncSentinelPool, **options, **size, **more
         )
-        return _mend(client)
+        return _pack_with_hiredis(client)
     pool = redis.asyncio.BlockingConnectionPool.from_url(url, **size, **options)
-    return _mend(redis.asyncio.Redis.from_pool(pool))
+    return _pack_with_hiredis(redis.asyncio.Redis.from_pool(pool))

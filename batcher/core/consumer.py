@@ -1,4 +1,4 @@
-"""The answering end of the queue: wait, claim, complete, extend leases, give entries back."""
+"""The worker side of the queue: wait, claim, complete, extend leases, release entries."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _FIELDS = 4
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What one claim brought. `left` entries still wait in all lanes; `bell` is the last ring before it."""
+    """The result of one claim. `left` entries still wait in all lanes; `bell` is the last wake-up's id."""
 
     entries: list[Entry]
     left: int
@@ -33,9 +33,9 @@ class Claim:
 
 
 class WorkerQueue:
-    """The answering end, synchronous: one instance may be shared by the threads of a worker.
+    """The worker side, synchronous. The threads of a worker may share one instance.
 
-    Results are remembered in this Redis for about `cache_ms`, as those of `revision`; not at all if it is 0.
+    Results are cached in this Redis under `revision` for about `cache_ms`, or not at all if that is 0.
     """
 
     def __init__(
@@ -56,11 +56,11 @@ class WorkerQueue:
         self._lease_ms = lease_ms
         self._max_attempts = max_attempts
         self._result_ms = result_ms
-        self._remembered = cache_key(name, revision, "")
+        self._cache_prefix = cache_key(name, revision, "")
         self._cache_ms = cache_ms
 
     def run(self, commands: Sequence[Command]) -> list[Any]:
-        """Runs scripts in one round trip; raises the first error among the answers."""
+        """Runs scripts in one round trip. Raises the first error among the replies."""
         answers = self._send(commands)
         if missing := unknown(answers):
             again = self._send([commands[at] for at in missing], known=False)
@@ -79,37 +79,37 @@ class WorkerQueue:
     def _add(self, pipe: Any, command: Command, known: bool = True) -> None:
         pipe.execute_command(*call(command.script, known), 1, self.prefix, *command.args)
 
-    def _listen(self, client: Any, bell: bytes, block_s: float) -> Any:
-        return client.xread({f"{self.prefix}:bell": bell}, count=1, block=max(1, int(block_s * 1000)))
+    def _listen(self, client: Any, last: bytes, block_s: float) -> Any:
+        return client.xread({f"{self.prefix}:bell": last}, count=1, block=max(1, int(block_s * 1000)))
 
-    def wait(self, bell: bytes, block_s: float) -> bool:
-        """Blocks until something is queued after `bell`, at most `block_s`. Takes nothing."""
-        return bool(self._listen(self._client, bell, block_s))
+    def wait(self, last: bytes, block_s: float) -> bool:
+        """Blocks until there is a wake-up after `last`, for at most `block_s`. Claims nothing."""
+        return bool(self._listen(self._client, last, block_s))
 
-    def wait_and_claim(self, bell: bytes, block_s: float, command: Command) -> Sequence[Any]:
-        """Blocks like `wait`; then Redis runs the claim `command` at once. Its answer, in one round trip.
+    def wait_and_claim(self, last: bytes, block_s: float, command: Command) -> Sequence[Any]:
+        """Blocks like `wait`, then runs the claim `command`. Returns its reply, all in one round trip.
 
-        A claim whose process ends while it waits does not run: its connection is gone.
+        If the process ends while it waits, its connection is closed and the claim does not run.
         """
         pipe = self._client.pipeline(transaction=False)
-        self._listen(pipe, bell, block_s)
+        self._listen(pipe, last, block_s)
         self._add(pipe, command)
-        heard, answer = pipe.execute(raise_on_error=False)
+        woken, answer = pipe.execute(raise_on_error=False)
         if isinstance(answer, redis.exceptions.NoScriptError):
             (answer,) = self._send([command], known=False)
         if isinstance(answer, Exception):
             raise answer
-        if isinstance(heard, Exception) and len(answer) == _CLAIM_HEAD:
-            raise heard  # it did not wait; nor is there work
-        taken: Sequence[Any] = answer
-        return taken
+        if isinstance(woken, Exception) and len(answer) == _CLAIM_HEAD:
+            raise woken  # waiting failed and nothing was claimed
+        claimed: Sequence[Any] = answer
+        return claimed
 
     def claim_command(
         self, entries: int, cost: int, bulk_cost: int, free: bool = True, waits: bool = False
     ) -> Command:
-        """`free` says that the worker has nothing else in hand: only then it gets one that runs alone.
+        """The command for a claim. `free`: the worker holds nothing else, so it may get a quarantined entry.
 
-        `waits`: for `wait_and_claim`. A worker that has not beaten for a lease by then gets nothing.
+        `waits`: for `wait_and_claim`. A worker without a heartbeat for the time of a lease then gets nothing.
         """
         limits = [entries, cost, bulk_cost]
         lease = [self._lease_ms, self._max_attempts]
@@ -117,26 +117,26 @@ class WorkerQueue:
 
     def complete_command(self, results: Iterable[tuple[str, bytes]]) -> Command:
         results = list(results)
-        remembered = [self._remembered, spread(self._cache_ms)]
+        cache = [self._cache_prefix, spread(self._cache_ms)]
         flat = [value for pair in results for value in pair]
-        args = [self._result_ms, FAILURE_MS, *remembered, *flat]
+        args = [self._result_ms, FAILURE_MS, *cache, *flat]
         return Command("complete", args, [entry for entry, _ in results])
 
     @property
     def remembers(self) -> bool:
-        """Whether what is completed is remembered as well."""
+        """Whether completing an entry also caches its result."""
         return self._cache_ms > 0
 
     def read_completed(self, answer: Sequence[Any]) -> int:
-        """The answer of complete.lua: how many entries still waited for their results.
+        """Reads the reply of complete.lua: how many entries were still waiting for their results.
 
-        Nothing is remembered any more once Redis has refused it for another reason than its memory.
+        If Redis refuses to cache results for a reason other than its memory, this queue caches no more.
         """
         answered, refusal = answer
         if refusal and b"OOM" not in refusal:
             self._cache_ms = 0
-            said = refusal.decode("utf-8", "replace")
-            log.warning("the cache is written apart: %s", said, extra={"action": "cache.apart"})
+            why = refusal.decode("utf-8", "replace")
+            log.warning("writing the cache separately from now on: %s", why, extra={"action": "cache.apart"})
         return int(answered)
 
     def claim(self, entries: int, cost: int, bulk_cost: int, free: bool = True) -> Claim:
@@ -155,7 +155,7 @@ class WorkerQueue:
         ttl_ms: int,
         takeover: bool = False,
     ) -> int:
-        """Extends the leases of `ids`, renews the worker's record. How many leases it still had."""
+        """Extends the leases of `ids` and renews the worker's record. Returns how many leases it held."""
         args: list[Any] = [self.worker, self._lease_ms, ttl_ms, int(takeover)]
         for fields in (record, model):
             args += [len(fields), *(value for pair in fields.items() for value in pair)]
@@ -168,12 +168,12 @@ class WorkerQueue:
         return int(released)
 
     def retire(self, suspects: Sequence[str] = ()) -> None:
-        """The worker has ended. So have the leases of `suspects`: who runs them next does so alone."""
+        """Removes the worker and ends the leases of `suspects`, which then run alone on another worker."""
         self.run([Command("retire", [self.worker, *suspects], suspects)])
 
 
 def read_claim(answer: Sequence[Any]) -> Claim:
-    """The answer of claim.lua. An unreadable entry is counted as skipped."""
+    """Reads the reply of claim.lua. An unreadable entry counts as skipped."""
     left, skipped, expired, bell, now_ms = answer[:_CLAIM_HEAD]
     entries = []
     for at in range(_CLAIM_HEAD, len(answer), _FIELDS):
@@ -185,8 +185,8 @@ def read_claim(answer: Sequence[Any]) -> Claim:
 
 
 def _entry(fields: Sequence[Any], now_ms: int) -> Entry:
-    entry, asked, attempts, solo = fields
-    head, text = asked.split(b"\n", 1)
+    entry, content, attempts, solo = fields
+    head, text = content.split(b"\n", 1)
     deadline, lane, cost, enqueued, trace, _waiters = head.split(b" ", 5)
     return Entry(
         id=entry.decode("ascii"),

@@ -1,4 +1,7 @@
-"""What a Redis may do to a queue behind its back: evict its keys. Looked at on every meeting, told once."""
+"""Warns, once, if Redis is configured with an eviction policy that could drop queue keys.
+
+Checked whenever the connection to Redis is established.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +17,9 @@ SAFE = "noeviction"
 
 
 async def eviction_warning(client: redis.asyncio.Redis) -> str:
-    """One sentence where Redis may evict entries, else nothing. Empty, too, where it may not be asked.
+    """Returns a warning if Redis may evict entries; empty if it may not, or if the policy cannot be read.
 
-    INFO says it even where CONFIG is forbidden, as on most managed services.
+    INFO reports the policy even where CONFIG is forbidden, as on most managed services.
     """
     try:
         facts: dict[str, Any] = await client.info("memory")
@@ -26,19 +29,19 @@ async def eviction_warning(client: redis.asyncio.Redis) -> str:
     if policy == SAFE:
         return ""
     return (
-        f"Redis may evict entries of the queue: its maxmemory-policy is {policy}. Set {SAFE}, "
-        "and give the cache a Redis of its own (MILLRACE_CACHE_URL) if it shall evict."
+        f"Redis may evict entries of the queue: its maxmemory-policy is {policy}. Set it to {SAFE}; "
+        "for a cache that evicts, use a separate Redis (MILLRACE_CACHE_URL)."
     )
 
 
 class EvictionWatch:
-    """The last warning, told in the log once for each new one."""
+    """Keeps the current warning and logs it when it changes."""
 
     def __init__(self) -> None:
         self.warning = ""
 
     async def look(self, client: redis.asyncio.Redis) -> None:
-        """Asks Redis."""
+        """Checks the policy."""
         warning = await eviction_warning(client)
         if warning and warning != self.warning:
             log.warning(warning, extra={"action": "redis.policy"})

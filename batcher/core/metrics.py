@@ -1,4 +1,4 @@
-"""Metrics that every process has: which version it is, and whether Redis answers."""
+"""Metrics that every process exports: its version and the state of Redis."""
 
 from __future__ import annotations
 
@@ -12,13 +12,12 @@ from batcher.core.outage import Outage
 
 
 def redis_state(outage: Outage) -> Iterator[Metric]:
-    """Whether Redis is there, and how often it was not."""
     yield GaugeMetricFamily("millrace_redis_up", "1 while Redis answers", float(outage.over))
-    yield CounterMetricFamily("millrace_redis_outages", "Times that Redis was lost", outage.count)
+    yield CounterMetricFamily("millrace_redis_outages", "Times that Redis became unavailable", outage.count)
 
 
 def own_version() -> str:
-    """Version of this program, or "unknown" where it is not installed as a package."""
+    """Version of this program, or "unknown" if it is not installed as a package."""
     try:
         return version("millrace")
     except PackageNotFoundError:
@@ -26,6 +25,6 @@ def own_version() -> str:
 
 
 def build(names: dict[str, str]) -> Metric:
-    """Version of this program, and what else `names` it."""
+    """The build information: version, Python and the other facts in `names`."""
     facts = {"version": own_version(), "python": python_version(), **names}
     return InfoMetricFamily("millrace_build", "Version and model", facts)

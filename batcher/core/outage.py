@@ -1,4 +1,4 @@
-"""What counts as an outage of Redis, and the outage: logged once at its loss and once at its return."""
+"""Detects outages of Redis and logs each one twice: when it begins and when it ends."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ log = logging.getLogger(__name__)
 
 REDIS_ERRORS = (redis.exceptions.RedisError, OSError)
 ClusterCrossSlotError = redis.exceptions.ClusterCrossSlotError
-# Between two tries while Redis is away: at first, and once it has been away for long.
+# Time between retries during an outage: at first, and at most.
 RETRY_S = 0.1
 RETRY_MOST_S = 1.0
-# A server says so when it cannot do what it is asked for, and another can: it has become a replica, is not up
-# to date, still loads, or its cluster has no quorum. In Redis 6 it stands within the error of a script.
+# Errors of a server that cannot run the command while another one can: it has become a replica, is out of
+# date, is loading, or its cluster has no quorum. Redis 6 puts them inside the error of a script.
 _ELSEWHERE = re.compile(r"(^|-)(READONLY|MASTERDOWN|LOADING|CLUSTERDOWN|UNBLOCKED) ")
-# What a server answers may name another one: MOVED 3999 10.0.0.7:6379.
+# An error may contain the address of another server: MOVED 3999 10.0.0.7:6379.
 _ADDRESS = re.compile(r"\S+:\d{1,5}\b")
 
 
 def elsewhere(answer: object) -> bool:
-    """Whether this answer says that another server has to be asked: the name may lead to that one by now.
+    """Whether this reply means that another server has to be used, which the name may resolve to by now.
 
-    The connection that it came over must be closed. It would stay with this server, for ever.
+    The connection must then be closed, or it would stay with this server for ever.
     """
     kinds = (redis.exceptions.ReadOnlyError, redis.exceptions.ClusterDownError)
     if isinstance(answer, kinds):
@@ -39,14 +39,14 @@ def elsewhere(answer: object) -> bool:
 
 
 def lost_to(answer: Exception) -> redis.exceptions.ConnectionError:
-    """What is raised in place of such an answer. Raise it from the answer."""
+    """The error to raise instead of such a reply, `from` that reply."""
     return redis.exceptions.ConnectionError(f"this server cannot be used now: {answer}")
 
 
 def reason(error: BaseException) -> str:
-    """What went wrong, for the log: where Redis is, and as whom it is asked, stay out of it.
+    """Describes an error for the log, without the address or the user of Redis.
 
-    What a server answers is said as it is; of a connection its class and what the system says of it.
+    Server errors keep their message; connection errors become their class and the message of the system.
     """
     if isinstance(error.__cause__, redis.exceptions.ResponseError):
         error = error.__cause__
@@ -56,10 +56,10 @@ def reason(error: BaseException) -> str:
     seen: BaseException | None = error
     while seen is not None and not isinstance(seen, OSError):
         seen = seen.__cause__ or seen.__context__
-    return f"{kind}: {said}" if (said := _said(seen)) else kind
+    return f"{kind}: {message}" if (message := _system_message(seen)) else kind
 
 
-def _said(error: OSError | None) -> str:
+def _system_message(error: OSError | None) -> str:
     if isinstance(error, ssl.SSLError):
         return str(error.reason or "")
     if isinstance(error, socket.gaierror):
@@ -68,7 +68,7 @@ def _said(error: OSError | None) -> str:
 
 
 class Outage:
-    """Whether a Redis is away, since when, and how often it was: one for each that a process needs."""
+    """Whether a Redis is unavailable, since when, and how often it was. One for each Redis of a process."""
 
     def __init__(self, what: Literal["redis", "cache"] = "redis") -> None:
         self.count = 0
@@ -81,24 +81,27 @@ class Outage:
 
     @property
     def seconds(self) -> float:
-        """How long it has been away; 0 when it is there."""
+        """How long the outage has lasted; 0 if there is none."""
         return 0.0 if self._since is None else time.monotonic() - self._since
 
     @property
     def pause_s(self) -> float:
-        """How long to wait before the next try: the longer, the longer it has been away."""
+        """How long to wait before the next retry, growing with the length of the outage."""
         return min(max(RETRY_S, self.seconds / 8), RETRY_MOST_S) * random.uniform(0.8, 1.2)
 
     def lost(self, error: Exception) -> None:
-        """It did not answer."""
+        """Reports that Redis did not answer."""
         if self._since is None:
             self._since = time.monotonic()
             self.count += 1
-            log.error("%s is lost: %s", self._what, reason(error), extra={"action": f"{self._what}.lost"})
+            log.error(
+                "%s is unavailable: %s", self._what, reason(error), extra={"action": f"{self._what}.lost"}
+            )
 
     def found(self) -> None:
-        """It answered."""
+        """Reports that Redis answered."""
         if self._since is not None:
             away_s = round(self.seconds, 3)
             self._since = None
-            log.warning("%s is back", self._what, extra={"action": f"{self._what}.back", "away_s": away_s})
+            extra = {"action": f"{self._what}.back", "away_s": away_s}
+            log.warning("%s is available again", self._what, extra=extra)

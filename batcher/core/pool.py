@@ -1,7 +1,7 @@
-"""Lines to Redis for an event loop: connections that are kept, each for one exchange at a time.
+"""A connection pool for asyncio. Connections stay open, and each handles one exchange at a time.
 
-redis-py connects, logs in, packs commands and knows the errors. Its pool, its pipelines and its streams are
-left out: what they do for each command takes longer than Redis does (decision 0008).
+redis-py connects, authenticates, packs commands and defines the errors. Its pool, pipelines and streams are
+not used, because their overhead per command is larger than the time Redis takes (decision 0008).
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ _NOTHING = object()
 
 
 class ConnectionPool:
-    """Sends commands over connections such as `client` makes, over a new one only while all others are busy.
+    """Sends commands over connections that `client` configures. Opens a new one only if all others are busy.
 
-    A cancelled exchange costs its connection.
+    Cancelling an exchange closes its connection.
     """
 
     def __init__(self, client: redis.asyncio.Redis, retries: int = 0) -> None:
@@ -31,37 +31,37 @@ class ConnectionPool:
         self._free: list[PooledConnection] = []
 
     async def ask(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
-        """The answers to `commands`, sent together. An answer that is an exception stands in its place.
+        """Sends `commands` together and returns their replies. An error reply is returned as an exception.
 
-        Raises ConnectionError, TimeoutError. A lost connection is worth `retries` more tries, over new ones:
-        commands must bear to be run twice.
+        Raises ConnectionError and TimeoutError. After a lost connection, the commands are sent again up to
+        `retries` times over new connections, so they must be idempotent.
         """
         tries = self._retries
         while True:
-            line = self._free.pop() if self._free else PooledConnection(self._pool.make_connection())
+            connection = self._free.pop() if self._free else PooledConnection(self._pool.make_connection())
             try:
-                answers = await line.ask(commands)
+                answers = await connection.ask(commands)
             except BaseException as error:
-                await line.close()
+                await connection.close()
                 if not isinstance(error, redis.exceptions.ConnectionError):
                     raise
-                await self.close()  # what ended one has ended all that were idle
+                await self.close()  # the idle connections are most likely lost, too
                 if not tries:
                     raise
                 tries -= 1
             else:
-                self._free.append(line)
+                self._free.append(connection)
                 return answers
 
     async def close(self) -> None:
-        """Ends the connections that are not in use."""
+        """Closes the connections that are not in use."""
         idle, self._free = self._free, []
-        for line in idle:
-            await line.close()
+        for connection in idle:
+            await connection.close()
 
 
 class PooledConnection(asyncio.Protocol):
-    """One connection, made by redis-py. Then its bytes come here, instead of into a stream."""
+    """One connection, opened by redis-py. From then on its data arrives here instead of in a stream."""
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
@@ -76,11 +76,11 @@ class PooledConnection(asyncio.Protocol):
         self._answered: asyncio.Future[None] | None = None
 
     async def ask(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
-        """One exchange. Whatever it raises, this line must be closed then."""
+        """Performs one exchange. If it raises, this connection must be closed."""
         connection = self._connection
         if not connection.is_connected:
             await connection.connect()
-            # What pretends to be a connection, for tests without a server, has no transport.
+            # The fake connections of tests without a server have no transport.
             self._transport = getattr(connection._writer, "transport", None)
             if self._transport is not None:
                 self._transport.set_protocol(self)
@@ -91,7 +91,7 @@ class PooledConnection(asyncio.Protocol):
             raise _closed(None)
         loop = asyncio.get_running_loop()
         self._answers, self._missing, self._answered = [], len(commands), loop.create_future()
-        timer = loop.call_later(connection.socket_timeout, self._late)
+        timer = loop.call_later(connection.socket_timeout, self._time_out)
         self._transport.write(packed)
         try:
             await self._answered
@@ -106,12 +106,12 @@ class PooledConnection(asyncio.Protocol):
             try:
                 answers.append(await self._connection.read_response())
             except redis.exceptions.ResponseError as error:
-                # Its traceback would hold this frame, and so the answers that hold it.
+                # Its traceback would refer to this frame, and so form a reference cycle with the answers.
                 answers.append(error.with_traceback(None))
         return answers
 
     def data_received(self, data: bytes) -> None:
-        """Answers come in the order of the commands."""
+        """Collects replies, which arrive in the order of the commands."""
         self._reader.feed(data)
         try:
             while self._missing and (answer := self._reader.gets()) is not _NOTHING:
@@ -127,13 +127,13 @@ class PooledConnection(asyncio.Protocol):
             if not self._missing and self._answered is not None and not self._answered.done():
                 self._answered.set_result(None)
             if not self._missing and self._reader.has_data():
-                self._transport.abort()  # nobody has asked for more: the next answer would be another's
+                self._transport.abort()  # the next exchange would take the surplus reply for its own
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The server has closed, or the network has failed."""
+        """Fails the exchange: the server closed the connection, or the network failed."""
         self._fail(_closed(exc))
 
-    def _late(self) -> None:
+    def _time_out(self) -> None:
         self._fail(redis.exceptions.TimeoutError("Redis did not answer in time"))
 
     def _fail(self, error: Exception) -> None:
@@ -141,7 +141,7 @@ class PooledConnection(asyncio.Protocol):
             self._answered.set_exception(error)
 
     async def close(self) -> None:
-        """Ends the connection, whatever it is doing."""
+        """Closes the connection, even during an exchange."""
         await self._connection.disconnect(nowait=True)
 
 

@@ -1,4 +1,4 @@
-"""The asking end of the queue: enqueue, cancel, look for outcomes, sweep, and receive hints."""
+"""The API side of the queue: enqueue, cancel, poll for outcomes, sweep, and receive hints."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ NO_TRACE = b"-"
 
 
 class ApiQueue:
-    """The asking end, for an event loop. Call it from tasks that are not cancelled."""
+    """The API side, for asyncio. Call it from tasks that are not cancelled."""
 
     def __init__(self, client: redis.asyncio.Redis, name: str, api: str, max_attempts: int) -> None:
         self.prefix = prefix(name)
         self.api = api
         self._name = name
-        self._lines = ConnectionPool(client, retries=1)
+        self._connections = ConnectionPool(client, retries=1)
         self._max_attempts = max_attempts
         self._cursor = b"0"
 
     async def run(self, commands: Sequence[Command]) -> list[Any]:
-        """Runs scripts in one round trip. An answer that is an exception stands in its place."""
+        """Runs scripts in one round trip. An error reply is returned, as an exception."""
         answers = await self._send(commands)
         if missing := unknown(answers):
             again = await self._send([commands[at] for at in missing], known=False)
@@ -42,13 +42,13 @@ class ApiQueue:
         return answers
 
     async def _send(self, commands: Sequence[Command], *, known: bool = True) -> list[Any]:
-        return await self._lines.ask(
+        return await self._connections.ask(
             [(*call(command.script, known), 1, self.prefix, *command.args) for command in commands]
         )
 
     async def close(self) -> None:
-        """Ends the connections; nothing may be under way."""
-        await self._lines.close()
+        """Closes the connections. Nothing may be under way."""
+        await self._connections.close()
 
     def enqueue(
         self,
@@ -61,14 +61,14 @@ class ApiQueue:
         first: bool = False,
         revision: str = "",
     ) -> Command:
-        """Asks for the results of `items` (id, text, cost); see enqueue.lua for the answer.
+        """The command that requests results of `items` (id, text, cost); see enqueue.lua for its reply.
 
-        Of `revision`, if given, long-lived results are looked for as well: they must lie in this Redis.
+        With `revision`, cached results of that revision are looked up too; the cache must be in this Redis.
         """
         items = list(items)
         flat = [value for item in items for value in item]
-        remembered = cache_key(self._name, revision, "") if revision else ""
-        head = [self.api, lane, budget_ms, KEEP_MS, cap, trace or NO_TRACE, int(first), remembered]
+        cache = cache_key(self._name, revision, "") if revision else ""
+        head = [self.api, lane, budget_ms, KEEP_MS, cap, trace or NO_TRACE, int(first), cache]
         return Command("enqueue", [*head, *flat], [entry for entry, _, _ in items])
 
     def cancel(self, ids: Iterable[str]) -> Command:
@@ -80,8 +80,8 @@ class ApiQueue:
         return Command("outcomes", ids, ids)
 
     async def sweep(self, *, evicts: bool = False) -> Snapshot:
-        """`evicts`: the cache lies in this Redis, and gives way where memory is short."""
-        (info,) = await self._lines.ask([("INFO", "memory")])
+        """Sweeps the queue. `evicts`: the cache is in this Redis, and is evicted when memory is short."""
+        (info,) = await self._connections.ask([("INFO", "memory")])
         memory = read_memory(info)
         surplus = memory.surplus if evicts else 0
         cache = [cache_prefix(self._name), surplus, self._cursor, int(memory.full)]
@@ -90,13 +90,13 @@ class ApiQueue:
         self._cursor = answers[0].pop()
         return read_snapshot(answers[0], memory)
 
-    async def hints(self, lines: ConnectionPool, block_s: float, most: int) -> list[bytes]:
-        """Hints for this process, waiting up to `block_s` for the first, over lines that bear the wait.
+    async def hints(self, connections: ConnectionPool, block_s: float, most: int) -> list[bytes]:
+        """Hints for this process, waiting up to `block_s` for the first. `connections` must allow that wait.
 
-        One round trip waits and takes what else is there; `most` bounds what many workers left meanwhile.
+        One round trip waits for the first hint and takes up to `most` others that are there by then.
         """
         key = f"{self.prefix}:reply:{self.api}"
-        answers = await lines.ask([("BLPOP", key, block_s), ("LPOP", key, most)])
+        answers = await connections.ask([("BLPOP", key, block_s), ("LPOP", key, most)])
         raise_first(answers)
         first, others = answers
         pieces = [*(first or [])[1:], *(others or [])]
@@ -106,28 +106,26 @@ class ApiQueue:
 def sweep_command(
     max_attempts: int, cache: Sequence[Any] = ("", 0, 0, 0), limit: int = SWEEP_LIMIT
 ) -> Command:
-    """Recovers what dead workers held; see sweep.lua for the answer, and for what is said of the cache."""
+    """The command that recovers entries of dead workers; see sweep.lua for its arguments and its reply."""
     return Command("sweep", [limit, max_attempts, *cache])
 
 
 def queue_states(answer: Sequence[Any], retry_after_s: Callable[[int], float]) -> list[bytes | list[bytes]]:
-    """The answer of enqueue.lua: a state for each id, a long-lived result in a list of its own.
+    """Reads the reply of enqueue.lua: a state for each id. A cached result is in a list with one item.
 
-    Raises QueueFull when the lane sheds.
-
-    `retry_after_s` gives the seconds until a waiting cost will have drained.
+    Raises QueueFull when the lane sheds; `retry_after_s` computes how long a waiting cost takes to drain.
     """
     if answer and answer[0] == b"full":
         waiting = int(answer[1])
         wait_s = retry_after_s(waiting)
-        raise QueueFull(f"{waiting} tokens of text wait already", retry_after_s=wait_s)
+        raise QueueFull(f"the queue is full: {waiting} tokens of text are waiting", retry_after_s=wait_s)
     return list(answer)
 
 
 def refused_cache(answer: Any) -> bool:
-    """Whether an enqueue failed, maybe for a key of the cache: forbidden, or on another server.
+    """Whether an enqueue may have failed because of a cache key that is forbidden or on another server.
 
-    It reads these keys before it writes anything.
+    The script reads cache keys before it writes anything, so it is safe to run again without them.
     """
-    passing = (redis.exceptions.OutOfMemoryError, redis.exceptions.ReadOnlyError)
-    return isinstance(answer, redis.exceptions.ResponseError) and not isinstance(answer, passing)
+    temporary = (redis.exceptions.OutOfMemoryError, redis.exceptions.ReadOnlyError)
+    return isinstance(answer, redis.exceptions.ResponseError) and not isinstance(answer, temporary)

@@ -1,4 +1,4 @@
-"""The queue's scripts: their text, their digests, and how one is called."""
+"""The queue's Lua scripts: their source, their digests, and how to call them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Script = Literal["enqueue", "cancel", "outcomes", "sweep", "claim", "complete", 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One call of a script. `args` are what the script reads; `ids` are the entries the call is about."""
+    """One call of a script with `args`; `ids` are the entries that the call concerns."""
 
     script: Script
     args: Sequence[Any]
@@ -25,30 +25,34 @@ class Command:
 
 @cache
 def script_source(name: str) -> str:
-    """The Lua text of `lua/<name>.lua`, common part included."""
+    """The Lua source of `lua/<name>.lua`, including the common part."""
     folder = resources.files("batcher.core") / "lua"
     return (folder / "common.lua").read_text() + (folder / f"{name}.lua").read_text()
 
 
 @cache
 def script_sha(name: str) -> str:
-    """What EVALSHA calls it by."""
+    """The digest that EVALSHA needs."""
     return hashlib.sha1(script_source(name).encode(), usedforsecurity=False).hexdigest()
 
 
 def call(name: str, known: bool) -> tuple[str, str]:
-    """The beginning of its call; by its text where the server lacks it: loaded, it might be flushed again."""
+    """The start of a call: by digest if the server knows the script, else by source.
+
+    SCRIPT LOAD is not used, since a script that was loaded can be flushed before it is called.
+    """
     return ("EVALSHA", script_sha(name)) if known else ("EVAL", script_source(name))
 
 
 def raise_first(answers: Iterable[Any]) -> None:
-    """Raises the first exception among answers."""
     for answer in answers:
         if isinstance(answer, Exception):
             raise answer
 
 
 def unknown(answers: Sequence[Any]) -> list[int]:
-    """Places of scripts that the server does not know (yet, or since a flush). Only these run again: a claim
-    that did run must not be claimed over."""
+    """Positions of scripts that the server does not know, so that only these are sent again.
+
+    A claim that has run must not run twice: the first one's entries would wait for their leases to end.
+    """
     return [at for at, answer in enumerate(answers) if isinstance(answer, redis.exceptions.NoScriptError)]

@@ -1,4 +1,4 @@
-"""Reads what a sweep saw: the answer of sweep.lua, as a Snapshot."""
+"""Reads the reply of sweep.lua as a Snapshot."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from batcher.messages import LaneDepth, ModelRecord, Snapshot, WorkerRecord, dec
 
 
 def read_snapshot(answer: Sequence[Any], memory: Memory) -> Snapshot:
-    """The state of the queue. Records of models and workers that cannot be read are left out."""
+    """The state of the queue. Unreadable records of models and workers are left out."""
     recovered, _expired, interactive, bulk, solo, in_flight, model, workers = answer
     records = (_worker_record(name.decode("utf-8", "replace"), _pairs(fields)) for name, fields in workers)
     return Snapshot(

@@ -1,6 +1,6 @@
-"""What the hub asks of the queue: entries are enqueued and withdrawn; what Redis answers reaches who waits.
+"""Enqueues and cancels entries for the hub, and resolves pending entries with the replies of Redis.
 
-What is asked within one tick of the event loop shares a round trip.
+Requests made within one tick of the event loop share a round trip.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from batcher.messages import Prediction, decode_cached, decode_result, estimate_
 
 log = logging.getLogger(__name__)
 
-# An outage shorter than this is ridden out by those who wait already; new requests are refused at once.
+# Pending requests survive an outage shorter than this. New requests are refused at once.
 OUTAGE_GRACE_S = 0.8
-# Bytes that share a round trip, about: far from what takes Redis a second. Each text adds some to its own.
+# Approximate size of a round trip, far below what keeps Redis busy for a second, and the overhead per text.
 LOAD_BYTES = 2 << 20
 TEXT_BYTES = 128
 
 
 @dataclass(slots=True)
 class HubCounts:
-    """What this process has asked and met, for its metrics. Counts of entries, but for the last."""
+    """Counters for the metrics of this process. They count entries, except `round_trips`."""
 
     queued: int = 0
     joined: int = 0
@@ -47,167 +47,169 @@ class HubCounts:
 
 
 class Dispatcher:
-    """The asks of one API process. `rate` is the cost that the workers get done in a second."""
+    """Enqueues and cancels the entries of one API process. `rate` is the workers' total cost per second."""
 
     def __init__(
         self,
         queue: ApiQueue,
-        waiters: PendingEntries,
+        pending: PendingEntries,
         outage: Outage,
         admission: Admission,
         rate: Callable[[], float],
     ) -> None:
         self.counts = HubCounts()
         self._queue = queue
-        self._waiters = waiters
+        self._pending = pending
         self._outage = outage
         self._admission = admission
         self._rate = rate
-        # False once Redis has refused to read long-lived results within a script.
+        # False once Redis has refused to read cached results within a script.
         self.may_look = True
-        self._asks: Coalescer[Sequence[PendingEntry], None] = Coalescer(
-            self._enqueue, size=_bytes_of, most_size=LOAD_BYTES
+        self._enqueues: Coalescer[Sequence[PendingEntry], None] = Coalescer(
+            self._enqueue, size=_bytes_of, max_size=LOAD_BYTES
         )
-        # One at a time, so that it is known which ids are being withdrawn. An ask of one of them waits until
-        # then: over two connections they might arrive in the other order, and the entry would be gone.
-        self._withdrawals: Coalescer[str, None] = Coalescer(self._cancel, flights=1)
-        self._leaving: frozenset[str] = frozenset()
-        self._behind: list[Sequence[PendingEntry]] = []
+        # Cancellations are sent one batch at a time. An enqueue of an id that is being cancelled is held back
+        # until then: over two connections, the cancellation could arrive last and delete the new entry.
+        self._cancellations: Coalescer[str, None] = Coalescer(self._cancel, max_in_flight=1)
+        self._cancelling: frozenset[str] = frozenset()
+        self._held_back: list[Sequence[PendingEntry]] = []
 
-    def ask(self, waiters: Sequence[PendingEntry]) -> None:
-        """Enqueues the entries of one request, or joins who waits already. The futures tell the rest."""
-        if not self._leaving.isdisjoint(waiter.id for waiter in waiters):
-            self._behind.append(waiters)
-        elif waiters:
-            self._asks.ask(waiters)
+    def ask(self, entries: Sequence[PendingEntry]) -> None:
+        """Enqueues the entries of one request, or joins existing ones. Their futures receive the outcome."""
+        if not self._cancelling.isdisjoint(entry.id for entry in entries):
+            self._held_back.append(entries)
+        elif entries:
+            self._enqueues.ask(entries)
 
-    def again(self, waiter: PendingEntry) -> None:
-        """Enqueues an entry that was lost, or that another caller's deadline ended."""
+    def again(self, entry: PendingEntry) -> None:
+        """Enqueues an entry again that was lost, or that expired because of another caller's deadline."""
         self.counts.asked_again += 1
-        self.ask([waiter])
+        self.ask([entry])
 
     def withdraw(self, ids: Iterable[str]) -> None:
-        """Takes entries out of the queue that nobody here waits for any more."""
-        for entry in ids:
-            self._withdrawals.ask(entry)
+        """Cancels entries that no request of this process waits for any more."""
+        for entry_id in ids:
+            self._cancellations.ask(entry_id)
 
     async def drain(self) -> None:
-        """Waits until nothing is under way."""
-        await self._withdrawals.drain()
-        await self._asks.drain()
+        """Waits until every command has been answered."""
+        await self._cancellations.drain()
+        await self._enqueues.drain()
 
     def lost(self, error: Exception) -> None:
-        """Redis did not answer. Who waits is told once that has lasted."""
+        """Reports that Redis did not answer. Pending requests fail once the outage has lasted for a while."""
         self._outage.lost(error)
         if self._outage.seconds > OUTAGE_GRACE_S:
-            self._waiters.resolve_all(QueueUnavailable("the queue does not answer", retry_after_s=1.0))
+            self._pending.resolve_all(QueueUnavailable("the queue is unavailable", retry_after_s=1.0))
 
-    def take_result(self, waiter: PendingEntry, raw: bytes) -> None:
-        """The result of an entry, as a worker or a script wrote it, reaches those who wait for it."""
+    def take_result(self, entry: PendingEntry, raw: bytes) -> None:
+        """Decodes the result that a worker or a script wrote, and resolves the pending entry with it."""
         try:
             result = decode_result(raw)
         except Malformed:
             self.counts.malformed += 1
             return
         if isinstance(result, Prediction):
-            self._waiters.resolve(waiter, result)
+            self._pending.resolve(entry, result)
             return
         error = result.error()
         if not isinstance(error, BudgetExceeded):
-            self._waiters.resolve(waiter, error)
-        elif waiter.deadline - asyncio.get_running_loop().time() > 0.02:
-            self.again(waiter)  # the deadline that ended was another caller's
+            self._pending.resolve(entry, error)
+        elif entry.deadline - asyncio.get_running_loop().time() > 0.02:
+            self.again(entry)  # another caller's deadline has passed, not this one's
 
-    async def _enqueue(self, asks: Sequence[Sequence[PendingEntry]]) -> list[Exception | None]:
-        """Sends the asks of one tick. Their outcomes go to the waiters' futures, errors included."""
+    async def _enqueue(self, requests: Sequence[Sequence[PendingEntry]]) -> list[Exception | None]:
+        """Enqueues the requests of one tick. Their outcomes, including errors, go to the entries' futures."""
         try:
-            answers = await self._queue.run([self._command(waiters) for waiters in asks])
+            answers = await self._queue.run([self._command(entries) for entries in requests])
             self.counts.round_trips += 1
         except REDIS_ERRORS as error:
             self.lost(error)
-            answers = [error] * len(asks)
-        for waiters, answer in zip(asks, answers, strict=True):
-            self._take_answer(waiters, answer)
-        return [None] * len(asks)
+            answers = [error] * len(requests)
+        for entries, answer in zip(requests, answers, strict=True):
+            self._take_reply(entries, answer)
+        return [None] * len(requests)
 
-    def _command(self, waiters: Sequence[PendingEntry]) -> Command:
-        one = waiters[0]
+    def _command(self, entries: Sequence[PendingEntry]) -> Command:
+        one = entries[0]
         budget_s = max(one.deadline - asyncio.get_running_loop().time(), 0.001)
-        items = [(waiter.id, waiter.text, estimate_cost(waiter.text)) for waiter in waiters]
+        items = [(entry.id, entry.text, estimate_cost(entry.text)) for entry in entries]
         cap = self._admission.cap(one.lane, one.first, budget_s, self._rate())
         budget_ms = int(budget_s * 1000)
         return self._queue.enqueue(
             items, one.lane, budget_ms, cap, one.trace, first=one.first, revision=one.revision
         )
 
-    def _take_answer(self, waiters: Sequence[PendingEntry], answer: Any) -> None:
-        if waiters[0].revision and refused_cache(answer):
-            log.warning("the cache is looked into apart: %s", reason(answer), extra={"action": "cache.apart"})
+    def _take_reply(self, entries: Sequence[PendingEntry], answer: Any) -> None:
+        if entries[0].revision and refused_cache(answer):
+            why = reason(answer)
+            log.warning("reading the cache separately from now on: %s", why, extra={"action": "cache.apart"})
             self.may_look = False
-            self._ask_without_look(waiters)
+            self._enqueue_without_cache(entries)
             return
         try:
             if isinstance(answer, Exception):
-                log.warning("enqueue refused: %s", reason(answer), extra={"action": "enqueue.refused"})
+                extra = {"action": "enqueue.refused"}
+                log.warning("Redis refused to enqueue: %s", reason(answer), extra=extra)
                 raise QueueUnavailable("the queue does not accept work", retry_after_s=1.0)
-            states = queue_states(answer, lambda waiting: self._retry_after_s(waiting, waiters))
+            states = queue_states(answer, lambda waiting: self._retry_after_s(waiting, entries))
         except (QueueFull, QueueUnavailable) as refusal:
-            refusal.__traceback__ = None  # it holds this frame, and so the waiters, which are to hold it
-            self.counts.shed += len(waiters)
-            for waiter in waiters:
-                self._waiters.resolve(waiter, refusal)
+            refusal.__traceback__ = None  # it refers to this frame: a reference cycle with the entries
+            self.counts.shed += len(entries)
+            for entry in entries:
+                self._pending.resolve(entry, refusal)
             return
         now = asyncio.get_running_loop().time()
-        for waiter, state in zip(waiters, states, strict=True):
-            waiter.asked(now)
-            if waiter.future.cancelled() and waiter.id not in self._waiters:
-                self.withdraw([waiter.id])  # let go while the ask was under way: its cancel came too early
+        for entry, state in zip(entries, states, strict=True):
+            entry.asked(now)
+            if entry.future.cancelled() and entry.id not in self._pending:
+                self.withdraw([entry.id])  # cancelled before the enqueue arrived: cancel it again
             if state == b"queued":
                 self.counts.queued += 1
             elif state == b"joined":
                 self.counts.joined += 1
             elif isinstance(state, bytes):
-                self.take_result(waiter, state)
+                self.take_result(entry, state)
             else:
-                self._take_known(waiter, state[0])
+                self._take_cached(entry, state[0])
 
-    def _take_known(self, waiter: PendingEntry, raw: bytes) -> None:
-        """A long-lived result; what cannot be read as one counts as none."""
+    def _take_cached(self, entry: PendingEntry, raw: bytes) -> None:
+        """Resolves an entry with a cached result. An unreadable one counts as a miss."""
         known = decode_cached(raw)
         if known is not None:
-            self._waiters.resolve(waiter, known)
+            self._pending.resolve(entry, known)
         else:
             self.counts.malformed += 1
-            self._ask_without_look([waiter])
+            self._enqueue_without_cache([entry])
 
-    def _ask_without_look(self, waiters: Sequence[PendingEntry]) -> None:
-        for waiter in waiters:
-            waiter.revision = ""
-        self.ask(waiters)
+    def _enqueue_without_cache(self, entries: Sequence[PendingEntry]) -> None:
+        for entry in entries:
+            entry.revision = ""
+        self.ask(entries)
 
-    def _retry_after_s(self, waiting_cost: int, waiters: Sequence[PendingEntry]) -> float:
-        cost = sum(estimate_cost(waiter.text) for waiter in waiters)
+    def _retry_after_s(self, waiting_cost: int, entries: Sequence[PendingEntry]) -> float:
+        cost = sum(estimate_cost(entry.text) for entry in entries)
         now = asyncio.get_running_loop().time()
         return self._admission.retry_after_s(waiting_cost, cost, self._rate(), now)
 
     async def _cancel(self, ids: Sequence[str]) -> list[Exception | None]:
-        """Withdraws ids, unless a request has come meanwhile that waits for them."""
-        gone = [entry for entry in ids if entry not in self._waiters]
-        if gone and self._outage.over:
-            self._leaving = frozenset(gone)
+        """Cancels ids, except those that a new request waits for by now."""
+        unwanted = [entry_id for entry_id in ids if entry_id not in self._pending]
+        if unwanted and self._outage.over:
+            self._cancelling = frozenset(unwanted)
             try:
-                await self._queue.run([self._queue.cancel(gone)])
-                self.counts.cancelled += len(gone)
+                await self._queue.run([self._queue.cancel(unwanted)])
+                self.counts.cancelled += len(unwanted)
             except REDIS_ERRORS as error:
                 self.lost(error)
             finally:
-                self._leaving = frozenset()
-            behind, self._behind = self._behind, []
-            for waiters in behind:
-                self.ask([waiter for waiter in waiters if self._waiters.get(waiter.id) is waiter])
+                self._cancelling = frozenset()
+            held_back, self._held_back = self._held_back, []
+            for entries in held_back:
+                self.ask([entry for entry in entries if self._pending.get(entry.id) is entry])
         return [None] * len(ids)
 
 
-def _bytes_of(waiters: Sequence[PendingEntry]) -> int:
-    """What the texts of an ask take on their way, about: at most four bytes a character."""
-    return sum(TEXT_BYTES + len(waiter.text) * (1 if waiter.text.isascii() else 4) for waiter in waiters)
+def _bytes_of(entries: Sequence[PendingEntry]) -> int:
+    """Approximate size of a request's texts in transit, at most four bytes per character."""
+    return sum(TEXT_BYTES + len(entry.text) * (1 if entry.text.isascii() else 4) for entry in entries)

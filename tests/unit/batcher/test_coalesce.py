@@ -32,7 +32,7 @@ async def test_one_tick_is_one_load():
 async def test_what_comes_while_all_flights_are_under_way_leaves_together():
     wire = Wire()
     wire.open.clear()
-    coalescer = Coalescer(wire.send, flights=1)
+    coalescer = Coalescer(wire.send, max_in_flight=1)
     first = coalescer.ask(1)
     await asyncio.sleep(0)
     await asyncio.sleep(0)
@@ -44,14 +44,14 @@ async def test_what_comes_while_all_flights_are_under_way_leaves_together():
 
 async def test_a_load_has_a_largest_size():
     wire = Wire()
-    coalescer = Coalescer(wire.send, flights=2, most=2)
+    coalescer = Coalescer(wire.send, max_in_flight=2, max_items=2)
     await asyncio.gather(*(coalescer.ask(item) for item in range(5)))
     assert [len(load) for load in wire.loads] == [2, 2, 1]
 
 
 async def test_finding_15_a_load_is_bounded_by_the_size_of_what_it_holds():
     wire = Wire()
-    coalescer = Coalescer(wire.send, size=lambda item: item, most_size=10)
+    coalescer = Coalescer(wire.send, size=lambda item: item, max_size=10)
     items = [4, 6, 1, 50, 9, 1, 1]
     assert await asyncio.gather(*map(coalescer.ask, items)) == [2 * item for item in items]
     assert wire.loads == [[4, 6], [1], [50], [9, 1], [1]]

@@ -230,9 +230,9 @@ def test_an_outage_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
     logger.error("something else")
     outage.found()
     assert [record.getMessage().partition(":")[0] for record in caplog.records if record.levelno >= 30] == [
-        "redis is lost",
+        "redis is unavailable",
         "something else",
-        "redis is back",
+        "redis is available again",
     ]
 
 
