@@ -1,4 +1,4 @@
-"""How much may wait, and when those who are shed shall come back. No Redis; the clock is passed in."""
+"""Limits how much may wait, and computes when shed requests should retry. Uses no Redis and no clock."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 from batcher.messages import Lane
 
-# Admit only what will be claimed within this share of its budget: the rest is for the run itself.
+# Admit only what will be claimed within this share of its budget: the batch itself needs the rest.
 ADMIT_SHARE = 0.5
 RETRY_MOST_S = 60.0
-# Of the measured rate, what is promised to those who are shed: they come back in whole seconds, many at once,
-# and others come meanwhile.
+# Retry-After counts on this share of the measured rate: it has whole seconds, so many clients retry at once,
+# and new requests arrive meanwhile.
 PROMISED_SHARE = 0.75
-# Room above the cap that is kept for clients with little waiting: this part of it.
+# Clients with little waiting may exceed the cap by one part in this many.
 FIRST_SHARE = 4
 
 
@@ -25,17 +25,17 @@ class LaneCaps:
 
 
 class Admission:
-    """The caps of one API process, and what it has promised to those it shed. `rate` is cost per second."""
+    """The caps of one API process, and the cost it has shed but expects back. `rate` is cost per second."""
 
     def __init__(self, caps: LaneCaps) -> None:
         self._caps = caps
-        # Cost that was shed and told when to come back.
+        # Cost that was shed with a Retry-After, less what the workers could have done since.
         self._promised = self._promised_at = 0.0
 
     def cap(self, lane: Lane, first: bool, budget_s: float, rate: float) -> int:
-        """Waiting cost that will be claimed in time: the setting, or less where the workers are slower.
+        """The waiting cost that can be claimed in time: the setting, or less if the workers are slower.
 
-        `first` of a client with little waiting: whoever fills the lane must not keep the others out.
+        `first` is for a client with little waiting: clients that fill the lane must not keep others out.
         """
         cap: int = getattr(self._caps, lane)
         if lane == "interactive" and rate > 0:
@@ -43,7 +43,7 @@ class Admission:
         return cap + cap // FIRST_SHARE if first else cap
 
     def retry_after_s(self, waiting_cost: int, cost: int, rate: float, now: float) -> float:
-        """When what waits and what was shed before will have drained, so that not all come back at once."""
+        """Seconds until the waiting cost and all cost shed before have drained, which spreads retries."""
         rate *= PROMISED_SHARE
         if rate <= 0:
             return 1.0

@@ -1,7 +1,7 @@
-"""The reply hub: one per API process, it asks the queue and hands each answer to the requests that wait.
+"""The reply hub, one per API process: enqueues texts and passes each result to the requests that wait.
 
-What happens in order: admit -> enqueue (shared round trip) -> hint, or slow poll if it was lost -> answer.
-Request tasks only await futures; every Redis command runs in a task of the hub, which nobody cancels.
+The steps are: admit -> enqueue (shared round trip) -> hint, or slow poll if the hint was lost -> result.
+Requests only await futures. Every Redis command runs in a task of the hub, which is never cancelled.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ POLL_EVERY_S = 0.3
 POLL_MOST = 500
 HINT_BLOCK_S = 1.0
 HINTS_MOST = 64
-# Ticks of the event loop from a result to its answer: those who have waited go before the next wait.
+# Ticks of the event loop in which requests answer after a result, before the hub waits for the next hint.
 ANSWER_TICKS = 2
 
 
 class ReplyHub:
-    """Asks the queue on behalf of all requests of one process, and gives each text its one answer.
+    """Uses the queue on behalf of all requests of one process, with a single flight for each text.
 
-    `client` runs scripts, `hint_client` is for the blocking pop alone. `linger_s` is a pause after each pop,
-    for callers who would rather have many answers at once than each one early. `cache_here` says that
-    long-lived results lie in the same Redis.
+    `client` runs scripts; `hint_client` is used only for the blocking pop. `linger_s` is a pause after each
+    pop, for callers that prefer many results at once to each one early. `cache_here`: cached results are in
+    the same Redis.
     """
 
     def __init__(
@@ -67,22 +67,22 @@ class ReplyHub:
         self.outage = Outage()
         self.eviction = EvictionWatch()
         self._clients = (client, hint_client)
-        self._hint_lines = ConnectionPool(hint_client)
+        self._hint_connections = ConnectionPool(hint_client)
         self._linger_s = linger_s
         self._cache_here = cache_here
-        self._waiters = PendingEntries()
-        self._asks = Dispatcher(
-            self.queue, self._waiters, self.outage, Admission(caps), lambda: self.snapshot.rate
+        self._pending = PendingEntries()
+        self._dispatcher = Dispatcher(
+            self.queue, self._pending, self.outage, Admission(caps), lambda: self.snapshot.rate
         )
-        self.counts = self._asks.counts
+        self.counts = self._dispatcher.counts
         self._loops: list[asyncio.Task[None]] = []
-        self._seen = asyncio.Event()
+        self._first_reply = asyncio.Event()
         self._stopping = False
         self._hints_lost = False
 
     @classmethod
     def connect(cls, settings: QueueSettings, *, linger_s: float = 0.0) -> ReplyHub:
-        """A hub over clients of its own, for the Redis that the settings name."""
+        """A hub with its own clients, for the Redis in the settings."""
         url = settings.redis_url.get_secret_value()
         caps = LaneCaps(settings.max_waiting_cost, settings.max_waiting_cost_bulk)
         return cls(
@@ -98,46 +98,47 @@ class ReplyHub:
     # -- lifecycle ---------------------------------------------------------------------------------
 
     async def start(self, patience_s: float = 0.5) -> None:
-        """Starts the loops, waits for the first answer. Succeeds with Redis away: they keep trying."""
+        """Starts the loops and waits for the first reply. Succeeds without Redis: the loops keep trying."""
         loops: Iterable[Coroutine[Any, Any, None]] = (self._sweeps(), self._hints(), self._polls())
         self._loops = [asyncio.create_task(loop) for loop in loops]
-        await asyncio.wait([asyncio.create_task(self._seen.wait())], timeout=patience_s)
+        await asyncio.wait([asyncio.create_task(self._first_reply.wait())], timeout=patience_s)
 
     async def stop(self) -> None:
-        """Ends the loops, then the clients. Whoever still waits gets QueueUnavailable."""
+        """Stops the loops, then closes the clients. Pending requests get QueueUnavailable."""
         self._stopping = True
-        self._waiters.resolve_all(QueueUnavailable("this API process is stopping", retry_after_s=1.0))
-        self._seen.set()
+        self._pending.resolve_all(QueueUnavailable("this API process is shutting down", retry_after_s=1.0))
+        self._first_reply.set()
         for task in self._loops:
             task.cancel()
         await asyncio.gather(*self._loops, return_exceptions=True)
-        await self._asks.drain()
+        await self._dispatcher.drain()
         await self.queue.close()
-        await self._hint_lines.close()
+        await self._hint_connections.close()
         for client in self._clients:
             await client.aclose()
 
     @property
     def alive(self) -> bool:
-        """False once a loop has ended that should run."""
+        """False once a loop has ended unexpectedly."""
         return not any(task.done() for task in self._loops)
 
     @property
     def reachable(self) -> bool:
-        """Redis answered lately."""
-        return self.outage.over and self._seen.is_set()
+        """Whether Redis is available."""
+        return self.outage.over and self._first_reply.is_set()
 
     @property
     def waiting(self) -> int:
-        """Ids that requests of this process wait for."""
-        return len(self._waiters)
+        """How many ids the requests of this process wait for."""
+        return len(self._pending)
 
     @property
     def looks(self) -> bool:
-        """Whether `classify` can look into the long-lived cache on its way, which saves a round trip."""
-        return self._cache_here and self._asks.may_look and self.reachable and bool(self.snapshot.workers)
+        """Whether `classify` can read the shared cache in the same round trip."""
+        may_look = self._cache_here and self._dispatcher.may_look
+        return may_look and self.reachable and bool(self.snapshot.workers)
 
-    # -- asking ------------------------------------------------------------------------------------
+    # -- requests ----------------------------------------------------------------------------------
 
     async def classify(
         self,
@@ -150,95 +151,97 @@ class ReplyHub:
         first: bool = False,
         revision: str = "",
     ) -> list[Outcome]:
-        """The outcome of each text, in order. Safe to cancel: what nobody else waits for leaves the queue.
+        """Returns the outcome of each text, in order. If cancelled, cancels entries no other request needs.
 
-        `first`: of a client with little waiting, to be claimed before those who have much. `revision`: where
-        the queue `looks` into the long-lived cache, of this model; a prediction found there is `cached`.
+        `first`: the client has little waiting, so its entries are claimed before those of others. `revision`:
+        if the hub `looks` into the shared cache, read results of this revision; they are marked as `cached`.
 
-        An EntryFailed or EntryPoisoned stands in its text's place. Raises QueueFull, NoWorker or
-        QueueUnavailable when refused, BudgetExceeded when `budget_s` ends first.
+        EntryFailed and EntryPoisoned are returned in place of the text's prediction. Raises QueueFull,
+        NoWorker or QueueUnavailable if the request is refused, BudgetExceeded if `budget_s` ends first.
         """
         self._admit()
         deadline = asyncio.get_running_loop().time() + budget_s
-        held, ask = self._waiters.hold(zip(ids, texts, strict=True), deadline, lane, trace, first, revision)
-        self._asks.ask(ask)
+        held, to_enqueue = self._pending.hold(
+            zip(ids, texts, strict=True), deadline, lane, trace, first, revision
+        )
+        self._dispatcher.ask(to_enqueue)
         try:
-            _, pending = await asyncio.wait([waiter.future for waiter in held.values()], timeout=budget_s)
+            _, pending = await asyncio.wait([entry.future for entry in held.values()], timeout=budget_s)
             if pending:
                 self.counts.expired += len(pending)
                 raise BudgetExceeded(f"no result within the budget of {budget_s:g} s")
-            outcomes = [held[entry].future.result() for entry in ids]
+            outcomes = [held[entry_id].future.result() for entry_id in ids]
         finally:
-            unwanted = self._waiters.let_go(held.values())
+            unwanted = self._pending.let_go(held.values())
             if not self._stopping:
-                self._asks.withdraw(unwanted)
+                self._dispatcher.withdraw(unwanted)
         for outcome in outcomes:
             if isinstance(outcome, MillraceError) and not isinstance(outcome, (EntryFailed, EntryPoisoned)):
-                # A copy that no local name holds. The traceback of one that is held holds this frame in turn,
-                # and refusals would leave more to the garbage collector than anything else does.
+                # Raise a copy: raising the shared instance would attach this frame to its traceback and
+                # create a reference cycle, which only the garbage collector can free.
                 raise copy(outcome)
         return outcomes
 
     def _admit(self) -> None:
         if not self.reachable or self._stopping:
-            raise QueueUnavailable("the queue does not answer; try again shortly", retry_after_s=1.0)
+            raise QueueUnavailable("the queue is unavailable; try again shortly", retry_after_s=1.0)
         if not self.snapshot.workers:
-            raise NoWorker("no worker is alive; try again shortly", retry_after_s=2.0)
+            raise NoWorker("no workers are running; try again shortly", retry_after_s=2.0)
 
-    # -- what comes back ---------------------------------------------------------------------------
+    # -- results -----------------------------------------------------------------------------------
 
     async def _hints(self) -> None:
-        """Pops hints and resolves futures. Hints lost with a connection cost POLL_EVERY_S."""
+        """Pops hints and resolves futures. Hints lost with a connection delay results by POLL_EVERY_S."""
         while not self._stopping:
-            await self._seen.wait()
+            await self._first_reply.wait()
             try:
-                hints = await self.queue.hints(self._hint_lines, HINT_BLOCK_S, HINTS_MOST)
+                hints = await self.queue.hints(self._hint_connections, HINT_BLOCK_S, HINTS_MOST)
             except REDIS_ERRORS as error:
                 self._hints_lost = True
-                self._asks.lost(error)
+                self._dispatcher.lost(error)
                 await asyncio.sleep(self.outage.pause_s)
                 continue
             for hint in hints:
-                entry, _, raw = hint.partition(b"\n")
-                waiter = self._waiters.get(entry.decode("ascii", "replace"))
-                if waiter is not None:
+                entry_id, _, raw = hint.partition(b"\n")
+                entry = self._pending.get(entry_id.decode("ascii", "replace"))
+                if entry is not None:
                     self.counts.hinted += 1
-                    self._asks.take_result(waiter, raw)
+                    self._dispatcher.take_result(entry, raw)
             for _ in range(ANSWER_TICKS):
                 await asyncio.sleep(0)
             if self._linger_s:
                 await asyncio.sleep(self._linger_s)
 
     async def _polls(self) -> None:
-        """Looks for results whose hints were lost, and asks again for ids that Redis has lost."""
+        """Polls for results whose hints were lost, and enqueues again the ids that Redis has lost."""
         while not self._stopping:
             await asyncio.sleep(POLL_EVERY_S)
             if not self.reachable:
                 continue
-            late = self._waiters.late(asyncio.get_running_loop().time(), everybody=self._hints_lost)
+            late = self._pending.late(asyncio.get_running_loop().time(), every_entry=self._hints_lost)
             self._hints_lost = False
             for at in range(0, len(late), POLL_MOST):
                 await self._poll(late[at : at + POLL_MOST])
 
-    async def _poll(self, waiters: Sequence[PendingEntry]) -> None:
+    async def _poll(self, entries: Sequence[PendingEntry]) -> None:
         try:
-            (answer,) = await self.queue.run([self.queue.outcomes(waiter.id for waiter in waiters)])
+            (answer,) = await self.queue.run([self.queue.outcomes(entry.id for entry in entries)])
         except REDIS_ERRORS as error:
-            self._asks.lost(error)
+            self._dispatcher.lost(error)
             return
         if isinstance(answer, Exception):
             return
-        for waiter, state in zip(waiters, answer, strict=True):
-            if waiter.future.done() or state == b"waiting":
+        for entry, state in zip(entries, answer, strict=True):
+            if entry.future.done() or state == b"waiting":
                 continue
             if state == b"gone":
-                self._asks.again(waiter)
+                self._dispatcher.again(entry)
             else:
                 self.counts.polled += 1
-                self._asks.take_result(waiter, state)
+                self._dispatcher.take_result(entry, state)
 
     async def _sweeps(self) -> None:
-        """Sweeps each second, so that recovery works with no worker alive; notices outages and returns."""
+        """Sweeps every second, so that recovery works without live workers. Detects outages and their end."""
         while not self._stopping:
             try:
                 self.snapshot = await self.queue.sweep(evicts=self._cache_here)
@@ -246,8 +249,8 @@ class ReplyHub:
                     await self.eviction.look(self._clients[0])
                 self.counts.recovered += self.snapshot.recovered
                 self.outage.found()
-                self._seen.set()
+                self._first_reply.set()
                 await asyncio.sleep(SWEEP_EVERY_S * random.uniform(0.8, 1.0))
             except REDIS_ERRORS as error:
-                self._asks.lost(error)
+                self._dispatcher.lost(error)
                 await asyncio.sleep(self.outage.pause_s)

@@ -1,4 +1,4 @@
-"""Who waits for what in an API process: one waiter for each entry, however many requests share it."""
+"""The entries that requests of an API process wait for. Requests for the same text share one entry."""
 
 from __future__ import annotations
 
@@ -9,18 +9,17 @@ from dataclasses import dataclass
 
 from batcher.messages import Lane, Outcome
 
-# A result whose hint was lost is looked for after this, then at growing intervals.
+# Results are polled after this time in case a hint was lost, then at growing intervals up to LOOK_MOST_S.
 LOOK_S = 0.3
 LOOK_MOST_S = 1.0
 
 
 @dataclass(slots=True, eq=False)
 class PendingEntry:
-    """One id that `waiting` requests of this process wait for. Its future never holds an exception.
+    """One entry that `waiting` requests of this process wait for. Errors are results of its future, too.
 
-    At `look_at` its result is looked for, in case a hint was lost: never before the queue has taken its ask,
-    which was at `asked_at`. The queue looks for a long-lived result of `revision`, if there is one, before it
-    takes the text.
+    Its result is polled at `look_at`, in case the hint was lost, but never before the queue has accepted the
+    entry, which was at `asked_at`. With `revision`, the queue reads the cached result of that revision first.
     """
 
     id: str
@@ -36,13 +35,13 @@ class PendingEntry:
     look_at: float = math.inf
 
     def asked(self, now: float) -> None:
-        """The queue has answered its ask: from now on there is an entry, or a result."""
+        """Marks the entry as accepted by the queue, which from now on has the entry or its result."""
         if self.asked_at == math.inf:
             self.asked_at, self.look_at = now, now + LOOK_S
 
 
 class PendingEntries:
-    """The waiters of one process, by id. Times are of the event loop's clock."""
+    """The pending entries of one process, by id. Times are those of the event loop's clock."""
 
     def __init__(self) -> None:
         self._by_id: dict[str, PendingEntry] = {}
@@ -50,15 +49,14 @@ class PendingEntries:
     def __len__(self) -> int:
         return len(self._by_id)
 
-    def __contains__(self, entry: str) -> bool:
-        return entry in self._by_id
+    def __contains__(self, entry_id: str) -> bool:
+        return entry_id in self._by_id
 
     def __iter__(self) -> Iterator[PendingEntry]:
         return iter(self._by_id.values())
 
-    def get(self, entry: str) -> PendingEntry | None:
-        """The waiter for this id, if anybody waits for it."""
-        return self._by_id.get(entry)
+    def get(self, entry_id: str) -> PendingEntry | None:
+        return self._by_id.get(entry_id)
 
     def hold(
         self,
@@ -69,69 +67,68 @@ class PendingEntries:
         first: bool,
         revision: str,
     ) -> tuple[dict[str, PendingEntry], list[PendingEntry]]:
-        """One more request waits for these (id, text): the waiters by id, and those to ask the queue for.
+        """Adds a request that waits for these (id, text). Returns its entries by id, and those to enqueue.
 
-        To ask for: what is new, and again what is now wanted for longer or sooner.
+        An entry is to be enqueued if it is new, or if this request has a later deadline or a higher priority.
         """
         loop = asyncio.get_running_loop()
         held: dict[str, PendingEntry] = {}
-        ask: list[PendingEntry] = []
-        for entry, text in items:
-            if entry in held:
+        to_enqueue: list[PendingEntry] = []
+        for entry_id, text in items:
+            if entry_id in held:
                 continue
-            waiter = self._by_id.get(entry)
-            if waiter is None or waiter.future.done():
+            entry = self._by_id.get(entry_id)
+            if entry is None or entry.future.done():
                 future: asyncio.Future[Outcome] = loop.create_future()
-                waiter = PendingEntry(entry, text, lane, trace, future, deadline, first, revision)
-                self._by_id[entry] = waiter
-                ask.append(waiter)
+                entry = PendingEntry(entry_id, text, lane, trace, future, deadline, first, revision)
+                self._by_id[entry_id] = entry
+                to_enqueue.append(entry)
             elif (
-                deadline > waiter.deadline + 0.001
-                or (first and not waiter.first)
-                or (lane == "interactive" and waiter.lane == "bulk")
+                deadline > entry.deadline + 0.001
+                or (first and not entry.first)
+                or (lane == "interactive" and entry.lane == "bulk")
             ):
-                waiter.deadline = max(deadline, waiter.deadline)
-                waiter.lane = lane
-                waiter.first |= first
-                ask.append(waiter)
-            waiter.waiting += 1
-            held[entry] = waiter
-        return held, ask
+                entry.deadline = max(deadline, entry.deadline)
+                entry.lane = lane
+                entry.first |= first
+                to_enqueue.append(entry)
+            entry.waiting += 1
+            held[entry_id] = entry
+        return held, to_enqueue
 
     def let_go(self, held: Iterable[PendingEntry]) -> list[str]:
-        """One request less waits for these. The ids without an outcome that nobody waits for any more."""
+        """Removes a request. Returns the ids without an outcome that no other request waits for."""
         unwanted: list[str] = []
-        for waiter in held:
-            waiter.waiting -= 1
-            if waiter.waiting:
+        for entry in held:
+            entry.waiting -= 1
+            if entry.waiting:
                 continue
-            self._forget(waiter)
-            if not waiter.future.done():
-                waiter.future.cancel()
-                unwanted.append(waiter.id)
+            self._forget(entry)
+            if not entry.future.done():
+                entry.future.cancel()
+                unwanted.append(entry.id)
         return unwanted
 
-    def late(self, now: float, *, everybody: bool) -> list[PendingEntry]:
-        """Whose results are to be looked for now: those that are due, or all that have waited for a while."""
+    def late(self, now: float, *, every_entry: bool) -> list[PendingEntry]:
+        """The entries to poll now: those that are due, or with `every_entry` all that have waited LOOK_S."""
         late = []
-        for waiter in self:
-            waited = now - waiter.asked_at
-            if waiter.look_at <= now or (everybody and waited > LOOK_S):
-                waiter.look_at = now + min(max(waited, LOOK_S), LOOK_MOST_S)
-                late.append(waiter)
+        for entry in self:
+            waited = now - entry.asked_at
+            if entry.look_at <= now or (every_entry and waited > LOOK_S):
+                entry.look_at = now + min(max(waited, LOOK_S), LOOK_MOST_S)
+                late.append(entry)
         return late
 
-    def resolve(self, waiter: PendingEntry, outcome: Outcome) -> None:
-        """Whoever waits gets this outcome; the next one who comes asks anew."""
-        if not waiter.future.done():
-            waiter.future.set_result(outcome)
-        self._forget(waiter)
+    def resolve(self, entry: PendingEntry, outcome: Outcome) -> None:
+        """Passes the outcome to the requests that wait. A later request enqueues the text again."""
+        if not entry.future.done():
+            entry.future.set_result(outcome)
+        self._forget(entry)
 
     def resolve_all(self, outcome: Outcome) -> None:
-        """Everybody gets this outcome."""
-        for waiter in list(self):
-            self.resolve(waiter, outcome)
+        for entry in list(self):
+            self.resolve(entry, outcome)
 
-    def _forget(self, waiter: PendingEntry) -> None:
-        if self._by_id.get(waiter.id) is waiter:
-            del self._by_id[waiter.id]
+    def _forget(self, entry: PendingEntry) -> None:
+        if self._by_id.get(entry.id) is entry:
+            del self._by_id[entry.id]

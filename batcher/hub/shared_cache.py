@@ -1,7 +1,6 @@
-"""Reads long-lived results, one key per text and revision. They may live in another Redis than the queue.
+"""Reads cached results, one key per text and revision. The cache may be in a different Redis than the queue.
 
-A cache that does not answer costs hits and nothing else: it is left alone until it answers again, and nobody
-waits for that.
+An unavailable cache only costs hits: it is not read until it answers again, and no request waits for it.
 """
 
 from __future__ import annotations
@@ -20,32 +19,32 @@ from batcher.settings import QueueSettings
 
 # The cache is worth waiting for only while it is faster than the model.
 LOOKUP_S = 0.5
-# After a loss nothing is asked of the cache for this long; then one try shows whether it is back.
+# Time without reads after the cache became unavailable; then a single PING checks whether it is back.
 PAUSE_S = 1.0
 
 
 class SharedCache:
-    """Reads for an event loop. A cache that does not answer knows nothing: every lookup is a miss."""
+    """Reads the cache, for asyncio. While the cache is unavailable, every lookup is a miss."""
 
     def __init__(self, client: AsyncRedis, name: str) -> None:
         self.outage = Outage("cache")
         self._client = client
         self._name = name
         self._lookups: Coalescer[list[str], list[bytes | None]] = Coalescer(self._read)
-        self._slots = False
+        self._crosses_slots = False
         self._probe: asyncio.Task[None] | None = None
         self._probe_at = 0.0
 
     @classmethod
     def connect(cls, settings: QueueSettings) -> SharedCache:
-        """A cache over a client of its own: the cache's Redis, or else the queue's."""
+        """A cache with its own client, for the cache's Redis or else the queue's."""
         client = connect_async(settings.cache_address, timeout_s=LOOKUP_S, retries=1, connections=4)
         return cls(client, settings.name)
 
     async def get(self, revision: str, ids: Sequence[str]) -> list[Prediction | None]:
-        """The prediction of each id, or None."""
+        """Returns the prediction of each id, or None for a miss."""
         if not self.outage.over:
-            self._look_again()
+            self._check_again()
             return [None] * len(ids)
         try:
             raws = await self._lookups.ask([cache_key(self._name, revision, entry) for entry in ids])
@@ -54,7 +53,7 @@ class SharedCache:
         return [decode_cached(raw) if isinstance(raw, bytes) else None for raw in raws]
 
     async def _read(self, lookups: Sequence[list[str]]) -> list[list[bytes | None] | Exception]:
-        if not self.outage.over:  # lost while this one waited for its turn
+        if not self.outage.over:  # the outage began while this lookup waited
             return [[None] * len(keys) for keys in lookups]
         try:
             values = iter(await self._values([key for keys in lookups for key in keys]))
@@ -64,13 +63,13 @@ class SharedCache:
         return [[next(values) for _ in keys] for keys in lookups]
 
     async def _values(self, keys: list[str]) -> Sequence[Any]:
-        """What stands under each key. A cluster takes keys of several slots one by one only."""
-        if not self._slots:
+        """The value of each key. A cluster rejects MGET for keys in several slots, so use GET for each there."""
+        if not self._crosses_slots:
             try:
                 values: list[Any] = await self._client.mget(keys)
                 return values
             except ClusterCrossSlotError:
-                self._slots = True
+                self._crosses_slots = True
         pipe = self._client.pipeline(transaction=False)
         for key in keys:
             pipe.get(key)
@@ -81,8 +80,8 @@ class SharedCache:
         self.outage.lost(error)
         self._probe_at = time.monotonic() + PAUSE_S
 
-    def _look_again(self) -> None:
-        """Asks beside the requests, none of which waits for it."""
+    def _check_again(self) -> None:
+        """Starts a check in the background, so that no request waits for it."""
         if (self._probe is None or self._probe.done()) and time.monotonic() >= self._probe_at:
             self._probe = asyncio.create_task(self._ping())
 

@@ -160,7 +160,7 @@ def test_a_killed_worker_is_seen(mill: MakeMill, viewer: Viewer) -> None:
     assert "no worker" in page.inner_text("#state")
     page.click("#classify")
     page.wait_for_selector("#problem:not([hidden])")
-    assert "no worker is alive" in page.inner_text("#problem")
+    assert "no workers are running" in page.inner_text("#problem")
 
 
 def test_the_page_says_so_when_the_server_is_gone_and_recovers_when_it_is_back(
