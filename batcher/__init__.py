@@ -1,7 +1,12 @@
-"""The queue and the worker behind it.
+"""The queue, its clients and the workers that serve it.
 
-The road of one text, module by module: `replies` (the hub of an API process) holds a place among the
-`waiters`, `admission` says whether there is room, `asks` enqueues; `redis_queue` is every Redis command.
-In a worker `claims` takes entries out, `collect` says which share a pass, `inference` runs it, `delivery`
-brings the results back, and `worker` is the loop around these. Jobs (`job_*`) are clients of the same queue.
+- `core` is the Redis side of the queue: keys, Lua scripts, connections, and the queue as the API (`producer`)
+  and the worker (`consumer`) use it.
+- `hub` runs in API and job processes. The hub keeps the `pending` entries; its `dispatcher` enqueues them
+  within the limits of `admission`.
+- `worker` claims entries (`claimer`), selects those that share a batch (`batching`), runs the model
+  (`inference`) and returns the results (`results`). Its main loop is in `loop`.
+- `jobs` are clients of the same queue.
+
+The modules at the top level are shared by these packages.
 """

@@ -1,4 +1,4 @@
-"""Starts one worker process: load the model, warm it up, meet Redis, work until SIGTERM."""
+"""Runs one worker process: loads the model, warms it up, connects to Redis and serves until SIGTERM."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ import sys
 import time
 import uuid
 
-from batcher import gc_tuning as garbage
-from batcher import logs, tracing
+from batcher import gc_tuning, logs, tracing
 from batcher.core.connection import connect
 from batcher.settings import WorkerSettings
 from batcher.worker.cache_writer import CacheWriter
@@ -25,12 +24,12 @@ log = logging.getLogger(__name__)
 
 EXIT_UNABLE = 2
 EXIT_BROKEN = 71
-# Threads other than the one that computes get the interpreter within this time.
+# Longest time that other threads wait for the interpreter while one computes.
 SWITCH_S = 0.001
 
 
 def load_model(settings: WorkerSettings) -> Classifier:
-    """The classifier that the settings name. Raises ModelError."""
+    """Loads the classifier that the settings select. Raises ModelError."""
     began = time.monotonic()
     classifier = load(
         settings.model,
@@ -46,7 +45,7 @@ def load_model(settings: WorkerSettings) -> Classifier:
 
 
 def _report(info: ModelInfo, seconds: float) -> None:
-    """One line: what this worker runs, how its proof went, and why it is not what was asked for."""
+    """Logs which engine this worker runs, the result of its self-test, and the reason for a fallback."""
     setting = f"{info.engine} {info.precision} in {info.arithmetic}, {info.layout}"
     facts: dict[str, object] = {
         "action": "model.loaded",
@@ -64,14 +63,14 @@ def _report(info: ModelInfo, seconds: float) -> None:
     if info.fallback_reason:
         facts["fallback"] = info.fallback_reason
         log.warning(
-            "%s serves, but is not what was asked for: %s", setting, info.fallback_reason, extra=facts
+            "serving with %s instead of the requested engine: %s", setting, info.fallback_reason, extra=facts
         )
     else:
-        log.info("%s serves", setting, extra=facts)
+        log.info("serving with %s", setting, extra=facts)
 
 
 def build_worker(settings: WorkerSettings, instruments: Observability, cache: CacheWriter) -> Worker:
-    """A worker over clients of its own: one for commands, one that blocks, one for the heartbeat."""
+    """A worker with its own clients: for commands, for blocking waits, and for the heartbeat."""
     url = settings.redis_url.get_secret_value()
     worker_id = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
 
@@ -103,7 +102,7 @@ def build_worker(settings: WorkerSettings, instruments: Observability, cache: Ca
 def main(settings: WorkerSettings | None = None) -> int:
     """Runs one worker until SIGTERM or SIGINT. Returns the exit status.
 
-    2 says that it cannot start, 71 that its engine broke and a new process is needed.
+    Status 2 means that the worker cannot start, 71 that its engine broke and the process must be restarted.
     """
     settings = settings or WorkerSettings()
     logs.setup(settings.log_level, settings.log_format)
@@ -119,17 +118,17 @@ def main(settings: WorkerSettings | None = None) -> int:
         log.error("%s", error, extra={"action": "worker.unable"})
         return EXIT_UNABLE
     except OSError as error:
-        log.error("Port %d cannot be had: %s", settings.worker_port, error, extra={"action": "worker.unable"})
+        log.error("Cannot bind port %d: %s", settings.worker_port, error, extra={"action": "worker.unable"})
         return EXIT_UNABLE
     for stop_signal in (signal.SIGTERM, signal.SIGINT):
         signal.signal(stop_signal, lambda *_: worker.stop())
     try:
         worker.warm_up()
     except Exception as error:
-        log.error("The model failed its warm-up: %s", error, extra={"action": "worker.unable"})
+        log.error("Warming up the model failed: %s", error, extra={"action": "worker.unable"})
         return EXIT_UNABLE
     instruments.begin()
-    garbage.freeze_after_startup()
+    gc_tuning.freeze_after_startup()
     worker.run()
     cache.close()
     instruments.close()

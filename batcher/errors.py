@@ -1,4 +1,4 @@
-"""What can go wrong with one text. Knows no HTTP: `api.errors` maps each code to a status, once."""
+"""The errors that a text can end with, independent of HTTP: `api.errors` maps each code to a status."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import ClassVar
 
 
 class MillraceError(Exception):
-    """Base of every error a caller can meet. `code` is stable and public."""
+    """Base of all errors that callers receive. `code` is stable and part of the public API."""
 
     code: ClassVar[str] = "internal"
 
@@ -16,46 +16,46 @@ class MillraceError(Exception):
 
 
 class QueueFull(MillraceError):
-    """Shed: the lane's waiting cost is over its cap. Retry after it has drained."""
+    """The lane's waiting cost is above its cap. Retry once it has drained."""
 
     code = "queue_full"
 
 
 class NoWorker(MillraceError):
-    """No live worker that could answer."""
+    """No running worker can process the text."""
 
     code = "no_worker"
 
 
 class QueueUnavailable(MillraceError):
-    """Redis does not answer, refuses writes, or is loading."""
+    """Redis is unreachable, refuses writes, or is loading."""
 
     code = "redis_unavailable"
 
 
 class NoJobs(MillraceError):
-    """Jobs cannot be kept in the Redis that is set for them."""
+    """The configured Redis cannot store jobs."""
 
     code = "no_jobs"
 
 
 class BudgetExceeded(MillraceError):
-    """The caller's budget ended before the result came."""
+    """The caller's budget ended before the result arrived."""
 
     code = "budget_exceeded"
 
 
 class EntryFailed(MillraceError):
-    """The model raised on this text alone."""
+    """The model failed on this text, also when it ran alone."""
 
     code = "inference_failed"
 
 
 class EntryPoisoned(MillraceError):
-    """This text ended the process of every worker that ran it, three times over."""
+    """Too many workers died while they ran this text alone, so it is not run again."""
 
     code = "poison"
 
 
 class Malformed(ValueError):
-    """Bytes read from Redis that this program did not write (or not in this version)."""
+    """Data in Redis that this version of the program cannot read."""

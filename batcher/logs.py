@@ -2,8 +2,8 @@
 
 Texts to classify are never logged.
 
-An event is `log.info("what happened", extra={"action": "request", "status": 200})`: `action` says what kind
-of line it is, everything else in `extra` becomes a field of its own.
+Log an event as `log.info("what happened", extra={"action": "request", "status": 200})`. `action` is the type
+of the event; the other items of `extra` become separate fields.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {
 
 
 def setup(level: Level = "info", format: Format = "auto", stream: TextIO | None = None) -> None:  # noqa: A002
-    """Sends all that this process logs to `stream` (stderr), in one format. Calling again replaces it."""
+    """Sends all logs of this process to `stream` (default: stderr). Calling it again replaces the setup."""
     out = stream or sys.stderr
     chosen = ("text" if out.isatty() else "json") if format == "auto" else format
     handler = logging.StreamHandler(out)
@@ -37,7 +37,7 @@ def setup(level: Level = "info", format: Format = "auto", stream: TextIO | None 
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    # What others say at INFO of their own doings (each connection, each job) is our DEBUG.
+    # Libraries log every connection and every job at INFO; show that only at DEBUG.
     for chatty in ("uvicorn", "uvicorn.error", "rq", "httpx", "asyncio"):
         logger = logging.getLogger(chatty)
         logger.handlers.clear()
@@ -47,7 +47,7 @@ def setup(level: Level = "info", format: Format = "auto", stream: TextIO | None 
 
 
 def event_of(record: logging.LogRecord) -> dict[str, object]:
-    """The fields of one line, in the order in which they are written."""
+    """The fields of one line, in their order."""
     event: dict[str, object] = {
         "ts": datetime.fromtimestamp(record.created, UTC)
         .isoformat(timespec="milliseconds")
@@ -67,14 +67,14 @@ def event_of(record: logging.LogRecord) -> dict[str, object]:
 
 
 class JsonFormatter(logging.Formatter):
-    """{"ts": ..., "level": ..., "action": ..., "message": ..., and the event's own fields}"""
+    """Formats {"ts": ..., "level": ..., "action": ..., "message": ..., and the other fields}."""
 
     def format(self, record: logging.LogRecord) -> str:
         return json.dumps(event_of(record), separators=(",", ":"), default=str)
 
 
 class TextFormatter(logging.Formatter):
-    """12:00:00.000 INFO  action  message  key=value ..., with a traceback below."""
+    """Formats 12:00:00.000 INFO  action  message  key=value ..., with the traceback below."""
 
     def format(self, record: logging.LogRecord) -> str:
         event = event_of(record)
@@ -95,5 +95,5 @@ def _pairs(fields: Mapping[str, object]) -> list[str]:
 
 
 def _one_line(value: str) -> str:
-    """A value cannot forge a line of its own."""
+    """Escapes line breaks, so that a value cannot forge a log line."""
     return value if value.isprintable() else value.encode("unicode_escape").decode("ascii")

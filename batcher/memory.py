@@ -1,41 +1,41 @@
-"""How much of its memory Redis uses, and when the cache beside the queue has to give way. Pure functions."""
+"""Memory use of Redis, and when to evict cached results in favour of the queue. Pure functions."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-# Shares of the limit. Above the first, remembered results are evicted; above the second, none are added.
-# What is left is for the queue, its results of the last minute and jobs.
+# Shares of the limit. Cached results are evicted above the first and not added above the second. The rest is
+# for the queue, its results of the last minute and jobs.
 EVICT_ABOVE = 0.7
 FULL_ABOVE = 0.85
-# Without a `maxmemory` the limit is this share of what the machine has.
+# Without `maxmemory`, the limit is this share of the machine's memory.
 SHARE_OF_MACHINE = 0.5
-# Of one remembered result, key and bookkeeping of Redis included: 494 bytes were measured.
+# Size of a cached result, including its key and the overhead of Redis: 494 bytes were measured.
 RESULT_BYTES = 400
-# Results that one sweep evicts at most: a few milliseconds of Redis.
+# The most results that one sweep evicts, which keeps Redis busy for a few milliseconds.
 MOST_EVICTIONS = 2000
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """What INFO says, in bytes. `limit` 0: unknown."""
+    """Memory use according to INFO, in bytes. A `limit` of 0 means unknown."""
 
     used: int = 0
     limit: int = 0
 
     @property
     def share(self) -> float:
-        """Of the limit; 0 where that is unknown."""
+        """The used share of the limit; 0 if that is unknown."""
         return self.used / self.limit if self.limit else 0.0
 
     @property
     def full(self) -> bool:
-        """Whether nothing more is to be remembered."""
+        """Whether memory is too short to cache more results."""
         return self.share > FULL_ABOVE
 
     @property
     def surplus(self) -> int:
-        """How many remembered results to evict now."""
+        """How many cached results to evict now."""
         above = self.used - EVICT_ABOVE * self.limit
         return min(MOST_EVICTIONS, int(above / RESULT_BYTES)) if self.limit and above > 0 else 0
 
@@ -44,7 +44,7 @@ NO_MEMORY = Memory()
 
 
 def read_memory(info: object) -> Memory:
-    """The answer to INFO memory. What cannot be read as one says nothing."""
+    """Reads the reply of INFO memory. An unreadable reply gives NO_MEMORY."""
     if not isinstance(info, bytes):
         return NO_MEMORY
     pairs = (line.partition(":") for line in info.decode("utf-8", "replace").splitlines())

@@ -1,7 +1,7 @@
-"""What travels through the queue, and what is known of it: frozen data and its bytes. Standard library only.
+"""The data that passes through the queue, as frozen classes with their encoding. Standard library only.
 
-A result travels as two lines: facts about the run, then the prediction exactly as the HTTP body will carry
-it. The API joins those second lines without parsing or encoding them again. A failure is a line of JSON.
+A result is encoded as two lines: facts about the run, then the prediction exactly as in the HTTP body. The
+API joins these second lines without parsing or encoding them again. A failure is one line of JSON.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ _HEADER_MAX_BYTES = 4096
 def entry_id(text: str, options: str = "") -> str:
     """The 256-bit digest of (options, text), 64 hex digits.
 
-    The length of the options stands before both, so that no concatenation of one pair reads as another.
+    The digest covers the length of the options, so that two different pairs never hash the same bytes.
     """
     head = options.encode()
     return hashlib.sha256(b"%d:%b%b" % (len(head), head, text.encode())).hexdigest()
 
 
 def estimate_cost(text: str) -> int:
-    """Tokens that a text will probably need: about 4.4 characters a token, plus the two special ones."""
+    """Estimates the tokens of a text: 4.4 characters per token, plus the two special tokens."""
     return 2 + (len(text) * 10 + 43) // 44
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One text waiting for its result, as a worker sees it after the claim. Times by the Redis clock."""
+    """One claimed text, as the worker sees it. Times were computed by the clock of the queue."""
 
     id: str
     text: str
@@ -54,15 +54,15 @@ class Entry:
     solo: bool = False
 
     def log_context(self) -> dict[str, object]:
-        """What a log line may say of an entry: never its text."""
+        """The fields of an entry that may be logged, which exclude its text."""
         return {"entry": self.id, "lane": self.lane, "attempts": self.attempts, "waited_ms": self.waited_ms}
 
 
 class Prediction(NamedTuple):
-    """The answer for one text. `fragment` is a JSON list of {"label", "score"} in label id order.
+    """The result for one text. `fragment` is a JSON list of {"label", "score"} in label id order.
 
-    `cached` if it was read from the long-lived cache: a fact of the reading, so `encode` leaves it out.
-    A tuple, for it is made twice for each text: several times faster than a frozen dataclass.
+    `cached` says that it was read from the shared cache; it is not encoded. The class is a tuple because two
+    are created per text, which is several times faster than with a frozen dataclass.
     """
 
     fragment: bytes
@@ -77,7 +77,7 @@ class Prediction(NamedTuple):
     cached: bool = False
 
     def encode(self) -> bytes:
-        """A line of facts about it, then the fragment."""
+        """Encodes a line of facts, then the fragment."""
         return b"%d %d %.3f %.3f %.3f %d %b\n%b" % (
             self.tokens,
             self.truncated,
@@ -90,7 +90,7 @@ class Prediction(NamedTuple):
         )
 
 
-# Names of models and revisions: few, and the same over and over.
+# Cached, because there are only a few names of models and revisions.
 @lru_cache(maxsize=64)
 def _names(*names: str) -> bytes:
     return json.dumps(names).encode()
@@ -104,7 +104,7 @@ def _read_names(raw: bytes) -> tuple[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A final answer that is no prediction. Never cached."""
+    """A final result other than a prediction. It is never cached."""
 
     code: str
     message: str
@@ -118,12 +118,12 @@ class Failure:
         return _FAILURES.get(self.code, EntryFailed)(self.message)
 
 
-# What becomes of a text.
+# The final result of a text.
 Outcome = Prediction | MillraceError
 
 
 def fragment(labels: Sequence[str], scores: Sequence[float]) -> bytes:
-    """The prediction of one text as HTTP carries it, e.g. [{"label":"NEGATIVE","score":0.1},...]."""
+    """Encodes one prediction as in the HTTP body: [{"label":"NEGATIVE","score":0.1},...]."""
     pairs = [
         f'{{"label":{_quoted(label)},"score":{round(score, 7)!r}}}'
         for label, score in zip(labels, scores, strict=True)
@@ -133,12 +133,12 @@ def fragment(labels: Sequence[str], scores: Sequence[float]) -> bytes:
 
 @lru_cache(maxsize=4096)
 def _quoted(text: str) -> str:
-    """As a JSON string. Labels: few, and the same over and over."""
+    """Encodes a label as a JSON string. Cached, because there are only a few labels."""
     return json.dumps(text)
 
 
 def decode_cached(raw: bytes) -> Prediction | None:
-    """A long-lived result; None for what cannot be read as one."""
+    """Decodes a cached result; None if it is unreadable."""
     try:
         result = decode_result(raw, cached=True)
     except Malformed:
@@ -147,16 +147,16 @@ def decode_cached(raw: bytes) -> Prediction | None:
 
 
 def decode_result(raw: bytes, *, cached: bool = False) -> Prediction | Failure:
-    """The inverse of `encode`. Raises Malformed for anything this program did not write."""
+    """The inverse of `encode`. Raises Malformed for unreadable data."""
     head, newline, body = raw.partition(b"\n")
     if not newline or len(head) > _HEADER_MAX_BYTES:
-        raise Malformed("a result without its header line")
+        raise Malformed("the result has no header line")
     try:
         if not body:
             header = json.loads(head.decode())
             return Failure(str(header["code"]), str(header["message"]))
         if not _is_fragment(body):
-            raise Malformed("a prediction that is no list of labels and scores")
+            raise Malformed("the prediction is not a list of labels and scores")
         tokens, truncated, queue_ms, tokenize_ms, model_ms, batch_size, names = head.split(b" ", 6)
         revision, model = _read_names(names)
         return Prediction(
@@ -172,10 +172,10 @@ def decode_result(raw: bytes, *, cached: bool = False) -> Prediction | Failure:
             cached,
         )
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise Malformed(f"a result that cannot be read: {type(error).__name__}") from error
+        raise Malformed(f"the result is unreadable: {type(error).__name__}") from error
 
 
-# The form that `fragment` writes, and nothing else: JSON in ASCII. Several times faster than parsing it.
+# Matches exactly the ASCII JSON that `fragment` writes. This is several times faster than parsing it.
 _is_fragment = re.compile(
     rb'\[(?:\{"label":"(?:[ !#-\[\]-~]|\\(?:["\\/bfnrt]|u[0-9a-f]{4}))*",'
     rb'"score":-?\d+(?:\.\d+)?(?:e-?\d+)?\}(?:,(?=\{)|(?=\])))+\]'
@@ -184,7 +184,7 @@ _is_fragment = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class ModelRecord:
-    """What ready workers publish of the model they run (`P:model`)."""
+    """What ready workers publish about their model (`P:model`)."""
 
     name: str
     revision: str
@@ -196,9 +196,9 @@ class ModelRecord:
 
 @dataclass(frozen=True, slots=True)
 class BatchNote:
-    """One batch as its worker tells of it: `number` since its start, its longest wait, its pass.
+    """What a worker reports about one batch. `number` counts the batches since the worker started.
 
-    `computed` counts the padding, `tokens` does not.
+    `computed` includes padding, `tokens` does not. `queue_ms` is the longest wait of its entries.
     """
 
     number: int
@@ -215,7 +215,7 @@ class BatchNote:
 
 
 def decode_notes(text: str) -> tuple[BatchNote, ...]:
-    """Notes joined by semicolons. Raises ValueError for anything this program did not write."""
+    """Decodes notes joined by semicolons. Raises ValueError for unreadable data."""
     notes = []
     for note in text.split(";") if text else ():
         number, size, tokens, computed, reason, queue_ms, model_ms = note.split(",")
@@ -226,9 +226,9 @@ def decode_notes(text: str) -> tuple[BatchNote, ...]:
 
 @dataclass(frozen=True, slots=True)
 class WorkerRecord:
-    """What a live worker publishes of itself (`P:worker:<id>`). `rate` is in tokens per second.
+    """What a live worker publishes about itself (`P:worker:<id>`). `rate` is in tokens per second.
 
-    `recent` are its last batches, oldest first.
+    `recent` contains its last batches, oldest first.
     """
 
     id: str
@@ -248,7 +248,7 @@ class WorkerRecord:
 
 @dataclass(frozen=True, slots=True)
 class LaneDepth:
-    """What waits in one lane: entries, their estimated cost in tokens, age of the first in ms."""
+    """The entries that wait in one lane, their estimated cost in tokens, the age of the first in ms."""
 
     entries: int
     cost: int
@@ -257,7 +257,7 @@ class LaneDepth:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The state of the whole mill, as one sweep saw it."""
+    """The state of the whole service at the time of a sweep."""
 
     model: ModelRecord | None
     workers: tuple[WorkerRecord, ...]
@@ -270,7 +270,7 @@ class Snapshot:
 
     @property
     def rate(self) -> float:
-        """Tokens per second of all live workers together; 0 when unknown."""
+        """Tokens per second of all live workers together; 0 if unknown."""
         return sum(worker.rate for worker in self.workers)
 
 

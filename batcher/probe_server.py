@@ -1,4 +1,4 @@
-"""A small HTTP server on a thread: /metrics, /livez and /readyz of a process that is no API."""
+"""A small HTTP server on a thread: /metrics, /livez and /readyz for workers and job processes."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from prometheus_client.exposition import choose_encoder
 
 log = logging.getLogger(__name__)
 
-# None: all is well; otherwise what is not.
+# Returns the problem, or None if all is well.
 Check = Callable[[], str | None]
 CLIENT_TIMEOUT_S = 5.0
 
 
 class ProbeServer(ThreadingHTTPServer):
-    """Listens from the start; `close` ends it. Raises OSError when the port cannot be had.
+    """Listens from its creation until `close`. Raises OSError if the port cannot be bound.
 
-    `live` failing means: restart the process. `ready` failing means: it would not answer now.
+    If `live` fails, the process should be restarted. If `ready` fails, it cannot do its work now.
     """
 
     daemon_threads = True
@@ -31,13 +31,12 @@ class ProbeServer(ThreadingHTTPServer):
         super().__init__(("", port), _Handler)
         self.registry = registry
         self.checks = {"/livez": live, "/readyz": ready}
-        # A process forked from this one (RQ's) must not keep the port.
+        # RQ forks a process for each job, which must not keep the port open.
         os.register_at_fork(after_in_child=self.socket.close)
         threading.Thread(target=self.serve_forever, name="probes", daemon=True).start()
-        log.info("probes", extra={"action": "probes.listening", "port": self.server_port})
+        log.info("listening for probes", extra={"action": "probes.listening", "port": self.server_port})
 
     def close(self) -> None:
-        """Stops answering."""
         self.shutdown()
         self.server_close()
 
@@ -48,7 +47,7 @@ class _Handler(BaseHTTPRequestHandler):
     server_version = "millrace"
     sys_version = ""
 
-    def do_GET(self) -> None:  # the name that http.server calls
+    def do_GET(self) -> None:  # called by http.server
         path = self.path.partition("?")[0]
         if path == "/metrics":
             encode, kind = choose_encoder(self.headers.get("Accept", ""))
@@ -67,5 +66,5 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # as http.server has it
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # the name in http.server
         log.debug(format, *args, extra={"action": "probes.request"})

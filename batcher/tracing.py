@@ -1,7 +1,7 @@
-"""Traces: one request from the API through the queue into its batch. OpenTelemetry, off unless switched on.
+"""OpenTelemetry traces of a request from the API through the queue into its batch. Off by default.
 
-Contexts travel as W3C traceparent strings: in the header of a request, in the entry through Redis, in the
-record of a job. Where tracing is off, no SDK is imported and no span made.
+Contexts are passed on as W3C traceparent strings: in the request header, in the entry in Redis and in the
+job's record. Without tracing, the SDK is not imported and no spans are created.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ _provider: TracerProvider | None = None
 
 
 class TracingUnavailable(Exception):
-    """Tracing is switched on and cannot be had. Its message says what to do."""
+    """Tracing is enabled but its packages are missing. The message says how to install them."""
 
 
 def check() -> None:
-    """Raises TracingUnavailable where the packages are missing."""
+    """Raises TracingUnavailable if the packages are missing."""
     for package in ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http"):
         try:
             import_module(package)
         except ImportError as error:
-            message = f"MILLRACE_TRACING needs {error.name}: pip install 'millrace[otel]'."
+            message = f"MILLRACE_TRACING requires {error.name}. Run: pip install 'millrace[otel]'"
             raise TracingUnavailable(message) from None
 
 
 def setup(process: str) -> TracerProvider:
-    """Exports the spans of this process by OTLP, as the standard OTEL_ variables say.
+    """Exports the spans of this process by OTLP, configured by the standard OTEL_ variables.
 
     Raises TracingUnavailable.
     """
@@ -52,24 +52,24 @@ def setup(process: str) -> TracerProvider:
 
 
 def use(provider: TracerProvider | None) -> None:
-    """Makes spans with this provider; with None, none."""
+    """Creates spans with this provider, or none if it is None."""
     global _provider
     _provider = provider
 
 
 def provider() -> TracerProvider | None:
-    """What makes spans; None where tracing is off."""
+    """The provider of spans; None if tracing is off."""
     return _provider
 
 
 def flush() -> None:
-    """Sends what has not been sent: for a process that is about to end."""
+    """Sends the remaining spans. Call it before the process exits."""
     if _provider is not None:
         _provider.force_flush(FLUSH_MS)
 
 
 def current() -> str:
-    """The traceparent of the span that this code runs in; nothing where there is none."""
+    """The traceparent of the current span; empty if there is none."""
     if _provider is None:
         return ""
     from opentelemetry import trace
@@ -78,7 +78,7 @@ def current() -> str:
 
 
 def traceparent(span: Span) -> str:
-    """A span as others may name it as their parent."""
+    """The traceparent of a span, for its children."""
     context = span.get_span_context()
     if not context.is_valid:
         return ""
@@ -86,7 +86,7 @@ def traceparent(span: Span) -> str:
 
 
 def parent_of(trace: str) -> Context:
-    """The context that a traceparent names; an empty one for anything else."""
+    """The context of a traceparent; an empty one if it is invalid."""
     from opentelemetry.context import Context
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
@@ -95,7 +95,7 @@ def parent_of(trace: str) -> Context:
 
 @contextmanager
 def job_span(job_id: str, trace: str) -> Iterator[None]:
-    """One attempt at a job, a child of the request that handed it in. Sent when it ends."""
+    """A span for one attempt at a job, as a child of the request that created it. Sent when it ends."""
     if _provider is None:
         yield
         return

@@ -63,7 +63,7 @@ class SharedCache:
         return [[next(values) for _ in keys] for keys in lookups]
 
     async def _values(self, keys: list[str]) -> Sequence[Any]:
-        """The value of each key. A cluster rejects MGET for keys in several slots, so use GET for each there."""
+        """The value of each key. A cluster rejects MGET across slots, so each key gets its own GET there."""
         if not self._crosses_slots:
             try:
                 values: list[Any] = await self._client.mget(keys)

@@ -45,4 +45,4 @@ def test_finding_09_a_failover_that_leaves_connections_open_is_survived_without_
     assert all(process.running for process in (made.api, *made.workers, jobs))
     said = made.api.said()
     assert said.count("redis.lost") == said.count("redis.back") >= 1
-    assert re.search("redis is unavailable: (ReadOnlyError|ResponseError: UNBLOCKED)", said), "the log says why"
+    assert re.search("redis is unavailable: (ReadOnlyError|ResponseError: UNBLOCKED)", said), "why"
