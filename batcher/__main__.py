@@ -62,9 +62,8 @@ def _report(info: ModelInfo, seconds: float) -> None:
         }
     if info.fallback_reason:
         facts["fallback"] = info.fallback_reason
-        log.warning(
-            "serving with %s instead of the requested engine: %s", setting, info.fallback_reason, extra=facts
-        )
+        why = info.fallback_reason
+        log.warning("serving with %s instead of the requested configuration: %s", setting, why, extra=facts)
     else:
         log.info("serving with %s", setting, extra=facts)
 

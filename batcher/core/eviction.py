@@ -1,6 +1,6 @@
 """Warns, once, if Redis is configured with an eviction policy that could drop queue keys.
 
-Checked whenever the connection to Redis is established.
+The policy is checked on every (re)connect.
 """
 
 from __future__ import annotations

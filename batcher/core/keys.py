@@ -1,11 +1,11 @@
 """Every Redis key of the queue: its name, type, lifetime and writer.
 
 P is `{millrace:<name>}`, a hash tag that puts all keys in one slot of a cluster. Times are those of the
-queue's clock: that of Redis, limited to 1.2 s from one heartbeat or sweep to the next (decision 0010).
+queue's clock: that of Redis, but limited to 1.2 s from one heartbeat or sweep to the next (decision 0010).
 
 | key           | type   | what                                       | lifetime      | written by     |
 |---------------|--------|--------------------------------------------|---------------|----------------|
-| P:q, P:bulk   | list   | waiting ids, one FIFO list per lane         | -             | enqueue, claim |
+| P:q, P:bulk   | list   | waiting ids, one FIFO list per lane        | -             | enqueue, claim |
 | P:first       | list   | ids of q that are claimed before the others| 2 min, renewed| enqueue, claim |
 | P:solo        | list   | ids recovered from dead workers, run alone | -             | claim, sweep   |
 | P:inflight    | zset   | id -> end of its lease                     | -             | claim, beat    |
@@ -38,7 +38,7 @@ def prefix(name: str) -> str:
 
 
 def cache_prefix(name: str) -> str:
-    """The prefix of a service's cached results. It has no hash tag, since the cache may be another Redis."""
+    """The prefix of a service's cached results. It has no hash tag: the cache may be in another Redis."""
     return f"millrace:cache:{name}:"
 
 

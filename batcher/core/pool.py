@@ -31,7 +31,7 @@ class ConnectionPool:
         self._free: list[PooledConnection] = []
 
     async def ask(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
-        """Sends `commands` together and returns their replies. An error reply is returned as an exception.
+        """Sends `commands` together and returns their replies, with error replies as exceptions.
 
         Raises ConnectionError and TimeoutError. After a lost connection, the commands are sent again up to
         `retries` times over new connections, so they must be idempotent.

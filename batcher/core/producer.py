@@ -33,7 +33,7 @@ class ApiQueue:
         self._cursor = b"0"
 
     async def run(self, commands: Sequence[Command]) -> list[Any]:
-        """Runs scripts in one round trip. An error reply is returned, as an exception."""
+        """Runs scripts in one round trip. An error reply is returned as an exception, not raised."""
         answers = await self._send(commands)
         if missing := unknown(answers):
             again = await self._send([commands[at] for at in missing], known=False)
