@@ -84,7 +84,7 @@ def build_worker(settings: WorkerSettings, instruments: Observability, cache: Ca
             revision=instruments.classifier.info.revision,
             cache_ms=int(settings.cache_ttl_s * 1000) if settings.cache_here else 0,
         )
-        made.told = instruments.told
+        made.on_round_trip = instruments.on_round_trip
         return made
 
     return Worker(

@@ -1,7 +1,7 @@
-"""The batching policy: pure functions and small values, the clock passed in. No Redis, no sleeping.
+"""The batching policy: pure functions and small values; the clock is passed in. No Redis, no sleeping.
 
-A forward pass costs about `fixed_s + token_s x tokens`. Everything here follows from that line: how many
-tokens a pass should have, which texts share one, and whether waiting for company is worth it.
+A forward pass takes about `fixed_s + token_s x tokens`. Everything here follows from this linear model: how
+many tokens a batch should have, which texts share one, and whether to wait for more texts to arrive.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ from model_store.layout import FILL, ROW
 
 Reason = Literal["full", "window", "idle", "solo"]
 
-# Weight of the newest pass in the cost model: about the last 50 count.
+# Weight of the newest batch in the cost model, which makes about the last 50 count.
 _FORGET = 0.02
-# So long after the last interactive text, bulk has the worker for itself.
-_COMPANY_S = 60.0
-# Nobody notices that a pass of this length went before theirs.
+# After this many seconds without interactive traffic, bulk batches may use the full budget.
+_INTERACTIVE_RECENT_S = 60.0
+# A caller does not notice a delay this short.
 _UNNOTICED_S = 0.002
-# What a text costs a worker and Redis beside its share of the pass, about.
+# Approximate time that the worker and Redis spend on a text outside the forward pass.
 _HANDLING_S = 0.0003
-# A pass is long enough once its fixed cost is this share of it; longer ones only add latency.
+# A batch is large enough once its fixed cost is this share of the total; larger ones only add latency.
 _FIXED_SHARE = 0.04
-# With a backlog everyone waits for passes before theirs, and the fewer of them the better. Who comes next
-# waits for half of this on the average; where somebody goes first, passes are shorter: see claim.lua.
-_LONG_PASS_S = 0.1
+# With a backlog, texts wait for earlier batches, so fewer and larger batches are better. A new text waits for
+# half of this on average. Batches are shorter while other entries have priority: see claim.lua.
+_LONG_BATCH_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class CostModel:
-    """Seconds of a pass over n computed tokens, as a line learnt from passes that were run.
+    """Seconds of a forward pass as a linear function of its computed tokens, learned from measured batches.
 
-    Holds exponentially forgotten moments of (tokens, seconds); least squares gives the line. The moments
-    start from two pretended passes, so that the line is sane before anything was measured.
+    Holds exponentially decaying moments of (tokens, seconds), from which least squares gives the line. The
+    moments start from two invented batches, so that the line is plausible before anything is measured.
     """
 
     weight: float
@@ -63,12 +63,12 @@ class CostModel:
         )
 
     def learn(self, tokens: int, seconds: float) -> CostModel:
-        """The model after one more pass."""
+        """Returns the model updated with one more batch."""
         return self._add(tokens, seconds, _FORGET)
 
     @property
     def token_s(self) -> float:
-        """Seconds for each further token; never negative."""
+        """Seconds for each additional token; never negative."""
         spread = self.tokens2 - self.tokens * self.tokens / self.weight
         if spread <= 1e-9 * self.tokens2:
             return self.seconds / self.tokens
@@ -77,26 +77,26 @@ class CostModel:
 
     @property
     def fixed_s(self) -> float:
-        """Seconds of a pass before its first token; never negative."""
+        """Seconds that a forward pass takes regardless of its size; never negative."""
         return max((self.seconds - self.token_s * self.tokens) / self.weight, 0.0)
 
     def pass_s(self, tokens: int) -> float:
         return self.fixed_s + self.token_s * tokens
 
     def tokens_in(self, seconds: float) -> int:
-        """The longest pass that takes no longer, in tokens; 0 where none is that short."""
+        """Tokens of the largest batch that runs within `seconds`; 0 if even the smallest takes longer."""
         if self.token_s <= 0.0:
             return sys.maxsize if self.fixed_s <= seconds else 0
         return max(int((seconds - self.fixed_s) / self.token_s), 0)
 
     def best_tokens(self, *, backlog: bool = False, least: int = 256, most: int = 512) -> int:
-        """Tokens of a pass, within [least, most]: the fewest whose fixed cost hardly counts.
+        """Tokens of a batch, within [least, most]: the fewest at which the fixed cost is negligible.
 
-        With a backlog `most`, and up to twice as many as long as the pass stays short: larger ones gain a
-        little. In whole rows, of which `least` and `most` are multiples.
+        With a backlog, at least `most`, and up to twice as many while the forward pass stays short, because
+        larger batches are slightly more efficient. A multiple of ROW, as `least` and `most` must be.
         """
         if backlog:
-            tokens = min(max(self.tokens_in(_LONG_PASS_S), most), 2 * most)
+            tokens = min(max(self.tokens_in(_LONG_BATCH_S), most), 2 * most)
         elif self.token_s <= 0.0:
             tokens = most
         else:
@@ -107,13 +107,13 @@ class CostModel:
 
 @dataclass(frozen=True, slots=True)
 class Arrivals:
-    """How fast entries come, per second, smoothed over about a second."""
+    """The arrival rate of entries per second, smoothed over about one second."""
 
     rate: float = 0.0
     at: float = 0.0
 
     def seen(self, entries: int, now: float) -> Arrivals:
-        """After a claim of `entries` at `now` (seconds, any monotonic clock)."""
+        """Returns the rate updated with a claim of `entries` at `now` (seconds, any monotonic clock)."""
         if self.at == 0.0:
             return replace(self, at=now)
         gap = max(now - self.at, 1e-6)
@@ -122,10 +122,11 @@ class Arrivals:
 
 
 def keep_window_s(arrivals: Arrivals, cost: CostModel, typical_tokens: float, window_s: float) -> float:
-    """Seconds to wait for company after the first entry came to an idle worker; 0 to start at once.
+    """Seconds to wait for more entries after the first one reaches an idle worker; 0 to start at once.
 
-    Waiting delays the one that is there by w, and spares each one that joins the rest of a pass. It pays
-    when more than one is expected to come during a pass of typical size; it never lasts longer than that.
+    Waiting delays the first entry, but each entry that joins the batch need not wait for the next one. It
+    pays off when more than one entry is expected during a forward pass of typical size. The wait is at most
+    half of such a pass.
     """
     pass_s = cost.pass_s(int(typical_tokens))
     if arrivals.rate * pass_s <= 1.0:
@@ -134,10 +135,10 @@ def keep_window_s(arrivals: Arrivals, cost: CostModel, typical_tokens: float, wi
 
 
 def next_pass(lengths: Sequence[int], layout: Layout, budget: int) -> list[int]:
-    """Which of the held texts the next pass runs: indices into `lengths`, at least one if any is held.
+    """Selects the next batch from the held texts: indices into `lengths`, at least one if any text is held.
 
-    packed: in order; one that no longer fits is passed over, and comes first in the next pass.
-    padded: the neighbours in length of the text that came first, so that it never waits for a better fit.
+    packed: in order of arrival; a text that does not fit is skipped and comes first in the next batch.
+    padded: the first text and those closest to it in length, so that the first text never waits.
     """
     if not lengths:
         return []
@@ -154,7 +155,7 @@ def next_pass(lengths: Sequence[int], layout: Layout, budget: int) -> list[int]:
 
 
 def _neighbours(order: Sequence[int], lengths: Sequence[int], at: int, budget: int) -> list[int]:
-    """Grows a run around `at` of the sorted `order`, shorter texts first: they pad the least."""
+    """Extends a range of the sorted `order` around `at`, shorter texts first: they add the least padding."""
     low = high = at
     while True:
         longest, count = lengths[order[high]], high - low + 1
@@ -168,31 +169,32 @@ def _neighbours(order: Sequence[int], lengths: Sequence[int], at: int, budget: i
 
 @dataclass(frozen=True, slots=True)
 class InteractiveTraffic:
-    """Whether somebody waits on a socket these days, and how long their texts are, in tokens."""
+    """Tracks when interactive traffic was last seen, and its typical text length in tokens."""
 
     typical: float = 32.0
     at: float = float("-inf")
 
     def seen(self, lengths: Sequence[int], now: float) -> InteractiveTraffic:
-        """After a claim of interactive texts of these lengths at `now` (seconds, any monotonic clock)."""
+        """Returns the state updated with interactive texts of these lengths, claimed at `now` (monotonic)."""
         typical = self.typical
         for length in lengths:
             typical += 0.05 * (length - typical)
         return InteractiveTraffic(typical, now) if lengths else self
 
     def bulk_tokens(self, cost: CostModel, budget: int, now: float) -> int:
-        """Tokens of a pass that only bulk entries share: all of the budget while nobody else is about.
+        """Tokens of a batch that holds only bulk entries: the full budget without recent interactive traffic.
 
-        Whoever comes in the middle of such a pass waits for its end. If it takes no longer than a typical
-        text of theirs, or not long enough to be noticed, they wait at most twice as long as they would alone.
+        An interactive text that arrives during such a batch waits for its end. The batch is therefore limited
+        to the size of a typical interactive text, or to a duration that goes unnoticed, so that the
+        text takes at most about twice as long as it would on an idle worker.
         """
-        if now - self.at > _COMPANY_S:
+        if now - self.at > _INTERACTIVE_RECENT_S:
             return budget
         handled = int(_UNNOTICED_S / _HANDLING_S * self.typical)
         return min(max(int(self.typical), min(cost.tokens_in(_UNNOTICED_S), handled)), budget)
 
 
 def claim_cost(held_tokens: int, budget: int, layout: Layout) -> int:
-    """Cost to claim: what one pass takes beyond what is held; more where sorting needs a choice."""
+    """Cost to claim: the room of a batch beyond what is held; more if padding needs texts to choose from."""
     wanted = budget if layout == "packed" else 4 * budget
     return max(wanted + budget // 4 - held_tokens, 0)

@@ -1,4 +1,4 @@
-"""Writes long-lived results for a worker, in a thread of its own, so that no answer waits for the cache."""
+"""Writes a worker's results to the shared cache from a separate thread, so that no answer waits for it."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from batcher.settings import QueueSettings
 log = logging.getLogger(__name__)
 
 WRITE_S = 1.0
-# After a failed write nothing is written for this long.
+# Writes are skipped for this long after one has failed.
 PAUSE_S = 1.0
-# Batches that wait to be written; more are not remembered.
+# Batches that may wait to be written; further ones are not cached.
 UNWRITTEN = 16
 
 
 class CacheWriter:
-    """Writes for a worker, in a thread of its own: nothing that is computed waits for the cache.
+    """Writes results to the cache in its own thread.
 
-    Nothing is written while a key `full` exists there.
+    Nothing is written while the key `full` exists in the cache's Redis.
     """
 
     def __init__(self, client: Redis, name: str, ttl_s: float, full: str = "") -> None:
@@ -41,13 +41,13 @@ class CacheWriter:
 
     @classmethod
     def connect(cls, settings: QueueSettings) -> CacheWriter:
-        """A writer over a client of its own: to the cache's Redis, or else the queue's."""
+        """Returns a writer with its own client for the cache's Redis or, if none is set, the queue's."""
         client = connect(settings.cache_address, timeout_s=WRITE_S, retries=1)
         full = full_key(settings.name) if settings.cache_here else ""
         return cls(client, settings.name, settings.cache_ttl_s, full)
 
     def __call__(self, results: Iterable[tuple[str, Prediction]]) -> None:
-        """Remembers results soon; not at all while the cache is away, or too slow for what comes."""
+        """Schedules results to be written; drops them while the cache is unavailable or falls behind."""
         if time.monotonic() >= self._again_at and self._places.acquire(blocking=False):
             self._thread.submit(self._write, list(results))
 
@@ -60,18 +60,18 @@ class CacheWriter:
             self._again_at = time.monotonic() + PAUSE_S
             self.outage.lost(error)
         except Exception:
-            log.exception("the cache could not be written", extra={"action": "cache.unwritten"})
+            log.exception("writing to the cache failed", extra={"action": "cache.unwritten"})
         finally:
             self._places.release()
 
     def close(self) -> None:
-        """Returns when what was handed in is written."""
+        """Waits until everything scheduled is written, then closes the client."""
         self._thread.shutdown(wait=True)
         self._client.close()
 
 
 def remember(client: Redis, name: str, ttl_s: float, results: Iterable[tuple[str, Prediction]]) -> None:
-    """Writes (id, prediction) under the revision that computed each; ends are spread by +-10 %."""
+    """Writes each (id, prediction) under the revision that computed it; expiry times vary by ±10 %."""
     pipe = client.pipeline(transaction=False)
     for entry, prediction in results:
         pipe.set(cache_key(name, prediction.revision, entry), prediction.encode(), px=spread(ttl_s * 1000))

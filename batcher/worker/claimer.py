@@ -1,4 +1,4 @@
-"""How a worker claims: as much as its next pass can use, by what it holds and who has asked lately."""
+"""Claims entries for a worker: as much as its next batch can use, given what it holds and recent traffic."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ NOTHING = Claim([], 0, 0, 0, b"0-0")
 
 
 class Claimer:
-    """The claims of one worker. `left` entries waited at the last one; `skipped` and `expired` are totals."""
+    """Claims entries for one worker.
+
+    `left` is the number of entries still waiting after the last claim; `skipped` and `expired` are totals.
+    """
 
     def __init__(
         self,
@@ -35,9 +38,10 @@ class Claimer:
     ) -> None:
         self.left = self.skipped = self.expired = 0
         self.arrivals = Arrivals()
-        # Of the last claim: whoever waits from there misses nothing that came since. Empty: ask first.
-        self._bell = b""
-        self._company = InteractiveTraffic()
+        # Position in the wake-up stream at the last claim: a wait that starts there misses no later entry.
+        # If it is empty, the worker must try a claim before it waits.
+        self._last_wakeup = b""
+        self._traffic = InteractiveTraffic()
         self._queue = queue
         self._waiting_queue = waiting_queue
         self._heartbeat = heartbeat
@@ -55,19 +59,20 @@ class Claimer:
         ahead: bool = False,
         waits: bool = False,
     ) -> Command:
-        """`ahead` of the end of a pass only those are claimed who cannot wait, if there may be any.
+        """Builds the next claim. Pass `waits=True` for a command that is handed to `wait`.
 
-        `waits`: to be handed to `wait`.
+        With `ahead=True` (claiming while a batch is running), only interactive entries are claimed if there
+        has been interactive traffic recently.
         """
         wanted = claim_cost(sum(len(one.tokens) for one in held), budget, self._layout)
-        bulk = self._company.bulk_tokens(cost, budget, time.monotonic())
+        bulk = self._traffic.bulk_tokens(cost, budget, time.monotonic())
         if ahead and bulk < budget:
             bulk = 0
         free = not ahead and not held
         return self._queue.claim_command(self._most, wanted, min(wanted, bulk), free, waits)
 
     def claim(self, command: Command) -> Claim:
-        """One try: nothing, after a moment, where Redis does not answer."""
+        """Claims once. If Redis does not answer, pauses briefly and returns an empty claim."""
         try:
             (answer,) = self._queue.run([command])
         except REDIS_ERRORS as error:
@@ -76,16 +81,16 @@ class Claimer:
 
     @property
     def more(self) -> bool:
-        """Whether a claim may bring something at once, so that there is no need to wait."""
-        return self.left > 0 or not self._bell
+        """Whether a claim may return entries at once, so that the worker should not wait."""
+        return self.left > 0 or not self._last_wakeup
 
     def wait(self, window_s: float, command: Command) -> Claim:
-        """What comes within WAIT_S: claimed as it comes, or with its company `window_s` later."""
+        """Waits up to WAIT_S for entries, then claims at once, or after `window_s` to let more arrive."""
         try:
             if window_s <= 0.0:
-                return self.taken(self._waiting_queue.wait_and_claim(self._bell, WAIT_S, command))
-            if not self._waiting_queue.wait(self._bell, WAIT_S):
-                self._bell = b""
+                return self.taken(self._waiting_queue.wait_and_claim(self._last_wakeup, WAIT_S, command))
+            if not self._waiting_queue.wait(self._last_wakeup, WAIT_S):
+                self._last_wakeup = b""
                 return NOTHING
         except REDIS_ERRORS as error:
             return self._failed(error)
@@ -94,20 +99,20 @@ class Claimer:
 
     def _failed(self, error: Exception) -> Claim:
         self._outage.lost(error)
-        self._bell = b""
+        self._last_wakeup = b""
         self._stopping.wait(self._outage.pause_s)
         return NOTHING
 
     def taken(self, answer: Sequence[Any]) -> Claim:
-        """The claim that Redis answered with; from now on its leases are kept alive."""
+        """Reads the answer of Redis to a claim and starts renewing the leases of its entries."""
         self._outage.found()
         claim = read_claim(answer)
         self._heartbeat.hold(entry.id for entry in claim.entries)
         now = time.monotonic()
         self.arrivals = self.arrivals.seen(len(claim.entries), now)
-        callers = [entry.cost for entry in claim.entries if entry.lane == "interactive"]
-        self._company = self._company.seen(callers, now)
-        self.left, self._bell = claim.left, claim.bell
+        interactive = [entry.cost for entry in claim.entries if entry.lane == "interactive"]
+        self._traffic = self._traffic.seen(interactive, now)
+        self.left, self._last_wakeup = claim.left, claim.bell
         self.skipped += claim.skipped
         self.expired += claim.expired
         return claim

@@ -1,8 +1,8 @@
-"""Whether the texts that come still look like those the model was measured on: a window that slides.
+"""Compares incoming texts with those the model was evaluated on, over a sliding window.
 
-A slice closes when it has SLICE_TEXTS texts and is SLICE_S old; the window is the last SLICES of them. So
-it spans at least 2000 texts and a minute, whichever is longer: neither a quiet night nor one odd job makes
-an alert by itself.
+A slice closes once it has SLICE_TEXTS texts and is SLICE_S old; the window is the last SLICES slices. It
+therefore spans at least 2000 texts and one minute, so that neither a quiet night nor a single unusual job
+raises an alert.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from model_store.drift_reference import FEATURES, LEAST_TEXTS, DriftReference, F
 SLICE_TEXTS = 100
 SLICE_S = 3.0
 SLICES = 20
-# Bounds of what /metrics shows of the features that are no yes or no.
+# Histogram bounds in /metrics for the features that are not booleans.
 BOUNDS: dict[Feature, tuple[float, ...]] = {
     "confidence": (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999),
     "entropy": (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95),
@@ -28,7 +28,7 @@ BOUNDS: dict[Feature, tuple[float, ...]] = {
 
 
 class Tally:
-    """Counts by bin of one feature, since the start."""
+    """Counts the values of one feature by bin since the start."""
 
     __slots__ = ("bounds", "counts", "total")
 
@@ -43,9 +43,9 @@ class Tally:
 
 
 class DriftWatch:
-    """Counts texts and answers of one model; compares the latest with its reference, if it has one.
+    """Counts texts and predictions of one model; compares the latest with its reference, if it has one.
 
-    `add` is for the thread that classifies, everything else for any thread. `clock` in seconds.
+    Call `add` only from the thread that classifies; the rest is thread-safe. `clock` returns seconds.
     """
 
     def __init__(self, info: ModelInfo, clock: Callable[[], float] = time.monotonic) -> None:
@@ -62,7 +62,7 @@ class DriftWatch:
         self._slice, self._slice_texts, self._slice_began = self._empty(), 0, clock()
 
     def add(self, batch: Sequence[Tokens], rows: Sequence[Sequence[float]]) -> None:
-        """One pass: its texts and their scores."""
+        """Adds the texts of one batch and their scores."""
         with self._lock:
             for tokens, scores in zip(batch, rows, strict=True):
                 self._add(tokens, scores)
@@ -85,7 +85,7 @@ class DriftWatch:
             counts[bisect_left(edges, value)] += 1
 
     def window(self) -> tuple[int, dict[Feature, float]]:
-        """Texts in the window, and the index of each feature; none of fewer than LEAST_TEXTS texts."""
+        """Texts in the window, and the PSI of each feature; empty below LEAST_TEXTS texts."""
         if self.reference is None:
             return 0, {}
         with self._lock:
@@ -106,34 +106,30 @@ class DriftWatch:
 
 
 class WatchedClassifier:
-    """A classifier that tells a watch of every pass that succeeds, once `watching` is set."""
+    """A classifier that adds every successful batch to a `DriftWatch` once `watching` is set."""
 
     def __init__(self, classifier: Classifier, watch: DriftWatch) -> None:
-        self.watching = False  # a warm-up is nobody's text
+        self.watching = False  # the texts of the warm-up do not come from clients
         self._classifier = classifier
         self._watch = watch
 
     @property
     def info(self) -> ModelInfo:
-        """What is known of the model."""
         return self._classifier.info
 
     @property
     def unwatched(self) -> Classifier:
-        """The classifier itself, for texts that nobody sent."""
+        """The wrapped classifier, for texts that do not come from clients."""
         return self._classifier
 
     def tokenize(self, texts: Sequence[str]) -> list[Tokens]:
-        """As the classifier does."""
         return self._classifier.tokenize(texts)
 
     def classify(self, batch: Sequence[Tokens]) -> list[list[float]]:
-        """As the classifier does; seen by the watch."""
         rows = self._classifier.classify(batch)
         if self.watching:
             self._watch.add(batch, rows)
         return rows
 
     def close(self) -> None:
-        """As the classifier does."""
         self._classifier.close()

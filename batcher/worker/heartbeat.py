@@ -1,6 +1,7 @@
-"""The heartbeat of a worker: a thread with its own client that keeps leases alive while a batch runs,
-publishes the worker's record, and ends the process when work between claim and complete takes longer than any
-sane batch, or when it cannot beat itself.
+"""The heartbeat of a worker: a thread with its own Redis client.
+
+It renews leases while a batch runs and publishes the worker's record. It ends the process if work between
+claim and complete takes longer than any batch should, or if the heartbeat itself fails.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ from batcher.core.outage import REDIS_ERRORS, Outage, reason
 log = logging.getLogger(__name__)
 
 BEATS_PER_LEASE = 4
-# A worker whose record is older than this many leases is gone.
+# The record of a worker expires after this many leases without a heartbeat.
 RECORD_LEASES = 2.5
 EXIT_HUNG = 70
 
 
 class Heartbeat:
-    """Beats every lease/4. `hold` and `drop` say which entries the worker answers for."""
+    """Sends a heartbeat every quarter of a lease. `hold` and `drop` set whose leases it renews."""
 
     def __init__(
         self,
@@ -46,19 +47,19 @@ class Heartbeat:
         self._exit_process = exit_process
         self._held: set[str] = set()
         self._lock = threading.Lock()
-        # By thread: when the work began that it is doing now (monotonic seconds).
+        # When each thread began its current work (monotonic seconds).
         self._began: dict[int, float] = {}
         self._stopped = threading.Event()
         self._outage = Outage()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
     def start(self) -> None:
-        """Publishes the record, which makes this worker one that can answer. Raises what Redis raises."""
+        """Publishes the record, which makes this worker count as ready. Raises Redis errors."""
         self._queue.beat((), self._record(), self._model, self._ttl_ms, takeover=True)
         self._thread.start()
 
     def stop(self, suspects: Sequence[str] = ()) -> None:
-        """The last beat has been: the record goes, and the leases of `suspects` end with it."""
+        """Stops the heartbeat, removes the worker's record, and ends the leases of `suspects` at once."""
         self._stopped.set()
         if self._thread.is_alive():
             self._thread.join()
@@ -81,8 +82,10 @@ class Heartbeat:
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
-        """Around work on claimed entries, in any thread: should it take longer than `batch_timeout_s`, the
-        process ends. Waiting for Redis has time limits of its own."""
+        """Ends the process if the enclosed work on claimed entries takes longer than `batch_timeout_s`.
+
+        Use it in any thread. Calls to Redis have their own timeouts.
+        """
         thread = threading.get_ident()
         with self._lock:
             self._began[thread] = time.monotonic()
@@ -115,7 +118,7 @@ class Heartbeat:
             self._outage.lost(error)
 
     def _broken(self, error: Exception) -> None:
-        """Without its heartbeat a worker would go on claiming what others then take from it."""
+        """Ends the process: without a heartbeat it would keep claiming entries whose leases then expire."""
         log.critical(
             "the heartbeat failed: ending this process",
             exc_info=error,
@@ -124,9 +127,9 @@ class Heartbeat:
         self._exit_process(EXIT_HUNG)
 
     def _give_up(self) -> None:
-        """Leases are left to end: other workers take the entries, each alone."""
+        """Ends the process and lets its leases expire: other workers then retry each entry alone."""
         log.critical(
-            "tokenising or a pass has run for over %g s: ending this process",
+            "tokenising or a forward pass has run for over %g s: ending this process",
             self._batch_timeout_s,
             extra={"action": "worker.hung", "held": len(self._held)},
         )

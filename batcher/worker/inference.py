@@ -1,7 +1,6 @@
-"""The model's part in a worker: texts are tokenised, passes run, and a text that breaks one fails alone.
+"""Tokenises texts and runs forward passes. A text that makes a batch fail does not fail the others.
 
-Whatever the engine raises, its self-test decides what is at fault:
-the text if the engine passes it, else the engine.
+After an error, a self-test decides what is at fault: the text if the engine passes, otherwise the engine.
 """
 
 from __future__ import annotations
@@ -19,15 +18,15 @@ from model_store import Classifier, Tokens
 
 log = logging.getLogger(__name__)
 
-# Entry id, and what became of it.
+# An entry id and its outcome.
 Result = tuple[str, Prediction | Failure]
-# Texts that every working engine can classify: a short one, and one about as long as most models take.
+# Texts that every working engine can classify: a short one, and one near the token limit of most models.
 PROBES = ("warm", "warm words " * 250)
 
 
 @dataclass(frozen=True, slots=True)
 class TokenizedEntry:
-    """A claimed entry, tokenised, whose pass has not begun. `reason`: why its claim was made when it was."""
+    """A claimed and tokenised entry that waits for its batch. `reason` says what triggered its claim."""
 
     entry: Entry
     tokens: Tokens
@@ -40,16 +39,16 @@ Tokenized = tuple[list[TokenizedEntry], list[Result]]
 
 
 class Inference:
-    """One loaded model. `suspects` are the entries it failed on while it failed its self-test as well.
+    """One loaded model. `suspects` are the entries it failed on when it also failed its self-test.
 
-    Once there are any it must not be used again. Their texts are not judged yet: one of them may have broken
-    the engine, or none.
+    Once there are any, the model must not be used again. Whether one of these texts broke the engine is not
+    known yet.
     """
 
     def __init__(self, classifier: Classifier) -> None:
         self.suspects: list[str] = []
         self._classifier = classifier
-        # The texts of a self-test are no part of what drift is measured on.
+        # Drift must not be measured on the texts of the self-test.
         self._tested = classifier.unwatched if isinstance(classifier, WatchedClassifier) else classifier
 
     @property
@@ -58,7 +57,7 @@ class Inference:
         return bool(self.suspects)
 
     def tokenize_entries(self, entries: Sequence[Entry], reason: Reason) -> Tokenized:
-        """The entries, tokenised; and failures of those that the tokenizer raised on, each tried alone."""
+        """Returns the tokenised entries, and failures for those on which the tokenizer raises."""
         if not entries:
             return [], []
         try:
@@ -75,11 +74,11 @@ class Inference:
         return held, self._failures(failed, lambda: check_tokens(self._tested.tokenize(PROBES), len(PROBES)))
 
     def classify_entries(self, batch: Sequence[TokenizedEntry], began: float) -> list[Result]:
-        """A result for each text of one pass. If it raises, each text runs alone and only bad ones fail."""
+        """Runs one batch. If it raises, each text runs alone, so that only the bad ones fail."""
         try:
             return self._classified(batch, began)
         except Exception as error:
-            log.warning("a pass failed, running its texts alone: %s", error, extra=_ISOLATE)
+            log.warning("a batch failed, running each of its texts alone: %s", error, extra=_ISOLATE)
         results: list[Result] = []
         failed: list[tuple[Entry, Exception]] = []
         for held in batch:
@@ -122,15 +121,15 @@ class Inference:
         return results
 
     def _failures(self, failed: Sequence[tuple[Entry, Exception]], test: Callable[[], None]) -> list[Result]:
-        """Failures for good, if the engine passes its `test` after them; else these entries are suspects."""
+        """Returns final failures if the engine passes `test` now; otherwise these entries become suspects."""
         if not failed:
             return []
         try:
             test()
         except Exception:
             log.critical(
-                "the engine failed on %d texts, and on its self-test too: this worker gives back what it "
-                "holds and ends; look for the cause in the traceback",
+                "the engine failed on %d texts and on its self-test: this worker releases the entries it "
+                "holds and ends; see the traceback for the cause",
                 len(failed),
                 exc_info=failed[0][1],
                 extra={"action": "worker.broken", "entries": [entry.id for entry, _ in failed]},
@@ -149,21 +148,21 @@ _ISOLATE = {"action": "batch.isolate"}
 
 
 def self_test(classifier: Classifier) -> None:
-    """Raises what the engine raises on texts that it must be able to classify."""
+    """Classifies texts that every engine must handle. Raises whatever the engine raises."""
     texts = classifier.tokenize(PROBES)
     check_tokens(texts, len(PROBES))
     check_rows(classifier.classify(texts), len(PROBES))
 
 
 def check_tokens(texts: Sequence[Tokens], expected: int) -> None:
-    """Raises ValueError unless the tokenizer gave the tokens of each text."""
+    """Raises ValueError unless the tokenizer returned tokens for each text."""
     if len(texts) != expected:
-        raise ValueError(f"the tokenizer gave {len(texts)} texts for {expected}")
+        raise ValueError(f"the tokenizer returned {len(texts)} results for {expected} texts")
 
 
 def check_rows(rows: Sequence[Sequence[float]], expected: int) -> None:
-    """Raises ValueError unless the model gave a row for each text, and numbers only."""
+    """Raises ValueError unless the model returned one row of finite scores for each text."""
     if len(rows) != expected or not all(math.isfinite(score) for row in rows for score in row):
         raise ValueError(
-            f"the model gave {len(rows)} rows for {expected} texts, or a score that is no number"
+            f"the model returned {len(rows)} rows for {expected} texts, or a score that is not finite"
         )

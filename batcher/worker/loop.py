@@ -1,8 +1,8 @@
-"""The worker: wait -> claim -> tokenise -> classify -> complete, until told to stop.
+"""The worker: wait -> claim -> tokenise -> classify -> complete, until it is asked to stop.
 
-The main thread runs forward passes. An idle worker does everything else there too. While a pass runs, a
-second thread completes the last one and claims for the next, as late as it can, so that entries go to
-whichever worker is free first.
+The main thread runs forward passes; while the worker is idle, it does everything else too. While a batch
+runs, a second thread completes the previous batch and claims entries for the next one. It claims as late as
+possible, so that entries go to whichever worker is free first.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from model_store.layout import computed_tokens
 
 log = logging.getLogger(__name__)
 
-# Time for a claim before the pass under way ends, and for tokenising as a share of that pass. With a backlog
-# no worker is free to take the entries meanwhile, and a pass that waits for its texts costs most.
+# How long before the running batch ends to claim: a fixed time, plus a share of the batch for tokenising.
+# With a backlog the share is larger, because no other worker is free and an idle engine is most expensive.
 CLAIM_AHEAD_S = 0.0025
 TOKENIZE_SHARE = 0.05
 TOKENIZE_SHARE_BACKLOG = 0.2
 
 
 class Worker:
-    """Classifies what waits in the queue. `observe` is told of every pass; `remember` writes the cache."""
+    """Classifies entries from the queue. Calls `observe` after each batch, `remember` to write the cache."""
 
     def __init__(
         self,
@@ -60,10 +60,10 @@ class Worker:
         self._observe = observe
         self._held: list[TokenizedEntry] = []
         self._unsent: list[Result] = []
-        self._progress = WorkerStats()
+        self._stats = WorkerStats()
         self._state = "starting"
         self._stop = threading.Event()
-        self._beside = ThreadPoolExecutor(1, thread_name_prefix="beside")
+        self._second_thread = ThreadPoolExecutor(1, thread_name_prefix="beside")
         self.heartbeat = Heartbeat(
             heartbeat_queue,
             lease_ms=settings.lease_ms,
@@ -74,36 +74,36 @@ class Worker:
         self.claims = Claimer(
             queue, waiting_queue, self.heartbeat, self.outage, settings, self._layout, self._stop
         )
-        self._delivery = ResultSender(queue, self.heartbeat, self.outage, remember, self._stop)
+        self._sender = ResultSender(queue, self.heartbeat, self.outage, remember, self._stop)
 
     # -- lifecycle ---------------------------------------------------------------------------------
 
     def warm_up(self) -> None:
-        """Learns what a pass costs. Raises what the model raises."""
+        """Measures what a forward pass costs. Raises whatever the model raises."""
         self.cost = warm_up(self._classifier)
-        self._progress.rate = self.budget / max(self.cost.pass_s(self.budget), 1e-6)
+        self._stats.rate = self.budget / max(self.cost.pass_s(self.budget), 1e-6)
 
     def run(self) -> None:
-        """Becomes ready and works until `stop`, or until `broken`. Redis may come and go meanwhile."""
+        """Becomes ready and works until `stop` is called or the engine breaks. Survives outages of Redis."""
         self._become_ready()
         try:
             while not self._stop.is_set():
                 if not self._held:
                     self._gather()
                 if self._held and not self.broken:
-                    self._pass()
+                    self._run_batch()
                 if self.broken:
                     self.stop()
         finally:
             self._wind_up()
 
     def stop(self) -> None:
-        """Asks `run` to finish the pass in hand and return. Safe in a signal handler."""
+        """Asks `run` to finish the current batch and return. Safe to call from a signal handler."""
         self._stop.set()
 
     @property
     def budget(self) -> int:
-        """Tokens of one pass."""
+        """Tokens of one batch."""
         return self._settings.batch_tokens or self.cost.best_tokens(backlog=self.claims.left > 0)
 
     @property
@@ -113,16 +113,16 @@ class Worker:
 
     @property
     def broken(self) -> bool:
-        """Whether the engine has failed its self-test: a new process is needed."""
+        """Whether the engine has failed its self-test, so that a new process is needed."""
         return self._inference.broken
 
     @property
     def rate(self) -> float:
-        """Tokens per second lately, by the estimate that the queue counts in."""
-        return self._progress.rate
+        """Recent throughput in tokens per second, in the queue's estimated tokens."""
+        return self._stats.rate
 
     def _record(self) -> dict[str, Any]:
-        return self._progress.record(self._classifier.info, self._state)
+        return self._stats.record(self._classifier.info, self._state)
 
     def _become_ready(self) -> None:
         self._state = "idle"
@@ -137,37 +137,38 @@ class Worker:
                 self._stop.wait(self.outage.pause_s)
 
     def _wind_up(self) -> None:
-        """Answers what was classified, gives back what was not, in that order; the record goes last.
+        """Sends finished results, then releases the remaining entries; removes the worker's record last.
 
-        What the engine failed on while it was broken runs alone elsewhere, as after the death of a worker.
+        Entries on which a broken engine failed are retried alone by other workers, as after a crash.
         """
         self._state = "stopping"
-        self._beside.shutdown(wait=True)
+        self._second_thread.shutdown(wait=True)
         try:
-            self._delivery.send(self._unsent)
+            self._sender.send(self._unsent)
             if self._held:
                 self._queue.release([held.entry.id for held in self._held])
         except REDIS_ERRORS as error:
-            log.warning("left to their leases: %s", reason(error), extra={"action": "worker.release"})
+            message = "could not release entries, their leases will expire: %s"
+            log.warning(message, reason(error), extra={"action": "worker.release"})
         self.heartbeat.stop(self._inference.suspects)
         self._classifier.close()
-        log.info("stopped", extra={"action": "worker.stopped", "texts": self._progress.texts})
+        log.info("stopped", extra={"action": "worker.stopped", "texts": self._stats.texts})
 
     # -- gathering ---------------------------------------------------------------------------------
 
     def _gather(self) -> None:
-        """Completes what was classified; claims where something waits already, else waits for it."""
+        """Sends finished results and claims entries; waits for them if none are known to be waiting."""
         self._state = "idle"
         results, self._unsent = self._unsent, []
         window_s = 0.0
         if self.claims.more:
             claim = self._exchange(results)
         else:
-            if self._delivery.complete(results):
-                self._later(self._delivery.sent, results)
+            if self._sender.complete(results):
+                self._run_aside(self._sender.sent, results)
             if self._stop.is_set():
                 return
-            typical, most_s = self._progress.typical_tokens, self._settings.window_ms / 1000
+            typical, most_s = self._stats.typical_tokens, self._settings.window_ms / 1000
             window_s = keep_window_s(self.claims.arrivals, self.cost, typical, most_s)
             claim = self.claims.wait(window_s, self._claim_command(waits=True))
         if claim.entries:
@@ -176,17 +177,17 @@ class Worker:
         self._keep(self._tokenised(claim, reason))
 
     def _exchange(self, results: Sequence[Result]) -> Claim:
-        """Completes and claims anew, in one round trip."""
+        """Completes results and claims new entries in one round trip."""
         if not results:
             return self.claims.claim(self._claim_command())
         try:
             commands = [self._queue.complete_command(encoded(results)), self._claim_command()]
             completed, answer = self._queue.run(commands)
         except REDIS_ERRORS:
-            self._delivery.send(results)
+            self._sender.send(results)
             return NOTHING
         self._queue.read_completed(completed)
-        self._later(self._delivery.sent, results)
+        self._run_aside(self._sender.sent, results)
         return self.claims.taken(answer)
 
     def _claim_command(self, *, ahead: bool = False, waits: bool = False) -> Command:
@@ -201,14 +202,14 @@ class Worker:
         self._held += held
         self._unsent += failed
 
-    # -- the pass ----------------------------------------------------------------------------------
+    # -- running a batch ---------------------------------------------------------------------------
 
-    def _pass(self) -> None:
-        """One forward pass over the next of the held texts."""
+    def _run_batch(self) -> None:
+        """Runs the next batch of the held texts."""
         self._state = "busy"
         batch = self._next_batch()
         computed = computed_tokens([len(held.tokens) for held in batch], self._layout)
-        # A text that runs alone may end this process: it takes nobody along.
+        # A quarantined text may crash this process, so nothing else is claimed while it runs.
         alone = batch[0].entry.solo
         ahead = None if alone else self._look_ahead(self.cost.pass_s(computed))
         began = time.monotonic()
@@ -216,16 +217,16 @@ class Worker:
             results = self._inference.classify_entries(batch, began)
             spent = time.monotonic() - began
             self.cost = self.cost.learn(computed, spent)
-            self._observe(self._progress.add(batch, results, computed, began, spent))
+            self._observe(self._stats.add(batch, results, computed, began, spent))
         if ahead is not None:
             self._keep(ahead.result())
         self._unsent += results
         if self._held:
             results, self._unsent = self._unsent, []
-            self._later(self._delivery.send, results)
+            self._run_aside(self._sender.send, results)
 
     def _next_batch(self) -> list[TokenizedEntry]:
-        """Takes from the held texts what the next pass runs."""
+        """Removes the next batch from the held texts and returns it."""
         chosen = next_pass([len(held.tokens) for held in self._held], self._layout, self.budget)
         batch = [self._held[index] for index in chosen]
         kept = set(chosen)
@@ -233,12 +234,12 @@ class Worker:
         return batch
 
     def _look_ahead(self, pass_s: float) -> Future[Tokenized] | None:
-        """Claims and tokenises beside the pass, just before its end; not if it is short or enough is held."""
+        """Claims and tokenises just before the running batch ends, unless it is short or enough is held."""
         held = sum(len(held.tokens) for held in self._held)
         if held >= self.budget or (pass_s < 2 * CLAIM_AHEAD_S and not self.claims.left):
             return None
         share = TOKENIZE_SHARE_BACKLOG if self.claims.left else TOKENIZE_SHARE
-        return self._beside.submit(self._claim_late, pass_s * (1 - share) - CLAIM_AHEAD_S)
+        return self._second_thread.submit(self._claim_late, pass_s * (1 - share) - CLAIM_AHEAD_S)
 
     def _claim_late(self, delay_s: float) -> Tokenized:
         if (delay_s > 0 and self._stop.wait(delay_s)) or self._stop.is_set():
@@ -246,11 +247,12 @@ class Worker:
         claim = self.claims.claim(self._claim_command(ahead=True))
         return self._tokenised(claim, "full" if claim.left else "idle")
 
-    def _later(self, work: Callable[[Sequence[Result]], None], results: Sequence[Result]) -> None:
-        """Does `work` beside the next pass; what goes wrong there is told."""
+    def _run_aside(self, work: Callable[[Sequence[Result]], None], results: Sequence[Result]) -> None:
+        """Runs `work` in the second thread and logs any error."""
 
-        def told(done: Future[None]) -> None:
+        def log_error(done: Future[None]) -> None:
             if error := done.exception():
-                log.error("beside a pass: %s", error, exc_info=error, extra={"action": "worker.beside"})
+                fields = {"action": "worker.beside"}
+                log.error("error in the second thread: %s", error, exc_info=error, extra=fields)
 
-        self._beside.submit(work, results).add_done_callback(told)
+        self._second_thread.submit(work, results).add_done_callback(log_error)

@@ -1,6 +1,6 @@
-"""What a worker counts: declared here, recorded through these methods alone.
+"""The metrics of a worker: declared here, and updated only through these methods.
 
-docs/metrics.md says what each is for and who reads it.
+docs/metrics.md explains the purpose of each metric and who reads it.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ if TYPE_CHECKING:
 
 SIZE_BOUNDS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 TOKEN_BOUNDS = (16, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048, 4096)
-# The commands of a round trip, the seconds it took, its answers.
+# Called with the commands of a round trip, its duration in seconds, and the answers.
 OnRoundTrip = Callable[[Sequence[Command], float, Sequence[Any]], None]
 
 
 class WorkerMetrics:
-    """The counters of one worker process. `registry` is what /metrics shows."""
+    """The counters of one worker process. /metrics exposes `registry`."""
 
     def __init__(self, info: ModelInfo, watch: DriftWatch) -> None:
-        disable_created_metrics()  # type: ignore[no-untyped-call]  # twice the lines, read by nobody
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # twice the lines, and never read
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         bounds = duration_bounds()
@@ -49,7 +49,7 @@ class WorkerMetrics:
         tokens = Counter("millrace_tokens", "Tokens computed", ["kind"], registry=registry)
         waits = Histogram(
             "millrace_queue_wait_seconds",
-            "From enqueue to the begin of the pass",
+            "From enqueue to the start of the batch",
             ["lane"],
             buckets=bounds,
             registry=registry,
@@ -68,13 +68,16 @@ class WorkerMetrics:
             script: trips.labels(script) for script in ("claim", "complete", "beat", "release", "retire")
         }
         self._size = Histogram(
-            "millrace_batch_entries", "Entries of a pass", buckets=SIZE_BOUNDS, registry=registry
+            "millrace_batch_entries", "Entries of a batch", buckets=SIZE_BOUNDS, registry=registry
         )
         self._computed = Histogram(
-            "millrace_batch_tokens", "Tokens of a pass, padding too", buckets=TOKEN_BOUNDS, registry=registry
+            "millrace_batch_tokens",
+            "Tokens of a batch, including padding",
+            buckets=TOKEN_BOUNDS,
+            registry=registry,
         )
         self._tokenize = Histogram(
-            "millrace_tokenize_seconds", "Tokenising the texts of a pass", buckets=bounds, registry=registry
+            "millrace_tokenize_seconds", "Tokenising the texts of a batch", buckets=bounds, registry=registry
         )
         self._model = Histogram("millrace_model_seconds", "A forward pass", buckets=bounds, registry=registry)
         self._failed = Counter("millrace_failed_entries", "Texts the model raised on", registry=registry)
@@ -87,11 +90,11 @@ class WorkerMetrics:
         registry.register(DriftCollector(info, watch))
 
     def attach(self, worker: Worker) -> None:
-        """Shows what the worker itself knows, read at each scrape."""
+        """Adds the worker's own state, read at each scrape."""
         self.registry.register(WorkerCollector(worker))
 
     def observe(self, report: BatchReport) -> None:
-        """One pass."""
+        """Counts one batch."""
         self._batches[report.reason].inc()
         self._size.observe(report.size)
         self._computed.observe(report.computed_tokens)
@@ -108,7 +111,7 @@ class WorkerMetrics:
             self._waits[entry.lane].observe(wait_s)
 
     def round_trip(self, commands: Sequence[Command], seconds: float, answers: Sequence[Any]) -> None:
-        """One round trip that Redis answered; named by its first script."""
+        """Counts a successful round trip under the name of its first script."""
         script = commands[0].script
         self._trips[script].observe(seconds)
         if script == "beat" and answers[0]:
@@ -116,36 +119,35 @@ class WorkerMetrics:
 
 
 class MeasuredQueue(WorkerQueue):
-    """A queue that tells `told` how long each round trip took."""
+    """A queue that calls `on_round_trip` after each successful round trip."""
 
-    told: OnRoundTrip | None = None
+    on_round_trip: OnRoundTrip | None = None
 
     def run(self, commands: Sequence[Command]) -> list[Any]:
-        """As WorkerQueue does. A round trip that fails is an outage, which is counted there."""
-        if self.told is None:
+        """Runs commands as WorkerQueue does. A failed round trip is not measured: it counts as an outage."""
+        if self.on_round_trip is None:
             return super().run(commands)
         began = time.perf_counter()
         answers = super().run(commands)
-        self.told(commands, time.perf_counter() - began, answers)
+        self.on_round_trip(commands, time.perf_counter() - began, answers)
         return answers
 
 
 class WorkerCollector(Collector):
-    """What a worker knows of itself."""
+    """The state of a worker, read at each scrape."""
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
 
     def collect(self) -> Iterator[Metric]:
-        """Reads it."""
         worker, claims = self._worker, self._worker.claims
         yield GaugeMetricFamily(
-            "millrace_worker_ready", "1 while it takes work", float(worker.state in ("idle", "busy"))
+            "millrace_worker_ready", "1 while it accepts work", float(worker.state in ("idle", "busy"))
         )
         yield GaugeMetricFamily(
             "millrace_worker_rate_tokens", "Estimated tokens per second while it computes", worker.rate
         )
-        yield GaugeMetricFamily("millrace_worker_budget_tokens", "Tokens of a pass", float(worker.budget))
+        yield GaugeMetricFamily("millrace_worker_budget_tokens", "Tokens of a batch", float(worker.budget))
         yield CounterMetricFamily(
             "millrace_expired_entries", "Entries past their budget, dropped at a claim", claims.expired
         )
@@ -158,20 +160,19 @@ class WorkerCollector(Collector):
 
 
 class DriftCollector(Collector):
-    """Which model this is, and what its texts and answers look like."""
+    """The model of a worker and the distribution of its texts and predictions."""
 
     def __init__(self, info: ModelInfo, watch: DriftWatch) -> None:
         self._info = info
         self._watch = watch
 
     def collect(self) -> Iterator[Metric]:
-        """Reads it; the index of each feature is computed here."""
         info, watch, revision = self._info, self._watch, self._info.revision[:12]
         names = {"model": info.name, "revision": revision, "engine": info.engine, "precision": info.precision}
         yield build(names)
         fallback = GaugeMetricFamily(
             "millrace_engine_fallback",
-            "1 if the setting that was asked for failed its proof and another one serves",
+            "1 if the requested setting failed its proof and another one is used",
             labels=["model", "revision", "engine", "precision", "arithmetic"],
         )
         fallback.add_metric([*names.values(), info.arithmetic], float(bool(info.fallback_reason)))

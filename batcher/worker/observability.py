@@ -1,4 +1,4 @@
-"""All that watches a worker: metrics, drift, traces, probes. What is switched off costs nothing."""
+"""Wires up metrics, drift, traces and probes of a worker. What is switched off costs nothing."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ log = logging.getLogger(__name__)
 
 
 class Observability:
-    """`classifier` is what the worker shall use, `told` is for its queues, `observe` for the worker itself.
+    """Give the worker `classifier` and `observe`, and its queues `on_round_trip`.
 
-    There are metrics only where somebody can read them: with a `worker_port`.
+    Metrics exist only if they can be scraped, which requires a `worker_port`.
     """
 
     def __init__(self, classifier: Classifier, settings: WorkerSettings) -> None:
         self.classifier = classifier
-        self.told: OnRoundTrip | None = None
+        self.on_round_trip: OnRoundTrip | None = None
         self._port = settings.worker_port
         self._metrics: WorkerMetrics | None = None
         self._watched: WatchedClassifier | None = None
@@ -39,10 +39,10 @@ class Observability:
             self.classifier = self._watched = WatchedClassifier(classifier, watch)
         self._traces = worker_traces(classifier.info.revision[:12])
         if self._metrics is not None or self._traces is not None:
-            self.told = self._tell
+            self.on_round_trip = self._round_trip
 
     def attach(self, worker: Worker) -> None:
-        """Starts to answer probes and scrapes. Raises OSError when the port cannot be had."""
+        """Starts to answer probes and scrapes. Raises OSError if the port cannot be bound."""
         if self._metrics is None:
             return
         self._metrics.attach(worker)
@@ -50,7 +50,7 @@ class Observability:
 
         def live() -> str | None:
             if not main.is_alive():
-                return "the thread that computes has ended"
+                return "the main thread has ended"
             if worker.state in ("idle", "busy") and not worker.heartbeat.alive:
                 return "the heartbeat has ended"
             return None
@@ -63,12 +63,12 @@ class Observability:
         self._probes = ProbeServer(self._port, self._metrics.registry, live, ready)
 
     def begin(self) -> None:
-        """From now on texts are people's: the warm-up is over."""
+        """Starts watching for drift: the warm-up is over, and texts now come from clients."""
         if self._watched is not None:
             self._watched.watching = True
 
     def observe(self, report: BatchReport) -> None:
-        """One pass."""
+        """Reports one batch to metrics, traces and the log."""
         if self._metrics is not None:
             self._metrics.observe(report)
         if self._traces is not None:
@@ -77,11 +77,11 @@ class Observability:
             log.debug("batch", extra={"action": "batch", **report.log_context()})
 
     def close(self) -> None:
-        """Ends what was started."""
+        """Stops the probe server."""
         if self._probes is not None:
             self._probes.close()
 
-    def _tell(self, commands: Sequence[Command], seconds: float, answers: Sequence[Any]) -> None:
+    def _round_trip(self, commands: Sequence[Command], seconds: float, answers: Sequence[Any]) -> None:
         if self._metrics is not None:
             self._metrics.round_trip(commands, seconds, answers)
         if self._traces is not None:

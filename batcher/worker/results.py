@@ -1,4 +1,4 @@
-"""How results leave a worker: completed with patience, then written to the cache, their leases dropped."""
+"""Sends a worker's results to Redis, with retries, then writes them to the cache and drops their leases."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from batcher.messages import Prediction
 from batcher.worker.heartbeat import Heartbeat
 from batcher.worker.inference import Result
 
-# How long results are offered to a Redis that does not answer; then their entries are left to their leases.
+# How long to retry while Redis does not answer. After that, the leases expire and the entries are run again.
 PATIENCE_S = 30.0
 
 log = logging.getLogger(__name__)
@@ -22,15 +22,15 @@ Remember = Callable[[Iterable[tuple[str, Prediction]]], None]
 
 
 def encoded(results: Iterable[Result]) -> Iterator[tuple[str, bytes]]:
-    """As `complete` takes them. Encoded as late as that: with a backlog it happens beside the next pass."""
+    """Encodes results for `complete`, lazily: with a backlog, this then happens while the next batch runs."""
     return ((entry, result.encode()) for entry, result in results)
 
 
 class ResultSender:
-    """Brings results to those who wait. `remember` writes a cache that the queue does not write itself, and
-    raises nothing.
+    """Sends results to the callers that wait for them.
 
-    Once `stopping`, one try must do.
+    `remember` writes the cache if the queue does not do so itself; it must not raise. Once `stopping` is
+    set, a failed attempt is not retried.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class ResultSender:
         self._stopping = stopping
 
     def send(self, results: Sequence[Result]) -> None:
-        """Completes, then does what is left to do. Whatever it raises, no lease is kept for these results."""
+        """Completes results, then calls `sent`. On any error, their leases are no longer renewed."""
         try:
             if self.complete(results):
                 self.sent(results)
@@ -57,7 +57,7 @@ class ResultSender:
             raise
 
     def complete(self, results: Sequence[Result]) -> bool:
-        """Whether Redis took results. Those that it does not take in time are left to their leases."""
+        """Whether Redis accepted the results. If it does not in time, their leases are left to expire."""
         if not results:
             return False
         deadline = time.monotonic() + PATIENCE_S
@@ -74,7 +74,7 @@ class ResultSender:
                 time.sleep(self._outage.pause_s)
 
     def sent(self, results: Sequence[Result]) -> None:
-        """What is left to do once Redis has them."""
+        """Drops leases and updates the cache once Redis has the results."""
         self._heartbeat.drop(entry for entry, _ in results)
         if not self._queue.remembers:
             self._remember((entry, result) for entry, result in results if isinstance(result, Prediction))

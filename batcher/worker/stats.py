@@ -1,4 +1,4 @@
-"""What a worker tells of its passes: each one to metrics, traces and the log; all of them to its record."""
+"""Statistics of a worker: a report of each batch for metrics, traces and logs, and totals for its record."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from batcher.worker.batching import Reason
 from batcher.worker.inference import Result, TokenizedEntry
 from model_store import ModelInfo
 
-# Batches that the worker's record tells of.
+# Batches listed in the worker's record.
 NOTES = 20
 
 
 @dataclass(frozen=True, slots=True)
 class BatchReport:
-    """One forward pass. Durations in seconds.
+    """One batch. Durations are in seconds.
 
-    `number` counts the passes of this worker; `queue_s` are the waits of `entries`, in order.
+    `number` counts the batches of this worker; `queue_s` holds the waiting time of each of `entries`.
     """
 
     number: int
@@ -37,7 +37,7 @@ class BatchReport:
     failures: int
 
     def log_context(self) -> dict[str, object]:
-        """What a log line may say of a pass: ids and durations in ms, never a text."""
+        """Fields of the batch's log line: ids and durations in ms, never a text."""
         return {
             "batch": self.number,
             "size": self.size,
@@ -52,7 +52,7 @@ class BatchReport:
         }
 
     def note(self) -> BatchNote:
-        """What the worker's record keeps of it."""
+        """The batch as listed in the worker's record."""
         return BatchNote(
             self.number,
             self.size,
@@ -65,17 +65,17 @@ class BatchReport:
 
 
 def _reason(batch: Sequence[TokenizedEntry]) -> Reason:
-    """Why a batch closed when it did: as the last claim did that brought some of it."""
+    """Why the batch was closed: the reason of the last claim that contributed to it."""
     if any(held.entry.solo for held in batch):
         return "solo"
     return max(batch, key=lambda held: held.claimed_at).reason
 
 
 class WorkerStats:
-    """What a worker has done since it started.
+    """Totals of a worker since it started.
 
-    `rate` is tokens per second lately, by the estimate that the queue counts in; `typical_tokens` the
-    tokens of a pass lately.
+    `rate` is its recent throughput in tokens per second, in the queue's estimated tokens;
+    `typical_tokens` is the recent size of a batch.
     """
 
     def __init__(self) -> None:
@@ -94,7 +94,7 @@ class WorkerStats:
         began: float,
         spent: float,
     ) -> BatchReport:
-        """One more pass, over `computed` tokens. It began at `began` (monotonic) and took `spent` seconds."""
+        """Adds a batch of `computed` tokens that began at `began` (monotonic) and took `spent` seconds."""
         cost = sum(held.entry.cost for held in batch)
         self.rate += 0.05 * (cost / max(spent, 1e-6) - self.rate)
         self.typical_tokens += 0.05 * (computed - self.typical_tokens)
@@ -115,7 +115,7 @@ class WorkerStats:
             unknown=sum(held.tokens.unknown for held in batch),
             failures=sum(isinstance(result, Failure) for _, result in results),
         )
-        # Replaced, never changed: the heartbeat reads it.
+        # Replaced rather than mutated, because the heartbeat thread reads it.
         self._notes = (*self._notes[1 - NOTES :], report.note().encode())
         return report
 
@@ -138,7 +138,7 @@ class WorkerStats:
 
 
 def model_record(info: ModelInfo) -> dict[str, Any]:
-    """The fields of the model's record in Redis, which ready workers write."""
+    """The fields of the model's record in Redis, written by ready workers."""
     return {
         "name": info.name,
         "revision": info.revision,

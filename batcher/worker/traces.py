@@ -1,4 +1,4 @@
-"""The spans of a worker: what each request in a pass sees of it."""
+"""The trace spans of a worker: what each request in a batch sees of it."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.sdk.trace import TracerProvider
 
-# Of one batch span, and of passes whose results wait to be sent.
+# Links of one batch span, and requests whose results wait to be sent.
 MOST_LINKS = 64
 MOST_PENDING = 4096
 
 
 def worker_traces(revision: str) -> WorkerTraces | None:
-    """What a worker tells of its passes; None where tracing is off."""
-    made = provider()
-    return None if made is None else WorkerTraces(made, revision)
+    """The traces of a worker; None if tracing is off."""
+    tracer_provider = provider()
+    return None if tracer_provider is None else WorkerTraces(tracer_provider, revision)
 
 
 class WorkerTraces:
-    """The spans of a worker: for each request in a pass its queue wait, the batch, and its completion.
+    """Creates spans for each request in a batch: its wait in the queue, the batch, and its completion.
 
-    A batch belongs to many traces. Each of them gets a span of it, which links to all the others.
+    A batch belongs to many traces. Each trace gets its own span of the batch, linked to the other traces.
     """
 
     def __init__(self, provider: TracerProvider, revision: str) -> None:
@@ -36,7 +36,7 @@ class WorkerTraces:
         self._pending: dict[str, Context] = {}
 
     def observe(self, report: BatchReport) -> None:
-        """A pass that has just ended."""
+        """Creates the spans of a batch that has just ended."""
         traced: dict[str, list[int]] = {}
         for index, entry in enumerate(report.entries):
             if entry.trace:
@@ -48,9 +48,9 @@ class WorkerTraces:
         parents = {trace: parent_of(trace) for trace in traced}
         for trace, indices in traced.items():
             others = [parents[other] for other in parents if other != trace][:MOST_LINKS]
-            self._pass(report, indices, parents[trace], others, began, ended)
+            self._batch(report, indices, parents[trace], others, began, ended)
 
-    def _pass(
+    def _batch(
         self,
         report: BatchReport,
         indices: Sequence[int],
@@ -63,10 +63,10 @@ class WorkerTraces:
 
         waited = int(max(report.queue_s[index] for index in indices) * 1e9)
         first = report.entries[indices[0]]
-        facts = {"millrace.texts": len(indices), "millrace.lane": first.lane}
-        wait = self._tracer.start_span("queue wait", parent, attributes=facts, start_time=began - waited)
+        attributes = {"millrace.texts": len(indices), "millrace.lane": first.lane}
+        wait = self._tracer.start_span("queue wait", parent, attributes=attributes, start_time=began - waited)
         wait.end(began)
-        about: dict[str, str | int | float | bool] = {
+        batch_attributes: dict[str, str | int | float | bool] = {
             "millrace.batch": report.number,
             "millrace.texts": len(indices),
             "millrace.size": report.size,
@@ -78,7 +78,9 @@ class WorkerTraces:
             "millrace.attempts": max(report.entries[index].attempts for index in indices),
         }
         links = [Link(get_current_span(other).get_span_context()) for other in others]
-        span = self._tracer.start_span("batch", parent, SpanKind.CONSUMER, about, links, start_time=began)
+        span = self._tracer.start_span(
+            "batch", parent, SpanKind.CONSUMER, batch_attributes, links, start_time=began
+        )
         span.end(ended)
         if span.is_recording() or span.get_span_context().trace_flags.sampled:
             if len(self._pending) >= MOST_PENDING:
@@ -86,7 +88,7 @@ class WorkerTraces:
             self._pending[first.id] = set_span_in_context(span, parent)
 
     def completed(self, ids: Sequence[str], seconds: float) -> None:
-        """Redis has just taken the results of `ids`, after a round trip of `seconds`."""
+        """Ends the traces of `ids`, whose results Redis has just accepted in a round trip of `seconds`."""
         if not self._pending:
             return
         ended = time.time_ns()

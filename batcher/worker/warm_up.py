@@ -1,4 +1,4 @@
-"""The warm-up of a worker: what the engine compiles is compiled, and the cost of a pass is known."""
+"""Warms up a worker: lets the engine compile what it needs and measures the cost of a forward pass."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from batcher.worker.inference import check_rows
 from model_store import Classifier
 from model_store.layout import computed_tokens
 
-# Tokens of the passes that the cost is learnt from, about.
+# Approximate batch sizes, in tokens, from which the cost is learned.
 SIZES = (16, 64, 128, 256, 512)
 
 
 def warm_up(classifier: Classifier) -> CostModel:
-    """Runs passes of growing size: the first round compiles, the cost is learnt from the second.
+    """Runs batches of increasing size twice: the first round compiles, the second measures the cost.
 
-    Raises what the model raises: a model that cannot do this must not become ready.
+    Errors of the model are not caught: a worker whose model fails here must not become ready.
     """
     (word,) = classifier.tokenize(["warm"])
     check_rows(classifier.classify([word]), 1)

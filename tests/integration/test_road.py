@@ -486,7 +486,7 @@ def test_a_warm_up_learns_what_a_pass_costs_and_meets_a_model_that_fails() -> No
     worker.warm_up()
     assert worker.budget == worker.cost.best_tokens()
     classifier.sick = True
-    with pytest.raises(ValueError, match="the model gave 0 rows for 1 texts"):
+    with pytest.raises(ValueError, match="the model returned 0 rows for 1 texts"):
         worker.warm_up()
 
 

@@ -72,7 +72,7 @@ def test_round_trips_are_timed_by_their_first_script(
     monkeypatch.setattr(WorkerQueue, "run", answered)
     queue = MeasuredQueue.__new__(MeasuredQueue)
     assert queue.run([Command("claim", [])]) == [7]
-    queue.told = metrics.round_trip
+    queue.on_round_trip = metrics.round_trip
     queue.run([Command("complete", []), Command("claim", [])])
     queue.run([Command("beat", [])])
     assert value(metrics, "millrace_redis_round_trip_seconds_count", script="complete") == 1
