@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def run(job_id: str) -> str:
-    """RQ calls this by name. Returns the status of the job; raises Interrupted to be run again."""
+    """Runs a job; RQ calls this by name. Returns the job's status; raises Interrupted to be retried."""
     from batcher.jobs.main import run_prepared
 
     return run_prepared(job_id)

@@ -1,7 +1,7 @@
-"""The only job there is for RQ: `batcher.jobs.run` for one id. Nothing that stands in Redis changes that.
+"""The only kind of job that RQ may run: `batcher.jobs.run` for one id, whatever Redis contains.
 
-RQ imports whatever function a job names, and its callbacks; it sends webhooks and enqueues dependents. All of
-this is left out here, so who can write to Redis can have a job run, and nothing else.
+RQ imports any function and callback that a job names, sends webhooks and enqueues dependent jobs. All of this
+is disabled here, so that write access to Redis allows running a classification job and nothing else.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from rq.exceptions import NoSuchJobError
 from rq.job import Job
 
 FUNCTION = "batcher.jobs.run"
-# RQ's own bound is out of the way: attempts without progress are counted in the job's record.
+# High enough never to apply: attempts without progress are counted in the job's record instead.
 MOST_RETRIES = 10_000
 is_job_id = re.compile("[0-9a-f]{32}").fullmatch
-# What RQ notes of its own work on a job. Everything else is what a job is, and that is known.
-_NOTES = (
+# RQ's bookkeeping for a job. All other fields define the job, and are not read because they are known.
+_BOOKKEEPING = (
     b"created_at",
     b"enqueued_at",
     b"started_at",
@@ -35,29 +35,29 @@ _NOTES = (
 
 
 class RefusedJob(NoSuchJobError):
-    """Something in RQ's queue that is none of our jobs. For RQ it does not exist."""
+    """An item in RQ's queue that is not a job of this service. RQ treats it as nonexistent."""
 
 
 class ClassifyJob(Job):
-    """A job as RQ sees it. `restore` refuses what does not read as this service writes it."""
+    """A job as RQ sees it. `restore` refuses any job that this service did not write."""
 
     def restore(self, raw_data: Mapping[bytes, bytes]) -> None:
-        """Takes over RQ's notes. Raises RefusedJob."""
+        """Reads RQ's bookkeeping. Raises RefusedJob."""
         if not is_job_id(self.id):
-            raise RefusedJob("its id is not one of this service")
+            raise RefusedJob("its id was not created by this service")
         call = json.dumps([FUNCTION, None, [self.id], {}]).encode()
         if _inflated(raw_data.get(b"data", b""), len(call)) != call:
             raise RefusedJob(f"it does not call {FUNCTION} for its own id")
         try:
-            notes = {name: raw_data[name] for name in _NOTES if name in raw_data}
-            super().restore({**notes, b"data": call})
+            bookkeeping = {name: raw_data[name] for name in _BOOKKEEPING if name in raw_data}
+            super().restore({**bookkeeping, b"data": call})
         except (ValueError, TypeError) as error:
-            raise RefusedJob("what RQ noted of it cannot be read") from error
+            raise RefusedJob("its RQ bookkeeping cannot be read") from error
         self.retries_left, self.enqueue_at_front_on_retry = MOST_RETRIES, True
 
 
 def _inflated(data: bytes, most: int) -> bytes:
-    """What was compressed, as far as one byte beyond `most`; b"" for anything else."""
+    """Decompresses `data`, up to one byte more than `most`; returns b"" if it is not valid."""
     try:
         return zlib.decompressobj().decompress(data, most + 1)
     except zlib.error:

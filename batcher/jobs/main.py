@@ -1,4 +1,4 @@
-"""`millrace jobs`: the worker behind /jobs. Holds no model: a job is a client of the queue, bulk lane."""
+"""`millrace jobs`: the worker behind /jobs. It has no model: jobs send their texts to the bulk lane."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from batcher.jobs.metrics import JobsMetrics
 from batcher.jobs.recovery import JobRecovery
 from batcher.jobs.rq_queue import JobQueue
 from batcher.jobs.rq_worker import (
-    BEAT_S,
+    HEARTBEAT_S,
     MAINTENANCE_S,
     SOCKET_TIMEOUT_S,
     WORKER_TTL_S,
@@ -40,23 +40,23 @@ from batcher.settings import JobSettings
 log = logging.getLogger(__name__)
 
 RESTART_S = 1.0
-# A job collects the answers of this long at once: fewer round trips, and nobody waits for one of them.
+# Jobs collect answers for this long before reading them: it saves round trips, and no caller waits for them.
 LINGER_S = 0.02
 EXIT_UNABLE = 2
-# RQ calls `batcher.jobs.run` in a process forked from this one: `prepare` leaves here what it needs.
+# RQ calls `batcher.jobs.run` in a process forked from this one; `prepare` sets what that process needs.
 _runner: Callable[[str], str] | None = None
 
 
 def run_prepared(job_id: str) -> str:
-    """Runs a job with what `prepare` left here."""
-    assert _runner is not None, "jobs run in the process of `millrace jobs`"
+    """Runs a job with the runner that `prepare` has set."""
+    assert _runner is not None, "jobs can only run in a process of `millrace jobs`"
     return _runner(job_id)
 
 
 def prepare(
     settings: JobSettings, store: JobStore, connect_hub: Callable[[], tuple[Hub, Cache]] | None = None
 ) -> None:
-    """What a job will run with. `connect_hub` makes its ends of the queue and the cache."""
+    """Sets what jobs run with. `connect_hub` creates the clients of the queue and the cache."""
     global _runner
 
     def hub_and_cache() -> tuple[Hub, Cache]:
@@ -64,22 +64,22 @@ def prepare(
 
     def runner(job_id: str) -> str:
         with tracing.job_span(job_id, store.trace(job_id)):
-            return run_job(job_id, store, connect_hub or hub_and_cache, settings, _stop_asked())
+            return run_job(job_id, store, connect_hub or hub_and_cache, settings, _stop_requested())
 
     _runner = runner
 
 
-def _stop_asked() -> Callable[[], bool]:
-    """Whether this process was told to stop, or has outlived the worker that watches over it."""
-    asked: list[int] = []
+def _stop_requested() -> Callable[[], bool]:
+    """Returns a function that says whether this process received SIGTERM or has lost its parent worker."""
+    received: list[int] = []
     parent = os.getppid()
-    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:  # as RQ leaves it to the process of a job
-        signal.signal(signal.SIGTERM, lambda number, frame: asked.append(number))
-    return lambda: bool(asked) or os.getppid() != parent
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:  # RQ resets it in the process of a job
+        signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
+    return lambda: bool(received) or os.getppid() != parent
 
 
 def build_worker(settings: JobSettings) -> JobsWorker:
-    """A worker over clients of its own: RQ changes the timeout of the one that it is given. Raises NoJobs."""
+    """Builds an RQ worker with its own client, because RQ changes the client's timeout. Raises NoJobs."""
     url = settings.jobs_url
     store = JobStore(connect(url, timeout_s=5.0, retries=1), settings.name, settings.job_ttl_s)
     client = connect(url, timeout_s=SOCKET_TIMEOUT_S, retries=1)
@@ -95,7 +95,7 @@ def build_worker(settings: JobSettings) -> JobsWorker:
         serializer=JSONSerializer,
         worker_ttl=WORKER_TTL_S,
         maintenance_interval=MAINTENANCE_S,
-        job_monitoring_interval=BEAT_S,
+        job_monitoring_interval=HEARTBEAT_S,
         log_job_description=False,
         default_result_ttl=settings.job_ttl_s,
     )
@@ -104,7 +104,7 @@ def build_worker(settings: JobSettings) -> JobsWorker:
 
 
 def main(settings: JobSettings | None = None) -> int:
-    """Works until SIGTERM or SIGINT. Redis may come and go meanwhile. Returns the exit status."""
+    """Works until SIGTERM or SIGINT, and survives outages of Redis. Returns the exit status."""
     settings = settings or JobSettings()
     logs.setup(settings.log_level, settings.log_format)
     logging.getLogger("rq.worker").addFilter(OneLineOutage(JobsWorker.outage))
@@ -116,7 +116,7 @@ def main(settings: JobSettings | None = None) -> int:
         log.error("%s", error, extra={"action": "jobs.unable"})
         return EXIT_UNABLE
     except OSError as error:
-        log.error("Port %d cannot be had: %s", settings.jobs_port, error, extra={"action": "jobs.unable"})
+        log.error("Cannot bind port %d: %s", settings.jobs_port, error, extra={"action": "jobs.unable"})
         return EXIT_UNABLE
     log.info("ready", extra={"action": "jobs.ready", "queue": f"millrace-{settings.name}"})
     try:
@@ -133,7 +133,7 @@ def main(settings: JobSettings | None = None) -> int:
 
 
 def _probes(settings: JobSettings) -> ProbeServer | None:
-    """What /metrics, /livez and /readyz of this process answer with; None without a port."""
+    """Starts the server of /metrics, /livez and /readyz of this process; None if no port is set."""
     if not settings.jobs_port:
         return None
     outage, main = JobsWorker.outage, threading.main_thread()
@@ -148,7 +148,7 @@ def _probes(settings: JobSettings) -> ProbeServer | None:
 
 
 def _work_once(settings: JobSettings) -> bool:
-    """One life of an RQ worker, which ends itself when Redis fails it. Returns whether to begin another."""
+    """Runs an RQ worker, which ends when Redis fails. Returns whether to start another one."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))
     worker: JobsWorker | None = None
@@ -161,7 +161,7 @@ def _work_once(settings: JobSettings) -> bool:
         if worker is not None and worker.horse_pid:
             worker.kill_horse()
             worker.wait_for_horse()
-    return worker is None or not worker.told_to_stop
+    return worker is None or not worker.stop_requested
 
 
 if __name__ == "__main__":

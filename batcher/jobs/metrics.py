@@ -1,4 +1,4 @@
-"""What the jobs worker counts: declared here. docs/metrics.md says what each is for and who reads it."""
+"""The metrics of the jobs worker. docs/metrics.md explains the purpose of each and who reads it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from batcher.jobs.store import JobStore
 
 
 class JobsMetrics:
-    """What the jobs worker shows: totals of the service, kept in Redis and read at each scrape."""
+    """The registry of the jobs worker: totals of the service, which are read from Redis at each scrape."""
 
     def __init__(self, store: JobStore, outage: Outage) -> None:
         self.registry = CollectorRegistry()
@@ -24,14 +24,14 @@ class JobsMetrics:
 
 
 class JobsCollector(Collector):
-    """Jobs by state, ended jobs and texts done. Each process of `millrace jobs` shows the same."""
+    """Jobs by state, ended jobs and finished texts. All `millrace jobs` processes report the same values."""
 
     def __init__(self, store: JobStore, outage: Outage) -> None:
         self._store = store
         self._outage = outage
 
     def collect(self) -> Iterator[Metric]:
-        """Reads it; with Redis away only that is told."""
+        """Reads the totals. While Redis does not answer, reports only that."""
         yield build({})
         yield from redis_state(self._outage)
         try:
@@ -51,7 +51,7 @@ class JobsCollector(Collector):
         yield ended
         held = "Texts and results of jobs in Redis"
         yield GaugeMetricFamily("millrace_jobs_held_bytes", held, facts.held_bytes)
-        refused = "What stood in RQ's queue and was refused by this process"
+        refused = "Items in RQ's queue that this process refused to run"
         yield CounterMetricFamily("millrace_jobs_refused", refused, JobsQueue.refused)
         texts = CounterMetricFamily("millrace_job_texts", "Texts of jobs that are done", labels=["result"])
         texts.add_metric(["predicted"], facts.texts - facts.failed_texts)

@@ -1,4 +1,4 @@
-"""What jobs are made of: frozen data, as the store reads and the API shows it."""
+"""Data classes of jobs, as the store reads them and the API shows them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ OPEN: frozenset[str] = frozenset(("queued", "running"))
 
 @dataclass(frozen=True, slots=True)
 class JobRecord:
-    """What is known of a job. Times in ms of the Redis clock; `rate` in texts/s, 0 unless it runs."""
+    """The record of a job. Times are in ms of the Redis clock; `rate` is in texts/s, 0 unless it runs."""
 
     id: str
     status: JobStatus
@@ -31,37 +31,37 @@ class JobRecord:
     error_code: str
     error: str
     place: str
-    # Whose it is: the start of the digest of an API key; "": anybody's.
+    # The owner, as the start of the digest of an API key; "": every client may see the job.
     owner: str = ""
-    # Texts and results that it holds in Redis, and whether its texts are kept after its end.
+    # Bytes of texts and results that it holds in Redis, and whether its texts are kept after it ends.
     held_bytes: int = 0
     keep_input: bool = False
 
     def shown_to(self, owner: str) -> bool:
-        """Whether `owner` may know of it; "" may know of all."""
+        """Whether `owner` may see this job; the owner "" may see all jobs."""
         return not owner or self.owner in ("", owner)
 
     @property
     def ended(self) -> bool:
-        """Nothing changes any more."""
         return self.status not in OPEN
 
     @property
     def remaining_s(self) -> float | None:
-        """Seconds until it is done at its present rate; None unless it runs."""
+        """Estimated seconds until the job is done; None unless it runs."""
         return round((self.total - self.done) / self.rate, 1) if self.rate > 0 else None
 
     @property
     def version(self) -> str:
-        """Differs whenever status or progress does."""
+        """A string that changes whenever the status or the progress does."""
         return f"{STATUSES.index(self.status)}-{self.done}-{self.failed}"
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """What a run starts from: `first` is the first chunk without results, `ran_ms` since the first run.
+    """One attempt at a job. `first` is the first chunk without results, `ran_ms` the time since attempt one.
 
-    `token` is known to this attempt only: no other one, of this job or a later one of its id, can write.
+    Only this attempt knows `token`, so no other attempt at this job, or at a later job of the same id, can
+    write in its place.
     """
 
     job_id: str
@@ -77,7 +77,7 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Created:
-    """What became of an upload: `full` when too many jobs wait, `lost` when it took too long."""
+    """The outcome of an upload: `full` if too many jobs wait, `lost` if the upload expired."""
 
     outcome: Literal["created", "exists", "full", "lost"]
     digest: str
@@ -85,9 +85,9 @@ class Created:
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """Counts over all jobs: those that wait and run now; since the counting began, `ended` by status.
+    """Counts over all jobs: queued and running ones now, and ended ones by status since counting began.
 
-    `oldest_ms` is the age of the job that runs next, `texts` are done, failed ones included.
+    `oldest_ms` is the age of the job that runs next; `texts` counts finished texts, including failed ones.
     """
 
     queued: int
@@ -100,7 +100,7 @@ class Totals:
 
 
 def read_record(job_id: str, raw: Mapping[bytes, bytes]) -> JobRecord | None:
-    """The record in a hash as `job_create` began it; None for one that is not there."""
+    """Reads the hash that `job_create` writes; None if the job does not exist."""
     if b"status" not in raw:
         return None
     facts = {name.decode(): value.decode() for name, value in raw.items()}

@@ -1,4 +1,4 @@
-"""Puts jobs back into RQ's queue that it has lost: killed between two of its steps, or set back in time."""
+"""Re-enqueues jobs that RQ has lost: to a process killed between two steps, or to a restored Redis backup."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ log = logging.getLogger(__name__)
 
 
 class JobRecovery:
-    """Compares what should run with what RQ knows, each time it is asked to.
+    """Compares the jobs that should run with those that RQ knows.
 
-    A job is moved from list to list in several commands, so one look may miss it; two in a row, seconds
-    apart, mean that it is lost. If a look is wrong all the same, the newer run of the job ends the older.
+    RQ moves a job between lists in several commands, so a single check may miss it; a job missing from two
+    consecutive checks, seconds apart, counts as lost. Should that be wrong, the newer run ends the older one.
     """
 
     def __init__(self, store: JobStore, queue: JobQueue) -> None:
@@ -23,12 +23,12 @@ class JobRecovery:
         self._missing: set[str] = set()
 
     def look(self) -> list[str]:
-        """Returns the jobs that were put back."""
+        """Re-enqueues lost jobs and returns their ids."""
         open_ids = self._store.open_ids()
         missing = set(open_ids) - self._queue.known()
         back = [job_id for job_id in open_ids if job_id in missing & self._missing]
         for job_id in back:
             self._queue.enqueue_again(job_id)
-            log.warning("job put back into the queue", extra={"action": "job.recovered", "job": job_id})
+            log.warning("job enqueued again", extra={"action": "job.recovered", "job": job_id})
         self._missing = missing - set(back)
         return back

@@ -1,4 +1,4 @@
-"""Results of a job's texts as they are kept: a JSON line an entry, which is what a page of them will show."""
+"""Results of a job as they are stored: one line of JSON per entry, just as the results page returns them."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from batcher.errors import MillraceError
 from batcher.messages import Outcome, Prediction
 
-TOO_LONG = b'{"error":{"code":"text_too_long","detail":"the text is longer than this service takes"}}'
+TOO_LONG = b'{"error":{"code":"text_too_long","detail":"the text is longer than this service accepts"}}'
 
 
 @dataclass(frozen=True, slots=True)
 class ChunkResults:
-    """Results of one chunk, a JSON line an entry."""
+    """Results of one chunk, one line of JSON per entry."""
 
     lines: bytes
     entries: int
@@ -23,7 +23,7 @@ class ChunkResults:
 
 
 def chunk_results(outcomes: Sequence[Outcome | None], name: str) -> ChunkResults:
-    """`None` stands for a text that was too long to be asked about."""
+    """Encodes the outcomes of a chunk. `None` stands for a text that was too long to be sent."""
     lines: list[bytes] = []
     failed, revision = 0, ""
     for outcome in outcomes:
@@ -37,5 +37,5 @@ def chunk_results(outcomes: Sequence[Outcome | None], name: str) -> ChunkResults
 
 
 def _error(error: MillraceError) -> bytes:
-    said = {"error": {"code": error.code, "detail": str(error)}}
-    return json.dumps(said, separators=(",", ":")).encode()
+    body = {"error": {"code": error.code, "detail": str(error)}}
+    return json.dumps(body, separators=(",", ":")).encode()

@@ -1,7 +1,7 @@
-"""RQ's side of jobs: which queue, how a job is put there and taken away. Synchronous.
+"""The RQ side of jobs: adds them to RQ's queue and removes them. Synchronous.
 
-RQ only says who runs what next. What the API shows is the job's own record (`job_store`): RQ may call a job
-abandoned that has finished (rq issue 2424), or lose one in a crash, and `job_recovery` puts that right.
+RQ only decides which worker runs which job next. The API shows the job's own record (`store`) instead of RQ's
+state: RQ may call a finished job abandoned (rq issue 2424) or lose one in a crash, which `recovery` repairs.
 """
 
 from __future__ import annotations
@@ -21,26 +21,23 @@ from batcher.settings import JobSettings
 
 log = logging.getLogger(__name__)
 
-NO_CLUSTER = "jobs need a Redis that is no cluster: set MILLRACE_JOBS_REDIS_URL"
-# A process that holds this lock for longer has died with it; RQ itself would wait 15 minutes.
+NO_CLUSTER = "Redis Cluster does not support jobs: set MILLRACE_JOBS_REDIS_URL to a standalone Redis"
+# The lock of a worker that dies expires after this long; RQ's default is 15 minutes.
 MAINTENANCE_LOCK_S = 30
-# The run ends itself at its timeout; this much later RQ ends it.
+# A run ends itself at its timeout; RQ ends it this much later, should that fail.
 GRACE_S = 60
 
 
 class JobsQueue(Queue):
-    """RQ's queue, which gives out jobs of this service only.
-
-    Its maintenance lock does not outlive a killed worker for long.
-    """
+    """RQ's queue, restricted to jobs of this service, with a maintenance lock that expires sooner."""
 
     job_class = ClassifyJob
-    # Things that this process found in the queue and refused to run.
+    # Number of items that this process found in the queue and refused to run.
     refused: ClassVar[int] = 0
 
     @classmethod
     def lmove(cls, connection: redis.Redis, queue_key: str, timeout: int | None) -> Any:
-        """The next job of this service, as RQ takes it. All else that waits is removed and counted."""
+        """Moves the next job of this service as RQ does; removes and counts anything else in the queue."""
         while True:
             taken = super().lmove(connection, queue_key, timeout)
             if taken is None or (reason := _refusal(connection, taken[1])) is None:
@@ -49,13 +46,13 @@ class JobsQueue(Queue):
             cls.refused += 1
             fields = {"action": "job.refused", "job": taken[1][:64].decode("ascii", "replace")}
             log.error(
-                "refused to run what stands in RQ's queue: %s; find out who can write to Redis",
+                "refused to run an item of RQ's queue: %s; check who can write to Redis",
                 reason,
                 extra=fields,
             )
 
     def enqueue_dependents(self, job: Job, *args: Any, **kwargs: Any) -> None:
-        """No job of this service has any."""
+        """Does nothing: jobs of this service have no dependents."""
 
     def acquire_maintenance_lock(self) -> bool:
         """Whether this worker may do maintenance now."""
@@ -63,7 +60,7 @@ class JobsQueue(Queue):
 
 
 class JobQueue:
-    """Jobs that wait for a jobs worker. Nothing is pickled."""
+    """Adds jobs to RQ's queue and removes them. Nothing is pickled."""
 
     def __init__(self, client: redis.Redis, settings: JobSettings) -> None:
         self.rq = JobsQueue(f"millrace-{settings.name}", connection=client, serializer=JSONSerializer)
@@ -72,19 +69,19 @@ class JobQueue:
         self._checked = False
 
     def check(self) -> None:
-        """Raises NoJobs for a cluster: RQ's commands name keys of several slots. Redis is asked once."""
+        """Raises NoJobs on Redis Cluster, where RQ's multi-key commands do not work. Checks only once."""
         if self._checked:
             return
         try:
             facts: dict[str, Any] = self.rq.connection.info("cluster")
-        except redis.exceptions.ResponseError:  # a user who may not ask
+        except redis.exceptions.ResponseError:  # the Redis user may not call INFO
             facts = {}
         if facts.get("cluster_enabled"):
             raise NoJobs(NO_CLUSTER)
         self._checked = True
 
     def enqueue(self, job_id: str, *, at_front: bool = False) -> None:
-        """Puts a job into the queue. What RQ knows of an earlier job of this id is replaced."""
+        """Enqueues a job. Replaces RQ's state of an earlier job with this id."""
         job = self._job(job_id)
         pipe = self.rq.connection.pipeline()
         pipe.multi()
@@ -93,19 +90,19 @@ class JobQueue:
         pipe.execute()
 
     def enqueue_again(self, job_id: str) -> None:
-        """Puts a job at the front that RQ has lost, whatever it still knows of it."""
+        """Enqueues a job that RQ has lost at the front of the queue, whatever state RQ still has of it."""
         self.rq.intermediate_queue.remove(job_id)
         self.enqueue(job_id, at_front=True)
 
     def forget(self, job_id: str) -> None:
-        """Takes a job that shall not run out of the queue, and away with what RQ knows of it."""
+        """Removes a job that must not run from the queue, with RQ's state of it."""
         pipe = self.rq.connection.pipeline()
         pipe.lrem(self.rq.key, 0, job_id)
         pipe.delete(Job.key_for(job_id))
         pipe.execute()
 
     def known(self) -> set[str]:
-        """Jobs that wait, or that a worker was running a heartbeat ago."""
+        """Jobs that wait in the queue, or that a worker with a recent heartbeat is running."""
         started = self.rq.started_job_registry
         expired = set(started.get_expired_job_ids())
         running = set(started.get_job_ids(cleanup=False)) - expired
@@ -126,9 +123,9 @@ class JobQueue:
 
 
 def _refusal(connection: redis.Redis, job_id: bytes) -> str | None:
-    """Why what waits under this id may not run; None if it may, or is gone."""
+    """Why the job of this id may not run; None if it may, or no longer exists."""
     if not is_job_id(job_id.decode("ascii", "replace")):
-        return "its id is not one of this service"
+        return "its id was not created by this service"
     try:
         ClassifyJob.fetch(job_id.decode(), connection, JSONSerializer)
     except RefusedJob as error:

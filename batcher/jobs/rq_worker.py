@@ -1,4 +1,4 @@
-"""RQ's forking worker, with what RQ leaves to chance when something is killed or Redis goes away."""
+"""RQ's forking worker, made to recover when a process is killed or Redis is unavailable."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from batcher.jobs.job_class import is_job_id
 from batcher.jobs.recovery import JobRecovery
 from batcher.jobs.runner import Interrupted
 
-# RQ beats for a running job every BEAT_S; a job without a beat for LOST_S is run again.
-BEAT_S = 5
+# RQ sends a heartbeat for a running job every HEARTBEAT_S; a job without one for LOST_S is run again.
+HEARTBEAT_S = 5
 LOST_S = 20
 MAINTENANCE_S = 10
 WORKER_TTL_S = 60
 DEQUEUE_S = 5
-# Of the client that the worker is given: RQ itself raises it to this.
+# Socket timeout of the worker's client: the value to which RQ would raise it anyway.
 SOCKET_TIMEOUT_S = DEQUEUE_S + 10
-# A job gives way to whoever waits on a socket of this machine.
+# Gives processes that serve requests on this machine priority over jobs.
 NICENESS = 10
 
 
 class JobsWorker(Worker):
-    """Runs jobs one after the other, each in a process of its own. Recovers within about 30 s."""
+    """Runs one job at a time, each in its own process. Recovers from crashes within about 30 s."""
 
     log_result_lifespan = False
     max_connection_wait_time = 2.0
@@ -37,20 +37,20 @@ class JobsWorker(Worker):
 
     @property
     def dequeue_timeout(self) -> int:
-        """Seconds until maintenance gets its turn."""
+        """Longest wait for a job, in seconds: maintenance runs between two waits."""
         return DEQUEUE_S
 
     @property
-    def told_to_stop(self) -> bool:
-        """Whether a signal ended `work`, and not an accident."""
+    def stop_requested(self) -> bool:
+        """Whether `work` ended because of a signal rather than an error."""
         return self._shutdown_requested_date is not None
 
     def get_heartbeat_ttl(self, job: Job) -> int:
-        """Seconds after the last beat at which a job counts as lost."""
+        """Seconds after its last heartbeat at which a job counts as lost."""
         return min(super().get_heartbeat_ttl(job), LOST_S)
 
     def clean_registries(self) -> None:
-        """RQ's maintenance, then ours. RQ cannot read what is no id of a job."""
+        """Runs RQ's maintenance, then the recovery. First removes ids that RQ's maintenance cannot read."""
         for queue in self.queues:
             key = queue.intermediate_queue_key
             found: Any = self.connection.lrange(key, 0, -1)
@@ -62,49 +62,49 @@ class JobsWorker(Worker):
             self.recovery.look()
 
     def heartbeat(self, *args: Any, **kwargs: Any) -> None:
-        """A beat of the worker; the first that succeeds after an outage ends it."""
+        """Sends the worker's heartbeat; the first one that succeeds ends an outage."""
         super().heartbeat(*args, **kwargs)
         self.outage.found()
 
     def maintain_heartbeats(self, job: Job) -> None:
-        """A beat of a running job. The job survives an outage of Redis, so its worker must, too."""
+        """Sends the heartbeat of a running job. The job survives a Redis outage, so its worker must too."""
         try:
             super().maintain_heartbeats(job)
         except REDIS_ERRORS as error:
             self.outage.lost(error)
 
     def set_current_job_working_time(self, *args: Any, **kwargs: Any) -> None:
-        """For `rq info`; not worth ending for."""
+        """Updates the figure that `rq info` shows. Failing to do so must not end the worker."""
         try:
             super().set_current_job_working_time(*args, **kwargs)
         except REDIS_ERRORS as error:
             self.outage.lost(error)
 
     def handle_warm_shutdown_request(self) -> None:
-        """Asks the running job to stop where it is: it continues elsewhere, or after the restart."""
+        """Asks the running job to stop: it continues on another worker, or after a restart."""
         if self.horse_pid:
             os.kill(self.horse_pid, signal.SIGTERM)
 
     def handle_exception(self, job: Job, *exc_info: Any) -> None:
-        """A job that was asked to stop did nothing wrong."""
+        """Handles errors of a job, except Interrupted: a job that was asked to stop has not failed."""
         if not isinstance(exc_info[1], Interrupted):
             super().handle_exception(job, *exc_info)
 
     def main_work_horse(self, job: Job, queue: Queue) -> None:
-        """The process of one job."""
+        """Runs one job in this forked process."""
         os.nice(NICENESS)
         super().main_work_horse(job, queue)
 
 
 class OneLineOutage(logging.Filter):
-    """RQ tells of every vain attempt to reach Redis; we tell of the loss and of the return."""
+    """Drops RQ's message for each failed attempt to reach Redis: an outage is logged once, as is its end."""
 
     def __init__(self, outage: Outage) -> None:
         super().__init__()
         self._outage = outage
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Drops what RQ says of connections."""
+        """Drops RQ's messages about connections and reports the outage instead."""
         text = record.getMessage()
         error = record.exc_info[1] if record.exc_info else None
         if isinstance(error, REDIS_ERRORS):  # "found an unhandled exception", with a traceback

@@ -1,7 +1,7 @@
 """One attempt at a job: input -> cache -> bulk lane -> results in order, with a bounded number in flight.
 
-What happens in order: start the attempt -> read the next chunks -> look them up -> ask the queue for the
-rest -> append whole chunks twice a second. Whatever ends the attempt, the next one continues at the first
+The steps are: start the attempt -> read the next chunks -> look them up in the cache -> send the rest to the
+queue -> append whole chunks twice a second. Whatever ends the attempt, the next one continues at the first
 missing chunk.
 """
 
@@ -25,14 +25,14 @@ from batcher.settings import JobSettings
 
 log = logging.getLogger(__name__)
 
-# Texts of one request to the queue: small enough that its scripts hold up nobody's single text.
+# Texts per request to the queue: few enough that its scripts do not delay a caller's single text.
 REQUEST_TEXTS = 32
-# How long an entry of a job may wait in its lane; then it is asked for again.
+# How long an entry of a job may wait in its lane before it is enqueued again.
 BUDGET_S = 300.0
 FLUSH_EVERY_S = 0.5
-# Results held back at most, however fast they come.
+# At most this many chunks of results are buffered before they are flushed.
 FLUSH_CHUNKS = 64
-# Longest pause before the queue is asked again: nobody waits on a socket, and a cancellation must be seen.
+# Longest pause before a request is retried: no caller waits, but a cancellation must be noticed.
 PATIENCE_S = 5.0
 STORE_RETRY_S = 0.5
 REFUSALS = (QueueFull, NoWorker, QueueUnavailable, BudgetExceeded)
@@ -41,7 +41,7 @@ T = TypeVar("T")
 
 
 class Hub(Protocol):
-    """`batcher.hub.hub.ReplyHub`, or a pretended one."""
+    """`batcher.hub.hub.ReplyHub`, or a fake."""
 
     snapshot: Snapshot
 
@@ -53,18 +53,18 @@ class Hub(Protocol):
 
 
 class Cache(Protocol):
-    """`batcher.hub.shared_cache.SharedCache`, or a pretended one."""
+    """`batcher.hub.shared_cache.SharedCache`, or a fake."""
 
     async def get(self, revision: str, ids: Sequence[str]) -> list[Prediction | None]: ...
     async def close(self) -> None: ...
 
 
 class Interrupted(Exception):
-    """The attempt ended before its job did, and another one shall continue."""
+    """The attempt ended before its job did; another attempt will continue it."""
 
 
 class _Ended(Exception):
-    """The job has ended, or belongs to a newer attempt: nothing is left to do here. `status` says which."""
+    """The job has ended or belongs to a newer attempt, so this attempt stops. `status` says which."""
 
     def __init__(self, status: str) -> None:
         super().__init__(status)
@@ -78,20 +78,20 @@ def run_job(
     settings: JobSettings,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> str:
-    """Runs an attempt to its end and returns the status of the job. Needs no event loop; makes its own.
+    """Runs one attempt in its own event loop and returns the status of the job.
 
-    `connect` is called inside that loop. Raises Interrupted once `should_stop` says so, and what Redis raises
-    when it is away at the start.
+    `connect` is called inside that loop. Raises Interrupted once `should_stop` returns true, and Redis errors
+    if Redis is unavailable at the start.
     """
     attempt = store.start(job_id)
     fields = {"job": job_id, "attempt": attempt.number, "chunk": attempt.first, "chunks": attempt.chunks}
     if attempt.status != "running":
         log.info("nothing to run", extra={"action": "job.skipped", "status": attempt.status, **fields})
         return attempt.status
-    # Whose results these are, where clients are kept apart: as POST /predict of the same key has it.
+    # With separate clients, a job shares cached results only with POST /predict requests of the same API key.
     record = store.record(job_id) if settings.separate_clients else None
     tenant = record.owner if record else ""
-    log.info("job begins", extra={"action": "job.started", **fields})
+    log.info("job started", extra={"action": "job.started", **fields})
     status = asyncio.run(_Run(attempt, store, settings, should_stop, tenant).run(connect))
     log.info("job ended", extra={"action": "job.ended", "status": status, **fields})
     return status
@@ -115,13 +115,13 @@ class _Run:
         self._should_stop = should_stop
         self._request_texts = min(REQUEST_TEXTS, settings.job_in_flight)
         self._slots = asyncio.Semaphore(settings.job_in_flight // self._request_texts)
-        # Chunks under way: enough to fill the slots while the first of them waits for its last entry.
+        # Chunks in progress: enough to fill the slots while the first of them waits for its last entry.
         self._ahead = settings.job_in_flight // attempt.chunk_texts + 2
         self._rate = 0.0
-        self._patient = False
+        self._stalled = False
 
     async def run(self, connect: Callable[[], tuple[Hub, Cache]]) -> str:
-        """Until the job has ended; returns its status."""
+        """Runs until the job has ended; returns its status."""
         hub, cache = connect()
         await hub.start(PATIENCE_S)
         try:
@@ -131,12 +131,14 @@ class _Run:
         except _Ended as ended:
             return ended.status
         except TimeoutError:
-            return await self._end("failed", "job_timeout", f"it ran for longer than {self._timeout_s} s")
+            return await self._end(
+                "failed", "job_timeout", f"the job ran for longer than {self._timeout_s} s"
+            )
         except Interrupted:
-            await self._patiently(self._store.forgive, self._attempt)
+            await self._retry(self._store.forgive, self._attempt)
             raise
         finally:
-            await asyncio.sleep(0)  # cancelled requests say what they no longer want; the hub passes that on
+            await asyncio.sleep(0)  # lets cancelled requests withdraw their entries before the hub stops
             await hub.stop()
             await cache.close()
 
@@ -164,11 +166,11 @@ class _Run:
                 await asyncio.gather(waiting, return_exceptions=True)
 
     async def _flush(self, at: int, held: Sequence[ChunkResults], seconds: float) -> None:
-        """Appends what is held, and sees here within FLUSH_EVERY_S whether the job was cancelled."""
+        """Appends buffered results. Runs every FLUSH_EVERY_S, because it also detects a cancellation."""
         entries = sum(chunk.entries for chunk in held)
         weight = min(seconds / 5.0, 1.0) if self._rate else 1.0
         self._rate += weight * (entries / max(seconds, 0.05) - self._rate)
-        status = await self._patiently(
+        status = await self._retry(
             lambda: self._store.append(
                 self._attempt,
                 at,
@@ -184,10 +186,10 @@ class _Run:
             raise Interrupted
 
     async def _end(self, status: JobStatus, *why: str) -> str:
-        return await self._patiently(self._store.end, self._attempt, status, *why)
+        return await self._retry(self._store.end, self._attempt, status, *why)
 
-    async def _patiently(self, call: Callable[..., T], *args: object) -> T:
-        """The answer of the store, in a thread; asked again for as long as Redis is away."""
+    async def _retry(self, call: Callable[..., T], *args: object) -> T:
+        """Calls the store in a thread, and again until Redis answers."""
         while True:
             try:
                 return await asyncio.to_thread(call, *args)
@@ -199,22 +201,22 @@ class _Run:
     # -- classifying -------------------------------------------------------------------------------
 
     async def _classified(self, hub: Hub, cache: Cache) -> AsyncGenerator[ChunkResults]:
-        """Chunks with their results, in order; the next ones are under way meanwhile."""
-        under_way: deque[asyncio.Task[ChunkResults]] = deque()
+        """Yields the results of chunks in order while later chunks are in progress."""
+        in_progress: deque[asyncio.Task[ChunkResults]] = deque()
         try:
             for number in range(self._attempt.first, self._attempt.chunks):
-                under_way.append(asyncio.create_task(self._chunk(number, hub, cache)))
-                if len(under_way) >= self._ahead:
-                    yield await under_way.popleft()
-            while under_way:
-                yield await under_way.popleft()
+                in_progress.append(asyncio.create_task(self._chunk(number, hub, cache)))
+                if len(in_progress) >= self._ahead:
+                    yield await in_progress.popleft()
+            while in_progress:
+                yield await in_progress.popleft()
         finally:
-            for task in under_way:
+            for task in in_progress:
                 task.cancel()
-            await asyncio.gather(*under_way, return_exceptions=True)
+            await asyncio.gather(*in_progress, return_exceptions=True)
 
     async def _chunk(self, number: int, hub: Hub, cache: Cache) -> ChunkResults:
-        texts = await self._patiently(self._store.input, self._attempt.job_id, number)
+        texts = await self._retry(self._store.input, self._attempt.job_id, number)
         if texts is None:
             raise _Ended("gone")
         ids = [None if text is None else entry_id(text, self._tenant) for text in texts]
@@ -227,35 +229,36 @@ class _Run:
         missing = [entry for entry in wanted if entry not in known]
         size = self._request_texts
         parts = [missing[at : at + size] for at in range(0, len(missing), size)]
-        async with asyncio.TaskGroup() as asking:
-            asked = [
-                asking.create_task(self._ask(hub, part, [wanted[entry] for entry in part])) for part in parts
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(self._request(hub, part, [wanted[entry] for entry in part]))
+                for part in parts
             ]
-        for part, task in zip(parts, asked, strict=True):
+        for part, task in zip(parts, tasks, strict=True):
             known.update(zip(part, task.result(), strict=True))
         return chunk_results([known[entry] if entry else None for entry in ids], model.name if model else "")
 
-    async def _ask(self, hub: Hub, ids: Sequence[str], texts: Sequence[str]) -> list[Outcome]:
-        """Outcomes of one request, with patience: what a client would be refused for, a job waits for."""
+    async def _request(self, hub: Hub, ids: Sequence[str], texts: Sequence[str]) -> list[Outcome]:
+        """Sends one request and retries it whenever the service would refuse a client's."""
         async with self._slots:
             while True:
                 try:
                     outcomes = await hub.classify(
                         ids, texts, budget_s=BUDGET_S, lane="bulk", trace=tracing.current()
                     )
-                    self._calm()
+                    self._log_resumed()
                     return outcomes
                 except REFUSALS as error:
-                    self._wait_for(error)
+                    self._log_stalled(error)
                     await asyncio.sleep(min(error.retry_after_s or 0.2, PATIENCE_S))
 
-    def _wait_for(self, error: MillraceError) -> None:
-        if not self._patient:
-            self._patient = True
+    def _log_stalled(self, error: MillraceError) -> None:
+        if not self._stalled:
+            self._stalled = True
             fields = {"job": self._attempt.job_id, "code": error.code}
-            log.warning("job waits: %s", error, extra={"action": "job.waits", **fields})
+            log.warning("job is waiting: %s", error, extra={"action": "job.waits", **fields})
 
-    def _calm(self) -> None:
-        if self._patient:
-            self._patient = False
-            log.warning("job goes on", extra={"action": "job.goes_on", "job": self._attempt.job_id})
+    def _log_resumed(self) -> None:
+        if self._stalled:
+            self._stalled = False
+            log.warning("job continues", extra={"action": "job.goes_on", "job": self._attempt.job_id})

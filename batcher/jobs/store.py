@@ -1,24 +1,25 @@
 """Every Redis key and command of jobs, except RQ's own. Synchronous: call it from threads.
 
-P is `{millrace-jobs:<name>}`: the queue's keys begin otherwise, so a Redis user may have one and not
-the other. TTL is `job_ttl_s`, renewed while a job lives. A place is `microseconds of its creation:id`.
+P is `{millrace-jobs:<name>}`. The queue's keys have another prefix, so that a Redis user can be granted
+access to only one of the two. TTL is `job_ttl_s`, renewed until the job ends. A place, which identifies a
+job in the lists, is `microseconds of its creation:id`.
 
 | key                 | type | what                                              | lifetime | written by    |
 |---------------------|------|---------------------------------------------------|----------|---------------|
 | P:job:<id>          | hash | status, counts, times, error: what the API shows  | TTL      | all scripts   |
-| P:job:<id>:input    | hash | chunk number -> JSON list, null: text is too long | its end  | create        |
-| P:job:<id>:output   | list | chunks of results in order, a JSON line an entry  | TTL      | append        |
+| P:job:<id>:input    | hash | chunk number -> JSON list, null: text is too long | job ends | create        |
+| P:job:<id>:output   | list | chunks of results, one line of JSON per entry     | TTL      | append        |
 | P:job:<id>:upload:* | hash | input that is still arriving                      | 10 min   | upload        |
 | P:jobs              | zset | places of all jobs                                | TTL      | create        |
 | P:jobs:<status>     | zset | places of the jobs of each status                 | TTL      | all scripts   |
 | P:jobs:ends         | zset | place or upload -> when its lifetime ends         | TTL      | all scripts   |
 | P:jobs:sizes        | hash | place or upload -> bytes it holds, client         | TTL      | all scripts   |
-| P:jobs:bytes        | hash | bytes that all jobs hold, and those of a client   | TTL      | all scripts   |
-| P:jobs:totals       | hash | ended jobs by status, texts done, since it began  | TTL      | append, end   |
+| P:jobs:bytes        | hash | bytes that jobs hold: all, and by client          | TTL      | all scripts   |
+| P:jobs:totals       | hash | ended jobs by status, texts done, since the start | TTL      | append, end   |
 
-A chunk holds `chunk_texts` entries (the last one fewer), so an entry's place follows from its number.
-Every script is idempotent, and none lets a job that has ended change again. Whatever lists or counts jobs
-first forgets those whose lifetime has ended.
+A chunk holds `chunk_texts` entries (the last one may hold fewer), so an entry's number gives its position.
+Every script is idempotent, and none changes a job that has ended. Scripts that list or count jobs first
+remove those whose lifetime has ended.
 """
 
 from __future__ import annotations
@@ -37,26 +38,26 @@ from batcher.jobs.records import Attempt, Created, JobRecord, JobStatus, Totals,
 from batcher.jobs.upload import UNBOUNDED, Budget, Submission, Upload
 
 CHUNK_TEXTS = 256
-# A job whose attempts end without progress this often in a row has something about it that ends them.
+# After this many consecutive attempts without progress a job fails: something in it must be ending them.
 MOST_STALLED = 5
-# Jobs looked at for one page of a list that leaves out those of others.
+# Most jobs examined for one page of a list, which omits jobs of other owners.
 MOST_LOOKS = 1000
 
 
 def jobs_prefix(name: str) -> str:
-    """P: what every key of the jobs of the service `name` starts with."""
+    """P: the prefix of all job keys of the service `name`."""
     return f"{{millrace-jobs:{name}}}"
 
 
 class JobStore:
-    """The jobs of one service. Thread-safe, as its client is. Raises what the client raises."""
+    """The jobs of one service. Thread-safe, as its client is. Redis errors are not caught."""
 
     def __init__(self, client: redis.Redis, name: str, ttl_s: float) -> None:
         self._client = client
         self._prefix = jobs_prefix(name)
         self._ttl_ms = int(ttl_s * 1000)
 
-    # -- coming in ---------------------------------------------------------------------------------
+    # -- uploading ---------------------------------------------------------------------------------
 
     def upload(
         self,
@@ -65,77 +66,76 @@ class JobStore:
         submission: Submission = Submission(),  # noqa: B008 - it is frozen
         budget: Budget = UNBOUNDED,
     ) -> Upload:
-        """Input to be stored chunk by chunk, then made a job by `create`, or dropped."""
+        """Begins an upload, which is stored in chunks and then turned into a job by `create`, or dropped."""
         return Upload(self._run, job_id, secrets.token_hex(8), chunk_texts, submission, budget)
 
     def create(self, upload: Upload, digest: str, most_waiting: int) -> Created:
-        """Makes a job of an upload, all at once. `digest`, of the texts, tells repeats from conflicts."""
-        said = upload.submission
+        """Turns an upload into a job, atomically. The `digest` of its texts tells repeats from conflicts."""
+        submission = upload.submission
         facts = [upload.total, upload.chunk_texts, upload.chunks, digest, self._ttl_ms, most_waiting]
-        how = [said.owner, said.client, int(said.keep_input), said.trace]
-        outcome, known = self._run("job_create", upload.job_id, upload.nonce, *facts, *how)
+        options = [submission.owner, submission.client, int(submission.keep_input), submission.trace]
+        outcome, known = self._run("job_create", upload.job_id, upload.nonce, *facts, *options)
         return Created(outcome.decode(), (known or b"").decode())
 
-    # -- being run ---------------------------------------------------------------------------------
+    # -- running -----------------------------------------------------------------------------------
 
     def start(self, job_id: str) -> Attempt:
-        """Begins an attempt, which ends the right of any earlier one to write."""
+        """Begins an attempt; earlier attempts can no longer write."""
         token = secrets.token_hex(8)
         status, *numbers = self._run("job_start", job_id, token, self._ttl_ms, MOST_STALLED)
         return Attempt(job_id, token, status.decode(), *map(int, numbers))
 
     def trace(self, job_id: str) -> str:
-        """The traceparent of the request that handed a job in; nothing where there is none."""
+        """The traceparent of the request that submitted the job; "" if there is none."""
         raw = cast("bytes | None", self._client.hget(self._job(job_id), "trace"))
         return (raw or b"").decode("ascii", "replace")
 
     def input(self, job_id: str, chunk: int) -> list[str | None] | None:
-        """The texts of one chunk, None for one that is too long. None when the chunk is gone."""
+        """The texts of one chunk, with None for a text that is too long. None if the chunk does not exist."""
         raw = cast("bytes | None", self._client.hget(f"{self._job(job_id)}:input", str(chunk)))
         return None if raw is None else cast("list[str | None]", json.loads(raw))
 
     def append(
         self, attempt: Attempt, first: int, chunks: Sequence[bytes], *, failed: int, rate: float, model: str
     ) -> str:
-        """Adds results from chunk `first` on. Returns `running` while the attempt may go on, else why not."""
+        """Appends results from chunk `first` on. Returns `running`, or why the attempt must not continue."""
         facts = [attempt.token, first, failed, round(rate, 1), model, self._ttl_ms]
         status: bytes = self._run("job_append", attempt.job_id, *facts, *chunks)
         return status.decode()
 
     def end(self, attempt: Attempt, status: JobStatus, code: str = "", error: str = "") -> str:
         """Ends a job on behalf of an attempt. Returns the status afterwards, or `superseded`."""
-        said: bytes = self._run("job_end", attempt.job_id, attempt.token, status, code, error, self._ttl_ms)
-        return said.decode()
+        after: bytes = self._run("job_end", attempt.job_id, attempt.token, status, code, error, self._ttl_ms)
+        return after.decode()
 
     def cancel(self, job_id: str) -> str:
-        """Ends a job unless it has ended. Returns the status afterwards, or `gone`."""
-        said: bytes = self._run("job_end", job_id, "", "cancelled", "", "", self._ttl_ms)
-        return said.decode()
+        """Cancels a job unless it has ended. Returns the status afterwards, or `gone`."""
+        after: bytes = self._run("job_end", job_id, "", "cancelled", "", "", self._ttl_ms)
+        return after.decode()
 
     def forgive(self, attempt: Attempt) -> None:
-        """This attempt ends because it was asked to: it does not count as one without progress."""
+        """Stops an interrupted attempt from counting as one without progress."""
         self._run("job_forgive", attempt.job_id, attempt.token)
 
-    # -- being asked -------------------------------------------------------------------------------
+    # -- reading -----------------------------------------------------------------------------------
 
     def records(self, job_ids: Sequence[str]) -> list[JobRecord | None]:
-        """What is known of each job, None where there is none; one round trip."""
+        """The record of each job, None for one that does not exist, in one round trip."""
         pipe = self._client.pipeline(transaction=False)
         for job_id in job_ids:
             pipe.hgetall(self._job(job_id))
         return [read_record(job_id, raw) for job_id, raw in zip(job_ids, pipe.execute(), strict=True)]
 
     def record(self, job_id: str) -> JobRecord | None:
-        """What is known of one job."""
         return self.records([job_id])[0]
 
     def position(self, record: JobRecord) -> int | None:
-        """Jobs that will begin before this one, plus one; None unless it is queued."""
+        """The job's position in the queue, from 1; None unless it is queued."""
         rank = cast("int | None", self._client.zrank(f"{self._prefix}:jobs:queued", record.place))
         return None if rank is None else rank + 1
 
     def waiting(self) -> int:
-        """How many jobs are queued."""
+        """The number of queued jobs."""
         return self._client.zcard(f"{self._prefix}:jobs:queued")
 
     def totals(self) -> Totals:
@@ -162,33 +162,32 @@ class JobStore:
         )
 
     def running_ids(self) -> list[str]:
-        """Jobs that run."""
         places: Any = self._client.zrange(f"{self._prefix}:jobs:running", 0, -1)
         return [place.decode().partition(":")[2] for place in places]
 
     def open_ids(self) -> list[str]:
-        """Every job that has not ended. Renews their lifetime, and forgets those that are gone."""
+        """Every job that has not ended. Renews their lifetime, and drops expired jobs from the lists."""
         return [job_id.decode() for job_id in self._run("job_renew", self._ttl_ms)]
 
     def newest(
         self, count: int, before: str = "", *, status: str | None = None, owner: str = ""
     ) -> tuple[list[str], str | None]:
-        """Up to `count` ids of jobs that `owner` may see ("": all), newest first, and where older ones begin.
+        """Up to `count` ids of jobs that `owner` may see ("": all), newest first, and a cursor.
 
-        `before` is what an earlier call gave as that; None means that there are no more.
+        Pass the cursor as `before` to get the next page; a cursor of None means that there are no more jobs.
         """
         following, *ids = self._run("job_list", status or "", owner, before, count, MOST_LOOKS)
         return [job_id.decode() for job_id in ids], following.decode() or None
 
     def output(self, record: JobRecord, start: int, stop: int) -> Iterator[list[bytes]]:
-        """The results of entries [start, stop), as far as done: JSON each, in a list for each chunk."""
+        """Yields the finished results of entries [start, stop) as JSON, one list for each chunk."""
         stop = min(stop, record.done)
         key, size = f"{self._job(record.id)}:output", record.chunk_texts
         while start < stop:
             chunk = start // size
             raw = cast("bytes | None", self._client.lindex(key, chunk))
             if raw is None:
-                raise LookupError(f"results of job {record.id} are gone")
+                raise LookupError(f"the results of job {record.id} no longer exist")
             lines = raw.split(b"\n")[start - chunk * size : stop - chunk * size]
             yield lines
             start += len(lines)
@@ -211,7 +210,7 @@ class JobStore:
 
 @cache
 def _source(name: str) -> str:
-    """The Lua text of a script, what all scripts of jobs share included."""
+    """The source of a script, with the code that all job scripts share."""
     folder = resources.files("batcher.jobs") / "lua"
     return (folder / "job_common.lua").read_text() + (folder / f"{name}.lua").read_text()
 

@@ -1,4 +1,4 @@
-"""Input of a job on its way into Redis, chunk by chunk, within the budgets of bytes."""
+"""Uploads the input of a job to Redis, chunk by chunk, within byte budgets."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-# Of a result until it is known: a place is reserved for it. The scripts know the same number.
+# Bytes reserved for each result until its size is known. job_common.lua has the same number.
 RESULT_BYTES = 100
 UPLOAD_TTL_MS = 600_000
 Refusal = Literal["large", "full", "client_full"]
@@ -15,7 +15,7 @@ Refusal = Literal["large", "full", "client_full"]
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """Bytes that jobs may hold: all of them together, and those of one client."""
+    """Bytes that jobs may hold: all of them together (`total`), and those of one client."""
 
     total: int
     client: int
@@ -26,9 +26,10 @@ UNBOUNDED = Budget(2**53, 2**53)
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """Who hands a job in, and how.
+    """Who submits a job, and how.
 
-    `owner` may see it ("": everybody), `client` has the budget, `trace` is the traceparent of the request.
+    `owner` may see it ("": every client), its bytes count against the budget of `client`, and `trace` is the
+    traceparent of the request.
     """
 
     owner: str = ""
@@ -38,7 +39,7 @@ class Submission:
 
 
 class NoRoom(Exception):
-    """Jobs hold as much as they may. `large`: this one alone would hold more, whatever is deleted."""
+    """The budget is exhausted. `large`: this job would exceed it even if all others were deleted."""
 
     def __init__(self, refusal: Refusal) -> None:
         super().__init__(refusal)
@@ -51,7 +52,7 @@ def encode_text(text: str | None) -> bytes:
 
 
 class Upload:
-    """Input that is nobody's job yet. It goes by itself if it is left alone."""
+    """Input that is not a job yet. It expires if it is abandoned."""
 
     def __init__(
         self,
@@ -72,31 +73,31 @@ class Upload:
         self._budget = budget
 
     def add(self, texts: Sequence[bytes]) -> None:
-        """Stores the next chunk: `chunk_texts` texts from `encode_text`, fewer only in the last one.
+        """Stores the next chunk of `chunk_texts` texts from `encode_text`; only the last chunk may be smaller.
 
-        Raises NoRoom, and stores nothing then.
+        Raises NoRoom without storing anything.
         """
         payload = b"[%b]" % b",".join(texts)
-        self._ask(str(self.chunks), payload, len(payload) + len(texts) * RESULT_BYTES)
+        self._store(str(self.chunks), payload, len(payload) + len(texts) * RESULT_BYTES)
         self.chunks += 1
         self.total += len(texts)
 
     def check(self, size: int) -> None:
-        """Raises NoRoom where so many bytes would not fit now beside what is there. Stores nothing.
+        """Raises NoRoom if `size` more bytes do not fit into the budgets now. Stores nothing.
 
-        A size that would never fit is no reason: a body may be larger than the texts in it.
+        A size that could never fit is accepted, because a body may be larger than the texts it contains.
         """
         try:
-            self._ask("", b"", size)
+            self._store("", b"", size)
         except NoRoom as error:
             if error.refusal != "large":
                 raise
 
     def drop(self) -> None:
-        """Removes what was stored."""
+        """Removes the upload."""
         self._run("job_drop", self.job_id, self.nonce)
 
-    def _ask(self, chunk: str, payload: bytes, size: int) -> None:
+    def _store(self, chunk: str, payload: bytes, size: int) -> None:
         facts = [size, self.submission.client, UPLOAD_TTL_MS, self._budget.total, self._budget.client]
         verdict: bytes = self._run("job_upload", self.job_id, self.nonce, chunk, payload, *facts)
         if verdict != b"stored":

@@ -1,5 +1,5 @@
--- Adds chunks of results behind those that are there, and says whether the attempt may go on.
--- Only the newest attempt may, only in order, and a repeat of the same call adds nothing.
+-- Appends chunks of results and returns whether the attempt may continue.
+-- Only the newest attempt may append, and only in order. Repeating a call adds nothing.
 -- ARGV: id, token of the attempt, first (number of the first chunk), failed (entries among them), rate, model, ttl_ms,
 --       then chunks.
 -- Returns the status of the job | 'gone' | 'superseded'.

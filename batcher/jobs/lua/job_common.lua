@@ -1,23 +1,23 @@
--- Stands before every script of jobs. KEYS[1] is the prefix P, which carries the hash tag: all keys share a slot.
--- Times are milliseconds of the Redis clock; callers send durations, never moments.
+-- Prepended to every job script. KEYS[1] is the prefix P, whose hash tag puts all keys into one slot.
+-- Times are milliseconds of the Redis clock; callers send durations, never points in time.
 local P = KEYS[1]
 local ALL, ENDS, SIZES, BYTES, TOTALS = P .. ':jobs', P .. ':jobs:ends', P .. ':jobs:sizes', P .. ':jobs:bytes', P .. ':jobs:totals'
 local STATUSES = { 'queued', 'running', 'finished', 'failed', 'cancelled' }
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
--- What the result of one text is expected to take until it is known.
+-- Bytes reserved for the result of one text until its size is known.
 local RESULT_BYTES = 100
 
 local function job_key(id) return P .. ':job:' .. id end
 local function index_of(status) return P .. ':jobs:' .. status end
 local function is_open(status) return status == 'queued' or status == 'running' end
--- A place is `microseconds of its creation:id`: members of one score sort as strings, the newest last.
+-- A place is `microseconds of its creation:id`. All members have the same score, so they sort as strings, newest last.
 local function id_of(place) return string.match(place, ':(.*)$') end
 local function renew(ttl, keys)
   for _, key in ipairs(keys) do redis.call('PEXPIRE', key, ttl) end
 end
 
--- Notes what a job or an upload holds in bytes, for the client that handed it in; 0 forgets it.
+-- Records how many bytes a job or an upload holds, for the client that submitted it; 0 removes the record.
 local function account(member, client, bytes)
   local before, known = string.match(redis.call('HGET', SIZES, member) or '', '^(%d+) (.*)$')
   client = known or client
@@ -32,7 +32,7 @@ local function account(member, client, bytes)
   end
 end
 
--- Whether `more` bytes fit into the budgets beside the `held` ones of the same upload.
+-- Whether `more` bytes fit into the budgets, given that the same upload already holds `held` bytes.
 local function room(client, held, more, most, most_of_client)
   if held + more > most or held + more > most_of_client then return 'large' end
   local counted = redis.call('HMGET', BYTES, 'all', 'client:' .. client)
@@ -41,11 +41,11 @@ local function room(client, held, more, most, most_of_client)
   return 'stored'
 end
 
--- A job of this place, or an upload, lives `ttl` from now on.
+-- Sets the lifetime of a job or an upload, and of its keys, to `ttl` from now.
 local function lives(member, ttl, keys)
   redis.call('ZADD', ENDS, now + ttl, member)
   renew(ttl, keys)
-  for _, key in ipairs({ ENDS, SIZES, BYTES }) do -- an upload lives shorter than the jobs beside it
+  for _, key in ipairs({ ENDS, SIZES, BYTES }) do -- the short lifetime of an upload must not shorten theirs
     if redis.call('PTTL', key) < ttl then redis.call('PEXPIRE', key, ttl) end
   end
 end
@@ -57,7 +57,7 @@ local function remove(place)
   account(place, '', 0)
 end
 
--- Jobs and uploads whose time is over leave the lists and the accounts with their keys.
+-- Removes expired jobs and uploads: their keys, their places in the lists, and their bytes in the accounts.
 local function prune()
   for _, member in ipairs(redis.call('ZRANGEBYSCORE', ENDS, '-inf', now, 'LIMIT', 0, 100)) do
     local upload = string.match(member, '^upload:(.*)$')
@@ -71,7 +71,7 @@ local function prune()
   end
 end
 
--- Puts a job into the list of its status; the lists live as long as what was written last.
+-- Moves a job to the list of its status. A list expires with the job that was written to it last.
 local function list(place, from, to, ttl)
   if from then redis.call('ZREM', index_of(from), place) end
   redis.call('ZADD', index_of(to), 0, place)
@@ -83,7 +83,7 @@ local function count(field, by, ttl)
   redis.call('PEXPIRE', TOTALS, ttl)
 end
 
--- Ends a job: its input goes unless it was asked to be kept, and what it holds is what is there.
+-- Ends a job: removes its input unless it should be kept, and accounts for the bytes that remain.
 local function finish(id, status, ttl, code, message)
   local job = job_key(id)
   local facts = redis.call('HMGET', job, 'status', 'place', 'input_bytes', 'output_bytes', 'keep_input')

@@ -1,7 +1,7 @@
--- Makes a job of an upload, whole or not at all. A repeat of the same call finds its own job.
--- ARGV: id, upload, total, chunk_texts, chunks, digest, ttl_ms, most (jobs that may wait), owner ('': anybody's), client,
---       keep_input (1: after its end, too), trace.
--- Returns {'created' | 'exists' | 'full' | 'lost', digest of the job that is there}.
+-- Turns an upload into a job, atomically. Repeating a call finds the job it has created.
+-- ARGV: id, upload, total, chunk_texts, chunks, digest, ttl_ms, most (jobs that may wait), owner ('': visible to all),
+--       client, keep_input (1: keep the input after the job ends), trace.
+-- Returns {'created' | 'exists' | 'full' | 'lost', digest of the existing job}.
 local id, upload, total, ttl = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[7])
 local job, member = job_key(id), 'upload:' .. id .. ':upload:' .. upload
 local staged = job .. ':upload:' .. upload

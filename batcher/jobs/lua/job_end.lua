@@ -1,5 +1,5 @@
--- Ends a job. A job that has ended stays as it is: its status never goes backwards, nor sideways.
--- ARGV: id, token of the attempt ('' for a decision from outside), status, error_code, error, ttl_ms.
+-- Ends a job. The status of a job that has already ended does not change.
+-- ARGV: id, token of the attempt ('' if not ended by an attempt), status, error_code, error, ttl_ms.
 -- Returns the status of the job afterwards | 'gone' | 'superseded'.
 local id, token, status = ARGV[1], ARGV[2], ARGV[3]
 local facts = redis.call('HMGET', job_key(id), 'status', 'token')

@@ -1,6 +1,6 @@
--- Lists jobs, newest first. ARGV: status ('': every), owner who asks ('': sees all), before (a place; '': the newest), most
--- jobs, most jobs to look at. Jobs whose lifetime has ended leave the lists.
--- Returns {the place to go on from | '', then ids}.
+-- Lists jobs, newest first, and removes expired jobs. ARGV: status ('': any), owner asking ('': sees all),
+-- before (a place; '': the newest), most jobs to return, most jobs to examine.
+-- Returns {the place to continue from | '', then ids}.
 local status, owner, before, most, looks = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
 local index, reply = status == '' and ALL or index_of(status), { '' }
 prune()

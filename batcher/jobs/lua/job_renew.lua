@@ -1,5 +1,5 @@
--- Renews the lifetime of every job that has not ended, and forgets those that are gone. ARGV: ttl_ms.
--- Returns their ids, those that wait first, the oldest first.
+-- Renews the lifetime of every job that has not ended, and drops jobs without a record. ARGV: ttl_ms.
+-- Returns their ids: queued jobs before running ones, oldest first.
 local ttl, ids = tonumber(ARGV[1]), {}
 prune()
 for _, status in ipairs({ 'queued', 'running' }) do

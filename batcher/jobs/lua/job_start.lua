@@ -1,5 +1,5 @@
--- Begins an attempt at a job; from now on only this attempt may write results. A repeat of the same call counts once.
--- ARGV: id, token of the attempt, ttl_ms, most_stalled (attempts in a row that may end without progress).
+-- Begins an attempt at a job; only this attempt may then write results. Repeating a call has no further effect.
+-- ARGV: id, token of the attempt, ttl_ms, most_stalled (consecutive attempts that may end without progress).
 -- Returns {status | 'gone', attempt, chunks done, chunks, total, chunk_texts, ms since the first attempt began}.
 local id, token, ttl, most = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local job = job_key(id)
@@ -12,7 +12,7 @@ if is_open(status) and facts[8] ~= token then
   redis.call('HINCRBY', job, 'attempt', 1)
   redis.call('HSET', job, 'token', token)
   if redis.call('HINCRBY', job, 'stalled', 1) > most then
-    finish(id, 'failed', ttl, 'job_stalled', most .. ' attempts in a row ended without progress')
+    finish(id, 'failed', ttl, 'job_stalled', most .. ' consecutive attempts ended without progress')
     status = 'failed'
   else
     redis.call('HSET', job, 'status', 'running', 'started_ms', started)

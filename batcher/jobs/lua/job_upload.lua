@@ -1,6 +1,6 @@
--- Stores the next chunk of an upload, if the budgets have room for it. A repeat of the same call stores nothing more.
--- ARGV: id, upload, chunk number, payload ('': only asks for room), bytes of it and of its expected results, client,
---       ttl_ms, most bytes of all jobs, most bytes of a client's.
+-- Stores the next chunk of an upload if it fits into the budgets. Repeating a call stores nothing more.
+-- ARGV: id, upload, chunk number, payload ('': only check for room), bytes of it and its expected results, client,
+--       ttl_ms, most bytes of all jobs, most bytes of one client's jobs.
 -- Returns 'stored' | 'large' (it can never fit) | 'full' | 'client_full'.
 local staged, member = job_key(ARGV[1]) .. ':upload:' .. ARGV[2], 'upload:' .. ARGV[1] .. ':upload:' .. ARGV[2]
 local bytes, client, ttl = tonumber(ARGV[5]), ARGV[6], tonumber(ARGV[7])
