@@ -1,1 +1,1 @@
-"""The command people type, and what it needs: starting processes, the embedded Redis, the HTTP client."""
+"""The `millrace` command line: starts processes and the embedded Redis, and includes the HTTP clients."""

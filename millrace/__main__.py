@@ -1,4 +1,4 @@
-"""`millrace`: imports the one command that was asked for, runs it, and turns its errors into sentences."""
+"""The `millrace` command line: imports only the requested command, runs it, and prints its errors."""
 
 from __future__ import annotations
 
@@ -11,38 +11,38 @@ from typing import Protocol, cast
 
 from millrace.errors import CommandError
 
-# One line registers a command: its name is its module here, which has add_arguments and run.
+# Commands and their summaries. Each is a module of this package with `add_arguments` and `run`.
 COMMANDS = {
     "up": "start everything on this machine: Redis, API, workers, jobs worker",
-    "api": "start the API, one process for a container",
+    "api": "start the API, for example in a container",
     "worker": "start a batching worker",
     "jobs": "start the worker behind /jobs",
     "classify": "classify a file of texts through a job, with a progress bar",
-    "top": "watch the mill at work in the terminal",
-    "status": "say how the mill is; exit status 0 when texts would be answered now",
-    "key": "make an API key: `millrace key new NAME`",
-    "config": "show every setting, its value and where that comes from",
+    "top": "show live statistics of the service in the terminal",
+    "status": "show the state of the service; exit status 0 if it can answer requests now",
+    "key": "create an API key: `millrace key new NAME`",
+    "config": "show every setting, its value and where the value comes from",
 }
 
 
 class Command(Protocol):
-    """What the module of a command offers."""
+    """The interface of a command's module."""
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        """Declares the options."""
+        """Adds the command's options to `parser`."""
 
     def run(self, args: argparse.Namespace) -> int:
-        """Does it, and returns the exit status."""
+        """Runs the command and returns the exit status."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The console command. Exit status 0 for done, 2 for something the person can put right."""
+    """Runs a command. Exit status 0 means success, 2 an error that the user can correct."""
     words = list(sys.argv[1:] if argv is None else argv)
     name = next((word for word in words if not word.startswith("-")), "")
     try:
         command = _command(name) if name in COMMANDS else None
         args = _parser(name, command).parse_args(words)
-        assert command is not None, "argparse lets no unknown command through"
+        assert command is not None, "argparse rejects unknown commands"
         return command.run(args)
     except CommandError as error:
         print(f"millrace {name}: {error}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""`millrace classify`: a file through a job, with a progress bar. After an interruption, run it again."""
+"""`millrace classify`: classifies a file through a job and shows its progress. Repeating a run resumes it."""
 
 from __future__ import annotations
 
@@ -24,29 +24,33 @@ EXIT_SOME_FAILED = 1
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Which file, in which form, to which service, and where the results go."""
-    parser.add_argument("file", metavar="FILE", help="texts to classify; -: standard input")
+    parser.add_argument("file", metavar="FILE", help="texts to classify (-: standard input)")
     parser.add_argument(
-        "-o", "--output", metavar="OUT", default="-", help="results; -: standard output (default)"
+        "-o",
+        "--output",
+        metavar="OUT",
+        default="-",
+        help="file for the results (-: standard output, the default)",
     )
-    parser.add_argument("--url", default=URL, help=f"the service ({URL})")
-    parser.add_argument("--format", choices=FORMATS, help="of FILE: by its name, else txt, a text a line")
+    parser.add_argument("--url", default=URL, help=f"address of the service ({URL})")
+    parser.add_argument("--format", choices=FORMATS, help="format of FILE (by its suffix, else txt)")
     parser.add_argument(
-        "--column", default="text", help="column (CSV) or field (NDJSON) with the text (text)"
+        "--column", default="text", help="column (CSV) or field (NDJSON) that holds the text (text)"
     )
     parser.add_argument("--api-key-file", type=Path, help="file that holds the API key")
-    parser.add_argument("--keep", action="store_true", help="leave the finished job on the service")
+    parser.add_argument("--keep", action="store_true", help="do not delete the finished job from the service")
     parser.epilog = (
-        "OUT has the rows of FILE and the results beside them: as its name says, else NDJSON for NDJSON and "
-        "CSV for the rest. Exit status: 0 every text has a prediction, 1 some have an error instead, 2 it "
-        "could not be done, 130 interrupted: the job goes on, and the same command continues with it."
+        "A txt file has one text per line. OUT contains the rows of FILE with the results added. Its suffix "
+        "sets its format; without a known suffix, it is NDJSON if FILE is NDJSON, and CSV otherwise. Exit "
+        "status: 0 if every text has a prediction, 1 if some have an error instead, 2 if the command failed, "
+        "130 if it was interrupted: the job continues, and the same command resumes it."
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Hands the file in, waits for the job, writes the results."""
+    """Submits the file, waits for the job, and writes the results."""
     if find_spec("httpx") is None or find_spec("rich") is None:
-        raise CommandError("this needs more packages: pip install 'millrace[cli]'.")
+        raise CommandError("required packages are missing: pip install 'millrace[cli]'.")
     from millrace.job_client import JobClient
 
     with _input(args) as source, JobClient(args.url, _key(args.api_key_file)) as client:
@@ -56,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
         except KeyboardInterrupt:
             where = f"{args.url}/jobs/{job['id']}"
             print(
-                f"The job goes on; the same command continues with it. To cancel: curl -X DELETE {where}",
+                f"The job continues; the same command resumes it. To cancel it: curl -X DELETE {where}",
                 file=sys.stderr,
             )
             raise
@@ -75,12 +79,12 @@ def run(args: argparse.Namespace) -> int:
 
 @contextlib.contextmanager
 def _input(args: argparse.Namespace) -> Iterator[TextFile]:
-    """The file, or a copy of standard input: it is read three times."""
+    """The file, or a copy of standard input, because the input is read three times."""
     form = args.format or format_of(args.file) or "txt"
     if args.file != "-":
         path = Path(args.file)
         if not path.is_file():
-            raise CommandError(f"there is no file {path}.")
+            raise CommandError(f"file not found: {path}.")
         yield TextFile(path, form, args.column)
         return
     with tempfile.NamedTemporaryFile(prefix="millrace-", suffix=".in") as copy:
@@ -97,7 +101,7 @@ def _key(path: Path | None) -> str:
 
 
 def _write(args: argparse.Namespace, source: TextFile, client: JobClient, job: dict[str, Any]) -> None:
-    """OUT appears whole or not at all."""
+    """Writes the results to a temporary file first, so that OUT is never incomplete."""
     form = format_of(args.output) or source.form
     kind: type[CsvWriter] | type[NdjsonWriter] = NdjsonWriter if form == "ndjson" else CsvWriter
     names = source.names()
@@ -121,4 +125,4 @@ def _join(writer: Writer, source: TextFile, client: JobClient, job: dict[str, An
         for row, result in zip(source.rows(), client.results(job), strict=True):
             writer.write(row, result)
     except ValueError:
-        raise CommandError(f"{source.path} has changed while it was classified.") from None
+        raise CommandError(f"{source.path} changed while it was being classified.") from None

@@ -1,4 +1,4 @@
-"""`millrace config`: the effective value of every setting and the variable it comes from, secrets hidden."""
+"""`millrace config`: shows the effective value of every setting and its source; secrets are hidden."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _HIDDEN = "********"
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One setting: who reads it, the variable that sets it, its value, the variable it was taken from."""
+    """One setting: the process that reads it, the variable that sets it, its value, and the variable used."""
 
     section: str
     variable: str
@@ -28,12 +28,11 @@ class Row:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Form of the output."""
-    parser.add_argument("--json", action="store_true", help="as JSON, for programs")
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints them all; stops with a sentence when one of them is wrong."""
+    """Prints all settings. Raises CommandError if one of them is invalid."""
     rows = effective()
     if args.json:
         print(json.dumps([asdict(row) for row in rows], indent=2))
@@ -48,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def effective() -> list[Row]:
-    """Every setting of every process, in the order in which it is declared."""
+    """Every setting of every process, in the order of declaration."""
     present = {variable.upper(): variable for variable in os.environ}
     rows = []
     for section, kind in SECTIONS.items():

@@ -1,4 +1,4 @@
-"""The /jobs routes as a client uses them: hand in, follow, fetch, delete. Patient while a service is away."""
+"""A client of the /jobs routes: submit, follow, fetch, delete. Retries while the service is unavailable."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from millrace.text_files import TextFile
 
 Job = dict[str, Any]
 
-# A service that does not answer for this long has gone; one that has never answered is not there.
+# How long to retry while the service does not answer; shorter if it has never answered.
 PATIENCE_S = 60.0
 FIRST_PATIENCE_S = 5.0
 PAUSE_S = 0.5
@@ -36,7 +36,7 @@ _LINES = 1000
 
 
 class JobClient:
-    """One service. Raises CommandError for what cannot be done, in a sentence."""
+    """A client of one service. Reports failures as CommandError."""
 
     def __init__(self, url: str, api_key: str = "", transport: httpx.BaseTransport | None = None) -> None:
         headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
@@ -47,7 +47,7 @@ class JobClient:
         except (httpx.InvalidURL, ValueError) as error:
             raise CommandError(f"--url {url}: {error}.") from None
         self._console = Console(stderr=True)
-        self._answered = self._told = False
+        self._answered = self._outage_reported = False
 
     def __enter__(self) -> Self:
         return self
@@ -58,7 +58,7 @@ class JobClient:
         self._http.close()
 
     def submit(self, source: TextFile) -> Job:
-        """The job of this file: a new one, or the one that an interrupted run has left."""
+        """Submits a file. Returns a new job, or the one that an interrupted run of this command has left."""
         key = _digest(source)
         job = self._post(source, key)
         if job["status"] in ("failed", "cancelled"):
@@ -67,7 +67,7 @@ class JobClient:
         return job
 
     def follow(self, job: Job) -> Job:
-        """Shows progress until the job has ended."""
+        """Shows the progress of a job until it ends."""
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -85,7 +85,7 @@ class JobClient:
         return job
 
     def results(self, job: Job) -> Iterator[Any]:
-        """The result of every text, in order; goes on where a broken connection has ended."""
+        """Yields the result of every text, in order, and resumes after a broken connection."""
         done = 0
         while done < job["total"]:
             before = done
@@ -93,10 +93,10 @@ class JobClient:
                 done += 1
                 yield result
             if done == before:
-                raise CommandError("the results of the job are gone.")
+                raise CommandError("the results of the job no longer exist.")
 
     def delete(self, job: Job) -> None:
-        """Removes a job that has ended."""
+        """Deletes a job that has ended."""
         self._ask("DELETE", f"/jobs/{job['id']}")
 
     def _post(self, source: TextFile, key: str) -> Job:
@@ -121,13 +121,13 @@ class JobClient:
                 return
             except httpx.TransportError as error:
                 if offset > params["offset"]:
-                    return  # some came: the caller asks for the rest
+                    return  # some results arrived: the caller requests the rest
                 self._pause(began, error, PAUSE_S)
 
     def _ask(
         self, method: str, path: str, *, body: Callable[[], Iterator[bytes]] | None = None, **options: Any
     ) -> httpx.Response:
-        """The answer, asked for again while the service is away or asks for patience."""
+        """Sends a request, and retries it while the service is unavailable or asks for a later retry."""
         began = time.monotonic()
         while True:
             try:
@@ -138,23 +138,23 @@ class JobClient:
             self._answered = True
             if answer.status_code in (429, 503):
                 wait_s = float(answer.headers.get("retry-after", PAUSE_S))
-                # 429 is about others' jobs, which end some time: that is no outage.
+                # A 429 lasts until other jobs end, which is not an outage, so it has no deadline.
                 self._pause(began if answer.status_code == 503 else None, _refused(answer), wait_s)
                 continue
-            self._told = False
+            self._outage_reported = False
             if answer.status_code >= 400:
                 raise _refused(answer)
             return answer
 
     def _pause(self, began: float | None, error: Exception, seconds: float) -> None:
-        """Waits before the next try. Says why, once an outage; gives up when that lasts too long."""
-        said = str(error) if isinstance(error, CommandError) else f"{self._url} does not answer: {error}"
+        """Waits before a retry. Prints the reason once per outage; gives up if the outage lasts too long."""
+        reason = str(error) if isinstance(error, CommandError) else f"{self._url} does not answer: {error}"
         patience_s = PATIENCE_S if self._answered else FIRST_PATIENCE_S
         if began is not None and time.monotonic() + seconds > began + patience_s:
-            raise CommandError(said) from None
-        if not self._told:
-            self._console.print(f"Waiting: {said}", markup=False, highlight=False, soft_wrap=True)
-            self._told = True
+            raise CommandError(reason) from None
+        if not self._outage_reported:
+            self._console.print(f"Waiting: {reason}", markup=False, highlight=False, soft_wrap=True)
+            self._outage_reported = True
         time.sleep(seconds)
 
 
@@ -165,8 +165,8 @@ def _doing(job: Job) -> str:
 
 def _refused(answer: httpx.Response) -> CommandError:
     try:
-        said = answer.json()["detail"]
-        detail = said if isinstance(said, str) else said[0]["msg"]
+        body = answer.json()["detail"]
+        detail = body if isinstance(body, str) else body[0]["msg"]
     except (ValueError, LookupError, TypeError):
         detail = answer.reason_phrase
     hint = (
@@ -176,14 +176,14 @@ def _refused(answer: httpx.Response) -> CommandError:
 
 
 def _body(source: TextFile) -> Iterator[bytes]:
-    """The texts as NDJSON, in blocks of lines."""
+    """Yields the texts as NDJSON, in blocks of lines."""
     texts = source.texts()
     while lines := [json.dumps(text) for text in islice(texts, _LINES)]:
         yield ("\n".join(lines) + "\n").encode()
 
 
 def _digest(source: TextFile) -> str:
-    """The same for the same texts, and so the Idempotency-Key of their job."""
+    """A digest of the texts, used as Idempotency-Key so that the same texts find the same job."""
     digest = hashlib.sha256()
     for block in _body(source):
         digest.update(block)

@@ -12,18 +12,17 @@ from millrace.settings_loader import load_settings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Everything is in the settings."""
+    """Adds nothing: this command takes all its options from the settings."""
 
 
 def available() -> bool:
-    """Whether this installation has a jobs worker."""
+    """Whether this installation includes the jobs worker."""
     return find_spec("batcher.jobs.main") is not None
 
 
 def run(args: argparse.Namespace) -> int:
-    """Works until it is told to stop."""
     settings = load_settings(JobSettings)
     if not available():
-        raise CommandError("this version has no jobs worker.")
+        raise CommandError("this installation does not include the jobs worker.")
     status: int = importlib.import_module("batcher.jobs.main").main(settings)
     return status

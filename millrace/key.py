@@ -1,4 +1,4 @@
-"""`millrace key new NAME`: an API key for a client, and its digest for the service."""
+"""`millrace key new NAME`: creates an API key for a client, and its digest for the service."""
 
 from __future__ import annotations
 
@@ -13,20 +13,19 @@ _KEY_BYTES = 32
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What to do, and for whom."""
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    new = actions.add_parser("new", help="make a key", description="Makes a key; nothing is stored.")
+    new = actions.add_parser("new", help="create a key", description="Creates a key. It is not stored.")
     new.add_argument(
-        "name", metavar="NAME", help="whose key it is: jobs, limits, metrics and log lines belong to the name"
+        "name", metavar="NAME", help="name of the client, used for its jobs, limits, metrics and log lines"
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints a new key and its entry of MILLRACE_API_KEYS."""
+    """Prints a new key and its entry for MILLRACE_API_KEYS."""
     if not valid_name(args.name):
         raise CommandError(
-            f"a key cannot be called {args.name!r}: a name has up to 64 letters, digits, '.', '_' and "
-            "'-', and begins with a letter or a digit."
+            f"invalid key name {args.name!r}: a name has up to 64 letters, digits, '.', '_' and '-', and "
+            "begins with a letter or a digit."
         )
     key = secrets.token_urlsafe(_KEY_BYTES)
     print(f"key     {key}")

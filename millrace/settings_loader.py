@@ -1,4 +1,4 @@
-"""What is checked before a process starts: settings, unknown variables, the port. One sentence if wrong."""
+"""Checks made before a process starts: settings, unknown variables, the port. Errors are one sentence."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from api.settings import ApiSettings
 from batcher.settings import JobSettings, QueueSettings, WorkerSettings
 from millrace.errors import CommandError
 
-# Each kind with who reads what it adds to the one it builds on.
+# Which process reads the settings that each class declares in addition to its base class.
 SECTIONS: dict[str, type[QueueSettings]] = {
     "every process": QueueSettings,
     "worker": WorkerSettings,
@@ -24,14 +24,17 @@ SECTIONS: dict[str, type[QueueSettings]] = {
     "api": ApiSettings,
 }
 URL_SCHEMES = ("redis://", "rediss://", "redis+sentinel://", "rediss+sentinel://", "unix://")
-# Kubernetes writes such variables for a service whose name begins with "millrace".
+# Kubernetes sets such variables for a service whose name begins with "millrace".
 _SERVICE_LINK = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_\w+)?$|_PORT_\d+_(TCP|UDP)(_\w+)?$|_PORT$")
 
 Settings = TypeVar("Settings", bound=QueueSettings)
 
 
 def load_settings(kind: type[Settings], **flags: object) -> Settings:
-    """The settings of one process from environment and flags (None: not given), or a CommandError."""
+    """Reads the settings of one process from the environment and flags (None: not given).
+
+    Raises CommandError if they are invalid.
+    """
     _check_names()
     given = {name: value for name, value in flags.items() if value is not None}
     try:
@@ -48,19 +51,19 @@ def load_settings(kind: type[Settings], **flags: object) -> Settings:
 
 
 def variables(name: str, field: FieldInfo) -> tuple[str, ...]:
-    """The environment variables that set a field, the first that is set wins."""
+    """The environment variables for a field; the first one that is set takes effect."""
     if isinstance(field.validation_alias, AliasChoices):
         return tuple(str(choice) for choice in field.validation_alias.choices if str(choice).isupper())
     return (f"MILLRACE_{name.upper()}",)
 
 
 def own_fields(kind: type[QueueSettings]) -> dict[str, FieldInfo]:
-    """The fields that a kind of settings declares itself."""
+    """The fields that a settings class declares itself."""
     return {name: field for name, field in kind.model_fields.items() if name in kind.__annotations__}
 
 
 def known_variables() -> set[str]:
-    """Every environment variable that some process of the mill reads."""
+    """Every environment variable that a Millrace process reads."""
     return {
         variable
         for kind in SECTIONS.values()
@@ -70,13 +73,13 @@ def known_variables() -> set[str]:
 
 
 def check_port(host: str, port: int) -> None:
-    """CommandError when nothing could listen there now."""
+    """Raises CommandError if a process could not listen there now."""
     if port == 0:
         return
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except socket.gaierror:
-        raise CommandError(f"--host {host} (MILLRACE_HOST) is no address of this machine.") from None
+        raise CommandError(f"--host {host} (MILLRACE_HOST) is not an address of this machine.") from None
     with socket.socket(family, socket.SOCK_STREAM) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -89,7 +92,7 @@ def check_port(host: str, port: int) -> None:
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """A port that nobody listens on at this moment."""
+    """A port on which no process is listening now."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as listener:
         listener.bind((host, 0))
@@ -112,8 +115,10 @@ def _check_names() -> None:
         if name not in known:
             names = [choice.removeprefix("MILLRACE_") for choice in known]
             close = difflib.get_close_matches(name.removeprefix("MILLRACE_"), names, n=1)
-            hint = f": did you mean MILLRACE_{close[0]}?" if close else "; `millrace config` lists them all."
-            raise CommandError(f"{variable} is no setting of Millrace{hint}")
+            hint = (
+                f": did you mean MILLRACE_{close[0]}?" if close else "; `millrace config` lists all settings."
+            )
+            raise CommandError(f"unknown setting {variable}{hint}")
 
 
 def _sentence(kind: type[QueueSettings], error: ErrorDetails, given: dict[str, object]) -> str:
@@ -121,7 +126,7 @@ def _sentence(kind: type[QueueSettings], error: ErrorDetails, given: dict[str, o
     problem = re.sub(r"^(Input|String)\b", "", error["msg"])
     problem = re.sub(r"^Value error,", ":", problem)
     if not where:
-        return f"the settings do not fit together{problem}."
+        return f"the settings are inconsistent{problem}."
     name = _field(kind, where)
     secret = "SecretStr" in str(kind.model_fields[name].annotation)
     value = "" if secret else f"={error['input']}"

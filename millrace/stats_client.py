@@ -1,4 +1,4 @@
-"""What `millrace top` and `millrace status` know: the frames of an API's /stats."""
+"""A client of the API's /stats, for `millrace top` and `millrace status`."""
 
 from __future__ import annotations
 
@@ -20,23 +20,22 @@ TIMEOUT_S = 5.0
 
 
 class NoAnswer(Exception):
-    """The API did not answer, or not like this API. Its message is for people."""
+    """The API did not answer, or is not a Millrace API. The message is shown to the user."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Which API to ask."""
     parser.add_argument("--url", help="address of the API (http://MILLRACE_HOST:MILLRACE_PORT)")
     parser.add_argument("--api-key-file", type=Path, help="file that holds the API key")
 
 
 class StatsClient:
-    """Asks one API. Each method raises NoAnswer."""
+    """Reads the statistics of one API. Its methods raise NoAnswer."""
 
     def __init__(self, url: str, key: str | None = None) -> None:
         try:
             import httpx
         except ImportError:
-            raise CommandError("this needs httpx and rich: pip install 'millrace[cli]'.") from None
+            raise CommandError("the package httpx is missing: pip install 'millrace[cli]'.") from None
         self.url = url
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._http = httpx.Client(base_url=url, headers=headers, timeout=TIMEOUT_S, trust_env=False)
@@ -44,7 +43,7 @@ class StatsClient:
 
     @classmethod
     def of(cls, args: argparse.Namespace) -> StatsClient:
-        """The API that the arguments name, else the one that the settings do."""
+        """Connects to the API given by the arguments or, by default, by the settings."""
         try:
             key = args.api_key_file.read_text().strip() if args.api_key_file else None
         except OSError as error:
@@ -56,7 +55,7 @@ class StatsClient:
         return cls(f"http://{host}:{settings.port}", key)
 
     def one(self) -> Frame:
-        """The frame of this moment."""
+        """The current frame."""
         try:
             answer = self._http.get("/stats")
             self._check(answer)
@@ -65,7 +64,7 @@ class StatsClient:
             raise self._no_answer(error) from error
 
     def frames(self) -> Iterator[tuple[str, Frame]]:
-        """("history", ...), then ("frame", ...) each second until the stream ends."""
+        """Yields ("history", ...), then ("frame", ...) every second until the stream ends."""
         try:
             with self._http.stream("GET", "/stats", headers={"Accept": "text/event-stream"}) as answer:
                 if answer.status_code != 200:
@@ -83,9 +82,9 @@ class StatsClient:
 
     def _check(self, answer: httpx.Response) -> None:
         if answer.status_code == 401:
-            raise NoAnswer(f"{self.url} asks for an API key: --api-key-file")
+            raise NoAnswer(f"{self.url} requires an API key: use --api-key-file")
         if answer.status_code != 200:
-            raise NoAnswer(f"{self.url}/stats answers {answer.status_code}: is this a Millrace API?")
+            raise NoAnswer(f"{self.url}/stats answered {answer.status_code}: is this a Millrace API?")
 
     def _no_answer(self, error: Exception) -> NoAnswer:
         return NoAnswer(f"{self.url} does not answer: {error}")
@@ -95,14 +94,14 @@ def _frame(text: str) -> Frame:
     try:
         frame = json.loads(text)
     except ValueError as error:
-        raise NoAnswer("what came is no JSON: is this a Millrace API?") from error
+        raise NoAnswer("the answer is not JSON: is this a Millrace API?") from error
     if not isinstance(frame, dict):
-        raise NoAnswer("what came is no frame: is this a Millrace API?")
+        raise NoAnswer("the answer is not a JSON object: is this a Millrace API?")
     return frame
 
 
 def number(value: float | None, unit: str = "") -> str:
-    """Three digits are enough to look at."""
+    """Formats a number with about three significant digits."""
     if value is None:
         return "-"
     text = f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.3g}"

@@ -1,4 +1,4 @@
-"""`millrace status`: one screen of text. Exit status 0: texts would be answered now; 1: they would not."""
+"""`millrace status`: prints the state of the service. Exit status 0 if it can answer requests now, else 1."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ __all__ = ["add_arguments", "run"]
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints how things stand."""
     client = StatsClient.of(args)
     try:
         frame = client.one()
@@ -23,13 +22,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def lines(url: str, frame: Frame) -> Iterator[str]:
-    """What is printed of a frame."""
+    """The lines to print for a frame."""
     model, now = frame["model"], frame["now"]
     yield f"ready        {url}" if frame["ready"] else f"NOT READY    {url}: {frame['reason']}"
     if model:
         yield f"model        {model['name']} {model['revision']}, {model['engine']} {model['precision']}"
     for name, lane in frame["lanes"].items():
-        oldest = f", the first for {number(lane['oldest_s'], 's')}" if lane["entries"] else ""
+        oldest = f", the oldest for {number(lane['oldest_s'], 's')}" if lane["entries"] else ""
         yield f"{name:<12} {number(lane['entries'])} waiting ({number(lane['cost'], 'tokens')}){oldest}"
     yield f"in flight    {number(frame['in_flight'])}; {number(frame['solo'])} recovered from lost workers"
     yield f"throughput   {number(now['worked'])} texts/s by all workers"
@@ -42,7 +41,7 @@ def lines(url: str, frame: Frame) -> Iterator[str]:
         )
         yield f"  {worker['id']}  {worker['state']:<8} {worker['revision']}  {runs}  {did}"
         if fallback := worker.get("fallback"):
-            yield f"    not the setting that was asked for: {fallback}"
+            yield f"    not the requested setting: {fallback}"
     for job in frame["jobs"] or ():
         done = f"{number(job['done'])} of {number(job['total'])} texts"
         yield f"job          {job['id'][:8]}  {job['status']:<9} {done}"

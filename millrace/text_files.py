@@ -1,4 +1,4 @@
-"""Files of texts as `millrace classify` reads and writes them: CSV, NDJSON, or a text a line."""
+"""Reads and writes the files of `millrace classify`: CSV, NDJSON, or one text per line."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ FORMATS: tuple[Format, ...] = get_args(Format)
 Row = dict[str, Any]
 
 _BY_SUFFIX: dict[str, Format] = {".csv": "csv", ".ndjson": "ndjson", ".jsonl": "ndjson", ".txt": "txt"}
-# What is written beside the fields of the file; the second where the first would meet one of them.
+# Names of the added fields; the second set is used if the file already has a field of the first set.
 _CSV_NAMES = (("label", "score", "error"), ("predicted_label", "predicted_score", "prediction_error"))
 _NDJSON_NAMES = (("prediction", "error"), ("predicted", "prediction_error"))
 
 
 def format_of(path: str) -> Format | None:
-    """The format that a file's name promises."""
+    """The format that the suffix of a file's name indicates."""
     return _BY_SUFFIX.get(Path(path).suffix.lower())
 
 
 class TextFile:
-    """A file whose rows each hold one text, in `column`. May be read several times."""
+    """A file with one text per row, in `column`. It may be read several times."""
 
     def __init__(self, path: Path, form: Format, column: str) -> None:
         self.path = path
@@ -36,7 +36,7 @@ class TextFile:
         self.column = "text" if form == "txt" else column
 
     def rows(self) -> Iterator[Row]:
-        """Every row, its text a string. Raises CommandError with the line where the file makes no sense."""
+        """Yields every row; its text is a string. Raises CommandError naming the line that is invalid."""
         read = {"csv": self._csv, "ndjson": self._ndjson, "txt": self._txt}[self.form]
         with self.path.open(encoding="utf-8-sig", newline="") as file:
             try:
@@ -45,11 +45,11 @@ class TextFile:
                 raise CommandError(f"{self.path} is not UTF-8.") from None
 
     def texts(self) -> Iterator[str]:
-        """The text of every row."""
+        """Yields the text of every row."""
         return (row[self.column] for row in self.rows())
 
     def names(self) -> list[str]:
-        """The names of all columns, or of all fields that any line has, in the order of their coming."""
+        """The names of all columns, or of all fields that occur in any line, in order of appearance."""
         names: dict[str, None] = {}
         for row in self.rows():
             names.update(dict.fromkeys(row))
@@ -64,7 +64,7 @@ class TextFile:
             if self.column not in names:
                 raise CommandError(f"{self.path} has no column {self.column!r}: choose one with --column.")
             if twice := sorted({name for name in names if names.count(name) > 1}):
-                raise CommandError(f"{self.path} has two columns {twice[0]!r}.")
+                raise CommandError(f"{self.path} has more than one column {twice[0]!r}.")
             for row in rows:
                 yield dict(zip(names, row, strict=True))
         except BadTable as error:
@@ -80,8 +80,8 @@ class TextFile:
                 raise CommandError(f"{self.path}, line {number}: not valid JSON.") from None
             row = {self.column: value} if isinstance(value, str) else value
             if not isinstance(row, dict) or not isinstance(row.get(self.column), str):
-                wanted = f"neither a string nor an object with the string {self.column!r}"
-                raise CommandError(f"{self.path}, line {number}: {wanted}.")
+                problem = f"neither a string nor an object with a string {self.column!r}"
+                raise CommandError(f"{self.path}, line {number}: {problem}.")
             yield row
 
     def _txt(self, file: TextIO) -> Iterator[Row]:
@@ -90,14 +90,14 @@ class TextFile:
 
 
 class Writer(Protocol):
-    """Writes a row with its result: labels with scores, or {"error": {"code", "detail"}}."""
+    """Writes rows with their results: labels with scores, or {"error": {"code", "detail"}}."""
 
     def write(self, row: Row, result: Any) -> None:
         """Adds one row."""
 
 
 class CsvWriter:
-    """The columns of the file, then label and score of the best label, or the code of the error."""
+    """Writes the columns of the file, then the best label and its score, or the error's code."""
 
     def __init__(self, file: TextIO, names: Sequence[str]) -> None:
         self._added = _free(_CSV_NAMES, names)
@@ -116,19 +116,18 @@ class CsvWriter:
 
 
 class NdjsonWriter:
-    """The row's own object with the prediction, every label and its score, or with the error."""
+    """Writes the row's object with the prediction (every label and its score) or the error added."""
 
     def __init__(self, file: TextIO, names: Sequence[str]) -> None:
         self._prediction, self._error = _free(_NDJSON_NAMES, names)
         self._file = file
 
     def write(self, row: Row, result: Any) -> None:
-        """Adds one line."""
         added = {self._error: result["error"]} if isinstance(result, dict) else {self._prediction: result}
         self._file.write(json.dumps({**row, **added}, ensure_ascii=False) + "\n")
 
 
 def _free(choices: Sequence[tuple[str, ...]], taken: Sequence[str]) -> tuple[str, ...]:
-    """The first names of which the file has none; numbered ones, where it has some of each choice."""
+    """The first set of names that the file does not use; numbered names if it uses some of every set."""
     numbered = (tuple(f"{name}_{number}" for name in choices[-1]) for number in count(2))
     return next(names for names in chain(choices, numbered) if not set(names) & set(taken))

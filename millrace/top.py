@@ -1,4 +1,4 @@
-"""`millrace top`: the mill at work in a terminal, for people over ssh. Ctrl-C ends it."""
+"""`millrace top`: live statistics of the service in a terminal. Ctrl-C ends it."""
 
 from __future__ import annotations
 
@@ -24,18 +24,17 @@ REASON_STYLES = {"full": "cyan", "window": "green", "idle": "dim", "solo": "red"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Which API to ask, for how long."""
     add_client_arguments(parser)
-    parser.add_argument("--frames", type=int, default=0, help="stop after so many seconds; 0: Ctrl-C does")
+    parser.add_argument("--frames", type=int, default=0, help="stop after this many seconds (0: on Ctrl-C)")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Draws until it is told to stop. The server may come and go meanwhile."""
+    """Draws the screen until Ctrl-C, and survives restarts of the server."""
     client = StatsClient.of(args)
     try:
         from rich.live import Live
     except ImportError:
-        raise CommandError("this needs rich: pip install 'millrace[cli]'.") from None
+        raise CommandError("the package rich is missing: pip install 'millrace[cli]'.") from None
     view = View(client.url)
     shown = 0
     with Live(view.draw(), auto_refresh=False, screen=not args.frames) as live:
@@ -47,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
                     shown += name == "frame"
                     if args.frames and shown >= args.frames:
                         return 0
-                view.problem = f"{client.url} has ended the stream"
+                view.problem = f"{client.url} closed the stream"
             except NoAnswer as problem:
                 view.problem = str(problem)
                 if args.frames:
@@ -57,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 class View:
-    """What is on the screen."""
+    """The content of the screen."""
 
     def __init__(self, url: str) -> None:
         self.problem = ""
@@ -67,7 +66,7 @@ class View:
         self._waiting: deque[float] = deque(maxlen=HISTORY)
 
     def take(self, name: str, frame: Frame) -> None:
-        """One event of the stream."""
+        """Updates the view with one event of the stream."""
         if name == "history":
             self._worked.extend(frame["worked"])
             self._waiting.extend(frame["waiting"])
@@ -78,13 +77,12 @@ class View:
         self._waiting.append(frame["now"]["waiting"])
 
     def draw(self) -> Group:
-        """The whole screen."""
         from rich.console import Group
         from rich.text import Text
 
         frame = self._frame
         if frame is None:
-            return Group(Text(self.problem or f"looking for the mill at {self._url} ...", style="yellow"))
+            return Group(Text(self.problem or f"connecting to {self._url} ...", style="yellow"))
         parts: list[RenderableType] = [self._head(frame), Text(""), self._figures(frame), Text("")]
         parts += [_workers(frame), Text(""), _batches(frame)]
         if frame["jobs"]:
@@ -97,7 +95,7 @@ class View:
         model = frame["model"]
         head = Text("Millrace  ", style="bold")
         if self.problem:
-            head.append(f"{self.problem}; trying again ...", style="bold red")
+            head.append(f"{self.problem}; retrying ...", style="bold red")
         elif frame["ready"]:
             head.append("ready", style="bold green")
         else:
@@ -114,7 +112,7 @@ class View:
         lanes = ", ".join(f"{number(lane['entries'])} {name}" for name, lane in frame["lanes"].items())
         table.add_row("waiting", f"{lanes}, {number(frame['in_flight'])} in flight", spark(self._waiting))
         table.add_row("computed", f"{number(now['worked'])} texts/s", spark(self._worked))
-        share = f", {now['hits'] / now['answered']:.0%} known already" if now["answered"] else ""
+        share = f", {now['hits'] / now['answered']:.0%} cache hits" if now["answered"] else ""
         refused = f", {number(now['refused'])}/s refused" if now["refused"] else ""
         table.add_row("answered here", f"{number(now['answered'])} texts/s{share}{refused}")
         table.add_row("/predict", f"p50 {number(now['p50_ms'], 'ms')}, p99 {number(now['p99_ms'], 'ms')}")
@@ -122,7 +120,7 @@ class View:
 
 
 def spark(values: Sequence[float]) -> str:
-    """A line of blocks, as high as the largest value."""
+    """A sparkline of the values, scaled to the largest one."""
     most = max(values, default=0) or 1
     return "".join(BARS[min(round(value / most * (len(BARS) - 1)), len(BARS) - 1)] for value in values)
 
@@ -143,12 +141,12 @@ def _workers(frame: Frame) -> Table:
         counts = [number(worker[name]) for name in ("rate", "texts", "batches")]
         table.add_row(worker["id"], worker["state"], worker["revision"], *counts, style=style)
     if not frame["workers"]:
-        table.add_row("none is alive", style="red")
+        table.add_row("no workers running", style="red")
     return table
 
 
 def _batches(frame: Frame) -> Table:
-    """The newest batches of all workers, those of one worker in their order."""
+    """The newest batches of all workers, grouped by worker, newest first."""
     from rich.text import Text
 
     table = _table("batch", "texts", "tokens", "closed", "waited", "ran")

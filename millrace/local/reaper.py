@@ -1,8 +1,8 @@
-"""A process that outlives `millrace up` by a moment: whatever way that one ends, nothing it started stays.
+"""Stops all processes of `millrace up` once it ends, however it ends. Runs as its own process.
 
-Run as a plain script: reaper.py LEASH ALIVE. Every process of the mill is in the guard's process group, from
-before its first instruction on. LEASH is a pipe that only `up` holds open, ALIVE one that all of them hold.
-When LEASH ends, whoever is left is asked to stop, and what is still there after the grace is killed.
+Run as a script: reaper.py LEASH ALIVE. The processes that `up` starts join the reaper's process group before
+they execute. LEASH is a pipe that only `up` holds open, ALIVE one that all of them hold open. When LEASH is
+closed, the remaining processes receive SIGTERM, and SIGKILL if they still run after a grace period.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ GRACE_S = 10.0
 
 
 def main(leash: int, alive: int) -> None:
-    """Waits for the end of `up`, then clears its process group, this process last."""
+    """Waits for `up` to end, then ends every process of the group, including this one."""
     for name in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(name, signal.SIG_IGN)
     os.read(leash, 1)

@@ -1,4 +1,4 @@
-"""The mill on one machine: which processes it has, in which order they start and stop, when it is ready."""
+"""The service on one machine: its processes, the order in which they start and stop, and its readiness."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from millrace.local.embedded_redis import EmbeddedRedis
 from millrace.local.supervisor import Child, Group, Plan, say, stop_in_order
 
 _PROBE_S = 0.1
-# Nobody is told why it is not ready before this, and the same again after that.
-_SILENT_S = 2.0
-_PATIENCE_S = 10.0
-# Programs that pass signals on often do so twice, to the process and to its group: that is one wish to stop.
-_SAME_WISH_S = 0.5
-# What a process may take to leave, beyond the time in which it answers what it holds.
-_LEAVE_S = 10.0
+# How long to wait before printing why the service is not ready, and before repeating the same reason.
+_QUIET_S = 2.0
+_REPEAT_S = 10.0
+# Programs that forward a signal often send it to both the process and its group; these count as one signal.
+_SAME_SIGNAL_S = 0.5
+# Time that a process has to exit after it has drained.
+_EXIT_S = 10.0
 _EXAMPLE = '{"text": ["I hate you.", "I love you."]}'
 
 
 class LocalStack:
-    """Redis unless there is one, then API, workers and jobs worker together."""
+    """Runs Redis (unless a URL is set), then the API, the workers and the jobs worker."""
 
     def __init__(
         self,
@@ -43,8 +43,8 @@ class LocalStack:
         self._redis = redis
         self._group = Group()
         self._settled = asyncio.Event()
-        self._told_to_stop = asyncio.Event()
-        self._told_at = 0.0
+        self._stop_requested = asyncio.Event()
+        self._stop_requested_at = 0.0
         self._hurry = asyncio.Event()
         url = redis.url if redis else api.redis_url.get_secret_value()
         shared = {"MILLRACE_REDIS_URL": url}
@@ -69,13 +69,13 @@ class LocalStack:
         ]
 
     async def run(self) -> int:
-        """Everything from the first process to the last. Returns 0 when it was told to stop."""
+        """Starts all processes, keeps them running, and stops them on a signal. Returns the exit status."""
         loop = asyncio.get_running_loop()
         for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(name, self._on_signal)
         await self._group.open()
         working = asyncio.ensure_future(self._work())
-        stopping = asyncio.ensure_future(self._told_to_stop.wait())
+        stopping = asyncio.ensure_future(self._stop_requested.wait())
         try:
             await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -114,24 +114,24 @@ class LocalStack:
             with contextlib.suppress(OSError):
                 reader, writer = await asyncio.open_unix_connection(str(self._redis.socket))
                 writer.write(b"PING\r\n")
-                said = await reader.readline()
+                answer = await reader.readline()
                 writer.close()
-                if said == b"+PONG\r\n":
+                if answer == b"+PONG\r\n":
                     return
             await asyncio.sleep(_PROBE_S / 10)
 
     async def _ready(self) -> None:
-        told, told_at, began = "", 0.0, time.monotonic()
+        printed, printed_at, began = "", 0.0, time.monotonic()
         while (reason := await asyncio.to_thread(self._why_not_ready)) is not None:
             waited_s = time.monotonic() - began
-            news = reason != told or waited_s - told_at > _PATIENCE_S
-            if reason and news and waited_s > _SILENT_S:
+            due = reason != printed or waited_s - printed_at > _REPEAT_S
+            if reason and due and waited_s > _QUIET_S:
                 say(f"waiting for {waited_s:.0f} s: {reason}")
-                told, told_at = reason, waited_s
+                printed, printed_at = reason, waited_s
             await asyncio.sleep(_PROBE_S)
 
     def _why_not_ready(self) -> str | None:
-        """None when ready; the reason that /readyz gives, "" while nobody listens."""
+        """None if ready, else the reason that /readyz gives; "" while the API does not listen yet."""
         host, port = self._address
         connection = http.client.HTTPConnection(_reachable(host), port, timeout=2)
         try:
@@ -146,10 +146,10 @@ class LocalStack:
 
     def _on_signal(self) -> None:
         now = time.monotonic()
-        if not self._told_to_stop.is_set():
-            self._told_at = now
-            self._told_to_stop.set()
-        elif now - self._told_at > _SAME_WISH_S:
+        if not self._stop_requested.is_set():
+            self._stop_requested_at = now
+            self._stop_requested.set()
+        elif now - self._stop_requested_at > _SAME_SIGNAL_S:
             self._hurry.set()
 
     def _child(self, plan: Plan) -> Child:
@@ -164,32 +164,32 @@ class LocalStack:
 
 def _where(redis: EmbeddedRedis | None) -> str:
     if redis is None:
-        return "as given"
+        return "as configured"
     return f"{redis.binary}, {f'data in {redis.data.path}' if redis.on_disk else 'nothing on disk'}"
 
 
 def _plan(name: str, command: str, environment: dict[str, str], drain_s: float) -> Plan:
-    # -P: a folder named `api` where the person happens to be must not be taken for ours.
-    return Plan(name, [sys.executable, "-P", "-m", "millrace", command], drain_s + _LEAVE_S, environment)
+    # -P keeps a folder named `api` in the current directory from being imported instead of this project's.
+    return Plan(name, [sys.executable, "-P", "-m", "millrace", command], drain_s + _EXIT_S, environment)
 
 
 def _redis_plan(redis: EmbeddedRedis) -> Plan:
     return Plan(
         "redis",
         redis.command(),
-        _LEAVE_S,
+        _EXIT_S,
         pass_fds=(redis.data.lock_fd,),
         last_words=redis.last_words,
     )
 
 
 def _probed(worker: WorkerSettings, number: int) -> dict[str, str]:
-    """Several workers on one machine: each has a port of its own, counted up from the one that is set."""
+    """Gives each worker its own probe port, counted up from the configured one."""
     return {"MILLRACE_WORKER_PORT": str(worker.worker_port + number if worker.worker_port else 0)}
 
 
 def _threads(worker: WorkerSettings, workers: int) -> int:
-    """Several workers share the cores; one alone chooses for itself."""
+    """Threads for each worker: several workers share the cores, a single one chooses its own number."""
     if worker.threads or workers == 1:
         return worker.threads
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -202,9 +202,9 @@ def _reachable(host: str) -> str:
 
 def _reason(body: bytes) -> str:
     try:
-        said = json.loads(body)
-        if said["code"] == "no_worker":
-            return "the worker prepares its model, which takes longest the first time"
-        return str(said["detail"])
+        problem = json.loads(body)
+        if problem["code"] == "no_worker":
+            return "the worker is preparing its model, which takes longest the first time"
+        return str(problem["detail"])
     except (ValueError, KeyError, AttributeError):
         return "the API is not ready yet"

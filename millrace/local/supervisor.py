@@ -1,4 +1,4 @@
-"""Child processes: started in one guarded group, watched, started again when they die, stopped in order."""
+"""Child processes: starts them in one process group, restarts them when they die, and stops them in order."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from millrace.errors import CommandError
 
 _FIRST_BACKOFF_S = 0.25
 _LONGEST_BACKOFF_S = 10.0
-# A process that lived this long had started well: its next restart is quick again.
-_SOUND_S = 30.0
+# A process that ran for this long had started properly, so its next restart is quick again.
+_STABLE_S = 30.0
 _GUARD = Path(__file__).with_name("reaper.py")
 
 
@@ -25,7 +25,7 @@ _GUARD = Path(__file__).with_name("reaper.py")
 class Plan:
     """How one process is started and stopped. It has `stop_s` between SIGTERM and SIGKILL.
 
-    `last_words` tells why it ended, for a program that does not say so on stderr itself.
+    `last_words` returns why the process ended, for a program that does not print it on stderr.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Plan:
 
 
 class Group:
-    """The process group that ends with this process, however that ends (see `guard`)."""
+    """A process group that ends with this process, however this process ends (see `reaper`)."""
 
     def __init__(self) -> None:
         self._leash = -1
@@ -51,7 +51,7 @@ class Group:
         return self._guard.pid
 
     async def open(self) -> None:
-        """Starts the guard."""
+        """Starts the reaper, whose process group the children join."""
         leash, self._leash = os.pipe()
         alive, self.alive = os.pipe()
         self._guard = await asyncio.create_subprocess_exec(
@@ -64,12 +64,12 @@ class Group:
         os.close(alive)
 
     async def watch(self) -> None:
-        """Raises CommandError should the guard end: without it processes could be left behind."""
+        """Raises CommandError if the reaper ends: without it, processes could be left running."""
         assert self._guard is not None, "the group is not open"
-        raise CommandError(f"the guard of the processes {told(await self._guard.wait())}.", status=1)
+        raise CommandError(f"the process reaper {_describe_exit(await self._guard.wait())}.", status=1)
 
     async def close(self) -> None:
-        """Lets the guard clear whatever is left, and waits for it."""
+        """Lets the reaper end the remaining processes, and waits for it."""
         for pipe in (self._leash, self.alive):
             if pipe >= 0:
                 os.close(pipe)
@@ -78,7 +78,7 @@ class Group:
 
 
 class Child:
-    """One process of the mill. Until `settled` is set its end is the end of all; then it comes back."""
+    """One process of the service. Its end stops everything until `settled` is set; then it is restarted."""
 
     def __init__(self, plan: Plan, group: Group, settled: asyncio.Event) -> None:
         self.plan = plan
@@ -88,11 +88,10 @@ class Child:
 
     @property
     def running(self) -> bool:
-        """Whether its process is there."""
         return self._process is not None and self._process.returncode is None
 
     async def start(self) -> None:
-        """Starts the process in the guarded group, out of reach of the terminal's Ctrl-C."""
+        """Starts the process in the reaper's group, where the terminal's Ctrl-C does not reach it."""
         self._process = await asyncio.create_subprocess_exec(
             *self.plan.command,
             stdin=asyncio.subprocess.DEVNULL,
@@ -102,29 +101,29 @@ class Child:
         )
 
     async def keep(self) -> None:
-        """Starts the process again whenever it dies. Returns never; raises CommandError if that is no use."""
+        """Restarts the process whenever it dies. Never returns; raises CommandError if it cannot start."""
         backoff_s = _FIRST_BACKOFF_S
         while True:
-            assert self._process is not None, "start() comes first"
+            assert self._process is not None, "call start() first"
             started = time.monotonic()
             status = await self._process.wait()
-            if status == 2:  # the process has said why
+            if status == 2:  # the process has printed the reason
                 raise CommandError(f"{self.plan.name} cannot start.")
             if not self._settled.is_set():
                 why = self.plan.last_words()
-                told_why = f": {why}" if why else ""
+                because = f": {why}" if why else ""
                 raise CommandError(
-                    f"{self.plan.name} {told(status)} before it was ready{told_why}.", status=1
+                    f"{self.plan.name} {_describe_exit(status)} before it was ready{because}.", status=1
                 )
-            if time.monotonic() - started > _SOUND_S:
+            if time.monotonic() - started > _STABLE_S:
                 backoff_s = _FIRST_BACKOFF_S
-            say(f"{self.plan.name} {told(status)}; starting it again in {backoff_s:g} s")
+            say(f"{self.plan.name} {_describe_exit(status)}; starting it again in {backoff_s:g} s")
             await asyncio.sleep(backoff_s)
             backoff_s = min(2 * backoff_s, _LONGEST_BACKOFF_S)
             await self.start()
 
     async def stop(self, hurry: asyncio.Event) -> None:
-        """SIGTERM, and SIGKILL when its time is over or someone is in a hurry."""
+        """Sends SIGTERM, then SIGKILL once the time is over or `hurry` is set."""
         process = self._process
         if process is None or process.returncode is not None:
             return
@@ -141,18 +140,17 @@ class Child:
 
 
 async def stop_in_order(stages: Iterable[list[Child]], hurry: asyncio.Event) -> None:
-    """Stops one stage after the other; the children of a stage together."""
+    """Stops one stage after another; the children of a stage stop together."""
     for stage in stages:
         await asyncio.gather(*(child.stop(hurry) for child in stage))
 
 
-def told(status: int) -> str:
-    """What an exit status means, in words."""
+def _describe_exit(status: int) -> str:
     if status >= 0:
         return f"ended with status {status}"
     return f"was ended by {signal.Signals(-status).name}"
 
 
 def say(line: str) -> None:
-    """One line to the person at the terminal, at once."""
+    """Prints a line without buffering."""
     print(line, flush=True)

@@ -98,7 +98,7 @@ def test_an_interrupted_run_is_continued_by_the_same_command(
     first.send_signal(signal.SIGINT)
     _, said = first.communicate(timeout=10)
     assert first.returncode == 130
-    assert "the same command continues" in said
+    assert "the same command resumes" in said
     assert not out.exists()
     (before,) = jobs()
     done = run(house, *words)
@@ -116,7 +116,7 @@ def test_what_cannot_be_done_is_a_sentence(mill: Callable[..., Mill], tmp_path: 
     house = mill(workers=0)
     missing = run(house, str(tmp_path / "none.csv"))
     assert missing.returncode == 2
-    assert missing.stderr.startswith("millrace classify: there is no file")
+    assert missing.stderr.startswith("millrace classify: file not found")
     (tmp_path / "in.csv").write_text("id,words\n1,a\n")
     column = run(house, str(tmp_path / "in.csv"))
     assert "has no column 'text'" in column.stderr

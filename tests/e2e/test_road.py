@@ -180,7 +180,7 @@ def test_a_wrong_setting_is_one_line_on_stderr(command: str) -> None:
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr == (
-        f"millrace {command}: MILLRACE_LEASE_MSS is no setting of Millrace: did you mean MILLRACE_LEASE_MS?\n"
+        f"millrace {command}: unknown setting MILLRACE_LEASE_MSS: did you mean MILLRACE_LEASE_MS?\n"
     )
 
 

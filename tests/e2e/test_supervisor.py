@@ -146,7 +146,7 @@ async def test_the_end_of_the_guard_is_noticed(group: Group) -> None:
     watching = asyncio.create_task(group.watch())
     await asyncio.sleep(0)
     os.kill(group.id, signal.SIGKILL)
-    with pytest.raises(CommandError, match=r"the guard of the processes was ended by SIGKILL\."):
+    with pytest.raises(CommandError, match=r"the process reaper was ended by SIGKILL\."):
         await watching
 
 

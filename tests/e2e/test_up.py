@@ -55,7 +55,7 @@ def test_the_line_that_it_prints_answers_and_hits_the_second_time(up: Callable[.
 
 def test_while_the_model_is_prepared_it_says_what_it_waits_for(up: Callable[..., Up]) -> None:
     mill = up(stub_batch_ms=400)  # warm-up takes several batches
-    assert re.search(r"^waiting for \d s: the worker prepares its model", mill.said(), re.MULTILINE)
+    assert re.search(r"^waiting for \d s: the worker is preparing its model", mill.said(), re.MULTILINE)
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -179,4 +179,4 @@ def test_a_data_directory_beside_a_given_redis_is_a_mistake(up: Callable[..., Up
     mill = up("--redis-url", "redis://127.0.0.1:1", data_dir=tmp_path, ready=False)
     assert mill.wait() == 2
     assert mill.said().count("\n") == 1
-    assert "--data-dir is for the Redis that is started here" in mill.said()
+    assert "--data-dir applies only to the Redis that `millrace up` starts" in mill.said()

@@ -37,7 +37,7 @@ def test_redis_on_path_comes_before_valkey(path_of: Path) -> None:
 
 def test_a_program_that_is_no_redis_is_refused(path_of: Path) -> None:
     pretend_server(path_of, "redis-server", "hello")
-    with pytest.raises(CommandError, match="does not tell its version"):
+    with pytest.raises(CommandError, match="does not print a version"):
         find_server()
 
 

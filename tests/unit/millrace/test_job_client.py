@@ -169,7 +169,7 @@ def test_results_go_on_after_a_broken_connection(service: Service, client: JobCl
 
 def test_results_that_do_not_come_are_no_end(service: Service, client: JobClient) -> None:
     service.answers = [httpx.Response(200, content=b"")]
-    with pytest.raises(CommandError, match="gone"):
+    with pytest.raises(CommandError, match="no longer exist"):
         list(client.results(JOB))
 
 

@@ -30,4 +30,4 @@ def test_a_name_that_settings_would_refuse_is_refused(name: str, capsys: pytest.
     assert main(words) == 2
     said = capsys.readouterr()
     assert said.out == ""
-    assert "cannot be called" in said.err
+    assert "invalid key name" in said.err

@@ -31,12 +31,12 @@ def sentence(kind: type[QueueSettings] = QueueSettings, **flags: object) -> str:
 
 def test_an_unknown_variable_is_named_with_what_was_meant(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MILLRACE_LEASE", "2000")
-    assert sentence() == "MILLRACE_LEASE is no setting of Millrace: did you mean MILLRACE_LEASE_MS?"
+    assert sentence() == "unknown setting MILLRACE_LEASE: did you mean MILLRACE_LEASE_MS?"
 
 
 def test_an_unknown_variable_like_no_other_points_to_the_list(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MILLRACE_XYZZY", "1")
-    assert sentence() == "MILLRACE_XYZZY is no setting of Millrace; `millrace config` lists them all."
+    assert sentence() == "unknown setting MILLRACE_XYZZY; `millrace config` lists all settings."
 
 
 def test_a_setting_of_another_process_is_no_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,7 +80,7 @@ def test_a_budget_above_the_largest_is_named(monkeypatch: pytest.MonkeyPatch) ->
     """Requests that state no budget would have waited for longer than any may ask for."""
     monkeypatch.setenv("MILLRACE_DEFAULT_BUDGET_S", "90")
     said = "MILLRACE_DEFAULT_BUDGET_S=90 is above MILLRACE_MAX_BUDGET_S=60"
-    assert sentence(ApiSettings) == f"the settings do not fit together: {said}."
+    assert sentence(ApiSettings) == f"the settings are inconsistent: {said}."
 
 
 def test_a_bad_flag_is_named_as_a_flag() -> None:

@@ -105,12 +105,12 @@ def test_status_of_a_healthy_mill_is_0(api: Api, capsys: pytest.CaptureFixture[s
     assert said.startswith("ready")
     for fact in (
         "stub a1b2c3d4e5f6",
-        "3 waiting (30 tokens), the first for 0.2 s",
+        "3 waiting (30 tokens), the oldest for 0.2 s",
         "15.5 texts/s",
         "p99 40 ms",
         "mill-1-0a0b0c0d  busy",
         "stub int8 in f32  50 texts in 7 batches",
-        "not the setting that was asked for: int8 weights in bf16, packed: a text of 17 tokens alone has",
+        "not the requested setting: int8 weights in bf16, packed: a text of 17 tokens alone has",
         "10 of 40 texts",
     ):
         assert fact in said
@@ -167,7 +167,7 @@ def test_top_draws_queue_workers_batches_and_jobs(
         "ready",
         "3 interactive, 0 bulk, 2 in flight",
         "15.5 texts/s",
-        "25% known already",
+        "25% cache hits",
         "busy",
         "●●●●●●●●",
         "140 (+12 padding)",
