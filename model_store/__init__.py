@@ -1,4 +1,4 @@
-"""The model: found, pinned, verified, prepared, run. Knows nothing of queues or HTTP."""
+"""Finds, pins, verifies, prepares and runs models. Independent of the queue and of HTTP."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def load(
     stub_batch_ms: float = 0.0,
     stub_token_ms: float = 0.0,
 ) -> Classifier:
-    """Load what `reference` names, verified to the last byte.
+    """Load the model that `reference` names, after verifying the digest of each of its files.
 
-    `default` is the embedded model and `stub` a classifier without a model (`stub@NAME`: under another
-    revision); otherwise a directory (a Hugging Face one or a built artefact) or `org/name@commit`, which
-    must have been pulled. What is not an artefact yet is built into one under `artefact_dir` the first
-    time. `threads` 0 means the cores this process may use. The engine proves itself on the artefact's
-    probes, with these threads; `info` says with which arithmetic it did (see `model_store.choosing`). Raises
-    a ModelError of one sentence where any of this is not possible.
+    `default` is the embedded model, and `stub` a classifier without a model (`stub@NAME` has another
+    revision). Any other reference is a directory (from Hugging Face, or a built artefact) or
+    `org/name@commit`, which must have been pulled. A checkpoint is built into an artefact under
+    `artefact_dir` the first time it is loaded. With `threads=0`, all cores that this process may use are
+    used. The engine must pass its proof on the artefact's probes with these threads; `info` says which
+    arithmetic passed (see `model_store.choosing`). Raises ModelError, in one sentence, if any step fails.
     """
     kind, _, variant = reference.partition("@")
     if kind == "stub" or engine == "stub":

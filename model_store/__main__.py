@@ -1,4 +1,4 @@
-"""`python -m model_store`: everything that is done to a model before it is served."""
+"""`python -m model_store`: commands that prepare and inspect models before they are served."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Command = Callable[[argparse.Namespace], Iterator[str]]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one sub-command. Returns the exit status: 0, or 2 with one sentence on stderr."""
+    """Run one sub-command. Returns the exit status: 0, or 2 after printing an error to stderr."""
     args = _parser().parse_args(arguments)
     try:
         if args.command == "train":
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:
-        print(f"This needs {error.name}, which is not installed.", file=sys.stderr)
+        print(f"This command needs {error.name}, which is not installed.", file=sys.stderr)
         return 2
     return 0
 
@@ -58,14 +58,16 @@ Add = Callable[[str, Command, str], argparse.ArgumentParser]
 
 def _add_sources(add: Add) -> None:
     pull = add("pull", commands.pull, "fetch a pinned checkpoint from the Hugging Face Hub")
-    pull.add_argument("reference", help="org/name@commit; a branch name is resolved and its commit printed")
-    pull.add_argument("--to", type=Path, help="where it goes (default: where org/name@commit finds it)")
+    pull.add_argument("reference", help="org/name@commit; for a branch, its current commit is printed")
+    pull.add_argument("--to", type=Path, help="target directory (default: where org/name@commit is found)")
     pull.add_argument(
-        "--convert-pickle", action="store_true", help="convert a repository that has only a pickle"
+        "--convert-pickle",
+        action="store_true",
+        help="convert the weights if the repository has only a pickle",
     )
     _add_artefact_dir(pull)
 
-    convert = add("convert-pickle", commands.convert_pickle, "write safetensors beside a pickle checkpoint")
+    convert = add("convert-pickle", commands.convert_pickle, "convert a pickle checkpoint to safetensors")
     convert.add_argument("directory", type=Path)
 
     random = add("random", commands.random, "write a checkpoint with random weights, for benchmarks")
@@ -73,34 +75,37 @@ def _add_sources(add: Add) -> None:
     random.add_argument("--out", type=Path, required=True)
     random.add_argument("--seed", type=int, default=0)
 
-    seal = add("seal", commands.seal, "record the digests of a checkpoint, so that a changed byte is refused")
+    seal = add("seal", commands.seal, "record the digests of a checkpoint, so that changes are detected")
     seal.add_argument("directory", type=Path)
 
 
 def _add_artefacts(add: Add) -> None:
     build = add("build", commands.build, "build a checkpoint into an artefact for one engine")
     build.add_argument(
-        "--out", type=Path, required=True, help="the artefact directory; replaced if it exists"
+        "--out", type=Path, required=True, help="the artefact directory; it is replaced if it exists"
     )
-    build.add_argument("--name", help="the model's name (default: from the reference)")
+    build.add_argument("--name", help="name of the model (default: taken from the reference)")
     build.add_argument(
-        "--check", type=Path, metavar="TSV", help="compare with torch f32 on these labelled texts"
+        "--check",
+        type=Path,
+        metavar="TSV",
+        help="compare the artefact with torch f32 on these labelled texts",
     )
-    build.add_argument("--force", action="store_true", help="keep an artefact that fails the check")
+    build.add_argument("--force", action="store_true", help="keep the artefact even if it fails the check")
     _add_model(build)
 
-    verify = add("verify", commands.verify, "compare every byte of a model with what is on record")
+    verify = add("verify", commands.verify, "compare every file of a model with its recorded digest")
     verify.add_argument("reference", metavar="MODEL", help="a directory, default, or org/name@commit")
     verify.add_argument(
         "--run",
         dest="run_probes",
         action="store_true",
-        help="also prove each arithmetic and layout on this processor, and print what was seen by shape",
+        help="also prove each arithmetic and layout on this processor, and print differences by length",
     )
     _add_engine(verify)
     _add_artefact_dir(verify)
     info = add("info", commands.info, "labels, parameters, size, revision, engine and token limit")
-    # The same as --model; SUPPRESS: unsaid, it leaves that as it is.
+    # The same as --model. SUPPRESS keeps the value of --model if this argument is omitted.
     info.add_argument("model", nargs="?", default=argparse.SUPPRESS, help=_MODEL)
     _add_model(info)
 
@@ -108,13 +113,13 @@ def _add_artefacts(add: Add) -> None:
 def _add_answers(add: Add) -> None:
     evaluate = add("evaluate", commands.evaluate, "accuracy, F1, calibration and speed on labelled texts")
     evaluate.add_argument(
-        "--data", type=Path, required=True, metavar="TSV", help="text<TAB>label below a header"
+        "--data", type=Path, required=True, metavar="TSV", help="lines of text<TAB>label below a header"
     )
-    evaluate.add_argument("--json", type=Path, help="write the figures to this file too")
+    evaluate.add_argument("--json", type=Path, help="also write the figures to this file")
     evaluate.add_argument(
         "--write-reference",
         action="store_true",
-        help="leave what these texts and answers look like in the artefact: workers compare with it (drift)",
+        help="store the distribution of these texts in the artefact, as the reference for drift detection",
     )
     _add_model(evaluate)
 
@@ -132,7 +137,7 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
 def _add_engine(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--engine", choices=("auto", "torch", "openvino"), default="auto")
     parser.add_argument("--precision", choices=("auto", "f32", "bf16", "int8"), default="auto")
-    parser.add_argument("--threads", type=int, default=0, help="0: the cores this process may use")
+    parser.add_argument("--threads", type=int, default=0, help="0: all cores that this process may use")
 
 
 def _add_artefact_dir(parser: argparse.ArgumentParser) -> None:
@@ -140,7 +145,7 @@ def _add_artefact_dir(parser: argparse.ArgumentParser) -> None:
         "--artefact-dir",
         type=Path,
         default=Path("~/.cache/millrace"),
-        help="where pulled and built models are kept (default: ~/.cache/millrace)",
+        help="directory of pulled and built models (default: ~/.cache/millrace)",
     )
 
 

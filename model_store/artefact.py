@@ -1,8 +1,8 @@
-"""An artefact: a directory with a model prepared for one engine, and a manifest that pins every byte of it.
+"""An artefact: a directory with a model prepared for one engine, and a manifest that pins every file.
 
     manifest.json    format, revision, labels, engine, ..., SHA-256 and size of each other file
     tokenizer.json   the model's tokenizer
-    probes.json      texts and their answers, by which each worker proves its engine
+    probes.json      texts and their expected answers, on which each worker proves its engine
     openvino: model.xml, model.bin       torch: config.json, model.safetensors
 
 Standard library only.
@@ -24,33 +24,31 @@ MANIFEST = "manifest.json"
 SUMS = "SHA256SUMS"
 PROBES = "probes.json"
 TOKENIZER = "tokenizer.json"
-# Raised when the same checkpoint would be built into other files.
+# Increase this when the same checkpoint is built into different files.
 FORMAT = 2
-# Raised when the same checkpoint would be built into other answers.
+# Increase this when an artefact built from the same checkpoint gives different answers.
 ANSWERS = 2
 
 _REQUIRED: dict[str, tuple[str, ...]] = {
     "openvino": ("model.xml", "model.bin", TOKENIZER, PROBES),
     "torch": ("config.json", TOKENIZER, PROBES),
 }
-# What an engine may open by itself, listed or not.
+# Types of files that an engine may open on its own, even if they are not in the manifest.
 _READ_BY_ENGINES = (".json", ".safetensors", ".bin", ".xml", ".pt", ".model", ".txt")
 
 
 @dataclass(frozen=True, slots=True)
 class FileDigest:
-    """What one file must be."""
-
     sha256: str
     size: int
 
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """Outcome of the accuracy gate on labelled texts: how far the artefact follows torch f32.
+    """Outcome of the accuracy gate on labelled texts: how closely the artefact follows torch f32.
 
-    `agreement` and `accuracy` are the worse of each text alone and all in company; `same_alone` is the share
-    of texts that have the same label both ways.
+    `agreement` and `accuracy` are the lower of two runs, each text alone and all texts in batches;
+    `same_alone` is the share of texts that have the same label in both.
     """
 
     rows: int
@@ -63,10 +61,10 @@ class Gate:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What an artefact is. `rows` says that its graph takes packed rows (see `model_store.rows`).
+    """Describes an artefact. `rows` says that its graph accepts packed rows (see `model_store.rows`).
 
-    `identity` is the digest of the checkpoint's files, `revision` that of these and of the kind of weights.
-    `proof` is the outcome of the gate on the sealed probes, which every int8 build goes through.
+    `identity` is the digest of the checkpoint's files; `revision` also covers the kind of weights. `proof`
+    is the outcome of the gate on the sealed probes, which every int8 build must pass.
     """
 
     name: str
@@ -88,7 +86,7 @@ class Manifest:
 
 
 def digest(path: Path) -> FileDigest:
-    """SHA-256 and size of a file. Raises ModelCorrupt where it cannot be read."""
+    """SHA-256 and size of a file. Raises ModelCorrupt if it cannot be read."""
     try:
         with path.open("rb") as file:
             return FileDigest(hashlib.file_digest(file, "sha256").hexdigest(), path.stat().st_size)
@@ -97,17 +95,17 @@ def digest(path: Path) -> FileDigest:
 
 
 def identity(files: Iterable[Path]) -> str:
-    """The digest of a checkpoint's files: the same model, whatever it is computed with."""
+    """The digest of a checkpoint's files, which identifies the model regardless of engine and precision."""
     return _digest_of({path.name: digest(path).sha256 for path in files})
 
 
 def revision(identity: str, weights: Weights) -> str:
-    """The digest that names an artefact's answers: engines and arithmetics that agree share it."""
+    """The digest that identifies an artefact's answers; engines and arithmetics that agree share it."""
     return _digest_of({"answers": ANSWERS, "weights": weights, "checkpoint": identity})
 
 
 def revision_in(revision: str, arithmetic: str) -> str:
-    """The digest that names answers in an arithmetic that differs by more than `proof.SAME_ANSWERS`."""
+    """The revision for an arithmetic whose answers differ by more than `proof.SAME_ANSWERS`."""
     return _digest_of({"revision": revision, "arithmetic": arithmetic})
 
 
@@ -121,13 +119,13 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
 
 
 def has_manifest(path: Path) -> bool:
-    """Whether an artefact of this format lies at `path`: one of another format must be built again."""
+    """Whether `path` has an artefact of this format; one of another format must be built again."""
     try:
         content = json.loads((path / MANIFEST).read_text("utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return False
     except (OSError, ValueError):
-        return True  # reading it says what is wrong
+        return True  # reading it later reports what is wrong
     return not isinstance(content, dict) or content.get("format") == FORMAT
 
 
@@ -152,9 +150,9 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def verify(path: Path) -> Manifest:
-    """Check every byte of the artefact at `path`. Raises ModelCorrupt naming the first file that differs.
+    """Check every file of the artefact at `path`. Raises ModelCorrupt naming the first one that differs.
 
-    The manifest must list all that its engine reads, and nothing outside the directory.
+    The manifest must list every file that its engine reads, and no file outside the directory.
     """
     manifest = read_manifest(path)
     for name in _missing(manifest):
@@ -174,26 +172,26 @@ def _missing(manifest: Manifest) -> Iterator[str]:
 
 
 def inside(path: Path, name: str) -> Path:
-    """The file `name` of the directory `path`. Raises ModelCorrupt for a name that leads elsewhere."""
+    """The file `name` in the directory `path`. Raises ModelCorrupt for a name that points outside it."""
     if Path(name).name != name or name in ("", "..") or "\\" in name or "\0" in name:
         raise ModelCorrupt(f"{path} names a file outside its directory: {name!r}.")
     return path / name
 
 
 def check(path: Path, sha256: str) -> None:
-    """Raise ModelCorrupt, naming the file, if its bytes are not those with this digest."""
+    """Raise ModelCorrupt, naming the file, if its digest differs from `sha256`."""
     if digest(path).sha256 != sha256:
         raise ModelCorrupt(f"{path} is corrupt: its SHA-256 is not the recorded one.")
 
 
 def seal(path: Path, names: Iterable[str]) -> None:
-    """Write SHA256SUMS (as sha256sum does) over files of `path`, for `check_seal`."""
+    """Write SHA256SUMS for files of `path`, in the format of sha256sum, for `check_seal`."""
     lines = [f"{digest(path / name).sha256}  {name}\n" for name in sorted(names)]
     (path / SUMS).write_text("".join(lines), "utf-8")
 
 
 def check_seal(path: Path) -> list[str]:
-    """Check every file that SHA256SUMS lists, and return their names: none where there is no such file.
+    """Check every file that SHA256SUMS lists, and return their names; an empty list without SHA256SUMS.
 
     Raises ModelCorrupt naming the first file that differs.
     """

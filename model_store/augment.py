@@ -1,7 +1,7 @@
-"""Makes SST-2 text look like what people type: detokenised, misspelt, tweeted, and of review length.
+"""Makes SST-2 text look like real input: detokenised, misspelt, as tweets, and as long reviews.
 
-Letter case is left alone: the tokenizer lower-cases everything, so case changes nothing.
-Every function takes its randomness as an argument and keeps the label.
+Letter case is not changed, because the tokenizer lower-cases all text. Every function takes its randomness as
+an argument and keeps the label.
 """
 
 from __future__ import annotations
@@ -47,19 +47,19 @@ def detokenise(text: str) -> str:
 
 
 def end(text: str, rng: Random) -> str:
-    """Vary how a text ends: as it is, without punctuation, with an exclamation mark or dots."""
+    """Vary the end of a text: unchanged, without punctuation, with exclamation marks or with dots."""
     bare = text.rstrip(" .!")
     return rng.choice((text, text, bare, f"{bare}.", f"{bare}!", f"{bare}!!", f"{bare}...")) if bare else text
 
 
 def misspell(text: str, rng: Random, *, rate: float = 0.08) -> str:
-    """Give each word of four or more letters a keyboard slip with probability `rate`."""
+    """Introduce a typing error into each word of four or more letters with probability `rate`."""
     words = text.split(" ")
     return " ".join(_slip(word, rng) if len(word) > 3 and rng.random() < rate else word for word in words)
 
 
 def tweet(row: Row, rng: Random) -> Row:
-    """Dress a text as a tweet: handles, tags, links, stretched vowels, an emoticon of its polarity."""
+    """Turn a text into a tweet: handles, tags, links, stretched vowels, an emoticon of its polarity."""
     text = end(row.text, rng)
     if rng.random() < 0.4:
         text = text.replace("'", "")
@@ -86,10 +86,10 @@ def long_review(
     *,
     sentences: int,
 ) -> Row:
-    """Join sentences into one review of a random label. Most share it, some do not, some say nothing.
+    """Join sentences into one review with a random label. Most have its polarity, some the other or none.
 
-    `draw` gives a sentence of a side (0 negative, 1 positive), `filler` one without any, `verdict` a
-    closing one. A third of the reviews turn: they begin with the other side and end with their own.
+    `draw` returns a sentence of a side (0 negative, 1 positive), `filler` a neutral one, `verdict` a closing
+    one. A third of the reviews change sides: they begin with the other side and end with their label's.
     """
     side = rng.randrange(2)
     minority, neutral = rng.uniform(0, 0.3), rng.uniform(0, 0.5)

@@ -1,4 +1,4 @@
-"""From a Hugging Face directory to an artefact: converted, checked, pinned, only then put in its place."""
+"""Builds an artefact from a Hugging Face directory: converts, checks, pins and then publishes it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from model_store.probing import gate_int8, seal_probes
 from model_store.tokenizer import Tokenizer
 from model_store.vocabulary import check_tokenizer, require_vocabulary
 
-# Judges an unfinished artefact against the checkpoint it comes from.
+# Compares an unfinished artefact with the checkpoint it was built from.
 Check = Callable[[Path, Manifest, Checkpoint], Gate]
 
 
@@ -32,10 +32,11 @@ def build(
     check: Check | None = None,
     force: bool = False,
 ) -> Manifest:
-    """Build the checkpoint at `source` into an artefact at `out`, which appears whole or not at all.
+    """Build the checkpoint at `source` into an artefact at `out`, which is created atomically.
 
-    Raises ModelError where the checkpoint cannot be built, and GateFailed where int8 weights answer the
-    sealed probes differently or `check` says so; `force` keeps them all the same, with the failure on record.
+    Raises ModelError if the checkpoint cannot be built, and GateFailed if int8 weights answer the sealed
+    probes differently or `check` fails. With `force` the artefact is kept, and its manifest records the
+    failure.
     """
     checkpoint = read_checkpoint(source)
     require_vocabulary(source)
@@ -70,7 +71,7 @@ def build(
             manifest = gate_int8(scratch, manifest, force=force)
         if check:
             manifest = replace(manifest, gate=check(scratch, manifest, checkpoint))
-            _judge(manifest, force=force)
+            _require_passed(manifest, force=force)
             write_manifest(scratch, manifest)
         shutil.rmtree(out, ignore_errors=True)
         scratch.rename(out)
@@ -79,19 +80,19 @@ def build(
     return manifest
 
 
-def _judge(manifest: Manifest, *, force: bool) -> None:
+def _require_passed(manifest: Manifest, *, force: bool) -> None:
     gate = manifest.gate
     if gate and not gate.passed and not force:
         raise GateFailed(
             f"{manifest.name} with {manifest.weights} weights on {manifest.engine} agrees with torch f32 on "
-            f"{gate.agreement:.2%} of {gate.rows} texts and is right on {gate.accuracy:.2%} against "
-            f"{gate.reference_accuracy:.2%}; {gate.same_alone:.2%} have the same label alone and in company: "
-            "not usable; --force keeps it."
+            f"{gate.agreement:.2%} of {gate.rows} texts, has an accuracy of {gate.accuracy:.2%} instead of "
+            f"{gate.reference_accuracy:.2%}, and gives {gate.same_alone:.2%} the same label alone and in a "
+            "batch, which is not accurate enough; --force keeps the artefact."
         )
 
 
 def _write_model(checkpoint: Checkpoint, out: Path, engine: Engine, weights: Weights) -> tuple[bool, int]:
-    """Write what the engine loads. Returns whether it takes packed rows, and its number of parameters."""
+    """Write the files that the engine loads. Returns whether they accept packed rows, and the parameters."""
     from model_store.engines.encoder import is_packable
 
     config = json.loads((checkpoint.path / CONFIG).read_text("utf-8"))
@@ -110,7 +111,7 @@ def _write_model(checkpoint: Checkpoint, out: Path, engine: Engine, weights: Wei
 
 
 def _write_tokenizer(checkpoint: Checkpoint, out: Path) -> None:
-    """Copy tokenizer.json, or make it from the older files of a slow tokenizer."""
+    """Copy tokenizer.json, or create it from the files of a slow tokenizer."""
     if (checkpoint.path / TOKENIZER).is_file():
         shutil.copyfile(checkpoint.path / TOKENIZER, out / TOKENIZER)
         return
@@ -123,5 +124,5 @@ def _write_tokenizer(checkpoint: Checkpoint, out: Path) -> None:
         tokenizer.backend_tokenizer.save(str(out / TOKENIZER))
     except (OSError, ValueError, AttributeError) as error:
         raise ModelUnsupported(
-            f"{checkpoint.path} has no tokenizer.json, and none can be made from its other files."
+            f"{checkpoint.path} has no tokenizer.json, and its other files cannot be converted to one."
         ) from error

@@ -1,4 +1,4 @@
-"""Measures of a classifier's answers: accuracy with its interval, calibration, temperature."""
+"""Metrics of a classifier: accuracy with its confidence interval, calibration, temperature."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def log_loss(logits: Scores, labels: Labels, temperature: float = 1.0) -> float:
 
 
 def fit_temperature(logits: Scores, labels: Labels) -> float:
-    """The temperature in [0.25, 4] that gives the least log loss, to two decimals."""
+    """The temperature in [0.25, 4] that minimises the log loss, to two decimals."""
     grid = np.arange(0.25, 4.0, 0.01)
     losses = [log_loss(logits, labels, float(temperature)) for temperature in grid]
     return round(float(grid[int(np.argmin(losses))]), 2)

@@ -1,4 +1,4 @@
-"""Plain English sentences on which int8 builds measure the range of activations. Written for this project."""
+"""English sentences on which int8 builds measure the range of activations. Written for this project."""
 
 from __future__ import annotations
 

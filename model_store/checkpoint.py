@@ -1,4 +1,4 @@
-"""Reads a Hugging Face directory: which files make the model, what its config says. Standard library only."""
+"""Reads a Hugging Face directory: the files of the model, and its config. Standard library only."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from model_store.errors import ModelNotFound, ModelUnsupported
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"
-# What tokenizers and transformers may need to rebuild a tokenizer.
+# Files that tokenizers and transformers may need to create a tokenizer.
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -33,9 +33,9 @@ _DEFAULT_MAX_TOKENS = 512
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A Hugging Face directory with a sequence classifier in it. Nothing is loaded yet.
+    """A Hugging Face directory of a sequence classifier, not loaded yet.
 
-    `vocabulary` is the number of token ids that the model knows, if its config says so.
+    `vocabulary` is the number of token ids that the model accepts, if its config states it.
     """
 
     path: Path
@@ -48,26 +48,26 @@ class Checkpoint:
     vocabulary: int | None
 
     def files(self) -> list[Path]:
-        """Every file that decides what the model answers, sorted by name."""
+        """Every file that affects the model's answers, sorted by name."""
         names = [CONFIG, *TOKENIZER_FILES]
         found = [self.path / name for name in names if (self.path / name).is_file()]
         return sorted(found + weight_files(self.path))
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Read what `path` holds.
+    """Read the checkpoint at `path`.
 
-    Raises ModelNotFound where there is no config.json, and ModelUnsupported for pickled weights, for a
-    model without a classification head and for a config that contradicts itself.
+    Raises ModelNotFound if there is no config.json, and ModelUnsupported for pickled weights, a model
+    without a classification head, or an invalid config.
     """
     if not (path / CONFIG).is_file():
-        raise ModelNotFound(f"{path} holds no model: it has neither a manifest.json nor a {CONFIG}.")
+        raise ModelNotFound(f"{path} does not contain a model: it has neither manifest.json nor {CONFIG}.")
     config = _read_json(path / CONFIG)
     weight_files(path)
     architecture = next(iter(config.get("architectures") or []), "")
     if not architecture.endswith("ForSequenceClassification"):
         raise ModelUnsupported(
-            f"{path} is no text classifier: its architecture is {architecture or 'not given'}, "
+            f"{path} is not a text classifier: its architecture is {architecture or 'not given'}, "
             "and only ...ForSequenceClassification can be served."
         )
     temperature = float(config.get("temperature") or 1.0)
@@ -88,7 +88,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
 def weight_files(path: Path) -> list[Path]:
     """The safetensors files of a directory, with their index if they are sharded.
 
-    Raises ModelUnsupported, with the command that converts it, where there is only a pickle.
+    If there is only a pickle, raises ModelUnsupported with the command that converts it.
     """
     if (path / WEIGHTS).is_file():
         return [path / WEIGHTS]
@@ -96,14 +96,14 @@ def weight_files(path: Path) -> list[Path]:
         return [path / WEIGHTS_INDEX, *_shards(path)]
     if any((path / name).exists() for name in PICKLES):
         raise ModelUnsupported(
-            f"{path} holds only a pickle checkpoint, which can run code when it is loaded; convert it with: "
+            f"{path} has only a pickle checkpoint, which can run code when it is loaded; convert it with: "
             f"python -m model_store convert-pickle {path}"
         )
     raise ModelNotFound(f"{path} has a {CONFIG} but no {WEIGHTS}.")
 
 
 def _shards(path: Path) -> list[Path]:
-    """The files that the index names, all of them beside it."""
+    """The files that the index names, which must be in the same directory."""
     named = _read_json(path / WEIGHTS_INDEX).get("weight_map")
     if not isinstance(named, dict) or not all(isinstance(shard, str) for shard in named.values()):
         raise ModelUnsupported(f"{path / WEIGHTS_INDEX} has no weight_map of file names.")
@@ -118,7 +118,7 @@ def _labels(config: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _max_tokens(config: dict[str, Any], path: Path) -> int:
-    """The smaller of the tokenizer's limit and the positions the model has (RoBERTa keeps two for itself)."""
+    """The smaller of the tokenizer's limit and the model's number of positions (RoBERTa reserves two)."""
     positions = int(config.get("max_position_embeddings") or _DEFAULT_MAX_TOKENS)
     if "roberta" in str(config.get("model_type", "")):
         positions -= int(config.get("pad_token_id", 1)) + 1
@@ -133,5 +133,5 @@ def _read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise ModelUnsupported(f"{path} cannot be read as JSON: {error}.") from error
     if not isinstance(content, dict):
-        raise ModelUnsupported(f"{path} holds no JSON object.")
+        raise ModelUnsupported(f"{path} does not contain a JSON object.")
     return content

@@ -1,10 +1,10 @@
-"""Which arithmetic and layout a model runs with here: the fastest that passes its proof.
+"""Chooses the arithmetic and layout for a model on this machine: the fastest that passes its proof.
 
-In this order, until one passes (see `model_store.proof`):
-    1. the arithmetic that was asked for; of several, bf16 where it is faster by more than 10 %, else f32
-    2. f32 for the same weights
-    3. f32 for the same weights, one text a row
-    4. instead of int8: float weights in f32, in packed rows and then one text a row
+Tries the following in order until one passes (see `model_store.proof`):
+    1. the requested arithmetic; with `auto`, bf16 if it is faster by more than 10 %, else f32
+    2. f32 with the same weights
+    3. f32 with the same weights, one text per row
+    4. instead of int8: float weights in f32, in packed rows and then with one text per row
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from model_store.prepare import EngineChoice, PrecisionChoice, locate, prepare
 from model_store.probes import EVERY, Probes
 from model_store.proof import SAME_ANSWERS, limits, prove
 
-# bf16 is served where its time is below this share of f32's.
+# bf16 is used if it takes less than this share of the time of f32.
 _WORTH_IT = 0.9
 _ROUNDS = 3
 _TIMED_TOKENS = 256
@@ -35,7 +35,7 @@ _TIMED_TOKENS = 256
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What was asked of `load`."""
+    """The arguments of `load`."""
 
     reference: str
     engine: EngineChoice
@@ -47,7 +47,7 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The arithmetic to begin with, and why it is not a faster one. `remember` says that it was measured."""
+    """The arithmetic to try first, and why it is not a faster one. `remember` is set if it was measured."""
 
     arithmetic: Arithmetic
     reason: str = ""
@@ -55,7 +55,7 @@ class Choice:
 
 
 def load_proven(wanted: Wanted) -> RowClassifier:
-    """The classifier of the first setting that passes its proof. Raises ModelError; Unproven if none does."""
+    """Returns a classifier with the first setting that passes its proof. Raises ModelError."""
     failures: list[str] = []
     try:
         found = _first_proven(wanted, failures)
@@ -71,8 +71,8 @@ def load_proven(wanted: Wanted) -> RowClassifier:
             failures.append(str(error).rstrip("."))
     if found is None:
         raise Unproven(
-            f"{wanted.reference} is not served: on this processor no setting of its engine gives the answers "
-            f"that it should ({'; '.join(failures)}); see docs/models.md, and try another engine."
+            f"{wanted.reference} cannot be served: on this processor, no setting of its engine passes its "
+            f"proof ({'; '.join(failures)}); see docs/models.md, and try another engine."
         )
     return found
 
@@ -82,7 +82,7 @@ def _is_artefact(wanted: Wanted) -> bool:
 
 
 def _first_proven(wanted: Wanted, failures: list[str]) -> RowClassifier | None:
-    """The first setting of one artefact that passes. What fails is added to `failures`."""
+    """The first setting of one artefact that passes. Adds the others to `failures`."""
     path = prepare(wanted.reference, wanted.engine, wanted.precision, wanted.artefact_dir)
     manifest = verify(path)
     layouts = _layouts(manifest, wanted.layout)
@@ -103,7 +103,7 @@ def _first_proven(wanted: Wanted, failures: list[str]) -> RowClassifier | None:
 def _layouts(manifest: Manifest, layout: LayoutChoice) -> tuple[Layout, ...]:
     if layout == "packed" and not manifest.rows:
         raise EngineUnavailable(
-            f"{manifest.name} cannot be packed: only padded rows are known for its structure."
+            f"{manifest.name} cannot be packed: its architecture supports only padded rows."
         )
     if layout != "auto":
         return (layout,)
@@ -120,7 +120,7 @@ def _settings(first: Arithmetic, layouts: tuple[Layout, ...]) -> Iterator[tuple[
 def _proven(
     path: Path, manifest: Manifest, arithmetic: Arithmetic, layout: Layout, threads: int
 ) -> tuple[str, RowClassifier | None]:
-    """What failed, or the classifier. An engine that cannot even run here has failed as well."""
+    """Returns what failed, or the classifier. An engine that cannot run here counts as failed."""
     classifier = None
     try:
         classifier = open_verified(path, manifest, arithmetic=arithmetic, layout=layout, threads=threads)
@@ -128,7 +128,7 @@ def _proven(
         verdict = prove(classifier, classifier.probes, allowed).verdict
     except EngineUnavailable:
         raise
-    except Exception as error:  # whatever an engine raises, another setting may run
+    except Exception as error:  # an engine may raise anything, and another setting may still work
         verdict = Verdict(0, 0.0, 0.0, 0.0, 0, 0.0, f"it raised {_line(error)}")
     if verdict.reason or classifier is None:
         if classifier is not None:
@@ -147,7 +147,7 @@ def _line(error: Exception) -> str:
 
 
 def _choose(path: Path, manifest: Manifest, wanted: Wanted, memory: Path) -> Choice:
-    """The arithmetic to begin with: the one asked for, the one remembered, or the faster one."""
+    """The arithmetic to try first: the requested one, the remembered one, or the faster one."""
     if wanted.precision in ("f32", "bf16"):
         return Choice("bf16" if wanted.precision == "bf16" else "f32")
     cuda = manifest.engine == "torch" and hardware.has_cuda()
@@ -165,13 +165,13 @@ def _measured(path: Path, manifest: Manifest, wanted: Wanted) -> Choice:
     opened: list[RowClassifier] = []
     try:
         for arithmetic in ("f32", "bf16"):
-            opened.append(  # noqa: PERF401  # what was opened is closed when the next cannot be
+            opened.append(  # noqa: PERF401  # if the second one fails, the first must still be closed
                 open_verified(path, manifest, arithmetic=arithmetic, layout=layout, threads=wanted.threads)
             )
         f32, bf16 = times(opened, opened[0].probes)
     except EngineUnavailable:
         raise
-    except Exception as error:  # whatever an engine raises, f32 is still to be proven
+    except Exception as error:  # an engine may raise anything, and f32 may still pass its proof
         return Choice("f32", f"{manifest.weights} weights in bf16: it raised {_line(error)}")
     finally:
         for classifier in opened:
@@ -180,7 +180,7 @@ def _measured(path: Path, manifest: Manifest, wanted: Wanted) -> Choice:
 
 
 def times(classifiers: list[RowClassifier], probes: Probes) -> list[float]:
-    """Seconds of the same passes, long and short, by each of the classifiers: their best, taken in turns."""
+    """The best time of each classifier on the same long and short batches, in seconds, measured in turns."""
     short = [tokens for tokens in probes.tokens if len(tokens) <= EVERY]
     full, used = [], 0
     for tokens in reversed(short):
@@ -203,14 +203,14 @@ def _seconds(classifier: Classifier, batches: list[list[Tokens]]) -> float:
 
 
 def _memory(manifest: Manifest, wanted: Wanted) -> Path:
-    """Where the choice for this kind of processor is kept: one for each engine's version and thread count."""
+    """The file of the choice for this kind of processor, engine version and number of threads."""
     threads = wanted.threads or hardware.cores()
     kind = f"{hardware.processor()}-{version(manifest.engine)}-{threads}-{wanted.layout}"
     return wanted.artefact_dir / "choices" / f"{manifest.revision[:12]}-{manifest.engine}-{kind}.json"
 
 
 def _remember(memory: Path, info: ModelInfo) -> None:
-    """Write the choice, so that the next start need not measure. A directory that is read-only costs that."""
+    """Store the choice, so that the next start need not measure again. Ignores a read-only directory."""
     scratch = memory.with_name(f".{memory.name}.{os.getpid()}")
     content = json.dumps({"arithmetic": info.arithmetic, "reason": info.fallback_reason})
     with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""The protocol between the worker and whatever runs a model: one prediction a text, in the same order."""
+"""The interface between the worker and an engine: one prediction per text, in the same order."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from model_store.drift_reference import DriftReference
 
 Engine = Literal["torch", "openvino", "stub"]
 Precision = Literal["f32", "bf16", "int8"]
-# How an artefact keeps its weights, and what an engine computes in.
+# How an artefact stores its weights, and the arithmetic in which an engine computes.
 Weights = Literal["float", "int8"]
 Arithmetic = Literal["f32", "bf16"]
 Layout = Literal["packed", "padded"]
@@ -18,10 +18,11 @@ Layout = Literal["packed", "padded"]
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Outcome of a proof: `reason` says what failed, and is empty where nothing did.
+    """Outcome of a proof: `reason` says what failed, and is empty if the proof passed.
 
-    `answers` is the largest difference of a score from the sealed answers, `company` from the same text
-    alone; `agreement` the share of answers with the sealed label, `flips` the other labels beyond the margin.
+    `answers` is the largest difference of a score from the sealed answers, and `company` from the score of
+    the same text alone. `agreement` is the share of answers with the sealed label, and `flips` counts
+    labels that changed beyond the margin.
     """
 
     passes: int
@@ -35,16 +36,15 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """What is known of a loaded model.
+    """Describes a loaded model.
 
-    `revision` is the digest that names its answers (first 12 hex digits are shown to people), `identity`
-    the digest of the checkpoint, whatever it is computed with. `tolerance` is the largest difference of a
-    score that batch mates may cause with this engine;
-    `layout` says how a forward pass lays out its texts: `packed` end to end in one row (no padding,
-    cost follows the sum of the lengths) or `padded` to the longest (cost follows count x longest).
-    `precision` is that of the weights where they are int8, else that of the arithmetic. `fallback_reason`
-    says why this is not the setting that was asked for; it is empty when it is. `proof` is how it was proven.
-    `reference` says what texts and answers looked like when the model was evaluated, if that is known.
+    `revision` is the digest that identifies its answers (usually shown as the first 12 hex digits), and
+    `identity` the digest of the checkpoint, regardless of engine and precision. `tolerance` is the largest
+    difference in a score that other texts of a batch may cause. `layout` says how a batch is laid out:
+    `packed` end to end in rows (the cost follows the sum of the lengths), or `padded` to the longest text
+    (the cost follows count x longest). `precision` is int8 for int8 weights, otherwise the arithmetic.
+    `fallback_reason` says why the requested setting is not used; it is empty if it is. `proof` is the outcome
+    of the proof. `reference` is the distribution of texts and predictions of its evaluation, if there is one.
     """
 
     name: str
@@ -66,7 +66,7 @@ class ModelInfo:
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """One text as the model reads it: token ids including the special ones, at most `max_tokens` of them."""
+    """One tokenised text: token ids including special ones, at most `max_tokens` of them."""
 
     ids: Sequence[int]
     truncated: bool
@@ -77,7 +77,7 @@ class Tokens:
 
 
 class Classifier(Protocol):
-    """A loaded, verified model. Not thread-safe in `classify`; `tokenize` may run beside it."""
+    """A loaded, verified model. `classify` is not thread-safe, but `tokenize` may run at the same time."""
 
     @property
     def info(self) -> ModelInfo: ...
@@ -86,11 +86,11 @@ class Classifier(Protocol):
         """Token ids of each text, truncated to `info.max_tokens`. Releases the GIL."""
 
     def classify(self, batch: Sequence[Tokens]) -> list[list[float]]:
-        """One forward pass: scores of shape (len(batch), len(info.labels)), in order.
+        """Run one forward pass. Returns scores of shape (len(batch), len(info.labels)), in order.
 
-        Softmax over labels, or a sigmoid each when `info.multi_label`. An empty batch gives [].
-        The caller chooses which texts share a pass (see `batcher.worker.batching`).
+        Scores are a softmax over the labels, or a sigmoid of each if `info.multi_label`. An empty batch
+        returns []. The caller chooses which texts share a batch (see `batcher.worker.batching`).
         """
 
     def close(self) -> None:
-        """Free what the engine holds. Idempotent."""
+        """Free the engine's resources. Idempotent."""

@@ -1,4 +1,4 @@
-"""What each sub-command of `python -m model_store` does: arguments in, lines for the terminal out."""
+"""The sub-commands of `python -m model_store`. Each takes its arguments and yields lines to print."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from model_store.errors import ModelError
 
 
 def pull(args: Namespace) -> Iterator[str]:
-    """Fetch a pinned checkpoint; a branch is only resolved, so that nobody serves what may change."""
+    """Fetch a pinned checkpoint. A branch is only resolved to its commit, because its content may change."""
     from model_store import pull as hub
     from model_store.prepare import hub_directory
 
@@ -19,16 +19,16 @@ def pull(args: Namespace) -> Iterator[str]:
     snapshot = hub.resolve(repository, revision or "main")
     if not snapshot.commit.startswith(revision or "main"):
         raise ModelError(
-            f"{revision or 'main'} of {repository} is commit {snapshot.commit} today, and may be another one "
-            f"tomorrow; pin it: python -m model_store pull {snapshot.reference}"
+            f"{revision or 'main'} of {repository} is currently commit {snapshot.commit}, which may change; "
+            f"pin it: python -m model_store pull {snapshot.reference}"
         )
     to = args.to or hub_directory(args.artefact_dir.expanduser(), repository, snapshot.commit)
     hub.pull(snapshot, to, convert=args.convert_pickle)
-    yield f"{snapshot.reference} is in {to}"
+    yield f"{snapshot.reference} is available in {to}"
 
 
 def convert_pickle(args: Namespace) -> Iterator[str]:
-    """Write model.safetensors beside the pickle of a directory."""
+    """Write model.safetensors next to the pickle in a directory."""
     from model_store.pickles import convert_pickle
 
     convert_pickle(args.directory)
@@ -36,7 +36,7 @@ def convert_pickle(args: Namespace) -> Iterator[str]:
 
 
 def build(args: Namespace) -> Iterator[str]:
-    """Build an artefact, and judge it on labelled texts if asked to."""
+    """Build an artefact, and check it on labelled texts if requested."""
     from model_store.artefact import check_seal
     from model_store.build import build
     from model_store.gate import AccuracyCheck
@@ -59,19 +59,20 @@ def build(args: Namespace) -> Iterator[str]:
     yield f"{args.out}: {manifest.name} {manifest.revision[:12]}, {engine} with {weights} weights"
     if proof := manifest.proof:
         yield (
-            f"{'FAILED' if proof.reason else 'passed'}: on the probes {proof.answers:.4f} from torch f32 at "
-            f"most, {proof.company:.4f} from the same text alone; {proof.agreement:.2%} have the same label"
+            f"{'FAILED' if proof.reason else 'passed'}: scores of the probes differ by at most "
+            f"{proof.answers:.4f} from torch f32 and by {proof.company:.4f} from the same text alone; "
+            f"{proof.agreement:.2%} have the same label"
         )
     if gate := manifest.gate:
         yield (
             f"{'passed' if gate.passed else 'FAILED'}: agrees with torch f32 on {gate.agreement:.2%} of "
             f"{gate.rows} texts, accuracy {gate.accuracy:.2%} (torch f32: {gate.reference_accuracy:.2%}); "
-            f"{gate.same_alone:.2%} have the same label alone and in company"
+            f"{gate.same_alone:.2%} have the same label alone and in a batch"
         )
 
 
 def verify(args: Namespace) -> Iterator[str]:
-    """Compare every byte of an artefact or a sealed checkpoint with what is on record; `--run` proves it."""
+    """Compare every file of an artefact or a sealed checkpoint with its digest; `--run` also proves it."""
     from model_store.artefact import MANIFEST, SUMS, check_seal
     from model_store.artefact import verify as verify_artefact
     from model_store.prepare import locate
@@ -79,11 +80,11 @@ def verify(args: Namespace) -> Iterator[str]:
     _, directory = locate(args.reference, args.artefact_dir.expanduser())
     if (directory / MANIFEST).is_file():
         manifest = verify_artefact(directory)
-        yield f"{directory}: {len(manifest.files)} files as recorded, revision {manifest.revision}"
+        yield f"{directory}: {len(manifest.files)} files match the manifest, revision {manifest.revision}"
     elif names := check_seal(directory):
-        yield f"{directory}: {len(names)} files as recorded"
+        yield f"{directory}: {len(names)} files match {SUMS}"
     elif not args.run_probes:
-        raise ModelError(f"{directory} has neither a {MANIFEST} nor a {SUMS} to verify it by.")
+        raise ModelError(f"{directory} has neither {MANIFEST} nor {SUMS}, so it cannot be verified.")
     if args.run_probes:
         from model_store.proof_table import proofs
 
@@ -91,7 +92,7 @@ def verify(args: Namespace) -> Iterator[str]:
 
 
 def seal(args: Namespace) -> Iterator[str]:
-    """Record the digests of a checkpoint, which `load` compares from then on."""
+    """Record the digests of a checkpoint, which `load` then verifies."""
     from model_store.artefact import SUMS
     from model_store.artefact import seal as write_sums
     from model_store.checkpoint import read_checkpoint
@@ -102,7 +103,7 @@ def seal(args: Namespace) -> Iterator[str]:
 
 
 def info(args: Namespace) -> Iterator[str]:
-    """What a model is, once verified."""
+    """Describe a model after verifying it."""
     from model_store.artefact import verify as verify_artefact
     from model_store.prepare import prepare
 
@@ -149,7 +150,7 @@ def evaluate(args: Namespace) -> Iterator[str]:
 
 
 def predict(args: Namespace) -> Iterator[str]:
-    """The scores of some texts, one line each, without a server."""
+    """Classify texts without a server: one line of scores per text."""
     classifier = _load(args)
     for text, row in zip(args.text, classifier.classify(classifier.tokenize(args.text)), strict=True):
         scores = zip(classifier.info.labels, row, strict=True)
@@ -157,7 +158,7 @@ def predict(args: Namespace) -> Iterator[str]:
 
 
 def random(args: Namespace) -> Iterator[str]:
-    """A checkpoint with random weights."""
+    """Write a checkpoint with random weights."""
     from model_store.random_model import write_random
 
     write_random(args.config, args.out, seed=args.seed)

@@ -1,4 +1,4 @@
-"""Turns a BERT encoder directory (all-MiniLM-L6-v2) into a DistilBERT classifier with a trimmed vocabulary.
+"""Converts a BERT encoder directory (all-MiniLM-L6-v2) to a DistilBERT classifier with a trimmed vocabulary.
 
 DistilBERT is BERT without token types and without the pooler. Token types are constant for a
 single text, so adding row 0 of their table to every position gives the same hidden states.
@@ -37,9 +37,9 @@ _GENERAL_PUNCTUATION = range(0x2010, 0x2040)
 def convert(base: Path, out: Path, *, trim: bool = True, seed: int = 0) -> None:
     """Write `base` (a BERT directory with tokenizer.json) as a DistilBERT classifier to `out`.
 
-    The classifier head is random, drawn from `seed`: runs that start from one converted
-    directory share it, so their weights can be averaged. With `trim`, pieces that no English
-    text uses are dropped from the vocabulary. Raises FileNotFoundError when a file is missing.
+    The classifier head is random, drawn from `seed`: runs that start from the same converted directory share
+    it, so their weights can be averaged. With `trim`, pieces that do not occur in English text are removed
+    from the vocabulary. Raises FileNotFoundError if a file is missing.
     """
     import torch
     from safetensors.torch import load_file
@@ -56,7 +56,7 @@ def convert(base: Path, out: Path, *, trim: bool = True, seed: int = 0) -> None:
     )
     missing, unexpected = model.distilbert.load_state_dict(weights, strict=False)
     if missing or unexpected:
-        raise ValueError(f"{base} is no BERT encoder: missing {missing}, unexpected {unexpected}")
+        raise ValueError(f"{base} is not a BERT encoder: missing {missing}, unexpected {unexpected}")
     model.save_pretrained(out)
     write_tokenizer(tokenizer, kept, out)
 
@@ -79,7 +79,7 @@ def encoder_weights(bert: dict[str, Tensor], kept: list[int]) -> dict[str, Tenso
 
 
 def write_tokenizer(tokenizer: dict[str, Any], kept: list[int], out: Path) -> None:
-    """Write tokenizer.json with ids renumbered to `kept`, and without baked-in truncation and padding."""
+    """Write tokenizer.json with ids renumbered to `kept`, and without built-in truncation and padding."""
     new_id = {old: new for new, old in enumerate(kept)}
     vocab: dict[str, int] = tokenizer["model"]["vocab"]
     tokenizer["model"]["vocab"] = {
@@ -110,8 +110,8 @@ def export(
 ) -> None:
     """Write `model` in fp16 with the tokenizer of `source`: a plain Hugging Face directory.
 
-    `dtype` in config.json stays float32, so that transformers computes in float32 from it. Of the
-    key `temperature` it knows nothing: it drops it on loading, so read it from the file.
+    `dtype` in config.json stays float32, so that transformers computes in float32. transformers ignores the
+    key `temperature`, so it must be read from the file.
     """
     from safetensors.torch import save_file
 

@@ -1,4 +1,4 @@
-"""Reads the SST-2 files and holds sentences out for tuning, without leaking their phrases."""
+"""Reads the SST-2 files and holds out sentences for tuning, without leaking their phrases."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Training phrases and sentences, and the sentences held out: no phrase is part of one of those."""
+    """Training phrases and sentences, and held-out sentences, none of which contains a training phrase."""
 
     phrases: tuple[Row, ...]
     sentences: tuple[Row, ...]
@@ -47,10 +47,10 @@ def split_rows(
     seed: int,
     excluded: Iterable[str] = (),
 ) -> Split:
-    """Hold `held_out` full sentences out, with every phrase that occurs in one of them.
+    """Hold out `held_out` full sentences, and every phrase that occurs in one of them.
 
-    Phrases of one sentence overlap, so a random cut of the phrases would leak. `excluded` texts
-    (the dev sentences) are trained on under no circumstances.
+    Phrases of one sentence overlap, so a random split of the phrases would leak. `excluded` texts (the dev
+    sentences) are never used for training.
     """
     shuffled = list(sentences)
     random.Random(seed).shuffle(shuffled)
@@ -68,7 +68,7 @@ def split_rows(
 
 
 def _contained(phrases: Sequence[Row], sentences: Sequence[Row]) -> set[str]:
-    """The phrases of more than one word that occur in a sentence; one word alone gives nothing away."""
+    """The phrases of more than one word that occur in a sentence; a single word does not leak a label."""
     haystack = "\n".join(f" {_normal(row.text)} " for row in sentences)
     spans = {_normal(row.text) for row in phrases}
     return {span for span in spans if " " in span and f" {span} " in haystack}

@@ -1,9 +1,9 @@
-"""What texts and answers looked like when a model was measured, and how far others are from that.
+"""The distribution of texts and predictions when a model was evaluated, and the distance from it.
 
-The reference is plain data (`reference.json` in an artefact): a histogram of each feature, no texts. The
-distance is the population stability index, sum over bins of (a - e) ln(a / e) for the shares a of what is
-seen and e of what was expected: below 0.1 the same, above 0.2 another distribution (Siddiqi, Credit Risk
-Scorecards, 2006). Standard library only: workers use it.
+The reference is plain data (`reference.json` in an artefact): a histogram of each feature, and no texts. The
+distance is the population stability index: the sum over bins of (a - e) ln(a / e), where a and e are the
+actual and the expected share. Below 0.1 the distributions are alike, above 0.2 they differ (Siddiqi, Credit
+Risk Scorecards, 2006). Standard library only, because workers import it.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ REFERENCE = "reference.json"
 FORMAT = 1
 Feature = Literal["label", "confidence", "entropy", "tokens", "truncated", "unknown"]
 FEATURES: tuple[Feature, ...] = get_args(Feature)
-# Fewer texts than this say little about a distribution.
+# Fewer texts than this are too few to compare distributions.
 LEAST_TEXTS = 200
 
 _BINS = 10
-# No bin of scores is narrower: another precision of the same model must not look like drift.
+# Minimum width of bins, so that another precision of the same model does not look like drift.
 _LEAST_WIDTH = {"confidence": 0.01, "entropy": 0.01, "tokens": 1.0}
-# Shares of unknown pieces, most often 0: quantiles would all be the same.
+# The share of unknown pieces is mostly 0, so quantiles would all be equal.
 _UNKNOWN_EDGES = (0.0, 0.05, 0.1, 0.2)
 
 
 @dataclass(frozen=True, slots=True)
 class Histogram:
-    """How often values fell at or below each edge, and above the last: one count more than edges."""
+    """Counts of values up to each edge and above the last one, so there is one more count than edges."""
 
     edges: tuple[float, ...]
     counts: tuple[int, ...]
@@ -73,7 +73,7 @@ def _bits(share: float) -> float:
 
 
 def build_reference(revision: str, labels: int, measured: Iterable[tuple[float, ...]]) -> DriftReference:
-    """The reference of texts as `measure` saw them. Raises ValueError for fewer than LEAST_TEXTS."""
+    """Builds a reference from results of `measure`. Raises ValueError for fewer than LEAST_TEXTS texts."""
     columns = list(zip(*measured, strict=True))
     texts = len(columns[0]) if columns else 0
     if texts < LEAST_TEXTS:
@@ -105,7 +105,7 @@ def _edges(feature: Feature, labels: int, values: Sequence[float]) -> tuple[floa
 
 
 def psi(expected: Sequence[float], seen: Sequence[float]) -> float:
-    """The index of two histograms over the same bins; half a text more in each, so that none is empty."""
+    """The index of two histograms with the same bins; adds half a text to each bin, so that none is empty."""
     whole_e, whole_s = sum(expected) + 0.5 * len(expected), sum(seen) + 0.5 * len(seen)
     index = 0.0
     for was, now in zip(expected, seen, strict=True):
@@ -115,7 +115,6 @@ def psi(expected: Sequence[float], seen: Sequence[float]) -> float:
 
 
 def encode_reference(reference: DriftReference) -> str:
-    """As JSON."""
     features = {
         name: {"edges": histogram.edges, "counts": histogram.counts}
         for name, histogram in reference.features.items()
@@ -125,7 +124,7 @@ def encode_reference(reference: DriftReference) -> str:
 
 
 def read_reference(directory: Path) -> DriftReference | None:
-    """The reference in an artefact; None where it has none. Raises ModelCorrupt."""
+    """The reference of an artefact; None if it has none. Raises ModelCorrupt."""
     path = directory / REFERENCE
     if not path.is_file():
         return None

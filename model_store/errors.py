@@ -1,4 +1,4 @@
-"""What can go wrong with a model. Every message is one sentence for the person who started the program."""
+"""Errors of this package. Every message is one sentence for the person who started the program."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ class ModelError(Exception):
 
 
 class ModelNotFound(ModelError):
-    """The reference leads to no model here."""
+    """The reference does not name a model on this machine."""
 
 
 class ModelCorrupt(ModelError):
-    """A file is missing, or its bytes are not those that were recorded."""
+    """A file is missing, or differs from its recorded digest."""
 
 
 class ModelUnsupported(ModelError):
-    """The files are there, but they are not a checkpoint this program runs."""
+    """The files exist, but they are not a supported checkpoint."""
 
 
 class EngineUnavailable(ModelError):
-    """The engine or the precision asked for cannot be had here."""
+    """The requested engine or precision is not available here."""
 
 
 class GateFailed(ModelError):
-    """The built model disagrees too much with the checkpoint it was built from."""
+    """The built model differs too much from its checkpoint."""
 
 
 class Unproven(ModelError):
-    """No setting of engine, arithmetic and layout answers here as the model should."""
+    """On this machine, no combination of engine, arithmetic and layout passes its proof."""
 
 
 class PullFailed(ModelError):
-    """The hub could not deliver what was asked for."""
+    """The requested files could not be fetched from the hub."""

@@ -1,4 +1,4 @@
-"""How good a model's answers are on labelled texts: accuracy, F1 and calibration, and how fast they come."""
+"""Evaluates a model on labelled texts: accuracy, F1, calibration and speed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from model_store.classifier import Classifier
 from model_store.errors import ModelError
 from model_store.layout import share_out
 
-# Texts that are tokenized, laid out and shown on the bar together.
+# Number of texts that are tokenised and laid out together.
 _SLICE = 256
 
 
@@ -31,7 +31,7 @@ class LabelledText:
 
 @dataclass(frozen=True, slots=True)
 class ClassReport:
-    """One label: how much of what was called so is right, and how much of what is so was found."""
+    """Precision, recall and F1 of one label, and its number of texts."""
 
     label: str
     texts: int
@@ -80,14 +80,14 @@ def read_tsv(path: Path, labels: Sequence[str]) -> list[LabelledText]:
             raise ModelError(f"{path}, line {number}: expected text<TAB>label, label one of {labels}.")
         rows.append(LabelledText(text, by_name[label]))
     if not rows:
-        raise ModelError(f"{path} holds no labelled text below its header.")
+        raise ModelError(f"{path} contains no labelled text below its header.")
     return rows
 
 
 def classify_all(
     classifier: Classifier, texts: Sequence[str], *, title: str | None = None
 ) -> tuple[NDArray[np.float64], int]:
-    """Scores (texts, labels) in order, and how many texts were truncated. A bar is shown under a `title`."""
+    """Scores (texts, labels) in order, and the number of truncated texts. A `title` shows a progress bar."""
     result = np.zeros((len(texts), len(classifier.info.labels)))
     truncated = 0
     with tqdm(total=len(texts), desc=title, unit="text", disable=title is None) as bar:
@@ -102,10 +102,10 @@ def classify_all(
 
 
 def evaluate(classifier: Classifier, rows: Sequence[LabelledText], *, title: str | None = None) -> Evaluation:
-    """Classify `rows` and compare. Raises ModelError for a multi-label model."""
+    """Classify `rows` and compare with their labels. Raises ModelError for a multi-label model."""
     info = classifier.info
     if info.multi_label:
-        raise ModelError(f"{info.name} gives any number of labels to a text; evaluate knows one.")
+        raise ModelError(f"{info.name} is a multi-label model, which evaluate does not support.")
     start = time.perf_counter()
     scores, truncated = classify_all(classifier, [row.text for row in rows], title=title)
     seconds = time.perf_counter() - start

@@ -1,4 +1,4 @@
-"""The accuracy gate on labelled texts: a built model must answer as its checkpoint does in torch f32.
+"""The accuracy gate on labelled texts: a built model must agree with its checkpoint in torch f32.
 
 The gate on the sealed probes, which needs no labelled texts, is in `model_store.probing`.
 """
@@ -21,7 +21,7 @@ from model_store.engines.runner import RowClassifier, open_artefact
 from model_store.errors import ModelError
 from model_store.evaluate import classify_all, read_tsv
 
-# Share of texts that must keep their label, and how much accuracy may be lost.
+# Minimum share of texts that keep their label, and maximum loss of accuracy.
 MIN_AGREEMENT: dict[Precision, float] = {"f32": 0.999, "bf16": 0.995, "int8": 0.99}
 MAX_ACCURACY_LOSS = 0.005
 
@@ -30,7 +30,7 @@ Labels = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class AccuracyCheck:
-    """Judges an artefact on a file of labelled texts; `build` calls it before it publishes."""
+    """Checks an artefact on a file of labelled texts; `build` calls it before it publishes the artefact."""
 
     data: Path
     arithmetic: Arithmetic = "f32"
@@ -38,19 +38,19 @@ class AccuracyCheck:
     def __call__(self, path: Path, manifest: Manifest, checkpoint: Checkpoint) -> Gate:
         """Compare the artefact at `path` with `checkpoint` in torch f32. Raises ModelError."""
         if manifest.multi_label:
-            raise ModelError(f"{manifest.name} gives any number of labels to a text; the check knows one.")
+            raise ModelError(f"{manifest.name} is a multi-label model, which the check does not support.")
         rows = read_tsv(self.data, manifest.labels)
         texts = [row.text for row in rows]
         expected = np.array([row.label for row in rows])
         with TemporaryDirectory() as scratch:
             reference = Path(scratch) / "reference"
             build(checkpoint.path, reference, name=manifest.name, engine="torch")
-            (wanted,) = _labels(reference, "f32", texts, [_in_company])
+            (wanted,) = _labels(reference, "f32", texts, [_batched])
         precision: Precision = "int8" if manifest.weights == "int8" else self.arithmetic
-        alone, company = _labels(path, self.arithmetic, texts, [_alone, _in_company])
-        agreement = min(_share(alone, wanted), _share(company, wanted))
-        accuracy = min(_share(alone, expected), _share(company, expected))
-        same_alone = _share(alone, company)
+        alone, batched = _labels(path, self.arithmetic, texts, [_alone, _batched])
+        agreement = min(_share(alone, wanted), _share(batched, wanted))
+        accuracy = min(_share(alone, expected), _share(batched, expected))
+        same_alone = _share(alone, batched)
         return Gate(
             rows=len(rows),
             agreement=agreement,
@@ -65,7 +65,7 @@ class AccuracyCheck:
 def _labels(
     path: Path, arithmetic: Arithmetic, texts: list[str], ways: Sequence[Callable[..., Labels]]
 ) -> list[Labels]:
-    """Labels of all texts by the artefact at `path`, in each of some ways to run them."""
+    """Labels that the artefact at `path` gives to all texts, for each of several ways to run them."""
     classifier = open_artefact(path, arithmetic=arithmetic)
     try:
         return [way(classifier, texts) for way in ways]
@@ -79,7 +79,7 @@ def _alone(classifier: RowClassifier, texts: list[str]) -> Labels:
     return labels
 
 
-def _in_company(classifier: RowClassifier, texts: list[str]) -> Labels:
+def _batched(classifier: RowClassifier, texts: list[str]) -> Labels:
     info = classifier.info
     scores, _ = classify_all(classifier, texts, title=f"{info.engine} {info.precision}")
     labels: Labels = scores.argmax(axis=1)

@@ -1,4 +1,4 @@
-"""What this machine gives to an engine: cores this process may use, and arithmetic its processor has."""
+"""Detects what an engine can use on this machine: cores, and the arithmetic of the processor."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from pathlib import Path
 _CGROUP = Path("/sys/fs/cgroup")
 _CPU_INFO = Path("/proc/cpuinfo")
 _CUDA_DEVICE = Path("/dev/nvidiactl")
-# x86 and ARM name them so.
+# Flags of x86 and ARM processors with bf16 arithmetic.
 _BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
-# They limit what oneDNN and torch use of a processor.
+# Variables that limit the instruction sets oneDNN and torch use.
 _LIMITS = ("ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY")
 
 
 def affinity() -> int:
-    """Cores this process may run on, however much of each."""
+    """Number of cores this process may run on, regardless of quotas."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def cores(cgroup: Path = _CGROUP) -> int:
-    """Whole cores this process may keep busy: its affinity, or its cgroup's quota where that is smaller."""
+    """Number of cores this process may use: its affinity, or its cgroup's quota if that is smaller."""
     allowed = affinity()
     quota = _quota(cgroup)
     return allowed if quota is None else max(1, min(allowed, math.ceil(quota)))
 
 
 def has_bf16(cpu_info: Path = _CPU_INFO) -> bool:
-    """Whether the processor multiplies bf16 in hardware, so that bf16 is faster than f32."""
+    """Whether the processor supports bf16 multiplication, which makes bf16 faster than f32."""
     return not _BF16_FLAGS.isdisjoint(_first_lines(cpu_info, "flags", "Features").split())
 
 
 def processor(cpu_info: Path = _CPU_INFO) -> str:
-    """A short digest of the kind of processor: equal where the same instructions are to be had."""
+    """A short digest of the kind of processor, equal on machines with the same instructions."""
     names = "model name", "CPU implementer", "CPU part", "flags", "Features"
     known = [platform.machine(), platform.processor(), _first_lines(cpu_info, *names)]
     limits = [os.environ.get(name, "") for name in _LIMITS]
@@ -44,7 +44,7 @@ def processor(cpu_info: Path = _CPU_INFO) -> str:
 
 
 def _first_lines(cpu_info: Path, *names: str) -> str:
-    """The first line of each name in /proc/cpuinfo, which ARM writes differently and macOS does not have."""
+    """The first value of each name in /proc/cpuinfo, whose names differ on ARM and which macOS lacks."""
     try:
         lines = cpu_info.read_text().splitlines()
     except OSError:
@@ -58,9 +58,9 @@ def _first_lines(cpu_info: Path, *names: str) -> str:
 
 
 def has_cuda(device: Path = _CUDA_DEVICE, torch: Path | None = None) -> bool:
-    """Whether torch would find a GPU: an NVIDIA driver is here and its build is one for CUDA.
+    """Whether torch would find a GPU: there is an NVIDIA driver, and torch was built with CUDA.
 
-    Cheap: imports no framework. `torch` is where that package lies.
+    Fast, because it does not import torch. `torch` is the directory of that package.
     """
     if torch is None:
         spec = find_spec("torch")
@@ -71,7 +71,7 @@ def has_cuda(device: Path = _CUDA_DEVICE, torch: Path | None = None) -> bool:
 
 
 def _quota(cgroup: Path) -> float | None:
-    """Cores granted by `cpu.max` (cgroup 2) or `cpu.cfs_quota_us` (cgroup 1); None where unlimited."""
+    """Cores granted by `cpu.max` (cgroup 2) or `cpu.cfs_quota_us` (cgroup 1); None if unlimited."""
     try:
         if (cgroup / "cpu.max").exists():
             quota, period = (cgroup / "cpu.max").read_text().split()

@@ -1,7 +1,7 @@
-"""Which text of a pass lies in which row: pure arithmetic on lengths, for packed and padded passes alike.
+"""Assigns the texts of a batch to rows: pure functions of their lengths, for packed and padded batches.
 
-Packed: texts lie end to end in as many rows as compute fastest. A longer row spends more on attention between
-texts that do not see each other; more rows leave more room at their ends. Padded: one text a row.
+Packed: texts lie end to end, in the number of rows that computes fastest. Longer rows waste more attention
+between texts that do not see each other; more rows waste more room at their ends. Padded: one text per row.
 """
 
 from __future__ import annotations
@@ -12,28 +12,28 @@ from functools import lru_cache
 
 from model_store.classifier import Layout
 
-# Row lengths are rounded up, so that an engine meets few different shapes and prepares each of them once.
+# Row lengths are rounded up to this, because an engine compiles once for each shape.
 STEP = 16
-# Texts of a pass are laid out to fill this share of it: lengths rarely add up exactly.
+# The share of a batch that texts fill, because lengths rarely add up exactly.
 FILL = 0.975
-# Passes of a multiple of this leave the least room at the ends of their rows.
+# Batch sizes that are multiples of this waste the least room at the ends of rows.
 ROW = 128
-# In a row of this length attention costs about as much as all the rest of an encoder.
+# In a row of this length, attention costs about as much as the rest of an encoder.
 _ATTENTION_TOKENS = 1500
-# Shorter rows save no attention worth their ends.
+# In shorter rows, the room wasted at their ends costs more than the attention saved.
 _LEAST_ROW = 112
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Rows of indices into the lengths that were planned for, and the length of every row in tokens."""
+    """The texts of each row, as indices into the planned lengths, and the length of all rows in tokens."""
 
     rows: tuple[tuple[int, ...], ...]
     length: int
 
     @property
     def computed_tokens(self) -> int:
-        """Tokens that an engine computes for this pass, fillers included."""
+        """Tokens that an engine computes for this batch, including padding."""
         return len(self.rows) * self.length
 
     @property
@@ -42,11 +42,11 @@ class Plan:
 
 
 def plan(lengths: Sequence[int], layout: Layout) -> Plan:
-    """How one pass over texts of these lengths (at least one text) is laid out."""
+    """Plans the layout of a batch with texts of these lengths (at least one)."""
     return _plan(tuple(lengths), layout)
 
 
-# A worker asks for the cost of a pass, and the engine lays out the same one right after.
+# Cached because the worker computes the cost of a batch, and the engine then plans the same batch.
 @lru_cache(maxsize=4)
 def _plan(lengths: tuple[int, ...], layout: Layout) -> Plan:
     if layout == "padded":
@@ -55,14 +55,14 @@ def _plan(lengths: tuple[int, ...], layout: Layout) -> Plan:
 
 
 def computed_tokens(lengths: Sequence[int], layout: Layout) -> int:
-    """Tokens that one pass over these lengths computes, padding included; 0 for no text."""
+    """Tokens that an engine computes for these lengths, including padding; 0 without texts."""
     return plan(lengths, layout).computed_tokens if lengths else 0
 
 
 def share_out(lengths: Sequence[int], layout: Layout, pass_tokens: int = 512) -> list[list[int]]:
-    """Indices of texts with these lengths, shared out to passes of at most about `pass_tokens` tokens each.
+    """Divides texts of these lengths into batches of about `pass_tokens` tokens at most; returns indices.
 
-    For work without a deadline: padded texts are sorted by length first, packed ones keep their order.
+    Meant for offline work: padded texts are first sorted by length, packed ones keep their order.
     """
     order = list(range(len(lengths)))
     if layout == "padded":
@@ -86,7 +86,7 @@ def round_up(number: int, step: int) -> int:
 
 
 def _packed_plans(lengths: Sequence[int]) -> Iterator[Plan]:
-    """For a few sensible numbers of rows the shortest length that holds everything."""
+    """Plans for a few reasonable numbers of rows, each with the shortest rows that hold all texts."""
     order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
     total, longest = sum(lengths), lengths[order[0]]
     most = max(1, total // max(_LEAST_ROW, longest))
@@ -100,7 +100,7 @@ def _packed_plans(lengths: Sequence[int]) -> Iterator[Plan]:
 def _fitted(
     order: Sequence[int], lengths: Sequence[int], count: int, length: int
 ) -> tuple[tuple[int, ...], ...] | None:
-    """The texts in `count` rows, longest first, each where the least room is left; or None."""
+    """Best-fit packing into `count` rows, longest text first; None if the texts do not fit."""
     rows: list[list[int]] = [[] for _ in range(count)]
     room = [length] * count
     for index in order:

@@ -1,4 +1,4 @@
-"""Measures the texts that a classifier is evaluated on, and leaves what it saw in the artefact."""
+"""Measures the texts on which a classifier is evaluated, and stores their distribution in the artefact."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from model_store.errors import ModelError
 
 
 class Measuring:
-    """A classifier that remembers the features of each text it was given."""
+    """A classifier that records the features of each text it classifies."""
 
     def __init__(self, classifier: Classifier) -> None:
         self._classifier = classifier
@@ -21,26 +21,22 @@ class Measuring:
 
     @property
     def info(self) -> ModelInfo:
-        """What is known of the model."""
         return self._classifier.info
 
     def tokenize(self, texts: Sequence[str]) -> list[Tokens]:
-        """As the classifier does."""
         return self._classifier.tokenize(texts)
 
     def classify(self, batch: Sequence[Tokens]) -> list[list[float]]:
-        """As the classifier does; remembers what came and what went."""
         rows = self._classifier.classify(batch)
         for tokens, scores in zip(batch, rows, strict=True):
             self._measured.append(measure(tokens, scores, multi_label=self.info.multi_label))
         return rows
 
     def close(self) -> None:
-        """As the classifier does."""
         self._classifier.close()
 
     def reference(self) -> DriftReference:
-        """The reference of all texts so far. Raises ModelError for too few."""
+        """The reference of all texts so far. Raises ModelError if there are too few."""
         try:
             return build_reference(self.info.revision, len(self.info.labels), self._measured)
         except ValueError as error:
@@ -48,7 +44,7 @@ class Measuring:
 
 
 def write_reference(reference: DriftReference, directory: Path) -> Path:
-    """Write it into an artefact, whose manifest then pins it, or beside a checkpoint for `build`."""
+    """Write a reference into an artefact and its manifest, or into a checkpoint, where `build` finds it."""
     path = directory / REFERENCE
     path.write_text(encode_reference(reference), "utf-8")
     if (directory / MANIFEST).is_file():

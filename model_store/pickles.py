@@ -1,7 +1,7 @@
-"""Pickle checkpoints to safetensors, in a process of their own and with weights_only=True.
+"""Converts pickle checkpoints to safetensors, in a separate process and with weights_only=True.
 
-Run as `python -m model_store.pickles DIR`: a pickle can run code when it is read, and although weights_only
-refuses whatever is not a tensor, nothing of value lives in the process that tries.
+A pickle can run code when it is loaded. weights_only refuses everything except tensors; as a further
+precaution, `python -m model_store.pickles DIR` runs in a process without access to secrets.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ def convert_pickle(path: Path) -> None:
         command, capture_output=True, text=True, check=False, env=_environment(), stdin=subprocess.DEVNULL
     )
     if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["the converting process died"])[-1]
+        reason = (done.stderr.strip().splitlines() or ["the conversion process died"])[-1]
         raise ModelUnsupported(f"The pickle checkpoint in {path} cannot be converted: {reason}")
 
 
 def _environment() -> dict[str, str]:
-    """What Python needs to find its packages, and none of the keys and passwords of this process."""
+    """The variables that Python needs to find its packages, without keys and passwords."""
     kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
     return kept | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
 
@@ -48,7 +48,7 @@ def _convert(path: Path) -> None:
     weights: dict[str, torch.Tensor] = {}
     for file in files:
         weights |= torch.load(file, map_location="cpu", weights_only=True)
-    # Tied weights share memory, which safetensors refuses.
+    # Tied weights share memory, which safetensors does not allow.
     separate = {name: tensor.clone().contiguous() for name, tensor in weights.items()}
     save_file(separate, path / WEIGHTS, metadata={"format": "pt"})
 

@@ -1,9 +1,9 @@
-"""From a reference to an artefact on this machine: found, or built once and kept.
+"""Finds the artefact for a reference on this machine, or builds it once and keeps it.
 
-Under the artefact directory:
+The artefact directory contains:
     artefacts/<name>-<engine>-<weights>-<revision>/   what `load` built from a checkpoint
     hub/<org>/<name>@<commit>/                        what `pull` fetched
-    choices/<revision>-<engine>-<processor>.json      the arithmetic that was chosen on a kind of processor
+    choices/<revision>-<engine>-<processor>.json      the arithmetic chosen for a kind of processor
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ _HUB_REFERENCE = re.compile(r"(?P<org>[\w.-]+)/(?P<name>[\w.-]+)@(?P<commit>[0-9
 
 
 def locate(reference: str, artefact_dir: Path) -> tuple[str, Path]:
-    """The model's name and directory. Raises ModelNotFound with what to do about it."""
+    """The model's name and directory. Raises ModelNotFound, which says what to do."""
     if reference == "default":
         if not DEFAULT.is_dir():
-            raise ModelNotFound("This installation carries no default model.")
+            raise ModelNotFound("This installation does not include the default model.")
         return "default", DEFAULT
     path = Path(reference).expanduser()
     if path.is_dir():
@@ -54,18 +54,18 @@ def locate(reference: str, artefact_dir: Path) -> tuple[str, Path]:
         return f"{hub['org']}/{hub['name']}", _pulled(reference, hub, artefact_dir)
     if "@" in reference:
         raise ModelNotFound(f"{reference} is not a pinned reference: write org/name@ and a commit hash.")
-    raise ModelNotFound(f"There is no directory {reference}, nor is it default, stub or org/name@commit.")
+    raise ModelNotFound(f"{reference} is not a directory, and not default, stub or org/name@commit either.")
 
 
 def hub_directory(artefact_dir: Path, repository: str, commit: str) -> Path:
-    """Where `pull` puts a repository at a commit unless told otherwise."""
+    """The default directory of a repository that `pull` has fetched at a commit."""
     return artefact_dir / "hub" / f"{repository}@{commit}"
 
 
 def prepare(reference: str, engine: EngineChoice, precision: PrecisionChoice, artefact_dir: Path) -> Path:
-    """The artefact for `reference`: itself if it is one, else built from the checkpoint it names, once.
+    """The artefact for `reference`. A checkpoint is built into an artefact the first time.
 
-    Safe when several processes start at once: one builds and the others wait for it. Raises ModelError.
+    Safe if several processes start at once: one builds, and the others wait for it. Raises ModelError.
     """
     name, path = locate(reference, artefact_dir)
     if (path / MANIFEST).is_file():
@@ -79,7 +79,7 @@ def prepare(reference: str, engine: EngineChoice, precision: PrecisionChoice, ar
     out = artefact_dir / "artefacts" / f"{slug}-{chosen}-{weights}-{named[:12]}"
     if has_manifest(out):
         return out
-    with _alone(out):
+    with _locked(out):
         if not has_manifest(out):
             if (out / MANIFEST).is_file():
                 log.warning("%s has another format: building it again", out, extra={"action": "model.build"})
@@ -88,9 +88,9 @@ def prepare(reference: str, engine: EngineChoice, precision: PrecisionChoice, ar
 
 
 def choose(engine: EngineChoice, precision: PrecisionChoice) -> tuple[Engine, Weights]:
-    """The engine that `auto` means here, and the weights of a precision: f32 and bf16 share theirs.
+    """The engine that `auto` selects here, and the weights of a precision; f32 and bf16 share weights.
 
-    Raises EngineUnavailable for what cannot be had.
+    Raises EngineUnavailable if the engine or the precision is not available.
     """
     if engine == "auto":
         engine = "torch" if hardware.has_cuda() else "openvino"
@@ -100,13 +100,13 @@ def choose(engine: EngineChoice, precision: PrecisionChoice) -> tuple[Engine, We
         raise EngineUnavailable(f"The engine {engine} is not installed.")
     if engine == "torch" and precision == "int8":
         raise EngineUnavailable(
-            "The torch engine has no int8; use engine openvino, or precision bf16 or f32."
+            "The torch engine does not support int8; use engine openvino, or precision bf16 or f32."
         )
     return engine, weights_of(precision)
 
 
 def weights_of(precision: PrecisionChoice) -> Weights:
-    """How the weights of an artefact for this precision are kept."""
+    """How an artefact for this precision stores its weights."""
     return "int8" if precision == "int8" else "float"
 
 
@@ -123,9 +123,8 @@ def _build(checkpoint: Path, out: Path, name: str, engine: Engine, weights: Weig
     missing = [package for package in ("torch", "transformers") if not find_spec(package)]
     if missing:
         raise EngineUnavailable(
-            f"{checkpoint} has not been built for {engine} with {weights} weights, and "
-            f"{' and '.join(missing)} is not installed here to do it; "
-            "run `python -m model_store build` where it is."
+            f"{checkpoint} has not been built for {engine} with {weights} weights, and this machine lacks "
+            f"{' and '.join(missing)} to build it; run `python -m model_store build` on another one."
         )
     from model_store.build import build
 
@@ -141,13 +140,13 @@ def _pulled(reference: str, hub: re.Match[str], artefact_dir: Path) -> Path:
             f"--artefact-dir {artefact_dir}"
         )
     if len(found) > 1:
-        raise ModelNotFound(f"{reference} fits {len(found)} pulled commits; write more of the hash.")
+        raise ModelNotFound(f"{reference} matches {len(found)} pulled commits; give more of the hash.")
     return found[0]
 
 
 @contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """Hold the lock of one artefact: the kernel drops it should this process die."""
+def _locked(out: Path) -> Iterator[None]:
+    """Hold the lock of one artefact, which the kernel releases if this process dies."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with (out.parent / f".{out.name}.lock").open("w") as lock:

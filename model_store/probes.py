@@ -1,11 +1,11 @@
-"""The probes of an artefact: token sequences of every length, and the answers that they must get.
+"""The probes of an artefact: token sequences of every length, and their expected answers.
 
     {"tokens": [[...]], "reference": [[...]], "answers": [[...]], "rounding": 0.016}
 
-`reference` are the scores of the checkpoint in torch f32, one text alone at a time. `answers` are what the
-artefact itself must give: the reference where its weights are floats, and its own answers in f32 arithmetic,
-which the gate has compared with the reference, where they are int8. `rounding` is by how much scores change
-at most when the output of every layer is rounded to bf16: what that arithmetic costs this model.
+`reference` holds the scores of the checkpoint in torch f32, computed for one text at a time. `answers` are
+the scores that the artefact must give: the reference for float weights; for int8 weights, its own answers in
+f32 arithmetic, which the gate has compared with the reference. `rounding` is the largest change of a score
+when the output of every layer is rounded to bf16, which estimates the error of bf16 for this model.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from model_store.errors import ModelCorrupt
 
 Scores = NDArray[np.float64]
 
-# Each length up to this; beyond, up to `until`, every so many tokens, for rows have multiples of 16.
+# Every length up to this. Beyond it, steps of (until, step), because row lengths are multiples of 16.
 EVERY = 64
 _STEPS = ((128, 16), (256, 32), (1 << 30, 64))
-# Of so many texts of a short length the one that the model is least sure of is kept: it shows errors best.
+# For each short length, this many texts are tried; the one with the least certain answer shows errors best.
 CANDIDATES = 3
-# Digits that are sealed.
+# Decimal digits of the sealed scores.
 _DIGITS = 9
 
 
 @dataclass(frozen=True, slots=True)
 class Probes:
-    """Token sequences in order of their length; `reference` and `answers` have shape (probes, labels)."""
+    """Token sequences ordered by length; `reference` and `answers` have shape (probes, labels)."""
 
     tokens: tuple[Tokens, ...]
     reference: Scores
@@ -45,7 +45,7 @@ class Probes:
 
 
 class Source:
-    """Makes texts of any length out of texts that a tokenizer has seen."""
+    """Generates token sequences of any length from tokenised texts."""
 
     def __init__(self, empty: Tokens, texts: Sequence[Tokens]) -> None:
         sample = max((list(text.ids) for text in texts), key=len)
@@ -56,7 +56,7 @@ class Source:
         self._random = Random(0)
 
     def lengths(self, most: int) -> Iterator[int]:
-        """All lengths to be tried: 1 to 64, as far as special tokens leave room, and steps up to `most`."""
+        """All lengths to try: 1 to 64, if they have room for the special tokens, then steps up to `most`."""
         least = max(1, len(self._before) + len(self._after))
         yield from range(least, min(EVERY, most) + 1)
         begin = EVERY
@@ -65,7 +65,7 @@ class Source:
             begin = until
 
     def text(self, length: int) -> list[int]:
-        """Ids of a text of `length` tokens: pieces that follow each other somewhere, between special ones."""
+        """Ids of a text of `length` tokens: consecutive pieces of the texts, between special tokens."""
         room = length - len(self._before) - len(self._after)
         start = self._random.randrange(len(self._pieces))
         body = [self._pieces[(start + at) % len(self._pieces)] for at in range(room)]
@@ -75,7 +75,7 @@ class Source:
 def make_probes(
     source: Source, most: int, answer: Callable[[Sequence[Sequence[int]]], Scores]
 ) -> tuple[tuple[Tokens, ...], Scores]:
-    """The probes and their reference. `answer` gives scores of texts of one length in one pass."""
+    """Returns the probes and their reference. `answer` computes scores for a batch of equally long texts."""
     tokens, reference = [], []
     for length in source.lengths(most):
         texts = [source.text(length) for _ in range(CANDIDATES if length <= EVERY else 1)]
@@ -111,7 +111,6 @@ def read_probes(path: Path) -> Probes:
 
 
 def _common(one: list[int], other: list[int]) -> list[int]:
-    """What both begin with."""
     count = 0
     while count < min(len(one), len(other)) and one[count] == other[count]:
         count += 1
@@ -119,6 +118,6 @@ def _common(one: list[int], other: list[int]) -> list[int]:
 
 
 def _certainty(scores: Scores) -> Scores:
-    """How far the score of each text that is nearest to one half is from it: 0 is least sure."""
+    """For each text, the distance from 0.5 of its score closest to 0.5: 0 means least certain."""
     certainty: Scores = np.abs(scores - 0.5).min(axis=1)
     return certainty

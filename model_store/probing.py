@@ -1,4 +1,4 @@
-"""Seals the probes of a new artefact, and judges int8 weights by them. Runs when an artefact is built."""
+"""Seals the probes of an artefact while it is built, and checks int8 weights with them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from model_store.tokenizer import Tokenizer
 
 
 def seal_probes(checkpoint: Checkpoint, out: Path) -> None:
-    """Write probes.json into the unfinished artefact `out`, with what the checkpoint answers in torch f32."""
+    """Write probes.json into the unfinished artefact `out`, with the checkpoint's answers in torch f32."""
     from model_store.engines.reference import Reference
 
     empty, *texts = Tokenizer(out / TOKENIZER, checkpoint.max_tokens)(["", *CALIBRATION_TEXTS])
@@ -28,9 +28,10 @@ def seal_probes(checkpoint: Checkpoint, out: Path) -> None:
 
 
 def gate_int8(out: Path, manifest: Manifest, *, force: bool) -> Manifest:
-    """Compare int8 weights in f32 arithmetic with the reference, and seal their answers. The new manifest.
+    """Compare int8 weights in f32 arithmetic with the reference, and seal their answers.
 
-    Raises GateFailed where they differ too much, unless `force` keeps them with the failure on record.
+    Returns the new manifest. Raises GateFailed if they differ too much; with `force`, the manifest only
+    records the failure.
     """
     from model_store.engines.runner import open_artefact
 

@@ -1,7 +1,7 @@
-"""The proof: an engine gives the sealed answers to the probes of its artefact, alone and in any company.
+"""The proof: an engine must give the sealed answers to the probes of its artefact, alone and in batches.
 
-Each probe runs alone, in a pair, and in two full passes in opposite order, so that it comes first and last
-in a row. Every answer is compared with the sealed one and with that of the same text alone.
+Each probe runs alone, in a pair, and in two full batches in opposite order, so that it is first and last in a
+row. Every answer is compared with the sealed one and with that of the same text alone.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from model_store.probes import EVERY, Probes, Scores
 Kind = Literal["alone", "pair", "full"]
 Place = Literal["alone", "first", "last", "middle"]
 
-# Answers this close are the same answers: they are remembered under one revision.
+# Answers that differ by at most this count as equal, and are cached under the same revision.
 SAME_ANSWERS = 0.03
-# Tokens of a full pass.
+# Tokens of a full batch.
 PASS_TOKENS = 512
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How far a score may be from the sealed one, and from that of the same text alone.
+    """The largest allowed difference from the sealed score (`answers`) and from the text alone (`company`).
 
-    A label may change only where the best two scores (of several labels at once: a score and one half) are
-    closer than `margin`, whatever the other two allow.
+    Independently of these, a label may change only if the best two scores (for a multi-label model, a score
+    and 0.5) are closer than `margin`.
     """
 
     answers: float
@@ -40,7 +40,7 @@ class Limits:
     margin: float = 0.1
 
 
-# What int8 weights in f32 arithmetic may be from the checkpoint in torch f32: the gate of a build.
+# The gate of a build: how much int8 weights in f32 arithmetic may differ from the checkpoint in torch f32.
 INT8_GATE = Limits(answers=0.3, company=SAME_ANSWERS, margin=0.3)
 _F32 = 1e-4
 _BF16_LEAST, _BF16_MOST = 0.01, 0.1
@@ -48,10 +48,11 @@ _INT8 = 0.1
 
 
 def limits(weights: Weights, arithmetic: Arithmetic, rounding: float) -> Limits:
-    """What is allowed to weights and arithmetic; `rounding` is what bf16 costs this model (see `Probes`).
+    """The limits for weights and arithmetic; `rounding` is the error of bf16 for this model (see `Probes`).
 
-    Derived in docs/decisions/0800: f32 differs by the order of its sums; bf16 by twice what rounding every
-    layer costs this very model, within bounds; int8 also by activations that fall on the next of 256 steps.
+    docs/decisions/0800 derives them: f32 differs in the order of summation; bf16 by up to twice the error of
+    rounding every layer of this model, within bounds; int8 also in activations that round to another of 256
+    steps.
     """
     bf16 = min(max(2 * rounding, _BF16_LEAST), _BF16_MOST)
     if weights == "int8":
@@ -61,7 +62,7 @@ def limits(weights: Weights, arithmetic: Arithmetic, rounding: float) -> Limits:
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """One answer: its distance from the sealed answer and from that of the text alone, and its label."""
+    """One answer: its difference from the sealed answer and from the same text alone, and its label."""
 
     probe: int
     kind: Kind
@@ -74,7 +75,10 @@ class Observation:
 
 @dataclass(slots=True)
 class Proof:
-    """What was seen. `failed` is the first answer beyond the limits, in words; `alone` those of each."""
+    """All observations. `failed` describes the first answer beyond the limits, "" if there is none.
+
+    `alone` holds the answers to each text alone.
+    """
 
     alone: Scores
     seen: list[Observation] = field(default_factory=list)
@@ -84,7 +88,7 @@ class Proof:
 
     @property
     def verdict(self) -> Verdict:
-        """The figures of all that was seen."""
+        """The summary of all observations."""
         return Verdict(
             passes=self.passes,
             answers=max((one.answer for one in self.seen), default=0.0),
@@ -97,23 +101,23 @@ class Proof:
 
 
 def prove(classifier: Classifier, probes: Probes, allowed: Limits, *, to_the_end: bool = False) -> Proof:
-    """Run the probes through `classifier`. Ends with the first pass that fails, unless `to_the_end`.
+    """Run the probes through `classifier`. Stops after the first batch that fails, unless `to_the_end`.
 
-    Raises what the classifier raises.
+    Errors of the classifier are not caught.
     """
     began = time.perf_counter()
     info = classifier.info
     proof = Proof(alone=np.full_like(probes.answers, np.nan))
-    judge = _Judge(probes, proof.alone, info.layout, info.multi_label, allowed)
+    comparison = _Comparison(probes, proof.alone, info.layout, info.multi_label, allowed)
     for kind, batch in passes([len(tokens) for tokens in probes.tokens]):
         got = np.array(classifier.classify([probes.tokens[at] for at in batch]), np.float64)
         proof.passes += 1
         if got.shape != (len(batch), probes.answers.shape[1]) or not np.isfinite(got).all():
-            proof.failed = proof.failed or f"a pass of {len(batch)} texts gave no scores"
+            proof.failed = proof.failed or f"a batch of {len(batch)} texts gave invalid scores"
             break
-        for seen in judge.look(kind, batch, got):
+        for seen in comparison.observe(kind, batch, got):
             proof.seen.append(seen)
-            proof.failed = proof.failed or judge.failure(seen, len(batch))
+            proof.failed = proof.failed or comparison.failure(seen, len(batch))
         if proof.failed and not to_the_end:
             break
     proof.seconds = time.perf_counter() - began
@@ -121,7 +125,7 @@ def prove(classifier: Classifier, probes: Probes, allowed: Limits, *, to_the_end
 
 
 def passes(lengths: Sequence[int]) -> Iterator[tuple[Kind, list[int]]]:
-    """Indices of probes, of these growing lengths, that share each pass; all of them alone at first."""
+    """The batches of a proof, as indices of probes ordered by length; every probe runs alone first."""
     for at in range(len(lengths)):
         yield "alone", [at]
     short = [at for at, length in enumerate(lengths) if length <= EVERY] or [0]
@@ -150,8 +154,8 @@ def _filled(order: Sequence[int], lengths: Sequence[int]) -> Iterator[list[int]]
 
 
 @dataclass(frozen=True, slots=True)
-class _Judge:
-    """Compares answers. `alone` are those of each text alone, filled in as they come."""
+class _Comparison:
+    """Compares answers. `alone` holds the answers to each text alone, filled in as they are computed."""
 
     probes: Probes
     alone: Scores
@@ -159,8 +163,8 @@ class _Judge:
     multi_label: bool
     allowed: Limits
 
-    def look(self, kind: Kind, batch: Sequence[int], got: Scores) -> Iterator[Observation]:
-        """What one pass shows."""
+    def observe(self, kind: Kind, batch: Sequence[int], got: Scores) -> Iterator[Observation]:
+        """Yields one observation for each text of a batch."""
         if kind == "alone":
             self.alone[batch[0]] = got[0]
         for at, row, place in zip(batch, got, self._places(batch), strict=True):
@@ -176,9 +180,9 @@ class _Judge:
             )
 
     def failure(self, seen: Observation, texts: int) -> str:
-        """What is wrong with an answer, in words; nothing if it is within the limits."""
+        """Describes why an answer is beyond the limits; "" if it is within them."""
         length, allowed = len(self.probes.tokens[seen.probe]), self.allowed
-        where = f"a text of {length} tokens " + ("alone" if texts == 1 else f"in a pass of {texts} texts")
+        where = f"a text of {length} tokens " + ("alone" if texts == 1 else f"in a batch of {texts} texts")
         if seen.flipped:
             return f"{where} has another label"
         if seen.answer > allowed.answers:
@@ -188,7 +192,7 @@ class _Judge:
         return ""
 
     def _labels(self, row: Scores, sealed: Scores) -> tuple[bool, bool]:
-        """Whether the label is the sealed one, and whether it is another one beyond the margin."""
+        """Whether the label is the sealed one, and whether it changed beyond the margin."""
         if self.multi_label or len(sealed) == 1:
             other = (row > 0.5) != (sealed > 0.5)
             return not other.any(), bool((other & (np.abs(2 * sealed - 1) > self.allowed.margin)).any())
@@ -197,7 +201,7 @@ class _Judge:
         return same, not same and bool(best - second > self.allowed.margin)
 
     def _places(self, batch: Sequence[int]) -> list[Place]:
-        """Where each text comes: in its row, or in the pass where every text has a row of its own."""
+        """The place of each text in its row, or in the batch if every text has its own row."""
         if len(batch) == 1:
             return ["alone"]
         rows: Sequence[Sequence[int]] = [range(len(batch))]

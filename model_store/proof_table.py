@@ -1,4 +1,4 @@
-"""`verify --run`: each arithmetic and layout of a model, proven on this processor, in tables by shape."""
+"""`verify --run`: proves each arithmetic and layout of a model on this processor, and prints tables."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from model_store.prepare import prepare
 from model_store.probes import Probes
 from model_store.proof import SAME_ANSWERS, Observation, Proof, limits, prove
 
-# Lengths that are shown together: each ends with its number of tokens.
+# Upper ends of the groups of lengths, in tokens.
 GROUPS = (16, 32, 48, 64, 128, 256, 512, 1 << 30)
 _COLUMNS: dict[str, Callable[[Observation], bool]] = {
     "alone": lambda seen: seen.kind == "alone",
@@ -29,7 +29,7 @@ _COLUMNS: dict[str, Callable[[Observation], bool]] = {
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One length group in one kind of company: largest differences, and labels changed beyond the margin."""
+    """The largest differences of one group in one kind of batch, and labels changed beyond the margin."""
 
     answers: float
     company: float
@@ -37,7 +37,7 @@ class Cell:
 
 
 def proofs(args: Namespace) -> Iterator[str]:
-    """Lines for the terminal. Raises Unproven where no arithmetic passes in any layout."""
+    """Yields lines to print. Raises Unproven if no arithmetic passes in any layout."""
     path = prepare(args.reference, args.engine, args.precision, args.artefact_dir.expanduser())
     manifest = verify(path)
     passed = False
@@ -48,13 +48,15 @@ def proofs(args: Namespace) -> Iterator[str]:
             yield f"{manifest.engine}, {manifest.weights} weights in {arithmetic}, {layout}"
             try:
                 proof, probes = _run(path, arithmetic, layout, args.threads)
-            except Exception as error:  # an engine may raise anything where it lacks an instruction
+            except Exception as error:  # an engine may raise anything if the processor lacks an instruction
                 yield f"FAILED: it raised {type(error).__name__}: {error}"
                 continue
             yield from lines(proof, probes)
             passed = passed or not proof.failed
     if not passed:
-        raise Unproven(f"{manifest.name} passes its proof in no arithmetic and layout on this processor.")
+        raise Unproven(
+            f"{manifest.name} does not pass its proof in any arithmetic and layout on this processor."
+        )
 
 
 def _arithmetics(args: Namespace) -> Sequence[Arithmetic]:
@@ -74,22 +76,23 @@ def _run(path: Path, arithmetic: Arithmetic, layout: Layout, threads: int) -> tu
 
 
 def lines(proof: Proof, probes: Probes) -> Iterator[str]:
-    """A row for each group of lengths: the largest difference from the sealed answer and, after a slash, from
-    the same text alone; flips after an exclamation mark."""
+    """Yields a row for each group of lengths: the largest difference from the sealed answer, after a slash
+    from the same text alone, and after an exclamation mark the number of flips.
+    """
     table = cells(proof, [len(tokens) for tokens in probes.tokens])
     yield f"{'tokens':<10}" + "".join(f"{name:>23}" for name in _COLUMNS)
     for group, row in table.items():
         yield f"{group:<10}" + "".join(f"{_shown(cell):>23}" for cell in row)
     verdict = proof.verdict
-    name = "one revision with f32" if verdict.answers <= SAME_ANSWERS else "a revision of its own"
+    name = "one revision with f32" if verdict.answers <= SAME_ANSWERS else "as a separate revision"
     yield (
         f"{'FAILED: ' + verdict.reason if verdict.reason else 'passed, ' + name}; "
-        f"{verdict.passes} passes in {verdict.seconds:.2f} s, {verdict.agreement:.2%} with the sealed label"
+        f"{verdict.passes} batches in {verdict.seconds:.2f} s, {verdict.agreement:.2%} with the sealed label"
     )
 
 
 def cells(proof: Proof, lengths: Sequence[int]) -> dict[str, list[Cell | None]]:
-    """What was seen, by group of lengths; None where a group has no such pass."""
+    """Observations by group of lengths; None if a group has no such batch."""
     table: dict[str, list[Cell | None]] = {}
     begin = 1
     for end in GROUPS:

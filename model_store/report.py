@@ -1,7 +1,7 @@
-"""Figures of a finished model for its card: `python -m model_store.report --model DIR --data DIR`.
+"""Computes the figures of a model card: `python -m model_store.report --model DIR --data DIR`.
 
-The dev sentences are read here and nowhere else but to keep them out of training. Choose between
-models on the held-out sentences in their metrics.json; run this once, on the model that was chosen.
+Only this module evaluates on the dev sentences; training reads them only to exclude them. To choose between
+models, compare them on the held-out sentences in their metrics.json, and run this once on the chosen model.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from model_store.trainer import classify
 
 
 def natural(text: str) -> str:
-    """A treebank sentence as a person would type it: detokenised, with capitals where they are certain."""
+    """A treebank sentence as it would be typed: detokenised, and with capitals where they are certain."""
     text = re.sub(r"\bi\b", "I", detokenise(text))
     return text[:1].upper() + text[1:]
 

@@ -1,6 +1,6 @@
-"""How the token sequences of a batch become the arrays of a forward pass, and logits become scores.
+"""Turns the token sequences of a batch into the arrays of a forward pass, and logits into scores.
 
-`layout.py` says which text lies in which row. A filler token has segment -1, so no text attends to it.
+`layout.py` assigns texts to rows. Filler tokens have segment -1, so that no text attends to them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from model_store.classifier import Layout, Tokens
 from model_store.layout import plan, round_up
 
-# Numbers of texts are rounded up, as row lengths are.
+# The number of texts is rounded up to this, as row lengths are.
 _TEXT_STEP = 8
 
 FILLER = -1
@@ -27,8 +27,8 @@ Floats = NDArray[np.float32]
 class Rows:
     """One forward pass: `ids`, `positions`, `segments` of shape (R, T), `first` of shape (at least texts,).
 
-    `positions` restart at 0 with each text, `segments` number the texts of the pass, and `first` are the
-    flat indices of their first tokens, followed by zeros up to a round number.
+    `positions` restart at 0 with each text, `segments` number the texts of the batch, and `first` holds the
+    flat indices of their first tokens, padded with zeros.
     """
 
     ids: Integers
@@ -38,7 +38,7 @@ class Rows:
 
 
 def arrange(batch: Sequence[Tokens], layout: Layout) -> Rows:
-    """The forward pass that computes `batch`, of at least one text. Its results come in the batch's order."""
+    """The arrays for `batch`, which has at least one text. Results come in the order of the batch."""
     lay = plan([len(tokens) for tokens in batch], layout)
     shape = (len(lay.rows), lay.length)
     ids, positions = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
@@ -57,7 +57,7 @@ def arrange(batch: Sequence[Tokens], layout: Layout) -> Rows:
 
 
 def scores(logits: Floats, *, temperature: float, multi_label: bool) -> list[list[float]]:
-    """Softmax over the labels, or a sigmoid of each, of logits (N, labels) divided by `temperature`."""
+    """Softmax over the labels, or a sigmoid for each, of logits (N, labels) divided by `temperature`."""
     scaled = logits.astype(np.float64) / temperature
     if multi_label:
         result = 1 / (1 + np.exp(-scaled))

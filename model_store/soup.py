@@ -1,7 +1,7 @@
 """Averages the weights of finished runs: `python -m model_store.soup --data DIR --out DIR RUN RUN ...`.
 
-Runs that start from the same converted base, head included, end close enough together for the mean
-of their weights to be a model, and often a better one than each (Wortsman et al., "Model soups", 2022).
+Runs that start from the same converted base, including the head, end so close to each other that the mean of
+their weights is a model, which is often better than each of them (Wortsman et al., "Model soups", 2022).
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ def average(runs: Sequence[Path]) -> Any:
 def soup(runs: Sequence[Path], data: Path, out: Path) -> dict[str, Any]:
     """Average `runs` into `out`, with a temperature fitted on the held-out sentences they share.
 
-    Returns the metrics that are also written beside the model. Raises ValueError if the runs held
-    different sentences out.
+    Returns the metrics, which are also written next to the model. Raises ValueError if the runs held out
+    different sentences.
     """
     metrics = [json.loads((run / METRICS).read_text("utf-8")) for run in runs]
     recipes = [Recipe(**entry["recipe"]) for entry in metrics]
     if len({(recipe.held_out, recipe.limit) for recipe in recipes}) > 1:
-        raise ValueError("the runs held different sentences out")
+        raise ValueError("the runs held out different sentences")
     model = average(runs)
     held_out = load_split(data, recipes[0]).held_out
     tokenizer = AutoTokenizer.from_pretrained(runs[0])
@@ -63,8 +63,10 @@ def soup(runs: Sequence[Path], data: Path, out: Path) -> dict[str, Any]:
 def main(arguments: list[str] | None = None) -> int:
     """Average the runs that the command line names. Returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m model_store.soup", description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="the folder the runs were trained on")
-    parser.add_argument("--out", type=Path, required=True, help="where the averaged model goes")
+    parser.add_argument(
+        "--data", type=Path, required=True, help="folder of the data that the runs were trained on"
+    )
+    parser.add_argument("--out", type=Path, required=True, help="directory for the averaged model")
     parser.add_argument("runs", type=Path, nargs="+", help="directories of finished runs")
     args = parser.parse_args(arguments)
     result = soup(args.runs, args.data, args.out)

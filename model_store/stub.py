@@ -1,8 +1,8 @@
-"""A classifier without a model: deterministic scores, settable cost, faults on demand. Standard library only.
+"""A classifier without a model: deterministic scores, configurable cost, faults on demand.
 
-Special texts, honoured only here, for tests of what the service does when a model misbehaves:
-"\\0raise" raises ValueError, "\\0kill" ends the process with SIGKILL, "\\0hang" sleeps for an hour,
-"\\0gil:SECONDS" holds the interpreter lock for that long. They act in `classify`, not in `tokenize`.
+For tests of the service when a model misbehaves, it recognises special texts: "\\0raise" raises ValueError,
+"\\0kill" ends the process with SIGKILL, "\\0hang" sleeps for an hour, and "\\0gil:SECONDS" holds the
+interpreter lock for that long. They take effect in `classify`, not in `tokenize`. Standard library only.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _END = 2
 _FIRST_PIECE_ID = 4
 _PIECE_IDS = 30_000
 
-# Fault ids are negative, so that no text can produce one by its digest.
+# Fault ids are negative, because the digest of a text never is.
 _RAISE, _KILL, _HANG, _GIL = -1, -2, -3, -4
 _FAULT_IDS = {"raise": _RAISE, "kill": _KILL, "hang": _HANG, "gil": _GIL}
 _FAULT = re.compile(r"\0(?P<name>raise|kill|hang|gil(?=:))(?::(?P<seconds>[0-9.]+))?")
@@ -34,9 +34,9 @@ _HANG_S = 3600
 
 
 class StubClassifier:
-    """Scores from a digest of the words, after `batch_ms` per call and `token_ms` per token of sleep.
+    """Derives scores from a digest of the words. Sleeps `batch_ms` per call and `token_ms` per token.
 
-    `variant` changes the revision and nothing else: for tests of a deploy.
+    `variant` changes only the revision, for tests of a deployment.
     """
 
     def __init__(self, *, batch_ms: float = 0.0, token_ms: float = 0.0, variant: str = "") -> None:
@@ -57,11 +57,11 @@ class StubClassifier:
         )
 
     def tokenize(self, texts: Sequence[str]) -> list[Tokens]:
-        """Runs of at most six characters between a start id, which digests all of them, and an end id."""
+        """Splits words into pieces of up to six characters. The first id is a digest of all pieces."""
         return [_fault(text) or _tokens(text) for text in texts]
 
     def classify(self, batch: Sequence[Tokens]) -> list[list[float]]:
-        """Scores of shape (len(batch), 2). Sleeps outside the interpreter lock, as an engine computes."""
+        """Scores of shape (len(batch), 2). Releases the interpreter lock while it sleeps, like an engine."""
         if not batch:
             return []
         for tokens in batch:
@@ -73,7 +73,7 @@ class StubClassifier:
         return [_scores(tokens.ids[0]) for tokens in batch]
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Does nothing: there are no resources to free."""
 
 
 def _tokens(text: str) -> Tokens:
@@ -109,5 +109,5 @@ def _misbehave(ids: Sequence[int]) -> None:
     if fault == _HANG:
         time.sleep(_HANG_S)
     if fault == _GIL:
-        # PyDLL, unlike CDLL, keeps the interpreter lock during the call.
+        # Unlike CDLL, PyDLL holds the interpreter lock during the call.
         ctypes.PyDLL(None).usleep(ctypes.c_uint(ids[1]))

@@ -1,4 +1,4 @@
-"""A small grammar of everyday, product-review and negated sentences with a clear polarity."""
+"""A small grammar that generates everyday, product-review and negated sentences with a clear polarity."""
 
 from __future__ import annotations
 
@@ -53,17 +53,17 @@ def happening(rng: Random) -> Row:
 
 
 def neutral(rng: Random) -> Row:
-    """A statement or question that judges nothing."""
+    """A statement or question without polarity."""
     return Row(rng.choice(_NEUTRAL), 0.5)
 
 
 def filler(rng: Random) -> str:
-    """A sentence that a review may hold and that says nothing of its verdict: often a piece of plot."""
+    """A sentence of a review that does not reveal its label, often a piece of the plot."""
     return rng.choice(_STORY if rng.random() < 0.7 else _NEUTRAL)
 
 
 def verdict(rng: Random, side: int) -> str:
-    """A closing sentence that gives a review's label: side 0 is negative, 1 positive."""
+    """A closing sentence that states a review's label: side 0 is negative, 1 positive."""
     return _fill(rng.choice(_VERDICT[side]), rng)
 
 

@@ -1,4 +1,4 @@
-"""From texts to `Tokens`, by the model's own tokenizer.json."""
+"""Turns texts into `Tokens` with the model's tokenizer.json."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Tokenizer:
     """The tokenizer of one model, truncating at its limit. Thread-safe."""
 
     def __init__(self, path: Path, max_tokens: int) -> None:
-        # Its threads would only take turns with the engine's: one text costs 25 us.
+        # A text takes only 25 us, so threads of the tokenizer would merely compete with those of the engine.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         self._rust = RustTokenizer.from_file(str(path))
         self._plain = _for_plain_texts(self._rust)
@@ -30,7 +30,7 @@ class Tokenizer:
         self._unknown = _unknown_id(self._rust)
 
     def __call__(self, texts: Sequence[str]) -> list[Tokens]:
-        """Ids of each text with the special ones, at most `max_tokens`. Releases the GIL while it works."""
+        """Ids of each text, including special tokens, at most `max_tokens`. Releases the GIL."""
         result = []
         for encoding in self._encode(list(texts)):
             ids = encoding.ids
@@ -50,12 +50,12 @@ class Tokenizer:
 
 
 def is_plain(text: str) -> bool:
-    """Whether a BERT normaliser would do nothing to it but lower its case, and it names no special token."""
+    """Whether a BERT normaliser would only lower-case the text, and the text contains no special token."""
     return text.isascii() and text.isprintable() and "[" not in text
 
 
 def _for_plain_texts(full: RustTokenizer) -> RustTokenizer | None:
-    """The same without its normaliser, which takes half the time; None where that does other things."""
+    """A tokenizer without the normaliser, which takes half the time; None for other kinds of normalisers."""
     named = [token.content for token in full.get_added_tokens_decoder().values()]
     if not isinstance(full.normalizer, BertNormalizer) or any("[" not in name for name in named):
         return None

@@ -1,8 +1,8 @@
 """Trains the embedded default: `python -m model_store train --data DIR --base DIR --out DIR`.
 
-In order: convert the base, hold sentences out, train on freshly augmented epochs, average the
-weights, fit a temperature on the held-out sentences, export in fp16. Interrupted at any step, the
-same command continues from the last checkpoint and ends with the same weights.
+The steps are: convert the base, hold out sentences, train on newly augmented epochs, average the weights, fit
+a temperature on the held-out sentences, export in fp16. After an interruption at any step, the same command
+continues from the last checkpoint and ends with the same weights.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--data", type=Path, required=True, help="folder with train.tsv, train_sentences.tsv, dev.tsv"
     )
     parser.add_argument("--base", type=Path, required=True, help="BERT directory, such as all-MiniLM-L6-v2")
-    parser.add_argument("--out", type=Path, required=True, help="where the model goes, checkpoints included")
+    parser.add_argument("--out", type=Path, required=True, help="directory for the model and its checkpoints")
     parser.add_argument("--threads", type=int, default=2, help="torch threads (default 2)")
     parser.add_argument("--checkpoint-steps", type=int, default=200, help="steps between checkpoints")
     parser.add_argument(
         "--teacher", type=Path, action="append", default=[], metavar="RUN", dest="teachers",
-        help="directory of a finished run of the same base to learn from as well; may be repeated",
+        help="directory of a finished run of the same base to distil from; may be repeated",
     )  # fmt: skip
     recipe = parser.add_argument_group("recipe")
     for field in fields(Recipe):
@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train as the parsed arguments say. Returns the exit status."""
+    """Train with the parsed arguments. Returns the exit status."""
     import torch
 
     torch.set_num_threads(args.threads)
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def load_split(data: Path, recipe: Recipe) -> Split:
-    """Read SST-2 from `data` and split it as `recipe` says. No dev sentence is in any part."""
+    """Read SST-2 from `data` and split it according to `recipe`. No part contains a dev sentence."""
     split = split_rows(
         read_rows(data / "train.tsv")[: recipe.limit or None],
         read_rows(data / "train_sentences.tsv")[: recipe.limit or None],
@@ -70,7 +70,7 @@ def load_split(data: Path, recipe: Recipe) -> Split:
         excluded=[row.text for row in read_rows(data / "dev.tsv")],
     )
     if not split.sentences:
-        raise ValueError(f"{data}: nothing is left to train on when {recipe.held_out} sentences are held out")
+        raise ValueError(f"{data}: nothing is left to train on if {recipe.held_out} sentences are held out")
     return split
 
 
@@ -83,10 +83,10 @@ def train(
     teachers: Sequence[Path] = (),
     checkpoint_steps: int = 200,
 ) -> None:
-    """Train a model into `out`, or continue the run that was interrupted there.
+    """Train a model into `out`, or continue an interrupted run there.
 
-    `teachers` are directories of finished runs. Raises ValueError when the checkpoint in `out`
-    belongs to another recipe or other teachers, and when a teacher has another tokenizer.
+    `teachers` are directories of finished runs. Raises ValueError if the checkpoint in `out` belongs to
+    another recipe or other teachers, or if a teacher has another tokenizer.
     """
     from model_store.calibration import fit_temperature
     from model_store.convert import convert, export

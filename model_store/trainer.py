@@ -29,10 +29,10 @@ Batch = list[tuple[list[int], float]]  # token ids and target of each row
 
 
 class Trainer:
-    """One run. `steps()` does the work; `save` and `restore` make it continue exactly."""
+    """One training run. `steps()` trains; `save` and `restore` let it continue exactly where it stopped."""
 
     def __init__(self, start: Path, recipe: Recipe, split: Split, teachers: Sequence[Path] = ()) -> None:
-        """Load the converted base from `start`, and finished runs to learn from as well.
+        """Load the converted base from `start`, and the finished runs to distil from.
 
         All randomness comes from the recipe's seed. Raises ValueError if a teacher has another tokenizer.
         """
@@ -51,7 +51,7 @@ class Trainer:
         self.total_steps = sum(map(len, self.epochs))
 
     def steps(self) -> Iterator[int]:
-        """Train, yielding the number of steps done after each one."""
+        """Train, and yield the number of completed steps after each one."""
         bar = tqdm(total=self.total_steps, initial=self._step, unit="step", mininterval=_bar_interval())
         first = 0
         for epoch, batches in enumerate(self.epochs):
@@ -95,7 +95,7 @@ class Trainer:
         os.replace(new, path)
 
     def restore(self, path: Path) -> None:
-        """Continue from a file of `save`. Raises ValueError if another recipe or other teachers wrote it."""
+        """Continue from a file of `save`. Raises ValueError if its recipe or its teachers differ."""
         with safe_open(path, framework="pt") as file:
             state = json.loads(file.metadata()["state"])
             if (state["recipe"], state["teachers"]) != (asdict(self.recipe), self.teacher_digests):
@@ -108,13 +108,13 @@ class Trainer:
         self._step, self._loss_sum, self.history = state["step"], state["loss_sum"], state["history"]
 
     def learn(self, batch: Batch) -> float:
-        """One step; its loss."""
-        torch.manual_seed(self.recipe.seed * 1_000_003 + self._step)  # dropout depends on the step alone
+        """Train on one batch and return its loss."""
+        torch.manual_seed(self.recipe.seed * 1_000_003 + self._step)  # dropout depends only on the step
         self.model.train()
         factor = _schedule(self._step, self.total_steps, self.recipe.warmup_share)
         for group in self._optimiser.param_groups:
             group["lr"] = group["top_rate"] * factor
-        # Two dropouts of each row, if they are to agree: R-Drop (Liang et al., 2021).
+        # With `consistency`, each row runs with two dropouts that should agree: R-Drop (Liang et al., 2021).
         ids, mask = _pad([row[0] for row in batch])
         copies = 2 if self.recipe.consistency else 1
         logits = _logits(self.model, ids.repeat(copies, 1), mask.repeat(copies, 1))
@@ -131,7 +131,7 @@ class Trainer:
 
     @torch.no_grad()
     def targets(self, batch: Batch, ids: Tensor, mask: Tensor) -> Tensor:
-        """The probability of label 1 to aim at, shape (rows,): the label's, smoothed, and the teachers'."""
+        """The target probability of label 1, shape (rows,): the smoothed label, mixed with the teachers'."""
         smoothing = self.recipe.label_smoothing
         labels = torch.tensor([row[1] for row in batch]) * (1 - smoothing) + smoothing / 2
         if not self._teachers:
@@ -177,7 +177,7 @@ def held_out_texts(rows: Sequence[Row], *, natural: bool) -> tuple[list[str], La
 
 
 def bucket(rows: Batch, recipe: Recipe, epoch: int) -> list[Batch]:
-    """Cut rows into batches of nearly equal length, in random order."""
+    """Divide rows into batches of similar length, in random order."""
     rng = Random(f"{recipe.seed}/{epoch}/batches")
     ordered = sorted(rows, key=lambda row: (len(row[0]), rng.random()))
     batches: list[Batch] = [[]]
@@ -204,7 +204,7 @@ def classify(model: Any, tokenizer: Any, texts: Sequence[str], *, max_tokens: in
 
 
 def _groups(model: Any, recipe: Recipe) -> list[dict[str, Any]]:
-    """Optimiser groups: the learning rate falls by `layer_decay` per layer, towards the embeddings."""
+    """Optimiser groups: the learning rate is multiplied by `layer_decay` per layer towards the embeddings."""
     layers = model.config.n_layers
     groups: dict[tuple[int, bool], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
@@ -227,14 +227,14 @@ def _schedule(step: int, total: int, warmup_share: float) -> float:
 
 
 def _teacher(path: Path, start: Path) -> Any:
-    """A finished run, for its answers only. Raises ValueError if its tokenizer is not that of `start`."""
+    """Load a finished run as a teacher. Raises ValueError if its tokenizer is not that of `start`."""
     if (path / "tokenizer.json").read_bytes() != (start / "tokenizer.json").read_bytes():
         raise ValueError(f"{path} has another tokenizer.json than {start}")
     return AutoModelForSequenceClassification.from_pretrained(path).eval()
 
 
 def _logits(model: Any, ids: Tensor, mask: Tensor) -> Tensor:
-    """Scores of shape (rows, labels) in f32, computed in bf16 where that is safe."""
+    """Logits of shape (rows, labels) in f32, computed in bf16 where that is safe."""
     with torch.autocast("cpu", dtype=torch.bfloat16):
         logits: Tensor = model(input_ids=ids, attention_mask=mask).logits
     return logits.float()

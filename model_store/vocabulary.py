@@ -1,4 +1,4 @@
-"""Refuses a tokenizer that does not belong to its model: it would answer all texts, and all of them wrong."""
+"""Refuses a tokenizer that does not belong to the model, which would make every prediction wrong."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from tokenizers import Tokenizer as RustTokenizer
 from model_store.errors import ModelUnsupported
 from model_store.tokenizer import Tokenizer
 
-# Some of these hold the pieces of every tokenizer; without any, transformers makes up one of five pieces.
+# Every tokenizer has one of these files; without one, transformers invents a vocabulary of five pieces.
 VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model")
-# A model has a few rows more than its tokenizer has pieces, often up to a round number; never twice as many.
+# A model often has a few more embeddings than its tokenizer has pieces, but never twice as many.
 LEAST_SHARE = 0.5
-# Above this share of unknown pieces in every one of the languages below a tokenizer knows none of them.
+# A tokenizer whose share of unknown pieces is above this in each of the languages below knows none of them.
 MOST_UNKNOWN = 0.5
 
 _LANGUAGES = (
@@ -31,16 +31,16 @@ _LANGUAGES = (
 
 
 def require_vocabulary(path: Path) -> None:
-    """Raises ModelUnsupported where the checkpoint at `path` has no file with a vocabulary."""
+    """Raises ModelUnsupported if the checkpoint at `path` has no file with a vocabulary."""
     if not any((path / name).is_file() for name in VOCABULARIES):
         raise ModelUnsupported(
-            f"{path} has no tokenizer: put its tokenizer.json (or vocab.txt, vocab.json, or the model of "
-            "SentencePiece) beside config.json."
+            f"{path} has no tokenizer: put its tokenizer.json (or vocab.txt, vocab.json, or the "
+            "SentencePiece model) next to config.json."
         )
 
 
 def check_tokenizer(path: Path, rows: int | None, max_tokens: int) -> None:
-    """Raises ModelUnsupported where tokenizer.json at `path` does not fit a model with `rows` embeddings."""
+    """Raises ModelUnsupported if tokenizer.json at `path` does not fit a model with `rows` embeddings."""
     known = RustTokenizer.from_file(str(path)).get_vocab(with_added_tokens=False)
     highest = max(known.values(), default=-1)
     if rows is not None and len(known) < LEAST_SHARE * rows:

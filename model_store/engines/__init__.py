@@ -1,1 +1,1 @@
-"""What runs a model: the only modules that import torch and openvino."""
+"""The engines that run models: the only modules that import torch and openvino."""

@@ -1,4 +1,4 @@
-"""From a checkpoint to an OpenVINO graph, at build time: needs torch, transformers and, for int8, nncf."""
+"""Converts a checkpoint to an OpenVINO graph at build time. Needs torch, transformers and, for int8, nncf."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ def convert(
 ) -> int:
     """Write model.xml and model.bin to `out`; return the number of parameters.
 
-    `calibration` are texts: some are the example for tracing, and int8 is quantised on all of them. Float
-    weights are stored in f16 where that loses nothing, so that one file serves every arithmetic.
+    A few `calibration` texts are the example for tracing, and int8 weights are quantised on all of them.
+    Float weights are stored in f16 if that is lossless, so that one file can be used with every arithmetic.
     """
     model = read_model(checkpoint)
     module = packed_encoder(model) if rows else _padded(model)
     layout: Layout = "packed" if rows else "padded"
     example = tuple(map(torch.from_numpy, arrays(arrange(calibration[:4], layout))))
     with torch.inference_mode(), warnings.catch_warnings():
-        # Tracing warns of branches on shapes, which both layouts' examples take as every batch does.
+        # Tracing warns about branches on shapes, but every batch takes the same branches as the example.
         warnings.simplefilter("ignore")
         graph = openvino.convert_model(module, example_input=example)
     for name, port in zip(_INPUTS, graph.inputs, strict=True):
@@ -49,7 +49,7 @@ def convert(
 
 
 def _fits_f16(module: torch.nn.Module) -> bool:
-    """Whether every weight is one that f16 holds exactly."""
+    """Whether f16 represents every weight exactly."""
     return all(torch.equal(one.half().to(one.dtype), one) for one in module.parameters())
 
 

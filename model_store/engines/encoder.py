@@ -1,11 +1,11 @@
-"""BERT-like encoders over packed rows: exact, and computing nothing that no label depends on.
+"""BERT-like encoders for packed rows. They are exact, and skip computations that no label depends on.
 
-A token attends to the tokens that share its segment number, so texts may lie end to end in one row, and
-one graph serves packed and padded rows. The classification head reads the first token of each text only:
-the last layer computes keys and values for all tokens, and everything else for the first ones.
+A token attends only to tokens with the same segment number, so texts can lie end to end in one row, and one
+graph handles packed and padded rows. The classification head reads only the first token of each text, so the
+last layer computes keys and values for all tokens, and everything else for the first tokens only.
 
-Built over the submodules of transformers' DistilBERT, BERT and RoBERTa classifiers, whose layers compute
-the same thing under different names.
+They are built from the submodules of transformers' DistilBERT, BERT and RoBERTa classifiers, whose layers
+compute the same functions under different names.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Layer(nn.Module):
         return self._finish(self._attend(hidden, hidden, mask), hidden)
 
     def of_first(self, hidden: Tensor, first: Tensor, mask: Tensor) -> Tensor:
-        """(1, R * T, D), indices (N,) and a mask (N, R * T) to (1, N, D): the texts' first tokens alone."""
+        """(1, R * T, D), indices (N,) and a mask (N, R * T) to (1, N, D), for first tokens only."""
         chosen = hidden[:, first]
         return self._finish(self._attend(chosen, hidden, mask), chosen)
 
@@ -56,7 +56,7 @@ class Layer(nn.Module):
 
 
 class PackedEncoder(nn.Module):
-    """Token ids, positions and segments of R rows, and N first tokens, to logits (N, labels)."""
+    """Maps token ids, positions and segments of R rows, and N first tokens, to logits (N, labels)."""
 
     def __init__(
         self,
@@ -99,7 +99,7 @@ class _DistilBertHead(nn.Module):
 
 
 class _TanhHead(nn.Module):
-    """BERT's pooler and classifier, and RoBERTa's classification head: the same arithmetic."""
+    """BERT's pooler and classifier, or RoBERTa's classification head, which compute the same function."""
 
     def __init__(self, dense: nn.Module, out: nn.Module) -> None:
         super().__init__()
@@ -111,7 +111,7 @@ class _TanhHead(nn.Module):
 
 
 def is_packable(architecture: str, config: dict[str, Any]) -> bool:
-    """Whether `packed_encoder` knows this model's structure."""
+    """Whether `packed_encoder` supports this architecture."""
     return (
         architecture.removesuffix("ForSequenceClassification") in PACKABLE
         and not config.get("is_decoder", False)
@@ -120,7 +120,7 @@ def is_packable(architecture: str, config: dict[str, Any]) -> bool:
 
 
 def packed_encoder(model: Any) -> PackedEncoder:
-    """The same function as `model`, a transformers classifier that `is_packable`, over packed rows."""
+    """Computes the same function as `model`, a transformers classifier that `is_packable`, on packed rows."""
     if hasattr(model, "distilbert"):
         return _of_distilbert(model)
     if hasattr(model, "roberta"):
@@ -156,7 +156,7 @@ def _of_distilbert(model: Any) -> PackedEncoder:
 
 
 def _of_bert(base: Any, head: nn.Module, *, skipped: int) -> PackedEncoder:
-    """Token type 0 is folded into the positions; RoBERTa's positions start after `skipped` rows."""
+    """Adds the embedding of token type 0 to the positions; RoBERTa's positions start after `skipped` rows."""
     layers = [
         Layer(
             {

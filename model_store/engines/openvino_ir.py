@@ -1,4 +1,4 @@
-"""The OpenVINO engine: runs a converted graph on the processor. Needs neither torch nor transformers."""
+"""The OpenVINO engine: runs a converted graph on the CPU. Needs neither torch nor transformers."""
 
 from __future__ import annotations
 
@@ -28,19 +28,17 @@ class OpenVinoRunner:
                 "NUM_STREAMS": 1,
                 "INFERENCE_NUM_THREADS": threads,
                 "INFERENCE_PRECISION_HINT": arithmetic,
-                # Pinned threads are a tenth faster. But two workers with some of the cores each would pin
-                # theirs to the same ones.
+                # Pinned threads are 10 % faster, but two workers that share the cores would pin their
+                # threads to the same ones.
                 "ENABLE_CPU_PINNING": threads >= affinity(),
             },
         )
         self._request = compiled.create_infer_request()
 
     def run(self, rows: Rows) -> Floats:
-        """Logits of shape (at least the texts of the pass, labels)."""
         inputs = [rows.ids, rows.positions, rows.segments, rows.first]
         logits: Floats = np.array(self._request.infer(inputs, share_inputs=True)[0])
         return logits
 
     def close(self) -> None:
-        """Free the compiled graph."""
         del self._request

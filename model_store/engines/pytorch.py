@@ -1,4 +1,4 @@
-"""The torch engine: CPU and CUDA, packed rows where the model's structure is known, padded otherwise."""
+"""The torch engine, for CPU and CUDA: packed rows if the architecture is supported, padded rows otherwise."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _DTYPES: dict[Arithmetic, torch.dtype] = {"f32": torch.float32, "bf16": torch.bf
 def read_model(path: Path) -> Any:
     """The transformers model of a Hugging Face directory, in f32 and ready for inference.
 
-    Raises ModelUnsupported where transformers cannot read it, or would make weights up.
+    Raises ModelUnsupported if transformers cannot read it, or if weights are missing.
     """
     disable_progress_bar()
     try:
@@ -45,7 +45,7 @@ def read_model(path: Path) -> Any:
 
 
 def parameters(path: Path) -> int:
-    """Number of weights in a Hugging Face directory, counted from the file headers."""
+    """Number of parameters in a Hugging Face directory, counted from the file headers."""
     count = 0
     for file in path.glob("*.safetensors"):
         with safe_open(file, framework="pt") as tensors:
@@ -54,20 +54,20 @@ def parameters(path: Path) -> int:
 
 
 class PaddedModel(torch.nn.Module):
-    """Any transformers classifier behind the arguments of `PackedEncoder`, for one text a row."""
+    """Adapts any transformers classifier to the arguments of `PackedEncoder`, with one text per row."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, ids: Tensor, positions: Tensor, segments: Tensor, first: Tensor) -> Tensor:
-        """Logits (R, labels); positions and first tokens are the model's own business."""
+        """Returns logits (R, labels). The model computes positions and first tokens itself."""
         logits: Tensor = self.model(input_ids=ids, attention_mask=(segments != FILLER).long()).logits
         return logits
 
 
 class TorchRunner:
-    """A model in torch, on CUDA where there is one."""
+    """A torch model, on CUDA if available."""
 
     def __init__(self, path: Path, manifest: Manifest, *, threads: int, arithmetic: Arithmetic) -> None:
         torch.set_num_threads(threads)
@@ -78,12 +78,10 @@ class TorchRunner:
 
     @torch.inference_mode()
     def run(self, rows: Rows) -> Floats:
-        """Logits of shape (at least the texts of the pass, labels)."""
         logits: Floats = self._module(*map(self._put, arrays(rows))).float().cpu().numpy()
         return logits
 
     def close(self) -> None:
-        """Free the weights."""
         del self._module
 
     def _put(self, array: Any) -> Tensor:

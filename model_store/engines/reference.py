@@ -1,4 +1,4 @@
-"""The reference: a checkpoint as transformers runs it in torch f32. Used when an artefact is built."""
+"""The reference: runs a checkpoint with transformers in torch f32 while an artefact is built."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from model_store.engines.pytorch import read_model
 from model_store.probes import Scores
 from model_store.rows import scores
 
-# Texts no longer than this show what rounding costs: longer ones cost more time and show the same.
+# The effect of rounding is measured on texts up to this length: longer ones take more time and show the same.
 _ROUNDED = 128
 
 
 class Reference:
-    """Scores of token sequences by the model of a checkpoint."""
+    """Computes scores of token sequences with the model of a checkpoint."""
 
     def __init__(self, checkpoint: Path, *, temperature: float, multi_label: bool) -> None:
         self._model = read_model(checkpoint)
@@ -27,16 +27,16 @@ class Reference:
 
     @torch.inference_mode()
     def __call__(self, texts: Sequence[Sequence[int]]) -> Scores:
-        """Scores (texts, labels) of texts of one length, without padding."""
+        """Scores (texts, labels) of texts with equal length, without padding."""
         logits = self._model(input_ids=torch.tensor([list(text) for text in texts])).logits
         return np.array(
             scores(logits.float().numpy(), temperature=self._temperature, multi_label=self._multi_label)
         )
 
     def rounding(self, texts: Sequence[Sequence[int]], exact: Scores) -> float:
-        """By how much scores change at most when weights and the output of every layer are rounded to bf16.
+        """The largest change of a score when weights and the output of every layer are rounded to bf16.
 
-        So computes an engine in bf16, save for sums, which all of them keep in f32. The model stays rounded.
+        Engines in bf16 compute like this, except that they keep sums in f32. The model remains rounded.
         """
         for parameter in self._model.parameters():
             parameter.data = _rounded(parameter.data)
@@ -49,7 +49,7 @@ class Reference:
 
 
 def _rounded(value: Any) -> Any:
-    """Floats as bf16 holds them, as f32."""
+    """Rounds floats to bf16, and returns them as f32."""
     if isinstance(value, torch.Tensor) and value.is_floating_point():
         return value.bfloat16().float()
     return value

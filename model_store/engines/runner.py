@@ -1,4 +1,4 @@
-"""What every engine shares: tokenizing, laying texts out in rows, and reading scores from logits."""
+"""The parts that all engines share: tokenising, laying out texts in rows, and reading scores from logits."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from model_store.tokenizer import Tokenizer
 
 
 class Runner(Protocol):
-    """A model on an engine: arrays in, logits out."""
+    """A model on an engine, which maps arrays to logits."""
 
     def run(self, rows: Rows) -> Floats:
-        """Logits of shape (at least the texts of the pass, labels)."""
+        """Returns logits of shape (at least the number of texts, labels)."""
 
     def close(self) -> None:
         """Free what the engine holds."""
@@ -33,17 +33,17 @@ LayoutChoice = Literal["auto", "packed", "padded"]
 def open_artefact(
     path: Path, *, arithmetic: Arithmetic, layout: LayoutChoice = "auto", threads: int = 0
 ) -> RowClassifier:
-    """Verify the artefact at `path` and load it into its engine, unproven. Raises ModelError."""
+    """Verify the artefact at `path` and load it into its engine, without a proof. Raises ModelError."""
     return open_verified(path, verify(path), arithmetic=arithmetic, layout=layout, threads=threads)
 
 
 def open_verified(
     path: Path, manifest: Manifest, *, arithmetic: Arithmetic, layout: LayoutChoice, threads: int
 ) -> RowClassifier:
-    """The same for an artefact that `verify` has read."""
+    """Load an artefact that `verify` has already checked."""
     if layout == "packed" and not manifest.rows:
         raise EngineUnavailable(
-            f"{manifest.name} cannot be packed: only padded rows are known for its structure."
+            f"{manifest.name} cannot be packed: its architecture supports only padded rows."
         )
     if layout == "auto":
         layout = "packed" if manifest.rows else "padded"
@@ -52,7 +52,7 @@ def open_verified(
 
 
 def make_runner(path: Path, manifest: Manifest, threads: int, arithmetic: Arithmetic) -> Runner:
-    """The engine of an artefact. Raises EngineUnavailable where it is not installed."""
+    """Open an artefact in its engine. Raises EngineUnavailable if the engine is not installed."""
     try:
         if manifest.engine == "openvino":
             from model_store.engines.openvino_ir import OpenVinoRunner
@@ -66,7 +66,7 @@ def make_runner(path: Path, manifest: Manifest, threads: int, arithmetic: Arithm
 
 
 class RowClassifier:
-    """The classifier over a verified artefact and the engine that runs it."""
+    """A classifier that runs a verified artefact on its engine."""
 
     def __init__(
         self, artefact: Path, manifest: Manifest, layout: Layout, arithmetic: Arithmetic, runner: Runner

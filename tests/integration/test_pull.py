@@ -122,7 +122,7 @@ def test_a_file_with_another_digest_is_refused(pull: Pull, hub: Hub, tmp_path: P
     ("reference", "environment", "sentence"),
     [
         (f"org/name@{'9' * 40}", {}, f"org/name has no revision {'9' * 40}."),
-        (f"org/other@{COMMIT}", {}, "The hub has no model org/other, or it is private."),
+        (f"org/other@{COMMIT}", {}, "The hub has no model org/other, or the model is private."),
         (REFERENCE, {"HF_HUB_OFFLINE": "1"}, "org/name cannot be fetched: HF_HUB_OFFLINE is set."),
         (REFERENCE, {"HF_ENDPOINT": NOWHERE}, "org/name cannot be fetched: the hub does not answer."),
         (f"a/b/c@{COMMIT}", {}, "a/b/c is not a repository name: write org/name."),

@@ -57,7 +57,7 @@ def test_build_check_verify_info_predict(
     assert "passed: agrees with torch f32 on 100.00% of 20 texts" in capsys.readouterr().out
 
     assert main(["verify", str(out)]) == 0
-    assert f"4 files as recorded, revision {manifest.revision}" in capsys.readouterr().out
+    assert f"4 files match the manifest, revision {manifest.revision}" in capsys.readouterr().out
     assert main(["info", "--model", str(out), *kept]) == 0
     printed = capsys.readouterr().out
     assert "engine      torch, float weights" in printed
@@ -73,7 +73,7 @@ def test_build_check_verify_info_predict(
 def test_seal_makes_verify_notice(checkpoint: Path, tmp_path: Path, capsys: Capture) -> None:
     path = copy(checkpoint, tmp_path / "model")
     assert main(["verify", str(path)]) == 2
-    assert "neither a manifest.json nor a SHA256SUMS" in capsys.readouterr().err
+    assert "neither manifest.json nor SHA256SUMS" in capsys.readouterr().err
     assert main(["seal", str(path)]) == 0
     assert main(["verify", str(path)]) == 0
     (path / "tokenizer.json").write_text("{}")
@@ -118,7 +118,7 @@ def test_a_bad_line_is_named(tmp_path: Path, line: str) -> None:
 def test_a_file_without_rows_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "data.tsv"
     path.write_text("text\tlabel\n", "utf-8")
-    with pytest.raises(ModelError, match="holds no labelled text"):
+    with pytest.raises(ModelError, match="contains no labelled text"):
         read_tsv(path, ("NEGATIVE", "POSITIVE"))
 
 
@@ -131,7 +131,7 @@ def test_random_is_the_same_for_a_seed_and_never_overwrites(tmp_path: Path, caps
     assert main(["random", "--config", "tiny", "--out", str(tmp_path / "a")]) == 2
     assert "is not empty" in capsys.readouterr().err
     assert main(["random", "--config", "huge", "--out", str(tmp_path / "d")]) == 2
-    assert "There is no shape huge" in capsys.readouterr().err
+    assert "Unknown shape huge" in capsys.readouterr().err
 
 
 def test_train_is_a_sub_command(capsys: Capture) -> None:

@@ -131,7 +131,7 @@ def test_without_torch_an_unbuilt_checkpoint_says_what_to_do(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(prepare, "find_spec", lambda name: None if name == "torch" else object())
-    with pytest.raises(EngineUnavailable, match="torch is not installed here to do it; run"):
+    with pytest.raises(EngineUnavailable, match="this machine lacks torch to build it; run"):
         load(str(checkpoint), engine="openvino", artefact_dir=tmp_path)
 
 
@@ -140,7 +140,7 @@ def test_without_torch_an_unbuilt_checkpoint_says_what_to_do(
     [
         ("org/name@abcdef0", "has not been pulled; run: python -m model_store pull org/name@abcdef0"),
         ("org/name@main", "is not a pinned reference"),
-        ("no/such/directory", "There is no directory"),
+        ("no/such/directory", "is not a directory"),
     ],
 )
 def test_references_that_lead_nowhere(tmp_path: Path, reference: str, sentence: str) -> None:
@@ -153,7 +153,7 @@ def test_a_pulled_reference_is_found_by_a_short_hash(checkpoint: Path, tmp_path:
     copy(checkpoint, hub / f"name@{'ab' * 20}")
     assert prepare.locate("org/name@abababa", tmp_path) == ("org/name", hub / f"name@{'ab' * 20}")
     copy(checkpoint, hub / f"name@abababa{'0' * 33}")
-    with pytest.raises(ModelNotFound, match="fits 2 pulled commits"):
+    with pytest.raises(ModelNotFound, match="matches 2 pulled commits"):
         prepare.locate("org/name@abababa", tmp_path)
 
 
@@ -167,7 +167,7 @@ def test_a_pickle_is_refused_with_the_way_to_convert_it(checkpoint: Path, tmp_pa
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"architectures": ["DistilBertForMaskedLM"]}, "is no text classifier"),
+        ({"architectures": ["DistilBertForMaskedLM"]}, "is not a text classifier"),
         ({"temperature": -1}, "must be greater than 0"),
     ],
 )

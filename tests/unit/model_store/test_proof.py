@@ -217,12 +217,12 @@ def test_with_no_setting_left_the_start_fails_with_one_sentence(
     monkeypatch.setattr(logs, "setup", lambda *_: None)
     broken(lambda rows, _weights, _arithmetic: one_row_of_32(rows))
     with pytest.raises(
-        Unproven, match=r"is not served: .* float weights in f32, padded: a text of \d+ tokens"
+        Unproven, match=r"cannot be served: .* float weights in f32, padded: a text of \d+ tokens"
     ):
         load(str(checkpoint), engine="torch", precision="bf16", artefact_dir=kept)
     settings = WorkerSettings(model=str(checkpoint), engine="torch", artefact_dir=kept)
     assert main(settings) == EXIT_UNABLE
-    assert "is not served: on this processor no setting of its engine gives the answers" in caplog.text
+    assert "cannot be served: on this processor, no setting of its engine passes its proof" in caplog.text
 
 
 def test_an_engine_that_raises_has_failed_its_proof(
@@ -338,4 +338,4 @@ def test_verify_run_prints_a_table_by_shape(
     assert model_store([*command, "--precision", "f32"]) == 2
     printed = capsys.readouterr()
     assert printed.out.count("FAILED: a text of 17 tokens alone") == 2
-    assert "passes its proof in no arithmetic and layout" in printed.err
+    assert "does not pass its proof in any arithmetic and layout" in printed.err
