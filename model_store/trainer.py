@@ -136,8 +136,8 @@ class Trainer:
         labels = torch.tensor([row[1] for row in batch]) * (1 - smoothing) + smoothing / 2
         if not self._teachers:
             return labels
-        said = [_logits(teacher, ids, mask).softmax(dim=1)[:, 1] for teacher in self._teachers]
-        return labels.lerp(torch.stack(said).mean(dim=0), self.recipe.teacher_share)
+        predicted = [_logits(teacher, ids, mask).softmax(dim=1)[:, 1] for teacher in self._teachers]
+        return labels.lerp(torch.stack(predicted).mean(dim=0), self.recipe.teacher_share)
 
     @torch.no_grad()
     def _update_average(self) -> None:

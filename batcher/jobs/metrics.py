@@ -35,25 +35,25 @@ class JobsCollector(Collector):
         yield build({})
         yield from redis_state(self._outage)
         try:
-            facts = self._store.totals()
+            totals = self._store.totals()
         except REDIS_ERRORS:
             return
         jobs = GaugeMetricFamily("millrace_jobs", "Jobs that have not ended", labels=["state"])
-        jobs.add_metric(["queued"], facts.queued)
-        jobs.add_metric(["running"], facts.running)
+        jobs.add_metric(["queued"], totals.queued)
+        jobs.add_metric(["running"], totals.running)
         yield jobs
         yield GaugeMetricFamily(
-            "millrace_jobs_oldest_queued_seconds", "Age of the job that runs next", facts.oldest_ms / 1000
+            "millrace_jobs_oldest_queued_seconds", "Age of the job that runs next", totals.oldest_ms / 1000
         )
         ended = CounterMetricFamily("millrace_jobs_ended", "Jobs that ended", labels=["status"])
-        for status, count in facts.ended.items():
+        for status, count in totals.ended.items():
             ended.add_metric([status], count)
         yield ended
         held = "Texts and results of jobs in Redis"
-        yield GaugeMetricFamily("millrace_jobs_held_bytes", held, facts.held_bytes)
+        yield GaugeMetricFamily("millrace_jobs_held_bytes", held, totals.held_bytes)
         refused = "Items in RQ's queue that this process refused to run"
         yield CounterMetricFamily("millrace_jobs_refused", refused, JobsQueue.refused)
         texts = CounterMetricFamily("millrace_job_texts", "Texts of jobs that are done", labels=["result"])
-        texts.add_metric(["predicted"], facts.texts - facts.failed_texts)
-        texts.add_metric(["failed"], facts.failed_texts)
+        texts.add_metric(["predicted"], totals.texts - totals.failed_texts)
+        texts.add_metric(["failed"], totals.failed_texts)
         yield texts

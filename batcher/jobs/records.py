@@ -103,29 +103,29 @@ def read_record(job_id: str, raw: Mapping[bytes, bytes]) -> JobRecord | None:
     """Reads the hash that `job_create` writes; None if the job does not exist."""
     if b"status" not in raw:
         return None
-    facts = {name.decode(): value.decode() for name, value in raw.items()}
+    fields = {name.decode(): value.decode() for name, value in raw.items()}
 
     def number(name: str) -> int | None:
-        return int(facts[name]) if name in facts else None
+        return int(fields[name]) if name in fields else None
 
     return JobRecord(
         id=job_id,
-        status=cast(JobStatus, facts["status"]),
-        total=int(facts["total"]),
-        done=int(facts["done"]),
-        failed=int(facts["failed"]),
-        created_ms=int(facts["created_ms"]),
+        status=cast(JobStatus, fields["status"]),
+        total=int(fields["total"]),
+        done=int(fields["done"]),
+        failed=int(fields["failed"]),
+        created_ms=int(fields["created_ms"]),
         started_ms=number("started_ms"),
         finished_ms=number("finished_ms"),
-        chunk_texts=int(facts["chunk_texts"]),
-        attempt=int(facts["attempt"]),
-        rate=float(facts.get("rate", 0)),
-        model=facts.get("model", ""),
-        digest=facts["digest"],
-        error_code=facts.get("error_code", ""),
-        error=facts.get("error", ""),
-        place=facts["place"],
-        owner=facts.get("owner", ""),
-        held_bytes=int(facts.get("input_bytes", 0)) + int(facts.get("output_bytes", 0)),
-        keep_input=facts.get("keep_input") == "1",
+        chunk_texts=int(fields["chunk_texts"]),
+        attempt=int(fields["attempt"]),
+        rate=float(fields.get("rate", 0)),
+        model=fields.get("model", ""),
+        digest=fields["digest"],
+        error_code=fields.get("error_code", ""),
+        error=fields.get("error", ""),
+        place=fields["place"],
+        owner=fields.get("owner", ""),
+        held_bytes=int(fields.get("input_bytes", 0)) + int(fields.get("output_bytes", 0)),
+        keep_input=fields.get("keep_input") == "1",
     )

@@ -73,10 +73,10 @@ class JobQueue:
         if self._checked:
             return
         try:
-            facts: dict[str, Any] = self.rq.connection.info("cluster")
+            info: dict[str, Any] = self.rq.connection.info("cluster")
         except redis.exceptions.ResponseError:  # the Redis user may not call INFO
-            facts = {}
-        if facts.get("cluster_enabled"):
+            info = {}
+        if info.get("cluster_enabled"):
             raise NoJobs(NO_CLUSTER)
         self._checked = True
 

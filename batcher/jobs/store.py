@@ -72,9 +72,9 @@ class JobStore:
     def create(self, upload: Upload, digest: str, most_waiting: int) -> Created:
         """Turns an upload into a job, atomically. The `digest` of its texts tells repeats from conflicts."""
         submission = upload.submission
-        facts = [upload.total, upload.chunk_texts, upload.chunks, digest, self._ttl_ms, most_waiting]
+        args = [upload.total, upload.chunk_texts, upload.chunks, digest, self._ttl_ms, most_waiting]
         options = [submission.owner, submission.client, int(submission.keep_input), submission.trace]
-        outcome, known = self._run("job_create", upload.job_id, upload.nonce, *facts, *options)
+        outcome, known = self._run("job_create", upload.job_id, upload.nonce, *args, *options)
         return Created(outcome.decode(), (known or b"").decode())
 
     # -- running -----------------------------------------------------------------------------------
@@ -99,8 +99,8 @@ class JobStore:
         self, attempt: Attempt, first: int, chunks: Sequence[bytes], *, failed: int, rate: float, model: str
     ) -> str:
         """Appends results from chunk `first` on. Returns `running`, or why the attempt must not continue."""
-        facts = [attempt.token, first, failed, round(rate, 1), model, self._ttl_ms]
-        status: bytes = self._run("job_append", attempt.job_id, *facts, *chunks)
+        args = [attempt.token, first, failed, round(rate, 1), model, self._ttl_ms]
+        status: bytes = self._run("job_append", attempt.job_id, *args, *chunks)
         return status.decode()
 
     def end(self, attempt: Attempt, status: JobStatus, code: str = "", error: str = "") -> str:

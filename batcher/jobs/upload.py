@@ -98,8 +98,8 @@ class Upload:
         self._run("job_drop", self.job_id, self.nonce)
 
     def _store(self, chunk: str, payload: bytes, size: int) -> None:
-        facts = [size, self.submission.client, UPLOAD_TTL_MS, self._budget.total, self._budget.client]
-        verdict: bytes = self._run("job_upload", self.job_id, self.nonce, chunk, payload, *facts)
+        args = [size, self.submission.client, UPLOAD_TTL_MS, self._budget.total, self._budget.client]
+        verdict: bytes = self._run("job_upload", self.job_id, self.nonce, chunk, payload, *args)
         if verdict != b"stored":
             refusal: Any = verdict.decode()
             raise NoRoom(refusal)

@@ -18,7 +18,7 @@ _FIRST_BACKOFF_S = 0.25
 _LONGEST_BACKOFF_S = 10.0
 # A process that ran for this long had started properly, so its next restart is quick again.
 _STABLE_S = 30.0
-_GUARD = Path(__file__).with_name("reaper.py")
+_REAPER = Path(__file__).with_name("reaper.py")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,20 +42,20 @@ class Group:
     def __init__(self) -> None:
         self._leash = -1
         self.alive = -1
-        self._guard: asyncio.subprocess.Process | None = None
+        self._reaper: asyncio.subprocess.Process | None = None
 
     @property
     def id(self) -> int:
         """The process group that children join."""
-        assert self._guard is not None, "the group is not open"
-        return self._guard.pid
+        assert self._reaper is not None, "the group is not open"
+        return self._reaper.pid
 
     async def open(self) -> None:
         """Starts the reaper, whose process group the children join."""
         leash, self._leash = os.pipe()
         alive, self.alive = os.pipe()
-        self._guard = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-I", "-S", str(_GUARD), str(leash), str(alive)),
+        self._reaper = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-I", "-S", str(_REAPER), str(leash), str(alive)),
             stdin=asyncio.subprocess.DEVNULL,
             pass_fds=(leash, alive),
             process_group=0,
@@ -65,16 +65,16 @@ class Group:
 
     async def watch(self) -> None:
         """Raises CommandError if the reaper ends: without it, processes could be left running."""
-        assert self._guard is not None, "the group is not open"
-        raise CommandError(f"the process reaper {_describe_exit(await self._guard.wait())}.", status=1)
+        assert self._reaper is not None, "the group is not open"
+        raise CommandError(f"the process reaper {_describe_exit(await self._reaper.wait())}.", status=1)
 
     async def close(self) -> None:
         """Lets the reaper end the remaining processes, and waits for it."""
         for pipe in (self._leash, self.alive):
             if pipe >= 0:
                 os.close(pipe)
-        if self._guard is not None:
-            await self._guard.wait()
+        if self._reaper is not None:
+            await self._reaper.wait()
 
 
 class Child:

@@ -142,7 +142,7 @@ async def test_closing_the_group_clears_what_was_forgotten() -> None:
     assert await made._process.wait() == -signal.SIGTERM
 
 
-async def test_the_end_of_the_guard_is_noticed(group: Group) -> None:
+async def test_the_end_of_the_reaper_is_noticed(group: Group) -> None:
     watching = asyncio.create_task(group.watch())
     await asyncio.sleep(0)
     os.kill(group.id, signal.SIGKILL)
@@ -171,6 +171,6 @@ def test_nothing_is_left_when_the_supervisor_is_killed() -> None:
         assert supervisor.stdout is not None
         assert supervisor.stdout.readline() == b"up\n"
         offspring = psutil.Process(supervisor.pid).children(recursive=True)
-        assert len(offspring) == 4  # three children and the guard
+        assert len(offspring) == 4  # three children and the reaper
         supervisor.kill()
     wait_until(lambda: not any(process.is_running() for process in offspring), "all of them to be gone", 5)

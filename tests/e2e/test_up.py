@@ -62,7 +62,7 @@ def test_while_the_model_is_prepared_it_says_what_it_waits_for(up: Callable[...,
 def test_told_to_stop_it_stops_everything_in_order(up: Callable[..., Up], how: signal.Signals) -> None:
     mill = up("--workers", "2")
     offspring = mill.offspring()
-    assert len(offspring) >= 5  # Redis, API, two workers, the guard
+    assert len(offspring) >= 5  # Redis, API, two workers, the reaper
     mill.kill(how)
     mill.kill(how)  # as programs do that pass a signal to a process and to its group: still one wish
     assert mill.wait() == 0

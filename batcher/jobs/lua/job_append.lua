@@ -6,27 +6,27 @@
 local id, token, first, ttl = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[7])
 local job = job_key(id)
 local output = job .. ':output'
-local facts = redis.call('HMGET', job, 'status', 'token', 'total', 'chunk_texts', 'done', 'place', 'input_bytes')
-local status, total, place = facts[1], tonumber(facts[3]), facts[6]
+local fields = redis.call('HMGET', job, 'status', 'token', 'total', 'chunk_texts', 'done', 'place', 'input_bytes')
+local status, total, place = fields[1], tonumber(fields[3]), fields[6]
 if not status then return 'gone' end
-if facts[2] ~= token then return 'superseded' end
+if fields[2] ~= token then return 'superseded' end
 if status ~= 'running' then return status end
 local held, added = redis.call('LLEN', output), #ARGV - 7
 if added > 0 and held == first then
   local bytes = 0
   for i = 8, #ARGV do bytes = bytes + #ARGV[i] end
   redis.call('RPUSH', output, unpack(ARGV, 8))
-  local done = math.min(total, (held + added) * tonumber(facts[4]))
+  local done = math.min(total, (held + added) * tonumber(fields[4]))
   redis.call('HSET', job, 'done', done)
   redis.call('HINCRBY', job, 'failed', ARGV[4])
   local written = redis.call('HINCRBY', job, 'output_bytes', bytes)
-  account(place, '', tonumber(facts[7]) + written + (total - done) * RESULT_BYTES)
-  count('texts', done - tonumber(facts[5]), ttl)
+  account(place, '', tonumber(fields[7]) + written + (total - done) * RESULT_BYTES)
+  count('texts', done - tonumber(fields[5]), ttl)
   count('failed_texts', ARGV[4], ttl)
 elseif added > 0 and held ~= first + added then
   return 'superseded'
 end
 redis.call('HSET', job, 'rate', ARGV[5])
 if ARGV[6] ~= '' then redis.call('HSET', job, 'model', ARGV[6]) end
-lives(place, ttl, { job, job .. ':input', output, ALL, index_of(status) })
+set_lifetime(place, ttl, { job, job .. ':input', output, ALL, index_of(status) })
 return status

@@ -42,7 +42,7 @@ local function room(client, held, more, most, most_of_client)
 end
 
 -- Sets the lifetime of a job or an upload, and of its keys, to `ttl` from now.
-local function lives(member, ttl, keys)
+local function set_lifetime(member, ttl, keys)
   redis.call('ZADD', ENDS, now + ttl, member)
   renew(ttl, keys)
   for _, key in ipairs({ ENDS, SIZES, BYTES }) do -- the short lifetime of an upload must not shorten theirs
@@ -86,17 +86,17 @@ end
 -- Ends a job: removes its input unless it should be kept, and accounts for the bytes that remain.
 local function finish(id, status, ttl, code, message)
   local job = job_key(id)
-  local facts = redis.call('HMGET', job, 'status', 'place', 'input_bytes', 'output_bytes', 'keep_input')
-  local place, input = facts[2], tonumber(facts[3]) or 0
+  local fields = redis.call('HMGET', job, 'status', 'place', 'input_bytes', 'output_bytes', 'keep_input')
+  local place, input = fields[2], tonumber(fields[3]) or 0
   redis.call('HSET', job, 'status', status, 'finished_ms', now, 'rate', 0)
   if code ~= '' then redis.call('HSET', job, 'error_code', code, 'error', message) end
-  if facts[5] ~= '1' then
+  if fields[5] ~= '1' then
     redis.call('UNLINK', job .. ':input')
     redis.call('HSET', job, 'input_bytes', 0)
     input = 0
   end
-  account(place, '', input + (tonumber(facts[4]) or 0))
-  list(place, facts[1], status, ttl)
+  account(place, '', input + (tonumber(fields[4]) or 0))
+  list(place, fields[1], status, ttl)
   count(status, 1, ttl)
-  lives(place, ttl, { job, job .. ':input', job .. ':output' })
+  set_lifetime(place, ttl, { job, job .. ':input', job .. ':output' })
 end

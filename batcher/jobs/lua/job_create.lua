@@ -31,5 +31,5 @@ redis.call('HSET', job, 'status', 'queued', 'total', total, 'done', 0, 'failed',
 redis.call('ZADD', ALL, 0, place)
 account(place, ARGV[10], held)
 list(place, nil, 'queued', ttl)
-lives(place, ttl, { job, job .. ':input' })
+set_lifetime(place, ttl, { job, job .. ':input' })
 return { outcome, digest }

@@ -12,10 +12,10 @@ while looks > 0 do
       return reply
     end
     before = place
-    local facts = redis.call('HMGET', job_key(id_of(place)), 'place', 'owner')
-    if facts[1] ~= place then
+    local fields = redis.call('HMGET', job_key(id_of(place)), 'place', 'owner')
+    if fields[1] ~= place then
       remove(place)
-    elseif owner == '' or facts[2] == '' or facts[2] == owner then
+    elseif owner == '' or fields[2] == '' or fields[2] == owner then
       reply[#reply + 1] = id_of(place)
     end
   end

@@ -3,12 +3,12 @@
 -- Returns {status | 'gone', attempt, chunks done, chunks, total, chunk_texts, ms since the first attempt began}.
 local id, token, ttl, most = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local job = job_key(id)
-local facts = redis.call('HMGET', job, 'status', 'done', 'stalled_at', 'started_ms', 'chunks', 'total', 'chunk_texts', 'token', 'place')
-local status = facts[1]
+local fields = redis.call('HMGET', job, 'status', 'done', 'stalled_at', 'started_ms', 'chunks', 'total', 'chunk_texts', 'token', 'place')
+local status = fields[1]
 if not status then return { 'gone', 0, 0, 0, 0, 0, 0 } end
-local started = tonumber(facts[4]) or now
-if is_open(status) and facts[8] ~= token then
-  if facts[2] ~= facts[3] then redis.call('HSET', job, 'stalled', 0, 'stalled_at', facts[2]) end
+local started = tonumber(fields[4]) or now
+if is_open(status) and fields[8] ~= token then
+  if fields[2] ~= fields[3] then redis.call('HSET', job, 'stalled', 0, 'stalled_at', fields[2]) end
   redis.call('HINCRBY', job, 'attempt', 1)
   redis.call('HSET', job, 'token', token)
   if redis.call('HINCRBY', job, 'stalled', 1) > most then
@@ -16,10 +16,10 @@ if is_open(status) and facts[8] ~= token then
     status = 'failed'
   else
     redis.call('HSET', job, 'status', 'running', 'started_ms', started)
-    list(facts[9], status, 'running', ttl)
-    lives(facts[9], ttl, { job, job .. ':input', job .. ':output' })
+    list(fields[9], status, 'running', ttl)
+    set_lifetime(fields[9], ttl, { job, job .. ':input', job .. ':output' })
     status = 'running'
   end
 end
 return { status, tonumber(redis.call('HGET', job, 'attempt')), redis.call('LLEN', job .. ':output'),
-  tonumber(facts[5]), tonumber(facts[6]), tonumber(facts[7]), now - started }
+  tonumber(fields[5]), tonumber(fields[6]), tonumber(fields[7]), now - started }

@@ -11,6 +11,6 @@ local verdict = room(client, held, bytes, tonumber(ARGV[8]), tonumber(ARGV[9]))
 if verdict == 'stored' and ARGV[4] ~= '' then
   redis.call('HSET', staged, ARGV[3], ARGV[4])
   account(member, client, held + bytes)
-  lives(member, ttl, { staged })
+  set_lifetime(member, ttl, { staged })
 end
 return verdict
