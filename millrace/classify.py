@@ -101,7 +101,7 @@ def _key(path: Path | None) -> str:
 
 
 def _write(args: argparse.Namespace, source: TextFile, client: JobClient, job: dict[str, Any]) -> None:
-    """Writes the results to a temporary file first, so that OUT is never incomplete."""
+    """Writes the results. OUT is replaced only once it is complete."""
     form = format_of(args.output) or source.form
     kind: type[CsvWriter] | type[NdjsonWriter] = NdjsonWriter if form == "ndjson" else CsvWriter
     names = source.names()

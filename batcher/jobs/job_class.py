@@ -44,7 +44,7 @@ class ClassifyJob(Job):
     def restore(self, raw_data: Mapping[bytes, bytes]) -> None:
         """Reads RQ's bookkeeping. Raises RefusedJob."""
         if not is_job_id(self.id):
-            raise RefusedJob("its id was not created by this service")
+            raise RefusedJob("its id is not a job id of this service")
         call = json.dumps([FUNCTION, None, [self.id], {}]).encode()
         if _inflated(raw_data.get(b"data", b""), len(call)) != call:
             raise RefusedJob(f"it does not call {FUNCTION} for its own id")

@@ -58,10 +58,10 @@ class JobRecord:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One attempt at a job. `first` is the first chunk without results, `ran_ms` the time since attempt one.
+    """One attempt at a job.
 
-    Only this attempt knows `token`, so no other attempt at this job, or at a later job of the same id, can
-    write in its place.
+    `first` is the first chunk without results, and `ran_ms` the time since the first attempt began. Only this
+    attempt knows `token`, so no other attempt at this job, or at a later job of the same id, can write.
     """
 
     job_id: str

@@ -1,4 +1,4 @@
-"""Re-enqueues jobs that RQ has lost: to a process killed between two steps, or to a restored Redis backup."""
+"""Re-enqueues jobs that RQ lost when a process was killed between two steps, or when Redis lost writes."""
 
 from __future__ import annotations
 

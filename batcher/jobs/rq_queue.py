@@ -125,7 +125,7 @@ class JobQueue:
 def _refusal(connection: redis.Redis, job_id: bytes) -> str | None:
     """Why the job of this id may not run; None if it may, or no longer exists."""
     if not is_job_id(job_id.decode("ascii", "replace")):
-        return "its id was not created by this service"
+        return "its id is not a job id of this service"
     try:
         ClassifyJob.fetch(job_id.decode(), connection, JSONSerializer)
     except RefusedJob as error:

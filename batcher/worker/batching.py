@@ -27,7 +27,7 @@ _HANDLING_S = 0.0003
 # A batch is large enough once its fixed cost is this share of the total; larger ones only add latency.
 _FIXED_SHARE = 0.04
 # With a backlog, texts wait for earlier batches, so fewer and larger batches are better. A new text waits for
-# half of this on average. Batches are shorter while other entries have priority: see claim.lua.
+# half of this on average. Batches are shorter while an entry has priority: see claim.lua.
 _LONG_BATCH_S = 0.1
 
 

@@ -19,7 +19,7 @@ from millrace.errors import CommandError
 # The limit of a Unix socket path (sun_path) is 108 bytes on Linux and 104 on macOS.
 _SOCKET_PATH_MAX_BYTES = 100
 _LOCK_WAIT_S = 5.0
-# Files that a server keeps in its directory: Redis 7 and newer, older versions, snapshots.
+# Files that a server keeps in its directory: those of Redis 7 and newer, of older versions, and snapshots.
 _WRITTEN = ("appendonlydir", "appendonly.aof", "dump.rdb")
 
 

@@ -78,7 +78,7 @@ class Group:
 
 
 class Child:
-    """One process of the service. Its end stops everything until `settled` is set; then it is restarted."""
+    """One process of the service. Until `settled` is set, its end stops the service; then it is restarted."""
 
     def __init__(self, plan: Plan, group: Group, settled: asyncio.Event) -> None:
         self.plan = plan
