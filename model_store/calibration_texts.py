@@ -110,7 +110,7 @@ The director has said that she wanted to make a film in which nothing happens, a
 
 
 def _paragraphs(block: str) -> tuple[str, ...]:
-    """One text a line; an indented line goes on with the one before."""
+    """One text per line; an indented line continues the previous one."""
     texts: list[str] = []
     for line in block.splitlines():
         if line.startswith(" "):
