@@ -66,7 +66,11 @@ class Heartbeat:
         try:
             self._queue.retire(suspects)
         except REDIS_ERRORS as error:
-            log.warning("could not retire: %s", reason(error), extra={"action": "worker.retire"})
+            log.warning(
+                "could not remove the record of this worker: %s",
+                reason(error),
+                extra={"action": "worker.retire"},
+            )
 
     @property
     def alive(self) -> bool:

@@ -39,9 +39,9 @@ class Layer(nn.Module):
         chosen = hidden[:, first]
         return self._finish(self._attend(chosen, hidden, mask), chosen)
 
-    def _attend(self, asking: Tensor, asked: Tensor, mask: Tensor) -> Tensor:
-        query = self._by_head(self.query(asking))
-        key, value = self._by_head(self.key(asked)), self._by_head(self.value(asked))
+    def _attend(self, query_hidden: Tensor, key_hidden: Tensor, mask: Tensor) -> Tensor:
+        query = self._by_head(self.query(query_hidden))
+        key, value = self._by_head(self.key(key_hidden)), self._by_head(self.value(key_hidden))
         context = scaled_dot_product_attention(query, key, value, attn_mask=mask)
         return context.transpose(1, 2).flatten(2)
 
