@@ -64,7 +64,7 @@ class TextFile:
             if self.column not in names:
                 raise CommandError(f"{self.path} has no column {self.column!r}: choose one with --column.")
             if twice := sorted({name for name in names if names.count(name) > 1}):
-                raise CommandError(f"{self.path} has more than one column {twice[0]!r}.")
+                raise CommandError(f"{self.path} has two columns {twice[0]!r}.")
             for row in rows:
                 yield dict(zip(names, row, strict=True))
         except BadTable as error:
