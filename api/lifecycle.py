@@ -1,4 +1,4 @@
-"""Where a process is in its life: serving, then draining from the first SIGTERM or Ctrl-C until it ends."""
+"""The lifecycle of a process: it serves, then drains from the first SIGTERM or Ctrl-C until it ends."""
 
 from __future__ import annotations
 
@@ -9,55 +9,55 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-from api.server.syn_filter import Door
+from api.server.syn_filter import SynFilter
 
 log = logging.getLogger(__name__)
 
-# From the shut door to the closed port, at least: who is inside has to be taken.
+# Wait at least this long after dropping new connections, so that the server can accept the pending ones.
 TAKE_S = 0.1
-# So many times at most: where a door cannot be shut, others may follow without end.
+# Wait at most this many times: where new connections cannot be dropped, the backlog may never be empty.
 TAKES = 20
-# Under this key of the server's state connections find the lifecycle.
+# The key under which connections find the lifecycle in the server's state.
 LIFECYCLE = "lifecycle"
 
 
 class Lifecycle:
-    """`draining` goes up first, so that /readyz says no before the port closes."""
+    """`draining` is set first, so that /readyz fails before the port closes."""
 
     def __init__(
-        self, *, catches_signals: bool = False, quiet_s: float = 0.0, door: Door | None = None
+        self, *, catches_signals: bool = False, quiet_s: float = 0.0, syn_filter: SynFilter | None = None
     ) -> None:
         self.draining = False
         self._catches_signals = catches_signals
         self._quiet_s = quiet_s
-        self._door = door
-        self._loops: list[asyncio.Task[None]] = []
+        self._syn_filter = syn_filter
+        self._tasks: list[asyncio.Task[None]] = []
         self._ending: asyncio.Task[None] | None = None
 
-    def watch(self, loop: asyncio.Task[None]) -> asyncio.Task[None]:
-        """A task that runs until it is cancelled: if it ends before, /livez fails, and the log says why."""
-        self._loops.append(loop)
-        loop.add_done_callback(self._ended)
-        return loop
+    def watch(self, task: asyncio.Task[None]) -> asyncio.Task[None]:
+        """Watches a task that must run until it is cancelled. If it ends early, /livez fails."""
+        self._tasks.append(task)
+        task.add_done_callback(self._ended)
+        return task
 
-    def _ended(self, loop: asyncio.Task[None]) -> None:
-        if loop.cancelled():
-            self._loops.remove(loop)
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if task.cancelled():
+            self._tasks.remove(task)
         else:
-            fields = {"action": "loop.ended", "loop": loop.get_name()}
-            log.error("a loop has ended", exc_info=loop.exception(), extra=fields)
+            fields = {"action": "loop.ended", "loop": task.get_name()}
+            log.error("a background task has ended", exc_info=task.exception(), extra=fields)
 
     @property
     def tasks_alive(self) -> bool:
-        """False once a watched loop has ended."""
-        return not any(loop.done() for loop in self._loops)
+        """False once a watched task has ended."""
+        return not any(task.done() for task in self._tasks)
 
     def catch_signals(self) -> None:
         """Handles SIGTERM and SIGINT before the server does, if this instance catches signals.
 
-        Readiness goes first; `quiet_s` later no new connection gets in, and the server stops. A second signal
-        is passed on at once. Call it from the main thread, with the loop running and the server's handlers in
-        place, as they are in a lifespan.
+        The process stops being ready at once. After `quiet_s`, new connections are dropped and the server
+        stops. A second signal is passed on at once. Call this from the main thread, while the loop is running
+        and the server's handlers are installed, as in a lifespan.
         """
         if not self._catches_signals:
             return
@@ -84,13 +84,13 @@ class Lifecycle:
         return handle
 
     async def _end(self, stop: Callable[[], None]) -> None:
-        door = self._door
+        syn_filter = self._syn_filter
         await asyncio.sleep(self._quiet_s)
-        if door is not None:
-            door.shut()
+        if syn_filter is not None:
+            syn_filter.drop_new()
         await asyncio.sleep(TAKE_S)
         for _ in range(TAKES):
-            if door is None or not door.crowded():
+            if syn_filter is None or not syn_filter.backlog_waiting():
                 break
             await asyncio.sleep(TAKE_S)
         stop()

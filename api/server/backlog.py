@@ -1,7 +1,7 @@
-"""What the connections of one process share: bounds on what they hold together, and a reserve for probes.
+"""State shared by the connections of one process: memory bounds, and reserved connections for probes.
 
-Each connection has bounds of its own; ten thousand of them need one for the sum of bodies not yet read, and
-one for that of answers not yet sent.
+Each connection has its own bounds. With ten thousand connections, the total of bodies that have not been read
+and of responses that have not been sent must also be bounded.
 """
 
 from __future__ import annotations
@@ -10,22 +10,22 @@ from collections.abc import Iterator
 from time import monotonic
 from typing import Generic, Protocol, TypeVar
 
-# Connections beyond the limit, for probes alone.
+# Connections beyond the limit that may only be used for probes.
 RESERVE = 64
-# Where all connections were busy, nobody looks again for so long: it means looking at each of them.
+# After finding all connections busy, wait this long before searching again: a search visits all of them.
 ALL_BUSY_S = 0.05
-# Under this key of the server's state connections find the one they share.
+# The key under which connections find the shared backlog in the server's state.
 BACKLOG = "backlog"
-# Bytes of bodies that have arrived and that the application has not taken.
+# The most bytes of bodies that have arrived but that the application has not read.
 UNREAD_BYTES = 24 * 1024**2
-# Adding them up looks at every connection that has some, so it is done no more often than this.
+# Summing up the unread bytes visits every connection that has some, so wait at least this long in between.
 ADDED_UP_S = 0.01
-# Bytes of answers that the application has given and that clients have not taken.
+# The most bytes of responses that the application has sent but that clients have not read.
 UNSENT_BYTES = 32 * 1024**2
 
 
 class Peer(Protocol):
-    """A connection. `unread_bytes` is what it holds of a body at this moment."""
+    """A connection. `unread_bytes` is the size of the unread bodies that it holds at the moment."""
 
     @property
     def unread_bytes(self) -> int: ...
@@ -35,7 +35,7 @@ P = TypeVar("P", bound=Peer)
 
 
 class Backlog(Generic[P]):
-    """Shared by all connections of a process."""
+    """Tracks the unread bodies, the unsent responses and the reserved connections of a process."""
 
     def __init__(self, unread_bytes: int = UNREAD_BYTES, unsent_bytes: int = UNSENT_BYTES) -> None:
         self._most_unread = unread_bytes
@@ -50,15 +50,15 @@ class Backlog(Generic[P]):
 
     @property
     def all_busy(self) -> bool:
-        """Whether all connections were busy a moment ago."""
+        """Whether the last search, less than ALL_BUSY_S ago, found all connections busy."""
         return monotonic() < self._all_busy_until
 
     @all_busy.setter
-    def all_busy(self, said: bool) -> None:
-        self._all_busy_until = monotonic() + ALL_BUSY_S if said else 0.0
+    def all_busy(self, busy: bool) -> None:
+        self._all_busy_until = monotonic() + ALL_BUSY_S if busy else 0.0
 
     def reserve(self, peer: P) -> list[P]:
-        """Gives it a place in the reserve. Returns the connection to end for that, the oldest one there."""
+        """Adds a reserved connection. If there are too many, returns the oldest one, to be closed."""
         self._reserve[peer] = None
         if len(self._reserve) <= RESERVE:
             return []
@@ -67,10 +67,10 @@ class Backlog(Generic[P]):
         return [oldest]
 
     def unread(self, peer: P, size: int) -> bool:
-        """Notes that `size` bytes of a body have arrived. False where there is no room for them.
+        """Notes that `size` bytes of a body have arrived. Returns False if they exceed the limit.
 
-        Nothing says when the application takes them: they are added up anew once enough has arrived to be
-        over the limit.
+        The application does not report when it reads them, so the actual total is only computed once the
+        bytes that have arrived exceed the limit.
         """
         self._unread.add(peer)
         self._arrived += size
@@ -85,7 +85,10 @@ class Backlog(Generic[P]):
         return self._arrived <= self._most_unread
 
     def unsent(self, peer: P, size: int) -> Iterator[P]:
-        """Notes that a client has so much of an answer to take. Gives those to end: the longest waiting."""
+        """Notes that a client has `size` bytes of a response to read.
+
+        Yields the connections to close while the total is above the limit, longest waiting first.
+        """
         self.sent(peer)
         self._unsent[peer] = (size, monotonic())
         self._unsent_bytes += size
@@ -95,17 +98,17 @@ class Backlog(Generic[P]):
             yield longest
 
     def sent(self, peer: P) -> None:
-        """Notes that it has taken enough of it."""
+        """Notes that the client has read most of its response."""
         size, _ = self._unsent.pop(peer, (0, 0.0))
         self._unsent_bytes -= size
 
     def stalled(self, seconds: float) -> list[P]:
-        """Clients that have taken nothing for so long, the longest first."""
+        """Connections whose response has been waiting for more than `seconds`, longest waiting first."""
         until = monotonic() - seconds
         return [peer for peer, (_, since) in self._unsent.items() if since < until]
 
     def forget(self, peer: P) -> None:
-        """The connection is gone."""
+        """Removes a closed connection."""
         self._unread.discard(peer)
         self._reserve.pop(peer, None)
         self.sent(peer)

@@ -1,13 +1,15 @@
-"""One connection: uvicorn's protocol, bounds on what a client may leave unfinished, and a patient end.
+"""Connections: uvicorn's protocol, with limits for slow or stalled clients, and a graceful shutdown.
 
-Uvicorn ends connections that rest between two requests, and nothing else: one that never sends a head, sends
-it a byte a minute or without an end, stops in its body, or does not read its answer would stay and hold
-memory. Here each of these has an end, and so has their number: beyond the limit idle ones are closed, the
-oldest first, then those whose answer is not read, the longest first. Where neither is left, a few more are
-accepted for probes alone.
+Uvicorn only closes connections that are idle between two requests. A client that never completes its request
+head, stops in the middle of a body, or does not read the response would stay connected and hold memory. Here
+each of these cases has a timeout or a size limit.
 
-While the process drains, every answer closes its connection; and a request that is on its way when the port
-closes is answered, too.
+The number of connections is also limited. Beyond the limit, idle connections are closed, the oldest first,
+then those whose response has been unread for longest. If neither exist, a few more connections are accepted,
+for probes only.
+
+While the process drains, every response closes its connection. A request that is already on its way when the
+port closes is still answered.
 """
 
 from __future__ import annotations
@@ -26,27 +28,27 @@ from api.errors import Problem
 from api.lifecycle import LIFECYCLE, Lifecycle
 from api.server.backlog import BACKLOG, Backlog
 
-# Without a byte for between one and two of these a head or a body is given up, and so is an answer unread.
+# Interval between checks for progress. A stalled head, body or response ends after one to two intervals.
 PATIENCE_S = 20.0
-# Bytes of a head, and of anything else that is no body: white space, chunk sizes, trailers.
+# The most bytes of a head, and of everything else outside bodies: white space, chunk sizes, trailers.
 HEAD_BYTES = 64 * 1024
-# Of one header, and how many there may be; and of the target: path and query.
+# The most bytes of one header, the most headers, and the most bytes of the target (path and query).
 HEADER_BYTES = 8 * 1024
 HEADERS = 100
 TARGET_BYTES = 8 * 1024
-# So many more for each byte of body: as chunks of one byte come, it is five.
+# Each byte of a body allows this many bytes outside bodies. Chunks of one byte need five.
 CHUNKED = 16
-# Requests sent before the answer to the first: each is an object already.
+# The most requests that may be pipelined, because each one uses memory.
 PIPELINED = 64
-# An answer that has waited so long to be read may be ended where the room is needed.
+# A response that has been unread for this long may be dropped to make room for another connection.
 STALLED_S = 2.0
-# What the transport holds of an answer before the application has to wait.
+# How many bytes of a response the transport buffers before the application must wait.
 UNSENT_BYTES = 16 * 1024
-# Of the connections over the limit, what goes at once, so that not every new one has to look for another.
+# Close up to this many connections at once, so that not every new connection has to search for one to close.
 AT_ONCE = 64
-# How long a connection without a request outlives the port: one may be on its way, and would be reset.
+# Keep idle connections open for this long after the port has closed: a request may be on its way.
 LAST_S = 0.5
-# A new one has so long from its beginning.
+# Keep a connection that has not sent a request yet open until this long after it was made.
 FIRST_S = 3.0
 
 _State = tuple[object, int, bool]
@@ -54,7 +56,7 @@ _PROBE_TARGETS = frozenset(path.encode() for path in PROBES)
 
 
 class Connection(HttpToolsProtocol):
-    """Uvicorn makes one for each connection. `limit_concurrency` of its config is the most there may be."""
+    """Uvicorn creates one per connection. `limit_concurrency` in its config limits their number."""
 
     def __init__(
         self,
@@ -65,10 +67,10 @@ class Connection(HttpToolsProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._most = self.limit_concurrency or sys.maxsize
-        self.limit_concurrency = None  # uvicorn would refuse the newest, whoever it is
+        self.limit_concurrency = None  # uvicorn would reject every new connection, including probes
         self._since = self.loop.time()
         self._allowance = HEAD_BYTES
-        self._looking: asyncio.TimerHandle | None = None
+        self._check: asyncio.TimerHandle | None = None
         self._lifecycle: Lifecycle | None = app_state.get(LIFECYCLE)
         self._backlog: Backlog[Connection] = app_state.setdefault(BACKLOG, Backlog())
         self._last = False
@@ -79,29 +81,28 @@ class Connection(HttpToolsProtocol):
 
     @property
     def idle(self) -> bool:
-        """No request of it is under way, although one may be arriving."""
+        """Whether no request is being processed, although one may be arriving."""
         return self.cycle is None or self.cycle.response_complete
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Makes room for itself. Where all others are busy, it may ask as probes do, and nothing else."""
+        """Makes room for this connection. If all others are busy, it may only be used for probes."""
         super().connection_made(transport)
         transport.set_write_buffer_limits(UNSENT_BYTES)
         if len(self.connections) > self._most and not self._make_room():
             self._probes_only = True
             for oldest in self._backlog.reserve(self):
                 oldest.end()
-        self._look_later()
+        self._check_later()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The other side has gone, or this one has given up."""
-        if self._looking is not None:
-            self._looking.cancel()
+        if self._check is not None:
+            self._check.cancel()
         self._backlog.forget(self)
         self._disconnect()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Counts what arrives without becoming a request or a body."""
+        """Limits the bytes that arrive without completing a request head or being part of a body."""
         cycle = self.cycle
         super().data_received(data)
         if self.cycle is not cycle:
@@ -109,58 +110,57 @@ class Connection(HttpToolsProtocol):
             return
         self._allowance -= len(data)
         if self._allowance < 0 and not self.transport.is_closing():
-            self.refuse(Problem(431, f"a head may have {HEAD_BYTES} bytes", code="head_too_large"))
+            self.refuse(
+                Problem(431, f"the request head is larger than {HEAD_BYTES} bytes", code="head_too_large")
+            )
 
     def on_url(self, url: bytes) -> None:
-        """A part of the target."""
         super().on_url(url)
         if len(self.url) > TARGET_BYTES:
-            self._give_up(Problem(414, f"path and query may have {TARGET_BYTES} bytes"))
+            self._give_up(Problem(414, f"path and query are longer than {TARGET_BYTES} bytes"))
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """One header is complete."""
         if len(name) + len(value) > HEADER_BYTES:
-            self._give_up(Problem(431, f"a header may have {HEADER_BYTES} bytes"))
+            self._give_up(Problem(431, f"a header is larger than {HEADER_BYTES} bytes"))
         if len(self.headers) >= HEADERS:
-            self._give_up(Problem(431, f"a head may have {HEADERS} headers", code="too_many_headers"))
+            self._give_up(Problem(431, f"more than {HEADERS} headers", code="too_many_headers"))
         super().on_header(name, value)
 
     def on_body(self, body: bytes) -> None:
-        """A part of a body has been read."""
         self._allowance += CHUNKED * len(body)
         super().on_body(body)
         if not self._backlog.unread(self, len(body)):
-            self._give_up(Problem(503, "too many bodies arrive at once", code="too_many_bodies"))
+            self._give_up(Problem(503, "too many request bodies are arriving", code="too_many_bodies"))
 
     def on_headers_complete(self) -> None:
-        """A request begins, or waits behind others of this connection."""
+        """Starts a request, or queues it behind other requests of this connection."""
         if len(self.pipeline) >= PIPELINED:
-            raise ValueError("too many requests at once")
+            raise ValueError("too many pipelined requests")
         if self._probes_only and self.url.partition(b"?")[0] not in _PROBE_TARGETS:
-            self._give_up(_crowded())
+            self._give_up(_all_busy())
         super().on_headers_complete()
         if self._last or self._probes_only or (self._lifecycle is not None and self._lifecycle.draining):
             self.cycle.keep_alive = False
 
     def pause_writing(self) -> None:
-        """The client reads more slowly than the answer is made."""
+        """Called when the client reads the response too slowly."""
         super().pause_writing()
         for longest in self._backlog.unsent(self, self.transport.get_write_buffer_size()):
             longest.end()
 
     def resume_writing(self) -> None:
-        """It has read on."""
+        """Called when the client has read on."""
         self._resumed += 1
         self._backlog.sent(self)
         super().resume_writing()
 
     @property
     def unread_bytes(self) -> int:
-        """What has arrived of bodies and waits for the application, those of requests that wait included."""
+        """Bytes of bodies that the application has not read, including those of pipelined requests."""
         return len(self.cycle.body) + sum(len(one.body) for one, _ in self.pipeline if one is not self.cycle)
 
     def shutdown(self) -> None:
-        """The port has closed: the request under way is the last one, else the next, if it comes soon."""
+        """Called when the port has closed. Ends after the current request, or after one that arrives soon."""
         self._last = True
         if not self.idle:
             super().shutdown()
@@ -169,16 +169,16 @@ class Connection(HttpToolsProtocol):
         self.loop.call_later(max(LAST_S, first_s), super().shutdown)
 
     def send_400_response(self, msg: str) -> None:
-        """What is no HTTP, or too much of it, gets the service's own kind of error."""
-        self.refuse(self._refusal or Problem(400, "this is not a valid HTTP request"))
+        """Answers a malformed or oversized request with an error in the service's format."""
+        self.refuse(self._refusal or Problem(400, "malformed HTTP request"))
 
     def _give_up(self, problem: Problem) -> NoReturn:
-        """Ends the parser, which lets `send_400_response` answer."""
+        """Aborts the parser, so that uvicorn calls `send_400_response`."""
         self._refusal = problem
         raise ValueError(problem.code)
 
     def end(self) -> None:
-        """Ends it at once. What the application still sends goes nowhere, and is no error."""
+        """Closes the connection at once. Anything that the application still sends is discarded."""
         self._disconnect()
         self.transport.abort()
 
@@ -187,13 +187,13 @@ class Connection(HttpToolsProtocol):
         super()._start_asgi_task(cycle, app)
 
     def _disconnect(self) -> None:
-        """Uvicorn says it to the newest request; the one that runs may have others waiting behind it."""
+        """Reports a disconnect to the running request. Uvicorn reports it only to the newest one."""
         if self._running is not None and not self._running.response_complete:
             self._running.disconnected = True
             self._running.message_event.set()
 
     def refuse(self, problem: Problem) -> None:
-        """Answers without a request, and closes. Where another answer has begun it just ends."""
+        """Sends an error and closes the connection. If a response has been started, closes it at once."""
         if self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete:
             self.end()
             return
@@ -204,45 +204,48 @@ class Connection(HttpToolsProtocol):
         self.transport.close()
 
     def _make_room(self) -> bool:
-        """Ends idle connections: first those that never sent anything, then those that wait longest.
+        """Closes idle connections: first those that never sent a request, then the oldest ones.
 
-        Without any it ends those whose answers have not been read for the longest time.
+        If there are none, closes the connections whose responses have been unread for longest.
         """
         if self._backlog.all_busy:
             return False
         peers = [one for one in self.connections if isinstance(one, Connection) and one is not self]
-        going = [one for one in peers if one.idle and not one._probes_only]
-        going.sort(key=lambda one: (one.scope is not None, one._since))
-        going = going or self._backlog.stalled(STALLED_S)
-        for one in going[: max(1, min(AT_ONCE, self._most // 8))]:
+        closing = [one for one in peers if one.idle and not one._probes_only]
+        closing.sort(key=lambda one: (one.scope is not None, one._since))
+        closing = closing or self._backlog.stalled(STALLED_S)
+        for one in closing[: max(1, min(AT_ONCE, self._most // 8))]:
             self.connections.discard(one)
             one.end()
-        self._backlog.all_busy = not going
-        return bool(going)
+        self._backlog.all_busy = not closing
+        return bool(closing)
 
-    def _look_later(self, before: _State | None = None, unsent: int = 0, resumed: int = 0) -> None:
-        self._looking = self.loop.call_later(PATIENCE_S, self._look, before, unsent, resumed)
+    def _check_later(self, before: _State | None = None, unsent: int = 0, resumed: int = 0) -> None:
+        self._check = self.loop.call_later(PATIENCE_S, self._check_progress, before, unsent, resumed)
 
-    def _look(self, before: _State | None, unsent_before: int, resumed_before: int) -> None:
-        """Ends what has not moved since the look before. A head has to arrive whole, a body to go on."""
+    def _check_progress(self, before: _State | None, unsent_before: int, resumed_before: int) -> None:
+        """Ends the connection if it made no progress since the last check.
+
+        A head must be complete by then; of a body or a response, it is enough that some bytes moved.
+        """
         unsent = self.transport.get_write_buffer_size()
-        moved = 0 if self.idle else self._allowance
-        state = (self.cycle, moved, self.timeout_keep_alive_task is None)
+        progress = 0 if self.idle else self._allowance
+        state = (self.cycle, progress, self.timeout_keep_alive_task is None)
         if 0 < unsent_before <= unsent and self._resumed == resumed_before:
-            self.end()  # whatever else it may send: it does not read
+            self.end()  # the client does not read, so an error response would not reach it either
         elif state == before or self.scope is None:
-            self._unmoved()
-        self._look_later(state, unsent, self._resumed)
+            self._stalled()
+        self._check_later(state, unsent, self._resumed)
 
-    def _unmoved(self) -> None:
+    def _stalled(self) -> None:
         if self.idle and (self.scope is None or self.transport.is_closing()):
             self.end()
         elif self.idle:
-            if self.timeout_keep_alive_task is None:  # else it rests between two requests
-                self.refuse(Problem(408, "the head did not arrive in time", code="head_timeout"))
+            if self.timeout_keep_alive_task is None:  # otherwise it is idle between two requests
+                self.refuse(Problem(408, "the request head did not arrive in time", code="head_timeout"))
         elif self.cycle.more_body and not self.cycle.response_started and not self.flow.read_paused:
             self.refuse(Problem(408, "the body stopped arriving"))
 
 
-def _crowded() -> Problem:
+def _all_busy() -> Problem:
     return Problem(503, "too many connections are busy", code="too_many_connections")

@@ -1,8 +1,14 @@
 """Runs the API: uvicorn on uvloop and httptools, in one process or several that share the port.
 
-The end of a process, in order: /readyz says no, answers close their connections -> (`quiet_s`) -> nobody new
-comes in, who is inside is taken -> the port closes, a moment later idle connections -> requests in flight, up
-to `drain_s` -> the hub and its connections. A second Ctrl-C ends it at once.
+A process shuts down in this order:
+
+1. /readyz fails, and responses close their connections.
+2. After `quiet_s`, new connections are dropped, and pending ones are accepted.
+3. The port closes, and shortly afterwards idle connections.
+4. Requests in flight finish, within `drain_s`.
+5. The hub closes its connections.
+
+A second Ctrl-C ends the process at once.
 """
 
 from __future__ import annotations
@@ -28,38 +34,40 @@ from api.lifecycle import Lifecycle
 from api.main import create_app
 from api.server.backlog import RESERVE
 from api.server.protocol import Connection
-from api.server.syn_filter import Door
+from api.server.syn_filter import SynFilter
 from api.settings import ApiSettings
-from batcher import gc_tuning as garbage
-from batcher import logs, tracing
+from batcher import gc_tuning, logs, tracing
 
 log = logging.getLogger(__name__)
 
-# Files that a process needs beside its connections: those to Redis, and the reserve for probes.
+# File descriptors that a process needs besides client connections: Redis connections, and those for probes.
 OWN_FILES = 256 + RESERVE
 
 
 @dataclass(frozen=True, slots=True)
 class _Factory:
-    """Builds the application inside the process that serves it. Travels to child processes by value.
+    """Builds the application in the process that serves it. It is pickled for child processes.
 
-    A door belongs to the process that has the port for itself; that of several is shut by their parent.
+    `syn_filter` is None if several processes share the port: their parent filters for all of them.
     """
 
     settings: ApiSettings
     metrics_dir: Path | None
-    door: Door | None
+    syn_filter: SynFilter | None
 
     def __call__(self) -> FastAPI | Traced:
         logs.setup(self.settings.log_level, self.settings.log_format)
-        lifecycle = Lifecycle(catches_signals=True, quiet_s=self.settings.quiet_s, door=self.door)
+        lifecycle = Lifecycle(catches_signals=True, quiet_s=self.settings.quiet_s, syn_filter=self.syn_filter)
         app = create_app(self.settings, lifecycle=lifecycle, metrics_dir=self.metrics_dir)
-        garbage.freeze_after_startup()
+        gc_tuning.freeze_after_startup()
         return Traced(app, tracing.setup("api")) if self.settings.tracing else app
 
 
 class _Parent(Multiprocess):
-    """Of several processes. Lets go of the port as they do: else the kernel takes connections for nobody."""
+    """The parent of several processes. It closes the port when they do.
+
+    Otherwise the kernel would go on accepting connections that no process serves.
+    """
 
     def __init__(self, config: uvicorn.Config, listener: socket.socket, quiet_s: float) -> None:
         super().__init__(config, [listener])
@@ -69,14 +77,14 @@ class _Parent(Multiprocess):
     def terminate_all(self) -> None:
         super().terminate_all()
         time.sleep(self._quiet_s)
-        Door(self._listener).shut()
+        SynFilter(self._listener).drop_new()
         self._listener.close()
 
 
 def serve(settings: ApiSettings) -> None:
     """Serves until SIGTERM or Ctrl-C.
 
-    Raises OSError when the port cannot be had, SystemExit(3) when the start fails.
+    Raises OSError if it cannot bind the port, and SystemExit(3) if startup fails.
     """
     logs.setup(settings.log_level, settings.log_format)
     if settings.tracing:
@@ -90,18 +98,18 @@ def serve(settings: ApiSettings) -> None:
         metrics_dir: Path | None = None
         if settings.processes > 1:
             metrics_dir = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="millrace-api-")))
-            # Child processes import prometheus_client anew, which decides by this where counters live.
+            # prometheus_client reads this when the child processes import it.
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(metrics_dir)
         host, port = listener.getsockname()[:2]
         fields = {"host": host, "port": port, "processes": settings.processes}
         log.info("listening", extra={"action": "api.listening", **fields})
-        door = Door(listener) if settings.processes == 1 else None
-        _run(_config(settings, _Factory(settings, metrics_dir, door)), listener, settings.quiet_s)
+        syn_filter = SynFilter(listener) if settings.processes == 1 else None
+        _run(_config(settings, _Factory(settings, metrics_dir, syn_filter)), listener, settings.quiet_s)
         log.info("stopped", extra={"action": "api.stopped"})
 
 
 def _run(config: uvicorn.Config, listener: socket.socket, quiet_s: float) -> None:
-    # uvicorn raises the signal that stopped it once more, after everything is in order.
+    # After its shutdown, uvicorn raises the signal that stopped it again.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     with contextlib.suppress(KeyboardInterrupt):
         if config.workers > 1:
@@ -132,7 +140,7 @@ def _config(settings: ApiSettings, factory: _Factory) -> uvicorn.Config:
 
 
 def _connections(wanted: int) -> int:
-    """As many as wanted, or as many as this process may open; asks the system for as much as it gives."""
+    """Raises the limit of open files as needed. Returns `wanted`, or fewer if the system limits them."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard == resource.RLIM_INFINITY:
         hard = max(soft, wanted + OWN_FILES)

@@ -1,7 +1,7 @@
-"""The door of a port: who is inside is served, who comes later stays outside.
+"""Drops new connections shortly before a port closes, so that no accepted connection is reset.
 
-A port that closes resets all connections that the kernel has taken and the server has not, whatever was sent
-on them. So new ones are kept out first, and the server takes those that are left before it closes the port.
+Closing a port resets the connections in its accept backlog, even if clients have sent requests on them. So
+new connections are dropped first, and the server accepts the pending ones before it closes the port.
 """
 
 from __future__ import annotations
@@ -14,28 +14,29 @@ import struct
 import sys
 
 _SO_ATTACH_FILTER = 26
-# Classic BPF on what comes to the port, from the TCP header on.
+# A classic BPF program for packets that arrive at the port, starting at the TCP header.
 _NO_SYN = b"".join(
     struct.pack("HBBI", *instruction)
     for instruction in (
-        (0x30, 0, 0, 13),  # load the byte of flags
-        (0x45, 0, 1, 0x02),  # unless it has SYN: one further
+        (0x30, 0, 0, 13),  # load the byte with the TCP flags
+        (0x45, 0, 1, 0x02),  # if SYN is not set, skip one instruction
         (0x06, 0, 0, 0),  # drop
-        (0x06, 0, 0, 0xFFFFFFFF),  # pass
+        (0x06, 0, 0, 0xFFFFFFFF),  # accept
     )
 )
 
 
-class Door:
-    """Of a listening socket that this process closes."""
+class SynFilter:
+    """Filters new connections to a listening socket."""
 
     def __init__(self, listener: socket.socket) -> None:
         self._listener = listener
 
-    def shut(self) -> None:
-        """Who knocks now hears nothing, and knocks again a second later: at a closed port or a new process.
+    def drop_new(self) -> None:
+        """Drops new SYN packets. Handshakes that have begun are completed.
 
-        Handshakes under way go on. Linux only: elsewhere, and where filters are forbidden, it stays open.
+        Clients retransmit after about a second and reach either a closed port or the new process. This does
+        nothing on systems other than Linux, or where filters are not permitted.
         """
         if sys.platform == "linux":
             code = ctypes.create_string_buffer(_NO_SYN, len(_NO_SYN))
@@ -43,8 +44,8 @@ class Door:
             with contextlib.suppress(OSError):
                 self._listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
 
-    def crowded(self) -> bool:
-        """Somebody is inside whom the server has not taken yet."""
+    def backlog_waiting(self) -> bool:
+        """Whether the accept backlog holds connections that the server has not accepted yet."""
         if self._listener.fileno() < 0:
             return False
         poll = select.poll()
