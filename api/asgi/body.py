@@ -1,4 +1,4 @@
-"""Request bodies: how they are read, what is held of all of them, and how a client that leaves is noticed."""
+"""Reads request bodies, bounds the memory they use together, and detects clients that disconnect."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from api.errors import Problem
 
 T = TypeVar("T")
 
-# What is held at once of unfinished bodies and of texts that wait, counted as so many of the largest bodies.
+# Unfinished bodies and waiting texts together may use as much memory as this many bodies of the largest size.
 LARGEST_BODIES = 16
 
 
 class BodyReader:
-    """Reads bodies up to `limit` bytes within `timeout_s`; what is held of all of them has a bound."""
+    """Reads bodies of up to `limit` bytes within `timeout_s`, and bounds the memory of all of them."""
 
     def __init__(self, limit: int, timeout_s: float) -> None:
         self.limit = limit
@@ -28,9 +28,11 @@ class BodyReader:
         self._room = LARGEST_BODIES * limit
 
     async def read(self, receive: Receive) -> bytes:
-        """The whole body. 413 as soon as it is too large, 408 when it does not end; raises ClientDisconnect.
+        """Returns the whole body.
 
-        503 where the unfinished bodies of others leave no room. A body that comes in one part needs none.
+        Raises Problem 413 as soon as it is too large, 408 if it does not end in time, 503 if the unfinished
+        bodies of other requests use all the memory, and ClientDisconnect. A body that arrives in one part
+        does not count towards that memory.
         """
         body, more = await next_part(receive)
         if more:
@@ -45,7 +47,7 @@ class BodyReader:
 
     @contextmanager
     def hold(self, texts: Sequence[str]) -> Iterator[None]:
-        """Counts texts for as long as they wait for their results. 503 where there is no room."""
+        """Counts the memory of texts while they wait for results. Raises Problem 503 if it is used up."""
         size = sum(map(getsizeof, texts))
         if size > self._room:
             raise _no_room()
@@ -68,22 +70,23 @@ class BodyReader:
             return bytes(body)
         finally:
             self._room += len(body)
-            body.clear()  # an error would keep it for as long as it is told
+            body.clear()  # the traceback of an error refers to it until the response has been sent
 
 
 def _no_room() -> Problem:
-    return Problem(503, "too many bodies are held already", code="too_many_bodies", headers=(CLOSE,))
+    detail = "the request bodies and texts that this process may hold are used up"
+    return Problem(503, detail, code="too_many_bodies", headers=(CLOSE,))
 
 
-def check_length(head: RequestHeaders, limit: int) -> None:
-    """Refuses by Content-Length what would be refused while reading, before any of it is read."""
-    said = head.found.get(b"content-length")
-    if said is not None and said.isdigit() and (len(said) > MOST_DIGITS or int(said) > limit):
+def check_length(headers: RequestHeaders, limit: int) -> None:
+    """Rejects a body that is too large by its Content-Length, before reading any of it."""
+    length = headers.found.get(b"content-length")
+    if length is not None and length.isdigit() and (len(length) > MOST_DIGITS or int(length) > limit):
         raise too_large(limit)
 
 
 async def next_part(receive: Receive) -> tuple[bytes, bool]:
-    """A part of a body, and whether more follows. Raises ClientDisconnect."""
+    """The next part of a body, and whether more follows. Raises ClientDisconnect."""
     message = await receive()
     if message["type"] == "http.disconnect":
         raise ClientDisconnect
@@ -91,28 +94,28 @@ async def next_part(receive: Receive) -> tuple[bytes, bool]:
 
 
 def too_large(limit: int) -> Problem:
-    """413, and the connection closes: what is left of the body is not read."""
+    """A 413 that closes the connection, because the rest of the body is not read."""
     return Problem(413, f"the body is larger than {limit} bytes", headers=(CLOSE,))
 
 
 async def unless_disconnected(receive: Receive, work: Awaitable[T]) -> T:
-    """What `work` returns. Cancels it and raises ClientDisconnect when the client leaves before."""
-    asking = asyncio.current_task()
-    assert asking is not None
-    left = False
+    """Returns what `work` returns. If the client disconnects, cancels it and raises ClientDisconnect."""
+    task = asyncio.current_task()
+    assert task is not None
+    disconnected = False
 
     async def watch() -> None:
-        nonlocal left
+        nonlocal disconnected
         while (await receive())["type"] != "http.disconnect":
             pass
-        left = True
-        asking.cancel()
+        disconnected = True
+        task.cancel()
 
     watcher = asyncio.create_task(watch())
     try:
         return await work
     except asyncio.CancelledError:
-        if left and not asking.uncancel():
+        if disconnected and not task.uncancel():
             raise ClientDisconnect from None
         raise
     finally:

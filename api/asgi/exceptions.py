@@ -1,4 +1,4 @@
-"""Every exception of a route as an answer of one shape: `{"detail", "code", "request_id"}`."""
+"""Turns the exceptions of routes into responses of one format: `{"detail", "code", "request_id"}`."""
 
 from __future__ import annotations
 
@@ -15,12 +15,11 @@ from api.asgi.middleware import route_path
 from api.errors import Problem, internal, problem_of
 from batcher.errors import MillraceError
 
-# Methods that a route may have.
+# The methods that routes may use.
 METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 
 
 async def answer_error(request: Request, error: Exception) -> Response:
-    """Every exception of a route as `{"detail", "code", "request_id"}`."""
     problem = _problem(error)
     if problem.status == 405:
         problem.headers = [(b"allow", _allowed(request.scope))]
@@ -30,7 +29,7 @@ async def answer_error(request: Request, error: Exception) -> Response:
 
 
 def _allowed(scope: Scope) -> bytes:
-    """The methods of all routes of this path; the framework says those of the first."""
+    """The methods of all routes with this path. Starlette would list only those of the first one."""
     probe = route_path(scope) in PROBES
 
     def has(method: str) -> bool:

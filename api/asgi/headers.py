@@ -1,4 +1,4 @@
-"""What the head of a request says: headers that matter, the request id, Prefer, the address of the client."""
+"""Reads request headers: the request id, Prefer, the content type, and the address of the client."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 CLOSE: Header = (b"connection", b"close")
-# What load balancers, orchestrators and monitors ask. They also use HEAD: it is read as GET, and the server
-# leaves the body out.
+# Paths for load balancers, orchestrators and monitors. These also use HEAD, which is handled as GET; the
+# server omits the body.
 PROBES = frozenset(("/health", "/livez", "/readyz", "/metrics"))
 
-# White space in the value of a header.
+# White space in header values.
 BLANK = b" \t"
-# Types of a body of JSON; the form type is what `curl -d` sends when nobody states a type.
+# Content types that are read as JSON. `curl -d` sends the form type by default.
 JSON_TYPES = frozenset((b"", b"application/json", b"application/x-www-form-urlencoded"))
-# Of a Content-Length; int() refuses numbers of thousands of them.
+# The most digits of a Content-Length; int() raises for numbers with thousands of digits.
 MOST_DIGITS = 18
 _WANTED = frozenset(
     (
@@ -51,7 +51,7 @@ _seconds = re.compile(rb"\d{1,9}(?:\.\d{1,6})?").fullmatch
 
 @dataclass(frozen=True, slots=True)
 class Preference:
-    """What `Prefer` asks for: seconds to wait, and whether the answer may be a job (RFC 7240)."""
+    """The `Prefer` header (RFC 7240): seconds to wait, and whether the request may become a job."""
 
     wait_s: float | None = None
     respond_async: bool = False
@@ -61,22 +61,21 @@ NO_PREFERENCE = Preference()
 
 
 def new_request_id() -> bytes:
-    """For a request that brought none."""
     return b"%032x" % getrandbits(128)
 
 
 class RequestHeaders:
-    """The head of one request. `found` holds the few headers that matter, by lower-case name."""
+    """The headers of one request. `found` holds the headers that the API uses, by lower-case name."""
 
     __slots__ = ("client_name", "found", "request_id", "scope")
 
     def __init__(self, scope: Scope) -> None:
         self.scope = scope
-        # Of the API key, once it has been checked.
+        # The name of the API key, set once the key has been checked.
         self.client_name = ""
         self.found: dict[bytes, bytes] = {name: value for name, value in scope["headers"] if name in _WANTED}
-        said = self.found.get(b"x-request-id")
-        self.request_id = said if said is not None and _sane_id(said) else new_request_id()
+        given = self.found.get(b"x-request-id")
+        self.request_id = given if given is not None and _sane_id(given) else new_request_id()
 
     @property
     def id(self) -> str:
@@ -84,9 +83,9 @@ class RequestHeaders:
 
     @property
     def trace(self) -> str:
-        """The W3C traceparent, or nothing where it is malformed."""
-        said = self.found.get(b"traceparent", b"")
-        return said.decode("ascii") if _sane_trace(said) else ""
+        """The W3C traceparent; empty if it is missing or malformed."""
+        given = self.found.get(b"traceparent", b"")
+        return given.decode("ascii") if _sane_trace(given) else ""
 
     @property
     def preference(self) -> Preference:
@@ -96,14 +95,14 @@ class RequestHeaders:
 
     @property
     def client(self) -> str:
-        """The address of the other side, of IPv6 its network: what limits count by where there is no key."""
+        """The client's IPv4 address or IPv6 network. Without API keys, limits are counted by it."""
         address = self.scope.get("client")
         return network_of(str(address[0])) if address else ""
 
 
 @lru_cache(4096)
 def network_of(address: str) -> str:
-    """An IPv4 address as it is; of IPv6 the /64, which belongs to one client as a rule."""
+    """An IPv4 address as it is, or the /64 of an IPv6 address, which usually belongs to one client."""
     if ":" not in address:
         return address
     try:
@@ -116,11 +115,12 @@ def network_of(address: str) -> str:
 
 
 def parse_prefer(lines: Iterable[bytes]) -> Preference:
-    """Malformed and unknown preferences are ignored, and the first of its name counts, as RFC 7240 has it."""
+    """Ignores malformed, unknown and repeated preferences, as RFC 7240 requires."""
     wait_s: float | None = None
     respond_async = False
     for part in b",".join(lines).split(b","):
-        # Parameters after ; are ignored, and so is a quoted string with , or ; in it: neither name has one.
+        # Parameters after ";" are ignored. A quoted string that contains "," or ";" is split in the wrong
+        # place, but neither of the known preferences has one.
         name, _, value = part.partition(b";")[0].partition(b"=")
         name, value = name.strip(BLANK).lower(), _unquoted(value.strip(BLANK))
         if name == b"wait" and wait_s is None and _seconds(value):
@@ -135,24 +135,24 @@ def _unquoted(value: bytes) -> bytes:
 
 
 def is_json(content_type: bytes) -> bool:
-    """JSON, no type at all (load scripts send none), or what curl sends unasked."""
+    """Whether a body is read as JSON: a JSON type, no type at all (some clients), or curl's default."""
     if content_type in JSON_TYPES:
         return True
-    said = content_type.partition(b";")[0].strip(BLANK).lower()
-    return said in JSON_TYPES or (said.startswith(b"application/") and said.endswith(b"+json"))
+    kind = content_type.partition(b";")[0].strip(BLANK).lower()
+    return kind in JSON_TYPES or (kind.startswith(b"application/") and kind.endswith(b"+json"))
 
 
-def check_encoding(head: RequestHeaders) -> None:
-    """A body is read as it is. 415 for one that says that it is compressed."""
-    said = head.found.get(b"content-encoding")
-    if said is not None and said.strip().lower() not in (b"", b"identity"):
-        detail = "the body must be sent as it is, without Content-Encoding"
+def check_encoding(headers: RequestHeaders) -> None:
+    """Raises Problem 415 for a compressed body: bodies are not decompressed."""
+    encoding = headers.found.get(b"content-encoding")
+    if encoding is not None and encoding.strip().lower() not in (b"", b"identity"):
+        detail = "the body must not be compressed: send it without Content-Encoding"
         raise Problem(415, detail, headers=(CLOSE, (b"accept-encoding", b"identity")))
 
 
-def check_json(head: RequestHeaders) -> None:
-    """Anything else than JSON is 415."""
-    if not is_json(head.found.get(b"content-type", b"")):
+def check_json(headers: RequestHeaders) -> None:
+    """Raises Problem 415 unless the content type is JSON."""
+    if not is_json(headers.found.get(b"content-type", b"")):
         raise Problem(
             415, "the body must be application/json", headers=(CLOSE, (b"accept", b"application/json"))
         )

@@ -1,7 +1,7 @@
-"""What every request passes: request id, authentication, default headers, metrics and its log line.
+"""Middleware for every request: request id, authentication, default headers, metrics and the log line.
 
-Routes in `direct` are answered here, before the framework sees them: the one that carries the load and the
-one that load balancers ask. They are declared in FastAPI too, for OpenAPI, and lead to the same handlers.
+Routes in `direct` bypass the framework, because they are called most: POST /predict and GET /health. They are
+also declared in FastAPI, for OpenAPI, with the same handlers.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ log = logging.getLogger(__name__)
 
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-# Unless the route sets its own.
+# Added to every response, unless the route sets its own value.
 DEFAULT_HEADERS: list[Header] = [
     NOSNIFF,
     (b"x-frame-options", b"DENY"),
     (b"referrer-policy", b"no-referrer"),
     (b"cache-control", b"no-store"),
 ]
-# Probes and scrapes come every few seconds: their lines are for debugging only, unless they fail. /readyz
-# fails whenever a process starts or drains.
+# Probes and scrapes arrive every few seconds, so they are logged at debug level unless they fail. /readyz
+# fails whenever a process starts or drains, so it is always logged at debug level.
 QUIET_ROUTES = PROBES | {"/", "/static/{name:path}"}
 
 
 class ASGIResponse(Response):
-    """A framework route's way to an ASGI application that answers for itself."""
+    """Lets a FastAPI route hand the request to an ASGI application, which sends the response itself."""
 
     def __init__(self, app: ASGIApp) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class ASGIResponse(Response):
 
 
 class RequestMiddleware:
-    """Wraps the framework. `direct` is keyed by (method, path)."""
+    """Wraps the framework. `direct` maps (method, path) to the application that answers it."""
 
     def __init__(
         self, app: ASGIApp, direct: Mapping[tuple[str, str], ASGIApp], auth: Authenticator, metrics: Metrics
@@ -81,7 +81,7 @@ class RequestMiddleware:
             await send_problem(send, problem, headers.request_id)
         except Exception as error:
             fields = {"action": "request.crashed", "request_id": headers.id}
-            log.error("unexpected", exc_info=error, extra=fields)
+            log.error("unexpected error", exc_info=error, extra=fields)
             if not send.status:
                 await send_problem(send, internal(), headers.request_id)
         finally:
@@ -103,7 +103,7 @@ class RequestMiddleware:
 
 
 class DefaultHeaders:
-    """A `send` that adds what each answer must have, and remembers its status."""
+    """A `send` that adds the default headers to the response, and records its status."""
 
     def __init__(self, request_id: bytes, send: Send) -> None:
         self.status = 0
@@ -122,7 +122,7 @@ class DefaultHeaders:
 
 
 def route_path(scope: Scope) -> str:
-    """The path as routes have it, without the one that a server has put the application under."""
+    """The path that routes are matched against, without the prefix under which the application is mounted."""
     path: str = scope["path"]
     below = path.removeprefix(scope.get("root_path", ""))
     return below if below.startswith("/") else path

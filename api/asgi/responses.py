@@ -1,4 +1,4 @@
-"""How answers leave: in two ASGI messages, errors in one shape, and slowly where a body is still arriving."""
+"""Sends responses as ASGI messages, and closes connections gently while a body is still arriving."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from api.errors import Header, Problem
 JSON: Header = (b"content-type", b"application/json")
 NOSNIFF: Header = (b"x-content-type-options", b"nosniff")
 
-# How long, and how much, of what still arrives of a refused body is thrown away.
+# How long to go on reading a refused body, and how many bytes of it, before the connection closes.
 LINGER_S = 2.0
 LINGER_BYTES = 16 * 1024**2
 
 
 @dataclass(slots=True)
 class Answer:
-    """What goes back: `headers` without the ones that every answer has."""
+    """A response. `headers` does not include the headers that every response has."""
 
     status: int
     headers: list[Header]
@@ -30,28 +30,28 @@ class Answer:
 
 
 async def send_answer(send: Send, status: int, headers: list[Header], body: bytes) -> None:
-    """One answer in its two messages. Content-Length is added here."""
+    """Sends a response in two messages, and adds Content-Length."""
     headers.append((b"content-length", b"%d" % len(body)))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 
 
 async def send_problem(send: Send, problem: Problem, request_id: bytes) -> None:
-    """A problem as an answer."""
     headers, body = problem_parts(problem, request_id)
     await send_answer(send, problem.status, headers, body)
 
 
 def problem_parts(problem: Problem, request_id: bytes) -> tuple[list[Header], bytes]:
-    """Headers, but for the length, and body of a problem."""
+    """The headers of a problem, except for Content-Length, and its body."""
     headers: list[Header] = [JSON, (b"x-request-id", request_id), NOSNIFF, *problem.headers]
     return headers, problem.body(request_id.decode("ascii"))
 
 
 class LingeringClose:
-    """A `send` that takes its time to end an error which closes the connection.
+    """A `send` that delays the end of an error response that closes the connection (lingering close).
 
-    Who is still sending a body when the connection closes may never see why; 408 is for those who are not.
+    If the connection closed while the client is still sending its body, the reset could destroy the response
+    before the client reads it. A 408 does not need this, because its client has stopped sending.
     """
 
     def __init__(self, send: Send, receive: Receive) -> None:
@@ -71,10 +71,10 @@ class LingeringClose:
         with suppress(TimeoutError, ClientDisconnect):
             async with asyncio.timeout(LINGER_S):
                 while more and left > 0:
-                    size, more = await self._thrown_away()
+                    size, more = await self._discard_part()
                     left -= size
         await self._send({"type": "http.response.body", "body": b""})
 
-    async def _thrown_away(self) -> tuple[int, bool]:
+    async def _discard_part(self) -> tuple[int, bool]:
         part, more = await next_part(self._receive)
         return len(part), more

@@ -1,7 +1,7 @@
-"""A span for each request, around the whole application: where a trace begins, or goes on.
+"""Creates a span for each request, which starts a trace or continues the client's.
 
-The span takes the place of the traceparent that came, so whatever the application hands on (entries in the
-queue, jobs) becomes its child. An application without this wrapper hands on what came.
+The span replaces the traceparent of the request, so entries in the queue and jobs become its children.
+Without this wrapper, the application passes on the client's traceparent.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 TRACEPARENT = b"traceparent"
-# Of an answer: header -> attribute.
-_TOLD = {
+# Response headers that are recorded as attributes of the span.
+_ATTRIBUTES = {
     b"x-cache": "millrace.cache",
     b"x-model": "millrace.model",
     b"x-request-id": "millrace.request_id",
@@ -29,7 +29,7 @@ _TOLD = {
 
 
 class Traced:
-    """An ASGI application inside its spans."""
+    """An ASGI application that wraps another one in spans."""
 
     def __init__(self, app: App, provider: TracerProvider) -> None:
         self._app = app
@@ -41,20 +41,20 @@ class Traced:
             return
         from opentelemetry.trace import SpanKind, use_span
 
-        came = next((value for name, value in scope["headers"] if name == TRACEPARENT), b"")
-        parent = tracing.parent_of(came.decode("ascii", "replace"))
+        given = next((value for name, value in scope["headers"] if name == TRACEPARENT), b"")
+        parent = tracing.parent_of(given.decode("ascii", "replace"))
         span = self._tracer.start_span(scope["method"], parent, SpanKind.SERVER)
         headers = [header for header in scope["headers"] if header[0] != TRACEPARENT]
         headers.append((TRACEPARENT, tracing.traceparent(span).encode()))
         inner = {**scope, "headers": headers}
 
-        async def told(message: Message) -> None:
+        async def send_and_describe(message: Message) -> None:
             if message["type"] == "http.response.start":
                 _describe(span, message)
             await send(message)
 
         with use_span(span, end_on_exit=True):
-            await self._app(inner, receive, told)
+            await self._app(inner, receive, send_and_describe)
             route = getattr(inner.get("route"), "path", scope["path"] if scope["path"] == "/predict" else "")
             span.update_name(f"{scope['method']} {route}".rstrip())
             span.set_attributes({"http.request.method": scope["method"], "http.route": route})
@@ -68,5 +68,5 @@ def _describe(span: Span, start: Message) -> None:
     if status >= 500:
         span.set_status(StatusCode.ERROR)
     for name, value in start.get("headers", ()):
-        if name in _TOLD:
-            span.set_attribute(_TOLD[name], value.decode("latin-1"))
+        if name in _ATTRIBUTES:
+            span.set_attribute(_ATTRIBUTES[name], value.decode("latin-1"))

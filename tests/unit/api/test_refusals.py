@@ -160,7 +160,7 @@ async def test_half_a_surrogate_pair_is_called_that(service: Service) -> None:
         {
             "type": "string_unicode",
             "loc": ["body", "text", 0],
-            "msg": "text 0: not valid Unicode: half a surrogate pair",
+            "msg": "text 0: not valid Unicode: unpaired surrogate",
         }
     ]
 
