@@ -1,7 +1,8 @@
-"""Rows of CSV: commas, RFC 4180 quotes, a first line that names the columns. csv is the standard library's.
+"""Reads CSV: commas, RFC 4180 quotes, and a first line that names the columns.
 
-No row is cut, filled up or left out: a row must have as many columns as the first line. An empty line is a
-row whose only column is empty, so among several columns it is an error; empty lines at the end are no rows.
+Every row must have as many columns as the first line: rows are never truncated, padded or skipped. An empty
+line is a row with one empty column, and therefore an error if there are several columns. Empty lines at the
+end are ignored.
 """
 
 from __future__ import annotations
@@ -9,22 +10,22 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterable, Iterator
 
-# Longest field, in characters; of other forms, longest line or string.
+# The longest CSV field in characters. It also limits the lines of NDJSON and the strings of JSON.
 MAX_FIELD = 1024 * 1024
 csv.field_size_limit(MAX_FIELD)
 
 
 class BadTable(ValueError):
-    """Where a table stops making sense: the line, a stable type, and a sentence without its full stop."""
+    """An error in a table: the line, a stable type, and a message."""
 
-    def __init__(self, kind: str, line: int, said: str) -> None:
-        super().__init__(said)
+    def __init__(self, kind: str, line: int, message: str) -> None:
+        super().__init__(message)
         self.kind = kind
         self.line = line
 
 
 def read_table(lines: Iterable[str]) -> Iterator[list[str]]:
-    """The names of the columns, then every row. Raises BadTable; a row is told by its first line."""
+    """Yields the column names, then every row. Raises BadTable with the first line of the bad row."""
     rows = csv.reader(lines, strict=True)
     try:
         names = next(rows, [])
@@ -46,7 +47,7 @@ def read_table(lines: Iterable[str]) -> Iterator[list[str]]:
 
 def _empty_rows(first: int, count: int, columns: int) -> Iterator[list[str]]:
     if count and columns != 1:
-        raise BadTable("missing", first, f"an empty line, not {columns} columns")
+        raise BadTable("missing", first, f"empty line, but the first line names {columns} columns")
     for _ in range(count):
         yield [""]
 

@@ -1,4 +1,4 @@
-"""What OpenAPI says of /jobs beyond what the code shows: bodies, headers and every status."""
+"""OpenAPI descriptions of /jobs that FastAPI cannot derive: bodies, headers and status codes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from api.schemas import IDEMPOTENCY_KEY, Error, ValidationFailed
 
 Options = dict[str, Any]
 
-_LOCATION = {"Location": {"description": "Where to ask for it", "schema": {"type": "string"}}}
+_LOCATION = {"Location": {"description": "The path of the job", "schema": {"type": "string"}}}
 _TEXTS = {
     "type": "object",
     "required": ["text"],
@@ -26,28 +26,30 @@ def _error(text: str, model: type = Error) -> Options:
 
 
 _ALWAYS: dict[int | str, Options] = {
-    401: _error("No valid API key, where keys are set"),
-    403: _error(
-        "Another host name than the service's (host_not_allowed), or a page of another site (cross_site)"
-    ),
-    422: _error("A parameter that is not valid", ValidationFailed),
-    429: _error("Too many requests of this client (rate_limited); see Retry-After"),
+    401: _error("API key missing or invalid"),
+    403: _error("Host name not allowed (host_not_allowed), or cross-site request (cross_site)"),
+    422: _error("Invalid parameter", ValidationFailed),
+    429: _error("Rate limit exceeded (rate_limited); see Retry-After"),
     503: _error("Redis does not answer; see Retry-After"),
 }
-_GONE: dict[int | str, Options] = {404: _error("No such job, or its time is over")}
+_NOT_FOUND: dict[int | str, Options] = {404: _error("No such job, or it has expired")}
 
 SUBMIT: Options = {
     "responses": {
         **_ALWAYS,
-        200: {"model": Job, "description": "The job of this Idempotency-Key", "headers": _LOCATION},
+        200: {
+            "model": Job,
+            "description": "The existing job with this Idempotency-Key",
+            "headers": _LOCATION,
+        },
         202: {"model": Job, "description": "A new job", "headers": _LOCATION},
         408: _error("The body stopped arriving"),
         409: _error("The Idempotency-Key belongs to a job with other texts (idempotency_conflict)"),
-        413: _error("The body is too large, or it and its results (job_too_large); nothing of it is kept"),
-        415: _error("Another content type than JSON, NDJSON or CSV, or a compressed body"),
-        422: _error("The body makes no sense from `line` (JSON: `index`) on", ValidationFailed),
-        429: _error("Too many jobs wait (too_many_jobs), or too many requests of this client (rate_limited)"),
-        507: _error("All jobs (jobs_full), or yours (client_jobs_full), hold as many bytes as they may"),
+        413: _error("The body, or its texts and results (job_too_large), are too large; nothing is stored"),
+        415: _error("The content type is not JSON, NDJSON or CSV, or the body is compressed"),
+        422: _error("The body is invalid at `line` (JSON: `index`)", ValidationFailed),
+        429: _error("Too many jobs are waiting (too_many_jobs), or rate limit exceeded (rate_limited)"),
+        507: _error("The storage limit of all jobs (jobs_full) or of yours (client_jobs_full) is reached"),
     },
     "openapi_extra": {
         "parameters": [IDEMPOTENCY_KEY],
@@ -62,30 +64,30 @@ SUBMIT: Options = {
     },
 }
 LIST: Options = {"responses": _ALWAYS}
-FIND: Options = {"responses": {**_ALWAYS, **_GONE}}
+FIND: Options = {"responses": {**_ALWAYS, **_NOT_FOUND}}
 EVENTS: Options = {
     "responses": {
         **_ALWAYS,
-        **_GONE,
+        **_NOT_FOUND,
         200: {
-            "description": "Events `progress`, then `end`; the data of each is the job, its id the version",
+            "description": "`progress` events, then `end`. The data is the job, the event id its version",
             "content": {"text/event-stream": {"schema": {"type": "string"}}},
         },
-        204: {"description": "The job had ended already when the event of Last-Event-ID was sent"},
+        204: {"description": "The job has ended, and Last-Event-ID is its last event"},
     }
 }
 PREDICTIONS: Options = {
     "summary": "Results, in the order of the texts",
     "responses": {
         **_ALWAYS,
-        **_GONE,
+        **_NOT_FOUND,
         200: {
             "model": JobPredictions,
-            "description": "JSON, NDJSON (a result a line) or CSV (index,label,score,error), by Accept",
+            "description": "JSON, NDJSON (one result per line) or CSV (index,label,score,error), by Accept",
             "headers": {
-                "X-Total": {"description": "Texts of the job", "schema": {"type": "integer"}},
-                "X-Done": {"description": "Texts that have a result", "schema": {"type": "integer"}},
-                "Link": {"description": 'rel="next", until the last page', "schema": {"type": "string"}},
+                "X-Total": {"description": "Number of texts of the job", "schema": {"type": "integer"}},
+                "X-Done": {"description": "Number of texts with a result", "schema": {"type": "integer"}},
+                "Link": {"description": 'rel="next", except on the last page', "schema": {"type": "string"}},
             },
             "content": {
                 "application/x-ndjson": {"schema": {"type": "string"}},
@@ -98,9 +100,9 @@ TEXTS: Options = {
     "summary": "Texts, in their order",
     "responses": {
         **_ALWAYS,
-        404: _error("No such job, its time is over, or its texts are not kept (no_texts)"),
+        404: _error("No such job, it has expired, or its texts are not kept (no_texts)"),
         200: {
-            "description": "A JSON string a line; null for a text that was too long",
+            "description": "One JSON string per line; null for a text that was too long",
             "content": {"application/x-ndjson": {"schema": {"type": "string"}}},
         },
     },
@@ -108,8 +110,8 @@ TEXTS: Options = {
 CANCEL: Options = {
     "responses": {
         **_ALWAYS,
-        **_GONE,
+        **_NOT_FOUND,
         200: {"model": Job, "description": "Cancelled"},
-        204: {"description": "Deleted: it had ended"},
+        204: {"description": "Deleted, because it had ended"},
     }
 }

@@ -1,8 +1,8 @@
-"""Texts out of the body of a job, one by one, while it arrives: JSON, NDJSON or CSV. Plain generators.
+"""Generators that parse the body of a job, in JSON, NDJSON or CSV, and yield its texts while it arrives.
 
-Each takes an iterator of byte blocks, holds no more than a block and a text at a time, and raises Problem 422
-with the line (JSON: the place in the list) where the body stops making sense. A text that is merely longer
-than this service takes becomes an entry with an error; a line, field or string beyond MAX_FIELD is no text.
+Each takes an iterator of byte blocks, keeps at most a block and a text in memory, and raises Problem 422 with
+the line (JSON: the position in the list) of the first error. A text that exceeds the service's limit becomes
+an entry with an error, but a line, field or string longer than MAX_FIELD is an error in the body.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ Reader = Callable[[Iterable[bytes]], Iterator[str]]
 
 
 def read_ndjson(blocks: Iterable[bytes]) -> Iterator[str]:
-    """One JSON string, or one object with the string `text`, a line. Empty lines count, but hold no text."""
+    """Reads one JSON string, or one object with the string `text`, per line. Empty lines are skipped."""
     for number, line in enumerate(_lines(blocks), 1):
         if not line.strip():
             continue
         try:
             value = _decode(line)
-        except _GivenTwice:
+        except _DuplicateKey:
             raise invalid_body("duplicate_key", "a field is given more than once", line=number) from None
         except (ValueError, RecursionError):
             raise invalid_body("json_invalid", "not valid JSON", line=number) from None
@@ -39,7 +39,7 @@ def read_ndjson(blocks: Iterable[bytes]) -> Iterator[str]:
 
 
 def read_csv(blocks: Iterable[bytes]) -> Iterator[str]:
-    """The column `text`. The first line names the columns."""
+    """Reads the column `text`. The first line must name the columns."""
     rows = read_table(_lines(blocks))
     try:
         names = next(rows)
@@ -60,15 +60,15 @@ READERS: dict[str, Reader] = {
 }
 
 
-class _GivenTwice(Exception):
+class _DuplicateKey(Exception):
     pass
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object, unless it has two fields of one name: parsers differ in which of them they take."""
+    """Refuses duplicate keys, because parsers disagree on which of the values counts."""
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise _GivenTwice
+        raise _DuplicateKey
     return found
 
 
@@ -76,7 +76,7 @@ _decode = json.JSONDecoder(object_pairs_hook=_unique).decode
 
 
 def _lines(blocks: Iterable[bytes]) -> Iterator[str]:
-    """Lines with their ends, split at \\n alone: a carriage return may belong to a field of CSV."""
+    """Splits at \\n only, and keeps it: a carriage return may be part of a CSV field."""
     number, rest = 1, ""
     for text in decoded(blocks):
         *lines, tail = text.split("\n")

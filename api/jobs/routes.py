@@ -1,4 +1,4 @@
-"""/jobs: hand in many texts, ask how far they are, fetch what is done, cancel. docs/jobs.md is the guide."""
+"""The routes under /jobs: submit texts, follow progress, read results, cancel. See docs/jobs.md."""
 
 from __future__ import annotations
 
@@ -25,47 +25,46 @@ MAX_PAGE = 1_000_000
 PAGE = 1000
 # Proxies close a stream that is silent for longer than about a minute.
 KEEP_ALIVE_S = 15.0
-# Between two looks of an event stream while Redis is away.
+# How long an event stream waits before it retries while Redis does not answer.
 PAUSE_S = 0.5
-# An event stream ends after this, so that nobody's connection is for ever; the client comes back by itself.
+# An event stream ends after this time, so that no connection stays open for ever. Clients reconnect.
 MAX_STREAM_S = 3600.0
 
 
-def _owner(desk: JobService, request: Request) -> str:
-    return desk.owner(request.scope["state"]["headers"])
+def _owner(service: JobService, request: Request) -> str:
+    return service.owner(request.scope["state"]["headers"])
 
 
-JobId = Annotated[str, Path(description="As POST /jobs gave it")]
+JobId = Annotated[str, Path(description="The id of the job")]
 
 
-def job_routes(desk: JobService, max_body_bytes: int) -> APIRouter:
-    """The seven routes."""
+def job_routes(service: JobService, max_body_bytes: int) -> APIRouter:
     router = APIRouter(prefix="/jobs", tags=["jobs"])
-    _add_intake(router, desk, max_body_bytes)
-    _add_progress(router, desk)
-    _add_results(router, desk)
-    _add_cancel(router, desk)
+    _add_submission(router, service, max_body_bytes)
+    _add_progress(router, service)
+    _add_results(router, service)
+    _add_cancel(router, service)
     return router
 
 
-def _add_intake(router: APIRouter, desk: JobService, max_body_bytes: int) -> None:
-    @router.post("", summary="Hand in a job", status_code=202, response_model=Job, **SUBMIT)
+def _add_submission(router: APIRouter, service: JobService, max_body_bytes: int) -> None:
+    @router.post("", summary="Submit a job", status_code=202, response_model=Job, **SUBMIT)
     async def submit(
         request: Request,
-        keep_input: Annotated[bool, Query(description="Keep the texts after the job's end")] = False,
+        keep_input: Annotated[bool, Query(description="Keep the texts after the job has ended")] = False,
     ) -> Response:
-        """The body is read as a stream. All of it becomes a job, or nothing."""
-        head: RequestHeaders = request.scope["state"]["headers"]
-        check_length(head, max_body_bytes)
-        check_encoding(head)
+        """The body is read as a stream. If any part of it is invalid, no job is created."""
+        headers: RequestHeaders = request.scope["state"]["headers"]
+        check_length(headers, max_body_bytes)
+        check_encoding(headers)
         try:
-            record, new = await desk.take_body(head, request.receive, keep_input=keep_input)
+            record, new = await service.take_body(headers, request.receive, keep_input=keep_input)
         except ClientDisconnect:
             return Response(status_code=499)
-        return await _job(desk, record, 202 if new else 200)
+        return await _job(service, record, 202 if new else 200)
 
 
-def _add_progress(router: APIRouter, desk: JobService) -> None:
+def _add_progress(router: APIRouter, service: JobService) -> None:
     @router.get("", summary="Jobs, newest first", **LIST)
     async def list_jobs(
         request: Request,
@@ -73,37 +72,37 @@ def _add_progress(router: APIRouter, desk: JobService) -> None:
         limit: Annotated[int, Query(ge=1, le=1000)] = 50,
         cursor: Annotated[str, Query(pattern=r"^(\d{16}:[0-9a-f]{32})?$")] = "",
     ) -> JobList:
-        """A page may hold fewer jobs than `limit` although `next_cursor` leads on."""
-        records, following = await desk.newest(status, limit, cursor, _owner(desk, request))
+        """A page may hold fewer than `limit` jobs even if there is a `next_cursor`."""
+        records, following = await service.newest(status, limit, cursor, _owner(service, request))
         return JobList(jobs=[job_body(record) for record in records], next_cursor=following)
 
-    @router.get("/{job_id}", summary="How far a job is", response_model=Job, **FIND)
+    @router.get("/{job_id}", summary="Status and progress of a job", response_model=Job, **FIND)
     async def find(
         request: Request,
         job_id: JobId,
         wait: Annotated[float, Query(ge=0, le=MAX_WAIT_S, description="Seconds to wait for a change")] = 0,
     ) -> Response:
-        """With `wait`, answers when status or progress changes, or when the time is over."""
-        record = await desk.find(job_id, _owner(desk, request))
-        changed = await desk.watch.changed(record, wait)
+        """With `wait`, responds when the status or progress changes, or after that many seconds."""
+        record = await service.find(job_id, _owner(service, request))
+        changed = await service.watch.changed(record, wait)
         if changed is None:
             raise not_found()
-        return await _job(desk, changed, 200)
+        return await _job(service, changed, 200)
 
     @router.get("/{job_id}/events", summary="Progress as server-sent events", **EVENTS)
     async def events(
         request: Request, job_id: JobId, last_event_id: Annotated[str | None, Header()] = None
     ) -> Response:
-        """Ends with the event `end`. Whoever comes back with the id of that one gets 204."""
-        record = await desk.find(job_id, _owner(desk, request))
+        """Ends with the event `end`. A client that reconnects with the id of that event gets 204."""
+        record = await service.find(job_id, _owner(service, request))
         if record.ended and last_event_id == record.version:
             return Response(status_code=204)
         headers = {"x-accel-buffering": "no"}
-        stream = _events(desk, record, last_event_id)
+        stream = _events(service, record, last_event_id)
         return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
 
 
-def _add_results(router: APIRouter, desk: JobService) -> None:
+def _add_results(router: APIRouter, service: JobService) -> None:
     @router.get("/{job_id}/predictions", response_model=JobPredictions, **PREDICTIONS)
     async def predictions(
         request: Request,
@@ -112,64 +111,64 @@ def _add_results(router: APIRouter, desk: JobService) -> None:
         limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = PAGE,
         accept: Annotated[str, Header()] = "",
     ) -> Response:
-        """What is done can be read while the rest runs: a page ends where the results end."""
-        record = await desk.find(job_id, _owner(desk, request))
+        """Results can be read while the job is running. A page ends at the last result so far."""
+        record = await service.find(job_id, _owner(service, request))
         end = max(min(offset + limit, record.done), offset)
         kind = page_type(accept)
         headers = {"x-total": str(record.total), "x-done": str(record.done), "vary": "accept"}
         if next_offset(record, end) is not None:
             headers["link"] = f'</jobs/{job_id}/predictions?offset={end}&limit={limit}>; rel="next"'
-        body = page(kind, record, offset, end, desk.store.output(record, offset, end))
+        body = page(kind, record, offset, end, service.store.output(record, offset, end))
         return StreamingResponse(body, media_type=kind, headers=headers)
 
     @router.get("/{job_id}/texts", response_class=StreamingResponse, **TEXTS)
     async def texts(request: Request, job_id: JobId) -> Response:
-        """Until the job's end, and after it where `keep_input` was asked for."""
-        record = await desk.find(job_id, _owner(desk, request))
-        return StreamingResponse(await desk.texts(record), media_type="application/x-ndjson")
+        """Available until the job ends, and afterwards if it was submitted with `keep_input`."""
+        record = await service.find(job_id, _owner(service, request))
+        return StreamingResponse(await service.texts(record), media_type="application/x-ndjson")
 
 
-def _add_cancel(router: APIRouter, desk: JobService) -> None:
+def _add_cancel(router: APIRouter, service: JobService) -> None:
     @router.delete("/{job_id}", summary="Cancel a job, or delete one that has ended", **CANCEL)
     async def cancel(request: Request, job_id: JobId) -> Response:
-        """A job that waits or runs is cancelled (200); one that has ended goes with its data (204)."""
-        record = await desk.cancel_or_delete(job_id, _owner(desk, request))
-        return Response(status_code=204) if record is None else await _job(desk, record, 200)
+        """Cancels a queued or running job (200), or deletes an ended job and its data (204)."""
+        record = await service.cancel_or_delete(job_id, _owner(service, request))
+        return Response(status_code=204) if record is None else await _job(service, record, 200)
 
 
 class JobDeferral:
-    """POST /predict with `Prefer: respond-async`: its texts become a job."""
+    """Turns a POST /predict with `Prefer: respond-async` into a job."""
 
-    def __init__(self, desk: JobService) -> None:
-        self._desk = desk
+    def __init__(self, service: JobService) -> None:
+        self._service = service
 
-    async def __call__(self, head: RequestHeaders, texts: list[str]) -> Answer:
-        """202 and Location, or 200 for a job that was there. Raises Problem or QueueUnavailable."""
-        record, new = await self._desk.take_texts(head, texts)
-        answer = await _job(self._desk, record, 202 if new else 200)
-        headers = [(name, value) for name, value in answer.raw_headers if name == b"location"]
-        headers.append((b"preference-applied", b"respond-async"))
-        return Answer(answer.status_code, headers, bytes(answer.body))
+    async def __call__(self, headers: RequestHeaders, texts: list[str]) -> Answer:
+        """Responds with 202 for a new job, or 200 for an existing one. Raises Problem or QueueUnavailable."""
+        record, new = await self._service.take_texts(headers, texts)
+        response = await _job(self._service, record, 202 if new else 200)
+        location = [(name, value) for name, value in response.raw_headers if name == b"location"]
+        applied = (b"preference-applied", b"respond-async")
+        return Answer(response.status_code, [*location, applied], bytes(response.body))
 
 
-async def _job(desk: JobService, record: JobRecord, status: int) -> JSONResponse:
-    body = job_body(record, await desk.position(record)).model_dump(mode="json")
+async def _job(service: JobService, record: JobRecord, status: int) -> JSONResponse:
+    body = job_body(record, await service.position(record)).model_dump(mode="json")
     return JSONResponse(body, status, {"location": f"/jobs/{record.id}"})
 
 
-async def _events(desk: JobService, record: JobRecord, last_seen: str | None) -> AsyncIterator[bytes]:
-    """An event for each change, a comment while there is none, the event `end` at the end."""
+async def _events(service: JobService, record: JobRecord, last_seen: str | None) -> AsyncIterator[bytes]:
+    """Yields an event for each change, a comment if nothing changes for a while, and finally `end`."""
     until = monotonic() + MAX_STREAM_S
     shown = last_seen
     while True:
         try:
             if record.version != shown:
-                yield _event(record, job_body(record, await desk.position(record)).model_dump_json())
+                yield _event(record, job_body(record, await service.position(record)).model_dump_json())
                 shown = record.version
-            if record.ended or desk.draining() or monotonic() > until:
+            if record.ended or service.draining() or monotonic() > until:
                 return
-            changed = await desk.watch.changed(record, KEEP_ALIVE_S)
-        except QueueUnavailable:  # a browser that is sent away with 503 would not come back
+            changed = await service.watch.changed(record, KEEP_ALIVE_S)
+        except QueueUnavailable:  # keep the stream open: browsers do not reconnect after a 503
             await asyncio.sleep(PAUSE_S)
             changed = record
         if changed is None:

@@ -1,4 +1,4 @@
-"""What the API shows of a job: its body, and pages of its results as JSON, NDJSON or CSV."""
+"""The body of a job in responses, and pages of its results as JSON, NDJSON or CSV."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PAGE_TYPES: tuple[PageType, ...] = get_args(PageType)
 
 
 class JobError(BaseModel):
-    """Why a job failed, or one of its entries."""
+    """Why a job, or one of its texts, failed."""
 
     code: str
     detail: str
@@ -30,35 +30,35 @@ class Job(BaseModel):
 
     id: str
     status: JobStatus
-    total: int = Field(description="Texts of the job")
-    done: int = Field(description="Texts that have a result: a prediction or an error")
-    failed: int = Field(description="Of these, the ones with an error")
+    total: int = Field(description="Number of texts")
+    done: int = Field(description="Number of texts with a result: a prediction or an error")
+    failed: int = Field(description="Number of results that are errors")
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
-    position: int | None = Field(description="While queued: 1 is the next to run")
-    rate: float | None = Field(description="While running: texts per second, lately")
+    position: int | None = Field(description="While queued: the position in the queue; 1 runs next")
+    rate: float | None = Field(description="While running: current texts per second")
     remaining_s: float | None = Field(description="While running: seconds left at that rate")
-    model: str | None = Field(description="name@revision that gave the newest results")
-    bytes: int = Field(description="Texts and results that are kept of it: what its deletion makes room for")
+    model: str | None = Field(description="name@revision of the newest results")
+    bytes: int = Field(description="Size of the stored texts and results, which deleting the job frees")
     error: JobError | None
 
 
 class JobList(BaseModel):
-    """Jobs, newest first. `next_cursor` leads to older ones; null at the end."""
+    """Jobs, newest first. `next_cursor` is the cursor of the next page; null on the last page."""
 
     jobs: list[Job]
     next_cursor: str | None
 
 
 class EntryError(BaseModel):
-    """Stands in the place of the prediction of a text that has none."""
+    """The result of a text that failed, in place of its prediction."""
 
     error: JobError
 
 
 class JobPredictions(BaseModel):
-    """Results from text `offset` on, in the order of the input. `next_offset` is null after the last."""
+    """Results from position `offset`, in the order of the texts. `next_offset` is null on the last page."""
 
     offset: int
     total: int
@@ -68,7 +68,7 @@ class JobPredictions(BaseModel):
 
 
 def job_body(record: JobRecord, position: int | None = None) -> Job:
-    """What GET /jobs/{id} answers."""
+    """The response body of GET /jobs/{id}."""
     running = record.status == "running" and record.rate > 0
     return Job(
         id=record.id,
@@ -89,13 +89,13 @@ def job_body(record: JobRecord, position: int | None = None) -> Job:
 
 
 def next_offset(record: JobRecord, end: int) -> int | None:
-    """Where the page after one that ends at `end` begins. None: a job that has ended gets no more results."""
+    """The offset of the page after one that ends at `end`; None if there will not be any more results."""
     last = record.done if record.ended else record.total
     return end if end < last else None
 
 
 def page_type(accept: str) -> PageType:
-    """The type that `Accept` prefers among those there are; JSON where it names none of them."""
+    """The available type that `Accept` prefers; JSON if it names none of them."""
     best: tuple[float, PageType] = (0.0, "application/json")
     for part in accept.split(","):
         name, *parameters = (word.strip().lower() for word in part.split(";"))
@@ -115,7 +115,7 @@ def page_type(accept: str) -> PageType:
 def page(
     kind: PageType, record: JobRecord, offset: int, end: int, chunks: Iterable[list[bytes]]
 ) -> Iterator[bytes]:
-    """The bytes of one page: results [offset, end), a block for each chunk of them."""
+    """Yields the bytes of a page with the results [offset, end), one block per chunk."""
     if kind == "application/json":
         return _json_page(record, offset, end, chunks)
     if kind == "text/csv":
@@ -135,7 +135,7 @@ def _json_page(record: JobRecord, offset: int, end: int, chunks: Iterable[list[b
 
 
 def _csv_page(offset: int, chunks: Iterable[list[bytes]]) -> Iterator[bytes]:
-    """`index`, the best label and its score, and an error code where there is no prediction."""
+    """Yields `index`, the best label and its score, and the error code of a text that failed."""
     yield b"index,label,score,error\r\n"
     for lines in chunks:
         out = io.StringIO()

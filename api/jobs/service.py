@@ -1,6 +1,6 @@
-"""Jobs as the event loop sees them: store, queue and intake behind threads of their own.
+"""The async interface to jobs. RQ and the job store are synchronous, so they run in separate threads.
 
-RQ and the store are synchronous. What they raise when Redis is away becomes QueueUnavailable here.
+The errors that they raise if Redis does not answer become QueueUnavailable.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from batcher.jobs.rq_queue import JobQueue
 from batcher.jobs.store import JobStore
 from batcher.jobs.upload import Budget, Submission
 
-# Commands under way at once, and bodies being read. More bodies wait their turn, unread.
+# How many commands run, and how many bodies are read, at the same time. Further bodies wait unread.
 THREADS = 4
 UPLOADS = 8
-# Bodies that may wait for their turn.
+# How many bodies may wait.
 WAITING_UPLOADS = 64
-# Longest pause in the middle of a body, and bytes a second that it must bring on average, after as long.
+# The longest pause between two parts of a body, and the lowest average rate in bytes/s after that time.
 BLOCK_S = 30.0
 SLOWEST = 16 * 1024
 REDIS_TIMEOUT_S = 2.0
@@ -50,7 +50,7 @@ T = TypeVar("T")
 
 
 class JobService:
-    """Takes jobs in, and answers for them."""
+    """Creates jobs, reads their records and results, and cancels or deletes them."""
 
     def __init__(
         self, store: JobStore, queue: JobQueue, settings: ApiSettings, draining: Callable[[], bool]
@@ -60,80 +60,79 @@ class JobService:
         self.draining = draining
         self._queue = queue
         self._keys = Keys(settings.key_names)
-        # Whose jobs a frame that everyone gets may show: all ("") without keys, none (None) of several names.
+        # The owner whose jobs all viewers of /stats may see: "" (all) without keys, None with several names.
         names = sorted(set(settings.key_names.values()))
         self.shown_owner = None if len(names) > 1 else f"key:{names[0]}" if names else ""
         budget = Budget(settings.max_jobs_bytes, min(settings.max_client_jobs_bytes, settings.max_jobs_bytes))
         limits = Limits(
             settings.max_job_body_bytes, settings.max_text_chars, settings.max_waiting_jobs, budget
         )
-        self._intake = JobUploader(store, queue, limits)
+        self._uploader = JobUploader(store, queue, limits)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="jobs")
         self._uploads = CapacityLimiter(UPLOADS)
 
     @classmethod
     def connect(cls, settings: ApiSettings, draining: Callable[[], bool]) -> JobService:
-        """A desk over a client of its own, for the Redis that the settings name."""
+        """A service with its own client of the Redis in the settings."""
         url = settings.jobs_url
         client = connect(url, timeout_s=REDIS_TIMEOUT_S, retries=1, connections=2 * (THREADS + UPLOADS))
         store = JobStore(client, settings.name, settings.job_ttl_s)
         return cls(store, JobQueue(client, settings), settings, draining)
 
     async def stop(self) -> None:
-        """Ends waits and threads."""
         await self.watch.stop()
         self._threads.shutdown(wait=False)
 
-    # -- taking in ---------------------------------------------------------------------------------
+    # -- submitting --------------------------------------------------------------------------------
 
-    def job_id(self, head: RequestHeaders) -> str:
-        """The job that `Idempotency-Key` names for this client, else a new one. Raises Problem 422."""
-        keys = [value for name, value in head.scope["headers"] if name == b"idempotency-key"]
+    def job_id(self, headers: RequestHeaders) -> str:
+        """A job id derived from this client's `Idempotency-Key`, or a new one. Raises Problem 422."""
+        keys = [value for name, value in headers.scope["headers"] if name == b"idempotency-key"]
         if not keys:
             return secrets.token_hex(16)
         if len(keys) > 1 or not 0 < len(keys[0]) <= MAX_KEY:
             raise Problem(422, f"Idempotency-Key must be given once, with 1 to {MAX_KEY} characters")
-        return sha256(self.owner(head).encode() + b"\n" + keys[0]).hexdigest()[:32]
+        return sha256(self.owner(headers).encode() + b"\n" + keys[0]).hexdigest()[:32]
 
-    def owner(self, head: RequestHeaders) -> str:
-        """Whose jobs this request may see: those of its key's name, or all ("") where there are no keys."""
-        return self._keys.owner(head)
+    def owner(self, headers: RequestHeaders) -> str:
+        """The owner whose jobs this request may see: `key:` and the key's name, or "" (all) without keys."""
+        return self._keys.owner(headers)
 
     async def take_body(
-        self, head: RequestHeaders, receive: Receive, *, keep_input: bool = False
+        self, headers: RequestHeaders, receive: Receive, *, keep_input: bool = False
     ) -> tuple[JobRecord, bool]:
-        """The job of an arriving body, and whether it is new.
+        """Creates a job from a request body while it arrives. Returns the job, and whether it is new.
 
         Raises Problem, QueueUnavailable or ClientDisconnect.
         """
-        kind = _media_type(head)
-        texts = READERS[kind](self._intake.counted(_blocks(receive)))
-        # Other columns than `text` are not kept: how much of a table is says nothing of what will be stored.
-        size = 0 if kind == "text/csv" else int(head.found.get(b"content-length", b"0"))
-        return await self._take(head, texts, keep_input, size)
+        kind = _media_type(headers)
+        texts = READERS[kind](self._uploader.counted(_blocks(receive)))
+        # Only the column `text` of a CSV is stored, so its Content-Length does not predict the stored size.
+        size = 0 if kind == "text/csv" else int(headers.found.get(b"content-length", b"0"))
+        return await self._take(headers, texts, keep_input, size)
 
-    async def take_texts(self, head: RequestHeaders, texts: Sequence[str]) -> tuple[JobRecord, bool]:
-        """The same for texts that are here already."""
-        return await self._take(head, iter(texts))
+    async def take_texts(self, headers: RequestHeaders, texts: Sequence[str]) -> tuple[JobRecord, bool]:
+        """Creates a job from texts that have been read already."""
+        return await self._take(headers, iter(texts))
 
     async def _take(
-        self, head: RequestHeaders, texts: Iterator[str], keep_input: bool = False, size: int = 0
+        self, headers: RequestHeaders, texts: Iterator[str], keep_input: bool = False, size: int = 0
     ) -> tuple[JobRecord, bool]:
-        job_id = self.job_id(head)
-        # An address without a key may be personal, and is of no use in Redis but to be told from others.
-        client = sha256(self._keys.client(head).encode()).hexdigest()[:16]
-        submission = Submission(self.owner(head), client, keep_input, tracing.current())
+        job_id = self.job_id(headers)
+        # The client may be an IP address, which is personal data. A hash is enough to distinguish clients.
+        client = sha256(self._keys.client(headers).encode()).hexdigest()[:16]
+        submission = Submission(self.owner(headers), client, keep_input, tracing.current())
         if self._uploads.statistics().tasks_waiting >= WAITING_UPLOADS:
-            detail = "too many bodies of jobs are arriving"
+            detail = "too many job uploads are waiting"
             raise Problem(503, detail, code="too_many_bodies", headers=(CLOSE,))
         try:
             return await to_thread.run_sync(
-                self._checked, self._intake.take, job_id, texts, submission, size, limiter=self._uploads
+                self._checked, self._uploader.take, job_id, texts, submission, size, limiter=self._uploads
             )
         except REDIS_ERRORS as error:
             raise _unavailable() from error
 
-    # -- answering ---------------------------------------------------------------------------------
+    # -- reading and cancelling --------------------------------------------------------------------
 
     async def find(self, job_id: str, owner: str) -> JobRecord:
         """The record of a job of `owner`. Raises Problem 404."""
@@ -143,14 +142,14 @@ class JobService:
         return record
 
     async def records(self, job_ids: Sequence[str]) -> list[JobRecord | None]:
-        """What is known of each job, in one round trip."""
+        """Reads the records of several jobs in one round trip; None for a job that does not exist."""
         return await self._call(self.store.records, job_ids)
 
     async def texts(self, record: JobRecord) -> Iterator[bytes]:
-        """The texts of a job, a JSON string a line; null for one that was too long. Raises Problem 404."""
+        """The texts of a job, one JSON string per line; null if it was too long. Raises Problem 404."""
         first = await self._call(self.store.input, record.id, 0)
         if first is None:
-            detail = "the texts of this job are not kept; with keep_input=true they stay after its end"
+            detail = "the texts of this job are not kept; submit it with keep_input=true to keep them"
             raise Problem(404, detail, code="no_texts")
         return self._lines(record, first)
 
@@ -163,11 +162,11 @@ class JobService:
             chunk = self.store.input(record.id, number)
 
     async def position(self, record: JobRecord) -> int | None:
-        """The place of a queued job in its queue."""
+        """The position of a queued job, from 1; None if it is not queued."""
         return await self._call(self.store.position, record) if record.status == "queued" else None
 
     async def cancel_or_delete(self, job_id: str, owner: str) -> JobRecord | None:
-        """Cancels a job that has not ended; deletes one that has, and returns None. Raises Problem 404."""
+        """Cancels a job, or deletes it if it has ended and returns None. Raises Problem 404."""
         record = await self.find(job_id, owner)
         if record.ended:
             await self._call(self.store.delete, job_id)
@@ -180,7 +179,7 @@ class JobService:
     async def newest(
         self, status: str | None, limit: int, cursor: str, owner: str
     ) -> tuple[list[JobRecord], str | None]:
-        """Up to `limit` jobs of a status that `owner` may see, newest first, and the cursor to older ones."""
+        """Up to `limit` jobs that `owner` may see, newest first, and the cursor of the next page."""
         return await self._call(self._newest, status, limit, cursor, owner)
 
     def _newest(
@@ -202,29 +201,28 @@ class JobService:
 
 
 def not_found() -> Problem:
-    """404: a job that never was, or whose time is over."""
-    return Problem(404, "no such job; jobs are kept for a limited time")
+    return Problem(404, "no such job, or it has expired")
 
 
 def _unavailable() -> QueueUnavailable:
-    return QueueUnavailable("the queue does not answer", retry_after_s=1.0)
+    return QueueUnavailable("Redis does not answer", retry_after_s=1.0)
 
 
-def _media_type(head: RequestHeaders) -> str:
-    """JSON by all the names that POST /predict knows, or another that is read here. Raises Problem 415."""
-    said = head.found.get(b"content-type", b"")
-    kind = "application/json" if is_json(said) else said.decode("latin-1").partition(";")[0].strip().lower()
+def _media_type(headers: RequestHeaders) -> str:
+    """The type of the body; "application/json" for every JSON type. Raises Problem 415."""
+    given = headers.found.get(b"content-type", b"")
+    kind = "application/json" if is_json(given) else given.decode("latin-1").partition(";")[0].strip().lower()
     if kind not in READERS:
         accepted = ", ".join(READERS)
-        headers = (CLOSE, (b"accept", accepted.encode()))
-        raise Problem(415, f"the body must be one of {accepted}", headers=headers)
+        detail = f"the content type must be one of {accepted}"
+        raise Problem(415, detail, headers=(CLOSE, (b"accept", accepted.encode())))
     return kind
 
 
 def _blocks(receive: Receive) -> Iterator[bytes]:
-    """The body as a thread reads it: each block is fetched from the event loop when it is needed.
+    """Yields the blocks of a body in a worker thread, and fetches each from the event loop when needed.
 
-    Raises ClientDisconnect when the client leaves, Problem 408 when it pauses too long or is slow.
+    Raises ClientDisconnect, or Problem 408 if the client pauses for too long or sends too slowly.
     """
     began, size = monotonic(), 0
 

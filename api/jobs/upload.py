@@ -1,7 +1,7 @@
-"""How a body becomes a job: blocks -> texts -> chunks in Redis -> one job, or nothing at all.
+"""Turns a request body into a job: blocks -> texts -> chunks in Redis -> job. On failure, nothing is kept.
 
-It runs in a thread, since parsing and RQ are synchronous, and asks the event loop for each block: so the
-client sends no faster than Redis takes, and the process never holds more than a chunk of texts.
+This runs in a thread, because parsing and RQ are synchronous, and fetches each block from the event loop. So
+the client cannot send faster than Redis stores, and the process holds at most one chunk of texts.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from batcher.jobs.upload import Budget, NoRoom, Submission, Upload, encode_text
 
 log = logging.getLogger(__name__)
 
-# When a waiting job can be expected to begin: while nothing is known of the running ones, and at most.
+# Retry-After if too many jobs wait: the default if the progress of running jobs is unknown, and the maximum.
 RETRY_AFTER_S = 10.0
 MOST_RETRY_AFTER_S = 60.0
 # Chunks that are sent to Redis at once: each is held three times meanwhile.
@@ -34,7 +34,7 @@ STORING = 2
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a body may have. A longer text becomes an entry with an error."""
+    """Limits for uploads. A text longer than `text_chars` becomes an entry with an error."""
 
     body_bytes: int
     text_chars: int
@@ -43,8 +43,6 @@ class Limits:
 
 
 class JobUploader:
-    """Makes jobs of bodies."""
-
     def __init__(self, store: JobStore, queue: JobQueue, limits: Limits) -> None:
         self._store = store
         self._queue = queue
@@ -54,10 +52,12 @@ class JobUploader:
     def take(
         self, job_id: str, texts: Iterator[str], submission: Submission, size: int = 0
     ) -> tuple[JobRecord, bool]:
-        """The job of these texts, and whether it is new. The same texts are a repeat, in whatever form.
+        """Creates the job `job_id` from these texts. Returns the job, and whether it is new.
 
-        `size` is what the body says of its own size in bytes. Raises what `texts` raises, Problem 408, 409,
-        413, 422, 429 or 507, and what Redis raises; then nothing is kept.
+        If the job exists and has the same texts, returns it; the formats of the two bodies may differ.
+
+        `size` is the size of the body in bytes according to its headers. Raises what `texts` raises, Problem
+        408, 409, 413, 422, 429 or 507, and Redis errors. If it raises, nothing is kept.
         """
         known = self._store.record(job_id)
         if known is None and self._store.waiting() >= self._limits.waiting_jobs:
@@ -84,14 +84,14 @@ class JobUploader:
             raise Problem(408, "the body took too long to arrive")
         record = self._store.record(job_id)
         if record is None:
-            raise Problem(503, "the job was lost as it was made")
+            raise Problem(503, "the job was lost while it was created; try again")
         if outcome.outcome == "exists":
             return self._same(record, digest.hexdigest()), False
         self._enqueue(job_id)
         return record, True
 
     def counted(self, blocks: Iterable[bytes]) -> Iterator[bytes]:
-        """The blocks of a body. Raises Problem 413 as soon as it is too large."""
+        """Yields the blocks of a body. Raises Problem 413 as soon as it is too large."""
         size = 0
         for block in blocks:
             size += len(block)
@@ -101,17 +101,16 @@ class JobUploader:
 
     def _fill(self, upload: Upload, texts: Iterator[str]) -> None:
         longest = self._limits.text_chars
-        # One by one: a chunk of strings, or of texts that are too long, could take hundreds of megabytes.
+        # Encode each text as it arrives: a chunk of strings, or of overlong texts, could use hundreds of megabytes.
         entries = (encode_text(text if len(text) <= longest else None) for text in texts)
         while chunk := list(islice(entries, CHUNK_TEXTS)):
             with self._storing:
                 upload.add(chunk)
         if not upload.total:
-            raise Problem(422, [{"type": "too_short", "loc": ["body"], "msg": "no texts in the body"}])
+            raise Problem(422, [{"type": "too_short", "loc": ["body"], "msg": "the body has no texts"}])
 
     @contextmanager
     def _within_budget(self) -> Generator[None]:
-        """Makes an answer of what does not fit."""
         try:
             yield
         except NoRoom as error:
@@ -126,18 +125,26 @@ class JobUploader:
     def _drop(self, upload: Upload) -> None:
         try:
             upload.drop()
-        except REDIS_ERRORS as error:  # it goes by itself
-            log.warning("an upload was left: %s", reason(error), extra={"action": "job.upload_left"})
+        except REDIS_ERRORS as error:  # its keys expire
+            log.warning(
+                "could not delete an upload, it will expire: %s",
+                reason(error),
+                extra={"action": "job.upload_left"},
+            )
 
     def _enqueue(self, job_id: str) -> None:
-        """The job exists from here on: if RQ cannot be told now, recovery tells it."""
+        """Enqueues the job in RQ. The job exists already, so if this fails, recovery enqueues it later."""
         try:
             self._queue.enqueue(job_id)
         except REDIS_ERRORS as error:
-            log.warning("left to recovery: %s", reason(error), extra={"action": "job.enqueue", "job": job_id})
+            log.warning(
+                "could not enqueue the job, recovery will: %s",
+                reason(error),
+                extra={"action": "job.enqueue", "job": job_id},
+            )
 
     def _too_many(self) -> Problem:
-        """A place becomes free when a running job ends and the next one begins."""
+        """A 429 whose Retry-After is the time until the first running job is expected to end."""
         running = self._store.records(self._store.running_ids())
         left_s = [record.remaining_s for record in running if record and record.remaining_s is not None]
         retry_after_s = min(max(min(left_s, default=RETRY_AFTER_S), 1.0), MOST_RETRY_AFTER_S)
@@ -145,7 +152,7 @@ class JobUploader:
 
 
 def _digested(texts: Iterator[str], update: Callable[[bytes], None]) -> Iterator[str]:
-    """The texts. Each is told to `update` with its length, so that no others tell the same."""
+    """Yields the texts, and passes each to `update`. The length prefix makes the digest unambiguous."""
     for text in texts:
         encoded = text.encode()
         update(b"%d:" % len(encoded))
@@ -154,14 +161,14 @@ def _digested(texts: Iterator[str], update: Callable[[bytes], None]) -> Iterator
 
 
 def _no_room(error: NoRoom, budget: Budget) -> Problem:
-    """Waiting frees nothing, so it is no 429 with Retry-After."""
+    """A 413 or 507, because waiting does not free any space, as 429 with Retry-After would suggest."""
     advice = "delete jobs that have ended"
     if error.refusal == "large":
         most = min(budget.total, budget.client)
-        detail = f"the texts and their results would take more than the {most} bytes that a job may hold"
+        detail = f"the texts and their results would need more than the {most} bytes that a job may use"
         return Problem(413, detail, code="job_too_large", headers=(CLOSE,))
     if error.refusal == "client_full":
-        detail = f"your jobs hold as much as they may, {budget.client} bytes: {advice}"
+        detail = f"your jobs have reached their limit of {budget.client} bytes: {advice}"
         return Problem(507, detail, code="client_jobs_full", headers=(CLOSE,))
-    detail = f"all jobs hold as much as they may, {budget.total} bytes: {advice}"
+    detail = f"all jobs together have reached their limit of {budget.total} bytes: {advice}"
     return Problem(507, detail, code="jobs_full", headers=(CLOSE,))

@@ -1,4 +1,4 @@
-"""Who waits for news of which job. However many wait, one process asks Redis once a tick."""
+"""Waits for changes of jobs. A process polls Redis once per tick, however many requests wait."""
 
 from __future__ import annotations
 
@@ -15,57 +15,56 @@ Read = Callable[[Sequence[str]], Awaitable[list[JobRecord | None]]]
 
 
 class JobWatch:
-    """Long polls and event streams of one process. `read` gives records, `draining` ends all waits."""
+    """Serves the long polls and event streams of one process. `draining` ends all waits."""
 
     def __init__(self, read: Read, draining: Callable[[], bool]) -> None:
         self._read = read
         self._draining = draining
         self._waiting: dict[asyncio.Future[JobRecord | None], tuple[str, str]] = {}
-        self._looking: asyncio.Task[None] | None = None
+        self._polling: asyncio.Task[None] | None = None
 
     async def changed(self, record: JobRecord, timeout_s: float) -> JobRecord | None:
-        """The record once its version differs, or as it was after `timeout_s`. None when the job is deleted.
+        """Waits until the version of a job changes, and returns its new record; None if it was deleted.
 
-        Raises what reading raises.
+        Returns the same record after `timeout_s`. Raises what `read` raises.
         """
         if record.ended or timeout_s <= 0 or self._draining():
             return record
-        news: asyncio.Future[JobRecord | None] = asyncio.get_running_loop().create_future()
-        self._waiting[news] = (record.id, record.version)
-        if self._looking is None or self._looking.done():
-            self._looking = asyncio.create_task(self._look())
+        change: asyncio.Future[JobRecord | None] = asyncio.get_running_loop().create_future()
+        self._waiting[change] = (record.id, record.version)
+        if self._polling is None or self._polling.done():
+            self._polling = asyncio.create_task(self._poll())
         try:
             async with asyncio.timeout(timeout_s):
-                return await news
+                return await change
         except TimeoutError:
             return record
         finally:
-            del self._waiting[news]
+            del self._waiting[change]
 
     async def stop(self) -> None:
-        """Ends the loop."""
-        if self._looking is not None:
-            self._looking.cancel()
+        if self._polling is not None:
+            self._polling.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await self._looking
+                await self._polling
 
-    async def _look(self) -> None:
+    async def _poll(self) -> None:
         while self._waiting:
             await asyncio.sleep(TICK_S)
             ids = list({job_id for job_id, _ in self._waiting.values()})
             try:
                 records = dict(zip(ids, await self._read(ids), strict=True))
             except MillraceError as error:
-                self._tell_all(error)
+                self._fail_all(error)
                 continue
-            for news, (job_id, version) in self._waiting.items():
-                if news.done() or job_id not in records:
+            for change, (job_id, version) in self._waiting.items():
+                if change.done() or job_id not in records:
                     continue
                 record = records[job_id]
                 if record is None or record.version != version or self._draining():
-                    news.set_result(record)
+                    change.set_result(record)
 
-    def _tell_all(self, error: MillraceError) -> None:
-        for news in self._waiting:
-            if not news.done():
-                news.set_exception(error)
+    def _fail_all(self, error: MillraceError) -> None:
+        for change in self._waiting:
+            if not change.done():
+                change.set_exception(error)

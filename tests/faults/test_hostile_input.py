@@ -40,7 +40,7 @@ FUZZ = settings(
 )
 
 
-class Desk(JobService):
+class FakeJobService(JobService):
     """Outlives the lifespan, which schemathesis begins and ends around every call."""
 
     async def stop(self) -> None:
@@ -50,8 +50,8 @@ class Desk(JobService):
 def edge() -> FastAPI:
     chosen = ApiSettings(max_body_bytes=65536, max_text_chars=2000, allowed_hosts="*")
     client = fakeredis.FakeRedis(server=fakeredis.FakeServer(version=(7,)))
-    desk = Desk(JobStore(client, "t", 3600), JobQueue(client, chosen), chosen, lambda: False)
-    return create_app(chosen, hub=FakeHub(), cache=FakeCache(), jobs=desk)
+    service = FakeJobService(JobStore(client, "t", 3600), JobQueue(client, chosen), chosen, lambda: False)
+    return create_app(chosen, hub=FakeHub(), cache=FakeCache(), jobs=service)
 
 
 @asynccontextmanager

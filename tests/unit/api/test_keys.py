@@ -10,11 +10,11 @@ import pytest
 from pydantic import ValidationError
 
 from api.settings import ApiSettings
-from tests.unit.api.jobs.conftest import start as start_desk
-from tests.unit.api.jobs.desk import Start as StartDesk
+from tests.unit.api.jobs.conftest import start as start_jobs_api
+from tests.unit.api.jobs.jobs_api import Start as StartJobsApi
 from tests.unit.api.pretended import Start, assert_problem
 
-__all__ = ["start_desk"]
+__all__ = ["start_jobs_api"]
 
 EMPTY = sha256(b"").hexdigest()
 
@@ -67,28 +67,28 @@ def test_a_list_of_keys_may_stand_on_several_lines() -> None:
     assert keys == {"a" * 64: "web", "b" * 64: "web", "c" * 64: "c" * 12}
 
 
-async def test_finding_16_a_rotated_key_keeps_its_jobs(start_desk: StartDesk) -> None:
+async def test_finding_16_a_rotated_key_keeps_its_jobs(start_jobs_api: StartJobsApi) -> None:
     """Two keys of one name are one client: its jobs, its Idempotency-Keys, and what it may not see."""
-    desk = await start_desk(api_keys=f"web:{digest('old')},web:{digest('new')},other:{digest('third')}")
-    handed_in = await desk.submit("a", "b", x_api_key="old", idempotency_key="once")
+    api = await start_jobs_api(api_keys=f"web:{digest('old')},web:{digest('new')},other:{digest('third')}")
+    handed_in = await api.submit("a", "b", x_api_key="old", idempotency_key="once")
     path = f"/jobs/{handed_in.json()['id']}"
     assert handed_in.status_code == 202
-    assert (await desk.client.get(path, headers={"x-api-key": "new"})).status_code == 200
-    repeated = await desk.submit("a", "b", x_api_key="new", idempotency_key="once")
+    assert (await api.client.get(path, headers={"x-api-key": "new"})).status_code == 200
+    repeated = await api.submit("a", "b", x_api_key="new", idempotency_key="once")
     assert (repeated.status_code, repeated.json()["id"]) == (200, handed_in.json()["id"])
-    assert_problem(await desk.client.get(path, headers={"x-api-key": "third"}), 404, "not_found")
-    record = desk.store.record(handed_in.json()["id"])
+    assert_problem(await api.client.get(path, headers={"x-api-key": "third"}), 404, "not_found")
+    record = api.store.record(handed_in.json()["id"])
     assert record is not None
     assert record.owner == "key:web"
 
 
 async def test_finding_16_a_key_without_a_name_can_be_rotated_under_its_derived_one(
-    start_desk: StartDesk,
+    start_jobs_api: StartJobsApi,
 ) -> None:
     """The first twelve digits of the digest: jobs of the time before names belong to it."""
-    desk = await start_desk(api_keys=digest("old"))
-    handed_in = await desk.submit("a", x_api_key="old")
-    record = desk.store.record(handed_in.json()["id"])
+    api = await start_jobs_api(api_keys=digest("old"))
+    handed_in = await api.submit("a", x_api_key="old")
+    record = api.store.record(handed_in.json()["id"])
     assert record is not None
     assert record.owner == f"key:{digest('old')[:12]}"
     names = ApiSettings(api_keys=f"{digest('old')[:12]}:{digest('new')}").key_names  # type: ignore[arg-type]
@@ -96,14 +96,14 @@ async def test_finding_16_a_key_without_a_name_can_be_rotated_under_its_derived_
 
 
 async def test_finding_16_the_jobs_of_a_name_that_is_gone_are_not_shown_on_the_page(
-    start_desk: StartDesk,
+    start_jobs_api: StartJobsApi,
 ) -> None:
     """/stats gives everybody the same frame. With one name left, it may hold the jobs of that one only."""
-    both = await start_desk(api_keys=f"web:{digest('one')},gone:{digest('two')}")
+    both = await start_jobs_api(api_keys=f"web:{digest('one')},gone:{digest('two')}")
     mine = (await both.submit("a", x_api_key="one")).json()["id"]
     await both.submit("b", x_api_key="two")
-    desk = await start_desk(api_keys=f"web:{digest('one')},web:{digest('new')}")
-    frame = await desk.client.get("/stats", headers={"x-api-key": "new"})
+    api = await start_jobs_api(api_keys=f"web:{digest('one')},web:{digest('new')}")
+    frame = await api.client.get("/stats", headers={"x-api-key": "new"})
     assert [job["id"] for job in frame.json()["jobs"]] == [mine]
 
 

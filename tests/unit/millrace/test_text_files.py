@@ -52,7 +52,7 @@ def test_lines_of_json(file: Path) -> None:
         ("csv", "", "no column 'text'"),
         ("csv", "id,text\n1,a\n2\n", "line 3: 1 column, but the first line names 2"),
         ("csv", "id,text\n1,one, two\n", "line 2: 3 columns, but the first line names 2"),
-        ("csv", "id,text\n1,a\n\n2,b\n", "line 3: an empty line"),
+        ("csv", "id,text\n1,a\n\n2,b\n", "line 3: empty line, but the first line names 2 columns"),
         ("csv", "id,text,id\n1,a,2\n", "two columns 'id'"),
         ("csv", 'text\n"a\n', "line 2"),
         ("ndjson", '"a"\n{"b": 1}\n', "line 2: neither a string"),

@@ -7,7 +7,7 @@ import pytest
 
 from api.settings import ApiSettings
 from tests.conftest import FakeRedis
-from tests.unit.api.jobs.desk import Desk, Start, serving
+from tests.unit.api.jobs.jobs_api import JobsApi, Start, serving
 
 
 @pytest.fixture
@@ -15,7 +15,7 @@ async def start(fake_redis: FakeRedis) -> AsyncIterator[Start]:
     """Starts an edge with the given settings: `await start(max_waiting_jobs=1)`."""
     contexts = []
 
-    async def make(**settings: Any) -> Desk:
+    async def make(**settings: Any) -> JobsApi:
         contexts.append(serving(fake_redis, ApiSettings(**settings)))
         return await contexts[-1].__aenter__()
 
@@ -25,5 +25,5 @@ async def start(fake_redis: FakeRedis) -> AsyncIterator[Start]:
 
 
 @pytest.fixture
-async def desk(start: Start) -> Desk:
+async def api(start: Start) -> JobsApi:
     return await start()

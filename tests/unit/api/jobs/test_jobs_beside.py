@@ -6,49 +6,49 @@ import pytest
 import redis
 
 from tests.conftest import FakeRedis
-from tests.unit.api.jobs.desk import Desk
+from tests.unit.api.jobs.jobs_api import JobsApi
 from tests.unit.api.pretended import assert_problem
 
 
-async def test_a_request_that_prefers_it_becomes_a_job(desk: Desk) -> None:
+async def test_a_request_that_prefers_it_becomes_a_job(api: JobsApi) -> None:
     headers = {"prefer": "respond-async", "idempotency-key": "k"}
-    answer = await desk.client.post("/predict", json={"text": ["a", "b"]}, headers=headers)
+    answer = await api.client.post("/predict", json={"text": ["a", "b"]}, headers=headers)
     assert answer.status_code == 202
     job = answer.json()
     assert answer.headers["location"] == f"/jobs/{job['id']}"
     assert answer.headers["preference-applied"] == "respond-async"
-    assert desk.store.input(job["id"], 0) == ["a", "b"]
-    again = await desk.client.post("/predict", json={"text": ["a", "b"]}, headers=headers)
+    assert api.store.input(job["id"], 0) == ["a", "b"]
+    again = await api.client.post("/predict", json={"text": ["a", "b"]}, headers=headers)
     assert (again.status_code, again.json()["id"]) == (200, job["id"])
 
 
-async def test_everything_is_503_while_redis_is_away(desk: Desk, fake_redis: FakeRedis) -> None:
-    job_id = await desk.new()
+async def test_everything_is_503_while_redis_is_away(api: JobsApi, fake_redis: FakeRedis) -> None:
+    job_id = await api.new()
     fake_redis.server.connected = False
     for answer in (
-        await desk.submit("a"),
-        await desk.get(f"/{job_id}"),
-        await desk.get(""),
-        await desk.client.delete(f"/jobs/{job_id}"),
+        await api.submit("a"),
+        await api.get(f"/{job_id}"),
+        await api.get(""),
+        await api.client.delete(f"/jobs/{job_id}"),
     ):
         assert_problem(answer, 503, "redis_unavailable")
         assert answer.headers["retry-after"] == "1"
     fake_redis.server.connected = True
-    assert (await desk.get(f"/{job_id}")).status_code == 200
+    assert (await api.get(f"/{job_id}")).status_code == 200
 
 
-async def test_rq_that_cannot_be_told_is_told_later(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_rq_that_cannot_be_told_is_told_later(api: JobsApi, monkeypatch: pytest.MonkeyPatch) -> None:
     def away(_: str) -> None:
         raise redis.ConnectionError("away")
 
-    monkeypatch.setattr(desk.queue, "enqueue", away)
-    job_id = await desk.new()
-    assert (await desk.get(f"/{job_id}")).json()["status"] == "queued"
-    assert desk.store.open_ids() == [job_id], "recovery finds it there"
+    monkeypatch.setattr(api.queue, "enqueue", away)
+    job_id = await api.new()
+    assert (await api.get(f"/{job_id}")).json()["status"] == "queued"
+    assert api.store.open_ids() == [job_id], "recovery finds it there"
 
 
-async def test_openapi_documents_every_status_of_every_route(desk: Desk) -> None:
-    paths = (await desk.client.get("/openapi.json")).json()["paths"]
+async def test_openapi_documents_every_status_of_every_route(api: JobsApi) -> None:
+    paths = (await api.client.get("/openapi.json")).json()["paths"]
     documented = {
         f"{method.upper()} {path}": set(facts["responses"])
         for path, methods in paths.items()

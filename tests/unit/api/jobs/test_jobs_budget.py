@@ -7,90 +7,90 @@ import tracemalloc
 from collections.abc import AsyncIterator
 from hashlib import sha256
 
-from tests.unit.api.jobs.desk import CSV, NDJSON, POSITIVE, Desk, Start
+from tests.unit.api.jobs.jobs_api import CSV, NDJSON, POSITIVE, JobsApi, Start
 from tests.unit.api.pretended import assert_problem
 
 MIB = 1024 * 1024
 LINE = json.dumps("x" * 1000).encode() + b"\n"
 
 
-def uploads(desk: Desk) -> list[bytes]:
-    return [key for key in desk.held() if b":upload:" in key]
+def uploads(api: JobsApi) -> list[bytes]:
+    return [key for key in api.held() if b":upload:" in key]
 
 
 async def test_finding_08_a_client_that_holds_its_budget_is_refused_until_it_deletes(start: Start) -> None:
     """The others are taken in meanwhile."""
     digests = ",".join(sha256(key).hexdigest() for key in (b"one", b"two"))
-    desk = await start(max_jobs_bytes=10_000, max_client_jobs_bytes=5000, api_keys=digests)
+    api = await start(max_jobs_bytes=10_000, max_client_jobs_bytes=5000, api_keys=digests)
     one, two = ({"x-api-key": key} for key in ("one", "two"))
-    first = await desk.client.post("/jobs", content=LINE * 3, headers={**NDJSON, **one})
+    first = await api.client.post("/jobs", content=LINE * 3, headers={**NDJSON, **one})
     assert first.status_code == 202, first.text
     for body in (LINE * 3, _pieces(3)):
-        answer = await desk.client.post("/jobs", content=body, headers={**NDJSON, **one})
+        answer = await api.client.post("/jobs", content=body, headers={**NDJSON, **one})
         problem = assert_problem(answer, 507, "client_jobs_full")
         assert "delete jobs that have ended" in problem["detail"]
         assert "retry-after" not in answer.headers
-    assert not uploads(desk)
-    assert (await desk.client.post("/jobs", content=LINE * 3, headers={**NDJSON, **two})).status_code == 202
+    assert not uploads(api)
+    assert (await api.client.post("/jobs", content=LINE * 3, headers={**NDJSON, **two})).status_code == 202
     path = first.headers["location"]
-    await desk.client.delete(path, headers=one)
-    assert (await desk.client.delete(path, headers=one)).status_code == 204
-    again = await desk.client.post("/jobs", content=_pieces(3), headers={**NDJSON, **one})
+    await api.client.delete(path, headers=one)
+    assert (await api.client.delete(path, headers=one)).status_code == 204
+    again = await api.client.post("/jobs", content=_pieces(3), headers={**NDJSON, **one})
     assert again.status_code == 202, again.text
 
 
 async def test_finding_08_all_jobs_together_have_a_budget(start: Start) -> None:
     digests = ",".join(sha256(key).hexdigest() for key in (b"one", b"two"))
-    desk = await start(max_jobs_bytes=8000, max_client_jobs_bytes=6000, api_keys=digests)
+    api = await start(max_jobs_bytes=8000, max_client_jobs_bytes=6000, api_keys=digests)
     one, two = ({"x-api-key": key} for key in ("one", "two"))
     long, more = {"text": ["x" * 3000]}, {"text": ["x" * 1000] * 2}
     for headers in (one, two):
-        assert (await desk.client.post("/jobs", json=long, headers=headers)).status_code == 202
-    assert_problem(await desk.client.post("/jobs", json=more, headers=one), 507, "jobs_full")
+        assert (await api.client.post("/jobs", json=long, headers=headers)).status_code == 202
+    assert_problem(await api.client.post("/jobs", json=more, headers=one), 507, "jobs_full")
     later = {**two, "prefer": "respond-async"}
-    assert_problem(await desk.client.post("/predict", json=more, headers=later), 507, "jobs_full")
+    assert_problem(await api.client.post("/predict", json=more, headers=later), 507, "jobs_full")
 
 
 async def test_finding_08_a_job_that_can_never_fit_is_too_large(start: Start) -> None:
-    desk = await start(max_jobs_bytes=100_000, max_client_jobs_bytes=50_000)
-    answer = await desk.client.post("/jobs", content=_pieces(60), headers=NDJSON)
+    api = await start(max_jobs_bytes=100_000, max_client_jobs_bytes=50_000)
+    answer = await api.client.post("/jobs", content=_pieces(60), headers=NDJSON)
     problem = assert_problem(answer, 413, "job_too_large")
     assert "50000 bytes" in problem["detail"]
-    assert desk.held() == []
+    assert api.held() == []
 
 
 async def test_finding_08_a_table_is_measured_by_what_is_kept_of_it(start: Start) -> None:
-    desk = await start(max_jobs_bytes=5000)
+    api = await start(max_jobs_bytes=5000)
     rows = b"text,other\n" + b"".join(b"short,%s\n" % (b"y" * 1000) for _ in range(10))
-    assert (await desk.client.post("/jobs", content=rows, headers=CSV)).status_code == 202
+    assert (await api.client.post("/jobs", content=rows, headers=CSV)).status_code == 202
 
 
-async def test_finding_08_the_texts_go_with_the_end_of_the_job(desk: Desk) -> None:
-    kept = (await desk.client.post("/jobs?keep_input=true", json={"text": ["a"]})).json()["id"]
-    plain = await desk.new("a")
+async def test_finding_08_the_texts_go_with_the_end_of_the_job(api: JobsApi) -> None:
+    kept = (await api.client.post("/jobs?keep_input=true", json={"text": ["a"]})).json()["id"]
+    plain = await api.new("a")
     held = {}
     for job_id in (kept, plain):
-        desk.finish(desk.start(job_id), POSITIVE)
-        job = (await desk.get(f"/{job_id}")).json()
+        api.finish(api.start(job_id), POSITIVE)
+        job = (await api.get(f"/{job_id}")).json()
         assert job["status"] == "finished"
         held[job_id] = job["bytes"]
-    assert desk.store.input(plain, 0) is None
-    assert desk.store.input(kept, 0) == ["a"]
+    assert api.store.input(plain, 0) is None
+    assert api.store.input(kept, 0) == ["a"]
     assert held[kept] - held[plain] == len('["a"]')
-    assert (await desk.get(f"/{kept}/texts")).text == '"a"\n'
-    assert_problem(await desk.get(f"/{plain}/texts"), 404, "no_texts")
+    assert (await api.get(f"/{kept}/texts")).text == '"a"\n'
+    assert_problem(await api.get(f"/{plain}/texts"), 404, "no_texts")
 
 
 async def test_the_texts_of_a_job_are_read_back_as_they_came(start: Start) -> None:
-    desk = await start(max_text_chars=9)
+    api = await start(max_text_chars=9)
     texts = [f"t\u00e9xt {number}" for number in range(600)]
-    job_id = await desk.new(*texts, "far too long")
-    lines = (await desk.get(f"/{job_id}/texts")).text.splitlines()
+    job_id = await api.new(*texts, "far too long")
+    lines = (await api.get(f"/{job_id}/texts")).text.splitlines()
     assert [json.loads(line) for line in lines] == [*texts, None]
-    assert_problem(await desk.get(f"/{'0' * 32}/texts"), 404, "not_found")
+    assert_problem(await api.get(f"/{'0' * 32}/texts"), 404, "not_found")
 
 
-async def test_finding_11_texts_that_are_too_long_are_not_held(desk: Desk) -> None:
+async def test_finding_11_texts_that_are_too_long_are_not_held(api: JobsApi) -> None:
     """63 texts of a million characters with one emoji each took 245 MiB until their chunk was full."""
     text = json.dumps("x" * 999_999 + "\U0001f600", ensure_ascii=False).encode() + b"\n"
 
@@ -101,7 +101,7 @@ async def test_finding_11_texts_that_are_too_long_are_not_held(desk: Desk) -> No
 
     tracemalloc.start()
     try:
-        answer = await desk.client.post("/jobs", content=body(), headers=NDJSON)
+        answer = await api.client.post("/jobs", content=body(), headers=NDJSON)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

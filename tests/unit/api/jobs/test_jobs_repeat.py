@@ -7,30 +7,30 @@ from hashlib import sha256
 
 import pytest
 
-from tests.unit.api.jobs.desk import CSV, NDJSON, Desk, Start
+from tests.unit.api.jobs.jobs_api import CSV, NDJSON, JobsApi, Start
 from tests.unit.api.pretended import assert_problem
 
 
-async def test_the_same_key_twice_is_one_job(desk: Desk) -> None:
-    first = await desk.submit("a", "b", idempotency_key="k")
-    second = await desk.submit("a", "b", idempotency_key="k")
+async def test_the_same_key_twice_is_one_job(api: JobsApi) -> None:
+    first = await api.submit("a", "b", idempotency_key="k")
+    second = await api.submit("a", "b", idempotency_key="k")
     assert (first.status_code, second.status_code) == (202, 200)
     assert second.json()["id"] == first.json()["id"]
     assert second.headers["location"] == first.headers["location"]
-    assert desk.store.waiting() == 1
-    assert len(desk.queue.rq) == 1
+    assert api.store.waiting() == 1
+    assert len(api.queue.rq) == 1
 
 
-async def test_the_same_key_with_another_body_is_a_conflict(desk: Desk) -> None:
-    first = await desk.submit("a", "b", idempotency_key="k")
+async def test_the_same_key_with_another_body_is_a_conflict(api: JobsApi) -> None:
+    first = await api.submit("a", "b", idempotency_key="k")
     for texts in (("a", "c"), ("ab",), ("a", "b", "")):
-        problem = assert_problem(await desk.submit(*texts, idempotency_key="k"), 409, "idempotency_conflict")
+        problem = assert_problem(await api.submit(*texts, idempotency_key="k"), 409, "idempotency_conflict")
         assert problem["job"] == first.json()["id"]
 
 
-async def test_the_same_texts_in_another_form_are_the_same_job(desk: Desk) -> None:
+async def test_the_same_texts_in_another_form_are_the_same_job(api: JobsApi) -> None:
     """By whatever road they come, and however they are spelt."""
-    first = await desk.submit("é", "b", idempotency_key="k")
+    first = await api.submit("é", "b", idempotency_key="k")
     key = {"idempotency-key": "k"}
     for path, body, headers in (
         ("/jobs", b'{"text": ["\\u00e9", "b"]}', {}),
@@ -38,29 +38,29 @@ async def test_the_same_texts_in_another_form_are_the_same_job(desk: Desk) -> No
         ("/jobs", "text\né\nb\n".encode(), CSV),
         ("/predict", '{"text":["é","b"]}'.encode(), {"prefer": "respond-async"}),
     ):
-        answer = await desk.client.post(path, content=body, headers={**key, **headers})
+        answer = await api.client.post(path, content=body, headers={**key, **headers})
         assert (answer.status_code, answer.json()["id"]) == (200, first.json()["id"])
 
 
-async def test_a_repeat_that_makes_no_sense_is_told_so(desk: Desk) -> None:
-    await desk.submit("a", idempotency_key="k")
-    answer = await desk.client.post("/jobs", content=b"{", headers={"idempotency-key": "k"})
+async def test_a_repeat_that_makes_no_sense_is_told_so(api: JobsApi) -> None:
+    await api.submit("a", idempotency_key="k")
+    answer = await api.client.post("/jobs", content=b"{", headers={"idempotency-key": "k"})
     assert_problem(answer, 422, "invalid_request")
 
 
-async def test_two_at_once_with_one_key_are_one_job(desk: Desk) -> None:
-    answers = await asyncio.gather(*(desk.submit("a", "b", idempotency_key="k") for _ in range(8)))
+async def test_two_at_once_with_one_key_are_one_job(api: JobsApi) -> None:
+    answers = await asyncio.gather(*(api.submit("a", "b", idempotency_key="k") for _ in range(8)))
     assert sorted(answer.status_code for answer in answers) == [200] * 7 + [202]
     assert len({answer.json()["id"] for answer in answers}) == 1
-    assert not [key for key in desk.held() if b":upload:" in key]
+    assert not [key for key in api.held() if b":upload:" in key]
 
 
 async def test_a_key_belongs_to_the_one_who_chose_it(start: Start) -> None:
     digests = ",".join(sha256(key).hexdigest() for key in (b"one", b"two"))
-    desk = await start(api_keys=digests)
-    assert_problem(await desk.submit("a", idempotency_key="k"), 401, "unauthorized")
+    api = await start(api_keys=digests)
+    assert_problem(await api.submit("a", idempotency_key="k"), 401, "unauthorized")
     one, again, two = [
-        await desk.submit("a", idempotency_key="k", authorization=f"Bearer {key}")
+        await api.submit("a", idempotency_key="k", authorization=f"Bearer {key}")
         for key in ("one", "one", "two")
     ]
     assert (one.status_code, again.status_code, two.status_code) == (202, 200, 202)
@@ -68,19 +68,19 @@ async def test_a_key_belongs_to_the_one_who_chose_it(start: Start) -> None:
 
 
 @pytest.mark.parametrize("key", ["", "k" * 256])
-async def test_a_key_that_is_none_is_refused(desk: Desk, key: str) -> None:
-    assert_problem(await desk.submit("a", idempotency_key=key), 422, "invalid_request")
+async def test_a_key_that_is_none_is_refused(api: JobsApi, key: str) -> None:
+    assert_problem(await api.submit("a", idempotency_key=key), 422, "invalid_request")
 
 
-async def test_finding_14_a_job_handed_in_again_after_its_deletion_is_enqueued(desk: Desk) -> None:
+async def test_finding_14_a_job_handed_in_again_after_its_deletion_is_enqueued(api: JobsApi) -> None:
     for ended in ("finished", "cancelled"):
-        first = (await desk.submit("a", idempotency_key="again")).json()["id"]
-        assert desk.queue.rq.get_job_ids() == [first]
-        desk.queue.rq.pop_job_id()  # RQ's record of the job stays for a day
-        desk.store.end(desk.start(first), ended)
-        assert (await desk.client.delete(f"/jobs/{first}")).status_code == 204
-        again = await desk.submit("b", idempotency_key="again")
+        first = (await api.submit("a", idempotency_key="again")).json()["id"]
+        assert api.queue.rq.get_job_ids() == [first]
+        api.queue.rq.pop_job_id()  # RQ's record of the job stays for a day
+        api.store.end(api.start(first), ended)
+        assert (await api.client.delete(f"/jobs/{first}")).status_code == 204
+        again = await api.submit("b", idempotency_key="again")
         assert (again.status_code, again.json()["id"]) == (202, first)
-        assert desk.queue.rq.get_job_ids() == [first]
-        await desk.client.delete(f"/jobs/{first}")
-        await desk.client.delete(f"/jobs/{first}")
+        assert api.queue.rq.get_job_ids() == [first]
+        await api.client.delete(f"/jobs/{first}")
+        await api.client.delete(f"/jobs/{first}")

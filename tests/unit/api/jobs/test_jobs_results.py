@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from tests.unit.api.jobs.desk import FAILURE, POSITIVE, Desk
+from tests.unit.api.jobs.jobs_api import FAILURE, POSITIVE, JobsApi
 from tests.unit.api.pretended import assert_problem
 
 
-async def test_pages_lead_through_all_results(desk: Desk) -> None:
-    job_id = await desk.new("a", "b", "c")
-    desk.finish(desk.start(job_id), POSITIVE, FAILURE, POSITIVE)
-    first = await desk.get(f"/{job_id}/predictions", limit=2)
+async def test_pages_lead_through_all_results(api: JobsApi) -> None:
+    job_id = await api.new("a", "b", "c")
+    api.finish(api.start(job_id), POSITIVE, FAILURE, POSITIVE)
+    first = await api.get(f"/{job_id}/predictions", limit=2)
     assert first.json() == {
         "offset": 0,
         "total": 3,
@@ -26,55 +26,55 @@ async def test_pages_lead_through_all_results(desk: Desk) -> None:
     }
     assert (first.headers["x-total"], first.headers["x-done"]) == ("3", "3")
     assert first.headers["link"] == f'</jobs/{job_id}/predictions?offset=2&limit=2>; rel="next"'
-    last = await desk.get(f"/{job_id}/predictions", offset=2)
+    last = await api.get(f"/{job_id}/predictions", offset=2)
     assert (last.json()["predictions"], last.json()["next_offset"]) == ([POSITIVE], None)
     assert "link" not in last.headers
-    beyond = await desk.get(f"/{job_id}/predictions", offset=7)
+    beyond = await api.get(f"/{job_id}/predictions", offset=7)
     assert (beyond.json()["predictions"], beyond.json()["next_offset"]) == ([], None)
 
 
-async def test_what_is_done_can_be_read_while_the_rest_runs(desk: Desk) -> None:
-    job_id = await desk.new(*(str(number) for number in range(300)))
-    nothing = (await desk.get(f"/{job_id}/predictions")).json()
+async def test_what_is_done_can_be_read_while_the_rest_runs(api: JobsApi) -> None:
+    job_id = await api.new(*(str(number) for number in range(300)))
+    nothing = (await api.get(f"/{job_id}/predictions")).json()
     assert (nothing["predictions"], nothing["next_offset"]) == ([], 0)
-    attempt = desk.start(job_id)
+    attempt = api.start(job_id)
     line = json.dumps(POSITIVE).encode()
-    desk.store.append(attempt, 0, [b"\n".join([line] * 256)], failed=0, rate=1.0, model="")
-    page = (await desk.get(f"/{job_id}/predictions")).json()
+    api.store.append(attempt, 0, [b"\n".join([line] * 256)], failed=0, rate=1.0, model="")
+    page = (await api.get(f"/{job_id}/predictions")).json()
     assert (len(page["predictions"]), page["next_offset"], page["done"]) == (256, 256, 256)
 
 
 @pytest.mark.parametrize("status", ["cancelled", "failed"])
-async def test_pages_of_a_job_that_ended_early_end_too(desk: Desk, status: str) -> None:
-    job_id = await desk.new(*(str(number) for number in range(300)))
-    attempt = desk.start(job_id)
+async def test_pages_of_a_job_that_ended_early_end_too(api: JobsApi, status: str) -> None:
+    job_id = await api.new(*(str(number) for number in range(300)))
+    attempt = api.start(job_id)
     line = json.dumps(POSITIVE).encode()
-    desk.store.append(attempt, 0, [b"\n".join([line] * 256)], failed=0, rate=1.0, model="")
-    desk.store.end(attempt, "failed", "job_timeout") if status == "failed" else desk.store.cancel(job_id)
-    first = await desk.get(f"/{job_id}/predictions", limit=200)
+    api.store.append(attempt, 0, [b"\n".join([line] * 256)], failed=0, rate=1.0, model="")
+    api.store.end(attempt, "failed", "job_timeout") if status == "failed" else api.store.cancel(job_id)
+    first = await api.get(f"/{job_id}/predictions", limit=200)
     assert first.json()["next_offset"] == 200
-    last = await desk.get(f"/{job_id}/predictions", offset=200)
+    last = await api.get(f"/{job_id}/predictions", offset=200)
     assert (len(last.json()["predictions"]), last.json()["next_offset"]) == (56, None)
     assert "link" not in last.headers
-    beyond = await desk.get(f"/{job_id}/predictions", offset=256)
+    beyond = await api.get(f"/{job_id}/predictions", offset=256)
     assert (beyond.json()["predictions"], beyond.json()["next_offset"]) == ([], None)
 
 
 @pytest.mark.parametrize("job_id", ["abc", "A" * 32, "g" * 32, "a" * 33])
-async def test_what_is_no_id_is_an_unknown_one(desk: Desk, job_id: str) -> None:
+async def test_what_is_no_id_is_an_unknown_one(api: JobsApi, job_id: str) -> None:
     for path in (f"/{job_id}", f"/{job_id}/events", f"/{job_id}/predictions"):
-        assert_problem(await desk.get(path), 404, "not_found")
-    assert_problem(await desk.client.delete(f"/jobs/{job_id}"), 404, "not_found")
+        assert_problem(await api.get(path), 404, "not_found")
+    assert_problem(await api.client.delete(f"/jobs/{job_id}"), 404, "not_found")
 
 
-async def test_pages_as_lines_and_as_a_table(desk: Desk) -> None:
-    job_id = await desk.new("a", "b")
-    desk.finish(desk.start(job_id), POSITIVE, FAILURE)
+async def test_pages_as_lines_and_as_a_table(api: JobsApi) -> None:
+    job_id = await api.new("a", "b")
+    api.finish(api.start(job_id), POSITIVE, FAILURE)
     path = f"/jobs/{job_id}/predictions"
-    lines = await desk.client.get(path, headers={"accept": "application/x-ndjson"})
+    lines = await api.client.get(path, headers={"accept": "application/x-ndjson"})
     assert lines.headers["content-type"] == "application/x-ndjson"
     assert [json.loads(line) for line in lines.text.splitlines()] == [POSITIVE, FAILURE]
-    table = await desk.client.get(path, headers={"accept": "text/csv"})
+    table = await api.client.get(path, headers={"accept": "text/csv"})
     assert table.headers["content-type"].startswith("text/csv")
     rows = list(csv.reader(io.StringIO(table.text, newline="")))
     assert rows == [
@@ -84,59 +84,59 @@ async def test_pages_as_lines_and_as_a_table(desk: Desk) -> None:
     ]
 
 
-async def test_a_queued_job_is_cancelled_and_leaves_the_queue(desk: Desk) -> None:
-    job_id = await desk.new()
-    answer = await desk.client.delete(f"/jobs/{job_id}")
+async def test_a_queued_job_is_cancelled_and_leaves_the_queue(api: JobsApi) -> None:
+    job_id = await api.new()
+    answer = await api.client.delete(f"/jobs/{job_id}")
     assert (answer.status_code, answer.json()["status"]) == (200, "cancelled")
-    assert desk.queue.rq.get_job_ids() == []
-    assert desk.start(job_id).status == "cancelled"
+    assert api.queue.rq.get_job_ids() == []
+    assert api.start(job_id).status == "cancelled"
 
 
-async def test_a_running_job_is_cancelled_at_once(desk: Desk) -> None:
-    job_id = await desk.new()
-    attempt = desk.start(job_id)
-    answer = await desk.client.delete(f"/jobs/{job_id}")
+async def test_a_running_job_is_cancelled_at_once(api: JobsApi) -> None:
+    job_id = await api.new()
+    attempt = api.start(job_id)
+    answer = await api.client.delete(f"/jobs/{job_id}")
     assert answer.json()["status"] == "cancelled"
-    assert desk.store.append(attempt, 0, [b"[]"], failed=0, rate=1.0, model="") == "cancelled"
+    assert api.store.append(attempt, 0, [b"[]"], failed=0, rate=1.0, model="") == "cancelled"
 
 
-async def test_an_ended_job_is_deleted_with_its_data(desk: Desk) -> None:
-    job_id = await desk.new()
-    desk.finish(desk.start(job_id), POSITIVE, POSITIVE, POSITIVE)
-    assert (await desk.client.delete(f"/jobs/{job_id}")).status_code == 204
-    assert_problem(await desk.get(f"/{job_id}"), 404, "not_found")
-    assert_problem(await desk.client.delete(f"/jobs/{job_id}"), 404, "not_found")
-    assert not [key for key in desk.held() if b"millrace" in key and b":job" in key]
+async def test_an_ended_job_is_deleted_with_its_data(api: JobsApi) -> None:
+    job_id = await api.new()
+    api.finish(api.start(job_id), POSITIVE, POSITIVE, POSITIVE)
+    assert (await api.client.delete(f"/jobs/{job_id}")).status_code == 204
+    assert_problem(await api.get(f"/{job_id}"), 404, "not_found")
+    assert_problem(await api.client.delete(f"/jobs/{job_id}"), 404, "not_found")
+    assert not [key for key in api.held() if b"millrace" in key and b":job" in key]
 
 
-async def test_jobs_are_listed_newest_first_page_by_page(desk: Desk) -> None:
-    ids = [await desk.new(str(number)) for number in range(5)]
+async def test_jobs_are_listed_newest_first_page_by_page(api: JobsApi) -> None:
+    ids = [await api.new(str(number)) for number in range(5)]
     seen, cursor = [], ""
     while cursor is not None:
-        page = (await desk.get("", limit=2, cursor=cursor)).json()
+        page = (await api.get("", limit=2, cursor=cursor)).json()
         seen += [job["id"] for job in page["jobs"]]
         cursor = page["next_cursor"]
     assert seen == ids[::-1]
 
 
-async def test_jobs_are_listed_by_status(desk: Desk) -> None:
-    ids = [await desk.new(str(number)) for number in range(6)]
+async def test_jobs_are_listed_by_status(api: JobsApi) -> None:
+    ids = [await api.new(str(number)) for number in range(6)]
     for job_id in ids[::2]:
-        desk.store.cancel(job_id)
-    found = (await desk.get("", status="cancelled", limit=2)).json()
+        api.store.cancel(job_id)
+    found = (await api.get("", status="cancelled", limit=2)).json()
     assert [job["id"] for job in found["jobs"]] == [ids[4], ids[2]]
-    rest = (await desk.get("", status="cancelled", limit=2, cursor=found["next_cursor"])).json()
+    rest = (await api.get("", status="cancelled", limit=2, cursor=found["next_cursor"])).json()
     assert ([job["id"] for job in rest["jobs"]], rest["next_cursor"]) == ([ids[0]], None)
-    assert (await desk.get("", status="finished")).json()["jobs"] == []
+    assert (await api.get("", status="finished")).json()["jobs"] == []
 
 
-async def test_a_job_whose_time_is_over_is_not_listed(desk: Desk) -> None:
-    gone, kept = await desk.new("a"), await desk.new("b")
-    desk.redis.delete(f"{{millrace-jobs:default}}:job:{gone}")
-    assert [job["id"] for job in (await desk.get("")).json()["jobs"]] == [kept]
-    assert desk.store.newest(10) == ([kept], None)
+async def test_a_job_whose_time_is_over_is_not_listed(api: JobsApi) -> None:
+    gone, kept = await api.new("a"), await api.new("b")
+    api.redis.delete(f"{{millrace-jobs:default}}:job:{gone}")
+    assert [job["id"] for job in (await api.get("")).json()["jobs"]] == [kept]
+    assert api.store.newest(10) == ([kept], None)
 
 
 @pytest.mark.parametrize("params", [{"status": "lost"}, {"limit": 0}, {"limit": 1001}, {"cursor": "x"}])
-async def test_a_list_is_asked_for_with_sense(desk: Desk, params: dict[str, Any]) -> None:
-    assert_problem(await desk.get("", **params), 422, "invalid_request")
+async def test_a_list_is_asked_for_with_sense(api: JobsApi, params: dict[str, Any]) -> None:
+    assert_problem(await api.get("", **params), 422, "invalid_request")

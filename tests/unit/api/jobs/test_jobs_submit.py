@@ -7,20 +7,20 @@ from typing import Any
 
 import pytest
 
-from tests.unit.api.jobs.desk import CSV, NDJSON, Desk, Start
+from tests.unit.api.jobs.jobs_api import CSV, NDJSON, JobsApi, Start
 from tests.unit.api.pretended import assert_problem
 
 
-async def test_a_job_is_taken_in(desk: Desk) -> None:
-    answer = await desk.submit("a", "b", "c")
+async def test_a_job_is_taken_in(api: JobsApi) -> None:
+    answer = await api.submit("a", "b", "c")
     assert answer.status_code == 202
     job = answer.json()
     assert answer.headers["location"] == f"/jobs/{job['id']}"
     assert (job["status"], job["total"], job["done"], job["failed"]) == ("queued", 3, 0, 0)
     assert (job["position"], job["started_at"], job["error"]) == (1, None, None)
     assert job["created_at"].endswith("Z")
-    assert desk.queue.rq.get_job_ids() == [job["id"]]
-    assert desk.store.input(job["id"], 0) == ["a", "b", "c"]
+    assert api.queue.rq.get_job_ids() == [job["id"]]
+    assert api.store.input(job["id"], 0) == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize(
@@ -36,58 +36,58 @@ async def test_a_job_is_taken_in(desk: Desk) -> None:
     ],
 )
 async def test_three_forms_of_body_make_the_same_job(
-    desk: Desk, headers: dict[str, str], body: bytes
+    api: JobsApi, headers: dict[str, str], body: bytes
 ) -> None:
-    answer = await desk.client.post("/jobs", content=body, headers=headers)
+    answer = await api.client.post("/jobs", content=body, headers=headers)
     assert answer.status_code == 202, answer.text
-    assert desk.store.input(answer.json()["id"], 0) == ["a", "b, c"]
+    assert api.store.input(answer.json()["id"], 0) == ["a", "b, c"]
 
 
-async def test_a_large_body_is_stored_in_chunks(desk: Desk) -> None:
+async def test_a_large_body_is_stored_in_chunks(api: JobsApi) -> None:
     texts = [f"text {number}" for number in range(1000)]
-    job_id = await desk.new(*texts)
-    chunks = [desk.store.input(job_id, number) for number in range(5)]
+    job_id = await api.new(*texts)
+    chunks = [api.store.input(job_id, number) for number in range(5)]
     assert chunks[4] is None
     assert [text for chunk in chunks if chunk for text in chunk] == texts
     assert len(chunks[0] or ()) == 256
 
 
 async def test_a_text_that_is_too_long_is_stored_as_none(start: Start) -> None:
-    desk = await start(max_text_chars=3)
-    job_id = await desk.new("abc", "abcd")
-    assert desk.store.input(job_id, 0) == ["abc", None]
+    api = await start(max_text_chars=3)
+    job_id = await api.new("abc", "abcd")
+    assert api.store.input(job_id, 0) == ["abc", None]
 
 
-async def test_a_bad_line_is_named_and_nothing_is_kept(desk: Desk) -> None:
+async def test_a_bad_line_is_named_and_nothing_is_kept(api: JobsApi) -> None:
     body = b'"a"\n' * 600 + b"5\n"
-    answer = await desk.client.post("/jobs", content=body, headers=NDJSON)
+    answer = await api.client.post("/jobs", content=body, headers=NDJSON)
     problem = assert_problem(answer, 422, "invalid_request")
     assert problem["line"] == 601
-    assert desk.held() == []
+    assert api.held() == []
 
 
 @pytest.mark.parametrize(
     "body", [b"", b"{}", b'{"text": []}', b'{"text": "a"}', b'["a"]', b"a", b'{"text": [5]}']
 )
-async def test_bad_json_is_told_as_by_predict(desk: Desk, body: bytes) -> None:
+async def test_bad_json_is_told_as_by_predict(api: JobsApi, body: bytes) -> None:
     job, predict = [
-        assert_problem(await desk.client.post(path, content=body), 422, "invalid_request")
+        assert_problem(await api.client.post(path, content=body), 422, "invalid_request")
         for path in ("/jobs", "/predict")
     ]
     assert job["detail"] == predict["detail"]
-    assert desk.held() == []
+    assert api.held() == []
 
 
 @pytest.mark.parametrize(("headers", "body"), [(NDJSON, b""), (NDJSON, b"\n\n"), (CSV, b"text\n")])
-async def test_a_job_without_texts_is_none(desk: Desk, headers: dict[str, str], body: bytes) -> None:
-    answer = await desk.client.post("/jobs", content=body, headers=headers)
+async def test_a_job_without_texts_is_none(api: JobsApi, headers: dict[str, str], body: bytes) -> None:
+    answer = await api.client.post("/jobs", content=body, headers=headers)
     assert_problem(answer, 422, "invalid_request")
-    assert desk.held() == []
+    assert api.held() == []
 
 
 @pytest.mark.parametrize("stated", [True, False])
 async def test_a_body_over_the_limit_is_refused_and_nothing_is_kept(start: Start, stated: bool) -> None:
-    desk = await start(max_job_body_bytes=10_000)
+    api = await start(max_job_body_bytes=10_000)
     sent = 0
 
     async def body() -> AsyncIterator[bytes]:
@@ -97,17 +97,17 @@ async def test_a_body_over_the_limit_is_refused_and_nothing_is_kept(start: Start
             yield b'"text"\n' * 200
 
     headers = {**NDJSON, "content-length": "140000"} if stated else NDJSON
-    assert_problem(await desk.client.post("/jobs", content=body(), headers=headers), 413, "too_large")
-    assert desk.held() == []
+    assert_problem(await api.client.post("/jobs", content=body(), headers=headers), 413, "too_large")
+    assert api.held() == []
 
 
-async def test_another_content_type_is_415(desk: Desk) -> None:
-    answer = await desk.client.post("/jobs", content=b"x", headers={"content-type": "text/html"})
+async def test_another_content_type_is_415(api: JobsApi) -> None:
+    answer = await api.client.post("/jobs", content=b"x", headers={"content-type": "text/html"})
     assert_problem(answer, 415, "unsupported_media_type")
     assert "text/csv" in answer.headers["accept"]
 
 
-async def test_a_client_that_leaves_in_the_middle_leaves_nothing(desk: Desk) -> None:
+async def test_a_client_that_leaves_in_the_middle_leaves_nothing(api: JobsApi) -> None:
     messages = [
         {"type": "http.request", "body": b'"text"\n' * 1000, "more_body": True},
         {"type": "http.disconnect"},
@@ -122,17 +122,17 @@ async def test_a_client_that_leaves_in_the_middle_leaves_nothing(desk: Desk) -> 
     headers = [(b"content-type", b"application/x-ndjson")]
     scope = {"type": "http", "method": "POST", "path": "/jobs", "raw_path": b"/jobs", "headers": headers}
     scope |= {"query_string": b"", "http_version": "1.1", "scheme": "http", "server": ("mill", 80)}
-    await desk.app(scope, receive, send)
-    assert desk.held() == []
+    await api.app(scope, receive, send)
+    assert api.held() == []
 
 
 async def test_too_many_waiting_jobs_are_refused_with_the_time_to_come_back(start: Start) -> None:
-    desk = await start(max_waiting_jobs=1)
-    running = await desk.new("a", "b")
-    attempt = desk.start(running)
-    desk.store.append(attempt, 0, [], failed=0, rate=0.1, model="")
-    await desk.new("c")
-    answer = await desk.submit("d")
+    api = await start(max_waiting_jobs=1)
+    running = await api.new("a", "b")
+    attempt = api.start(running)
+    api.store.append(attempt, 0, [], failed=0, rate=0.1, model="")
+    await api.new("c")
+    answer = await api.submit("d")
     assert_problem(answer, 429, "too_many_jobs")
     assert answer.headers["retry-after"] == "20"
-    assert desk.store.waiting() == 1
+    assert api.store.waiting() == 1

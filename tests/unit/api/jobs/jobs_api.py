@@ -28,7 +28,7 @@ FAILURE = {"error": {"code": "inference_failed", "detail": "the model failed on 
 
 
 @dataclass
-class Desk:
+class JobsApi:
     """A running edge, and the store behind it, to play the worker with."""
 
     app: FastAPI
@@ -64,18 +64,18 @@ class Desk:
         return [key for key in self.redis.scan_iter() if b":totals" not in key and key != b"rq:queues"]
 
 
-Start = Callable[..., Awaitable[Desk]]
+Start = Callable[..., Awaitable[JobsApi]]
 
 
 @asynccontextmanager
-async def serving(fake: FakeRedis, settings: ApiSettings) -> AsyncIterator[Desk]:
+async def serving(fake: FakeRedis, settings: ApiSettings) -> AsyncIterator[JobsApi]:
     draining: list[bool] = []
     store, queue = JobStore(fake.sync, settings.name, settings.job_ttl_s), JobQueue(fake.sync, settings)
-    desk = JobService(store, queue, settings, lambda: bool(draining))
-    app = create_app(settings, hub=FakeHub(), cache=FakeCache(), jobs=desk)
+    service = JobService(store, queue, settings, lambda: bool(draining))
+    app = create_app(settings, hub=FakeHub(), cache=FakeCache(), jobs=service)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with (
         app.router.lifespan_context(app),
         httpx.AsyncClient(transport=transport, base_url="http://localhost") as client,
     ):
-        yield Desk(app, client, fake.sync, store, queue, draining)
+        yield JobsApi(app, client, fake.sync, store, queue, draining)
