@@ -1,4 +1,4 @@
-"""How many texts one client may have waiting, and which clients go first."""
+"""Limits how many texts each client may have waiting, and decides which clients go first."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from api.errors import Problem
 
 
 class ClientCap:
-    """Texts that each client has waiting, and the most it may (0: no limit)."""
+    """Counts the waiting texts of each client. `most` is the limit (0: no limit).
+
+    Clients with at most `first` waiting texts go before the others.
+    """
 
     def __init__(self, most: int, first: int) -> None:
         self._most = most
@@ -17,19 +20,20 @@ class ClientCap:
         self._waiting: dict[str, int] = {}
 
     def has_room(self, client: str, texts: int) -> bool:
-        """Whether `hold` would let them in."""
+        """Whether `hold` would accept these texts."""
         waiting = self._waiting.get(client, 0)
         return not (self._most and waiting and waiting + texts > self._most)
 
     @contextmanager
     def hold(self, client: str, texts: int) -> Iterator[bool]:
-        """Counts `texts` for as long as they wait; says whether they go before those of heavier clients.
+        """Counts texts while they wait. Yields whether they go before those of heavier clients.
 
-        Raises Problem 429 `client_limit`. One request is always taken: its size has a limit of its own.
+        Raises Problem 429 `client_limit`. A client with nothing waiting is never refused, because the size of
+        a single request is limited elsewhere.
         """
         waiting = self._waiting.get(client, 0)
         if not self.has_room(client, texts):
-            detail = f"{waiting} of at most {self._most} texts of this client are waiting already"
+            detail = f"this client has {waiting} texts waiting already, of at most {self._most}"
             raise Problem(429, detail, code="client_limit")
         self._waiting[client] = waiting + texts
         try:

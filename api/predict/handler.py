@@ -1,7 +1,8 @@
-"""POST /predict: the road of one request, from its bytes to its answer.
+"""POST /predict: handles a request from its bytes to the response.
 
-In order: headers, body, texts, in-process cache, for misses the lookup, answer. A request whose texts are all
-known leaves after the in-process cache. The request middleware calls this before the framework.
+The steps are: headers, body, texts, in-process cache, lookup of misses, response. If the in-process cache
+knows all texts, the response follows at once. The request middleware calls this handler directly, without
+FastAPI.
 """
 
 from __future__ import annotations
@@ -42,19 +43,19 @@ ROUTE = "/predict"
 
 
 class Deferral(Protocol):
-    """Makes a job of a request (`Prefer: respond-async`): 202 and where to ask. May raise Problem."""
+    """Turns a request into a job (`Prefer: respond-async`) and returns its location. May raise Problem."""
 
-    async def __call__(self, head: RequestHeaders, texts: list[str]) -> Answer: ...
+    async def __call__(self, headers: RequestHeaders, texts: list[str]) -> Answer: ...
 
 
 class RequestContext:
-    """One request under way, and what its log line will say. `started` by perf_counter."""
+    """The state of a request, and the data for its log line. `started` is a time of perf_counter."""
 
-    __slots__ = ("client", "computed", "head", "known", "started", "texts")
+    __slots__ = ("client", "computed", "headers", "known", "started", "texts")
 
-    def __init__(self, head: RequestHeaders) -> None:
+    def __init__(self, headers: RequestHeaders) -> None:
         self.started = perf_counter()
-        self.head = head
+        self.headers = headers
         self.client = ""
         self.texts: list[str] = []
         self.known = False
@@ -62,7 +63,7 @@ class RequestContext:
 
 
 class PredictHandler:
-    """Answers POST /predict. An ASGI application; `deferral` makes jobs of requests that ask for it."""
+    """An ASGI application that answers POST /predict. `deferral` turns requests into jobs."""
 
     def __init__(
         self,
@@ -84,75 +85,77 @@ class PredictHandler:
         self._lookup = lookup
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        ask = RequestContext(RequestHeaders(scope))
+        context = RequestContext(RequestHeaders(scope))
+        request_id = context.headers.request_id
         try:
-            answer = await self._answer(ask, receive)
+            answer = await self._answer(context, receive)
         except ClientDisconnect:
-            self._record(ask, 499, "client_gone")
+            self._record(context, 499, "client_gone")
         except (Exception, asyncio.CancelledError) as error:
-            problem = self._problem(ask, error)
-            problem.__traceback__ = None  # it holds the body, while the client takes its time
-            self._record(ask, problem.status, problem.code, problem.entry)
-            await send_problem(LingeringClose(send, receive), problem, ask.head.request_id)
+            problem = self._problem(context, error)
+            problem.__traceback__ = None  # it would keep the body in memory until a slow client has read it
+            self._record(context, problem.status, problem.code, problem.entry)
+            await send_problem(LingeringClose(send, receive), problem, request_id)
         else:
-            headers: list[Header] = [JSON, (b"x-request-id", ask.head.request_id), NOSNIFF, *answer.headers]
+            headers: list[Header] = [JSON, (b"x-request-id", request_id), NOSNIFF, *answer.headers]
             if self._lifecycle.draining:
-                headers.append(CLOSE)  # or the next request may meet the end of this process
+                headers.append(CLOSE)  # the process ends soon, so the client must not reuse the connection
             await send_answer(send, answer.status, headers, answer.body)
-            self._record(ask, answer.status)
+            self._record(context, answer.status)
 
-    async def _answer(self, ask: RequestContext, receive: Receive) -> Answer:
-        head = ask.head
-        ask.client = self._auth.admit(head)
-        check_length(head, self._bodies.limit)
-        check_encoding(head)
-        check_json(head)
-        ask.texts = texts = self.reader.read(await self._bodies.read(receive))
-        wishes = head.preference
-        if wishes.respond_async and wishes.wait_s is None:
-            return await self._deferral(head, texts)
+    async def _answer(self, context: RequestContext, receive: Receive) -> Answer:
+        headers = context.headers
+        context.client = self._auth.admit(headers)
+        check_length(headers, self._bodies.limit)
+        check_encoding(headers)
+        check_json(headers)
+        context.texts = texts = self.reader.read(await self._bodies.read(receive))
+        preference = headers.preference
+        if preference.respond_async and preference.wait_s is None:
+            return await self._deferral(headers, texts)
         before = perf_counter()
         revision = self._models.revision
-        tenant = ask.client if self._settings.separate_clients else ""
-        held = self._lookup.known(revision, texts, tenant)
+        tenant = context.client if self._settings.separate_clients else ""
+        cached = self._lookup.known(revision, texts, tenant)
         now = perf_counter()
-        if None not in held:
-            ask.known = True
-            self._metrics.hit_local(len(held))
-            known = cast("list[CachedPrediction]", held)
-            answer = all_known(self._models, revision, known, now - before, now - ask.started)
-            self._say_wait(wishes, answer)
+        if None not in cached:
+            context.known = True
+            self._metrics.hit_local(len(cached))
+            known = cast("list[CachedPrediction]", cached)
+            answer = all_known(self._models, revision, known, now - before, now - context.started)
+            self._add_preference_applied(preference, answer)
             return answer
-        until = before + self._budget_s(wishes)
-        want = LookupRequest(texts, held, revision, ask.client, until, head.trace, tenant)
-        return await self._some_unknown(ask, want, receive)
+        until = before + self._budget_s(preference)
+        request = LookupRequest(texts, cached, revision, context.client, until, headers.trace, tenant)
+        return await self._some_unknown(context, request, receive)
 
-    async def _some_unknown(self, ask: RequestContext, want: LookupRequest, receive: Receive) -> Answer:
-        wishes = ask.head.preference
+    async def _some_unknown(
+        self, context: RequestContext, request: LookupRequest, receive: Receive
+    ) -> Answer:
+        preference = context.headers.preference
         try:
-            with self._bodies.hold(ask.texts):
-                found = await self._lookup.find(want, receive)
+            with self._bodies.hold(context.texts):
+                found = await self._lookup.find(request, receive)
         except (BudgetExceeded, QueueFull):
-            if wishes.respond_async:
-                return await self._deferral(ask.head, ask.texts)
+            if preference.respond_async:
+                return await self._deferral(context.headers, context.texts)
             raise
-        ask.computed = len(found.computed)
-        ask.known = not found.computed
-        answer = some_found(self._models, want, found, perf_counter() - ask.started)
-        self._say_wait(wishes, answer)
+        context.computed = len(found.computed)
+        context.known = not found.computed
+        answer = some_found(self._models, request, found, perf_counter() - context.started)
+        self._add_preference_applied(preference, answer)
         return answer
 
-    def _budget_s(self, wishes: Preference) -> float:
-        if wishes.wait_s is None:
+    def _budget_s(self, preference: Preference) -> float:
+        if preference.wait_s is None:
             return self._settings.default_budget_s
-        return min(wishes.wait_s, self._settings.max_budget_s)
+        return min(preference.wait_s, self._settings.max_budget_s)
 
-    def _say_wait(self, wishes: Preference, answer: Answer) -> None:
-        """An answer that came in time says which time that was."""
-        if wishes.wait_s is not None:
-            answer.headers.append((b"preference-applied", b"wait=%g" % self._budget_s(wishes)))
+    def _add_preference_applied(self, preference: Preference, answer: Answer) -> None:
+        if preference.wait_s is not None:
+            answer.headers.append((b"preference-applied", b"wait=%g" % self._budget_s(preference)))
 
-    def _problem(self, ask: RequestContext, error: BaseException) -> Problem:
+    def _problem(self, context: RequestContext, error: BaseException) -> Problem:
         if isinstance(error, Problem):
             return error
         if isinstance(error, MillraceError):
@@ -161,27 +164,26 @@ class PredictHandler:
             if not self._lifecycle.draining:
                 raise error
             return Problem(503, "this process is stopping", code="draining", retry_after_s=1.0)
-        log.error(
-            "unexpected", exc_info=error, extra={"action": "request.crashed", "request_id": ask.head.id}
-        )
+        fields = {"action": "request.crashed", "request_id": context.headers.id}
+        log.error("unexpected error", exc_info=error, extra=fields)
         return internal()
 
-    def _record(self, ask: RequestContext, status: int, code: str = "", entry: str = "") -> None:
-        seconds = perf_counter() - ask.started
+    def _record(self, context: RequestContext, status: int, code: str = "", entry: str = "") -> None:
+        seconds = perf_counter() - context.started
         self._metrics.request(ROUTE, status, seconds)
-        name = ask.head.client_name
+        name = context.headers.client_name
         if name:
             self._metrics.client(name, status)
-        level = logging.DEBUG if ask.known else logging.INFO
+        level = logging.DEBUG if context.known else logging.INFO
         if log.isEnabledFor(level):
             fields: dict[str, object] = {
                 "action": "request",
-                "request_id": ask.head.id,
+                "request_id": context.headers.id,
                 "route": ROUTE,
                 "status": status,
                 "ms": round(seconds * 1e3, 3),
-                "texts": len(ask.texts),
-                "computed": ask.computed,
+                "texts": len(context.texts),
+                "computed": context.computed,
             }
             if name:
                 fields["client"] = name

@@ -1,7 +1,7 @@
-"""The in-process cache: an LRU of pre-encoded predictions in front of the shared one.
+"""The in-process cache: an LRU of pre-encoded predictions in front of the shared cache.
 
-Keyed by (revision, text) itself: a hit costs no digest. Bounded in entries and in bytes, and nothing lives
-longer here than the shared cache said.
+The key is (revision, text) itself, so a hit does not compute a digest. The cache is bounded in entries and in
+bytes. The caller decides how long a prediction is kept.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from time import monotonic
 
 from batcher.messages import Prediction
 
-# Of one entry: key tuple, Held, float, size, and its share of the dictionary. Measured with tracemalloc.
+# The overhead of an entry, measured with tracemalloc: key, CachedPrediction, float, size, dictionary slot.
 OVERHEAD_BYTES = 350
 
 
 @dataclass(frozen=True, slots=True)
 class CachedPrediction:
-    """One remembered prediction. `expires_at` by the monotonic clock, `size` in bytes, all counted."""
+    """A cached prediction. `expires_at` is a time of the monotonic clock, `size` the total size in bytes."""
 
     fragment: bytes
     truncated: bool
@@ -29,40 +29,40 @@ class CachedPrediction:
 
 
 class LocalCache:
-    """An LRU. `max_entries` 0 switches it off: every lookup misses, nothing is kept."""
+    """An LRU cache. With `max_entries` 0 it is off: every lookup misses, and nothing is stored."""
 
     def __init__(self, max_entries: int, max_bytes: int) -> None:
         self.bytes = 0
         self.evictions = 0
         self._max_entries = max_entries if max_bytes else 0
         self._max_bytes = max_bytes
-        self._held: OrderedDict[tuple[str, str], CachedPrediction] = OrderedDict()
+        self._entries: OrderedDict[tuple[str, str], CachedPrediction] = OrderedDict()
 
     def __len__(self) -> int:
-        return len(self._held)
+        return len(self._entries)
 
     def find(self, revision: str, texts: Sequence[str], tenant: str = "") -> list[CachedPrediction | None]:
-        """What is known of each text, in order; of a tenant with results of its own, only those."""
+        """The cached prediction of each text, in order. A tenant only gets its own results."""
         if tenant:
             texts = [_own(tenant, text) for text in texts]
         now = monotonic()
-        held_of, used = self._held.get, self._held.move_to_end
+        get, used = self._entries.get, self._entries.move_to_end
         found: list[CachedPrediction | None] = []
         for text in texts:
             key = (revision, text)
-            held = held_of(key)
-            if held is None:
+            cached = get(key)
+            if cached is None:
                 found.append(None)
-            elif held.expires_at > now:
+            elif cached.expires_at > now:
                 used(key)
-                found.append(held)
+                found.append(cached)
             else:
                 self._drop(key)
                 found.append(None)
         return found
 
     def put(self, text: str, prediction: Prediction, life_s: float, tenant: str = "") -> None:
-        """Remembers what `prediction.revision` says of `text` for `life_s` seconds at most."""
+        """Stores the prediction of `text` by its revision, for at most `life_s` seconds."""
         if tenant:
             text = _own(tenant, text)
         size = sys.getsizeof(text) + sys.getsizeof(prediction.fragment) + OVERHEAD_BYTES
@@ -70,21 +70,21 @@ class LocalCache:
             return
         key = (prediction.revision, text)
         self._drop(key)
-        while len(self._held) >= self._max_entries or self.bytes + size > self._max_bytes:
-            _, oldest = self._held.popitem(last=False)
+        while len(self._entries) >= self._max_entries or self.bytes + size > self._max_bytes:
+            _, oldest = self._entries.popitem(last=False)
             self.bytes -= oldest.size
             self.evictions += 1
-        self._held[key] = CachedPrediction(
+        self._entries[key] = CachedPrediction(
             prediction.fragment, prediction.truncated, monotonic() + life_s, size
         )
         self.bytes += size
 
     def _drop(self, key: tuple[str, str]) -> None:
-        held = self._held.pop(key, None)
-        if held is not None:
-            self.bytes -= held.size
+        cached = self._entries.pop(key, None)
+        if cached is not None:
+            self.bytes -= cached.size
 
 
 def _own(tenant: str, text: str) -> str:
-    """The text as a tenant's own. Names of tenants hold no line break, so no two pairs are alike."""
+    """A key for the text of a tenant. It is unique, because tenant names do not contain line breaks."""
     return f"{tenant}\n{text}"

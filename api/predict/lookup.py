@@ -1,9 +1,10 @@
-"""The miss road: from texts that this process does not know to their predictions.
+"""Looks up the predictions of texts that are not in the in-process cache.
 
-What happens in order: digests -> shared cache -> cap per client -> queue, while watching whether the client
-is still there. Each text is asked for once, however often a request names it.
+The steps are: digests -> shared cache -> cap per client -> queue. The lookup is cancelled if the client
+disconnects. A text that occurs several times in a request is looked up once.
 
-Where the cache lies beside the queue and most texts are new, the queue looks into it: a round trip less.
+If the shared cache and the queue use the same Redis and most texts are new, the enqueue script checks the
+cache. This saves a round trip.
 """
 
 from __future__ import annotations
@@ -26,36 +27,37 @@ from api.settings import ApiSettings
 from batcher.errors import BudgetExceeded, MillraceError
 from batcher.messages import Outcome, Prediction, entry_id
 
-# A copy of a cached result may live for this share of the TTL. To ask for what is left of it would double the
-# commands. No answer is older than 1.2 TTL.
+# A local copy of a shared result lives for this share of the TTL. Reading the remaining TTL would double the
+# number of commands. Because of this, a result may be up to 1.2 TTL old.
 COPY_SHARE = 0.1
-# A copy of a result that has just been computed never outlives the shared one, whose end is spread by 10 %.
+# A local copy of a new result lives for this share of the TTL, so that it never outlives the shared one,
+# whose TTL varies by 10 %.
 FRESH_SHARE = 0.9
-# While more than this share of texts is found in the shared cache it is asked first, which is cheaper then.
+# If more than this share of texts is found in the shared cache, it is cheaper to read the cache first.
 MOST_FOUND = 0.5
-# Weight of the newest request in that share.
+# Weight of the newest request in the moving average of that share.
 NEWEST = 0.05
-# With less time than this the cache is asked first, which answers whatever time is left.
+# With less time left than this, the cache is read first: it can answer even if the queue could not.
 LEAST_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class LookupRequest:
-    """Texts of one request, and what the in-process cache held of each, in order. Times by perf_counter."""
+    """The texts of a request, and the in-process cache's result for each. `deadline` is by perf_counter."""
 
     texts: Sequence[str]
-    held: Sequence[CachedPrediction | None]
+    cached: Sequence[CachedPrediction | None]
     revision: str
     client: str
     deadline: float
     trace: str
-    # Whose results these are, where clients are kept apart; "" is everyone's.
+    # The client that these results belong to; "" if clients share results.
     tenant: str = ""
 
 
 @dataclass(slots=True)
 class LookupResult:
-    """Predictions by text, which of them were computed for this request, and the time caches alone took."""
+    """Predictions by text, the texts computed for this request, and the time spent on caches."""
 
     by_text: dict[str, Prediction] = field(default_factory=dict)
     computed: set[str] = field(default_factory=set)
@@ -63,7 +65,7 @@ class LookupResult:
 
 
 class PredictionLookup:
-    """Asks the shared cache, then the queue, and tells the in-process cache what it learnt."""
+    """Asks the shared cache, then the queue, and stores the results in the in-process cache."""
 
     def __init__(
         self, settings: ApiSettings, hub: Hub, shared: Cache, local: LocalCache, metrics: Metrics
@@ -79,52 +81,55 @@ class PredictionLookup:
         self._share_found = 0.0
 
     def known(self, revision: str, texts: Sequence[str], tenant: str) -> list[CachedPrediction | None]:
-        """What the in-process cache holds of each text."""
+        """The in-process cache's prediction for each text, or None."""
         return self._local.find(revision, texts, tenant)
 
-    async def find(self, want: LookupRequest, receive: Receive) -> LookupResult:
-        """Every missing text's prediction. Raises MillraceError, Problem or ClientDisconnect."""
+    async def find(self, request: LookupRequest, receive: Receive) -> LookupResult:
+        """Finds the predictions of all missing texts. Raises MillraceError, Problem or ClientDisconnect."""
         found = LookupResult()
-        pairs = zip(want.texts, want.held, strict=True)
-        unknown_texts = dict.fromkeys(text for text, held in pairs if held is None)
-        ids = {text: entry_id(text, want.tenant) for text in unknown_texts}
-        self._metrics.entries("hit_local", len(want.held) - want.held.count(None))
-        looks = self._queue_may_look(want, len(ids))
-        if want.revision and not looks:
-            await self._ask_shared(want, ids, found)
+        pairs = zip(request.texts, request.cached, strict=True)
+        unknown_texts = dict.fromkeys(text for text, cached in pairs if cached is None)
+        ids = {text: entry_id(text, request.tenant) for text in unknown_texts}
+        self._metrics.entries("hit_local", len(request.cached) - request.cached.count(None))
+        looks = self._queue_checks_cache(request, len(ids))
+        if request.revision and not looks:
+            await self._ask_shared(request, ids, found)
         unknown = [text for text in ids if text not in found.by_text]
         if unknown:
-            with self._cap.hold(want.client, len(unknown)) as first:
+            with self._cap.hold(request.client, len(unknown)) as first:
                 asked = [ids[text] for text in unknown]
-                revision = want.revision if looks else ""
-                await self._compute(want, asked, unknown, found, receive, first=first, revision=revision)
-        if want.revision:
+                revision = request.revision if looks else ""
+                await self._compute(request, asked, unknown, found, receive, first=first, revision=revision)
+        if request.revision:
             share = 1.0 - len(found.computed) / len(ids)
             self._share_found += NEWEST * (share - self._share_found)
         return found
 
-    def _queue_may_look(self, want: LookupRequest, texts: int) -> bool:
-        """Whether one round trip will do. Not where the queue may refuse what the cache may know."""
+    def _queue_checks_cache(self, request: LookupRequest, texts: int) -> bool:
+        """Whether the enqueue script checks the cache, to save a round trip.
+
+        It does not if the queue might refuse texts that the cache could answer.
+        """
         return (
             self._hub.looks
             and self._share_found <= MOST_FOUND
-            and want.deadline - perf_counter() > LEAST_S
-            and self._cap.has_room(want.client, texts)
+            and request.deadline - perf_counter() > LEAST_S
+            and self._cap.has_room(request.client, texts)
         )
 
-    async def _ask_shared(self, want: LookupRequest, ids: dict[str, str], found: LookupResult) -> None:
+    async def _ask_shared(self, request: LookupRequest, ids: dict[str, str], found: LookupResult) -> None:
         started = perf_counter()
-        hits = await self._shared.get(want.revision, list(ids.values()))
+        hits = await self._shared.get(request.revision, list(ids.values()))
         for text, prediction in zip(ids, hits, strict=True):
             if prediction is not None:
                 found.by_text[text] = prediction
-                self._local.put(text, prediction, self._copy_s, want.tenant)
+                self._local.put(text, prediction, self._copy_s, request.tenant)
         self._metrics.entries("hit_shared", len(found.by_text))
         found.cache_s += perf_counter() - started
 
     async def _compute(
         self,
-        want: LookupRequest,
+        request: LookupRequest,
         ids: Sequence[str],
         texts: Sequence[str],
         found: LookupResult,
@@ -134,12 +139,12 @@ class PredictionLookup:
         revision: str,
     ) -> None:
         asked_at = perf_counter()
-        budget_s = want.deadline - asked_at
+        budget_s = request.deadline - asked_at
         try:
             if budget_s <= 0:
-                raise BudgetExceeded("no time was left to ask the queue")
+                raise BudgetExceeded("the budget ended before the texts were enqueued")
             work = self._hub.classify(
-                ids, texts, budget_s=budget_s, trace=want.trace, first=first, revision=revision
+                ids, texts, budget_s=budget_s, trace=request.trace, first=first, revision=revision
             )
             outcomes = await unless_disconnected(receive, work)
         except MillraceError as error:
@@ -148,12 +153,12 @@ class PredictionLookup:
         except (ClientDisconnect, asyncio.CancelledError):
             self._metrics.entries("cancelled", len(texts))
             raise
-        self._take(want, dict(zip(texts, outcomes, strict=True)), found)
+        self._take(request, dict(zip(texts, outcomes, strict=True)), found)
         if not found.computed:
             found.cache_s += perf_counter() - asked_at
 
-    def _take(self, want: LookupRequest, outcomes: dict[str, Outcome], found: LookupResult) -> None:
-        """Keeps what was computed; then the first text without a prediction, if any, becomes the answer."""
+    def _take(self, request: LookupRequest, outcomes: dict[str, Outcome], found: LookupResult) -> None:
+        """Stores the predictions. If any text failed, raises the error of the first one."""
         cached = 0
         for text, outcome in outcomes.items():
             if isinstance(outcome, MillraceError):
@@ -162,14 +167,14 @@ class PredictionLookup:
             found.by_text[text] = outcome
             if outcome.cached:
                 cached += 1
-                self._local.put(text, outcome, self._copy_s, want.tenant)
+                self._local.put(text, outcome, self._copy_s, request.tenant)
             else:
                 found.computed.add(text)
-                self._local.put(text, outcome, self._fresh_s, want.tenant)
+                self._local.put(text, outcome, self._fresh_s, request.tenant)
         self._metrics.entries("hit_shared", cached)
         self._metrics.entries("computed", len(found.computed))
-        for index, text in enumerate(want.texts):
+        for index, text in enumerate(request.texts):
             if isinstance(failed := outcomes.get(text), MillraceError):
                 problem = problem_of(failed, index)
-                problem.entry = entry_id(text, want.tenant)
+                problem.entry = entry_id(text, request.tenant)
                 raise problem

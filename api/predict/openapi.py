@@ -1,4 +1,4 @@
-"""What OpenAPI says of POST /predict beyond what the route shows."""
+"""OpenAPI descriptions of POST /predict that FastAPI cannot derive."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from api.schemas import IDEMPOTENCY_KEY, Error, LabelScore, ValidationFailed
 
 
 class Predictions(BaseModel):
-    """One list per text, in the order of the request; in it each label, in label id order."""
+    """One list per text, in the order of the request. Each list has all labels in label id order."""
 
     predictions: list[list[LabelScore]]
 
@@ -37,55 +37,51 @@ def _error(text: str, model: type[BaseModel] = Error) -> dict[str, Any]:
 
 PREDICT_RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {
-        "description": "One list of labels per text, in order. Or the job of this Idempotency-Key "
-        "(Prefer: respond-async), when there is one",
+        "description": "One list of labels per text, in order; or the existing job with this Idempotency-Key "
+        "(Prefer: respond-async)",
         "headers": {
-            "X-Request-ID": _header("Taken over from the request, or new"),
-            "X-Cache": _header("HIT, MISS or PARTIAL: how many of the texts a cache knew"),
-            "X-Model": _header("name@revision that answered; several during a change of model"),
-            "X-Truncated": _header("Texts cut at the model's token limit; absent when none"),
+            "X-Request-ID": _header("The id from the request, or a new one"),
+            "X-Cache": _header("HIT, MISS or PARTIAL: whether all, none or some of the texts were cached"),
+            "X-Model": _header("name@revision of the model; several during a model rollout"),
+            "X-Truncated": _header("Number of texts cut at the model's token limit; absent if none"),
             "Server-Timing": _header(
-                "Milliseconds of cache, queue, tokenize, model, total; size of the batch"
+                "Milliseconds of cache, queue, tokenize, model and total; size of the batch"
             ),
         },
     },
     202: {
         "model": Job,
-        "description": "Became a job (Prefer: respond-async)",
-        "headers": {"Location": _header("Where to ask for it")},
+        "description": "The request became a job (Prefer: respond-async)",
+        "headers": {"Location": _header("The path of the job")},
     },
-    401: _error("No valid API key, where keys are set"),
-    403: _error(
-        "Another host name than the service's (host_not_allowed), or a page of another site (cross_site)"
-    ),
+    401: _error("API key missing or invalid"),
+    403: _error("Host name not allowed (host_not_allowed), or cross-site request (cross_site)"),
     408: _error("The body did not arrive in time"),
     409: _error("The Idempotency-Key belongs to a job with other texts (idempotency_conflict)"),
-    413: _error("Body, number of texts or one text too large"),
-    415: _error("Another content type than JSON, or a compressed body"),
-    422: _error(
-        "Not a valid request, or a text that ends every worker it meets (code poison)", ValidationFailed
-    ),
+    413: _error("The body or a text is too large, or there are too many texts"),
+    415: _error("The content type is not JSON, or the body is compressed"),
+    422: _error("Invalid request, or a text that makes workers crash (poison)", ValidationFailed),
     429: _error(
-        "Shed: too much is waiting (queue_full, too_many_jobs), or too much of this client (client_limit, "
-        "rate_limited); see Retry-After"
+        "Too much is waiting (queue_full, too_many_jobs), or a limit of this client is reached "
+        "(client_limit, rate_limited); see Retry-After"
     ),
-    500: _error("The model failed on one text (inference_failed), or something unforeseen (internal)"),
-    503: _error("No worker, no Redis, or the process is stopping; see Retry-After"),
-    504: _error("The budget ended before the result came"),
+    500: _error("The model failed on one text (inference_failed), or an unexpected error (internal)"),
+    503: _error("No worker, Redis does not answer, or the process is stopping; see Retry-After"),
+    504: _error("The budget ended before the result arrived"),
     507: _error(
-        "As a job: all jobs (jobs_full), or yours (client_jobs_full), hold as many bytes as they may"
+        "As a job: the storage limit of all jobs (jobs_full) or of yours (client_jobs_full) is reached"
     ),
 }
 
 
 def request_body(model: type[BaseModel]) -> dict[str, Any]:
-    """What OpenAPI says of the request: its headers and its body."""
+    """The OpenAPI description of the request's headers and body."""
     parameters = [
         {
             "name": "Prefer",
             "in": "header",
             "schema": {"type": "string"},
-            "description": "wait=N: budget in seconds; respond-async: answer with a job",
+            "description": "wait=N: budget in seconds; respond-async: respond with a job",
             "example": "wait=5",
         },
         IDEMPOTENCY_KEY,

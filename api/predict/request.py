@@ -1,4 +1,4 @@
-"""The body of POST /predict: from bytes to texts, or a Problem."""
+"""Parses the body of POST /predict."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from api.asgi.json_reader import read_json
 from api.errors import Problem
 
-# Bytes of a body up to which whatever may be in it is cheap.
+# Bodies up to this size are cheap to parse, whatever their content.
 LARGE_BODY = 64 * 1024
 
 
@@ -21,12 +21,12 @@ class _Body(BaseModel):
 
 
 class RequestReader:
-    """Reads request bodies: bytes to texts, or a Problem.
+    """Parses request bodies into texts.
 
-    A small body that is right takes one pass of pydantic's own JSON parser, which makes values of everything
-    before it looks at any of it: a hundred times the size of a body that is made for it. A large one, and one
-    that the parser refuses, is read text by text, and only as far as it makes sense; so what is said of a
-    body does not depend on its size.
+    Small bodies are parsed by pydantic, which is fastest. But it builds all values before it validates any of
+    them, and a hostile body can use a hundred times its size in memory. So large bodies, and those that
+    pydantic rejects, are parsed text by text, up to the first error. The error messages of both sizes are
+    therefore the same.
     """
 
     def __init__(self, max_texts: int, max_text_chars: int) -> None:
@@ -39,7 +39,7 @@ class RequestReader:
         self._max_chars = max_text_chars
 
     def read(self, body: bytes) -> list[str]:
-        """The texts. Raises Problem: 422 for what is no valid request, 413 for too many or too long texts."""
+        """The texts. Raises Problem 422 for an invalid request, and 413 for too many or too long texts."""
         texts = (self._whole(body) if len(body) <= LARGE_BODY else None) or self._one_by_one(body)
         if len(body) > self._max_chars and max(map(len, texts)) > self._max_chars:
             index = next(at for at, text in enumerate(texts) if len(text) > self._max_chars)
@@ -48,9 +48,9 @@ class RequestReader:
         return texts
 
     def _whole(self, body: bytes) -> list[str] | None:
-        """The texts, or None unless all is well."""
-        # The parser takes the last of two equal names; only a body that may have two is looked at again:
-        # one with "text" in it more than once, or with an escaped letter of it.
+        """The texts, or None if the body must be parsed text by text."""
+        # Pydantic accepts duplicate keys and uses the last one. So a body that may have two keys "text" (the
+        # word occurs more than once, or one of its letters may be escaped) is parsed text by text.
         if body.count(b'"text"') != 1 or b"\\u006" in body or b"\\u007" in body:
             return None
         try:
@@ -62,5 +62,6 @@ class RequestReader:
     def _one_by_one(self, body: bytes) -> list[str]:
         texts = list(islice(read_json((body,)), self._max_texts + 1))
         if len(texts) > self._max_texts:
-            raise Problem(413, f"more than {self._max_texts} texts", code="too_many_texts")
+            detail = f"the request has more than {self._max_texts} texts"
+            raise Problem(413, detail, code="too_many_texts")
         return texts

@@ -1,4 +1,4 @@
-"""How predictions become an answer: fragments joined as they are, and the headers that tell how they came."""
+"""Builds responses from predictions: joins their encoded fragments and adds the response headers."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ _PARTIAL: Header = (b"x-cache", b"PARTIAL")
 
 
 def all_known(
-    models: Models, revision: str, held: Sequence[CachedPrediction], cache_s: float, total_s: float
+    models: Models, revision: str, cached: Sequence[CachedPrediction], cache_s: float, total_s: float
 ) -> Answer:
-    """Every text was in the in-process cache."""
+    """The response if every text was in the in-process cache."""
     headers: list[Header] = [
         _HIT,
         (b"x-model", models.header(revision)),
         (b"server-timing", b"cache;dur=%.3f, total;dur=%.3f" % (cache_s * 1e3, total_s * 1e3)),
     ]
-    truncated = sum([known.truncated for known in held])
-    return _answer(headers, [known.fragment for known in held], truncated)
+    truncated = sum([known.truncated for known in cached])
+    return _answer(headers, [known.fragment for known in cached], truncated)
 
 
-def some_found(models: Models, want: LookupRequest, found: LookupResult, total_s: float) -> Answer:
-    """Some texts came from further away: the shared cache, or the model."""
+def some_found(models: Models, request: LookupRequest, found: LookupResult, total_s: float) -> Answer:
+    """The response if some texts came from the shared cache or the model."""
     fragments: list[bytes] = []
-    names: dict[str, str] = {}  # by revision, as the results say
+    names: dict[str, str] = {}  # model name by revision, from the results
     truncated = computed = 0
-    for text, held in zip(want.texts, want.held, strict=True):
-        if held:
-            known: CachedPrediction | Prediction = held
-            names.setdefault(want.revision, "")
+    for text, cached in zip(request.texts, request.cached, strict=True):
+        if cached:
+            known: CachedPrediction | Prediction = cached
+            names.setdefault(request.revision, "")
         else:
             known = result = found.by_text[text]
             names[result.revision] = result.model
@@ -50,7 +50,7 @@ def some_found(models: Models, want: LookupRequest, found: LookupResult, total_s
 
 
 def _timing(found: LookupResult, total_s: float) -> Header:
-    """Server-Timing in ms. Of several batches, the slowest of each stage and the largest size."""
+    """Server-Timing in ms. For several batches, the slowest time of each stage and the largest batch size."""
     parts = [b"cache;dur=%.3f" % (found.cache_s * 1e3)]
     if found.computed:
         runs = [found.by_text[text] for text in found.computed]

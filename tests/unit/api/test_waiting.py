@@ -123,7 +123,7 @@ async def test_a_client_may_have_only_so_many_texts_waiting(start: Start) -> Non
     await until(lambda: hub.asked)
     refused = await service.predict("c", "d")
     problem = assert_problem(refused, 429, "client_limit")
-    assert problem["detail"] == "2 of at most 3 texts of this client are waiting already"
+    assert problem["detail"] == "this client has 2 texts waiting already, of at most 3"
     assert refused.headers["retry-after"] == "1"
     assert (await service.predict("known")).status_code == 200
     second = asyncio.create_task(service.predict("c", "known"))
