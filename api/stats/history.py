@@ -1,4 +1,4 @@
-"""What the last minutes were like: rates and quantiles from counters that are read once a second. No I/O."""
+"""The rates and quantiles of the last minutes, computed from counters that are read every second. No I/O."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
-# What a viewer who has just come is told of.
+# How many seconds of history a new viewer gets.
 HISTORY_S = 300
-# Quantiles and rates are those of this span: long enough to be calm, short enough to be current.
+# Quantiles cover this many seconds, and rates this many: enough to be smooth, few enough to be current.
 SPAN_S = 60
 RATE_S = 5
 
 
 @dataclass(frozen=True, slots=True)
 class CounterSample:
-    """Counters at one moment. `at` in seconds of a monotonic clock, all else since the start.
+    """Counters at one moment, since startup. `at` is in seconds of a monotonic clock.
 
-    `durations` has a count for each bucket of `bounds`, one for what is beyond, and their sum.
+    `durations` has a count per bucket of `bounds`, a count of longer durations, and the sum of all durations.
     """
 
     at: float
@@ -32,9 +32,10 @@ class CounterSample:
 
 @dataclass(frozen=True, slots=True)
 class StatsPoint:
-    """One second: texts per second, milliseconds (None: nothing was answered), entries that wait.
+    """Statistics of one second: texts per second, latency quantiles, and entries waiting.
 
-    `answered` and `refused` by this API, `worked` by all workers.
+    `answered`, `hits` and `refused` are those of this API; `worked` covers all workers. Quantiles are None if
+    no request was answered.
     """
 
     answered: float
@@ -47,41 +48,41 @@ class StatsPoint:
 
 
 class StatsHistory:
-    """Beats of the last minutes."""
+    """The points of the last minutes, one per second."""
 
     def __init__(self, bounds: Sequence[float]) -> None:
         self._bounds = tuple(bounds)
-        self._readings: deque[CounterSample] = deque(maxlen=SPAN_S + 1)
-        self._beats: deque[StatsPoint] = deque(maxlen=HISTORY_S)
+        self._samples: deque[CounterSample] = deque(maxlen=SPAN_S + 1)
+        self._points: deque[StatsPoint] = deque(maxlen=HISTORY_S)
 
-    def add(self, reading: CounterSample) -> StatsPoint:
-        """The beat that a reading, a second after the one before, makes."""
-        self._readings.append(reading)
-        then = self._readings[max(-1 - RATE_S, -len(self._readings))]
-        seconds = max(reading.at - then.at, 1e-3)
-        buckets = [now - was for now, was in zip(reading.durations, self._readings[0].durations, strict=True)]
-        computed = max(reading.computed - then.computed, 0.0)
-        hits = max(reading.hits - then.hits, 0.0)
-        beat = StatsPoint(
+    def add(self, sample: CounterSample) -> StatsPoint:
+        """Adds a sample, and returns the point computed from it and the samples before."""
+        self._samples.append(sample)
+        then = self._samples[max(-1 - RATE_S, -len(self._samples))]
+        seconds = max(sample.at - then.at, 1e-3)
+        buckets = [now - was for now, was in zip(sample.durations, self._samples[0].durations, strict=True)]
+        computed = max(sample.computed - then.computed, 0.0)
+        hits = max(sample.hits - then.hits, 0.0)
+        point = StatsPoint(
             answered=round((hits + computed) / seconds, 1),
             hits=round(hits / seconds, 1),
-            refused=round(max(reading.refused - then.refused, 0.0) / seconds, 1),
-            worked=round(max(reading.worked - then.worked, 0.0) / seconds, 1),
+            refused=round(max(sample.refused - then.refused, 0.0) / seconds, 1),
+            worked=round(max(sample.worked - then.worked, 0.0) / seconds, 1),
             p50_ms=self._quantile(buckets[:-1], 0.5),
             p99_ms=self._quantile(buckets[:-1], 0.99),
-            waiting=reading.waiting,
+            waiting=sample.waiting,
         )
-        self._beats.append(beat)
-        return beat
+        self._points.append(point)
+        return point
 
     def history(self) -> Mapping[str, list[float | None]]:
-        """Each field of the beats so far, oldest first."""
+        """The values of each field, oldest first."""
         return {
-            field.name: [getattr(beat, field.name) for beat in self._beats] for field in fields(StatsPoint)
+            field.name: [getattr(point, field.name) for point in self._points] for field in fields(StatsPoint)
         }
 
     def _quantile(self, buckets: Sequence[float], share: float) -> float | None:
-        """In ms, as if durations were spread evenly within their bucket."""
+        """A quantile in ms, assuming that durations are spread evenly within their bucket."""
         total = sum(buckets)
         if total < 1:
             return None
@@ -95,14 +96,14 @@ class StatsHistory:
 
 
 class MonotonicTotal:
-    """Texts that all workers did since the first look, although workers come and go."""
+    """The number of texts classified by all workers. It never decreases, although workers start and stop."""
 
     def __init__(self) -> None:
         self._seen: dict[str, int] = {}
         self._total = 0
 
     def add(self, texts: Mapping[str, int]) -> int:
-        """The total after another look at the texts of each live worker."""
+        """Updates the total with the count of each live worker, and returns it."""
         for worker, count in texts.items():
             self._total += max(count - self._seen.get(worker, count), 0)
         self._seen = dict(texts)

@@ -1,7 +1,7 @@
-"""GET /stats: the mill at this moment. One document as JSON, or one a second as server-sent events.
+"""GET /stats: the current state of the service as JSON, or every second as server-sent events.
 
-It is computed once a second per process, whoever watches, from what Redis and the processes publish anyway.
-Every viewer gets the same bytes; one that is slow misses some.
+Each process computes one frame per second, from data that Redis and the processes publish anyway. All viewers
+get the same bytes, and slow viewers miss frames.
 """
 
 from __future__ import annotations
@@ -33,25 +33,25 @@ from batcher.messages import LaneDepth, ModelRecord, WorkerRecord
 log = logging.getLogger(__name__)
 
 EVERY_S = 1.0
-# A stream ends after this, so that no connection is for ever; the page comes back by itself.
+# A stream ends after this time, so that no connection stays open for ever. The page reconnects.
 MAX_STREAM_S = 3600.0
 MOST_VIEWERS = 200
-# Newest jobs that are shown.
+# How many of the newest jobs are shown.
 JOBS = 8
-# Frames after somebody looked in which jobs are read from Redis.
+# For how many frames after the last viewer has left jobs are still read from Redis.
 JOBS_FRAMES = 5
 
 
 class Stats:
-    """The frames of one process. `run` makes them."""
+    """Computes a frame every second while `running` is open, and streams frames to viewers."""
 
-    def __init__(self, metrics: Metrics, hub: Hub, desk: JobService, lifecycle: Lifecycle) -> None:
+    def __init__(self, metrics: Metrics, hub: Hub, service: JobService, lifecycle: Lifecycle) -> None:
         self.viewers = 0
         self._metrics = metrics
         self._hub = hub
-        self._desk = desk
+        self._service = service
         self._lifecycle = lifecycle
-        self._pulse = StatsHistory(metrics.bounds)
+        self._history = StatsHistory(metrics.bounds)
         self._worked = MonotonicTotal()
         self._next: asyncio.Future[None] | None = None
         self._frame: dict[str, Any] = {}
@@ -62,7 +62,7 @@ class Stats:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Frames are made within it; all streams end with it."""
+        """Computes frames while it is open, and ends all streams when it closes."""
         ticking = self._lifecycle.watch(asyncio.create_task(self._run(), name="stats"))
         try:
             yield
@@ -70,19 +70,19 @@ class Stats:
             ticking.cancel()
             tasks = [task for task in (ticking, self._reading_jobs) if task is not None]
             await asyncio.wait(tasks, timeout=1.0)
-            self._turn()
+            self._wake_streams()
 
     async def frame(self) -> bytes:
         """The newest frame as one JSON document."""
-        await self._look_at_jobs()
+        await self._read_jobs()
         return _json(self._frame | {"jobs": self._jobs})
 
     async def stream(self) -> AsyncIterator[bytes]:
-        """What was, then each frame as it is made. Ends when this process is asked to stop."""
+        """Yields the history, then each new frame. Ends when the process drains."""
         self.viewers += 1
         try:
             ends = time.monotonic() + MAX_STREAM_S
-            yield b"retry: 1000\n\n" + _sse("history", _json(self._pulse.history()))
+            yield b"retry: 1000\n\n" + _sse("history", _json(self._history.history()))
             yield self._encoded()
             while not self._lifecycle.draining and time.monotonic() < ends:
                 if self._next is None:
@@ -97,15 +97,15 @@ class Stats:
             try:
                 self._tick()
             except Exception:
-                log.exception("a frame was lost", extra={"action": "stats.lost"})
-            self._turn()
+                log.exception("could not compute the statistics", extra={"action": "stats.lost"})
+            self._wake_streams()
             await asyncio.sleep(EVERY_S - time.time() % EVERY_S)
 
     def _tick(self) -> None:
         snapshot = self._hub.snapshot
         outcomes, durations = self._metrics.read()
         lanes = {"interactive": snapshot.interactive, "bulk": snapshot.bulk}
-        reading = CounterSample(
+        sample = CounterSample(
             at=time.monotonic(),
             hits=outcomes["hit_local"] + outcomes["hit_shared"],
             computed=outcomes["computed"],
@@ -126,59 +126,61 @@ class Stats:
             "in_flight": snapshot.in_flight,
             "rate": round(snapshot.rate, 1),
             "workers": [_worker(worker, now_ms) for worker in snapshot.workers],
-            "now": asdict(self._pulse.add(reading)),
+            "now": asdict(self._history.add(sample)),
         }
         self._wanted = JOBS_FRAMES if self.viewers else max(self._wanted - 1, 0)
         if self._wanted and (self._reading_jobs is None or self._reading_jobs.done()):
-            self._reading_jobs = asyncio.create_task(self._look_at_jobs())
+            self._reading_jobs = asyncio.create_task(self._read_jobs())
         if self.viewers:
             self._event = self._encoded()
 
     def _encoded(self) -> bytes:
         return _sse("frame", _json(self._frame | {"jobs": self._jobs}))
 
-    def _turn(self) -> None:
+    def _wake_streams(self) -> None:
         waiting, self._next = self._next, None
         if waiting is not None and not waiting.done():
             waiting.set_result(None)
 
-    async def _look_at_jobs(self) -> None:
-        """Jobs are read only while somebody watches. None: Redis did not say.
+    async def _read_jobs(self) -> None:
+        """Reads the newest jobs. They are None if Redis does not answer.
 
-        All viewers get the same frame: where jobs have several owners, it shows none.
+        All viewers get the same frame, so no jobs are shown if jobs may have several owners.
         """
-        owner = self._desk.shown_owner
+        owner = self._service.shown_owner
         if owner is None:
             self._jobs = []
             return
         try:
-            records, _ = await self._desk.newest(None, JOBS, "", owner)
+            records, _ = await self._service.newest(None, JOBS, "", owner)
             self._jobs = [job_body(record).model_dump(mode="json") for record in records]
         except MillraceError:
             self._jobs = None
 
 
 def stats_routes(stats: Stats) -> APIRouter:
-    """The one route."""
     router = APIRouter(tags=["health"])
 
     @router.get(
         "/stats",
-        summary="The mill at this moment",
+        summary="The current state of the service",
         responses={
             200: {"content": {"application/json": {}, "text/event-stream": {}}},
-            401: {"model": Error, "description": "No valid API key, where keys are set"},
-            403: {"model": Error, "description": "Another host name (host_not_allowed) or site (cross_site)"},
-            429: {"model": Error, "description": "Too many requests of this client (rate_limited)"},
-            503: {"model": Error, "description": "Too many are watching already (too_many_viewers)"},
+            401: {"model": Error, "description": "API key missing or invalid"},
+            403: {
+                "model": Error,
+                "description": "Host name not allowed (host_not_allowed), or cross-site request (cross_site)",
+            },
+            429: {"model": Error, "description": "Rate limit exceeded (rate_limited)"},
+            503: {"model": Error, "description": "Too many viewers (too_many_viewers)"},
         },
     )
     async def look(request: Request) -> Response:
-        """JSON once; with `Accept: text/event-stream` an event `history`, then an event `frame` a second."""
+        """A JSON document. With `Accept: text/event-stream`, a `history` event, then a `frame` per second."""
         if "text/event-stream" not in request.headers.get("accept", ""):
             return Response(await stats.frame(), media_type="application/json")
         if stats.viewers >= MOST_VIEWERS:
-            raise Problem(503, f"{MOST_VIEWERS} viewers are watching already", code="too_many_viewers")
+            raise Problem(503, f"{MOST_VIEWERS} viewers are connected already", code="too_many_viewers")
         headers = {"x-accel-buffering": "no"}
         return StreamingResponse(stats.stream(), media_type="text/event-stream", headers=headers)
 
@@ -204,7 +206,7 @@ def _lane(lane: LaneDepth) -> dict[str, Any]:
 
 
 def _worker(worker: WorkerRecord, now_ms: float) -> dict[str, Any]:
-    """`recent`: number, size, tokens, computed tokens, reason, longest wait and pass in ms of each batch."""
+    """`recent` lists batches: number, size, tokens, computed tokens, reason, longest wait, duration in ms."""
     return {
         "id": worker.id,
         "revision": worker.revision[:12],

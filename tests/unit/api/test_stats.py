@@ -55,7 +55,7 @@ async def until(service: Service, true: Any) -> dict[str, Any]:
 
 
 class NoJobs:
-    """A desk without jobs; counts how often it was asked."""
+    """A job service without jobs that counts how often it is asked."""
 
     shown_owner = ""
     asked = 0
@@ -72,16 +72,16 @@ class Made:
     """Frames without a server."""
 
     stats: Stats
-    desk: NoJobs
+    jobs: NoJobs
     lifecycle: Lifecycle
 
 
 @pytest.fixture
 async def made() -> AsyncIterator[Made]:
-    desk, lifecycle = NoJobs(), Lifecycle()
-    stats = Stats(Metrics(10.0), FakeHub(snapshot=BUSY), cast(JobService, desk), lifecycle)
+    jobs, lifecycle = NoJobs(), Lifecycle()
+    stats = Stats(Metrics(10.0), FakeHub(snapshot=BUSY), cast(JobService, jobs), lifecycle)
     async with stats.running():
-        yield Made(stats, desk, lifecycle)
+        yield Made(stats, jobs, lifecycle)
 
 
 async def test_a_frame_tells_of_queue_workers_and_their_batches(start: Start) -> None:
@@ -110,7 +110,7 @@ async def test_what_was_answered_shows_in_the_rates(service: Service) -> None:
     ("hub", "reason"),
     [
         (FakeHub(reachable=False), "Redis does not answer"),
-        (FakeHub(snapshot=replace(RUNNING, workers=())), "no worker that could answer is alive"),
+        (FakeHub(snapshot=replace(RUNNING, workers=())), "no worker is running"),
     ],
 )
 async def test_a_frame_says_why_nothing_would_be_answered(start: Start, hub: FakeHub, reason: str) -> None:
@@ -161,11 +161,11 @@ async def test_streams_end_when_the_process_shall_stop(made: Made) -> None:
 
 async def test_jobs_are_read_only_while_somebody_watches(made: Made) -> None:
     await asyncio.sleep(0.1)
-    assert made.desk.asked == 0
+    assert made.jobs.asked == 0
     stream = made.stats.stream()
     for _ in range(4):
         await anext(stream)
-    assert made.desk.asked > 0
+    assert made.jobs.asked > 0
 
 
 async def test_viewers_beyond_the_limit_are_refused(
