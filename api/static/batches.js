@@ -1,4 +1,4 @@
-// The newest batches as blocks: width by tokens computed, the part that is padding in another colour.
+// The latest batches as blocks. The width is the number of computed tokens; padding has another colour.
 
 import { h, milliseconds } from "./dom.js";
 
@@ -13,7 +13,7 @@ export class Batches {
     this.widest = WIDEST_TOKENS;
   }
 
-  /** Returns the batches that are new since the last frame, oldest first. */
+  /** Shows the batches that are new since the last frame, and returns them, oldest first. */
   take(workers) {
     const fresh = [];
     for (const worker of workers) {
@@ -37,10 +37,10 @@ export class Batches {
   row({ size, tokens, computed, reason, queueMs, modelMs }) {
     const padding = computed > tokens ? `, ${Math.round(100 * (1 - tokens / computed))} % padding` : "";
     const texts = `${size} ${size === 1 ? "text" : "texts"}`;
-    const told = `${texts}, ${tokens} tokens${padding}, closed: ${reason}, waited ${milliseconds(queueMs)}, ran ${milliseconds(modelMs)}`;
+    const summary = `${texts}, ${tokens} tokens${padding}, closed by: ${reason}, waited ${milliseconds(queueMs)}, ran ${milliseconds(modelMs)}`;
     return h(
       "li",
-      { "data-reason": reason, title: told },
+      { "data-reason": reason, title: summary },
       h("div", { class: "block", style: { width: `${(100 * computed) / this.widest}%` } }, h("i", { style: { width: `${(100 * tokens) / computed}%` } })),
       h("span", { class: "facts" }, h("b", {}, texts), ` · ${reason} · ${milliseconds(modelMs)}`),
     );

@@ -1,4 +1,4 @@
-// A line of the last five minutes: no axes but its top and bottom.
+// A line chart of the last five minutes. It has no axes, only a baseline and the value of its top.
 
 import { svg } from "./dom.js";
 
@@ -41,7 +41,7 @@ export class Chart {
     });
     const box = svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", width: "100%", height: "80%", y: "18%" }, ...parts);
     this.element.replaceChildren(
-      svg("title", {}, `${this.title}: now ${this.format(last)}, at most ${this.format(most)} in five minutes`),
+      svg("title", {}, `${this.title}: now ${this.format(last)}, scale up to ${this.format(most)}, last five minutes`),
       svg("text", { x: 0, y: 11 }, this.format(most)),
       svg("text", { x: "100%", y: 11, "text-anchor": "end" }, this.lines.map((line) => this.format(line.at(-1))).join(" · ")),
       box,
@@ -66,7 +66,7 @@ const path = (run) => `M${run.map(([x, y]) => `${x.toFixed(1)},${y.toFixed(1)}`)
 const trace = (line, most) => runs(line, most).map(path).join("");
 const areas = (line, most) => runs(line, most).map((run) => `${path(run)}V${HEIGHT}H${run[0][0].toFixed(1)}Z`).join("");
 
-/** The next of 1, 2, 5, 10, ... */
+/** Rounds up to 1, 2 or 5 times a power of ten. */
 function roundUp(value) {
   const power = 10 ** Math.floor(Math.log10(value));
   return [1, 2, 5, 10].map((step) => step * power).find((step) => step >= value * 0.999) ?? value;

@@ -1,4 +1,4 @@
-// Elements made by script, never by markup: nothing that a text or a server says becomes HTML.
+// Creates elements without parsing HTML, so that texts and responses can never inject markup.
 
 export const $ = (selector) => document.querySelector(selector);
 
@@ -21,7 +21,7 @@ export function svg(name, attributes = {}, ...children) {
   return element;
 }
 
-/** 1234567 -> 1.23 M, 0.0123 -> 0.012: three digits are enough to look at. */
+/** Formats a number with about three significant digits: 1234567 -> 1.23 M, 0.0123 -> 0.012. */
 export function short(value) {
   if (value == null) return "–";
   const size = Math.abs(value);

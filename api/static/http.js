@@ -1,4 +1,4 @@
-// Requests to this API, with the key it may ask for, and its stream of events.
+// Sends requests to this API, with an API key if there is one, and follows its event stream.
 
 const KEY = "millrace-key";
 
@@ -11,54 +11,54 @@ function headers(more = {}) {
   return key ? { ...more, Authorization: `Bearer ${key}` } : more;
 }
 
-/** What went wrong, in the words of the server where it had any. `status` 0: there was no answer. */
-export class Refused extends Error {
+/** A failed request, with the server's message if there is one. `status` is 0 if there was no response. */
+export class RequestError extends Error {
   constructor(status, message) {
     super(message);
     this.status = status;
   }
 }
 
-export async function ask(path, options = {}) {
+export async function request(path, options = {}) {
   let response;
   try {
     response = await fetch(path, { ...options, headers: headers(options.headers) });
   } catch {
-    throw new Refused(0, "The server does not answer.");
+    throw new RequestError(0, "The server does not answer.");
   }
   if (response.ok) return response;
   const problem = await response.json().catch(() => ({}));
   const detail = Array.isArray(problem.detail) ? problem.detail.map((one) => one.msg).join("; ") : problem.detail;
   const wait = response.headers.get("Retry-After");
-  throw new Refused(response.status, `${detail ?? response.statusText}${wait ? ` (again in ${wait} s)` : ""}`);
+  throw new RequestError(response.status, `${detail ?? response.statusText}${wait ? ` (try again in ${wait} s)` : ""}`);
 }
 
-/** Follows the stream for ever: `on.history`, `on.frame`, and `on.lost` with the problem each time it ends. */
+/** Follows the event stream and reconnects for ever. Calls `on.history`, `on.frame`, and `on.lost` with the error when it ends. */
 export async function follow(on) {
   for (;;) {
-    const silence = new AbortController();
+    const timeout = new AbortController();
     let timer;
-    const heard = () => {
+    const restartTimer = () => {
       clearTimeout(timer);
-      timer = setTimeout(() => silence.abort(), 5000);
+      timer = setTimeout(() => timeout.abort(), 5000);
     };
     try {
-      heard();
-      const response = await ask("stats", { headers: { Accept: "text/event-stream" }, signal: silence.signal, cache: "no-store" });
+      restartTimer();
+      const response = await request("stats", { headers: { Accept: "text/event-stream" }, signal: timeout.signal, cache: "no-store" });
       await read(response.body, (name, data) => {
-        heard();
+        restartTimer();
         on[name]?.(JSON.parse(data));
       });
-      on.lost(new Refused(0, "The server has ended the stream."));
+      on.lost(new RequestError(0, "The server closed the connection."));
     } catch (problem) {
-      on.lost(problem instanceof Refused ? problem : new Refused(0, "The server has fallen silent."));
+      on.lost(problem instanceof RequestError ? problem : new RequestError(0, "The server stopped responding."));
     }
     clearTimeout(timer);
     await new Promise((resolve) => setTimeout(resolve, 1000));
   }
 }
 
-async function read(body, tell) {
+async function read(body, onEvent) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   for (;;) {
@@ -68,7 +68,7 @@ async function read(body, tell) {
     rest = events.pop();
     for (const event of events) {
       const fields = Object.fromEntries(event.split("\n").map((line) => line.split(/: (.*)/s)));
-      if (fields.event) tell(fields.event, fields.data);
+      if (fields.event) onEvent(fields.event, fields.data);
     }
   }
 }

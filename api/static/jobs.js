@@ -1,7 +1,7 @@
-// Jobs: a file becomes one, each shows how far it is, results are fetched as CSV.
+// The list of jobs: uploads files as jobs, shows their progress, and saves results as CSV.
 
 import { $, age, h, short } from "./dom.js";
-import { Refused, ask } from "./http.js";
+import { RequestError, request } from "./http.js";
 
 const TYPES = { csv: "text/csv", json: "application/json", ndjson: "application/x-ndjson", jsonl: "application/x-ndjson" };
 
@@ -26,7 +26,7 @@ export class Jobs {
     await this.attempt(async () => {
       const kind = TYPES[file.name.split(".").pop().toLowerCase()];
       const body = kind ? file : await lines(file);
-      await ask("jobs", { method: "POST", headers: { "Content-Type": kind ?? TYPES.ndjson }, body });
+      await request("jobs", { method: "POST", headers: { "Content-Type": kind ?? TYPES.ndjson }, body });
     });
   }
 
@@ -36,7 +36,7 @@ export class Jobs {
     try {
       await action();
     } catch (error) {
-      if (!(error instanceof Refused)) throw error;
+      if (!(error instanceof RequestError)) throw error;
       problem.textContent = error.message;
       problem.hidden = false;
     }
@@ -52,30 +52,30 @@ export class Jobs {
   row(job) {
     const open = job.status === "queued" || job.status === "running";
     const facts = [`${short(job.done)} of ${short(job.total)} texts`];
-    if (job.failed) facts.push(`${short(job.failed)} with an error`);
+    if (job.failed) facts.push(`${short(job.failed)} failed`);
     if (job.rate) facts.push(`${short(job.rate)}/s`, `${age(job.remaining_s)} left`);
-    if (job.position) facts.push(`place ${job.position}`);
+    if (job.position) facts.push(`position ${job.position}`);
     if (job.error) facts.push(job.error.detail);
-    const fetched = h("button", { class: "small", "data-key": `${job.id}-csv`, onclick: () => this.attempt(() => save(job)) }, "Results as CSV");
-    const ended = h("button", { class: "small", "data-key": `${job.id}-end`, onclick: () => this.attempt(() => ask(`jobs/${job.id}`, { method: "DELETE" })) }, open ? "Cancel" : "Remove");
+    const save = h("button", { class: "small", "data-key": `${job.id}-csv`, onclick: () => this.attempt(() => saveResults(job)) }, "Results as CSV");
+    const end = h("button", { class: "small", "data-key": `${job.id}-end`, onclick: () => this.attempt(() => request(`jobs/${job.id}`, { method: "DELETE" })) }, open ? "Cancel" : "Remove");
     return h(
       "li",
       { "data-status": job.status, "data-job": job.id },
       h("div", { class: "line" }, h("span", { class: "name" }, h("code", {}, job.id.slice(0, 8))), h("span", {}, job.status), h("span", { class: "quiet end" }, facts.join(" · "))),
       h("progress", { max: job.total, value: job.done, "aria-label": `Job ${job.id.slice(0, 8)}` }),
-      h("div", { class: "row" }, job.done ? fetched : null, ended),
+      h("div", { class: "row" }, job.done ? save : null, end),
     );
   }
 }
 
-/** Plain lines as NDJSON. */
+/** Converts the lines of a text file to NDJSON. */
 async function lines(file) {
   const text = await file.text();
   return text.split(/\r?\n/).filter((line) => line.trim()).map((line) => JSON.stringify(line)).join("\n");
 }
 
-async function save(job) {
-  const response = await ask(`jobs/${job.id}/predictions?limit=1000000`, { headers: { Accept: "text/csv" } });
+async function saveResults(job) {
+  const response = await request(`jobs/${job.id}/predictions?limit=1000000`, { headers: { Accept: "text/csv" } });
   const url = URL.createObjectURL(await response.blob());
   h("a", { href: url, download: `${job.id.slice(0, 8)}.csv` }).click();
   setTimeout(() => URL.revokeObjectURL(url), 10000);

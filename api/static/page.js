@@ -1,4 +1,4 @@
-// Puts the parts together: the stream feeds the live ones, the forms ask for themselves.
+// Connects the parts of the page to the event stream. The forms send their own requests.
 
 import { Batches } from "./batches.js";
 import { Chart } from "./chart.js";
@@ -24,7 +24,7 @@ function figure(name, value) {
   $(`[data-figure="${name}"]`).textContent = value;
 }
 
-function say(state, words) {
+function setState(state, words) {
   $("#state").dataset.state = state;
   if ($("#state .words").textContent !== words) $("#state .words").textContent = words;
   document.body.classList.toggle("stale", state === "gone");
@@ -36,7 +36,7 @@ follow({
   },
   frame(frame) {
     const { now, model } = frame;
-    say(frame.ready ? "ready" : "unready", frame.ready ? "Ready" : `Not ready: ${frame.reason}`);
+    setState(frame.ready ? "ready" : "unready", frame.ready ? "Ready" : `Not ready: ${frame.reason}`);
     $("#model").textContent = model ? `${model.name} · ${model.revision} · ${model.engine} ${model.precision}` : "";
     figure("waiting", short(now.waiting));
     figure("in_flight", short(frame.in_flight));
@@ -52,7 +52,7 @@ follow({
   },
   lost(problem) {
     if (problem.status === 401) form.askForKey();
-    say("gone", problem.status === 401 ? "An API key is needed" : `${problem.message} Trying again …`);
+    setState("gone", problem.status === 401 ? "An API key is required" : `${problem.message} Trying again …`);
     race.still();
   },
 });

@@ -28,7 +28,7 @@ export class Race {
     requestAnimationFrame((now) => this.turn(now));
   }
 
-  /** What the newest frame says: how much waits and flows, and which batches have closed since. */
+  /** Takes the newest frame (how much waits and flows) and the batches that are new since the last one. */
   take(frame, batches) {
     const waiting = frame.now.waiting + frame.in_flight;
     this.wanted = 0.04 + Math.min(Math.log10(1 + frame.now.worked) / 2.7, 1) * 0.96;
@@ -39,7 +39,7 @@ export class Race {
     if (this.calm.matches) this.settle();
   }
 
-  /** Nothing is heard of the mill: it stands. */
+  /** Stops the mill, because the connection is lost. */
   still() {
     this.wanted = 0;
     this.drops = 0;
@@ -257,7 +257,7 @@ export class Race {
   }
 }
 
-/** Up to three rows of texts. */
+/** The rows of texts on a raft, up to three, and its size. */
 function raftShape(size = 1) {
   const shown = Math.min(size, 48);
   const rows = shown > 12 ? 3 : shown > 4 ? 2 : 1;

@@ -1,9 +1,9 @@
-// The form: texts in, labels with bars out, and where the milliseconds went.
+// The form: classifies texts and shows their labels, the cache result, and where the time went.
 
 import { $, h, milliseconds } from "./dom.js";
-import { Refused, ask, useKey } from "./http.js";
+import { RequestError, request, useKey } from "./http.js";
 
-const OUTCOMES = { HIT: "known already", PARTIAL: "some were known", MISS: "computed" };
+const OUTCOMES = { HIT: "cache hit", PARTIAL: "partly cached", MISS: "computed" };
 const STAGES = { cache: "cache", queue: "queue", tokenize: "tokenise", model: "model" };
 const LABELS = 5;
 
@@ -30,15 +30,15 @@ export class Try {
 
   async classify() {
     const texts = $("#texts").value.split("\n").filter((line) => line.trim());
-    if (!texts.length) return this.fail("Write a text first.");
+    if (!texts.length) return this.fail("Enter a text first.");
     $("#classify").disabled = true;
     try {
       const started = performance.now();
-      const response = await ask("predict", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ text: texts }) });
+      const response = await request("predict", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ text: texts }) });
       const { predictions } = await response.json();
       this.show(texts, predictions, response.headers, performance.now() - started);
     } catch (problem) {
-      if (!(problem instanceof Refused)) throw problem;
+      if (!(problem instanceof RequestError)) throw problem;
       if (problem.status === 401) this.askForKey();
       this.fail(problem.message);
     } finally {
@@ -62,7 +62,7 @@ export class Try {
     const cut = Number(headers.get("X-Truncated") ?? 0);
     const chips = [h("span", { class: cache === "HIT" ? "chip hit" : "chip", "data-cache": cache }, OUTCOMES[cache] ?? cache)];
     if (batch) chips.push(h("span", { class: "chip" }, batch === "1" ? "alone in its batch" : `in a batch of ${batch}`));
-    if (cut) chips.push(h("span", { class: "chip warn" }, `${cut} cut at the model's limit`));
+    if (cut) chips.push(h("span", { class: "chip warn" }, `${cut} truncated at the model's limit`));
     chips.push(h("span", { class: "chip" }, milliseconds(stages.total?.dur ?? elapsedMs)));
     $("#outcome").replaceChildren(...chips);
     $("#waterfall").replaceChildren(...waterfall(stages));
@@ -83,7 +83,7 @@ export function serverTiming(header) {
   return stages;
 }
 
-/** One stage after the other; what none of them accounts for is Redis and the event loop. */
+/** The stages one after the other. The rest of the total is spent on Redis and the event loop. */
 function waterfall(stages) {
   const total = Math.max(stages.total?.dur ?? 0, 0.001);
   const rows = [];
@@ -93,7 +93,7 @@ function waterfall(stages) {
     rows.push(stage(name, title, at, stages[name].dur, total));
     at += stages[name].dur;
   }
-  if (total - at > 0.001) rows.push(stage("other", "the rest", at, total - at, total));
+  if (total - at > 0.001) rows.push(stage("other", "other", at, total - at, total));
   return rows;
 }
 

@@ -1,4 +1,4 @@
-// Who works, on what. A worker that vanishes is shown as lost for a while: that is news.
+// The list of workers. A worker that disappears is shown as lost for a while.
 
 import { age, h, short } from "./dom.js";
 
@@ -15,17 +15,17 @@ export class Workers {
     for (const worker of workers) this.known.set(worker.id, { worker, at: now });
     const rows = [];
     for (const [id, { worker, at }] of this.known) {
-      const there = at === now;
-      const left = worker.state === "stopping";
-      if (there || (!left && now - at < LOST_MS)) rows.push(row(worker, there));
+      const present = at === now;
+      const stopped = worker.state === "stopping";
+      if (present || (!stopped && now - at < LOST_MS)) rows.push(row(worker, present));
       else this.known.delete(id);
     }
-    this.element.replaceChildren(...(rows.length ? rows : [h("li", { class: "empty" }, "None is alive.")]));
+    this.element.replaceChildren(...(rows.length ? rows : [h("li", { class: "empty" }, "No workers running")]));
   }
 }
 
-function row(worker, there) {
-  const state = there ? worker.state : "lost";
+function row(worker, present) {
+  const state = present ? worker.state : "lost";
   const rate = worker.rate ? `${short(worker.rate)} tokens/s` : "";
   const facts = [`${short(worker.texts)} texts in ${short(worker.batches)} batches`, rate, `up ${age(worker.age_s)}`];
   return h(

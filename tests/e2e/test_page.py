@@ -201,7 +201,7 @@ def test_everything_can_be_reached_by_keyboard(mill: MakeMill, viewer: Viewer) -
         page.keyboard.press("Tab")
         reached.append(page.evaluate("document.activeElement.id || document.activeElement.textContent"))
     assert reached[:4] == ["Skip to the form", "texts", "classify", "file"]
-    assert reached[4] == "HTTP contract"
+    assert reached[4] == "API documentation"
 
 
 def test_nothing_is_wider_than_a_phone(mill: MakeMill, viewer: Viewer) -> None:
