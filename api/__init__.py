@@ -1,1 +1,1 @@
-"""The HTTP edge: asks the cache and the queue, answers people. Holds no model."""
+"""The HTTP API. It answers requests from the cache and the queue, and does not load a model."""

@@ -1,4 +1,4 @@
-"""python -m api: serves with the settings of the environment."""
+"""python -m api: runs the API with settings from the environment."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who may ask: host and origin of a request, its API key, and how often its client asks."""
+"""Decides whether a request is allowed: its host and origin, its API key, and its client's rate limit."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from api.origins import Origins
 from api.rate_limit import RateCounter
 from api.settings import ApiSettings
 
-# These stay open when API keys are set: probes, scrapes and the description of the service.
+# These paths never require an API key: probes, metrics, the API documentation and the web page.
 OPEN_PATHS = PROBES | {"/docs", "/openapi.json", "/"}
-# The files of the page.
+# The static files of the web page and of /docs.
 OPEN_PREFIX = "/static/"
 
 
 class Authenticator:
-    """The checks of one service. Keys and rate limits are off unless the settings say otherwise."""
+    """Checks requests against the settings. API keys and rate limits are off by default."""
 
     def __init__(self, settings: ApiSettings) -> None:
         self.keys = Keys(settings.key_names)
@@ -24,9 +24,9 @@ class Authenticator:
         self._rate = RateCounter(settings.rate_limit)
 
     def admit(self, headers: RequestHeaders) -> str:
-        """Counts a request and returns its client: `key:` and the key's name, or the address.
+        """Counts a request and returns its client: `key:` and the key's name, or the client's address.
 
-        Raises Problem 403 for another host name or another site's page, 401 without a valid key, and 429
+        Raises Problem 403 for an unknown host name or a cross-site request, 401 without a valid key, and 429
         above the rate limit. Failed authentication attempts also count towards the limit of their address.
         """
         self._origins.check_host(headers)
@@ -41,7 +41,7 @@ class Authenticator:
         return client
 
     def admit_path(self, path: str, headers: RequestHeaders) -> None:
-        """As `admit`. Of open paths only the host is checked, and of probes nothing."""
+        """Like `admit`, but checks only the host of open paths, and nothing for probes."""
         if path not in OPEN_PATHS and not path.startswith(OPEN_PREFIX):
             self.admit(headers)
         elif path not in PROBES:

@@ -1,4 +1,4 @@
-"""What the edge needs of the mill behind it: the two contracts it calls, and the model it believes in."""
+"""Protocols for the hub and the shared cache, and a record of the models that workers have published."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from batcher.core.outage import Outage
 from batcher.hub.dispatcher import HubCounts
 from batcher.messages import Lane, Outcome, Prediction, Snapshot
 
-# Revisions whose names are remembered.
+# How many model revisions are remembered.
 MOST_MODELS = 64
 
 
 class Hub(Protocol):
-    """`batcher.hub.hub.ReplyHub`, or a pretended one."""
+    """Implemented by `batcher.hub.hub.ReplyHub`, and by a fake in tests."""
 
     snapshot: Snapshot
     counts: HubCounts
@@ -47,7 +47,7 @@ class Hub(Protocol):
 
 
 class Cache(Protocol):
-    """`batcher.hub.shared_cache.SharedCache`, or a pretended one."""
+    """Implemented by `batcher.hub.shared_cache.SharedCache`, and by a fake in tests."""
 
     outage: Outage
 
@@ -56,10 +56,10 @@ class Cache(Protocol):
 
 
 class Models:
-    """The current model, remembered while the mill is away: what the cache knows of it is still true.
+    """The current model. It is remembered while Redis or the workers are down: cached results stay valid.
 
-    While models are exchanged, results of the one before still come: each revision keeps the name that it was
-    published under.
+    During a model rollout, results of the previous revision still arrive, so each revision keeps the name it
+    was published under.
     """
 
     def __init__(self, hub: Hub) -> None:
@@ -69,7 +69,7 @@ class Models:
 
     @property
     def revision(self) -> str:
-        """Of the last model that workers published; empty before the first."""
+        """The revision that workers published last; empty until the first one."""
         model = self._hub.snapshot.model
         if model is not None and model.revision != self._revision:
             self._revision = model.revision
@@ -79,9 +79,9 @@ class Models:
         return self._revision
 
     def header(self, revision: str, name: str = "") -> bytes:
-        """name@revision as X-Model carries it, with twelve characters of the revision.
+        """The value of X-Model: name@revision, with twelve characters of the revision.
 
-        `name` is what a result says, for a revision that no worker has published to this process yet.
+        `name` is the model name in a result. It is used if this process has not seen the revision yet.
         """
         if revision not in self._headers and revision != self.revision:
             return _header(name, revision)

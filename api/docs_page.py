@@ -1,4 +1,4 @@
-"""GET /openapi.json, and /docs: Swagger UI over it. Its files are served from here, so it works offline."""
+"""GET /openapi.json and GET /docs (Swagger UI). Its assets are served locally, so it works offline."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 
 from api.openapi import described
 
-# Swagger UI sets styles on its elements and draws its icons from data URLs.
+# Swagger UI needs inline styles, and data URLs for its icons.
 _POLICY = (
     "default-src 'none'; script-src 'self' 'sha256-{script}'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -21,7 +21,7 @@ _POLICY = (
 
 
 def docs_routes(app: FastAPI) -> APIRouter:
-    """The two routes. URLs in the page are relative: the service may be mounted below a path of a proxy."""
+    """The two routes. URLs in the page are relative, because a proxy may mount the service under a path."""
     router = APIRouter(include_in_schema=False)
     page = get_swagger_ui_html(
         openapi_url="openapi.json",

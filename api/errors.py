@@ -1,4 +1,4 @@
-"""The one table: what went wrong -> HTTP status, stable code, Retry-After. And the body that says so."""
+"""Maps errors to an HTTP status, a stable code and Retry-After, and builds the body of error responses."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from batcher.errors import (
 
 Header = tuple[bytes, bytes]
 
-# 429 means shed: the same request will do later. 503 means not able, whatever is asked.
+# 429: this request was shed, and can be retried later. 503: no request can be served at the moment.
 STATUS_OF: dict[type[MillraceError], int] = {
     QueueFull: 429,
     NoWorker: 503,
@@ -30,7 +30,7 @@ STATUS_OF: dict[type[MillraceError], int] = {
     EntryFailed: 500,
     EntryPoisoned: 422,
 }
-# For what fails before any domain error can arise, and for routes that raise a bare HTTPException.
+# The default code of each status, for errors without their own: protocol errors and bare HTTPExceptions.
 CODE_OF: dict[int, str] = {
     400: "bad_request",
     401: "unauthorized",
@@ -49,12 +49,12 @@ CODE_OF: dict[int, str] = {
     503: "unavailable",
     504: "budget_exceeded",
 }
-# Seconds, where the error does not know better.
+# Default Retry-After in seconds, for errors that do not set one.
 RETRY_AFTER_S: dict[int, float] = {429: 1.0, 503: 2.0}
 
 
 class Problem(Exception):
-    """An answer that is no success. `fields` join detail, code and request_id in the body."""
+    """An error response. `fields` are added to the body, next to detail, code and request_id."""
 
     def __init__(
         self,
@@ -71,7 +71,7 @@ class Problem(Exception):
         self.code: str = self.args[0]
         self.detail = detail
         self.fields = fields
-        # Of the text that this is about, for the log.
+        # The id of the entry that failed, for the log.
         self.entry = ""
         wait = RETRY_AFTER_S.get(status) if retry_after_s is None else retry_after_s
         self.headers = [*headers]
@@ -84,23 +84,23 @@ class Problem(Exception):
 
 
 def invalid_body(
-    kind: str, said: str, *place: str, line: int | None = None, index: int | None = None
+    kind: str, message: str, *place: str, line: int | None = None, index: int | None = None
 ) -> Problem:
-    """422 in FastAPI's shape: the one thing that is wrong, and where in the body.
+    """A 422 in FastAPI's format: the first error in the body, and where it is.
 
-    `line`, or `index` (the place in the list of texts), also stands beside the detail.
+    `line` or `index` (the position in the list of texts) is also a separate field in the response.
     """
     loc: list[str | int] = ["body", *place]
     fields: dict[str, Any] = {}
     if line is not None:
-        loc, fields, said = ["body", line], {"line": line}, f"line {line}: {said}"
+        loc, fields, message = ["body", line], {"line": line}, f"line {line}: {message}"
     elif index is not None:
-        loc, fields, said = ["body", "text", index], {"index": index}, f"text {index}: {said}"
-    return Problem(422, [{"type": kind, "loc": loc, "msg": said}], **fields)
+        loc, fields, message = ["body", "text", index], {"index": index}, f"text {index}: {message}"
+    return Problem(422, [{"type": kind, "loc": loc, "msg": message}], **fields)
 
 
 def problem_of(error: MillraceError, index: int | None = None) -> Problem:
-    """The answer for a domain error; `index` is the place in the request of the one text it is about."""
+    """The response for a domain error. `index` is the position in the request of the text that failed."""
     status = STATUS_OF.get(type(error), 500)
     if index is None:
         return Problem(status, str(error), code=error.code, retry_after_s=error.retry_after_s)
@@ -108,5 +108,5 @@ def problem_of(error: MillraceError, index: int | None = None) -> Problem:
 
 
 def internal() -> Problem:
-    """For what nobody foresaw: the log has the traceback, the client only the id to ask about."""
-    return Problem(500, "internal error; the log has it under this request_id")
+    """The response for an unexpected error: the traceback goes to the log, the client gets the request id."""
+    return Problem(500, "internal error; the log has the details under this request_id")

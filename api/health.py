@@ -1,4 +1,4 @@
-"""GET /health, /livez, /readyz and /metrics: what load balancers, orchestrators and Prometheus ask."""
+"""GET /health, /livez, /readyz and /metrics, for load balancers, orchestrators and Prometheus."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from api.schemas import Error
 
 
 class Healthy(BaseModel):
-    """The process answers."""
+    """The process is running."""
 
     status: Literal["healthy"] = "healthy"
 
 
 class Live(BaseModel):
-    """Every loop inside the process runs."""
+    """Every background task of the process is running."""
 
     status: Literal["live"] = "live"
 
 
 class Ready(BaseModel):
-    """A request sent now would be answered: by which model, with how many workers."""
+    """The service can answer requests: with this model, and this many workers."""
 
     status: Literal["ready"] = "ready"
     model: str
@@ -42,7 +42,7 @@ class Ready(BaseModel):
 
 
 class Health:
-    """Answers GET /health. An ASGI application: load balancers ask often, and it must cost nothing."""
+    """Answers GET /health. A plain ASGI application, because load balancers call it often."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
@@ -56,26 +56,26 @@ class Health:
 
 
 def why_not_ready(hub: Hub, lifecycle: Lifecycle) -> Problem | None:
-    """None when a request sent now would be answered; otherwise what stands in its way."""
+    """None if the service can answer requests, otherwise the reason why not."""
     if lifecycle.draining:
         return Problem(503, "this process is stopping", code="draining")
     if not hub.reachable:
         return Problem(503, "Redis does not answer", code="redis_unavailable")
     if not hub.snapshot.workers or hub.snapshot.model is None:
-        return Problem(503, "no worker that could answer is alive", code="no_worker")
+        return Problem(503, "no worker is running", code="no_worker")
     return None
 
 
 def warnings(hub: Hub) -> Iterator[str]:
-    """What is wrong although requests are answered."""
+    """Conditions that need attention although requests are answered."""
     if hub.eviction.warning:
         yield hub.eviction.warning
     fallen = [worker for worker in hub.snapshot.workers if worker.fallback]
     if fallen:
         first = fallen[0]
         yield (
-            f"{len(fallen)} of {len(hub.snapshot.workers)} workers do not run what was asked for: {first.id} "
-            f"runs {first.engine} {first.precision} in {first.arithmetic}, because {first.fallback}"
+            f"{len(fallen)} of {len(hub.snapshot.workers)} workers use a fallback engine or precision: "
+            f"{first.id} runs {first.engine} {first.precision} in {first.arithmetic} because {first.fallback}"
         )
 
 
@@ -87,22 +87,24 @@ def health_routes(
     publish: Callable[[], None],
     lifecycle: Lifecycle,
 ) -> APIRouter:
-    """The four routes. None of them waits for anything. `publish` brings the counters up to date."""
+    """The four routes. None of them does any I/O. `publish` updates the counters before a scrape."""
     router = APIRouter(tags=["health"])
 
-    @router.get("/health", summary="Is the process up? Always cheap", response_model=Healthy)
+    @router.get("/health", summary="Is the process running?", response_model=Healthy)
     async def health() -> Response:
         return ASGIResponse(direct)
 
-    @router.get("/livez", summary="Restart it when this fails", responses={503: {"model": Error}})
+    @router.get(
+        "/livez", summary="Liveness: restart the process if it fails", responses={503: {"model": Error}}
+    )
     async def livez() -> Live:
         if not (hub.alive and lifecycle.tasks_alive):
-            raise Problem(503, "an internal loop has ended", code="loop_ended")
+            raise Problem(503, "a background task has ended", code="loop_ended")
         return Live()
 
     @router.get(
         "/readyz",
-        summary="Send requests only while this is 200",
+        summary="Readiness: send requests only while this is 200",
         responses={503: {"model": Error}},
         response_model_exclude_none=True,
     )
@@ -115,7 +117,7 @@ def health_routes(
 
     @router.get(
         "/metrics",
-        summary="Prometheus",
+        summary="Metrics in the Prometheus text format",
         response_class=Response,
         responses={200: {"content": {"text/plain": {}}}},
     )

@@ -1,4 +1,4 @@
-"""create_app: the HTTP edge put together, and its lifespan."""
+"""create_app: builds the API application and its lifespan."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ from batcher.hub.shared_cache import SharedCache
 PUBLISH_EVERY_S = 1.0
 
 DESCRIPTION = """
-Texts in, labels out. Known texts are answered from a cache, the others are gathered into batches by workers.
+Classifies texts. Known texts are answered from a cache; workers classify the others in batches.
 
-Every answer carries `X-Request-ID`; every error is `{"detail", "code", "request_id"}`.
+Every response has an `X-Request-ID` header. Every error is `{"detail", "code", "request_id"}`.
 """
 
 
@@ -52,10 +52,11 @@ def create_app(
 ) -> FastAPI:
     """The ASGI application.
 
-    `hub`, `cache` and `jobs` default to real ones on the settings' Redis, `deferral` to one that makes jobs.
+    `hub`, `cache` and `jobs` default to clients of the Redis in the settings, `deferral` to one that creates
+    jobs.
 
-    `metrics_dir` is where several processes of one service keep their counters. A server that runs the
-    application passes its own `lifecycle`, by which SIGTERM takes readiness away before the server stops.
+    `metrics_dir` is the directory in which the processes of one service share their counters. A server that
+    runs the application passes its own `lifecycle`, so that on SIGTERM /readyz fails before the server stops.
     """
     hub = hub or ReplyHub.connect(settings)
     cache = cache or SharedCache.connect(settings)
@@ -86,7 +87,7 @@ def create_app(
         version=metrics.version,
         description=DESCRIPTION,
         openapi_url=None,
-        # The Host header is not trusted, so no redirect is built from it for a trailing slash.
+        # Redirects for a trailing slash are built from the Host header, which is not trusted.
         redirect_slashes=False,
         lifespan=lifespan,
         exception_handlers=EXCEPTION_HANDLERS,
@@ -112,7 +113,7 @@ def _predict_route(predict: PredictHandler) -> APIRouter:
         openapi_extra=request_body(predict.reader.model),
     )
     async def classify() -> Response:
-        """Answers in the order of the texts; the labels of each stand in label id order."""
+        """Results are in the order of the texts, and the labels of each result in label id order."""
         return ASGIResponse(predict)
 
     return router
@@ -120,7 +121,7 @@ def _predict_route(predict: PredictHandler) -> APIRouter:
 
 @contextlib.asynccontextmanager
 async def _published(publish: Callable[[], None], lifecycle: Lifecycle) -> AsyncIterator[None]:
-    """Within it, sibling processes see what this one counts, a second old at most."""
+    """Publishes the counters every second while it is open, so that all processes can report them."""
 
     async def repeat() -> None:
         while True:

@@ -1,6 +1,6 @@
-"""What an API process counts: declared here, recorded through these methods alone.
+"""The metrics of an API process. All of them are declared here, and recorded through the methods of Metrics.
 
-docs/metrics.md says what each is for and who reads it.
+docs/metrics.md describes what each metric is for and where it is used.
 """
 
 from __future__ import annotations
@@ -57,36 +57,36 @@ OUTCOME_OF: dict[type[MillraceError], str] = {
     NoWorker: "refused",
     QueueUnavailable: "refused",
 }
-# Of `batcher.hub.dispatcher.HubCounts`: field -> what it counts.
+# The fields of `batcher.hub.dispatcher.HubCounts`, and what they count.
 HUB_COUNTS = {
-    "queued": "Entries that this API put into the queue",
-    "joined": "Entries that were in the queue or running already: single flight",
-    "hinted": "Results that came by hint",
+    "queued": "Entries that this API enqueued",
+    "joined": "Entries that were queued or running already (single flight)",
+    "hinted": "Results announced by a hint",
     "polled": "Results whose hint was lost, found by the slow poll",
-    "asked_again": "Entries enqueued again: lost by Redis, or ended by another caller's deadline",
+    "asked_again": "Entries enqueued again because Redis lost them or another caller's deadline ended them",
     "malformed": "Results that this version cannot read",
-    "recovered": "Entries that sweeps of this API took back from dead workers",
+    "recovered": "Entries that sweeps of this API recovered from dead workers",
     "round_trips": "Round trips of enqueue commands",
 }
 
 
 class Metrics:
-    """The counters of one process. `registry` is what /metrics shows: them, and what `queue` collects.
+    """The counters of one process. /metrics shows `registry`: these counters, and what `queue` collects.
 
-    `shared_dir`: several processes serve one port, and PROMETHEUS_MULTIPROC_DIR named this directory before
-    prometheus_client was imported. A scrape of any of them then adds up what all of them counted.
+    If several processes share a port, `shared_dir` is the directory of their counters: a scrape of any of
+    them sums up all. PROMETHEUS_MULTIPROC_DIR must name it before prometheus_client is imported.
     """
 
     def __init__(
         self, budget_s: float, shared_dir: Path | None = None, queue: Collector | None = None
     ) -> None:
-        disable_created_metrics()  # type: ignore[no-untyped-call]  # they double the output, and no panel reads them
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # they double the output, and no dashboard uses them
         self.version = own_version()
         self.registry = CollectorRegistry()
         self._counts = CollectorRegistry()
         registry = self._counts if shared_dir is None else None
         if shared_dir is None:
-            ProcessCollector(registry=self.registry)  # with several, each scrape would show another one
+            ProcessCollector(registry=self.registry)  # a scrape reaches any one of several processes
         else:
             MultiProcessCollector(self._counts, str(shared_dir))  # type: ignore[no-untyped-call]
         self._shared_dir = shared_dir
@@ -99,19 +99,17 @@ class Metrics:
         )
         self._durations = Histogram(
             "millrace_request_duration_seconds",
-            "From the first byte of the request to the answer",
+            "Time from the first byte of the request to the response",
             ["route"],
             buckets=self.bounds,
             registry=registry,
         )
-        self._entries = Counter(
-            "millrace_entries", "Texts by what became of them", ["outcome"], registry=registry
-        )
+        self._entries = Counter("millrace_entries", "Texts by outcome", ["outcome"], registry=registry)
         for outcome in OUTCOMES:
             self._entries.labels(outcome)
         self._clients = Counter(
             "millrace_client_requests",
-            "Requests that showed an API key, by its name",
+            "Requests with a valid API key, by the name of the key",
             ["client", "status"],
             registry=registry,
         )
@@ -127,7 +125,7 @@ class Metrics:
         self._hit_local = self._entries.labels("hit_local")
 
     def request(self, route: str, status: int, seconds: float) -> None:
-        """One answered request; 499 where the client left. `route` is a path template, or "other"."""
+        """Counts a request; status 499 if the client disconnected. `route` is a path template, or "other"."""
         pair = self._known.get((route, status))
         if pair is None:
             pair = self._requests.labels(route, str(status)), self._durations.labels(route)
@@ -136,22 +134,22 @@ class Metrics:
         pair[1].observe(seconds)
 
     def client(self, name: str, status: int) -> None:
-        """One answered request of the API key of this name."""
+        """Counts a request with the API key of this name."""
         self._clients.labels(name, f"{status // 100}xx").inc()
 
     def hit_local(self, texts: int) -> None:
-        """`texts` texts were answered from the in-process cache."""
+        """Counts texts that were answered from the in-process cache."""
         self._hit_local.inc(texts)
 
     def entries(self, outcome: str | MillraceError, texts: int = 1) -> None:
-        """`texts` texts that ended like this: a name of OUTCOMES, or the error that answered them."""
+        """Counts texts with this outcome: a name from OUTCOMES, or the error they ended with."""
         name = outcome if isinstance(outcome, str) else OUTCOME_OF.get(type(outcome), "failed")
         self._entries.labels(name).inc(texts)
 
     def read(self) -> tuple[dict[str, float], array[float]]:
-        """Texts by outcome and the durations of POST /predict, since the start, of all processes.
+        """Returns texts by outcome, and the durations of POST /predict, of all processes since startup.
 
-        The durations have a count for each bucket of `bounds`, one for what is beyond, then their sum.
+        The durations are a count per bucket of `bounds`, a count of longer durations, and their sum.
         """
         outcomes = dict.fromkeys(OUTCOMES, 0.0)
         below: dict[float, float] = {}
@@ -168,7 +166,10 @@ class Metrics:
         return outcomes, array("d", [*map(float.__sub__, counts, [0.0, *counts]), total_s])
 
     def publish(self, local: LocalCache, hub: Hub, cache: Cache) -> None:
-        """Copies what others count, each second and before each scrape; forgets gauges of ended processes."""
+        """Copies the counts of other objects, every second and before each scrape.
+
+        Also removes the gauges of processes that have ended.
+        """
         self._gauges["local_cache_entries"].set(len(local))
         self._gauges["local_cache_bytes"].set(local.bytes)
         self._gauges["waiting_entries"].set(hub.waiting)
@@ -194,20 +195,20 @@ def _forget_ended(shared_dir: Path) -> None:
 
 
 _TOTALS = {
-    "local_cache_evictions": "Entries pushed out of the in-process cache",
-    "redis_outages": "Times that this API lost Redis",
-    "cache_outages": "Times that this API lost the Redis of the shared cache",
+    "local_cache_evictions": "Entries evicted from the in-process cache",
+    "redis_outages": "Times that this API lost the connection to Redis",
+    "cache_outages": "Times that this API lost the connection to the Redis of the shared cache",
     **{f"hub_{name}": text for name, text in HUB_COUNTS.items()},
 }
 _GAUGES = {
     "local_cache_entries": "Predictions in the in-process cache",
-    "local_cache_bytes": "Their size",
-    "waiting_entries": "Texts that requests of this API wait for",
+    "local_cache_bytes": "Memory used by the predictions in the in-process cache",
+    "waiting_entries": "Texts that requests to this API are waiting for",
 }
 
 
 class QueueCollector(Collector):
-    """The mill as the last sweep saw it: the same in every API process, so read, not counted."""
+    """The state of the queue at the last sweep. It is the same in all API processes, so it is not summed."""
 
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
@@ -234,7 +235,7 @@ class QueueCollector(Collector):
         )
         yield GaugeMetricFamily(
             "millrace_redis_memory_limit_bytes",
-            "Its maxmemory, or half of its machine without one",
+            "maxmemory of the queue's Redis, or half of its machine's memory if not set",
             memory.limit,
         )
         lanes = {"interactive": snapshot.interactive, "bulk": snapshot.bulk}
@@ -242,17 +243,19 @@ class QueueCollector(Collector):
             "millrace_queue_entries", "Entries waiting", {name: d.entries for name, d in lanes.items()}
         )
         yield _by_lane(
-            "millrace_queue_cost_tokens", "Their estimated cost", {name: d.cost for name, d in lanes.items()}
+            "millrace_queue_cost_tokens",
+            "Estimated cost of the entries waiting",
+            {name: d.cost for name, d in lanes.items()},
         )
         oldest = {name: depth.oldest_ms / 1000 for name, depth in lanes.items()}
-        yield _by_lane("millrace_queue_oldest_seconds", "Age of the first entry", oldest)
+        yield _by_lane("millrace_queue_oldest_seconds", "Age of the oldest entry waiting", oldest)
         yield GaugeMetricFamily(
-            "millrace_queue_solo_entries", "Entries recovered from dead workers", snapshot.solo
+            "millrace_queue_solo_entries", "Entries recovered from dead workers, waiting", snapshot.solo
         )
         yield GaugeMetricFamily("millrace_in_flight_entries", "Entries leased by workers", snapshot.in_flight)
         yield GaugeMetricFamily("millrace_workers", "Live workers", len(snapshot.workers))
         yield GaugeMetricFamily(
-            "millrace_workers_rate_tokens", "Tokens per second of all workers", snapshot.rate
+            "millrace_workers_rate_tokens", "Tokens per second of all workers together", snapshot.rate
         )
 
 

@@ -1,4 +1,4 @@
-"""What OpenAPI says beyond what the routes show: API keys, and the two answers that /predict may give."""
+"""Adds to the OpenAPI schema what FastAPI cannot derive: API keys, and the two responses of /predict."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from typing import Any
 from api.auth import OPEN_PATHS
 
 SCHEMES: dict[str, dict[str, str]] = {
-    "Bearer": {"type": "http", "scheme": "bearer", "description": "An API key, where keys are set"},
+    "Bearer": {"type": "http", "scheme": "bearer", "description": "An API key, if the service requires one"},
     "ApiKey": {
         "type": "apiKey",
         "in": "header",
         "name": "X-API-Key",
-        "description": "The same in a header of its own",
+        "description": "The same key in a separate header",
     },
 }
 
 
 def described(schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema, completed in place: `/docs` can send a key to every route that may ask for one."""
+    """Completes the schema in place, so that `/docs` can send a key to every route that may require one."""
     schema["components"]["securitySchemes"] = SCHEMES
     for path, methods in schema["paths"].items():
         if path not in OPEN_PATHS:

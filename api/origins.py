@@ -1,7 +1,7 @@
-"""Which host a request names, and which site made a browser send it.
+"""Checks the host name of a request, and the site whose page made a browser send it.
 
-A page of another site can make a browser send requests to every address that the browser reaches, under a
-host name of the attacker's, too (DNS rebinding). Other programs send neither `Origin` nor `Sec-Fetch-Site`.
+A page of another site can make a browser send requests to any address that the browser can reach, and with
+DNS rebinding under the attacker's host name. Other clients send neither `Origin` nor `Sec-Fetch-Site`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _host = re.compile(rb"(\[[0-9a-f:.]{2,45}\]|[a-z0-9_.-]{1,255})(?::[0-9]{1,5})?"
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches a server that listens there."""
+    """Whether a server that listens on `host` can only be reached from this machine."""
     if host.lower() == "localhost":
         return True
     try:
@@ -32,47 +32,50 @@ def parse_hosts(value: str) -> tuple[str, ...]:
     names = tuple(filter(None, (part.strip().lower() for part in value.split(","))))
     if any(name != "*" and _name(name) is None for name in names):
         raise ValueError(
-            "hosts are names without scheme or port: mill.example, api.backend.svc; * is every name"
+            "must be host names without scheme or port: mill.example, api.backend.svc; * allows every name"
         )
     return names
 
 
 class Origins:
-    """The checks of one service. `names` are the host names it is known by; empty: loopback names only."""
+    """Checks host and origin. `names` are the allowed host names; loopback names are always allowed."""
 
     def __init__(self, names: Sequence[str], port: int) -> None:
         self._any = "*" in names
         self._names = frozenset(name.encode() for name in names if name != "*")
         known = (b"localhost", b"127.0.0.1", *self._names)
-        # As nearly every request has it; anything else is taken apart.
+        # A fast path for the usual values; any other Host header is parsed.
         self._usual = frozenset((*known, *(b"%b:%d" % (name, port) for name in known)))
 
-    def check_host(self, head: RequestHeaders) -> None:
-        """Raises Problem 403 for a host name that is not the service's. Addresses cannot be rebound."""
-        host = head.found.get(b"host")
+    def check_host(self, headers: RequestHeaders) -> None:
+        """Raises Problem 403 for a host name that is not allowed. IP addresses are always allowed.
+
+        DNS rebinding needs a host name, so an address is safe.
+        """
+        host = headers.found.get(b"host")
         if host is None or host in self._usual or self._any or self._is_ours(host):
             return
         raise Problem(
             403,
-            "this host name is not one of the service's; MILLRACE_ALLOWED_HOSTS adds names",
+            "this host name is not allowed; add it to MILLRACE_ALLOWED_HOSTS",
             code="host_not_allowed",
         )
 
-    def check_origin(self, head: RequestHeaders) -> None:
-        """Raises Problem 403 for what a page of another site sends; a link that is followed may look."""
-        found = head.found
+    def check_origin(self, headers: RequestHeaders) -> None:
+        """Raises Problem 403 for a cross-site request, unless it is a GET or HEAD from following a link."""
+        found = headers.found
         site, origin = found.get(b"sec-fetch-site"), found.get(b"origin")
         if (site is None and origin is None) or site in (b"same-origin", b"none"):
             return
         if origin is not None:
             if self._is_own(origin, found.get(b"host", b"")):
                 return
-        elif head.scope["method"] in ("GET", "HEAD") and found.get(b"sec-fetch-mode") == b"navigate":
+        elif headers.scope["method"] in ("GET", "HEAD") and found.get(b"sec-fetch-mode") == b"navigate":
             return
         raise Problem(
             403,
-            "a page of another site made the browser send this request; use the service's own page, or ask "
-            "from a program that is not a browser",
+            "cross-site request: a page of another site made the browser send it; use the service's own page "
+            "or a client that is not a browser",
             code="cross_site",
         )
 

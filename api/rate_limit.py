@@ -1,7 +1,7 @@
-"""How often one client may ask: sliding windows, counted by each process for itself.
+"""Rate limits per client: sliding windows, which each process counts separately.
 
-A window is approximated from two counters, those of the present and of the previous fixed window. The
-previous one counts for the part of it that the sliding window still covers.
+A sliding window is approximated by two counters, those of the current and of the previous fixed window. The
+previous one is weighted by the part of it that the sliding window still covers.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from time import monotonic
 from api.errors import Problem
 
 UNITS_S = {"second": 1, "minute": 60, "hour": 3600, "day": 86_400}
-# Clients counted in a window. Beyond that the first ones of it are forgotten.
+# How many clients are counted per window. Beyond that, the oldest ones are forgotten.
 MOST_CLIENTS = 100_000
 _rate = re.compile(
     r"(\d{1,9}) ?(?:/|per) ?(\d{1,5})? ?(second|minute|hour|day)s?", re.IGNORECASE | re.ASCII
@@ -22,11 +22,11 @@ _rate = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """So many requests in so many seconds; `said` is how the setting has it."""
+    """A number of requests per number of seconds, and the text of the setting."""
 
     requests: int
     seconds: float
-    said: str
+    text: str
 
 
 def parse_rate(rates: str) -> list[Rate]:
@@ -34,15 +34,15 @@ def parse_rate(rates: str) -> list[Rate]:
     return [_parse(part.strip()) for part in re.split("[;,|]", rates)] if rates.strip() else []
 
 
-def _parse(said: str) -> Rate:
-    found = _rate(said)
+def _parse(text: str) -> Rate:
+    found = _rate(text)
     if found is None or not int(found[1]) or found[2] == "0":
-        raise ValueError(f"{said!r} is not a number of requests and a unit of time")
-    return Rate(int(found[1]), int(found[2] or 1) * UNITS_S[found[3].lower()], said)
+        raise ValueError(f"{text!r} is not a number of requests per unit of time")
+    return Rate(int(found[1]), int(found[2] or 1) * UNITS_S[found[3].lower()], text)
 
 
 class Windows:
-    """The windows of one rate. Nothing but the requests themselves makes it forget old ones."""
+    """The windows of one rate. Old windows are discarded when a request arrives, without a timer."""
 
     def __init__(self, rate: Rate, most_clients: int = MOST_CLIENTS) -> None:
         self._rate = rate
@@ -52,7 +52,7 @@ class Windows:
         self._before: dict[str, int] = {}
 
     def wait_s(self, client: str, at: float) -> float:
-        """Seconds until the client may ask; 0 when it may now. Times never go back."""
+        """Seconds until the client may send its next request; 0 if it may now. `at` must not go backwards."""
         number, into = divmod(at, self._rate.seconds)
         if number != self._number:
             self._before = self._now if number == self._number + 1 else {}
@@ -64,30 +64,30 @@ class Windows:
             return 0.0
         if room >= 0:
             return left - room * self._rate.seconds / before
-        # Only the next window brings room, as the present one slides out of it.
+        # The current window is full, so wait until enough of it has slid out of the next one.
         return left + self._rate.seconds * (1 - (self._rate.requests - 1) / now)
 
     def count(self, client: str) -> None:
-        """Counts a request in the window of the `wait_s` just before."""
+        """Counts a request. Call `wait_s` first: it selects the window."""
         if client not in self._now and len(self._now) >= self._most_clients:
             del self._now[next(iter(self._now))]
         self._now[client] = self._now.get(client, 0) + 1
 
 
 class RateCounter:
-    """Requests of each client. "" is no limit."""
+    """Counts the requests of each client. "" means that there is no limit."""
 
     def __init__(self, rates: str) -> None:
         self._windows = [(rate, Windows(rate)) for rate in parse_rate(rates)]
 
     def count(self, client: str) -> None:
-        """Counts a request. Raises Problem 429 `rate_limited`, and then it does not count."""
+        """Counts a request. Above the limit, raises Problem 429 `rate_limited` and does not count it."""
         if not self._windows:
             return
         at = monotonic()
         for rate, windows in self._windows:
             if wait_s := windows.wait_s(client, at):
-                detail = f"more than {rate.said} of this client"
+                detail = f"rate limit exceeded: each client may send {rate.text}"
                 raise Problem(429, detail, code="rate_limited", retry_after_s=wait_s)
         for _, windows in self._windows:
             windows.count(client)

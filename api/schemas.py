@@ -1,4 +1,4 @@
-"""Bodies that several routes share: errors, and one label with its score."""
+"""Schemas that several routes share: errors, and a label with its score."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class LabelScore(BaseModel):
 
 
 def _absent(schema: dict[str, Any]) -> None:
-    """A field without a value is left out."""
+    """A JSON schema hook: the field is optional, and absent rather than null."""
     del schema["default"]
 
 
@@ -24,10 +24,10 @@ class _Problem(BaseModel):
     code: str
     request_id: str
     index: int | SkipJsonSchema[None] = Field(
-        default=None, description="Which text it is about, from 0", json_schema_extra=_absent
+        default=None, description="The position of the text, from 0", json_schema_extra=_absent
     )
     line: int | SkipJsonSchema[None] = Field(
-        default=None, description="Which line of the body (NDJSON, CSV), from 1", json_schema_extra=_absent
+        default=None, description="The line of the body (NDJSON, CSV), from 1", json_schema_extra=_absent
     )
     job: str | SkipJsonSchema[None] = Field(
         default=None, description="The job that has the Idempotency-Key", json_schema_extra=_absent
@@ -35,13 +35,13 @@ class _Problem(BaseModel):
 
 
 class Error(_Problem):
-    """Every answer that is no success. `index`, `line` and `job` only where there is one."""
+    """An error. `index`, `line` and `job` are only present where they apply."""
 
     detail: str
 
 
 class Invalid(BaseModel):
-    """One thing that is wrong: where, what, and its stable type."""
+    """One validation error: where it is, what is wrong, and its stable type."""
 
     loc: list[str | int]
     msg: str
@@ -49,7 +49,7 @@ class Invalid(BaseModel):
 
 
 class ValidationFailed(_Problem):
-    """422: the first thing wrong with the body, or the parameters. The texts themselves are never echoed."""
+    """422: the first error in the body, or the errors in the parameters. Texts are never repeated."""
 
     detail: list[Invalid] | str
 
@@ -58,5 +58,5 @@ IDEMPOTENCY_KEY: dict[str, Any] = {
     "name": "Idempotency-Key",
     "in": "header",
     "schema": {"type": "string", "minLength": 1, "maxLength": 255},
-    "description": "Of a job: a repeat with this key and the same texts is answered with the same job (200)",
+    "description": "For jobs: repeating a request with the same key and texts returns the same job (200)",
 }

@@ -1,4 +1,4 @@
-"""Settings of the HTTP edge."""
+"""Settings of the API."""
 
 from __future__ import annotations
 
@@ -15,46 +15,46 @@ from batcher.settings import JobSettings
 
 
 class ApiSettings(JobSettings):
-    """The API: where it listens, what it accepts, what it remembers."""
+    """Settings of the API: where it listens, what it accepts, what it caches."""
 
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
-    # Processes sharing the port; more than one only pays with more cores than the workers use.
+    # Processes that share the port. More than one only helps if there are more cores than the workers use.
     processes: int = Field(default=1, ge=1, le=64)
     max_texts: int = Field(default=1024, ge=1)
     max_text_chars: int = Field(default=20_000, ge=1)
     max_body_bytes: int = Field(default=2 * 1024**2, ge=1024)
     max_job_body_bytes: int = Field(default=64 * 1024**2, ge=1024)
-    # Budget of a request that states none, and the most that one may ask for (Prefer: wait=N).
+    # The budget of a request without Prefer: wait=N, and the largest N that is honoured.
     default_budget_s: float = Field(default=10.0, gt=0)
     max_budget_s: float = Field(default=60.0, gt=0)
-    # Connections of one process; beyond them idle ones are closed, the oldest first.
+    # Connections per process. Beyond this, idle connections are closed, the oldest first.
     max_connections: int = Field(default=10_000, ge=16)
-    # From the first part of a body of /predict to its last.
+    # Time between the first and the last part of the body of a request to /predict.
     body_timeout_s: float = Field(default=60.0, gt=0, le=3600)
-    # In-process cache in front of the shared one; 0 entries switches it off.
+    # The in-process cache in front of the shared one; 0 entries turns it off.
     local_cache_entries: int = Field(default=50_000, ge=0)
     local_cache_bytes: int = Field(default=32 * 1024**2, ge=0)
-    # After SIGTERM: readiness goes first, then this long for requests in flight.
+    # After SIGTERM and `quiet_s`, how long requests in flight may take to finish.
     drain_s: float = Field(default=15.0, ge=0, le=600)
-    # Before that, how long the port stays open with readiness gone: what a load balancer needs to notice.
+    # After SIGTERM, how long the port stays open while /readyz fails, so that load balancers can notice.
     quiet_s: float = Field(default=0.0, ge=0, le=120)
-    # Addresses or networks of proxies, comma-separated, whose X-Forwarded-For and -Proto are believed.
+    # Comma-separated addresses or networks of proxies whose X-Forwarded-For and -Proto are trusted.
     trust_proxy: str = ""
-    # Texts that one client (API key, else address) may have waiting at once; 0: no limit.
+    # How many texts one client (API key or address) may have waiting at once; 0 means no limit.
     max_client_texts: int = Field(default=0, ge=0)
-    # A client with no more texts than this waiting goes before those with more, when texts wait at all.
+    # While texts wait, clients with at most this many waiting go before clients with more.
     first_client_texts: int = Field(default=32, ge=0)
-    # Requests of one client at one process: 100/second, or several limits: 20/second;500/minute.
+    # Requests per client and process: 100/second, or several limits: 20/second;500/minute.
     rate_limit: str = ""
-    # Accepted API keys, comma-separated: name:digest, the digest being SHA-256 in hex.
+    # Comma-separated API keys: name:digest, where the digest is SHA-256 in hex.
     api_keys: SecretStr = SecretStr("")
-    # Whether everyone may ask where no key is set: auto means on loopback addresses only.
+    # Whether requests need no key if no key is set; auto means on loopback addresses only.
     open: Literal["auto", "true", "false"] = "auto"
-    # Host names under which requests are answered, comma-separated; none: on a loopback address loopback
-    # names, on any other every name.
+    # Comma-separated host names that requests may use. If empty, a service on a loopback address accepts
+    # loopback names only, and any other service accepts every name.
     allowed_hosts: str = ""
-    # The page at /.
+    # Whether to serve the web page at /.
     page: bool = True
 
     @field_validator("api_keys")
@@ -73,11 +73,11 @@ class ApiSettings(JobSettings):
     @classmethod
     def _check_networks(cls, value: str) -> str:
         try:
-            everybody = any(ip_network(part, strict=False).prefixlen == 0 for part in _parts(value))
+            all_addresses = any(ip_network(part, strict=False).prefixlen == 0 for part in _parts(value))
         except ValueError as error:
-            raise ValueError("proxies are addresses or networks: 127.0.0.1, 10.0.0.0/8") from error
-        if everybody:
-            raise ValueError("whoever trusts everybody believes what clients write themselves")
+            raise ValueError("must be addresses or networks: 127.0.0.1, 10.0.0.0/8") from error
+        if all_addresses:
+            raise ValueError("must not match every address: any client could then forge X-Forwarded-For")
         return value
 
     @field_validator("rate_limit")
@@ -86,7 +86,7 @@ class ApiSettings(JobSettings):
         try:
             parse_rate(value)
         except ValueError as error:
-            raise ValueError("a rate is a number and a unit: 100/second, 20/second;500/minute") from error
+            raise ValueError("must be a number and a unit: 100/second, 20/second;500/minute") from error
         return value
 
     @model_validator(mode="after")
@@ -104,8 +104,8 @@ class ApiSettings(JobSettings):
         if closed and not self.key_names:
             raise ValueError(
                 f"no API key is set, and with MILLRACE_OPEN={self.open} a service on {self.host} needs one: "
-                "set MILLRACE_API_KEYS (`millrace key new NAME` makes a key), or MILLRACE_OPEN=true to let "
-                "everyone ask"
+                "set MILLRACE_API_KEYS (`millrace key new NAME` creates a key), or MILLRACE_OPEN=true to "
+                "allow requests without a key"
             )
         return self
 
@@ -113,23 +113,23 @@ class ApiSettings(JobSettings):
     def _check_separate(self) -> Self:
         if self.separate_clients and not self.key_names:
             raise ValueError(
-                "MILLRACE_SEPARATE_CLIENTS=true tells clients apart by MILLRACE_API_KEYS: set them"
+                "MILLRACE_SEPARATE_CLIENTS=true distinguishes clients by API key: set MILLRACE_API_KEYS"
             )
         return self
 
     @property
     def host_names(self) -> Sequence[str]:
-        """Names under which requests are answered, beside loopback names and addresses; "*" for all."""
+        """Allowed host names, in addition to loopback names and IP addresses; "*" allows all names."""
         return parse_hosts(self.allowed_hosts) or (() if is_loopback(self.host) else ("*",))
 
     @property
     def trusted_proxies(self) -> list[str]:
-        """Networks of the proxies that are believed. The client is the last address that is none of them."""
+        """Networks of trusted proxies. The client is the last address in X-Forwarded-For outside of them."""
         return [str(ip_network(part, strict=False)) for part in _parts(self.trust_proxy)]
 
     @property
     def key_names(self) -> Mapping[str, str]:
-        """Digest -> name of each accepted API key; empty: open to everyone."""
+        """The accepted API keys as digest -> name. If empty, requests do not need a key."""
         return parse_keys(self.api_keys.get_secret_value())
 
 

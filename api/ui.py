@@ -1,4 +1,4 @@
-"""The web page at / and the files under /static/, which need nothing from any other host."""
+"""The web page at / and its files under /static/. Nothing is loaded from other hosts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 
 STATIC = "/static/{name:path}"
-# The page may load its own files and call this API: no inline scripts or styles, no frames, no form targets.
+# The page may load its own files and call this API. Inline scripts and styles, frames and forms are blocked.
 PAGE_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'"
@@ -17,7 +17,7 @@ _HEADERS = {"cache-control": "no-cache", "content-security-policy": PAGE_POLICY}
 
 
 def ui_routes(page: bool) -> APIRouter:
-    """Static files, and the page at / if `page`."""
+    """Serves the static files, and the page at / if `page` is true."""
     router = APIRouter(include_in_schema=False)
     files = StaticFiles(packages=[("api", "static")])
 

@@ -77,7 +77,7 @@ def test_no_rate_is_no_limit() -> None:
 
 
 def test_a_rate_that_is_none_stops_the_start_with_a_sentence() -> None:
-    with pytest.raises(ValueError, match="a rate is a number and a unit"):
+    with pytest.raises(ValueError, match="must be a number and a unit"):
         ApiSettings(rate_limit="often")
 
 

@@ -51,7 +51,7 @@ async def test_readiness_warns_of_a_worker_that_does_not_run_what_was_asked_for(
     answer = (await service.client.get("/readyz")).json()
     assert answer["status"] == "ready"
     assert answer["warning"] == (
-        "1 of 2 workers do not run what was asked for: w1 runs stub f32 in f32, because "
+        "1 of 2 workers use a fallback engine or precision: w1 runs stub f32 in f32 because "
         "float weights in bf16, packed: it has another label"
     )
 
@@ -78,7 +78,7 @@ async def test_livez_sees_the_loops_of_the_edge_itself(
 
 
 async def test_every_loop_of_the_edge_is_watched(service: Service) -> None:
-    assert {loop.get_name() for loop in service.lifecycle._loops} == {"metrics", "stats"}
+    assert {task.get_name() for task in service.lifecycle._tasks} == {"metrics", "stats"}
 
 
 async def test_ready_says_what_would_answer(service: Service) -> None:

@@ -60,8 +60,8 @@ def test_a_setting_of_another_process_is_no_mistake(monkeypatch: pytest.MonkeyPa
         ("REDIS_URL", "x", "REDIS_URL must begin with redis://"),
         ("MILLRACE_CACHE_URL", "memcached://x", "MILLRACE_CACHE_URL must begin with redis://"),
         ("MILLRACE_JOBS_REDIS_URL", "x", "MILLRACE_JOBS_REDIS_URL must begin with redis://"),
-        ("MILLRACE_TRUST_PROXY", "true", "MILLRACE_TRUST_PROXY=true: proxies are addresses or networks"),
-        ("MILLRACE_TRUST_PROXY", "::/0", "MILLRACE_TRUST_PROXY=::/0: whoever trusts everybody"),
+        ("MILLRACE_TRUST_PROXY", "true", "MILLRACE_TRUST_PROXY=true: must be addresses or networks"),
+        ("MILLRACE_TRUST_PROXY", "::/0", "MILLRACE_TRUST_PROXY=::/0: must not match every address"),
         ("MILLRACE_SERVICE_HOST", "10.0.0.1", "MILLRACE_SERVICE_HOST comes from a Kubernetes service link"),
         (
             "MILLRACE_API_PORT_80_TCP_ADDR",
