@@ -27,7 +27,7 @@ PAGE = 1000
 KEEP_ALIVE_S = 15.0
 # How long an event stream waits before it retries while Redis does not answer.
 PAUSE_S = 0.5
-# An event stream ends after this time, so that no connection stays open for ever. Clients reconnect.
+# An event stream ends after this time, so that no connection stays open forever. Clients reconnect.
 MAX_STREAM_S = 3600.0
 
 

@@ -33,7 +33,7 @@ export async function request(path, options = {}) {
   throw new RequestError(response.status, `${detail ?? response.statusText}${wait ? ` (try again in ${wait} s)` : ""}`);
 }
 
-/** Follows the event stream and reconnects for ever. Calls `on.history`, `on.frame`, and `on.lost` with the error when it ends. */
+/** Follows the event stream and reconnects forever. Calls `on.history`, `on.frame`, and `on.lost` with the error when it ends. */
 export async function follow(on) {
   for (;;) {
     const timeout = new AbortController();

@@ -33,7 +33,7 @@ from batcher.messages import LaneDepth, ModelRecord, WorkerRecord
 log = logging.getLogger(__name__)
 
 EVERY_S = 1.0
-# A stream ends after this time, so that no connection stays open for ever. The page reconnects.
+# A stream ends after this time, so that no connection stays open forever. The page reconnects.
 MAX_STREAM_S = 3600.0
 MOST_VIEWERS = 200
 # How many of the newest jobs are shown.

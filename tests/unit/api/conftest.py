@@ -1,4 +1,4 @@
-"""The edge with a pretended mill behind it."""
+"""The API with a fake hub and cache behind it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.unit.pretended import FakeCache, FakeHub
 
 @pytest.fixture
 async def start() -> AsyncIterator[Start]:
-    """Starts an edge with the given settings: `await start(max_texts=3)`."""
+    """Starts an API with the given settings: `await start(max_texts=3)`."""
     contexts = []
 
     async def make(

@@ -1,4 +1,4 @@
-"""A running edge over a pretended queue and cache: no sockets, no Redis and no model."""
+"""A running API with a fake queue and cache: no sockets, no Redis and no model."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.unit.pretended import FakeCache, FakeHub
 
 @dataclass
 class Service:
-    """One running edge: its application, the fakes behind it, and a client in front."""
+    """A running API: its application, the fakes behind it, and a client."""
 
     app: FastAPI
     lifecycle: Lifecycle
@@ -55,7 +55,7 @@ async def running(
 
 
 async def until(true: Callable[[], Any]) -> None:
-    """Lets the loop run until something holds."""
+    """Lets the event loop run until the condition is true."""
     for _ in range(1000):
         if true():
             return
@@ -64,7 +64,7 @@ async def until(true: Callable[[], Any]) -> None:
 
 
 def assert_problem(response: httpx.Response, status: int, code: str) -> dict[str, object]:
-    """The answer is this error, in the one shape that errors have."""
+    """Checks that the response is this error, in the format of all errors."""
     assert response.status_code == status, response.text
     body: dict[str, object] = response.json()
     assert body["code"] == code

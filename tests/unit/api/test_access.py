@@ -1,4 +1,4 @@
-"""Keys, rates and caps: who may ask, how often, and who goes first."""
+"""Authentication, rate limits and client caps."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_a_rate_is_each_clients_own_and_says_when_to_come_back() -> None:
     rate.count("b")
     assert (refused.value.status, refused.value.code) == (429, "rate_limited")
     ((_, wait_s),) = [pair for pair in refused.value.headers if pair[0] == b"retry-after"]
-    # Until a third of the window before has left the sliding one, at the latest.
+    # At the latest when a third of the previous window has left the sliding one.
     assert 1 <= int(wait_s) <= 81
 
 

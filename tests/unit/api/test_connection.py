@@ -1,4 +1,4 @@
-"""What a client may leave unfinished, byte by byte, at a real server in this process."""
+"""Limits for slow and stalled clients, at a real server in this process."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LARGE = b"x" * 5_000_000
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
-    """GET answers at once, with much, without an end or late; POST with the length of the body."""
+    """GET responds at once, with a large body, endlessly or late; POST responds with the body's length."""
     body = b"hello"
     if scope["method"] == "POST":
         try:
@@ -87,7 +87,7 @@ async def end(server: uvicorn.Server, running: asyncio.Task[None]) -> None:
 
 @pytest.fixture
 async def dial(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Callable[[], Awaitable[Peer]]]:
-    """Opens connections to a server with little patience."""
+    """Opens connections to a server with short timeouts."""
     monkeypatch.setattr(connection, "PATIENCE_S", 0.2)
     async with served(1000) as (_, dial):
         yield dial
@@ -101,7 +101,7 @@ async def answer(peer: Peer) -> tuple[int, dict[str, str], bytes]:
 
 
 async def refusal(peer: Peer) -> tuple[int, str]:
-    """Status and code of an answer in the service's form, after which the connection closes."""
+    """Status and code of an error in the service's format, after which the connection closes."""
     status, headers, body = await answer(peer)
     assert headers["content-type"] == "application/json"
     assert headers["connection"] == "close"
@@ -121,14 +121,14 @@ async def ended(peer: Peer) -> bool:
 
 
 async def drip(peer: Peer) -> None:
-    """A head, a byte at a time, without an end."""
+    """Sends a head one byte at a time, endlessly."""
     for byte in b"GET / HTTP/1.1\r\nx-slow: " + b"x" * 200:
         peer[1].write(bytes([byte]))
         await asyncio.sleep(0.04)
 
 
 async def pour(peer: Peer) -> None:
-    """Headers, 200 MB of them unless the other side hangs up."""
+    """Sends 200 MB of headers, unless the server closes the connection."""
     for _ in range(200_000):
         peer[1].write(b"x-more: " + b"y" * 1000 + b"\r\n")
         await peer[1].drain()
@@ -245,7 +245,7 @@ def probe(path: str) -> bytes:
 
 
 async def unread(dial: Callable[[], Awaitable[Peer]], path: str = "/endless") -> Peer:
-    """A connection that asks and reads nothing."""
+    """A connection that sends a request and does not read the response."""
     peer = await dial()
     peer[1].transport.pause_reading()  # type: ignore[attr-defined]
     peer[1].write(probe(path))
@@ -270,7 +270,7 @@ async def test_when_all_are_busy_the_next_is_told_so() -> None:
 
 
 async def test_finding_12_when_all_are_busy_probes_are_answered() -> None:
-    """More than there may be hold their connection: the reserve is for those who ask whether all is well."""
+    """More clients than allowed hold their connections, but the reserve is kept for probes."""
     async with served(4) as (server, dial):
         for _ in range(4):
             peer = await dial()
@@ -290,7 +290,7 @@ async def test_finding_12_when_all_are_busy_probes_are_answered() -> None:
 
 
 async def test_finding_12_a_streamed_answer_that_nobody_reads_is_ended() -> None:
-    """Also where the client goes on sending, and where the answer waits behind another one."""
+    """Also if the client goes on sending, and if the response is queued behind another one."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(connection, "PATIENCE_S", 0.3)
         async with served(1000) as (server, dial):
@@ -329,7 +329,7 @@ async def test_finding_12_answers_that_nobody_reads_make_room_for_others() -> No
 
 
 async def test_finding_11_answers_not_read_have_a_bound_together() -> None:
-    """The one that waits longest goes."""
+    """The connection that has waited longest is closed."""
     async with served(1000) as (server, dial):
         server.lifespan.state[BACKLOG] = Backlog(unsent_bytes=4_000_000)
         for _ in range(12):
@@ -339,7 +339,7 @@ async def test_finding_11_answers_not_read_have_a_bound_together() -> None:
 
 
 async def test_finding_11_bodies_not_taken_have_a_bound_together() -> None:
-    """They wait behind a request that has no answer yet."""
+    """The bodies wait behind a request that has not been answered yet."""
     async with served(1000) as (server, dial):
         server.lifespan.state[BACKLOG] = Backlog(unread_bytes=1_000_000)
         head = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n"
@@ -369,7 +369,7 @@ async def test_finding_07_parts_of_a_head_have_limits_of_their_own(
 
 
 async def test_a_request_that_is_on_its_way_when_the_port_closes_is_answered() -> None:
-    """On a connection that was just made, or that had rested: closing them at once would reset it."""
+    """On a new or an idle connection. Closing these at once would reset the request."""
     async with served(16) as (server, dial):
         rested, new = await dial(), await dial()
         rested[1].write(GET)
@@ -385,7 +385,7 @@ async def test_a_request_that_is_on_its_way_when_the_port_closes_is_answered() -
 
 
 async def test_a_new_connection_has_longer_to_bring_its_request() -> None:
-    """On a busy machine half a second passed between the two."""
+    """On a busy machine, more than half a second may pass between connection and request."""
     async with served(16) as (server, dial):
         rested, new = await dial(), await dial()
         rested[1].write(GET)

@@ -21,7 +21,7 @@ async def test_the_page_loads_its_own_files_and_the_contract(service: Service) -
 
 
 async def test_the_page_asks_no_other_host(service: Service) -> None:
-    """It was blank offline, and ran whatever a third party served."""
+    """With assets from a CDN, the page is blank offline and runs third-party scripts."""
     answer = await service.client.get("/docs")
     assert not re.search(r"(?:src|href|url)\s*[=:]\s*[\"'](?:https?:)?//", answer.text)
     policy = answer.headers["content-security-policy"]

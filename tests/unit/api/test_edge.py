@@ -1,4 +1,4 @@
-"""All other routes: what the outermost layer gives to each, whoever wrote it."""
+"""What the middleware adds to every route: request ids, default headers, errors, metrics and log lines."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ async def test_unknown_paths_and_methods_have_the_shape_of_errors(service: Servi
 
 @pytest.mark.parametrize(("method", "path"), [("POST", "/predict/"), ("GET", "/jobs/"), ("GET", "/health/")])
 async def test_nobody_is_sent_to_the_host_that_a_request_names(start: Start, method: str, path: str) -> None:
-    """A slash too many was a redirect to whatever stood in Host."""
+    """Redirects for a trailing slash would use the Host header."""
     service = await start(allowed_hosts="*")
     response = await service.client.request(method, path, headers={"host": "evil.example"})
     assert_problem(response, 404, "not_found")

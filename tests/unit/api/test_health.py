@@ -16,7 +16,7 @@ from tests.unit.pretended import RUNNING, WORKER, FakeHub, prediction
 
 
 async def metrics(service: Service) -> dict[tuple[str, str], float]:
-    """What /metrics says: (name, label values joined) -> value."""
+    """The samples of /metrics: (name, joined label values) -> value."""
     text = (await service.client.get("/metrics")).text
     return {
         (sample.name, ",".join(sample.labels.values())): sample.value
@@ -44,7 +44,7 @@ async def test_probes_answer_head_as_they_answer_get(service: Service, path: str
     assert (await service.client.head("/livez")).status_code == 503
 
 
-async def test_readiness_warns_of_a_worker_that_does_not_run_what_was_asked_for(service: Service) -> None:
+async def test_readiness_warns_of_a_worker_with_a_fallback(service: Service) -> None:
     assert "warning" not in (await service.client.get("/readyz")).json()
     fallen = replace(WORKER, arithmetic="f32", fallback="float weights in bf16, packed: it has another label")
     service.hub.snapshot = replace(RUNNING, workers=(WORKER, fallen))
@@ -65,10 +65,10 @@ async def test_live_until_a_loop_has_ended(service: Service) -> None:
 async def test_livez_sees_the_loops_of_the_edge_itself(
     service: Service, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The one that publishes counters could end unseen: sibling processes then showed old ones for ever."""
+    """If the task that publishes counters ended unnoticed, other processes would report old values."""
 
     async def broken() -> None:
-        raise RuntimeError("the board is gone")
+        raise RuntimeError("broken")
 
     service.lifecycle.watch(asyncio.create_task(broken(), name="metrics"))
     await asyncio.sleep(0)

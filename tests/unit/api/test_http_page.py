@@ -1,4 +1,4 @@
-"""docs/http.md keeps its word: its commands work when pasted, its codes are those of the code."""
+"""docs/http.md is correct: its commands work, and its error codes are those of the code."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.unit.api.pretended import Service
 
 PAGE = (Path(__file__).parents[3] / "docs/http.md").read_text()
 EXAMPLES = re.findall(r"```sh\n(curl .*?)\n```\n\n```\n(.*?)```", PAGE, re.DOTALL)
-# Of whole answers; they differ from one to the next.
+# Headers whose values differ between responses.
 VARYING = {"x-request-id", "server-timing", "content-length", "x-model"}
 
 

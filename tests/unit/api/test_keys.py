@@ -1,4 +1,4 @@
-"""API keys as operators and clients meet them: names, rotation, and what must never open a service."""
+"""API keys: names, rotation, and configurations that must never allow access without a key."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def digest(key: str) -> str:
 
 @pytest.mark.parametrize("said", [EMPTY, EMPTY.upper(), f"web:{EMPTY}", f"{'a' * 64},{EMPTY}"])
 def test_finding_06d_the_digest_of_the_empty_key_stops_the_start(said: str) -> None:
-    """What `printf %s "$KEY" | sha256sum` says while KEY is unset, and `echo "$KEY" | sha256sum` likewise."""
+    """The output of `printf %s "$KEY" | sha256sum` and `echo "$KEY" | sha256sum` if KEY is unset."""
     with pytest.raises(ValidationError, match=r"digest of an empty key.*millrace key new"):
         ApiSettings(api_keys=said)  # type: ignore[arg-type]
     with pytest.raises(ValidationError, match="digest of an empty key"):
@@ -38,7 +38,7 @@ def test_finding_06d_the_digest_of_the_empty_key_stops_the_start(said: str) -> N
 async def test_finding_06d_an_empty_key_is_never_accepted(
     start: Start, monkeypatch: pytest.MonkeyPatch, headers: dict[str, str]
 ) -> None:
-    """Not even where its digest is among the accepted ones, whatever way it came there."""
+    """Not even if its digest is one of the accepted ones."""
     monkeypatch.setattr("api.keys._EMPTY", frozenset())
     service = await start(api_keys=EMPTY)
     answer = await service.client.post("/predict", json={"text": ["a"]}, headers=headers)
@@ -68,7 +68,7 @@ def test_a_list_of_keys_may_stand_on_several_lines() -> None:
 
 
 async def test_finding_16_a_rotated_key_keeps_its_jobs(start_jobs_api: StartJobsApi) -> None:
-    """Two keys of one name are one client: its jobs, its Idempotency-Keys, and what it may not see."""
+    """Two keys with the same name are one client: they share jobs, Idempotency-Keys and access."""
     api = await start_jobs_api(api_keys=f"web:{digest('old')},web:{digest('new')},other:{digest('third')}")
     handed_in = await api.submit("a", "b", x_api_key="old", idempotency_key="once")
     path = f"/jobs/{handed_in.json()['id']}"
@@ -85,7 +85,7 @@ async def test_finding_16_a_rotated_key_keeps_its_jobs(start_jobs_api: StartJobs
 async def test_finding_16_a_key_without_a_name_can_be_rotated_under_its_derived_one(
     start_jobs_api: StartJobsApi,
 ) -> None:
-    """The first twelve digits of the digest: jobs of the time before names belong to it."""
+    """The name is the first twelve digits of the digest. Jobs from before keys had names belong to it."""
     api = await start_jobs_api(api_keys=digest("old"))
     handed_in = await api.submit("a", x_api_key="old")
     record = api.store.record(handed_in.json()["id"])
@@ -98,7 +98,7 @@ async def test_finding_16_a_key_without_a_name_can_be_rotated_under_its_derived_
 async def test_finding_16_the_jobs_of_a_name_that_is_gone_are_not_shown_on_the_page(
     start_jobs_api: StartJobsApi,
 ) -> None:
-    """/stats gives everybody the same frame. With one name left, it may hold the jobs of that one only."""
+    """All viewers of /stats get the same frame. If one name is left, the frame only shows its jobs."""
     both = await start_jobs_api(api_keys=f"web:{digest('one')},gone:{digest('two')}")
     mine = (await both.submit("a", x_api_key="one")).json()["id"]
     await both.submit("b", x_api_key="two")

@@ -1,4 +1,4 @@
-"""Which model an answer names."""
+"""The model that a response names."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def publish(hub: FakeHub, name: str, revision: str) -> None:
 
 
 def test_a_result_of_the_model_before_keeps_its_name() -> None:
-    """While models of different names are exchanged, it was named by the new one: a pair that never was."""
+    """During a rollout from one model name to another, an old revision must not get the new name."""
     hub = FakeHub()
     models = Models(hub)
     publish(hub, "old", REVISION)

@@ -1,4 +1,4 @@
-"""A queue that looks into the cache itself: asked at once, unless the cache alone may do better."""
+"""The enqueue script checks the cache itself, unless it is better to read the cache first."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.unit.pretended import REVISION, FakeHub, prediction
 
 
 def looking(*known: str) -> FakeHub:
-    """A hub whose queue looks, and whose cache knows these texts."""
+    """A hub whose queue checks a cache that has these texts."""
 
     def answer(text: str) -> Outcome:
         return prediction(text)._replace(cached=text in known)

@@ -1,4 +1,4 @@
-"""GET /openapi.json: what a program that reads it must be able to rely on."""
+"""GET /openapi.json: what client generators rely on."""
 
 from __future__ import annotations
 

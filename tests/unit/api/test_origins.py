@@ -1,4 +1,4 @@
-"""Finding 19: what browsers are made to send by pages of other sites, and what must keep working."""
+"""Finding 19: requests that pages of other sites make browsers send, and requests that must keep working."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ async def ask(service: Service, method: str, path: str, **headers: str) -> int:
 async def test_finding_19_a_service_on_loopback_answers_under_no_other_name(
     service: Service, host: str
 ) -> None:
-    """A name of the attacker's that resolves to 127.0.0.1: same origin for the browser, but not our host."""
+    """An attacker's name that resolves to 127.0.0.1 is the same origin for the browser, but not our host."""
     answer = await service.client.post("/predict", content=BODY, headers={"host": host})
     problem = assert_problem(answer, 403, "host_not_allowed")
     assert "MILLRACE_ALLOWED_HOSTS" in str(problem["detail"])
@@ -63,7 +63,7 @@ async def test_finding_19_probes_answer_under_every_name(service: Service, host:
     ],
 )
 async def test_finding_19_loopback_names_and_addresses_are_answered(service: Service, host: str) -> None:
-    """An address is never an attacker's name: rebinding needs one that the attacker's DNS answers for."""
+    """Rebinding needs a name that the attacker's DNS resolves, so addresses are safe."""
     assert await ask(service, "POST", "/predict", host=host) == 200
     assert await ask(service, "GET", "/docs", host=host) == 200
 
@@ -112,7 +112,7 @@ FOREIGN = [
 async def test_finding_19_what_a_page_of_another_site_sends_is_refused(
     service: Service, headers: dict[str, str], kind: str
 ) -> None:
-    """No preflight protects a form, or a body without a type."""
+    """Browsers send forms, and bodies without a type, without a preflight request."""
     typed = {**headers, **({"content_type": kind} if kind else {}), "host": "localhost:8000"}
     for method, path in (
         ("POST", "/predict"),
@@ -149,7 +149,7 @@ async def test_finding_19_the_page_scripts_and_curl_are_answered(
 
 
 async def test_finding_19_a_link_on_another_site_leads_here(service: Service) -> None:
-    """A person follows it; the page, the contract and a job can be looked at, nothing is changed by it."""
+    """A user may follow a link to any page, because a GET request does not change anything."""
     link = {"sec_fetch_site": "cross-site", "sec_fetch_mode": "navigate"}
     for path in ("/", "/docs", "/openapi.json", "/stats"):
         assert await ask(service, "GET", path, **link) == 200
@@ -158,7 +158,7 @@ async def test_finding_19_a_link_on_another_site_leads_here(service: Service) ->
 
 
 async def test_finding_19_behind_a_proxy_that_changes_the_host_its_own_page_is_answered(start: Start) -> None:
-    """Plain HTTP, where browsers send Origin alone."""
+    """Over plain HTTP, browsers only send Origin."""
     service = await start(allowed_hosts="mill.example")
     for host in ("127.0.0.1:8000", "mill.example"):
         assert await ask(service, "POST", "/predict", host=host, origin="http://mill.example") == 200
@@ -166,7 +166,7 @@ async def test_finding_19_behind_a_proxy_that_changes_the_host_its_own_page_is_a
 
 
 async def test_finding_19_a_request_without_a_host_is_answered(service: Service) -> None:
-    """HTTP/1.0: no browser speaks it."""
+    """HTTP/1.0 does not require Host, and browsers do not use it."""
     request = service.client.build_request("POST", "/predict", content=BODY)
     del request.headers["host"]
     assert (await service.client.send(request)).status_code == 200

@@ -1,4 +1,4 @@
-"""POST /predict when it succeeds: order, caches, headers, budgets."""
+"""Successful requests to POST /predict: order, caches, headers, budgets."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ async def test_answers_of_two_revisions_name_both_and_are_remembered_under_their
     service.cache.keep("old")
     mixed = await service.predict("new", "old")
     assert mixed.headers["x-model"] == "@ffeeddccbbaa, stub@a1b2c3d4e5f6", "nobody published the new one yet"
-    # "new" is known of the other revision only: asked again until the mill believes in that one.
+    # "new" is only cached for the other revision, so it is a miss until that one is the current revision.
     assert (await service.predict("new")).headers["x-cache"] == "MISS"
     model = replace(RUNNING.model, revision=OTHER_REVISION)  # type: ignore[type-var]
     service.hub.snapshot = replace(RUNNING, model=model)

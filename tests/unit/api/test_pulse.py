@@ -16,7 +16,7 @@ START = CounterSample(0.0, 0, 0, 0, 0, waiting=0, durations=array("d", [0, 0, 0,
 def after(
     reading: CounterSample, seconds: float = 1.0, *, answered: tuple[int, ...] = (0, 0, 0, 0), **more: float
 ) -> CounterSample:
-    """The next reading: durations by bucket, other counters by how much they grew."""
+    """The next sample: durations per bucket, and the increase of the other counters."""
     durations = array("d", [was + now for was, now in zip(reading.durations, (*answered, 0), strict=True)])
     grown = {name: getattr(reading, name) + value for name, value in more.items()}
     return replace(reading, at=reading.at + seconds, durations=durations, **grown)

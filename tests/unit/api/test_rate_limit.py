@@ -1,4 +1,4 @@
-"""Sliding windows of each client, without a timer."""
+"""Sliding windows per client, without a timer."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_finding_24_a_client_of_ipv6_is_its_network(address: str, client: str) -
 
 
 def test_finding_24_no_timer_runs_beside_the_service() -> None:
-    """One woke every 10 ms and looked at all clients."""
+    """A timer thread would wake up every 10 ms and visit all clients."""
     code = (
         "import threading; from api.rate_limit import RateCounter; RateCounter('5/second').count('a');"
         "assert threading.active_count() == 1, threading.enumerate()"

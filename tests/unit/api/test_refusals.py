@@ -1,4 +1,4 @@
-"""POST /predict when it does not succeed: each status with its code, its body and its headers."""
+"""Errors of POST /predict: each status with its code, body and headers."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ LARGE = b'"' + b"x" * 15_000 + b'",'
 async def test_a_large_body_is_read_as_far_as_it_makes_sense(
     service: Service, body: bytes, status: int, kind: str
 ) -> None:
-    """No more of it becomes objects than the limits allow, whatever stands in it."""
+    """The number of objects created is limited, whatever the content of the body."""
     tracemalloc.start()
     answer = await service.post(body)
     _, most = tracemalloc.get_traced_memory()
@@ -186,7 +186,7 @@ PIECES += [
 @example(b'{"text": ["text", "a"]}')
 @example(b'{"text": ["a", "b", "c", 5]}')
 def test_what_is_said_of_a_body_does_not_depend_on_its_size(body: bytes) -> None:
-    """Small ones are read by another parser."""
+    """Small bodies are parsed by another parser than large ones."""
     reader = RequestReader(max_texts=3, max_text_chars=10)
 
     def said(body: bytes) -> object:
@@ -202,7 +202,7 @@ async def test_too_many_texts(start: Start) -> None:
     service = await start(max_texts=3)
     assert (await service.predict("a", "b", "c")).status_code == 200
     problem = assert_problem(await service.predict("a", "b", "c", "d"), 413, "too_many_texts")
-    assert problem["detail"] == "more than 3 texts"
+    assert problem["detail"] == "the request has more than 3 texts"
 
 
 async def test_too_long_a_text(start: Start) -> None:
@@ -214,7 +214,7 @@ async def test_too_long_a_text(start: Start) -> None:
 
 @pytest.mark.parametrize("path", ["/predict", "/jobs"])
 async def test_too_large_a_body_by_its_length_is_answered_before_it_is_read(start: Start, path: str) -> None:
-    """Then what arrives is thrown away for a while, or its sender may never read the answer."""
+    """The body is read and discarded for a while, so that the client can read the response."""
     service = await start(max_body_bytes=1024, max_job_body_bytes=1024)
     told: list[str] = []
 

@@ -1,4 +1,4 @@
-"""Requests that wait: clients that leave or ask for too much, processes that stop, jobs instead."""
+"""Waiting requests: clients that disconnect or send too much, processes that stop, and jobs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.unit.pretended import FakeHub
 
 
 class Connection:
-    """One client at the ASGI interface: it sends a body, perhaps leaves, and keeps what it is sent."""
+    """A client at the ASGI interface. It sends a body, may disconnect, and records the response."""
 
     def __init__(self, body: bytes) -> None:
         self.messages: list[dict[str, Any]] = [{"type": "http.request", "body": body}]
@@ -149,7 +149,7 @@ async def test_the_cap_counts_each_client_alone(start: Start) -> None:
 
 
 class Jobs:
-    """A pretended maker of jobs."""
+    """A fake deferral."""
 
     def __init__(self) -> None:
         self.made: list[list[str]] = []
@@ -192,7 +192,7 @@ async def test_a_job_that_is_refused_answers_for_itself(start: Start) -> None:
 
 
 async def test_finding_11_texts_that_wait_have_a_bound_together(start: Start) -> None:
-    """Joining a text that runs is free, but each who joins holds a copy of it."""
+    """Joining an entry that is running adds no work, but each waiting request holds a copy of its text."""
     service = await start(FakeHub(gate=asyncio.Event()), max_body_bytes=2048, max_text_chars=2000)
     text = "x" * 1900
     waiting = [asyncio.create_task(service.predict(text)) for _ in range(60)]

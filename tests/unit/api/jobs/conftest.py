@@ -12,7 +12,7 @@ from tests.unit.api.jobs.jobs_api import JobsApi, Start, serving
 
 @pytest.fixture
 async def start(fake_redis: FakeRedis) -> AsyncIterator[Start]:
-    """Starts an edge with the given settings: `await start(max_waiting_jobs=1)`."""
+    """Starts an API with the given settings: `await start(max_waiting_jobs=1)`."""
     contexts = []
 
     async def make(**settings: Any) -> JobsApi:

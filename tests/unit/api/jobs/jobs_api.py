@@ -1,4 +1,4 @@
-"""A running edge whose jobs live in a pretended Redis. No worker runs: the tests play it."""
+"""A running API whose jobs are in a fake Redis. No worker runs: the tests do its work."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FAILURE = {"error": {"code": "inference_failed", "detail": "the model failed on 
 
 @dataclass
 class JobsApi:
-    """A running edge, and the store behind it, to play the worker with."""
+    """A running API, and the job store behind it, through which tests do the work of a worker."""
 
     app: FastAPI
     client: httpx.AsyncClient

@@ -1,4 +1,4 @@
-"""What jobs have to do with the rest: /predict, outages, OpenAPI."""
+"""Jobs together with other features: /predict, outages, OpenAPI."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""POST /jobs against the budgets of bytes: what does not fit is refused, and nothing of it stays."""
+"""The byte budgets of POST /jobs: a job that does not fit is refused, and none of it is stored."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def uploads(api: JobsApi) -> list[bytes]:
 
 
 async def test_finding_08_a_client_that_holds_its_budget_is_refused_until_it_deletes(start: Start) -> None:
-    """The others are taken in meanwhile."""
+    """Other clients can still submit jobs."""
     digests = ",".join(sha256(key).hexdigest() for key in (b"one", b"two"))
     api = await start(max_jobs_bytes=10_000, max_client_jobs_bytes=5000, api_keys=digests)
     one, two = ({"x-api-key": key} for key in ("one", "two"))
@@ -91,7 +91,7 @@ async def test_the_texts_of_a_job_are_read_back_as_they_came(start: Start) -> No
 
 
 async def test_finding_11_texts_that_are_too_long_are_not_held(api: JobsApi) -> None:
-    """63 texts of a million characters with one emoji each took 245 MiB until their chunk was full."""
+    """63 texts of a million characters with one emoji each used 245 MiB before their chunk was full."""
     text = json.dumps("x" * 999_999 + "\U0001f600", ensure_ascii=False).encode() + b"\n"
 
     async def body() -> AsyncIterator[bytes]:
@@ -111,6 +111,6 @@ async def test_finding_11_texts_that_are_too_long_are_not_held(api: JobsApi) -> 
 
 
 async def _pieces(lines: int) -> AsyncIterator[bytes]:
-    """A body that does not say how long it is."""
+    """A body without Content-Length."""
     for _ in range(lines):
         yield LINE

@@ -1,4 +1,4 @@
-"""GET /jobs/{id}, long polls and events: every state is shown, every wait ends."""
+"""GET /jobs/{id}, long polls and event streams: every state is reported, and every wait ends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whose jobs are whose, where there are API keys."""
+"""Job ownership with API keys."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ async def test_redis_holds_no_key(start: Start) -> None:
 
 
 async def test_jobs_without_an_owner_are_anybodys(start: Start) -> None:
-    """Those of the time before there were keys."""
+    """Such jobs were created before keys were set."""
     api = await start(api_keys=digests("one"))
     upload = api.store.upload("a" * 32)
     upload.add(encoded(["a"]))

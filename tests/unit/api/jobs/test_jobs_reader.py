@@ -1,4 +1,4 @@
-"""Bodies of jobs: whatever the blocks they arrive in, the same texts come out, or the line that is wrong."""
+"""Bodies of jobs: however they are split into blocks, the result is the same texts or the same error."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_texts_come_out_as_they_went_in(texts: list[str], size: int) -> None:
 
 @given(TEXTS, st.integers(1, 40))
 def test_columns_come_out_as_they_went_in(texts: list[str], size: int) -> None:
-    # The csv module takes no NUL, and a lone carriage return ends a line to it.
+    # The csv module rejects NUL, and treats a lone carriage return as the end of a line.
     texts = [text.replace("\0", "").replace("\r", " ") for text in texts]
     assert list(read_csv(blocks_of(as_csv(texts), size))) == texts
 
@@ -74,7 +74,7 @@ def test_empty_texts_are_texts() -> None:
 
 
 def test_every_row_of_a_table_is_a_text() -> None:
-    """So that result n belongs to row n."""
+    """Otherwise result n would not belong to row n."""
     assert list(read_csv([b"text\r\na\r\n\r\n\r\nb\r\n"])) == ["a", "", "", "b"]
     assert list(read_csv([b"text\n\na\n\n\n"])) == ["", "a"], "empty lines at the end are no rows"
     assert list(read_csv([b"id,text\n1,a\n\n"])) == ["a"]

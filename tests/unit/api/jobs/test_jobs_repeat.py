@@ -1,4 +1,4 @@
-"""POST /jobs with an Idempotency-Key: once is enough."""
+"""POST /jobs with an Idempotency-Key: repeated requests create one job."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ async def test_the_same_key_with_another_body_is_a_conflict(api: JobsApi) -> Non
 
 
 async def test_the_same_texts_in_another_form_are_the_same_job(api: JobsApi) -> None:
-    """By whatever road they come, and however they are spelt."""
+    """Whatever the route and the format of the body."""
     first = await api.submit("é", "b", idempotency_key="k")
     key = {"idempotency-key": "k"}
     for path, body, headers in (

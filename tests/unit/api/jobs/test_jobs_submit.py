@@ -1,4 +1,4 @@
-"""POST /jobs: what becomes a job, what does not, and that nothing half-stored stays."""
+"""POST /jobs: which bodies become jobs, which are refused, and that no partial job is stored."""
 
 from __future__ import annotations
 
