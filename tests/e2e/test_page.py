@@ -1,4 +1,4 @@
-"""The page in a real browser, with a real mill behind it."""
+"""The web page in a real browser, with a real service behind it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ARGUMENTS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-# A line of the console is an error of the page, except what a browser says of answers that are none.
+# Every console message is an error of the page, except what the browser logs for failed requests.
 EXPECTED = re.compile(r"Failed to load resource|net::ERR_")
 
 
@@ -52,7 +52,7 @@ def browser() -> Iterator[Browser]:
 
 
 class Viewer:
-    """One page, and everything its console said."""
+    """A page, its console messages, and the URLs that it requested."""
 
     def __init__(self, page: Page) -> None:
         self.page = page
@@ -64,20 +64,20 @@ class Viewer:
         page.on("request", lambda request: self.asked.append(request.url))
 
     def open(self, mill: Mill) -> Page:
-        """Goes to the page and waits until it knows that the mill is ready."""
+        """Opens the page and waits until it shows that the service is ready."""
         self.page.goto(mill.base_url)
         self.page.wait_for_selector('#state[data-state="ready"]')
         return self.page
 
     @property
     def problems(self) -> list[str]:
-        """What the console said that it should not."""
+        """Unexpected console messages."""
         return [line for line in self.said if not EXPECTED.search(line)]
 
 
 @pytest.fixture
 def viewer(browser: Browser) -> Iterator[Viewer]:
-    """A fresh profile for each test; a page that complains fails its test."""
+    """A new profile for each test. Unexpected console messages fail the test."""
     context = browser.new_context(viewport={"width": 1200, "height": 900}, accept_downloads=True)
     made = Viewer(context.new_page())
     yield made
@@ -215,7 +215,7 @@ def test_nothing_is_wider_than_a_phone(mill: MakeMill, viewer: Viewer) -> None:
 
 
 def test_texts_stand_out_from_their_ground(mill: MakeMill, viewer: Viewer) -> None:
-    """Contrast of at least 4.5 to 1 (WCAG AA) for the colours that text is written in, light and dark."""
+    """Text has a contrast of at least 4.5 to 1 (WCAG AA) in the light and the dark theme."""
     page = viewer.open(mill())
     inks, grounds = ("ink", "quiet", "water", "red", "amber"), ("paper", "card")
     page.emulate_media(color_scheme="light")
@@ -234,7 +234,7 @@ def colour(page: Page, name: str) -> tuple[float, ...]:
 
 
 def contrast(one: tuple[float, ...], other: tuple[float, ...]) -> float:
-    """WCAG 2.1's ratio of relative luminances."""
+    """The contrast ratio as defined by WCAG 2.1."""
 
     def luminance(channels: tuple[float, ...]) -> float:
         linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
