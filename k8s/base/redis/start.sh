@@ -1,9 +1,9 @@
 #!/bin/sh
-# Starts Redis with the users of users.acl, in the cluster and in compose alike: start.sh [OPTION OF redis-server ...]
+# Starts Redis with the users in users.acl, in the cluster and in compose: start.sh [OPTION OF redis-server ...]
 #
 # `>API_PASSWORD` in that file stands for the password in REDIS_API_PASSWORD, and so on. Only SHA-256 digests are
-# written, and the server starts with an empty environment: no password is left in an argument, a file or /proc.
-# A user whose password is not set is switched off. `probe` is for the container's own health checks.
+# written, and the server starts with an empty environment, so passwords do not appear in arguments, files or /proc.
+# A user whose password is not set is turned off. `probe` is for the health checks of the container.
 set -eu
 umask 077
 folder=$(dirname "$0")
