@@ -1,9 +1,9 @@
-// Fire and poll: USERS users (2) send JOBS jobs (3) of TEXTS texts (1000) each, wait for them, and read the results
-// back page by page. SCALE and PROFILE scale the number of texts.
+// Submit and poll: USERS users (2) each create JOBS jobs (3) of TEXTS texts (1000), wait for them, and read the results
+// page by page. SCALE and PROFILE scale the number of texts.
 import http from 'k6/http';
 import { check } from 'k6';
 import { Counter, Trend } from 'k6/metrics';
-import { errors, refuseUnlessReady, url } from './lib/mill.js';
+import { errors, refuseUnlessReady, url } from './lib/service.js';
 import { scale } from './lib/profiles.js';
 import { summary, trends } from './lib/summary.js';
 import { freshTexts, random } from './lib/texts.js';
@@ -35,7 +35,7 @@ const ENDED = ['finished', 'failed', 'cancelled'];
 
 function waitFor(id) {
   for (;;) {
-    // A long poll: the API answers when something changed.
+    // A long poll: the API answers when the job has changed.
     const answer = http.get(`${url}/jobs/${id}?wait=10`, { tags: { name: 'job' }, timeout: '30s' });
     if (answer.status !== 200 || ENDED.includes(answer.json('status'))) return answer;
   }

@@ -1,13 +1,13 @@
 // The acceptance load: 10 users, GET /health, then POST /predict.
-// CACHE_RATE: how often the three fixed texts are sent (0.95). P99_MS: the bound on /predict (100).
+// CACHE_RATE: share of requests with the three fixed texts (0.95). P99_MS: threshold for /predict (100).
 import { sleep } from 'k6';
-import { health, predict, refuseUnlessReady } from './lib/mill.js';
+import { health, predict, refuseUnlessReady } from './lib/service.js';
 import { acceptance } from './lib/profiles.js';
 import { summary, trends } from './lib/summary.js';
 import { acceptanceTexts } from './lib/texts.js';
 
 const known = Number(__ENV.CACHE_RATE || 0.95);
-// Users come back at once; PAUSE_S is there for a machine that the generator would fill alone.
+// Users repeat without a pause. PAUSE_S is for machines that the load generator alone would saturate.
 const pauseS = Number(__ENV.PAUSE_S || 0);
 
 export const options = {
@@ -17,7 +17,7 @@ export const options = {
     errors: ['rate==0'],
     refused: ['rate==0'],
     checks: ['rate==1'],
-    // What this load has always asked for: p(99)<2000 and ten requests a second.
+    // The original requirement of this load: p(99)<2000 and ten requests per second.
     http_req_duration: ['p(99)<2000'],
     'http_req_duration{name:predict}': [`p(99)<${__ENV.P99_MS || 100}`],
     http_reqs: ['rate>10'],

@@ -1,6 +1,6 @@
-// More than the workers can do: RATE requests a second (400) of TEXTS (16) unknown texts, each with a budget of
-// WAIT_S seconds (2). What cannot be done is refused at once; what is answered is answered in time.
-import { predict, refuseUnlessReady } from './lib/mill.js';
+// More load than the workers can compute: RATE requests per second (400) with TEXTS (16) unknown texts and a budget of
+// WAIT_S seconds (2). Requests that cannot be answered in time must be refused at once; the others must be in time.
+import { predict, refuseUnlessReady } from './lib/service.js';
 import { rate, steady } from './lib/profiles.js';
 import { summary, trends } from './lib/summary.js';
 import { freshTexts, random } from './lib/texts.js';
@@ -14,7 +14,7 @@ export const options = {
   summaryTrendStats: trends,
   thresholds: {
     errors: ['rate==0'],
-    // If nothing is refused, this was no overload.
+    // Without refusals there was no overload.
     refused: ['rate>0', 'rate<1'],
     texts_answered: [`rate>${__ENV.GOODPUT || 100}`],
     'http_req_duration{name:predict}': [`max<${waitS * 1000 + 1000}`],

@@ -1,7 +1,7 @@
-// Ten seconds of everything: is it up, does it answer, does it remember, does it refuse what it should?
+// A ten-second check: the service runs, answers, caches, and refuses invalid requests.
 import http from 'k6/http';
 import { check } from 'k6';
-import { errors, health, predict, refuseUnlessReady, url } from './lib/mill.js';
+import { errors, health, predict, refuseUnlessReady, url } from './lib/service.js';
 import { users } from './lib/profiles.js';
 import { summary, trends } from './lib/summary.js';
 import { acceptanceTexts, freshTexts, random } from './lib/texts.js';

@@ -1,5 +1,6 @@
-// An hour of moderate, mostly known traffic: nothing may leak, slow down or be lost. RATE requests a second (30).
-import { health, predict, refuseUnlessReady } from './lib/mill.js';
+// An hour of moderate traffic with mostly cached texts, to find leaks, slowdowns and losses. RATE requests per second
+// (30).
+import { health, predict, refuseUnlessReady } from './lib/service.js';
 import { rate, steady } from './lib/profiles.js';
 import { summary, trends } from './lib/summary.js';
 import { acceptanceTexts, freshTexts, random } from './lib/texts.js';

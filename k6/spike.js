@@ -1,6 +1,6 @@
 // A tenfold step of unknown texts and back. Refusals are allowed while workers are added; errors are not.
-// RATE is the request rate before the step (10), TEXTS the texts of each (4).
-import { predict, refuseUnlessReady } from './lib/mill.js';
+// RATE is the request rate before the step (10), TEXTS the number of texts per request (4).
+import { predict, refuseUnlessReady } from './lib/service.js';
 import { rate, step } from './lib/profiles.js';
 import { summary, trends } from './lib/summary.js';
 import { freshTexts, random } from './lib/texts.js';

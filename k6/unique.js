@@ -1,11 +1,11 @@
-// Nothing is known: every text goes through the queue and the model. RATE requests a second (20), TEXTS each (4).
-import { predict, refuseUnlessReady } from './lib/mill.js';
+// No cached texts: every text goes through the queue and the model. RATE requests per second (20), TEXTS each (4).
+import { predict, refuseUnlessReady } from './lib/service.js';
 import { rate, steady } from './lib/profiles.js';
 import { summary, trends } from './lib/summary.js';
 import { freshTexts, random } from './lib/texts.js';
 
 const texts = Number(__ENV.TEXTS || 4);
-// Another SEED for every run: what an earlier one asked is known.
+// Use a different SEED for every run, because texts of earlier runs are cached.
 const seed = Number(__ENV.SEED || Date.now() % 1e9);
 
 export const options = {

@@ -1,10 +1,10 @@
-// Load profiles as data. Every duration is multiplied by SCALE, so that the same shape fits a coffee break;
-// PROFILE names the usual ones.
+// Load profiles as data. Every duration is multiplied by SCALE, so that the same shape can run in less time; PROFILE
+// selects a common scale.
 const SCALES = { full: 1, short: 0.05, tiny: 0.01 };
 
 const profile = __ENV.PROFILE || 'full';
 if (!(profile in SCALES)) {
-  throw new Error(`PROFILE=${profile} is none of ${Object.keys(SCALES).join(', ')}`);
+  throw new Error(`PROFILE=${profile} is not one of ${Object.keys(SCALES).join(', ')}`);
 }
 export const scale = Number(__ENV.SCALE || SCALES[profile]);
 export const rate = (usual) => Number(__ENV.RATE || usual);
@@ -12,7 +12,7 @@ export const rate = (usual) => Number(__ENV.RATE || usual);
 const seconds = (count) => `${Math.max(1, Math.round(count * scale))}s`;
 const arrival = (more) => ({ preAllocatedVUs: 50, maxVUs: 1000, timeUnit: '1s', ...more });
 
-// The acceptance load: 30 s to 10 users, 7 minutes at 10, 3 minutes down; users come back at once, without sleep.
+// The acceptance load: 30 s up to 10 users, 7 minutes at 10, 3 minutes down; users repeat without a pause.
 export const acceptance = {
   executor: 'ramping-vus',
   startVUs: 0,
@@ -24,14 +24,14 @@ export const acceptance = {
   ],
 };
 
-// Users who come back at once.
+// Users who repeat without a pause.
 export const users = (vus, count) => ({ executor: 'constant-vus', vus, duration: seconds(count) });
 
-// Requests that come whether or not the earlier ones were answered.
+// Requests at a fixed rate, whether or not earlier ones were answered.
 export const steady = (perSecond, count) =>
   arrival({ executor: 'constant-arrival-rate', rate: perSecond, duration: seconds(count) });
 
-// A tenfold step, held, and the way back.
+// A tenfold step, held for a while, and back.
 export const step = (perSecond) =>
   arrival({
     executor: 'ramping-arrival-rate',

@@ -1,11 +1,11 @@
-// The mill as a client sees it: asks, and files every answer as good, refused or wrong.
+// A client of the service that counts every response as good, refused or wrong.
 import http from 'k6/http';
 import { check, fail } from 'k6';
 import { Counter, Rate, Trend } from 'k6/metrics';
 
 export const url = __ENV.BASE_URL || 'http://127.0.0.1:8000';
 
-// An honest refusal (429, 503, 504) is no error: it is counted apart, and must say when to come back.
+// Refusals (429, 503, 504) are not errors. They are counted separately, and must state when to retry.
 const REFUSALS = [429, 503, 504];
 http.setResponseCallback(http.expectedStatuses(200, 201, 202, 204, ...REFUSALS));
 
@@ -32,7 +32,7 @@ function readTiming(header) {
   }
 }
 
-// Every script's setup(): a figure of a mill that is not ready would mean nothing.
+// The setup() of every script: figures of a service that is not ready would be meaningless.
 export function refuseUnlessReady() {
   const answer = http.get(`${url}/readyz`, { tags: { name: 'readyz' } });
   if (answer.status !== 200) {
@@ -50,7 +50,7 @@ const rightShape = (answer, count) => {
   return predictions.length === count && predictions.every((pair) => pair.length >= 2 && pair[0].label);
 };
 
-// No Content-Type header, as load scripts in the wild send none. True when the texts were classified.
+// Sends no Content-Type header, like many clients. Returns true if the texts were classified.
 export function predict(texts, headers = {}) {
   const answer = http.post(`${url}/predict`, JSON.stringify({ text: texts }), {
     headers,
@@ -60,14 +60,14 @@ export function predict(texts, headers = {}) {
     refused.add(true);
     refusedMs.add(answer.timings.duration);
     errors.add(!check(answer, {
-      'a refusal says when to come back': (r) => r.status === 504 || Number(r.headers['Retry-After']) >= 0,
+      'a refusal states when to retry': (r) => r.status === 504 || Number(r.headers['Retry-After']) >= 0,
     }));
     return false;
   }
   refused.add(false);
   const good = check(answer, {
     'predict is 200': (r) => r.status === 200,
-    'one prediction a text': (r) => r.status === 200 && rightShape(r, texts.length),
+    'one prediction per text': (r) => r.status === 200 && rightShape(r, texts.length),
   });
   errors.add(!good);
   if (good) {

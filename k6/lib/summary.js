@@ -1,4 +1,4 @@
-// The end of every run: a short table for people, everything as JSON for machines (SUMMARY names the file).
+// The summary of every run: a short table on standard output, and all metrics as JSON in the file SUMMARY.
 const round = (value) => (Math.abs(value) >= 100 ? value.toFixed(0) : value.toFixed(2));
 
 function figures(metric) {

@@ -1,4 +1,4 @@
-// The ten texts of the acceptance load, and texts of mixed length that nobody has sent before.
+// The ten texts of the acceptance load, and unique texts of mixed length.
 const FIXED = ['I love you!', 'I hate you!', 'I am a Kubernetes Cluster!'];
 const OTHERS = [
   'I ran to the store',
@@ -17,7 +17,7 @@ const WORDS = (
 
 const TENTH_LENGTHS = [3, 4, 5, 6, 8, 10, 13, 18, 30, 80];
 
-// The same texts in every run of one SEED, different ones for every user and iteration. (mulberry32)
+// Produces the same texts in every run with the same SEED, and different ones per user and iteration (mulberry32).
 export function random(seed) {
   let state = seed >>> 0;
   return () => {
@@ -37,10 +37,10 @@ function shuffled(list, draw) {
   return copy;
 }
 
-// With probability `known` the three fixed texts, otherwise all ten in another order.
+// With probability `known` the three fixed texts, otherwise all ten in random order.
 export const acceptanceTexts = (known, draw) => (draw() < known ? FIXED : shuffled(FIXED.concat(OTHERS), draw));
 
-// `count` texts, word counts spread as in short reviews. `name` makes them unlike all others.
+// `count` texts with word counts as in short reviews. `name` makes them unique.
 export function freshTexts(count, name, draw) {
   return Array.from({ length: count }, (_, at) => {
     const words = Array.from(
