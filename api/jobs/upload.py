@@ -101,7 +101,7 @@ class JobUploader:
 
     def _fill(self, upload: Upload, texts: Iterator[str]) -> None:
         longest = self._limits.text_chars
-        # Encode each text as it arrives: a chunk of strings or overlong texts could use hundreds of megabytes.
+        # Encode each text as it arrives: a chunk of strings or overlong texts could use hundreds of MiB.
         entries = (encode_text(text if len(text) <= longest else None) for text in texts)
         while chunk := list(islice(entries, CHUNK_TEXTS)):
             with self._storing:

@@ -73,7 +73,7 @@ class Upload:
         self._budget = budget
 
     def add(self, texts: Sequence[bytes]) -> None:
-        """Stores the next chunk of `chunk_texts` texts from `encode_text`; only the last chunk may be smaller.
+        """Stores the next chunk of `chunk_texts` texts (see `encode_text`); only the last may be smaller.
 
         Raises NoRoom without storing anything.
         """
