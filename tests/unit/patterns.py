@@ -39,16 +39,15 @@ def attacks(pattern: str | bytes) -> Iterator[tuple[str, str, str]]:
 
 
 def check_linear(use: Any, *, binary: bool, shapes: Iterable[tuple[str, str, str]]) -> None:
-    """Raises Costly where a character takes long, or twice as many take thrice as long."""
+    """Raises Costly where a character takes long, or twice as many take three times as long, twice in a row."""
     for before, unit, after in shapes:
-        taken = 0.0
+        earlier = former = taken = 0.0
         for size in SIZES:
             text = before + unit * (size // len(unit)) + after
             given = text.encode("latin-1", "replace") if binary else text
-            former, taken = taken, _seconds(use, given)
-            if taken > NOISE_S + MOST_S_A_CHARACTER * len(text) or (
-                taken > MEASURABLE_S and taken > 3 * former
-            ):
+            earlier, former, taken = former, taken, _seconds(use, given)
+            grows = taken > MEASURABLE_S and taken > 3 * former and former > 3 * earlier
+            if grows or taken > NOISE_S + MOST_S_A_CHARACTER * len(text):
                 raise Costly(f"{taken * 1e3:.1f} ms for {before!r} + {size} of {unit!r} + {after!r}")
 
 
