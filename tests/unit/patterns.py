@@ -39,7 +39,7 @@ def attacks(pattern: str | bytes) -> Iterator[tuple[str, str, str]]:
 
 
 def check_linear(use: Any, *, binary: bool, shapes: Iterable[tuple[str, str, str]]) -> None:
-    """Raises Costly where a character takes long, or twice as many take three times as long, twice in a row."""
+    """Raises Costly where a character takes long, or the time triples with twice the text, twice in a row."""
     for before, unit, after in shapes:
         earlier = former = taken = 0.0
         for size in SIZES:
