@@ -78,11 +78,12 @@ chaos: $(STAMP) ## break a whole service under load for 3 minutes (CHAOS="--minu
 	$(BIN)/python -m tests.chaos $(CHAOS)
 
 .PHONY: check
-check: $(STAMP) ## run lint, format, type and import checks
+check: $(STAMP) ## run lint, format, type and import checks, and check sizes and wording
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/python scripts/style
 
 .PHONY: manifests
 manifests: $(STAMP) ## check the Kubernetes manifests, images and workflow files
