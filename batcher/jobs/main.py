@@ -58,24 +58,28 @@ def prepare(
 ) -> None:
     """Sets what jobs run with. `connect_hub` creates the clients of the queue and the cache."""
     global _runner
+    worker = os.getpid()
 
     def hub_and_cache() -> tuple[Hub, Cache]:
         return ReplyHub.connect(settings, linger_s=LINGER_S), SharedCache.connect(settings)
 
     def runner(job_id: str) -> str:
         with tracing.job_span(job_id, store.trace(job_id)):
-            return run_job(job_id, store, connect_hub or hub_and_cache, settings, _stop_requested())
+            return run_job(job_id, store, connect_hub or hub_and_cache, settings, _stop_requested(worker))
 
     _runner = runner
 
 
-def _stop_requested() -> Callable[[], bool]:
-    """Returns a function that says whether this process received SIGTERM or has lost its parent worker."""
+def _stop_requested(worker: int) -> Callable[[], bool]:
+    """Returns a function that says whether this process received SIGTERM or has lost its worker (a pid).
+
+    RQ forks a process for each job. Its parent is compared with the worker, because the worker may end before
+    this function runs.
+    """
     received: list[int] = []
-    parent = os.getppid()
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:  # RQ resets it in the process of a job
         signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
-    return lambda: bool(received) or os.getppid() != parent
+    return lambda: bool(received) or worker not in (os.getpid(), os.getppid())
 
 
 def build_worker(settings: JobSettings) -> JobsWorker:

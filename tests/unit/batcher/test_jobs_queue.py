@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -240,3 +241,10 @@ def test_a_job_needs_a_prepared_process(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(jobs, "_runner", None)
     with pytest.raises(AssertionError):
         jobs.run_prepared(JOB)
+
+
+def test_a_job_stops_once_its_worker_is_gone_even_if_that_ended_first() -> None:
+    """A worker that was killed right after the fork left a process that retried forever."""
+    assert not jobs._stop_requested(os.getpid())(), "in the worker itself"
+    assert not jobs._stop_requested(os.getppid())(), "in a process that the worker has forked"
+    assert jobs._stop_requested(2**22 + 1)(), "the worker was gone before the job looked"
