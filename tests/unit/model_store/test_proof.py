@@ -86,7 +86,7 @@ def test_a_flipped_label_fails_whatever_the_tolerance() -> None:
 
 
 def test_scores_that_are_no_numbers_fail() -> None:
-    assert "gave no scores" in prove(Shaped(32, by=float("nan")), probes(), STRICT).failed
+    assert "gave invalid scores" in prove(Shaped(32, by=float("nan")), probes(), STRICT).failed
 
 
 def test_tolerances_follow_from_weights_arithmetic_and_model() -> None:
