@@ -90,6 +90,8 @@ def up(tmp_path: Path) -> Iterator[Callable[..., Up]]:
 
     yield make
     for made in started:
+        if made.running:  # parts that came back during the test are new processes
+            offspring.extend(made.offspring())
         made.close()
     for process in offspring:
         if process.is_running():
