@@ -1,0 +1,85 @@
+"""Finding 13 from end to end: what slow uploads of long strings cost the API, in processor time."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+
+import psutil
+import pytest
+
+from tests.faults.test_flood import JSON_HEAD, peers, quick, status
+from tests.mill import Mill
+
+pytestmark = [pytest.mark.redis, pytest.mark.e2e, pytest.mark.timeout(600)]
+
+UPLOADS = 8
+PIECES = 100
+PIECE = b'words, \\"quotes\\" and breaks\\n. '
+HEAD = JSON_HEAD % (b"/jobs", b"application/json") + b"transfer-encoding: chunked\r\n\r\n"
+# Kilobytes of a string before its small pieces; the reader accepts 1024 of one string.
+SHORT, LONG = 10, 900
+
+
+def chunk(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+@contextlib.asynccontextmanager
+async def probing(mill: Mill) -> AsyncIterator[list[float]]:
+    """Asks for /health and /readyz again and again; yields the seconds that each pair took."""
+    took: list[float] = []
+
+    async def probe() -> None:
+        while True:
+            took.append(await quick(mill))
+            await asyncio.sleep(0.2)
+
+    task = asyncio.create_task(probe())
+    try:
+        yield took
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task  # raises what a probe found
+
+
+async def cost(mill: Mill, kilobytes: int) -> float:
+    """Milliseconds of processor time for each kilobyte of small pieces after `kilobytes` of the same string.
+
+    Pieces are paced, because those that wait are read as one.
+    """
+    process = psutil.Process(mill.api.pid)
+    start = chunk(b'{"text": ["' + PIECE * (kilobytes * 1000 // len(PIECE)))
+    async with peers(mill, UPLOADS, HEAD + start) as uploads, probing(mill) as took:
+        await asyncio.sleep(1)  # until the starts have been read
+        before = process.cpu_times()
+        for _ in range(PIECES):
+            for _, writer in uploads:
+                writer.write(chunk(PIECE))
+            await asyncio.sleep(0.05)
+        after = process.cpu_times()
+        for _, writer in uploads:
+            writer.write(chunk(b'"]}') + b"0\r\n\r\n")
+        assert {await status(peer) for peer in uploads} == {202}
+    spent = (after.user + after.system - before.user - before.system) * 1000
+    each = spent / (UPLOADS * PIECES * len(PIECE) / 1000)
+    print(f"after {kilobytes} kB: {each:.2f} ms/kB of small pieces, probes within {max(took) * 1000:.0f} ms")
+    return each
+
+
+async def test_finding_13_slow_uploads_of_long_strings_cost_their_length(mill: Callable[..., Mill]) -> None:
+    """Each piece was the reason to read the whole string again, so it cost more the longer the string was.
+
+    Small differences are noise of a busy machine; what grows with the square grows in every attempt.
+    """
+    made = mill(workers=1)
+    await cost(made, 1)
+    for _ in range(4):
+        short, long = await cost(made, SHORT), await cost(made, LONG)
+        if long < 2 * short:
+            return
+    raise AssertionError(
+        f"a kilobyte costs {short:.2f} ms in a short string, and {long:.2f} ms in a long one"
+    )
