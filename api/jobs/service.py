@@ -53,13 +53,18 @@ class JobService:
     """Creates jobs, reads their records and results, and cancels or deletes them."""
 
     def __init__(
-        self, store: JobStore, queue: JobQueue, settings: ApiSettings, draining: Callable[[], bool]
+        self,
+        store: JobStore,
+        queue: JobQueue,
+        settings: ApiSettings,
+        keys: Keys,
+        draining: Callable[[], bool],
     ) -> None:
         self.store = store
         self.watch = JobWatch(self.records, draining)
         self.draining = draining
         self._queue = queue
-        self._keys = Keys(settings.key_names)
+        self._keys = keys
         # The owner whose jobs all viewers of /stats may see: "" (all) without keys, None with several names.
         names = sorted(set(settings.key_names.values()))
         self.shown_owner = None if len(names) > 1 else f"key:{names[0]}" if names else ""
@@ -72,12 +77,12 @@ class JobService:
         self._uploads = CapacityLimiter(UPLOADS)
 
     @classmethod
-    def connect(cls, settings: ApiSettings, draining: Callable[[], bool]) -> JobService:
+    def connect(cls, settings: ApiSettings, keys: Keys, draining: Callable[[], bool]) -> JobService:
         """A service with its own client of the Redis in the settings."""
         url = settings.jobs_url
         client = connect(url, timeout_s=REDIS_TIMEOUT_S, retries=1, connections=2 * (THREADS + UPLOADS))
         store = JobStore(client, settings.name, settings.job_ttl_s)
-        return cls(store, JobQueue(client, settings), settings, draining)
+        return cls(store, JobQueue(client, settings), settings, keys, draining)
 
     async def stop(self) -> None:
         await self.watch.stop()

@@ -1,4 +1,4 @@
-"""The queue's Lua scripts: their source, their digests, and how to call them."""
+"""The Lua scripts of the queue and of jobs: their source, their digests, and how to call them."""
 
 from __future__ import annotations
 
@@ -23,25 +23,29 @@ class Command:
     ids: Sequence[str] = ()
 
 
+# The package of the queue's scripts.
+QUEUE = "batcher.core"
+
+
 @cache
-def script_source(name: str) -> str:
-    """The Lua source of `lua/<name>.lua`, including the common part."""
-    folder = resources.files("batcher.core") / "lua"
+def script_source(name: str, package: str = QUEUE) -> str:
+    """The Lua source of `lua/<name>.lua` in `package`, after that of `lua/common.lua`."""
+    folder = resources.files(package) / "lua"
     return (folder / "common.lua").read_text() + (folder / f"{name}.lua").read_text()
 
 
 @cache
-def script_sha(name: str) -> str:
+def script_sha(name: str, package: str = QUEUE) -> str:
     """The digest that EVALSHA needs."""
-    return hashlib.sha1(script_source(name).encode(), usedforsecurity=False).hexdigest()
+    return hashlib.sha1(script_source(name, package).encode(), usedforsecurity=False).hexdigest()
 
 
-def call(name: str, known: bool) -> tuple[str, str]:
+def call(name: str, known: bool, package: str = QUEUE) -> tuple[str, str]:
     """The start of a call: by digest if the server knows the script, else by source.
 
     SCRIPT LOAD is not used, since a script that was loaded can be flushed before it is called.
     """
-    return ("EVALSHA", script_sha(name)) if known else ("EVAL", script_source(name))
+    return ("EVALSHA", script_sha(name, package)) if known else ("EVAL", script_source(name, package))
 
 
 def raise_first(answers: Iterable[Any]) -> None:

@@ -24,19 +24,19 @@ remove those whose lifetime has ended.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import secrets
 from collections.abc import Iterator, Sequence
-from functools import cache
-from importlib import resources
 from typing import Any, cast
 
 import redis
 
+from batcher.core.scripts import call
 from batcher.jobs.records import Attempt, Created, JobRecord, JobStatus, Totals, read_record
 from batcher.jobs.upload import UNBOUNDED, Budget, Submission, Upload
 
+# The package of the scripts.
+SCRIPTS = "batcher.jobs"
 CHUNK_TEXTS = 256
 # After this many consecutive attempts without progress a job fails: something in it must be ending them.
 MOST_STALLED = 5
@@ -202,19 +202,8 @@ class JobStore:
         return f"{self._prefix}:job:{job_id}"
 
     def _run(self, script: str, *args: Any) -> Any:
+        client: Any = self._client
         try:
-            return self._client.evalsha(_sha(script), 1, self._prefix, *args)
+            return client.execute_command(*call(script, True, SCRIPTS), 1, self._prefix, *args)
         except redis.exceptions.NoScriptError:
-            return self._client.eval(_source(script), 1, self._prefix, *args)
-
-
-@cache
-def _source(name: str) -> str:
-    """The source of a script, with the code that all job scripts share."""
-    folder = resources.files("batcher.jobs") / "lua"
-    return (folder / "job_common.lua").read_text() + (folder / f"{name}.lua").read_text()
-
-
-@cache
-def _sha(name: str) -> str:
-    return hashlib.sha1(_source(name).encode(), usedforsecurity=False).hexdigest()
+            return client.execute_command(*call(script, False, SCRIPTS), 1, self._prefix, *args)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-# Bytes reserved for each result until its size is known. job_common.lua has the same number.
+# Bytes reserved for each result until its size is known. lua/common.lua has the same number.
 RESULT_BYTES = 100
 UPLOAD_TTL_MS = 600_000
 Refusal = Literal["large", "full", "client_full"]

@@ -20,6 +20,7 @@ from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import response_schema_conformance, status_code_conformance
 
 from api.jobs.service import JobService
+from api.keys import Keys
 from api.main import create_app
 from api.settings import ApiSettings
 from batcher.core.consumer import read_claim
@@ -50,7 +51,8 @@ class FakeJobService(JobService):
 def edge() -> FastAPI:
     chosen = ApiSettings(max_body_bytes=65536, max_text_chars=2000, allowed_hosts="*")
     client = fakeredis.FakeRedis(server=fakeredis.FakeServer(version=(7,)))
-    service = FakeJobService(JobStore(client, "t", 3600), JobQueue(client, chosen), chosen, lambda: False)
+    store, queue = JobStore(client, "t", 3600), JobQueue(client, chosen)
+    service = FakeJobService(store, queue, chosen, Keys({}), lambda: False)
     return create_app(chosen, hub=FakeHub(), cache=FakeCache(), jobs=service)
 
 

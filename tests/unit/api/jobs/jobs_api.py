@@ -13,6 +13,7 @@ import redis
 from fastapi import FastAPI
 
 from api.jobs.service import JobService
+from api.keys import Keys
 from api.main import create_app
 from api.settings import ApiSettings
 from batcher.jobs.records import Attempt
@@ -71,7 +72,7 @@ Start = Callable[..., Awaitable[JobsApi]]
 async def serving(fake: FakeRedis, settings: ApiSettings) -> AsyncIterator[JobsApi]:
     draining: list[bool] = []
     store, queue = JobStore(fake.sync, settings.name, settings.job_ttl_s), JobQueue(fake.sync, settings)
-    service = JobService(store, queue, settings, lambda: bool(draining))
+    service = JobService(store, queue, settings, Keys(settings.key_names), lambda: bool(draining))
     app = create_app(settings, hub=FakeHub(), cache=FakeCache(), jobs=service)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with (
