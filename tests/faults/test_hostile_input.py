@@ -12,7 +12,6 @@ import fakeredis
 import httpx
 import pytest
 import schemathesis
-from fastapi import FastAPI
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from schemathesis import GenerationMode
@@ -21,6 +20,7 @@ from schemathesis.specs.openapi.checks import response_schema_conformance, statu
 
 from api.jobs.service import JobService
 from api.main import create_app
+from api.predict.handler import PredictMiddleware
 from api.settings import ApiSettings
 from batcher.core.consumer import read_claim
 from batcher.errors import Malformed
@@ -47,7 +47,7 @@ class FakeJobService(JobService):
         pass
 
 
-def edge() -> FastAPI:
+def edge() -> PredictMiddleware:
     chosen = ApiSettings(max_body_bytes=65536, max_text_chars=2000, allowed_hosts="*")
     client = fakeredis.FakeRedis(server=fakeredis.FakeServer(version=(7,)))
     service = FakeJobService(JobStore(client, "t", 3600), JobQueue(client, chosen), chosen, lambda: False)
@@ -55,7 +55,7 @@ def edge() -> FastAPI:
 
 
 @asynccontextmanager
-async def client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
+async def client(app: PredictMiddleware) -> AsyncIterator[httpx.AsyncClient]:
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as made:
         yield made
