@@ -116,10 +116,11 @@ class WorkerQueue:
         return Command("claim", [self.worker, *limits, *lease, int(free), int(waits)])
 
     def complete_command(self, results: Iterable[tuple[str, bytes]]) -> Command:
+        """Sends results. Failures may be returned to the queue instead: see complete.lua."""
         results = list(results)
         cache = [self._cache_prefix, spread(self._cache_ms)]
         flat = [value for pair in results for value in pair]
-        args = [self._result_ms, FAILURE_MS, *cache, *flat]
+        args = [self.worker, self._result_ms, FAILURE_MS, *cache, *flat]
         return Command("complete", args, [entry for entry, _ in results])
 
     @property

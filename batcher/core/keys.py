@@ -7,7 +7,7 @@ queue's clock: that of Redis, but limited to 1.2 s from one heartbeat or sweep t
 |---------------|--------|--------------------------------------------|---------------|----------------|
 | P:q, P:bulk   | list   | waiting ids, one FIFO list per lane        | -             | enqueue, claim |
 | P:first       | list   | ids of q that are claimed before the others| 2 min, renewed| enqueue, claim |
-| P:solo        | list   | ids recovered from dead workers, run alone | -             | claim, sweep   |
+| P:solo        | list   | ids of lost or failed runs, to run alone   | -             | claim, sweep   |
 | P:inflight    | zset   | id -> end of its lease                     | -             | claim, beat    |
 | P:entry:<id>  | string | the request, the waiting APIs, the text    | budget + 60 s | enqueue        |
 | P:claims      | hash   | id -> attempts, last worker, its lease     | 2 h, renewed  | claim          |
@@ -18,6 +18,7 @@ queue's clock: that of Redis, but limited to 1.2 s from one heartbeat or sweep t
 | P:workers     | zset   | worker -> when it counts as dead           | 1 h, renewed  | beat           |
 | P:worker:<id> | hash   | record of a live worker; its last batches  | 1 h, renewed  | beat           |
 | P:alone:<id>  | string | the last id that a worker took from solo   | 2 h           | claim          |
+| P:failed:<id> | string | the worker that failed on an entry         | its budget    | complete       |
 | P:model       | hash   | the current model                          | -             | beat           |
 | P:clock       | string | the queue's clock                          | -             | beat, sweep    |
 | P:full        | string | memory is short: nothing is cached         | 2 s, renewed  | sweep          |

@@ -1,6 +1,7 @@
 """Tokenises texts and runs forward passes. A text that makes a batch fail does not fail the others.
 
-After an error, a self-test decides what is at fault: the text if the engine passes, otherwise the engine.
+After an error, a self-test decides what is at fault: the text if the engine passes, otherwise the engine. If
+batch after batch fails, it is the engine, too. A failure is final once two workers have failed on the text.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ log = logging.getLogger(__name__)
 Result = tuple[str, Prediction | Failure]
 # Texts that every working engine can classify: a short one, and one near the token limit of most models.
 PROBES = ("warm", "warm words " * 250)
+# So many failed batches in a row mean that the engine is at fault, whatever its self-test says.
+FAILED_BATCHES = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,22 +42,24 @@ Tokenized = tuple[list[TokenizedEntry], list[Result]]
 
 
 class Inference:
-    """One loaded model. `suspects` are the entries it failed on when it also failed its self-test.
+    """One loaded model. Once it is `broken`, it must not be used again.
 
-    Once there are any, the model must not be used again. Whether one of these texts broke the engine is not
-    known yet.
+    `suspects` are the entries it failed on when it also failed its self-test. Whether one of these texts
+    broke the engine is not known yet.
     """
 
     def __init__(self, classifier: Classifier) -> None:
         self.suspects: list[str] = []
+        self._failed: set[str] = set()
+        self._failed_batches = 0
         self._classifier = classifier
         # Drift must not be measured on the texts of the self-test.
         self._tested = classifier.unwatched if isinstance(classifier, WatchedClassifier) else classifier
 
     @property
     def broken(self) -> bool:
-        """Whether a self-test has failed."""
-        return bool(self.suspects)
+        """Whether a self-test or too many batches in a row have failed."""
+        return bool(self.suspects) or self._failed_batches >= FAILED_BATCHES
 
     def tokenize_entries(self, entries: Sequence[Entry], reason: Reason) -> Tokenized:
         """Returns the tokenised entries, and failures for those on which the tokenizer raises."""
@@ -71,22 +76,32 @@ class Inference:
                 held += self._tokenised([entry], reason)
             except Exception as error:
                 failed.append((entry, error))
-        return held, self._failures(failed, lambda: check_tokens(self._tested.tokenize(PROBES), len(PROBES)))
+        results = self._failures(failed, lambda: check_tokens(self._tested.tokenize(PROBES), len(PROBES)))
+        if not held:
+            self._count(failed)
+        return held, results
 
     def classify_entries(self, batch: Sequence[TokenizedEntry], began: float) -> list[Result]:
         """Runs one batch. If it raises, each text runs alone, so that only the bad ones fail."""
         try:
-            return self._classified(batch, began)
+            results = self._classified(batch, began)
+            self._failed_batches = 0
+            return results
         except Exception as error:
             log.warning("a batch failed, running each of its texts alone: %s", error, extra=_ISOLATE)
-        results: list[Result] = []
+        results = []
         failed: list[tuple[Entry, Exception]] = []
         for held in batch:
             try:
                 results += self._classified([held], began)
             except Exception as error:
                 failed.append((held.entry, error))
-        return results + self._failures(failed, lambda: self_test(self._tested))
+        failures = self._failures(failed, lambda: self_test(self._tested))
+        if results:
+            self._failed_batches = 0
+        else:
+            self._count(failed)
+        return results + failures
 
     def _tokenised(self, entries: Sequence[Entry], reason: Reason) -> list[TokenizedEntry]:
         began = time.perf_counter()
@@ -121,7 +136,7 @@ class Inference:
         return results
 
     def _failures(self, failed: Sequence[tuple[Entry, Exception]], test: Callable[[], None]) -> list[Result]:
-        """Returns final failures if the engine passes `test` now; otherwise these entries become suspects."""
+        """Returns failures if the engine passes `test` now; otherwise these entries become suspects."""
         if not failed:
             return []
         try:
@@ -142,6 +157,21 @@ class Inference:
         return [
             (entry.id, Failure("inference_failed", "the model failed on this text")) for entry, _ in failed
         ]
+
+    def _count(self, failed: Sequence[tuple[Entry, Exception]]) -> None:
+        """Counts a batch in which every text failed, unless it only repeats texts that failed before."""
+        ids = {entry.id for entry, _ in failed}
+        if self.suspects or ids <= self._failed:
+            return
+        self._failed = ids | (self._failed if self._failed_batches else set())
+        self._failed_batches += 1
+        if self._failed_batches == FAILED_BATCHES:
+            log.critical(
+                "every text of %d batches in a row failed, although the engine passes its self-test: this "
+                "worker releases the entries it holds and ends",
+                FAILED_BATCHES,
+                extra={"action": "worker.broken", "entries": sorted(ids)},
+            )
 
 
 _ISOLATE = {"action": "batch.isolate"}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from batcher.errors import EntryPoisoned
+from batcher.errors import EntryFailed, EntryPoisoned
 from batcher.messages import Prediction, entry_id
 from tests.faults.conftest import P, Road
 
@@ -31,6 +31,25 @@ def classify(self, batch):
         _broken.append(1)
     if _broken:
         raise RuntimeError("an illegal memory access was encountered")
+    return _classify(self, batch)
+StubClassifier.classify, StubClassifier.tokenize = classify, tokenize
+"""
+# Such a worker passes its self-test and fails on every other text once `broken` exists.
+PICKY = """
+import pathlib, sys
+sys.path.insert(0, {root!r})
+from batcher.worker.inference import PROBES
+from model_store.stub import StubClassifier
+_classify, _tokenize = StubClassifier.classify, StubClassifier.tokenize
+def tokenize(self, texts):
+    tokens = _tokenize(self, texts)
+    for text, made in zip(texts, tokens):
+        if text not in PROBES and pathlib.Path({flag!r}).exists():
+            made.ids[-1] = -99
+    return tokens
+def classify(self, batch):
+    if any(tokens.ids[-1] == -99 for tokens in batch):
+        raise RuntimeError("a shape that this engine cannot run")
     return _classify(self, batch)
 StubClassifier.classify, StubClassifier.tokenize = classify, tokenize
 """
@@ -69,6 +88,43 @@ async def test_finding_05_a_worker_whose_engine_breaks_leaves_the_queue_to_other
     assert "worker.broken" in victim.said()
     assert road.workers[0].running
     assert road.client.llen(f"{P}:dead") == 0
+    await road.empty()
+
+
+async def test_finding_05_a_worker_that_fails_on_everything_but_its_self_test_leaves(
+    road: Road, tmp_path: Path
+) -> None:
+    await road.start(workers=1, stub_batch_ms=20, batch_texts=8)
+    victim = road.add_worker(environment=spoilt(tmp_path, PICKY))
+    await road.ready(2)
+    await asyncio.gather(*(road.check(f"before {i}", f"text {i}") for i in range(20)))
+    (tmp_path / "broken").touch()
+    number = 0
+    while victim.running:
+        asking = [road.check(f"after {number} {i}", f"one more {number} {i}") for i in range(20)]
+        await asyncio.gather(*asking)
+        number += 1
+    assert victim.wait() == 71
+    assert victim.said().count("worker.broken") == 1
+    assert road.workers[0].running
+    assert road.client.llen(f"{P}:dead") == 0
+    await road.empty()
+
+
+async def test_finding_05_at_one_worker_alone_only_the_bad_text_fails_at_the_end_of_its_budget(
+    road: Road,
+) -> None:
+    await road.start(workers=1)
+    asking = asyncio.create_task(road.ask("\0raise", budget_s=6))
+    began = asyncio.get_running_loop().time()
+    number = 0
+    while not asking.done():
+        await road.check(f"text {number}", f"another {number}")
+        number += 1
+    (outcome,) = await asking
+    assert isinstance(outcome, EntryFailed)
+    assert asyncio.get_running_loop().time() - began > 3
+    assert road.workers[0].running
     await road.empty()
 
 

@@ -151,7 +151,7 @@ async def test_fault_08_a_lease_outlives_a_lock_held_longer_than_a_beat(road: Ro
 
 
 async def test_fault_09_an_exception_fails_its_own_text_only(road: Road) -> None:
-    await road.start(stub_batch_ms=50)
+    await road.start(workers=2, stub_batch_ms=50)
     outcomes = await road.ask(*(f"good {i}" for i in range(10)), "\0raise", "good too")
     assert [type(outcome) for outcome in outcomes] == [Prediction] * 10 + [EntryFailed, Prediction]
 

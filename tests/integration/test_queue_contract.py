@@ -86,6 +86,11 @@ class Bench:
         hints = (hint.partition(b"\n") for raw in raws for hint in raw.split(b"\0"))
         return [(entry.decode(), payload) for entry, _, payload in hints]
 
+    def failed_elsewhere(self, *ids: str) -> None:
+        """Makes the next failure of these entries final: another worker has failed on them."""
+        for entry in ids:
+            self.client.set(f"{self.P}:failed:{entry}", "elsewhere", px=60_000)
+
     def waiting(self, lane: str = "interactive") -> int:
         return int(self.client.hget(f"{self.P}:waiting", lane) or 0)
 
@@ -334,9 +339,63 @@ def test_a_late_beat_is_waited_for_before_a_text_is_called_poison(bench: Bench) 
 def test_a_failure_answers_who_waited_and_nobody_later(bench: Bench) -> None:
     bench.ask("x")
     bench.worker().claim(10, 100, 100)
+    bench.failed_elsewhere("x")
     bench.worker().complete([("x", FAILURE)])
     assert bench.hints() == [("x", FAILURE)]
     assert bench.ask("x") == [b"queued"], "no negative caching"
+
+
+def test_finding_05_a_failure_is_final_once_a_second_worker_failed(bench: Bench) -> None:
+    here, there = bench.worker("here"), bench.worker("there")
+    for worker in (here, there):
+        worker.beat([], RECORD, MODEL, 60_000)
+    bench.ask("x", "y")
+    here.claim(10, 100, 100)
+    for _ in range(2):  # a client library may send it twice
+        assert here.complete([("x", FAILURE), ("y", FAILURE)]) == 0
+    assert bench.hints() == []
+    refused = here.claim(10, 100, 100)
+    assert (ids_of(refused), refused.left, refused.skipped) == ([], 0, 0), "it is left to the other worker"
+    for entry, result in (("x", FAILURE), ("y", ANSWER)):
+        (claimed,) = there.claim(10, 100, 100).entries
+        assert (claimed.id, claimed.solo) == (entry, True)
+        assert there.complete([(entry, result)]) == 1
+        assert bench.hints() == [(entry, result)]
+    assert bench.leftovers() == []
+    assert bench.waiting() == 0
+
+
+def test_finding_05_a_worker_alone_tries_again_until_the_budget_ends(bench: Bench) -> None:
+    alone = bench.worker("alone")
+    alone.beat([], RECORD, MODEL, 60_000)
+    bench.ask("x", budget_ms=2_000)
+    runs, began = 0, time.monotonic()
+    while not (hints := bench.hints()):
+        if ids_of(alone.claim(10, 100, 100)):
+            runs += 1
+            alone.complete([("x", FAILURE)])
+        assert time.monotonic() - began < 30
+        time.sleep(0.005)
+        alone.beat([], RECORD, MODEL, 60_000)
+    assert hints == [("x", FAILURE)]
+    assert 2 <= runs <= 10
+    assert time.monotonic() - began > 1
+    assert bench.leftovers() == []
+
+
+def test_finding_05_a_worker_that_failed_on_a_text_and_ends_did_not_die_of_it(bench: Bench) -> None:
+    for number in range(4):
+        worker = bench.worker(f"w{number}", lease_ms=20)
+        worker.beat([], RECORD, MODEL, 60_000)
+        if number == 0:
+            bench.ask("x", budget_ms=60_000)
+        claim = wait_until(lambda worker=worker: worker.claim(10, 100, 100).entries, "the entry")
+        assert [entry.id for entry in claim] == ["x"]
+        bench.client.delete(f"{bench.P}:failed:x")
+        worker.complete([("x", FAILURE)])
+        worker.retire()
+    assert bench.client.llen(f"{bench.P}:dead") == 0
+    assert bench.hints() == []
 
 
 def test_an_entry_past_its_budget_is_dropped_at_the_claim_and_its_callers_told(bench: Bench) -> None:
@@ -512,6 +571,7 @@ def test_results_are_remembered_as_they_are_completed_but_no_failure_is(bench: B
     worker = bench.worker(revision="A", cache_ms=100_000)
     bench.ask("x", "y")
     claimed = worker.claim(10, 100, 100)
+    bench.failed_elsewhere("y")
     good, bad = ANSWER, FAILURE
     assert worker.complete(zip(ids_of(claimed), (good, bad), strict=True)) == 2
     assert bench.client.keys("millrace:cache:*") == [b"millrace:cache:t:A:x"]

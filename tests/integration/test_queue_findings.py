@@ -102,6 +102,7 @@ def test_finding_04_an_old_failure_does_not_answer_a_later_caller(bench: Bench) 
     """enqueue ignored it, and the slow poll of the same caller did not."""
     bench.ask("x")
     bench.worker().claim(10, 100, 100)
+    bench.failed_elsewhere("x")
     bench.worker().complete([("x", FAILURE)])
     assert outcomes(bench, "x") == [FAILURE], "who waited for it, and lost the hint, is told"
     assert bench.ask("x", api="b") == [b"queued"]

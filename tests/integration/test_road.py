@@ -31,6 +31,7 @@ from batcher.messages import Failure, Prediction, entry_id
 from batcher.settings import WorkerSettings
 from batcher.worker import claimer as claims
 from batcher.worker.cache_writer import remember
+from batcher.worker.inference import FAILED_BATCHES, PROBES
 from batcher.worker.loop import Worker
 from batcher.worker.stats import BatchReport
 from model_store.stub import StubClassifier
@@ -266,7 +267,8 @@ async def test_finding_06_a_batch_is_reported_with_the_reason_of_its_own_claim(r
 
 async def test_one_bad_text_fails_alone(road: Road) -> None:
     hub, _ = await road.hub(), await road.worker(StubClassifier(batch_ms=5))
-    await road.ready(hub)
+    await road.worker()
+    await road.ready(hub, 2)
     outcomes = await ask(hub, *(f"good {i}" for i in range(20)), "bad \0raise", "good too")
     assert [type(outcome) for outcome in outcomes] == [Prediction] * 20 + [EntryFailed, Prediction]
     assert road.leftovers() == []
@@ -289,6 +291,18 @@ class Sick:
     def classify(self, batch: Any) -> Any:
         rows = self._stub.classify(batch)
         return self._wrong_rows(rows) if self.sick else rows
+
+
+class Picky(StubClassifier):
+    """It passes its self-test and fails on all other texts."""
+
+    failed = 0
+
+    def classify(self, batch: Any) -> Any:
+        if [len(tokens) for tokens in batch] != [len(tokens) for tokens in self.tokenize(PROBES)]:
+            self.failed += 1
+            raise RuntimeError("a shape that this engine cannot run")
+        return super().classify(batch)
 
 
 def out_of_order(made: Any) -> Any:
@@ -325,14 +339,46 @@ async def test_finding_05_a_worker_with_a_broken_engine_fails_no_text_and_ends(
     assert not road.client.exists("{millrace:t}:dead")
 
 
-async def test_finding_05_a_text_that_fails_alone_fails_at_once_while_the_engine_works(road: Road) -> None:
-    hub, worker = await road.hub(), await road.worker()
-    await road.ready(hub)
-    for number in range(5):
+async def test_finding_05_a_bad_text_fails_at_two_workers_and_ends_neither(road: Road) -> None:
+    hub, workers = await road.hub(), [await road.worker(), await road.worker()]
+    await road.ready(hub, 2)
+    for number in range(4):
         (outcome,) = await ask(hub, f"\0raise {number}")
         assert isinstance(outcome, EntryFailed)
+        assert isinstance((await ask(hub, f"a good one {number}"))[0], Prediction)
+    assert not any(worker.broken for worker in workers)
+    assert road.leftovers() == []
+
+
+async def test_finding_05_at_one_worker_alone_a_text_fails_when_its_budget_ends(road: Road) -> None:
+    hub, worker = await road.hub(), await road.worker()
+    await road.ready(hub)
+    asked = asyncio.create_task(ask(hub, "\0raise", budget_s=5))
+    others = 0
+    while not asked.done():
+        assert isinstance((await ask(hub, f"a good one {others}"))[0], Prediction)
+        others += 1
+    assert isinstance((await asked)[0], EntryFailed)
+    assert others > 20
     assert not worker.broken
-    assert isinstance((await ask(hub, "a good one"))[0], Prediction)
+    assert road.leftovers() == []
+
+
+async def test_finding_05_a_worker_on_which_batch_after_batch_fails_ends_and_fails_no_text(
+    road: Road, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its self-test passes: only the texts of others go wrong."""
+    classifier = Picky()
+    hub, picky = await road.hub(), await road.worker(classifier, batch_texts=2)
+    await road.ready(hub)
+    asked = asyncio.create_task(ask(hub, *(f"text {i}" for i in range(40))))
+    await until(lambda: picky.state == "stopping")
+    assert picky.broken
+    assert classifier.failed >= FAILED_BATCHES
+    assert len([one for one in caplog.records if getattr(one, "action", "") == "worker.broken"]) == 1
+    await road.worker()
+    assert [type(outcome) for outcome in await asked] == [Prediction] * 40
+    assert road.leftovers() == []
 
 
 async def test_a_budget_that_ends_is_one_callers_alone(road: Road) -> None:

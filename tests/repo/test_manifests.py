@@ -249,8 +249,25 @@ def test_one_value_names_the_public_host() -> None:
     (host,) = of_kind(objects, "VirtualService")["millrace"]["spec"]["hosts"]
     servers = of_kind(objects, "Gateway")["millrace"]["spec"]["servers"]
     assert [server["hosts"] for server in servers] == [[host]] * len(servers)
+    assert config(objects)["MILLRACE_ALLOWED_HOSTS"] == host
     assert "ingress" not in of_kind(objects, "ConfigMap")
     assert host in (K8S / "overlays/production/host.yaml").read_text()
+
+
+def test_a_change_of_the_public_host_restarts_the_pods_that_check_it(tmp_path: Path) -> None:
+    """The name of the ConfigMap contains the digest of its data, after the host has been copied into it."""
+    shutil.copytree(K8S, tmp_path / "k8s")
+    overlay = tmp_path / "k8s/overlays/production"
+    before = render(K8S / "overlays/production")
+    path = overlay / "host.yaml"
+    path.write_text(path.read_text().replace("host: millrace.example.com", "host: other.example"))
+    after = render(overlay)
+    assert config(after)["MILLRACE_ALLOWED_HOSTS"] == "other.example"
+    settings = [
+        next(iter(pod_specs(objects)["api"]["containers"]))["envFrom"][0]["configMapRef"]["name"]
+        for objects in (before, after)
+    ]
+    assert settings[0] != settings[1]
 
 
 def test_every_manifest_is_part_of_an_overlay() -> None:

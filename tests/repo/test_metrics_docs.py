@@ -139,38 +139,41 @@ def test_prometheus_can_parse_every_query(title: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def assert_alert(folder: Path, name: str, fires: bool, series: dict[str, str]) -> None:
+    """Fails unless the alert fires 20 minutes into `series` (in promtool's notation), or does not."""
+    if not (promtool := shutil.which("promtool")):
+        pytest.skip("no promtool on PATH (Debian: apt install prometheus)")
+    (folder / "rules.yaml").write_text(
+        yaml.safe_dump(yaml.safe_load((MONITORING / "prometheusrule.yaml").read_text())["spec"])
+    )
+    firing = f'count(ALERTS{{alertname="{name}", alertstate="firing"}}) or vector(0)'
+    samples = [{"labels": "{}", "value": int(fires)}]
+    test = {
+        "interval": "1m",
+        "input_series": [{"series": one, "values": values} for one, values in series.items()],
+        "promql_expr_test": [{"expr": firing, "eval_time": "20m", "exp_samples": samples}],
+    }
+    (folder / "test.yaml").write_text(yaml.safe_dump({"rule_files": ["rules.yaml"], "tests": [test]}))
+    done = subprocess.run(
+        [promtool, "test", "rules", "test.yaml"], cwd=folder, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 @pytest.mark.parametrize(("depth", "workers", "fires"), [(50_000, 2, True), (4_000, 2, False), (0, 0, False)])
 def test_the_depth_alert_fires_when_work_grows_beyond_half_a_budget(
     tmp_path: Path, depth: int, workers: int, fires: bool
 ) -> None:
     """Two workers of 2500 tokens/s each do 25 000 tokens in half the default budget."""
-    if not (promtool := shutil.which("promtool")):
-        pytest.skip("no promtool on PATH (Debian: apt install prometheus)")
-    (tmp_path / "rules.yaml").write_text(
-        yaml.safe_dump(yaml.safe_load((MONITORING / "prometheusrule.yaml").read_text())["spec"])
-    )
-    series = [
-        {
-            "series": 'millrace_queue_cost_tokens{lane="interactive"}',
-            "values": f"{depth}+{10 if depth else 0}x30",
-        },
-        {"series": "millrace_workers_rate_tokens", "values": f"{2500 * workers}x30"},
-        {"series": "millrace_workers", "values": f"{workers}x30"},
-    ]
-    expected = [] if not fires else [{"exp_labels": {"severity": "warning"}}]
-    test = {
-        "interval": "1m",
-        "input_series": series,
-        "promql_expr_test": [
-            {
-                "expr": 'count(ALERTS{alertname="MillraceDepthGrowing", alertstate="firing"}) or vector(0)',
-                "eval_time": "20m",
-                "exp_samples": [{"labels": "{}", "value": len(expected)}],
-            }
-        ],
+    series = {
+        'millrace_queue_cost_tokens{lane="interactive"}': f"{depth}+{10 if depth else 0}x30",
+        "millrace_workers_rate_tokens": f"{2500 * workers}x30",
+        "millrace_workers": f"{workers}x30",
     }
-    (tmp_path / "test.yaml").write_text(yaml.safe_dump({"rule_files": ["rules.yaml"], "tests": [test]}))
-    done = subprocess.run(
-        [promtool, "test", "rules", "test.yaml"], cwd=tmp_path, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert_alert(tmp_path, "MillraceDepthGrowing", fires, series)
+
+
+@pytest.mark.parametrize(("refused", "fires"), [("0x10 1x20", True), ("0x30", False), ("5x30", False)])
+def test_one_refused_item_in_the_queue_of_jobs_is_an_alert(tmp_path: Path, refused: str, fires: bool) -> None:
+    """Those of earlier days are not."""
+    assert_alert(tmp_path, "MillraceJobsRefused", fires, {"millrace_jobs_refused_total": refused})

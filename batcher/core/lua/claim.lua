@@ -64,13 +64,20 @@ end
 even_when_full()
 recover(100, max_attempts)
 -- A worker that takes an entry from the solo list holds nothing else, so if it dies now, only that entry can be the cause.
--- A busy worker gets nothing at all, so that it is free the next time it claims.
+-- A busy worker gets nothing at all, so that it is free the next time it claims. An entry on which this worker has failed is
+-- left to the others while there are any.
+local left_to_others = {}
 while free and taken == 0 do
   local id = redis.call('LPOP', SOLO)
   if not id then break end
-  claim_entry(id, 1, read_entry(id), redis.call('ZSCORE', INFLIGHT, id), read_claim(id))
-  if taken > 0 then redis.call('SET', quarantined_key(worker), id, 'PX', CLAIM_MS) end
+  if redis.call('GET', failed_key(id)) == worker and others_live() then
+    left_to_others[#left_to_others + 1] = id
+  else
+    claim_entry(id, 1, read_entry(id), redis.call('ZSCORE', INFLIGHT, id), read_claim(id))
+    if taken > 0 then redis.call('SET', quarantined_key(worker), id, 'PX', CLAIM_MS) end
+  end
 end
+call_in_chunks(left_to_others, 'RPUSH', SOLO)
 if taken == 0 and (free or redis.call('LLEN', SOLO) == 0) then
   -- Bulk gets an eighth of a busy batch, so that it never starves. Either lane may use what the other leaves.
   local reserve = redis.call('LLEN', BULK) > 0 and 1 or 0
@@ -104,7 +111,7 @@ if tombstones > 0 then
 end
 for lane, weight in pairs(freed) do subtract_cost(lane, weight) end
 local wake_up = redis.call('XREVRANGE', P .. ':bell', '+', '-', 'COUNT', 1)
-local left = redis.call('LLEN', SOLO) + redis.call('LLEN', Q) + redis.call('LLEN', BULK)
+local left = redis.call('LLEN', SOLO) - #left_to_others + redis.call('LLEN', Q) + redis.call('LLEN', BULK)
 local reply = { left, skipped, expired, wake_up[1] and wake_up[1][1] or '0-0', now }
 for _, value in ipairs(entries) do reply[#reply + 1] = value end
 return reply

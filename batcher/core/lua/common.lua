@@ -37,6 +37,8 @@ local function result_key(id) return P .. ':res:' .. id end
 -- The last entry that a worker took from the solo list.
 local function quarantined_key(worker) return P .. ':alone:' .. worker end
 local function worker_key(worker) return P .. ':worker:' .. worker end
+-- The worker that failed on an entry, until the entry's budget ends.
+local function failed_key(id) return P .. ':failed:' .. id end
 local function lane_list(lane) if lane == 'bulk' then return BULK end return Q end
 
 -- Workers read this stream without consuming it, so one worker can neither lose a wake-up nor take it from another.
@@ -94,6 +96,9 @@ local ASKED = HEAD .. '(%S+) ([^\n]*)\n(.*)$'
 local function waiters(entry)
   return string.gmatch(string.match(entry or '', '^%d+ %l+ %d+ %d+ %S+ ([^\n]*)\n') or '', '%S+')
 end
+
+-- True if a worker other than the caller is alive.
+local function others_live() return redis.call('ZCOUNT', WORKERS, '(' .. digits(now), '+inf') > 1 end
 
 -- False if the entry does not exist. MGET, unlike GET, also returns nil for a key of another type.
 local function read_entry(id) return redis.call('MGET', entry_key(id))[1] end

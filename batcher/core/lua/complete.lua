@@ -1,13 +1,14 @@
 -- Writes results, sends them to the API processes that wait, and ends leases and entries. Idempotent: a second call finds
 -- nothing to delete. The cache never delays a result: nothing is cached while memory is short or after the first refusal.
--- ARGV: result_ms, failure_ms, cache key prefix, cache lifetime in ms (0 if the cache is elsewhere),
+-- A failure ends an entry only if a second worker failed on it too, or if no other worker is alive and the budget ends.
+-- ARGV: worker, result_ms, failure_ms, cache key prefix, cache lifetime in ms (0 if the cache is elsewhere),
 --       then id, payload for each.
 -- Returns {how many entries were still waiting for their result, why Redis refused to cache results (or nothing)}.
-local result_ms, failure_ms, cache_prefix, cache_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local ids, keys, hints = {}, {}, {}
+local worker, result_ms, failure_ms, cache_prefix, cache_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local ids, keys, payloads, hints = {}, {}, {}, {}
 local function failed(payload) return string.sub(payload, -1) == '\n' end
 local function write_cache()
-  for i = 5, #ARGV, 2 do
+  for i = 6, #ARGV, 2 do
     if not failed(ARGV[i + 1]) then
       redis.call('SET', cache_prefix .. ARGV[i], ARGV[i + 1], 'PX', cache_ms)
     end
@@ -19,9 +20,39 @@ if cache_ms ~= '0' and redis.call('EXISTS', FULL) == 0 then
   local done, why = pcall(write_cache)
   if not done then refusal = type(why) == 'table' and why.err or tostring(why) end
 end
-for i = 5, #ARGV, 2 do
-  ids[#ids + 1] = ARGV[i]
-  keys[#keys + 1] = entry_key(ARGV[i])
+
+-- Returns an entry on which this worker failed to the queue, to run alone: at once if another worker is alive, else after a
+-- pause that grows with the entry's age. False if the failure is final.
+local clock_read = false
+local function runs_again(id)
+  if not clock_read then now, clock_read = queue_clock(), true end
+  local deadline, _, _, enqueued = string.match(read_entry(id) or '', HEAD)
+  if not deadline then return false end
+  local attempts, claimer, lease, inspected, heartbeat, lost = claim_parts(read_claim(id))
+  -- Sent twice, or too late: the entry waits again, or another worker runs it.
+  if claimer ~= worker then return true end
+  local first = redis.call('GET', failed_key(id))
+  local others = others_live()
+  local pause = others and 0 or 100 + (now - enqueued) / 2
+  if (first and first ~= worker) or now + pause >= tonumber(deadline) then return false end
+  even_when_full()
+  -- Without a worker, so that the end of this one is not taken for the entry's doing.
+  write_claim(id, claim_line(attempts, '-', lease, inspected, heartbeat, lost))
+  redis.call('SET', failed_key(id), worker, 'PX', digits(deadline - now))
+  if others then
+    redis.call('ZREM', INFLIGHT, id)
+    redis.call('RPUSH', SOLO, id)
+    wake_workers()
+  else
+    redis.call('ZADD', INFLIGHT, now + pause, id)
+  end
+  return true
+end
+
+for i = 6, #ARGV, 2 do
+  if not (failed(ARGV[i + 1]) and runs_again(ARGV[i])) then
+    ids[#ids + 1], keys[#keys + 1], payloads[#payloads + 1] = ARGV[i], entry_key(ARGV[i]), ARGV[i + 1]
+  end
 end
 local entries = values_of(keys)
 if call_in_chunks(ids, 'ZREM', INFLIGHT) < #ids then
@@ -32,7 +63,7 @@ if call_in_chunks(ids, 'ZREM', INFLIGHT) < #ids then
   end
 end
 for n, id in ipairs(ids) do
-  local payload = ARGV[4 + 2 * n]
+  local payload = payloads[n]
   redis.call('SET', result_key(id), payload, 'PX', failed(payload) and failure_ms or result_ms)
   for api in waiters(entries[n]) do
     local list = hints[api] or {}
