@@ -11,6 +11,7 @@ from importlib.util import find_spec
 import fakeredis
 import pytest
 import redis
+from hypothesis import HealthCheck, settings
 
 from batcher.jobs.upload import encode_text
 from tests.mill import Mill
@@ -20,6 +21,9 @@ from tests.servers import RedisServer, server_binary
 for _name in [name for name in os.environ if name.upper().startswith("MILLRACE_") or name == "REDIS_URL"]:
     del os.environ[_name]
 
+# An example that is slow on a busy machine is no failure.
+settings.register_profile("millrace", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("millrace")
 
 # On a Python that torch has no wheel for, what needs torch is skipped and says so. Where torch is installed
 # nothing is skipped.
