@@ -33,7 +33,6 @@ CASES = int(os.environ.get("HOSTILE_CASES", "60"))
 CLIENT_ERRORS = {400, 404, 405, 413, 415, 422}
 FUZZ = settings(
     max_examples=CASES,
-    deadline=None,
     suppress_health_check=list(HealthCheck),
     phases=[Phase.explicit, Phase.generate, Phase.shrink],
     derandomize=True,
