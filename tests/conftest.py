@@ -108,6 +108,25 @@ def redis_server(redis_servers: Callable[..., RedisServer]) -> RedisServer:
     return redis_servers()
 
 
+# Where long tests are: those of engines need a processor, those of services mostly wait.
+_ENGINES = ("tests/unit/model_store/", "tests/proof/", "tests/integration/test_pull.py")
+_SERVICES = ("tests/e2e/", "tests/faults/")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long tests first: of two processes, one begins with engines, the other with services.
+
+    `--dist worksteal` gives each process one half of the items, in this order. Short tests are left for the
+    end, so that no process waits long for the other. Random order stays within these groups.
+    """
+    groups: dict[tuple[str, ...], list[pytest.Item]] = {_ENGINES: [], _SERVICES: [], (): []}
+    for item in items:
+        groups[next(group for group in groups if item.nodeid.startswith(group) or not group)].append(item)
+    engines, services, short = groups.values()
+    first = max(0, len(items) // 2 - len(engines))
+    items[:] = [*engines, *short[:first], *services, *short[first:]]
+
+
 _MILLS = pytest.StashKey[list[Mill]]()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +23,7 @@ from model_store.errors import (
     ModelUnsupported,
 )
 from model_store.pickles import convert_pickle
+from tests.forkserver import CONTEXT
 from tests.unit.model_store.checkpoints import copy
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -97,9 +97,8 @@ def test_other_weights_are_another_revision(checkpoint: Path, tmp_path: Path) ->
 
 
 def test_workers_that_start_at_once_build_one_artefact(checkpoint: Path, tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
     workers = [
-        context.Process(target=_load, args=(str(checkpoint), tmp_path / "kept", tmp_path / f"{number}"))
+        CONTEXT.Process(target=_load, args=(str(checkpoint), tmp_path / "kept", tmp_path / f"{number}"))
         for number in range(2)
     ]
     for worker in workers:
