@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import cache
 
 import fakeredis
 import httpx
@@ -46,7 +47,9 @@ class FakeJobService(JobService):
         pass
 
 
+@cache
 def edge() -> PredictMiddleware:
+    """One for all tests: making one takes longer than asking it."""
     chosen = ApiSettings(max_body_bytes=65536, max_text_chars=2000, allowed_hosts="*")
     client = fakeredis.FakeRedis(server=fakeredis.FakeServer(version=(7,)))
     service = FakeJobService(JobStore(client, "t", 3600), JobQueue(client, chosen), chosen, lambda: False)
@@ -215,8 +218,7 @@ def lines(_: object, value: object) -> bytes:
     return b"\n".join(json.dumps(item, default=str).encode() for item in items)
 
 
-APP = edge()
-schema = schemathesis.openapi.from_asgi("/openapi.json", APP)
+schema = schemathesis.openapi.from_asgi("/openapi.json", edge())
 schema.config.generation.modes = list(GenerationMode)
 
 
