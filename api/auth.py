@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from api.asgi.headers import PROBES, RequestHeaders
+from api.asgi.http import PROBES, RequestHeaders, client_address
 from api.errors import Problem
 from api.keys import Keys, key_name
 from api.origins import Origins
@@ -22,23 +22,26 @@ class Authenticator:
         self.keys = Keys(settings.key_names)
         self._origins = Origins(settings.host_names, settings.port)
         self._rate = RateCounter(settings.rate_limit)
+        self._keys_required = self.keys.required
+        self._identifies = self._keys_required or self._rate.limited
 
-    def admit(self, headers: RequestHeaders) -> str:
-        """Counts a request and returns its client: `key:` and the key's name, or the client's address.
+    def admit(self, headers: RequestHeaders) -> None:
+        """Counts a request, and sets the name of its API key in `headers`.
 
         Raises Problem 403 for an unknown host name or a cross-site request, 401 without a valid key, and 429
         above the rate limit. Failed authentication attempts also count towards the limit of their address.
         """
-        self._origins.check_host(headers)
-        self._origins.check_origin(headers)
-        try:
-            client = self.keys.client(headers)
-        except Problem:
-            self._rate.count(headers.client)
-            raise
-        self._rate.count(client)
-        headers.client_name = key_name(client)
-        return client
+        found = headers.found
+        if found.get(b"host") not in self._origins.usual:
+            self._origins.check_host(headers)
+        if b"origin" in found or b"sec-fetch-site" in found:
+            self._origins.check_origin(headers)
+        if self._identifies:
+            self._identify(headers)
+
+    def client(self, headers: RequestHeaders) -> str:
+        """The client of an admitted request: `key:` and the key's name, or the client's address."""
+        return f"key:{headers.client_name}" if self._keys_required else client_address(headers.scope)
 
     def admit_path(self, path: str, headers: RequestHeaders) -> None:
         """Like `admit`, but checks only the host of open paths, and nothing for probes."""
@@ -46,3 +49,12 @@ class Authenticator:
             self.admit(headers)
         elif path not in PROBES:
             self._origins.check_host(headers)
+
+    def _identify(self, headers: RequestHeaders) -> None:
+        try:
+            client = self.keys.client(headers)
+        except Problem:
+            self._rate.count(client_address(headers.scope))
+            raise
+        self._rate.count(client)
+        headers.client_name = key_name(client)

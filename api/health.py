@@ -10,13 +10,13 @@ from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
 
-from api.asgi.headers import Receive, RequestHeaders, Scope, Send
-from api.asgi.middleware import ASGIApp, ASGIResponse
-from api.asgi.responses import JSON, NOSNIFF, send_answer
-from api.backend import Hub, Models
+from api.asgi.http import JSON, NOSNIFF, ASGIApp, Receive, RequestHeaders, Scope, Send, send_answer
+from api.asgi.middleware import ASGIResponse
+from api.backend import Hub
 from api.errors import Problem
 from api.lifecycle import Lifecycle
 from api.metrics import Metrics
+from api.predict.local_cache import Models
 from api.schemas import Error
 
 

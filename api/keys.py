@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from hashlib import sha256
 
-from api.asgi.headers import RequestHeaders
+from api.asgi.http import RequestHeaders, client_address
 from api.errors import Problem
 
 # The digests of an unset shell variable, as `printf` and `echo` pass it to `sha256sum`.
@@ -54,9 +54,14 @@ class Keys:
     def __init__(self, names: Mapping[str, str]) -> None:
         self._names = [(bytes.fromhex(digest), f"key:{name}") for digest, name in names.items()]
 
+    @property
+    def required(self) -> bool:
+        """Whether requests need a key."""
+        return bool(self._names)
+
     def client(self, headers: RequestHeaders) -> str:
         """The client: `key:` and the name of its key, or its address without keys. Raises Problem 401."""
-        return self._key_client(headers) if self._names else headers.client
+        return self._key_client(headers) if self._names else client_address(headers.scope)
 
     def owner(self, headers: RequestHeaders) -> str:
         """The owner whose jobs this request may see: `key:` and the key's name, or "" (all) without keys."""

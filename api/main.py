@@ -12,7 +12,7 @@ from fastapi import APIRouter, FastAPI, Response
 from starlette.middleware import Middleware
 
 from api.asgi.exceptions import EXCEPTION_HANDLERS
-from api.asgi.middleware import ASGIApp, ASGIResponse, RequestMiddleware
+from api.asgi.middleware import ASGIResponse, RequestMiddleware
 from api.auth import Authenticator
 from api.backend import Cache, Hub
 from api.docs_page import docs_routes
@@ -21,7 +21,7 @@ from api.jobs.routes import JobDeferral, job_routes
 from api.jobs.service import JobService
 from api.lifecycle import LIFECYCLE, Lifecycle
 from api.metrics import Metrics, QueueCollector
-from api.predict.handler import Deferral, PredictHandler
+from api.predict.handler import Deferral, PredictHandler, PredictMiddleware
 from api.predict.local_cache import LocalCache
 from api.predict.lookup import PredictionLookup
 from api.predict.openapi import PREDICT_RESPONSES, Predictions, request_body
@@ -49,8 +49,8 @@ def create_app(
     deferral: Deferral | None = None,
     lifecycle: Lifecycle | None = None,
     metrics_dir: Path | None = None,
-) -> FastAPI:
-    """The ASGI application.
+) -> PredictMiddleware:
+    """The ASGI application; its attribute `app` is the FastAPI application that it wraps.
 
     `hub`, `cache` and `jobs` default to clients of the Redis in the settings, `deferral` to one that creates
     jobs.
@@ -67,10 +67,9 @@ def create_app(
     metrics = Metrics(settings.default_budget_s, metrics_dir, QueueCollector(hub))
     publish = partial(metrics.publish, local, hub, cache)
     lookup = PredictionLookup(settings, hub, cache, local, metrics)
-    predict = PredictHandler(settings, lookup, metrics, lifecycle, auth, deferral or JobDeferral(jobs))
+    predict = PredictHandler(settings, lookup, lifecycle, auth, deferral or JobDeferral(jobs))
     health = Health(metrics)
     stats = Stats(metrics, hub, jobs, lifecycle)
-    direct: dict[tuple[str, str], ASGIApp] = {("POST", "/predict"): predict, ("GET", "/health"): health}
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Lifecycle]]:
@@ -91,7 +90,7 @@ def create_app(
         redirect_slashes=False,
         lifespan=lifespan,
         exception_handlers=EXCEPTION_HANDLERS,
-        middleware=[Middleware(RequestMiddleware, direct=direct, auth=auth, metrics=metrics)],
+        middleware=[Middleware(RequestMiddleware, health=health, auth=auth, metrics=metrics)],
     )
     app.include_router(_predict_route(predict))
     app.include_router(health_routes(health, hub, lookup.models, metrics, publish, lifecycle))
@@ -99,7 +98,7 @@ def create_app(
     app.include_router(stats_routes(stats))
     app.include_router(docs_routes(app))
     app.include_router(ui_routes(settings.page))
-    return app
+    return PredictMiddleware(app, predict)
 
 
 def _predict_route(predict: PredictHandler) -> APIRouter:

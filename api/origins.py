@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from ipaddress import ip_address
 
-from api.asgi.headers import RequestHeaders
+from api.asgi.http import RequestHeaders
 from api.errors import Problem
 
 _name = re.compile(r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*").fullmatch
@@ -44,8 +44,8 @@ class Origins:
         self._any = "*" in names
         self._names = frozenset(name.encode() for name in names if name != "*")
         known = (b"localhost", b"127.0.0.1", *self._names)
-        # A fast path for the usual values; any other Host header is parsed.
-        self._usual = frozenset((*known, *(b"%b:%d" % (name, port) for name in known)))
+        # The usual values of the Host header, which need not be parsed; None if the request has none.
+        self.usual = frozenset((None, *known, *(b"%b:%d" % (name, port) for name in known)))
 
     def check_host(self, headers: RequestHeaders) -> None:
         """Raises Problem 403 for a host name that is not allowed. IP addresses are always allowed.
@@ -53,7 +53,7 @@ class Origins:
         DNS rebinding needs a host name, so an address is safe.
         """
         host = headers.found.get(b"host")
-        if host is None or host in self._usual or self._any or self._is_ours(host):
+        if host is None or host in self.usual or self._any or self._is_ours(host):
             return
         raise Problem(
             403,

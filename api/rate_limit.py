@@ -80,10 +80,13 @@ class RateCounter:
     def __init__(self, rates: str) -> None:
         self._windows = [(rate, Windows(rate)) for rate in parse_rate(rates)]
 
+    @property
+    def limited(self) -> bool:
+        """Whether there is a limit."""
+        return bool(self._windows)
+
     def count(self, client: str) -> None:
         """Counts a request. Above the limit, raises Problem 429 `rate_limited` and does not count it."""
-        if not self._windows:
-            return
         at = monotonic()
         for rate, windows in self._windows:
             if wait_s := windows.wait_s(client, at):

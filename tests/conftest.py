@@ -7,10 +7,12 @@ import re
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 
 import fakeredis
 import pytest
 import redis
+from hypothesis import HealthCheck, settings
 
 from batcher.jobs.upload import encode_text
 from tests.mill import Mill
@@ -20,6 +22,12 @@ from tests.servers import RedisServer, server_binary
 for _name in [name for name in os.environ if name.upper().startswith("MILLRACE_") or name == "REDIS_URL"]:
     del os.environ[_name]
 
+# Waiting threads of OpenMP spin by default: on a busy machine a tiny model loaded in 20 s instead of 0.5 s.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+# An example that is slow on a busy machine is no failure.
+settings.register_profile("millrace", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("millrace")
 
 # On a Python that torch has no wheel for, what needs torch is skipped and says so. Where torch is installed
 # nothing is skipped.
@@ -31,6 +39,27 @@ def _skip_without_torch(report: pytest.TestReport | pytest.CollectReport) -> Non
     if find_spec("torch") is None and report.failed and _NEEDS_TORCH.search(report.longreprtext):
         report.outcome = "skipped"
         report.longrepr = (report.nodeid, 0, "Skipped: torch is not installed on this Python")
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of this run: the same one in every process of pytest-xdist."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model as the Hugging Face Hub has it, the same in every process. Copy it to change it."""
+    from tests.unit.model_store.checkpoints import write_checkpoint  # imports torch
+
+    return write_checkpoint(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def kept(shared: Path) -> Path:
+    """The artefact directory of this run, where `load` builds each artefact of `checkpoint` once."""
+    return shared / "kept"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +106,25 @@ def redis_servers() -> Iterator[Callable[..., RedisServer]]:
 def redis_server(redis_servers: Callable[..., RedisServer]) -> RedisServer:
     """One real server on a unix socket, running. Kill it, pause it, restart it."""
     return redis_servers()
+
+
+# Where long tests are: those of engines need a processor, those of services mostly wait.
+_ENGINES = ("tests/unit/model_store/", "tests/proof/", "tests/integration/test_pull.py")
+_SERVICES = ("tests/e2e/", "tests/faults/")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long tests first: of two processes, one begins with engines, the other with services.
+
+    `--dist worksteal` gives each process one half of the items, in this order. Short tests are left for the
+    end, so that no process waits long for the other. Random order stays within these groups.
+    """
+    groups: dict[tuple[str, ...], list[pytest.Item]] = {_ENGINES: [], _SERVICES: [], (): []}
+    for item in items:
+        groups[next(group for group in groups if item.nodeid.startswith(group) or not group)].append(item)
+    engines, services, short = groups.values()
+    first = max(0, len(items) // 2 - len(engines))
+    items[:] = [*engines, *short[:first], *services, *short[first:]]
 
 
 _MILLS = pytest.StashKey[list[Mill]]()

@@ -10,8 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Match
 
-from api.asgi.headers import PROBES, RequestHeaders, Scope
-from api.asgi.middleware import route_path
+from api.asgi.http import PROBES, RequestHeaders, Scope, route_path
 from api.errors import Problem, internal, problem_of
 from batcher.errors import MillraceError
 

@@ -1,26 +1,23 @@
 """Middleware for every request: request id, authentication, default headers, metrics and the log line.
 
-Routes in `direct` bypass the framework, because they are called most: POST /predict and GET /health. They are
-also declared in FastAPI, for OpenAPI, with the same handlers.
+GET /health bypasses the framework's routing, because load balancers call it often. POST /predict does not
+come here: `api.predict.handler.PredictMiddleware` answers it first.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping
 from time import perf_counter
 
 from starlette.responses import Response
 
-from api.asgi.headers import PROBES, Message, Receive, RequestHeaders, Scope, Send
-from api.asgi.responses import NOSNIFF, LingeringClose, send_problem
+from api.asgi.http import NOSNIFF, PROBES, ASGIApp, Message, Receive, RequestHeaders, Scope, Send, route_path
+from api.asgi.problems import LingeringClose, send_problem
 from api.auth import Authenticator
 from api.errors import Header, Problem, internal
 from api.metrics import Metrics
 
 log = logging.getLogger(__name__)
-
-ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 # Added to every response, unless the route sets its own value.
 DEFAULT_HEADERS: list[Header] = [
@@ -46,13 +43,11 @@ class ASGIResponse(Response):
 
 
 class RequestMiddleware:
-    """Wraps the framework. `direct` maps (method, path) to the application that answers it."""
+    """Wraps the framework. `health` answers GET /health."""
 
-    def __init__(
-        self, app: ASGIApp, direct: Mapping[tuple[str, str], ASGIApp], auth: Authenticator, metrics: Metrics
-    ) -> None:
+    def __init__(self, app: ASGIApp, health: ASGIApp, auth: Authenticator, metrics: Metrics) -> None:
         self._app = app
-        self._direct = direct
+        self._health = health
         self._auth = auth
         self._metrics = metrics
 
@@ -63,9 +58,8 @@ class RequestMiddleware:
         path = route_path(scope)
         if scope["method"] == "HEAD" and path in PROBES:
             scope["method"] = "GET"
-        direct = self._direct.get((scope["method"], path))
-        if direct is not None:
-            await direct(scope, receive, send)
+        if path == "/health" and scope["method"] == "GET":
+            await self._health(scope, receive, send)
         else:
             await self._through(path, scope, receive, send)
 
@@ -119,10 +113,3 @@ class DefaultHeaders:
             headers += [header for header in defaults if header[0] not in names]
             message = {**message, "headers": headers}
         await self._send(message)
-
-
-def route_path(scope: Scope) -> str:
-    """The path that routes are matched against, without the prefix under which the application is mounted."""
-    path: str = scope["path"]
-    below = path.removeprefix(scope.get("root_path", ""))
-    return below if below.startswith("/") else path

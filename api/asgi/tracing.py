@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
-from api.asgi.headers import Message, Receive, Scope, Send
+from api.asgi.http import Message, Receive, Scope, Send
 from api.asgi.middleware import QUIET_ROUTES
 from batcher import tracing
 

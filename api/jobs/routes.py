@@ -11,9 +11,7 @@ from fastapi import APIRouter, Header, Path, Query, Request
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from api.asgi.body import check_length
-from api.asgi.headers import RequestHeaders, check_encoding
-from api.asgi.responses import Answer
+from api.asgi.http import Answer, RequestHeaders, check_encoding, check_length
 from api.jobs.openapi import CANCEL, EVENTS, FIND, LIST, PREDICTIONS, SUBMIT, TEXTS
 from api.jobs.schemas import Job, JobList, JobPredictions, job_body, next_offset, page, page_type
 from api.jobs.service import JobService, not_found

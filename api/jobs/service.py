@@ -18,7 +18,7 @@ from typing import TypeVar
 from anyio import CapacityLimiter, fail_after, from_thread, to_thread
 from starlette.requests import ClientDisconnect
 
-from api.asgi.headers import CLOSE, Receive, RequestHeaders, is_json
+from api.asgi.http import CLOSE, Receive, RequestHeaders, is_json
 from api.errors import Problem
 from api.jobs.parsers import READERS
 from api.jobs.upload import JobUploader, Limits

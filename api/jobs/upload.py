@@ -14,8 +14,7 @@ from hashlib import sha256
 from itertools import islice
 from threading import Semaphore
 
-from api.asgi.body import too_large
-from api.asgi.headers import CLOSE
+from api.asgi.http import CLOSE, too_large
 from api.errors import Problem
 from batcher.core.outage import REDIS_ERRORS, reason
 from batcher.jobs.records import JobRecord

@@ -1,8 +1,7 @@
 """POST /predict: handles a request from its bytes to the response.
 
 The steps are: headers, body, texts, in-process cache, lookup of misses, response. If the in-process cache
-knows all texts, the response follows at once. The request middleware calls this handler directly, without
-FastAPI.
+knows all texts, the response follows at once.
 """
 
 from __future__ import annotations
@@ -12,34 +11,43 @@ import logging
 from time import perf_counter
 from typing import Protocol, cast
 
+from fastapi import FastAPI
+from pydantic import ValidationError
 from starlette.requests import ClientDisconnect
 
-from api.asgi.body import BodyReader, check_length
-from api.asgi.headers import (
+from api.asgi.http import (
     CLOSE,
-    Preference,
+    JSON,
+    NOSNIFF,
+    Answer,
+    BodyReader,
     Receive,
     RequestHeaders,
     Scope,
     Send,
     check_encoding,
     check_json,
+    check_length,
+    route_path,
+    send_answer,
 )
-from api.asgi.responses import JSON, NOSNIFF, Answer, LingeringClose, send_answer, send_problem
+from api.asgi.prefer import Preference
+from api.asgi.problems import LingeringClose, send_problem
 from api.auth import Authenticator
 from api.errors import Header, Problem, internal, problem_of
 from api.lifecycle import Lifecycle
-from api.metrics import Metrics
 from api.predict.local_cache import CachedPrediction
 from api.predict.lookup import LookupRequest, PredictionLookup
 from api.predict.request import RequestReader
-from api.predict.response import all_known, some_found
 from api.settings import ApiSettings
 from batcher.errors import BudgetExceeded, MillraceError, QueueFull
 
 log = logging.getLogger(__name__)
 
 ROUTE = "/predict"
+# Bodies up to this size are cheap to parse, whatever their content.
+LARGE_BODY = 64 * 1024
+_HIT: Header = (b"x-cache", b"HIT")
 
 
 class Deferral(Protocol):
@@ -48,15 +56,32 @@ class Deferral(Protocol):
     async def __call__(self, headers: RequestHeaders, texts: list[str]) -> Answer: ...
 
 
+class PredictMiddleware:
+    """Answers POST /predict with `handler`, and passes other requests to `app`.
+
+    FastAPI and Starlette take longer to reach a route than the in-process cache takes to answer, so this is
+    the outermost layer (decision 0200).
+    """
+
+    def __init__(self, app: FastAPI, handler: PredictHandler) -> None:
+        self.app = app
+        self._handler = handler
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] == "POST" and route_path(scope) == ROUTE:
+            await self._handler(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
+
+
 class RequestContext:
     """The state of a request, and the data for its log line. `started` is a time of perf_counter."""
 
-    __slots__ = ("client", "computed", "headers", "known", "started", "texts")
+    __slots__ = ("computed", "headers", "known", "started", "texts")
 
     def __init__(self, headers: RequestHeaders) -> None:
         self.started = perf_counter()
         self.headers = headers
-        self.client = ""
         self.texts: list[str] = []
         self.known = False
         self.computed = 0
@@ -69,20 +94,20 @@ class PredictHandler:
         self,
         settings: ApiSettings,
         lookup: PredictionLookup,
-        metrics: Metrics,
         lifecycle: Lifecycle,
         auth: Authenticator,
         deferral: Deferral,
     ) -> None:
         self.reader = RequestReader(settings.max_texts, settings.max_text_chars)
-        self._models = lookup.models
         self._bodies = BodyReader(settings.max_body_bytes, settings.body_timeout_s)
         self._deferral = deferral
         self._settings = settings
-        self._metrics = metrics
         self._lifecycle = lifecycle
         self._auth = auth
         self._lookup = lookup
+        self._models = lookup.models
+        self._local = lookup.local
+        self._metrics = lookup.metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         context = RequestContext(RequestHeaders(scope))
@@ -97,7 +122,8 @@ class PredictHandler:
             self._record(context, problem.status, problem.code, problem.entry)
             await send_problem(LingeringClose(send, receive), problem, request_id)
         else:
-            headers: list[Header] = [JSON, (b"x-request-id", request_id), NOSNIFF, *answer.headers]
+            headers = answer.headers
+            headers += (JSON, (b"x-request-id", request_id), NOSNIFF)
             if self._lifecycle.draining:
                 headers.append(CLOSE)  # the process ends soon, so the client must not reuse the connection
             await send_answer(send, answer.status, headers, answer.body)
@@ -105,55 +131,63 @@ class PredictHandler:
 
     async def _answer(self, context: RequestContext, receive: Receive) -> Answer:
         headers = context.headers
-        context.client = self._auth.admit(headers)
+        self._auth.admit(headers)
         check_length(headers, self._bodies.limit)
         check_encoding(headers)
         check_json(headers)
-        context.texts = texts = self.reader.read(await self._bodies.read(receive))
+        body = await self._bodies.read(receive)
+        context.texts = texts = read_texts(self.reader, body)
         preference = headers.preference
         if preference.respond_async and preference.wait_s is None:
             return await self._deferral(headers, texts)
-        before = perf_counter()
+        looked_up_at = perf_counter()
         revision = self._models.revision
-        tenant = context.client if self._settings.separate_clients else ""
-        cached = self._lookup.known(revision, texts, tenant)
-        now = perf_counter()
-        if None not in cached:
+        tenant = self._auth.client(headers) if self._settings.separate_clients else ""
+        cached = self._local.find(revision, texts, tenant)
+        if None in cached:
+            until = looked_up_at + self._budget_s(preference)
+            client = self._auth.client(headers)
+            request = LookupRequest(texts, cached, revision, client, until, headers.trace, tenant)
+            answer = await self._some_unknown(context, request, receive)
+        else:
             context.known = True
-            self._metrics.hit_local(len(cached))
-            known = cast("list[CachedPrediction]", cached)
-            answer = all_known(self._models, revision, known, now - before, now - context.started)
-            self._add_preference_applied(preference, answer)
-            return answer
-        until = before + self._budget_s(preference)
-        request = LookupRequest(texts, cached, revision, context.client, until, headers.trace, tenant)
-        return await self._some_unknown(context, request, receive)
+            answer = self._all_known(context, revision, cast("list[CachedPrediction]", cached), looked_up_at)
+        if preference.wait_s is not None:
+            answer.headers.append((b"preference-applied", b"wait=%g" % self._budget_s(preference)))
+        return answer
+
+    def _all_known(
+        self, context: RequestContext, revision: str, cached: list[CachedPrediction], looked_up_at: float
+    ) -> Answer:
+        """The response if every text was in the in-process cache."""
+        now = perf_counter()
+        self._metrics.hit_local(len(cached))
+        times = ((now - looked_up_at) * 1e3, (now - context.started) * 1e3)
+        timing = (b"server-timing", b"cache;dur=%.3f, total;dur=%.3f" % times)
+        headers = [_HIT, (b"x-model", self._models.header(revision)), timing]
+        if truncated := sum([known.truncated for known in cached]):
+            headers.append((b"x-truncated", b"%d" % truncated))
+        body = b'{"predictions":[%b]}' % b",".join([known.fragment for known in cached])
+        return Answer(200, headers, body)
 
     async def _some_unknown(
         self, context: RequestContext, request: LookupRequest, receive: Receive
     ) -> Answer:
-        preference = context.headers.preference
         try:
             with self._bodies.hold(context.texts):
                 found = await self._lookup.find(request, receive)
         except (BudgetExceeded, QueueFull):
-            if preference.respond_async:
+            if context.headers.preference.respond_async:
                 return await self._deferral(context.headers, context.texts)
             raise
         context.computed = len(found.computed)
         context.known = not found.computed
-        answer = some_found(self._models, request, found, perf_counter() - context.started)
-        self._add_preference_applied(preference, answer)
-        return answer
+        return self._lookup.answer(request, found, perf_counter() - context.started)
 
     def _budget_s(self, preference: Preference) -> float:
         if preference.wait_s is None:
             return self._settings.default_budget_s
         return min(preference.wait_s, self._settings.max_budget_s)
-
-    def _add_preference_applied(self, preference: Preference, answer: Answer) -> None:
-        if preference.wait_s is not None:
-            answer.headers.append((b"preference-applied", b"wait=%g" % self._budget_s(preference)))
 
     def _problem(self, context: RequestContext, error: BaseException) -> Problem:
         if isinstance(error, Problem):
@@ -175,20 +209,34 @@ class PredictHandler:
         if name:
             self._metrics.client(name, status)
         level = logging.DEBUG if context.known else logging.INFO
-        if log.isEnabledFor(level):
-            fields: dict[str, object] = {
-                "action": "request",
-                "request_id": context.headers.id,
-                "route": ROUTE,
-                "status": status,
-                "ms": round(seconds * 1e3, 3),
-                "texts": len(context.texts),
-                "computed": context.computed,
-            }
-            if name:
-                fields["client"] = name
-            if code:
-                fields["code"] = code
-            if entry:
-                fields["entry"] = entry
-            log.log(level, "request", extra=fields)
+        if not log.isEnabledFor(level):
+            return
+        fields: dict[str, object] = {
+            "action": "request",
+            "request_id": context.headers.id,
+            "route": ROUTE,
+            "status": status,
+            "ms": round(seconds * 1e3, 3),
+            "texts": len(context.texts),
+            "computed": context.computed,
+        }
+        fields |= {key: value for key, value in (("client", name), ("code", code), ("entry", entry)) if value}
+        log.log(level, "request", extra=fields)
+
+
+def read_texts(reader: RequestReader, body: bytes) -> list[str]:
+    """The texts of a request. Raises what `reader.read` raises.
+
+    Pydantic parses small bodies, unless they may have two keys "text", because the word occurs more than once
+    or one of its letters may be escaped. The reader explains what is wrong with a body.
+    """
+    escaped = b"\\u006" in body or b"\\u007" in body
+    if len(body) > LARGE_BODY or escaped or body.count(b'"text"') != 1:
+        return reader.read(body)
+    try:
+        texts: list[str] = reader.validate(body).text
+    except ValidationError:
+        return reader.read(body)
+    if len(body) > reader.max_chars and max(map(len, texts)) > reader.max_chars:
+        return reader.read(body)
+    return texts

@@ -1,19 +1,23 @@
-"""The in-process cache: an LRU of pre-encoded predictions in front of the shared cache.
+"""The in-process cache: an LRU of pre-encoded predictions, and the names of the models they come from.
 
-The key is (revision, text) itself, so a hit does not compute a digest. The cache is bounded in entries and in
-bytes. The caller decides how long a prediction is kept.
+The key of a prediction is (revision, text) itself, so a hit does not compute a digest. The cache is bounded
+in entries and in bytes. The caller decides how long a prediction is kept.
 """
 
 from __future__ import annotations
 
+import re
 import sys
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from time import monotonic
 
+from api.backend import Hub
 from batcher.messages import Prediction
 
+# How many model revisions are remembered.
+MOST_MODELS = 64
 # The overhead of an entry, measured with tracemalloc: key, CachedPrediction, float, size, dictionary slot.
 OVERHEAD_BYTES = 350
 
@@ -88,3 +92,40 @@ class LocalCache:
 def _own(tenant: str, text: str) -> str:
     """A key for the text of a tenant. It is unique, because tenant names do not contain line breaks."""
     return f"{tenant}\n{text}"
+
+
+class Models:
+    """The current model. It is remembered while Redis or the workers are down: cached results stay valid.
+
+    During a model rollout, results of the previous revision still arrive, so each revision keeps the name it
+    was published under.
+    """
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+        self._headers: dict[str, bytes] = {}
+        self._revision = ""
+
+    @property
+    def revision(self) -> str:
+        """The revision that workers published last; empty until the first one."""
+        model = self._hub.snapshot.model
+        if model is not None and model.revision != self._revision:
+            self._revision = model.revision
+            if len(self._headers) >= MOST_MODELS:
+                self._headers.clear()
+            self._headers[model.revision] = _header(model.name, model.revision)
+        return self._revision
+
+    def header(self, revision: str, name: str = "") -> bytes:
+        """The value of X-Model: name@revision, with twelve characters of the revision.
+
+        `name` is the model name in a result. It is used if this process has not seen the revision yet.
+        """
+        if revision not in self._headers and revision != self.revision:
+            return _header(name, revision)
+        return self._headers[revision]
+
+
+def _header(name: str, revision: str) -> bytes:
+    return re.sub(r"[^!-~]|,", "_", f"{name}@{revision[:12]}").encode("ascii")

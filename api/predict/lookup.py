@@ -16,13 +16,12 @@ from time import perf_counter
 
 from starlette.requests import ClientDisconnect
 
-from api.asgi.body import unless_disconnected
-from api.asgi.headers import Receive
-from api.backend import Cache, Hub, Models
-from api.errors import problem_of
+from api.asgi.http import Answer, Receive, unless_disconnected
+from api.backend import Cache, Hub
+from api.errors import Header, problem_of
 from api.metrics import Metrics
 from api.predict.client_cap import ClientCap
-from api.predict.local_cache import CachedPrediction, LocalCache
+from api.predict.local_cache import CachedPrediction, LocalCache, Models
 from api.settings import ApiSettings
 from batcher.errors import BudgetExceeded, MillraceError
 from batcher.messages import Outcome, Prediction, entry_id
@@ -73,16 +72,12 @@ class PredictionLookup:
         self.models = Models(hub)
         self._hub = hub
         self._shared = shared
-        self._local = local
+        self.local = local
         self._cap = ClientCap(settings.max_client_texts, settings.first_client_texts)
-        self._metrics = metrics
+        self.metrics = metrics
         self._fresh_s = settings.cache_ttl_s * FRESH_SHARE
         self._copy_s = settings.cache_ttl_s * COPY_SHARE
         self._share_found = 0.0
-
-    def known(self, revision: str, texts: Sequence[str], tenant: str) -> list[CachedPrediction | None]:
-        """The in-process cache's prediction for each text, or None."""
-        return self._local.find(revision, texts, tenant)
 
     async def find(self, request: LookupRequest, receive: Receive) -> LookupResult:
         """Finds the predictions of all missing texts. Raises MillraceError, Problem or ClientDisconnect."""
@@ -90,7 +85,7 @@ class PredictionLookup:
         pairs = zip(request.texts, request.cached, strict=True)
         unknown_texts = dict.fromkeys(text for text, cached in pairs if cached is None)
         ids = {text: entry_id(text, request.tenant) for text in unknown_texts}
-        self._metrics.entries("hit_local", len(request.cached) - request.cached.count(None))
+        self.metrics.entries("hit_local", len(request.cached) - request.cached.count(None))
         looks = self._queue_checks_cache(request, len(ids))
         if request.revision and not looks:
             await self._ask_shared(request, ids, found)
@@ -123,8 +118,8 @@ class PredictionLookup:
         for text, prediction in zip(ids, hits, strict=True):
             if prediction is not None:
                 found.by_text[text] = prediction
-                self._local.put(text, prediction, self._copy_s, request.tenant)
-        self._metrics.entries("hit_shared", len(found.by_text))
+                self.local.put(text, prediction, self._copy_s, request.tenant)
+        self.metrics.entries("hit_shared", len(found.by_text))
         found.cache_s += perf_counter() - started
 
     async def _compute(
@@ -148,10 +143,10 @@ class PredictionLookup:
             )
             outcomes = await unless_disconnected(receive, work)
         except MillraceError as error:
-            self._metrics.entries(error, len(texts))
+            self.metrics.entries(error, len(texts))
             raise
         except (ClientDisconnect, asyncio.CancelledError):
-            self._metrics.entries("cancelled", len(texts))
+            self.metrics.entries("cancelled", len(texts))
             raise
         self._take(request, dict(zip(texts, outcomes, strict=True)), found)
         if not found.computed:
@@ -162,19 +157,56 @@ class PredictionLookup:
         cached = 0
         for text, outcome in outcomes.items():
             if isinstance(outcome, MillraceError):
-                self._metrics.entries(outcome)
+                self.metrics.entries(outcome)
                 continue
             found.by_text[text] = outcome
             if outcome.cached:
                 cached += 1
-                self._local.put(text, outcome, self._copy_s, request.tenant)
+                self.local.put(text, outcome, self._copy_s, request.tenant)
             else:
                 found.computed.add(text)
-                self._local.put(text, outcome, self._fresh_s, request.tenant)
-        self._metrics.entries("hit_shared", cached)
-        self._metrics.entries("computed", len(found.computed))
+                self.local.put(text, outcome, self._fresh_s, request.tenant)
+        self.metrics.entries("hit_shared", cached)
+        self.metrics.entries("computed", len(found.computed))
         for index, text in enumerate(request.texts):
             if isinstance(failed := outcomes.get(text), MillraceError):
                 problem = problem_of(failed, index)
                 problem.entry = entry_id(text, request.tenant)
                 raise problem
+
+    def answer(self, request: LookupRequest, found: LookupResult, total_s: float) -> Answer:
+        """The response if some texts came from the shared cache or the model."""
+        fragments: list[bytes] = []
+        names: dict[str, str] = {}  # model name by revision, from the results
+        truncated = computed = 0
+        for text, cached in zip(request.texts, request.cached, strict=True):
+            if cached:
+                known: CachedPrediction | Prediction = cached
+                names.setdefault(request.revision, "")
+            else:
+                known = result = found.by_text[text]
+                names[result.revision] = result.model
+            fragments.append(known.fragment)
+            truncated += known.truncated
+            computed += text in found.computed
+        cache = b"HIT" if not computed else b"MISS" if computed == len(fragments) else b"PARTIAL"
+        model = b", ".join([self.models.header(revision, name) for revision, name in names.items()])
+        headers = [(b"x-cache", cache), (b"x-model", model), _timing(found, total_s)]
+        if truncated:
+            headers.append((b"x-truncated", b"%d" % truncated))
+        return Answer(200, headers, b'{"predictions":[%b]}' % b",".join(fragments))
+
+
+def _timing(found: LookupResult, total_s: float) -> Header:
+    """Server-Timing in ms. For several batches, the slowest time of each stage and the largest batch size."""
+    parts = [b"cache;dur=%.3f" % (found.cache_s * 1e3)]
+    if found.computed:
+        runs = [found.by_text[text] for text in found.computed]
+        parts += [
+            b"queue;dur=%.3f" % max(run.queue_ms for run in runs),
+            b'batch;desc="%d"' % max(run.batch_size for run in runs),
+            b"tokenize;dur=%.3f" % max(run.tokenize_ms for run in runs),
+            b"model;dur=%.3f" % max(run.model_ms for run in runs),
+        ]
+    parts.append(b"total;dur=%.3f" % (total_s * 1e3))
+    return (b"server-timing", b", ".join(parts))

@@ -22,8 +22,8 @@ from uvicorn import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from api.asgi.headers import CLOSE, PROBES, new_request_id
-from api.asgi.responses import problem_parts
+from api.asgi.http import CLOSE, PROBES, new_request_id
+from api.asgi.problems import problem_parts
 from api.errors import Problem
 from api.lifecycle import LIFECYCLE, Lifecycle
 from api.server.backlog import BACKLOG, Backlog
@@ -70,6 +70,7 @@ class Connection(HttpToolsProtocol):
         self.limit_concurrency = None  # uvicorn would reject every new connection, including probes
         self._since = self.loop.time()
         self._allowance = HEAD_BYTES
+        self._arriving = 0
         self._check: asyncio.TimerHandle | None = None
         self._lifecycle: Lifecycle | None = app_state.get(LIFECYCLE)
         self._backlog: Backlog[Connection] = app_state.setdefault(BACKLOG, Backlog())
@@ -103,9 +104,13 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Limits the bytes that arrive without completing a request head or being part of a body."""
-        cycle = self.cycle
+        before = self.cycle
+        self._arriving = len(data)
         super().data_received(data)
-        if self.cycle is not cycle:
+        cycle = self.cycle
+        if cycle is not None and (cycle.more_body or self.pipeline):
+            self._count_unread(len(data))
+        if cycle is not before:
             self._allowance = HEAD_BYTES
             return
         self._allowance -= len(data)
@@ -114,33 +119,35 @@ class Connection(HttpToolsProtocol):
                 Problem(431, f"the request head is larger than {HEAD_BYTES} bytes", code="head_too_large")
             )
 
-    def on_url(self, url: bytes) -> None:
-        super().on_url(url)
-        if len(self.url) > TARGET_BYTES:
-            self._give_up(Problem(414, f"path and query are longer than {TARGET_BYTES} bytes"))
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if len(name) + len(value) > HEADER_BYTES:
-            self._give_up(Problem(431, f"a header is larger than {HEADER_BYTES} bytes"))
-        if len(self.headers) >= HEADERS:
-            self._give_up(Problem(431, f"more than {HEADERS} headers", code="too_many_headers"))
-        super().on_header(name, value)
-
     def on_body(self, body: bytes) -> None:
         self._allowance += CHUNKED * len(body)
         super().on_body(body)
-        if not self._backlog.unread(self, len(body)):
-            self._give_up(Problem(503, "too many request bodies are arriving", code="too_many_bodies"))
 
     def on_headers_complete(self) -> None:
         """Starts a request, or queues it behind other requests of this connection."""
         if len(self.pipeline) >= PIPELINED:
             raise ValueError("too many pipelined requests")
+        if HEAD_BYTES - self._allowance + self._arriving > min(TARGET_BYTES, HEADER_BYTES):
+            self._check_sizes()
+        if len(self.headers) > HEADERS:
+            self._give_up(Problem(431, f"more than {HEADERS} headers", code="too_many_headers"))
         if self._probes_only and self.url.partition(b"?")[0] not in _PROBE_TARGETS:
             self._give_up(_all_busy())
         super().on_headers_complete()
         if self._last or self._probes_only or (self._lifecycle is not None and self._lifecycle.draining):
             self.cycle.keep_alive = False
+
+    def _check_sizes(self) -> None:
+        """Checks the parts of a head that is larger than each of them may be."""
+        if len(self.url) > TARGET_BYTES:
+            self._give_up(Problem(414, f"path and query are longer than {TARGET_BYTES} bytes"))
+        if any(len(name) + len(value) > HEADER_BYTES for name, value in self.headers):
+            self._give_up(Problem(431, f"a header is larger than {HEADER_BYTES} bytes"))
+
+    def _count_unread(self, size: int) -> None:
+        """Counts bytes of requests that have not arrived completely, or that wait for earlier ones."""
+        if not self._backlog.unread(self, size) and not self.transport.is_closing():
+            self.refuse(Problem(503, "too many request bodies are arriving", code="too_many_bodies"))
 
     def pause_writing(self) -> None:
         """Called when the client reads the response too slowly."""

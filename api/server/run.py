@@ -26,9 +26,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import uvicorn
-from fastapi import FastAPI
 from uvicorn.supervisors import Multiprocess
 
+from api.asgi.http import ASGIApp
 from api.asgi.tracing import Traced
 from api.lifecycle import Lifecycle
 from api.main import create_app
@@ -55,7 +55,7 @@ class _Factory:
     metrics_dir: Path | None
     syn_filter: SynFilter | None
 
-    def __call__(self) -> FastAPI | Traced:
+    def __call__(self) -> ASGIApp:
         logs.setup(self.settings.log_level, self.settings.log_format)
         lifecycle = Lifecycle(catches_signals=True, quiet_s=self.settings.quiet_s, syn_filter=self.syn_filter)
         app = create_app(self.settings, lifecycle=lifecycle, metrics_dir=self.metrics_dir)

@@ -147,7 +147,8 @@ async def test_slow_bodies_have_an_end_and_a_bound(flooded: tuple[Mill, Scales])
         for task in sending:
             task.cancel()
     print(f"{number} slow bodies, probes answered in {slowest * 1000:.0f} ms, {statuses}")
-    assert statuses == {408, 503}, "some are waited for, the others do not fit"
+    # Some are waited for, the others do not fit. A 503 is lost (0) if it overtakes what is still being sent.
+    assert {408} < statuses <= {408, 503, 0}
     assert slowest < 5
     # 16 of the largest bodies and what each connection has read ahead, with what an allocator adds.
     assert scales.most["api"] < 16 * 2 * 1.5 + number * 0.4

@@ -26,7 +26,7 @@ MOST_S_A_KILOBYTE = 0.05
 LARGEST = 66_000
 BEYOND = [("GET", path) for path in ("/", "/static/page.js", "/docs", "/nowhere")] + [("PATCH", "/predict")]
 OPERATIONS = [
-    (method.upper(), path) for path, methods in edge().openapi()["paths"].items() for method in methods
+    (method.upper(), path) for path, methods in edge().app.openapi()["paths"].items() for method in methods
 ]
 
 NAMES = ["prefer", "content-type", "accept", "authorization", "x-api-key", "traceparent"]

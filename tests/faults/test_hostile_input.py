@@ -7,12 +7,12 @@ import json
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import cache
 
 import fakeredis
 import httpx
 import pytest
 import schemathesis
-from fastapi import FastAPI
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from schemathesis import GenerationMode
@@ -22,6 +22,7 @@ from schemathesis.specs.openapi.checks import response_schema_conformance, statu
 from api.jobs.service import JobService
 from api.keys import Keys
 from api.main import create_app
+from api.predict.handler import PredictMiddleware
 from api.settings import ApiSettings
 from batcher.core.consumer import read_claim
 from batcher.errors import Malformed
@@ -34,7 +35,6 @@ CASES = int(os.environ.get("HOSTILE_CASES", "60"))
 CLIENT_ERRORS = {400, 404, 405, 413, 415, 422}
 FUZZ = settings(
     max_examples=CASES,
-    deadline=None,
     suppress_health_check=list(HealthCheck),
     phases=[Phase.explicit, Phase.generate, Phase.shrink],
     derandomize=True,
@@ -48,7 +48,9 @@ class FakeJobService(JobService):
         pass
 
 
-def edge() -> FastAPI:
+@cache
+def edge() -> PredictMiddleware:
+    """One for all tests: making one takes longer than asking it."""
     chosen = ApiSettings(max_body_bytes=65536, max_text_chars=2000, allowed_hosts="*")
     client = fakeredis.FakeRedis(server=fakeredis.FakeServer(version=(7,)))
     store, queue = JobStore(client, "t", 3600), JobQueue(client, chosen)
@@ -57,7 +59,7 @@ def edge() -> FastAPI:
 
 
 @asynccontextmanager
-async def client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
+async def client(app: PredictMiddleware) -> AsyncIterator[httpx.AsyncClient]:
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as made:
         yield made
@@ -218,8 +220,7 @@ def lines(_: object, value: object) -> bytes:
     return b"\n".join(json.dumps(item, default=str).encode() for item in items)
 
 
-APP = edge()
-schema = schemathesis.openapi.from_asgi("/openapi.json", APP)
+schema = schemathesis.openapi.from_asgi("/openapi.json", edge())
 schema.config.generation.modes = list(GenerationMode)
 
 

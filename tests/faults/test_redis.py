@@ -79,8 +79,12 @@ def test_a_cache_that_hangs_costs_hits_and_nothing_else(
     assert "millrace_cache_outages_total 1.0" in made.http.get("/metrics").text
     cache.resume()
     wait_until(lambda: made.predict("known").headers["x-cache"] == "HIT", "the cache to be back")
-    assert made.predict("unknown again").status_code == 200
-    wait_until(lambda: "cache.back" in made.workers[0].said(), "the worker to notice")
+
+    def noticed() -> bool:  # the worker tries the cache again with a later write
+        assert made.predict(f"unknown at {time.monotonic()}").status_code == 200
+        return "cache.back" in made.workers[0].said()
+
+    wait_until(noticed, "the worker to notice")
     for process in (made.api, made.workers[0]):
         assert process.said().count("cache.lost") == process.said().count("cache.back") == 1
     assert "redis.lost" not in made.logs()
@@ -189,21 +193,20 @@ async def test_fault_29_foreign_bytes_in_the_lists_are_skipped(road: Road) -> No
 async def test_fault_30_a_bad_network_mixes_no_replies_up(
     road: Road, proxies: Callable[[str], Proxy], hurt: str
 ) -> None:
-    """Slow pieces, connections gone silent, connections cut: every answer is the right one or a refusal."""
+    """Slow pieces, connections gone silent or cut: right answers and refusals, and in the end only right."""
     proxy = proxies(road.redis.url)
     await road.start(workers=0, url=proxy.url, lease_ms=1000, stub_batch_ms=20)
     road.add_worker(url=proxy.url)
     road.add_worker()
     await road.ready(2)
-    counts = {"right": 0, "refused": 0}
 
     async def client(number: int) -> None:
-        for turn in range(15):
+        turn = 0
+        while turn < 15:
             try:
                 await road.check(f"{hurt} {number} {turn}", f"more {number} {turn}", budget_s=10)
-                counts["right"] += 1
+                turn += 1
             except QueueUnavailable:
-                counts["refused"] += 1
                 await asyncio.sleep(0.1)
 
     clients = [asyncio.create_task(client(number)) for number in range(20)]
@@ -216,8 +219,6 @@ async def test_fault_30_a_bad_network_mixes_no_replies_up(
         elif hurt == "cut":
             proxy.cut()
     await asyncio.gather(*clients)
-    assert counts["right"] + counts["refused"] == 300
-    assert counts["right"] > 100, counts
     proxy.heal()
     await road.until(lambda: road.hub.reachable, "the way back")
     await road.check("and it works on")

@@ -13,10 +13,10 @@ from hashlib import sha256
 import fakeredis
 import httpx
 import pytest
-from fastapi import FastAPI
 from pydantic import ValidationError
 
 from api.main import create_app
+from api.predict.handler import PredictMiddleware
 from api.settings import ApiSettings
 from batcher.core.consumer import WorkerQueue
 from batcher.hub.admission import LaneCaps
@@ -48,7 +48,9 @@ class Mill:
         self._stack.callback(client.close)
         return client
 
-    async def edge(self, cap: int = 100_000, **settings: object) -> tuple[FastAPI, httpx.AsyncClient]:
+    async def edge(
+        self, cap: int = 100_000, **settings: object
+    ) -> tuple[PredictMiddleware, httpx.AsyncClient]:
         caps = LaneCaps(cap, cap)
         hub = ReplyHub(self._aio(), self._aio(), name="t", caps=caps, cache_here=self.cache_here)
         app = create_app(
@@ -56,7 +58,7 @@ class Mill:
             hub=hub,
             cache=SharedCache(self._aio(), "t"),
         )
-        await self._stack.enter_async_context(app.router.lifespan_context(app))
+        await self._stack.enter_async_context(app.app.router.lifespan_context(app.app))
         transport = httpx.ASGITransport(app)
         client = httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=20)
         return app, await self._stack.enter_async_context(client)

@@ -15,16 +15,10 @@ from safetensors.torch import load_file
 
 from model_store import load
 from tests.integration.hugging_face import COMMIT, Hub, running
-from tests.unit.model_store.checkpoints import write_checkpoint
 
 REFERENCE = f"org/name@{COMMIT}"
 NOWHERE = "http://127.0.0.1:9"
 Pull = Callable[..., subprocess.CompletedProcess[str]]
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_checkpoint(tmp_path_factory.mktemp("models") / "tiny")
 
 
 @pytest.fixture

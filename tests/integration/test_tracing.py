@@ -76,7 +76,7 @@ async def ask(redis: RedisServer, asking: Asking, *, ready: bool = True) -> None
     traced = app if provider is None else Traced(app, provider)
     transport = httpx.ASGITransport(traced)  # type: ignore[arg-type]
     async with (
-        app.router.lifespan_context(app),
+        app.app.router.lifespan_context(app.app),
         httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=20) as client,
     ):
         for _ in range(200 if ready else 0):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,14 +15,10 @@ from numpy.typing import NDArray
 from benchmarks.texts import texts
 from model_store import Classifier, Tokens, load
 from model_store.layout import share_out
+from tests.forkserver import CONTEXT
 
 PASS_TOKENS = 512
 Scores = NDArray[np.float64]
-
-# The server imports the engines once and is forked for each level: no kernel has run in it, so each child
-# still reads its limits from the environment. tests/proof/test_levels.py checks that they took effect.
-_CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["torch", "transformers.models.auto", "openvino", "tests.proof.measure"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,9 +139,9 @@ def measured(
     artefact_dir: Path,
 ) -> Iterator[Answers]:
     """The answers of each setting, all from one new process with `environment`. Raises what it met there."""
-    reading, writing = _CONTEXT.Pipe(duplex=False)
+    reading, writing = CONTEXT.Pipe(duplex=False)
     arguments = (writing, dict(environment), model, list(settings), list(asked), artefact_dir)
-    child = _CONTEXT.Process(target=_child, args=arguments)
+    child = CONTEXT.Process(target=_child, args=arguments)
     child.start()
     writing.close()
     try:

@@ -12,7 +12,6 @@ pytest.importorskip("openvino", reason="openvino is not installed")
 from model_store.hardware import affinity
 from tests.proof.levels import LEVELS, Level, flags
 from tests.proof.measure import Scores, Setting, measured, probe_texts
-from tests.unit.model_store.checkpoints import write_checkpoint
 
 ENGINES = (
     ("torch", "f32"),
@@ -36,32 +35,23 @@ WITH_F16 = {"AVX512_CORE_FP16", "AVX512_CORE_AMX"}
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_checkpoint(tmp_path_factory.mktemp("models") / "tiny")
-
-
-@pytest.fixture(scope="module")
-def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("kept")
-
-
-@pytest.fixture(scope="module")
-def reference(model: Path, kept: Path) -> Scores:
+def reference(checkpoint: Path, kept: Path) -> Scores:
     """torch in f32, nothing limited, each text alone. Builds the other artefacts on the way."""
-    builds = [Setting(*engine, "packed", 1) for engine in ENGINES]
-    answers, *_ = measured({}, str(model), builds, TEXTS, kept)
+    engines = (("torch", "f32"), ("openvino", "f32"), ("openvino", "int8"))  # f32 and bf16 share theirs
+    builds = [Setting(*engine, "packed", 1) for engine in engines]
+    answers, *_ = measured({}, str(checkpoint), builds, TEXTS, kept)
     return answers.alone
 
 
 @pytest.mark.timeout(600)  # seconds of work, but every process of a busy machine waits for its turn
 @pytest.mark.parametrize("level", LEVELS, ids=lambda level: level.isa)
 def test_answers_are_right_and_the_same_in_any_company(
-    level: Level, model: Path, kept: Path, reference: Scores
+    level: Level, checkpoint: Path, kept: Path, reference: Scores
 ) -> None:
     if reason := level.missing(flags()):
         pytest.skip(reason)
     wrong = []
-    for answers in measured(level.environment, str(model), SETTINGS, TEXTS, kept):
+    for answers in measured(level.environment, str(checkpoint), SETTINGS, TEXTS, kept):
         assert answers.capability == level.aten.upper(), "the limit of torch's kernels had no effect"
         assert ("FP16" in answers.openvino) == (level.isa in WITH_F16), "the limit of oneDNN had no effect"
         error = answers.error(reference)

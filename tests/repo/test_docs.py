@@ -71,7 +71,7 @@ def test_every_endpoint_in_the_readme_is_served() -> None:
     from api.main import create_app
     from api.settings import ApiSettings
 
-    paths = set(create_app(ApiSettings()).openapi()["paths"]) | {"/docs", "/openapi.json"}
+    paths = set(create_app(ApiSettings()).app.openapi()["paths"]) | {"/docs", "/openapi.json"}
     table = (
         (ROOT / "README.md").read_text().partition("## Endpoints")[2].partition("\n\n`/predict` in detail")[0]
     )

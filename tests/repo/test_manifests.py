@@ -28,7 +28,7 @@ PORT_FIELDS = {
 }
 
 
-@pytest.fixture(params=["local", "production", "managed"])
+@pytest.fixture(scope="module", params=["local", "production", "managed"])
 def objects(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[Object]:
     """Everything that an overlay renders to; `managed` is production over a Redis bought as a service."""
     if request.param != "managed":

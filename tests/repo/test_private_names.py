@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import inspect
 import re
-import textwrap
+import sys
 from collections.abc import Iterator
 from functools import cache
 from importlib import import_module
@@ -80,14 +80,25 @@ def names_of(found: Any) -> frozenset[str]:
     names: set[str] = set()
     for base in found.__mro__[:-1]:
         names |= vars(base).keys() | inspect.get_annotations(base).keys()
-        try:
-            tree = ast.parse(textwrap.dedent(inspect.getsource(base)))
-        except (OSError, TypeError, SyntaxError):  # compiled, or built in
-            continue
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and _is_self(node.value):
-                names.add(node.attr)
+        names |= set_in(base.__module__).get(base.__qualname__, set())
     return frozenset(names)
+
+
+@cache
+def set_in(module: str) -> dict[str, set[str]]:
+    """The names that each class of a module sets on `self`; none of a module that is compiled or built in."""
+    path = getattr(sys.modules[module], "__file__", None) or ""
+    if not path.endswith(".py"):
+        return {}
+    return {
+        node.name: {
+            part.attr
+            for part in ast.walk(node)
+            if isinstance(part, ast.Attribute) and isinstance(part.ctx, ast.Store) and _is_self(part.value)
+        }
+        for node in ast.parse(Path(path).read_text("utf-8")).body
+        if isinstance(node, ast.ClassDef)
+    }
 
 
 def _is_self(node: ast.AST) -> bool:

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 import api
-from api.asgi.body import check_length
-from api.asgi.headers import RequestHeaders, is_json, parse_prefer
+from api.asgi.http import RequestHeaders, check_length, is_json
 from api.asgi.json_reader import read_json
+from api.asgi.prefer import parse_prefer
 from api.errors import Problem
 from api.jobs.parsers import read_csv, read_ndjson
 from api.jobs.schemas import page_type
@@ -53,7 +53,7 @@ def test_finding_07_every_pattern_takes_linear_time(use: Any, pattern: re.Patter
 def test_patterns_are_found() -> None:
     names = {name for name, _, _ in FOUND}
     assert {
-        "api.asgi.headers._seconds",
+        "api.asgi.prefer._seconds",
         "api.asgi.json_reader._space",
         "batcher.messages._is_fragment",
     } <= names

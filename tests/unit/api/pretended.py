@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import httpx
-from fastapi import FastAPI
 
 from api.lifecycle import Lifecycle
 from api.main import create_app
-from api.predict.handler import Deferral
+from api.predict.handler import Deferral, PredictMiddleware
 from api.settings import ApiSettings
 from tests.unit.pretended import FakeCache, FakeHub
 
@@ -22,7 +21,7 @@ from tests.unit.pretended import FakeCache, FakeHub
 class Service:
     """A running API: its application, the fakes behind it, and a client."""
 
-    app: FastAPI
+    app: PredictMiddleware
     lifecycle: Lifecycle
     hub: FakeHub
     cache: FakeCache
@@ -48,7 +47,7 @@ async def running(
     app = create_app(settings, hub=hub, cache=cache, deferral=deferral, lifecycle=lifecycle)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False, client=("192.0.2.7", 1234))
     async with (
-        app.router.lifespan_context(app),
+        app.app.router.lifespan_context(app.app),
         httpx.AsyncClient(transport=transport, base_url="http://localhost") as client,
     ):
         yield Service(app, lifecycle, hub, cache, client)

@@ -12,9 +12,7 @@ import pytest
 import uvicorn
 from starlette.requests import ClientDisconnect
 
-from api.asgi.body import BodyReader
-from api.asgi.headers import Receive, Scope, Send
-from api.asgi.responses import JSON, send_answer
+from api.asgi.http import JSON, BodyReader, Receive, Scope, Send, send_answer
 from api.lifecycle import LIFECYCLE, Lifecycle
 from api.server import protocol as connection
 from api.server.backlog import BACKLOG, RESERVE, Backlog

@@ -161,7 +161,7 @@ async def test_the_mill_is_shown_as_the_hub_sees_it(start: Start) -> None:
 
 
 async def test_every_route_is_counted_by_its_own_name(service: Service) -> None:
-    declared = {route.path for route in service.app.routes if isinstance(route, APIRoute)}
+    declared = {route.path for route in service.app.app.routes if isinstance(route, APIRoute)}
     for path in declared:
         await service.client.request("TRACE", path.replace("{job_id}", "x").replace("{name}", "page.css"))
     await service.client.get("/wp-admin/setup.php")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from api.backend import MOST_MODELS, Models
+from api.predict.local_cache import MOST_MODELS, Models
 from tests.unit.pretended import MODEL, OTHER_REVISION, REVISION, RUNNING, FakeHub
 
 

@@ -243,7 +243,7 @@ async def test_trace_context_travels_with_the_entries(service: Service) -> None:
 
 
 @given(texts=st.lists(st.text(max_size=20), min_size=1, max_size=12), ascii_only=st.booleans())
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 async def test_every_text_of_any_unicode_is_answered_in_its_place(texts: list[str], ascii_only: bool) -> None:
     hub, cache = FakeHub(), FakeCache()
     for text in texts[::3]:

@@ -13,10 +13,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from api.asgi.headers import Message
-from api.asgi.responses import LINGER_BYTES
+from api.asgi.http import Message
+from api.asgi.problems import LINGER_BYTES
 from api.errors import Problem
-from api.predict.request import LARGE_BODY, RequestReader
+from api.predict.handler import LARGE_BODY, read_texts
+from api.predict.request import RequestReader
 from batcher.errors import (
     BudgetExceeded,
     EntryFailed,
@@ -191,7 +192,7 @@ def test_what_is_said_of_a_body_does_not_depend_on_its_size(body: bytes) -> None
 
     def said(body: bytes) -> object:
         try:
-            return reader.read(body)
+            return read_texts(reader, body)
         except Problem as problem:
             return problem.status, problem.code, problem.detail
 

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from api.asgi.headers import RequestHeaders
-from api.asgi.responses import Answer
+from api.asgi.http import Answer, RequestHeaders
 from api.errors import Problem
 from batcher.errors import BudgetExceeded, QueueFull
 from tests.unit.api.pretended import Service, Start, assert_problem, until

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.asgi.headers import Preference, RequestHeaders, parse_prefer
+from api.asgi.http import RequestHeaders, client_address
+from api.asgi.prefer import Preference, parse_prefer
 
 
 @pytest.mark.parametrize(
@@ -44,4 +45,4 @@ def test_no_head_is_too_odd_to_be_read(headers: list[tuple[bytes, bytes]]) -> No
     assert 0 < len(head.id) <= 128
     assert head.id.isascii()
     assert head.trace == ""
-    assert head.client == ""
+    assert client_address(head.scope) == ""

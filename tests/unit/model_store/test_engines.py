@@ -43,11 +43,8 @@ ERROR = {"f32": 2e-5, "bf16": 0.1, "int8": 0.25}
 
 
 @pytest.fixture(scope="module", params=RUNS, ids="-".join)
-def classifier(
-    request: pytest.FixtureRequest, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Classifier]:
+def classifier(request: pytest.FixtureRequest, checkpoint: Path, kept: Path) -> Iterator[Classifier]:
     engine, precision, layout = request.param
-    kept = tmp_path_factory.getbasetemp() / "kept"
     loaded = load(
         str(checkpoint), engine=engine, precision=precision, layout=layout, threads=1, artefact_dir=kept
     )
@@ -122,8 +119,8 @@ def test_unknown_pieces_are_counted(classifier: Classifier) -> None:
     assert tokens.unknown == 2
 
 
-def test_a_closed_classifier_says_so(checkpoint: Path, tmp_path: Path) -> None:
-    loaded = load(str(checkpoint), engine="torch", precision="f32", artefact_dir=tmp_path)
+def test_a_closed_classifier_says_so(checkpoint: Path, kept: Path) -> None:
+    loaded = load(str(checkpoint), engine="torch", precision="f32", artefact_dir=kept)
     loaded.close()
     loaded.close()
     with pytest.raises(ValueError, match="closed"):
@@ -162,7 +159,7 @@ def test_what_cannot_be_packed_says_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(affinity() < 2, reason="one core can be shared by nobody")
-def test_a_worker_with_some_of_the_cores_pins_none_of_its_threads(checkpoint: Path, tmp_path: Path) -> None:
+def test_a_worker_with_some_of_the_cores_pins_none_of_its_threads(checkpoint: Path, kept: Path) -> None:
     """Else the threads of two workers on one machine would sit on the same cores while others idle."""
     script = """
 import os, sys, threading
@@ -180,6 +177,7 @@ while passes.is_alive():
             seen.add(len(os.sched_getaffinity(int(task.name))))
 print(min(seen))
 """
-    command = [sys.executable, "-c", script, str(checkpoint), str(tmp_path)]
+    load(str(checkpoint), engine="openvino", precision="f32", threads=1, artefact_dir=kept).close()
+    command = [sys.executable, "-c", script, str(checkpoint), str(kept)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert int(done.stdout) == affinity()

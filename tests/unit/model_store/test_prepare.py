@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import subprocess
 import sys
 from pathlib import Path
@@ -24,20 +23,16 @@ from model_store.errors import (
     ModelUnsupported,
 )
 from model_store.pickles import convert_pickle
+from tests.forkserver import CONTEXT
 from tests.unit.model_store.checkpoints import copy
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
 
 @pytest.fixture(scope="module")
-def kept(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Path:
-    """An artefact directory in which the checkpoint was built for OpenVINO."""
-    path = tmp_path_factory.mktemp("kept")
-    load(str(checkpoint), engine="openvino", precision="f32", artefact_dir=path).close()
-    return path
-
-
-def artefact(kept: Path) -> Path:
+def artefact(checkpoint: Path, kept: Path) -> Path:
+    """The checkpoint, built for OpenVINO."""
+    load(str(checkpoint), engine="openvino", precision="f32", artefact_dir=kept).close()
     (path,) = (kept / "artefacts").glob("tiny-openvino-float-*")
     return path
 
@@ -48,28 +43,30 @@ def flip_byte(path: Path) -> None:
     path.write_bytes(content)
 
 
-def test_a_checkpoint_is_built_once(checkpoint: Path, kept: Path) -> None:
-    before = (artefact(kept) / "manifest.json").stat().st_mtime_ns
+def test_a_checkpoint_is_built_once(checkpoint: Path, kept: Path, artefact: Path) -> None:
+    before = (artefact / "manifest.json").stat().st_mtime_ns
     load(str(checkpoint), engine="openvino", precision="f32", artefact_dir=kept).close()
-    assert (artefact(kept) / "manifest.json").stat().st_mtime_ns == before
-    assert not list((kept / "artefacts").glob(".*.building"))
+    assert (artefact / "manifest.json").stat().st_mtime_ns == before
+    assert not (kept / "artefacts" / f".{artefact.name}.building").exists()
 
 
-def test_an_artefact_is_a_reference_too_and_fits_only_its_own_engine(kept: Path) -> None:
-    loaded = load(str(artefact(kept)), precision="f32", artefact_dir=Path("/nowhere"))
+def test_an_artefact_is_a_reference_too_and_fits_only_its_own_engine(artefact: Path, kept: Path) -> None:
+    loaded = load(str(artefact), precision="f32", artefact_dir=Path("/nowhere"))
     assert (loaded.info.engine, loaded.info.precision, loaded.info.name) == ("openvino", "f32", "tiny")
-    assert loaded.info.revision == read_manifest(artefact(kept)).revision
+    assert loaded.info.revision == read_manifest(artefact).revision
     loaded.close()
     with pytest.raises(EngineUnavailable, match="built for openvino with float weights, not for torch auto"):
-        load(str(artefact(kept)), engine="torch", artefact_dir=kept)
+        load(str(artefact), engine="torch", artefact_dir=kept)
 
 
 @pytest.mark.parametrize("name", ["model.bin", "model.xml", "tokenizer.json", "probes.json"])
-def test_one_changed_byte_of_an_artefact_is_refused_by_name(kept: Path, tmp_path: Path, name: str) -> None:
-    spoilt = copy(artefact(kept), tmp_path / "spoilt")
+def test_one_changed_byte_of_an_artefact_is_refused_by_name(
+    artefact: Path, tmp_path: Path, name: str
+) -> None:
+    spoilt = copy(artefact, tmp_path / "spoilt")
     flip_byte(spoilt / name)
     with pytest.raises(ModelCorrupt, match=f"spoilt/{name} is corrupt"):
-        load(str(spoilt), artefact_dir=kept)
+        load(str(spoilt), artefact_dir=tmp_path)
     (spoilt / name).unlink()
     with pytest.raises(ModelCorrupt, match=f"spoilt/{name} is missing"):
         verify(spoilt)
@@ -100,9 +97,8 @@ def test_other_weights_are_another_revision(checkpoint: Path, tmp_path: Path) ->
 
 
 def test_workers_that_start_at_once_build_one_artefact(checkpoint: Path, tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
     workers = [
-        context.Process(target=_load, args=(str(checkpoint), tmp_path / "kept", tmp_path / f"{number}"))
+        CONTEXT.Process(target=_load, args=(str(checkpoint), tmp_path / "kept", tmp_path / f"{number}"))
         for number in range(2)
     ]
     for worker in workers:
@@ -115,10 +111,10 @@ def test_workers_that_start_at_once_build_one_artefact(checkpoint: Path, tmp_pat
     assert len(list((tmp_path / "kept/artefacts").glob("tiny-*"))) == 1
 
 
-def test_openvino_runs_without_torch_or_transformers(kept: Path) -> None:
+def test_openvino_runs_without_torch_or_transformers(artefact: Path) -> None:
     script = (
         "import sys; from pathlib import Path; from model_store import load;"
-        f"m = load({str(artefact(kept))!r}, artefact_dir=Path('/nowhere'));"
+        f"m = load({str(artefact)!r}, artefact_dir=Path('/nowhere'));"
         "print(m.classify(m.tokenize(['good'])));"
         "heavy = {'torch', 'transformers', 'nncf', 'huggingface_hub'} & set(sys.modules);"
         "sys.exit(str(heavy) if heavy else 0)"
@@ -222,8 +218,8 @@ def test_a_failing_gate_leaves_nothing_unless_forced(checkpoint: Path, tmp_path:
     assert not manifest.gate.passed
 
 
-def test_another_format_asks_for_a_new_build(kept: Path, tmp_path: Path) -> None:
-    path = copy(artefact(kept), tmp_path / "old")
+def test_another_format_asks_for_a_new_build(artefact: Path, tmp_path: Path) -> None:
+    path = copy(artefact, tmp_path / "old")
     manifest = json.loads((path / "manifest.json").read_text("utf-8"))
     (path / "manifest.json").write_text(json.dumps(manifest | {"format": 0}), "utf-8")
     with pytest.raises(ModelUnsupported, match="build it again"):
@@ -251,9 +247,9 @@ def test_a_directory_that_cannot_be_written_to(checkpoint: Path, tmp_path: Path)
     ],
 )
 def test_finding_23_a_manifest_names_nothing_outside_and_all_that_is_read(
-    kept: Path, tmp_path: Path, change: dict[str, Any], sentence: str
+    artefact: Path, tmp_path: Path, change: dict[str, Any], sentence: str
 ) -> None:
-    path = copy(artefact(kept), tmp_path / "spoilt")
+    path = copy(artefact, tmp_path / "spoilt")
     content = json.loads((path / "manifest.json").read_text("utf-8"))
     files = {name: pinned for name, pinned in (content["files"] | change).items() if pinned}
     (path / "manifest.json").write_text(json.dumps(content | {"files": files}), "utf-8")
@@ -261,8 +257,8 @@ def test_finding_23_a_manifest_names_nothing_outside_and_all_that_is_read(
         verify(path)
 
 
-def test_finding_23_a_file_that_the_manifest_does_not_list_is_refused(kept: Path, tmp_path: Path) -> None:
-    path = copy(artefact(kept), tmp_path / "spoilt")
+def test_finding_23_a_file_that_the_manifest_does_not_list_is_refused(artefact: Path, tmp_path: Path) -> None:
+    path = copy(artefact, tmp_path / "spoilt")
     (path / "config.json").write_text("{}")
     with pytest.raises(ModelCorrupt, match=r"spoilt/config\.json is not in the manifest"):
         verify(path)

@@ -155,11 +155,6 @@ def several_texts_in_a_row(rows: Rows) -> bool:
     return any(len(set(row.tolist()) - {FILLER}) > 1 for row in rows.segments)
 
 
-@pytest.fixture(scope="module")
-def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("kept")
-
-
 def test_the_same_weights_in_f32_take_the_place_of_a_wrong_arithmetic(
     checkpoint: Path, kept: Path, broken: Callable[[Breaks], None]
 ) -> None:

@@ -10,11 +10,11 @@ from typing import Any
 
 import httpx
 import redis
-from fastapi import FastAPI
 
 from api.jobs.service import JobService
 from api.keys import Keys
 from api.main import create_app
+from api.predict.handler import PredictMiddleware
 from api.settings import ApiSettings
 from batcher.jobs.records import Attempt
 from batcher.jobs.rq_queue import JobQueue
@@ -32,7 +32,7 @@ FAILURE = {"error": {"code": "inference_failed", "detail": "the model failed on 
 class JobsApi:
     """A running API, and the job store behind it, through which tests do the work of a worker."""
 
-    app: FastAPI
+    app: PredictMiddleware
     client: httpx.AsyncClient
     redis: redis.Redis
     store: JobStore
@@ -76,7 +76,7 @@ async def serving(fake: FakeRedis, settings: ApiSettings) -> AsyncIterator[JobsA
     app = create_app(settings, hub=FakeHub(), cache=FakeCache(), jobs=service)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with (
-        app.router.lifespan_context(app),
+        app.app.router.lifespan_context(app.app),
         httpx.AsyncClient(transport=transport, base_url="http://localhost") as client,
     ):
         yield JobsApi(app, client, fake.sync, store, queue, draining)

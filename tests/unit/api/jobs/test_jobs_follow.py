@@ -46,7 +46,7 @@ async def test_a_long_poll_ends_when_progress_changes(api: JobsApi) -> None:
     await asyncio.sleep(0.05)
     assert not polling.done()
     api.start(job_id)
-    answer = await asyncio.wait_for(polling, 5)
+    answer = await asyncio.wait_for(polling, 15)
     assert answer.json()["status"] == "running"
 
 

@@ -1,39 +1,18 @@
-"""Sends responses as ASGI messages, and closes connections gently while a body is still arriving."""
+"""Sends error responses, and closes connections gently while a body arrives."""
 
 from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from dataclasses import dataclass
 
 from starlette.requests import ClientDisconnect
 
-from api.asgi.body import next_part
-from api.asgi.headers import CLOSE, Message, Receive, Send
+from api.asgi.http import CLOSE, JSON, NOSNIFF, Message, Receive, Send, next_part, send_answer
 from api.errors import Header, Problem
-
-JSON: Header = (b"content-type", b"application/json")
-NOSNIFF: Header = (b"x-content-type-options", b"nosniff")
 
 # How long to go on reading a refused body, and how many bytes of it, before the connection closes.
 LINGER_S = 2.0
 LINGER_BYTES = 16 * 1024**2
-
-
-@dataclass(slots=True)
-class Answer:
-    """A response. `headers` does not include the headers that every response has."""
-
-    status: int
-    headers: list[Header]
-    body: bytes
-
-
-async def send_answer(send: Send, status: int, headers: list[Header], body: bytes) -> None:
-    """Sends a response in two messages, and adds Content-Length."""
-    headers.append((b"content-length", b"%d" % len(body)))
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
 
 
 async def send_problem(send: Send, problem: Problem, request_id: bytes) -> None:

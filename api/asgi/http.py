@@ -1,0 +1,246 @@
+"""Requests and responses as ASGI messages: reads headers and bodies, and sends answers."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from ipaddress import IPv6Address
+from random import getrandbits
+from sys import getsizeof
+from typing import Any, TypeVar
+
+from starlette.requests import ClientDisconnect
+
+from api.asgi.prefer import BLANK, NO_PREFERENCE, Preference, parse_prefer
+from api.errors import Header, Problem
+
+T = TypeVar("T")
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+CLOSE: Header = (b"connection", b"close")
+JSON: Header = (b"content-type", b"application/json")
+NOSNIFF: Header = (b"x-content-type-options", b"nosniff")
+# Paths for load balancers, orchestrators and monitors. These also use HEAD, which is handled as GET; the
+# server omits the body.
+PROBES = frozenset(("/health", "/livez", "/readyz", "/metrics"))
+
+# Content types that are read as JSON. `curl -d` sends the form type by default.
+JSON_TYPES = frozenset((b"", b"application/json", b"application/x-www-form-urlencoded"))
+# The most digits of a Content-Length; int() raises for numbers with thousands of digits.
+MOST_DIGITS = 18
+# Unfinished bodies and waiting texts together may use as much memory as this many bodies of the largest size.
+LARGEST_BODIES = 16
+_sane_id = re.compile(rb"[A-Za-z0-9._-]{1,128}").fullmatch
+_sane_trace = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}").fullmatch
+
+
+def new_request_id() -> bytes:
+    return b"%032x" % getrandbits(128)
+
+
+class RequestHeaders:
+    """The headers of one request. `found` holds them by lower-case name; the last of several counts."""
+
+    __slots__ = ("client_name", "found", "request_id", "scope")
+
+    def __init__(self, scope: Scope) -> None:
+        self.scope = scope
+        # The name of the API key, set once the key has been checked.
+        self.client_name = ""
+        self.found: dict[bytes, bytes] = dict(scope["headers"])
+        given = self.found.get(b"x-request-id")
+        self.request_id = given if given is not None and _sane_id(given) else new_request_id()
+
+    @property
+    def id(self) -> str:
+        return self.request_id.decode("ascii")
+
+    @property
+    def trace(self) -> str:
+        """The W3C traceparent; empty if it is missing or malformed."""
+        given = self.found.get(b"traceparent", b"")
+        return given.decode("ascii") if _sane_trace(given) else ""
+
+    @property
+    def preference(self) -> Preference:
+        if b"prefer" not in self.found:
+            return NO_PREFERENCE
+        return parse_prefer(value for name, value in self.scope["headers"] if name == b"prefer")
+
+
+def client_address(scope: Scope) -> str:
+    """The client's IPv4 address or IPv6 network. Without API keys, limits are counted by it."""
+    address = scope.get("client")
+    return network_of(str(address[0])) if address else ""
+
+
+@lru_cache(4096)
+def network_of(address: str) -> str:
+    """An IPv4 address as it is, or the /64 of an IPv6 address, which usually belongs to one client."""
+    if ":" not in address:
+        return address
+    try:
+        known = IPv6Address(address)
+    except ValueError:
+        return address
+    if known.ipv4_mapped is not None:
+        return str(known.ipv4_mapped)
+    return f"{IPv6Address(int(known) >> 64 << 64)}/64"
+
+
+def is_json(content_type: bytes) -> bool:
+    """Whether a body is read as JSON: a JSON type, no type at all (some clients), or curl's default."""
+    if content_type in JSON_TYPES:
+        return True
+    kind = content_type.partition(b";")[0].strip(BLANK).lower()
+    return kind in JSON_TYPES or (kind.startswith(b"application/") and kind.endswith(b"+json"))
+
+
+def check_encoding(headers: RequestHeaders) -> None:
+    """Raises Problem 415 for a compressed body: bodies are not decompressed."""
+    encoding = headers.found.get(b"content-encoding")
+    if encoding is not None and encoding.strip().lower() not in (b"", b"identity"):
+        detail = "the body must not be compressed: send it without Content-Encoding"
+        raise Problem(415, detail, headers=(CLOSE, (b"accept-encoding", b"identity")))
+
+
+def check_json(headers: RequestHeaders) -> None:
+    """Raises Problem 415 unless the content type is JSON."""
+    if not is_json(headers.found.get(b"content-type", b"")):
+        raise Problem(
+            415, "the body must be application/json", headers=(CLOSE, (b"accept", b"application/json"))
+        )
+
+
+def check_length(headers: RequestHeaders, limit: int) -> None:
+    """Rejects a body that is too large by its Content-Length, before reading any of it."""
+    length = headers.found.get(b"content-length")
+    if length is not None and length.isdigit() and (len(length) > MOST_DIGITS or int(length) > limit):
+        raise too_large(limit)
+
+
+def too_large(limit: int) -> Problem:
+    """A 413 that closes the connection, because the rest of the body is not read."""
+    return Problem(413, f"the body is larger than {limit} bytes", headers=(CLOSE,))
+
+
+async def next_part(receive: Receive) -> tuple[bytes, bool]:
+    """The next part of a body, and whether more follows. Raises ClientDisconnect."""
+    message = await receive()
+    if message["type"] == "http.disconnect":
+        raise ClientDisconnect
+    return message.get("body", b""), message.get("more_body", False)
+
+
+class BodyReader:
+    """Reads bodies of up to `limit` bytes within `timeout_s`, and bounds the memory of all of them."""
+
+    def __init__(self, limit: int, timeout_s: float) -> None:
+        self.limit = limit
+        self._timeout_s = timeout_s
+        self._room = LARGEST_BODIES * limit
+
+    async def read(self, receive: Receive) -> bytes:
+        """Returns the whole body.
+
+        Raises Problem 413 as soon as it is too large, 408 if it does not end in time, 503 if the unfinished
+        bodies of other requests use all the memory, and ClientDisconnect. A body that arrives in one part
+        does not count towards that memory.
+        """
+        body, more = await next_part(receive)
+        if more:
+            try:
+                async with asyncio.timeout(self._timeout_s):
+                    body = await self._rest(receive, body)
+            except TimeoutError:
+                raise Problem(408, "the body did not arrive in time", headers=(CLOSE,)) from None
+        if len(body) > self.limit:
+            raise too_large(self.limit)
+        return body
+
+    @contextmanager
+    def hold(self, texts: Sequence[str]) -> Iterator[None]:
+        """Counts the memory of texts while they wait for results. Raises Problem 503 if it is used up."""
+        size = sum(map(getsizeof, texts))
+        if size > self._room:
+            raise _no_room()
+        self._room -= size
+        try:
+            yield
+        finally:
+            self._room += size
+
+    async def _rest(self, receive: Receive, first: bytes) -> bytes:
+        body, more = bytearray(first), True
+        self._room -= len(body)
+        try:
+            while more and len(body) <= self.limit:
+                if self._room < 0:
+                    raise _no_room()
+                part, more = await next_part(receive)
+                body += part
+                self._room -= len(part)
+            return bytes(body)
+        finally:
+            self._room += len(body)
+            body.clear()  # the traceback of an error refers to it until the response has been sent
+
+
+def _no_room() -> Problem:
+    detail = "the request bodies and texts that this process may hold are used up"
+    return Problem(503, detail, code="too_many_bodies", headers=(CLOSE,))
+
+
+@dataclass(slots=True)
+class Answer:
+    """A response. `headers` does not include the headers that every response has."""
+
+    status: int
+    headers: list[Header]
+    body: bytes
+
+
+async def send_answer(send: Send, status: int, headers: list[Header], body: bytes) -> None:
+    """Sends a response in two messages, and adds Content-Length."""
+    headers.append((b"content-length", b"%d" % len(body)))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def route_path(scope: Scope) -> str:
+    """The path that routes are matched against, without the prefix under which the application is mounted."""
+    path: str = scope["path"]
+    below = path.removeprefix(scope.get("root_path", ""))
+    return below if below.startswith("/") else path
+
+
+async def unless_disconnected(receive: Receive, work: Awaitable[T]) -> T:
+    """Returns what `work` returns. If the client disconnects, cancels it and raises ClientDisconnect."""
+    task = asyncio.current_task()
+    assert task is not None
+    disconnected = False
+
+    async def watch() -> None:
+        nonlocal disconnected
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        disconnected = True
+        task.cancel()
+
+    watcher = asyncio.create_task(watch())
+    try:
+        return await work
+    except asyncio.CancelledError:
+        if disconnected and not task.uncancel():
+            raise ClientDisconnect from None
+        raise
+    finally:
+        watcher.cancel()
