@@ -26,6 +26,11 @@ class Level:
         """Set before an engine runs its first kernel."""
         return {"ONEDNN_MAX_CPU_ISA": self.isa, "ATEN_CPU_CAPABILITY": self.aten}
 
+    @property
+    def has_bf16(self) -> bool:
+        """Whether bf16 is computed by instructions. Without them it takes up to a hundred times longer."""
+        return "avx512_bf16" in self.needs
+
     def missing(self, flags: frozenset[str]) -> str:
         """Why a processor with `flags` cannot run this; empty where it can."""
         lacking = sorted(self.needs - flags)
