@@ -9,9 +9,8 @@ Tries the following in order until one passes (see `model_store.proof`):
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
+import logging
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -20,13 +19,16 @@ from pathlib import Path
 
 from model_store import hardware
 from model_store.artefact import MANIFEST, Manifest, revision_in, verify
-from model_store.classifier import Arithmetic, Classifier, Layout, ModelInfo, Tokens, Verdict
+from model_store.classifier import Arithmetic, Classifier, Layout, Tokens, Verdict
 from model_store.engines.runner import LayoutChoice, RowClassifier, open_verified
 from model_store.errors import EngineUnavailable, GateFailed, Unproven
-from model_store.prepare import EngineChoice, PrecisionChoice, locate, prepare
+from model_store.prepare import EngineChoice, PrecisionChoice, locate, prepare, remember
 from model_store.probes import EVERY, Probes
 from model_store.proof import SAME_ANSWERS, limits, prove
 
+log = logging.getLogger(__name__)
+
+RAISED = "the engine raised an error (MILLRACE_LOG_LEVEL=debug shows it)"
 # bf16 is used if it takes less than this share of the time of f32.
 _WORTH_IT = 0.9
 _ROUNDS = 3
@@ -94,7 +96,8 @@ def _first_proven(wanted: Wanted, failures: list[str]) -> RowClassifier | None:
             reason = "; ".join([*failures, choice.reason] if choice.reason else failures)
             classifier.info = replace(classifier.info, fallback_reason=reason)
             if choice.remember:
-                _remember(memory, classifier.info)
+                info = classifier.info
+                remember(memory, {"arithmetic": info.arithmetic, "reason": info.fallback_reason})
             return classifier
         failures.append(f"{manifest.weights} weights in {arithmetic}, {layout}: {failed}")
     return None
@@ -129,7 +132,8 @@ def _proven(
     except EngineUnavailable:
         raise
     except Exception as error:  # an engine may raise anything, and another setting may still work
-        verdict = Verdict(0, 0.0, 0.0, 0.0, 0, 0.0, f"it raised {_line(error)}")
+        _log_raised(error)
+        verdict = Verdict(0, 0.0, 0.0, 0.0, 0, 0.0, RAISED)
     if verdict.reason or classifier is None:
         if classifier is not None:
             classifier.close()
@@ -141,9 +145,8 @@ def _proven(
     return "", classifier
 
 
-def _line(error: Exception) -> str:
-    first = (str(error).strip().splitlines() or ["without a message"])[0]
-    return f"{type(error).__name__}: {first[:200]}"
+def _log_raised(error: Exception) -> None:
+    log.debug("the engine raised an error in its proof", exc_info=error, extra={"action": "model.raised"})
 
 
 def _choose(path: Path, manifest: Manifest, wanted: Wanted, memory: Path) -> Choice:
@@ -172,7 +175,8 @@ def _measured(path: Path, manifest: Manifest, wanted: Wanted) -> Choice:
     except EngineUnavailable:
         raise
     except Exception as error:  # an engine may raise anything, and f32 may still pass its proof
-        return Choice("f32", f"{manifest.weights} weights in bf16: it raised {_line(error)}")
+        _log_raised(error)
+        return Choice("f32", f"{manifest.weights} weights in bf16: {RAISED}")
     finally:
         for classifier in opened:
             classifier.close()
@@ -207,13 +211,3 @@ def _memory(manifest: Manifest, wanted: Wanted) -> Path:
     threads = wanted.threads or hardware.cores()
     kind = f"{hardware.processor()}-{version(manifest.engine)}-{threads}-{wanted.layout}"
     return wanted.artefact_dir / "choices" / f"{manifest.revision[:12]}-{manifest.engine}-{kind}.json"
-
-
-def _remember(memory: Path, info: ModelInfo) -> None:
-    """Store the choice, so that the next start need not measure again. Ignores a read-only directory."""
-    scratch = memory.with_name(f".{memory.name}.{os.getpid()}")
-    content = json.dumps({"arithmetic": info.arithmetic, "reason": info.fallback_reason})
-    with contextlib.suppress(OSError):
-        memory.parent.mkdir(parents=True, exist_ok=True)
-        scratch.write_text(content, "utf-8")
-        scratch.replace(memory)

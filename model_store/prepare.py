@@ -4,15 +4,21 @@ The artefact directory contains:
     artefacts/<name>-<engine>-<weights>-<revision>/   what `load` built from a checkpoint
     hub/<org>/<name>@<commit>/                        what `pull` fetched
     choices/<revision>-<engine>-<processor>.json      the arithmetic chosen for a kind of processor
+    choices/<revision>-<engine>-refused-<setup>.json  why int8 weights failed their gate with these libraries
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+import json
 import logging
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from hashlib import sha256
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
@@ -29,13 +35,15 @@ from model_store.artefact import (
 )
 from model_store.checkpoint import read_checkpoint
 from model_store.classifier import Engine, Weights
-from model_store.errors import EngineUnavailable, ModelError, ModelNotFound
+from model_store.errors import EngineUnavailable, GateFailed, ModelError, ModelNotFound
 
 log = logging.getLogger(__name__)
 
 EngineChoice = Literal["auto", "torch", "openvino", "stub"]
 PrecisionChoice = Literal["auto", "f32", "bf16", "int8"]
 
+# What decides how int8 weights are made and computed, beside the processor.
+_LIBRARIES = ("openvino", "nncf", "torch", "transformers", "tokenizers")
 DEFAULT = Path(__file__).parent / "default"
 _HUB_REFERENCE = re.compile(r"(?P<org>[\w.-]+)/(?P<name>[\w.-]+)@(?P<commit>[0-9a-f]{7,40})")
 
@@ -65,7 +73,8 @@ def hub_directory(artefact_dir: Path, repository: str, commit: str) -> Path:
 def prepare(reference: str, engine: EngineChoice, precision: PrecisionChoice, artefact_dir: Path) -> Path:
     """The artefact for `reference`. A checkpoint is built into an artefact the first time.
 
-    Safe if several processes start at once: one builds, and the others wait for it. Raises ModelError.
+    Safe if several processes start at once: one builds, and the others wait for it. Raises ModelError, and
+    GateFailed without building again if these weights failed their gate before with the same libraries.
     """
     name, path = locate(reference, artefact_dir)
     if (path / MANIFEST).is_file():
@@ -83,7 +92,8 @@ def prepare(reference: str, engine: EngineChoice, precision: PrecisionChoice, ar
         if not has_manifest(out):
             if (out / MANIFEST).is_file():
                 log.warning("%s has another format: building it again", out, extra={"action": "model.build"})
-            _build(path, out, name, chosen, weights)
+            with _gate_remembered(_refusal(artefact_dir, named, chosen)):
+                _build(path, out, name, chosen, weights)
     return out
 
 
@@ -142,6 +152,42 @@ def _pulled(reference: str, hub: re.Match[str], artefact_dir: Path) -> Path:
     if len(found) > 1:
         raise ModelNotFound(f"{reference} matches {len(found)} pulled commits; give more of the hash.")
     return found[0]
+
+
+def remember(path: Path, content: Mapping[str, str]) -> None:
+    """Writes a JSON file atomically, so that the next start need not find out again.
+
+    Ignores a read-only directory.
+    """
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch.write_text(json.dumps(content), "utf-8")
+        scratch.replace(path)
+
+
+def _refusal(artefact_dir: Path, named: str, engine: Engine) -> Path:
+    """The file that exists if int8 weights of this revision failed their gate on such a machine."""
+    setup = [hardware.processor()]
+    for library in _LIBRARIES:
+        with contextlib.suppress(PackageNotFoundError):
+            setup.append(f"{library} {version(library)}")
+    kind = sha256("\n".join(setup).encode()).hexdigest()[:12]
+    return artefact_dir / "choices" / f"{named[:12]}-{engine}-refused-{kind}.json"
+
+
+@contextmanager
+def _gate_remembered(refusal: Path) -> Iterator[None]:
+    """Raises the GateFailed that `refusal` contains, or stores there the one that is raised."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        known = str(json.loads(refusal.read_text("utf-8"))["reason"])
+        log.info("not built again: %s", known, extra={"action": "model.refused", "file": str(refusal)})
+        raise GateFailed(known)
+    try:
+        yield
+    except GateFailed as error:
+        remember(refusal, {"reason": str(error)})
+        raise
 
 
 @contextmanager

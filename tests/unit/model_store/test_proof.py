@@ -13,11 +13,12 @@ import pytest
 from batcher import logs
 from batcher.__main__ import EXIT_UNABLE, main
 from batcher.settings import WorkerSettings
-from model_store import Tokens, choosing, load
+from model_store import ModelInfo, Tokens, choosing, load
+from model_store import prepare as preparing
 from model_store.__main__ import main as model_store
 from model_store.artefact import PROBES, read_manifest, verify
 from model_store.engines import runner
-from model_store.errors import Unproven
+from model_store.errors import GateFailed, Unproven
 from model_store.layout import plan
 from model_store.probes import EVERY, Probes, Source, read_probes
 from model_store.proof import SAME_ANSWERS, Limits, limits, passes, prove
@@ -202,6 +203,36 @@ def test_int8_that_answers_otherwise_is_not_built(
     assert proof.reason
 
 
+def test_int8_that_failed_its_gate_is_not_built_again_with_the_same_libraries(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every start took as long as the first one, since nothing was kept of the failure."""
+    built: list[str] = []
+    build = preparing._build
+
+    def build_float(*arguments: Any) -> None:
+        built.append(arguments[-1])
+        if arguments[-1] == "int8":
+            raise GateFailed("tiny in int8 does not answer as in f32.")
+        build(*arguments)
+
+    monkeypatch.setattr(preparing, "_build", build_float)
+
+    def start() -> ModelInfo:
+        options: Any = {"engine": "openvino", "precision": "int8", "threads": 1}
+        classifier = load(str(checkpoint), artefact_dir=tmp_path, **options)
+        classifier.close()
+        return classifier.info
+
+    first, second = start(), start()
+    assert built == ["int8", "float"]
+    assert first.precision == second.precision == "f32"
+    assert first.fallback_reason == second.fallback_reason == "tiny in int8 does not answer as in f32"
+    monkeypatch.setattr(preparing, "version", lambda library: f"the next {library}")
+    start()
+    assert built == ["int8", "float", "int8"], "other libraries may do better"
+
+
 def test_with_no_setting_left_the_start_fails_with_one_sentence(
     checkpoint: Path,
     kept: Path,
@@ -221,8 +252,11 @@ def test_with_no_setting_left_the_start_fails_with_one_sentence(
 
 
 def test_an_engine_that_raises_has_failed_its_proof(
-    checkpoint: Path, kept: Path, broken: Callable[[Breaks], None]
+    checkpoint: Path, kept: Path, broken: Callable[[Breaks], None], caplog: pytest.LogCaptureFixture
 ) -> None:
+    """The reason is a sentence for /readyz and /stats; the engine's own words go into the log."""
+    caplog.set_level("DEBUG", "model_store.choosing")
+
     def breaks(_rows: Rows, _weights: str, arithmetic: str) -> bool:
         if arithmetic == "bf16":
             raise RuntimeError("illegal instruction")
@@ -231,7 +265,8 @@ def test_an_engine_that_raises_has_failed_its_proof(
     broken(breaks)
     info = load(str(checkpoint), engine="torch", precision="bf16", artefact_dir=kept).info
     assert info.arithmetic == "f32"
-    assert "it raised RuntimeError: illegal instruction" in info.fallback_reason
+    assert info.fallback_reason == f"float weights in bf16, packed: {choosing.RAISED}"
+    assert "illegal instruction" in caplog.text
 
 
 # -- the choice --------------------------------------------------------------------------------------
