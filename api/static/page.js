@@ -24,6 +24,16 @@ function figure(name, value) {
   $(`[data-figure="${name}"]`).textContent = value;
 }
 
+// Says that workers do not run the requested arithmetic; the title of the element says why, for each of them.
+function setFallback(workers) {
+  const fallen = workers.filter((worker) => worker.fallback);
+  const arithmetics = [...new Set(fallen.map((worker) => worker.arithmetic))].join(", ");
+  const words = fallen.length ? `${fallen.length} of ${workers.length} workers fell back to ${arithmetics}` : "";
+  if ($("#fallback").textContent !== words) $("#fallback").textContent = words;
+  $("#fallback").title = fallen.map((worker) => `${worker.id}: ${worker.fallback}`).join("\n");
+  $("#fallback").hidden = !fallen.length;
+}
+
 function setState(state, words) {
   $("#state").dataset.state = state;
   if ($("#state .words").textContent !== words) $("#state .words").textContent = words;
@@ -38,6 +48,7 @@ follow({
     const { now, model } = frame;
     setState(frame.ready ? "ready" : "unready", frame.ready ? "Ready" : `Not ready: ${frame.reason}`);
     $("#model").textContent = model ? `${model.name} · ${model.revision} · ${model.engine} ${model.precision}` : "";
+    setFallback(frame.workers);
     figure("waiting", short(now.waiting));
     figure("in_flight", short(frame.in_flight));
     figure("worked", short(now.worked));

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from batcher.core.consumer import WorkerQueue
+from tests.integration.test_queue_contract import RECORD
 from tests.mill import Mill, wait_until
 
 if TYPE_CHECKING:
@@ -161,6 +163,26 @@ def test_a_killed_worker_is_seen(mill: MakeMill, viewer: Viewer) -> None:
     page.click("#classify")
     page.wait_for_selector("#problem:not([hidden])")
     assert "no workers are running" in page.inner_text("#problem")
+
+
+def test_a_worker_that_fell_back_to_another_arithmetic_is_seen_beside_the_model(
+    mill: MakeMill, viewer: Viewer
+) -> None:
+    """Only /stats, /readyz and the log said so."""
+    made = mill()
+    page = viewer.open(made)
+    page.wait_for_selector("#workers li[data-state]")
+    assert page.locator("#fallback").is_hidden()
+    why = "int8 weights in bf16, packed: a text of <b>17</b> tokens alone has another label"
+    record = {**RECORD, "arithmetic": "f32", "fallback": why}
+    with made.redis.client() as client:
+        queue = WorkerQueue(client, "default", "fallen", lease_ms=2000, max_attempts=3, result_ms=1000)
+        queue.beat([], record, {}, 60_000)
+        shown = page.wait_for_selector("#fallback:not([hidden])")
+        assert shown.inner_text() == "1 of 2 workers fell back to f32"
+        assert shown.get_attribute("title") == f"fallen: {why}"
+        queue.retire()
+        page.wait_for_selector("#fallback", state="hidden")
 
 
 def test_the_page_says_so_when_the_server_is_gone_and_recovers_when_it_is_back(
