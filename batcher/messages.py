@@ -137,6 +137,11 @@ def _quoted(text: str) -> str:
     return json.dumps(text)
 
 
+def is_failure(raw: bytes) -> bool:
+    """Whether an encoded result is a failure, which has no second line."""
+    return raw.endswith(b"\n")
+
+
 def decode_cached(raw: bytes) -> Prediction | None:
     """Decodes a cached result; None if it is unreadable."""
     try:

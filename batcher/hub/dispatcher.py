@@ -82,9 +82,10 @@ class Dispatcher:
             self._enqueues.ask(entries)
 
     def again(self, entry: PendingEntry) -> None:
-        """Enqueues an entry again that was lost, or that expired because of another caller's deadline."""
-        self.counts.asked_again += 1
-        self.ask([entry])
+        """Enqueues an entry again that was lost, or expired by the deadline of another, if time is left."""
+        if entry.deadline - asyncio.get_running_loop().time() > 0.02:
+            self.counts.asked_again += 1
+            self.ask([entry])
 
     def withdraw(self, ids: Iterable[str]) -> None:
         """Cancels entries that no request of this process waits for any more."""
@@ -113,10 +114,10 @@ class Dispatcher:
             self._pending.resolve(entry, result)
             return
         error = result.error()
-        if not isinstance(error, BudgetExceeded):
+        if isinstance(error, BudgetExceeded):
+            self.again(entry)  # it may be another caller's deadline that has passed, not this one's
+        else:
             self._pending.resolve(entry, error)
-        elif entry.deadline - asyncio.get_running_loop().time() > 0.02:
-            self.again(entry)  # another caller's deadline has passed, not this one's
 
     async def _enqueue(self, requests: Sequence[Sequence[PendingEntry]]) -> list[Exception | None]:
         """Enqueues the requests of one tick. Their outcomes, including errors, go to the entries' futures."""

@@ -30,7 +30,7 @@ from batcher.errors import (
 from batcher.hub.admission import Admission, LaneCaps
 from batcher.hub.dispatcher import Dispatcher
 from batcher.hub.pending import PendingEntries, PendingEntry
-from batcher.messages import NO_SNAPSHOT, Lane, Outcome, Snapshot
+from batcher.messages import NO_SNAPSHOT, Lane, Outcome, Snapshot, is_failure
 from batcher.settings import QueueSettings
 
 SWEEP_EVERY_S = 1.0
@@ -201,12 +201,19 @@ class ReplyHub:
                 self._dispatcher.lost(error)
                 await asyncio.sleep(self.outage.pause_s)
                 continue
+            failed = []
             for hint in hints:
                 entry_id, _, raw = hint.partition(b"\n")
                 entry = self._pending.get(entry_id.decode("ascii", "replace"))
-                if entry is not None:
-                    self.counts.hinted += 1
+                if entry is None:
+                    continue
+                self.counts.hinted += 1
+                if is_failure(raw):
+                    failed.append(entry)
+                else:
                     self._dispatcher.take_result(entry, raw)
+            if failed:  # a late hint may be about an earlier run, whose failure concerns no later request
+                await self._poll(failed)
             for _ in range(ANSWER_TICKS):
                 await asyncio.sleep(0)
             if self._linger_s:

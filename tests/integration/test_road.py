@@ -381,6 +381,21 @@ async def test_finding_05_a_worker_on_which_batch_after_batch_fails_ends_and_fai
     assert road.leftovers() == []
 
 
+async def test_finding_04_a_late_hint_of_an_old_failure_does_not_answer_a_later_caller(road: Road) -> None:
+    """As when the connection for hints was lost: the caller gave up, and the hint stayed in its list."""
+    classifier = Gated()
+    hub, _ = await road.hub(), await road.worker(classifier)
+    await road.ready(hub)
+    asked = asyncio.create_task(ask(hub, "asked again"))
+    await until(lambda: road.client.zcard(f"{hub.queue.prefix}:inflight") == 1)
+    late = entry_id("asked again").encode() + b"\n" + Failure("inference_failed", "earlier").encode()
+    road.client.rpush(f"{hub.queue.prefix}:reply:{hub.queue.api}", late)
+    await until(lambda: hub.counts.hinted == 1)
+    await asyncio.sleep(0.1)
+    classifier.gate.set()
+    assert [type(outcome) for outcome in await asked] == [Prediction]
+
+
 async def test_a_budget_that_ends_is_one_callers_alone(road: Road) -> None:
     hub = await road.hub()
     await road.worker(StubClassifier(batch_ms=1000))
