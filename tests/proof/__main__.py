@@ -30,8 +30,10 @@ ENGINES = (
 # Labels may differ from torch f32 only where its best two scores are closer than this.
 MARGIN = {"f32": 0.001, "bf16": 0.1, "int8": 0.3}
 AGREEMENT = {"f32": 0.999, "bf16": 0.98, "int8": 0.95}
-# Emulated arithmetic is measured on every eighth text only, because it takes up to a hundred times longer.
+# Emulated arithmetic takes up to a hundred times longer, so it is measured on every eighth text only; models
+# larger than the default on every fourth.
 EMULATED_STEP = 8
+LARGE_STEP = 4
 COLUMNS = ("setting", "ran", "threads", "company", "allowed", "from f32", "agreement", "flips", "")
 
 
@@ -70,12 +72,14 @@ class Row:
         ]
 
 
-def settings(level: Level) -> list[Setting]:
-    """Every engine, precision and layout with all cores; packed rows also with one thread and cores + 1."""
+def settings(model: str, level: Level) -> list[Setting]:
+    """Every engine, precision and layout with all cores; the default in packed rows with other counts, too."""
     cores = affinity()
-    counts = {"packed": sorted({1, 2, cores, cores + 1}), "padded": [cores]}
+    others = (1, 2, cores + 1) if model == "default" else ()
+    counts = {"packed": sorted({cores, *others}), "padded": [cores]}
+    step = 1 if model == "default" else LARGE_STEP
     return [
-        Setting(*engine, layout, threads, step=EMULATED_STEP if emulated(engine[1], level) else 1)
+        Setting(*engine, layout, threads, step=EMULATED_STEP if emulated(engine[1], level) else step)
         for engine in ENGINES
         for layout, of_layout in counts.items()
         for threads in of_layout
@@ -110,7 +114,7 @@ def rows(model: str, levels: Sequence[Level], asked: Sequence[str], artefact_dir
     for _ in measured({}, path, builds, asked[:1], artefact_dir):
         pass
     for level in levels:
-        for found in measured(level.environment, path, settings(level), asked, artefact_dir):
+        for found in measured(level.environment, path, settings(model, level), asked, artefact_dir):
             setting = found.setting
             name = f"{model} {setting.engine} {setting.precision} {level.isa}"
             report.progress(f"{name} {setting.layout}, {setting.threads} threads")
