@@ -73,7 +73,7 @@ class Row:
 
 
 def settings(model: str, level: Level) -> list[Setting]:
-    """Every engine, precision and layout with all cores; the default in packed rows with other counts, too."""
+    """Every engine, precision and layout with all cores, and the default also with other counts of threads."""
     cores = affinity()
     others = (1, 2, cores + 1) if model == "default" else ()
     counts = {"packed": sorted({cores, *others}), "padded": [cores]}
