@@ -7,8 +7,9 @@ from typing import Protocol
 
 from batcher.core.eviction import EvictionWatch
 from batcher.core.outage import Outage
-from batcher.hub.dispatcher import HubCounts
-from batcher.messages import Lane, Outcome, Prediction, Snapshot
+from batcher.core.snapshot import Snapshot
+from batcher.hub.counts import HubCounts
+from batcher.messages import Lane, Outcome, Prediction
 
 
 class Hub(Protocol):

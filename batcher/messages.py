@@ -15,7 +15,6 @@ from functools import lru_cache
 from typing import Literal, NamedTuple
 
 from batcher.errors import BudgetExceeded, EntryFailed, EntryPoisoned, Malformed, MillraceError
-from batcher.memory import NO_MEMORY, Memory
 
 Lane = Literal["interactive", "bulk"]
 
@@ -23,6 +22,8 @@ _FAILURES: dict[str, type[MillraceError]] = {
     error.code: error for error in (EntryFailed, EntryPoisoned, BudgetExceeded)
 }
 _HEADER_MAX_BYTES = 4096
+# The trace of an entry that has none.
+NO_TRACE = b"-"
 
 
 def entry_id(text: str, options: str = "") -> str:
@@ -56,6 +57,23 @@ class Entry:
     def log_context(self) -> dict[str, object]:
         """The fields of an entry that may be logged, which exclude its text."""
         return {"entry": self.id, "lane": self.lane, "attempts": self.attempts, "waited_ms": self.waited_ms}
+
+
+def decode_entry(entry_id: bytes, content: bytes, attempts: int, solo: int, *, now_ms: int) -> Entry:
+    """Decodes what enqueue.lua wrote, claimed at `now_ms`. Raises ValueError if it is unreadable."""
+    head, text = content.split(b"\n", 1)
+    deadline, lane, cost, enqueued, trace, _waiters = head.split(b" ", 5)
+    return Entry(
+        id=entry_id.decode("ascii"),
+        text=text.decode(),
+        lane="bulk" if lane == b"bulk" else "interactive",
+        cost=int(cost),
+        waited_ms=now_ms - int(enqueued),
+        remaining_ms=int(deadline) - now_ms,
+        attempts=int(attempts),
+        trace="" if trace == NO_TRACE else trace.decode("ascii", "replace"),
+        solo=bool(solo),
+    )
 
 
 class Prediction(NamedTuple):
@@ -188,18 +206,6 @@ _is_fragment = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class ModelRecord:
-    """What ready workers publish about their model (`P:model`)."""
-
-    name: str
-    revision: str
-    labels: tuple[str, ...]
-    max_tokens: int
-    engine: str
-    precision: str
-
-
-@dataclass(frozen=True, slots=True)
 class BatchNote:
     """What a worker reports about one batch. `number` counts the batches since the worker started.
 
@@ -227,56 +233,3 @@ def decode_notes(text: str) -> tuple[BatchNote, ...]:
         counts = (int(number), int(size), int(tokens), int(computed))
         notes.append(BatchNote(*counts, reason, float(queue_ms), float(model_ms)))
     return tuple(notes)
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerRecord:
-    """What a live worker publishes about itself (`P:worker:<id>`). `rate` is in tokens per second.
-
-    `recent` contains its last batches, oldest first.
-    """
-
-    id: str
-    revision: str
-    engine: str
-    precision: str
-    state: str
-    rate: float
-    batches: int
-    texts: int
-    last_batch: int
-    started_ms: int
-    recent: tuple[BatchNote, ...] = ()
-    arithmetic: str = ""
-    fallback: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class LaneDepth:
-    """The entries that wait in one lane, their estimated cost in tokens, the age of the first in ms."""
-
-    entries: int
-    cost: int
-    oldest_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """The state of the whole service at the time of a sweep."""
-
-    model: ModelRecord | None
-    workers: tuple[WorkerRecord, ...]
-    interactive: LaneDepth
-    bulk: LaneDepth
-    solo: int
-    in_flight: int
-    recovered: int
-    memory: Memory = NO_MEMORY
-
-    @property
-    def rate(self) -> float:
-        """Tokens per second of all live workers together; 0 if unknown."""
-        return sum(worker.rate for worker in self.workers)
-
-
-NO_SNAPSHOT = Snapshot(None, (), LaneDepth(0, 0, 0), LaneDepth(0, 0, 0), 0, 0, 0)

@@ -15,8 +15,9 @@ import uvicorn
 
 from batcher.core.eviction import EvictionWatch
 from batcher.core.outage import Outage
-from batcher.hub.dispatcher import HubCounts
-from batcher.messages import NO_SNAPSHOT, ModelRecord, Prediction, Snapshot, WorkerRecord, entry_id, fragment
+from batcher.core.snapshot import NO_SNAPSHOT, ModelRecord, Snapshot, WorkerRecord
+from batcher.hub.counts import HubCounts
+from batcher.messages import Prediction, entry_id, fragment
 
 TEXTS = ("I love you!", "I hate you!", "I am a Kubernetes Cluster!")
 LABELS = ("NEGATIVE", "POSITIVE")

@@ -15,6 +15,7 @@ import redis
 from hypothesis import HealthCheck, settings
 
 from batcher.jobs.upload import encode_text
+from tests import fake_transport
 from tests.mill import Mill
 from tests.servers import RedisServer, server_binary
 
@@ -28,6 +29,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # An example that is slow on a busy machine is no failure.
 settings.register_profile("millrace", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("millrace")
+
+fake_transport.install()
 
 # On a Python that torch has no wheel for, what needs torch is skipped and says so. Where torch is installed
 # nothing is skipped.

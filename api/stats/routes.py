@@ -27,8 +27,8 @@ from api.lifecycle import Lifecycle
 from api.metrics import Metrics
 from api.schemas import Error
 from api.stats.history import CounterSample, MonotonicTotal, StatsHistory
+from batcher.core.snapshot import LaneDepth, ModelRecord, WorkerRecord
 from batcher.errors import MillraceError
-from batcher.messages import LaneDepth, ModelRecord, WorkerRecord
 
 log = logging.getLogger(__name__)
 

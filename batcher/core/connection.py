@@ -7,12 +7,10 @@ options apply to both; ?sentinel_password=... is for sentinels that have a separ
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-import hiredis
 import redis
 import redis.asyncio
 from redis.asyncio.retry import Retry as AsyncRetry
@@ -24,15 +22,15 @@ from batcher.core.outage import elsewhere, lost_to
 
 AsyncRedis = redis.asyncio.Redis
 Redis = redis.Redis
+# Retry at once only after a lost connection. After a timeout the server may still be running the command.
+_RETRIED = (redis.exceptions.ConnectionError,)
 
 
-def _retry(kind: Any, attempts: int) -> Any:
-    # Retry at once only after a lost connection. After a timeout the server may still be running the command.
-    lost = (redis.exceptions.ConnectionError,)
-    return kind(ExponentialBackoff(cap=0.2, base=0.01), attempts, supported_errors=lost)
+def _backoff() -> ExponentialBackoff:
+    return ExponentialBackoff(cap=0.2, base=0.01)
 
 
-def _options(url: str, timeout_s: float, kind: Any, retries: int) -> dict[str, Any]:
+def _options(url: str, timeout_s: float, retry: Any, parser: Any) -> dict[str, Any]:
     tcp = {} if url.startswith("unix://") else {"socket_keepalive": True}
     return {
         **tcp,
@@ -41,77 +39,26 @@ def _options(url: str, timeout_s: float, kind: Any, retries: int) -> dict[str, A
         "health_check_interval": 0,
         "decode_responses": False,
         "protocol": 2,
-        "retry": _retry(kind, retries),
+        "retry": retry,
         "retry_on_error": [],
+        "parser_class": _failover_parser(parser),
         "maint_notifications_config": MaintNotificationsConfig(enabled=False),
     }
 
 
-class _FailoverMixin:
-    """Closes the connection when the server replies that another server has to be used.
+def _failover_parser(parser: Any) -> Any:
+    """A parser that reports a lost connection if the server replies that another server has to be used.
 
-    Callers see a lost connection: they open a new one, which resolves the name again.
+    redis-py and `Pipeline` then close the connection, and the next one resolves the name again.
     """
 
-    def read_response(self, *args: Any, **kwargs: Any) -> Any:
-        """Raises ConnectionError for such a reply."""
-        try:
-            return super().read_response(*args, **kwargs)  # type: ignore[misc]
-        except redis.exceptions.ResponseError as error:
-            if not elsewhere(error):
-                raise
-            self.disconnect()  # type: ignore[attr-defined]
-            raise lost_to(error) from error
+    class FailoverParser(parser):  # type: ignore[misc]
+        @classmethod
+        def parse_error(cls, response: str) -> Exception:
+            error: Exception = super().parse_error(response)
+            return lost_to(error) if elsewhere(error) else error
 
-
-class _HiredisPackingMixin:
-    """Adds to redis-py's asyncio connections what `_FailoverMixin` does, and packing of commands by hiredis.
-
-    If the transport's buffer is empty, a command is written directly, without a task that enforces a timeout.
-    uvloop raises RuntimeError if the transport of a connection was closed, which redis-py does not handle.
-    """
-
-    _writer: asyncio.StreamWriter | None
-
-    def pack_command(self, *args: Any) -> list[bytes]:
-        """Packs one command. Its name may include a subcommand, such as CONFIG GET."""
-        return [hiredis.pack_command((*args[0].split(), *args[1:]))]
-
-    def pack_commands(self, commands: Iterable[Sequence[Any]]) -> list[bytes]:
-        """Packs several commands into one buffer."""
-        return [b"".join(piece for args in commands for piece in self.pack_command(*args))]
-
-    async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
-        """Raises ConnectionError for a lost connection on every event loop."""
-        try:
-            if self._writer is not None and self._writer.transport.get_write_buffer_size() == 0:
-                self._writer.writelines(command)
-            else:
-                await super().send_packed_command(command, check_health)  # type: ignore[misc]
-        except RuntimeError as error:
-            raise redis.exceptions.ConnectionError(f"the connection was closed: {error}") from error
-
-    async def read_response(self, *args: Any, **kwargs: Any) -> Any:
-        """Raises ConnectionError if another server has to be used."""
-        try:
-            return await super().read_response(*args, **kwargs)  # type: ignore[misc]
-        except redis.exceptions.ResponseError as error:
-            if not elsewhere(error):
-                raise
-            await self.disconnect(nowait=True)  # type: ignore[attr-defined]
-            raise lost_to(error) from error
-
-
-def _follow_failover(client: redis.Redis) -> redis.Redis:
-    pool: Any = client.connection_pool
-    pool.connection_class = type("FailoverConnection", (_FailoverMixin, pool.connection_class), {})
-    return client
-
-
-def _pack_with_hiredis(client: redis.asyncio.Redis) -> redis.asyncio.Redis:
-    pool: Any = client.connection_pool
-    pool.connection_class = type("HiredisConnection", (_HiredisPackingMixin, pool.connection_class), {})
-    return client
+    return FailoverParser
 
 
 class _SentinelRedis(redis.asyncio.Redis):
@@ -126,10 +73,6 @@ class _SentinelRedis(redis.asyncio.Redis):
 
 class _SentinelPool(redis.sentinel.SentinelConnectionPool, redis.BlockingConnectionPool):
     """Connections to the master that the sentinels report. Callers wait if all connections are in use."""
-
-
-class _AsyncSentinelPool(redis.asyncio.sentinel.SentinelConnectionPool, redis.asyncio.BlockingConnectionPool):
-    """The asyncio version of `_SentinelPool`."""
 
 
 def _is_true(value: str) -> bool:
@@ -179,7 +122,8 @@ def _sentinel_parts(url: str) -> tuple[list[tuple[str, int]], dict[str, Any], st
 
 def connect(url: str, *, timeout_s: float, retries: int, connections: int = 8) -> redis.Redis:
     """A synchronous client. `timeout_s` limits every reply; a blocking command needs its block time + 2 s."""
-    options = _options(url, timeout_s, Retry, retries)
+    retry = Retry(_backoff(), retries, supported_errors=_RETRIED)
+    options = _options(url, timeout_s, retry, redis.connection.DefaultParser)
     size = {"max_connections": connections, "timeout": timeout_s}
     if "+sentinel://" in url:
         sentinels, sentinel_options, service, more = _sentinel_parts(url)
@@ -187,22 +131,17 @@ def connect(url: str, *, timeout_s: float, retries: int, connections: int = 8) -
         client: redis.Redis = sentinel.master_for(
             service, redis.Redis, _SentinelPool, **options, **size, **more
         )
-        return _follow_failover(client)
-    return _follow_failover(
-        redis.Redis.from_pool(redis.BlockingConnectionPool.from_url(url, **size, **options))
-    )
+        return client
+    return redis.Redis.from_pool(redis.BlockingConnectionPool.from_url(url, **size, **options))
 
 
-def connect_async(url: str, *, timeout_s: float, retries: int, connections: int = 8) -> redis.asyncio.Redis:
-    """The asyncio version of `connect`. Use it from tasks that are not cancelled: that costs a connection."""
-    options = _options(url, timeout_s, AsyncRetry, retries)
-    size = {"max_connections": connections, "timeout": timeout_s}
+def connect_async(url: str, *, timeout_s: float, retries: int) -> redis.asyncio.Redis:
+    """The asyncio version of `connect`, for a `Pipeline`."""
+    retry = AsyncRetry(_backoff(), retries, supported_errors=_RETRIED)
+    options = _options(url, timeout_s, retry, redis.asyncio.connection.DefaultParser)
     if "+sentinel://" in url:
         sentinels, sentinel_options, service, more = _sentinel_parts(url)
         sentinel: Any = redis.asyncio.Sentinel(sentinels, sentinel_kwargs=sentinel_options)  # type: ignore[no-untyped-call]
-        client: redis.asyncio.Redis = sentinel.master_for(
-            service, _SentinelRedis, _AsyncSentinelPool, **options, **size, **more
-        )
-        return _pack_with_hiredis(client)
-    pool = redis.asyncio.BlockingConnectionPool.from_url(url, **size, **options)
-    return _pack_with_hiredis(redis.asyncio.Redis.from_pool(pool))
+        client: redis.asyncio.Redis = sentinel.master_for(service, _SentinelRedis, **options, **more)
+        return client
+    return redis.asyncio.Redis.from_url(url, **options)

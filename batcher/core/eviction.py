@@ -1,31 +1,22 @@
-"""Warns, once, if Redis is configured with an eviction policy that could drop queue keys.
-
-The policy is checked on every (re)connect.
-"""
+"""Warns, once, if Redis is configured with an eviction policy that could drop queue keys."""
 
 from __future__ import annotations
 
 import logging
-from typing import Any
-
-import redis
-import redis.asyncio
+import re
 
 log = logging.getLogger(__name__)
 
 SAFE = "noeviction"
 
 
-async def eviction_warning(client: redis.asyncio.Redis) -> str:
-    """Returns a warning if Redis may evict entries; empty if it may not, or if the policy cannot be read.
+def eviction_warning(info: object) -> str:
+    """A warning if Redis may evict entries, by the reply of INFO memory; empty if it may not.
 
     INFO reports the policy even where CONFIG is forbidden, as on most managed services.
     """
-    try:
-        facts: dict[str, Any] = await client.info("memory")
-    except (redis.exceptions.RedisError, OSError):
-        return ""
-    policy = str(facts.get("maxmemory_policy", SAFE))
+    found = re.search(rb"^maxmemory_policy:([\w-]+)", info, re.MULTILINE) if isinstance(info, bytes) else None
+    policy = found[1].decode() if found else SAFE
     if policy == SAFE:
         return ""
     return (
@@ -40,9 +31,9 @@ class EvictionWatch:
     def __init__(self) -> None:
         self.warning = ""
 
-    async def look(self, client: redis.asyncio.Redis) -> None:
-        """Checks the policy."""
-        warning = await eviction_warning(client)
+    def look(self, info: object) -> None:
+        """Checks the policy in the reply of INFO memory. Call it after every (re)connect."""
+        warning = eviction_warning(info)
         if warning and warning != self.warning:
             log.warning(warning, extra={"action": "redis.policy"})
         self.warning = warning

@@ -30,7 +30,7 @@ client library may send it twice.
 
 from __future__ import annotations
 
-import random
+from functools import lru_cache
 
 
 def prefix(name: str) -> str:
@@ -38,21 +38,21 @@ def prefix(name: str) -> str:
     return f"{{millrace:{name}}}"
 
 
-def cache_prefix(name: str) -> str:
-    """The prefix of a service's cached results. It has no hash tag: the cache may be in another Redis."""
-    return f"millrace:cache:{name}:"
+# Cached, because there are only a few revisions.
+@lru_cache(maxsize=64)
+def cache_prefix(name: str, revision: str = "") -> str:
+    """The prefix of a service's cached results, or of those of one revision.
+
+    It has no hash tag: the cache may be in another Redis.
+    """
+    return f"millrace:cache:{name}:" + (f"{revision}:" if revision else "")
 
 
 def cache_key(name: str, revision: str, entry: str) -> str:
     """The key of the cached result of one text under one revision."""
-    return f"{cache_prefix(name)}{revision}:{entry}"
+    return cache_prefix(name, revision) + entry
 
 
 def full_key(name: str) -> str:
     """The key that exists while the queue's Redis is too full to cache results there."""
     return f"{prefix(name)}:full"
-
-
-def spread(lifetime_ms: float) -> int:
-    """Varies a lifetime by up to 10 %, so that results cached together do not expire together."""
-    return int(lifetime_ms * random.uniform(0.9, 1.1))

@@ -17,6 +17,7 @@ log = logging.getLogger(__name__)
 
 REDIS_ERRORS = (redis.exceptions.RedisError, OSError)
 ClusterCrossSlotError = redis.exceptions.ClusterCrossSlotError
+NoScriptError = redis.exceptions.NoScriptError
 # Time between retries during an outage: at first, and at most.
 RETRY_S = 0.1
 RETRY_MOST_S = 1.0
@@ -39,8 +40,23 @@ def elsewhere(answer: object) -> bool:
 
 
 def lost_to(answer: Exception) -> redis.exceptions.ConnectionError:
-    """The error to raise instead of such a reply, `from` that reply."""
-    return redis.exceptions.ConnectionError(f"this server cannot be used now: {answer}")
+    """The error to raise instead of such a reply."""
+    lost = redis.exceptions.ConnectionError(f"this server cannot be used now: {answer}")
+    lost.__cause__ = answer
+    return lost
+
+
+def refused(error: BaseException | None) -> bool:
+    """Whether Redis answered with an error, so that it is not lost."""
+    return isinstance(error, redis.exceptions.ResponseError)
+
+
+def refused_cache(error: BaseException | None) -> bool:
+    """Whether an enqueue may have failed because of a cache key that is forbidden or on another server.
+
+    The script reads cache keys before it writes anything, so it is safe to run again without them.
+    """
+    return refused(error) and not isinstance(error, redis.exceptions.OutOfMemoryError)
 
 
 def reason(error: BaseException) -> str:
@@ -71,27 +87,25 @@ class Outage:
     """Whether a Redis is unavailable, since when, and how often it was. One for each Redis of a process."""
 
     def __init__(self, what: Literal["redis", "cache"] = "redis") -> None:
+        self.over = True
         self.count = 0
         self._what = what
-        self._since: float | None = None
-
-    @property
-    def over(self) -> bool:
-        return self._since is None
+        self._since = 0.0
 
     @property
     def seconds(self) -> float:
         """How long the outage has lasted; 0 if there is none."""
-        return 0.0 if self._since is None else time.monotonic() - self._since
+        return 0.0 if self.over else time.monotonic() - self._since
 
     @property
     def pause_s(self) -> float:
         """How long to wait before the next retry, growing with the length of the outage."""
         return min(max(RETRY_S, self.seconds / 8), RETRY_MOST_S) * random.uniform(0.8, 1.2)
 
-    def lost(self, error: Exception) -> None:
+    def lost(self, error: BaseException) -> None:
         """Reports that Redis did not answer."""
-        if self._since is None:
+        if self.over:
+            self.over = False
             self._since = time.monotonic()
             self.count += 1
             log.error(
@@ -100,8 +114,8 @@ class Outage:
 
     def found(self) -> None:
         """Reports that Redis answered."""
-        if self._since is not None:
+        if not self.over:
             away_s = round(self.seconds, 3)
-            self._since = None
+            self.over = True
             extra = {"action": f"{self._what}.back", "away_s": away_s}
             log.warning("%s is available again", self._what, extra=extra)

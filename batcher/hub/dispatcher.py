@@ -1,107 +1,220 @@
-"""Enqueues and cancels entries for the hub, and resolves pending entries with the replies of Redis.
-
-Requests made within one tick of the event loop share a round trip.
-"""
+"""Enqueues and cancels the entries that requests of an API process wait for. Equal texts share an entry."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
-from batcher.core.coalescer import Coalescer
-from batcher.core.outage import REDIS_ERRORS, Outage, reason
-from batcher.core.producer import ApiQueue, queue_states, refused_cache
-from batcher.core.scripts import Command
-from batcher.errors import BudgetExceeded, Malformed, QueueFull, QueueUnavailable
+from batcher.core.commands import Cancel, Enqueue, Enqueued, Full
+from batcher.core.keys import cache_prefix
+from batcher.core.outage import Outage, reason, refused, refused_cache
+from batcher.core.pipeline import Pipeline
+from batcher.errors import BudgetExceeded, Malformed, MillraceError, QueueUnavailable
 from batcher.hub.admission import Admission
-from batcher.hub.pending import PendingEntries, PendingEntry
-from batcher.messages import Prediction, decode_cached, decode_result, estimate_cost
+from batcher.hub.counts import HubCounts
+from batcher.messages import Lane, Outcome, Prediction, decode_cached, decode_result, estimate_cost
 
 log = logging.getLogger(__name__)
 
 # Pending requests survive an outage shorter than this. New requests are refused at once.
 OUTAGE_GRACE_S = 0.8
-# Approximate size of a round trip, far below what keeps Redis busy for a second, and the overhead per text.
-LOAD_BYTES = 2 << 20
-TEXT_BYTES = 128
+# Admit only what will be claimed within this share of its budget: the batch itself needs the rest.
+ADMIT_SHARE = 0.5
+# Clients with little waiting (`first`) may exceed the cap by one part in this many.
+FIRST_SHARE = 4
+# Results are polled after this time in case a hint was lost.
+LOOK_S = 0.3
+# The most entries that one command cancels.
+CANCEL_MOST = 512
 
 
-@dataclass(slots=True)
-class HubCounts:
-    """Counters for the metrics of this process. They count entries, except `round_trips`."""
+@dataclass(slots=True, eq=False)
+class PendingEntry:
+    """One entry that `waiting` requests of this process wait for. Errors are results of its future, too.
 
-    queued: int = 0
-    joined: int = 0
-    shed: int = 0
-    expired: int = 0
-    cancelled: int = 0
-    hinted: int = 0
-    polled: int = 0
-    asked_again: int = 0
-    malformed: int = 0
-    recovered: int = 0
-    round_trips: int = 0
+    Its result is polled at `look_at`, in case the hint was lost, but never before the queue has accepted the
+    entry, which was at `asked_at`. With `revision`, the queue reads the cached result of that revision first.
+    """
+
+    id: str
+    text: str
+    lane: Lane
+    trace: str
+    future: asyncio.Future[Outcome]
+    deadline: float
+    first: bool = False
+    revision: str = ""
+    waiting: int = 0
+    asked_at: float = math.inf
+    look_at: float = math.inf
 
 
 class Dispatcher:
-    """Enqueues and cancels the entries of one API process. `rate` is the workers' total cost per second."""
+    """Enqueues and cancels the entries of one API process. `pending` are those without an outcome, by id."""
 
-    def __init__(
-        self,
-        queue: ApiQueue,
-        pending: PendingEntries,
-        outage: Outage,
-        admission: Admission,
-        rate: Callable[[], float],
-    ) -> None:
+    def __init__(self, pipeline: Pipeline, name: str, api: str, outage: Outage, admission: Admission) -> None:
         self.counts = HubCounts()
-        self._queue = queue
-        self._pending = pending
-        self._outage = outage
-        self._admission = admission
-        self._rate = rate
+        self.pending: dict[str, PendingEntry] = {}
         # False once Redis has refused to read cached results within a script.
         self.may_look = True
-        self._enqueues: Coalescer[Sequence[PendingEntry], None] = Coalescer(
-            self._enqueue, size=_bytes_of, max_size=LOAD_BYTES
-        )
-        # Cancellations are sent one batch at a time. An enqueue of an id that is being cancelled is held back
-        # until then: over two connections, the cancellation could arrive last and delete the new entry.
-        self._cancellations: Coalescer[str, None] = Coalescer(self._cancel, max_in_flight=1)
-        self._cancelling: frozenset[str] = frozenset()
-        self._held_back: list[Sequence[PendingEntry]] = []
+        self._pipeline = pipeline
+        self._name = name
+        self._api = api
+        self._outage = outage
+        self._admission = admission
+        self._last_write = 0
+        self._unwanted: list[str] = []
 
-    def ask(self, entries: Sequence[PendingEntry]) -> None:
-        """Enqueues the entries of one request, or joins existing ones. Their futures receive the outcome."""
-        if not self._cancelling.isdisjoint(entry.id for entry in entries):
-            self._held_back.append(entries)
-        elif entries:
-            self._enqueues.ask(entries)
+    def hold(
+        self,
+        items: Iterable[tuple[str, str]],
+        deadline: float,
+        lane: Lane,
+        trace: str,
+        first: bool,
+        revision: str,
+    ) -> dict[str, PendingEntry]:
+        """Adds a request that waits for these (id, text). Returns its entries by id.
+
+        An entry is enqueued if it is new, or if this request has a later deadline or a higher priority.
+        """
+        held: dict[str, PendingEntry] = {}
+        to_enqueue: list[PendingEntry] = []
+        for entry_id, text in items:
+            if entry_id in held:
+                continue
+            entry = self.pending.get(entry_id)
+            if entry is None or entry.future.done():
+                future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+                entry = PendingEntry(entry_id, text, lane, trace, future, deadline, first, revision)
+                self.pending[entry_id] = entry
+                to_enqueue.append(entry)
+            elif (
+                deadline > entry.deadline + 0.001
+                or (first and not entry.first)
+                or lane != entry.lane == "bulk"
+            ):
+                entry.deadline = max(deadline, entry.deadline)
+                entry.lane = lane
+                entry.first |= first
+                to_enqueue.append(entry)
+            entry.waiting += 1
+            held[entry_id] = entry
+        if to_enqueue:
+            self._enqueue(to_enqueue)
+        return held
+
+    def let_go(self, held: Iterable[PendingEntry]) -> None:
+        """Removes a request. Cancels the entries without an outcome that no other request waits for."""
+        for entry in held:
+            entry.waiting -= 1
+            if entry.waiting:
+                continue
+            self._forget(entry)
+            if not entry.future.done():
+                entry.future.cancel()
+                if not self._unwanted:
+                    asyncio.get_running_loop().call_soon(self._cancel)
+                self._unwanted.append(entry.id)
 
     def again(self, entry: PendingEntry) -> None:
         """Enqueues an entry again that was lost, or expired by the deadline of another, if time is left."""
         if entry.deadline - asyncio.get_running_loop().time() > 0.02:
             self.counts.asked_again += 1
-            self.ask([entry])
+            self._enqueue([entry])
 
-    def withdraw(self, ids: Iterable[str]) -> None:
-        """Cancels entries that no request of this process waits for any more."""
-        for entry_id in ids:
-            self._cancellations.ask(entry_id)
+    def _enqueue(self, entries: Sequence[PendingEntry]) -> None:
+        one = entries[0]
+        budget_s = max(one.deadline - asyncio.get_running_loop().time(), 0.001)
+        command = Enqueue(
+            [entry.id for entry in entries],
+            [entry.text for entry in entries],
+            [estimate_cost(entry.text) for entry in entries],
+            self._api,
+            one.lane,
+            int(budget_s * 1000),
+            self.cap(one.lane, one.first, budget_s),
+            one.trace,
+            one.first,
+            cache_prefix(self._name, one.revision) if one.revision else "",
+        )
+        asked = self._pipeline.run(command)
+        asked.add_done_callback(partial(self._replied, entries, self._pipeline.writes))
 
-    async def drain(self) -> None:
-        """Waits until every command has been answered."""
-        await self._cancellations.drain()
-        await self._enqueues.drain()
+    def cap(self, lane: Lane, first: bool, budget_s: float) -> int:
+        """The waiting cost that can be claimed in time: the setting, or less if the workers are slower."""
+        cap: int = getattr(self._admission.caps, lane)
+        if lane == "interactive" and self._admission.rate > 0:
+            cap = min(cap, int(self._admission.rate * budget_s * ADMIT_SHARE) + 1)
+        return cap + cap // FIRST_SHARE if first else cap
 
-    def lost(self, error: Exception) -> None:
-        """Reports that Redis did not answer. Pending requests fail once the outage has lasted for a while."""
-        self._outage.lost(error)
-        if self._outage.seconds > OUTAGE_GRACE_S:
-            self._pending.resolve_all(QueueUnavailable("the queue is unavailable", retry_after_s=1.0))
+    def _replied(self, entries: Sequence[PendingEntry], write: int, done: asyncio.Future[Enqueued]) -> None:
+        if error := done.exception():
+            self._refused(entries, error)
+            return
+        if write != self._last_write:
+            self._last_write = write
+            self.counts.round_trips += 1
+        states, now = done.result(), asyncio.get_running_loop().time()
+        if isinstance(states, Full):
+            cost = sum(estimate_cost(entry.text) for entry in entries)
+            self._shed(entries, self._admission.queue_full(states.waiting, cost, now))
+            return
+        for entry, state in zip(entries, states, strict=True):
+            if entry.asked_at == math.inf:
+                entry.asked_at, entry.look_at = now, now + LOOK_S
+            if state.kind == "queued":
+                self.counts.queued += 1
+            elif state.kind == "joined":
+                self.counts.joined += 1
+            elif state.kind == "known":
+                self.take_result(entry, state.result)
+            elif (known := decode_cached(state.result)) is not None:
+                self.resolve(entry, known)
+            else:
+                self.counts.malformed += 1
+                self._enqueue_without_cache([entry])
+
+    def _refused(self, entries: Sequence[PendingEntry], error: BaseException) -> None:
+        if entries[0].revision and refused_cache(error):
+            why = reason(error)
+            log.warning("reading the cache separately from now on: %s", why, extra={"action": "cache.apart"})
+            self.may_look = False
+            self._enqueue_without_cache(entries)
+            return
+        if not refused(error):
+            self.lost(error)
+        log.warning("Redis refused to enqueue: %s", reason(error), extra={"action": "enqueue.refused"})
+        self._shed(entries, QueueUnavailable("the queue does not accept work", retry_after_s=1.0))
+
+    def _enqueue_without_cache(self, entries: Sequence[PendingEntry]) -> None:
+        for entry in entries:
+            entry.revision = ""
+        self._enqueue(entries)
+
+    def _shed(self, entries: Sequence[PendingEntry], refusal: MillraceError) -> None:
+        self.counts.shed += len(entries)
+        for entry in entries:
+            self.resolve(entry, refusal)
+
+    def _cancel(self) -> None:
+        """Cancels entries, except those that a new request waits for by now."""
+        ids = [entry_id for entry_id in self._unwanted if entry_id not in self.pending]
+        self._unwanted.clear()
+        for at in range(0, len(ids) if self._outage.over else 0, CANCEL_MOST):
+            some = ids[at : at + CANCEL_MOST]
+            asked = self._pipeline.run(Cancel(self._api, some))
+            asked.add_done_callback(partial(self._cancelled, len(some)))
+
+    def _cancelled(self, count: int, asked: asyncio.Future[int]) -> None:
+        if (error := asked.exception()) and not refused(error):
+            self.lost(error)
+        else:
+            self.counts.cancelled += count
 
     def take_result(self, entry: PendingEntry, raw: bytes) -> None:
         """Decodes the result that a worker or a script wrote, and resolves the pending entry with it."""
@@ -110,107 +223,28 @@ class Dispatcher:
         except Malformed:
             self.counts.malformed += 1
             return
-        if isinstance(result, Prediction):
-            self._pending.resolve(entry, result)
-            return
-        error = result.error()
-        if isinstance(error, BudgetExceeded):
+        outcome = result if isinstance(result, Prediction) else result.error()
+        if isinstance(outcome, BudgetExceeded):
             self.again(entry)  # it may be another caller's deadline that has passed, not this one's
         else:
-            self._pending.resolve(entry, error)
+            self.resolve(entry, outcome)
 
-    async def _enqueue(self, requests: Sequence[Sequence[PendingEntry]]) -> list[Exception | None]:
-        """Enqueues the requests of one tick. Their outcomes, including errors, go to the entries' futures."""
-        try:
-            answers = await self._queue.run([self._command(entries) for entries in requests])
-            self.counts.round_trips += 1
-        except REDIS_ERRORS as error:
-            self.lost(error)
-            answers = [error] * len(requests)
-        for entries, answer in zip(requests, answers, strict=True):
-            self._take_reply(entries, answer)
-        return [None] * len(requests)
+    def resolve(self, entry: PendingEntry, outcome: Outcome) -> None:
+        """Passes the outcome to the requests that wait. A later request enqueues the text again."""
+        if not entry.future.done():
+            entry.future.set_result(outcome)
+        self._forget(entry)
 
-    def _command(self, entries: Sequence[PendingEntry]) -> Command:
-        one = entries[0]
-        budget_s = max(one.deadline - asyncio.get_running_loop().time(), 0.001)
-        items = [(entry.id, entry.text, estimate_cost(entry.text)) for entry in entries]
-        cap = self._admission.cap(one.lane, one.first, budget_s, self._rate())
-        budget_ms = int(budget_s * 1000)
-        return self._queue.enqueue(
-            items, one.lane, budget_ms, cap, one.trace, first=one.first, revision=one.revision
-        )
+    def resolve_all(self, outcome: Outcome) -> None:
+        for entry in list(self.pending.values()):
+            self.resolve(entry, outcome)
 
-    def _take_reply(self, entries: Sequence[PendingEntry], answer: Any) -> None:
-        if entries[0].revision and refused_cache(answer):
-            why = reason(answer)
-            log.warning("reading the cache separately from now on: %s", why, extra={"action": "cache.apart"})
-            self.may_look = False
-            self._enqueue_without_cache(entries)
-            return
-        try:
-            if isinstance(answer, Exception):
-                extra = {"action": "enqueue.refused"}
-                log.warning("Redis refused to enqueue: %s", reason(answer), extra=extra)
-                raise QueueUnavailable("the queue does not accept work", retry_after_s=1.0)
-            states = queue_states(answer, lambda waiting: self._retry_after_s(waiting, entries))
-        except (QueueFull, QueueUnavailable) as refusal:
-            refusal.__traceback__ = None  # it refers to this frame: a reference cycle with the entries
-            self.counts.shed += len(entries)
-            for entry in entries:
-                self._pending.resolve(entry, refusal)
-            return
-        now = asyncio.get_running_loop().time()
-        for entry, state in zip(entries, states, strict=True):
-            entry.asked(now)
-            if entry.future.cancelled() and entry.id not in self._pending:
-                self.withdraw([entry.id])  # cancelled before the enqueue arrived: cancel it again
-            if state == b"queued":
-                self.counts.queued += 1
-            elif state == b"joined":
-                self.counts.joined += 1
-            elif isinstance(state, bytes):
-                self.take_result(entry, state)
-            else:
-                self._take_cached(entry, state[0])
+    def lost(self, error: BaseException) -> None:
+        """Reports that Redis did not answer. Pending requests fail once the outage has lasted for a while."""
+        self._outage.lost(error)
+        if self._outage.seconds > OUTAGE_GRACE_S:
+            self.resolve_all(QueueUnavailable("the queue is unavailable", retry_after_s=1.0))
 
-    def _take_cached(self, entry: PendingEntry, raw: bytes) -> None:
-        """Resolves an entry with a cached result. An unreadable one counts as a miss."""
-        known = decode_cached(raw)
-        if known is not None:
-            self._pending.resolve(entry, known)
-        else:
-            self.counts.malformed += 1
-            self._enqueue_without_cache([entry])
-
-    def _enqueue_without_cache(self, entries: Sequence[PendingEntry]) -> None:
-        for entry in entries:
-            entry.revision = ""
-        self.ask(entries)
-
-    def _retry_after_s(self, waiting_cost: int, entries: Sequence[PendingEntry]) -> float:
-        cost = sum(estimate_cost(entry.text) for entry in entries)
-        now = asyncio.get_running_loop().time()
-        return self._admission.retry_after_s(waiting_cost, cost, self._rate(), now)
-
-    async def _cancel(self, ids: Sequence[str]) -> list[Exception | None]:
-        """Cancels ids, except those that a new request waits for by now."""
-        unwanted = [entry_id for entry_id in ids if entry_id not in self._pending]
-        if unwanted and self._outage.over:
-            self._cancelling = frozenset(unwanted)
-            try:
-                await self._queue.run([self._queue.cancel(unwanted)])
-                self.counts.cancelled += len(unwanted)
-            except REDIS_ERRORS as error:
-                self.lost(error)
-            finally:
-                self._cancelling = frozenset()
-            held_back, self._held_back = self._held_back, []
-            for entries in held_back:
-                self.ask([entry for entry in entries if self._pending.get(entry.id) is entry])
-        return [None] * len(ids)
-
-
-def _bytes_of(entries: Sequence[PendingEntry]) -> int:
-    """Approximate size of a request's texts in transit, at most four bytes per character."""
-    return sum(TEXT_BYTES + len(entry.text) * (1 if entry.text.isascii() else 4) for entry in entries)
+    def _forget(self, entry: PendingEntry) -> None:
+        if self.pending.get(entry.id) is entry:
+            del self.pending[entry.id]

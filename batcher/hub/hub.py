@@ -16,9 +16,10 @@ from typing import Any
 
 from batcher.core.connection import AsyncRedis, connect_async
 from batcher.core.eviction import EvictionWatch
-from batcher.core.outage import REDIS_ERRORS, Outage
-from batcher.core.pool import ConnectionPool
-from batcher.core.producer import ApiQueue
+from batcher.core.keys import cache_prefix, prefix
+from batcher.core.outage import REDIS_ERRORS, Outage, refused
+from batcher.core.pipeline import Pipeline
+from batcher.core.snapshot import NO_SNAPSHOT, Snapshot, Sweep
 from batcher.errors import (
     BudgetExceeded,
     EntryFailed,
@@ -29,13 +30,13 @@ from batcher.errors import (
 )
 from batcher.hub.admission import Admission, LaneCaps
 from batcher.hub.dispatcher import Dispatcher
-from batcher.hub.pending import PendingEntries, PendingEntry
-from batcher.messages import NO_SNAPSHOT, Lane, Outcome, Snapshot, is_failure
+from batcher.hub.slow_poll import SlowPoll
+from batcher.memory import read_memory
+from batcher.messages import Lane, Outcome, is_failure
 from batcher.settings import QueueSettings
 
 SWEEP_EVERY_S = 1.0
 POLL_EVERY_S = 0.3
-POLL_MOST = 500
 HINT_BLOCK_S = 1.0
 HINTS_MOST = 64
 # Ticks of the event loop in which requests answer after a result, before the hub waits for the next hint.
@@ -61,24 +62,23 @@ class ReplyHub:
         linger_s: float = 0.0,
         cache_here: bool = False,
     ) -> None:
-        api = f"{socket.gethostname()}-{os.getpid()}-{random.getrandbits(32):08x}"
-        self.queue = ApiQueue(client, name, api, max_attempts)
+        self.api = f"{socket.gethostname()}-{os.getpid()}-{random.getrandbits(32):08x}"
         self.snapshot: Snapshot = NO_SNAPSHOT
         self.outage = Outage()
         self.eviction = EvictionWatch()
-        self._clients = (client, hint_client)
-        self._hint_connections = ConnectionPool(hint_client)
+        self._pipeline = Pipeline(client, prefix(name), retries=1)
+        self._hint_pipeline = Pipeline(hint_client)
+        self._hint_list = f"{prefix(name)}:reply:{self.api}"
+        self._max_attempts = max_attempts
         self._linger_s = linger_s
-        self._cache_here = cache_here
-        self._pending = PendingEntries()
-        self._dispatcher = Dispatcher(
-            self.queue, self._pending, self.outage, Admission(caps), lambda: self.snapshot.rate
-        )
+        self._cache = cache_prefix(name) if cache_here else ""
+        self._admission = Admission(caps)
+        self._dispatcher = Dispatcher(self._pipeline, name, self.api, self.outage, self._admission)
+        self._slow_poll = SlowPoll(self._pipeline, self._dispatcher)
         self.counts = self._dispatcher.counts
         self._loops: list[asyncio.Task[None]] = []
         self._first_reply = asyncio.Event()
         self._stopping = False
-        self._hints_lost = False
 
     @classmethod
     def connect(cls, settings: QueueSettings, *, linger_s: float = 0.0) -> ReplyHub:
@@ -87,15 +87,13 @@ class ReplyHub:
         caps = LaneCaps(settings.max_waiting_cost, settings.max_waiting_cost_bulk)
         return cls(
             connect_async(url, timeout_s=1.0, retries=1),
-            connect_async(url, timeout_s=HINT_BLOCK_S + 2.0, retries=0, connections=1),
+            connect_async(url, timeout_s=HINT_BLOCK_S + 2.0, retries=0),
             name=settings.name,
             caps=caps,
             max_attempts=settings.max_attempts,
             linger_s=linger_s,
             cache_here=settings.cache_here,
         )
-
-    # -- lifecycle ---------------------------------------------------------------------------------
 
     async def start(self, patience_s: float = 0.5) -> None:
         """Starts the loops and waits for the first reply. Succeeds without Redis: the loops keep trying."""
@@ -106,16 +104,13 @@ class ReplyHub:
     async def stop(self) -> None:
         """Stops the loops, then closes the clients. Pending requests get QueueUnavailable."""
         self._stopping = True
-        self._pending.resolve_all(QueueUnavailable("this API process is shutting down", retry_after_s=1.0))
+        self._dispatcher.resolve_all(QueueUnavailable("this API process is shutting down", retry_after_s=1.0))
         self._first_reply.set()
         for task in self._loops:
             task.cancel()
         await asyncio.gather(*self._loops, return_exceptions=True)
-        await self._dispatcher.drain()
-        await self.queue.close()
-        await self._hint_connections.close()
-        for client in self._clients:
-            await client.aclose()
+        await self._pipeline.close()
+        await self._hint_pipeline.close()
 
     @property
     def alive(self) -> bool:
@@ -130,15 +125,13 @@ class ReplyHub:
     @property
     def waiting(self) -> int:
         """How many ids the requests of this process wait for."""
-        return len(self._pending)
+        return len(self._dispatcher.pending)
 
     @property
     def looks(self) -> bool:
         """Whether `classify` can read the shared cache in the same round trip."""
-        may_look = self._cache_here and self._dispatcher.may_look
+        may_look = bool(self._cache) and self._dispatcher.may_look
         return may_look and self.reachable and bool(self.snapshot.workers)
-
-    # -- requests ----------------------------------------------------------------------------------
 
     async def classify(
         self,
@@ -161,10 +154,8 @@ class ReplyHub:
         """
         self._admit()
         deadline = asyncio.get_running_loop().time() + budget_s
-        held, to_enqueue = self._pending.hold(
-            zip(ids, texts, strict=True), deadline, lane, trace, first, revision
-        )
-        self._dispatcher.ask(to_enqueue)
+        items = zip(ids, texts, strict=True)
+        held = self._dispatcher.hold(items, deadline, lane, trace, first, revision)
         try:
             _, pending = await asyncio.wait([entry.future for entry in held.values()], timeout=budget_s)
             if pending:
@@ -172,9 +163,7 @@ class ReplyHub:
                 raise BudgetExceeded(f"no result within the budget of {budget_s:g} s")
             outcomes = [held[entry_id].future.result() for entry_id in ids]
         finally:
-            unwanted = self._pending.let_go(held.values())
-            if not self._stopping:
-                self._dispatcher.withdraw(unwanted)
+            self._dispatcher.let_go(held.values())
         for outcome in outcomes:
             if isinstance(outcome, MillraceError) and not isinstance(outcome, (EntryFailed, EntryPoisoned)):
                 # Raise a copy: raising the shared instance would attach this frame to its traceback and
@@ -188,23 +177,21 @@ class ReplyHub:
         if not self.snapshot.workers:
             raise NoWorker("no workers are running; try again shortly", retry_after_s=2.0)
 
-    # -- results -----------------------------------------------------------------------------------
-
     async def _hints(self) -> None:
-        """Pops hints and resolves futures. Hints lost with a connection delay results by POLL_EVERY_S."""
+        """Pops hints and resolves futures. Hints lost with a connection delay results until the slow poll."""
         while not self._stopping:
             await self._first_reply.wait()
             try:
-                hints = await self.queue.hints(self._hint_connections, HINT_BLOCK_S, HINTS_MOST)
+                hints = await self._pop_hints()
             except REDIS_ERRORS as error:
-                self._hints_lost = True
+                self._slow_poll.hints_lost = True
                 self._dispatcher.lost(error)
                 await asyncio.sleep(self.outage.pause_s)
                 continue
             failed = []
             for hint in hints:
                 entry_id, _, raw = hint.partition(b"\n")
-                entry = self._pending.get(entry_id.decode("ascii", "replace"))
+                entry = self._dispatcher.pending.get(entry_id.decode("ascii", "replace"))
                 if entry is None:
                     continue
                 self.counts.hinted += 1
@@ -213,51 +200,51 @@ class ReplyHub:
                 else:
                     self._dispatcher.take_result(entry, raw)
             if failed:  # a late hint may be about an earlier run, whose failure concerns no later request
-                await self._poll(failed)
+                await self._slow_poll.ask(failed)
             for _ in range(ANSWER_TICKS):
                 await asyncio.sleep(0)
             if self._linger_s:
                 await asyncio.sleep(self._linger_s)
 
+    async def _pop_hints(self) -> list[bytes]:
+        """One round trip: waits for the first hint, and takes all others that are there by then."""
+        first, others = await asyncio.gather(
+            self._hint_pipeline.ask("BLPOP", self._hint_list, HINT_BLOCK_S),
+            self._hint_pipeline.ask("LPOP", self._hint_list, HINTS_MOST),
+        )
+        lists = [*(first or [])[1:], *(others or [])]
+        return [hint for hints in lists for hint in hints.split(b"\0")]
+
     async def _polls(self) -> None:
         """Polls for results whose hints were lost, and enqueues again the ids that Redis has lost."""
         while not self._stopping:
             await asyncio.sleep(POLL_EVERY_S)
-            if not self.reachable:
-                continue
-            late = self._pending.late(asyncio.get_running_loop().time(), every_entry=self._hints_lost)
-            self._hints_lost = False
-            for at in range(0, len(late), POLL_MOST):
-                await self._poll(late[at : at + POLL_MOST])
-
-    async def _poll(self, entries: Sequence[PendingEntry]) -> None:
-        try:
-            (answer,) = await self.queue.run([self.queue.outcomes(entry.id for entry in entries)])
-        except REDIS_ERRORS as error:
-            self._dispatcher.lost(error)
-            return
-        if isinstance(answer, Exception):
-            return
-        for entry, state in zip(entries, answer, strict=True):
-            if entry.future.done() or state == b"waiting":
-                continue
-            if state == b"gone":
-                self._dispatcher.again(entry)
-            else:
-                self.counts.polled += 1
-                self._dispatcher.take_result(entry, state)
+            if self.reachable:
+                await self._slow_poll.poll()
 
     async def _sweeps(self) -> None:
         """Sweeps every second, so that recovery works without live workers. Detects outages and their end."""
         while not self._stopping:
             try:
-                self.snapshot = await self.queue.sweep(evicts=self._cache_here)
-                if not self.reachable:
-                    await self.eviction.look(self._clients[0])
-                self.counts.recovered += self.snapshot.recovered
+                await self.sweep()
                 self.outage.found()
                 self._first_reply.set()
                 await asyncio.sleep(SWEEP_EVERY_S * random.uniform(0.8, 1.0))
             except REDIS_ERRORS as error:
                 self._dispatcher.lost(error)
                 await asyncio.sleep(self.outage.pause_s)
+
+    async def sweep(self) -> None:
+        """Sweeps once. Raises REDIS_ERRORS."""
+        try:
+            info = await self._pipeline.ask("INFO", "memory")
+        except REDIS_ERRORS as error:
+            if not refused(error):
+                raise
+            info = b""  # not every Redis user may read it
+        command = Sweep(self._max_attempts, self._cache, self.snapshot.cursor, read_memory(info))
+        self.snapshot = await self._pipeline.run(command)
+        self._admission.rate = self.snapshot.rate
+        self.counts.recovered += self.snapshot.recovered
+        if not self.reachable:
+            self.eviction.look(info)

@@ -16,11 +16,12 @@ from typing import Protocol, TypeVar
 
 from batcher import tracing
 from batcher.core.outage import REDIS_ERRORS
+from batcher.core.snapshot import Snapshot
 from batcher.errors import BudgetExceeded, MillraceError, NoWorker, QueueFull, QueueUnavailable
 from batcher.jobs.records import Attempt, JobStatus
 from batcher.jobs.results import ChunkResults, chunk_results
 from batcher.jobs.store import JobStore
-from batcher.messages import Lane, Outcome, Prediction, Snapshot, entry_id
+from batcher.messages import Lane, Outcome, Prediction, entry_id
 from batcher.settings import JobSettings
 
 log = logging.getLogger(__name__)

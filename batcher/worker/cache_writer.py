@@ -8,8 +8,9 @@ import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
+from batcher.core.commands import spread
 from batcher.core.connection import Redis, connect
-from batcher.core.keys import cache_key, full_key, spread
+from batcher.core.keys import cache_key, full_key
 from batcher.core.outage import REDIS_ERRORS, Outage
 from batcher.messages import Prediction
 from batcher.settings import QueueSettings

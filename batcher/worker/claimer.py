@@ -5,19 +5,18 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
-from typing import Any
 
-from batcher.core.consumer import Claim, WorkerQueue, read_claim
+from batcher.core.commands import Claim, Claimed
 from batcher.core.outage import REDIS_ERRORS, Outage
-from batcher.core.scripts import Command
 from batcher.settings import WorkerSettings
 from batcher.worker.batching import Arrivals, CostModel, InteractiveTraffic, claim_cost
 from batcher.worker.heartbeat import Heartbeat
 from batcher.worker.inference import TokenizedEntry
+from batcher.worker.queue import WorkerQueue
 from model_store import Layout
 
 WAIT_S = 1.0
-NOTHING = Claim([], 0, 0, 0, b"0-0")
+NOTHING = Claimed()
 
 
 class Claimer:
@@ -58,7 +57,7 @@ class Claimer:
         *,
         ahead: bool = False,
         waits: bool = False,
-    ) -> Command:
+    ) -> Claim:
         """Builds the next claim. Pass `waits=True` for a command that is handed to `wait`.
 
         With `ahead=True` (claiming while a batch is running), only interactive entries are claimed if there
@@ -71,20 +70,20 @@ class Claimer:
         free = not ahead and not held
         return self._queue.claim_command(self._most, wanted, min(wanted, bulk), free, waits)
 
-    def claim(self, command: Command) -> Claim:
+    def claim(self, command: Claim) -> Claimed:
         """Claims once. If Redis does not answer, pauses briefly and returns an empty claim."""
         try:
-            (answer,) = self._queue.run([command])
+            (claimed,) = self._queue.run([command])
         except REDIS_ERRORS as error:
             return self._failed(error)
-        return self.taken(answer)
+        return self.taken(claimed)
 
     @property
     def more(self) -> bool:
         """Whether a claim may return entries at once, so that the worker should not wait."""
         return self.left > 0 or not self._last_wakeup
 
-    def wait(self, window_s: float, command: Command) -> Claim:
+    def wait(self, window_s: float, command: Claim) -> Claimed:
         """Waits up to WAIT_S for entries, then claims at once, or after `window_s` to let more arrive."""
         try:
             if window_s <= 0.0:
@@ -97,16 +96,16 @@ class Claimer:
         self._stopping.wait(window_s)
         return self.claim(command)
 
-    def _failed(self, error: Exception) -> Claim:
+    def _failed(self, error: Exception) -> Claimed:
         self._outage.lost(error)
         self._last_wakeup = b""
         self._stopping.wait(self._outage.pause_s)
         return NOTHING
 
-    def taken(self, answer: Sequence[Any]) -> Claim:
-        """Reads the answer of Redis to a claim and starts renewing the leases of its entries."""
-        self._outage.found()
-        claim = read_claim(answer)
+    def taken(self, claim: Claimed) -> Claimed:
+        """Starts renewing the leases of claimed entries."""
+        if not self._outage.over:
+            self._outage.found()
         self._heartbeat.hold(entry.id for entry in claim.entries)
         now = time.monotonic()
         self.arrivals = self.arrivals.seen(len(claim.entries), now)

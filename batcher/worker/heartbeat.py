@@ -14,8 +14,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from batcher.core.consumer import WorkerQueue
 from batcher.core.outage import REDIS_ERRORS, Outage, reason
+from batcher.worker.queue import WorkerQueue
 
 log = logging.getLogger(__name__)
 

@@ -14,14 +14,14 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from batcher.core.consumer import Claim, WorkerQueue
+from batcher.core.commands import Claim, Claimed
 from batcher.core.outage import REDIS_ERRORS, Outage, reason
-from batcher.core.scripts import Command
 from batcher.settings import WorkerSettings
 from batcher.worker.batching import CostModel, Reason, keep_window_s, next_pass
 from batcher.worker.claimer import NOTHING, Claimer
 from batcher.worker.heartbeat import Heartbeat
 from batcher.worker.inference import Inference, Result, Tokenized, TokenizedEntry
+from batcher.worker.queue import WorkerQueue
 from batcher.worker.results import Remember, ResultSender, encoded
 from batcher.worker.stats import BatchReport, WorkerStats, model_record
 from batcher.worker.warm_up import warm_up
@@ -176,24 +176,24 @@ class Worker:
         reason: Reason = "full" if claim.left else "window" if window_s > 0.0 else "idle"
         self._keep(self._tokenised(claim, reason))
 
-    def _exchange(self, results: Sequence[Result]) -> Claim:
+    def _exchange(self, results: Sequence[Result]) -> Claimed:
         """Completes results and claims new entries in one round trip."""
         if not results:
             return self.claims.claim(self._claim_command())
         try:
             commands = [self._queue.complete_command(encoded(results)), self._claim_command()]
-            completed, answer = self._queue.run(commands)
+            completed, claimed = self._queue.run(commands)
         except REDIS_ERRORS:
             self._sender.send(results)
             return NOTHING
         self._queue.read_completed(completed)
         self._run_aside(self._sender.sent, results)
-        return self.claims.taken(answer)
+        return self.claims.taken(claimed)
 
-    def _claim_command(self, *, ahead: bool = False, waits: bool = False) -> Command:
+    def _claim_command(self, *, ahead: bool = False, waits: bool = False) -> Claim:
         return self.claims.command(self._held, self.cost, self.budget, ahead=ahead, waits=waits)
 
-    def _tokenised(self, claim: Claim, reason: Reason) -> Tokenized:
+    def _tokenised(self, claim: Claimed, reason: Reason) -> Tokenized:
         with self.heartbeat.watched():
             return self._inference.tokenize_entries(claim.entries, reason)
 

@@ -19,12 +19,12 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from batcher.core.buckets import duration_bounds
-from batcher.core.consumer import WorkerQueue
+from batcher.core.commands import Command
 from batcher.core.metrics import build, redis_state
-from batcher.core.scripts import Command
 from batcher.messages import Lane
 from batcher.worker.batching import Reason
 from batcher.worker.drift import DriftWatch, Tally
+from batcher.worker.queue import WorkerQueue
 from batcher.worker.stats import BatchReport
 from model_store import ModelInfo
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 SIZE_BOUNDS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 TOKEN_BOUNDS = (16, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048, 4096)
 # Called with the commands of a round trip, its duration in seconds, and the answers.
-OnRoundTrip = Callable[[Sequence[Command], float, Sequence[Any]], None]
+OnRoundTrip = Callable[[Sequence[Command[Any]], float, Sequence[Any]], None]
 
 
 class WorkerMetrics:
@@ -110,7 +110,7 @@ class WorkerMetrics:
         for entry, wait_s in zip(report.entries, report.queue_s, strict=True):
             self._waits[entry.lane].observe(wait_s)
 
-    def round_trip(self, commands: Sequence[Command], seconds: float, answers: Sequence[Any]) -> None:
+    def round_trip(self, commands: Sequence[Command[Any]], seconds: float, answers: Sequence[Any]) -> None:
         """Counts a successful round trip under the name of its first script."""
         script = commands[0].script
         self._trips[script].observe(seconds)
@@ -123,7 +123,7 @@ class MeasuredQueue(WorkerQueue):
 
     on_round_trip: OnRoundTrip | None = None
 
-    def run(self, commands: Sequence[Command]) -> list[Any]:
+    def run(self, commands: Sequence[Command[Any]]) -> list[Any]:
         """Runs commands as WorkerQueue does. A failed round trip is not measured: it counts as an outage."""
         if self.on_round_trip is None:
             return super().run(commands)

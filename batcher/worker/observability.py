@@ -7,7 +7,7 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-from batcher.core.scripts import Command
+from batcher.core.commands import Command
 from batcher.probe_server import ProbeServer
 from batcher.settings import WorkerSettings
 from batcher.worker.drift import DriftWatch, WatchedClassifier
@@ -81,7 +81,7 @@ class Observability:
         if self._probes is not None:
             self._probes.close()
 
-    def _round_trip(self, commands: Sequence[Command], seconds: float, answers: Sequence[Any]) -> None:
+    def _round_trip(self, commands: Sequence[Command[Any]], seconds: float, answers: Sequence[Any]) -> None:
         if self._metrics is not None:
             self._metrics.round_trip(commands, seconds, answers)
         if self._traces is not None:

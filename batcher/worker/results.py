@@ -7,11 +7,11 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from batcher.core.consumer import WorkerQueue
 from batcher.core.outage import REDIS_ERRORS, Outage
 from batcher.messages import Prediction
 from batcher.worker.heartbeat import Heartbeat
 from batcher.worker.inference import Result
+from batcher.worker.queue import WorkerQueue
 
 # How long to retry while Redis does not answer. After that, the leases expire and the entries are run again.
 PATIENCE_S = 30.0
@@ -64,7 +64,8 @@ class ResultSender:
         while True:
             try:
                 self._queue.complete(encoded(results))
-                self._outage.found()
+                if not self._outage.over:
+                    self._outage.found()
                 return True
             except REDIS_ERRORS as error:
                 self._outage.lost(error)

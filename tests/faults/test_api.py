@@ -68,7 +68,7 @@ async def test_fault_13_hints_that_are_lost_cost_half_a_second_not_the_answer(ro
     asking = asyncio.create_task(road.check("the hint gets lost"))
     result, there_at = f"{P}:res:{entry_id('the hint gets lost')}", 0.0
     while not asking.done():
-        road.client.delete(f"{P}:reply:{road.hub.queue.api}")
+        road.client.delete(f"{P}:reply:{road.hub.api}")
         if not there_at and road.client.exists(result):
             there_at = time.monotonic()
         await asyncio.sleep(0)

@@ -12,10 +12,10 @@ import pytest
 import redis
 
 from batcher.core.connection import connect
-from batcher.core.consumer import WorkerQueue
 from batcher.core.keys import cache_key
 from batcher.errors import EntryFailed, EntryPoisoned
 from batcher.messages import Prediction, entry_id
+from batcher.worker.queue import WorkerQueue
 from batcher.worker.stats import WorkerStats, model_record
 from model_store.stub import StubClassifier
 from tests.answers import right
@@ -80,7 +80,7 @@ async def test_fault_04_killed_after_the_pass_computed_twice_answered_once(
     road.add_worker()
     await asking
     await road.empty()
-    assert road.client.llen(f"{P}:reply:{road.hub.queue.api}") == 0
+    assert road.client.llen(f"{P}:reply:{road.hub.api}") == 0
 
 
 async def test_fault_05_the_reply_to_complete_is_lost_and_it_is_sent_again(
@@ -105,7 +105,7 @@ async def test_fault_05_the_reply_to_complete_is_lost_and_it_is_sent_again(
     proxy.heal()
     await asking
     assert await asyncio.to_thread(queue.complete, [(entry.id, result)]) == 0, "the first one counted"
-    assert road.client.llen(f"{P}:reply:{road.hub.queue.api}") == 0
+    assert road.client.llen(f"{P}:reply:{road.hub.api}") == 0
     client.close()
     await road.empty()
 

@@ -9,10 +9,11 @@ import pytest
 import redis
 
 from batcher.core.connection import connect, connect_async
-from batcher.core.consumer import WorkerQueue
 from batcher.core.outage import REDIS_ERRORS
-from batcher.core.producer import ApiQueue
+from batcher.core.pipeline import Pipeline
+from batcher.core.snapshot import Sweep
 from batcher.jobs.store import JobStore
+from batcher.worker.queue import WorkerQueue
 from tests.conftest import encoded
 from tests.mill import wait_until
 from tests.proxy import Proxy
@@ -53,7 +54,7 @@ class User:
     def __init__(self, kind: str, url: str) -> None:
         self._aio = connect_async(url, timeout_s=2, retries=1)
         self._sync = connect(url, timeout_s=2, retries=0)
-        self._queue = ApiQueue(self._aio, "t", "a", 3)
+        self._pipeline = Pipeline(self._aio, "t", retries=1)
         self._worker = WorkerQueue(self._sync, "t", "w", lease_ms=2000, max_attempts=3, result_ms=1000)
         self._store = JobStore(self._sync, "t", 60)
         self._write: Callable[[], Awaitable[object]] = getattr(self, f"_{kind}")
@@ -62,10 +63,10 @@ class User:
         return await self._write()
 
     async def _api(self) -> object:
-        return await self._queue.sweep()
+        return await self._pipeline.run(Sweep(3))
 
     async def _plain(self) -> object:
-        return await self._aio.set("a", 1)
+        return await self._pipeline.ask("SET", "a", 1)
 
     async def _beats(self) -> object:
         return self._worker.beat([], {"state": "idle"}, {"revision": "A"}, 5000)
@@ -76,8 +77,7 @@ class User:
         return self._store.create(upload, "d", 10)
 
     async def close(self) -> None:
-        await self._queue.close()
-        await self._aio.aclose()
+        await self._pipeline.close()
         self._sync.close()
 
 

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from api.main import create_app
 from api.predict.handler import PredictMiddleware
 from api.settings import ApiSettings
-from batcher.core.consumer import WorkerQueue
+from batcher.core.pipeline import Pipeline
 from batcher.hub.admission import LaneCaps
 from batcher.hub.hub import ReplyHub
 from batcher.hub.shared_cache import SharedCache
@@ -26,6 +26,7 @@ from batcher.settings import WorkerSettings
 from batcher.worker import claimer as claims
 from batcher.worker.cache_writer import remember
 from batcher.worker.loop import Worker
+from batcher.worker.queue import WorkerQueue
 from batcher.worker.stats import BatchReport
 from model_store.stub import StubClassifier
 from tests.servers import leftovers
@@ -56,7 +57,7 @@ class Mill:
         app = create_app(
             ApiSettings(**settings),  # type: ignore[arg-type]
             hub=hub,
-            cache=SharedCache(self._aio(), "t"),
+            cache=SharedCache(Pipeline(self._aio()), "t"),
         )
         await self._stack.enter_async_context(app.app.router.lifespan_context(app.app))
         transport = httpx.ASGITransport(app)
@@ -221,7 +222,7 @@ def kept_by_cycles() -> Iterator[list[str]]:
     try:
         yield found
         gc.collect()
-        ours = ("api.", "batcher.errors", "batcher.hub.pending")
+        ours = ("api.", "batcher.errors", "batcher.hub.", "batcher.core.pipeline")
         found += [type(one).__name__ for one in gc.garbage if type(one).__module__.startswith(ours)]
     finally:
         gc.set_debug(0)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import redis
 
-from batcher.core.consumer import WorkerQueue
-from batcher.core.producer import ApiQueue
+from batcher.core.commands import Enqueue
 from batcher.messages import Lane
+from batcher.worker.queue import WorkerQueue
 
 Ask = Callable[[str, int, Lane], None]
 
@@ -21,10 +20,10 @@ def queue(client: redis.Redis) -> WorkerQueue:
 
 
 @pytest.fixture
-def ask(queue: WorkerQueue, client: Any) -> Ask:
+def ask(queue: WorkerQueue) -> Ask:
     def enqueue(name: str, count: int, lane: Lane) -> None:
-        items = ((f"{name}{at}", "text", 10) for at in range(count))
-        queue.run([ApiQueue(client, "lane", "api", 3).enqueue(items, lane, 60_000, 10**6, "")])
+        ids = [f"{name}{at}" for at in range(count)]
+        queue.run([Enqueue(ids, ["text"] * count, [10] * count, "api", lane, 60_000, 10**6)])
 
     return enqueue
 

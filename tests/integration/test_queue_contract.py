@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import redis
 
-from batcher.core.consumer import Claim, WorkerQueue, read_claim
-from batcher.core.producer import ApiQueue, queue_states, sweep_command
+from batcher.core.commands import Cancel, Claimed, Complete, Completed, Enqueue, Full, Outcomes
+from batcher.core.keys import cache_prefix
+from batcher.core.snapshot import Sweep
 from batcher.errors import QueueFull
 from batcher.messages import Failure, Prediction, decode_result, fragment
+from batcher.worker.queue import WorkerQueue
 from tests.mill import wait_until
 from tests.servers import leftovers
 
@@ -39,6 +42,13 @@ MODEL = {
 }
 
 
+class RawSweep(Sweep):
+    """A sweep whose reply is left as it is."""
+
+    def read(self, reply: Any) -> Any:
+        return reply
+
+
 class Bench:
     """Both ends over one client; `api("a")` is an API process, `worker("w")` a worker."""
 
@@ -63,22 +73,27 @@ class Bench:
         cost: int = 10,
         revision: str = "",
     ) -> list[Any]:
-        asking = ApiQueue(self.client, "t", api, 3)
-        items = ((i, f"text {i}", cost) for i in ids)
-        command = asking.enqueue(items, lane, budget_ms, cap, "", revision=revision)
-        (answer,) = self.worker().run([command])
-        return queue_states(answer, lambda waiting: waiting / 100)
+        texts, costs = [f"text {i}" for i in ids], [cost] * len(ids)
+        cache = cache_prefix("t", revision) if revision else ""
+        (answer,) = self.worker().run([Enqueue(ids, texts, costs, api, lane, budget_ms, cap, cache=cache)])
+        if isinstance(answer, Full):
+            raise QueueFull("full", retry_after_s=answer.waiting / 100)
+        return [
+            [state.result] if state.kind == "cached" else state.result or state.kind.encode()
+            for state in answer
+        ]
 
     def cancel(self, *ids: str, api: str = "a") -> int:
-        (removed,) = self.worker().run([ApiQueue(self.client, "t", api, 3).cancel(ids)])
+        (removed,) = self.worker().run([Cancel(api, ids)])
         return int(removed)
 
     def sweep(self, max_attempts: int = 3) -> Any:
-        return self.worker().run([sweep_command(max_attempts)])[0]
+        return self.worker().run([RawSweep(max_attempts)])[0]
 
     def sweep_with(self, remembered: str, surplus: int, full: int) -> Any:
         """A sweep that evicts from the cache."""
-        return self.worker().run([sweep_command(3, [remembered, surplus, 0, full])])[0]
+        memory: Any = SimpleNamespace(surplus=surplus, full=full)
+        return self.worker().run([RawSweep(3, remembered, memory=memory)])[0]
 
     def hints(self, api: str = "a") -> list[tuple[str, bytes]]:
         raws = self.client.lrange(f"{self.P}:reply:{api}", 0, -1)
@@ -582,9 +597,9 @@ def test_results_are_remembered_as_they_are_completed_but_no_failure_is(bench: B
 
 def test_a_refused_cache_is_given_up_and_nothing_else(bench: Bench) -> None:
     worker = bench.worker(revision="A", cache_ms=1000)
-    assert worker.read_completed([3, b"OOM command not allowed when used memory > 'maxmemory'."]) == 3
+    assert worker.read_completed(Completed(3, "OOM command not allowed")) == 3
     assert worker.remembers
-    assert worker.read_completed([2, b"keys in different slots"]) == 2
+    assert worker.read_completed(Completed(2, "keys in different slots")) == 2
     assert not worker.remembers
     bench.ask("x")
     worker.claim(10, 100, 100)
@@ -592,15 +607,15 @@ def test_a_refused_cache_is_given_up_and_nothing_else(bench: Bench) -> None:
     assert bench.client.keys("millrace:cache:*") == []
 
 
-def claim_in_advance(queue: WorkerQueue, bell: bytes, block_s: float = 0.01) -> Claim:
-    return read_claim(queue.wait_and_claim(bell, block_s, queue.claim_command(10, 100, 100, waits=True)))
+def claim_in_advance(queue: WorkerQueue, bell: bytes, block_s: float = 0.01) -> Claimed:
+    return queue.wait_and_claim(bell, block_s, queue.claim_command(10, 100, 100, waits=True))
 
 
 def test_a_claim_sent_in_advance_runs_when_work_comes(bench: Bench) -> None:
     worker = bench.worker()
     worker.beat([], RECORD, MODEL, 5000)
     bell = worker.claim(10, 100, 100).bell
-    assert claim_in_advance(worker, bell) == Claim([], 0, 0, 0, bell)
+    assert claim_in_advance(worker, bell) == Claimed(bell=bell)
     with ThreadPoolExecutor(1) as waiting:
         claimed = waiting.submit(claim_in_advance, worker, bell, 10.0)
         time.sleep(0.05)
@@ -695,8 +710,8 @@ def test_a_script_that_was_forgotten_does_not_run_its_neighbours_twice(bench: Be
     worker = bench.worker()
     worker.claim(0, 0, 0)  # the server knows claim but not complete
     commands = [worker.complete_command([("y", ANSWER)]), worker.claim_command(10, 100, 100)]
-    _, answer = worker.run(commands)
-    assert ids_of(read_claim(answer)) == ["x"]
+    _, claimed = worker.run(commands)
+    assert ids_of(claimed) == ["x"]
 
 
 def test_every_key_ends_by_itself_but_the_lanes_the_dead_and_the_model(bench: Bench) -> None:
@@ -710,12 +725,11 @@ def test_every_key_ends_by_itself_but_the_lanes_the_dead_and_the_model(bench: Be
 
 def test_finding_06_a_command_names_the_entries_it_is_about(bench: Bench) -> None:
     """Tracing reads them from here: it used to know at which places of the arguments the ids stood."""
-    asking, worker = ApiQueue(bench.client, "t", "a", 3), bench.worker()
     results = ((entry, ANSWER) for entry in ("x", "y"))
-    assert worker.complete_command(results).ids == ["x", "y"]
-    items = ((entry, "text", 10) for entry in ("x", "y"))
-    assert asking.enqueue(items, "interactive", 1000, 10, "").ids == ["x", "y"]
-    for command in (asking.cancel(iter("xy")), asking.outcomes(iter("xy"))):
+    completing = bench.worker().complete_command(results)
+    assert isinstance(completing, Complete)
+    enqueueing = Enqueue(["x", "y"], ["text"] * 2, [10] * 2, "a", "interactive", 1000, 10)
+    for command in (completing, enqueueing, Cancel("a", ["x", "y"]), Outcomes(["x", "y"])):
         assert command.ids == ["x", "y"]
-    assert [str(arg) for arg in asking.cancel("x").args] == ["a", "x"]
-    assert worker.claim_command(1, 1, 1).ids == ()
+    assert Cancel("a", ["x"]).args() == ["a", "x"]
+    assert bench.worker().claim_command(1, 1, 1).ids == ()

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 import redis
 
-from batcher.core.producer import ApiQueue
+from batcher.core.commands import Outcomes
 from tests.integration.test_queue_contract import ANSWER, FAILURE, MODEL, RECORD, Bench, ids_of
 from tests.mill import wait_until
 from tests.servers import RedisServer
@@ -31,8 +31,8 @@ def real(redis_server: RedisServer) -> Iterator[Bench]:
 
 
 def outcomes(bench: Bench, *ids: str) -> list[bytes]:
-    (states,) = bench.worker().run([ApiQueue(bench.client, "t", "a", 3).outcomes(ids)])
-    return list(states)
+    (states,) = bench.worker().run([Outcomes(ids)])
+    return [state.result or state.kind.encode() for state in states]
 
 
 def step(bench: Bench, ms: int) -> None:

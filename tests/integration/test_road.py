@@ -13,10 +13,9 @@ import fakeredis
 import pytest
 import redis.asyncio
 
-from batcher.core.consumer import WorkerQueue
+from batcher.core.commands import Command, Enqueue
 from batcher.core.keys import cache_key
-from batcher.core.producer import ApiQueue
-from batcher.core.scripts import Command
+from batcher.core.pipeline import Exchange, Pipeline
 from batcher.errors import (
     BudgetExceeded,
     EntryFailed,
@@ -33,9 +32,12 @@ from batcher.worker import claimer as claims
 from batcher.worker.cache_writer import remember
 from batcher.worker.inference import FAILED_BATCHES, PROBES
 from batcher.worker.loop import Worker
+from batcher.worker.queue import WorkerQueue
 from batcher.worker.stats import BatchReport
 from model_store.stub import StubClassifier
 from tests.servers import leftovers
+
+PREFIX = "{millrace:t}"
 
 
 class Road:
@@ -90,7 +92,7 @@ class Road:
     async def ready(self, hub: ReplyHub, workers: int = 1) -> None:
         async with asyncio.timeout(60):
             while len(hub.snapshot.workers) < workers or not hub.reachable:
-                hub.snapshot = await hub.queue.sweep()
+                await hub.sweep()
                 await asyncio.sleep(0.01)
 
     async def close(self) -> None:
@@ -160,12 +162,13 @@ async def test_what_was_computed_is_in_the_shared_cache(road: Road) -> None:
     hub, _ = await road.hub(), await road.worker()
     await road.ready(hub)
     (outcome,) = await ask(hub, "remember me")
-    cache = SharedCache(redis_of(road), "t")
+    cache = SharedCache(Pipeline(redis_of(road)), "t")
     await until(lambda: bool(road.client.keys("millrace:cache:*")))
     found = await cache.get(outcome.revision, [entry_id("remember me"), "x" * 64])
     assert found[0].fragment == outcome.fragment
     assert found[1] is None
     assert (await cache.get("another revision", [entry_id("remember me")])) == [None]
+    await cache.close()
     (key,) = road.client.keys("millrace:cache:*")
     assert 3200 < road.client.ttl(key) <= 3960
 
@@ -202,14 +205,16 @@ async def test_a_redis_whose_scripts_may_not_read_the_cache_is_asked_again_witho
     """Its keys may be forbidden, or on another server."""
     hub, _ = await road.hub(cache_here=True), await road.worker()
     await road.ready(hub)
-    run = hub.queue.run
+    run = Pipeline.run
 
-    async def refusing(commands: Sequence[Command]) -> list[Any]:
-        if any(str(arg).startswith("millrace:cache:") for command in commands for arg in command.args):
-            return [redis.exceptions.ResponseError("a non local key")] * len(commands)
-        return await run(commands)
+    def refusing(pipeline: Pipeline, command: Command[Any]) -> asyncio.Future[Any]:
+        if isinstance(command, Enqueue) and command.cache:
+            refused = asyncio.get_running_loop().create_future()
+            refused.set_exception(redis.exceptions.ResponseError("a non local key"))
+            return refused
+        return run(pipeline, command)
 
-    monkeypatch.setattr(hub.queue, "run", refusing)
+    monkeypatch.setattr(Pipeline, "run", refusing)
     outcomes = await ask(hub, "x", "y", revision="A")
     assert [type(outcome) for outcome in outcomes] == [Prediction, Prediction]
     assert not hub.looks
@@ -387,9 +392,9 @@ async def test_finding_04_a_late_hint_of_an_old_failure_does_not_answer_a_later_
     hub, _ = await road.hub(), await road.worker(classifier)
     await road.ready(hub)
     asked = asyncio.create_task(ask(hub, "asked again"))
-    await until(lambda: road.client.zcard(f"{hub.queue.prefix}:inflight") == 1)
+    await until(lambda: road.client.zcard(f"{PREFIX}:inflight") == 1)
     late = entry_id("asked again").encode() + b"\n" + Failure("inference_failed", "earlier").encode()
-    road.client.rpush(f"{hub.queue.prefix}:reply:{hub.queue.api}", late)
+    road.client.rpush(f"{PREFIX}:reply:{hub.api}", late)
     await until(lambda: hub.counts.hinted == 1)
     await asyncio.sleep(0.1)
     classifier.gate.set()
@@ -401,7 +406,7 @@ async def test_a_budget_that_ends_is_one_callers_alone(road: Road) -> None:
     await road.worker(StubClassifier(batch_ms=1000))
     await road.ready(hub)
     blocker = asyncio.create_task(ask(hub, "blocks the worker"))
-    await until(lambda: road.client.zcard(f"{hub.queue.prefix}:inflight") > 0)
+    await until(lambda: road.client.zcard(f"{PREFIX}:inflight") > 0)
     patient = asyncio.create_task(ask(hub, "shared text", budget_s=60))
     with pytest.raises(BudgetExceeded):
         await ask(hub, "shared text", budget_s=0.05)
@@ -414,7 +419,7 @@ async def test_a_cancelled_request_takes_its_entry_along(road: Road) -> None:
     hub, _ = await road.hub(), await road.worker(classifier, batch_tokens=4)
     await road.ready(hub)
     blocker = asyncio.create_task(ask(hub, "blocks the worker"))
-    await until(lambda: road.client.zcard(f"{hub.queue.prefix}:inflight") == 1)
+    await until(lambda: road.client.zcard(f"{PREFIX}:inflight") == 1)
     gone = asyncio.create_task(ask(hub, "nobody waits for me"))
     stays = asyncio.create_task(ask(hub, "somebody waits for me"))
     await until(lambda: hub.counts.queued == 3)
@@ -436,56 +441,46 @@ async def test_finding_15_what_shares_a_round_trip_is_bounded_in_bytes(
     hub = await road.hub(bulk=10**9)
     await road.worker(batch_texts=1)
     await road.ready(hub)
-    run, loads = hub.queue.run, []
+    pack, sent = Pipeline._pack, []
 
-    async def running(commands: Sequence[Command]) -> list[Any]:
-        if commands[0].script == "enqueue":
-            loads.append([sum(len(str(arg).encode()) for arg in command.args) for command in commands])
-        return await run(commands)
+    def packing(pipeline: Pipeline, exchange: Exchange) -> bytes:
+        packed = pack(pipeline, exchange)
+        if isinstance(exchange.command, Enqueue):
+            sent.append((pipeline._sent_bytes, len(packed)))
+        return packed
 
-    monkeypatch.setattr(hub.queue, "run", running)
+    monkeypatch.setattr(Pipeline, "_pack", packing)
     long = letter * (4000 // len(letter.encode()))
     asked = [
         asyncio.create_task(ask(hub, *(f"{n} {i} {long}" for i in range(50)), lane="bulk")) for n in range(40)
     ]
     small = [asyncio.create_task(ask(hub, f"small {n}", lane="bulk")) for n in range(40)]
     await until(lambda: hub.counts.queued == 40 * 50 + 40)
-    assert sum(map(len, loads)) == 80
-    assert max(map(sum, loads)) <= 2 << 20, "as much as one request may have"
-    assert len(loads) < 20, "they do share round trips"
+    assert len(sent) == 80
+    assert max(under_way for under_way, _ in sent) < 2 << 20, "more waits until a reply has arrived"
+    assert sum(size for _, size in sent) > 3 * (2 << 20)
+    assert hub.counts.round_trips < 20, "they do share round trips"
     assert hub.outage.count == 0
     for task in (*asked, *small):
         task.cancel()
     await asyncio.gather(*asked, *small, return_exceptions=True)
 
 
-async def test_finding_15_an_ask_does_not_overtake_the_cancel_of_the_same_text(
-    road: Road, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """They travel over two connections. The cancel came last, and took the new asker's entry along."""
+async def test_finding_15_an_ask_does_not_overtake_the_cancel_of_the_same_text(road: Road) -> None:
+    """They travelled over two connections. The cancel came last, and took the new asker's entry along."""
     classifier = Gated()
     hub, _ = await road.hub(), await road.worker(classifier, batch_tokens=4)
     await road.ready(hub)
-    run, slow = hub.queue.run, asyncio.Event()
-
-    async def running(commands: Sequence[Command]) -> list[Any]:
-        if commands[0].script == "cancel":
-            await slow.wait()
-        return await run(commands)
-
-    monkeypatch.setattr(hub.queue, "run", running)
     blocker = asyncio.create_task(ask(hub, "blocks the worker"))
-    await until(lambda: road.client.zcard(f"{hub.queue.prefix}:inflight") == 1)
+    await until(lambda: road.client.zcard(f"{PREFIX}:inflight") == 1)
     gone = asyncio.create_task(ask(hub, "asked twice"))
     await until(lambda: hub.counts.queued == 2)
     gone.cancel()
     await asyncio.gather(gone, return_exceptions=True)
-    await asyncio.sleep(0.02)
+    await asyncio.sleep(0)  # the cancel is sent, and Redis does not know its script yet
     again = asyncio.create_task(ask(hub, "asked twice", "and another"))
-    await asyncio.sleep(0.05)
-    slow.set()
     await until(lambda: hub.counts.cancelled == 1 and hub.counts.queued + hub.counts.joined == 4)
-    assert road.client.exists(f"{hub.queue.prefix}:entry:{entry_id('asked twice')}")
+    assert road.client.exists(f"{PREFIX}:entry:{entry_id('asked twice')}")
     classifier.gate.set()
     await asyncio.gather(blocker, again)
     assert hub.counts.asked_again == 0
@@ -497,15 +492,15 @@ async def test_a_hub_that_lingers_collects_many_answers_at_once(
 ) -> None:
     read: list[int] = []
 
-    async def hints(queue: ApiQueue, *args: Any) -> list[bytes]:
-        answers = await pop(queue, *args)
+    async def hints(hub: ReplyHub) -> list[bytes]:
+        answers = await pop(hub)
         read.append(len(answers))
         return answers
 
-    pop = ApiQueue.hints
-    monkeypatch.setattr(ApiQueue, "hints", hints)
+    pop = ReplyHub._pop_hints
+    monkeypatch.setattr(ReplyHub, "_pop_hints", hints)
     # The slow poll must not find the results first.
-    monkeypatch.setattr("batcher.hub.pending.LOOK_S", 30.0)
+    monkeypatch.setattr("batcher.hub.dispatcher.LOOK_S", 30.0)
     hub, _ = await road.hub(linger_s=1.0), await road.worker(StubClassifier(batch_ms=2), batch_texts=1)
     await road.ready(hub)
     outcomes = await ask(hub, *(f"text {number}" for number in range(40)), lane="bulk")
@@ -520,7 +515,7 @@ async def test_a_lost_hint_costs_a_poll_not_the_answer(road: Road) -> None:
     stolen: list[bytes] = []
     async with asyncio.timeout(60):
         while not asking.done():
-            stolen += road.client.lpop(f"{hub.queue.prefix}:reply:{hub.queue.api}", 10) or []
+            stolen += road.client.lpop(f"{PREFIX}:reply:{hub.api}", 10) or []
             await asyncio.sleep(0)
     assert isinstance((await asking)[0], Prediction)
 
@@ -530,11 +525,11 @@ async def test_what_redis_lost_is_asked_again(road: Road) -> None:
     await road.worker(StubClassifier(batch_ms=1500))
     await road.ready(hub)
     blocker = asyncio.create_task(ask(hub, "blocks the worker"))
-    await until(lambda: road.client.zcard(f"{hub.queue.prefix}:inflight") > 0)
+    await until(lambda: road.client.zcard(f"{PREFIX}:inflight") > 0)
     waiting = asyncio.create_task(ask(hub, "lost on the way"))
-    entry = f"{hub.queue.prefix}:entry:{entry_id('lost on the way')}"
+    entry = f"{PREFIX}:entry:{entry_id('lost on the way')}"
     await until(lambda: road.client.exists(entry) > 0)
-    road.client.delete(f"{hub.queue.prefix}:q", entry)
+    road.client.delete(f"{PREFIX}:q", entry)
     assert isinstance((await waiting)[0], Prediction)
     assert hub.counts.asked_again >= 1
     await blocker
@@ -602,10 +597,10 @@ async def test_foreign_bytes_in_every_place_end_no_loop(road: Road) -> None:
     hub = await road.hub()
     await road.worker()
     await road.ready(hub)
-    prefix = hub.queue.prefix
+    prefix = PREFIX
     text = "answered by a stranger"
     road.client.set(f"{prefix}:res:{entry_id(text)}", b"\xff\xfe not ours")
-    road.client.rpush(f"{prefix}:reply:{hub.queue.api}", b"", b"\xff", b"x\n{}", b"\n\n\n")
+    road.client.rpush(f"{prefix}:reply:{hub.api}", b"", b"\xff", b"x\n{}", b"\n\n\n")
     road.client.rpush(f"{prefix}:q", b"\xff\xff")
     road.client.hset(f"{prefix}:model", mapping={"revision": b"\xff", "labels": b""})
     road.client.zadd(f"{prefix}:workers", {b"\xff": 10**14})

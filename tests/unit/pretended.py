@@ -9,18 +9,9 @@ from dataclasses import dataclass, field, replace
 
 from batcher.core.eviction import EvictionWatch
 from batcher.core.outage import Outage
-from batcher.hub.dispatcher import HubCounts
-from batcher.messages import (
-    NO_SNAPSHOT,
-    Lane,
-    ModelRecord,
-    Outcome,
-    Prediction,
-    Snapshot,
-    WorkerRecord,
-    entry_id,
-    fragment,
-)
+from batcher.core.snapshot import NO_SNAPSHOT, ModelRecord, Snapshot, WorkerRecord
+from batcher.hub.counts import HubCounts
+from batcher.messages import Lane, Outcome, Prediction, entry_id, fragment
 
 REVISION = "a1b2c3d4e5f6" + "0" * 52
 OTHER_REVISION = "ffeeddccbbaa" + "0" * 52

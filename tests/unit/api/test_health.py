@@ -8,9 +8,9 @@ from fastapi.routing import APIRoute
 from prometheus_client.parser import text_string_to_metric_families
 
 from batcher.core.buckets import duration_bounds
+from batcher.core.snapshot import NO_SNAPSHOT, LaneDepth
 from batcher.errors import EntryFailed, QueueFull
-from batcher.hub.dispatcher import HubCounts
-from batcher.messages import NO_SNAPSHOT, LaneDepth
+from batcher.hub.counts import HubCounts
 from tests.unit.api.pretended import Service, Start, assert_problem
 from tests.unit.pretended import RUNNING, WORKER, FakeHub, prediction
 

@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from api.settings import ApiSettings
-from batcher.messages import NO_SNAPSHOT, Prediction, entry_id
+from batcher.core.snapshot import NO_SNAPSHOT
+from batcher.messages import Prediction, entry_id
 from tests.unit.api.pretended import Service, Start, running
 from tests.unit.pretended import OTHER_REVISION, REVISION, RUNNING, FakeCache, FakeHub, prediction
 

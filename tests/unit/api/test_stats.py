@@ -20,8 +20,9 @@ from api.metrics import Metrics
 from api.stats import routes as stats_module
 from api.stats.history import StatsPoint
 from api.stats.routes import Stats
+from batcher.core.snapshot import LaneDepth
 from batcher.jobs.records import JobRecord
-from batcher.messages import BatchNote, LaneDepth
+from batcher.messages import BatchNote
 from tests.unit.api.pretended import Service, Start, assert_problem
 from tests.unit.pretended import RUNNING, WORKER, FakeHub
 

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
+from batcher.core.outage import Outage
 from batcher.hub.admission import PROMISED_SHARE, Admission, LaneCaps
+from batcher.hub.dispatcher import Dispatcher
+from batcher.messages import Lane
 
 CAPS = LaneCaps(interactive=1000, bulk=5000)
+
+
+def admission(rate: float) -> Admission:
+    made = Admission(CAPS)
+    made.rate = rate
+    return made
 
 
 @pytest.mark.parametrize(
@@ -20,19 +31,20 @@ CAPS = LaneCaps(interactive=1000, bulk=5000)
         ("bulk", False, 100.0, 5000),  # nobody waits for a job on a socket
     ],
 )
-def test_no_more_is_admitted_than_is_claimed_in_time(lane: str, first: bool, rate: float, cap: int) -> None:
-    assert Admission(CAPS).cap(lane, first, budget_s=2.0, rate=rate) == cap  # type: ignore[arg-type]
+def test_no_more_is_admitted_than_is_claimed_in_time(lane: Lane, first: bool, rate: float, cap: int) -> None:
+    pipeline: Any = None
+    dispatcher = Dispatcher(pipeline, "t", "a", Outage(), admission(rate))
+    assert dispatcher.cap(lane, first, budget_s=2.0) == cap
 
 
 def test_who_is_shed_comes_back_after_what_waits_and_who_was_shed_before() -> None:
-    admission, rate = Admission(CAPS), 100.0 / PROMISED_SHARE
-    waits = [admission.retry_after_s(1000, cost=500, rate=rate, now=50.0) for _ in range(3)]
+    shedding = admission(100.0 / PROMISED_SHARE)
+    waits = [shedding.retry_after_s(1000, cost=500, now=50.0) for _ in range(3)]
     assert waits == [15.0, 20.0, 25.0]
-    assert admission.retry_after_s(1000, cost=500, rate=rate, now=60.0) == 20.0, "ten seconds drained 1000"
+    assert shedding.retry_after_s(1000, cost=500, now=60.0) == 20.0, "ten seconds drained 1000"
 
 
 def test_retry_after_is_within_bounds() -> None:
-    admission = Admission(CAPS)
-    assert admission.retry_after_s(1000, cost=1, rate=0.0, now=1.0) == 1.0
-    assert admission.retry_after_s(1, cost=1, rate=100.0, now=1.0) == 1.0
-    assert admission.retry_after_s(10**9, cost=1, rate=100.0, now=1.0) == 60.0
+    assert admission(0.0).retry_after_s(1000, cost=1, now=1.0) == 1.0
+    assert admission(100.0).retry_after_s(1, cost=1, now=1.0) == 1.0
+    assert admission(100.0).retry_after_s(10**9, cost=1, now=1.0) == 60.0

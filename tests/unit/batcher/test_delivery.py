@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import redis
 
-from batcher.core.consumer import WorkerQueue
 from batcher.core.outage import Outage
 from batcher.messages import Prediction
+from batcher.worker.queue import WorkerQueue
 from batcher.worker.results import ResultSender
 from tests.conftest import FakeRedis
 

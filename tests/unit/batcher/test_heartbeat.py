@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from batcher.core.consumer import WorkerQueue
 from batcher.worker.heartbeat import EXIT_HUNG, Heartbeat
+from batcher.worker.queue import WorkerQueue
 from tests.conftest import FakeRedis
 
 

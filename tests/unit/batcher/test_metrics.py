@@ -13,12 +13,12 @@ from prometheus_client import CollectorRegistry, Counter
 
 from api.settings import ApiSettings
 from batcher.core.buckets import BUDGET_S
-from batcher.core.consumer import WorkerQueue
-from batcher.core.scripts import Command
+from batcher.core.commands import Beat, Claim, Command, Complete
 from batcher.messages import Entry
 from batcher.probe_server import ProbeServer
 from batcher.worker.drift import DriftWatch
 from batcher.worker.metrics import MeasuredQueue, WorkerMetrics
+from batcher.worker.queue import WorkerQueue
 from batcher.worker.stats import BatchReport
 from model_store.stub import StubClassifier
 
@@ -66,15 +66,16 @@ def test_what_is_logged_of_a_batch_is_ids_and_durations_never_texts() -> None:
 def test_round_trips_are_timed_by_their_first_script(
     metrics: WorkerMetrics, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def answered(self: WorkerQueue, commands: list[Command]) -> list[Any]:
+    def answered(self: WorkerQueue, commands: list[Command[Any]]) -> list[Any]:
         return [7] * len(commands)
 
     monkeypatch.setattr(WorkerQueue, "run", answered)
     queue = MeasuredQueue.__new__(MeasuredQueue)
-    assert queue.run([Command("claim", [])]) == [7]
+    claim = Claim("w", 1, 1, 1, 2000, 3)
+    assert queue.run([claim]) == [7]
     queue.on_round_trip = metrics.round_trip
-    queue.run([Command("complete", []), Command("claim", [])])
-    queue.run([Command("beat", [])])
+    queue.run([Complete("w", [], [], 1000), claim])
+    queue.run([Beat("w", 2000, 5000, [], {}, {})])
     assert value(metrics, "millrace_redis_round_trip_seconds_count", script="complete") == 1
     assert value(metrics, "millrace_redis_round_trip_seconds_count", script="claim") == 0
     assert value(metrics, "millrace_lease_renewals_total") == 7

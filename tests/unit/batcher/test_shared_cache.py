@@ -6,13 +6,13 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import redis
 
 from batcher.core.keys import cache_key
+from batcher.core.pipeline import Pipeline
 from batcher.hub import shared_cache
 from batcher.hub.shared_cache import SharedCache
 from batcher.messages import entry_id
@@ -27,32 +27,25 @@ HANG_S = 0.05
 
 
 class Hanging:
-    """A client whose server takes connections and does not answer, until `well`."""
+    """A pipeline whose server takes connections and does not answer, until `well`."""
 
     def __init__(self, well: bool = False) -> None:
         self.well = well
         self.asked: list[str] = []
 
-    async def mget(self, keys: Sequence[str]) -> list[bytes | None]:
-        await self._answer("mget")
-        return [prediction("one").encode()] * len(keys)
-
-    async def ping(self) -> bool:
-        await self._answer("ping")
-        return True
-
-    async def aclose(self) -> None:
-        self.asked.append("close")
-
-    async def _answer(self, command: str) -> None:
+    async def ask(self, command: str, *keys: str) -> list[bytes | None]:
         self.asked.append(command)
         if not self.well:
             await asyncio.sleep(HANG_S)
             raise redis.exceptions.TimeoutError("no answer")
+        return [prediction("one").encode()] * len(keys)
+
+    async def close(self) -> None:
+        self.asked.append("close")
 
 
-def cache_over(client: Any) -> SharedCache:
-    return SharedCache(client, "t")
+def cache_over(pipeline: Any) -> SharedCache:
+    return SharedCache(pipeline, "t")
 
 
 def actions(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -71,7 +64,7 @@ async def test_a_cache_that_hangs_is_waited_for_once(
     for _ in range(20):
         assert await cache.get(REVISION, IDS) == [None, None]
     assert time.perf_counter() - began < 10 * HANG_S, "each of 20 lookups was waited for"
-    assert client.asked.count("mget") == asked, "nothing is looked up while it is away"
+    assert client.asked.count("MGET") == asked, "nothing is looked up while it is away"
     client.well = True
     async with asyncio.timeout(60):
         while await cache.get(REVISION, IDS) == [None, None]:  # noqa: ASYNC110 - only a lookup looks again
@@ -87,46 +80,32 @@ async def test_it_is_left_alone_for_a_while_after_a_loss() -> None:
     for _ in range(5):
         await cache.get(REVISION, IDS)
     await cache.close()
-    assert client.asked == ["mget", "close"]
+    assert client.asked == ["MGET", "close"]
 
 
-async def test_lookups_that_waited_for_their_turn_are_not_sent_after_a_loss() -> None:
-    """Two round trips are under way at most: the third would have waited twice."""
-    client = Hanging()
-    cache = cache_over(client)
-    asking = []
-    for _ in range(4):
-        asking.append(asyncio.create_task(cache.get(REVISION, IDS)))
-        await asyncio.sleep(0.001)
-    await asyncio.gather(*asking)
-    assert client.asked == ["mget", "mget"]
-    await cache.close()
+class Slotted(Pipeline):
+    """A connection to a cluster: keys of several slots in one command are refused."""
 
+    refused = 0
 
-class Slotted:
-    """A client of a cluster: keys of several slots in one command are refused."""
-
-    def __init__(self, client: Any) -> None:
-        self._client = client
-        self.refused = 0
-
-    async def mget(self, keys: Sequence[str]) -> list[bytes | None]:
+    def ask(self, *words: Any) -> asyncio.Future[Any]:
+        if words[0] != "MGET":
+            return super().ask(*words)
         self.refused += 1
-        raise redis.exceptions.ClusterCrossSlotError("Keys in request don't hash to the same slot")
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._client, name)
+        refusal = asyncio.get_running_loop().create_future()
+        refusal.set_exception(redis.exceptions.ClusterCrossSlotError("Keys don't hash to the same slot"))
+        return refusal
 
 
 async def test_a_cluster_is_asked_for_each_key(fake_redis: FakeRedis) -> None:
-    client = Slotted(fake_redis.aio)
-    cache = cache_over(client)
+    pipeline = Slotted(fake_redis.aio)
+    cache = cache_over(pipeline)
     fake_redis.sync.set(cache_key("t", REVISION, IDS[1]), prediction("two").encode())
     for _ in range(3):
         first, second = await cache.get(REVISION, IDS)
         assert first is None
         assert second is not None
-    assert client.refused == 1, "it is asked once"
+    assert pipeline.refused == 1, "it is asked once"
     assert cache.outage.over
 
 

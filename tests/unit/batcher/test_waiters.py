@@ -1,23 +1,33 @@
 """When a waiter's result is looked for, in case its hint was lost."""
 
+import asyncio
+import math
 from itertools import pairwise
+from types import SimpleNamespace
+from typing import Any
 
-from batcher.hub.pending import LOOK_MOST_S, LOOK_S, PendingEntries
+from batcher.hub.dispatcher import LOOK_S, PendingEntry
+from batcher.hub.slow_poll import LOOK_MOST_S, SlowPoll
 
 TICK_S = 0.1
 
 
-def hold(waiters: PendingEntries, *ids: str, asked_at: float = 100.0) -> None:
-    waiters.hold([(entry, "text") for entry in ids], 1e9, "interactive", "", False, "")
-    for waiter in waiters:
-        waiter.asked(asked_at)
+def poll_of(**asked_at: float) -> tuple[SlowPoll, dict[str, PendingEntry]]:
+    """A poll of entries that the queue accepted at these times."""
+    pending = {}
+    for entry, at in asked_at.items():
+        future: Any = asyncio.get_running_loop().create_future()
+        pending[entry] = PendingEntry(
+            entry, "text", "interactive", "", future, 1e9, asked_at=at, look_at=at + LOOK_S
+        )
+    dispatcher: Any = SimpleNamespace(pending=pending)
+    pipeline: Any = None
+    return SlowPoll(pipeline, dispatcher), pending
 
 
 async def test_results_are_looked_for_at_growing_intervals():
-    waiters = PendingEntries()
-    hold(waiters, "x")
-    (waiter,) = waiters
-    ticks = [n for n in range(200) if waiters.late(waiter.asked_at + (n + 0.5) * TICK_S, every_entry=False)]
+    poll, _ = poll_of(x=100.0)
+    ticks = [n for n in range(200) if poll.late(100.0 + (n + 0.5) * TICK_S)]
     gaps = [after - before for before, after in pairwise(ticks)]
     assert ticks[0] == round(LOOK_S / TICK_S)
     assert gaps == sorted(gaps)
@@ -25,20 +35,19 @@ async def test_results_are_looked_for_at_growing_intervals():
 
 
 async def test_after_a_loss_everybody_who_has_waited_is_looked_for():
-    waiters = PendingEntries()
-    hold(waiters, "x", "y")
-    assert len(waiters.late(100 + LOOK_S + 0.01, every_entry=False)) == 2
     soon = 100 + LOOK_S + 0.1
-    hold(waiters, "new", asked_at=soon)
-    assert waiters.late(soon, every_entry=False) == []
-    assert [waiter.id for waiter in waiters.late(soon, every_entry=True)] == ["x", "y"]
+    poll, _ = poll_of(x=100.0, y=100.0, new=soon)
+    assert len(poll.late(100 + LOOK_S + 0.01)) == 2
+    assert poll.late(soon) == []
+    poll.hints_lost = True
+    assert [waiter.id for waiter in poll.late(soon)] == ["x", "y"]
 
 
 async def test_finding_15_what_waits_to_be_asked_is_not_looked_for():
     """The queue knows nothing of it yet: it would count as lost, and be asked for twice."""
-    waiters = PendingEntries()
-    waiters.hold([("x", "text")], 1e9, "interactive", "", False, "")
-    assert waiters.late(1e6, every_entry=True) == []
-    (waiter,) = waiters
-    waiter.asked(1e6)
-    assert waiters.late(1e6 + LOOK_S, every_entry=False) == [waiter]
+    poll, pending = poll_of(x=math.inf)
+    poll.hints_lost = True
+    assert poll.late(1e6) == []
+    pending["x"].asked_at, pending["x"].look_at = 1e6, 1e6 + LOOK_S
+    poll.hints_lost = False
+    assert poll.late(1e6 + LOOK_S) == [pending["x"]]

@@ -1,0 +1,246 @@
+"""The queue's commands: what each Lua script takes, and what its reply means. `Sweep` is in `snapshot`."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
+
+from batcher.core.scripts import Script, call
+from batcher.messages import NO_TRACE, Entry, Lane, decode_entry
+
+Reply = TypeVar("Reply", covariant=True)
+
+# How long Redis keeps an entry after its budget, and a failure for the API processes that wait for it.
+KEEP_MS = 60_000
+FAILURE_MS = 2_000
+_CLAIM_HEAD = 5
+_CLAIM_FIELDS = 4
+
+
+class Command(Generic[Reply]):
+    """One call of a script. `ids` are the entries that it concerns."""
+
+    __slots__ = ()
+    script: ClassVar[Script]
+    ids: Sequence[str]
+
+    def args(self) -> Sequence[Any]:
+        """The script's arguments."""
+        return self.ids
+
+    def read(self, reply: Any) -> Reply:
+        """What the reply of the script means. Numbers are left as they are."""
+        meaning: Reply = reply
+        return meaning
+
+    def words(self, prefix: str, known: bool) -> tuple[Any, ...]:
+        """The command to send: by digest if the server knows the script, else by source."""
+        return (*call(self.script, known), 1, prefix, *self.args())
+
+
+class State(NamedTuple):
+    """What the queue knows of one id. `result` is there if it is known or cached."""
+
+    kind: Literal["queued", "joined", "known", "cached", "waiting", "gone"]
+    result: bytes = b""
+
+
+_WITHOUT_RESULT = {
+    b"queued": State("queued"),
+    b"joined": State("joined"),
+    b"waiting": State("waiting"),
+    b"gone": State("gone"),
+}
+
+
+def _state(reply: Any) -> State:
+    if isinstance(reply, list):
+        return State("cached", reply[0])
+    return _WITHOUT_RESULT.get(reply) or State("known", reply)
+
+
+@dataclass(frozen=True, slots=True)
+class Full:
+    """Nothing was queued, because too much waits in the lane: `waiting` is its cost in tokens."""
+
+    waiting: int
+
+
+Enqueued = list[State] | Full
+
+
+@dataclass(frozen=True, slots=True)
+class Enqueue(Command[Enqueued]):
+    """Requests results of texts: `ids`, `texts` and `costs` are parallel. Returns a state for each id.
+
+    With a `cache` prefix, cached results are looked up too; the cache must be in this Redis.
+    """
+
+    script = "enqueue"
+    ids: Sequence[str]
+    texts: Sequence[str]
+    costs: Sequence[int]
+    api: str
+    lane: Lane
+    budget_ms: int
+    cap: int
+    trace: str = ""
+    first: bool = False
+    cache: str = ""
+
+    def args(self) -> list[Any]:
+        trace = self.trace or NO_TRACE
+        args = [self.api, self.lane, self.budget_ms, KEEP_MS, self.cap, trace, int(self.first), self.cache]
+        for item in zip(self.ids, self.texts, self.costs, strict=True):
+            args += item
+        return args
+
+    def read(self, reply: Any) -> Enqueued:
+        if reply and reply[0] == b"full":
+            return Full(int(reply[1]))
+        return [_state(state) for state in reply]
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel(Command[int]):
+    """An API process stops waiting for entries. Returns how many were deleted."""
+
+    script = "cancel"
+    api: str
+    ids: Sequence[str]
+
+    def args(self) -> list[str]:
+        return [self.api, *self.ids]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcomes(Command[list[State]]):
+    """Polls for results: for each id, it is known, waiting or gone."""
+
+    script = "outcomes"
+    ids: Sequence[str]
+
+    def read(self, reply: Any) -> list[State]:
+        return [_state(state) for state in reply]
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """The result of one claim. `left` entries still wait in all lanes; `bell` is the last wake-up's id."""
+
+    entries: list[Entry] = field(default_factory=list)
+    left: int = 0
+    skipped: int = 0
+    expired: int = 0
+    bell: bytes = b"0-0"
+
+
+@dataclass(frozen=True, slots=True)
+class Claim(Command[Claimed]):
+    """Takes entries for a worker. `free`: it holds nothing else, so it may get a quarantined entry.
+
+    `waits`: it is sent in advance. A worker without a heartbeat for the time of a lease then gets nothing.
+    """
+
+    script = "claim"
+    worker: str
+    entries: int
+    cost: int
+    bulk_cost: int
+    lease_ms: int
+    max_attempts: int
+    free: bool = True
+    waits: bool = False
+    ids: Sequence[str] = ()
+
+    def args(self) -> list[Any]:
+        limits = [self.entries, self.cost, self.bulk_cost, self.lease_ms, self.max_attempts]
+        return [self.worker, *limits, int(self.free), int(self.waits)]
+
+    def read(self, reply: Any) -> Claimed:
+        """An unreadable entry counts as skipped."""
+        left, skipped, expired, bell, now_ms = reply[:_CLAIM_HEAD]
+        entries = []
+        for at in range(_CLAIM_HEAD, len(reply), _CLAIM_FIELDS):
+            try:
+                entries.append(decode_entry(*reply[at : at + _CLAIM_FIELDS], now_ms=int(now_ms)))
+            except ValueError:
+                skipped += 1
+        return Claimed(entries, int(left), int(skipped), int(expired), bell)
+
+
+class Completed(NamedTuple):
+    """How many entries were still waiting, and why Redis refused to cache their results (or nothing)."""
+
+    answered: int
+    refusal: str
+
+
+def spread(lifetime_ms: float) -> int:
+    """Varies a lifetime by up to 10 %, so that results cached together do not expire together."""
+    return int(lifetime_ms * random.uniform(0.9, 1.1))
+
+
+@dataclass(frozen=True, slots=True)
+class Complete(Command[Completed]):
+    """Sends results, which are cached for about `cache_ms` if that is not 0. A failure may run again."""
+
+    script = "complete"
+    worker: str
+    ids: Sequence[str]
+    results: Sequence[bytes]
+    result_ms: int
+    cache: str = ""
+    cache_ms: int = 0
+
+    def args(self) -> list[Any]:
+        args = [self.worker, self.result_ms, FAILURE_MS, self.cache, spread(self.cache_ms)]
+        for pair in zip(self.ids, self.results, strict=True):
+            args += pair
+        return args
+
+    def read(self, reply: Any) -> Completed:
+        answered, refusal = reply
+        return Completed(int(answered), refusal.decode("utf-8", "replace"))
+
+
+@dataclass(frozen=True, slots=True)
+class Beat(Command[int]):
+    """Extends the leases of `ids` and renews the records of worker and model. Returns how many it held."""
+
+    script = "beat"
+    worker: str
+    lease_ms: int
+    ttl_ms: int
+    ids: Sequence[str]
+    record: Mapping[str, Any]
+    model: Mapping[str, Any]
+    takeover: bool = False
+
+    def args(self) -> list[Any]:
+        args: list[Any] = [self.worker, self.lease_ms, self.ttl_ms, int(self.takeover)]
+        for fields in (self.record, self.model):
+            args += [len(fields), *(value for pair in fields.items() for value in pair)]
+        return [*args, *self.ids]
+
+
+@dataclass(frozen=True, slots=True)
+class Release(Command[int]):
+    """Returns claimed entries to their lanes. Returns how many."""
+
+    script = "release"
+    ids: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Retire(Command[int]):
+    """Removes a worker and ends the leases of `ids`, which then run alone on another worker."""
+
+    script = "retire"
+    worker: str
+    ids: Sequence[str] = ()
+
+    def args(self) -> list[str]:
+        return [self.worker, *self.ids]

@@ -1,0 +1,246 @@
+"""One connection to Redis, for asyncio: commands leave together, and replies come back in their order.
+
+redis-py connects, authenticates and defines the errors. Its pools, pipelines and streams are not used,
+because their overhead per command is larger than the time Redis takes (decision 0008).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import hiredis
+import redis
+import redis.asyncio
+
+from batcher.core.commands import Command
+
+Reply = TypeVar("Reply")
+
+# While replies to this many bytes of commands are awaited, other commands wait, so that a round trip does not
+# take longer the more requests there are. It is far below what keeps Redis busy for a second.
+SENT_MOST_BYTES = 2 << 20
+_NOTHING = object()
+
+
+class Exchange:
+    """A command and the future of its reply. `tries`: over how many connections it may be sent."""
+
+    __slots__ = ("by_source", "command", "future", "size", "tries", "words")
+
+    def __init__(self, words: Sequence[Any], command: Command[Any] | None, tries: int) -> None:
+        self.words = words
+        self.command = command
+        self.tries = tries
+        self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self.by_source = False
+        self.size = 0
+
+    def answer(self, reply: Any) -> None:
+        """Passes the reply on, as its command reads it, unless it is no longer awaited."""
+        if self.future.done():
+            return
+        try:
+            self.future.set_result(reply if self.command is None else self.command.read(reply))
+        except Exception as error:
+            self.fail(error)
+
+    def fail(self, error: Exception) -> None:
+        if not self.future.done():
+            self.future.set_exception(error)
+
+
+class Pipeline(asyncio.Protocol):
+    """Sends commands over a connection that `client` configures, and connects again once it is lost.
+
+    Cancelling a future drops the reply, not the command. Redis must answer within the client's timeout after
+    its last reply. After a lost connection, up to `retries` times, commands without a reply are sent again in
+    their order, so they must be idempotent. `writes` counts round trips: the commands of one tick share one.
+    """
+
+    def __init__(self, client: redis.asyncio.Redis, prefix: str = "", *, retries: int = 0) -> None:
+        self.writes = 0
+        self._client = client
+        self._prefix = prefix
+        self._tries = retries + 1
+        self._waiting: deque[Exchange] = deque()
+        self._sent: deque[Exchange] = deque()
+        self._sent_bytes = 0
+        self._scheduled = False
+        self._connecting: asyncio.Task[None] | None = None
+        self._connection: Any = None
+        self._transport: Any = None
+        self._reader: Any = None
+        # Scripts that this connection has sent by their source, so that their digests suffice.
+        self._known: set[str] = set()
+        self._heard_at = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def ask(self, *words: Any) -> asyncio.Future[Any]:
+        """Sends one command, such as ("GET", key). An error reply is raised."""
+        return self._add(Exchange(words, None, self._tries))
+
+    def run(self, command: Command[Reply]) -> asyncio.Future[Reply]:
+        """Runs a script and reads its reply. An error reply is raised."""
+        return self._add(Exchange((), command, self._tries))
+
+    async def close(self) -> None:
+        """Waits for the replies that are still awaited, then closes the connection and the client."""
+        while awaited := [one.future for one in (*self._sent, *self._waiting) if not one.future.done()]:
+            await asyncio.wait(awaited)
+        if self._connecting is not None:
+            await asyncio.wait([self._connecting])
+        self._disconnect()
+        if self._connection is not None:
+            await self._connection.disconnect(nowait=True)
+        await self._client.aclose()
+
+    def _add(self, exchange: Exchange) -> asyncio.Future[Any]:
+        self._waiting.append(exchange)
+        self._schedule()
+        return exchange.future
+
+    def _schedule(self) -> None:
+        """Sends what waits on the next tick, with everything that is added until then."""
+        if not self._waiting or self._scheduled:
+            return
+        self._scheduled = True
+        loop = asyncio.get_running_loop()
+        if self._transport is None:
+            self._connecting = loop.create_task(self._connect())
+        else:
+            loop.call_soon(self._send)
+
+    async def _connect(self) -> None:
+        try:
+            old, self._connection = self._connection, None
+            if old is not None:
+                await old.disconnect(nowait=True)
+            self._connection = self._client.connection_pool.make_connection()  # type: ignore[no-untyped-call]
+            await self._connection.connect()
+        except Exception as error:
+            self._scheduled = False
+            self._sent, self._waiting = self._waiting, deque()  # as if all of it had been sent
+            self._lost(error)
+            return
+        self._known.clear()
+        self._reader = hiredis.Reader(
+            protocolError=redis.exceptions.InvalidResponse,
+            replyError=self._connection._parser.parse_error,
+            notEnoughData=_NOTHING,
+        )
+        # From now on its data arrives here instead of in a stream.
+        self._transport = self._connection._writer.transport
+        self._transport.set_protocol(self)
+        self._send()
+
+    def _send(self) -> None:
+        self._scheduled = False
+        if self._transport is None or self._transport.is_closing():
+            self._lost(_closed("by the server"))
+            return
+        loop, pieces = asyncio.get_running_loop(), []
+        if not self._sent:
+            self._heard_at = loop.time()
+        while self._waiting and self._sent_bytes < SENT_MOST_BYTES:
+            exchange = self._waiting.popleft()
+            try:
+                pieces.append(packed := self._pack(exchange))
+            except Exception as error:
+                exchange.fail(error)
+                continue
+            exchange.size = len(packed)
+            self._sent.append(exchange)
+            self._sent_bytes += exchange.size
+        if pieces:
+            self.writes += 1
+            self._transport.write(b"".join(pieces))
+        if self._timer is None:
+            self._timer = loop.call_later(self._connection.socket_timeout, self._check)
+
+    def _pack(self, exchange: Exchange) -> bytes:
+        words, command = exchange.words, exchange.command
+        if command is not None:
+            known = command.script in self._known and not exchange.by_source
+            words = command.words(self._prefix, known)
+            self._known.add(command.script)
+        packed: bytes = hiredis.pack_command(tuple(words))
+        return packed
+
+    def _check(self) -> None:
+        """Gives the connection up if it has been silent for too long."""
+        self._timer = None
+        if self._sent:
+            loop = asyncio.get_running_loop()
+            left_s = self._heard_at + self._connection.socket_timeout - loop.time()
+            if left_s > 0:
+                self._timer = loop.call_later(left_s, self._check)
+            else:
+                self._lost(redis.exceptions.TimeoutError("Redis did not answer in time"))
+
+    def data_received(self, data: bytes) -> None:
+        """Passes replies on, which arrive in the order of the commands."""
+        self._heard_at = asyncio.get_running_loop().time()
+        self._reader.feed(data)
+        try:
+            while self._sent and (reply := self._reader.gets()) is not _NOTHING:
+                if isinstance(reply, redis.exceptions.RedisError):
+                    self._refused(reply)
+                else:
+                    self._answered().answer(reply)
+        except redis.exceptions.RedisError as error:
+            self._lost(error)
+            return
+        if not self._sent and self._reader.has_data():
+            self._disconnect()  # the next command would take the surplus reply for its own
+        self._schedule()
+
+    def _answered(self) -> Exchange:
+        """Removes the command that the next reply belongs to."""
+        exchange = self._sent.popleft()
+        self._sent_bytes -= exchange.size
+        return exchange
+
+    def _refused(self, reply: redis.exceptions.RedisError) -> None:
+        """Takes an error reply. Raises it if it says that this server cannot be used now."""
+        if isinstance(reply, redis.exceptions.ConnectionError):
+            raise reply
+        exchange = self._answered()
+        if isinstance(reply, redis.exceptions.NoScriptError) and not exchange.by_source:
+            exchange.by_source = True
+            self._waiting.appendleft(exchange)
+        else:
+            exchange.fail(reply)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The server closed the connection, or the network failed."""
+        self._lost(_closed(exc or "by the server"))
+
+    def _lost(self, error: Exception) -> None:
+        """Sends the commands without a reply again over a new connection, or fails them."""
+        self._disconnect()
+        unanswered, self._sent = self._sent, deque()
+        again = isinstance(error, redis.exceptions.ConnectionError)
+        for exchange in reversed(unanswered):
+            exchange.tries -= 1
+            if again and exchange.tries:
+                self._waiting.appendleft(exchange)
+            else:
+                exchange.fail(error)
+        self._schedule()
+
+    def _disconnect(self) -> None:
+        self._sent_bytes = 0
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._transport is not None:
+            self._transport.set_protocol(asyncio.Protocol())  # its end is not that of the next connection
+            self._transport.abort()
+            self._transport = None
+
+
+def _closed(why: object) -> redis.exceptions.ConnectionError:
+    return redis.exceptions.ConnectionError(f"the connection was closed: {why}")

@@ -1,0 +1,140 @@
+"""The worker's side of the queue: wait, claim, complete, extend leases, release entries."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from batcher.core.commands import Beat, Claim, Claimed, Command, Complete, Completed, Release, Retire
+from batcher.core.connection import Redis
+from batcher.core.keys import cache_prefix, prefix
+from batcher.core.outage import NoScriptError
+
+log = logging.getLogger(__name__)
+
+
+class WorkerQueue:
+    """The worker's side, synchronous. The threads of a worker may share one instance.
+
+    Results are cached in this Redis under `revision` for about `cache_ms`, or not at all if that is 0.
+    """
+
+    def __init__(
+        self,
+        client: Redis,
+        name: str,
+        worker: str,
+        *,
+        lease_ms: int,
+        max_attempts: int,
+        result_ms: int,
+        revision: str = "",
+        cache_ms: int = 0,
+    ) -> None:
+        self.prefix = prefix(name)
+        self.worker = worker
+        self._client: Any = client  # redis-py does not annotate execute_command
+        self._lease_ms = lease_ms
+        self._max_attempts = max_attempts
+        self._result_ms = result_ms
+        self._cache = cache_prefix(name, revision)
+        self._cache_ms = cache_ms
+
+    def run(self, commands: Sequence[Command[Any]]) -> list[Any]:
+        """Runs scripts in one round trip and reads their replies. Raises the first error among them."""
+        pipe = self._client.pipeline(transaction=False)
+        for command in commands:
+            pipe.execute_command(*command.words(self.prefix, known=True))
+        return [self._read(*pair) for pair in zip(commands, pipe.execute(raise_on_error=False), strict=True)]
+
+    def _read(self, command: Command[Any], reply: Any) -> Any:
+        """Reads a reply. Only a script that the server does not know is sent again.
+
+        A claim that has run must not run twice: the first one's entries would wait for their leases to end.
+        """
+        if isinstance(reply, NoScriptError):
+            reply = self._client.execute_command(*command.words(self.prefix, known=False))
+        if isinstance(reply, Exception):
+            raise reply
+        return command.read(reply)
+
+    def wait(self, last: bytes, block_s: float) -> bool:
+        """Blocks until there is a wake-up after `last`, for at most `block_s`. Claims nothing."""
+        return bool(self._listen(self._client, last, block_s))
+
+    def wait_and_claim(self, last: bytes, block_s: float, command: Claim) -> Claimed:
+        """Blocks like `wait`, then runs the claim `command`, all in one round trip.
+
+        If the process ends while it waits, its connection is closed and the claim does not run.
+        """
+        pipe = self._client.pipeline(transaction=False)
+        self._listen(pipe, last, block_s)
+        pipe.execute_command(*command.words(self.prefix, known=True))
+        woken, reply = pipe.execute(raise_on_error=False)
+        claimed: Claimed = self._read(command, reply)
+        if isinstance(woken, Exception) and not claimed.entries:
+            raise woken
+        return claimed
+
+    def _listen(self, client: Any, last: bytes, block_s: float) -> Any:
+        return client.xread({f"{self.prefix}:bell": last}, count=1, block=max(1, int(block_s * 1000)))
+
+    def claim_command(
+        self, entries: int, cost: int, bulk_cost: int, free: bool = True, waits: bool = False
+    ) -> Claim:
+        """The command for a claim. Pass `waits` for `wait_and_claim`."""
+        limits = entries, cost, bulk_cost
+        return Claim(self.worker, *limits, self._lease_ms, self._max_attempts, free, waits)
+
+    def complete_command(self, results: Iterable[tuple[str, bytes]]) -> Complete:
+        """The command that sends results: (id, encoded result) of each."""
+        pairs = list(results)
+        ids, encoded = [entry for entry, _ in pairs], [result for _, result in pairs]
+        return Complete(self.worker, ids, encoded, self._result_ms, self._cache, self._cache_ms)
+
+    @property
+    def remembers(self) -> bool:
+        """Whether completing an entry also caches its result."""
+        return self._cache_ms > 0
+
+    def read_completed(self, completed: Completed) -> int:
+        """How many entries were still waiting for their results.
+
+        If Redis refuses to cache results for a reason other than its memory, this queue caches no more.
+        """
+        if completed.refusal and "OOM" not in completed.refusal:
+            self._cache_ms = 0
+            message = "writing the cache separately from now on: %s"
+            log.warning(message, completed.refusal, extra={"action": "cache.apart"})
+        return completed.answered
+
+    def claim(self, entries: int, cost: int, bulk_cost: int, free: bool = True) -> Claimed:
+        claimed: Claimed
+        (claimed,) = self.run([self.claim_command(entries, cost, bulk_cost, free)])
+        return claimed
+
+    def complete(self, results: Iterable[tuple[str, bytes]]) -> int:
+        (completed,) = self.run([self.complete_command(results)])
+        return self.read_completed(completed)
+
+    def beat(
+        self,
+        ids: Iterable[str],
+        record: Mapping[str, Any],
+        model: Mapping[str, Any],
+        ttl_ms: int,
+        takeover: bool = False,
+    ) -> int:
+        """Extends the leases of `ids` and renews the worker's record. Returns how many leases it held."""
+        command = Beat(self.worker, self._lease_ms, ttl_ms, list(ids), record, model, takeover)
+        (extended,) = self.run([command])
+        return int(extended)
+
+    def release(self, ids: Sequence[str]) -> int:
+        (released,) = self.run([Release(ids)])
+        return int(released)
+
+    def retire(self, suspects: Sequence[str] = ()) -> None:
+        """Removes the worker and ends the leases of `suspects`, which then run alone on another worker."""
+        self.run([Retire(self.worker, suspects)])
