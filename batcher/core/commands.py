@@ -15,7 +15,7 @@ Reply = TypeVar("Reply", covariant=True)
 # How long Redis keeps an entry after its budget, and a failure for the API processes that wait for it.
 KEEP_MS = 60_000
 FAILURE_MS = 2_000
-_CLAIM_HEAD = 5
+_CLAIM_HEAD = 4
 _CLAIM_FIELDS = 4
 
 
@@ -68,7 +68,14 @@ class Full:
     waiting: int
 
 
-Enqueued = list[State] | Full
+class Accepted(NamedTuple):
+    """The state of each id, and how many workers are still idle although something was queued."""
+
+    states: list[State]
+    idle: int
+
+
+Enqueued = Accepted | Full
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +107,17 @@ class Enqueue(Command[Enqueued]):
     def read(self, reply: Any) -> Enqueued:
         if reply and reply[0] == b"full":
             return Full(int(reply[1]))
-        return [_state(state) for state in reply]
+        states = reply[: len(self.ids)]
+        idle = reply[len(states)] if len(reply) > len(states) else 0
+        return Accepted([_state(state) for state in states], int(idle))
+
+
+@dataclass(frozen=True, slots=True)
+class Wake(Command[int]):
+    """Wakes one more worker if entries wait. Returns how many are still idle; 0 if nothing waits."""
+
+    script = "wake"
+    ids: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,13 +145,12 @@ class Outcomes(Command[list[State]]):
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """The result of one claim. `left` entries still wait in all lanes; `bell` is the last wake-up's id."""
+    """The result of one claim. `left` entries still wait in all lanes."""
 
     entries: list[Entry] = field(default_factory=list)
     left: int = 0
     skipped: int = 0
     expired: int = 0
-    bell: bytes = b"0-0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +158,7 @@ class Claim(Command[Claimed]):
     """Takes entries for a worker. `free`: it holds nothing else, so it may get a quarantined entry.
 
     `waits`: it is sent in advance. A worker without a heartbeat for the time of a lease then gets nothing.
+    `idle_ms`: how long the worker has been idle (-1: busy). If it gets nothing, it can then be woken.
     """
 
     script = "claim"
@@ -153,22 +170,23 @@ class Claim(Command[Claimed]):
     max_attempts: int
     free: bool = True
     waits: bool = False
+    idle_ms: int = -1
     ids: Sequence[str] = ()
 
     def args(self) -> list[Any]:
         limits = [self.entries, self.cost, self.bulk_cost, self.lease_ms, self.max_attempts]
-        return [self.worker, *limits, int(self.free), int(self.waits)]
+        return [self.worker, *limits, int(self.free), int(self.waits), self.idle_ms]
 
     def read(self, reply: Any) -> Claimed:
         """An unreadable entry counts as skipped."""
-        left, skipped, expired, bell, now_ms = reply[:_CLAIM_HEAD]
+        left, skipped, expired, now_ms = reply[:_CLAIM_HEAD]
         entries = []
         for at in range(_CLAIM_HEAD, len(reply), _CLAIM_FIELDS):
             try:
                 entries.append(decode_entry(*reply[at : at + _CLAIM_FIELDS], now_ms=int(now_ms)))
             except ValueError:
                 skipped += 1
-        return Claimed(entries, int(left), int(skipped), int(expired), bell)
+        return Claimed(entries, int(left), int(skipped), int(expired))
 
 
 class Completed(NamedTuple):
@@ -185,7 +203,10 @@ def spread(lifetime_ms: float) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Complete(Command[Completed]):
-    """Sends results, which are cached for about `cache_ms` if that is not 0. A failure may run again."""
+    """Sends results, which are cached for about `cache_ms` if that is not 0. A failure may run again.
+
+    `idle`: the worker has nothing else to do, and can be woken from then on.
+    """
 
     script = "complete"
     worker: str
@@ -194,9 +215,10 @@ class Complete(Command[Completed]):
     result_ms: int
     cache: str = ""
     cache_ms: int = 0
+    idle: bool = False
 
     def args(self) -> list[Any]:
-        args = [self.worker, self.result_ms, FAILURE_MS, self.cache, spread(self.cache_ms)]
+        args = [self.worker, int(self.idle), self.result_ms, FAILURE_MS, self.cache, spread(self.cache_ms)]
         for pair in zip(self.ids, self.results, strict=True):
             args += pair
         return args

@@ -14,7 +14,8 @@ queue's clock: that of Redis, but limited to 1.2 s from one heartbeat or sweep t
 | P:res:<id>    | string | the result, for polls and later requests   | 60 s          | complete       |
 | P:reply:<api> | list   | hints to one API process: ids and results  | 60 s, renewed | complete       |
 | P:waiting     | hash   | lane -> waiting cost                       | 1 h, renewed  | enqueue, claim |
-| P:bell        | stream | wake-ups for idle workers                  | 60 s, renewed | enqueue        |
+| P:idle        | zset   | idle worker -> since when                  | 1 h, renewed  | claim, complete|
+| P:wake:<id>   | list   | a wake-up for one idle worker              | 60 s, renewed | enqueue        |
 | P:workers     | zset   | worker -> when it counts as dead           | 1 h, renewed  | beat           |
 | P:worker:<id> | hash   | record of a live worker; its last batches  | 1 h, renewed  | beat           |
 | P:alone:<id>  | string | the last id that a worker took from solo   | 2 h           | claim          |

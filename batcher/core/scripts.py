@@ -7,7 +7,9 @@ from functools import cache
 from importlib import resources
 from typing import Literal
 
-Script = Literal["enqueue", "cancel", "outcomes", "sweep", "claim", "complete", "beat", "release", "retire"]
+Script = Literal[
+    "enqueue", "cancel", "outcomes", "sweep", "wake", "claim", "complete", "beat", "release", "retire"
+]
 
 # The package of the queue's scripts.
 QUEUE = "batcher.core"

@@ -16,6 +16,7 @@ from batcher.core.pipeline import Pipeline
 from batcher.errors import BudgetExceeded, Malformed, MillraceError, QueueUnavailable
 from batcher.hub.admission import Admission
 from batcher.hub.counts import HubCounts
+from batcher.hub.wake_ups import WakeUps
 from batcher.messages import Lane, Outcome, Prediction, decode_cached, decode_result, estimate_cost
 
 log = logging.getLogger(__name__)
@@ -66,6 +67,7 @@ class Dispatcher:
         self._api = api
         self._outage = outage
         self._admission = admission
+        self._wake_ups = WakeUps(pipeline, self.pending)
         self._last_write = 0
         self._unwanted: list[str] = []
 
@@ -159,12 +161,14 @@ class Dispatcher:
         if write != self._last_write:
             self._last_write = write
             self.counts.round_trips += 1
-        states, now = done.result(), asyncio.get_running_loop().time()
-        if isinstance(states, Full):
+        enqueued, now = done.result(), asyncio.get_running_loop().time()
+        if isinstance(enqueued, Full):
             cost = sum(estimate_cost(entry.text) for entry in entries)
-            self._shed(entries, self._admission.queue_full(states.waiting, cost, now))
+            self._shed(entries, self._admission.queue_full(enqueued.waiting, cost, now))
             return
-        for entry, state in zip(entries, states, strict=True):
+        if enqueued.idle:
+            self._wake_ups.check_later()
+        for entry, state in zip(entries, enqueued.states, strict=True):
             if entry.asked_at == math.inf:
                 entry.asked_at, entry.look_at = now, now + LOOK_S
             if state.kind == "queued":

@@ -37,9 +37,9 @@ class Claimer:
     ) -> None:
         self.left = self.skipped = self.expired = 0
         self.arrivals = Arrivals()
-        # Position in the wake-up stream at the last claim: a wait that starts there misses no later entry.
-        # If it is empty, the worker must try a claim before it waits.
-        self._last_wakeup = b""
+        # Whether Redis knows that this worker is idle. If not, the worker must claim before it waits.
+        self.idle = False
+        self._busy_at = time.monotonic()
         self._traffic = InteractiveTraffic()
         self._queue = queue
         self._waiting_queue = waiting_queue
@@ -68,7 +68,8 @@ class Claimer:
         if ahead and bulk < budget:
             bulk = 0
         free = not ahead and not held
-        return self._queue.claim_command(self._most, wanted, min(wanted, bulk), free, waits)
+        idle_ms = int((time.monotonic() - self._busy_at) * 1000) if free else -1
+        return self._queue.claim_command(self._most, wanted, min(wanted, bulk), free, waits, idle_ms)
 
     def claim(self, command: Claim) -> Claimed:
         """Claims once. If Redis does not answer, pauses briefly and returns an empty claim."""
@@ -76,20 +77,15 @@ class Claimer:
             (claimed,) = self._queue.run([command])
         except REDIS_ERRORS as error:
             return self._failed(error)
-        return self.taken(claimed)
-
-    @property
-    def more(self) -> bool:
-        """Whether a claim may return entries at once, so that the worker should not wait."""
-        return self.left > 0 or not self._last_wakeup
+        return self.taken(claimed, noted=command.idle_ms >= 0)
 
     def wait(self, window_s: float, command: Claim) -> Claimed:
         """Waits up to WAIT_S for entries, then claims at once, or after `window_s` to let more arrive."""
         try:
             if window_s <= 0.0:
-                return self.taken(self._waiting_queue.wait_and_claim(self._last_wakeup, WAIT_S, command))
-            if not self._waiting_queue.wait(self._last_wakeup, WAIT_S):
-                self._last_wakeup = b""
+                return self.taken(self._waiting_queue.wait_and_claim(WAIT_S, command), noted=True)
+            if not self._waiting_queue.wait(WAIT_S):
+                self.idle = False
                 return NOTHING
         except REDIS_ERRORS as error:
             return self._failed(error)
@@ -98,12 +94,12 @@ class Claimer:
 
     def _failed(self, error: Exception) -> Claimed:
         self._outage.lost(error)
-        self._last_wakeup = b""
+        self.idle = False
         self._stopping.wait(self._outage.pause_s)
         return NOTHING
 
-    def taken(self, claim: Claimed) -> Claimed:
-        """Starts renewing the leases of claimed entries."""
+    def taken(self, claim: Claimed, *, noted: bool) -> Claimed:
+        """Starts renewing the leases of claimed entries. `noted`: if there are none, this worker is idle."""
         if not self._outage.over:
             self._outage.found()
         self._heartbeat.hold(entry.id for entry in claim.entries)
@@ -111,7 +107,9 @@ class Claimer:
         self.arrivals = self.arrivals.seen(len(claim.entries), now)
         interactive = [entry.cost for entry in claim.entries if entry.lane == "interactive"]
         self._traffic = self._traffic.seen(interactive, now)
-        self.left, self._last_wakeup = claim.left, claim.bell
+        self.left, self.idle = claim.left, noted and not claim.entries
+        if claim.entries:
+            self._busy_at = now
         self.skipped += claim.skipped
         self.expired += claim.expired
         return claim

@@ -161,12 +161,14 @@ class Worker:
         self._state = "idle"
         results, self._unsent = self._unsent, []
         window_s = 0.0
-        if self.claims.more:
+        if self.claims.left or not (results or self.claims.idle):
             claim = self._exchange(results)
         else:
-            if self._sender.complete(results):
-                self._run_aside(self._sender.sent, results)
-            if self._stop.is_set():
+            if results:
+                self.claims.idle = self._sender.complete(results, idle=True)
+                if self.claims.idle:
+                    self._run_aside(self._sender.sent, results)
+            if self._stop.is_set() or not self.claims.idle:
                 return
             typical, most_s = self._stats.typical_tokens, self._settings.window_ms / 1000
             window_s = keep_window_s(self.claims.arrivals, self.cost, typical, most_s)
@@ -188,7 +190,7 @@ class Worker:
             return NOTHING
         self._queue.read_completed(completed)
         self._run_aside(self._sender.sent, results)
-        return self.claims.taken(claimed)
+        return self.claims.taken(claimed, noted=True)
 
     def _claim_command(self, *, ahead: bool = False, waits: bool = False) -> Claim:
         return self.claims.command(self._held, self.cost, self.budget, ahead=ahead, waits=waits)

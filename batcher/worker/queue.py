@@ -59,17 +59,17 @@ class WorkerQueue:
             raise reply
         return command.read(reply)
 
-    def wait(self, last: bytes, block_s: float) -> bool:
-        """Blocks until there is a wake-up after `last`, for at most `block_s`. Claims nothing."""
-        return bool(self._listen(self._client, last, block_s))
+    def wait(self, block_s: float) -> bool:
+        """Blocks until this worker is woken, for at most `block_s`. Claims nothing."""
+        return bool(self._listen(self._client, block_s))
 
-    def wait_and_claim(self, last: bytes, block_s: float, command: Claim) -> Claimed:
+    def wait_and_claim(self, block_s: float, command: Claim) -> Claimed:
         """Blocks like `wait`, then runs the claim `command`, all in one round trip.
 
         If the process ends while it waits, its connection is closed and the claim does not run.
         """
         pipe = self._client.pipeline(transaction=False)
-        self._listen(pipe, last, block_s)
+        self._listen(pipe, block_s)
         pipe.execute_command(*command.words(self.prefix, known=True))
         woken, reply = pipe.execute(raise_on_error=False)
         claimed: Claimed = self._read(command, reply)
@@ -77,21 +77,27 @@ class WorkerQueue:
             raise woken
         return claimed
 
-    def _listen(self, client: Any, last: bytes, block_s: float) -> Any:
-        return client.xread({f"{self.prefix}:bell": last}, count=1, block=max(1, int(block_s * 1000)))
+    def _listen(self, client: Any, block_s: float) -> Any:
+        return client.blpop([f"{self.prefix}:wake:{self.worker}"], block_s)
 
     def claim_command(
-        self, entries: int, cost: int, bulk_cost: int, free: bool = True, waits: bool = False
+        self,
+        entries: int,
+        cost: int,
+        bulk_cost: int,
+        free: bool = True,
+        waits: bool = False,
+        idle_ms: int = -1,
     ) -> Claim:
         """The command for a claim. Pass `waits` for `wait_and_claim`."""
         limits = entries, cost, bulk_cost
-        return Claim(self.worker, *limits, self._lease_ms, self._max_attempts, free, waits)
+        return Claim(self.worker, *limits, self._lease_ms, self._max_attempts, free, waits, idle_ms)
 
-    def complete_command(self, results: Iterable[tuple[str, bytes]]) -> Complete:
+    def complete_command(self, results: Iterable[tuple[str, bytes]], idle: bool = False) -> Complete:
         """The command that sends results: (id, encoded result) of each."""
         pairs = list(results)
         ids, encoded = [entry for entry, _ in pairs], [result for _, result in pairs]
-        return Complete(self.worker, ids, encoded, self._result_ms, self._cache, self._cache_ms)
+        return Complete(self.worker, ids, encoded, self._result_ms, self._cache, self._cache_ms, idle)
 
     @property
     def remembers(self) -> bool:
@@ -109,13 +115,13 @@ class WorkerQueue:
             log.warning(message, completed.refusal, extra={"action": "cache.apart"})
         return completed.answered
 
-    def claim(self, entries: int, cost: int, bulk_cost: int, free: bool = True) -> Claimed:
+    def claim(self, entries: int, cost: int, bulk_cost: int, free: bool = True, idle_ms: int = -1) -> Claimed:
         claimed: Claimed
-        (claimed,) = self.run([self.claim_command(entries, cost, bulk_cost, free)])
+        (claimed,) = self.run([self.claim_command(entries, cost, bulk_cost, free, idle_ms=idle_ms)])
         return claimed
 
-    def complete(self, results: Iterable[tuple[str, bytes]]) -> int:
-        (completed,) = self.run([self.complete_command(results)])
+    def complete(self, results: Iterable[tuple[str, bytes]], idle: bool = False) -> int:
+        (completed,) = self.run([self.complete_command(results, idle)])
         return self.read_completed(completed)
 
     def beat(

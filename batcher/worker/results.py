@@ -56,14 +56,17 @@ class ResultSender:
             self._heartbeat.drop(entry for entry, _ in results)
             raise
 
-    def complete(self, results: Sequence[Result]) -> bool:
-        """Whether Redis accepted the results. If it does not in time, their leases are left to expire."""
+    def complete(self, results: Sequence[Result], *, idle: bool = False) -> bool:
+        """Whether Redis accepted the results. If it does not in time, their leases are left to expire.
+
+        `idle`: the worker has nothing else to do.
+        """
         if not results:
             return False
         deadline = time.monotonic() + PATIENCE_S
         while True:
             try:
-                self._queue.complete(encoded(results))
+                self._queue.complete(encoded(results), idle)
                 if not self._outage.over:
                     self._outage.found()
                 return True

@@ -35,7 +35,7 @@ def test_fault_11_an_api_that_dies_waiting_leaves_nothing(mill: Callable[..., Mi
         cached = [key for key in left if key.startswith(b"millrace:cache:")]
         assert cached, "the work was not for nothing"
         assert all(
-            b":reply:" in key for key in left - set(cached) - {f"{P}:waiting".encode(), f"{P}:bell".encode()}
+            b":reply:" in key for key in left - set(cached) - {f"{P}:waiting".encode(), f"{P}:idle".encode()}
         )
         made.start_api()
         made.wait_ready()

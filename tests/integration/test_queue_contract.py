@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import redis
 
-from batcher.core.commands import Cancel, Claimed, Complete, Completed, Enqueue, Full, Outcomes
+from batcher.core.commands import Cancel, Claimed, Complete, Completed, Enqueue, Full, Outcomes, Wake
 from batcher.core.keys import cache_prefix
 from batcher.core.snapshot import Sweep
 from batcher.errors import QueueFull
@@ -80,7 +80,7 @@ class Bench:
             raise QueueFull("full", retry_after_s=answer.waiting / 100)
         return [
             [state.result] if state.kind == "cached" else state.result or state.kind.encode()
-            for state in answer
+            for state in answer.states
         ]
 
     def cancel(self, *ids: str, api: str = "a") -> int:
@@ -552,13 +552,76 @@ def test_an_empty_lane_has_no_cost_whatever_was_lost(bench: Bench) -> None:
     assert bench.waiting() == 0
 
 
-def test_the_bell_wakes_an_idle_worker_and_takes_nothing(bench: Bench) -> None:
-    claim = bench.worker().claim(10, 100, 100)
-    assert not bench.worker().wait(claim.bell, 0.01)
+def idle_workers(bench: Bench, *names: str) -> list[WorkerQueue]:
+    """Live workers that have found nothing to do. The first one has been idle for longest."""
+    workers = [bench.worker(name) for name in names]
+    for at, worker in enumerate(workers):
+        worker.beat([], RECORD, MODEL, 5000)
+        assert not worker.claim(10, 100, 100, idle_ms=1000 * (len(names) - at)).entries
+    return workers
+
+
+def woken(*workers: WorkerQueue) -> list[str]:
+    return [worker.worker for worker in workers if worker.wait(0.01)]
+
+
+def test_one_text_wakes_the_worker_that_was_busy_last(bench: Bench) -> None:
+    workers = idle_workers(bench, "one", "two", "three")
+    assert woken(*workers) == []
+    bench.ask("a")
+    assert woken(*workers) == ["three"]
     bench.ask("b", lane="bulk")
-    assert bench.worker("one").wait(claim.bell, 1.0)
-    assert bench.worker("two").wait(claim.bell, 1.0)
-    assert ids_of(bench.worker().claim(10, 100, 100)) == ["b"]
+    assert woken(*workers) == ["two"], "the last one has not claimed yet"
+    assert ids_of(workers[2].claim(10, 100, 100)) == ["a", "b"]
+    assert workers[2].complete([("a", ANSWER), ("b", ANSWER)], idle=True) == 2
+    bench.ask("c")
+    assert woken(*workers) == ["three"]
+
+
+def test_as_many_workers_are_woken_as_the_cost_needs(bench: Bench) -> None:
+    workers = idle_workers(bench, *(f"w{number}" for number in range(5)))
+    bench.ask("a", "b", cost=600, cap=10_000)
+    assert len(woken(*workers)) == 3
+
+
+def test_a_claim_that_leaves_entries_wakes_another_worker(bench: Bench) -> None:
+    workers = idle_workers(bench, "one", "two", "three")
+    bench.ask("a", "b", "c")
+    assert woken(*workers) == ["three"]
+    assert ids_of(workers[2].claim(1, 100, 100)) == ["a"]
+    assert woken(*workers) == ["two"]
+    assert ids_of(workers[1].claim(10, 100, 100)) == ["b", "c"]
+    assert woken(*workers) == []
+
+
+def test_a_worker_that_was_busy_finds_what_came_meanwhile(bench: Bench) -> None:
+    (worker,) = idle_workers(bench, "one")
+    bench.ask("a")
+    assert woken(worker) == ["one"]
+    worker.claim(10, 100, 100)
+    bench.ask("b")
+    assert woken(worker) == []
+    assert worker.complete([("a", ANSWER)], idle=True) == 1
+    assert woken(worker) == ["one"]
+
+
+def test_workers_that_have_ended_are_not_woken(bench: Bench) -> None:
+    workers = idle_workers(bench, "one", "two", "three")
+    workers[2].retire()
+    bench.ask("a")
+    assert woken(*workers) == ["two"]
+    bench.client.zrem(f"{bench.P}:workers", "one")  # it was killed, and its record has expired
+    bench.ask("b")
+    assert woken(*workers) == []
+
+
+def test_a_lost_wake_up_is_replaced_while_another_worker_is_idle(bench: Bench) -> None:
+    first, second = idle_workers(bench, "one", "two")
+    wake = Wake()
+    assert first.run([wake]) == [0], "nothing waits"
+    bench.ask("a")
+    assert first.run([wake]) == [0], "both have been woken"
+    assert woken(first, second) == ["one", "two"]
 
 
 def test_the_queue_looks_for_long_lived_results_of_one_revision(bench: Bench) -> None:
@@ -607,17 +670,16 @@ def test_a_refused_cache_is_given_up_and_nothing_else(bench: Bench) -> None:
     assert bench.client.keys("millrace:cache:*") == []
 
 
-def claim_in_advance(queue: WorkerQueue, bell: bytes, block_s: float = 0.01) -> Claimed:
-    return queue.wait_and_claim(bell, block_s, queue.claim_command(10, 100, 100, waits=True))
+def claim_in_advance(queue: WorkerQueue, block_s: float = 0.01) -> Claimed:
+    return queue.wait_and_claim(block_s, queue.claim_command(10, 100, 100, waits=True, idle_ms=0))
 
 
 def test_a_claim_sent_in_advance_runs_when_work_comes(bench: Bench) -> None:
     worker = bench.worker()
     worker.beat([], RECORD, MODEL, 5000)
-    bell = worker.claim(10, 100, 100).bell
-    assert claim_in_advance(worker, bell) == Claimed(bell=bell)
+    assert claim_in_advance(worker) == Claimed()
     with ThreadPoolExecutor(1) as waiting:
-        claimed = waiting.submit(claim_in_advance, worker, bell, 10.0)
+        claimed = waiting.submit(claim_in_advance, worker, 10.0)
         time.sleep(0.05)
         assert not claimed.done()
         bench.ask("x", "y")
@@ -629,19 +691,31 @@ def test_a_claim_sent_in_advance_survives_a_flush_of_scripts(bench: Bench) -> No
     worker.beat([], RECORD, MODEL, 5000)
     bench.ask("x")
     bench.client.script_flush()
-    assert ids_of(claim_in_advance(worker, b"0-0")) == ["x"]
+    assert ids_of(claim_in_advance(worker)) == ["x"]
 
 
 def test_a_claim_sent_in_advance_by_a_worker_since_frozen_takes_nothing(bench: Bench) -> None:
-    frozen = bench.worker("frozen", lease_ms=30)
+    frozen = bench.worker("frozen", lease_ms=500)
     bench.ask("x")
-    assert ids_of(claim_in_advance(frozen, b"0-0")) == [], "it has never beaten"
+    assert ids_of(claim_in_advance(frozen)) == [], "it has never beaten"
     frozen.beat([], RECORD, MODEL, 5000)
-    time.sleep(0.04)
-    refused = claim_in_advance(frozen, b"0-0")
+    time.sleep(0.6)
+    refused = claim_in_advance(frozen)
     assert (ids_of(refused), refused.left) == ([], 1)
     frozen.beat([], RECORD, MODEL, 5000)
-    assert ids_of(claim_in_advance(frozen, b"0-0")) == ["x"]
+    assert ids_of(claim_in_advance(frozen)) == ["x"]
+
+
+def test_a_claim_that_is_refused_wakes_another_worker(bench: Bench) -> None:
+    (other,) = idle_workers(bench, "other")
+    frozen = bench.worker("frozen", lease_ms=500)
+    frozen.beat([], RECORD, MODEL, 5000)
+    frozen.claim(10, 100, 100, idle_ms=0)
+    time.sleep(0.6)
+    bench.ask("x")
+    assert woken(other) == []
+    assert ids_of(claim_in_advance(frozen)) == []
+    assert woken(other) == ["other"]
 
 
 def test_of_a_wait_that_fails_the_claim_counts_if_it_brought_something(
@@ -650,7 +724,7 @@ def test_of_a_wait_that_fails_the_claim_counts_if_it_brought_something(
     worker = bench.worker()
     worker.beat([], RECORD, MODEL, 5000)
     bench.ask("x")
-    refused = redis.exceptions.NoPermissionError("no permissions to run xread")
+    refused = redis.exceptions.NoPermissionError("no permissions to run blpop")
 
     class Refusing(redis.client.Pipeline):
         def execute(self, raise_on_error: bool = True) -> list[Any]:
@@ -659,9 +733,9 @@ def test_of_a_wait_that_fails_the_claim_counts_if_it_brought_something(
 
     pool = bench.client.connection_pool
     monkeypatch.setattr(bench.client, "pipeline", lambda **_: Refusing(pool, {}, False, None))
-    assert ids_of(claim_in_advance(worker, b"0-0")) == ["x"]
+    assert ids_of(claim_in_advance(worker)) == ["x"]
     with pytest.raises(redis.exceptions.NoPermissionError):
-        claim_in_advance(worker, b"0-0")
+        claim_in_advance(worker)
 
 
 def test_the_newest_ready_worker_names_the_model_and_a_dead_revision_is_replaced(bench: Bench) -> None:

@@ -197,7 +197,7 @@ def test_finding_22_a_release_after_the_entry_is_gone_leaves_nothing(bench: Benc
 
 def test_finding_22_whatever_writes_a_key_anew_gives_it_an_end(bench: Bench) -> None:
     """Hashes end by themselves; a script that comes later must not bring one back for ever."""
-    gone = [f"{bench.P}:{name}" for name in ("waiting", "claims", "workers", "bell")]
+    gone = [f"{bench.P}:{name}" for name in ("waiting", "claims", "workers", "idle")]
     for lane in ("interactive", "bulk"):
         bench.ask("a", "b", "c", "d", "e", lane=lane)
         bench.client.delete(*gone)

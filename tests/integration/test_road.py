@@ -23,6 +23,7 @@ from batcher.errors import (
     QueueFull,
     QueueUnavailable,
 )
+from batcher.hub import hub as hub_module
 from batcher.hub.admission import LaneCaps
 from batcher.hub.hub import ReplyHub
 from batcher.hub.shared_cache import SharedCache
@@ -609,3 +610,33 @@ async def test_foreign_bytes_in_every_place_end_no_loop(road: Road) -> None:
     assert isinstance((await ask(hub, text))[0], Prediction), "a foreign result is not reused"
     assert hub.alive
     assert hub.reachable
+
+
+async def test_a_wake_up_that_a_dead_worker_got_is_replaced(
+    road: Road, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither a sweep nor the end of a worker's wait may help: only the hub's check is left."""
+    monkeypatch.setattr(claims, "WAIT_S", 20.0)
+    hub = await road.hub()
+    worker = await road.worker()
+    await road.ready(hub)
+    await ask(hub, "first")
+    monkeypatch.setattr(hub_module, "SWEEP_EVERY_S", 60.0)
+    await asyncio.sleep(1.1)  # until the sweep that is due has run
+    for name in ("killed", "frozen"):
+        lost = WorkerQueue(road.client, "t", name, lease_ms=60_000, max_attempts=3, result_ms=60_000)
+        lost.beat([], {"revision": "rev"}, {"name": "m", "revision": "rev"}, 60_000)
+        assert not lost.claim(10, 100, 100, idle_ms=0).entries
+    sent = hub._pipeline.run
+    commands: list[str] = []
+
+    def run(command: Command[Any]) -> asyncio.Future[Any]:
+        commands.append(command.script)
+        return sent(command)
+
+    monkeypatch.setattr(hub._pipeline, "run", run)
+    async with asyncio.timeout(10):
+        await ask(hub, "second")
+    assert commands.count("wake") >= 2
+    worker.stop()
+    road.client.rpush(f"{worker._queue.prefix}:wake:{worker._queue.worker}", "1")

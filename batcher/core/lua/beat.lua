@@ -20,9 +20,9 @@ even_when_full()
 now = queue_clock(true)
 redis.call('HSET', key, 'beaten', now, unpack(record))
 -- P:workers decides when a worker has ended; the expiry only cleans up where no API process sweeps.
-redis.call('PEXPIRE', key, 3600000)
+redis.call('PEXPIRE', key, WORKERS_MS)
 redis.call('ZADD', WORKERS, now + ttl, worker)
-redis.call('PEXPIRE', WORKERS, 3600000)
+redis.call('PEXPIRE', WORKERS, WORKERS_MS)
 
 -- A worker that becomes ready with another model makes that model the current one; workers with the current revision renew
 -- the record; a revision without live workers is replaced by that of the next heartbeat. Revisions with the same identity

@@ -1,15 +1,17 @@
 -- Claims entries for one worker and writes their leases.
 -- ARGV: worker, most entries, most cost, most cost of bulk, lease_ms, max_attempts,
 --       free (1 if the worker is idle; 0 if a batch is running or it holds other entries),
---       1 if the worker sent this in advance, to run when it is woken.
--- Returns {still waiting, skipped, expired, last wake-up, now, then for each: id, its entry, attempts, solo}.
+--       1 if the worker sent this in advance, to run when it is woken,
+--       for how many ms the worker has had nothing to do (-1: it is busy).
+-- Returns {still waiting, skipped, expired, now, then for each: id, its entry, attempts, solo}.
 local worker, most, most_cost, bulk_cost = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local lease, max_attempts, free = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7] == '1'
+local idle_ms = tonumber(ARGV[9])
 now = queue_clock()
 -- A worker that waited may be frozen or disconnected by now, so it gets nothing without a recent heartbeat. A healthy
 -- worker claims again immediately.
 if ARGV[8] == '1' and (tonumber(redis.call('HGET', worker_key(worker), 'beaten')) or 0) + lease <= now then
-  most, free = 0, false
+  most, free, idle_ms = 0, false, -1
 end
 local READ_AHEAD = 32
 local lease_end, first_claim = digits(now + lease), claim_line(1, worker, lease, 0, 0, '')
@@ -110,8 +112,14 @@ if tombstones > 0 then
   skipped = math.max(skipped - tombstones, 0)
 end
 for lane, weight in pairs(freed) do subtract_cost(lane, weight) end
-local wake_up = redis.call('XREVRANGE', P .. ':bell', '+', '-', 'COUNT', 1)
-local left = redis.call('LLEN', SOLO) - #left_to_others + redis.call('LLEN', Q) + redis.call('LLEN', BULK)
-local reply = { left, skipped, expired, wake_up[1] and wake_up[1][1] or '0-0', now }
+local left = count_waiting() - #left_to_others
+-- What this worker leaves behind is for another one.
+if left > 0 then wake_workers(1) end
+if taken > 0 then
+  if free then redis.call('ZREM', IDLE, worker) end
+elseif idle_ms >= 0 then
+  set_idle(worker, idle_ms)
+end
+local reply = { left, skipped, expired, now }
 for _, value in ipairs(entries) do reply[#reply + 1] = value end
 return reply

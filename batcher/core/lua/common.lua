@@ -4,7 +4,7 @@ local P = KEYS[1]
 local BULK, Q, SOLO, INFLIGHT = P .. ':bulk', P .. ':q', P .. ':solo', P .. ':inflight'
 local FIRST, CLAIMS = P .. ':first', P .. ':claims'
 local WAITING, DEAD, MODEL, WORKERS = P .. ':waiting', P .. ':dead', P .. ':model', P .. ':workers'
-local CLOCK, FULL = P .. ':clock', P .. ':full'
+local CLOCK, FULL, IDLE = P .. ':clock', P .. ':full', P .. ':idle'
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 -- Formats a number as an integer. Format a value that several commands share only once: formatting it takes Lua longer
@@ -14,6 +14,7 @@ local HINT_MS = 60000
 -- Longer than any forward pass can take.
 local CLAIM_MS = 2 * 3600000
 local WAITING_MS = 3600000
+local WORKERS_MS = 3600000
 
 -- The queue's clock is that of Redis, except that it never goes back and advances by at most STEP_MS from one heartbeat or
 -- sweep to the next. A clock adjustment, the different clock of a promoted replica or a period without writes therefore
@@ -41,10 +42,39 @@ local function worker_key(worker) return P .. ':worker:' .. worker end
 local function failed_key(id) return P .. ':failed:' .. id end
 local function lane_list(lane) if lane == 'bulk' then return BULK end return Q end
 
--- Workers read this stream without consuming it, so one worker can neither lose a wake-up nor take it from another.
-local function wake_workers()
-  redis.call('XADD', P .. ':bell', 'MAXLEN', '1', '*', 'r', '1')
-  redis.call('PEXPIRE', P .. ':bell', HINT_MS)
+-- An idle worker waits for an item in its own list, and its next claim is already sent behind that wait. So a wake-up costs one
+-- claim however many workers are idle, and Redis itself runs the claim as soon as the item is there.
+local function wake_key(worker) return P .. ':wake:' .. worker end
+local function wake(worker)
+  redis.call('RPUSH', wake_key(worker), '1')
+  redis.call('PEXPIRE', wake_key(worker), HINT_MS)
+end
+
+-- Wakes up to `count` idle workers. The worker that was busy last comes first, so that the others can be scaled down.
+local function wake_workers(count)
+  while count > 0 do
+    local worker = redis.call('ZPOPMAX', IDLE)[1]
+    if not worker then return end
+    if (tonumber(redis.call('ZSCORE', WORKERS, worker)) or 0) > now then
+      wake(worker)
+      count = count - 1
+    end
+  end
+end
+
+-- Notes that a worker is idle and for how long, so that it can be woken.
+local function set_idle(worker, idle_ms)
+  redis.call('ZADD', IDLE, digits(now - idle_ms), worker)
+  redis.call('PEXPIRE', IDLE, WORKERS_MS)
+end
+
+-- One worker is woken for each of these many tokens.
+local WAKE_COST = 512
+local function wake_for(cost) wake_workers(math.ceil(cost / WAKE_COST)) end
+
+-- How many entries wait, in all lanes.
+local function count_waiting()
+  return redis.call('LLEN', SOLO) + redis.call('LLEN', Q) + redis.call('LLEN', BULK)
 end
 
 local function add_waiting(field, by)
@@ -222,6 +252,6 @@ local function recover(limit, max_attempts)
     redis.call('ZREM', INFLIGHT, ids[i])
     if recover_or_dead_letter(ids[i], tonumber(ids[i + 1]) or now, max_attempts) then recovered = recovered + 1 end
   end
-  if recovered > 0 then wake_workers() end
+  wake_workers(recovered)
   return recovered
 end

@@ -1,14 +1,15 @@
 -- Writes results, sends them to the API processes that wait, and ends leases and entries. Idempotent: a second call finds
 -- nothing to delete. The cache never delays a result: nothing is cached while memory is short or after the first refusal.
 -- A failure ends an entry only if a second worker failed on it too, or if no other worker is alive and the budget ends.
--- ARGV: worker, result_ms, failure_ms, cache key prefix, cache lifetime in ms (0 if the cache is elsewhere),
+-- ARGV: worker, 1 if the worker now has nothing to do, result_ms, failure_ms, cache key prefix, cache lifetime in ms (0 if the cache is elsewhere),
 --       then id, payload for each.
 -- Returns {how many entries were still waiting for their result, why Redis refused to cache results (or nothing)}.
-local worker, result_ms, failure_ms, cache_prefix, cache_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local worker, idle, result_ms, failure_ms = ARGV[1], ARGV[2] == '1', ARGV[3], ARGV[4]
+local cache_prefix, cache_ms = ARGV[5], ARGV[6]
 local ids, keys, payloads, hints = {}, {}, {}, {}
 local function failed(payload) return string.sub(payload, -1) == '\n' end
 local function write_cache()
-  for i = 6, #ARGV, 2 do
+  for i = 7, #ARGV, 2 do
     if not failed(ARGV[i + 1]) then
       redis.call('SET', cache_prefix .. ARGV[i], ARGV[i + 1], 'PX', cache_ms)
     end
@@ -42,14 +43,14 @@ local function runs_again(id)
   if others then
     redis.call('ZREM', INFLIGHT, id)
     redis.call('RPUSH', SOLO, id)
-    wake_workers()
+    wake_workers(1)
   else
     redis.call('ZADD', INFLIGHT, now + pause, id)
   end
   return true
 end
 
-for i = 6, #ARGV, 2 do
+for i = 7, #ARGV, 2 do
   if not (failed(ARGV[i + 1]) and runs_again(ARGV[i])) then
     ids[#ids + 1], keys[#keys + 1], payloads[#payloads + 1] = ARGV[i], entry_key(ARGV[i]), ARGV[i + 1]
   end
@@ -73,4 +74,9 @@ for n, id in ipairs(ids) do
 end
 for api, results in pairs(hints) do hint(api, results) end
 call_in_chunks(ids, 'HDEL', CLAIMS)
+if idle then
+  -- What was enqueued while this worker was busy found no idle worker, so this one wakes itself.
+  if not clock_read then now = queue_clock() end
+  if count_waiting() > 0 then wake(worker) else set_idle(worker, 0) end
+end
 return { call_in_chunks(keys, 'DEL'), refusal }

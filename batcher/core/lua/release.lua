@@ -21,5 +21,6 @@ for i = #ARGV, 1, -1 do
     end
   end
 end
-if released > 0 then wake_workers() end
+now = queue_clock()
+wake_workers(released)
 return released

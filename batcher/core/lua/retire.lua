@@ -3,5 +3,7 @@
 redis.call('ZREM', WORKERS, ARGV[1])
 now = queue_clock()
 for i = 2, #ARGV do redis.call('ZADD', INFLIGHT, 'XX', now, ARGV[i]) end
-if #ARGV > 1 then wake_workers() end
+redis.call('ZREM', IDLE, ARGV[1])
+redis.call('DEL', wake_key(ARGV[1]))
+wake_workers(#ARGV - 1)
 return redis.call('DEL', worker_key(ARGV[1]))

@@ -39,6 +39,7 @@ local interactive, bulk = expire_head('interactive'), expire_head('bulk')
 if interactive[1] + bulk[1] == 0 then redis.call('HDEL', WAITING, 'void') end
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', WORKERS, '-inf', now)) do redis.call('DEL', worker_key(id)) end
 redis.call('ZREMRANGEBYSCORE', WORKERS, '-inf', now)
+if count_waiting() > 0 then wake_workers(1) end
 local workers = {}
 for _, id in ipairs(redis.call('ZRANGE', WORKERS, 0, -1)) do
   local record = redis.call('HGETALL', worker_key(id))

@@ -35,7 +35,7 @@ def test_finding_10_no_lease_is_kept_for_results_whether_they_could_be_sent_or_n
     queue = WorkerQueue(fake_redis.sync, "t", "w", lease_ms=200, max_attempts=3, result_ms=1000)
     errors = {"not taken": redis.exceptions.TimeoutError(), "not foreseen": ZeroDivisionError()}
 
-    def complete(results: Any) -> int:
+    def complete(results: Any, idle: bool = False) -> int:
         list(results)
         if what in errors:
             raise errors[what]

@@ -1,0 +1,303 @@
+"""The queue under fleets: workers without a model, hubs without HTTP, one real Redis, all on this machine.
+
+    python -m benchmarks.fleet [--workers 1,10,100] [--hubs 1,10] [--seconds 5] [--loads light,half,full]
+
+Every worker is the product's own `Worker` with an instant stub, every hub its own `ReplyHub`; many share a
+process. Light load is 20 texts/s. Full load is the highest rate of a doubling search at which the queue's own
+delay (from enqueue to claim, by the clock of Redis) stays under 50 ms at p99, and half load is half of that.
+`idle` sends nothing; what Redis does then is subtracted from what a text costs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import multiprocessing
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import redis
+
+from batcher.messages import Prediction, entry_id
+from benchmarks import report
+from benchmarks.service import redis_in_memory
+
+PER_PROCESS = 50
+LIGHT = 20.0
+DELAY_MS = 50.0
+NAME = "fleet"
+COLUMNS = (
+    "workers",
+    "hubs",
+    "load",
+    "texts/s",
+    "p50 ms",
+    "p99 ms",
+    "redis us/text",
+    "scripts/text",
+    "bytes/text",
+)
+_CONTEXT = multiprocessing.get_context("spawn")
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What Redis had done at one moment: processor seconds, scripts, bytes over its sockets."""
+
+    at: float
+    cpu_s: float
+    scripts: int
+    moved: int
+
+    @classmethod
+    def read(cls, client: redis.Redis) -> Usage:
+        """Asks Redis."""
+        facts: dict[str, Any] = client.info("everything")
+        calls = sum(facts.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in ("evalsha", "eval"))
+        cpu_s = facts["used_cpu_user_main_thread"] + facts["used_cpu_sys_main_thread"]
+        return cls(
+            time.monotonic(), cpu_s, calls, facts["total_net_input_bytes"] + facts["total_net_output_bytes"]
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """One load on one fleet. `cpu_share` is of one core, all of Redis' work included.
+
+    Without texts, the figures are those of one second instead of one text.
+    """
+
+    name: str
+    texts_per_s: float
+    p50_ms: float
+    p99_ms: float
+    redis_us: float
+    scripts: float
+    bytes: float
+    cpu_share: float
+
+    def cells(self) -> list[str]:
+        """The columns of the table, without the size of the fleet."""
+        used = f"{self.redis_us:.0f}" if self.texts_per_s else f"{self.cpu_share:.1%} of a core"
+        delays = [f"{self.p50_ms:.1f}", f"{self.p99_ms:.1f}"]
+        return [
+            self.name,
+            f"{self.texts_per_s:.0f}",
+            *delays,
+            used,
+            f"{self.scripts:.2f}",
+            f"{self.bytes:.0f}",
+        ]
+
+
+def run_workers(url: str, first: int, count: int, pipe: Connection) -> None:
+    """A process of workers. Ends when the pipe is closed."""
+    from batcher.core.connection import connect
+    from batcher.settings import WorkerSettings
+    from batcher.worker.loop import Worker
+    from batcher.worker.queue import WorkerQueue
+    from model_store.stub import StubClassifier
+
+    settings = WorkerSettings()
+    workers = []
+    for number in range(first, first + count):
+        queues = [
+            WorkerQueue(
+                connect(url, timeout_s=5.0, retries=1, connections=2),
+                NAME,
+                f"w{number}",
+                lease_ms=settings.lease_ms,
+                max_attempts=settings.max_attempts,
+                result_ms=10_000,
+            )
+            for _ in range(3)
+        ]
+        workers.append(
+            Worker(StubClassifier(), queues[0], queues[1], queues[2], settings, lambda results: None)
+        )
+    threads = [threading.Thread(target=worker.run, daemon=True) for worker in workers]
+    for thread in threads:
+        thread.start()
+    pipe.send("started")
+    pipe.poll(None)
+    for worker in workers:
+        worker.stop()
+    for thread in threads:
+        thread.join(10)
+
+
+def run_hubs(url: str, count: int, pipe: Connection) -> None:
+    """A process of hubs. Answers each (rate, seconds) that comes through the pipe with delays in ms."""
+    from pydantic import SecretStr
+
+    from api.settings import ApiSettings
+    from batcher.hub.hub import ReplyHub
+
+    async def run() -> None:
+        settings = ApiSettings(redis_url=SecretStr(url), name=NAME)
+        hubs = [ReplyHub.connect(settings) for _ in range(count)]
+        await asyncio.gather(*(hub.start(10.0) for hub in hubs))
+        pipe.send("started")
+        number = 0
+        while (order := await asyncio.to_thread(pipe.recv)) is not None:
+            if order == "workers":
+                pipe.send(len(hubs[0].snapshot.workers))
+                continue
+            rate, seconds = order
+            asked: list[asyncio.Task[Any]] = []
+            began = time.monotonic()
+            while (now := time.monotonic() - began) < seconds:
+                while len(asked) < rate * now:
+                    text = f"text {number} of the fleet"
+                    number += 1
+                    hub = hubs[number % count]
+                    asked.append(asyncio.create_task(hub.classify([entry_id(text)], [text], budget_s=10.0)))
+                await asyncio.sleep(0.001)
+            outcomes = await asyncio.gather(*asked, return_exceptions=True)
+            answered = [one[0] for one in outcomes if not isinstance(one, BaseException)]
+            pipe.send([one.queue_ms if isinstance(one, Prediction) else None for one in answered])
+        await asyncio.gather(*(hub.stop() for hub in hubs))
+
+    asyncio.run(run())
+
+
+@contextmanager
+def host(target: Any, *args: Any) -> Iterator[Connection]:
+    """A process and the pipe to it, which it reports to once it has started."""
+    ours, theirs = _CONTEXT.Pipe()
+    process = _CONTEXT.Process(target=target, args=(*args, theirs), daemon=True)
+    process.start()
+    assert ours.recv() == "started"
+    try:
+        yield ours
+    finally:
+        ours.send(None)
+        process.join(30)
+
+
+def measure(
+    client: redis.Redis, hubs: Connection, rate: float, seconds: float
+) -> tuple[list[float], Usage, Usage]:
+    """Sends one load. Raises RuntimeError if a text was not answered."""
+    before = Usage.read(client)
+    hubs.send((rate, seconds))
+    delays = hubs.recv()
+    after = Usage.read(client)
+    if None in delays or len(delays) < rate * seconds * 0.9:
+        raise RuntimeError(f"{len(delays)} of {rate * seconds:.0f} texts were answered")
+    return delays, before, after
+
+
+def load(
+    client: redis.Redis, hubs: Connection, idle: Load | None, name: str, rate: float, seconds: float
+) -> Load:
+    """One row of the table. The figures of `idle` are those of a second without texts."""
+    delays, before, after = measure(client, hubs, rate, seconds)
+    elapsed = after.at - before.at
+    per = max(len(delays), 1) if idle is not None else elapsed
+    used, scripts = after.cpu_s - before.cpu_s, float(after.scripts - before.scripts)
+    moved, share = float(after.moved - before.moved), used / elapsed
+    if idle is not None:
+        used -= idle.cpu_share * elapsed
+        scripts -= idle.scripts * elapsed
+        moved -= idle.bytes * elapsed
+    quantiles = report.quantile(delays, 0.5), report.quantile(delays, 0.99)
+    return Load(name, len(delays) / elapsed, *quantiles, used / per * 1e6, scripts / per, moved / per, share)
+
+
+def highest_rate(client: redis.Redis, hubs: Connection, seconds: float) -> float:
+    """The highest rate of a doubling search that keeps the delay under DELAY_MS at p99."""
+    rate = held = 50.0
+    while rate < 20_000:
+        try:
+            delays, before, after = measure(client, hubs, rate, seconds)
+        except RuntimeError:
+            break
+        late = after.at - before.at > seconds * 1.2  # the load generator could not keep up
+        if late or report.quantile(delays, 0.99) > DELAY_MS:
+            break
+        held, rate = rate, rate * 2
+    return held
+
+
+def fleet(url: str, workers: int, count: int, seconds: float, loads: Sequence[str]) -> Iterator[Load]:
+    """Every load on one size of fleet."""
+    report.progress(f"{workers} workers, {count} hubs")
+    with ExitStack() as stack:
+        client = stack.enter_context(redis.Redis.from_url(url, protocol=2))
+        client.flushall()
+        for first in range(0, workers, PER_PROCESS):
+            stack.enter_context(host(run_workers, url, first, min(PER_PROCESS, workers - first)))
+        hubs = stack.enter_context(host(run_hubs, url, count))
+        while True:
+            hubs.send("workers")
+            if hubs.recv() == workers:
+                break
+            time.sleep(0.2)
+        load(client, hubs, None, "warming up", LIGHT, 1.0)
+        idle = load(client, hubs, None, "idle", 0.0, seconds)
+        if "idle" in loads:
+            yield idle
+        if "light" in loads:
+            yield load(client, hubs, idle, "light", LIGHT, 2 * seconds)
+        if "half" in loads or "full" in loads:
+            full = highest_rate(client, hubs, seconds / 2)
+            for name, rate in (("half", full / 2), ("full", full)):
+                if name in loads:
+                    yield load(client, hubs, idle, name, rate, seconds)
+
+
+def compare(found: Sequence[tuple[int, int, Load]]) -> list[dict[str, Any]]:
+    """Compares the figures with their goals, where the sizes were measured that a goal is about."""
+    goals = []
+    fewest = min(hubs for _, hubs, _ in found)
+    light = {workers: one.redis_us for workers, hubs, one in found if one.name == "light" and hubs == fewest}
+    if {1, 100} <= light.keys():
+        ratio = light[100] / light[1]
+        goals.append(report.goal("Redis time a text, 100 workers / 1 worker", ratio, 1.3, at_most=True))
+    for workers, hubs, one in found:
+        if workers == 100 and one.name == "half":
+            what = f"ms of delay at p99, 100 workers, {hubs} hubs, half load"
+            goals.append(report.goal(what, one.p99_ms, 5, at_most=True))
+        if (workers, hubs, one.name) == (1000, 100, "idle"):
+            what = "share of a core for Redis, 1,000 idle workers, 100 hubs"
+            goals.append(report.goal(what, one.cpu_share, 0.1, at_most=True))
+    return goals
+
+
+def main() -> None:
+    """Runs every size, prints the table and writes bench-results/fleet.json."""
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
+    parser.add_argument("--workers", default="1,10,100")
+    parser.add_argument("--hubs", default="1,10")
+    parser.add_argument("--seconds", type=float, default=5)
+    parser.add_argument("--loads", default="idle,light,half,full")
+    args = parser.parse_args()
+    found: list[tuple[int, int, Load]] = []
+    with tempfile.TemporaryDirectory() as folder, redis_in_memory(Path(folder)) as (url, _):
+        for workers in map(int, args.workers.split(",")):
+            for hubs in map(int, args.hubs.split(",")):
+                loads = fleet(url, workers, hubs, args.seconds, args.loads.split(","))
+                found += [(workers, hubs, one) for one in loads]
+    report.table(COLUMNS, [[str(workers), str(hubs), *one.cells()] for workers, hubs, one in found])
+    goals = compare(found)
+    report.finish(
+        "fleet",
+        {
+            "settings": vars(args),
+            "goals": goals,
+            "loads": [{"workers": workers, "hubs": hubs, **asdict(one)} for workers, hubs, one in found],
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()
