@@ -1,9 +1,12 @@
-"""The queue's commands: what each Lua script takes, and what its reply means. `Sweep` is in `snapshot`."""
+"""The queue's commands: what each Lua script takes, and what its reply means.
+
+Those that concern a worker itself are in `membership`, and `Sweep` is in `snapshot`.
+"""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
 
@@ -226,43 +229,3 @@ class Complete(Command[Completed]):
     def read(self, reply: Any) -> Completed:
         answered, refusal = reply
         return Completed(int(answered), refusal.decode("utf-8", "replace"))
-
-
-@dataclass(frozen=True, slots=True)
-class Beat(Command[int]):
-    """Extends the leases of `ids` and renews the records of worker and model. Returns how many it held."""
-
-    script = "beat"
-    worker: str
-    lease_ms: int
-    ttl_ms: int
-    ids: Sequence[str]
-    record: Mapping[str, Any]
-    model: Mapping[str, Any]
-    takeover: bool = False
-
-    def args(self) -> list[Any]:
-        args: list[Any] = [self.worker, self.lease_ms, self.ttl_ms, int(self.takeover)]
-        for fields in (self.record, self.model):
-            args += [len(fields), *(value for pair in fields.items() for value in pair)]
-        return [*args, *self.ids]
-
-
-@dataclass(frozen=True, slots=True)
-class Release(Command[int]):
-    """Returns claimed entries to their lanes. Returns how many."""
-
-    script = "release"
-    ids: Sequence[str]
-
-
-@dataclass(frozen=True, slots=True)
-class Retire(Command[int]):
-    """Removes a worker and ends the leases of `ids`, which then run alone on another worker."""
-
-    script = "retire"
-    worker: str
-    ids: Sequence[str] = ()
-
-    def args(self) -> list[str]:
-        return [self.worker, *self.ids]

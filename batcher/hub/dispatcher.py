@@ -37,8 +37,8 @@ CANCEL_MOST = 512
 class PendingEntry:
     """One entry that `waiting` requests of this process wait for. Errors are results of its future, too.
 
-    Its result is polled at `look_at`, in case the hint was lost, but never before the queue has accepted the
-    entry, which was at `asked_at`. With `revision`, the queue reads the cached result of that revision first.
+    Its result is polled at `look_at`, in case the hint was lost. The queue accepted it at `asked_at`. With
+    `revision`, the queue reads the cached result of that revision first.
     """
 
     id: str
@@ -158,9 +158,8 @@ class Dispatcher:
         if error := done.exception():
             self._refused(entries, error)
             return
-        if write != self._last_write:
-            self._last_write = write
-            self.counts.round_trips += 1
+        self.counts.round_trips += write != self._last_write
+        self._last_write = write
         enqueued, now = done.result(), asyncio.get_running_loop().time()
         if isinstance(enqueued, Full):
             cost = sum(estimate_cost(entry.text) for entry in entries)
@@ -185,8 +184,8 @@ class Dispatcher:
 
     def _refused(self, entries: Sequence[PendingEntry], error: BaseException) -> None:
         if entries[0].revision and refused_cache(error):
-            why = reason(error)
-            log.warning("reading the cache separately from now on: %s", why, extra={"action": "cache.apart"})
+            message, extra = "reading the cache separately from now on: %s", {"action": "cache.apart"}
+            log.warning(message, reason(error), extra=extra)
             self.may_look = False
             self._enqueue_without_cache(entries)
             return
@@ -201,18 +200,16 @@ class Dispatcher:
         self._enqueue(entries)
 
     def _shed(self, entries: Sequence[PendingEntry], refusal: MillraceError) -> None:
-        self.counts.shed += len(entries)
         for entry in entries:
+            self.counts.shed += 1
             self.resolve(entry, refusal)
 
     def _cancel(self) -> None:
         """Cancels entries, except those that a new request waits for by now."""
-        ids = [entry_id for entry_id in self._unwanted if entry_id not in self.pending]
-        self._unwanted.clear()
+        ids, self._unwanted = [one for one in self._unwanted if one not in self.pending], []
         for at in range(0, len(ids) if self._outage.over else 0, CANCEL_MOST):
             some = ids[at : at + CANCEL_MOST]
-            asked = self._pipeline.run(Cancel(self._api, some))
-            asked.add_done_callback(partial(self._cancelled, len(some)))
+            self._pipeline.run(Cancel(self._api, some)).add_done_callback(partial(self._cancelled, len(some)))
 
     def _cancelled(self, count: int, asked: asyncio.Future[int]) -> None:
         if (error := asked.exception()) and not refused(error):

@@ -6,9 +6,10 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from batcher.core.commands import Beat, Claim, Claimed, Command, Complete, Completed, Release, Retire
+from batcher.core.commands import Claim, Claimed, Command, Complete, Completed
 from batcher.core.connection import Redis
 from batcher.core.keys import cache_prefix, prefix
+from batcher.core.membership import Beat, Release, Retire
 from batcher.core.outage import NoScriptError
 
 log = logging.getLogger(__name__)

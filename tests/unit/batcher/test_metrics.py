@@ -13,7 +13,8 @@ from prometheus_client import CollectorRegistry, Counter
 
 from api.settings import ApiSettings
 from batcher.core.buckets import BUDGET_S
-from batcher.core.commands import Beat, Claim, Command, Complete
+from batcher.core.commands import Claim, Command, Complete
+from batcher.core.membership import Beat
 from batcher.messages import Entry
 from batcher.probe_server import ProbeServer
 from batcher.worker.drift import DriftWatch
