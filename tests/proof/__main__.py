@@ -9,6 +9,7 @@ The limits below were written down before anything was measured.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -73,7 +74,7 @@ class Row:
 
 
 def settings(model: str, level: Level) -> list[Setting]:
-    """Every engine, precision and layout with all cores, and the default also with other counts of threads."""
+    """Every engine, precision and layout with all cores; the default also with other numbers of threads."""
     cores = affinity()
     others = (1, 2, cores + 1) if model == "default" else ()
     counts = {"packed": sorted({cores, *others}), "padded": [cores]}
@@ -130,6 +131,8 @@ def main() -> int:
     parser.add_argument("--texts", type=int, default=64, help="one of each length from one word on")
     parser.add_argument("--artefact-dir", type=Path, default=Path("~/.cache/millrace"))
     args = parser.parse_args()
+    # Threads of torch that wait must not spin: under other load, a pass would take many times longer.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     chosen = [level for level in LEVELS if level.isa in args.levels.split(",")]
     here = flags()
     for level in chosen:
