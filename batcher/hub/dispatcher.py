@@ -84,8 +84,7 @@ class Dispatcher:
 
         An entry is enqueued if it is new, or if this request has a later deadline or a higher priority.
         """
-        held: dict[str, PendingEntry] = {}
-        to_enqueue: list[PendingEntry] = []
+        held, to_enqueue = dict[str, PendingEntry](), list[PendingEntry]()
         for entry_id, text in items:
             if entry_id in held:
                 continue
