@@ -31,7 +31,7 @@ ENGINES = (
 # Labels may differ from torch f32 only where its best two scores are closer than this.
 MARGIN = {"f32": 0.001, "bf16": 0.1, "int8": 0.3}
 AGREEMENT = {"f32": 0.999, "bf16": 0.98, "int8": 0.95}
-# Emulated arithmetic is measured on every eighth text only, and models larger than the default on every fourth.
+# Emulated arithmetic is measured on every eighth text, and models larger than the default on every fourth.
 EMULATED_STEP = 8
 LARGE_STEP = 4
 COLUMNS = ("setting", "ran", "threads", "company", "allowed", "from f32", "agreement", "flips", "")
