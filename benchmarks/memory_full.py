@@ -30,6 +30,8 @@ REQUEST_TEXTS = 10
 MB = 1024**2
 # Connections at most: a service that falls behind is not asked more than this at a time.
 MOST_AT_ONCE = 200
+# A connection that has been idle for longer is replaced: the service closes it after 75 s.
+IDLE_S = 60.0
 _STUB = StubClassifier()
 
 
@@ -61,18 +63,21 @@ async def soak(mill: Service, rate: float, seconds: float, progress: Callable[[s
     """Asks for `rate` unknown texts a second, for `seconds`."""
     met = Soak()
     source = stream(11)
-    idle: list[Connection] = []
+    idle: list[tuple[float, Connection]] = []
     places = asyncio.Semaphore(MOST_AT_ONCE)
 
     async def ask(texts: list[str]) -> None:
-        connection = idle.pop() if idle else Connection(mill.port)
         began = time.perf_counter()
+        used_at, connection = idle.pop() if idle else (began, Connection(mill.port))
+        if began - used_at > IDLE_S:
+            connection.close()
+            connection = Connection(mill.port)
         status, _, body = await connection.post("/predict", predict_body(texts))
         met.latencies_s.append(time.perf_counter() - began)
         met.statuses[status] += 1
         met.texts += len(texts)
         met.wrong += status == 200 and json.loads(body)["predictions"] != right(texts)
-        idle.append(connection)
+        idle.append((time.perf_counter(), connection))
         places.release()
 
     looking = asyncio.create_task(_look(mill, met, progress))
@@ -88,7 +93,7 @@ async def soak(mill: Service, rate: float, seconds: float, progress: Callable[[s
         due += REQUEST_TEXTS / rate
     await asyncio.gather(*asked)
     looking.cancel()
-    for connection in idle:
+    for _, connection in idle:
         connection.close()
     return met
 
