@@ -36,7 +36,7 @@ from batcher.jobs.upload import Budget, Submission
 
 # How many commands run, and how many bodies are read, at the same time. Further bodies wait unread.
 THREADS = 4
-UPLOADS = 8
+UPLOADS = 4
 # How many bodies may wait.
 WAITING_UPLOADS = 64
 # The longest pause between two parts of a body, and the lowest average rate in bytes/s after that time.

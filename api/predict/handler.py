@@ -135,8 +135,7 @@ class PredictHandler:
         check_length(headers, self._bodies.limit)
         check_encoding(headers)
         check_json(headers)
-        body = await self._bodies.read(receive)
-        context.texts = texts = read_texts(self.reader, body)
+        context.texts = texts = read_texts(self.reader, await self._bodies.read(receive))
         preference = headers.preference
         if preference.respond_async and preference.wait_s is None:
             return await self._deferral(headers, texts)

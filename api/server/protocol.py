@@ -44,6 +44,8 @@ PIPELINED = 64
 STALLED_S = 2.0
 # How many bytes of a response the transport buffers before the application must wait.
 UNSENT_BYTES = 16 * 1024
+# A complete request of this size is read on the next tick of the event loop, and not counted as unread.
+SMALL_BYTES = 4096
 # Close up to this many connections at once, so that not every new connection has to search for one to close.
 AT_ONCE = 64
 # Keep idle connections open for this long after the port has closed: a request may be on its way.
@@ -108,7 +110,7 @@ class Connection(HttpToolsProtocol):
         self._arriving = len(data)
         super().data_received(data)
         cycle = self.cycle
-        if cycle is not None and (cycle.more_body or self.pipeline):
+        if cycle is not None and (cycle.more_body or self.pipeline or len(data) > SMALL_BYTES):
             self._count_unread(len(data))
         if cycle is not before:
             self._allowance = HEAD_BYTES

@@ -9,12 +9,12 @@ from collections.abc import AsyncIterator, Callable
 import psutil
 import pytest
 
+from api.jobs.service import UPLOADS
 from tests.faults.test_flood import JSON_HEAD, peers, quick, status
 from tests.mill import Mill
 
 pytestmark = [pytest.mark.redis, pytest.mark.e2e, pytest.mark.timeout(600)]
 
-UPLOADS = 8
 PIECES = 100
 PIECE = b'words, \\"quotes\\" and breaks\\n. '
 HEAD = JSON_HEAD % (b"/jobs", b"application/json") + b"transfer-encoding: chunked\r\n\r\n"
