@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from model_store import Layout
-from model_store.layout import FILL, ROW
+from model_store.rows import FILL, ROW
 
 Reason = Literal["full", "window", "idle", "solo"]
 

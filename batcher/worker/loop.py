@@ -26,7 +26,7 @@ from batcher.worker.results import Remember, ResultSender, encoded
 from batcher.worker.stats import BatchReport, WorkerStats, model_record
 from batcher.worker.warm_up import warm_up
 from model_store import Classifier
-from model_store.layout import computed_tokens
+from model_store.rows import computed_tokens
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from batcher.worker.batching import (
     keep_window_s,
     next_pass,
 )
-from model_store.layout import FILL, ROW, computed_tokens
+from model_store.rows import FILL, ROW, computed_tokens
 
 lengths_lists = st.lists(st.integers(1, 512), max_size=60)
 layouts = st.sampled_from(["packed", "padded"])

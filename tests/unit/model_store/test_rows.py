@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model_store import Layout, Tokens
-from model_store.layout import STEP, computed_tokens, plan, share_out
-from model_store.rows import FILLER, arrange, scores
+from model_store.rows import FILLER, STEP, arrange, computed_tokens, plan, scores, share_out
 
 LENGTHS = st.lists(st.integers(1, 700), min_size=1, max_size=60)
 LAYOUTS = st.sampled_from(["packed", "padded"])
