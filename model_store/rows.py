@@ -204,7 +204,7 @@ def _packed_plans(lengths: Sequence[int]) -> Iterator[Plan]:
 def _fitted(
     order: Sequence[int], lengths: Sequence[int], count: int, length: int
 ) -> tuple[tuple[int, ...], ...] | None:
-    """Best-fit packing into `count` rows, longest text first; None if the texts do not fit."""
+    """Best-fit packing into at most `count` rows, longest text first; None if the texts do not fit."""
     rows: list[list[int]] = [[] for _ in range(count)]
     room = [length] * count
     for index in order:
@@ -214,4 +214,4 @@ def _fitted(
         row = min(fits, key=room.__getitem__)
         rows[row].append(index)
         room[row] -= lengths[index]
-    return tuple(tuple(sorted(row)) for row in rows)
+    return tuple(tuple(sorted(row)) for row in rows if row)
