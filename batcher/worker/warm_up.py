@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 
-from batcher.worker.batching import CostModel
-from batcher.worker.inference import check_rows
+from batcher.worker.inference import CostModel, check_rows
 from model_store import Classifier
 from model_store.rows import computed_tokens
 
