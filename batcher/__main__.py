@@ -14,10 +14,11 @@ from batcher import gc_tuning, logs, tracing
 from batcher.core.connection import connect
 from batcher.settings import WorkerSettings
 from batcher.worker.cache_writer import CacheWriter
-from batcher.worker.claimer import WAIT_S
+from batcher.worker.exchange import WAIT_S, Queues
 from batcher.worker.loop import Worker
 from batcher.worker.metrics import MeasuredQueue
 from batcher.worker.observability import Observability
+from batcher.worker.queue import WorkerQueue
 from model_store import Classifier, ModelError, ModelInfo, load
 
 log = logging.getLogger(__name__)
@@ -73,8 +74,8 @@ def build_worker(settings: WorkerSettings, instruments: Observability, cache: Ca
     url = settings.redis_url.get_secret_value()
     worker_id = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
 
-    def queue(timeout_s: float, retries: int) -> MeasuredQueue:
-        made = MeasuredQueue(
+    def queue(timeout_s: float, retries: int) -> WorkerQueue:
+        made = (MeasuredQueue if instruments.on_round_trip else WorkerQueue)(
             connect(url, timeout_s=timeout_s, retries=retries),
             settings.name,
             worker_id,
@@ -84,18 +85,12 @@ def build_worker(settings: WorkerSettings, instruments: Observability, cache: Ca
             revision=instruments.classifier.info.revision,
             cache_ms=int(settings.cache_ttl_s * 1000) if settings.cache_here else 0,
         )
-        made.on_round_trip = instruments.on_round_trip
+        if isinstance(made, MeasuredQueue) and instruments.on_round_trip:
+            made.on_round_trip = instruments.on_round_trip
         return made
 
-    return Worker(
-        instruments.classifier,
-        queue(2.0, 3),
-        queue(WAIT_S + 2.0, 0),
-        queue(max(settings.lease_ms / 4000, 0.5), 1),
-        settings,
-        cache,
-        instruments.observe,
-    )
+    queues = Queues(queue(2.0, 3), queue(WAIT_S + 2.0, 0), queue(max(settings.lease_ms / 4000, 0.5), 1))
+    return Worker(instruments.classifier, queues, settings, cache, instruments.observe)
 
 
 def main(settings: WorkerSettings | None = None) -> int:

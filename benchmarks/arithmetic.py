@@ -23,9 +23,8 @@ from benchmarks.texts import texts
 from model_store import Layout
 from model_store.artefact import verify
 from model_store.hardware import cores
-from model_store.layout import share_out
 from model_store.prepare import prepare
-from model_store.rows import Rows, arrange
+from model_store.rows import Rows, arrange, share_out
 from model_store.tokenizer import Tokenizer
 
 ARITHMETICS = ("f32", "bf16")

@@ -101,6 +101,7 @@ def run_workers(url: str, first: int, count: int, pipe: Connection) -> None:
     """A process of workers. Ends when the pipe is closed."""
     from batcher.core.connection import connect
     from batcher.settings import WorkerSettings
+    from batcher.worker.exchange import Queues
     from batcher.worker.loop import Worker
     from batcher.worker.queue import WorkerQueue
     from model_store.stub import StubClassifier
@@ -108,7 +109,7 @@ def run_workers(url: str, first: int, count: int, pipe: Connection) -> None:
     settings = WorkerSettings()
     workers = []
     for number in range(first, first + count):
-        queues = [
+        queues = Queues._make(
             WorkerQueue(
                 connect(url, timeout_s=5.0, retries=1, connections=2),
                 NAME,
@@ -118,10 +119,8 @@ def run_workers(url: str, first: int, count: int, pipe: Connection) -> None:
                 result_ms=10_000,
             )
             for _ in range(3)
-        ]
-        workers.append(
-            Worker(StubClassifier(), queues[0], queues[1], queues[2], settings, lambda results: None)
         )
+        workers.append(Worker(StubClassifier(), queues, settings, lambda results: None))
     threads = [threading.Thread(target=worker.run, daemon=True) for worker in workers]
     for thread in threads:
         thread.start()

@@ -23,8 +23,8 @@ import numpy as np
 from benchmarks import report
 from benchmarks.texts import texts
 from model_store import Classifier, Layout, ModelError, Tokens, load
-from model_store.layout import computed_tokens, share_out
 from model_store.random_model import SHAPES, write_random
+from model_store.rows import computed_tokens, share_out
 
 Order = Literal["arrival", "sorted"]
 ENGINES = ("torch-f32", "torch-bf16", "openvino-f32", "openvino-bf16", "openvino-int8")

@@ -30,7 +30,7 @@ from benchmarks.net import closed_loop
 from benchmarks.service import Service, service
 from benchmarks.texts import stream, texts
 from model_store import load
-from model_store.layout import share_out
+from model_store.rows import share_out
 
 ARTEFACTS = Path("~/.cache/millrace").expanduser()
 RANDOM = Path("bench-results/distilbert-base-random")

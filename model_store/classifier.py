@@ -89,7 +89,7 @@ class Classifier(Protocol):
         """Run one forward pass. Returns scores of shape (len(batch), len(info.labels)), in order.
 
         Scores are a softmax over the labels, or a sigmoid of each if `info.multi_label`. An empty batch
-        returns []. The caller chooses which texts share a batch (see `batcher.worker.batching`).
+        returns []. The caller chooses which texts share a batch (see `batcher.worker.inference`).
         """
 
     def close(self) -> None:

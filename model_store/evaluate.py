@@ -15,7 +15,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 from model_store.calibration import expected_calibration_error, wilson_interval
 from model_store.classifier import Classifier
 from model_store.errors import ModelError
-from model_store.layout import share_out
+from model_store.rows import share_out
 
 # Number of texts that are tokenised and laid out together.
 _SLICE = 256

@@ -15,8 +15,8 @@ from typing import Literal
 import numpy as np
 
 from model_store.classifier import Arithmetic, Classifier, Layout, Verdict, Weights
-from model_store.layout import plan
 from model_store.probes import EVERY, Probes, Scores
+from model_store.rows import plan
 
 Kind = Literal["alone", "pair", "full"]
 Place = Literal["alone", "first", "last", "middle"]

@@ -1,22 +1,35 @@
-"""Turns the token sequences of a batch into the arrays of a forward pass, and logits into scores.
+"""Lays the texts of a batch out in rows, runs them on an engine, and turns its logits into scores.
 
-`layout.py` assigns texts to rows. Filler tokens have segment -1, so that no text attends to them.
+Packed: texts lie end to end, in the number of rows that computes fastest. Longer rows waste more attention
+between texts that do not see each other; more rows waste more room at their ends. Padded: one text per row.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from model_store.classifier import Layout, Tokens
-from model_store.layout import plan, round_up
+from model_store.classifier import Layout, ModelInfo, Tokens
+from model_store.probes import Probes
 
-# The number of texts is rounded up to this, as row lengths are.
+# Row lengths are rounded up to this, because an engine compiles once for each shape.
+STEP = 16
+# The number of texts is rounded up to this for the same reason.
 _TEXT_STEP = 8
-
+# The share of a batch that texts fill, because lengths rarely add up exactly.
+FILL = 0.975
+# Batch sizes that are multiples of this waste the least room at the ends of rows.
+ROW = 128
+# In a row of this length, attention costs about as much as the rest of an encoder.
+_ATTENTION_TOKENS = 1500
+# In shorter rows, the room wasted at their ends costs more than the attention saved.
+_LEAST_ROW = 112
+# The segment of tokens that belong to no text, so that no text attends to them.
 FILLER = -1
 
 Integers = NDArray[np.int32]
@@ -37,9 +50,56 @@ class Rows:
     first: Integers
 
 
+class Runner(Protocol):
+    """A model on an engine, which maps arrays to logits."""
+
+    def run(self, rows: Rows) -> Floats:
+        """Returns logits of shape (at least the number of texts, labels)."""
+
+    def close(self) -> None:
+        """Free what the engine holds."""
+
+
+class RowClassifier:
+    """A classifier that runs `runner` on the rows of a batch, and divides logits by `temperature`."""
+
+    def __init__(
+        self,
+        info: ModelInfo,
+        tokenizer: Callable[[Sequence[str]], list[Tokens]],
+        runner: Runner,
+        probes: Probes,
+        temperature: float,
+    ) -> None:
+        self.info = info
+        self.probes = probes
+        self._tokenizer = tokenizer
+        self._runner: Runner | None = runner
+        self._temperature = temperature
+
+    def tokenize(self, texts: Sequence[str]) -> list[Tokens]:
+        """Token ids of each text, truncated to `info.max_tokens`. Releases the GIL."""
+        return self._tokenizer(texts)
+
+    def classify(self, batch: Sequence[Tokens]) -> list[list[float]]:
+        """Scores of shape (len(batch), len(info.labels)), in order. Raises ValueError after `close`."""
+        if self._runner is None:
+            raise ValueError("the classifier is closed")
+        if not batch:
+            return []
+        logits = self._runner.run(arrange(batch, self.info.layout))[: len(batch)]
+        return scores(logits, temperature=self._temperature, multi_label=self.info.multi_label)
+
+    def close(self) -> None:
+        """Free what the engine holds. Idempotent."""
+        if self._runner is not None:
+            self._runner.close()
+            self._runner = None
+
+
 def arrange(batch: Sequence[Tokens], layout: Layout) -> Rows:
     """The arrays for `batch`, which has at least one text. Results come in the order of the batch."""
-    lay = plan([len(tokens) for tokens in batch], layout)
+    lay = plan([len(text.ids) for text in batch], layout)
     shape = (len(lay.rows), lay.length)
     ids, positions = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
     segments = np.full(shape, FILLER, np.int32)
@@ -47,7 +107,7 @@ def arrange(batch: Sequence[Tokens], layout: Layout) -> Rows:
     for number, row in enumerate(lay.rows):
         start = 0
         for text in row:
-            end = start + len(batch[text])
+            end = start + len(batch[text].ids)
             ids[number, start:end] = batch[text].ids
             positions[number, start:end] = np.arange(end - start)
             segments[number, start:end] = text
@@ -66,3 +126,92 @@ def scores(logits: Floats, *, temperature: float, multi_label: bool) -> list[lis
         result = powers / powers.sum(axis=-1, keepdims=True)
     as_lists: list[list[float]] = result.tolist()
     return as_lists
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The texts of each row, as indices into the planned lengths, and the length of all rows in tokens."""
+
+    rows: tuple[tuple[int, ...], ...]
+    length: int
+
+    @property
+    def computed_tokens(self) -> int:
+        """Tokens that an engine computes for this batch, including padding."""
+        return len(self.rows) * self.length
+
+    @property
+    def _cost(self) -> float:
+        return self.computed_tokens * (1 + self.length / _ATTENTION_TOKENS)
+
+
+def plan(lengths: Sequence[int], layout: Layout) -> Plan:
+    """Plans the layout of a batch with texts of these lengths (at least one)."""
+    return _plan(tuple(lengths), layout)
+
+
+# Cached because the worker computes the cost of a batch, and the engine then plans the same batch.
+@lru_cache(maxsize=4)
+def _plan(lengths: tuple[int, ...], layout: Layout) -> Plan:
+    if layout == "padded":
+        return Plan(tuple((index,) for index in range(len(lengths))), round_up(max(lengths), STEP))
+    return min(_packed_plans(lengths), key=lambda one: one._cost)
+
+
+def computed_tokens(lengths: Sequence[int], layout: Layout) -> int:
+    """Tokens that an engine computes for these lengths, including padding; 0 without texts."""
+    return plan(lengths, layout).computed_tokens if lengths else 0
+
+
+def share_out(lengths: Sequence[int], layout: Layout, pass_tokens: int = 512) -> list[list[int]]:
+    """Divides texts of these lengths into batches of about `pass_tokens` tokens at most; returns indices.
+
+    Meant for offline work: padded texts are first sorted by length, packed ones keep their order.
+    """
+    order = list(range(len(lengths)))
+    if layout == "padded":
+        order.sort(key=lengths.__getitem__)
+    room = pass_tokens if layout == "padded" else int(pass_tokens * FILL)
+    passes: list[list[int]] = []
+    used = longest = 0
+    for index in order:
+        longest = max(longest, lengths[index])
+        used = (len(passes[-1]) + 1) * longest if passes and layout == "padded" else used + lengths[index]
+        if not passes or used > room:
+            passes.append([])
+            used = longest = lengths[index]
+        passes[-1].append(index)
+    return passes
+
+
+def round_up(number: int, step: int) -> int:
+    """The next multiple of `step`."""
+    return -(-number // step) * step
+
+
+def _packed_plans(lengths: Sequence[int]) -> Iterator[Plan]:
+    """Plans for a few reasonable numbers of rows, each with the shortest rows that hold all texts."""
+    order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
+    total, longest = sum(lengths), lengths[order[0]]
+    most = max(1, total // max(_LEAST_ROW, longest))
+    for count in {most, max(most - 1, 1), -(-most // 2)}:
+        length = round_up(max(longest, -(-total // count)), STEP)
+        while (rows := _fitted(order, lengths, count, length)) is None:
+            length += STEP
+        yield Plan(rows, length)
+
+
+def _fitted(
+    order: Sequence[int], lengths: Sequence[int], count: int, length: int
+) -> tuple[tuple[int, ...], ...] | None:
+    """Best-fit packing into at most `count` rows, longest text first; None if the texts do not fit."""
+    rows: list[list[int]] = [[] for _ in range(count)]
+    room = [length] * count
+    for index in order:
+        fits = [row for row in range(count) if room[row] >= lengths[index]]
+        if not fits:
+            return None
+        row = min(fits, key=room.__getitem__)
+        rows[row].append(index)
+        room[row] -= lengths[index]
+    return tuple(tuple(sorted(row)) for row in rows if row)

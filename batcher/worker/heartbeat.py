@@ -1,7 +1,7 @@
 """The heartbeat of a worker: a thread with its own Redis client.
 
-It renews leases while a batch runs and publishes the worker's record. It ends the process if work between
-claim and complete takes longer than any batch should, or if the heartbeat itself fails.
+It renews leases while a batch runs and publishes the worker's record. It ends the process if the model takes
+longer than any batch should, or if the heartbeat itself fails.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import contextlib
 import logging
 import os
 import threading
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from batcher.core.outage import REDIS_ERRORS, Outage, reason
+from batcher.settings import WorkerSettings
 from batcher.worker.queue import WorkerQueue
 
 log = logging.getLogger(__name__)
@@ -24,38 +24,41 @@ BEATS_PER_LEASE = 4
 RECORD_LEASES = 2.5
 EXIT_HUNG = 70
 
+# The worker's record and that of its model.
+Records = tuple[Mapping[str, Any], Mapping[str, Any]]
+
 
 class Heartbeat:
-    """Sends a heartbeat every quarter of a lease. `hold` and `drop` set whose leases it renews."""
+    """Sends a heartbeat every quarter of a lease, and renews `leases`, a set that other threads change.
+
+    `running_s` says for how long the model has been tokenising or computing, 0 if it is not. Calls to Redis
+    have their own timeouts.
+    """
 
     def __init__(
         self,
         queue: WorkerQueue,
-        *,
-        lease_ms: int,
-        batch_timeout_s: float,
-        model: Mapping[str, Any],
-        record: Callable[[], Mapping[str, Any]],
+        settings: WorkerSettings,
+        leases: set[str],
+        running_s: Callable[[], float],
+        records: Callable[[], Records],
         exit_process: Callable[[int], None] = os._exit,
     ) -> None:
         self._queue = queue
-        self._every_s = lease_ms / 1000 / BEATS_PER_LEASE
-        self._ttl_ms = int(lease_ms * RECORD_LEASES)
-        self._batch_timeout_s = batch_timeout_s
-        self._model = model
-        self._record = record
+        self._every_s = settings.lease_ms / 1000 / BEATS_PER_LEASE
+        self._ttl_ms = int(settings.lease_ms * RECORD_LEASES)
+        self._batch_timeout_s = settings.batch_timeout_s
+        self._leases = leases
+        self._running_s = running_s
+        self._records = records
         self._exit_process = exit_process
-        self._held: set[str] = set()
-        self._lock = threading.Lock()
-        # When each thread began its current work (monotonic seconds).
-        self._began: dict[int, float] = {}
         self._stopped = threading.Event()
         self._outage = Outage()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
     def start(self) -> None:
         """Publishes the record, which makes this worker count as ready. Raises Redis errors."""
-        self._queue.beat((), self._record(), self._model, self._ttl_ms, takeover=True)
+        self._queue.beat((), *self._records(), self._ttl_ms, takeover=True)
         self._thread.start()
 
     def stop(self, suspects: Sequence[str] = ()) -> None:
@@ -76,57 +79,31 @@ class Heartbeat:
     def alive(self) -> bool:
         return self._thread.is_alive()
 
-    def hold(self, ids: Iterable[str]) -> None:
-        with self._lock:
-            self._held.update(ids)
-
-    def drop(self, ids: Iterable[str]) -> None:
-        with self._lock:
-            self._held.difference_update(ids)
-
-    @contextlib.contextmanager
-    def watched(self) -> Iterator[None]:
-        """Ends the process if the enclosed work on claimed entries takes longer than `batch_timeout_s`.
-
-        Use it in any thread. Calls to Redis have their own timeouts.
-        """
-        thread = threading.get_ident()
-        with self._lock:
-            self._began[thread] = time.monotonic()
+    def beat(self) -> bool:
+        """Sends one heartbeat. False if the process is to end instead, which it does at once."""
+        if self._running_s() > self._batch_timeout_s:
+            self._give_up()
+            return False
         try:
-            yield
-        finally:
-            with self._lock:
-                del self._began[thread]
-
-    def _run(self) -> None:
-        while not self._stopped.wait(self._every_s):
-            with self._lock:
-                began = min(self._began.values(), default=None)
-            if began is not None and time.monotonic() - began > self._batch_timeout_s:
-                self._give_up()
-                return
-            try:
-                self._beat()
-            except Exception as error:
-                self._broken(error)
-                return
-
-    def _beat(self) -> None:
-        with self._lock:
-            ids = tuple(self._held)
-        try:
-            self._queue.beat(ids, self._record(), self._model, self._ttl_ms)
+            self._queue.beat(self._leases.copy(), *self._records(), self._ttl_ms)
             self._outage.found()
         except REDIS_ERRORS as error:
             self._outage.lost(error)
+        except Exception as error:
+            self._broken(error)
+            return False
+        return True
+
+    def _run(self) -> None:
+        while not self._stopped.wait(self._every_s) and self.beat():
+            pass
 
     def _broken(self, error: Exception) -> None:
         """Ends the process: without a heartbeat it would keep claiming entries whose leases then expire."""
         log.critical(
             "the heartbeat failed: ending this process",
             exc_info=error,
-            extra={"action": "worker.heartbeat", "held": len(self._held)},
+            extra={"action": "worker.heartbeat", "held": len(self._leases)},
         )
         self._exit_process(EXIT_HUNG)
 
@@ -135,7 +112,7 @@ class Heartbeat:
         log.critical(
             "tokenising or a forward pass has run for over %g s: ending this process",
             self._batch_timeout_s,
-            extra={"action": "worker.hung", "held": len(self._held)},
+            extra={"action": "worker.hung", "held": len(self._leases)},
         )
         with contextlib.suppress(*REDIS_ERRORS):
             self._queue.retire()

@@ -1,30 +1,38 @@
-"""Tokenises texts and runs forward passes. A text that makes a batch fail does not fail the others.
+"""One loaded model: what a forward pass costs, which texts share one, and running it.
 
-After an error, a self-test decides what is at fault: the text if the engine passes, otherwise the engine. If
-batch after batch fails, it is the engine, too. A failure is final once two workers have failed on the text.
+A forward pass takes about `fixed_s + token_s x tokens`, from which follows how many tokens a batch should
+have. A text that makes a batch fail does not fail the others: see `faults.py`.
 """
 
 from __future__ import annotations
 
-import logging
 import math
+import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Literal
 
 from batcher.messages import Entry, Failure, Prediction, fragment
-from batcher.worker.batching import Reason
-from batcher.worker.drift import WatchedClassifier
-from model_store import Classifier, Tokens
+from model_store import Classifier, Layout, Tokens
+from model_store.rows import FILL, ROW
 
-log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from batcher.worker.faults import Faults
 
-# An entry id and its outcome.
+Reason = Literal["full", "window", "idle", "solo"]
+# Id and outcome.
 Result = tuple[str, Prediction | Failure]
-# Texts that every working engine can classify: a short one, and one near the token limit of most models.
-PROBES = ("warm", "warm words " * 250)
-# So many failed batches in a row mean that the engine is at fault, whatever its self-test says.
-FAILED_BATCHES = 5
+
+# Weight of the newest batch in the cost model: about the last 50 count.
+_FORGET = 0.02
+# A batch is large enough once its fixed cost is this share of the total; larger ones only add latency.
+_FIXED_SHARE = 0.04
+# With a backlog, texts wait for earlier batches, so fewer and larger batches are better. A new text waits for
+# half of this on average. Batches are shorter while an entry has priority: see claim.lua.
+_LONG_BATCH_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,90 +49,156 @@ class TokenizedEntry:
 Tokenized = tuple[list[TokenizedEntry], list[Result]]
 
 
-class Inference:
-    """One loaded model. Once it is `broken`, it must not be used again.
+@dataclass(slots=True)
+class FinishedBatch:
+    """A batch that has run: `computed` tokens with padding, from `began` for `spent_s` (monotonic seconds).
 
-    `suspects` are the entries it failed on when it also failed its self-test. Whether one of these texts
-    broke the engine is not known yet.
+    `sent_at` is when Redis accepted its results; 0 if it has not.
     """
 
-    def __init__(self, classifier: Classifier) -> None:
-        self.suspects: list[str] = []
-        self._failed: set[str] = set()
-        self._failed_batches = 0
-        self._classifier = classifier
-        # Drift must not be measured on the texts of the self-test.
-        self._tested = classifier.unwatched if isinstance(classifier, WatchedClassifier) else classifier
+    entries: Sequence[TokenizedEntry]
+    results: list[Result]
+    computed: int
+    began: float
+    spent_s: float
+    sent_at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class CostModel:
+    """Seconds of a forward pass as a linear function of its computed tokens, learned from measured batches.
+
+    Holds exponentially decaying moments of (tokens, seconds), from which least squares gives the line. The
+    moments start from two invented batches, so that the line is plausible before anything is measured.
+    """
+
+    weight: float
+    tokens: float
+    seconds: float
+    tokens2: float
+    product: float
+
+    @classmethod
+    def start(cls, fixed_s: float = 0.001, token_s: float = 0.0001) -> CostModel:
+        model = cls(0.0, 0.0, 0.0, 0.0, 0.0)
+        for tokens in (16, 256):
+            model = model._add(tokens, fixed_s + token_s * tokens, 0.0)
+        return model
+
+    def _add(self, tokens: float, seconds: float, forget: float) -> CostModel:
+        keep = 1.0 - forget
+        return CostModel(
+            self.weight * keep + 1.0,
+            self.tokens * keep + tokens,
+            self.seconds * keep + seconds,
+            self.tokens2 * keep + tokens * tokens,
+            self.product * keep + tokens * seconds,
+        )
+
+    def learn(self, tokens: int, seconds: float) -> CostModel:
+        """Returns the model updated with one more batch."""
+        return self._add(tokens, seconds, _FORGET)
 
     @property
-    def broken(self) -> bool:
-        """Whether a self-test or too many batches in a row have failed."""
-        return bool(self.suspects) or self._failed_batches >= FAILED_BATCHES
+    def token_s(self) -> float:
+        """Seconds for each additional token; never negative."""
+        spread = self.tokens2 - self.tokens * self.tokens / self.weight
+        if spread <= 1e-9 * self.tokens2:
+            return self.seconds / self.tokens
+        slope = (self.product - self.tokens * self.seconds / self.weight) / spread
+        return min(max(slope, 0.0), self.seconds / self.tokens)
+
+    @property
+    def fixed_s(self) -> float:
+        """Seconds that a forward pass takes regardless of its size; never negative."""
+        return max((self.seconds - self.token_s * self.tokens) / self.weight, 0.0)
+
+    def pass_s(self, tokens: int) -> float:
+        return self.fixed_s + self.token_s * tokens
+
+    def tokens_in(self, seconds: float) -> int:
+        """Tokens of the largest batch that runs within `seconds`; 0 if even the smallest takes longer."""
+        if self.token_s <= 0.0:
+            return sys.maxsize if self.fixed_s <= seconds else 0
+        return max(int((seconds - self.fixed_s) / self.token_s), 0)
+
+    def best_tokens(self, *, backlog: bool = False, least: int = 256, most: int = 512) -> int:
+        """Tokens of a batch, within [least, most]: the fewest at which the fixed cost is negligible.
+
+        With a backlog, at least `most`, and up to twice as many while the forward pass stays short, because
+        larger batches are slightly more efficient. A multiple of ROW, as `least` and `most` must be.
+        """
+        if backlog:
+            tokens = min(max(self.tokens_in(_LONG_BATCH_S), most), 2 * most)
+        elif self.token_s <= 0.0:
+            tokens = most
+        else:
+            wanted = self.fixed_s * (1.0 - _FIXED_SHARE) / (_FIXED_SHARE * self.token_s)
+            tokens = int(min(max(wanted, least), most))
+        return tokens // ROW * ROW
+
+
+class Inference:
+    """Runs one loaded model. Once `faults.broken` is set, it must not be used again. `now` is the clock."""
+
+    def __init__(
+        self, classifier: Classifier, faults: Faults, now: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.cost = CostModel.start()
+        self.faults = faults
+        self._classifier = classifier
+        self._now = now
+        # When each thread began to tokenise or classify.
+        self._began: dict[int, float] = {}
+
+    def running_s(self) -> float:
+        """How long the oldest call of the model has been running; 0 if there is none."""
+        return max((self._now() - began for began in self._began.copy().values()), default=0.0)
 
     def tokenize_entries(self, entries: Sequence[Entry], reason: Reason) -> Tokenized:
         """Returns the tokenised entries, and failures for those on which the tokenizer raises."""
         if not entries:
             return [], []
+        self._began[threading.get_ident()] = self._now()
         try:
             return self._tokenised(entries, reason), []
         except Exception as error:
-            log.warning("tokenising failed, trying each text alone: %s", error, extra=_ISOLATE)
-        held: list[TokenizedEntry] = []
-        failed: list[tuple[Entry, Exception]] = []
-        for entry in entries:
-            try:
-                held += self._tokenised([entry], reason)
-            except Exception as error:
-                failed.append((entry, error))
-        results = self._failures(failed, lambda: check_tokens(self._tested.tokenize(PROBES), len(PROBES)))
-        if not held:
-            self._count(failed)
-        return held, results
+            runs = [(entry, partial(self._tokenised, [entry], reason)) for entry in entries]
+            return self.faults.run_alone(runs, error, classifies=False)
+        finally:
+            del self._began[threading.get_ident()]
 
-    def classify_entries(self, batch: Sequence[TokenizedEntry], began: float) -> list[Result]:
+    def classify_entries(self, batch: Sequence[TokenizedEntry], computed: int) -> FinishedBatch:
         """Runs one batch. If it raises, each text runs alone, so that only the bad ones fail."""
+        began = self._began[threading.get_ident()] = self._now()
         try:
             results = self._classified(batch, began)
-            self._failed_batches = 0
-            return results
+            self.faults.failed_batches = 0
         except Exception as error:
-            log.warning("a batch failed, running each of its texts alone: %s", error, extra=_ISOLATE)
-        results = []
-        failed: list[tuple[Entry, Exception]] = []
-        for held in batch:
-            try:
-                results += self._classified([held], began)
-            except Exception as error:
-                failed.append((held.entry, error))
-        failures = self._failures(failed, lambda: self_test(self._tested))
-        if results:
-            self._failed_batches = 0
-        else:
-            self._count(failed)
-        return results + failures
+            runs = [(held.entry, partial(self._classified, [held], began)) for held in batch]
+            predictions, failures = self.faults.run_alone(runs, error, classifies=True)
+            results = predictions + failures
+        finally:
+            del self._began[threading.get_ident()]
+        return FinishedBatch(batch, results, computed, began, self._now() - began)
 
     def _tokenised(self, entries: Sequence[Entry], reason: Reason) -> list[TokenizedEntry]:
-        began = time.perf_counter()
+        began = self._now()
         texts = self._classifier.tokenize([entry.text for entry in entries])
-        check_tokens(texts, len(entries))
-        share = (time.perf_counter() - began) / len(entries)
-        now = time.monotonic()
-        return [
-            TokenizedEntry(entry, text, share, now, reason)
-            for entry, text in zip(entries, texts, strict=True)
-        ]
+        now = self._now()
+        share = (now - began) / len(entries)
+        return [TokenizedEntry(*pair, share, now, reason) for pair in zip(entries, texts, strict=True)]
 
     def _classified(self, batch: Sequence[TokenizedEntry], began: float) -> list[Result]:
-        rows = self._classifier.classify([held.tokens for held in batch])
+        info, rows = self._classifier.info, self._classifier.classify([held.tokens for held in batch])
         check_rows(rows, len(batch))
-        model_ms = (time.monotonic() - began) * 1000
-        info = self._classifier.info
+        model_ms = (self._now() - began) * 1000
         results: list[Result] = []
         for held, scores in zip(batch, rows, strict=True):
             prediction = Prediction(
                 fragment=fragment(info.labels, scores),
                 revision=info.revision,
-                tokens=len(held.tokens),
+                tokens=len(held.tokens.ids),
                 truncated=held.tokens.truncated,
                 queue_ms=held.entry.waited_ms + (began - held.claimed_at) * 1000,
                 tokenize_ms=held.tokenize_s * 1000,
@@ -135,64 +209,41 @@ class Inference:
             results.append((held.entry.id, prediction))
         return results
 
-    def _failures(self, failed: Sequence[tuple[Entry, Exception]], test: Callable[[], None]) -> list[Result]:
-        """Returns failures if the engine passes `test` now; otherwise these entries become suspects."""
-        if not failed:
-            return []
-        try:
-            test()
-        except Exception:
-            log.critical(
-                "the engine failed on %d texts and on its self-test: this worker releases the entries it "
-                "holds and ends; see the traceback for the cause",
-                len(failed),
-                exc_info=failed[0][1],
-                extra={"action": "worker.broken", "entries": [entry.id for entry, _ in failed]},
-            )
-            self.suspects += [entry.id for entry, _ in failed]
-            return []
-        for entry, error in failed:
-            context = {"action": "entry.failed", **entry.log_context()}
-            log.error("the model failed on a text", exc_info=error, extra=context)
-        return [
-            (entry.id, Failure("inference_failed", "the model failed on this text")) for entry, _ in failed
-        ]
 
-    def _count(self, failed: Sequence[tuple[Entry, Exception]]) -> None:
-        """Counts a batch in which every text failed, unless it only repeats texts that failed before."""
-        ids = {entry.id for entry, _ in failed}
-        if self.suspects or ids <= self._failed:
-            return
-        self._failed = ids | (self._failed if self._failed_batches else set())
-        self._failed_batches += 1
-        if self._failed_batches == FAILED_BATCHES:
-            log.critical(
-                "every text of %d batches in a row failed, although the engine passes its self-test: this "
-                "worker releases the entries it holds and ends",
-                FAILED_BATCHES,
-                extra={"action": "worker.broken", "entries": sorted(ids)},
-            )
+def next_pass(lengths: Sequence[int], layout: Layout, budget: int) -> list[int]:
+    """Selects the next batch from the held texts: indices into `lengths`, at least one if any text is held.
+
+    packed: in order of arrival; a text that does not fit is skipped and comes first in the next batch.
+    padded: the first text and those closest to it in length, so that the first text never waits.
+    """
+    if not lengths:
+        return []
+    if layout == "packed":
+        room = int(budget * FILL) - lengths[0]
+        chosen = [0]
+        for index in range(1, len(lengths)):
+            if lengths[index] <= room:
+                room -= lengths[index]
+                chosen.append(index)
+        return chosen
+    order = sorted(range(len(lengths)), key=lambda index: (lengths[index], index))
+    return _neighbours(order, lengths, order.index(0), budget)
 
 
-_ISOLATE = {"action": "batch.isolate"}
-
-
-def self_test(classifier: Classifier) -> None:
-    """Classifies texts that every engine must handle. Raises whatever the engine raises."""
-    texts = classifier.tokenize(PROBES)
-    check_tokens(texts, len(PROBES))
-    check_rows(classifier.classify(texts), len(PROBES))
-
-
-def check_tokens(texts: Sequence[Tokens], expected: int) -> None:
-    """Raises ValueError unless the tokenizer returned tokens for each text."""
-    if len(texts) != expected:
-        raise ValueError(f"the tokenizer returned {len(texts)} results for {expected} texts")
+def _neighbours(order: Sequence[int], lengths: Sequence[int], at: int, budget: int) -> list[int]:
+    """Extends a range of the sorted `order` around `at`, shorter texts first: they add the least padding."""
+    low = high = at
+    while True:
+        longest, count = lengths[order[high]], high - low + 1
+        if low > 0 and (count + 1) * longest <= budget:
+            low -= 1
+        elif high + 1 < len(order) and (count + 1) * lengths[order[high + 1]] <= budget:
+            high += 1
+        else:
+            return list(order[low : high + 1])
 
 
 def check_rows(rows: Sequence[Sequence[float]], expected: int) -> None:
     """Raises ValueError unless the model returned one row of finite scores for each text."""
     if len(rows) != expected or not all(math.isfinite(score) for row in rows for score in row):
-        raise ValueError(
-            f"the model returned {len(rows)} rows for {expected} texts, or a score that is not finite"
-        )
+        raise ValueError(f"{len(rows)} rows of scores for {expected} texts, or a score that is not finite")

@@ -2,31 +2,38 @@
 
 The main thread runs forward passes; while the worker is idle, it does everything else too. While a batch
 runs, a second thread completes the previous batch and claims entries for the next one. It claims as late as
-possible, so that entries go to whichever worker is free first.
+possible, so that entries go to whichever worker is free first. A third thread keeps the books of a batch
+once its results are sent: no answer waits for metrics, traces or statistics.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any
 
-from batcher.core.commands import Claim, Claimed
-from batcher.core.outage import REDIS_ERRORS, Outage, reason
+from batcher.core.commands import Claim
+from batcher.core.outage import REDIS_ERRORS, reason
 from batcher.settings import WorkerSettings
-from batcher.worker.batching import CostModel, Reason, keep_window_s, next_pass
-from batcher.worker.claimer import NOTHING, Claimer
-from batcher.worker.heartbeat import Heartbeat
-from batcher.worker.inference import Inference, Result, Tokenized, TokenizedEntry
-from batcher.worker.queue import WorkerQueue
-from batcher.worker.results import Remember, ResultSender, encoded
-from batcher.worker.stats import BatchReport, WorkerStats, model_record
+from batcher.worker.exchange import Exchange, Queues, Remember, keep_window_s
+from batcher.worker.faults import Faults
+from batcher.worker.heartbeat import Heartbeat, Records
+from batcher.worker.host import Host
+from batcher.worker.inference import (
+    FinishedBatch,
+    Inference,
+    Reason,
+    Result,
+    Tokenized,
+    TokenizedEntry,
+    next_pass,
+)
+from batcher.worker.stats import BatchReport, Books, WorkerStats, model_record
 from batcher.worker.warm_up import warm_up
 from model_store import Classifier
-from model_store.layout import computed_tokens
+from model_store.rows import computed_tokens
 
 log = logging.getLogger(__name__)
 
@@ -43,45 +50,40 @@ class Worker:
     def __init__(
         self,
         classifier: Classifier,
-        queue: WorkerQueue,
-        waiting_queue: WorkerQueue,
-        heartbeat_queue: WorkerQueue,
+        queues: Queues,
         settings: WorkerSettings,
         remember: Remember,
         observe: Callable[[BatchReport], None] = lambda report: None,
+        host: Host = Host(),  # noqa: B008  # immutable
     ) -> None:
-        self.cost = CostModel.start()
-        self.outage = Outage()
+        self._host = host
+        self._stop = host.event()
+        # Set when the running batch ends; and whoever takes the lock first decides if the next claim is made.
+        self._over, self._turn = host.event(), threading.Lock()
+        # starting, idle, busy or stopping
+        self.state = "starting"
+        self.exchange = Exchange(queues, settings, classifier.info.layout, remember, self._stop, host.now)
         self._classifier = classifier
-        self._inference = Inference(classifier)
         self._layout = classifier.info.layout
-        self._queue = queue
+        self.inference = Inference(classifier, Faults(classifier), host.now)
         self._settings = settings
-        self._observe = observe
         self._held: list[TokenizedEntry] = []
         self._unsent: list[Result] = []
-        self._stats = WorkerStats()
-        self._state = "starting"
-        self._stop = threading.Event()
-        self._second_thread = ThreadPoolExecutor(1, thread_name_prefix="beside")
+        self._finished: FinishedBatch | None = None
+        self.stats = WorkerStats()
+        self._second_thread = host.thread("beside")
+        self._third_thread = host.thread("books")
+        self.books = Books(self.stats, self.inference, self.exchange.remember, observe, self._stop)
         self.heartbeat = Heartbeat(
-            heartbeat_queue,
-            lease_ms=settings.lease_ms,
-            batch_timeout_s=settings.batch_timeout_s,
-            model=model_record(classifier.info),
-            record=self._record,
+            queues.heartbeat, settings, self.exchange.leases, self.inference.running_s, self._records
         )
-        self.claims = Claimer(
-            queue, waiting_queue, self.heartbeat, self.outage, settings, self._layout, self._stop
-        )
-        self._sender = ResultSender(queue, self.heartbeat, self.outage, remember, self._stop)
 
     # -- lifecycle ---------------------------------------------------------------------------------
 
     def warm_up(self) -> None:
         """Measures what a forward pass costs. Raises whatever the model raises."""
-        self.cost = warm_up(self._classifier)
-        self._stats.rate = self.budget / max(self.cost.pass_s(self.budget), 1e-6)
+        self.inference.cost = cost = warm_up(self._classifier)
+        self.stats.rate = self.budget / max(cost.pass_s(self.budget), 1e-6)
 
     def run(self) -> None:
         """Becomes ready and works until `stop` is called or the engine breaks. Survives outages of Redis."""
@@ -104,100 +106,73 @@ class Worker:
     @property
     def budget(self) -> int:
         """Tokens of one batch."""
-        return self._settings.batch_tokens or self.cost.best_tokens(backlog=self.claims.left > 0)
-
-    @property
-    def state(self) -> str:
-        """starting, idle, busy or stopping."""
-        return self._state
+        return self._settings.batch_tokens or self.inference.cost.best_tokens(backlog=self.exchange.left > 0)
 
     @property
     def broken(self) -> bool:
-        """Whether the engine has failed its self-test, so that a new process is needed."""
-        return self._inference.broken
+        """Whether the engine is at fault, so that a new process is needed."""
+        return self.inference.faults.broken
 
-    @property
-    def rate(self) -> float:
-        """Recent throughput in tokens per second, in the queue's estimated tokens."""
-        return self._stats.rate
-
-    def _record(self) -> dict[str, Any]:
-        return self._stats.record(self._classifier.info, self._state)
+    def _records(self) -> Records:
+        return self.stats.record(self._classifier.info, self.state), model_record(self._classifier.info)
 
     def _become_ready(self) -> None:
-        self._state = "idle"
+        self.state = "idle"
         while not self._stop.is_set():
             try:
                 self.heartbeat.start()
-                self.outage.found()
-                log.info("ready", extra={"action": "worker.ready", **self._record()})
+                self.exchange.outage.found()
+                log.info("ready", extra={"action": "worker.ready", **self._records()[0]})
                 return
             except REDIS_ERRORS as error:
-                self.outage.lost(error)
-                self._stop.wait(self.outage.pause_s)
+                self.exchange.outage.lost(error)
+                self._stop.wait(self.exchange.outage.pause_s)
 
     def _wind_up(self) -> None:
         """Sends finished results, then releases the remaining entries; removes the worker's record last.
 
         Entries on which a broken engine failed are retried alone by other workers, as after a crash.
         """
-        self._state = "stopping"
+        self.state = "stopping"
         self._second_thread.shutdown(wait=True)
         try:
-            self._sender.send(self._unsent)
+            self._deliver(*self._take_unsent())
             if self._held:
-                self._queue.release([held.entry.id for held in self._held])
+                self.exchange.release([held.entry.id for held in self._held])
         except REDIS_ERRORS as error:
             message = "could not release entries, their leases will expire: %s"
             log.warning(message, reason(error), extra={"action": "worker.release"})
-        self.heartbeat.stop(self._inference.suspects)
+        self._third_thread.shutdown(wait=True)
+        self.heartbeat.stop(self.inference.faults.suspects)
         self._classifier.close()
-        log.info("stopped", extra={"action": "worker.stopped", "texts": self._stats.texts})
+        log.info("stopped", extra={"action": "worker.stopped", "texts": self.stats.texts})
 
     # -- gathering ---------------------------------------------------------------------------------
 
     def _gather(self) -> None:
         """Sends finished results and claims entries; waits for them if none are known to be waiting."""
-        self._state = "idle"
-        results, self._unsent = self._unsent, []
+        self.state = "idle"
+        results, finished = self._take_unsent()
         window_s = 0.0
-        if self.claims.left or not (results or self.claims.idle):
-            claim = self._exchange(results)
+        if self.exchange.left or not (results or self.exchange.idle):
+            sent, claim = self.exchange.swap(results, self._claim_command())
+            self._book(finished, sent)
         else:
-            if results:
-                self.claims.idle = self._sender.complete(results, idle=True)
-                if self.claims.idle:
-                    self._run_aside(self._sender.sent, results)
-            if self._stop.is_set() or not self.claims.idle:
+            self._deliver(results, finished, idle=True)
+            if self._stop.is_set() or not self.exchange.idle:
                 return
-            typical, most_s = self._stats.typical_tokens, self._settings.window_ms / 1000
-            window_s = keep_window_s(self.claims.arrivals, self.cost, typical, most_s)
-            claim = self.claims.wait(window_s, self._claim_command(waits=True))
-        if claim.entries:
-            self._state = "busy"
+            typical, most_s = self.stats.typical_tokens, self._settings.window_ms / 1000
+            window_s = keep_window_s(self.exchange.arrivals, self.inference.cost, typical, most_s)
+            claim = self.exchange.wait(window_s, self._claim_command(waits=True))
         reason: Reason = "full" if claim.left else "window" if window_s > 0.0 else "idle"
-        self._keep(self._tokenised(claim, reason))
-
-    def _exchange(self, results: Sequence[Result]) -> Claimed:
-        """Completes results and claims new entries in one round trip."""
-        if not results:
-            return self.claims.claim(self._claim_command())
-        try:
-            commands = [self._queue.complete_command(encoded(results)), self._claim_command()]
-            completed, claimed = self._queue.run(commands)
-        except REDIS_ERRORS:
-            self._sender.send(results)
-            return NOTHING
-        self._queue.read_completed(completed)
-        self._run_aside(self._sender.sent, results)
-        return self.claims.taken(claimed, noted=True)
+        self._keep(self.inference.tokenize_entries(claim.entries, reason))
 
     def _claim_command(self, *, ahead: bool = False, waits: bool = False) -> Claim:
-        return self.claims.command(self._held, self.cost, self.budget, ahead=ahead, waits=waits)
+        held = self._tokens_held()
+        return self.exchange.claim_command(held, self.inference.cost, self.budget, ahead=ahead, waits=waits)
 
-    def _tokenised(self, claim: Claimed, reason: Reason) -> Tokenized:
-        with self.heartbeat.watched():
-            return self._inference.tokenize_entries(claim.entries, reason)
+    def _tokens_held(self) -> int:
+        return sum(len(held.tokens.ids) for held in self._held)
 
     def _keep(self, tokenised: Tokenized) -> None:
         held, failed = tokenised
@@ -208,28 +183,25 @@ class Worker:
 
     def _run_batch(self) -> None:
         """Runs the next batch of the held texts."""
-        self._state = "busy"
+        self.state = "busy"
         batch = self._next_batch()
-        computed = computed_tokens([len(held.tokens) for held in batch], self._layout)
+        computed = computed_tokens([len(held.tokens.ids) for held in batch], self._layout)
         # A quarantined text may crash this process, so nothing else is claimed while it runs.
-        alone = batch[0].entry.solo
-        ahead = None if alone else self._look_ahead(self.cost.pass_s(computed))
-        began = time.monotonic()
-        with self.heartbeat.watched():
-            results = self._inference.classify_entries(batch, began)
-            spent = time.monotonic() - began
-            self.cost = self.cost.learn(computed, spent)
-            self._observe(self._stats.add(batch, results, computed, began, spent))
+        ahead = None if batch[0].entry.solo else self._look_ahead(self.inference.cost.pass_s(computed))
+        self._finished = self.inference.classify_entries(batch, computed)
+        self._unsent += self._finished.results
         if ahead is not None:
-            self._keep(ahead.result())
-        self._unsent += results
+            self._over.set()
+            if not self._turn.acquire(blocking=False):
+                if not (self._held or ahead.done()):
+                    self._deliver(*self._take_unsent())
+                self._keep(ahead.result())
         if self._held:
-            results, self._unsent = self._unsent, []
-            self._run_aside(self._sender.send, results)
+            self._second_thread.submit(self._logged, self._deliver, *self._take_unsent())
 
     def _next_batch(self) -> list[TokenizedEntry]:
         """Removes the next batch from the held texts and returns it."""
-        chosen = next_pass([len(held.tokens) for held in self._held], self._layout, self.budget)
+        chosen = next_pass([len(held.tokens.ids) for held in self._held], self._layout, self.budget)
         batch = [self._held[index] for index in chosen]
         kept = set(chosen)
         self._held = [held for index, held in enumerate(self._held) if index not in kept]
@@ -237,24 +209,39 @@ class Worker:
 
     def _look_ahead(self, pass_s: float) -> Future[Tokenized] | None:
         """Claims and tokenises just before the running batch ends, unless it is short or enough is held."""
-        held = sum(len(held.tokens) for held in self._held)
-        if held >= self.budget or (pass_s < 2 * CLAIM_AHEAD_S and not self.claims.left):
+        backlog = self.exchange.left > 0
+        if self._tokens_held() >= self.budget or (pass_s < 2 * CLAIM_AHEAD_S and not backlog):
             return None
-        share = TOKENIZE_SHARE_BACKLOG if self.claims.left else TOKENIZE_SHARE
-        return self._second_thread.submit(self._claim_late, pass_s * (1 - share) - CLAIM_AHEAD_S)
+        share = TOKENIZE_SHARE_BACKLOG if backlog else TOKENIZE_SHARE
+        delay_s = pass_s * (1 - share) - CLAIM_AHEAD_S
+        self._over, self._turn = self._host.event(), threading.Lock()
+        return self._second_thread.submit(self._claim_late, delay_s, self._over, self._turn)
 
-    def _claim_late(self, delay_s: float) -> Tokenized:
-        if (delay_s > 0 and self._stop.wait(delay_s)) or self._stop.is_set():
+    def _claim_late(self, delay_s: float, over: threading.Event, turn: threading.Lock) -> Tokenized:
+        """Claims nothing if the batch is over before `delay_s` has passed: its results then go first."""
+        if (delay_s > 0 and over.wait(delay_s)) or self._stop.is_set() or not turn.acquire(blocking=False):
             return [], []
-        claim = self.claims.claim(self._claim_command(ahead=True))
-        return self._tokenised(claim, "full" if claim.left else "idle")
+        claim = self.exchange.claim(self._claim_command(ahead=True))
+        return self.inference.tokenize_entries(claim.entries, "full" if claim.left else "idle")
 
-    def _run_aside(self, work: Callable[[Sequence[Result]], None], results: Sequence[Result]) -> None:
-        """Runs `work` in the second thread and logs any error."""
+    def _take_unsent(self) -> tuple[list[Result], FinishedBatch | None]:
+        taken, self._unsent, self._finished = (self._unsent, self._finished), [], None
+        return taken
 
-        def log_error(done: Future[None]) -> None:
-            if error := done.exception():
-                fields = {"action": "worker.beside"}
-                log.error("error in the second thread: %s", error, exc_info=error, extra=fields)
+    def _deliver(self, results: list[Result], finished: FinishedBatch | None, idle: bool = False) -> None:
+        self._book(finished, self.exchange.send(results, idle=idle))
 
-        self._second_thread.submit(work, results).add_done_callback(log_error)
+    def _book(self, finished: FinishedBatch | None, sent: bool) -> None:
+        if finished is not None:
+            finished.sent_at = self._host.now() if sent else 0.0
+            self.books.finished.append(finished)
+            if not self.books.due:
+                self.books.due = True
+                self._third_thread.submit(self.books.keep)
+
+    def _logged(self, work: Callable[..., None], *arguments: Any) -> None:
+        """Runs `work` in another thread, where errors would get lost."""
+        try:
+            work(*arguments)
+        except Exception as error:
+            log.exception("error in another thread: %s", error, extra={"action": "worker.beside"})

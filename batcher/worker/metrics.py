@@ -22,8 +22,8 @@ from batcher.core.buckets import duration_bounds
 from batcher.core.commands import Command
 from batcher.core.metrics import build, redis_state
 from batcher.messages import Lane
-from batcher.worker.batching import Reason
 from batcher.worker.drift import DriftWatch, Tally
+from batcher.worker.inference import Reason
 from batcher.worker.queue import WorkerQueue
 from batcher.worker.stats import BatchReport
 from model_store import ModelInfo
@@ -121,12 +121,10 @@ class WorkerMetrics:
 class MeasuredQueue(WorkerQueue):
     """A queue that calls `on_round_trip` after each successful round trip."""
 
-    on_round_trip: OnRoundTrip | None = None
+    on_round_trip: OnRoundTrip
 
     def run(self, commands: Sequence[Command[Any]]) -> list[Any]:
         """Runs commands as WorkerQueue does. A failed round trip is not measured: it counts as an outage."""
-        if self.on_round_trip is None:
-            return super().run(commands)
         began = time.perf_counter()
         answers = super().run(commands)
         self.on_round_trip(commands, time.perf_counter() - began, answers)
@@ -140,23 +138,23 @@ class WorkerCollector(Collector):
         self._worker = worker
 
     def collect(self) -> Iterator[Metric]:
-        worker, claims = self._worker, self._worker.claims
+        worker, exchange = self._worker, self._worker.exchange
         yield GaugeMetricFamily(
             "millrace_worker_ready", "1 while it accepts work", float(worker.state in ("idle", "busy"))
         )
         yield GaugeMetricFamily(
-            "millrace_worker_rate_tokens", "Estimated tokens per second while it computes", worker.rate
+            "millrace_worker_rate_tokens", "Estimated tokens per second while it computes", worker.stats.rate
         )
         yield GaugeMetricFamily("millrace_worker_budget_tokens", "Tokens of a batch", float(worker.budget))
         yield CounterMetricFamily(
-            "millrace_expired_entries", "Entries past their budget, dropped at a claim", claims.expired
+            "millrace_expired_entries", "Entries past their budget, dropped at a claim", exchange.expired
         )
         yield CounterMetricFamily(
             "millrace_skipped_entries",
             "Ids claimed that were answered, cancelled or foreign",
-            claims.skipped,
+            exchange.skipped,
         )
-        yield from redis_state(worker.outage)
+        yield from redis_state(exchange.outage)
 
 
 class DriftCollector(Collector):

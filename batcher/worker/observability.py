@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
-from typing import Any
 
-from batcher.core.commands import Command
 from batcher.probe_server import ProbeServer
 from batcher.settings import WorkerSettings
 from batcher.worker.drift import DriftWatch, WatchedClassifier
@@ -38,8 +35,8 @@ class Observability:
             self._metrics = WorkerMetrics(classifier.info, watch)
             self.classifier = self._watched = WatchedClassifier(classifier, watch)
         self._traces = worker_traces(classifier.info.revision[:12])
-        if self._metrics is not None or self._traces is not None:
-            self.on_round_trip = self._round_trip
+        if self._metrics is not None:
+            self.on_round_trip = self._metrics.round_trip
 
     def attach(self, worker: Worker) -> None:
         """Starts to answer probes and scrapes. Raises OSError if the port cannot be bound."""
@@ -58,7 +55,7 @@ class Observability:
         def ready() -> str | None:
             if worker.state not in ("idle", "busy"):
                 return f"the worker is {worker.state}"
-            return None if worker.outage.over else "Redis does not answer"
+            return None if worker.exchange.outage.over else "Redis does not answer"
 
         self._probes = ProbeServer(self._port, self._metrics.registry, live, ready)
 
@@ -80,11 +77,3 @@ class Observability:
         """Stops the probe server."""
         if self._probes is not None:
             self._probes.close()
-
-    def _round_trip(self, commands: Sequence[Command[Any]], seconds: float, answers: Sequence[Any]) -> None:
-        if self._metrics is not None:
-            self._metrics.round_trip(commands, seconds, answers)
-        if self._traces is not None:
-            for command in commands:
-                if command.script == "complete":
-                    self._traces.completed(command.ids, seconds)

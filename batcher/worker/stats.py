@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import logging
+import threading
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from batcher.messages import BatchNote, Entry, Failure
-from batcher.worker.batching import Reason
-from batcher.worker.inference import Result, TokenizedEntry
+from batcher.worker.inference import FinishedBatch, Inference, Reason, Result, TokenizedEntry
 from model_store import ModelInfo
 
+log = logging.getLogger(__name__)
+
+# How long the books wait, so that they do not take a core from the API that sends the answers.
+BOOKS_S = 0.02
 # Batches listed in the worker's record.
 NOTES = 20
 
@@ -21,6 +27,8 @@ class BatchReport:
     """One batch. Durations are in seconds.
 
     `number` counts the batches of this worker; `queue_s` holds the waiting time of each of `entries`.
+    `ended_at` is when the forward pass ended and `sent_at` when Redis accepted the results, 0 if it did not
+    (monotonic).
     """
 
     number: int
@@ -35,6 +43,8 @@ class BatchReport:
     truncated: int
     unknown: int
     failures: int
+    ended_at: float = 0.0
+    sent_at: float = 0.0
 
     def log_context(self) -> dict[str, object]:
         """Fields of the batch's log line: ids and durations in ms, never a text."""
@@ -86,18 +96,12 @@ class WorkerStats:
         self._notes: tuple[str, ...] = ()
         self._started_ms = int(time.time() * 1000)
 
-    def add(
-        self,
-        batch: Sequence[TokenizedEntry],
-        results: Sequence[Result],
-        computed: int,
-        began: float,
-        spent: float,
-    ) -> BatchReport:
-        """Adds a batch of `computed` tokens that began at `began` (monotonic) and took `spent` seconds."""
+    def add(self, finished: FinishedBatch) -> BatchReport:
+        """Adds a batch and reports it."""
+        batch, spent_s = finished.entries, finished.spent_s
         cost = sum(held.entry.cost for held in batch)
-        self.rate += 0.05 * (cost / max(spent, 1e-6) - self.rate)
-        self.typical_tokens += 0.05 * (computed - self.typical_tokens)
+        self.rate += 0.05 * (cost / max(spent_s, 1e-6) - self.rate)
+        self.typical_tokens += 0.05 * (finished.computed - self.typical_tokens)
         self._batches += 1
         self.texts += len(batch)
         self._last_batch = len(batch)
@@ -106,14 +110,16 @@ class WorkerStats:
             entries=tuple(held.entry for held in batch),
             size=len(batch),
             tokens=sum(len(held.tokens) for held in batch),
-            computed_tokens=computed,
+            computed_tokens=finished.computed,
             reason=_reason(batch),
-            queue_s=tuple(held.entry.waited_ms / 1000 + began - held.claimed_at for held in batch),
+            queue_s=tuple(held.entry.waited_ms / 1000 + finished.began - held.claimed_at for held in batch),
             tokenize_s=sum(held.tokenize_s for held in batch),
-            model_s=spent,
+            model_s=spent_s,
             truncated=sum(held.tokens.truncated for held in batch),
             unknown=sum(held.tokens.unknown for held in batch),
-            failures=sum(isinstance(result, Failure) for _, result in results),
+            failures=sum(isinstance(result, Failure) for _, result in finished.results),
+            ended_at=finished.began + spent_s,
+            sent_at=finished.sent_at,
         )
         # Replaced rather than mutated, because the heartbeat thread reads it.
         self._notes = (*self._notes[1 - NOTES :], report.note().encode())
@@ -135,6 +141,45 @@ class WorkerStats:
             "started_ms": self._started_ms,
             "recent": ";".join(self._notes),
         }
+
+
+class Books:
+    """What follows a batch once its results are sent: of several batches at once, in a separate thread.
+
+    Append to `finished`, then call `keep` in that thread unless it is `due` already.
+    """
+
+    def __init__(
+        self,
+        stats: WorkerStats,
+        inference: Inference,
+        remember: Callable[[Sequence[Result]], None],
+        observe: Callable[[BatchReport], None],
+        stopping: threading.Event,
+    ) -> None:
+        self.finished: deque[FinishedBatch] = deque()
+        self.due = False
+        self.observe = observe
+        self._stats = stats
+        self._inference = inference
+        self._remember = remember
+        self._stopping = stopping
+
+    def keep(self) -> None:
+        """Caches results, learns what batches cost, counts them and reports them. Logs any error."""
+        self._stopping.wait(BOOKS_S)
+        self.due = False  # before the last look, so that no batch is forgotten
+        while self.finished:
+            try:
+                self._add(self.finished.popleft())
+            except Exception as error:
+                log.exception("error in the books: %s", error, extra={"action": "worker.beside"})
+
+    def _add(self, finished: FinishedBatch) -> None:
+        if finished.sent_at:
+            self._remember(finished.results)
+        self._inference.cost = self._inference.cost.learn(finished.computed, finished.spent_s)
+        self.observe(self._stats.add(finished))
 
 
 def model_record(info: ModelInfo) -> dict[str, Any]:

@@ -13,9 +13,8 @@ if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.sdk.trace import TracerProvider
 
-# Links of one batch span, and requests whose results wait to be sent.
+# Links of one batch span.
 MOST_LINKS = 64
-MOST_PENDING = 4096
 
 
 def worker_traces(revision: str) -> WorkerTraces | None:
@@ -25,7 +24,7 @@ def worker_traces(revision: str) -> WorkerTraces | None:
 
 
 class WorkerTraces:
-    """Creates spans for each request in a batch: its wait in the queue, the batch, and its completion.
+    """Creates spans for each request in a batch: its wait in the queue, the batch, and sending its results.
 
     A batch belongs to many traces. Each trace gets its own span of the batch, linked to the other traces.
     """
@@ -33,22 +32,20 @@ class WorkerTraces:
     def __init__(self, provider: TracerProvider, revision: str) -> None:
         self._tracer = provider.get_tracer("millrace")
         self._revision = revision
-        self._pending: dict[str, Context] = {}
 
     def observe(self, report: BatchReport) -> None:
-        """Creates the spans of a batch that has just ended."""
+        """Creates the spans of a batch whose results have been sent."""
         traced: dict[str, list[int]] = {}
         for index, entry in enumerate(report.entries):
             if entry.trace:
                 traced.setdefault(entry.trace, []).append(index)
         if not traced:
             return
-        ended = time.time_ns()
-        began = ended - int(report.model_s * 1e9)
+        ended = _wall_ns(report.ended_at)
         parents = {trace: parent_of(trace) for trace in traced}
         for trace, indices in traced.items():
             others = [parents[other] for other in parents if other != trace][:MOST_LINKS]
-            self._batch(report, indices, parents[trace], others, began, ended)
+            self._batch(report, indices, parents[trace], others, ended)
 
     def _batch(
         self,
@@ -56,11 +53,11 @@ class WorkerTraces:
         indices: Sequence[int],
         parent: Context,
         others: Sequence[Context],
-        began: int,
         ended: int,
     ) -> None:
         from opentelemetry.trace import Link, SpanKind, get_current_span, set_span_in_context
 
+        began = ended - int(report.model_s * 1e9)
         waited = int(max(report.queue_s[index] for index in indices) * 1e9)
         first = report.entries[indices[0]]
         attributes = {"millrace.texts": len(indices), "millrace.lane": first.lane}
@@ -82,17 +79,13 @@ class WorkerTraces:
             "batch", parent, SpanKind.CONSUMER, batch_attributes, links, start_time=began
         )
         span.end(ended)
-        if span.is_recording() or span.get_span_context().trace_flags.sampled:
-            if len(self._pending) >= MOST_PENDING:
-                self._pending.clear()
-            self._pending[first.id] = set_span_in_context(span, parent)
+        if report.sent_at:
+            complete = self._tracer.start_span(
+                "complete", set_span_in_context(span, parent), start_time=ended
+            )
+            complete.end(_wall_ns(report.sent_at))
 
-    def completed(self, ids: Sequence[str], seconds: float) -> None:
-        """Ends the traces of `ids`, whose results Redis has just accepted in a round trip of `seconds`."""
-        if not self._pending:
-            return
-        ended = time.time_ns()
-        for entry in ids:
-            if (context := self._pending.pop(entry, None)) is not None:
-                span = self._tracer.start_span("complete", context, start_time=ended - int(seconds * 1e9))
-                span.end(ended)
+
+def _wall_ns(at: float) -> int:
+    """A moment of the monotonic clock, in nanoseconds since the epoch."""
+    return time.time_ns() - int((time.monotonic() - at) * 1e9)

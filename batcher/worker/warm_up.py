@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import time
 
-from batcher.worker.batching import CostModel
-from batcher.worker.inference import check_rows
+from batcher.worker.inference import CostModel, check_rows
 from model_store import Classifier
-from model_store.layout import computed_tokens
+from model_store.rows import computed_tokens
 
 # Approximate batch sizes, in tokens, from which the cost is learned.
 SIZES = (16, 64, 128, 256, 512)

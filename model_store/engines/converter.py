@@ -15,8 +15,7 @@ from model_store.classifier import Layout, Tokens, Weights
 from model_store.engines.encoder import packed_encoder
 from model_store.engines.openvino_ir import MODEL
 from model_store.engines.pytorch import PaddedModel, arrays, parameters, read_model
-from model_store.layout import share_out
-from model_store.rows import arrange
+from model_store.rows import arrange, share_out
 
 _INPUTS = ("ids", "positions", "segments", "first")
 

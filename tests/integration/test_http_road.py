@@ -23,12 +23,12 @@ from batcher.hub.admission import LaneCaps
 from batcher.hub.hub import ReplyHub
 from batcher.hub.shared_cache import SharedCache
 from batcher.settings import WorkerSettings
-from batcher.worker import claimer as claims
+from batcher.worker import exchange
 from batcher.worker.cache_writer import remember
 from batcher.worker.loop import Worker
 from batcher.worker.queue import WorkerQueue
-from batcher.worker.stats import BatchReport
 from model_store.stub import StubClassifier
+from tests.fakes import counted
 from tests.servers import leftovers
 
 
@@ -38,7 +38,7 @@ class Mill:
     def __init__(self, stack: contextlib.AsyncExitStack, *, cache_here: bool) -> None:
         self.cache_here = cache_here
         self.server = fakeredis.FakeServer(version=(7,))
-        self.batches: list[BatchReport] = []
+        self.passes: list[int] = []
         self._stack = stack
 
     def _aio(self) -> fakeredis.FakeAsyncRedis:
@@ -66,8 +66,8 @@ class Mill:
 
     def worker(self, classifier: StubClassifier | None = None) -> None:
         settings = WorkerSettings()
-        stub = classifier or StubClassifier()
-        queues = [
+        stub = counted(classifier or StubClassifier(), self.passes)
+        queues = exchange.Queues._make(
             WorkerQueue(
                 self.sync(),
                 "t",
@@ -79,9 +79,9 @@ class Mill:
                 cache_ms=3_600_000 if self.cache_here else 0,
             )
             for _ in range(3)
-        ]
+        )
         keep = partial(remember, self.sync(), "t", 3600.0)
-        worker = Worker(stub, queues[0], queues[1], queues[2], settings, keep, self.batches.append)
+        worker = Worker(stub, queues, settings, keep)
         thread = threading.Thread(target=worker.run)
         thread.start()
 
@@ -97,7 +97,7 @@ class Mill:
 
 @pytest.fixture(params=[False, True], ids=["cache apart", "cache here"])
 async def mill(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Mill]:
-    monkeypatch.setattr(claims, "WAIT_S", 0.1)  # so that stopping an idle worker is quick
+    monkeypatch.setattr(exchange, "WAIT_S", 0.1)  # so that stopping an idle worker is quick
     async with contextlib.AsyncExitStack() as stack:
         yield Mill(stack, cache_here=request.param)
 
@@ -119,7 +119,7 @@ async def ready(client: httpx.AsyncClient) -> None:
 
 
 def texts_run(mill: Mill) -> int:
-    return sum(len(report.entries) for report in mill.batches)
+    return sum(mill.passes)
 
 
 async def test_computed_once_then_known_to_this_process_and_to_the_next(mill: Mill) -> None:

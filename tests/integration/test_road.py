@@ -29,13 +29,14 @@ from batcher.hub.hub import ReplyHub
 from batcher.hub.shared_cache import SharedCache
 from batcher.messages import Failure, Prediction, entry_id
 from batcher.settings import WorkerSettings
-from batcher.worker import claimer as claims
+from batcher.worker import exchange
 from batcher.worker.cache_writer import remember
-from batcher.worker.inference import FAILED_BATCHES, PROBES
+from batcher.worker.faults import FAILED_BATCHES, PROBES
 from batcher.worker.loop import Worker
 from batcher.worker.queue import WorkerQueue
 from batcher.worker.stats import BatchReport
 from model_store.stub import StubClassifier
+from tests.fakes import counted
 from tests.servers import leftovers
 
 PREFIX = "{millrace:t}"
@@ -48,6 +49,7 @@ class Road:
         self._clients = clients
         self._stack = contextlib.AsyncExitStack()
         self.batches: list[BatchReport] = []
+        self.passes: list[int] = []
         self.client = clients()[1]
 
     async def hub(self, *, linger_s: float = 0.0, cache_here: bool = False, **caps: int) -> ReplyHub:
@@ -72,10 +74,8 @@ class Road:
             )
 
         worker = Worker(
-            classifier or StubClassifier(),
-            queue(),
-            queue(),
-            queue(),
+            counted(classifier or StubClassifier(), self.passes),
+            exchange.Queues(queue(), queue(), queue()),
             chosen,
             partial(remember, self._clients()[1], "t", 3600.0),
             self.batches.append,
@@ -105,7 +105,7 @@ class Road:
 
 @pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.redis)])
 async def road(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Road]:
-    monkeypatch.setattr(claims, "WAIT_S", 0.1)  # so that stopping an idle worker is quick
+    monkeypatch.setattr(exchange, "WAIT_S", 0.1)  # so that stopping an idle worker is quick
     opened: list[Any] = []
 
     def fake() -> tuple[Any, Any]:
@@ -185,7 +185,8 @@ async def test_on_its_way_to_the_queue_a_text_meets_its_long_lived_result(road: 
     found, new = await ask(hub, "remember me", "new", revision=first.revision)
     assert (found.cached, new.cached) == (True, False)
     assert found.fragment == first.fragment
-    assert len(road.batches) == 2
+    assert road.passes == [1, 1]
+    await until(lambda: len(road.batches) == 2)
     assert [entry.text for entry in road.batches[1].entries] == ["new"]
 
 
@@ -234,7 +235,7 @@ async def test_a_thousand_identical_requests_cost_one_inference(road: Road) -> N
     asked = [ask(hub, "the same") for hub in (one, two) for _ in range(500)]
     outcomes = [outcome for (outcome,) in await asyncio.gather(*asked)]
     assert len({outcome.fragment for outcome in outcomes}) == 1
-    assert sum(batch.size for batch in road.batches) == 1
+    assert sum(road.passes) == 1
 
 
 class Gated(StubClassifier):
@@ -259,8 +260,8 @@ async def test_entries_that_wait_share_a_batch(road: Road) -> None:
     await until(lambda: hub.counts.queued == 51)
     classifier.gate.set()
     await asyncio.gather(*asked)
-    assert sum(batch.size for batch in road.batches) == 51
-    assert len(road.batches) <= 6
+    assert sum(road.passes) == 51
+    assert len(road.passes) <= 6
 
 
 async def test_finding_06_a_batch_is_reported_with_the_reason_of_its_own_claim(road: Road) -> None:
@@ -268,6 +269,7 @@ async def test_finding_06_a_batch_is_reported_with_the_reason_of_its_own_claim(r
     hub, _ = await road.hub(), await road.worker(StubClassifier(batch_ms=100), batch_texts=1)
     await road.ready(hub)
     await ask(hub, "two others wait", "one other waits", "the last one")
+    await until(lambda: len(road.batches) == 3)
     assert [batch.reason for batch in road.batches] == ["full", "full", "idle"]
 
 
@@ -429,7 +431,7 @@ async def test_a_cancelled_request_takes_its_entry_along(road: Road) -> None:
     await until(lambda: hub.counts.cancelled == 1)
     classifier.gate.set()
     await asyncio.gather(blocker, stays)
-    assert sum(batch.size for batch in road.batches) == 2
+    assert sum(road.passes) == 2
     assert hub.waiting == 0
     assert road.leftovers() == []
 
@@ -539,11 +541,11 @@ async def test_what_redis_lost_is_asked_again(road: Road) -> None:
 def test_a_warm_up_learns_what_a_pass_costs_and_meets_a_model_that_fails() -> None:
     queue: Any = None
     classifier = Sick(lambda rows: rows[:-1])
-    worker = Worker(classifier, queue, queue, queue, WorkerSettings(), lambda results: None)
+    worker = Worker(classifier, exchange.Queues(queue, queue, queue), WorkerSettings(), lambda results: None)
     worker.warm_up()
-    assert worker.budget == worker.cost.best_tokens()
+    assert worker.budget == worker.inference.cost.best_tokens()
     classifier.sick = True
-    with pytest.raises(ValueError, match="the model returned 0 rows for 1 texts"):
+    with pytest.raises(ValueError, match="0 rows of scores for 1 texts"):
         worker.warm_up()
 
 
@@ -579,7 +581,7 @@ async def test_a_stopping_worker_finishes_what_it_runs_and_gives_back_the_rest(r
     outcomes = await asyncio.gather(*asked)
     assert all(isinstance(outcome, Prediction) for (outcome,) in outcomes)
     assert second.heartbeat.alive
-    assert sum(batch.size for batch in road.batches) == 20, "nothing was computed twice"
+    assert sum(road.passes) == 20, "nothing was computed twice"
     assert road.leftovers() == []
 
 
@@ -616,7 +618,7 @@ async def test_a_wake_up_that_a_dead_worker_got_is_replaced(
     road: Road, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither a sweep nor the end of a worker's wait may help: only the hub's check is left."""
-    monkeypatch.setattr(claims, "WAIT_S", 20.0)
+    monkeypatch.setattr(exchange, "WAIT_S", 20.0)
     hub = await road.hub()
     worker = await road.worker()
     await road.ready(hub)
@@ -639,4 +641,5 @@ async def test_a_wake_up_that_a_dead_worker_got_is_replaced(
         await ask(hub, "second")
     assert commands.count("wake") >= 2
     worker.stop()
-    road.client.rpush(f"{worker._queue.prefix}:wake:{worker._queue.worker}", "1")
+    queue = worker.exchange._queue
+    road.client.rpush(f"{queue.prefix}:wake:{queue.worker}", "1")

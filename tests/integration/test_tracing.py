@@ -7,7 +7,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import replace
 
 import httpx
 import pytest
@@ -84,7 +83,13 @@ async def ask(redis: RedisServer, asking: Asking, *, ready: bool = True) -> None
                 break
             await asyncio.sleep(0.05)
         await asking(client)
-        await asyncio.sleep(0.1)  # the last result is sent before its round trip is over
+
+
+async def reported(spans: InMemorySpanExporter, name: str, count: int) -> None:
+    """Waits for spans of the worker, which keeps its books after the answer."""
+    await asyncio.to_thread(
+        wait_until, lambda: [span.name for span in spans.get_finished_spans()].count(name) == count, name
+    )
 
 
 async def predict(client: httpx.AsyncClient, *texts: str, trace: str = "") -> None:
@@ -101,6 +106,7 @@ async def test_one_trace_leads_from_the_request_into_its_batch_and_out(
     redis_server: RedisServer, spans: InMemorySpanExporter, worker: Worker
 ) -> None:
     await ask(redis_server, lambda client: predict(client, "a text", "another", trace=CAME))
+    await reported(spans, "complete", 1)
     found = of_trace(spans, int(TRACE_ID, 16))
     assert set(found) == {"POST /predict", "queue wait", "batch", "complete"}
     request, wait, batch, complete = (
@@ -134,6 +140,7 @@ async def test_requests_that_share_a_batch_are_linked(
         await first
 
     await ask(redis_server, asking)
+    await reported(spans, "batch", 4)
     batches = [span for span in spans.get_finished_spans() if span.name == "batch"]
     shared = [span for span in batches if span.attributes and span.attributes["millrace.size"] == 3]
     assert len(shared) == 3
@@ -191,12 +198,9 @@ async def test_off_means_that_what_came_is_handed_on_and_nothing_is_made(
     redis_server: RedisServer, worker: Worker
 ) -> None:
     seen: list[str] = []
-    observe = worker._observe
-    worker._observe = lambda report: (seen.extend(entry.trace for entry in report.entries), observe(report))[
-        1
-    ]
+    worker.books.observe = lambda report: seen.extend(entry.trace for entry in report.entries)
     await ask(redis_server, lambda client: predict(client, "a text", trace=CAME))
-    assert seen == [CAME]
+    await asyncio.to_thread(wait_until, lambda: seen == [CAME], "the report of the batch")
     assert tracing.current() == ""
     with tracing.job_span("j", CAME):
         assert tracing.current() == ""
@@ -224,15 +228,3 @@ def test_setup_exports_what_is_made_under_the_name_of_the_process() -> None:
     finally:
         tracing.use(None)
         provider.shutdown()
-
-
-def test_what_is_pending_is_bounded(spans: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker_traces, "MOST_PENDING", 20)
-    from tests.unit.batcher.test_metrics import ENTRY, REPORT
-
-    traces = worker_traces.worker_traces("r")
-    assert traces is not None
-    for number in range(50):
-        entry = replace(ENTRY, id=str(number), trace=CAME)
-        traces.observe(replace(REPORT, entries=(entry,), queue_s=(0.001,)))
-    assert len(traces._pending) == 10

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from benchmarks.texts import texts
 from model_store import Classifier, Tokens, load
-from model_store.layout import share_out
+from model_store.rows import share_out
 from tests.forkserver import CONTEXT
 
 PASS_TOKENS = 512

@@ -41,8 +41,8 @@ class Exposed:
 class _Worker:
     """What WorkerCollector reads of a worker."""
 
-    state, rate, budget, outage = "idle", 1.0, 256, Outage()
-    claims = SimpleNamespace(expired=0, skipped=0)
+    state, budget, stats = "idle", 256, SimpleNamespace(rate=1.0)
+    exchange = SimpleNamespace(expired=0, skipped=0, outage=Outage())
 
 
 @cache

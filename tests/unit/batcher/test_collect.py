@@ -7,14 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batcher.worker.batching import (
-    Arrivals,
-    CostModel,
-    claim_cost,
-    keep_window_s,
-    next_pass,
-)
-from model_store.layout import FILL, ROW, computed_tokens
+from batcher.worker.exchange import Arrivals, claim_cost, keep_window_s
+from batcher.worker.inference import CostModel, next_pass
+from model_store.rows import FILL, ROW, computed_tokens
 
 lengths_lists = st.lists(st.integers(1, 512), max_size=60)
 layouts = st.sampled_from(["packed", "padded"])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from batcher.worker.batching import CostModel, InteractiveTraffic
+from batcher.worker.exchange import InteractiveTraffic
+from batcher.worker.inference import CostModel
 
 BUDGET = 512
 

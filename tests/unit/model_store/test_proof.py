@@ -19,10 +19,9 @@ from model_store.__main__ import main as model_store
 from model_store.artefact import PROBES, read_manifest, verify
 from model_store.engines import runner
 from model_store.errors import GateFailed, Unproven
-from model_store.layout import plan
 from model_store.probes import EVERY, Probes, Source, read_probes
 from model_store.proof import SAME_ANSWERS, Limits, limits, passes, prove
-from model_store.rows import FILLER, Floats, Rows
+from model_store.rows import FILLER, Floats, Rows, plan
 from model_store.stub import StubClassifier
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")

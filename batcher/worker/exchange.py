@@ -1,0 +1,238 @@
+"""A worker's exchange with Redis: claims as much as its next batch can use, and sends results."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from batcher.core.commands import Claim, Claimed
+from batcher.core.outage import REDIS_ERRORS, Outage
+from batcher.messages import Prediction
+from batcher.settings import WorkerSettings
+from batcher.worker.inference import CostModel, Result
+from batcher.worker.queue import WorkerQueue
+from model_store import Layout
+
+WAIT_S = 1.0
+# How long to retry while Redis does not answer. After that, the leases expire and the entries are run again.
+PATIENCE_S = 30.0
+NOTHING = Claimed()
+# After this many seconds without interactive traffic, bulk batches may use the full budget.
+_INTERACTIVE_RECENT_S = 60.0
+# A delay that a caller does not notice, and what handling a text takes beside its forward pass.
+_UNNOTICED_S, _HANDLING_S = 0.002, 0.0003
+
+Remember = Callable[[Iterable[tuple[str, Prediction]]], None]
+
+
+class Queues(NamedTuple):
+    """The worker side of one queue, with a client each for commands, blocking waits and the heartbeat."""
+
+    commands: WorkerQueue
+    waiting: WorkerQueue
+    heartbeat: WorkerQueue
+
+
+class Exchange:
+    """Claims entries and sends results for one worker, through outages of Redis.
+
+    `left` is the number of entries still waiting after the last claim; `skipped` and `expired` are totals.
+    `leases` are the ids that the heartbeat renews: claimed, and neither completed nor given up. Each change
+    is one operation on a set, which is atomic.
+    """
+
+    def __init__(
+        self,
+        queues: Queues,
+        settings: WorkerSettings,
+        layout: Layout,
+        remember: Remember,
+        stopping: threading.Event,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.left = self.skipped = self.expired = 0
+        self.leases: set[str] = set()
+        self.outage = Outage()
+        self.arrivals = Arrivals()
+        self._traffic = InteractiveTraffic()
+        # Whether Redis knows that this worker is idle. If not, the worker must claim before it waits.
+        self.idle = False
+        self._busy_at = now()
+        self._queue, self._waiting_queue = queues.commands, queues.waiting
+        self._texts, self._layout = settings.batch_texts, layout
+        self._remember = remember
+        self._stopping = stopping
+        self._now = now
+
+    def claim_command(
+        self, held: int, cost: CostModel, budget: int, *, ahead: bool = False, waits: bool = False
+    ) -> Claim:
+        """Builds the next claim of a worker that holds `held` tokens. Pass `waits=True` for `wait`.
+
+        `ahead`, while a batch runs, it claims only interactive entries if there were any recently.
+        """
+        now, wanted = self._now(), claim_cost(held, budget, self._layout)
+        bulk = self._traffic.bulk_tokens(cost, budget, now)
+        if ahead and bulk < budget:
+            bulk = 0
+        free = not ahead and not held
+        idle_ms = int((now - self._busy_at) * 1000) if free else -1
+        return self._queue.claim_command(self._texts, wanted, min(wanted, bulk), free, waits, idle_ms)
+
+    def claim(self, command: Claim) -> Claimed:
+        """Claims once. If Redis does not answer, pauses briefly and returns an empty claim."""
+        try:
+            (claimed,) = self._queue.run([command])
+        except REDIS_ERRORS as error:
+            return self._failed(error)
+        return self._taken(claimed, command)
+
+    def wait(self, window_s: float, command: Claim) -> Claimed:
+        """Waits up to WAIT_S for entries, then claims at once, or after `window_s` to let more arrive."""
+        try:
+            if window_s <= 0.0:
+                return self._taken(self._waiting_queue.wait_and_claim(WAIT_S, command), command)
+            if not self._waiting_queue.wait(WAIT_S):
+                self.idle = False
+                return NOTHING
+        except REDIS_ERRORS as error:
+            return self._failed(error)
+        self._stopping.wait(window_s)
+        return self.claim(command)
+
+    def swap(self, results: Sequence[Result], command: Claim) -> tuple[bool, Claimed]:
+        """Sends results and claims in one round trip. Returns whether Redis accepted the results."""
+        if not results:
+            return False, self.claim(command)
+        try:
+            complete = self._queue.complete_command((entry, result.encode()) for entry, result in results)
+            completed, claimed = self._queue.run([complete, command])
+        except REDIS_ERRORS:
+            return self.send(results), NOTHING
+        self._queue.read_completed(completed)
+        self._sent(results)
+        return True, self._taken(claimed, command)
+
+    def send(self, results: Sequence[Result], *, idle: bool = False) -> bool:
+        """Whether Redis accepted the results. In any case, their leases are no longer renewed.
+
+        Retries while Redis does not answer, but not once the worker is to stop. `idle`: it waits next.
+        """
+        deadline = self._now() + PATIENCE_S
+        try:
+            while results:
+                try:
+                    self._queue.complete(((entry, result.encode()) for entry, result in results), idle)
+                except REDIS_ERRORS as error:
+                    self.outage.lost(error)
+                    if self._now() > deadline or self._stopping.is_set():
+                        break
+                    self._stopping.wait(self.outage.pause_s)
+                else:
+                    self._sent(results)
+                    self.idle = self.idle or idle
+                    return True
+            return False
+        finally:
+            self.leases.difference_update([entry for entry, _ in results])
+
+    def remember(self, results: Sequence[Result]) -> None:
+        """Caches the predictions among `results`, unless sending them did."""
+        if not self._queue.remembers:
+            self._remember((entry, result) for entry, result in results if isinstance(result, Prediction))
+
+    def release(self, ids: Sequence[str]) -> None:
+        """Returns claimed entries to the queue. Raises Redis errors; the leases then expire."""
+        self.leases.difference_update(ids)
+        self._queue.release(ids)
+
+    def _failed(self, error: Exception) -> Claimed:
+        self.outage.lost(error)
+        self.idle = False
+        self._stopping.wait(self.outage.pause_s)
+        return NOTHING
+
+    def _sent(self, results: Sequence[Result]) -> None:
+        if not self.outage.over:
+            self.outage.found()
+        self.leases.difference_update([entry for entry, _ in results])
+
+    def _taken(self, claim: Claimed, command: Claim) -> Claimed:
+        """Starts renewing the leases of claimed entries. If there are none, this worker may be idle."""
+        if not self.outage.over:
+            self.outage.found()
+        self.leases.update([entry.id for entry in claim.entries])
+        now = self._now()
+        self.arrivals = self.arrivals.seen(len(claim.entries), now)
+        interactive = [entry.cost for entry in claim.entries if entry.lane == "interactive"]
+        self._traffic = self._traffic.seen(interactive, now)
+        self.left, self.idle = claim.left, command.idle_ms >= 0 and not claim.entries
+        if claim.entries:
+            self._busy_at = now
+        self.skipped += claim.skipped
+        self.expired += claim.expired
+        return claim
+
+
+@dataclass(frozen=True, slots=True)
+class Arrivals:
+    """The arrival rate of entries per second, smoothed over about one second."""
+
+    rate: float = 0.0
+    at: float = 0.0
+
+    def seen(self, entries: int, now: float) -> Arrivals:
+        """Returns the rate updated with a claim of `entries` at `now` (seconds, any monotonic clock)."""
+        if self.at == 0.0:
+            return replace(self, at=now)
+        gap = max(now - self.at, 1e-6)
+        share = min(gap, 1.0)
+        return Arrivals(self.rate * (1.0 - share) + share * entries / gap, now)
+
+
+@dataclass(frozen=True, slots=True)
+class InteractiveTraffic:
+    """Tracks when interactive traffic was last seen, and its typical text length in tokens."""
+
+    typical: float = 32.0
+    at: float = float("-inf")
+
+    def seen(self, lengths: Sequence[int], now: float) -> InteractiveTraffic:
+        """Returns the state updated with interactive texts of these lengths, claimed at `now` (monotonic)."""
+        typical = self.typical
+        for length in lengths:
+            typical += 0.05 * (length - typical)
+        return InteractiveTraffic(typical, now) if lengths else self
+
+    def bulk_tokens(self, cost: CostModel, budget: int, now: float) -> int:
+        """Tokens of a batch that holds only bulk entries: the full budget without recent interactive traffic.
+
+        An interactive text that arrives during such a batch waits for its end. The batch is therefore limited
+        to the size of a typical interactive text, or to a duration that goes unnoticed, so that the
+        text takes at most about twice as long as it would on an idle worker.
+        """
+        if now - self.at > _INTERACTIVE_RECENT_S:
+            return budget
+        handled = int(_UNNOTICED_S / _HANDLING_S * self.typical)
+        return min(max(int(self.typical), min(cost.tokens_in(_UNNOTICED_S), handled)), budget)
+
+
+def keep_window_s(arrivals: Arrivals, cost: CostModel, typical_tokens: float, window_s: float) -> float:
+    """Seconds to wait for more entries after the first one reaches an idle worker; 0 to start at once.
+
+    Waiting delays the first entry, but each that joins the batch need not wait for the next one. It pays off
+    if more than one is expected during a forward pass of typical size; the wait is at most half of it.
+    """
+    pass_s = cost.pass_s(int(typical_tokens))
+    if arrivals.rate * pass_s <= 1.0:
+        return 0.0
+    return min(window_s, pass_s / 2)
+
+
+def claim_cost(held_tokens: int, budget: int, layout: Layout) -> int:
+    """Cost to claim: the room of a batch beyond what is held; more if padding needs texts to choose from."""
+    wanted = budget if layout == "packed" else 4 * budget
+    return max(wanted + budget // 4 - held_tokens, 0)

@@ -1,0 +1,211 @@
+"""Stand-ins for what a worker uses: its clock, its threads and its queue. Nothing in here waits."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Executor, Future
+from typing import Any, Literal
+
+import redis
+
+from batcher.core.commands import Claim, Claimed, Complete, Completed
+from batcher.core.membership import Beat, Release
+from batcher.messages import Entry, entry_id
+from batcher.worker.exchange import Queues
+from batcher.worker.host import Host
+
+LOST = redis.exceptions.ConnectionError("gone")
+
+
+def counted(classifier: Any, passes: list[int]) -> Any:
+    """Adds the number of texts of each forward pass of `classifier` to `passes`, before it runs."""
+    classify = classifier.classify
+
+    def counting(batch: Any) -> Any:
+        passes.append(len(batch))
+        return classify(batch)
+
+    classifier.classify = counting
+    return classifier
+
+
+class FakeClock:
+    """A clock that moves by a millisecond with each look, and by what is waited for."""
+
+    def __init__(self) -> None:
+        self.time = 1000.0
+        self.looks = 0
+        self.on_look: Callable[[int], None] = lambda looks: None
+
+    def now(self) -> float:
+        self.time += 0.001
+        self.looks += 1
+        self.on_look(self.looks)
+        return self.time
+
+
+class FakeEvent(threading.Event):
+    """An event for which nothing waits: the clock moves instead."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        super().__init__()
+        self._clock = clock
+
+    def wait(self, timeout: float | None = None) -> bool:
+        if not self.is_set():
+            self._clock.time += timeout or 0.0
+        return self.is_set()
+
+
+# Work of another thread runs at once, or when its result is needed, or at once but is not done until then.
+Pace = Literal["early", "late", "under way"]
+
+
+class FakeThread(Executor):
+    """Runs work in the calling thread. `joined` is called whenever the caller waits for a result."""
+
+    def __init__(self, pace: Pace = "early", joined: Callable[[], None] = lambda: None) -> None:
+        self._pace = pace
+        self._joined = joined
+        self._waiting: list[tuple[Future[Any], Callable[[], Any]]] = []
+
+    def submit(self, work: Any, /, *arguments: Any, **named: Any) -> Future[Any]:
+        future: Any = Future()
+        self._waiting.append((future, lambda: work(*arguments, **named)))
+        result = future.result
+
+        def join(timeout: float | None = None) -> Any:
+            self._joined()
+            self.catch_up()
+            return result(0)
+
+        future.result = join
+        if self._pace != "late":
+            self.catch_up()
+        if self._pace == "under way":
+            future.done = lambda: False
+        return future
+
+    def catch_up(self) -> None:
+        while self._waiting:
+            future, work = self._waiting.pop(0)
+            try:
+                future.set_result(work())
+            except Exception as error:
+                future.set_exception(error)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        self.catch_up()
+
+
+def fake_host(clock: FakeClock, pace: Pace = "early", joined: Callable[[], None] = lambda: None) -> Host:
+    return Host(clock.now, lambda: FakeEvent(clock), lambda name: FakeThread(pace, joined))
+
+
+class FakeQueue:
+    """The worker's side of a queue in memory.
+
+    Each of `errors` is for one round trip: None lets it pass, ("refused", error) raises instead of running
+    it, and ("lost", error) raises after it has run.
+    """
+
+    remembers = True
+
+    def __init__(self, texts: Iterable[str] = (), solo: Iterable[str] = ()) -> None:
+        self.texts = {entry_id(text): text for text in (*texts, *solo)}
+        self.solo = {entry_id(text) for text in solo}
+        self.waiting = list(self.texts)
+        self.leased: set[str] = set()
+        self.completed: list[str] = []
+        self.log: list[str] = []
+        self.errors: list[tuple[str, Exception] | None] = []
+        self.on_idle: Callable[[], None] = lambda: None
+        self.retired: Sequence[str] | None = None
+        self.beats: list[set[str]] = []
+        self._idle = False
+
+    @property
+    def queues(self) -> Queues:
+        queue: Any = self
+        return Queues(queue, queue, queue)
+
+    def run(self, commands: Sequence[Any]) -> list[Any]:
+        fault = self.errors.pop(0) if self.errors else None
+        if fault is not None and fault[0] == "refused":
+            raise fault[1]
+        answers = [getattr(self, f"_{command.script}")(command) for command in commands]
+        if fault is not None:
+            raise fault[1]
+        return answers
+
+    def wait(self, block_s: float) -> bool:
+        assert self._idle, "Redis wakes only workers that it knows to be idle"
+        if not self.waiting:
+            self.on_idle()
+        return bool(self.waiting)
+
+    def wait_and_claim(self, block_s: float, command: Claim) -> Claimed:
+        self.wait(block_s)
+        claimed: Claimed = self.run([command])[0]
+        return claimed
+
+    def claim_command(
+        self, entries: int, cost: int, bulk_cost: int, free: bool, waits: bool, idle_ms: int
+    ) -> Claim:
+        return Claim("w", entries, cost, bulk_cost, 2000, 3, free, waits, idle_ms)
+
+    def _claim(self, command: Claim) -> Claimed:
+        taken: list[str] = []
+        cost = command.cost
+        for entry in list(self.waiting):
+            alone = entry in self.solo
+            if cost > 0 and len(taken) < command.entries and (not alone or (command.free and not taken)):
+                taken.append(entry)
+                cost = 0 if alone else cost - 5
+        self.waiting = [entry for entry in self.waiting if entry not in taken]
+        self.leased.update(taken)
+        self._idle = command.idle_ms >= 0 and not taken
+        self.log.append(f"claim {len(taken)}" + ("" if command.free else " more"))
+        return Claimed([self._entry(entry) for entry in taken], len(self.waiting))
+
+    def _entry(self, entry: str) -> Entry:
+        solo = entry in self.solo
+        return Entry(entry, self.texts[entry], "interactive", 5, 10, 9000, attempts=1, solo=solo)
+
+    def complete_command(self, results: Iterable[tuple[str, bytes]], idle: bool = False) -> Complete:
+        pairs = list(results)
+        return Complete("w", [entry for entry, _ in pairs], [result for _, result in pairs], 1000, idle=idle)
+
+    def complete(self, results: Iterable[tuple[str, bytes]], idle: bool = False) -> int:
+        return self.read_completed(self.run([self.complete_command(results, idle)])[0])
+
+    def read_completed(self, completed: Completed) -> int:
+        return completed.answered
+
+    def _complete(self, command: Complete) -> Completed:
+        for entry in command.ids:
+            if entry in self.leased:  # as complete.lua: a second call finds nothing
+                self.leased.remove(entry)
+                self.completed.append(entry)
+        self._idle = self._idle or command.idle
+        self.log.append(f"complete {len(command.ids)}")
+        return Completed(len(command.ids), "")
+
+    def release(self, ids: Sequence[str]) -> int:
+        return int(self.run([Release(ids)])[0])
+
+    def _release(self, command: Release) -> int:
+        self.waiting += [entry for entry in command.ids if entry in self.leased]
+        self.leased.difference_update(command.ids)
+        return len(command.ids)
+
+    def beat(self, ids: Iterable[str], record: Any, model: Any, ttl_ms: int, takeover: bool = False) -> int:
+        self.beats.append(set(ids))
+        return int(self.run([Beat("w", 2000, ttl_ms, [], record, model)])[0])
+
+    def _beat(self, command: Beat) -> int:
+        return 0
+
+    def retire(self, suspects: Sequence[str] = ()) -> None:
+        self.retired = list(suspects)

@@ -1,0 +1,82 @@
+"""The heartbeat: a worker does not outlive it, and no model runs for ever."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from batcher.settings import WorkerSettings
+from batcher.worker.heartbeat import EXIT_HUNG, Heartbeat
+from tests.fakes import LOST, FakeQueue
+
+
+class Made:
+    """A heartbeat whose thread is not started: `beat` is called instead."""
+
+    def __init__(self) -> None:
+        self.queue = FakeQueue()
+        self.leases: set[str] = {"a", "b"}
+        self.running_s = 0.0
+        self.records: list[Any] = [({"state": "idle"}, {"name": "stub"})] * 3
+        self.statuses: list[int] = []
+        queue: Any = self.queue
+        self.heartbeat = Heartbeat(
+            queue,
+            WorkerSettings(batch_timeout_s=5),
+            self.leases,
+            lambda: self.running_s,
+            lambda: self.records.pop(),
+            self.statuses.append,
+        )
+
+
+def actions(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.__dict__["action"] for record in caplog.records if record.levelname == "CRITICAL"]
+
+
+def test_each_beat_renews_the_leases_of_that_moment() -> None:
+    made = Made()
+    assert made.heartbeat.beat()
+    made.leases.discard("a")
+    assert made.heartbeat.beat()
+    assert made.queue.beats == [{"a", "b"}, {"b"}]
+
+
+def test_an_outage_of_redis_is_no_reason_to_end() -> None:
+    made = Made()
+    made.queue.errors = [("refused", LOST)]
+    assert made.heartbeat.beat()
+    assert made.heartbeat.beat()
+    assert made.statuses == []
+
+
+def test_what_was_not_foreseen_in_a_beat_ends_the_process(caplog: pytest.LogCaptureFixture) -> None:
+    """Otherwise the thread would end unseen, and the worker would claim entries that it then loses."""
+    made = Made()
+    made.records.clear()
+    assert not made.heartbeat.beat()
+    assert made.statuses == [EXIT_HUNG]
+    assert actions(caplog) == ["worker.heartbeat"]
+
+
+def test_a_model_that_runs_for_too_long_ends_the_process_and_its_leases(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    made = Made()
+    made.running_s = 5.0
+    assert made.heartbeat.beat()
+    made.running_s = 5.1
+    assert not made.heartbeat.beat()
+    assert made.statuses == [EXIT_HUNG]
+    assert actions(caplog) == ["worker.hung"]
+    assert len(made.queue.beats) == 1, "no lease is renewed any more"
+    assert made.queue.retired == []
+
+
+def test_a_worker_that_stops_hands_over_its_suspects() -> None:
+    made = Made()
+    made.heartbeat.start()
+    made.heartbeat.stop(["a"])
+    assert made.queue.retired == ["a"]
+    assert not made.heartbeat.alive
