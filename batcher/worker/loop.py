@@ -58,7 +58,7 @@ class Worker:
     ) -> None:
         self._host = host
         self._stop = host.event()
-        # Set when the running batch ends. The thread that takes the lock first decides if the next claim is made.
+        # Set when the running batch ends. The thread that takes the lock first decides on the next claim.
         self._over, self._turn = host.event(), threading.Lock()
         # starting, idle, busy or stopping
         self.state = "starting"
