@@ -67,7 +67,7 @@ def most_mib(mill: Mill) -> float:
 
 
 async def upload(mill: Mill) -> int:
-    """One job of long texts, as large as it may be. Its status; a refusal may be lost to a connection reset."""
+    """One job of long texts, as large as it may be. Its status: 503 also if the connection is reset."""
     text = json.dumps("x" * 19_000 + "\N{GRINNING FACE}", ensure_ascii=False).encode() + b"\n"
 
     async def blocks() -> AsyncIterator[bytes]:
