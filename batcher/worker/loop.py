@@ -30,7 +30,7 @@ from batcher.worker.inference import (
     TokenizedEntry,
     next_pass,
 )
-from batcher.worker.stats import BatchReport, Books, WorkerStats, model_record
+from batcher.worker.stats import BOOKS_S, BatchReport, Books, WorkerStats, model_record
 from batcher.worker.warm_up import warm_up
 from model_store import Classifier
 from model_store.rows import computed_tokens
@@ -73,7 +73,7 @@ class Worker:
         self.stats = WorkerStats()
         self._second_thread = host.thread("beside")
         self._third_thread = host.thread("books")
-        self.books = Books(self.stats, self.inference, self.exchange.remember, observe, self._stop)
+        self.books = Books(self.stats, self.inference, self.exchange.remember, observe)
         self.heartbeat = Heartbeat(
             queues.heartbeat, settings, self.exchange.leases, self.inference.running_s, self._records
         )
@@ -237,6 +237,7 @@ class Worker:
             self.books.finished.append(finished)
             if not self.books.due:
                 self.books.due = True
+                self._third_thread.submit(self._stop.wait, BOOKS_S)
                 self._third_thread.submit(self.books.keep)
 
     def _logged(self, work: Callable[..., None], *arguments: Any) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -146,7 +145,7 @@ class WorkerStats:
 class Books:
     """What follows a batch once its results are sent: of several batches at once, in a separate thread.
 
-    Append to `finished`, then call `keep` in that thread unless it is `due` already.
+    Append to `finished`, then call `keep` in that thread after BOOKS_S unless it is `due` already.
     """
 
     def __init__(
@@ -155,7 +154,6 @@ class Books:
         inference: Inference,
         remember: Callable[[Sequence[Result]], None],
         observe: Callable[[BatchReport], None],
-        stopping: threading.Event,
     ) -> None:
         self.finished: deque[FinishedBatch] = deque()
         self.due = False
@@ -163,11 +161,9 @@ class Books:
         self._stats = stats
         self._inference = inference
         self._remember = remember
-        self._stopping = stopping
 
     def keep(self) -> None:
         """Caches results, learns what batches cost, counts them and reports them. Logs any error."""
-        self._stopping.wait(BOOKS_S)
         self.due = False  # before the last look, so that no batch is forgotten
         while self.finished:
             try:
