@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from batcher.core.consumer import WorkerQueue
 
+from batcher.worker.queue import WorkerQueue
 from tests.integration.test_queue_contract import RECORD
 from tests.mill import Mill, wait_until
 
