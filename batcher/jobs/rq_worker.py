@@ -8,6 +8,7 @@ import signal
 from typing import Any
 
 from rq import Queue, Worker
+from rq.exceptions import StopRequested
 from rq.job import Job
 
 from batcher.core.outage import REDIS_ERRORS, Outage
@@ -62,9 +63,15 @@ class JobsWorker(Worker):
             self.recovery.look()
 
     def heartbeat(self, *args: Any, **kwargs: Any) -> None:
-        """Sends the worker's heartbeat; the first one that succeeds ends an outage."""
+        """Sends the worker's heartbeat; the first one that succeeds ends an outage.
+
+        Raises StopRequested between jobs once a signal has arrived. RQ raises it in the signal handler, where
+        it is lost if the signal interrupts code that ignores exceptions.
+        """
         super().heartbeat(*args, **kwargs)
         self.outage.found()
+        if self.stop_requested and not self.horse_pid:
+            raise StopRequested
 
     def maintain_heartbeats(self, job: Job) -> None:
         """Sends the heartbeat of a running job. The job survives a Redis outage, so its worker must too."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
 import redis
 from rq import SimpleWorker
+from rq.exceptions import StopRequested
 from rq.job import Job, JobStatus
 from rq.registry import FinishedJobRegistry
 from rq.serializers import JSONSerializer
@@ -215,6 +218,20 @@ def test_the_worker_beats_often_enough_to_be_missed_soon(bench: Bench) -> None:
     worker.clean_registries()
     worker.clean_registries()
     assert bench.queue.rq.get_job_ids() == [JOB], "maintenance includes recovery"
+
+
+def test_a_worker_ends_although_what_its_signal_handler_raised_was_lost(bench: Bench) -> None:
+    """RQ raises StopRequested in the handler, wherever the signal interrupted this process."""
+    worker = JobsWorker([bench.queue.rq], connection=bench.client, serializer=JSONSerializer)
+    worker.register_birth()
+    worker.heartbeat()
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    with contextlib.suppress(StopRequested):
+        worker.request_stop(signal.SIGTERM, None)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    with pytest.raises(StopRequested):
+        worker.heartbeat()
 
 
 def test_an_outage_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
