@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 from time import perf_counter
 from typing import Protocol, cast
 
@@ -229,13 +230,12 @@ def read_texts(reader: RequestReader, body: bytes) -> list[str]:
     Pydantic parses small bodies, unless they may have two keys "text", because the word occurs more than once
     or one of its letters may be escaped. The reader explains what is wrong with a body.
     """
+    texts: list[str] | None = None
     escaped = b"\\u006" in body or b"\\u007" in body
-    if len(body) > LARGE_BODY or escaped or body.count(b'"text"') != 1:
-        return reader.read(body)
-    try:
-        texts: list[str] = reader.validate(body).text
-    except ValidationError:
-        return reader.read(body)
-    if len(body) > reader.max_chars and max(map(len, texts)) > reader.max_chars:
+    if len(body) <= LARGE_BODY and not escaped and body.count(b'"text"') == 1:
+        with suppress(ValidationError):
+            texts = reader.validate(body).text
+    # Not in an except clause: the first error would be the context of the second, in a reference cycle.
+    if texts is None or (len(body) > reader.max_chars and max(map(len, texts)) > reader.max_chars):
         return reader.read(body)
     return texts
