@@ -55,6 +55,7 @@ def actions(caplog: pytest.LogCaptureFixture) -> list[str]:
 async def test_a_cache_that_hangs_is_waited_for_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO", logger="batcher")
     monkeypatch.setattr(shared_cache, "PAUSE_S", 0.0)
     client = Hanging()
     cache = cache_over(client)
@@ -149,6 +150,7 @@ def test_a_worker_does_not_wait_for_the_cache() -> None:
 def test_a_cache_that_fails_is_written_again_after_a_pause(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO", logger="batcher")
     monkeypatch.setattr(cache_writer, "PAUSE_S", 0.1)
     caplog.set_level(logging.WARNING)
     client = Waiting()
