@@ -110,6 +110,8 @@ class Connection(HttpToolsProtocol):
         self._arriving = len(data)
         super().data_received(data)
         cycle = self.cycle
+        if self.headers is not None and len(self.headers) > HEADERS and not self.transport.is_closing():
+            self.refuse(_too_many_headers())
         if cycle is not None and (cycle.more_body or self.pipeline or len(data) > SMALL_BYTES):
             self._count_unread(len(data))
         if cycle is not before:
@@ -132,7 +134,7 @@ class Connection(HttpToolsProtocol):
         if HEAD_BYTES - self._allowance + self._arriving > min(TARGET_BYTES, HEADER_BYTES):
             self._check_sizes()
         if len(self.headers) > HEADERS:
-            self._give_up(Problem(431, f"more than {HEADERS} headers", code="too_many_headers"))
+            self._give_up(_too_many_headers())
         if self._probes_only and self.url.partition(b"?")[0] not in _PROBE_TARGETS:
             self._give_up(_all_busy())
         super().on_headers_complete()
@@ -254,6 +256,10 @@ class Connection(HttpToolsProtocol):
                 self.refuse(Problem(408, "the request head did not arrive in time", code="head_timeout"))
         elif self.cycle.more_body and not self.cycle.response_started and not self.flow.read_paused:
             self.refuse(Problem(408, "the body stopped arriving"))
+
+
+def _too_many_headers() -> Problem:
+    return Problem(431, f"more than {HEADERS} headers", code="too_many_headers")
 
 
 def _all_busy() -> Problem:

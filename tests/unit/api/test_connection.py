@@ -366,6 +366,20 @@ async def test_finding_07_parts_of_a_head_have_limits_of_their_own(
     assert await refusal(peer) == refused
 
 
+@pytest.mark.parametrize(
+    "begun",
+    [b"GET / HTTP/1.1\r\n", b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n"],
+    ids=["headers", "trailers"],
+)
+async def test_finding_07_headers_are_counted_while_they_arrive(
+    dial: Callable[[], Awaitable[Peer]], begun: bytes
+) -> None:
+    """Thousands of short ones fit into the largest head, and each takes many times its size in memory."""
+    peer = await dial()
+    peer[1].write(begun + b"a: b\r\n" * 150)
+    assert await refusal(peer) == (431, "too_many_headers")
+
+
 async def test_a_request_that_is_on_its_way_when_the_port_closes_is_answered() -> None:
     """On a new or an idle connection. Closing these at once would reset the request."""
     async with served(16) as (server, dial):
