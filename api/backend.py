@@ -7,7 +7,7 @@ from typing import Protocol
 
 from batcher.core.eviction import EvictionWatch
 from batcher.core.outage import Outage
-from batcher.core.snapshot import Snapshot
+from batcher.core.snapshot import Snapshot, WorkerRecord
 from batcher.hub.counts import HubCounts
 from batcher.messages import Lane, Outcome, Prediction
 
@@ -30,6 +30,7 @@ class Hub(Protocol):
     def looks(self) -> bool: ...
     async def start(self) -> None: ...
     async def stop(self) -> None: ...
+    async def workers(self) -> tuple[WorkerRecord, ...]: ...
     async def classify(
         self,
         ids: Sequence[str],

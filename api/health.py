@@ -70,12 +70,12 @@ def warnings(hub: Hub) -> Iterator[str]:
     """Conditions that need attention although requests are answered."""
     if hub.eviction.warning:
         yield hub.eviction.warning
-    fallen = [worker for worker in hub.snapshot.workers if worker.fallback]
-    if fallen:
-        first = fallen[0]
+    fallback = hub.snapshot.fallback
+    if fallback is not None:
         yield (
-            f"{len(fallen)} of {len(hub.snapshot.workers)} workers use a fallback engine or precision: "
-            f"{first.id} runs {first.engine} {first.precision} in {first.arithmetic} because {first.fallback}"
+            f"{fallback.workers} of {hub.snapshot.workers} workers use a fallback engine or precision: "
+            f"{fallback.worker} runs {fallback.engine} {fallback.precision} in {fallback.arithmetic} "
+            f"because {fallback.reason}"
         )
 
 
@@ -113,7 +113,7 @@ def health_routes(
             raise problem
         snapshot = hub.snapshot
         model = models.header(models.revision).decode("ascii")
-        return Ready(model=model, workers=len(snapshot.workers), warning="; ".join(warnings(hub)) or None)
+        return Ready(model=model, workers=snapshot.workers, warning="; ".join(warnings(hub)) or None)
 
     @router.get(
         "/metrics",

@@ -253,7 +253,7 @@ class QueueCollector(Collector):
             "millrace_queue_solo_entries", "Entries recovered from dead workers, waiting", snapshot.solo
         )
         yield GaugeMetricFamily("millrace_in_flight_entries", "Entries leased by workers", snapshot.in_flight)
-        yield GaugeMetricFamily("millrace_workers", "Live workers", len(snapshot.workers))
+        yield GaugeMetricFamily("millrace_workers", "Live workers", snapshot.workers)
         yield GaugeMetricFamily(
             "millrace_workers_rate_tokens", "Tokens per second of all workers together", snapshot.rate
         )

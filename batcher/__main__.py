@@ -89,7 +89,7 @@ def build_worker(settings: WorkerSettings, instruments: Observability, cache: Ca
             made.on_round_trip = instruments.on_round_trip
         return made
 
-    queues = Queues(queue(2.0, 3), queue(WAIT_S + 2.0, 0), queue(max(settings.lease_ms / 4000, 0.5), 1))
+    queues = Queues(queue(2.0, 3), queue(WAIT_S + 1.0, 0), queue(max(settings.lease_ms / 4000, 0.5), 1))
     return Worker(instruments.classifier, queues, settings, cache, instruments.observe)
 
 

@@ -147,7 +147,7 @@ def run_hubs(url: str, count: int, pipe: Connection) -> None:
         number = 0
         while (order := await asyncio.to_thread(pipe.recv)) is not None:
             if order == "workers":
-                pipe.send(len(hubs[0].snapshot.workers))
+                pipe.send(hubs[0].snapshot.workers)
                 continue
             rate, seconds = order
             asked: list[asyncio.Task[Any]] = []

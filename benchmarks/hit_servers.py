@@ -15,7 +15,7 @@ import uvicorn
 
 from batcher.core.eviction import EvictionWatch
 from batcher.core.outage import Outage
-from batcher.core.snapshot import NO_SNAPSHOT, ModelRecord, Snapshot, WorkerRecord
+from batcher.core.snapshot import NO_SNAPSHOT, ModelRecord, Snapshot
 from batcher.hub.counts import HubCounts
 from batcher.messages import Prediction, entry_id, fragment
 
@@ -125,12 +125,15 @@ class KnownMill:
     snapshot: Snapshot = replace(
         NO_SNAPSHOT,
         model=ModelRecord("bench", REVISION, LABELS, 512, "none", "f32"),
-        workers=(WorkerRecord("w", REVISION, "none", "f32", "idle", 0.0, 0, 0, 0, 0),),
+        workers=1,
     )
 
     async def start(self) -> None: ...
 
     async def stop(self) -> None: ...
+
+    async def workers(self) -> tuple[()]:
+        return ()
 
     async def classify(self, ids: Sequence[str], texts: Sequence[str], **_: object) -> Any:
         raise AssertionError("a text that the cache should know reached the queue")

@@ -1,6 +1,6 @@
 """The queue alone: a stub that costs nothing behind API, Redis and worker. Texts/s, and Redis time a text.
 
-python -m benchmarks.queue_alone [--seconds 8] [--users 16]
+python -m benchmarks.queue_alone [--seconds 8] [--users 16] [--texts 32]
 """
 
 from __future__ import annotations
@@ -13,23 +13,22 @@ from benchmarks.net import closed_loop
 from benchmarks.service import service
 from benchmarks.texts import stream
 
-REQUEST_TEXTS = 32
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=8)
     parser.add_argument("--users", type=int, default=16)
+    parser.add_argument("--texts", type=int, default=32, help="texts of each request")
     args = parser.parse_args()
     source = stream(7)
-    ready = [[next(source) for _ in range(REQUEST_TEXTS)] for _ in range(8000)]
+    ready = [[next(source) for _ in range(args.texts)] for _ in range(256_000 // args.texts)]
     with service("stub", local_cache_entries=0) as mill, mill.redis() as client:
         report.progress("warming up")
         texts = iter(ready)
         asyncio.run(closed_loop(mill.port, 4, 1, lambda: next(texts)))
         client.config_resetstat()
         before = {name: mill.cpu_s(name) for name in mill.pids}
-        report.progress(f"{args.users} users, {REQUEST_TEXTS} unique texts a request, {args.seconds:g} s")
+        report.progress(f"{args.users} users, {args.texts} unique texts a request, {args.seconds:g} s")
         tally = asyncio.run(closed_loop(mill.port, args.users, args.seconds, lambda: next(texts)))
         cpu_s = {name: mill.cpu_s(name) - before[name] for name in mill.pids}
         commands = client.info("commandstats")

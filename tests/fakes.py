@@ -122,6 +122,7 @@ class FakeQueue:
         self.errors: list[tuple[str, Exception] | None] = []
         self.on_idle: Callable[[], None] = lambda: None
         self.retired: Sequence[str] | None = None
+        self.woken = 0
         self.beats: list[set[str]] = []
         self._idle = False
 
@@ -206,6 +207,9 @@ class FakeQueue:
 
     def _beat(self, command: Beat) -> int:
         return 0
+
+    def wake(self) -> None:
+        self.woken += 1
 
     def retire(self, suspects: Sequence[str] = ()) -> None:
         self.retired = list(suspects)

@@ -93,18 +93,3 @@ class StatsHistory:
                 return round((lower + (upper - lower) * (rank - below) / count) * 1e3, 2)
             lower, below = upper, below + count
         return round(lower * 1e3, 2)
-
-
-class MonotonicTotal:
-    """The number of texts classified by all workers. It never decreases, although workers start and stop."""
-
-    def __init__(self) -> None:
-        self._seen: dict[str, int] = {}
-        self._total = 0
-
-    def add(self, texts: Mapping[str, int]) -> int:
-        """Updates the total with the count of each live worker, and returns it."""
-        for worker, count in texts.items():
-            self._total += max(count - self._seen.get(worker, count), 0)
-        self._seen = dict(texts)
-        return self._total

@@ -26,7 +26,8 @@ from api.jobs.service import JobService
 from api.lifecycle import Lifecycle
 from api.metrics import Metrics
 from api.schemas import Error
-from api.stats.history import CounterSample, MonotonicTotal, StatsHistory
+from api.stats.history import CounterSample, StatsHistory
+from batcher.core.outage import REDIS_ERRORS
 from batcher.core.snapshot import LaneDepth, ModelRecord, WorkerRecord
 from batcher.errors import MillraceError
 
@@ -38,8 +39,8 @@ MAX_STREAM_S = 3600.0
 MOST_VIEWERS = 200
 # How many of the newest jobs are shown.
 JOBS = 8
-# For how many frames after the last viewer has left jobs are still read from Redis.
-JOBS_FRAMES = 5
+# For how many frames after the last viewer has left jobs and workers are still read from Redis.
+DETAIL_FRAMES = 5
 
 
 class Stats:
@@ -52,12 +53,12 @@ class Stats:
         self._service = service
         self._lifecycle = lifecycle
         self._history = StatsHistory(metrics.bounds)
-        self._worked = MonotonicTotal()
         self._next: asyncio.Future[None] | None = None
         self._frame: dict[str, Any] = {}
         self._event = b""
         self._jobs: list[dict[str, Any]] | None = None
-        self._reading_jobs: asyncio.Task[None] | None = None
+        self._workers: list[dict[str, Any]] = []
+        self._reading: asyncio.Task[None] | None = None
         self._wanted = 0
 
     @contextlib.asynccontextmanager
@@ -68,14 +69,14 @@ class Stats:
             yield
         finally:
             ticking.cancel()
-            tasks = [task for task in (ticking, self._reading_jobs) if task is not None]
+            tasks = [task for task in (ticking, self._reading) if task is not None]
             await asyncio.wait(tasks, timeout=1.0)
             self._wake_streams()
 
     async def frame(self) -> bytes:
         """The newest frame as one JSON document."""
-        await self._read_jobs()
-        return _json(self._frame | {"jobs": self._jobs})
+        await self._read_details()
+        return _json(self._whole())
 
     async def stream(self) -> AsyncIterator[bytes]:
         """Yields the history, then each new frame. Ends when the process drains."""
@@ -110,7 +111,7 @@ class Stats:
             hits=outcomes["hit_local"] + outcomes["hit_shared"],
             computed=outcomes["computed"],
             refused=sum(outcomes[name] for name in ("shed", "expired", "failed", "dead", "refused")),
-            worked=self._worked.add({worker.id: worker.texts for worker in snapshot.workers}),
+            worked=snapshot.worked,
             waiting=sum(lane.entries for lane in lanes.values()) + snapshot.solo,
             durations=durations,
         )
@@ -125,22 +126,34 @@ class Stats:
             "solo": snapshot.solo,
             "in_flight": snapshot.in_flight,
             "rate": round(snapshot.rate, 1),
-            "workers": [_worker(worker, now_ms) for worker in snapshot.workers],
             "now": asdict(self._history.add(sample)),
         }
-        self._wanted = JOBS_FRAMES if self.viewers else max(self._wanted - 1, 0)
-        if self._wanted and (self._reading_jobs is None or self._reading_jobs.done()):
-            self._reading_jobs = asyncio.create_task(self._read_jobs())
+        self._wanted = DETAIL_FRAMES if self.viewers else max(self._wanted - 1, 0)
+        if self._wanted and (self._reading is None or self._reading.done()):
+            self._reading = asyncio.create_task(self._read_details())
         if self.viewers:
             self._event = self._encoded()
 
     def _encoded(self) -> bytes:
-        return _sse("frame", _json(self._frame | {"jobs": self._jobs}))
+        return _sse("frame", _json(self._whole()))
+
+    def _whole(self) -> dict[str, Any]:
+        return self._frame | {"workers": self._workers, "jobs": self._jobs}
 
     def _wake_streams(self) -> None:
         waiting, self._next = self._next, None
         if waiting is not None and not waiting.done():
             waiting.set_result(None)
+
+    async def _read_details(self) -> None:
+        """Reads what is only read for those who look: the records of workers, and the newest jobs."""
+        await asyncio.gather(self._read_workers(), self._read_jobs())
+
+    async def _read_workers(self) -> None:
+        """Reads the records of all workers. If Redis does not answer, the last ones are shown."""
+        with contextlib.suppress(*REDIS_ERRORS):
+            now_ms = time.time() * 1000
+            self._workers = [_worker(worker, now_ms) for worker in await self._hub.workers()]
 
     async def _read_jobs(self) -> None:
         """Reads the newest jobs. They are None if Redis does not answer.

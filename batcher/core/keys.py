@@ -20,6 +20,8 @@ queue's clock: that of Redis, but limited to 1.2 s from one heartbeat or sweep t
 | P:worker:<id> | hash   | record of a live worker; its last batches  | 1 h, renewed  | beat           |
 | P:alone:<id>  | string | the last id that a worker took from solo   | 2 h           | claim          |
 | P:failed:<id> | string | the worker that failed on an entry         | its budget    | complete       |
+| P:snapshot    | hash   | the state of the service; texts classified | 1 h, renewed  | sweep, beat    |
+| P:sweeper     | string | the API process that sweeps                | 1.5 s, renewed| sweep          |
 | P:model       | hash   | the current model                          | -             | beat           |
 | P:clock       | string | the queue's clock                          | -             | beat, sweep    |
 | P:full        | string | memory is short: nothing is cached         | 2 s, renewed  | sweep          |

@@ -11,7 +11,10 @@ from batcher.core.commands import Command
 
 @dataclass(frozen=True, slots=True)
 class Beat(Command[int]):
-    """Extends the leases of `ids` and renews the records of worker and model. Returns how many it held."""
+    """Extends the leases of `ids` and renews the records of worker and model. Returns how many it held.
+
+    With empty records, those of the last heartbeat are renewed; if Redis does not have them, returns -1.
+    """
 
     script = "beat"
     worker: str

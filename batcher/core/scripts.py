@@ -8,7 +8,17 @@ from importlib import resources
 from typing import Literal
 
 Script = Literal[
-    "enqueue", "cancel", "outcomes", "sweep", "wake", "claim", "complete", "beat", "release", "retire"
+    "enqueue",
+    "cancel",
+    "outcomes",
+    "sweep",
+    "workers",
+    "wake",
+    "claim",
+    "complete",
+    "beat",
+    "release",
+    "retire",
 ]
 
 # The package of the queue's scripts.

@@ -1,4 +1,4 @@
-"""The state of the whole service: the records that workers publish, and the sweep that reads them."""
+"""The state of the whole service: what workers publish, and the sweep that summarises it once a second."""
 
 from __future__ import annotations
 
@@ -57,36 +57,55 @@ class LaneDepth:
 
 
 @dataclass(frozen=True, slots=True)
+class Fallback:
+    """How many workers use a fallback engine or precision, and what the first of them says about it."""
+
+    workers: int
+    worker: str
+    engine: str
+    precision: str
+    arithmetic: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The state of the whole service at the time of a sweep. `cursor` is for the next sweep."""
+    """The state of the whole service at the time of a sweep (`P:snapshot` and `P:model`).
+
+    `workers` are the live ones and `rate` their tokens per second together. `worked` counts the texts that
+    workers have classified. The rest concerns only the process that reads it: whether it has `swept` itself,
+    how many entries it `recovered`, and the `cursor` of its next sweep.
+    """
 
     model: ModelRecord | None
-    workers: tuple[WorkerRecord, ...]
+    workers: int
+    rate: float
     interactive: LaneDepth
     bulk: LaneDepth
     solo: int
     in_flight: int
-    recovered: int
+    worked: int = 0
+    fallback: Fallback | None = None
     memory: Memory = NO_MEMORY
+    swept: bool = False
+    recovered: int = 0
     cursor: bytes = b"0"
 
-    @property
-    def rate(self) -> float:
-        """Tokens per second of all live workers together; 0 if unknown."""
-        return sum(worker.rate for worker in self.workers)
 
-
-NO_SNAPSHOT = Snapshot(None, (), LaneDepth(0, 0, 0), LaneDepth(0, 0, 0), 0, 0, 0)
+NO_DEPTH = LaneDepth(0, 0, 0)
+NO_SNAPSHOT = Snapshot(None, 0, 0.0, NO_DEPTH, NO_DEPTH, 0, 0)
 
 
 @dataclass(frozen=True, slots=True)
 class Sweep(Command[Snapshot]):
     """Recovers entries of dead workers, and evicts some results whose keys begin with `cache`, if any.
 
-    `cursor` is that of the last snapshot. While `memory` is full, nothing is cached.
+    If another `api` sweeps already, this only reads its snapshot. `cursor` is that of the last snapshot.
+    While `memory` is full, nothing is cached.
     """
 
     script = "sweep"
+    api: str
     max_attempts: int
     cache: str = ""
     cursor: bytes = b"0"
@@ -94,26 +113,50 @@ class Sweep(Command[Snapshot]):
     ids: Sequence[str] = ()
 
     def args(self) -> list[Any]:
-        surplus = self.memory.surplus if self.cache else 0
-        return [SWEEP_LIMIT, self.max_attempts, self.cache, surplus, self.cursor, int(self.memory.full)]
+        memory = self.memory
+        surplus = memory.surplus if self.cache else 0
+        eviction = [self.cache, surplus, self.cursor, int(memory.full)]
+        return [self.api, SWEEP_LIMIT, self.max_attempts, *eviction, memory.used, memory.limit]
 
     def read(self, reply: Any) -> Snapshot:
-        """Unreadable records of models and workers are left out."""
-        recovered, _expired, interactive, bulk, solo, in_flight, model, workers, cursor = reply
-        records = (
-            _worker_record(name.decode("utf-8", "replace"), _pairs(fields)) for name, fields in workers
-        )
+        """An unreadable record of the model is left out."""
+        swept, recovered, cursor, flat, model = reply
+        fields = _pairs(flat)
         return Snapshot(
             model=_model_record(_pairs(model)),
-            workers=tuple(record for record in records if record is not None),
-            interactive=LaneDepth(*map(int, interactive)),
-            bulk=LaneDepth(*map(int, bulk)),
-            solo=int(solo),
-            in_flight=int(in_flight),
+            workers=int(fields.get("workers", 0)),
+            rate=float(fields.get("rate", 0)),
+            interactive=_depth(fields.get("interactive", "")),
+            bulk=_depth(fields.get("bulk", "")),
+            solo=int(fields.get("solo", 0)),
+            in_flight=int(fields.get("in_flight", 0)),
+            worked=int(fields.get("worked", 0)),
+            fallback=_fallback(int(fields.get("fallen", 0)), fields.get("first_fallen", "")),
+            memory=Memory(int(fields.get("memory", 0)), int(fields.get("memory_limit", 0))),
+            swept=bool(swept),
             recovered=int(recovered),
-            memory=self.memory,
             cursor=cursor,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Workers(Command[tuple[WorkerRecord, ...]]):
+    """Reads the records of all live workers. Unreadable ones are left out."""
+
+    script = "workers"
+    ids: Sequence[str] = ()
+
+    def read(self, reply: Any) -> tuple[WorkerRecord, ...]:
+        records = (_worker_record(name.decode("utf-8", "replace"), _pairs(fields)) for name, fields in reply)
+        return tuple(record for record in records if record is not None)
+
+
+def _depth(text: str) -> LaneDepth:
+    return LaneDepth(*map(int, text.split())) if text else NO_DEPTH
+
+
+def _fallback(workers: int, first: str) -> Fallback | None:
+    return Fallback(workers, *first.split("\n", 4)) if workers else None
 
 
 def _model_record(fields: Mapping[str, str]) -> ModelRecord | None:

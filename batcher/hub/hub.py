@@ -15,11 +15,10 @@ from copy import copy
 from typing import Any
 
 from batcher.core.connection import AsyncRedis, connect_async
-from batcher.core.eviction import EvictionWatch
 from batcher.core.keys import cache_prefix, prefix
-from batcher.core.outage import REDIS_ERRORS, Outage, refused
+from batcher.core.outage import REDIS_ERRORS, Outage
 from batcher.core.pipeline import Pipeline
-from batcher.core.snapshot import NO_SNAPSHOT, Snapshot, Sweep
+from batcher.core.snapshot import NO_SNAPSHOT, Snapshot, WorkerRecord, Workers
 from batcher.errors import (
     BudgetExceeded,
     EntryFailed,
@@ -31,7 +30,7 @@ from batcher.errors import (
 from batcher.hub.admission import Admission, LaneCaps
 from batcher.hub.dispatcher import Dispatcher
 from batcher.hub.slow_poll import SlowPoll
-from batcher.memory import read_memory
+from batcher.hub.sweeper import Sweeper
 from batcher.messages import Lane, Outcome, is_failure
 from batcher.settings import QueueSettings
 
@@ -65,13 +64,13 @@ class ReplyHub:
         self.api = f"{socket.gethostname()}-{os.getpid()}-{random.getrandbits(32):08x}"
         self.snapshot: Snapshot = NO_SNAPSHOT
         self.outage = Outage()
-        self.eviction = EvictionWatch()
         self._pipeline = Pipeline(client, prefix(name), retries=1)
         self._hint_pipeline = Pipeline(hint_client)
         self._hint_list = f"{prefix(name)}:reply:{self.api}"
-        self._max_attempts = max_attempts
         self._linger_s = linger_s
         self._cache = cache_prefix(name) if cache_here else ""
+        self._sweeper = Sweeper(self._pipeline, self.api, max_attempts, self._cache)
+        self.eviction = self._sweeper.eviction
         self._admission = Admission(caps)
         self._dispatcher = Dispatcher(self._pipeline, name, self.api, self.outage, self._admission)
         self._slow_poll = SlowPoll(self._pipeline, self._dispatcher)
@@ -131,7 +130,7 @@ class ReplyHub:
     def looks(self) -> bool:
         """Whether `classify` can read the shared cache in the same round trip."""
         may_look = bool(self._cache) and self._dispatcher.may_look
-        return may_look and self.reachable and bool(self.snapshot.workers)
+        return may_look and self.reachable and self.snapshot.workers > 0
 
     async def classify(
         self,
@@ -223,7 +222,7 @@ class ReplyHub:
                 await self._slow_poll.poll()
 
     async def _sweeps(self) -> None:
-        """Sweeps every second, so that recovery works without live workers. Detects outages and their end."""
+        """Sweeps every second, or reads what another process found. Detects outages and their end."""
         while not self._stopping:
             try:
                 await self.sweep()
@@ -235,16 +234,11 @@ class ReplyHub:
                 await asyncio.sleep(self.outage.pause_s)
 
     async def sweep(self) -> None:
-        """Sweeps once. Raises REDIS_ERRORS."""
-        try:
-            info = await self._pipeline.ask("INFO", "memory")
-        except REDIS_ERRORS as error:
-            if not refused(error):
-                raise
-            info = b""  # not every Redis user may read it
-        command = Sweep(self._max_attempts, self._cache, self.snapshot.cursor, read_memory(info))
-        self.snapshot = await self._pipeline.run(command)
+        """Takes a new snapshot. Raises REDIS_ERRORS."""
+        self.snapshot = await self._sweeper.sweep(self.reachable)
         self._admission.rate = self.snapshot.rate
         self.counts.recovered += self.snapshot.recovered
-        if not self.reachable:
-            self.eviction.look(info)
+
+    async def workers(self) -> tuple[WorkerRecord, ...]:
+        """The records of all live workers. Raises REDIS_ERRORS."""
+        return await self._pipeline.run(Workers())

@@ -16,7 +16,7 @@ from batcher.worker.inference import CostModel, Result
 from batcher.worker.queue import WorkerQueue
 from model_store import Layout
 
-WAIT_S = 1.0
+WAIT_S = 2.0
 # How long to retry while Redis does not answer. After that, the leases expire and the entries are run again.
 PATIENCE_S = 30.0
 NOTHING = Claimed()

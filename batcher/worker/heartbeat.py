@@ -19,7 +19,9 @@ from batcher.worker.queue import WorkerQueue
 
 log = logging.getLogger(__name__)
 
+# Heartbeats per lease: of a worker that holds leases, and of an idle one.
 BEATS_PER_LEASE = 4
+IDLE_BEATS_PER_LEASE = 2
 # The record of a worker expires after this many leases without a heartbeat.
 RECORD_LEASES = 2.5
 EXIT_HUNG = 70
@@ -31,8 +33,8 @@ Records = tuple[Mapping[str, Any], Mapping[str, Any]]
 class Heartbeat:
     """Sends a heartbeat every quarter of a lease, and renews `leases`, a set that other threads change.
 
-    `running_s` says for how long the model has been tokenising or computing, 0 if it is not. Calls to Redis
-    have their own timeouts.
+    While there are none, every half of a lease. `running_s` says for how long the model has been tokenising
+    or computing, 0 if it is not. Calls to Redis have their own timeouts.
     """
 
     def __init__(
@@ -45,13 +47,14 @@ class Heartbeat:
         exit_process: Callable[[int], None] = os._exit,
     ) -> None:
         self._queue = queue
-        self._every_s = settings.lease_ms / 1000 / BEATS_PER_LEASE
+        self._lease_s = settings.lease_ms / 1000
         self._ttl_ms = int(settings.lease_ms * RECORD_LEASES)
         self._batch_timeout_s = settings.batch_timeout_s
         self._leases = leases
         self._running_s = running_s
         self._records = records
         self._exit_process = exit_process
+        self._stopping = threading.Event()
         self._stopped = threading.Event()
         self._outage = Outage()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
@@ -61,8 +64,13 @@ class Heartbeat:
         self._queue.beat((), *self._records(), self._ttl_ms, takeover=True)
         self._thread.start()
 
+    def end_wait(self) -> None:
+        """Ends the worker's wait for entries, because it is to stop. Safe to call from a signal handler."""
+        self._stopping.set()
+
     def stop(self, suspects: Sequence[str] = ()) -> None:
         """Stops the heartbeat, removes the worker's record, and ends the leases of `suspects` at once."""
+        self._stopping.set()
         self._stopped.set()
         if self._thread.is_alive():
             self._thread.join()
@@ -94,8 +102,18 @@ class Heartbeat:
             return False
         return True
 
+    @property
+    def pause_s(self) -> float:
+        """How long to wait before the next heartbeat."""
+        return self._lease_s / (BEATS_PER_LEASE if self._leases else IDLE_BEATS_PER_LEASE)
+
     def _run(self) -> None:
-        while not self._stopped.wait(self._every_s) and self.beat():
+        while not self._stopping.wait(self.pause_s):
+            if not self.beat():
+                return
+        with contextlib.suppress(*REDIS_ERRORS):
+            self._queue.wake()
+        while not self._stopped.wait(self.pause_s) and self.beat():
             pass
 
     def _broken(self, error: Exception) -> None:

@@ -102,6 +102,7 @@ class Worker:
     def stop(self) -> None:
         """Asks `run` to finish the current batch and return. Safe to call from a signal handler."""
         self._stop.set()
+        self.heartbeat.end_wait()
 
     @property
     def budget(self) -> int:

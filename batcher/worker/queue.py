@@ -14,6 +14,9 @@ from batcher.core.outage import NoScriptError
 
 log = logging.getLogger(__name__)
 
+# How long an unused wake-up is kept.
+WAKE_MS = 60_000
+
 
 class WorkerQueue:
     """The worker's side, synchronous. The threads of a worker may share one instance.
@@ -41,6 +44,8 @@ class WorkerQueue:
         self._result_ms = result_ms
         self._cache = cache_prefix(name, revision)
         self._cache_ms = cache_ms
+        self._wake_list = f"{self.prefix}:wake:{worker}"
+        self._published: tuple[Mapping[str, Any], Mapping[str, Any]] = {}, {}
 
     def run(self, commands: Sequence[Command[Any]]) -> list[Any]:
         """Runs scripts in one round trip and reads their replies. Raises the first error among them."""
@@ -79,7 +84,7 @@ class WorkerQueue:
         return claimed
 
     def _listen(self, client: Any, block_s: float) -> Any:
-        return client.blpop([f"{self.prefix}:wake:{self.worker}"], block_s)
+        return client.blpop([self._wake_list], block_s)
 
     def claim_command(
         self,
@@ -133,10 +138,23 @@ class WorkerQueue:
         ttl_ms: int,
         takeover: bool = False,
     ) -> int:
-        """Extends the leases of `ids` and renews the worker's record. Returns how many leases it held."""
-        command = Beat(self.worker, self._lease_ms, ttl_ms, list(ids), record, model, takeover)
-        (extended,) = self.run([command])
+        """Extends the leases of `ids` and renews the worker's record. Returns how many leases it held.
+
+        Records that have not changed since the last heartbeat are only sent if Redis does not know them.
+        """
+        held, published = list(ids), (record, model)
+        extended = -1
+        if published == self._published and not takeover:
+            (extended,) = self.run([Beat(self.worker, self._lease_ms, ttl_ms, held, {}, {})])
+        if extended < 0:
+            (extended,) = self.run([Beat(self.worker, self._lease_ms, ttl_ms, held, record, model, takeover)])
+            self._published = published
         return int(extended)
+
+    def wake(self) -> None:
+        """Ends the wait of this worker."""
+        self._client.rpush(self._wake_list, "1")
+        self._client.pexpire(self._wake_list, WAKE_MS)
 
     def release(self, ids: Sequence[str]) -> int:
         (released,) = self.run([Release(ids)])

@@ -71,7 +71,7 @@ class Road:
     async def ready(self, workers: int) -> None:
         """Returns when the first hub reaches Redis and sees that many live workers."""
         await self.until(
-            lambda: self.hub.reachable and len(self.hub.snapshot.workers) == workers,
+            lambda: self.hub.reachable and self.hub.snapshot.workers == workers,
             f"{workers} live workers",
             40,
         )

@@ -162,7 +162,8 @@ async def test_finding_11_the_worst_of_everything_fits_into_the_limit(confined: 
     assert "Traceback" not in mill.api.said(), [
         line[-1500:] for line in mill.api.said().splitlines() if "Traceback" in line
     ][:2]
-    assert set(statuses) <= {202, 503}
+    # 507: the uploads were fast enough to use up the bytes that jobs may keep
+    assert set(statuses) <= {202, 503, 507}
     assert most_mib(mill) * MIB < limit_bytes()
     assert mill.http.get("/livez").status_code == 200
     mill.wait_ready()

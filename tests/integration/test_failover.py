@@ -63,7 +63,7 @@ class User:
         return await self._write()
 
     async def _api(self) -> object:
-        return await self._pipeline.run(Sweep(3))
+        return await self._pipeline.run(Sweep("api", 3))
 
     async def _plain(self) -> object:
         return await self._pipeline.ask("SET", "a", 1)

@@ -97,7 +97,6 @@ class Mill:
 
 @pytest.fixture(params=[False, True], ids=["cache apart", "cache here"])
 async def mill(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Mill]:
-    monkeypatch.setattr(exchange, "WAIT_S", 0.1)  # so that stopping an idle worker is quick
     async with contextlib.AsyncExitStack() as stack:
         yield Mill(stack, cache_here=request.param)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,8 +14,10 @@ import redis
 
 from batcher.core.commands import Cancel, Claimed, Complete, Completed, Enqueue, Full, Outcomes, Wake
 from batcher.core.keys import cache_prefix
-from batcher.core.snapshot import Sweep
+from batcher.core.membership import Beat
+from batcher.core.snapshot import Fallback, Snapshot, Sweep, Workers
 from batcher.errors import QueueFull
+from batcher.memory import NO_MEMORY, Memory
 from batcher.messages import Failure, Prediction, decode_result, fragment
 from batcher.worker.queue import WorkerQueue
 from tests.mill import wait_until
@@ -40,13 +44,6 @@ MODEL = {
     "engine": "stub",
     "precision": "f32",
 }
-
-
-class RawSweep(Sweep):
-    """A sweep whose reply is left as it is."""
-
-    def read(self, reply: Any) -> Any:
-        return reply
 
 
 class Bench:
@@ -87,13 +84,21 @@ class Bench:
         (removed,) = self.worker().run([Cancel(api, ids)])
         return int(removed)
 
-    def sweep(self, max_attempts: int = 3) -> Any:
-        return self.worker().run([RawSweep(max_attempts)])[0]
+    def sweep(self, max_attempts: int = 3, api: str = "sweeper", memory: Memory = NO_MEMORY) -> Snapshot:
+        (snapshot,) = self.worker().run([Sweep(api, max_attempts, memory=memory)])
+        assert isinstance(snapshot, Snapshot)
+        return snapshot
 
-    def sweep_with(self, remembered: str, surplus: int, full: int) -> Any:
+    def live(self) -> set[str]:
+        (records,) = self.worker().run([Workers()])
+        return {record.id for record in records}
+
+    def sweep_with(self, remembered: str, surplus: int, full: int) -> Snapshot:
         """A sweep that evicts from the cache."""
-        memory: Any = SimpleNamespace(surplus=surplus, full=full)
-        return self.worker().run([RawSweep(3, remembered, memory=memory)])[0]
+        memory: Any = SimpleNamespace(surplus=surplus, full=full, used=0, limit=0)
+        (snapshot,) = self.worker().run([Sweep("sweeper", 3, remembered, memory=memory)])
+        assert isinstance(snapshot, Snapshot)
+        return snapshot
 
     def hints(self, api: str = "a") -> list[tuple[str, bytes]]:
         raws = self.client.lrange(f"{self.P}:reply:{api}", 0, -1)
@@ -218,7 +223,7 @@ def test_a_lease_that_ends_sends_its_entries_to_solo_one_at_a_time(bench: Bench)
     wait_until(
         lambda: bench.client.zcount(f"{bench.P}:inflight", 0, time.time() * 1000 - 20), "the lease to end"
     )
-    assert bench.sweep()[0] == 2
+    assert bench.sweep().recovered == 2
     bench.ask("x2")
     first = bench.worker().claim(10, 100, 100)
     assert ids_of(first) == ["x0"]
@@ -232,7 +237,7 @@ def test_a_suspect_runs_alone_whoever_asks_for_it(bench: Bench) -> None:
     """A job's text that was asked for on a socket as well left the solo list, and ran beside others."""
     bench.ask("x", lane="bulk")
     bench.worker("dead", lease_ms=1).claim(10, 100, 100)
-    wait_until(lambda: bench.sweep()[0] == 1, "the lease to end")
+    wait_until(lambda: bench.sweep().recovered == 1, "the lease to end")
     assert bench.ask("x", "y") == [b"joined", b"queued"]
     assert bench.waiting() == 10
     worker = bench.worker()
@@ -249,7 +254,7 @@ def test_a_heartbeat_keeps_the_lease_and_only_what_is_still_held(bench: Bench) -
     until = time.monotonic() + 0.6
     while time.monotonic() < until:
         assert worker.beat(["x", "never claimed"], RECORD, MODEL, 5000) == 1
-        assert bench.sweep()[0] == 0
+        assert bench.sweep().recovered == 0
         time.sleep(0.03)
     worker.complete([("x", ANSWER)])
     assert worker.beat(["x"], RECORD, MODEL, 5000) == 0
@@ -296,7 +301,7 @@ def test_a_beat_under_way_during_a_claim_does_not_acquit(bench: Bench) -> None:
         worker = bench.worker(name, lease_ms=200)
         worker.claim(10, 100, 100)
         worker.beat([], RECORD, MODEL, 1)
-        wait_until(lambda: bench.sweep()[0] == 1 or not bench.leftovers(), "the lease to end")
+        wait_until(lambda: bench.sweep().recovered == 1 or not bench.leftovers(), "the lease to end")
     assert bench.client.llen(f"{bench.P}:dead") == 1
 
 
@@ -317,7 +322,7 @@ def test_a_worker_dies_but_once_however_often_it_lost_the_entry(bench: Bench) ->
     for _ in range(4):
         assert ids_of(bench.worker("lossy", lease_ms=1).claim(10, 100, 100)) == ["x"]
         time.sleep(0.01)
-        assert bench.sweep()[0] == 1
+        assert bench.sweep().recovered == 1
     assert bench.client.llen(f"{bench.P}:dead") == 0
 
 
@@ -329,7 +334,7 @@ def test_a_worker_that_outlived_the_lease_is_never_counted(bench: Bench) -> None
         worker.claim(10, 100, 100)
         time.sleep(0.01)
         worker.beat([], RECORD, MODEL, 5000)
-        assert bench.sweep()[0] == 1
+        assert bench.sweep().recovered == 1
         worker.retire()
     assert bench.client.llen(f"{bench.P}:dead") == 0
 
@@ -344,10 +349,10 @@ def test_a_late_beat_is_waited_for_before_a_text_is_called_poison(bench: Bench) 
     late.beat([], RECORD, MODEL, 5000)
     late.claim(10, 100, 100)
     time.sleep(0.03)
-    assert bench.sweep()[0] == 0
+    assert bench.sweep().recovered == 0
     assert bench.client.zcard(f"{bench.P}:inflight") == 1, "nobody else gets it meanwhile"
     late.beat([], RECORD, MODEL, 5000)
-    wait_until(lambda: bench.sweep()[0] == 1, "the lease to end")
+    wait_until(lambda: bench.sweep().recovered == 1, "the lease to end")
     assert bench.client.llen(f"{bench.P}:dead") == 0
 
 
@@ -430,10 +435,89 @@ def test_an_entry_past_its_budget_is_dropped_at_the_claim_and_its_callers_told(b
 def test_the_sweep_drops_what_is_past_its_budget_with_no_worker_alive(bench: Bench) -> None:
     bench.ask("late", "later", budget_ms=1)
     time.sleep(0.01)
-    answer = bench.sweep()
-    assert answer[1] == 2
+    bench.sweep()
+    assert all(b'"budget_exceeded"' in result for _, result in bench.hints())
     assert bench.leftovers() == []
     assert bench.waiting() == 0
+
+
+def test_one_process_sweeps_and_the_others_read_its_snapshot(bench: Bench) -> None:
+    bench.worker("w").beat([], RECORD, MODEL, 60_000, takeover=True)
+    bench.ask("x", "y")
+    first = bench.sweep(api="first", memory=Memory(3, 9))
+    assert (first.swept, first.workers, first.rate, first.interactive.entries) == (True, 1, 100.0, 2)
+    bench.ask("z", budget_ms=1)
+    bench.worker("v").beat([], RECORD, MODEL, 60_000)
+    time.sleep(0.01)
+    second = bench.sweep(api="second")
+    assert second == replace(first, swept=False, interactive=second.interactive)
+    assert second.interactive.entries == 2, "what the first one found"
+    assert second.memory == Memory(3, 9)
+    again = bench.sweep(api="first")
+    assert (again.workers, again.rate, again.interactive.entries, again.memory) == (2, 200.0, 3, Memory(3, 9))
+
+
+def test_another_process_sweeps_once_the_sweeper_is_gone(bench: Bench) -> None:
+    worker = bench.worker("w", lease_ms=200)
+    worker.beat([], RECORD, MODEL, 60_000)
+    bench.sweep(api="first")
+    bench.ask("x")
+    worker.claim(10, 100, 100)
+    wait_until(lambda: bench.sweep(api="second").recovered == 1, "the second one to sweep", 10)
+    assert not bench.sweep(api="first").swept
+
+
+def test_without_workers_every_process_looks_itself(bench: Bench) -> None:
+    assert bench.sweep(api="first").workers == 0
+    bench.worker("w").beat([], RECORD, MODEL, 60_000)
+    second = bench.sweep(api="second")
+    assert (second.swept, second.workers) == (True, 1)
+
+
+def test_the_snapshot_says_how_many_workers_fell_back_and_why(bench: Bench) -> None:
+    fallen = {"fallback": "bf16: another label\nsecond line", "arithmetic": "f32"}
+    bench.worker("sound").beat([], RECORD, MODEL, 60_000)
+    assert bench.sweep().fallback is None
+    bench.worker("fallen").beat([], RECORD | fallen, MODEL, 60_000)
+    assert bench.sweep().fallback == Fallback(1, "fallen", "stub", "f32", "f32", fallen["fallback"])
+
+
+def test_texts_are_counted_although_workers_come_and_go(bench: Bench) -> None:
+    def beat(name: str, texts: int) -> int:
+        bench.worker(name).beat([], RECORD | {"texts": texts}, MODEL, 60_000)
+        return bench.sweep().worked
+
+    assert beat("a", 100) == 0, "what it did before Redis knew it"
+    assert beat("a", 110) == 10
+    assert beat("b", 5) == 10
+    bench.client.delete(f"{bench.P}:worker:a")
+    assert beat("b", 9) == 14
+    assert beat("a", 3) == 14, "it has started again"
+    assert beat("a", 4) == 15
+
+
+def test_a_short_heartbeat_needs_what_the_last_one_published(bench: Bench) -> None:
+    worker = bench.worker("w")
+    beat = partial(worker.beat, ttl_ms=60_000)
+    assert beat([], RECORD, MODEL) == 0
+    bench.ask("x")
+    worker.claim(10, 100, 100)
+    assert worker.run([Beat("w", 2000, 60_000, ["x"], {}, {})]) == [1]
+    bench.client.flushall()
+    assert worker.run([Beat("w", 2000, 60_000, ["x"], {}, {})]) == [-1]
+    assert bench.live() == set()
+    assert beat([], RECORD, MODEL) == 0
+    assert bench.live() == {"w"}
+    assert bench.client.hget(f"{bench.P}:model", "revision") == b"rev"
+
+
+def test_a_short_heartbeat_brings_back_a_model_whose_successor_is_gone(bench: Bench) -> None:
+    old, new = bench.worker("old"), bench.worker("new")
+    old.beat([], RECORD, MODEL, 60_000)
+    new.beat([], RECORD | {"revision": "B"}, MODEL | {"revision": "B"}, 20, takeover=True)
+    assert old.run([Beat("old", 2000, 60_000, [], {}, {})]) == [0]
+    time.sleep(0.1)
+    assert old.run([Beat("old", 2000, 20, [], {}, {})]) == [-1]
 
 
 def test_a_joiner_with_a_shorter_budget_changes_nothing_for_the_first(bench: Bench) -> None:
@@ -768,9 +852,10 @@ def test_a_snapshot_counts_only_the_living(bench: Bench) -> None:
     bench.worker("gone").beat([], RECORD, MODEL, 10, takeover=True)
     bench.worker("here").beat([], RECORD, MODEL, 5000)
     time.sleep(0.03)
-    assert [worker[0] for worker in bench.sweep()[7]] == [b"here"]
+    assert bench.sweep().workers == 1
+    assert bench.live() == {"here"}
     bench.worker("here").retire()
-    assert bench.sweep()[7] == []
+    assert bench.sweep().workers == 0
 
 
 def test_scripts_come_back_after_a_flush(bench: Bench) -> None:

@@ -80,7 +80,8 @@ def test_finding_02_a_full_redis_takes_no_new_text_and_lets_all_others_end(real:
     assert worker.release(["given back"]) == 1
     assert worker.complete([("answered", ANSWER)]) == 1
     assert worker.beat([], RECORD, MODEL, 5000) == 0
-    assert [name for name, _ in real.sweep()[7]] == [b"w"]
+    assert real.sweep().workers == 1
+    assert real.live() == {"w"}
     busy = worker.claim(10, 100, 100, free=False)
     assert ids_of(busy) == ["given back", "joined", "waits"]
     assert worker.complete([(entry, ANSWER) for entry in ids_of(busy)]) == 3
@@ -165,7 +166,7 @@ def test_finding_08_a_forbidden_cache_costs_a_hit_and_no_answer(real: Bench) -> 
     assert worker.complete([("x", ANSWER), ("y", ANSWER)]) == 2
     assert not worker.remembers
     assert [entry for entry, _ in real.hints()] == ["x", "y"]
-    assert real.sweep_with("millrace:cache:t:", 100, 1)[0] == 0
+    assert real.sweep_with("millrace:cache:t:", 100, 1).recovered == 0
 
 
 def test_finding_08_where_memory_is_short_nothing_is_remembered_and_results_go(bench: Bench) -> None:
@@ -236,10 +237,11 @@ def test_finding_25_a_step_of_the_clock_ends_no_lease_no_budget_and_no_worker(be
     step(bench, ms)
     other = bench.worker("other")
     other.beat([], RECORD | OTHER, MODEL | OTHER, 5000)
-    recovered, expired, *_, model, workers, _cursor = bench.sweep()
-    assert (recovered, expired) == (0, 0)
-    assert {name for name, _ in workers} == {b"w", b"other"}
-    assert b"B" not in model, "the model that answers is still current"
+    snapshot = bench.sweep()
+    assert (snapshot.recovered, snapshot.interactive.entries, snapshot.workers) == (0, 1, 2)
+    assert bench.live() == {"w", "other"}
+    assert snapshot.model is not None
+    assert snapshot.model.revision == "rev", "the model that answers is still current"
     assert worker.beat(["held"], RECORD, MODEL, 5000) == 1
     (waits,) = worker.claim(10, 100, 100).entries
     assert waits.id == "waits"
@@ -257,8 +259,8 @@ def test_finding_25_after_a_step_time_goes_on(bench: Bench, ms: int) -> None:
     worker.beat([], RECORD, MODEL, 500)
     worker.claim(10, 100, 100)
     step(bench, ms)
-    wait_until(lambda: bench.sweep()[0] == 1, "the lease of a dead worker to end", 10)
-    wait_until(lambda: bench.sweep()[7] == [], "its record to end", 10)
+    wait_until(lambda: bench.sweep().recovered == 1, "the lease of a dead worker to end", 10)
+    wait_until(lambda: bench.sweep().workers == 0, "its record to end", 10)
     assert ids_of(bench.worker().claim(10, 100, 100)) == ["x"]
 
 
@@ -274,7 +276,6 @@ def test_finding_25_a_time_in_which_redis_takes_no_writes_ends_no_lease(real: Be
         worker.beat(["x"], RECORD, MODEL, 2000)
     time.sleep(3)
     real.client.config_set("min-replicas-to-write", 0)
-    answer = real.sweep()
-    assert answer[0] == 0
-    assert [name for name, _ in answer[7]] == [b"w"]
+    assert real.sweep().recovered == 0
+    assert real.live() == {"w"}
     assert worker.beat(["x"], RECORD, MODEL, 2000) == 1

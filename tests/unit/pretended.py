@@ -17,7 +17,7 @@ REVISION = "a1b2c3d4e5f6" + "0" * 52
 OTHER_REVISION = "ffeeddccbbaa" + "0" * 52
 MODEL = ModelRecord("stub", REVISION, ("NEGATIVE", "POSITIVE"), 512, "stub", "f32")
 WORKER = WorkerRecord("w1", REVISION, "stub", "f32", "idle", 1000.0, 0, 0, 0, 0)
-RUNNING = replace(NO_SNAPSHOT, model=MODEL, workers=(WORKER,))
+RUNNING = replace(NO_SNAPSHOT, model=MODEL, workers=1, rate=WORKER.rate)
 
 
 def score(text: str) -> float:
@@ -50,6 +50,7 @@ class FakeHub:
     lane: Lane = "interactive"
     tenant: str = ""
     snapshot: Snapshot = RUNNING
+    live: tuple[WorkerRecord, ...] = (WORKER,)
     alive: bool = True
     reachable: bool = True
     looks: bool = False
@@ -78,6 +79,9 @@ class FakeHub:
 
     async def stop(self) -> None:
         self.running = False
+
+    async def workers(self) -> tuple[WorkerRecord, ...]:
+        return self.live
 
     async def classify(
         self,

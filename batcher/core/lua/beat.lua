@@ -1,7 +1,8 @@
 -- A worker's heartbeat: extends the leases it still holds and renews its record and that of its model.
 -- ARGV: worker, lease_ms, record_ms, takes over the model record (1 on becoming ready),
 --       number of record fields, field, value, ..., number of model fields, field, value, ..., then ids.
--- Returns how many leases were extended.
+-- Without any fields, what the last heartbeat published still holds.
+-- Returns how many leases were extended, or -1 if the fields are needed: nothing else was renewed then.
 local worker, lease, ttl, takeover = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4] == '1'
 local at = 5
 
@@ -18,6 +19,16 @@ local key = worker_key(worker)
 -- If Redis refused its heartbeats, a working worker would be taken for dead.
 even_when_full()
 now = queue_clock(true)
+local mine = {}
+for i = 1, #model, 2 do mine[model[i]] = model[i + 1] end
+local known = redis.call('HMGET', key, 'texts', 'revision')
+local current = redis.call('HMGET', MODEL, 'revision', 'renewed', 'identity')
+local stale = (tonumber(current[2]) or 0) + 2 * ttl < now
+if #model == 0 then
+  mine.revision = known[2]
+  if not known[2] or not current[1] or (stale and current[1] ~= known[2]) then return -1 end
+end
+
 redis.call('HSET', key, 'beaten', now, unpack(record))
 -- P:workers decides when a worker has ended; the expiry only cleans up where no API process sweeps.
 redis.call('PEXPIRE', key, WORKERS_MS)
@@ -27,13 +38,16 @@ redis.call('PEXPIRE', WORKERS, WORKERS_MS)
 -- A worker that becomes ready with another model makes that model the current one; workers with the current revision renew
 -- the record; a revision without live workers is replaced by that of the next heartbeat. Revisions with the same identity
 -- are one model in different arithmetics, so none of them takes over from another.
-local mine = {}
-for i = 1, #model, 2 do mine[model[i]] = model[i + 1] end
-local current = redis.call('HMGET', MODEL, 'revision', 'renewed', 'identity')
-local stale = (tonumber(current[2]) or 0) + 2 * ttl < now
 local another = not current[3] or current[3] ~= mine.identity
 if (takeover and another) or not current[1] or stale or current[1] == mine.revision then
   redis.call('HSET', MODEL, 'renewed', now, unpack(model))
+end
+
+-- Texts that all workers have classified, so that the rate is known without every worker's record.
+local texts = tonumber(known[1]) and #record > 0 and tonumber(redis.call('HGET', key, 'texts')) or 0
+if texts > (tonumber(known[1]) or 0) then
+  redis.call('HINCRBY', SNAPSHOT, 'worked', texts - known[1])
+  redis.call('PEXPIRE', SNAPSHOT, WORKERS_MS)
 end
 
 local extended = 0

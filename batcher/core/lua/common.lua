@@ -5,6 +5,7 @@ local BULK, Q, SOLO, INFLIGHT = P .. ':bulk', P .. ':q', P .. ':solo', P .. ':in
 local FIRST, CLAIMS = P .. ':first', P .. ':claims'
 local WAITING, DEAD, MODEL, WORKERS = P .. ':waiting', P .. ':dead', P .. ':model', P .. ':workers'
 local CLOCK, FULL, IDLE = P .. ':clock', P .. ':full', P .. ':idle'
+local SNAPSHOT = P .. ':snapshot'
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 -- Formats a number as an integer. Format a value that several commands share only once: formatting it takes Lua longer

@@ -1,17 +1,23 @@
--- Recovers the entries of dead workers, expires those past their deadline at the heads of the lanes, and reports the state
--- of the queue. When memory is short, it suspends writes to the cache for a moment and evicts some cached results.
--- ARGV: limit, max_attempts, cache key prefix, how many cached results to evict, the scan cursor that the last sweep
---       returned (0: none), full (1: memory is too short to cache anything).
--- Returns {recovered, expired, {entries, cost, oldest_ms} of interactive, the same of bulk, solo, in flight,
---          model fields, {worker id, fields} for each live worker, the scan cursor}.
-local limit, max_attempts = tonumber(ARGV[1]), tonumber(ARGV[2])
-local cache_prefix, surplus, cursor, full = ARGV[3], tonumber(ARGV[4]), ARGV[5], ARGV[6] == '1'
+-- Recovers the entries of dead workers, expires those past their deadline at the heads of the lanes, and publishes a snapshot
+-- of the service. When memory is short, it suspends writes to the cache for a moment and evicts some cached results.
+-- One API process at a time does this; the others read its snapshot. Without live workers they all do, so that each of them
+-- learns of the first worker at once.
+-- ARGV: api, limit, max_attempts, cache key prefix, how many cached results to evict, the scan cursor that the last sweep
+--       returned (0: none), full (1: memory is too short to cache anything), used memory and its limit in bytes.
+-- Returns {1 if this call has swept, recovered, the scan cursor, snapshot fields, model fields}.
+local SWEEPER, SWEEPER_MS = P .. ':sweeper', 1500
+local api, limit, max_attempts = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+local cache_prefix, surplus, cursor, full = ARGV[4], tonumber(ARGV[5]), ARGV[6], ARGV[7] == '1'
+local sweeper = redis.call('GET', SWEEPER)
+if sweeper and sweeper ~= api and (tonumber(redis.call('HGET', SNAPSHOT, 'workers')) or 0) > 0 then
+  return { 0, 0, cursor, redis.call('HGETALL', SNAPSHOT), redis.call('HGETALL', MODEL) }
+end
 even_when_full()
+redis.call('SET', SWEEPER, api, 'PX', SWEEPER_MS)
 now = queue_clock(true)
 local recovered = recover(limit, max_attempts)
-local expired = 0
 
--- Expires entries at the head of a lane. Returns what is left: {entries, cost, oldest_ms}.
+-- Expires entries at the head of a lane. Returns how many are left, and `entries cost oldest_ms` of them.
 local function expire_head(lane)
   local list, oldest = lane_list(lane), 0
   for _ = 1, limit do
@@ -26,25 +32,41 @@ local function expire_head(lane)
     if deadline and not redis.call('ZSCORE', INFLIGHT, id) then
       subtract_unclaimed(id, own_lane, cost)
       expire(id)
-      expired = expired + 1
     end
   end
   local entries = redis.call('LLEN', list)
   -- An empty lane costs nothing, so a counter that has drifted is reset here.
   if entries == 0 and redis.call('HEXISTS', WAITING, lane) == 1 then redis.call('HSET', WAITING, lane, 0) end
-  return { entries, math.max(tonumber(redis.call('HGET', WAITING, lane)) or 0, 0), oldest }
+  local cost = math.max(tonumber(redis.call('HGET', WAITING, lane)) or 0, 0)
+  return entries, string.format('%.0f %.0f %.0f', entries, cost, oldest)
 end
 
-local interactive, bulk = expire_head('interactive'), expire_head('bulk')
-if interactive[1] + bulk[1] == 0 then redis.call('HDEL', WAITING, 'void') end
+local interactive, interactive_depth = expire_head('interactive')
+local bulk, bulk_depth = expire_head('bulk')
+if interactive + bulk == 0 then redis.call('HDEL', WAITING, 'void') end
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', WORKERS, '-inf', now)) do redis.call('DEL', worker_key(id)) end
 redis.call('ZREMRANGEBYSCORE', WORKERS, '-inf', now)
 if count_waiting() > 0 then wake_workers(1) end
-local workers = {}
+
+local workers, rate, fallen, first_fallen = 0, 0, 0, ''
 for _, id in ipairs(redis.call('ZRANGE', WORKERS, 0, -1)) do
-  local record = redis.call('HGETALL', worker_key(id))
-  if #record > 0 then workers[#workers + 1] = { id, record } end
+  local record = redis.call('HMGET', worker_key(id), 'rate', 'fallback', 'engine', 'precision', 'arithmetic')
+  if record[1] then
+    workers, rate = workers + 1, rate + (tonumber(record[1]) or 0)
+    if (record[2] or '') ~= '' then
+      fallen = fallen + 1
+      if fallen == 1 then
+        first_fallen = table.concat({ id, record[3] or '', record[4] or '', record[5] or '', record[2] }, '\n')
+      end
+    end
+  end
 end
+redis.call('HSET', SNAPSHOT, 'workers', workers, 'rate', string.format('%.1f', rate), 'fallen', fallen,
+  'first_fallen', first_fallen, 'interactive', interactive_depth, 'bulk', bulk_depth, 'solo', redis.call('LLEN', SOLO),
+  'in_flight', redis.call('ZCARD', INFLIGHT))
+-- The limit is 0 if this process has not asked yet.
+if ARGV[9] ~= '0' then redis.call('HSET', SNAPSHOT, 'memory', ARGV[8], 'memory_limit', ARGV[9]) end
+redis.call('PEXPIRE', SNAPSHOT, WORKERS_MS)
 
 if full then redis.call('SET', FULL, '1', 'PX', 2000) end
 -- Evicts in the order of the key space, which is as good as random; RANDOMKEY would take ten times as long for each key.
@@ -58,5 +80,4 @@ while surplus > 0 and scanned < 4 * surplus do
     surplus = surplus - gone
   end
 end
-return { recovered, expired, interactive, bulk, redis.call('LLEN', SOLO), redis.call('ZCARD', INFLIGHT),
-  redis.call('HGETALL', MODEL), workers, cursor }
+return { 1, recovered, cursor, redis.call('HGETALL', SNAPSHOT), redis.call('HGETALL', MODEL) }

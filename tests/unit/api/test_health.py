@@ -8,11 +8,11 @@ from fastapi.routing import APIRoute
 from prometheus_client.parser import text_string_to_metric_families
 
 from batcher.core.buckets import duration_bounds
-from batcher.core.snapshot import NO_SNAPSHOT, LaneDepth
+from batcher.core.snapshot import NO_SNAPSHOT, Fallback, LaneDepth
 from batcher.errors import EntryFailed, QueueFull
 from batcher.hub.counts import HubCounts
 from tests.unit.api.pretended import Service, Start, assert_problem
-from tests.unit.pretended import RUNNING, WORKER, FakeHub, prediction
+from tests.unit.pretended import RUNNING, FakeHub, prediction
 
 
 async def metrics(service: Service) -> dict[tuple[str, str], float]:
@@ -46,8 +46,8 @@ async def test_probes_answer_head_as_they_answer_get(service: Service, path: str
 
 async def test_readiness_warns_of_a_worker_with_a_fallback(service: Service) -> None:
     assert "warning" not in (await service.client.get("/readyz")).json()
-    fallen = replace(WORKER, arithmetic="f32", fallback="float weights in bf16, packed: it has another label")
-    service.hub.snapshot = replace(RUNNING, workers=(WORKER, fallen))
+    fallback = Fallback(1, "w1", "stub", "f32", "f32", "float weights in bf16, packed: it has another label")
+    service.hub.snapshot = replace(RUNNING, workers=2, fallback=fallback)
     answer = (await service.client.get("/readyz")).json()
     assert answer["status"] == "ready"
     assert answer["warning"] == (
@@ -94,7 +94,7 @@ async def test_ready_says_what_would_answer(service: Service) -> None:
     [
         (FakeHub(reachable=False), "redis_unavailable"),
         (FakeHub(snapshot=NO_SNAPSHOT), "no_worker"),
-        (FakeHub(snapshot=replace(RUNNING, workers=())), "no_worker"),
+        (FakeHub(snapshot=replace(RUNNING, workers=0)), "no_worker"),
         (FakeHub(snapshot=replace(RUNNING, model=None)), "no_worker"),
     ],
 )

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from api.stats.history import HISTORY_S, SPAN_S, CounterSample, MonotonicTotal, StatsHistory
+from api.stats.history import HISTORY_S, SPAN_S, CounterSample, StatsHistory
 
 BOUNDS = (0.01, 0.1, 1.0)
 START = CounterSample(0.0, 0, 0, 0, 0, waiting=0, durations=array("d", [0, 0, 0, 0, 0]))
@@ -82,12 +82,3 @@ def test_history_is_bounded_and_oldest_first() -> None:
     waiting = pulse.history()["waiting"]
     assert len(waiting) == HISTORY_S
     assert (waiting[0], waiting[-1]) == (20, HISTORY_S + 19)
-
-
-def test_work_is_counted_although_workers_come_and_go() -> None:
-    worked = MonotonicTotal()
-    assert worked.add({"a": 100}) == 0
-    assert worked.add({"a": 110, "b": 5}) == 10
-    assert worked.add({"b": 9}) == 14
-    assert worked.add({"b": 9, "a": 3}) == 14
-    assert worked.add({"b": 9, "a": 4}) == 15

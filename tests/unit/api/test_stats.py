@@ -29,7 +29,6 @@ from tests.unit.pretended import RUNNING, WORKER, FakeHub
 NOTE = BatchNote(3, 8, 140, 152, "full", 3.5, 12.4)
 BUSY = replace(
     RUNNING,
-    workers=(replace(WORKER, texts=50, batches=3, recent=(NOTE,)),),
     interactive=LaneDepth(4, 44, 250),
     in_flight=2,
 )
@@ -86,7 +85,8 @@ async def made() -> AsyncIterator[Made]:
 
 
 async def test_a_frame_tells_of_queue_workers_and_their_batches(start: Start) -> None:
-    service = await start(hub=FakeHub(snapshot=BUSY))
+    live = replace(WORKER, texts=50, batches=3, recent=(NOTE,))
+    service = await start(hub=FakeHub(snapshot=BUSY, live=(live,)))
     now = await until(service, lambda one: "ready" in one)
     assert now["ready"]
     assert now["lanes"]["interactive"] == {"entries": 4, "cost": 44, "oldest_s": 0.25}
@@ -111,7 +111,7 @@ async def test_what_was_answered_shows_in_the_rates(service: Service) -> None:
     ("hub", "reason"),
     [
         (FakeHub(reachable=False), "Redis does not answer"),
-        (FakeHub(snapshot=replace(RUNNING, workers=())), "no worker is running"),
+        (FakeHub(snapshot=replace(RUNNING, workers=0)), "no worker is running"),
     ],
 )
 async def test_a_frame_says_why_nothing_would_be_answered(start: Start, hub: FakeHub, reason: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -77,6 +78,19 @@ def test_a_model_that_runs_for_too_long_ends_the_process_and_its_leases(
 def test_a_worker_that_stops_hands_over_its_suspects() -> None:
     made = Made()
     made.heartbeat.start()
+    made.heartbeat.end_wait()
+    for _ in range(500):
+        if made.queue.woken:
+            break
+        time.sleep(0.01)
     made.heartbeat.stop(["a"])
     assert made.queue.retired == ["a"]
+    assert made.queue.woken == 1
     assert not made.heartbeat.alive
+
+
+def test_a_worker_without_leases_beats_half_as_often() -> None:
+    made = Made()
+    assert made.heartbeat.pause_s == 0.5
+    made.leases.clear()
+    assert made.heartbeat.pause_s == 1.0

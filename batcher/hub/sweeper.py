@@ -1,0 +1,39 @@
+"""The once-a-second look at the whole queue: a sweep, or the snapshot of the process that sweeps."""
+
+from __future__ import annotations
+
+from batcher.core.eviction import EvictionWatch
+from batcher.core.outage import REDIS_ERRORS, refused
+from batcher.core.pipeline import Pipeline
+from batcher.core.snapshot import NO_SNAPSHOT, Snapshot, Sweep
+from batcher.memory import read_memory
+
+
+class Sweeper:
+    """Sweeps for the process `api`. `cache`: the prefix of cached results that it may evict, if any."""
+
+    def __init__(self, pipeline: Pipeline, api: str, max_attempts: int, cache: str) -> None:
+        self.eviction = EvictionWatch()
+        self._pipeline = pipeline
+        self._api, self._max_attempts, self._cache = api, max_attempts, cache
+        self._last = NO_SNAPSHOT
+
+    async def sweep(self, connected: bool) -> Snapshot:
+        """Sweeps, or reads the snapshot if another process sweeps. Raises REDIS_ERRORS.
+
+        Only the process that sweeps, or was not `connected` until now, asks Redis about its memory.
+        """
+        info = await self._memory_info() if self._last.swept or not connected else b""
+        sweep = Sweep(self._api, self._max_attempts, self._cache, self._last.cursor, read_memory(info))
+        self._last = await self._pipeline.run(sweep)
+        if not connected:
+            self.eviction.look(info)
+        return self._last
+
+    async def _memory_info(self) -> object:
+        try:
+            return await self._pipeline.ask("INFO", "memory")
+        except REDIS_ERRORS as error:
+            if not refused(error):
+                raise
+            return b""  # not every Redis user may read it
