@@ -73,6 +73,13 @@ PROOF ?=
 proof: $(STAMP) ## check every engine, precision and layout under each instruction set (PROOF="--models default")
 	$(BIN)/python -m tests.proof $(PROOF)
 
+# Options for `make search`, e.g. make search SEARCH="--minutes 5 --seed 7", or SEARCH=--planted
+SEARCH ?=
+
+.PHONY: search
+search: $(STAMP) ## search for an hour for histories of the queue that break a promise (SEARCH="--minutes 5 --seed 7")
+	$(BIN)/python -m tests.search $(SEARCH)
+
 .PHONY: chaos
 chaos: $(STAMP) ## break a whole service under load for 3 minutes (CHAOS="--minutes 1 --seed 7 8")
 	$(BIN)/python -m tests.chaos $(CHAOS)

@@ -441,6 +441,18 @@ def test_the_sweep_drops_what_is_past_its_budget_with_no_worker_alive(bench: Ben
     assert bench.waiting() == 0
 
 
+def test_an_expired_entry_with_two_places_is_taken_off_the_cost_once(bench: Bench) -> None:
+    """Found by the search: its cost was subtracted for each place, so that the lane seemed to be emptier."""
+    bench.ask("x", "stays", budget_ms=10_000)
+    for _ in range(2):  # the reply was lost, and the API process asked again
+        bench.worker().run([Enqueue(["late"], ["text"], [7], "a", "interactive", 1, 1000, first=True)])
+    time.sleep(0.01)
+    claimed = bench.worker().claim(10, 1, 1)
+    assert (ids_of(claimed), claimed.expired) == (["x"], 1)
+    assert bench.waiting() == 10
+    assert len(bench.hints()) == 1
+
+
 def test_one_process_sweeps_and_the_others_read_its_snapshot(bench: Bench) -> None:
     bench.worker("w").beat([], RECORD, MODEL, 60_000, takeover=True)
     bench.ask("x", "y")

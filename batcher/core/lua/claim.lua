@@ -15,19 +15,20 @@ if ARGV[8] == '1' and (tonumber(redis.call('HGET', worker_key(worker), 'beaten')
 end
 local READ_AHEAD = 32
 local lease_end, first_claim = digits(now + lease), claim_line(1, worker, lease, 0, 0, '')
-local entries, freed, leases, leased, claims = {}, {}, {}, {}, {}
+-- `seen`: ids that this claim has dealt with. One may be listed twice, and its entry has been read for both places.
+local entries, freed, leases, seen, claims = {}, {}, {}, {}, {}
 local taken, cost, skipped, expired = 0, 0, 0, 0
 
 -- `in_flight` is the end of the id's current lease, if it has one; `claim` is the record of an earlier claim.
 local function claim_entry(id, solo, entry, in_flight, claim)
   local deadline, lane, weight = string.match(entry or '', HEAD)
   -- Without an entry, the id was answered or cancelled. If it is in flight, it was listed twice and is already claimed.
-  if not deadline or in_flight or leased[id] then
+  if not deadline or in_flight or seen[id] then
     if claim and not deadline then redis.call('HDEL', CLAIMS, id) end
     skipped = skipped + 1
     return
   end
-  weight = tonumber(weight)
+  weight, seen[id] = tonumber(weight), true
   if not claim then freed[lane] = (freed[lane] or 0) + weight end
   if tonumber(deadline) <= now then
     expire(id)
@@ -40,7 +41,7 @@ local function claim_entry(id, solo, entry, in_flight, claim)
       line = claim_line(attempts, worker, lease, inspected, heartbeat, lost)
     end
     local pair, at = #leases, #entries
-    leases[pair + 1], leases[pair + 2], leased[id] = lease_end, id, true
+    leases[pair + 1], leases[pair + 2] = lease_end, id
     claims[pair + 1], claims[pair + 2] = id, line
     taken, cost = taken + 1, cost + weight
     entries[at + 1], entries[at + 2], entries[at + 3], entries[at + 4] = id, entry, attempts, solo

@@ -1,0 +1,94 @@
+"""Searches for histories in which the queue loses, repeats or mistakes a text.
+
+    python -m tests.search [--minutes 60] [--seed 1] [--planted]
+
+Each round runs random histories from a seed of its own, on a real server or, every tenth round, on a real and
+a pretended one that must agree. It ends with status 1 and the shortest history once one is found. `--planted`
+first breaks the scripts on purpose, in each of the ways that `planted.py` lists, and prints how long it takes
+to find each; it ends with status 1 if one is not found in ten minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import fakeredis
+import redis
+
+from tests.search.planted import PLANTED, planted
+from tests.search.queue_machine import search
+from tests.servers import RedisServer, server_binary
+
+ROUND = 100
+FIND_S = 600.0
+
+
+@contextmanager
+def real_server() -> Iterator[redis.Redis]:
+    binary = server_binary()
+    if binary is None:
+        raise SystemExit("No redis-server was found: install one, or set TEST_REDIS_SERVER.")
+    server = RedisServer(binary).start()
+    client = server.client()
+    try:
+        yield client
+    finally:
+        client.close()
+        server.close()
+
+
+def search_planted(client: redis.Redis, first_seed: int) -> int:
+    """How many of the planted faults are not found."""
+    missed = 0
+    for fault in PLANTED:
+        began, seed = time.monotonic(), first_seed
+        with planted(fault):
+            found = False
+            while not found and time.monotonic() - began < FIND_S:
+                try:
+                    search([client], ROUND, seed=seed, shrink=False)
+                except Exception as error:
+                    found = True
+                    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+                    print(f"{time.monotonic() - began:6.1f} s  {fault.name}: {reason}", flush=True)
+                seed += 1
+        if not found:
+            missed += 1
+            print(f"NOT FOUND  {fault.name}", flush=True)
+    return missed
+
+
+def search_all(client: redis.Redis, minutes: float, first_seed: int) -> None:
+    """Raises the failure of the first history that breaks a promise."""
+    began, seed = time.monotonic(), first_seed
+    while (spent := time.monotonic() - began) < minutes * 60:
+        clients = [client, fakeredis.FakeRedis(version=(7,))] if seed % 10 == 0 else [client]
+        if sys.stderr.isatty() or seed % 10 == 0:
+            print(f"{spent:5.0f} s  seed {seed}, {ROUND} histories a round, nothing found", flush=True)
+        search(clients, ROUND, seed=seed)
+        seed += 1
+    print(f"{(seed - first_seed) * ROUND} histories, seeds {first_seed} to {seed - 1}: nothing found")
+
+
+def main() -> int:
+    """Runs the search. Returns the exit status."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--minutes", type=float, default=60)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--planted", action="store_true")
+    args = parser.parse_args()
+    with real_server() as client:
+        if args.planted:
+            return 1 if search_planted(client, args.seed) else 0
+        search_all(client, args.minutes, args.seed)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

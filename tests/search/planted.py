@@ -1,0 +1,128 @@
+"""Faults that the search must find: one edit of a script each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+from unittest.mock import patch
+
+from batcher.core import scripts
+
+
+class Fault(NamedTuple):
+    """An edit of one script of the queue, or of what all of them share (`common`)."""
+
+    name: str
+    script: str
+    correct: str
+    wrong: str
+
+
+@contextmanager
+def planted(fault: Fault) -> Iterator[None]:
+    """The queue's scripts have this fault meanwhile."""
+    correct_source = scripts.script_source.__wrapped__
+
+    def source(name: str, package: str = scripts.QUEUE) -> str:
+        text = correct_source(name, package)
+        if package != scripts.QUEUE or fault.script not in (name, "common"):
+            return text
+        assert text.count(fault.correct) == 1, f"{fault.name}: its place is not found once"
+        return text.replace(fault.correct, fault.wrong)
+
+    with patch.object(scripts, "script_source", source):
+        scripts.call.cache_clear()
+        try:
+            yield
+        finally:
+            scripts.call.cache_clear()
+
+
+PLANTED = (
+    Fault(
+        "finding 04: an old failure answers a new caller",
+        "enqueue",
+        "if string.sub(result, -1) == '\\n' then return string.find(result, '\"poison\"', 1, true) end",
+        "if string.sub(result, -1) == '\\n' then return true end",
+    ),
+    Fault(
+        "finding 06a: a kept result of a model that has left answers",
+        "enqueue",
+        "return revision and is_serving(revision)",
+        "return revision",
+    ),
+    Fault(
+        "a release charges the attempt",
+        "release",
+        "claim_line(attempts - 1, worker",
+        "claim_line(attempts, worker",
+    ),
+    Fault("a recovery wakes nobody", "common", "  wake_workers(recovered)\n", ""),
+    Fault("a cancel keeps the cost", "cancel", "      subtract_unclaimed(id, lane, cost)\n", ""),
+    Fault(
+        "a claim leaves its ids in the list",
+        "claim",
+        "    redis.call('LPOP', list, read)\n  end\n",
+        "    return\n  end\n",
+    ),
+    Fault(
+        "a claim ignores leases",
+        "claim",
+        "if not deadline or in_flight or seen[id] then",
+        "if not deadline or seen[id] then",
+    ),
+    Fault(
+        "a claim takes what has expired",
+        "claim",
+        "  if tonumber(deadline) <= now then\n    expire(id)",
+        "  if false then\n    expire(id)",
+    ),
+    Fault(
+        "a join forgets who waits already",
+        "enqueue",
+        "then names = names .. ' ' .. api end",
+        "then names = api end",
+    ),
+    Fault(
+        "a live worker counts as dead",
+        "common",
+        "local beaten = alive and tonumber",
+        "local beaten = false and tonumber",
+    ),
+    Fault(
+        "a suspect runs with others",
+        "common",
+        "    redis.call('RPUSH', SOLO, id)\n    return true",
+        "    redis.call('RPUSH', Q, id)\n    return true",
+    ),
+    Fault(
+        "a hint goes to one process only",
+        "complete",
+        "    hints[api] = list\n",
+        "    hints = { [api] = list }\n",
+    ),
+    Fault("a list of hints has no end", "common", "  redis.call('PEXPIRE', list, HINT_MS)\n", ""),
+    Fault(
+        "a failure of one worker is final",
+        "complete",
+        "if (first and first ~= worker) or now",
+        "if true or now",
+    ),
+    Fault(
+        "what an ended lease held is dropped",
+        "common",
+        "    redis.call('RPUSH', SOLO, id)\n    return true",
+        "    return true",
+    ),
+    Fault("a claim wakes nobody for what it leaves", "claim", "if left > 0 then wake_workers(1) end", ""),
+    Fault(
+        "a heartbeat does not extend leases", "beat", "redis.call('ZADD', INFLIGHT, now + lease, ARGV[i])", ""
+    ),
+    Fault(
+        "a joiner does not move to the interactive lane's cost",
+        "enqueue",
+        "      add_waiting(lane, cost)\n",
+        "",
+    ),
+)

@@ -1,0 +1,430 @@
+"""Every command of the queue in any order, on a pretended Redis and a real one, compared after each step.
+
+The queue's clock stands still between steps and moves by the rule `advance`: `P:clock` is written before each
+command, so that a lease or a budget ends exactly where the model expects it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import hypothesis
+import redis
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from batcher.core.commands import (
+    Accepted,
+    Cancel,
+    Claim,
+    Claimed,
+    Command,
+    Complete,
+    Enqueue,
+    Full,
+    Outcomes,
+    Wake,
+)
+from batcher.core.membership import Beat, Release, Retire
+from batcher.core.snapshot import Snapshot, Sweep
+from batcher.messages import Failure
+from tests.search.queue_model import LEASE_MS, MAX_ATTEMPTS, RECORD_MS, Model, P, View, Worker, answer
+
+# Sets the queue's clock to ARGV[1].
+PIN = """
+local clock = redis.call('TIME')
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+redis.call('SET', KEYS[1] .. ':clock', string.format('%.0f %.0f', ARGV[1] - now, ARGV[1]))
+"""
+COSTS = {"a": 3, "b": 5, "c": 7, "d": 600}
+IDS = st.lists(st.sampled_from(sorted(COSTS)), min_size=1, max_size=3, unique=True)
+APIS = st.sampled_from(["A", "B"])
+REVISIONS = st.sampled_from(["r1", "r2"])
+BUDGETS = st.sampled_from([1_500, 5_500, 20_500])
+FAILURE = Failure("inference_failed", "it cannot be read").encode()
+HEALING_ROUNDS = 15
+STEPS = 40
+
+
+class QueueMachine(RuleBasedStateMachine):
+    """`clients`: the servers to compare. Subclasses set it."""
+
+    clients: Sequence[redis.Redis] = ()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = Model()
+        self.count = 0
+        self.may_damage = False
+        self.copies: list[list[tuple[bytes, int, bytes]]] = [[] for _ in self.clients]
+        for client in self.clients:
+            client.flushall()
+
+    # -- running commands --------------------------------------------------------------------------
+
+    def run(self, command: Command[Any]) -> Any:
+        """Runs a command on each server. They must agree. Returns the reply of the first."""
+        replies = [self._run(client, command) for client in self.clients]
+        for reply in replies[1:]:
+            assert comparable(reply) == comparable(replies[0]), command
+        if isinstance(replies[0], Exception):
+            raise replies[0]
+        return replies[0]
+
+    def _run(self, client: Any, command: Command[Any]) -> Any:
+        for known in (True, False):
+            pipe = client.pipeline(transaction=True)
+            pipe.eval(PIN, 1, P, self.model.now)
+            pipe.execute_command(*command.words(P, known=known))
+            reply = pipe.execute(raise_on_error=False)[1]
+            if not isinstance(reply, redis.exceptions.NoScriptError):
+                break
+        return reply if isinstance(reply, Exception) else command.read(reply)
+
+    def view(self) -> View:
+        return View(self.clients[0])
+
+    # -- API processes -----------------------------------------------------------------------------
+
+    @rule(
+        ids=IDS,
+        api=APIS,
+        lane=st.sampled_from(["interactive", "bulk"]),
+        budget=BUDGETS,
+        first=st.booleans(),
+        cap=st.sampled_from([8, 10_000]),
+        reply_lost=st.booleans(),
+    )
+    def enqueue(
+        self, ids: list[str], api: str, lane: Any, budget: int, first: bool, cap: int, reply_lost: bool
+    ) -> None:
+        texts, costs = [f"text {entry}" for entry in ids], [COSTS[entry] for entry in ids]
+        command = Enqueue(ids, texts, costs, api, lane, budget, cap, first=first)
+        before = self.view()
+        answered = self.run(command)
+        if reply_lost and isinstance(answered, Accepted):
+            answered = self.run(command)  # the caller repeats what has run already
+        if isinstance(answered, Full):
+            assert before.waiting.get(lane, 0) > 0, "a lane that is empty is never full"
+            return
+        for entry, state in zip(ids, answered.states, strict=True):
+            if state.result:
+                self.reused(entry, state.result)
+                self.model.owed.discard((api, entry))
+            else:
+                if entry not in before.entries:
+                    assert reply_lost or state.kind == "queued"
+                    self.model.forget(entry)
+                self.model.owed.add((api, entry))
+
+    def reused(self, entry: str, payload: bytes) -> None:
+        """A result that was kept answers a new caller."""
+        self.model.check_result(entry, payload)
+        if payload.endswith(b"\n"):
+            assert b'"poison"' in payload, "an old failure answers a new caller"
+        elif not self.model.damaged:
+            serving = {worker.revision for worker in self.model.workers.values()} | {self.current_revision()}
+            assert any(payload == answer(entry, revision) for revision in serving), "a model that has left"
+
+    def current_revision(self) -> str:
+        return (self.clients[0].hget(f"{P}:model", "revision") or b"").decode()
+
+    @rule(api=APIS, ids=IDS, repeats=st.booleans())
+    def cancel(self, api: str, ids: list[str], repeats: bool) -> None:
+        for _ in range(1 + repeats):
+            self.run(Cancel(api, ids))
+        for entry in ids:
+            self.model.owed.discard((api, entry))
+
+    @rule(api=APIS)
+    def poll(self, api: str) -> None:
+        """The slow poll. What is gone would be asked for again."""
+        ids = sorted(entry for owner, entry in self.model.owed if owner == api)
+        for entry, state in zip(ids, self.run(Outcomes(ids)) if ids else [], strict=True):
+            if state.result:
+                self.model.check_result(entry, state.result)
+            if state.kind in ("known", "gone"):
+                assert self.model.damaged, "an end without a hint"
+                self.model.owed.discard((api, entry))
+
+    @rule(api=st.sampled_from(["A", "B"]))
+    def sweep(self, api: str) -> None:
+        self.run(Sweep(api, MAX_ATTEMPTS))
+
+    @rule()
+    def wake(self) -> None:
+        self.run(Wake())
+
+    # -- workers -----------------------------------------------------------------------------------
+
+    def live(self, frozen: bool = False) -> list[str]:
+        return sorted(name for name, worker in self.model.workers.items() if worker.frozen == frozen)
+
+    @precondition(lambda self: len(self.model.workers) < 3)
+    @rule(revision=REVISIONS)
+    def start_worker(self, revision: str) -> None:
+        self.count += 1
+        worker = Worker(f"w{self.count}", revision)
+        self.model.workers[worker.name] = worker
+        self.model.revisions.add(revision)
+        self.send_beat(worker, takeover=True)
+
+    def send_beat(self, worker: Worker, takeover: bool = False) -> None:
+        record = {"revision": worker.revision, "rate": 10, "texts": 0}
+        model = {"name": "m", "revision": worker.revision, "identity": worker.revision}
+        worker.tried = self.model.now
+        command = Beat(worker.name, LEASE_MS, RECORD_MS, sorted(worker.holds), record, model, takeover)
+        self.run(command)
+        for entry in worker.holds.keys() & self.model.leases.keys():
+            self.model.leases[entry] = self.model.now + LEASE_MS
+
+    @precondition(lambda self: self.live())
+    @rule(data=st.data())
+    def beat(self, data: st.DataObject) -> None:
+        self.send_beat(self.model.workers[data.draw(st.sampled_from(self.live()))])
+
+    @precondition(lambda self: self.live())
+    @rule(
+        data=st.data(),
+        most=st.integers(1, 3),
+        cost=st.sampled_from([4, 100, 2000]),
+        free=st.sampled_from([True, True, True, False]),
+        waits=st.booleans(),
+        reply_lost=st.booleans(),
+    )
+    def claim(
+        self, data: st.DataObject, most: int, cost: int, free: bool, waits: bool, reply_lost: bool
+    ) -> None:
+        worker = self.model.workers[data.draw(st.sampled_from(self.live()))]
+        free = free and not worker.holds
+        self.take(
+            worker,
+            Claim(worker.name, most, cost, cost, LEASE_MS, MAX_ATTEMPTS, free, waits, 0 if free else -1),
+            reply_lost,
+        )
+
+    @precondition(lambda self: self.live(frozen=True))
+    @rule(data=st.data())
+    def claim_of_a_frozen_worker(self, data: st.DataObject) -> None:
+        """Sent before it froze, run by Redis now."""
+        worker = self.model.workers[data.draw(st.sampled_from(self.live(frozen=True)))]
+        if not worker.holds:
+            self.take(worker, Claim(worker.name, 3, 100, 100, LEASE_MS, MAX_ATTEMPTS, True, True, 0), True)
+
+    def take(self, worker: Worker, command: Claim, reply_lost: bool) -> Claimed:
+        before = self.view()
+        for client in self.clients:
+            client.lpop(f"{P}:wake:{worker.name}")
+        claimed: Claimed = self.run(command)
+        solo = [entry for entry in claimed.entries if entry.solo]
+        assert not solo or (len(claimed.entries) == 1 and command.free), "it runs alone"
+        for entry in claimed.entries:
+            self.check_claimed(entry, before)
+            self.model.leases[entry.id] = self.model.now + LEASE_MS
+            if entry.solo:
+                self.model.alone.setdefault(entry.id, []).append((worker.name, self.model.now))
+            if not reply_lost:
+                worker.holds[entry.id] = worker.revision
+        return claimed
+
+    def check_claimed(self, entry: Any, before: View) -> None:
+        assert entry.text == f"text {entry.id}"
+        assert before.entries[entry.id].deadline > self.model.now, "its budget has ended"
+        if self.model.damaged:
+            return
+        assert self.model.leases.get(entry.id, 0) <= self.model.now, "another worker holds it"
+        assert entry.attempts == before.claims.get(entry.id, 0) + 1
+
+    def holders(self) -> list[str]:
+        return [name for name in self.live() if self.model.workers[name].holds]
+
+    @precondition(lambda self: self.holders())
+    @rule(data=st.data(), fails=st.booleans(), repeats=st.booleans(), idle=st.booleans())
+    def complete(self, data: st.DataObject, fails: bool, repeats: bool, idle: bool) -> None:
+        """Also of texts whose lease has ended meanwhile, or that somebody else has completed."""
+        worker = self.model.workers[data.draw(st.sampled_from(self.holders()))]
+        ids = data.draw(st.lists(st.sampled_from(sorted(worker.holds)), min_size=1, unique=True))
+        self.send_results(worker, ids, fails, idle and len(ids) == len(worker.holds), repeats)
+
+    def send_results(
+        self, worker: Worker, ids: list[str], fails: bool, idle: bool, repeats: bool = False
+    ) -> None:
+        results = [FAILURE if fails else answer(entry, worker.holds[entry]) for entry in ids]
+        command = Complete(worker.name, ids, results, 60_000, idle=idle)
+        for entry in ids if fails else ():
+            self.model.failed_on.setdefault(entry, set()).add(worker.name)
+        for _ in range(1 + repeats):
+            self.run(command)
+        for entry in ids:
+            del worker.holds[entry]
+            self.model.leases.pop(entry, None)
+
+    @precondition(lambda self: self.holders())
+    @rule(data=st.data(), repeats=st.booleans())
+    def release(self, data: st.DataObject, repeats: bool) -> None:
+        worker = self.model.workers[data.draw(st.sampled_from(self.holders()))]
+        ids = sorted(entry for entry in worker.holds if self.model.leases.get(entry, 0) > self.model.now)
+        for _ in range(1 + repeats):
+            self.run(Release(ids))
+        for entry in ids:
+            self.model.leases.pop(entry, None)
+        worker.holds.clear()
+
+    @precondition(lambda self: self.model.workers)
+    @rule(data=st.data(), event=st.sampled_from(["stops", "breaks", "dies", "freezes", "freezes", "thaws"]))
+    def worker_event(self, data: st.DataObject, event: str) -> None:
+        """A worker stops, ends because its engine broke, is killed, is frozen, or goes on."""
+        worker = self.model.workers[data.draw(st.sampled_from(sorted(self.model.workers)))]
+        if event in ("freezes", "thaws"):
+            worker.frozen = event == "freezes"
+            return
+        del self.model.workers[worker.name]
+        self.model.gone[worker.name] = worker.tried
+        if worker.frozen or event == "dies":
+            return
+        held = sorted(entry for entry in worker.holds if self.model.leases.get(entry, 0) > self.model.now)
+        suspects = held if event == "breaks" else []
+        self.run(Retire(worker.name, suspects))
+        for entry in suspects:
+            self.model.leases[entry] = self.model.now
+        self.model.gone[worker.name] = -1
+
+    # -- time and Redis itself ---------------------------------------------------------------------
+
+    @rule(ms=st.sampled_from([1_000, 3_000, 7_000]))
+    def advance(self, ms: int) -> None:
+        self.model.now += ms
+
+    @rule()
+    def flush_scripts(self) -> None:
+        for client in self.clients:
+            client.script_flush()
+
+    @initialize(damages=st.integers(0, 3))
+    def choose(self, damages: int) -> None:
+        """In one of four histories Redis loses writes, which leaves fewer promises to check."""
+        self.may_damage = damages == 1
+
+    @precondition(lambda self: self.may_damage)
+    @rule(data=st.data(), event=st.sampled_from(["evicts", "restarts empty", "is copied", "is restored"]))
+    def redis_event(self, data: st.DataObject, event: str) -> None:
+        """A key is evicted, or a server comes back empty or, as a promoted replica might, with older data."""
+        if event == "is copied":
+            self.copies = [copy_of(client) for client in self.clients]
+            return
+        self.model.damaged = True
+        keys = sorted(key for key in self.clients[0].keys(f"{P}:*") if not key.endswith(b":clock"))
+        if event == "evicts" and keys:
+            key = data.draw(st.sampled_from(keys))
+            for client in self.clients:
+                client.delete(key)
+            return
+        for client, copy in zip(self.clients, self.copies, strict=False):
+            client.flushall()
+            for key, ttl, value in copy if event == "is restored" else ():
+                client.restore(key, ttl, value)
+
+    # -- checks ------------------------------------------------------------------------------------
+
+    @invariant()
+    def nothing_is_wrong(self) -> None:
+        hints = [read_hints(client) for client in self.clients]
+        for other in hints[1:]:
+            assert other == hints[0]
+        for api, entry, payload in hints[0]:
+            if (api, entry) in self.model.owed:
+                self.model.check_result(entry, payload)
+                self.model.owed.discard((api, entry))
+        self.model.check(self.view())
+
+    def teardown(self) -> None:
+        """Once everything works again, each text that is owed ends, and nothing is left in the queue.
+
+        Where Redis has lost writes, a text may also end with its budget, which the API process watches.
+        """
+        medic = Worker("medic", "r1")
+        self.model.revisions.add("r1")
+        self.model.workers[medic.name] = medic
+        for _ in range(HEALING_ROUNDS):
+            self.send_beat(medic, takeover=True)
+            self.sweep("A")
+            while self.take(medic, Claim("medic", 9, 9999, 9999, LEASE_MS, MAX_ATTEMPTS), False).entries:
+                self.send_results(medic, sorted(medic.holds), False, False)
+            self.nothing_is_wrong()
+            for api in ("A", "B"):
+                self.poll(api)
+            view = self.view()
+            if not (self.model.owed or view.entries or view.queued() or view.claims):
+                return
+            self.model.now += 2_000
+        assert self.model.damaged, f"left in the queue: {self.model.owed or view.queued() or view.claims}"
+
+
+def comparable(reply: Any) -> Any:
+    """A reply without the times that differ by the milliseconds between two servers."""
+    if isinstance(reply, Claimed):
+        return (
+            [(one.id, one.text, one.attempts, one.solo) for one in reply.entries],
+            reply.left,
+            reply.skipped,
+        )
+    if isinstance(reply, Snapshot):
+        return (
+            reply.workers,
+            reply.rate,
+            reply.interactive.entries,
+            reply.bulk.entries,
+            reply.solo,
+            reply.recovered,
+        )
+    if isinstance(reply, Exception):
+        return type(reply)
+    return reply
+
+
+def copy_of(client: Any) -> list[tuple[bytes, int, bytes]]:
+    """Every key with its lifetime in ms (0: no end) and its value."""
+    return [(key, max(client.pttl(key), 0), client.dump(key)) for key in client.keys("*")]
+
+
+def read_hints(client: Any) -> list[tuple[str, str, bytes]]:
+    """Takes what was sent to the API processes: to whom, about which id, and the result."""
+    hints = []
+    for key in sorted(client.scan_iter(f"{P}:reply:*")):
+        api = key.decode().rpartition(":")[2]
+        for message in client.lrange(key, 0, -1):
+            for hint in message.split(b"\0"):
+                entry, _, payload = hint.partition(b"\n")
+                hints.append((api, entry.decode(), payload))
+        client.delete(key)
+    return sorted(hints)
+
+
+def search(
+    clients: Sequence[redis.Redis], histories: int, *, seed: int | None = None, shrink: bool = True
+) -> None:
+    """Runs random histories. Raises the failure of the first that breaks a promise, at its shortest."""
+    machine: Any = type("Machine", (QueueMachine,), {"clients": tuple(clients)})
+    if seed is not None:
+        machine = hypothesis.seed(seed)(machine)
+    phases = (Phase.generate, Phase.shrink) if shrink else (Phase.generate,)
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=histories,
+            stateful_step_count=STEPS,
+            phases=phases,
+            deadline=None,
+            database=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )

@@ -1,0 +1,155 @@
+"""What must hold in the queue after each step, as plain dictionaries, and what Redis really contains."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import redis
+
+from batcher.core.keys import prefix
+from batcher.messages import Prediction, decode_result, fragment
+
+NAME = "search"
+P = prefix(NAME)
+LABELS = ("N", "P")
+MAX_ATTEMPTS = 2
+LEASE_MS = 2_500
+RECORD_MS = 6_500
+# Keys that need no end, by docs/redis.md.
+LISTS = ("q", "bulk", "solo")
+ENDLESS = {"q", "bulk", "solo", "inflight", "model", "clock", "dead"}
+
+
+def answer(entry: str, revision: str) -> bytes:
+    """The result of a text: it depends on the text and the revision, and on nothing else."""
+    score = int.from_bytes(f"{entry} {revision}".encode()[:6], "big") % 1000 / 1000
+    return Prediction(fragment(LABELS, (1 - score, score)), revision, 3).encode()
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """An entry as Redis has it. Times are those of the queue's clock, in ms."""
+
+    deadline: int
+    lane: str
+    cost: int
+    apis: frozenset[str]
+
+
+class View:
+    """The queue's keys, read at one moment."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._client: Any = client
+        keys = sorted(key.decode().removeprefix(f"{P}:") for key in self._client.keys(f"{P}:*"))
+        entries = [key.removeprefix("entry:") for key in keys if key.startswith("entry:")]
+        wakes = [key for key in keys if key.startswith("wake:")]
+        pipe = self._client.pipeline(transaction=False)
+        pipe.hgetall(f"{P}:waiting").hgetall(f"{P}:claims").zrange(f"{P}:inflight", 0, -1)
+        pipe.zrange(f"{P}:idle", 0, -1)
+        for name in LISTS:
+            pipe.lrange(f"{P}:{name}", 0, -1)
+        for key in keys:
+            pipe.pttl(f"{P}:{key}")
+        for entry in entries:
+            pipe.get(f"{P}:entry:{entry}")
+        waiting, claims, leases, idle, *rest = pipe.execute()
+        self.waiting = {lane.decode(): int(cost) for lane, cost in waiting.items()}
+        self.claims = {entry.decode(): int(line.split(b" ")[0]) for entry, line in claims.items()}
+        self.leases = {entry.decode() for entry in leases}
+        self.idle = {worker.decode() for worker in idle}
+        self.woken = {key.removeprefix("wake:") for key in wakes}
+        self.lists = {name: [one.decode() for one in ids] for name, ids in zip(LISTS, rest, strict=False)}
+        lives, heads = rest[len(LISTS) : len(LISTS) + len(keys)], rest[len(LISTS) + len(keys) :]
+        self.endless = {key for key, ms in zip(keys, lives, strict=True) if ms == -1} - ENDLESS
+        self.entries = {entry: _row(content) for entry, content in zip(entries, heads, strict=True)}
+
+    def queued(self) -> set[str]:
+        """Ids with a place in a list or a lease, so that somebody will find them."""
+        return {entry for places in self.lists.values() for entry in places} | self.leases
+
+    def unclaimed_cost(self, lane: str) -> int:
+        rows = (row for entry, row in self.entries.items() if entry not in self.claims)
+        return sum(row.cost for row in rows if row.lane == lane)
+
+
+def _row(content: bytes) -> Row:
+    deadline, lane, cost, _, _, *apis = content.split(b"\n", 1)[0].decode().split(" ")
+    return Row(int(deadline), lane, int(cost), frozenset(filter(None, apis)))
+
+
+@dataclass
+class Worker:
+    """A worker as itself knows it. `tried` is when it last meant to send a heartbeat."""
+
+    name: str
+    revision: str
+    holds: dict[str, str] = field(default_factory=dict)
+    tried: int = -1
+    frozen: bool = False
+
+
+@dataclass
+class Model:
+    """What was asked and what became of it.
+
+    `owed`: the texts that each API process waits for. `leases`: when the lease of an id ends, by its last
+    claim and heartbeat. `alone`: the workers that ran an id alone, and when. `damaged`: Redis has lost or
+    brought back writes, so that only answers are checked, and no longer what the queue contains.
+    """
+
+    now: int = 10**12
+    owed: set[tuple[str, str]] = field(default_factory=set)
+    leases: dict[str, int] = field(default_factory=dict)
+    failed_on: dict[str, set[str]] = field(default_factory=dict)
+    alone: dict[str, list[tuple[str, int]]] = field(default_factory=dict)
+    workers: dict[str, Worker] = field(default_factory=dict)
+    gone: dict[str, int] = field(default_factory=dict)
+    revisions: set[str] = field(default_factory=set)
+    damaged: bool = False
+
+    def forget(self, entry: str) -> None:
+        """The entry has ended: a later one of the same text begins anew."""
+        for record in (self.leases, self.failed_on, self.alone):
+            record.pop(entry, None)
+
+    def deaths(self, entry: str) -> int:
+        """How many workers may have died of an entry: they ran it alone and have not been heard of since."""
+        lost = set()
+        for worker, at in self.alone.get(entry, []):
+            heard = self.workers[worker].tried if worker in self.workers else self.gone.get(worker, -1)
+            if heard <= at:
+                lost.add(worker)
+        return len(lost)
+
+    def check_result(self, entry: str, payload: bytes) -> None:
+        """A result that an API process gets, whether by a hint, a poll or a lookup."""
+        result = decode_result(payload)
+        if isinstance(result, Prediction):
+            assert result.revision in self.revisions, "a revision that no worker ever had"
+            assert payload == answer(entry, result.revision), "the answer of another text"
+        elif result.code == "poison":
+            assert self.damaged or self.deaths(entry) >= MAX_ATTEMPTS, "poison, though its workers live"
+        elif result.code == "inference_failed":
+            assert self.failed_on.get(entry), "a failure that no worker has reported"
+        else:
+            assert result.code == "budget_exceeded"
+
+    def check(self, view: View) -> None:
+        """What must hold after each step."""
+        assert not view.endless, "keys without an end"
+        if self.damaged:
+            return
+        for api, entry in self.owed:
+            assert entry in view.entries, f"{api} waits for {entry}, which is gone"
+            assert api in view.entries[entry].apis, f"{entry} does not know that {api} waits"
+        lost = view.entries.keys() - view.queued()
+        assert not lost, f"nobody will find {lost}"
+        for lane in ("interactive", "bulk"):
+            assert view.waiting.get(lane, 0) == view.unclaimed_cost(lane), f"the waiting cost of {lane}"
+        waits = any(view.lists.values())
+        if waits and not self.gone and not any(worker.frozen for worker in self.workers.values()):
+            assert view.woken or not view.idle, "entries wait, and no idle worker was woken"
+        for entry in view.leases & view.entries.keys():
+            assert view.claims.get(entry), "a lease without a claim"
