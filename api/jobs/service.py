@@ -12,14 +12,13 @@ import secrets
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
-from time import monotonic
 from typing import TypeVar
 
-from anyio import CapacityLimiter, fail_after, from_thread, to_thread
-from starlette.requests import ClientDisconnect
+from anyio import CapacityLimiter, to_thread
 
-from api.asgi.http import CLOSE, Receive, RequestHeaders, is_json
+from api.asgi.http import CLOSE, Receive, RequestHeaders
 from api.errors import Problem
+from api.jobs.body import blocks, media_type
 from api.jobs.parsers import READERS
 from api.jobs.upload import JobUploader, Limits
 from api.jobs.watcher import JobWatch
@@ -39,9 +38,6 @@ THREADS = 4
 UPLOADS = 4
 # How many bodies may wait.
 WAITING_UPLOADS = 64
-# The longest pause between two parts of a body, and the lowest average rate in bytes/s after that time.
-BLOCK_S = 30.0
-SLOWEST = 16 * 1024
 REDIS_TIMEOUT_S = 2.0
 MAX_KEY = 255
 _job_id = re.compile("[0-9a-f]{32}").fullmatch
@@ -72,7 +68,8 @@ class JobService:
         limits = Limits(
             settings.max_job_body_bytes, settings.max_text_chars, settings.max_waiting_jobs, budget
         )
-        self._uploader = JobUploader(store, queue, limits)
+        self.limits = limits
+        self.uploader = JobUploader(store, queue, limits)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="jobs")
         self._uploads = CapacityLimiter(UPLOADS)
 
@@ -110,8 +107,8 @@ class JobService:
 
         Raises Problem, QueueUnavailable or ClientDisconnect.
         """
-        kind = _media_type(headers)
-        texts = READERS[kind](self._uploader.counted(_blocks(receive)))
+        kind = media_type(headers)
+        texts = READERS[kind](self.uploader.counted(blocks(receive)))
         # Only the column `text` of a CSV is stored, so its Content-Length does not predict the stored size.
         size = 0 if kind == "text/csv" else int(headers.found.get(b"content-length", b"0"))
         return await self._take(headers, texts, keep_input, size)
@@ -120,20 +117,42 @@ class JobService:
         """Creates a job from texts that have been read already."""
         return await self._take(headers, iter(texts))
 
+    async def take_batch(
+        self, headers: RequestHeaders, texts: Iterator[str], batch: str
+    ) -> tuple[JobRecord, bool]:
+        """Creates a job that belongs to a batch; `batch` is what its record keeps of that."""
+        return await self._take(headers, texts, batch=batch)
+
     async def _take(
-        self, headers: RequestHeaders, texts: Iterator[str], keep_input: bool = False, size: int = 0
+        self,
+        headers: RequestHeaders,
+        texts: Iterator[str],
+        keep_input: bool = False,
+        size: int = 0,
+        batch: str = "",
     ) -> tuple[JobRecord, bool]:
         job_id = self.job_id(headers)
-        # The client may be an IP address, which is personal data. A hash is enough to distinguish clients.
-        client = sha256(self._keys.client(headers).encode()).hexdigest()[:16]
-        submission = Submission(self.owner(headers), client, keep_input, tracing.current())
+        client = self.account(headers)
+        submission = Submission(self.owner(headers), client, keep_input, tracing.current(), batch)
+        return await self.upload(self.uploader.take, job_id, texts, submission, size)
+
+    def account(self, headers: RequestHeaders) -> str:
+        """The client whose budget of bytes a request uses.
+
+        It may be an IP address, which is personal data. A hash is enough to distinguish clients.
+        """
+        return sha256(self._keys.client(headers).encode()).hexdigest()[:16]
+
+    async def upload(self, function: Callable[..., T], *args: object) -> T:
+        """Calls a function that reads a body, in one of the few threads for this.
+
+        Raises what it raises, QueueUnavailable, and Problem 503 if too many bodies wait.
+        """
         if self._uploads.statistics().tasks_waiting >= WAITING_UPLOADS:
             detail = "too many job uploads are waiting"
             raise Problem(503, detail, code="too_many_bodies", headers=(CLOSE,))
         try:
-            return await to_thread.run_sync(
-                self._checked, self._uploader.take, job_id, texts, submission, size, limiter=self._uploads
-            )
+            return await to_thread.run_sync(self._checked, function, *args, limiter=self._uploads)
         except REDIS_ERRORS as error:
             raise _unavailable() from error
 
@@ -148,11 +167,11 @@ class JobService:
 
     async def records(self, job_ids: Sequence[str]) -> list[JobRecord | None]:
         """Reads the records of several jobs in one round trip; None for a job that does not exist."""
-        return await self._call(self.store.records, job_ids)
+        return await self.call(self.store.records, job_ids)
 
     async def texts(self, record: JobRecord) -> Iterator[bytes]:
         """The texts of a job, one JSON string per line; null if it was too long. Raises Problem 404."""
-        first = await self._call(self.store.input, record.id, 0)
+        first = await self.call(self.store.input, record.id, 0)
         if first is None:
             detail = "the texts of this job are not kept; submit it with keep_input=true to keep them"
             raise Problem(404, detail, code="no_texts")
@@ -168,24 +187,24 @@ class JobService:
 
     async def position(self, record: JobRecord) -> int | None:
         """The position of a queued job, from 1; None if it is not queued."""
-        return await self._call(self.store.position, record) if record.status == "queued" else None
+        return await self.call(self.store.position, record) if record.status == "queued" else None
 
     async def cancel_or_delete(self, job_id: str, owner: str) -> JobRecord | None:
         """Cancels a job, or deletes it if it has ended and returns None. Raises Problem 404."""
         record = await self.find(job_id, owner)
         if record.ended:
-            await self._call(self.store.delete, job_id)
+            await self.call(self.store.delete, job_id)
             return None
-        await self._call(self.store.cancel, job_id)
+        await self.call(self.store.cancel, job_id)
         if record.status == "queued":
-            await self._call(self._queue.forget, job_id)
+            await self.call(self._queue.forget, job_id)
         return await self.find(job_id, owner)
 
     async def newest(
         self, status: str | None, limit: int, cursor: str, owner: str
     ) -> tuple[list[JobRecord], str | None]:
         """Up to `limit` jobs that `owner` may see, newest first, and the cursor of the next page."""
-        return await self._call(self._newest, status, limit, cursor, owner)
+        return await self.call(self._newest, status, limit, cursor, owner)
 
     def _newest(
         self, status: str | None, limit: int, cursor: str, owner: str
@@ -193,7 +212,7 @@ class JobService:
         ids, following = self.store.newest(limit, cursor, status=status, owner=owner)
         return [record for record in self.store.records(ids) if record is not None], following
 
-    async def _call(self, function: Callable[..., T], *args: object) -> T:
+    async def call(self, function: Callable[..., T], *args: object) -> T:
         try:
             loop = asyncio.get_running_loop()
             return await loop.run_in_executor(self._threads, self._checked, function, *args)
@@ -211,40 +230,3 @@ def not_found() -> Problem:
 
 def _unavailable() -> QueueUnavailable:
     return QueueUnavailable("Redis does not answer", retry_after_s=1.0)
-
-
-def _media_type(headers: RequestHeaders) -> str:
-    """The type of the body; "application/json" for every JSON type. Raises Problem 415."""
-    given = headers.found.get(b"content-type", b"")
-    kind = "application/json" if is_json(given) else given.decode("latin-1").partition(";")[0].strip().lower()
-    if kind not in READERS:
-        accepted = ", ".join(READERS)
-        detail = f"the content type must be one of {accepted}"
-        raise Problem(415, detail, headers=(CLOSE, (b"accept", accepted.encode())))
-    return kind
-
-
-def _blocks(receive: Receive) -> Iterator[bytes]:
-    """Yields the blocks of a body in a worker thread, and fetches each from the event loop when needed.
-
-    Raises ClientDisconnect, or Problem 408 if the client pauses for too long or sends too slowly.
-    """
-    began, size = monotonic(), 0
-
-    async def fetch() -> tuple[bytes, bool]:
-        try:
-            with fail_after(BLOCK_S):
-                message = await receive()
-        except TimeoutError:
-            raise Problem(408, "the body stopped arriving", headers=(CLOSE,)) from None
-        if message["type"] == "http.disconnect":
-            raise ClientDisconnect
-        return message.get("body", b""), message.get("more_body", False)
-
-    more = True
-    while more:
-        block, more = from_thread.run(fetch)
-        size += len(block)
-        if monotonic() - began > BLOCK_S + size / SLOWEST:
-            raise Problem(408, "the body arrives too slowly", headers=(CLOSE,))
-        yield block

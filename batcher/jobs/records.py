@@ -36,6 +36,8 @@ class JobRecord:
     # Bytes of texts and results that it holds in Redis, and whether its texts are kept after it ends.
     held_bytes: int = 0
     keep_input: bool = False
+    # What the batch it belongs to has to know, as JSON; "" if it does not belong to one.
+    batch: str = ""
 
     def shown_to(self, owner: str) -> bool:
         """Whether `owner` may see this job; the owner "" may see all jobs."""
@@ -128,4 +130,5 @@ def read_record(job_id: str, raw: Mapping[bytes, bytes]) -> JobRecord | None:
         owner=fields.get("owner", ""),
         held_bytes=int(fields.get("input_bytes", 0)) + int(fields.get("output_bytes", 0)),
         keep_input=fields.get("keep_input") == "1",
+        batch=fields.get("batch", ""),
     )

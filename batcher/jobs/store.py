@@ -10,6 +10,7 @@ job in the lists, is `microseconds of its creation:id`.
 | P:job:<id>:input    | hash | chunk number -> JSON list, null: text is too long | job ends | create        |
 | P:job:<id>:output   | list | chunks of results, one line of JSON per entry     | TTL      | append        |
 | P:job:<id>:upload:* | hash | input that is still arriving                      | 10 min   | upload        |
+| P:file:<id>         | hash | an uploaded file, and facts about it             | 2 TTL    | file_*        |
 | P:jobs              | zset | places of all jobs                                | TTL      | create        |
 | P:jobs:<status>     | zset | places of the jobs of each status                 | TTL      | all scripts   |
 | P:jobs:ends         | zset | place or upload -> when its lifetime ends         | TTL      | all scripts   |
@@ -32,6 +33,7 @@ from typing import Any, cast
 import redis
 
 from batcher.core.scripts import call
+from batcher.jobs.files import FileStore
 from batcher.jobs.records import Attempt, Created, JobRecord, JobStatus, Totals, read_record
 from batcher.jobs.upload import UNBOUNDED, Budget, Submission, Upload
 
@@ -56,6 +58,7 @@ class JobStore:
         self._client = client
         self._prefix = jobs_prefix(name)
         self._ttl_ms = int(ttl_s * 1000)
+        self.files = FileStore(client, self._run, self._prefix, self._ttl_ms)
 
     # -- uploading ---------------------------------------------------------------------------------
 
@@ -73,7 +76,13 @@ class JobStore:
         """Turns an upload into a job, atomically. By the `digest` of its texts a repeat is recognized."""
         submission = upload.submission
         args = [upload.total, upload.chunk_texts, upload.chunks, digest, self._ttl_ms, most_waiting]
-        options = [submission.owner, submission.client, int(submission.keep_input), submission.trace]
+        options = [
+            submission.owner,
+            submission.client,
+            int(submission.keep_input),
+            submission.trace,
+            submission.batch,
+        ]
         outcome, known = self._run("job_create", upload.job_id, upload.nonce, *args, *options)
         return Created(outcome.decode(), (known or b"").decode())
 

@@ -28,14 +28,15 @@ UNBOUNDED = Budget(2**53, 2**53)
 class Submission:
     """Who submits a job, and how.
 
-    `owner` may see it ("": every client), its bytes count against the budget of `client`, and `trace` is the
-    traceparent of the request.
+    `owner` may see it ("": every client), its bytes count against the budget of `client`, `trace` is the
+    traceparent of the request, and `batch` is what the record keeps of the batch that it belongs to.
     """
 
     owner: str = ""
     client: str = ""
     keep_input: bool = False
     trace: str = ""
+    batch: str = ""
 
 
 class NoRoom(Exception):

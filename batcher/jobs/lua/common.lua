@@ -57,12 +57,12 @@ local function remove(place)
   account(place, '', 0)
 end
 
--- Removes expired jobs and uploads: their keys, their places in the lists, and their bytes in the accounts.
+-- Removes expired jobs, uploads and files: their keys, their places in the lists, and their bytes in the accounts.
 local function prune()
   for _, member in ipairs(redis.call('ZRANGEBYSCORE', ENDS, '-inf', now, 'LIMIT', 0, 100)) do
-    local upload = string.match(member, '^upload:(.*)$')
-    if upload then
-      redis.call('UNLINK', P .. ':job:' .. upload)
+    local upload, file = string.match(member, '^upload:(.*)$'), string.match(member, '^file:(.*)$')
+    if upload or file then
+      redis.call('UNLINK', upload and P .. ':job:' .. upload or P .. ':file:' .. file)
     else
       local job = job_key(id_of(member))
       if redis.call('HGET', job, 'place') == member then redis.call('UNLINK', job, job .. ':input', job .. ':output') end
