@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from anyio import CapacityLimiter, to_thread
 
@@ -32,6 +32,7 @@ from batcher.jobs.records import JobRecord
 from batcher.jobs.rq_queue import JobQueue
 from batcher.jobs.store import JobStore
 from batcher.jobs.upload import Budget, Submission
+from batcher.webhook_address import AddressRefused, parse_url
 
 # How many commands run, and how many bodies are read, at the same time. Further bodies wait unread.
 THREADS = 4
@@ -61,6 +62,7 @@ class JobService:
         self.draining = draining
         self._queue = queue
         self._keys = keys
+        self._webhooks = bool(settings.webhook_secrets.get_secret_value())
         # The owner whose jobs all viewers of /stats may see: "" (all) without keys, None with several names.
         names = sorted(set(settings.key_names.values()))
         self.shown_owner = None if len(names) > 1 else f"key:{names[0]}" if names else ""
@@ -101,7 +103,7 @@ class JobService:
         return self._keys.owner(headers)
 
     async def take_body(
-        self, headers: RequestHeaders, receive: Receive, *, keep_input: bool = False
+        self, headers: RequestHeaders, receive: Receive, *, keep_input: bool = False, webhook: str = ""
     ) -> tuple[JobRecord, bool]:
         """Creates a job from a request body while it arrives. Returns the job, and whether it is new.
 
@@ -111,30 +113,37 @@ class JobService:
         texts = READERS[kind](self.uploader.counted(blocks(receive)))
         # Only the column `text` of a CSV is stored, so its Content-Length does not predict the stored size.
         size = 0 if kind == "text/csv" else int(headers.found.get(b"content-length", b"0"))
-        return await self._take(headers, texts, keep_input, size)
+        submission = self._submission(headers, keep_input=keep_input, webhook=self._checked_url(webhook))
+        return await self._take(headers, texts, submission, size)
 
     async def take_texts(self, headers: RequestHeaders, texts: Sequence[str]) -> tuple[JobRecord, bool]:
         """Creates a job from texts that have been read already."""
-        return await self._take(headers, iter(texts))
+        return await self._take(headers, iter(texts), self._submission(headers))
 
     async def take_batch(
         self, headers: RequestHeaders, texts: Iterator[str], batch: str
     ) -> tuple[JobRecord, bool]:
         """Creates a job that belongs to a batch; `batch` is what its record keeps of that."""
-        return await self._take(headers, texts, batch=batch)
+        return await self._take(headers, texts, self._submission(headers, batch=batch))
 
     async def _take(
-        self,
-        headers: RequestHeaders,
-        texts: Iterator[str],
-        keep_input: bool = False,
-        size: int = 0,
-        batch: str = "",
+        self, headers: RequestHeaders, texts: Iterator[str], submission: Submission, size: int = 0
     ) -> tuple[JobRecord, bool]:
-        job_id = self.job_id(headers)
-        client = self.account(headers)
-        submission = Submission(self.owner(headers), client, keep_input, tracing.current(), batch)
-        return await self.upload(self.uploader.take, job_id, texts, submission, size)
+        return await self.upload(self.uploader.take, self.job_id(headers), texts, submission, size)
+
+    def _submission(self, headers: RequestHeaders, **options: Any) -> Submission:
+        return Submission(self.owner(headers), self.account(headers), trace=tracing.current(), **options)
+
+    def _checked_url(self, webhook: str) -> str:
+        """The URL of a webhook, whose addresses are checked when it is used. Raises Problem 422."""
+        if webhook and not self._webhooks:
+            raise Problem(422, "webhooks are not enabled: MILLRACE_WEBHOOK_SECRETS is not set")
+        try:
+            if webhook:
+                parse_url(webhook)
+        except AddressRefused as error:
+            raise Problem(422, f"Webhook-URL {error}") from None
+        return webhook
 
     def account(self, headers: RequestHeaders) -> str:
         """The client whose budget of bytes a request uses.

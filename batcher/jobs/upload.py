@@ -28,8 +28,9 @@ UNBOUNDED = Budget(2**53, 2**53)
 class Submission:
     """Who submits a job, and how.
 
-    `owner` may see it ("": every client), its bytes count against the budget of `client`, `trace` is the
-    traceparent of the request, and `batch` is what the record keeps of the batch that it belongs to.
+    `owner` may see it ("": every client), its bytes count against the budget of `client`, and `trace` is the
+    traceparent of the request. `batch` is what the record keeps of the batch that it belongs to, and
+    `webhook` is the URL that is notified of its end.
     """
 
     owner: str = ""
@@ -37,6 +38,7 @@ class Submission:
     keep_input: bool = False
     trace: str = ""
     batch: str = ""
+    webhook: str = ""
 
 
 class NoRoom(Exception):

@@ -83,10 +83,10 @@ local function count(field, by, ttl)
   redis.call('PEXPIRE', TOTALS, ttl)
 end
 
--- Ends a job: removes its input unless it should be kept, and accounts for the bytes that remain.
+-- Ends a job: removes its input unless it should be kept, makes its webhook due, and accounts for the bytes that remain.
 local function finish(id, status, ttl, code, message)
   local job = job_key(id)
-  local fields = redis.call('HMGET', job, 'status', 'place', 'input_bytes', 'output_bytes', 'keep_input')
+  local fields = redis.call('HMGET', job, 'status', 'place', 'input_bytes', 'output_bytes', 'keep_input', 'webhook')
   local place, input = fields[2], tonumber(fields[3]) or 0
   redis.call('HSET', job, 'status', status, 'finished_ms', now, 'rate', 0)
   if code ~= '' then redis.call('HSET', job, 'error_code', code, 'error', message) end
@@ -98,5 +98,10 @@ local function finish(id, status, ttl, code, message)
   account(place, '', input + (tonumber(fields[4]) or 0))
   list(place, fields[1], status, ttl)
   count(status, 1, ttl)
+  if fields[6] and fields[6] ~= '' then
+    redis.call('ZADD', P .. ':webhooks', now, id)
+    redis.call('HSET', job, 'next_delivery_ms', now)
+    renew(ttl, { P .. ':webhooks' })
+  end
   set_lifetime(place, ttl, { job, job .. ':input', job .. ':output' })
 end
