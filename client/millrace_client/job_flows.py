@@ -33,10 +33,13 @@ class Spool:
         self.file.write(encode(text) + b"\n")
 
 
-def submit(options: Options, spool: Spool, key: str, *, keep_input: bool) -> Flow[Job]:
-    """Creates a job. The key makes it safe to repeat. Raises RequestError and Unavailable."""
+def submit(options: Options, spool: Spool, headers: Mapping[str, str], *, keep_input: bool) -> Flow[Job]:
+    """Creates a job. An Idempotency-Key in `headers` makes it safe to repeat.
+
+    Raises RequestError and Unavailable.
+    """
     params: Mapping[str, str] = {"keep_input": "true"} if keep_input else {}
-    headers = {"content-type": NDJSON, "idempotency-key": key}
+    headers = {**headers, "content-type": NDJSON}
     send = Send("POST", "/jobs", spool.file, params, headers, wait_s=SUBMIT_S)
     response = yield from exchange(options, send, options.now() + max(options.budget_s, SUBMIT_S))
     return read_job(response.json())

@@ -21,16 +21,26 @@ class Jobs:
         self._options = options
 
     def create(
-        self, texts: Iterable[str], *, keep_input: bool = False, idempotency_key: str | None = None
+        self,
+        texts: Iterable[str],
+        *,
+        keep_input: bool = False,
+        idempotency_key: str = "",
+        webhook_url: str = "",
     ) -> Job:
-        """Submits a job. With the same key and texts, returns the job that exists already."""
+        """Submits a job. With the same key and texts, returns the job that exists already.
+
+        `webhook_url` is notified of its end, if the service has webhooks.
+        """
         check_texts(texts)
-        key = idempotency_key or uuid.uuid4().hex
+        headers = {"idempotency-key": idempotency_key or uuid.uuid4().hex}
+        if webhook_url:
+            headers["webhook-url"] = webhook_url
         spool = job_flows.Spool()
         with spool.file:
             for text in texts:
                 spool.add(text)
-            return self._runner.run(job_flows.submit(self._options, spool, key, keep_input=keep_input))
+            return self._runner.run(job_flows.submit(self._options, spool, headers, keep_input=keep_input))
 
     def get(self, job: Job | str) -> Job:
         return self._runner.run(job_flows.get(self._options, id_of(job)))
@@ -66,16 +76,24 @@ class AsyncJobs:
         texts: Iterable[str] | AsyncIterable[str],
         *,
         keep_input: bool = False,
-        idempotency_key: str | None = None,
+        idempotency_key: str = "",
+        webhook_url: str = "",
     ) -> Job:
-        """Submits a job. With the same key and texts, returns the job that exists already."""
+        """Submits a job. With the same key and texts, returns the job that exists already.
+
+        `webhook_url` is notified of its end, if the service has webhooks.
+        """
         check_texts(texts)
-        key = idempotency_key or uuid.uuid4().hex
+        headers = {"idempotency-key": idempotency_key or uuid.uuid4().hex}
+        if webhook_url:
+            headers["webhook-url"] = webhook_url
         spool = job_flows.Spool()
         with spool.file:
             async for text in each(texts):
                 spool.add(text)
-            return await self._runner.run(job_flows.submit(self._options, spool, key, keep_input=keep_input))
+            return await self._runner.run(
+                job_flows.submit(self._options, spool, headers, keep_input=keep_input)
+            )
 
     async def get(self, job: Job | str) -> Job:
         return await self._runner.run(job_flows.get(self._options, id_of(job)))
