@@ -126,6 +126,7 @@ class BatchService:
         created_s, index = record.created_ms // 1000, 0
         for lines in self._jobs.store.output(record, 0, record.done):
             written: list[bytes] = []
+            # The results come first in `zip`, so that it takes no id that it does not use.
             for result, custom_id in zip(map(json.loads, lines), ids, strict=False):
                 request_id, index = f"{record.id}-{index}", index + 1
                 if isinstance(result, dict) and failed:

@@ -10,6 +10,12 @@ from api.schemas import IDEMPOTENCY_KEY, Error, ValidationFailed
 Options = dict[str, Any]
 
 _LOCATION = {"Location": {"description": "The path of the job", "schema": {"type": "string"}}}
+_WEBHOOK_URL = {
+    "name": "Webhook-URL",
+    "in": "header",
+    "schema": {"type": "string", "format": "uri", "maxLength": 2048},
+    "description": "Is notified when the job has ended; 422 if the service has no webhooks",
+}
 _TEXTS = {
     "type": "object",
     "required": ["text"],
@@ -52,7 +58,7 @@ SUBMIT: Options = {
         507: error("The storage limit of all jobs (jobs_full) or of yours (client_jobs_full) is reached"),
     },
     "openapi_extra": {
-        "parameters": [IDEMPOTENCY_KEY],
+        "parameters": [IDEMPOTENCY_KEY, _WEBHOOK_URL],
         "requestBody": {
             "required": True,
             "content": {

@@ -50,16 +50,13 @@ def _add_submission(router: APIRouter, service: JobService, max_body_bytes: int)
     async def submit(
         request: Request,
         keep_input: Annotated[bool, Query(description="Keep the texts after the job has ended")] = False,
-        webhook_url: Annotated[str, Header(description="Is notified when the job has ended")] = "",
     ) -> Response:
         """The body is read as a stream. If any part of it is invalid, no job is created."""
         headers: RequestHeaders = request.scope["state"]["headers"]
         check_length(headers, max_body_bytes)
         check_encoding(headers)
         try:
-            record, new = await service.take_body(
-                headers, request.receive, keep_input=keep_input, webhook=webhook_url
-            )
+            record, new = await service.take_body(headers, request.receive, keep_input=keep_input)
         except ClientDisconnect:
             return Response(status_code=499)
         return await _job(service, record, 202 if new else 200)

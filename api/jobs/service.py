@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from anyio import CapacityLimiter, to_thread
 
@@ -103,7 +103,7 @@ class JobService:
         return self._keys.owner(headers)
 
     async def take_body(
-        self, headers: RequestHeaders, receive: Receive, *, keep_input: bool = False, webhook: str = ""
+        self, headers: RequestHeaders, receive: Receive, *, keep_input: bool = False
     ) -> tuple[JobRecord, bool]:
         """Creates a job from a request body while it arrives. Returns the job, and whether it is new.
 
@@ -113,7 +113,7 @@ class JobService:
         texts = READERS[kind](self.uploader.counted(blocks(receive)))
         # Only the column `text` of a CSV is stored, so its Content-Length does not predict the stored size.
         size = 0 if kind == "text/csv" else int(headers.found.get(b"content-length", b"0"))
-        submission = self._submission(headers, keep_input=keep_input, webhook=self._checked_url(webhook))
+        submission = self._submission(headers, keep_input=keep_input)
         return await self._take(headers, texts, submission, size)
 
     async def take_texts(self, headers: RequestHeaders, texts: Sequence[str]) -> tuple[JobRecord, bool]:
@@ -131,19 +131,21 @@ class JobService:
     ) -> tuple[JobRecord, bool]:
         return await self.upload(self.uploader.take, self.job_id(headers), texts, submission, size)
 
-    def _submission(self, headers: RequestHeaders, **options: Any) -> Submission:
-        return Submission(self.owner(headers), self.account(headers), trace=tracing.current(), **options)
+    def _submission(self, headers: RequestHeaders, keep_input: bool = False, batch: str = "") -> Submission:
+        owner, client, webhook = self.owner(headers), self.account(headers), self._webhook(headers)
+        return Submission(owner, client, keep_input, tracing.current(), batch, webhook)
 
-    def _checked_url(self, webhook: str) -> str:
-        """The URL of a webhook, whose addresses are checked when it is used. Raises Problem 422."""
-        if webhook and not self._webhooks:
+    def _webhook(self, headers: RequestHeaders) -> str:
+        """The `Webhook-URL`, if there is one; its addresses are checked when it is used. Raises Problem 422."""
+        url = headers.found.get(b"webhook-url", b"").decode("latin-1")
+        if url and not self._webhooks:
             raise Problem(422, "webhooks are not enabled: MILLRACE_WEBHOOK_SECRETS is not set")
         try:
-            if webhook:
-                parse_url(webhook)
+            if url:
+                parse_url(url)
         except AddressRefused as error:
             raise Problem(422, f"Webhook-URL {error}") from None
-        return webhook
+        return url
 
     def account(self, headers: RequestHeaders) -> str:
         """The client whose budget of bytes a request uses.
@@ -222,6 +224,7 @@ class JobService:
         return [record for record in self.store.records(ids) if record is not None], following
 
     async def call(self, function: Callable[..., T], *args: object) -> T:
+        """Calls a function that uses Redis, in a thread. Raises what it raises, and QueueUnavailable."""
         try:
             loop = asyncio.get_running_loop()
             return await loop.run_in_executor(self._threads, self._checked, function, *args)

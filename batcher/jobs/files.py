@@ -46,7 +46,7 @@ class FileStore:
     def put(self, file_id: str, blocks: Iterable[bytes], client: str, budget: Budget) -> tuple[int, int]:
         """Stores the content of a file that is not complete yet; returns its bytes and chunks.
 
-        Raises NoRoom. The caller completes the file with `keep`, or deletes it.
+        Raises NoRoom. The caller completes the file, or deletes it.
         """
         size, number = 0, 0
         for chunk in _chunks(blocks):

@@ -17,6 +17,7 @@ from typing import Literal, Self, overload
 
 import httpx
 
+from millrace_client import job_flows
 from millrace_client.common import becomes_job, check_texts, headers_of, job_error, refused_as_job
 from millrace_client.errors import MillraceError, RequestError, TextError
 from millrace_client.jobs import AsyncJobs
@@ -133,7 +134,7 @@ class AsyncClient:
                 raise job_error(job)
         finally:
             with suppress(MillraceError):
-                await self.jobs.cancel(job)
+                await self._runner.run(job_flows.cancel(self.options, job.id, job_flows.CLEAN_UP_S))
 
 
 async def _batches(texts: Texts, most_texts: int) -> AsyncIterator[Batch]:

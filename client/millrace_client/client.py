@@ -12,6 +12,7 @@ from typing import Literal, Self, overload
 
 import httpx
 
+from millrace_client import job_flows
 from millrace_client.common import becomes_job, check_texts, headers_of, job_error, refused_as_job
 from millrace_client.errors import MillraceError, RequestError, TextError
 from millrace_client.jobs import Jobs
@@ -123,7 +124,7 @@ class Client:
                 raise job_error(job)
         finally:
             with suppress(MillraceError):
-                self.jobs.cancel(job)
+                self._runner.run(job_flows.cancel(self.options, job.id, job_flows.CLEAN_UP_S))
 
 
 def _batches(texts: Iterable[str], most_texts: int) -> Iterator[Batch]:

@@ -21,6 +21,8 @@ SUBMIT_S = 300.0
 WAIT_S = 10.0
 PAUSE_S = 0.5
 PAGE = 5000
+# How long to try to delete the job of results that have been read, or that are no longer wanted.
+CLEAN_UP_S = 5.0
 
 
 class Spool:
@@ -85,11 +87,11 @@ def page(options: Options, job_id: str, offset: int) -> Flow[tuple[list[Result],
         yield from get(options, job_id, WAIT_S)
 
 
-def cancel(options: Options, job_id: str) -> Flow[None]:
+def cancel(options: Options, job_id: str, within_s: float) -> Flow[None]:
     """Cancels a job, or deletes it if it has ended. A job that does not exist is not an error."""
     send = Send("DELETE", f"/jobs/{job_id}", repeatable=False)  # a second one would delete the results
     try:
-        yield from exchange(options, send, options.now() + options.budget_s)
+        yield from exchange(options, send, options.now() + within_s)
     except RequestError as error:
         if error.status != 404:
             raise

@@ -61,7 +61,7 @@ class Jobs:
 
     def cancel(self, job: Job | str) -> None:
         """Cancels a job, or deletes it and its results if it has ended."""
-        self._runner.run(job_flows.cancel(self._options, id_of(job)))
+        self._runner.run(job_flows.cancel(self._options, id_of(job), self._options.budget_s))
 
 
 class AsyncJobs:
@@ -115,4 +115,4 @@ class AsyncJobs:
 
     async def cancel(self, job: Job | str) -> None:
         """Cancels a job, or deletes it and its results if it has ended."""
-        await self._runner.run(job_flows.cancel(self._options, id_of(job)))
+        await self._runner.run(job_flows.cancel(self._options, id_of(job), self._options.budget_s))
