@@ -136,7 +136,7 @@ class JobService:
         return Submission(owner, client, keep_input, tracing.current(), batch, webhook)
 
     def _webhook(self, headers: RequestHeaders) -> str:
-        """The `Webhook-URL`, if there is one; its addresses are checked when it is used. Raises Problem 422."""
+        """The `Webhook-URL` or "". Its addresses are checked when it is used. Raises Problem 422."""
         url = headers.found.get(b"webhook-url", b"").decode("latin-1")
         if url and not self._webhooks:
             raise Problem(422, "webhooks are not enabled: MILLRACE_WEBHOOK_SECRETS is not set")

@@ -59,3 +59,11 @@ async def test_a_cancelled_job_is_notified_too(start: Start) -> None:
     job = (await api.submit("a", webhook_url="http://127.0.0.1:8080/")).json()
     cancelled = (await api.client.delete(f"/jobs/{job['id']}")).json()
     assert cancelled["webhook"]["next_at"] is not None
+
+
+async def test_a_request_that_becomes_a_job_may_have_a_webhook(start: Start) -> None:
+    api = await start(**ALLOWED)
+    headers = {"prefer": "respond-async", "webhook-url": "http://127.0.0.1:8080/"}
+    answer = await api.client.post("/predict", json={"text": ["a"]}, headers=headers)
+    assert answer.status_code == 202
+    assert answer.json()["webhook"]["host"] == "127.0.0.1:8080"
