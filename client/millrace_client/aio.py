@@ -63,12 +63,12 @@ class AsyncClient:
     @overload
     def classify(
         self, texts: Texts, *, errors: Literal["raise"] = ..., progress: OnProgress | None = ...
-    ) -> AsyncIterator[Prediction]: ...
+    ) -> AsyncGenerator[Prediction, None]: ...
 
     @overload
     def classify(
         self, texts: Texts, *, errors: Literal["return"], progress: OnProgress | None = ...
-    ) -> AsyncIterator[Prediction | TextError]: ...
+    ) -> AsyncGenerator[Prediction | TextError, None]: ...
 
     def classify(
         self,
@@ -76,7 +76,7 @@ class AsyncClient:
         *,
         errors: Literal["raise", "return"] = "raise",
         progress: OnProgress | None = None,
-    ) -> AsyncIterator[Result]:
+    ) -> AsyncGenerator[Result, None]:
         """Yields the result of every text, in order; requests are sent while they are consumed.
 
         A text that fails raises TextError, or with errors="return" yields it in its place. Also raises
@@ -146,7 +146,7 @@ async def _batches(texts: Texts, most_texts: int) -> AsyncIterator[Batch]:
         yield last
 
 
-async def _raised(results: AsyncGenerator[Result]) -> AsyncIterator[Prediction]:
+async def _raised(results: AsyncGenerator[Result]) -> AsyncGenerator[Prediction]:
     async with aclosing(results):
         async for result in results:
             if isinstance(result, TextError):

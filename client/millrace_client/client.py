@@ -56,12 +56,12 @@ class Client:
     @overload
     def classify(
         self, texts: Iterable[str], *, errors: Literal["raise"] = ..., progress: OnProgress | None = ...
-    ) -> Iterator[Prediction]: ...
+    ) -> Generator[Prediction, None, None]: ...
 
     @overload
     def classify(
         self, texts: Iterable[str], *, errors: Literal["return"], progress: OnProgress | None = ...
-    ) -> Iterator[Prediction | TextError]: ...
+    ) -> Generator[Prediction | TextError, None, None]: ...
 
     def classify(
         self,
@@ -69,7 +69,7 @@ class Client:
         *,
         errors: Literal["raise", "return"] = "raise",
         progress: OnProgress | None = None,
-    ) -> Iterator[Result]:
+    ) -> Generator[Result, None, None]:
         """Yields the result of every text, in order; requests are sent while they are consumed.
 
         A text that fails raises TextError, or with errors="return" yields it in its place. Also raises
@@ -136,7 +136,7 @@ def _batches(texts: Iterable[str], most_texts: int) -> Iterator[Batch]:
         yield last
 
 
-def _raised(results: Generator[Result]) -> Iterator[Prediction]:
+def _raised(results: Generator[Result]) -> Generator[Prediction]:
     with closing(results):
         for result in results:
             if isinstance(result, TextError):

@@ -126,7 +126,7 @@ def test_an_endless_iterable_is_read_only_a_little_ahead() -> None:
     with service.client(batch_texts=10, concurrency=2) as client:
         results = client.classify(endless())
         assert labels(islice(results, 100)) == WORDS
-        results.close()  # type: ignore[attr-defined]
+        results.close()
     assert read <= 100 + 2 * 2 * 10 + 1
 
 
@@ -146,7 +146,7 @@ async def test_the_same_with_asyncio_which_also_reads_asynchronous_iterables() -
             got.append(result.label)
             if len(got) == 100:
                 break
-        await results.aclose()  # type: ignore[attr-defined]
+        await results.aclose()
     assert got == WORDS
     assert read <= 100 + 2 * 2 * 10 + 1
 
@@ -188,7 +188,7 @@ async def test_requests_are_cancelled_when_the_results_are_no_longer_read() -> N
         results = client.classify(WORDS)
         assert (await anext(results)).label == "text 0"
         await asyncio.sleep(0)
-        await results.aclose()  # type: ignore[attr-defined]
+        await results.aclose()
     assert cancelled == [True, True]
 
 
