@@ -26,10 +26,10 @@ help: ## list the targets
 install: $(STAMP) ## create .venv with all dependencies and .venv/bin/millrace
 
 # Torch is installed first and pinned: a wider range could select builds that are gigabytes larger.
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml client/pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) -c constraints.txt $(TORCH)
-	$(BIN)/pip install -c constraints.txt -e ".[dev]"
+	$(BIN)/pip install -c constraints.txt -e ".[dev]" -e ./client
 	@touch $@
 
 .PHONY: run
@@ -111,5 +111,5 @@ format: $(STAMP) ## format the code
 
 .PHONY: clean
 clean: ## remove build outputs and caches; keeps .venv and data
-	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf build dist *.egg-info client/build client/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -exec rm -rf {} +

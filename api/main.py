@@ -15,6 +15,7 @@ from api.asgi.exceptions import EXCEPTION_HANDLERS
 from api.asgi.middleware import ASGIResponse, RequestMiddleware
 from api.auth import Authenticator
 from api.backend import Cache, Hub
+from api.batches.routes import batch_routes
 from api.docs_page import docs_routes
 from api.health import Health, health_routes
 from api.jobs.routes import JobDeferral, job_routes
@@ -95,6 +96,7 @@ def create_app(
     app.include_router(_predict_route(predict))
     app.include_router(health_routes(health, hub, lookup.models, metrics, publish, lifecycle))
     app.include_router(job_routes(jobs, settings.max_job_body_bytes))
+    app.include_router(batch_routes(jobs))
     app.include_router(stats_routes(stats))
     app.include_router(docs_routes(app))
     app.include_router(ui_routes(settings.page))

@@ -8,8 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AliasChoices, Field, SecretStr, StringConstraints
+from pydantic import AliasChoices, Field, SecretStr, StringConstraints, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from batcher.webhook_address import parse_networks
+from batcher.webhook_signing import parse_secrets
 
 ServiceName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
@@ -105,6 +108,25 @@ class JobSettings(QueueSettings):
     max_jobs_bytes: int = Field(default=384 * 1024**2, ge=1024)
     max_client_jobs_bytes: int = Field(default=192 * 1024**2, ge=1024)
     jobs_port: int = Field(default=0, ge=0, le=65535)
+    # Comma-separated keys that sign webhooks: whsec_ and base64. If empty, jobs cannot have a webhook.
+    webhook_secrets: SecretStr = SecretStr("")
+    # Comma-separated addresses or networks that webhooks may be sent to although they are not public.
+    webhook_networks: str = ""
+
+    @field_validator("webhook_secrets")
+    @classmethod
+    def _check_secrets(cls, value: SecretStr) -> SecretStr:
+        parse_secrets(value.get_secret_value())
+        return value
+
+    @field_validator("webhook_networks")
+    @classmethod
+    def _check_webhook_networks(cls, value: str) -> str:
+        try:
+            parse_networks(value)
+        except ValueError as error:
+            raise ValueError("must be addresses or networks: 10.0.0.0/8, fd00::/8") from error
+        return value
 
     @property
     def jobs_url(self) -> str:

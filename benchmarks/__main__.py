@@ -26,6 +26,7 @@ SUITE: dict[str, tuple[str, ...]] = {
     "hit": ("--rounds", "3", "--seconds", "2"),
     "miss": ("--engines", "torch:f32,openvino:bf16,openvino:int8", "--loads", "32x8", "--seconds", "8"),
     "overload": (),
+    "crowd": (),
 }
 
 

@@ -19,7 +19,7 @@ METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 
 
 async def answer_error(request: Request, error: Exception) -> Response:
-    problem = _problem(error)
+    problem = problem_for(error)
     if problem.status == 405:
         problem.headers = [(b"allow", _allowed(request.scope))]
     headers: RequestHeaders = request.scope["state"]["headers"]
@@ -38,7 +38,7 @@ def _allowed(scope: Scope) -> bytes:
     return ", ".join(filter(has, METHODS)).encode("ascii")
 
 
-def _problem(error: Exception) -> Problem:
+def problem_for(error: Exception) -> Problem:
     if isinstance(error, Problem):
         return error
     if isinstance(error, MillraceError):

@@ -10,6 +10,12 @@ from api.schemas import IDEMPOTENCY_KEY, Error, ValidationFailed
 Options = dict[str, Any]
 
 _LOCATION = {"Location": {"description": "The path of the job", "schema": {"type": "string"}}}
+_WEBHOOK_URL = {
+    "name": "Webhook-URL",
+    "in": "header",
+    "schema": {"type": "string", "format": "uri", "maxLength": 2048},
+    "description": "Is notified when the job has ended; 422 if the service has no webhooks",
+}
 _TEXTS = {
     "type": "object",
     "required": ["text"],
@@ -21,38 +27,38 @@ _LINES = {"type": "string", "example": '"I hate you."\n{"text": "I love you."}\n
 _COLUMN = {"type": "string", "example": 'text\n"I hate you."\n"I love you."\n'}
 
 
-def _error(text: str, model: type = Error) -> Options:
+def error(text: str, model: type = Error) -> Options:
     return {"model": model, "description": text}
 
 
-_ALWAYS: dict[int | str, Options] = {
-    401: _error("API key missing or invalid"),
-    403: _error("Host name not allowed (host_not_allowed), or cross-site request (cross_site)"),
-    422: _error("Invalid parameter", ValidationFailed),
-    429: _error("Rate limit exceeded (rate_limited); see Retry-After"),
-    503: _error("Redis does not answer; see Retry-After"),
+ALWAYS: dict[int | str, Options] = {
+    401: error("API key missing or invalid"),
+    403: error("Host name not allowed (host_not_allowed), or cross-site request (cross_site)"),
+    422: error("Invalid parameter", ValidationFailed),
+    429: error("Rate limit exceeded (rate_limited); see Retry-After"),
+    503: error("Redis does not answer; see Retry-After"),
 }
-_NOT_FOUND: dict[int | str, Options] = {404: _error("No such job, or it has expired")}
+NOT_FOUND: dict[int | str, Options] = {404: error("No such job, or it has expired")}
 
 SUBMIT: Options = {
     "responses": {
-        **_ALWAYS,
+        **ALWAYS,
         200: {
             "model": Job,
             "description": "The existing job with this Idempotency-Key",
             "headers": _LOCATION,
         },
         202: {"model": Job, "description": "A new job", "headers": _LOCATION},
-        408: _error("The body stopped arriving"),
-        409: _error("The Idempotency-Key belongs to a job with other texts (idempotency_conflict)"),
-        413: _error("The body, or its texts and results (job_too_large), are too large; nothing is stored"),
-        415: _error("The content type is not JSON, NDJSON or CSV, or the body is compressed"),
-        422: _error("The body is invalid at `line` (JSON: `index`)", ValidationFailed),
-        429: _error("Too many jobs are waiting (too_many_jobs), or rate limit exceeded (rate_limited)"),
-        507: _error("The storage limit of all jobs (jobs_full) or of yours (client_jobs_full) is reached"),
+        408: error("The body stopped arriving"),
+        409: error("The Idempotency-Key belongs to a job with other texts (idempotency_conflict)"),
+        413: error("The body, or its texts and results (job_too_large), are too large; nothing is stored"),
+        415: error("The content type is not JSON, NDJSON or CSV, or the body is compressed"),
+        422: error("The body is invalid at `line` (JSON: `index`)", ValidationFailed),
+        429: error("Too many jobs are waiting (too_many_jobs), or rate limit exceeded (rate_limited)"),
+        507: error("The storage limit of all jobs (jobs_full) or of yours (client_jobs_full) is reached"),
     },
     "openapi_extra": {
-        "parameters": [IDEMPOTENCY_KEY],
+        "parameters": [IDEMPOTENCY_KEY, _WEBHOOK_URL],
         "requestBody": {
             "required": True,
             "content": {
@@ -63,12 +69,12 @@ SUBMIT: Options = {
         },
     },
 }
-LIST: Options = {"responses": _ALWAYS}
-FIND: Options = {"responses": {**_ALWAYS, **_NOT_FOUND}}
+LIST: Options = {"responses": ALWAYS}
+FIND: Options = {"responses": {**ALWAYS, **NOT_FOUND}}
 EVENTS: Options = {
     "responses": {
-        **_ALWAYS,
-        **_NOT_FOUND,
+        **ALWAYS,
+        **NOT_FOUND,
         200: {
             "description": "`progress` events, then `end`. The data is the job, the event id its version",
             "content": {"text/event-stream": {"schema": {"type": "string"}}},
@@ -79,8 +85,8 @@ EVENTS: Options = {
 PREDICTIONS: Options = {
     "summary": "Results, in the order of the texts",
     "responses": {
-        **_ALWAYS,
-        **_NOT_FOUND,
+        **ALWAYS,
+        **NOT_FOUND,
         200: {
             "model": JobPredictions,
             "description": "JSON, NDJSON (one result per line) or CSV (index,label,score,error), by Accept",
@@ -99,8 +105,8 @@ PREDICTIONS: Options = {
 TEXTS: Options = {
     "summary": "Texts, in their order",
     "responses": {
-        **_ALWAYS,
-        404: _error("No such job, it has expired, or its texts are not kept (no_texts)"),
+        **ALWAYS,
+        404: error("No such job, it has expired, or its texts are not kept (no_texts)"),
         200: {
             "description": "One JSON string per line; null for a text that was too long",
             "content": {"application/x-ndjson": {"schema": {"type": "string"}}},
@@ -109,8 +115,8 @@ TEXTS: Options = {
 }
 CANCEL: Options = {
     "responses": {
-        **_ALWAYS,
-        **_NOT_FOUND,
+        **ALWAYS,
+        **NOT_FOUND,
         200: {"model": Job, "description": "Cancelled"},
         204: {"description": "Deleted, because it had ended"},
     }

@@ -20,6 +20,18 @@ Reader = Callable[[Iterable[bytes]], Iterator[str]]
 
 def read_ndjson(blocks: Iterable[bytes]) -> Iterator[str]:
     """Reads one JSON string, or one object with the string `text`, per line. Empty lines are skipped."""
+    for number, value in read_lines(blocks):
+        text = value.get("text") if isinstance(value, dict) else value
+        if not isinstance(text, str):
+            message = 'expected a JSON string, or an object with the string "text"'
+            raise invalid_body("string_type", message, line=number)
+        if not is_unicode(text):
+            raise invalid_body("string_unicode", HALF_PAIR, line=number)
+        yield text
+
+
+def read_lines(blocks: Iterable[bytes]) -> Iterator[tuple[int, Any]]:
+    """Yields the JSON value of each line of NDJSON, and its number. Empty lines are skipped."""
     for number, line in enumerate(_lines(blocks), 1):
         if not line.strip():
             continue
@@ -29,13 +41,7 @@ def read_ndjson(blocks: Iterable[bytes]) -> Iterator[str]:
             raise invalid_body("duplicate_key", "a field is given more than once", line=number) from None
         except (ValueError, RecursionError):
             raise invalid_body("json_invalid", "not valid JSON", line=number) from None
-        text = value.get("text") if isinstance(value, dict) else value
-        if not isinstance(text, str):
-            message = 'expected a JSON string, or an object with the string "text"'
-            raise invalid_body("string_type", message, line=number)
-        if not is_unicode(text):
-            raise invalid_body("string_unicode", HALF_PAIR, line=number)
-        yield text
+        yield number, value
 
 
 def read_csv(blocks: Iterable[bytes]) -> Iterator[str]:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field
 
 from api.schemas import LabelScore
 from batcher.jobs.records import JobRecord, JobStatus
+from batcher.webhook_address import parse_url
 
 PageType = Literal["application/json", "application/x-ndjson", "text/csv"]
 PAGE_TYPES: tuple[PageType, ...] = get_args(PageType)
@@ -23,6 +24,22 @@ class JobError(BaseModel):
 
     code: str
     detail: str
+
+
+class DeliveryAttempt(BaseModel):
+    """One attempt to send the webhook: the status of the response, or why there was none."""
+
+    at: datetime
+    status: int | None
+    error: str
+
+
+class Webhook(BaseModel):
+    """The webhook of a job, by the host that receives it. `next_at` is null if no attempt will follow."""
+
+    host: str
+    attempts: list[DeliveryAttempt]
+    next_at: datetime | None
 
 
 class Job(BaseModel):
@@ -42,6 +59,7 @@ class Job(BaseModel):
     model: str | None = Field(description="name@revision of the newest results")
     bytes: int = Field(description="Size of the stored texts and results, which deleting the job frees")
     error: JobError | None
+    webhook: Webhook | None = Field(description="Deliveries of the webhook, if the job has one")
 
 
 class JobList(BaseModel):
@@ -85,6 +103,16 @@ def job_body(record: JobRecord, position: int | None = None) -> Job:
         model=record.model or None,
         bytes=record.held_bytes,
         error=JobError(code=record.error_code, detail=record.error) if record.error_code else None,
+        webhook=_webhook(record) if record.webhook else None,
+    )
+
+
+def _webhook(record: JobRecord) -> Webhook:
+    due_ms = record.next_delivery_ms
+    return Webhook(
+        host=parse_url(record.webhook).authority,
+        attempts=[DeliveryAttempt.model_validate(attempt) for attempt in record.deliveries],
+        next_at=None if due_ms is None else _time(due_ms),
     )
 
 

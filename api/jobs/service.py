@@ -12,14 +12,13 @@ import secrets
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
-from time import monotonic
 from typing import TypeVar
 
-from anyio import CapacityLimiter, fail_after, from_thread, to_thread
-from starlette.requests import ClientDisconnect
+from anyio import CapacityLimiter, to_thread
 
-from api.asgi.http import CLOSE, Receive, RequestHeaders, is_json
+from api.asgi.http import CLOSE, Receive, RequestHeaders
 from api.errors import Problem
+from api.jobs.body import blocks, media_type
 from api.jobs.parsers import READERS
 from api.jobs.upload import JobUploader, Limits
 from api.jobs.watcher import JobWatch
@@ -33,15 +32,13 @@ from batcher.jobs.records import JobRecord
 from batcher.jobs.rq_queue import JobQueue
 from batcher.jobs.store import JobStore
 from batcher.jobs.upload import Budget, Submission
+from batcher.webhook_address import AddressRefused, parse_url
 
 # How many commands run, and how many bodies are read, at the same time. Further bodies wait unread.
 THREADS = 4
 UPLOADS = 4
 # How many bodies may wait.
 WAITING_UPLOADS = 64
-# The longest pause between two parts of a body, and the lowest average rate in bytes/s after that time.
-BLOCK_S = 30.0
-SLOWEST = 16 * 1024
 REDIS_TIMEOUT_S = 2.0
 MAX_KEY = 255
 _job_id = re.compile("[0-9a-f]{32}").fullmatch
@@ -65,6 +62,7 @@ class JobService:
         self.draining = draining
         self._queue = queue
         self._keys = keys
+        self._webhooks = bool(settings.webhook_secrets.get_secret_value())
         # The owner whose jobs all viewers of /stats may see: "" (all) without keys, None with several names.
         names = sorted(set(settings.key_names.values()))
         self.shown_owner = None if len(names) > 1 else f"key:{names[0]}" if names else ""
@@ -72,7 +70,8 @@ class JobService:
         limits = Limits(
             settings.max_job_body_bytes, settings.max_text_chars, settings.max_waiting_jobs, budget
         )
-        self._uploader = JobUploader(store, queue, limits)
+        self.limits = limits
+        self.uploader = JobUploader(store, queue, limits)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="jobs")
         self._uploads = CapacityLimiter(UPLOADS)
 
@@ -110,30 +109,61 @@ class JobService:
 
         Raises Problem, QueueUnavailable or ClientDisconnect.
         """
-        kind = _media_type(headers)
-        texts = READERS[kind](self._uploader.counted(_blocks(receive)))
+        kind = media_type(headers)
+        texts = READERS[kind](self.uploader.counted(blocks(receive)))
         # Only the column `text` of a CSV is stored, so its Content-Length does not predict the stored size.
         size = 0 if kind == "text/csv" else int(headers.found.get(b"content-length", b"0"))
-        return await self._take(headers, texts, keep_input, size)
+        submission = self._submission(headers, keep_input=keep_input)
+        return await self._take(headers, texts, submission, size)
 
     async def take_texts(self, headers: RequestHeaders, texts: Sequence[str]) -> tuple[JobRecord, bool]:
         """Creates a job from texts that have been read already."""
-        return await self._take(headers, iter(texts))
+        return await self._take(headers, iter(texts), self._submission(headers))
+
+    async def take_batch(
+        self, headers: RequestHeaders, texts: Iterator[str], batch: str
+    ) -> tuple[JobRecord, bool]:
+        """Creates a job that belongs to a batch; `batch` is what its record keeps of that."""
+        return await self._take(headers, texts, self._submission(headers, batch=batch))
 
     async def _take(
-        self, headers: RequestHeaders, texts: Iterator[str], keep_input: bool = False, size: int = 0
+        self, headers: RequestHeaders, texts: Iterator[str], submission: Submission, size: int = 0
     ) -> tuple[JobRecord, bool]:
-        job_id = self.job_id(headers)
-        # The client may be an IP address, which is personal data. A hash is enough to distinguish clients.
-        client = sha256(self._keys.client(headers).encode()).hexdigest()[:16]
-        submission = Submission(self.owner(headers), client, keep_input, tracing.current())
+        return await self.upload(self.uploader.take, self.job_id(headers), texts, submission, size)
+
+    def _submission(self, headers: RequestHeaders, keep_input: bool = False, batch: str = "") -> Submission:
+        owner, client, webhook = self.owner(headers), self.account(headers), self._webhook(headers)
+        return Submission(owner, client, keep_input, tracing.current(), batch, webhook)
+
+    def _webhook(self, headers: RequestHeaders) -> str:
+        """The `Webhook-URL` or "". Its addresses are checked when it is used. Raises Problem 422."""
+        url = headers.found.get(b"webhook-url", b"").decode("latin-1")
+        if url and not self._webhooks:
+            raise Problem(422, "webhooks are not enabled: MILLRACE_WEBHOOK_SECRETS is not set")
+        try:
+            if url:
+                parse_url(url)
+        except AddressRefused as error:
+            raise Problem(422, f"Webhook-URL {error}") from None
+        return url
+
+    def account(self, headers: RequestHeaders) -> str:
+        """The client whose budget of bytes a request uses.
+
+        It may be an IP address, which is personal data. A hash is enough to distinguish clients.
+        """
+        return sha256(self._keys.client(headers).encode()).hexdigest()[:16]
+
+    async def upload(self, function: Callable[..., T], *args: object) -> T:
+        """Calls a function that reads a body, in one of the few threads for this.
+
+        Raises what it raises, QueueUnavailable, and Problem 503 if too many bodies wait.
+        """
         if self._uploads.statistics().tasks_waiting >= WAITING_UPLOADS:
             detail = "too many job uploads are waiting"
             raise Problem(503, detail, code="too_many_bodies", headers=(CLOSE,))
         try:
-            return await to_thread.run_sync(
-                self._checked, self._uploader.take, job_id, texts, submission, size, limiter=self._uploads
-            )
+            return await to_thread.run_sync(self._checked, function, *args, limiter=self._uploads)
         except REDIS_ERRORS as error:
             raise _unavailable() from error
 
@@ -148,11 +178,11 @@ class JobService:
 
     async def records(self, job_ids: Sequence[str]) -> list[JobRecord | None]:
         """Reads the records of several jobs in one round trip; None for a job that does not exist."""
-        return await self._call(self.store.records, job_ids)
+        return await self.call(self.store.records, job_ids)
 
     async def texts(self, record: JobRecord) -> Iterator[bytes]:
         """The texts of a job, one JSON string per line; null if it was too long. Raises Problem 404."""
-        first = await self._call(self.store.input, record.id, 0)
+        first = await self.call(self.store.input, record.id, 0)
         if first is None:
             detail = "the texts of this job are not kept; submit it with keep_input=true to keep them"
             raise Problem(404, detail, code="no_texts")
@@ -168,24 +198,24 @@ class JobService:
 
     async def position(self, record: JobRecord) -> int | None:
         """The position of a queued job, from 1; None if it is not queued."""
-        return await self._call(self.store.position, record) if record.status == "queued" else None
+        return await self.call(self.store.position, record) if record.status == "queued" else None
 
     async def cancel_or_delete(self, job_id: str, owner: str) -> JobRecord | None:
         """Cancels a job, or deletes it if it has ended and returns None. Raises Problem 404."""
         record = await self.find(job_id, owner)
         if record.ended:
-            await self._call(self.store.delete, job_id)
+            await self.call(self.store.delete, job_id)
             return None
-        await self._call(self.store.cancel, job_id)
+        await self.call(self.store.cancel, job_id)
         if record.status == "queued":
-            await self._call(self._queue.forget, job_id)
+            await self.call(self._queue.forget, job_id)
         return await self.find(job_id, owner)
 
     async def newest(
         self, status: str | None, limit: int, cursor: str, owner: str
     ) -> tuple[list[JobRecord], str | None]:
         """Up to `limit` jobs that `owner` may see, newest first, and the cursor of the next page."""
-        return await self._call(self._newest, status, limit, cursor, owner)
+        return await self.call(self._newest, status, limit, cursor, owner)
 
     def _newest(
         self, status: str | None, limit: int, cursor: str, owner: str
@@ -193,7 +223,8 @@ class JobService:
         ids, following = self.store.newest(limit, cursor, status=status, owner=owner)
         return [record for record in self.store.records(ids) if record is not None], following
 
-    async def _call(self, function: Callable[..., T], *args: object) -> T:
+    async def call(self, function: Callable[..., T], *args: object) -> T:
+        """Calls a function that uses Redis, in a thread. Raises what it raises, and QueueUnavailable."""
         try:
             loop = asyncio.get_running_loop()
             return await loop.run_in_executor(self._threads, self._checked, function, *args)
@@ -211,40 +242,3 @@ def not_found() -> Problem:
 
 def _unavailable() -> QueueUnavailable:
     return QueueUnavailable("Redis does not answer", retry_after_s=1.0)
-
-
-def _media_type(headers: RequestHeaders) -> str:
-    """The type of the body; "application/json" for every JSON type. Raises Problem 415."""
-    given = headers.found.get(b"content-type", b"")
-    kind = "application/json" if is_json(given) else given.decode("latin-1").partition(";")[0].strip().lower()
-    if kind not in READERS:
-        accepted = ", ".join(READERS)
-        detail = f"the content type must be one of {accepted}"
-        raise Problem(415, detail, headers=(CLOSE, (b"accept", accepted.encode())))
-    return kind
-
-
-def _blocks(receive: Receive) -> Iterator[bytes]:
-    """Yields the blocks of a body in a worker thread, and fetches each from the event loop when needed.
-
-    Raises ClientDisconnect, or Problem 408 if the client pauses for too long or sends too slowly.
-    """
-    began, size = monotonic(), 0
-
-    async def fetch() -> tuple[bytes, bool]:
-        try:
-            with fail_after(BLOCK_S):
-                message = await receive()
-        except TimeoutError:
-            raise Problem(408, "the body stopped arriving", headers=(CLOSE,)) from None
-        if message["type"] == "http.disconnect":
-            raise ClientDisconnect
-        return message.get("body", b""), message.get("more_body", False)
-
-    more = True
-    while more:
-        block, more = from_thread.run(fetch)
-        size += len(block)
-        if monotonic() - began > BLOCK_S + size / SLOWEST:
-            raise Problem(408, "the body arrives too slowly", headers=(CLOSE,))
-        yield block

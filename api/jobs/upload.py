@@ -113,7 +113,7 @@ class JobUploader:
         try:
             yield
         except NoRoom as error:
-            raise _no_room(error, self._limits.budget) from None
+            raise no_room(error, self._limits.budget) from None
 
     def _same(self, record: JobRecord, digest: str) -> JobRecord:
         if record.digest != digest:
@@ -159,7 +159,7 @@ def _digested(texts: Iterator[str], update: Callable[[bytes], None]) -> Iterator
         yield text
 
 
-def _no_room(error: NoRoom, budget: Budget) -> Problem:
+def no_room(error: NoRoom, budget: Budget) -> Problem:
     """A 413 or 507, because waiting does not free any space, as 429 with Retry-After would suggest."""
     advice = "delete jobs that have ended"
     if error.refusal == "large":

@@ -20,6 +20,7 @@ from batcher.core.outage import REDIS_ERRORS
 from batcher.errors import NoJobs
 from batcher.hub.hub import ReplyHub
 from batcher.hub.shared_cache import SharedCache
+from batcher.jobs import webhooks
 from batcher.jobs.job_class import ClassifyJob
 from batcher.jobs.metrics import JobsMetrics
 from batcher.jobs.recovery import JobRecovery
@@ -123,6 +124,8 @@ def main(settings: JobSettings | None = None) -> int:
         log.error("Cannot bind port %d: %s", settings.jobs_port, error, extra={"action": "jobs.unable"})
         return EXIT_UNABLE
     log.info("ready", extra={"action": "jobs.ready", "queue": f"millrace-{settings.name}"})
+    client = connect(settings.jobs_url, timeout_s=5.0, retries=1, connections=webhooks.THREADS)
+    sending = webhooks.start(JobStore(client, settings.name, settings.job_ttl_s), settings)
     try:
         while _work_once(settings):
             time.sleep(RESTART_S)
@@ -130,6 +133,7 @@ def main(settings: JobSettings | None = None) -> int:
         log.error("%s", error, extra={"action": "jobs.unable"})
         return EXIT_UNABLE
     finally:
+        sending.set()
         if probes is not None:
             probes.close()
     log.info("stopped", extra={"action": "jobs.stopped"})

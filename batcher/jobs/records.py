@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 JobStatus = Literal["queued", "running", "finished", "failed", "cancelled"]
 STATUSES: tuple[JobStatus, ...] = get_args(JobStatus)
@@ -36,6 +37,12 @@ class JobRecord:
     # Bytes of texts and results that it holds in Redis, and whether its texts are kept after it ends.
     held_bytes: int = 0
     keep_input: bool = False
+    # What the batch it belongs to has to know, as JSON; "" if it does not belong to one.
+    batch: str = ""
+    # The URL that is notified of its end, the attempts at that so far, and when the next one is due.
+    webhook: str = ""
+    deliveries: Sequence[Mapping[str, Any]] = ()
+    next_delivery_ms: int | None = None
 
     def shown_to(self, owner: str) -> bool:
         """Whether `owner` may see this job; the owner "" may see all jobs."""
@@ -128,4 +135,8 @@ def read_record(job_id: str, raw: Mapping[bytes, bytes]) -> JobRecord | None:
         owner=fields.get("owner", ""),
         held_bytes=int(fields.get("input_bytes", 0)) + int(fields.get("output_bytes", 0)),
         keep_input=fields.get("keep_input") == "1",
+        batch=fields.get("batch", ""),
+        webhook=fields.get("webhook", ""),
+        deliveries=json.loads(fields.get("deliveries", "[]")),
+        next_delivery_ms=number("next_delivery_ms"),
     )

@@ -10,6 +10,8 @@ job in the lists, is `microseconds of its creation:id`.
 | P:job:<id>:input    | hash | chunk number -> JSON list, null: text is too long | job ends | create        |
 | P:job:<id>:output   | list | chunks of results, one line of JSON per entry     | TTL      | append        |
 | P:job:<id>:upload:* | hash | input that is still arriving                      | 10 min   | upload        |
+| P:file:<id>         | hash | an uploaded file, and facts about it             | 2 TTL    | file_*        |
+| P:webhooks          | zset | jobs whose webhook is to be sent -> when         | TTL      | webhook_*     |
 | P:jobs              | zset | places of all jobs                                | TTL      | create        |
 | P:jobs:<status>     | zset | places of the jobs of each status                 | TTL      | all scripts   |
 | P:jobs:ends         | zset | place or upload -> when its lifetime ends         | TTL      | all scripts   |
@@ -26,12 +28,13 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import redis
 
 from batcher.core.scripts import call
+from batcher.jobs.files import FileStore
 from batcher.jobs.records import Attempt, Created, JobRecord, JobStatus, Totals, read_record
 from batcher.jobs.upload import UNBOUNDED, Budget, Submission, Upload
 
@@ -56,6 +59,7 @@ class JobStore:
         self._client = client
         self._prefix = jobs_prefix(name)
         self._ttl_ms = int(ttl_s * 1000)
+        self.files = FileStore(client, self._run, self._prefix, self._ttl_ms)
 
     # -- uploading ---------------------------------------------------------------------------------
 
@@ -74,6 +78,7 @@ class JobStore:
         submission = upload.submission
         args = [upload.total, upload.chunk_texts, upload.chunks, digest, self._ttl_ms, most_waiting]
         options = [submission.owner, submission.client, int(submission.keep_input), submission.trace]
+        options += [submission.batch, submission.webhook]
         outcome, known = self._run("job_create", upload.job_id, upload.nonce, *args, *options)
         return Created(outcome.decode(), (known or b"").decode())
 
@@ -116,6 +121,20 @@ class JobStore:
     def forgive(self, attempt: Attempt) -> None:
         """Stops an interrupted attempt from counting as one without progress."""
         self._run("job_forgive", attempt.job_id, attempt.token)
+
+    # -- webhooks ----------------------------------------------------------------------------------
+
+    def claim_webhook(self, lease_s: float) -> JobRecord | None:
+        """The job whose webhook is due next; no other caller gets it until the lease ends."""
+        job_id = self._run("webhook_claim", int(lease_s * 1000))
+        return None if job_id is None else self.record(job_id.decode())
+
+    def record_webhook(
+        self, record: JobRecord, attempts: Sequence[Mapping[str, object]], pause_s: float | None
+    ) -> None:
+        """Records the attempts so far, and that the next is due after `pause_s`; None: there is no other."""
+        pause = "" if pause_s is None else int(pause_s * 1000)
+        self._run("webhook_record", record.id, record.place, json.dumps(attempts), pause)
 
     # -- reading -----------------------------------------------------------------------------------
 

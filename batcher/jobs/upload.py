@@ -29,13 +29,16 @@ class Submission:
     """Who submits a job, and how.
 
     `owner` may see it ("": every client), its bytes count against the budget of `client`, and `trace` is the
-    traceparent of the request.
+    traceparent of the request. `batch` is what the record keeps of the batch that it belongs to, and
+    `webhook` is the URL that is notified of its end.
     """
 
     owner: str = ""
     client: str = ""
     keep_input: bool = False
     trace: str = ""
+    batch: str = ""
+    webhook: str = ""
 
 
 class NoRoom(Exception):

@@ -85,7 +85,7 @@ def test_what_is_imported_is_declared() -> None:
     allowed = {canonicalize_name(requirement.name) for requirement in declared()}
     allowed |= {"starlette", "pydantic-core"}  # part of the public API of fastapi and pydantic
     brought_by = packages_distributions()
-    own = {*PACKAGES, "tests", "benchmarks"}
+    own = {*PACKAGES, "millrace_client", "tests", "benchmarks"}
     imported = {
         name.split(".")[0] for path in [*MODULES, *(ROOT / "tests").rglob("*.py")] for name in imports(path)
     }

@@ -38,6 +38,7 @@ LEANT_ON = {
     "uvicorn.supervisors:Multiprocess": "run terminate_all",
     "starlette.responses:Response": "__call__",
     "starlette.routing": "Match",
+    "fastapi.routing:APIRoute": "get_route_handler",
     "redis.asyncio:Redis": "aclose connection_pool",
     "redis.asyncio.connection:Connection": """
         _parser _writer connect is_connected pack_commands read_response send_packed_command

@@ -57,12 +57,12 @@ local function remove(place)
   account(place, '', 0)
 end
 
--- Removes expired jobs and uploads: their keys, their places in the lists, and their bytes in the accounts.
+-- Removes expired jobs, uploads and files: their keys, their places in the lists, and their bytes in the accounts.
 local function prune()
   for _, member in ipairs(redis.call('ZRANGEBYSCORE', ENDS, '-inf', now, 'LIMIT', 0, 100)) do
-    local upload = string.match(member, '^upload:(.*)$')
-    if upload then
-      redis.call('UNLINK', P .. ':job:' .. upload)
+    local upload, file = string.match(member, '^upload:(.*)$'), string.match(member, '^file:(.*)$')
+    if upload or file then
+      redis.call('UNLINK', upload and P .. ':job:' .. upload or P .. ':file:' .. file)
     else
       local job = job_key(id_of(member))
       if redis.call('HGET', job, 'place') == member then redis.call('UNLINK', job, job .. ':input', job .. ':output') end
@@ -83,10 +83,10 @@ local function count(field, by, ttl)
   redis.call('PEXPIRE', TOTALS, ttl)
 end
 
--- Ends a job: removes its input unless it should be kept, and accounts for the bytes that remain.
+-- Ends a job: removes its input unless it should be kept, makes its webhook due, and accounts for the bytes that remain.
 local function finish(id, status, ttl, code, message)
   local job = job_key(id)
-  local fields = redis.call('HMGET', job, 'status', 'place', 'input_bytes', 'output_bytes', 'keep_input')
+  local fields = redis.call('HMGET', job, 'status', 'place', 'input_bytes', 'output_bytes', 'keep_input', 'webhook')
   local place, input = fields[2], tonumber(fields[3]) or 0
   redis.call('HSET', job, 'status', status, 'finished_ms', now, 'rate', 0)
   if code ~= '' then redis.call('HSET', job, 'error_code', code, 'error', message) end
@@ -98,5 +98,10 @@ local function finish(id, status, ttl, code, message)
   account(place, '', input + (tonumber(fields[4]) or 0))
   list(place, fields[1], status, ttl)
   count(status, 1, ttl)
+  if fields[6] and fields[6] ~= '' then
+    redis.call('ZADD', P .. ':webhooks', now, id)
+    redis.call('HSET', job, 'next_delivery_ms', now)
+    renew(ttl, { P .. ':webhooks' })
+  end
   set_lifetime(place, ttl, { job, job .. ':input', job .. ':output' })
 end

@@ -1,0 +1,106 @@
+"""Translates the lines of a batch: a request to /v1/moderations or /v1/classify is a text, and back.
+
+Each line has one text, so that the results of a job and the lines of its file correspond.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from api.asgi.json_reader import HALF_PAIR, is_unicode
+from api.errors import Problem, invalid_body
+from api.jobs.parsers import read_lines
+
+# The score from which on a category is flagged.
+FLAGGED = 0.5
+
+Scores = list[dict[str, Any]]
+
+
+def read_texts(blocks: Iterable[bytes], endpoint: str) -> Iterator[str]:
+    """Yields the text of every line. Raises Problem 422 for the first line that has none."""
+    for number, line in read_lines(blocks):
+        yield _text(line, number, endpoint)
+
+
+def custom_ids(blocks: Iterable[bytes]) -> Iterator[str]:
+    """Yields the custom id of every line of a file that `read_texts` has accepted."""
+    for _, line in read_lines(blocks):
+        yield line["custom_id"]
+
+
+def _text(line: Any, number: int, endpoint: str) -> str:
+    if not isinstance(line, dict):
+        raise invalid_body("dict_type", "expected an object", line=number)
+    if not isinstance(line.get("custom_id"), str):
+        raise invalid_body("missing", 'the string "custom_id" is missing', line=number)
+    if line.get("method") != "POST" or line.get("url") != endpoint:
+        raise invalid_body("value_error", f"expected method POST and url {endpoint}", line=number)
+    body = line.get("body")
+    given = body.get("input") if isinstance(body, dict) else None
+    if isinstance(given, list) and len(given) == 1:
+        (given,) = given
+    if not isinstance(given, str):
+        why = '"input" of the body must be one string: give each text its own line'
+        raise invalid_body("string_type", why, line=number)
+    if not is_unicode(given) or not is_unicode(line["custom_id"]):
+        raise invalid_body("string_unicode", HALF_PAIR, line=number)
+    return given
+
+
+def moderation(request_id: str, model: str, created_s: int, scores: Scores) -> dict[str, Any]:
+    """The answer of /v1/moderations. The categories are the labels of the model."""
+    by_label = {pair["label"]: pair["score"] for pair in scores}
+    flags = {label: score >= FLAGGED for label, score in by_label.items()}
+    result = {"flagged": any(flags.values()), "categories": flags, "category_scores": by_label}
+    return {"id": f"modr-{request_id}", "model": model, "results": [result]}
+
+
+def classification(request_id: str, model: str, created_s: int, scores: Scores) -> dict[str, Any]:
+    """The answer of /v1/classify: probabilities in the order of the label ids, and the best label."""
+    label = max(scores, key=lambda pair: pair["score"])["label"]
+    probabilities = [pair["score"] for pair in scores]
+    data = {"index": 0, "label": label, "probs": probabilities, "num_classes": len(scores)}
+    return {
+        "id": f"classify-{request_id}",
+        "object": "list",
+        "created": created_s,
+        "model": model,
+        "data": [data],
+    }
+
+
+ANSWERS: dict[str, Callable[[str, str, int, Scores], dict[str, Any]]] = {
+    "/v1/moderations": moderation,
+    "/v1/classify": classification,
+}
+
+
+def output_line(request_id: str, custom_id: str, status: int, body: dict[str, Any]) -> bytes:
+    """A line of an output or error file."""
+    line = {
+        "id": f"batch_req_{request_id}",
+        "custom_id": custom_id,
+        "response": {"status_code": status, "request_id": request_id, "body": body},
+        "error": None,
+    }
+    return json.dumps(line, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+
+
+# The status of a text's error, as /predict has it; 500 for the others.
+STATUS_OF = {"text_too_long": 413, "poison": 422}
+
+
+def error_body(code: str, detail: str, status: int) -> dict[str, Any]:
+    """An error as OpenAI's clients expect it."""
+    kind = "server_error" if status >= 500 else "invalid_request_error"
+    return {"error": {"message": detail, "type": kind, "param": None, "code": code}}
+
+
+def with_error(problem: Problem) -> Problem:
+    """Adds the error in OpenAI's format to the body of a problem."""
+    detail = problem.detail if isinstance(problem.detail, str) else problem.detail[0]["msg"]
+    problem.fields |= error_body(problem.code, detail, problem.status)
+    return problem

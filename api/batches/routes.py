@@ -1,0 +1,170 @@
+"""The routes of OpenAI's batches: /v1/files and /v1/batches. See docs/jobs.md."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path, Query, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response, StreamingResponse
+
+from api.asgi.exceptions import problem_for
+from api.asgi.http import BodyReader, RequestHeaders
+from api.batches.lines import with_error
+from api.batches.schemas import (
+    Batch,
+    BatchList,
+    BatchRequest,
+    FileDeleted,
+    FileObject,
+    batch_body,
+    read_request,
+)
+from api.batches.service import BatchService
+from api.errors import Problem
+from api.jobs.openapi import ALWAYS, NOT_FOUND, Options, error
+from api.jobs.service import JobService
+from batcher.errors import MillraceError
+
+# The body of a request to create a batch, and how long it may take to arrive.
+MOST_REQUEST_BYTES = 64 * 1024
+BODY_TIMEOUT_S = 30.0
+
+FileId = Annotated[str, Path(description="The id of the file")]
+BatchId = Annotated[str, Path(description="The id of the batch")]
+_FORM = {
+    "type": "object",
+    "required": ["file", "purpose"],
+    "properties": {
+        "purpose": {"type": "string", "enum": ["batch"]},
+        "file": {"type": "string", "format": "binary"},
+    },
+}
+_UPLOAD: Options = {
+    "responses": {
+        **ALWAYS,
+        408: error("The body stopped arriving"),
+        413: error("The file is too large; nothing is stored"),
+        415: error("The content type is not multipart/form-data, or the body is compressed"),
+        507: error("The storage limit of all jobs (jobs_full) or of yours (client_jobs_full) is reached"),
+    },
+    "openapi_extra": {
+        "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": _FORM}}}
+    },
+}
+_CREATE: Options = {
+    "responses": {
+        **ALWAYS,
+        **NOT_FOUND,
+        408: error("The body stopped arriving"),
+        409: error("The Idempotency-Key belongs to another job (idempotency_conflict)"),
+        413: error("The texts and their results are too large (job_too_large); nothing is stored"),
+        507: error("The storage limit of all jobs (jobs_full) or of yours (client_jobs_full) is reached"),
+    },
+    "openapi_extra": {
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": BatchRequest.model_json_schema()}},
+        }
+    },
+}
+_CONTENT: Options = {
+    "responses": {
+        **ALWAYS,
+        **NOT_FOUND,
+        200: {
+            "description": "The file; of a batch, one line for each result",
+            "content": {"application/octet-stream": {"schema": {"type": "string"}}},
+        },
+    }
+}
+_FIND: Options = {"responses": {**ALWAYS, **NOT_FOUND}}
+_DELETE: Options = {
+    "responses": {**ALWAYS, **NOT_FOUND, 409: error("The batch has not ended (batch_running)")}
+}
+
+
+class _Route(APIRoute):
+    """A route whose errors also have the format that OpenAI's clients read."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def handled(request: Request) -> Response:
+            try:
+                return await handle(request)
+            except (Problem, MillraceError, RequestValidationError) as failed:
+                raise with_error(problem_for(failed)) from failed
+
+        return handled
+
+
+def batch_routes(jobs: JobService) -> APIRouter:
+    router = APIRouter(prefix="/v1", tags=["batches"], route_class=_Route)
+    service = BatchService(jobs)
+
+    def owner(request: Request) -> str:
+        return jobs.owner(request.scope["state"]["headers"])
+
+    _add_files(router, service, owner)
+    _add_batches(router, service, owner)
+    return router
+
+
+def _add_files(router: APIRouter, service: BatchService, owner: Callable[[Request], str]) -> None:
+    @router.post("/files", summary="Upload the file of a batch", response_model=FileObject, **_UPLOAD)
+    async def upload(request: Request) -> Response:
+        """The form has the `purpose` "batch" and the `file`. Either the whole file is kept, or nothing."""
+        headers: RequestHeaders = request.scope["state"]["headers"]
+        try:
+            found = await service.upload(headers, request.receive)
+        except ClientDisconnect:
+            return Response(status_code=499)
+        return Response(found.model_dump_json(), media_type="application/json")
+
+    @router.get("/files/{file_id}", summary="A file", **_FIND)
+    async def file(request: Request, file_id: FileId) -> FileObject:
+        return await service.file(file_id, owner(request))
+
+    @router.get("/files/{file_id}/content", response_class=StreamingResponse, **_CONTENT)
+    async def content(request: Request, file_id: FileId) -> Response:
+        """The content of a file."""
+        found = await service.content(file_id, owner(request))
+        return StreamingResponse(found, media_type="application/octet-stream")
+
+    @router.delete("/files/{file_id}", summary="Delete a file", **_DELETE)
+    async def delete(request: Request, file_id: FileId) -> FileDeleted:
+        """Deleting the results of a batch also deletes the batch."""
+        await service.delete(file_id, owner(request))
+        return FileDeleted(id=file_id)
+
+
+def _add_batches(router: APIRouter, service: BatchService, owner: Callable[[Request], str]) -> None:
+    bodies = BodyReader(MOST_REQUEST_BYTES, BODY_TIMEOUT_S)
+
+    @router.post("/batches", summary="Create a batch", **_CREATE)
+    async def create(request: Request) -> Batch:
+        """Each line of the file is a request with one text. The batch is a job (`/jobs`)."""
+        headers: RequestHeaders = request.scope["state"]["headers"]
+        asked = read_request(await bodies.read(request.receive))
+        return batch_body(await service.create(headers, asked))
+
+    @router.get("/batches", summary="Batches, newest first", **_FIND)
+    async def list_batches(
+        request: Request, limit: Annotated[int, Query(ge=1, le=100)] = 20, after: str = ""
+    ) -> BatchList:
+        records, more = await service.newest(limit, after, owner(request))
+        data = [batch_body(record) for record in records]
+        first, last = (data[0].id, data[-1].id) if data else (None, None)
+        return BatchList(data=data, first_id=first, last_id=last, has_more=more)
+
+    @router.get("/batches/{batch_id}", summary="A batch", **_FIND)
+    async def find(request: Request, batch_id: BatchId) -> Batch:
+        return batch_body(await service.find(batch_id, owner(request)))
+
+    @router.post("/batches/{batch_id}/cancel", summary="Cancel a batch", **_FIND)
+    async def cancel(request: Request, batch_id: BatchId) -> Batch:
+        return batch_body(await service.cancel(batch_id, owner(request)))

@@ -1,0 +1,185 @@
+"""Batches as OpenAI's clients create them: an uploaded file whose lines become the texts of a job."""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from collections.abc import Iterator
+from contextlib import suppress
+
+from api.asgi.http import Receive, RequestHeaders, check_encoding, check_length
+from api.batches.lines import ANSWERS, STATUS_OF, custom_ids, error_body, output_line, read_texts
+from api.batches.multipart import FormReader, boundary_of, malformed
+from api.batches.schemas import BatchRequest, FileObject, file_body, output_body
+from api.errors import Problem
+from api.jobs.body import blocks
+from api.jobs.service import JobService
+from api.jobs.upload import no_room
+from batcher.core.outage import REDIS_ERRORS
+from batcher.jobs.files import FileRecord
+from batcher.jobs.records import JobRecord
+from batcher.jobs.upload import NoRoom
+
+MOST_NAME = 255
+# Jobs that are read at a time to find batches among them.
+PAGE = 200
+_file_id = re.compile(r"file-([0-9a-f]{32})(?:-(output|errors))?").fullmatch
+_batch_id = re.compile(r"batch_([0-9a-f]{32})").fullmatch
+
+
+class BatchService:
+    """Stores files, turns them into jobs, and writes the results of these jobs as files."""
+
+    def __init__(self, jobs: JobService) -> None:
+        self._jobs = jobs
+        self._files = jobs.store.files
+
+    # -- files -------------------------------------------------------------------------------------
+
+    async def upload(self, headers: RequestHeaders, receive: Receive) -> FileObject:
+        """Stores the file of a form while it arrives. Raises Problem, QueueUnavailable, ClientDisconnect."""
+        check_length(headers, self._jobs.limits.body_bytes)
+        check_encoding(headers)
+        boundary = boundary_of(headers.found.get(b"content-type", b"").decode("latin-1"))
+        owner, client = self._jobs.owner(headers), self._jobs.account(headers)
+        body = self._jobs.uploader.counted(blocks(receive))
+        return file_body(await self._jobs.upload(self._store, FormReader(body, boundary), owner, client))
+
+    def _store(self, form: FormReader, owner: str, client: str) -> FileRecord:
+        """Either the whole file is kept, or nothing."""
+        file_id, budget = secrets.token_hex(16), self._jobs.limits.budget
+        try:
+            purpose = name = ""
+            stored: tuple[int, int] | None = None
+            for part in form.parts():
+                if part.name == "purpose":
+                    purpose = part.value()
+                elif part.name == "file" and stored is None:
+                    name = (part.filename or "").encode("utf-8", "replace").decode()[:MOST_NAME]
+                    stored = self._files.put(file_id, part.content, client, budget)
+            if stored is None or purpose != "batch":
+                raise malformed('the form must have a "file", and the "purpose" batch')
+            record = self._files.complete(file_id, name, *stored, owner)
+            if record is None:
+                raise malformed("the file is empty")
+            return record
+        except NoRoom as error:
+            self._discard(file_id)
+            raise no_room(error, budget) from None
+        except BaseException:
+            self._discard(file_id)
+            raise
+
+    def _discard(self, file_id: str) -> None:
+        with suppress(*REDIS_ERRORS):  # else it expires
+            self._files.delete(file_id)
+
+    async def file(self, file_id: str, owner: str) -> FileObject:
+        """A file of `owner`. Raises Problem 404."""
+        given = await self._find(file_id, owner)
+        if isinstance(given, FileRecord):
+            return file_body(given)
+        size = await self._jobs.call(lambda: sum(map(len, self._content(given, file_id))))
+        return output_body(file_id, given, size)
+
+    async def content(self, file_id: str, owner: str) -> Iterator[bytes]:
+        """The content of a file of `owner`, which is read block by block. Raises Problem 404."""
+        given = await self._find(file_id, owner)
+        return self._content(given, file_id)
+
+    async def delete(self, file_id: str, owner: str) -> None:
+        """Deletes a file; that of results with all data of the batch. Raises Problem 404 and 409."""
+        given = await self._find(file_id, owner)
+        if isinstance(given, FileRecord):
+            await self._jobs.call(self._files.delete, given.id)
+        elif not await self._jobs.call(self._jobs.store.delete, given.id):
+            raise Problem(409, "the batch has not ended", code="batch_running")
+
+    async def _find(self, file_id: str, owner: str) -> FileRecord | JobRecord:
+        """An uploaded file, or the batch whose results a file has, with the file it was created from."""
+        match = _file_id(file_id)
+        if match is None:
+            raise _no_file()
+        if match[2] is not None:
+            record = await self.find(f"batch_{match[1]}", owner)
+            if await self._jobs.call(self._files.record, json.loads(record.batch)["file"]) is None:
+                raise _no_file("the input file of this batch, which has the ids of its lines, was deleted")
+            return record
+        found: FileRecord | None = await self._jobs.call(self._files.record, match[1])
+        if found is None or not found.shown_to(owner):
+            raise _no_file()
+        return found
+
+    def _content(self, given: FileRecord | JobRecord, file_id: str) -> Iterator[bytes]:
+        if isinstance(given, FileRecord):
+            return self._files.content(given)
+        return self._results(given, failed=file_id.endswith("errors"))
+
+    def _results(self, record: JobRecord, *, failed: bool) -> Iterator[bytes]:
+        """Yields the lines of all results that are errors, or of all that are not."""
+        batch = json.loads(record.batch)
+        file = self._files.record(batch["file"])
+        if file is None:
+            raise LookupError(f"file {batch['file']} no longer exists")
+        ids, answer = custom_ids(self._files.content(file)), ANSWERS[batch["endpoint"]]
+        created_s, index = record.created_ms // 1000, 0
+        for lines in self._jobs.store.output(record, 0, record.done):
+            written: list[bytes] = []
+            # The results come first in `zip`, so that it takes no id that it does not use.
+            for result, custom_id in zip(map(json.loads, lines), ids, strict=False):
+                request_id, index = f"{record.id}-{index}", index + 1
+                if isinstance(result, dict) and failed:
+                    error = result["error"]
+                    status = STATUS_OF.get(error["code"], 500)
+                    body = error_body(error["code"], error["detail"], status)
+                    written.append(output_line(request_id, custom_id, status, body))
+                elif not isinstance(result, dict) and not failed:
+                    body = answer(request_id, record.model, created_s, result)
+                    written.append(output_line(request_id, custom_id, 200, body))
+            yield b"".join(written)
+
+    # -- batches -----------------------------------------------------------------------------------
+
+    async def create(self, headers: RequestHeaders, asked: BatchRequest) -> JobRecord:
+        """Creates a job from the lines of a file. Raises Problem and QueueUnavailable."""
+        file = await self._find(asked.input_file_id, self._jobs.owner(headers))
+        if not isinstance(file, FileRecord):
+            raise _no_file()
+        batch = {"file": file.id, "endpoint": asked.endpoint, "metadata": asked.metadata}
+        texts = read_texts(self._files.content(file), asked.endpoint)
+        record, _ = await self._jobs.take_batch(headers, texts, json.dumps(batch))
+        if record.batch:
+            await self._jobs.call(self._files.renew, file.id)
+            return record
+        raise Problem(
+            409, "this Idempotency-Key belongs to a job", code="idempotency_conflict", job=record.id
+        )
+
+    async def find(self, batch_id: str, owner: str) -> JobRecord:
+        """The job of a batch of `owner`. Raises Problem 404."""
+        match = _batch_id(batch_id)
+        record = await self._jobs.find(match[1], owner) if match else None
+        if record is None or not record.batch:
+            raise Problem(404, "no such batch, or it has expired")
+        return record
+
+    async def newest(self, limit: int, after: str, owner: str) -> tuple[list[JobRecord], bool]:
+        """Up to `limit` batches after the batch `after`, newest first, and whether more follow."""
+        cursor: str | None = (await self.find(after, owner)).place if after else ""
+        found: list[JobRecord] = []
+        while cursor is not None and len(found) <= limit:
+            records, cursor = await self._jobs.newest(None, PAGE, cursor, owner)
+            found += [record for record in records if record.batch]
+        return found[:limit], len(found) > limit
+
+    async def cancel(self, batch_id: str, owner: str) -> JobRecord:
+        """Cancels a batch unless it has ended. Raises Problem 404."""
+        record = await self.find(batch_id, owner)
+        if record.ended:
+            return record
+        return await self._jobs.cancel_or_delete(record.id, owner) or record
+
+
+def _no_file(detail: str = "no such file, or it has expired") -> Problem:
+    return Problem(404, detail)

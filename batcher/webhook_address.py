@@ -1,0 +1,98 @@
+"""Where webhooks may be sent: public addresses over https, and networks that the operator allows.
+
+A name is resolved once for each request, all of its addresses are checked, and the connection is made to an
+address that was checked. So a name that resolves differently the next time (DNS rebinding) reaches nothing.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from urllib.parse import urlsplit
+
+MOST_URL = 2048
+Network = IPv4Network | IPv6Network
+Resolve = Callable[[str, int], Sequence[str]]
+# Prefixes of IPv6 addresses that contain an IPv4 address, which a gateway may forward to.
+_EMBEDDING = tuple(
+    ip_network(prefix) for prefix in ("64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32")
+)
+
+
+class AddressRefused(ValueError):
+    """The URL of a webhook, or an address of its host, is not allowed. The message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A URL, in parts. `path` includes the query."""
+
+    secure: bool
+    host: str
+    port: int
+    path: str
+
+    @property
+    def authority(self) -> str:
+        """The host as headers have it, with the port unless it is the default."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == (443 if self.secure else 80) else f"{host}:{self.port}"
+
+
+def parse_networks(value: str) -> list[Network]:
+    """Reads a comma-separated list of addresses or networks. Raises ValueError."""
+    return [ip_network(part.strip(), strict=False) for part in value.split(",") if part.strip()]
+
+
+def parse_url(url: str) -> Target:
+    """Reads the URL of a webhook. Raises AddressRefused."""
+    if len(url) > MOST_URL or not url.isascii() or not url.isprintable() or " " in url:
+        raise AddressRefused(f"must have at most {MOST_URL} printable ASCII characters, without spaces")
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        raise AddressRefused("is not a valid URL") from None
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise AddressRefused("must begin with https:// and a host")
+    if parts.username is not None or parts.password is not None:
+        raise AddressRefused("must not contain a user or a password")
+    secure = parts.scheme == "https"
+    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    return Target(secure, parts.hostname, port or (443 if secure else 80), path)
+
+
+def resolve(host: str, port: int) -> list[str]:
+    """The addresses of a host. Raises OSError."""
+    return [str(info[4][0]) for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+
+
+def checked_address(target: Target, allowed: Sequence[Network], resolver: Resolve = resolve) -> str:
+    """An address of the target. Raises AddressRefused if any of its addresses is not allowed, and OSError."""
+    addresses = resolver(target.host, target.port)
+    for address in addresses:
+        _check(address, target.secure, allowed)
+    if not addresses:
+        raise OSError("the host has no address")
+    return addresses[0]
+
+
+def _check(given: str, secure: bool, allowed: Sequence[Network]) -> None:
+    try:
+        address = _plain(ip_address(given.partition("%")[0]))
+    except ValueError:
+        raise AddressRefused("the host has an address of an unknown kind") from None
+    if any(address in network for network in allowed if network.version == address.version):
+        return
+    embedded = any(address in network for network in _EMBEDDING if network.version == address.version)
+    if not address.is_global or address.is_multicast or embedded:
+        raise AddressRefused("the host has an address that is not public")
+    if not secure:
+        raise AddressRefused("must begin with https://")
+
+
+def _plain(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return mapped or address

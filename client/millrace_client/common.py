@@ -1,0 +1,45 @@
+"""What both clients share besides flows."""
+
+from __future__ import annotations
+
+from collections.abc import Sized
+from typing import Any
+
+from millrace_client.errors import JobError, RequestError
+from millrace_client.options import Options
+from millrace_client.results import Job
+
+# Refusals of a job whose texts /predict can still answer: no jobs, no space for it, or too many texts.
+_NO_JOB = frozenset((413, 501, 507))
+
+
+def headers_of(api_key: str) -> dict[str, str]:
+    """The headers of every request."""
+    headers = {"user-agent": "millrace-client", "accept": "application/json"}
+    return headers | ({"authorization": f"Bearer {api_key}"} if api_key else {})
+
+
+def check_texts(texts: Any) -> None:
+    """Raises TypeError for a single string, which would be classified letter by letter."""
+    if isinstance(texts, str):
+        raise TypeError("texts must be an iterable of strings: pass [text] for a single text")
+
+
+def becomes_job(texts: Any, options: Options) -> bool:
+    """Whether there are so many texts that a job should classify them."""
+    return options.job_from is not None and isinstance(texts, Sized) and len(texts) >= options.job_from
+
+
+def refused_as_job(error: RequestError) -> bool:
+    """Whether texts that were refused as a job can be sent to /predict."""
+    return error.status in _NO_JOB
+
+
+def job_error(job: Job) -> JobError:
+    """The error of a job that has ended without finishing."""
+    detail = job.error or f"the job is {job.status}"
+    return JobError(detail, code=job.error_code or job.status, job_id=job.id)
+
+
+def id_of(job: Job | str) -> str:
+    return job if isinstance(job, str) else job.id

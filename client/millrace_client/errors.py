@@ -1,0 +1,71 @@
+"""Errors of the client. Each carries the `code` of the service and the id of the request, for its log."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+
+
+class MillraceError(Exception):
+    """Base of all errors. `code` is stable and meant for programs; `request_id` finds the request in logs."""
+
+    def __init__(self, detail: str, *, code: str, request_id: str = "") -> None:
+        where = f", request {request_id}" if request_id else ""
+        super().__init__(f"{detail} ({code}{where})")
+        self.detail = detail
+        self.code = code
+        self.request_id = request_id
+
+
+class RequestError(MillraceError):
+    """The service refused a request, and would refuse it again.
+
+    `status` is the HTTP status; `index` is the position in the request of the text at fault, if there is one.
+    """
+
+    def __init__(
+        self, detail: str, *, code: str, request_id: str, status: int, index: int | None = None
+    ) -> None:
+        super().__init__(detail, code=code, request_id=request_id)
+        self.status = status
+        self.index = index
+
+
+class Unavailable(MillraceError):
+    """The budget ended before the service answered. `code` is that of its last refusal, or `unreachable`."""
+
+
+class TextError(MillraceError):
+    """One text has no prediction. `index` is its position in the input, from 0."""
+
+    def __init__(self, detail: str, *, code: str, request_id: str = "", index: int) -> None:
+        super().__init__(detail, code=code, request_id=request_id)
+        self.index = index
+
+
+class JobError(MillraceError):
+    """A job failed or was cancelled. `job_id` is its id."""
+
+    def __init__(self, detail: str, *, code: str, job_id: str) -> None:
+        super().__init__(detail, code=code)
+        self.job_id = job_id
+
+
+def error_of(response: httpx.Response, request_id: str) -> RequestError:
+    """The error of a response, also of one that a proxy has written."""
+    try:
+        body: Any = response.json()
+    except ValueError:
+        body = None
+    fields: dict[str, Any] = body if isinstance(body, dict) else {}
+    detail, index = fields.get("detail"), fields.get("index")
+    if isinstance(detail, list) and detail and isinstance(detail[0], dict):
+        detail = detail[0].get("msg")
+    return RequestError(
+        str(detail or f"the service answered {response.status_code}"),
+        code=str(fields.get("code") or f"http_{response.status_code}"),
+        request_id=str(fields.get("request_id") or request_id),
+        status=response.status_code,
+        index=index if isinstance(index, int) else None,
+    )

@@ -1,0 +1,130 @@
+"""Carry out the steps of flows: `Runner` in the calling thread, `AsyncRunner` in the current task."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from functools import partial
+from threading import Event
+from typing import TypeVar
+
+import httpx
+
+from millrace_client.exchange import BLOCK_BYTES, Flow, Send, Sleep, timeout_of
+
+T = TypeVar("T")
+Sleeper = Callable[[float], None]
+AsyncSleeper = Callable[[float], Awaitable[None]]
+
+
+class _Abandoned(Exception):
+    """The results of a request are no longer wanted."""
+
+
+class Runner:
+    """Carries out the steps of flows, in the calling thread."""
+
+    def __init__(self, http: httpx.Client, sleep: Sleeper | None) -> None:
+        self.http = http
+        self._sleep = sleep
+
+    def run(self, flow: Flow[T], stop: Event | None = None) -> T:
+        """Returns the result of a flow. Ends it before its next step once `stop` is set."""
+        try:
+            step = next(flow)
+            while True:
+                if isinstance(step, Sleep):
+                    self._pause(step.seconds, stop)
+                    step = flow.send(None)
+                    continue
+                if stop is not None and stop.is_set():
+                    raise _Abandoned
+                try:
+                    response = self._send(step)
+                except httpx.TransportError as error:
+                    step = flow.throw(error)
+                else:
+                    step = flow.send(response)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+
+    def _send(self, step: Send) -> httpx.Response:
+        headers = dict(step.headers)
+        content: bytes | Iterator[bytes] | None = None
+        if isinstance(step.body, bytes):
+            content = step.body or None
+        else:
+            headers["content-length"] = str(step.body.seek(0, 2))
+            step.body.seek(0)
+            content = iter(partial(step.body.read, BLOCK_BYTES), b"")
+        return self.http.request(
+            step.method,
+            step.path,
+            content=content,
+            params=step.params or None,
+            headers=headers,
+            timeout=timeout_of(step),
+        )
+
+    def _pause(self, seconds: float, stop: Event | None) -> None:
+        if self._sleep is not None:
+            self._sleep(seconds)
+        elif stop is None:
+            time.sleep(seconds)
+        else:
+            stop.wait(seconds)
+
+
+class AsyncRunner:
+    """Carries out the steps of flows, in the current task."""
+
+    def __init__(self, http: httpx.AsyncClient, sleep: AsyncSleeper) -> None:
+        self.http = http
+        self._sleep = sleep
+
+    async def run(self, flow: Flow[T]) -> T:
+        """Returns the result of a flow."""
+        try:
+            step = next(flow)
+            while True:
+                if isinstance(step, Sleep):
+                    await self._sleep(step.seconds)
+                    step = flow.send(None)
+                    continue
+                try:
+                    response = await self._send(step)
+                except httpx.TransportError as error:
+                    step = flow.throw(error)
+                else:
+                    step = flow.send(response)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+
+    async def _send(self, step: Send) -> httpx.Response:
+        headers = dict(step.headers)
+        content: bytes | AsyncIterator[bytes] | None = None
+        if isinstance(step.body, bytes):
+            content = step.body or None
+        else:
+            headers["content-length"] = str(step.body.seek(0, 2))
+            step.body.seek(0)
+            content = each(iter(partial(step.body.read, BLOCK_BYTES), b""))
+        return await self.http.request(
+            step.method,
+            step.path,
+            content=content,
+            params=step.params or None,
+            headers=headers,
+            timeout=timeout_of(step),
+        )
+
+
+async def each(items: Iterable[T] | AsyncIterable[T]) -> AsyncIterator[T]:
+    if isinstance(items, AsyncIterable):
+        async for item in items:
+            yield item
+    else:
+        for item in items:
+            yield item

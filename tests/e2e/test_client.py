@@ -1,0 +1,70 @@
+"""The Python client against a service of real processes; its job also notifies a webhook."""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+from millrace_client import Client, Options, Progress, Unavailable
+
+from batcher.webhook_signing import signed_headers
+from tests.mill import Mill, wait_until
+
+pytestmark = [pytest.mark.redis, pytest.mark.e2e]
+
+WORDS = [f"text {number}" for number in range(300)]
+KEY = b"k" * 32
+
+
+class Receiver(BaseHTTPRequestHandler):
+    """Accepts every message."""
+
+    def do_POST(self) -> None:
+        messages: list[Any] = self.server.messages  # type: ignore[attr-defined]
+        messages.append((dict(self.headers), self.rfile.read(int(self.headers["content-length"]))))
+        self.send_response(204)
+        self.end_headers()
+
+    def log_message(self, *_: Any) -> None: ...
+
+
+@pytest.fixture
+def receiver() -> Iterator[Any]:
+    made = ThreadingHTTPServer(("127.0.0.1", 0), Receiver)
+    made.messages = []  # type: ignore[attr-defined]
+    thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    yield made
+    made.shutdown()
+    thread.join()
+    made.server_close()
+
+
+def test_requests_and_a_job_give_the_same_results(mill: Callable[..., Mill], receiver: Any) -> None:
+    running = mill(webhook_secrets=f"whsec_{base64.b64encode(KEY).decode()}", webhook_networks="127.0.0.0/8")
+    jobs = running.start_jobs()
+    with Client(running.base_url) as client:
+        found = list(client.classify(WORDS))
+        assert [set(one.scores) for one in found] == [{"NEGATIVE", "POSITIVE"}] * 300
+        url = f"http://127.0.0.1:{receiver.server_port}/hook"
+        job = client.jobs.create(WORDS[:10], webhook_url=url)
+    seen: list[Progress] = []
+    with Client(running.base_url, options=Options(job_from=300)) as client:
+        assert list(client.classify(WORDS, progress=seen.append)) == found
+        assert seen[-1].job is not None
+        assert (seen[-1].done, seen[-1].job.status) == (300, "finished")
+        wait_until(lambda: receiver.messages, "the webhook")
+    ((headers, body),) = receiver.messages
+    message = json.loads(body)
+    assert (message["type"], message["data"]["id"]) == ("job.finished", job.id)
+    expected = signed_headers([KEY], headers["webhook-id"], int(headers["webhook-timestamp"]), body)
+    assert headers.items() >= expected.items()
+    assert jobs.stop() == 0
+    running.api.kill()
+    with Client(running.base_url, options=Options(budget_s=0.5)) as client, pytest.raises(Unavailable):
+        list(client.classify(["a"]))

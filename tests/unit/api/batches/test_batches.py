@@ -1,0 +1,261 @@
+"""/v1/files and /v1/batches: the flow of OpenAI's batches, over jobs in a fake Redis."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+
+from api.settings import ApiSettings
+from tests.conftest import FakeRedis
+from tests.unit.api.jobs.jobs_api import FAILURE, POSITIVE, JobsApi, serving
+from tests.unit.api.pretended import assert_problem
+
+
+@pytest.fixture
+async def api(fake_redis: FakeRedis) -> AsyncIterator[JobsApi]:
+    async with serving(
+        fake_redis, ApiSettings(max_jobs_bytes=1024**2, max_job_body_bytes=2 * 1024**2)
+    ) as made:
+        yield made
+
+
+def request(custom_id: str, text: Any, url: str = "/v1/moderations") -> dict[str, Any]:
+    return {"custom_id": custom_id, "method": "POST", "url": url, "body": {"model": "any", "input": text}}
+
+
+def jsonl(*requests: Any) -> bytes:
+    return b"".join(json.dumps(one).encode() + b"\n" for one in requests)
+
+
+async def upload(api: JobsApi, content: bytes, **fields: str) -> httpx.Response:
+    data = {"purpose": "batch", **fields}
+    return await api.client.post("/v1/files", data=data, files={"file": ("in.jsonl", content)})
+
+
+async def create(
+    api: JobsApi, content: bytes, endpoint: str = "/v1/moderations", **fields: Any
+) -> httpx.Response:
+    file = (await upload(api, content)).json()
+    body = {"input_file_id": file["id"], "endpoint": endpoint, "completion_window": "24h", **fields}
+    return await api.client.post("/v1/batches", json=body)
+
+
+def ended(api: JobsApi, batch: dict[str, Any], *results: Any) -> None:
+    api.finish(api.start(batch["id"].removeprefix("batch_")), *results)
+
+
+async def read(api: JobsApi, path: str) -> list[Any]:
+    answer = await api.client.get(path)
+    assert answer.status_code == 200, answer.text
+    return [json.loads(line) for line in answer.content.splitlines()]
+
+
+async def test_a_file_is_kept_as_it_was_sent(api: JobsApi) -> None:
+    content = jsonl(*(request(str(number), "a" * 1000) for number in range(500)))
+    answer = await upload(api, content)
+    assert answer.status_code == 200
+    file = answer.json()
+    assert (file["object"], file["purpose"], file["filename"]) == ("file", "batch", "in.jsonl")
+    assert (file["bytes"], file["status"]) == (len(content), "processed")
+    assert (await api.client.get(f"/v1/files/{file['id']}")).json() == file
+    assert (await api.client.get(f"/v1/files/{file['id']}/content")).content == content
+    deleted = await api.client.delete(f"/v1/files/{file['id']}")
+    assert deleted.json() == {"id": file["id"], "object": "file", "deleted": True}
+    assert_problem(await api.client.get(f"/v1/files/{file['id']}"), 404, "not_found")
+    assert api.held() == []
+
+
+async def test_a_batch_of_moderations(api: JobsApi) -> None:
+    made = await create(api, jsonl(request("one", "a"), request("two", ["b"]), request("three", "c")))
+    assert made.status_code == 200, made.text
+    batch = made.json()
+    assert (batch["status"], batch["endpoint"], batch["metadata"]) == ("validating", "/v1/moderations", None)
+    job_id = batch["id"].removeprefix("batch_")
+    assert api.store.input(job_id, 0) == ["a", "b", "c"]
+    assert api.queue.rq.get_job_ids() == [job_id]
+    ended(api, batch, POSITIVE, FAILURE, POSITIVE)
+    batch = (await api.client.get(f"/v1/batches/{batch['id']}")).json()
+    assert (batch["status"], batch["model"], batch["errors"]) == ("completed", "m@r", None)
+    assert batch["request_counts"] == {"total": 3, "completed": 2, "failed": 1}
+    assert batch["completed_at"] >= batch["in_progress_at"] >= batch["created_at"] > 1.7e9
+    first, third = await read(api, f"/v1/files/{batch['output_file_id']}/content")
+    assert [first["custom_id"], third["custom_id"]] == ["one", "three"]
+    assert first["response"]["status_code"] == 200
+    assert first["error"] is None
+    scores = {"NEGATIVE": 0.25, "POSITIVE": 0.75}
+    flags = {"NEGATIVE": False, "POSITIVE": True}
+    assert first["response"]["body"] == {
+        "id": f"modr-{job_id}-0",
+        "model": "m@r",
+        "results": [{"flagged": True, "categories": flags, "category_scores": scores}],
+    }
+    (second,) = await read(api, f"/v1/files/{batch['error_file_id']}/content")
+    assert (second["custom_id"], second["response"]["status_code"]) == ("two", 500)
+    assert second["response"]["body"]["error"]["code"] == "inference_failed"
+
+
+async def test_a_batch_of_classifications(api: JobsApi) -> None:
+    batch = (await create(api, jsonl(request("one", "a", "/v1/classify")), "/v1/classify")).json()
+    ended(api, batch, POSITIVE)
+    (line,) = await read(api, f"/v1/files/file-{batch['id'].removeprefix('batch_')}-output/content")
+    body = line["response"]["body"]
+    assert (body["object"], body["model"], body["created"]) == ("list", "m@r", batch["created_at"])
+    assert body["data"] == [{"index": 0, "label": "POSITIVE", "probs": [0.25, 0.75], "num_classes": 2}]
+
+
+async def test_the_results_of_a_batch_are_a_file(api: JobsApi) -> None:
+    batch = (await create(api, jsonl(request("one", "a")))).json()
+    name = f"file-{batch['id'].removeprefix('batch_')}-output"
+    assert_problem(await api.client.delete(f"/v1/files/{name}"), 409, "batch_running")
+    ended(api, batch, POSITIVE)
+    found = (await api.client.get(f"/v1/files/{name}")).json()
+    content = (await api.client.get(f"/v1/files/{name}/content")).content
+    assert (found["id"], found["purpose"], found["bytes"]) == (name, "batch_output", len(content))
+    assert (await api.client.delete(f"/v1/files/{name}")).status_code == 200
+    assert_problem(await api.client.get(f"/v1/batches/{batch['id']}"), 404, "not_found")
+    await api.client.delete(f"/v1/files/{batch['input_file_id']}")
+    assert [key for key in api.held() if not key.startswith(b"rq:")] == []
+
+
+async def test_results_need_the_ids_in_the_input_file(api: JobsApi) -> None:
+    batch = (await create(api, jsonl(request("one", "a")))).json()
+    ended(api, batch, POSITIVE)
+    await api.client.delete(f"/v1/files/{batch['input_file_id']}")
+    name = f"file-{batch['id'].removeprefix('batch_')}-output"
+    problem = assert_problem(await api.client.get(f"/v1/files/{name}/content"), 404, "not_found")
+    assert "input file" in str(problem["detail"])
+
+
+async def test_a_batch_is_cancelled(api: JobsApi) -> None:
+    batch = (await create(api, jsonl(request("one", "a")))).json()
+    for _ in range(2):
+        cancelled = (await api.client.post(f"/v1/batches/{batch['id']}/cancel")).json()
+        assert (cancelled["id"], cancelled["status"]) == (batch["id"], "cancelled")
+    assert cancelled["cancelled_at"] is not None
+    assert cancelled["output_file_id"] is None
+    assert api.queue.rq.get_job_ids() == []
+
+
+async def test_a_batch_that_failed_says_why(api: JobsApi) -> None:
+    batch = (await create(api, jsonl(request("one", "a")))).json()
+    attempt = api.start(batch["id"].removeprefix("batch_"))
+    api.store.end(attempt, "failed", "job_timeout", "the job ran for too long")
+    found = (await api.client.get(f"/v1/batches/{batch['id']}")).json()
+    assert (found["status"], found["output_file_id"]) == ("failed", None)
+    assert found["failed_at"] is not None
+    (error,) = found["errors"]["data"]
+    assert (error["code"], error["message"]) == ("job_timeout", "the job ran for too long")
+
+
+async def test_batches_are_listed_without_other_jobs(api: JobsApi) -> None:
+    file = (await upload(api, jsonl(request("one", "a")))).json()
+    body = {"input_file_id": file["id"], "endpoint": "/v1/moderations", "completion_window": "24h"}
+    made = []
+    for number in range(5):
+        made.append(
+            (await api.client.post("/v1/batches", json={**body, "metadata": {"n": str(number)}})).json()
+        )
+        await api.new("a job that is not a batch")
+    newest = [batch["id"] for batch in reversed(made)]
+    first = (await api.client.get("/v1/batches", params={"limit": 3})).json()
+    assert [batch["id"] for batch in first["data"]] == newest[:3]
+    assert (first["has_more"], first["first_id"], first["last_id"]) == (True, newest[0], newest[2])
+    rest = (await api.client.get("/v1/batches", params={"limit": 3, "after": first["last_id"]})).json()
+    assert [batch["metadata"]["n"] for batch in rest["data"]] == ["1", "0"]
+    assert rest["has_more"] is False
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"{}\n", 'line 1: the string "custom_id" is missing'),
+        (jsonl(request("a", "a"), {**request("b", "b"), "url": "/v1/embeddings"}), "line 2: expected method"),
+        (jsonl(request("a", ["b", "c"])), 'line 1: "input" of the body must be one string'),
+        (jsonl(request("a", 3)), 'line 1: "input"'),
+        (jsonl({**request("a", "a"), "body": None}), 'line 1: "input"'),
+        (b"[1]\n", "line 1: expected an object"),
+        (b"not json\n", "line 1: not valid JSON"),
+        (
+            b'{"custom_id": "\\ud800", "method": "POST", "url": "/v1/moderations", "body": {"input": "a"}}',
+            "surrogate",
+        ),
+        (b"\n\n", "the body has no texts"),
+    ],
+)
+async def test_a_line_that_is_not_a_request_with_one_text(api: JobsApi, content: bytes, why: str) -> None:
+    problem = assert_problem(await create(api, content), 422, "invalid_request")
+    assert why in problem["error"]["message"]  # type: ignore[index]
+    assert problem["error"]["type"] == "invalid_request_error"  # type: ignore[index]
+    assert api.queue.rq.get_job_ids() == []
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"endpoint": "/v1/embeddings"},
+        {"completion_window": "1h"},
+        {"metadata": {"a": 1}},
+        {"input_file_id": 3},
+    ],
+)
+async def test_a_batch_of_another_kind(api: JobsApi, fields: dict[str, Any]) -> None:
+    file = (await upload(api, jsonl(request("a", "a")))).json()
+    body = {"input_file_id": file["id"], "endpoint": "/v1/moderations", "completion_window": "24h", **fields}
+    problem = assert_problem(await api.client.post("/v1/batches", json=body), 422, "invalid_request")
+    assert next(iter(fields)) in str(problem["detail"])
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"x" * 70_000])
+async def test_a_body_that_is_not_a_batch(api: JobsApi, body: bytes) -> None:
+    answer = await api.client.post("/v1/batches", content=body)
+    assert answer.status_code == (413 if len(body) > 1000 else 422)
+
+
+async def test_a_file_that_is_not_for_a_batch(api: JobsApi) -> None:
+    answers = [
+        await upload(api, b"x", purpose="fine-tune"),
+        await upload(api, b""),
+        await api.client.post("/v1/files", data={"purpose": "batch"}, files={"other": b"x"}),
+    ]
+    for answer in answers:
+        assert_problem(answer, 422, "invalid_request")
+    assert_problem(await api.client.post("/v1/files", json={}), 415, "unsupported_media_type")
+    assert api.held() == []
+
+
+async def test_files_count_towards_the_space_of_jobs(api: JobsApi) -> None:
+    assert_problem(await upload(api, b"x" * 1_200_000), 413, "job_too_large")
+    assert_problem(await upload(api, b"x" * 3_000_000), 413, "too_large")
+    assert api.held() == []
+    assert (await upload(api, b"x" * 600_000)).status_code == 200
+    assert_problem(await upload(api, b"x" * 600_000), 507, "client_jobs_full")
+
+
+@pytest.mark.parametrize("path", ["files/x", "files/file-" + "0" * 32, "files/file-" + "0" * 32 + "-output"])
+async def test_a_file_that_does_not_exist(api: JobsApi, path: str) -> None:
+    problem = assert_problem(await api.client.get(f"/v1/{path}"), 404, "not_found")
+    assert problem["error"]["message"] == problem["detail"]  # type: ignore[index]
+
+
+async def test_a_job_is_not_a_batch(api: JobsApi) -> None:
+    job_id = await api.new("a")
+    assert_problem(await api.client.get(f"/v1/batches/batch_{job_id}"), 404, "not_found")
+    assert_problem(await api.client.get("/v1/batches", params={"after": "x"}), 404, "not_found")
+
+
+async def test_files_and_batches_belong_to_the_name_of_the_key(fake_redis: FakeRedis) -> None:
+    from hashlib import sha256
+
+    keys = ",".join(f"{name}:{sha256(name.encode()).hexdigest()}" for name in ("mine", "yours"))
+    async with serving(fake_redis, ApiSettings(api_keys=keys)) as api:
+        api.client.headers["authorization"] = "Bearer mine"
+        batch = (await create(api, jsonl(request("a", "a")))).json()
+        paths = [f"/v1/files/{batch['input_file_id']}", f"/v1/batches/{batch['id']}"]
+        assert [(await api.client.get(path)).status_code for path in paths] == [200, 200]
+        api.client.headers["authorization"] = "Bearer yours"
+        assert [(await api.client.get(path)).status_code for path in paths] == [404, 404]
+        assert (await api.client.get("/v1/batches")).json()["data"] == []

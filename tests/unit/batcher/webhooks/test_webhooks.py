@@ -1,0 +1,289 @@
+"""Webhooks: who is notified, when, how often, and with which signature."""
+
+from __future__ import annotations
+
+import base64
+import hmac
+import json
+import socket
+import ssl
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from hashlib import sha256
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+import trustme
+
+from batcher import webhook_address
+from batcher.jobs import webhooks
+from batcher.jobs.records import JobRecord
+from batcher.jobs.store import JobStore
+from batcher.jobs.upload import Submission
+from batcher.jobs.webhooks import PAUSES_S, Delivery, WebhookSender, send
+from batcher.settings import JobSettings
+from batcher.webhook_address import Target, parse_url
+from batcher.webhook_signing import parse_secrets, signed_headers
+from tests.conftest import FakeRedis, encoded
+
+JOB = "a" * 32
+KEY = base64.b64encode(b"k" * 32).decode()
+OLD = base64.b64encode(b"o" * 24).decode()
+
+
+@dataclass
+class Receiver:
+    """A store with jobs, and a receiver that answers from a list; then always 200."""
+
+    store: JobStore
+    answers: list[Delivery] = field(default_factory=list)
+    received: list[tuple[Target, str, bytes, dict[str, str]]] = field(default_factory=list)
+    time: float = 1_750_000_000.0
+
+    def post(self, target: Target, address: str, body: bytes, headers: dict[str, str]) -> Delivery:
+        self.received.append((target, address, body, headers))
+        return self.answers.pop(0) if self.answers else Delivery(200)
+
+    def sender(self, **settings: Any) -> WebhookSender:
+        given = {"webhook_secrets": f"whsec_{KEY}, whsec_{OLD}", **settings}
+        return WebhookSender(self.store, JobSettings(**given), self.post, lambda: self.time)
+
+    def end(self, url: str = "https://example.com/hook", status: Any = "finished") -> None:
+        """Creates a job of two texts, and ends it."""
+        upload = self.store.upload(JOB, 256, Submission(webhook=url))
+        upload.add(encoded(["secret text", "b"]))
+        assert self.store.create(upload, "digest", 10).outcome == "created"
+        attempt = self.store.start(JOB)
+        self.store.append(attempt, 0, [b"[]\n[]"], failed=0, rate=1.0, model="m@r")
+        self.store.end(attempt, status)
+
+    @property
+    def record(self) -> JobRecord:
+        found = self.store.record(JOB)
+        assert found is not None
+        return found
+
+
+@pytest.fixture
+def receiver(fake_redis: FakeRedis, monkeypatch: pytest.MonkeyPatch) -> Receiver:
+    def resolve(host: str, port: int) -> list[str]:
+        if host == "nowhere.example":
+            raise socket.gaierror("unknown")
+        return ["127.0.0.1"] if host == "internal.example" else ["93.184.215.14"]
+
+    monkeypatch.setattr(
+        webhooks,
+        "checked_address",
+        lambda target, allowed: webhook_address.checked_address(target, allowed, resolve),
+    )
+    return Receiver(JobStore(fake_redis.sync, "unit", 60))
+
+
+@pytest.mark.parametrize("status", ["finished", "failed", "cancelled"])
+def test_the_end_of_a_job_is_notified_once(receiver: Receiver, status: str) -> None:
+    receiver.end(status=status)
+    sender = receiver.sender()
+    assert receiver.record.next_delivery_ms is not None
+    assert [sender.send_next(), sender.send_next()] == [True, False]
+    ((target, address, body, _),) = receiver.received
+    assert (target.authority, target.path, address) == ("example.com", "/hook", "93.184.215.14")
+    message = json.loads(body)
+    assert message["type"] == f"job.{status}"
+    assert message["timestamp"] == message["data"]["finished_at"]
+    assert (message["data"]["id"], message["data"]["status"], message["data"]["done"]) == (JOB, status, 2)
+    assert b"secret text" not in body
+    assert receiver.record.deliveries == [{"at": receiver.time, "status": 200, "error": ""}]
+    assert receiver.record.next_delivery_ms is None
+
+
+def test_a_job_without_a_webhook_notifies_nothing(receiver: Receiver) -> None:
+    receiver.end(url="")
+    assert not receiver.sender().send_next()
+
+
+def test_a_running_job_is_not_due(receiver: Receiver) -> None:
+    upload = receiver.store.upload(JOB, 256, Submission(webhook="https://example.com"))
+    upload.add(encoded(["a"]))
+    receiver.store.create(upload, "digest", 10)
+    assert not receiver.sender().send_next()
+    receiver.store.cancel(JOB)
+    assert receiver.sender().send_next()
+
+
+def test_the_signatures_are_those_of_the_specification(receiver: Receiver) -> None:
+    """By every key, so that receivers that know only the old or only the new one accept it."""
+    receiver.end()
+    receiver.sender().send_next()
+    ((_, _, body, headers),) = receiver.received
+    message_id, timestamp = headers["webhook-id"], headers["webhook-timestamp"]
+    assert timestamp == "1750000000"
+    signed = f"{message_id}.{timestamp}.".encode() + body
+    expected = [
+        f"v1,{base64.b64encode(hmac.new(key, signed, sha256).digest()).decode()}"
+        for key in (b"k" * 32, b"o" * 24)
+    ]
+    assert headers["webhook-signature"].split(" ") == expected
+
+
+def test_the_example_of_the_specification() -> None:
+    (key,) = parse_secrets("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
+    body = b'{"test": 2432232314}'
+    headers = signed_headers([key], "msg_p5jXN8AQM9LWM0D4loKWxJek", 1614265330, body)
+    assert headers["webhook-signature"] == "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
+
+
+@pytest.mark.parametrize(
+    "value", ["secret", "whsec_", "whsec_!!!!", f"whsec_{base64.b64encode(b'short').decode()}"]
+)
+def test_a_key_that_is_refused(value: str) -> None:
+    with pytest.raises(ValueError, match="whsec_"):
+        parse_secrets(value)
+
+
+def test_failed_attempts_are_repeated_with_growing_pauses_and_then_given_up(
+    receiver: Receiver, fake_redis: FakeRedis
+) -> None:
+    receiver.end()
+    receiver.answers = [Delivery(500, "the receiver answered 500")] * 20
+    sender, due = receiver.sender(), b"{millrace-jobs:unit}:webhooks"
+    pauses = []
+    while sender.send_next():
+        if (due_ms := receiver.record.next_delivery_ms) is not None:
+            seconds, microseconds = fake_redis.sync.time()
+            pauses.append(due_ms / 1000 - seconds - microseconds / 1e6)
+            assert not sender.send_next(), "before it is due"
+            fake_redis.sync.zadd(due, {JOB: 0})
+    assert len(pauses) == len(PAUSES_S)
+    assert all(least - 1 <= pause <= least * 1.1 for pause, least in zip(pauses, PAUSES_S, strict=True))
+    assert len(receiver.record.deliveries) == len(PAUSES_S) + 1
+    assert len({headers["webhook-id"] for *_, headers in receiver.received}) == 1
+    assert len({body for _, _, body, _ in receiver.received}) == 1
+    assert fake_redis.sync.zcard(due) == 0
+
+
+def test_a_receiver_that_is_gone_gets_no_more(receiver: Receiver) -> None:
+    receiver.end()
+    receiver.answers = [Delivery(410, "the receiver answered 410")]
+    sender = receiver.sender()
+    assert [sender.send_next(), sender.send_next()] == [True, False]
+    assert receiver.record.next_delivery_ms is None
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("https://internal.example", "not public"),
+        ("http://example.com", "https"),
+        ("https://nowhere.example", "no address"),
+    ],
+)
+def test_an_address_that_is_not_allowed_receives_nothing(receiver: Receiver, url: str, why: str) -> None:
+    receiver.end(url=url)
+    receiver.sender().send_next()
+    assert receiver.received == []
+    assert why in receiver.record.deliveries[0]["error"]
+    assert receiver.record.next_delivery_ms is not None, "names and settings may change"
+
+
+def test_an_allowed_network_may_be_private(receiver: Receiver) -> None:
+    receiver.end(url="http://internal.example:8080/")
+    receiver.sender(webhook_networks="127.0.0.0/8").send_next()
+    assert [address for _, address, _, _ in receiver.received] == ["127.0.0.1"]
+
+
+def test_a_worker_that_dies_loses_no_delivery(receiver: Receiver, fake_redis: FakeRedis) -> None:
+    receiver.end()
+    assert receiver.store.claim_webhook(0.0) is not None
+    assert receiver.sender().send_next()
+
+
+def test_two_workers_do_not_send_the_same_delivery(receiver: Receiver) -> None:
+    receiver.end()
+    assert receiver.store.claim_webhook(60.0) is not None
+    assert not receiver.sender().send_next()
+
+
+def test_a_job_that_was_deleted_or_created_again_is_left_alone(receiver: Receiver) -> None:
+    receiver.end()
+    claimed = receiver.store.claim_webhook(0.0)
+    assert claimed is not None
+    receiver.store.delete(JOB)
+    receiver.end(url="")
+    receiver.store.record_webhook(claimed, [{"at": 1.0, "status": 200, "error": ""}], None)
+    assert receiver.record.deliveries == []
+    receiver.store.delete(JOB)
+    assert not receiver.sender().send_next()
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers with the status in its path, or sends nothing."""
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["content-length"]))
+        self.server.got.append((self.headers["host"], body))  # type: ignore[attr-defined]
+        status = int(self.path.strip("/"))
+        if status:
+            self.send_response(status)
+            self.send_header("location", "https://example.com/")
+            self.end_headers()
+        else:
+            threading.Event().wait(2)
+
+    def log_message(self, *_: Any) -> None: ...
+
+
+@pytest.fixture
+def server() -> Iterator[ThreadingHTTPServer]:
+    made = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    made.daemon_threads = True
+    made.got = []  # type: ignore[attr-defined]
+    thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    yield made
+    made.shutdown()
+    thread.join()
+    made.server_close()
+
+
+@pytest.mark.parametrize(("status", "done"), [(200, True), (204, True), (302, False), (500, False)])
+def test_a_request_is_sent_to_the_address_that_was_checked(
+    server: ThreadingHTTPServer, status: int, done: bool
+) -> None:
+    """The name does not resolve: it is only the Host of the request. A redirect is not followed."""
+    target = parse_url(f"http://name.invalid:{server.server_port}/{status}")
+    delivery = send(target, "127.0.0.1", b"{}", {"webhook-id": "x"})
+    assert (delivery.status, delivery.done) == (status, done)
+    assert server.got == [(f"name.invalid:{server.server_port}", b"{}")]  # type: ignore[attr-defined]
+
+
+def test_a_receiver_that_does_not_answer(
+    server: ThreadingHTTPServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(webhooks, "ATTEMPT_S", 0.1)
+    target = parse_url(f"http://name.invalid:{server.server_port}/0")
+    delivery = send(target, "127.0.0.1", b"{}", {})
+    assert delivery.status is None
+    assert delivery.error
+
+
+def test_a_connection_that_is_refused() -> None:
+    delivery = send(parse_url("http://name.invalid:1/"), "127.0.0.1", b"{}", {})
+    assert delivery.error == "the connection failed: ConnectionRefusedError"
+
+
+@pytest.mark.parametrize(("name", "works"), [("hooks.example", True), ("other.example", False)])
+def test_the_certificate_must_be_valid_for_the_name(
+    server: ThreadingHTTPServer, monkeypatch: pytest.MonkeyPatch, name: str, works: bool
+) -> None:
+    authority = trustme.CA()
+    serving = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("hooks.example").configure_cert(serving)
+    server.socket = serving.wrap_socket(server.socket, server_side=True)
+    trusting = ssl.create_default_context()
+    authority.configure_trust(trusting)
+    monkeypatch.setattr(ssl, "create_default_context", lambda: trusting)
+    delivery = send(parse_url(f"https://{name}:{server.server_port}/200"), "127.0.0.1", b"{}", {})
+    assert delivery.done is works
+    assert works or "certificate is not valid" in delivery.error

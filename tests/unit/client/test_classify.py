@@ -1,0 +1,231 @@
+"""How texts are split, joined and bounded, and what becomes of one that fails."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator, Iterator
+from itertools import count, islice
+
+import httpx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from millrace_client import AsyncClient, Client, Options, Prediction, Progress, RequestError, TextError
+from millrace_client.predict import BATCH_BYTES, BATCH_POSITIONS
+
+from tests.unit.client.pretended_service import PretendedService, labels, scores
+
+WORDS = [f"text {number}" for number in range(100)]
+
+
+def test_a_prediction_has_the_scores_in_the_order_of_the_label_ids() -> None:
+    service = PretendedService()
+    with service.client() as client:
+        (found,) = client.classify(["good"])
+    assert list(found.scores.items()) == [("NEGATIVE", 0.25), ("good", 0.75)]
+    assert (found.label, found.score) == ("good", 0.75)
+
+
+def test_texts_are_split_into_requests_and_joined_in_order() -> None:
+    service = PretendedService()
+    with service.client(batch_texts=7) as client:
+        assert labels(client.classify(WORDS)) == WORDS
+    assert sorted(len(texts) for texts in service.answered) == [2] + [7] * 14
+
+
+def test_equal_texts_of_a_batch_are_sent_once() -> None:
+    service = PretendedService()
+    with service.client() as client:
+        assert labels(client.classify(["a", "b", "a", "a", "b"])) == ["a", "b", "a", "a", "b"]
+    assert service.answered == [["a", "b"]]
+
+
+def test_an_iterator_of_one_text_repeated_is_split_too() -> None:
+    service = PretendedService()
+    with service.client() as client:
+        assert labels(client.classify("a" for _ in range(BATCH_POSITIONS + 1))) == ["a"] * (
+            BATCH_POSITIONS + 1
+        )
+    assert service.answered == [["a"], ["a"]]
+
+
+def test_a_request_is_never_larger_than_the_service_accepts_by_default() -> None:
+    service = PretendedService()
+    long = [f"{number}" + "ж" * 20_000 for number in range(40)]
+    with service.client() as client:
+        assert labels(client.classify(long)) == long
+    assert max(len(request.content) for request in service.requests) < BATCH_BYTES + 1000
+
+
+def test_a_service_that_accepts_fewer_texts_gets_fewer() -> None:
+    service = PretendedService(most_texts=3)
+    with service.client(batch_texts=10) as client:
+        assert labels(client.classify(WORDS[:20])) == WORDS[:20]
+
+
+def test_one_text_that_is_too_large_is_an_error() -> None:
+    service = PretendedService(most_texts=0)
+    with service.client() as client, pytest.raises(RequestError, match="too_many_texts"):
+        list(client.classify(["a", "b"]))
+
+
+@pytest.mark.parametrize("name", ["client", "async_client"])
+async def test_a_text_that_fails_takes_no_other_with_it(name: str) -> None:
+    service = PretendedService(bad=frozenset(("x", "y")))
+    words = ["a", "x", "b", "y", "x", "c"]
+    if name == "client":
+        with service.client(batch_texts=4) as client:
+            found = list(client.classify(words, errors="return"))
+    else:
+        async with service.async_client(batch_texts=4) as aio:
+            found = [result async for result in aio.classify(words, errors="return")]
+    failed = {index: one for index, one in enumerate(found) if isinstance(one, TextError)}
+    assert labels(one for one in found if isinstance(one, Prediction)) == ["a", "b", "c"]
+    assert {index: (one.index, one.code, one.request_id) for index, one in failed.items()} == {
+        index: (index, "poison", "r1") for index in (1, 3, 4)
+    }
+
+
+def test_by_default_the_first_text_that_fails_is_raised_in_its_place() -> None:
+    service = PretendedService(bad=frozenset("x"))
+    with service.client(batch_texts=2) as client:
+        results = client.classify(["a", "b", "c", "x", "d"])
+        assert labels(islice(results, 3)) == ["a", "b", "c"]
+        with pytest.raises(TextError) as caught:
+            next(results)
+    assert (caught.value.index, caught.value.code) == (3, "poison")
+
+
+def test_a_string_is_not_an_iterable_of_texts() -> None:
+    with PretendedService().client() as client:
+        with pytest.raises(TypeError, match=r"pass \[text\]"):
+            client.classify("I love you.")
+        with pytest.raises(TypeError, match="must be strings, not int"):
+            list(client.classify([1]))  # type: ignore[list-item]
+
+
+def test_no_texts_are_no_request() -> None:
+    service = PretendedService()
+    with service.client() as client:
+        assert list(client.classify([])) == []
+    assert service.requests == []
+
+
+def test_an_endless_iterable_is_read_only_a_little_ahead() -> None:
+    read = 0
+
+    def endless() -> Iterator[str]:
+        nonlocal read
+        for number in count():
+            read += 1
+            yield f"text {number}"
+
+    service = PretendedService()
+    with service.client(batch_texts=10, concurrency=2) as client:
+        results = client.classify(endless())
+        assert labels(islice(results, 100)) == WORDS
+        results.close()
+    assert read <= 100 + 2 * 2 * 10 + 1
+
+
+async def test_the_same_with_asyncio_which_also_reads_asynchronous_iterables() -> None:
+    read = 0
+
+    async def endless() -> AsyncIterator[str]:
+        nonlocal read
+        for number in count():
+            read += 1
+            yield f"text {number}"
+
+    service, got = PretendedService(), []
+    async with service.async_client(batch_texts=10, concurrency=2) as client:
+        results = client.classify(endless())
+        async for result in results:
+            got.append(result.label)
+            if len(got) == 100:
+                break
+        await results.aclose()
+    assert got == WORDS
+    assert read <= 100 + 2 * 2 * 10 + 1
+
+
+async def test_at_most_as_many_requests_as_allowed_are_sent_at_once() -> None:
+    at_once = most = 0
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        nonlocal at_once, most
+        at_once += 1
+        most = max(most, at_once)
+        for _ in range(3):
+            await asyncio.sleep(0)
+        at_once -= 1
+        texts = json.loads(request.content)["text"]
+        return httpx.Response(200, json={"predictions": [scores(text) for text in texts]})
+
+    options, transport = Options(batch_texts=2, concurrency=3), httpx.MockTransport(answer)
+    async with AsyncClient("http://x", options=options, transport=transport) as client:
+        assert labels([one async for one in client.classify(WORDS)]) == WORDS
+    assert most == 3
+
+
+async def test_requests_are_cancelled_when_the_results_are_no_longer_read() -> None:
+    cancelled: list[bool] = []
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        if len(cancelled) == 0 and b"text 0" in request.content:
+            return httpx.Response(200, json={"predictions": [scores("text 0")]})
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled.append(True)
+            raise
+        raise AssertionError
+
+    options, transport = Options(batch_texts=1, concurrency=3), httpx.MockTransport(answer)
+    async with AsyncClient("http://x", options=options, transport=transport) as client:
+        results = client.classify(WORDS)
+        assert (await anext(results)).label == "text 0"
+        await asyncio.sleep(0)
+        await results.aclose()
+    assert cancelled == [True, True]
+
+
+def test_progress_is_reported() -> None:
+    seen: list[Progress] = []
+    with PretendedService().client(batch_texts=40) as client:
+        list(client.classify(WORDS, progress=seen.append))
+        list(client.classify(iter(WORDS[:2]), progress=seen.append))
+    assert seen == [Progress(40, 100), Progress(80, 100), Progress(100, 100), Progress(2, None)]
+
+
+def test_truncated_texts_are_logged(caplog: pytest.LogCaptureFixture) -> None:
+    headers = {"x-truncated": "1", "x-request-id": "r9"}
+    answer = httpx.Response(200, json={"predictions": [scores("a")]}, headers=headers)
+    service = PretendedService(iter([answer]))
+    with caplog.at_level(logging.WARNING, "millrace_client"), service.client() as client:
+        list(client.classify(["a"]))
+    assert caplog.messages == ["1 texts of request r9 were too long and were truncated"]
+
+
+def test_the_key_is_sent() -> None:
+    service = PretendedService()
+    with Client("http://x", "secret", transport=httpx.MockTransport(service)) as client:
+        list(client.classify(["a"]))
+    assert service.requests[0].headers["authorization"] == "Bearer secret"
+
+
+@settings(max_examples=50)
+@given(
+    st.lists(st.sampled_from("abcdefgh"), max_size=40),
+    st.frozensets(st.sampled_from("abcdefgh")),
+    st.integers(1, 6),
+)
+def test_every_text_has_its_result_or_its_error(words: list[str], bad: frozenset[str], size: int) -> None:
+    service = PretendedService(bad=bad)
+    with service.client(batch_texts=size) as client:
+        found = list(client.classify(words, errors="return"))
+    assert [one.index if isinstance(one, TextError) else one.label for one in found] == [
+        index if word in bad else word for index, word in enumerate(words)
+    ]

@@ -1,0 +1,159 @@
+"""What a client repeats, when, and for how long."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+
+import httpx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from millrace_client import MillraceError, RequestError, Unavailable
+from millrace_client.exchange import read_retry_after
+from millrace_client.options import Window
+
+from tests.unit.client.pretended_service import Mood, PretendedService, full, labels, moody, refusal
+
+
+def test_a_client_waits_as_long_as_it_is_asked_to() -> None:
+    service = moody(full("7"), refusal(503, "no_worker", "2.5"))
+    with service.client() as client:
+        assert labels(client.classify(["a"])) == ["a"]
+    assert service.pauses == [7.0, 2.5]
+
+
+def test_clients_that_were_refused_together_do_not_return_together() -> None:
+    latest = moody(full("8"))
+    with latest.client(random=lambda: 1.0) as client:
+        assert labels(client.classify(["a"])) == ["a"]
+    assert latest.pauses == [10.0]
+
+
+def test_without_a_retry_after_pauses_are_random_and_grow() -> None:
+    service = moody(*[httpx.ConnectError("refused")] * 8)
+    with service.client(random=lambda: 1.0) as client:
+        assert labels(client.classify(["a"])) == ["a"]
+    assert service.pauses == [0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10.0, 10.0]
+
+
+def test_a_client_gives_up_before_a_pause_that_would_exceed_the_budget() -> None:
+    service = moody(full("20"), full("20"), full("20"))
+    with service.client(budget_s=59.0) as client, pytest.raises(Unavailable) as caught:
+        list(client.classify(["a"]))
+    assert service.pauses == [20.0, 20.0]
+    assert (caught.value.code, caught.value.request_id) == ("queue_full", "r1")
+    assert isinstance(caught.value.__cause__, RequestError)
+    assert caught.value.__cause__.status == 429
+
+
+def test_a_service_that_is_not_there_is_unreachable() -> None:
+    def never() -> Iterator[Mood]:
+        while True:
+            yield httpx.ConnectError("refused")
+
+    service = PretendedService(never())
+    with service.client(random=lambda: 0.5) as client, pytest.raises(Unavailable) as caught:
+        list(client.classify(["a"]))
+    assert caught.value.code == "unreachable"
+    assert caught.value.request_id == service.requests[-1].headers["x-request-id"]
+    assert 100 < sum(service.pauses) <= 120
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 415, 422, 500, 507])
+def test_what_would_fail_again_is_not_repeated(status: int) -> None:
+    service = moody(refusal(status, "some_code"))
+    with service.client() as client, pytest.raises(RequestError) as caught:
+        list(client.classify(["a"]))
+    assert len(service.requests) == 1
+    assert (caught.value.status, caught.value.code, caught.value.request_id) == (status, "some_code", "r1")
+    assert str(caught.value) == "because of some_code (some_code, request r1)"
+
+
+def test_the_error_of_a_proxy_is_readable() -> None:
+    service = moody(httpx.Response(301, text="<html>moved</html>"))
+    with service.client() as client, pytest.raises(MillraceError, match="answered 301") as caught:
+        list(client.classify(["a"]))
+    assert caught.value.code == "http_301"
+    assert caught.value.request_id == service.requests[0].headers["x-request-id"]
+
+
+def test_the_service_is_asked_to_answer_within_the_budget() -> None:
+    service = moody(full("53"))
+    with service.client(budget_s=60.0) as client:
+        list(client.classify(["a"]))
+    assert [request.headers["prefer"] for request in service.requests] == ["wait=10.000", "wait=7.000"]
+
+
+def test_each_answer_allows_one_more_request_at_once_and_a_refusal_only_one() -> None:
+    window = Window(3)
+    sizes = [window.size]
+    for _ in range(3):
+        window.answered()
+        sizes.append(window.size)
+    window.refused()
+    assert [*sizes, window.size] == [1, 2, 3, 3, 1]
+
+
+def test_a_refused_request_holds_the_others_back() -> None:
+    service = moody(full("5"))
+    with service.client(batch_texts=1) as client:
+        assert labels(client.classify(["a", "b", "c"])) == ["a", "b", "c"]
+    assert [json.loads(request.content)["text"] for request in service.requests[:2]] == [["a"], ["a"]]
+
+
+def test_a_cancellation_is_not_repeated_if_it_may_have_happened() -> None:
+    lost = moody(httpx.ReadTimeout("lost"))
+    with lost.client() as client, pytest.raises(Unavailable):
+        client.jobs.cancel("a" * 32)
+    assert len(lost.requests) == 1
+    refused = moody(full("1"), httpx.Response(204))
+    with refused.client() as client:
+        client.jobs.cancel("a" * 32)
+    assert len(refused.requests) == 2
+
+
+def test_retry_after_may_be_a_date() -> None:
+    in_a_minute = format_datetime(datetime.now(UTC) + timedelta(seconds=61), usegmt=True)
+    assert 55 < read_retry_after(in_a_minute) <= 61
+    long_ago = format_datetime(datetime.now(UTC) - timedelta(days=1), usegmt=True)
+    assert [read_retry_after(value) for value in (long_ago, "", "soon", "-3", "inf", "nan")] == [0.0] * 6
+
+
+moods = st.sampled_from(
+    [
+        *[lambda wait=wait: full(wait) for wait in ("", "0", "1", "3")],
+        lambda: refusal(503, "no_worker", "2"),
+        lambda: refusal(504, "budget_exceeded"),
+        lambda: httpx.Response(502, text="bad gateway"),
+        lambda: httpx.ReadTimeout("slow"),
+        lambda: httpx.ConnectError("refused"),
+        lambda: httpx.RemoteProtocolError("closed"),
+        lambda: None,
+    ]
+)
+texts = st.lists(st.text(st.characters(codec="utf-8"), max_size=5), max_size=60)
+
+
+@settings(max_examples=50)
+@given(texts, st.lists(moods, max_size=12), st.integers(1, 7), st.floats(0, 1), st.integers(1, 4))
+def test_whatever_happens_within_the_budget_every_text_ends_once_and_in_order(
+    given_texts: list[str], happens: list[Mood], size: int, chance: float, concurrency: int
+) -> None:
+    service = PretendedService(make() for make in happens)  # type: ignore[operator]
+    options = {"budget_s": 10_000.0, "batch_texts": size, "concurrency": concurrency}
+    with service.client(random=lambda: chance, **options) as client:
+        assert labels(client.classify(given_texts)) == given_texts
+    assert all(len(texts) <= size for texts in service.answered)
+
+
+@settings(max_examples=50)
+@given(texts, st.lists(moods, max_size=12), st.integers(1, 7), st.floats(0, 1))
+async def test_the_same_holds_with_asyncio(
+    given_texts: list[str], happens: list[Mood], size: int, chance: float
+) -> None:
+    service = PretendedService(make() for make in happens)  # type: ignore[operator]
+    async with service.async_client(random=lambda: chance, budget_s=10_000.0, batch_texts=size) as client:
+        assert labels([found async for found in client.classify(given_texts)]) == given_texts
