@@ -18,6 +18,8 @@ COMMANDS = {
     "worker": "start a batching worker",
     "jobs": "start the worker behind /jobs",
     "classify": "classify a file of texts through a job, with a progress bar",
+    "train": "train a classifier on a file of labelled texts",
+    "evaluate": "measure a model on labelled texts, and compare it with another",
     "top": "show live statistics of the service in the terminal",
     "status": "show the state of the service; exit status 0 if it can answer requests now",
     "key": "create an API key: `millrace key new NAME`",
