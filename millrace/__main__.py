@@ -21,6 +21,7 @@ COMMANDS = {
     "train": "train a classifier on a file of labelled texts",
     "evaluate": "measure a model on labelled texts, and compare it with another",
     "sample": "choose the texts that the model is least certain of, as a file to label",
+    "push": "upload a trained model to the Hugging Face Hub",
     "top": "show live statistics of the service in the terminal",
     "status": "show the state of the service; exit status 0 if it can answer requests now",
     "key": "create an API key: `millrace key new NAME`",
