@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
         raise CommandError("required packages are missing: pip install 'millrace[cli]'.")
     from millrace.job_client import JobClient
 
-    with _input(args) as source, JobClient(args.url, _key(args.api_key_file)) as client:
+    with _input(args) as source, JobClient(args.url, read_key(args.api_key_file)) as client:
         job = client.submit(source)
         try:
             job = client.follow(job)
@@ -93,7 +93,8 @@ def _input(args: argparse.Namespace) -> Iterator[TextFile]:
         yield TextFile(Path(copy.name), form, args.column)
 
 
-def _key(path: Path | None) -> str:
+def read_key(path: Path | None) -> str:
+    """The API key in a file, or an empty string without one."""
     try:
         return path.read_text().strip() if path else ""
     except OSError as error:

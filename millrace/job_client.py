@@ -95,6 +95,16 @@ class JobClient:
             if done == before:
                 raise CommandError("the results of the job no longer exist.")
 
+    def find(self, number: str) -> Job:
+        """The job with this id."""
+        job: Job = self._ask("GET", f"/jobs/{number}").json()
+        return job
+
+    def texts(self, job: Job) -> Iterator[str]:
+        """The texts of a job that keeps them."""
+        answer = self._ask("GET", f"/jobs/{job['id']}/texts")
+        return (json.loads(line) for line in answer.iter_lines())
+
     def delete(self, job: Job) -> None:
         """Deletes a job that has ended."""
         self._ask("DELETE", f"/jobs/{job['id']}")

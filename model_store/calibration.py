@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -45,11 +46,30 @@ def log_loss(logits: Scores, labels: Labels, temperature: float = 1.0) -> float:
     return float(-np.log(np.maximum(chosen, 1e-12)).mean())
 
 
+def sigmoid(logits: Scores, temperature: float = 1.0) -> Scores:
+    """The probability of each label on its own, of the shape of `logits`."""
+    return np.asarray(1.0 / (1.0 + np.exp(-logits / temperature)))
+
+
+def binary_log_loss(logits: Scores, expected: NDArray[np.bool_], temperature: float = 1.0) -> float:
+    """Mean negative log-likelihood of each label on its own, in nats; both of shape (texts, labels)."""
+    chosen = np.where(expected, sigmoid(logits, temperature), sigmoid(-logits, temperature))
+    return float(-np.log(np.maximum(chosen, 1e-12)).mean())
+
+
 def fit_temperature(logits: Scores, labels: Labels) -> float:
     """The temperature in [0.25, 4] that minimises the log loss, to two decimals."""
+    return _least(lambda temperature: log_loss(logits, labels, temperature))
+
+
+def fit_binary_temperature(logits: Scores, expected: NDArray[np.bool_]) -> float:
+    """The same for labels of which a text may have any number; `expected` has shape (texts, labels)."""
+    return _least(lambda temperature: binary_log_loss(logits, expected, temperature))
+
+
+def _least(loss: Callable[[float], float]) -> float:
     grid = np.arange(0.25, 4.0, 0.01)
-    losses = [log_loss(logits, labels, float(temperature)) for temperature in grid]
-    return round(float(grid[int(np.argmin(losses))]), 2)
+    return round(float(grid[int(np.argmin([loss(float(temperature)) for temperature in grid]))]), 2)
 
 
 def summary(logits: Scores, labels: Labels, temperature: float = 1.0) -> dict[str, Any]:

@@ -11,6 +11,10 @@ from model_store.artefact import inside
 from model_store.errors import ModelNotFound, ModelUnsupported
 
 CONFIG = "config.json"
+# Keys of config.json. The old name is one of transformers' options of text generation, so that transformers 5
+# loads a classifier with it but refuses to save it.
+TEMPERATURE, THRESHOLDS = "calibration_temperature", "label_thresholds"
+_OLD_TEMPERATURE = "temperature"
 WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"
 # Files that tokenizers and transformers may need to create a tokenizer.
@@ -35,6 +39,7 @@ _DEFAULT_MAX_TOKENS = 512
 class Checkpoint:
     """A Hugging Face directory of a sequence classifier, not loaded yet.
 
+    `thresholds` are the scores from which a multi-label model chooses each label, if its config has them.
     `vocabulary` is the number of token ids that the model accepts, if its config states it.
     """
 
@@ -45,6 +50,7 @@ class Checkpoint:
     multi_label: bool
     max_tokens: int
     temperature: float
+    thresholds: tuple[float, ...] | None
     vocabulary: int | None
 
     def files(self) -> list[Path]:
@@ -62,7 +68,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """
     if not (path / CONFIG).is_file():
         raise ModelNotFound(f"{path} does not contain a model: it has neither manifest.json nor {CONFIG}.")
-    config = _read_json(path / CONFIG)
+    config = read_json(path / CONFIG)
     weight_files(path)
     architecture = next(iter(config.get("architectures") or []), "")
     if not architecture.endswith("ForSequenceClassification"):
@@ -70,17 +76,22 @@ def read_checkpoint(path: Path) -> Checkpoint:
             f"{path} is not a text classifier: its architecture is {architecture or 'not given'}, "
             "and only ...ForSequenceClassification can be served."
         )
-    temperature = float(config.get("temperature") or 1.0)
+    temperature = float(config.get(TEMPERATURE) or config.get(_OLD_TEMPERATURE) or 1.0)
     if temperature <= 0:
         raise ModelUnsupported(f"{path / CONFIG} has temperature {temperature}; it must be greater than 0.")
+    labels = _labels(config)
+    thresholds = config.get(THRESHOLDS)
+    if thresholds is not None and len(thresholds) != len(labels):
+        raise ModelUnsupported(f"{path / CONFIG} has {len(thresholds)} thresholds for {len(labels)} labels.")
     return Checkpoint(
         path=path,
         architecture=architecture,
         model_type=str(config.get("model_type", "")),
-        labels=_labels(config),
+        labels=labels,
         multi_label=config.get("problem_type") == "multi_label_classification",
         max_tokens=_max_tokens(config, path),
         temperature=temperature,
+        thresholds=tuple(map(float, thresholds)) if thresholds else None,
         vocabulary=int(config["vocab_size"]) if config.get("vocab_size") else None,
     )
 
@@ -104,7 +115,7 @@ def weight_files(path: Path) -> list[Path]:
 
 def _shards(path: Path) -> list[Path]:
     """The files that the index names, which must be in the same directory."""
-    named = _read_json(path / WEIGHTS_INDEX).get("weight_map")
+    named = read_json(path / WEIGHTS_INDEX).get("weight_map")
     if not isinstance(named, dict) or not all(isinstance(shard, str) for shard in named.values()):
         raise ModelUnsupported(f"{path / WEIGHTS_INDEX} has no weight_map of file names.")
     return [inside(path, shard) for shard in sorted(set(named.values()))]
@@ -123,11 +134,11 @@ def _max_tokens(config: dict[str, Any], path: Path) -> int:
     if "roberta" in str(config.get("model_type", "")):
         positions -= int(config.get("pad_token_id", 1)) + 1
     tokenizer_config = path / "tokenizer_config.json"
-    limit = _read_json(tokenizer_config).get("model_max_length") if tokenizer_config.is_file() else None
+    limit = read_json(tokenizer_config).get("model_max_length") if tokenizer_config.is_file() else None
     return min(positions, int(limit)) if limit and limit < _NO_LIMIT else positions
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:

@@ -122,24 +122,18 @@ def info(args: Namespace) -> Iterator[str]:
 
 
 def evaluate(args: Namespace) -> Iterator[str]:
-    """Accuracy, F1, calibration and speed on labelled texts."""
-    from model_store.evaluate import evaluate, read_tsv
+    """Accuracy, F1, calibration and speed on labelled texts, and a comparison with another model."""
+    from model_store.comparing import Labelled, compare, measure
     from model_store.measuring import Measuring, write_reference
     from model_store.prepare import locate, prepare
 
     classifier = Measuring(_load(args))
-    result = evaluate(classifier, read_tsv(args.data, classifier.info.labels), title="evaluate")
-    low, high = result.interval_95
-    yield f"{result.model} {result.revision[:12]}, {result.engine} {result.precision}, {result.texts} texts"
-    yield f"accuracy           {result.accuracy:.4f} (95 %: {low:.4f} to {high:.4f})"
-    yield f"F1, mean of labels {result.f1:.4f}"
-    yield f"calibration error  {result.calibration_error:.4f}"
-    yield f"speed              {result.texts_per_s:.0f} texts/s; {result.truncated} texts truncated"
-    for one in result.classes:
-        yield (
-            f"{one.label:<18} precision {one.precision:.4f}, recall {one.recall:.4f}, F1 {one.f1:.4f} "
-            f"({one.texts} texts)"
-        )
+    data = Labelled(args.data, args.columns)
+    result = measure(classifier, data, args)
+    yield from result.lines()
+    if args.against:
+        other = Namespace(**{**vars(args), "model": args.against})
+        yield from compare(result, measure(_load(other), data, other))
     if args.json:
         args.json.write_text(json.dumps(result.as_dict(), indent=2) + "\n", "utf-8")
     if args.write_reference:

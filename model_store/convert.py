@@ -11,6 +11,8 @@ import unicodedata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from model_store.checkpoint import TEMPERATURE
+
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import DistilBertForSequenceClassification
@@ -52,7 +54,7 @@ def convert(base: Path, out: Path, *, trim: bool = True, seed: int = 0) -> None:
 
     torch.manual_seed(seed)
     model: DistilBertForSequenceClassification = DistilBertForSequenceClassification(
-        _config(bert, vocab_size=len(kept))
+        distilbert_config(bert, vocab_size=len(kept))
     )
     missing, unexpected = model.distilbert.load_state_dict(weights, strict=False)
     if missing or unexpected:
@@ -106,23 +108,26 @@ def write_tokenizer(tokenizer: dict[str, Any], kept: list[int], out: Path) -> No
 
 
 def export(
-    model: DistilBertForSequenceClassification, source: Path, out: Path, *, temperature: float
+    model: DistilBertForSequenceClassification, source: Path, out: Path, *, temperature: float, **keys: Any
 ) -> None:
     """Write `model` in fp16 with the tokenizer of `source`: a plain Hugging Face directory.
 
-    `dtype` in config.json stays float32, so that transformers computes in float32. transformers ignores the
-    key `temperature`, so it must be read from the file.
+    `dtype` in config.json stays float32, so that transformers computes in float32. transformers keeps the
+    temperature and further `keys` of config.json, but does not use them.
     """
     from safetensors.torch import save_file
 
     out.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.half().contiguous() for name, tensor in model.state_dict().items()}
     save_file(weights, out / "model.safetensors", metadata={"format": "pt"})
-    config = model.config.to_dict() | {"dtype": "float32", "temperature": round(temperature, 4)}
-    config.pop("_name_or_path", None)
+    (out / "model.safetensors").chmod(0o644)  # otherwise only its owner could read it, and not every worker
+    config = model.config.to_dict() | {"dtype": "float32", TEMPERATURE: round(temperature, 4)} | keys
+    for key in ("_name_or_path", "temperature"):
+        config.pop(key, None)
     _write_json(out / "config.json", config)
     for name in ("tokenizer.json", "tokenizer_config.json"):
-        (out / name).write_bytes((source / name).read_bytes())
+        if (source / name).is_file():
+            (out / name).write_bytes((source / name).read_bytes())
 
 
 def _kept_ids(vocab: dict[str, int]) -> list[int]:
@@ -145,7 +150,7 @@ def _is_english_character(character: str) -> bool:
     )
 
 
-def _config(bert: dict[str, Any], *, vocab_size: int) -> Any:
+def distilbert_config(bert: dict[str, Any], *, vocab_size: int) -> Any:
     from transformers import DistilBertConfig
 
     return DistilBertConfig(

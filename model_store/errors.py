@@ -33,3 +33,15 @@ class Unproven(ModelError):
 
 class PullFailed(ModelError):
     """The requested files could not be fetched from the hub."""
+
+
+class BadTable(ModelError):
+    """A file of labelled texts cannot be read."""
+
+
+class BadTraining(ModelError):
+    """The data, the base or the options do not allow a training run."""
+
+
+class PushFailed(ModelError):
+    """A checkpoint could not be uploaded to the hub."""

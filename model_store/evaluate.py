@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from model_store.calibration import expected_calibration_error, wilson_interval
-from model_store.classifier import Classifier
+from model_store.classifier import Classifier, ModelInfo
 from model_store.errors import ModelError
+from model_store.figures import Chosen, Figures, choose, figures, right_texts
 from model_store.rows import share_out
+from model_store.training.table import LabelledRow
 
 # Number of texts that are tokenised and laid out together.
 _SLICE = 256
@@ -30,36 +32,32 @@ class LabelledText:
 
 
 @dataclass(frozen=True, slots=True)
-class ClassReport:
-    """Precision, recall and F1 of one label, and its number of texts."""
-
-    label: str
-    texts: int
-    precision: float
-    recall: float
-    f1: float
-
-
-@dataclass(frozen=True, slots=True)
 class Evaluation:
-    """Figures on one file. `f1` is the mean over labels; `calibration_error` is Guo et al.'s (2017)."""
+    """Figures of a model on one file, and which texts it has right, shape (texts,)."""
 
-    model: str
-    revision: str
-    engine: str
-    precision: str
-    texts: int
-    accuracy: float
-    interval_95: tuple[float, float]
-    f1: float
-    calibration_error: float
+    info: ModelInfo
+    figures: Figures
     truncated: int
     texts_per_s: float
-    classes: tuple[ClassReport, ...]
+    right: Chosen
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
-        return asdict(self)
+        names = ("name", "revision", "engine", "precision")
+        model = {{"name": "model"}.get(name, name): getattr(self.info, name) for name in names}
+        speed = {"truncated": self.truncated, "texts_per_s": self.texts_per_s}
+        return model | asdict(self.figures) | speed
+
+    def lines(self) -> list[str]:
+        """The figures as lines of text."""
+        info, (accuracy, *rest) = self.info, self.figures.lines()
+        return [
+            f"{info.name} {info.revision[:12]}, {info.engine} {info.precision}, {self.figures.texts} texts",
+            accuracy,
+            *rest[:2],
+            f"speed              {self.texts_per_s:.0f} texts/s; {self.truncated} texts truncated",
+            *rest[2:],
+        ]
 
 
 def read_tsv(path: Path, labels: Sequence[str]) -> list[LabelledText]:
@@ -67,8 +65,8 @@ def read_tsv(path: Path, labels: Sequence[str]) -> list[LabelledText]:
 
     Raises ModelError naming the line that does not fit.
     """
-    by_name = {name: index for index, name in enumerate(labels)}
-    by_name |= {str(index): index for index in range(len(labels))}
+    by_name = {str(index): index for index in range(len(labels))}
+    by_name |= {name: index for index, name in enumerate(labels)}
     try:
         lines = path.read_text("utf-8").splitlines()[1:]
     except (OSError, UnicodeDecodeError) as error:
@@ -101,42 +99,48 @@ def classify_all(
     return result, truncated
 
 
-def evaluate(classifier: Classifier, rows: Sequence[LabelledText], *, title: str | None = None) -> Evaluation:
-    """Classify `rows` and compare with their labels. Raises ModelError for a multi-label model."""
+def expected_labels(rows: Sequence[LabelledRow], labels: Sequence[str], path: Path) -> Chosen:
+    """Which labels each text has, shape (texts, labels). Raises ModelError if a label is not the model's."""
+    index = {name: number for number, name in enumerate(labels)}
+    expected = np.zeros((len(rows), len(labels)), dtype=bool)
+    unknown = Counter(label for row in rows for label in row.labels if label not in index)
+    if unknown:
+        label, count = unknown.most_common(1)[0]
+        known = ", ".join(labels[:10]) + (", ..." if len(labels) > 10 else "")
+        raise ModelError(f"{path} has the label {label!r} ({count} texts); the model's are {known}.")
+    for number, row in enumerate(rows):
+        expected[number, [index[label] for label in row.labels]] = True
+    return expected
+
+
+def one_hot(labels: Sequence[int], count: int) -> Chosen:
+    """`labels`, one index a text, as a matrix (texts, count)."""
+    return np.asarray(np.eye(count, dtype=bool)[list(labels)])
+
+
+def evaluate(
+    classifier: Classifier,
+    texts: Sequence[str],
+    expected: Chosen,
+    *,
+    thresholds: Sequence[float] | None = None,
+    title: str | None = None,
+) -> Evaluation:
+    """Classify `texts` and compare with the expected labels (texts, labels).
+
+    A multi-label model chooses labels by `thresholds`, or if there are none by 0.5.
+    """
     info = classifier.info
-    if info.multi_label:
-        raise ModelError(f"{info.name} is a multi-label model, which evaluate does not support.")
+    if info.multi_label and thresholds is None:
+        thresholds = [0.5] * len(info.labels)
     start = time.perf_counter()
-    scores, truncated = classify_all(classifier, [row.text for row in rows], title=title)
+    scores, truncated = classify_all(classifier, texts, title=title)
     seconds = time.perf_counter() - start
-    expected = np.array([row.label for row in rows], dtype=np.int64)
-    predicted = scores.argmax(axis=1)
-    right = int((predicted == expected).sum())
-    classes = tuple(
-        _class_report(label, predicted == index, expected == index) for index, label in enumerate(info.labels)
-    )
+    limits = thresholds if info.multi_label else None
     return Evaluation(
-        model=info.name,
-        revision=info.revision,
-        engine=info.engine,
-        precision=info.precision,
-        texts=len(rows),
-        accuracy=right / len(rows),
-        interval_95=wilson_interval(right, len(rows)),
-        f1=float(np.mean([report.f1 for report in classes])),
-        calibration_error=expected_calibration_error(scores, expected),
+        info=info,
+        figures=figures(info.labels, scores, expected, limits),
         truncated=truncated,
-        texts_per_s=len(rows) / seconds,
-        classes=classes,
+        texts_per_s=len(texts) / seconds,
+        right=right_texts(choose(scores, limits), expected),
     )
-
-
-def _class_report(label: str, called: NDArray[np.bool_], is_so: NDArray[np.bool_]) -> ClassReport:
-    both = int((called & is_so).sum())
-    precision, recall = _share(both, int(called.sum())), _share(both, int(is_so.sum()))
-    f1 = _share(2 * precision * recall, precision + recall)
-    return ClassReport(label, int(is_so.sum()), precision, recall, f1)
-
-
-def _share(part: float, whole: float) -> float:
-    return part / whole if whole else 0.0

@@ -68,7 +68,7 @@ class Snapshot:
 
 def resolve(repository: str, revision: str) -> Snapshot:
     """Ask the hub for the commit of `revision` and its files. Raises PullFailed."""
-    with _one_sentence(repository, revision):
+    with one_sentence(repository, revision):
         commit = _full_hash(repository, revision)
         info = HfApi().model_info(repository, revision=commit, files_metadata=True)
     files = tuple(
@@ -151,7 +151,7 @@ def _fetch(snapshot: Snapshot, file: HubFile, path: Path) -> None:
         return
     part = path.with_name(f"{path.name}.part")
     url = hf_hub_url(snapshot.repository, file.name, revision=snapshot.commit)
-    with _one_sentence(snapshot.repository, snapshot.commit, file.name), part.open("ab") as target:
+    with one_sentence(snapshot.repository, snapshot.commit, file.name), part.open("ab") as target:
         http_get(
             url,
             target,
@@ -186,7 +186,7 @@ def _origin(path: Path) -> str | None:
 
 
 @contextmanager
-def _one_sentence(repository: str, revision: str, file: str | None = None) -> Iterator[None]:
+def one_sentence(repository: str, revision: str, file: str | None = None) -> Iterator[None]:
     """Turn errors of the hub's client into PullFailed with one sentence."""
     what = f"{file} of {repository}" if file else repository
     try:

@@ -18,6 +18,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from model_store.augment import detokenise
 from model_store.calibration import Scores, summary
+from model_store.checkpoint import read_checkpoint
 from model_store.corpus import Row, read_rows
 from model_store.trainer import classify
 
@@ -30,7 +31,7 @@ def natural(text: str) -> str:
 
 def report(model: Path, data: Path, checks: Path | None = None) -> dict[str, Any]:
     """Measure `model` on `data`/dev.tsv as it is and in natural form, and on every TSV in `checks`."""
-    temperature = json.loads((model / "config.json").read_text("utf-8")).get("temperature", 1.0)
+    temperature = read_checkpoint(model).temperature
     network = AutoModelForSequenceClassification.from_pretrained(model)
     tokenizer = AutoTokenizer.from_pretrained(model)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
+from base64 import b64decode
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -27,6 +28,9 @@ class Hub:
     # name -> what is served instead of the promised bytes
     served: dict[str, bytes] = field(default_factory=dict)
     asked: list[tuple[str, str | None]] = field(default_factory=list)
+    # Whether uploads are allowed, and what was uploaded
+    writable: bool = True
+    uploaded: dict[str, bytes] = field(default_factory=dict)
     url: str = ""
 
     def info(self) -> dict[str, Any]:
@@ -71,6 +75,27 @@ def running(hub: Hub) -> Iterator[Hub]:
                 self._file(path.removeprefix(files))
             else:
                 self._refuse("EntryNotFound" if path.startswith(files) else "RepoNotFound")
+
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            path = self.path.partition("?")[0]
+            hub.asked.append((path, None))
+            if not hub.writable:
+                self.send_response(401)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+            elif "/preupload/" in path:
+                names = [file["path"] for file in json.loads(body)["files"]]
+                modes = {"uploadMode": "regular", "shouldIgnore": False}
+                self._json({"files": [{"path": name, **modes} for name in names]})
+            elif "/commit/" in path:
+                for line in map(json.loads, body.splitlines()):
+                    if line["key"] == "file":
+                        hub.uploaded[line["value"]["path"]] = b64decode(line["value"]["content"])
+                url = f"{hub.url}/{hub.repository}"
+                self._json({"commitUrl": f"{url}/commit/{COMMIT}", "commitOid": COMMIT, "commitMessage": ""})
+            else:
+                self._json({"url": f"{hub.url}/{hub.repository}", "warnings": [], "errors": []})
 
         def _json(self, content: Any) -> None:
             body = json.dumps(content).encode()

@@ -6,13 +6,15 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from model_store import ModelInfo, Tokens
 from model_store.__main__ import main
 from model_store.artefact import read_manifest
 from model_store.errors import ModelError
-from model_store.evaluate import LabelledText, evaluate, read_tsv
+from model_store.evaluate import evaluate, one_hot, read_tsv
+from model_store.figures import figures, fit_thresholds, mcnemar
 from model_store.stub import StubClassifier
 from tests.unit.model_store.checkpoints import copy
 
@@ -94,8 +96,10 @@ def test_evaluate_prints_and_writes_its_figures(
 
 def test_figures_are_those_worked_out_by_hand() -> None:
     scores = [[0.9, 0.1, 0.0], [0.2, 0.8, 0.0], [0.6, 0.4, 0.0], [0.3, 0.3, 0.4]]
-    rows = [LabelledText(text, label) for text, label in (("a", 0), ("b", 1), ("c", 1), ("d", 2))]
-    result = evaluate(Fixed(scores, ("x", "y", "z")), rows)
+    evaluation = evaluate(Fixed(scores, ("x", "y", "z")), list("abcd"), one_hot([0, 1, 1, 2], 3))
+    assert evaluation.right.tolist() == [True, True, False, True]
+    result = evaluation.figures
+    assert result.confusion == ((1, 0, 0), (1, 1, 0), (0, 0, 1))
     assert result.accuracy == 0.75
     assert result.interval_95 == pytest.approx((0.3006, 0.9544), abs=1e-4)
     x, y, z = result.classes
@@ -105,6 +109,52 @@ def test_figures_are_those_worked_out_by_hand() -> None:
     assert result.f1 == pytest.approx((2 / 3 + 2 / 3 + 1) / 3)
     # Each text is alone in its bin of confidence.
     assert result.calibration_error == pytest.approx((0.1 + 0.2 + 0.6 + 0.6) / 4)
+
+
+def test_evaluate_of_a_table_compares_two_models(checkpoint: Path, tmp_path: Path, capsys: Capture) -> None:
+    from millrace.__main__ import main as millrace
+
+    path = tmp_path / "data.csv"
+    path.write_text("topic,review\n" + "".join(f"LABEL_{n % 2},text number {n}\n" for n in range(20)))
+    command = [
+        "evaluate",
+        str(path),
+        "--text-column",
+        "review",
+        "--label-column",
+        "topic",
+        "--engine",
+        "torch",
+    ]
+    command += ["--model", str(checkpoint), "--artefact-dir", str(tmp_path / "kept")]
+    assert millrace([*command, "--against", str(checkpoint)]) == 0
+    printed = capsys.readouterr().out
+    assert (
+        "McNemar            right only here 0, only there 0, p = 1: the difference can be chance" in printed
+    )
+    path.write_text("topic,review\nLABEL_0,a\nother,b\n")
+    assert millrace(command) == 2
+    assert "has the label 'other' (1 texts); the model's are LABEL_0, LABEL_1" in capsys.readouterr().err
+
+
+def test_several_labels_a_text_are_evaluated_with_thresholds() -> None:
+    scores = np.array([[0.9, 0.6], [0.4, 0.6], [0.2, 0.1]])
+    expected = np.array([[True, False], [True, True], [False, False]])
+    found = figures(("x", "y"), scores, expected, [0.3, 0.65])
+    assert found.accuracy == pytest.approx(2 / 3)
+    assert [one.recall for one in found.classes] == [1.0, 0.0]
+    assert found.confusion == ()
+    assert sum(one.count for one in found.bins) == 6
+    assert fit_thresholds(scores, expected) == [0.4, 0.5]
+
+
+def test_mcnemar_is_the_binomial_test_of_what_only_one_has_right() -> None:
+    one = np.array([True] * 8 + [False] * 2 + [True] * 5)
+    other = np.array([False] * 8 + [True] * 2 + [True] * 5)
+    only_one, only_other, p_value = mcnemar(one, other)
+    assert (only_one, only_other) == (8, 2)
+    assert p_value == pytest.approx(2 * (1 + 10 + 45) / 1024)
+    assert mcnemar(one, one)[2] == 1.0
 
 
 @pytest.mark.parametrize("line", ["no tab", "text\t7", "text\tMAYBE"])

@@ -30,7 +30,8 @@ def test_the_mean_of_two_runs(tmp_path: Path) -> None:
         assert torch.allclose(tensor.float(), middle, atol=1e-3)
     assert not torch.equal(one["classifier.weight"], other["classifier.weight"])
     assert json.loads((tmp_path / "soup" / "metrics.json").read_text())["runs"][1]["recipe"]["seed"] == 1
-    assert result["temperature"] == json.loads((tmp_path / "soup" / "config.json").read_text())["temperature"]
+    config = json.loads((tmp_path / "soup" / "config.json").read_text())
+    assert result["temperature"] == config["calibration_temperature"]
 
 
 def test_runs_with_different_held_out_sentences_are_refused(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pytest
@@ -18,7 +19,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from model_store import train
 from model_store.convert import convert
 from model_store.recipe import Recipe
-from model_store.trainer import Trainer, bucket, classify, difference
+from model_store.trainer import Trainer, classify, difference
+from model_store.training.batches import bucket
 from tests.unit.model_store.tiny_bert import write_bert, write_data
 
 RECIPE = Recipe(epochs=2, batch_rows=4, learning_rate=5e-3, held_out=2, max_tokens=32, average_decay=0.9)
@@ -49,7 +51,7 @@ def test_a_run_writes_a_plain_model_and_its_metrics(data: Path, bert: Path, tmp_
     metrics = json.loads((out / "metrics.json").read_text())
     assert metrics["recipe"]["epochs"] == len(metrics["epochs"]) == 12
     assert metrics["epochs"][-1]["train_loss"] < metrics["epochs"][0]["train_loss"]
-    assert metrics["temperature"] == json.loads((out / "config.json").read_text())["temperature"]
+    assert metrics["temperature"] == json.loads((out / "config.json").read_text())["calibration_temperature"]
     assert not (out / "checkpoint.safetensors").exists()
 
 
@@ -172,7 +174,7 @@ def test_missing_data_is_one_sentence(bert: Path, tmp_path: Path, capsys: pytest
 
 def test_batches_hold_every_row_once_within_the_token_bound() -> None:
     rows = [([1] * (1 + number % 40), float(number % 2)) for number in range(500)]
-    batches = bucket(rows, Recipe(batch_rows=16, batch_tokens=200), 0)
+    batches = bucket(rows, most_rows=16, most_tokens=200, rng=Random(0))
     assert sorted(row for batch in batches for row in batch) == sorted(rows)
     for batch in batches:
         lengths = [len(row[0]) for row in batch]

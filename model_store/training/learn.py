@@ -1,0 +1,105 @@
+"""Carries out a recipe: from rows to a trained network, and logits to calibrate it with. Imports torch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from model_store.calibration import Scores
+from model_store.errors import BadTraining
+from model_store.figures import Chosen
+from model_store.training.base import base_digest, load_network
+from model_store.training.batches import encode, predict
+from model_store.training.data import Data
+from model_store.training.fine_tuning import Contrastive, FineTuning, features
+from model_store.training.head import fit_best, put, targets_of
+from model_store.training.loop import Loop
+from model_store.training.recipes import Options
+
+CHECKPOINT = "checkpoint.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """A trained network; logits and labels, each (texts, labels), of texts its head was not fitted on."""
+
+    network: Any
+    logits: Scores
+    expected: Chosen
+    history: list[dict[str, float]]
+
+
+class Learner:
+    """One run on `data`. Checkpoints are written to `work` every `checkpoint_s` seconds."""
+
+    def __init__(self, base: Path, tokenizer: Any, data: Data, options: Options) -> None:
+        self._tokenizer, self._data, self._options = tokenizer, data, options
+        self._multi_label = data.survey.multi_label
+        self._ids = {part: self._encode(part) for part in ("train", "tune")}
+        self._targets = {
+            part: targets_of([row.labels for row in getattr(data, part)], data.labels)
+            for part in ("train", "tune")
+        }
+        self._identity = {"options": asdict(options), "base": base_digest(base), "data": data.digest()}
+        self.network = load_network(
+            base, data.labels, multi_label=self._multi_label, pooled=True, seed=options.seed
+        )
+
+    def learn(self, work: Path, say: Callable[[str], None], *, checkpoint_s: float) -> Learned:
+        """Train. Raises BadTraining if the checkpoint in `work` is of another run."""
+        recipe = {"linear": self._linear, "contrastive": self._contrastive, "full": self._full}
+        return recipe[self._options.recipe](work, say, checkpoint_s)
+
+    def _linear(self, work: Path, say: Callable[[str], None], checkpoint_s: float) -> Learned:
+        found, targets = features(self.network, self._ids["train"]), self._targets["train"]
+        head, logits = fit_best(found, targets, multi_label=self._multi_label, seed=self._options.seed)
+        put(head, self.network)
+        return Learned(self.network, logits[0], targets[logits[1]].numpy() > 0, [])
+
+    def _contrastive(self, work: Path, say: Callable[[str], None], checkpoint_s: float) -> Learned:
+        loop = Contrastive(self.network, self._options, self._rows("train"), self._identity)
+        run(loop, work / CHECKPOINT, say, checkpoint_s)
+        found = features(self.network, self._ids["train"])
+        head, _ = fit_best(
+            found, self._targets["train"], multi_label=self._multi_label, seed=self._options.seed
+        )
+        put(head, self.network)
+        return self._tuned(loop)
+
+    def _full(self, work: Path, say: Callable[[str], None], checkpoint_s: float) -> Learned:
+        loop = FineTuning(
+            self.network, self._options, self._rows("train"), self._rows("tune"), self._identity
+        )
+        run(loop, work / CHECKPOINT, say, checkpoint_s)
+        return self._tuned(loop)
+
+    def _tuned(self, loop: Loop) -> Learned:
+        logits = predict(self.network, self._ids["tune"])
+        return Learned(self.network, logits, self._targets["tune"].numpy() > 0, loop.history)
+
+    def _encode(self, part: str) -> list[list[int]]:
+        rows = getattr(self._data, part)
+        return encode(self._tokenizer, [row.text for row in rows], self._options.max_tokens) if rows else []
+
+    def _rows(self, part: str) -> list[tuple[list[int], Any]]:
+        return list(zip(self._ids[part], self._targets[part], strict=True))
+
+
+def run(loop: Loop, checkpoint: Path, say: Callable[[str], None], checkpoint_s: float) -> None:
+    """Run a loop to its end, from its checkpoint if there is one; its model gets the averaged weights."""
+    if checkpoint.exists():
+        try:
+            loop.restore(checkpoint)
+        except ValueError as error:
+            raise BadTraining(f"{error}.") from error
+        say(f"An interrupted run continues from {checkpoint}.")
+    checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    saved = time.monotonic()
+    for step in loop.steps():
+        if time.monotonic() - saved >= checkpoint_s and step < loop.total_steps:
+            loop.save(checkpoint)
+            saved = time.monotonic()
+    loop.use_average()

@@ -1,0 +1,168 @@
+"""The report of a run: one HTML page without scripts or outside resources. Standard library only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from html import escape
+
+from model_store.training.charts import Chart
+from model_store.training.result import Result
+
+_MOST_IN_MATRIX = 40
+_STYLE = """
+:root { color-scheme: light dark; --ink: #1c2430; --soft: #667085; --line: #d9dee7; --back: #fff;
+  --a: #1769aa; --b: #c2571a; --tint: 23, 105, 170; --wrong: 194, 87, 26; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e6e9ef; --soft: #9aa4b5; --line: #333c4a;
+  --back: #12161d; --a: #6bb3ec; --b: #f0975a; --tint: 107, 179, 236; --wrong: 240, 151, 90; } }
+body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--back);
+  margin: 2rem auto; max-width: 62rem; padding: 0 1rem; }
+h1 { font-size: 1.6rem; margin-bottom: 0; }
+h2 { font-size: 1.15rem; margin-top: 2.2rem; }
+p, td { overflow-wrap: anywhere; }
+.soft { color: var(--soft); }
+.big { font-size: 2.4rem; font-weight: 600; }
+table { border-collapse: collapse; }
+th, td { padding: .25rem .7rem; border-bottom: 1px solid var(--line); text-align: left;
+  vertical-align: top; font-variant-numeric: tabular-nums; }
+.scroll { overflow-x: auto; }
+.matrix td { text-align: center; min-width: 2.4rem; }
+.pair { display: flex; flex-wrap: wrap; gap: 2rem; }
+figure { margin: 0; flex: 1 1 24rem; max-width: 30rem; }
+svg { width: 100%; }
+svg text { font-size: 11px; fill: var(--soft); }
+.grid { stroke: var(--line); }
+polyline { fill: none; stroke-width: 2; }
+polyline.a { stroke: var(--a); }
+polyline.b { stroke: var(--b); }
+polyline.guide { stroke: var(--soft); stroke-dasharray: 4; stroke-width: 1; }
+.dot.a { fill: var(--a); }
+.dot.b { fill: var(--b); }
+pre { background: rgba(var(--tint), .08); padding: .8rem; overflow-x: auto; }
+"""
+
+
+def page(result: Result, serve: str) -> str:
+    """The page; `serve` is the command that serves the model."""
+    parts = [
+        _head(result),
+        _labels(result),
+        _confusion(result),
+        '<div class="pair">' + _calibration(result) + _curves(result) + "</div>",
+        _mistakes(result),
+        "<h2>The data</h2><pre>" + escape("\n".join(result.survey.lines())) + "</pre>",
+        "<h2>Serve it</h2><pre>" + escape(serve) + "</pre>",
+    ]
+    name = escape(result.name)
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content='
+        f'"width=device-width"><title>{name}: training report</title><style>{_STYLE}</style></head>\n<body>'
+        + "\n".join(parts)
+        + "</body></html>\n"
+    )
+
+
+def _head(result: Result) -> str:
+    found = result.figures
+    low, high = found.interval_95
+    meaning = "exactly the right labels" if result.thresholds else "the right label"
+    rows = ", ".join(f"{count:,} {part}" for part, count in result.rows.items() if count)
+    return (
+        f"<h1>{escape(result.name)}</h1><p class='soft'>Recipe {result.options.recipe} on the base "
+        f"{escape(result.base)}; rows: {rows}; {result.seconds / 60:.1f} minutes, "
+        f"{result.processor_seconds / 60:.1f} of processor time.</p>"
+        f"<p><span class='big'>{found.accuracy:.1%}</span> of {found.texts:,} test texts got {meaning} "
+        f"(95 % interval: {low:.1%} to {high:.1%}). A bag of words gets {result.bag_of_words:.1%}. "
+        f"F1, mean of labels: {found.f1:.3f}.</p>"
+    )
+
+
+def _labels(result: Result) -> str:
+    limits = result.thresholds
+    head = ["label", "test texts", "precision", "recall", "F1", *(["threshold"] if limits else [])]
+    rows = (
+        [
+            one.label,
+            f"{one.texts:,}",
+            *(f"{value:.3f}" for value in (one.precision, one.recall, one.f1)),
+            *([f"{limits[number]:.2f}"] if limits else []),
+        ]
+        for number, one in enumerate(result.figures.classes)
+    )
+    return "<h2>By label</h2>" + _table(head, rows)
+
+
+def _confusion(result: Result) -> str:
+    counts, labels = result.figures.confusion, [one.label for one in result.figures.classes]
+    if not counts or len(labels) > _MOST_IN_MATRIX:
+        return ""
+    lines = ["<tr><th></th>" + "".join(f"<th>{escape(label)}</th>" for label in labels) + "</tr>"]
+    for row, label in enumerate(labels):
+        total = sum(counts[row]) or 1
+        cells = "".join(
+            f'<td style="background: rgba(var(--{"tint" if row == column else "wrong"}), '
+            f'{count / total * 0.8:.2f})">{count or ""}</td>'
+            for column, count in enumerate(counts[row])
+        )
+        lines.append(f"<tr><th>{escape(label)}</th>{cells}</tr>")
+    return (
+        "<h2>Confusion</h2><p class='soft'>A row for each label of the texts, a column for each prediction."
+        "</p>"
+        f'<div class="scroll"><table class="matrix">{"".join(lines)}</table></div>'
+    )
+
+
+def _calibration(result: Result) -> str:
+    chart = Chart("calibration", (0, 1), (0, 1), ("score", "share that was right"))
+    chart.line([(0, 0), (1, 1)], "guide")
+    most = max(one.count for one in result.figures.bins)
+    dots = [(one.score, one.right, 3 + 9 * (one.count / most) ** 0.5) for one in result.figures.bins]
+    return (
+        f"<figure><h2>Calibration</h2>{chart.dots(dots, 'a').svg()}<figcaption class='soft'>"
+        "On the line, a score of 0.8 is right in 80 % of cases; larger dots have more texts. Mean distance: "
+        f"{result.figures.calibration_error:.3f}, with a temperature of {result.temperature:.2f}."
+        "</figcaption></figure>"
+    )
+
+
+def _curves(result: Result) -> str:
+    charts = ""
+    if points := [(float(rows), accuracy) for rows, accuracy in result.learning_curve]:
+        most = points[-1][0]
+        chart = Chart("learning curve", (0, most), (0, 1), ("training rows", "test accuracy"))
+        charts += (
+            f"<figure><h2>Learning curve</h2>{chart.line(points, 'a').svg()}<figcaption class='soft'>"
+            "Of a linear head on the untrained base. If it still rises at its end, more labelled rows help."
+            "</figcaption></figure>"
+        )
+    held_out = [(one["epoch"], one["held_out_loss"]) for one in result.history if "held_out_loss" in one]
+    if held_out:
+        trained = [(one["epoch"], one["train_loss"]) for one in result.history]
+        top = max(value for _, value in [*held_out, *trained])
+        chart = Chart("loss", (1, max(2, len(result.history))), (0, top), ("epoch", "loss"))
+        charts += (
+            f"<figure><h2>Loss</h2>{chart.line(trained, 'b').line(held_out, 'a').svg()}"
+            "<figcaption class='soft'>Blue: held-out rows, whose lowest point is the model. Orange: training "
+            "rows.</figcaption></figure>"
+        )
+    return charts
+
+
+def _mistakes(result: Result) -> str:
+    if not result.mistakes:
+        return "<h2>Most confident mistakes</h2><p>There are none.</p>"
+    rows = (
+        [f"{one.score:.2f}", ", ".join(one.expected) or "none", ", ".join(one.predicted) or "none", one.text]
+        for one in result.mistakes
+    )
+    return (
+        "<h2>Most confident mistakes</h2><p class='soft'>Often the label in the file is what is wrong.</p>"
+        + _table(["score", "label", "predicted", "text"], rows)
+    )
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    def line(cells: Sequence[str], tag: str) -> str:
+        return "<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+
+    body = "".join(line(row, "td") for row in rows)
+    return f'<div class="scroll"><table>{line(head, "th")}{body}</table></div>'

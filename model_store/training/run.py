@@ -1,0 +1,173 @@
+"""One training run from files to a served checkpoint. Repeating an interrupted one continues it.
+
+Everything is written to a hidden directory beside the target, which gets its name at the end: a directory
+with the target's name is always complete.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from model_store.calibration import Scores, fit_binary_temperature, fit_temperature, sigmoid, softmax
+from model_store.checkpoint import CONFIG, THRESHOLDS
+from model_store.errors import BadTraining
+from model_store.figures import Chosen, choose, figures, fit_thresholds, right_texts
+from model_store.training.card import card
+from model_store.training.data import Data, Order, read_data
+from model_store.training.recipes import Options, options
+from model_store.training.report import page
+from model_store.training.result import Mistake, Result
+
+Say = Callable[[str], None]
+_MOST_MISTAKES, _MOST_TEXT = 30, 400
+
+
+def train(order: Order, say: Say) -> Result:
+    """Train a classifier into `order.out`. Raises ModelError, in one sentence."""
+    if order.out.exists() and not order.replace:
+        raise BadTraining(f"{order.out} exists: choose another directory with -o, or add --replace.")
+    if order.replace and order.out.exists() and not (order.out / CONFIG).is_file():
+        raise BadTraining(f"{order.out} is not a checkpoint, so it is not replaced.")
+    began, used = time.monotonic(), time.process_time()
+    # Waiting threads of OpenMP spin by default, which makes training many times slower on a busy machine.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    import torch
+
+    from model_store.hardware import cores
+    from model_store.training.base import find_base, load_tokenizer, max_tokens
+
+    torch.set_num_threads(order.threads or cores())
+    base = find_base(order.base)
+    tokenizer, limit = load_tokenizer(base), max_tokens(base)
+    data = read_data(order.source, tokenizer, limit, order.recipe)
+    for line in data.survey.lines():
+        say(line)
+    chosen = options(data.recipe, len(data.train), seed=order.source.seed, max_tokens=limit)
+    counts = f"{len(data.train):,} rows; {len(data.test):,} others are the test"
+    say(f"recipe               {data.recipe}, on {counts}")
+    work = order.out.parent / f".{order.out.name}.part"
+    found = _Run(order, base, tokenizer, data, chosen)
+    result = found.carry_out(work, say, lambda: (time.monotonic() - began, time.process_time() - used))
+    if order.out.exists():
+        shutil.rmtree(order.out)
+    work.rename(order.out)
+    return result
+
+
+class _Run:
+    def __init__(self, order: Order, base: Path, tokenizer: Any, data: Data, chosen: Options) -> None:
+        self._order, self._base, self._tokenizer = order, base, tokenizer
+        self._data, self._options = data, chosen
+        self._several = data.survey.multi_label
+
+    def carry_out(self, work: Path, say: Say, clock: Callable[[], tuple[float, float]]) -> Result:
+        """Train, calibrate, test, and write everything to `work`."""
+        from model_store.training.baselines import Baselines
+        from model_store.training.batches import encode, predict
+        from model_store.training.learn import CHECKPOINT, Learner
+
+        data, limit = self._data, self._options.max_tokens
+        learner = Learner(self._base, self._tokenizer, data, self._options)
+        baselines = Baselines(data.train, data.test, data.labels, several=self._several)
+        curve = baselines.learning_curve(learner.network, self._tokenizer, limit)
+        learned = learner.learn(work, say, checkpoint_s=self._order.checkpoint_s)
+        network = learned.network.half().float()  # as it is stored
+        temperature, thresholds = self._calibrate(learned.logits, learned.expected)
+        logits = predict(network, encode(self._tokenizer, [row.text for row in data.test], limit))
+        scores = (sigmoid if self._several else softmax)(logits, temperature)
+        expected = _matrix(data)
+        seconds, processor_seconds = clock()
+        result = Result(
+            name=self._order.out.name,
+            base=self._order.base,
+            options=self._options,
+            survey=data.survey,
+            rows={name: len(getattr(data, name)) for name in ("train", "tune", "test")},
+            temperature=temperature,
+            thresholds=tuple(thresholds) if thresholds else None,
+            figures=figures(data.labels, scores, expected, thresholds),
+            bag_of_words=baselines.bag_of_words(),
+            learning_curve=curve,
+            history=learned.history,
+            mistakes=_mistakes(data, scores, expected, thresholds),
+            seconds=seconds,
+            processor_seconds=processor_seconds,
+        )
+        self._write(work, network, result, scores)
+        (work / CHECKPOINT).unlink(missing_ok=True)
+        return result
+
+    def _calibrate(self, logits: Scores, expected: Chosen) -> tuple[float, list[float] | None]:
+        if not self._several:
+            return fit_temperature(logits, expected.argmax(axis=1)), None
+        temperature = fit_binary_temperature(logits, expected)
+        return temperature, fit_thresholds(sigmoid(logits, temperature), expected)
+
+    def _write(self, work: Path, network: Any, result: Result, scores: Scores) -> None:
+        from model_store.convert import export
+
+        keys = {THRESHOLDS: result.thresholds} if result.thresholds else {}
+        self._tokenizer.save_pretrained(work)
+        export(network, work, work, temperature=result.temperature, **keys)
+        (work / "README.md").write_text(card(result), "utf-8")
+        (work / "report.html").write_text(page(result, serve_command(self._order.out)), "utf-8")
+        (work / "metrics.json").write_text(json.dumps(result.as_dict(), indent=2) + "\n", "utf-8")
+        _write_reference(work, self._data, scores, self._options.max_tokens)
+
+
+def serve_command(out: Path) -> str:
+    """The command that serves the checkpoint."""
+    return f"millrace up --model {out}"
+
+
+def _matrix(data: Data) -> Chosen:
+    from model_store.training.head import targets_of
+
+    return np.asarray(targets_of([row.labels for row in data.test], data.labels).numpy() > 0)
+
+
+def _mistakes(
+    data: Data, scores: Scores, expected: Chosen, thresholds: list[float] | None
+) -> tuple[Mistake, ...]:
+    """The wrong predictions with the highest scores against the text's labels."""
+    chosen = choose(scores, thresholds)
+    wrong = np.flatnonzero(~right_texts(chosen, expected))
+    # How sure the model is of what is wrong: a chosen label that the text lacks, or a missed one.
+    sure = np.where(expected, 1 - scores, scores)[wrong]
+    doubt = np.where(chosen[wrong] != expected[wrong], sure, 0.0).max(axis=1, initial=0.0)
+    return tuple(
+        Mistake(
+            text=data.test[wrong[number]].text[:_MOST_TEXT],
+            expected=data.test[wrong[number]].labels,
+            predicted=tuple(np.array(data.labels, dtype=object)[chosen[wrong[number]]]),
+            score=float(doubt[number]),
+        )
+        for number in np.argsort(-doubt)[:_MOST_MISTAKES]
+    )
+
+
+def _write_reference(work: Path, data: Data, scores: Scores, limit: int) -> None:
+    """The distribution of the test texts, against which a worker compares its traffic, if they are enough."""
+    from model_store.artefact import identity
+    from model_store.checkpoint import read_checkpoint
+    from model_store.drift_reference import LEAST_TEXTS, build_reference, measure
+    from model_store.measuring import write_reference
+    from model_store.tokenizer import Tokenizer
+
+    if len(scores) < LEAST_TEXTS:
+        return
+    tokens = Tokenizer(work / "tokenizer.json", limit)([row.text for row in data.test])
+    measured = [
+        measure(of_text, list(map(float, row)), multi_label=data.survey.multi_label)
+        for of_text, row in zip(tokens, scores, strict=True)
+    ]
+    named = identity(read_checkpoint(work).files())
+    write_reference(build_reference(named, len(data.labels), measured), work)

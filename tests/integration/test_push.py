@@ -1,0 +1,50 @@
+"""`millrace push` against a hub on the loopback."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.hugging_face import COMMIT, Hub, running
+from tests.unit.model_store.checkpoints import copy
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    with running(Hub({})) as hub:
+        yield hub
+
+
+def _push(directory: Path, hub: Hub, home: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "millrace", "push", str(directory), "org/name"]
+    settings = {"HF_ENDPOINT": hub.url, "HF_HOME": str(home), "HF_TOKEN": "hf_test"}
+    return subprocess.run(command, env=os.environ | settings, capture_output=True, text=True, check=False)
+
+
+def test_a_checkpoint_is_pushed_and_nothing_else_of_its_directory(
+    checkpoint: Path, hub: Hub, tmp_path: Path
+) -> None:
+    model = copy(checkpoint, tmp_path / "topics")
+    (model / "README.md").write_text("# topics\n")
+    (model / "private.txt").write_text("not for others")
+    done = _push(model, hub, tmp_path / "home")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"pushed as org/name@{COMMIT}\n"
+    assert hub.uploaded == {
+        path.name: path.read_bytes() for path in model.iterdir() if path.name != "private.txt"
+    }
+
+
+def test_a_push_without_permission_is_one_sentence(checkpoint: Path, hub: Hub, tmp_path: Path) -> None:
+    hub.writable = False
+    done = _push(checkpoint, hub, tmp_path / "home")
+    assert done.returncode == 2
+    assert done.stderr == (
+        "millrace push: The hub does not let you write to org/name: log in with `hf auth login`.\n"
+    )
+    assert hub.uploaded == {}

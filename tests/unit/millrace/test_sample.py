@@ -1,0 +1,80 @@
+"""`millrace sample`: which texts are chosen for labelling, and the file that is written."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from millrace import job_client
+from millrace.__main__ import main
+from millrace.sample import choose, doubt
+
+RESULTS = [0.99, 0.52, 0.9, 0.52, 0.6, 0.95, 0.7]
+TEXTS = ["sure", "unsure", "rather", "Unsure ", "hardly", "clear", "maybe"]
+
+
+def _scores(best: float) -> list[dict[str, Any]]:
+    return [{"label": "a", "score": best}, {"label": "b", "score": 1 - best}]
+
+
+@pytest.mark.parametrize(
+    ("scores", "expected"),
+    [((0.5, 0.5), 1.0), ((1.0, 0.0), 0.0), ((0.4, 0.35, 0.25), 0.95), ((0.9, 0.1, 0.45), 0.9), ((0.2,), 0.4)],
+)
+def test_doubt_is_the_nearness_of_the_best_two_or_of_one_to_a_half(
+    scores: tuple[float, ...], expected: float
+) -> None:
+    assert doubt([{"label": str(n), "score": score} for n, score in enumerate(scores)]) == pytest.approx(
+        expected
+    )
+
+
+def test_the_least_certain_different_texts_are_chosen_and_errors_are_left_out() -> None:
+    results: list[tuple[str, Any]] = list(zip(TEXTS, map(_scores, RESULTS), strict=True))
+    results.append(("broken", {"error": {"code": "too_long"}}))
+    assert [text for text, _ in choose(results, 3, at_random=False)] == ["unsure", "hardly", "maybe"]
+    assert len(choose(results, 100, at_random=False)) == 6
+    some = choose(results, 3, at_random=True)
+    assert len({text for text, _ in some}) == 3
+    assert some == choose(results, 3, at_random=True)
+
+
+def _service(request: httpx.Request) -> httpx.Response:
+    job = {"id": "7", "status": "finished", "total": len(TEXTS), "done": len(TEXTS), "failed": 0}
+    job |= {"error": None, "position": None, "rate": None}
+    lines = {"/jobs/7/texts": TEXTS, "/jobs/7/predictions": list(map(_scores, RESULTS))}.get(request.url.path)
+    if lines is not None:
+        return httpx.Response(200, text="".join(json.dumps(line) + "\n" for line in lines))
+    return httpx.Response(200, json=job)
+
+
+@pytest.fixture(autouse=True)
+def _serve(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = httpx.Client
+    monkeypatch.setattr(
+        job_client.httpx,
+        "Client",
+        lambda **options: made(**options | {"transport": httpx.MockTransport(_service)}),
+    )
+
+
+@pytest.mark.parametrize("by_job", [True, False])
+def test_a_file_to_label_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str], by_job: bool) -> None:
+    (tmp_path / "texts.txt").write_text("\n".join(TEXTS) + "\n")
+    source = ["--job", "7"] if by_job else [str(tmp_path / "texts.txt")]
+    out = tmp_path / "to-label.csv"
+    assert main(["sample", *source, "-n", "2", "-o", str(out)]) == 0
+    with out.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["text"], row["label"], row["score"]) for row in rows] == [
+        ("unsure", "", "0.5200"),
+        ("hardly", "", "0.6000"),
+    ]
+    assert rows[0]["predicted"] == "a"
+    assert main(["sample", *source, "-o", str(out)]) == 2
+    assert "exists, and may have labels" in capsys.readouterr().err

@@ -1,0 +1,223 @@
+"""Reading, surveying and dividing labelled files, and one sentence for each that cannot be used."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from model_store.errors import BadTable, BadTraining, ModelError
+from model_store.training.recipes import choose
+from model_store.training.split import hold_out, without_texts_of
+from model_store.training.survey import survey, without_duplicates
+from model_store.training.table import Columns, LabelledRow, Table, read_table
+
+TAGS = Columns(label="tags", separator=";")
+
+
+def _write(path: Path, content: str | bytes) -> Path:
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.csv", 'label,text\na,"one, two"\nb,three\n'),
+        ("a.csv", 'label;text\na;"one, two"\nb;three\n'),
+        ("a.csv", '\ufefflabel,text\r\na,"one, two"\r\n\r\nb,three\r\n'),
+        ("a.tsv", "label\ttext\na\tone, two\nb\tthree\n"),
+        ("a.ndjson", '{"text": "one, two", "label": "a"}\n\n{"label": "b", "text": "three"}\n'),
+    ],
+)
+def test_the_same_rows_in_every_format(tmp_path: Path, name: str, content: str) -> None:
+    rows = read_table(_write(tmp_path / name, content), columns=Columns()).rows
+    assert rows == [LabelledRow("one, two", ("a",)), LabelledRow("three", ("b",))]
+
+
+def test_a_tsv_has_no_quotes(tmp_path: Path) -> None:
+    path = _write(tmp_path / "a.tsv", 'text\tlabel\n"so so\tx\nhe said "no" twice\ty\n')
+    assert [row.text for row in read_table(path, columns=Columns()).rows] == ['"so so', 'he said "no" twice']
+
+
+def test_several_labels_a_text(tmp_path: Path) -> None:
+    path = _write(tmp_path / "a.csv", "text,tags\none,b; a;b\ntwo,\n")
+    assert [row.labels for row in read_table(path, columns=TAGS).rows] == [("b", "a"), ()]
+    path = _write(tmp_path / "a.jsonl", '{"text": "one", "tags": ["b", "a"]}\n')
+    assert read_table(path, columns=TAGS).rows[0].labels == ("b", "a")
+
+
+def test_a_label_called_label_and_labels_that_are_numbers(tmp_path: Path) -> None:
+    path = _write(tmp_path / "a.csv", "text,label\ntext,label\nother,1\n")
+    assert [row.labels for row in read_table(path, columns=Columns()).rows] == [("label",), ("1",)]
+    path = _write(tmp_path / "a.ndjson", '{"text": "a", "label": 1}\n{"text": "b", "label": true}\n')
+    assert [row.labels for row in read_table(path, columns=Columns()).rows] == [("1",), ("True",)]
+
+
+def test_several_files_are_one_table(tmp_path: Path) -> None:
+    old = _write(tmp_path / "old.csv", "text,label\nx,a\n")
+    new = _write(tmp_path / "new.csv", "label,text\nb,y\n")
+    table = read_table(old, new, columns=Columns())
+    assert ([row.labels for row in table.rows], table.name) == ([("a",), ("b",)], "old.csv, new.csv")
+
+
+def test_rows_without_text_or_label_are_counted(tmp_path: Path) -> None:
+    table = read_table(_write(tmp_path / "a.csv", "text,label\n ,a\nx,\ny,a\n"), columns=Columns())
+    assert (table.total, table.empty, table.unlabelled, len(table.rows)) == (3, 1, 1, 1)
+
+
+def test_of_a_long_file_a_random_sample_is_kept(tmp_path: Path) -> None:
+    path = _write(tmp_path / "a.csv", "text,label\n" + "".join(f"t{n},a\n" for n in range(5000)))
+    table = read_table(path, columns=Columns(), most=500)
+    numbers = [int(row.text[1:]) for row in table.rows]
+    assert (table.total, len(numbers), len(set(numbers))) == (5000, 500, 500)
+    assert 2100 < sum(numbers) / 500 < 2900
+    assert table.rows == read_table(path, columns=Columns(), most=500).rows
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("a.csv", b"PK\x03\x04\x00\x00", "is a binary file, not CSV: save it as CSV in UTF-8"),
+        ("a.csv", b"text,label\n" + b"x,y\n" * 2000 + b"\0", "line 2002: a NUL character"),
+        ("a.csv", "text,label\nf\xfcr,a\n".encode("latin-1"), "is not UTF-8"),
+        ("a.csv", 'text,label\nx,a\n"never closed,b\nand so on,c\n', "line 3: a quote is never closed"),
+        ("a.csv", 'text,label\n"' + "x\n" * 100_000, "line 2: a quote is never closed"),
+        ("a.csv", 'text,label\n"a"b,c\n', "line 2: ',' expected after '\"'"),
+        ("a.csv", "text,label\nx\n", "line 2: 1 columns, but the first line names 2"),
+        ("a.csv", "text,label\n", "contains no labelled text"),
+        ("a.csv", "", "has no column 'text' (its first line has: nothing): choose with --text-column"),
+        ("a.csv", "Text;topic\nx;y\n", "has no column 'text' (its first line has: Text, topic)"),
+        ("a.csv", "text,text,label\nx,y,z\n", "has two columns 'text'"),
+        ("a.csv", "text,label\n" + "x" * 1_200_000, "line 2: more than 1,000,000 characters in one line"),
+        ("a.csv", "text,label\nx," + "y" * 300 + "\n", "line 2: a label has more than 200 characters"),
+        ("a.xlsx", "text,label\n", "the name must end in one of .csv, .tsv"),
+        ("a.ndjson", "{'text'\n", "line 1: not valid JSON"),
+        ("a.ndjson", "[" * 100_000 + "\n", "line 1: not valid JSON"),
+        ("a.ndjson", '{"text": 1, "label": "a"}\n', "line 1: not an object with a string 'text'"),
+        ("a.ndjson", '{"text": "x", "label": ["a"]}\n', "for several labels a text, add --separator"),
+    ],
+)
+def test_a_bad_file_is_one_sentence(tmp_path: Path, name: str, content: str | bytes, sentence: str) -> None:
+    with pytest.raises(BadTable) as caught:
+        read_table(_write(tmp_path / name, content), columns=Columns())
+    assert sentence in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(BadTable, match=r"nowhere\.csv cannot be read: No such file"):
+        read_table(tmp_path / "nowhere.csv", columns=Columns())
+
+
+def _rows(**labels: int) -> list[LabelledRow]:
+    return [
+        LabelledRow(f"{name} {number}", (name,)) for name, count in labels.items() for number in range(count)
+    ]
+
+
+def _survey(
+    rows: list[LabelledRow], *, multi_label: bool = False, train: list[LabelledRow] | None = None
+) -> str:
+    table = Table("a.csv", rows, total=len(rows))
+    found = survey(table, rows if train is None else train, multi_label=multi_label, in_both=2, over_long=3)
+    return "\n".join(found.lines())
+
+
+def test_the_survey_says_what_the_data_are_like() -> None:
+    rows = [*_rows(a=30, b=10), LabelledRow("A  0", ("a",)), LabelledRow("a 0", ("b",))]
+    said = _survey(rows)
+    assert "rows                 42 in a.csv" in said
+    assert "duplicates           1:" in said
+    assert "contradictions       1:" in said
+    assert "in both parts        2:" in said
+    assert "too long             3:" in said
+    assert "labels               2, one a text; the commonest has 2.8 times the rows of the rarest" in said
+    assert "  a  31 (73.8%)" in said
+    assert "without text" not in said
+
+
+@pytest.mark.parametrize(
+    ("rows", "sentence"),
+    [
+        (_rows(a=9), "has only one label ('a'), so there is nothing to tell apart"),
+        (_rows(a=9, b=1, c=1), "The label 'b' (and 1 more) has fewer than two texts"),
+        (_rows(**{f"l{n}": 1 for n in range(30)}), "has 30 labels for 30 texts: is --label-column right?"),
+    ],
+)
+def test_data_that_cannot_work_are_refused(rows: list[LabelledRow], sentence: str) -> None:
+    with pytest.raises(BadTraining) as caught:
+        _survey(rows)
+    assert sentence in str(caught.value)
+
+
+def test_a_label_that_only_the_test_has_is_refused() -> None:
+    rows = _rows(a=5, b=5)
+    with pytest.raises(ModelError, match="All texts of the label 'b' are in the test part"):
+        _survey(rows, train=rows[:5])
+
+
+def test_the_hold_out_is_stratified_and_keeps_texts_together() -> None:
+    rows = [*_rows(a=100, b=20, c=2), LabelledRow("A 7", ("b",)), LabelledRow("a  7", ("c",))]
+    train, test = hold_out(rows, 0.2, 1)
+    assert sorted(map(repr, [*train, *test])) == sorted(map(repr, rows))
+    counts = [sum(name in row.labels for row in test) for name in "abc"]
+    assert counts[0] in (19, 20)
+    assert counts[1] in (4, 5)
+    assert counts[2] in (1, 2)
+    assert (
+        len({"7" in row.text.split() for part in (train, test) for row in part if row.text[-2:] == " 7"}) <= 1
+    )
+    assert not without_texts_of(train, test) or len(without_texts_of(train, test)) == len(train)
+    assert hold_out(rows, 0.2, 1) == (train, test)
+    assert hold_out(rows, 0.2, 2) != (train, test)
+
+
+def test_duplicates_are_used_once() -> None:
+    rows = [LabelledRow("a b", ("x",)), LabelledRow(" A  b", ("x",)), LabelledRow("a b", ("y",))]
+    assert without_duplicates(rows) == [rows[0], rows[2]]
+
+
+def test_the_recipe_follows_the_number_of_rows_a_label() -> None:
+    assert [choose(rows, 6) for rows in (20, 60, 299, 5000)] == [
+        "linear",
+        "contrastive",
+        "contrastive",
+        "full",
+    ]
+
+
+def test_two_million_rows_are_streamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a file object that never holds more than a line, so that memory is bounded by the sample."""
+    import tracemalloc
+
+    class Endless:
+        def __init__(self) -> None:
+            self.lines: Iterator[str] = iter(())
+            self.left = 200_000
+
+        def readline(self, _: int) -> str:
+            self.left -= 1
+            return "text,label\n" if self.left == 199_999 else f"t{self.left},a\n" if self.left > 0 else ""
+
+    from model_store.training import table
+
+    tracemalloc.start()
+    cells = table._separated(tmp_path / "a.csv", Endless(), Columns())  # type: ignore[arg-type]
+    count = sum(1 for _ in cells)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert count == 199_998
+    assert peak < 2_000_000
+
+
+def test_the_file_in_the_tests_data_is_what_its_generator_writes(tmp_path: Path) -> None:
+    from tests.labelled.make_sets import HERE, SETS, rows, write
+
+    write(tmp_path / "topics.csv", rows("topics", SETS["topics"][0], test=False))
+    assert (tmp_path / "topics.csv").read_bytes() == (HERE / "topics.csv").read_bytes()
+    found = read_table(HERE / "topics.csv", columns=Columns())
+    assert (found.total, len({row.labels for row in found.rows})) == (3000, 6)
+    assert json.dumps(found.rows[0].text)
