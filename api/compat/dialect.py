@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from pydantic import BaseModel
+from pydantic_core import to_json
 from starlette.requests import ClientDisconnect
 from starlette.routing import compile_path
 
@@ -82,7 +82,7 @@ class Dialect:
 
 
 def json_answer(value: Any, headers: Iterable[Header] = ()) -> Answer:
-    return Answer(200, [*headers], json.dumps(value, separators=(",", ":")).encode())
+    return Answer(200, [*headers], to_json(value))
 
 
 class Endpoint:

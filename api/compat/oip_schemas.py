@@ -11,22 +11,22 @@ class OipInput(BaseModel):
     name: str
     shape: list[int] = Field(max_length=8)
     datatype: str
-    parameters: dict[str, Any] = {}
+    parameters: dict[str, Any] = Field(default_factory=dict)
     data: Any = None
 
 
 class OipOutput(BaseModel):
     name: str
-    parameters: dict[str, Any] = {}
+    parameters: dict[str, Any] = Field(default_factory=dict)
 
 
 class OipRequest(BaseModel):
     """One input of type BYTES with the texts, as JSON or as binary data behind the JSON."""
 
     id: str | None = None
-    parameters: dict[str, Any] = {}
+    parameters: dict[str, Any] = Field(default_factory=dict)
     inputs: list[OipInput] = Field(min_length=1, max_length=8)
-    outputs: list[OipOutput] = []
+    outputs: list[OipOutput] = Field(default_factory=list)
 
 
 class OipTensor(BaseModel):

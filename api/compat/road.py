@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from time import perf_counter
 from typing import Any, TypeVar
 
 from pydantic import BaseModel
+from pydantic_core import from_json
 
 from api.asgi.http import Receive, check_encoding, check_json, check_length
 from api.auth import Authenticator
@@ -51,16 +51,12 @@ class Classified:
 
     texts: Sequence[str]
     results: Sequence[CachedPrediction | Prediction]
+    scores: Sequence[Scores]
     computed: Sequence[Prediction]
     headers: list[Header]
     total_s: float
     model: str
     revision: str
-
-    @property
-    def scores(self) -> list[Scores]:
-        """The labels and scores of each text, in label id order."""
-        return [_scores(result.fragment) for result in self.results]
 
     @property
     def tokens(self) -> list[int]:
@@ -79,7 +75,7 @@ class Classified:
 
 
 def _scores(fragment: bytes) -> Scores:
-    return [(pair["label"], pair["score"]) for pair in json.loads(fragment)]
+    return [(pair["label"], pair["score"]) for pair in from_json(fragment)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +128,8 @@ class Road:
         results = [known or found.by_text[text] for text, known in zip(texts, cached, strict=True)]
         computed = [found.by_text[text] for text in found.computed]
         used = computed[0].revision if computed else revision
-        return Classified(texts, results, computed, headers, total_s, self.model_name, used)
+        scores = [_scores(result.fragment) for result in results]
+        return Classified(texts, results, scores, computed, headers, total_s, self.model_name, used)
 
     @property
     def model(self) -> ModelRecord:
