@@ -31,6 +31,8 @@ from api.compat.road import Call, Road
 from api.errors import Header, Problem
 from api.predict.handler import RequestContext
 
+# The content type of an answer that is not JSON.
+BINARY: Header = (b"content-type", b"application/octet-stream")
 # For dialects in which an invalid request gets 400.
 BAD_REQUEST = {422: 400}
 
@@ -107,7 +109,7 @@ class Endpoint:
             return
         headers = answer.headers
         headers += ((b"x-request-id", call.context.headers.request_id), NOSNIFF)
-        if not any(name == b"content-type" for name, _ in headers):
+        if BINARY not in headers:
             headers.append(JSON)
         if self._road.lifecycle.draining:
             headers.append(CLOSE)

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from api.asgi.http import Answer, check_json
-from api.compat.dialect import BAD_REQUEST, Dialect, Route, json_answer
+from api.compat.dialect import BAD_REQUEST, BINARY, Dialect, Route, json_answer
 from api.compat.oip_schemas import (
     OipAnswer,
     OipDescription,
@@ -26,11 +26,10 @@ from api.compat.oip_schemas import (
 from api.compat.reading import parse, refused, sentence, text_list
 from api.compat.road import Call, Classified
 from api.compat.tensors import HEADER_LENGTH, Tensor, decompressed, flat, split, strings_of
-from api.errors import Header, Problem
+from api.errors import Problem
 from api.health import why_not_ready
 from batcher.core.metrics import own_version
 
-BINARY: Header = (b"content-type", b"application/octet-stream")
 MICROSECONDS = 1e6
 
 

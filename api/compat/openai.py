@@ -31,6 +31,9 @@ CATEGORIES = (
     "violence",
     "violence/graphic",
 )
+_NOT_FLAGGED = dict.fromkeys(CATEGORIES, False)
+_NO_SCORES = dict.fromkeys(CATEGORIES, 0.0)
+_TEXT = {name: ["text"] for name in CATEGORIES}
 
 
 class ModerationRequest(BaseModel):
@@ -109,15 +112,14 @@ def _texts(given: Any) -> list[str]:
 
 def _result(scores: Scores, categories: Mapping[str, str], threshold: float) -> dict[str, Any]:
     """One result. A category that several labels map to has the highest of their scores."""
-    by_category = dict.fromkeys(CATEGORIES, 0.0)
+    given: dict[str, float] = {}
     for label, score in scores:
         if (name := categories.get(label)) is not None:
-            by_category[name] = max(score, by_category.get(name, 0.0))
-    flags = {name: score >= threshold for name, score in by_category.items()}
-    applied: dict[str, list[str]] = {name: ["text"] for name in by_category}
+            given[name] = max(score, given.get(name, 0.0))
+    flags = {name: score >= threshold for name, score in given.items()}
     return {
-        "flagged": any(flags.values()),
-        "categories": flags,
-        "category_scores": by_category,
-        "category_applied_input_types": applied,
+        "flagged": True in flags.values(),
+        "categories": _NOT_FLAGGED | flags,
+        "category_scores": _NO_SCORES | given,
+        "category_applied_input_types": _TEXT | {name: ["text"] for name in given},
     }

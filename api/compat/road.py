@@ -45,7 +45,7 @@ class Call:
     entry: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Classified:
     """The results of the texts in order, and the headers that /predict would have sent."""
 
