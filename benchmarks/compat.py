@@ -3,7 +3,7 @@
     python -m benchmarks.compat [--rounds 5] [--seconds 2] [--connections 32]
 
 One server answers all of them. Every round drives each dialect in turn, so that whatever else the machine
-does meets all of them; the ratios are medians over rounds. `us/request` is processor time of the server alone.
+does meets all of them; the ratios are medians over rounds. `us/request` is processor time of the server.
 """
 
 from __future__ import annotations
