@@ -51,7 +51,6 @@ class Route:
     body: type[BaseModel] | None = None
     answer: type[BaseModel] | None = None
     open: bool = False
-    media_type: str = "application/json"
 
     @property
     def method(self) -> str:
@@ -101,6 +100,7 @@ class Endpoint:
         call = Call(
             RequestContext(RequestHeaders(scope)), receive, scope.get("path_params", {}).get("model", "")
         )
+        call.context.known = self.route.open  # the log lines of probes are as quiet as those of cached texts
         try:
             answer = await self.answer(call)
         except ClientDisconnect:

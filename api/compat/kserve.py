@@ -50,8 +50,9 @@ class KServe(Dialect):
 
     async def _ready(self, call: Call) -> Answer:
         self.road.check_model(call.model)
-        ready = why_not_ready(self.road.hub, self.road.lifecycle) is None
-        return json_answer({"name": call.model, "ready": ready})
+        if (problem := why_not_ready(self.road.hub, self.road.lifecycle)) is not None:
+            raise problem
+        return json_answer({"name": call.model, "ready": True})
 
     async def _predict(self, call: Call) -> Answer:
         asked = await self.road.read(call, KServeRequest)

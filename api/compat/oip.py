@@ -45,8 +45,7 @@ class OpenInferenceProtocol(Dialect):
             Route("/v2/health/live", self._live, "Liveness", answer=OipLive, open=True),
             Route("/v2/health/ready", self._ready, "Readiness", answer=OipReady, open=True),
         ]
-        # The longer paths first: {model} may contain slashes.
-        for path in ("/v2/models/{model}/versions/{version}", "/v2/models/{model}"):
+        for path in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
             routes += [
                 Route(f"{path}/infer", self._infer, "Classify the texts of a tensor", OipRequest, OipAnswer),
                 Route(f"{path}/ready", self._model_ready, "Readiness of the model", answer=OipModelReady),

@@ -124,14 +124,14 @@ class TextEmbeddingsInference(Dialect):
 
     async def _predict(self, call: Call) -> Answer:
         asked = await self.road.read(call, TeiRequest)
-        single = not (isinstance(asked.inputs, list) and asked.inputs and isinstance(asked.inputs[0], list))
         texts = _texts(asked.inputs)
+        batch = any(isinstance(part, list) for part in asked.inputs)
         if asked.raw_scores:
             raise refused("raw_scores: logits are not available, only scores")
         found = await self.road.classify(call, texts)
         _check_truncation(asked, found)
         answers = [best_first(scores) for scores in found.scores]
-        return json_answer(answers[0] if single else answers, [*found.headers, *_timings(found)])
+        return json_answer(answers if batch else answers[0], [*found.headers, *_timings(found)])
 
 
 def _texts(inputs: Any) -> list[str]:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from api.asgi.http import MOST_DIGITS, RequestHeaders
-from api.asgi.json_reader import NOT_UTF8
-from api.compat.reading import invalid_text, refused
+from api.asgi.json_reader import NOT_UTF8, is_unicode
+from api.compat.reading import invalid_text
 from api.errors import Problem, invalid_body
 
 HEADER_LENGTH = b"inference-header-content-length"
@@ -51,25 +51,22 @@ def split(headers: RequestHeaders, body: bytes) -> tuple[bytes, bytes]:
 
 
 def strings_of(data: bytes, name: str) -> list[str]:
-    """The elements of binary data of type BYTES: each is its length in four bytes, then UTF-8."""
+    """The elements of binary data of type BYTES: each is its length in four bytes, then UTF-8.
+
+    Raises Problem 422.
+    """
     texts: list[str] = []
-    at = 0
-    while at < len(data):
-        if len(data) - at < _length.size:
-            raise refused("the binary data ends within an element", name)
-        (size,) = _length.unpack_from(data, at)
-        at += _length.size
-        if size > len(data) - at:
-            raise refused("the binary data ends within an element", name)
-        try:
-            texts.append(data[at : at + size].decode())
-        except UnicodeDecodeError:
-            text = None
-        else:
-            text = texts[-1]
-        if text is None:
+    start = 0
+    while start < len(data):
+        begin = start + _length.size
+        size = _length.unpack_from(data, start)[0] if begin <= len(data) else 0
+        start = begin + size
+        if start > len(data):
+            raise invalid_body("tensor", "the binary data ends within an element", name)
+        text = data[begin:start].decode("utf-8", "surrogateescape")
+        if not is_unicode(text):
             raise invalid_text("string_unicode", NOT_UTF8, name, len(texts))
-        at += size
+        texts.append(text)
     return texts
 
 

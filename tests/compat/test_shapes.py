@@ -241,6 +241,12 @@ def test_tei_says_one_text_flat_and_the_most_probable_label_first(service: Servi
         assert by_label(answer.json()) == service.scores("one text")[0]
 
 
+def test_tei_answers_a_mixed_list_as_a_batch(service: Service) -> None:
+    for inputs in (["one", ["two"]], [["one"], "two"]):
+        answer = service.http.post("/predict", json={"inputs": inputs})
+        assert nested(answer.json()) == service.scores("one", "two")
+
+
 def test_tei_headers_count_characters_and_tokens(service: Service) -> None:
     answer = service.http.post("/predict", json={"inputs": [["four"], ["five words are enough here"]]})
     assert answer.headers["x-compute-characters"] == "30"
