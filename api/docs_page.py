@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64encode
+from collections.abc import Callable
 from functools import cache
 from hashlib import sha256
 from typing import Any
@@ -20,8 +21,11 @@ _POLICY = (
 )
 
 
-def docs_routes(app: FastAPI) -> APIRouter:
-    """The two routes. URLs in the page are relative, because a proxy may mount the service under a path."""
+def docs_routes(app: FastAPI, describe: Callable[[dict[str, Any]], None]) -> APIRouter:
+    """The two routes. `describe` adds what the framework does not know to the schema.
+
+    URLs in the page are relative, because a proxy may mount the service under a path.
+    """
     router = APIRouter(include_in_schema=False)
     page = get_swagger_ui_html(
         openapi_url="openapi.json",
@@ -36,7 +40,9 @@ def docs_routes(app: FastAPI) -> APIRouter:
 
     @cache
     def contract() -> dict[str, Any]:
-        return described(app.openapi())
+        schema = described(app.openapi())
+        describe(schema)
+        return schema
 
     @router.get("/openapi.json")
     async def openapi() -> Response:

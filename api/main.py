@@ -16,6 +16,8 @@ from api.asgi.middleware import ASGIResponse, RequestMiddleware
 from api.auth import Authenticator
 from api.backend import Cache, Hub
 from api.batches.routes import batch_routes
+from api.compat.road import Road
+from api.compat.routes import Compat
 from api.docs_page import docs_routes
 from api.health import Health, health_routes
 from api.jobs.routes import JobDeferral, job_routes
@@ -69,6 +71,7 @@ def create_app(
     publish = partial(metrics.publish, local, hub, cache)
     lookup = PredictionLookup(settings, hub, cache, local, metrics)
     predict = PredictHandler(settings, lookup, lifecycle, auth, deferral or JobDeferral(jobs))
+    compat = Compat(Road(settings, predict, lookup, hub, auth, lifecycle))
     health = Health(metrics)
     stats = Stats(metrics, hub, jobs, lifecycle)
 
@@ -98,9 +101,9 @@ def create_app(
     app.include_router(job_routes(jobs, settings.max_job_body_bytes))
     app.include_router(batch_routes(jobs))
     app.include_router(stats_routes(stats))
-    app.include_router(docs_routes(app))
+    app.include_router(docs_routes(app, compat.describe))
     app.include_router(ui_routes(settings.page))
-    return PredictMiddleware(app, predict)
+    return PredictMiddleware(app, predict, compat.wrap(app))
 
 
 def _predict_route(predict: PredictHandler) -> APIRouter:

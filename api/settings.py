@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from ipaddress import ip_network
 from typing import Literal, Self
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
+from api.compat import DIALECTS, parse_categories, parse_dialects
 from api.keys import parse_keys
 from api.origins import is_loopback, parse_hosts
 from api.rate_limit import parse_rate
@@ -56,6 +58,15 @@ class ApiSettings(JobSettings):
     allowed_hosts: str = ""
     # Whether to serve the web page at /.
     page: bool = True
+    # Comma-separated dialects of other services that are answered too; empty: none.
+    compat: str = ",".join(DIALECTS)
+    # Comma-separated names that clients may use for the model, besides its own; *: any name.
+    compat_models: str = ""
+    # The category of each label in /v1/moderations: toxic=harassment, threat=violence. Labels without one do
+    # not count. If empty, labels that are names of categories count.
+    moderation_labels: str = ""
+    # The score from which on a category is flagged.
+    moderation_threshold: float = Field(default=0.5, ge=0, le=1)
 
     @field_validator("api_keys")
     @classmethod
@@ -67,6 +78,18 @@ class ApiSettings(JobSettings):
     @classmethod
     def _check_hosts(cls, value: str) -> str:
         parse_hosts(value)
+        return value
+
+    @field_validator("compat")
+    @classmethod
+    def _check_dialects(cls, value: str) -> str:
+        parse_dialects(value)
+        return value
+
+    @field_validator("moderation_labels")
+    @classmethod
+    def _check_categories(cls, value: str) -> str:
+        parse_categories(value)
         return value
 
     @field_validator("trust_proxy")
@@ -121,6 +144,16 @@ class ApiSettings(JobSettings):
     def host_names(self) -> Sequence[str]:
         """Allowed host names, in addition to loopback names and IP addresses; "*" allows all names."""
         return parse_hosts(self.allowed_hosts) or (() if is_loopback(self.host) else ("*",))
+
+    @cached_property
+    def model_names(self) -> frozenset[str]:
+        """Names of the model that clients of dialects may use, besides its own."""
+        return frozenset(_parts(self.compat_models))
+
+    @cached_property
+    def moderation_categories(self) -> Mapping[str, str]:
+        """The category of each label that has one."""
+        return parse_categories(self.moderation_labels)
 
     @property
     def trusted_proxies(self) -> list[str]:

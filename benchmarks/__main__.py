@@ -24,6 +24,7 @@ SUITE: dict[str, tuple[str, ...]] = {
     "queue_alone": (),
     "mixed": ("--seconds", "8"),
     "hit": ("--rounds", "3", "--seconds", "2"),
+    "compat": ("--rounds", "3", "--seconds", "1"),
     "miss": ("--engines", "torch:f32,openvino:bf16,openvino:int8", "--loads", "32x8", "--seconds", "8"),
     "overload": (),
     "crowd": (),

@@ -12,7 +12,7 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -105,7 +105,7 @@ def run(rounds: int, seconds: int, connections: int) -> dict[str, list[Sample]]:
     return samples
 
 
-def ratio(samples: dict[str, list[Sample]], what: str, of: str) -> float:
+def ratio(samples: Mapping[str, Sequence[Sample]], what: str, of: str) -> float:
     """Median over rounds of requests/s of one server per request/s of another."""
     return median(a.rps / b.rps for a, b in zip(samples[what], samples[of], strict=True))
 

@@ -159,9 +159,13 @@ def _millrace(**settings: Any) -> Any:
     from api.main import create_app
     from api.settings import ApiSettings
 
-    return create_app(
-        ApiSettings(redis_url=SecretStr(sys.argv[3]), cache_ttl_s=TTL_S, **settings), hub=KnownMill()
+    chosen = ApiSettings(
+        redis_url=SecretStr(sys.argv[3]),
+        cache_ttl_s=TTL_S,
+        moderation_labels="NEGATIVE=harassment",
+        **settings,
     )
+    return create_app(chosen, hub=KnownMill())
 
 
 def _scored(make: Callable[..., Any], scores: Sequence[float]) -> list[Any]:

@@ -1,4 +1,4 @@
-"""wrk, the load generator of the hit road: one thread that asks for the same texts again and again."""
+"""wrk, the load generator of the hit road: one thread that sends the same request again and again."""
 
 from __future__ import annotations
 
@@ -29,15 +29,16 @@ class Driven:
 
 
 class Wrk:
-    """Asks for the texts that the script holds."""
+    """Sends the request that the script holds."""
 
-    def __init__(self, script: Path) -> None:
+    def __init__(self, script: Path, path: str) -> None:
         self._script = script
+        self._path = path
 
     def drive(self, port: int, *, seconds: int, connections: int) -> Driven:
-        """One run against /predict on a port; every answer must be a success."""
+        """One run against a port; every answer must be a success."""
         words = ["-t1", f"-c{connections}", f"-d{seconds}s", "--latency", "-s", str(self._script)]
-        command = ["wrk", *words, f"http://127.0.0.1:{port}/predict"]
+        command = ["wrk", *words, f"http://127.0.0.1:{port}{self._path}"]
         said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         assert "Non-2xx" not in said, said
         return Driven(
@@ -49,13 +50,20 @@ class Wrk:
 
 @contextmanager
 def wrk(texts: Sequence[str]) -> Iterator[Wrk]:
-    """A wrk that asks for these texts; ends the benchmark where there is none."""
+    """A wrk that asks /predict for these texts."""
+    with wrk_for("/predict", {"text": texts}) as made:
+        yield made
+
+
+@contextmanager
+def wrk_for(path: str, body: object) -> Iterator[Wrk]:
+    """A wrk that sends this body as JSON; ends the benchmark where there is none."""
     if shutil.which("wrk") is None:
         raise SystemExit("wrk is needed: https://github.com/wg/wrk (Debian: apt install wrk)")
     with tempfile.TemporaryDirectory() as folder:
         script = Path(folder, "post.lua")
-        script.write_text(SCRIPT % json.dumps(json.dumps({"text": texts})))
-        yield Wrk(script)
+        script.write_text(SCRIPT % json.dumps(json.dumps(body)))
+        yield Wrk(script, path)
 
 
 def _found(pattern: str, said: str) -> str:

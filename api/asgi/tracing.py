@@ -36,7 +36,7 @@ class Traced:
         self._tracer = provider.get_tracer("millrace")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in QUIET_ROUTES:
+        if scope["type"] != "http" or (scope["path"] in QUIET_ROUTES and scope["method"] != "POST"):
             await self._app(scope, receive, send)
             return
         from opentelemetry.trace import SpanKind, use_span

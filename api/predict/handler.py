@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import suppress
 from time import perf_counter
 from typing import Protocol, cast
 
 from fastapi import FastAPI
-from pydantic import ValidationError
 from starlette.requests import ClientDisconnect
 
 from api.asgi.http import (
@@ -21,6 +19,7 @@ from api.asgi.http import (
     JSON,
     NOSNIFF,
     Answer,
+    ASGIApp,
     BodyReader,
     Receive,
     RequestHeaders,
@@ -39,15 +38,13 @@ from api.errors import Header, Problem, internal, problem_of
 from api.lifecycle import Lifecycle
 from api.predict.local_cache import CachedPrediction
 from api.predict.lookup import LookupRequest, PredictionLookup
-from api.predict.request import RequestReader
+from api.predict.request import ForeignBody, RequestReader, read_texts
 from api.settings import ApiSettings
 from batcher.errors import BudgetExceeded, MillraceError, QueueFull
 
 log = logging.getLogger(__name__)
 
 ROUTE = "/predict"
-# Bodies up to this size are cheap to parse, whatever their content.
-LARGE_BODY = 64 * 1024
 _HIT: Header = (b"x-cache", b"HIT")
 
 
@@ -57,22 +54,29 @@ class Deferral(Protocol):
     async def __call__(self, headers: RequestHeaders, texts: list[str]) -> Answer: ...
 
 
+class Foreign(Protocol):
+    """Answers the body of another dialect, errors included. May raise ClientDisconnect."""
+
+    async def __call__(self, context: RequestContext, body: bytes, receive: Receive) -> Answer: ...
+
+
 class PredictMiddleware:
-    """Answers POST /predict with `handler`, and passes other requests to `app`.
+    """Answers POST /predict with `handler`, and passes other requests to `app`, through `others` if given.
 
     FastAPI and Starlette take longer to reach a route than the in-process cache takes to answer, so this is
     the outermost layer (decision 0200).
     """
 
-    def __init__(self, app: FastAPI, handler: PredictHandler) -> None:
+    def __init__(self, app: FastAPI, handler: PredictHandler, others: ASGIApp | None = None) -> None:
         self.app = app
         self._handler = handler
+        self._others = others or app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["method"] == "POST" and route_path(scope) == ROUTE:
             await self._handler(scope, receive, send)
         else:
-            await self.app(scope, receive, send)
+            await self._others(scope, receive, send)
 
 
 class RequestContext:
@@ -89,7 +93,12 @@ class RequestContext:
 
 
 class PredictHandler:
-    """An ASGI application that answers POST /predict. `deferral` turns requests into jobs."""
+    """An ASGI application that answers POST /predict. `deferral` turns requests into jobs.
+
+    `foreign` answers bodies that have one of the reader's `foreign_keys` in place of "text".
+    """
+
+    foreign: Foreign
 
     def __init__(
         self,
@@ -100,7 +109,7 @@ class PredictHandler:
         deferral: Deferral,
     ) -> None:
         self.reader = RequestReader(settings.max_texts, settings.max_text_chars)
-        self._bodies = BodyReader(settings.max_body_bytes, settings.body_timeout_s)
+        self.bodies = BodyReader(settings.max_body_bytes, settings.body_timeout_s)
         self._deferral = deferral
         self._settings = settings
         self._lifecycle = lifecycle
@@ -133,10 +142,16 @@ class PredictHandler:
     async def _answer(self, context: RequestContext, receive: Receive) -> Answer:
         headers = context.headers
         self._auth.admit(headers)
-        check_length(headers, self._bodies.limit)
+        check_length(headers, self.bodies.limit)
         check_encoding(headers)
         check_json(headers)
-        context.texts = texts = read_texts(self.reader, await self._bodies.read(receive))
+        try:
+            context.texts = texts = read_texts(self.reader, await self.bodies.read(receive))
+            foreign = None
+        except ForeignBody as found:
+            foreign = self.foreign(context, found.body, receive)
+        if foreign is not None:
+            return await foreign
         preference = headers.preference
         if preference.respond_async and preference.wait_s is None:
             return await self._deferral(headers, texts)
@@ -174,7 +189,7 @@ class PredictHandler:
         self, context: RequestContext, request: LookupRequest, receive: Receive
     ) -> Answer:
         try:
-            with self._bodies.hold(context.texts):
+            with self.bodies.hold(context.texts):
                 found = await self._lookup.find(request, receive)
         except (BudgetExceeded, QueueFull):
             if context.headers.preference.respond_async:
@@ -222,20 +237,3 @@ class PredictHandler:
         }
         fields |= {key: value for key, value in (("client", name), ("code", code), ("entry", entry)) if value}
         log.log(level, "request", extra=fields)
-
-
-def read_texts(reader: RequestReader, body: bytes) -> list[str]:
-    """The texts of a request. Raises what `reader.read` raises.
-
-    Pydantic parses small bodies, unless they may have two keys "text", because the word occurs more than once
-    or one of its letters may be escaped. The reader explains what is wrong with a body.
-    """
-    texts: list[str] | None = None
-    escaped = b"\\u006" in body or b"\\u007" in body
-    if len(body) <= LARGE_BODY and not escaped and body.count(b'"text"') == 1:
-        with suppress(ValidationError):
-            texts = reader.validate(body).text
-    # Not in an except clause: the first error would be the context of the second, in a reference cycle.
-    if texts is None or (len(body) > reader.max_chars and max(map(len, texts)) > reader.max_chars):
-        return reader.read(body)
-    return texts

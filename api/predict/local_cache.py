@@ -30,6 +30,7 @@ class CachedPrediction:
     truncated: bool
     expires_at: float
     size: int
+    tokens: int
 
 
 class LocalCache:
@@ -78,8 +79,9 @@ class LocalCache:
             _, oldest = self._entries.popitem(last=False)
             self.bytes -= oldest.size
             self.evictions += 1
+        expires_at = monotonic() + life_s
         self._entries[key] = CachedPrediction(
-            prediction.fragment, prediction.truncated, monotonic() + life_s, size
+            prediction.fragment, prediction.truncated, expires_at, size, prediction.tokens
         )
         self.bytes += size
 

@@ -224,9 +224,19 @@ schema = schemathesis.openapi.from_asgi("/openapi.json", edge())
 schema.config.generation.modes = list(GenerationMode)
 
 
+CHECKS = [not_a_server_error, status_code_conformance, response_schema_conformance]
+DIALECTS = "^compatible"
+
+
 # Streams of events do not end by themselves: they are tested in tests/unit/api.
-@schema.exclude(path_regex="/(events|stats)$").parametrize()
+@schema.exclude(path_regex="/(events|stats)$").exclude(tag_regex=DIALECTS).parametrize()
 @FUZZ
 def test_every_documented_operation_keeps_its_word(case: schemathesis.Case) -> None:
-    checks = [not_a_server_error, status_code_conformance, response_schema_conformance]
-    case.call_and_validate(checks=checks)
+    case.call_and_validate(checks=CHECKS)
+
+
+@schema.include(tag_regex=DIALECTS).parametrize()
+@settings(FUZZ, max_examples=max(CASES // 20, 1))
+def test_dialects_keep_their_word(case: schemathesis.Case) -> None:
+    """They share most of their code, so fewer cases of each suffice."""
+    case.call_and_validate(checks=CHECKS)

@@ -76,7 +76,7 @@ async def test_a_wrong_method_is_told_all_the_right_ones(service: Service) -> No
         f"/jobs/{'a' * 32}": "DELETE, GET",
         "/health": "GET, HEAD",
         "/stats": "GET",
-        "/": "GET, HEAD",
+        "/": "GET, HEAD, POST",
     }.items():
         response = await service.client.put(path)
         assert_problem(response, 405, "method_not_allowed")

@@ -190,7 +190,8 @@ def test_buckets_end_at_the_budget(budget_s: float) -> None:
     assert list(bounds) == sorted(set(bounds))
 
 
-async def test_openapi_describes_everything(service: Service) -> None:
+async def test_openapi_describes_everything(start: Start) -> None:
+    service = await start(compat="")
     document = (await service.client.get("/openapi.json")).json()
     assert set(document["paths"]) >= {"/predict", "/health", "/livez", "/readyz", "/metrics"}
     predict = document["paths"]["/predict"]["post"]

@@ -8,11 +8,19 @@ from typing import Any
 import pytest
 
 from api.auth import OPEN_PATHS
-from tests.unit.api.pretended import Service
+from tests.unit.api.pretended import Service, Start
 
 
 @pytest.fixture
-async def schema(service: Service) -> dict[str, Any]:
+async def schema(start: Start) -> dict[str, Any]:
+    """Without the dialects of other services, which have their own errors."""
+    service = await start(compat="")
+    found: dict[str, Any] = (await service.client.get("/openapi.json")).json()
+    return found
+
+
+@pytest.fixture
+async def full_schema(service: Service) -> dict[str, Any]:
     found: dict[str, Any] = (await service.client.get("/openapi.json")).json()
     return found
 
@@ -62,3 +70,22 @@ def test_predict_may_become_a_job(schema: dict[str, Any]) -> None:
     done = route["responses"]["200"]["content"]["application/json"]["schema"]["oneOf"]
     assert done == [{"$ref": "#/components/schemas/Predictions"}, job]
     assert "idempotency_conflict" in route["responses"]["409"]["description"]
+
+
+def test_dialects_are_documented_with_their_own_errors(
+    schema: dict[str, Any], full_schema: dict[str, Any]
+) -> None:
+    added = [(path, route) for path, route in routes(full_schema) if "compatible" in route["tags"][0]]
+    assert {path for path, _ in routes(full_schema)} - {path for path, _ in routes(schema)} == {
+        path for path, _ in added
+    }
+    for path, route in added:
+        error = route["responses"]["503"]["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]
+        assert "detail" not in full_schema["components"]["schemas"][error]["properties"], path
+        assert ("429" in route["responses"]) == ("security" in route), path
+    assert {"/", "/classify", "/v2/models/{model}/infer", "/models/{model}"} <= {path for path, _ in added}
+    predict = full_schema["paths"]["/predict"]["post"]
+    for content in (predict["requestBody"], predict["responses"]["200"], predict["responses"]["429"]):
+        alternatives = content["content"]["application/json"]["schema"]["oneOf"]
+        assert any("Tei" in part.get("$ref", "") for part in alternatives)
+    assert len({route["operationId"] for _, route in added}) == len(added)

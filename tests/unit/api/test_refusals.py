@@ -16,8 +16,7 @@ from hypothesis import strategies as st
 from api.asgi.http import Message
 from api.asgi.problems import LINGER_BYTES
 from api.errors import Problem
-from api.predict.handler import LARGE_BODY, read_texts
-from api.predict.request import RequestReader
+from api.predict.request import LARGE_BODY, RequestReader, read_texts
 from batcher.errors import (
     BudgetExceeded,
     EntryFailed,

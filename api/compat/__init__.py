@@ -1,0 +1,29 @@
+"""HTTP dialects of other services, so that their clients connect unchanged.
+
+`MILLRACE_COMPAT` names the dialects that are served. Each module translates requests and answers of one
+dialect. What happens in between is the same for all of them and for /predict: caches, single flight, budgets,
+limits and metrics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+DIALECTS = ("huggingface", "tei", "oip", "kserve", "vllm", "openai", "fms")
+
+
+def parse_dialects(value: str) -> Sequence[str]:
+    """The names in a comma-separated list, without repetitions. Raises ValueError for an unknown one."""
+    names = tuple(dict.fromkeys(filter(None, (part.strip().lower() for part in value.split(",")))))
+    unknown = [name for name in names if name not in DIALECTS]
+    if unknown:
+        raise ValueError(f"{unknown[0]!r} is not a dialect; known are {', '.join(DIALECTS)}")
+    return names
+
+
+def parse_categories(value: str) -> Mapping[str, str]:
+    """ "toxic=harassment, threat=violence" as a mapping of labels to categories. Raises ValueError."""
+    pairs = [part.rpartition("=") for part in value.split(",") if part.strip()]
+    if any(not label.strip() or not name.strip() for label, _, name in pairs):
+        raise ValueError("must be labels with their categories: toxic=harassment, threat=violence")
+    return {label.strip(): name.strip() for label, _, name in pairs}

@@ -1,0 +1,163 @@
+"""What a dialect is: its routes, and the form of its errors. Serves the routes before the framework does."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from pydantic import BaseModel
+from pydantic_core import to_json
+from starlette.requests import ClientDisconnect
+from starlette.routing import compile_path
+
+from api.asgi.http import (
+    CLOSE,
+    JSON,
+    NOSNIFF,
+    Answer,
+    ASGIApp,
+    Receive,
+    RequestHeaders,
+    Scope,
+    Send,
+    route_path,
+    send_answer,
+)
+from api.asgi.problems import LingeringClose
+from api.compat.road import Call, Road
+from api.errors import Header, Problem
+from api.predict.handler import RequestContext
+
+# The content type of an answer that is not JSON.
+BINARY: Header = (b"content-type", b"application/octet-stream")
+# For dialects in which an invalid request gets 400.
+BAD_REQUEST = {422: 400}
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One route of a dialect. `path` is as the framework has it, with at most {model} and {version} in it.
+
+    `body` and `answer` describe the request and the response; a route without a body is a GET. An `open`
+    route needs no API key.
+    """
+
+    path: str
+    handle: Callable[[Call], Awaitable[Answer]]
+    summary: str
+    body: type[BaseModel] | None = None
+    answer: type[BaseModel] | None = None
+    open: bool = False
+
+    @property
+    def method(self) -> str:
+        return "GET" if self.body is None else "POST"
+
+
+class Dialect:
+    """Translates the requests and answers of one kind of service.
+
+    `statuses` has the statuses that differ from those of /predict.
+    """
+
+    error: ClassVar[type[BaseModel]]
+    statuses: ClassVar[Mapping[int, int]] = {}
+
+    def __init__(self, road: Road) -> None:
+        self.road = road
+
+    def routes(self) -> Sequence[Route]:
+        raise NotImplementedError
+
+    def error_body(self, problem: Problem, status: int) -> BaseModel:
+        raise NotImplementedError
+
+    def refuse(self, problem: Problem) -> Answer:
+        """The response for a problem: its sentence, in the form and with the status of the dialect."""
+        status = self.statuses.get(problem.status, problem.status)
+        body = self.error_body(problem, status).model_dump_json().encode()
+        return Answer(status, [*problem.headers], body)
+
+
+def json_answer(value: Any, headers: Iterable[Header] = ()) -> Answer:
+    return Answer(200, [*headers], to_json(value))
+
+
+class Endpoint:
+    """An ASGI application that answers one route. `path` is what metrics and traces call it."""
+
+    def __init__(self, route: Route, dialect: Dialect) -> None:
+        self.path = route.path
+        self.route = route
+        self.dialect = dialect
+        self._road = dialect.road
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["route"] = self
+        call = Call(
+            RequestContext(RequestHeaders(scope)), receive, scope.get("path_params", {}).get("model", "")
+        )
+        call.context.known = self.route.open  # the log lines of probes are as quiet as those of cached texts
+        try:
+            answer = await self.answer(call)
+        except ClientDisconnect:
+            call.code = "client_gone"
+            self._road.record(call, self.path, 499)
+            return
+        headers = answer.headers
+        headers += ((b"x-request-id", call.context.headers.request_id), NOSNIFF)
+        if BINARY not in headers:
+            headers.append(JSON)
+        if self._road.lifecycle.draining:
+            headers.append(CLOSE)
+        if answer.status >= 400:
+            send = LingeringClose(send, receive)
+        await send_answer(send, answer.status, headers, answer.body)
+        self._road.record(call, self.path, answer.status)
+
+    async def answer(self, call: Call) -> Answer:
+        """The response, errors included. May raise ClientDisconnect."""
+        try:
+            if call.body is None and not self.route.open:
+                self._road.auth.admit(call.context.headers)
+            return await self.route.handle(call)
+        except ClientDisconnect:
+            raise
+        except (Exception, asyncio.CancelledError) as error:
+            problem = self._road.problem(call, error)
+            problem.__traceback__ = None  # it would keep the body in memory until a slow client has read it
+            call.code, call.entry = problem.code, problem.entry
+            return self.dialect.refuse(problem)
+
+
+class CompatMiddleware:
+    """Answers the routes of dialects before the framework's routing, and passes other requests to `app`."""
+
+    def __init__(self, app: ASGIApp, endpoints: Iterable[Endpoint]) -> None:
+        self._app = app
+        self._exact: dict[tuple[str, str], Endpoint] = {}
+        self._patterns: list[tuple[str, re.Pattern[str], Endpoint]] = []
+        for endpoint in endpoints:
+            method, path = endpoint.route.method, endpoint.path
+            if "{" in path:
+                pattern = re.compile(compile_path(path)[0].pattern, re.DOTALL)
+                self._patterns.append((method, pattern, endpoint))
+            else:
+                self._exact[method, path] = endpoint
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        app = self._app
+        if scope["type"] == "http":
+            method, path = scope["method"], route_path(scope)
+            app = self._exact.get((method, path)) or self._match(method, path, scope) or app
+        await app(scope, receive, send)
+
+    def _match(self, method: str, path: str, scope: Scope) -> Endpoint | None:
+        for wanted, pattern, endpoint in self._patterns:
+            if wanted == method and (match := pattern.match(path)):
+                scope["path_params"] = match.groupdict()
+                return endpoint
+        return None

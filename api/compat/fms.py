@@ -1,0 +1,83 @@
+"""The detector API of the FMS guardrails orchestrator: `POST /api/v1/text/contents`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import BaseModel, Field, RootModel
+
+from api.asgi.http import Answer
+from api.compat.dialect import Dialect, Route, json_answer
+from api.compat.reading import TextList, sentence, text_list
+from api.compat.road import Call, Scores
+from api.errors import Problem
+
+DEFAULT_THRESHOLD = 0.5
+
+
+class DetectorParameters(BaseModel):
+    threshold: float = Field(
+        default=DEFAULT_THRESHOLD, ge=0, le=1, description="Only labels with this score or more"
+    )
+
+
+class DetectorRequest(BaseModel):
+    contents: TextList
+    detector_params: DetectorParameters | None = None
+
+
+class Detection(BaseModel):
+    """A label of a whole text. `start` and `end` are in characters."""
+
+    start: int
+    end: int
+    text: str
+    detection: str
+    detection_type: str
+    score: float
+
+
+class DetectorError(BaseModel):
+    code: int
+    message: str
+
+
+class Detections(RootModel[list[list[Detection]]]):
+    """One list per text, which is empty if no label reaches the threshold."""
+
+
+class FmsDetector(Dialect):
+    error = DetectorError
+
+    def routes(self) -> Sequence[Route]:
+        summary = "Labels of texts whose score reaches a threshold"
+        return [Route("/api/v1/text/contents", self._detect, summary, DetectorRequest, Detections)]
+
+    def error_body(self, problem: Problem, status: int) -> BaseModel:
+        return DetectorError(code=status, message=sentence(problem))
+
+    async def _detect(self, call: Call) -> Answer:
+        asked = await self.road.read(call, DetectorRequest)
+        threshold = (asked.detector_params or DetectorParameters()).threshold
+        texts = text_list(asked.contents, "contents")
+        found = await self.road.classify(call, texts)
+        answer = [
+            _detections(text, scores, threshold) for text, scores in zip(texts, found.scores, strict=True)
+        ]
+        return json_answer(answer, [*found.headers, found.tokens_header])
+
+
+def _detections(text: str, scores: Scores, threshold: float) -> list[dict[str, Any]]:
+    return [
+        {
+            "start": 0,
+            "end": len(text),
+            "text": text,
+            "detection": label,
+            "detection_type": label,
+            "score": score,
+        }
+        for label, score in scores
+        if score >= threshold
+    ]

@@ -1,0 +1,90 @@
+"""Hugging Face inference: `POST /` and `POST /models/{model}`, for `InferenceClient.text_classification`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field, RootModel
+
+from api.asgi.http import Answer
+from api.compat.dialect import Dialect, Route, json_answer
+from api.compat.reading import TextOrTexts, refused, sentence, texts_of
+from api.compat.road import Call, Classified, Scores
+from api.errors import Problem
+from api.schemas import LabelScore
+
+# Scores are rounded to seven digits.
+ROUNDING = 1e-6
+
+
+class HuggingFaceParameters(BaseModel):
+    top_k: int | None = Field(
+        default=None, ge=1, description="Only this many labels, the most probable first"
+    )
+    function_to_apply: Literal["sigmoid", "softmax", "none"] | None = None
+    candidate_labels: Any = Field(default=None, exclude=True, json_schema_extra={"deprecated": True})
+
+
+class HuggingFaceRequest(BaseModel):
+    inputs: TextOrTexts
+    parameters: HuggingFaceParameters | None = None
+
+
+class HuggingFaceAnswer(RootModel[list[list[LabelScore]]]):
+    """One list per text: labels with their scores, the most probable first."""
+
+
+class HuggingFaceError(BaseModel):
+    error: str
+
+
+class HuggingFace(Dialect):
+    """Answers are nested also for one text, because the clients take the first element."""
+
+    error = HuggingFaceError
+
+    def routes(self) -> Sequence[Route]:
+        summary = "Classify texts as a Hugging Face endpoint does"
+        return [
+            Route(path, self._classify, summary, HuggingFaceRequest, HuggingFaceAnswer)
+            for path in ("/", "/models/{model:path}")
+        ]
+
+    def error_body(self, problem: Problem, status: int) -> BaseModel:
+        return HuggingFaceError(error=sentence(problem))
+
+    async def _classify(self, call: Call) -> Answer:
+        asked = await self.road.read(call, HuggingFaceRequest)
+        self.road.check_model(call.model)
+        parameters = asked.parameters or HuggingFaceParameters()
+        if parameters.candidate_labels is not None:
+            raise refused(
+                "candidate_labels: zero-shot classification is not supported by this model", "parameters"
+            )
+        found = await self.road.classify(call, texts_of(asked.inputs, "inputs"))
+        check_function(parameters.function_to_apply, found)
+        answer = [best_first(scores, parameters.top_k) for scores in found.scores]
+        return json_answer(answer, [*found.headers, found.tokens_header])
+
+
+def best_first(scores: Scores, most: int | None = None) -> list[dict[str, Any]]:
+    """Labels and scores as objects, the most probable first."""
+    ordered = sorted(scores, key=lambda pair: -pair[1])
+    return [{"label": label, "score": score} for label, score in ordered[:most]]
+
+
+def check_function(wanted: str | None, found: Classified) -> None:
+    """Raises Problem 422 unless the scores are what `wanted` makes of the model's logits.
+
+    The service knows scores only, and logits cannot be computed from rounded scores.
+    """
+    if wanted is None:
+        return
+    for scores in found.scores:
+        softmax = abs(sum(score for _, score in scores) - 1) < ROUNDING
+        given = "softmax" if softmax else "sigmoid"
+        if wanted != given:
+            raise refused(
+                f'function_to_apply "{wanted}" is not supported: the scores of this model are {given}'
+            )

@@ -1,0 +1,191 @@
+"""Open Inference Protocol v2, as KServe and Triton speak it over HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain
+from math import prod
+from typing import Any
+
+from pydantic import BaseModel
+
+from api.asgi.http import Answer, check_json
+from api.compat.dialect import BAD_REQUEST, BINARY, Dialect, Route, json_answer
+from api.compat.oip_schemas import (
+    OipAnswer,
+    OipDescription,
+    OipError,
+    OipLive,
+    OipModel,
+    OipModelReady,
+    OipOutput,
+    OipReady,
+    OipRequest,
+    OipServer,
+)
+from api.compat.reading import parse, refused, sentence, text_list
+from api.compat.road import Call, Classified
+from api.compat.tensors import HEADER_LENGTH, Tensor, decompressed, flat, split, strings_of
+from api.errors import Problem
+from api.health import why_not_ready
+from batcher.core.metrics import own_version
+
+MICROSECONDS = 1e6
+
+
+class OpenInferenceProtocol(Dialect):
+    """The version in a path is not checked: there is one, the revision that workers publish."""
+
+    error = OipError
+    statuses = BAD_REQUEST
+
+    def routes(self) -> Sequence[Route]:
+        routes = [
+            Route("/v2", self._server, "The server and its extensions", answer=OipServer, open=True),
+            Route("/v2/health/live", self._live, "Liveness", answer=OipLive, open=True),
+            Route("/v2/health/ready", self._ready, "Readiness", answer=OipReady, open=True),
+        ]
+        for path in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
+            routes += [
+                Route(f"{path}/infer", self._infer, "Classify the texts of a tensor", OipRequest, OipAnswer),
+                Route(f"{path}/ready", self._model_ready, "Readiness of the model", answer=OipModelReady),
+                Route(path, self._model, "The model, its inputs and outputs", answer=OipModel),
+            ]
+        return routes
+
+    def error_body(self, problem: Problem, status: int) -> BaseModel:
+        return OipError(error=sentence(problem))
+
+    async def _server(self, call: Call) -> Answer:
+        extensions = ["binary_tensor_data", "classification"]
+        return json_answer({"name": "millrace", "version": own_version(), "extensions": extensions})
+
+    async def _live(self, call: Call) -> Answer:
+        return json_answer({"live": True})
+
+    async def _ready(self, call: Call) -> Answer:
+        self._check_ready()
+        return json_answer({"ready": True})
+
+    async def _model_ready(self, call: Call) -> Answer:
+        self.road.check_model(call.model)
+        self._check_ready()
+        return json_answer({"name": call.model, "ready": True})
+
+    def _check_ready(self) -> None:
+        if (problem := why_not_ready(self.road.hub, self.road.lifecycle)) is not None:
+            raise problem
+
+    async def _model(self, call: Call) -> Answer:
+        self.road.check_model(call.model)
+        model = self.road.model
+        outputs = [
+            OipDescription(name="scores", datatype="FP32", shape=[-1, len(model.labels)]),
+            OipDescription(name="label", datatype="BYTES", shape=[-1]),
+        ]
+        described = OipModel(
+            name=call.model,
+            versions=[model.revision[:12]],
+            platform=f"{model.engine}_{model.precision}",
+            inputs=[OipDescription(name="text", datatype="BYTES", shape=[-1])],
+            outputs=outputs,
+        )
+        return json_answer(described.model_dump())
+
+    async def _infer(self, call: Call) -> Answer:
+        self.road.check_model(call.model)
+        asked, texts = await self._read(call)
+        budget_s = asked.parameters.get("timeout")
+        if budget_s is not None:
+            if not isinstance(budget_s, int) or budget_s < 0:
+                raise refused("timeout: must be a number of microseconds", "parameters")
+            budget_s = self.road.budget_s(budget_s / MICROSECONDS)
+        found = await self.road.classify(call, texts, budget_s)
+        return _answer(asked, call.model, found)
+
+    async def _read(self, call: Call) -> tuple[OipRequest, list[str]]:
+        headers = call.context.headers
+        if headers.found.get(b"content-type", b"") != BINARY[1]:
+            check_json(headers)
+        body = decompressed(headers, await self.road.read_bytes(call), self.road.predict.bodies.limit)
+        document, data = split(headers, body)
+        asked = parse(document, OipRequest)
+        if any(name.startswith("sequence_") for name in asked.parameters):
+            raise refused("sequences are not supported: each text is classified alone", "parameters")
+        unknown = [output.name for output in asked.outputs if output.name not in ("scores", "label")]
+        if unknown:
+            raise refused("outputs: the outputs of this model are scores and label", "outputs")
+        return asked, _texts(asked, data)
+
+
+def _texts(asked: OipRequest, data: bytes) -> list[str]:
+    """The texts of the one input, which may have any name. Raises Problem 422."""
+    if len(asked.inputs) > 1:
+        raise refused(
+            "inputs: this model has one input of type BYTES; token ids and masks are not accepted", "inputs"
+        )
+    given = asked.inputs[0]
+    if given.datatype != "BYTES":
+        raise refused("inputs: the datatype must be BYTES; token ids are not accepted", "inputs")
+    if "shared_memory_region" in given.parameters:
+        raise refused("inputs: shared memory is not supported", "inputs")
+    if "binary_data_size" in given.parameters:
+        if given.parameters["binary_data_size"] != len(data):
+            raise refused("inputs: binary_data_size is not the size of the binary data", "inputs")
+        values: list[Any] = list(strings_of(data, "inputs"))
+    elif isinstance(given.data, list):
+        values = list(flat(given.data))
+    else:
+        raise refused("inputs: data must be a list of strings", "inputs")
+    texts = text_list(values, "inputs")
+    if min(given.shape, default=-1) < 0 or prod(given.shape) != len(texts):
+        raise refused("inputs: the shape is not that of the data; it must be [n] or [n, 1]", "inputs")
+    if any(size != 1 for size in given.shape[1:]):
+        raise refused("inputs: the shape must be [n] or [n, 1]; pairs of texts are not supported", "inputs")
+    return texts
+
+
+def _answer(asked: OipRequest, name: str, found: Classified) -> Answer:
+    wanted = asked.outputs or [OipOutput(name="scores"), OipOutput(name="label")]
+    document: dict[str, Any] = {
+        "model_name": name,
+        "model_version": found.revision[:12],
+        "parameters": {"tokens": sum(found.tokens), "truncated": sum(found.truncated)},
+        "outputs": [],
+    }
+    if asked.id is not None:
+        document["id"] = asked.id
+    data: list[bytes] = []
+    for output in wanted:
+        tensor = _tensor(output, found)
+        if output.parameters.get("binary_data", asked.parameters.get("binary_data_output", False)) is True:
+            described, binary = tensor.as_binary()
+            data.append(binary)
+        else:
+            described = tensor.as_json()
+        document["outputs"].append(described)
+    answer = json_answer(document, found.headers)
+    if data:
+        answer.headers += ((HEADER_LENGTH, b"%d" % len(answer.body)), BINARY)
+        answer.body = b"".join([answer.body, *data])
+    return answer
+
+
+def _tensor(output: OipOutput, found: Classified) -> Tensor:
+    rows = found.scores
+    count = output.parameters.get("classification", 0)
+    if not isinstance(count, int) or count < 0:
+        raise refused("classification: must be a number of classes", "outputs")
+    if output.name == "label":
+        return Tensor("label", "BYTES", [len(rows)], [max(row, key=lambda pair: pair[1])[0] for row in rows])
+    if not count:
+        scores = [score for row in rows for _, score in row]
+        return Tensor("scores", "FP32", [len(rows), len(rows[0])], scores)
+    classes = [_classes(row, count) for row in rows]
+    return Tensor("scores", "BYTES", [len(rows), len(classes[0])], list(chain.from_iterable(classes)))
+
+
+def _classes(row: Sequence[tuple[str, float]], count: int) -> list[str]:
+    """The most probable classes in the form of Triton: score, index and label."""
+    numbered = sorted(enumerate(row), key=lambda item: -item[1][1])[:count]
+    return [f"{score:f}:{number}:{label}" for number, (label, score) in numbered]

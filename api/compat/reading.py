@@ -1,0 +1,107 @@
+"""Reads the bodies of the dialects, and says what is wrong with them in the words of /predict."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ValidationError, WithJsonSchema
+
+from api.asgi.json_reader import EMPTY, HALF_PAIR, NOT_UTF8, is_unicode
+from api.errors import Problem, invalid_body
+from api.predict.request import LARGE_BODY
+
+# A body above LARGE_BODY may hold this many values: lists and objects take up to 40 times the memory of their
+# JSON.
+MOST_VALUES = 16 * 1024
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_string = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
+_values = re.compile(rb"[\[{,]")
+
+M = TypeVar("M", bound=BaseModel)
+# Texts in any of the forms that a dialect has; `texts_of` reads them.
+TextOrTexts = Annotated[
+    Any,
+    WithJsonSchema(
+        {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}
+    ),
+]
+TextList = Annotated[list[Any], WithJsonSchema({"type": "array", "items": {"type": "string"}, "minItems": 1})]
+
+
+def parse(body: bytes, model: type[M]) -> M:
+    """The body as `model`. Raises Problem 422 for the first error, and 413 if it holds too many values."""
+    if len(body) > LARGE_BODY and len(_values.findall(_string.sub(b"", body))) > MOST_VALUES:
+        raise Problem(413, f"the request has more than {MOST_VALUES} values")
+    if body.startswith(BYTE_ORDER_MARK):
+        body = body[len(BYTE_ORDER_MARK) :]
+    problem = None
+    try:
+        return model.__pydantic_validator__.validate_json(body)  # type: ignore[no-any-return]
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        problem = _problem(body, first)
+    raise problem  # not in the except clause: its context would keep the body in memory
+
+
+def _problem(body: bytes, error: Any) -> Problem:
+    kind, message = error["type"], error["msg"]
+    if kind == "json_invalid":
+        if not body.strip():
+            return invalid_body("missing", EMPTY)
+        if not is_unicode(body.decode("utf-8", "surrogateescape")):
+            return invalid_body("string_unicode", NOT_UTF8)
+        if "hex escape" in message or "surrogate" in message:
+            return invalid_body("string_unicode", HALF_PAIR)
+        return invalid_body(kind, f"not valid JSON: {message.partition(': ')[2] or message}")
+    place = ".".join(map(str, error["loc"]))
+    if kind == "missing":
+        return invalid_body(kind, f'the field "{place}" is missing', place)
+    return invalid_body(kind, f"{place}: {message}" if place else "must be an object", place)
+
+
+def texts_of(value: Any, name: str) -> list[str]:
+    """The texts of the field `name`: a string, or a list of at least one. Raises Problem 422."""
+    if isinstance(value, str):
+        return [value]
+    if not isinstance(value, list):
+        raise invalid_body("list_type", "must be a string or a list of strings", name)
+    return text_list(value, name)
+
+
+def text_list(value: Sequence[Any], name: str) -> list[str]:
+    """Checks that a list holds strings only, and at least one. Raises Problem 422."""
+    if not value:
+        raise invalid_body("too_short", "must hold at least one text", name)
+    for index, text in enumerate(value):
+        if not isinstance(text, str):
+            raise invalid_text("string_type", _why_not(text), name, index)
+    return list(value)
+
+
+def _why_not(value: Any) -> str:
+    """Names what a value probably is that is not a text."""
+    if isinstance(value, int) or (isinstance(value, list) and value and isinstance(value[0], int)):
+        return "must be a string; token ids are not accepted"
+    if isinstance(value, dict) and {"text_pair", "text_b"} & value.keys():
+        return "must be a string; pairs of texts are not supported"
+    return "must be a string"
+
+
+def invalid_text(kind: str, message: str, name: str, index: int) -> Problem:
+    """A 422 for one text of the field `name`."""
+    error = {"type": kind, "loc": ["body", name, index], "msg": f"text {index}: {message}"}
+    return Problem(422, [error], index=index)
+
+
+def refused(message: str, *place: str) -> Problem:
+    """A 422 for something that this service does not do."""
+    return invalid_body("unsupported", message, *place)
+
+
+def sentence(problem: Problem) -> str:
+    """What is wrong in one line, for dialects whose errors are a text."""
+    if isinstance(problem.detail, str):
+        return problem.detail
+    return "; ".join(str(part["msg"]) for part in problem.detail)

@@ -1,0 +1,209 @@
+"""Classifies the texts of a dialect's request by the same steps as /predict."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
+from pydantic_core import from_json
+
+from api.asgi.http import Receive, check_encoding, check_json, check_length
+from api.auth import Authenticator
+from api.backend import Hub
+from api.compat.reading import parse
+from api.errors import Header, Problem, internal, problem_of
+from api.lifecycle import Lifecycle
+from api.predict.handler import PredictHandler, RequestContext
+from api.predict.local_cache import CachedPrediction
+from api.predict.lookup import LookupRequest, LookupResult, PredictionLookup
+from api.settings import ApiSettings
+from batcher.core.snapshot import ModelRecord
+from batcher.errors import MillraceError
+from batcher.messages import Prediction
+
+log = logging.getLogger(__name__)
+
+M = TypeVar("M", bound=BaseModel)
+# A label and its score, in the order of the label ids.
+Scores = list[tuple[str, float]]
+
+
+@dataclass(slots=True)
+class Call:
+    """One request. `body` is set if it has been read already; `entry` is the id of a text that failed."""
+
+    context: RequestContext
+    receive: Receive
+    model: str = ""
+    body: bytes | None = None
+    code: str = ""
+    entry: str = ""
+
+
+@dataclass(slots=True)
+class Classified:
+    """The results of the texts in order, and the headers that /predict would have sent."""
+
+    texts: Sequence[str]
+    results: Sequence[CachedPrediction | Prediction]
+    scores: Sequence[Scores]
+    computed: Sequence[Prediction]
+    headers: list[Header]
+    total_s: float
+    model: str
+    revision: str
+
+    @property
+    def tokens(self) -> list[int]:
+        """Tokens of each text that the model read."""
+        return [result.tokens for result in self.results]
+
+    @property
+    def truncated(self) -> list[bool]:
+        """Which texts were longer than the model can read."""
+        return [bool(result.truncated) for result in self.results]
+
+    @property
+    def tokens_header(self) -> Header:
+        """For dialects whose answers have no place for the number of tokens."""
+        return (b"x-tokens", b"%d" % sum(self.tokens))
+
+
+def _scores(fragment: bytes) -> Scores:
+    return [(pair["label"], pair["score"]) for pair in from_json(fragment)]
+
+
+@dataclass(frozen=True, slots=True)
+class Road:
+    """What a request needs between its bytes and its results. Shared with /predict."""
+
+    settings: ApiSettings
+    predict: PredictHandler
+    lookup: PredictionLookup
+    hub: Hub
+    auth: Authenticator
+    lifecycle: Lifecycle
+
+    async def read(self, call: Call, model: type[M]) -> M:
+        """The JSON body. Raises Problem for one that /predict would refuse too, or that is not a `model`."""
+        body = call.body
+        if body is None:
+            check_encoding(call.context.headers)
+            check_json(call.context.headers)
+            body = await self.read_bytes(call)
+        call.body = None
+        return parse(body, model)
+
+    async def read_bytes(self, call: Call) -> bytes:
+        """The body as it is. Raises Problem if it is too large or too slow."""
+        bodies = self.predict.bodies
+        check_length(call.context.headers, bodies.limit)
+        return await bodies.read(call.receive)
+
+    async def classify(self, call: Call, texts: list[str], budget_s: float | None = None) -> Classified:
+        """Raises Problem, MillraceError or ClientDisconnect."""
+        self.predict.reader.check(texts)
+        context, lookup = call.context, self.lookup
+        context.texts = texts
+        revision = lookup.models.revision
+        client = self.auth.client(context.headers)
+        tenant = client if self.settings.separate_clients else ""
+        cached = lookup.local.find(revision, texts, tenant)
+        until = perf_counter() + (self._budget_s(context) if budget_s is None else budget_s)
+        request = LookupRequest(texts, cached, revision, client, until, context.headers.trace, tenant)
+        found = LookupResult()
+        if None in cached:
+            with self.predict.bodies.hold(texts):
+                found = await lookup.find(request, call.receive)
+        else:
+            lookup.metrics.hit_local(len(cached))
+        context.computed, context.known = len(found.computed), not found.computed
+        total_s = perf_counter() - context.started
+        headers = lookup.answer(request, found, total_s).headers
+        results = [known or found.by_text[text] for text, known in zip(texts, cached, strict=True)]
+        computed = [found.by_text[text] for text in found.computed]
+        used = computed[0].revision if computed else revision
+        scores = [_scores(result.fragment) for result in results]
+        return Classified(texts, results, scores, computed, headers, total_s, self.model_name, used)
+
+    @property
+    def model(self) -> ModelRecord:
+        """The model that workers published. Raises Problem 503 before the first one."""
+        model = self.hub.snapshot.model
+        if model is None:
+            raise Problem(503, "no worker is running", code="no_worker")
+        return model
+
+    @property
+    def model_name(self) -> str:
+        """The name of the model, remembered while workers are down. Empty before the first worker."""
+        models = self.lookup.models
+        if (model := self.hub.snapshot.model) is not None:
+            return model.name
+        return models.header(models.revision).decode().rpartition("@")[0] if models.revision else ""
+
+    def check_model(self, name: str | None) -> None:
+        """Raises Problem 404 if the client asks for another model than the one that is served."""
+        served, names = self.model_name, self.settings.model_names
+        if not name or not served or name == served or name in names or "*" in names:
+            return
+        detail = (
+            f'this service serves the model "{served}" and not the one in the request; '
+            "MILLRACE_COMPAT_MODELS adds names for it"
+        )
+        raise Problem(404, detail, code="model_not_found")
+
+    def _budget_s(self, context: RequestContext) -> float:
+        wait_s = context.headers.preference.wait_s
+        return self.settings.default_budget_s if wait_s is None else self.budget_s(wait_s)
+
+    def budget_s(self, wanted_s: float) -> float:
+        """The budget that a client asked for, at most the largest one."""
+        return min(wanted_s, self.settings.max_budget_s)
+
+    def problem(self, call: Call, error: BaseException) -> Problem:
+        """The problem that /predict would report. Raises `error` if the server has cancelled the request."""
+        if isinstance(error, Problem):
+            return error
+        if isinstance(error, MillraceError):
+            return problem_of(error)
+        if isinstance(error, asyncio.CancelledError):
+            if not self.lifecycle.draining:
+                raise error
+            return Problem(503, "this process is stopping", code="draining", retry_after_s=1.0)
+        fields = {"action": "request.crashed", "request_id": call.context.headers.id}
+        log.error("unexpected error", exc_info=error, extra=fields)
+        return internal()
+
+    def record(self, call: Call, route: str, status: int) -> None:
+        """Counts and logs a request that has been answered, as /predict does."""
+        context = call.context
+        seconds = perf_counter() - context.started
+        metrics, name = self.lookup.metrics, context.headers.client_name
+        metrics.request(route, status, seconds)
+        if name:
+            metrics.client(name, status)
+        level = logging.DEBUG if context.known else logging.INFO
+        if log.isEnabledFor(level):
+            fields = _log_fields(call, route, status, seconds)
+            log.log(level, "request", extra=fields)
+
+
+def _log_fields(call: Call, route: str, status: int, seconds: float) -> Mapping[str, Any]:
+    context = call.context
+    optional = {"client": context.headers.client_name, "code": call.code, "entry": call.entry}
+    return {
+        "action": "request",
+        "request_id": context.headers.id,
+        "route": route,
+        "status": status,
+        "ms": round(seconds * 1e3, 3),
+        "texts": len(context.texts),
+        "computed": context.computed,
+        **{key: value for key, value in optional.items() if value},
+    }

@@ -1,0 +1,140 @@
+"""Classification as vLLM and SGLang offer it: `/classify`, `/v1/classify` and `/v1/models`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+
+from api.asgi.http import Answer
+from api.compat.dialect import BAD_REQUEST, Dialect, Route, json_answer
+from api.compat.openai_error import OpenAIError, openai_error
+from api.compat.reading import TextOrTexts, refused, texts_of
+from api.compat.road import Call, Classified, Scores
+from api.errors import Problem, invalid_body
+
+
+class ClassifyRequest(BaseModel):
+    """`truncate_prompt_tokens` may be -1 or any number that cuts no text."""
+
+    model: str | None = None
+    input: TextOrTexts = None
+    messages: Any = Field(default=None, json_schema_extra={"deprecated": True})
+    truncate_prompt_tokens: int | None = Field(default=None, ge=-1)
+    truncation_side: Literal["left", "right"] | None = None
+    use_activation: bool | None = None
+    softmax: bool | None = None
+    activation: bool | None = None
+
+
+class ClassifyResult(BaseModel):
+    """`probs` are in label id order; `label` is the most probable one."""
+
+    index: int
+    label: str
+    probs: list[float]
+    num_classes: int
+
+
+class ClassifyUsage(BaseModel):
+    prompt_tokens: int
+    total_tokens: int
+    completion_tokens: int
+    prompt_tokens_details: None = None
+
+
+class ClassifyAnswer(BaseModel):
+    id: str
+    object: Literal["list"]
+    created: int
+    model: str
+    data: list[ClassifyResult]
+    usage: ClassifyUsage
+
+
+class ModelCard(BaseModel):
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+    root: str
+    max_model_len: int
+
+
+class ModelCards(BaseModel):
+    object: Literal["list"]
+    data: list[ModelCard]
+
+
+class Vllm(Dialect):
+    error = OpenAIError
+    statuses = BAD_REQUEST
+
+    def routes(self) -> Sequence[Route]:
+        classify = [
+            Route(path, self._classify, "Classify texts as vLLM does", ClassifyRequest, ClassifyAnswer)
+            for path in ("/classify", "/v1/classify")
+        ]
+        return [*classify, Route("/v1/models", self._models, "The model that is served", answer=ModelCards)]
+
+    def error_body(self, problem: Problem, status: int) -> BaseModel:
+        return openai_error(problem, status)
+
+    async def _models(self, call: Call) -> Answer:
+        model = self.road.model
+        card = ModelCard(
+            id=model.name,
+            object="model",
+            created=0,
+            owned_by="millrace",
+            root=f"{model.name}@{model.revision[:12]}",
+            max_model_len=model.max_tokens,
+        )
+        return json_answer(ModelCards(object="list", data=[card]).model_dump())
+
+    async def _classify(self, call: Call) -> Answer:
+        asked = await self.road.read(call, ClassifyRequest)
+        self.road.check_model(asked.model)
+        if asked.messages is not None:
+            raise refused("messages: chats are not supported, send input", "messages")
+        if asked.input is None:
+            raise invalid_body("missing", 'the field "input" is missing', "input")
+        if False in (asked.use_activation, asked.softmax, asked.activation):
+            raise refused("use_activation: logits are not available, only probabilities", "use_activation")
+        found = await self.road.classify(call, texts_of(asked.input, "input"))
+        _check_truncation(asked, found)
+        tokens = sum(found.tokens)
+        answer = {
+            "id": f"classify-{call.context.headers.id}",
+            "object": "list",
+            "created": int(time.time()),
+            "model": found.model,
+            "data": [_result(index, scores) for index, scores in enumerate(found.scores)],
+            "usage": {
+                "prompt_tokens": tokens,
+                "total_tokens": tokens,
+                "completion_tokens": 0,
+                "prompt_tokens_details": None,
+            },
+        }
+        return json_answer(answer, found.headers)
+
+
+def _check_truncation(asked: ClassifyRequest, found: Classified) -> None:
+    """Raises Problem 400 if the client asked to cut a text elsewhere than at the model's limit."""
+    most = asked.truncate_prompt_tokens
+    if most is not None and most >= 0 and max(found.tokens) > most:
+        detail = f"truncate_prompt_tokens: {most} is less than a text has, and only -1 is supported then"
+        raise refused(detail, "truncate_prompt_tokens")
+    if asked.truncation_side == "left" and True in found.truncated:
+        index = found.truncated.index(True)
+        raise refused(
+            f"text {index} is too long, and truncation_side left is not supported", "truncation_side"
+        )
+
+
+def _result(index: int, scores: Scores) -> dict[str, Any]:
+    label, _ = max(scores, key=lambda pair: pair[1])
+    return {"index": index, "label": label, "probs": [p for _, p in scores], "num_classes": len(scores)}

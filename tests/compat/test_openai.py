@@ -1,0 +1,69 @@
+"""The openai package, unmodified: moderations by a mapping of labels to categories."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.compat.service import LONG, MOST_TEXTS, NO_WORKER, SHED, Service, running
+
+openai = pytest.importorskip("openai", reason="openai is not installed (compat-tests)")
+
+
+@pytest.fixture
+def client(service: Service) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{service.url}/v1", api_key="unused", max_retries=0)
+
+
+@pytest.mark.parametrize("text", ["one text", LONG])
+def test_one_text(service: Service, client: openai.OpenAI, text: str) -> None:
+    found = client.moderations.create(input=text)
+    score = service.scores(text)[0]["NEGATIVE"]
+    (result,) = found.results
+    assert result.category_scores.harassment == score
+    assert result.categories.harassment is result.flagged is (score >= 0.5)
+    assert result.categories.self_harm_intent is False
+    assert result.category_scores.violence_graphic == 0.0
+    assert result.category_applied_input_types.hate == ["text"]
+    assert (found.model, found.id[:5]) == ("stub", "modr-")
+
+
+def test_a_batch_and_a_part(service: Service, client: openai.OpenAI) -> None:
+    texts = ["one", "two", "three"]
+    found = client.moderations.create(input=texts, model="alias")
+    scores = [result.category_scores.harassment for result in found.results]
+    assert scores == [by_label["NEGATIVE"] for by_label in service.scores(*texts)]
+    part = client.moderations.create(input=[{"type": "text", "text": "one"}])
+    assert part.results[0].category_scores.harassment == scores[0]
+
+
+async def test_the_client_for_coroutines(service: Service) -> None:
+    async with openai.AsyncOpenAI(base_url=f"{service.url}/v1", api_key="unused") as client:
+        found = await client.moderations.create(input="one text")
+    assert found.results[0].category_scores.harassment == service.scores("one text")[0]["NEGATIVE"]
+
+
+def test_bad_input_says_why(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError, match="serves the model"):
+        client.moderations.create(input="x", model="omni-moderation-latest")
+    with pytest.raises(openai.BadRequestError, match="must hold at least one text"):
+        client.moderations.create(input=[])
+    with pytest.raises(openai.APIStatusError, match=f"more than {MOST_TEXTS} texts"):
+        client.moderations.create(input=["x"] * (MOST_TEXTS + 1))
+
+
+def test_no_worker_and_shedding(service: Service, client: openai.OpenAI) -> None:
+    with service.refusing(NO_WORKER), pytest.raises(openai.InternalServerError, match="no worker"):
+        client.moderations.create(input="never seen by openai, no worker")
+    with service.refusing(SHED), pytest.raises(openai.RateLimitError, match="too much is waiting") as error:
+        client.moderations.create(input="never seen by openai, shed")
+    assert error.value.response.headers["retry-after"] == "3"
+
+
+def test_a_model_without_such_labels_moderates_nothing() -> None:
+    """A text that is POSITIVE must not be flagged because it has a high score for something."""
+    with running(compat="openai") as service:
+        client = openai.OpenAI(base_url=f"{service.url}/v1", api_key="unused", max_retries=0)
+        with pytest.raises(openai.BadRequestError, match="MILLRACE_MODERATION_LABELS"):
+            client.moderations.create(input="one text")
+        assert service.http.post("/classify", json={"input": "a"}).status_code == 404
+        assert service.http.post("/predict", json={"inputs": "a"}).json()["code"] == "invalid_request"
