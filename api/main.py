@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +15,9 @@ from api.asgi.exceptions import EXCEPTION_HANDLERS
 from api.asgi.middleware import ASGIResponse, RequestMiddleware
 from api.auth import Authenticator
 from api.backend import Cache, Hub
+from api.batches.answers import BatchAnswers
 from api.batches.routes import batch_routes
+from api.compat.moderation import Moderation
 from api.compat.road import Road
 from api.compat.routes import Compat
 from api.docs_page import docs_routes
@@ -99,11 +101,16 @@ def create_app(
     app.include_router(_predict_route(predict))
     app.include_router(health_routes(health, hub, lookup.models, metrics, publish, lifecycle))
     app.include_router(job_routes(jobs, settings.max_job_body_bytes))
-    app.include_router(batch_routes(jobs))
+    app.include_router(batch_routes(jobs, BatchAnswers(Moderation(settings), lambda: _labels(hub))))
     app.include_router(stats_routes(stats))
     app.include_router(docs_routes(app, compat.describe))
     app.include_router(ui_routes(settings.page))
     return PredictMiddleware(app, predict, compat.wrap(app))
+
+
+def _labels(hub: Hub) -> Sequence[str] | None:
+    model = hub.snapshot.model
+    return None if model is None else model.labels
 
 
 def _predict_route(predict: PredictHandler) -> APIRouter:

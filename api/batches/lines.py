@@ -1,4 +1,4 @@
-"""Translates the lines of a batch: a request to /v1/moderations or /v1/classify is a text, and back.
+"""Reads the lines of a batch, each a request to /v1/moderations or /v1/classify, and writes its results.
 
 Each line has one text, so that the results of a job and the lines of its file correspond.
 """
@@ -6,17 +6,12 @@ Each line has one text, so that the results of a job and the lines of its file c
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from api.asgi.json_reader import HALF_PAIR, is_unicode
 from api.errors import Problem, invalid_body
 from api.jobs.parsers import read_lines
-
-# The score from which on a category is flagged.
-FLAGGED = 0.5
-
-Scores = list[dict[str, Any]]
 
 
 def read_texts(blocks: Iterable[bytes], endpoint: str) -> Iterator[str]:
@@ -48,34 +43,6 @@ def _text(line: Any, number: int, endpoint: str) -> str:
     if not is_unicode(given) or not is_unicode(line["custom_id"]):
         raise invalid_body("string_unicode", HALF_PAIR, line=number)
     return given
-
-
-def moderation(request_id: str, model: str, created_s: int, scores: Scores) -> dict[str, Any]:
-    """The answer of /v1/moderations. The categories are the labels of the model."""
-    by_label = {pair["label"]: pair["score"] for pair in scores}
-    flags = {label: score >= FLAGGED for label, score in by_label.items()}
-    result = {"flagged": any(flags.values()), "categories": flags, "category_scores": by_label}
-    return {"id": f"modr-{request_id}", "model": model, "results": [result]}
-
-
-def classification(request_id: str, model: str, created_s: int, scores: Scores) -> dict[str, Any]:
-    """The answer of /v1/classify: probabilities in the order of the label ids, and the best label."""
-    label = max(scores, key=lambda pair: pair["score"])["label"]
-    probabilities = [pair["score"] for pair in scores]
-    data = {"index": 0, "label": label, "probs": probabilities, "num_classes": len(scores)}
-    return {
-        "id": f"classify-{request_id}",
-        "object": "list",
-        "created": created_s,
-        "model": model,
-        "data": [data],
-    }
-
-
-ANSWERS: dict[str, Callable[[str, str, int, Scores], dict[str, Any]]] = {
-    "/v1/moderations": moderation,
-    "/v1/classify": classification,
-}
 
 
 def output_line(request_id: str, custom_id: str, status: int, body: dict[str, Any]) -> bytes:

@@ -13,6 +13,7 @@ from starlette.responses import Response, StreamingResponse
 
 from api.asgi.exceptions import problem_for
 from api.asgi.http import BodyReader, RequestHeaders
+from api.batches.answers import BatchAnswers
 from api.batches.lines import with_error
 from api.batches.schemas import (
     Batch,
@@ -102,9 +103,9 @@ class _Route(APIRoute):
         return handled
 
 
-def batch_routes(jobs: JobService) -> APIRouter:
+def batch_routes(jobs: JobService, answers: BatchAnswers) -> APIRouter:
     router = APIRouter(prefix="/v1", tags=["batches"], route_class=_Route)
-    service = BatchService(jobs)
+    service = BatchService(jobs, answers)
 
     def owner(request: Request) -> str:
         return jobs.owner(request.scope["state"]["headers"])

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 from api.asgi.http import Receive, RequestHeaders, check_encoding, check_length
-from api.batches.lines import ANSWERS, STATUS_OF, custom_ids, error_body, output_line, read_texts
+from api.batches.answers import BatchAnswers
+from api.batches.lines import STATUS_OF, custom_ids, error_body, output_line, read_texts
 from api.batches.multipart import FormReader, boundary_of, malformed
 from api.batches.schemas import BatchRequest, FileObject, file_body, output_body
 from api.errors import Problem
@@ -31,8 +32,9 @@ _batch_id = re.compile(r"batch_([0-9a-f]{32})").fullmatch
 class BatchService:
     """Stores files, turns them into jobs, and writes the results of these jobs as files."""
 
-    def __init__(self, jobs: JobService) -> None:
+    def __init__(self, jobs: JobService, answers: BatchAnswers) -> None:
         self._jobs = jobs
+        self._answers = answers
         self._files = jobs.store.files
 
     # -- files -------------------------------------------------------------------------------------
@@ -122,7 +124,7 @@ class BatchService:
         file = self._files.record(batch["file"])
         if file is None:
             raise LookupError(f"file {batch['file']} no longer exists")
-        ids, answer = custom_ids(self._files.content(file)), ANSWERS[batch["endpoint"]]
+        ids, endpoint = custom_ids(self._files.content(file)), batch["endpoint"]
         created_s, index = record.created_ms // 1000, 0
         for lines in self._jobs.store.output(record, 0, record.done):
             written: list[bytes] = []
@@ -135,7 +137,7 @@ class BatchService:
                     body = error_body(error["code"], error["detail"], status)
                     written.append(output_line(request_id, custom_id, status, body))
                 elif not isinstance(result, dict) and not failed:
-                    body = answer(request_id, record.model, created_s, result)
+                    body = self._answers.write(endpoint, request_id, record.model, created_s, result)
                     written.append(output_line(request_id, custom_id, 200, body))
             yield b"".join(written)
 
@@ -146,6 +148,7 @@ class BatchService:
         file = await self._find(asked.input_file_id, self._jobs.owner(headers))
         if not isinstance(file, FileRecord):
             raise _no_file()
+        self._answers.check(asked.endpoint)
         batch = {"file": file.id, "endpoint": asked.endpoint, "metadata": asked.metadata}
         texts = read_texts(self._files.content(file), asked.endpoint)
         record, _ = await self._jobs.take_batch(headers, texts, json.dumps(batch))

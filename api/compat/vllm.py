@@ -111,7 +111,7 @@ class Vllm(Dialect):
             "object": "list",
             "created": int(time.time()),
             "model": found.model,
-            "data": [_result(index, scores) for index, scores in enumerate(found.scores)],
+            "data": [classify_result(index, scores) for index, scores in enumerate(found.scores)],
             "usage": {
                 "prompt_tokens": tokens,
                 "total_tokens": tokens,
@@ -135,6 +135,7 @@ def _check_truncation(asked: ClassifyRequest, found: Classified) -> None:
         )
 
 
-def _result(index: int, scores: Scores) -> dict[str, Any]:
+def classify_result(index: int, scores: Scores) -> dict[str, Any]:
+    """The probabilities of one text, in the order of the label ids, and its best label."""
     label, _ = max(scores, key=lambda pair: pair[1])
     return {"index": index, "label": label, "probs": [p for _, p in scores], "num_classes": len(scores)}

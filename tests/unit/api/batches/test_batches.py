@@ -18,7 +18,10 @@ from tests.unit.api.pretended import assert_problem
 @pytest.fixture
 async def api(fake_redis: FakeRedis) -> AsyncIterator[JobsApi]:
     async with serving(
-        fake_redis, ApiSettings(max_jobs_bytes=1024**2, max_job_body_bytes=2 * 1024**2)
+        fake_redis,
+        ApiSettings(
+            max_jobs_bytes=1024**2, max_job_body_bytes=2 * 1024**2, moderation_labels="POSITIVE=hate"
+        ),
     ) as made:
         yield made
 
@@ -86,16 +89,22 @@ async def test_a_batch_of_moderations(api: JobsApi) -> None:
     assert [first["custom_id"], third["custom_id"]] == ["one", "three"]
     assert first["response"]["status_code"] == 200
     assert first["error"] is None
-    scores = {"NEGATIVE": 0.25, "POSITIVE": 0.75}
-    flags = {"NEGATIVE": False, "POSITIVE": True}
-    assert first["response"]["body"] == {
-        "id": f"modr-{job_id}-0",
-        "model": "m@r",
-        "results": [{"flagged": True, "categories": flags, "category_scores": scores}],
-    }
+    body = first["response"]["body"]
+    assert (body["id"], body["model"]) == (f"modr-{job_id}-0", "m@r")
+    (result,) = body["results"]
+    assert [name for name, flagged in result["categories"].items() if flagged] == ["hate"]
+    assert (result["flagged"], result["category_scores"]["hate"]) == (True, 0.75)
     (second,) = await read(api, f"/v1/files/{batch['error_file_id']}/content")
     assert (second["custom_id"], second["response"]["status_code"]) == ("two", 500)
     assert second["response"]["body"]["error"]["code"] == "inference_failed"
+
+
+async def test_a_model_without_categories_answers_no_moderations(fake_redis: FakeRedis) -> None:
+    async with serving(fake_redis, ApiSettings()) as api:
+        made = await create(api, jsonl(request("one", "a")))
+        assert made.status_code == 422
+        assert "MILLRACE_MODERATION_LABELS" in made.json()["error"]["message"]
+        assert (await create(api, jsonl(request("one", "a", "/v1/classify")), "/v1/classify")).is_success
 
 
 async def test_a_batch_of_classifications(api: JobsApi) -> None:
@@ -251,7 +260,7 @@ async def test_files_and_batches_belong_to_the_name_of_the_key(fake_redis: FakeR
     from hashlib import sha256
 
     keys = ",".join(f"{name}:{sha256(name.encode()).hexdigest()}" for name in ("mine", "yours"))
-    async with serving(fake_redis, ApiSettings(api_keys=keys)) as api:
+    async with serving(fake_redis, ApiSettings(moderation_labels="POSITIVE=hate", api_keys=keys)) as api:
         api.client.headers["authorization"] = "Bearer mine"
         batch = (await create(api, jsonl(request("a", "a")))).json()
         paths = [f"/v1/files/{batch['input_file_id']}", f"/v1/batches/{batch['id']}"]

@@ -28,7 +28,10 @@ def line(number: int) -> bytes:
 
 
 async def test_the_flow_of_a_batch(fake_redis: FakeRedis) -> None:
-    async with serving(fake_redis, ApiSettings()) as api, client_of(api) as client:
+    async with (
+        serving(fake_redis, ApiSettings(moderation_labels="POSITIVE=hate")) as api,
+        client_of(api) as client,
+    ):
         file = await client.files.create(file=("in.jsonl", b"".join(map(line, range(3)))), purpose="batch")
         batch = await client.batches.create(
             input_file_id=file.id,

@@ -1,0 +1,45 @@
+"""The answers in the results of a batch: those of /v1/moderations and /v1/classify for one text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from api.compat.moderation import Moderation
+from api.compat.vllm import classify_result
+
+ENDPOINTS = ("/v1/moderations", "/v1/classify")
+
+# The scores of one text, as a job keeps them: label and score of each.
+Scores = list[dict[str, Any]]
+
+
+class BatchAnswers:
+    """Writes answers. `labels` are those of the current model, or None before the first worker."""
+
+    def __init__(self, moderation: Moderation, labels: Callable[[], Sequence[str] | None]) -> None:
+        self._moderation = moderation
+        self._labels = labels
+
+    def check(self, endpoint: str) -> None:
+        """Raises Problem 400 if the model cannot answer this endpoint."""
+        labels = self._labels()
+        if endpoint == "/v1/moderations" and labels is not None:
+            self._moderation.categories(labels)
+
+    def write(
+        self, endpoint: str, request_id: str, model: str, created_s: int, scores: Scores
+    ) -> dict[str, Any]:
+        """The body of the answer for one text. Raises Problem 400 if its labels are not categories."""
+        pairs = [(pair["label"], pair["score"]) for pair in scores]
+        if endpoint == "/v1/moderations":
+            categories = self._moderation.categories(label for label, _ in pairs)
+            result = self._moderation.result(pairs, categories)
+            return {"id": f"modr-{request_id}", "model": model, "results": [result]}
+        return {
+            "id": f"classify-{request_id}",
+            "object": "list",
+            "created": created_s,
+            "model": model,
+            "data": [classify_result(0, pairs)],
+        }
