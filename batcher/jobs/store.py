@@ -78,7 +78,7 @@ class JobStore:
         submission = upload.submission
         args = [upload.total, upload.chunk_texts, upload.chunks, digest, self._ttl_ms, most_waiting]
         options = [submission.owner, submission.client, int(submission.keep_input), submission.trace]
-        options += [submission.batch, submission.webhook]
+        options += [submission.batch, submission.webhook, submission.file()]
         outcome, known = self._run("job_create", upload.job_id, upload.nonce, *args, *options)
         return Created(outcome.decode(), (known or b"").decode())
 
@@ -209,6 +209,18 @@ class JobStore:
                 raise LookupError(f"the results of job {record.id} no longer exist")
             lines = raw.split(b"\n")[start - chunk * size : stop - chunk * size]
             yield lines
+            start += len(lines)
+
+    def labelled(
+        self, record: JobRecord, start: int, stop: int
+    ) -> Iterator[tuple[list[bytes], list[str | None]]]:
+        """As `output`, each chunk with its texts. Raises LookupError if they are not kept."""
+        for lines in self.output(record, start, stop):
+            chunk, first = divmod(start, record.chunk_texts)
+            texts = self.input(record.id, chunk)
+            if texts is None:
+                raise LookupError(f"the texts of job {record.id} no longer exist")
+            yield lines, texts[first : first + len(lines)]
             start += len(lines)
 
     def delete(self, job_id: str) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from api.jobs.file_format import Hints
 from millrace import job_client
 from millrace.errors import CommandError
 from millrace.job_client import JobClient
@@ -56,7 +57,7 @@ def client(service: Service) -> Iterator[JobClient]:
 def source(tmp_path: Path) -> TextFile:
     path = tmp_path / "in.txt"
     path.write_text("a\nb\nc\n")
-    return TextFile(path, "txt", "text")
+    return TextFile(path, Hints(format="txt"))
 
 
 def job(code: int = 200, **facts: Any) -> httpx.Response:
