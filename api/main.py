@@ -70,7 +70,7 @@ def create_app(
     lookup = PredictionLookup(settings, hub, cache, local, metrics)
     predict = PredictHandler(settings, lookup, lifecycle, auth, deferral or JobDeferral(jobs))
     health = Health(metrics)
-    stats = Stats(metrics, hub, jobs, lifecycle)
+    stats = Stats(metrics, hub, jobs, lifecycle, settings.lease_ms / 1000)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Lifecycle]]:

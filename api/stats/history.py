@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
 # How many seconds of history a new viewer gets.
-HISTORY_S = 300
+HISTORY_S = 900
 # Quantiles cover this many seconds, and rates this many: enough to be smooth, few enough to be current.
 SPAN_S = 60
 RATE_S = 5
@@ -25,6 +25,7 @@ class CounterSample:
     hits: float
     computed: float
     refused: float
+    shed: float
     worked: float
     waiting: int
     durations: array[float]
@@ -34,13 +35,14 @@ class CounterSample:
 class StatsPoint:
     """Statistics of one second: texts per second, latency quantiles, and entries waiting.
 
-    `answered`, `hits` and `refused` are those of this API; `worked` covers all workers. Quantiles are None if
-    no request was answered.
+    `answered`, `hits`, `refused` and `shed` (the queue is full) are those of this API; `worked`
+    covers all workers. Quantiles are None if no request was answered.
     """
 
     answered: float
     hits: float
     refused: float
+    shed: float
     worked: float
     p50_ms: float | None
     p99_ms: float | None
@@ -67,6 +69,7 @@ class StatsHistory:
             answered=round((hits + computed) / seconds, 1),
             hits=round(hits / seconds, 1),
             refused=round(max(sample.refused - then.refused, 0.0) / seconds, 1),
+            shed=round(max(sample.shed - then.shed, 0.0) / seconds, 1),
             worked=round(max(sample.worked - then.worked, 0.0) / seconds, 1),
             p50_ms=self._quantile(buckets[:-1], 0.5),
             p99_ms=self._quantile(buckets[:-1], 0.99),

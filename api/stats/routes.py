@@ -27,6 +27,7 @@ from api.lifecycle import Lifecycle
 from api.metrics import Metrics
 from api.schemas import Error
 from api.stats.history import CounterSample, StatsHistory
+from api.stats.silences import Silences
 from batcher.core.outage import REDIS_ERRORS
 from batcher.core.snapshot import LaneDepth, ModelRecord, WorkerRecord
 from batcher.errors import MillraceError
@@ -46,13 +47,16 @@ DETAIL_FRAMES = 5
 class Stats:
     """Computes a frame every second while `running` is open, and streams frames to viewers."""
 
-    def __init__(self, metrics: Metrics, hub: Hub, service: JobService, lifecycle: Lifecycle) -> None:
+    def __init__(
+        self, metrics: Metrics, hub: Hub, service: JobService, lifecycle: Lifecycle, lease_s: float = 2.0
+    ) -> None:
         self.viewers = 0
         self._metrics = metrics
         self._hub = hub
         self._service = service
         self._lifecycle = lifecycle
         self._history = StatsHistory(metrics.bounds)
+        self._silences = Silences(lease_s)
         self._next: asyncio.Future[None] | None = None
         self._frame: dict[str, Any] = {}
         self._event = b""
@@ -111,6 +115,7 @@ class Stats:
             hits=outcomes["hit_local"] + outcomes["hit_shared"],
             computed=outcomes["computed"],
             refused=sum(outcomes[name] for name in ("shed", "expired", "failed", "dead", "refused")),
+            shed=outcomes["shed"],
             worked=snapshot.worked,
             waiting=sum(lane.entries for lane in lanes.values()) + snapshot.solo,
             durations=durations,
@@ -153,7 +158,12 @@ class Stats:
         """Reads the records of all workers. If Redis does not answer, the last ones are shown."""
         with contextlib.suppress(*REDIS_ERRORS):
             now_ms = time.time() * 1000
-            self._workers = [_worker(worker, now_ms) for worker in await self._hub.workers()]
+            workers = await self._hub.workers()
+            silences = self._silences.take(workers, time.monotonic())
+            self._workers = [
+                _worker(worker, now_ms, silence_s)
+                for worker, silence_s in zip(workers, silences, strict=True)
+            ]
 
     async def _read_jobs(self) -> None:
         """Reads the newest jobs. They are None if Redis does not answer.
@@ -218,7 +228,7 @@ def _lane(lane: LaneDepth) -> dict[str, Any]:
     return {"entries": lane.entries, "cost": lane.cost, "oldest_s": lane.oldest_ms / 1000}
 
 
-def _worker(worker: WorkerRecord, now_ms: float) -> dict[str, Any]:
+def _worker(worker: WorkerRecord, now_ms: float, silence_s: float) -> dict[str, Any]:
     """`recent` lists batches: number, size, tokens, computed tokens, reason, longest wait, duration in ms."""
     return {
         "id": worker.id,
@@ -231,6 +241,7 @@ def _worker(worker: WorkerRecord, now_ms: float) -> dict[str, Any]:
         "rate": worker.rate,
         "batches": worker.batches,
         "texts": worker.texts,
+        "silent_s": silence_s,
         "age_s": round(max(now_ms - worker.started_ms, 0.0) / 1000),
         "recent": [astuple(note) for note in worker.recent],
     }

@@ -2,104 +2,34 @@
 
 from __future__ import annotations
 
-import os
-import re
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import product
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from batcher.worker.queue import WorkerQueue
+from tests.e2e.browser import Viewer
 from tests.integration.test_queue_contract import RECORD
 from tests.mill import Mill, wait_until
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Page
 
 pytestmark = pytest.mark.e2e
-
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-# Every console message is an error of the page, except what the browser logs for failed requests.
-EXPECTED = re.compile(r"Failed to load resource|net::ERR_")
-
-
-def _chromium() -> str | None:
-    named = os.environ.get("TEST_CHROMIUM")
-    return (
-        named or shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    )
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """Headless Chromium with an empty profile."""
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if (path := _chromium()) is None:
-        pytest.skip("no chromium on PATH, and TEST_CHROMIUM names none")
-    with sync_api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=path, headless=True, args=ARGUMENTS)
-        yield started
-        started.close()
-
-
-class Viewer:
-    """A page, its console messages, and the URLs that it requested."""
-
-    def __init__(self, page: Page) -> None:
-        self.page = page
-        self.said: list[str] = []
-        self.asked: list[str] = []
-        page.set_default_timeout(15_000)
-        page.on("console", lambda line: self.said.append(line.text) if line.type != "log" else None)
-        page.on("pageerror", lambda error: self.said.append(str(error)))
-        page.on("request", lambda request: self.asked.append(request.url))
-
-    def open(self, mill: Mill) -> Page:
-        """Opens the page and waits until it shows that the service is ready."""
-        self.page.goto(mill.base_url)
-        self.page.wait_for_selector('#state[data-state="ready"]')
-        return self.page
-
-    @property
-    def problems(self) -> list[str]:
-        """Unexpected console messages."""
-        return [line for line in self.said if not EXPECTED.search(line)]
-
-
-@pytest.fixture
-def viewer(browser: Browser) -> Iterator[Viewer]:
-    """A new profile for each test. Unexpected console messages fail the test."""
-    context = browser.new_context(viewport={"width": 1200, "height": 900}, accept_downloads=True)
-    made = Viewer(context.new_page())
-    yield made
-    context.close()
-    assert made.problems == []
-
 
 MakeMill = Callable[..., Mill]
 
 
-def test_a_text_is_computed_first_and_known_the_second_time(mill: MakeMill, viewer: Viewer) -> None:
-    made = mill(stub_batch_ms=20)
-    page = viewer.open(made)
+def test_a_text_is_computed_first_and_known_the_second_time(house: Mill, viewer: Viewer) -> None:
+    page = viewer.open(house)
     page.fill("#texts", "I hate you.\n\nI love you.\n<b>bold</b>")
     page.keyboard.press("Control+Enter")
     page.wait_for_selector('#outcome [data-cache="MISS"]')
     assert page.locator("#answers .text").all_inner_texts() == ["I hate you.", "I love you.", "<b>bold</b>"]
     assert page.locator("#answers li").first.locator(".label").all_inner_texts() == ["NEGATIVE", "POSITIVE"]
     shown = page.locator("#answers li .number.best").first.inner_text()
-    expected = max(pair["score"] for pair in made.predict("I hate you.").json()["predictions"][0])
+    expected = max(pair["score"] for pair in house.predict("I hate you.").json()["predictions"][0])
     assert shown == f"{100 * expected:.1f} %"
     stages = page.eval_on_selector_all("#waterfall [data-stage]", "all => all.map(one => one.dataset.stage)")
     assert stages == ["cache", "queue", "tokenize", "model", "other"]
@@ -109,45 +39,20 @@ def test_a_text_is_computed_first_and_known_the_second_time(mill: MakeMill, view
     page.wait_for_selector('#outcome [data-cache="HIT"]')
     stages = page.eval_on_selector_all("#waterfall [data-stage]", "all => all.map(one => one.dataset.stage)")
     assert stages == ["cache", "other"]
-    assert all(url.startswith((made.base_url, "blob:")) for url in viewer.asked)
+    assert all(url.startswith((house.base_url, "blob:")) for url in viewer.asked)
 
 
-def test_batches_are_seen_as_they_close(mill: MakeMill, viewer: Viewer) -> None:
-    made = mill(stub_batch_ms=5)
-    page = viewer.open(made)
-    made.predict("one two three", "four five", "six")
+def test_batches_are_seen_as_they_close(house: Mill, viewer: Viewer) -> None:
+    page = viewer.open(house)
+    house.predict("one two three", "four five", "six")
     page.wait_for_selector("#batches [data-reason]")
-    assert page.locator("#batches li").first.inner_text().startswith("3 texts · ")
-    page.wait_for_function("document.querySelector('[data-figure=\"worked\"]').textContent !== '0'")
+    page.wait_for_selector("#batches li:first-child >> text=/^3 texts · /")
+    page.locator("#batches summary").first.press("Enter")
+    details = page.inner_text("#batches li:first-child p")
+    assert "tokens" in details
+    assert "; waited " in details
+    page.wait_for_function("document.querySelector('[data-figure=\"worked\"]').textContent !== '0/s'")
     assert page.locator("#chart-texts path.first").count() == 1
-
-
-def test_a_dropped_file_becomes_a_job_whose_results_can_be_saved(
-    mill: MakeMill, viewer: Viewer, tmp_path: Path
-) -> None:
-    made = mill()
-    made.start_jobs()
-    page = viewer.open(made)
-    page.set_input_files(
-        "#file",
-        {"name": "texts.csv", "mimeType": "text/csv", "buffer": b"text\n" + b"a line\nanother\n" * 300},
-    )
-    page.wait_for_selector('#jobs [data-status="finished"]', timeout=40_000)
-    assert "600 of 600 texts" in page.inner_text("#jobs")
-    with page.expect_download() as saved:
-        page.click("#jobs >> text=Results as CSV")
-    content = Path(saved.value.path()).read_text().splitlines()
-    assert content[0] == "index,label,score,error"
-    assert len(content) == 601
-    page.click("#jobs >> text=Remove")
-    page.wait_for_selector("#jobs li", state="detached")
-
-
-def test_a_file_that_is_none_is_refused_in_words(mill: MakeMill, viewer: Viewer) -> None:
-    page = viewer.open(mill())
-    page.set_input_files("#file", {"name": "x.csv", "mimeType": "text/csv", "buffer": b"name\nsomebody\n"})
-    page.wait_for_selector("#job-problem:not([hidden])")
-    assert 'must name one column "text"' in page.inner_text("#job-problem")
 
 
 def test_a_killed_worker_is_seen(mill: MakeMill, viewer: Viewer) -> None:
@@ -158,31 +63,29 @@ def test_a_killed_worker_is_seen(mill: MakeMill, viewer: Viewer) -> None:
     lost = page.wait_for_selector('#workers [data-state="lost"]')
     assert f"-{made.workers[0].pid}-" in lost.inner_text()
     made.workers[1].kill()
-    page.wait_for_selector('#state[data-state="unready"]')
-    assert "no worker" in page.inner_text("#state")
+    page.wait_for_selector("#state >> text=Not ready: no worker is running")
+    assert page.inner_text('#banners [data-problem="unready"]') == "Not ready: no worker is running."
     page.click("#classify")
     page.wait_for_selector("#problem:not([hidden])")
     assert "no workers are running" in page.inner_text("#problem")
 
 
-def test_a_worker_that_fell_back_to_another_arithmetic_is_seen_beside_the_model(
-    mill: MakeMill, viewer: Viewer
-) -> None:
+def test_a_worker_that_fell_back_to_another_arithmetic_is_seen_first(house: Mill, viewer: Viewer) -> None:
     """Only /stats, /readyz and the log said so."""
-    made = mill()
-    page = viewer.open(made)
+    page = viewer.open(house)
     page.wait_for_selector("#workers li[data-state]")
-    assert page.locator("#fallback").is_hidden()
+    assert page.locator("#banners li").count() == 0
     why = "int8 weights in bf16, packed: a text of <b>17</b> tokens alone has another label"
     record = {**RECORD, "arithmetic": "f32", "fallback": why}
-    with made.redis.client() as client:
+    with house.redis.client() as client:
         queue = WorkerQueue(client, "default", "fallen", lease_ms=2000, max_attempts=3, result_ms=1000)
         queue.beat([], record, {}, 60_000)
-        shown = page.wait_for_selector("#fallback:not([hidden])")
-        assert shown.inner_text() == "1 of 2 workers fell back to f32"
-        assert shown.get_attribute("title") == f"fallen: {why}"
+        banner = page.locator('#banners [data-problem="fallback"]')
+        assert banner.locator("summary").inner_text() == "1 of 2 workers fell back to f32."
+        banner.locator("summary").press("Enter")
+        assert banner.locator("p").inner_text() == f"fallen: {why}"
         queue.retire()
-        page.wait_for_selector("#fallback", state="hidden")
+        banner.wait_for(state="detached")
 
 
 def test_the_page_says_so_when_the_server_is_gone_and_recovers_when_it_is_back(
@@ -216,29 +119,34 @@ def test_a_key_is_asked_for_and_kept_for_the_visit(mill: MakeMill, viewer: Viewe
     page.wait_for_selector("#answers li")
 
 
-def test_everything_can_be_reached_by_keyboard(mill: MakeMill, viewer: Viewer) -> None:
-    page = viewer.open(mill())
+def test_everything_can_be_reached_by_keyboard(house: Mill, viewer: Viewer) -> None:
+    page = viewer.open(house)
     reached = []
-    for _ in range(9):
+    for _ in range(6):
         page.keyboard.press("Tab")
         reached.append(page.evaluate("document.activeElement.id || document.activeElement.textContent"))
-    assert reached[:4] == ["Skip to the form", "texts", "classify", "file"]
-    assert reached[4] == "API documentation"
+    assert reached == ["Skip to the form", "texts", "classify", "together", "single", reached[-1]]
+    for wanted in ("file", "API documentation"):
+        for _ in range(60):
+            if reached[-1] == wanted:
+                break
+            page.keyboard.press("Tab")
+            reached.append(page.evaluate("document.activeElement.id || document.activeElement.textContent"))
+        assert reached[-1] == wanted
 
 
-def test_nothing_is_wider_than_a_phone(mill: MakeMill, viewer: Viewer) -> None:
-    made = mill()
+def test_nothing_is_wider_than_a_phone(house: Mill, viewer: Viewer) -> None:
     for width in (320, 390, 768):
         viewer.page.set_viewport_size({"width": width, "height": 800})
-        page = viewer.open(made)
+        page = viewer.open(house)
         page.click("#classify")
         page.wait_for_selector("#answers li")
         assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
-def test_texts_stand_out_from_their_ground(mill: MakeMill, viewer: Viewer) -> None:
+def test_texts_stand_out_from_their_ground(house: Mill, viewer: Viewer) -> None:
     """Text has a contrast of at least 4.5 to 1 (WCAG AA) in the light and the dark theme."""
-    page = viewer.open(mill())
+    page = viewer.open(house)
     inks, grounds = ("ink", "quiet", "water", "red", "amber"), ("paper", "card")
     page.emulate_media(color_scheme="light")
     light = {name: colour(page, name) for name in inks + grounds}
