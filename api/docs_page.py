@@ -7,9 +7,9 @@ from functools import cache
 from hashlib import sha256
 from typing import Any
 
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.openapi.docs import get_swagger_ui_html
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from api.openapi import described
 
@@ -47,4 +47,9 @@ def docs_routes(app: FastAPI) -> APIRouter:
     async def docs() -> Response:
         return Response(page.body, media_type="text/html", headers={"content-security-policy": policy})
 
+    async def elsewhere(request: Request) -> Response:
+        return RedirectResponse(f"{request.scope.get('root_path', '')}/docs")
+
+    for path in ("/docs/", "/redoc", "/swagger"):
+        router.add_api_route(path, elsewhere, methods=["GET"])
     return router

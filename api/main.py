@@ -117,6 +117,8 @@ def _predict_route(predict: PredictHandler) -> APIRouter:
         """Results are in the order of the texts, and the labels of each result in label id order."""
         return ASGIResponse(predict)
 
+    # Clients of services that redirect here may end the path with a slash.
+    router.add_api_route("/predict/", classify, methods=["POST"], include_in_schema=False)
     return router
 
 

@@ -82,7 +82,7 @@ def media_type(headers: RequestHeaders) -> str:
     kind = "application/json" if is_json(given) else given.decode("latin-1").partition(";")[0].strip().lower()
     if kind not in READERS:
         accepted = ", ".join(READERS)
-        detail = f"the content type must be one of {accepted}"
+        detail = f"the content type must be one of {accepted}; or name a file with /jobs?filename=reviews.csv"
         raise Problem(415, detail, headers=(CLOSE, (b"accept", accepted.encode())))
     return kind
 

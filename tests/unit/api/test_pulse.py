@@ -10,7 +10,7 @@ import pytest
 from api.stats.history import HISTORY_S, SPAN_S, CounterSample, StatsHistory
 
 BOUNDS = (0.01, 0.1, 1.0)
-START = CounterSample(0.0, 0, 0, 0, 0, waiting=0, durations=array("d", [0, 0, 0, 0, 0]))
+START = CounterSample(0.0, 0, 0, 0, 0, 0, waiting=0, durations=array("d", [0, 0, 0, 0, 0]))
 
 
 def after(
