@@ -232,6 +232,14 @@ class JobService:
             await self.call(self._queue.forget, job_id)
         return await self.find(job_id, owner)
 
+    async def remember(self, line: bytes) -> None:
+        """Adds a second to the history that outlives this process."""
+        await self._call(self.store.remember, line)
+
+    async def remembered(self) -> list[bytes]:
+        """The seconds of the history, oldest first."""
+        return await self._call(self.store.remembered)
+
     async def newest(
         self, status: str | None, limit: int, cursor: str, owner: str
     ) -> tuple[list[JobRecord], str | None]:

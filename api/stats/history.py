@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from array import array
 from collections import deque
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import astuple, dataclass, fields
 
-# How many seconds of history a new viewer gets.
-HISTORY_S = 900
+from batcher.jobs.store import HISTORY_S
+
 # Quantiles cover this many seconds, and rates this many: enough to be smooth, few enough to be current.
 SPAN_S = 60
 RATE_S = 5
@@ -49,13 +50,19 @@ class StatsPoint:
     waiting: int
 
 
+def _read_line(line: bytes) -> tuple[int, StatsPoint | None]:
+    """A line that another version has written counts as unknown."""
+    at_s, *values = json.loads(line)
+    return at_s, StatsPoint(*values) if len(values) == len(fields(StatsPoint)) else None
+
+
 class StatsHistory:
     """The points of the last minutes, one per second."""
 
     def __init__(self, bounds: Sequence[float]) -> None:
         self._bounds = tuple(bounds)
         self._samples: deque[CounterSample] = deque(maxlen=SPAN_S + 1)
-        self._points: deque[StatsPoint] = deque(maxlen=HISTORY_S)
+        self._points: deque[StatsPoint | None] = deque(maxlen=HISTORY_S)
 
     def add(self, sample: CounterSample) -> StatsPoint:
         """Adds a sample, and returns the point computed from it and the samples before."""
@@ -79,10 +86,24 @@ class StatsHistory:
         return point
 
     def history(self) -> Mapping[str, list[float | None]]:
-        """The values of each field, oldest first."""
+        """The values of each field, oldest first; None for a second of which nothing is known."""
         return {
-            field.name: [getattr(point, field.name) for point in self._points] for field in fields(StatsPoint)
+            field.name: [getattr(point, field.name, None) for point in self._points]
+            for field in fields(StatsPoint)
         }
+
+    def restore(self, lines: Iterable[bytes], now_s: int) -> None:
+        """Puts the seconds that earlier processes kept (see `line`) before those of this one."""
+        known = dict(map(_read_line, lines))
+        own, began_s = list(self._points), now_s - len(self._points)
+        self._points.clear()
+        first_s = max(min(known, default=began_s), began_s - HISTORY_S)
+        self._points.extend([*map(known.get, range(first_s, began_s)), *own])
+
+    @staticmethod
+    def line(point: StatsPoint, at_s: int) -> bytes:
+        """A second as it is kept in Redis."""
+        return json.dumps([at_s, *astuple(point)], separators=(",", ":")).encode()
 
     def _quantile(self, buckets: Sequence[float], share: float) -> float | None:
         """A quantile in ms, assuming that durations are spread evenly within their bucket."""

@@ -18,6 +18,7 @@ job in the lists, is `microseconds of its creation:id`.
 | P:jobs:sizes        | hash | place or upload -> bytes it holds, client         | TTL      | all scripts   |
 | P:jobs:bytes        | hash | bytes that jobs hold: all, and by client          | TTL      | all scripts   |
 | P:jobs:totals       | hash | ended jobs by status, texts done, since the start | TTL      | append, end   |
+| P:history           | list | what the page charts, one JSON line per second    | 15 min   | remember      |
 
 A chunk holds `chunk_texts` entries (the last one may hold fewer), so an entry's number gives its position.
 Every script is idempotent, and none changes a job that has ended. Scripts that list or count jobs first
@@ -45,6 +46,8 @@ CHUNK_TEXTS = 256
 MOST_STALLED = 5
 # Most jobs examined for one page of a list, which omits jobs of other owners.
 MOST_LOOKS = 1000
+# How many seconds of history are kept, so that the page's charts survive a restart of the API.
+HISTORY_S = 900
 
 
 def jobs_prefix(name: str) -> str:
@@ -179,6 +182,19 @@ class JobStore:
             failed_texts=counts.pop("failed_texts", 0),
             ended=counts,
         )
+
+    def remember(self, line: bytes) -> None:
+        """Adds a line to the history, of which HISTORY_S are kept for as many seconds."""
+        key = f"{self._prefix}:history"
+        pipe = self._client.pipeline(transaction=False)
+        pipe.rpush(key, line)
+        pipe.ltrim(key, -HISTORY_S, -1)
+        pipe.expire(key, HISTORY_S)
+        pipe.execute()
+
+    def remembered(self) -> list[bytes]:
+        """The lines of the history, oldest first."""
+        return cast("list[bytes]", self._client.lrange(f"{self._prefix}:history", 0, -1))
 
     def running_ids(self) -> list[str]:
         places: Any = self._client.zrange(f"{self._prefix}:jobs:running", 0, -1)

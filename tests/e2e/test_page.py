@@ -134,11 +134,18 @@ def test_a_worker_that_fell_back_to_another_arithmetic_is_seen_first(house: Mill
         banner.wait_for(state="detached")
 
 
+def drawn(page: Page) -> int:
+    """How many seconds the chart of waiting texts shows."""
+    path = page.locator("#chart-waiting path.first")
+    return (path.get_attribute("d") or "").count(",") if path.count() else 0
+
+
 def test_the_page_says_so_when_the_server_is_gone_and_recovers_when_it_is_back(
     mill: MakeMill, viewer: Viewer
 ) -> None:
     made = mill()
     page = viewer.open(made)
+    wait_until(lambda: drawn(page) >= 3, "points of the chart")
     made.api.kill()
     page.wait_for_selector('#state[data-state="gone"]')
     assert "Trying again" in page.inner_text("#state")
@@ -148,6 +155,7 @@ def test_the_page_says_so_when_the_server_is_gone_and_recovers_when_it_is_back(
     assert page.inner_text("#problem") == "The server does not answer."
     made.start_api()
     page.wait_for_selector('#state[data-state="ready"]')
+    assert drawn(page) >= 3, "the charts were empty after a restart of the API"
 
 
 def test_a_key_is_asked_for_and_kept_for_the_visit(mill: MakeMill, viewer: Viewer) -> None:
