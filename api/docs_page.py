@@ -31,7 +31,8 @@ def docs_routes(app: FastAPI) -> APIRouter:
         swagger_favicon_url="static/icon.svg",
         swagger_ui_parameters={"tryItOutEnabled": True, "persistAuthorization": True, "validatorUrl": None},
     )
-    script = bytes(page.body).partition(b"<script>")[2].partition(b"</script>")[0]
+    content = bytes(page.body).replace(b"<html>", b'<html lang="en">', 1)
+    script = content.partition(b"<script>")[2].partition(b"</script>")[0]
     policy = _POLICY.format(script=b64encode(sha256(script).digest()).decode())
 
     @cache
@@ -45,7 +46,7 @@ def docs_routes(app: FastAPI) -> APIRouter:
     @router.get("/docs")
     @router.head("/docs")
     async def docs() -> Response:
-        return Response(page.body, media_type="text/html", headers={"content-security-policy": policy})
+        return Response(content, media_type="text/html", headers={"content-security-policy": policy})
 
     async def elsewhere(request: Request) -> Response:
         return RedirectResponse(f"{request.scope.get('root_path', '')}/docs")

@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
         raise CommandError("required packages are missing: pip install 'millrace[cli]'.")
     from millrace.job_client import JobClient
 
-    hints = Hints(args.column, args.format, args.delimiter, args.encoding)
+    hints = Hints(args.column, args.format, _delimiter(args.delimiter), args.encoding)
     with contextlib.ExitStack() as stack:
         sources = [stack.enter_context(_input(name, hints)) for name in args.files]
         # Every file and name is checked before the first job is submitted.
@@ -83,6 +83,14 @@ def run(args: argparse.Namespace) -> int:
             print(f"{source.name}: {found}", file=sys.stderr)
             failed += _classify(args, client, source, output)
     return EXIT_SOME_FAILED if failed else 0
+
+
+def _delimiter(given: str | None) -> str | None:
+    r"""The delimiter; a shell passes `\t` as two characters. Raises CommandError for more than one."""
+    delimiter = "\t" if given == r"\t" else given
+    if delimiter is not None and (len(delimiter) != 1 or delimiter.isalnum() or delimiter in '" \r\n'):
+        raise CommandError(f"--delimiter {given} is not a single punctuation mark or \\t.")
+    return delimiter
 
 
 def _outputs(args: argparse.Namespace, formats: list[FileFormat]) -> list[Output]:

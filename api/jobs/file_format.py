@@ -156,7 +156,7 @@ def _by_content(start: str, hints: Hints) -> FormatName:
     if first.startswith(("{", "[", '"')):
         try:
             value = json.loads(first)
-        except ValueError:
+        except (ValueError, RecursionError):
             return "txt" if first.startswith('"') else "json"
         if isinstance(value, str) or (isinstance(value, dict) and isinstance(value.get(hints.column), str)):
             return "ndjson"
@@ -180,4 +180,7 @@ def _delimiter(start: str, column: str) -> str:
 
 
 def _columns(line: str, delimiter: str) -> list[str]:
-    return next(csv.reader([line.rstrip("\r")], delimiter=delimiter), [])
+    try:
+        return next(csv.reader([line.rstrip("\r")], delimiter=delimiter), [])
+    except csv.Error:  # such as a carriage return inside: reading the rows reports it
+        return []

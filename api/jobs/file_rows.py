@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import difflib
 import json
+import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
@@ -16,6 +17,7 @@ from api.jobs.file_format import HEAD_BYTES, BadFile, FileFormat, Hints, detect
 
 Row = dict[str, Any]
 _DECODER = json.JSONDecoder()
+_space = re.compile(r"[ \t\r\n]*").match
 _LIST = 'expected a list of texts or objects, or {"text": [...]}; one object per line is NDJSON'
 # A message names at most so many columns, and this much of each name.
 _MOST_NAMES, _MOST_CHARS = 20, 64
@@ -45,24 +47,25 @@ class FileRows:
         self.names: tuple[str, ...] | None = None
 
     def __iter__(self) -> Iterator[Row]:
-        head = b""
+        read = bytearray()
         for block in self._blocks:
-            head += block
-            if len(head) >= HEAD_BYTES:
+            read += block
+            if len(read) >= HEAD_BYTES:
                 break
+        head = bytes(read)
         self.format = detect(self._filename, head[:HEAD_BYTES], self._hints)
         blocks: Iterator[bytes] = chain([head], self._blocks)
         if self.format.gzipped:
             blocks = self._counted(_unzipped(blocks))
         text = _decoded(blocks, self.format.encoding)
-        read = {
+        reader = {
             "csv": self._table,
             "tsv": self._table,
             "ndjson": self._ndjson,
             "json": self._json,
             "txt": self._txt,
         }[self.format.name]
-        return read(text)
+        return reader(text)
 
     def _table(self, text: Iterator[str]) -> Iterator[Row]:
         assert self.format is not None, "the format is detected first"
@@ -71,7 +74,7 @@ class FileRows:
             names = next(rows)
             self.names = tuple(names)
             if self.column not in names:
-                raise BadFile("missing", self._no_column(names), line=1, columns=self.names)
+                raise BadFile("missing", self._no_column(names), line=1, columns=_short(names))
             if twice := sorted({name for name in names if names.count(name) > 1}):
                 raise BadFile("duplicate_key", f"two columns are named {twice[0]!r}", line=1)
             for row in rows:
@@ -119,7 +122,7 @@ class FileRows:
     def _row(self, value: Any, unit: str, number: int) -> Row:
         row = {self.column: value} if isinstance(value, str) else value
         text = row.get(self.column) if isinstance(row, dict) else None
-        names = tuple(row) if isinstance(row, dict) else None
+        names = _short([*row]) if isinstance(row, dict) else None
         if isinstance(text, str) and is_unicode(text):
             return row
         if isinstance(text, str):
@@ -143,50 +146,55 @@ class _Json:
     def __init__(self, parts: Iterator[str]) -> None:
         self._parts = parts
         self._buffer = ""
+        self._at = 0
 
     def skip(self, token: str) -> bool:
         """Consumes a character if it comes next, and returns whether it did."""
-        if self.at_end() or not self._buffer.startswith(token):
+        if self.at_end() or self._buffer[self._at] != token:
             return False
-        self._buffer = self._buffer[1:]
+        self._at += 1
         return True
 
     def at_end(self) -> bool:
-        self._buffer = self._buffer.lstrip(" \t\r\n")
-        while not self._buffer:
-            part = next(self._parts, None)
-            if part is None:
+        while True:
+            space = _space(self._buffer, self._at)
+            assert space is not None, "it also matches the empty string"
+            self._at = space.end()
+            if self._at < len(self._buffer):
+                return False
+            if not self._more(0):
                 return True
-            self._buffer = part.lstrip(" \t\r\n")
-        return False
 
     def value(self, number: int = 0) -> Any:
-        """Consumes a string or an object. Reads twice as much before each retry."""
+        """Consumes a string or an object. Reads as much again before each retry."""
         while not self.at_end():
             try:
-                value, end = _DECODER.raw_decode(self._buffer)
+                value, self._at = _DECODER.raw_decode(self._buffer, self._at)
             except RecursionError:
                 break
             except ValueError:
-                if len(self._buffer) > MAX_FIELD or not self._more():
+                left = len(self._buffer) - self._at
+                if left > MAX_FIELD or not self._more(left):
                     break
                 continue
-            self._buffer = self._buffer[end:]
             return value
         raise BadFile("json_invalid", f"item {number}: not valid JSON" if number else _LIST)
 
-    def _more(self) -> bool:
-        wanted = 2 * len(self._buffer)
-        parts = [self._buffer]
-        size = len(self._buffer)
+    def _more(self, least: int) -> bool:
+        """Reads at least so many characters. Returns False at the end of the file."""
+        parts, size = [self._buffer[self._at :]], 0
         for part in self._parts:
             parts.append(part)
             size += len(part)
-            if size >= wanted:
+            if size > least:
                 break
-        grown = size > len(self._buffer)
-        self._buffer = "".join(parts)
-        return grown
+        self._buffer, self._at = "".join(parts), 0
+        return size > 0
+
+
+def _short(names: Sequence[str]) -> tuple[str, ...]:
+    """The names that an error offers as a choice."""
+    return tuple(name for name in names[:_MOST_NAMES] if len(name) <= _MOST_CHARS)
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -37,7 +37,7 @@ function setState(state, words) {
 /** What the service says of itself, unless none of its workers has been heard of lately. */
 function describe(frame) {
   if (!frame.ready) return ["unready", `Not ready: ${frame.reason}`];
-  return frame.workers.every((worker) => worker.silent_s) ? ["unready", "Ready?"] : ["ready", "Ready"];
+  return frame.workers.length && frame.workers.every((worker) => worker.silent_s) ? ["unready", "Ready?"] : ["ready", "Ready"];
 }
 
 follow({

@@ -98,6 +98,7 @@ def test_a_service_that_does_not_run_is_named_with_a_way_out(
     [
         (("in.csv", "-o", "in.csv"), "in.csv is the input: choose another name, or replace it with --force."),
         (("in.csv", "-o", "o.zip"), "cannot write .zip files: name the output .csv, .tsv, .ndjson, .jsonl."),
+        (("in.csv", "--delimiter", "ab"), "--delimiter ab is not a single punctuation mark or \\t."),
         ((".",), ". is a directory: name the files in it."),
         (("none.csv",), "file not found: none.csv."),
         (("in.csv", "in.csv"), "several files need a directory for their results: -o DIRECTORY."),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 
@@ -74,6 +75,13 @@ def test_texts_do_not_depend_on_how_they_arrive(size: int) -> None:
 
 def test_several_gzip_members_are_one_file() -> None:
     assert texts("a.txt.gz", gzip.compress(b"a\n") + gzip.compress(b"b\n")) == ["a", "b"]
+
+
+@pytest.mark.parametrize("content", [b"[" * 60_000, b"a\rb,c\rd\n", b'"' * 60_000, b"{" * 60_000])
+@pytest.mark.parametrize("name", ["", "a.csv", "a.json", "a.ndjson"])
+def test_hostile_files_are_refused_and_nothing_else(name: str, content: bytes) -> None:
+    with suppress(BadFile):
+        assert all(isinstance(text, str) for text in texts(name, content, size=4096))
 
 
 def test_a_long_json_item_is_read_in_parts() -> None:
