@@ -234,11 +234,11 @@ class JobService:
 
     async def remember(self, line: bytes) -> None:
         """Adds a second to the history that outlives this process."""
-        await self._call(self.store.remember, line)
+        await self.call(self.store.remember, line)
 
     async def remembered(self) -> list[bytes]:
         """The seconds of the history, oldest first."""
-        return await self._call(self.store.remembered)
+        return await self.call(self.store.remembered)
 
     async def newest(
         self, status: str | None, limit: int, cursor: str, owner: str
