@@ -46,8 +46,7 @@ CHUNK_TEXTS = 256
 MOST_STALLED = 5
 # Most jobs examined for one page of a list, which omits jobs of other owners.
 MOST_LOOKS = 1000
-# How many seconds of history are kept, so that the page's charts survive a restart of the API.
-HISTORY_S = 900
+HISTORY_S = 900  # of the page's charts, which survive a restart of the API
 
 
 def jobs_prefix(name: str) -> str:
@@ -185,8 +184,7 @@ class JobStore:
 
     def remember(self, line: bytes) -> None:
         """Adds a line to the history, of which HISTORY_S are kept for as many seconds."""
-        key = f"{self._prefix}:history"
-        pipe = self._client.pipeline(transaction=False)
+        key, pipe = f"{self._prefix}:history", self._client.pipeline(transaction=False)
         pipe.rpush(key, line)
         pipe.ltrim(key, -HISTORY_S, -1)
         pipe.expire(key, HISTORY_S)
@@ -227,15 +225,11 @@ class JobStore:
             yield lines
             start += len(lines)
 
-    def labelled(
-        self, record: JobRecord, start: int, stop: int
-    ) -> Iterator[tuple[list[bytes], list[str | None]]]:
-        """As `output`, each chunk with its texts. Raises LookupError if they are not kept."""
+    def labelled(self, record: JobRecord, start: int, stop: int) -> Iterator[tuple[list[bytes], Any]]:
+        """As `output`, each chunk with its texts (None for one that was too long), which must be kept."""
         for lines in self.output(record, start, stop):
             chunk, first = divmod(start, record.chunk_texts)
-            texts = self.input(record.id, chunk)
-            if texts is None:
-                raise LookupError(f"the texts of job {record.id} no longer exist")
+            texts = self.input(record.id, chunk) or []
             yield lines, texts[first : first + len(lines)]
             start += len(lines)
 
