@@ -6,6 +6,7 @@ import argparse
 import difflib
 import importlib
 import os
+import re
 import sys
 from collections.abc import Sequence
 from typing import Protocol, cast
@@ -67,7 +68,7 @@ def _parsed(words: Sequence[str], name: str, command: Command | None) -> argpars
     parser, of_command = _parser(name, command)
     args, wrong = parser.parse_known_args(words)
     if wrong:
-        options = [option for action in of_command._actions for option in action.option_strings]
+        options = re.findall(r"--[a-z-]+", of_command.format_usage())
         close = difflib.get_close_matches(wrong[0].partition("=")[0], options, n=1)
         of_command.error(f"unknown argument {wrong[0]}{f'; did you mean {close[0]}?' if close else ''}")
     return args
