@@ -8,9 +8,9 @@ from functools import cache
 from hashlib import sha256
 from typing import Any
 
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.openapi.docs import get_swagger_ui_html
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from api.openapi import described
 
@@ -35,7 +35,8 @@ def docs_routes(app: FastAPI, describe: Callable[[dict[str, Any]], None]) -> API
         swagger_favicon_url="static/icon.svg",
         swagger_ui_parameters={"tryItOutEnabled": True, "persistAuthorization": True, "validatorUrl": None},
     )
-    script = bytes(page.body).partition(b"<script>")[2].partition(b"</script>")[0]
+    content = bytes(page.body).replace(b"<html>", b'<html lang="en">', 1)
+    script = content.partition(b"<script>")[2].partition(b"</script>")[0]
     policy = _POLICY.format(script=b64encode(sha256(script).digest()).decode())
 
     @cache
@@ -51,6 +52,11 @@ def docs_routes(app: FastAPI, describe: Callable[[dict[str, Any]], None]) -> API
     @router.get("/docs")
     @router.head("/docs")
     async def docs() -> Response:
-        return Response(page.body, media_type="text/html", headers={"content-security-policy": policy})
+        return Response(content, media_type="text/html", headers={"content-security-policy": policy})
 
+    async def elsewhere(request: Request) -> Response:
+        return RedirectResponse(f"{request.scope.get('root_path', '')}/docs")
+
+    for path in ("/docs/", "/redoc", "/swagger"):
+        router.add_api_route(path, elsewhere, methods=["GET"])
     return router

@@ -19,6 +19,8 @@ from batcher.errors import (
 )
 
 Header = tuple[bytes, bytes]
+# Every error links to the page where requests can be tried.
+HELP: Header = (b"link", b'</docs>; rel="help"')
 
 # 429: this request was shed, and can be retried later. 503: no request can be served at the moment.
 STATUS_OF: dict[type[MillraceError], int] = {
@@ -74,7 +76,7 @@ class Problem(Exception):
         # The id of the entry that failed, for the log.
         self.entry = ""
         wait = RETRY_AFTER_S.get(status) if retry_after_s is None else retry_after_s
-        self.headers = [*headers]
+        self.headers = [HELP, *headers]
         if wait is not None:
             self.headers.append((b"retry-after", b"%d" % max(1, math.ceil(wait))))
 

@@ -75,7 +75,7 @@ def create_app(
     predict = PredictHandler(settings, lookup, lifecycle, auth, deferral or JobDeferral(jobs))
     compat = Compat(Road(settings, predict, lookup, hub, auth, lifecycle))
     health = Health(metrics)
-    stats = Stats(metrics, hub, jobs, lifecycle)
+    stats = Stats(metrics, hub, jobs, lifecycle, settings.lease_ms / 1000)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Lifecycle]]:
@@ -127,6 +127,8 @@ def _predict_route(predict: PredictHandler) -> APIRouter:
         """Results are in the order of the texts, and the labels of each result in label id order."""
         return ASGIResponse(predict)
 
+    # Clients of services that redirect here may end the path with a slash.
+    router.add_api_route("/predict/", classify, methods=["POST"], include_in_schema=False)
     return router
 
 

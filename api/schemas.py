@@ -15,7 +15,7 @@ class LabelScore(BaseModel):
     score: float
 
 
-def _absent(schema: dict[str, Any]) -> None:
+def absent(schema: dict[str, Any]) -> None:
     """A JSON schema hook: the field is optional, and absent rather than null."""
     del schema["default"]
 
@@ -24,13 +24,16 @@ class _Problem(BaseModel):
     code: str
     request_id: str
     index: int | SkipJsonSchema[None] = Field(
-        default=None, description="The position of the text, from 0", json_schema_extra=_absent
+        default=None, description="The position of the text, from 0", json_schema_extra=absent
     )
     line: int | SkipJsonSchema[None] = Field(
-        default=None, description="The line of the body (NDJSON, CSV), from 1", json_schema_extra=_absent
+        default=None, description="The line of the body (NDJSON, CSV), from 1", json_schema_extra=absent
+    )
+    columns: list[str] | SkipJsonSchema[None] = Field(
+        default=None, description="The columns of the file that `line` belongs to", json_schema_extra=absent
     )
     job: str | SkipJsonSchema[None] = Field(
-        default=None, description="The job that has the Idempotency-Key", json_schema_extra=_absent
+        default=None, description="The job that has the Idempotency-Key", json_schema_extra=absent
     )
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import importlib
 import os
+import re
 import sys
 from collections.abc import Sequence
 from typing import Protocol, cast
@@ -43,9 +45,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command. Exit status 0 means success, 2 an error that the user can correct."""
     words = list(sys.argv[1:] if argv is None else argv)
     name = next((word for word in words if not word.startswith("-")), "")
+    if not words:
+        _parser("", None)[0].print_help(sys.stderr)
+        return 2
     try:
         command = _command(name) if name in COMMANDS else None
-        args = _parser(name, command).parse_args(words)
+        args = _parsed(words, name, command)
         assert command is not None, "argparse rejects unknown commands"
         return command.run(args)
     except CommandError as error:
@@ -62,17 +67,31 @@ def _command(name: str) -> Command:
     return cast(Command, importlib.import_module(f"millrace.{name}"))
 
 
-def _parser(chosen: str, command: Command | None) -> argparse.ArgumentParser:
+def _parsed(words: Sequence[str], name: str, command: Command | None) -> argparse.Namespace:
+    """The arguments. A wrong option ends with the usage of its command and the option that may be meant."""
+    parser, of_command = _parser(name, command)
+    args, wrong = parser.parse_known_args(words)
+    if wrong:
+        options = re.findall(r"--[a-z-]+", of_command.format_usage())
+        close = difflib.get_close_matches(wrong[0].partition("=")[0], options, n=1)
+        of_command.error(f"unknown argument {wrong[0]}{f'; did you mean {close[0]}?' if close else ''}")
+    return args
+
+
+def _parser(chosen: str, command: Command | None) -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
+    """The parser of all commands, and that of the chosen one."""
     parser = argparse.ArgumentParser(
         prog="millrace", description="Queue-backed, micro-batching text classification."
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="show the version")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    parser_of_chosen = parser
     for name, summary in COMMANDS.items():
         of_command = commands.add_parser(name, help=summary, description=f"{summary.capitalize()}.")
         if command is not None and name == chosen:
             command.add_arguments(of_command)
-    return parser
+            parser_of_chosen = of_command
+    return parser, parser_of_chosen
 
 
 class _Version(argparse.Action):

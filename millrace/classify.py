@@ -8,13 +8,14 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
+from api.jobs.file_format import FORMATS, FileFormat, Hints
 from millrace.errors import CommandError
-from millrace.text_files import FORMATS, CsvWriter, NdjsonWriter, TextFile, Writer, format_of
+from millrace.text_files import CsvWriter, NdjsonWriter, OutputFormat, TextFile, Writer, output_format
 
 if TYPE_CHECKING:
     from millrace.job_client import JobClient
@@ -23,74 +24,135 @@ URL = "http://127.0.0.1:8000"
 EXIT_SOME_FAILED = 1
 
 
+class Output(NamedTuple):
+    """Where results go ("-": standard output), and in which format."""
+
+    path: str
+    format: OutputFormat
+    delimiter: str
+
+    @classmethod
+    def of(cls, path: str, source: FileFormat, suffix_of: str = "") -> Output:
+        """`path` as the output of a file; a table keeps the delimiter of a table of the same format."""
+        form = output_format(suffix_of, source.name)
+        same = source.delimiter if form == source.name else ""
+        return cls(path, form, same or ("\t" if form == "tsv" else ","))
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", metavar="FILE", help="texts to classify (-: standard input)")
+    parser.add_argument("files", metavar="FILE", nargs="+", help="texts to classify (-: standard input)")
     parser.add_argument(
         "-o",
         "--output",
         metavar="OUT",
         default="-",
-        help="file for the results (-: standard output, the default)",
+        help="file for the results (-: standard output, the default); a directory for several FILEs",
     )
     parser.add_argument("--url", default=URL, help=f"address of the service ({URL})")
-    parser.add_argument("--format", choices=FORMATS, help="format of FILE (by its suffix, else txt)")
-    parser.add_argument(
-        "--column", default="text", help="column (CSV) or field (NDJSON) that holds the text (text)"
-    )
+    parser.add_argument("--format", choices=FORMATS, help="format of FILE (by its suffix, else its content)")
+    parser.add_argument("--column", default="text", help="column or field that holds the text (text)")
+    parser.add_argument("--delimiter", help="delimiter of a CSV file (detected)")
+    parser.add_argument("--encoding", help="encoding of FILE (utf-8, or by its byte order mark)")
+    parser.add_argument("--force", action="store_true", help="OUT may replace FILE")
     parser.add_argument("--api-key-file", type=Path, help="file that holds the API key")
     parser.add_argument("--keep", action="store_true", help="do not delete the finished job from the service")
     parser.epilog = (
-        "A txt file has one text per line. OUT contains the rows of FILE with the results added. Its suffix "
-        "sets its format; without a known suffix, it is NDJSON if FILE is NDJSON, and CSV otherwise. Exit "
-        "status: 0 if every text has a prediction, 1 if some have an error instead, 2 if the command failed, "
-        "130 if it was interrupted: the job continues, and the same command resumes it."
+        "FILE is CSV, TSV, NDJSON, JSON or plain text with one text per line (blank lines are skipped), also "
+        "compressed with gzip. OUT contains the rows of FILE with the results added, in the format of its "
+        "suffix (.csv, .tsv, .ndjson, .jsonl). Several FILEs become NAME-labelled files in the directory "
+        "OUT. Exit status: 0 if every text has a prediction, 1 if some have an error instead, 2 if the "
+        "command failed, 130 if it was interrupted: the job continues, and the same command resumes it."
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Submits the file, waits for the job, and writes the results."""
+    """Submits each file, waits for its job, and writes the results."""
     if find_spec("httpx") is None or find_spec("rich") is None:
         raise CommandError("required packages are missing: pip install 'millrace[cli]'.")
     from millrace.job_client import JobClient
 
-    with _input(args) as source, JobClient(args.url, read_key(args.api_key_file)) as client:
-        job = client.submit(source)
-        try:
-            job = client.follow(job)
-        except KeyboardInterrupt:
-            where = f"{args.url}/jobs/{job['id']}"
-            print(
-                f"The job continues; the same command resumes it. To cancel it: curl -X DELETE {where}",
-                file=sys.stderr,
-            )
-            raise
-        if job["status"] != "finished":
-            reason = (job["error"] or {}).get("detail", "")
-            raise CommandError(f"the job is {job['status']}{': ' if reason else ''}{reason}.")
-        _write(args, source, client, job)
-        if not args.keep:
-            client.delete(job)
-    if job["failed"]:
+    hints = Hints(args.column, args.format, _delimiter(args.delimiter), args.encoding)
+    with contextlib.ExitStack() as stack:
+        sources = [stack.enter_context(_input(name, hints)) for name in args.files]
+        # Every file and name is checked before the first job is submitted.
+        formats = [source.format for source in sources]
+        outputs = _outputs(args, formats)
+        client = stack.enter_context(JobClient(args.url, read_key(args.api_key_file)))
+        failed = 0
+        for source, found, output in zip(sources, formats, outputs, strict=True):
+            print(f"{source.name}: {found}", file=sys.stderr)
+            failed += _classify(args, client, source, output)
+    return EXIT_SOME_FAILED if failed else 0
+
+
+def _delimiter(given: str | None) -> str | None:
+    r"""The delimiter; a shell passes `\t` as two characters. Raises CommandError for more than one."""
+    delimiter = "\t" if given == r"\t" else given
+    if delimiter is not None and (len(delimiter) != 1 or delimiter.isalnum() or delimiter in '" \r\n'):
+        raise CommandError(f"--delimiter {given} is not a single punctuation mark or \\t.")
+    return delimiter
+
+
+def _outputs(args: argparse.Namespace, formats: list[FileFormat]) -> list[Output]:
+    """Where the results of each file go. Raises CommandError before anything is sent."""
+    if len(args.files) == 1:
+        path, source = args.output, args.files[0]
+        if path not in ("-", "/dev/stdout") and Path(path).is_dir():
+            raise CommandError(f"{path} is a directory: name a file.")
+        if not args.force and source != "-" and os.path.realpath(source) == os.path.realpath(path):
+            raise CommandError(f"{path} is the input: choose another name, or replace it with --force.")
+        return [Output.of(path, formats[0], "" if path == "-" else path)]
+    if not Path(args.output).is_dir():
+        raise CommandError("several files need a directory for their results: -o DIRECTORY.")
+    outputs = []
+    for name, found in zip(args.files, formats, strict=True):
+        path = Path(args.output, f"{PurePath(name.removesuffix('.gz')).stem}-labelled")
+        suffix = output_format("", found.name)
+        outputs.append(Output.of(f"{path}.{suffix}", found))
+    if len({output.path for output in outputs}) < len(outputs):
+        raise CommandError("two files have the same name: classify them one after the other.")
+    return outputs
+
+
+def _classify(args: argparse.Namespace, client: JobClient, source: TextFile, output: Output) -> int:
+    """One file through one job. Returns how many of its texts have an error."""
+    job = client.submit(source)
+    try:
+        job = client.follow(job)
+    except KeyboardInterrupt:
+        where = f"{args.url}/jobs/{job['id']}"
         print(
-            f"{job['failed']} of {job['total']} texts have an error instead of a prediction.", file=sys.stderr
+            f"The job continues; the same command resumes it. To cancel it: curl -X DELETE {where}",
+            file=sys.stderr,
         )
-    return EXIT_SOME_FAILED if job["failed"] else 0
+        raise
+    if job["status"] != "finished":
+        reason = (job["error"] or {}).get("detail", "")
+        raise CommandError(f"the job is {job['status']}{': ' if reason else ''}{reason}.")
+    _write(output, source, client, job)
+    if not args.keep:
+        client.delete(job)
+    failed: int = job["failed"]
+    if failed:
+        print(f"{failed} of {job['total']} texts have an error instead of a prediction.", file=sys.stderr)
+    return failed
 
 
 @contextlib.contextmanager
-def _input(args: argparse.Namespace) -> Iterator[TextFile]:
-    """The file, or a copy of standard input, because the input is read three times."""
-    form = args.format or format_of(args.file) or "txt"
-    if args.file != "-":
-        path = Path(args.file)
+def _input(name: str, hints: Hints) -> Iterator[TextFile]:
+    """The file, or a copy of standard input, because the input is read several times."""
+    if name != "-":
+        path = Path(name)
+        if path.is_dir():
+            raise CommandError(f"{name} is a directory: name the files in it.")
         if not path.is_file():
-            raise CommandError(f"file not found: {path}.")
-        yield TextFile(path, form, args.column)
+            raise CommandError(f"file not found: {name}.")
+        yield TextFile(path, hints)
         return
     with tempfile.NamedTemporaryFile(prefix="millrace-", suffix=".in") as copy:
         shutil.copyfileobj(sys.stdin.buffer, copy)
         copy.flush()
-        yield TextFile(Path(copy.name), form, args.column)
+        yield TextFile(Path(copy.name), hints, "standard input")
 
 
 def read_key(path: Path | None) -> str:
@@ -101,24 +163,28 @@ def read_key(path: Path | None) -> str:
         raise CommandError(f"--api-key-file {path}: {error.strerror}.") from None
 
 
-def _write(args: argparse.Namespace, source: TextFile, client: JobClient, job: dict[str, Any]) -> None:
-    """Writes the results. OUT is replaced only once it is complete."""
-    form = format_of(args.output) or source.form
-    kind: type[CsvWriter] | type[NdjsonWriter] = NdjsonWriter if form == "ndjson" else CsvWriter
+def _write(output: Output, source: TextFile, client: JobClient, job: dict[str, Any]) -> None:
+    """Writes the results. The file is replaced only once it is complete."""
     names = source.names()
-    if args.output == "-":
-        _join(kind(sys.stdout, names), source, client, job)
+    if output.path == "-":
+        _join(_writer(sys.stdout, output, names), source, client, job)
         sys.stdout.flush()
         return
-    part = Path(f"{args.output}.part")
+    part = Path(f"{output.path}.part")
     try:
         with part.open("w", encoding="utf-8", newline="") as file:
-            _join(kind(file, names), source, client, job)
-        os.replace(part, args.output)
+            _join(_writer(file, output, names), source, client, job)
+        os.replace(part, output.path)
     except OSError as error:
-        raise CommandError(f"cannot write {args.output}: {error.strerror}.") from None
+        raise CommandError(f"cannot write {output.path}: {error.strerror}.") from None
     finally:
         part.unlink(missing_ok=True)
+
+
+def _writer(file: TextIO, output: Output, names: Sequence[str]) -> Writer:
+    if output.format == "ndjson":
+        return NdjsonWriter(file, names)
+    return CsvWriter(file, names, output.delimiter)
 
 
 def _join(writer: Writer, source: TextFile, client: JobClient, job: dict[str, Any]) -> None:
@@ -126,4 +192,4 @@ def _join(writer: Writer, source: TextFile, client: JobClient, job: dict[str, An
         for row, result in zip(source.rows(), client.results(job), strict=True):
             writer.write(row, result)
     except ValueError:
-        raise CommandError(f"{source.path} changed while it was being classified.") from None
+        raise CommandError(f"{source.name} changed while it was being classified.") from None

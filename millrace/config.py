@@ -6,25 +6,29 @@ import argparse
 import json
 import os
 import re
+import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import groupby
 
-from pydantic import SecretStr
+from pydantic import SecretStr, ValidationError
 
-from batcher.settings import QueueSettings
-from millrace.settings_loader import SECTIONS, load_settings, own_fields, variables
+from millrace.errors import CommandError
+from millrace.settings_loader import SECTIONS, check_names, load_settings, own_fields, unit, variables
 
 _HIDDEN = "********"
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One setting: the process that reads it, the variable that sets it, its value, and the variable used."""
+    """One setting: the process that reads it, its variable, its value, the variable used, and its unit."""
 
     section: str
     variable: str
     value: str
     source: str
+    unit: str
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,35 +36,59 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints all settings. Raises CommandError if one of them is invalid."""
-    rows = effective()
+    """Prints all settings, then what is wrong with them. Exit status 2 if anything is."""
+    rows, problems = effective()
     if args.json:
         print(json.dumps([asdict(row) for row in rows], indent=2))
-        return 0
+    else:
+        _print(rows)
+    for problem in problems:
+        print(f"millrace config: {problem}", file=sys.stderr)
+    return 2 if problems else 0
+
+
+def _print(rows: list[Row]) -> None:
     width = max(len(row.variable) for row in rows)
     for section, of_section in groupby(rows, key=lambda row: row.section):
         print(f"{section}:")
         for row in of_section:
+            unit_of = f" {row.unit}" if row.unit and row.value else ""
             origin = f"   (from {row.source})" if row.source else ""
-            print(f"  {row.variable:<{width}}  {row.value}{origin}")
-    return 0
+            print(f"  {row.variable:<{width}}  {row.value}{unit_of}{origin}")
 
 
-def effective() -> list[Row]:
-    """Every setting of every process, in the order of declaration."""
+def effective() -> tuple[list[Row], list[str]]:
+    """Every setting of every process, in the order of declaration, and every problem.
+
+    If a section is invalid, its values are shown as they are written.
+    """
     present = {variable.upper(): variable for variable in os.environ}
-    rows = []
+    rows, problems = [], dict.fromkeys(_problems_of(check_names))
     for section, kind in SECTIONS.items():
-        settings = load_settings(kind)
+        try:
+            settings = kind()
+        except ValidationError:
+            settings = None
+            problems |= dict.fromkeys(_problems_of(partial(load_settings, kind)))
         for name, field in own_fields(kind).items():
             choices = variables(name, field)
             source = next((present[choice] for choice in choices if choice in present), "")
-            rows.append(Row(section, choices[0], _shown(settings, name), source))
-    return rows
+            written = os.environ[source] if source else field.get_default(call_default_factory=True)
+            secret = "SecretStr" in str(field.annotation) and isinstance(written, str)
+            value = getattr(settings, name) if settings else SecretStr(written) if secret else written
+            rows.append(Row(section, choices[0], _shown(name, value), source, unit(name)))
+    return rows, list(problems)
 
 
-def _shown(settings: QueueSettings, name: str) -> str:
-    value = getattr(settings, name)
+def _problems_of(check: Callable[[], object]) -> list[str]:
+    try:
+        check()
+    except CommandError as error:
+        return [str(error)]
+    return []
+
+
+def _shown(name: str, value: object) -> str:
     if value is None:
         return ""
     if not isinstance(value, SecretStr):

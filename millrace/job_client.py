@@ -21,6 +21,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from millrace.addresses import no_answer, with_scheme
 from millrace.errors import CommandError
 from millrace.text_files import TextFile
 
@@ -40,7 +41,7 @@ class JobClient:
 
     def __init__(self, url: str, api_key: str = "", transport: httpx.BaseTransport | None = None) -> None:
         headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
-        self._url = url
+        self._url = url = with_scheme(url)
         try:
             timeout = httpx.Timeout(TIMEOUT_S, connect=FIRST_PATIENCE_S)
             self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout, transport=transport)
@@ -158,7 +159,7 @@ class JobClient:
 
     def _pause(self, began: float | None, error: Exception, seconds: float) -> None:
         """Waits before a retry. Prints the reason once per outage; gives up if the outage lasts too long."""
-        reason = str(error) if isinstance(error, CommandError) else f"{self._url} does not answer: {error}"
+        reason = str(error) if isinstance(error, CommandError) else f"{no_answer(self._url, error)}."
         patience_s = PATIENCE_S if self._answered else FIRST_PATIENCE_S
         if began is not None and time.monotonic() + seconds > began + patience_s:
             raise CommandError(reason) from None
@@ -179,10 +180,15 @@ def _refused(answer: httpx.Response) -> CommandError:
         detail = body if isinstance(body, str) else body[0]["msg"]
     except (ValueError, LookupError, TypeError):
         detail = answer.reason_phrase
-    hint = (
-        "; MILLRACE_MAX_JOB_BODY_BYTES sets the limit, or split the file" if answer.status_code == 413 else ""
+    return CommandError(
+        f"the service answered {answer.status_code}: {detail}{_ADVICE.get(answer.status_code, '')}."
     )
-    return CommandError(f"the service answered {answer.status_code}: {detail}{hint}.")
+
+
+_ADVICE = {
+    401: "; name the file that holds it with --api-key-file",
+    413: "; MILLRACE_MAX_JOB_BODY_BYTES sets the limit, or split the file",
+}
 
 
 def _body(source: TextFile) -> Iterator[bytes]:

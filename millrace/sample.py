@@ -12,9 +12,10 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
+from api.jobs.file_format import FORMATS, Hints
 from millrace.classify import URL, read_key
 from millrace.errors import CommandError
-from millrace.text_files import FORMATS, TextFile, format_of
+from millrace.text_files import TextFile
 
 if TYPE_CHECKING:
     from millrace.job_client import JobClient
@@ -37,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--random", action="store_true", help="choose at random, for a file to measure the model on"
     )
     parser.add_argument("--url", default=URL, help=f"address of the service ({URL})")
-    parser.add_argument("--format", choices=FORMATS, help="format of FILE (by its suffix, else txt)")
+    parser.add_argument("--format", choices=FORMATS, help="format of FILE (by its suffix, else its content)")
     parser.add_argument("--column", default="text", help="column or field of FILE that holds the text (text)")
     parser.add_argument("--label-column", default="label", help="name of the empty column of OUT (label)")
     parser.add_argument("--api-key-file", type=Path, help="file that holds the API key")
@@ -102,7 +103,7 @@ def _results(args: argparse.Namespace, client: JobClient) -> Iterator[Choice]:
         path = Path(args.file)
         if not path.is_file():
             raise CommandError(f"file not found: {path}.")
-        source = TextFile(path, args.format or format_of(args.file) or "txt", args.column)
+        source = TextFile(path, Hints(args.column, args.format))
         job = client.follow(client.submit(source))
         texts = source.texts()
     if job["status"] != "finished":

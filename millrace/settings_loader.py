@@ -27,6 +27,13 @@ URL_SCHEMES = ("redis://", "rediss://", "redis+sentinel://", "rediss+sentinel://
 # Kubernetes sets such variables for a service whose name begins with "millrace".
 _SERVICE_LINK = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_\w+)?$|_PORT_\d+_(TCP|UDP)(_\w+)?$|_PORT$")
 
+# What people mean by variables that are not settings.
+_INSTEAD = {
+    "MILLRACE_WORKERS": "the number of workers is an option: --workers",
+    "MILLRACE_URL": "the address of a service is an option: --url",
+}
+UNITS = {"s": "seconds", "ms": "milliseconds", "bytes": "bytes"}
+
 Settings = TypeVar("Settings", bound=QueueSettings)
 
 
@@ -35,7 +42,7 @@ def load_settings(kind: type[Settings], **flags: object) -> Settings:
 
     Raises CommandError if they are invalid.
     """
-    _check_names()
+    check_names()
     given = {name: value for name, value in flags.items() if value is not None}
     try:
         settings = kind(**given)  # type: ignore[arg-type]  # pydantic checks them
@@ -100,7 +107,13 @@ def free_port(host: str = "127.0.0.1") -> int:
         return port
 
 
-def _check_names() -> None:
+def unit(name: str) -> str:
+    """The unit that a setting's name ends with; "" if it has none."""
+    return UNITS.get(name.lower().rpartition("_")[2], "")
+
+
+def check_names() -> None:
+    """Raises CommandError for the first MILLRACE_ variable that is not a setting."""
     known = known_variables()
     for variable in sorted(os.environ):
         name = variable.upper()
@@ -115,15 +128,23 @@ def _check_names() -> None:
         if name not in known:
             names = [choice.removeprefix("MILLRACE_") for choice in known]
             close = difflib.get_close_matches(name.removeprefix("MILLRACE_"), names, n=1)
+            if name in _INSTEAD:
+                raise CommandError(f"unknown setting {variable}: {_INSTEAD[name]}.")
             hint = (
                 f": did you mean MILLRACE_{close[0]}?" if close else "; `millrace config` lists all settings."
             )
             raise CommandError(f"unknown setting {variable}{hint}")
 
 
+_NUMBERS = {"int_parsing": "whole number", "int_from_float": "whole number", "float_parsing": "number"}
+
+
 def _sentence(kind: type[QueueSettings], error: ErrorDetails, given: dict[str, object]) -> str:
     where = str(error["loc"][0]) if error["loc"] else ""
     problem = re.sub(r"^(Input|String)\b", "", error["msg"])
+    if error["type"] in _NUMBERS:
+        of_unit = f" of {unit(where)}" if unit(where) else ""
+        problem = f" must be a {_NUMBERS[error['type']]}{of_unit}"
     problem = re.sub(r"^Value error,", ":", problem)
     if not where:
         return f"the settings are inconsistent{problem}."

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from api.settings import ApiSettings
+from millrace.addresses import no_answer, with_scheme
 from millrace.errors import CommandError
 from millrace.settings_loader import load_settings
 
@@ -36,7 +37,7 @@ class StatsClient:
             import httpx
         except ImportError:
             raise CommandError("the package httpx is missing: pip install 'millrace[cli]'.") from None
-        self.url = url
+        self.url = url = with_scheme(url)
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._http = httpx.Client(base_url=url, headers=headers, timeout=TIMEOUT_S, trust_env=False)
         self._errors: type[Exception] = httpx.HTTPError
@@ -49,7 +50,7 @@ class StatsClient:
         except OSError as error:
             raise CommandError(f"{args.api_key_file} cannot be read: {error.strerror}.") from None
         if args.url:
-            return cls(args.url.rstrip("/"), key)
+            return cls(args.url, key)
         settings = load_settings(ApiSettings)
         host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.host, settings.host)  # noqa: S104
         return cls(f"http://{host}:{settings.port}", key)
@@ -87,7 +88,7 @@ class StatsClient:
             raise NoAnswer(f"{self.url}/stats answered {answer.status_code}: is this a Millrace API?")
 
     def _no_answer(self, error: Exception) -> NoAnswer:
-        return NoAnswer(f"{self.url} does not answer: {error}")
+        return NoAnswer(no_answer(self.url, error))
 
 
 def _frame(text: str) -> Frame:

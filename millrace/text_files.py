@@ -1,4 +1,4 @@
-"""Reads and writes the files of `millrace classify`: CSV, NDJSON, or one text per line."""
+"""Reads and writes the files of `millrace classify`: rows with a text, then the same rows with results."""
 
 from __future__ import annotations
 
@@ -6,87 +6,91 @@ import csv
 import json
 from collections.abc import Iterator, Sequence
 from itertools import chain, count
-from pathlib import Path
-from typing import Any, Literal, Protocol, TextIO, get_args
+from pathlib import Path, PurePath
+from typing import Any, Literal, Protocol, TextIO
 
-from api.jobs.csv_rows import BadTable, read_table
+from api.jobs.file_format import BadFile, FileFormat, FormatName, Hints
+from api.jobs.file_rows import FileRows, Row
 from millrace.errors import CommandError
 
-Format = Literal["csv", "ndjson", "txt"]
-FORMATS: tuple[Format, ...] = get_args(Format)
-Row = dict[str, Any]
-
-_BY_SUFFIX: dict[str, Format] = {".csv": "csv", ".ndjson": "ndjson", ".jsonl": "ndjson", ".txt": "txt"}
+OutputFormat = Literal["csv", "tsv", "ndjson"]
+_OUTPUTS: dict[str, OutputFormat] = {".csv": "csv", ".tsv": "tsv", ".ndjson": "ndjson", ".jsonl": "ndjson"}
+_BLOCK_BYTES = 256 * 1024
 # Names of the added fields; the second set is used if the file already has a field of the first set.
 _CSV_NAMES = (("label", "score", "error"), ("predicted_label", "predicted_score", "prediction_error"))
 _NDJSON_NAMES = (("prediction", "error"), ("predicted", "prediction_error"))
 
 
-def format_of(path: str) -> Format | None:
-    """The format that the suffix of a file's name indicates."""
-    return _BY_SUFFIX.get(Path(path).suffix.lower())
+def output_format(path: str, source: FormatName) -> OutputFormat:
+    """The format that the suffix of the output indicates; without a suffix, that of the source.
+
+    Raises CommandError for a suffix of another format.
+    """
+    suffix = PurePath(path).suffix.lower()
+    if suffix in _OUTPUTS:
+        return _OUTPUTS[suffix]
+    if suffix:
+        raise CommandError(f"cannot write {suffix} files: name the output {', '.join(_OUTPUTS)}.")
+    return "ndjson" if source in ("ndjson", "json") else "tsv" if source == "tsv" else "csv"
 
 
 class TextFile:
-    """A file with one text per row, in `column`. It may be read several times."""
+    """A file with one text per row. It may be read several times. `name` stands for it in messages."""
 
-    def __init__(self, path: Path, form: Format, column: str) -> None:
+    def __init__(self, path: Path, hints: Hints, name: str = "") -> None:
         self.path = path
-        self.form = form
-        self.column = "text" if form == "txt" else column
+        self.name = name or str(path)
+        self.column = hints.column
+        self._hints = hints
+
+    @property
+    def format(self) -> FileFormat:
+        """How it is read. Raises CommandError if it is not a file of texts."""
+        rows = self._open()
+        next(self._checked(rows), None)
+        assert rows.format is not None, "reading detects the format"
+        return rows.format
 
     def rows(self) -> Iterator[Row]:
         """Yields every row; its text is a string. Raises CommandError naming the line that is invalid."""
-        read = {"csv": self._csv, "ndjson": self._ndjson, "txt": self._txt}[self.form]
-        with self.path.open(encoding="utf-8-sig", newline="") as file:
-            try:
-                yield from read(file)
-            except UnicodeDecodeError:
-                raise CommandError(f"{self.path} is not UTF-8.") from None
+        return self._checked(self._open())
 
     def texts(self) -> Iterator[str]:
         """Yields the text of every row."""
         return (row[self.column] for row in self.rows())
 
     def names(self) -> list[str]:
-        """The names of all columns, or of all fields that occur in any line, in order of appearance."""
+        """The names of all columns, or of all fields that occur in any row, in order of appearance."""
+        rows = self._open()
         names: dict[str, None] = {}
-        for row in self.rows():
+        for row in self._checked(rows):
             names.update(dict.fromkeys(row))
-            if self.form != "ndjson":
+            if rows.names is not None:
                 break
-        return list(names)
+        return list(rows.names or names)
 
-    def _csv(self, file: TextIO) -> Iterator[Row]:
-        rows = read_table(file)
+    def _open(self) -> FileRows:
+        return FileRows(self._blocks(), self.name, self._hints)
+
+    def _blocks(self) -> Iterator[bytes]:
+        with self.path.open("rb") as file:
+            while block := file.read(_BLOCK_BYTES):
+                yield block
+
+    def _checked(self, rows: FileRows) -> Iterator[Row]:
         try:
-            names = next(rows)
-            if self.column not in names:
-                raise CommandError(f"{self.path} has no column {self.column!r}: choose one with --column.")
-            if twice := sorted({name for name in names if names.count(name) > 1}):
-                raise CommandError(f"{self.path} has two columns {twice[0]!r}.")
-            for row in rows:
-                yield dict(zip(names, row, strict=True))
-        except BadTable as error:
-            raise CommandError(f"{self.path}, line {error.line}: {error}.") from None
+            yield from rows
+        except BadFile as error:
+            raise CommandError(self._sentence(error)) from None
 
-    def _ndjson(self, file: TextIO) -> Iterator[Row]:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                value = json.loads(line)
-            except (ValueError, RecursionError):
-                raise CommandError(f"{self.path}, line {number}: not valid JSON.") from None
-            row = {self.column: value} if isinstance(value, str) else value
-            if not isinstance(row, dict) or not isinstance(row.get(self.column), str):
-                problem = f"neither a string nor an object with a string {self.column!r}"
-                raise CommandError(f"{self.path}, line {number}: {problem}.")
-            yield row
-
-    def _txt(self, file: TextIO) -> Iterator[Row]:
-        for line in file:
-            yield {"text": line.rstrip("\r\n")}
+    def _sentence(self, error: BadFile) -> str:
+        where = "" if error.line is None else f", line {error.line}"
+        advice = ""
+        if error.columns is not None:
+            advice = " Choose one with --column."
+        elif error.kind == "string_unicode":
+            advice = " Name its encoding, e.g. --encoding windows-1252."
+        return f"{self.name}{where}: {error}{'' if str(error).endswith('?') else '.'}{advice}"
 
 
 class Writer(Protocol):
@@ -99,9 +103,9 @@ class Writer(Protocol):
 class CsvWriter:
     """Writes the columns of the file, then the best label and its score, or the error's code."""
 
-    def __init__(self, file: TextIO, names: Sequence[str]) -> None:
+    def __init__(self, file: TextIO, names: Sequence[str], delimiter: str = ",") -> None:
         self._added = _free(_CSV_NAMES, names)
-        self._rows = csv.DictWriter(file, [*names, *self._added])
+        self._rows = csv.DictWriter(file, [*names, *self._added], delimiter=delimiter)
         self._rows.writeheader()
 
     def write(self, row: Row, result: Any) -> None:

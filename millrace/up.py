@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import subprocess
+import sys
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -41,6 +43,7 @@ def run(args: argparse.Namespace) -> int:
     check_port(api.host, api.port)
     if api.port == 0:
         api = api.model_copy(update={"port": free_port(api.host)})
+    _check_model(worker)
     redis = None
     if "redis_url" not in api.model_fields_set:
         data = DataDir(args.data_dir or default_data_dir())
@@ -48,7 +51,8 @@ def run(args: argparse.Namespace) -> int:
     elif args.data_dir is not None or args.no_disk:
         option = "--data-dir" if args.data_dir is not None else "--no-disk"
         raise CommandError(
-            f"{option} applies only to the Redis that `millrace up` starts, but a Redis URL is set."
+            f"{option} applies only to the Redis that `millrace up` starts, but a Redis URL is set: "
+            "drop one of the two."
         )
     elif args.redis_url and _has_password(args.redis_url):
         raise CommandError(
@@ -61,6 +65,17 @@ def run(args: argparse.Namespace) -> int:
     finally:
         if redis is not None:
             redis.close()
+
+
+def _check_model(worker: WorkerSettings) -> None:
+    """Raises CommandError if a worker could not find or read the model, before anything is started."""
+    if worker.engine == "stub" or worker.model == "default" or worker.model.partition("@")[0] == "stub":
+        return
+    artefacts = str(worker.artefact_dir.expanduser())
+    words = ["-P", "-m", "model_store", "locate", worker.model, "--artefact-dir", artefacts]
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True)
+    if done.returncode == 2:
+        raise CommandError(f"the worker cannot start: {done.stderr.strip()}")
 
 
 def _has_password(url: str) -> bool:

@@ -80,6 +80,10 @@ def _add_sources(add: Add) -> None:
 
 
 def _add_artefacts(add: Add) -> None:
+    locate = add("locate", commands.locate, "check that a model can be read, and print its directory")
+    locate.add_argument("reference", metavar="MODEL", help=_MODEL)
+    _add_artefact_dir(locate)
+
     build = add("build", commands.build, "build a checkpoint into an artefact for one engine")
     build.add_argument(
         "--out", type=Path, required=True, help="the artefact directory; it is replaced if it exists"

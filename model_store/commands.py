@@ -71,6 +71,13 @@ def build(args: Namespace) -> Iterator[str]:
         )
 
 
+def locate(args: Namespace) -> Iterator[str]:
+    """Check that a model can be read, without loading it, and print its directory."""
+    from model_store.prepare import check_source
+
+    yield str(check_source(args.reference, args.artefact_dir.expanduser()))
+
+
 def verify(args: Namespace) -> Iterator[str]:
     """Compare every file of an artefact or a sealed checkpoint with its digest; `--run` also proves it."""
     from model_store.artefact import MANIFEST, SUMS, check_seal

@@ -60,9 +60,31 @@ def locate(reference: str, artefact_dir: Path) -> tuple[str, Path]:
     hub = _HUB_REFERENCE.fullmatch(reference)
     if hub:
         return f"{hub['org']}/{hub['name']}", _pulled(reference, hub, artefact_dir)
+    pull = "`python -m model_store pull"
     if "@" in reference:
-        raise ModelNotFound(f"{reference} is not a pinned reference: write org/name@ and a commit hash.")
-    raise ModelNotFound(f"{reference} is not a directory, and not default, stub or org/name@commit either.")
+        raise ModelNotFound(
+            f"{reference} is not a pinned reference: write org/name@ and a commit hash; "
+            f"{pull} {reference}` prints it."
+        )
+    repository = reference if "/" in reference.strip("/.~") else f"ORG/{reference}"
+    raise ModelNotFound(
+        f"{reference} is not a directory, and not default, stub or org/name@commit either. "
+        f"A model of the Hugging Face Hub is fetched with {pull} {repository}@main`."
+    )
+
+
+def check_source(reference: str, artefact_dir: Path) -> Path:
+    """The directory of a model, after the checks that need neither its weights nor an engine.
+
+    Raises ModelError.
+    """
+    from model_store.vocabulary import require_vocabulary  # imports tokenizers
+
+    _, path = locate(reference, artefact_dir)
+    if not (path / MANIFEST).is_file():
+        read_checkpoint(path)
+        require_vocabulary(path)
+    return path
 
 
 def hub_directory(artefact_dir: Path, repository: str, commit: str) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from typing import Any
 
 from fastapi.exceptions import RequestValidationError
@@ -11,7 +12,7 @@ from starlette.responses import Response
 from starlette.routing import Match
 
 from api.asgi.http import PROBES, RequestHeaders, Scope, route_path
-from api.errors import Problem, internal, problem_of
+from api.errors import HELP, Problem, internal, problem_of
 from batcher.errors import MillraceError
 
 # The methods that routes may use.
@@ -21,7 +22,11 @@ METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 async def answer_error(request: Request, error: Exception) -> Response:
     problem = problem_for(error)
     if problem.status == 405:
-        problem.headers = [(b"allow", _allowed(request.scope))]
+        allowed = _allowed(request.scope)
+        problem.headers = [HELP, (b"allow", allowed)]
+        problem.detail = f"this route takes {allowed.decode('ascii')}; /docs shows how"
+    elif isinstance(error, HTTPException) and problem.status == 404:
+        problem.detail = _no_route(request.scope)
     headers: RequestHeaders = request.scope["state"]["headers"]
     named = {name.decode("latin-1"): value.decode("latin-1") for name, value in problem.headers}
     return Response(problem.body(headers.id), problem.status, named, "application/json")
@@ -36,6 +41,16 @@ def _allowed(scope: Scope) -> bytes:
         return any(route.matches(asked)[0] is Match.FULL for route in scope["app"].routes)
 
     return ", ".join(filter(has, METHODS)).encode("ascii")
+
+
+def _no_route(scope: Scope) -> str:
+    """Names the route that the client may have meant: one of a similar name, or of the same last part."""
+    path = route_path(scope).lower().rstrip("/")
+    known = ["/docs", *(path for path in scope["app"].openapi()["paths"] if "{" not in path)]
+    last = f"/{path.rpartition('/')[2]}"
+    close = [last] if last in known else difflib.get_close_matches(path, known, n=1)
+    hint = f"did you mean {close[0]}? " if close else ""
+    return f"no such route; {hint}/docs lists all routes"
 
 
 def problem_for(error: Exception) -> Problem:

@@ -7,6 +7,7 @@ proportional to its length. A leading byte order mark is accepted.
 from __future__ import annotations
 
 import codecs
+import difflib
 import json
 import re
 from collections.abc import Iterable, Iterator
@@ -18,6 +19,19 @@ from api.jobs.csv_rows import MAX_FIELD
 MAX_NAME = 64
 EMPTY = "the body is empty"
 ENDS = "unexpected end of the body"
+BODY = 'the body is {"text": ["...", ...]}'
+# What clients of other services send in place of "text".
+_OTHER_NAMES = (
+    "texts",
+    "inputs",
+    "input",
+    "instances",
+    "sentences",
+    "sentence",
+    "data",
+    "documents",
+    "query",
+)
 NOT_UTF8 = "not valid UTF-8"
 HALF_PAIR = "not valid Unicode: unpaired surrogate"
 
@@ -74,7 +88,9 @@ def decoded(blocks: Iterable[bytes]) -> Iterator[str]:
 
 
 def _unknown(name: str) -> Problem:
-    return invalid_body("extra_forbidden", 'only the field "text" may be given', name[:MAX_NAME])
+    meant = name in _OTHER_NAMES or difflib.get_close_matches(name[:MAX_NAME].lower(), ["text"])
+    hint = 'did you mean "text"?' if meant else BODY
+    return invalid_body("extra_forbidden", f"unknown field: {hint}", name[:MAX_NAME])
 
 
 class _Characters:
@@ -84,6 +100,10 @@ class _Characters:
         self._source = decoded(blocks)
         self._buffer = ""
         self._at = 0
+        # How many characters came before those in the buffer.
+        self._passed = 0
+        # The last token that `skip` consumed.
+        self._before = ""
 
     def open(self, token: str, kind: str, otherwise: str, *place: str) -> None:
         """Consumes an opening bracket. Raises an error of type `kind` for any other value."""
@@ -100,6 +120,7 @@ class _Characters:
         if self._next() != token:
             return False
         self._at += 1
+        self._before = token
         return True
 
     def name(self) -> str:
@@ -125,7 +146,14 @@ class _Characters:
         found = self._next()
         if not is_unicode(found):
             return invalid_body("string_unicode", NOT_UTF8, index=index)
-        return invalid_body("json_invalid", message if found else ENDS, index=index)
+        if not found:
+            return invalid_body("json_invalid", ENDS, index=index)
+        if found == "'":
+            message = "JSON needs double quotes"
+        elif found in "]}" and self._before == ",":
+            message = f"a comma too many before {found}"
+        where = self._passed + self._at + 1
+        return invalid_body("json_invalid", f"{message} at character {where}", index=index)
 
     def _other(self, kind: str, message: str, *place: str, index: int | None = None) -> Problem:
         """The error for an unexpected value at this position, or for invalid JSON."""
@@ -139,6 +167,7 @@ class _Characters:
         """Consumes the next string, with its quotes. Each part is scanned only once, however small it is."""
         parts, size = ['"'], 0
         self._at += 1
+        self._before = ""
         while True:
             inside = _inside(self._buffer, self._at)
             assert inside is not None, "it also matches the empty string"
@@ -181,5 +210,6 @@ class _Characters:
     def _more(self) -> bool:
         """Reads the next block. Returns False at the end of the body."""
         block = next(self._source, "")
+        self._passed += self._at
         self._buffer, self._at = self._buffer[self._at :] + block, 0
         return bool(block)

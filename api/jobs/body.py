@@ -1,20 +1,79 @@
-"""The body of an upload: its content type, and its blocks, which a worker thread reads while they arrive."""
+"""The body of POST /jobs: its blocks while they arrive, and its texts by content type or by file name."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from time import monotonic
+from typing import Annotated
 
 from anyio import fail_after, from_thread
+from pydantic import BaseModel, Field
 from starlette.requests import ClientDisconnect
 
 from api.asgi.http import CLOSE, Receive, RequestHeaders, is_json
-from api.errors import Problem
+from api.errors import Problem, invalid_body
+from api.jobs.file_format import BadFile, Hints
+from api.jobs.file_rows import FileRows
 from api.jobs.parsers import READERS
+from api.jobs.schemas import JobFile
 
 # The longest pause between two parts of a body, and the lowest average rate in bytes/s after that time.
 BLOCK_S = 30.0
 SLOWEST = 16 * 1024
+
+
+class SubmitQuery(BaseModel):
+    """The parameters of POST /jobs."""
+
+    keep_input: bool = Field(False, description="Keep the texts after the job has ended")
+    filename: str = Field(
+        "",
+        max_length=255,
+        description="The name of the file in the body; its format is detected",
+    )
+    column: str = Field("text", max_length=255, description="With filename: the column or field of the texts")
+    delimiter: Annotated[str, Field(pattern=r"^[^\w\s\"]?$|^\t$")] = Field(
+        "", description="With filename: the delimiter of CSV; detected by default"
+    )
+    encoding: str = Field("", max_length=40, description="With filename: the encoding; detected by default")
+
+
+class FileTexts:
+    """The texts of an uploaded file, and how the file was read; iterate once. Raises Problem 422."""
+
+    def __init__(
+        self,
+        blocks: Iterable[bytes],
+        query: SubmitQuery,
+        counted: Callable[[Iterable[bytes]], Iterator[bytes]],
+    ) -> None:
+        hints = Hints(query.column, None, query.delimiter or None, query.encoding or None)
+        self._name = query.filename
+        self._rows = FileRows(blocks, query.filename, hints, counted)
+
+    def __iter__(self) -> Iterator[str]:
+        try:
+            for row in self._rows:
+                yield row[self._rows.column]
+        except BadFile as error:
+            problem = invalid_body(error.kind, str(error), line=error.line)
+            if error.columns is not None:
+                problem.fields["columns"] = error.columns
+            raise problem from None
+
+    def described(self) -> str:
+        """The JobFile of this file as JSON. Only after the first text has been read."""
+        found = self._rows.format
+        assert found is not None, "a file without texts does not become a job"
+        return JobFile(
+            name=self._name,
+            format=found.name,
+            delimiter=found.delimiter or None,
+            encoding=found.encoding,
+            gzipped=found.gzipped,
+            column=self._rows.column,
+            description=str(found),
+        ).model_dump_json()
 
 
 def media_type(headers: RequestHeaders) -> str:
@@ -23,7 +82,7 @@ def media_type(headers: RequestHeaders) -> str:
     kind = "application/json" if is_json(given) else given.decode("latin-1").partition(";")[0].strip().lower()
     if kind not in READERS:
         accepted = ", ".join(READERS)
-        detail = f"the content type must be one of {accepted}"
+        detail = f"the content type must be one of {accepted}; or name a file with /jobs?filename=reviews.csv"
         raise Problem(415, detail, headers=(CLOSE, (b"accept", accepted.encode())))
     return kind
 

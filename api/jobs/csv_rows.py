@@ -1,4 +1,4 @@
-"""Reads CSV: commas, RFC 4180 quotes, and a first line that names the columns.
+"""Reads CSV: RFC 4180 quotes, and a first line that names the columns.
 
 Every row must have as many columns as the first line: rows are never truncated, padded or skipped. An empty
 line is a row with one empty column, and therefore an error if there are several columns. Empty lines at the
@@ -24,9 +24,9 @@ class BadTable(ValueError):
         self.line = line
 
 
-def read_table(lines: Iterable[str]) -> Iterator[list[str]]:
+def read_table(lines: Iterable[str], delimiter: str = ",") -> Iterator[list[str]]:
     """Yields the column names, then every row. Raises BadTable with the first line of the bad row."""
-    rows = csv.reader(lines, strict=True)
+    rows = csv.reader(lines, delimiter=delimiter, strict=True)
     try:
         names = next(rows, [])
         yield names

@@ -12,6 +12,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from api.asgi.http import Answer, RequestHeaders, check_encoding, check_length
+from api.jobs.body import SubmitQuery
 from api.jobs.openapi import CANCEL, EVENTS, FIND, LIST, PREDICTIONS, SUBMIT, TEXTS
 from api.jobs.schemas import Job, JobList, JobPredictions, job_body, next_offset, page, page_type
 from api.jobs.service import JobService, not_found
@@ -47,16 +48,13 @@ def job_routes(service: JobService, max_body_bytes: int) -> APIRouter:
 
 def _add_submission(router: APIRouter, service: JobService, max_body_bytes: int) -> None:
     @router.post("", summary="Submit a job", status_code=202, response_model=Job, **SUBMIT)
-    async def submit(
-        request: Request,
-        keep_input: Annotated[bool, Query(description="Keep the texts after the job has ended")] = False,
-    ) -> Response:
+    async def submit(request: Request, query: Annotated[SubmitQuery, Query()]) -> Response:
         """The body is read as a stream. If any part of it is invalid, no job is created."""
         headers: RequestHeaders = request.scope["state"]["headers"]
         check_length(headers, max_body_bytes)
         check_encoding(headers)
         try:
-            record, new = await service.take_body(headers, request.receive, keep_input=keep_input)
+            record, new = await service.take_body(headers, request.receive, query)
         except ClientDisconnect:
             return Response(status_code=499)
         return await _job(service, record, 202 if new else 200)
@@ -107,6 +105,7 @@ def _add_results(router: APIRouter, service: JobService) -> None:
         job_id: JobId,
         offset: Annotated[int, Query(ge=0)] = 0,
         limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = PAGE,
+        texts: Annotated[bool, Query(description="Add the texts, which must be kept")] = False,
         accept: Annotated[str, Header()] = "",
     ) -> Response:
         """Results can be read while the job is running. A page ends at the last result so far."""
@@ -115,8 +114,10 @@ def _add_results(router: APIRouter, service: JobService) -> None:
         kind = page_type(accept)
         headers = {"x-total": str(record.total), "x-done": str(record.done), "vary": "accept"}
         if next_offset(record, end) is not None:
-            headers["link"] = f'</jobs/{job_id}/predictions?offset={end}&limit={limit}>; rel="next"'
-        body = page(kind, record, offset, end, service.store.output(record, offset, end))
+            following = f"offset={end}&limit={limit}{'&texts=true' if texts else ''}"
+            headers["link"] = f'</jobs/{job_id}/predictions?{following}>; rel="next"'
+        chunks = await service.results(record, offset, end, texts=texts)
+        body = page(kind, record, offset, end, chunks, texts=texts)
         return StreamingResponse(body, media_type=kind, headers=headers)
 
     @router.get("/{job_id}/texts", response_class=StreamingResponse, **TEXTS)

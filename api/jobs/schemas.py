@@ -10,8 +10,10 @@ from datetime import UTC, datetime
 from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, Field
+from pydantic.json_schema import SkipJsonSchema
 
-from api.schemas import LabelScore
+from api.jobs.file_format import FormatName
+from api.schemas import LabelScore, absent
 from batcher.jobs.records import JobRecord, JobStatus
 from batcher.webhook_address import parse_url
 
@@ -42,6 +44,18 @@ class Webhook(BaseModel):
     next_at: datetime | None
 
 
+class JobFile(BaseModel):
+    """The file that a job came from, and how it was read."""
+
+    name: str
+    format: FormatName
+    delimiter: str | None = Field(description="Of CSV and TSV")
+    encoding: str
+    gzipped: bool
+    column: str = Field(description="The column or field that holds the texts")
+    description: str = Field(description="Format, delimiter and encoding in words")
+
+
 class Job(BaseModel):
     """A job. Times are UTC."""
 
@@ -60,6 +74,7 @@ class Job(BaseModel):
     bytes: int = Field(description="Size of the stored texts and results, which deleting the job frees")
     error: JobError | None
     webhook: Webhook | None = Field(description="Deliveries of the webhook, if the job has one")
+    file: JobFile | None = Field(description="Present if `filename` was given")
 
 
 class JobList(BaseModel):
@@ -75,6 +90,14 @@ class EntryError(BaseModel):
     error: JobError
 
 
+class TextResult(BaseModel):
+    """With `texts=true`: a text (null: too long) and its prediction, or the error in its place."""
+
+    text: str | None
+    prediction: list[LabelScore] | SkipJsonSchema[None] = Field(default=None, json_schema_extra=absent)
+    error: JobError | SkipJsonSchema[None] = Field(default=None, json_schema_extra=absent)
+
+
 class JobPredictions(BaseModel):
     """Results from position `offset`, in the order of the texts. `next_offset` is null on the last page."""
 
@@ -82,7 +105,7 @@ class JobPredictions(BaseModel):
     total: int
     done: int
     next_offset: int | None
-    predictions: list[list[LabelScore] | EntryError]
+    predictions: list[list[LabelScore] | EntryError | TextResult]
 
 
 def job_body(record: JobRecord, position: int | None = None) -> Job:
@@ -103,6 +126,7 @@ def job_body(record: JobRecord, position: int | None = None) -> Job:
         model=record.model or None,
         bytes=record.held_bytes,
         error=JobError(code=record.error_code, detail=record.error) if record.error_code else None,
+        file=JobFile.model_validate_json(record.file) if record.file else None,
         webhook=_webhook(record) if record.webhook else None,
     )
 
@@ -140,45 +164,61 @@ def page_type(accept: str) -> PageType:
     return best[1]
 
 
+# The results of a chunk as lines of JSON, and with `texts=true` their texts.
+Chunk = tuple[list[bytes], list[str | None] | None]
+
+
 def page(
-    kind: PageType, record: JobRecord, offset: int, end: int, chunks: Iterable[list[bytes]]
+    kind: PageType, record: JobRecord, offset: int, end: int, chunks: Iterable[Chunk], *, texts: bool = False
 ) -> Iterator[bytes]:
     """Yields the bytes of a page with the results [offset, end), one block per chunk."""
     if kind == "application/json":
         return _json_page(record, offset, end, chunks)
     if kind == "text/csv":
-        return _csv_page(offset, chunks)
-    return (b"\n".join(lines) + b"\n" for lines in chunks)
+        return _csv_page(offset, chunks, texts)
+    return (b"\n".join(_with_texts(*chunk)) + b"\n" for chunk in chunks)
 
 
-def _json_page(record: JobRecord, offset: int, end: int, chunks: Iterable[list[bytes]]) -> Iterator[bytes]:
+def _with_texts(lines: list[bytes], texts: list[str | None] | None) -> list[bytes]:
+    if texts is None:
+        return lines
+    return [_with_text(text, json.loads(line)) for line, text in zip(lines, texts, strict=True)]
+
+
+def _with_text(text: str | None, result: Any) -> bytes:
+    added = result if isinstance(result, dict) else {"prediction": result}
+    return json.dumps({"text": text, **added}, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def _json_page(record: JobRecord, offset: int, end: int, chunks: Iterable[Chunk]) -> Iterator[bytes]:
     following = next_offset(record, end)
     facts = {"offset": offset, "total": record.total, "done": record.done, "next_offset": following}
     yield json.dumps(facts, separators=(",", ":")).encode()[:-1] + b',"predictions":['
     comma = b""
-    for lines in chunks:
-        yield comma + b",".join(lines)
+    for chunk in chunks:
+        yield comma + b",".join(_with_texts(*chunk))
         comma = b","
     yield b"]}"
 
 
-def _csv_page(offset: int, chunks: Iterable[list[bytes]]) -> Iterator[bytes]:
-    """Yields `index`, the best label and its score, and the error code of a text that failed."""
-    yield b"index,label,score,error\r\n"
-    for lines in chunks:
+def _csv_page(offset: int, chunks: Iterable[Chunk], with_texts: bool) -> Iterator[bytes]:
+    """Yields `index`, the text if wanted, the best label and its score, and the error code if it failed."""
+    yield b"index,text,label,score,error\r\n" if with_texts else b"index,label,score,error\r\n"
+    for lines, texts in chunks:
         out = io.StringIO()
         rows = csv.writer(out)
-        for index, line in enumerate(lines, offset):
-            rows.writerow(_row(index, json.loads(line)))
+        for number, line in enumerate(lines):
+            text = () if texts is None else (texts[number],)
+            rows.writerow((offset + number, *text, *_row(json.loads(line))))
         offset += len(lines)
         yield out.getvalue().encode()
 
 
-def _row(index: int, result: Any) -> tuple[object, ...]:
+def _row(result: Any) -> tuple[object, ...]:
     if isinstance(result, dict):
-        return index, "", "", result["error"]["code"]
+        return "", "", result["error"]["code"]
     best = max(result, key=lambda pair: pair["score"])
-    return index, best["label"], best["score"], ""
+    return best["label"], best["score"], ""
 
 
 def _time(ms: int) -> datetime:

@@ -18,8 +18,9 @@ from anyio import CapacityLimiter, to_thread
 
 from api.asgi.http import CLOSE, Receive, RequestHeaders
 from api.errors import Problem
-from api.jobs.body import blocks, media_type
+from api.jobs.body import FileTexts, SubmitQuery, blocks, media_type
 from api.jobs.parsers import READERS
+from api.jobs.schemas import Chunk
 from api.jobs.upload import JobUploader, Limits
 from api.jobs.watcher import JobWatch
 from api.keys import Keys
@@ -103,18 +104,22 @@ class JobService:
         return self._keys.owner(headers)
 
     async def take_body(
-        self, headers: RequestHeaders, receive: Receive, *, keep_input: bool = False
+        self, headers: RequestHeaders, receive: Receive, query: SubmitQuery
     ) -> tuple[JobRecord, bool]:
         """Creates a job from a request body while it arrives. Returns the job, and whether it is new.
 
         Raises Problem, QueueUnavailable or ClientDisconnect.
         """
+        body = self.uploader.counted(blocks(receive))
+        if query.filename:
+            file = FileTexts(body, query, self.uploader.counted)
+            submission = self._submission(headers, query.keep_input, file=file.described)
+            return await self._take(headers, iter(file), submission)
         kind = media_type(headers)
-        texts = READERS[kind](self.uploader.counted(blocks(receive)))
+        texts = READERS[kind](body)
         # Only the column `text` of a CSV is stored, so its Content-Length does not predict the stored size.
         size = 0 if kind == "text/csv" else int(headers.found.get(b"content-length", b"0"))
-        submission = self._submission(headers, keep_input=keep_input)
-        return await self._take(headers, texts, submission, size)
+        return await self._take(headers, texts, self._submission(headers, query.keep_input), size)
 
     async def take_texts(self, headers: RequestHeaders, texts: Sequence[str]) -> tuple[JobRecord, bool]:
         """Creates a job from texts that have been read already."""
@@ -131,9 +136,15 @@ class JobService:
     ) -> tuple[JobRecord, bool]:
         return await self.upload(self.uploader.take, self.job_id(headers), texts, submission, size)
 
-    def _submission(self, headers: RequestHeaders, keep_input: bool = False, batch: str = "") -> Submission:
+    def _submission(
+        self,
+        headers: RequestHeaders,
+        keep_input: bool = False,
+        batch: str = "",
+        file: Callable[[], str] = str,
+    ) -> Submission:
         owner, client, webhook = self.owner(headers), self.account(headers), self._webhook(headers)
-        return Submission(owner, client, keep_input, tracing.current(), batch, webhook)
+        return Submission(owner, client, keep_input, tracing.current(), batch, webhook, file)
 
     def _webhook(self, headers: RequestHeaders) -> str:
         """The `Webhook-URL` or "". Its addresses are checked when it is used. Raises Problem 422."""
@@ -182,11 +193,21 @@ class JobService:
 
     async def texts(self, record: JobRecord) -> Iterator[bytes]:
         """The texts of a job, one JSON string per line; null if it was too long. Raises Problem 404."""
+        return self._lines(record, await self._first_texts(record))
+
+    async def results(self, record: JobRecord, start: int, stop: int, *, texts: bool) -> Iterator[Chunk]:
+        """The results [start, stop) in chunks, with their texts if wanted. Raises Problem 404."""
+        if not texts:
+            return ((lines, None) for lines in self.store.output(record, start, stop))
+        await self._first_texts(record)
+        return self.store.labelled(record, start, stop)
+
+    async def _first_texts(self, record: JobRecord) -> list[str | None]:
         first = await self.call(self.store.input, record.id, 0)
         if first is None:
             detail = "the texts of this job are not kept; submit it with keep_input=true to keep them"
             raise Problem(404, detail, code="no_texts")
-        return self._lines(record, first)
+        return first
 
     def _lines(self, record: JobRecord, first: list[str | None]) -> Iterator[bytes]:
         chunk: list[str | None] | None = first
@@ -210,6 +231,14 @@ class JobService:
         if record.status == "queued":
             await self.call(self._queue.forget, job_id)
         return await self.find(job_id, owner)
+
+    async def remember(self, line: bytes) -> None:
+        """Adds a second to the history that outlives this process."""
+        await self.call(self.store.remember, line)
+
+    async def remembered(self) -> list[bytes]:
+        """The seconds of the history, oldest first."""
+        return await self.call(self.store.remembered)
 
     async def newest(
         self, status: str | None, limit: int, cursor: str, owner: str

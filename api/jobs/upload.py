@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 # Retry-After if too many jobs wait: the default if the progress of running jobs is unknown, and the maximum.
 RETRY_AFTER_S = 10.0
 MOST_RETRY_AFTER_S = 60.0
+NO_TEXTS = "the body has no texts; curl -d drops line ends, --data-binary keeps them"
 # Chunks that are sent to Redis at once: each is held three times meanwhile.
 STORING = 2
 
@@ -106,7 +107,7 @@ class JobUploader:
             with self._storing:
                 upload.add(chunk)
         if not upload.total:
-            raise Problem(422, [{"type": "too_short", "loc": ["body"], "msg": "the body has no texts"}])
+            raise Problem(422, [{"type": "too_short", "loc": ["body"], "msg": NO_TEXTS}])
 
     @contextmanager
     def _within_budget(self) -> Generator[None]:

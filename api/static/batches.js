@@ -4,13 +4,19 @@ import { h, milliseconds } from "./dom.js";
 
 const SHOWN = 12;
 const WIDEST_TOKENS = 64;
+// Why a batch was closed, in words.
+const REASONS = {
+  full: "full: no more texts fit",
+  window: "closed after the longest wait for more texts",
+  idle: "closed at once: nothing else was waiting",
+  solo: "a text that runs alone, because a worker had stopped while it held it",
+};
 
 export class Batches {
   constructor(element) {
     this.element = element;
     this.seen = new Map();
-    this.rows = [];
-    this.widest = WIDEST_TOKENS;
+    this.widths = [];
   }
 
   /** Shows the batches that are new since the last frame, and returns them, oldest first. */
@@ -26,23 +32,33 @@ export class Batches {
     for (const id of this.seen.keys()) {
       if (!workers.some((worker) => worker.id === id)) this.seen.delete(id);
     }
-    if (fresh.length) {
-      this.rows = [...fresh.slice(-SHOWN).reverse(), ...this.rows].slice(0, SHOWN);
-      this.widest = Math.max(WIDEST_TOKENS, ...this.rows.map((row) => row.computed));
-      this.element.replaceChildren(...this.rows.map((row) => this.row(row)));
-    }
+    if (fresh.length) this.show(fresh.slice(-SHOWN).reverse());
     return fresh;
   }
 
-  row({ size, tokens, computed, reason, queueMs, modelMs }) {
-    const padding = computed > tokens ? `, ${Math.round(100 * (1 - tokens / computed))} % padding` : "";
-    const texts = `${size} ${size === 1 ? "text" : "texts"}`;
-    const summary = `${texts}, ${tokens} tokens${padding}, closed by: ${reason}, waited ${milliseconds(queueMs)}, ran ${milliseconds(modelMs)}`;
-    return h(
-      "li",
-      { "data-reason": reason, title: summary },
-      h("div", { class: "block", style: { width: `${(100 * computed) / this.widest}%` } }, h("i", { style: { width: `${(100 * tokens) / computed}%` } })),
-      h("span", { class: "facts" }, h("b", {}, texts), ` · ${reason} · ${milliseconds(modelMs)}`),
-    );
+  /** Adds rows above the others, which stay as they are, open or not. */
+  show(fresh) {
+    this.element.querySelector(".empty")?.remove();
+    this.element.prepend(...fresh.map(row));
+    while (this.element.children.length > SHOWN) this.element.lastElementChild.remove();
+    this.widths = [...fresh.map((one) => one.computed), ...this.widths].slice(0, SHOWN);
+    this.element.style.setProperty("--widest", Math.max(WIDEST_TOKENS, ...this.widths));
   }
+}
+
+function row({ size, tokens, computed, reason, queueMs, modelMs }) {
+  const padding = computed > tokens ? `, ${Math.round(100 * (1 - tokens / computed))} % padding` : "";
+  const texts = `${size} ${size === 1 ? "text" : "texts"}`;
+  const block = h("span", { class: "block" }, h("i", { style: { width: `${(100 * tokens) / computed}%` } }));
+  block.style.setProperty("--tokens", computed);
+  return h(
+    "li",
+    { "data-reason": reason },
+    h(
+      "details",
+      {},
+      h("summary", {}, h("span", { class: "room" }, block), h("span", { class: "facts" }, h("b", {}, texts), ` · ${milliseconds(modelMs)}`)),
+      h("p", { class: "quiet" }, `${tokens} tokens${padding}; ${REASONS[reason] ?? reason}; waited ${milliseconds(queueMs)}, ran ${milliseconds(modelMs)}`),
+    ),
+  );
 }

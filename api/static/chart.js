@@ -1,8 +1,8 @@
-// A line chart of the last five minutes. It has no axes, only a baseline and the value of its top.
+// A line chart of the last 15 minutes. It has no axes, only a baseline and the value of its top.
 
 import { svg } from "./dom.js";
 
-const SECONDS = 300;
+const SECONDS = 900;
 const WIDTH = 300;
 const HEIGHT = 80;
 
@@ -41,7 +41,7 @@ export class Chart {
     });
     const box = svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", width: "100%", height: "80%", y: "18%" }, ...parts);
     this.element.replaceChildren(
-      svg("title", {}, `${this.title}: now ${this.format(last)}, scale up to ${this.format(most)}, last five minutes`),
+      svg("title", {}, `${this.title}: now ${this.format(last)}, scale up to ${this.format(most)}, last 15 minutes`),
       svg("text", { x: 0, y: 11 }, this.format(most)),
       svg("text", { x: "100%", y: 11, "text-anchor": "end" }, this.lines.map((line) => this.format(line.at(-1))).join(" · ")),
       box,

@@ -14,6 +14,37 @@ export function h(name, attributes = {}, ...children) {
   return element;
 }
 
+/** Sets the text of an element only if it changed, so that selections and screen readers keep their place. */
+export function say(element, words) {
+  if (element.textContent !== words) element.textContent = words;
+}
+
+/**
+ * Updates a list in place: one row per item, known by `key(item)`, made once by `make(item)` and changed by
+ * `row.update(item)`. A pressed button, the focus and a selection survive, because no row is built twice.
+ */
+export class Rows {
+  constructor(list, key, make) {
+    Object.assign(this, { list, key, make, rows: new Map() });
+  }
+
+  show(items) {
+    const keys = new Set(items.map(this.key));
+    for (const [key, row] of this.rows) {
+      if (keys.has(key)) continue;
+      row.element.remove();
+      this.rows.delete(key);
+    }
+    items.forEach((item, index) => {
+      const key = this.key(item);
+      if (!this.rows.has(key)) this.rows.set(key, this.make(item));
+      const row = this.rows.get(key);
+      row.update(item);
+      if (this.list.children[index] !== row.element) this.list.insertBefore(row.element, this.list.children[index] ?? null);
+    });
+  }
+}
+
 export function svg(name, attributes = {}, ...children) {
   const element = document.createElementNS("http://www.w3.org/2000/svg", name);
   for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);

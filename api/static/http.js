@@ -2,6 +2,9 @@
 
 const KEY = "millrace-key";
 
+/** Whether this visitor uses an API key. */
+export const hasKey = () => Boolean(sessionStorage.getItem(KEY));
+
 export function useKey(key) {
   sessionStorage.setItem(KEY, key);
 }
@@ -11,11 +14,12 @@ function headers(more = {}) {
   return key ? { ...more, Authorization: `Bearer ${key}` } : more;
 }
 
-/** A failed request, with the server's message if there is one. `status` is 0 if there was no response. */
+/** A failed request, with the server's message and the rest of its answer. `status` is 0 without an answer. */
 export class RequestError extends Error {
-  constructor(status, message) {
+  constructor(status, message, problem = {}) {
     super(message);
     this.status = status;
+    this.problem = problem;
   }
 }
 
@@ -24,13 +28,33 @@ export async function request(path, options = {}) {
   try {
     response = await fetch(path, { ...options, headers: headers(options.headers) });
   } catch {
-    throw new RequestError(0, "The server does not answer.");
+    throw new RequestError(0, options.signal?.aborted ? "The server took too long and the request was given up." : "The server does not answer.");
   }
   if (response.ok) return response;
   const problem = await response.json().catch(() => ({}));
+  throw refused(response.status, response.statusText, problem, response.headers.get("Retry-After"));
+}
+
+function refused(status, text, problem, wait) {
   const detail = Array.isArray(problem.detail) ? problem.detail.map((one) => one.msg).join("; ") : problem.detail;
-  const wait = response.headers.get("Retry-After");
-  throw new RequestError(response.status, `${detail ?? response.statusText}${wait ? ` (try again in ${wait} s)` : ""}`);
+  return new RequestError(status, `${detail ?? text}${wait ? ` (try again in ${wait} s)` : ""}`, problem);
+}
+
+/** Sends a file and calls `progress` with the part that is sent, from 0 to 1; fetch cannot report it. */
+export function upload(path, file, progress) {
+  return new Promise((resolve, reject) => {
+    const sending = new XMLHttpRequest();
+    sending.open("POST", path);
+    for (const [name, value] of Object.entries(headers({ "Content-Type": "application/octet-stream" }))) sending.setRequestHeader(name, value);
+    sending.responseType = "json";
+    sending.upload.addEventListener("progress", (event) => progress(event.total ? event.loaded / event.total : 1));
+    sending.addEventListener("error", () => reject(new RequestError(0, "The server does not answer.")));
+    sending.addEventListener("load", () => {
+      if (sending.status < 300) resolve(sending.response);
+      else reject(refused(sending.status, sending.statusText, sending.response ?? {}, sending.getResponseHeader("Retry-After")));
+    });
+    sending.send(file);
+  });
 }
 
 /** Follows the event stream and reconnects forever. Calls `on.history`, `on.frame`, and `on.lost` with the error when it ends. */

@@ -1,82 +1,137 @@
-// The list of jobs: uploads files as jobs, shows their progress, and saves results as CSV.
+// Jobs: sends files, shows their progress, and saves results. Rows are updated in place, so no click is lost.
 
-import { $, age, h, short } from "./dom.js";
-import { RequestError, request } from "./http.js";
+import { $, Rows, age, h, say, short } from "./dom.js";
+import { RequestError, request, upload } from "./http.js";
+import { labelled } from "./join.js";
 
-const TYPES = { csv: "text/csv", json: "application/json", ndjson: "application/x-ndjson", jsonl: "application/x-ndjson" };
+const UNDO_MS = 5000;
 
 export class Jobs {
   constructor() {
-    const drop = $("#drop");
+    this.files = new Map();
+    this.rows = new Rows($("#jobs"), (job) => job.id, (job) => new Job(job, this));
     const file = $("#file");
     file.addEventListener("change", () => {
       if (file.files.length) this.submit(file.files[0]);
       file.value = "";
     });
+    this.takeDrops();
+  }
+
+  /** A file may be dropped anywhere: beside the box, the browser would leave the page and open the file. */
+  takeDrops() {
     for (const name of ["dragover", "dragleave", "drop"]) {
-      drop.addEventListener(name, (event) => {
+      addEventListener(name, (event) => {
+        if (!event.dataTransfer?.types.includes("Files")) return;
         event.preventDefault();
-        drop.classList.toggle("over", name === "dragover");
+        document.body.classList.toggle("dropping", name === "dragover");
         if (name === "drop" && event.dataTransfer.files.length) this.submit(event.dataTransfer.files[0]);
       });
     }
   }
 
-  async submit(file) {
+  async submit(file, more = {}) {
+    const sending = $("#sending");
+    sending.hidden = false;
+    say(sending, `Sending ${file.name} …`);
     await this.attempt(async () => {
-      const kind = TYPES[file.name.split(".").pop().toLowerCase()];
-      const body = kind ? file : await lines(file);
-      await request("jobs", { method: "POST", headers: { "Content-Type": kind ?? TYPES.ndjson }, body });
-    });
+      const query = new URLSearchParams({ filename: file.name, keep_input: "true", ...more });
+      const job = await upload(`jobs?${query}`, file, (part) => say(sending, part < 1 ? `Sending ${file.name}: ${Math.floor(100 * part)} %` : `Reading ${file.name} …`));
+      this.files.set(job.id, file);
+    }, (problem) => this.choices(file, more, problem));
+    sending.hidden = true;
   }
 
-  async attempt(action) {
+  /** What the visitor may try next: another column, or another encoding. */
+  choices(file, more, problem) {
+    const again = (words, changes) => h("button", { class: "small", type: "button", onclick: () => this.submit(file, { ...more, ...changes }) }, words);
+    const found = (problem.columns ?? []).map((column) => again(`Use column ${column}`, { column }));
+    if (problem.detail?.[0]?.type === "string_unicode") found.push(again("Read it as Windows-1252 (Western European)", { encoding: "windows-1252" }));
+    return found;
+  }
+
+  async attempt(action, choices = () => []) {
     const problem = $("#job-problem");
     problem.hidden = true;
     try {
       await action();
     } catch (error) {
       if (!(error instanceof RequestError)) throw error;
-      problem.textContent = error.message;
+      problem.replaceChildren(h("span", {}, error.message), ...choices(error.problem));
       problem.hidden = false;
     }
   }
 
   take(jobs) {
-    if (jobs === null) return;
-    const focused = document.activeElement?.dataset?.key;
-    $("#jobs").replaceChildren(...jobs.map((job) => this.row(job)));
-    if (focused) $(`[data-key="${focused}"]`)?.focus();
+    if (jobs !== null) this.rows.show(jobs);
   }
 
-  row(job) {
-    const open = job.status === "queued" || job.status === "running";
-    const facts = [`${short(job.done)} of ${short(job.total)} texts`];
-    if (job.failed) facts.push(`${short(job.failed)} failed`);
-    if (job.rate) facts.push(`${short(job.rate)}/s`, `${age(job.remaining_s)} left`);
-    if (job.position) facts.push(`position ${job.position}`);
-    if (job.error) facts.push(job.error.detail);
-    const save = h("button", { class: "small", "data-key": `${job.id}-csv`, onclick: () => this.attempt(() => saveResults(job)) }, "Results as CSV");
-    const end = h("button", { class: "small", "data-key": `${job.id}-end`, onclick: () => this.attempt(() => request(`jobs/${job.id}`, { method: "DELETE" })) }, open ? "Cancel" : "Remove");
-    return h(
-      "li",
-      { "data-status": job.status, "data-job": job.id },
-      h("div", { class: "line" }, h("span", { class: "name" }, h("code", {}, job.id.slice(0, 8))), h("span", {}, job.status), h("span", { class: "quiet end" }, facts.join(" · "))),
-      h("progress", { max: job.total, value: job.done, "aria-label": `Job ${job.id.slice(0, 8)}` }),
-      h("div", { class: "row" }, job.done ? save : null, end),
-    );
+  save(job) {
+    return this.attempt(async () => {
+      const { name, blob } = await labelled(job, this.files.get(job.id));
+      const url = URL.createObjectURL(blob);
+      h("a", { href: url, download: name }).click();
+      setTimeout(() => URL.revokeObjectURL(url), 10000);
+    });
+  }
+
+  end(job) {
+    return this.attempt(() => request(`jobs/${job.id}`, { method: "DELETE" }));
   }
 }
 
-/** Converts the lines of a text file to NDJSON. */
-async function lines(file) {
-  const text = await file.text();
-  return text.split(/\r?\n/).filter((line) => line.trim()).map((line) => JSON.stringify(line)).join("\n");
+/** One row. Its elements are made once, and its buttons act on the newest state of the job. */
+class Job {
+  constructor(job, jobs) {
+    this.job = job;
+    this.name = h("span", { class: "name" });
+    this.status = h("span");
+    this.facts = h("span", { class: "quiet end" });
+    this.how = h("div", { class: "quiet" });
+    this.progress = h("progress", { "aria-label": `Job ${title(job)}` });
+    this.save = h("button", { class: "small", type: "button", onclick: () => jobs.save(this.job) }, "Results as CSV");
+    this.stop = h("button", { class: "small", type: "button", onclick: () => this.cancelOrRemove(jobs) });
+    this.element = h("li", { "data-job": job.id }, h("div", { class: "line" }, this.name, this.status, this.facts), this.how, this.progress, h("div", { class: "row" }, this.save, this.stop));
+  }
+
+  get open() {
+    return this.job.status === "queued" || this.job.status === "running";
+  }
+
+  update(job) {
+    this.job = job;
+    this.element.dataset.status = job.status;
+    say(this.name, title(job));
+    say(this.status, this.removing ? "will be removed" : job.status);
+    say(this.facts, facts(job));
+    say(this.how, [`submitted ${new Date(job.created_at).toLocaleTimeString()}`, job.file?.description].filter(Boolean).join(" · "));
+    this.progress.max = job.total;
+    this.progress.value = job.done;
+    this.save.hidden = !job.done;
+    say(this.stop, this.open ? "Cancel" : this.removing ? "Undo" : "Remove");
+  }
+
+  /** A job is removed with its results, so there are five seconds to take it back. */
+  cancelOrRemove(jobs) {
+    if (this.open) {
+      jobs.end(this.job);
+    } else if (this.removing) {
+      clearTimeout(this.removing);
+      this.removing = 0;
+    } else {
+      this.removing = setTimeout(() => jobs.end(this.job), UNDO_MS);
+    }
+    this.update(this.job);
+  }
 }
 
-async function saveResults(job) {
-  const response = await request(`jobs/${job.id}/predictions?limit=1000000`, { headers: { Accept: "text/csv" } });
-  const url = URL.createObjectURL(await response.blob());
-  h("a", { href: url, download: `${job.id.slice(0, 8)}.csv` }).click();
-  setTimeout(() => URL.revokeObjectURL(url), 10000);
+const title = (job) => job.file?.name ?? job.id.slice(0, 8);
+
+function facts(job) {
+  const found = [`${short(job.done)} of ${short(job.total)} texts`];
+  if (job.failed) found.push(`${short(job.failed)} failed`);
+  if (job.rate) found.push(`${short(job.rate)}/s`, `${age(job.remaining_s)} left`);
+  if (job.position) found.push(`position ${job.position}`);
+  if (job.error) found.push(job.error.detail);
+  return found.join(" · ");
 }

@@ -1,20 +1,27 @@
 // The mill race: texts gather in the pond, the wheel turns as fast as texts are computed, batches leave as rafts.
+// It asks for animation frames only while something moves and the picture can be seen.
 
 const FRAME_MS = 33;
 const MOST_DROPS = 90;
 const MOST_RAFTS_WAITING = 10;
 const RAFT_GAP = 14;
 const DRIFT_PX_S = 46;
+// For how long a batch that was shown at once, from its answer, may still come in a frame of /stats.
+const EXPECTED_MS = 4000;
 
 export class Race {
   constructor(canvas) {
     this.canvas = canvas;
     this.context = canvas.getContext("2d");
-    this.flow = 0.04;
-    this.wanted = 0.04;
+    this.flow = 0;
+    this.wanted = 0;
     this.level = 0;
     this.wantedLevel = 0;
     this.drops = 0;
+    this.mine = 0;
+    this.expected = [];
+    this.moving = false;
+    this.visible = true;
     this.angle = 0;
     this.clock = 0;
     this.rafts = [];
@@ -22,21 +29,54 @@ export class Race {
     this.before = performance.now();
     this.calm = matchMedia("(prefers-reduced-motion: reduce)");
     this.readColours();
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.readColours());
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
+      this.readColours();
+      this.draw();
+    });
     new ResizeObserver(() => this.resize()).observe(canvas);
     this.resize();
-    requestAnimationFrame((now) => this.turn(now));
+    new IntersectionObserver(([entry]) => {
+      this.visible = entry.isIntersecting;
+      this.wake();
+    }).observe(canvas);
+    document.addEventListener("visibilitychange", () => this.wake());
   }
 
   /** Takes the newest frame (how much waits and flows) and the batches that are new since the last one. */
   take(frame, batches) {
     const waiting = frame.now.waiting + frame.in_flight;
-    this.wanted = 0.04 + Math.min(Math.log10(1 + frame.now.worked) / 2.7, 1) * 0.96;
+    this.wanted = Math.min(Math.log10(1 + frame.now.worked) / 2.7, 1);
     this.wantedLevel = Math.min(Math.log10(1 + waiting) / 4, 1);
     this.drops = Math.min(waiting, MOST_DROPS);
-    this.waiting.push(...batches);
+    this.waiting.push(...batches.filter(({ size }) => !this.shown(size)));
     this.waiting.splice(0, this.waiting.length - MOST_RAFTS_WAITING);
-    if (this.calm.matches) this.settle();
+    this.wake();
+  }
+
+  /** The visitor has sent this many texts; they have their own colour until they are answered. */
+  own(count) {
+    this.mine = Math.min(count, MOST_DROPS);
+    this.wake();
+  }
+
+  /** An answer has come: its batch leaves as a raft, with the visitor's own texts in their colour. */
+  answered(size, count) {
+    this.mine = 0;
+    if (size) {
+      this.waiting.push({ size, mine: Math.min(size, count) });
+      this.expected.push({ size, until: performance.now() + EXPECTED_MS });
+      this.flow = Math.max(this.flow, 0.3);
+    }
+    this.wake();
+  }
+
+  /** Whether a batch of a frame has been shown already, when its answer came. */
+  shown(size) {
+    const now = performance.now();
+    this.expected = this.expected.filter(({ until }) => until > now);
+    const index = this.expected.findIndex((one) => one.size === size);
+    if (index >= 0) this.expected.splice(index, 1);
+    return index >= 0;
   }
 
   /** Stops the mill, because the connection is lost. */
@@ -44,11 +84,25 @@ export class Race {
     this.wanted = 0;
     this.drops = 0;
     this.waiting = [];
+    this.wake();
+  }
+
+  get atRest() {
+    return !this.wanted && !this.drops && !this.mine && !this.rafts.length && !this.waiting.length && this.flow < 0.01 && Math.abs(this.level - this.wantedLevel) < 0.01;
+  }
+
+  /** Draws the newest state, and goes on drawing until nothing moves any more. */
+  wake() {
+    if (this.calm.matches) return this.settle();
+    if (this.moving || this.atRest || !this.visible || document.hidden) return;
+    this.moving = true;
+    this.before = performance.now();
+    requestAnimationFrame((now) => this.turn(now));
   }
 
   readColours() {
     const style = getComputedStyle(document.documentElement);
-    const names = ["water", "water-soft", "water-faint", "deep", "wood", "amber", "line", "quiet", "card", "red", "green"];
+    const names = ["water", "water-soft", "water-faint", "deep", "wood", "amber", "amber-soft", "line", "quiet", "card", "red", "green"];
     this.colour = Object.fromEntries(names.map((name) => [name, style.getPropertyValue(`--${name}`).trim()]));
   }
 
@@ -64,9 +118,10 @@ export class Race {
   }
 
   turn(now) {
-    requestAnimationFrame((next) => this.turn(next));
+    this.moving = this.visible && !document.hidden && !this.calm.matches && !this.atRest;
+    if (this.moving) requestAnimationFrame((next) => this.turn(next));
     const spent = now - this.before;
-    if (spent < FRAME_MS || document.hidden || this.calm.matches) return;
+    if (this.moving && spent < FRAME_MS) return;
     this.before = now;
     this.move(Math.min(spent, 500) / 1000);
     this.draw();
@@ -95,9 +150,9 @@ export class Race {
     this.rafts = this.rafts.filter((raft) => start + raft.gone < this.width + 20);
     const last = this.rafts.at(-1);
     if (this.waiting.length && (!last || last.gone > RAFT_GAP)) {
-      const { size } = this.waiting.shift();
+      const { size, mine = 0 } = this.waiting.shift();
       const shape = raftShape(size);
-      this.rafts.push({ size, ...shape, gone: -shape.width });
+      this.rafts.push({ size, mine, ...shape, gone: -shape.width });
     }
   }
 
@@ -145,8 +200,8 @@ export class Race {
     const fall = (x) => (x < edge - 60 ? lip : lip + (Math.max(lip, crest) - lip) * ease((x - edge + 60) / 60));
     this.water(0, edge, (x) => fall(x) - 5, 2, colour["water-faint"]);
     this.water(0, edge, fall, 0, colour["water-soft"]);
-    context.fillStyle = colour.water;
-    for (let drop = 0; drop < this.drops; drop += 1) {
+    for (let drop = 0; drop < Math.max(this.drops, this.mine); drop += 1) {
+      context.fillStyle = drop < this.mine ? colour.amber : colour.water;
       const x = 14 + ((drop * 61.8 + this.clock * 9) % (edge - 34));
       const y = lip + 14 + ((drop * 37.3) % Math.max(this.height - lip - 34, 10)) + Math.sin(this.clock + drop) * 2;
       context.beginPath();
@@ -235,8 +290,13 @@ export class Race {
     context.beginPath();
     context.roundRect(x, y, raft.width, raft.height, 4);
     context.fill();
-    context.fillStyle = colour.card;
+    if (raft.mine) {
+      context.strokeStyle = colour.amber;
+      context.lineWidth = 2;
+      context.stroke();
+    }
     for (let text = 0; text < Math.min(raft.size, 48); text += 1) {
+      context.fillStyle = text < raft.mine ? colour["amber-soft"] : colour.card;
       context.beginPath();
       context.arc(x + 8 + Math.floor(text / raft.rows) * 7, y + 7 + (text % raft.rows) * 7, 2.3, 0, 7);
       context.fill();

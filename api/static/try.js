@@ -1,14 +1,20 @@
 // The form: classifies texts and shows their labels, the cache result, and where the time went.
 
-import { $, h, milliseconds } from "./dom.js";
+import { $, h, milliseconds, say } from "./dom.js";
 import { RequestError, request, useKey } from "./http.js";
 
-const OUTCOMES = { HIT: "cache hit", PARTIAL: "partly cached", MISS: "computed" };
+const OUTCOMES = { HIT: "from the cache", PARTIAL: "partly from the cache", MISS: "computed" };
 const STAGES = { cache: "cache", queue: "queue", tokenize: "tokenise", model: "model" };
 const LABELS = 5;
+const WORKING_MS = 300;
+// The service gives up after 10 s unless a client asks for longer; a little later nothing can come any more.
+const BUDGET_MS = 12000;
 
 export class Try {
-  constructor() {
+  /** `race` shows the visitor's own texts in the picture. */
+  constructor(race) {
+    this.race = race;
+    this.running = false;
     $("#form").addEventListener("submit", (event) => {
       event.preventDefault();
       this.classify();
@@ -29,25 +35,41 @@ export class Try {
   }
 
   async classify() {
-    const texts = $("#texts").value.split("\n").filter((line) => line.trim());
-    if (!texts.length) return this.fail("Enter a text first.");
-    $("#classify").disabled = true;
+    if (this.running) return;
+    // Blank lines are not sent, so the number of a line is kept beside its text.
+    const lines = $("#texts").value.split("\n").map((text, index) => ({ text, line: index + 1 })).filter(({ text }) => text.trim());
+    if (!lines.length) return this.fail("Enter a text first.");
+    this.start(lines.length);
+    const working = setTimeout(() => $("#outcome").replaceChildren(h("span", { class: "chip" }, "Working …")), WORKING_MS);
     try {
       const started = performance.now();
-      const response = await request("predict", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ text: texts }) });
+      const texts = lines.map(({ text }) => text);
+      const response = await classify(texts);
       const { predictions } = await response.json();
       this.show(texts, predictions, response.headers, performance.now() - started);
     } catch (problem) {
       if (!(problem instanceof RequestError)) throw problem;
       if (problem.status === 401) this.askForKey();
-      this.fail(problem.message);
+      this.race.own(0);
+      this.fail(inLines(problem, lines));
     } finally {
-      $("#classify").disabled = false;
+      clearTimeout(working);
+      this.running = false;
+      $("#classify").removeAttribute("aria-disabled");
     }
   }
 
+  /** The button keeps the focus: `disabled` would give it to the top of the page. */
+  start(count) {
+    this.running = true;
+    this.race.own(count);
+    $("#classify").setAttribute("aria-disabled", "true");
+    $("#problem").hidden = true;
+    $("#outcome").replaceChildren();
+  }
+
   fail(words) {
-    $("#problem").textContent = words;
+    say($("#problem"), words);
     $("#problem").hidden = false;
     $("#timing").hidden = true;
     $("#outcome").replaceChildren();
@@ -55,20 +77,36 @@ export class Try {
   }
 
   show(texts, predictions, headers, elapsedMs) {
-    $("#problem").hidden = true;
     const cache = headers.get("X-Cache") ?? "";
     const stages = serverTiming(headers.get("Server-Timing") ?? "");
-    const batch = stages.batch?.desc;
+    const batch = Number(stages.batch?.desc ?? 0);
     const cut = Number(headers.get("X-Truncated") ?? 0);
     const chips = [h("span", { class: cache === "HIT" ? "chip hit" : "chip", "data-cache": cache }, OUTCOMES[cache] ?? cache)];
-    if (batch) chips.push(h("span", { class: "chip" }, batch === "1" ? "alone in its batch" : `in a batch of ${batch}`));
+    if (batch) chips.push(h("span", { class: "chip" }, batch === 1 ? "alone in its batch" : `in a batch of ${batch}`));
     if (cut) chips.push(h("span", { class: "chip warn" }, `${cut} truncated at the model's limit`));
     chips.push(h("span", { class: "chip" }, milliseconds(stages.total?.dur ?? elapsedMs)));
     $("#outcome").replaceChildren(...chips);
+    this.race.answered(batch, texts.length);
     $("#waterfall").replaceChildren(...waterfall(stages));
     $("#timing").hidden = false;
     $("#answers").replaceChildren(...texts.map((text, index) => answer(text, predictions[index])));
   }
+}
+
+/** POST /predict, given up when no answer can come any more. */
+export function classify(texts) {
+  return request("predict", {
+    method: "POST",
+    headers: { "Content-Type": "application/json" },
+    body: JSON.stringify({ text: texts }),
+    signal: AbortSignal.timeout(BUDGET_MS),
+  });
+}
+
+/** The service counts texts from 0; a visitor counts lines from 1. */
+function inLines(problem, lines) {
+  const at = lines[problem.problem.index];
+  return at ? problem.message.replace(/^text \d+:?/, `Line ${at.line}:`) : problem.message;
 }
 
 /** `cache;dur=0.1, batch;desc="8"` -> {cache: {dur: 0.1}, batch: {desc: "8"}} */
@@ -93,7 +131,7 @@ function waterfall(stages) {
     rows.push(stage(name, title, at, stages[name].dur, total));
     at += stages[name].dur;
   }
-  if (total - at > 0.001) rows.push(stage("other", "other", at, total - at, total));
+  if (total - at > 0.001) rows.push(stage("other", "Redis, other", at, total - at, total));
   return rows;
 }
 
@@ -111,8 +149,19 @@ function stage(name, title, at, dur, total) {
 
 function answer(text, pairs) {
   const best = pairs.reduce((one, other) => (other.score > one.score ? other : one));
-  const shown = pairs.length > LABELS ? [...pairs].sort((one, other) => other.score - one.score).slice(0, LABELS) : pairs;
-  const bars = shown.flatMap((pair) => {
+  const sorted = pairs.length > LABELS ? [...pairs].sort((one, other) => other.score - one.score) : pairs;
+  const rest = sorted.slice(LABELS);
+  return h(
+    "li",
+    { "data-label": best.label },
+    h("span", { class: "text" }, text),
+    bars(sorted.slice(0, LABELS), best),
+    rest.length ? h("details", {}, h("summary", { class: "quiet" }, `${rest.length} more labels`), bars(rest, best)) : null,
+  );
+}
+
+function bars(pairs, best) {
+  const cells = pairs.flatMap((pair) => {
     const mark = pair === best ? " best" : "";
     return [
       h("span", { class: `label${mark}` }, pair.label),
@@ -120,5 +169,5 @@ function answer(text, pairs) {
       h("span", { class: `number${mark}` }, `${(100 * pair.score).toFixed(1)} %`),
     ];
   });
-  return h("li", { "data-label": best.label }, h("span", { class: "text" }, text), h("div", { class: "bars" }, ...bars));
+  return h("div", { class: "bars" }, ...cells);
 }

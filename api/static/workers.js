@@ -1,37 +1,45 @@
-// The list of workers. A worker that disappears is shown as lost for a while.
+// The list of workers. A worker that misses its heartbeats is silent, and shown as lost for a while once it is gone.
 
-import { age, h, short } from "./dom.js";
+import { $, Rows, age, h, say, short } from "./dom.js";
 
 const LOST_MS = 20000;
 
 export class Workers {
   constructor(element) {
-    this.element = element;
     this.known = new Map();
+    this.rows = new Rows(element, ({ worker }) => worker.id, () => new Row());
   }
 
   take(workers) {
     const now = Date.now();
     for (const worker of workers) this.known.set(worker.id, { worker, at: now });
-    const rows = [];
     for (const [id, { worker, at }] of this.known) {
-      const present = at === now;
-      const stopped = worker.state === "stopping";
-      if (present || (!stopped && now - at < LOST_MS)) rows.push(row(worker, present));
-      else this.known.delete(id);
+      if (at !== now && (worker.state === "stopping" || now - at >= LOST_MS)) this.known.delete(id);
     }
-    this.element.replaceChildren(...(rows.length ? rows : [h("li", { class: "empty" }, "No workers running")]));
+    this.rows.show([...this.known.values()].map(({ worker, at }) => ({ worker, state: stateOf(worker, at === now) })));
+    $("#no-workers").hidden = this.known.size > 0;
   }
 }
 
-function row(worker, present) {
-  const state = present ? worker.state : "lost";
-  const rate = worker.rate ? `${short(worker.rate)} tokens/s` : "";
-  const facts = [`${short(worker.texts)} texts in ${short(worker.batches)} batches`, rate, `up ${age(worker.age_s)}`];
-  return h(
-    "li",
-    { "data-state": state },
-    h("div", { class: "line" }, h("span", { class: "name" }, worker.id), h("span", { class: "badge end" }, state)),
-    h("div", { class: "quiet" }, `${worker.revision} · ${worker.engine} ${worker.precision} · ${facts.filter(Boolean).join(" · ")}`),
-  );
+function stateOf(worker, present) {
+  if (!present) return "lost";
+  return worker.silent_s ? "silent" : worker.state;
+}
+
+class Row {
+  constructor() {
+    this.name = h("span", { class: "name" });
+    this.badge = h("span", { class: "badge end" });
+    this.facts = h("div", { class: "quiet" });
+    this.element = h("li", {}, h("div", { class: "line" }, this.name, this.badge), this.facts);
+  }
+
+  update({ worker, state }) {
+    this.element.dataset.state = state;
+    say(this.name, worker.id);
+    say(this.badge, state === "silent" ? `silent ${age(worker.silent_s)}` : state);
+    const rate = worker.rate ? `${short(worker.rate)} tokens/s` : "";
+    const facts = [`${short(worker.texts)} texts in ${short(worker.batches)} batches`, rate, `up ${age(worker.age_s)}`];
+    say(this.facts, `${worker.revision} · ${worker.engine} ${worker.precision} · ${facts.filter(Boolean).join(" · ")}`);
+  }
 }

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from array import array
 from collections import deque
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import astuple, dataclass, fields
 
-# How many seconds of history a new viewer gets.
-HISTORY_S = 300
+from batcher.jobs.store import HISTORY_S
+
 # Quantiles cover this many seconds, and rates this many: enough to be smooth, few enough to be current.
 SPAN_S = 60
 RATE_S = 5
@@ -25,6 +26,7 @@ class CounterSample:
     hits: float
     computed: float
     refused: float
+    shed: float
     worked: float
     waiting: int
     durations: array[float]
@@ -34,17 +36,24 @@ class CounterSample:
 class StatsPoint:
     """Statistics of one second: texts per second, latency quantiles, and entries waiting.
 
-    `answered`, `hits` and `refused` are those of this API; `worked` covers all workers. Quantiles are None if
-    no request was answered.
+    `answered`, `hits`, `refused` and `shed` (the queue is full) are those of this API; `worked`
+    covers all workers. Quantiles are None if no request was answered.
     """
 
     answered: float
     hits: float
     refused: float
+    shed: float
     worked: float
     p50_ms: float | None
     p99_ms: float | None
     waiting: int
+
+
+def _read_line(line: bytes) -> tuple[int, StatsPoint | None]:
+    """A line that another version has written counts as unknown."""
+    at_s, *values = json.loads(line)
+    return at_s, StatsPoint(*values) if len(values) == len(fields(StatsPoint)) else None
 
 
 class StatsHistory:
@@ -53,7 +62,7 @@ class StatsHistory:
     def __init__(self, bounds: Sequence[float]) -> None:
         self._bounds = tuple(bounds)
         self._samples: deque[CounterSample] = deque(maxlen=SPAN_S + 1)
-        self._points: deque[StatsPoint] = deque(maxlen=HISTORY_S)
+        self._points: deque[StatsPoint | None] = deque(maxlen=HISTORY_S)
 
     def add(self, sample: CounterSample) -> StatsPoint:
         """Adds a sample, and returns the point computed from it and the samples before."""
@@ -67,6 +76,7 @@ class StatsHistory:
             answered=round((hits + computed) / seconds, 1),
             hits=round(hits / seconds, 1),
             refused=round(max(sample.refused - then.refused, 0.0) / seconds, 1),
+            shed=round(max(sample.shed - then.shed, 0.0) / seconds, 1),
             worked=round(max(sample.worked - then.worked, 0.0) / seconds, 1),
             p50_ms=self._quantile(buckets[:-1], 0.5),
             p99_ms=self._quantile(buckets[:-1], 0.99),
@@ -76,10 +86,24 @@ class StatsHistory:
         return point
 
     def history(self) -> Mapping[str, list[float | None]]:
-        """The values of each field, oldest first."""
+        """The values of each field, oldest first; None for a second of which nothing is known."""
         return {
-            field.name: [getattr(point, field.name) for point in self._points] for field in fields(StatsPoint)
+            field.name: [getattr(point, field.name, None) for point in self._points]
+            for field in fields(StatsPoint)
         }
+
+    def restore(self, lines: Iterable[bytes], now_s: int) -> None:
+        """Puts the seconds that earlier processes kept (see `line`) before those of this one."""
+        known = dict(map(_read_line, lines))
+        own, began_s = list(self._points), now_s - len(self._points)
+        self._points.clear()
+        first_s = max(min(known, default=began_s), began_s - HISTORY_S)
+        self._points.extend([*map(known.get, range(first_s, began_s)), *own])
+
+    @staticmethod
+    def line(point: StatsPoint, at_s: int) -> bytes:
+        """A second as it is kept in Redis."""
+        return json.dumps([at_s, *astuple(point)], separators=(",", ":")).encode()
 
     def _quantile(self, buckets: Sequence[float], share: float) -> float | None:
         """A quantile in ms, assuming that durations are spread evenly within their bucket."""

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import time
 from collections.abc import AsyncIterator
-from dataclasses import asdict, astuple
+from dataclasses import asdict
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -26,9 +25,10 @@ from api.jobs.service import JobService
 from api.lifecycle import Lifecycle
 from api.metrics import Metrics
 from api.schemas import Error
+from api.stats.frames import lane_facts, model_facts, sse, to_json, worker_facts
 from api.stats.history import CounterSample, StatsHistory
+from api.stats.silences import Silences
 from batcher.core.outage import REDIS_ERRORS
-from batcher.core.snapshot import LaneDepth, ModelRecord, WorkerRecord
 from batcher.errors import MillraceError
 
 log = logging.getLogger(__name__)
@@ -37,6 +37,8 @@ EVERY_S = 1.0
 # A stream ends after this time, so that no connection stays open forever. The page reconnects.
 MAX_STREAM_S = 3600.0
 MOST_VIEWERS = 200
+# How long a viewer waits for the history of earlier processes.
+RESTORE_S = 1.0
 # How many of the newest jobs are shown.
 JOBS = 8
 # For how many frames after the last viewer has left jobs and workers are still read from Redis.
@@ -46,13 +48,16 @@ DETAIL_FRAMES = 5
 class Stats:
     """Computes a frame every second while `running` is open, and streams frames to viewers."""
 
-    def __init__(self, metrics: Metrics, hub: Hub, service: JobService, lifecycle: Lifecycle) -> None:
+    def __init__(
+        self, metrics: Metrics, hub: Hub, service: JobService, lifecycle: Lifecycle, lease_s: float = 2.0
+    ) -> None:
         self.viewers = 0
         self._metrics = metrics
         self._hub = hub
         self._service = service
         self._lifecycle = lifecycle
         self._history = StatsHistory(metrics.bounds)
+        self._silences = Silences(lease_s)
         self._next: asyncio.Future[None] | None = None
         self._frame: dict[str, Any] = {}
         self._event = b""
@@ -60,30 +65,36 @@ class Stats:
         self._workers: list[dict[str, Any]] = []
         self._reading: asyncio.Task[None] | None = None
         self._wanted = 0
+        self._keeping: asyncio.Task[None] | None = None
+        self._restoring: asyncio.Task[None] | None = None
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Computes frames while it is open, and ends all streams when it closes."""
+        self._restoring = asyncio.create_task(self._restore())
         ticking = self._lifecycle.watch(asyncio.create_task(self._run(), name="stats"))
         try:
             yield
         finally:
             ticking.cancel()
-            tasks = [task for task in (ticking, self._reading) if task is not None]
+            others = (self._restoring, self._reading, self._keeping)
+            tasks = [ticking, *(task for task in others if task is not None)]
             await asyncio.wait(tasks, timeout=1.0)
             self._wake_streams()
 
     async def frame(self) -> bytes:
         """The newest frame as one JSON document."""
         await self._read_details()
-        return _json(self._whole())
+        return to_json(self._whole())
 
     async def stream(self) -> AsyncIterator[bytes]:
         """Yields the history, then each new frame. Ends when the process drains."""
         self.viewers += 1
         try:
             ends = time.monotonic() + MAX_STREAM_S
-            yield b"retry: 1000\n\n" + _sse("history", _json(self._history.history()))
+            if self._restoring is not None:
+                await asyncio.wait([self._restoring], timeout=RESTORE_S)
+            yield b"retry: 1000\n\n" + sse("history", to_json(self._history.history()))
             yield self._encoded()
             while not self._lifecycle.draining and time.monotonic() < ends:
                 if self._next is None:
@@ -111,23 +122,28 @@ class Stats:
             hits=outcomes["hit_local"] + outcomes["hit_shared"],
             computed=outcomes["computed"],
             refused=sum(outcomes[name] for name in ("shed", "expired", "failed", "dead", "refused")),
+            shed=outcomes["shed"],
             worked=snapshot.worked,
             waiting=sum(lane.entries for lane in lanes.values()) + snapshot.solo,
             durations=durations,
         )
+        point = self._history.add(sample)
         now_ms = time.time() * 1000
         problem = why_not_ready(self._hub, self._lifecycle)
         self._frame = {
             "at_ms": round(now_ms),
             "ready": problem is None,
             "reason": "" if problem is None else problem.detail,
-            "model": _model(snapshot.model),
-            "lanes": {name: _lane(lane) for name, lane in lanes.items()},
+            "model": model_facts(snapshot.model),
+            "lanes": {name: lane_facts(lane) for name, lane in lanes.items()},
             "solo": snapshot.solo,
             "in_flight": snapshot.in_flight,
             "rate": round(snapshot.rate, 1),
-            "now": asdict(self._history.add(sample)),
+            "now": asdict(point),
         }
+        kept = self._keeping is None or self._keeping.done()
+        if snapshot.swept and kept:  # one process of the service sweeps
+            self._keeping = asyncio.create_task(self._keep(self._history.line(point, round(time.time()))))
         self._wanted = DETAIL_FRAMES if self.viewers else max(self._wanted - 1, 0)
         if self._wanted and (self._reading is None or self._reading.done()):
             self._reading = asyncio.create_task(self._read_details())
@@ -135,7 +151,7 @@ class Stats:
             self._event = self._encoded()
 
     def _encoded(self) -> bytes:
-        return _sse("frame", _json(self._whole()))
+        return sse("frame", to_json(self._whole()))
 
     def _whole(self) -> dict[str, Any]:
         return self._frame | {"workers": self._workers, "jobs": self._jobs}
@@ -145,6 +161,15 @@ class Stats:
         if waiting is not None and not waiting.done():
             waiting.set_result(None)
 
+    async def _restore(self) -> None:
+        """Reads what earlier processes have kept. Without Redis, the history begins now."""
+        with contextlib.suppress(MillraceError):
+            self._history.restore(await self._service.remembered(), round(time.time()))
+
+    async def _keep(self, line: bytes) -> None:
+        with contextlib.suppress(MillraceError):
+            await self._service.remember(line)
+
     async def _read_details(self) -> None:
         """Reads what is only read for those who look: the records of workers, and the newest jobs."""
         await asyncio.gather(self._read_workers(), self._read_jobs())
@@ -153,7 +178,12 @@ class Stats:
         """Reads the records of all workers. If Redis does not answer, the last ones are shown."""
         with contextlib.suppress(*REDIS_ERRORS):
             now_ms = time.time() * 1000
-            self._workers = [_worker(worker, now_ms) for worker in await self._hub.workers()]
+            workers = await self._hub.workers()
+            silences = self._silences.take(workers, time.monotonic())
+            self._workers = [
+                worker_facts(worker, now_ms, silence_s)
+                for worker, silence_s in zip(workers, silences, strict=True)
+            ]
 
     async def _read_jobs(self) -> None:
         """Reads the newest jobs. They are None if Redis does not answer.
@@ -198,39 +228,3 @@ def stats_routes(stats: Stats) -> APIRouter:
         return StreamingResponse(stats.stream(), media_type="text/event-stream", headers=headers)
 
     return router
-
-
-def _json(value: object) -> bytes:
-    return json.dumps(value, separators=(",", ":")).encode()
-
-
-def _sse(name: str, data: bytes) -> bytes:
-    return b"event: %b\ndata: %b\n\n" % (name.encode(), data)
-
-
-def _model(model: ModelRecord | None) -> dict[str, Any] | None:
-    if model is None:
-        return None
-    return asdict(model) | {"revision": model.revision[:12]}
-
-
-def _lane(lane: LaneDepth) -> dict[str, Any]:
-    return {"entries": lane.entries, "cost": lane.cost, "oldest_s": lane.oldest_ms / 1000}
-
-
-def _worker(worker: WorkerRecord, now_ms: float) -> dict[str, Any]:
-    """`recent` lists batches: number, size, tokens, computed tokens, reason, longest wait, duration in ms."""
-    return {
-        "id": worker.id,
-        "revision": worker.revision[:12],
-        "engine": worker.engine,
-        "precision": worker.precision,
-        "arithmetic": worker.arithmetic,
-        "fallback": worker.fallback,
-        "state": worker.state,
-        "rate": worker.rate,
-        "batches": worker.batches,
-        "texts": worker.texts,
-        "age_s": round(max(now_ms - worker.started_ms, 0.0) / 1000),
-        "recent": [astuple(note) for note in worker.recent],
-    }

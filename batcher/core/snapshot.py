@@ -45,6 +45,8 @@ class WorkerRecord:
     recent: tuple[BatchNote, ...] = ()
     arithmetic: str = ""
     fallback: str = ""
+    # When its last heartbeat arrived, by the queue's clock.
+    beaten_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +191,7 @@ def _worker_record(name: str, fields: Mapping[str, str]) -> WorkerRecord | None:
             recent=decode_notes(fields.get("recent", "")),
             arithmetic=fields.get("arithmetic", ""),
             fallback=fields.get("fallback", ""),
+            beaten_ms=int(float(fields.get("beaten", 0))),
         )
     except (KeyError, ValueError):
         return None

@@ -43,6 +43,8 @@ class JobRecord:
     webhook: str = ""
     deliveries: Sequence[Mapping[str, Any]] = ()
     next_delivery_ms: int | None = None
+    # What is known of the file that it came from, as JSON; "" if it came without a file name.
+    file: str = ""
 
     def shown_to(self, owner: str) -> bool:
         """Whether `owner` may see this job; the owner "" may see all jobs."""
@@ -139,4 +141,5 @@ def read_record(job_id: str, raw: Mapping[bytes, bytes]) -> JobRecord | None:
         webhook=fields.get("webhook", ""),
         deliveries=json.loads(fields.get("deliveries", "[]")),
         next_delivery_ms=number("next_delivery_ms"),
+        file=fields.get("file", ""),
     )

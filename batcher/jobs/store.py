@@ -18,6 +18,7 @@ job in the lists, is `microseconds of its creation:id`.
 | P:jobs:sizes        | hash | place or upload -> bytes it holds, client         | TTL      | all scripts   |
 | P:jobs:bytes        | hash | bytes that jobs hold: all, and by client          | TTL      | all scripts   |
 | P:jobs:totals       | hash | ended jobs by status, texts done, since the start | TTL      | append, end   |
+| P:history           | list | what the page charts, one JSON line per second    | 15 min   | remember      |
 
 A chunk holds `chunk_texts` entries (the last one may hold fewer), so an entry's number gives its position.
 Every script is idempotent, and none changes a job that has ended. Scripts that list or count jobs first
@@ -45,6 +46,7 @@ CHUNK_TEXTS = 256
 MOST_STALLED = 5
 # Most jobs examined for one page of a list, which omits jobs of other owners.
 MOST_LOOKS = 1000
+HISTORY_S = 900  # of the page's charts, which survive a restart of the API
 
 
 def jobs_prefix(name: str) -> str:
@@ -78,7 +80,7 @@ class JobStore:
         submission = upload.submission
         args = [upload.total, upload.chunk_texts, upload.chunks, digest, self._ttl_ms, most_waiting]
         options = [submission.owner, submission.client, int(submission.keep_input), submission.trace]
-        options += [submission.batch, submission.webhook]
+        options += [submission.batch, submission.webhook, submission.file()]
         outcome, known = self._run("job_create", upload.job_id, upload.nonce, *args, *options)
         return Created(outcome.decode(), (known or b"").decode())
 
@@ -180,6 +182,18 @@ class JobStore:
             ended=counts,
         )
 
+    def remember(self, line: bytes) -> None:
+        """Adds a line to the history, of which HISTORY_S are kept for as many seconds."""
+        key, pipe = f"{self._prefix}:history", self._client.pipeline(transaction=False)
+        pipe.rpush(key, line)
+        pipe.ltrim(key, -HISTORY_S, -1)
+        pipe.expire(key, HISTORY_S)
+        pipe.execute()
+
+    def remembered(self) -> list[bytes]:
+        """The lines of the history, oldest first."""
+        return cast("list[bytes]", self._client.lrange(f"{self._prefix}:history", 0, -1))
+
     def running_ids(self) -> list[str]:
         places: Any = self._client.zrange(f"{self._prefix}:jobs:running", 0, -1)
         return [place.decode().partition(":")[2] for place in places]
@@ -209,6 +223,14 @@ class JobStore:
                 raise LookupError(f"the results of job {record.id} no longer exist")
             lines = raw.split(b"\n")[start - chunk * size : stop - chunk * size]
             yield lines
+            start += len(lines)
+
+    def labelled(self, record: JobRecord, start: int, stop: int) -> Iterator[tuple[list[bytes], Any]]:
+        """As `output`, each chunk with its texts (None for one that was too long), which must be kept."""
+        for lines in self.output(record, start, stop):
+            chunk, first = divmod(start, record.chunk_texts)
+            texts = self.input(record.id, chunk) or []
+            yield lines, texts[first : first + len(lines)]
             start += len(lines)
 
     def delete(self, job_id: str) -> bool:

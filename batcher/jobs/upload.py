@@ -29,8 +29,9 @@ class Submission:
     """Who submits a job, and how.
 
     `owner` may see it ("": every client), its bytes count against the budget of `client`, and `trace` is the
-    traceparent of the request. `batch` is what the record keeps of the batch that it belongs to, and
-    `webhook` is the URL that is notified of its end.
+    traceparent of the request. `batch` is what the record keeps of the batch that it belongs to, `webhook` is
+    the URL that is notified of its end, and `file` describes the file it came from as JSON, once that has
+    been read.
     """
 
     owner: str = ""
@@ -39,6 +40,7 @@ class Submission:
     trace: str = ""
     batch: str = ""
     webhook: str = ""
+    file: Callable[[], str] = str
 
 
 class NoRoom(Exception):

@@ -7,9 +7,12 @@ import contextlib
 import http.client
 import json
 import os
+import shutil
 import signal
 import sys
 import time
+from collections.abc import Iterator
+from pathlib import Path
 
 from api.settings import ApiSettings
 from batcher.settings import WorkerSettings
@@ -62,7 +65,8 @@ class LocalStack:
         ]
         self._jobs = [self._child(_plan("jobs", "jobs", shared, worker.drain_s))] if with_jobs else []
         self._summary = [
-            f"  redis    {_where(redis)}",
+            f"  redis    {redis.url if redis else 'as configured'}",
+            *([f"           {_where(redis)}"] if redis else []),
             f"  api      {self._base_url}",
             f"  workers  {workers}, model {worker.model}",
             *(["  jobs     1"] if with_jobs else []),
@@ -105,8 +109,17 @@ class LocalStack:
                 keeping.create_task(child.keep())
             await self._ready()
             self._settled.set()
-            say(f"ready after {time.monotonic() - started:.1f} s; Ctrl-C stops everything. Try:\n")
-            say(f"  curl -X POST {self._base_url}/predict -d '{_EXAMPLE}'\n")
+            say(f"ready after {time.monotonic() - started:.1f} s; Ctrl-C stops everything. ", end="")
+            say("\n".join(["In another terminal:\n", *self._commands(), f"\nThe page: {self._base_url}\n"]))
+
+    def _commands(self) -> Iterator[str]:
+        """Commands that work as pasted, in the directory in which this one was typed."""
+        url = f" --url {self._base_url}"
+        yield f"  curl -X POST {self._base_url}/predict -d '{_EXAMPLE}'"
+        yield f"  {typed('millrace')} classify FILE.csv -o labelled.csv{url}"
+        yield f"  {typed('millrace')} top{url}"
+        if self._redis is not None:
+            yield f"  {typed('rq')} info --url {self._redis.url}"
 
     async def _redis_answers(self) -> None:
         assert self._redis is not None
@@ -162,9 +175,16 @@ class LocalStack:
         return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-def _where(redis: EmbeddedRedis | None) -> str:
-    if redis is None:
-        return "as configured"
+def typed(command: str) -> str:
+    """How to type a command that is installed beside this one: its name if PATH finds it there."""
+    beside = Path(sys.argv[0]).with_name(command)
+    found = shutil.which(command)
+    if not beside.is_file() or (found and Path(found).resolve() == beside.resolve()):
+        return command
+    return str(beside)
+
+
+def _where(redis: EmbeddedRedis) -> str:
     return f"{redis.binary}, {f'data in {redis.data.path}' if redis.on_disk else 'nothing on disk'}"
 
 

@@ -108,7 +108,7 @@ class Child:
             started = time.monotonic()
             status = await self._process.wait()
             if status == 2:  # the process has printed the reason
-                raise CommandError(f"{self.plan.name} cannot start.")
+                raise CommandError(f"the {self.plan.name} cannot start, for the reason that it gave above.")
             if not self._settled.is_set():
                 why = self.plan.last_words()
                 because = f": {why}" if why else ""
@@ -151,6 +151,6 @@ def _describe_exit(status: int) -> str:
     return f"was ended by {signal.Signals(-status).name}"
 
 
-def say(line: str) -> None:
+def say(line: str, end: str = "\n") -> None:
     """Prints a line without buffering."""
-    print(line, flush=True)
+    print(line, end=end, flush=True)

@@ -119,5 +119,5 @@ def test_what_cannot_be_done_is_a_sentence(mill: Callable[..., Mill], tmp_path: 
     assert missing.stderr.startswith("millrace classify: file not found")
     (tmp_path / "in.csv").write_text("id,words\n1,a\n")
     column = run(house, str(tmp_path / "in.csv"))
-    assert "has no column 'text'" in column.stderr
+    assert "no column 'text'; the columns are 'id', 'words'" in column.stderr
     assert os.listdir(tmp_path) == ["in.csv"]

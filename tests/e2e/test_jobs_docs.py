@@ -23,7 +23,7 @@ def test_every_command_of_the_page_runs_as_pasted(mill: Callable[..., Mill], tmp
     house = mill()
     house.start_jobs()
     blocks = re.findall(r"```sh\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    assert len(blocks) == 5
+    assert len(blocks) == 6
     script = "echo; echo ---\n".join(blocks).replace("localhost:8000", house.base_url.removeprefix("http://"))
     ours = shlex.join([*millrace("classify"), "--url", house.base_url])
     script = script.replace("millrace classify", ours).replace("curl -s", "curl --fail-with-body -sS")
@@ -31,8 +31,11 @@ def test_every_command_of_the_page_runs_as_pasted(mill: Callable[..., Mill], tmp
         ["bash", "-euo", "pipefail", "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    files, handed_in, followed, fetched, _ = done.stdout.split("---\n")
+    files, several, handed_in, followed, fetched, _ = done.stdout.split("---\n")
     assert files.splitlines()[0] == "id,text,label,score,error"
+    assert several.splitlines()[0] == "id;text;label;score;error"
+    names = sorted(path.name for path in (tmp_path / "labelled").iterdir())
+    assert names == ["other-labelled.csv", "reviews-labelled.csv"]
     assert handed_in.count('"id":') == 3
     assert "event: end" in followed
     page, _, rest = fetched.partition("]}")

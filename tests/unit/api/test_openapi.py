@@ -55,6 +55,7 @@ def test_every_error_has_the_one_shape(schema: dict[str, Any]) -> None:
         "request_id": "string",
         "index": "integer",
         "line": "integer",
+        "columns": "array",
         "job": "string",
     }
     assert "HTTPValidationError" not in json.dumps(schema)

@@ -10,7 +10,7 @@ import pytest
 from api.stats.history import HISTORY_S, SPAN_S, CounterSample, StatsHistory
 
 BOUNDS = (0.01, 0.1, 1.0)
-START = CounterSample(0.0, 0, 0, 0, 0, waiting=0, durations=array("d", [0, 0, 0, 0, 0]))
+START = CounterSample(0.0, 0, 0, 0, 0, 0, waiting=0, durations=array("d", [0, 0, 0, 0, 0]))
 
 
 def after(
@@ -82,3 +82,13 @@ def test_history_is_bounded_and_oldest_first() -> None:
     waiting = pulse.history()["waiting"]
     assert len(waiting) == HISTORY_S
     assert (waiting[0], waiting[-1]) == (20, HISTORY_S + 19)
+
+
+def test_the_history_goes_on_where_an_earlier_process_ended() -> None:
+    """After a restart of the API, all charts were empty."""
+    earlier, later = StatsHistory(BOUNDS), StatsHistory(BOUNDS)
+    points = [earlier.add(after(START, waiting=waiting)) for waiting in (7, 8)]
+    kept = [earlier.line(point, at_s) for point, at_s in zip(points, (1000, 1001), strict=True)]
+    later.add(after(START, waiting=9))
+    later.restore([*kept, b"[1002, 1, 2]"], now_s=1005)
+    assert later.history()["waiting"] == [7, 8, None, None, 9]

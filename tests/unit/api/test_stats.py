@@ -66,6 +66,9 @@ class NoJobs:
         self.asked += 1
         return [], None
 
+    async def remembered(self) -> list[bytes]:
+        return []
+
 
 @dataclass
 class Made:

@@ -48,7 +48,7 @@ def test_a_setting_of_another_process_is_no_mistake(monkeypatch: pytest.MonkeyPa
     ("variable", "value", "said"),
     [
         ("MILLRACE_LEASE_MS", "3", "MILLRACE_LEASE_MS=3 should be greater than or equal to 200."),
-        ("MILLRACE_LEASE_MS", "soon", "MILLRACE_LEASE_MS=soon should be a valid integer"),
+        ("MILLRACE_LEASE_MS", "soon", "MILLRACE_LEASE_MS=soon must be a whole number of milliseconds."),
         ("millrace_lease_ms", "3", "MILLRACE_LEASE_MS=3 should be greater"),
         (
             "MILLRACE_LOG_LEVEL",

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import json
 from pathlib import Path
 
 import pytest
 
+from api.jobs.file_format import FormatName, Hints
 from millrace.errors import CommandError
-from millrace.text_files import CsvWriter, Format, NdjsonWriter, TextFile, format_of
+from millrace.text_files import CsvWriter, NdjsonWriter, TextFile, output_format
 
 POSITIVE = [{"label": "NEGATIVE", "score": 0.25}, {"label": "POSITIVE", "score": 0.75}]
 FAILURE = {"error": {"code": "poison", "detail": "it ends workers"}}
@@ -19,18 +21,35 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "in"
 
 
-def texts(file: Path, content: str, form: Format, column: str = "text") -> list[str]:
-    file.write_bytes(content.encode())
-    return list(TextFile(file, form, column).texts())
+def texts(file: Path, content: str | bytes, form: FormatName, column: str = "text") -> list[str]:
+    file.write_bytes(content.encode() if isinstance(content, str) else content)
+    return list(TextFile(file, Hints(column, form)).texts())
 
 
-def test_the_name_of_a_file_says_what_it_holds() -> None:
-    names = ("a.csv", "a.NDJSON", "a.jsonl", "a.txt", "a.parquet", "-")
-    assert [format_of(name) for name in names] == ["csv", "ndjson", "ndjson", "txt", None, None]
+@pytest.mark.parametrize(
+    ("path", "source", "written"),
+    [
+        ("out.csv", "txt", "csv"),
+        ("out.TSV", "csv", "tsv"),
+        ("out.jsonl", "csv", "ndjson"),
+        ("out", "json", "ndjson"),
+        ("out", "tsv", "tsv"),
+        ("out", "txt", "csv"),
+    ],
+)
+def test_the_name_of_the_output_says_what_is_written(path: str, source: FormatName, written: str) -> None:
+    assert output_format(path, source) == written
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".xlsx", ".json", ".txt"])
+def test_an_output_of_another_format_is_refused(suffix: str) -> None:
+    """`-o out.parquet` wrote CSV."""
+    with pytest.raises(CommandError, match=rf"^cannot write \{suffix} files: name the output .csv, .tsv,"):
+        output_format(f"out{suffix}", "csv")
 
 
 def test_a_text_a_line(file: Path) -> None:
-    assert texts(file, "a\n\nb, c\r\nlast", "txt", "ignored") == ["a", "", "b, c", "last"]
+    assert texts(file, "a\n\nb, c\r\nlast", "txt") == ["a", "b, c", "last"]
 
 
 def test_a_column_of_a_table(file: Path) -> None:
@@ -45,34 +64,65 @@ def test_lines_of_json(file: Path) -> None:
     assert texts(file, '"a"\n\n{"body": "b", "id": 1}\n', "ndjson", "body") == ["a", "b"]
 
 
-@pytest.mark.parametrize(
-    ("form", "content", "said"),
-    [
-        ("csv", "id,words\n1,a\n", "no column 'text'"),
-        ("csv", "", "no column 'text'"),
-        ("csv", "id,text\n1,a\n2\n", "line 3: 1 column, but the first line names 2"),
-        ("csv", "id,text\n1,one, two\n", "line 2: 3 columns, but the first line names 2"),
-        ("csv", "id,text\n1,a\n\n2,b\n", "line 3: empty line, but the first line names 2 columns"),
-        ("csv", "id,text,id\n1,a,2\n", "two columns 'id'"),
-        ("csv", 'text\n"a\n', "line 2"),
-        ("ndjson", '"a"\n{"b": 1}\n', "line 2: neither a string"),
-        ("ndjson", '"a"\n"b\n', "line 2: not valid JSON"),
-    ],
-)
-def test_what_makes_no_sense_is_told_with_its_line(file: Path, form: Format, content: str, said: str) -> None:
-    with pytest.raises(CommandError, match=said):
-        texts(file, content, form)
+COLUMN = " Choose one with --column."
+# What the user reads, word for word.
+SAID: list[tuple[str, str | bytes, str]] = [
+    ("a.csv", "id,words\n1,a\n", f", line 1: no column 'text'; the columns are 'id', 'words'.{COLUMN}"),
+    (
+        "a.csv",
+        "id,Text\n1,a\n",
+        f", line 1: no column 'text'; the columns are 'id', 'Text': did you mean 'Text'?{COLUMN}",
+    ),
+    ("a.csv", "", ": the file is empty."),
+    ("a.csv", "id,text\n1,a\n2\n", ", line 3: 1 column, but the first line names 2."),
+    ("a.csv", "id,text\n1,one, two\n", ", line 2: 3 columns, but the first line names 2."),
+    ("a.csv", "id,text\n1,a\n\n2,b\n", ", line 3: empty line, but the first line names 2 columns."),
+    ("a.csv", "id,text,id\n1,a,2\n", ", line 1: two columns are named 'id'."),
+    ("a.csv", 'text\n"a\n', ", line 2: unexpected end of data."),
+    (
+        "a.ndjson",
+        '"a"\n{"b": 1}\n',
+        f", line 2: neither a string nor an object with a string 'text'; its fields are 'b'.{COLUMN}",
+    ),
+    ("a.ndjson", '"a"\n"b\n', ", line 2: not valid JSON."),
+    (
+        "a.json",
+        '{"texts": ["a"]}',
+        ': expected a list of texts or objects, or {"text": [...]}; one object per line is NDJSON.',
+    ),
+    ("a.json", '["a", 5]', ": item 2: neither a string nor an object with a string 'text'."),
+    ("a.json", '["a", "b"', ": item 3: expected a comma or a closing bracket."),
+    ("a.json", '["a"] x', ": unexpected data after the list."),
+    (
+        "a.txt",
+        "good\nä\n".encode("latin-1"),
+        ", line 2: not valid UTF-8. Name its encoding, e.g. --encoding windows-1252.",
+    ),
+    ("a.txt", b"\x89PNG\r\n\x1a\n\0\0", ": not a text file but a PNG image."),
+    (
+        "a.xlsx",
+        b"PK\x03\x04\x14\0",
+        ": not a text file but a spreadsheet, an office document or a ZIP archive: save it as CSV.",
+    ),
+    ("a.bin", b"abc\0def", ": not a text file: it contains NUL bytes."),
+    ("a.csv.gz", gzip.compress(b"text\n" * 99, mtime=0)[:-9], ": the gzip file ends too early."),
+]
 
 
-def test_another_encoding_is_told(file: Path) -> None:
-    file.write_bytes("ä\n".encode("latin-1"))
-    with pytest.raises(CommandError, match="not UTF-8"):
-        list(TextFile(file, "txt", "text").texts())
+@pytest.mark.parametrize(("name", "content", "said"), SAID)
+def test_what_makes_no_sense_is_refused_in_words(
+    tmp_path: Path, name: str, content: str | bytes, said: str
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    with pytest.raises(CommandError) as refused:
+        list(TextFile(path, Hints()).texts())
+    assert str(refused.value) == f"{path}{said}"
 
 
-def written(file: Path, form: Format, kind: type[CsvWriter] | type[NdjsonWriter]) -> str:
+def written(file: Path, form: FormatName, kind: type[CsvWriter] | type[NdjsonWriter]) -> str:
     """What is written of two rows, of which the second has an error."""
-    source, out = TextFile(file, form, "text"), io.StringIO(newline="")
+    source, out = TextFile(file, Hints("text", form)), io.StringIO(newline="")
     writer = kind(out, source.names())
     for row, result in zip(source.rows(), (POSITIVE, FAILURE), strict=True):
         writer.write(row, result)

@@ -135,7 +135,7 @@ def test_status_of_a_mill_that_would_not_answer_is_1_with_the_reason(
 @pytest.mark.parametrize("command", [["status"], ["top", "--frames", "1"]])
 def test_nobody_there_is_a_sentence_and_1(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*command, "--url", "http://127.0.0.1:9"]) == 1
-    assert "http://127.0.0.1:9 does not answer" in capsys.readouterr().err
+    assert "nothing listens at http://127.0.0.1:9" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("status", "frame"), [(404, {}), (200, "hello")])

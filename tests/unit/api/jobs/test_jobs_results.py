@@ -140,3 +140,32 @@ async def test_a_job_whose_time_is_over_is_not_listed(api: JobsApi) -> None:
 @pytest.mark.parametrize("params", [{"status": "lost"}, {"limit": 0}, {"limit": 1001}, {"cursor": "x"}])
 async def test_a_list_is_asked_for_with_sense(api: JobsApi, params: dict[str, Any]) -> None:
     assert_problem(await api.get("", **params), 422, "invalid_request")
+
+
+async def test_kept_texts_come_with_their_results(api: JobsApi) -> None:
+    body = {"text": ["a, b", "c"]}
+    job = (await api.client.post("/jobs?keep_input=true", json=body)).json()["id"]
+    api.finish(api.start(job), POSITIVE, FAILURE)
+
+    async def results(kind: str, **params: object) -> str:
+        path = f"/jobs/{job}/predictions"
+        query = {"texts": "true", **params}
+        return (await api.client.get(path, params=query, headers={"accept": kind})).text
+
+    first, second = map(json.loads, (await results("application/x-ndjson")).splitlines())
+    assert first == {"text": "a, b", "prediction": POSITIVE}
+    assert second == {"text": "c", **FAILURE}
+    assert json.loads(await results("application/json"))["predictions"] == [first, second]
+    assert (await results("text/csv")).splitlines() == [
+        "index,text,label,score,error",
+        '0,"a, b",POSITIVE,0.75,',
+        "1,c,,,inference_failed",
+    ]
+    assert (await results("text/csv", offset=1)).splitlines()[1:] == ["1,c,,,inference_failed"]
+
+
+async def test_texts_that_are_not_kept_do_not_come_with_their_results(api: JobsApi) -> None:
+    job = await api.new("a")
+    api.finish(api.start(job), POSITIVE)
+    answer = await api.get(f"/{job}/predictions", texts=True)
+    assert (answer.status_code, answer.json()["code"]) == (404, "no_texts")

@@ -34,7 +34,7 @@ CHUNKS = [[LABELS, ERROR], [LABELS, LABELS]]
 
 
 def text_of(kind: PageType, offset: int, end: int, chunks: list[list[bytes]]) -> str:
-    return b"".join(page(kind, RECORD, offset, end, chunks)).decode()
+    return b"".join(page(kind, RECORD, offset, end, [(lines, None) for lines in chunks])).decode()
 
 
 def test_a_running_job_tells_how_long_it_will_take() -> None:

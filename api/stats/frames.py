@@ -1,0 +1,46 @@
+"""The parts of a frame as JSON, and frames as server-sent events."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, astuple
+from typing import Any
+
+from batcher.core.snapshot import LaneDepth, ModelRecord, WorkerRecord
+
+
+def to_json(value: object) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode()
+
+
+def sse(name: str, data: bytes) -> bytes:
+    return b"event: %b\ndata: %b\n\n" % (name.encode(), data)
+
+
+def model_facts(model: ModelRecord | None) -> dict[str, Any] | None:
+    if model is None:
+        return None
+    return asdict(model) | {"revision": model.revision[:12]}
+
+
+def lane_facts(lane: LaneDepth) -> dict[str, Any]:
+    return {"entries": lane.entries, "cost": lane.cost, "oldest_s": lane.oldest_ms / 1000}
+
+
+def worker_facts(worker: WorkerRecord, now_ms: float, silence_s: float) -> dict[str, Any]:
+    """`recent` lists batches: number, size, tokens, computed tokens, reason, longest wait, duration in ms."""
+    return {
+        "id": worker.id,
+        "revision": worker.revision[:12],
+        "engine": worker.engine,
+        "precision": worker.precision,
+        "arithmetic": worker.arithmetic,
+        "fallback": worker.fallback,
+        "state": worker.state,
+        "rate": worker.rate,
+        "batches": worker.batches,
+        "texts": worker.texts,
+        "silent_s": silence_s,
+        "age_s": round(max(now_ms - worker.started_ms, 0.0) / 1000),
+        "recent": [astuple(note) for note in worker.recent],
+    }

@@ -1,0 +1,135 @@
+"""What a file of texts is found to be, by name and content; the command and the upload share it."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterator
+from contextlib import suppress
+
+import pytest
+
+from api.jobs.file_format import BadFile, FileFormat, Hints, detect
+from api.jobs.file_rows import FileRows
+from tests.unit.api.jobs.jobs_api import JobsApi
+
+
+def in_blocks(content: bytes, size: int) -> Iterator[bytes]:
+    return (content[at : at + size] for at in range(0, len(content), size))
+
+
+def texts(name: str, content: bytes, hints: Hints = Hints(), size: int = 7) -> list[str]:  # noqa: B008
+    return [row[hints.column] for row in FileRows(in_blocks(content, size), name, hints)]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "found"),
+    [
+        ("a.csv", b"id,text\n", "CSV, separated by commas, UTF-8"),
+        ("a.csv", b"id;text\n1;a, b, c\n", "CSV, separated by semicolons, UTF-8"),
+        ("a.csv", b"a,b;text\n", "CSV, separated by semicolons, UTF-8"),
+        ("A.CSV", b'"x;y;z",text\n', "CSV, separated by commas, UTF-8"),
+        ("a.csv", b"words|id\n", "CSV, separated by vertical bars, UTF-8"),
+        ("a.tsv", b"id\ttext\n", "TSV, separated by tabs, UTF-8"),
+        ("a.jsonl", b'"a"\n', "NDJSON, UTF-8"),
+        ("a.json", b'{"text": ["a"]}', "JSON, UTF-8"),
+        ("a.txt", b"id,text\n", "TXT, UTF-8"),
+        ("a.txt", "ä".encode("utf-16"), "TXT, UTF-16"),
+        ("a.csv.gz", gzip.compress(b"id;text\n", mtime=0), "CSV, separated by semicolons, UTF-8, gzip"),
+        # without a known suffix, as standard input: by content
+        ("", b'{"text": "a"}\n{"text": "b"}\n', "NDJSON, UTF-8"),
+        ("", b'{"text": ["a"]}', "JSON, UTF-8"),
+        ("", b'[\n "a"\n]', "JSON, UTF-8"),
+        ("", b"id;text\n1;a\n", "CSV, separated by semicolons, UTF-8"),
+        ("", b"id\ttext\n1\ta\n", "TSV, separated by tabs, UTF-8"),
+        ("", b"Hello, text and more\n", "TXT, UTF-8"),
+        ("notes.log", b'"Good", she said.\n', "TXT, UTF-8"),
+    ],
+)
+def test_a_format_is_found(name: str, content: bytes, found: str) -> None:
+    assert str(detect(name, content)) == found
+
+
+def test_what_the_user_says_counts() -> None:
+    hints = Hints("b", "csv", "\t", "windows-1252")
+    assert detect("a.txt", b"a\tb\n", hints) == FileFormat("csv", "\t", "cp1252")
+    with pytest.raises(BadFile, match="unknown encoding 'rot13'"):
+        detect("a.txt", b"a", Hints(encoding="rot13"))
+
+
+@pytest.mark.parametrize("size", [1, 2, 64, 10**6])
+def test_texts_do_not_depend_on_how_they_arrive(size: int) -> None:
+    wanted = ["one", 'two "2"\nlines', "ä€😀", ""]
+    table = 'id;text\r\n1;one\r\n2;"two ""2""\nlines"\r\n3;ä€😀\r\n4;\r\n'
+    assert texts("a.csv", table.encode(), size=size) == wanted
+    assert texts("a.csv", table.encode("utf-16"), size=size) == wanted
+    assert texts("a.csv.gz", gzip.compress(table.encode()), size=size) == wanted
+    assert texts("a.csv", table.replace("€😀", "").encode("cp1252"), Hints(encoding="cp1252"), size) == [
+        *wanted[:2], "ä", "",
+    ]  # fmt: skip
+    for value in (wanted, {"text": wanted}, [{"n": [1, {}], "text": text} for text in wanted]):
+        for ascii_only in (True, False):
+            content = json.dumps(value, ensure_ascii=ascii_only, indent=1).encode()
+            assert texts("a.json", content, size=size) == wanted
+
+
+def test_several_gzip_members_are_one_file() -> None:
+    assert texts("a.txt.gz", gzip.compress(b"a\n") + gzip.compress(b"b\n")) == ["a", "b"]
+
+
+@pytest.mark.parametrize("content", [b"[" * 60_000, b"a\rb,c\rd\n", b'"' * 60_000, b"{" * 60_000])
+@pytest.mark.parametrize("name", ["", "a.csv", "a.json", "a.ndjson"])
+def test_hostile_files_are_refused_and_nothing_else(name: str, content: bytes) -> None:
+    with suppress(BadFile):
+        assert all(isinstance(text, str) for text in texts(name, content, size=4096))
+
+
+def test_a_long_json_item_is_read_in_parts() -> None:
+    long = "word " * 50_000
+    assert texts("a.json", json.dumps(["a", long, "b"]).encode(), size=1000) == ["a", long, "b"]
+    with pytest.raises(BadFile, match="item 1: not valid JSON"):
+        texts("a.json", b'["' + b"a" * 3_000_000, size=65_536)
+
+
+async def test_an_uploaded_file_becomes_a_job_that_says_how_it_was_read(api: JobsApi) -> None:
+    table = gzip.compress("id;review\n1;gut\n2;schön\n".encode())
+    query = {"filename": "reviews.csv.gz", "column": "review", "keep_input": "true"}
+    answer = await api.client.post("/jobs", params=query, content=table)
+    assert answer.status_code == 202, answer.text
+    job = answer.json()
+    assert job["total"] == 2
+    assert job["file"] == {
+        "name": "reviews.csv.gz",
+        "format": "csv",
+        "delimiter": ";",
+        "encoding": "utf-8",
+        "gzipped": True,
+        "column": "review",
+        "description": "CSV, separated by semicolons, UTF-8, gzip",
+    }
+    assert (await api.get(f"/{job['id']}")).json()["file"] == job["file"]
+    texts = (await api.get(f"/{job['id']}/texts")).text
+    assert texts == '"gut"\n"schön"\n'
+
+
+async def test_a_wrong_column_names_those_there_are(api: JobsApi) -> None:
+    answer = await api.client.post("/jobs?filename=a.csv", content=b"id,Text\n1,a\n")
+    assert answer.status_code == 422
+    assert answer.json()["columns"] == ["id", "Text"]
+    (problem,) = answer.json()["detail"]
+    assert problem["msg"] == "line 1: no column 'text'; the columns are 'id', 'Text': did you mean 'Text'?"
+
+
+async def test_an_image_does_not_become_a_job(api: JobsApi) -> None:
+    """The page made a job of 147 texts from a PNG."""
+    answer = await api.client.post("/jobs?filename=cat.png", content=b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR")
+    assert answer.status_code == 422
+    assert answer.json()["detail"][0]["msg"] == "not a text file but a PNG image"
+    assert api.held() == []
+
+
+async def test_a_small_gzip_file_may_not_hold_more_than_a_large_body(start: object) -> None:
+    api = await start(max_job_body_bytes=100_000)  # type: ignore[operator]
+    answer = await api.client.post("/jobs?filename=a.txt.gz", content=gzip.compress(b"word\n" * 100_000))
+    assert answer.status_code == 413
+    assert api.held() == []

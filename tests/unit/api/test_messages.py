@@ -1,0 +1,66 @@
+"""What people read when a request is wrong, word for word."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.unit.api.pretended import Service
+
+BODIES = [
+    (b'{"texts": ["a"]}', 'unknown field: did you mean "text"?'),
+    (b'{"inputs": ["a"]}', 'unknown field: did you mean "text"?'),
+    (b'{"txt": ["a"]}', 'unknown field: did you mean "text"?'),
+    (b'{"model": 1}', 'unknown field: the body is {"text": ["...", ...]}'),
+    (b"{'text': ['a']}", "JSON needs double quotes at character 2"),
+    (b"{\"text\": ['a']}", "text 0: JSON needs double quotes at character 11"),
+    (b'{"text": ["a",]}', "text 1: a comma too many before ] at character 15"),
+    (b'{"text": ["a"],}', "a comma too many before } at character 16"),
+    (b'{"text": ["a" "b"]}', 'text 1: expected "," or "]" at character 15'),
+    (b'{"text": ["a", "b"}', 'text 2: expected "," or "]" at character 19'),
+    (b'{"text": ["a"]} x', "unexpected data after the object at character 17"),
+    (b'{"text": ["a"', "text 1: unexpected end of the body"),
+    (b"hello", 'not valid JSON: must be an object with the field "text" at character 1'),
+    (b'{"text": "a"}', "must be a list of strings"),
+]
+
+
+@pytest.mark.parametrize(("body", "said"), BODIES)
+async def test_a_wrong_body_is_refused_in_words(service: Service, body: bytes, said: str) -> None:
+    answer = await service.client.post("/predict", content=body)
+    assert answer.status_code == 422
+    assert [problem["msg"] for problem in answer.json()["detail"]] == [said]
+    assert answer.headers["link"] == '</docs>; rel="help"'
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("/v1/predict", "no such route; did you mean /predict? /docs lists all routes"),
+        ("/predicts", "no such route; did you mean /predict? /docs lists all routes"),
+        ("/job", "no such route; did you mean /jobs? /docs lists all routes"),
+        ("/healthz", "no such route; did you mean /health? /docs lists all routes"),
+        ("/xyzzy", "no such route; /docs lists all routes"),
+    ],
+)
+async def test_an_unknown_route_names_the_one_that_was_meant(service: Service, path: str, said: str) -> None:
+    answer = await service.client.get(path)
+    assert (answer.status_code, answer.json()["detail"]) == (404, said)
+    assert answer.headers["link"] == '</docs>; rel="help"'
+
+
+async def test_a_wrong_method_names_the_right_one(service: Service) -> None:
+    answer = await service.client.get("/predict?text=a")
+    assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
+    assert answer.json()["detail"] == "this route takes POST; /docs shows how"
+
+
+async def test_a_slash_too_many_is_answered(service: Service) -> None:
+    answer = await service.client.post("/predict/", json={"text": ["a"]})
+    assert answer.status_code == 200
+    assert len(answer.json()["predictions"]) == 1
+
+
+@pytest.mark.parametrize("path", ["/redoc", "/docs/", "/swagger"])
+async def test_other_names_of_the_reference_lead_to_it(service: Service, path: str) -> None:
+    answer = await service.client.get(path)
+    assert (answer.status_code, answer.headers["location"]) == (307, "/docs")

@@ -1,0 +1,131 @@
+"""What people read at the terminal when something is wrong, word for word."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from millrace.__main__ import main
+from millrace.local.stack import typed
+
+
+def said(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    try:
+        status = main(words)
+    except SystemExit as ended:
+        status = ended.code
+    assert status == 2
+    return capsys.readouterr().err
+
+
+def test_without_a_command_the_help_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert said(capsys).startswith("usage: millrace [-h] [--version] COMMAND ...")
+
+
+@pytest.mark.parametrize(
+    ("words", "last"),
+    [
+        (("up", "--prot", "80"), "millrace up: error: unknown argument --prot; did you mean --port?"),
+        (("up", "--xyzzy"), "millrace up: error: unknown argument --xyzzy"),
+        (
+            ("classify", "x.csv", "--kolumn=a"),
+            "millrace classify: error: unknown argument --kolumn=a; did you",
+        ),
+    ],
+)
+def test_a_wrong_option_names_the_one_that_was_meant(
+    capsys: pytest.CaptureFixture[str], words: tuple[str, ...], last: str
+) -> None:
+    lines = said(capsys, *words).splitlines()
+    assert lines[0].startswith(f"usage: millrace {words[0]}")
+    assert lines[-1].startswith(last)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "sentence"),
+    [
+        ("MILLRACE_URL", "x", "unknown setting MILLRACE_URL: the address of a service is an option: --url."),
+        ("MILLRACE_WINDOW_MS", "abc", "MILLRACE_WINDOW_MS=abc must be a number of milliseconds."),
+        ("MILLRACE_MAX_TEXTS", "many", "MILLRACE_MAX_TEXTS=many must be a whole number."),
+    ],
+)  # fmt: skip
+def test_config_lists_everything_although_a_variable_is_wrong(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    variable: str,
+    value: str,
+    sentence: str,
+) -> None:
+    """It said which command lists all settings, and listed none."""
+    monkeypatch.setenv(variable, value)
+    monkeypatch.setenv("MILLRACE_API_KEYS", "web:" + "a" * 64)
+    assert main(["config"]) == 2
+    printed = capsys.readouterr()
+    assert printed.err == f"millrace config: {sentence}\n"
+    assert "MILLRACE_PORT" in printed.out
+    assert "MILLRACE_LEASE_MS" in printed.out
+    assert "aaaa" not in printed.out
+
+
+def test_a_model_is_checked_before_anything_starts(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """The reason stood eight lines up inside a JSON line, between "listening" and "stopped"."""
+    data = tmp_path / "data"
+    words = ("up", "--port", "0", "--data-dir", str(data), "--model")
+    assert said(capsys, *words, "gpt2") == (
+        "millrace up: the worker cannot start: gpt2 is not a directory, and not default, stub or "
+        "org/name@commit either. A model of the Hugging Face Hub is fetched with "
+        "`python -m model_store pull ORG/gpt2@main`.\n"
+    )
+    assert not data.exists()
+
+
+@pytest.mark.parametrize(("command", "url"), [("status", "127.0.0.1:9"), ("status", "http://127.0.0.1:9/")])
+def test_a_service_that_does_not_run_is_named_with_a_way_out(
+    capsys: pytest.CaptureFixture[str], command: str, url: str
+) -> None:
+    assert main([command, "--url", url]) == 1
+    assert capsys.readouterr().err == (
+        f"millrace {command}: nothing listens at http://127.0.0.1:9: start a service with `millrace up`, or "
+        "name another with --url.\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("in.csv", "-o", "in.csv"), "in.csv is the input: choose another name, or replace it with --force."),
+        (("in.csv", "-o", "o.zip"), "cannot write .zip files: name the output .csv, .tsv, .ndjson, .jsonl."),
+        (("in.csv", "--delimiter", "ab"), "--delimiter ab is not a single punctuation mark or \\t."),
+        ((".",), ". is a directory: name the files in it."),
+        (("none.csv",), "file not found: none.csv."),
+        (("in.csv", "in.csv"), "several files need a directory for their results: -o DIRECTORY."),
+        (("in.csv", "-o", "."), ". is a directory: name a file."),
+    ],
+)  # fmt: skip
+def test_a_file_that_cannot_be_used_is_named(
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    words: tuple[str, ...],
+    sentence: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in.csv").write_text("text\na\n")
+    assert said(capsys, "classify", *words) == f"millrace classify: {sentence}\n"
+
+
+def test_commands_are_printed_as_they_must_be_typed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """`millrace` is not on PATH after `make run`."""
+    installed = tmp_path / ".venv/bin"
+    installed.mkdir(parents=True)
+    for name in ("millrace", "rq"):
+        (installed / name).write_text("#!/bin/sh\n")
+        (installed / name).chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", [".venv/bin/millrace", "up"])
+    assert [typed("millrace"), typed("rq"), typed("other")] == [".venv/bin/millrace", ".venv/bin/rq", "other"]
+    monkeypatch.setenv("PATH", str(installed))
+    assert typed("millrace") == "millrace"
