@@ -26,6 +26,7 @@ from typing import Literal
 from model_store import hardware
 from model_store.artefact import (
     MANIFEST,
+    TOKENIZER,
     Manifest,
     check_seal,
     has_manifest,
@@ -33,7 +34,7 @@ from model_store.artefact import (
     read_manifest,
     revision,
 )
-from model_store.checkpoint import read_checkpoint
+from model_store.checkpoint import Checkpoint, read_checkpoint
 from model_store.classifier import Engine, Weights
 from model_store.errors import EngineUnavailable, GateFailed, ModelError, ModelNotFound
 
@@ -93,7 +94,7 @@ def prepare(reference: str, engine: EngineChoice, precision: PrecisionChoice, ar
             if (out / MANIFEST).is_file():
                 log.warning("%s has another format: building it again", out, extra={"action": "model.build"})
             with _gate_remembered(_refusal(artefact_dir, named, chosen)):
-                _build(path, out, name, chosen, weights)
+                _build(checkpoint, out, name, chosen, weights)
     return out
 
 
@@ -129,16 +130,26 @@ def _check_choice(path: Path, manifest: Manifest, engine: EngineChoice, precisio
         )
 
 
-def _build(checkpoint: Path, out: Path, name: str, engine: Engine, weights: Weights) -> None:
-    missing = [package for package in ("torch", "transformers") if not find_spec(package)]
+def _build(checkpoint: Checkpoint, out: Path, name: str, engine: Engine, weights: Weights) -> None:
+    missing = [package for package in _needed(checkpoint, engine, weights) if not find_spec(package)]
     if missing:
         raise EngineUnavailable(
-            f"{checkpoint} has not been built for {engine} with {weights} weights, and this machine lacks "
-            f"{' and '.join(missing)} to build it; run `python -m model_store build` on another one."
+            f"{checkpoint.path} has not been built for {engine} with {weights} weights, and this machine "
+            f"lacks {' and '.join(missing)} to build it; run `python -m model_store build` on another one."
         )
     from model_store.build import build
 
-    build(checkpoint, out, name=name, engine=engine, weights=weights)
+    build(checkpoint.path, out, name=name, engine=engine, weights=weights)
+
+
+def _needed(checkpoint: Checkpoint, engine: Engine, weights: Weights) -> list[str]:
+    """The packages that a build needs and a worker does not."""
+    from model_store.probing import sealed_probes
+
+    needed = ["nncf"] if weights == "int8" else []
+    if engine == "torch" or not checkpoint.packable or sealed_probes(checkpoint) is None:
+        return [*needed, "torch", "transformers"]
+    return needed if (checkpoint.path / TOKENIZER).is_file() else [*needed, "transformers"]
 
 
 def _pulled(reference: str, hub: re.Match[str], artefact_dir: Path) -> Path:
