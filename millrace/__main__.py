@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Protocol, cast
 
 from millrace.errors import CommandError
+from millrace.installation import DISTRIBUTION, check_packages
 
 # Commands and their summaries. Each is a module of this package with `add_arguments` and `run`.
 COMMANDS = {
@@ -44,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     name = next((word for word in words if not word.startswith("-")), "")
     try:
+        check_packages()
         command = _command(name) if name in COMMANDS else None
         args = _parser(name, command).parse_args(words)
         assert command is not None, "argparse rejects unknown commands"
@@ -79,7 +81,7 @@ class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         from importlib.metadata import version
 
-        print(f"millrace {version('millrace')}")
+        print(f"millrace {version(DISTRIBUTION)}")
         parser.exit()
 
 

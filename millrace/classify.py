@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Submits the file, waits for the job, and writes the results."""
     if find_spec("httpx") is None or find_spec("rich") is None:
-        raise CommandError("required packages are missing: pip install 'millrace[cli]'.")
+        raise CommandError("required packages are missing: pip install 'millrace-server[cli]'.")
     from millrace.job_client import JobClient
 
     with _input(args) as source, JobClient(args.url, read_key(args.api_key_file)) as client:

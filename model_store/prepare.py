@@ -46,6 +46,7 @@ PrecisionChoice = Literal["auto", "f32", "bf16", "int8"]
 # What decides how int8 weights are made and computed, beside the processor.
 _LIBRARIES = ("openvino", "nncf", "torch", "transformers", "tokenizers")
 DEFAULT = Path(__file__).parent / "default"
+_EXTRAS = {"openvino": "worker", "torch": "build"}
 _HUB_REFERENCE = re.compile(r"(?P<org>[\w.-]+)/(?P<name>[\w.-]+)@(?P<commit>[0-9a-f]{7,40})")
 
 
@@ -53,7 +54,9 @@ def locate(reference: str, artefact_dir: Path) -> tuple[str, Path]:
     """The model's name and directory. Raises ModelNotFound, which says what to do."""
     if reference == "default":
         if not DEFAULT.is_dir():
-            raise ModelNotFound("This installation does not include the default model.")
+            raise ModelNotFound(
+                "The default model is not installed: install millrace-server-model, or choose another model."
+            )
         return "default", DEFAULT
     path = Path(reference).expanduser()
     if path.is_dir():
@@ -104,11 +107,12 @@ def choose(engine: EngineChoice, precision: PrecisionChoice) -> tuple[Engine, We
     Raises EngineUnavailable if the engine or the precision is not available.
     """
     if engine == "auto":
-        engine = "torch" if hardware.has_cuda() else "openvino"
-        if not find_spec(engine):
-            engine = "torch"
+        openvino = find_spec("openvino") or not find_spec("torch")
+        engine = "openvino" if openvino and not hardware.has_cuda() else "torch"
     if not find_spec(engine):
-        raise EngineUnavailable(f"The engine {engine} is not installed.")
+        raise EngineUnavailable(
+            f"{engine} is not installed: pip install 'millrace-server[{_EXTRAS[engine]}]'."
+        )
     if engine == "torch" and precision == "int8":
         raise EngineUnavailable(
             "The torch engine does not support int8; use engine openvino, or precision bf16 or f32."

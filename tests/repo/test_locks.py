@@ -17,7 +17,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
 # The extras of pyproject.toml in each; a file begins with `-r` of the one before.
-CHAIN = {"api": (), "worker": ("worker",), "build": ("worker", "build"), "dev": None}
+CHAIN = {"api": (), "worker": ("worker",), "build": ("worker", "models"), "dev": None}
 AGAIN = "run scripts/lock and commit what it writes"
 # Torch's files differ from index to index, and so does what they bring along.
 UNLOCKED = re.compile(r"torch|triton|(nvidia|cuda)-.+")
