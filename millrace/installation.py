@@ -40,9 +40,9 @@ def check_packages() -> None:
     for other in distributions():
         # Names are compared last, because reading one parses the whole metadata.
         record = "\n" + (other.read_text("RECORD") or "")
-        package = next((one for one in PACKAGES if f"\n{one}/" in record), None)
-        if package and re.sub(r"[-_.]+", "-", other.name).lower() not in _OURS:
+        taken = next((one for one in PACKAGES if f"\n{one}/" in record), None)
+        if taken and re.sub(r"[-_.]+", "-", other.name).lower() not in _OURS:
             raise CommandError(
-                f"the distribution {other.name} {other.version} installed files into the package {package}, "
+                f"the distribution {other.name} {other.version} installed files into the package {taken}, "
                 f"which belongs to this program: uninstall {other.name}, then install {DISTRIBUTION} again."
             )
