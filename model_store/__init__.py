@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from model_store.classifier import Classifier, Layout, ModelInfo, Precision, Tokens, Verdict
-from model_store.errors import EngineUnavailable, ModelError
+from model_store.errors import ModelError
 
 __all__ = ["Classifier", "Layout", "ModelError", "ModelInfo", "Precision", "Tokens", "Verdict", "load"]
 
@@ -38,12 +38,7 @@ def load(
         variant = variant if kind == "stub" else ""
         return StubClassifier(batch_ms=stub_batch_ms, token_ms=stub_token_ms, variant=variant)
 
-    try:
-        from model_store.choosing import Wanted, load_proven
-    except ModuleNotFoundError as error:
-        raise EngineUnavailable(
-            f"A worker needs {error.name}, which is not installed: pip install 'millrace-server[worker]'."
-        ) from error
+    from model_store.choosing import Wanted, load_proven
 
     wanted = Wanted(reference, engine, precision, layout, threads, artefact_dir.expanduser())
     return load_proven(wanted)
