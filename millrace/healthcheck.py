@@ -30,9 +30,13 @@ def port_of(words: list[str]) -> int:
 def main() -> int:
     """Exit status 1 if the process does not answer. One that does not listen counts as healthy."""
     port = port_of(Path("/proc/1/cmdline").read_text().split("\0"))
-    if port:
-        # An error status raises, too.
-        urllib.request.urlopen(f"http://127.0.0.1:{port}/livez", timeout=_TIMEOUT_S).close()
+    url = f"http://127.0.0.1:{port}/livez"
+    try:
+        if port:
+            urllib.request.urlopen(url, timeout=_TIMEOUT_S).close()
+    except OSError as error:  # an error status, too
+        print(f"{url}: {error}", file=sys.stderr)
+        return 1
     return 0
 
 
