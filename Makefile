@@ -28,7 +28,8 @@ install: $(STAMP) ## create .venv with everything that tests and checks need (TO
 $(STAMP): pyproject.toml client/pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	scripts/install-torch
-	$(BIN)/pip install -c constraints.txt -e ".[dev]" -e ./client
+	extras=dev; if $(BIN)/pip show --quiet torch 2>/dev/null; then extras=dev,train; fi; \
+	$(BIN)/pip install -c constraints.txt -e ".[$$extras]" -e ./client
 	@touch $(RUN_STAMP) $@
 
 # What running needs, a fifth of the rest.
