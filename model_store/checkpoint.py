@@ -130,9 +130,10 @@ def _shards(path: Path) -> list[Path]:
 
 
 def _is_packable(architecture: str, config: dict[str, Any]) -> bool:
+    family = architecture.removesuffix("ForSequenceClassification")
     return (
-        architecture.removesuffix("ForSequenceClassification") in _PACKABLE
-        and config.get("activation", config.get("hidden_act", "gelu")) in _ACTIVATIONS
+        family in _PACKABLE
+        and config.get("activation" if family == "DistilBert" else "hidden_act", "gelu") in _ACTIVATIONS
         and not config.get("is_decoder", False)
         and config.get("position_embedding_type", "absolute") == "absolute"
     )

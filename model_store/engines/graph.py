@@ -107,12 +107,14 @@ def _check_sizes(checkpoint: Checkpoint, about: Encoder, weights: Safetensors) -
         raise ModelUnsupported(
             f"{checkpoint.path} has a width of {width}, which {about.heads} heads do not divide."
         )
+    outputs = f"{about.head[1]}.bias"
     for name, rows in (
         (f"{tables}word_embeddings.weight", checkpoint.vocabulary or 0),
         (f"{tables}position_embeddings.weight", checkpoint.max_tokens + about.skipped),
-        (f"{about.head[1]}.bias", len(checkpoint.labels)),
+        (outputs, len(checkpoint.labels)),
     ):
-        if (found := weights.shape(name)[0]) < rows:
+        found = weights.shape(name)[0]
+        if found < rows or (name == outputs and found > rows):
             raise ModelUnsupported(
                 f"{checkpoint.path} needs {rows} rows of {name} according to its config, but has {found}."
             )

@@ -102,6 +102,7 @@ def test_shards_are_read(checkpoint: Path, tmp_path: Path) -> None:
         ({"vocab_size": 40_000}, "needs 40000 rows of distilbert.embeddings.word_embeddings.weight"),
         ({"max_position_embeddings": 512}, "needs 512 rows of .*position_embeddings.weight"),
         ({"id2label": dict(enumerate("abc"))}, "needs 3 rows of classifier.bias"),
+        ({"id2label": {"0": "a"}}, "needs 1 rows of classifier.bias"),
         ({"n_heads": 3}, "has a width of 32, which 3 heads do not divide"),
         ({"n_layers": 3}, "lacks some of the model's weights, such as distilbert.transformer.layer.2"),
     ],
