@@ -3,9 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+RUN_STAMP := $(VENV)/.installed-to-run
 # Index to install torch from, if not the default index of pip, e.g. an index of CPU-only wheels.
-TORCH_INDEX ?=
-TORCH := torch==2.13.0
+export TORCH_INDEX
 # Options for `make run`, e.g. make run ARGS="--port 9000 --workers 2"
 ARGS ?=
 # The script for `make load`; PROFILE=short takes a twentieth of the time.
@@ -23,17 +23,23 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: install
-install: $(STAMP) ## create .venv with all dependencies and .venv/bin/millrace
+install: $(STAMP) ## create .venv with everything that tests and checks need (TORCH_INDEX=URL)
 
-# Torch is installed first and pinned: a wider range could select builds that are gigabytes larger.
 $(STAMP): pyproject.toml client/pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) -c constraints.txt $(TORCH)
-	$(BIN)/pip install -c constraints.txt -e ".[dev]" -e ./client
+	scripts/install-torch
+	extras=dev; if $(BIN)/pip show --quiet torch 2>/dev/null; then extras=dev,train; fi; \
+	$(BIN)/pip install -c constraints.txt -e ".[$$extras]" -e ./client
+	@touch $(RUN_STAMP) $@
+
+# What running needs, a fifth of the rest.
+$(RUN_STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -c constraints.txt -e ".[worker,cli]"
 	@touch $@
 
 .PHONY: run
-run: $(STAMP) ## start Redis, API and worker on http://127.0.0.1:8000 (ARGS="--port 9000 --workers 2")
+run: $(if $(wildcard $(STAMP)),$(STAMP),$(RUN_STAMP)) ## start Redis, API and worker on http://127.0.0.1:8000 (ARGS="--port 9000 --workers 2")
 	@exec $(BIN)/millrace up $(if $(REDIS_URL)$(MILLRACE_REDIS_URL)$(findstring --redis-url,$(ARGS)),,--data-dir data) $(ARGS)
 
 .PHONY: test
@@ -100,6 +106,11 @@ manifests: $(STAMP) ## check the Kubernetes manifests, images and workflow files
 load: $(STAMP) ## run a load test (SCRIPT=load, PROFILE=short, ARGS="-e RATE=50"; BASE_URL for a running service)
 	@PROFILE=$(PROFILE) scripts/load $(SCRIPT) $(ARGS)
 
+.PHONY: wheels
+wheels: $(RUN_STAMP) ## build the wheels of the service and of its default model in dist/
+	rm -rf build packaging/model/build
+	$(BIN)/pip wheel --no-deps --wheel-dir dist . ./packaging/model
+
 .PHONY: images
 images: ## build both container images with docker or podman (TAG=...)
 	scripts/build-images
@@ -111,5 +122,5 @@ format: $(STAMP) ## format the code
 
 .PHONY: clean
 clean: ## remove build outputs and caches; keeps .venv and data
-	rm -rf build dist *.egg-info client/build client/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf build dist *.egg-info client/build client/*.egg-info packaging/model/build packaging/model/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -exec rm -rf {} +

@@ -30,7 +30,7 @@ def check() -> None:
         try:
             import_module(package)
         except ImportError as error:
-            message = f"MILLRACE_TRACING requires {error.name}. Run: pip install 'millrace[otel]'"
+            message = f"MILLRACE_TRACING requires {error.name}. Run: pip install 'millrace-server[otel]'"
             raise TracingUnavailable(message) from None
 
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Protocol, cast
 
 from millrace.errors import CommandError
+from millrace.installation import DISTRIBUTION, check_packages
 
 # Commands and their summaries. Each is a module of this package with `add_arguments` and `run`.
 COMMANDS = {
@@ -49,6 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _parser("", None)[0].print_help(sys.stderr)
         return 2
     try:
+        check_packages()
         command = _command(name) if name in COMMANDS else None
         args = _parsed(words, name, command)
         assert command is not None, "argparse rejects unknown commands"
@@ -98,7 +100,7 @@ class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         from importlib.metadata import version
 
-        print(f"millrace {version('millrace')}")
+        print(f"millrace {version(DISTRIBUTION)}")
         parser.exit()
 
 

@@ -68,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Submits each file, waits for its job, and writes the results."""
     if find_spec("httpx") is None or find_spec("rich") is None:
-        raise CommandError("required packages are missing: pip install 'millrace[cli]'.")
+        raise CommandError("required packages are missing: pip install 'millrace-server[cli]'.")
     from millrace.job_client import JobClient
 
     hints = Hints(args.column, args.format, _delimiter(args.delimiter), args.encoding)

@@ -24,6 +24,6 @@ def run(args: argparse.Namespace) -> int:
     except ModelError as error:
         raise CommandError(str(error)) from None
     except ModuleNotFoundError as error:
-        raise CommandError(f"{error.name} is not installed: pip install 'millrace[build]'.") from None
+        raise CommandError(f"{error.name} is not installed: pip install 'millrace-server[build]'.") from None
     print(f"pushed as {reference}")
     return 0

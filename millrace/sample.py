@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Writes the file to label."""
     if find_spec("httpx") is None or find_spec("rich") is None:
-        raise CommandError("required packages are missing: pip install 'millrace[cli]'.")
+        raise CommandError("required packages are missing: pip install 'millrace-server[cli]'.")
     from millrace.job_client import JobClient
 
     if args.output.exists():

@@ -36,7 +36,7 @@ class StatsClient:
         try:
             import httpx
         except ImportError:
-            raise CommandError("the package httpx is missing: pip install 'millrace[cli]'.") from None
+            raise CommandError("the package httpx is missing: pip install 'millrace-server[cli]'.") from None
         self.url = url = with_scheme(url)
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._http = httpx.Client(base_url=url, headers=headers, timeout=TIMEOUT_S, trust_env=False)

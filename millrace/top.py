@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         from rich.live import Live
     except ImportError:
-        raise CommandError("the package rich is missing: pip install 'millrace[cli]'.") from None
+        raise CommandError("the package rich is missing: pip install 'millrace-server[cli]'.") from None
     view = View(client.url)
     shown = 0
     with Live(view.draw(), auto_refresh=False, screen=not args.frames) as live:

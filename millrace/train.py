@@ -22,7 +22,7 @@ def run(args: argparse.Namespace) -> int:
     except (ModelError, argparse.ArgumentTypeError) as error:
         raise CommandError(str(error)) from None
     except ModuleNotFoundError as error:
-        raise CommandError(f"{error.name} is not installed: pip install 'millrace[build]'.") from None
+        raise CommandError(f"{error.name} is not installed: pip install 'millrace-server[build]'.") from None
     for line in result.figures.lines():
         print(line)
     print(f"bag of words       {result.bag_of_words:.4f}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from batcher.settings import WorkerSettings
+from millrace.errors import CommandError
 from millrace.settings_loader import load_settings
 
 
@@ -15,6 +16,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     settings = load_settings(WorkerSettings, model=args.model, engine=args.engine)
-    from batcher.__main__ import main
-
+    try:
+        from batcher.__main__ import main
+    except ModuleNotFoundError as error:
+        raise CommandError(
+            f"a worker needs {error.name}, which is missing: pip install 'millrace-server[worker]'."
+        ) from error
     return main(settings)

@@ -77,6 +77,11 @@ def _add_sources(add: Add) -> None:
 
     seal = add("seal", commands.seal, "record the digests of a checkpoint, so that changes are detected")
     seal.add_argument("directory", type=Path)
+    seal.add_argument(
+        "--probes",
+        action="store_true",
+        help="also compute its answers to the probes with torch, so that machines without torch can build it",
+    )
 
 
 def _add_artefacts(add: Add) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,9 +13,11 @@ from model_store.checkpoint import CONFIG, Checkpoint, read_checkpoint, weight_f
 from model_store.classifier import Engine, Weights
 from model_store.drift_reference import REFERENCE
 from model_store.errors import GateFailed, ModelUnsupported
-from model_store.probing import gate_int8, seal_probes
+from model_store.probes import write_probes
+from model_store.probing import compute_probes, gate_int8, sealed_probes
 from model_store.tokenizer import Tokenizer
 from model_store.vocabulary import check_tokenizer, require_vocabulary
+from model_store.weights import Safetensors
 
 # Compares an unfinished artefact with the checkpoint it was built from.
 Check = Callable[[Path, Manifest, Checkpoint], Gate]
@@ -48,8 +49,8 @@ def build(
         check_tokenizer(scratch / TOKENIZER, checkpoint.vocabulary, checkpoint.max_tokens)
         if (source / REFERENCE).is_file():
             shutil.copyfile(source / REFERENCE, scratch / REFERENCE)
-        rows, parameters = _write_model(checkpoint, scratch, engine, weights)
-        seal_probes(checkpoint, scratch)
+        _write_model(checkpoint, scratch, engine, weights)
+        write_probes(scratch, sealed_probes(checkpoint) or compute_probes(checkpoint, scratch / TOKENIZER))
         named = identity(checkpoint.files())
         manifest = Manifest(
             name=name,
@@ -62,8 +63,8 @@ def build(
             temperature=checkpoint.temperature,
             engine=engine,
             weights=weights,
-            rows=rows,
-            parameters=parameters,
+            rows=checkpoint.packable,
+            parameters=Safetensors(checkpoint.path).parameters,
             files={path.name: digest(path) for path in sorted(scratch.iterdir())},
         )
         write_manifest(scratch, manifest)
@@ -91,23 +92,16 @@ def _require_passed(manifest: Manifest, *, force: bool) -> None:
         )
 
 
-def _write_model(checkpoint: Checkpoint, out: Path, engine: Engine, weights: Weights) -> tuple[bool, int]:
-    """Write the files that the engine loads. Returns whether they accept packed rows, and the parameters."""
-    from model_store.engines.encoder import is_packable
-
-    config = json.loads((checkpoint.path / CONFIG).read_text("utf-8"))
-    rows = is_packable(checkpoint.architecture, config)
+def _write_model(checkpoint: Checkpoint, out: Path, engine: Engine, weights: Weights) -> None:
+    """Write the files that the engine loads."""
     if engine == "torch":
-        from model_store.engines.pytorch import parameters
-
         for path in (checkpoint.path / CONFIG, *weight_files(checkpoint.path)):
             shutil.copyfile(path, out / path.name)
-        return rows, parameters(checkpoint.path)
-
+        return
     from model_store.engines.converter import convert
 
     tokens = Tokenizer(out / TOKENIZER, checkpoint.max_tokens)(CALIBRATION_TEXTS)
-    return rows, convert(checkpoint.path, out, rows=rows, weights=weights, calibration=tokens)
+    convert(checkpoint, out, weights=weights, calibration=tokens)
 
 
 def _write_tokenizer(checkpoint: Checkpoint, out: Path) -> None:

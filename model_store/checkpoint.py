@@ -31,6 +31,9 @@ TOKENIZER_FILES = (
 )
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 
+# Families and activations that `engines/graph.py` and `engines/encoder.py` know.
+_PACKABLE = ("DistilBert", "Bert", "Roberta", "XLMRoberta")
+_ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu")
 _NO_LIMIT = 1_000_000
 _DEFAULT_MAX_TOKENS = 512
 
@@ -40,7 +43,8 @@ class Checkpoint:
     """A Hugging Face directory of a sequence classifier, not loaded yet.
 
     `thresholds` are the scores from which a multi-label model chooses each label, if its config has them.
-    `vocabulary` is the number of token ids that the model accepts, if its config states it.
+    `vocabulary` is the number of token ids that the model accepts, if its config states it. `packable` says
+    whether its architecture runs in packed rows, and is built without torch.
     """
 
     path: Path
@@ -52,6 +56,8 @@ class Checkpoint:
     temperature: float
     thresholds: tuple[float, ...] | None
     vocabulary: int | None
+    packable: bool
+    config: dict[str, Any]
 
     def files(self) -> list[Path]:
         """Every file that affects the model's answers, sorted by name."""
@@ -93,6 +99,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
         temperature=temperature,
         thresholds=tuple(map(float, thresholds)) if thresholds else None,
         vocabulary=int(config["vocab_size"]) if config.get("vocab_size") else None,
+        packable=_is_packable(architecture, config),
+        config=config,
     )
 
 
@@ -119,6 +127,16 @@ def _shards(path: Path) -> list[Path]:
     if not isinstance(named, dict) or not all(isinstance(shard, str) for shard in named.values()):
         raise ModelUnsupported(f"{path / WEIGHTS_INDEX} has no weight_map of file names.")
     return [inside(path, shard) for shard in sorted(set(named.values()))]
+
+
+def _is_packable(architecture: str, config: dict[str, Any]) -> bool:
+    family = architecture.removesuffix("ForSequenceClassification")
+    return (
+        family in _PACKABLE
+        and config.get("activation" if family == "DistilBert" else "hidden_act", "gelu") in _ACTIVATIONS
+        and not config.get("is_decoder", False)
+        and config.get("position_embedding_type", "absolute") == "absolute"
+    )
 
 
 def _labels(config: dict[str, Any]) -> tuple[str, ...]:

@@ -99,12 +99,21 @@ def verify(args: Namespace) -> Iterator[str]:
 
 
 def seal(args: Namespace) -> Iterator[str]:
-    """Record the digests of a checkpoint, which `load` then verifies."""
-    from model_store.artefact import SUMS
+    """Record the digests of a checkpoint, which `load` then verifies; `--probes` computes its probes, too."""
+    from model_store.artefact import PROBES, SUMS, TOKENIZER
     from model_store.artefact import seal as write_sums
     from model_store.checkpoint import read_checkpoint
 
-    files = [path.name for path in read_checkpoint(args.directory).files()]
+    checkpoint = read_checkpoint(args.directory)
+    files = [path.name for path in checkpoint.files()]
+    if args.probes:
+        from model_store.probes import write_probes
+        from model_store.probing import compute_probes
+
+        if TOKENIZER not in files:
+            raise ModelError(f"{args.directory} has no {TOKENIZER}, which probes are made with.")
+        write_probes(args.directory, compute_probes(checkpoint, args.directory / TOKENIZER))
+        files.append(PROBES)
     write_sums(args.directory, files)
     yield f"{args.directory / SUMS}: {len(files)} files"
 

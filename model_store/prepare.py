@@ -26,6 +26,7 @@ from typing import Literal
 from model_store import hardware
 from model_store.artefact import (
     MANIFEST,
+    TOKENIZER,
     Manifest,
     check_seal,
     has_manifest,
@@ -33,7 +34,7 @@ from model_store.artefact import (
     read_manifest,
     revision,
 )
-from model_store.checkpoint import read_checkpoint
+from model_store.checkpoint import Checkpoint, read_checkpoint
 from model_store.classifier import Engine, Weights
 from model_store.errors import EngineUnavailable, GateFailed, ModelError, ModelNotFound
 
@@ -45,6 +46,7 @@ PrecisionChoice = Literal["auto", "f32", "bf16", "int8"]
 # What decides how int8 weights are made and computed, beside the processor.
 _LIBRARIES = ("openvino", "nncf", "torch", "transformers", "tokenizers")
 DEFAULT = Path(__file__).parent / "default"
+_EXTRAS = {"openvino": "worker", "torch": "build"}
 _HUB_REFERENCE = re.compile(r"(?P<org>[\w.-]+)/(?P<name>[\w.-]+)@(?P<commit>[0-9a-f]{7,40})")
 
 
@@ -52,7 +54,9 @@ def locate(reference: str, artefact_dir: Path) -> tuple[str, Path]:
     """The model's name and directory. Raises ModelNotFound, which says what to do."""
     if reference == "default":
         if not DEFAULT.is_dir():
-            raise ModelNotFound("This installation does not include the default model.")
+            raise ModelNotFound(
+                "The default model is not installed: install millrace-server-model, or choose another model."
+            )
         return "default", DEFAULT
     path = Path(reference).expanduser()
     if path.is_dir():
@@ -115,7 +119,7 @@ def prepare(reference: str, engine: EngineChoice, precision: PrecisionChoice, ar
             if (out / MANIFEST).is_file():
                 log.warning("%s has another format: building it again", out, extra={"action": "model.build"})
             with _gate_remembered(_refusal(artefact_dir, named, chosen)):
-                _build(path, out, name, chosen, weights)
+                _build(checkpoint, out, name, chosen, weights)
     return out
 
 
@@ -125,11 +129,12 @@ def choose(engine: EngineChoice, precision: PrecisionChoice) -> tuple[Engine, We
     Raises EngineUnavailable if the engine or the precision is not available.
     """
     if engine == "auto":
-        engine = "torch" if hardware.has_cuda() else "openvino"
-        if not find_spec(engine):
-            engine = "torch"
+        openvino = find_spec("openvino") or not find_spec("torch")
+        engine = "openvino" if openvino and not hardware.has_cuda() else "torch"
     if not find_spec(engine):
-        raise EngineUnavailable(f"The engine {engine} is not installed.")
+        raise EngineUnavailable(
+            f"{engine} is not installed: pip install 'millrace-server[{_EXTRAS[engine]}]'."
+        )
     if engine == "torch" and precision == "int8":
         raise EngineUnavailable(
             "The torch engine does not support int8; use engine openvino, or precision bf16 or f32."
@@ -151,16 +156,26 @@ def _check_choice(path: Path, manifest: Manifest, engine: EngineChoice, precisio
         )
 
 
-def _build(checkpoint: Path, out: Path, name: str, engine: Engine, weights: Weights) -> None:
-    missing = [package for package in ("torch", "transformers") if not find_spec(package)]
+def _build(checkpoint: Checkpoint, out: Path, name: str, engine: Engine, weights: Weights) -> None:
+    missing = [package for package in _needed(checkpoint, engine, weights) if not find_spec(package)]
     if missing:
         raise EngineUnavailable(
-            f"{checkpoint} has not been built for {engine} with {weights} weights, and this machine lacks "
-            f"{' and '.join(missing)} to build it; run `python -m model_store build` on another one."
+            f"{checkpoint.path} has not been built for {engine} with {weights} weights, and this machine "
+            f"lacks {' and '.join(missing)} to build it; run `python -m model_store build` on another one."
         )
     from model_store.build import build
 
-    build(checkpoint, out, name=name, engine=engine, weights=weights)
+    build(checkpoint.path, out, name=name, engine=engine, weights=weights)
+
+
+def _needed(checkpoint: Checkpoint, engine: Engine, weights: Weights) -> list[str]:
+    """The packages that a build needs and a worker does not."""
+    from model_store.probing import sealed_probes
+
+    needed = ["nncf"] if weights == "int8" else []
+    if engine == "torch" or not checkpoint.packable or sealed_probes(checkpoint) is None:
+        return [*needed, "torch", "transformers"]
+    return needed if (checkpoint.path / TOKENIZER).is_file() else [*needed, "transformers"]
 
 
 def _pulled(reference: str, hub: re.Match[str], artefact_dir: Path) -> Path:

@@ -1,11 +1,11 @@
-"""Seals the probes of an artefact while it is built, and checks int8 weights with them."""
+"""Probes of a checkpoint, computed by torch and sealed beside its weights, and the check of int8 weights."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
 
-from model_store.artefact import PROBES, TOKENIZER, Manifest, digest, write_manifest
+from model_store.artefact import PROBES, Manifest, check_seal, digest, write_manifest
 from model_store.calibration_texts import CALIBRATION_TEXTS
 from model_store.checkpoint import Checkpoint
 from model_store.errors import GateFailed
@@ -14,17 +14,28 @@ from model_store.proof import INT8_GATE, prove
 from model_store.tokenizer import Tokenizer
 
 
-def seal_probes(checkpoint: Checkpoint, out: Path) -> None:
-    """Write probes.json into the unfinished artefact `out`, with the checkpoint's answers in torch f32."""
+def sealed_probes(checkpoint: Checkpoint) -> Probes | None:
+    """The probes beside the weights, if SHA256SUMS pins them together with every file of the model.
+
+    With them, building does not need torch. Raises ModelCorrupt if a file differs from its digest.
+    """
+    pinned = set(check_seal(checkpoint.path))
+    if not pinned.issuperset([PROBES, *(path.name for path in checkpoint.files())]):
+        return None
+    return read_probes(checkpoint.path)
+
+
+def compute_probes(checkpoint: Checkpoint, tokenizer: Path) -> Probes:
+    """The probes with the checkpoint's answers in torch f32; `tokenizer` is its tokenizer.json."""
     from model_store.engines.reference import Reference
 
-    empty, *texts = Tokenizer(out / TOKENIZER, checkpoint.max_tokens)(["", *CALIBRATION_TEXTS])
+    empty, *texts = Tokenizer(tokenizer, checkpoint.max_tokens)(["", *CALIBRATION_TEXTS])
     reference = Reference(
         checkpoint.path, temperature=checkpoint.temperature, multi_label=checkpoint.multi_label
     )
     tokens, scores = make_probes(Source(empty, texts), checkpoint.max_tokens, reference)
     rounding = reference.rounding([one.ids for one in tokens], scores)
-    write_probes(out, Probes(tokens, reference=scores, answers=scores, rounding=rounding))
+    return Probes(tokens, reference=scores, answers=scores, rounding=rounding)
 
 
 def gate_int8(out: Path, manifest: Manifest, *, force: bool) -> Manifest:

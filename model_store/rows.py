@@ -49,6 +49,11 @@ class Rows:
     segments: Integers
     first: Integers
 
+    @property
+    def inputs(self) -> tuple[Integers, Integers, Integers, Integers]:
+        """The inputs of a model, in order."""
+        return self.ids, self.positions, self.segments, self.first
+
 
 class Runner(Protocol):
     """A model on an engine, which maps arrays to logits."""

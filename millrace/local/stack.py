@@ -189,7 +189,9 @@ def _where(redis: EmbeddedRedis) -> str:
 
 
 def _plan(name: str, command: str, environment: dict[str, str], drain_s: float) -> Plan:
-    # -P keeps a folder named `api` in the current directory from being imported instead of this project's.
+    # Keeps a folder named `api` in the current directory from being imported instead of this project's, here
+    # and in processes that this one starts.
+    environment = {**environment, "PYTHONSAFEPATH": "1"}
     return Plan(name, [sys.executable, "-P", "-m", "millrace", command], drain_s + _EXIT_S, environment)
 
 

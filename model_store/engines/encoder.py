@@ -1,7 +1,7 @@
-"""BERT-like encoders for packed rows. They are exact, and skip computations that no label depends on.
+"""BERT-like encoders in torch, for packed rows. Exact, but they skip what no label depends on.
 
 A token attends only to tokens with the same segment number, so texts can lie end to end in one row, and one
-graph handles packed and padded rows. The classification head reads only the first token of each text, so the
+module handles packed and padded rows. The classification head reads only the first token of each text, so the
 last layer computes keys and values for all tokens, and everything else for the first tokens only.
 
 They are built from the submodules of transformers' DistilBERT, BERT and RoBERTa classifiers, whose layers
@@ -16,8 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu, scaled_dot_product_attention
-
-PACKABLE = ("DistilBert", "Bert", "Roberta", "XLMRoberta")
 
 
 class Layer(nn.Module):
@@ -110,17 +108,8 @@ class _TanhHead(nn.Module):
         return logits
 
 
-def is_packable(architecture: str, config: dict[str, Any]) -> bool:
-    """Whether `packed_encoder` supports this architecture."""
-    return (
-        architecture.removesuffix("ForSequenceClassification") in PACKABLE
-        and not config.get("is_decoder", False)
-        and config.get("position_embedding_type", "absolute") == "absolute"
-    )
-
-
 def packed_encoder(model: Any) -> PackedEncoder:
-    """Computes the same function as `model`, a transformers classifier that `is_packable`, on packed rows."""
+    """Computes the same function as `model`, a packable transformers classifier, on packed rows."""
     if hasattr(model, "distilbert"):
         return _of_distilbert(model)
     if hasattr(model, "roberta"):

@@ -36,8 +36,7 @@ class OpenVinoRunner:
         self._request = compiled.create_infer_request()
 
     def run(self, rows: Rows) -> Floats:
-        inputs = [rows.ids, rows.positions, rows.segments, rows.first]
-        logits: Floats = np.array(self._request.infer(inputs, share_inputs=True)[0])
+        logits: Floats = np.array(self._request.infer(list(rows.inputs), share_inputs=True)[0])
         return logits
 
     def close(self) -> None:

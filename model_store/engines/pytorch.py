@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 from transformers.utils.logging import disable_progress_bar
@@ -44,15 +43,6 @@ def read_model(path: Path) -> Any:
     return model.eval()
 
 
-def parameters(path: Path) -> int:
-    """Number of parameters in a Hugging Face directory, counted from the file headers."""
-    count = 0
-    for file in path.glob("*.safetensors"):
-        with safe_open(file, framework="pt") as tensors:
-            count += sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.offset_keys())
-    return count
-
-
 class PaddedModel(torch.nn.Module):
     """Adapts any transformers classifier to the arguments of `PackedEncoder`, with one text per row."""
 
@@ -78,7 +68,7 @@ class TorchRunner:
 
     @torch.inference_mode()
     def run(self, rows: Rows) -> Floats:
-        logits: Floats = self._module(*map(self._put, arrays(rows))).float().cpu().numpy()
+        logits: Floats = self._module(*map(self._put, rows.inputs)).float().cpu().numpy()
         return logits
 
     def close(self) -> None:
@@ -89,8 +79,3 @@ class TorchRunner:
         if self._device.type == "cpu":
             return tensor
         return tensor.pin_memory().to(self._device, non_blocking=True)
-
-
-def arrays(rows: Rows) -> tuple[Any, Any, Any, Any]:
-    """The arguments of `PackedEncoder.forward`, in order."""
-    return rows.ids, rows.positions, rows.segments, rows.first

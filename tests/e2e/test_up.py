@@ -55,7 +55,7 @@ def test_the_line_that_it_prints_answers_and_hits_the_second_time(up: Callable[.
 
 def test_while_the_model_is_prepared_it_says_what_it_waits_for(up: Callable[..., Up]) -> None:
     mill = up(stub_batch_ms=400)  # warm-up takes several batches
-    assert re.search(r"^waiting for \d s: the worker is preparing its model", mill.said(), re.MULTILINE)
+    assert re.search(r"^waiting for \d+ s: the worker is preparing its model", mill.said(), re.MULTILINE)
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

@@ -216,7 +216,7 @@ def test_every_process_starts_without_the_packages_of_the_extra(modules: str) ->
 
 def test_a_missing_package_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk", None)
-    with pytest.raises(tracing.TracingUnavailable, match=r"pip install 'millrace\[otel\]'"):
+    with pytest.raises(tracing.TracingUnavailable, match=r"pip install 'millrace-server\[otel\]'"):
         tracing.check()
 
 

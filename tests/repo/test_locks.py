@@ -16,8 +16,9 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
-# The extras of pyproject.toml in each; a file begins with `-r` of the one before.
-CHAIN = {"api": (), "worker": ("worker",), "build": ("worker", "build"), "dev": None}
+# The extras of pyproject.toml in each file, and the files that it includes by `-r`.
+CHAIN = {"api": (), "worker": ("worker",), "build": ("worker", "models"), "otel": ("otel",), "dev": None}
+INCLUDED = {"api": (), "worker": ("api",), "build": ("worker",), "otel": (), "dev": ("build", "otel")}
 AGAIN = "run scripts/lock and commit what it writes"
 # Torch's files differ from index to index, and so does what they bring along.
 UNLOCKED = re.compile(r"torch|triton|(nvidia|cuda)-.+")
@@ -49,9 +50,11 @@ def pins(name: str) -> dict[str, Pin]:
 
 
 def chain(name: str) -> dict[str, Pin]:
-    """The distributions of a file and of those before it."""
-    names = list(CHAIN)
-    return {dist: pin for each in names[: names.index(name) + 1] for dist, pin in pins(each).items()}
+    """The distributions that are installed with a file."""
+    found = dict(pins(name)) | (pins("api") if name == "otel" else {})
+    for included in INCLUDED[name]:
+        found |= chain(included)
+    return found
 
 
 @cache
@@ -108,8 +111,9 @@ def test_each_distribution_stands_in_one_file() -> None:
     names = [dist for name in CHAIN for dist in pins(name)]
     assert len(names) == len(set(names))
     assert not [dist for dist in names if UNLOCKED.fullmatch(dist)]
-    for before, name in zip(list(CHAIN), list(CHAIN)[1:], strict=False):
-        assert f"\n-r {before}.txt\n" in (ROOT / "locks" / f"{name}.txt").read_text()
+    for name, included in INCLUDED.items():
+        text = (ROOT / "locks" / f"{name}.txt").read_text()
+        assert tuple(re.findall(r"^-r (\w+)\.txt$", text, re.MULTILINE)) == included
 
 
 @pytest.mark.parametrize("name", CHAIN)

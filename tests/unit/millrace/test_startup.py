@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 
 import pytest
 
@@ -126,3 +128,12 @@ def test_a_port_in_use_is_one_sentence() -> None:
 def test_a_host_that_is_no_address_is_one_sentence() -> None:
     with pytest.raises(CommandError, match=r"--host no\.such\.host\.invalid"):
         check_port("no.such.host.invalid", 8000)
+
+
+def test_a_worker_without_its_extra_says_what_to_install() -> None:
+    without_numpy = "import sys; sys.modules['numpy'] = None"
+    script = f"{without_numpy}; from millrace.__main__ import main; sys.exit(main(['worker']))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    said = "millrace worker: a worker needs numpy, which is missing: pip install 'millrace-server[worker]'.\n"
+    assert done.stderr == said

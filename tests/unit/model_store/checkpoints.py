@@ -22,6 +22,7 @@ _SIZES: dict[str, dict[str, Any]] = {
     },
     "Bert": _BERT,
     "Roberta": {**_BERT, "pad_token_id": 1},
+    "XLMRoberta": {**_BERT, "pad_token_id": 1},
     "Electra": {**_BERT, "embedding_size": 32},
 }  # fmt: skip
 

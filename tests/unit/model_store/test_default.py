@@ -9,6 +9,9 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import model_store
 from model_store.calibration import softmax
+from model_store.checkpoint import read_checkpoint
+from model_store.engines.reference import Reference
+from model_store.probing import sealed_probes
 from model_store.trainer import classify
 
 DEFAULT = Path(model_store.__file__).parent / "default"
@@ -29,6 +32,17 @@ def positive_scores() -> dict[str, float]:
     texts = [*NEGATIVE, *POSITIVE, "I am a Kubernetes Cluster!", "I ran to the store"]
     scores = softmax(classify(model, tokenizer, texts))[:, 1]
     return dict(zip(texts, scores.tolist(), strict=True))
+
+
+def test_its_sealed_probes_have_the_answers_of_torch() -> None:
+    """Without torch they are relied on; to renew them: `model_store seal model_store/default --probes`."""
+    checkpoint = read_checkpoint(DEFAULT)
+    probes = sealed_probes(checkpoint)
+    assert probes is not None
+    reference = Reference(DEFAULT, temperature=checkpoint.temperature, multi_label=checkpoint.multi_label)
+    for at in range(0, len(probes.tokens), 7):
+        (scores,) = reference([probes.tokens[at].ids])
+        assert scores == pytest.approx(probes.reference[at], abs=1e-5)
 
 
 def test_short_sentences_come_out_sensibly(positive_scores: dict[str, float]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from model_store import load, prepare
+from model_store.__main__ import main
 from model_store.artefact import Gate, Manifest, read_manifest, seal, verify
 from model_store.build import build
 from model_store.checkpoint import Checkpoint, read_checkpoint
@@ -121,6 +122,39 @@ def test_openvino_runs_without_torch_or_transformers(artefact: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_sealed_checkpoint_is_built_and_served_without_torch(checkpoint: Path, tmp_path: Path) -> None:
+    """In a process in which importing torch fails, and with everything that a worker imports."""
+    path = copy(checkpoint, tmp_path / "sealed")
+    assert main(["seal", str(path), "--probes"]) == 0
+    script = f"""
+import sys
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("torch", "transformers", "safetensors", "nncf"):
+            raise ModuleNotFoundError("No module named " + repr(name), name=name)
+sys.meta_path.insert(0, Missing())
+import batcher.__main__
+from pathlib import Path
+from model_store import load
+model = load({str(path)!r}, engine="openvino", precision="f32", artefact_dir=Path({str(tmp_path)!r}))
+assert model.info.proof.reason == "", model.info
+assert model.classify(model.tokenize(["good"]))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_probes_that_the_seal_does_not_pin_are_computed_again(checkpoint: Path, tmp_path: Path) -> None:
+    path = copy(checkpoint, tmp_path / "model")
+    (path / "probes.json").write_text("{}")
+    seal(path, [one.name for one in read_checkpoint(path).files()])
+    load(str(path), engine="torch", precision="f32", artefact_dir=tmp_path / "kept").close()
+    assert main(["seal", str(path), "--probes"]) == 0
+    (path / "tokenizer_config.json").write_text("{}")
+    with pytest.raises(ModelCorrupt, match=r"model/tokenizer_config\.json is corrupt"):
+        load(str(path), engine="torch", precision="f32", artefact_dir=tmp_path / "kept")
 
 
 def test_without_torch_an_unbuilt_checkpoint_says_what_to_do(

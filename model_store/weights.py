@@ -1,0 +1,87 @@
+"""Reads safetensors files with numpy alone: the tensors of a checkpoint by name, as f32 arrays.
+
+A file is the size of its header (8 bytes, little-endian), the header (JSON: name, dtype, shape, offsets), and
+the bytes of the tensors.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model_store.checkpoint import weight_files
+from model_store.errors import ModelUnsupported
+
+SUFFIX = ".safetensors"
+# numpy has no bf16, whose bytes are the upper half of an f32.
+_DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+_SIZE_BYTES = 8
+_MOST_HEADER = 100_000_000
+
+
+class Safetensors:
+    """The tensors of all safetensors files of a checkpoint. They stay on disk until they are asked for."""
+
+    def __init__(self, checkpoint: Path) -> None:
+        """Read the headers. Raises ModelUnsupported for a file in another format."""
+        self._checkpoint = checkpoint
+        self._places: dict[str, tuple[Path, int, dict[str, Any]]] = {}
+        for file in weight_files(checkpoint):
+            if file.suffix == SUFFIX:
+                start, header = _read_header(file)
+                self._places |= {_present_name(name): (file, start, about) for name, about in header.items()}
+
+    @property
+    def parameters(self) -> int:
+        """The number of values in all tensors."""
+        return sum(math.prod(about["shape"]) for _, _, about in self._places.values())
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of a tensor. Raises ModelUnsupported if it is missing."""
+        _, _, about = self._find(name)
+        return tuple(about["shape"])
+
+    def __getitem__(self, name: str) -> NDArray[np.float32]:
+        """A tensor in f32. Raises ModelUnsupported if it is missing, or if its bytes are not as described."""
+        file, start, about = self._find(name)
+        try:
+            begin, end = about["data_offsets"]
+            dtype = np.dtype(_DTYPES[about["dtype"]])
+            raw = np.memmap(file, np.uint8, "r", offset=start + begin, shape=(end - begin,))
+            values = raw.view(dtype).reshape(about["shape"])
+        except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
+            raise ModelUnsupported(f"{file} cannot be read: its tensor {name} is {about}.") from error
+        if about["dtype"] == "BF16":
+            return (values.astype(np.uint32) << 16).view(np.float32)
+        return values.astype(np.float32)
+
+    def _find(self, name: str) -> tuple[Path, int, dict[str, Any]]:
+        if name not in self._places:
+            raise ModelUnsupported(f"{self._checkpoint} lacks some of the model's weights, such as {name}.")
+        return self._places[name]
+
+
+def _read_header(file: Path) -> tuple[int, dict[str, dict[str, Any]]]:
+    """Returns where the bytes of the tensors begin, and the description of each tensor."""
+    try:
+        with file.open("rb") as opened:
+            size = int.from_bytes(opened.read(_SIZE_BYTES), "little")
+            if size > _MOST_HEADER:
+                raise ValueError("its header is too large")
+            header = json.loads(opened.read(size))
+        header.pop("__metadata__", None)
+        for about in header.values():
+            math.prod(about["shape"])
+    except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
+        raise ModelUnsupported(f"{file} is not a safetensors file: {error}.") from error
+    return _SIZE_BYTES + size, header
+
+
+def _present_name(name: str) -> str:
+    """Old checkpoints of BERT name the tensors of layer norms as TensorFlow did."""
+    return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")

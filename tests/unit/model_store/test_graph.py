@@ -1,0 +1,145 @@
+"""The graph that is written without torch equals transformers, and refuses weights that do not fit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import openvino
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForSequenceClassification
+
+from model_store import checkpoint as checkpoints
+from model_store.checkpoint import read_checkpoint
+from model_store.classifier import Tokens
+from model_store.engines.graph import ACTIVATIONS, packed_graph
+from model_store.errors import ModelUnsupported
+from model_store.rows import Floats, arrange
+from model_store.weights import Safetensors
+from tests.unit.model_store.checkpoints import copy, write_checkpoint
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+
+# Several rows, of texts from the shortest to the limit of the test models.
+LENGTHS = (1, 5, 17, 40, 100, 128, 3, 60)
+
+
+def batch() -> list[Tokens]:
+    random = Random(5)
+    return [Tokens([random.randrange(2, 20_000) for _ in range(length)], False, 0) for length in LENGTHS]
+
+
+def graph_logits(path: Path, texts: Sequence[Tokens]) -> Floats:
+    graph = packed_graph(read_checkpoint(path), Safetensors(path))
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
+    compiled = openvino.Core().compile_model(graph, "CPU", settings)
+    logits: Floats = np.array(compiled(list(arrange(texts, "packed").inputs))[0])
+    return logits[: len(texts)]
+
+
+@torch.inference_mode()
+def transformers_logits(path: Path, texts: Sequence[Tokens]) -> Floats:
+    model = AutoModelForSequenceClassification.from_pretrained(path, dtype=torch.float32).eval()
+    rows = [model(input_ids=torch.tensor([list(text.ids)])).logits for text in texts]
+    logits: Floats = torch.cat(rows).numpy()
+    return logits
+
+
+@pytest.mark.parametrize("architecture", ["DistilBert", "Bert", "Roberta", "XLMRoberta"])
+def test_every_packed_family_equals_torch_in_f32(architecture: str, tmp_path: Path) -> None:
+    path = write_checkpoint(tmp_path / "model", architecture, labels=3)
+    wanted = transformers_logits(path, batch())
+    assert np.ptp(wanted, axis=0).min() > 0.1, "the test model must tell texts apart"
+    assert np.abs(graph_logits(path, batch()) - wanted).max() < 1e-5
+
+
+@pytest.mark.parametrize("activation", sorted({*ACTIVATIONS} - {"gelu"}))
+def test_every_activation_equals_torch_in_f32(activation: str, tmp_path: Path) -> None:
+    path = write_checkpoint(tmp_path / "model", "Bert", hidden_act=activation, layer_norm_eps=1e-5)
+    assert np.abs(graph_logits(path, batch()) - transformers_logits(path, batch())).max() < 1e-5
+
+
+def test_an_unknown_activation_is_not_packed(tmp_path: Path) -> None:
+    assert set(checkpoints._ACTIVATIONS) == set(ACTIVATIONS)
+    path = write_checkpoint(tmp_path / "model", "Bert", hidden_act="silu")
+    assert not read_checkpoint(path).packable
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_halves_and_old_names_are_read(checkpoint: Path, tmp_path: Path, dtype: torch.dtype) -> None:
+    path = copy(checkpoint, tmp_path / "model")
+    tensors = {name: one.to(dtype) for name, one in load_file(path / "model.safetensors").items()}
+    old = {
+        name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): one
+        for name, one in tensors.items()
+    }
+    save_file(old, path / "model.safetensors", metadata={"format": "pt"})
+    weights = Safetensors(path)
+    assert weights.parameters == sum(one.numel() for one in tensors.values())
+    for name, one in tensors.items():
+        assert weights.shape(name) == tuple(one.shape)
+        assert np.array_equal(weights[name], one.float().numpy())
+
+
+def test_shards_are_read(checkpoint: Path, tmp_path: Path) -> None:
+    path = copy(checkpoint, tmp_path / "model")
+    wanted = graph_logits(path, batch())
+    AutoModelForSequenceClassification.from_pretrained(path).save_pretrained(path, max_shard_size="2MB")
+    (path / "model.safetensors").unlink()
+    assert len(list(path.glob("*.safetensors"))) > 1
+    assert np.array_equal(graph_logits(path, batch()), wanted)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"vocab_size": 40_000}, "needs 40000 rows of distilbert.embeddings.word_embeddings.weight"),
+        ({"max_position_embeddings": 512}, "needs 512 rows of .*position_embeddings.weight"),
+        ({"id2label": dict(enumerate("abc"))}, "needs 3 rows of classifier.bias"),
+        ({"id2label": {"0": "a"}}, "needs 1 rows of classifier.bias"),
+        ({"n_heads": 3}, "has a width of 32, which 3 heads do not divide"),
+        ({"n_layers": 3}, "lacks some of the model's weights, such as distilbert.transformer.layer.2"),
+    ],
+)
+def test_a_config_that_does_not_fit_is_refused(
+    checkpoint: Path, tmp_path: Path, change: dict[str, Any], sentence: str
+) -> None:
+    path = copy(checkpoint, tmp_path / "model")
+    config = json.loads((path / "config.json").read_text("utf-8"))
+    (path / "config.json").write_text(json.dumps(config | change), "utf-8")
+    with pytest.raises(ModelUnsupported, match=sentence):
+        packed_graph(read_checkpoint(path), Safetensors(path))
+
+
+def test_weights_that_do_not_fit_each_other_are_refused(checkpoint: Path, tmp_path: Path) -> None:
+    path = copy(checkpoint, tmp_path / "model")
+    tensors = load_file(path / "model.safetensors")
+    tensors["classifier.weight"] = torch.zeros(2, 7)
+    save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelUnsupported, match="do not fit its config"):
+        packed_graph(read_checkpoint(path), Safetensors(path))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\xff" * 16, (2).to_bytes(8, "little") + b"[]", (8).to_bytes(8, "little") + b'{"a": 1}'],
+)
+def test_a_file_in_another_format_is_refused(checkpoint: Path, tmp_path: Path, content: bytes) -> None:
+    path = copy(checkpoint, tmp_path / "model")
+    (path / "model.safetensors").write_bytes(content)
+    with pytest.raises(ModelUnsupported, match="is not a safetensors file"):
+        Safetensors(path)
+
+
+def test_a_file_that_was_cut_off_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    path = copy(checkpoint, tmp_path / "model")
+    content = (path / "model.safetensors").read_bytes()
+    (path / "model.safetensors").write_bytes(content[: len(content) // 2])
+    with pytest.raises(ModelUnsupported, match="cannot be read: its tensor"):
+        packed_graph(read_checkpoint(path), Safetensors(path))
