@@ -25,7 +25,7 @@ SENT_MOST_BYTES = 2 << 20
 _NOTHING = object()
 
 
-class Exchange:
+class PendingCommand:
     """A command and the future of its reply. `tries`: over how many connections it may be sent."""
 
     __slots__ = ("by_source", "command", "future", "size", "tries", "words")
@@ -65,8 +65,8 @@ class Pipeline(asyncio.Protocol):
         self._client = client
         self._prefix = prefix
         self._tries = retries + 1
-        self._waiting: deque[Exchange] = deque()
-        self._sent: deque[Exchange] = deque()
+        self._waiting: deque[PendingCommand] = deque()
+        self._sent: deque[PendingCommand] = deque()
         self._sent_bytes = 0
         self._scheduled = False
         self._connecting: asyncio.Task[None] | None = None
@@ -80,11 +80,11 @@ class Pipeline(asyncio.Protocol):
 
     def ask(self, *words: Any) -> asyncio.Future[Any]:
         """Sends one command, such as ("GET", key). An error reply is raised."""
-        return self._add(Exchange(words, None, self._tries))
+        return self._add(PendingCommand(words, None, self._tries))
 
     def run(self, command: Command[Reply]) -> asyncio.Future[Reply]:
         """Runs a script and reads its reply. An error reply is raised."""
-        return self._add(Exchange((), command, self._tries))
+        return self._add(PendingCommand((), command, self._tries))
 
     async def close(self) -> None:
         """Waits for the replies that are still awaited, then closes the connection and the client."""
@@ -97,10 +97,10 @@ class Pipeline(asyncio.Protocol):
             await self._connection.disconnect(nowait=True)
         await self._client.aclose()
 
-    def _add(self, exchange: Exchange) -> asyncio.Future[Any]:
-        self._waiting.append(exchange)
+    def _add(self, pending: PendingCommand) -> asyncio.Future[Any]:
+        self._waiting.append(pending)
         self._schedule()
-        return exchange.future
+        return pending.future
 
     def _schedule(self) -> None:
         """Sends what waits on the next tick, with everything that is added until then."""
@@ -145,25 +145,25 @@ class Pipeline(asyncio.Protocol):
         if not self._sent:
             self._heard_at = loop.time()
         while self._waiting and self._sent_bytes < SENT_MOST_BYTES:
-            exchange = self._waiting.popleft()
+            pending = self._waiting.popleft()
             try:
-                pieces.append(packed := self._pack(exchange))
+                pieces.append(packed := self._pack(pending))
             except Exception as error:
-                exchange.fail(error)
+                pending.fail(error)
                 continue
-            exchange.size = len(packed)
-            self._sent.append(exchange)
-            self._sent_bytes += exchange.size
+            pending.size = len(packed)
+            self._sent.append(pending)
+            self._sent_bytes += pending.size
         if pieces:
             self.writes += 1
             self._transport.write(b"".join(pieces))
         if self._timer is None:
             self._timer = loop.call_later(self._connection.socket_timeout, self._check)
 
-    def _pack(self, exchange: Exchange) -> bytes:
-        words, command = exchange.words, exchange.command
+    def _pack(self, pending: PendingCommand) -> bytes:
+        words, command = pending.words, pending.command
         if command is not None:
-            known = command.script in self._known and not exchange.by_source
+            known = command.script in self._known and not pending.by_source
             words = command.words(self._prefix, known)
             self._known.add(command.script)
         packed: bytes = hiredis.pack_command(tuple(words))
@@ -197,22 +197,22 @@ class Pipeline(asyncio.Protocol):
             self._disconnect()  # the next command would take the surplus reply for its own
         self._schedule()
 
-    def _answered(self) -> Exchange:
+    def _answered(self) -> PendingCommand:
         """Removes the command that the next reply belongs to."""
-        exchange = self._sent.popleft()
-        self._sent_bytes -= exchange.size
-        return exchange
+        pending = self._sent.popleft()
+        self._sent_bytes -= pending.size
+        return pending
 
     def _refused(self, reply: redis.exceptions.RedisError) -> None:
         """Takes an error reply. Raises it if it says that this server cannot be used now."""
         if isinstance(reply, redis.exceptions.ConnectionError):
             raise reply
-        exchange = self._answered()
-        if isinstance(reply, redis.exceptions.NoScriptError) and not exchange.by_source:
-            exchange.by_source = True
-            self._waiting.appendleft(exchange)
+        pending = self._answered()
+        if isinstance(reply, redis.exceptions.NoScriptError) and not pending.by_source:
+            pending.by_source = True
+            self._waiting.appendleft(pending)
         else:
-            exchange.fail(reply)
+            pending.fail(reply)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The server closed the connection, or the network failed."""
@@ -223,12 +223,12 @@ class Pipeline(asyncio.Protocol):
         self._disconnect()
         unanswered, self._sent = self._sent, deque()
         again = isinstance(error, redis.exceptions.ConnectionError)
-        for exchange in reversed(unanswered):
-            exchange.tries -= 1
-            if again and exchange.tries:
-                self._waiting.appendleft(exchange)
+        for pending in reversed(unanswered):
+            pending.tries -= 1
+            if again and pending.tries:
+                self._waiting.appendleft(pending)
             else:
-                exchange.fail(error)
+                pending.fail(error)
         self._schedule()
 
     def _disconnect(self) -> None:

@@ -15,7 +15,7 @@ import redis.asyncio
 
 from batcher.core.commands import Command, Enqueue
 from batcher.core.keys import cache_key
-from batcher.core.pipeline import Exchange, Pipeline
+from batcher.core.pipeline import PendingCommand, Pipeline
 from batcher.errors import (
     BudgetExceeded,
     EntryFailed,
@@ -445,7 +445,7 @@ async def test_finding_15_what_shares_a_round_trip_is_bounded_in_bytes(
     await road.ready(hub)
     pack, sent = Pipeline._pack, []
 
-    def packing(pipeline: Pipeline, exchange: Exchange) -> bytes:
+    def packing(pipeline: Pipeline, exchange: PendingCommand) -> bytes:
         packed = pack(pipeline, exchange)
         if isinstance(exchange.command, Enqueue):
             sent.append((pipeline._sent_bytes, len(packed)))

@@ -191,7 +191,7 @@ class QueueMachine(RuleBasedStateMachine):
         worker.tried = self.model.now
         command = Beat(worker.name, LEASE_MS, RECORD_MS, sorted(worker.holds), record, model, takeover)
         self.run(command)
-        for entry in worker.holds.keys() & self.model.leases.keys():
+        for entry in worker.holds.keys() & self.view().leases:
             self.model.leases[entry] = self.model.now + LEASE_MS
 
     @precondition(lambda self: self.live())
