@@ -17,19 +17,18 @@ Positive = Callable[[Sequence[str]], NDArray[np.float64]]  # texts -> P(positive
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """One line of the report. The value must be at most `limit`, or at least it if `least`."""
+    """One line of the report. The value should be at most `goal`, or at least it if `least`."""
 
     name: str
     value: float
-    limit: float
+    goal: float
     texts: int
     detail: str = ""
     least: bool = False
 
-    @property
-    def holds(self) -> bool:
-        """Whether the limit is kept."""
-        return self.value >= self.limit if self.least else self.value <= self.limit
+    def keeps(self, limit: float) -> bool:
+        """Whether the value is on the right side of `limit`; a goal is one, too."""
+        return self.value >= limit if self.least else self.value <= limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +48,7 @@ def read_sentences() -> dict[str, list[Sentence]]:
     return dict(kinds)
 
 
-def people(positive: Positive, limits: dict[str, float]) -> Iterator[Measure]:
+def people(positive: Positive, goals: dict[str, float]) -> Iterator[Measure]:
     """How often a swap changes the label of a neutral sentence, and how far a word moves the mean score.
 
     A swap changes a label if it differs from that of most members of the family in the same sentence.
@@ -68,31 +67,31 @@ def people(positive: Positive, limits: dict[str, float]) -> Iterator[Measure]:
         apart = np.abs(means - means.mean())
         low, high = words[int(means.argmin())], words[int(means.argmax())]
         detail = f"{low} {means.min():.2f}, {high} {means.max():.2f}"
-        yield Measure(f"{name}: labels changed", float((called != usual).mean()), limits["flips"], table.size)
-        yield Measure(f"{name}: largest distance", float(apart.max()), limits["distance"], table.size, detail)
+        yield Measure(f"{name}: labels changed", float((called != usual).mean()), goals["flips"], table.size)
+        yield Measure(f"{name}: largest distance", float(apart.max()), goals["distance"], table.size, detail)
 
 
-def kinds(positive: Positive, limits: dict[str, float]) -> Iterator[Measure]:
+def kinds(positive: Positive, goals: dict[str, float]) -> Iterator[Measure]:
     """Accuracy where there is a verdict; distance from 0.5 and sure answers where there is none."""
     for kind, rows in read_sentences().items():
         scores = positive([row.text for row in rows])
         labels = np.array([row.label for row in rows])
         if kind == "typing":
-            yield from _typing(positive, rows, scores, limits)
+            yield from _typing(positive, rows, scores, goals)
         elif kind == "neutral":
             sure = np.maximum(scores, 1 - scores) > 0.9
-            yield Measure("neutral: sure (> 0.9)", float(sure.mean()), limits["sure"], len(rows))
+            yield Measure("neutral: sure (> 0.9)", float(sure.mean()), goals["sure"], len(rows))
         elif (labels == 0.5).all():
             apart = np.abs(scores - 0.5)
             detail = f"{scores.min():.2f} to {scores.max():.2f}"
             yield Measure(
-                f"{kind}: largest distance from 0.5", float(apart.max()), limits[kind], len(rows), detail
+                f"{kind}: largest distance from 0.5", float(apart.max()), goals[kind], len(rows), detail
             )
         else:
             right = (scores > 0.5) == (labels > 0.5)
             wrong = "; ".join(row.text for row, one in zip(rows, right, strict=True) if not one)
             detail = f"wrong: {wrong}" if wrong else ""
-            yield Measure(f"{kind}: right", float(right.mean()), limits[kind], len(rows), detail, least=True)
+            yield Measure(f"{kind}: right", float(right.mean()), goals[kind], len(rows), detail, least=True)
 
 
 def slips(text: str) -> list[str]:
@@ -109,7 +108,7 @@ def slips(text: str) -> list[str]:
 
 
 def _typing(
-    positive: Positive, rows: Sequence[Sentence], scores: NDArray[np.float64], limits: dict[str, float]
+    positive: Positive, rows: Sequence[Sentence], scores: NDArray[np.float64], goals: dict[str, float]
 ) -> Iterator[Measure]:
     """The share of texts with one typing error that are wrong, less that of the same texts without."""
     labels = np.array([row.label > 0.5 for row in rows])
@@ -121,4 +120,4 @@ def _typing(
     after = np.mean([(part == label).mean() for part, label in zip(answers, labels, strict=True)])
     detail = f"{100 * before:.1f} to {100 * after:.1f} % right"
     number = sum(map(len, typed))
-    yield Measure("one typing error: cost", float(before - after), limits["typing"], number, detail)
+    yield Measure("one typing error: cost", float(before - after), goals["typing"], number, detail)
