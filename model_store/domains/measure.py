@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -44,10 +45,12 @@ def by_windows(logits: Logits, rows: Sequence[Row]) -> tuple[Scores, Labels]:
     return np.stack(means), _labels(rows)
 
 
-def lines(logits: Logits, sets: Iterable[LabelledSet], part: str, temperature: float) -> Iterator[str]:
+def lines(
+    logits: Logits, sets: Iterable[LabelledSet], part: str, temperature: float, limit: int | None = None
+) -> Iterator[str]:
     """One line per set: texts, accuracy, calibration error; for neutral texts, the share of sure answers."""
     for one in sets:
-        rows: Sequence[Row] = getattr(one, part)
+        rows: Sequence[Row] = getattr(one, part)[:limit]
         scores, labels = _scored(logits, rows)
         probabilities = softmax(scores, temperature)
         if all(row.positive == 0.5 for row in rows):
@@ -97,12 +100,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--sets", type=Path, required=True, help="folder of the sets: NAME.tsv")
     parser.add_argument("--part", choices=("choose", "last"), default="choose")
+    parser.add_argument("--limit", type=int, help="use only this many texts of each set")
     args = parser.parse_args(arguments)
     model = AutoModelForSequenceClassification.from_pretrained(args.model)
     tokenizer = AutoTokenizer.from_pretrained(args.model)
     sets = read_mixture(args.sets).sets
     temperature = read_checkpoint(args.model).temperature
-    for line in lines(lambda texts: classify(model, tokenizer, texts), sets, args.part, temperature):
+    for line in lines(partial(classify, model, tokenizer), sets, args.part, temperature, args.limit):
         sys.stdout.write(f"{line}\n")
     return 0
 
