@@ -20,7 +20,7 @@ TEST_PROCESSES ?= 2
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: install
 install: $(STAMP) ## create .venv with everything that tests and checks need (TORCH_INDEX=URL)
@@ -85,6 +85,10 @@ SEARCH ?=
 .PHONY: search
 search: $(STAMP) ## search for an hour for histories of the queue that break a promise (SEARCH="--minutes 5 --seed 7")
 	$(BIN)/python -m tests.search $(SEARCH)
+
+.PHONY: model-report
+model-report: $(STAMP) ## measure bias and robustness of the embedded model for its card; fails if a limit is broken
+	$(BIN)/python -m tests.model_report --write model_store/default/README.md
 
 .PHONY: chaos
 chaos: $(STAMP) ## break a whole service under load for 3 minutes (CHAOS="--minutes 1 --seed 7 8")

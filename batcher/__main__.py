@@ -40,6 +40,7 @@ def load_model(settings: WorkerSettings) -> Classifier:
         artefact_dir=settings.artefact_dir.expanduser(),
         stub_batch_ms=settings.stub_batch_ms,
         stub_token_ms=settings.stub_token_ms,
+        abstain=settings.abstain,
     )
     _report(classifier.info, time.monotonic() - began)
     return classifier

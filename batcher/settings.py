@@ -68,6 +68,8 @@ class WorkerSettings(QueueSettings):
     model: str = "default"
     engine: Literal["auto", "torch", "openvino", "stub"] = "auto"
     precision: Literal["auto", "f32", "bf16", "int8"] = "auto"
+    # Score below which a model with two labels answers UNCERTAIN. 0: never.
+    abstain: float = Field(default=0.0, ge=0, lt=1)
     # Threads of the engine. 0: one for each core that this process may use, according to its cgroup.
     threads: int = Field(default=0, ge=0, le=256)
     # Directory of built artefacts and compiled models.
@@ -87,6 +89,13 @@ class WorkerSettings(QueueSettings):
     # The stub classifier (model=stub): milliseconds per batch and per token.
     stub_batch_ms: float = Field(default=0.0, ge=0)
     stub_token_ms: float = Field(default=0.0, ge=0)
+
+    @field_validator("abstain")
+    @classmethod
+    def _check_abstain(cls, value: float) -> float:
+        if 0 < value <= 0.5:
+            raise ValueError("must be 0 or above 0.5, because one of two scores always reaches 0.5")
+        return value
 
 
 class JobSettings(QueueSettings):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from model_store.abstain import Abstaining
 from model_store.classifier import Classifier, Layout, ModelInfo, Precision, Tokens, Verdict
 from model_store.errors import ModelError
 
@@ -21,6 +22,7 @@ def load(
     artefact_dir: Path = Path("~/.cache/millrace"),
     stub_batch_ms: float = 0.0,
     stub_token_ms: float = 0.0,
+    abstain: float = 0.0,
 ) -> Classifier:
     """Load the model that `reference` names, after verifying the digest of each of its files.
 
@@ -29,16 +31,21 @@ def load(
     `org/name@commit`, which must have been pulled. A checkpoint is built into an artefact under
     `artefact_dir` the first time it is loaded. With `threads=0`, all cores that this process may use are
     used. The engine must pass its proof on the artefact's probes with these threads; `info` says which
-    arithmetic passed (see `model_store.choosing`). Raises ModelError, in one sentence, if any step fails.
+    arithmetic passed (see `model_store.choosing`). With `abstain` above 0.5, a third label has the highest
+    score if neither of the two reaches it (see `model_store.abstain`). Raises ModelError, in one sentence, if
+    any step fails.
     """
     kind, _, variant = reference.partition("@")
     if kind == "stub" or engine == "stub":
         from model_store.stub import StubClassifier
 
         variant = variant if kind == "stub" else ""
-        return StubClassifier(batch_ms=stub_batch_ms, token_ms=stub_token_ms, variant=variant)
+        classifier: Classifier = StubClassifier(
+            batch_ms=stub_batch_ms, token_ms=stub_token_ms, variant=variant
+        )
+    else:
+        from model_store.choosing import Wanted, load_proven
 
-    from model_store.choosing import Wanted, load_proven
-
-    wanted = Wanted(reference, engine, precision, layout, threads, artefact_dir.expanduser())
-    return load_proven(wanted)
+        wanted = Wanted(reference, engine, precision, layout, threads, artefact_dir.expanduser())
+        classifier = load_proven(wanted)
+    return Abstaining(classifier, abstain) if abstain else classifier

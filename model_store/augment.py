@@ -35,7 +35,7 @@ _HANDLES = ("@user", "@sam_w", "@jenny88", "@theRealTom", "@support")
 _TAGS = ("#movies", "#fail", "#win", "#mondays", "#weekend", "#fyi", "#nowwatching", "#justsaying")
 _SHORT = {"you": "u", "are": "r", "your": "ur", "because": "cuz", "really": "rly", "and": "&"}
 _HAPPY = (":)", ":-)", ":D", "<3", ";)", "=)", "xoxo", "yay", "lol", "haha")
-_SAD = (":(", ":-(", ":/", "ugh", "smh", "wtf", ":'(", "-_-", "meh", "fml")
+_SAD = (":(", ":-(", ":/", "D:", ">:(", "ugh", "smh", "wtf", ":'(", "-_-", "meh", "fml")
 _STRETCHED = re.compile(r"([a-z]*?[b-df-hj-np-tv-z])([aeo])([a-z]{0,3})")
 
 
@@ -56,6 +56,15 @@ def misspell(text: str, rng: Random, *, rate: float = 0.08) -> str:
     """Introduce a typing error into each word of four or more letters with probability `rate`."""
     words = text.split(" ")
     return " ".join(_slip(word, rng) if len(word) > 3 and rng.random() < rate else word for word in words)
+
+
+def slips(text: str, rng: Random, *, count: int) -> str:
+    """Introduce `count` typing errors into words of four or more letters; fewer if there are fewer words."""
+    words = text.split(" ")
+    long = [at for at, word in enumerate(words) if len(word) > 3]
+    for at in rng.sample(long, min(count, len(long))):
+        words[at] = _slip(words[at], rng)
+    return " ".join(words)
 
 
 def tweet(row: Row, rng: Random) -> Row:

@@ -93,9 +93,9 @@ def write_tokenizer(tokenizer: dict[str, Any], kept: list[int], out: Path) -> No
         token["ids"] = [new_id[old] for old in token["ids"]]
     tokenizer["truncation"] = tokenizer["padding"] = None
     out.mkdir(parents=True, exist_ok=True)
-    _write_json(out / "tokenizer.json", tokenizer)
+    write_json(out / "tokenizer.json", tokenizer)
     names = {f"{token.strip('[]').lower()}_token": token for token in SPECIAL}
-    _write_json(
+    write_json(
         out / "tokenizer_config.json",
         {
             "tokenizer_class": "DistilBertTokenizer",
@@ -124,7 +124,7 @@ def export(
     config = model.config.to_dict() | {"dtype": "float32", TEMPERATURE: round(temperature, 4)} | keys
     for key in ("_name_or_path", "temperature"):
         config.pop(key, None)
-    _write_json(out / "config.json", config)
+    write_json(out / "config.json", config)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         if (source / name).is_file():
             (out / name).write_bytes((source / name).read_bytes())
@@ -170,5 +170,5 @@ def distilbert_config(bert: dict[str, Any], *, vocab_size: int) -> Any:
     )
 
 
-def _write_json(path: Path, value: object) -> None:
+def write_json(path: Path, value: object) -> None:
     path.write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", "utf-8")

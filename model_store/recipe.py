@@ -63,10 +63,10 @@ def epoch_rows(split: Split, recipe: Recipe, epoch: int) -> list[Row]:
     rows = [row for row in split.phrases if rng.random() < recipe.phrase_share * _phrase_weight(row)]
     rows += [row for row in split.sentences for _ in range(recipe.sentence_repeat)]
     count = len(rows)
-    rows = [_varied(row, recipe, rng) for row in rows]
-    rows += _long_reviews(split.sentences, rng, count=int(len(split.sentences) * recipe.long_share))
-    rows += _written(templates.MAKERS, rng, count=int(count * recipe.template_share))
-    rows += _written((templates.neutral,), rng, count=int(count * recipe.neutral_share))
+    rows = [varied(row, recipe, rng) for row in rows]
+    rows += long_reviews(split.sentences, rng, count=int(len(split.sentences) * recipe.long_share))
+    rows += written(templates.MAKERS, rng, count=int(count * recipe.template_share))
+    rows += written((templates.neutral,), rng, count=int(count * recipe.neutral_share))
     return rows
 
 
@@ -75,7 +75,7 @@ def _phrase_weight(row: Row) -> float:
     return 0.5 if row.text.count(" ") < 2 else 1.0
 
 
-def _varied(row: Row, recipe: Recipe, rng: Random) -> Row:
+def varied(row: Row, recipe: Recipe, rng: Random) -> Row:
     draw = rng.random()
     if draw < recipe.noise_share / 2:
         return augment.tweet(Row(augment.detokenise(row.text), row.positive), rng)
@@ -87,7 +87,7 @@ def _varied(row: Row, recipe: Recipe, rng: Random) -> Row:
     return row
 
 
-def _long_reviews(sentences: Sequence[Row], rng: Random, *, count: int) -> list[Row]:
+def long_reviews(sentences: Sequence[Row], rng: Random, *, count: int) -> list[Row]:
     """Reviews: two thirds about films, from `sentences`; one third about products, from templates."""
     sides = [[row.text for row in sentences if row.positive == side] for side in (0, 1)]
 
@@ -102,7 +102,7 @@ def _long_reviews(sentences: Sequence[Row], rng: Random, *, count: int) -> list[
     return reviews
 
 
-def _written(makers: Sequence[Callable[[Random], Row]], rng: Random, *, count: int) -> list[Row]:
+def written(makers: Sequence[Callable[[Random], Row]], rng: Random, *, count: int) -> list[Row]:
     rows = []
     for _ in range(count):
         row = rng.choice(makers)(rng)

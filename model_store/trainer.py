@@ -45,14 +45,18 @@ class Trainer(Loop):
     def held_out_scores(self, *, natural: bool = False) -> tuple[Scores, Labels]:
         """Logits (texts, 2) and labels of the held-out sentences, detokenised if `natural`."""
         texts, labels = held_out_texts(self._split.held_out, natural=natural)
-        return classify(self.model, self._tokenizer, texts), labels
+        return self.classify(texts), labels
+
+    def classify(self, texts: Sequence[str]) -> Scores:
+        """Logits of shape (texts, 2)."""
+        return classify(self.model, self._tokenizer, texts)
 
     def loss(self, batch: Batch) -> Tensor:
         """Cross-entropy; with `consistency`, two dropouts should agree (R-Drop, Liang et al. 2021)."""
         ids, mask = pad([row[0] for row in batch])
         copies = 2 if self.recipe.consistency else 1
-        logits = _logits(self.model, ids.repeat(copies, 1), mask.repeat(copies, 1))
-        loss = _loss(logits, self.targets(batch, ids, mask).repeat(copies))
+        logits = logits_of(self.model, ids.repeat(copies, 1), mask.repeat(copies, 1))
+        loss = cross_entropy(logits, self.targets(batch, ids, mask).repeat(copies))
         if self.recipe.consistency:
             loss = loss + self.recipe.consistency * difference(*logits.chunk(2))
         return loss
@@ -64,7 +68,7 @@ class Trainer(Loop):
         labels = torch.tensor([row[1] for row in batch]) * (1 - smoothing) + smoothing / 2
         if not self._teachers:
             return labels
-        predicted = [_logits(teacher, ids, mask).softmax(dim=1)[:, 1] for teacher in self._teachers]
+        predicted = [logits_of(teacher, ids, mask).softmax(dim=1)[:, 1] for teacher in self._teachers]
         return labels.lerp(torch.stack(predicted).mean(dim=0), self.recipe.teacher_share)
 
     def measure(self) -> dict[str, float]:
@@ -110,14 +114,14 @@ def _teacher(path: Path, start: Path) -> Any:
     return AutoModelForSequenceClassification.from_pretrained(path).eval()
 
 
-def _logits(model: Any, ids: Tensor, mask: Tensor) -> Tensor:
+def logits_of(model: Any, ids: Tensor, mask: Tensor) -> Tensor:
     """Logits of shape (rows, labels) in f32, computed in bf16 where that is fast."""
     with autocast():
         logits: Tensor = model(input_ids=ids, attention_mask=mask).logits
     return logits.float()
 
 
-def _loss(logits: Tensor, positive: Tensor) -> Tensor:
+def cross_entropy(logits: Tensor, positive: Tensor) -> Tensor:
     """Cross-entropy against soft targets: `positive` is the target probability of label 1, shape (rows,)."""
     targets = torch.stack((1 - positive, positive), dim=1)
     return torch.nn.functional.cross_entropy(logits, targets)

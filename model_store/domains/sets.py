@@ -1,0 +1,108 @@
+"""Reads labelled sets of many kinds of text, holds rows of each out, and draws balanced epochs."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from random import Random
+
+from model_store.corpus import Row
+
+MIXTURE = Path(__file__).parent / "mixture.toml"
+LEAST_WORDS = 40  # of a window
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A set's part of the mixture; mixture.toml explains the fields."""
+
+    rows: int
+    choose: int
+    last: int
+    smoothing: float = 0.0
+    words: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledSet:
+    """One set: `rows` to train on, `choose` to compare recipes with, `last` for one last look."""
+
+    name: str
+    share: Share
+    rows: tuple[Row, ...] = field(repr=False)
+    choose: tuple[Row, ...] = field(repr=False)
+    last: tuple[Row, ...] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Mixture:
+    """The sets that were found, and how many rows of each kind are made from SST-2 and from written files."""
+
+    sets: tuple[LabelledSet, ...]
+    made: dict[str, int]
+
+
+def read_mixture(folder: Path, path: Path = MIXTURE) -> Mixture:
+    """Read `<name>.tsv` of every set of the mixture that `folder` has, and split it.
+
+    The digest of a text decides which part it belongs to, so the parts depend neither on order nor on a seed.
+    Raises ValueError if there is no set, or with file and line on a bad row.
+    """
+    book = tomllib.loads(path.read_text("utf-8"))
+    found = {name: folder / f"{name}.tsv" for name in book["sets"] if (folder / f"{name}.tsv").is_file()}
+    if not found:
+        raise ValueError(f"{folder} has none of the sets: {', '.join(book['sets'])}")
+    sets = (_split(name, Share(**book["sets"][name]), _read(file)) for name, file in found.items())
+    return Mixture(tuple(sets), book["made"])
+
+
+def draw(one: LabelledSet, rng: Random) -> list[Row]:
+    """One epoch's rows of a set: as many of each class, long texts as windows, targets smoothed."""
+    classes = sorted({row.positive for row in one.rows})
+    rows = []
+    for positive in classes:
+        mine = [row for row in one.rows if row.positive == positive]
+        rows += _sample(mine, one.share.rows // len(classes), rng)
+    return [_prepared(row, one.share, rng) for row in rows]
+
+
+def window(text: str, longest: int, rng: Random) -> str:
+    """A run of LEAST_WORDS to `longest` words: from the start, the end, or anywhere, equally often."""
+    words = text.split(" ")
+    length = rng.randint(LEAST_WORDS, longest)
+    spare = len(words) - length
+    if spare <= 0:
+        return text
+    first = rng.choice((0, spare, rng.randint(0, spare)))
+    return " ".join(words[first : first + length])
+
+
+def _prepared(row: Row, share: Share, rng: Random) -> Row:
+    text = window(row.text, share.words, rng) if share.words else row.text
+    return Row(text, row.positive * (1 - share.smoothing) + share.smoothing / 2)
+
+
+def _sample(rows: Sequence[Row], count: int, rng: Random) -> list[Row]:
+    """`count` rows; none is drawn again before all have been."""
+    whole, rest = divmod(count, len(rows))
+    return [*(row for _ in range(whole) for row in rows), *rng.sample(rows, rest)]
+
+
+def _split(name: str, share: Share, rows: Sequence[Row]) -> LabelledSet:
+    ordered = sorted(rows, key=lambda row: sha256(row.text.encode()).digest())
+    first, second = share.choose, share.choose + share.last
+    parts = ordered[second:], ordered[:first], ordered[first:second]
+    return LabelledSet(name, share, *map(tuple, parts))
+
+
+def _read(path: Path) -> list[Row]:
+    rows = []
+    for number, line in enumerate(path.read_text("utf-8").splitlines()[1:], start=2):
+        text, _, label = line.rpartition("\t")
+        if label not in ("0", "0.5", "1"):
+            raise ValueError(f"{path}:{number}: the label must be 0, 0.5 or 1, got {label!r}")
+        rows.append(Row(text, float(label)))
+    return rows

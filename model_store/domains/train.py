@@ -1,0 +1,135 @@
+"""Trains on with many kinds of text: `python -m model_store.domains.train --data SST2 --sets DIR --out OUT`.
+
+Starts from the embedded default (or `--start`), gives emoji pieces of the vocabulary, and writes a plain
+Hugging Face directory. After an interruption, the same command continues from the last checkpoint and ends
+with the same weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from model_store.convert import export
+from model_store.corpus import Row, Split
+from model_store.domains.emoji import add_pieces
+from model_store.domains.measure import fit
+from model_store.domains.mixing import SIBLINGS, epoch_rows, families
+from model_store.domains.sets import Mixture, read_mixture
+from model_store.prepare import DEFAULT
+from model_store.recipe import Recipe
+from model_store.train import METRICS, load_split
+from model_store.trainer import Trainer, cross_entropy, logits_of
+from model_store.training.batches import Batch, bucket, encode, pad
+
+CHECKPOINT = "checkpoint.safetensors"
+AGREEMENT = 0.5  # weight of the variance of siblings' margins
+# The options of Recipe that this training reads. Two dropouts of a row would cost a second pass.
+RECIPE = Recipe(
+    epochs=1, batch_rows=128, batch_tokens=4096, max_tokens=128, learning_rate=6e-5, label_smoothing=0.03,
+    consistency=0.0, average_decay=0.99, noise_share=0.12,
+)  # fmt: skip
+
+
+class SiblingBatch(Batch):
+    """Rows of which each SIBLINGS in turn are one family."""
+
+
+class DomainTrainer(Trainer):
+    """A Trainer whose rows are those of a mixture, and whose loss has a term for siblings."""
+
+    def __init__(self, start: Path, settings: Recipe, split: Split, mixture: Mixture) -> None:
+        self._mixture = mixture
+        super().__init__(start, settings, split)
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Cross-entropy; in a batch of siblings, also the mean variance of a family's margins."""
+        ids, mask = pad([row[0] for row in batch])
+        logits = logits_of(self.model, ids, mask)
+        loss = cross_entropy(logits, self.targets(batch, ids, mask))
+        if isinstance(batch, SiblingBatch):
+            margins = (logits[:, 1] - logits[:, 0]).view(-1, SIBLINGS)
+            loss = loss + AGREEMENT * margins.var(dim=1).mean()
+        return loss
+
+    def _batches(self, epoch: int) -> list[Batch]:
+        rng = Random(f"{self.recipe.seed}/{epoch}")
+        rows = list(epoch_rows(self._split, self._mixture, self.recipe, rng))
+        batches = bucket(
+            self._encoded(rows),
+            most_rows=self.recipe.batch_rows,
+            most_tokens=self.recipe.batch_tokens,
+            rng=Random(f"{self.recipe.seed}/{epoch}/batches"),
+        )
+        drawn = families(rows, rng, count=self._mixture.made["siblings"])
+        size = max(1, self.recipe.batch_rows // SIBLINGS)
+        for first in range(0, len(drawn), size):
+            members = [row for family in drawn[first : first + size] for row in family]
+            batches.append(SiblingBatch(self._encoded(members)))
+        rng.shuffle(batches)
+        return batches
+
+    def _encoded(self, rows: list[Row]) -> Batch:
+        ids = encode(self._tokenizer, [row.text for row in rows], self.recipe.max_tokens)
+        return list(zip(ids, (row.positive for row in rows), strict=True))
+
+
+def train(data: Path, mixture: Mixture, start: Path, out: Path, settings: Recipe) -> dict[str, Any]:
+    """Train into `out`, or continue an interrupted run there; saves every 50 steps. Returns the metrics."""
+    prepared = out / "start"
+    if not (prepared / "tokenizer_config.json").exists():
+        add_pieces(start, prepared)
+    trainer = DomainTrainer(prepared, settings, load_split(data, settings), mixture)
+    if (out / CHECKPOINT).exists():
+        trainer.restore(out / CHECKPOINT)
+    began = time.monotonic()
+    for step in trainer.steps():
+        if step % 50 == 0 and step < trainer.total_steps:
+            trainer.save(out / CHECKPOINT)
+    trainer.use_average()
+    temperature = fit(trainer.classify, mixture.sets)
+    export(trainer.model, prepared, out, temperature=temperature)
+    metrics = {
+        "recipe": asdict(settings),
+        "rows": {one.name: len(one.rows) for one in mixture.sets},
+        "made": mixture.made,
+        "steps": trainer.total_steps,
+        "seconds": round(time.monotonic() - began),
+        "epochs": trainer.history,
+        "temperature": temperature,
+    }
+    (out / METRICS).write_text(json.dumps(metrics, indent=2) + "\n", "utf-8")
+    (out / CHECKPOINT).unlink(missing_ok=True)
+    return metrics
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Train as the command line says. Returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m model_store.domains.train", description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="folder of SST-2: train.tsv and others")
+    parser.add_argument("--sets", type=Path, required=True, help="folder of the other sets: NAME.tsv")
+    parser.add_argument("--start", type=Path, default=DEFAULT, help="model to train on (default: embedded)")
+    parser.add_argument("--out", type=Path, required=True, help="directory for the model and its checkpoints")
+    parser.add_argument("--seed", type=int, default=RECIPE.seed)
+    parser.add_argument("--threads", type=int, default=2, help="torch threads (default 2)")
+    args = parser.parse_args(arguments)
+    torch.set_num_threads(args.threads)
+    try:
+        train(args.data, read_mixture(args.sets), args.start, args.out, replace(RECIPE, seed=args.seed))
+    except (FileNotFoundError, ValueError) as error:
+        sys.stderr.write(f"train: {error}\n")
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,192 @@
+"""Training on sets of many kinds: their parts, windows, siblings, emoji, and a tiny run from start to end."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+
+import pytest
+from safetensors.torch import load_file
+from tokenizers import Tokenizer
+from transformers import AutoModelForSequenceClassification
+
+from model_store.convert import convert
+from model_store.corpus import Row
+from model_store.domains import emoji, measure, sets, siblings, train, unreadable
+from model_store.domains.mixing import typed
+from model_store.train import load_split
+from tests.model_report.measures import HERE, read_sentences
+from tests.unit.model_store.tiny_bert import write_bert, write_data
+
+MIXTURE = """
+[sets.first]
+rows = 8
+choose = 4
+last = 4
+smoothing = 0.2
+[sets.reviews]
+rows = 4
+choose = 2
+last = 2
+words = 50
+[sets.neutral]
+rows = 4
+choose = 2
+last = 2
+[sets.missing]
+rows = 9
+choose = 1
+last = 1
+[made]
+sst2_sentences = 4
+sst2_phrases = 8
+long_reviews = 2
+patterns = 4
+neutral = 2
+siblings = 2
+emoji = 8
+unreadable = 4
+"""
+
+
+@pytest.fixture
+def mixture(tmp_path: Path) -> sets.Mixture:
+    folder = tmp_path / "sets"
+    folder.mkdir()
+    rows = {
+        "first": [
+            f"a {'good' if number % 3 else 'bad'} film {number}\t{int(number % 3 > 0)}"
+            for number in range(30)
+        ],
+        "reviews": [f"{'word ' * 199}end{number}\t{number % 2}" for number in range(12)],
+        "neutral": [f"film {number}\t0.5" for number in range(12)],
+    }
+    for name, lines in rows.items():
+        (folder / f"{name}.tsv").write_text("\n".join(["sentence\tlabel", *lines]) + "\n", "utf-8")
+    (tmp_path / "mixture.toml").write_text(MIXTURE, "utf-8")
+    return sets.read_mixture(folder, tmp_path / "mixture.toml")
+
+
+def test_the_parts_of_a_set_are_disjoint_and_complete(mixture: sets.Mixture) -> None:
+    assert [one.name for one in mixture.sets] == ["first", "reviews", "neutral"]
+    first = mixture.sets[0]
+    parts = [{row.text for row in part} for part in (first.rows, first.choose, first.last)]
+    assert [len(part) for part in parts] == [22, 4, 4]
+    assert len(set.union(*parts)) == 30
+
+
+def test_an_epoch_has_as_many_rows_of_each_class_with_smoothed_targets(mixture: sets.Mixture) -> None:
+    first, _, neutral = mixture.sets
+    assert Counter(row.positive for row in sets.draw(first, Random(1))) == {0.1: 4, 0.9: 4}
+    assert {row.positive for row in sets.draw(neutral, Random(1))} == {0.5}
+
+
+def test_long_texts_become_windows_that_reach_both_ends(mixture: sets.Mixture) -> None:
+    rng = Random(1)
+    texts = [row.text for _ in range(20) for row in sets.draw(mixture.sets[1], rng)]
+    assert all(sets.LEAST_WORDS <= len(text.split(" ")) <= 50 for text in texts)
+    assert 0.1 < sum("end" in text for text in texts) / len(texts) < 0.9
+    assert sets.window("short text", 50, rng) == "short text"
+
+
+def test_a_folder_without_sets_and_a_bad_label_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="none of the sets"):
+        sets.read_mixture(tmp_path)
+    (tmp_path / "imdb.tsv").write_text("sentence\tlabel\ngood\t2\n", "utf-8")
+    with pytest.raises(ValueError, match=r"imdb.tsv:2: the label must be"):
+        sets.read_mixture(tmp_path)
+
+
+def test_siblings_share_pattern_and_target_and_differ_in_people() -> None:
+    rng = Random(2)
+    for _ in range(200):
+        family = siblings.siblings([Row("great food", 1.0)], rng, count=8)
+        assert len({row.positive for row in family}) == 1
+        assert family[0].positive in (0.0, siblings.NEUTRAL, 1.0)
+        assert len({row.text for row in family}) > 1
+        assert not any("{" in row.text or " a a" in row.text for row in family)
+
+
+def test_training_sentences_are_not_those_of_the_report() -> None:
+    rng = Random(3)
+    written = {unreadable.plain(rng).text for _ in range(2000)} | {
+        unreadable.unreadable(rng).text for _ in range(500)
+    }
+    book = (Path(siblings.__file__).parent / "siblings.toml").read_text("utf-8").lower()
+    measured = [row.text for rows in read_sentences().values() for row in rows if len(row.text) > 5]
+    assert not written & set(measured)
+    patterns = [line for line in (HERE / "people.toml").read_text("utf-8").splitlines() if line.endswith(".")]
+    assert not [
+        line for line in patterns if line.split("{}")[-1] in book and line.split("{}")[0].lower() in book
+    ]
+
+
+def test_one_row_in_five_gets_typing_errors() -> None:
+    rng = Random(4)
+    changed = [typed(Row("excellent breakfast yesterday", 1.0), rng).text for _ in range(1000)]
+    assert 0.15 < statistics.mean(text != "excellent breakfast yesterday" for text in changed) < 0.25
+
+
+def test_emoji_get_pieces_as_a_word_and_at_the_end_of_one(tmp_path: Path) -> None:
+    convert(write_bert(tmp_path / "bert"), tmp_path / "start")
+    emoji.add_pieces(tmp_path / "start", tmp_path / "out")
+    tokenizer = Tokenizer.from_file(str(tmp_path / "out" / "tokenizer.json"))
+    assert tokenizer.encode("film 😍 film😡😡", add_special_tokens=False).tokens == [
+        "film",
+        "😍",
+        "film",
+        "##😡",
+        "##😡",
+    ]
+    before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("start", "out"))
+    name = "distilbert.embeddings.word_embeddings.weight"
+    assert after[name][: len(before[name])].equal(before[name])
+    assert (
+        len(after[name])
+        == tokenizer.get_vocab_size()
+        == len(before[name]) + 2 * sum(map(len, emoji.BOOK.values()))
+    )
+    emoji.add_pieces(tmp_path / "out", tmp_path / "again")
+    assert load_file(tmp_path / "again" / "model.safetensors")[name].equal(after[name])
+
+
+def test_a_run_writes_a_model_and_resumes(mixture: sets.Mixture, tmp_path: Path) -> None:
+    convert(write_bert(tmp_path / "bert"), tmp_path / "start")
+    data = write_data(tmp_path / "data")
+    settings = replace(train.RECIPE, batch_rows=16, max_tokens=32, held_out=2)
+    train.train(data, mixture, tmp_path / "start", tmp_path / "out", settings)
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics["rows"] == {"first": 22, "reviews": 8, "neutral": 8}
+
+    resumed = tmp_path / "resumed"
+    emoji.add_pieces(tmp_path / "start", resumed / "start")
+    trainer = train.DomainTrainer(resumed / "start", settings, load_split(data, settings), mixture)
+    assert sum(isinstance(batch, train.SiblingBatch) for batch in trainer.epochs[0]) == 1
+    for step in trainer.steps():
+        if step == 2:
+            break
+    trainer.save(resumed / train.CHECKPOINT)
+    train.train(data, mixture, tmp_path / "start", resumed, settings)
+    whole, again = (load_file(tmp_path / name / "model.safetensors") for name in ("out", "resumed"))
+    assert all(whole[name].equal(again[name]) for name in whole)
+    AutoModelForSequenceClassification.from_pretrained(resumed)
+
+
+def test_whole_reviews_are_measured_in_windows(mixture: sets.Mixture) -> None:
+    import numpy as np
+
+    def logits(texts: list[str]) -> np.ndarray:
+        """Positive by 1 where a window contains an end with an odd number."""
+        ends = [int(text.split("end")[1]) % 2 if "end" in text else 0 for text in texts]
+        return np.stack([np.zeros(len(texts)), np.array(ends) * 2.0 - 0.1], axis=1)
+
+    rows = mixture.sets[1].rows
+    scores, labels = measure.by_windows(logits, rows)
+    assert (scores.argmax(axis=1) == labels).all()
+    assert scores[labels == 1, 1] == pytest.approx(2 / 5 - 0.1)
+    printed = list(measure.lines(logits, mixture.sets, "choose", 1.0))
+    assert [line.split()[0] for line in printed] == ["first", "reviews", "reviews,", "neutral"]
