@@ -76,7 +76,7 @@ async def test_a_child_that_dies_again_and_again_is_given_more_and_more_time(
 @pytest.mark.parametrize(
     ("code", "settled", "sentence"),
     [
-        ("raise SystemExit(2)", True, r"child cannot start\."),
+        ("raise SystemExit(2)", True, r"child cannot start, for the reason that it gave above\."),
         ("raise SystemExit(3)", False, r"child ended with status 3 before it was ready\."),
     ],
 )
