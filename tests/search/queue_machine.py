@@ -58,7 +58,7 @@ REVISIONS = st.sampled_from(["r1", "r2"])
 BUDGETS = st.sampled_from([1_500, 5_500, 20_500])
 FAILURE = Failure("inference_failed", "it cannot be read").encode()
 HEALING_ROUNDS = 15
-STEPS = 40
+STEPS = 30
 
 
 class QueueMachine(RuleBasedStateMachine):

@@ -34,8 +34,14 @@ def test_a_real_server_does_the_same_as_the_pretended_one(redis_client: redis.Re
     search([redis_client, fakeredis.FakeRedis(version=(7,))], 20)
 
 
+# The others take longer to find: `make search SEARCH=--planted`.
+SOON = ("a cancel keeps the cost", "a claim ignores leases", "a join forgets who waits already")
+
+
 @pytest.mark.redis
-@pytest.mark.parametrize("fault", PLANTED[:4], ids=lambda fault: fault.name)
+@pytest.mark.parametrize(
+    "fault", [fault for fault in PLANTED if fault.name in SOON], ids=lambda one: one.name
+)
 def test_a_planted_fault_is_found(redis_client: redis.Redis, fault: Fault) -> None:
     with planted(fault), pytest.raises((AssertionError, ExceptionGroup)):
-        search([redis_client], 1000, seed=1, shrink=False)
+        search([redis_client], 500, seed=1, shrink=False)

@@ -32,7 +32,10 @@ class Model(StubClassifier):
 
 
 class Made:
-    """A worker with a queue in memory. It stops once it has waited twice for nothing."""
+    """A worker with a queue in memory. It stops once it has waited twice for nothing.
+
+    No heartbeat is due meanwhile: it would take an error that is meant for another round trip.
+    """
 
     def __init__(
         self, queue: FakeQueue, *, pace: Pace = "early", classifier: Any = None, **settings: Any
@@ -44,7 +47,7 @@ class Made:
         self.worker = Worker(
             classifier or Model(),
             queue.queues,
-            WorkerSettings(**settings),
+            WorkerSettings(lease_ms=60_000, **settings),
             lambda results: self.remembered.extend(entry for entry, _ in results),
             self.reports.append,
             fake_host(self.clock, pace, lambda: queue.log.append("join")),
