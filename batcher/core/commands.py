@@ -5,11 +5,11 @@ Those that concern a worker itself are in `membership`, and `Sweep` is in `snaps
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
 
+from batcher.core.jitter import jitter
 from batcher.core.scripts import Script, call
 from batcher.messages import NO_TRACE, Entry, Lane, decode_entry
 
@@ -201,7 +201,7 @@ class Completed(NamedTuple):
 
 def spread(lifetime_ms: float) -> int:
     """Varies a lifetime by up to 10 %, so that results cached together do not expire together."""
-    return int(lifetime_ms * random.uniform(0.9, 1.1))
+    return int(lifetime_ms * jitter(0.9, 1.1))
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import random
 import re
 import socket
 import ssl
@@ -12,6 +11,8 @@ import time
 from typing import Literal
 
 import redis
+
+from batcher.core.jitter import jitter
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +101,7 @@ class Outage:
     @property
     def pause_s(self) -> float:
         """How long to wait before the next retry, growing with the length of the outage."""
-        return min(max(RETRY_S, self.seconds / 8), RETRY_MOST_S) * random.uniform(0.8, 1.2)
+        return min(max(RETRY_S, self.seconds / 8), RETRY_MOST_S) * jitter(0.8, 1.2)
 
     def lost(self, error: BaseException) -> None:
         """Reports that Redis did not answer."""

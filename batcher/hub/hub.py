@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import os
-import random
 import socket
 from collections.abc import Coroutine, Iterable, Sequence
 from copy import copy
+from secrets import token_hex
 from typing import Any
 
 from batcher.core.connection import AsyncRedis, connect_async
+from batcher.core.jitter import jitter
 from batcher.core.keys import cache_prefix, prefix
 from batcher.core.outage import REDIS_ERRORS, Outage
 from batcher.core.pipeline import Pipeline
@@ -61,7 +62,7 @@ class ReplyHub:
         linger_s: float = 0.0,
         cache_here: bool = False,
     ) -> None:
-        self.api = f"{socket.gethostname()}-{os.getpid()}-{random.getrandbits(32):08x}"
+        self.api = f"{socket.gethostname()}-{os.getpid()}-{token_hex(4)}"
         self.snapshot: Snapshot = NO_SNAPSHOT
         self.outage = Outage()
         self._pipeline = Pipeline(client, prefix(name), retries=1)
@@ -228,7 +229,7 @@ class ReplyHub:
                 await self.sweep()
                 self.outage.found()
                 self._first_reply.set()
-                await asyncio.sleep(SWEEP_EVERY_S * random.uniform(0.8, 1.0))
+                await asyncio.sleep(SWEEP_EVERY_S * jitter(0.8, 1.0))
             except REDIS_ERRORS as error:
                 self._dispatcher.lost(error)
                 await asyncio.sleep(self.outage.pause_s)

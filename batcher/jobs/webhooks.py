@@ -9,7 +9,6 @@ from __future__ import annotations
 import http.client
 import json
 import logging
-import random
 import socket
 import ssl
 import threading
@@ -19,6 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from batcher.core.jitter import jitter
 from batcher.core.outage import REDIS_ERRORS
 from batcher.jobs.records import JobRecord
 from batcher.jobs.store import JobStore
@@ -85,7 +85,7 @@ class WebhookSender:
         attempts = [*record.deliveries, attempt]
         pause_s = None
         if not delivery.final and len(attempts) <= len(PAUSES_S):
-            pause_s = PAUSES_S[len(attempts) - 1] * random.uniform(1.0, 1.1)
+            pause_s = PAUSES_S[len(attempts) - 1] * jitter(1.0, 1.1)
         self._store.record_webhook(record, attempts, pause_s)
         self._log(record, delivery, pause_s)
         return True

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from random import SystemRandom
 
 # The upper bound of the first random pause in seconds. It doubles with each attempt, up to MOST_BACKOFF_S.
 FIRST_BACKOFF_S = 0.2
@@ -30,7 +30,7 @@ class Options:
     concurrency: int = 8
     job_from: int | None = 10_000
     now: Callable[[], float] = time.monotonic
-    random: Callable[[], float] = random.random
+    random: Callable[[], float] = SystemRandom().random
 
     def __post_init__(self) -> None:
         if self.budget_s <= 0 or self.batch_texts < 1 or self.concurrency < 1:

@@ -97,7 +97,7 @@ def test_batches_are_seen_as_they_close(house: Mill, viewer: Viewer) -> None:
     details = page.inner_text("#batches li:first-child p")
     assert "tokens" in details
     assert "; waited " in details
-    page.wait_for_function("document.querySelector('[data-figure=\"worked\"]').textContent !== '0/s'")
+    page.wait_for_selector('[data-figure="worked"]:not(:text-is("0/s"))')
     assert page.locator("#chart-texts path.first").count() == 1
 
 

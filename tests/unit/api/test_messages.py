@@ -8,7 +8,7 @@ from tests.unit.api.pretended import Service
 
 BODIES = [
     (b'{"texts": ["a"]}', 'unknown field: did you mean "text"?'),
-    (b'{"inputs": ["a"]}', 'unknown field: did you mean "text"?'),
+    (b'{"input": ["a"]}', 'unknown field: did you mean "text"?'),
     (b'{"txt": ["a"]}', 'unknown field: did you mean "text"?'),
     (b'{"model": 1}', 'unknown field: the body is {"text": ["...", ...]}'),
     (b"{'text': ['a']}", "JSON needs double quotes at character 2"),
