@@ -69,13 +69,14 @@ MakeMill = Callable[..., Mill]
 
 def test_a_text_is_computed_first_and_known_the_second_time(house: Mill, viewer: Viewer) -> None:
     page = viewer.open(house)
-    page.fill("#texts", "I hate you.\n\nI love you.\n<b>bold</b>")
+    # Not the texts that the form begins with: another test may have sent those.
+    page.fill("#texts", "I hate rain.\n\nI love snow.\n<b>bold</b>")
     page.keyboard.press("Control+Enter")
     page.wait_for_selector('#outcome [data-cache="MISS"]')
-    assert page.locator("#answers .text").all_inner_texts() == ["I hate you.", "I love you.", "<b>bold</b>"]
+    assert page.locator("#answers .text").all_inner_texts() == ["I hate rain.", "I love snow.", "<b>bold</b>"]
     assert page.locator("#answers li").first.locator(".label").all_inner_texts() == ["NEGATIVE", "POSITIVE"]
     shown = page.locator("#answers li .number.best").first.inner_text()
-    expected = max(pair["score"] for pair in house.predict("I hate you.").json()["predictions"][0])
+    expected = max(pair["score"] for pair in house.predict("I hate rain.").json()["predictions"][0])
     assert shown == f"{100 * expected:.1f} %"
     stages = page.eval_on_selector_all("#waterfall [data-stage]", "all => all.map(one => one.dataset.stage)")
     assert stages == ["cache", "queue", "tokenize", "model", "other"]
