@@ -22,6 +22,7 @@ SUITE: dict[str, tuple[str, ...]] = {
     "arithmetic": (),
     "idle": (),
     "queue_alone": (),
+    "standby": ("--seconds", "10"),
     "mixed": ("--seconds", "8"),
     "hit": ("--rounds", "3", "--seconds", "2"),
     "compat": ("--rounds", "3", "--seconds", "1"),

@@ -16,6 +16,7 @@ import redis
 import redis.asyncio
 
 from batcher.core.commands import Command
+from batcher.core.outage import REDIS_ERRORS, lost_to
 
 Reply = TypeVar("Reply")
 
@@ -123,7 +124,8 @@ class Pipeline(asyncio.Protocol):
         except Exception as error:
             self._scheduled = False
             self._sent, self._waiting = self._waiting, deque()  # as if all of it had been sent
-            self._lost(error)
+            # Whatever redis-py raises while it connects, callers take it for an outage.
+            self._lost(error if isinstance(error, REDIS_ERRORS) else lost_to(error))
             return
         self._known.clear()
         self._reader = hiredis.Reader(

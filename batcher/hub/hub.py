@@ -9,10 +9,9 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Sequence
 from copy import copy
 from secrets import token_hex
-from typing import Any
 
 from batcher.core.connection import AsyncRedis, connect_async
 from batcher.core.jitter import jitter
@@ -30,6 +29,7 @@ from batcher.errors import (
 )
 from batcher.hub.admission import Admission, LaneCaps
 from batcher.hub.dispatcher import Dispatcher
+from batcher.hub.loops import Loops
 from batcher.hub.slow_poll import SlowPoll
 from batcher.hub.sweeper import Sweeper
 from batcher.messages import Lane, Outcome, is_failure
@@ -76,7 +76,7 @@ class ReplyHub:
         self._dispatcher = Dispatcher(self._pipeline, name, self.api, self.outage, self._admission)
         self._slow_poll = SlowPoll(self._pipeline, self._dispatcher)
         self.counts = self._dispatcher.counts
-        self._loops: list[asyncio.Task[None]] = []
+        self._loops = Loops()
         self._first_reply = asyncio.Event()
         self._stopping = False
 
@@ -97,8 +97,7 @@ class ReplyHub:
 
     async def start(self, patience_s: float = 0.5) -> None:
         """Starts the loops and waits for the first reply. Succeeds without Redis: the loops keep trying."""
-        loops: Iterable[Coroutine[Any, Any, None]] = (self._sweeps(), self._hints(), self._polls())
-        self._loops = [asyncio.create_task(loop) for loop in loops]
+        self._loops.start(sweeps=self._sweeps(), hints=self._hints(), polls=self._polls())
         await asyncio.wait([asyncio.create_task(self._first_reply.wait())], timeout=patience_s)
 
     async def stop(self) -> None:
@@ -106,16 +105,14 @@ class ReplyHub:
         self._stopping = True
         self._dispatcher.resolve_all(QueueUnavailable("this API process is shutting down", retry_after_s=1.0))
         self._first_reply.set()
-        for task in self._loops:
-            task.cancel()
-        await asyncio.gather(*self._loops, return_exceptions=True)
+        await self._loops.stop()
         await self._pipeline.close()
         await self._hint_pipeline.close()
 
     @property
     def alive(self) -> bool:
         """False once a loop has ended unexpectedly."""
-        return not any(task.done() for task in self._loops)
+        return self._loops.alive
 
     @property
     def reachable(self) -> bool:

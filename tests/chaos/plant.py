@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,10 +60,13 @@ class Plant:
         await self.ready(timeout_s)
 
     async def ready(self, timeout_s: float) -> None:
-        """Returns when /readyz of every API is 200."""
-        async with httpx.AsyncClient(trust_env=False, timeout=5) as client, asyncio.timeout(timeout_s):
+        """Returns when /readyz of every API is 200. Raises RuntimeError, with its last answer."""
+        deadline = time.monotonic() + timeout_s
+        async with httpx.AsyncClient(trust_env=False, timeout=5) as client:
             for url in self.urls():
-                while not await _ready(client, url):  # noqa: ASYNC110 - other processes
+                while why := await _why_not_ready(client, url):
+                    if time.monotonic() > deadline:
+                        raise RuntimeError(f"{url} is not ready after {timeout_s:g} s: {why}")
                     await asyncio.sleep(0.1)
 
     async def close(self) -> None:
@@ -77,10 +81,12 @@ class Plant:
         self._folder.cleanup()
 
     def logs(self, lines: int = 30) -> str:
-        """The last lines of every process."""
-        return "\n".join(
-            "\n".join([f"-- {seat.name}", *seat.process.said().splitlines()[-lines:]]) for seat in self.seats
-        )
+        """The last lines of every process, those about requests left out."""
+        told = []
+        for seat in self.seats:
+            said = [line for line in seat.process.said().splitlines() if '"action":"request"' not in line]
+            told += [f"-- {seat.name}", *said[-lines:]]
+        return "\n".join(told)
 
     def crashes(self) -> list[str]:
         """Tracebacks that processes wrote; only a text that makes the model raise may cause one."""
@@ -121,8 +127,10 @@ class Plant:
         return Process("jobs", millrace("jobs"), settings, Path(self._folder.name))
 
 
-async def _ready(client: httpx.AsyncClient, url: str) -> bool:
+async def _why_not_ready(client: httpx.AsyncClient, url: str) -> str:
+    """What /readyz says, and whether /livez would have the process restarted; empty once it is ready."""
     try:
-        return (await client.get(f"{url}/readyz")).status_code == 200
-    except httpx.TransportError:
-        return False
+        ready, live = await client.get(f"{url}/readyz"), await client.get(f"{url}/livez")
+    except httpx.TransportError as error:
+        return repr(error)
+    return "" if ready.status_code == 200 else f"/readyz: {ready.text} /livez: {live.text}"
