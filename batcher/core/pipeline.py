@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import hiredis
-import redis
 import redis.asyncio
 
 from batcher.core.commands import Command
@@ -121,22 +120,25 @@ class Pipeline(asyncio.Protocol):
                 await old.disconnect(nowait=True)
             self._connection = self._client.connection_pool.make_connection()  # type: ignore[no-untyped-call]
             await self._connection.connect()
+            self._take_over()
         except Exception as error:
             self._scheduled = False
-            self._sent, self._waiting = self._waiting, deque()  # as if all of it had been sent
-            # Whatever redis-py raises while it connects, callers take it for an outage.
+            self._sent, self._waiting = self._waiting, deque()  # as if all had been sent
+            # uvloop raises RuntimeError if the connection is closed while redis-py sets it up.
             self._lost(error if isinstance(error, REDIS_ERRORS) else lost_to(error))
-            return
+        else:
+            self._send()
+
+    def _take_over(self) -> None:
+        """From now on, the data of the new connection arrives here instead of in redis-py's stream."""
         self._known.clear()
         self._reader = hiredis.Reader(
             protocolError=redis.exceptions.InvalidResponse,
             replyError=self._connection._parser.parse_error,
             notEnoughData=_NOTHING,
         )
-        # From now on its data arrives here instead of in a stream.
         self._transport = self._connection._writer.transport
         self._transport.set_protocol(self)
-        self._send()
 
     def _send(self) -> None:
         self._scheduled = False
