@@ -27,6 +27,7 @@ from api.asgi.problems import problem_parts
 from api.errors import Problem
 from api.lifecycle import LIFECYCLE, Lifecycle
 from api.server.backlog import BACKLOG, Backlog
+from api.server.head import RequestParser, problem_of_head, with_host_of
 
 # Interval between checks for progress. A stalled head, body or response ends after one to two intervals.
 PATIENCE_S = 20.0
@@ -68,6 +69,7 @@ class Connection(HttpToolsProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
+        self.parser: RequestParser = RequestParser(self)  # type: ignore[assignment]
         self._most = self.limit_concurrency or sys.maxsize
         self.limit_concurrency = None  # uvicorn would reject every new connection, including probes
         self._since = self.loop.time()
@@ -129,17 +131,35 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Starts a request, or queues it behind other requests of this connection."""
+        if self.parser.offered:
+            return
         if len(self.pipeline) >= PIPELINED:
             raise ValueError("too many pipelined requests")
         if HEAD_BYTES - self._allowance + self._arriving > min(TARGET_BYTES, HEADER_BYTES):
             self._check_sizes()
         if len(self.headers) > HEADERS:
             self._give_up(_too_many_headers())
+        self._read_head()
         if self._probes_only and self.url.partition(b"?")[0] not in _PROBE_TARGETS:
             self._give_up(_all_busy())
         super().on_headers_complete()
+        self.headers = self.headers.copy()  # trailers are counted, but they are not headers of the request
         if self._last or self._probes_only or (self._lifecycle is not None and self._lifecycle.draining):
             self.cycle.keep_alive = False
+
+    def on_message_complete(self) -> None:
+        if not self.parser.offered:
+            super().on_message_complete()
+
+    def _read_head(self) -> None:
+        """Applies the rules of RFC 9112 for the head that the parser leaves to its caller."""
+        version = self.parser.get_http_version()
+        if version == "1.0":
+            self.expect_100_continue = False  # RFC 9110, 10.1.1
+        if not self.url.startswith(b"/") and b"://" in self.url:
+            self.headers = self.scope["headers"] = with_host_of(self.url, self.headers)
+        if (problem := problem_of_head(self.headers, version)) is not None:
+            self._give_up(problem)
 
     def _check_sizes(self) -> None:
         """Checks the parts of a head that is larger than each of them may be."""

@@ -155,7 +155,7 @@ def test_finding_07_no_head_is_a_server_error_or_costs_much(
     target = path.replace("{job_id}", job_id) + (f"?{query * times}" if query else "")
     headers = b"".join(line for head in heads for line in head)[:LARGEST]
     headers = headers[: headers.rfind(b"\r\n") + 2] if headers else b""
-    framing = b"connection: close\r\ncontent-length: %d\r\n" % len(body)
+    framing = b"host: localhost\r\nconnection: close\r\ncontent-length: %d\r\n" % len(body)
     raw = b"%b %b HTTP/1.1\r\n%b%b\r\n%b" % (method.encode(), target.encode(), framing, headers, body)
     status, seconds = cost_s(mill, raw)
     # 503 and 504 are honest: no time was given, or the worker's beat was late on a busy machine.

@@ -28,8 +28,8 @@ LEANT_ON = {
     "uvicorn.protocols.http.httptools_impl": "STATUS_LINE HttpToolsProtocol",
     "uvicorn.protocols.http.httptools_impl:HttpToolsProtocol": """
         connection_lost connection_made connections cycle data_received flow headers
-        _start_asgi_task limit_concurrency
-        loop on_body on_header on_headers_complete on_url pause_writing pipeline
+        _start_asgi_task expect_100_continue limit_concurrency
+        loop on_body on_header on_headers_complete on_message_complete on_url parser pause_writing pipeline
         resume_writing scope send_400_response shutdown timeout_keep_alive_task transport url""",
     "uvicorn.protocols.http.httptools_impl:RequestResponseCycle": """
         keep_alive response_complete response_started""",
