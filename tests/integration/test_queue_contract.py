@@ -261,6 +261,28 @@ def test_a_heartbeat_keeps_the_lease_and_only_what_is_still_held(bench: Bench) -
     assert bench.leftovers() == []
 
 
+def test_a_worker_that_comes_back_keeps_the_lease_of_what_it_still_runs(bench: Bench) -> None:
+    """Another has claimed the text meanwhile: the first result counts, and neither died of it."""
+    bench.ask("x")
+    bench.worker("back", lease_ms=1).claim(10, 100, 100)
+    wait_until(lambda: bench.sweep().recovered == 1, "the lease to end")
+    other = bench.worker("other", lease_ms=100)
+    assert ids_of(other.claim(10, 100, 100)) == ["x"]
+    back = bench.worker("back", lease_ms=60_000)
+    assert back.beat(["x"], RECORD, MODEL, 5000) == 1
+    time.sleep(0.15)
+    assert bench.sweep().recovered == 0, "one of them will answer it"
+    assert bench.worker("back", lease_ms=1).beat(["x"], RECORD, MODEL, 5000) == 1
+    other.beat([], RECORD, MODEL, 5000)
+    wait_until(lambda: bench.sweep().recovered == 1, "the lease to end after the last heartbeat")
+    assert bench.client.hget(f"{bench.P}:claims", "x").endswith(b" "), "both live, so neither died of it"
+    assert back.complete([("x", ANSWER)]) == 1
+    assert other.complete([("x", ANSWER)]) == 0
+    assert bench.hints() == [("x", ANSWER)]
+    assert ids_of(bench.worker().claim(10, 100, 100)) == []
+    assert bench.leftovers() == []
+
+
 def test_the_third_death_of_a_run_alone_is_final_and_remembered(bench: Bench) -> None:
     bench.ask("x")
     for attempt in (1, 2, 3, 4):

@@ -1,4 +1,4 @@
--- A worker's heartbeat: extends the leases it still holds and renews its record and that of its model.
+-- A worker's heartbeat: extends the leases of what it runs and renews its record and that of its model.
 -- ARGV: worker, lease_ms, record_ms, takes over the model record (1 on becoming ready),
 --       number of record fields, field, value, ..., number of model fields, field, value, ..., then ids.
 -- Without any fields, what the last heartbeat published still holds.
@@ -50,6 +50,8 @@ if texts > (tonumber(known[1]) or 0) then
   redis.call('PEXPIRE', SNAPSHOT, WORKERS_MS)
 end
 
+-- Also of an entry whose lease had ended and that another worker has claimed since: as long as either of them runs it, its
+-- result is near, and a third worker would only compute it once more.
 local extended = 0
 for i = at, #ARGV do
   if redis.call('ZSCORE', INFLIGHT, ARGV[i]) then
