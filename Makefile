@@ -79,11 +79,11 @@ PROOF ?=
 proof: $(STAMP) ## check every engine, precision and layout under each instruction set (PROOF="--models default")
 	$(BIN)/python -m tests.proof $(PROOF)
 
-# Options for `make search`, e.g. make search SEARCH="--minutes 5 --seed 7", or SEARCH=--planted
+# Options for `make search`, e.g. make search SEARCH="--machine jobs --minutes 5 --seed 7", or SEARCH=--planted
 SEARCH ?=
 
 .PHONY: search
-search: $(STAMP) ## search for an hour for histories of the queue that break a promise (SEARCH="--minutes 5 --seed 7")
+search: $(STAMP) ## search for an hour for histories of the queue or of jobs that break a promise (SEARCH="--minutes 5 --seed 7")
 	$(BIN)/python -m tests.search $(SEARCH)
 
 .PHONY: model-report

@@ -246,6 +246,18 @@ def test_finding_03_an_earlier_job_of_the_same_id_writes_nothing(store: JobStore
     assert lines(store, 0, 7) == [b'["%d"]' % number for number in range(7)]
 
 
+def test_results_that_outlived_their_record_reach_no_later_job(store: JobStore, client: redis.Redis) -> None:
+    """A Redis that may evict took the record and left the results."""
+    create(store, digest="the old texts")
+    append(store, store.start(JOB), 0, b'["OLD"]')
+    client.delete(f"{{millrace-jobs:jobs}}:job:{JOB}")
+    create(store, digest="the new texts")
+    new = store.start(JOB)
+    assert new.first == 0
+    assert append(store, new, 0, *LINES) == "running"
+    assert lines(store, 0, 7) == [b'["%d"]' % number for number in range(7)]
+
+
 def test_the_same_start_twice_is_one_attempt(store: JobStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """A client library sends it again when the reply is lost."""
     create(store)

@@ -1,6 +1,6 @@
-"""Searches for histories in which the queue loses, repeats or mistakes a text.
+"""Searches for histories in which the queue or a job loses, repeats or mistakes a text.
 
-    python -m tests.search [--minutes 60] [--seed 1] [--planted]
+    python -m tests.search [--machine queue|jobs] [--minutes 60] [--seed 1] [--planted]
 
 Each round runs random histories from a seed of its own, on a real server or, every tenth round, on a real and
 a pretended one that must agree. It ends with status 1 and the shortest history once one is found. `--planted`
@@ -19,12 +19,15 @@ from contextlib import contextmanager
 import fakeredis
 import redis
 
+from tests.search.jobs_machine import JobsMachine
 from tests.search.planted import PLANTED, planted
-from tests.search.queue_machine import search
+from tests.search.queue_machine import QueueMachine
+from tests.search.rounds import search
 from tests.servers import RedisServer, server_binary
 
 ROUND = 100
 FIND_S = 600.0
+MACHINES = {"queue": QueueMachine, "jobs": JobsMachine}
 
 
 @contextmanager
@@ -41,16 +44,18 @@ def real_server() -> Iterator[redis.Redis]:
         server.close()
 
 
-def search_planted(client: redis.Redis, first_seed: int) -> int:
-    """How many of the planted faults are not found."""
+def search_planted(client: redis.Redis, machine: str, first_seed: int) -> int:
+    """How many of the faults planted for a machine are not found."""
     missed = 0
     for fault in PLANTED:
+        if fault.machine != machine:
+            continue
         began, seed = time.monotonic(), first_seed
         with planted(fault):
             found = False
             while not found and time.monotonic() - began < FIND_S:
                 try:
-                    search([client], ROUND, seed=seed, shrink=False)
+                    search(MACHINES[machine], [client], ROUND, seed=seed, shrink=False)
                 except Exception as error:
                     found = True
                     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -62,14 +67,14 @@ def search_planted(client: redis.Redis, first_seed: int) -> int:
     return missed
 
 
-def search_all(client: redis.Redis, minutes: float, first_seed: int) -> None:
+def search_all(client: redis.Redis, machine: str, minutes: float, first_seed: int) -> None:
     """Raises the failure of the first history that breaks a promise."""
     began, seed = time.monotonic(), first_seed
     while (spent := time.monotonic() - began) < minutes * 60:
         clients = [client, fakeredis.FakeRedis(version=(7,))] if seed % 10 == 0 else [client]
         if sys.stderr.isatty() or seed % 10 == 0:
             print(f"{spent:5.0f} s  seed {seed}, {ROUND} histories a round, nothing found", flush=True)
-        search(clients, ROUND, seed=seed)
+        search(MACHINES[machine], clients, ROUND, seed=seed)
         seed += 1
     print(f"{(seed - first_seed) * ROUND} histories, seeds {first_seed} to {seed - 1}: nothing found")
 
@@ -79,14 +84,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--machine", choices=sorted(MACHINES), default="queue")
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--planted", action="store_true")
     args = parser.parse_args()
     with real_server() as client:
         if args.planted:
-            return 1 if search_planted(client, args.seed) else 0
-        search_all(client, args.minutes, args.seed)
+            return 1 if search_planted(client, args.machine, args.seed) else 0
+        search_all(client, args.machine, args.minutes, args.seed)
     return 0
 
 

@@ -9,24 +9,27 @@ from unittest.mock import patch
 
 from batcher.core import scripts
 
+PACKAGES = {"queue": scripts.QUEUE, "jobs": "batcher.jobs"}
+
 
 class Fault(NamedTuple):
-    """An edit of one script of the queue, or of what all of them share (`common`)."""
+    """An edit of one script of the queue or of jobs, or of what all of them share (`common`)."""
 
     name: str
     script: str
     correct: str
     wrong: str
+    machine: str = "queue"
 
 
 @contextmanager
 def planted(fault: Fault) -> Iterator[None]:
-    """The queue's scripts have this fault meanwhile."""
+    """The scripts have this fault meanwhile."""
     correct_source = scripts.script_source.__wrapped__
 
     def source(name: str, package: str = scripts.QUEUE) -> str:
         text = correct_source(name, package)
-        if package != scripts.QUEUE or fault.script not in (name, "common"):
+        if package != PACKAGES[fault.machine] or fault.script not in (name, "common"):
             return text
         assert text.count(fault.correct) == 1, f"{fault.name}: its place is not found once"
         return text.replace(fault.correct, fault.wrong)
@@ -125,4 +128,47 @@ PLANTED = (
         "      add_waiting(lane, cost)\n",
         "",
     ),
+    Fault(
+        "a heartbeat is refused while memory is full",
+        "beat",
+        "even_when_full()\nnow = queue_clock(true)\nlocal mine",
+        "now = queue_clock(true)\nlocal mine",
+    ),
+    Fault(
+        "finding 03: another job's results",
+        "job_append",
+        "if fields[2] ~= token then return 'superseded' end\n",
+        "",
+        "jobs",
+    ),
+    Fault(
+        "an older attempt ends a job",
+        "job_end",
+        "if token ~= '' and token ~= fields[2] then return 'superseded' end\n",
+        "",
+        "jobs",
+    ),
+    Fault(
+        "results that are sent twice count twice",
+        "job_append",
+        "held == first then",
+        "held >= first then",
+        "jobs",
+    ),
+    Fault(
+        "a start that is sent twice is two attempts",
+        "job_start",
+        "if is_open(status) and fields[8] ~= token then",
+        "if is_open(status) then",
+        "jobs",
+    ),
+    Fault("a deleted job holds its bytes", "common", "  account(place, '', 0)\n", "", "jobs"),
+    Fault(
+        "results of an evicted job reach a later one",
+        "job_create",
+        "redis.call('UNLINK', job .. ':output')",
+        "",
+        "jobs",
+    ),
+    Fault("a second upload replaces a job", "job_create", "if known[1] or outcome", "if outcome", "jobs"),
 )

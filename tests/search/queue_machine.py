@@ -9,18 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import hypothesis
+import fakeredis
 import redis
-from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import (
-    RuleBasedStateMachine,
-    initialize,
-    invariant,
-    precondition,
-    rule,
-    run_state_machine_as_test,
-)
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from batcher.core.commands import (
     Accepted,
@@ -58,7 +50,6 @@ REVISIONS = st.sampled_from(["r1", "r2"])
 BUDGETS = st.sampled_from([1_500, 5_500, 20_500])
 FAILURE = Failure("inference_failed", "it cannot be read").encode()
 HEALING_ROUNDS = 15
-STEPS = 30
 
 
 class QueueMachine(RuleBasedStateMachine):
@@ -70,7 +61,7 @@ class QueueMachine(RuleBasedStateMachine):
         super().__init__()
         self.model = Model()
         self.count = 0
-        self.may_damage = False
+        self.may_damage = self.full = False
         self.copies: list[list[tuple[bytes, int, bytes]]] = [[] for _ in self.clients]
         for client in self.clients:
             client.flushall()
@@ -88,11 +79,15 @@ class QueueMachine(RuleBasedStateMachine):
 
     def _run(self, client: Any, command: Command[Any]) -> Any:
         for known in (True, False):
-            pipe = client.pipeline(transaction=True)
+            pipe = client.pipeline(transaction=False)
             pipe.eval(PIN, 1, P, self.model.now)
+            if self.full:
+                pipe.config_set("maxmemory", 1)
             pipe.execute_command(*command.words(P, known=known))
+            if self.full:
+                pipe.config_set("maxmemory", 0)
             pipe.eval(KEEP, 1, P)
-            reply = pipe.execute(raise_on_error=False)[1]
+            reply = pipe.execute(raise_on_error=False)[1 + self.full]
             if not isinstance(reply, redis.exceptions.NoScriptError):
                 break
         return reply if isinstance(reply, Exception) else command.read(reply)
@@ -117,9 +112,13 @@ class QueueMachine(RuleBasedStateMachine):
         texts, costs = [f"text {entry}" for entry in ids], [COSTS[entry] for entry in ids]
         command = Enqueue(ids, texts, costs, api, lane, budget, cap, first=first)
         before = self.view()
-        answered = self.run(command)
-        if reply_lost and isinstance(answered, Accepted):
-            answered = self.run(command)  # the caller repeats what has run already
+        try:
+            answered = self.run(command)
+            if reply_lost and isinstance(answered, Accepted):
+                answered = self.run(command)  # the caller repeats what has run already
+        except redis.exceptions.OutOfMemoryError:
+            assert self.full, "memory is full for one who did not fill it"
+            return
         if isinstance(answered, Full):
             assert before.waiting.get(lane, 0) > 0, "a lane that is empty is never full"
             return
@@ -178,6 +177,9 @@ class QueueMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: len(self.model.workers) < 3)
     @rule(revision=REVISIONS)
+    def another_worker(self, revision: str) -> None:
+        self.start_worker(revision)
+
     def start_worker(self, revision: str) -> None:
         self.count += 1
         worker = Worker(f"w{self.count}", revision)
@@ -193,6 +195,34 @@ class QueueMachine(RuleBasedStateMachine):
         self.run(command)
         for entry in worker.holds.keys() & self.view().leases:
             self.model.leases[entry] = self.model.now + LEASE_MS
+
+    @rule()
+    def work(self) -> None:
+        """Some worker takes and answers whatever it gets."""
+        for name in self.live()[:1]:
+            worker = self.model.workers[name]
+            self.send_beat(worker)
+            if not worker.holds:
+                self.take(worker, Claim(name, 9, 9999, 9999, LEASE_MS, MAX_ATTEMPTS), False)
+            if worker.holds:
+                self.send_results(worker, sorted(worker.holds), fails=False, idle=True)
+
+    @rule()
+    def leases_end(self) -> None:
+        """No worker is heard of for longer than a lease; one of them then takes what they lost."""
+        self.model.now += LEASE_MS + 500
+        free = [name for name in self.live() if not self.model.workers[name].holds]
+        for name in free[:1] or self.live()[:1]:
+            worker = self.model.workers[name]
+            worker.holds.clear()  # it was busy, and has given up
+            self.take(worker, Claim(name, 1, 9999, 9999, LEASE_MS, MAX_ATTEMPTS), False)
+
+    @rule(revision=REVISIONS)
+    def deploy(self, revision: str) -> None:
+        """One worker of a revision takes the place of all others."""
+        for name in self.live():
+            self.stop_worker(self.model.workers[name], suspects=[])
+        self.start_worker(revision)
 
     @precondition(lambda self: self.live())
     @rule(data=st.data())
@@ -236,6 +266,7 @@ class QueueMachine(RuleBasedStateMachine):
         assert not solo or (len(claimed.entries) == 1 and command.free), "it runs alone"
         for entry in claimed.entries:
             self.check_claimed(entry, before)
+            self.model.attempts[entry.id] = entry.attempts
             self.model.leases[entry.id] = self.model.now + LEASE_MS
             if entry.solo:
                 self.model.alone.setdefault(entry.id, []).append((worker.name, self.model.now))
@@ -249,7 +280,9 @@ class QueueMachine(RuleBasedStateMachine):
         if self.model.damaged:
             return
         assert self.model.leases.get(entry.id, 0) <= self.model.now, "another worker holds it"
-        assert entry.attempts == before.claims.get(entry.id, 0) + 1
+        assert entry.attempts == self.model.attempts.get(entry.id, 0) + 1, (
+            "claims that were not charged right"
+        )
 
     def holders(self) -> list[str]:
         return [name for name in self.live() if self.model.workers[name].holds]
@@ -279,11 +312,12 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(data=st.data(), repeats=st.booleans())
     def release(self, data: st.DataObject, repeats: bool) -> None:
         worker = self.model.workers[data.draw(st.sampled_from(self.holders()))]
-        ids = sorted(entry for entry in worker.holds if self.model.leases.get(entry, 0) > self.model.now)
+        ids = self.leased(worker)
         for _ in range(1 + repeats):
             self.run(Release(ids))
         for entry in ids:
             self.model.leases.pop(entry, None)
+            self.model.attempts[entry] = self.model.attempts.get(entry, 1) - 1
         worker.holds.clear()
 
     @precondition(lambda self: self.model.workers)
@@ -298,8 +332,13 @@ class QueueMachine(RuleBasedStateMachine):
         self.model.gone[worker.name] = worker.tried
         if worker.frozen or event == "dies":
             return
-        held = sorted(entry for entry in worker.holds if self.model.leases.get(entry, 0) > self.model.now)
-        suspects = held if event == "breaks" else []
+        self.stop_worker(worker, self.leased(worker) if event == "breaks" else [])
+
+    def leased(self, worker: Worker) -> list[str]:
+        return sorted(entry for entry in worker.holds if self.model.leases.get(entry, 0) > self.model.now)
+
+    def stop_worker(self, worker: Worker, suspects: list[str]) -> None:
+        self.model.workers.pop(worker.name, None)
         self.run(Retire(worker.name, suspects))
         for entry in suspects:
             self.model.leases[entry] = self.model.now
@@ -311,15 +350,24 @@ class QueueMachine(RuleBasedStateMachine):
     def advance(self, ms: int) -> None:
         self.model.now += ms
 
+    @precondition(lambda self: not any(isinstance(client, fakeredis.FakeRedis) for client in self.clients))
+    @rule(full=st.booleans())
+    def memory(self, full: bool) -> None:
+        """While it is full, a real server refuses new texts, and nothing else."""
+        self.full = full
+
     @rule()
     def flush_scripts(self) -> None:
         for client in self.clients:
             client.script_flush()
 
-    @initialize(damages=st.integers(0, 3))
-    def choose(self, damages: int) -> None:
+    @initialize(damages=st.integers(0, 3), begun=st.booleans())
+    def begin(self, damages: int, begun: bool) -> None:
         """In one of four histories Redis loses writes, which leaves fewer promises to check."""
         self.may_damage = damages == 1
+        if begun:
+            self.start_worker("r1")
+            self.enqueue(["a"], "A", "interactive", 20_500, False, 10_000, False)
 
     @precondition(lambda self: self.may_damage)
     @rule(data=st.data(), event=st.sampled_from(["evicts", "restarts empty", "is copied", "is restored"]))
@@ -358,6 +406,7 @@ class QueueMachine(RuleBasedStateMachine):
 
         Where Redis has lost writes, a text may also end with its budget, which the API process watches.
         """
+        self.full = False
         medic = Worker("medic", "r1")
         self.model.revisions.add("r1")
         self.model.workers[medic.name] = medic
@@ -397,24 +446,3 @@ def read_hints(client: Any) -> list[tuple[str, str, bytes]]:
                 hints.append((api, entry.decode(), payload))
         client.delete(key)
     return sorted(hints)
-
-
-def search(
-    clients: Sequence[redis.Redis], histories: int, *, seed: int | None = None, shrink: bool = True
-) -> None:
-    """Runs random histories. Raises the failure of the first that breaks a promise, at its shortest."""
-    machine: Any = type("Machine", (QueueMachine,), {"clients": tuple(clients)})
-    if seed is not None:
-        machine = hypothesis.seed(seed)(machine)
-    phases = (Phase.generate, Phase.shrink) if shrink else (Phase.generate,)
-    run_state_machine_as_test(
-        machine,
-        settings=settings(
-            max_examples=histories,
-            stateful_step_count=STEPS,
-            phases=phases,
-            deadline=None,
-            database=None,
-            suppress_health_check=list(HealthCheck),
-        ),
-    )

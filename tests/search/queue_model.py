@@ -96,13 +96,15 @@ class Model:
     """What was asked and what became of it.
 
     `owed`: the texts that each API process waits for. `leases`: when the lease of an id ends, by its last
-    claim and heartbeat. `alone`: the workers that ran an id alone, and when. `damaged`: Redis has lost or
-    brought back writes, so that only answers are checked, and no longer what the queue contains.
+    claim and heartbeat. `attempts`: its claims, without those that were given back. `alone`: the workers that
+    ran an id alone, and when. `damaged`: Redis has lost or brought back writes, so that only answers are
+    checked, and no longer what the queue contains.
     """
 
     now: int = 10**12
     owed: set[tuple[str, str]] = field(default_factory=set)
     leases: dict[str, int] = field(default_factory=dict)
+    attempts: dict[str, int] = field(default_factory=dict)
     failed_on: dict[str, set[str]] = field(default_factory=dict)
     alone: dict[str, list[tuple[str, int]]] = field(default_factory=dict)
     workers: dict[str, Worker] = field(default_factory=dict)
@@ -112,7 +114,7 @@ class Model:
 
     def forget(self, entry: str) -> None:
         """The entry has ended: a later one of the same text begins anew."""
-        for record in (self.leases, self.failed_on, self.alone):
+        for record in (self.leases, self.attempts, self.failed_on, self.alone):
             record.pop(entry, None)
 
     def deaths(self, entry: str) -> int:
