@@ -174,5 +174,6 @@ async def happen(
         accident = bag.pop()
         name = accident.__name__.replace("_", " ")
         ledger.events[name] += 1
+        ledger.history.accidents.append(time.time())
         told(name)
         await accident(plant, rng)

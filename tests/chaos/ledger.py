@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
+from tests.chaos.history import History
+
 # What a client may be told without a guarantee being broken: shed, not able, too late.
 HONEST = {429, 503, 504}
 
@@ -27,6 +29,7 @@ class Ledger:
     texts: set[str] = field(default_factory=set)
     computed: dict[str, int] = field(default_factory=dict)
     slowest_s: float = 0.0
+    history: History = field(default_factory=History)
 
     @property
     def closed(self) -> bool:
@@ -55,6 +58,7 @@ class Ledger:
             ("lost", str(len(self.lost) + len(self.lost_jobs))),
             ("jobs", ", ".join(f"{n} {state}" for state, n in sorted(self.jobs.items())) or "0"),
             ("computed", f"about {computed} texts for {len(self.texts)} different ones"),
+            ("ids with a history", str(len(self.history.calls))),
             ("slowest answer", f"{self.slowest_s:.1f} s"),
             ("accidents", ", ".join(f"{n} {name}" for name, n in sorted(self.events.items()))),
         ]

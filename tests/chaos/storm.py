@@ -12,12 +12,15 @@ import redis
 
 from tests.chaos.accidents import happen
 from tests.chaos.answers import Answers
+from tests.chaos.history import Observer
 from tests.chaos.invariants import P, settled
 from tests.chaos.ledger import Ledger
 from tests.chaos.plant import Plant
 from tests.chaos.traffic import Clients, Jobs
 
 CALM_S = 60.0
+# The default budget, and what a frozen Redis and a frozen API add to it.
+MOST_S = 20.0
 
 
 async def storm(
@@ -56,6 +59,7 @@ async def _through(
     told: Callable[[str], None],
 ) -> list[str]:
     traffic = Clients(plant, ledger, random.Random(f"{seed} traffic"), answers)
+    observer = Observer(plant.redis.client(), ledger.history)
     jobs = Jobs(plant, ledger, random.Random(f"{seed} jobs"), answers)
     running = [asyncio.create_task(traffic.run(clients)), asyncio.create_task(jobs.run())]
     counting = asyncio.create_task(_count(plant, ledger))
@@ -74,6 +78,8 @@ async def _through(
     with plant.redis.client() as client:
         found += await settled(client, 30)
     counting.cancel()
+    observer.close()
+    found += ledger.history.faults(MOST_S)
     if not ledger.closed:
         found.append("answered is not asked")
     found += plant.crashes()

@@ -60,6 +60,8 @@ class Clients:
             texts = self._texts()
             self._ledger.asked += 1
             self._ledger.texts.update(texts)
+            for text in texts:
+                self._ledger.history.add_call(text, time.time(), None)
             asking = asyncio.create_task(self._ask(http, texts))
             if self._rng.random() < 0.04:
                 await asyncio.sleep(self._rng.uniform(0, 0.2))
@@ -88,6 +90,7 @@ class Clients:
         urls = self._plant.urls()
         at = self._rng.randrange(len(urls))
         for attempt in range(TRIES):
+            sent = time.time()
             try:
                 answer = await http.post(f"{urls[(at + attempt) % len(urls)]}/predict", json={"text": texts})
             except httpx.TimeoutException:
@@ -97,9 +100,19 @@ class Clients:
                 self._ledger.retried += 1
                 await asyncio.sleep(0.02 if attempt < 2 else 0.25)
                 continue
+            self._remember(answer, texts, sent)
             await self._note(answer, texts, time.monotonic() - began)
             return
         self._ledger.lost.append(f"no replica took {texts!r}")
+
+    def _remember(self, answer: httpx.Response, texts: list[str], sent: float) -> None:
+        """An answer is one of every text, a failure one of the text that it names."""
+        said = answer.json()
+        if answer.status_code == 200:
+            for text in texts:
+                self._ledger.history.add_call(text, sent, "answer")
+        elif said.get("code") in ("inference_failed", "poison"):
+            self._ledger.history.add_call(texts[said["index"]], sent, said["code"])
 
     async def _note(self, answer: httpx.Response, texts: list[str], seconds: float) -> None:
         ledger = self._ledger
