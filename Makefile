@@ -86,6 +86,13 @@ SEARCH ?=
 search: $(STAMP) ## search for an hour for histories of the queue or of jobs that break a promise (SEARCH="--minutes 5 --seed 7")
 	$(BIN)/python -m tests.search $(SEARCH)
 
+# Options for `make mutants`, e.g. make mutants MUTANTS="--sample 20 --seed 7"
+MUTANTS ?=
+
+.PHONY: mutants
+mutants: $(STAMP) ## edit the queue in 300 small ways and list the edits that no test notices (MUTANTS="--sample 20")
+	$(BIN)/python -m tests.mutation $(MUTANTS)
+
 .PHONY: model-report
 model-report: $(STAMP) ## measure bias and robustness of the embedded model for its card; fails if a limit is broken
 	$(BIN)/python -m tests.model_report --write model_store/default/README.md

@@ -624,6 +624,16 @@ def test_a_stopping_worker_gives_back_in_order_and_nothing_is_charged(bench: Ben
     assert bench.worker().release(["never claimed"]) == 0
 
 
+def test_a_suspect_that_is_given_back_is_not_charged_either(bench: Bench) -> None:
+    bench.ask("x")
+    bench.worker("dead", lease_ms=1).claim(10, 100, 100)
+    wait_until(lambda: bench.sweep().recovered == 1, "the lease to end")
+    for _ in range(3):
+        (entry,) = bench.worker().claim(10, 100, 100).entries
+        assert (entry.attempts, entry.solo) == (2, True)
+        assert bench.worker().release(["x"]) == 1
+
+
 def test_a_late_result_of_a_dead_worker_is_as_good_as_any(bench: Bench) -> None:
     bench.ask("x")
     bench.worker("slow", lease_ms=1).claim(10, 100, 100)
@@ -710,6 +720,16 @@ def test_a_claim_that_leaves_entries_wakes_another_worker(bench: Bench) -> None:
     assert woken(*workers) == ["two"]
     assert ids_of(workers[1].claim(10, 100, 100)) == ["b", "c"]
     assert woken(*workers) == []
+
+
+def test_each_text_of_a_dead_worker_wakes_another(bench: Bench) -> None:
+    """Each runs alone, so one worker would run them one after the other."""
+    workers = idle_workers(bench, "one", "two", "three")
+    bench.ask("a", "b")
+    assert woken(*workers) == ["three"]
+    bench.worker("dead", lease_ms=1).claim(10, 100, 100)
+    wait_until(lambda: bench.sweep().recovered == 2, "the leases to end")
+    assert woken(*workers) == ["one", "two"]
 
 
 def test_a_worker_that_was_busy_finds_what_came_meanwhile(bench: Bench) -> None:

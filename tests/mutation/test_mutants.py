@@ -1,0 +1,69 @@
+"""Mutants are the same for the same seed, and each is one edit that still compiles."""
+
+from __future__ import annotations
+
+import ast
+import tomllib
+
+from tests.mutation.__main__ import LIVES, TESTS, label
+from tests.mutation.mutants import ROOT, lua_mutants, python_mutants, sample
+
+
+def test_a_seed_draws_the_same_mutants_and_another_seed_others() -> None:
+    drawn = sample(40, seed=1)
+    assert sample(40, seed=1) == drawn
+    assert sample(40, seed=2) != drawn
+    assert sum(one.file.endswith(".lua") for one in drawn) == 20
+    for one in drawn:
+        text = (ROOT / one.file).read_text()
+        assert one.applied(text) != text
+        if one.file.endswith(".py"):
+            ast.parse(one.applied(text))
+        assert any(one.file.startswith(part) for part in TESTS)
+        assert one.file in label(one)
+
+
+def test_a_script_has_every_kind_of_edit_and_no_comment_has_any() -> None:
+    text = "-- if 1 == 2 then\nlocal a = 3\nif a <= 4 and not b then\n  call(a)\nend\n"
+    edits = {one.applied(text) for one in lua_mutants("x.lua", text)}
+    lines = [edit.splitlines() for edit in edits]
+    assert {edit[0] for edit in lines} == {"-- if 1 == 2 then"}
+    assert {edit[1] for edit in lines} == {"local a = 3", "local a = 4"}
+    assert {edit[2] for edit in lines} == {
+        "if a <= 4 and not b then",
+        "if a < 4 and not b then",
+        "if a <= 5 and not b then",
+        "if a <= 4 or not b then",
+        "if a <= 4 and  b then",
+        "if not (a <= 4 and not b) then",
+    }
+    assert {edit[3] for edit in lines} == {"  call(a)", "do end"}
+
+
+def test_python_has_every_kind_of_edit_and_no_log_line_has_any() -> None:
+    text = 'x: int = 3\nif (x) <= 4 and not y:\n    log.info("%d", 5)\n    call(x + 6)\n'
+    edits = [one.applied(text).splitlines() for one in python_mutants("x.py", text)]
+    assert {edit[0] for edit in edits} == {"x: int = 3", "x: int = 4"}
+    assert {edit[1] for edit in edits} == {
+        "if (x) <= 4 and not y:",
+        "if (x) < 4 and not y:",
+        "if (x) <= 5 and not y:",
+        "if (x) <= 4 or not y:",
+        "if (x) <= 4 and y:",
+        "if not (x <= 4 and (not y)):",
+    }
+    assert {edit[2] for edit in edits} == {'    log.info("%d", 5)'}
+    assert {edit[3] for edit in edits} == {
+        "    call(x + 6)",
+        "    call(x - 6)",
+        "    call(x + 7)",
+        "    pass",
+    }
+
+
+def test_every_mutant_that_is_explained_is_still_one() -> None:
+    for one in tomllib.loads(LIVES.read_text())["lives"]:
+        text = (ROOT / one["file"]).read_text()
+        mutants = (lua_mutants if one["file"].endswith(".lua") else python_mutants)(one["file"], text)
+        assert any(mutant.lines(text)[1:] == (one["line"], one["becomes"]) for mutant in mutants), one
+        assert one["why"]
