@@ -66,10 +66,13 @@ class ModelInfo:
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """One tokenised text: token ids including special ones, at most `max_tokens` of them."""
+    """One tokenised text: token ids including special ones, at most `max_tokens` of them.
+
+    `truncated` is the number of tokens beyond that, which the model does not read.
+    """
 
     ids: Sequence[int]
-    truncated: bool
+    truncated: int
     unknown: int
 
     def __len__(self) -> int:

@@ -80,7 +80,7 @@ def _tokens(text: str) -> Tokens:
     pieces = _PIECE.findall(text)
     kept = pieces[: MAX_TOKENS - 2]
     ids = [_digest(" ".join(kept)), *(_digest(piece) % _PIECE_IDS for piece in kept), _END]
-    return Tokens(ids, truncated=len(pieces) > len(kept), unknown=sum(not piece.isascii() for piece in kept))
+    return Tokens(ids, truncated=len(pieces) - len(kept), unknown=sum(not piece.isascii() for piece in kept))
 
 
 def _digest(text: str) -> int:
@@ -97,7 +97,7 @@ def _fault(text: str) -> Tokens | None:
     if not found:
         return None
     seconds = float(found["seconds"] or 0)
-    return Tokens([_FAULT_IDS[found["name"]], int(seconds * 1e6)], truncated=False, unknown=0)
+    return Tokens([_FAULT_IDS[found["name"]], int(seconds * 1e6)], truncated=0, unknown=0)
 
 
 def _misbehave(ids: Sequence[int]) -> None:

@@ -34,10 +34,14 @@ class Tokenizer:
         result = []
         for encoding in self._encode(list(texts)):
             ids = encoding.ids
-            truncated = len(ids) == self._max_tokens and bool(encoding.overflowing)
+            truncated = self._left_out(encoding) if len(ids) == self._max_tokens else 0
             unknown = 0 if self._unknown is None else ids.count(self._unknown)
             result.append(Tokens(ids, truncated=truncated, unknown=unknown))
         return result
+
+    def _left_out(self, encoding: Encoding) -> int:
+        """The number of tokens of a text that are beyond the limit, without special tokens."""
+        return sum(part.special_tokens_mask.count(0) for part in encoding.overflowing)
 
     def _encode(self, texts: list[str]) -> list[Encoding]:
         if self._plain is None:

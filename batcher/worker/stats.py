@@ -114,7 +114,7 @@ class WorkerStats:
             queue_s=tuple(held.entry.waited_ms / 1000 + finished.began - held.claimed_at for held in batch),
             tokenize_s=sum(held.tokenize_s for held in batch),
             model_s=spent_s,
-            truncated=sum(held.tokens.truncated for held in batch),
+            truncated=sum(held.tokens.truncated > 0 for held in batch),
             unknown=sum(held.tokens.unknown for held in batch),
             failures=sum(isinstance(result, Failure) for _, result in finished.results),
             ended_at=finished.began + spent_s,
