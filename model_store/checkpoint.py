@@ -15,6 +15,7 @@ CONFIG = "config.json"
 # loads a classifier with it but refuses to save it.
 TEMPERATURE, THRESHOLDS = "calibration_temperature", "label_thresholds"
 _OLD_TEMPERATURE = "temperature"
+TEXT_WINDOWS = "text_windows"
 WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"
 # Files that tokenizers and transformers may need to create a tokenizer.
@@ -43,6 +44,7 @@ class Checkpoint:
     """A Hugging Face directory of a sequence classifier, not loaded yet.
 
     `thresholds` are the scores from which a multi-label model chooses each label, if its config has them.
+    `text_windows` is how it wants long texts to be read (see `model_store.windows`), "" if it does not say.
     `vocabulary` is the number of token ids that the model accepts, if its config states it. `packable` says
     whether its architecture runs in packed rows, and is built without torch.
     """
@@ -55,6 +57,7 @@ class Checkpoint:
     max_tokens: int
     temperature: float
     thresholds: tuple[float, ...] | None
+    text_windows: str
     vocabulary: int | None
     packable: bool
     config: dict[str, Any]
@@ -98,6 +101,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         max_tokens=_max_tokens(config, path),
         temperature=temperature,
         thresholds=tuple(map(float, thresholds)) if thresholds else None,
+        text_windows=str(config.get(TEXT_WINDOWS, "")),
         vocabulary=int(config["vocab_size"]) if config.get("vocab_size") else None,
         packable=_is_packable(architecture, config),
         config=config,
