@@ -25,7 +25,7 @@ SUMS = "SHA256SUMS"
 PROBES = "probes.json"
 TOKENIZER = "tokenizer.json"
 # Increase this when the same checkpoint is built into different files.
-FORMAT = 2
+FORMAT = 3
 # Increase this when an artefact built from the same checkpoint gives different answers.
 ANSWERS = 2
 

@@ -33,7 +33,7 @@ TOKENIZER_FILES = (
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 
 # Families and activations that `engines/graph.py` and `engines/encoder.py` know.
-_PACKABLE = ("DistilBert", "Bert", "Roberta", "XLMRoberta")
+_PACKABLE = ("DistilBert", "Bert", "Roberta", "XLMRoberta", "Electra", "Albert", "MPNet", "ModernBert")
 _ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu")
 _NO_LIMIT = 1_000_000
 _DEFAULT_MAX_TOKENS = 512
@@ -135,8 +135,13 @@ def _shards(path: Path) -> list[Path]:
 
 def _is_packable(architecture: str, config: dict[str, Any]) -> bool:
     family = architecture.removesuffix("ForSequenceClassification")
+    rotations = [kind or {} for kind in (config.get("rope_parameters") or {}).values()]
     return (
         family in _PACKABLE
+        and not config.get("rope_scaling")
+        and all(kind.get("rope_type", "default") == "default" for kind in rotations)
+        and config.get("hidden_activation", "gelu") in _ACTIVATIONS
+        and config.get("classifier_activation", "gelu") in _ACTIVATIONS
         and config.get("activation" if family == "DistilBert" else "hidden_act", "gelu") in _ACTIVATIONS
         and not config.get("is_decoder", False)
         and config.get("position_embedding_type", "absolute") == "absolute"
@@ -151,10 +156,13 @@ def _labels(config: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _max_tokens(config: dict[str, Any], path: Path) -> int:
-    """The smaller of the tokenizer's limit and the model's number of positions (RoBERTa reserves two)."""
+    """The smaller of the tokenizer's limit and the model's positions (RoBERTa and MPNet reserve two)."""
     positions = int(config.get("max_position_embeddings") or _DEFAULT_MAX_TOKENS)
-    if "roberta" in str(config.get("model_type", "")):
+    model_type = str(config.get("model_type", ""))
+    if "roberta" in model_type:
         positions -= int(config.get("pad_token_id", 1)) + 1
+    elif model_type == "mpnet":
+        positions -= 2
     tokenizer_config = path / "tokenizer_config.json"
     limit = read_json(tokenizer_config).get("model_max_length") if tokenizer_config.is_file() else None
     return min(positions, int(limit)) if limit and limit < _NO_LIMIT else positions

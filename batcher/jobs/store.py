@@ -103,17 +103,10 @@ class JobStore:
         return None if raw is None else cast("list[str | None]", json.loads(raw))
 
     def append(
-        self,
-        attempt: Attempt,
-        first: int,
-        chunks: Sequence[bytes],
-        *,
-        counts: Counts,
-        rate: float,
-        model: str,
+        self, attempt: Attempt, at: int, chunks: Sequence[bytes], *, counts: Counts, rate: float, model: str
     ) -> str:
-        """Appends results from chunk `first` on. Returns `running`, or why the attempt must not continue."""
-        args = [attempt.token, first, *counts, round(rate, 1), model, self._ttl_ms]
+        """Appends results from chunk `at` on. Returns `running`, or why the attempt must not continue."""
+        args = [attempt.token, at, *counts, round(rate, 1), model, self._ttl_ms]
         status: bytes = self._run("job_append", attempt.job_id, *args, *chunks)
         return status.decode()
 

@@ -1,4 +1,4 @@
-"""Windows of long texts in a worker: each waits and runs like a text of its own, in any batch.
+"""Windows of long texts in a worker: each waits and runs like a separate text, in any batch.
 
 A text has its result once its last window has run. Its windows give way to other texts, so that these do not
 wait for all of them. While they fill a batch, no bulk entries are claimed, so that memory is bounded.

@@ -1,4 +1,4 @@
-"""Windows of long texts in the loop: each text has one result, and short texts need not wait for all windows."""
+"""Windows of long texts in the loop: each text has one result, and short texts do not wait for them all."""
 
 from __future__ import annotations
 
