@@ -41,6 +41,8 @@ def load_model(settings: WorkerSettings) -> Classifier:
         stub_batch_ms=settings.stub_batch_ms,
         stub_token_ms=settings.stub_token_ms,
         abstain=settings.abstain,
+        text_windows=settings.text_windows,
+        max_windows=settings.max_windows,
     )
     _report(classifier.info, time.monotonic() - began)
     return classifier

@@ -79,6 +79,8 @@ def decode_entry(entry_id: bytes, content: bytes, attempts: int, solo: int, *, n
 class Prediction(NamedTuple):
     """The result for one text. `fragment` is a JSON list of {"label", "score"} in label id order.
 
+    `tokens` are those that the model read, and `truncated` counts those beyond its limit, which it did not.
+
     `cached` says that it was read from the shared cache; it is not encoded. The class is a tuple because two
     are created per text, which is several times faster than with a frozen dataclass.
     """
@@ -86,7 +88,7 @@ class Prediction(NamedTuple):
     fragment: bytes
     revision: str
     tokens: int
-    truncated: bool = False
+    truncated: int = 0
     queue_ms: float = 0.0
     tokenize_ms: float = 0.0
     model_ms: float = 0.0
@@ -186,7 +188,7 @@ def decode_result(raw: bytes, *, cached: bool = False) -> Prediction | Failure:
             body,
             revision,
             int(tokens),
-            truncated == b"1",
+            int(truncated),
             float(queue_ms),
             float(tokenize_ms),
             float(model_ms),

@@ -70,6 +70,11 @@ class WorkerSettings(QueueSettings):
     precision: Literal["auto", "f32", "bf16", "int8"] = "auto"
     # Score below which a model with two labels answers UNCERTAIN. 0: never.
     abstain: float = Field(default=0.0, ge=0, lt=1)
+    # How texts that are longer than a window are read: TOKENS[:OVERLAP[:JOIN]], or off. Default: what the
+    # model's config says, which is off unless it says something.
+    text_windows: str = ""
+    # Most windows of a text. What is beyond them is not read.
+    max_windows: int = Field(default=64, ge=1, le=4096)
     # Threads of the engine. 0: one for each core that this process may use, according to its cgroup.
     threads: int = Field(default=0, ge=0, le=256)
     # Directory of built artefacts and compiled models.

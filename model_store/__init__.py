@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from model_store.abstain import Abstaining
 from model_store.classifier import Classifier, Layout, ModelInfo, Precision, Tokens, Verdict
 from model_store.errors import ModelError
+from model_store.windows import MAX_WINDOWS, Windows, read_windows
 
-__all__ = ["Classifier", "Layout", "ModelError", "ModelInfo", "Precision", "Tokens", "Verdict", "load"]
+if TYPE_CHECKING:
+    from model_store.rows import RowClassifier
+
+__all__ = [
+    "Classifier",
+    "Layout",
+    "ModelError",
+    "ModelInfo",
+    "Precision",
+    "Tokens",
+    "Verdict",
+    "Windows",
+    "load",
+]
 
 
 def load(
@@ -23,6 +37,8 @@ def load(
     stub_batch_ms: float = 0.0,
     stub_token_ms: float = 0.0,
     abstain: float = 0.0,
+    text_windows: str = "",
+    max_windows: int = MAX_WINDOWS,
 ) -> Classifier:
     """Load the model that `reference` names, after verifying the digest of each of its files.
 
@@ -32,7 +48,8 @@ def load(
     `artefact_dir` the first time it is loaded. With `threads=0`, all cores that this process may use are
     used. The engine must pass its proof on the artefact's probes with these threads; `info` says which
     arithmetic passed (see `model_store.choosing`). With `abstain` above 0.5, a third label has the highest
-    score if neither of the two reaches it (see `model_store.abstain`). Raises ModelError, in one sentence, if
+    score if neither of the two reaches it (see `model_store.abstain`). `text_windows` says how long texts are
+    read, instead of the model's config (see `model_store.windows`). Raises ModelError, in one sentence, if
     any step fails.
     """
     kind, _, variant = reference.partition("@")
@@ -40,7 +57,7 @@ def load(
         from model_store.stub import StubClassifier
 
         variant = variant if kind == "stub" else ""
-        classifier: Classifier = StubClassifier(
+        classifier: StubClassifier | RowClassifier = StubClassifier(
             batch_ms=stub_batch_ms, token_ms=stub_token_ms, variant=variant
         )
     else:
@@ -48,4 +65,7 @@ def load(
 
         wanted = Wanted(reference, engine, precision, layout, threads, artefact_dir.expanduser())
         classifier = load_proven(wanted)
+    setting = text_windows or classifier.text_windows
+    if windows := read_windows(setting, most=max_windows, max_tokens=classifier.info.max_tokens):
+        classifier.read_in(windows)
     return Abstaining(classifier, abstain) if abstain else classifier

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from model_store import commands
 from model_store.errors import ModelError
+from model_store.random_model import SHAPES
 
 _MODEL = "default, a directory, or org/name@commit (default: default)"
 Command = Callable[[argparse.Namespace], Iterator[str]]
@@ -71,7 +72,7 @@ def _add_sources(add: Add) -> None:
     convert.add_argument("directory", type=Path)
 
     random = add("random", commands.random, "write a checkpoint with random weights, for benchmarks")
-    random.add_argument("--config", default="distilbert-base", help="distilbert-base, minilm or tiny")
+    random.add_argument("--config", default="distilbert-base", help=", ".join(SHAPES))
     random.add_argument("--out", type=Path, required=True)
     random.add_argument("--seed", type=int, default=0)
 

@@ -25,6 +25,8 @@ class Abstaining:
         info = classifier.info
         if len(info.labels) != 2 or info.multi_label:
             raise ModelError(f"{info.name} cannot abstain: only a model with two exclusive labels can.")
+        if info.windows is not None and info.windows.join == "max":
+            raise ModelError(f"{info.name} cannot abstain with text windows that are joined by max.")
         self._classifier = classifier
         self._weight = sqrt(threshold / (1 - threshold))
         # Other answers need another revision. The reference for drift knows two labels only.

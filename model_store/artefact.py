@@ -25,7 +25,7 @@ SUMS = "SHA256SUMS"
 PROBES = "probes.json"
 TOKENIZER = "tokenizer.json"
 # Increase this when the same checkpoint is built into different files.
-FORMAT = 2
+FORMAT = 3
 # Increase this when an artefact built from the same checkpoint gives different answers.
 ANSWERS = 2
 
@@ -64,7 +64,8 @@ class Manifest:
     """Describes an artefact. `rows` says that its graph accepts packed rows (see `model_store.rows`).
 
     `identity` is the digest of the checkpoint's files; `revision` also covers the kind of weights. `proof`
-    is the outcome of the gate on the sealed probes, which every int8 build must pass.
+    is the outcome of the gate on the sealed probes, which every int8 build must pass. `text_windows` is the
+    setting in the model's config (see `model_store.windows`).
     """
 
     name: str
@@ -82,6 +83,7 @@ class Manifest:
     files: dict[str, FileDigest]
     gate: Gate | None = None
     proof: Verdict | None = None
+    text_windows: str = ""
     format: int = FORMAT
 
 

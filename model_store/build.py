@@ -61,6 +61,7 @@ def build(
             multi_label=checkpoint.multi_label,
             max_tokens=checkpoint.max_tokens,
             temperature=checkpoint.temperature,
+            text_windows=checkpoint.text_windows,
             engine=engine,
             weights=weights,
             rows=checkpoint.packable,

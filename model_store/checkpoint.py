@@ -15,6 +15,7 @@ CONFIG = "config.json"
 # loads a classifier with it but refuses to save it.
 TEMPERATURE, THRESHOLDS = "calibration_temperature", "label_thresholds"
 _OLD_TEMPERATURE = "temperature"
+TEXT_WINDOWS = "text_windows"
 WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"
 # Files that tokenizers and transformers may need to create a tokenizer.
@@ -32,7 +33,7 @@ TOKENIZER_FILES = (
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 
 # Families and activations that `engines/graph.py` and `engines/encoder.py` know.
-_PACKABLE = ("DistilBert", "Bert", "Roberta", "XLMRoberta")
+_PACKABLE = ("DistilBert", "Bert", "Roberta", "XLMRoberta", "Electra", "Albert", "MPNet", "ModernBert")
 _ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu")
 _NO_LIMIT = 1_000_000
 _DEFAULT_MAX_TOKENS = 512
@@ -43,6 +44,7 @@ class Checkpoint:
     """A Hugging Face directory of a sequence classifier, not loaded yet.
 
     `thresholds` are the scores from which a multi-label model chooses each label, if its config has them.
+    `text_windows` is how it wants long texts to be read (see `model_store.windows`), "" if it does not say.
     `vocabulary` is the number of token ids that the model accepts, if its config states it. `packable` says
     whether its architecture runs in packed rows, and is built without torch.
     """
@@ -55,6 +57,7 @@ class Checkpoint:
     max_tokens: int
     temperature: float
     thresholds: tuple[float, ...] | None
+    text_windows: str
     vocabulary: int | None
     packable: bool
     config: dict[str, Any]
@@ -98,6 +101,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         max_tokens=_max_tokens(config, path),
         temperature=temperature,
         thresholds=tuple(map(float, thresholds)) if thresholds else None,
+        text_windows=str(config.get(TEXT_WINDOWS, "")),
         vocabulary=int(config["vocab_size"]) if config.get("vocab_size") else None,
         packable=_is_packable(architecture, config),
         config=config,
@@ -131,8 +135,13 @@ def _shards(path: Path) -> list[Path]:
 
 def _is_packable(architecture: str, config: dict[str, Any]) -> bool:
     family = architecture.removesuffix("ForSequenceClassification")
+    rotations = [kind or {} for kind in (config.get("rope_parameters") or {}).values()]
     return (
         family in _PACKABLE
+        and not config.get("rope_scaling")
+        and all(kind.get("rope_type", "default") == "default" for kind in rotations)
+        and config.get("hidden_activation", "gelu") in _ACTIVATIONS
+        and config.get("classifier_activation", "gelu") in _ACTIVATIONS
         and config.get("activation" if family == "DistilBert" else "hidden_act", "gelu") in _ACTIVATIONS
         and not config.get("is_decoder", False)
         and config.get("position_embedding_type", "absolute") == "absolute"
@@ -147,10 +156,13 @@ def _labels(config: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _max_tokens(config: dict[str, Any], path: Path) -> int:
-    """The smaller of the tokenizer's limit and the model's number of positions (RoBERTa reserves two)."""
+    """The smaller of the tokenizer's limit and the model's positions (RoBERTa and MPNet reserve two)."""
     positions = int(config.get("max_position_embeddings") or _DEFAULT_MAX_TOKENS)
-    if "roberta" in str(config.get("model_type", "")):
+    model_type = str(config.get("model_type", ""))
+    if "roberta" in model_type:
         positions -= int(config.get("pad_token_id", 1)) + 1
+    elif model_type == "mpnet":
+        positions -= 2
     tokenizer_config = path / "tokenizer_config.json"
     limit = read_json(tokenizer_config).get("model_max_length") if tokenizer_config.is_file() else None
     return min(positions, int(limit)) if limit and limit < _NO_LIMIT else positions

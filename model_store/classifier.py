@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from model_store.drift_reference import DriftReference
+from model_store.windows import Windows
 
 Engine = Literal["torch", "openvino", "stub"]
 Precision = Literal["f32", "bf16", "int8"]
@@ -45,6 +46,7 @@ class ModelInfo:
     (the cost follows count x longest). `precision` is int8 for int8 weights, otherwise the arithmetic.
     `fallback_reason` says why the requested setting is not used; it is empty if it is. `proof` is the outcome
     of the proof. `reference` is the distribution of texts and predictions of its evaluation, if there is one.
+    `windows` says how longer texts are read; None: they are cut at `max_tokens`.
     """
 
     name: str
@@ -62,15 +64,21 @@ class ModelInfo:
     fallback_reason: str = ""
     proof: Verdict | None = None
     reference: DriftReference | None = None
+    windows: Windows | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """One tokenised text: token ids including special ones, at most `max_tokens` of them."""
+    """One tokenised text: token ids including special ones, at most `max_tokens` of them.
+
+    `truncated` is the number of tokens that the model does not read. A text that is read in several `windows`
+    has the ids of all of them.
+    """
 
     ids: Sequence[int]
-    truncated: bool
+    truncated: int
     unknown: int
+    windows: tuple[Tokens, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)

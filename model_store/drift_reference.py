@@ -65,7 +65,7 @@ def measure(tokens: Tokens, scores: Sequence[float], *, multi_label: bool) -> tu
         entropy = sum(map(_bits, scores)) / math.log2(len(scores)) if len(scores) > 1 else 0.0
     length = len(tokens)
     unknown = tokens.unknown / max(length - 2, 1)
-    return (scores.index(confidence), confidence, entropy, length, float(tokens.truncated), unknown)
+    return (scores.index(confidence), confidence, entropy, length, float(tokens.truncated > 0), unknown)
 
 
 def _bits(share: float) -> float:

@@ -91,7 +91,7 @@ def classify_all(
     with tqdm(total=len(texts), desc=title, unit="text", disable=title is None) as bar:
         for start in range(0, len(texts), _SLICE):
             tokens = classifier.tokenize(texts[start : start + _SLICE])
-            truncated += sum(one.truncated for one in tokens)
+            truncated += sum(one.truncated > 0 for one in tokens)
             for indices in share_out(list(map(len, tokens)), classifier.info.layout):
                 scores = classifier.classify([tokens[index] for index in indices])
                 result[[start + index for index in indices]] = scores

@@ -80,7 +80,7 @@ def make_probes(
     for length in source.lengths(most):
         texts = [source.text(length) for _ in range(CANDIDATES if length <= EVERY else 1)]
         chosen = texts[int(_certainty(answer(texts)).argmin())] if len(texts) > 1 else texts[0]
-        tokens.append(Tokens(chosen, truncated=False, unknown=0))
+        tokens.append(Tokens(chosen, truncated=0, unknown=0))
         reference.append(answer([chosen])[0])
     return tuple(tokens), np.array(reference)
 
@@ -100,7 +100,7 @@ def read_probes(path: Path) -> Probes:
     """The probes of the artefact at `path`. Raises ModelCorrupt."""
     try:
         content = json.loads((path / PROBES).read_text("utf-8"))
-        tokens = tuple(Tokens(ids, truncated=False, unknown=0) for ids in content["tokens"])
+        tokens = tuple(Tokens(ids, truncated=0, unknown=0) for ids in content["tokens"])
         reference, answers = (np.array(content[name], np.float64) for name in ("reference", "answers"))
         rounding = float(content["rounding"])
     except (OSError, ValueError, KeyError, TypeError) as error:

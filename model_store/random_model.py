@@ -11,19 +11,34 @@ from model_store.errors import ModelError
 from model_store.prepare import DEFAULT
 
 LABELS = ("NEGATIVE", "POSITIVE")
+# The settings of transformers' config of a family, which is DistilBERT unless FAMILIES says otherwise.
 SHAPES: dict[str, dict[str, Any]] = {
     "distilbert-base": {"dim": 768, "hidden_dim": 3072, "n_layers": 6, "n_heads": 12},
     "minilm": {"dim": 384, "hidden_dim": 1536, "n_layers": 6, "n_heads": 12},
     "tiny": {"dim": 32, "hidden_dim": 64, "n_layers": 2, "n_heads": 2},
+    "bert-base": {},
+    "roberta-base": {"max_position_embeddings": 514},
+    "electra-small": {"embedding_size": 128, "hidden_size": 256, "num_attention_heads": 4},
+    "albert-base": {"hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072},
+    "mpnet-base": {"max_position_embeddings": 514},
+    "modernbert-base": {"max_position_embeddings": 512, "pad_token_id": 0, "classifier_pooling": "mean"},
+}
+FAMILIES = {
+    "bert-base": "Bert",
+    "roberta-base": "Roberta",
+    "electra-small": "Electra",
+    "albert-base": "Albert",
+    "mpnet-base": "MPNet",
+    "modernbert-base": "ModernBert",
 }
 # With transformers' default, weights are so small that all texts get nearly the same scores.
 _SPREAD = 0.05
 
 
 def write_random(shape: str, out: Path, *, seed: int = 0) -> None:
-    """Write a DistilBERT classifier of `shape` (a key of SHAPES) to `out`. Raises ModelError."""
+    """Write a classifier of `shape` (a key of SHAPES) to `out`. Raises ModelError."""
     import torch
-    from transformers import DistilBertConfig, DistilBertForSequenceClassification
+    import transformers
     from transformers.utils.logging import disable_progress_bar
 
     if shape not in SHAPES:
@@ -34,14 +49,15 @@ def write_random(shape: str, out: Path, *, seed: int = 0) -> None:
     tokenizer = _write_tokenizer(out)
     disable_progress_bar()
     torch.manual_seed(seed)
-    config = DistilBertConfig(
+    family = FAMILIES.get(shape, "DistilBert")
+    config = getattr(transformers, f"{family}Config")(
         **SHAPES[shape],
         vocab_size=len(tokenizer["model"]["vocab"]),
         id2label=dict(enumerate(LABELS)),
         label2id={label: index for index, label in enumerate(LABELS)},
         initializer_range=_SPREAD,
     )
-    DistilBertForSequenceClassification(config).save_pretrained(out)
+    getattr(transformers, f"{family}ForSequenceClassification")(config).save_pretrained(out)
 
 
 def _write_tokenizer(out: Path) -> dict[str, Any]:

@@ -6,16 +6,20 @@ between texts that do not see each other; more rows waste more room at their end
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from model_store.classifier import Layout, ModelInfo, Tokens
 from model_store.probes import Probes
+from model_store.windows import Windows, classify_long
+
+if TYPE_CHECKING:
+    from model_store.tokenizer import Tokenizer
 
 # Row lengths are rounded up to this, because an engine compiles once for each shape.
 STEP = 16
@@ -71,19 +75,28 @@ class RowClassifier:
     def __init__(
         self,
         info: ModelInfo,
-        tokenizer: Callable[[Sequence[str]], list[Tokens]],
+        tokenizer: Tokenizer,
         runner: Runner,
         probes: Probes,
         temperature: float,
+        text_windows: str = "",
     ) -> None:
+        """`text_windows` is what the model's config asks for: see `read_in`."""
         self.info = info
+        self.text_windows = text_windows
         self.probes = probes
         self._tokenizer = tokenizer
         self._runner: Runner | None = runner
         self._temperature = temperature
 
+    def read_in(self, windows: Windows) -> None:
+        """Read long texts in windows from now on. Drift is not measured: the evaluation did not."""
+        revision = windows.revision(self.info.revision)
+        self.info = replace(self.info, windows=windows, revision=revision, reference=None)
+        self._tokenizer.read_in(windows)
+
     def tokenize(self, texts: Sequence[str]) -> list[Tokens]:
-        """Token ids of each text, truncated to `info.max_tokens`. Releases the GIL."""
+        """Token ids of each text, in windows or truncated to `info.max_tokens`. Releases the GIL."""
         return self._tokenizer(texts)
 
     def classify(self, batch: Sequence[Tokens]) -> list[list[float]]:
@@ -92,8 +105,11 @@ class RowClassifier:
             raise ValueError("the classifier is closed")
         if not batch:
             return []
+        windows, multi_label = self.info.windows, self.info.multi_label
+        if windows is not None and any(text.windows for text in batch):
+            return classify_long(batch, windows, self.classify, multi_label=multi_label)
         logits = self._runner.run(arrange(batch, self.info.layout))[: len(batch)]
-        return scores(logits, temperature=self._temperature, multi_label=self.info.multi_label)
+        return scores(logits, temperature=self._temperature, multi_label=multi_label)
 
     def close(self) -> None:
         """Free what the engine holds. Idempotent."""

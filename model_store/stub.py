@@ -14,9 +14,11 @@ import re
 import signal
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from zlib import crc32
 
 from model_store.classifier import ModelInfo, Tokens
+from model_store.windows import Windows, classify_long
 
 MAX_TOKENS = 512
 LABELS = ("NEGATIVE", "POSITIVE")
@@ -40,6 +42,7 @@ class StubClassifier:
     """
 
     def __init__(self, *, batch_ms: float = 0.0, token_ms: float = 0.0, variant: str = "") -> None:
+        self.text_windows = ""
         self._batch_s = batch_ms / 1000
         self._token_s = token_ms / 1000
         self.info = ModelInfo(
@@ -58,12 +61,19 @@ class StubClassifier:
 
     def tokenize(self, texts: Sequence[str]) -> list[Tokens]:
         """Splits words into pieces of up to six characters. The first id is a digest of all pieces."""
-        return [_fault(text) or _tokens(text) for text in texts]
+        return [_fault(text) or _tokens(text, self.info.windows) for text in texts]
+
+    def read_in(self, windows: Windows) -> None:
+        """As a classifier with a model, except that `first_last` has all windows."""
+        self.info = replace(self.info, windows=windows, revision=windows.revision(self.info.revision))
 
     def classify(self, batch: Sequence[Tokens]) -> list[list[float]]:
         """Scores of shape (len(batch), 2). Releases the interpreter lock while it sleeps, like an engine."""
         if not batch:
             return []
+        windows = self.info.windows
+        if windows is not None and any(tokens.windows for tokens in batch):
+            return classify_long(batch, windows, self.classify, multi_label=False)
         for tokens in batch:
             if tokens.ids[0] < 0:
                 _misbehave(tokens.ids)
@@ -76,11 +86,21 @@ class StubClassifier:
         """Does nothing: there are no resources to free."""
 
 
-def _tokens(text: str) -> Tokens:
+def _tokens(text: str, windows: Windows | None) -> Tokens:
     pieces = _PIECE.findall(text)
-    kept = pieces[: MAX_TOKENS - 2]
+    size = (MAX_TOKENS if windows is None else windows.tokens) - 2
+    if windows is None or len(pieces) <= size:
+        return _read(pieces[:size], len(pieces) - size)
+    step = size - windows.overlap
+    starts = range(0, len(pieces) - windows.overlap, step)[: windows.most]
+    parts = tuple(_read(pieces[start : start + size], 0) for start in starts)
+    ids = [piece for part in parts for piece in part.ids]
+    return Tokens(ids, max(len(pieces) - starts[-1] - size, 0), sum(part.unknown for part in parts), parts)
+
+
+def _read(kept: list[str], left_out: int) -> Tokens:
     ids = [_digest(" ".join(kept)), *(_digest(piece) % _PIECE_IDS for piece in kept), _END]
-    return Tokens(ids, truncated=len(pieces) > len(kept), unknown=sum(not piece.isascii() for piece in kept))
+    return Tokens(ids, truncated=max(left_out, 0), unknown=sum(not piece.isascii() for piece in kept))
 
 
 def _digest(text: str) -> int:
@@ -97,7 +117,7 @@ def _fault(text: str) -> Tokens | None:
     if not found:
         return None
     seconds = float(found["seconds"] or 0)
-    return Tokens([_FAULT_IDS[found["name"]], int(seconds * 1e6)], truncated=False, unknown=0)
+    return Tokens([_FAULT_IDS[found["name"]], int(seconds * 1e6)], truncated=0, unknown=0)
 
 
 def _misbehave(ids: Sequence[int]) -> None:

@@ -12,6 +12,7 @@ from tokenizers import Tokenizer as RustTokenizer
 from tokenizers.normalizers import BertNormalizer
 
 from model_store.classifier import Tokens
+from model_store.windows import Windows
 
 
 class Tokenizer:
@@ -27,17 +28,42 @@ class Tokenizer:
             rust.enable_truncation(max_tokens)
         self._lowercase = bool(getattr(self._rust.normalizer, "lowercase", False))
         self._max_tokens = max_tokens
+        self._windows: Windows | None = None
         self._unknown = _unknown_id(self._rust)
+
+    def read_in(self, windows: Windows) -> None:
+        """Return texts of more than `windows.tokens` tokens in windows from now on."""
+        self._windows, self._max_tokens = windows, windows.tokens
+        for rust in filter(None, (self._rust, self._plain)):
+            rust.enable_truncation(windows.tokens, stride=windows.overlap)
 
     def __call__(self, texts: Sequence[str]) -> list[Tokens]:
         """Ids of each text, including special tokens, at most `max_tokens`. Releases the GIL."""
         result = []
         for encoding in self._encode(list(texts)):
             ids = encoding.ids
-            truncated = len(ids) == self._max_tokens and bool(encoding.overflowing)
-            unknown = 0 if self._unknown is None else ids.count(self._unknown)
-            result.append(Tokens(ids, truncated=truncated, unknown=unknown))
+            if len(ids) == self._max_tokens and (rest := encoding.overflowing):
+                result.append(self._long(encoding, rest))
+            else:
+                result.append(Tokens(ids, truncated=0, unknown=self._unknowns(ids)))
         return result
+
+    def _long(self, first: Encoding, rest: list[Encoding]) -> Tokens:
+        """A text of which only the `first` part fits into the limit, or into a window."""
+        if self._windows is None:
+            return Tokens(first.ids, truncated=sum(map(_own, rest)), unknown=self._unknowns(first.ids))
+        parts = [first, *rest]
+        ends = self._windows.join == "first_last"
+        chosen = [first, rest[-1]] if ends else parts[: self._windows.most]
+        # A part shares tokens with the one before: those that are left out also with the next one.
+        shared = len(parts) - 1 if ends and len(rest) > 1 else len(parts) - len(chosen)
+        left_out = sum(map(_own, parts)) - sum(map(_own, chosen)) - shared * self._windows.overlap
+        windows = tuple(Tokens(part.ids, truncated=0, unknown=self._unknowns(part.ids)) for part in chosen)
+        ids = [piece for window in windows for piece in window.ids]
+        return Tokens(ids, left_out, sum(window.unknown for window in windows), windows)
+
+    def _unknowns(self, ids: list[int]) -> int:
+        return 0 if self._unknown is None else ids.count(self._unknown)
 
     def _encode(self, texts: list[str]) -> list[Encoding]:
         if self._plain is None:
@@ -47,6 +73,12 @@ class Tokenizer:
         encoded = iter(self._plain.encode_batch_fast(simple))
         others = iter(self._rust.encode_batch_fast(list(compress(texts, (not one for one in plain)))))
         return [next(encoded if one else others) for one in plain]
+
+
+def _own(part: Encoding) -> int:
+    """The number of tokens of a part, without special tokens."""
+    own: int = part.special_tokens_mask.count(0)
+    return own
 
 
 def is_plain(text: str) -> bool:

@@ -46,6 +46,9 @@ class Safetensors:
         _, _, about = self._find(name)
         return tuple(about["shape"])
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._places
+
     def __getitem__(self, name: str) -> NDArray[np.float32]:
         """A tensor in f32. Raises ModelUnsupported if it is missing, or if its bytes are not as described."""
         file, start, about = self._find(name)

@@ -11,7 +11,7 @@ import redis
 
 from batcher.core.commands import Claim, Claimed, Complete, Completed
 from batcher.core.membership import Beat, Release
-from batcher.messages import Entry, entry_id
+from batcher.messages import Entry, Lane, entry_id
 from batcher.worker.exchange import Queues
 from batcher.worker.host import Host
 
@@ -111,6 +111,7 @@ class FakeQueue:
     """
 
     remembers = True
+    lane: Lane = "interactive"
 
     def __init__(self, texts: Iterable[str] = (), solo: Iterable[str] = ()) -> None:
         self.texts = {entry_id(text): text for text in (*texts, *solo)}
@@ -172,7 +173,7 @@ class FakeQueue:
 
     def _entry(self, entry: str) -> Entry:
         solo = entry in self.solo
-        return Entry(entry, self.texts[entry], "interactive", 5, 10, 9000, attempts=1, solo=solo)
+        return Entry(entry, self.texts[entry], self.lane, 5, 10, 9000, attempts=1, solo=solo)
 
     def complete_command(self, results: Iterable[tuple[str, bytes]], idle: bool = False) -> Complete:
         pairs = list(results)

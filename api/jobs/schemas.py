@@ -64,6 +64,8 @@ class Job(BaseModel):
     total: int = Field(description="Number of texts")
     done: int = Field(description="Number of texts with a result: a prediction or an error")
     failed: int = Field(description="Number of results that are errors")
+    truncated: int = Field(description="Number of texts that were longer than the model can read")
+    truncated_tokens: int = Field(description="Number of their tokens that the model did not read")
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
@@ -117,6 +119,8 @@ def job_body(record: JobRecord, position: int | None = None) -> Job:
         total=record.total,
         done=record.done,
         failed=record.failed,
+        truncated=record.truncated,
+        truncated_tokens=record.truncated_tokens,
         created_at=_time(record.created_ms),
         started_at=_time(record.started_ms) if record.started_ms else None,
         finished_at=_time(record.finished_ms) if record.finished_ms else None,

@@ -37,7 +37,7 @@ from api.auth import Authenticator
 from api.errors import Header, Problem, internal, problem_of
 from api.lifecycle import Lifecycle
 from api.predict.local_cache import CachedPrediction
-from api.predict.lookup import LookupRequest, PredictionLookup
+from api.predict.lookup import LookupRequest, PredictionLookup, truncation
 from api.predict.request import ForeignBody, RequestReader, read_texts
 from api.settings import ApiSettings
 from batcher.errors import BudgetExceeded, MillraceError, QueueFull
@@ -180,8 +180,8 @@ class PredictHandler:
         times = ((now - looked_up_at) * 1e3, (now - context.started) * 1e3)
         timing = (b"server-timing", b"cache;dur=%.3f, total;dur=%.3f" % times)
         headers = [_HIT, (b"x-model", self._models.header(revision)), timing]
-        if truncated := sum([known.truncated for known in cached]):
-            headers.append((b"x-truncated", b"%d" % truncated))
+        if left_out := sum([known.truncated for known in cached]):
+            headers += truncation(sum(known.truncated > 0 for known in cached), left_out)
         body = b'{"predictions":[%b]}' % b",".join([known.fragment for known in cached])
         return Answer(200, headers, body)
 

@@ -27,7 +27,7 @@ class CachedPrediction:
     """A cached prediction. `expires_at` is a time of the monotonic clock, `size` the total size in bytes."""
 
     fragment: bytes
-    truncated: bool
+    truncated: int
     expires_at: float
     size: int
     tokens: int

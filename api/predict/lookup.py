@@ -178,7 +178,7 @@ class PredictionLookup:
         """The response if some texts came from the shared cache or the model."""
         fragments: list[bytes] = []
         names: dict[str, str] = {}  # model name by revision, from the results
-        truncated = computed = 0
+        truncated = left_out = computed = 0
         for text, cached in zip(request.texts, request.cached, strict=True):
             if cached:
                 known: CachedPrediction | Prediction = cached
@@ -187,14 +187,21 @@ class PredictionLookup:
                 known = result = found.by_text[text]
                 names[result.revision] = result.model
             fragments.append(known.fragment)
-            truncated += known.truncated
+            if known.truncated:
+                truncated += 1
+                left_out += known.truncated
             computed += text in found.computed
         cache = b"HIT" if not computed else b"MISS" if computed == len(fragments) else b"PARTIAL"
         model = b", ".join([self.models.header(revision, name) for revision, name in names.items()])
         headers = [(b"x-cache", cache), (b"x-model", model), _timing(found, total_s)]
         if truncated:
-            headers.append((b"x-truncated", b"%d" % truncated))
+            headers += truncation(truncated, left_out)
         return Answer(200, headers, b'{"predictions":[%b]}' % b",".join(fragments))
+
+
+def truncation(texts: int, tokens: int) -> tuple[Header, Header]:
+    """The headers of an answer in which the model could not read `tokens` tokens of `texts` texts."""
+    return (b"x-truncated", b"%d" % texts), (b"x-truncated-tokens", b"%d" % tokens)
 
 
 def _timing(found: LookupResult, total_s: float) -> Header:

@@ -160,6 +160,7 @@ class Claimed:
 class Claim(Command[Claimed]):
     """Takes entries for a worker. `free`: it holds nothing else, so it may get a quarantined entry.
 
+    `bulk_cost` is for bulk entries alone; -1: none, not even beside interactive ones.
     `waits`: it is sent in advance. A worker without a heartbeat for the time of a lease then gets nothing.
     `idle_ms`: how long the worker has been idle (-1: busy). If it gets nothing, it can then be woken.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, NamedTuple, cast, get_args
 
 JobStatus = Literal["queued", "running", "finished", "failed", "cancelled"]
 STATUSES: tuple[JobStatus, ...] = get_args(JobStatus)
@@ -45,6 +45,9 @@ class JobRecord:
     next_delivery_ms: int | None = None
     # What is known of the file that it came from, as JSON; "" if it came without a file name.
     file: str = ""
+    # Texts that were longer than the model can read, and how many of their tokens it did not read.
+    truncated: int = 0
+    truncated_tokens: int = 0
 
     def shown_to(self, owner: str) -> bool:
         """Whether `owner` may see this job; the owner "" may see all jobs."""
@@ -82,6 +85,14 @@ class Attempt:
     total: int
     chunk_texts: int
     ran_ms: int
+
+
+class Counts(NamedTuple):
+    """What appended results add to the counts of a job."""
+
+    failed: int = 0
+    truncated: int = 0
+    truncated_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,4 +153,6 @@ def read_record(job_id: str, raw: Mapping[bytes, bytes]) -> JobRecord | None:
         deliveries=json.loads(fields.get("deliveries", "[]")),
         next_delivery_ms=number("next_delivery_ms"),
         file=fields.get("file", ""),
+        truncated=int(fields.get("truncated", 0)),
+        truncated_tokens=int(fields.get("truncated_tokens", 0)),
     )

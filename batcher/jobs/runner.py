@@ -18,7 +18,7 @@ from batcher import tracing
 from batcher.core.outage import REDIS_ERRORS
 from batcher.core.snapshot import Snapshot
 from batcher.errors import BudgetExceeded, MillraceError, NoWorker, QueueFull, QueueUnavailable
-from batcher.jobs.records import Attempt, JobStatus
+from batcher.jobs.records import Attempt, Counts, JobStatus
 from batcher.jobs.results import ChunkResults, chunk_results
 from batcher.jobs.store import JobStore
 from batcher.messages import Lane, Outcome, Prediction, entry_id
@@ -176,7 +176,7 @@ class _Run:
                 self._attempt,
                 at,
                 [chunk.lines for chunk in held],
-                failed=sum(chunk.failed for chunk in held),
+                counts=Counts(*map(sum, zip(*(chunk.counts for chunk in held), strict=True))),
                 rate=self._rate,
                 model=held[-1].model if held else "",
             )

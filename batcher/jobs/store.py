@@ -36,7 +36,7 @@ import redis
 
 from batcher.core.scripts import call
 from batcher.jobs.files import FileStore
-from batcher.jobs.records import Attempt, Created, JobRecord, JobStatus, Totals, read_record
+from batcher.jobs.records import Attempt, Counts, Created, JobRecord, JobStatus, Totals, read_record
 from batcher.jobs.upload import UNBOUNDED, Budget, Submission, Upload
 
 # The package of the scripts.
@@ -103,10 +103,10 @@ class JobStore:
         return None if raw is None else cast("list[str | None]", json.loads(raw))
 
     def append(
-        self, attempt: Attempt, first: int, chunks: Sequence[bytes], *, failed: int, rate: float, model: str
+        self, attempt: Attempt, at: int, chunks: Sequence[bytes], *, counts: Counts, rate: float, model: str
     ) -> str:
-        """Appends results from chunk `first` on. Returns `running`, or why the attempt must not continue."""
-        args = [attempt.token, first, failed, round(rate, 1), model, self._ttl_ms]
+        """Appends results from chunk `at` on. Returns `running`, or why the attempt must not continue."""
+        args = [attempt.token, at, *counts, round(rate, 1), model, self._ttl_ms]
         status: bytes = self._run("job_append", attempt.job_id, *args, *chunks)
         return status.decode()
 

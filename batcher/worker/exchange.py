@@ -75,12 +75,16 @@ class Exchange:
         `ahead`, while a batch runs, it claims only interactive entries if there were any recently.
         """
         now, wanted = self._now(), claim_cost(held, budget, self._layout)
-        bulk = self._traffic.bulk_tokens(cost, budget, now)
+        bulk = self.bulk_budget(cost, budget)
         if ahead and bulk < budget:
             bulk = 0
         free = not ahead and not held
         idle_ms = int((now - self._busy_at) * 1000) if free else -1
         return self._queue.claim_command(self._texts, wanted, min(wanted, bulk), free, waits, idle_ms)
+
+    def bulk_budget(self, cost: CostModel, budget: int) -> int:
+        """Tokens of a batch that holds only bulk entries."""
+        return self._traffic.bulk_tokens(cost, budget, self._now())
 
     def claim(self, command: Claim) -> Claimed:
         """Claims once. If Redis does not answer, pauses briefly and returns an empty claim."""

@@ -13,16 +13,17 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from batcher.messages import Entry, Failure, Prediction, fragment
-from model_store import Classifier, Layout, Tokens
-from model_store.rows import FILL, ROW
+from batcher.worker.held import Reason, TokenizedEntry
+from batcher.worker.windows import ended_texts, fail_texts, split_texts
+from model_store import Classifier
+from model_store.rows import ROW
 
 if TYPE_CHECKING:
     from batcher.worker.faults import Faults
 
-Reason = Literal["full", "window", "idle", "solo"]
 # Id and outcome.
 Result = tuple[str, Prediction | Failure]
 
@@ -33,17 +34,6 @@ _FIXED_SHARE = 0.04
 # With a backlog, texts wait for earlier batches, so fewer and larger batches are better. A new text waits for
 # half of this on average. Batches are shorter while an entry has priority: see claim.lua.
 _LONG_BATCH_S = 0.1
-
-
-@dataclass(frozen=True, slots=True)
-class TokenizedEntry:
-    """A claimed and tokenised entry that waits for its batch. `reason` says what triggered its claim."""
-
-    entry: Entry
-    tokens: Tokens
-    tokenize_s: float
-    claimed_at: float
-    reason: Reason
 
 
 Tokenized = tuple[list[TokenizedEntry], list[Result]]
@@ -147,6 +137,7 @@ class Inference:
         self.cost = CostModel.start()
         self.faults = faults
         self._classifier = classifier
+        self._windows = classifier.info.windows
         self._now = now
         # When each thread began to tokenise or classify.
         self._began: dict[int, float] = {}
@@ -178,6 +169,8 @@ class Inference:
             runs = [(held.entry, partial(self._classified, [held], began)) for held in batch]
             predictions, failures = self.faults.run_alone(runs, error, classifies=True)
             results = predictions + failures
+            if self._windows is not None:
+                results = fail_texts(batch, results)
         finally:
             del self._began[threading.get_ident()]
         return FinishedBatch(batch, results, computed, began, self._now() - began)
@@ -187,14 +180,16 @@ class Inference:
         texts = self._classifier.tokenize([entry.text for entry in entries])
         now = self._now()
         share = (now - began) / len(entries)
-        return [TokenizedEntry(*pair, share, now, reason) for pair in zip(entries, texts, strict=True)]
+        held = [TokenizedEntry(*pair, share, now, reason) for pair in zip(entries, texts, strict=True)]
+        return held if self._windows is None else split_texts(held)
 
     def _classified(self, batch: Sequence[TokenizedEntry], began: float) -> list[Result]:
         info, rows = self._classifier.info, self._classifier.classify([held.tokens for held in batch])
         check_rows(rows, len(batch))
         model_ms = (self._now() - began) * 1000
         results: list[Result] = []
-        for held, scores in zip(batch, rows, strict=True):
+        ended = zip(batch, rows, strict=True)
+        for held, scores in ended if self._windows is None else ended_texts(ended, info):
             prediction = Prediction(
                 fragment=fragment(info.labels, scores),
                 revision=info.revision,
@@ -208,39 +203,6 @@ class Inference:
             )
             results.append((held.entry.id, prediction))
         return results
-
-
-def next_pass(lengths: Sequence[int], layout: Layout, budget: int) -> list[int]:
-    """Selects the next batch from the held texts: indices into `lengths`, at least one if any text is held.
-
-    packed: in order of arrival; a text that does not fit is skipped and comes first in the next batch.
-    padded: the first text and those closest to it in length, so that the first text never waits.
-    """
-    if not lengths:
-        return []
-    if layout == "packed":
-        room = int(budget * FILL) - lengths[0]
-        chosen = [0]
-        for index in range(1, len(lengths)):
-            if lengths[index] <= room:
-                room -= lengths[index]
-                chosen.append(index)
-        return chosen
-    order = sorted(range(len(lengths)), key=lambda index: (lengths[index], index))
-    return _neighbours(order, lengths, order.index(0), budget)
-
-
-def _neighbours(order: Sequence[int], lengths: Sequence[int], at: int, budget: int) -> list[int]:
-    """Extends a range of the sorted `order` around `at`, shorter texts first: they add the least padding."""
-    low = high = at
-    while True:
-        longest, count = lengths[order[high]], high - low + 1
-        if low > 0 and (count + 1) * longest <= budget:
-            low -= 1
-        elif high + 1 < len(order) and (count + 1) * lengths[order[high + 1]] <= budget:
-            high += 1
-        else:
-            return list(order[low : high + 1])
 
 
 def check_rows(rows: Sequence[Sequence[float]], expected: int) -> None:

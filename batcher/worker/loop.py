@@ -20,18 +20,12 @@ from batcher.settings import WorkerSettings
 from batcher.worker.exchange import Exchange, Queues, Remember, keep_window_s
 from batcher.worker.faults import Faults
 from batcher.worker.heartbeat import Heartbeat, Records
+from batcher.worker.held import Held, Reason
 from batcher.worker.host import Host
-from batcher.worker.inference import (
-    FinishedBatch,
-    Inference,
-    Reason,
-    Result,
-    Tokenized,
-    TokenizedEntry,
-    next_pass,
-)
+from batcher.worker.inference import FinishedBatch, Inference, Result, Tokenized
 from batcher.worker.stats import BOOKS_S, BatchReport, Books, WorkerStats, model_record
 from batcher.worker.warm_up import warm_up
+from batcher.worker.windows import HeldWithWindows
 from model_store import Classifier
 from model_store.rows import computed_tokens
 
@@ -67,7 +61,7 @@ class Worker:
         self._layout = classifier.info.layout
         self.inference = Inference(classifier, Faults(classifier), host.now)
         self._settings = settings
-        self._held: list[TokenizedEntry] = []
+        self._held = (Held if classifier.info.windows is None else HeldWithWindows)(self._layout)
         self._unsent: list[Result] = []
         self._finished: FinishedBatch | None = None
         self.stats = WorkerStats()
@@ -139,7 +133,8 @@ class Worker:
         try:
             self._deliver(*self._take_unsent())
             if self._held:
-                self.exchange.release([held.entry.id for held in self._held])
+                suspects = self.inference.faults.suspects
+                self.exchange.release([entry for entry in self._held.ids if entry not in suspects])
         except REDIS_ERRORS as error:
             message = "could not release entries, their leases will expire: %s"
             log.warning(message, reason(error), extra={"action": "worker.release"})
@@ -169,15 +164,13 @@ class Worker:
         self._keep(self.inference.tokenize_entries(claim.entries, reason))
 
     def _claim_command(self, *, ahead: bool = False, waits: bool = False) -> Claim:
-        held = self._tokens_held()
-        return self.exchange.claim_command(held, self.inference.cost, self.budget, ahead=ahead, waits=waits)
-
-    def _tokens_held(self) -> int:
-        return sum(len(held.tokens.ids) for held in self._held)
+        held, cost, budget = self._held.tokens, self.inference.cost, self.budget
+        command = self.exchange.claim_command(held, cost, budget, ahead=ahead, waits=waits)
+        return self._held.limited(command, budget)
 
     def _keep(self, tokenised: Tokenized) -> None:
         held, failed = tokenised
-        self._held += held
+        self._held.add(held)
         self._unsent += failed
 
     # -- running a batch ---------------------------------------------------------------------------
@@ -185,12 +178,14 @@ class Worker:
     def _run_batch(self) -> None:
         """Runs the next batch of the held texts."""
         self.state = "busy"
-        batch = self._next_batch()
+        budget = self.budget
+        batch = self._held.next_batch(budget, lambda: self.exchange.bulk_budget(self.inference.cost, budget))
         computed = computed_tokens([len(held.tokens.ids) for held in batch], self._layout)
         # A quarantined text may crash this process, so nothing else is claimed while it runs.
         ahead = None if batch[0].entry.solo else self._look_ahead(self.inference.cost.pass_s(computed))
         self._finished = self.inference.classify_entries(batch, computed)
         self._unsent += self._finished.results
+        self._held.forget_failed()
         if ahead is not None:
             self._over.set()
             if not self._turn.acquire(blocking=False):
@@ -200,18 +195,11 @@ class Worker:
         if self._held:
             self._second_thread.submit(self._logged, self._deliver, *self._take_unsent())
 
-    def _next_batch(self) -> list[TokenizedEntry]:
-        """Removes the next batch from the held texts and returns it."""
-        chosen = next_pass([len(held.tokens.ids) for held in self._held], self._layout, self.budget)
-        batch = [self._held[index] for index in chosen]
-        kept = set(chosen)
-        self._held = [held for index, held in enumerate(self._held) if index not in kept]
-        return batch
-
     def _look_ahead(self, pass_s: float) -> Future[Tokenized] | None:
         """Claims and tokenises just before the running batch ends, unless it is short or enough is held."""
         backlog = self.exchange.left > 0
-        if self._tokens_held() >= self.budget or (pass_s < 2 * CLAIM_AHEAD_S and not backlog):
+        enough = self._held.tokens >= self.budget or (pass_s < 2 * CLAIM_AHEAD_S and not backlog)
+        if enough and not self._held.gives_way:
             return None
         share = TOKENIZE_SHARE_BACKLOG if backlog else TOKENIZE_SHARE
         delay_s = pass_s * (1 - share) - CLAIM_AHEAD_S

@@ -23,7 +23,7 @@ from batcher.core.commands import Command
 from batcher.core.metrics import build, redis_state
 from batcher.messages import Lane
 from batcher.worker.drift import DriftWatch, Tally
-from batcher.worker.inference import Reason
+from batcher.worker.held import Reason
 from batcher.worker.queue import WorkerQueue
 from batcher.worker.stats import BatchReport
 from model_store import ModelInfo

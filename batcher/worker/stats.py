@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from batcher.messages import BatchNote, Entry, Failure
-from batcher.worker.inference import FinishedBatch, Inference, Reason, Result, TokenizedEntry
+from batcher.worker.held import Reason, TokenizedEntry
+from batcher.worker.inference import FinishedBatch, Inference, Result
 from model_store import ModelInfo
 
 log = logging.getLogger(__name__)
@@ -25,9 +26,9 @@ NOTES = 20
 class BatchReport:
     """One batch. Durations are in seconds.
 
-    `number` counts the batches of this worker; `queue_s` holds the waiting time of each of `entries`.
-    `ended_at` is when the forward pass ended and `sent_at` when Redis accepted the results, 0 if it did not
-    (monotonic).
+    `number` counts the batches of this worker; `queue_s` holds the waiting time of each of `entries`, among
+    which is each window of a long text. `ended_at` is when the forward pass ended and `sent_at` when Redis
+    accepted the results, 0 if it did not (monotonic).
     """
 
     number: int
@@ -102,7 +103,7 @@ class WorkerStats:
         self.rate += 0.05 * (cost / max(spent_s, 1e-6) - self.rate)
         self.typical_tokens += 0.05 * (finished.computed - self.typical_tokens)
         self._batches += 1
-        self.texts += len(batch)
+        self.texts += len(finished.results)
         self._last_batch = len(batch)
         report = BatchReport(
             number=self._batches,
@@ -114,7 +115,7 @@ class WorkerStats:
             queue_s=tuple(held.entry.waited_ms / 1000 + finished.began - held.claimed_at for held in batch),
             tokenize_s=sum(held.tokenize_s for held in batch),
             model_s=spent_s,
-            truncated=sum(held.tokens.truncated for held in batch),
+            truncated=sum(held.tokens.truncated > 0 for held in batch),
             unknown=sum(held.tokens.unknown for held in batch),
             failures=sum(isinstance(result, Failure) for _, result in finished.results),
             ended_at=finished.began + spent_s,

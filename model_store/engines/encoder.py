@@ -4,18 +4,23 @@ A token attends only to tokens with the same segment number, so texts can lie en
 module handles packed and padded rows. The classification head reads only the first token of each text, so the
 last layer computes keys and values for all tokens, and everything else for the first tokens only.
 
-They are built from the submodules of transformers' DistilBERT, BERT and RoBERTa classifiers, whose layers
-compute the same functions under different names.
+They are built from the submodules of transformers' classifiers, whose layers compute the same functions under
+different names: `engines/families.py` lists them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import fields
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import relu, scaled_dot_product_attention
+from torch.nn.functional import scaled_dot_product_attention
+from transformers.activations import get_activation
+
+from model_store.engines.families import describe, relative_buckets
+from model_store.engines.modernbert import PackedModernBert
 
 
 class Layer(nn.Module):
@@ -29,11 +34,11 @@ class Layer(nn.Module):
         self.heads, self.activation = heads, activation
 
     def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        """(R, T, D) and a mask (R, 1, T, T), true where attention is allowed, to (R, T, D)."""
+        """(R, T, D) and a mask (R, 1 or H, T, T), true where attention is allowed or added, to (R, T, D)."""
         return self._finish(self._attend(hidden, hidden, mask), hidden)
 
     def of_first(self, hidden: Tensor, first: Tensor, mask: Tensor) -> Tensor:
-        """(1, R * T, D), indices (N,) and a mask (N, R * T) to (1, N, D), for first tokens only."""
+        """(1, R * T, D), indices (N,) and a mask (1, 1 or H, N, R * T) to (1, N, D): first tokens only."""
         chosen = hidden[:, first]
         return self._finish(self._attend(chosen, hidden, mask), chosen)
 
@@ -53,116 +58,115 @@ class Layer(nn.Module):
         return normed
 
 
+class RelativeBias(nn.Module):
+    """MPNet's bias of each head by the distance of two tokens, for positions below `most`."""
+
+    def __init__(self, table: Tensor, most: int) -> None:
+        """`table` has shape (buckets, heads)."""
+        super().__init__()
+        by_distance = table[torch.from_numpy(relative_buckets(most))]
+        buckets, heads = by_distance.shape
+        self.by_distance = nn.Embedding(buckets, heads, _weight=by_distance)
+        self.most = most
+
+    def forward(self, positions: Tensor, others: Tensor) -> Tensor:
+        """(R, Q) and (R, K) to (R, H, Q, K)."""
+        distance = others.unsqueeze(1) - positions.unsqueeze(2)
+        bias: Tensor = self.by_distance(distance + self.most - 1)
+        return bias.permute(0, 3, 1, 2)
+
+
 class PackedEncoder(nn.Module):
     """Maps token ids, positions and segments of R rows, and N first tokens, to logits (N, labels)."""
 
     def __init__(
         self,
-        words: nn.Embedding,
-        positions: Tensor,
-        norm: nn.Module,
+        embeddings: nn.Module,
         layers: Iterable[Layer],
         head: nn.Module,
+        bias: RelativeBias | None = None,
     ) -> None:
         super().__init__()
-        self.words = words
-        self.positions = nn.Embedding(positions.shape[0], positions.shape[1], _weight=positions)
-        self.norm = norm
+        self.embeddings, self.head, self.bias = embeddings, head, bias
         self.layers = nn.ModuleList(layers)
-        self.head = head
 
     def forward(self, ids: Tensor, positions: Tensor, segments: Tensor, first: Tensor) -> Tensor:
         """`ids`, `positions`, `segments`: (R, T) integers; `first`: (N,) indices into R * T."""
-        hidden = self.norm(self.words(ids) + self.positions(positions))
-        mask = (segments.unsqueeze(2) == segments.unsqueeze(1)).unsqueeze(1)
+        hidden = self.embeddings(ids, positions)
         *lower, last = self.layers
         assert isinstance(last, Layer)
+        if lower:
+            mask = self._mask(segments, positions, segments, positions)
         for layer in lower:
             hidden = layer(hidden, mask)
-        flat = segments.flatten()
-        mask = flat[first].unsqueeze(1) == flat.unsqueeze(0)
+        segments, positions = segments.flatten().unsqueeze(0), positions.flatten().unsqueeze(0)
+        mask = self._mask(segments[:, first], positions[:, first], segments, positions)
         hidden = last.of_first(hidden.flatten(0, 1).unsqueeze(0), first, mask)
         logits: Tensor = self.head(hidden[0])
         return logits
 
+    def _mask(
+        self, segments: Tensor, positions: Tensor, other_segments: Tensor, other_positions: Tensor
+    ) -> Tensor:
+        """(R, Q) and (R, K), twice, to (R, 1, Q, K), true if allowed, or to (R, H, Q, K), to be added."""
+        same = (segments.unsqueeze(2) == other_segments.unsqueeze(1)).unsqueeze(1)
+        if self.bias is None:
+            return same
+        bias: Tensor = self.bias(positions, other_positions)
+        return bias.masked_fill(~same, -torch.inf)
 
-class _DistilBertHead(nn.Module):
-    def __init__(self, model: Any) -> None:
+
+class Embeddings(nn.Module):
+    """The sum of the embeddings of words and positions, normed, and projected to the width of the layers."""
+
+    def __init__(self, parts: Any, positions: Tensor, projection: nn.Module | None = None) -> None:
+        """`parts` are those of transformers, and `positions` the table from the first position on."""
         super().__init__()
-        self.dense, self.out = model.pre_classifier, model.classifier
+        self.words, self.norm = parts.word_embeddings, parts.LayerNorm
+        most, wide = positions.shape
+        self.positions = nn.Embedding(most, wide, _weight=positions.detach())
+        self.projection = projection or nn.Identity()
+
+    def forward(self, ids: Tensor, positions: Tensor) -> Tensor:
+        """Twice (R, T) to (R, T, D)."""
+        hidden: Tensor = self.projection(self.norm(self.words(ids) + self.positions(positions)))
+        return hidden
+
+
+class _Head(nn.Module):
+    """Two dense layers, called pooler and classifier or otherwise, with an activation between them."""
+
+    def __init__(self, dense: nn.Module, activation: Callable[[Tensor], Tensor], out: nn.Module) -> None:
+        super().__init__()
+        self.dense, self.activation, self.out = dense, activation, out
 
     def forward(self, hidden: Tensor) -> Tensor:
-        logits: Tensor = self.out(relu(self.dense(hidden)))
+        logits: Tensor = self.out(self.activation(self.dense(hidden)))
         return logits
 
 
-class _TanhHead(nn.Module):
-    """BERT's pooler and classifier, or RoBERTa's classification head, which compute the same function."""
-
-    def __init__(self, dense: nn.Module, out: nn.Module) -> None:
-        super().__init__()
-        self.dense, self.out = dense, out
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        logits: Tensor = self.out(torch.tanh(self.dense(hidden)))
-        return logits
-
-
-def packed_encoder(model: Any) -> PackedEncoder:
+def packed_encoder(model: Any) -> PackedEncoder | PackedModernBert:
     """Computes the same function as `model`, a packable transformers classifier, on packed rows."""
-    if hasattr(model, "distilbert"):
-        return _of_distilbert(model)
-    if hasattr(model, "roberta"):
-        head = _TanhHead(model.classifier.dense, model.classifier.out_proj)
-        return _of_bert(model.roberta, head, skipped=int(model.config.pad_token_id) + 1)
-    return _of_bert(model.bert, _TanhHead(model.bert.pooler.dense, model.classifier), skipped=0)
-
-
-def _of_distilbert(model: Any) -> PackedEncoder:
-    base = model.distilbert
-    layers = [
-        Layer(
-            {
-                "query": layer.attention.q_lin,
-                "key": layer.attention.k_lin,
-                "value": layer.attention.v_lin,
-                "output": layer.attention.out_lin,
-                "attention_norm": layer.sa_layer_norm,
-                "inner": layer.ffn.lin1,
-                "outer": layer.ffn.lin2,
-                "output_norm": layer.output_layer_norm,
-            },
-            heads=model.config.n_heads,
-            activation=layer.ffn.activation,
-        )
-        for layer in base.transformer.layer
-    ]
-    parts = base.embeddings
-    positions = parts.position_embeddings.weight.detach()
-    return PackedEncoder(
-        parts.word_embeddings, positions, parts.LayerNorm, layers, _DistilBertHead(model)
-    ).eval()
-
-
-def _of_bert(base: Any, head: nn.Module, *, skipped: int) -> PackedEncoder:
-    """Adds the embedding of token type 0 to the positions; RoBERTa's positions start after `skipped` rows."""
-    layers = [
-        Layer(
-            {
-                "query": layer.attention.self.query,
-                "key": layer.attention.self.key,
-                "value": layer.attention.self.value,
-                "output": layer.attention.output.dense,
-                "attention_norm": layer.attention.output.LayerNorm,
-                "inner": layer.intermediate.dense,
-                "outer": layer.output.dense,
-                "output_norm": layer.output.LayerNorm,
-            },
-            heads=base.config.num_attention_heads,
-            activation=layer.intermediate.intermediate_act_fn,
-        )
-        for layer in base.encoder.layer
-    ]
-    parts = base.embeddings
-    positions = parts.position_embeddings.weight[skipped:] + parts.token_type_embeddings.weight[0]
-    return PackedEncoder(parts.word_embeddings, positions.detach(), parts.LayerNorm, layers, head).eval()
+    if model.config.model_type == "modernbert":
+        return PackedModernBert(model).eval()
+    about = describe(type(model).__name__, model.config.to_dict())
+    base = model.get_submodule(about.base)
+    names = {field.name: getattr(about.names, field.name) for field in fields(about.names)}
+    activation = get_activation(about.activation)
+    layers = []
+    for prefix in about.layers:
+        layer = model.get_submodule(prefix.rstrip("."))
+        parts = {name: layer.get_submodule(path) for name, path in names.items()}
+        layers.append(Layer(parts, heads=about.heads, activation=activation))
+    dense, out = map(model.get_submodule, about.head)
+    embeddings = base.embeddings
+    positions = embeddings.position_embeddings.weight
+    table = positions[about.skipped :]
+    if about.token_types:
+        table = table + embeddings.token_type_embeddings.weight[0]
+    projection = model.get_submodule(about.projection) if about.projection else None
+    bias = None
+    if about.relative_bias:
+        bias = RelativeBias(model.get_submodule(about.relative_bias).weight.detach(), len(positions))
+    head = _Head(dense, get_activation(about.head_activation), out)
+    return PackedEncoder(Embeddings(embeddings, table, projection), layers, head, bias).eval()

@@ -53,7 +53,7 @@ def open_verified(
         reference=read_reference(path),
     )
     tokenizer = Tokenizer(path / TOKENIZER, manifest.max_tokens)
-    return RowClassifier(info, tokenizer, runner, probes, manifest.temperature)
+    return RowClassifier(info, tokenizer, runner, probes, manifest.temperature, manifest.text_windows)
 
 
 def make_runner(path: Path, manifest: Manifest, threads: int, arithmetic: Arithmetic) -> Runner:

@@ -7,7 +7,7 @@ import time
 import pytest
 import redis
 
-from batcher.jobs.records import Attempt, JobRecord
+from batcher.jobs.records import Attempt, Counts, JobRecord
 from batcher.jobs.store import JobStore
 from batcher.jobs.upload import Budget, NoRoom, Submission
 from tests.conftest import encoded
@@ -47,8 +47,11 @@ def record_of(store: JobStore, job_id: str = JOB) -> JobRecord:
     return record
 
 
-def append(store: JobStore, attempt: Attempt, first: int, *chunks: bytes, failed: int = 0) -> str:
-    return store.append(attempt, first, chunks, failed=failed, rate=5.0, model="m@r")
+def append(
+    store: JobStore, attempt: Attempt, first: int, *chunks: bytes, failed: int = 0, truncated: int = 0
+) -> str:
+    counts = Counts(failed, truncated, 9 * truncated)
+    return store.append(attempt, first, chunks, counts=counts, rate=5.0, model="m@r")
 
 
 def lines(store: JobStore, start: int, stop: int) -> list[bytes]:
@@ -138,8 +141,9 @@ def test_an_append_that_is_sent_twice_counts_once(store: JobStore) -> None:
     create(store)
     attempt = store.start(JOB)
     for _ in range(2):
-        assert append(store, attempt, 0, *LINES[:2], failed=1) == "running"
+        assert append(store, attempt, 0, *LINES[:2], failed=1, truncated=2) == "running"
     assert (record_of(store).done, record_of(store).failed) == (6, 1)
+    assert (record_of(store).truncated, record_of(store).truncated_tokens) == (2, 18)
 
 
 def test_results_are_taken_in_order_only(store: JobStore) -> None:

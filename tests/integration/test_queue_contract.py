@@ -206,6 +206,13 @@ def test_bulk_alone_is_claimed_in_small_pieces(bench: Bench) -> None:
     assert len(bench.worker().claim(100, 1000, 50).entries) == 5
 
 
+def test_a_worker_that_holds_many_windows_gets_no_bulk_even_beside_interactive(bench: Bench) -> None:
+    bench.ask(*(f"b{i}" for i in range(40)), lane="bulk")
+    assert bench.worker().claim(16, 1000, -1).entries == []
+    bench.ask(*(f"x{i}" for i in range(4)), cap=10_000)
+    assert ids_of(bench.worker().claim(16, 1000, -1)) == ["x0", "x1", "x2", "x3"]
+
+
 def test_a_person_lifts_what_a_job_has_queued(bench: Bench) -> None:
     bench.ask("b0", "b1", "b2", lane="bulk")
     assert bench.ask("b2") == [b"joined"]

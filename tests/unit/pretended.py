@@ -25,7 +25,7 @@ def score(text: str) -> float:
     return int(entry_id(text)[:6], 16) / 16**6
 
 
-def prediction(text: str, revision: str = REVISION, *, truncated: bool = False) -> Prediction:
+def prediction(text: str, revision: str = REVISION, *, truncated: int = 0) -> Prediction:
     scores = (round(1 - score(text), 7), round(score(text), 7))
     return Prediction(
         fragment(MODEL.labels, scores),
@@ -126,7 +126,7 @@ class FakeCache:
     closed: bool = False
     outage: Outage = field(default_factory=lambda: Outage("cache"))
 
-    def keep(self, text: str, *, truncated: bool = False) -> None:
+    def keep(self, text: str, *, truncated: int = 0) -> None:
         self.held[REVISION, entry_id(text)] = prediction(text, truncated=truncated)
 
     async def get(self, revision: str, ids: Sequence[str]) -> list[Prediction | None]:

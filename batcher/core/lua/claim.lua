@@ -1,5 +1,6 @@
 -- Claims entries for one worker and writes their leases.
--- ARGV: worker, most entries, most cost, most cost of bulk, lease_ms, max_attempts,
+-- ARGV: worker, most entries, most cost, most cost of bulk (-1: none, not even beside interactive entries),
+--       lease_ms, max_attempts,
 --       free (1 if the worker is idle; 0 if a batch is running or it holds other entries),
 --       1 if the worker sent this in advance, to run when it is woken,
 --       for how many ms the worker has had nothing to do (-1: it is busy).
@@ -98,7 +99,7 @@ if taken == 0 and (free or redis.call('LLEN', SOLO) == 0) then
   claim_from(Q, share, math.min(share_cost, most_cost))
   -- Next to interactive entries, bulk gets its eighth and no more, because a larger batch would delay them.
   local share = redis.call('LLEN', Q) > 0 and most_cost or math.max(bulk_cost, cost * 9 / 8)
-  claim_from(BULK, most, taken == 0 and bulk_cost or math.min(share, most_cost))
+  if bulk_cost >= 0 then claim_from(BULK, most, taken == 0 and bulk_cost or math.min(share, most_cost)) end
   if taken > 0 then claim_from(Q, most, most_cost) end
 end
 if taken > 0 then

@@ -169,11 +169,14 @@ async def test_timing_of_several_batches_is_that_of_the_slowest(start: Start) ->
 
 
 async def test_truncated_texts_are_counted_however_they_are_answered(start: Start) -> None:
-    service = await start(FakeHub(answer=lambda text: prediction(text, truncated=text == "long")))
-    service.cache.keep("long too", truncated=True)
+    service = await start(
+        FakeHub(answer=lambda text: prediction(text, truncated=40 if text == "long" else 0))
+    )
+    service.cache.keep("long too", truncated=2)
     for cache in ("PARTIAL", "HIT"):
         response = await service.predict("long", "short", "long too")
         assert (response.headers["x-cache"], response.headers["x-truncated"]) == (cache, "2")
+        assert response.headers["x-truncated-tokens"] == "42"
     assert "x-truncated" not in (await service.predict("short")).headers
 
 

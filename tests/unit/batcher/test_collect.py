@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batcher.worker.exchange import Arrivals, claim_cost, keep_window_s
-from batcher.worker.inference import CostModel, next_pass
+from batcher.worker.held import next_pass
+from batcher.worker.inference import CostModel
 from model_store.rows import FILL, ROW, computed_tokens
 
 lengths_lists = st.lists(st.integers(1, 512), max_size=60)

@@ -118,6 +118,14 @@ def test_fewer_in_flight_than_a_request_would_hold(bench: Bench) -> None:
     assert bench.results() == answers(WORDS)
 
 
+def test_texts_that_were_cut_are_counted_with_their_tokens(bench: Bench) -> None:
+    bench.hub.answer = lambda text: prediction(text, truncated=30 if text in WORDS[:3] else 0)
+    bench.cache.keep("known", truncated=10)
+    bench.job([*WORDS[:9], "known"])
+    assert bench.run() == "finished"
+    assert (bench.record.truncated, bench.record.truncated_tokens) == (4, 100)
+
+
 def test_one_bad_text_is_an_entry_with_an_error_in_its_place(bench: Bench) -> None:
     errors: dict[str, Outcome] = {
         "bad": EntryFailed("the model failed on this text"),

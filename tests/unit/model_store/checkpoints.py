@@ -23,7 +23,18 @@ _SIZES: dict[str, dict[str, Any]] = {
     "Bert": _BERT,
     "Roberta": {**_BERT, "pad_token_id": 1},
     "XLMRoberta": {**_BERT, "pad_token_id": 1},
-    "Electra": {**_BERT, "embedding_size": 32},
+    "Electra": {**_BERT, "embedding_size": 16},
+    "Albert": {**_BERT, "embedding_size": 16, "num_hidden_layers": 4, "num_hidden_groups": 2},
+    "MPNet": _BERT,
+    "ModernBert": {
+        **_BERT, "num_hidden_layers": 4, "local_attention": 32, "max_position_embeddings": 128,
+        "pad_token_id": 0, "cls_token_id": 101, "sep_token_id": 102, "bos_token_id": 101, "eos_token_id": 102,
+        "initializer_cutoff_factor": 3.0,
+    },
+    "SqueezeBert": {
+        **_BERT, "embedding_size": 32, "q_groups": 1, "k_groups": 1, "v_groups": 1,
+        "post_attention_groups": 1, "intermediate_groups": 1, "output_groups": 1,
+    },
 }  # fmt: skip
 
 

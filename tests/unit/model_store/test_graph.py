@@ -14,11 +14,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
+from transformers.models.mpnet.modeling_mpnet import MPNetEncoder
 
 from model_store import checkpoint as checkpoints
 from model_store.checkpoint import read_checkpoint
-from model_store.classifier import Tokens
-from model_store.engines.graph import ACTIVATIONS, packed_graph
+from model_store.classifier import Layout, Tokens
+from model_store.engines.encoder import packed_encoder
+from model_store.engines.families import relative_buckets
+from model_store.engines.graph import packed_graph
+from model_store.engines.parts import ACTIVATIONS
+from model_store.engines.pytorch import read_model
 from model_store.errors import ModelUnsupported
 from model_store.rows import Floats, arrange
 from model_store.weights import Safetensors
@@ -44,6 +49,12 @@ def graph_logits(path: Path, texts: Sequence[Tokens]) -> Floats:
 
 
 @torch.inference_mode()
+def torch_logits(run: torch.nn.Module, texts: Sequence[Tokens], layout: Layout) -> Floats:
+    logits: Floats = run(*map(torch.from_numpy, arrange(texts, layout).inputs)).numpy()
+    return logits[: len(texts)]
+
+
+@torch.inference_mode()
 def transformers_logits(path: Path, texts: Sequence[Tokens]) -> Floats:
     model = AutoModelForSequenceClassification.from_pretrained(path, dtype=torch.float32).eval()
     rows = [model(input_ids=torch.tensor([list(text.ids)])).logits for text in texts]
@@ -51,22 +62,73 @@ def transformers_logits(path: Path, texts: Sequence[Tokens]) -> Floats:
     return logits
 
 
-@pytest.mark.parametrize("architecture", ["DistilBert", "Bert", "Roberta", "XLMRoberta"])
+@pytest.mark.parametrize(
+    "architecture",
+    ["DistilBert", "Bert", "Roberta", "XLMRoberta", "Electra", "Albert", "MPNet", "ModernBert"],
+)
 def test_every_packed_family_equals_torch_in_f32(architecture: str, tmp_path: Path) -> None:
     path = write_checkpoint(tmp_path / "model", architecture, labels=3)
     wanted = transformers_logits(path, batch())
     assert np.ptp(wanted, axis=0).min() > 0.1, "the test model must tell texts apart"
-    assert np.abs(graph_logits(path, batch()) - wanted).max() < 1e-5
+    run = packed_encoder(read_model(path))
+    for logits in (graph_logits(path, batch()), torch_logits(run, batch(), "packed")):
+        assert np.abs(logits - wanted).max() < 1e-5, "in company"
+    alone = torch_logits(run, batch()[3:4], "packed"), torch_logits(run, batch(), "padded")[3:4]
+    assert max(np.abs(one - wanted[3:4]).max() for one in alone) < 1e-5, "alone in a row"
 
 
-@pytest.mark.parametrize("activation", sorted({*ACTIVATIONS} - {"gelu"}))
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"classifier_pooling": "mean"},
+        {"norm_bias": True, "mlp_bias": True, "attention_bias": True, "classifier_bias": True},
+        {"layer_types": ["sliding_attention", "full_attention"] * 2, "local_attention": 8},
+        {"rope_parameters": {"sliding_attention": {"rope_theta": 100.0, "rope_type": "default"}}},
+    ],
+    ids=["mean", "biases", "layers", "theta"],
+)
+def test_modernbert_equals_torch_whatever_its_config(change: dict[str, Any], tmp_path: Path) -> None:
+    path = write_checkpoint(tmp_path / "model", "ModernBert", **change)
+    assert np.abs(graph_logits(path, batch()) - transformers_logits(path, batch())).max() < 1e-5
+
+
+def test_modernbert_reads_an_old_config(tmp_path: Path) -> None:
+    """With the keys that checkpoints on the Hub have."""
+    path = write_checkpoint(tmp_path / "model", "ModernBert")
+    config = json.loads((path / "config.json").read_text("utf-8"))
+    del config["layer_types"], config["rope_parameters"]
+    old = {"global_attn_every_n_layers": 2, "global_rope_theta": 5000.0, "local_rope_theta": 200.0}
+    (path / "config.json").write_text(json.dumps(config | old), "utf-8")
+    assert np.abs(graph_logits(path, batch()) - transformers_logits(path, batch())).max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"hidden_activation": "silu"},
+        {"rope_parameters": {"full_attention": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}}},
+    ],
+)
+def test_a_modernbert_of_another_kind_is_not_packed(change: dict[str, Any], tmp_path: Path) -> None:
+    path = write_checkpoint(tmp_path / "model", "ModernBert")
+    config = json.loads((path / "config.json").read_text("utf-8"))
+    (path / "config.json").write_text(json.dumps(config | change), "utf-8")
+    assert not read_checkpoint(path).packable
+
+
+def test_buckets_of_distances_are_those_of_transformers() -> None:
+    wanted = MPNetEncoder.relative_position_bucket(torch.arange(1 - 600, 600))
+    assert np.array_equal(relative_buckets(600), wanted.numpy())
+
+
+@pytest.mark.parametrize("activation", sorted({*ACTIVATIONS} - {"gelu", "tanh"}))
 def test_every_activation_equals_torch_in_f32(activation: str, tmp_path: Path) -> None:
     path = write_checkpoint(tmp_path / "model", "Bert", hidden_act=activation, layer_norm_eps=1e-5)
     assert np.abs(graph_logits(path, batch()) - transformers_logits(path, batch())).max() < 1e-5
 
 
 def test_an_unknown_activation_is_not_packed(tmp_path: Path) -> None:
-    assert set(checkpoints._ACTIVATIONS) == set(ACTIVATIONS)
+    assert {*checkpoints._ACTIVATIONS, "tanh"} == set(ACTIVATIONS)
     path = write_checkpoint(tmp_path / "model", "Bert", hidden_act="silu")
     assert not read_checkpoint(path).packable
 

@@ -30,9 +30,9 @@ def test_the_same_text_always_gets_the_same_scores_and_others_get_others() -> No
 def test_long_texts_are_cut_and_counted() -> None:
     stub = StubClassifier()
     fits, over = stub.tokenize(["word " * 510, "word " * 511])
-    assert (len(fits), fits.truncated) == (512, False)
-    assert (len(over), over.truncated) == (512, True)
-    assert fits == over.__class__(over.ids, truncated=False, unknown=0)
+    assert (len(fits), fits.truncated) == (512, 0)
+    assert (len(over), over.truncated) == (512, 1)
+    assert fits == over.__class__(over.ids, truncated=0, unknown=0)
 
 
 def test_a_batch_takes_as_long_as_it_was_told() -> None:

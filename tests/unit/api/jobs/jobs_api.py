@@ -16,7 +16,7 @@ from api.keys import Keys
 from api.main import create_app
 from api.predict.handler import PredictMiddleware
 from api.settings import ApiSettings
-from batcher.jobs.records import Attempt
+from batcher.jobs.records import Attempt, Counts
 from batcher.jobs.rq_queue import JobQueue
 from batcher.jobs.store import JobStore
 from tests.conftest import FakeRedis
@@ -58,7 +58,9 @@ class JobsApi:
     def finish(self, attempt: Attempt, *results: Any) -> None:
         lines = b"\n".join(json.dumps(result, separators=(",", ":")).encode() for result in results)
         failed = sum(isinstance(result, dict) for result in results)
-        assert self.store.append(attempt, 0, [lines], failed=failed, rate=2.0, model="m@r") == "running"
+        assert (
+            self.store.append(attempt, 0, [lines], counts=Counts(failed), rate=2.0, model="m@r") == "running"
+        )
         self.store.end(attempt, "finished")
 
     def held(self) -> list[bytes]:

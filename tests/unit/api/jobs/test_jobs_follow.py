@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
+from batcher.jobs.records import Counts
 from tests.conftest import FakeRedis
 from tests.unit.api.jobs.jobs_api import FAILURE, POSITIVE, JobsApi
 from tests.unit.api.pretended import assert_problem
@@ -23,7 +24,7 @@ async def test_every_state_of_a_job_is_shown(api: JobsApi) -> None:
     assert (running["status"], running["position"], running["remaining_s"]) == ("running", None, None)
     assert running["started_at"]
     assert (await api.get(f"/{behind}")).json()["position"] == 1
-    api.store.append(attempt, 0, [], failed=0, rate=0.5, model="")
+    api.store.append(attempt, 0, [], counts=Counts(), rate=0.5, model="")
     assert (await api.get(f"/{job_id}")).json()["remaining_s"] == 4.0
     api.finish(attempt, POSITIVE, FAILURE)
     finished = (await api.get(f"/{job_id}")).json()

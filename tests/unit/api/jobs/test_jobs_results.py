@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from batcher.jobs.records import Counts
 from tests.unit.api.jobs.jobs_api import FAILURE, POSITIVE, JobsApi
 from tests.unit.api.pretended import assert_problem
 
@@ -39,7 +40,7 @@ async def test_what_is_done_can_be_read_while_the_rest_runs(api: JobsApi) -> Non
     assert (nothing["predictions"], nothing["next_offset"]) == ([], 0)
     attempt = api.start(job_id)
     line = json.dumps(POSITIVE).encode()
-    api.store.append(attempt, 0, [b"\n".join([line] * 256)], failed=0, rate=1.0, model="")
+    api.store.append(attempt, 0, [b"\n".join([line] * 256)], counts=Counts(), rate=1.0, model="")
     page = (await api.get(f"/{job_id}/predictions")).json()
     assert (len(page["predictions"]), page["next_offset"], page["done"]) == (256, 256, 256)
 
@@ -49,7 +50,7 @@ async def test_pages_of_a_job_that_ended_early_end_too(api: JobsApi, status: str
     job_id = await api.new(*(str(number) for number in range(300)))
     attempt = api.start(job_id)
     line = json.dumps(POSITIVE).encode()
-    api.store.append(attempt, 0, [b"\n".join([line] * 256)], failed=0, rate=1.0, model="")
+    api.store.append(attempt, 0, [b"\n".join([line] * 256)], counts=Counts(), rate=1.0, model="")
     api.store.end(attempt, "failed", "job_timeout") if status == "failed" else api.store.cancel(job_id)
     first = await api.get(f"/{job_id}/predictions", limit=200)
     assert first.json()["next_offset"] == 200
@@ -97,7 +98,7 @@ async def test_a_running_job_is_cancelled_at_once(api: JobsApi) -> None:
     attempt = api.start(job_id)
     answer = await api.client.delete(f"/jobs/{job_id}")
     assert answer.json()["status"] == "cancelled"
-    assert api.store.append(attempt, 0, [b"[]"], failed=0, rate=1.0, model="") == "cancelled"
+    assert api.store.append(attempt, 0, [b"[]"], counts=Counts(), rate=1.0, model="") == "cancelled"
 
 
 async def test_an_ended_job_is_deleted_with_its_data(api: JobsApi) -> None:

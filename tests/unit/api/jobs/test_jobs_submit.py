@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from batcher.jobs.records import Counts
 from tests.unit.api.jobs.jobs_api import CSV, NDJSON, JobsApi, Start
 from tests.unit.api.pretended import assert_problem
 
@@ -130,7 +131,7 @@ async def test_too_many_waiting_jobs_are_refused_with_the_time_to_come_back(star
     api = await start(max_waiting_jobs=1)
     running = await api.new("a", "b")
     attempt = api.start(running)
-    api.store.append(attempt, 0, [], failed=0, rate=0.1, model="")
+    api.store.append(attempt, 0, [], counts=Counts(), rate=0.1, model="")
     await api.new("c")
     answer = await api.submit("d")
     assert_problem(answer, 429, "too_many_jobs")

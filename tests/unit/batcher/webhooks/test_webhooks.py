@@ -19,7 +19,7 @@ import trustme
 
 from batcher import webhook_address
 from batcher.jobs import webhooks
-from batcher.jobs.records import JobRecord
+from batcher.jobs.records import Counts, JobRecord
 from batcher.jobs.store import JobStore
 from batcher.jobs.upload import Submission
 from batcher.jobs.webhooks import PAUSES_S, Delivery, WebhookSender, send
@@ -56,7 +56,7 @@ class Receiver:
         upload.add(encoded(["secret text", "b"]))
         assert self.store.create(upload, "digest", 10).outcome == "created"
         attempt = self.store.start(JOB)
-        self.store.append(attempt, 0, [b"[]\n[]"], failed=0, rate=1.0, model="m@r")
+        self.store.append(attempt, 0, [b"[]\n[]"], counts=Counts(), rate=1.0, model="m@r")
         self.store.end(attempt, status)
 
     @property

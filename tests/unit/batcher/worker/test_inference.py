@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from batcher.messages import Entry, Failure, Prediction, entry_id
 from batcher.worker.faults import FAILED_BATCHES, Faults
-from batcher.worker.inference import Inference, TokenizedEntry
+from batcher.worker.held import TokenizedEntry
+from batcher.worker.inference import Inference
 from model_store.stub import StubClassifier
 from tests.fakes import FakeClock
 

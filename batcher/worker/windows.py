@@ -1,0 +1,123 @@
+"""Windows of long texts in a worker: each waits and runs like a separate text, in any batch.
+
+A text has its result once its last window has run. Its windows give way to other texts, so that these do not
+wait for all of them. While they fill a batch, no bulk entries are claimed, so that memory is bounded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from batcher.core.commands import Claim
+from batcher.messages import Failure
+from batcher.worker.held import Held, TokenizedEntry
+from model_store import ModelInfo
+from model_store.windows import joined
+
+if TYPE_CHECKING:
+    from batcher.worker.inference import Result
+
+# With windows of so many batches, a worker claims nothing.
+_MOST_BATCHES = 16
+# The share of a batch that a worker claims of interactive texts while windows fill the rest.
+_SHARE = 1 / 4
+
+
+class LongText:
+    """A text in windows: the scores of those that have run. No more of them run once it has `failed`."""
+
+    __slots__ = ("failed", "held", "rows")
+
+    def __init__(self, held: TokenizedEntry) -> None:
+        self.held = held
+        self.rows: dict[int, list[float]] = {}
+        self.failed = False
+
+
+@dataclass(frozen=True, slots=True)
+class HeldWindow(TokenizedEntry):
+    """One window of a text. Its entry has its share of the text's cost."""
+
+    text: LongText
+    number: int
+
+
+def split_texts(entries: Sequence[TokenizedEntry]) -> list[TokenizedEntry]:
+    """Replaces each text in windows by these."""
+    split: list[TokenizedEntry] = []
+    for held in entries:
+        if not held.tokens.windows:
+            split.append(held)
+            continue
+        text, count = LongText(held), len(held.tokens.windows)
+        entry = replace(held.entry, cost=max(held.entry.cost // count, 1))
+        about = held.tokenize_s / count, held.claimed_at, held.reason
+        split += [
+            HeldWindow(entry, tokens, *about, text, number)
+            for number, tokens in enumerate(held.tokens.windows)
+        ]
+    return split
+
+
+def ended_texts(
+    batch: Iterable[tuple[TokenizedEntry, list[float]]], info: ModelInfo
+) -> Iterator[tuple[TokenizedEntry, list[float]]]:
+    """Yields the texts whose last window was in this batch, or that have no windows, with their scores."""
+    assert info.windows is not None
+    for held, scores in batch:
+        if not isinstance(held, HeldWindow):
+            yield held, scores
+            continue
+        rows = held.text.rows
+        rows[held.number] = scores
+        if len(rows) == len(held.text.held.tokens.windows):
+            in_order = [rows[number] for number in sorted(rows)]
+            yield held.text.held, joined(in_order, info.windows, multi_label=info.multi_label)
+
+
+def fail_texts(batch: Sequence[TokenizedEntry], results: Iterable[Result]) -> list[Result]:
+    """Marks the texts of which a window failed. Returns the results with one for each text."""
+    outcomes = dict(results)
+    for held in batch:
+        if isinstance(held, HeldWindow) and isinstance(outcomes.get(held.entry.id), Failure):
+            held.text.failed = True
+    return list(outcomes.items())
+
+
+class HeldWithWindows(Held):
+    """Texts and windows. Texts come first, but every second batch begins with a window."""
+
+    _window_leads = False
+
+    @property
+    def gives_way(self) -> bool:
+        """Whether there are windows."""
+        return any(isinstance(held, HeldWindow) for held in self._entries)
+
+    def next_batch(self, budget: int, bulk_budget: Callable[[], int]) -> list[TokenizedEntry]:
+        """As `Held`, but a batch of nothing but windows of bulk entries has `bulk_budget` tokens."""
+        windows = [held for held in self._entries if isinstance(held, HeldWindow)]
+        if windows:
+            texts = [held for held in self._entries if not isinstance(held, HeldWindow)]
+            self._window_leads = not self._window_leads
+            lead = 1 if self._window_leads else 0
+            self._entries = [*windows[:lead], *texts, *windows[lead:]]
+            if all(held.entry.lane == "bulk" for held in self._entries):
+                budget = min(budget, bulk_budget())
+        return super().next_batch(budget, bulk_budget)
+
+    def forget_failed(self) -> None:
+        """Removes the windows of texts that have failed."""
+        self._entries = [
+            held for held in self._entries if not (isinstance(held, HeldWindow) and held.text.failed)
+        ]
+
+    def limited(self, claim: Claim, budget: int) -> Claim:
+        """While windows fill a batch, some interactive entries are claimed and no bulk ones."""
+        windows = sum(len(held.tokens.ids) for held in self._entries if isinstance(held, HeldWindow))
+        if windows < budget:
+            return claim
+        cost = max(claim.cost, int(budget * _SHARE)) if windows < _MOST_BATCHES * budget else 0
+        return replace(claim, cost=cost, bulk_cost=-1)

@@ -1,0 +1,214 @@
+"""The families of encoders that run in packed rows: what each calls its weights, how it differs from BERT.
+
+A family differs in names, sizes and the head, in where positions begin (RoBERTa, XLM-R and MPNet: after two
+rows of the table), in a projection after the embeddings (ELECTRA, ALBERT), in layers that share weights
+(ALBERT), and in a bias by relative position that is added to attention (MPNet).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model_store.checkpoint import Checkpoint
+from model_store.errors import ModelUnsupported
+from model_store.weights import Safetensors
+
+# Of MPNet, which are the same in every checkpoint.
+_BUCKETS, _FARTHEST = 32, 128
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """What a family calls the parts of a layer, as prefixes of `weight` and `bias`."""
+
+    query: str
+    key: str
+    value: str
+    output: str
+    attention_norm: str
+    inner: str
+    outer: str
+    output_norm: str
+
+
+_DISTILBERT = Names(
+    query="attention.q_lin",
+    key="attention.k_lin",
+    value="attention.v_lin",
+    output="attention.out_lin",
+    attention_norm="sa_layer_norm",
+    inner="ffn.lin1",
+    outer="ffn.lin2",
+    output_norm="output_layer_norm",
+)
+_BERT = Names(
+    query="attention.self.query",
+    key="attention.self.key",
+    value="attention.self.value",
+    output="attention.output.dense",
+    attention_norm="attention.output.LayerNorm",
+    inner="intermediate.dense",
+    outer="output.dense",
+    output_norm="output.LayerNorm",
+)
+_MPNET = replace(
+    _BERT,
+    query="attention.attn.q",
+    key="attention.attn.k",
+    value="attention.attn.v",
+    output="attention.attn.o",
+    attention_norm="attention.LayerNorm",
+)
+_ALBERT = Names(
+    query="attention.query",
+    key="attention.key",
+    value="attention.value",
+    output="attention.dense",
+    attention_norm="attention.LayerNorm",
+    inner="ffn",
+    outer="ffn_output",
+    output_norm="full_layer_layer_norm",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Encoder:
+    """A checkpoint's parts and sizes. `layers` are the prefixes of its layers, in the order of their runs.
+
+    `skipped` rows of the table of positions come before the first position. `projection` follows the
+    embeddings, if there is one; `relative_bias` is a table by bucket and head.
+    """
+
+    base: str
+    layers: tuple[str, ...]
+    names: Names
+    heads: int
+    activation: str
+    epsilon: float
+    head: tuple[str, str]
+    head_activation: str
+    token_types: bool = True
+    skipped: int = 0
+    projection: str = ""
+    relative_bias: str = ""
+
+
+def describe(architecture: str, config: dict[str, Any]) -> Encoder:
+    """The parts of a packable model; sizes that its config leaves out have the defaults of transformers."""
+    family = architecture.removesuffix("ForSequenceClassification")
+    if family == "DistilBert":
+        return _distilbert(config)
+    base = "roberta" if family == "XLMRoberta" else family.lower()
+    head = (
+        (f"{base}.pooler", "classifier")
+        if family == "Albert"
+        else ("classifier.dense", "classifier.out_proj")
+    )
+    bert = Encoder(
+        base=base,
+        layers=tuple(
+            f"{base}.encoder.layer.{number}." for number in range(_number(config, "num_hidden_layers", 12))
+        ),
+        names=_BERT,
+        heads=_number(config, "num_attention_heads", 12),
+        activation=str(config.get("hidden_act", "gelu")),
+        epsilon=float(config.get("layer_norm_eps", 1e-12)),
+        head=("bert.pooler.dense", "classifier") if family == "Bert" else head,
+        head_activation="tanh",
+    )
+    if family in ("Roberta", "XLMRoberta"):
+        return replace(bert, skipped=_number(config, "pad_token_id", 1) + 1)
+    if family == "Electra":
+        narrow = _number(config, "embedding_size", 128) != _number(config, "hidden_size", 256)
+        projection = "electra.embeddings_project" if narrow else ""
+        heads = _number(config, "num_attention_heads", 4)
+        return replace(bert, heads=heads, head_activation="gelu", projection=projection)
+    if family == "MPNet":
+        bias = "mpnet.encoder.relative_attention_bias"
+        return replace(bert, names=_MPNET, token_types=False, skipped=2, relative_bias=bias)
+    return _albert(config, bert) if family == "Albert" else bert
+
+
+def _distilbert(config: dict[str, Any]) -> Encoder:
+    layers = range(_number(config, "n_layers", 6))
+    return Encoder(
+        base="distilbert",
+        layers=tuple(f"distilbert.transformer.layer.{number}." for number in layers),
+        names=_DISTILBERT,
+        heads=_number(config, "n_heads", 12),
+        activation=str(config.get("activation", "gelu")),
+        epsilon=1e-12,
+        head=("pre_classifier", "classifier"),
+        head_activation="relu",
+        token_types=False,
+    )
+
+
+def _albert(config: dict[str, Any], bert: Encoder) -> Encoder:
+    """Its layers belong to groups that share weights, by default one group of one layer."""
+    runs, groups = _number(config, "num_hidden_layers", 12), _number(config, "num_hidden_groups", 1)
+    layers = [
+        f"albert.encoder.albert_layer_groups.{int(run / (runs / groups))}.albert_layers.{number}."
+        for run in range(runs)
+        for number in range(_number(config, "inner_group_num", 1))
+    ]
+    return replace(
+        bert,
+        layers=tuple(layers),
+        names=_ALBERT,
+        heads=_number(config, "num_attention_heads", 64),
+        activation=str(config.get("hidden_act", "gelu_new")),
+        projection="albert.encoder.embedding_hidden_mapping_in",
+    )
+
+
+def _number(config: dict[str, Any], key: str, default: int) -> int:
+    return int(config.get(key, default))
+
+
+def width(about: Encoder, weights: Safetensors) -> int:
+    """The width of the layers, which may be wider than the embeddings."""
+    return weights.shape(f"{about.layers[0]}{about.names.output_norm}.weight")[0]
+
+
+def check_sizes(checkpoint: Checkpoint, about: Encoder, weights: Safetensors) -> None:
+    """Raises ModelUnsupported for sizes with which a graph would compute something else."""
+    tables = f"{about.base}.embeddings."
+    wide = width(about, weights)
+    if wide % about.heads:
+        raise ModelUnsupported(
+            f"{checkpoint.path} has a width of {wide}, which {about.heads} heads do not divide."
+        )
+    outputs = f"{about.head[1]}.bias"
+    needed = [
+        (f"{tables}word_embeddings.weight", checkpoint.vocabulary or 0),
+        (f"{tables}position_embeddings.weight", checkpoint.max_tokens + about.skipped),
+        (outputs, len(checkpoint.labels)),
+    ]
+    if about.relative_bias:
+        needed.append((f"{about.relative_bias}.weight", _BUCKETS))
+    for name, rows in needed:
+        found = weights.shape(name)[0]
+        if found < rows or (name == outputs and found > rows):
+            raise ModelUnsupported(
+                f"{checkpoint.path} needs {rows} rows of {name} according to its config, but has {found}."
+            )
+
+
+def relative_buckets(most: int) -> NDArray[np.int64]:
+    """MPNet's bucket of each distance from -(most - 1) to most - 1: exact when near, logarithmic when far."""
+    distance = np.arange(1 - most, most)
+    half = _BUCKETS // 2
+    near = half // 2
+    size = np.abs(distance)
+    with np.errstate(divide="ignore"):
+        steps = (
+            np.log(size.astype(np.float32) / near) / np.float32(math.log(_FARTHEST / near)) * (half - near)
+        )
+    far = np.minimum(near + np.where(size < near, 0, steps).astype(np.int64), half - 1)
+    return np.where(distance > 0, half, 0) + np.where(size < near, size, far)

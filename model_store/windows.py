@@ -1,0 +1,122 @@
+"""Long texts in windows: overlapping pieces that a model reads one by one, and how their scores become one.
+
+A setting is `TOKENS[:OVERLAP[:JOIN]]`, e.g. `126:31:mean`. It comes from `text_windows` in a model's
+config.json, or from the worker. Standard library only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from statistics import fmean
+from typing import TYPE_CHECKING, Literal, cast, get_args
+
+from model_store.errors import ModelError
+
+if TYPE_CHECKING:
+    from model_store.classifier import Tokens
+
+Join = Literal["mean", "max", "first_last"]
+Scores = list[float]
+
+OFF = "off"
+# The most windows of a text by default.
+MAX_WINDOWS = 64
+LEAST_TOKENS = 16
+# Overlap by default, as a share of a window.
+_OVERLAP = 1 / 4
+# Tokens of a forward pass that only has windows of one call.
+_PASS_TOKENS = 1024
+# The least score of an exclusive label, and the least distance of others from 0 and 1, to keep logits finite.
+_LEAST, _LEAST_DISTANCE = 1e-300, 2**-50
+
+
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """How texts of more than `tokens` tokens are read: in windows of that size, including special tokens.
+
+    Neighbours share `overlap` tokens. A text has at most `most` windows, and with `first_last` two: its first
+    and its last. `join` is how their scores become one: the mean of their logits (also for `first_last`), or
+    `max`, the highest score of each label, divided by the sum of these if labels are exclusive.
+    """
+
+    tokens: int
+    overlap: int
+    join: Join
+    most: int
+
+    def revision(self, revision: str) -> str:
+        """The revision of a model that reads like this: other windows give other answers."""
+        return sha256(f"{revision} windows {self}".encode()).hexdigest()
+
+    def __str__(self) -> str:
+        return f"{self.tokens}:{self.overlap}:{self.join}:{self.most}"
+
+
+def read_windows(setting: str, *, most: int, max_tokens: int) -> Windows | None:
+    """Parses a setting; None for "" and `off`. Raises ModelError, also for windows beyond `max_tokens`."""
+    if setting in ("", OFF):
+        return None
+    tokens, overlap, join, *more = f"{setting}::".split(":")
+    try:
+        size = int(tokens)
+        windows = Windows(size, int(overlap or size * _OVERLAP), cast("Join", join or "mean"), most)
+    except ValueError:
+        more.append("not numbers")
+        windows = Windows(0, 0, "mean", most)
+    fits = LEAST_TOKENS <= windows.tokens <= max_tokens and 0 <= windows.overlap <= windows.tokens // 2
+    if any(more) or not fits or windows.join not in get_args(Join):
+        raise ModelError(
+            f"Text windows must be TOKENS[:OVERLAP[:JOIN]] with {LEAST_TOKENS} to {max_tokens} tokens, "
+            f"an overlap of at most half of them, and {', '.join(get_args(Join))} as JOIN, not {setting!r}."
+        )
+    return windows
+
+
+def joined(rows: Sequence[Scores], windows: Windows, *, multi_label: bool) -> Scores:
+    """The scores of a text, from those of its windows (at least one).
+
+    The mean of logits is computed from scores: adding a constant to all logits of a window changes neither.
+    """
+    columns = list(zip(*rows, strict=True))
+    if windows.join == "max":
+        weights = [max(column) for column in columns]
+    elif multi_label:
+        return [1 / (1 + math.exp(-fmean(map(_logit, column)))) for column in columns]
+    else:
+        logits = [fmean(math.log(max(score, _LEAST)) for score in column) for column in columns]
+        weights = [math.exp(logit - max(logits)) for logit in logits]
+    return weights if multi_label else [weight / sum(weights) for weight in weights]
+
+
+def _logit(score: float) -> float:
+    score = min(max(score, _LEAST_DISTANCE), 1 - _LEAST_DISTANCE)
+    return math.log(score / (1 - score))
+
+
+def classify_long(
+    batch: Sequence[Tokens],
+    windows: Windows,
+    classify: Callable[[Sequence[Tokens]], list[Scores]],
+    *,
+    multi_label: bool,
+) -> list[Scores]:
+    """Scores of texts, some longer than a window, by calls of `classify` with about 1024 tokens each."""
+    pieces = [piece for text in batch for piece in text.windows or (text,)]
+    rows: list[Scores] = []
+    while pieces:
+        used, count = len(pieces[0]), 1
+        while count < len(pieces) and used + len(pieces[count]) <= _PASS_TOKENS:
+            used += len(pieces[count])
+            count += 1
+        rows += classify(pieces[:count])
+        del pieces[:count]
+    found = iter(rows)
+    return [
+        joined([next(found) for _ in text.windows], windows, multi_label=multi_label)
+        if text.windows
+        else next(found)
+        for text in batch
+    ]

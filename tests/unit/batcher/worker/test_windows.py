@@ -1,0 +1,160 @@
+"""Windows of long texts in the loop: each text has one result, and short texts do not wait for them all."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from batcher.core.commands import Claim
+from batcher.messages import Entry, entry_id
+from batcher.worker.held import TokenizedEntry
+from batcher.worker.windows import HeldWindow, HeldWithWindows, split_texts
+from model_store import Tokens
+from model_store.stub import StubClassifier
+from model_store.windows import Join, Windows
+from tests.fakes import FakeQueue, Pace
+from tests.unit.batcher.worker.test_loop import Made, faults, paces
+
+SHORT = [f"text {number}" for number in range(6)]
+LONG = [f"long {number} " + "word " * (30 + 20 * number) for number in range(4)]
+BAD = ["\0raise one", "bad " + "word " * 60 + "poison"]
+
+
+class Reader(StubClassifier):
+    """A stub that reads windows of 20 tokens, and raises on those with a certain word."""
+
+    def __init__(self, join: Join = "mean") -> None:
+        super().__init__()
+        self.read_in(Windows(20, 4, join, 64))
+        self.poison = self.tokenize(["poison"])[0].ids[1]
+
+    def classify(self, batch: Any) -> Any:
+        if any(self.poison in tokens.ids for tokens in batch):
+            raise ValueError("the model fails on this window")
+        return super().classify(batch)
+
+
+@given(
+    st.lists(st.sampled_from([*SHORT, *LONG, *BAD]), unique=True), faults, paces,
+    st.sampled_from(["interactive", "bulk"]), st.none() | st.integers(1, 400),
+)  # fmt: skip
+def test_every_entry_is_completed_or_left_to_others_exactly_once(
+    texts: list[str], errors: list[Any], pace: Pace, lane: Any, stop_at: int | None
+) -> None:
+    logging.disable(logging.CRITICAL)
+    try:
+        queue = FakeQueue(texts)
+        queue.lane = lane
+        made = Made(queue, pace=pace, classifier=Reader(), batch_tokens=48)
+        queue.errors = [None, *errors]
+        if stop_at is not None:
+            made.clock.on_look = lambda looks: made.worker.stop() if looks == stop_at else None
+        made.run()
+    finally:
+        logging.disable(logging.NOTSET)
+    assert sorted([*queue.completed, *queue.waiting, *queue.leased]) == sorted(queue.texts)
+    assert made.worker.exchange.leases == set()
+    if not any(errors) and stop_at is None:
+        assert sorted(queue.completed) == sorted(queue.texts)
+        assert made.worker.stats.texts == len(texts)
+
+
+@pytest.mark.parametrize("pace", get_args(Pace))
+def test_the_scores_are_those_of_the_text_alone(pace: Pace) -> None:
+    """In any company, in any batches."""
+    reader = Reader()
+    plain = StubClassifier()
+    plain.read_in(Windows(20, 4, "mean", 64))
+    made = Made(FakeQueue([*SHORT, *LONG]), pace=pace, classifier=reader, batch_tokens=48)
+    seen: dict[str, Any] = {}
+    send = made.worker.exchange.send
+
+    def sending(results: Any, **more: Any) -> Any:
+        seen.update(results)
+        return send(results, **more)
+
+    made.worker.exchange.send = sending  # type: ignore[method-assign]
+    swap = made.worker.exchange.swap
+    made.worker.exchange.swap = lambda results, command: (seen.update(results), swap(results, command))[1]  # type: ignore[method-assign, func-returns-value]
+    made.run()
+    for text in (*SHORT, *LONG):
+        (tokens,) = plain.tokenize([text])
+        (scores,) = plain.classify([tokens])
+        found = seen[entry_id(text)]
+        assert f'"score":{round(scores[1], 7)!r}'.encode() in found.fragment
+        assert (found.tokens, found.truncated) == (len(tokens), 0)
+
+
+def held(*texts: str, lane: Any = "interactive") -> HeldWithWindows:
+    made = HeldWithWindows("packed")
+    made.add(split_texts(tokenized(*texts, lane=lane)))
+    return made
+
+
+def tokenized(*texts: str, lane: Any = "interactive") -> list[TokenizedEntry]:
+    reader = Reader()
+    return [
+        TokenizedEntry(Entry(text, text, lane, 100, 0, 9000, 1), tokens, 0.0, 0.0, "full")
+        for text, tokens in zip(texts, reader.tokenize(list(texts)), strict=True)
+    ]
+
+
+def test_a_short_text_never_waits_for_more_than_one_batch_of_windows() -> None:
+    waiting = held("word " * 300)
+    batches = 0
+    while waiting:
+        late = f"short {batches}"
+        waiting.add(tokenized(late))
+        first = waiting.next_batch(64, lambda: 64)
+        second = waiting.next_batch(64, lambda: 64) if waiting else []
+        ran = [one.entry.id for one in (*first, *second)]
+        assert late in ran
+        assert any(isinstance(one, HeldWindow) for one in (*first, *second)) or not waiting
+        batches += 1
+    assert batches > 2, "windows do not run all at once"
+
+
+def test_a_batch_of_bulk_windows_is_short_beside_interactive_traffic() -> None:
+    bulk, mixed = held(LONG[3], lane="bulk"), held(LONG[3], lane="bulk")
+    assert len(bulk.next_batch(200, lambda: 20)) == 1
+    mixed.add(tokenized("short"))
+    assert len(mixed.next_batch(200, lambda: 20)) > 2
+
+
+def test_while_windows_fill_a_batch_no_bulk_entry_is_claimed() -> None:
+    claim = Claim("w", 256, 30, 30, 2000, 3)
+    waiting = held(LONG[3])
+    assert waiting.limited(claim, 1000) is claim
+    some = waiting.limited(claim, 64)
+    assert (some.cost, some.bulk_cost) == (30, -1)
+    assert waiting.limited(Claim("w", 256, 0, 0, 2000, 3), 64).cost == 16
+    assert waiting.limited(claim, 4).cost == 0, "memory is bounded"
+
+
+def test_windows_share_the_cost_of_their_text() -> None:
+    windows = split_texts(tokenized(LONG[3]))
+    assert len(windows) > 3
+    assert sum(window.entry.cost for window in windows) <= 100
+    assert [window.tokens for window in windows] == list(tokenized(LONG[3])[0].tokens.windows)
+    assert all(isinstance(window.tokens, Tokens) for window in windows)
+
+
+def test_a_text_that_fails_runs_no_more_windows_and_fails_once() -> None:
+    logging.disable(logging.CRITICAL)
+    try:
+        reader = Reader()
+        queue = FakeQueue(["poison " + "word " * 300])
+        made = Made(queue, classifier=reader, batch_tokens=48)
+        runs: list[int] = []
+        classify = reader.classify
+        reader.classify = lambda batch: (runs.append(len(batch)), classify(batch))[1]  # type: ignore[method-assign, func-returns-value]
+        made.run()
+    finally:
+        logging.disable(logging.NOTSET)
+    assert queue.completed == list(queue.texts)
+    assert runs[:3] == [2, 1, 1], "a batch, and its windows alone"
+    assert len(runs) == 5, "the rest is the self-test, in two calls"
