@@ -1,7 +1,7 @@
-"""Renders the chart with Helm's own code, in a process of its own: it starts threads that a later fork would copy.
+"""Renders the chart with Helm's own code, in its own process: it starts threads that a fork would copy.
 
-Reads a JSON object from standard input: the path of the chart, and the values and namespace of each case. Prints the
-objects of each case as YAML documents, and what `helm lint` found.
+Reads a JSON object from standard input: the path of the chart, and the values and namespace of each case.
+Prints the objects of each case as YAML documents, and what `helm lint` found.
 """
 
 from __future__ import annotations

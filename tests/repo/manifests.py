@@ -18,8 +18,8 @@ K8S = ROOT / "k8s"
 Object = dict[str, Any]
 
 # Names of fields in the published custom resource definitions, for what cannot be validated with the schemas
-# of Kubernetes itself: KEDA 2.17 (ScaledObject, TriggerAuthentication), Istio 1.24, Gateway API 1.2, Prometheus operator
-# 0.80. The keys are the group of the API and the kind.
+# of Kubernetes itself: KEDA 2.17 (ScaledObject, TriggerAuthentication), Istio 1.24, Gateway API 1.2,
+# Prometheus operator 0.80. The keys are the group of the API and the kind.
 # `*` is any key. Only what is listed may be used; add a field here after looking it up there.
 FIELDS: dict[str, str] = {
     "keda.sh/ScaledObject": """
@@ -56,8 +56,8 @@ FIELDS: dict[str, str] = {
         hosts gateways http.name http.match.uri.exact http.match.uri.prefix http.timeout http.retries.attempts
         http.route.destination.host http.route.destination.port.number""",
     "gateway.networking.k8s.io/Gateway": """
-        gatewayClassName listeners.name listeners.protocol listeners.port listeners.hostname listeners.tls.mode
-        listeners.tls.certificateRefs.name listeners.allowedRoutes.namespaces.from
+        gatewayClassName listeners.name listeners.protocol listeners.port listeners.hostname
+        listeners.tls.mode listeners.tls.certificateRefs.name listeners.allowedRoutes.namespaces.from
         listeners.allowedRoutes.namespaces.selector.matchLabels.*""",
     "gateway.networking.k8s.io/HTTPRoute": """
         hostnames parentRefs.name parentRefs.namespace parentRefs.sectionName rules.matches.path.type
@@ -78,11 +78,16 @@ def render(folder: Path) -> list[Object]:
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert "deprecated" not in done.stderr.lower(), done.stderr
-    return [thing for thing in yaml.safe_load_all(done.stdout) if thing]
+    return objects_in(done.stdout)
+
+
+def objects_in(text: str) -> list[Object]:
+    """The objects in YAML documents, read by libyaml where it is at hand: the dashboards are large."""
+    return [thing for thing in yaml.load_all(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)) if thing]
 
 
 def variant(folder: Path, *changes: tuple[str, str]) -> Path:
-    """The production overlay in a copy of the manifests, with text in its kustomization.yaml replaced by patterns."""
+    """The production overlay in a copy of the manifests, with its kustomization.yaml changed by patterns."""
     shutil.copytree(K8S, folder / "k8s")
     overlay = folder / "k8s/overlays/production"
     text = (overlay / "kustomization.yaml").read_text()

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.repo.manifests import K8S, ROOT, Object, of_kind, render, variant
+from tests.repo.manifests import K8S, ROOT, Object, objects_in, of_kind, render, variant
 from tests.repo.test_manifests import MANAGED, VARIANTS
 
 CHART = ROOT / "charts/millrace"
@@ -66,7 +66,7 @@ def rendered() -> dict[str, Any]:
 def chart(rendered: dict[str, Any], case: str) -> list[Object]:
     text = rendered["cases"][case]
     assert isinstance(text, str), text
-    return [thing for thing in yaml.safe_load_all(text) if thing]
+    return objects_in(text)
 
 
 def overlay(case: str, folder: Path) -> list[Object]:
@@ -78,16 +78,16 @@ def overlay(case: str, folder: Path) -> list[Object]:
 def compared(objects: list[Object]) -> dict[tuple[str, str], Object]:
     """Objects by kind and name, without what the two do differently.
 
-    A generated ConfigMap has a digest in its name; the chart has one in an annotation of the pods. Lists of a pod with
-    names are in no order. A Namespace is made by `helm install --create-namespace`.
+    A generated ConfigMap has a digest in its name; the chart has one in an annotation of the pods. Lists of a
+    pod with names are in no order. A Namespace is made by `helm install --create-namespace`.
     """
-    text = yaml.safe_dump([thing for thing in objects if thing["kind"] != "Namespace"], sort_keys=True)
+    text = json.dumps([thing for thing in objects if thing["kind"] != "Namespace"])
     for name, thing in of_kind(objects, "ConfigMap").items():
         if name.startswith(("settings-", "redis-")):
             text = text.replace(name, name.partition("-")[0])
             assert thing["data"]
     found = {}
-    for thing in yaml.safe_load(text):
+    for thing in json.loads(text):
         thing["metadata"].get("labels", {}).pop("app.kubernetes.io/component", None)
         template = thing.get("spec", {}).get("template", {})
         if template:
@@ -127,10 +127,8 @@ def test_jobs_can_have_another_redis(rendered: dict[str, Any]) -> None:
     """A queue in a cluster needs it: jobs cannot be there."""
     objects = chart(rendered, "two redis")
     settings = of_kind(objects, "ConfigMap")["settings"]["data"]
-    assert (settings["REDIS_ADDRESS"], settings["REDIS_JOBS_ADDRESS"]) == (
-        "queue.example:6379",
-        "jobs.example:6380",
-    )
+    addresses = [settings["REDIS_ADDRESS"], settings["REDIS_JOBS_ADDRESS"]]
+    assert addresses == ["queue.example:6379", "jobs.example:6380"]
     for name, deployment in of_kind(objects, "Deployment").items():
         (container,) = deployment["spec"]["template"]["spec"]["containers"]
         urls = {variable["name"]: variable.get("value", "") for variable in container["env"]}

@@ -66,7 +66,8 @@ def test_a_dry_run_needs_no_key(tmp_path: Path) -> None:
 DELETING_KUBECTL = """#!/bin/sh
 echo "kubectl $*" >>"$CALLS"
 case "$1 $*" in
-    kustomize*) for kind in Namespace Service Secret Deployment; do printf -- '---\\nkind: %s\\n' "$kind"; done ;;
+    kustomize*)
+        for kind in Namespace Service Secret Deployment; do printf -- '---\\nkind: %s\\n' "$kind"; done ;;
     delete*--filename*) cat >>"$CALLS" ;;
 esac
 """
