@@ -122,6 +122,20 @@ wheels: $(RUN_STAMP) ## build the wheels of the service and of its default model
 	rm -rf build packaging/model/build
 	$(BIN)/pip wheel --no-deps --wheel-dir dist . ./packaging/model
 
+# Steps for `make deliver`, e.g. make deliver STEPS="workflows distributions"; all by default.
+STEPS ?=
+
+.PHONY: deliver
+deliver: $(STAMP) ## run every step of a release that can run here; publishes nothing (STEPS="workflows sbom")
+	@scripts/deliver $(STEPS)
+
+# Options for `make peers`, e.g. make peers PEERS="mosec plain --seconds 5"
+PEERS ?=
+
+.PHONY: peers
+peers: $(STAMP) ## load Millrace and six other services with the same model and print the table (PEERS="plain mosec")
+	$(BIN)/python -m benchmarks.peers $(PEERS)
+
 .PHONY: images
 images: ## build both container images with docker or podman (TAG=...)
 	scripts/build-images

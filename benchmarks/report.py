@@ -50,17 +50,21 @@ def goal(what: str, measured: float, bound: float, *, at_most: bool = False) -> 
     return compared
 
 
-def finish(name: str, result: dict[str, Any]) -> None:
-    """Writes the figures, sends the goals to `python -m benchmarks`, exits with 1 where one was missed."""
-    RESULTS.mkdir(exist_ok=True)
-    facts = {
+def facts() -> dict[str, Any]:
+    """When and on what machine this is measured."""
+    return {
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "cores": len(sched_getaffinity(0)),
         "processor": _processor(),
         "python": platform.python_version(),
     }
+
+
+def finish(name: str, result: dict[str, Any]) -> None:
+    """Writes the figures, sends the goals to `python -m benchmarks`, exits with 1 where one was missed."""
+    RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps(facts | result, indent=1) + "\n")
+    path.write_text(json.dumps(facts() | result, indent=1) + "\n")
     print(f"written to {path}", flush=True)
     Sender().send({"goals": _goals})
     if not all(compared["met"] for compared in _goals):

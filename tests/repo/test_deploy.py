@@ -1,4 +1,4 @@
-"""scripts/deploy with a kubectl and a curl that only write down how they were called."""
+"""scripts/deploy and scripts/undeploy with a kubectl and a curl that only write down how they were called."""
 
 from __future__ import annotations
 
@@ -61,3 +61,28 @@ def test_a_dry_run_needs_no_key(tmp_path: Path) -> None:
     done, calls = deploy(tmp_path, "false", DRY_RUN="1")
     assert done.returncode == 0, done.stderr
     assert "kubectl apply" not in calls
+
+
+DELETING_KUBECTL = """#!/bin/sh
+echo "kubectl $*" >>"$CALLS"
+case "$1 $*" in
+    kustomize*)
+        for kind in Namespace Service Secret Deployment; do printf -- '---\\nkind: %s\\n' "$kind"; done ;;
+    delete*--filename*) cat >>"$CALLS" ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(("arguments", "with_data"), [([], False), (["--data"], True)])
+def test_undeploy_keeps_data_and_secrets_unless_asked(
+    tmp_path: Path, arguments: list[str], with_data: bool
+) -> None:
+    (tmp_path / "kubectl").write_text(DELETING_KUBECTL)
+    (tmp_path / "kubectl").chmod(0o755)
+    calls = tmp_path / "calls"
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "CALLS": str(calls)}
+    command = [ROOT / "scripts/undeploy", "production", *arguments]
+    subprocess.run(command, env=environment, check=True, capture_output=True, timeout=60)
+    kinds = [line.removeprefix("kind: ") for line in calls.read_text().splitlines() if "kind: " in line]
+    assert kinds == ["Service", "Deployment"]
+    assert ("delete namespace millrace" in calls.read_text()) is with_data
