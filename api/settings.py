@@ -11,6 +11,7 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 
 from api.compat import DIALECTS, parse_categories, parse_dialects
 from api.keys import parse_keys
+from api.label_order import LabelOrder
 from api.origins import is_loopback, parse_hosts
 from api.rate_limit import parse_rate
 from batcher.settings import JobSettings
@@ -56,6 +57,8 @@ class ApiSettings(JobSettings):
     # Comma-separated host names that requests may use. If empty, a service on a loopback address accepts
     # loopback names only, and any other service accepts every name.
     allowed_hosts: str = ""
+    # The order of labels for clients that do not ask for one: by label id, or by falling score.
+    label_order: LabelOrder = "id"
     # Whether to serve the web page at /.
     page: bool = True
     # Comma-separated dialects of other services that are answered too; empty: none.

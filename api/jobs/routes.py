@@ -16,6 +16,7 @@ from api.jobs.body import SubmitQuery
 from api.jobs.openapi import CANCEL, EVENTS, FIND, LIST, PREDICTIONS, SUBMIT, TEXTS
 from api.jobs.schemas import Job, JobList, JobPredictions, job_body, next_offset, page, page_type
 from api.jobs.service import JobService, not_found
+from api.label_order import DESCRIPTION, LabelOrder, line_by_score
 from batcher.errors import QueueUnavailable
 from batcher.jobs.records import JobRecord, JobStatus
 
@@ -37,11 +38,11 @@ def _owner(service: JobService, request: Request) -> str:
 JobId = Annotated[str, Path(description="The id of the job")]
 
 
-def job_routes(service: JobService, max_body_bytes: int) -> APIRouter:
+def job_routes(service: JobService, max_body_bytes: int, order: LabelOrder) -> APIRouter:
     router = APIRouter(prefix="/jobs", tags=["jobs"])
     _add_submission(router, service, max_body_bytes)
     _add_progress(router, service)
-    _add_results(router, service)
+    _add_results(router, service, order)
     _add_cancel(router, service)
     return router
 
@@ -98,7 +99,7 @@ def _add_progress(router: APIRouter, service: JobService) -> None:
         return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
 
 
-def _add_results(router: APIRouter, service: JobService) -> None:
+def _add_results(router: APIRouter, service: JobService, default: LabelOrder) -> None:
     @router.get("/{job_id}/predictions", response_model=JobPredictions, **PREDICTIONS)
     async def predictions(
         request: Request,
@@ -106,6 +107,7 @@ def _add_results(router: APIRouter, service: JobService) -> None:
         offset: Annotated[int, Query(ge=0)] = 0,
         limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = PAGE,
         texts: Annotated[bool, Query(description="Add the texts, which must be kept")] = False,
+        order: Annotated[LabelOrder, Query(description=DESCRIPTION)] = default,
         accept: Annotated[str, Header()] = "",
     ) -> Response:
         """Results can be read while the job is running. A page ends at the last result so far."""
@@ -115,8 +117,11 @@ def _add_results(router: APIRouter, service: JobService) -> None:
         headers = {"x-total": str(record.total), "x-done": str(record.done), "vary": "accept"}
         if next_offset(record, end) is not None:
             following = f"offset={end}&limit={limit}{'&texts=true' if texts else ''}"
+            following += f"&order={order}" if order != default else ""
             headers["link"] = f'</jobs/{job_id}/predictions?{following}>; rel="next"'
         chunks = await service.results(record, offset, end, texts=texts)
+        if order == "score" and kind != "text/csv":
+            chunks = ((list(map(line_by_score, lines)), of_lines) for lines, of_lines in chunks)
         body = page(kind, record, offset, end, chunks, texts=texts)
         return StreamingResponse(body, media_type=kind, headers=headers)
 
