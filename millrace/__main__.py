@@ -28,7 +28,7 @@ COMMANDS = {
     "top": "show live statistics of the service in the terminal",
     "status": "show the state of the service; exit status 0 if it can answer requests now",
     "key": "create an API key: `millrace key new NAME`",
-    "config": "show every setting, its value and where the value comes from",
+    "config": "show every setting: its value, where that comes from, its unit and what it means",
 }
 
 
