@@ -148,7 +148,7 @@ class PredictHandler:
         check_encoding(headers)
         check_json(headers)
         order = self._settings.label_order
-        if query := headers.scope["query_string"]:
+        if query := headers.scope.get("query_string"):
             order = order_in(query, order)
         context.by_score = order == "score"
         try:

@@ -12,7 +12,7 @@ from api.schemas import IDEMPOTENCY_KEY, Error, LabelScore, ValidationFailed
 
 
 class Predictions(BaseModel):
-    """One list per text, in the order of the request. Each list has all labels, in the `order` of the request."""
+    """One list per text, in the order of the request: all labels, in the `order` that is asked for."""
 
     predictions: list[list[LabelScore]]
 
