@@ -74,8 +74,8 @@ def create_app(
     publish = partial(metrics.publish, local, hub, cache)
     lookup = PredictionLookup(settings, hub, cache, local, metrics)
     predict = PredictHandler(settings, lookup, lifecycle, auth, deferral or JobDeferral(jobs))
-    compat = Compat(Road(settings, predict, lookup, hub, auth, lifecycle))
     health = Health(metrics)
+    compat = Compat(Road(settings, predict, lookup, hub, auth, lifecycle), health)
     stats = Stats(metrics, hub, jobs, lifecycle, settings.lease_ms / 1000)
 
     @contextlib.asynccontextmanager
@@ -102,7 +102,8 @@ def create_app(
     app.include_router(_predict_route(predict, settings.label_order))
     app.include_router(health_routes(health, hub, lookup.models, metrics, publish, lifecycle))
     app.include_router(job_routes(jobs, settings.max_job_body_bytes, settings.label_order))
-    app.include_router(batch_routes(jobs, BatchAnswers(Moderation(settings), lambda: _labels(hub))))
+    if "openai" in compat.endpoints:
+        app.include_router(batch_routes(jobs, BatchAnswers(Moderation(settings), lambda: _labels(hub))))
     app.include_router(stats_routes(stats))
     app.include_router(docs_routes(app, compat.describe))
     app.include_router(ui_routes(settings.page))

@@ -7,9 +7,9 @@ from functools import cached_property
 from ipaddress import ip_network
 from typing import Literal, Self
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import AliasChoices, Field, SecretStr, field_validator, model_validator
 
-from api.compat import DIALECTS, parse_categories, parse_dialects
+from api.compat import DEFAULTS, parse_categories, parse_dialects, parse_route
 from api.keys import parse_keys
 from api.label_order import LabelOrder
 from api.origins import is_loopback, parse_hosts
@@ -69,7 +69,7 @@ class ApiSettings(JobSettings):
     """The order of labels for clients that do not ask for one: by label id, or by falling score."""
     page: bool = True
     """Whether to serve the web page at /."""
-    compat: str = ",".join(DIALECTS)
+    compat: str = ",".join(DEFAULTS)
     """Comma-separated dialects of other services that are answered too; empty: none."""
     compat_models: str = ""
     """Comma-separated names that clients may use for the model, besides its own; *: any name."""
@@ -78,6 +78,16 @@ class ApiSettings(JobSettings):
     not count. If empty, labels that are names of categories count."""
     moderation_threshold: float = Field(default=0.5, ge=0, le=1)
     """The score from which on a category is flagged."""
+    vertex_predict: str = Field(
+        default="/vertex/predict",
+        validation_alias=AliasChoices("MILLRACE_VERTEX_PREDICT", "AIP_PREDICT_ROUTE", "vertex_predict"),
+    )
+    """The route of Vertex AI, if that is one of the dialects."""
+    vertex_health: str = Field(
+        default="/vertex/health",
+        validation_alias=AliasChoices("MILLRACE_VERTEX_HEALTH", "AIP_HEALTH_ROUTE", "vertex_health"),
+    )
+    """The route of Vertex AI's probe."""
 
     @field_validator("api_keys")
     @classmethod
@@ -96,6 +106,11 @@ class ApiSettings(JobSettings):
     def _check_dialects(cls, value: str) -> str:
         parse_dialects(value)
         return value
+
+    @field_validator("vertex_predict", "vertex_health")
+    @classmethod
+    def _check_routes(cls, value: str) -> str:
+        return parse_route(value)
 
     @field_validator("moderation_labels")
     @classmethod

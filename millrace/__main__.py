@@ -20,6 +20,7 @@ COMMANDS = {
     "api": "start the API, for example in a container",
     "worker": "start a batching worker",
     "jobs": "start the worker behind /jobs",
+    "serve": "start everything that the image contains, as SageMaker and Vertex AI start it",
     "classify": "classify a file of texts through a job, with a progress bar",
     "train": "train a classifier on a file of labelled texts",
     "evaluate": "measure a model on labelled texts, and compare it with another",

@@ -7,9 +7,12 @@ limits and metrics.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
-DIALECTS = ("huggingface", "tei", "oip", "kserve", "vllm", "openai", "fms")
+# Those that are served by default, and all.
+DEFAULTS = ("huggingface", "tei", "oip", "kserve", "vllm", "openai", "fms")
+DIALECTS = (*DEFAULTS, "project", "sagemaker", "vertex")
 
 
 def parse_dialects(value: str) -> Sequence[str]:
@@ -19,6 +22,13 @@ def parse_dialects(value: str) -> Sequence[str]:
     if unknown:
         raise ValueError(f"{unknown[0]!r} is not a dialect; known are {', '.join(DIALECTS)}")
     return names
+
+
+def parse_route(value: str) -> str:
+    """A path that requests may have. Raises ValueError."""
+    if not re.fullmatch(r"(/[\w.:-]+)+", value, re.ASCII):
+        raise ValueError("must be a path, such as /v1/predict")
+    return value
 
 
 def parse_categories(value: str) -> Mapping[str, str]:

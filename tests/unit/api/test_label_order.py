@@ -53,12 +53,18 @@ async def test_another_order_is_refused_before_anything_is_computed(service: Ser
 async def test_the_dialects_keep_their_own_order(start: Start) -> None:
     service = await start(label_order="score")
     answer = await service.client.post("/classify", json={"input": "a"})
-    assert answer.json()["data"][0]["probs"] == [pair["score"] for pair in json.loads(prediction("a").fragment)]
+    assert answer.json()["data"][0]["probs"] == [
+        pair["score"] for pair in json.loads(prediction("a").fragment)
+    ]
 
 
 def test_the_bytes_of_labels_and_scores_stay() -> None:
     """Labels with the same score stay in label id order."""
-    pairs = b'{"label":"a\\"},{\\u00e9","score":1e-07}', b'{"label":"b","score":0.5}', b'{"label":"c","score":0.5}'
+    pairs = (
+        b'{"label":"a\\"},{\\u00e9","score":1e-07}',
+        b'{"label":"b","score":0.5}',
+        b'{"label":"c","score":0.5}',
+    )
     ordered = pairs[1], pairs[2], pairs[0]
     body = b'{"predictions":[[%b]]}'
     assert body_by_score(body % b",".join(pairs)) == body % b",".join(ordered)
