@@ -41,8 +41,8 @@ BAD_REQUEST = {422: 400}
 class Route:
     """One route of a dialect. `path` is as the framework has it, with at most {model} and {version} in it.
 
-    `body` and `answer` describe the request and the response; a route without a body is a GET. An `open`
-    route needs no API key.
+    `body` and `answer` describe the request and the response; a route without a body is a GET. One without an
+    answer only says why there is none. An `open` route needs no API key.
     """
 
     path: str
