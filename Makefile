@@ -68,6 +68,10 @@ test-fast: $(STAMP) ## run the tests that start no service: unit, integration on
 # Options for `make chaos`, e.g. make chaos CHAOS="--minutes 1 --seed 7 8"
 CHAOS ?=
 
+.PHONY: page
+page: $(STAMP) ## run the long forms of the page's tests: 200 presses of a button, five seconds at rest
+	$(BIN)/python -m pytest -n 0 -m long tests/e2e/test_page.py
+
 .PHONY: bench
 bench: $(STAMP) ## run all benchmarks (fifteen minutes), print tables, write JSON to bench-results/; fails if a goal is missed
 	$(BIN)/python -m benchmarks $(BENCH)
