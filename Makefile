@@ -114,6 +114,10 @@ manifests: $(STAMP) ## check the Kubernetes manifests, images and workflow files
 load: $(STAMP) ## run a load test (SCRIPT=load, PROFILE=short, ARGS="-e RATE=50"; BASE_URL for a running service)
 	@PROFILE=$(PROFILE) scripts/load $(SCRIPT) $(ARGS)
 
+.PHONY: load-table
+load-table: $(STAMP) ## run the acceptance load for cache rates 0.95 and 0.5 with one and two workers, and print a table (PROFILE=short)
+	@scripts/load-table $(if $(filter file,$(origin PROFILE)),short,$(PROFILE))
+
 .PHONY: wheels
 wheels: $(RUN_STAMP) ## build the wheels of the service and of its default model in dist/
 	rm -rf build packaging/model/build
