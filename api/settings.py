@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from ipaddress import ip_network
+from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import AliasChoices, Field, SecretStr, field_validator, model_validator
 
-from api.compat import DEFAULTS, parse_categories, parse_dialects, parse_route
+from api.compat import DEFAULTS, parse_categories, parse_dialects, parse_route, read_names
 from api.keys import parse_keys
 from api.label_order import LabelOrder
 from api.origins import is_loopback, parse_hosts
@@ -78,6 +79,8 @@ class ApiSettings(JobSettings):
     not count. If empty, labels that are names of categories count."""
     moderation_threshold: float = Field(default=0.5, ge=0, le=1)
     """The score from which on a category is flagged."""
+    questions: Path | None = None
+    """A TOML file with other names of labels for /v1/decisions and /v1/systemone."""
     vertex_predict: str = Field(
         default="/vertex/predict",
         validation_alias=AliasChoices("MILLRACE_VERTEX_PREDICT", "AIP_PREDICT_ROUTE", "vertex_predict"),
@@ -105,6 +108,13 @@ class ApiSettings(JobSettings):
     @classmethod
     def _check_dialects(cls, value: str) -> str:
         parse_dialects(value)
+        return value
+
+    @field_validator("questions")
+    @classmethod
+    def _check_questions(cls, value: Path | None) -> Path | None:
+        if value is not None:
+            read_names(value)
         return value
 
     @field_validator("vertex_predict", "vertex_health")
@@ -180,6 +190,11 @@ class ApiSettings(JobSettings):
     def moderation_categories(self) -> Mapping[str, str]:
         """The category of each label that has one."""
         return parse_categories(self.moderation_labels)
+
+    @cached_property
+    def label_names(self) -> Mapping[str, Sequence[str]]:
+        """Other names of labels, which questions may use."""
+        return {} if self.questions is None else read_names(self.questions)
 
     @property
     def trusted_proxies(self) -> list[str]:

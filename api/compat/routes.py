@@ -12,6 +12,7 @@ from starlette.routing import Route
 from api.asgi.http import Answer, ASGIApp, Receive
 from api.compat import aliases, parse_dialects
 from api.compat.clouds import SageMaker, Vertex
+from api.compat.decisions import Decisions
 from api.compat.dialect import CompatMiddleware, Dialect, Endpoint
 from api.compat.fms import FmsDetector
 from api.compat.huggingface import HuggingFace
@@ -32,6 +33,7 @@ CLASSES: dict[str, type[Dialect]] = {
     "vllm": Vllm,
     "openai": OpenAI,
     "fms": FmsDetector,
+    "decisions": Decisions,
     "sagemaker": SageMaker,
     "vertex": Vertex,
 }
