@@ -1,7 +1,7 @@
 """Settings of all processes that use the queue, read once at startup. Names include the unit.
 
-Environment: prefix MILLRACE_, e.g. MILLRACE_LEASE_MS=2000. REDIS_URL is accepted for MILLRACE_REDIS_URL. The text below
-a setting is what `millrace config` says of it.
+Environment: prefix MILLRACE_, e.g. MILLRACE_LEASE_MS=2000. REDIS_URL is accepted for MILLRACE_REDIS_URL.
+The text below a setting is what `millrace config` says of it.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ _INDENT = "      "
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One setting. `section` is the process that reads it, `source` the variable that its value comes from."""
+    """One setting. `section` is the process that reads it, `source` the variable that has its value."""
 
     section: str
     variable: str

@@ -8,6 +8,8 @@ from time import monotonic
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Path, Query, Request
+from pydantic import BaseModel, Field
+from pydantic.json_schema import SkipJsonSchema
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
@@ -29,6 +31,17 @@ KEEP_ALIVE_S = 15.0
 PAUSE_S = 0.5
 # An event stream ends after this time, so that no connection stays open forever. Clients reconnect.
 MAX_STREAM_S = 3600.0
+
+
+class PageQuery(BaseModel):
+    """What to return of the results of a job."""
+
+    offset: int = Field(default=0, ge=0)
+    limit: int = Field(default=PAGE, ge=1, le=MAX_PAGE)
+    texts: bool = Field(default=False, description="Add the texts, which must be kept")
+    order: LabelOrder | SkipJsonSchema[None] = Field(
+        default=None, description=f"{DESCRIPTION}. By default as MILLRACE_LABEL_ORDER says"
+    )
 
 
 def _owner(service: JobService, request: Request) -> str:
@@ -104,19 +117,17 @@ def _add_results(router: APIRouter, service: JobService, default: LabelOrder) ->
     async def predictions(
         request: Request,
         job_id: JobId,
-        offset: Annotated[int, Query(ge=0)] = 0,
-        limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = PAGE,
-        texts: Annotated[bool, Query(description="Add the texts, which must be kept")] = False,
-        order: Annotated[LabelOrder, Query(description=DESCRIPTION)] = default,
+        asked: Annotated[PageQuery, Query()],
         accept: Annotated[str, Header()] = "",
     ) -> Response:
         """Results can be read while the job is running. A page ends at the last result so far."""
         record = await service.find(job_id, _owner(service, request))
-        end = max(min(offset + limit, record.done), offset)
+        offset, texts, order = asked.offset, asked.texts, asked.order or default
+        end = max(min(offset + asked.limit, record.done), offset)
         kind = page_type(accept)
         headers = {"x-total": str(record.total), "x-done": str(record.done), "vary": "accept"}
         if next_offset(record, end) is not None:
-            following = f"offset={end}&limit={limit}{'&texts=true' if texts else ''}"
+            following = f"offset={end}&limit={asked.limit}{'&texts=true' if texts else ''}"
             following += f"&order={order}" if order != default else ""
             headers["link"] = f'</jobs/{job_id}/predictions?{following}>; rel="next"'
         chunks = await service.results(record, offset, end, texts=texts)

@@ -147,10 +147,8 @@ class PredictHandler:
         check_length(headers, self.bodies.limit)
         check_encoding(headers)
         check_json(headers)
-        order = self._settings.label_order
-        if query := headers.scope.get("query_string"):
-            order = order_in(query, order)
-        context.by_score = order == "score"
+        query, default = headers.scope.get("query_string"), self._settings.label_order
+        context.by_score = (order_in(query, default) if query else default) == "score"
         try:
             context.texts = texts = read_texts(self.reader, await self.bodies.read(receive))
             foreign = None
