@@ -68,6 +68,10 @@ test-fast: $(STAMP) ## run the tests that start no service: unit, integration on
 # Options for `make chaos`, e.g. make chaos CHAOS="--minutes 1 --seed 7 8"
 CHAOS ?=
 
+.PHONY: page
+page: $(STAMP) ## run the long forms of the page's tests: 200 presses of a button, five seconds at rest
+	$(BIN)/python -m pytest -n 0 -m long tests/e2e/test_page.py
+
 .PHONY: bench
 bench: $(STAMP) ## run all benchmarks (fifteen minutes), print tables, write JSON to bench-results/; fails if a goal is missed
 	$(BIN)/python -m benchmarks $(BENCH)
@@ -116,6 +120,10 @@ manifests: $(STAMP) ## check the Kubernetes manifests, images and workflow files
 .PHONY: load
 load: $(STAMP) ## run a load test (SCRIPT=load, PROFILE=short, ARGS="-e RATE=50"; BASE_URL for a running service)
 	@PROFILE=$(PROFILE) scripts/load $(SCRIPT) $(ARGS)
+
+.PHONY: load-table
+load-table: $(STAMP) ## run the acceptance load for cache rates 0.95 and 0.5 with one and two workers, and print a table (PROFILE=short)
+	@scripts/load-table $(if $(filter file,$(origin PROFILE)),short,$(PROFILE))
 
 .PHONY: wheels
 wheels: $(RUN_STAMP) ## build the wheels of the service and of its default model in dist/

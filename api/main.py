@@ -24,6 +24,7 @@ from api.docs_page import docs_routes
 from api.health import Health, health_routes
 from api.jobs.routes import JobDeferral, job_routes
 from api.jobs.service import JobService
+from api.label_order import LabelOrder
 from api.lifecycle import LIFECYCLE, Lifecycle
 from api.metrics import Metrics, QueueCollector
 from api.predict.handler import Deferral, PredictHandler, PredictMiddleware
@@ -73,8 +74,8 @@ def create_app(
     publish = partial(metrics.publish, local, hub, cache)
     lookup = PredictionLookup(settings, hub, cache, local, metrics)
     predict = PredictHandler(settings, lookup, lifecycle, auth, deferral or JobDeferral(jobs))
-    compat = Compat(Road(settings, predict, lookup, hub, auth, lifecycle))
     health = Health(metrics)
+    compat = Compat(Road(settings, predict, lookup, hub, auth, lifecycle), health)
     stats = Stats(metrics, hub, jobs, lifecycle, settings.lease_ms / 1000)
 
     @contextlib.asynccontextmanager
@@ -98,10 +99,11 @@ def create_app(
         exception_handlers=EXCEPTION_HANDLERS,
         middleware=[Middleware(RequestMiddleware, health=health, auth=auth, metrics=metrics)],
     )
-    app.include_router(_predict_route(predict))
+    app.include_router(_predict_route(predict, settings.label_order))
     app.include_router(health_routes(health, hub, lookup.models, metrics, publish, lifecycle))
-    app.include_router(job_routes(jobs, settings.max_job_body_bytes))
-    app.include_router(batch_routes(jobs, BatchAnswers(Moderation(settings), lambda: _labels(hub))))
+    app.include_router(job_routes(jobs, settings.max_job_body_bytes, settings.label_order))
+    if "openai" in compat.endpoints:
+        app.include_router(batch_routes(jobs, BatchAnswers(Moderation(settings), lambda: _labels(hub))))
     app.include_router(stats_routes(stats))
     app.include_router(docs_routes(app, compat.describe))
     app.include_router(ui_routes(settings.page))
@@ -113,7 +115,7 @@ def _labels(hub: Hub) -> Sequence[str] | None:
     return None if model is None else model.labels
 
 
-def _predict_route(predict: PredictHandler) -> APIRouter:
+def _predict_route(predict: PredictHandler, order: LabelOrder) -> APIRouter:
     router = APIRouter(tags=["predict"])
 
     @router.post(
@@ -121,10 +123,10 @@ def _predict_route(predict: PredictHandler) -> APIRouter:
         summary="Classify texts",
         response_model=Predictions,
         responses=PREDICT_RESPONSES,
-        openapi_extra=request_body(predict.reader.model),
+        openapi_extra=request_body(predict.reader.model, order),
     )
     async def classify() -> Response:
-        """Results are in the order of the texts, and the labels of each result in label id order."""
+        """Results are in the order of the texts. The labels of each are in the `order` that is asked for."""
         return ASGIResponse(predict)
 
     # Clients of services that redirect here may end the path with a slash.

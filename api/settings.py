@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from ipaddress import ip_network
+from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import AliasChoices, Field, SecretStr, field_validator, model_validator
 
-from api.compat import DIALECTS, parse_categories, parse_dialects
+from api.compat import DEFAULTS, parse_categories, parse_dialects, parse_route, read_names
 from api.keys import parse_keys
+from api.label_order import LabelOrder
 from api.origins import is_loopback, parse_hosts
 from api.rate_limit import parse_rate
 from batcher.settings import JobSettings
@@ -20,53 +22,75 @@ class ApiSettings(JobSettings):
     """Settings of the API: where it listens, what it accepts, what it caches."""
 
     host: str = "127.0.0.1"
+    """Address to listen on."""
     port: int = Field(default=8000, ge=0, le=65535)
-    # Processes that share the port. More than one only helps if there are more cores than the workers use.
+    """Port to listen on."""
     processes: int = Field(default=1, ge=1, le=64)
+    """Processes that share the port, which only help if there are more cores than the workers use."""
     max_texts: int = Field(default=1024, ge=1)
+    """Most texts per request."""
     max_text_chars: int = Field(default=20_000, ge=1)
+    """Most characters per text."""
     max_body_bytes: int = Field(default=2 * 1024**2, ge=1024)
+    """Largest body of /predict."""
     max_job_body_bytes: int = Field(default=64 * 1024**2, ge=1024)
-    # The budget of a request without Prefer: wait=N, and the largest N that is honoured.
+    """Largest body of /jobs."""
     default_budget_s: float = Field(default=10.0, gt=0)
+    """The budget of a request without Prefer: wait=N."""
     max_budget_s: float = Field(default=60.0, gt=0)
-    # Connections per process. Beyond this, idle connections are closed, the oldest first.
+    """The largest N that is honoured in Prefer: wait=N."""
     max_connections: int = Field(default=10_000, ge=16)
-    # Time between the first and the last part of the body of a request to /predict.
+    """Connections per process. Beyond this, idle connections are closed, the oldest first."""
     body_timeout_s: float = Field(default=60.0, gt=0, le=3600)
-    # The in-process cache in front of the shared one; 0 entries turns it off.
+    """Time between the first and the last part of the body of a request to /predict."""
     local_cache_entries: int = Field(default=50_000, ge=0)
+    """Entries of the in-process cache in front of the shared one; 0 turns it off."""
     local_cache_bytes: int = Field(default=32 * 1024**2, ge=0)
-    # After SIGTERM and `quiet_s`, how long requests in flight may take to finish.
+    """Largest size of the in-process cache."""
     drain_s: float = Field(default=15.0, ge=0, le=600)
-    # After SIGTERM, how long the port stays open while /readyz fails, so that load balancers can notice.
+    """After SIGTERM and `quiet_s`, how long requests in flight may take to finish."""
     quiet_s: float = Field(default=0.0, ge=0, le=120)
-    # Comma-separated addresses or networks of proxies whose X-Forwarded-For and -Proto are trusted.
+    """After SIGTERM, how long the port stays open while /readyz fails, so that load balancers can notice."""
     trust_proxy: str = ""
-    # How many texts one client (API key or address) may have waiting at once; 0 means no limit.
+    """Comma-separated addresses or networks of proxies whose X-Forwarded-For and -Proto are trusted."""
     max_client_texts: int = Field(default=0, ge=0)
-    # While texts wait, clients with at most this many waiting go before clients with more.
+    """How many texts one client (API key or address) may have waiting at once; 0 means no limit."""
     first_client_texts: int = Field(default=32, ge=0)
-    # Requests per client and process: 100/second, or several limits: 20/second;500/minute.
+    """While texts wait, clients with at most this many waiting go before clients with more."""
     rate_limit: str = ""
-    # Comma-separated API keys: name:digest, where the digest is SHA-256 in hex.
+    """Requests per client and process: 100/second, or several limits: 20/second;500/minute."""
     api_keys: SecretStr = SecretStr("")
-    # Whether requests need no key if no key is set; auto means on loopback addresses only.
+    """Comma-separated API keys: name:digest, where the digest is SHA-256 in hex."""
     open: Literal["auto", "true", "false"] = "auto"
-    # Comma-separated host names that requests may use. If empty, a service on a loopback address accepts
-    # loopback names only, and any other service accepts every name.
+    """Whether requests need no key if no key is set; auto means on loopback addresses only."""
     allowed_hosts: str = ""
-    # Whether to serve the web page at /.
+    """Comma-separated host names that requests may use. If empty, a service on a loopback address accepts
+    loopback names only, and any other service accepts every name."""
+    label_order: LabelOrder = "id"
+    """The order of labels for clients that do not ask for one: by label id, or by falling score."""
     page: bool = True
-    # Comma-separated dialects of other services that are answered too; empty: none.
-    compat: str = ",".join(DIALECTS)
-    # Comma-separated names that clients may use for the model, besides its own; *: any name.
+    """Whether to serve the web page at /."""
+    compat: str = ",".join(DEFAULTS)
+    """Comma-separated dialects of other services that are answered too; empty: none."""
     compat_models: str = ""
-    # The category of each label in /v1/moderations: toxic=harassment, threat=violence. Labels without one do
-    # not count. If empty, labels that are names of categories count.
+    """Comma-separated names that clients may use for the model, besides its own; *: any name."""
     moderation_labels: str = ""
-    # The score from which on a category is flagged.
+    """The category of each label in /v1/moderations: toxic=harassment, threat=violence. Labels without one do
+    not count. If empty, labels that are names of categories count."""
     moderation_threshold: float = Field(default=0.5, ge=0, le=1)
+    """The score from which on a category is flagged."""
+    questions: Path | None = None
+    """A TOML file with other names of labels for /v1/decisions and /v1/systemone."""
+    vertex_predict: str = Field(
+        default="/vertex/predict",
+        validation_alias=AliasChoices("MILLRACE_VERTEX_PREDICT", "AIP_PREDICT_ROUTE", "vertex_predict"),
+    )
+    """The route of Vertex AI, if that is one of the dialects."""
+    vertex_health: str = Field(
+        default="/vertex/health",
+        validation_alias=AliasChoices("MILLRACE_VERTEX_HEALTH", "AIP_HEALTH_ROUTE", "vertex_health"),
+    )
+    """The route of Vertex AI's probe."""
 
     @field_validator("api_keys")
     @classmethod
@@ -85,6 +109,18 @@ class ApiSettings(JobSettings):
     def _check_dialects(cls, value: str) -> str:
         parse_dialects(value)
         return value
+
+    @field_validator("questions")
+    @classmethod
+    def _check_questions(cls, value: Path | None) -> Path | None:
+        if value is not None:
+            read_names(value)
+        return value
+
+    @field_validator("vertex_predict", "vertex_health")
+    @classmethod
+    def _check_routes(cls, value: str) -> str:
+        return parse_route(value)
 
     @field_validator("moderation_labels")
     @classmethod
@@ -154,6 +190,11 @@ class ApiSettings(JobSettings):
     def moderation_categories(self) -> Mapping[str, str]:
         """The category of each label that has one."""
         return parse_categories(self.moderation_labels)
+
+    @cached_property
+    def label_names(self) -> Mapping[str, Sequence[str]]:
+        """Other names of labels, which questions may use."""
+        return {} if self.questions is None else read_names(self.questions)
 
     @property
     def trusted_proxies(self) -> list[str]:

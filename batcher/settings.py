@@ -1,6 +1,7 @@
 """Settings of all processes that use the queue, read once at startup. Names include the unit.
 
 Environment: prefix MILLRACE_, e.g. MILLRACE_LEASE_MS=2000. REDIS_URL is accepted for MILLRACE_REDIS_URL.
+The text below a setting is what `millrace config` says of it.
 """
 
 from __future__ import annotations
@@ -22,33 +23,35 @@ class QueueSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="MILLRACE_", extra="ignore", frozen=True)
 
-    # Part of every key, so that services with different names can share a Redis.
     name: ServiceName = "default"
-    # redis://, rediss:// (TLS), redis+sentinel://host:port,host:port/service-name or unix://
+    """Part of every key, so that services with different names can share a Redis."""
     redis_url: SecretStr = Field(
         default=SecretStr("redis://127.0.0.1:6379/0"),
         validation_alias=AliasChoices("MILLRACE_REDIS_URL", "REDIS_URL", "redis_url"),
     )
-    # A separate Redis for the cache, with any eviction policy. Default: the queue's Redis.
+    """The queue's Redis: redis://, rediss:// (TLS), redis+sentinel://host:port,host:port/service or unix://."""
     cache_url: SecretStr | None = None
-    # How long a result stays in the shared cache, varied by +-10 % for each key.
+    """A separate Redis for the cache, with any eviction policy. Default: the queue's Redis."""
     cache_ttl_s: float = Field(default=3600.0, ge=1, le=30 * 86400)
-    # How long a worker may hold an entry without a heartbeat. A longer lease tolerates pauses; a shorter one
-    # recovers sooner.
+    """How long a result stays in the shared cache, varied by +-10 % for each key."""
     lease_ms: int = Field(default=2000, ge=200, le=60_000)
-    # How many workers may die while they run a text alone before it is rejected as poison.
+    """How long a worker may hold an entry without a heartbeat. A longer lease tolerates pauses; a shorter one
+    recovers sooner."""
     max_attempts: int = Field(default=3, ge=1, le=10)
-    # How long a result is kept for the API processes that wait for it.
+    """How many workers may die while they run a text alone before it is rejected as poison."""
     result_ttl_s: float = Field(default=60.0, ge=1, le=3600)
-    # Waiting cost, in estimated tokens, above which a lane sheds. Choose the workers' total tokens/s x the
-    # longest acceptable wait.
+    """How long a result is kept for the API processes that wait for it."""
     max_waiting_cost: int = Field(default=200_000, ge=1)
+    """Waiting cost, in estimated tokens, above which a lane sheds. Choose the workers' total tokens/s x the
+    longest acceptable wait."""
     max_waiting_cost_bulk: int = Field(default=2_000_000, ge=1)
+    """The same for the bulk lane."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    # auto: text if stderr is a terminal, else json.
+    """Least severe messages that are logged."""
     log_format: Literal["json", "text", "auto"] = "auto"
-    # OpenTelemetry spans of requests, batches and jobs, sent to OTEL_EXPORTER_OTLP_ENDPOINT.
+    """The form of log lines. auto: text if stderr is a terminal, else json."""
     tracing: bool = False
+    """Whether spans of requests, batches and jobs are sent to OTEL_EXPORTER_OTLP_ENDPOINT."""
 
     @property
     def cache_here(self) -> bool:
@@ -64,36 +67,34 @@ class QueueSettings(BaseSettings):
 class WorkerSettings(QueueSettings):
     """Settings of the worker: the model, its engine and the batches."""
 
-    # default, a directory, or org/name@revision, which must be pulled and built beforehand.
     model: str = "default"
+    """The model: default, stub, a directory, or org/name@revision, which must be pulled beforehand."""
     engine: Literal["auto", "torch", "openvino", "stub"] = "auto"
+    """What runs the model. auto: the fastest one that is installed."""
     precision: Literal["auto", "f32", "bf16", "int8"] = "auto"
-    # Score below which a model with two labels answers UNCERTAIN. 0: never.
+    """Arithmetic of the model. auto: the fastest one that passes the proof."""
     abstain: float = Field(default=0.0, ge=0, lt=1)
-    # How texts that are longer than a window are read: TOKENS[:OVERLAP[:JOIN]], or off. Default: what the
-    # model's config says, which is off unless it says something.
-    text_windows: str = ""
-    # Most windows of a text. What is beyond them is not read.
-    max_windows: int = Field(default=64, ge=1, le=4096)
-    # Threads of the engine. 0: one for each core that this process may use, according to its cgroup.
+    """Score below which a model with two labels answers UNCERTAIN. 0: never."""
     threads: int = Field(default=0, ge=0, le=256)
-    # Directory of built artefacts and compiled models.
+    """Threads of the engine. 0: one for each core that this process may use, according to its cgroup."""
     artefact_dir: Path = Path("~/.cache/millrace")
-    # Longest wait for more entries after the first one of a batch. Skipped when waiting does not pay off.
+    """Directory of built artefacts and compiled models."""
     window_ms: float = Field(default=5.0, ge=0, le=1000)
-    # Tokens per forward pass, including padding if the engine pads. 0: measured at warm-up.
+    """Longest wait for more entries after the first one of a batch. Skipped when waiting does not pay off."""
     batch_tokens: int = Field(default=0, ge=0, le=1_000_000)
-    # Most texts per claim.
+    """Tokens per forward pass, including padding if the engine pads. 0: measured at warm-up."""
     batch_texts: int = Field(default=256, ge=1, le=4096)
-    # Longest time for a batch. A worker that takes longer stops its heartbeat and exits.
+    """Most texts per claim."""
     batch_timeout_s: float = Field(default=30.0, ge=0.5, le=3600)
-    # Time to finish the current batch after SIGTERM.
+    """Longest time for a batch. A worker that takes longer stops its heartbeat and exits."""
     drain_s: float = Field(default=20.0, ge=0, le=600)
-    # Port of /metrics, /livez and /readyz. 0: disabled.
+    """Time to finish the current batch after SIGTERM."""
     worker_port: int = Field(default=0, ge=0, le=65535)
-    # The stub classifier (model=stub): milliseconds per batch and per token.
+    """Port of /metrics, /livez and /readyz of the worker. 0: disabled."""
     stub_batch_ms: float = Field(default=0.0, ge=0)
+    """The stub classifier (model=stub): milliseconds per batch."""
     stub_token_ms: float = Field(default=0.0, ge=0)
+    """The stub classifier (model=stub): milliseconds per token."""
 
     @field_validator("abstain")
     @classmethod
@@ -106,26 +107,28 @@ class WorkerSettings(QueueSettings):
 class JobSettings(QueueSettings):
     """Settings of the jobs worker and the /jobs routes, which run bulk work on RQ."""
 
-    # A separate Redis for jobs, which must not be a cluster. Default: the queue's Redis.
     jobs_redis_url: SecretStr | None = None
-    # TTL of the status, input and results of a job.
+    """A separate Redis for jobs, which must not be a cluster. Default: the queue's Redis."""
     job_ttl_s: int = Field(default=86_400, ge=60, le=30 * 86_400)
-    # Longest time that a job may run.
+    """TTL of the status, input and results of a job."""
     job_timeout_s: int = Field(default=6 * 3600, ge=1)
-    # How many texts of one job may wait or run at the same time.
+    """Longest time that a job may run."""
     job_in_flight: int = Field(default=512, ge=1, le=65_536)
-    # Cache and share results only between requests with the same API key name.
+    """How many texts of one job may wait or run at the same time."""
     separate_clients: bool = False
-    # How many jobs may wait before new ones are refused with 429.
+    """Whether results are shared only between requests with the same API key name."""
     max_waiting_jobs: int = Field(default=1000, ge=1)
-    # Bytes of texts and results that jobs may keep in Redis: in total, and per client.
+    """How many jobs may wait before new ones are refused with 429."""
     max_jobs_bytes: int = Field(default=384 * 1024**2, ge=1024)
+    """Texts and results that all jobs may keep in Redis."""
     max_client_jobs_bytes: int = Field(default=192 * 1024**2, ge=1024)
+    """The same for one client."""
     jobs_port: int = Field(default=0, ge=0, le=65535)
-    # Comma-separated keys that sign webhooks: whsec_ and base64. If empty, jobs cannot have a webhook.
+    """Port of /metrics, /livez and /readyz of the jobs worker. 0: disabled."""
     webhook_secrets: SecretStr = SecretStr("")
-    # Comma-separated addresses or networks that webhooks may be sent to although they are not public.
+    """Comma-separated keys that sign webhooks: whsec_ and base64. If empty, jobs cannot have a webhook."""
     webhook_networks: str = ""
+    """Comma-separated addresses or networks that webhooks may be sent to although they are not public."""
 
     @field_validator("webhook_secrets")
     @classmethod

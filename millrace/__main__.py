@@ -20,6 +20,7 @@ COMMANDS = {
     "api": "start the API, for example in a container",
     "worker": "start a batching worker",
     "jobs": "start the worker behind /jobs",
+    "serve": "start everything that the image contains, as SageMaker and Vertex AI start it",
     "classify": "classify a file of texts through a job, with a progress bar",
     "train": "train a classifier on a file of labelled texts",
     "evaluate": "measure a model on labelled texts, and compare it with another",
@@ -28,7 +29,7 @@ COMMANDS = {
     "top": "show live statistics of the service in the terminal",
     "status": "show the state of the service; exit status 0 if it can answer requests now",
     "key": "create an API key: `millrace key new NAME`",
-    "config": "show every setting, its value and where the value comes from",
+    "config": "show every setting: its value, where that comes from, its unit and what it means",
 }
 
 

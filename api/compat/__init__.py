@@ -7,9 +7,14 @@ limits and metrics.
 
 from __future__ import annotations
 
+import re
+import tomllib
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
-DIALECTS = ("huggingface", "tei", "oip", "kserve", "vllm", "openai", "fms")
+# Those that are served by default, and all.
+DEFAULTS = ("huggingface", "tei", "oip", "kserve", "vllm", "openai", "fms", "decisions")
+DIALECTS = (*DEFAULTS, "project", "sagemaker", "vertex")
 
 
 def parse_dialects(value: str) -> Sequence[str]:
@@ -19,6 +24,25 @@ def parse_dialects(value: str) -> Sequence[str]:
     if unknown:
         raise ValueError(f"{unknown[0]!r} is not a dialect; known are {', '.join(DIALECTS)}")
     return names
+
+
+def parse_route(value: str) -> str:
+    """A path that requests may have. Raises ValueError."""
+    if not re.fullmatch(r"(/[\w.:-]+)+", value, re.ASCII):
+        raise ValueError("must be a path, such as /v1/predict")
+    return value
+
+
+def read_names(path: Path) -> Mapping[str, Sequence[str]]:
+    """Other names of labels, by label, from TOML: POSITIVE = ["good", "is it good?"]. Raises ValueError."""
+    try:
+        found = tomllib.loads(path.expanduser().read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"cannot be read: {error.strerror}") from error
+    for label, names in found.items():
+        if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+            raise ValueError(f'the names of {label} must be a list of strings: {label} = ["good"]')
+    return found
 
 
 def parse_categories(value: str) -> Mapping[str, str]:

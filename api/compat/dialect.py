@@ -41,8 +41,8 @@ BAD_REQUEST = {422: 400}
 class Route:
     """One route of a dialect. `path` is as the framework has it, with at most {model} and {version} in it.
 
-    `body` and `answer` describe the request and the response; a route without a body is a GET. An `open`
-    route needs no API key.
+    `body` and `answer` describe the request and the response; a route without a body is a GET. One without an
+    answer only says why there is none. An `open` route needs no API key.
     """
 
     path: str
@@ -134,11 +134,16 @@ class Endpoint:
 
 
 class CompatMiddleware:
-    """Answers the routes of dialects before the framework's routing, and passes other requests to `app`."""
+    """Answers the routes of dialects before the framework's routing, and passes other requests to `app`.
 
-    def __init__(self, app: ASGIApp, endpoints: Iterable[Endpoint]) -> None:
+    `aliases` are applications by method and path.
+    """
+
+    def __init__(
+        self, app: ASGIApp, endpoints: Iterable[Endpoint], aliases: Mapping[tuple[str, str], ASGIApp]
+    ) -> None:
         self._app = app
-        self._exact: dict[tuple[str, str], Endpoint] = {}
+        self._exact: dict[tuple[str, str], ASGIApp] = {**aliases}
         self._patterns: list[tuple[str, re.Pattern[str], Endpoint]] = []
         for endpoint in endpoints:
             method, path = endpoint.route.method, endpoint.path

@@ -32,7 +32,9 @@ FAILURES = {
 
 def describe(schema: dict[str, Any], endpoints: Mapping[str, Sequence[Endpoint]]) -> None:
     """Adds paths and components to the schema in place. A route of /predict becomes an alternative."""
-    all_endpoints = [(name, endpoint) for name, routes in endpoints.items() for endpoint in routes]
+    all_endpoints = [
+        (name, endpoint) for name, routes in endpoints.items() for endpoint in routes if endpoint.route.answer
+    ]
     models = {pair for _, endpoint in all_endpoints for pair in _models(endpoint)}
     ordered = sorted(models, key=lambda pair: pair[0].__name__)
     _, document = models_json_schema(ordered, ref_template=REFERENCE)

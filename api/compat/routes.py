@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI
 from starlette.routing import Route
 
 from api.asgi.http import Answer, ASGIApp, Receive
-from api.compat import parse_dialects
+from api.compat import aliases, parse_dialects
+from api.compat.clouds import SageMaker, Vertex
+from api.compat.decisions import Decisions
 from api.compat.dialect import CompatMiddleware, Dialect, Endpoint
 from api.compat.fms import FmsDetector
 from api.compat.huggingface import HuggingFace
@@ -30,42 +33,68 @@ CLASSES: dict[str, type[Dialect]] = {
     "vllm": Vllm,
     "openai": OpenAI,
     "fms": FmsDetector,
+    "decisions": Decisions,
+    "sagemaker": SageMaker,
+    "vertex": Vertex,
 }
 
 
-class Compat:
-    """The dialects in MILLRACE_COMPAT. `endpoints` are by dialect, those for bodies of /predict included."""
+# What the bodies of dialects have in place of "text", for those whose route may be /predict.
+FOREIGN_KEYS = {"tei": b'"inputs"', "vertex": b'"instances"'}
 
-    def __init__(self, road: Road) -> None:
+
+class Compat:
+    """The dialects in MILLRACE_COMPAT. `endpoints` are by dialect, those for bodies of /predict included.
+
+    `health` answers GET /health.
+    """
+
+    def __init__(self, road: Road, health: ASGIApp) -> None:
         self.endpoints: dict[str, Sequence[Endpoint]] = {}
+        self._aliases: Mapping[tuple[str, str], ASGIApp] = {}
         for name in parse_dialects(road.settings.compat):
-            dialect = CLASSES[name](road)
-            self.endpoints[name] = [Endpoint(route, dialect) for route in dialect.routes()]
-        for endpoint in self.endpoints.get("tei", ()):
-            if endpoint.path == ROUTE:
-                _answer_through_predict(road.predict, endpoint)
+            if name == aliases.NAME:
+                self._aliases = aliases.aliases(road.predict, health)
+            else:
+                dialect = CLASSES[name](road)
+                self.endpoints[name] = [Endpoint(route, dialect) for route in dialect.routes()]
+        _answer_through_predict(road.predict, self.endpoints)
 
     def wrap(self, app: FastAPI) -> ASGIApp:
         """Adds the routes to `app`, and returns the application that answers them before it."""
+        # The framework has them too, so that another method gets 405.
+        app.router.routes.extend(aliases.framework_routes(self._aliases))
         for endpoint in self._separate():
-            # The framework has them too, so that another method gets 405.
             app.router.routes.append(Route(endpoint.path, endpoint, methods=[endpoint.route.method]))
-        return CompatMiddleware(app, self._separate())
+        return CompatMiddleware(app, self._separate(), self._aliases)
 
     def describe(self, schema: dict[str, Any]) -> None:
         """Adds the dialects to an OpenAPI document."""
         describe(schema, self.endpoints)
+        if self._aliases:
+            aliases.describe_aliases(schema)
 
     def _separate(self) -> Iterator[Endpoint]:
         """All endpoints with their own routes."""
         return (one for routes in self.endpoints.values() for one in routes if one.path != ROUTE)
 
 
-def _answer_through_predict(predict: PredictHandler, endpoint: Endpoint) -> None:
+def _answer_through_predict(predict: PredictHandler, endpoints: Mapping[str, Sequence[Endpoint]]) -> None:
+    """Lets /predict answer the bodies of dialects that share it."""
+    sharing = {
+        FOREIGN_KEYS[name]: endpoint
+        for name, routes in endpoints.items()
+        for endpoint in routes
+        if endpoint.path == ROUTE
+    }
+
     async def answer(context: RequestContext, body: bytes, receive: Receive) -> Answer:
+        # A key is followed by a colon. A text that equals one is not.
+        found = [one for key, one in sharing.items() if re.search(key + rb"\s*:", body)]
+        endpoint = found[0] if found else next(iter(sharing.values()))
         call = Call(context, receive, body=body)
         del body  # so that the call's is the only reference
         return await endpoint.answer(call)
 
-    predict.reader.foreign_keys = [b'"inputs"']
+    predict.reader.foreign_keys = list(sharing)
     predict.foreign = answer

@@ -19,6 +19,10 @@ from batcher.core.metrics import own_version
 
 _STATUSES = {413: 422, 500: 424}
 _TYPES = {422: "Validation", 424: "Backend", 429: "Overloaded", 503: "Unhealthy", 504: "Backend"}
+NO_TOKENS = (
+    "tokenize is not supported: only workers have the model's tokenizer. "
+    "The header x-compute-tokens of /predict counts the tokens of texts"
+)
 PAIR = "inputs: pairs of texts are not supported; a batch is a list of lists with one text each"
 
 
@@ -42,6 +46,10 @@ class TeiRequest(BaseModel):
     truncate: bool | None = None
     truncation_direction: Literal["left", "Left", "right", "Right"] | None = None
     raw_scores: bool | None = None
+
+
+class TokenizeRequest(BaseModel):
+    inputs: Any
 
 
 class TeiAnswer(RootModel[list[LabelScore] | list[list[LabelScore]]]):
@@ -87,6 +95,7 @@ class TextEmbeddingsInference(Dialect):
         return [
             Route(ROUTE, self._predict, "Classify texts", TeiRequest, TeiAnswer),
             Route("/info", self._info, "The model and the limits", answer=TeiInfo),
+            Route("/tokenize", self._tokenize, "Not supported", TokenizeRequest),
         ]
 
     def error_body(self, problem: Problem, status: int) -> BaseModel:
@@ -121,6 +130,9 @@ class TextEmbeddingsInference(Dialect):
             version=own_version(),
         )
         return json_answer(info.model_dump())
+
+    async def _tokenize(self, call: Call) -> Answer:
+        raise refused(NO_TOKENS)
 
     async def _predict(self, call: Call) -> Answer:
         asked = await self.road.read(call, TeiRequest)

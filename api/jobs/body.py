@@ -83,6 +83,10 @@ def media_type(headers: RequestHeaders) -> str:
     if kind not in READERS:
         accepted = ", ".join(READERS)
         detail = f"the content type must be one of {accepted}; or name a file with /jobs?filename=reviews.csv"
+        if kind == "multipart/form-data":
+            detail = (
+                "send the file itself and not a form: --data-binary @reviews.csv -H 'Content-Type: text/csv'"
+            )
         raise Problem(415, detail, headers=(CLOSE, (b"accept", accepted.encode())))
     return kind
 

@@ -8,6 +8,8 @@ from time import monotonic
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Path, Query, Request
+from pydantic import BaseModel, Field
+from pydantic.json_schema import SkipJsonSchema
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
@@ -16,6 +18,7 @@ from api.jobs.body import SubmitQuery
 from api.jobs.openapi import CANCEL, EVENTS, FIND, LIST, PREDICTIONS, SUBMIT, TEXTS
 from api.jobs.schemas import Job, JobList, JobPredictions, job_body, next_offset, page, page_type
 from api.jobs.service import JobService, not_found
+from api.label_order import DESCRIPTION, LabelOrder, line_by_score
 from batcher.errors import QueueUnavailable
 from batcher.jobs.records import JobRecord, JobStatus
 
@@ -30,6 +33,17 @@ PAUSE_S = 0.5
 MAX_STREAM_S = 3600.0
 
 
+class PageQuery(BaseModel):
+    """What to return of the results of a job."""
+
+    offset: int = Field(default=0, ge=0)
+    limit: int = Field(default=PAGE, ge=1, le=MAX_PAGE)
+    texts: bool = Field(default=False, description="Add the texts, which must be kept")
+    order: LabelOrder | SkipJsonSchema[None] = Field(
+        default=None, description=f"{DESCRIPTION}. By default as MILLRACE_LABEL_ORDER says"
+    )
+
+
 def _owner(service: JobService, request: Request) -> str:
     return service.owner(request.scope["state"]["headers"])
 
@@ -37,11 +51,11 @@ def _owner(service: JobService, request: Request) -> str:
 JobId = Annotated[str, Path(description="The id of the job")]
 
 
-def job_routes(service: JobService, max_body_bytes: int) -> APIRouter:
+def job_routes(service: JobService, max_body_bytes: int, order: LabelOrder) -> APIRouter:
     router = APIRouter(prefix="/jobs", tags=["jobs"])
     _add_submission(router, service, max_body_bytes)
     _add_progress(router, service)
-    _add_results(router, service)
+    _add_results(router, service, order)
     _add_cancel(router, service)
     return router
 
@@ -98,25 +112,27 @@ def _add_progress(router: APIRouter, service: JobService) -> None:
         return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
 
 
-def _add_results(router: APIRouter, service: JobService) -> None:
+def _add_results(router: APIRouter, service: JobService, default: LabelOrder) -> None:
     @router.get("/{job_id}/predictions", response_model=JobPredictions, **PREDICTIONS)
     async def predictions(
         request: Request,
         job_id: JobId,
-        offset: Annotated[int, Query(ge=0)] = 0,
-        limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = PAGE,
-        texts: Annotated[bool, Query(description="Add the texts, which must be kept")] = False,
+        asked: Annotated[PageQuery, Query()],
         accept: Annotated[str, Header()] = "",
     ) -> Response:
         """Results can be read while the job is running. A page ends at the last result so far."""
         record = await service.find(job_id, _owner(service, request))
-        end = max(min(offset + limit, record.done), offset)
+        offset, texts, order = asked.offset, asked.texts, asked.order or default
+        end = max(min(offset + asked.limit, record.done), offset)
         kind = page_type(accept)
         headers = {"x-total": str(record.total), "x-done": str(record.done), "vary": "accept"}
         if next_offset(record, end) is not None:
-            following = f"offset={end}&limit={limit}{'&texts=true' if texts else ''}"
+            following = f"offset={end}&limit={asked.limit}{'&texts=true' if texts else ''}"
+            following += f"&order={order}" if order != default else ""
             headers["link"] = f'</jobs/{job_id}/predictions?{following}>; rel="next"'
         chunks = await service.results(record, offset, end, texts=texts)
+        if order == "score" and kind != "text/csv":
+            chunks = ((list(map(line_by_score, lines)), of_lines) for lines, of_lines in chunks)
         body = page(kind, record, offset, end, chunks, texts=texts)
         return StreamingResponse(body, media_type=kind, headers=headers)
 

@@ -35,6 +35,7 @@ from api.asgi.prefer import Preference
 from api.asgi.problems import LingeringClose, send_problem
 from api.auth import Authenticator
 from api.errors import Header, Problem, internal, problem_of
+from api.label_order import body_by_score, order_in
 from api.lifecycle import Lifecycle
 from api.predict.local_cache import CachedPrediction
 from api.predict.lookup import LookupRequest, PredictionLookup, truncation
@@ -82,7 +83,7 @@ class PredictMiddleware:
 class RequestContext:
     """The state of a request, and the data for its log line. `started` is a time of perf_counter."""
 
-    __slots__ = ("computed", "headers", "known", "started", "texts")
+    __slots__ = ("by_score", "computed", "headers", "known", "started", "texts")
 
     def __init__(self, headers: RequestHeaders) -> None:
         self.started = perf_counter()
@@ -90,6 +91,7 @@ class RequestContext:
         self.texts: list[str] = []
         self.known = False
         self.computed = 0
+        self.by_score = False
 
 
 class PredictHandler:
@@ -145,6 +147,8 @@ class PredictHandler:
         check_length(headers, self.bodies.limit)
         check_encoding(headers)
         check_json(headers)
+        query, default = headers.scope.get("query_string"), self._settings.label_order
+        context.by_score = (order_in(query, default) if query else default) == "score"
         try:
             context.texts = texts = read_texts(self.reader, await self.bodies.read(receive))
             foreign = None
@@ -183,7 +187,7 @@ class PredictHandler:
         if left_out := sum([known.truncated for known in cached]):
             headers += truncation(sum(known.truncated > 0 for known in cached), left_out)
         body = b'{"predictions":[%b]}' % b",".join([known.fragment for known in cached])
-        return Answer(200, headers, body)
+        return _ordered(context, Answer(200, headers, body))
 
     async def _some_unknown(
         self, context: RequestContext, request: LookupRequest, receive: Receive
@@ -197,7 +201,7 @@ class PredictHandler:
             raise
         context.computed = len(found.computed)
         context.known = not found.computed
-        return self._lookup.answer(request, found, perf_counter() - context.started)
+        return _ordered(context, self._lookup.answer(request, found, perf_counter() - context.started))
 
     def _budget_s(self, preference: Preference) -> float:
         if preference.wait_s is None:
@@ -237,3 +241,9 @@ class PredictHandler:
         }
         fields |= {key: value for key, value in (("client", name), ("code", code), ("entry", entry)) if value}
         log.log(level, "request", extra=fields)
+
+
+def _ordered(context: RequestContext, answer: Answer) -> Answer:
+    if context.by_score:
+        answer.body = body_by_score(answer.body)
+    return answer

@@ -7,11 +7,12 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from api.jobs.schemas import Job
+from api.label_order import DESCRIPTION, LabelOrder
 from api.schemas import IDEMPOTENCY_KEY, Error, LabelScore, ValidationFailed
 
 
 class Predictions(BaseModel):
-    """One list per text, in the order of the request. Each list has all labels in label id order."""
+    """One list per text, in the order of the request: all labels, in the `order` that is asked for."""
 
     predictions: list[list[LabelScore]]
 
@@ -74,9 +75,15 @@ PREDICT_RESPONSES: dict[int | str, dict[str, Any]] = {
 }
 
 
-def request_body(model: type[BaseModel]) -> dict[str, Any]:
-    """The OpenAPI description of the request's headers and body."""
+def request_body(model: type[BaseModel], order: LabelOrder) -> dict[str, Any]:
+    """The OpenAPI description of the request's query, headers and body. `order` is the default of labels."""
     parameters = [
+        {
+            "name": "order",
+            "in": "query",
+            "schema": {"type": "string", "enum": ["id", "score"], "default": order},
+            "description": DESCRIPTION,
+        },
         {
             "name": "Prefer",
             "in": "header",

@@ -4,6 +4,7 @@ import { Banners } from "./banners.js";
 import { Batches } from "./batches.js";
 import { Chart } from "./chart.js";
 import { Compare } from "./compare.js";
+import { Copy } from "./copy.js";
 import { $, milliseconds, say, short } from "./dom.js";
 import { follow, hasKey } from "./http.js";
 import { Jobs } from "./jobs.js";
@@ -23,6 +24,7 @@ const charts = [
   new Chart($("#chart-waiting"), ["waiting"], short, "texts waiting"),
 ];
 new Compare(race);
+const copy = new Copy(() => form.lines().map(({ text }) => text));
 
 function figure(name, value) {
   say($(`[data-figure="${name}"]`), value);
@@ -49,6 +51,7 @@ follow({
     setState(...describe(frame));
     banners.take(frame);
     say($("#model"), model ? `${model.name} · ${model.revision} · ${model.engine} ${model.precision}` : "");
+    if (model) copy.model = model.name;
     figure("waiting", short(now.waiting));
     figure("worked", `${short(now.worked)}/s`);
     figure("answered", `${short(now.answered)}/s`);

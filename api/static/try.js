@@ -34,10 +34,14 @@ export class Try {
     $("#key-form").hidden = false;
   }
 
+  /** The texts. Blank lines are not sent, so the number of a line is kept beside its text. */
+  lines() {
+    return $("#texts").value.split("\n").map((text, index) => ({ text, line: index + 1 })).filter(({ text }) => text.trim());
+  }
+
   async classify() {
     if (this.running) return;
-    // Blank lines are not sent, so the number of a line is kept beside its text.
-    const lines = $("#texts").value.split("\n").map((text, index) => ({ text, line: index + 1 })).filter(({ text }) => text.trim());
+    const lines = this.lines();
     if (!lines.length) return this.fail("Enter a text first.");
     this.start(lines.length);
     const working = setTimeout(() => $("#outcome").replaceChildren(h("span", { class: "chip" }, "Working …")), WORKING_MS);

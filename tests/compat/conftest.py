@@ -6,10 +6,12 @@ from collections.abc import Iterator
 
 import pytest
 
+from api.compat import DIALECTS
 from tests.compat.service import Service, running
 
 
 @pytest.fixture(scope="session")
 def service() -> Iterator[Service]:
-    with running(compat_models="alias, default", moderation_labels="NEGATIVE=harassment") as made:
+    settings = {"compat_models": "alias, default", "moderation_labels": "NEGATIVE=harassment"}
+    with running(compat=",".join(DIALECTS), **settings) as made:
         yield made

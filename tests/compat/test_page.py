@@ -51,5 +51,5 @@ def test_every_route_is_on_the_page(service: Service) -> None:
         for route in methods.values()
         if route["tags"][0].startswith("compatible")
     }
-    named = set(re.findall(r"`(?:GET |POST )?(/[\w./{}:]*)`", PAGE))
+    named = set(re.findall(r"`(?:GET |POST )?(/[\w./{}:-]*)`", PAGE))
     assert {path.replace("/versions/{version}", "") for path in tagged} <= named

@@ -199,6 +199,7 @@ INFER = "/v2/models/stub/infer"
     [
         ("/predict", {"inputs": ["a", "b"]}, "pairs of texts"),
         ("/predict", {"inputs": [["a", "b"]]}, "pairs of texts"),
+        ("/tokenize", {"inputs": "a"}, "tokenize is not supported"),
         ("/predict", {"inputs": "a", "raw_scores": True}, "logits are not available"),
         ("/predict", {"inputs": LONG, "truncate": False}, "truncate is false"),
         ("/predict", {"inputs": LONG, "truncation_direction": "left"}, "truncation_direction left"),

@@ -9,7 +9,7 @@ from hashlib import sha256
 import httpx
 import pytest
 
-from api.compat import DIALECTS, parse_categories, parse_dialects
+from api.compat import DEFAULTS, DIALECTS, parse_categories, parse_dialects
 from api.compat.reading import MOST_VALUES
 from api.compat.routes import CLASSES
 from api.settings import ApiSettings
@@ -152,9 +152,9 @@ async def test_every_name_is_accepted_if_the_setting_says_so(start: Start) -> No
 
 
 def test_settings_name_dialects_and_categories() -> None:
-    assert tuple(CLASSES) == DIALECTS
+    assert {*CLASSES, "project"} == set(DIALECTS)
     assert parse_dialects(" TEI, oip,tei") == ("tei", "oip")
-    assert ApiSettings().compat == ",".join(DIALECTS)
+    assert ApiSettings().compat == ",".join(DEFAULTS)
     assert parse_categories("a=hate, b = c = self-harm") == {"a": "hate", "b = c": "self-harm"}
     with pytest.raises(ValueError, match="'tie' is not a dialect"):
         ApiSettings(compat="tie")

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.api.pretended import Service
+from api.settings import ApiSettings
+from tests.conftest import FakeRedis
+from tests.unit.api.jobs.jobs_api import serving
+from tests.unit.api.pretended import Service, Start
 
 BODIES = [
     (b'{"texts": ["a"]}', 'unknown field: did you mean "text"?'),
@@ -64,3 +67,45 @@ async def test_a_slash_too_many_is_answered(service: Service) -> None:
 async def test_other_names_of_the_reference_lead_to_it(service: Service, path: str) -> None:
     answer = await service.client.get(path)
     assert (answer.status_code, answer.headers["location"]) == (307, "/docs")
+
+
+@pytest.mark.parametrize("headers", [{}, {"authorization": "sesame"}, {"x-api-key": "sesame"}])
+async def test_a_missing_key_names_the_headers_for_it(start: Start, headers: dict[str, str]) -> None:
+    service = await start(api_keys=f"web:{'a' * 64}")
+    answer = await service.client.post("/predict", json={"text": ["a"]}, headers=headers)
+    said = "a valid API key is required: send Authorization: Bearer KEY, or X-API-Key: KEY"
+    assert (answer.status_code, answer.json()["detail"]) == (401, said)
+
+
+async def test_a_preflight_is_no_route(service: Service) -> None:
+    answer = await service.client.options("/predict")
+    assert (answer.status_code, answer.json()["detail"]) == (405, "this route takes POST; /docs shows how")
+
+
+JOBS = [
+    (
+        "multipart/form-data; boundary=b",
+        b"--b--",
+        415,
+        "send the file itself and not a form: --data-binary @reviews.csv -H 'Content-Type: text/csv'",
+    ),
+    (
+        "text/plain",
+        b"a",
+        415,
+        "the content type must be one of application/json, application/x-ndjson, application/jsonl, "
+        "text/csv; or name a file with /jobs?filename=reviews.csv",
+    ),
+    ("text/csv", b"text", 422, "the body has no texts; curl -d drops line ends, --data-binary keeps them"),
+]
+
+
+@pytest.mark.parametrize(("kind", "body", "status", "said"), JOBS)
+async def test_a_body_that_is_no_job_is_refused_in_words(
+    fake_redis: FakeRedis, kind: str, body: bytes, status: int, said: str
+) -> None:
+    async with serving(fake_redis, ApiSettings()) as api:
+        answer = await api.client.post("/jobs", content=body, headers={"content-type": kind})
+    detail = answer.json()["detail"]
+    assert answer.status_code == status
+    assert (detail if isinstance(detail, str) else detail[0]["msg"]) == said

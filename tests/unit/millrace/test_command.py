@@ -71,12 +71,15 @@ def test_config_tells_values_and_where_they_come_from(
         "value": "5.0",
         "source": "",
         "unit": "milliseconds",
+        "meaning": "Longest wait for more entries after the first one of a batch. "
+        "Skipped when waiting does not pay off.",
     }
+    assert [name for name, row in rows.items() if not row["meaning"].endswith(".")] == []
     assert main(["config"]) == 0
     printed = capsys.readouterr().out
     assert "hunter" not in printed
     assert "aaaa" not in printed
-    assert "1500 milliseconds   (from MILLRACE_LEASE_MS)" in printed
+    assert "1500 milliseconds   (from MILLRACE_LEASE_MS)\n      How long a worker may hold" in printed
 
 
 def test_help_imports_neither_settings_nor_services() -> None:

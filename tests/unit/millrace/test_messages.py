@@ -46,6 +46,11 @@ def test_a_wrong_option_names_the_one_that_was_meant(
     ("variable", "value", "sentence"),
     [
         ("MILLRACE_URL", "x", "unknown setting MILLRACE_URL: the address of a service is an option: --url."),
+        (
+            "MILLRACE_WORKERS",
+            "2",
+            "unknown setting MILLRACE_WORKERS: the number of workers is an option: --workers.",
+        ),
         ("MILLRACE_WINDOW_MS", "abc", "MILLRACE_WINDOW_MS=abc must be a number of milliseconds."),
         ("MILLRACE_MAX_TEXTS", "many", "MILLRACE_MAX_TEXTS=many must be a whole number."),
     ],
@@ -80,6 +85,17 @@ def test_a_model_is_checked_before_anything_starts(
         "`python -m model_store pull ORG/gpt2@main`.\n"
     )
     assert not data.exists()
+
+
+@pytest.mark.parametrize("options", [("--data-dir", "data"), ("--no-disk",)])
+def test_options_of_a_redis_that_is_not_started_are_refused(
+    capsys: pytest.CaptureFixture[str], options: tuple[str, ...]
+) -> None:
+    words = ("up", "--port", "0", "--model", "stub", "--redis-url", "redis://127.0.0.1:9/0")
+    assert said(capsys, *words, *options) == (
+        f"millrace up: {options[0]} applies only to the Redis that `millrace up` starts, but a Redis URL is "
+        "set: drop one of the two.\n"
+    )
 
 
 @pytest.mark.parametrize(("command", "url"), [("status", "127.0.0.1:9"), ("status", "http://127.0.0.1:9/")])

@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from batcher.jobs.records import Counts
-from tests.unit.api.jobs.jobs_api import FAILURE, POSITIVE, JobsApi
+from tests.unit.api.jobs.jobs_api import FAILURE, POSITIVE, JobsApi, Start
 from tests.unit.api.pretended import assert_problem
 
 
@@ -170,3 +169,27 @@ async def test_texts_that_are_not_kept_do_not_come_with_their_results(api: JobsA
     api.finish(api.start(job), POSITIVE)
     answer = await api.get(f"/{job}/predictions", texts=True)
     assert (answer.status_code, answer.json()["code"]) == (404, "no_texts")
+
+
+async def test_labels_come_by_falling_score_if_the_request_asks(api: JobsApi) -> None:
+    job_id = await api.new("a", "b")
+    api.finish(api.start(job_id), POSITIVE, FAILURE)
+    ordered = [*reversed(POSITIVE)]
+    page = await api.get(f"/{job_id}/predictions", order="score")
+    assert page.json()["predictions"] == [ordered, FAILURE]
+    path = f"/jobs/{job_id}/predictions?order=score"
+    lines = await api.client.get(path, headers={"accept": "application/x-ndjson"})
+    assert list(map(json.loads, lines.text.splitlines())) == [ordered, FAILURE]
+    table = await api.client.get(path, headers={"accept": "text/csv"})
+    assert table.text.splitlines()[1] == "0,POSITIVE,0.75,"
+    first = await api.get(f"/{job_id}/predictions", order="score", limit=1)
+    assert first.headers["link"] == f'</jobs/{job_id}/predictions?offset=1&limit=1&order=score>; rel="next"'
+    assert (await api.get(f"/{job_id}/predictions", order="best")).status_code == 422
+
+
+async def test_a_setting_orders_the_labels_of_clients_that_do_not_ask(start: Start) -> None:
+    api = await start(label_order="score")
+    job_id = await api.new("a")
+    api.finish(api.start(job_id), POSITIVE)
+    assert (await api.get(f"/{job_id}/predictions")).json()["predictions"] == [[*reversed(POSITIVE)]]
+    assert (await api.get(f"/{job_id}/predictions", order="id")).json()["predictions"] == [POSITIVE]

@@ -1,0 +1,35 @@
+"""Other paths of /predict and /health, as other services with the same contract have them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from starlette.routing import Route
+
+from api.asgi.http import ASGIApp
+
+NAME = "project"
+PREDICT_PATHS = ("/bulk-predict", "/project/bulk-predict", "/project-predict")
+HEALTH_PATHS = ("/project/health",)
+
+
+def aliases(predict: ASGIApp, health: ASGIApp) -> Mapping[tuple[str, str], ASGIApp]:
+    """The application that answers each method and path."""
+    found = {("POST", path): predict for path in PREDICT_PATHS}
+    return found | {(method, path): health for path in HEALTH_PATHS for method in ("GET", "HEAD")}
+
+
+def framework_routes(answering: Mapping[tuple[str, str], ASGIApp]) -> list[Route]:
+    """The same for the framework, so that another method gets 405."""
+    return [Route(path, app, methods=[method]) for (method, path), app in answering.items()]
+
+
+def describe_aliases(schema: dict[str, Any]) -> None:
+    """Adds the paths to an OpenAPI document: the same operations with ids of their own."""
+    paths = schema["paths"]
+    for original, method, copies in (("/predict", "post", PREDICT_PATHS), ("/health", "get", HEALTH_PATHS)):
+        for path in copies:
+            name = f"{NAME}_{path.strip('/')}".replace("/", "_").replace("-", "_")
+            operation = {**paths[original][method], "tags": [f"compatible: {NAME}"], "operationId": name}
+            paths[path] = {method: operation}

@@ -1,0 +1,126 @@
+"""Containers on SageMaker (`/ping`, `/invocations`) and Vertex AI, whose environment names the routes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field, RootModel, WithJsonSchema
+
+from api.asgi.http import PROBES, Answer
+from api.compat.dialect import Dialect, Route, json_answer
+from api.compat.huggingface import HuggingFaceError, best_first
+from api.compat.reading import TextList, TextOrTexts, invalid_text, refused, sentence, text_list, texts_of
+from api.compat.road import Call
+from api.errors import Problem, invalid_body
+from api.health import why_not_ready
+from api.label_order import body_by_score
+from api.schemas import LabelScore
+
+# The keys under which an instance that is an object may have its text.
+TEXT_KEYS = ("text", "inputs", "content")
+
+
+class CloudParameters(BaseModel):
+    top_k: int | None = Field(default=None, ge=1, description="Only this many labels")
+
+
+class Invocation(BaseModel):
+    """Either `inputs`, as containers for transformers read it, or `text`, as /predict does."""
+
+    inputs: TextOrTexts = None
+    text: TextList | None = None
+    parameters: CloudParameters | None = None
+
+
+class InvocationAnswer(RootModel[list[LabelScore] | list[list[LabelScore]] | dict[str, Any]]):
+    """Labels, the most probable first: a list for one text, a list of lists for several. With `text`, the
+    answer of /predict."""
+
+
+class Ready(BaseModel):
+    pass
+
+
+class Instances(BaseModel):
+    """Each instance is a text, or an object with it as `text`, `inputs` or `content`."""
+
+    instances: Annotated[list[Any], WithJsonSchema({"type": "array", "items": {}, "minItems": 1})]
+    parameters: CloudParameters | None = None
+
+
+class InstancesAnswer(BaseModel):
+    """One list per instance: labels with their scores, the most probable first."""
+
+    predictions: list[list[LabelScore]]
+
+
+class _Cloud(Dialect):
+    error = HuggingFaceError
+
+    def error_body(self, problem: Problem, status: int) -> BaseModel:
+        return HuggingFaceError(error=sentence(problem))
+
+    async def ready(self, call: Call) -> Answer:
+        """200 only if a request sent now would be answered. Platforms send no API key."""
+        if (problem := why_not_ready(self.road.hub, self.road.lifecycle)) is not None:
+            raise problem
+        return json_answer({})
+
+
+class SageMaker(_Cloud):
+    def routes(self) -> Sequence[Route]:
+        invoke = "Classify texts as a SageMaker endpoint does"
+        return [
+            Route("/ping", self.ready, "Readiness for SageMaker", answer=Ready, open=True),
+            Route("/invocations", self._invoke, invoke, Invocation, InvocationAnswer),
+        ]
+
+    async def _invoke(self, call: Call) -> Answer:
+        asked = await self.road.read(call, Invocation)
+        if (asked.inputs is None) == (asked.text is None):
+            raise invalid_body("missing", 'exactly one of the fields "inputs" and "text" is needed', "inputs")
+        if asked.text is not None:
+            found = await self.road.classify(call, text_list(asked.text, "text"))
+            body = b'{"predictions":[%b]}' % b",".join([result.fragment for result in found.results])
+            by_score = self.road.settings.label_order == "score"
+            return Answer(200, [*found.headers], body_by_score(body) if by_score else body)
+        found = await self.road.classify(call, texts_of(asked.inputs, "inputs"))
+        most = asked.parameters.top_k if asked.parameters else None
+        answers = [best_first(scores, most) for scores in found.scores]
+        single = isinstance(asked.inputs, str)
+        return json_answer(answers[0] if single else answers, [*found.headers, found.tokens_header])
+
+
+class Vertex(_Cloud):
+    """Both routes may be those of other services; /predict is shared, and /health stays as it is."""
+
+    def routes(self) -> Sequence[Route]:
+        settings = self.road.settings
+        predict = "Classify instances as a Vertex AI endpoint does"
+        ready = Route(settings.vertex_health, self.ready, "Readiness for Vertex AI", answer=Ready, open=True)
+        return [
+            *([] if ready.path in PROBES else [ready]),
+            Route(settings.vertex_predict, self._predict, predict, Instances, InstancesAnswer),
+        ]
+
+    async def _predict(self, call: Call) -> Answer:
+        asked = await self.road.read(call, Instances)
+        texts = text_list([_text(one, index) for index, one in enumerate(asked.instances)], "instances")
+        found = await self.road.classify(call, texts)
+        most = asked.parameters.top_k if asked.parameters else None
+        predictions = [best_first(scores, most) for scores in found.scores]
+        return json_answer({"predictions": predictions}, [*found.headers, found.tokens_header])
+
+
+def _text(instance: Any, index: int) -> Any:
+    """The text of an instance. Raises Problem 422 for an object without one, or with several."""
+    if not isinstance(instance, dict):
+        return instance
+    found = [instance[key] for key in TEXT_KEYS if key in instance]
+    if len(found) != 1:
+        keys = ", ".join(TEXT_KEYS)
+        raise invalid_text("missing", f"an object must have one of the keys {keys}", "instances", index)
+    if "parameters" in instance:
+        raise refused("parameters belong beside instances, not into one of them", "instances")
+    return found[0]

@@ -1,0 +1,42 @@
+"""`millrace serve`: the service in one container, as SageMaker and Vertex AI start an image."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from api.compat import DEFAULTS
+from millrace import api, up
+
+PORT = "8080"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--workers", type=int, default=1, help="number of workers to start")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Starts all processes that the image contains. Settings that are given take precedence."""
+    given = {name.upper() for name in os.environ}
+    os.environ.update({name: value for name, value in _platform().items() if name not in given})
+    common = {"host": None, "port": None}
+    if importlib.util.find_spec("model_store") is None:  # the image of the API
+        return api.run(argparse.Namespace(**common, processes=None))
+    own_redis = not given & {"MILLRACE_REDIS_URL", "REDIS_URL"}
+    data_dir = Path(tempfile.mkdtemp(prefix="millrace-")) if own_redis else None
+    redis = {"redis_url": None, "data_dir": data_dir, "no_disk": own_redis}
+    return up.run(argparse.Namespace(**common, **redis, workers=args.workers, model=None))
+
+
+def _platform() -> Mapping[str, str]:
+    """The settings that platforms need: they admit requests themselves, and pass no API key on."""
+    return {
+        "MILLRACE_HOST": "0.0.0.0",  # noqa: S104  # a container has its own network
+        "MILLRACE_PORT": os.environ.get("AIP_HTTP_PORT", PORT),
+        "MILLRACE_OPEN": "true",
+        "MILLRACE_COMPAT": ",".join((*DEFAULTS, "sagemaker", "vertex")),
+    }

@@ -1,0 +1,161 @@
+"""Questions to a classifier, by the openai package and by recorded requests of System One."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from api.compat.decisions import Labels, confidence, mean
+from api.settings import ApiSettings
+from tests.compat.service import Service
+from tests.unit.api.pretended import running
+from tests.unit.pretended import FakeCache, FakeHub, prediction
+
+TEXT = "a text to decide on"
+BOTH = [{"value": "Positive"}, {"value": "negative"}]
+
+
+def ask(service: Service, state: Any, **questions: Any) -> Any:
+    return service.http.post("/v1/systemone", json={"state": state, "questions": questions})
+
+
+@pytest.fixture(scope="module")
+def client(service: Service) -> Iterator[Any]:
+    openai = pytest.importorskip("openai", reason="openai is not installed (compat-tests)")
+    with openai.OpenAI(base_url=f"{service.url}/v1", api_key="none", max_retries=0) as made:
+        yield made
+
+
+def test_the_openai_package_reads_each_kind_of_answer(service: Service, client: Any) -> None:
+    (scores,) = service.scores(TEXT)
+    message = {"role": "user", "content": [{"type": "input_text", "text": TEXT}]}
+    questions = [
+        {"type": "predicate", "name": "negative", "instructions": "Is it negative?"},
+        {"type": "choice", "name": "mood", "instructions": "Which?", "choices": BOTH},
+        {"type": "score", "instructions": "How?", "levels": [{"label": "NEGATIVE"}, {"label": "POSITIVE"}]},
+        {"type": "choice", "name": "day", "instructions": "?", "choices": [{"value": "Monday"}, *BOTH]},
+        {"type": "choice", "name": "twice", "instructions": "?", "choices": [BOTH[0], {"value": "POSITIVE"}]},
+        {"type": "predicate", "instructions": "Is it Monday?"},
+    ]
+    for given in (TEXT, [message]):
+        found = client.decisions.create(model="stub", input=given, questions=questions)
+        predicate, choice, scale, *refused = found.answers
+        assert predicate.probability == scores["NEGATIVE"]
+        best = max(scores, key=lambda label: scores[label])
+        assert choice.choice.upper() == best
+        assert [pair.probability for pair in choice.probabilities] == [scores["POSITIVE"], scores["NEGATIVE"]]
+        assert choice.confidence == pytest.approx(2 * scores[best] - 1)
+        assert scale.score == scores["POSITIVE"]
+        assert [level.value for level in scale.probabilities] == [0, 1]
+        assert [(answer.type, answer.name) for answer in refused] == [
+            ("refusal", "day"),
+            ("refusal", "twice"),
+            ("refusal", None),
+        ]
+    assert found.usage.total_tokens == found.usage.input_tokens_details.cached_tokens == 7
+
+
+def test_system_one(service: Service) -> None:
+    (scores,) = service.scores(TEXT)
+    answer = ask(
+        service,
+        TEXT,
+        positive={"type": "noul", "instructions": "Is it?"},
+        mood={"type": "choice", "criteria": {"POSITIVE": "all is well", "NEGATIVE": None}},
+        level={"type": "score", "criteria": ["negative", "positive"]},
+    )
+    found = answer.json()["answers"]
+    assert found["positive"] == {"type": "noul", "noul": scores["POSITIVE"]}
+    assert found["mood"]["probabilities"] == {label: scores[label] for label in ("POSITIVE", "NEGATIVE")}
+    assert found["level"]["score"] == scores["POSITIVE"]
+    assert found["level"]["legend"] == {"0": "negative", "1": "positive"}
+    assert answer.headers["x-typesafe-request-id"] == answer.headers["x-request-id"]
+
+
+@pytest.mark.parametrize(
+    ("state", "question", "said"),
+    [
+        (
+            TEXT,
+            {"type": "noul", "instructions": "Is it Monday?"},
+            "questions.q: the model decides only between NEGATIVE, POSITIVE",
+        ),
+        ({"a": 1}, {"type": "noul"}, "state: must be a string, because the model reads one text"),
+    ],
+)
+def test_what_the_model_cannot_decide_is_refused_by_name(
+    service: Service, state: Any, question: Any, said: str
+) -> None:
+    answer = ask(service, state, q=question)
+    assert (answer.status_code, answer.json()["error"]["message"]) == (422, said)
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({"input": "a", "questions": []}, "questions: List should have at least 1 item"),
+        ({"input": [{"role": "system", "content": "a"}]}, 'the field "questions" is missing'),
+        (
+            {"input": [{"role": "system", "content": "a"}], "questions": [{"type": "predicate"}]},
+            "input: must be a string, or one user message with one text",
+        ),
+    ],
+)
+def test_a_wrong_request_is_refused(service: Service, body: Any, said: str) -> None:
+    answer = service.http.post("/v1/decisions", json=body)
+    assert answer.status_code == 422
+    assert answer.json()["error"]["message"].startswith(said)
+
+
+async def test_other_names_of_labels_come_from_a_file(tmp_path: Path) -> None:
+    names = tmp_path / "questions.toml"
+    names.write_text('POSITIVE = ["Is it good?", "good"]\nNEGATIVE = ["bad", "positive"]\n')
+    settings = ApiSettings(questions=names)
+    async with running(FakeHub(), FakeCache(), settings) as service:
+        body = {
+            "input": "a",
+            "questions": [
+                {"type": "predicate", "instructions": "is it good?"},
+                {"type": "choice", "choices": [{"value": "GOOD"}, {"value": "bad"}]},
+                {"type": "predicate", "name": "positive"},
+            ],
+        }
+        answers = (await service.client.post("/v1/decisions", json=body)).json()["answers"]
+    expected = prediction("a").fragment
+    for answer in (answers[0]["probability"], answers[1]["probabilities"][0]["probability"]):
+        assert f'"POSITIVE","score":{answer}'.encode() in expected
+    assert answers[2] == answers[0] | {"name": "positive"}, "a label goes before a name of another"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (
+            "POSITIVE = 1",
+            'the names of POSITIVE must be a list of strings: POSITIVE = ["good"]',
+        ),
+        ("POSITIVE", "Expected '='"),
+        (None, "cannot be read: No such file or directory"),
+    ],
+)
+def test_a_file_that_is_wrong_is_refused_at_start(tmp_path: Path, content: str | None, said: str) -> None:
+    names = tmp_path / "questions.toml"
+    if content is not None:
+        names.write_text(content)
+    with pytest.raises(ValueError, match="questions") as caught:
+        ApiSettings(questions=names)
+    assert said in str(caught.value)
+
+
+def test_probabilities_of_some_labels_sum_to_one() -> None:
+    labels = Labels([("a", 0.2), ("b", 0.6), ("c", 0.2)], {})
+    assert labels.several(["B", "a"]) == [0.75, 0.25]
+    assert labels.several(["a", "d"]) is None
+    assert labels.several(["a"]) is None
+    assert confidence([0.75, 0.25]) == 0.5
+    assert confidence([0.25] * 4) == 0
+    assert mean([0.25, 0.25, 0.5]) == 1.25
+    assert Labels([("a", 0.0), ("b", 0.0)], {}).several(["a", "b"]) == [0.5, 0.5]
