@@ -10,7 +10,7 @@ from typing import Literal, Self
 from pydantic import Field, SecretStr, field_validator, model_validator
 
 from api.compat import DIALECTS, parse_categories, parse_dialects
-from api.keys import parse_keys
+from api.keys import parse_keys, parse_quotas
 from api.origins import is_loopback, parse_hosts
 from api.rate_limit import parse_rate
 from batcher.settings import JobSettings
@@ -53,6 +53,13 @@ class ApiSettings(JobSettings):
     api_keys: SecretStr = SecretStr("")
     # Whether requests need no key if no key is set; auto means on loopback addresses only.
     open: Literal["auto", "true", "false"] = "auto"
+    # Keys of operators for /admin, as in api_keys: to see and change everything, and to see only.
+    admin_keys: SecretStr = SecretStr("")
+    admin_read_keys: SecretStr = SecretStr("")
+    # Comma-separated quotas of keys, in texts of a day (UTC): web=100000, phone=5000. Others have none.
+    quotas: str = ""
+    # For how many days the usage of each key is kept.
+    usage_days: int = Field(default=31, ge=1, le=400)
     # Comma-separated host names that requests may use. If empty, a service on a loopback address accepts
     # loopback names only, and any other service accepts every name.
     allowed_hosts: str = ""
@@ -68,7 +75,7 @@ class ApiSettings(JobSettings):
     # The score from which on a category is flagged.
     moderation_threshold: float = Field(default=0.5, ge=0, le=1)
 
-    @field_validator("api_keys")
+    @field_validator("api_keys", "admin_keys", "admin_read_keys")
     @classmethod
     def _check_keys(cls, value: SecretStr) -> SecretStr:
         parse_keys(value.get_secret_value())
@@ -78,6 +85,12 @@ class ApiSettings(JobSettings):
     @classmethod
     def _check_hosts(cls, value: str) -> str:
         parse_hosts(value)
+        return value
+
+    @field_validator("quotas")
+    @classmethod
+    def _check_quotas(cls, value: str) -> str:
+        parse_quotas(value)
         return value
 
     @field_validator("compat")
@@ -154,6 +167,11 @@ class ApiSettings(JobSettings):
     def moderation_categories(self) -> Mapping[str, str]:
         """The category of each label that has one."""
         return parse_categories(self.moderation_labels)
+
+    @property
+    def quota_texts(self) -> Mapping[str, int]:
+        """The texts that a key may send on one day, by its name."""
+        return parse_quotas(self.quotas)
 
     @property
     def trusted_proxies(self) -> list[str]:

@@ -111,6 +111,8 @@ class JobSettings(QueueSettings):
     job_in_flight: int = Field(default=512, ge=1, le=65_536)
     # Cache and share results only between requests with the same API key name.
     separate_clients: bool = False
+    # Whether to keep texts that were refused (poison, inference_failed) for a week, to show and retry them.
+    keep_refused_texts: bool = False
     # How many jobs may wait before new ones are refused with 429.
     max_waiting_jobs: int = Field(default=1000, ge=1)
     # Bytes of texts and results that jobs may keep in Redis: in total, and per client.

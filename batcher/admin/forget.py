@@ -52,7 +52,7 @@ class Forgetting:
             "files": files,
         }
         self._clear_processes()
-        waiting = cast("int", self._queue.exists(*(f"{self._prefix}:entry:{entry}" for entry in ids)))
+        waiting = self._queue.exists(*(f"{self._prefix}:entry:{entry}" for entry in ids))
         return removed | {"waiting": waiting}
 
     def client(self, client: str) -> Removed:
@@ -111,7 +111,7 @@ class Forgetting:
         self._queue.expire(key, 3600)
 
     def _delete(self, client: redis.Redis, keys: Sequence[Any]) -> int:
-        return cast("int", client.unlink(*keys)) if keys else 0
+        return client.unlink(*keys) if keys else 0
 
 
 def _of_revision(raw: bytes | None, revision: str) -> bool:

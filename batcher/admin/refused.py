@@ -54,11 +54,11 @@ class RefusedTexts:
         Takes three round trips however many there are. `text_held` says whether the text is kept.
         """
         newest = f"({cursor}" if cursor else f"({wanted.until_ms:013d}" if wanted.until_ms else "+"
-        places = self._client.zrevrangebylex(
-            self._places, newest, f"[{wanted.since_ms:013d}", start=0, num=MOST_LOOKS
-        )
+        oldest = f"[{wanted.since_ms:013d}"
+        found_places = self._client.zrevrangebylex(self._places, newest, oldest, start=0, num=MOST_LOOKS)
+        places = cast("list[bytes]", found_places)
         found, following = list[Record](), ""
-        for place, record in zip(cast("list[bytes]", places), self._read(places), strict=True):
+        for place, record in zip(places, self._read(places), strict=True):
             if len(found) == count:
                 break
             following = place.decode()
@@ -82,7 +82,7 @@ class RefusedTexts:
         keys = [f"{self._prefix}:res:{entry}" for entry in ids]
         raws = cast("list[bytes | None]", self._client.mget(keys) if keys else [])
         marked = [key for key, raw in zip(keys, raws, strict=True) if raw and b'"poison"' in raw[:200]]
-        return cast("int", self._client.delete(*marked)) if marked else 0
+        return self._client.delete(*marked) if marked else 0
 
     def delete(self, ids: Sequence[str]) -> int:
         """Removes records, with their texts and marks. Returns how many there were."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import cast
 
 import redis
 
@@ -13,21 +13,21 @@ SLICE = 1000
 
 def matching(client: redis.Redis, pattern: str) -> Iterator[list[bytes]]:
     """Yields the keys that match, in slices. A key may be yielded twice, as SCAN does."""
-    cursor: Any = 0
+    cursor, keys = 0, list[bytes]()
     while True:
-        cursor, keys = client.scan(cursor, match=pattern, count=SLICE)  # type: ignore[misc]
+        cursor, keys = cast("tuple[int, list[bytes]]", client.scan(cursor, match=pattern, count=SLICE))
         if keys:
             yield keys
-        if not int(cursor):
+        if not cursor:
             return
 
 
 def fields(client: redis.Redis, key: str) -> Iterator[dict[bytes, bytes]]:
     """Yields the fields of a hash, in slices."""
-    cursor: Any = 0
+    cursor, some = 0, dict[bytes, bytes]()
     while True:
-        cursor, some = client.hscan(key, cursor, count=SLICE)  # type: ignore[misc]
+        cursor, some = cast("tuple[int, dict[bytes, bytes]]", client.hscan(key, cursor, count=SLICE))
         if some:
             yield some
-        if not int(cursor):
+        if not cursor:
             return
