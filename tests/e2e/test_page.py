@@ -459,3 +459,58 @@ def test_an_api_key_turns_the_comparison_off(house: Mill, viewer: Viewer) -> Non
     viewer.page.add_init_script("sessionStorage.setItem('millrace-key', 'x')")
     page = viewer.open(house)
     page.wait_for_selector("#compare", state="hidden")
+
+
+def test_the_console_pauses_holds_retries_and_forgets(house: Mill, viewer: Viewer) -> None:
+    page = viewer.page
+    page.goto(f"{house.base_url}/console")
+    page.wait_for_selector('#state[data-state="ready"]')
+
+    page.select_option('#pause [name="waiting"]', "finish")
+    page.click("#pause button")
+    page.wait_for_selector('#pauses [data-lane="interactive"]')
+    wait_until(lambda: house.predict("new while it is paused").status_code == 503, "the pause")
+    for lane in ("interactive", "bulk"):
+        page.click(f'#pauses [data-lane="{lane}"] button')
+    page.wait_for_selector("#pauses li", state="detached")
+    wait_until(lambda: house.predict("new after the pause").status_code == 200, "its end")
+
+    row = page.locator('#clients [data-client="127.0.0.1"]')
+    row.get_by_text("Shed").click()
+    row.get_by_text("Really shed?").click()
+    page.wait_for_selector('#held [data-held="127.0.0.1"]')
+    wait_until(lambda: house.predict("new from a held client").status_code == 429, "the hold")
+    page.click('#held [data-held="127.0.0.1"] button')
+    page.wait_for_selector("#held li", state="detached")
+    wait_until(lambda: house.predict("new from a client that goes on").status_code == 200, "its end")
+
+    page.fill('#forget [name="which"]', "new after the pause")
+    page.click("#forget-button button")
+    page.click("#forget-button >> text=Really forget?")
+    page.wait_for_selector("#done >> text=/keys removed or changed: 1 cached, 1 results/")
+    assert house.predict("new after the pause").headers["x-cache"] == "MISS"
+    page.wait_for_selector("#audit li >> text=/forget/")
+
+
+def test_the_console_shows_what_was_refused_as_text_only(house: Mill, viewer: Viewer) -> None:
+    entry, place = "e" * 64, "1700000000000"
+    record = {"id": entry, "place": f"{place}:{entry}", "code": "poison", "attempts": 3, "lane": "bulk"}
+    record |= {"workers": "<b>w1</b>", "revision": "rev", "client": "key:<img src=x>"}
+    with house.redis.client() as client:
+        client.zadd("{millrace:default}:refused", {f"{place}:{entry}": 0})
+        client.hset("{millrace:default}:refusals", entry, json.dumps(record))
+    page = viewer.page
+    page.goto(f"{house.base_url}/console")
+    row = page.locator(f'[data-refused="{entry}"]')
+    row.wait_for()
+    assert "key:<img src=x> · 3 attempts · <b>w1</b> · rev" in row.inner_text()
+    assert row.get_by_text("Try again").is_hidden(), "its text is not held"
+    page.fill('#filter [name="worker"]', "another")
+    page.click("#filter button[type=submit]")
+    row.wait_for(state="detached")
+    page.fill('#filter [name="worker"]', "")
+    page.click("#filter button[type=submit]")
+    row.get_by_text("Delete").click()
+    row.get_by_text("Really delete?").click()
+    row.wait_for(state="detached")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 1200
