@@ -124,5 +124,5 @@ class JobsQuery(BaseModel):
     status: JobStatus | None = None
     search: Annotated[str, StringConstraints(max_length=200)] = ""
     client: _Client = ""
-    limit: Annotated[int, Field(ge=1, le=1000)] = 50
+    limit: Annotated[int, Field(ge=1, le=500)] = 50
     cursor: Annotated[str, StringConstraints(pattern=r"^(\d{16}:[0-9a-f]{32})?$")] = ""
