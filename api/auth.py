@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from api.admin.access import AdminAccess, is_admin_path
 from api.asgi.http import PROBES, RequestHeaders, client_address
 from api.errors import Problem
 from api.keys import Keys, key_name
@@ -10,7 +11,7 @@ from api.rate_limit import RateCounter
 from api.settings import ApiSettings
 
 # These paths never require an API key: probes, metrics, the API documentation and the web page.
-OPEN_PATHS = PROBES | {"/docs", "/openapi.json", "/"}
+OPEN_PATHS = PROBES | {"/docs", "/openapi.json", "/", "/console"}
 # The static files of the web page and of /docs.
 OPEN_PREFIX = "/static/"
 
@@ -22,6 +23,7 @@ class Authenticator:
         self.keys = Keys(settings.key_names)
         self._origins = Origins(settings.host_names, settings.port)
         self._rate = RateCounter(settings.rate_limit)
+        self._admins = AdminAccess(settings)
         self._keys_required = self.keys.required
         self._identifies = self._keys_required or self._rate.limited
 
@@ -44,11 +46,25 @@ class Authenticator:
         return f"key:{headers.client_name}" if self._keys_required else client_address(headers.scope)
 
     def admit_path(self, path: str, headers: RequestHeaders) -> None:
-        """Like `admit`, but checks only the host of open paths, and nothing for probes."""
-        if path not in OPEN_PATHS and not path.startswith(OPEN_PREFIX):
+        """Like `admit`, but checks only the host of open paths, and nothing for probes.
+
+        Paths of the console need an admin key instead, and no page of another site may lead to them.
+        """
+        if is_admin_path(path):
+            self._origins.check_host(headers)
+            self._origins.check_origin(headers, links=False)
+            self._identify_admin(headers)
+        elif path not in OPEN_PATHS and not path.startswith(OPEN_PREFIX):
             self.admit(headers)
         elif path not in PROBES:
             self._origins.check_host(headers)
+
+    def _identify_admin(self, headers: RequestHeaders) -> None:
+        try:
+            self._admins.admit(headers)
+        except Problem:
+            self._rate.count(client_address(headers.scope))
+            raise
 
     def _identify(self, headers: RequestHeaders) -> None:
         try:

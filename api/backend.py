@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+from asyncio import Future
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
+from batcher.core.commands import Command
 from batcher.core.eviction import EvictionWatch
 from batcher.core.outage import Outage
 from batcher.core.snapshot import Snapshot, WorkerRecord
 from batcher.hub.counts import HubCounts
 from batcher.messages import Lane, Outcome, Prediction
+
+Reply = TypeVar("Reply")
+
+
+class Commands(Protocol):
+    """Implemented by `batcher.hub.console.ConsoleCommands`, and by a fake in tests."""
+
+    def run(self, command: Command[Reply]) -> Future[Reply]: ...
+    def send(self, command: Command[Any]) -> None: ...
 
 
 class Hub(Protocol):
@@ -30,6 +41,8 @@ class Hub(Protocol):
     def looks(self) -> bool: ...
     async def start(self) -> None: ...
     async def stop(self) -> None: ...
+    @property
+    def console(self) -> Commands: ...
     async def workers(self) -> tuple[WorkerRecord, ...]: ...
     async def classify(
         self,

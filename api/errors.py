@@ -14,6 +14,7 @@ from batcher.errors import (
     MillraceError,
     NoJobs,
     NoWorker,
+    Paused,
     QueueFull,
     QueueUnavailable,
 )
@@ -26,6 +27,7 @@ HELP: Header = (b"link", b'</docs>; rel="help"')
 STATUS_OF: dict[type[MillraceError], int] = {
     QueueFull: 429,
     NoWorker: 503,
+    Paused: 503,
     QueueUnavailable: 503,
     NoJobs: 501,
     BudgetExceeded: 504,

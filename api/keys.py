@@ -43,6 +43,17 @@ def parse_keys(value: str) -> dict[str, str]:
     return names
 
 
+def parse_quotas(value: str) -> dict[str, int]:
+    """Parses a comma-separated list of `name=texts` into name -> texts. Raises ValueError."""
+    quotas: dict[str, int] = {}
+    for entry in filter(None, map(str.strip, value.split(","))):
+        name, _, texts = (part.strip() for part in entry.partition("="))
+        if not valid_name(name) or not re.fullmatch(r"[1-9][0-9]{0,11}", texts, re.ASCII):
+            raise ValueError(f"{entry!r} must be the name of a key and a number of texts: web=100000")
+        quotas[name] = int(texts)
+    return quotas
+
+
 def valid_name(name: str) -> bool:
     """Whether `name` is allowed as the name of a key."""
     return _name(name) is not None
@@ -67,17 +78,27 @@ class Keys:
         """The owner whose jobs this request may see: `key:` and the key's name, or "" (all) without keys."""
         return self._key_client(headers) if self._names else ""
 
-    def _key_client(self, headers: RequestHeaders) -> str:
+    def find(self, headers: RequestHeaders) -> str:
+        """`key:` and the name of the key that the request shows; "" if it shows none of these."""
         key = _given_key(headers)
         given, found = sha256(key).digest(), ""
         # Compare with every digest, so that the time taken does not reveal which one matched.
         for digest, client in self._names:
             if hmac.compare_digest(given, digest):
                 found = client
-        if not found or not key:
-            detail = "a valid API key is required: send Authorization: Bearer KEY, or X-API-Key: KEY"
-            raise Problem(401, detail, headers=((b"www-authenticate", b"Bearer"),))
+        return found if key else ""
+
+    def _key_client(self, headers: RequestHeaders) -> str:
+        found = self.find(headers)
+        if not found:
+            raise unauthorized("a valid API key is required")
         return found
+
+
+def unauthorized(detail: str) -> Problem:
+    """A 401 that says how to send a key."""
+    detail += ": send Authorization: Bearer KEY, or X-API-Key: KEY"
+    return Problem(401, detail, headers=((b"www-authenticate", b"Bearer"),))
 
 
 def key_name(client: str) -> str:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
-from functools import partial
 from pathlib import Path
 
 from fastapi import APIRouter, FastAPI, Response
 from starlette.middleware import Middleware
 
+from api.admin.history import Minutes
+from api.admin.routes import admin_routes
+from api.admin.service import Console
 from api.asgi.exceptions import EXCEPTION_HANDLERS
 from api.asgi.middleware import ASGIResponse, RequestMiddleware
 from api.auth import Authenticator
@@ -55,11 +57,12 @@ def create_app(
     deferral: Deferral | None = None,
     lifecycle: Lifecycle | None = None,
     metrics_dir: Path | None = None,
+    console: Console | None = None,
 ) -> PredictMiddleware:
     """The ASGI application; its attribute `app` is the FastAPI application that it wraps.
 
-    `hub`, `cache` and `jobs` default to clients of the Redis in the settings, `deferral` to one that creates
-    jobs.
+    `hub`, `cache`, `jobs` and `console` default to clients of the Redis in the settings, `deferral` to one
+    that creates jobs.
 
     `metrics_dir` is the directory in which the processes of one service share their counters. A server that
     runs the application passes its own `lifecycle`, so that on SIGTERM /readyz fails before the server stops.
@@ -69,22 +72,30 @@ def create_app(
     lifecycle = lifecycle or Lifecycle()
     auth = Authenticator(settings)
     jobs = jobs or JobService.connect(settings, auth.keys, lambda: lifecycle.draining)
+    console = console or Console.connect(settings, jobs)
     local = LocalCache(settings.local_cache_entries, settings.local_cache_bytes)
     metrics = Metrics(settings.default_budget_s, metrics_dir, QueueCollector(hub))
-    publish = partial(metrics.publish, local, hub, cache)
+
+    def publish() -> None:
+        local.follow(hub.snapshot.forgotten)
+        metrics.publish(local, hub, cache)
+
     lookup = PredictionLookup(settings, hub, cache, local, metrics)
+    jobs.check_client, jobs.count_texts = lookup.gate.check, lookup.traffic.count_job
     predict = PredictHandler(settings, lookup, lifecycle, auth, deferral or JobDeferral(jobs))
     health = Health(metrics)
     compat = Compat(Road(settings, predict, lookup, hub, auth, lifecycle), health)
     stats = Stats(metrics, hub, jobs, lifecycle, settings.lease_ms / 1000)
+    stats.on_point = Minutes(console).take
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Lifecycle]]:
         lifecycle.catch_signals()
         await hub.start()
-        async with _published(publish, lifecycle), stats.running():
+        async with _published(publish, lifecycle), stats.running(), lookup.traffic.running(lifecycle):
             yield {LIFECYCLE: lifecycle}
         await jobs.stop()
+        console.stop()
         await hub.stop()
         await cache.close()
 
@@ -105,6 +116,7 @@ def create_app(
     if "openai" in compat.endpoints:
         app.include_router(batch_routes(jobs, BatchAnswers(Moderation(settings), lambda: _labels(hub))))
     app.include_router(stats_routes(stats))
+    app.include_router(admin_routes(console, hub, jobs, settings, local.clear))
     app.include_router(docs_routes(app, compat.describe))
     app.include_router(ui_routes(settings.page))
     return PredictMiddleware(app, predict, compat.wrap(app))

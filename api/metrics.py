@@ -34,6 +34,7 @@ from batcher.errors import (
     EntryPoisoned,
     MillraceError,
     NoWorker,
+    Paused,
     QueueFull,
     QueueUnavailable,
 )
@@ -55,6 +56,7 @@ OUTCOME_OF: dict[type[MillraceError], str] = {
     EntryFailed: "failed",
     EntryPoisoned: "dead",
     NoWorker: "refused",
+    Paused: "refused",
     QueueUnavailable: "refused",
 }
 # The fields of `batcher.hub.counts.HubCounts`, and what they count.

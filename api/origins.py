@@ -61,8 +61,11 @@ class Origins:
             code="host_not_allowed",
         )
 
-    def check_origin(self, headers: RequestHeaders) -> None:
-        """Raises Problem 403 for a cross-site request, unless it is a GET or HEAD from following a link."""
+    def check_origin(self, headers: RequestHeaders, *, links: bool = True) -> None:
+        """Raises Problem 403 for a cross-site request.
+
+        With `links`, it may be a GET or HEAD from following a link.
+        """
         found = headers.found
         site, origin = found.get(b"sec-fetch-site"), found.get(b"origin")
         if (site is None and origin is None) or site in (b"same-origin", b"none"):
@@ -70,7 +73,11 @@ class Origins:
         if origin is not None:
             if self._is_own(origin, found.get(b"host", b"")):
                 return
-        elif headers.scope["method"] in ("GET", "HEAD") and found.get(b"sec-fetch-mode") == b"navigate":
+        elif (
+            links
+            and headers.scope["method"] in ("GET", "HEAD")
+            and found.get(b"sec-fetch-mode") == b"navigate"
+        ):
             return
         raise Problem(
             403,

@@ -10,9 +10,8 @@ from typing import Literal, Self
 
 from pydantic import AliasChoices, Field, SecretStr, field_validator, model_validator
 
-from api.compat import DEFAULTS, parse_categories, parse_dialects, parse_route, read_names
-from api.keys import parse_keys
-from api.label_order import LabelOrder
+from api.compat import DIALECTS, parse_categories, parse_dialects
+from api.keys import parse_keys, parse_quotas
 from api.origins import is_loopback, parse_hosts
 from api.rate_limit import parse_rate
 from batcher.settings import JobSettings
@@ -62,7 +61,15 @@ class ApiSettings(JobSettings):
     api_keys: SecretStr = SecretStr("")
     """Comma-separated API keys: name:digest, where the digest is SHA-256 in hex."""
     open: Literal["auto", "true", "false"] = "auto"
-    """Whether requests need no key if no key is set; auto means on loopback addresses only."""
+    # Keys of operators for /admin, as in api_keys: to see and change everything, and to see only.
+    admin_keys: SecretStr = SecretStr("")
+    admin_read_keys: SecretStr = SecretStr("")
+    # Comma-separated quotas of keys, in texts of a day (UTC): web=100000, phone=5000. Others have none.
+    quotas: str = ""
+    # For how many days the usage of each key is kept.
+    usage_days: int = Field(default=31, ge=1, le=400)
+    # Comma-separated host names that requests may use. If empty, a service on a loopback address accepts
+    # loopback names only, and any other service accepts every name.
     allowed_hosts: str = ""
     """Comma-separated host names that requests may use. If empty, a service on a loopback address accepts
     loopback names only, and any other service accepts every name."""
@@ -92,7 +99,7 @@ class ApiSettings(JobSettings):
     )
     """The route of Vertex AI's probe."""
 
-    @field_validator("api_keys")
+    @field_validator("api_keys", "admin_keys", "admin_read_keys")
     @classmethod
     def _check_keys(cls, value: SecretStr) -> SecretStr:
         parse_keys(value.get_secret_value())
@@ -102,6 +109,12 @@ class ApiSettings(JobSettings):
     @classmethod
     def _check_hosts(cls, value: str) -> str:
         parse_hosts(value)
+        return value
+
+    @field_validator("quotas")
+    @classmethod
+    def _check_quotas(cls, value: str) -> str:
+        parse_quotas(value)
         return value
 
     @field_validator("compat")
@@ -195,6 +208,11 @@ class ApiSettings(JobSettings):
     def label_names(self) -> Mapping[str, Sequence[str]]:
         """Other names of labels, which questions may use."""
         return {} if self.questions is None else read_names(self.questions)
+
+    @property
+    def quota_texts(self) -> Mapping[str, int]:
+        """The texts that a key may send on one day, by its name."""
+        return parse_quotas(self.quotas)
 
     @property
     def trusted_proxies(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""The web page at / and its files under /static/. Nothing is loaded from other hosts."""
+"""The pages at / and /console, and their files under /static/. Nothing is loaded from other hosts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _HEADERS = {"cache-control": "no-cache", "content-security-policy": PAGE_POLICY}
 
 
 def ui_routes(page: bool) -> APIRouter:
-    """Serves the static files, and the page at / if `page` is true."""
+    """Serves the static files, and the two pages if `page` is true."""
     router = APIRouter(include_in_schema=False)
     files = StaticFiles(packages=[("api", "static")])
 
@@ -27,10 +27,14 @@ def ui_routes(page: bool) -> APIRouter:
         response.headers.update(_HEADERS)
         return response
 
-    async def index(request: Request) -> Response:
-        if not page:
-            raise HTTPException(404)
-        return await static("index.html", request)
+    def add_page(path: str, name: str) -> None:
+        async def show(request: Request) -> Response:
+            if not page:
+                raise HTTPException(404)
+            return await static(name, request)
 
-    router.add_api_route("/", index, methods=["GET", "HEAD"])
+        router.add_api_route(path, show, methods=["GET", "HEAD"])
+
+    add_page("/", "index.html")
+    add_page("/console", "console.html")
     return router

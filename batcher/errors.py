@@ -33,6 +33,12 @@ class QueueUnavailable(MillraceError):
     code = "redis_unavailable"
 
 
+class Paused(MillraceError):
+    """An operator has paused the lane. Retry once the pause is over."""
+
+    code = "paused"
+
+
 class NoJobs(MillraceError):
     """The configured Redis cannot store jobs."""
 

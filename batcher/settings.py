@@ -116,7 +116,9 @@ class JobSettings(QueueSettings):
     job_in_flight: int = Field(default=512, ge=1, le=65_536)
     """How many texts of one job may wait or run at the same time."""
     separate_clients: bool = False
-    """Whether results are shared only between requests with the same API key name."""
+    # Whether to keep texts that were refused (poison, inference_failed) for a week, to show and retry them.
+    keep_refused_texts: bool = False
+    # How many jobs may wait before new ones are refused with 429.
     max_waiting_jobs: int = Field(default=1000, ge=1)
     """How many jobs may wait before new ones are refused with 429."""
     max_jobs_bytes: int = Field(default=384 * 1024**2, ge=1024)

@@ -2,6 +2,16 @@
 
 from __future__ import annotations
 
+from api.settings import ApiSettings
+from millrace.settings_loader import load_settings
+
+
+def api_address() -> str:
+    """The address of the API by the settings. Raises CommandError if they are invalid."""
+    settings = load_settings(ApiSettings)
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.host, settings.host)  # noqa: S104
+    return f"http://{host}:{settings.port}"
+
 
 def with_scheme(url: str) -> str:
     """`url` without a slash at its end; `host:port` means http."""

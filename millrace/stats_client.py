@@ -8,10 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from api.settings import ApiSettings
-from millrace.addresses import no_answer, with_scheme
+from millrace.addresses import api_address, no_answer, with_scheme
 from millrace.errors import CommandError
-from millrace.settings_loader import load_settings
 
 if TYPE_CHECKING:
     import httpx
@@ -49,11 +47,7 @@ class StatsClient:
             key = args.api_key_file.read_text().strip() if args.api_key_file else None
         except OSError as error:
             raise CommandError(f"{args.api_key_file} cannot be read: {error.strerror}.") from None
-        if args.url:
-            return cls(args.url, key)
-        settings = load_settings(ApiSettings)
-        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.host, settings.host)  # noqa: S104
-        return cls(f"http://{host}:{settings.port}", key)
+        return cls(args.url or api_address(), key)
 
     def one(self) -> Frame:
         """The current frame."""

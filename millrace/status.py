@@ -27,6 +27,8 @@ def lines(url: str, frame: Frame) -> Iterator[str]:
     yield f"ready        {url}" if frame["ready"] else f"NOT READY    {url}: {frame['reason']}"
     if model:
         yield f"model        {model['name']} {model['revision']}, {model['engine']} {model['precision']}"
+    for name, pause in frame.get("pauses", {}).items():
+        yield f"PAUSED       {name}, for {number(pause['left_s'], 's')} (what waits: {pause['waiting']})"
     for name, lane in frame["lanes"].items():
         oldest = f", the oldest for {number(lane['oldest_s'], 's')}" if lane["entries"] else ""
         yield f"{name:<12} {number(lane['entries'])} waiting ({number(lane['cost'], 'tokens')}){oldest}"

@@ -1,4 +1,4 @@
-"""`millrace top`: live statistics of the service in a terminal. Ctrl-C ends it."""
+"""`millrace top`: live statistics of the service in a terminal. `?` lists its keys; q or Ctrl-C ends it."""
 
 from __future__ import annotations
 
@@ -6,14 +6,19 @@ import argparse
 import time
 from collections import deque
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from millrace.admin_client import AdminClient
 from millrace.errors import CommandError
+from millrace.keys import reading
 from millrace.stats_client import Frame, NoAnswer, StatsClient, number
 from millrace.stats_client import add_arguments as add_client_arguments
+from millrace.top_keys import TopKeys
 
 if TYPE_CHECKING:
     from rich.console import Group, RenderableType
+    from rich.live import Live
     from rich.table import Table
 
 BARS = " ▁▂▃▄▅▆▇█"
@@ -25,34 +30,47 @@ REASON_STYLES = {"full": "cyan", "window": "green", "idle": "dim", "solo": "red"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_client_arguments(parser)
+    parser.add_argument("--admin-key-file", type=Path, help="file that holds an operator's key, for p")
     parser.add_argument("--frames", type=int, default=0, help="stop after this many seconds (0: on Ctrl-C)")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Draws the screen until Ctrl-C, and survives restarts of the server."""
+    """Draws the screen until q or Ctrl-C, and survives restarts of the server."""
     client = StatsClient.of(args)
     try:
         from rich.live import Live
     except ImportError:
         raise CommandError("the package rich is missing: pip install 'millrace-server[cli]'.") from None
     view = View(client.url)
-    shown = 0
+    keys = TopKeys(view, lambda: AdminClient.of(args))
     with Live(view.draw(), auto_refresh=False, screen=not args.frames) as live:
-        while True:
-            try:
-                for name, frame in client.frames():
-                    view.take(name, frame)
-                    live.update(view.draw(), refresh=True)
-                    shown += name == "frame"
-                    if args.frames and shown >= args.frames:
-                        return 0
-                view.problem = f"{client.url} closed the stream"
-            except NoAnswer as problem:
-                view.problem = str(problem)
-                if args.frames:
-                    raise CommandError(f"{problem}.", status=1) from None
+
+        def press(key: str) -> None:
+            keys.press(key)
             live.update(view.draw(), refresh=True)
-            time.sleep(RETRY_S)
+
+        with reading(press):
+            return _draw(args, client, view, live, keys)
+
+
+def _draw(args: argparse.Namespace, client: StatsClient, view: View, live: Live, keys: TopKeys) -> int:
+    shown = 0
+    while not keys.ended:
+        try:
+            for name, frame in client.frames():
+                view.take(name, frame)
+                live.update(view.draw(), refresh=True)
+                shown += name == "frame"
+                if keys.ended or (args.frames and shown >= args.frames):
+                    return 0
+            view.problem = f"{client.url} closed the stream"
+        except NoAnswer as problem:
+            view.problem = str(problem)
+            if args.frames:
+                raise CommandError(f"{problem}.", status=1) from None
+        live.update(view.draw(), refresh=True)
+        time.sleep(RETRY_S)
+    return 0
 
 
 class View:
@@ -60,6 +78,9 @@ class View:
 
     def __init__(self, url: str) -> None:
         self.problem = ""
+        # Only workers and jobs are shown that contain this; and a line at the end of the screen.
+        self.word = ""
+        self.notice = ""
         self._url = url
         self._frame: Frame | None = None
         self._worked: deque[float] = deque(maxlen=HISTORY)
@@ -76,17 +97,24 @@ class View:
         self._worked.append(frame["now"]["worked"])
         self._waiting.append(frame["now"]["waiting"])
 
+    @property
+    def paused(self) -> bool:
+        """Whether an operator has paused some work."""
+        return self._frame is not None and bool(self._frame.get("pauses"))
+
     def draw(self) -> Group:
         from rich.console import Group
         from rich.text import Text
 
-        frame = self._frame
-        if frame is None:
+        if self._frame is None:
             return Group(Text(self.problem or f"connecting to {self._url} ...", style="yellow"))
+        frame = _containing(self._frame, self.word)
         parts: list[RenderableType] = [self._head(frame), Text(""), self._figures(frame), Text("")]
         parts += [_workers(frame), Text(""), _batches(frame)]
         if frame["jobs"]:
             parts += [Text(""), _jobs(frame)]
+        if self.notice:
+            parts += [Text(""), Text(self.notice, style="bold")]
         return Group(*parts)
 
     def _head(self, frame: Frame) -> RenderableType:
@@ -100,6 +128,8 @@ class View:
             head.append("ready", style="bold green")
         else:
             head.append(f"not ready: {frame['reason']}", style="bold yellow")
+        for lane, pause in frame.get("pauses", {}).items():
+            head.append(f"   {lane} paused for {number(pause['left_s'], 's')}", style="bold yellow")
         if model:
             head.append(
                 f"   {model['name']} {model['revision']} {model['engine']} {model['precision']}", style="dim"
@@ -117,6 +147,14 @@ class View:
         table.add_row("answered here", f"{number(now['answered'])} texts/s{share}{refused}")
         table.add_row("/predict", f"p50 {number(now['p50_ms'], 'ms')}, p99 {number(now['p99_ms'], 'ms')}")
         return table
+
+
+def _containing(frame: Frame, word: str) -> Frame:
+    """The frame with those workers and jobs whose facts contain `word`."""
+    if not word:
+        return frame
+    kept = {name: [one for one in frame[name] or () if word in str(one)] for name in ("workers", "jobs")}
+    return {**frame, **kept}
 
 
 def spark(values: Sequence[float]) -> str:

@@ -28,7 +28,7 @@ DEFAULT_HEADERS: list[Header] = [
 ]
 # Probes and scrapes arrive every few seconds, so they are logged at debug level unless they fail. /readyz
 # fails whenever a process starts or drains, so it is always logged at debug level.
-QUIET_ROUTES = PROBES | {"/", "/static/{name:path}"}
+QUIET_ROUTES = PROBES | {"/", "/console", "/static/{name:path}"}
 
 
 class ASGIResponse(Response):

@@ -29,7 +29,7 @@ from api.asgi.http import (
 from api.asgi.problems import LingeringClose
 from api.compat.road import Call, Road
 from api.errors import Header, Problem
-from api.predict.handler import RequestContext
+from api.predict.context import RequestContext
 
 # The content type of an answer that is not JSON.
 BINARY: Header = (b"content-type", b"application/octet-stream")

@@ -18,7 +18,8 @@ from api.backend import Hub
 from api.compat.reading import parse
 from api.errors import Header, Problem, internal, problem_of
 from api.lifecycle import Lifecycle
-from api.predict.handler import PredictHandler, RequestContext
+from api.predict.context import RequestContext
+from api.predict.handler import PredictHandler
 from api.predict.local_cache import CachedPrediction
 from api.predict.lookup import LookupRequest, LookupResult, PredictionLookup
 from api.settings import ApiSettings
@@ -112,6 +113,7 @@ class Road:
         context.texts = texts
         revision = lookup.models.revision
         client = self.auth.client(context.headers)
+        lookup.gate.check(client)
         tenant = client if self.settings.separate_clients else ""
         cached = lookup.local.find(revision, texts, tenant)
         until = perf_counter() + (self._budget_s(context) if budget_s is None else budget_s)
@@ -123,6 +125,7 @@ class Road:
         else:
             lookup.metrics.hit_local(len(cached))
         context.computed, context.known = len(found.computed), not found.computed
+        context.tokens = found.tokens(request)
         total_s = perf_counter() - context.started
         headers = lookup.answer(request, found, total_s).headers
         results = [known or found.by_text[text] for text, known in zip(texts, cached, strict=True)]
@@ -188,6 +191,7 @@ class Road:
         metrics.request(route, status, seconds)
         if name:
             metrics.client(name, status)
+        self.lookup.traffic.record(context, status)
         level = logging.DEBUG if context.known else logging.INFO
         if log.isEnabledFor(level):
             fields = _log_fields(call, route, status, seconds)

@@ -26,13 +26,14 @@ from api.jobs.watcher import JobWatch
 from api.keys import Keys
 from api.settings import ApiSettings
 from batcher import tracing
+from batcher.admin.job_eraser import JobEraser
 from batcher.core.connection import connect
 from batcher.core.outage import REDIS_ERRORS
 from batcher.errors import QueueUnavailable
 from batcher.jobs.records import JobRecord
 from batcher.jobs.rq_queue import JobQueue
 from batcher.jobs.store import JobStore
-from batcher.jobs.upload import Budget, Submission
+from batcher.jobs.upload import Budget, Submission, account_of
 from batcher.webhook_address import AddressRefused, parse_url
 
 # How many commands run, and how many bodies are read, at the same time. Further bodies wait unread.
@@ -73,6 +74,9 @@ class JobService:
         )
         self.limits = limits
         self.uploader = JobUploader(store, queue, limits)
+        # Called with the client before a job is taken, and afterwards with its number of texts, too.
+        self.check_client: Callable[[str], None] = lambda client: None
+        self.count_texts: Callable[[str, int], None] = lambda client, texts: None
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="jobs")
         self._uploads = CapacityLimiter(UPLOADS)
 
@@ -134,7 +138,12 @@ class JobService:
     async def _take(
         self, headers: RequestHeaders, texts: Iterator[str], submission: Submission, size: int = 0
     ) -> tuple[JobRecord, bool]:
-        return await self.upload(self.uploader.take, self.job_id(headers), texts, submission, size)
+        client = self._keys.client(headers)
+        self.check_client(client)
+        record, new = await self.upload(self.uploader.take, self.job_id(headers), texts, submission, size)
+        if new:
+            self.count_texts(client, record.total)
+        return record, new
 
     def _submission(
         self,
@@ -159,11 +168,12 @@ class JobService:
         return url
 
     def account(self, headers: RequestHeaders) -> str:
-        """The client whose budget of bytes a request uses.
+        """The client whose budget of bytes a request uses."""
+        return account_of(self._keys.client(headers))
 
-        It may be an IP address, which is personal data. A hash is enough to distinguish clients.
-        """
-        return sha256(self._keys.client(headers).encode()).hexdigest()[:16]
+    def eraser(self, name: str) -> JobEraser:
+        """Erases what the jobs of the service `name` contain. Synchronous."""
+        return JobEraser(self._queue.rq.connection, name, self.store, self._queue.forget)
 
     async def upload(self, function: Callable[..., T], *args: object) -> T:
         """Calls a function that reads a body, in one of the few threads for this.

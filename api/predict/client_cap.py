@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from api.errors import Problem
@@ -18,6 +18,11 @@ class ClientCap:
         self._most = most
         self._first = first
         self._waiting: dict[str, int] = {}
+
+    @property
+    def waiting(self) -> Mapping[str, int]:
+        """The waiting texts of each client that has any."""
+        return self._waiting
 
     def has_room(self, client: str, texts: int) -> bool:
         """Whether `hold` would accept these texts."""

@@ -37,11 +37,12 @@ from api.auth import Authenticator
 from api.errors import Header, Problem, internal, problem_of
 from api.label_order import body_by_score, order_in
 from api.lifecycle import Lifecycle
+from api.predict.context import RequestContext
 from api.predict.local_cache import CachedPrediction
 from api.predict.lookup import LookupRequest, PredictionLookup, truncation
 from api.predict.request import ForeignBody, RequestReader, read_texts
 from api.settings import ApiSettings
-from batcher.errors import BudgetExceeded, MillraceError, QueueFull
+from batcher.errors import BudgetExceeded, MillraceError, Paused, QueueFull
 
 log = logging.getLogger(__name__)
 
@@ -80,20 +81,6 @@ class PredictMiddleware:
             await self._others(scope, receive, send)
 
 
-class RequestContext:
-    """The state of a request, and the data for its log line. `started` is a time of perf_counter."""
-
-    __slots__ = ("by_score", "computed", "headers", "known", "started", "texts")
-
-    def __init__(self, headers: RequestHeaders) -> None:
-        self.started = perf_counter()
-        self.headers = headers
-        self.texts: list[str] = []
-        self.known = False
-        self.computed = 0
-        self.by_score = False
-
-
 class PredictHandler:
     """An ASGI application that answers POST /predict. `deferral` turns requests into jobs.
 
@@ -120,6 +107,8 @@ class PredictHandler:
         self._models = lookup.models
         self._local = lookup.local
         self._metrics = lookup.metrics
+        self._traffic = lookup.traffic
+        self._gate = lookup.gate
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         context = RequestContext(RequestHeaders(scope))
@@ -144,6 +133,8 @@ class PredictHandler:
     async def _answer(self, context: RequestContext, receive: Receive) -> Answer:
         headers = context.headers
         self._auth.admit(headers)
+        if self._gate.checks:
+            self._gate.check(self._auth.client(headers))
         check_length(headers, self.bodies.limit)
         check_encoding(headers)
         check_json(headers)
@@ -181,6 +172,7 @@ class PredictHandler:
         """The response if every text was in the in-process cache."""
         now = perf_counter()
         self._metrics.hit_local(len(cached))
+        context.tokens = sum([known.tokens for known in cached])
         times = ((now - looked_up_at) * 1e3, (now - context.started) * 1e3)
         timing = (b"server-timing", b"cache;dur=%.3f, total;dur=%.3f" % times)
         headers = [_HIT, (b"x-model", self._models.header(revision)), timing]
@@ -195,11 +187,12 @@ class PredictHandler:
         try:
             with self.bodies.hold(context.texts):
                 found = await self._lookup.find(request, receive)
-        except (BudgetExceeded, QueueFull):
+        except (BudgetExceeded, QueueFull, Paused):
             if context.headers.preference.respond_async:
                 return await self._deferral(context.headers, context.texts)
             raise
         context.computed = len(found.computed)
+        context.tokens = found.tokens(request)
         context.known = not found.computed
         return _ordered(context, self._lookup.answer(request, found, perf_counter() - context.started))
 
@@ -227,6 +220,7 @@ class PredictHandler:
         name = context.headers.client_name
         if name:
             self._metrics.client(name, status)
+        self._traffic.record(context, status)
         level = logging.DEBUG if context.known else logging.INFO
         if not log.isEnabledFor(level):
             return

@@ -19,10 +19,13 @@ from starlette.requests import ClientDisconnect
 from api.asgi.http import Answer, Receive, unless_disconnected
 from api.backend import Cache, Hub
 from api.errors import Header, problem_of
+from api.gate import Gate
 from api.metrics import Metrics
 from api.predict.client_cap import ClientCap
 from api.predict.local_cache import CachedPrediction, LocalCache, Models
 from api.settings import ApiSettings
+from api.traffic import Traffic
+from batcher.core.console import NoteRefused
 from batcher.errors import BudgetExceeded, MillraceError
 from batcher.messages import Outcome, Prediction, entry_id
 
@@ -62,6 +65,11 @@ class LookupResult:
     computed: set[str] = field(default_factory=set)
     cache_s: float = 0.0
 
+    def tokens(self, request: LookupRequest) -> int:
+        """The tokens of all texts of the request."""
+        pairs = zip(request.texts, request.cached, strict=True)
+        return sum([(known or self.by_text[text]).tokens for text, known in pairs])
+
 
 class PredictionLookup:
     """Asks the shared cache, then the queue, and stores the results in the in-process cache."""
@@ -74,9 +82,12 @@ class PredictionLookup:
         self._shared = shared
         self.local = local
         self._cap = ClientCap(settings.max_client_texts, settings.first_client_texts)
+        self.traffic = Traffic(settings, hub, self._cap.waiting)
+        self.gate = Gate(hub, self.traffic)
         self.metrics = metrics
         self._fresh_s = settings.cache_ttl_s * FRESH_SHARE
         self._copy_s = settings.cache_ttl_s * COPY_SHARE
+        self._keeps_refused = settings.keep_refused_texts
         self._share_found = 0.0
 
     async def find(self, request: LookupRequest, receive: Receive) -> LookupResult:
@@ -91,6 +102,7 @@ class PredictionLookup:
             await self._ask_shared(request, ids, found)
         unknown = [text for text in ids if text not in found.by_text]
         if unknown:
+            self.gate.check_uncached(request.client)
             with self._cap.hold(request.client, len(unknown)) as first:
                 asked = [ids[text] for text in unknown]
                 revision = request.revision if looks else ""
@@ -110,6 +122,7 @@ class PredictionLookup:
             and self._share_found <= MOST_FOUND
             and request.deadline - perf_counter() > LEAST_S
             and self._cap.has_room(request.client, texts)
+            and not self.gate.sheds(request.client)
         )
 
     async def _ask_shared(self, request: LookupRequest, ids: dict[str, str], found: LookupResult) -> None:
@@ -158,6 +171,7 @@ class PredictionLookup:
         for text, outcome in outcomes.items():
             if isinstance(outcome, MillraceError):
                 self.metrics.entries(outcome)
+                self._note_refused(request, text)
                 continue
             found.by_text[text] = outcome
             if outcome.cached:
@@ -173,6 +187,11 @@ class PredictionLookup:
                 problem = problem_of(failed, index)
                 problem.entry = entry_id(text, request.tenant)
                 raise problem
+
+    def _note_refused(self, request: LookupRequest, text: str) -> None:
+        """Adds what only this process knows to the record that the console shows."""
+        kept = text if self._keeps_refused else None
+        self._hub.console.send(NoteRefused(entry_id(text, request.tenant), request.client, kept))
 
     def answer(self, request: LookupRequest, found: LookupResult, total_s: float) -> Answer:
         """The response if some texts came from the shared cache or the model."""

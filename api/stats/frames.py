@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, astuple
 from typing import Any
 
+from batcher.core.pauses import Pause
 from batcher.core.snapshot import LaneDepth, ModelRecord, WorkerRecord
 
 
@@ -25,6 +27,15 @@ def model_facts(model: ModelRecord | None) -> dict[str, Any] | None:
 
 def lane_facts(lane: LaneDepth) -> dict[str, Any]:
     return {"entries": lane.entries, "cost": lane.cost, "oldest_s": lane.oldest_ms / 1000}
+
+
+def pause_facts(pauses: Mapping[str, Pause]) -> dict[str, Any]:
+    """The pauses of lanes that have not ended."""
+    return {
+        lane: {"waiting": pause.waiting, "left_s": round(pause.left_s, 1)}
+        for lane, pause in pauses.items()
+        if pause.left_s
+    }
 
 
 def worker_facts(worker: WorkerRecord, now_ms: float, silence_s: float) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -25,10 +25,11 @@ from api.jobs.service import JobService
 from api.lifecycle import Lifecycle
 from api.metrics import Metrics
 from api.schemas import Error
-from api.stats.frames import lane_facts, model_facts, sse, to_json, worker_facts
-from api.stats.history import CounterSample, StatsHistory
+from api.stats.frames import lane_facts, model_facts, pause_facts, sse, to_json, worker_facts
+from api.stats.history import CounterSample, StatsHistory, StatsPoint
 from api.stats.silences import Silences
 from batcher.core.outage import REDIS_ERRORS
+from batcher.core.snapshot import Snapshot
 from batcher.errors import MillraceError
 
 log = logging.getLogger(__name__)
@@ -52,6 +53,8 @@ class Stats:
         self, metrics: Metrics, hub: Hub, service: JobService, lifecycle: Lifecycle, lease_s: float = 2.0
     ) -> None:
         self.viewers = 0
+        # Gets the point of each second.
+        self.on_point: Callable[[StatsPoint, Snapshot], None] = lambda point, snapshot: None
         self._metrics = metrics
         self._hub = hub
         self._service = service
@@ -128,6 +131,7 @@ class Stats:
             durations=durations,
         )
         point = self._history.add(sample)
+        self.on_point(point, snapshot)
         now_ms = time.time() * 1000
         problem = why_not_ready(self._hub, self._lifecycle)
         self._frame = {
@@ -136,6 +140,7 @@ class Stats:
             "reason": "" if problem is None else problem.detail,
             "model": model_facts(snapshot.model),
             "lanes": {name: lane_facts(lane) for name, lane in lanes.items()},
+            "pauses": pause_facts(snapshot.pauses),
             "solo": snapshot.solo,
             "in_flight": snapshot.in_flight,
             "rate": round(snapshot.rate, 1),

@@ -26,6 +26,14 @@ queue's clock: that of Redis, but limited to 1.2 s from one heartbeat or sweep t
 | P:clock       | string | the queue's clock                          | -             | beat, sweep    |
 | P:full        | string | memory is short: nothing is cached         | 2 s, renewed  | sweep          |
 | P:dead        | list   | dead letters: last 1000 ids of poison      | trimmed       | claim, sweep   |
+| P:refused     | zset   | places `ms:id` of the last 10,000 refusals | 7 d, renewed  | claim, complete|
+| P:refusals    | hash   | id -> its record, JSON                     | 7 d, renewed  | claim, complete|
+| P:refused:<id>| string | a refused text, if the settings keep it    | 7 d           | refused_note   |
+| P:pauses      | string | lanes that are paused, how and until when  | their end     | pause          |
+| P:clients     | hash   | API process -> its clients of a minute     | 60 s, renewed | usage          |
+| P:usage:<day> | hash   | key name and count -> number               | usage_days    | usage          |
+| P:minutes     | list   | the last day, one JSON line per minute     | 1 d, renewed  | the console    |
+| P:audit       | list   | what operators did, the last 1000 lines    | 90 d, renewed | the console    |
 
 P:q, P:bulk, P:solo and P:inflight exist only while they are not empty. Every script is idempotent by id, so a
 client library may send it twice.

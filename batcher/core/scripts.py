@@ -19,6 +19,9 @@ Script = Literal[
     "beat",
     "release",
     "retire",
+    "refused_note",
+    "usage",
+    "pause",
 ]
 
 # The package of the queue's scripts.

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from batcher.core.commands import Command
+from batcher.core.holds import Hold, read_holds
+from batcher.core.pauses import Pause, read_pauses
 from batcher.memory import NO_MEMORY, Memory
 from batcher.messages import BatchNote, decode_notes
 
@@ -76,7 +78,8 @@ class Snapshot:
 
     `workers` are the live ones and `rate` their tokens per second together. `worked` counts the texts that
     workers have classified. The rest concerns only the process that reads it: whether it has `swept` itself,
-    how many entries it `recovered`, and the `cursor` of its next sweep.
+    how many entries it `recovered`, and the `cursor` of its next sweep. `forgotten` counts the times that an
+    operator has removed cached results; `pauses` are those of lanes, and `holds` those of clients.
     """
 
     model: ModelRecord | None
@@ -92,6 +95,9 @@ class Snapshot:
     swept: bool = False
     recovered: int = 0
     cursor: bytes = b"0"
+    forgotten: int = 0
+    pauses: Mapping[str, Pause] = field(default_factory=dict)
+    holds: Mapping[str, Hold] = field(default_factory=dict)
 
 
 NO_DEPTH = LaneDepth(0, 0, 0)
@@ -138,6 +144,9 @@ class Sweep(Command[Snapshot]):
             swept=bool(swept),
             recovered=int(recovered),
             cursor=cursor,
+            forgotten=int(fields.get("forgotten", 0)),
+            pauses=read_pauses(fields.get("pauses", "")),
+            holds=read_holds(fields),
         )
 
 

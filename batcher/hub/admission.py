@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from batcher.errors import QueueFull
+from batcher.core.pauses import Pause
+from batcher.errors import Paused, QueueFull
+from batcher.messages import Lane
 
 RETRY_MOST_S = 60.0
 # Retry-After counts on this share of the measured rate: it has whole seconds, so many clients retry at once,
@@ -26,12 +29,30 @@ class Admission:
     def __init__(self, caps: LaneCaps) -> None:
         self.caps = caps
         self.rate = 0.0
+        self.pauses: Mapping[str, Pause] = {}
         # Cost that was shed with a Retry-After, less what the workers could have done since.
         self._promised = self._promised_at = 0.0
 
-    def queue_full(self, waiting: int, cost: int, now: float) -> QueueFull:
+    def check(self, lane: Lane, budget_s: float) -> None:
+        """Raises Paused if the lane is paused and takes no request with this budget."""
+        pause = self.pauses.get(lane)
+        if pause is not None and not pause.admits(budget_s):
+            raise _paused(pause)
+
+    def refusals(self) -> Iterator[tuple[str, Paused]]:
+        """The lanes whose waiting texts are refused, and the refusal."""
+        for lane, pause in self.pauses.items():
+            if pause.waiting == "refuse" and pause.left_s:
+                yield lane, _paused(pause)
+
+    def pause_s(self, lane: Lane) -> float:
+        """For how long the workers leave the lane alone."""
+        pause = self.pauses.get(lane)
+        return 0.0 if pause is None else pause.left_s
+
+    def queue_full(self, lane: Lane, waiting: int, cost: int, now: float) -> QueueFull:
         """The refusal of a request of this `cost`."""
-        wait_s = self.retry_after_s(waiting, cost, now)
+        wait_s = self.retry_after_s(waiting, cost, now) + self.pause_s(lane)
         return QueueFull(f"the queue is full: {waiting} tokens of text are waiting", retry_after_s=wait_s)
 
     def retry_after_s(self, waiting: int, cost: int, now: float) -> float:
@@ -43,3 +64,7 @@ class Admission:
         self._promised = min(max(self._promised - drained, 0.0) + cost, rate * RETRY_MOST_S)
         self._promised_at = now
         return min(max((waiting + self._promised) / rate, 1.0), RETRY_MOST_S)
+
+
+def _paused(pause: Pause) -> Paused:
+    return Paused("an operator has paused this work; try again later", retry_after_s=pause.left_s)

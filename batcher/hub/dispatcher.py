@@ -6,7 +6,6 @@ import asyncio
 import logging
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 from batcher.core.commands import Cancel, Enqueue, Enqueued, Full
@@ -16,6 +15,7 @@ from batcher.core.pipeline import Pipeline
 from batcher.errors import BudgetExceeded, Malformed, MillraceError, QueueUnavailable
 from batcher.hub.admission import Admission
 from batcher.hub.counts import HubCounts
+from batcher.hub.pending import PendingEntry
 from batcher.hub.wake_ups import WakeUps
 from batcher.messages import Lane, Outcome, Prediction, decode_cached, decode_result, estimate_cost
 
@@ -31,27 +31,6 @@ FIRST_SHARE = 4
 LOOK_S = 0.3
 # The most entries that one command cancels.
 CANCEL_MOST = 512
-
-
-@dataclass(slots=True, eq=False)
-class PendingEntry:
-    """One entry that `waiting` requests of this process wait for. Errors are results of its future, too.
-
-    Its result is polled at `look_at`, in case the hint was lost. The queue accepted it at `asked_at`. With
-    `revision`, the queue reads the cached result of that revision first.
-    """
-
-    id: str
-    text: str
-    lane: Lane
-    trace: str
-    future: asyncio.Future[Outcome]
-    deadline: float
-    first: bool = False
-    revision: str = ""
-    waiting: int = 0
-    asked_at: float = math.inf
-    look_at: float = math.inf
 
 
 class Dispatcher:
@@ -118,9 +97,18 @@ class Dispatcher:
             self._forget(entry)
             if not entry.future.done():
                 entry.future.cancel()
-                if not self._unwanted:
-                    asyncio.get_running_loop().call_soon(self._cancel)
-                self._unwanted.append(entry.id)
+                self._withdraw(entry)
+
+    def refuse(self, lane: str, refusal: MillraceError) -> None:
+        """Refuses what waits in a lane, and withdraws it from the queue."""
+        for entry in [entry for entry in self.pending.values() if entry.lane == lane]:
+            self.resolve(entry, refusal)
+            self._withdraw(entry)
+
+    def _withdraw(self, entry: PendingEntry) -> None:
+        if not self._unwanted:
+            asyncio.get_running_loop().call_soon(self._cancel)
+        self._unwanted.append(entry.id)
 
     def again(self, entry: PendingEntry) -> None:
         """Enqueues an entry again that was lost, or expired by the deadline of another, if time is left."""
@@ -150,7 +138,8 @@ class Dispatcher:
         """The waiting cost that can be claimed in time: the setting, or less if the workers are slower."""
         cap: int = getattr(self._admission.caps, lane)
         if lane == "interactive" and self._admission.rate > 0:
-            cap = min(cap, int(self._admission.rate * budget_s * ADMIT_SHARE) + 1)
+            able_s = max(budget_s - self._admission.pause_s(lane), 0.0)
+            cap = min(cap, int(self._admission.rate * able_s * ADMIT_SHARE) + 1)
         return cap + cap // FIRST_SHARE if first else cap
 
     def _replied(self, entries: Sequence[PendingEntry], write: int, done: asyncio.Future[Enqueued]) -> None:
@@ -162,7 +151,7 @@ class Dispatcher:
         enqueued, now = done.result(), asyncio.get_running_loop().time()
         if isinstance(enqueued, Full):
             cost = sum(estimate_cost(entry.text) for entry in entries)
-            self._shed(entries, self._admission.queue_full(enqueued.waiting, cost, now))
+            self._shed(entries, self._admission.queue_full(entries[0].lane, enqueued.waiting, cost, now))
             return
         if enqueued.idle:
             self._wake_ups.check_later()

@@ -28,6 +28,7 @@ from batcher.errors import (
     QueueUnavailable,
 )
 from batcher.hub.admission import Admission, LaneCaps
+from batcher.hub.console import ConsoleCommands
 from batcher.hub.dispatcher import Dispatcher
 from batcher.hub.loops import Loops
 from batcher.hub.slow_poll import SlowPoll
@@ -66,6 +67,7 @@ class ReplyHub:
         self.snapshot: Snapshot = NO_SNAPSHOT
         self.outage = Outage()
         self._pipeline = Pipeline(client, prefix(name), retries=1)
+        self.console = ConsoleCommands(self._pipeline)
         self._hint_pipeline = Pipeline(hint_client)
         self._hint_list = f"{prefix(name)}:reply:{self.api}"
         self._linger_s = linger_s
@@ -127,7 +129,7 @@ class ReplyHub:
     @property
     def looks(self) -> bool:
         """Whether `classify` can read the shared cache in the same round trip."""
-        may_look = bool(self._cache) and self._dispatcher.may_look
+        may_look = bool(self._cache) and self._dispatcher.may_look and not self._admission.pauses
         return may_look and self.reachable and self.snapshot.workers > 0
 
     async def classify(
@@ -150,6 +152,7 @@ class ReplyHub:
         NoWorker or QueueUnavailable if the request is refused, BudgetExceeded if `budget_s` ends first.
         """
         self._admit()
+        self._admission.check(lane, budget_s)
         deadline = asyncio.get_running_loop().time() + budget_s
         items = zip(ids, texts, strict=True)
         held = self._dispatcher.hold(items, deadline, lane, trace, first, revision)
@@ -234,7 +237,9 @@ class ReplyHub:
     async def sweep(self) -> None:
         """Takes a new snapshot. Raises REDIS_ERRORS."""
         self.snapshot = await self._sweeper.sweep(self.reachable)
-        self._admission.rate = self.snapshot.rate
+        self._admission.rate, self._admission.pauses = self.snapshot.rate, self.snapshot.pauses
+        for lane, refusal in self._admission.refusals():
+            self._dispatcher.refuse(lane, refusal)
         self.counts.recovered += self.snapshot.recovered
 
     async def workers(self) -> tuple[WorkerRecord, ...]:

@@ -54,6 +54,11 @@ class JobRecord:
         return not owner or self.owner in ("", owner)
 
     @property
+    def file_name(self) -> str:
+        """The name of the file that it came from; "" if it came without one."""
+        return str(json.loads(self.file).get("name", "")) if self.file else ""
+
+    @property
     def ended(self) -> bool:
         return self.status not in OPEN
 

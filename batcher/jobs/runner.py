@@ -12,13 +12,15 @@ import contextlib
 import logging
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from batcher import tracing
+from batcher.core.commands import Command
+from batcher.core.console import NoteRefused
 from batcher.core.outage import REDIS_ERRORS
 from batcher.core.snapshot import Snapshot
-from batcher.errors import BudgetExceeded, MillraceError, NoWorker, QueueFull, QueueUnavailable
-from batcher.jobs.records import Attempt, Counts, JobStatus
+from batcher.errors import BudgetExceeded, MillraceError, NoWorker, Paused, QueueFull, QueueUnavailable
+from batcher.jobs.records import Attempt, JobStatus
 from batcher.jobs.results import ChunkResults, chunk_results
 from batcher.jobs.store import JobStore
 from batcher.messages import Lane, Outcome, Prediction, entry_id
@@ -36,9 +38,15 @@ FLUSH_CHUNKS = 64
 # Longest pause before a request is retried: no caller waits, but a cancellation must be noticed.
 PATIENCE_S = 5.0
 STORE_RETRY_S = 0.5
-REFUSALS = (QueueFull, NoWorker, QueueUnavailable, BudgetExceeded)
+REFUSALS = (QueueFull, NoWorker, Paused, QueueUnavailable, BudgetExceeded)
 
 T = TypeVar("T")
+
+
+class Commands(Protocol):
+    """`batcher.hub.console.ConsoleCommands`, or a fake."""
+
+    def send(self, command: Command[Any]) -> None: ...
 
 
 class Hub(Protocol):
@@ -51,6 +59,8 @@ class Hub(Protocol):
     async def classify(
         self, ids: Sequence[str], texts: Sequence[str], *, budget_s: float, lane: Lane = ..., trace: str = ...
     ) -> list[Outcome]: ...
+    @property
+    def console(self) -> Commands: ...
 
 
 class Cache(Protocol):
@@ -90,10 +100,10 @@ def run_job(
         log.info("nothing to run", extra={"action": "job.skipped", "status": attempt.status, **fields})
         return attempt.status
     # With separate clients, a job shares cached results only with POST /predict requests of the same API key.
-    record = store.record(job_id) if settings.separate_clients else None
-    tenant = record.owner if record else ""
+    record = store.record(job_id)
+    owner = record.owner if record else ""
     log.info("job started", extra={"action": "job.started", **fields})
-    status = asyncio.run(_Run(attempt, store, settings, should_stop, tenant).run(connect))
+    status = asyncio.run(_Run(attempt, store, settings, should_stop, owner).run(connect))
     log.info("job ended", extra={"action": "job.ended", "status": status, **fields})
     return status
 
@@ -107,10 +117,12 @@ class _Run:
         store: JobStore,
         settings: JobSettings,
         should_stop: Callable[[], bool],
-        tenant: str,
+        owner: str,
     ) -> None:
         self._attempt = attempt
-        self._tenant = tenant
+        self._tenant = owner if settings.separate_clients else ""
+        self._client = owner or f"job:{attempt.job_id}"
+        self._keeps_refused = settings.keep_refused_texts
         self._store = store
         self._timeout_s = settings.job_timeout_s
         self._should_stop = should_stop
@@ -248,6 +260,11 @@ class _Run:
                         ids, texts, budget_s=BUDGET_S, lane="bulk", trace=tracing.current()
                     )
                     self._log_resumed()
+                    for entry, text, outcome in zip(ids, texts, outcomes, strict=True):
+                        if isinstance(outcome, MillraceError):
+                            hub.console.send(
+                                NoteRefused(entry, self._client, text if self._keeps_refused else None)
+                            )
                     return outcomes
                 except REFUSALS as error:
                     self._log_stalled(error)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any, Literal
 
 # Bytes reserved for each result until its size is known. lua/common.lua has the same number.
@@ -49,6 +50,14 @@ class NoRoom(Exception):
     def __init__(self, refusal: Refusal) -> None:
         super().__init__(refusal)
         self.refusal = refusal
+
+
+def account_of(client: str) -> str:
+    """The name under which the bytes of a client are counted.
+
+    A client may be an IP address, which is personal data. A hash is enough to distinguish clients.
+    """
+    return sha256(client.encode()).hexdigest()[:16]
 
 
 def encode_text(text: str | None) -> bytes:

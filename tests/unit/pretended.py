@@ -6,7 +6,9 @@ import asyncio
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
+from batcher.core.commands import Command
 from batcher.core.eviction import EvictionWatch
 from batcher.core.outage import Outage
 from batcher.core.snapshot import NO_SNAPSHOT, ModelRecord, Snapshot, WorkerRecord
@@ -69,9 +71,24 @@ class FakeHub:
     waiting: int = 0
     in_flight: int = 0
     most: int = 0
+    commands: list[Command[Any]] = field(default_factory=list)
+    replies: Callable[[Command[Any]], Any] = lambda command: [0 for _ in getattr(command, "rows", ())]
     counts: HubCounts = field(default_factory=HubCounts)
     outage: Outage = field(default_factory=Outage)
     eviction: EvictionWatch = field(default_factory=EvictionWatch)
+
+    @property
+    def console(self) -> FakeHub:
+        return self
+
+    def run(self, command: Command[Any]) -> asyncio.Future[Any]:
+        self.commands.append(command)
+        done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        done.set_result(self.replies(command))
+        return done
+
+    def send(self, command: Command[Any]) -> None:
+        self.commands.append(command)
 
     async def start(self, patience_s: float = 0.5) -> None:
         self.patience_s = patience_s

@@ -49,7 +49,9 @@ local function claim_entry(id, solo, entry, in_flight, claim)
   end
 end
 
+local q_paused, bulk_paused = is_paused('interactive'), is_paused('bulk')
 local function claim_from(list, entries_limit, cost_limit)
+  if list == BULK and bulk_paused or list ~= BULK and q_paused then return end
   while taken < entries_limit and cost < cost_limit do
     local ids = redis.call('LRANGE', list, 0, math.min(entries_limit - taken, READ_AHEAD) - 1)
     if #ids == 0 then return end
@@ -71,7 +73,7 @@ recover(100, max_attempts)
 -- A busy worker gets nothing at all, so that it is free the next time it claims. An entry on which this worker has failed is
 -- left to the others while there are any.
 local left_to_others = {}
-while free and taken == 0 do
+while free and taken == 0 and not (q_paused and bulk_paused) do
   local id = redis.call('LPOP', SOLO)
   if not id then break end
   if redis.call('GET', failed_key(id)) == worker and others_live() then

@@ -5,7 +5,8 @@ local BULK, Q, SOLO, INFLIGHT = P .. ':bulk', P .. ':q', P .. ':solo', P .. ':in
 local FIRST, CLAIMS = P .. ':first', P .. ':claims'
 local WAITING, DEAD, MODEL, WORKERS = P .. ':waiting', P .. ':dead', P .. ':model', P .. ':workers'
 local CLOCK, FULL, IDLE = P .. ':clock', P .. ':full', P .. ':idle'
-local SNAPSHOT = P .. ':snapshot'
+local PAUSES = P .. ':pauses'
+local SNAPSHOT, REFUSED, REFUSALS = P .. ':snapshot', P .. ':refused', P .. ':refusals'
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 -- Formats a number as an integer. Format a value that several commands share only once: formatting it takes Lua longer
@@ -22,8 +23,13 @@ local WORKERS_MS = 3600000
 -- ends no lease. P:clock holds the offset from the time of Redis and the queue's time when it was written; `update`
 -- writes it again.
 local STEP_MS = 1200
+-- The lanes that operators have paused, as `lane waiting end;` for each (see pause.lua). They are read with the clock, so
+-- that they cost no command.
+local pauses = ''
 local function queue_clock(update)
-  local offset, previous = string.match(redis.call('MGET', CLOCK)[1] or '', '^(%-?%d+) (%d+)$')
+  local read = redis.call('MGET', CLOCK, PAUSES)
+  local offset, previous = string.match(read[1] or '', '^(%-?%d+) (%d+)$')
+  pauses = read[2] or ''
   local time = now + (tonumber(offset) or 0)
   if previous then time = math.min(math.max(time, tonumber(previous)), previous + STEP_MS) end
   if update then redis.call('SET', CLOCK, string.format('%.0f %.0f', time - now, time)) end
@@ -73,9 +79,26 @@ end
 local WAKE_COST = 512
 local function wake_for(cost) wake_workers(math.ceil(cost / WAKE_COST)) end
 
--- How many entries wait, in all lanes.
+-- Whether workers must not take anything from a lane. Call queue_clock first.
+local function is_paused(lane)
+  if pauses == '' then return false end
+  local waiting, ends = string.match(pauses, lane .. ' (%l+) (%d+);')
+  return waiting ~= nil and waiting ~= 'finish' and tonumber(ends) > now
+end
+
+-- The pauses that have not ended, as `lane waiting ms_left;` for each.
+local function pauses_left()
+  local left = {}
+  for lane, waiting, ends in string.gmatch(pauses, '(%l+) (%l+) (%d+);') do
+    if tonumber(ends) > now then left[#left + 1] = string.format('%s %s %.0f;', lane, waiting, ends - now) end
+  end
+  return table.concat(left)
+end
+
+-- How many entries wait in lanes that are not paused. Entries to run alone wait until both lanes are paused.
 local function count_waiting()
-  return redis.call('LLEN', SOLO) + redis.call('LLEN', Q) + redis.call('LLEN', BULK)
+  local q, bulk = is_paused('interactive'), is_paused('bulk')
+  return (q and bulk and 0 or redis.call('LLEN', SOLO)) + (q and 0 or redis.call('LLEN', Q)) + (bulk and 0 or redis.call('LLEN', BULK))
 end
 
 local function add_waiting(field, by)
@@ -170,6 +193,30 @@ local function delete_entry(id)
   return redis.call('DEL', entry_key(id))
 end
 
+-- Records a refused text for the console: the newest MOST_REFUSED, for a week. Texts are not part of it.
+local MOST_REFUSED, REFUSED_MS = 10000, 7 * 86400000
+local function record_refusal(id, code, attempts, workers, revision)
+  local stamp = clock[1] * 1000 + math.floor(clock[2] / 1000)
+  local before = redis.call('HGET', REFUSALS, id)
+  if before then redis.call('ZREM', REFUSED, cjson.decode(before).place) end
+  local place = string.format('%013.0f:%s', stamp, id)
+  redis.call('HSET', REFUSALS, id, cjson.encode({
+    id = id, place = place, code = code, attempts = attempts, workers = workers, revision = revision or '',
+    lane = string.match(read_entry(id) or '', '^%d+ (%l+) ') or '',
+  }))
+  redis.call('ZADD', REFUSED, 0, place)
+  local surplus = redis.call('ZCARD', REFUSED) - MOST_REFUSED
+  for n, old in ipairs(redis.call('ZRANGE', REFUSED, 0, 9)) do
+    if n > surplus and tonumber(string.sub(old, 1, 13)) > stamp - REFUSED_MS then break end
+    local id = string.sub(old, 15)
+    redis.call('ZREM', REFUSED, old)
+    redis.call('HDEL', REFUSALS, id)
+    redis.call('DEL', REFUSED .. ':' .. id)
+  end
+  redis.call('PEXPIRE', REFUSED, REFUSED_MS)
+  redis.call('PEXPIRE', REFUSALS, REFUSED_MS)
+end
+
 local function fail(id, code, message)
   local payload = cjson.encode({ code = code, message = message }) .. '\n'
   for api in waiters(read_entry(id)) do hint(api, { id .. '\n' .. payload }) end
@@ -184,6 +231,9 @@ end
 
 -- Gives up on an entry that killed too many workers. Storing the failure keeps later requests from running it again.
 local function dead_letter(id, deaths, lost)
+  local workers = {}
+  for worker in string.gmatch(lost, '(%S+) %d+;') do workers[#workers + 1] = worker end
+  record_refusal(id, 'poison', deaths, table.concat(workers, ' '), redis.call('HGET', MODEL, 'revision'))
   local payload = fail(id, 'poison', deaths .. ' workers died while running this text alone')
   redis.call('SET', result_key(id), payload, 'PX', HINT_MS)
   redis.call('LPUSH', DEAD, id .. ' poison attempts=' .. deaths .. ' ' .. lost)

@@ -65,6 +65,13 @@ if call_in_chunks(ids, 'ZREM', INFLIGHT) < #ids then
 end
 for n, id in ipairs(ids) do
   local payload = payloads[n]
+  if failed(payload) and entries[n] then
+    local first = redis.call('GET', failed_key(id))
+    local workers = first and first ~= worker and first .. ' ' .. worker or worker
+    local revision = redis.call('HGET', worker_key(worker), 'revision')
+    local code = string.match(payload, '"code": ?"([%w_]+)"') or 'inference_failed'
+    record_refusal(id, code, claim_parts(read_claim(id)), workers, revision)
+  end
   redis.call('SET', result_key(id), payload, 'PX', failed(payload) and failure_ms or result_ms)
   for api in waiters(entries[n]) do
     local list = hints[api] or {}

@@ -99,7 +99,7 @@ if #ahead > 0 then
 end
 if #pushed > 0 then
   call_in_chunks(pushed, 'RPUSH', lane_list(lane))
-  wake_for(math.max(fresh_cost, 1))
+  if not is_paused(lane) then wake_for(math.max(fresh_cost, 1)) end
 end
 if #pushed > 0 then states[#states + 1] = redis.call('ZCARD', IDLE) end
 return states

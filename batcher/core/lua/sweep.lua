@@ -63,7 +63,7 @@ for _, id in ipairs(redis.call('ZRANGE', WORKERS, 0, -1)) do
 end
 redis.call('HSET', SNAPSHOT, 'workers', workers, 'rate', string.format('%.1f', rate), 'fallen', fallen,
   'first_fallen', first_fallen, 'interactive', interactive_depth, 'bulk', bulk_depth, 'solo', redis.call('LLEN', SOLO),
-  'in_flight', redis.call('ZCARD', INFLIGHT))
+  'in_flight', redis.call('ZCARD', INFLIGHT), 'pauses', pauses_left())
 -- The limit is 0 if this process has not asked yet.
 if ARGV[9] ~= '0' then redis.call('HSET', SNAPSHOT, 'memory', ARGV[8], 'memory_limit', ARGV[9]) end
 redis.call('PEXPIRE', SNAPSHOT, WORKERS_MS)
@@ -72,7 +72,8 @@ if full then redis.call('SET', FULL, '1', 'PX', 2000) end
 -- Evicts in the order of the key space, which is as good as random; RANDOMKEY would take ten times as long for each key.
 local scanned = 0
 while surplus > 0 and scanned < 4 * surplus do
-  local found = redis.call('SCAN', cursor, 'MATCH', cache_prefix .. '*', 'COUNT', 200)
+  local found = redis.pcall('SCAN', cursor, 'MATCH', cache_prefix .. '*', 'COUNT', 200)
+  if found.err then break end -- the Redis user may not list keys
   cursor, scanned = found[1], scanned + 200
   if #found[2] > 0 then
     local gone = redis.pcall('UNLINK', unpack(found[2]))

@@ -6,7 +6,8 @@ from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
-from batcher.hub.dispatcher import LOOK_S, PendingEntry
+from batcher.hub.dispatcher import LOOK_S
+from batcher.hub.pending import PendingEntry
 from batcher.hub.slow_poll import LOOK_MOST_S, SlowPoll
 
 TICK_S = 0.1

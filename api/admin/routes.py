@@ -1,0 +1,72 @@
+"""The routes under /admin. `api.admin.access` admits requests before they come here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+
+from api.admin.clients import client_routes
+from api.admin.history import add_history
+from api.admin.jobs import add_jobs
+from api.admin.pauses import pause_routes
+from api.admin.refused import refused_routes
+from api.admin.schemas import Forget
+from api.admin.service import Console
+from api.backend import Hub
+from api.jobs.service import JobService
+from api.settings import ApiSettings
+from batcher.admin.forget import Removed, total
+
+
+def admin_routes(
+    console: Console,
+    hub: Hub,
+    jobs: JobService,
+    settings: ApiSettings,
+    clear_cache: Callable[[], None],
+) -> APIRouter:
+    """`clear_cache` empties the in-process cache of this process; the others follow within two seconds."""
+    router = APIRouter(include_in_schema=False)
+    router.include_router(refused_routes(console, hub, settings.keep_refused_texts))
+    router.include_router(client_routes(console, settings.quota_texts))
+    add_jobs(router, jobs)
+    add_history(router, console)
+    router.include_router(pause_routes(console, hub))
+    _add_forget(router, console, settings, clear_cache)
+    _add_audit(router, console)
+    return router
+
+
+def _add_audit(router: APIRouter, console: Console) -> None:
+    @router.get("/admin/audit")
+    async def audit(limit: Annotated[int, Query(ge=1, le=1000)] = 100) -> dict[str, Any]:
+        """What operators did, newest first."""
+        return {"audit": await console.call(console.books.audit.newest, limit)}
+
+
+def _add_forget(
+    router: APIRouter, console: Console, settings: ApiSettings, clear_cache: Callable[[], None]
+) -> None:
+    tenants = {f"key:{name}" for name in settings.key_names.values()} if settings.separate_clients else set()
+
+    @router.post("/admin/forget")
+    async def forget(request: Request, what: Forget) -> dict[str, Any]:
+        """Removes a text, a client or a revision from cache, kept results, records and jobs."""
+        removed, named = await _forget(console, what, tenants)
+        clear_cache()
+        await console.record(request, "forget", **named, keys=total(removed))
+        return {"keys": total(removed), "removed": removed}
+
+
+async def _forget(console: Console, what: Forget, tenants: set[str]) -> tuple[Removed, dict[str, str]]:
+    """What was removed, and how the audit line names it."""
+    forgetting = console.books.forgetting
+    if what.text is not None:
+        removed = await console.call(forgetting.text, what.text, sorted(tenants | set(what.tenants)))
+        return removed, {"what": "a text"}
+    if what.client is not None:
+        return await console.call(forgetting.client, what.client), {"what": f"client {what.client}"}
+    assert what.revision is not None, "the schema requires one of the three"
+    return await console.call(forgetting.revision, what.revision), {"what": f"revision {what.revision}"}

@@ -1,0 +1,128 @@
+"""The bodies and queries of the routes under /admin. What they do not name is refused with 422."""
+
+from __future__ import annotations
+
+from datetime import date
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from batcher.admin.refused import RefusedFilter
+from batcher.jobs.records import JobStatus
+
+Text = Annotated[str, StringConstraints(max_length=1_000_000)]
+# A client is `key:NAME` or an address; for IPv6 its network, fd00::/64.
+_CLIENT = r"^[A-Za-z0-9:][A-Za-z0-9._:/-]{0,127}$"
+Client = Annotated[str, StringConstraints(pattern=_CLIENT)]
+Revision = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{4,128}$")]
+EntryId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+_Worker = Annotated[str, StringConstraints(pattern=r"^[!-~]{0,255}$")]
+# As above, or nothing.
+_Client = Annotated[str, StringConstraints(pattern=rf"{_CLIENT}|^$")]
+_Revision = Annotated[str, StringConstraints(pattern=r"^([A-Za-z0-9._-]{4,128})?$")]
+# Milliseconds since 1970, up to the year 2286.
+Moment = Annotated[int, Field(ge=0, lt=10**13)]
+
+
+LaneOrAll = Literal["interactive", "bulk", "all"]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Forget(_Strict):
+    """What to forget: one of a text, a client and a revision."""
+
+    text: Text | None = None
+    client: Client | None = None
+    revision: Revision | None = None
+    # Clients whose results of the text may be separate, besides those of the configured keys.
+    tenants: Annotated[list[Client], Field(max_length=1000)] = []
+
+    @model_validator(mode="after")
+    def _check_one(self) -> Forget:
+        if sum(one is not None for one in (self.text, self.client, self.revision)) != 1:
+            raise ValueError("must name exactly one of text, client and revision")
+        return self
+
+
+class RefusedQuery(BaseModel):
+    """Which refused texts; times in ms since 1970."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    code: Literal["", "poison", "inference_failed"] = ""
+    revision: _Revision = ""
+    worker: _Worker = ""
+    client: _Client = ""
+    since_ms: Moment = 0
+    until_ms: Moment = 0
+
+    @property
+    def filter(self) -> RefusedFilter:
+        return RefusedFilter(self.code, self.revision, self.worker, self.client, self.since_ms, self.until_ms)
+
+
+class RefusedPage(RefusedQuery):
+    """A page of refused texts."""
+
+    limit: Annotated[int, Field(ge=1, le=1000)] = 50
+    cursor: Annotated[str, StringConstraints(pattern=r"^(\d{13}:[0-9a-f]{64})?$")] = ""
+
+
+class Selection(_Strict):
+    """Refused texts: some by id, or all that a filter matches."""
+
+    ids: Annotated[list[EntryId], Field(min_length=1, max_length=1000)] | None = None
+    filter: RefusedQuery | None = None
+
+    @model_validator(mode="after")
+    def _check_one(self) -> Selection:
+        if (self.ids is None) == (self.filter is None):
+            raise ValueError("must have either ids or filter")
+        return self
+
+
+class LanePause(_Strict):
+    """For how long a lane is paused, and what happens to the texts that wait in it."""
+
+    waiting: Literal["keep", "refuse", "finish"] = "keep"
+    for_s: Annotated[float, Field(gt=0, le=86_400)]
+
+
+class HoldRequest(_Strict):
+    """Which client is held back, for how long, and whether only texts are refused that no cache knows."""
+
+    client: Client
+    what: Literal["all", "uncached"] = "all"
+    for_s: Annotated[float, Field(gt=0, le=7 * 86_400)]
+
+
+class HoldEnd(_Strict):
+    """The client whose hold ends."""
+
+    client: Client
+
+
+class UsageQuery(BaseModel):
+    """Which days (UTC, both included) and which key; by default all that are kept."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    first: date = date(2000, 1, 1)
+    last: date = date(9999, 12, 31)
+    key: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{0,64}$")] = ""
+    format: Literal["json", "csv"] = "json"
+
+
+class JobsQuery(BaseModel):
+    """Which jobs: by status, the beginning of the id, part of the file name, and the client."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    status: JobStatus | None = None
+    search: Annotated[str, StringConstraints(max_length=200)] = ""
+    client: _Client = ""
+    limit: Annotated[int, Field(ge=1, le=500)] = 50
+    cursor: Annotated[str, StringConstraints(pattern=r"^(\d{16}:[0-9a-f]{32})?$")] = ""

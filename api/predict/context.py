@@ -1,0 +1,21 @@
+"""What is known of a request while it is answered, and afterwards for its log line and the counters."""
+
+from __future__ import annotations
+
+from time import perf_counter
+
+from api.asgi.http import RequestHeaders
+
+
+class RequestContext:
+    """The state of a request, and the data for its log line. `started` is a time of perf_counter."""
+
+    __slots__ = ("computed", "headers", "known", "started", "texts", "tokens")
+
+    def __init__(self, headers: RequestHeaders) -> None:
+        self.started = perf_counter()
+        self.headers = headers
+        self.texts: list[str] = []
+        self.known = False
+        self.computed = 0
+        self.tokens = 0

@@ -1,0 +1,193 @@
+"""Counts what each client sends, and publishes it every few seconds: usage of each day, and current rates.
+
+Everything is counted in this process. One command in FLUSH_S adds it up in Redis, for all texts together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import socket
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from secrets import token_hex
+from time import monotonic
+
+from api.asgi.http import client_address
+from api.backend import Hub
+from api.errors import Problem
+from api.keys import key_name
+from api.lifecycle import Lifecycle
+from api.predict.context import RequestContext
+from api.settings import ApiSettings
+from batcher.core.console import AddUsage, UsageRow
+from batcher.core.outage import REDIS_ERRORS
+
+log = logging.getLogger(__name__)
+
+FLUSH_S = 5.0
+# The most clients that are counted apart between two flushes, and that are published.
+MOST_CLIENTS = 10_000
+MOST_SHOWN = 50
+# The name under which requests without a key are counted.
+NO_KEY = "-"
+
+
+@dataclass(slots=True)
+class Counts:
+    """What one client has sent since the last flush."""
+
+    texts: int = 0
+    tokens: int = 0
+    requests: int = 0
+    hits: int = 0
+    errors: int = 0
+    refused: int = 0
+
+
+class Traffic:
+    """The counters of one process. `waiting` has the texts of each client that wait now."""
+
+    def __init__(self, settings: ApiSettings, hub: Hub, waiting: Mapping[str, int]) -> None:
+        self._hub = hub
+        self._waiting = waiting
+        self._quotas = settings.quota_texts
+        self.has_quotas = bool(self._quotas)
+        self._keep_ms = settings.usage_days * 86_400_000
+        self._api = f"{socket.gethostname()}-{os.getpid()}-{token_hex(4)}"
+        self._clients: dict[str, Counts] = {}
+        self._flushed_at = monotonic()
+        self._shown = False
+        # The texts of today by key name, as of the last flush, and their day.
+        self._today: dict[str, int] = {}
+        self._day = ""
+        self._number = 0
+        self._unsent: AddUsage | None = None
+
+    def record(self, context: RequestContext, status: int) -> None:
+        """Counts a request that has been answered."""
+        headers, texts = context.headers, len(context.texts)
+        name = headers.client_name
+        client = f"key:{name}" if name else client_address(headers.scope)
+        self.count(client, texts, texts - context.computed, context.tokens, status)
+
+    def count(self, client: str, texts: int, hits: int, tokens: int, status: int) -> None:
+        """Counts a request of a client. A hit is a text that a cache knew."""
+        counts = self._clients.get(client)
+        if counts is None:
+            if len(self._clients) >= MOST_CLIENTS:
+                client = ""
+            counts = self._clients.setdefault(client, Counts())
+        counts.requests += 1
+        counts.texts += texts
+        if status < 400:
+            counts.hits += hits
+            counts.tokens += tokens
+        else:
+            counts.errors += 1
+            counts.refused += status in (429, 503)
+
+    def count_job(self, client: str, texts: int) -> None:
+        """Counts the texts of a new job."""
+        self.count(client, texts, 0, 0, 202)
+
+    def check_quota(self, client: str) -> None:
+        """Raises Problem 429 `quota_exceeded` until midnight (UTC) once the texts of a key are used up."""
+        name = key_name(client)
+        quota = self._quotas.get(name)
+        if quota is None:
+            return
+        now = datetime.now(UTC)
+        counts = self._clients.get(client)
+        used = (self._today.get(name, 0) if self._day == f"{now:%F}" else 0) + (counts.texts if counts else 0)
+        if used >= quota:
+            ends = (now + timedelta(days=1)).replace(hour=0, minute=0, second=0, microsecond=0)
+            detail = f"{used} of {quota} texts of this day are used; the next day begins at {ends:%FT%TZ}"
+            wait_s = (ends - now).total_seconds()
+            raise Problem(429, detail, code="quota_exceeded", retry_after_s=wait_s)
+
+    @contextlib.asynccontextmanager
+    async def running(self, lifecycle: Lifecycle) -> AsyncIterator[None]:
+        """Flushes every FLUSH_S while it is open, and once more when it closes."""
+        flusher = lifecycle.watch(asyncio.create_task(self._run(), name="traffic"))
+        try:
+            yield
+        finally:
+            flusher.cancel()
+            await asyncio.wait([flusher])
+            await self.flush()
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                await self.flush()
+            except Exception:
+                log.exception("could not add up the usage", extra={"action": "usage.lost"})
+            await asyncio.sleep(FLUSH_S)
+
+    async def flush(self) -> None:
+        """Adds what was counted to Redis. What Redis does not take is sent again later, under its number."""
+        if not self._hub.reachable:
+            return
+        command = self._unsent or self._next()
+        if command is None:
+            return
+        self._unsent = command
+        with contextlib.suppress(*REDIS_ERRORS):
+            texts = await self._hub.console.run(command)
+            self._unsent = None
+            self._day = f"{datetime.now(UTC):%F}"
+            rows = zip(command.rows, texts, strict=True)
+            self._today = {row.name: total for row, total in rows if row.day == self._day}
+
+    def _next(self) -> AddUsage | None:
+        clients, self._clients = self._clients, {}
+        now = monotonic()
+        shown, self._flushed_at = self._rates(clients, max(now - self._flushed_at, 0.1)), now
+        names = {name: Counts() for name in self._quotas}
+        for client, counts in clients.items():
+            _add(names.setdefault(key_name(client) or NO_KEY, Counts()), counts)
+        if not names and not shown and not self._shown:
+            return None
+        self._shown = bool(shown)
+        self._number += 1
+        day = f"{datetime.now(UTC):%F}"
+        rows = [
+            UsageRow(name, day, one.texts, one.tokens, one.requests, one.hits, one.errors)
+            for name, one in names.items()
+        ]
+        encoded = json.dumps(shown, separators=(",", ":"))
+        return AddUsage(self._api, self._number, encoded, self._keep_ms, rows)
+
+    def _rates(self, clients: Mapping[str, Counts], seconds: float) -> Mapping[str, Mapping[str, float]]:
+        """What the clients with the most texts do, per second."""
+        waiting = dict(self._waiting)
+        texts = {client: waiting.get(client, 0) for client in waiting}
+        for client, counts in clients.items():
+            texts[client] = texts.get(client, 0) + counts.texts + counts.requests
+        most = sorted(texts, key=lambda client: -texts[client])[:MOST_SHOWN]
+        return {
+            client: _rate(clients.get(client, Counts()), waiting.get(client, 0), seconds) for client in most
+        }
+
+
+def _rate(counts: Counts, waiting: int, seconds: float) -> Mapping[str, float]:
+    return {
+        "waiting": waiting,
+        "texts_s": round(counts.texts / seconds, 1),
+        "requests_s": round(counts.requests / seconds, 1),
+        "hits_s": round(counts.hits / seconds, 1),
+        "refused_s": round(counts.refused / seconds, 1),
+    }
+
+
+def _add(total: Counts, more: Counts) -> None:
+    total.texts += more.texts
+    total.tokens += more.tokens
+    total.requests += more.requests
+    total.hits += more.hits
+    total.errors += more.errors

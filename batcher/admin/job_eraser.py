@@ -1,0 +1,122 @@
+"""Erases a text, a client or a revision from jobs and uploaded files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any, cast
+
+import redis
+
+from batcher.admin.scanning import SLICE, fields
+from batcher.core.scripts import call
+from batcher.jobs.files import FileRecord
+from batcher.jobs.records import JobRecord
+from batcher.jobs.store import SCRIPTS, JobStore, jobs_prefix
+from batcher.jobs.upload import account_of
+
+PAGE = 500
+
+
+class JobEraser:
+    """Works on one service. `unqueue` removes the id of a job from RQ's queue."""
+
+    def __init__(
+        self, client: redis.Redis, name: str, store: JobStore, unqueue: Callable[[str], None]
+    ) -> None:
+        self._client = client
+        self._prefix = jobs_prefix(name)
+        self._store = store
+        self._unqueue = unqueue
+
+    def text(self, text: str) -> tuple[int, int]:
+        """Replaces a text in the kept input of jobs by null, and deletes the files that contain it.
+
+        Returns how many chunks were changed, and how many files deleted. A job that still has to run the text
+        reports it as too long.
+        """
+        holding = (record for record in self._jobs() if record.keep_input or not record.ended)
+        chunks = sum(self._redact(record, text) for record in holding)
+        found = [file.id for file in self._files() if self._contains(file, text)]
+        return chunks, sum(map(self._store.files.delete, found))
+
+    def client(self, client: str) -> tuple[int, int]:
+        """Deletes the jobs and files of a client, running jobs too. Returns how many of each."""
+        account = account_of(client).encode()
+        held = {
+            member.decode()
+            for some in fields(self._client, f"{self._prefix}:jobs:sizes")
+            for member, value in some.items()
+            if value.partition(b" ")[2] == account
+        }
+        files = [member.removeprefix("file:") for member in held if member.startswith("file:")]
+        ids = {member.partition(":")[2] for member in held if not member.startswith(("file:", "upload:"))}
+        ids |= {record.id for record in self._jobs() if record.owner == client}
+        return sum(map(self._delete, ids)), sum(map(self._store.files.delete, files))
+
+    def revision(self, revision: str) -> int:
+        """Deletes jobs that ended under a revision. Returns how many."""
+        end = f"@{revision[:12]}"
+        found = [record.id for record in self._jobs() if record.ended and record.model.endswith(end)]
+        return sum(map(self._store.delete, found))
+
+    def _delete(self, job_id: str) -> bool:
+        if self._store.cancel(job_id) == "cancelled":
+            self._unqueue(job_id)
+        return self._store.delete(job_id)
+
+    def _jobs(self) -> Iterator[JobRecord]:
+        cursor: str | None = ""
+        while cursor is not None:
+            ids, cursor = self._store.newest(PAGE, cursor)
+            yield from (record for record in self._store.records(ids) if record is not None)
+
+    def _redact(self, record: JobRecord, text: str) -> int:
+        """Replaces the text in one job. Reads a chunk at a time."""
+        key, changed = f"{self._prefix}:job:{record.id}:input", 0
+        for number in range(-(-record.total // record.chunk_texts)):
+            raw = cast("bytes | None", self._client.hget(key, str(number)))
+            if raw is None:
+                break  # its input is not kept
+            texts = json.loads(raw)
+            if text in texts:
+                cleared = json.dumps([None if one == text else one for one in texts], ensure_ascii=False)
+                changed += self._run("job_redact", record.id, number, raw, cleared)
+        return changed
+
+    def _files(self) -> Iterator[FileRecord]:
+        ends = f"{self._prefix}:jobs:ends"
+        for member, _ in self._client.zscan_iter(ends, match="file:*", count=SLICE):
+            if file := self._store.files.record(member.removeprefix(b"file:").decode()):
+                yield file
+
+    def _contains(self, file: FileRecord, text: str) -> bool:
+        try:
+            content = b"".join(self._store.files.content(file))
+        except LookupError:
+            return False
+        return any(_has(line, text) for line in content.split(b"\n"))
+
+    def _run(self, script: str, *args: Any) -> int:
+        client: Any = self._client
+        try:
+            return int(client.execute_command(*call(script, True, SCRIPTS), 1, self._prefix, *args))
+        except redis.exceptions.NoScriptError:
+            return int(client.execute_command(*call(script, False, SCRIPTS), 1, self._prefix, *args))
+
+
+def _has(line: bytes, text: str) -> bool:
+    """Whether a line of JSON contains the text as a value, however deep."""
+    try:
+        waiting = [json.loads(line)]
+    except (ValueError, RecursionError):
+        return False
+    while waiting:
+        value = waiting.pop()
+        if value == text:
+            return True
+        if isinstance(value, dict):
+            waiting.extend(value.values())
+        elif isinstance(value, list):
+            waiting.extend(value)
+    return False

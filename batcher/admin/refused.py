@@ -1,0 +1,120 @@
+"""Texts that were refused as poison or that the model failed on: records that the queue's scripts write."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import redis
+
+from batcher.admin.scanning import SLICE
+from batcher.core.keys import prefix
+
+# Most records that one page examines: a filter that matches few of them returns less than a page.
+MOST_LOOKS = 2000
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedFilter:
+    """Which records are wanted; "" and 0 mean any. Times are in ms since 1970, `until_ms` excluded."""
+
+    code: str = ""
+    revision: str = ""
+    worker: str = ""
+    client: str = ""
+    since_ms: int = 0
+    until_ms: int = 0
+
+    def matches(self, record: Mapping[str, Any]) -> bool:
+        return (
+            self.code in ("", record["code"])
+            and record["revision"].startswith(self.revision)
+            and (not self.worker or self.worker in record["workers"].split())
+            and self.client in ("", record.get("client", ""))
+        )
+
+
+class RefusedTexts:
+    """The records of one service. The scripts keep the newest 10,000, for a week.
+
+    A record's place, by which they are sorted, is `ms since 1970:id`.
+    """
+
+    def __init__(self, client: redis.Redis, name: str) -> None:
+        self._client = client
+        self._prefix = prefix(name)
+        self._places, self._records = f"{self._prefix}:refused", f"{self._prefix}:refusals"
+
+    def page(self, wanted: RefusedFilter, count: int, cursor: str = "") -> tuple[list[Record], str]:
+        """Up to `count` records, newest first, and the cursor of the next page: "" at the end.
+
+        Takes three round trips however many there are. `text_held` says whether the text is kept.
+        """
+        newest = f"({cursor}" if cursor else f"({wanted.until_ms:013d}" if wanted.until_ms else "+"
+        oldest = f"[{wanted.since_ms:013d}"
+        found_places = self._client.zrevrangebylex(self._places, newest, oldest, start=0, num=MOST_LOOKS)
+        places = cast("list[bytes]", found_places)
+        found, following = list[Record](), ""
+        for place, record in zip(places, self._read(places), strict=True):
+            if len(found) == count:
+                break
+            following = place.decode()
+            if record is not None and wanted.matches(record):
+                found.append(record)
+        else:
+            following = following if len(places) == MOST_LOOKS else ""
+        for record, text in zip(found, self.texts([record["id"] for record in found]), strict=True):
+            record["text_held"] = text is not None
+        return found, following
+
+    def texts(self, ids: Sequence[str]) -> list[str | None]:
+        """The text of each id, None if it is not kept."""
+        raws = cast(
+            "list[bytes | None]", self._client.mget([self._text(entry) for entry in ids]) if ids else []
+        )
+        return [None if raw is None else raw.decode() for raw in raws]
+
+    def release(self, ids: Sequence[str]) -> int:
+        """Removes the mark of poison from texts, so that they may run again. Returns how many had one."""
+        keys = [f"{self._prefix}:res:{entry}" for entry in ids]
+        raws = cast("list[bytes | None]", self._client.mget(keys) if keys else [])
+        marked = [key for key, raw in zip(keys, raws, strict=True) if raw and b'"poison"' in raw[:200]]
+        return self._client.delete(*marked) if marked else 0
+
+    def delete(self, ids: Sequence[str]) -> int:
+        """Removes records, with their texts and marks. Returns how many there were."""
+        if not ids:
+            return 0
+        places = [record["place"] for record in self.find(ids)]
+        self.release(ids)
+        pipe = self._client.pipeline(transaction=False)
+        pipe.hdel(self._records, *ids)
+        pipe.delete(*map(self._text, ids))
+        if places:
+            pipe.zrem(self._places, *places)
+        return int(pipe.execute()[0])
+
+    def find(self, ids: Sequence[str]) -> list[Record]:
+        """The records of those ids that have one."""
+        raws = cast("list[bytes | None]", self._client.hmget(self._records, list(ids)) if ids else [])
+        return [json.loads(raw) for raw in raws if raw is not None]
+
+    def all(self, wanted: RefusedFilter) -> Iterator[Record]:
+        """Every record that matches, read in slices."""
+        cursor = ""
+        while True:
+            records, cursor = self.page(wanted, SLICE, cursor)
+            yield from records
+            if not cursor:
+                return
+
+    def _read(self, places: Sequence[bytes]) -> list[Record | None]:
+        ids = [place[14:].decode() for place in places]
+        raws = cast("list[bytes | None]", self._client.hmget(self._records, ids) if ids else [])
+        return [None if raw is None else json.loads(raw) for raw in raws]
+
+    def _text(self, entry: str) -> str:
+        return f"{self._places}:{entry}"

@@ -1,0 +1,68 @@
+"""A client of the routes under /admin, for the commands of operators."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from millrace.addresses import api_address, no_answer, with_scheme
+from millrace.errors import CommandError
+
+# Walking over a large Redis takes a while.
+TIMEOUT_S = 300.0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--url", help="address of the API (http://MILLRACE_HOST:MILLRACE_PORT)")
+    parser.add_argument("--admin-key-file", type=Path, help="file that holds the operator's key")
+
+
+class AdminClient:
+    """Sends requests to one API. Every failure is a CommandError."""
+
+    def __init__(self, url: str, key: str = "") -> None:
+        try:
+            import httpx
+        except ImportError:
+            raise CommandError("the package httpx is missing: pip install 'millrace-server[cli]'.") from None
+        self._url = with_scheme(url)
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._http = httpx.Client(base_url=self._url, headers=headers, timeout=TIMEOUT_S, trust_env=False)
+        self._errors: type[Exception] = httpx.HTTPError
+
+    @classmethod
+    def of(cls, args: argparse.Namespace) -> AdminClient:
+        """Connects to the API given by the arguments or, by default, by the settings."""
+        try:
+            key = args.admin_key_file.read_text().strip() if args.admin_key_file else ""
+        except OSError as error:
+            raise CommandError(f"{args.admin_key_file} cannot be read: {error.strerror}.") from None
+        return cls(args.url or api_address(), key)
+
+    def get(self, path: str, **query: object) -> dict[str, Any]:
+        return self.ask("GET", path, params={name: value for name, value in query.items() if value != ""})
+
+    def post(self, path: str, body: object) -> dict[str, Any]:
+        return self.ask("POST", path, json=body)
+
+    def ask(self, method: str, path: str, **more: Any) -> dict[str, Any]:
+        """The JSON of an answer. Raises CommandError."""
+        try:
+            answer = self._http.request(method, path, **more)
+            body = answer.json()
+        except self._errors as error:
+            raise CommandError(f"{no_answer(self._url, error)}.", status=1) from None
+        except ValueError:
+            raise CommandError(f"{self._url}{path} did not answer JSON: is this a Millrace API?") from None
+        if answer.status_code == 401:
+            raise CommandError(f"{self._url} requires the key of an operator: use --admin-key-file.")
+        if answer.status_code >= 400:
+            raise CommandError(f"{_detail(body)}.")
+        found: dict[str, Any] = body
+        return found
+
+
+def _detail(body: Any) -> str:
+    detail = body.get("detail", body) if isinstance(body, dict) else body
+    return "; ".join(one["msg"] for one in detail) if isinstance(detail, list) else str(detail)

@@ -1,0 +1,60 @@
+"""`millrace forget`: removes a text, a client or a revision from everything that the service keeps."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from millrace.admin_client import AdminClient
+from millrace.admin_client import add_arguments as add_client_arguments
+from millrace.errors import CommandError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    kinds = parser.add_subparsers(dest="kind", metavar="WHAT", required=True)
+    text = kinds.add_parser("text", help="forget one text", description="Forgets one text.")
+    text.add_argument(
+        "file",
+        metavar="FILE",
+        help="file that contains the text and nothing else; -: standard input, so that the text does not "
+        "appear in the process list",
+    )
+    client = kinds.add_parser("client", help="forget a client", description="Forgets a client.")
+    client.add_argument("client", metavar="CLIENT", help="name of its key, or its address")
+    revision = kinds.add_parser("revision", help="forget a revision", description="Forgets a revision.")
+    revision.add_argument("revision", metavar="REVISION", help="the revision, or its first digits")
+    for one in (text, client, revision):
+        add_client_arguments(one)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints how many keys were removed or changed, by kind."""
+    answer = AdminClient.of(args).post("/admin/forget", _body(args))
+    print(f"{answer['keys']} keys removed or changed")
+    for kind, count in answer["removed"].items():
+        if count and kind != "waiting":
+            print(f"  {kind:<9} {count}")
+    if answer["removed"].get("waiting"):
+        print("The text is being classified at the moment: repeat the command in a minute.")
+    return 0
+
+
+def _body(args: argparse.Namespace) -> dict[str, str]:
+    if args.kind == "text":
+        return {"text": _text(args.file)}
+    if args.kind == "client":
+        is_address = ":" in args.client or args.client.replace(".", "").isdigit()
+        return {"client": args.client if is_address else f"key:{args.client}"}
+    return {"revision": args.revision}
+
+
+def _text(file: str) -> str:
+    """The content of the file, without the line break at its end. Raises CommandError."""
+    try:
+        raw = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+        return raw.decode().removesuffix("\n").removesuffix("\r")
+    except OSError as error:
+        raise CommandError(f"{file} cannot be read: {error.strerror}.") from None
+    except UnicodeDecodeError:
+        raise CommandError(f"{file} is not UTF-8.") from None

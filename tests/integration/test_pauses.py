@@ -1,0 +1,95 @@
+"""Pauses of lanes, by what the scripts answer, on pretended and on real Redis."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+import redis
+
+from batcher.core.commands import Wake
+from batcher.core.console import SetPause
+from batcher.core.pauses import Waiting
+from tests.integration.test_queue_contract import ANSWER, MODEL, RECORD, Bench, ids_of
+
+
+@pytest.fixture
+def bench(client: redis.Redis) -> Bench:
+    return Bench(client)
+
+
+def pause(bench: Bench, lane: str, waiting: str = "keep", for_ms: int = 60_000) -> dict[str, str]:
+    (pauses,) = bench.worker().run([SetPause(lane, waiting, for_ms)])  # type: ignore[arg-type]
+    return {lane: pause.waiting for lane, pause in pauses.items()}
+
+
+@pytest.mark.parametrize("waiting", ["keep", "refuse"])
+def test_workers_leave_a_paused_lane_alone(bench: Bench, waiting: Waiting) -> None:
+    assert pause(bench, "interactive", waiting) == {"interactive": waiting}
+    bench.ask("x")
+    bench.ask("y", lane="bulk")
+    assert ids_of(bench.worker().claim(10, 100, 100)) == ["y"]
+    assert ids_of(bench.worker().claim(10, 100, 100)) == []
+    assert pause(bench, "interactive", "") == {}
+    assert ids_of(bench.worker().claim(10, 100, 100)) == ["x"]
+
+
+def test_what_waits_is_finished_if_asked(bench: Bench) -> None:
+    bench.ask("x")
+    pause(bench, "interactive", "finish")
+    assert ids_of(bench.worker().claim(10, 100, 100)) == ["x"]
+
+
+def test_each_lane_has_its_own_pause(bench: Bench) -> None:
+    pause(bench, "interactive", "keep")
+    assert pause(bench, "bulk", "finish") == {"interactive": "keep", "bulk": "finish"}
+    assert pause(bench, "interactive", "refuse", 5000) == {"interactive": "refuse", "bulk": "finish"}
+    assert pause(bench, "bulk", "") == {"interactive": "refuse"}
+
+
+def test_both_lanes_paused_hold_what_runs_alone(bench: Bench) -> None:
+    bench.ask("x")
+    bench.worker("dead", lease_ms=1).claim(10, 100, 100)
+    time.sleep(0.01)
+    bench.sweep()
+    for lane in ("interactive", "bulk"):
+        pause(bench, lane)
+    assert ids_of(bench.worker().claim(10, 100, 100)) == []
+    pause(bench, "bulk", "")
+    assert ids_of(bench.worker().claim(10, 100, 100)) == ["x"]
+
+
+def test_idle_workers_do_not_wake_each_other_for_a_paused_lane(bench: Bench) -> None:
+    """Each claim that leaves something wakes another worker: two of them would never rest."""
+    for name in ("w1", "w2"):
+        bench.worker(name).beat([], RECORD, MODEL, 5000, takeover=True)
+        assert bench.worker(name).claim(10, 100, 100, idle_ms=0).left == 0
+    pause(bench, "interactive")
+    bench.ask("x")
+    assert not bench.client.keys(f"{bench.P}:wake:*")
+    assert bench.worker("w1").claim(10, 100, 100, idle_ms=0).left == 0
+    assert bench.worker().run([Wake()]) == [0]
+    bench.sweep()
+    bench.worker("w2").complete([("y", ANSWER)], idle=True)
+    assert not bench.client.keys(f"{bench.P}:wake:*")
+    pause(bench, "interactive", "")
+    assert len(bench.client.keys(f"{bench.P}:wake:*")) == 1
+
+
+def test_a_pause_ends_by_itself_and_so_does_its_key(bench: Bench) -> None:
+    pause(bench, "interactive", for_ms=50)
+    bench.ask("x")
+    assert bench.sweep().pauses["interactive"].waiting == "keep"
+    assert 0 < bench.client.pttl(f"{bench.P}:pauses") < 120_000
+    time.sleep(0.06)
+    assert ids_of(bench.worker().claim(10, 100, 100)) == ["x"]
+    assert not bench.sweep().pauses
+
+
+def test_every_process_reads_pauses_from_the_snapshot(bench: Bench) -> None:
+    bench.worker().beat([], RECORD, MODEL, 5000, takeover=True)
+    bench.sweep(api="one")
+    pause(bench, "bulk", "finish", 30_000)
+    seen = bench.sweep(api="two")
+    assert not seen.swept
+    assert 29 < seen.pauses["bulk"].left_s <= 30

@@ -1,0 +1,122 @@
+"""Who may use the console, and what is written down about it."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi.routing import APIRoute
+
+from tests.unit.api.admin.conftest import ADMIN, READER, AdminApi, Start, keys
+
+PAGE = Path(__file__).parents[4] / "docs/console.md"
+
+
+def routes(found: Iterable[Any]) -> Iterator[tuple[str, str]]:
+    """Every route under /admin, as (method, path)."""
+    for route in found:
+        if inner := getattr(route, "original_router", None):
+            yield from routes(inner.routes)
+        elif isinstance(route, APIRoute) and route.path.startswith("/admin"):
+            yield from ((method, route.path.replace("{lane}", "bulk")) for method in sorted(route.methods))
+
+
+async def ask(api: AdminApi, method: str, path: str, **headers: str) -> httpx.Response:
+    return await api.client.request(method, path, headers=headers)
+
+
+async def test_every_route_refuses_what_may_not_use_it(api: AdminApi) -> None:
+    served = list(routes(api.app.app.routes))
+    documented = re.findall(r"^\| `(\w+) (/admin[^`?]*)", PAGE.read_text(), re.MULTILINE)
+    assert sorted(served) == sorted((method, path.replace("{lane}", "bulk")) for method, path in documented)
+    for method, path in served:
+        for headers in ({}, {"authorization": "Bearer guess"}, {"x-api-key": ""}):
+            answer = await ask(api, method, path, **headers)
+            assert (answer.status_code, answer.json()["code"]) == (401, "unauthorized"), (method, path)
+        reading = await ask(api, method, path, **READER)
+        if method == "GET":
+            assert reading.status_code != 403, path
+        else:
+            assert (reading.status_code, reading.json()["code"]) == (403, "read_only"), path
+        for foreign in (
+            {"origin": "https://evil.example"},
+            {"sec-fetch-site": "cross-site"},
+            {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"},
+            {"sec-fetch-site": "same-site"},
+        ):
+            answer = await ask(api, method, path, **ADMIN, **foreign)
+            assert (answer.status_code, answer.json()["code"]) == (403, "cross_site"), (method, path, foreign)
+        answer = await ask(api, method, path, **ADMIN, host="rebound.example")
+        assert (answer.status_code, answer.json()["code"]) == (403, "host_not_allowed")
+
+
+async def test_keys_of_clients_and_of_operators_are_apart(start: Start) -> None:
+    api = await start(api_keys=keys(web="one"))
+    assert (await ask(api, "GET", "/admin/audit", authorization="Bearer one")).status_code == 401
+    assert (await ask(api, "GET", "/jobs", **ADMIN)).status_code == 401
+    assert (await ask(api, "GET", "/jobs", authorization="Bearer one")).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/admin", "/admin/", "/admin/nothing", "/admin/forget/"])
+async def test_a_path_that_is_no_route_is_closed_too(api: AdminApi, path: str) -> None:
+    assert (await ask(api, "GET", path)).status_code == 401
+    assert (await ask(api, "GET", path, **ADMIN)).status_code == 404
+
+
+async def test_this_machine_needs_no_key_while_the_service_is_open(start: Start) -> None:
+    api = await start(admin_keys="", admin_read_keys="")
+    assert (await ask(api, "GET", "/admin/audit")).status_code == 200
+    proxied = await ask(api, "GET", "/admin/audit", **{"x-forwarded-for": "203.0.113.9"})
+    assert proxied.status_code == 401, "a proxy on this machine answers for others"
+
+
+@pytest.mark.parametrize(
+    "closed",
+    [
+        {"api_keys": keys(web="one")},
+        {"open": "false", "api_keys": keys(web="one")},
+        {"host": "0.0.0.0", "open": "true"},
+        {"admin_read_keys": keys(eyes="look")},
+    ],
+)
+async def test_this_machine_needs_a_key_otherwise(start: Start, closed: dict[str, str]) -> None:
+    api = await start(**{"admin_keys": "", "admin_read_keys": "", **closed})
+    assert (await ask(api, "GET", "/admin/audit")).status_code == 401
+
+
+async def test_guesses_count_towards_the_rate_of_their_address(start: Start) -> None:
+    api = await start(rate_limit="2/minute")
+    statuses = [(await ask(api, "GET", "/admin/audit")).status_code for _ in range(3)]
+    assert statuses == [401, 401, 429]
+
+
+async def test_every_action_leaves_a_line(api: AdminApi, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        assert (await api.post("/forget", text="a secret text")).status_code == 200
+        assert (await api.post("/refused/delete", filter={})).status_code == 200
+    (newest, first) = (await api.get("/audit")).json()["audit"]
+    assert newest["action"] == "delete_refused"
+    assert {**first, "at": ""} == {
+        "at": "",
+        "operator": "admin:ops",
+        "address": "127.0.0.1",
+        "action": "forget",
+        "what": "a text",
+        "keys": 0,
+    }
+    logged = [vars(record) for record in caplog.records if vars(record).get("operator")]
+    assert [line["action"] for line in logged] == ["admin.forget", "admin.delete_refused"]
+    assert "secret" not in caplog.text + str(first)
+
+
+async def test_the_list_of_actions_is_bounded(api: AdminApi) -> None:
+    api.redis.rpush("{millrace:default}:audit", *["{}"] * 1500)
+    await api.post("/refused/delete", filter={})
+    assert api.redis.llen("{millrace:default}:audit") == 1000
+    assert 0 < api.redis.ttl("{millrace:default}:audit") <= 90 * 86_400
+    assert len((await api.get("/audit", limit=7)).json()["audit"]) == 7

@@ -1,0 +1,217 @@
+"""`forget`, verified by reading all of Redis afterwards."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import redis
+
+from batcher.core.commands import Enqueue
+from batcher.core.console import NoteRefused
+from batcher.core.keys import cache_key
+from batcher.core.snapshot import Sweep
+from batcher.jobs.upload import Submission, account_of
+from batcher.messages import Failure, entry_id
+from tests.conftest import encoded
+from tests.unit.api.admin.conftest import AdminApi, P, Start, keys
+from tests.unit.pretended import OTHER_REVISION, REVISION, prediction
+
+TEXT = "Ünïque words of one person"
+FAILURE = Failure("inference_failed", "no").encode()
+
+
+def everything(client: redis.Redis) -> bytes:
+    """All keys and values, except the audit log, which names clients and revisions."""
+    parts: list[bytes] = []
+    for key in set(client.scan_iter("*")) - {f"{P}:audit".encode()}:
+        kind = client.type(key)
+        read: dict[bytes, Any] = {
+            b"string": lambda key: [client.get(key)],
+            b"hash": lambda key: [part for pair in client.hgetall(key).items() for part in pair],
+            b"list": lambda key: client.lrange(key, 0, -1),
+            b"zset": lambda key: client.zrange(key, 0, -1),
+            b"set": lambda key: list(client.smembers(key)),
+        }
+        parts += [key, *read[kind](key)]
+    return b"\n".join(parts)
+
+
+def stays(client: redis.Redis, *needles: str) -> list[str]:
+    """Which of these are anywhere in Redis, also as escaped JSON."""
+    held = everything(client)
+    return [one for one in needles if one.encode() in held or json.dumps(one)[1:-1].encode() in held]
+
+
+def cached(api: AdminApi, text: str, tenant: str = "", revision: str = REVISION) -> None:
+    result = prediction(text, revision).encode()
+    api.redis.set(cache_key("default", revision, entry_id(text, tenant)), result, px=60_000)
+    api.redis.set(f"{P}:res:{entry_id(text, tenant)}", result, px=60_000)
+
+
+def job(api: AdminApi, *texts: str, client: str = "127.0.0.1", owner: str = "", keep: bool = True) -> str:
+    job_id = entry_id("|".join(texts) + client)[:32]
+    upload = api.store.upload(job_id, 2, Submission(owner, account_of(client), keep))
+    for at in range(0, len(texts), 2):
+        upload.add(encoded(texts[at : at + 2]))
+    assert api.store.create(upload, "digest", 100).outcome == "created"
+    return job_id
+
+
+def finish(api: AdminApi, job_id: str, model: str = f"stub@{REVISION[:12]}") -> None:
+    attempt = api.store.start(job_id)
+    lines = [b"\n".join([b"[]"] * 2)] * attempt.chunks
+    assert api.store.append(attempt, 0, lines, failed=0, rate=1, model=model) == "running"
+    api.store.end(attempt, "finished")
+
+
+def refuse(api: AdminApi, text: str, client: str = "127.0.0.1", tenant: str = "") -> str:
+    """A text that two workers fail on; its record is noted as an API process would."""
+    entry = entry_id(text, tenant)
+    worker = api.worker()
+    worker.run([Enqueue([entry], [text], [5], "a", "interactive", 10_000, 1000)])
+    worker.claim(10, 100, 100)
+    api.redis.set(f"{P}:failed:{entry}", "w0", px=1000)
+    worker.complete([(entry, FAILURE)])
+    api.redis.delete(f"{P}:reply:a", f"{P}:failed:{entry}", f"{P}:res:{entry}")
+    assert worker.run([NoteRefused(entry, client, text)]) == [1]
+    return entry
+
+
+@pytest.mark.parametrize("separate", [False, True])
+async def test_a_text_is_gone_from_all_of_redis(start: Start, separate: bool) -> None:
+    own = {"separate_clients": True, "api_keys": keys(web="one", phone="two")} if separate else {}
+    api = await start(**own)
+    tenants = ["", "key:web", "key:gone"] if separate else [""]
+    refuse(api, TEXT)
+    for tenant in tenants:
+        cached(api, TEXT, tenant)
+        cached(api, TEXT, tenant, OTHER_REVISION)
+    cached(api, "another text")
+    running = job(api, "a", TEXT, "b")
+    ended = job(api, TEXT, "c", client="key:web")
+    finish(api, ended)
+    line = json.dumps({"custom_id": "1", "body": {"input": ["x", TEXT]}}).encode()
+    api.store.files.put("f" * 32, [line + b"\n"], "someone", api.store.upload("x")._budget)
+    api.store.files.complete("f" * 32, "in.jsonl", len(line), 1, "")
+    api.cache.keep(TEXT)
+    await api.client.post("/predict", json={"text": [TEXT]}, headers={"x-api-key": "one"})
+
+    answer = await api.post("/forget", text=TEXT, tenants=["key:gone"])
+    removed = answer.json()["removed"]
+    ids = [entry_id(TEXT, tenant) for tenant in tenants]
+    assert stays(api.redis, TEXT, *ids) == []
+    assert removed == {
+        "cached": 2 * len(tenants),
+        "results": len(tenants),
+        "refused": 1,
+        "jobs": 2,
+        "files": 1,
+        "waiting": 0,
+    }
+    assert answer.json()["keys"] == sum(removed.values())
+    assert api.store.input(running, 0) == ["a", None]
+    assert api.store.input(running, 1) == ["b"]
+    assert api.store.input(ended, 0) == [None, "c"]
+    assert stays(api.redis, entry_id("another text")), "only what was asked for is removed"
+    lookups = len(api.cache.lookups)
+    await api.client.post("/predict", json={"text": [TEXT]}, headers={"x-api-key": "one"})
+    assert len(api.cache.lookups) == lookups + 1, "this process has forgotten it, too"
+
+
+async def test_other_processes_hear_of_it_from_the_snapshot(api: AdminApi) -> None:
+    api.cache.keep(TEXT)
+    (before,) = api.worker().run([Sweep("other", 3)])
+    await api.post("/forget", text=TEXT)
+    (after,) = api.worker().run([Sweep("other", 3)])
+    assert after.forgotten == before.forgotten + 1
+    assert 0 < api.redis.ttl(f"{P}:snapshot") <= 3600
+
+
+async def test_a_text_that_waits_is_reported(api: AdminApi) -> None:
+    api.worker().run([Enqueue([entry_id(TEXT)], [TEXT], [5], "a", "interactive", 10_000, 1000)])
+    answer = (await api.post("/forget", text=TEXT)).json()
+    assert (answer["keys"], answer["removed"]["waiting"]) == (0, 1)
+
+
+@pytest.mark.parametrize("client", ["key:web", "192.0.2.7", "2001:db8::/64"])
+async def test_a_client_is_gone_with_its_jobs(start: Start, client: str) -> None:
+    api = await start(api_keys=keys(web="one", phone="two"))
+    owner = client if client.startswith("key:") else ""
+    for text in ("running", "ended"):
+        found = job(api, f"{text} of it", client=client, owner=owner)
+        if text == "ended":
+            finish(api, found)
+    other = job(api, "of another", client="key:phone", owner="key:phone")
+    api.store.files.put("f" * 32, [b"a file of it"], account_of(client), api.store.upload("x")._budget)
+    api.store.files.complete("f" * 32, "name.jsonl", 12, 1, owner)
+    refuse(api, "refused of it", client)
+    api.redis.hset(f"{P}:usage:2026-01-01", "web texts", 1)
+    answer = (await api.post("/forget", client=client)).json()
+    assert stays(api.redis, " of it", account_of(client), "name.jsonl", *([owner] if owner else [])) == []
+    assert {name: answer["removed"][name] for name in ("jobs", "files", "refused")} == {
+        "jobs": 2,
+        "files": 1,
+        "refused": 1,
+    }
+    assert api.store.record(other) is not None
+    assert answer["keys"] == 4
+
+
+async def test_a_revision_is_gone_with_its_ended_jobs(api: AdminApi) -> None:
+    for number in range(3):
+        cached(api, f"text {number}")
+    cached(api, "newer", revision=OTHER_REVISION)
+    old, new = job(api, "old"), job(api, "new")
+    finish(api, old)
+    finish(api, new, f"stub@{OTHER_REVISION[:12]}")
+    answer = (await api.post("/forget", revision=REVISION[:12])).json()
+    assert answer["removed"] == {"cached": 3, "results": 3, "jobs": 1}
+    assert stays(api.redis, REVISION[:12]) == []
+    assert api.store.record(new) is not None
+
+
+HOSTILE: list[dict[str, Any]] = [
+    {},
+    {"text": "a", "client": "key:web"},
+    {"texts": ["a"]},
+    {"text": 7},
+    {"text": "x" * 1_000_001},
+    {"client": "*"},
+    {"client": "key:web\r\nX: 1"},
+    {"client": "key:" + "w" * 200},
+    {"revision": "*"},
+    {"revision": "abc"},
+    {"revision": "a" * 12 + "[b]"},
+    {"revision": "a" * 12 + "\n"},
+    {"text": "a", "tenants": ["key:web", "?"]},
+]
+
+
+async def test_a_hostile_body_is_refused_and_changes_nothing(api: AdminApi) -> None:
+    cached(api, "kept")
+    for body in HOSTILE:
+        answer = await api.post("/forget", **body)
+        assert answer.status_code == 422, body
+        assert answer.json()["detail"][0]["msg"]
+    assert stays(api.redis, entry_id("kept"))
+    assert not api.redis.exists(f"{P}:audit")
+
+
+async def test_keys_are_scanned_in_slices(api: AdminApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No command looks at more than a thousand keys."""
+    for number in range(2500):
+        api.redis.set(cache_key("default", REVISION, f"{number:064x}"), b"x", px=60_000)
+    counts: list[int] = []
+    scan = redis.Redis.scan
+
+    def counting(self: Any, cursor: Any = 0, match: Any = None, count: Any = None, _type: Any = None) -> Any:
+        counts.append(count)
+        return scan(self, cursor, match, count, _type)
+
+    monkeypatch.setattr(redis.Redis, "scan", counting)
+    answer = (await api.post("/forget", revision=REVISION)).json()
+    assert answer["removed"]["cached"] == 2500
+    assert set(counts) == {1000}
+    assert len(counts) <= 8

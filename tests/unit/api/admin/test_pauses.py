@@ -1,0 +1,106 @@
+"""Pauses through HTTP, with the real hub over a fake Redis."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from batcher.hub.admission import LaneCaps
+from batcher.hub.hub import ReplyHub
+from batcher.messages import Prediction, fragment
+from tests.conftest import FakeRedis
+from tests.unit.api.admin.conftest import ADMIN, AdminApi, P, Start
+from tests.unit.pretended import RUNNING
+
+
+async def until(true: Callable[[], object]) -> None:
+    """Waits for what the hub does meanwhile."""
+    async with asyncio.timeout(20):
+        while not true():  # noqa: ASYNC110 - Redis has no event for it
+            await asyncio.sleep(0.005)
+
+
+@pytest.fixture
+async def api(start: Start, fake_redis: FakeRedis) -> AdminApi:
+    hub: Any = ReplyHub(fake_redis.aio, fake_redis.aio, name="default", caps=LaneCaps(1000, 1000))
+    api = await start(hub, default_budget_s=2.0)
+    record = {"revision": "rev", "engine": "stub", "precision": "f32", "state": "idle", "rate": 1000}
+    record |= {"batches": 0, "texts": 0, "last_batch": 0, "started_ms": 1}
+    model = {"name": "m", "revision": "rev", "labels": "N\nP", "max_tokens": 9}
+    api.worker().beat([], record, model | {"engine": "stub", "precision": "f32"}, 60_000, takeover=True)
+    await hub.sweep()
+    assert hub.snapshot.workers == RUNNING.workers
+    return api
+
+
+async def put(api: AdminApi, lane: str, **body: Any) -> dict[str, Any]:
+    answer = await api.client.put(f"/admin/pauses/{lane}", json=body, headers=ADMIN)
+    assert answer.status_code == 200, answer.text
+    await api.hub.sweep()  # type: ignore[attr-defined]
+    found: dict[str, Any] = answer.json()["pauses"]
+    return found
+
+
+async def test_a_paused_service_says_until_when(api: AdminApi) -> None:
+    pauses = await put(api, "all", waiting="finish", for_s=90)
+    assert {lane: pause["waiting"] for lane, pause in pauses.items()} == {
+        "interactive": "finish",
+        "bulk": "finish",
+    }
+    answer = await api.client.post("/predict", json={"text": ["new"]})
+    assert (answer.status_code, answer.json()["code"]) == (503, "paused")
+    assert 85 <= int(answer.headers["retry-after"]) <= 90
+    assert (await api.get("/pauses")).json()["pauses"].keys() == {"interactive", "bulk"}
+    assert not api.redis.exists(f"{P}:q")
+
+    answer = await api.client.delete("/admin/pauses/all", headers=ADMIN)
+    assert answer.json() == {"pauses": {}}
+    lines = (await api.get("/audit")).json()["audit"]
+    assert [(line["action"], line["lane"]) for line in lines] == [("resume", "all"), ("pause", "all")]
+
+
+async def test_what_waits_is_refused_and_leaves_the_queue(api: AdminApi) -> None:
+    asking = asyncio.create_task(api.client.post("/predict", json={"text": ["waits"]}))
+    await until(lambda: api.redis.exists(f"{P}:q"))
+    await put(api, "interactive", waiting="refuse", for_s=60)
+    answer = await asking
+    assert (answer.status_code, answer.json()["code"]) == (503, "paused")
+    await until(lambda: not api.redis.keys(f"{P}:entry:*"))
+
+
+async def test_what_waits_is_kept_for_its_budget_and_runs_after_the_pause(api: AdminApi) -> None:
+    await put(api, "interactive", waiting="keep", for_s=1.5)
+    short = await api.client.post("/predict", json={"text": ["no"]}, headers={"prefer": "wait=0.5"})
+    assert (short.status_code, short.json()["code"]) == (503, "paused")
+    asking = asyncio.create_task(
+        api.client.post("/predict", json={"text": ["waits"]}, headers={"prefer": "wait=20"})
+    )
+    await until(lambda: api.redis.exists(f"{P}:q"))
+    assert api.worker().claim(10, 100, 100).entries == []
+    await api.client.delete("/admin/pauses/interactive", headers=ADMIN)
+    (entry,) = api.worker().claim(10, 100, 100).entries
+    result = Prediction(fragment(("N", "P"), (0.25, 0.75)), "rev", 3)
+    api.worker().complete([(entry.id, result.encode())])
+    assert (await asking).status_code == 200
+
+
+HOSTILE: list[tuple[str, dict[str, Any]]] = [
+    ("all", {}),
+    ("all", {"for_s": 0}),
+    ("all", {"for_s": 86_401}),
+    ("all", {"for_s": "10"}),
+    ("all", {"for_s": 10, "waiting": "drop"}),
+    ("all", {"for_s": 10, "more": 1}),
+    ("q", {"for_s": 10}),
+    ("interactive keep 99999999999999;bulk", {"for_s": 10}),
+]
+
+
+async def test_a_hostile_pause_is_422(api: AdminApi) -> None:
+    for lane, body in HOSTILE:
+        answer = await api.client.put(f"/admin/pauses/{lane}", json=body, headers=ADMIN)
+        assert answer.status_code == 422, (lane, body)
+    assert not api.redis.exists(f"{P}:pauses")

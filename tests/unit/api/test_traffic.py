@@ -1,0 +1,141 @@
+"""What is counted for each client and key, how it is added up in Redis, and quotas."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, date, datetime
+from typing import Any
+
+import pytest
+
+from api.keys import parse_quotas
+from api.settings import ApiSettings
+from api.traffic import MOST_CLIENTS, MOST_SHOWN, Traffic
+from batcher.admin.usage import UsageBooks
+from batcher.core.console import AddUsage
+from batcher.core.outage import REDIS_ERRORS
+from tests.conftest import FakeRedis
+from tests.integration.test_queue_contract import Bench
+from tests.unit.api.admin.conftest import keys
+from tests.unit.api.pretended import Start, assert_problem
+from tests.unit.pretended import FakeHub
+
+TODAY = datetime.now(UTC).date()
+
+
+def books(fake: FakeRedis) -> UsageBooks:
+    return UsageBooks(fake.sync, "t", 31)
+
+
+def hub_of(fake: FakeRedis) -> FakeHub:
+    """A hub whose commands run on the fake Redis."""
+    bench = Bench(fake.sync)
+    return FakeHub(replies=lambda command: bench.worker().run([command])[0])
+
+
+async def test_usage_adds_up_by_key_and_day(fake_redis: FakeRedis) -> None:
+    traffics = [Traffic(ApiSettings(), hub_of(fake_redis), {}) for _ in range(2)]
+    for traffic in traffics:
+        traffic.count("key:web", texts=3, hits=1, tokens=30, status=200)
+        traffic.count("key:web", texts=5, hits=5, tokens=0, status=429)
+        traffic.count("192.0.2.7", texts=1, hits=0, tokens=9, status=200)
+        await traffic.flush()
+        await traffic.flush()
+    rows = books(fake_redis).rows(date(2000, 1, 1), date(9999, 1, 1))
+    web = {"texts": 16, "tokens": 60, "requests": 4, "hits": 2, "errors": 2}
+    assert rows == [
+        {"day": str(TODAY), "key": "-", "texts": 2, "tokens": 18, "requests": 2, "hits": 0, "errors": 0},
+        {"day": str(TODAY), "key": "web", **web},
+    ]
+    (key,) = fake_redis.sync.keys("*usage*")
+    assert 30 * 86_400 < fake_redis.sync.ttl(key) <= 31 * 86_400
+    assert 0 < fake_redis.sync.ttl("{millrace:t}:clients") <= 60
+
+
+async def test_a_flush_that_is_sent_twice_counts_once(fake_redis: FakeRedis) -> None:
+    """The reply of the first one was lost."""
+    hub = hub_of(fake_redis)
+    runs: Callable[[Any], Any] = hub.replies
+
+    def lose(command: Any) -> Any:
+        runs(command)
+        raise REDIS_ERRORS[0]("gone")
+
+    traffic = Traffic(ApiSettings(), hub, {})
+    traffic.count("key:web", 3, 0, 0, 200)
+    hub.replies = lose
+    await traffic.flush()
+    traffic.count("key:web", 4, 0, 0, 200)
+    hub.replies = runs
+    await traffic.flush()
+    await traffic.flush()
+    (row,) = books(fake_redis).rows(TODAY, TODAY)
+    assert row["texts"] == 7
+
+
+async def test_one_command_carries_everything_and_silence_none(fake_redis: FakeRedis) -> None:
+    hub = hub_of(fake_redis)
+    traffic = Traffic(ApiSettings(), hub, {})
+    await traffic.flush()
+    assert hub.commands == []
+    for number in range(MOST_CLIENTS + 50):
+        traffic.count(f"192.0.2.{number}", number, 0, 0, 200)
+    await traffic.flush()
+    await traffic.flush()
+    await traffic.flush()
+    assert len(hub.commands) == 2, "the second one says that the clients have gone"
+    first = hub.commands[0]
+    assert isinstance(first, AddUsage)
+    assert len(first.rows) == 1
+    assert first.clients.count("texts_s") == MOST_SHOWN
+
+
+async def test_clients_of_all_processes_are_summed(fake_redis: FakeRedis) -> None:
+    for _ in range(2):
+        traffic = Traffic(ApiSettings(), hub_of(fake_redis), {"key:web": 7, "key:phone": 1})
+        traffic.count("key:web", 30, 10, 0, 200)
+        traffic.count("key:bad", 0, 0, 0, 429)
+        await traffic.flush()
+    found = books(fake_redis).clients()
+    assert [(row["client"], row["waiting"]) for row in found] == [
+        ("key:web", 14),
+        ("key:phone", 2),
+        ("key:bad", 0),
+    ]
+    assert 0 < found[0]["hits_s"] < found[0]["texts_s"]
+    assert found[2]["refused_s"] > 0
+
+
+async def test_a_key_without_quota_left_gets_429_until_midnight(start: Start) -> None:
+    service = await start(api_keys=keys(web="one", phone="two"), quotas="web=3")
+    service.hub.replies = lambda command: [2 for _ in command.rows]
+    for name, expected in (("one", 200), ("two", 200)):
+        assert (await service.predict("a", x_api_key=name)).status_code == expected
+    await service.predict("b", "c", x_api_key="one")
+    answer = await service.predict("d", x_api_key="one")
+    body = assert_problem(answer, 429, "quota_exceeded")
+    assert "of 3 texts" in str(body["detail"])
+    assert 0 < int(answer.headers["retry-after"]) <= 86_400
+    assert (await service.predict("d", x_api_key="two")).status_code == 200
+
+
+async def test_a_quota_counts_what_other_processes_have_added(fake_redis: FakeRedis) -> None:
+    settings = ApiSettings(quotas="web=10")
+    other, own = (Traffic(settings, hub_of(fake_redis), {}) for _ in range(2))
+    other.count("key:web", 10, 0, 0, 200)
+    await other.flush()
+    own.check_quota("key:web")
+    await own.flush()
+    with pytest.raises(Exception, match="quota_exceeded"):
+        own.check_quota("key:web")
+    own.check_quota("key:phone")
+
+
+@pytest.mark.parametrize("value", ["web", "web=", "web=0", "web=-1", "web=1e3", "we b=1", "=1", "web=٣"])
+def test_a_quota_that_is_none_is_refused(value: str) -> None:
+    with pytest.raises(ValueError, match="web=100000"):
+        parse_quotas(value)
+
+
+def test_quotas_are_read() -> None:
+    assert parse_quotas(" web=100 , phone = 5,") == {"web": 100, "phone": 5}

@@ -1,0 +1,64 @@
+"""What a paused lane accepts, and what Retry-After promises."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from batcher.core.outage import Outage
+from batcher.core.pauses import Pause, Waiting, read_pauses
+from batcher.errors import Paused
+from batcher.hub.admission import Admission, LaneCaps
+from batcher.hub.dispatcher import Dispatcher
+
+
+def admission(waiting: Waiting, left_s: float) -> Admission:
+    made = Admission(LaneCaps(1000, 5000))
+    made.rate = 100.0
+    made.pauses = {"interactive": Pause(waiting, time.monotonic() + left_s)}
+    return made
+
+
+@pytest.mark.parametrize(
+    ("waiting", "left_s", "budget_s", "admitted"),
+    [
+        ("keep", 30, 60, True),
+        ("keep", 30, 10, False),
+        ("refuse", 30, 60, False),
+        ("finish", 30, 60, False),
+        ("refuse", -1, 10, True),  # it has ended
+    ],
+)
+def test_only_what_can_be_answered_in_time_is_admitted(
+    waiting: Waiting, left_s: float, budget_s: float, admitted: bool
+) -> None:
+    made = admission(waiting, left_s)
+    made.check("bulk", budget_s)
+    if admitted:
+        made.check("interactive", budget_s)
+    else:
+        with pytest.raises(Paused) as refused:
+            made.check("interactive", budget_s)
+        assert refused.value.retry_after_s == pytest.approx(30, abs=1)
+
+
+def test_the_cap_and_retry_after_count_from_the_end_of_the_pause() -> None:
+    made = admission("keep", 30)
+    pipeline: Any = None
+    cap = Dispatcher(pipeline, "t", "a", Outage(), made).cap("interactive", False, budget_s=40.0)
+    assert 450 < cap < 510, "half of what the workers do in the ten seconds that are left"
+    assert made.queue_full("interactive", 75, 0, 0.0).retry_after_s == pytest.approx(31, abs=0.2)
+    assert made.queue_full("bulk", 75, 0, 0.0).retry_after_s == pytest.approx(1, abs=0.2)
+
+
+def test_only_refused_lanes_refuse_what_waits() -> None:
+    assert [lane for lane, _ in admission("refuse", 30).refusals()] == ["interactive"]
+    assert not list(admission("keep", 30).refusals())
+    assert not list(admission("refuse", -1).refusals())
+
+
+@pytest.mark.parametrize("text", ["", "bulk", "bulk keep", "bulk stop 10;", "bulk keep -1;", "bulk keep x;;"])
+def test_what_is_unreadable_is_no_pause(text: str) -> None:
+    assert read_pauses(text) == {}

@@ -1,0 +1,166 @@
+"""The keys of `millrace top`, and `millrace forget`, against an API that is a few prepared answers."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pty
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from millrace.__main__ import main
+from millrace.admin_client import AdminClient
+from millrace.keys import reading
+from millrace.top import View
+from millrace.top_keys import HELP, TopKeys
+from tests.unit.millrace.test_watching import FRAME
+
+
+class Api(ThreadingHTTPServer):
+    """Answers /admin with `answer`, to requests with `key`, and remembers them."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.asked: list[tuple[str, str, Any]] = []
+        self.status, self.key = 200, ""
+        self.answer: Any = {"keys": 3, "removed": {"cached": 2, "jobs": 1, "files": 0, "waiting": 1}}
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Api
+
+    def _answer(self) -> None:
+        size = int(self.headers.get("Content-Length", 0))
+        body = json.loads(self.rfile.read(size)) if size else None
+        self.server.asked.append((self.command, self.path, body))
+        allowed = not self.server.key or self.headers["Authorization"] == f"Bearer {self.server.key}"
+        self.send_response(self.server.status if allowed else 401)
+        self.end_headers()
+        self.wfile.write(json.dumps(self.server.answer).encode())
+
+    do_GET = do_POST = do_PUT = do_DELETE = _answer  # noqa: N815 - named by the base class
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def api() -> Iterator[Api]:
+    served = Api()
+    threading.Thread(target=served.serve_forever, daemon=True).start()
+    yield served
+    served.shutdown()
+    served.server_close()
+
+
+def test_a_text_is_forgotten_without_being_an_argument(
+    api: Api, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "text").write_text("zwei\nZeilen\n")
+    assert main(["forget", "text", str(tmp_path / "text"), "--url", api.url]) == 0
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("ä".encode())))
+    assert main(["forget", "text", "-", "--url", api.url]) == 0
+    assert [body for _, _, body in api.asked] == [{"text": "zwei\nZeilen"}, {"text": "ä"}]
+    said = capsys.readouterr().out
+    assert "3 keys removed or changed\n  cached    2\n  jobs      1\nThe text is being classified" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "body"),
+    [
+        (["client", "web"], {"client": "key:web"}),
+        (["client", "192.0.2.7"], {"client": "192.0.2.7"}),
+        (["client", "2001:db8::/64"], {"client": "2001:db8::/64"}),
+        (["revision", "5ba1b8b84cb2"], {"revision": "5ba1b8b84cb2"}),
+    ],
+)
+def test_a_client_or_a_revision_is_forgotten(api: Api, words: list[str], body: dict[str, str]) -> None:
+    assert main(["forget", *words, "--url", api.url]) == 0
+    assert api.asked == [("POST", "/admin/forget", body)]
+
+
+def test_what_went_wrong_is_one_sentence(
+    api: Api, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    api.key = "open sesame"
+    command = ["forget", "client", "web", "--url", api.url]
+    assert main(command) == 2
+    assert "use --admin-key-file." in capsys.readouterr().err
+    (tmp_path / "key").write_text("open sesame\n")
+    assert main([*command, "--admin-key-file", str(tmp_path / "key")]) == 0
+    api.key, api.status, api.answer = "", 422, {"detail": [{"msg": "should match pattern"}]}
+    assert main(command) == 2
+    assert "should match pattern." in capsys.readouterr().err
+    assert main(["forget", "text", str(tmp_path / "none"), "--url", api.url]) == 2
+    (tmp_path / "bytes").write_bytes(b"\xff")
+    assert main(["forget", "text", str(tmp_path / "bytes"), "--url", api.url]) == 2
+    assert main(["forget", "client", "web", "--url", "http://127.0.0.1:9"]) == 1
+
+
+def lines(view: View) -> str:
+    from rich.console import Console
+
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(view.draw())
+    return console.export_text()
+
+
+def test_keys_of_top(api: Api) -> None:
+    view = View(api.url)
+    keys = TopKeys(view, lambda: AdminClient(api.url))
+    view.take("frame", FRAME)
+    for key in "?":
+        keys.press(key)
+    assert HELP.split("    ")[1] in lines(view)
+    for key in "/nothin\x7fx\r":
+        keys.press(key)
+    assert view.word == "nothix"
+    assert "mill-1" not in lines(view)
+    for key in "/q\x1b":
+        keys.press(key)
+    assert not keys.ended, "it was a letter of the word"
+    assert "mill-1" in lines(view)
+    for key in "pxpy":
+        keys.press(key)
+    assert api.asked == [("PUT", "/admin/pauses/all", {"waiting": "keep", "for_s": 300})]
+    view.take("frame", {**FRAME, "pauses": {"bulk": {"waiting": "keep", "left_s": 60.0}}})
+    assert "bulk paused for 60 s" in lines(view)
+    keys.press("p")
+    assert api.asked[1:] == [("DELETE", "/admin/pauses/all", None)]
+    api.status, api.answer = 403, {"detail": "this key may look and not change anything"}
+    keys.press("p")
+    assert "may look and not change anything." in lines(view)
+    keys.press("q")
+    assert keys.ended
+
+
+def test_keys_are_read_from_a_terminal_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = pty.openpty()
+    pressed: list[str] = []
+    all_there = threading.Event()
+
+    def press(key: str) -> None:
+        pressed.append(key)
+        if len(pressed) == 2:
+            all_there.set()
+
+    with os.fdopen(theirs, "r") as terminal:
+        monkeypatch.setattr(sys, "stdin", terminal)
+        with reading(press):
+            os.write(ours, b"/q")
+            assert all_there.wait(20)
+    os.close(ours)
+    assert pressed == ["/", "q"]
