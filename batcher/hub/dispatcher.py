@@ -6,7 +6,6 @@ import asyncio
 import logging
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 from batcher.core.commands import Cancel, Enqueue, Enqueued, Full
@@ -16,6 +15,7 @@ from batcher.core.pipeline import Pipeline
 from batcher.errors import BudgetExceeded, Malformed, MillraceError, QueueUnavailable
 from batcher.hub.admission import Admission
 from batcher.hub.counts import HubCounts
+from batcher.hub.pending import PendingEntry
 from batcher.hub.wake_ups import WakeUps
 from batcher.messages import Lane, Outcome, Prediction, decode_cached, decode_result, estimate_cost
 
@@ -33,41 +33,22 @@ LOOK_S = 0.3
 CANCEL_MOST = 512
 
 
-@dataclass(slots=True, eq=False)
-class PendingEntry:
-    """One entry that `waiting` requests of this process wait for. Errors are results of its future, too.
-
-    Its result is polled at `look_at`, in case the hint was lost. The queue accepted it at `asked_at`. With
-    `revision`, the queue reads the cached result of that revision first.
-    """
-
-    id: str
-    text: str
-    lane: Lane
-    trace: str
-    future: asyncio.Future[Outcome]
-    deadline: float
-    first: bool = False
-    revision: str = ""
-    waiting: int = 0
-    asked_at: float = math.inf
-    look_at: float = math.inf
-
-
 class Dispatcher:
     """Enqueues and cancels the entries of one API process. `pending` are those without an outcome, by id."""
 
-    def __init__(self, pipeline: Pipeline, name: str, api: str, outage: Outage, admission: Admission) -> None:
+    def __init__(
+        self, pipeline: Pipeline, cache_name: str, api: str, outage: Outage, admission: Admission
+    ) -> None:
         self.counts = HubCounts()
         self.pending: dict[str, PendingEntry] = {}
         # False once Redis has refused to read cached results within a script.
         self.may_look = True
         self._pipeline = pipeline
-        self._name = name
+        self._cache_name = cache_name
         self._api = api
         self._outage = outage
         self._admission = admission
-        self._wake_ups = WakeUps(pipeline, self.pending)
+        self.wake_ups = WakeUps(pipeline, self.pending)
         self._last_write = 0
         self._unwanted: list[str] = []
 
@@ -141,7 +122,7 @@ class Dispatcher:
             self.cap(one.lane, one.first, budget_s),
             one.trace,
             one.first,
-            cache_prefix(self._name, one.revision) if one.revision else "",
+            cache_prefix(self._cache_name, one.revision) if one.revision else "",
         )
         asked = self._pipeline.run(command)
         asked.add_done_callback(partial(self._replied, entries, self._pipeline.writes))
@@ -164,8 +145,8 @@ class Dispatcher:
             cost = sum(estimate_cost(entry.text) for entry in entries)
             self._shed(entries, self._admission.queue_full(enqueued.waiting, cost, now))
             return
-        if enqueued.idle:
-            self._wake_ups.check_later()
+        if enqueued.idle > 0 or self.wake_ups.ask_for_help is not None:
+            self.wake_ups.queued(enqueued.idle)
         for entry, state in zip(entries, enqueued.states, strict=True):
             if entry.asked_at == math.inf:
                 entry.asked_at, entry.look_at = now, now + LOOK_S

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from batcher.core.commands import Outcomes
 from batcher.core.outage import REDIS_ERRORS, refused
 from batcher.core.pipeline import Pipeline
-from batcher.hub.dispatcher import LOOK_S, Dispatcher, PendingEntry
+from batcher.hub.dispatcher import LOOK_S, Dispatcher
+from batcher.hub.pending import PendingEntry
 
 # An entry is polled at growing intervals up to this one.
 LOOK_MOST_S = 1.0

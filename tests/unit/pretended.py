@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from batcher.core.eviction import EvictionWatch
-from batcher.core.outage import Outage
 from batcher.core.snapshot import NO_SNAPSHOT, ModelRecord, Snapshot, WorkerRecord
 from batcher.hub.counts import HubCounts
 from batcher.messages import Lane, Outcome, Prediction, entry_id, fragment
@@ -70,7 +69,8 @@ class FakeHub:
     in_flight: int = 0
     most: int = 0
     counts: HubCounts = field(default_factory=HubCounts)
-    outage: Outage = field(default_factory=Outage)
+    outages: int = 0
+    shards_up: tuple[bool, ...] = (True,)
     eviction: EvictionWatch = field(default_factory=EvictionWatch)
 
     async def start(self, patience_s: float = 0.5) -> None:
@@ -124,7 +124,7 @@ class FakeCache:
     held: dict[tuple[str, str], Prediction] = field(default_factory=dict)
     lookups: list[tuple[str, list[str]]] = field(default_factory=list)
     closed: bool = False
-    outage: Outage = field(default_factory=lambda: Outage("cache"))
+    outages: int = 0
 
     def keep(self, text: str, *, truncated: bool = False) -> None:
         self.held[REVISION, entry_id(text)] = prediction(text, truncated=truncated)
