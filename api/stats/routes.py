@@ -138,6 +138,7 @@ class Stats:
             "lanes": {name: lane_facts(lane) for name, lane in lanes.items()},
             "solo": snapshot.solo,
             "in_flight": snapshot.in_flight,
+            "shards": {"count": len(self._hub.shards_up), "up": sum(self._hub.shards_up)},
             "rate": round(snapshot.rate, 1),
             "now": asdict(point),
         }
