@@ -105,6 +105,10 @@ model-report: $(STAMP) ## measure bias and robustness of the embedded model for 
 chaos: $(STAMP) ## break a whole service under load for 3 minutes (CHAOS="--minutes 1 --seed 7 8")
 	$(BIN)/python -m tests.chaos $(CHAOS)
 
+.PHONY: shards
+shards: $(STAMP) ## kill shards, move slots and fail over under load, twenty times each
+	ROUNDS=20 $(BIN)/python -m pytest tests/faults/test_shards.py -n 0
+
 .PHONY: check
 check: $(STAMP) ## run lint, format, type and import checks, and check sizes and wording
 	$(BIN)/ruff check .

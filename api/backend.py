@@ -8,7 +8,6 @@ from typing import Any, Protocol, TypeVar
 
 from batcher.core.commands import Command
 from batcher.core.eviction import EvictionWatch
-from batcher.core.outage import Outage
 from batcher.core.snapshot import Snapshot, WorkerRecord
 from batcher.hub.counts import HubCounts
 from batcher.messages import Lane, Outcome, Prediction
@@ -24,13 +23,18 @@ class Commands(Protocol):
 
 
 class Hub(Protocol):
-    """Implemented by `batcher.hub.hub.ReplyHub`, and by a fake in tests."""
+    """Implemented by `batcher.hub.hub.ReplyHub`, by `ShardedHub`, and by a fake in tests."""
 
     snapshot: Snapshot
-    counts: HubCounts
-    outage: Outage
-    eviction: EvictionWatch
 
+    @property
+    def counts(self) -> HubCounts: ...
+    @property
+    def eviction(self) -> EvictionWatch: ...
+    @property
+    def outages(self) -> int: ...
+    @property
+    def shards_up(self) -> Sequence[bool]: ...
     @property
     def alive(self) -> bool: ...
     @property
@@ -58,9 +62,9 @@ class Hub(Protocol):
 
 
 class Cache(Protocol):
-    """Implemented by `batcher.hub.shared_cache.SharedCache`, and by a fake in tests."""
+    """Implemented by `batcher.hub.shared_cache.SharedCache`, by `ShardedCache`, and by a fake in tests."""
 
-    outage: Outage
-
+    @property
+    def outages(self) -> int: ...
     async def get(self, revision: str, ids: Sequence[str]) -> list[Prediction | None]: ...
     async def close(self) -> None: ...

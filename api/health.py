@@ -33,11 +33,16 @@ class Live(BaseModel):
 
 
 class Ready(BaseModel):
-    """The service can answer requests: with this model, and this many workers."""
+    """The service can answer requests: with this model, and this many workers.
+
+    With several shards, also how many there are, and how many of them are available.
+    """
 
     status: Literal["ready"] = "ready"
     model: str
     workers: int
+    shards: int | None = None
+    shards_up: int | None = None
     warning: str | None = None
 
 
@@ -70,6 +75,9 @@ def warnings(hub: Hub) -> Iterator[str]:
     """Conditions that need attention although requests are answered."""
     if hub.eviction.warning:
         yield hub.eviction.warning
+    if down := [str(number) for number, up in enumerate(hub.shards_up) if not up]:
+        which = f"{', '.join(down)} of {len(hub.shards_up)}"
+        yield f"the Redis of shard {which} does not answer: its texts get 503"
     fallback = hub.snapshot.fallback
     if fallback is not None:
         yield (
@@ -113,7 +121,10 @@ def health_routes(
             raise problem
         snapshot = hub.snapshot
         model = models.header(models.revision).decode("ascii")
-        return Ready(model=model, workers=snapshot.workers, warning="; ".join(warnings(hub)) or None)
+        ready = Ready(model=model, workers=snapshot.workers, warning="; ".join(warnings(hub)) or None)
+        if len(up := hub.shards_up) > 1:
+            ready.shards, ready.shards_up = len(up), sum(up)
+        return ready
 
     @router.get(
         "/metrics",

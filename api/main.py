@@ -36,8 +36,8 @@ from api.predict.openapi import PREDICT_RESPONSES, Predictions, request_body
 from api.settings import ApiSettings
 from api.stats.routes import Stats, stats_routes
 from api.ui import ui_routes
-from batcher.hub.hub import ReplyHub
-from batcher.hub.shared_cache import SharedCache
+from batcher.hub.sharded import connect_hub
+from batcher.hub.sharded_cache import connect_cache
 
 PUBLISH_EVERY_S = 1.0
 
@@ -67,8 +67,8 @@ def create_app(
     `metrics_dir` is the directory in which the processes of one service share their counters. A server that
     runs the application passes its own `lifecycle`, so that on SIGTERM /readyz fails before the server stops.
     """
-    hub = hub or ReplyHub.connect(settings)
-    cache = cache or SharedCache.connect(settings)
+    hub = hub or connect_hub(settings)
+    cache = cache or connect_cache(settings)
     lifecycle = lifecycle or Lifecycle()
     auth = Authenticator(settings)
     jobs = jobs or JobService.connect(settings, auth.keys, lambda: lifecycle.draining)

@@ -177,8 +177,8 @@ class Metrics:
         self._gauges["waiting_entries"].set(hub.waiting)
         totals = {f"hub_{name}": getattr(hub.counts, name) for name in HUB_COUNTS}
         totals["local_cache_evictions"] = local.evictions
-        totals["redis_outages"] = hub.outage.count
-        totals["cache_outages"] = cache.outage.count
+        totals["redis_outages"] = hub.outages
+        totals["cache_outages"] = cache.outages
         for name, total in totals.items():
             self._totals[name].inc(max(total - self._published.get(name, 0), 0))
         self._published = totals
@@ -230,6 +230,11 @@ class QueueCollector(Collector):
         )
         yield GaugeMetricFamily(
             "millrace_redis_up", "1 while Redis answers this API", float(self._hub.reachable)
+        )
+        yield GaugeMetricFamily(
+            "millrace_shards_down",
+            "Shards of the queue whose Redis does not answer this API",
+            self._hub.shards_up.count(False),
         )
         memory = snapshot.memory
         yield GaugeMetricFamily(

@@ -9,12 +9,14 @@ import socket
 import sys
 import time
 import uuid
+from zlib import crc32
 
 from batcher import gc_tuning, logs, tracing
 from batcher.core.connection import connect
 from batcher.settings import WorkerSettings
-from batcher.worker.cache_writer import CacheWriter
-from batcher.worker.exchange import WAIT_S, Queues
+from batcher.shards import Shard
+from batcher.worker.cache_writer import connect_writer
+from batcher.worker.exchange import WAIT_S, Queues, Remember
 from batcher.worker.loop import Worker
 from batcher.worker.metrics import MeasuredQueue
 from batcher.worker.observability import Observability
@@ -72,28 +74,38 @@ def _report(info: ModelInfo, seconds: float) -> None:
         log.info("serving with %s", setting, extra=facts)
 
 
-def build_worker(settings: WorkerSettings, instruments: Observability, cache: CacheWriter) -> Worker:
-    """A worker with its own clients: for commands, for blocking waits, and for the heartbeat."""
-    url = settings.redis_url.get_secret_value()
+def build_worker(settings: WorkerSettings, instruments: Observability, remember: Remember) -> Worker:
+    """A worker with its own clients for each shard: for commands, blocking waits, and the heartbeat."""
     worker_id = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    shards = settings.queue_shards
 
-    def queue(timeout_s: float, retries: int) -> WorkerQueue:
+    def queue(shard: Shard, timeout_s: float, retries: int) -> WorkerQueue:
         made = (MeasuredQueue if instruments.on_round_trip else WorkerQueue)(
-            connect(url, timeout_s=timeout_s, retries=retries),
-            settings.name,
+            connect(shard.url, timeout_s=timeout_s, retries=retries, key=shard.prefix),
+            shard.name,
             worker_id,
             lease_ms=settings.lease_ms,
             max_attempts=settings.max_attempts,
             result_ms=int(settings.result_ttl_s * 1000),
             revision=instruments.classifier.info.revision,
             cache_ms=int(settings.cache_ttl_s * 1000) if settings.cache_here else 0,
+            cache_name=shard.cache_name,
+            helps=len(shards) > 1,
         )
         if isinstance(made, MeasuredQueue) and instruments.on_round_trip:
             made.on_round_trip = instruments.on_round_trip
         return made
 
-    queues = Queues(queue(2.0, 3), queue(WAIT_S + 1.0, 0), queue(max(settings.lease_ms / 4000, 0.5), 1))
-    return Worker(instruments.classifier, queues, settings, cache, instruments.observe)
+    def queues(shard: Shard) -> Queues:
+        beat_s = max(settings.lease_ms / 4000, 0.5)
+        return Queues(
+            queue(shard, 2.0, 3), queue(shard, WAIT_S + 1.0, 0), queue(shard, beat_s, 1), shard.number
+        )
+
+    home = crc32(worker_id.encode()) % len(shards)
+    others = tuple(queues(shard) for shard in (*shards[home + 1 :], *shards[:home]))
+    at_home = queues(shards[home])._replace(others=others)
+    return Worker(instruments.classifier, at_home, settings, remember, instruments.observe)
 
 
 def main(settings: WorkerSettings | None = None) -> int:
@@ -108,7 +120,7 @@ def main(settings: WorkerSettings | None = None) -> int:
         if settings.tracing:
             tracing.setup("worker")
         instruments = Observability(load_model(settings), settings)
-        cache = CacheWriter.connect(settings)
+        cache = connect_writer(settings)
         worker = build_worker(settings, instruments, cache)
         instruments.attach(worker)
     except (ModelError, tracing.TracingUnavailable) as error:

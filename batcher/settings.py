@@ -6,12 +6,14 @@ The text below a setting is what `millrace config` says of it.
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AliasChoices, Field, SecretStr, StringConstraints, field_validator
+from pydantic import AliasChoices, Field, SecretStr, StringConstraints, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from batcher.shards import MOST_SHARDS, Shard, is_cluster, shards_of
 from batcher.webhook_address import parse_networks
 from batcher.webhook_signing import parse_secrets
 
@@ -24,12 +26,15 @@ class QueueSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="MILLRACE_", extra="ignore", frozen=True)
 
     name: ServiceName = "default"
-    """Part of every key, so that services with different names can share a Redis."""
+    # redis://, rediss:// (TLS), redis+sentinel://host:port,host:port/service-name, unix://, or
+    # redis+cluster://host:port,host:port. Several URLs, separated by spaces: one shard at each.
     redis_url: SecretStr = Field(
         default=SecretStr("redis://127.0.0.1:6379/0"),
         validation_alias=AliasChoices("MILLRACE_REDIS_URL", "REDIS_URL", "redis_url"),
     )
-    """The queue's Redis: redis://, rediss:// (TLS), redis+sentinel://host:port,host:port/service or unix://."""
+    # Into how many shards the queue is split in a Redis Cluster. With several URLs: as many as there are.
+    shards: int = Field(default=1, ge=1, le=MOST_SHARDS)
+    # A separate Redis for the cache, with any eviction policy. Default: the queue's Redis.
     cache_url: SecretStr | None = None
     """A separate Redis for the cache, with any eviction policy. Default: the queue's Redis."""
     cache_ttl_s: float = Field(default=3600.0, ge=1, le=30 * 86400)
@@ -53,15 +58,52 @@ class QueueSettings(BaseSettings):
     tracing: bool = False
     """Whether spans of requests, batches and jobs are sent to OTEL_EXPORTER_OTLP_ENDPOINT."""
 
+    @model_validator(mode="after")
+    def _check_shards(self) -> Self:
+        urls = self.redis_urls
+        clusters = [url for url in urls if is_cluster(url)]
+        if clusters and len(urls) > 1:
+            raise ValueError(
+                "MILLRACE_REDIS_URL lists several URLs, one of which is a cluster: give it alone"
+            )
+        if len(set(urls)) < len(urls):
+            raise ValueError("MILLRACE_REDIS_URL lists the same URL twice: each shard needs its own Redis")
+        if len(urls) > 1 and self.shards not in (1, len(urls)):
+            raise ValueError(
+                f"MILLRACE_SHARDS={self.shards}, but MILLRACE_REDIS_URL lists {len(urls)} URLs: with a list, "
+                "leave MILLRACE_SHARDS out"
+            )
+        if self.shards > 1 and len(urls) == 1 and not clusters:
+            raise ValueError(
+                f"MILLRACE_SHARDS={self.shards} needs several servers: a redis+cluster:// URL, or "
+                f"{self.shards} URLs separated by spaces, in MILLRACE_REDIS_URL"
+            )
+        if self.cache_url is not None and is_cluster(self.cache_url.get_secret_value()):
+            raise ValueError("MILLRACE_CACHE_URL must be a single Redis, not a cluster")
+        return self
+
+    @property
+    def redis_urls(self) -> list[str]:
+        """The URLs of the queue's Redis: several if each has one shard."""
+        return self.redis_url.get_secret_value().split()
+
+    @cached_property
+    def queue_shards(self) -> tuple[Shard, ...]:
+        """The shards of the queue; one if it is not sharded."""
+        return shards_of(self.name, self.redis_urls, self.shards)
+
     @property
     def cache_here(self) -> bool:
         """Whether the cache is in the queue's Redis."""
         return self.cache_url in (None, self.redis_url)
 
-    @property
-    def cache_address(self) -> str:
-        """The URL of the cache's Redis."""
-        return (self.cache_url or self.redis_url).get_secret_value()
+    def cache_address(self, shard: Shard) -> str:
+        """The URL of the cache's Redis, for the texts of a shard."""
+        return shard.url if self.cache_url is None else self.cache_url.get_secret_value()
+
+    def cache_name(self, shard: Shard) -> str:
+        """The name in the keys of cached results, for the texts of a shard."""
+        return shard.cache_name if self.cache_here else self.name
 
 
 class WorkerSettings(QueueSettings):
@@ -147,7 +189,13 @@ class JobSettings(QueueSettings):
             raise ValueError("must be addresses or networks: 10.0.0.0/8, fd00::/8") from error
         return value
 
+    @model_validator(mode="after")
+    def _check_jobs_redis(self) -> Self:
+        if self.jobs_redis_url is not None and is_cluster(self.jobs_redis_url.get_secret_value()):
+            raise ValueError("MILLRACE_JOBS_REDIS_URL must be a single Redis: a cluster cannot hold jobs")
+        return self
+
     @property
     def jobs_url(self) -> str:
-        """The URL of the Redis that stores jobs and RQ's keys."""
-        return (self.jobs_redis_url or self.redis_url).get_secret_value()
+        """The URL of the Redis that stores jobs and RQ's keys: by default, the first of the queue's."""
+        return self.redis_urls[0] if self.jobs_redis_url is None else self.jobs_redis_url.get_secret_value()

@@ -1,17 +1,21 @@
-"""The queue under fleets: workers without a model, hubs without HTTP, one real Redis, all on this machine.
+"""The queue under fleets: workers without a model, hubs without HTTP, a real Redis for each shard, on one
+machine.
 
-    python -m benchmarks.fleet [--workers 1,10,100] [--hubs 1,10] [--seconds 5] [--loads light,half,full]
+    python -m benchmarks.fleet [--shards 1,2,4] [--workers 1,10,100] [--hubs 1,10] [--seconds 5]
+                               [--loads light,half,full]
 
 Every worker is the product's own `Worker` with an instant stub, every hub its own `ReplyHub`; many share a
 process. Light load is 20 texts/s. Full load is the highest rate of a doubling search at which the queue's own
 delay (from enqueue to claim, by the clock of Redis) stays under 50 ms at p99, and half load is half of that.
-`idle` sends nothing; what Redis does then is subtracted from what a text costs.
+`idle` sends nothing; what Redis does then is subtracted from what a text costs. The work of all shards is
+added up.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import multiprocessing
 import tempfile
 import threading
@@ -34,6 +38,7 @@ LIGHT = 20.0
 DELAY_MS = 50.0
 NAME = "fleet"
 COLUMNS = (
+    "shards",
     "workers",
     "hubs",
     "load",
@@ -57,14 +62,15 @@ class Usage:
     moved: int
 
     @classmethod
-    def read(cls, client: redis.Redis) -> Usage:
-        """Asks Redis."""
-        facts: dict[str, Any] = client.info("everything")
-        calls = sum(facts.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in ("evalsha", "eval"))
-        cpu_s = facts["used_cpu_user_main_thread"] + facts["used_cpu_sys_main_thread"]
-        return cls(
-            time.monotonic(), cpu_s, calls, facts["total_net_input_bytes"] + facts["total_net_output_bytes"]
-        )
+    def read(cls, clients: Sequence[redis.Redis]) -> Usage:
+        """Asks the Redis of each shard."""
+        cpu_s, calls, moved = 0.0, 0, 0
+        for client in clients:
+            facts: dict[str, Any] = client.info("everything")
+            calls += sum(facts.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in ("evalsha", "eval"))
+            cpu_s += facts["used_cpu_user_main_thread"] + facts["used_cpu_sys_main_thread"]
+            moved += facts["total_net_input_bytes"] + facts["total_net_output_bytes"]
+        return cls(time.monotonic(), cpu_s, calls, moved)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,30 +103,40 @@ class Load:
         ]
 
 
-def run_workers(url: str, first: int, count: int, pipe: Connection) -> None:
+def run_workers(urls: Sequence[str], first: int, count: int, pipe: Connection) -> None:
     """A process of workers. Ends when the pipe is closed."""
     from batcher.core.connection import connect
     from batcher.settings import WorkerSettings
+    from batcher.shards import Shard, shards_of
     from batcher.worker.exchange import Queues
     from batcher.worker.loop import Worker
     from batcher.worker.queue import WorkerQueue
     from model_store.stub import StubClassifier
 
     settings = WorkerSettings()
-    workers = []
-    for number in range(first, first + count):
-        queues = Queues._make(
+    shards = shards_of(NAME, urls, 1)
+
+    def queues(shard: Shard, worker: str) -> Queues:
+        commands, waiting, heartbeat = (
             WorkerQueue(
-                connect(url, timeout_s=5.0, retries=1, connections=2),
-                NAME,
-                f"w{number}",
+                connect(shard.url, timeout_s=5.0, retries=1, connections=2),
+                shard.name,
+                worker,
                 lease_ms=settings.lease_ms,
                 max_attempts=settings.max_attempts,
                 result_ms=10_000,
+                helps=len(shards) > 1,
             )
             for _ in range(3)
         )
-        workers.append(Worker(StubClassifier(), queues, settings, lambda results: None))
+        return Queues(commands, waiting, heartbeat, shard.number)
+
+    workers = []
+    for number in range(first, first + count):
+        every = [queues(shard, f"w{number}") for shard in shards]
+        home = number % len(shards)
+        at_home = every[home]._replace(others=tuple(every[:home] + every[home + 1 :]))
+        workers.append(Worker(StubClassifier(), at_home, settings, lambda results: None))
     threads = [threading.Thread(target=worker.run, daemon=True) for worker in workers]
     for thread in threads:
         thread.start()
@@ -132,16 +148,16 @@ def run_workers(url: str, first: int, count: int, pipe: Connection) -> None:
         thread.join(10)
 
 
-def run_hubs(url: str, count: int, pipe: Connection) -> None:
+def run_hubs(urls: Sequence[str], count: int, pipe: Connection) -> None:
     """A process of hubs. Answers each (rate, seconds) that comes through the pipe with delays in ms."""
     from pydantic import SecretStr
 
     from api.settings import ApiSettings
-    from batcher.hub.hub import ReplyHub
+    from batcher.hub.sharded import connect_hub
 
     async def run() -> None:
-        settings = ApiSettings(redis_url=SecretStr(url), name=NAME)
-        hubs = [ReplyHub.connect(settings) for _ in range(count)]
+        settings = ApiSettings(redis_url=SecretStr(" ".join(urls)), name=NAME)
+        hubs = [connect_hub(settings) for _ in range(count)]
         await asyncio.gather(*(hub.start(10.0) for hub in hubs))
         pipe.send("started")
         number = 0
@@ -182,23 +198,28 @@ def host(target: Any, *args: Any) -> Iterator[Connection]:
 
 
 def measure(
-    client: redis.Redis, hubs: Connection, rate: float, seconds: float
+    clients: Sequence[redis.Redis], hubs: Connection, rate: float, seconds: float
 ) -> tuple[list[float], Usage, Usage]:
     """Sends one load. Raises RuntimeError if a text was not answered."""
-    before = Usage.read(client)
+    before = Usage.read(clients)
     hubs.send((rate, seconds))
     delays = hubs.recv()
-    after = Usage.read(client)
+    after = Usage.read(clients)
     if None in delays or len(delays) < rate * seconds * 0.9:
         raise RuntimeError(f"{len(delays)} of {rate * seconds:.0f} texts were answered")
     return delays, before, after
 
 
 def load(
-    client: redis.Redis, hubs: Connection, idle: Load | None, name: str, rate: float, seconds: float
+    clients: Sequence[redis.Redis],
+    hubs: Connection,
+    idle: Load | None,
+    name: str,
+    rate: float,
+    seconds: float,
 ) -> Load:
     """One row of the table. The figures of `idle` are those of a second without texts."""
-    delays, before, after = measure(client, hubs, rate, seconds)
+    delays, before, after = measure(clients, hubs, rate, seconds)
     elapsed = after.at - before.at
     per = max(len(delays), 1) if idle is not None else elapsed
     used, scripts = after.cpu_s - before.cpu_s, float(after.scripts - before.scripts)
@@ -211,12 +232,12 @@ def load(
     return Load(name, len(delays) / elapsed, *quantiles, used / per * 1e6, scripts / per, moved / per, share)
 
 
-def highest_rate(client: redis.Redis, hubs: Connection, seconds: float) -> float:
+def highest_rate(clients: Sequence[redis.Redis], hubs: Connection, seconds: float) -> float:
     """The highest rate of a doubling search that keeps the delay under DELAY_MS at p99."""
     rate = held = 50.0
     while rate < 20_000:
         try:
-            delays, before, after = measure(client, hubs, rate, seconds)
+            delays, before, after = measure(clients, hubs, rate, seconds)
         except RuntimeError:
             break
         late = after.at - before.at > seconds * 1.2  # the load generator could not keep up
@@ -226,37 +247,57 @@ def highest_rate(client: redis.Redis, hubs: Connection, seconds: float) -> float
     return held
 
 
-def fleet(url: str, workers: int, count: int, seconds: float, loads: Sequence[str]) -> Iterator[Load]:
+def fleet(
+    urls: Sequence[str], workers: int, count: int, seconds: float, loads: Sequence[str]
+) -> Iterator[Load]:
     """Every load on one size of fleet."""
-    report.progress(f"{workers} workers, {count} hubs")
+    report.progress(f"{len(urls)} shards, {workers} workers, {count} hubs")
     with ExitStack() as stack:
-        client = stack.enter_context(redis.Redis.from_url(url, protocol=2))
-        client.flushall()
+        clients = [stack.enter_context(redis.Redis.from_url(url, protocol=2)) for url in urls]
+        for client in clients:
+            client.flushall()
         for first in range(0, workers, PER_PROCESS):
-            stack.enter_context(host(run_workers, url, first, min(PER_PROCESS, workers - first)))
-        hubs = stack.enter_context(host(run_hubs, url, count))
+            stack.enter_context(host(run_workers, urls, first, min(PER_PROCESS, workers - first)))
+        hubs = stack.enter_context(host(run_hubs, urls, count))
         while True:
             hubs.send("workers")
             if hubs.recv() == workers:
                 break
             time.sleep(0.2)
-        load(client, hubs, None, "warming up", LIGHT, 1.0)
-        idle = load(client, hubs, None, "idle", 0.0, seconds)
+        load(clients, hubs, None, "warming up", LIGHT, 1.0)
+        idle = load(clients, hubs, None, "idle", 0.0, seconds)
         if "idle" in loads:
             yield idle
         if "light" in loads:
-            yield load(client, hubs, idle, "light", LIGHT, 2 * seconds)
+            yield load(clients, hubs, idle, "light", LIGHT, 2 * seconds)
         if "half" in loads or "full" in loads:
-            full = highest_rate(client, hubs, seconds / 2)
+            full = highest_rate(clients, hubs, seconds / 2)
             for name, rate in (("half", full / 2), ("full", full)):
                 if name in loads:
-                    yield load(client, hubs, idle, name, rate, seconds)
+                    yield load(clients, hubs, idle, name, rate, seconds)
 
 
-def compare(found: Sequence[tuple[int, int, Load]]) -> list[dict[str, Any]]:
-    """Compares the figures with their goals, where the sizes were measured that a goal is about."""
+Measured = tuple[int, int, int, Load]  # of so many shards, workers and hubs
+
+
+def compare_shards(measured: Sequence[Measured]) -> list[dict[str, Any]]:
+    """Compares what a text costs with several shards and with one, on fleets of the same size."""
+    alone = {(*size, one.name): one.redis_us for shards, *size, one in measured if shards == 1}
     goals = []
-    fewest = min(hubs for _, hubs, _ in found)
+    for shards, workers, hubs, one in measured:
+        base = alone.get((workers, hubs, one.name))
+        if shards > 1 and base and one.name == "light":  # the others are at different rates
+            size = f"{workers} workers, {hubs} hubs, light load"
+            what = f"Redis time a text, {shards} shards / 1 shard, {size}"
+            goals.append(report.goal(what, one.redis_us / base, 1.1, at_most=True))
+    return goals
+
+
+def compare(measured: Sequence[Measured]) -> list[dict[str, Any]]:
+    """Compares the figures with their goals, where the sizes were measured that a goal is about."""
+    goals = compare_shards(measured)
+    found = [(workers, hubs, one) for shards, workers, hubs, one in measured if shards == 1]
+    fewest = min((hubs for _, hubs, _ in found), default=0)
     light = {workers: one.redis_us for workers, hubs, one in found if one.name == "light" and hubs == fewest}
     if {1, 100} <= light.keys():
         ratio = light[100] / light[1]
@@ -275,25 +316,33 @@ def main() -> None:
     """Runs every size, prints the table and writes bench-results/fleet.json."""
     form = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
+    parser.add_argument("--shards", default="1")
     parser.add_argument("--workers", default="1,10,100")
     parser.add_argument("--hubs", default="1,10")
     parser.add_argument("--seconds", type=float, default=5)
     parser.add_argument("--loads", default="idle,light,half,full")
     args = parser.parse_args()
-    found: list[tuple[int, int, Load]] = []
-    with tempfile.TemporaryDirectory() as folder, redis_in_memory(Path(folder)) as (url, _):
-        for workers in map(int, args.workers.split(",")):
-            for hubs in map(int, args.hubs.split(",")):
-                loads = fleet(url, workers, hubs, args.seconds, args.loads.split(","))
-                found += [(workers, hubs, one) for one in loads]
-    report.table(COLUMNS, [[str(workers), str(hubs), *one.cells()] for workers, hubs, one in found])
+    sizes = [[int(number) for number in given.split(",")] for given in (args.shards, args.workers, args.hubs)]
+    found: list[Measured] = []
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        urls = []
+        for number in range(max(sizes[0])):
+            (path := Path(folder) / str(number)).mkdir()
+            urls.append(stack.enter_context(redis_in_memory(path))[0])
+        for shards, workers, hubs in itertools.product(*sizes):
+            loads = fleet(urls[:shards], workers, hubs, args.seconds, args.loads.split(","))
+            found += [(shards, workers, hubs, one) for one in loads]
+    report.table(COLUMNS, [[*map(str, size), *one.cells()] for *size, one in found])
     goals = compare(found)
     report.finish(
         "fleet",
         {
             "settings": vars(args),
             "goals": goals,
-            "loads": [{"workers": workers, "hubs": hubs, **asdict(one)} for workers, hubs, one in found],
+            "loads": [
+                {"shards": shards, "workers": workers, "hubs": hubs, **asdict(one)}
+                for shards, workers, hubs, one in found
+            ],
         },
     )
 

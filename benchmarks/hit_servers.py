@@ -15,7 +15,6 @@ from typing import Any
 import uvicorn
 
 from batcher.core.eviction import EvictionWatch
-from batcher.core.outage import Outage
 from batcher.core.snapshot import NO_SNAPSHOT, ModelRecord, Snapshot
 from batcher.hub.counts import HubCounts
 from batcher.messages import Prediction, entry_id, fragment
@@ -132,7 +131,8 @@ class KnownMill:
     looks = False
     waiting = 0
     counts = HubCounts()
-    outage = Outage()
+    outages = 0
+    shards_up = (True,)
     eviction = EvictionWatch()
     console = NoConsole()
     snapshot: Snapshot = replace(

@@ -23,7 +23,15 @@ SECTIONS: dict[str, type[QueueSettings]] = {
     "jobs": JobSettings,
     "api": ApiSettings,
 }
-URL_SCHEMES = ("redis://", "rediss://", "redis+sentinel://", "rediss+sentinel://", "unix://")
+URL_SCHEMES = (
+    "redis://",
+    "rediss://",
+    "redis+sentinel://",
+    "rediss+sentinel://",
+    "redis+cluster://",
+    "rediss+cluster://",
+    "unix://",
+)
 # Kubernetes sets such variables for a service whose name begins with "millrace".
 _SERVICE_LINK = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_\w+)?$|_PORT_\d+_(TCP|UDP)(_\w+)?$|_PORT$")
 
@@ -50,11 +58,17 @@ def load_settings(kind: type[Settings], **flags: object) -> Settings:
         raise CommandError(_sentence(kind, error.errors()[0], given)) from None
     for name in ("redis_url", "cache_url", "jobs_redis_url"):
         url: SecretStr | None = getattr(settings, name, None)
-        if url is not None and not url.get_secret_value().startswith(URL_SCHEMES):
+        if url is not None and not all(one.startswith(URL_SCHEMES) for one in _urls(name, url)):
             raise CommandError(
                 f"{_said(kind, name, given)} must begin with {', '.join(URL_SCHEMES[:-1])} or unix://."
             )
     return settings
+
+
+def _urls(name: str, url: SecretStr) -> list[str]:
+    """The parts of a setting with URLs: only the queue's Redis may be several."""
+    value = url.get_secret_value()
+    return (name == "redis_url" and value.split()) or [value]
 
 
 def variables(name: str, field: FieldInfo) -> tuple[str, ...]:

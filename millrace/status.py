@@ -33,6 +33,9 @@ def lines(url: str, frame: Frame) -> Iterator[str]:
         oldest = f", the oldest for {number(lane['oldest_s'], 's')}" if lane["entries"] else ""
         yield f"{name:<12} {number(lane['entries'])} waiting ({number(lane['cost'], 'tokens')}){oldest}"
     yield f"in flight    {number(frame['in_flight'])}; {number(frame['solo'])} recovered from lost workers"
+    shards = frame.get("shards") or {"count": 1, "up": 1}
+    if shards["count"] > 1:
+        yield f"shards       {shards['up']} of {shards['count']} up"
     yield f"throughput   {number(now['worked'])} texts/s by all workers"
     yield f"this API     {number(now['answered'])} texts/s, p99 {number(now['p99_ms'], 'ms')}"
     yield f"workers      {len(frame['workers'])}"

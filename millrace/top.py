@@ -141,6 +141,9 @@ class View:
         table = _table("", "", "last minute")
         lanes = ", ".join(f"{number(lane['entries'])} {name}" for name, lane in frame["lanes"].items())
         table.add_row("waiting", f"{lanes}, {number(frame['in_flight'])} in flight", spark(self._waiting))
+        shards = frame.get("shards") or {"count": 1, "up": 1}
+        if shards["up"] < shards["count"]:
+            table.add_row("shards", f"{shards['up']} of {shards['count']} up")
         table.add_row("computed", f"{number(now['worked'])} texts/s", spark(self._worked))
         share = f", {now['hits'] / now['answered']:.0%} cache hits" if now["answered"] else ""
         refused = f", {number(now['refused'])}/s refused" if now["refused"] else ""

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from api.settings import ApiSettings
 from batcher.settings import WorkerSettings
+from batcher.shards import MOST_SHARDS
 from millrace import jobs
 from millrace.errors import CommandError
 from millrace.local.embedded_redis import DataDir, EmbeddedRedis, default_data_dir, find_server
@@ -25,6 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", help="default, a directory, or org/name@revision (MILLRACE_MODEL)")
     parser.add_argument("--redis-url", help="use this Redis instead of starting one (REDIS_URL)")
     parser.add_argument(
+        "--shards", type=int, default=1, help="number of Redis servers to start; the queue is split over them"
+    )
+    parser.add_argument(
         "--data-dir", type=Path, help=f"where the started Redis keeps its data ({default_data_dir()})"
     )
     parser.add_argument(
@@ -38,33 +42,49 @@ def run(args: argparse.Namespace) -> int:
     """Starts the service, prints when it is ready, and stops it in order on a signal."""
     if args.workers < 1:
         raise CommandError("--workers must be at least 1.")
+    if not 1 <= args.shards <= MOST_SHARDS:
+        raise CommandError(f"--shards must be between 1 and {MOST_SHARDS}.")
     api = load_settings(ApiSettings, host=args.host, port=args.port, redis_url=args.redis_url)
     worker = load_settings(WorkerSettings, model=args.model, redis_url=args.redis_url)
     check_port(api.host, api.port)
     if api.port == 0:
         api = api.model_copy(update={"port": free_port(api.host)})
     _check_model(worker)
-    redis = None
-    if "redis_url" not in api.model_fields_set:
-        data = DataDir(args.data_dir or default_data_dir())
-        redis = EmbeddedRedis(find_server(), data, on_disk=not args.no_disk)
-    elif args.data_dir is not None or args.no_disk:
-        option = "--data-dir" if args.data_dir is not None else "--no-disk"
+    servers: list[EmbeddedRedis] = []
+    try:
+        if "redis_url" not in api.model_fields_set:
+            _prepare_servers(args, servers)
+        else:
+            _check_no_options_of_servers(args)
+        stack = LocalStack(api, worker, args.workers, servers, with_jobs=jobs.available())
+        return asyncio.run(stack.run())
+    finally:
+        for server in servers:
+            server.close()
+
+
+def _prepare_servers(args: argparse.Namespace, servers: list[EmbeddedRedis]) -> None:
+    """Appends a server for each shard to `servers`. That of the first one is in the data directory itself."""
+    directory, binary = args.data_dir or default_data_dir(), find_server()
+    for number in range(args.shards):
+        data = DataDir(directory / f"shard-{number}" if number else directory)
+        servers.append(EmbeddedRedis(binary, data, on_disk=not args.no_disk))
+
+
+def _check_no_options_of_servers(args: argparse.Namespace) -> None:
+    """Raises CommandError for options of servers that are not started, because a URL is set."""
+    given = {"--data-dir": args.data_dir is not None, "--no-disk": args.no_disk, "--shards": args.shards > 1}
+    option = next((option for option, is_given in given.items() if is_given), None)
+    if option is not None:
         raise CommandError(
             f"{option} applies only to the Redis that `millrace up` starts, but a Redis URL is set: "
             "drop one of the two."
         )
-    elif args.redis_url and _has_password(args.redis_url):
+    if args.redis_url and any(map(_has_password, args.redis_url.split())):
         raise CommandError(
             "--redis-url contains a password, which every user of this machine can read in the process list: "
             "set REDIS_URL instead."
         )
-    try:
-        stack = LocalStack(api, worker, args.workers, redis, with_jobs=jobs.available())
-        return asyncio.run(stack.run())
-    finally:
-        if redis is not None:
-            redis.close()
 
 
 def _check_model(worker: WorkerSettings) -> None:

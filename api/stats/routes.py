@@ -143,6 +143,7 @@ class Stats:
             "pauses": pause_facts(snapshot.pauses),
             "solo": snapshot.solo,
             "in_flight": snapshot.in_flight,
+            "shards": {"count": len(self._hub.shards_up), "up": sum(self._hub.shards_up)},
             "rate": round(snapshot.rate, 1),
             "now": asdict(point),
         }

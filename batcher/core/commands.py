@@ -1,6 +1,7 @@
 """The queue's commands: what each Lua script takes, and what its reply means.
 
-Those that concern a worker itself are in `membership`, and `Sweep` is in `snapshot`.
+Those that wake workers are in `waking`, those that concern a worker itself in `membership`, and `Sweep` is in
+`snapshot`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ Reply = TypeVar("Reply", covariant=True)
 # How long Redis keeps an entry after its budget, and a failure for the API processes that wait for it.
 KEEP_MS = 60_000
 FAILURE_MS = 2_000
-_CLAIM_HEAD = 4
+_CLAIM_HEAD = 5
 _CLAIM_FIELDS = 4
 
 
@@ -72,7 +73,10 @@ class Full:
 
 
 class Accepted(NamedTuple):
-    """The state of each id, and how many workers are still idle although something was queued."""
+    """The state of each id, and how many workers are still idle although something was queued.
+
+    -1: something was queued, and there was no idle worker to wake.
+    """
 
     states: list[State]
     idle: int
@@ -116,14 +120,6 @@ class Enqueue(Command[Enqueued]):
 
 
 @dataclass(frozen=True, slots=True)
-class Wake(Command[int]):
-    """Wakes one more worker if entries wait. Returns how many are still idle; 0 if nothing waits."""
-
-    script = "wake"
-    ids: Sequence[str] = ()
-
-
-@dataclass(frozen=True, slots=True)
 class Cancel(Command[int]):
     """An API process stops waiting for entries. Returns how many were deleted."""
 
@@ -148,12 +144,16 @@ class Outcomes(Command[list[State]]):
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """The result of one claim. `left` entries still wait in all lanes."""
+    """The result of one claim. `left` entries still wait in all lanes.
+
+    `help` is the number of another shard that is to be served before this one; -1 if there is none.
+    """
 
     entries: list[Entry] = field(default_factory=list)
     left: int = 0
     skipped: int = 0
     expired: int = 0
+    help: int = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +163,7 @@ class Claim(Command[Claimed]):
     `bulk_cost` is for bulk entries alone; -1: none, not even beside interactive ones.
     `waits`: it is sent in advance. A worker without a heartbeat for the time of a lease then gets nothing.
     `idle_ms`: how long the worker has been idle (-1: busy). If it gets nothing, it can then be woken.
+    `helped`, with several shards: the number of one that turned out to need no help, or -.
     """
 
     script = "claim"
@@ -175,22 +176,23 @@ class Claim(Command[Claimed]):
     free: bool = True
     waits: bool = False
     idle_ms: int = -1
+    helped: str = ""
     ids: Sequence[str] = ()
 
     def args(self) -> list[Any]:
         limits = [self.entries, self.cost, self.bulk_cost, self.lease_ms, self.max_attempts]
-        return [self.worker, *limits, int(self.free), int(self.waits), self.idle_ms]
+        return [self.worker, *limits, int(self.free), int(self.waits), self.idle_ms, self.helped]
 
     def read(self, reply: Any) -> Claimed:
         """An unreadable entry counts as skipped."""
-        left, skipped, expired, now_ms = reply[:_CLAIM_HEAD]
+        left, skipped, expired, now_ms, shard = reply[:_CLAIM_HEAD]
         entries = []
         for at in range(_CLAIM_HEAD, len(reply), _CLAIM_FIELDS):
             try:
                 entries.append(decode_entry(*reply[at : at + _CLAIM_FIELDS], now_ms=int(now_ms)))
             except ValueError:
                 skipped += 1
-        return Claimed(entries, int(left), int(skipped), int(expired))
+        return Claimed(entries, int(left), int(skipped), int(expired), int(shard))
 
 
 class Completed(NamedTuple):
@@ -209,7 +211,8 @@ def spread(lifetime_ms: float) -> int:
 class Complete(Command[Completed]):
     """Sends results, which are cached for about `cache_ms` if that is not 0. A failure may run again.
 
-    `idle`: the worker has nothing else to do, and can be woken from then on.
+    `idle`: the worker has nothing else to do, and can be woken from then on; to help other shards, too, if it
+    `helps`.
     """
 
     script = "complete"
@@ -220,9 +223,11 @@ class Complete(Command[Completed]):
     cache: str = ""
     cache_ms: int = 0
     idle: bool = False
+    helps: bool = False
 
     def args(self) -> list[Any]:
-        args = [self.worker, int(self.idle), self.result_ms, FAILURE_MS, self.cache, spread(self.cache_ms)]
+        idle = (2 if self.helps else 1) if self.idle else 0
+        args = [self.worker, idle, self.result_ms, FAILURE_MS, self.cache, spread(self.cache_ms)]
         for pair in zip(self.ids, self.results, strict=True):
             args += pair
         return args

@@ -1,15 +1,14 @@
 """Redis clients. Every option is explicit: redis-py's defaults change between releases and hide retry storms.
 
-URL schemes: redis://, rediss://, unix://, and redis+sentinel://[user:password@]host:port,host:port/service[/db]
-(rediss+sentinel:// uses TLS to the master and the sentinels; ?ssl_ca_certs=... and redis-py's other ssl_
-options apply to both; ?sentinel_password=... is for sentinels that have a separate password).
+URL schemes: redis://, rediss://, unix://, redis+cluster://[user:password@]host:port,host:port, and
+redis+sentinel://[user:password@]host:port,host:port/service[/db] (rediss+sentinel:// uses TLS to the master
+and the sentinels; ?ssl_ca_certs=... and redis-py's other ssl_ options apply to both; ?sentinel_password=...
+is for sentinels that have a separate password).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
 
 import redis
 import redis.asyncio
@@ -18,7 +17,10 @@ from redis.backoff import ExponentialBackoff
 from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
 
-from batcher.core.outage import elsewhere, lost_to
+from batcher.core import cluster
+from batcher.core.outage import elsewhere, lost_to, moved
+from batcher.core.redis_url import sentinel_parts
+from batcher.shards import is_cluster
 
 AsyncRedis = redis.asyncio.Redis
 Redis = redis.Redis
@@ -41,22 +43,23 @@ def _options(url: str, timeout_s: float, retry: Any, parser: Any) -> dict[str, A
         "protocol": 2,
         "retry": retry,
         "retry_on_error": [],
-        "parser_class": _failover_parser(parser),
+        "parser_class": _failover_parser(parser, follows=is_cluster(url)),
         "maint_notifications_config": MaintNotificationsConfig(enabled=False),
     }
 
 
-def _failover_parser(parser: Any) -> Any:
+def _failover_parser(parser: Any, *, follows: bool) -> Any:
     """A parser that reports a lost connection if the server replies that another server has to be used.
 
-    redis-py and `Pipeline` then close the connection, and the next one resolves the name again.
+    redis-py and `Pipeline` then close the connection, and the next one resolves the name again, or, if it
+    `follows` the slots of a cluster, finds the node again.
     """
 
     class FailoverParser(parser):  # type: ignore[misc]
         @classmethod
         def parse_error(cls, response: str) -> Exception:
             error: Exception = super().parse_error(response)
-            return lost_to(error) if elsewhere(error) else error
+            return lost_to(error) if elsewhere(error) or (follows and moved(error)) else error
 
     return FailoverParser
 
@@ -75,73 +78,38 @@ class _SentinelPool(redis.sentinel.SentinelConnectionPool, redis.BlockingConnect
     """Connections to the master that the sentinels report. Callers wait if all connections are in use."""
 
 
-def _is_true(value: str) -> bool:
-    return value.lower() not in ("0", "f", "false", "n", "no")
+def connect(url: str, *, timeout_s: float, retries: int, connections: int = 8, key: str = "") -> redis.Redis:
+    """A synchronous client. `timeout_s` limits every reply; a blocking command needs its block time + 2 s.
 
-
-# TLS options that a URL may set, by their names in redis-py.
-_TLS_OPTIONS: dict[str, Callable[[str], object]] = {
-    "ssl_ca_certs": str,
-    "ssl_ca_path": str,
-    "ssl_cert_reqs": str,
-    "ssl_certfile": str,
-    "ssl_keyfile": str,
-    "ssl_check_hostname": _is_true,
-}
-
-
-def _sentinel_parts(url: str) -> tuple[list[tuple[str, int]], dict[str, Any], str, dict[str, Any]]:
-    """The sentinels' addresses and options, then the name of the service and the options of its master."""
-    scheme, rest = url.split("+sentinel://", 1)
-    secret, _, place = rest.rpartition("@")
-    place, _, query = place.partition("?")
-    hosts, _, path = place.partition("/")
-    service, _, db = path.partition("/")
-    sentinels = []
-    for host in hosts.split(","):
-        parts = urlsplit(f"//{host}")
-        sentinels.append((parts.hostname or "127.0.0.1", parts.port or 26379))
-    sentinel_options: dict[str, Any] = {"socket_timeout": 1.0, "socket_connect_timeout": 1.0}
-    options: dict[str, Any] = {"db": int(db or 0)}
-    tls: dict[str, Any] = {"ssl": True} if scheme == "rediss" else {}
-    for name, values in parse_qs(query).items():
-        if name in ("sentinel_username", "sentinel_password"):
-            sentinel_options[name.removeprefix("sentinel_")] = values[-1]
-        elif name in _TLS_OPTIONS and tls:
-            tls[name] = _TLS_OPTIONS[name](values[-1])
-        else:
-            known = ", ".join(("sentinel_username", "sentinel_password", *_TLS_OPTIONS))
-            raise ValueError(
-                f"a {scheme}+sentinel:// URL has no option {name}; rediss+sentinel:// supports {known}"
-            )
-    if secret:
-        user, _, password = secret.rpartition(":")
-        options |= {"username": unquote(user) or None, "password": unquote(password)}
-    return sentinels, sentinel_options | tls, service or "mymaster", options | tls
-
-
-def connect(url: str, *, timeout_s: float, retries: int, connections: int = 8) -> redis.Redis:
-    """A synchronous client. `timeout_s` limits every reply; a blocking command needs its block time + 2 s."""
+    In a cluster, it is a client of the node that has the slot of `key`.
+    """
     retry = Retry(_backoff(), retries, supported_errors=_RETRIED)
     options = _options(url, timeout_s, retry, redis.connection.DefaultParser)
     size = {"max_connections": connections, "timeout": timeout_s}
     if "+sentinel://" in url:
-        sentinels, sentinel_options, service, more = _sentinel_parts(url)
+        sentinels, sentinel_options, service, more = sentinel_parts(url)
         sentinel: Any = redis.Sentinel(sentinels, sentinel_kwargs=sentinel_options)  # type: ignore[no-untyped-call]
         client: redis.Redis = sentinel.master_for(
             service, redis.Redis, _SentinelPool, **options, **size, **more
         )
         return client
+    if is_cluster(url):
+        more = cluster.options(url, key, asynchronous=False)
+        pool: Any = redis.BlockingConnectionPool
+        return redis.Redis.from_pool(pool(**size, **options, **more))
     return redis.Redis.from_pool(redis.BlockingConnectionPool.from_url(url, **size, **options))
 
 
-def connect_async(url: str, *, timeout_s: float, retries: int) -> redis.asyncio.Redis:
+def connect_async(url: str, *, timeout_s: float, retries: int, key: str = "") -> redis.asyncio.Redis:
     """The asyncio version of `connect`, for a `Pipeline`."""
     retry = AsyncRetry(_backoff(), retries, supported_errors=_RETRIED)
     options = _options(url, timeout_s, retry, redis.asyncio.connection.DefaultParser)
     if "+sentinel://" in url:
-        sentinels, sentinel_options, service, more = _sentinel_parts(url)
+        sentinels, sentinel_options, service, more = sentinel_parts(url)
         sentinel: Any = redis.asyncio.Sentinel(sentinels, sentinel_kwargs=sentinel_options)  # type: ignore[no-untyped-call]
         client: redis.asyncio.Redis = sentinel.master_for(service, _SentinelRedis, **options, **more)
         return client
+    if is_cluster(url):
+        more = cluster.options(url, key, asynchronous=True)
+        return redis.asyncio.Redis.from_pool(redis.asyncio.ConnectionPool(**options, **more))
     return redis.asyncio.Redis.from_url(url, **options)

@@ -1,7 +1,9 @@
 """Every Redis key of the queue: its name, type, lifetime and writer.
 
-P is `{millrace:<name>}`, a hash tag that puts all keys in one slot of a cluster. Times are those of the
-queue's clock: that of Redis, but limited to 1.2 s from one heartbeat or sweep to the next (decision 0010).
+P is `{millrace:<name>}`, a hash tag that puts all keys in one slot of a cluster; `{millrace:<name>:<k>}` for
+shard k of a queue, from the second one on. No key is P itself, so that a cluster in which the slot of a shard
+is moving refuses all scripts of that shard meanwhile (decision 0014). Times are those of the queue's clock:
+that of Redis, but limited to 1.2 s from one heartbeat or sweep to the next (decision 0010).
 
 | key           | type   | what                                       | lifetime      | written by     |
 |---------------|--------|--------------------------------------------|---------------|----------------|
@@ -25,6 +27,7 @@ queue's clock: that of Redis, but limited to 1.2 s from one heartbeat or sweep t
 | P:model       | hash   | the current model                          | -             | beat           |
 | P:clock       | string | the queue's clock                          | -             | beat, sweep    |
 | P:full        | string | memory is short: nothing is cached         | 2 s, renewed  | sweep          |
+| P:help        | zset   | shard to help -> since when its head waits | 0.2 s, renewed| lend           |
 | P:dead        | list   | dead letters: last 1000 ids of poison      | trimmed       | claim, sweep   |
 | P:refused     | zset   | places `ms:id` of the last 10,000 refusals | 7 d, renewed  | claim, complete|
 | P:refusals    | hash   | id -> its record, JSON                     | 7 d, renewed  | claim, complete|
@@ -43,10 +46,12 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+from batcher.shards import hash_tag
+
 
 def prefix(name: str) -> str:
     """P, the prefix of every key of the service `name`."""
-    return f"{{millrace:{name}}}"
+    return hash_tag(name)
 
 
 # Cached, because there are only a few revisions.
@@ -54,7 +59,8 @@ def prefix(name: str) -> str:
 def cache_prefix(name: str, revision: str = "") -> str:
     """The prefix of a service's cached results, or of those of one revision.
 
-    It has no hash tag: the cache may be in another Redis.
+    It has no hash tag: the cache may be in another Redis. Beside the shards of a cluster, `name` is the tag
+    of the shard.
     """
     return f"millrace:cache:{name}:" + (f"{revision}:" if revision else "")
 

@@ -40,6 +40,11 @@ def elsewhere(answer: object) -> bool:
     return isinstance(answer, redis.exceptions.ResponseError) and bool(_ELSEWHERE.search(str(answer)))
 
 
+def moved(answer: object) -> bool:
+    """Whether this reply of a node means that the slot of the keys is elsewhere, or on its way there."""
+    return isinstance(answer, (redis.exceptions.AskError, redis.exceptions.TryAgainError))  # and MovedError
+
+
 def lost_to(answer: Exception) -> redis.exceptions.ConnectionError:
     """The error to raise instead of such a reply."""
     lost = redis.exceptions.ConnectionError(f"this server cannot be used now: {answer}")

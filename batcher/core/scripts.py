@@ -14,6 +14,7 @@ Script = Literal[
     "sweep",
     "workers",
     "wake",
+    "lend",
     "claim",
     "complete",
     "beat",

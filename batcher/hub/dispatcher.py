@@ -36,17 +36,19 @@ CANCEL_MOST = 512
 class Dispatcher:
     """Enqueues and cancels the entries of one API process. `pending` are those without an outcome, by id."""
 
-    def __init__(self, pipeline: Pipeline, name: str, api: str, outage: Outage, admission: Admission) -> None:
+    def __init__(
+        self, pipeline: Pipeline, cache_name: str, api: str, outage: Outage, admission: Admission
+    ) -> None:
         self.counts = HubCounts()
         self.pending: dict[str, PendingEntry] = {}
         # False once Redis has refused to read cached results within a script.
         self.may_look = True
         self._pipeline = pipeline
-        self._name = name
+        self._cache_name = cache_name
         self._api = api
         self._outage = outage
         self._admission = admission
-        self._wake_ups = WakeUps(pipeline, self.pending)
+        self.wake_ups = WakeUps(pipeline, self.pending)
         self._last_write = 0
         self._unwanted: list[str] = []
 
@@ -129,7 +131,7 @@ class Dispatcher:
             self.cap(one.lane, one.first, budget_s),
             one.trace,
             one.first,
-            cache_prefix(self._name, one.revision) if one.revision else "",
+            cache_prefix(self._cache_name, one.revision) if one.revision else "",
         )
         asked = self._pipeline.run(command)
         asked.add_done_callback(partial(self._replied, entries, self._pipeline.writes))
@@ -153,8 +155,8 @@ class Dispatcher:
             cost = sum(estimate_cost(entry.text) for entry in entries)
             self._shed(entries, self._admission.queue_full(entries[0].lane, enqueued.waiting, cost, now))
             return
-        if enqueued.idle:
-            self._wake_ups.check_later()
+        if enqueued.idle > 0 or self.wake_ups.ask_for_help is not None:
+            self.wake_ups.queued(enqueued.idle)
         for entry, state in zip(entries, enqueued.states, strict=True):
             if entry.asked_at == math.inf:
                 entry.asked_at, entry.look_at = now, now + LOOK_S

@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Sequence
-from copy import copy
+from collections.abc import Callable, Sequence
 from secrets import token_hex
+from typing import Self
 
 from batcher.core.connection import AsyncRedis, connect_async
 from batcher.core.jitter import jitter
@@ -19,27 +19,22 @@ from batcher.core.keys import cache_prefix, prefix
 from batcher.core.outage import REDIS_ERRORS, Outage
 from batcher.core.pipeline import Pipeline
 from batcher.core.snapshot import NO_SNAPSHOT, Snapshot, WorkerRecord, Workers
-from batcher.errors import (
-    BudgetExceeded,
-    EntryFailed,
-    EntryPoisoned,
-    MillraceError,
-    NoWorker,
-    QueueUnavailable,
-)
+from batcher.core.waking import Lend
+from batcher.errors import NoWorker, QueueUnavailable
 from batcher.hub.admission import Admission, LaneCaps
 from batcher.hub.console import ConsoleCommands
 from batcher.hub.dispatcher import Dispatcher
+from batcher.hub.hints import HINT_BLOCK_S, HintList
 from batcher.hub.loops import Loops
+from batcher.hub.pending import outcomes
 from batcher.hub.slow_poll import SlowPoll
 from batcher.hub.sweeper import Sweeper
 from batcher.messages import Lane, Outcome, is_failure
 from batcher.settings import QueueSettings
+from batcher.shards import Shard
 
 SWEEP_EVERY_S = 1.0
 POLL_EVERY_S = 0.3
-HINT_BLOCK_S = 1.0
-HINTS_MOST = 64
 # Ticks of the event loop in which requests answer after a result, before the hub waits for the next hint.
 ANSWER_TICKS = 2
 
@@ -49,7 +44,7 @@ class ReplyHub:
 
     `client` runs scripts; `hint_client` is used only for the blocking pop. `linger_s` is a pause after each
     pop, for callers that prefer many results at once to each one early. `cache_here`: cached results are in
-    the same Redis.
+    the same Redis, with `cache_name` in their keys.
     """
 
     def __init__(
@@ -62,39 +57,42 @@ class ReplyHub:
         max_attempts: int = 3,
         linger_s: float = 0.0,
         cache_here: bool = False,
+        cache_name: str = "",
     ) -> None:
         self.api = f"{socket.gethostname()}-{os.getpid()}-{token_hex(4)}"
         self.snapshot: Snapshot = NO_SNAPSHOT
         self.outage = Outage()
         self._pipeline = Pipeline(client, prefix(name), retries=1)
-        self.console = ConsoleCommands(self._pipeline)
-        self._hint_pipeline = Pipeline(hint_client)
-        self._hint_list = f"{prefix(name)}:reply:{self.api}"
+        self._hint_list = HintList(Pipeline(hint_client), f"{prefix(name)}:reply:{self.api}")
         self._linger_s = linger_s
-        self._cache = cache_prefix(name) if cache_here else ""
+        cache_name = cache_name or name
+        self._cache = cache_prefix(cache_name) if cache_here else ""
         self._sweeper = Sweeper(self._pipeline, self.api, max_attempts, self._cache)
         self.eviction = self._sweeper.eviction
         self._admission = Admission(caps)
-        self._dispatcher = Dispatcher(self._pipeline, name, self.api, self.outage, self._admission)
-        self._slow_poll = SlowPoll(self._pipeline, self._dispatcher)
-        self.counts = self._dispatcher.counts
+        self.dispatcher = Dispatcher(self._pipeline, cache_name, self.api, self.outage, self._admission)
+        self._slow_poll = SlowPoll(self._pipeline, self.dispatcher)
+        self.counts = self.dispatcher.counts
         self._loops = Loops()
         self._first_reply = asyncio.Event()
         self._stopping = False
+        self._workers = 0  # live ones, which may claim what this hub enqueues
+        self._on_sweep: Callable[[], None] = lambda: None
 
     @classmethod
-    def connect(cls, settings: QueueSettings, *, linger_s: float = 0.0) -> ReplyHub:
-        """A hub with its own clients, for the Redis in the settings."""
-        url = settings.redis_url.get_secret_value()
-        caps = LaneCaps(settings.max_waiting_cost, settings.max_waiting_cost_bulk)
+    def connect(cls, settings: QueueSettings, shard: Shard | None = None, *, linger_s: float = 0.0) -> Self:
+        """A hub with its own clients, for the Redis in the settings or for one shard."""
+        shard, parts = shard or settings.queue_shards[0], len(settings.queue_shards)
+        caps = LaneCaps(-(-settings.max_waiting_cost // parts), -(-settings.max_waiting_cost_bulk // parts))
         return cls(
-            connect_async(url, timeout_s=1.0, retries=1),
-            connect_async(url, timeout_s=HINT_BLOCK_S + 2.0, retries=0),
-            name=settings.name,
+            connect_async(shard.url, timeout_s=1.0, retries=1, key=shard.prefix),
+            connect_async(shard.url, timeout_s=HINT_BLOCK_S + 2.0, retries=0, key=shard.prefix),
+            name=shard.name,
             caps=caps,
             max_attempts=settings.max_attempts,
             linger_s=linger_s,
             cache_here=settings.cache_here,
+            cache_name=shard.cache_name,
         )
 
     async def start(self, patience_s: float = 0.5) -> None:
@@ -105,11 +103,11 @@ class ReplyHub:
     async def stop(self) -> None:
         """Stops the loops, then closes the clients. Pending requests get QueueUnavailable."""
         self._stopping = True
-        self._dispatcher.resolve_all(QueueUnavailable("this API process is shutting down", retry_after_s=1.0))
+        self.dispatcher.resolve_all(QueueUnavailable("this API process is shutting down", retry_after_s=1.0))
         self._first_reply.set()
         await self._loops.stop()
         await self._pipeline.close()
-        await self._hint_pipeline.close()
+        await self._hint_list.close()
 
     @property
     def alive(self) -> bool:
@@ -122,15 +120,25 @@ class ReplyHub:
         return self.outage.over and self._first_reply.is_set()
 
     @property
+    def shards_up(self) -> tuple[bool, ...]:
+        """Whether each shard is available: there is one."""
+        return (self.reachable,)
+
+    @property
+    def outages(self) -> int:
+        """How often Redis has become unavailable."""
+        return self.outage.count
+
+    @property
     def waiting(self) -> int:
         """How many ids the requests of this process wait for."""
-        return len(self._dispatcher.pending)
+        return len(self.dispatcher.pending)
 
     @property
     def looks(self) -> bool:
         """Whether `classify` can read the shared cache in the same round trip."""
-        may_look = bool(self._cache) and self._dispatcher.may_look and not self._admission.pauses
-        return may_look and self.reachable and self.snapshot.workers > 0
+        may_look = bool(self._cache) and self.dispatcher.may_look
+        return may_look and self.reachable and self._workers > 0
 
     async def classify(
         self,
@@ -151,30 +159,20 @@ class ReplyHub:
         EntryFailed and EntryPoisoned are returned in place of the text's prediction. Raises QueueFull,
         NoWorker or QueueUnavailable if the request is refused, BudgetExceeded if `budget_s` ends first.
         """
-        self._admit()
-        self._admission.check(lane, budget_s)
+        self.admit()
         deadline = asyncio.get_running_loop().time() + budget_s
         items = zip(ids, texts, strict=True)
-        held = self._dispatcher.hold(items, deadline, lane, trace, first, revision)
+        held = self.dispatcher.hold(items, deadline, lane, trace, first, revision)
         try:
-            _, pending = await asyncio.wait([entry.future for entry in held.values()], timeout=budget_s)
-            if pending:
-                self.counts.expired += len(pending)
-                raise BudgetExceeded(f"no result within the budget of {budget_s:g} s")
-            outcomes = [held[entry_id].future.result() for entry_id in ids]
+            return await outcomes(held, ids, budget_s, self.counts)
         finally:
-            self._dispatcher.let_go(held.values())
-        for outcome in outcomes:
-            if isinstance(outcome, MillraceError) and not isinstance(outcome, (EntryFailed, EntryPoisoned)):
-                # Raise a copy: raising the shared instance would attach this frame to its traceback and
-                # create a reference cycle, which only the garbage collector can free.
-                raise copy(outcome)
-        return outcomes
+            self.dispatcher.let_go(held.values())
 
-    def _admit(self) -> None:
+    def admit(self) -> None:
+        """Raises QueueUnavailable or NoWorker if entries cannot be enqueued now."""
         if not self.reachable or self._stopping:
             raise QueueUnavailable("the queue is unavailable; try again shortly", retry_after_s=1.0)
-        if not self.snapshot.workers:
+        if not self._workers:
             raise NoWorker("no workers are running; try again shortly", retry_after_s=2.0)
 
     async def _hints(self) -> None:
@@ -182,38 +180,28 @@ class ReplyHub:
         while not self._stopping:
             await self._first_reply.wait()
             try:
-                hints = await self._pop_hints()
+                hints = await self._hint_list.pop()
             except REDIS_ERRORS as error:
                 self._slow_poll.hints_lost = True
-                self._dispatcher.lost(error)
+                self.dispatcher.lost(error)
                 await asyncio.sleep(self.outage.pause_s)
                 continue
             failed = []
-            for hint in hints:
-                entry_id, _, raw = hint.partition(b"\n")
-                entry = self._dispatcher.pending.get(entry_id.decode("ascii", "replace"))
+            for entry_id, raw in hints:
+                entry = self.dispatcher.pending.get(entry_id)
                 if entry is None:
                     continue
                 self.counts.hinted += 1
                 if is_failure(raw):
                     failed.append(entry)
                 else:
-                    self._dispatcher.take_result(entry, raw)
+                    self.dispatcher.take_result(entry, raw)
             if failed:  # a late hint may be about an earlier run, whose failure concerns no later request
                 await self._slow_poll.ask(failed)
             for _ in range(ANSWER_TICKS):
                 await asyncio.sleep(0)
             if self._linger_s:
                 await asyncio.sleep(self._linger_s)
-
-    async def _pop_hints(self) -> list[bytes]:
-        """One round trip: waits for the first hint, and takes all others that are there by then."""
-        first, others = await asyncio.gather(
-            self._hint_pipeline.ask("BLPOP", self._hint_list, HINT_BLOCK_S),
-            self._hint_pipeline.ask("LPOP", self._hint_list, HINTS_MOST),
-        )
-        lists = [*(first or [])[1:], *(others or [])]
-        return [hint for hints in lists for hint in hints.split(b"\0")]
 
     async def _polls(self) -> None:
         """Polls for results whose hints were lost, and enqueues again the ids that Redis has lost."""
@@ -231,16 +219,29 @@ class ReplyHub:
                 self._first_reply.set()
                 await asyncio.sleep(SWEEP_EVERY_S * jitter(0.8, 1.0))
             except REDIS_ERRORS as error:
-                self._dispatcher.lost(error)
+                self.dispatcher.lost(error)
                 await asyncio.sleep(self.outage.pause_s)
 
     async def sweep(self) -> None:
         """Takes a new snapshot. Raises REDIS_ERRORS."""
         self.snapshot = await self._sweeper.sweep(self.reachable)
-        self._admission.rate, self._admission.pauses = self.snapshot.rate, self.snapshot.pauses
-        for lane, refusal in self._admission.refusals():
-            self._dispatcher.refuse(lane, refusal)
         self.counts.recovered += self.snapshot.recovered
+        self.count_on(self.snapshot.workers, self.snapshot.rate)
+        self._on_sweep()
+
+    def count_on(self, workers: int, rate: float) -> None:
+        """Admits as much as these workers can do, in tokens per second."""
+        self._workers = workers
+        self._admission.rate = rate
+
+    def join(self, on_sweep: Callable[[], None], ask_for_help: Callable[[int], None]) -> None:
+        """Makes this the hub of one shard of several. Both are called as `on_sweep` and `WakeUps` say."""
+        self._on_sweep = on_sweep
+        self.dispatcher.wake_ups.ask_for_help = ask_for_help
+
+    async def lend(self, shard: int, oldest_ms: int) -> int:
+        """Asks the workers of this shard to help another one. Returns how many it has woken."""
+        return await self._pipeline.run(Lend(shard, oldest_ms))
 
     async def workers(self) -> tuple[WorkerRecord, ...]:
         """The records of all live workers. Raises REDIS_ERRORS."""

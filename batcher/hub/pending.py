@@ -1,11 +1,15 @@
-"""An entry that requests of this process wait for."""
+"""What requests of this process wait for: entries without an outcome, and the way to their outcomes."""
 
 from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 
+from batcher.errors import BudgetExceeded, EntryFailed, EntryPoisoned, MillraceError
+from batcher.hub.counts import HubCounts
 from batcher.messages import Lane, Outcome
 
 
@@ -28,3 +32,23 @@ class PendingEntry:
     waiting: int = 0
     asked_at: float = math.inf
     look_at: float = math.inf
+
+
+async def outcomes(
+    held: Mapping[str, PendingEntry], ids: Sequence[str], budget_s: float, counts: HubCounts
+) -> list[Outcome]:
+    """Waits for the outcomes of these ids, in order, for at most `budget_s`.
+
+    EntryFailed and EntryPoisoned are returned in place of the text's prediction, other errors are raised.
+    """
+    _, pending = await asyncio.wait([entry.future for entry in held.values()], timeout=budget_s)
+    if pending:
+        counts.expired += len(pending)
+        raise BudgetExceeded(f"no result within the budget of {budget_s:g} s")
+    found = [held[entry_id].future.result() for entry_id in ids]
+    for outcome in found:
+        if isinstance(outcome, MillraceError) and not isinstance(outcome, (EntryFailed, EntryPoisoned)):
+            # Raise a copy: raising the shared instance would attach this frame to its traceback and
+            # create a reference cycle, which only the garbage collector can free.
+            raise copy(outcome)
+    return found

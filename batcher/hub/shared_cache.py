@@ -16,6 +16,7 @@ from batcher.core.outage import REDIS_ERRORS, ClusterCrossSlotError, Outage
 from batcher.core.pipeline import Pipeline
 from batcher.messages import Prediction, decode_cached
 from batcher.settings import QueueSettings
+from batcher.shards import Shard
 
 # The cache is worth waiting for only while it is faster than the model.
 LOOKUP_S = 0.5
@@ -35,10 +36,17 @@ class SharedCache:
         self._probe_at = 0.0
 
     @classmethod
-    def connect(cls, settings: QueueSettings) -> SharedCache:
-        """A cache with its own connection, to the cache's Redis or else the queue's."""
-        client = connect_async(settings.cache_address, timeout_s=LOOKUP_S, retries=1)
-        return cls(Pipeline(client, retries=1), settings.name)
+    def connect(cls, settings: QueueSettings, shard: Shard | None = None) -> SharedCache:
+        """A cache with its own connection, to the cache's Redis or else to that of the queue or its shard."""
+        shard = shard or settings.queue_shards[0]
+        url = settings.cache_address(shard)
+        client = connect_async(url, timeout_s=LOOKUP_S, retries=1, key=shard.prefix)
+        return cls(Pipeline(client, retries=1), settings.cache_name(shard))
+
+    @property
+    def outages(self) -> int:
+        """How often it has become unavailable."""
+        return self.outage.count
 
     async def get(self, revision: str, ids: Sequence[str]) -> list[Prediction | None]:
         """Returns the prediction of each id, or None for a miss."""

@@ -18,8 +18,8 @@ from batcher import logs, tracing
 from batcher.core.connection import connect
 from batcher.core.outage import REDIS_ERRORS
 from batcher.errors import NoJobs
-from batcher.hub.hub import ReplyHub
-from batcher.hub.shared_cache import SharedCache
+from batcher.hub.sharded import connect_hub as connect_queue
+from batcher.hub.sharded_cache import connect_cache
 from batcher.jobs import webhooks
 from batcher.jobs.job_class import ClassifyJob
 from batcher.jobs.metrics import JobsMetrics
@@ -62,7 +62,7 @@ def prepare(
     worker = os.getpid()
 
     def hub_and_cache() -> tuple[Hub, Cache]:
-        return ReplyHub.connect(settings, linger_s=LINGER_S), SharedCache.connect(settings)
+        return connect_queue(settings, linger_s=LINGER_S), connect_cache(settings)
 
     def runner(job_id: str) -> str:
         with tracing.job_span(job_id, store.trace(job_id)):

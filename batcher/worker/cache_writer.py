@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from batcher.core.commands import spread
@@ -14,6 +14,7 @@ from batcher.core.keys import cache_key, full_key
 from batcher.core.outage import REDIS_ERRORS, Outage
 from batcher.messages import Prediction
 from batcher.settings import QueueSettings
+from batcher.shards import Shard, by_shard
 
 log = logging.getLogger(__name__)
 
@@ -41,11 +42,12 @@ class CacheWriter:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="cache")
 
     @classmethod
-    def connect(cls, settings: QueueSettings) -> CacheWriter:
+    def connect(cls, settings: QueueSettings, shard: Shard | None = None) -> CacheWriter:
         """Returns a writer with its own client for the cache's Redis or, if none is set, the queue's."""
-        client = connect(settings.cache_address, timeout_s=WRITE_S, retries=1)
-        full = full_key(settings.name) if settings.cache_here else ""
-        return cls(client, settings.name, settings.cache_ttl_s, full)
+        shard = shard or settings.queue_shards[0]
+        client = connect(settings.cache_address(shard), timeout_s=WRITE_S, retries=1, key=shard.prefix)
+        full = full_key(shard.name) if settings.cache_here else ""
+        return cls(client, settings.cache_name(shard), settings.cache_ttl_s, full)
 
     def __call__(self, results: Iterable[tuple[str, Prediction]]) -> None:
         """Schedules results to be written; drops them while the cache is unavailable or falls behind."""
@@ -69,6 +71,32 @@ class CacheWriter:
         """Waits until everything scheduled is written, then closes the client."""
         self._thread.shutdown(wait=True)
         self._client.close()
+
+
+class ShardedCacheWriter:
+    """Writes each result to the cache of its shard."""
+
+    def __init__(self, writers: Sequence[CacheWriter]) -> None:
+        self._writers = tuple(writers)
+
+    def __call__(self, results: Iterable[tuple[str, Prediction]]) -> None:
+        """Schedules results to be written, as `CacheWriter` does."""
+        pairs = list(results)
+        for number, part in by_shard(pairs, [entry for entry, _ in pairs], len(self._writers)).items():
+            self._writers[number](part)
+
+    def close(self) -> None:
+        """Waits until everything scheduled is written, then closes the clients."""
+        for writer in self._writers:
+            writer.close()
+
+
+def connect_writer(settings: QueueSettings) -> CacheWriter | ShardedCacheWriter:
+    """The writer of a worker: to the cache's Redis, or else to all of the queue's."""
+    shards = settings.queue_shards
+    if len(shards) == 1 or not settings.cache_here:
+        return CacheWriter.connect(settings, shards[0])
+    return ShardedCacheWriter([CacheWriter.connect(settings, shard) for shard in shards])
 
 
 def remember(client: Redis, name: str, ttl_s: float, results: Iterable[tuple[str, Prediction]]) -> None:

@@ -29,11 +29,16 @@ Remember = Callable[[Iterable[tuple[str, Prediction]]], None]
 
 
 class Queues(NamedTuple):
-    """The worker side of one queue, with a client each for commands, blocking waits and the heartbeat."""
+    """The worker side of one queue, with a client each for commands, blocking waits and the heartbeat.
+
+    With several shards, this is shard `number`, at which the worker lives, and `others` are the rest.
+    """
 
     commands: WorkerQueue
     waiting: WorkerQueue
     heartbeat: WorkerQueue
+    number: int = 0
+    others: tuple[Queues, ...] = ()
 
 
 class Exchange:
@@ -128,20 +133,25 @@ class Exchange:
         deadline = self._now() + PATIENCE_S
         try:
             while results:
-                try:
-                    self._queue.complete(((entry, result.encode()) for entry, result in results), idle)
-                except REDIS_ERRORS as error:
-                    self.outage.lost(error)
-                    if self._now() > deadline or self._stopping.is_set():
-                        break
-                    self._stopping.wait(self.outage.pause_s)
-                else:
-                    self._sent(results)
-                    self.idle = self.idle or idle
+                if self.attempt(results, idle=idle):
                     return True
+                if self._now() > deadline or self._stopping.is_set():
+                    break
+                self._stopping.wait(self.outage.pause_s)
             return False
         finally:
             self.leases.difference_update([entry for entry, _ in results])
+
+    def attempt(self, results: Sequence[Result], *, idle: bool) -> bool:
+        """Sends results once. Whether Redis accepted them; if it did not, their leases are still renewed."""
+        try:
+            self._queue.complete(((entry, result.encode()) for entry, result in results), idle)
+        except REDIS_ERRORS as error:
+            self.outage.lost(error)
+            return False
+        self._sent(results)
+        self.idle = self.idle or idle
+        return True
 
     def remember(self, results: Sequence[Result]) -> None:
         """Caches the predictions among `results`, unless sending them did."""

@@ -61,8 +61,17 @@ class Heartbeat:
 
     def start(self) -> None:
         """Publishes the record, which makes this worker count as ready. Raises Redis errors."""
+        self.announce()
+        self.begin()
+
+    def announce(self) -> None:
+        """Publishes the records of this worker, whose model becomes the current one. Raises Redis errors."""
         self._queue.beat((), *self._records(), self._ttl_ms, takeover=True)
-        self._thread.start()
+
+    def begin(self) -> None:
+        """Starts the thread, unless it is running."""
+        if not self._thread.is_alive():
+            self._thread.start()
 
     def end_wait(self) -> None:
         """Ends the worker's wait for entries, because it is to stop. Safe to call from a signal handler."""
@@ -86,6 +95,11 @@ class Heartbeat:
     @property
     def alive(self) -> bool:
         return self._thread.is_alive()
+
+    @property
+    def reachable(self) -> bool:
+        """Whether Redis has answered the last heartbeat."""
+        return self._outage.over
 
     def beat(self) -> bool:
         """Sends one heartbeat. False if the process is to end instead, which it does at once."""

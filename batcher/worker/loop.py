@@ -17,12 +17,21 @@ from typing import Any
 from batcher.core.commands import Claim
 from batcher.core.outage import REDIS_ERRORS, reason
 from batcher.settings import WorkerSettings
-from batcher.worker.exchange import Exchange, Queues, Remember, keep_window_s
+from batcher.worker.exchange import Queues, Remember, keep_window_s
 from batcher.worker.faults import Faults
-from batcher.worker.heartbeat import Heartbeat, Records
-from batcher.worker.held import Held, Reason
+from batcher.worker.guests import heartbeat_at
+from batcher.worker.heartbeat import Records
 from batcher.worker.host import Host
-from batcher.worker.inference import FinishedBatch, Inference, Result, Tokenized
+from batcher.worker.inference import (
+    FinishedBatch,
+    Inference,
+    Reason,
+    Result,
+    Tokenized,
+    TokenizedEntry,
+    next_pass,
+)
+from batcher.worker.sharded import exchange_with
 from batcher.worker.stats import BOOKS_S, BatchReport, Books, WorkerStats, model_record
 from batcher.worker.warm_up import warm_up
 from batcher.worker.windows import HeldWithWindows
@@ -56,9 +65,8 @@ class Worker:
         self._over, self._turn = host.event(), threading.Lock()
         # starting, idle, busy or stopping
         self.state = "starting"
-        self.exchange = Exchange(queues, settings, classifier.info.layout, remember, self._stop, host.now)
-        self._classifier = classifier
-        self._layout = classifier.info.layout
+        self._classifier, self._layout = classifier, classifier.info.layout
+        self.exchange = exchange_with(queues, settings, self._layout, remember, self._stop, host)
         self.inference = Inference(classifier, Faults(classifier), host.now)
         self._settings = settings
         self._held = (Held if classifier.info.windows is None else HeldWithWindows)(self._layout)
@@ -68,9 +76,8 @@ class Worker:
         self._second_thread = host.thread("beside")
         self._third_thread = host.thread("books")
         self.books = Books(self.stats, self.inference, self.exchange.remember, observe)
-        self.heartbeat = Heartbeat(
-            queues.heartbeat, settings, self.exchange.leases, self.inference.running_s, self._records
-        )
+        running_s = self.inference.running_s
+        self.heartbeat = heartbeat_at(queues, settings, self.exchange, running_s, self._records)
 
     # -- lifecycle ---------------------------------------------------------------------------------
 

@@ -21,7 +21,8 @@ WAKE_MS = 60_000
 class WorkerQueue:
     """The worker's side, synchronous. The threads of a worker may share one instance.
 
-    Results are cached in this Redis under `revision` for about `cache_ms`, or not at all if that is 0.
+    Results are cached in this Redis under `cache_name` and `revision` for about `cache_ms`, or not at all if
+    that is 0. `helps`: this is one of several shards, whose workers help each other.
     """
 
     def __init__(
@@ -35,6 +36,8 @@ class WorkerQueue:
         result_ms: int,
         revision: str = "",
         cache_ms: int = 0,
+        cache_name: str = "",
+        helps: bool = False,
     ) -> None:
         self.prefix = prefix(name)
         self.worker = worker
@@ -42,7 +45,8 @@ class WorkerQueue:
         self._lease_ms = lease_ms
         self._max_attempts = max_attempts
         self._result_ms = result_ms
-        self._cache = cache_prefix(name, revision)
+        self._cache = cache_prefix(cache_name or name, revision)
+        self._helps = helps
         self._cache_ms = cache_ms
         self._wake_list = f"{self.prefix}:wake:{worker}"
         self._published: tuple[Mapping[str, Any], Mapping[str, Any]] = {}, {}
@@ -103,7 +107,8 @@ class WorkerQueue:
         """The command that sends results: (id, encoded result) of each."""
         pairs = list(results)
         ids, encoded = [entry for entry, _ in pairs], [result for _, result in pairs]
-        return Complete(self.worker, ids, encoded, self._result_ms, self._cache, self._cache_ms, idle)
+        cache = self._cache, self._cache_ms
+        return Complete(self.worker, ids, encoded, self._result_ms, *cache, idle, self._helps)
 
     @property
     def remembers(self) -> bool:

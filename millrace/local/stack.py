@@ -11,7 +11,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from api.settings import ApiSettings
@@ -31,31 +31,31 @@ _EXAMPLE = '{"text": ["I hate you.", "I love you."]}'
 
 
 class LocalStack:
-    """Runs Redis (unless a URL is set), then the API, the workers and the jobs worker."""
+    """Runs `servers` (none if a URL is set), then the API, the workers and the jobs worker."""
 
     def __init__(
         self,
         api: ApiSettings,
         worker: WorkerSettings,
         workers: int,
-        redis: EmbeddedRedis | None,
+        servers: Sequence[EmbeddedRedis],
         *,
         with_jobs: bool,
     ) -> None:
         self._address = (api.host, api.port)
-        self._redis = redis
+        self._redis = servers
         self._group = Group()
         self._settled = asyncio.Event()
         self._stop_requested = asyncio.Event()
         self._stop_requested_at = 0.0
         self._hurry = asyncio.Event()
-        url = redis.url if redis else api.redis_url.get_secret_value()
+        url = " ".join(redis.url for redis in servers) or api.redis_url.get_secret_value()
         shared = {"MILLRACE_REDIS_URL": url}
         listening = {"MILLRACE_HOST": api.host, "MILLRACE_PORT": str(api.port)}
         working = {"MILLRACE_MODEL": worker.model, "MILLRACE_THREADS": str(_threads(worker, workers))}
         names = ["worker"] if workers == 1 else [f"worker {number}" for number in range(1, workers + 1)]
 
-        self._servers = [self._child(_redis_plan(redis))] if redis else []
+        self._servers = [self._child(_redis_plan(redis, number)) for number, redis in enumerate(servers)]
         self._apis = [self._child(_plan("api", "api", {**shared, **listening}, api.quiet_s + api.drain_s))]
         self._workers = [
             self._child(
@@ -65,8 +65,7 @@ class LocalStack:
         ]
         self._jobs = [self._child(_plan("jobs", "jobs", shared, worker.drain_s))] if with_jobs else []
         self._summary = [
-            f"  redis    {redis.url if redis else 'as configured'}",
-            *([f"           {_where(redis)}"] if redis else []),
+            *(_described(servers) or ["  redis    as configured"]),
             f"  api      {self._base_url}",
             f"  workers  {workers}, model {worker.model}",
             *(["  jobs     1"] if with_jobs else []),
@@ -100,10 +99,10 @@ class LocalStack:
         say("\n".join(["starting", *self._summary]))
         async with asyncio.TaskGroup() as keeping:
             keeping.create_task(self._group.watch())
-            for child in self._servers:
+            for child, redis in zip(self._servers, self._redis, strict=True):
                 await child.start()
                 keeping.create_task(child.keep())
-                await self._redis_answers()
+                await _answers(redis)
             for child in (*self._apis, *self._workers, *self._jobs):
                 await child.start()
                 keeping.create_task(child.keep())
@@ -118,20 +117,8 @@ class LocalStack:
         yield f"  curl -X POST {self._base_url}/predict -d '{_EXAMPLE}'"
         yield f"  {typed('millrace')} classify FILE.csv -o labelled.csv{url}"
         yield f"  {typed('millrace')} top{url}"
-        if self._redis is not None:
-            yield f"  {typed('rq')} info --url {self._redis.url}"
-
-    async def _redis_answers(self) -> None:
-        assert self._redis is not None
-        while True:
-            with contextlib.suppress(OSError):
-                reader, writer = await asyncio.open_unix_connection(str(self._redis.socket))
-                writer.write(b"PING\r\n")
-                answer = await reader.readline()
-                writer.close()
-                if answer == b"+PONG\r\n":
-                    return
-            await asyncio.sleep(_PROBE_S / 10)
+        if self._redis:
+            yield f"  {typed('rq')} info --url {self._redis[0].url}"
 
     async def _ready(self) -> None:
         printed, printed_at, began = "", 0.0, time.monotonic()
@@ -184,8 +171,25 @@ def typed(command: str) -> str:
     return str(beside)
 
 
-def _where(redis: EmbeddedRedis) -> str:
-    return f"{redis.binary}, {f'data in {redis.data.path}' if redis.on_disk else 'nothing on disk'}"
+async def _answers(redis: EmbeddedRedis) -> None:
+    """Returns when the server answers."""
+    while True:
+        with contextlib.suppress(OSError):
+            reader, writer = await asyncio.open_unix_connection(str(redis.socket))
+            writer.write(b"PING\r\n")
+            answer = await reader.readline()
+            writer.close()
+            if answer == b"+PONG\r\n":
+                return
+        await asyncio.sleep(_PROBE_S / 10)
+
+
+def _described(servers: Sequence[EmbeddedRedis]) -> list[str]:
+    lines = []
+    for redis in servers:
+        where = f"data in {redis.data.path}" if redis.on_disk else "nothing on disk"
+        lines += [f"  redis    {redis.url}", f"           {redis.binary}, {where}"]
+    return lines
 
 
 def _plan(name: str, command: str, environment: dict[str, str], drain_s: float) -> Plan:
@@ -195,9 +199,9 @@ def _plan(name: str, command: str, environment: dict[str, str], drain_s: float) 
     return Plan(name, [sys.executable, "-P", "-m", "millrace", command], drain_s + _EXIT_S, environment)
 
 
-def _redis_plan(redis: EmbeddedRedis) -> Plan:
+def _redis_plan(redis: EmbeddedRedis, number: int) -> Plan:
     return Plan(
-        "redis",
+        f"redis {number}" if number else "redis",
         redis.command(),
         _EXIT_S,
         pass_fds=(redis.data.lock_fd,),

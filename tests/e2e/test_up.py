@@ -53,6 +53,23 @@ def test_the_line_that_it_prints_answers_and_hits_the_second_time(up: Callable[.
     assert all(sum(pair["score"] for pair in pairs) == pytest.approx(1) for pairs in predictions)
 
 
+def test_with_several_shards_each_has_its_part(up: Callable[..., Up]) -> None:
+    mill = up("--shards", "3")
+    url = re.search(r"curl -X POST (\S+)/predict", mill.said())
+    assert url is not None
+    texts = [f"text {number}" for number in range(30)]
+    answers = [httpx.post(f"{url[1]}/predict", json={"text": texts}, trust_env=False) for _ in range(2)]
+    assert [answer.headers["x-cache"] for answer in answers] == ["MISS", "HIT"]
+    ready = httpx.get(f"{url[1]}/readyz", trust_env=False).json()
+    assert (ready["shards"], ready["shards_up"]) == (3, 3)
+    sizes = []
+    for folder in (mill.data_dir, mill.data_dir / "shard-1", mill.data_dir / "shard-2"):
+        with redis.Redis(unix_socket_path=str(folder / "redis.sock")) as client:
+            sizes.append(len(list(client.scan_iter("millrace:cache:*"))))
+    assert sum(sizes) == 30
+    assert min(sizes) > 0
+
+
 def test_while_the_model_is_prepared_it_says_what_it_waits_for(up: Callable[..., Up]) -> None:
     mill = up(stub_batch_ms=400)  # warm-up takes several batches
     assert re.search(r"^waiting for \d+ s: the worker is preparing its model", mill.said(), re.MULTILINE)

@@ -67,7 +67,7 @@ class Mill:
     def worker(self, classifier: StubClassifier | None = None) -> None:
         settings = WorkerSettings()
         stub = counted(classifier or StubClassifier(), self.passes)
-        queues = exchange.Queues._make(
+        commands, waiting, heartbeat = (
             WorkerQueue(
                 self.sync(),
                 "t",
@@ -80,6 +80,7 @@ class Mill:
             )
             for _ in range(3)
         )
+        queues = exchange.Queues(commands, waiting, heartbeat)
         keep = partial(remember, self.sync(), "t", 3600.0)
         worker = Worker(stub, queues, settings, keep)
         thread = threading.Thread(target=worker.run)

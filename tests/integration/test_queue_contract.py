@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 import redis
 
-from batcher.core.commands import Cancel, Claimed, Complete, Completed, Enqueue, Full, Outcomes, Wake
+from batcher.core.commands import Cancel, Claimed, Complete, Completed, Enqueue, Full, Outcomes
 from batcher.core.keys import cache_prefix
 from batcher.core.membership import Beat
 from batcher.core.snapshot import Fallback, Snapshot, Sweep, Workers
+from batcher.core.waking import Lend, Wake
 from batcher.errors import QueueFull
 from batcher.memory import NO_MEMORY, Memory
 from batcher.messages import Failure, Prediction, decode_result, fragment
@@ -763,10 +764,53 @@ def test_workers_that_have_ended_are_not_woken(bench: Bench) -> None:
 def test_a_lost_wake_up_is_replaced_while_another_worker_is_idle(bench: Bench) -> None:
     first, second = idle_workers(bench, "one", "two")
     wake = Wake()
-    assert first.run([wake]) == [0], "nothing waits"
+    assert first.run([wake]) == [(0, 0)], "nothing waits"
     bench.ask("a")
-    assert first.run([wake]) == [0], "both have been woken"
+    assert first.run([wake]) == [(0, 0)], "both have been woken"
     assert woken(first, second) == ["one", "two"]
+    time.sleep(0.01)
+    (waking,) = first.run([wake])
+    assert waking.idle == -1, "none is left"
+    assert 10 <= waking.oldest_ms < 10_000
+
+
+def test_an_enqueue_says_whether_there_was_a_worker_to_wake(bench: Bench) -> None:
+    (one, _) = idle_workers(bench, "one", "two")
+    enqueues = [Enqueue([text], [text], [10], "a", "interactive", 10_000, 1000) for text in "abc"]
+    assert [accepted.idle for accepted in one.run(enqueues)] == [1, 0, -1]
+
+
+def test_an_idle_worker_is_lent_to_another_shard_and_claims_first_at_home(bench: Bench) -> None:
+    one, two = idle_workers(bench, "one", "two")
+    assert one.run([Lend(3, 50)]) == [1]
+    assert woken(one, two) == ["two"]
+    home = replace(two.claim_command(10, 100, 100, idle_ms=0), helped="-")
+    assert two.run([home])[0].help == 3
+    assert two.run([replace(home, helped="3")])[0].help == -1, "it needed no help"
+    assert one.run([Lend(3, 0), Lend(5, 500)]) == [1, 1]
+    assert two.run([home])[0].help == 5, "its first entry has waited for longer"
+    assert two.claim(10, 100, 100).help == -1, "a worker that knows one shard only"
+
+
+def test_another_shard_goes_first_only_if_it_has_waited_for_longer(bench: Bench) -> None:
+    (worker,) = idle_workers(bench, "one")
+    home = replace(worker.claim_command(1, 100, 100), helped="-")
+    bench.ask("a", "b")
+    worker.run([Lend(3, 90)])
+    assert worker.run([home])[0].help == -1
+    worker.run([Lend(3, 5000)])
+    claimed = worker.run([home])[0]
+    assert (len(claimed.entries), claimed.help) == (1, 3)
+
+
+def test_a_worker_that_falls_idle_is_woken_for_a_shard_that_needs_help(bench: Bench) -> None:
+    bench.ask("a")
+    worker = bench.worker("one", helps=True)
+    worker.beat((), RECORD, MODEL, 5000)
+    worker.claim(10, 100, 100)
+    assert worker.run([Lend(3, 0)]) == [0], "it is busy"
+    worker.complete([("a", ANSWER)], idle=True)
+    assert woken(worker) == ["one"]
 
 
 def test_the_queue_looks_for_long_lived_results_of_one_revision(bench: Bench) -> None:

@@ -25,6 +25,7 @@ from batcher.errors import (
 )
 from batcher.hub import hub as hub_module
 from batcher.hub.admission import LaneCaps
+from batcher.hub.hints import HintList
 from batcher.hub.hub import ReplyHub
 from batcher.hub.shared_cache import SharedCache
 from batcher.messages import Failure, Prediction, entry_id
@@ -494,13 +495,13 @@ async def test_a_hub_that_lingers_collects_many_answers_at_once(
 ) -> None:
     read: list[int] = []
 
-    async def hints(hub: ReplyHub) -> list[bytes]:
-        answers = await pop(hub)
+    async def hints(hints: HintList) -> list[tuple[str, bytes]]:
+        answers = await pop(hints)
         read.append(len(answers))
         return answers
 
-    pop = ReplyHub._pop_hints
-    monkeypatch.setattr(ReplyHub, "_pop_hints", hints)
+    pop = HintList.pop
+    monkeypatch.setattr(HintList, "pop", hints)
     # The slow poll must not find the results first.
     monkeypatch.setattr("batcher.hub.dispatcher.LOOK_S", 30.0)
     hub, _ = await road.hub(linger_s=1.0), await road.worker(StubClassifier(batch_ms=2), batch_texts=1)

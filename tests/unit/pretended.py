@@ -10,7 +10,6 @@ from typing import Any
 
 from batcher.core.commands import Command
 from batcher.core.eviction import EvictionWatch
-from batcher.core.outage import Outage
 from batcher.core.snapshot import NO_SNAPSHOT, ModelRecord, Snapshot, WorkerRecord
 from batcher.hub.counts import HubCounts
 from batcher.messages import Lane, Outcome, Prediction, entry_id, fragment
@@ -74,7 +73,8 @@ class FakeHub:
     commands: list[Command[Any]] = field(default_factory=list)
     replies: Callable[[Command[Any]], Any] = lambda command: [0 for _ in getattr(command, "rows", ())]
     counts: HubCounts = field(default_factory=HubCounts)
-    outage: Outage = field(default_factory=Outage)
+    outages: int = 0
+    shards_up: tuple[bool, ...] = (True,)
     eviction: EvictionWatch = field(default_factory=EvictionWatch)
 
     @property
@@ -141,7 +141,7 @@ class FakeCache:
     held: dict[tuple[str, str], Prediction] = field(default_factory=dict)
     lookups: list[tuple[str, list[str]]] = field(default_factory=list)
     closed: bool = False
-    outage: Outage = field(default_factory=lambda: Outage("cache"))
+    outages: int = 0
 
     def keep(self, text: str, *, truncated: int = 0) -> None:
         self.held[REVISION, entry_id(text)] = prediction(text, truncated=truncated)

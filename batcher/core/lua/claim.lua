@@ -3,8 +3,10 @@
 --       lease_ms, max_attempts,
 --       free (1 if the worker is idle; 0 if a batch is running or it holds other entries),
 --       1 if the worker sent this in advance, to run when it is woken,
---       for how many ms the worker has had nothing to do (-1: it is busy).
--- Returns {still waiting, skipped, expired, now, then for each: id, its entry, attempts, solo}.
+--       for how many ms the worker has had nothing to do (-1: it is busy),
+--       with several shards: the number of one that turned out to need no help, or -; else empty.
+-- Returns {still waiting, skipped, expired, now, the number of a shard that needs help before this one does (-1: none),
+-- then for each: id, its entry, attempts, solo}.
 local worker, most, most_cost, bulk_cost = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local lease, max_attempts, free = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7] == '1'
 local idle_ms = tonumber(ARGV[9])
@@ -124,6 +126,15 @@ if taken > 0 then
 elseif idle_ms >= 0 then
   set_idle(worker, idle_ms)
 end
-local reply = { left, skipped, expired, now }
+local help = -1
+if ARGV[10] ~= '' then
+  -- A shard whose entries have waited for much longer than these goes first, or it would starve without workers.
+  local HELP, OLDER = P .. ':help', 100
+  local _, _, _, enqueued = string.match(entries[2] or '', HEAD)
+  redis.call('ZREM', HELP, ARGV[10])
+  local first = redis.call('ZRANGE', HELP, 0, 0, 'WITHSCORES')
+  if first[1] and (not enqueued or tonumber(first[2]) + OLDER < tonumber(enqueued)) then help = tonumber(first[1]) end
+end
+local reply = { left, skipped, expired, now, help }
 for _, value in ipairs(entries) do reply[#reply + 1] = value end
 return reply

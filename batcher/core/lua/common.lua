@@ -58,15 +58,18 @@ local function wake(worker)
 end
 
 -- Wakes up to `count` idle workers. The worker that was busy last comes first, so that the others can be scaled down.
+-- Returns how many it has woken.
 local function wake_workers(count)
-  while count > 0 do
+  local woken = 0
+  while woken < count do
     local worker = redis.call('ZPOPMAX', IDLE)[1]
-    if not worker then return end
+    if not worker then break end
     if (tonumber(redis.call('ZSCORE', WORKERS, worker)) or 0) > now then
       wake(worker)
-      count = count - 1
+      woken = woken + 1
     end
   end
+  return woken
 end
 
 -- Notes that a worker is idle and for how long, so that it can be woken.
@@ -77,7 +80,7 @@ end
 
 -- One worker is woken for each of these many tokens.
 local WAKE_COST = 512
-local function wake_for(cost) wake_workers(math.ceil(cost / WAKE_COST)) end
+local function wake_for(cost) return wake_workers(math.ceil(cost / WAKE_COST)) end
 
 -- Whether workers must not take anything from a lane. Call queue_clock first.
 local function is_paused(lane)

@@ -1,10 +1,10 @@
 -- Writes results, sends them to the API processes that wait, and ends leases and entries. Idempotent: a second call finds
 -- nothing to delete. The cache never delays a result: nothing is cached while memory is short or after the first refusal.
 -- A failure ends an entry only if a second worker failed on it too, or if no other worker is alive and the budget ends.
--- ARGV: worker, 1 if the worker now has nothing to do, result_ms, failure_ms, cache key prefix, cache lifetime in ms (0 if the cache is elsewhere),
+-- ARGV: worker, 1 if the worker now has nothing to do (2: and may help other shards), result_ms, failure_ms, cache key prefix, cache lifetime in ms (0 if the cache is elsewhere),
 --       then id, payload for each.
 -- Returns {how many entries were still waiting for their result, why Redis refused to cache results (or nothing)}.
-local worker, idle, result_ms, failure_ms = ARGV[1], ARGV[2] == '1', ARGV[3], ARGV[4]
+local worker, idle, result_ms, failure_ms = ARGV[1], ARGV[2] ~= '0', ARGV[3], ARGV[4]
 local cache_prefix, cache_ms = ARGV[5], ARGV[6]
 local ids, keys, payloads, hints = {}, {}, {}, {}
 local function failed(payload) return string.sub(payload, -1) == '\n' end
@@ -84,6 +84,10 @@ call_in_chunks(ids, 'HDEL', CLAIMS)
 if idle then
   -- What was enqueued while this worker was busy found no idle worker, so this one wakes itself.
   if not clock_read then now = queue_clock() end
-  if count_waiting() > 0 then wake(worker) else set_idle(worker, 0) end
+  if count_waiting() > 0 or (ARGV[2] == '2' and redis.call('EXISTS', P .. ':help') == 1) then
+    wake(worker)
+  else
+    set_idle(worker, 0)
+  end
 end
 return { call_in_chunks(keys, 'DEL'), refusal }

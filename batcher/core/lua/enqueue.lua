@@ -2,7 +2,7 @@
 -- ARGV: api, lane, budget_ms, keep_ms, cap (waiting cost of the lane), trace (or -), first (1: ahead of others in its lane),
 --       cache key prefix (empty if the cache is elsewhere), then id, text, cost for each.
 -- Returns {'full', waiting cost} or, for each id, {its cached result} | its result | 'joined' | 'queued'; at the end, if any
--- was queued, how many workers are still idle.
+-- was queued, how many workers are still idle, or -1 if there was none to wake.
 local api, lane, cap, trace, cache_prefix = ARGV[1], ARGV[2], tonumber(ARGV[5]), ARGV[6], ARGV[8]
 local first = ARGV[7] == '1' and lane == 'interactive'
 now = queue_clock()
@@ -99,7 +99,6 @@ if #ahead > 0 then
 end
 if #pushed > 0 then
   call_in_chunks(pushed, 'RPUSH', lane_list(lane))
-  if not is_paused(lane) then wake_for(math.max(fresh_cost, 1)) end
+  states[#states + 1] = wake_for(math.max(fresh_cost, 1)) > 0 and redis.call('ZCARD', IDLE) or -1
 end
-if #pushed > 0 then states[#states + 1] = redis.call('ZCARD', IDLE) end
 return states

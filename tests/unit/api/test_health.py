@@ -139,9 +139,23 @@ async def test_requests_and_entries_are_counted_by_what_became_of_them(start: St
     assert seen["millrace_local_cache_bytes", ""] > 4 * 350
 
 
+async def test_a_shard_that_is_down_is_counted_and_named(start: Start) -> None:
+    service = await start(FakeHub(snapshot=RUNNING, shards_up=(True, False, True)))
+    ready = (await service.client.get("/readyz")).json()
+    assert (ready["shards"], ready["shards_up"]) == (3, 2)
+    assert "shard 1 of 3 does not answer" in ready["warning"]
+    assert (await metrics(service))["millrace_shards_down", ""] == 1
+    assert (await service.client.get("/stats")).json()["shards"] == {"count": 3, "up": 2}
+
+
+async def test_one_shard_is_not_spoken_of(start: Start) -> None:
+    service = await start(FakeHub(snapshot=RUNNING))
+    assert not {"shards", "shards_up", "warning"} & (await service.client.get("/readyz")).json().keys()
+
+
 async def test_the_mill_is_shown_as_the_hub_sees_it(start: Start) -> None:
     hub = FakeHub(snapshot=replace(RUNNING, interactive=LaneDepth(7, 90, 1500), solo=1, in_flight=4))
-    hub.counts, hub.outage.count, hub.waiting = HubCounts(joined=3, polled=1), 2, 5
+    hub.counts, hub.outages, hub.waiting = HubCounts(joined=3, polled=1), 2, 5
     seen = await metrics(await start(hub))
     assert seen["millrace_queue_entries", "interactive"] == 7
     assert seen["millrace_queue_entries", "bulk"] == 0

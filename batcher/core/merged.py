@@ -1,0 +1,46 @@
+"""One snapshot of all shards of a queue."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from batcher.core.snapshot import Fallback, LaneDepth, Snapshot
+from batcher.memory import Memory
+
+
+def merge(shards: Sequence[Snapshot]) -> Snapshot:
+    """The sums over the snapshots of all shards. Ages are those of the oldest.
+
+    The model is that of the first shard that knows one, and `swept` is that of the first shard: one process
+    keeps the history of the service.
+    """
+
+    def total(value: Callable[[Snapshot], int]) -> int:
+        return sum(map(value, shards))
+
+    return Snapshot(
+        model=next((shard.model for shard in shards if shard.model is not None), None),
+        workers=total(lambda shard: shard.workers),
+        rate=sum(shard.rate for shard in shards),
+        interactive=_lane([shard.interactive for shard in shards]),
+        bulk=_lane([shard.bulk for shard in shards]),
+        solo=total(lambda shard: shard.solo),
+        in_flight=total(lambda shard: shard.in_flight),
+        worked=total(lambda shard: shard.worked),
+        fallback=_fallback([shard.fallback for shard in shards if shard.fallback is not None]),
+        memory=Memory(total(lambda shard: shard.memory.used), total(lambda shard: shard.memory.limit)),
+        swept=shards[0].swept,
+        recovered=total(lambda shard: shard.recovered),
+    )
+
+
+def _lane(depths: Sequence[LaneDepth]) -> LaneDepth:
+    entries, cost = sum(depth.entries for depth in depths), sum(depth.cost for depth in depths)
+    return LaneDepth(entries, cost, max(depth.oldest_ms for depth in depths))
+
+
+def _fallback(fallbacks: Sequence[Fallback]) -> Fallback | None:
+    if not fallbacks:
+        return None
+    return replace(fallbacks[0], workers=sum(fallback.workers for fallback in fallbacks))

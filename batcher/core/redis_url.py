@@ -1,0 +1,80 @@
+"""URLs that redis-py does not know: redis+sentinel://, redis+cluster://, and both with TLS (rediss)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+from urllib.parse import parse_qs, unquote, urlsplit
+
+Address = tuple[str, int]
+
+
+def _is_true(value: str) -> bool:
+    return value.lower() not in ("0", "f", "false", "n", "no")
+
+
+# TLS options that a URL may set, by their names in redis-py.
+_TLS_OPTIONS: dict[str, Callable[[str], object]] = {
+    "ssl_ca_certs": str,
+    "ssl_ca_path": str,
+    "ssl_cert_reqs": str,
+    "ssl_certfile": str,
+    "ssl_keyfile": str,
+    "ssl_check_hostname": _is_true,
+}
+
+
+class _Parts(NamedTuple):
+    """A URL of several hosts. `secret`: username and password; `tls`: options, empty without TLS."""
+
+    hosts: list[Address]
+    path: str
+    secret: dict[str, Any]
+    tls: dict[str, Any]
+    other: dict[str, str]
+
+
+def _split(url: str, default_port: int, known: tuple[str, ...]) -> _Parts:
+    """Raises ValueError for an option that is neither a TLS option (with TLS) nor in `known`."""
+    scheme, rest = url.split("://", 1)
+    secret, _, place = rest.rpartition("@")
+    place, _, query = place.partition("?")
+    names, _, path = place.partition("/")
+    hosts = []
+    for host in names.split(","):
+        parts = urlsplit(f"//{host}")
+        hosts.append((parts.hostname or "127.0.0.1", parts.port or default_port))
+    tls: dict[str, Any] = {"ssl": True} if scheme.startswith("rediss") else {}
+    other = {}
+    for name, values in parse_qs(query).items():
+        if name in known:
+            other[name] = values[-1]
+        elif name in _TLS_OPTIONS and tls:
+            tls[name] = _TLS_OPTIONS[name](values[-1])
+        else:
+            secure = scheme.replace("redis+", "rediss+")
+            supported = ", ".join((*known, *_TLS_OPTIONS))
+            raise ValueError(f"a {scheme}:// URL has no option {name}; {secure}:// supports {supported}")
+    credentials: dict[str, Any] = {}
+    if secret:
+        user, _, password = secret.rpartition(":")
+        credentials = {"username": unquote(user) or None, "password": unquote(password)}
+    return _Parts(hosts, path, credentials, tls, other)
+
+
+def sentinel_parts(url: str) -> tuple[list[Address], dict[str, Any], str, dict[str, Any]]:
+    """The sentinels' addresses and options, then the name of the service and the options of its master."""
+    parts = _split(url, 26379, ("sentinel_username", "sentinel_password"))
+    service, _, db = parts.path.partition("/")
+    sentinels: dict[str, Any] = {"socket_timeout": 1.0, "socket_connect_timeout": 1.0, **parts.tls}
+    sentinels |= {name.removeprefix("sentinel_"): value for name, value in parts.other.items()}
+    options = {"db": int(db or 0), **parts.secret, **parts.tls}
+    return parts.hosts, sentinels, service or "mymaster", options
+
+
+def cluster_parts(url: str) -> tuple[list[Address], dict[str, Any]]:
+    """The addresses of nodes of a cluster, and the options of a connection to any of its nodes."""
+    parts = _split(url, 6379, ())
+    if parts.path not in ("", "0"):
+        raise ValueError("a cluster has no databases: its URL ends after the last port")
+    return parts.hosts, {**parts.secret, **parts.tls}

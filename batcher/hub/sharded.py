@@ -1,0 +1,167 @@
+"""The hub of a queue of several shards: one reply hub for each, and each text goes to that of its shard."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import fields
+from functools import partial
+
+from batcher.core.eviction import EvictionWatch
+from batcher.core.merged import merge
+from batcher.core.outage import REDIS_ERRORS, refused
+from batcher.core.snapshot import NO_SNAPSHOT, Snapshot, WorkerRecord
+from batcher.hub.counts import HubCounts
+from batcher.hub.hub import ReplyHub
+from batcher.hub.pending import PendingEntry, outcomes
+from batcher.messages import Lane, Outcome
+from batcher.settings import QueueSettings
+from batcher.shards import by_shard
+
+# A shard without idle workers asks the others for help no more often than this, in each process. They
+# remember it for HELP_MS.
+ASK_EVERY_S = 0.04
+
+
+def connect_hub(settings: QueueSettings, *, linger_s: float = 0.0) -> ReplyHub | ShardedHub:
+    """The hub of a process, with its own clients, for all shards in the settings."""
+    shards = settings.queue_shards
+    hubs = [ReplyHub.connect(settings, shard, linger_s=linger_s) for shard in shards]
+    return hubs[0] if len(hubs) == 1 else ShardedHub(hubs)
+
+
+class ShardedHub:
+    """Uses the shards of a queue on behalf of all requests of one process.
+
+    A shard that is unavailable fails the requests with texts of that shard, and no others. All workers may
+    serve every shard, so each hub admits its share of what all of them can do together.
+    """
+
+    def __init__(self, hubs: Sequence[ReplyHub]) -> None:
+        self.hubs = tuple(hubs)
+        self.snapshot: Snapshot = NO_SNAPSHOT
+        self._own_counts = HubCounts()
+        self._asked_at = [0.0] * len(hubs)
+        self._asking: set[asyncio.Task[None]] = set()
+        self._turn = 0
+        for number, hub in enumerate(hubs):
+            hub.join(partial(self._swept, number), partial(self._ask_for_help, number))
+
+    async def start(self, patience_s: float = 0.5) -> None:
+        """Starts all hubs. Succeeds without Redis: they keep trying."""
+        await asyncio.gather(*(hub.start(patience_s) for hub in self.hubs))
+
+    async def stop(self) -> None:
+        """Stops all hubs. Pending requests get QueueUnavailable."""
+        for task in self._asking:
+            task.cancel()
+        await asyncio.gather(*(hub.stop() for hub in self.hubs), *self._asking, return_exceptions=True)
+
+    @property
+    def alive(self) -> bool:
+        """False once a loop has ended unexpectedly."""
+        return all(hub.alive for hub in self.hubs)
+
+    @property
+    def reachable(self) -> bool:
+        """Whether any shard is available."""
+        return any(hub.reachable for hub in self.hubs)
+
+    @property
+    def shards_up(self) -> tuple[bool, ...]:
+        """Whether each shard is available."""
+        return tuple(hub.reachable for hub in self.hubs)
+
+    @property
+    def outages(self) -> int:
+        """How often a shard has become unavailable."""
+        return sum(hub.outages for hub in self.hubs)
+
+    @property
+    def waiting(self) -> int:
+        """How many ids the requests of this process wait for."""
+        return sum(hub.waiting for hub in self.hubs)
+
+    @property
+    def looks(self) -> bool:
+        """Whether `classify` can read the shared cache in the same round trip."""
+        return self.reachable and all(hub.looks for hub in self.hubs if hub.reachable)
+
+    @property
+    def eviction(self) -> EvictionWatch:
+        """That of the first shard whose Redis may evict, if any."""
+        return next((hub.eviction for hub in self.hubs if hub.eviction.warning), self.hubs[0].eviction)
+
+    @property
+    def counts(self) -> HubCounts:
+        """The sums over all shards."""
+        every = (self._own_counts, *(hub.counts for hub in self.hubs))
+        return HubCounts(
+            *(sum(getattr(counts, field.name) for counts in every) for field in fields(HubCounts))
+        )
+
+    async def workers(self) -> tuple[WorkerRecord, ...]:
+        """The records of all workers that live at a shard which is available. Raises REDIS_ERRORS."""
+        found = await asyncio.gather(*(hub.workers() for hub in self.hubs if hub.reachable))
+        return tuple(record for records in found for record in records)
+
+    async def classify(
+        self,
+        ids: Sequence[str],
+        texts: Sequence[str],
+        *,
+        budget_s: float,
+        lane: Lane = "interactive",
+        trace: str = "",
+        first: bool = False,
+        revision: str = "",
+    ) -> list[Outcome]:
+        """As `ReplyHub.classify`. No text is enqueued if a shard that is needed is unavailable."""
+        parts = by_shard(list(zip(ids, texts, strict=True)), ids, len(self.hubs))
+        asked = [(self.hubs[number], items) for number, items in parts.items()]
+        for hub, _ in asked:
+            hub.admit()
+        deadline = asyncio.get_running_loop().time() + budget_s
+        held = dict[str, PendingEntry]()
+        holders = []
+        try:
+            for hub, items in asked:
+                own = hub.dispatcher.hold(items, deadline, lane, trace, first, revision if hub.looks else "")
+                holders.append((hub, own))
+                held |= own
+            return await outcomes(held, ids, budget_s, self._own_counts)
+        finally:
+            for hub, own in holders:
+                hub.dispatcher.let_go(own.values())
+
+    def _swept(self, number: int) -> None:
+        """Sums up the shards. Each counts on all workers: those of a shard that is down serve the others."""
+        self.snapshot = whole = merge([hub.snapshot for hub in self.hubs])
+        for hub in self.hubs:
+            hub.count_on(whole.workers, whole.rate / len(self.hubs))
+        hub = self.hubs[number]
+        if hub.snapshot.interactive.entries + hub.snapshot.bulk.entries + hub.snapshot.solo:
+            hub.dispatcher.wake_ups.check_later()
+
+    def _ask_for_help(self, number: int, oldest_ms: int) -> None:
+        now = time.monotonic()
+        if now - self._asked_at[number] >= ASK_EVERY_S:
+            self._asked_at[number] = now
+            task = asyncio.create_task(self._find_help(number, oldest_ms))
+            self._asking.add(task)
+            task.add_done_callback(self._asking.discard)
+
+    async def _find_help(self, number: int, oldest_ms: int) -> None:
+        """Asks one shard after another until one has woken a worker. The others remember it for a while."""
+        # Not always the same one first: its workers may be older ones, which do not know the shard.
+        self._turn += 1
+        for at in range(len(self.hubs)):
+            hub = self.hubs[(self._turn + at) % len(self.hubs)]
+            if hub is not self.hubs[number] and hub.reachable:
+                try:
+                    if await hub.lend(number, oldest_ms):
+                        return
+                except REDIS_ERRORS as error:
+                    if not refused(error):
+                        hub.dispatcher.lost(error)

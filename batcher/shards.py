@@ -1,0 +1,77 @@
+"""The shards of a queue: where each one is, and which of them a text belongs to (decision 0014)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+T = TypeVar("T")
+
+CLUSTER_SCHEMES = ("redis+cluster://", "rediss+cluster://")
+MOST_SHARDS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One part of the queue of a service: a queue with its own keys, and all that serve it.
+
+    `name` is that of its keys, `cache_name` that of the results cached beside it.
+    """
+
+    number: int
+    url: str
+    name: str
+    cache_name: str
+
+    @property
+    def prefix(self) -> str:
+        """The prefix of its keys, and the key whose slot a cluster is asked for."""
+        return hash_tag(self.name)
+
+
+def hash_tag(name: str) -> str:
+    """What all keys of one queue begin with, so that they are in one slot of a cluster."""
+    return f"{{millrace:{name}}}"
+
+
+def is_cluster(url: str) -> bool:
+    """Whether the URL names the nodes of a Redis Cluster."""
+    return url.startswith(CLUSTER_SCHEMES)
+
+
+def shards_of(name: str, urls: Sequence[str], count: int) -> tuple[Shard, ...]:
+    """The shards of the service `name`: one at each of `urls`, or `count` in the cluster of the only one.
+
+    The first shard has the keys of a queue that is not sharded, so that such a queue can grow.
+    """
+    if len(urls) == 1:
+        urls = [urls[0]] * count
+    shards = []
+    for number, url in enumerate(urls):
+        own = f"{name}:{number}" if number else name
+        # In a cluster, cached results need the hash tag of their shard: its scripts read and write them.
+        shards.append(Shard(number, url, own, hash_tag(own) if is_cluster(url) else name))
+    return tuple(shards)
+
+
+def shard_of(entry: str, shards: int) -> int:
+    """The number of the shard that an entry belongs to, by its id (hexadecimal digits of a digest).
+
+    Consistent (Lamping and Veach 2014): with one shard more, one of `shards + 1` entries moves, to the new
+    one.
+    """
+    key, at, following = int(entry[:16], 16), -1, 0
+    while following < shards:
+        at = following
+        key = (key * 2862933555777941757 + 1) & 0xFFFFFFFFFFFFFFFF
+        following = int((at + 1) * (1 << 31) / ((key >> 33) + 1))
+    return at
+
+
+def by_shard(items: Sequence[T], ids: Sequence[str], shards: int) -> dict[int, list[T]]:
+    """The items of each shard, in order. `ids` are those of their entries."""
+    found: dict[int, list[T]] = {}
+    for item, entry in zip(items, ids, strict=True):
+        found.setdefault(shard_of(entry, shards), []).append(item)
+    return found

@@ -1,0 +1,114 @@
+"""Heartbeats of a worker that helps other shards: one at home, and one at each shard while it works there."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from batcher.core.outage import REDIS_ERRORS
+from batcher.settings import WorkerSettings
+from batcher.worker.exchange import Exchange, Queues
+from batcher.worker.heartbeat import Heartbeat, Records
+from batcher.worker.queue import WorkerQueue
+from batcher.worker.sharded import ShardedExchange
+
+
+def heartbeat_at(
+    queues: Queues,
+    settings: WorkerSettings,
+    exchange: Exchange | ShardedExchange,
+    running_s: Callable[[], float],
+    records: Callable[[], Records],
+) -> Heartbeat | Heartbeats:
+    """The heartbeat of a worker, for all leases of its exchange."""
+    if isinstance(exchange, ShardedExchange):
+        return Heartbeats(queues, settings, exchange, running_s, records)
+    return Heartbeat(queues.heartbeat, settings, exchange.leases, running_s, records)
+
+
+class GuestHeartbeat(Heartbeat):
+    """The heartbeat at a shard that the worker does not live at: while it works there, and shortly after."""
+
+    def __init__(
+        self,
+        queue: WorkerQueue,
+        settings: WorkerSettings,
+        leases: set[str],
+        running_s: Callable[[], float],
+        records: Callable[[], Records],
+    ) -> None:
+        super().__init__(queue, settings, leases, running_s, lambda: _guest(records()))
+        self._visited_at = float("-inf")
+
+    def visit(self) -> None:
+        """Makes the worker known at this shard. Raises Redis errors."""
+        known, self._visited_at = self._fresh, time.monotonic()
+        if not known:
+            self._queue.beat(self._leases.copy(), *self._records(), self._ttl_ms)
+        self.begin()
+
+    def beat(self) -> bool:
+        """As `Heartbeat.beat`, unless the worker has left this shard."""
+        return not (self._leases or self._fresh) or super().beat()
+
+    @property
+    def _fresh(self) -> bool:
+        return time.monotonic() - self._visited_at < self._lease_s
+
+
+def _guest(records: Records) -> Records:
+    """Without a rate, the worker does not count at this shard: it counts at its home."""
+    worker, model = records
+    return {"revision": worker["revision"]}, model
+
+
+class Heartbeats:
+    """The heartbeat at home, and one for each other shard. A shard that is down delays no other heartbeat."""
+
+    def __init__(
+        self,
+        queues: Queues,
+        settings: WorkerSettings,
+        exchange: ShardedExchange,
+        running_s: Callable[[], float],
+        records: Callable[[], Records],
+    ) -> None:
+        leases = {number: part.leases for number, part in exchange.parts.items()}
+        self._home = Heartbeat(queues.heartbeat, settings, leases[queues.number], running_s, records)
+        self._guests = {
+            other.number: GuestHeartbeat(other.heartbeat, settings, leases[other.number], running_s, records)
+            for other in queues.others
+        }
+        exchange.visit, exchange.home_reachable = self._visit, lambda: self._home.reachable
+
+    def start(self) -> None:
+        """Publishes the model at all shards that answer. Raises Redis errors if none does."""
+        lost: list[Exception] = []
+        for heartbeat in (self._home, *self._guests.values()):
+            try:
+                heartbeat.announce()
+            except REDIS_ERRORS as error:
+                lost.append(error)
+        if len(lost) > len(self._guests):
+            raise lost[0]
+        self._home.begin()
+
+    def end_wait(self) -> None:
+        """As `Heartbeat.end_wait`, wherever the worker waits."""
+        for heartbeat in (self._home, *self._guests.values()):
+            heartbeat.end_wait()
+
+    def stop(self, suspects: Sequence[str] = ()) -> None:
+        """Stops all heartbeats. Each shard knows which of the `suspects` are its own."""
+        for guest in self._guests.values():
+            if guest.alive:
+                guest.stop(suspects)
+        self._home.stop(suspects)
+
+    @property
+    def alive(self) -> bool:
+        return self._home.alive
+
+    def _visit(self, number: int) -> None:
+        if number in self._guests:
+            self._guests[number].visit()

@@ -1,0 +1,168 @@
+"""A queue of several shards: hubs, queues, worker threads and stubs over several pretended servers."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator
+
+import pytest
+
+from batcher.core.keys import prefix
+from batcher.errors import NoWorker, QueueUnavailable
+from batcher.messages import entry_id
+from batcher.shards import shard_of
+from model_store.stub import StubClassifier
+from tests.shards import Fleet, ask, check, texts_at, until
+
+
+@pytest.fixture
+async def fleet() -> AsyncIterator[Fleet]:
+    made = Fleet(3)
+    yield made
+    await made.close()
+
+
+async def test_each_text_is_computed_at_its_shard_and_answers_come_in_order(fleet: Fleet) -> None:
+    hub = await fleet.hub()
+    for home in range(3):
+        await fleet.worker(home)
+    await fleet.ready(hub, 3)
+    texts = [f"text {number}" for number in range(120)]
+    await check(hub, *texts, *texts[:5])
+    for number, client in enumerate(fleet.clients):
+        name = f"t:{number}" if number else "t"
+        kept = {key.decode().rpartition(":")[2] for key in client.keys(f"{prefix(name)}:res:*")}
+        assert kept == {entry_id(text) for text in texts_at(number, 3, 200) if text in texts}
+    assert fleet.leftovers() == []
+    assert hub.counts.queued == 120
+
+
+async def test_equal_texts_of_several_processes_are_computed_once(fleet: Fleet) -> None:
+    hubs = [await fleet.hub() for _ in range(3)]
+    await fleet.worker(1)
+    for hub in hubs:
+        await fleet.ready(hub)
+    texts = [f"text {number}" for number in range(60)]
+    await asyncio.gather(*(check(hub, *texts[at : at + 20]) for at in range(0, 60, 20) for hub in hubs))
+    assert sum(fleet.passes) == 60
+
+
+async def test_an_idle_worker_helps_the_shards_that_have_none(fleet: Fleet) -> None:
+    """Nobody lives at two of the shards. No text waits for a sweep, which comes once a second."""
+    hub = await fleet.hub()
+    await fleet.worker(0)
+    await fleet.ready(hub)
+    began = asyncio.get_running_loop().time()
+    for number in (1, 2):
+        for text in texts_at(number, 3, 10):
+            await check(hub, text)
+    assert asyncio.get_running_loop().time() - began < 10.0
+    assert fleet.leftovers() == []
+    assert hub.snapshot.workers == 1, "a guest counts at its home only"
+
+
+async def test_a_shard_without_workers_does_not_starve_while_another_is_busy(fleet: Fleet) -> None:
+    hub = await fleet.hub()
+    await fleet.worker(0, StubClassifier(batch_ms=20), batch_texts=2)
+    await fleet.ready(hub)
+    texts = iter(texts_at(0, 3, 4000))
+    asked: list[asyncio.Task[object]] = []
+
+    async def overload() -> None:
+        """Four times what the worker can do."""
+        while True:
+            asked.append(asyncio.create_task(ask(hub, *itertools.islice(texts, 20), budget_s=1.0)))
+            await asyncio.sleep(0.05)
+
+    overloading = asyncio.create_task(overload())
+    await until(lambda: len(asked) > 4, "a backlog")
+    await check(hub, *texts_at(1, 3, 3), budget_s=30.0)
+    overloading.cancel()
+    assert fleet.clients[0].llen(f"{prefix('t')}:q") > 0, "its home was never empty"
+    for task in asked:
+        task.cancel()
+    await asyncio.gather(*asked, return_exceptions=True)
+
+
+async def test_a_guest_keeps_the_leases_of_the_shard_that_it_helps(fleet: Fleet) -> None:
+    hub = await fleet.hub()
+    await fleet.worker(0, StubClassifier(batch_ms=1500), lease_ms=400)
+    await fleet.ready(hub)
+    await check(hub, *texts_at(2, 3, 1))
+    assert fleet.passes == [1]
+    assert hub.counts.recovered == 0
+
+
+async def test_a_shard_that_is_down_fails_its_own_texts_and_no_others(fleet: Fleet) -> None:
+    hub = await fleet.hub()
+    for home in range(3):
+        await fleet.worker(home)
+    await fleet.ready(hub, 3)
+    fleet.servers[1].connected = False
+    await until(lambda: not hub.shards_up[1], "the outage")
+    assert hub.reachable
+    with pytest.raises(QueueUnavailable):
+        await ask(hub, *texts_at(1, 3, 1))
+    with pytest.raises(QueueUnavailable):
+        await ask(hub, *texts_at(1, 3, 1), *texts_at(0, 3, 1))
+    for number in (0, 2):
+        await check(hub, *texts_at(number, 3, 20))
+    fleet.servers[1].connected = True
+    await until(lambda: all(hub.shards_up), "its end")
+    await check(hub, *(f"after {number}" for number in range(30)))
+    assert fleet.leftovers() == []
+
+
+async def test_a_worker_whose_home_is_down_serves_the_others_and_returns(fleet: Fleet) -> None:
+    hub = await fleet.hub()
+    worker = await fleet.worker(1)
+    await fleet.ready(hub)
+    await check(hub, *texts_at(1, 3, 1))
+    fleet.servers[1].connected = False
+    await until(lambda: not hub.shards_up[1], "the outage")
+    for number in (0, 2):
+        await check(hub, *texts_at(number, 3, 20))
+    fleet.servers[1].connected = True
+    await until(lambda: all(hub.shards_up), "its end")
+    await check(hub, *texts_at(1, 3, 20, "later"))
+    await until(lambda: worker.exchange.outage.over and worker.exchange.idle, "the worker to be idle at home")
+
+
+async def test_without_any_worker_requests_are_refused(fleet: Fleet) -> None:
+    hub = await fleet.hub()
+    with pytest.raises(NoWorker):
+        await ask(hub, "text")
+
+
+async def test_results_are_cached_beside_their_shard(fleet: Fleet) -> None:
+    hub = await fleet.hub(cache_here=True)
+    await fleet.worker(2)
+    await fleet.ready(hub)
+    texts = [f"text {number}" for number in range(30)]
+    computed = await check(hub, *texts)
+    again = await fleet.hub(cache_here=True)
+    await fleet.ready(again)
+    for client in fleet.clients:
+        for key in client.keys("*:res:*"):
+            client.delete(key)
+    revision = computed[0].revision
+    assert again.looks
+    assert all(outcome.cached for outcome in await check(again, *texts, revision=revision))
+    assert sum(fleet.passes) == 30
+
+
+async def test_from_n_to_m_shards_nothing_is_lost_while_both_run_side_by_side(fleet: Fleet) -> None:
+    """Workers and API processes with two shards, and others with three: it may become more or fewer."""
+    await fleet.worker(0, shards=2)
+    await fleet.worker(2)
+    two, three = await fleet.hub(2), await fleet.hub(3)
+    await until(lambda: two.snapshot.workers == 1 and all(two.shards_up), "the worker of two shards")
+    await fleet.ready(three, 2)
+    texts = [f"text {number}" for number in range(90)]
+    await asyncio.gather(
+        *(check(hub, *texts[at : at + 10]) for at in range(0, 90, 10) for hub in (two, three))
+    )
+    moved = [text for text in texts if shard_of(entry_id(text), 2) != shard_of(entry_id(text), 3)]
+    assert 90 <= sum(fleet.passes) <= 90 + len(moved), "only a text that moves may be computed twice"
+    assert fleet.leftovers() == []

@@ -1,0 +1,244 @@
+"""Hubs and workers over several shards, in this process: on pretended servers, or hubs on real ones."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import threading
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import fakeredis
+
+from batcher.__main__ import build_worker, load_model
+from batcher.errors import MillraceError, QueueUnavailable
+from batcher.hub.admission import LaneCaps
+from batcher.hub.hub import ReplyHub
+from batcher.hub.sharded import ShardedHub, connect_hub
+from batcher.messages import Prediction, entry_id
+from batcher.settings import QueueSettings, WorkerSettings
+from batcher.shards import shard_of, shards_of
+from batcher.worker.cache_writer import connect_writer
+from batcher.worker.exchange import Queues
+from batcher.worker.loop import Worker
+from batcher.worker.observability import Observability
+from batcher.worker.queue import WorkerQueue
+from model_store.stub import StubClassifier
+from tests.answers import right
+from tests.fakes import counted
+from tests.servers import leftovers
+
+NAME = "t"
+
+
+def texts_at(shard: int, shards: int, count: int, what: str = "text") -> list[str]:
+    """Texts that belong to one shard."""
+    found: list[str] = []
+    number = 0
+    while len(found) < count:
+        text = f"{what} {number}"
+        number += 1
+        if shard_of(entry_id(text), shards) == shard:
+            found.append(text)
+    return found
+
+
+async def ask(hub: ReplyHub | ShardedHub, *texts: str, budget_s: float = 60.0, **more: Any) -> list[Any]:
+    return await hub.classify([entry_id(text) for text in texts], texts, budget_s=budget_s, **more)
+
+
+async def check(hub: ReplyHub | ShardedHub, *texts: str, **more: Any) -> list[Prediction]:
+    """Asks, and every answer must be the right one, in order."""
+    outcomes = await ask(hub, *texts, **more)
+    assert [outcome.fragment for outcome in outcomes] == right(*texts)
+    return outcomes
+
+
+async def until(true: Callable[[], Any], what: str, timeout_s: float = 60) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(timeout_s):
+            while not true():  # noqa: ASYNC110 - what is waited for happens in threads and servers
+                await asyncio.sleep(0.005)
+            return
+    raise AssertionError(f"waited {timeout_s} s for {what}")
+
+
+class Fleet:
+    """Pretended servers, one for each shard, and hubs and workers that know them."""
+
+    def __init__(self, shards: int) -> None:
+        self.servers = [fakeredis.FakeServer(version=(7,)) for _ in range(shards)]
+        self.clients = [fakeredis.FakeRedis(server=server) for server in self.servers]
+        self.passes: list[int] = []
+        self._opened: list[Any] = []
+        self._stack = contextlib.AsyncExitStack()
+        self._workers = 0
+
+    def _shards(self, count: int | None) -> Sequence[Any]:
+        return shards_of(NAME, [str(number) for number in range(count or len(self.servers))], 1)
+
+    async def hub(self, shards: int | None = None, **more: Any) -> ShardedHub:
+        """A hub that knows the first `shards` of them, all by default."""
+
+        def client(number: int) -> Any:
+            made = fakeredis.FakeAsyncRedis(server=self.servers[number])
+            self._opened.append(made)
+            return made
+
+        hubs = [
+            ReplyHub(
+                client(shard.number),
+                client(shard.number),
+                name=shard.name,
+                caps=LaneCaps(200_000, 200_000),
+                cache_name=shard.cache_name,
+                **more,
+            )
+            for shard in self._shards(shards)
+        ]
+        hub = ShardedHub(hubs)
+        await hub.start()
+        self._stack.push_async_callback(hub.stop)
+        return hub
+
+    async def worker(
+        self, home: int, classifier: Any = None, shards: int | None = None, **settings: Any
+    ) -> Worker:
+        """A worker that lives at `home` and knows the first `shards`, all by default."""
+        chosen = WorkerSettings(**settings)
+        self._workers += 1
+        name = f"w{self._workers}"
+
+        def queue(shard: Any) -> WorkerQueue:
+            client = fakeredis.FakeRedis(server=self.servers[shard.number])
+            return WorkerQueue(
+                client,
+                shard.name,
+                name,
+                lease_ms=chosen.lease_ms,
+                max_attempts=chosen.max_attempts,
+                result_ms=60_000,
+                revision=StubClassifier().info.revision,
+                cache_ms=3_600_000,
+                cache_name=shard.cache_name,
+                helps=True,
+            )
+
+        every = [
+            Queues(queue(shard), queue(shard), queue(shard), shard.number) for shard in self._shards(shards)
+        ]
+        others = tuple(queues for queues in every if queues.number != home)
+        queues = every[home]._replace(others=others)
+        model = counted(classifier or StubClassifier(), self.passes)
+        worker = Worker(model, queues, chosen, lambda results: None)
+        thread = threading.Thread(target=worker.run)
+        thread.start()
+
+        async def end() -> None:
+            worker.stop()
+            await asyncio.to_thread(thread.join)
+
+        self._stack.push_async_callback(end)
+        return worker
+
+    async def ready(self, hub: ShardedHub, workers: int = 1) -> None:
+        await until(lambda: hub.snapshot.workers >= workers and all(hub.shards_up), f"{workers} workers")
+
+    def leftovers(self) -> list[bytes]:
+        return [key for client in self.clients for key in leftovers(client)]
+
+    async def close(self) -> None:
+        await self._stack.aclose()
+        for client in self._opened:
+            await client.aclose()
+        for sync in self.clients:
+            sync.close()
+
+
+class RealFleet:
+    """Hubs and workers of this process over real servers, as the product starts them."""
+
+    def __init__(self, **settings: Any) -> None:
+        self._settings = {"name": NAME, "model": "stub", **settings}
+        self.workers: list[Worker] = []
+        self._stack = contextlib.AsyncExitStack()
+
+    async def hub(self) -> ShardedHub:
+        known = {name: value for name, value in self._settings.items() if name in QueueSettings.model_fields}
+        hub = connect_hub(QueueSettings(**known))
+        assert isinstance(hub, ShardedHub)
+        await hub.start(5.0)
+        self._stack.push_async_callback(hub.stop)
+        return hub
+
+    async def worker(self) -> Worker:
+        settings = WorkerSettings(**self._settings)
+        cache = connect_writer(settings)
+        worker = build_worker(settings, Observability(load_model(settings), settings), cache)
+        thread = threading.Thread(target=worker.run)
+        thread.start()
+
+        async def end() -> None:
+            worker.stop()
+            await asyncio.to_thread(thread.join)
+            await asyncio.to_thread(cache.close)
+
+        self._stack.push_async_callback(end)
+        self.workers.append(worker)
+        return worker
+
+    async def start(self, workers: int) -> ShardedHub:
+        hub = await self.hub()
+        for _ in range(workers):
+            await self.worker()
+        what = f"{workers} workers and all shards"
+        await until(lambda: hub.snapshot.workers == workers and all(hub.shards_up), what)
+        return hub
+
+    async def close(self) -> None:
+        await self._stack.aclose()
+
+
+class Traffic:
+    """Requests of one text each, all the time. `wrong` must stay empty; `refused` is by shard."""
+
+    def __init__(self, hub: ShardedHub, pause_s: float = 0.01) -> None:
+        self.answered: Counter[int] = Counter()
+        self.refused: Counter[int] = Counter()
+        self.wrong: list[object] = []
+        self._hub, self._pause_s = hub, pause_s
+        self._asked: set[asyncio.Task[None]] = set()
+        self._sending = asyncio.create_task(self._send())
+
+    async def _send(self) -> None:
+        for number in itertools.count():
+            task = asyncio.create_task(self._ask(f"traffic {number}"))
+            self._asked.add(task)
+            task.add_done_callback(self._asked.discard)
+            await asyncio.sleep(self._pause_s)
+
+    async def _ask(self, text: str) -> None:
+        shard = shard_of(entry_id(text), len(self._hub.hubs))
+        try:
+            (outcome,) = await ask(self._hub, text, budget_s=20.0)
+        except QueueUnavailable:
+            self.refused[shard] += 1
+        except MillraceError as error:
+            self.wrong.append(error)
+        else:
+            if [outcome.fragment] != right(text):
+                self.wrong.append(outcome)
+            self.answered[shard] += 1
+
+    async def more(self, count: int, shards: Sequence[int]) -> None:
+        """Returns when that many further texts of each of these shards have been answered."""
+        wanted = {shard: self.answered[shard] + count for shard in shards}
+        what = f"{count} answers of {shards}"
+        await until(lambda: all(self.answered[shard] >= least for shard, least in wanted.items()), what)
+
+    async def stop(self) -> None:
+        """Returns when all that was asked has ended."""
+        self._sending.cancel()
+        await asyncio.gather(*self._asked)
