@@ -10,8 +10,9 @@ from typing import Literal, Self
 
 from pydantic import AliasChoices, Field, SecretStr, field_validator, model_validator
 
-from api.compat import DIALECTS, parse_categories, parse_dialects
+from api.compat import DEFAULTS, parse_categories, parse_dialects, parse_route, read_names
 from api.keys import parse_keys, parse_quotas
+from api.label_order import LabelOrder
 from api.origins import is_loopback, parse_hosts
 from api.rate_limit import parse_rate
 from batcher.settings import JobSettings
@@ -61,15 +62,15 @@ class ApiSettings(JobSettings):
     api_keys: SecretStr = SecretStr("")
     """Comma-separated API keys: name:digest, where the digest is SHA-256 in hex."""
     open: Literal["auto", "true", "false"] = "auto"
-    # Keys of operators for /admin, as in api_keys: to see and change everything, and to see only.
+    """Whether requests need no key if no key is set; auto means on loopback addresses only."""
     admin_keys: SecretStr = SecretStr("")
+    """Keys of operators for /admin who see and change everything, as in api_keys."""
     admin_read_keys: SecretStr = SecretStr("")
-    # Comma-separated quotas of keys, in texts of a day (UTC): web=100000, phone=5000. Others have none.
+    """Keys of operators for /admin who see everything, as in api_keys."""
     quotas: str = ""
-    # For how many days the usage of each key is kept.
+    """Comma-separated quotas of keys, in texts of a day (UTC): web=100000, phone=5000. Others have none."""
     usage_days: int = Field(default=31, ge=1, le=400)
-    # Comma-separated host names that requests may use. If empty, a service on a loopback address accepts
-    # loopback names only, and any other service accepts every name.
+    """For how many days the usage of each key is kept."""
     allowed_hosts: str = ""
     """Comma-separated host names that requests may use. If empty, a service on a loopback address accepts
     loopback names only, and any other service accepts every name."""

@@ -26,15 +26,15 @@ class QueueSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="MILLRACE_", extra="ignore", frozen=True)
 
     name: ServiceName = "default"
-    # redis://, rediss:// (TLS), redis+sentinel://host:port,host:port/service-name, unix://, or
-    # redis+cluster://host:port,host:port. Several URLs, separated by spaces: one shard at each.
+    """Part of every key, so that services with different names can share a Redis."""
     redis_url: SecretStr = Field(
         default=SecretStr("redis://127.0.0.1:6379/0"),
         validation_alias=AliasChoices("MILLRACE_REDIS_URL", "REDIS_URL", "redis_url"),
     )
-    # Into how many shards the queue is split in a Redis Cluster. With several URLs: as many as there are.
+    """The queue's Redis: redis://, rediss:// (TLS), redis+sentinel://host:port,host:port/service, unix://, or
+    redis+cluster://host:port,host:port. Several URLs, separated by spaces: one shard at each."""
     shards: int = Field(default=1, ge=1, le=MOST_SHARDS)
-    # A separate Redis for the cache, with any eviction policy. Default: the queue's Redis.
+    """Into how many shards the queue is split in a Redis Cluster. With several URLs: as many as there are."""
     cache_url: SecretStr | None = None
     """A separate Redis for the cache, with any eviction policy. Default: the queue's Redis."""
     cache_ttl_s: float = Field(default=3600.0, ge=1, le=30 * 86400)
@@ -117,6 +117,10 @@ class WorkerSettings(QueueSettings):
     """Arithmetic of the model. auto: the fastest one that passes the proof."""
     abstain: float = Field(default=0.0, ge=0, lt=1)
     """Score below which a model with two labels answers UNCERTAIN. 0: never."""
+    text_windows: str = ""
+    """How texts longer than a window are read: TOKENS[:OVERLAP[:JOIN]], or off. Empty: as the model says."""
+    max_windows: int = Field(default=64, ge=1, le=4096)
+    """Most windows of a text. What is beyond them is not read."""
     threads: int = Field(default=0, ge=0, le=256)
     """Threads of the engine. 0: one for each core that this process may use, according to its cgroup."""
     artefact_dir: Path = Path("~/.cache/millrace")
@@ -158,9 +162,9 @@ class JobSettings(QueueSettings):
     job_in_flight: int = Field(default=512, ge=1, le=65_536)
     """How many texts of one job may wait or run at the same time."""
     separate_clients: bool = False
-    # Whether to keep texts that were refused (poison, inference_failed) for a week, to show and retry them.
+    """Whether results are shared only between requests with the same API key name."""
     keep_refused_texts: bool = False
-    # How many jobs may wait before new ones are refused with 429.
+    """Whether refused texts (poison, inference_failed) are kept for a week, to show and retry them."""
     max_waiting_jobs: int = Field(default=1000, ge=1)
     """How many jobs may wait before new ones are refused with 429."""
     max_jobs_bytes: int = Field(default=384 * 1024**2, ge=1024)

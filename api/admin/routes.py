@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Depends, Query, Request, params
 
 from api.admin.clients import client_routes
 from api.admin.history import add_history
@@ -15,6 +15,7 @@ from api.admin.refused import refused_routes
 from api.admin.schemas import Forget
 from api.admin.service import Console
 from api.backend import Hub
+from api.errors import Problem
 from api.jobs.service import JobService
 from api.settings import ApiSettings
 from batcher.admin.forget import Removed, total
@@ -28,7 +29,7 @@ def admin_routes(
     clear_cache: Callable[[], None],
 ) -> APIRouter:
     """`clear_cache` empties the in-process cache of this process; the others follow within two seconds."""
-    router = APIRouter(include_in_schema=False)
+    router = APIRouter(include_in_schema=False, dependencies=_one_shard(len(settings.queue_shards)))
     router.include_router(refused_routes(console, hub, settings.keep_refused_texts))
     router.include_router(client_routes(console, settings.quota_texts))
     add_jobs(router, jobs)
@@ -37,6 +38,14 @@ def admin_routes(
     _add_forget(router, console, settings, clear_cache)
     _add_audit(router, console)
     return router
+
+
+def _one_shard(shards: int) -> list[params.Depends]:
+    def refuse() -> None:
+        detail = f"the console works with one shard, and this queue has {shards}"
+        raise Problem(501, detail, code="several_shards")
+
+    return [Depends(refuse)] if shards > 1 else []
 
 
 def _add_audit(router: APIRouter, console: Console) -> None:

@@ -70,10 +70,10 @@ class Console:
     @classmethod
     def connect(cls, settings: ApiSettings, jobs: JobService) -> Console:
         """A console with separate clients, which connect when they are first used."""
-        queue = connect(settings.redis_url.get_secret_value(), timeout_s=TIMEOUT_S, retries=1)
-        cache = queue
+        shard = settings.queue_shards[0]
+        queue = cache = connect(shard.url, timeout_s=TIMEOUT_S, retries=1, key=shard.prefix)
         if not settings.cache_here:
-            cache = connect(settings.cache_address, timeout_s=TIMEOUT_S, retries=1)
+            cache = connect(settings.cache_address(shard), timeout_s=TIMEOUT_S, retries=1, key=shard.prefix)
         return cls(Books.of(queue, cache, jobs, settings))
 
     def stop(self) -> None:

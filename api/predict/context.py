@@ -10,7 +10,7 @@ from api.asgi.http import RequestHeaders
 class RequestContext:
     """The state of a request, and the data for its log line. `started` is a time of perf_counter."""
 
-    __slots__ = ("computed", "headers", "known", "started", "texts", "tokens")
+    __slots__ = ("by_score", "computed", "headers", "known", "started", "texts", "tokens")
 
     def __init__(self, headers: RequestHeaders) -> None:
         self.started = perf_counter()
@@ -19,3 +19,4 @@ class RequestContext:
         self.known = False
         self.computed = 0
         self.tokens = 0
+        self.by_score = False

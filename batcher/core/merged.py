@@ -32,6 +32,9 @@ def merge(shards: Sequence[Snapshot]) -> Snapshot:
         memory=Memory(total(lambda shard: shard.memory.used), total(lambda shard: shard.memory.limit)),
         swept=shards[0].swept,
         recovered=total(lambda shard: shard.recovered),
+        forgotten=total(lambda shard: shard.forgotten),
+        pauses=shards[0].pauses,
+        holds=shards[0].holds,
     )
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 
 from batcher.core.commands import Cancel, Enqueue, Enqueued, Full
 from batcher.core.keys import cache_prefix
 from batcher.core.outage import Outage, reason, refused, refused_cache
+from batcher.core.pauses import Pause
 from batcher.core.pipeline import Pipeline
 from batcher.errors import BudgetExceeded, Malformed, MillraceError, QueueUnavailable
 from batcher.hub.admission import Admission
@@ -101,11 +102,13 @@ class Dispatcher:
                 entry.future.cancel()
                 self._withdraw(entry)
 
-    def refuse(self, lane: str, refusal: MillraceError) -> None:
-        """Refuses what waits in a lane, and withdraws it from the queue."""
-        for entry in [entry for entry in self.pending.values() if entry.lane == lane]:
-            self.resolve(entry, refusal)
-            self._withdraw(entry)
+    def pause(self, pauses: Mapping[str, Pause]) -> None:
+        """Takes over the pauses of lanes. Withdraws from the queue what they refuse."""
+        self._admission.pauses = pauses
+        for lane, refusal in self._admission.refusals():
+            for entry in [entry for entry in self.pending.values() if entry.lane == lane]:
+                self.resolve(entry, refusal)
+                self._withdraw(entry)
 
     def _withdraw(self, entry: PendingEntry) -> None:
         if not self._unwanted:

@@ -18,7 +18,7 @@ from batcher.core.jitter import jitter
 from batcher.core.keys import cache_prefix, prefix
 from batcher.core.outage import REDIS_ERRORS, Outage
 from batcher.core.pipeline import Pipeline
-from batcher.core.snapshot import NO_SNAPSHOT, Snapshot, WorkerRecord, Workers
+from batcher.core.snapshot import NO_SNAPSHOT, WorkerRecord, Workers
 from batcher.core.waking import Lend
 from batcher.errors import NoWorker, QueueUnavailable
 from batcher.hub.admission import Admission, LaneCaps
@@ -60,12 +60,12 @@ class ReplyHub:
         cache_name: str = "",
     ) -> None:
         self.api = f"{socket.gethostname()}-{os.getpid()}-{token_hex(4)}"
-        self.snapshot: Snapshot = NO_SNAPSHOT
-        self.outage = Outage()
+        self.snapshot, self.outage = NO_SNAPSHOT, Outage()
+        cache_name = cache_name or name
         self._pipeline = Pipeline(client, prefix(name), retries=1)
+        self.console = ConsoleCommands(self._pipeline)
         self._hint_list = HintList(Pipeline(hint_client), f"{prefix(name)}:reply:{self.api}")
         self._linger_s = linger_s
-        cache_name = cache_name or name
         self._cache = cache_prefix(cache_name) if cache_here else ""
         self._sweeper = Sweeper(self._pipeline, self.api, max_attempts, self._cache)
         self.eviction = self._sweeper.eviction
@@ -137,7 +137,7 @@ class ReplyHub:
     @property
     def looks(self) -> bool:
         """Whether `classify` can read the shared cache in the same round trip."""
-        may_look = bool(self._cache) and self.dispatcher.may_look
+        may_look = bool(self._cache) and self.dispatcher.may_look and not self._admission.pauses
         return may_look and self.reachable and self._workers > 0
 
     async def classify(
@@ -159,7 +159,7 @@ class ReplyHub:
         EntryFailed and EntryPoisoned are returned in place of the text's prediction. Raises QueueFull,
         NoWorker or QueueUnavailable if the request is refused, BudgetExceeded if `budget_s` ends first.
         """
-        self.admit()
+        self.admit(lane, budget_s)
         deadline = asyncio.get_running_loop().time() + budget_s
         items = zip(ids, texts, strict=True)
         held = self.dispatcher.hold(items, deadline, lane, trace, first, revision)
@@ -168,12 +168,13 @@ class ReplyHub:
         finally:
             self.dispatcher.let_go(held.values())
 
-    def admit(self) -> None:
-        """Raises QueueUnavailable or NoWorker if entries cannot be enqueued now."""
+    def admit(self, lane: Lane, budget_s: float) -> None:
+        """Raises QueueUnavailable, NoWorker or Paused if entries cannot be enqueued now."""
         if not self.reachable or self._stopping:
             raise QueueUnavailable("the queue is unavailable; try again shortly", retry_after_s=1.0)
         if not self._workers:
             raise NoWorker("no workers are running; try again shortly", retry_after_s=2.0)
+        self._admission.check(lane, budget_s)
 
     async def _hints(self) -> None:
         """Pops hints and resolves futures. Hints lost with a connection delay results until the slow poll."""
@@ -225,6 +226,7 @@ class ReplyHub:
     async def sweep(self) -> None:
         """Takes a new snapshot. Raises REDIS_ERRORS."""
         self.snapshot = await self._sweeper.sweep(self.reachable)
+        self.dispatcher.pause(self.snapshot.pauses)
         self.counts.recovered += self.snapshot.recovered
         self.count_on(self.snapshot.workers, self.snapshot.rate)
         self._on_sweep()

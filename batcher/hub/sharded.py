@@ -12,6 +12,7 @@ from batcher.core.eviction import EvictionWatch
 from batcher.core.merged import merge
 from batcher.core.outage import REDIS_ERRORS, refused
 from batcher.core.snapshot import NO_SNAPSHOT, Snapshot, WorkerRecord
+from batcher.hub.console import ConsoleCommands
 from batcher.hub.counts import HubCounts
 from batcher.hub.hub import ReplyHub
 from batcher.hub.pending import PendingEntry, outcomes
@@ -69,6 +70,11 @@ class ShardedHub:
         return any(hub.reachable for hub in self.hubs)
 
     @property
+    def console(self) -> ConsoleCommands:
+        """What the console counts is kept at the first shard."""
+        return self.hubs[0].console
+
+    @property
     def shards_up(self) -> tuple[bool, ...]:
         """Whether each shard is available."""
         return tuple(hub.reachable for hub in self.hubs)
@@ -121,7 +127,7 @@ class ShardedHub:
         parts = by_shard(list(zip(ids, texts, strict=True)), ids, len(self.hubs))
         asked = [(self.hubs[number], items) for number, items in parts.items()]
         for hub, _ in asked:
-            hub.admit()
+            hub.admit(lane, budget_s)
         deadline = asyncio.get_running_loop().time() + budget_s
         held = dict[str, PendingEntry]()
         holders = []

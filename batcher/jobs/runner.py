@@ -20,7 +20,7 @@ from batcher.core.console import NoteRefused
 from batcher.core.outage import REDIS_ERRORS
 from batcher.core.snapshot import Snapshot
 from batcher.errors import BudgetExceeded, MillraceError, NoWorker, Paused, QueueFull, QueueUnavailable
-from batcher.jobs.records import Attempt, JobStatus
+from batcher.jobs.records import Attempt, Counts, JobStatus
 from batcher.jobs.results import ChunkResults, chunk_results
 from batcher.jobs.store import JobStore
 from batcher.messages import Lane, Outcome, Prediction, entry_id

@@ -79,12 +79,12 @@ class Exchange:
 
         `ahead`, while a batch runs, it claims only interactive entries if there were any recently.
         """
-        now, wanted = self._now(), claim_cost(held, budget, self._layout)
+        wanted = claim_cost(held, budget, self._layout)
         bulk = self.bulk_budget(cost, budget)
         if ahead and bulk < budget:
             bulk = 0
         free = not ahead and not held
-        idle_ms = int((now - self._busy_at) * 1000) if free else -1
+        idle_ms = int((self._now() - self._busy_at) * 1000) if free else -1
         return self._queue.claim_command(self._texts, wanted, min(wanted, bulk), free, waits, idle_ms)
 
     def bulk_budget(self, cost: CostModel, budget: int) -> int:
@@ -202,8 +202,7 @@ class Arrivals:
         """Returns the rate updated with a claim of `entries` at `now` (seconds, any monotonic clock)."""
         if self.at == 0.0:
             return replace(self, at=now)
-        gap = max(now - self.at, 1e-6)
-        share = min(gap, 1.0)
+        share = min(gap := max(now - self.at, 1e-6), 1.0)
         return Arrivals(self.rate * (1.0 - share) + share * entries / gap, now)
 
 
@@ -224,9 +223,8 @@ class InteractiveTraffic:
     def bulk_tokens(self, cost: CostModel, budget: int, now: float) -> int:
         """Tokens of a batch that holds only bulk entries: the full budget without recent interactive traffic.
 
-        An interactive text that arrives during such a batch waits for its end. The batch is therefore limited
-        to the size of a typical interactive text, or to a duration that goes unnoticed, so that the
-        text takes at most about twice as long as it would on an idle worker.
+        An interactive text waits for the end of such a batch. Its size is therefore that of a typical
+        interactive text, or what can be done in a time that goes unnoticed.
         """
         if now - self.at > _INTERACTIVE_RECENT_S:
             return budget

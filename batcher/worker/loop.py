@@ -21,16 +21,9 @@ from batcher.worker.exchange import Queues, Remember, keep_window_s
 from batcher.worker.faults import Faults
 from batcher.worker.guests import heartbeat_at
 from batcher.worker.heartbeat import Records
+from batcher.worker.held import Held, Reason
 from batcher.worker.host import Host
-from batcher.worker.inference import (
-    FinishedBatch,
-    Inference,
-    Reason,
-    Result,
-    Tokenized,
-    TokenizedEntry,
-    next_pass,
-)
+from batcher.worker.inference import FinishedBatch, Inference, Result, Tokenized
 from batcher.worker.sharded import exchange_with
 from batcher.worker.stats import BOOKS_S, BatchReport, Books, WorkerStats, model_record
 from batcher.worker.warm_up import warm_up

@@ -138,6 +138,9 @@ class ShardedExchange:
         command = self._own.claim_command(held, cost, budget, ahead=ahead, waits=waits)
         return replace(command, helped=self._empty)
 
+    def bulk_budget(self, cost: CostModel, budget: int) -> int:
+        return self._own.bulk_budget(cost, budget)
+
     def claim(self, command: Claim) -> Claimed:
         self._return_home()
         urgent, self._urgent = self._urgent, None

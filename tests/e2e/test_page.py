@@ -465,6 +465,134 @@ def test_an_api_key_turns_the_comparison_off(house: Mill, viewer: Viewer) -> Non
     page.wait_for_selector("#compare", state="hidden")
 
 
+def written(page: Page, name: str) -> str:
+    """The program that the page shows for a dialect."""
+    page.click(f"#dialects >> text={name}")
+    return page.inner_text("#program")
+
+
+def test_the_texts_are_offered_as_a_program_of_each_dialect(
+    house: Mill, viewer: Viewer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each runs as it is written."""
+    page = viewer.open(house)
+    texts = ['it\'s "fine"', "back\\slash — ünï"]
+    page.fill("#texts", "\n\n".join(texts))
+    best = [
+        max(pairs, key=lambda pair: pair["score"])["label"]
+        for pairs in house.predict(*texts).json()["predictions"]
+    ]
+    page.focus("#programs summary")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#dialects button")
+    names = page.locator("#dialects button").all_inner_texts()
+    assert names == ["curl", "Python", "Hugging Face", "Triton", "OpenAI"]
+    command = shlex.split(written(page, "curl"))
+    assert command[:2] == ["curl", f"{house.base_url}/predict"]
+    assert json.loads(command[-1]) == {"text": texts}
+    for name in names[1:]:
+        program = written(page, name)
+        for module in re.findall(r"^(?:from|import) (\w+)", program, re.MULTILINE):
+            pytest.importorskip(module, reason=f"{module} is not installed (compat-tests)")
+        exec(program, {})
+        assert capsys.readouterr().out, program
+    exec(written(page, "Python"), {})
+    assert re.findall(r"[A-Z]+", capsys.readouterr().out) == best
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.click("#copy")
+    page.wait_for_selector("#copied >> text=Copied")
+    assert page.evaluate("navigator.clipboard.readText()") == page.inner_text("#program")
+
+
+def test_a_key_is_not_written_into_a_program(house: Mill, viewer: Viewer) -> None:
+    viewer.page.add_init_script("sessionStorage.setItem('millrace-key', 'sesame')")
+    page = viewer.open(house)
+    page.click("#programs summary")
+    page.wait_for_selector("#dialects button")
+    for name in page.locator("#dialects button").all_inner_texts():
+        program = written(page, name)
+        assert "MILLRACE_KEY" in program
+        assert "sesame" not in program
+
+
+AXE = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]}
+# The structure of Swagger UI's elements, which its styles cannot change.
+SWAGGER = ["heading-order", "nested-interactive", "region"]
+
+
+def violations(page: Page, *excepted: str) -> list[str]:
+    """What axe finds, with the elements. Evaluated, because the page's policy forbids other scripts."""
+    axe = pytest.importorskip("axe_playwright_python", reason="axe-playwright-python is not installed")
+    page.evaluate((Path(axe.__path__[0]) / "axe.min.js").read_text())
+    options = {**AXE, "rules": {rule: {"enabled": False} for rule in excepted}}
+    found = page.evaluate("(options) => axe.run(document, options)", options)["violations"]
+    return [f"{rule['id']}: {[node['html'] for node in rule['nodes']]}" for rule in found]
+
+
+@pytest.mark.usefixtures("without_jobs")
+def test_axe_finds_nothing(house: Mill, viewer: Viewer) -> None:
+    """On the page at rest, on the page in use with either theme, and on /docs, which has one."""
+    page = viewer.page
+    page.emulate_media(color_scheme="light", reduced_motion="reduce")
+    viewer.open(house)
+    assert violations(page) == []
+    page.click("#classify")
+    page.click("#programs summary")
+    drop(page, "a.txt", b"one\ntwo\n")
+    finished(page, "a.txt")
+    page.wait_for_selector("#dialects button")
+    page.wait_for_selector("#answers li")
+    page.click("#batches summary >> nth=0")
+    assert violations(page) == []
+    page.emulate_media(color_scheme="dark", reduced_motion="reduce")
+    assert violations(page) == []
+    page.goto(f"{house.base_url}/docs")
+    page.wait_for_selector(".opblock")
+    assert violations(page, *SWAGGER) == []
+
+
+@pytest.mark.usefixtures("without_jobs")
+def test_a_phone_at_200_percent_needs_no_sideways_scrolling(house: Mill, viewer: Viewer) -> None:
+    """At 200 %, a window of 1280 pixels is one of 640 for the page, and a phone of 390 one of 195."""
+    page = viewer.page
+    viewer.open(house)
+    page.click("#classify")
+    page.click("#programs summary")
+    page.wait_for_selector("#dialects button")
+    for width in (640, 320):
+        page.set_viewport_size({"width": width, "height": 400})
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        for selector in ("#classify", "#together", "#copy", "#file", "footer a"):
+            box = page.locator(selector).first.bounding_box()
+            assert box is not None
+            assert 0 <= box["x"] <= box["x"] + box["width"] <= width, selector
+
+
+@pytest.mark.usefixtures("without_jobs")
+def test_a_text_and_a_job_without_a_mouse(house: Mill, viewer: Viewer) -> None:
+    page = viewer.open(house)
+
+    def to(wanted: str) -> None:
+        for _ in range(80):
+            if page.evaluate(f"document.activeElement.matches({wanted!r})"):
+                return
+            page.keyboard.press("Tab")
+        raise AssertionError(f"{wanted} was not reached")
+
+    to("#texts")
+    page.keyboard.press("Control+a")
+    page.keyboard.type("typed")
+    to("#classify")
+    page.keyboard.press("Space")
+    page.wait_for_selector("#answers li >> text=typed")
+    to("#file")
+    drop(page, "a.txt", b"one\n")  # how a file is chosen is the browser's
+    finished(page, "a.txt")
+    to("#jobs button")
+    with page.expect_download():
+        page.keyboard.press("Enter")
+
+
 def test_the_console_pauses_holds_retries_and_forgets(house: Mill, viewer: Viewer) -> None:
     page = viewer.page
     page.goto(f"{house.base_url}/console")

@@ -7,9 +7,9 @@ import time
 import pytest
 import redis
 
-from batcher.core.commands import Wake
 from batcher.core.console import SetPause
 from batcher.core.pauses import Waiting
+from batcher.core.waking import Wake, Waking
 from tests.integration.test_queue_contract import ANSWER, MODEL, RECORD, Bench, ids_of
 
 
@@ -68,7 +68,7 @@ def test_idle_workers_do_not_wake_each_other_for_a_paused_lane(bench: Bench) -> 
     bench.ask("x")
     assert not bench.client.keys(f"{bench.P}:wake:*")
     assert bench.worker("w1").claim(10, 100, 100, idle_ms=0).left == 0
-    assert bench.worker().run([Wake()]) == [0]
+    assert bench.worker().run([Wake()]) == [Waking(0, 0)]
     bench.sweep()
     bench.worker("w2").complete([("y", ANSWER)], idle=True)
     assert not bench.client.keys(f"{bench.P}:wake:*")

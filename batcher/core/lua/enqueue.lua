@@ -99,6 +99,10 @@ if #ahead > 0 then
 end
 if #pushed > 0 then
   call_in_chunks(pushed, 'RPUSH', lane_list(lane))
-  states[#states + 1] = wake_for(math.max(fresh_cost, 1)) > 0 and redis.call('ZCARD', IDLE) or -1
+  if is_paused(lane) then
+    states[#states + 1] = 0
+  else
+    states[#states + 1] = wake_for(math.max(fresh_cost, 1)) > 0 and redis.call('ZCARD', IDLE) or -1
+  end
 end
 return states

@@ -78,7 +78,7 @@ async def test_livez_sees_the_loops_of_the_edge_itself(
 
 
 async def test_every_loop_of_the_edge_is_watched(service: Service) -> None:
-    assert {task.get_name() for task in service.lifecycle._tasks} == {"metrics", "stats"}
+    assert {task.get_name() for task in service.lifecycle._tasks} == {"metrics", "stats", "traffic"}
 
 
 async def test_ready_says_what_would_answer(service: Service) -> None:
@@ -239,6 +239,7 @@ async def test_openapi_describes_everything(start: Start) -> None:
         "Prefer",
         "X-Request-ID",
         "Idempotency-Key",
+        "order",
     }
     assert "X-Cache" in predict["responses"]["200"]["headers"]
     example = (await service.client.post("/predict", json=schema["example"])).json()

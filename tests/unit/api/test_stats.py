@@ -205,18 +205,20 @@ async def test_the_page_allows_itself_nothing_from_elsewhere(service: Service) -
 def test_no_file_of_the_page_names_another_host_or_carries_a_script_or_style_inline() -> None:
     folder = Path(api.__path__[0]) / "static"
     assets = {file.name: file.read_text() for file in folder.iterdir() if file.is_file()}
-    assert {"index.html", "page.css", "page.js", "icon.svg"} <= set(assets)
+    pages = {"index.html", "console.html"}
+    assert {*pages, "page.css", "page.js", "icon.svg"} <= set(assets)
     for name, asset in assets.items():
         text = asset.replace("http://www.w3.org/2000/svg", "")
         assert not re.search(r"(https?:)?//[a-z]", re.sub(r"//\s.*", "", text)), name
-    page = assets["index.html"]
+    page = "\n".join(assets[name] for name in sorted(pages))
     assert not re.search(r"<style|\sstyle=|\son\w+=|<script(?![^>]*\ssrc=)", page)
     scripts = "\n".join(asset for name, asset in assets.items() if name.endswith(".js"))
     assert not re.search(
         r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function", scripts
     )
     named = set(re.findall(r'from "\./([\w.]+)"', scripts)) | set(re.findall(r'static/([\w.]+)"', page))
-    assert named | {"index.html"} == set(assets)
+    named |= set(re.findall(r'import\("\./([\w.]+)"\)', scripts))
+    assert named | pages | {"docs.css"} == set(assets)
 
 
 async def test_files_are_asked_about_and_not_sent_again(service: Service) -> None:

@@ -42,7 +42,7 @@ def test_everything_starts_with_its_own_redis(started: Started) -> None:
     assert args.data_dir.is_dir()
     args.data_dir.rmdir()
     assert (settings.host, settings.port, settings.open) == ("0.0.0.0", 8080, "true")
-    assert settings.compat.endswith(",fms,sagemaker,vertex")
+    assert settings.compat.endswith(",sagemaker,vertex")
 
 
 def test_given_settings_count_instead(started: Started, monkeypatch: pytest.MonkeyPatch) -> None:

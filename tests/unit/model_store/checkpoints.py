@@ -44,7 +44,7 @@ def write_checkpoint(path: Path, architecture: str = "DistilBert", *, labels: in
     write_random("tiny", path)
     (path / "model.safetensors").unlink()
     sizes = _SIZES[architecture]
-    made = getattr(transformers, f"{architecture}Config")(**sizes, num_labels=labels, **config)
+    made = getattr(transformers, f"{architecture}Config")(**{**sizes, "num_labels": labels, **config})
     getattr(transformers, f"{architecture}ForSequenceClassification")(made).save_pretrained(path)
     return path
 

@@ -44,7 +44,7 @@ async def test_a_client_is_held_back_until_its_end(start: Start) -> None:
     jobs = await api.client.post("/jobs", json={"text": ["a"]}, headers={"x-api-key": "one"})
     assert (jobs.status_code, jobs.json()["code"]) == (429, "client_paused")
     compat = await api.client.post(
-        "/v1/moderations", json={"input": "a"}, headers={"authorization": "Bearer one"}
+        "/v1/classify", json={"input": "a"}, headers={"authorization": "Bearer one"}
     )
     assert compat.status_code == 429
     assert (await predict(api, "a", "two")).status_code != 429

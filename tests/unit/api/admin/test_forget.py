@@ -12,6 +12,7 @@ from batcher.core.commands import Enqueue
 from batcher.core.console import NoteRefused
 from batcher.core.keys import cache_key
 from batcher.core.snapshot import Sweep
+from batcher.jobs.records import Counts
 from batcher.jobs.upload import Submission, account_of
 from batcher.messages import Failure, entry_id
 from tests.conftest import encoded
@@ -62,7 +63,7 @@ def job(api: AdminApi, *texts: str, client: str = "127.0.0.1", owner: str = "", 
 def finish(api: AdminApi, job_id: str, model: str = f"stub@{REVISION[:12]}") -> None:
     attempt = api.store.start(job_id)
     lines = [b"\n".join([b"[]"] * 2)] * attempt.chunks
-    assert api.store.append(attempt, 0, lines, failed=0, rate=1, model=model) == "running"
+    assert api.store.append(attempt, 0, lines, counts=Counts(), rate=1, model=model) == "running"
     api.store.end(attempt, "finished")
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from batcher.jobs.records import Counts
 from tests.unit.api.jobs.jobs_api import FAILURE, POSITIVE, JobsApi, Start
 from tests.unit.api.pretended import assert_problem
 
