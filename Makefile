@@ -13,8 +13,8 @@ SCRIPT ?= load
 PROFILE ?= full
 # Options for `make test`, e.g. make test TESTS="tests/unit -k cache"
 TESTS ?=
-# Tests mostly wait for processes, so two at a time are faster even on two cores.
-TEST_PROCESSES ?= 2
+# Tests mostly wait for processes, so three at a time are faster even on two cores.
+TEST_PROCESSES ?= 3
 
 .DEFAULT_GOAL := help
 

@@ -96,16 +96,16 @@ def build_worker(settings: WorkerSettings, instruments: Observability, remember:
             made.on_round_trip = instruments.on_round_trip
         return made
 
-    def queues(shard: Shard) -> Queues:
+    def queues(shard: Shard, others: tuple[Queues, ...] = ()) -> Queues:
         beat_s = max(settings.lease_ms / 4000, 0.5)
-        return Queues(
-            queue(shard, 2.0, 3), queue(shard, WAIT_S + 1.0, 0), queue(shard, beat_s, 1), shard.number
-        )
+        clients = queue(shard, 2.0, 3), queue(shard, WAIT_S + 1.0, 0), queue(shard, beat_s, 1)
+        return Queues(*clients, shard.number, others)
 
     home = crc32(worker_id.encode()) % len(shards)
     others = tuple(queues(shard) for shard in (*shards[home + 1 :], *shards[:home]))
-    at_home = queues(shards[home])._replace(others=others)
-    return Worker(instruments.classifier, at_home, settings, remember, instruments.observe)
+    return Worker(
+        instruments.classifier, queues(shards[home], others), settings, remember, instruments.observe
+    )
 
 
 def main(settings: WorkerSettings | None = None) -> int:

@@ -26,7 +26,7 @@ class Hold:
         return max(self.until_s - time.time(), 0.0)
 
     def encode(self) -> str:
-        return f"{self.what} {self.until_s:.0f}"
+        return f"{self.what} {int(self.until_s)}"
 
 
 def read_holds(fields: Mapping[str, str]) -> Mapping[str, Hold]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tests.chaos.storm import storm
+from tests.chaos.storm import MOST_S, storm
 
 
 def main() -> int:
@@ -39,6 +39,7 @@ def _run(given: argparse.Namespace, seed: int) -> bool:
             )
 
     ledger, found = asyncio.run(storm(given.minutes * 60, seed, model=given.model, told=told))
+    found += ledger.history.faults(MOST_S)
     table = Table(title=f"seed {seed}, {given.minutes:g} min, {given.model}", show_header=False)
     for name, value in ledger.report():
         table.add_row(name, value)

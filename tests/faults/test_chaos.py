@@ -1,4 +1,4 @@
-"""A short storm; `make chaos` runs long ones."""
+"""A short storm; `make chaos` runs long ones, and checks the history of each text as well."""
 
 from __future__ import annotations
 

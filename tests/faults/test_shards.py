@@ -65,7 +65,7 @@ class Cluster:
     """Masters, each with the slot of one shard, and a replica of the first."""
 
     def __init__(self, binary: object) -> None:
-        options = ["--cluster-enabled", "yes", "--cluster-node-timeout", "1000", "--appendonly", "no"]
+        options = ["--cluster-enabled", "yes", "--cluster-node-timeout", "2000", "--appendonly", "no"]
         options += ["--cluster-require-full-coverage", "no", "--repl-diskless-sync-delay", "0"]
         self.servers = [RedisServer(binary, options, tcp=True).start() for _ in range(SHARDS + 1)]  # type: ignore[arg-type]
         self.clients = [server.client() for server in self.servers]
@@ -122,7 +122,7 @@ class Cluster:
             server.close()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def cluster() -> Iterator[Cluster]:
     binary = server_binary()
     if binary is None:

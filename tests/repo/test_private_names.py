@@ -41,8 +41,11 @@ LEANT_ON = {
     "fastapi.routing:APIRoute": "get_route_handler",
     "redis.asyncio:Redis": "aclose connection_pool",
     "redis.asyncio.connection:Connection": """
-        _parser _writer connect is_connected pack_commands read_response send_packed_command
-        socket_timeout""",
+        _parser _writer connect connect_check_health host is_connected on_connect_check_health pack_commands
+        port read_response send_command send_packed_command socket_connect_timeout socket_timeout""",
+    "redis:Connection": """
+        connect connect_check_health host is_connected on_connect_check_health port read_response send_command
+        socket_connect_timeout""",
     "redis.asyncio.connection:BlockingConnectionPool": "connection_class connection_kwargs make_connection",
     "redis.asyncio.sentinel:SentinelConnectionPool": "get_master_address",
     "redis.asyncio.sentinel:SentinelManagedConnection": "connect send_packed_command",

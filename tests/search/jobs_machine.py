@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from batcher.jobs import store as store_module
-from batcher.jobs.records import OPEN, Attempt, JobRecord
+from batcher.jobs.records import OPEN, Attempt, Counts, JobRecord
 from batcher.jobs.store import JobStore, jobs_prefix
 from batcher.jobs.upload import Submission, encode_text
 
@@ -234,7 +234,7 @@ class JobsMachine(RuleBasedStateMachine):
     def send_results(self, run: Run, failed: int, reply_lost: bool = False) -> None:
         def send(store: JobStore) -> str:
             chunks = [results_of(run.read)]
-            return store.append(run.attempt, run.chunk, chunks, failed=failed, rate=1.0, model="m")
+            return store.append(run.attempt, run.chunk, chunks, counts=Counts(failed), rate=1.0, model="m")
 
         status, job = self.each(send), self.jobs.get(run.attempt.job_id)
         expected = "gone" if job is None else job.status
