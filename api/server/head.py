@@ -45,6 +45,8 @@ class RequestParser:
                 self._parser.feed_data(data)
                 return
             except httptools.HttpParserUpgrade as offer:
+                if not self.offered:
+                    raise  # after CONNECT, whatever its headers say
                 data = self._head_without_upgrade() + data[offer.args[0] :]
                 self._begin()
 

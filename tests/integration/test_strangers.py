@@ -95,6 +95,7 @@ SAME = {
     "a method in small letters": Case([get().lower()], "400 closes"),
     "a method that nobody knows": Case([b"BREW" + get()[3:]], "400 closes"),
     "a tunnel": Case([b"CONNECT localhost:80 HTTP/1.1\r\n" + HOST + b"\r\n", get()], "400 closes"),
+    "a tunnel to a URL": Case([b"CONNECT http://localhost/health HTTP/1.1\r\n" + HOST + b"\r\n"], "405"),
     "HTTP/2 without asking": Case([b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"], "400 closes"),
     "TLS": Case([b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n"], "400 closes"),
     "a fault behind a request": Case([get() + b"BAD\r\n\r\n"], "400 closes"),
