@@ -34,7 +34,9 @@ fake_transport.install()
 
 # On a Python that torch has no wheel for, what needs torch is skipped and says so. Where torch is installed
 # nothing is skipped.
-_NEEDS_TORCH = re.compile(r"No module named '(torch|transformers|nncf|safetensors)'|EngineUnavailable: .* not installed")
+_NEEDS_TORCH = re.compile(
+    r"No module named '(torch|transformers|nncf|safetensors)'|EngineUnavailable: .* not installed"
+)
 
 
 def _skip_without_torch(report: pytest.TestReport | pytest.CollectReport) -> None:
