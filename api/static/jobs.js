@@ -3,6 +3,7 @@
 import { $, Rows, age, h, say, short } from "./dom.js";
 import { RequestError, request, upload } from "./http.js";
 import { labelled } from "./join.js";
+import { leastCertain } from "./sample.js";
 
 const UNDO_MS = 5000;
 
@@ -66,9 +67,10 @@ export class Jobs {
     if (jobs !== null) this.rows.show(jobs);
   }
 
-  save(job) {
+  /** Saves the file that `made` makes of a job: `labelled` or `leastCertain`. */
+  save(job, made) {
     return this.attempt(async () => {
-      const { name, blob } = await labelled(job, this.files.get(job.id));
+      const { name, blob } = await made(job, this.files.get(job.id));
       const url = URL.createObjectURL(blob);
       h("a", { href: url, download: name }).click();
       setTimeout(() => URL.revokeObjectURL(url), 10000);
@@ -89,9 +91,10 @@ class Job {
     this.facts = h("span", { class: "quiet end" });
     this.how = h("div", { class: "quiet" });
     this.progress = h("progress", { "aria-label": `Job ${title(job)}` });
-    this.save = h("button", { class: "small", type: "button", onclick: () => jobs.save(this.job) }, "Results as CSV");
+    this.save = h("button", { class: "small", type: "button", onclick: () => jobs.save(this.job, labelled) }, "Results as CSV");
+    this.sample = h("button", { class: "small", type: "button", title: "A file to label: train or measure a model with it", onclick: () => jobs.save(this.job, leastCertain) }, "Least certain texts");
     this.stop = h("button", { class: "small", type: "button", onclick: () => this.cancelOrRemove(jobs) });
-    this.element = h("li", { "data-job": job.id }, h("div", { class: "line" }, this.name, this.status, this.facts), this.how, this.progress, h("div", { class: "row" }, this.save, this.stop));
+    this.element = h("li", { "data-job": job.id }, h("div", { class: "line" }, this.name, this.status, this.facts), this.how, this.progress, h("div", { class: "row" }, this.save, this.sample, this.stop));
   }
 
   get open() {
@@ -108,6 +111,7 @@ class Job {
     this.progress.max = job.total;
     this.progress.value = job.done;
     this.save.hidden = !job.done;
+    this.sample.hidden = job.status !== "finished";
     say(this.stop, this.open ? "Cancel" : this.removing ? "Undo" : "Remove");
   }
 

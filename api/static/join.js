@@ -9,11 +9,20 @@ export async function labelled(job, file) {
   const table = file && (await rowsOf(file, job.file).catch(() => null));
   const results = parse(await text(job, table ? "" : "&texts=true"), ",");
   const complete = job.status === "finished";
-  const stem = (job.file?.name ?? job.id.slice(0, 8)).replace(/\.gz$/i, "").replace(/\.[^.]*$/, "");
-  const name = `${stem}-${complete ? "labelled" : "partial"}.csv`;
+  const name = `${stemOf(job)}-${complete ? "labelled" : "partial"}.csv`;
   const rows = table && joined(table, results);
   const delimiter = job.file?.format === "csv" ? job.file.delimiter : ",";
-  return { name, blob: new Blob([rows ? written(rows, delimiter) : written(results, ",")], { type: "text/csv" }) };
+  return { name, blob: rows ? csv(rows, delimiter) : csv(results, ",") };
+}
+
+/** What the names of files that are made of this job begin with. */
+export const stemOf = (job) => (job.file?.name ?? job.id.slice(0, 8)).replace(/\.gz$/i, "").replace(/\.[^.]*$/, "");
+
+/** The texts of a file, in order. `how` is what the server found. */
+export async function textsOf(file, how) {
+  const [names, ...rows] = await rowsOf(file, how);
+  const column = Math.max(0, names.indexOf(how.column));
+  return rows.map((row) => row[column]);
 }
 
 async function text(job, more) {
@@ -77,7 +86,7 @@ export function parse(content, delimiter) {
   return rows;
 }
 
-function written(rows, delimiter) {
+export function csv(rows, delimiter) {
   const quoted = (value) => (/["\r\n]/.test(value) || value.includes(delimiter) ? `"${value.replaceAll('"', '""')}"` : value);
-  return rows.map((row) => `${row.map(quoted).join(delimiter)}\r\n`).join("");
+  return new Blob(rows.map((row) => `${row.map(quoted).join(delimiter)}\r\n`), { type: "text/csv" });
 }

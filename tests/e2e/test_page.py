@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import itertools
 import json
 import re
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from batcher.worker.queue import WorkerQueue
+from model_store.stub import StubClassifier
 from tests.e2e.browser import Viewer, launched, viewing
 from tests.integration.test_queue_contract import RECORD
 from tests.mill import Mill, wait_until
@@ -279,6 +281,25 @@ def test_a_table_comes_back_with_all_its_columns(house: Mill, viewer: Viewer) ->
     name, lines = results(page)
     assert (name, lines[0]) == ("reviews-labelled.csv", "index,text,label,score,error")
     assert lines[2].startswith("1,a line,")
+
+
+@pytest.mark.usefixtures("without_jobs")
+def test_the_least_certain_texts_of_a_job_are_a_file_to_label(house: Mill, viewer: Viewer) -> None:
+    page = viewer.open(house)
+    texts = [f"sample number {number}" for number in range(250)]
+    drop(page, "recent.txt", "\n".join([*texts, *texts[:20]]).encode())
+    finished(page, "recent.txt")
+    with page.expect_download() as saved:
+        page.click("#jobs >> text=Least certain texts")
+    assert saved.value.suggested_filename == "recent-to-label.csv"
+    with Path(saved.value.path()).open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["text", "label", "predicted", "score"]
+    asked = StubClassifier()
+    scores = {text: max(asked.classify(asked.tokenize([text]))[0]) for text in texts}
+    least = sorted(scores.values())[:200]
+    assert [float(row["score"]) for row in rows] == pytest.approx(least, abs=1e-4)
+    assert len({row["text"] for row in rows}) == 200
 
 
 @pytest.mark.usefixtures("without_jobs")
