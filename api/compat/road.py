@@ -6,8 +6,9 @@ import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from time import perf_counter
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from pydantic import BaseModel
 from pydantic_core import from_json
@@ -21,7 +22,7 @@ from api.lifecycle import Lifecycle
 from api.predict.context import RequestContext
 from api.predict.handler import PredictHandler
 from api.predict.local_cache import CachedPrediction
-from api.predict.lookup import LookupRequest, LookupResult, PredictionLookup
+from api.predict.lookup import LookupRequest, PredictionLookup
 from api.settings import ApiSettings
 from batcher.core.snapshot import ModelRecord
 from batcher.errors import MillraceError
@@ -31,7 +32,9 @@ log = logging.getLogger(__name__)
 
 M = TypeVar("M", bound=BaseModel)
 # A label and its score, in the order of the label ids.
-Scores = list[tuple[str, float]]
+Scores = Sequence[tuple[str, float]]
+# Results whose scores are kept decoded: a common one costs less than its lookup otherwise.
+_DECODED = 4096
 
 
 @dataclass(slots=True)
@@ -75,8 +78,9 @@ class Classified:
         return (b"x-tokens", b"%d" % sum(self.tokens))
 
 
+@lru_cache(maxsize=_DECODED)
 def _scores(fragment: bytes) -> Scores:
-    return [(pair["label"], pair["score"]) for pair in from_json(fragment)]
+    return tuple([(pair["label"], pair["score"]) for pair in from_json(fragment)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,24 +119,28 @@ class Road:
         client = self.auth.client(context.headers)
         lookup.gate.check(client)
         tenant = client if self.settings.separate_clients else ""
+        looked_up_at = perf_counter()
         cached = lookup.local.find(revision, texts, tenant)
-        until = perf_counter() + (self._budget_s(context) if budget_s is None else budget_s)
-        request = LookupRequest(texts, cached, revision, client, until, context.headers.trace, tenant)
-        found = LookupResult()
+        results: Sequence[CachedPrediction | Prediction]
+        computed: Sequence[Prediction] = ()
         if None in cached:
+            until = looked_up_at + (self._budget_s(context) if budget_s is None else budget_s)
+            request = LookupRequest(texts, cached, revision, client, until, context.headers.trace, tenant)
             with self.predict.bodies.hold(texts):
                 found = await lookup.find(request, call.receive)
+            total_s = perf_counter() - context.started
+            headers = lookup.answer(request, found, total_s).headers
+            results = [known or found.by_text[text] for text, known in zip(texts, cached, strict=True)]
+            computed = [found.by_text[text] for text in found.computed]
+            revision = computed[0].revision if computed else revision
         else:
-            lookup.metrics.hit_local(len(cached))
-        context.computed, context.known = len(found.computed), not found.computed
-        context.tokens = found.tokens(request)
-        total_s = perf_counter() - context.started
-        headers = lookup.answer(request, found, total_s).headers
-        results = [known or found.by_text[text] for text, known in zip(texts, cached, strict=True)]
-        computed = [found.by_text[text] for text in found.computed]
-        used = computed[0].revision if computed else revision
+            results = cast("list[CachedPrediction]", cached)
+            headers = lookup.known(context, revision, results, looked_up_at)
+            total_s = perf_counter() - context.started
+        context.computed, context.known = len(computed), not computed
+        context.tokens = sum([result.tokens for result in results])
         scores = [_scores(result.fragment) for result in results]
-        return Classified(texts, results, scores, computed, headers, total_s, self.model_name, used)
+        return Classified(texts, results, scores, computed, headers, total_s, self.model_name, revision)
 
     @property
     def model(self) -> ModelRecord:

@@ -34,12 +34,12 @@ from api.asgi.http import (
 from api.asgi.prefer import Preference
 from api.asgi.problems import LingeringClose, send_problem
 from api.auth import Authenticator
-from api.errors import Header, Problem, internal, problem_of
+from api.errors import Problem, internal, problem_of
 from api.label_order import body_by_score, order_in
 from api.lifecycle import Lifecycle
 from api.predict.context import RequestContext
 from api.predict.local_cache import CachedPrediction
-from api.predict.lookup import LookupRequest, PredictionLookup, truncation
+from api.predict.lookup import LookupRequest, PredictionLookup
 from api.predict.request import ForeignBody, RequestReader, read_texts
 from api.settings import ApiSettings
 from batcher.errors import BudgetExceeded, MillraceError, Paused, QueueFull
@@ -47,7 +47,6 @@ from batcher.errors import BudgetExceeded, MillraceError, Paused, QueueFull
 log = logging.getLogger(__name__)
 
 ROUTE = "/predict"
-_HIT: Header = (b"x-cache", b"HIT")
 
 
 class Deferral(Protocol):
@@ -170,14 +169,8 @@ class PredictHandler:
         self, context: RequestContext, revision: str, cached: list[CachedPrediction], looked_up_at: float
     ) -> Answer:
         """The response if every text was in the in-process cache."""
-        now = perf_counter()
-        self._metrics.hit_local(len(cached))
+        headers = self._lookup.known(context, revision, cached, looked_up_at)
         context.tokens = sum([known.tokens for known in cached])
-        times = ((now - looked_up_at) * 1e3, (now - context.started) * 1e3)
-        timing = (b"server-timing", b"cache;dur=%.3f, total;dur=%.3f" % times)
-        headers = [_HIT, (b"x-model", self._models.header(revision)), timing]
-        if left_out := sum([known.truncated for known in cached]):
-            headers += truncation(sum(known.truncated > 0 for known in cached), left_out)
         body = b'{"predictions":[%b]}' % b",".join([known.fragment for known in cached])
         return _ordered(context, Answer(200, headers, body))
 

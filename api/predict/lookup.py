@@ -22,6 +22,7 @@ from api.errors import Header, problem_of
 from api.gate import Gate
 from api.metrics import Metrics
 from api.predict.client_cap import ClientCap
+from api.predict.context import RequestContext
 from api.predict.local_cache import CachedPrediction, LocalCache, Models
 from api.settings import ApiSettings
 from api.traffic import Traffic
@@ -193,34 +194,42 @@ class PredictionLookup:
         kept = text if self._keeps_refused else None
         self._hub.console.send(NoteRefused(entry_id(text, request.tenant), request.client, kept))
 
+    def known(
+        self, context: RequestContext, revision: str, cached: Sequence[CachedPrediction], looked_up_at: float
+    ) -> list[Header]:
+        """The headers of the response if every text was in the in-process cache."""
+        now = perf_counter()
+        self.metrics.hit_local(len(cached))
+        times = ((now - looked_up_at) * 1e3, (now - context.started) * 1e3)
+        timing = (b"server-timing", b"cache;dur=%.3f, total;dur=%.3f" % times)
+        headers = [(b"x-cache", b"HIT"), (b"x-model", self.models.header(revision)), timing]
+        return headers + _truncation(cached)
+
     def answer(self, request: LookupRequest, found: LookupResult, total_s: float) -> Answer:
         """The response if some texts came from the shared cache or the model."""
-        fragments: list[bytes] = []
+        results: list[CachedPrediction | Prediction] = []
         names: dict[str, str] = {}  # model name by revision, from the results
-        truncated = left_out = computed = 0
+        computed = 0
         for text, cached in zip(request.texts, request.cached, strict=True):
             if cached:
-                known: CachedPrediction | Prediction = cached
+                results.append(cached)
                 names.setdefault(request.revision, "")
             else:
-                known = result = found.by_text[text]
+                results.append(result := found.by_text[text])
                 names[result.revision] = result.model
-            fragments.append(known.fragment)
-            if known.truncated:
-                truncated += 1
-                left_out += known.truncated
             computed += text in found.computed
-        cache = b"HIT" if not computed else b"MISS" if computed == len(fragments) else b"PARTIAL"
+        cache = b"HIT" if not computed else b"MISS" if computed == len(results) else b"PARTIAL"
         model = b", ".join([self.models.header(revision, name) for revision, name in names.items()])
-        headers = [(b"x-cache", cache), (b"x-model", model), _timing(found, total_s)]
-        if truncated:
-            headers += truncation(truncated, left_out)
-        return Answer(200, headers, b'{"predictions":[%b]}' % b",".join(fragments))
+        headers = [(b"x-cache", cache), (b"x-model", model), _timing(found, total_s), *_truncation(results)]
+        return Answer(200, headers, b'{"predictions":[%b]}' % b",".join([one.fragment for one in results]))
 
 
-def truncation(texts: int, tokens: int) -> tuple[Header, Header]:
-    """The headers of an answer in which the model could not read `tokens` tokens of `texts` texts."""
-    return (b"x-truncated", b"%d" % texts), (b"x-truncated-tokens", b"%d" % tokens)
+def _truncation(results: Sequence[CachedPrediction | Prediction]) -> list[Header]:
+    """The headers of an answer of which the model could not read all tokens."""
+    if not (left_out := sum([result.truncated for result in results])):
+        return []
+    texts = sum([result.truncated > 0 for result in results])
+    return [(b"x-truncated", b"%d" % texts), (b"x-truncated-tokens", b"%d" % left_out)]
 
 
 def _timing(found: LookupResult, total_s: float) -> Header:
