@@ -63,9 +63,9 @@ def measure(kind: str, model: str, seconds: float) -> Standby:
         # One connection is this process' own.
         until(lambda: int(client.info("clients")["connected_clients"]) > 1, 120.0, folder)
         time.sleep(SETTLE_S)
-        used = (cpu_s(pid), cpu_s(redis_pid), commands(client), Usage.read(client).moved)
+        used = (cpu_s(pid), cpu_s(redis_pid), commands(client), Usage.read([client]).moved)
         time.sleep(seconds)
-        now = (cpu_s(pid), cpu_s(redis_pid), commands(client), Usage.read(client).moved)
+        now = (cpu_s(pid), cpu_s(redis_pid), commands(client), Usage.read([client]).moved)
         spent = [(after - before) * HOUR_S / seconds for before, after in zip(used, now, strict=True)]
         return Standby(kind, *spent)
 
@@ -81,9 +81,9 @@ def fleet_share(workers: int, hubs: int, seconds: float) -> float:
             stack.enter_context(host(run_workers, url, first, count))
         stack.enter_context(host(run_hubs, url, hubs))
         time.sleep(SETTLE_S)
-        before = Usage.read(client)
+        before = Usage.read([client])
         time.sleep(seconds)
-        after = Usage.read(client)
+        after = Usage.read([client])
         return 100 * (after.cpu_s - before.cpu_s) / (after.at - before.at)
 
 
