@@ -20,9 +20,10 @@ _POLICY = (
     "img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 
-# What the template lacks: a language, and colours with enough contrast.
+# What the template lacks: a language, colours with enough contrast, and an accessible structure.
 _ACCESSIBLE = {
     b"<html>": b'<html lang="en">',
+    b"</body>": b'<script src="static/docs.js"></script>\n    </body>',
     b"</head>": b'<link rel="stylesheet" href="static/docs.css">\n    </head>',
 }
 
