@@ -1,9 +1,10 @@
 """Many models in one worker under a mixed load: the p99 of each, and the memory of the worker.
 
-    python -m benchmarks.many_models [--models 20] [--seconds 30] [--rate 60]
+    python -m benchmarks.many_models [--models 20] [--different 20] [--seconds 30] [--rate 60]
 
-The models have the tiny shape and random weights. A quarter of them get most of the requests, and a quarter
-of all requests have 8 texts instead of one. Requests arrive at random times, `--rate` a second together.
+The models have the tiny shape and random weights, of which `--different` are different ones. A quarter of
+them get most of the requests, and a quarter of all requests have 8 texts instead of one. Requests arrive at
+random times, `--rate` a second together.
 """
 
 from __future__ import annotations
@@ -33,12 +34,14 @@ MANY_TEXTS = 8
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", type=int, default=20)
+    parser.add_argument("--different", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=30)
     parser.add_argument("--rate", type=float, default=60)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="models-") as folder:
         names = [f"m{number:02}" for number in range(args.models)]
-        listed = [f"{name}={_random_model(Path(folder) / name, seed)}" for seed, name in enumerate(names)]
+        weights = [_random_model(Path(folder) / f"{seed}", seed) for seed in range(args.different)]
+        listed = [f"{name}={weights[at % len(weights)]}" for at, name in enumerate(names)]
         memory = {}
         for count in (1, len(names)):
             report.progress(f"{count} of the models")

@@ -85,8 +85,8 @@ def redis_in_memory(folder: Path) -> Iterator[tuple[str, int]]:
 def service(model: str, *, workers: int = 1, **settings: object) -> Iterator[Service]:
     """Starts everything, waits until it is ready, ends it. `settings` as in batch_tokens=256."""
     chosen = {name: settings[name] for name in ("engine", "precision") if name in settings}
-    for spec in parse_models(model):
-        build_model(spec.reference, **chosen)
+    for reference in {spec.reference for spec in parse_models(model)}:
+        build_model(reference, **chosen)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
         redis_url, redis_pid = stack.enter_context(redis_in_memory(folder))
