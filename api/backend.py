@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from asyncio import Future
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
 from batcher.core.commands import Command
@@ -26,6 +26,7 @@ class Hub(Protocol):
     """Implemented by `batcher.hub.hub.ReplyHub`, by `ShardedHub`, and by a fake in tests."""
 
     snapshot: Snapshot
+    on_sweep: Callable[[], None]
 
     @property
     def counts(self) -> HubCounts: ...

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from fastapi import APIRouter, FastAPI, Response
@@ -28,14 +29,19 @@ from api.jobs.routes import JobDeferral, job_routes
 from api.jobs.service import JobService
 from api.label_order import LabelOrder
 from api.lifecycle import LIFECYCLE, Lifecycle
-from api.metrics import Metrics, QueueCollector
-from api.predict.handler import Deferral, PredictHandler, PredictMiddleware
+from api.metrics import Metrics
+from api.models.observed import models_facts, queue_metrics
+from api.models.routes import ModelPaths, model_routes
+from api.models.served import Connect, Served, ServedModels
+from api.predict.handler import PredictHandler, PredictMiddleware
 from api.predict.local_cache import LocalCache
 from api.predict.lookup import PredictionLookup
 from api.predict.openapi import PREDICT_RESPONSES, Predictions, request_body
+from api.predict.others import Deferral
 from api.settings import ApiSettings
 from api.stats.routes import Stats, stats_routes
 from api.ui import ui_routes
+from batcher.core.by_model import ByModel
 from batcher.hub.sharded import connect_hub
 from batcher.hub.sharded_cache import connect_cache
 
@@ -58,11 +64,12 @@ def create_app(
     lifecycle: Lifecycle | None = None,
     metrics_dir: Path | None = None,
     console: Console | None = None,
+    connect: Connect | None = None,
 ) -> PredictMiddleware:
     """The ASGI application; its attribute `app` is the FastAPI application that it wraps.
 
     `hub`, `cache`, `jobs` and `console` default to clients of the Redis in the settings, `deferral` to one
-    that creates jobs.
+    that creates jobs, and `connect` to one for the queues of other models than the first.
 
     `metrics_dir` is the directory in which the processes of one service share their counters. A server that
     runs the application passes its own `lifecycle`, so that on SIGTERM /readyz fails before the server stops.
@@ -74,28 +81,42 @@ def create_app(
     jobs = jobs or JobService.connect(settings, auth.keys, lambda: lifecycle.draining)
     console = console or Console.connect(settings, jobs)
     local = LocalCache(settings.local_cache_entries, settings.local_cache_bytes)
-    metrics = Metrics(settings.default_budget_s, metrics_dir, QueueCollector(hub))
+    metrics = Metrics(settings.default_budget_s, metrics_dir, ByModel(lambda: queue_metrics(models)))
 
     def publish() -> None:
         local.follow(hub.snapshot.forgotten)
-        metrics.publish(local, hub, cache)
+        metrics.publish(local, [served.hub for served in models], [served.cache for served in models])
 
     lookup = PredictionLookup(settings, hub, cache, local, metrics)
     jobs.check_client, jobs.count_texts = lookup.gate.check, lookup.traffic.count_job
     predict = PredictHandler(settings, lookup, lifecycle, auth, deferral or JobDeferral(jobs))
     health = Health(metrics)
-    compat = Compat(Road(settings, predict, lookup, hub, auth, lifecycle), health)
+
+    def connect_model(name: str) -> tuple[Hub, Cache]:
+        own = settings.for_model(name)
+        return connect_hub(own), connect_cache(own)
+
+    def handle(name: str, found: PredictionLookup) -> PredictHandler:
+        foreign = partial(predict.foreign, model=name)
+        return predict.for_model(f"/models/{name}/predict", found, JobDeferral(jobs, name), foreign)
+
+    models = ServedModels(Served("", hub, cache, lookup, predict), connect or connect_model, handle)
+    jobs.find_model = lambda name: models.find(name).name
+    compat = Compat(Road(settings, predict, models, auth, lifecycle), health)
     stats = Stats(metrics, hub, jobs, lifecycle, settings.lease_ms / 1000)
+    stats.models = lambda: models_facts(models)
     stats.on_point = Minutes(console).take
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Lifecycle]]:
         lifecycle.catch_signals()
         await hub.start()
+        await models.start()
         async with _published(publish, lifecycle), stats.running(), lookup.traffic.running(lifecycle):
             yield {LIFECYCLE: lifecycle}
         await jobs.stop()
         console.stop()
+        await models.stop()
         await hub.stop()
         await cache.close()
 
@@ -111,15 +132,16 @@ def create_app(
         middleware=[Middleware(RequestMiddleware, health=health, auth=auth, metrics=metrics)],
     )
     app.include_router(_predict_route(predict, settings.label_order))
+    app.include_router(model_routes(models, predict))
     app.include_router(health_routes(health, hub, lookup.models, metrics, publish, lifecycle))
     app.include_router(job_routes(jobs, settings.max_job_body_bytes, settings.label_order))
     if "openai" in compat.endpoints:
         app.include_router(batch_routes(jobs, BatchAnswers(Moderation(settings), lambda: _labels(hub))))
     app.include_router(stats_routes(stats))
-    app.include_router(admin_routes(console, hub, jobs, settings, local.clear))
+    app.include_router(admin_routes(console, models, jobs, settings, local.clear))
     app.include_router(docs_routes(app, compat.describe))
     app.include_router(ui_routes(settings.page))
-    return PredictMiddleware(app, predict, compat.wrap(app))
+    return PredictMiddleware(app, predict, ModelPaths(models, compat.wrap(app), app))
 
 
 def _labels(hub: Hub) -> Sequence[str] | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from math import inf
 from pathlib import Path
 from platform import python_version
@@ -167,18 +167,18 @@ class Metrics:
         counts = [below.get(bound, 0.0) for bound in (*self.bounds, inf)]
         return outcomes, array("d", [*map(float.__sub__, counts, [0.0, *counts]), total_s])
 
-    def publish(self, local: LocalCache, hub: Hub, cache: Cache) -> None:
-        """Copies the counts of other objects, every second and before each scrape.
+    def publish(self, local: LocalCache, hubs: Sequence[Hub], caches: Sequence[Cache]) -> None:
+        """Copies the counts of other objects, every second and before each scrape: those of all models.
 
         Also removes the gauges of processes that have ended.
         """
         self._gauges["local_cache_entries"].set(len(local))
         self._gauges["local_cache_bytes"].set(local.bytes)
-        self._gauges["waiting_entries"].set(hub.waiting)
-        totals = {f"hub_{name}": getattr(hub.counts, name) for name in HUB_COUNTS}
+        self._gauges["waiting_entries"].set(sum(hub.waiting for hub in hubs))
+        totals = {f"hub_{name}": sum(getattr(hub.counts, name) for hub in hubs) for name in HUB_COUNTS}
         totals["local_cache_evictions"] = local.evictions
-        totals["redis_outages"] = hub.outages
-        totals["cache_outages"] = cache.outages
+        totals["redis_outages"] = sum(hub.outages for hub in hubs)
+        totals["cache_outages"] = sum(cache.outages for cache in caches)
         for name, total in totals.items():
             self._totals[name].inc(max(total - self._published.get(name, 0), 0))
         self._published = totals

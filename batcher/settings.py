@@ -13,6 +13,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AliasChoices, Field, SecretStr, StringConstraints, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from batcher.models import ModelSpec, parse_models, queue_of
 from batcher.shards import MOST_SHARDS, Shard, is_cluster, shards_of
 from batcher.webhook_address import parse_networks
 from batcher.webhook_signing import parse_secrets
@@ -92,6 +93,12 @@ class QueueSettings(BaseSettings):
         """The shards of the queue; one if it is not sharded."""
         return shards_of(self.name, self.redis_urls, self.shards)
 
+    def for_model(self, model: str) -> Self:
+        """The settings of the queue of a model; "" is the first."""
+        own = self.model_copy(update={"name": queue_of(self.name, model)})
+        own.__dict__.pop("queue_shards", None)
+        return own
+
     @property
     def cache_here(self) -> bool:
         """Whether the cache is in the queue's Redis."""
@@ -110,7 +117,9 @@ class WorkerSettings(QueueSettings):
     """Settings of the worker: the model, its engine and the batches."""
 
     model: str = "default"
-    """The model: default, stub, a directory, or org/name@revision, which must be pulled beforehand."""
+    """The model: default, stub, a directory, or org/name@revision, which must be pulled beforehand. Several,
+    separated by commas, with names where their own do not fit: default,topics=./topics. The first is that of
+    /predict; a dash in its place leaves it to other workers."""
     engine: Literal["auto", "torch", "openvino", "stub"] = "auto"
     """What runs the model. auto: the fastest one that is installed."""
     precision: Literal["auto", "f32", "bf16", "int8"] = "auto"
@@ -141,6 +150,17 @@ class WorkerSettings(QueueSettings):
     """The stub classifier (model=stub): milliseconds per batch."""
     stub_token_ms: float = Field(default=0.0, ge=0)
     """The stub classifier (model=stub): milliseconds per token."""
+
+    @field_validator("model")
+    @classmethod
+    def _check_models(cls, value: str) -> str:
+        parse_models(value)
+        return value
+
+    @cached_property
+    def models(self) -> tuple[ModelSpec, ...]:
+        """The models to serve, in order. The reference of the first may be ELSEWHERE."""
+        return parse_models(self.model)
 
     @field_validator("abstain")
     @classmethod

@@ -135,6 +135,7 @@ class KnownMill:
     shards_up = (True,)
     eviction = EvictionWatch()
     console = NoConsole()
+    on_sweep: Callable[[], None] = staticmethod(lambda: None)
     snapshot: Snapshot = replace(
         NO_SNAPSHOT,
         model=ModelRecord("bench", REVISION, LABELS, 512, "none", "f32"),

@@ -34,12 +34,13 @@ class Memory:
                 self.peak[name] = max(self.peak.get(name, 0.0), size)
 
     def _look(self) -> dict[str, float]:
-        sizes = {name: _resident_mib(pid) for name, pid in self._pids.items()}
+        sizes = {name: resident_mib(pid) for name, pid in self._pids.items()}
         children = map(int, self._children.read_text().split())
-        return sizes | {"job": max(map(_resident_mib, children), default=0.0)}
+        return sizes | {"job": max(map(resident_mib, children), default=0.0)}
 
 
-def _resident_mib(pid: int) -> float:
+def resident_mib(pid: int) -> float:
+    """Memory that a process holds; 0 if there is none."""
     try:
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
             if line.startswith("VmRSS"):

@@ -15,6 +15,7 @@ from urllib.request import urlopen
 
 import redis
 
+from batcher.models import parse_models
 from millrace.local.embedded_redis import find_server
 from millrace.settings_loader import free_port
 
@@ -83,7 +84,9 @@ def redis_in_memory(folder: Path) -> Iterator[tuple[str, int]]:
 @contextmanager
 def service(model: str, *, workers: int = 1, **settings: object) -> Iterator[Service]:
     """Starts everything, waits until it is ready, ends it. `settings` as in batch_tokens=256."""
-    build_model(model, **{name: settings[name] for name in ("engine", "precision") if name in settings})
+    chosen = {name: settings[name] for name in ("engine", "precision") if name in settings}
+    for reference in {spec.reference for spec in parse_models(model)}:
+        build_model(reference, **chosen)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
         redis_url, redis_pid = stack.enter_context(redis_in_memory(folder))

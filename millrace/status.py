@@ -27,6 +27,10 @@ def lines(url: str, frame: Frame) -> Iterator[str]:
     yield f"ready        {url}" if frame["ready"] else f"NOT READY    {url}: {frame['reason']}"
     if model:
         yield f"model        {model['name']} {model['revision']}, {model['engine']} {model['precision']}"
+    for one in frame.get("models", [])[1:]:
+        found, waits = one["model"], sum(lane["entries"] for lane in one["lanes"].values())
+        runs = f"{found['revision']}, {found['engine']} {found['precision']}" if found else "no record"
+        yield f"also serves  {one['name']} {runs}; {number(waits)} waiting, {one['workers']} workers"
     for name, pause in frame.get("pauses", {}).items():
         yield f"PAUSED       {name}, for {number(pause['left_s'], 's')} (what waits: {pause['waiting']})"
     for name, lane in frame["lanes"].items():

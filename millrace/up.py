@@ -10,6 +10,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from api.settings import ApiSettings
+from batcher.models import ELSEWHERE
 from batcher.settings import WorkerSettings
 from batcher.shards import MOST_SHARDS
 from millrace import jobs
@@ -23,7 +24,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", help="address the API listens on (MILLRACE_HOST)")
     parser.add_argument("--port", type=int, help="port of the API (MILLRACE_PORT); 0: any free port")
     parser.add_argument("--workers", type=int, default=1, help="number of workers to start")
-    parser.add_argument("--model", help="default, a directory, or org/name@revision (MILLRACE_MODEL)")
+    parser.add_argument(
+        "--model",
+        help="default, a directory, or org/name@revision; several: default,topics=DIR (MILLRACE_MODEL)",
+    )
     parser.add_argument("--redis-url", help="use this Redis instead of starting one (REDIS_URL)")
     parser.add_argument(
         "--shards", type=int, default=1, help="number of Redis servers to start; the queue is split over them"
@@ -49,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     check_port(api.host, api.port)
     if api.port == 0:
         api = api.model_copy(update={"port": free_port(api.host)})
-    _check_model(worker)
+    _check_models(worker)
     servers: list[EmbeddedRedis] = []
     try:
         if "redis_url" not in api.model_fields_set:
@@ -87,12 +91,17 @@ def _check_no_options_of_servers(args: argparse.Namespace) -> None:
         )
 
 
-def _check_model(worker: WorkerSettings) -> None:
-    """Raises CommandError if a worker could not find or read the model, before anything is started."""
-    if worker.engine == "stub" or worker.model == "default" or worker.model.partition("@")[0] == "stub":
-        return
+def _check_models(worker: WorkerSettings) -> None:
+    """Raises CommandError if a worker could not find or read a model, before anything is started."""
+    for reference in (spec.reference for spec in worker.models):
+        known = reference in ("default", ELSEWHERE) or reference.partition("@")[0] == "stub"
+        if worker.engine != "stub" and not known:
+            _check_model(reference, worker)
+
+
+def _check_model(reference: str, worker: WorkerSettings) -> None:
     artefacts = str(worker.artefact_dir.expanduser())
-    words = ["-P", "-m", "model_store", "locate", worker.model, "--artefact-dir", artefacts]
+    words = ["-P", "-m", "model_store", "locate", reference, "--artefact-dir", artefacts]
     done = subprocess.run([sys.executable, *words], capture_output=True, text=True)
     if done.returncode == 2:
         raise CommandError(f"the worker cannot start: {done.stderr.strip()}")

@@ -10,7 +10,10 @@ from millrace.settings_loader import load_settings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", help="default, a directory, or org/name@revision (MILLRACE_MODEL)")
+    parser.add_argument(
+        "--model",
+        help="default, a directory, or org/name@revision; several: default,topics=DIR (MILLRACE_MODEL)",
+    )
     parser.add_argument("--engine", help="auto, torch, openvino or stub (MILLRACE_ENGINE)")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -39,6 +40,7 @@ def load(
     abstain: float = 0.0,
     text_windows: str = "",
     max_windows: int = MAX_WINDOWS,
+    name: str = "",
 ) -> Classifier:
     """Load the model that `reference` names, after verifying the digest of each of its files.
 
@@ -49,8 +51,8 @@ def load(
     used. The engine must pass its proof on the artefact's probes with these threads; `info` says which
     arithmetic passed (see `model_store.choosing`). With `abstain` above 0.5, a third label has the highest
     score if neither of the two reaches it (see `model_store.abstain`). `text_windows` says how long texts are
-    read, instead of the model's config (see `model_store.windows`). Raises ModelError, in one sentence, if
-    any step fails.
+    read, instead of the model's config (see `model_store.windows`). `name` replaces that of the model. Raises
+    ModelError, in one sentence, if any step fails.
     """
     kind, _, variant = reference.partition("@")
     if kind == "stub" or engine == "stub":
@@ -68,4 +70,6 @@ def load(
     setting = text_windows or classifier.text_windows
     if windows := read_windows(setting, most=max_windows, max_tokens=classifier.info.max_tokens):
         classifier.read_in(windows)
+    if name:
+        classifier.info = replace(classifier.info, name=name)
     return Abstaining(classifier, abstain) if abstain else classifier

@@ -12,7 +12,6 @@ from typing import Any
 
 import fakeredis
 
-from batcher.__main__ import build_worker, load_model
 from batcher.errors import MillraceError, QueueUnavailable
 from batcher.hub.admission import LaneCaps
 from batcher.hub.hub import ReplyHub
@@ -20,6 +19,7 @@ from batcher.hub.sharded import ShardedHub, connect_hub
 from batcher.messages import Prediction, entry_id
 from batcher.settings import QueueSettings, WorkerSettings
 from batcher.shards import shard_of, shards_of
+from batcher.worker.building import build_worker, load_model
 from batcher.worker.cache_writer import connect_writer
 from batcher.worker.exchange import Queues
 from batcher.worker.loop import Worker

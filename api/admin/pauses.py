@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request
 
 from api.admin.schemas import LaneOrAll, LanePause
 from api.admin.service import Console
-from api.backend import Hub
+from api.models.served import ServedModels
 from api.stats.frames import pause_facts
 from batcher.core.console import SetPause
 from batcher.core.pauses import Pause
@@ -23,13 +23,16 @@ _LANES: Mapping[LaneOrAll, tuple[Lane, ...]] = {
 Pauses = dict[str, Any]
 
 
-def pause_routes(console: Console, hub: Hub) -> APIRouter:
+def pause_routes(console: Console, models: ServedModels) -> APIRouter:
+    """A pause holds for all models."""
     router = APIRouter(prefix="/admin/pauses")
+    hub = models.first.hub
 
     async def apply(*commands: SetPause) -> Pauses:
         pauses: Mapping[str, Pause] = {}
         for command in commands:
-            pauses = await console.ask(hub.console.run(command))
+            for served in [*models][::-1]:  # the first one last: its reply has what it had before
+                pauses = await console.ask(served.hub.console.run(command))
         return {"pauses": pause_facts(pauses)}
 
     @router.get("")

@@ -14,27 +14,27 @@ from api.admin.pauses import pause_routes
 from api.admin.refused import refused_routes
 from api.admin.schemas import Forget
 from api.admin.service import Console
-from api.backend import Hub
 from api.errors import Problem
 from api.jobs.service import JobService
+from api.models.served import ServedModels
 from api.settings import ApiSettings
 from batcher.admin.forget import Removed, total
 
 
 def admin_routes(
     console: Console,
-    hub: Hub,
+    models: ServedModels,
     jobs: JobService,
     settings: ApiSettings,
     clear_cache: Callable[[], None],
 ) -> APIRouter:
     """`clear_cache` empties the in-process cache of this process; the others follow within two seconds."""
     router = APIRouter(include_in_schema=False, dependencies=_one_shard(len(settings.queue_shards)))
-    router.include_router(refused_routes(console, hub, settings.keep_refused_texts))
+    router.include_router(refused_routes(console, models.first.hub, settings.keep_refused_texts))
     router.include_router(client_routes(console, settings.quota_texts))
     add_jobs(router, jobs)
     add_history(router, console)
-    router.include_router(pause_routes(console, hub))
+    router.include_router(pause_routes(console, models))
     _add_forget(router, console, settings, clear_cache)
     _add_audit(router, console)
     return router

@@ -138,7 +138,7 @@ class Decisions(Dialect):
 
     async def _decide(self, call: Call) -> Answer:
         asked = await self.road.read(call, DecisionRequest)
-        self.road.check_model(asked.model)
+        self.road.choose(call, asked.model)
         found = await self.road.classify(call, [_text(asked.input)])
         labels = Labels(found.scores[0], self.road.settings.label_names)
         answers = [
@@ -157,7 +157,7 @@ class Decisions(Dialect):
 
     async def _ask(self, call: Call) -> Answer:
         asked = await self.road.read(call, SystemOneRequest)
-        self.road.check_model(asked.model)
+        self.road.choose(call, asked.model)
         if not isinstance(asked.state, str):
             raise refused("state: must be a string, because the model reads one text", "state")
         found = await self.road.classify(call, [asked.state])

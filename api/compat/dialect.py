@@ -123,6 +123,8 @@ class Endpoint:
         try:
             if call.body is None and not self.route.open:
                 self._road.auth.admit(call.context.headers)
+            if call.model:
+                self._road.choose(call, call.model)
             return await self.route.handle(call)
         except ClientDisconnect:
             raise

@@ -56,7 +56,6 @@ class HuggingFace(Dialect):
 
     async def _classify(self, call: Call) -> Answer:
         asked = await self.road.read(call, HuggingFaceRequest)
-        self.road.check_model(call.model)
         parameters = asked.parameters or HuggingFaceParameters()
         if parameters.candidate_labels is not None:
             raise refused(

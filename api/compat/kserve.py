@@ -49,14 +49,12 @@ class KServe(Dialect):
         return KServeError(error=sentence(problem))
 
     async def _ready(self, call: Call) -> Answer:
-        self.road.check_model(call.model)
-        if (problem := why_not_ready(self.road.hub, self.road.lifecycle)) is not None:
+        if (problem := why_not_ready(self.road.served(call).hub, self.road.lifecycle)) is not None:
             raise problem
         return json_answer({"name": call.model, "ready": True})
 
     async def _predict(self, call: Call) -> Answer:
         asked = await self.road.read(call, KServeRequest)
-        self.road.check_model(call.model)
         found = await self.road.classify(call, text_list(asked.instances, "instances"))
         predictions = [dict(scores) for scores in found.scores]
         return json_answer({"predictions": predictions}, [*found.headers, found.tokens_header])

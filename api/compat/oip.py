@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from api.asgi.http import Answer, check_json
+from api.backend import Hub
 from api.compat.dialect import BAD_REQUEST, BINARY, Dialect, Route, json_answer
 from api.compat.oip_schemas import (
     OipAnswer,
@@ -64,21 +65,19 @@ class OpenInferenceProtocol(Dialect):
         return json_answer({"live": True})
 
     async def _ready(self, call: Call) -> Answer:
-        self._check_ready()
+        self._check_ready(self.road.hub)
         return json_answer({"ready": True})
 
     async def _model_ready(self, call: Call) -> Answer:
-        self.road.check_model(call.model)
-        self._check_ready()
+        self._check_ready(self.road.served(call).hub)
         return json_answer({"name": call.model, "ready": True})
 
-    def _check_ready(self) -> None:
-        if (problem := why_not_ready(self.road.hub, self.road.lifecycle)) is not None:
+    def _check_ready(self, hub: Hub) -> None:
+        if (problem := why_not_ready(hub, self.road.lifecycle)) is not None:
             raise problem
 
     async def _model(self, call: Call) -> Answer:
-        self.road.check_model(call.model)
-        model = self.road.model
+        model = self.road.model(call)
         outputs = [
             OipDescription(name="scores", datatype="FP32", shape=[-1, len(model.labels)]),
             OipDescription(name="label", datatype="BYTES", shape=[-1]),
@@ -93,7 +92,6 @@ class OpenInferenceProtocol(Dialect):
         return json_answer(described.model_dump())
 
     async def _infer(self, call: Call) -> Answer:
-        self.road.check_model(call.model)
         asked, texts = await self._read(call)
         budget_s = asked.parameters.get("timeout")
         if budget_s is not None:

@@ -47,9 +47,9 @@ class OpenAI(Dialect):
 
     async def _moderate(self, call: Call) -> Answer:
         asked = await self.road.read(call, ModerationRequest)
-        self.road.check_model(asked.model)
+        self.road.choose(call, asked.model)
         moderation = Moderation(self.road.settings)
-        categories = moderation.categories(self.road.model.labels)
+        categories = moderation.categories(self.road.model(call).labels)
         found = await self.road.classify(call, _texts(asked.input))
         answer = {
             "id": f"modr-{call.context.headers.id}",

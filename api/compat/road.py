@@ -19,10 +19,11 @@ from api.backend import Hub
 from api.compat.reading import parse
 from api.errors import Header, Problem, internal, problem_of
 from api.lifecycle import Lifecycle
+from api.models.served import Served, ServedModels
 from api.predict.context import RequestContext
 from api.predict.handler import PredictHandler
 from api.predict.local_cache import CachedPrediction
-from api.predict.lookup import LookupRequest, PredictionLookup
+from api.predict.lookup import LookupRequest
 from api.settings import ApiSettings
 from batcher.core.snapshot import ModelRecord
 from batcher.errors import MillraceError
@@ -39,11 +40,15 @@ _DECODED = 4096
 
 @dataclass(slots=True)
 class Call:
-    """One request. `body` is set if it has been read already; `entry` is the id of a text that failed."""
+    """One request. `body` is set if it has been read already; `entry` is the id of a text that failed.
+
+    `model` is the name in its path, and `served` the model that it is for, once `Road.choose` has run.
+    """
 
     context: RequestContext
     receive: Receive
     model: str = ""
+    served: Served | None = None
     body: bytes | None = None
     code: str = ""
     entry: str = ""
@@ -89,8 +94,7 @@ class Road:
 
     settings: ApiSettings
     predict: PredictHandler
-    lookup: PredictionLookup
-    hub: Hub
+    models: ServedModels
     auth: Authenticator
     lifecycle: Lifecycle
 
@@ -113,7 +117,7 @@ class Road:
     async def classify(self, call: Call, texts: list[str], budget_s: float | None = None) -> Classified:
         """Raises Problem, MillraceError or ClientDisconnect."""
         self.predict.reader.check(texts)
-        context, lookup = call.context, self.lookup
+        context, lookup = call.context, self.served(call).lookup
         context.texts = texts
         revision = lookup.models.revision
         client = self.auth.client(context.headers)
@@ -140,34 +144,35 @@ class Road:
         context.computed, context.known = len(computed), not computed
         context.tokens = sum([result.tokens for result in results])
         scores = [_scores(result.fragment) for result in results]
-        return Classified(texts, results, scores, computed, headers, total_s, self.model_name, revision)
+        title = self.served(call).title
+        return Classified(texts, results, scores, computed, headers, total_s, title, revision)
 
     @property
-    def model(self) -> ModelRecord:
-        """The model that workers published. Raises Problem 503 before the first one."""
-        model = self.hub.snapshot.model
+    def hub(self) -> Hub:
+        """The queue of the first model."""
+        return self.models.first.hub
+
+    def served(self, call: Call) -> Served:
+        """The model that a request is for: the first one, unless it names another."""
+        return call.served or self.models.first
+
+    def model(self, call: Call) -> ModelRecord:
+        """What workers published about the model of a request. Raises Problem 503 before the first one."""
+        model = self.served(call).hub.snapshot.model
         if model is None:
             raise Problem(503, "no worker is running", code="no_worker")
         return model
 
-    @property
-    def model_name(self) -> str:
-        """The name of the model, remembered while workers are down. Empty before the first worker."""
-        models = self.lookup.models
-        if (model := self.hub.snapshot.model) is not None:
-            return model.name
-        return models.header(models.revision).decode().rpartition("@")[0] if models.revision else ""
-
-    def check_model(self, name: str | None) -> None:
-        """Raises Problem 404 if the client asks for another model than the one that is served."""
-        served, names = self.model_name, self.settings.model_names
-        if not name or not served or name == served or name in names or "*" in names:
-            return
-        detail = (
-            f'this service serves the model "{served}" and not the one in the request; '
-            "MILLRACE_COMPAT_MODELS adds names for it"
-        )
-        raise Problem(404, detail, code="model_not_found")
+    def choose(self, call: Call, name: str | None) -> None:
+        """Notes which model the client asks for. Raises Problem 404 if it is not served."""
+        names = self.settings.model_names
+        found = self.models.get(name) if name else self.models.first
+        if found is None:
+            assert name, "the first model is found without a name"
+            if self.models.titles and name not in names and "*" not in names:
+                raise self.models.unknown("; MILLRACE_COMPAT_MODELS adds names for the first one")
+            found = self.models.first
+        call.served = found
 
     def _budget_s(self, context: RequestContext) -> float:
         wait_s = context.headers.preference.wait_s
@@ -195,11 +200,11 @@ class Road:
         """Counts and logs a request that has been answered, as /predict does."""
         context = call.context
         seconds = perf_counter() - context.started
-        metrics, name = self.lookup.metrics, context.headers.client_name
-        metrics.request(route, status, seconds)
+        lookup, name = self.models.first.lookup, context.headers.client_name
+        lookup.metrics.request(route, status, seconds)
         if name:
-            metrics.client(name, status)
-        self.lookup.traffic.record(context, status)
+            lookup.metrics.client(name, status)
+        lookup.traffic.record(context, status)
         level = logging.DEBUG if context.known else logging.INFO
         if log.isEnabledFor(level):
             fields = _log_fields(call, route, status, seconds)

@@ -89,11 +89,11 @@ def _answer_through_predict(predict: PredictHandler, endpoints: Mapping[str, Seq
         if endpoint.path == ROUTE
     }
 
-    async def answer(context: RequestContext, body: bytes, receive: Receive) -> Answer:
+    async def answer(context: RequestContext, body: bytes, receive: Receive, model: str = "") -> Answer:
         # A key is followed by a colon. A text that equals one is not.
         found = [one for key, one in sharing.items() if re.search(key + rb"\s*:", body)]
         endpoint = found[0] if found else next(iter(sharing.values()))
-        call = Call(context, receive, body=body)
+        call = Call(context, receive, model, body=body)
         del body  # so that the call's is the only reference
         return await endpoint.answer(call)
 

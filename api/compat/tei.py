@@ -109,7 +109,7 @@ class TextEmbeddingsInference(Dialect):
         )
 
     async def _info(self, call: Call) -> Answer:
-        model, settings = self.road.model, self.road.settings
+        model, settings = self.road.model(call), self.road.settings
         labels = {str(number): label for number, label in enumerate(model.labels)}
         info = TeiInfo(
             model_id=model.name,

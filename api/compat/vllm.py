@@ -77,26 +77,30 @@ class Vllm(Dialect):
             Route(path, self._classify, "Classify texts as vLLM does", ClassifyRequest, ClassifyAnswer)
             for path in ("/classify", "/v1/classify")
         ]
-        return [*classify, Route("/v1/models", self._models, "The model that is served", answer=ModelCards)]
+        return [*classify, Route("/v1/models", self._models, "The models that are served", answer=ModelCards)]
 
     def error_body(self, problem: Problem, status: int) -> BaseModel:
         return openai_error(problem, status)
 
     async def _models(self, call: Call) -> Answer:
-        model = self.road.model
-        card = ModelCard(
-            id=model.name,
-            object="model",
-            created=0,
-            owned_by="millrace",
-            root=f"{model.name}@{model.revision[:12]}",
-            max_model_len=model.max_tokens,
-        )
-        return json_answer(ModelCards(object="list", data=[card]).model_dump())
+        self.road.model(call)  # 503 before the first worker
+        cards = [
+            ModelCard(
+                id=served.title,
+                object="model",
+                created=0,
+                owned_by="millrace",
+                root=f"{model.name}@{model.revision[:12]}",
+                max_model_len=model.max_tokens,
+            )
+            for served in self.road.models
+            if (model := served.hub.snapshot.model) is not None
+        ]
+        return json_answer(ModelCards(object="list", data=cards).model_dump())
 
     async def _classify(self, call: Call) -> Answer:
         asked = await self.road.read(call, ClassifyRequest)
-        self.road.check_model(asked.model)
+        self.road.choose(call, asked.model)
         if asked.messages is not None:
             raise refused("messages: chats are not supported, send input", "messages")
         if asked.input is None:

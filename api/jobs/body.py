@@ -25,6 +25,7 @@ SLOWEST = 16 * 1024
 class SubmitQuery(BaseModel):
     """The parameters of POST /jobs."""
 
+    model: str = Field("", max_length=130, description="The name of a model; the first one by default")
     keep_input: bool = Field(False, description="Keep the texts after the job has ended")
     filename: str = Field(
         "",

@@ -154,12 +154,13 @@ def _add_cancel(router: APIRouter, service: JobService) -> None:
 class JobDeferral:
     """Turns a POST /predict with `Prefer: respond-async` into a job."""
 
-    def __init__(self, service: JobService) -> None:
+    def __init__(self, service: JobService, model: str = "") -> None:
         self._service = service
+        self._model = model
 
     async def __call__(self, headers: RequestHeaders, texts: list[str]) -> Answer:
         """Responds with 202 for a new job, or 200 for an existing one. Raises Problem or QueueUnavailable."""
-        record, new = await self._service.take_texts(headers, texts)
+        record, new = await self._service.take_texts(headers, texts, self._model)
         response = await _job(self._service, record, 202 if new else 200)
         location = [(name, value) for name, value in response.raw_headers if name == b"location"]
         applied = (b"preference-applied", b"respond-async")

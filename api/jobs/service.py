@@ -77,6 +77,8 @@ class JobService:
         # Called with the client before a job is taken, and afterwards with its number of texts, too.
         self.check_client: Callable[[str], None] = lambda client: None
         self.count_texts: Callable[[str, int], None] = lambda client, texts: None
+        # The name of a model's queue, by the name that a client uses. Raises Problem 404.
+        self.find_model: Callable[[str], str] = str
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="jobs")
         self._uploads = CapacityLimiter(UPLOADS)
 
@@ -114,20 +116,24 @@ class JobService:
 
         Raises Problem, QueueUnavailable or ClientDisconnect.
         """
+        model = self.find_model(query.model) if query.model else ""
         body = self.uploader.counted(blocks(receive))
         if query.filename:
             file = FileTexts(body, query, self.uploader.counted)
-            submission = self._submission(headers, query.keep_input, file=file.described)
+            submission = self._submission(headers, query.keep_input, file=file.described, model=model)
             return await self._take(headers, iter(file), submission)
         kind = media_type(headers)
         texts = READERS[kind](body)
         # Only the column `text` of a CSV is stored, so its Content-Length does not predict the stored size.
         size = 0 if kind == "text/csv" else int(headers.found.get(b"content-length", b"0"))
-        return await self._take(headers, texts, self._submission(headers, query.keep_input), size)
+        submission = self._submission(headers, query.keep_input, model=model)
+        return await self._take(headers, texts, submission, size)
 
-    async def take_texts(self, headers: RequestHeaders, texts: Sequence[str]) -> tuple[JobRecord, bool]:
-        """Creates a job from texts that have been read already."""
-        return await self._take(headers, iter(texts), self._submission(headers))
+    async def take_texts(
+        self, headers: RequestHeaders, texts: Sequence[str], model: str = ""
+    ) -> tuple[JobRecord, bool]:
+        """Creates a job from texts that have been read already. `model` is the name of a queue."""
+        return await self._take(headers, iter(texts), self._submission(headers, model=model))
 
     async def take_batch(
         self, headers: RequestHeaders, texts: Iterator[str], batch: str
@@ -151,9 +157,10 @@ class JobService:
         keep_input: bool = False,
         batch: str = "",
         file: Callable[[], str] = str,
+        model: str = "",
     ) -> Submission:
         owner, client, webhook = self.owner(headers), self.account(headers), self._webhook(headers)
-        return Submission(owner, client, keep_input, tracing.current(), batch, webhook, file)
+        return Submission(owner, client, keep_input, tracing.current(), batch, webhook, file, model)
 
     def _webhook(self, headers: RequestHeaders) -> str:
         """The `Webhook-URL` or "". Its addresses are checked when it is used. Raises Problem 422."""

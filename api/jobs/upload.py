@@ -62,7 +62,7 @@ class JobUploader:
         known = self._store.record(job_id)
         if known is None and self._store.waiting() >= self._limits.waiting_jobs:
             raise self._too_many()
-        digest = sha256()
+        digest = sha256(f"{submission.model}\n".encode() if submission.model else b"")  # texts and model
         texts = _digested(texts, digest.update)
         if known is not None:
             for _ in texts:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from copy import copy
 from time import perf_counter
-from typing import Protocol, cast
+from typing import cast
 
 from fastapi import FastAPI
 from starlette.requests import ClientDisconnect
@@ -40,6 +41,7 @@ from api.lifecycle import Lifecycle
 from api.predict.context import RequestContext
 from api.predict.local_cache import CachedPrediction
 from api.predict.lookup import LookupRequest, PredictionLookup
+from api.predict.others import Deferral, Foreign
 from api.predict.request import ForeignBody, RequestReader, read_texts
 from api.settings import ApiSettings
 from batcher.errors import BudgetExceeded, MillraceError, Paused, QueueFull
@@ -47,18 +49,6 @@ from batcher.errors import BudgetExceeded, MillraceError, Paused, QueueFull
 log = logging.getLogger(__name__)
 
 ROUTE = "/predict"
-
-
-class Deferral(Protocol):
-    """Turns a request into a job (`Prefer: respond-async`) and returns its location. May raise Problem."""
-
-    async def __call__(self, headers: RequestHeaders, texts: list[str]) -> Answer: ...
-
-
-class Foreign(Protocol):
-    """Answers the body of another dialect, errors included. May raise ClientDisconnect."""
-
-    async def __call__(self, context: RequestContext, body: bytes, receive: Receive) -> Answer: ...
 
 
 class PredictMiddleware:
@@ -87,6 +77,8 @@ class PredictHandler:
     """
 
     foreign: Foreign
+    # What metrics and log lines call it.
+    route = ROUTE
 
     def __init__(
         self,
@@ -108,6 +100,15 @@ class PredictHandler:
         self._metrics = lookup.metrics
         self._traffic = lookup.traffic
         self._gate = lookup.gate
+
+    def for_model(
+        self, route: str, lookup: PredictionLookup, deferral: Deferral, foreign: Foreign
+    ) -> PredictHandler:
+        """The handler of another model, with the same limits. The rest is that model's."""
+        other = copy(self)
+        other.route, other._lookup, other._models = route, lookup, lookup.models
+        other._deferral, other.foreign = deferral, foreign
+        return other
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         context = RequestContext(RequestHeaders(scope))
@@ -209,7 +210,7 @@ class PredictHandler:
 
     def _record(self, context: RequestContext, status: int, code: str = "", entry: str = "") -> None:
         seconds = perf_counter() - context.started
-        self._metrics.request(ROUTE, status, seconds)
+        self._metrics.request(self.route, status, seconds)
         name = context.headers.client_name
         if name:
             self._metrics.client(name, status)
@@ -220,7 +221,7 @@ class PredictHandler:
         fields: dict[str, object] = {
             "action": "request",
             "request_id": context.headers.id,
-            "route": ROUTE,
+            "route": self.route,
             "status": status,
             "ms": round(seconds * 1e3, 3),
             "texts": len(context.texts),

@@ -131,6 +131,14 @@ class Models:
             self._headers[model.revision] = _header(model.name, model.revision)
         return self._revision
 
+    @property
+    def name(self) -> str:
+        """The name of the model; empty until the first one."""
+        model = self._hub.snapshot.model
+        if model is not None:
+            return model.name
+        return self._headers.get(self._revision, b"").decode().rpartition("@")[0]
+
     def header(self, revision: str, name: str = "") -> bytes:
         """The value of X-Model: name@revision, with twelve characters of the revision.
 

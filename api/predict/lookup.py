@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from time import perf_counter
 
@@ -21,6 +22,7 @@ from api.backend import Cache, Hub
 from api.errors import Header, problem_of
 from api.gate import Gate
 from api.metrics import Metrics
+from api.predict.answer_headers import timing, truncation
 from api.predict.client_cap import ClientCap
 from api.predict.context import RequestContext
 from api.predict.local_cache import CachedPrediction, LocalCache, Models
@@ -90,6 +92,12 @@ class PredictionLookup:
         self._copy_s = settings.cache_ttl_s * COPY_SHARE
         self._keeps_refused = settings.keep_refused_texts
         self._share_found = 0.0
+
+    def for_model(self, hub: Hub, shared: Cache) -> PredictionLookup:
+        """A lookup in the queue of another model. Clients have the same limits for all of them together."""
+        other = copy(self)
+        other.models, other._hub, other._shared, other._share_found = Models(hub), hub, shared, 0.0
+        return other
 
     async def find(self, request: LookupRequest, receive: Receive) -> LookupResult:
         """Finds the predictions of all missing texts. Raises MillraceError, Problem or ClientDisconnect."""
@@ -203,7 +211,7 @@ class PredictionLookup:
         times = ((now - looked_up_at) * 1e3, (now - context.started) * 1e3)
         timing = (b"server-timing", b"cache;dur=%.3f, total;dur=%.3f" % times)
         headers = [(b"x-cache", b"HIT"), (b"x-model", self.models.header(revision)), timing]
-        return headers + _truncation(cached)
+        return headers + truncation(cached)
 
     def answer(self, request: LookupRequest, found: LookupResult, total_s: float) -> Answer:
         """The response if some texts came from the shared cache or the model."""
@@ -220,28 +228,6 @@ class PredictionLookup:
             computed += text in found.computed
         cache = b"HIT" if not computed else b"MISS" if computed == len(results) else b"PARTIAL"
         model = b", ".join([self.models.header(revision, name) for revision, name in names.items()])
-        headers = [(b"x-cache", cache), (b"x-model", model), _timing(found, total_s), *_truncation(results)]
+        times = timing(found.cache_s, [found.by_text[text] for text in found.computed], total_s)
+        headers = [(b"x-cache", cache), (b"x-model", model), times, *truncation(results)]
         return Answer(200, headers, b'{"predictions":[%b]}' % b",".join([one.fragment for one in results]))
-
-
-def _truncation(results: Sequence[CachedPrediction | Prediction]) -> list[Header]:
-    """The headers of an answer of which the model could not read all tokens."""
-    if not (left_out := sum([result.truncated for result in results])):
-        return []
-    texts = sum([result.truncated > 0 for result in results])
-    return [(b"x-truncated", b"%d" % texts), (b"x-truncated-tokens", b"%d" % left_out)]
-
-
-def _timing(found: LookupResult, total_s: float) -> Header:
-    """Server-Timing in ms. For several batches, the slowest time of each stage and the largest batch size."""
-    parts = [b"cache;dur=%.3f" % (found.cache_s * 1e3)]
-    if found.computed:
-        runs = [found.by_text[text] for text in found.computed]
-        parts += [
-            b"queue;dur=%.3f" % max(run.queue_ms for run in runs),
-            b'batch;desc="%d"' % max(run.batch_size for run in runs),
-            b"tokenize;dur=%.3f" % max(run.tokenize_ms for run in runs),
-            b"model;dur=%.3f" % max(run.model_ms for run in runs),
-        ]
-    parts.append(b"total;dur=%.3f" % (total_s * 1e3))
-    return (b"server-timing", b", ".join(parts))

@@ -55,6 +55,8 @@ class Stats:
         self.viewers = 0
         # Gets the point of each second.
         self.on_point: Callable[[StatsPoint, Snapshot], None] = lambda point, snapshot: None
+        # The facts about all models.
+        self.models: Callable[[], list[dict[str, Any]]] = list
         self._metrics = metrics
         self._hub = hub
         self._service = service
@@ -139,6 +141,7 @@ class Stats:
             "ready": problem is None,
             "reason": "" if problem is None else problem.detail,
             "model": model_facts(snapshot.model),
+            "models": self.models(),
             "lanes": {name: lane_facts(lane) for name, lane in lanes.items()},
             "pauses": pause_facts(snapshot.pauses),
             "solo": snapshot.solo,

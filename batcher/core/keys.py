@@ -1,9 +1,10 @@
 """Every Redis key of the queue: its name, type, lifetime and writer.
 
 P is `{millrace:<name>}`, a hash tag that puts all keys in one slot of a cluster; `{millrace:<name>:<k>}` for
-shard k of a queue, from the second one on. No key is P itself, so that a cluster in which the slot of a shard
-is moving refuses all scripts of that shard meanwhile (decision 0014). Times are those of the queue's clock:
-that of Redis, but limited to 1.2 s from one heartbeat or sweep to the next (decision 0010).
+shard k of a queue, from the second one on; `{millrace:<name>/<model>}` for a model that is not the first one
+of a service (decision 0015). No key is P itself, so that a cluster in which the slot of a shard is moving
+refuses all scripts of that shard meanwhile (decision 0014). Times are those of the queue's clock: that of
+Redis, but limited to 1.2 s from one heartbeat or sweep to the next (decision 0010).
 
 | key           | type   | what                                       | lifetime      | written by     |
 |---------------|--------|--------------------------------------------|---------------|----------------|
@@ -22,7 +23,8 @@ that of Redis, but limited to 1.2 s from one heartbeat or sweep to the next (dec
 | P:worker:<id> | hash   | record of a live worker; its last batches  | 1 h, renewed  | beat           |
 | P:alone:<id>  | string | the last id that a worker took from solo   | 2 h           | claim          |
 | P:failed:<id> | string | the worker that failed on an entry         | its budget    | complete       |
-| P:snapshot    | hash   | the state of the service; texts classified | 1 h, renewed  | sweep, beat    |
+| P:snapshot    | hash   | the state of the service; texts classified;| 1 h, renewed  | sweep, beat,   |
+|               |        | `model:<name>` until when it is listed     |               | a worker       |
 | P:sweeper     | string | the API process that sweeps                | 1.5 s, renewed| sweep          |
 | P:model       | hash   | the current model                          | -             | beat           |
 | P:clock       | string | the queue's clock                          | -             | beat, sweep    |

@@ -11,6 +11,7 @@ from batcher.core.holds import Hold, read_holds
 from batcher.core.pauses import Pause, read_pauses
 from batcher.memory import NO_MEMORY, Memory
 from batcher.messages import BatchNote, decode_notes
+from batcher.models import read_listed
 
 SWEEP_LIMIT = 200
 
@@ -79,7 +80,8 @@ class Snapshot:
     `workers` are the live ones and `rate` their tokens per second together. `worked` counts the texts that
     workers have classified. The rest concerns only the process that reads it: whether it has `swept` itself,
     how many entries it `recovered`, and the `cursor` of its next sweep. `forgotten` counts the times that an
-    operator has removed cached results; `pauses` are those of lanes, and `holds` those of clients.
+    operator has removed cached results; `pauses` are those of lanes, and `holds` those of clients. `models`
+    are the names of all models but the first, whose queue this is.
     """
 
     model: ModelRecord | None
@@ -98,6 +100,7 @@ class Snapshot:
     forgotten: int = 0
     pauses: Mapping[str, Pause] = field(default_factory=dict)
     holds: Mapping[str, Hold] = field(default_factory=dict)
+    models: Sequence[str] = ()
 
 
 NO_DEPTH = LaneDepth(0, 0, 0)
@@ -147,6 +150,7 @@ class Sweep(Command[Snapshot]):
             forgotten=int(fields.get("forgotten", 0)),
             pauses=read_pauses(fields.get("pauses", "")),
             holds=read_holds(fields),
+            models=read_listed(fields),
         )
 
 

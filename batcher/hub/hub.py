@@ -77,7 +77,7 @@ class ReplyHub:
         self._first_reply = asyncio.Event()
         self._stopping = False
         self._workers = 0  # live ones, which may claim what this hub enqueues
-        self._on_sweep: Callable[[], None] = lambda: None
+        self.on_sweep: Callable[[], None] = lambda: None  # called after each sweep
 
     @classmethod
     def connect(cls, settings: QueueSettings, shard: Shard | None = None, *, linger_s: float = 0.0) -> Self:
@@ -229,7 +229,7 @@ class ReplyHub:
         self.dispatcher.pause(self.snapshot.pauses)
         self.counts.recovered += self.snapshot.recovered
         self.count_on(self.snapshot.workers, self.snapshot.rate)
-        self._on_sweep()
+        self.on_sweep()
 
     def count_on(self, workers: int, rate: float) -> None:
         """Admits as much as these workers can do, in tokens per second."""
@@ -238,7 +238,7 @@ class ReplyHub:
 
     def join(self, on_sweep: Callable[[], None], ask_for_help: Callable[[int], None]) -> None:
         """Makes this the hub of one shard of several. Both are called as `on_sweep` and `WakeUps` say."""
-        self._on_sweep = on_sweep
+        self.on_sweep = on_sweep
         self.dispatcher.wake_ups.ask_for_help = ask_for_help
 
     async def lend(self, shard: int, oldest_ms: int) -> int:

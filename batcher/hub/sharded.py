@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from functools import partial
 
@@ -42,6 +42,8 @@ class ShardedHub:
     def __init__(self, hubs: Sequence[ReplyHub]) -> None:
         self.hubs = tuple(hubs)
         self.snapshot: Snapshot = NO_SNAPSHOT
+        # Called after each sweep of any shard.
+        self.on_sweep: Callable[[], None] = lambda: None
         self._own_counts = HubCounts()
         self._asked_at = [0.0] * len(hubs)
         self._asking: set[asyncio.Task[None]] = set()
@@ -149,6 +151,7 @@ class ShardedHub:
         hub = self.hubs[number]
         if hub.snapshot.interactive.entries + hub.snapshot.bulk.entries + hub.snapshot.solo:
             hub.dispatcher.wake_ups.check_later()
+        self.on_sweep()
 
     def _ask_for_help(self, number: int, oldest_ms: int) -> None:
         now = time.monotonic()

@@ -55,14 +55,15 @@ def run_prepared(job_id: str) -> str:
 
 
 def prepare(
-    settings: JobSettings, store: JobStore, connect_hub: Callable[[], tuple[Hub, Cache]] | None = None
+    settings: JobSettings, store: JobStore, connect_hub: Callable[[str], tuple[Hub, Cache]] | None = None
 ) -> None:
-    """Sets what jobs run with. `connect_hub` creates the clients of the queue and the cache."""
+    """Sets what jobs run with. `connect_hub` creates the clients of a model's queue and its cache."""
     global _runner
     worker = os.getpid()
 
-    def hub_and_cache() -> tuple[Hub, Cache]:
-        return connect_queue(settings, linger_s=LINGER_S), connect_cache(settings)
+    def hub_and_cache(model: str) -> tuple[Hub, Cache]:
+        own = settings.for_model(model)
+        return connect_queue(own, linger_s=LINGER_S), connect_cache(own)
 
     def runner(job_id: str) -> str:
         with tracing.job_span(job_id, store.trace(job_id)):

@@ -48,6 +48,8 @@ class JobRecord:
     # Texts that were longer than the model can read, and how many of their tokens it did not read.
     truncated: int = 0
     truncated_tokens: int = 0
+    # The name of the queue of the model that was asked for; "" for the first.
+    queue: str = ""
 
     def shown_to(self, owner: str) -> bool:
         """Whether `owner` may see this job; the owner "" may see all jobs."""
@@ -160,4 +162,5 @@ def read_record(job_id: str, raw: Mapping[bytes, bytes]) -> JobRecord | None:
         file=fields.get("file", ""),
         truncated=int(fields.get("truncated", 0)),
         truncated_tokens=int(fields.get("truncated_tokens", 0)),
+        queue=fields.get("queue", ""),
     )

@@ -12,6 +12,7 @@ import contextlib
 import logging
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from batcher import tracing
@@ -85,14 +86,14 @@ class _Ended(Exception):
 def run_job(
     job_id: str,
     store: JobStore,
-    connect: Callable[[], tuple[Hub, Cache]],
+    connect: Callable[[str], tuple[Hub, Cache]],
     settings: JobSettings,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> str:
     """Runs one attempt in its own event loop and returns the status of the job.
 
-    `connect` is called inside that loop. Raises Interrupted once `should_stop` returns true, and Redis errors
-    if Redis is unavailable at the start.
+    `connect` is called inside that loop, with the name of the model's queue. Raises Interrupted once
+    `should_stop` returns true, and Redis errors if Redis is unavailable at the start.
     """
     attempt = store.start(job_id)
     fields = {"job": job_id, "attempt": attempt.number, "chunk": attempt.first, "chunks": attempt.chunks}
@@ -103,7 +104,8 @@ def run_job(
     record = store.record(job_id)
     owner = record.owner if record else ""
     log.info("job started", extra={"action": "job.started", **fields})
-    status = asyncio.run(_Run(attempt, store, settings, should_stop, owner).run(connect))
+    connected = partial(connect, record.queue if record else "")
+    status = asyncio.run(_Run(attempt, store, settings, should_stop, owner).run(connected))
     log.info("job ended", extra={"action": "job.ended", "status": status, **fields})
     return status
 

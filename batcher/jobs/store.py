@@ -80,7 +80,7 @@ class JobStore:
         submission = upload.submission
         args = [upload.total, upload.chunk_texts, upload.chunks, digest, self._ttl_ms, most_waiting]
         options = [submission.owner, submission.client, int(submission.keep_input), submission.trace]
-        options += [submission.batch, submission.webhook, submission.file()]
+        options += [submission.batch, submission.webhook, submission.file(), submission.model]
         outcome, known = self._run("job_create", upload.job_id, upload.nonce, *args, *options)
         return Created(outcome.decode(), (known or b"").decode())
 

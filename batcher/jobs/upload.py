@@ -32,7 +32,7 @@ class Submission:
     `owner` may see it ("": every client), its bytes count against the budget of `client`, and `trace` is the
     traceparent of the request. `batch` is what the record keeps of the batch that it belongs to, `webhook` is
     the URL that is notified of its end, and `file` describes the file it came from as JSON, once that has
-    been read.
+    been read. `model` is the name of a model's queue; "" for the first.
     """
 
     owner: str = ""
@@ -42,6 +42,7 @@ class Submission:
     batch: str = ""
     webhook: str = ""
     file: Callable[[], str] = str
+    model: str = ""
 
 
 class NoRoom(Exception):

@@ -41,6 +41,16 @@ class Held:
         return False
 
     @property
+    def only_bulk(self) -> bool:
+        """Whether no caller waits for these."""
+        return all(held.entry.lane == "bulk" for held in self._entries)
+
+    @property
+    def only_solo(self) -> bool:
+        """Whether this is a text that runs alone."""
+        return all(held.entry.solo for held in self._entries)
+
+    @property
     def tokens(self) -> int:
         return sum(len(held.tokens.ids) for held in self._entries)
 

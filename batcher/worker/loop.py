@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -21,7 +21,7 @@ from batcher.worker.exchange import Queues, Remember, keep_window_s
 from batcher.worker.faults import Faults
 from batcher.worker.guests import heartbeat_at
 from batcher.worker.heartbeat import Records
-from batcher.worker.held import Held, Reason
+from batcher.worker.held import Held, Reason, TokenizedEntry
 from batcher.worker.host import Host
 from batcher.worker.inference import FinishedBatch, Inference, Result, Tokenized
 from batcher.worker.sharded import exchange_with
@@ -183,7 +183,7 @@ class Worker:
         computed = computed_tokens([len(held.tokens.ids) for held in batch], self._layout)
         # A quarantined text may crash this process, so nothing else is claimed while it runs.
         ahead = None if batch[0].entry.solo else self._look_ahead(self.inference.cost.pass_s(computed))
-        self._finished = self.inference.classify_entries(batch, computed)
+        self._finished = self._classify(batch, computed)
         self._unsent += self._finished.results
         self._held.forget_failed()
         if ahead is not None:
@@ -194,6 +194,9 @@ class Worker:
                 self._keep(ahead.result())
         if self._held:
             self._second_thread.submit(self._logged, self._deliver, *self._take_unsent())
+
+    def _classify(self, batch: Sequence[TokenizedEntry], computed: int) -> FinishedBatch:
+        return self.inference.classify_entries(batch, computed)
 
     def _look_ahead(self, pass_s: float) -> Future[Tokenized] | None:
         """Claims and tokenises just before the running batch ends, unless it is short or enough is held."""

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Sequence
+
+from prometheus_client import CollectorRegistry
 
 from batcher.probe_server import ProbeServer
 from batcher.settings import WorkerSettings
@@ -26,11 +29,9 @@ class Observability:
     def __init__(self, classifier: Classifier, settings: WorkerSettings) -> None:
         self.classifier = classifier
         self.on_round_trip: OnRoundTrip | None = None
-        self._port = settings.worker_port
         self._metrics: WorkerMetrics | None = None
         self._watched: WatchedClassifier | None = None
-        self._probes: ProbeServer | None = None
-        if self._port:
+        if settings.worker_port:
             watch = DriftWatch(classifier.info)
             self._metrics = WorkerMetrics(classifier.info, watch)
             self.classifier = self._watched = WatchedClassifier(classifier, watch)
@@ -39,25 +40,14 @@ class Observability:
             self.on_round_trip = self._metrics.round_trip
 
     def attach(self, worker: Worker) -> None:
-        """Starts to answer probes and scrapes. Raises OSError if the port cannot be bound."""
-        if self._metrics is None:
-            return
-        self._metrics.attach(worker)
-        main = threading.main_thread()
+        """Adds the state of the worker to its metrics."""
+        if self._metrics is not None:
+            self._metrics.attach(worker)
 
-        def live() -> str | None:
-            if not main.is_alive():
-                return "the main thread has ended"
-            if worker.state in ("idle", "busy") and not worker.heartbeat.alive:
-                return "the heartbeat has ended"
-            return None
-
-        def ready() -> str | None:
-            if worker.state not in ("idle", "busy"):
-                return f"the worker is {worker.state}"
-            return None if worker.exchange.outage.over else "Redis does not answer"
-
-        self._probes = ProbeServer(self._port, self._metrics.registry, live, ready)
+    @property
+    def registry(self) -> CollectorRegistry | None:
+        """The metrics, if they can be scraped."""
+        return None if self._metrics is None else self._metrics.registry
 
     def begin(self) -> None:
         """Starts watching for drift: the warm-up is over, and texts now come from clients."""
@@ -73,7 +63,23 @@ class Observability:
         if log.isEnabledFor(logging.DEBUG):
             log.debug("batch", extra={"action": "batch", **report.log_context()})
 
-    def close(self) -> None:
-        """Stops the probe server."""
-        if self._probes is not None:
-            self._probes.close()
+
+def probes(port: int, workers: Sequence[Worker], registry: CollectorRegistry) -> ProbeServer:
+    """Answers probes and scrapes of a process. Raises OSError if the port cannot be bound."""
+    main = threading.main_thread()
+
+    def live() -> str | None:
+        if not main.is_alive():
+            return "the main thread has ended"
+        if any(worker.state in ("idle", "busy") and not worker.heartbeat.alive for worker in workers):
+            return "the heartbeat has ended"
+        return None
+
+    def ready() -> str | None:
+        for worker in workers:
+            if worker.state not in ("idle", "busy"):
+                return f"the worker is {worker.state}"
+        over = all(worker.exchange.outage.over for worker in workers)
+        return None if over else "Redis does not answer"
+
+    return ProbeServer(port, registry, live, ready)

@@ -22,10 +22,10 @@ from api.asgi.tracing import Traced
 from api.main import create_app
 from api.settings import ApiSettings
 from batcher import tracing
-from batcher.__main__ import build_worker
 from batcher.jobs.store import JobStore
 from batcher.settings import WorkerSettings
 from batcher.worker import traces as worker_traces
+from batcher.worker.building import build_worker
 from batcher.worker.cache_writer import CacheWriter
 from batcher.worker.loop import Worker
 from batcher.worker.observability import Observability

@@ -51,6 +51,7 @@ class FakeHub:
     lane: Lane = "interactive"
     tenant: str = ""
     snapshot: Snapshot = RUNNING
+    on_sweep: Callable[[], None] = lambda: None
     live: tuple[WorkerRecord, ...] = (WORKER,)
     alive: bool = True
     reachable: bool = True

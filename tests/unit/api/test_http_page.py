@@ -21,7 +21,7 @@ VARYING = {"x-request-id", "server-timing", "content-length", "x-model"}
 
 
 def test_the_page_has_examples() -> None:
-    assert len(EXAMPLES) == 6
+    assert len(EXAMPLES) == 7
 
 
 @pytest.mark.parametrize(("command", "answer"), EXAMPLES)

@@ -41,7 +41,7 @@ class Bench:
         self.queue = JobQueue(client, self.settings)
         self.recovery = JobRecovery(self.store, self.queue)
         self.hub, self.cache = FakeHub(lane="bulk"), FakeCache()
-        jobs.prepare(self.settings, self.store, lambda: (self.hub, self.cache))
+        jobs.prepare(self.settings, self.store, lambda model: (self.hub, self.cache))
 
     def create(self, job_id: str = JOB) -> None:
         upload = self.store.upload(job_id, 8)

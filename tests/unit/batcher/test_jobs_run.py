@@ -44,7 +44,9 @@ class Bench:
         assert self.store.create(upload, "digest", 10).outcome == "created"
 
     def run(self, should_stop: Callable[[], bool] = lambda: False, **settings: Any) -> str:
-        return run_job(JOB, self.store, lambda: (self.hub, self.cache), JobSettings(**settings), should_stop)
+        return run_job(
+            JOB, self.store, lambda model: (self.hub, self.cache), JobSettings(**settings), should_stop
+        )
 
     @property
     def record(self) -> JobRecord:

@@ -38,7 +38,7 @@ async def working(api: JobsApi) -> AsyncIterator[None]:
     def run_next() -> None:
         for job_id in api.queue.rq.get_job_ids():
             api.queue.rq.remove(job_id)
-            run_job(job_id, api.store, lambda: (FakeHub(lane="bulk"), FakeCache()), JobSettings())
+            run_job(job_id, api.store, lambda model: (FakeHub(lane="bulk"), FakeCache()), JobSettings())
 
     async def work() -> None:
         while True:

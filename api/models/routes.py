@@ -1,0 +1,112 @@
+"""GET /models and POST /models/{name}/predict."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Path
+from pydantic import BaseModel, Field
+from starlette.responses import Response
+
+from api.asgi.http import ASGIApp, Receive, Scope, Send, route_path
+from api.asgi.middleware import ASGIResponse
+from api.models.served import Served, ServedModels
+from api.predict.handler import PredictHandler
+from api.predict.openapi import PREDICT_RESPONSES, Predictions, request_body
+from api.schemas import Error
+
+PREFIX, SUFFIX = "/models/", "/predict"
+State = Literal["ready", "no_worker", "redis_unavailable"]
+
+
+class WaitingTexts(BaseModel):
+    """Texts that wait in each lane."""
+
+    interactive: int
+    bulk: int
+
+
+class Model(BaseModel):
+    """One model. Without a worker, only its name is known."""
+
+    name: str
+    first: bool = Field(description="Whether it is the model of POST /predict")
+    state: State
+    workers: int
+    waiting: WaitingTexts
+    revision: str | None = None
+    labels: list[str] | None = None
+    engine: str | None = None
+    precision: str | None = None
+    max_tokens: int | None = None
+
+
+class ModelList(BaseModel):
+    models: list[Model]
+
+
+class ModelPaths:
+    """Answers POST /models/{name}/predict of models that are served, and passes other requests to `app`.
+
+    Those for unknown models go to `unknown`, past the dialects, one of which has a route of this form.
+    """
+
+    def __init__(self, models: ServedModels, app: ASGIApp, unknown: ASGIApp) -> None:
+        self._models = models
+        self._app = app
+        self._unknown = unknown
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        app = self._app
+        if scope["type"] == "http" and scope["method"] == "POST":
+            path = route_path(scope)
+            if path.startswith(PREFIX) and path.endswith(SUFFIX):
+                served = self._models.get(path[len(PREFIX) : -len(SUFFIX)])
+                app = self._unknown if served is None else served.handler
+        await app(scope, receive, send)
+
+
+def model_routes(models: ServedModels, predict: PredictHandler) -> APIRouter:
+    router = APIRouter(tags=["predict"])
+
+    @router.get(
+        "/models",
+        summary="The models that are served",
+        response_model_exclude_none=True,
+        responses={status: PREDICT_RESPONSES[status] for status in (401, 403, 429)},
+    )
+    async def list_models() -> ModelList:
+        """The first one is that of POST /predict."""
+        return ModelList(models=[_model(served, served is models.first) for served in models if served.title])
+
+    @router.post(
+        "/models/{name:path}/predict",
+        summary="Classify texts with the model of this name",
+        response_model=Predictions,
+        responses={**PREDICT_RESPONSES, 404: {"model": Error, "description": "No such model"}},
+        openapi_extra=request_body(predict.reader.model, "id"),
+    )
+    async def classify(name: Annotated[str, Path(description="The name of a model")]) -> Response:
+        """As POST /predict, which is the same for the first model."""
+        return ASGIResponse(models.find(name).handler)
+
+    return router
+
+
+def state_of(served: Served) -> State:
+    """Whether a model can answer requests now."""
+    if not served.hub.reachable:
+        return "redis_unavailable"
+    return "ready" if served.hub.snapshot.workers and served.hub.snapshot.model else "no_worker"
+
+
+def _model(served: Served, first: bool) -> Model:
+    snapshot = served.hub.snapshot
+    waiting = WaitingTexts(interactive=snapshot.interactive.entries, bulk=snapshot.bulk.entries)
+    model = Model(
+        name=served.title, first=first, state=state_of(served), workers=snapshot.workers, waiting=waiting
+    )
+    if (found := snapshot.model) is not None:
+        model.revision, model.labels, model.max_tokens = found.revision, list(found.labels), found.max_tokens
+        model.engine, model.precision = found.engine, found.precision
+    return model

@@ -1,0 +1,189 @@
+"""Builds the workers of a process: loads each model, and connects it to its queue."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from zlib import crc32
+
+from prometheus_client import CollectorRegistry
+
+from batcher.core.by_model import ByModel
+from batcher.core.connection import connect
+from batcher.models import ELSEWHERE, ModelSpec, is_name
+from batcher.probe_server import ProbeServer
+from batcher.settings import WorkerSettings
+from batcher.shards import Shard
+from batcher.worker.cache_writer import CacheWriter, ShardedCacheWriter, connect_writer
+from batcher.worker.exchange import WAIT_S, Queues, Remember
+from batcher.worker.loop import Worker
+from batcher.worker.metrics import MeasuredQueue
+from batcher.worker.observability import Observability, probes
+from batcher.worker.queue import WorkerQueue
+from batcher.worker.several import Listing, SeveralWorkers, SharingWorker
+from model_store import Classifier, ModelError, ModelInfo, load
+
+log = logging.getLogger(__name__)
+
+
+def load_model(settings: WorkerSettings) -> Classifier:
+    """Loads the first classifier that the settings select. Raises ModelError."""
+    return load_one(settings, settings.models[0])
+
+
+def load_one(settings: WorkerSettings, spec: ModelSpec) -> Classifier:
+    """Loads one classifier, with the settings of all. Raises ModelError."""
+    began = time.monotonic()
+    classifier = load(
+        spec.reference,
+        engine=settings.engine,
+        precision=settings.precision,
+        threads=settings.threads,
+        artefact_dir=settings.artefact_dir.expanduser(),
+        stub_batch_ms=settings.stub_batch_ms,
+        stub_token_ms=settings.stub_token_ms,
+        abstain=settings.abstain,
+        text_windows=settings.text_windows,
+        max_windows=settings.max_windows,
+        name=spec.name,
+    )
+    _report(classifier.info, time.monotonic() - began)
+    return classifier
+
+
+def _report(info: ModelInfo, seconds: float) -> None:
+    """Logs which engine this worker runs, the result of its self-test, and the reason for a fallback."""
+    setting = f"{info.engine} {info.precision} in {info.arithmetic}, {info.layout}"
+    facts: dict[str, object] = {
+        "action": "model.loaded",
+        "revision": info.revision,
+        "arithmetic": info.arithmetic,
+        "layout": info.layout,
+        "seconds": round(seconds, 2),
+    }
+    if info.proof is not None:
+        facts |= {
+            "proof_s": info.proof.seconds,
+            "largest_difference": round(info.proof.answers, 6),
+            "company_difference": round(info.proof.company, 6),
+        }
+    if info.fallback_reason:
+        facts["fallback"] = info.fallback_reason
+        why = info.fallback_reason
+        log.warning("serving with %s instead of the requested configuration: %s", setting, why, extra=facts)
+    else:
+        log.info("serving with %s", setting, extra=facts)
+
+
+def build_worker(
+    settings: WorkerSettings, instruments: Observability, remember: Remember, kind: type[Worker] = Worker
+) -> Worker:
+    """A worker with its own clients for each shard: for commands, blocking waits, and the heartbeat."""
+    worker_id = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    shards = settings.queue_shards
+
+    def queue(shard: Shard, timeout_s: float, retries: int) -> WorkerQueue:
+        made = (MeasuredQueue if instruments.on_round_trip else WorkerQueue)(
+            connect(shard.url, timeout_s=timeout_s, retries=retries, key=shard.prefix),
+            shard.name,
+            worker_id,
+            lease_ms=settings.lease_ms,
+            max_attempts=settings.max_attempts,
+            result_ms=int(settings.result_ttl_s * 1000),
+            revision=instruments.classifier.info.revision,
+            cache_ms=int(settings.cache_ttl_s * 1000) if settings.cache_here else 0,
+            cache_name=shard.cache_name,
+            helps=len(shards) > 1,
+        )
+        if isinstance(made, MeasuredQueue) and instruments.on_round_trip:
+            made.on_round_trip = instruments.on_round_trip
+        return made
+
+    def queues(shard: Shard, others: tuple[Queues, ...] = ()) -> Queues:
+        beat_s = max(settings.lease_ms / 4000, 0.5)
+        clients = queue(shard, 2.0, 3), queue(shard, WAIT_S + 1.0, 0), queue(shard, beat_s, 1)
+        return Queues(*clients, shard.number, others)
+
+    home = crc32(worker_id.encode()) % len(shards)
+    others = tuple(queues(shard) for shard in (*shards[home + 1 :], *shards[:home]))
+    return kind(instruments.classifier, queues(shards[home], others), settings, remember, instruments.observe)
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """One model of this process. `name` is that of its queue: "" for the first."""
+
+    name: str
+    worker: Worker
+    instruments: Observability
+    cache: CacheWriter | ShardedCacheWriter
+
+
+class ServedModels:
+    """All models of this process, and the `worker` that runs them: one, or as many as there are models."""
+
+    def __init__(self, settings: WorkerSettings) -> None:
+        self._settings = settings
+        specs = settings.models
+        kind = Worker if len(specs) == 1 else SharingWorker
+        self.models = [
+            _build(settings, name, classifier, kind) for name, classifier in _load_all(settings).items()
+        ]
+        self.worker: Worker | SeveralWorkers = self.models[0].worker
+        if kind is SharingWorker:
+            listing = Listing.connect([one.name for one in self.models if one.name], settings)
+            workers = [one.worker for one in self.models if isinstance(one.worker, SharingWorker)]
+            self.worker = SeveralWorkers(workers, listing)
+
+    def probes(self) -> ProbeServer | None:
+        """Starts to answer probes and scrapes, if there is a port. Raises OSError if it cannot be bound."""
+        found = {one.name: one.instruments.registry for one in self.models}
+        registries = {name: registry for name, registry in found.items() if registry is not None}
+        if not registries:
+            return None
+        registry = next(iter(registries.values()))
+        if len(self.models) > 1:
+            registry = CollectorRegistry()
+            registry.register(ByModel(lambda: {name: one.collect() for name, one in registries.items()}))
+        return probes(self._settings.worker_port, [one.worker for one in self.models], registry)
+
+    def begin(self) -> None:
+        """Starts watching for drift: texts now come from clients."""
+        for one in self.models:
+            one.instruments.begin()
+
+    def close(self) -> None:
+        """Waits until everything is written to the cache."""
+        for one in self.models:
+            one.cache.close()
+
+
+def _load_all(settings: WorkerSettings) -> Mapping[str, Classifier]:
+    """The classifiers by the names of their queues. Raises ModelError."""
+    loaded: dict[str, Classifier] = {}
+    names: set[str] = set()
+    for number, spec in enumerate(settings.models):
+        if spec.reference == ELSEWHERE:
+            continue
+        classifier = load_one(settings, spec)
+        name = classifier.info.name
+        if len(settings.models) > 1 and (name in names or not is_name(name)):
+            why = "there are two models of this name" if name in names else "this name cannot stand in a URL"
+            raise ModelError(f"{spec.reference} is called {name!r}: {why}; write NAME={spec.reference}.")
+        names.add(name)
+        loaded[name if number else ""] = classifier
+    return loaded
+
+
+def _build(settings: WorkerSettings, name: str, classifier: Classifier, kind: type[Worker]) -> ServedModel:
+    instruments = Observability(classifier, settings)
+    own = settings.for_model(name)
+    cache = connect_writer(own)
+    worker = build_worker(own, instruments, cache, kind)
+    instruments.attach(worker)
+    return ServedModel(name, worker, instruments, cache)

@@ -1,0 +1,228 @@
+"""Several models behind one endpoint: one process of each kind, on a pretended Redis."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+
+from batcher import jobs
+from batcher.settings import WorkerSettings
+from batcher.worker.building import ServedModels
+from model_store import ModelError
+from tests.answers import right_json
+from tests.many import Many, ready, until_async
+
+
+@pytest.fixture
+async def many(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Many]:
+    async with Many(monkeypatch) as made:
+        yield made
+
+
+@pytest.fixture
+async def client(many: Many) -> httpx.AsyncClient:
+    """An API and a worker with the models stub (the first), topics and spam."""
+    many.worker("stub,topics=stub@t,spam=stub@s")
+    made = await many.api(compat_models="gpt-x")
+    await ready(made, "stub", "topics", "spam")
+    return made
+
+
+def named(answer: httpx.Response) -> str:
+    assert answer.status_code == 200, answer.text
+    return answer.headers["x-model"].partition("@")[0]
+
+
+async def test_each_name_is_answered_by_its_model(client: httpx.AsyncClient) -> None:
+    body = {"text": ["one", "two"]}
+    paths = {
+        "/predict": "stub",
+        "/models/stub/predict": "stub",
+        "/models/topics/predict": "topics",
+        "/models/spam/predict": "spam",
+    }
+    answers = {path: await client.post(path, json=body) for path in paths}
+    assert {path: named(answer) for path, answer in answers.items()} == paths
+    assert {json.dumps(answer.json()["predictions"]) for answer in answers.values()} == {
+        json.dumps(right_json(["one", "two"]))
+    }
+    # No model answers from the cache of another one, and each has its own revision.
+    assert [answers[path].headers["x-cache"] for path in paths] == ["MISS", "HIT", "MISS", "MISS"]
+    assert len({answer.headers["x-model"] for answer in answers.values()}) == 3
+    again = await client.post("/models/topics/predict", json=body)
+    assert (again.headers["x-cache"], named(again)) == ("HIT", "topics")
+
+
+async def test_models_are_listed(client: httpx.AsyncClient) -> None:
+    found = (await client.get("/models")).json()["models"]
+    assert [(one["name"], one["first"]) for one in found] == [
+        ("stub", True),
+        ("spam", False),
+        ("topics", False),
+    ]
+    topics = found[2]
+    assert len(topics.pop("revision")) == 64
+    assert topics == {
+        "name": "topics",
+        "first": False,
+        "state": "ready",
+        "workers": 1,
+        "waiting": {"interactive": 0, "bulk": 0},
+        "labels": ["NEGATIVE", "POSITIVE"],
+        "engine": "stub",
+        "precision": "f32",
+        "max_tokens": 512,
+    }
+    frame = (await client.get("/stats")).json()
+    assert [one["name"] for one in frame["models"]] == ["stub", "spam", "topics"]
+    assert frame["models"][1]["model"]["name"] == "spam"
+
+
+async def test_an_unknown_model_gets_404_with_those_that_are_served(client: httpx.AsyncClient) -> None:
+    body = {"text": ["a"]}
+    for answer in (
+        await client.post("/models/nothing/predict", json=body),
+        await client.post("/jobs?model=nothing", json=body),
+    ):
+        assert answer.status_code == 404
+        problem = answer.json()
+        assert problem["code"] == "model_not_found"
+        assert problem["models"] == ["stub", "spam", "topics"]
+        assert 'serves the models "stub", "spam", "topics" and not' in problem["detail"]
+
+
+async def test_other_servers_routes_take_the_name(client: httpx.AsyncClient) -> None:
+    tensor = {"inputs": [{"name": "text", "datatype": "BYTES", "shape": [1], "data": ["a"]}]}
+    asked = [
+        ("/v2/models/topics/infer", tensor),
+        ("/v1/models/topics:predict", {"instances": ["a"]}),
+        ("/models/topics", {"inputs": "a"}),
+        ("/v1/classify", {"input": "a", "model": "topics"}),
+        ("/models/topics/predict", {"inputs": "a"}),  # text-embeddings-inference shares the route
+    ]
+    for path, body in asked:
+        assert named(await client.post(path, json=body)) == "topics", path
+    for name in ("stub", "gpt-x"):
+        assert named(await client.post("/v1/classify", json={"input": "a", "model": name})) == "stub"
+    missing = await client.post("/v1/classify", json={"input": "a", "model": "nothing"})
+    assert missing.status_code == 404
+    assert 'serves the models "stub", "spam", "topics"' in missing.json()["error"]["message"]
+    cards = (await client.get("/v1/models")).json()["data"]
+    assert [card["id"] for card in cards] == ["stub", "spam", "topics"]
+    described = (await client.get("/v2/models/spam")).json()
+    assert described["name"] == "spam"
+
+
+async def test_a_job_runs_on_the_model_that_it_names(many: Many, client: httpx.AsyncClient) -> None:
+    store = many.jobs()
+    for query, name in (("?model=topics", "topics"), ("?model=stub", "stub"), ("", "stub")):
+        submitted = await client.post(f"/jobs{query}", json={"text": ["a", "b"]})
+        assert submitted.status_code == 202, submitted.text
+        assert await asyncio.to_thread(jobs.run, submitted.json()["id"]) == "finished"
+        record = store.record(submitted.json()["id"])
+        assert record is not None
+        assert record.model.partition("@")[0] == name
+    deferred = await client.post(
+        "/models/spam/predict", json={"text": ["a"]}, headers={"prefer": "respond-async"}
+    )
+    record = store.record(deferred.json()["id"])
+    assert record is not None
+    assert record.queue == "spam"
+
+
+async def test_a_key_of_a_job_is_not_for_another_model(many: Many, client: httpx.AsyncClient) -> None:
+    key = {"idempotency-key": "k"}
+    body = {"text": ["a"]}
+    assert (await client.post("/jobs?model=topics", json=body, headers=key)).status_code == 202
+    assert (await client.post("/jobs?model=topics", json=body, headers=key)).status_code == 200
+    assert (await client.post("/jobs?model=spam", json=body, headers=key)).status_code == 409
+
+
+async def test_metrics_are_by_model(client: httpx.AsyncClient) -> None:
+    await client.post("/models/topics/predict", json={"text": ["a"]})
+    lines = (await client.get("/metrics")).text.splitlines()
+    assert "millrace_workers 1.0" in lines
+    assert 'millrace_workers{model="topics"} 1.0' in lines
+    assert 'millrace_queue_entries{lane="bulk",model="spam"} 0.0' in lines
+    assert 'millrace_requests_total{route="/models/topics/predict",status="200"} 1.0' in lines
+    assert lines.count("# TYPE millrace_workers gauge") == 1
+    assert sum(line.startswith("millrace_redis_up") for line in lines) == 1
+
+
+async def test_a_model_that_other_workers_serve(many: Many) -> None:
+    many.worker("stub")
+    many.worker("-,topics=stub@t")
+    client = await many.api()
+    await ready(client, "stub", "topics")
+    assert named(await client.post("/predict", json={"text": ["a"]})) == "stub"
+    assert named(await client.post("/models/topics/predict", json={"text": ["a"]})) == "topics"
+
+
+async def test_a_model_that_comes_later_is_served_and_one_without_workers_says_so(many: Many) -> None:
+    many.worker("stub")
+    client = await many.api()
+    await ready(client, "stub")
+    later = many.worker("-,topics=stub@t")
+    await ready(client, "topics")
+    later.worker.stop()
+    new = itertools.count()  # known texts are still answered
+
+    async def refused() -> bool:
+        answer = await client.post("/models/topics/predict", json={"text": [f"text {next(new)}"]})
+        return answer.status_code == 503 and answer.json()["code"] == "no_worker"
+
+    await until_async(refused, "topics to have no worker")
+    assert named(await client.post("/predict", json={"text": ["a"]})) == "stub"
+
+
+async def test_forgetting_a_text_and_pausing_a_lane_hold_for_all_models(
+    many: Many, client: httpx.AsyncClient
+) -> None:
+    body = {"text": ["a secret"]}
+    for path in ("/predict", "/models/topics/predict"):
+        assert (await client.post(path, json=body)).headers["x-cache"] == "MISS"
+    redis = many.client()
+    kept = ("millrace:cache:default:*", "millrace:cache:default/topics:*")
+    assert [len(redis.keys(pattern)) for pattern in kept] == [1, 1]
+    forgotten = await client.post("/admin/forget", json={"text": "a secret"})
+    assert forgotten.json()["removed"]["cached"] == 2
+    assert [len(redis.keys(pattern)) for pattern in kept] == [0, 0]
+
+    pause = {"for_s": 60, "waiting": "refuse"}
+    assert (await client.put("/admin/pauses/interactive", json=pause)).status_code == 200
+
+    async def paused() -> bool:
+        answers = [await client.post(f"{path}", json={"text": ["new"]}) for path in paths]
+        return [answer.status_code for answer in answers] == [503, 503]
+
+    paths = ("/predict", "/models/topics/predict")
+    await until_async(paused, "both models to be paused")
+
+
+async def test_one_model_alone_has_todays_keys(many: Many) -> None:
+    many.worker("stub")
+    client = await many.api()
+    await ready(client, "stub")
+    await client.post("/predict", json={"text": ["a"]})
+    redis = many.client()
+    keys = {key.decode() for key in redis.keys("*")}
+    assert not [key for key in keys if "/" in key]
+    assert not [field for field in redis.hkeys("{millrace:default}:snapshot") if field.startswith(b"model:")]
+    assert (await client.get("/models")).json()["models"][0]["name"] == "stub"
+
+
+@pytest.mark.parametrize(
+    ("model", "why"),
+    [
+        ("stub,stub@b", "two models of this name"),
+        ("stub,stub=stub@b", "two models of this name"),
+    ],
+)
+def test_models_of_one_name_are_refused(many: Many, model: str, why: str) -> None:
+    with pytest.raises(ModelError, match=why):
+        ServedModels(WorkerSettings(model=model))

@@ -1,0 +1,117 @@
+"""Workers with several models and API processes over one pretended Redis, as the product starts them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import fakeredis
+import httpx
+import pytest
+
+from api.main import create_app
+from api.settings import ApiSettings
+from batcher.jobs.main import prepare
+from batcher.jobs.store import JobStore
+from batcher.settings import WorkerSettings
+from batcher.worker.building import ServedModels
+from tests.shards import until
+
+# Where the product opens clients.
+_SYNC = (
+    "batcher.worker.building",
+    "batcher.worker.several",
+    "batcher.worker.cache_writer",
+    "api.jobs.service",
+    "api.admin.service",
+)
+_ASYNC = ("batcher.hub.hub", "batcher.hub.shared_cache")
+
+
+class Many:
+    """Ends what it has started in the opposite order. Use it as an asynchronous context."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.server = fakeredis.FakeServer(version=(7,))
+        self._stack = contextlib.AsyncExitStack()
+        for module in _SYNC:
+            monkeypatch.setattr(f"{module}.connect", lambda *_, **__: self.client())
+        for module in _ASYNC:
+            monkeypatch.setattr(f"{module}.connect_async", lambda *_, **__: self._aio())
+        # Jobs run in threads here, which cannot handle signals.
+        monkeypatch.setattr("batcher.jobs.main._stop_requested", lambda worker: lambda: False)
+
+    async def __aenter__(self) -> Many:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self._stack.aclose()
+
+    def client(self) -> fakeredis.FakeRedis:
+        client = fakeredis.FakeRedis(server=self.server)
+        self._stack.callback(client.close)
+        return client
+
+    def _aio(self) -> fakeredis.FakeAsyncRedis:
+        return fakeredis.FakeAsyncRedis(server=self.server)
+
+    def worker(self, model: str, **settings: Any) -> ServedModels:
+        """A worker with these models, in a thread."""
+        served = ServedModels(WorkerSettings(model=model, **settings))
+        served.worker.warm_up()
+        thread = threading.Thread(target=served.worker.run)
+        thread.start()
+
+        async def end() -> None:
+            served.worker.stop()
+            await asyncio.to_thread(thread.join)
+            served.close()
+
+        self._stack.push_async_callback(end)
+        return served
+
+    async def api(self, **settings: Any) -> httpx.AsyncClient:
+        app = create_app(ApiSettings(**settings))
+        await self._stack.enter_async_context(app.app.router.lifespan_context(app.app))
+        transport = httpx.ASGITransport(app)
+        client = httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=60)
+        return await self._stack.enter_async_context(client)
+
+    def jobs(self) -> JobStore:
+        """Prepares this process to run jobs, with `batcher.jobs.run`."""
+        settings = ApiSettings()
+        store = JobStore(self.client(), settings.name, settings.job_ttl_s)
+        prepare(settings, store)
+        return store
+
+
+async def ready(client: httpx.AsyncClient, *names: str) -> None:
+    """Returns once all of these models are ready."""
+    states: dict[str, str] = {}
+
+    async def look() -> bool:
+        found = (await client.get("/models")).json()["models"]
+        states.update({one["name"]: one["state"] for one in found})
+        return all(states.get(name) == "ready" for name in names)
+
+    await until_async(look, f"{names} to be ready, of {states}")
+
+
+async def until_async(true: Callable[[], Any], what: str) -> None:
+    found = False
+
+    async def look() -> None:
+        nonlocal found
+        while not found:
+            found = await true()
+            await asyncio.sleep(0.02)
+
+    looking = asyncio.create_task(look())
+    try:
+        await until(lambda: found or looking.done(), what)
+        await looking
+    finally:
+        looking.cancel()
