@@ -114,8 +114,8 @@ class WorkerMetrics:
         """Counts a successful round trip under the name of its first script."""
         script = commands[0].script
         self._trips[script].observe(seconds)
-        if script == "beat" and answers[0]:
-            self._renewals.inc(int(answers[0]))
+        if script == "beat":
+            self._renewals.inc(max(int(answers[0]), 0))
 
 
 class MeasuredQueue(WorkerQueue):

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+import fakeredis
 import httpx
 import pytest
 from prometheus_client import CollectorRegistry, Counter
@@ -79,6 +80,18 @@ def test_round_trips_are_timed_by_their_first_script(
     assert value(metrics, "millrace_redis_round_trip_seconds_count", script="complete") == 1
     assert value(metrics, "millrace_redis_round_trip_seconds_count", script="claim") == 0
     assert value(metrics, "millrace_lease_renewals_total") == 7
+
+
+def test_a_heartbeat_after_redis_has_lost_everything_is_counted_too(metrics: WorkerMetrics) -> None:
+    """Its reply of -1 ended the worker: a counter cannot fall."""
+    client = fakeredis.FakeRedis()
+    queue = MeasuredQueue(client, "default", "w", lease_ms=2000, max_attempts=3, result_ms=1000)
+    queue.on_round_trip = metrics.round_trip
+    for _ in range(2):
+        assert queue.beat([], {"revision": "r"}, {"revision": "r"}, 60_000) == 0
+        client.flushall()
+    assert value(metrics, "millrace_redis_round_trip_seconds_count", script="beat") == 3
+    assert value(metrics, "millrace_lease_renewals_total") == 0
 
 
 def test_duration_buckets_end_at_the_default_budget() -> None:
