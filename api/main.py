@@ -14,6 +14,7 @@ from starlette.middleware import Middleware
 from api.admin.history import Minutes
 from api.admin.routes import admin_routes
 from api.admin.service import Console
+from api.admin.traces import Traces
 from api.asgi.exceptions import EXCEPTION_HANDLERS
 from api.asgi.middleware import ASGIResponse, RequestMiddleware
 from api.auth import Authenticator
@@ -83,11 +84,14 @@ def create_app(
     local = LocalCache(settings.local_cache_entries, settings.local_cache_bytes)
     metrics = Metrics(settings.default_budget_s, metrics_dir, ByModel(lambda: queue_metrics(models)))
 
+    lookup = PredictionLookup(settings, hub, cache, local, metrics)
+    traces = Traces(console, hub, lookup.recent)
+
     def publish() -> None:
-        local.follow(hub.snapshot.forgotten)
+        lookup.follow()
+        traces.follow()
         metrics.publish(local, [served.hub for served in models], [served.cache for served in models])
 
-    lookup = PredictionLookup(settings, hub, cache, local, metrics)
     jobs.check_client, jobs.count_texts = lookup.gate.check, lookup.traffic.count_job
     predict = PredictHandler(settings, lookup, lifecycle, auth, deferral or JobDeferral(jobs))
     health = Health(metrics)
@@ -138,7 +142,7 @@ def create_app(
     if "openai" in compat.endpoints:
         app.include_router(batch_routes(jobs, BatchAnswers(Moderation(settings), lambda: _labels(hub))))
     app.include_router(stats_routes(stats))
-    app.include_router(admin_routes(console, models, jobs, settings, local.clear))
+    app.include_router(admin_routes(console, models, jobs, settings, lookup.forget, traces))
     app.include_router(docs_routes(app, compat.describe))
     app.include_router(ui_routes(settings.page))
     return PredictMiddleware(app, predict, ModelPaths(models, compat.wrap(app), app))

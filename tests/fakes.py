@@ -10,7 +10,7 @@ from typing import Any, Literal
 import redis
 
 from batcher.core.commands import Claim, Claimed, Complete, Completed
-from batcher.core.membership import Beat, Release
+from batcher.core.membership import Beat, Beaten, Release
 from batcher.messages import Entry, Lane, entry_id
 from batcher.worker.exchange import Queues
 from batcher.worker.host import Host
@@ -204,10 +204,10 @@ class FakeQueue:
 
     def beat(self, ids: Iterable[str], record: Any, model: Any, ttl_ms: int, takeover: bool = False) -> int:
         self.beats.append(set(ids))
-        return int(self.run([Beat("w", 2000, ttl_ms, [], record, model)])[0])
+        return int(self.run([Beat("w", 2000, ttl_ms, [], record, model)])[0].extended)
 
-    def _beat(self, command: Beat) -> int:
-        return 0
+    def _beat(self, command: Beat) -> Beaten:
+        return Beaten(0)
 
     def wake(self) -> None:
         self.woken += 1

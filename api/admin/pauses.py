@@ -1,15 +1,15 @@
-"""The routes under /admin/pauses: stop the work of a lane, or of both, for a while."""
+"""The routes under /admin/pauses: stop the work of a lane, of a model or of all workers for a while."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request
 
 from api.admin.schemas import LaneOrAll, LanePause
 from api.admin.service import Console
-from api.models.served import ServedModels
+from api.models.served import Served, ServedModels
 from api.stats.frames import pause_facts
 from batcher.core.console import SetPause
 from batcher.core.pauses import Pause
@@ -20,39 +20,75 @@ _LANES: Mapping[LaneOrAll, tuple[Lane, ...]] = {
     "bulk": ("bulk",),
     "all": ("interactive", "bulk"),
 }
+# The first characters of a revision that name it.
+LEAST_REVISION = 4
 Pauses = dict[str, Any]
 
 
 def pause_routes(console: Console, models: ServedModels) -> APIRouter:
-    """A pause holds for all models."""
+    """A pause of a lane holds for all models."""
     router = APIRouter(prefix="/admin/pauses")
-    hub = models.first.hub
-
-    async def apply(*commands: SetPause) -> Pauses:
-        pauses: Mapping[str, Pause] = {}
-        for command in commands:
-            for served in [*models][::-1]:  # the first one last: its reply has what it had before
-                pauses = await console.ask(served.hub.console.run(command))
-        return {"pauses": pause_facts(pauses)}
+    first = models.first
 
     @router.get("")
     async def show() -> Pauses:
-        """The pauses that hold, as of the last second."""
-        return {"pauses": pause_facts(hub.snapshot.pauses)}
+        """The pauses that hold, as of the last second, and the models that can be paused by name."""
+        return {"pauses": pause_facts(first.hub.snapshot.pauses), "models": list(models.titles)}
 
     @router.put("/{lane}")
     async def pause(request: Request, lane: LaneOrAll, pause: LanePause) -> Pauses:
         """Pauses a lane, or changes its pause. Every process knows of it within two seconds."""
-        for_ms = round(pause.for_s * 1000)
-        pauses = await apply(*(SetPause(one, pause.waiting, for_ms) for one in _LANES[lane]))
+        pauses = await _apply(console, [*models], lane, pause)
         await console.record(request, "pause", lane=lane, waiting=pause.waiting, for_s=pause.for_s)
         return pauses
 
     @router.delete("/{lane}")
     async def resume(request: Request, lane: LaneOrAll) -> Pauses:
         """Ends a pause. Workers go on at once, and requests are accepted within two seconds."""
-        pauses = await apply(*(SetPause(one) for one in _LANES[lane]))
+        pauses = await _apply(console, [*models], lane, None)
         await console.record(request, "resume", lane=lane)
         return pauses
 
+    _add_models(router, console, models)
     return router
+
+
+def _add_models(router: APIRouter, console: Console, models: ServedModels) -> None:
+    @router.put("/models/{name:path}")
+    async def pause_model(request: Request, name: str, pause: LanePause) -> Pauses:
+        """Pauses all work of a model, by its name or its revision."""
+        served = find(models, name)
+        pauses = await _apply(console, [served], "all", pause)
+        await console.record(request, "pause", model=served.title, waiting=pause.waiting, for_s=pause.for_s)
+        return pauses
+
+    @router.delete("/models/{name:path}")
+    async def resume_model(request: Request, name: str) -> Pauses:
+        """Ends the pauses of a model."""
+        served = find(models, name)
+        pauses = await _apply(console, [served], "all", None)
+        await console.record(request, "resume", model=served.title)
+        return pauses
+
+
+async def _apply(
+    console: Console, models: Sequence[Served], lane: LaneOrAll, pause: LanePause | None
+) -> Pauses:
+    """Sets the pause of a lane of these models, or ends it. Returns those of the first of them."""
+    pauses: Mapping[str, Pause] = {}
+    for one in _LANES[lane]:
+        command = SetPause(one, pause.waiting, round(pause.for_s * 1000)) if pause else SetPause(one)
+        for served in models[::-1]:  # the first one last: its reply counts
+            pauses = await console.ask(served.hub.console.run(command))
+    return {"pauses": pause_facts(pauses)}
+
+
+def find(models: ServedModels, name: str) -> Served:
+    """The model of this name or revision. Raises Problem 404 `model_not_found`, or 503 `no_worker`."""
+    for served in models:
+        revision = served.lookup.models.revision
+        if served.title and (
+            name == served.title or (len(name) >= LEAST_REVISION and revision.startswith(name))
+        ):
+            return served
+    raise models.unknown()

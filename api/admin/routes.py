@@ -14,6 +14,7 @@ from api.admin.pauses import pause_routes
 from api.admin.refused import refused_routes
 from api.admin.schemas import Forget
 from api.admin.service import Console
+from api.admin.traces import Traces, add_traces
 from api.errors import Problem
 from api.jobs.service import JobService
 from api.models.served import ServedModels
@@ -26,16 +27,18 @@ def admin_routes(
     models: ServedModels,
     jobs: JobService,
     settings: ApiSettings,
-    clear_cache: Callable[[], None],
+    forget_here: Callable[[], None],
+    traces: Traces,
 ) -> APIRouter:
-    """`clear_cache` empties the in-process cache of this process; the others follow within two seconds."""
+    """`forget_here` empties the memory of this process; the others follow within two seconds."""
     router = APIRouter(include_in_schema=False, dependencies=_one_shard(len(settings.queue_shards)))
     router.include_router(refused_routes(console, models.first.hub, settings.keep_refused_texts))
     router.include_router(client_routes(console, settings.quota_texts))
     add_jobs(router, jobs)
     add_history(router, console)
+    add_traces(router, traces)
     router.include_router(pause_routes(console, models))
-    _add_forget(router, console, settings, clear_cache)
+    _add_forget(router, console, settings, forget_here)
     _add_audit(router, console)
     return router
 
@@ -56,7 +59,7 @@ def _add_audit(router: APIRouter, console: Console) -> None:
 
 
 def _add_forget(
-    router: APIRouter, console: Console, settings: ApiSettings, clear_cache: Callable[[], None]
+    router: APIRouter, console: Console, settings: ApiSettings, forget_here: Callable[[], None]
 ) -> None:
     tenants = {f"key:{name}" for name in settings.key_names.values()} if settings.separate_clients else set()
 
@@ -64,7 +67,7 @@ def _add_forget(
     async def forget(request: Request, what: Forget) -> dict[str, Any]:
         """Removes a text, a client or a revision from cache, kept results, records and jobs."""
         removed, named = await _forget(console, what, tenants)
-        clear_cache()
+        forget_here()
         await console.record(request, "forget", **named, keys=total(removed))
         return {"keys": total(removed), "removed": removed}
 

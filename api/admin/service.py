@@ -17,6 +17,7 @@ from api.asgi.http import RequestHeaders, client_address
 from api.errors import Problem
 from api.jobs.service import JobService
 from api.settings import ApiSettings
+from batcher.admin.answers import Answers
 from batcher.admin.audit import AuditLog
 from batcher.admin.forget import Forgetting
 from batcher.admin.history import MinuteHistory
@@ -44,6 +45,7 @@ class Books:
     usage: UsageBooks
     holds: ClientHolds
     minutes: MinuteHistory
+    answers: Answers
 
     @classmethod
     def of(cls, queue: Redis, cache: Redis, jobs: JobService, settings: ApiSettings) -> Self:
@@ -57,6 +59,7 @@ class Books:
             usage,
             ClientHolds(queue, name),
             MinuteHistory(queue, name),
+            Answers(queue, name),
         )
 
 

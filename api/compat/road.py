@@ -21,6 +21,7 @@ from api.errors import Header, Problem, internal, problem_of
 from api.lifecycle import Lifecycle
 from api.models.served import Served, ServedModels
 from api.predict.context import RequestContext
+from api.predict.found import LookupResult
 from api.predict.handler import PredictHandler
 from api.predict.local_cache import CachedPrediction
 from api.predict.lookup import LookupRequest
@@ -131,7 +132,8 @@ class Road:
             until = looked_up_at + (self._budget_s(context) if budget_s is None else budget_s)
             request = LookupRequest(texts, cached, revision, client, until, context.headers.trace, tenant)
             with self.predict.bodies.hold(texts):
-                found = await lookup.find(request, call.receive)
+                context.found = found = LookupResult()
+                await lookup.find(request, call.receive, found)
             total_s = perf_counter() - context.started
             headers = lookup.answer(request, found, total_s).headers
             results = [known or found.by_text[text] for text, known in zip(texts, cached, strict=True)]
@@ -205,6 +207,7 @@ class Road:
         if name:
             lookup.metrics.client(name, status)
         lookup.traffic.record(context, status)
+        lookup.recent.add(context, status, call.code, seconds)
         level = logging.DEBUG if context.known else logging.INFO
         if log.isEnabledFor(level):
             fields = _log_fields(call, route, status, seconds)

@@ -39,6 +39,7 @@ from api.errors import Problem, internal, problem_of
 from api.label_order import body_by_score, order_in
 from api.lifecycle import Lifecycle
 from api.predict.context import RequestContext
+from api.predict.found import LookupResult
 from api.predict.local_cache import CachedPrediction
 from api.predict.lookup import LookupRequest, PredictionLookup
 from api.predict.others import Deferral, Foreign
@@ -100,6 +101,7 @@ class PredictHandler:
         self._metrics = lookup.metrics
         self._traffic = lookup.traffic
         self._gate = lookup.gate
+        self._recent = lookup.recent
 
     def for_model(
         self, route: str, lookup: PredictionLookup, deferral: Deferral, foreign: Foreign
@@ -179,14 +181,15 @@ class PredictHandler:
         self, context: RequestContext, request: LookupRequest, receive: Receive
     ) -> Answer:
         try:
+            context.found = found = LookupResult()
             with self.bodies.hold(context.texts):
-                found = await self._lookup.find(request, receive)
+                await self._lookup.find(request, receive, found)
         except (BudgetExceeded, QueueFull, Paused):
             if context.headers.preference.respond_async:
                 return await self._deferral(context.headers, context.texts)
             raise
         context.computed = len(found.computed)
-        context.tokens = found.tokens(request)
+        context.tokens = found.tokens(request.texts, request.cached)
         context.known = not found.computed
         return _ordered(context, self._lookup.answer(request, found, perf_counter() - context.started))
 
@@ -215,6 +218,7 @@ class PredictHandler:
         if name:
             self._metrics.client(name, status)
         self._traffic.record(context, status)
+        self._recent.add(context, status, code, seconds)
         level = logging.DEBUG if context.known else logging.INFO
         if not log.isEnabledFor(level):
             return

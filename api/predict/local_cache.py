@@ -39,7 +39,6 @@ class LocalCache:
     def __init__(self, max_entries: int, max_bytes: int) -> None:
         self.bytes = 0
         self.evictions = 0
-        self._forgotten = 0
         self._max_entries = max_entries if max_bytes else 0
         self._max_bytes = max_bytes
         self._entries: OrderedDict[tuple[str, str], CachedPrediction] = OrderedDict()
@@ -90,12 +89,6 @@ class LocalCache:
         """Forgets everything."""
         self._entries.clear()
         self.bytes = 0
-
-    def follow(self, forgotten: int) -> None:
-        """Forgets everything if this count, which an operator can raise, has changed."""
-        if forgotten != self._forgotten:
-            self._forgotten = forgotten
-            self.clear()
 
     def _drop(self, key: tuple[str, str]) -> None:
         cached = self._entries.pop(key, None)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from time import perf_counter
 
 from starlette.requests import ClientDisconnect
@@ -25,7 +25,9 @@ from api.metrics import Metrics
 from api.predict.answer_headers import timing, truncation
 from api.predict.client_cap import ClientCap
 from api.predict.context import RequestContext
+from api.predict.found import LookupResult
 from api.predict.local_cache import CachedPrediction, LocalCache, Models
+from api.predict.recent import RecentRequests
 from api.settings import ApiSettings
 from api.traffic import Traffic
 from batcher.core.console import NoteRefused
@@ -60,20 +62,6 @@ class LookupRequest:
     tenant: str = ""
 
 
-@dataclass(slots=True)
-class LookupResult:
-    """Predictions by text, the texts computed for this request, and the time spent on caches."""
-
-    by_text: dict[str, Prediction] = field(default_factory=dict)
-    computed: set[str] = field(default_factory=set)
-    cache_s: float = 0.0
-
-    def tokens(self, request: LookupRequest) -> int:
-        """The tokens of all texts of the request."""
-        pairs = zip(request.texts, request.cached, strict=True)
-        return sum([(known or self.by_text[text]).tokens for text, known in pairs])
-
-
 class PredictionLookup:
     """Asks the shared cache, then the queue, and stores the results in the in-process cache."""
 
@@ -86,12 +74,14 @@ class PredictionLookup:
         self.local = local
         self._cap = ClientCap(settings.max_client_texts, settings.first_client_texts)
         self.traffic = Traffic(settings, hub, self._cap.waiting)
+        self.recent = RecentRequests()
         self.gate = Gate(hub, self.traffic)
         self.metrics = metrics
         self._fresh_s = settings.cache_ttl_s * FRESH_SHARE
         self._copy_s = settings.cache_ttl_s * COPY_SHARE
         self._keeps_refused = settings.keep_refused_texts
         self._share_found = 0.0
+        self._forgotten = 0
 
     def for_model(self, hub: Hub, shared: Cache) -> PredictionLookup:
         """A lookup in the queue of another model. Clients have the same limits for all of them together."""
@@ -99,13 +89,27 @@ class PredictionLookup:
         other.models, other._hub, other._shared, other._share_found = Models(hub), hub, shared, 0.0
         return other
 
-    async def find(self, request: LookupRequest, receive: Receive) -> LookupResult:
-        """Finds the predictions of all missing texts. Raises MillraceError, Problem or ClientDisconnect."""
-        found = LookupResult()
+    def forget(self) -> None:
+        """Forgets what this process keeps of texts and clients in memory."""
+        self.local.clear()
+        self.recent.clear()
+
+    def follow(self) -> None:
+        """Forgets everything if an operator has made another process do so."""
+        if self._forgotten != (forgotten := self._hub.snapshot.forgotten):
+            self._forgotten = forgotten
+            self.forget()
+
+    async def find(self, request: LookupRequest, receive: Receive, found: LookupResult) -> None:
+        """Finds the predictions of all missing texts. Raises MillraceError, Problem or ClientDisconnect.
+
+        It fills `found`, which after an error says how far it came.
+        """
         pairs = zip(request.texts, request.cached, strict=True)
         unknown_texts = dict.fromkeys(text for text, cached in pairs if cached is None)
-        ids = {text: entry_id(text, request.tenant) for text in unknown_texts}
-        self.metrics.entries("hit_local", len(request.cached) - request.cached.count(None))
+        found.ids = ids = {text: entry_id(text, request.tenant) for text in unknown_texts}
+        found.local = len(request.cached) - request.cached.count(None)
+        self.metrics.entries("hit_local", found.local)
         looks = self._queue_checks_cache(request, len(ids))
         if request.revision and not looks:
             await self._ask_shared(request, ids, found)
@@ -119,7 +123,6 @@ class PredictionLookup:
         if request.revision:
             share = 1.0 - len(found.computed) / len(ids)
             self._share_found += NEWEST * (share - self._share_found)
-        return found
 
     def _queue_checks_cache(self, request: LookupRequest, texts: int) -> bool:
         """Whether the enqueue script checks the cache, to save a round trip.
@@ -155,7 +158,8 @@ class PredictionLookup:
         first: bool,
         revision: str,
     ) -> None:
-        asked_at = perf_counter()
+        found.asked_at = asked_at = perf_counter()
+        found.asked = len(ids)
         budget_s = request.deadline - asked_at
         try:
             if budget_s <= 0:

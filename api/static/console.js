@@ -1,30 +1,19 @@
 // The operator's console: pauses, clients, refused texts, forgetting and the audit log. See docs/console.md.
 
+import { ask, keepKey } from "./admin.js";
+import { showHistory } from "./console_history.js";
+import { showJobs } from "./console_jobs.js";
+import { showTrace } from "./console_trace.js";
+import { saveUsage, showUsage } from "./console_usage.js";
 import { $, Rows, age, h, say, short } from "./dom.js";
 
-// Apart from the key of the live view: operators have their own keys.
-const KEY = "millrace-admin-key";
 const EVERY_MS = 2000;
+// Usage and history change slowly.
+const SLOW_EVERY_MS = 20000;
 const SURE_MS = 5000;
 const HOLD_S = 600;
 
-let cursor = "";
-
-/** Sends a request to /admin and returns its JSON. Throws an Error with the server's words. */
-async function ask(method, path, body) {
-  const key = sessionStorage.getItem(KEY);
-  const headers = { ...(key && { Authorization: `Bearer ${key}` }), ...(body && { "Content-Type": "application/json" }) };
-  let response;
-  try {
-    response = await fetch(`admin/${path}`, { method, headers, body: body && JSON.stringify(body) });
-  } catch {
-    throw new Error("The server does not answer.");
-  }
-  const answer = await response.json().catch(() => ({}));
-  $("#key-form").hidden = response.status !== 401;
-  if (response.ok) return answer;
-  throw new Error(Array.isArray(answer.detail) ? answer.detail.map((one) => `${one.loc.at(-1)}: ${one.msg}`).join("; ") : answer.detail ?? response.statusText);
-}
+let cursor = "", shownAt = 0;
 
 /** Runs an action, says what it did or why not, and shows what has changed. */
 async function attempt(action) {
@@ -40,7 +29,7 @@ async function attempt(action) {
 
 async function change(action) {
   await attempt(action);
-  await attempt(refresh);
+  await refresh().catch(() => {}); // the next look says so, and what is wrong with the action stays in sight
 }
 
 /** A button that acts only when it is pressed a second time within five seconds. */
@@ -79,6 +68,11 @@ const pauses = new Rows($("#pauses"), ([lane]) => lane, ([lane]) => {
     update: ([, { waiting, left_s }]) => say(words, `${lane} is paused for ${age(left_s)}: what waits ${{ keep: "waits", refuse: "is refused", finish: "is classified" }[waiting]}`),
   };
 });
+
+const models = new Rows($("#models"), (name) => name, (name) => ({
+  element: h("option", { value: `models/${encodeURIComponent(name)}` }, `the model ${name}`),
+  update: () => {},
+}));
 
 const held = new Rows($("#held"), ({ client }) => client, ({ client }) => {
   const words = h("span");
@@ -143,8 +137,13 @@ async function showRefused() {
 }
 
 async function refresh() {
-  const [paused, load, lines] = await Promise.all([ask("GET", "pauses"), ask("GET", "clients"), ask("GET", "audit?limit=20"), showRefused()]);
+  const [paused, load, lines] = await Promise.all([ask("GET", "pauses"), ask("GET", "clients"), ask("GET", "audit?limit=20"), showRefused(), showJobs()]);
+  if (performance.now() - shownAt > SLOW_EVERY_MS || !shownAt) {
+    await Promise.all([showUsage(), showHistory()]);
+    shownAt = performance.now();
+  }
   pauses.show(Object.entries(paused.pauses));
+  models.show(paused.models);
   held.show(load.held);
   clients.show(load.clients);
   $("#no-clients").hidden = load.clients.length > 0;
@@ -176,7 +175,7 @@ function onSubmit(form, action) {
 }
 
 onSubmit("#key-form", () => {
-  sessionStorage.setItem(KEY, $("#key").value);
+  keepKey($("#key").value);
 });
 onSubmit("#pause", async (data) => {
   await ask("PUT", `pauses/${data.get("lane")}`, { waiting: data.get("waiting"), for_s: 60 * Number(data.get("minutes")) });
@@ -186,6 +185,14 @@ onSubmit("#filter", () => {
   cursor = "";
 });
 onSubmit("#forget", () => {});
+onSubmit("#jobs-filter", () => showJobs(""));
+onSubmit("#trace", (data) => showTrace(data.get("id").trim()));
+$("#older-jobs").addEventListener("click", () => attempt(() => showJobs($("#older-jobs").dataset.cursor)));
+$("#hours").addEventListener("change", () => attempt(showHistory));
+$("#usage-csv").addEventListener("click", (event) => {
+  event.preventDefault();
+  attempt(saveUsage);
+});
 $("#more").addEventListener("click", () => {
   cursor = $("#more").dataset.cursor;
   attempt(showRefused);

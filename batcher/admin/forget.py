@@ -70,6 +70,7 @@ class Forgetting:
             texts = RefusedTexts(self._queue, queue)
             refused += texts.delete([record["id"] for record in texts.all(RefusedFilter(client=client))])
         self._queue.delete(f"{self._prefix}:clients")
+        self._clear_processes()
         return {
             "jobs": jobs,
             "files": files,
@@ -122,7 +123,7 @@ class Forgetting:
         return len(lines)
 
     def _clear_processes(self) -> None:
-        """Makes every API process empty its own cache with its next look at the snapshot."""
+        """Makes every API process empty its memory with its next look at the snapshot."""
         key = f"{self._prefix}:snapshot"
         self._queue.hincrby(key, "forgotten", 1)
         self._queue.expire(key, 3600)

@@ -38,6 +38,7 @@ Redis, but limited to 1.2 s from one heartbeat or sweep to the next (decision 00
 | P:clients     | hash   | API process -> its clients of a minute     | 60 s, renewed | usage          |
 | P:usage:<day> | hash   | key name and count -> number               | usage_days    | usage          |
 | P:minutes     | list   | the last day, one JSON line per minute     | 1 d, renewed  | the console    |
+| P:answers:<t> | list   | what processes answer the console          | 10 s          | answer         |
 | P:audit       | list   | what operators did, the last 1000 lines    | 90 d, renewed | the console    |
 
 P:q, P:bulk, P:solo and P:inflight exist only while they are not empty. Every script is idempotent by id, so a

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from batcher.core.commands import Command
+from batcher.core.questions import Question, read_question
+
+
+class Beaten(NamedTuple):
+    """How many leases were extended, and the question that the console asks all workers."""
+
+    extended: int
+    question: Question | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Beat(Command[int]):
-    """Extends the leases of `ids` and renews the records of worker and model. Returns how many it held.
+class Beat(Command[Beaten]):
+    """Extends the leases of `ids` and renews the records of worker and model.
 
-    With empty records, those of the last heartbeat are renewed; if Redis does not have them, returns -1.
+    With empty records, those of the last heartbeat are renewed; if Redis does not have them, -1 are extended.
     """
 
     script = "beat"
@@ -30,6 +38,9 @@ class Beat(Command[int]):
         for fields in (self.record, self.model):
             args += [len(fields), *(value for pair in fields.items() for value in pair)]
         return [*args, *self.ids]
+
+    def read(self, reply: Any) -> Beaten:
+        return Beaten(int(reply[0]), read_question(reply[1].decode()))
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,8 @@ Script = Literal[
     "refused_note",
     "usage",
     "pause",
+    "ask",
+    "answer",
 ]
 
 # The package of the queue's scripts.

@@ -9,6 +9,7 @@ from typing import Any
 from batcher.core.commands import Command
 from batcher.core.holds import Hold, read_holds
 from batcher.core.pauses import Pause, read_pauses
+from batcher.core.questions import Question, read_question
 from batcher.memory import NO_MEMORY, Memory
 from batcher.messages import BatchNote, decode_notes
 from batcher.models import read_listed
@@ -81,7 +82,7 @@ class Snapshot:
     workers have classified. The rest concerns only the process that reads it: whether it has `swept` itself,
     how many entries it `recovered`, and the `cursor` of its next sweep. `forgotten` counts the times that an
     operator has removed cached results; `pauses` are those of lanes, and `holds` those of clients. `models`
-    are the names of all models but the first, whose queue this is.
+    are the names of all models but the first, whose queue this is. `question` is what the console asked last.
     """
 
     model: ModelRecord | None
@@ -101,6 +102,7 @@ class Snapshot:
     pauses: Mapping[str, Pause] = field(default_factory=dict)
     holds: Mapping[str, Hold] = field(default_factory=dict)
     models: Sequence[str] = ()
+    question: Question | None = None
 
 
 NO_DEPTH = LaneDepth(0, 0, 0)
@@ -151,6 +153,7 @@ class Sweep(Command[Snapshot]):
             pauses=read_pauses(fields.get("pauses", "")),
             holds=read_holds(fields),
             models=read_listed(fields),
+            question=read_question(fields.get("asked", "")),
         )
 
 

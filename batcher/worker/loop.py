@@ -69,6 +69,7 @@ class Worker:
         self._second_thread = host.thread("beside")
         self._third_thread = host.thread("books")
         self.books = Books(self.stats, self.inference, self.exchange.remember, observe)
+        queues.heartbeat.recall = self.books.recent.find
         running_s = self.inference.running_s
         self.heartbeat = heartbeat_at(queues, settings, self.exchange, running_s, self._records)
 

@@ -65,7 +65,8 @@ class WorkerMetrics:
         self._text_tokens, self._padding_tokens = tokens.labels("text"), tokens.labels("padding")
         self._waits = {lane: waits.labels(lane) for lane in get_args(Lane)}
         self._trips = {
-            script: trips.labels(script) for script in ("claim", "complete", "beat", "release", "retire")
+            script: trips.labels(script)
+            for script in ("claim", "complete", "beat", "release", "retire", "answer")
         }
         self._size = Histogram(
             "millrace_batch_entries", "Entries of a batch", buckets=SIZE_BOUNDS, registry=registry
@@ -114,8 +115,8 @@ class WorkerMetrics:
         """Counts a successful round trip under the name of its first script."""
         script = commands[0].script
         self._trips[script].observe(seconds)
-        if script == "beat" and answers[0]:
-            self._renewals.inc(int(answers[0]))
+        if script == "beat":
+            self._renewals.inc(max(answers[0].extended, 0))
 
 
 class MeasuredQueue(WorkerQueue):

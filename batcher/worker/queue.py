@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from batcher.core.commands import Claim, Claimed, Command, Complete, Completed
 from batcher.core.connection import Redis
 from batcher.core.keys import cache_prefix, prefix
-from batcher.core.membership import Beat, Release, Retire
+from batcher.core.membership import Beat, Beaten, Release, Retire
 from batcher.core.outage import NoScriptError
+from batcher.core.questions import TEXTS, Answer, Question
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +52,9 @@ class WorkerQueue:
         self._cache_ms = cache_ms
         self._wake_list = f"{self.prefix}:wake:{worker}"
         self._published: tuple[Mapping[str, Any], Mapping[str, Any]] = {}, {}
+        # What this worker remembers of the texts with these ids, for the console.
+        self.recall: Callable[[Sequence[str]], Sequence[Mapping[str, Any]]] = lambda ids: ()
+        self._answered = ""
 
     def run(self, commands: Sequence[Command[Any]]) -> list[Any]:
         """Runs scripts in one round trip and reads their replies. Raises the first error among them."""
@@ -148,13 +153,23 @@ class WorkerQueue:
         Records that have not changed since the last heartbeat are only sent if Redis does not know them.
         """
         held, published = list(ids), (record, model)
-        extended = -1
+        beaten = Beaten(-1)
         if published == self._published and not takeover:
-            (extended,) = self.run([Beat(self.worker, self._lease_ms, ttl_ms, held, {}, {})])
-        if extended < 0:
-            (extended,) = self.run([Beat(self.worker, self._lease_ms, ttl_ms, held, record, model, takeover)])
+            (beaten,) = self.run([Beat(self.worker, self._lease_ms, ttl_ms, held, {}, {})])
+        if beaten.extended < 0:
+            (beaten,) = self.run([Beat(self.worker, self._lease_ms, ttl_ms, held, record, model, takeover)])
             self._published = published
-        return int(extended)
+        if beaten.question is not None:
+            self._answer(beaten.question)
+        return beaten.extended
+
+    def _answer(self, question: Question) -> None:
+        """Answers what the console asks about texts, once and only if this worker remembers any of them."""
+        if question.kind == TEXTS and question.token != self._answered:
+            if batches := self.recall(question.ids):
+                body = json.dumps({"worker": self.worker, "batches": batches})
+                self.run([Answer(question.token, body)])
+            self._answered = question.token
 
     def wake(self) -> None:
         """Ends the wait of this worker."""

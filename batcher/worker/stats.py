@@ -12,6 +12,7 @@ from typing import Any
 from batcher.messages import BatchNote, Entry, Failure
 from batcher.worker.held import Reason, TokenizedEntry
 from batcher.worker.inference import FinishedBatch, Inference, Result
+from batcher.worker.recent import RecentBatches
 from model_store import ModelInfo
 
 log = logging.getLogger(__name__)
@@ -159,6 +160,7 @@ class Books:
         self.finished: deque[FinishedBatch] = deque()
         self.due = False
         self.observe = observe
+        self.recent = RecentBatches()
         self._stats = stats
         self._inference = inference
         self._remember = remember
@@ -176,7 +178,9 @@ class Books:
         if finished.sent_at:
             self._remember(finished.results)
         self._inference.cost = self._inference.cost.learn(finished.computed, finished.spent_s)
-        self.observe(self._stats.add(finished))
+        report = self._stats.add(finished)
+        self.recent.add(report)
+        self.observe(report)
 
 
 def model_record(info: ModelInfo) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from batcher.messages import entry_id
 from batcher.worker.queue import WorkerQueue
 from model_store.stub import StubClassifier
 from tests.e2e.browser import Viewer, launched, viewing
@@ -643,13 +644,18 @@ def test_the_console_pauses_holds_retries_and_forgets(house: Mill, viewer: Viewe
     page.wait_for_selector("#audit li >> text=/forget/")
 
 
-def test_the_console_shows_what_was_refused_as_text_only(house: Mill, viewer: Viewer) -> None:
-    entry, place = "e" * 64, "1700000000000"
+def plant_refused(house: Mill, entry: str, **facts: Any) -> None:
+    """A record as the queue's scripts write it."""
+    place = "1700000000000"
     record = {"id": entry, "place": f"{place}:{entry}", "code": "poison", "attempts": 3, "lane": "bulk"}
-    record |= {"workers": "<b>w1</b>", "revision": "rev", "client": "key:<img src=x>"}
     with house.redis.client() as client:
         client.zadd("{millrace:default}:refused", {f"{place}:{entry}": 0})
-        client.hset("{millrace:default}:refusals", entry, json.dumps(record))
+        client.hset("{millrace:default}:refusals", entry, json.dumps(record | facts))
+
+
+def test_the_console_shows_what_was_refused_as_text_only(house: Mill, viewer: Viewer) -> None:
+    entry = "e" * 64
+    plant_refused(house, entry, workers="<b>w1</b>", revision="rev", client="key:<img src=x>")
     page = viewer.page
     page.goto(f"{house.base_url}/console")
     row = page.locator(f'[data-refused="{entry}"]')
@@ -665,3 +671,108 @@ def test_the_console_shows_what_was_refused_as_text_only(house: Mill, viewer: Vi
     row.get_by_text("Really delete?").click()
     row.wait_for(state="detached")
     assert page.evaluate("document.documentElement.scrollWidth") <= 1200
+
+
+def console(house: Mill, viewer: Viewer) -> Page:
+    page = viewer.page
+    page.goto(f"{house.base_url}/console")
+    page.wait_for_selector('#state[data-state="ready"]')
+    return page
+
+
+def test_the_console_releases_poison_and_tries_a_text_again(house: Mill, viewer: Viewer) -> None:
+    entry = entry_id("tried again")
+    plant_refused(house, entry, workers="w1", revision="rev", client="key:web")
+    with house.redis.client() as client:
+        client.set(f"{{millrace:default}}:refused:{entry}", "tried again", ex=600)
+        client.set(f"{{millrace:default}}:res:{entry}", b'{"code":"poison","message":"x"}\n', ex=600)
+    assert house.predict("tried again").json()["code"] == "poison"
+    row = console(house, viewer).locator(f'[data-refused="{entry}"]')
+    row.get_by_text("Release").click()
+    viewer.page.wait_for_selector("#done >> text=1 released")
+    row.get_by_text("Try again").click()
+    viewer.page.wait_for_selector("#done >> text=/1 classified/")
+    row.wait_for(state="detached")
+    assert house.predict("tried again").status_code == 200
+
+
+def test_the_console_shows_where_the_time_of_a_request_went(house: Mill, viewer: Viewer) -> None:
+    body = {"text": ["traced one", "traced two"]}
+    assert house.http.post("/predict", json=body, headers={"X-Request-ID": "traced"}).status_code == 200
+    page = console(house, viewer)
+    page.fill('#trace [name="id"]', "traced")
+    page.click("#trace button")
+    page.wait_for_selector('#timeline [data-step="answered"]')
+    steps = page.eval_on_selector_all("#timeline [data-step]", "all => all.map(one => one.dataset.step)")
+    assert steps == ["received", "cache", "queued", "claimed", "batch", "answered"]
+    assert f"-{house.workers[0].pid}-" in page.inner_text('#timeline [data-step="claimed"]')
+    assert "2 of 2 texts" in page.inner_text('#timeline [data-step="batch"]')
+    page.fill('#trace [name="id"]', "never-sent")
+    page.click("#trace button")
+    page.wait_for_selector("#problem >> text=/no API process remembers/")
+    assert page.locator("#timeline").is_hidden()
+
+
+def test_the_console_pauses_a_model_by_name(house: Mill, viewer: Viewer) -> None:
+    page = console(house, viewer)
+    page.select_option('#pause [name="lane"]', label="the model stub")
+    page.click("#pause button")
+    for lane in ("interactive", "bulk"):
+        page.click(f'#pauses [data-lane="{lane}"] button')
+    page.wait_for_selector("#pauses li", state="detached")
+
+
+def test_the_console_finds_jobs_by_state_name_and_client(without_jobs: Mill, viewer: Viewer) -> None:
+    house, ids = without_jobs, dict[str, str]()
+    for name in ("<b>angry</b>.txt", "calm.txt"):
+        answer = house.http.post("/jobs", params={"filename": name}, content=f"{name}\n".encode())
+        ids[name] = answer.json()["id"]
+    angry, calm = (f'#console-jobs [data-job="{one}"]' for one in ids.values())
+    page = console(house, viewer)
+    page.wait_for_selector(f"{angry} >> text=finished · 1 of 1 texts")
+    assert "<b>angry</b>.txt" in page.inner_text(angry)
+    page.wait_for_selector(calm)
+    for field, value in (("search", "ANGRY"), ("search", ids["<b>angry</b>.txt"][:12])):
+        page.fill(f'#jobs-filter [name="{field}"]', value)
+        page.click("#jobs-filter button")
+        page.wait_for_selector(calm, state="detached")
+        assert page.locator(angry).count() == 1
+    page.fill('#jobs-filter [name="client"]', "key:nobody")
+    page.click("#jobs-filter button")
+    page.wait_for_selector(angry, state="detached")
+    page.fill('#jobs-filter [name="client"]', "")
+    page.fill('#jobs-filter [name="search"]', "")
+    page.select_option('#jobs-filter [name="status"]', "finished")
+    page.click("#jobs-filter button")
+    page.wait_for_selector(angry)
+    page.select_option('#jobs-filter [name="status"]', "failed")
+    page.click("#jobs-filter button")
+    page.wait_for_selector(angry, state="detached")
+
+
+def test_the_console_charts_the_last_hours_and_saves_usage(house: Mill, viewer: Viewer) -> None:
+    now_s, day = int(time.time()) // 60 * 60, time.strftime("%Y-%m-%d", time.gmtime())
+    with house.redis.client() as client:
+        for ago in (9, 8, 6):  # no API process ran in the minute between
+            rates = dict.fromkeys(("answered", "hits", "refused", "shed", "worked"), 10.0)
+            point = {"at_s": now_s - 60 * ago, **rates, "waiting": 3, "p50_ms": 1, "p99_ms": 9, "workers": 1}
+            client.rpush("{millrace:default}:minutes", json.dumps(point))
+        usage = {"<i>web</i> texts": 12345, "<i>web</i> requests": 2}
+        client.hset(f"{{millrace:default}}:usage:{day}", mapping=usage)
+    page = console(house, viewer)
+    page.wait_for_selector("#history-workers path.first", state="attached")
+    path = page.get_attribute("#history-workers path.first", "d") or ""
+    assert path.count("M") >= 2, "a gap where no API process ran"
+    assert "last 3 hours" in page.inner_html("#history-p99")
+    page.select_option("#hours", "12")
+    page.wait_for_selector("#history-p99 >> text=/last 12 hours/", state="attached")
+    row = page.inner_text(f'[data-usage="{day} <i>web</i>"]')
+    assert "<i>web</i>" in row
+    assert "12,345" in row
+    with page.expect_download() as download:
+        page.click("#usage-csv")
+    assert f"{day},<i>web</i>,12345,0,2,0,0" in Path(download.value.path()).read_text()
+    for width in (320, 768):
+        page.set_viewport_size({"width": width, "height": 800})
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert all(url.startswith((house.base_url, "blob:")) for url in viewer.asked)

@@ -14,7 +14,7 @@ import redis
 
 from batcher.core.commands import Cancel, Claimed, Complete, Completed, Enqueue, Full, Outcomes
 from batcher.core.keys import cache_prefix
-from batcher.core.membership import Beat
+from batcher.core.membership import Beat, Beaten
 from batcher.core.snapshot import Fallback, Snapshot, Sweep, Workers
 from batcher.core.waking import Lend, Wake
 from batcher.errors import QueueFull
@@ -544,9 +544,9 @@ def test_a_short_heartbeat_needs_what_the_last_one_published(bench: Bench) -> No
     assert beat([], RECORD, MODEL) == 0
     bench.ask("x")
     worker.claim(10, 100, 100)
-    assert worker.run([Beat("w", 2000, 60_000, ["x"], {}, {})]) == [1]
+    assert worker.run([Beat("w", 2000, 60_000, ["x"], {}, {})]) == [Beaten(1)]
     bench.client.flushall()
-    assert worker.run([Beat("w", 2000, 60_000, ["x"], {}, {})]) == [-1]
+    assert worker.run([Beat("w", 2000, 60_000, ["x"], {}, {})]) == [Beaten(-1)]
     assert bench.live() == set()
     assert beat([], RECORD, MODEL) == 0
     assert bench.live() == {"w"}
@@ -557,9 +557,9 @@ def test_a_short_heartbeat_brings_back_a_model_whose_successor_is_gone(bench: Be
     old, new = bench.worker("old"), bench.worker("new")
     old.beat([], RECORD, MODEL, 60_000)
     new.beat([], RECORD | {"revision": "B"}, MODEL | {"revision": "B"}, 20, takeover=True)
-    assert old.run([Beat("old", 2000, 60_000, [], {}, {})]) == [0]
+    assert old.run([Beat("old", 2000, 60_000, [], {}, {})]) == [Beaten(0)]
     time.sleep(0.1)
-    assert old.run([Beat("old", 2000, 20, [], {}, {})]) == [-1]
+    assert old.run([Beat("old", 2000, 20, [], {}, {})]) == [Beaten(-1)]
 
 
 def test_a_joiner_with_a_shorter_budget_changes_nothing_for_the_first(bench: Bench) -> None:

@@ -2,7 +2,8 @@
 -- ARGV: worker, lease_ms, record_ms, takes over the model record (1 on becoming ready),
 --       number of record fields, field, value, ..., number of model fields, field, value, ..., then ids.
 -- Without any fields, what the last heartbeat published still holds.
--- Returns how many leases were extended, or -1 if the fields are needed: nothing else was renewed then.
+-- Returns {how many leases were extended, the open question of the console (see ask.lua)}, or {-1, ''} if the fields are needed:
+-- nothing else was renewed then.
 local worker, lease, ttl, takeover = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4] == '1'
 local at = 5
 
@@ -26,7 +27,7 @@ local current = redis.call('HMGET', MODEL, 'revision', 'renewed', 'identity')
 local stale = (tonumber(current[2]) or 0) + 2 * ttl < now
 if #model == 0 then
   mine.revision = known[2]
-  if not known[2] or not current[1] or (stale and current[1] ~= known[2]) then return -1 end
+  if not known[2] or not current[1] or (stale and current[1] ~= known[2]) then return { -1, '' } end
 end
 
 redis.call('HSET', key, 'beaten', now, unpack(record))
@@ -59,4 +60,6 @@ for i = at, #ARGV do
     extended = extended + 1
   end
 end
-return extended
+local question = redis.call('HGET', SNAPSHOT, 'asked') or ''
+if (tonumber(string.match(question, '^%d+')) or 0) <= now then question = '' end
+return { extended, question }

@@ -164,3 +164,45 @@ def test_keys_are_read_from_a_terminal_one_by_one(monkeypatch: pytest.MonkeyPatc
             assert all_there.wait(20)
     os.close(ours)
     assert pressed == ["/", "q"]
+
+
+def test_a_timeline_is_printed(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
+    batch = {"step": "batch", "at_ms": 3.1, "texts": 2, "size": 8, "model_ms": 20.1, "joined": False}
+    known = {"worker": "w1", "batch": 17, "tokens": 310, "computed_tokens": 384, "reason": "window"}
+    api.answer = {
+        "request_id": "some",
+        "client": "key:web",
+        "received_at": "2026-11-23T00:18:06.031+00:00",
+        "texts": 3,
+        "tokens": 41,
+        "timeline": [
+            {"step": "received", "at_ms": 0.0, "texts": 3},
+            {"step": "cache", "at_ms": 0.4, "in_process": 1, "shared": 0},
+            {"step": "queued", "at_ms": 0.4, "texts": 1},
+            {"step": "claimed", "at_ms": 2.4, "texts": 2, "worker": "w1", "attempts": 2},
+            {**batch, **known},
+            {**batch, "worker": None, "joined": True},
+            {"step": "answered", "at_ms": 24.0, "status": 200, "code": ""},
+        ],
+    }
+    assert main(["trace", "some", "--url", api.url]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "request some  key:web  received 2026-11-23T00:18:06.031+00:00  (3 texts, 41 tokens)",
+        "     0.0 ms  received  3 texts",
+        "     0.4 ms  cache     1 from the process, 0 shared",
+        "     0.4 ms  queued    1 text",
+        "     2.4 ms  claimed   2 texts by w1, attempt 2",
+        "     3.1 ms  batch     17: 2 of 8 texts, 310 tokens, 384 computed, window, 20.1 ms in the model",
+        "     3.1 ms  batch     2 of 8 texts, by a worker that does not remember it, 20.1 ms in the model, "
+        "queued by another request before",
+        "    24.0 ms  answered  200",
+    ]
+    assert [(method, path) for method, path, _ in api.asked] == [("GET", "/admin/traces/some")]
+    assert main(["trace", "some", "--json", "--url", api.url]) == 0
+    assert json.loads(capsys.readouterr().out) == api.answer
+
+
+def test_what_is_no_id_is_not_sent(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["trace", "../forget", "--url", api.url]) == 2
+    assert "up to 128 letters" in capsys.readouterr().err
+    assert api.asked == []

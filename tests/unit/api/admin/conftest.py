@@ -13,6 +13,7 @@ import pytest
 import redis
 
 from api.admin.service import Books, Console
+from api.admin.traces import Traces
 from api.jobs.service import JobService
 from api.keys import Keys
 from api.main import create_app
@@ -55,6 +56,12 @@ class AdminApi:
 
     def worker(self, name: str = "w1") -> WorkerQueue:
         return WorkerQueue(self.redis, "default", name, lease_ms=2000, max_attempts=1, result_ms=60_000)
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Questions that nobody answers end soon."""
+    monkeypatch.setattr(Traces, "open_s", 0.1)
 
 
 Start = Callable[..., Awaitable[AdminApi]]

@@ -18,13 +18,29 @@ from tests.unit.api.pretended import assert_problem
 PAGE = Path(__file__).parents[4] / "docs/console.md"
 
 
-def routes(found: Iterable[Any]) -> Iterator[tuple[str, str]]:
-    """Every route under /admin, as (method, path)."""
+def admin_routes(found: Iterable[Any]) -> Iterator[APIRoute]:
+    """Every route under /admin that the application has."""
     for route in found:
         if inner := getattr(route, "original_router", None):
-            yield from routes(inner.routes)
+            yield from admin_routes(inner.routes)
         elif isinstance(route, APIRoute) and route.path.startswith("/admin"):
-            yield from ((method, route.path.replace("{lane}", "bulk")) for method in sorted(route.methods))
+            yield route
+
+
+def routes(found: Iterable[Any]) -> Iterator[tuple[str, str]]:
+    """As (method, path)."""
+    for route in admin_routes(found):
+        yield from ((method, filled(route.path)) for method in sorted(route.methods))
+
+
+def filled(path: str) -> str:
+    """A path with values for its parameters."""
+    return (
+        path.replace("{lane}", "bulk")
+        .replace("{request_id}", "some")
+        .replace("{name}", "m")
+        .replace("{name:path}", "m")
+    )
 
 
 async def ask(api: AdminApi, method: str, path: str, **headers: str) -> httpx.Response:
@@ -34,7 +50,7 @@ async def ask(api: AdminApi, method: str, path: str, **headers: str) -> httpx.Re
 async def test_every_route_refuses_what_may_not_use_it(api: AdminApi) -> None:
     served = list(routes(api.app.app.routes))
     documented = re.findall(r"^\| `(\w+) (/admin[^`?]*)", PAGE.read_text(), re.MULTILINE)
-    assert sorted(served) == sorted((method, path.replace("{lane}", "bulk")) for method, path in documented)
+    assert sorted(served) == sorted((method, filled(path)) for method, path in documented)
     for method, path in served:
         for headers in ({}, {"authorization": "Bearer guess"}, {"x-api-key": ""}):
             answer = await ask(api, method, path, **headers)

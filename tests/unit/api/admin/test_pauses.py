@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 
+from batcher.core.snapshot import NO_SNAPSHOT
 from batcher.hub.admission import LaneCaps
 from batcher.hub.hub import ReplyHub
 from batcher.messages import Prediction, fragment
 from tests.conftest import FakeRedis
 from tests.unit.api.admin.conftest import ADMIN, AdminApi, P, Start
-from tests.unit.pretended import RUNNING
+from tests.unit.api.pretended import assert_problem
+from tests.unit.pretended import RUNNING, FakeHub
 
 
 async def until(true: Callable[[], object]) -> None:
@@ -27,9 +29,9 @@ async def until(true: Callable[[], object]) -> None:
 async def api(start: Start, fake_redis: FakeRedis) -> AdminApi:
     hub: Any = ReplyHub(fake_redis.aio, fake_redis.aio, name="default", caps=LaneCaps(1000, 1000))
     api = await start(hub, default_budget_s=2.0)
-    record = {"revision": "rev", "engine": "stub", "precision": "f32", "state": "idle", "rate": 1000}
+    record = {"revision": "rev-2026", "engine": "stub", "precision": "f32", "state": "idle", "rate": 1000}
     record |= {"batches": 0, "texts": 0, "last_batch": 0, "started_ms": 1}
-    model = {"name": "m", "revision": "rev", "labels": "N\nP", "max_tokens": 9}
+    model = {"name": "m", "revision": "rev-2026", "labels": "N\nP", "max_tokens": 9}
     api.worker().beat([], record, model | {"engine": "stub", "precision": "f32"}, 60_000, takeover=True)
     await hub.sweep()
     assert hub.snapshot.workers == RUNNING.workers
@@ -82,9 +84,40 @@ async def test_what_waits_is_kept_for_its_budget_and_runs_after_the_pause(api: A
     assert api.worker().claim(10, 100, 100).entries == []
     await api.client.delete("/admin/pauses/interactive", headers=ADMIN)
     (entry,) = api.worker().claim(10, 100, 100).entries
-    result = Prediction(fragment(("N", "P"), (0.25, 0.75)), "rev", 3)
+    result = Prediction(fragment(("N", "P"), (0.25, 0.75)), "rev-2026", 3)
     api.worker().complete([(entry.id, result.encode())])
     assert (await asking).status_code == 200
+
+
+async def test_a_model_is_paused_by_its_name_or_revision(api: AdminApi) -> None:
+    for name in ("m", "rev-2026", "rev-"):
+        pauses = await put(api, f"models/{name}", for_s=60)
+        assert pauses.keys() == {"interactive", "bulk"}
+        assert (await api.get("/pauses")).json()["models"] == ["m"]
+        answer = await api.client.delete(f"/admin/pauses/models/{name}", headers=ADMIN)
+        assert answer.json() == {"pauses": {}}
+    newest = (await api.get("/audit")).json()["audit"][0]
+    assert (newest["action"], newest["model"]) == ("resume", "m")
+
+
+@pytest.mark.parametrize("name", ["other", "rev", "M", "m/", "m%00", "%2e%2e/all", "models/m", "x" * 2000])
+async def test_an_unknown_model_is_refused_with_the_list(api: AdminApi, name: str) -> None:
+    for method in ("PUT", "DELETE"):
+        answer = await api.client.request(
+            method,
+            f"/admin/pauses/models/{name}",
+            json={"for_s": 60} if method == "PUT" else None,
+            headers=ADMIN,
+        )
+        assert_problem(answer, 404, "model_not_found")
+        assert answer.json()["models"] == ["m"]
+    assert not api.redis.exists(f"{P}:pauses")
+
+
+async def test_before_the_first_worker_there_is_no_model(start: Start) -> None:
+    api = await start(FakeHub(snapshot=NO_SNAPSHOT))
+    answer = await api.client.delete("/admin/pauses/models/m", headers=ADMIN)
+    assert_problem(answer, 503, "no_worker")
 
 
 HOSTILE: list[tuple[str, dict[str, Any]]] = [

@@ -1,0 +1,143 @@
+"""The last requests that this process has answered, so that the console can say where the time of one went.
+
+Ids and numbers are kept, in memory only, and never a text.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from itertools import islice
+from typing import Any, NamedTuple
+
+from api.asgi.http import client_address
+from api.predict.context import RequestContext
+from api.predict.found import LookupResult
+
+# How many are kept: that caches answered, that workers answered, and that failed or took over SLOW_S.
+MOST_HITS, MOST_ANSWERS, MOST_SLOW = 1000, 5000, 5000
+SLOW_S = 1.0
+# About how many texts of one request a worker may be asked.
+MOST_TEXTS = 64
+
+
+class Run(NamedTuple):
+    """The texts of a request that were in one batch. `entry` is the id of one of them."""
+
+    entry: str
+    texts: int
+    tokens: int
+    queue_ms: float
+    tokenize_ms: float
+    model_ms: float
+    size: int
+    revision: str
+
+
+class Lookup(NamedTuple):
+    """How far the lookup came. `asked` texts went to the queue after `asked_s`, `entries` among them."""
+
+    local: int
+    shared: int
+    asked: int
+    asked_s: float
+    runs: tuple[Run, ...]
+    entries: tuple[str, ...]
+
+
+class Seen(NamedTuple):
+    """One request. `started` is by perf_counter; `name` is that of its key, and `address` from its scope."""
+
+    request_id: bytes
+    started: float
+    seconds: float
+    status: int
+    name: str
+    address: Any
+    texts: int
+    tokens: int
+    code: str = ""
+    lookup: Lookup | None = None
+
+
+# Requests as the fields of `Seen`. For a hit, a plain tuple of the first ones: it is made in half the time.
+Kept = deque[tuple[Any, ...]]
+
+
+class RecentRequests:
+    """The last requests of this process. Hits, answers and slow ones are apart: none drives out others."""
+
+    def __init__(self) -> None:
+        self._hits: Kept = deque(maxlen=MOST_HITS)
+        self._answers: Kept = deque(maxlen=MOST_ANSWERS)
+        self._slow: Kept = deque(maxlen=MOST_SLOW)
+
+    def add(self, context: RequestContext, status: int, code: str, seconds: float) -> None:
+        """Remembers a request that has been answered."""
+        headers, found = context.headers, context.found
+        client = headers.client_name, headers.scope.get("client")
+        counts = len(context.texts), context.tokens
+        hit = (headers.request_id, context.started, seconds, status, *client, *counts)
+        slow = status >= 400 or seconds > SLOW_S
+        if context.known and not slow and found is None:
+            self._hits.append(hit)
+            return
+        seen = Seen(*hit, code, _lookup(context.started, found) if found is not None and found.ids else None)
+        (self._slow if slow else self._hits if context.known else self._answers).append(seen)
+
+    def clear(self) -> None:
+        """Forgets everything."""
+        for kept in (self._hits, self._answers, self._slow):
+            kept.clear()
+
+    def find(self, request_id: str) -> dict[str, Any] | None:
+        """What is known of a request, in JSON; the newest, if clients have sent this id several times."""
+        wanted = request_id.encode()
+        every = (*self._hits, *self._answers, *self._slow)
+        found = [Seen(*seen) for seen in every if seen[0] == wanted]
+        return _facts(max(found, key=lambda seen: seen.started)) if found else None
+
+
+def _lookup(started: float, found: LookupResult) -> Lookup:
+    runs = tuple(_runs(found))
+    entries = [run.entry for run in runs] if runs else found.ids.values()
+    return Lookup(
+        found.local,
+        len(found.by_text) - len(found.computed),
+        found.asked,
+        found.asked_at - started,
+        runs,
+        tuple(islice(entries, MOST_TEXTS)) if found.asked else (),
+    )
+
+
+def _runs(found: LookupResult) -> Iterable[Run]:
+    """One for each batch: its texts share the time of the forward pass."""
+    runs: dict[tuple[float, int], Run] = {}
+    for text in found.computed:
+        one = found.by_text[text]
+        key = one.model_ms, one.batch_size
+        run = runs.get(key)
+        if run is None:
+            times = one.queue_ms, one.tokenize_ms, one.model_ms
+            runs[key] = Run(found.ids[text], 1, one.tokens, *times, one.batch_size, one.revision)
+        else:
+            runs[key] = run._replace(texts=run.texts + 1, tokens=run.tokens + one.tokens)
+    return runs.values()
+
+
+def _facts(seen: Seen) -> dict[str, Any]:
+    received = time.time() - (time.perf_counter() - seen.started)
+    facts: dict[str, Any] = {
+        "request_id": seen.request_id.decode("ascii"),
+        "received_at": datetime.fromtimestamp(received, UTC).isoformat(timespec="milliseconds"),
+        "ms": round(seen.seconds * 1e3, 3),
+        "client": f"key:{seen.name}" if seen.name else client_address({"client": seen.address}),
+        **{name: getattr(seen, name) for name in ("status", "code", "texts", "tokens")},
+    }
+    lookup = seen.lookup or Lookup(seen.texts if seen.status < 400 else 0, 0, 0, 0.0, (), ())
+    facts |= {"local": lookup.local, "shared": lookup.shared, "asked": lookup.asked}
+    facts |= {"asked_ms": round(lookup.asked_s * 1e3, 3), "entries": list(lookup.entries)}
+    return facts | {"runs": [run._asdict() for run in lookup.runs]}
