@@ -35,7 +35,7 @@ from benchmarks import report
 from benchmarks.service import redis_in_memory
 
 PER_PROCESS = 50
-LIGHT = 20.0
+LIGHT, LEAST = 20.0, 50.0
 DELAY_MS = 50.0
 NAME = "fleet"
 COLUMNS = (
@@ -233,18 +233,23 @@ def load(
     return Load(name, len(delays) / elapsed, *quantiles, used / per * 1e6, scripts / per, moved / per, share)
 
 
+def holds(clients: Sequence[redis.Redis], hubs: Connection, rate: float, seconds: float) -> bool:
+    """Whether the delay stays under DELAY_MS at p99."""
+    try:
+        delays, before, after = measure(clients, hubs, rate, seconds)
+    except RuntimeError:
+        return False
+    late = after.at - before.at > seconds * 1.2  # the load generator could not keep up
+    return not late and report.quantile(delays, 0.99) <= DELAY_MS
+
+
 def highest_rate(clients: Sequence[redis.Redis], hubs: Connection, seconds: float) -> float:
-    """The highest rate of a doubling search that keeps the delay under DELAY_MS at p99."""
-    rate = held = 50.0
-    while rate < 20_000:
-        try:
-            delays, before, after = measure(clients, hubs, rate, seconds)
-        except RuntimeError:
-            break
-        late = after.at - before.at > seconds * 1.2  # the load generator could not keep up
-        if late or report.quantile(delays, 0.99) > DELAY_MS:
-            break
+    """The highest rate of a doubling search that holds, in one of two tries."""
+    rate = held = LEAST
+    while rate < 20_000 and any(holds(clients, hubs, rate, seconds) for _ in range(2)):
         held, rate = rate, rate * 2
+    if rate == LEAST:
+        report.progress(f"even {LEAST:g} texts/s are late")
     return held
 
 
