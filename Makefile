@@ -65,7 +65,7 @@ BENCH ?=
 test-fast: $(STAMP) ## run the tests that start no service: unit, integration on fakeredis, repository
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal -m "not redis and not e2e" tests/unit tests/integration tests/repo
 
-# Options for `make chaos`, e.g. make chaos CHAOS="--minutes 1 --seed 7 8"
+# Options for `make chaos`, e.g. make chaos CHAOS="--minutes 1 --seed 7 8 --shards 3"
 CHAOS ?=
 
 .PHONY: page

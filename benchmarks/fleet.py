@@ -1,14 +1,14 @@
 """The queue under fleets: workers without a model, hubs without HTTP, a real Redis for each shard, on one
 machine.
 
-    python -m benchmarks.fleet [--shards 1,2,4] [--workers 1,10,100] [--hubs 1,10] [--seconds 5]
+    python -m benchmarks.fleet [--shards 1,2,4] [--workers 1,10,100] [--hubs 1,10] [--homes 1] [--seconds 5]
                                [--loads light,half,full]
 
 Every worker is the product's own `Worker` with an instant stub, every hub its own `ReplyHub`; many share a
 process. Light load is 20 texts/s. Full load is the highest rate of a doubling search at which the queue's own
 delay (from enqueue to claim, by the clock of Redis) stays under 50 ms at p99, and half load is half of that.
 `idle` sends nothing; what Redis does then is subtracted from what a text costs. The work of all shards is
-added up.
+added up. `--homes 1` lets all workers live at the first shard, so that they serve the others only as helpers.
 """
 
 from __future__ import annotations
@@ -30,11 +30,12 @@ from typing import Any
 import redis
 
 from batcher.messages import Prediction, entry_id
+from batcher.shards import MOST_SHARDS
 from benchmarks import report
 from benchmarks.service import redis_in_memory
 
 PER_PROCESS = 50
-LIGHT = 20.0
+LIGHT, LEAST = 20.0, 50.0
 DELAY_MS = 50.0
 NAME = "fleet"
 COLUMNS = (
@@ -103,8 +104,8 @@ class Load:
         ]
 
 
-def run_workers(urls: Sequence[str], first: int, count: int, pipe: Connection) -> None:
-    """A process of workers. Ends when the pipe is closed."""
+def run_workers(urls: Sequence[str], homes: int, first: int, count: int, pipe: Connection) -> None:
+    """A process of workers, which live at the first `homes` shards. Ends when the pipe is closed."""
     from batcher.core.connection import connect
     from batcher.settings import WorkerSettings
     from batcher.shards import Shard, shards_of
@@ -134,7 +135,7 @@ def run_workers(urls: Sequence[str], first: int, count: int, pipe: Connection) -
     workers = []
     for number in range(first, first + count):
         every = [queues(shard, f"w{number}") for shard in shards]
-        home = number % len(shards)
+        home = number % min(homes, len(shards))
         at_home = every[home]._replace(others=tuple(every[:home] + every[home + 1 :]))
         workers.append(Worker(StubClassifier(), at_home, settings, lambda results: None))
     threads = [threading.Thread(target=worker.run, daemon=True) for worker in workers]
@@ -232,23 +233,28 @@ def load(
     return Load(name, len(delays) / elapsed, *quantiles, used / per * 1e6, scripts / per, moved / per, share)
 
 
+def holds(clients: Sequence[redis.Redis], hubs: Connection, rate: float, seconds: float) -> bool:
+    """Whether the delay stays under DELAY_MS at p99."""
+    try:
+        delays, before, after = measure(clients, hubs, rate, seconds)
+    except RuntimeError:
+        return False
+    late = after.at - before.at > seconds * 1.2  # the load generator could not keep up
+    return not late and report.quantile(delays, 0.99) <= DELAY_MS
+
+
 def highest_rate(clients: Sequence[redis.Redis], hubs: Connection, seconds: float) -> float:
-    """The highest rate of a doubling search that keeps the delay under DELAY_MS at p99."""
-    rate = held = 50.0
-    while rate < 20_000:
-        try:
-            delays, before, after = measure(clients, hubs, rate, seconds)
-        except RuntimeError:
-            break
-        late = after.at - before.at > seconds * 1.2  # the load generator could not keep up
-        if late or report.quantile(delays, 0.99) > DELAY_MS:
-            break
+    """The highest rate of a doubling search that holds, in one of two tries."""
+    rate = held = LEAST
+    while rate < 20_000 and any(holds(clients, hubs, rate, seconds) for _ in range(2)):
         held, rate = rate, rate * 2
+    if rate == LEAST:
+        report.progress(f"even {LEAST:g} texts/s are late")
     return held
 
 
 def fleet(
-    urls: Sequence[str], workers: int, count: int, seconds: float, loads: Sequence[str]
+    urls: Sequence[str], homes: int, workers: int, count: int, seconds: float, loads: Sequence[str]
 ) -> Iterator[Load]:
     """Every load on one size of fleet."""
     report.progress(f"{len(urls)} shards, {workers} workers, {count} hubs")
@@ -257,7 +263,7 @@ def fleet(
         for client in clients:
             client.flushall()
         for first in range(0, workers, PER_PROCESS):
-            stack.enter_context(host(run_workers, urls, first, min(PER_PROCESS, workers - first)))
+            stack.enter_context(host(run_workers, urls, homes, first, min(PER_PROCESS, workers - first)))
         hubs = stack.enter_context(host(run_hubs, urls, count))
         while True:
             hubs.send("workers")
@@ -290,6 +296,9 @@ def compare_shards(measured: Sequence[Measured]) -> list[dict[str, Any]]:
             size = f"{workers} workers, {hubs} hubs, light load"
             what = f"Redis time a text, {shards} shards / 1 shard, {size}"
             goals.append(report.goal(what, one.redis_us / base, 1.1, at_most=True))
+        if shards > 1 and one.name in ("light", "half"):
+            what = f"ms of delay at p99, {shards} shards, {workers} workers, {hubs} hubs, {one.name} load"
+            goals.append(report.goal(what, one.p99_ms, DELAY_MS, at_most=True))
     return goals
 
 
@@ -319,6 +328,7 @@ def main() -> None:
     parser.add_argument("--shards", default="1")
     parser.add_argument("--workers", default="1,10,100")
     parser.add_argument("--hubs", default="1,10")
+    parser.add_argument("--homes", type=int, default=MOST_SHARDS)
     parser.add_argument("--seconds", type=float, default=5)
     parser.add_argument("--loads", default="idle,light,half,full")
     args = parser.parse_args()
@@ -330,7 +340,7 @@ def main() -> None:
             (path := Path(folder) / str(number)).mkdir()
             urls.append(stack.enter_context(redis_in_memory(path))[0])
         for shards, workers, hubs in itertools.product(*sizes):
-            loads = fleet(urls[:shards], workers, hubs, args.seconds, args.loads.split(","))
+            loads = fleet(urls[:shards], args.homes, workers, hubs, args.seconds, args.loads.split(","))
             found += [(shards, workers, hubs, one) for one in loads]
     report.table(COLUMNS, [[*map(str, size), *one.cells()] for *size, one in found])
     goals = compare(found)

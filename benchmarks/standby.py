@@ -78,8 +78,8 @@ def fleet_share(workers: int, hubs: int, seconds: float) -> float:
         client = stack.enter_context(redis.Redis.from_url(url, protocol=2))
         for first in range(0, workers, PER_PROCESS):
             count = min(PER_PROCESS, workers - first)
-            stack.enter_context(host(run_workers, url, first, count))
-        stack.enter_context(host(run_hubs, url, hubs))
+            stack.enter_context(host(run_workers, [url], 1, first, count))
+        stack.enter_context(host(run_hubs, [url], hubs))
         time.sleep(SETTLE_S)
         before = Usage.read([client])
         time.sleep(seconds)

@@ -146,14 +146,14 @@ class Outcomes(Command[list[State]]):
 class Claimed:
     """The result of one claim. `left` entries still wait in all lanes.
 
-    `help` is the number of another shard that is to be served before this one; -1 if there is none.
+    `note` is about another shard that is to be served before this one: `number since`, or empty.
     """
 
     entries: list[Entry] = field(default_factory=list)
     left: int = 0
     skipped: int = 0
     expired: int = 0
-    help: int = -1
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +163,7 @@ class Claim(Command[Claimed]):
     `bulk_cost` is for bulk entries alone; -1: none, not even beside interactive ones.
     `waits`: it is sent in advance. A worker without a heartbeat for the time of a lease then gets nothing.
     `idle_ms`: how long the worker has been idle (-1: busy). If it gets nothing, it can then be woken.
-    `helped`, with several shards: the number of one that turned out to need no help, or -.
+    `helped`, with several shards: the note of one that turned out to need no help, or -.
     """
 
     script = "claim"
@@ -185,14 +185,14 @@ class Claim(Command[Claimed]):
 
     def read(self, reply: Any) -> Claimed:
         """An unreadable entry counts as skipped."""
-        left, skipped, expired, now_ms, shard = reply[:_CLAIM_HEAD]
+        left, skipped, expired, now_ms, note = reply[:_CLAIM_HEAD]
         entries = []
         for at in range(_CLAIM_HEAD, len(reply), _CLAIM_FIELDS):
             try:
                 entries.append(decode_entry(*reply[at : at + _CLAIM_FIELDS], now_ms=int(now_ms)))
             except ValueError:
                 skipped += 1
-        return Claimed(entries, int(left), int(skipped), int(expired), int(shard))
+        return Claimed(entries, int(left), int(skipped), int(expired), note.decode())
 
 
 class Completed(NamedTuple):

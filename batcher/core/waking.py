@@ -37,7 +37,7 @@ class Wake(Command[Waking]):
 class Lend(Command[int]):
     """Wakes a worker of this shard to help `shard`, where entries wait and all workers are busy.
 
-    Returns how many it has woken. If none is idle, the next one that is gets to know.
+    Returns how many are still idle, or -1 if there was none to wake: the next one that is idle gets to know.
     """
 
     script = "lend"

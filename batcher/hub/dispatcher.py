@@ -158,8 +158,7 @@ class Dispatcher:
             cost = sum(estimate_cost(entry.text) for entry in entries)
             self._shed(entries, self._admission.queue_full(entries[0].lane, enqueued.waiting, cost, now))
             return
-        if enqueued.idle > 0 or self.wake_ups.ask_for_help is not None:
-            self.wake_ups.queued(enqueued.idle)
+        self.wake_ups.queued(enqueued.idle)
         for entry, state in zip(entries, enqueued.states, strict=True):
             if entry.asked_at == math.inf:
                 entry.asked_at, entry.look_at = now, now + LOOK_S

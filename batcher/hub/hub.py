@@ -242,7 +242,7 @@ class ReplyHub:
         self.dispatcher.wake_ups.ask_for_help = ask_for_help
 
     async def lend(self, shard: int, oldest_ms: int) -> int:
-        """Asks the workers of this shard to help another one. Returns how many it has woken."""
+        """Wakes a worker to help another shard. Returns how many are idle still, or -1 if none was."""
         return await self._pipeline.run(Lend(shard, oldest_ms))
 
     async def workers(self) -> tuple[WorkerRecord, ...]:

@@ -20,9 +20,11 @@ from batcher.messages import Lane, Outcome
 from batcher.settings import QueueSettings
 from batcher.shards import by_shard
 
-# A shard without idle workers asks the others for help no more often than this, in each process. They
-# remember it for HELP_MS.
-ASK_EVERY_S = 0.04
+# If no worker is idle anywhere, a shard asks for help again after this long, in each process. The shards that
+# were asked remember it for HELP_MS.
+ASK_EVERY_S = 0.03
+# How many shards are asked at most before that, so that the load of asking does not grow with their number.
+ASK_MOST = 4
 
 
 def connect_hub(settings: QueueSettings, *, linger_s: float = 0.0) -> ReplyHub | ShardedHub:
@@ -45,7 +47,7 @@ class ShardedHub:
         # Called after each sweep of any shard.
         self.on_sweep: Callable[[], None] = lambda: None
         self._own_counts = HubCounts()
-        self._asked_at = [0.0] * len(hubs)
+        self._ask_at = [0.0] * len(hubs)
         self._asking: set[asyncio.Task[None]] = set()
         self._turn = 0
         for number, hub in enumerate(hubs):
@@ -150,27 +152,34 @@ class ShardedHub:
             hub.count_on(whole.workers, whole.rate / len(self.hubs))
         hub = self.hubs[number]
         if hub.snapshot.interactive.entries + hub.snapshot.bulk.entries + hub.snapshot.solo:
-            hub.dispatcher.wake_ups.check_later()
+            hub.dispatcher.wake_ups.found_waiting()
         self.on_sweep()
 
     def _ask_for_help(self, number: int, oldest_ms: int) -> None:
         now = time.monotonic()
-        if now - self._asked_at[number] >= ASK_EVERY_S:
-            self._asked_at[number] = now
+        if now >= self._ask_at[number]:
+            self._ask_at[number] = now + ASK_EVERY_S
             task = asyncio.create_task(self._find_help(number, oldest_ms))
             self._asking.add(task)
             task.add_done_callback(self._asking.discard)
 
     async def _find_help(self, number: int, oldest_ms: int) -> None:
-        """Asks one shard after another until one has woken a worker. The others remember it for a while."""
-        # Not always the same one first: its workers may be older ones, which do not know the shard.
+        """Asks one shard after another until one has woken a worker. The next text may then ask at once."""
+        for hub in self._helpers(number):
+            try:
+                hub.dispatcher.wake_ups.idle = idle = await hub.lend(number, oldest_ms)
+                if idle >= 0:
+                    self._ask_at[number] = 0.0
+                    return
+            except REDIS_ERRORS as error:
+                if not refused(error):
+                    hub.dispatcher.lost(error)
+
+    def _helpers(self, number: int) -> list[ReplyHub]:
+        """The shards to ask: first those that had idle workers when they were last used, then in turn."""
+        # In turn, because workers of one shard may be older ones, which do not know the shard.
         self._turn += 1
-        for at in range(len(self.hubs)):
-            hub = self.hubs[(self._turn + at) % len(self.hubs)]
-            if hub is not self.hubs[number] and hub.reachable:
-                try:
-                    if await hub.lend(number, oldest_ms):
-                        return
-                except REDIS_ERRORS as error:
-                    if not refused(error):
-                        hub.dispatcher.lost(error)
+        at = self._turn % len(self.hubs)
+        others = [hub for hub in (*self.hubs[at:], *self.hubs[:at]) if hub is not self.hubs[number]]
+        up = [hub for hub in others if hub.reachable]
+        return sorted(up, key=lambda hub: hub.dispatcher.wake_ups.idle <= 0)[:ASK_MOST]

@@ -183,7 +183,7 @@ class Exchange:
         self.arrivals = self.arrivals.seen(len(claim.entries), now)
         interactive = [entry.cost for entry in claim.entries if entry.lane == "interactive"]
         self._traffic = self._traffic.seen(interactive, now)
-        self.left, self.idle = claim.left, command.idle_ms >= 0 and not claim.entries
+        self.left, self.idle = claim.left, command.idle_ms >= 0 and not (claim.entries or claim.note)
         if claim.entries:
             self._busy_at = now
         self.skipped += claim.skipped

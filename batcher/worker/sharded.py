@@ -96,10 +96,8 @@ class ShardedExchange:
         self._home_again_at = 0.0
         # Where each claimed entry came from.
         self._origin: dict[str, int] = {}
-        # The shard that the next claim serves before this one, the one that had entries left when this worker
-        # helped it last, and the one that had none.
-        self._urgent: int | None = None
-        self._unfinished: int | None = None
+        # Notes of shards: to serve before this one; helped last, with entries left; helped last, with none.
+        self._urgent = self._unfinished = ""
         self._empty = "-"
 
     @property
@@ -109,7 +107,7 @@ class ShardedExchange:
     @property
     def left(self) -> int:
         """How many entries wait where the next claim goes, as far as is known."""
-        return self._own.left + (self._urgent is not None or self._unfinished is not None)
+        return self._own.left + bool(self._urgent or self._unfinished)
 
     @property
     def idle(self) -> bool:
@@ -136,15 +134,16 @@ class ShardedExchange:
         self, held: int, cost: CostModel, budget: int, *, ahead: bool = False, waits: bool = False
     ) -> Claim:
         command = self._own.claim_command(held, cost, budget, ahead=ahead, waits=waits)
-        return replace(command, helped=self._empty)
+        # A worker that leaves for another shard cannot be woken at this one.
+        return replace(command, helped=self._empty, idle_ms=-1 if self._unfinished else command.idle_ms)
 
     def bulk_budget(self, cost: CostModel, budget: int) -> int:
         return self._own.bulk_budget(cost, budget)
 
     def claim(self, command: Claim) -> Claimed:
         self._return_home()
-        urgent, self._urgent = self._urgent, None
-        if urgent is not None and command.free and (claimed := self._help(urgent, command)).entries:
+        urgent, self._urgent = self._urgent, ""
+        if urgent and command.free and (claimed := self._help(urgent, command)).entries:
             return claimed
         return self._claimed(self._own.claim(command), command)
 
@@ -157,7 +156,7 @@ class ShardedExchange:
 
     def swap(self, results: Sequence[Result], command: Claim) -> tuple[bool, Claimed]:
         parts = self._by_origin(results)
-        together = parts.pop(self._here, []) if self._urgent is None else []
+        together = parts.pop(self._here, []) if not self._urgent else []
         sent = [self.parts[number].send(part) for number, part in parts.items()]
         if not together:
             return bool(sent) and all(sent), self.claim(command)
@@ -201,23 +200,24 @@ class ShardedExchange:
         self._empty = "-"
         if claimed.entries:
             self._origin.update((entry.id, self._here) for entry in claimed.entries)
-            self._urgent = claimed.help if claimed.help >= 0 else None
+            self._urgent = claimed.note
             return claimed
-        number = claimed.help if claimed.help >= 0 else self._unfinished
-        return claimed if number is None or not command.free else self._help(number, command)
+        note = claimed.note or self._unfinished
+        return self._help(note, command) if note and command.free else claimed
 
-    def _help(self, number: int, command: Claim) -> Claimed:
-        """Claims from another shard, at which this worker never waits."""
-        self._unfinished = None
+    def _help(self, note: str, command: Claim) -> Claimed:
+        """Claims from the shard of a note, at which this worker never waits."""
+        self._unfinished = ""
+        number = int(note.split()[0])
         # Another version of the settings may know more shards.
         if number == self._here or number not in self.parts or not self._known_at(number):
             return NOTHING
         claimed = self.parts[number].claim(replace(command, idle_ms=-1, waits=False, helped=""))
         self._origin.update((entry.id, number) for entry in claimed.entries)
         if claimed.left:
-            self._unfinished = number
+            self._unfinished = note
         else:
-            self._empty = str(number)
+            self._empty = note
         return claimed
 
     def _known_at(self, number: int) -> bool:

@@ -21,6 +21,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=3.0)
     parser.add_argument("--seed", type=int, nargs="+", default=[1])
     parser.add_argument("--model", default="stub", help="what the workers run: stub, default, a directory")
+    parser.add_argument("--shards", type=int, default=1, help="several: of a cluster, whose slots move")
     parser.add_argument("--json", type=Path, help="append a line for each seed to this file")
     parser.add_argument("--quiet", action="store_true", help="print the ledger only")
     given = parser.parse_args()
@@ -38,9 +39,13 @@ def _run(given: argparse.Namespace, seed: int) -> bool:
                 f"[dim]{time.monotonic() - began:6.1f} s[/] {line}", highlight=False, markup="\n" not in line
             )
 
-    ledger, found = asyncio.run(storm(given.minutes * 60, seed, model=given.model, told=told))
+    ledger, found = asyncio.run(
+        storm(given.minutes * 60, seed, model=given.model, shards=given.shards, told=told)
+    )
     found += ledger.history.faults(MOST_S)
-    table = Table(title=f"seed {seed}, {given.minutes:g} min, {given.model}", show_header=False)
+    table = Table(
+        title=f"seed {seed}, {given.minutes:g} min, {given.model}, {given.shards} shards", show_header=False
+    )
     for name, value in ledger.report():
         table.add_row(name, value)
     table.add_row("invariants broken", str(len(found)))
@@ -53,6 +58,7 @@ def _run(given: argparse.Namespace, seed: int) -> bool:
             "seed": seed,
             "model": given.model,
             "minutes": given.minutes,
+            "shards": given.shards,
             "good": good,
             **dict(ledger.report()),
         }

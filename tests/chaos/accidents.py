@@ -13,6 +13,7 @@ import redis
 
 from tests.chaos.ledger import Ledger
 from tests.chaos.plant import Plant, Seat
+from tests.servers import RedisServer
 
 Accident = Callable[[Plant, random.Random], Awaitable[None]]
 
@@ -64,60 +65,69 @@ async def _freeze(seat: Seat, seconds: float) -> None:
 
 
 async def freeze_redis(plant: Plant, rng: random.Random) -> None:
-    plant.redis.pause()
+    server = plant.any_redis(rng)
+    server.pause()
     await asyncio.sleep(rng.uniform(0.3, 3))
-    plant.redis.resume()
+    server.resume()
 
 
 async def restart_redis(plant: Plant, rng: random.Random) -> None:
-    plant.redis.kill()
+    server = plant.any_redis(rng)
+    server.kill()
     await asyncio.sleep(rng.uniform(0, 1.5))
-    await asyncio.to_thread(plant.redis.start)
+    await asyncio.to_thread(server.start)
 
 
 async def empty_redis(plant: Plant, rng: random.Random) -> None:
-    plant.redis.kill()
-    plant.redis.forget()
+    server = plant.any_redis(rng)
+    server.kill()
+    server.forget()
     await asyncio.sleep(rng.uniform(0, 1))
-    await asyncio.to_thread(plant.redis.start)
-    plant.emptied_at.append(time.monotonic())
+    await asyncio.to_thread(server.start)
+    if server is plant.jobs_redis:
+        plant.emptied_at.append(time.monotonic())
 
 
 async def pause_clients(plant: Plant, rng: random.Random) -> None:
-    await _command(plant, "CLIENT", "PAUSE", rng.randrange(200, 2500), rng.choice(["ALL", "WRITE"]))
+    await _command(
+        plant.any_redis(rng), "CLIENT", "PAUSE", rng.randrange(200, 2500), rng.choice(["ALL", "WRITE"])
+    )
 
 
 async def flush_scripts(plant: Plant, rng: random.Random) -> None:
+    server = plant.any_redis(rng)
     for _ in range(rng.randrange(1, 20)):
-        await _command(plant, "SCRIPT", "FLUSH")
+        await _command(server, "SCRIPT", "FLUSH")
 
 
 async def fill_memory(plant: Plant, rng: random.Random) -> None:
-    await _command(plant, "CONFIG", "SET", "maxmemory", "1")
-    await asyncio.sleep(rng.uniform(0.3, 2))
-    await _command(plant, "CONFIG", "SET", "maxmemory", "0")
+    await _fill(plant.any_redis(rng), rng.uniform(0.3, 2))
 
 
 async def fill_memory_long(plant: Plant, rng: random.Random) -> None:
     """For longer than a worker lives without a beat: who is refused must not seem dead."""
-    await _command(plant, "CONFIG", "SET", "maxmemory", "1")
-    await asyncio.sleep(rng.uniform(6, 9))
-    await _command(plant, "CONFIG", "SET", "maxmemory", "0")
+    await _fill(plant.any_redis(rng), rng.uniform(6, 9))
+
+
+async def _fill(server: RedisServer, seconds: float) -> None:
+    await _command(server, "CONFIG", "SET", "maxmemory", "1")
+    await asyncio.sleep(seconds)
+    await _command(server, "CONFIG", "SET", "maxmemory", "0")
 
 
 async def slow_network(plant: Plant, rng: random.Random) -> None:
-    proxy = rng.choice([plant.api_proxy, plant.worker_proxy])
+    proxy = rng.choice(plant.proxies)
     proxy.slow(rng.uniform(0.005, 0.1))
     await asyncio.sleep(rng.uniform(1, 4))
     proxy.slow(0)
 
 
 async def half_open(plant: Plant, rng: random.Random) -> None:
-    rng.choice([plant.api_proxy, plant.worker_proxy]).strand()
+    rng.choice(plant.proxies).strand()
 
 
 async def lose_answers(plant: Plant, rng: random.Random) -> None:
-    proxy = rng.choice([plant.api_proxy, plant.worker_proxy])
+    proxy = rng.choice(plant.proxies)
     proxy.lose("answers")
     await asyncio.sleep(rng.uniform(0.2, 2))
     proxy.heal()
@@ -125,12 +135,23 @@ async def lose_answers(plant: Plant, rng: random.Random) -> None:
 
 
 async def cut_connections(plant: Plant, rng: random.Random) -> None:
-    rng.choice([plant.api_proxy, plant.worker_proxy]).cut()
+    rng.choice(plant.proxies).cut()
 
 
-async def _command(plant: Plant, *words: object) -> None:
+async def move_shard(plant: Plant, rng: random.Random) -> None:
+    """The slot of a shard moves to another master. Until all keys have arrived, the shard stands still."""
+    cluster = plant.cluster
+    assert cluster is not None
+    shard = rng.randrange(len(cluster.shards))
+    target = rng.choice([number for number in range(len(cluster.shards)) if number != cluster.masters[shard]])
+    await asyncio.to_thread(cluster.begin_move, shard, target)
+    await asyncio.sleep(rng.uniform(0, 0.6))
+    await asyncio.to_thread(cluster.end_move, shard, target)
+
+
+async def _command(server: RedisServer, *words: object) -> None:
     def run() -> None:
-        with contextlib.suppress(redis.RedisError), plant.redis.client() as client:
+        with contextlib.suppress(redis.RedisError), server.client() as client:
             client.execute_command(*words)
 
     await asyncio.to_thread(run)
@@ -160,17 +181,20 @@ ACCIDENTS: list[Accident] = [
     lose_answers,
     cut_connections,
 ]
+# Those of a queue in a cluster, which come beside the others.
+CLUSTER_ACCIDENTS: list[Accident] = [restart_redis, restart_redis, move_shard, move_shard, move_shard]
 
 
 async def happen(
     plant: Plant, rng: random.Random, until: float, ledger: Ledger, told: Callable[[str], None]
 ) -> None:
     """Accidents until `until` (monotonic), 0.5 to 3 s from the end of one to the next; every kind in turn."""
+    kinds = ACCIDENTS + (CLUSTER_ACCIDENTS if plant.cluster is not None else [])
     bag: list[Accident] = []
     while time.monotonic() < until:
         await asyncio.sleep(rng.uniform(0.5, 3))
         if not bag:
-            bag = rng.sample(ACCIDENTS, len(ACCIDENTS))
+            bag = rng.sample(kinds, len(kinds))
         accident = bag.pop()
         name = accident.__name__.replace("_", " ")
         ledger.events[name] += 1

@@ -1,18 +1,21 @@
-"""The mill under test: Redis, two proxies in front of it, API replicas, workers, a jobs worker, a keeper."""
+"""The mill under test: Redis or a cluster, proxies in front of it, APIs, workers, a jobs worker, a keeper."""
 
 from __future__ import annotations
 
 import asyncio
+import random
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 
+from batcher.shards import Shard, shards_of
 from millrace.settings_loader import free_port
+from tests.cluster import Cluster
 from tests.mill import Process, millrace
 from tests.proxy import Proxy
 from tests.servers import RedisServer, server_binary
@@ -32,20 +35,49 @@ class Seat:
 
 
 class Plant:
-    """Everything that runs. `start`, then hurt it, then `close`."""
+    """Everything that runs. `start`, then hurt it, then `close`.
 
-    def __init__(self, *, apis: int, workers: int, model: str) -> None:
+    With several shards, the queue is in a `cluster`, and jobs are at a Redis of their own.
+    """
+
+    def __init__(self, *, apis: int, workers: int, model: str, shards: int = 1) -> None:
         binary = server_binary()
         assert binary is not None, "a redis-server is needed"
         self._folder = tempfile.TemporaryDirectory(prefix="mill-chaos-")
-        self.redis = RedisServer(binary, tcp=True).start()
-        self.api_proxy, self.worker_proxy = Proxy(self.redis.url), Proxy(self.redis.url)
+        self.jobs_redis = RedisServer(binary, tcp=True).start()
+        self.cluster = Cluster(binary, "default", shards, proxied=True) if shards > 1 else None
+        if self.cluster is None:
+            self.proxies = [Proxy(self.jobs_redis.url), Proxy(self.jobs_redis.url)]
+            self._urls = {"api": self.proxies[0].url, "worker": self.proxies[1].url}
+            self._urls["jobs"] = self.jobs_redis.url
+        else:
+            self.proxies = self.cluster.proxies
+            self._urls = dict.fromkeys(("api", "worker", "jobs"), self.cluster.url)
         self.ports = [free_port() for _ in range(apis)]
         self.apis = [self._seat(f"api{n}", self._api(n)) for n in range(apis)]
         self.workers = [self._seat(f"worker{n}", self._worker(n, model)) for n in range(workers)]
         self.jobs = self._seat("jobs", self._jobs)
         self.emptied_at: list[float] = []
         self._keeper: asyncio.Task[None] | None = None
+
+    @property
+    def servers(self) -> list[RedisServer]:
+        """Every Redis."""
+        return [self.jobs_redis, *(self.cluster.servers if self.cluster else [])]
+
+    def any_redis(self, rng: random.Random) -> RedisServer:
+        """One of them by chance, which costs no chance where there is one only."""
+        return self.jobs_redis if self.cluster is None else rng.choice(self.servers)
+
+    @property
+    def shards(self) -> Sequence[Shard]:
+        """The shards of the queue."""
+        return self.cluster.shards if self.cluster else shards_of("default", [self.jobs_redis.url], 1)
+
+    def heal(self) -> None:
+        """New connections work."""
+        for proxy in self.proxies:
+            proxy.heal()
 
     @property
     def seats(self) -> list[Seat]:
@@ -75,9 +107,12 @@ class Plant:
             self._keeper.cancel()
         for seat in self.seats:
             seat.process.close()
-        self.api_proxy.close()
-        self.worker_proxy.close()
-        self.redis.close()
+        if self.cluster is None:
+            for proxy in self.proxies:
+                proxy.close()
+        else:
+            self.cluster.close()
+        self.jobs_redis.close()
         self._folder.cleanup()
 
     def logs(self, lines: int = 30) -> str:
@@ -108,22 +143,30 @@ class Plant:
     def _seat(self, name: str, start: Callable[[], Process]) -> Seat:
         return Seat(name, start, start())
 
-    def _environment(self, url: str, **more: object) -> dict[str, str]:
-        values = {"redis_url": url, "lease_ms": LEASE_MS, "threads": 1, "log_format": "json", **more}
+    def _environment(self, role: str, **more: object) -> dict[str, str]:
+        values = {
+            "redis_url": self._urls[role],
+            "lease_ms": LEASE_MS,
+            "threads": 1,
+            "log_format": "json",
+            **more,
+        }
+        if self.cluster is not None:
+            values |= {"shards": len(self.shards), "jobs_redis_url": self.jobs_redis.url}
         return {f"MILLRACE_{name.upper()}": str(value) for name, value in values.items()}
 
     def _api(self, number: int) -> Callable[[], Process]:
-        settings = self._environment(self.api_proxy.url, port=self.ports[number])
+        settings = self._environment("api", port=self.ports[number])
         return lambda: Process(f"api{number}", millrace("api"), settings, Path(self._folder.name))
 
     def _worker(self, number: int, model: str) -> Callable[[], Process]:
         stub = {"stub_batch_ms": 8, "stub_token_ms": 0.05, "batch_timeout_s": 5}
-        settings = self._environment(self.worker_proxy.url, model=model, **stub)
+        settings = self._environment("worker", model=model, **stub)
         command = [sys.executable, "-m", "batcher"]
         return lambda: Process(f"worker{number}", command, settings, Path(self._folder.name))
 
     def _jobs(self) -> Process:
-        settings = self._environment(self.redis.url)
+        settings = self._environment("jobs")
         return Process("jobs", millrace("jobs"), settings, Path(self._folder.name))
 
 
@@ -133,4 +176,6 @@ async def _why_not_ready(client: httpx.AsyncClient, url: str) -> str:
         ready, live = await client.get(f"{url}/readyz"), await client.get(f"{url}/livez")
     except httpx.TransportError as error:
         return repr(error)
-    return "" if ready.status_code == 200 else f"/readyz: {ready.text} /livez: {live.text}"
+    said = ready.json() if ready.status_code == 200 else {}
+    every = said.get("shards_up", 1) == said.get("shards", 1)
+    return "" if said and every else f"/readyz: {ready.text} /livez: {live.text}"

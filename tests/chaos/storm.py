@@ -7,13 +7,14 @@ import contextlib
 import random
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 
 import redis
 
 from tests.chaos.accidents import happen
 from tests.chaos.answers import Answers
 from tests.chaos.history import Observer
-from tests.chaos.invariants import P, settled
+from tests.chaos.invariants import settled
 from tests.chaos.ledger import Ledger
 from tests.chaos.plant import Plant
 from tests.chaos.traffic import Clients, Jobs
@@ -31,12 +32,13 @@ async def storm(
     workers: int = 3,
     clients: int = 10,
     model: str = "stub",
+    shards: int = 1,
     told: Callable[[str], None] = lambda line: None,
 ) -> tuple[Ledger, list[str]]:
     """The ledger, with the history of each text, and a sentence for each invariant that was broken."""
     ledger = Ledger()
     answers = Answers(model)
-    plant = Plant(apis=apis, workers=workers, model=model)
+    plant = Plant(apis=apis, workers=workers, model=model, shards=shards)
     try:
         await plant.start()
         told("ready")
@@ -59,14 +61,13 @@ async def _through(
     told: Callable[[str], None],
 ) -> list[str]:
     traffic = Clients(plant, ledger, random.Random(f"{seed} traffic"), answers)
-    observer = Observer(plant.redis.client(), ledger.history)
+    observers = [Observer(server.client(), ledger.history) for server in plant.servers]
     jobs = Jobs(plant, ledger, random.Random(f"{seed} jobs"), answers)
     running = [asyncio.create_task(traffic.run(clients)), asyncio.create_task(jobs.run())]
     counting = asyncio.create_task(_count(plant, ledger))
     await happen(plant, random.Random(f"{seed} accidents"), time.monotonic() + seconds, ledger, told)
     told("calm")
-    plant.api_proxy.heal()
-    plant.worker_proxy.heal()
+    plant.heal()
     await plant.ready(CALM_S)
     before = ledger.right
     await asyncio.sleep(2)
@@ -75,16 +76,19 @@ async def _through(
     jobs.stop.set()
     await asyncio.gather(*running)
     await jobs.settle(CALM_S * 2)
-    with plant.redis.client() as client:
-        found += await settled(client, 30)
+    with ExitStack() as stack:
+        found += await settled([stack.enter_context(server.client()) for server in plant.servers], 30)
     counting.cancel()
-    observer.close()
+    for observer in observers:
+        observer.close()
     if not ledger.closed:
         found.append("answered is not asked")
     found += plant.crashes()
     if ledger.failures or found:
-        with plant.redis.client() as client:
-            told("\n".join(map(repr, client.lrange(f"{P}:dead", 0, -1))))
+        for server in plant.servers:
+            with server.client() as client:
+                for key in client.scan_iter("{millrace:*}:dead"):
+                    told("\n".join(map(repr, client.lrange(key, 0, -1))))
         told(plant.logs())
     return found
 
@@ -98,6 +102,9 @@ async def _count(plant: Plant, ledger: Ledger) -> None:
 
 
 def _computed(plant: Plant) -> dict[str, int]:
-    with plant.redis.client() as client:
-        keys = list(client.scan_iter(f"{P}:worker:*"))
-        return {key.decode(): int(client.hget(key, "texts") or 0) for key in keys}
+    counted: dict[str, int] = {}
+    for server in plant.servers:
+        with server.client() as client:
+            keys = list(client.scan_iter("{millrace:*}:worker:*"))
+            counted |= {key.decode(): int(client.hget(key, "texts") or 0) for key in keys}
+    return counted

@@ -158,14 +158,19 @@ def test_finding_01_the_autoscaler_can_count_and_nothing_else(
         admin.rpush(f"{P}:q", "a", "b")
         admin.zadd(f"{P}:inflight", {"c": 1})
     autoscaler = as_user("autoscaler")
-    assert [autoscaler.eval(KEDA, 1, f"{P}:{name}") for name in ("q", "inflight", "bulk")] == [2, 1, 0]
+    assert [autoscaler.eval(KEDA, 1, f"{P}:{name}") for name in ("q", "inflight", "bulk", "solo")] == [
+        2,
+        1,
+        0,
+        0,
+    ]
     assert (autoscaler.llen(f"{P}:q"), autoscaler.zcard(f"{P}:inflight")) == (2, 1)
     for words in (
         ("LRANGE", f"{P}:q", 0, -1),
         ("LPOP", f"{P}:q"),
         ("DEL", f"{P}:q"),
         ("ZRANGE", f"{P}:inflight", 0, -1),
-        ("LLEN", f"{P}:solo"),
+        ("LLEN", f"{P}:first"),
         ("GET", f"{P}:entry:a"),
         ("INFO",),
         ("EVAL", "return redis.call('LPOP', KEYS[1])", 1, f"{P}:q"),

@@ -782,14 +782,33 @@ def test_an_enqueue_says_whether_there_was_a_worker_to_wake(bench: Bench) -> Non
 
 def test_an_idle_worker_is_lent_to_another_shard_and_claims_first_at_home(bench: Bench) -> None:
     one, two = idle_workers(bench, "one", "two")
-    assert one.run([Lend(3, 50)]) == [1]
+    assert one.run([Lend(3, 50)]) == [1], "the other one is idle still"
     assert woken(one, two) == ["two"]
     home = replace(two.claim_command(10, 100, 100, idle_ms=0), helped="-")
-    assert two.run([home])[0].help == 3
-    assert two.run([replace(home, helped="3")])[0].help == -1, "it needed no help"
-    assert one.run([Lend(3, 0), Lend(5, 500)]) == [1, 1]
-    assert two.run([home])[0].help == 5, "its first entry has waited for longer"
-    assert two.claim(10, 100, 100).help == -1, "a worker that knows one shard only"
+    note = two.run([home])[0].note
+    assert note.split()[0] == "3"
+    assert two.run([replace(home, helped=note)])[0].note == "", "it needed no help"
+    assert one.run([Lend(3, 0), Lend(5, 500)]) == [1, 0]
+    assert two.run([home])[0].note.split()[0] == "5", "its first entry has waited for longer"
+    assert two.claim(10, 100, 100).note == "", "a worker that knows one shard only"
+
+
+def test_a_worker_is_told_of_a_shard_that_asks_again_while_it_waits(bench: Bench) -> None:
+    """Its claim was sent before the shard asked, and says that the shard needs no help."""
+    (worker,) = idle_workers(bench, "one")
+    home = replace(worker.claim_command(10, 100, 100, idle_ms=0), helped="-")
+    assert worker.run([Lend(3, 50)]) == [0]
+    note = worker.run([home])[0].note
+    assert worker.run([replace(home, helped=note), Lend(3, 0)])[1] == 0
+    assert worker.run([replace(home, helped=note)])[0].note.split()[0] == "3"
+
+
+def test_a_worker_that_leaves_to_help_is_not_woken_at_home(bench: Bench) -> None:
+    (worker,) = idle_workers(bench, "one")
+    home = replace(worker.claim_command(10, 100, 100, idle_ms=0), helped="-")
+    worker.run([Lend(3, 50)])
+    assert worker.run([home])[0].note
+    assert worker.run([Enqueue(["a"], ["a"], [10], "a", "interactive", 10_000, 1000)])[0].idle == -1
 
 
 def test_another_shard_goes_first_only_if_it_has_waited_for_longer(bench: Bench) -> None:
@@ -797,10 +816,10 @@ def test_another_shard_goes_first_only_if_it_has_waited_for_longer(bench: Bench)
     home = replace(worker.claim_command(1, 100, 100), helped="-")
     bench.ask("a", "b")
     worker.run([Lend(3, 90)])
-    assert worker.run([home])[0].help == -1
+    assert worker.run([home])[0].note == ""
     worker.run([Lend(3, 5000)])
     claimed = worker.run([home])[0]
-    assert (len(claimed.entries), claimed.help) == (1, 3)
+    assert (len(claimed.entries), claimed.note.split()[0]) == (1, "3")
 
 
 def test_a_worker_that_falls_idle_is_woken_for_a_shard_that_needs_help(bench: Bench) -> None:
@@ -808,7 +827,7 @@ def test_a_worker_that_falls_idle_is_woken_for_a_shard_that_needs_help(bench: Be
     worker = bench.worker("one", helps=True)
     worker.beat((), RECORD, MODEL, 5000)
     worker.claim(10, 100, 100)
-    assert worker.run([Lend(3, 0)]) == [0], "it is busy"
+    assert worker.run([Lend(3, 0)]) == [-1], "it is busy"
     worker.complete([("a", ANSWER)], idle=True)
     assert woken(worker) == ["one"]
 

@@ -10,6 +10,7 @@ import pytest
 
 from batcher.core.keys import prefix
 from batcher.errors import NoWorker, QueueUnavailable
+from batcher.hub import sharded
 from batcher.messages import entry_id
 from batcher.shards import shard_of
 from model_store import Tokens
@@ -65,6 +66,40 @@ async def test_an_idle_worker_helps_the_shards_that_have_none(fleet: Fleet) -> N
     assert now() - began < 10.0 + 5 * at_home_s
     assert fleet.leftovers() == []
     assert hub.snapshot.workers == 1, "a guest counts at its home only"
+
+
+@pytest.mark.parametrize(("idle", "asked"), [(0, [1, 1]), (-1, [2, 0])], ids=["one", "none"])
+async def test_every_text_may_ask_for_help_while_a_worker_is_idle_anywhere(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch, idle: int, asked: list[int]
+) -> None:
+    """A limit on asking that ignored this let texts wait for up to 0.1 s beside idle workers."""
+    monkeypatch.setattr(sharded, "ASK_EVERY_S", 3600.0)
+    hub = await fleet.hub()
+    lent: list[int] = []
+    for number, one in enumerate(hub.hubs):
+
+        async def lend(shard: int, oldest_ms: int, at: int = number) -> int:
+            assert (shard, oldest_ms) == (1, 7)
+            lent.append(at)
+            return idle
+
+        monkeypatch.setattr(one, "lend", lend)
+    found = []
+    for _ in range(2):
+        hub._ask_for_help(1, 7)
+        await asyncio.gather(*hub._asking)
+        found.append(len(lent))
+        lent.clear()
+    assert found == asked
+
+
+async def test_shards_with_idle_workers_are_asked_first(fleet: Fleet) -> None:
+    hub = await fleet.hub()
+    for turn in range(3):
+        for likely in (0, 2):
+            for number, one in enumerate(hub.hubs):
+                one.dispatcher.wake_ups.idle = 3 if number == likely else -1
+            assert [hub.hubs.index(one) for one in hub._helpers(1)] == [likely, 2 - likely], turn
 
 
 async def test_a_shard_without_workers_does_not_starve_while_another_is_busy(fleet: Fleet) -> None:

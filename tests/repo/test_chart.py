@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from tests.repo.manifests import K8S, ROOT, Object, objects_in, of_kind, render, variant
-from tests.repo.test_manifests import MANAGED, VARIANTS
+from tests.repo.test_manifests import CLUSTER_ADDRESS, MANAGED, VARIANTS
 
 CHART = ROOT / "charts/millrace"
 MANAGED_ADDRESS = "millrace.westeurope.redis.azure.net:10000"
@@ -33,6 +33,7 @@ CASES = {
     "local": example("local"),
     "production": example("production"),
     "managed": changed(redis={"inside": False, "address": MANAGED_ADDRESS}, ingress={"kind": "ingress"}),
+    "cluster": changed(redis={"clusterAddress": CLUSTER_ADDRESS, "shards": 3}),
     "gateway": changed(ingress={"kind": "gateway-api"}, networkPolicies={"tracing": True, "webhooks": True}),
     "defaults": {},
     "two redis": changed(

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -14,6 +17,7 @@ import yaml
 from api.settings import ApiSettings
 from batcher.core.keys import prefix
 from batcher.settings import JobSettings, WorkerSettings
+from batcher.shards import shards_of
 from millrace.settings_loader import known_variables
 from tests.repo.manifests import (
     FIELDS,
@@ -42,7 +46,16 @@ MANAGED = (
     ("components/redis-tls", "components/managed-redis"),
     (r"REDIS_ADDRESS=\S+", "REDIS_ADDRESS=millrace.westeurope.redis.azure.net:10000"),
 )
+CLUSTER_ADDRESS = "millrace.westeurope.redis.azure.net:10000"
+CLUSTER = (
+    ("  - ../../components/redis-tls\n", r"\g<0>  - ../../components/redis-cluster\n"),
+    (
+        "      - REDIS_ADDRESS=redis.millrace.svc.cluster.local:6379\n",
+        rf"\g<0>      - REDIS_CLUSTER_ADDRESS={CLUSTER_ADDRESS}\n",
+    ),
+)
 VARIANTS = {
+    "cluster": CLUSTER,
     "managed": (*MANAGED, ("components/istio", "components/ingress")),
     "gateway": (
         ("components/istio", "components/gateway-api"),
@@ -148,13 +161,18 @@ def test_settings_and_ports_agree(
     objects: list[Object], component: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The values are accepted by the settings themselves, and probes and ports name what is opened."""
+    (container,) = pod_specs(objects)[component]["containers"]
+    known = config(objects) | {"REDIS_USERNAME": "user", "REDIS_PASSWORD": "secret"}
     for name, value in config(objects).items():
         monkeypatch.setenv(name, value)
+    for variable in container["env"]:
+        if "value" in variable:
+            value = re.sub(r"\$\((\w+)\)", lambda name: known[name[1]], variable["value"])
+            monkeypatch.setenv(variable["name"], value)
     if config(objects).get("MILLRACE_OPEN") != "true":  # then they come from a Secret
         monkeypatch.setenv("MILLRACE_API_KEYS", "a" * 64)
     settings = SETTINGS[component]()
     port_name, field = PORT_FIELDS[component]
-    (container,) = pod_specs(objects)[component]["containers"]
     assert {port["name"]: port["containerPort"] for port in container["ports"]} == {
         port_name: getattr(settings, field)
     }
@@ -361,3 +379,27 @@ def test_every_manifest_is_part_of_an_overlay() -> None:
         for path in folder.iterdir():
             if path.is_file() and path.name != "kustomization.yaml":
                 assert path.name in text, path.relative_to(ROOT)
+
+
+def test_a_cluster_has_a_trigger_for_each_shard_and_jobs_a_redis_beside_it(tmp_path: Path) -> None:
+    """What KEDA counts is what the settings split the queue into, whatever the number is."""
+    overlay = variant(tmp_path, *CLUSTER)
+    (tmp_path / "scripts").mkdir()
+    script = shutil.copy(ROOT / "scripts/shards", tmp_path / "scripts")
+    found = []
+    for shards in (5, 3):
+        subprocess.run([sys.executable, script, str(shards)], check=True)
+        render.cache_clear()
+        objects = render(overlay)
+        assert config(objects)["MILLRACE_SHARDS"] == str(shards)
+        spec = of_kind(objects, "ScaledObject")["worker"]["spec"]
+        lists = {trigger["name"]: trigger["metadata"]["listName"] for trigger in spec["triggers"]}
+        prefixes = [shard.prefix for shard in shards_of("default", ["redis+cluster://a"], shards)]
+        assert sorted(lists.values()) == sorted(
+            f"{prefix}:{name}" for prefix in prefixes for name in ("q", "inflight", "solo", "bulk")
+        )
+        formula = spec["advanced"]["scalingModifiers"]["formula"]
+        assert sorted(re.findall(r"[a-z]+\d+", formula)) == sorted(lists)
+        found.append((tmp_path / "k8s/components/redis-cluster/scaledobject.yaml").read_text())
+    assert found[-1] == (K8S / "components/redis-cluster/scaledobject.yaml").read_text()
+    assert "redis" in of_kind(objects, "StatefulSet"), "for jobs"

@@ -4,9 +4,9 @@
 --       free (1 if the worker is idle; 0 if a batch is running or it holds other entries),
 --       1 if the worker sent this in advance, to run when it is woken,
 --       for how many ms the worker has had nothing to do (-1: it is busy),
---       with several shards: the number of one that turned out to need no help, or -; else empty.
--- Returns {still waiting, skipped, expired, now, the number of a shard that needs help before this one does (-1: none),
--- then for each: id, its entry, attempts, solo}.
+--       with several shards: the note of one that turned out to need no help, or -; else empty.
+-- Returns {still waiting, skipped, expired, now, the note of a shard that needs help before this one does (empty: none),
+-- then for each: id, its entry, attempts, solo}. A note is `number since`.
 local worker, most, most_cost, bulk_cost = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local lease, max_attempts, free = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7] == '1'
 local idle_ms = tonumber(ARGV[9])
@@ -121,19 +121,22 @@ for lane, weight in pairs(freed) do subtract_cost(lane, weight) end
 local left = count_waiting() - #left_to_others
 -- What this worker leaves behind is for another one.
 if left > 0 then wake_workers(1) end
-if taken > 0 then
-  if free then redis.call('ZREM', IDLE, worker) end
-elseif idle_ms >= 0 then
-  set_idle(worker, idle_ms)
-end
-local help = -1
+local help = ''
 if ARGV[10] ~= '' then
   -- A shard whose entries have waited for much longer than these goes first, or it would starve without workers.
   local HELP, OLDER = P .. ':help', 100
   local _, _, _, enqueued = string.match(entries[2] or '', HEAD)
-  redis.call('ZREM', HELP, ARGV[10])
+  -- A shard that has asked again since then has written another note. This claim may have waited for it.
+  local number, since = string.match(ARGV[10], '^(%d+) (%S+)$')
+  if number and tonumber(redis.call('ZSCORE', HELP, number)) == tonumber(since) then redis.call('ZREM', HELP, number) end
   local first = redis.call('ZRANGE', HELP, 0, 0, 'WITHSCORES')
-  if first[1] and (not enqueued or tonumber(first[2]) + OLDER < tonumber(enqueued)) then help = tonumber(first[1]) end
+  if first[1] and (not enqueued or tonumber(first[2]) + OLDER < tonumber(enqueued)) then help = first[1] .. ' ' .. first[2] end
+end
+if taken > 0 then
+  if free then redis.call('ZREM', IDLE, worker) end
+elseif idle_ms >= 0 and help == '' then
+  -- A worker that leaves to help another shard cannot be woken here.
+  set_idle(worker, idle_ms)
 end
 local reply = { left, skipped, expired, now, help }
 for _, value in ipairs(entries) do reply[#reply + 1] = value end

@@ -62,6 +62,10 @@ millrace-{{ .name }}:{{ .root.Values.images.tag | default .root.Chart.AppVersion
 {{- if .Values.redis.jobsAddress -}}
 {{- $_ := set $settings "REDIS_JOBS_ADDRESS" .Values.redis.jobsAddress -}}
 {{- end -}}
+{{- with .Values.redis.clusterAddress -}}
+{{- $_ := set $settings "REDIS_CLUSTER_ADDRESS" . -}}
+{{- $_ := set $settings "MILLRACE_SHARDS" ($.Values.redis.shards | toString) -}}
+{{- end -}}
 {{- if .Values.redis.tls -}}
 {{- $_ := set $settings "REDIS_SCHEME" "rediss" -}}
 {{- if .Values.redis.inside -}}
