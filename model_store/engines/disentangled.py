@@ -1,7 +1,7 @@
 """DeBERTa's attention by content and relative position, as its config describes it.
 
 The weight of token j for token i is the sum of three products: of their contents, of the content of i with
-their distance (c2p), and of the content of j with their distance (p2c). The tokens of a text lie side by side,
+their distance (c2p), and of the content of j with it (p2c). The tokens of a text lie side by side,
 so the distance of two of them is that of their places in the row.
 """
 
