@@ -121,8 +121,26 @@ def test_a_short_text_never_waits_for_more_than_one_batch_of_windows() -> None:
 def test_a_batch_of_bulk_windows_is_short_beside_interactive_traffic() -> None:
     bulk, mixed = held(LONG[3], lane="bulk"), held(LONG[3], lane="bulk")
     assert len(bulk.next_batch(200, lambda: 20)) == 1
-    mixed.add(tokenized("short"))
-    assert len(mixed.next_batch(200, lambda: 20)) > 2
+    for late in ("short", "shorter", "shortest"):
+        mixed.add(tokenized(late))
+        batch = mixed.next_batch(200, lambda: 20)
+        assert late in [one.entry.id for one in batch]
+        assert sum(isinstance(one, HeldWindow) for one in batch) <= 1
+    full = held("word " * 300, lane="bulk")
+    full.add(tokenized("short"))
+    assert len(full.next_batch(200, lambda: 200)) > 4, "without interactive traffic before it is full"
+
+
+def test_windows_of_a_job_get_an_eighth_of_the_batches_beside_texts_that_keep_coming() -> None:
+    waiting = held("word " * 300, lane="bulk")
+    ran = []
+    for number in range(24):
+        waiting.add(tokenized(f"short {number}"))
+        batch = waiting.next_batch(64, lambda: 4)
+        assert f"short {number}" in [one.entry.id for one in batch]
+        ran.append(sum(isinstance(one, HeldWindow) for one in batch))
+    assert sum(ran) == 3
+    assert max(ran) == 1
 
 
 def test_while_windows_fill_a_batch_no_bulk_entry_is_claimed() -> None:
