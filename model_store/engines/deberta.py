@@ -64,7 +64,8 @@ class _Layer(nn.Module):
         self.heads = self.attention.num_attention_heads
         self.scale = 1 / math.sqrt(self.attention.attention_head_size * about.terms)
         of_key, of_query = ("key_proj", "query_proj") if about.shared else ("pos_key_proj", "pos_query_proj")
-        self.key = self.query = None
+        self.key: nn.Parameter | None = None
+        self.query: nn.Parameter | None = None
         if about.from_content:
             self.key = nn.Parameter(getattr(self.attention, of_key)(table))
         if about.from_position:
