@@ -21,7 +21,7 @@ from model_store.windows import joined
 if TYPE_CHECKING:
     from batcher.worker.inference import Result
 
-# With windows of so many batches, a worker claims nothing.
+# With windows of interactive entries for so many batches, a worker claims nothing.
 _MOST_BATCHES = 16
 # The share of a batch that a worker claims of interactive texts while windows fill the rest.
 _SHARE = 1 / 4
@@ -130,10 +130,11 @@ class HeldWithWindows(Held):
 
     def limited(self, claim: Claim, budget: int) -> Claim:
         """While windows fill a batch, some interactive entries are claimed and no bulk ones."""
-        windows = sum(len(held.tokens.ids) for held in self._entries if isinstance(held, HeldWindow))
-        if windows < budget:
+        windows = [held for held in self._entries if isinstance(held, HeldWindow)]
+        if sum(len(held.tokens.ids) for held in windows) < budget:
             return claim
-        cost = max(claim.cost, int(budget * _SHARE)) if windows < _MOST_BATCHES * budget else 0
+        own = sum(len(held.tokens.ids) for held in windows if not _is_bulk(held))
+        cost = max(claim.cost, int(budget * _SHARE)) if own < _MOST_BATCHES * budget else 0
         return replace(claim, cost=cost, bulk_cost=-1)
 
 

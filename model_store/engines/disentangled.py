@@ -19,7 +19,7 @@ class Disentangled:
     """The config of relative positions. Distances that share a bucket share an embedding.
 
     The first `2 * span` rows of the table of relative positions are used. `buckets` is 0 if each distance has
-    a bucket of its own. `shared` says whether positions have the projections of contents.
+    a separate bucket. `shared` says whether positions have the projections of contents.
     """
 
     span: int

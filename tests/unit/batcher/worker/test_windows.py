@@ -17,7 +17,7 @@ from model_store import Tokens
 from model_store.stub import StubClassifier
 from model_store.windows import Join, Windows
 from tests.fakes import FakeQueue, Pace
-from tests.unit.batcher.worker.test_loop import Made, faults, paces
+from tests.unit.batcher.worker.test_loop import Made, expect, faults, paces
 
 SHORT = [f"text {number}" for number in range(6)]
 LONG = [f"long {number} " + "word " * (30 + 20 * number) for number in range(4)]
@@ -89,6 +89,17 @@ def test_the_scores_are_those_of_the_text_alone(pace: Pace) -> None:
         assert (found.tokens, found.truncated) == (len(tokens), 0)
 
 
+@pytest.mark.parametrize("pace", get_args(Pace))
+def test_short_texts_run_before_the_last_window_whenever_a_batch_ends(pace: Pace) -> None:
+    """While batches ended before their claims were due, nothing was claimed until all windows had run."""
+    queue = FakeQueue([LONG[3], *SHORT])
+    made = Made(queue, pace=pace, classifier=Reader(), batch_tokens=48, batch_texts=1)
+    expect(made, 0.05)
+    made.run()
+    assert queue.completed.index(entry_id(LONG[3])) >= 2
+    assert sorted(queue.completed) == sorted(queue.texts)
+
+
 def held(*texts: str, lane: Any = "interactive") -> HeldWithWindows:
     made = HeldWithWindows("packed")
     made.add(split_texts(tokenized(*texts, lane=lane)))
@@ -151,6 +162,8 @@ def test_while_windows_fill_a_batch_no_bulk_entry_is_claimed() -> None:
     assert (some.cost, some.bulk_cost) == (30, -1)
     assert waiting.limited(Claim("w", 256, 0, 0, 2000, 3), 64).cost == 16
     assert waiting.limited(claim, 4).cost == 0, "memory is bounded"
+    of_job = held(LONG[3], lane="bulk").limited(claim, 4)
+    assert (of_job.cost, of_job.bulk_cost) == (30, -1), "a job keeps no short text waiting"
 
 
 def test_windows_share_the_cost_of_their_text() -> None:
