@@ -119,7 +119,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--artefact-dir", type=Path, default=Path("~/.cache/millrace"))
     args = parser.parse_args()
-    figures = {shape: measure(shape, args) for shape in args.shapes.split(",")}
+    figures: dict[str, Sequence[float]] = {shape: measure(shape, args) for shape in args.shapes.split(",")}
     parameters = {
         shape: Safetensors(Path(reference(shape, args.artefact_dir))).parameters for shape in figures
     }
