@@ -28,6 +28,7 @@ SUITE: dict[str, tuple[str, ...]] = {
     "compat": ("--rounds", "3", "--seconds", "1"),
     "miss": ("--engines", "torch:f32,openvino:bf16,openvino:int8", "--loads", "32x8", "--seconds", "8"),
     "overload": (),
+    "long_texts": ("--texts", "200", "--seconds", "8", "--cancel"),
     "crowd": (),
 }
 

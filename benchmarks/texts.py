@@ -56,6 +56,12 @@ def stream(seed: int = 0) -> Iterator[str]:
             yield text
 
 
+def long_texts(count: int, words: int, seed: int = 0) -> list[str]:
+    """`count` texts of exactly `words` words; the same ones for the same seed."""
+    rng = random.Random(seed)
+    return [_sentence(rng, words) for _ in range(count)]
+
+
 def _sentence(rng: random.Random, words: int) -> str:
     chosen = rng.choices(_WORDS, k=words)
     commas = rng.sample(range(words - 1), k=(words - 1) // 10)

@@ -33,7 +33,17 @@ TOKENIZER_FILES = (
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 
 # Families and activations that `engines/graph.py` and `engines/encoder.py` know.
-_PACKABLE = ("DistilBert", "Bert", "Roberta", "XLMRoberta", "Electra", "Albert", "MPNet", "ModernBert")
+_PACKABLE = (
+    "DistilBert",
+    "Bert",
+    "Roberta",
+    "XLMRoberta",
+    "Electra",
+    "Albert",
+    "MPNet",
+    "ModernBert",
+    "DebertaV2",
+)
 _ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu")
 _NO_LIMIT = 1_000_000
 _DEFAULT_MAX_TOKENS = 512
@@ -145,6 +155,19 @@ def _is_packable(architecture: str, config: dict[str, Any]) -> bool:
         and config.get("activation" if family == "DistilBert" else "hidden_act", "gelu") in _ACTIVATIONS
         and not config.get("is_decoder", False)
         and config.get("position_embedding_type", "absolute") == "absolute"
+        and (family != "DebertaV2" or _is_packable_deberta(config))
+    )
+
+
+def _is_packable_deberta(config: dict[str, Any]) -> bool:
+    """Whether a DeBERTa-v2 has relative positions, and at most a convolution that its graph has, too."""
+    kernel = int(config.get("conv_kernel_size", 0))
+    plain = kernel % 2 == 1 and config.get("conv_groups", 1) == 1 and config.get("num_hidden_layers", 24) > 1
+    return (
+        bool(config.get("relative_attention") and config.get("pos_att_type"))
+        and config.get("pooler_hidden_act", "gelu") in _ACTIVATIONS
+        and (kernel < 1 or (plain and config.get("conv_act", "tanh") in (*_ACTIVATIONS, "tanh")))
+        and "attention_head_size" not in config
     )
 
 

@@ -11,6 +11,11 @@ from model_store.errors import ModelError
 from model_store.prepare import DEFAULT
 
 LABELS = ("NEGATIVE", "POSITIVE")
+_DEBERTA_V3 = {
+    "hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072, "position_biased_input": False,
+    "relative_attention": True, "pos_att_type": "p2c|c2p", "position_buckets": 256, "share_att_key": True,
+    "norm_rel_ebd": "layer_norm",
+}  # fmt: skip
 # The settings of transformers' config of a family, which is DistilBERT unless FAMILIES says otherwise.
 SHAPES: dict[str, dict[str, Any]] = {
     "distilbert-base": {"dim": 768, "hidden_dim": 3072, "n_layers": 6, "n_heads": 12},
@@ -22,6 +27,8 @@ SHAPES: dict[str, dict[str, Any]] = {
     "albert-base": {"hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072},
     "mpnet-base": {"max_position_embeddings": 514},
     "modernbert-base": {"max_position_embeddings": 512, "pad_token_id": 0, "classifier_pooling": "mean"},
+    "deberta-v3-small": {**_DEBERTA_V3, "num_hidden_layers": 6},
+    "deberta-v3-base": {**_DEBERTA_V3, "num_hidden_layers": 12},
 }
 FAMILIES = {
     "bert-base": "Bert",
@@ -30,6 +37,8 @@ FAMILIES = {
     "albert-base": "Albert",
     "mpnet-base": "MPNet",
     "modernbert-base": "ModernBert",
+    "deberta-v3-small": "DebertaV2",
+    "deberta-v3-base": "DebertaV2",
 }
 # With transformers' default, weights are so small that all texts get nearly the same scores.
 _SPREAD = 0.05

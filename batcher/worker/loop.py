@@ -193,11 +193,21 @@ class Worker:
                 if not (self._held or ahead.done()):
                     self._deliver(*self._take_unsent())
                 self._keep(ahead.result())
+            elif self._held.gives_way:
+                # Otherwise, texts that arrive while windows run in short batches would wait for all of them.
+                self._claim_beside()
         if self._held:
             self._second_thread.submit(self._logged, self._deliver, *self._take_unsent())
 
     def _classify(self, batch: Sequence[TokenizedEntry], computed: int) -> FinishedBatch:
         return self.inference.classify_entries(batch, computed)
+
+    def _claim_beside(self) -> None:
+        """Sends finished results and claims in the same round trip, although texts are held."""
+        results, finished = self._take_unsent()
+        sent, claim = self.exchange.swap(results, self._claim_command(ahead=True))
+        self._book(finished, sent)
+        self._keep(self.inference.tokenize_entries(claim.entries, "full" if claim.left else "idle"))
 
     def _look_ahead(self, pass_s: float) -> Future[Tokenized] | None:
         """Claims and tokenises just before the running batch ends, unless it is short or enough is held."""

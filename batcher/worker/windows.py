@@ -6,6 +6,7 @@ wait for all of them. While they fill a batch, no bulk entries are claimed, so t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -14,15 +15,18 @@ from batcher.core.commands import Claim
 from batcher.messages import Failure
 from batcher.worker.held import Held, TokenizedEntry
 from model_store import ModelInfo
+from model_store.rows import FILL
 from model_store.windows import joined
 
 if TYPE_CHECKING:
     from batcher.worker.inference import Result
 
-# With windows of so many batches, a worker claims nothing.
+# With windows of interactive entries for so many batches, a worker claims nothing.
 _MOST_BATCHES = 16
 # The share of a batch that a worker claims of interactive texts while windows fill the rest.
 _SHARE = 1 / 4
+# Batches that windows of bulk entries are passed over for, so that they get an eighth beside other texts.
+_BULK_PASSED_OVER = 7
 
 
 class LongText:
@@ -87,9 +91,10 @@ def fail_texts(batch: Sequence[TokenizedEntry], results: Iterable[Result]) -> li
 
 
 class HeldWithWindows(Held):
-    """Texts and windows. Texts come first, but every second batch begins with a window."""
+    """Texts and windows. Texts come first, but windows are not passed over for long."""
 
-    _window_leads = False
+    # Batches since the last one with a window.
+    _passed_over = 0
 
     @property
     def gives_way(self) -> bool:
@@ -97,16 +102,25 @@ class HeldWithWindows(Held):
         return any(isinstance(held, HeldWindow) for held in self._entries)
 
     def next_batch(self, budget: int, bulk_budget: Callable[[], int]) -> list[TokenizedEntry]:
-        """As `Held`, but a batch of nothing but windows of bulk entries has `bulk_budget` tokens."""
-        windows = [held for held in self._entries if isinstance(held, HeldWindow)]
-        if windows:
-            texts = [held for held in self._entries if not isinstance(held, HeldWindow)]
-            self._window_leads = not self._window_leads
-            lead = 1 if self._window_leads else 0
-            self._entries = [*windows[:lead], *texts, *windows[lead:]]
-            if all(held.entry.lane == "bulk" for held in self._entries):
-                budget = min(budget, bulk_budget())
-        return super().next_batch(budget, bulk_budget)
+        """As `Held`, but windows of bulk entries fill only `bulk_budget` tokens.
+
+        One that has been passed over too often leads the batch and comes on top of these.
+        """
+        windows = sorted((held for held in self._entries if isinstance(held, HeldWindow)), key=_is_bulk)
+        if not windows:
+            return super().next_batch(budget, bulk_budget)
+        texts = [held for held in self._entries if not isinstance(held, HeldWindow)]
+        lead = int(self._passed_over >= (_BULK_PASSED_OVER if _is_bulk(windows[0]) else 1))
+        first, others = [*windows[:lead], *texts], windows[lead:]
+        self._entries = [*first, *others]
+        room = bulk_budget()
+        if not all(map(_is_bulk, self._entries)):
+            own = [*first, *(held for held in others if not _is_bulk(held))]
+            room += math.ceil(sum(len(held.tokens.ids) for held in own) / FILL)
+        batch = super().next_batch(min(budget, room), bulk_budget)
+        ran = any(isinstance(held, HeldWindow) for held in batch)
+        self._passed_over = 0 if ran else self._passed_over + 1
+        return batch
 
     def forget_failed(self) -> None:
         """Removes the windows of texts that have failed."""
@@ -116,8 +130,13 @@ class HeldWithWindows(Held):
 
     def limited(self, claim: Claim, budget: int) -> Claim:
         """While windows fill a batch, some interactive entries are claimed and no bulk ones."""
-        windows = sum(len(held.tokens.ids) for held in self._entries if isinstance(held, HeldWindow))
-        if windows < budget:
+        windows = [held for held in self._entries if isinstance(held, HeldWindow)]
+        if sum(len(held.tokens.ids) for held in windows) < budget:
             return claim
-        cost = max(claim.cost, int(budget * _SHARE)) if windows < _MOST_BATCHES * budget else 0
+        own = sum(len(held.tokens.ids) for held in windows if not _is_bulk(held))
+        cost = max(claim.cost, int(budget * _SHARE)) if own < _MOST_BATCHES * budget else 0
         return replace(claim, cost=cost, bulk_cost=-1)
+
+
+def _is_bulk(held: TokenizedEntry) -> bool:
+    return held.entry.lane == "bulk"

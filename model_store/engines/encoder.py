@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers.activations import get_activation
 
+from model_store.engines.deberta import PackedDeberta
 from model_store.engines.families import describe, relative_buckets
 from model_store.engines.modernbert import PackedModernBert
 
@@ -145,8 +146,10 @@ class _Head(nn.Module):
         return logits
 
 
-def packed_encoder(model: Any) -> PackedEncoder | PackedModernBert:
+def packed_encoder(model: Any) -> PackedEncoder | PackedModernBert | PackedDeberta:
     """Computes the same function as `model`, a packable transformers classifier, on packed rows."""
+    if model.config.model_type == "deberta-v2":
+        return PackedDeberta(model).eval()
     if model.config.model_type == "modernbert":
         return PackedModernBert(model).eval()
     about = describe(type(model).__name__, model.config.to_dict())

@@ -11,14 +11,12 @@ import openvino
 from openvino import opset13 as op
 
 from model_store.checkpoint import Checkpoint
+from model_store.engines.deberta_graph import DebertaGraph
 from model_store.engines.families import Encoder, check_sizes, describe, relative_buckets, width
 from model_store.engines.modernbert_graph import ModernBertGraph
-from model_store.engines.parts import ACTIVATIONS, Node, Parts, inputs, number, numbers, same_text
+from model_store.engines.parts import ACTIVATIONS, NEVER, Node, Parts, inputs, number, numbers, same_text
 from model_store.errors import ModelUnsupported
 from model_store.weights import Safetensors
-
-# Added to the weights of attention where it is not allowed.
-_NEVER = np.float32(-1e30)
 
 
 def packed_graph(checkpoint: Checkpoint, weights: Safetensors) -> openvino.Model:
@@ -27,8 +25,11 @@ def packed_graph(checkpoint: Checkpoint, weights: Safetensors) -> openvino.Model
     Raises ModelUnsupported if weights are missing, or if there is not one output for each label.
     """
     try:
+        graph: ModernBertGraph | DebertaGraph | _Graph
         if checkpoint.model_type == "modernbert":
-            graph: ModernBertGraph | _Graph = ModernBertGraph(checkpoint, weights)
+            graph = ModernBertGraph(checkpoint, weights)
+        elif checkpoint.model_type == "deberta-v2":
+            graph = DebertaGraph(checkpoint, weights)
         else:
             about = describe(checkpoint.architecture, checkpoint.config)
             check_sizes(checkpoint, about, weights)
@@ -79,7 +80,7 @@ class _Graph(Parts):
         distance = op.subtract(op.unsqueeze(other_positions, number(1)), op.unsqueeze(positions, number(2)))
         index = op.add(distance, op.constant(np.int32(most - 1)))
         bias = op.transpose(op.gather(op.constant(table), index, number(0)), numbers(0, 3, 1, 2))
-        return op.select(same, bias, op.constant(_NEVER))
+        return op.select(same, bias, op.constant(NEVER))
 
     def _of_first(self, layer: str, hidden: Node, positions: Node, segments: Node, first: Node) -> Node:
         """(R, T, D), twice (R, T), and indices (N,) of R * T to (N, D), for first tokens only."""
@@ -97,7 +98,7 @@ class _Graph(Parts):
         key, value = (
             self.by_head(self.linear(key_hidden, layer + one), wide) for one in (names.key, names.value)
         )
-        return self.attend(query, key, value, mask, wide)
+        return self.attend(query, key, value, mask)
 
     def _finish(self, layer: str, context: Node, hidden: Node) -> Node:
         names = self._about.names

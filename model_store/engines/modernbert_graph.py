@@ -74,7 +74,7 @@ class ModernBertGraph(Parts):
         parts = op.split(self.linear(hidden, f"{name}Wqkv"), number(2), 3).outputs()
         query, key, value = (self.by_head(part, self._wide) for part in parts)
         query, key = (_rotated(one, *turn) for one in (query, key))
-        return self.linear(self.attend(query, key, value, mask, self._wide), f"{name}Wo")
+        return self.linear(self.attend(query, key, value, mask), f"{name}Wo")
 
     def _gated(self, hidden: Node, name: str) -> Node:
         inner, gate = op.split(self.linear(hidden, f"{name}Wi"), number(2), 2).outputs()

@@ -15,6 +15,9 @@ from model_store.weights import Safetensors
 # A node or an output of the graph; OpenVINO's Python package has no types.
 Node = Any
 
+# Added to the weights of attention where it is not allowed.
+NEVER = np.float32(-1e30)
+
 ACTIVATIONS: dict[str, Callable[[Node], Node]] = {
     "gelu": lambda x: op.gelu(x, "erf"),
     "gelu_new": lambda x: op.gelu(x, "tanh"),
@@ -48,10 +51,10 @@ class Parts:
         split = op.reshape(hidden, numbers(0, -1, self._heads, wide // self._heads), True)
         return op.transpose(split, numbers(0, 2, 1, 3))
 
-    def attend(self, query: Node, key: Node, value: Node, mask: Node, wide: int) -> Node:
+    def attend(self, query: Node, key: Node, value: Node, mask: Node, scale: Node | None = None) -> Node:
         """(R, H, Q or K, D / H) and a mask that broadcasts to (R, H, Q, K), to (R, Q, D)."""
-        context = op.transpose(op.scaled_dot_product_attention(query, key, value, mask), numbers(0, 2, 1, 3))
-        return op.reshape(context, numbers(0, -1, wide), True)
+        context = op.scaled_dot_product_attention(query, key, value, mask, scale)
+        return op.reshape(op.transpose(context, numbers(0, 2, 1, 3)), numbers(0, 0, -1), True)
 
     def constant(self, name: str) -> Node:
         if name not in self._constants:

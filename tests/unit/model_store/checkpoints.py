@@ -31,6 +31,11 @@ _SIZES: dict[str, dict[str, Any]] = {
         "pad_token_id": 0, "cls_token_id": 101, "sep_token_id": 102, "bos_token_id": 101, "eos_token_id": 102,
         "initializer_cutoff_factor": 3.0,
     },
+    "DebertaV2": {
+        **_BERT, "num_hidden_layers": 3, "relative_attention": True, "position_buckets": 32,
+        "norm_rel_ebd": "layer_norm", "share_att_key": True, "pos_att_type": "p2c|c2p",
+        "position_biased_input": False, "type_vocab_size": 0,
+    },
     "SqueezeBert": {
         **_BERT, "embedding_size": 32, "q_groups": 1, "k_groups": 1, "v_groups": 1,
         "post_attention_groups": 1, "intermediate_groups": 1, "output_groups": 1,

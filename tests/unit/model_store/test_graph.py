@@ -14,11 +14,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
+from transformers.models.deberta_v2.modeling_deberta_v2 import make_log_bucket_position
 from transformers.models.mpnet.modeling_mpnet import MPNetEncoder
 
 from model_store import checkpoint as checkpoints
 from model_store.checkpoint import read_checkpoint
 from model_store.classifier import Layout, Tokens
+from model_store.engines.disentangled import read_disentangled
 from model_store.engines.encoder import packed_encoder
 from model_store.engines.families import relative_buckets
 from model_store.engines.graph import packed_graph
@@ -64,7 +66,7 @@ def transformers_logits(path: Path, texts: Sequence[Tokens]) -> Floats:
 
 @pytest.mark.parametrize(
     "architecture",
-    ["DistilBert", "Bert", "Roberta", "XLMRoberta", "Electra", "Albert", "MPNet", "ModernBert"],
+    ["DistilBert", "Bert", "Roberta", "XLMRoberta", "Electra", "Albert", "MPNet", "ModernBert", "DebertaV2"],
 )
 def test_every_packed_family_equals_torch_in_f32(architecture: str, tmp_path: Path) -> None:
     path = write_checkpoint(tmp_path / "model", architecture, labels=3)
@@ -114,6 +116,55 @@ def test_a_modernbert_of_another_kind_is_not_packed(change: dict[str, Any], tmp_
     config = json.loads((path / "config.json").read_text("utf-8"))
     (path / "config.json").write_text(json.dumps(config | change), "utf-8")
     assert not read_checkpoint(path).packable
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"share_att_key": False},
+        {"pos_att_type": "c2p"},
+        {"pos_att_type": ["p2c"]},
+        {"position_buckets": -1, "norm_rel_ebd": "none"},
+        {"max_relative_positions": 40, "position_buckets": -1},
+        {"position_biased_input": True, "type_vocab_size": 2, "embedding_size": 16},
+        {"conv_kernel_size": 3, "conv_act": "gelu"},
+        {"conv_kernel_size": 5},
+    ],
+    ids=["own", "c2p", "p2c", "distances", "near", "embeddings", "convolution", "wide"],
+)
+def test_deberta_equals_torch_whatever_its_config(change: dict[str, Any], tmp_path: Path) -> None:
+    path = write_checkpoint(tmp_path / "model", "DebertaV2", **change)
+    wanted = transformers_logits(path, batch())
+    for logits in (
+        graph_logits(path, batch()),
+        torch_logits(packed_encoder(read_model(path)), batch(), "packed"),
+    ):
+        assert np.abs(logits - wanted).max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"relative_attention": False},
+        {"pos_att_type": []},
+        {"pooler_hidden_act": "silu"},
+        {"conv_kernel_size": 2},
+        {"conv_kernel_size": 3, "conv_groups": 2},
+        {"conv_kernel_size": 3, "num_hidden_layers": 1},
+    ],
+)
+def test_a_deberta_of_another_kind_is_not_packed(change: dict[str, Any], tmp_path: Path) -> None:
+    path = write_checkpoint(tmp_path / "model", "DebertaV2")
+    config = json.loads((path / "config.json").read_text("utf-8"))
+    (path / "config.json").write_text(json.dumps(config | change), "utf-8")
+    assert not read_checkpoint(path).packable
+
+
+@pytest.mark.parametrize(("buckets", "farthest"), [(256, 512), (32, 130), (64, 1024)])
+def test_logarithmic_buckets_are_those_of_transformers(buckets: int, farthest: int) -> None:
+    about = read_disentangled({"position_buckets": buckets, "max_position_embeddings": farthest})
+    wanted = make_log_bucket_position(torch.arange(1 - farthest, farthest), buckets, farthest)
+    assert np.array_equal(about.rows(farthest), np.clip(wanted.long().numpy() + buckets, 0, 2 * buckets - 1))
 
 
 def test_buckets_of_distances_are_those_of_transformers() -> None:

@@ -17,7 +17,7 @@ from model_store import Tokens
 from model_store.stub import StubClassifier
 from model_store.windows import Join, Windows
 from tests.fakes import FakeQueue, Pace
-from tests.unit.batcher.worker.test_loop import Made, faults, paces
+from tests.unit.batcher.worker.test_loop import Made, expect, faults, paces
 
 SHORT = [f"text {number}" for number in range(6)]
 LONG = [f"long {number} " + "word " * (30 + 20 * number) for number in range(4)]
@@ -89,6 +89,17 @@ def test_the_scores_are_those_of_the_text_alone(pace: Pace) -> None:
         assert (found.tokens, found.truncated) == (len(tokens), 0)
 
 
+@pytest.mark.parametrize("pace", get_args(Pace))
+def test_short_texts_run_before_the_last_window_whenever_a_batch_ends(pace: Pace) -> None:
+    """While batches ended before their claims were due, nothing was claimed until all windows had run."""
+    queue = FakeQueue([LONG[3], *SHORT])
+    made = Made(queue, pace=pace, classifier=Reader(), batch_tokens=48, batch_texts=1)
+    expect(made, 0.05)
+    made.run()
+    assert queue.completed.index(entry_id(LONG[3])) >= 2
+    assert sorted(queue.completed) == sorted(queue.texts)
+
+
 def held(*texts: str, lane: Any = "interactive") -> HeldWithWindows:
     made = HeldWithWindows("packed")
     made.add(split_texts(tokenized(*texts, lane=lane)))
@@ -121,8 +132,26 @@ def test_a_short_text_never_waits_for_more_than_one_batch_of_windows() -> None:
 def test_a_batch_of_bulk_windows_is_short_beside_interactive_traffic() -> None:
     bulk, mixed = held(LONG[3], lane="bulk"), held(LONG[3], lane="bulk")
     assert len(bulk.next_batch(200, lambda: 20)) == 1
-    mixed.add(tokenized("short"))
-    assert len(mixed.next_batch(200, lambda: 20)) > 2
+    for late in ("short", "shorter", "shortest"):
+        mixed.add(tokenized(late))
+        batch = mixed.next_batch(200, lambda: 20)
+        assert late in [one.entry.id for one in batch]
+        assert sum(isinstance(one, HeldWindow) for one in batch) <= 1
+    full = held("word " * 300, lane="bulk")
+    full.add(tokenized("short"))
+    assert len(full.next_batch(200, lambda: 200)) > 4, "without interactive traffic before it is full"
+
+
+def test_windows_of_a_job_get_an_eighth_of_the_batches_beside_texts_that_keep_coming() -> None:
+    waiting = held("word " * 300, lane="bulk")
+    ran = []
+    for number in range(24):
+        waiting.add(tokenized(f"short {number}"))
+        batch = waiting.next_batch(64, lambda: 4)
+        assert f"short {number}" in [one.entry.id for one in batch]
+        ran.append(sum(isinstance(one, HeldWindow) for one in batch))
+    assert sum(ran) == 3
+    assert max(ran) == 1
 
 
 def test_while_windows_fill_a_batch_no_bulk_entry_is_claimed() -> None:
@@ -133,6 +162,8 @@ def test_while_windows_fill_a_batch_no_bulk_entry_is_claimed() -> None:
     assert (some.cost, some.bulk_cost) == (30, -1)
     assert waiting.limited(Claim("w", 256, 0, 0, 2000, 3), 64).cost == 16
     assert waiting.limited(claim, 4).cost == 0, "memory is bounded"
+    of_job = held(LONG[3], lane="bulk").limited(claim, 4)
+    assert (of_job.cost, of_job.bulk_cost) == (30, -1), "a job keeps no short text waiting"
 
 
 def test_windows_share_the_cost_of_their_text() -> None:
