@@ -194,7 +194,6 @@ class Worker:
                     self._deliver(*self._take_unsent())
                 self._keep(ahead.result())
             elif self._held.gives_way:
-                # Otherwise, texts that arrive while windows run in short batches would wait for all of them.
                 self._claim_beside()
         if self._held:
             self._second_thread.submit(self._logged, self._deliver, *self._take_unsent())
@@ -203,7 +202,7 @@ class Worker:
         return self.inference.classify_entries(batch, computed)
 
     def _claim_beside(self) -> None:
-        """Sends finished results and claims in the same round trip, although texts are held."""
+        """Sends results and claims, although windows are held: texts must not wait for all of them."""
         results, finished = self._take_unsent()
         sent, claim = self.exchange.swap(results, self._claim_command(ahead=True))
         self._book(finished, sent)
