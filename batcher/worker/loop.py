@@ -66,8 +66,7 @@ class Worker:
         self._unsent: list[Result] = []
         self._finished: FinishedBatch | None = None
         self.stats = WorkerStats()
-        self._second_thread = host.thread("beside")
-        self._third_thread = host.thread("books")
+        self._second_thread, self._third_thread = host.thread("beside"), host.thread("books")
         self.books = Books(self.stats, self.inference, self.exchange.remember, observe)
         queues.heartbeat.recall = self.books.recent.find
         running_s = self.inference.running_s
