@@ -11,6 +11,7 @@ from pathlib import Path
 from fastapi import APIRouter, FastAPI, Response
 from starlette.middleware import Middleware
 
+from api.admin.confirming import Confirming
 from api.admin.history import Minutes
 from api.admin.routes import admin_routes
 from api.admin.service import Console
@@ -43,6 +44,7 @@ from api.settings import ApiSettings
 from api.stats.routes import Stats, stats_routes
 from api.ui import ui_routes
 from batcher.core.by_model import ByModel
+from batcher.core.revisions import model_of
 from batcher.hub.sharded import connect_hub
 from batcher.hub.sharded_cache import connect_cache
 
@@ -101,11 +103,13 @@ def create_app(
         return connect_hub(own), connect_cache(own)
 
     def handle(name: str, found: PredictionLookup) -> PredictHandler:
-        foreign = partial(predict.foreign, model=name)
-        return predict.for_model(f"/models/{name}/predict", found, JobDeferral(jobs, name), foreign)
+        foreign = partial(predict.foreign, model=model_of(name))
+        # The first model's revisions have its route.
+        route = f"/models/{model_of(name)}/predict" if model_of(name) else predict.route
+        return predict.for_model(route, found, JobDeferral(jobs, model_of(name)), foreign)
 
     models = ServedModels(Served("", hub, cache, lookup, predict), connect or connect_model, handle)
-    jobs.find_model = lambda name: models.find(name).name
+    jobs.find_model = models.base
     compat = Compat(Road(settings, predict, models, auth, lifecycle), health)
     stats = Stats(metrics, hub, jobs, lifecycle, settings.lease_ms / 1000)
     stats.models = lambda: models_facts(models)
@@ -145,7 +149,10 @@ def create_app(
     app.include_router(admin_routes(console, models, jobs, settings, lookup.forget, traces))
     app.include_router(docs_routes(app, compat.describe))
     app.include_router(ui_routes(settings.page))
-    return PredictMiddleware(app, predict, ModelPaths(models, compat.wrap(app), app))
+    answering = PredictMiddleware(app, predict, ModelPaths(models, compat.wrap(app), app))
+    models.on_move = lambda served: answering.answer_with(served.handler)
+    models.on_sweep = Confirming(console).confirm
+    return answering
 
 
 def _labels(hub: Hub) -> Sequence[str] | None:

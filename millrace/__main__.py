@@ -29,6 +29,7 @@ COMMANDS = {
     "top": "show live statistics of the service in the terminal",
     "status": "show the state of the service; exit status 0 if it can answer requests now",
     "trace": "show where the time of one request went, from its X-Request-ID",
+    "publish": "let workers load another revision of a model, and answer with it; or go back",
     "forget": "remove a text, a client or a revision from everything that the service keeps",
     "key": "create an API key: `millrace key new NAME`",
     "config": "show every setting: its value, where that comes from, its unit and what it means",

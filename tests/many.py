@@ -27,6 +27,7 @@ _SYNC = (
     "batcher.worker.cache_writer",
     "api.jobs.service",
     "api.admin.service",
+    "batcher.jobs.main",
 )
 _ASYNC = ("batcher.hub.hub", "batcher.hub.shared_cache")
 

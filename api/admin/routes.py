@@ -12,6 +12,7 @@ from api.admin.history import add_history
 from api.admin.jobs import add_jobs
 from api.admin.pauses import pause_routes
 from api.admin.refused import refused_routes
+from api.admin.revisions import revision_routes
 from api.admin.schemas import Forget
 from api.admin.service import Console
 from api.admin.traces import Traces, add_traces
@@ -37,6 +38,7 @@ def admin_routes(
     add_jobs(router, jobs)
     add_history(router, console)
     add_traces(router, traces)
+    router.include_router(revision_routes(console, models))
     router.include_router(pause_routes(console, models))
     _add_forget(router, console, settings, forget_here)
     _add_audit(router, console)

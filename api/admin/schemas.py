@@ -126,3 +126,21 @@ class JobsQuery(BaseModel):
     client: _Client = ""
     limit: Annotated[int, Field(ge=1, le=500)] = 50
     cursor: Annotated[str, StringConstraints(pattern=r"^(\d{16}:[0-9a-f]{32})?$")] = ""
+
+
+# A name of a model, or nothing for the first one.
+_Model = Annotated[str, StringConstraints(pattern=r"^([A-Za-z0-9][A-Za-z0-9._/-]{0,129})?$")]
+
+
+class Publish(_Strict):
+    """A revision of a model that workers are to load: a directory, or org/name@commit."""
+
+    model: _Model = ""
+    reference: Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f,]{1,1000}$")]
+
+
+class Move(_Strict):
+    """Which revision is to answer; the one before if there is no number."""
+
+    model: _Model = ""
+    number: Annotated[int, Field(ge=0)] | None = None

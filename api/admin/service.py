@@ -23,6 +23,7 @@ from batcher.admin.forget import Forgetting
 from batcher.admin.history import MinuteHistory
 from batcher.admin.holds import ClientHolds
 from batcher.admin.refused import RefusedTexts
+from batcher.admin.revisions import RevisionBooks
 from batcher.admin.usage import UsageBooks
 from batcher.core.connection import Redis, connect
 from batcher.core.outage import REDIS_ERRORS, reason, refused
@@ -46,6 +47,7 @@ class Books:
     holds: ClientHolds
     minutes: MinuteHistory
     answers: Answers
+    revisions: RevisionBooks
 
     @classmethod
     def of(cls, queue: Redis, cache: Redis, jobs: JobService, settings: ApiSettings) -> Self:
@@ -60,6 +62,7 @@ class Books:
             ClientHolds(queue, name),
             MinuteHistory(queue, name),
             Answers(queue, name),
+            RevisionBooks(queue, name),
         )
 
 

@@ -156,7 +156,7 @@ class Road:
 
     def served(self, call: Call) -> Served:
         """The model that a request is for: the first one, unless it names another."""
-        return call.served or self.models.first
+        return call.served or self.models.current
 
     def model(self, call: Call) -> ModelRecord:
         """What workers published about the model of a request. Raises Problem 503 before the first one."""
@@ -168,12 +168,12 @@ class Road:
     def choose(self, call: Call, name: str | None) -> None:
         """Notes which model the client asks for. Raises Problem 404 if it is not served."""
         names = self.settings.model_names
-        found = self.models.get(name) if name else self.models.first
+        found = self.models.get(name) if name else self.models.current
         if found is None:
             assert name, "the first model is found without a name"
             if self.models.titles and name not in names and "*" not in names:
                 raise self.models.unknown("; MILLRACE_COMPAT_MODELS adds names for the first one")
-            found = self.models.first
+            found = self.models.current
         call.served = found
 
     def _budget_s(self, context: RequestContext) -> float:

@@ -11,6 +11,7 @@ from api.backend import Hub
 from api.metrics import QueueCollector
 from api.models.served import Served, ServedModels
 from api.stats.frames import lane_facts, model_facts
+from batcher.core.revisions import model_of
 
 # What concerns a queue. The rest concerns the service, and is shown once.
 _OF_QUEUE = ("millrace_build", "millrace_queue_", "millrace_in_flight_", "millrace_workers")
@@ -18,7 +19,7 @@ _OF_QUEUE = ("millrace_build", "millrace_queue_", "millrace_in_flight_", "millra
 
 def queue_metrics(models: Iterable[Served]) -> Mapping[str, Iterable[Metric]]:
     """The state of all queues, by the names of the models."""
-    return {served.name: _metrics(served.hub, served.name) for served in models}
+    return {model_of(served.name): _metrics(served.hub, model_of(served.name)) for served in models}
 
 
 def _metrics(hub: Hub, name: str) -> Iterator[Metric]:

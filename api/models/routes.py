@@ -77,7 +77,9 @@ def model_routes(models: ServedModels, predict: PredictHandler) -> APIRouter:
     )
     async def list_models() -> ModelList:
         """The first one is that of POST /predict."""
-        return ModelList(models=[_model(served, served is models.first) for served in models if served.title])
+        return ModelList(
+            models=[_model(served, served is models.current) for served in models if served.title]
+        )
 
     @router.post(
         "/models/{name:path}/predict",

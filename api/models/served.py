@@ -16,6 +16,7 @@ from api.backend import Cache, Hub
 from api.errors import Problem
 from api.predict.handler import PredictHandler
 from api.predict.lookup import PredictionLookup
+from batcher.core.revisions import model_of
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +26,7 @@ Handle = Callable[[str, PredictionLookup], PredictHandler]
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """One model: `name` is that of its queue, "" for the first."""
+    """One revision of a model: `name` is that of its queue, "" for the first model."""
 
     name: str
     hub: Hub
@@ -36,30 +37,64 @@ class Served:
     @property
     def title(self) -> str:
         """The name that clients use, remembered while workers are down; "" before the first worker."""
-        return self.name or self.lookup.models.name
+        return model_of(self.name) or self.lookup.models.name
 
 
 class ServedModels:
-    """All models. `connect` opens the queue and the cache of another model, `handle` makes its handler."""
+    """All models. `connect` opens the queue and the cache of another model, `handle` makes its handler.
+
+    What answers for a model is one of its revisions. It changes in all places at once, between two requests.
+    """
 
     def __init__(self, first: Served, connect: Connect, handle: Handle) -> None:
         self.first = first
+        # Called with what answers for the first model, and after each sweep with the count of moves.
+        self.on_move: Callable[[Served], None] = lambda served: None
+        self.on_sweep: Callable[[int], None] = lambda moves: None
         self._connect, self._handle = connect, handle
         self._others: dict[str, Served] = {}
+        self._answering = {"": first}
         self._tasks: set[asyncio.Task[None]] = set()
 
     def __iter__(self) -> Iterator[Served]:
-        yield self.first
-        yield from self._others.values()
+        """What answers for each model, the first one first."""
+        yield from self._answering.values()
+
+    @property
+    def current(self) -> Served:
+        """What answers for the first model."""
+        return self._answering[""]
+
+    @property
+    def bases(self) -> Sequence[str]:
+        """The names of all models, "" for the first."""
+        return list(self._answering)
 
     @property
     def titles(self) -> Sequence[str]:
         """The names that clients can use."""
-        return [served.title for served in self if served.title]
+        return [title for title in map(self.title, self.bases) if title]
+
+    def title(self, base: str) -> str:
+        """The name that clients use for a model."""
+        return base or self.first.title
+
+    def base(self, name: str) -> str:
+        """The model of a name that clients use. Raises Problem 404."""
+        if not name or name == self.first.title:
+            return ""
+        if name not in self._answering:
+            raise self.unknown()
+        return name
 
     def get(self, name: str) -> Served | None:
-        """The model of this name."""
-        return self.first if name == self.first.title else self._others.get(name)
+        """What answers for the model of this name."""
+        return self.current if name == self.first.title else self._answering.get(name)
+
+    def workers(self, queue: str) -> int:
+        """How many workers serve a queue, as of the last second."""
+        served = self._others.get(queue) if queue else self.first
+        return 0 if served is None else served.hub.snapshot.workers
 
     def find(self, name: str) -> Served:
         """The model of this name. Raises Problem 404 `model_not_found`, which lists those that are served."""
@@ -79,16 +114,25 @@ class ServedModels:
     def follow(self) -> None:
         """Adds the models that workers have begun to serve, and removes those that are gone.
 
-        One whose queue has lost a loop is removed too, and added again by the next call.
+        One whose queue has lost a loop is opened again.
         """
-        listed = self.first.hub.snapshot.models
-        for name in listed:
-            if name not in self._others:
-                self._others[name] = self._open(name)
-        for name in [
-            one.name for one in self._others.values() if one.name not in listed or not one.hub.alive
-        ]:
+        snapshot = self.first.hub.snapshot
+        revisions = snapshot.revisions
+        bases = ["", *(name for name in snapshot.models if name == model_of(name))]
+        answering = {base: revisions.queue(base) for base in bases}
+        listed = {*snapshot.models, *filter(None, answering.values())}
+        gone = [one.name for one in self._others.values() if one.name not in listed or not one.hub.alive]
+        for name in gone:
             self._later(_close(self._others.pop(name)))
+        for name in sorted(listed - self._others.keys()):
+            self._others[name] = self._open(name)
+        before = self.current
+        self._answering = {
+            base: self._others[queue] if queue else self.first for base, queue in answering.items()
+        }
+        if self.current is not before:
+            self.on_move(self.current)
+        self.on_sweep(revisions.moves)
 
     def _open(self, name: str) -> Served:
         hub, cache = self._connect(name)

@@ -64,6 +64,10 @@ class PredictMiddleware:
         self._handler = handler
         self._others = others or app
 
+    def answer_with(self, handler: PredictHandler) -> None:
+        """Requests that begin from now on are answered by this handler."""
+        self._handler = handler
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["method"] == "POST" and route_path(scope) == ROUTE:
             await self._handler(scope, receive, send)

@@ -39,6 +39,9 @@ Redis, but limited to 1.2 s from one heartbeat or sweep to the next (decision 00
 | P:usage:<day> | hash   | key name and count -> number               | usage_days    | usage          |
 | P:minutes     | list   | the last day, one JSON line per minute     | 1 d, renewed  | the console    |
 | P:answers:<t> | list   | what processes answer the console          | 10 s          | answer         |
+| P:revisions   | hash   | published revisions of models              | -             | the console,   |
+|               |        |                                            |               | a worker       |
+| P:apis        | hash   | API process -> the moves it has confirmed  | 60 s, renewed | the console    |
 | P:audit       | list   | what operators did, the last 1000 lines    | 90 d, renewed | the console    |
 
 P:q, P:bulk, P:solo and P:inflight exist only while they are not empty. Every script is idempotent by id, so a

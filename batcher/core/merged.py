@@ -35,6 +35,7 @@ def merge(shards: Sequence[Snapshot]) -> Snapshot:
         forgotten=total(lambda shard: shard.forgotten),
         pauses=shards[0].pauses,
         holds=shards[0].holds,
+        revisions=shards[0].revisions,
         models=sorted({name for shard in shards for name in shard.models}),
     )
 

@@ -10,6 +10,7 @@ from batcher.core.commands import Command
 from batcher.core.holds import Hold, read_holds
 from batcher.core.pauses import Pause, read_pauses
 from batcher.core.questions import Question, read_question
+from batcher.core.revisions import NO_REVISIONS, Revisions, read_revisions
 from batcher.memory import NO_MEMORY, Memory
 from batcher.messages import BatchNote, decode_notes
 from batcher.models import read_listed
@@ -82,7 +83,8 @@ class Snapshot:
     workers have classified. The rest concerns only the process that reads it: whether it has `swept` itself,
     how many entries it `recovered`, and the `cursor` of its next sweep. `forgotten` counts the times that an
     operator has removed cached results; `pauses` are those of lanes, and `holds` those of clients. `models`
-    are the names of all models but the first, whose queue this is. `question` is what the console asked last.
+    are the names of all models but the first, whose queue this is, and `revisions` what operators published.
+    `question` is what the console asked last.
     """
 
     model: ModelRecord | None
@@ -103,6 +105,7 @@ class Snapshot:
     holds: Mapping[str, Hold] = field(default_factory=dict)
     models: Sequence[str] = ()
     question: Question | None = None
+    revisions: Revisions = NO_REVISIONS
 
 
 NO_DEPTH = LaneDepth(0, 0, 0)
@@ -133,7 +136,7 @@ class Sweep(Command[Snapshot]):
 
     def read(self, reply: Any) -> Snapshot:
         """An unreadable record of the model is left out."""
-        swept, recovered, cursor, flat, model = reply
+        swept, recovered, cursor, flat, model, revisions = reply
         fields = _pairs(flat)
         return Snapshot(
             model=_model_record(_pairs(model)),
@@ -154,6 +157,7 @@ class Sweep(Command[Snapshot]):
             holds=read_holds(fields),
             models=read_listed(fields),
             question=read_question(fields.get("asked", "")),
+            revisions=read_revisions(_pairs(revisions)) if revisions else NO_REVISIONS,
         )
 
 

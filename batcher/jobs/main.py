@@ -15,8 +15,10 @@ from collections.abc import Callable
 from rq.serializers import JSONSerializer
 
 from batcher import logs, tracing
+from batcher.admin.revisions import RevisionBooks
 from batcher.core.connection import connect
 from batcher.core.outage import REDIS_ERRORS
+from batcher.core.revisions import Revisions, revision_queue
 from batcher.errors import NoJobs
 from batcher.hub.sharded import connect_hub as connect_queue
 from batcher.hub.sharded_cache import connect_cache
@@ -61,15 +63,42 @@ def prepare(
     global _runner
     worker = os.getpid()
 
-    def hub_and_cache(model: str) -> tuple[Hub, Cache]:
-        own = settings.for_model(model)
-        return connect_queue(own, linger_s=LINGER_S), connect_cache(own)
-
     def runner(job_id: str) -> str:
+        # The queue that answered for the job's model when this attempt began.
+        chosen: list[tuple[str, str]] = []
+        stop = _stop_requested(worker)
+
+        def hub_and_cache(model: str) -> tuple[Hub, Cache]:
+            queue = _revisions(settings).queue(model)
+            chosen.append((model, queue))
+            own = settings.for_model(queue)
+            return connect_queue(own, linger_s=LINGER_S), connect_cache(own)
+
+        def should_stop() -> bool:
+            return stop() or any(not _kept(settings, *one) for one in chosen)
+
         with tracing.job_span(job_id, store.trace(job_id)):
-            return run_job(job_id, store, connect_hub or hub_and_cache, settings, _stop_requested(worker))
+            return run_job(job_id, store, connect_hub or hub_and_cache, settings, should_stop)
 
     _runner = runner
+
+
+def _revisions(settings: JobSettings) -> Revisions:
+    """What operators have published. Raises Redis errors."""
+    shard = settings.queue_shards[0]
+    with connect(shard.url, timeout_s=2.0, retries=1, key=shard.prefix) as client:
+        return RevisionBooks(client, settings.name).read()
+
+
+def _kept(settings: JobSettings, model: str, queue: str) -> bool:
+    """Whether workers still serve a queue. If not, another attempt goes on with what answers then."""
+    if queue == model:
+        return True
+    try:
+        published = _revisions(settings).of(model)
+    except REDIS_ERRORS:
+        return True
+    return queue in {revision_queue(model, number) for number in published.references}
 
 
 def _stop_requested(worker: int) -> Callable[[], bool]:

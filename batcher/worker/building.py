@@ -7,11 +7,12 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from zlib import crc32
 
 from prometheus_client import CollectorRegistry
+from prometheus_client.core import Metric
 
 from batcher.core.by_model import ByModel
 from batcher.core.connection import connect
@@ -21,11 +22,11 @@ from batcher.settings import WorkerSettings
 from batcher.shards import Shard
 from batcher.worker.cache_writer import CacheWriter, ShardedCacheWriter, connect_writer
 from batcher.worker.exchange import WAIT_S, Queues, Remember
-from batcher.worker.loop import Worker
 from batcher.worker.metrics import MeasuredQueue
 from batcher.worker.observability import Observability, probes
+from batcher.worker.publishing import Publishing
 from batcher.worker.queue import WorkerQueue
-from batcher.worker.several import Listing, SeveralWorkers, SharingWorker
+from batcher.worker.several import Beside, Listing, SeveralWorkers, SharingWorker
 from model_store import Classifier, ModelError, ModelInfo, load
 
 log = logging.getLogger(__name__)
@@ -80,9 +81,7 @@ def _report(info: ModelInfo, seconds: float) -> None:
         log.info("serving with %s", setting, extra=facts)
 
 
-def build_worker(
-    settings: WorkerSettings, instruments: Observability, remember: Remember, kind: type[Worker] = Worker
-) -> Worker:
+def build_worker(settings: WorkerSettings, instruments: Observability, remember: Remember) -> SharingWorker:
     """A worker with its own clients for each shard: for commands, blocking waits, and the heartbeat."""
     worker_id = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
     shards = settings.queue_shards
@@ -111,7 +110,9 @@ def build_worker(
 
     home = crc32(worker_id.encode()) % len(shards)
     others = tuple(queues(shard) for shard in (*shards[home + 1 :], *shards[:home]))
-    return kind(instruments.classifier, queues(shards[home], others), settings, remember, instruments.observe)
+    return SharingWorker(
+        instruments.classifier, queues(shards[home], others), settings, remember, instruments.observe
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,38 +120,58 @@ class ServedModel:
     """One model of this process. `name` is that of its queue: "" for the first."""
 
     name: str
-    worker: Worker
+    worker: SharingWorker
     instruments: Observability
     cache: CacheWriter | ShardedCacheWriter
 
 
 class ServedModels:
-    """All models of this process, and the `worker` that runs them: one, or as many as there are models."""
+    """All models of this process, their published revisions, and the `worker` that runs them."""
 
     def __init__(self, settings: WorkerSettings) -> None:
         self._settings = settings
-        specs = settings.models
-        kind = Worker if len(specs) == 1 else SharingWorker
-        self.models = [
-            _build(settings, name, classifier, kind) for name, classifier in _load_all(settings).items()
-        ]
-        self.worker: Worker | SeveralWorkers = self.models[0].worker
-        if kind is SharingWorker:
-            listing = Listing.connect([one.name for one in self.models if one.name], settings)
-            workers = [one.worker for one in self.models if isinstance(one.worker, SharingWorker)]
-            self.worker = SeveralWorkers(workers, listing)
+        self.models = [_build(settings, *one) for one in _load_all(settings).items()]
+        self._listing = Listing.connect([one.name for one in self.models if one.name], settings)
+        beside: list[Beside] = [self._listing]
+        if len(settings.queue_shards) == 1:  # as the console, which publishes
+            shard = settings.queue_shards[0]
+            client = connect(shard.url, timeout_s=1.0, retries=1, key=shard.prefix)
+            beside.append(Publishing(self, client, shard.prefix))
+        self.worker = SeveralWorkers([one.worker for one in self.models], *beside)
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The names of all queues that are served."""
+        return [one.name for one in self.models]
+
+    def add(self, model: str, queue: str, reference: str) -> None:
+        """Loads a revision of `model` and serves its queue. Raises whatever the model raises."""
+        name = next(one.instruments.classifier.info.name for one in self.models if one.name == model)
+        made = _build(self._settings, queue, load_one(self._settings, ModelSpec(name, reference)))
+        made.worker.warm_up()
+        made.instruments.begin()
+        self.models.append(made)
+        self.worker.add(made.worker)
+        self._listing.add(queue)
+
+    def drop(self, queue: str) -> None:
+        """Ends serving a queue. The worker finishes its batch."""
+        (dropped,) = [one for one in self.models if one.name == queue]
+        self.models.remove(dropped)
+        self._listing.remove(queue)
+        self.worker.remove(dropped.worker)
 
     def probes(self) -> ProbeServer | None:
         """Starts to answer probes and scrapes, if there is a port. Raises OSError if it cannot be bound."""
-        found = {one.name: one.instruments.registry for one in self.models}
-        registries = {name: registry for name, registry in found.items() if registry is not None}
-        if not registries:
+        if not self._settings.worker_port:
             return None
-        registry = next(iter(registries.values()))
-        if len(self.models) > 1:
-            registry = CollectorRegistry()
-            registry.register(ByModel(lambda: {name: one.collect() for name, one in registries.items()}))
-        return probes(self._settings.worker_port, [one.worker for one in self.models], registry)
+        registry = CollectorRegistry()
+        registry.register(ByModel(self._metrics))
+        return probes(self._settings.worker_port, lambda: [one.worker for one in self.models], registry)
+
+    def _metrics(self) -> Mapping[str, Iterable[Metric]]:
+        found = ((one.name, one.instruments.registry) for one in self.models)
+        return {name: registry.collect() for name, registry in found if registry is not None}
 
     def begin(self) -> None:
         """Starts watching for drift: texts now come from clients."""
@@ -180,10 +201,10 @@ def _load_all(settings: WorkerSettings) -> Mapping[str, Classifier]:
     return loaded
 
 
-def _build(settings: WorkerSettings, name: str, classifier: Classifier, kind: type[Worker]) -> ServedModel:
+def _build(settings: WorkerSettings, name: str, classifier: Classifier) -> ServedModel:
     instruments = Observability(classifier, settings)
     own = settings.for_model(name)
     cache = connect_writer(own)
-    worker = build_worker(own, instruments, cache, kind)
+    worker = build_worker(own, instruments, cache)
     instruments.attach(worker)
     return ServedModel(name, worker, instruments, cache)

@@ -169,9 +169,8 @@ class Worker:
         return self._held.limited(command, budget)
 
     def _keep(self, tokenised: Tokenized) -> None:
-        held, failed = tokenised
-        self._held.add(held)
-        self._unsent += failed
+        self._held.add(tokenised[0])
+        self._unsent += tokenised[1]
 
     # -- running a batch ---------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from prometheus_client import CollectorRegistry
 
@@ -64,22 +64,22 @@ class Observability:
             log.debug("batch", extra={"action": "batch", **report.log_context()})
 
 
-def probes(port: int, workers: Sequence[Worker], registry: CollectorRegistry) -> ProbeServer:
+def probes(port: int, workers: Callable[[], Sequence[Worker]], registry: CollectorRegistry) -> ProbeServer:
     """Answers probes and scrapes of a process. Raises OSError if the port cannot be bound."""
     main = threading.main_thread()
 
     def live() -> str | None:
         if not main.is_alive():
             return "the main thread has ended"
-        if any(worker.state in ("idle", "busy") and not worker.heartbeat.alive for worker in workers):
+        if any(worker.state in ("idle", "busy") and not worker.heartbeat.alive for worker in workers()):
             return "the heartbeat has ended"
         return None
 
     def ready() -> str | None:
-        for worker in workers:
+        for worker in workers():
             if worker.state not in ("idle", "busy"):
                 return f"the worker is {worker.state}"
-        over = all(worker.exchange.outage.over for worker in workers)
+        over = all(worker.exchange.outage.over for worker in workers())
         return None if over else "Redis does not answer"
 
     return ProbeServer(port, registry, live, ready)

@@ -5,10 +5,11 @@ Each has its own queue, exchange and heartbeat, so lanes, leases and recovery ar
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 from batcher.core.connection import Redis, connect
 from batcher.core.outage import REDIS_ERRORS, reason
@@ -27,13 +28,23 @@ LIST_EVERY_S = 5.0
 BULK_WEIGHT = 8
 
 
-class SharingWorker(Worker):
-    """A worker that runs a batch only when it has the turn."""
+class Beside(Protocol):
+    """A thread beside the workers."""
 
-    turns: Turns
+    def start(self) -> None: ...
+    def stop(self) -> None: ...
+
+
+class SharingWorker(Worker):
+    """A worker that runs a batch only when it has the turn, if it shares the processor with others."""
+
+    turns: Turns | None = None
     _has_turn = False
 
     def _run_batch(self) -> None:
+        if self.turns is None:
+            super()._run_batch()
+            return
         held = self._held
         cost_s = self.inference.cost.pass_s(min(held.tokens, self.budget))
         self.turns.take(cost_s * (BULK_WEIGHT if held.only_bulk else 1), self._claim_more)
@@ -50,7 +61,7 @@ class SharingWorker(Worker):
             self._end_turn()
 
     def _end_turn(self) -> None:
-        if self._has_turn:
+        if self._has_turn and self.turns is not None:
             self._has_turn = False
             self.turns.end()
 
@@ -73,7 +84,7 @@ class Listing:
     """
 
     def __init__(self, names: Sequence[str], clients: Sequence[tuple[Redis, str]]) -> None:
-        self._names = names
+        self.names = [*names]
         self._clients = clients
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="listing", daemon=True)
@@ -91,10 +102,22 @@ class Listing:
         self._stopping.set()
         self._thread.join()
 
+    def add(self, name: str) -> None:
+        """Lists one more model, at once."""
+        self.names = [*self.names, name]
+        self.list()
+
+    def remove(self, name: str) -> None:
+        """Lists a model no longer."""
+        self.names = [one for one in self.names if one != name]
+        for client, prefix in self._clients:
+            with contextlib.suppress(*REDIS_ERRORS):  # it is listed for an hour then
+                client.hdel(f"{prefix}:snapshot", *listing(name))
+
     def list(self) -> None:
         """Lists the models once, at each shard that answers."""
-        fields: Mapping[Any, Any] = {key: end for name in self._names for key, end in listing(name).items()}
-        for client, prefix in self._clients:
+        fields: Mapping[Any, Any] = {key: end for name in self.names for key, end in listing(name).items()}
+        for client, prefix in self._clients if fields else ():
             try:
                 client.hset(f"{prefix}:snapshot", mapping=dict(fields))
                 client.expire(f"{prefix}:snapshot", 3600)
@@ -108,15 +131,16 @@ class Listing:
 
 
 class SeveralWorkers:
-    """The workers of one process, by model. It ends as a whole: a broken engine needs a new process."""
+    """The workers of one process. It ends as a whole: a broken engine needs a new process."""
 
-    def __init__(self, workers: Sequence[SharingWorker], listing: Listing) -> None:
-        self._workers = workers
-        self._listing = listing
+    def __init__(self, workers: Sequence[SharingWorker], *beside: Beside) -> None:
+        self._workers = list(workers)
+        self._beside = beside
+        self._threads: list[threading.Thread] = []
+        self._removed: set[SharingWorker] = set()
         self._errors: list[BaseException] = []
-        turns = Turns()
-        for worker in workers:
-            worker.turns = turns
+        self._turns = Turns()
+        self._stopping = False
 
     def warm_up(self) -> None:
         """Measures what the forward passes of each model cost. Raises whatever a model raises."""
@@ -125,22 +149,40 @@ class SeveralWorkers:
 
     def run(self) -> None:
         """Works until `stop` is called, or one of the workers has ended. Raises what that one raised."""
-        threads = [
-            threading.Thread(target=self._run, args=(worker.run,), name=f"model-{number}")
-            for number, worker in enumerate(self._workers)
-        ]
-        self._listing.start()
-        for thread in threads:
-            thread.start()
-        for thread in threads:
+        workers, self._workers = self._workers, []
+        for worker in workers:
+            self.add(worker)
+        for one in self._beside:
+            one.start()
+        for thread in self._threads:  # those that are added meanwhile, too
             thread.join()
-        self._listing.stop()
+        for one in self._beside:
+            one.stop()
         if self._errors:
             raise self._errors[0]
 
+    def add(self, worker: SharingWorker) -> None:
+        """Runs one more worker from now on. As soon as there are two, they take turns."""
+        self._workers.append(worker)
+        if len(self._workers) > 1:
+            for one in self._workers:
+                one.turns = self._turns
+        thread = threading.Thread(target=self._run, args=(worker,), name=f"model-{len(self._threads)}")
+        self._threads.append(thread)
+        thread.start()
+        if self._stopping:
+            worker.stop()
+
+    def remove(self, worker: SharingWorker) -> None:
+        """Ends one of the workers, and no other."""
+        self._removed.add(worker)
+        worker.stop()
+        self._workers.remove(worker)
+
     def stop(self) -> None:
         """Asks all workers to finish their batches. Safe to call from a signal handler."""
-        for worker in self._workers:
+        self._stopping = True
+        for worker in [*self._workers]:
             worker.stop()
 
     @property
@@ -148,10 +190,11 @@ class SeveralWorkers:
         """Whether one of the engines is at fault."""
         return any(worker.broken for worker in self._workers)
 
-    def _run(self, work: Callable[[], None]) -> None:
+    def _run(self, worker: SharingWorker) -> None:
         try:
-            work()
+            worker.run()
         except BaseException as error:
             self._errors.append(error)
         finally:
-            self.stop()
+            if worker not in self._removed:
+                self.stop()

@@ -10,7 +10,7 @@ local api, limit, max_attempts = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local cache_prefix, surplus, cursor, full = ARGV[4], tonumber(ARGV[5]), ARGV[6], ARGV[7] == '1'
 local sweeper = redis.call('GET', SWEEPER)
 if sweeper and sweeper ~= api and (tonumber(redis.call('HGET', SNAPSHOT, 'workers')) or 0) > 0 then
-  return { 0, 0, cursor, redis.call('HGETALL', SNAPSHOT), redis.call('HGETALL', MODEL) }
+  return { 0, 0, cursor, redis.call('HGETALL', SNAPSHOT), redis.call('HGETALL', MODEL), redis.call('HGETALL', P .. ':revisions') }
 end
 even_when_full()
 redis.call('SET', SWEEPER, api, 'PX', SWEEPER_MS)
@@ -81,4 +81,4 @@ while surplus > 0 and scanned < 4 * surplus do
     surplus = surplus - gone
   end
 end
-return { 1, recovered, cursor, redis.call('HGETALL', SNAPSHOT), redis.call('HGETALL', MODEL) }
+return { 1, recovered, cursor, redis.call('HGETALL', SNAPSHOT), redis.call('HGETALL', MODEL), redis.call('HGETALL', P .. ':revisions') }

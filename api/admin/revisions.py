@@ -1,0 +1,99 @@
+"""The routes under /admin/models: publish a revision of a model, and move its name."""
+
+from __future__ import annotations
+
+import asyncio
+from time import monotonic
+from typing import Any
+
+from fastapi import APIRouter, Request
+
+from api.admin.schemas import Move, Publish
+from api.admin.service import Console
+from api.errors import Problem
+from api.models.served import ServedModels
+from batcher.core.revisions import revision_queue
+
+# How long processes that do not confirm a move are waited for.
+CONFIRM_S = 10.0
+LOOK_S = 0.05
+# In this time every API process has swept: one that has started meanwhile is known.
+SWEPT_S = 1.5
+
+
+def revision_routes(console: Console, models: ServedModels) -> APIRouter:
+    router = APIRouter(prefix="/admin/models")
+    _add_show(router, console, models)
+    _add_publish(router, console, models)
+    _add_move(router, console, models)
+    return router
+
+
+def _add_show(router: APIRouter, console: Console, models: ServedModels) -> None:
+    @router.get("")
+    async def show() -> dict[str, Any]:
+        """The revisions of each model: how many workers serve them, and why some could not load one."""
+        revisions = await console.call(console.books.revisions.read)
+        found = {}
+        for model in models.bases:
+            published = revisions.of(model)
+            numbers = {0: "", **published.references}
+            found[models.title(model)] = {
+                "current": published.current,
+                "previous": published.previous,
+                "revisions": {
+                    number: {
+                        "reference": reference,
+                        "workers": models.workers(revision_queue(model, number)),
+                        "failure": revisions.failures.get(revision_queue(model, number), ""),
+                    }
+                    for number, reference in numbers.items()
+                },
+            }
+        return {"models": found}
+
+
+def _add_publish(router: APIRouter, console: Console, models: ServedModels) -> None:
+    @router.post("/publish")
+    async def publish(request: Request, what: Publish) -> dict[str, Any]:
+        """Asks workers to load a revision beside the one that answers."""
+        base = models.base(what.model)
+        number = await console.call(console.books.revisions.publish, base, what.reference)
+        await asyncio.sleep(SWEPT_S)  # until then, processes make themselves known for the move
+        await console.record(
+            request, "publish", model=models.title(base), reference=what.reference, number=number
+        )
+        return {"model": models.title(base), "number": number}
+
+
+def _add_move(router: APIRouter, console: Console, models: ServedModels) -> None:
+    books = console.books.revisions
+
+    @router.post("/move")
+    async def move(request: Request, what: Move) -> dict[str, Any]:
+        """Makes a revision the one that answers. Returns once every API process answers with it."""
+        base = models.base(what.model)
+        published = (await console.call(books.read)).of(base)
+        number = published.previous if what.number is None else what.number
+        if number and number not in published.references:
+            raise Problem(404, f"there is no revision {number} of this model", code="no_revision")
+        ready, needed = (models.workers(revision_queue(base, one)) for one in (number, published.current))
+        if ready < max(needed, 1):
+            detail = f"{ready} of {max(needed, 1)} workers serve revision {number}"
+            raise Problem(409, detail, code="revision_not_ready")
+        moves = await console.call(books.move, base, number)
+        late = await _confirmed(console, moves)
+        title = models.title(base)
+        await console.record(request, "move", model=title, number=number, before=published.current)
+        return {"model": title, "number": number, "before": published.current, "unconfirmed": late}
+
+
+async def _confirmed(console: Console, moves: int) -> list[str]:
+    """Waits for all live API processes. Returns those that have not confirmed the move."""
+    at = monotonic()
+    while True:
+        late = list(await console.call(console.books.revisions.unconfirmed, moves))
+        waited_s = monotonic() - at
+        if (not late and waited_s > SWEPT_S) or waited_s > CONFIRM_S:
+            return late
+        await asyncio.sleep(LOOK_S)

@@ -1,0 +1,94 @@
+"""Revisions of models that operators publish, as every process reads them (`P:revisions`, decision 0016).
+
+Revision 0 of a model is the one in the settings of its workers, and has the queue of the model. Revision n
+has a separate queue, `MODEL@n`, which is served like that of another model.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+# Fields of the hash: how often a model has moved, and one for each model.
+MOVES, FIELD, FAILED = "moves", "model:", "failed:"
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """The revisions of one model: the one that answers, the one before, and the references of all but 0."""
+
+    current: int = 0
+    previous: int = 0
+    last: int = 0
+    references: Mapping[int, str] = field(default_factory=dict)
+
+    def encode(self) -> str:
+        return json.dumps([self.current, self.previous, self.last, {**self.references}])
+
+    @classmethod
+    def decode(cls, text: str) -> Published:
+        """Raises ValueError or TypeError for what is unreadable."""
+        current, previous, last, references = json.loads(text)
+        return cls(current, previous, last, {int(number): str(one) for number, one in references.items()})
+
+    def publish(self, reference: str) -> Published:
+        """With one more revision, which does not answer yet. What is neither that nor answers is dropped."""
+        kept = {number: one for number, one in self.references.items() if number == self.current}
+        return Published(self.current, self.current, self.last + 1, {**kept, self.last + 1: reference})
+
+    def move(self, number: int) -> Published:
+        """With this revision answering; the one that did is kept to go back to."""
+        kept = {n: one for n, one in self.references.items() if n in (number, self.current)}
+        return Published(number, self.current, self.last, kept)
+
+
+@dataclass(frozen=True, slots=True)
+class Revisions:
+    """Those of all models by name, "" for the first. `moves` counts the changes that processes confirm."""
+
+    moves: int = 0
+    models: Mapping[str, Published] = field(default_factory=dict)
+    failures: Mapping[str, str] = field(default_factory=dict)
+
+    def of(self, model: str) -> Published:
+        return self.models.get(model, Published())
+
+    def queue(self, model: str) -> str:
+        """The name of the queue that answers for a model."""
+        return revision_queue(model, self.of(model).current)
+
+
+NO_REVISIONS = Revisions()
+
+
+def revision_queue(model: str, number: int) -> str:
+    """The name of the queue of one revision. No model can have such a name, unless number is 0."""
+    return f"{model}@{number}" if number else model
+
+
+def model_of(queue: str) -> str:
+    """The model whose revision has this queue."""
+    return queue.partition("@")[0]
+
+
+def read_revisions(fields: Mapping[str, str]) -> Revisions:
+    """Reads the fields of the hash. What is unreadable is left out."""
+    models, failures = dict[str, Published](), dict[str, str]()
+    for name, value in fields.items():
+        if name.startswith(FAILED):
+            failures[name.removeprefix(FAILED)] = value
+        elif name.startswith(FIELD):
+            try:
+                models[name.removeprefix(FIELD)] = Published.decode(value)
+            except (ValueError, TypeError, AttributeError):
+                continue
+    moves = fields.get(MOVES, "")
+    return Revisions(int(moves) if moves.isdigit() else 0, models, failures)
+
+
+def decode_revisions(fields: Mapping[bytes, bytes]) -> Revisions:
+    """As `read_revisions`, from what Redis replies."""
+    return read_revisions(
+        {name.decode("utf-8", "replace"): value.decode("utf-8", "replace") for name, value in fields.items()}
+    )

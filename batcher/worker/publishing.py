@@ -1,0 +1,89 @@
+"""Loads the revisions that operators publish, beside those that answer, and drops what is not needed."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from batcher.core.connection import Redis
+from batcher.core.outage import REDIS_ERRORS
+from batcher.core.revisions import FAILED, decode_revisions, model_of, revision_queue
+
+log = logging.getLogger(__name__)
+
+LOOK_S = 1.0
+# Longer than the longest budget of a request, unless the settings of the API say otherwise.
+DROP_S = 60.0
+
+
+class Host(Protocol):
+    """The models of a worker process."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The names of all queues that are served."""
+
+    def add(self, model: str, queue: str, reference: str) -> None:
+        """Loads a revision of `model` and serves its queue. Raises whatever the model raises."""
+
+    def drop(self, queue: str) -> None:
+        """Ends serving a queue."""
+
+
+class Publishing:
+    """Watches the published revisions in a separate thread. `prefix` is that of the service's keys."""
+
+    def __init__(self, host: Host, client: Redis, prefix: str) -> None:
+        self._host = host
+        self._client: Any = client
+        self._key = f"{prefix}:revisions"
+        self._failed: set[str] = set()
+        self._unwanted: dict[str, float] = {}
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="publishing", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self._thread.join()
+
+    def look(self) -> None:
+        """Loads what is missing and drops what is left over. Raises Redis errors."""
+        revisions = decode_revisions(self._client.hgetall(self._key))
+        served = set(self._host.names)
+        wanted = {
+            revision_queue(model, number): (model, reference)
+            for model in {model_of(name) for name in served}
+            for number, reference in revisions.of(model).references.items()
+        }
+        self._drop([queue for queue in served if "@" in queue and queue not in wanted])
+        for queue in wanted.keys() - served - self._failed:
+            model, reference = wanted[queue]
+            try:
+                self._host.add(model, queue, reference)
+            except Exception as error:
+                self._failed.add(queue)
+                log.error("cannot serve the revision: %s", error, extra={"action": "revision.unable"})
+                self._client.hset(self._key, f"{FAILED}{queue}", str(error)[:500])
+
+    def _drop(self, unwanted: Sequence[str]) -> None:
+        """Drops what has not been wanted for a while: requests from before may still wait there."""
+        now = time.monotonic()
+        self._unwanted = {queue: self._unwanted.get(queue, now) for queue in unwanted}
+        for queue, since in self._unwanted.items():
+            if now - since >= DROP_S:
+                self._host.drop(queue)
+
+    def _run(self) -> None:
+        while not self._stopping.wait(LOOK_S):
+            try:
+                self.look()
+            except REDIS_ERRORS:
+                continue
+            except Exception:
+                log.exception("could not look for revisions", extra={"action": "revision.lost"})

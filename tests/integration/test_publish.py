@@ -1,0 +1,195 @@
+"""Revisions that are published and taken back under load, with two API processes and two workers."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+import pytest
+
+from batcher import jobs
+from model_store.stub import StubClassifier
+from tests.many import Many, ready, until_async
+
+
+def stamp(name: str, variant: str) -> str:
+    """The X-Model of answers of a stub."""
+    return f"{name}@{StubClassifier(variant=variant).info.revision[:12]}"
+
+
+@pytest.fixture
+async def many(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Many]:
+    monkeypatch.setattr("batcher.hub.hub.SWEEP_EVERY_S", 0.05)
+    monkeypatch.setattr("batcher.worker.publishing.LOOK_S", 0.05)
+    monkeypatch.setattr("batcher.worker.publishing.DROP_S", 1.0)
+    monkeypatch.setattr("api.admin.revisions.SWEPT_S", 0.2)
+    async with Many(monkeypatch) as made:
+        yield made
+
+
+@dataclass
+class House:
+    """Two APIs and two workers, which serve stub and topics."""
+
+    apis: list[httpx.AsyncClient]
+
+    async def admin(self, what: str, **body: Any) -> httpx.Response:
+        return await self.apis[0].post(f"/admin/models/{what}", json=body)
+
+    async def publish(self, reference: str, model: str = "") -> int:
+        """Publishes a revision, and returns its number once both workers serve it."""
+        asked = await self.admin("publish", reference=reference, model=model)
+        assert asked.status_code == 200, asked.text
+        name, number = asked.json()["model"], asked.json()["number"]
+
+        async def loaded() -> bool:
+            state = (await self.apis[0].get("/admin/models")).json()["models"][name]
+            return bool(state["revisions"][str(number)]["workers"] == 2)
+
+        await until_async(loaded, f"revision {number} to be loaded")
+        return int(number)
+
+    async def move(self, **body: Any) -> dict[str, Any]:
+        moved = await self.admin("move", **body)
+        assert moved.status_code == 200, moved.text
+        assert moved.json()["unconfirmed"] == []
+        return dict(moved.json())
+
+
+@pytest.fixture
+async def house(many: Many) -> House:
+    for _ in range(2):
+        many.worker("stub,topics=stub@t")
+    made = House([await many.api() for _ in range(2)])
+    for api in made.apis:
+        await ready(api, "stub", "topics")
+    return made
+
+
+@dataclass
+class Load:
+    """Requests without a pause: known texts, new texts, and both, by every API."""
+
+    house: House
+    path: str
+    # When each request was sent, its status and its stamp.
+    answers: list[tuple[float, int, str]] = field(default_factory=list)
+
+    async def __aenter__(self) -> Load:
+        fresh = itertools.count()
+        self._tasks = [
+            asyncio.create_task(self._ask(api, fresh)) for api in self.house.apis for _ in range(3)
+        ]
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        self._running = False
+        await asyncio.gather(*self._tasks)
+
+    _running = True
+
+    async def _ask(self, api: httpx.AsyncClient, fresh: itertools.count[int]) -> None:
+        while self._running:
+            new = f"text {next(fresh)}"
+            for texts in (["known"], [new], [new, "known"]):
+                at = asyncio.get_running_loop().time()
+                answer = await api.post(self.path, json={"text": texts})
+                self.answers.append((at, answer.status_code, answer.headers.get("x-model", "")))
+
+    async def more(self, count: int) -> None:
+        wanted = len(self.answers) + count
+
+        async def answered() -> bool:
+            return len(self.answers) >= wanted
+
+        await until_async(answered, f"{count} more answers")
+
+
+@pytest.mark.parametrize(
+    ("model", "path", "first", "count"),
+    [("", "/predict", "stub", 20), ("topics", "/models/topics/predict", "topics", 4)],
+)
+async def test_published_and_taken_back_under_load(
+    house: House, model: str, path: str, first: str, count: int
+) -> None:
+    stamps = {0: stamp(first, "t" if model else ""), 1: stamp(first, "v2")}
+    now = asyncio.get_running_loop().time
+    moves: list[tuple[float, float, int]] = []  # when each began and was over, and the number that answers
+    async with Load(house, path) as load:
+        assert await house.publish("stub@v2", model) == 1
+        await load.more(10)
+        for _ in range(count):
+            began = now()
+            moved = await house.move(model=model) if moves else await house.move(model=model, number=1)
+            moves.append((began, now(), moved["number"]))
+            await load.more(10)
+    assert {status for _, status, _ in load.answers} == {200}
+    assert [number for _, _, number in moves] == [1, 0] * (count // 2)
+    # What is sent after one move and before the next is answered by that revision and no other.
+    for (_, over, number), (begins, _, _) in itertools.pairwise([*moves, (now(), 0.0, 0)]):
+        assert {found for at, _, found in load.answers if over < at < begins} == {stamps[number]}
+    assert {one for _, _, found in load.answers for one in found.split(", ")} == set(stamps.values())
+
+
+async def test_every_route_moves_and_jobs_do(many: Many, house: House) -> None:
+    store = many.jobs()
+    await house.publish("stub@v2", "topics")
+    await house.move(model="topics", number=1)
+    new = stamp("topics", "v2")
+    for api in house.apis:
+        for path, body in (
+            ("/models/topics/predict", {"text": ["a"]}),
+            ("/v1/models/topics:predict", {"instances": ["a"]}),
+            ("/v1/classify", {"input": "a", "model": "topics"}),
+        ):
+            assert (await api.post(path, json=body)).headers["x-model"] == new
+        assert (await api.post("/predict", json={"text": ["a"]})).headers["x-model"] == stamp("stub", "")
+        listed = (await api.get("/models")).json()["models"]
+        assert [one["name"] for one in listed] == ["stub", "topics"]
+        assert new.endswith(listed[1]["revision"][:12])
+    submitted = await house.apis[0].post("/jobs?model=topics", json={"text": ["of a job"]})
+    assert await asyncio.to_thread(jobs.run, submitted.json()["id"]) == "finished"
+    redis = many.client()
+    assert redis.keys("millrace:cache:default/topics@1:*")
+    assert store.record(submitted.json()["id"]) is not None
+
+
+async def test_a_revision_that_no_worker_can_load_changes_nothing(house: House) -> None:
+    asked = await house.admin("publish", reference="/no/such/model")
+    number = asked.json()["number"]
+
+    async def failed() -> bool:
+        state = (await house.apis[0].get("/admin/models")).json()["models"]["stub"]
+        return "is not a directory" in state["revisions"][str(number)]["failure"]
+
+    await until_async(failed, "the failure")
+    refused = await house.admin("move", number=number)
+    assert (refused.status_code, refused.json()["code"]) == (409, "revision_not_ready")
+    assert (await house.admin("move", number=7)).json()["code"] == "no_revision"
+    answer = await house.apis[1].post("/predict", json={"text": ["a"]})
+    assert answer.headers["x-model"] == stamp("stub", "")
+
+
+async def test_an_older_revision_is_dropped_and_a_new_process_knows_what_answers(
+    many: Many, house: House
+) -> None:
+    for number in (1, 2, 3):
+        assert await house.publish(f"stub@v{number}") == number
+        await house.move(number=number)
+    state = (await house.apis[0].get("/admin/models")).json()["models"]["stub"]
+    assert (state["current"], state["previous"]) == (3, 2)
+    assert set(state["revisions"]) == {"0", "2", "3"}
+    later = await many.api()
+    answer = await later.post("/predict", json={"text": ["a"]})
+    assert answer.headers["x-model"] == stamp("stub", "v3")
+    many.worker("stub,topics=stub@t")
+
+    async def three() -> bool:
+        found = (await later.get("/admin/models")).json()["models"]["stub"]["revisions"]
+        return bool(found["3"]["workers"] == 3 and found["2"]["workers"] == 3)
+
+    await until_async(three, "the third worker to load what is kept")

@@ -1,0 +1,85 @@
+"""`millrace publish` against the answers of an API."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from millrace.__main__ import main
+from millrace.admin_client import AdminClient
+
+
+class FakeAdmin:
+    """An API whose two workers serve revision 3 at the third look, unless there is a `failure`."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, Any]] = []
+        self.failure = ""
+        self.unconfirmed: list[str] = []
+        self._looks = 0
+
+    def post(self, path: str, body: Any) -> dict[str, Any]:
+        self.asked.append((path, body))
+        if path.endswith("/publish"):
+            return {"model": "topics", "number": 3}
+        return {
+            "model": "topics",
+            "number": body.get("number", 0),
+            "before": 2,
+            "unconfirmed": self.unconfirmed,
+        }
+
+    def get(self, path: str) -> dict[str, Any]:
+        self._looks += 1
+        revisions = {
+            "2": {"workers": 2, "failure": ""},
+            "3": {"workers": 2 if self._looks > 2 else self._looks - 1, "failure": self.failure},
+        }
+        return {"models": {"topics": {"current": 2, "revisions": revisions}}}
+
+
+@pytest.fixture
+def admin(monkeypatch: pytest.MonkeyPatch) -> FakeAdmin:
+    fake = FakeAdmin()
+    monkeypatch.setattr(AdminClient, "of", lambda args: fake)
+    monkeypatch.setattr("millrace.publish.LOOK_S", 0.0)
+    return fake
+
+
+def test_it_moves_once_all_workers_serve_it(admin: FakeAdmin, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["publish", "org/name@0123abc", "--model", "topics"]) == 0
+    assert admin.asked == [
+        ("/admin/models/publish", {"model": "topics", "reference": "org/name@0123abc"}),
+        ("/admin/models/move", {"model": "topics", "number": 3}),
+    ]
+    said = capsys.readouterr().out
+    assert "revision 3 answers, 2 did before" in said
+    assert "millrace publish --back --model topics" in said
+
+
+def test_going_back_is_one_request(admin: FakeAdmin) -> None:
+    assert main(["publish", "--back"]) == 0
+    assert admin.asked == [("/admin/models/move", {"model": ""})]
+
+
+def test_what_a_worker_cannot_load_moves_nothing(
+    admin: FakeAdmin, capsys: pytest.CaptureFixture[str]
+) -> None:
+    admin.failure = "no such model"
+    assert main(["publish", "x"]) == 1
+    assert "nothing has changed: no such model" in capsys.readouterr().err
+    assert [path for path, _ in admin.asked] == ["/admin/models/publish"]
+
+
+def test_too_slow_a_load_moves_nothing(admin: FakeAdmin, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["publish", "x", "--timeout", "0"]) == 1
+    assert "0 of 2 workers serve it after 0 s, so nothing has changed" in capsys.readouterr().err
+
+
+def test_a_process_that_does_not_confirm_is_named(
+    admin: FakeAdmin, capsys: pytest.CaptureFixture[str]
+) -> None:
+    admin.unconfirmed = ["api-1"]
+    assert main(["publish", "--back"]) == 1
+    assert "not confirmed by api-1" in capsys.readouterr().out
