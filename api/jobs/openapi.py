@@ -49,6 +49,7 @@ SUBMIT: Options = {
             "headers": _LOCATION,
         },
         202: {"model": Job, "description": "A new job", "headers": _LOCATION},
+        404: error("No such model (model_not_found)"),
         408: error("The body stopped arriving"),
         409: error("The Idempotency-Key belongs to a job with other texts (idempotency_conflict)"),
         413: error("The body, or its texts and results (job_too_large), are too large; nothing is stored"),

@@ -96,7 +96,7 @@ def test_an_interrupted_run_is_continued_by_the_same_command(
 
     wait_until(lambda: any(job["done"] for job in jobs()), "progress")
     first.send_signal(signal.SIGINT)
-    _, said = first.communicate(timeout=10)
+    _, said = first.communicate(timeout=60)
     assert first.returncode == 130
     assert "the same command resumes" in said
     assert not out.exists()

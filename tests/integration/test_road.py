@@ -7,6 +7,7 @@ import contextlib
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import fakeredis
@@ -539,7 +540,7 @@ async def test_what_redis_lost_is_asked_again(road: Road) -> None:
 
 
 def test_a_warm_up_learns_what_a_pass_costs_and_meets_a_model_that_fails() -> None:
-    queue: Any = None
+    queue: Any = SimpleNamespace()
     classifier = Sick(lambda rows: rows[:-1])
     worker = Worker(classifier, exchange.Queues(queue, queue, queue), WorkerSettings(), lambda results: None)
     worker.warm_up()

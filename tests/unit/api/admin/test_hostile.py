@@ -65,7 +65,16 @@ VALUES = st.recursive(
     max_leaves=6,
 )
 KNOWN = st.one_of(st.sampled_from(NAMES), WORDS)
-REFUSALS = {"invalid_request", "not_found", "method_not_allowed", "trace_not_found", "model_not_found"}
+# The only 5xx: there is no worker that could publish a revision.
+NOT_NOW = {"no_worker"}
+REFUSALS = NOT_NOW | {
+    "invalid_request",
+    "not_found",
+    "method_not_allowed",
+    "trace_not_found",
+    "model_not_found",
+    "revision_not_ready",
+}
 
 
 @pytest.fixture
@@ -92,7 +101,7 @@ async def test_nothing_breaks_the_console(
     method = data.draw(st.sampled_from(sorted(route.methods)))
     sent = {} if method == "GET" else {"json": _finite(data.draw(st.sampled_from([body, fields])))}
     answer = await api.client.request(method, path_of(route, word), params=query, headers=ADMIN, **sent)
-    assert answer.status_code < 500, answer.text
+    assert answer.status_code < 500 or answer.json()["code"] in NOT_NOW, answer.text
     if answer.status_code >= 400:
         assert answer.json()["code"] in REFUSALS, answer.text
     known = (b"{millrace:default}:", b"{millrace-jobs:default}:", b"rq:")
