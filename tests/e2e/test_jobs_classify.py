@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -88,7 +89,9 @@ def test_an_interrupted_run_is_continued_by_the_same_command(
     asked = texts(COUNT)
     source.write_text("".join(f"{text}\n" for text in asked))
     words = (str(source), "-o", str(out))
-    first = subprocess.Popen(command(house, *words), stderr=subprocess.PIPE, text=True)
+    # A shell that runs the tests in the background lets them ignore the signal, and they this process.
+    heeds = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    first = subprocess.Popen(command(house, *words), stderr=subprocess.PIPE, text=True, preexec_fn=heeds)
 
     def jobs() -> list[dict[str, object]]:
         found: list[dict[str, object]] = house.http.get("/jobs").json()["jobs"]

@@ -57,7 +57,7 @@ async def test_openapi_documents_every_status_of_every_route(api: JobsApi) -> No
     }
     always = {"401", "403", "422", "429", "503"}
     assert documented == {
-        "POST /jobs": {"200", "202", "408", "409", "413", "415", "507"} | always,
+        "POST /jobs": {"200", "202", "404", "408", "409", "413", "415", "507"} | always,
         "GET /jobs": {"200"} | always,
         "GET /jobs/{job_id}": {"200", "404"} | always,
         "GET /jobs/{job_id}/events": {"200", "204", "404"} | always,
