@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from random import Random
 
 from model_store import augment, recipe, templates
@@ -15,11 +15,17 @@ from model_store.recipe import Recipe
 SIBLINGS = 8  # rows of one family
 
 
-def epoch_rows(split: Split, mixture: Mixture, settings: Recipe, rng: Random) -> Iterator[Row]:
-    """The rows of one epoch, without siblings."""
+def epoch_rows(
+    split: Split, mixture: Mixture, settings: Recipe, rng: Random, answers: Mapping[str, float]
+) -> Iterator[Row]:
+    """The rows of one epoch, without siblings.
+
+    `answers`: a teacher's P(positive) of texts of SST-2, which is half of their targets.
+    """
     made = mixture.made
     treebank = _treebank(split, made, rng)
-    yield from (recipe.varied(row, settings, rng) for row in treebank)
+    taught = [Row(row.text, (row.positive + answers.get(row.text, row.positive)) / 2) for row in treebank]
+    yield from (recipe.varied(row, settings, rng) for row in taught)
     yield from recipe.long_reviews(split.sentences, rng, count=made["long_reviews"])
     yield from recipe.written(templates.MAKERS, rng, count=made["patterns"])
     yield from recipe.written((unreadable.plain,), rng, count=made["neutral"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from random import Random
@@ -45,8 +45,8 @@ class Mixture:
     made: dict[str, int]
 
 
-def read_mixture(folder: Path, path: Path = MIXTURE) -> Mixture:
-    """Read `<name>.tsv` of every set of the mixture that `folder` has, and split it.
+def read_mixture(folder: Path, path: Path = MIXTURE, *, second: bool = False) -> Mixture:
+    """Read `<name>.tsv` of every set of the mixture that `folder` has, and split it. `second`: for that pass.
 
     The digest of a text decides which part it belongs to, so the parts depend neither on order nor on a seed.
     Raises ValueError if there is no set, or with file and line on a bad row.
@@ -55,8 +55,13 @@ def read_mixture(folder: Path, path: Path = MIXTURE) -> Mixture:
     found = {name: folder / f"{name}.tsv" for name in book["sets"] if (folder / f"{name}.tsv").is_file()}
     if not found:
         raise ValueError(f"{folder} has none of the sets: {', '.join(book['sets'])}")
-    sets = (_split(name, Share(**book["sets"][name]), _read(file)) for name, file in found.items())
-    return Mixture(tuple(sets), book["made"])
+    part = book["second"]["rows_share"] if second else 1.0
+    shares = {name: Share(**book["sets"][name]) for name in found}
+    sets = (
+        _split(name, replace(shares[name], rows=int(shares[name].rows * part)), _read(file))
+        for name, file in found.items()
+    )
+    return Mixture(tuple(sets), book["second"]["made"] if second else book["made"])
 
 
 def draw(one: LabelledSet, rng: Random) -> list[Row]:

@@ -2,7 +2,8 @@
 
 Starts from the embedded default (or `--start`), gives emoji pieces of the vocabulary, and writes a plain
 Hugging Face directory. After an interruption, the same command continues from the last checkpoint and ends
-with the same weights.
+with the same weights. `--teacher MODEL` is the second pass over what the first one made: fewer rows of each
+set and more of SST-2, half of whose targets are what MODEL says.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from random import Random
@@ -18,7 +20,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from model_store.calibration import softmax
 from model_store.convert import export
 from model_store.corpus import Row, Split
 from model_store.domains.emoji import add_pieces
@@ -28,10 +32,11 @@ from model_store.domains.sets import Mixture, read_mixture
 from model_store.prepare import DEFAULT
 from model_store.recipe import Recipe
 from model_store.train import METRICS, load_split
-from model_store.trainer import Trainer, cross_entropy, logits_of
+from model_store.trainer import Trainer, classify, cross_entropy, logits_of
 from model_store.training.batches import Batch, bucket, encode, pad
 
 CHECKPOINT = "checkpoint.safetensors"
+SECOND_RATE = 4e-5  # learning rate of the second pass
 AGREEMENT = 0.5  # weight of the variance of siblings' margins
 # The options of Recipe that this training reads. Two dropouts of a row would cost a second pass.
 RECIPE = Recipe(
@@ -47,8 +52,10 @@ class SiblingBatch(Batch):
 class DomainTrainer(Trainer):
     """A Trainer whose rows are those of a mixture, and whose loss has a term for siblings."""
 
-    def __init__(self, start: Path, settings: Recipe, split: Split, mixture: Mixture) -> None:
-        self._mixture = mixture
+    def __init__(
+        self, start: Path, settings: Recipe, split: Split, mixture: Mixture, answers: Mapping[str, float]
+    ) -> None:
+        self._mixture, self._answers = mixture, answers
         super().__init__(start, settings, split)
 
     def loss(self, batch: Batch) -> Tensor:
@@ -63,7 +70,7 @@ class DomainTrainer(Trainer):
 
     def _batches(self, epoch: int) -> list[Batch]:
         rng = Random(f"{self.recipe.seed}/{epoch}")
-        rows = list(epoch_rows(self._split, self._mixture, self.recipe, rng))
+        rows = list(epoch_rows(self._split, self._mixture, self.recipe, rng, self._answers))
         batches = bucket(
             self._encoded(rows),
             most_rows=self.recipe.batch_rows,
@@ -83,12 +90,16 @@ class DomainTrainer(Trainer):
         return list(zip(ids, (row.positive for row in rows), strict=True))
 
 
-def train(data: Path, mixture: Mixture, start: Path, out: Path, settings: Recipe) -> dict[str, Any]:
+def train(
+    data: Path, mixture: Mixture, start: Path, out: Path, settings: Recipe, teacher: Path | None = None
+) -> dict[str, Any]:
     """Train into `out`, or continue an interrupted run there; saves every 50 steps. Returns the metrics."""
     prepared = out / "start"
     if not (prepared / "tokenizer_config.json").exists():
         add_pieces(start, prepared)
-    trainer = DomainTrainer(prepared, settings, load_split(data, settings), mixture)
+    split = load_split(data, settings)
+    answers = answers_of(teacher, split) if teacher else {}
+    trainer = DomainTrainer(prepared, settings, split, mixture, answers)
     if (out / CHECKPOINT).exists():
         trainer.restore(out / CHECKPOINT)
     began = time.monotonic()
@@ -112,19 +123,33 @@ def train(data: Path, mixture: Mixture, start: Path, out: Path, settings: Recipe
     return metrics
 
 
+def answers_of(teacher: Path, split: Split) -> dict[str, float]:
+    """The teacher's P(positive) of each text to train on."""
+    texts = list(dict.fromkeys(row.text for row in (*split.sentences, *split.phrases)))
+    model = AutoModelForSequenceClassification.from_pretrained(teacher)
+    scores = classify(model, AutoTokenizer.from_pretrained(teacher), texts)
+    return dict(zip(texts, softmax(scores, 1.0)[:, 1].tolist(), strict=True))
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Train as the command line says. Returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m model_store.domains.train", description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder of SST-2: train.tsv and others")
     parser.add_argument("--sets", type=Path, required=True, help="folder of the other sets: NAME.tsv")
     parser.add_argument("--start", type=Path, default=DEFAULT, help="model to train on (default: embedded)")
+    parser.add_argument("--teacher", type=Path, help="model of SST-2: makes this the second pass")
     parser.add_argument("--out", type=Path, required=True, help="directory for the model and its checkpoints")
     parser.add_argument("--seed", type=int, default=RECIPE.seed)
     parser.add_argument("--threads", type=int, default=2, help="torch threads (default 2)")
     args = parser.parse_args(arguments)
     torch.set_num_threads(args.threads)
     try:
-        train(args.data, read_mixture(args.sets), args.start, args.out, replace(RECIPE, seed=args.seed))
+        second = args.teacher is not None
+        settings = replace(
+            RECIPE, seed=args.seed, learning_rate=SECOND_RATE if second else RECIPE.learning_rate
+        )
+        mixture = read_mixture(args.sets, second=second)
+        train(args.data, mixture, args.start, args.out, settings, args.teacher)
     except (FileNotFoundError, ValueError) as error:
         sys.stderr.write(f"train: {error}\n")
         return 2

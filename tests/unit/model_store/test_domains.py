@@ -17,7 +17,7 @@ from transformers import AutoModelForSequenceClassification
 from model_store.convert import convert
 from model_store.corpus import Row
 from model_store.domains import emoji, measure, sets, siblings, train, unreadable
-from model_store.domains.mixing import typed
+from model_store.domains.mixing import epoch_rows, typed
 from model_store.train import load_split
 from tests.model_report.measures import HERE, read_sentences
 from tests.unit.model_store.tiny_bert import write_bert, write_data
@@ -48,6 +48,17 @@ long_reviews = 2
 patterns = 4
 neutral = 2
 siblings = 2
+emoji = 8
+unreadable = 4
+[second]
+rows_share = 0.5
+[second.made]
+sst2_sentences = 4
+sst2_phrases = 16
+long_reviews = 2
+patterns = 4
+neutral = 2
+siblings = 1
 emoji = 8
 unreadable = 4
 """
@@ -164,7 +175,7 @@ def test_a_run_writes_a_model_and_resumes(mixture: sets.Mixture, tmp_path: Path)
 
     resumed = tmp_path / "resumed"
     emoji.add_pieces(tmp_path / "start", resumed / "start")
-    trainer = train.DomainTrainer(resumed / "start", settings, load_split(data, settings), mixture)
+    trainer = train.DomainTrainer(resumed / "start", settings, load_split(data, settings), mixture, {})
     assert sum(isinstance(batch, train.SiblingBatch) for batch in trainer.epochs[0]) == 1
     for step in trainer.steps():
         if step == 2:
@@ -174,6 +185,24 @@ def test_a_run_writes_a_model_and_resumes(mixture: sets.Mixture, tmp_path: Path)
     whole, again = (load_file(tmp_path / name / "model.safetensors") for name in ("out", "resumed"))
     assert all(whole[name].equal(again[name]) for name in whole)
     AutoModelForSequenceClassification.from_pretrained(resumed)
+
+
+def test_the_second_pass_has_fewer_rows_of_each_set_and_learns_from_a_teacher(
+    mixture: sets.Mixture, tmp_path: Path
+) -> None:
+    second = sets.read_mixture(tmp_path / "sets", tmp_path / "mixture.toml", second=True)
+    assert [one.share.rows for one in second.sets] == [4, 2, 2]
+    assert (mixture.made["siblings"], second.made["siblings"]) == (2, 1)
+    assert [one.last for one in second.sets] == [one.last for one in mixture.sets]
+    convert(write_bert(tmp_path / "bert"), tmp_path / "teacher")
+    settings = replace(train.RECIPE, batch_rows=16, max_tokens=32, held_out=2)
+    split = load_split(write_data(tmp_path / "data"), settings)
+    answers = train.answers_of(tmp_path / "teacher", split)
+    assert set(answers) == {row.text for row in (*split.sentences, *split.phrases)}
+    targets = {
+        row.positive for row in epoch_rows(split, second, settings, Random(1), dict.fromkeys(answers, 0.6))
+    }
+    assert {0.3, 0.8} <= targets
 
 
 def test_whole_reviews_are_measured_in_windows(mixture: sets.Mixture) -> None:
