@@ -549,7 +549,7 @@ def violations(page: Page) -> list[str]:
 
 @pytest.mark.usefixtures("without_jobs")
 def test_axe_finds_nothing(house: Mill, viewer: Viewer) -> None:
-    """On the page at rest, on the page in use with either theme, and on /docs, which has one."""
+    """On the page at rest, on it in use with either theme, on /console, and on /docs, which has one theme."""
     page = viewer.page
     page.emulate_media(color_scheme="light", reduced_motion="reduce")
     viewer.open(house)
@@ -563,6 +563,8 @@ def test_axe_finds_nothing(house: Mill, viewer: Viewer) -> None:
     page.click("#batches summary >> nth=0")
     assert violations(page) == []
     page.emulate_media(color_scheme="dark", reduced_motion="reduce")
+    assert violations(page) == []
+    console(house, viewer)
     assert violations(page) == []
     page.goto(f"{house.base_url}/docs")
     page.wait_for_selector(".opblock")
