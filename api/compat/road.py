@@ -118,7 +118,9 @@ class Road:
     async def classify(self, call: Call, texts: list[str], budget_s: float | None = None) -> Classified:
         """Raises Problem, MillraceError or ClientDisconnect."""
         self.predict.reader.check(texts)
-        context, lookup = call.context, self.served(call).lookup
+        # Looked up once: while the texts are computed, the name may move to another revision.
+        served = self.served(call)
+        context, lookup = call.context, served.lookup
         context.texts = texts
         revision = lookup.models.revision
         client = self.auth.client(context.headers)
@@ -146,8 +148,7 @@ class Road:
         context.computed, context.known = len(computed), not computed
         context.tokens = sum([result.tokens for result in results])
         scores = [_scores(result.fragment) for result in results]
-        title = self.served(call).title
-        return Classified(texts, results, scores, computed, headers, total_s, title, revision)
+        return Classified(texts, results, scores, computed, headers, total_s, served.title, revision)
 
     @property
     def hub(self) -> Hub:
