@@ -24,6 +24,9 @@ log = logging.getLogger(__name__)
 
 # How often the models are listed again. They stay listed for an hour.
 LIST_EVERY_S = 5.0
+# How often the main thread looks for signals. The kernel may hand one to another thread, and the main thread,
+# where Python runs the handler, sleeps on.
+SIGNALS_S = 0.5
 # A batch of nothing but bulk entries waits for its turn as if it took so many times as long.
 BULK_WEIGHT = 8
 
@@ -155,7 +158,8 @@ class SeveralWorkers:
         for one in self._beside:
             one.start()
         for thread in self._threads:  # those that are added meanwhile, too
-            thread.join()
+            while thread.is_alive():
+                thread.join(SIGNALS_S)
         for one in self._beside:
             one.stop()
         if self._errors:

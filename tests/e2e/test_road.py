@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import os
 import signal
 import subprocess
@@ -149,6 +150,27 @@ def test_a_worker_told_to_stop_finishes_its_batch(mill: Callable[..., Mill]) -> 
         assert made.workers[0].stop() == 0
         assert answer.result().status_code == 200
     assert not left_behind(made)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="signals a single thread with tgkill")
+@pytest.mark.parametrize("command", ["api", "worker", "jobs"])
+def test_a_process_ends_when_another_than_its_main_thread_receives_the_signal(
+    mill: Callable[..., Mill], command: str
+) -> None:
+    """The kernel may choose any thread, and does not wake the main one for it."""
+    made = mill()
+    process = {"api": made.api, "worker": made.workers[0]}.get(command) or made.start_jobs()
+    wait_until(lambda: '"ready' in process.said() or "listening" in process.said(), "its main loop")
+    others = [thread.id for thread in psutil.Process(process.pid).threads() if thread.id != process.pid]
+    if not others:  # a process of jobs has only one while it has no webhooks to send
+        pytest.skip(f"{command} has a single thread")
+    assert libc().tgkill(process.pid, others[-1], signal.SIGTERM) == 0
+    assert process.wait() == 0
+
+
+def libc() -> ctypes.CDLL:
+    """The C library of this process."""
+    return ctypes.CDLL(None, use_errno=True)
 
 
 def test_an_api_without_redis_says_so_and_recovers(
