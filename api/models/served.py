@@ -134,6 +134,12 @@ class ServedModels:
             self.on_move(self.current)
         self.on_sweep(revisions.moves)
 
+    def _swept(self) -> None:
+        try:
+            self.follow()
+        except Exception:  # the hub would stop sweeping, and this process count as not ready
+            log.exception("could not follow the models of the workers", extra={"action": "model.lost"})
+
     def _open(self, name: str) -> Served:
         hub, cache = self._connect(name)
         self._later(hub.start())
@@ -148,7 +154,7 @@ class ServedModels:
 
     async def start(self) -> None:
         """Follows the workers from now on. Returns once the queues of the known models are open."""
-        self.first.hub.on_sweep = self.follow
+        self.first.hub.on_sweep = self._swept
         self.follow()
         await asyncio.gather(*self._tasks)
 

@@ -12,10 +12,11 @@ import pytest
 
 from batcher import jobs
 from batcher.settings import WorkerSettings
-from batcher.worker.building import ServedModels
+from batcher.worker.building import LoadedModels
 from model_store import ModelError
 from tests.answers import right_json
 from tests.many import Many, ready, until_async
+from tests.shards import until
 
 
 @pytest.fixture
@@ -180,6 +181,26 @@ async def test_a_model_that_comes_later_is_served_and_one_without_workers_says_s
     assert named(await client.post("/predict", json={"text": ["a"]})) == "stub"
 
 
+async def test_an_error_about_one_model_does_not_end_the_sweeps(
+    many: Many, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without sweeps, a process counts as not ready and answers 503."""
+    many.worker("stub")
+    client = await many.api()
+    await ready(client, "stub")
+
+    def fail(self: object, name: str) -> None:
+        raise RuntimeError(f"cannot open {name}")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("api.models.served.ServedModels._open", fail)
+        many.worker("-,topics=stub@t")
+        await until(lambda: caplog.text.count("could not follow the models") >= 2, "two sweeps that failed")
+        assert named(await client.post("/predict", json={"text": ["a"]})) == "stub"
+        assert (await client.get("/readyz")).status_code == 200
+    await ready(client, "topics")
+
+
 async def test_forgetting_a_text_and_pausing_a_lane_hold_for_all_models(
     many: Many, client: httpx.AsyncClient
 ) -> None:
@@ -225,4 +246,4 @@ async def test_one_model_alone_has_todays_keys(many: Many) -> None:
 )
 def test_models_of_one_name_are_refused(many: Many, model: str, why: str) -> None:
     with pytest.raises(ModelError, match=why):
-        ServedModels(WorkerSettings(model=model))
+        LoadedModels(WorkerSettings(model=model))
