@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Any, NamedTuple
@@ -15,6 +14,7 @@ from typing import Any, NamedTuple
 from api.asgi.http import client_address
 from api.predict.context import RequestContext
 from api.predict.found import LookupResult
+from batcher.messages import Prediction
 
 # How many are kept: that caches answered, that workers answered, and that failed or took over SLOW_S.
 MOST_HITS, MOST_ANSWERS, MOST_SLOW = 1000, 5000, 5000
@@ -113,19 +113,23 @@ def _lookup(started: float, found: LookupResult) -> Lookup:
     )
 
 
-def _runs(found: LookupResult) -> Iterable[Run]:
+def _runs(found: LookupResult) -> list[Run]:
     """One for each batch: its texts share the time of the forward pass."""
-    runs: dict[tuple[float, int], Run] = {}
+    batches: dict[tuple[float, int], list[Prediction]] = {}
+    firsts: list[str] = []
     for text in found.computed:
         one = found.by_text[text]
-        key = one.model_ms, one.batch_size
-        run = runs.get(key)
-        if run is None:
-            times = one.queue_ms, one.tokenize_ms, one.model_ms
-            runs[key] = Run(found.ids[text], 1, one.tokens, *times, one.batch_size, one.revision)
-        else:
-            runs[key] = run._replace(texts=run.texts + 1, tokens=run.tokens + one.tokens)
-    return runs.values()
+        batch = batches.setdefault((one.model_ms, one.batch_size), [])
+        if not batch:
+            firsts.append(found.ids[text])
+        batch.append(one)
+    return [_run(first, batch) for first, batch in zip(firsts, batches.values(), strict=True)]
+
+
+def _run(entry: str, batch: list[Prediction]) -> Run:
+    one, tokens = batch[0], sum([text.tokens for text in batch])
+    times = one.queue_ms, one.tokenize_ms, one.model_ms
+    return Run(entry, len(batch), tokens, *times, one.batch_size, one.revision)
 
 
 def _facts(seen: Seen) -> dict[str, Any]:
