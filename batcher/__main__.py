@@ -8,7 +8,7 @@ import sys
 
 from batcher import gc_tuning, logs, tracing
 from batcher.settings import WorkerSettings
-from batcher.worker.building import ServedModels
+from batcher.worker.building import LoadedModels
 from model_store import ModelError
 
 log = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ def main(settings: WorkerSettings | None = None) -> int:
     try:
         if settings.tracing:
             tracing.setup("worker")
-        served = ServedModels(settings)
+        served = LoadedModels(settings)
         worker = served.worker
         answering = served.probes()
     except (ModelError, tracing.TracingUnavailable) as error:

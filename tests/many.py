@@ -17,7 +17,7 @@ from api.settings import ApiSettings
 from batcher.jobs.main import prepare
 from batcher.jobs.store import JobStore
 from batcher.settings import WorkerSettings
-from batcher.worker.building import ServedModels
+from batcher.worker.building import LoadedModels
 from tests.shards import until
 
 # Where the product opens clients.
@@ -59,9 +59,9 @@ class Many:
     def _aio(self) -> fakeredis.FakeAsyncRedis:
         return fakeredis.FakeAsyncRedis(server=self.server)
 
-    def worker(self, model: str, **settings: Any) -> ServedModels:
+    def worker(self, model: str, **settings: Any) -> LoadedModels:
         """A worker with these models, in a thread."""
-        served = ServedModels(WorkerSettings(model=model, **settings))
+        served = LoadedModels(WorkerSettings(model=model, **settings))
         served.worker.warm_up()
         thread = threading.Thread(target=served.worker.run)
         thread.start()

@@ -116,7 +116,7 @@ def build_worker(settings: WorkerSettings, instruments: Observability, remember:
 
 
 @dataclass(frozen=True, slots=True)
-class ServedModel:
+class LoadedModel:
     """One model of this process. `name` is that of its queue: "" for the first."""
 
     name: str
@@ -125,7 +125,7 @@ class ServedModel:
     cache: CacheWriter | ShardedCacheWriter
 
 
-class ServedModels:
+class LoadedModels:
     """All models of this process, their published revisions, and the `worker` that runs them."""
 
     def __init__(self, settings: WorkerSettings) -> None:
@@ -201,10 +201,10 @@ def _load_all(settings: WorkerSettings) -> Mapping[str, Classifier]:
     return loaded
 
 
-def _build(settings: WorkerSettings, name: str, classifier: Classifier) -> ServedModel:
+def _build(settings: WorkerSettings, name: str, classifier: Classifier) -> LoadedModel:
     instruments = Observability(classifier, settings)
     own = settings.for_model(name)
     cache = connect_writer(own)
     worker = build_worker(own, instruments, cache)
     instruments.attach(worker)
-    return ServedModel(name, worker, instruments, cache)
+    return LoadedModel(name, worker, instruments, cache)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any
 
-from batcher.core.commands import Claim
+from batcher.core.commands import Claim, Claimed
 from batcher.core.outage import REDIS_ERRORS, reason
 from batcher.settings import WorkerSettings
 from batcher.worker.exchange import Queues, Remember, keep_window_s
@@ -160,13 +160,16 @@ class Worker:
             typical, most_s = self.stats.typical_tokens, self._settings.window_ms / 1000
             window_s = keep_window_s(self.exchange.arrivals, self.inference.cost, typical, most_s)
             claim = self.exchange.wait(window_s, self._claim_command(waits=True))
-        reason: Reason = "full" if claim.left else "window" if window_s > 0.0 else "idle"
-        self._keep(self.inference.tokenize_entries(claim.entries, reason))
+        self._keep(self._tokenise(claim, "window" if window_s > 0.0 else "idle"))
 
     def _claim_command(self, *, ahead: bool = False, waits: bool = False) -> Claim:
         held, cost, budget = self._held.tokens, self.inference.cost, self.budget
         command = self.exchange.claim_command(held, cost, budget, ahead=ahead, waits=waits)
         return self._held.limited(command, budget)
+
+    def _tokenise(self, claim: Claimed, reason: Reason) -> Tokenized:
+        """Tokenises what was claimed, for `reason` unless there was more than a batch."""
+        return self.inference.tokenize_entries(claim.entries, "full" if claim.left else reason)
 
     def _keep(self, tokenised: Tokenized) -> None:
         self._held.add(tokenised[0])
@@ -204,7 +207,7 @@ class Worker:
         results, finished = self._take_unsent()
         sent, claim = self.exchange.swap(results, self._claim_command(ahead=True))
         self._book(finished, sent)
-        self._keep(self.inference.tokenize_entries(claim.entries, "full" if claim.left else "idle"))
+        self._keep(self._tokenise(claim, "idle"))
 
     def _look_ahead(self, pass_s: float) -> Future[Tokenized] | None:
         """Claims and tokenises just before the running batch ends, unless it is short or enough is held."""
@@ -221,8 +224,7 @@ class Worker:
         """Claims nothing if the batch is over before `delay_s` has passed: its results then go first."""
         if (delay_s > 0 and over.wait(delay_s)) or self._stop.is_set() or not turn.acquire(blocking=False):
             return [], []
-        claim = self.exchange.claim(self._claim_command(ahead=True))
-        return self.inference.tokenize_entries(claim.entries, "full" if claim.left else "idle")
+        return self._tokenise(self.exchange.claim(self._claim_command(ahead=True)), "idle")
 
     def _take_unsent(self) -> tuple[list[Result], FinishedBatch | None]:
         taken, self._unsent, self._finished = (self._unsent, self._finished), [], None

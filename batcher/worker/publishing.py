@@ -19,7 +19,7 @@ LOOK_S = 1.0
 DROP_S = 60.0
 
 
-class Host(Protocol):
+class Models(Protocol):
     """The models of a worker process."""
 
     @property
@@ -36,8 +36,8 @@ class Host(Protocol):
 class Publishing:
     """Watches the published revisions in a separate thread. `prefix` is that of the service's keys."""
 
-    def __init__(self, host: Host, client: Redis, prefix: str) -> None:
-        self._host = host
+    def __init__(self, models: Models, client: Redis, prefix: str) -> None:
+        self._models = models
         self._client: Any = client
         self._key = f"{prefix}:revisions"
         self._failed: set[str] = set()
@@ -55,7 +55,7 @@ class Publishing:
     def look(self) -> None:
         """Loads what is missing and drops what is left over. Raises Redis errors."""
         revisions = decode_revisions(self._client.hgetall(self._key))
-        served = set(self._host.names)
+        served = set(self._models.names)
         wanted = {
             revision_queue(model, number): (model, reference)
             for model in {model_of(name) for name in served}
@@ -65,7 +65,7 @@ class Publishing:
         for queue in wanted.keys() - served - self._failed:
             model, reference = wanted[queue]
             try:
-                self._host.add(model, queue, reference)
+                self._models.add(model, queue, reference)
             except Exception as error:
                 self._failed.add(queue)
                 log.error("cannot serve the revision: %s", error, extra={"action": "revision.unable"})
@@ -77,7 +77,7 @@ class Publishing:
         self._unwanted = {queue: self._unwanted.get(queue, now) for queue in unwanted}
         for queue, since in self._unwanted.items():
             if now - since >= DROP_S:
-                self._host.drop(queue)
+                self._models.drop(queue)
 
     def _run(self) -> None:
         while not self._stopping.wait(LOOK_S):

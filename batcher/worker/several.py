@@ -76,8 +76,7 @@ class SharingWorker(Worker):
     def _more(self) -> Tokenized:
         if self._stop.is_set() or self._held.tokens >= self.budget:
             return [], []
-        claim = self.exchange.claim(self._claim_command(ahead=True))
-        return self.inference.tokenize_entries(claim.entries, "full" if claim.left else "window")
+        return self._tokenise(self.exchange.claim(self._claim_command(ahead=True)), "window")
 
 
 class Listing:
