@@ -277,10 +277,23 @@ def fleet(
         if "light" in loads:
             yield load(clients, hubs, idle, "light", LIGHT, 2 * seconds)
         if "half" in loads or "full" in loads:
-            full = highest_rate(clients, hubs, seconds / 2)
-            for name, rate in (("half", full / 2), ("full", full)):
-                if name in loads:
-                    yield load(clients, hubs, idle, name, rate, seconds)
+            yield from heavy(clients, hubs, idle, seconds, loads)
+
+
+def heavy(
+    clients: Sequence[redis.Redis], hubs: Connection, idle: Load, seconds: float, loads: Sequence[str]
+) -> Sequence[Load]:
+    """Half and full load. At full load texts may time out, although the search met none: then at less."""
+    full = highest_rate(clients, hubs, seconds / 2)
+    while True:
+        rates = [(name, rate) for name, rate in (("half", full / 2), ("full", full)) if name in loads]
+        try:
+            return [load(clients, hubs, idle, name, rate, seconds) for name, rate in rates]
+        except RuntimeError as error:
+            if full <= LEAST:
+                raise
+            report.progress(f"{full:g} texts/s: {error}")
+            full /= 2
 
 
 Measured = tuple[int, int, int, Load]  # of so many shards, workers and hubs
