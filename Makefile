@@ -54,6 +54,11 @@ pythons: ## run unit and integration tests on the other supported Pythons that t
 TIMES ?= 20
 BUSY ?= 0
 
+.PHONY: other-clients
+other-clients: $(STAMP) ## install the clients of other servers that conflict with our packages, and run their tests
+	scripts/other-clients
+	$(BIN)/python -m pytest -n 0 -rs tests/compat/test_kserve_client.py tests/compat/test_huggingface.py
+
 .PHONY: repeat
 repeat: $(STAMP) ## run the same tests repeatedly (TESTS=tests/faults TIMES=20; BUSY=2 adds busy processes)
 	@PYTHON=$(BIN)/python BUSY=$(BUSY) scripts/repeat-tests $(TIMES) $(TESTS)
