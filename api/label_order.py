@@ -25,7 +25,8 @@ def order_in(query: bytes, default: LabelOrder) -> LabelOrder:
 
 def body_by_score(body: bytes) -> bytes:
     """The body of an answer of /predict with the labels of each text by falling score."""
-    return _encode({"predictions": list(map(_sorted, json.loads(body)["predictions"]))})
+    content = json.loads(body)
+    return _encode({**content, "predictions": list(map(_sorted, content["predictions"]))})
 
 
 def line_by_score(line: bytes) -> bytes:

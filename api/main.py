@@ -32,6 +32,7 @@ from api.jobs.service import JobService
 from api.label_order import LabelOrder
 from api.lifecycle import LIFECYCLE, Lifecycle
 from api.metrics import Metrics
+from api.models.cascade import cascades, job_queues, members_of
 from api.models.observed import models_facts, queue_metrics
 from api.models.routes import ModelPaths, model_routes
 from api.models.served import Connect, Served, ServedModels
@@ -92,6 +93,8 @@ def create_app(
     def publish() -> None:
         lookup.follow()
         traces.follow()
+        for members in filter(None, map(members_of, models.cascades.values())):
+            members.follow()
         metrics.publish(local, [served.hub for served in models], [served.cache for served in models])
 
     jobs.check_client, jobs.count_texts = lookup.gate.check, lookup.traffic.count_job
@@ -109,8 +112,9 @@ def create_app(
         return predict.for_model(route, found, JobDeferral(jobs, model_of(name)), foreign)
 
     models = ServedModels(Served("", hub, cache, lookup, predict), connect or connect_model, handle)
-    jobs.find_model = models.base
+    jobs.find_model = job_queues(models)
     compat = Compat(Road(settings, predict, models, auth, lifecycle), health)
+    models.cascades = cascades(settings.all_cascades, models, handle)
     stats = Stats(metrics, hub, jobs, lifecycle, settings.lease_ms / 1000)
     stats.models = lambda: models_facts(models)
     stats.on_point = Minutes(console).take
@@ -140,7 +144,7 @@ def create_app(
         middleware=[Middleware(RequestMiddleware, health=health, auth=auth, metrics=metrics)],
     )
     app.include_router(_predict_route(predict, settings.label_order))
-    app.include_router(model_routes(models, predict))
+    app.include_router(model_routes(models, predict, metrics))
     app.include_router(health_routes(health, hub, lookup.models, metrics, publish, lifecycle))
     app.include_router(job_routes(jobs, settings.max_job_body_bytes, settings.label_order))
     if "openai" in compat.endpoints:

@@ -115,6 +115,12 @@ class Metrics:
             ["client", "status"],
             registry=registry,
         )
+        self._cascades = Counter(
+            "millrace_cascade_texts",
+            "Texts that a cascade answered, by the model that spoke",
+            ["cascade", "model"],
+            registry=registry,
+        )
         self._gauges = {
             name: Gauge(f"millrace_{name}", text, registry=registry, multiprocess_mode="livesum")
             for name, text in _GAUGES.items()
@@ -147,6 +153,19 @@ class Metrics:
         """Counts texts with this outcome: a name from OUTCOMES, or the error they ended with."""
         name = outcome if isinstance(outcome, str) else OUTCOME_OF.get(type(outcome), "failed")
         self._entries.labels(name).inc(texts)
+
+    def cascade(self, name: str, model: str, texts: int) -> None:
+        """Counts texts of a cascade that this member has answered."""
+        self._cascades.labels(name, model).inc(texts)
+
+    def cascade_texts(self, name: str) -> dict[str, int]:
+        """The texts that each member of a cascade has answered, in all processes since startup."""
+        samples = (sample for metric in self._counts.collect() for sample in metric.samples)
+        return {
+            sample.labels["model"]: int(sample.value)
+            for sample in samples
+            if sample.name == "millrace_cascade_texts_total" and sample.labels["cascade"] == name
+        }
 
     def read(self) -> tuple[dict[str, float], array[float]]:
         """Returns texts by outcome, and the durations of POST /predict, of all processes since startup.

@@ -15,6 +15,7 @@ from api.keys import parse_keys, parse_quotas
 from api.label_order import LabelOrder
 from api.origins import is_loopback, parse_hosts
 from api.rate_limit import parse_rate
+from batcher.cascades import Cascade, parse_cascades
 from batcher.settings import JobSettings
 
 
@@ -82,6 +83,9 @@ class ApiSettings(JobSettings):
     """Comma-separated dialects of other services that are answered too; empty: none."""
     compat_models: str = ""
     """Comma-separated names that clients may use for the model, besides its own; *: any name."""
+    cascades: str = ""
+    """Comma-separated names under which a fast model answers what it is sure of, and another one the rest:
+    NAME=FAST:SURE:THRESHOLD."""
     moderation_labels: str = ""
     """The category of each label in /v1/moderations: toxic=harassment, threat=violence. Labels without one do
     not count. If empty, labels that are names of categories count."""
@@ -122,6 +126,12 @@ class ApiSettings(JobSettings):
     @classmethod
     def _check_dialects(cls, value: str) -> str:
         parse_dialects(value)
+        return value
+
+    @field_validator("cascades")
+    @classmethod
+    def _check_cascades(cls, value: str) -> str:
+        parse_cascades(value)
         return value
 
     @field_validator("questions")
@@ -199,6 +209,11 @@ class ApiSettings(JobSettings):
     def model_names(self) -> frozenset[str]:
         """Names of the model that clients of dialects may use, besides its own."""
         return frozenset(_parts(self.compat_models))
+
+    @cached_property
+    def all_cascades(self) -> Sequence[Cascade]:
+        """The cascades, whose members may not be served yet."""
+        return parse_cascades(self.cascades)
 
     @cached_property
     def moderation_categories(self) -> Mapping[str, str]:

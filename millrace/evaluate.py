@@ -16,6 +16,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     command.add_columns(parser)
     parser.add_argument("--model", default="default", help="default, a directory, or org/name@revision")
     parser.add_argument("--against", default="", metavar="MODEL", help="compare with this model (McNemar)")
+    parser.add_argument(
+        "--cascade",
+        default="",
+        metavar="MODEL",
+        help="what this larger model would add if it were asked wherever --model is not sure",
+    )
+    parser.add_argument(
+        "--within",
+        type=float,
+        default=0.005,
+        metavar="SHARE",
+        help="accuracy that a cascade may lose against the larger model (0.005: half a point)",
+    )
     parser.add_argument("--json", type=Path, metavar="OUT", help="also write the figures to this file")
     parser.add_argument(
         "--write-reference",

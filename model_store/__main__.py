@@ -125,7 +125,7 @@ def _add_answers(add: Add) -> None:
     evaluate.add_argument(
         "--data", type=Path, required=True, metavar="TSV", help="lines of text<TAB>label below a header"
     )
-    evaluate.set_defaults(columns=None, against="")
+    evaluate.set_defaults(columns=None, against="", cascade="")
     evaluate.add_argument("--json", type=Path, help="also write the figures to this file")
     evaluate.add_argument(
         "--write-reference",

@@ -150,6 +150,11 @@ def evaluate(args: Namespace) -> Iterator[str]:
     if args.against:
         other = Namespace(**{**vars(args), "model": args.against})
         yield from compare(result, measure(_load(other), data, other))
+    if args.cascade:
+        from model_store.cascade import report
+
+        other = Namespace(**{**vars(args), "model": args.cascade})
+        yield from report(result, measure(_load(other), data, other), args.within)
     if args.json:
         args.json.write_text(json.dumps(result.as_dict(), indent=2) + "\n", "utf-8")
     if args.write_reference:

@@ -33,13 +33,14 @@ class LabelledText:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """Figures of a model on one file, and which texts it has right, shape (texts,)."""
+    """Figures of a model on one file. `right`, and `best`, the best score of each, have shape (texts,)."""
 
     info: ModelInfo
     figures: Figures
     truncated: int
     texts_per_s: float
     right: Chosen
+    best: NDArray[np.float64]
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -143,4 +144,5 @@ def evaluate(
         truncated=truncated,
         texts_per_s=len(texts) / seconds,
         right=right_texts(choose(scores, limits), expected),
+        best=scores.max(axis=1),
     )

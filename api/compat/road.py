@@ -19,6 +19,7 @@ from api.backend import Hub
 from api.compat.reading import parse
 from api.errors import Header, Problem, internal, problem_of
 from api.lifecycle import Lifecycle
+from api.models.cascade import members_of
 from api.models.served import Served, ServedModels
 from api.predict.context import RequestContext
 from api.predict.found import LookupResult
@@ -140,7 +141,8 @@ class Road:
             headers = lookup.answer(request, found, total_s).headers
             results = [known or found.by_text[text] for text, known in zip(texts, cached, strict=True)]
             computed = [found.by_text[text] for text in found.computed]
-            revision = computed[0].revision if computed else revision
+            if computed and members_of(served) is None:
+                revision = computed[0].revision
         else:
             results = cast("list[CachedPrediction]", cached)
             headers = lookup.known(context, revision, results, looked_up_at)

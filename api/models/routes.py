@@ -10,6 +10,8 @@ from starlette.responses import Response
 
 from api.asgi.http import ASGIApp, Receive, Scope, Send, route_path
 from api.asgi.middleware import ASGIResponse
+from api.metrics import Metrics
+from api.models.cascade import Members, members_of
 from api.models.served import Served, ServedModels
 from api.predict.handler import PredictHandler
 from api.predict.openapi import PREDICT_RESPONSES, Predictions, request_body
@@ -41,8 +43,23 @@ class Model(BaseModel):
     max_tokens: int | None = None
 
 
+class CascadeModel(BaseModel):
+    """A name under which a fast model answers what it is sure of, and another one the rest."""
+
+    name: str
+    fast: str
+    sure: str
+    threshold: float = Field(description="The least best score of an answer of the fast model")
+    state: Literal["ready", "no_worker", "redis_unavailable", "labels_differ"]
+    revision: str | None = Field(None, description="Changes with that of each member, and with the threshold")
+    labels: list[str] | None = None
+    answered: dict[str, int] = Field(description="Texts by the model that spoke, since this API started")
+    passed_on: float | None = Field(None, description="The share of them that the fast model was not sure of")
+
+
 class ModelList(BaseModel):
     models: list[Model]
+    cascades: list[CascadeModel] | None = None
 
 
 class ModelPaths:
@@ -66,7 +83,7 @@ class ModelPaths:
         await app(scope, receive, send)
 
 
-def model_routes(models: ServedModels, predict: PredictHandler) -> APIRouter:
+def model_routes(models: ServedModels, predict: PredictHandler, metrics: Metrics) -> APIRouter:
     router = APIRouter(tags=["predict"])
 
     @router.get(
@@ -77,9 +94,9 @@ def model_routes(models: ServedModels, predict: PredictHandler) -> APIRouter:
     )
     async def list_models() -> ModelList:
         """The first one is that of POST /predict."""
-        return ModelList(
-            models=[_model(served, served is models.current) for served in models if served.title]
-        )
+        listed = [_model(served, served is models.current) for served in models if served.title]
+        every = filter(None, map(members_of, models.cascades.values()))
+        return ModelList(models=listed, cascades=[_cascade(members, metrics) for members in every] or None)
 
     @router.post(
         "/models/{name:path}/predict",
@@ -112,3 +129,20 @@ def _model(served: Served, first: bool) -> Model:
         model.revision, model.labels, model.max_tokens = found.revision, list(found.labels), found.max_tokens
         model.engine, model.precision = found.engine, found.precision
     return model
+
+
+def _cascade(members: Members, metrics: Metrics) -> CascadeModel:
+    cascade, model = members.cascade, members.snapshot.model
+    answered = metrics.cascade_texts(cascade.name)
+    total = sum(answered.values())
+    return CascadeModel(
+        name=cascade.name,
+        fast=cascade.fast,
+        sure=cascade.sure,
+        threshold=cascade.threshold,
+        state=members.state,
+        revision=model.revision if model else None,
+        labels=list(model.labels) if model else None,
+        answered=answered,
+        passed_on=round(answered.get(cascade.sure, 0) / total, 4) if total else None,
+    )

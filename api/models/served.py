@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,6 +51,8 @@ class ServedModels:
         # Called with what answers for the first model, and after each sweep with the count of moves.
         self.on_move: Callable[[Served], None] = lambda served: None
         self.on_sweep: Callable[[int], None] = lambda moves: None
+        # Further names, each of which asks several models. A model of the same name goes first.
+        self.cascades: Mapping[str, Served] = {}
         self._connect, self._handle = connect, handle
         self._others: dict[str, Served] = {}
         self._answering = {"": first}
@@ -88,8 +90,10 @@ class ServedModels:
         return name
 
     def get(self, name: str) -> Served | None:
-        """What answers for the model of this name."""
-        return self.current if name == self.first.title else self._answering.get(name)
+        """What answers for the model, or the cascade, of this name."""
+        if name == self.first.title:
+            return self.current
+        return self._answering.get(name) or self.cascades.get(name)
 
     def workers(self, queue: str) -> int:
         """How many workers serve a queue, as of the last second."""
@@ -106,10 +110,11 @@ class ServedModels:
         """The problem of a request for a model that is not served."""
         if not self.titles:
             return Problem(503, "no worker is running", code="no_worker")
-        names = ", ".join(f'"{title}"' for title in self.titles)
-        served = f"models {names}" if len(self.titles) > 1 else f"model {names}"
+        titles = [*self.titles, *self.cascades]
+        names = ", ".join(f'"{title}"' for title in titles)
+        served = f"models {names}" if len(titles) > 1 else f"model {names}"
         detail = f"this service serves the {served} and not the one in the request{advice}"
-        return Problem(404, detail, code="model_not_found", models=self.titles)
+        return Problem(404, detail, code="model_not_found", models=titles)
 
     def follow(self) -> None:
         """Adds the models that workers have begun to serve, and removes those that are gone.

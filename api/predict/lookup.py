@@ -50,7 +50,10 @@ LEAST_S = 0.1
 
 @dataclass(frozen=True, slots=True)
 class LookupRequest:
-    """The texts of a request, and the in-process cache's result for each. `deadline` is by perf_counter."""
+    """The texts of a request, and the in-process cache's result for each. `deadline` is by perf_counter.
+
+    If they are only a part of a request, `whole` has all texts of that: errors say where a text is in there.
+    """
 
     texts: Sequence[str]
     cached: Sequence[CachedPrediction | None]
@@ -60,6 +63,7 @@ class LookupRequest:
     trace: str
     # The client that these results belong to; "" if clients share results.
     tenant: str = ""
+    whole: Sequence[str] = ()
 
 
 class PredictionLookup:
@@ -195,7 +199,7 @@ class PredictionLookup:
                 self.local.put(text, outcome, self._fresh_s, request.tenant)
         self.metrics.entries("hit_shared", cached)
         self.metrics.entries("computed", len(found.computed))
-        for index, text in enumerate(request.texts):
+        for index, text in enumerate(request.whole or request.texts):
             if isinstance(failed := outcomes.get(text), MillraceError):
                 problem = problem_of(failed, index)
                 problem.entry = entry_id(text, request.tenant)

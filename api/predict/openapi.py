@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from api.jobs.schemas import Job
 from api.label_order import DESCRIPTION, LabelOrder
@@ -15,6 +15,9 @@ class Predictions(BaseModel):
     """One list per text, in the order of the request: all labels, in the `order` that is asked for."""
 
     predictions: list[list[LabelScore]]
+    models: list[str] | None = Field(
+        default=None, description="Of a cascade only: name@revision of the model that spoke, for each text"
+    )
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -43,7 +46,7 @@ PREDICT_RESPONSES: dict[int | str, dict[str, Any]] = {
         "headers": {
             "X-Request-ID": _header("The id from the request, or a new one"),
             "X-Cache": _header("HIT, MISS or PARTIAL: whether all, none or some of the texts were cached"),
-            "X-Model": _header("name@revision of the model; several during a model rollout"),
+            "X-Model": _header("name@revision of the model; several of a cascade, and during a rollout"),
             "X-Truncated": _header("Number of texts cut at the model's token limit; absent if none"),
             "Server-Timing": _header(
                 "Milliseconds of cache, queue, tokenize, model and total; size of the batch"

@@ -16,6 +16,7 @@ from rq.serializers import JSONSerializer
 
 from batcher import logs, tracing
 from batcher.admin.revisions import RevisionBooks
+from batcher.cascades import read_cascade
 from batcher.core.connection import connect
 from batcher.core.outage import REDIS_ERRORS
 from batcher.core.revisions import Revisions, revision_queue
@@ -23,6 +24,7 @@ from batcher.errors import NoJobs
 from batcher.hub.sharded import connect_hub as connect_queue
 from batcher.hub.sharded_cache import connect_cache
 from batcher.jobs import webhooks
+from batcher.jobs.cascade import CascadeHub, Member
 from batcher.jobs.job_class import ClassifyJob
 from batcher.jobs.metrics import JobsMetrics
 from batcher.jobs.recovery import JobRecovery
@@ -69,6 +71,13 @@ def prepare(
         stop = _stop_requested(worker)
 
         def hub_and_cache(model: str) -> tuple[Hub, Cache]:
+            if (cascade := read_cascade(model)) is None:
+                return hub_and_cache_of(model)
+            members = [Member(*hub_and_cache_of(name)) for name in (cascade.fast, cascade.sure)]
+            hub = CascadeHub(cascade, *members)
+            return hub, hub
+
+        def hub_and_cache_of(model: str) -> tuple[Hub, Cache]:
             queue = _revisions(settings).queue(model)
             chosen.append((model, queue))
             own = settings.for_model(queue)

@@ -53,8 +53,8 @@ class Commands(Protocol):
 class Hub(Protocol):
     """`batcher.hub.hub.ReplyHub`, or a fake."""
 
-    snapshot: Snapshot
-
+    @property
+    def snapshot(self) -> Snapshot: ...
     async def start(self, patience_s: float = ...) -> None: ...
     async def stop(self) -> None: ...
     async def classify(

@@ -132,6 +132,8 @@ def test_evaluate_of_a_table_compares_two_models(checkpoint: Path, tmp_path: Pat
     assert (
         "McNemar            right only here 0, only there 0, p = 1: the difference can be chance" in printed
     )
+    assert millrace([*command, "--cascade", str(checkpoint)]) == 0
+    assert "A cascade does not pay: " in capsys.readouterr().out
     path.write_text("topic,review\nLABEL_0,a\nother,b\n")
     assert millrace(command) == 2
     assert "has the label 'other' (1 texts); the model's are LABEL_0, LABEL_1" in capsys.readouterr().err

@@ -1,0 +1,197 @@
+"""Cascades of two models: what the first is not sure of is asked of the second (decision 0018)."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Literal, cast
+
+from api.asgi.http import Answer, Receive
+from api.backend import Hub
+from api.errors import Problem
+from api.models.served import Handle, Served, ServedModels
+from api.predict.found import LookupResult
+from api.predict.local_cache import Models
+from api.predict.lookup import LookupRequest, PredictionLookup
+from batcher.cascades import Cascade
+from batcher.core.cascade import combined, difference, in_order
+from batcher.core.snapshot import NO_SNAPSHOT, ModelRecord, Snapshot
+from batcher.messages import Prediction
+
+log = logging.getLogger(__name__)
+
+State = Literal["ready", "no_worker", "redis_unavailable", "labels_differ"]
+
+
+class Members:
+    """The two models of a cascade, as they are served at the moment. Stands in the place of their hubs."""
+
+    def __init__(self, cascade: Cascade, models: ServedModels) -> None:
+        self.cascade = cascade
+        self._models = models
+        self._logged = ""
+
+    def find(self) -> tuple[Served, Served]:
+        """The fast and the sure one. Raises Problem 503 if one is missing, and 409 if their labels differ."""
+        found = self._found()
+        if found is None or None in self._records():
+            raise Problem(503, f"no worker serves both models of {self.cascade.name}", code="no_worker")
+        if why := self.difference():
+            raise Problem(409, why, code="labels_differ")
+        return found
+
+    def queue(self) -> str:
+        """The cascade as jobs keep it, with the names of queues. Raises what `find` raises."""
+        fast, sure = self.find()
+        base = self._models.base
+        return str(replace(self.cascade, fast=base(fast.title), sure=base(sure.title)))
+
+    def difference(self) -> str:
+        """Why the members cannot answer in place of each other; "" if they can, or are not known yet."""
+        fast, sure = self._records()
+        return difference(self.cascade, fast, sure) if fast is not None and sure is not None else ""
+
+    def follow(self) -> None:
+        """Logs once that the labels of the members differ."""
+        why = self.difference()
+        if why and why != self._logged:
+            log.error("%s", why, extra={"action": "cascade.refused", "cascade": self.cascade.name})
+        self._logged = why
+
+    @property
+    def state(self) -> State:
+        if not self.reachable:
+            return "redis_unavailable"
+        if self.difference():
+            return "labels_differ"
+        return "ready" if self.snapshot.workers and self.snapshot.model else "no_worker"
+
+    @property
+    def reachable(self) -> bool:
+        return all(served.hub.reachable for served in self._found() or ())
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The cascade as one model. Only this and the number of workers that both members have are set."""
+        fast, sure = self._records()
+        if fast is None or sure is None:
+            return NO_SNAPSHOT
+        usable = () if self.difference() else self._found() or ()
+        workers = min((served.hub.snapshot.workers for served in usable), default=0)
+        return replace(NO_SNAPSHOT, model=combined(self.cascade, fast, sure), workers=workers)
+
+    def _found(self) -> tuple[Served, Served] | None:
+        fast, sure = self._models.get(self.cascade.fast), self._models.get(self.cascade.sure)
+        return (fast, sure) if fast is not None and sure is not None else None
+
+    def _records(self) -> tuple[ModelRecord | None, ModelRecord | None]:
+        found = self._found()
+        return (found[0].hub.snapshot.model, found[1].hub.snapshot.model) if found else (None, None)
+
+
+class CascadeLookup(PredictionLookup):
+    """Asks the fast model, and the sure one for what is left, each with its own caches and queue.
+
+    Nothing is cached under the revision of the cascade, so a new one of a member, or a new threshold, applies
+    to the next request. Limits of clients are those of all models together.
+    """
+
+    def __init__(self, members: Members, first: PredictionLookup) -> None:
+        vars(self).update(vars(first))
+        self.members = members
+        self.models = Models(cast("Hub", members))
+
+    async def find(self, request: LookupRequest, receive: Receive, found: LookupResult) -> None:
+        """As of one model. If the sure one fails, so does the request."""
+        fast, sure = self.members.find()
+        cascade, model = self.members.cascade, self.members.snapshot.model
+        assert model is not None, "members that were found have published their models"
+        texts = list(dict.fromkeys(request.texts))
+        await _ask(fast, request, texts, receive, found)
+        rest = {text for text in texts if not cascade.trusts(found.by_text[text])}
+        if rest:
+            second = LookupResult()
+            try:
+                await _ask(sure, request, [text for text in texts if text in rest], receive, second)
+            finally:
+                _add(second, found)
+            for text in rest:
+                found.by_text[text] = _ordered(found.by_text[text], model)
+        passed = sum(text in rest for text in request.texts)
+        self.metrics.cascade(cascade.name, fast.title, len(request.texts) - passed)
+        self.metrics.cascade(cascade.name, sure.title, passed)
+
+    def answer(self, request: LookupRequest, found: LookupResult, total_s: float) -> Answer:
+        """As of one model, and with the model that spoke for each text."""
+        answer = super().answer(request, found, total_s)
+        spoke = [(one.revision, one.model) for one in (found.by_text[text] for text in request.texts)]
+        names = {one: json.dumps(self.models.header(*one).decode("ascii")).encode() for one in set(spoke)}
+        answer.body = b'%b,"models":[%b]}' % (answer.body[:-1], b",".join([names[one] for one in spoke]))
+        return answer
+
+
+def cascades(every: Sequence[Cascade], models: ServedModels, handle: Handle) -> dict[str, Served]:
+    """Those of the settings by name, each in the form of a model."""
+    found = {}
+    for cascade in every:
+        members = Members(cascade, models)
+        lookup = CascadeLookup(members, models.first.lookup)
+        hub = cast("Hub", members)
+        handler = handle(cascade.name, lookup)
+        found[cascade.name] = Served(cascade.name, hub, models.first.cache, lookup, handler)
+    return found
+
+
+def members_of(served: Served) -> Members | None:
+    """The members of a cascade; None for a model."""
+    return served.lookup.members if isinstance(served.lookup, CascadeLookup) else None
+
+
+def job_queues(models: ServedModels) -> Callable[[str], str]:
+    """What a job keeps, by the name that a client uses. The function raises Problem 404, 409 or 503."""
+
+    def queue(name: str) -> str:
+        served = models.get(name)
+        members = members_of(served) if served is not None else None
+        return models.base(name) if members is None else members.queue()
+
+    return queue
+
+
+async def _ask(
+    served: Served, request: LookupRequest, texts: Sequence[str], receive: Receive, found: LookupResult
+) -> None:
+    """Finds what a member says of some texts of a request."""
+    lookup = served.lookup
+    revision, name = lookup.models.revision, lookup.models.name
+    cached = lookup.local.find(revision, texts, request.tenant)
+    missing = [text for text, known in zip(texts, cached, strict=True) if known is None]
+    lookup.metrics.hit_local(len(texts) - len(missing))
+    if missing:
+        nothing = [None] * len(missing)
+        part = replace(request, texts=missing, cached=nothing, revision=revision, whole=request.texts)
+        await lookup.find(part, receive, found)
+    for text, known in zip(texts, cached, strict=True):
+        if known is not None:
+            found.by_text[text] = Prediction(
+                known.fragment, revision, known.tokens, known.truncated, model=name
+            )
+
+
+def _add(second: LookupResult, found: LookupResult) -> None:
+    """Adds what the sure model said to what the fast one did."""
+    found.by_text |= second.by_text
+    found.computed |= second.computed
+    found.cache_s += second.cache_s
+    found.ids = {**found.ids, **second.ids}
+    found.asked += second.asked
+    found.asked_at = found.asked_at or second.asked_at
+
+
+def _ordered(answer: Prediction, model: ModelRecord) -> Prediction:
+    try:
+        return in_order(answer, model.labels)
+    except ValueError as error:
+        raise Problem(409, str(error), code="labels_differ") from None

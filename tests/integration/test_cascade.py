@@ -1,0 +1,245 @@
+"""A cascade of two models behind one endpoint, on a pretended Redis."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import httpx
+import pytest
+
+from batcher import jobs
+from model_store.stub import LABELS, StubClassifier
+from tests.answers import right_json
+from tests.many import Many, ready, until_async
+
+TEXTS = [f"text {number}" for number in range(20)]
+# What the second model says of every text, in the order of the first one's labels.
+SURE = [{"label": "NEGATIVE", "score": 0.0}, {"label": "POSITIVE", "score": 1.0}]
+
+# A text of which the first model is not sure, and on which the second one fails.
+FAILING = "fail 0"
+FAILING_IDS = StubClassifier().tokenize([FAILING])[0].ids
+
+
+class Swapped(StubClassifier):
+    """Calls every text positive, and has its labels in the opposite order."""
+
+    def __init__(self, labels: Sequence[str] = LABELS[::-1], **settings: Any) -> None:
+        super().__init__(**settings)
+        self.info = replace(self.info, labels=tuple(labels))
+
+    def classify(self, batch: Any) -> list[list[float]]:
+        if any(tokens.ids == FAILING_IDS for tokens in batch):
+            raise ValueError("the model was asked to fail")
+        return [[1.0, 0.0] for _ in super().classify(batch)]
+
+
+def loaded(*, variant: str, **settings: Any) -> StubClassifier:
+    if variant.startswith("sure"):
+        return Swapped(variant=variant, **settings)
+    if variant == "foreign":
+        return Swapped(("HAM", "SPAM"), variant=variant, **settings)
+    return StubClassifier(variant=variant, **settings)
+
+
+@pytest.fixture
+async def many(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Many]:
+    monkeypatch.setattr("batcher.hub.hub.SWEEP_EVERY_S", 0.05)
+    monkeypatch.setattr("batcher.worker.publishing.LOOK_S", 0.05)
+    monkeypatch.setattr("api.admin.revisions.SWEPT_S", 0.2)
+    monkeypatch.setattr("model_store.stub.StubClassifier", loaded)
+    async with Many(monkeypatch) as made:
+        yield made
+
+
+@pytest.fixture
+async def client(many: Many) -> httpx.AsyncClient:
+    """An API and a worker with the models stub (the first) and sure, and a cascade of them."""
+    many.worker("stub,sure=stub@sure")
+    made = await many.api(cascades="quick=stub:sure:0.8")
+    await ready(made, "stub", "sure")
+    return made
+
+
+def unsure(threshold: float, texts: Sequence[str] = TEXTS) -> list[str]:
+    """The texts of which the first model is not sure."""
+    said = zip(texts, right_json(texts), strict=True)
+    return [text for text, pairs in said if max(pair["score"] for pair in pairs) < threshold]
+
+
+def expected(threshold: float) -> list[Any]:
+    passed = unsure(threshold)
+    said = zip(TEXTS, right_json(TEXTS), strict=True)
+    return [SURE if text in passed else pairs for text, pairs in said]
+
+
+async def ask(client: httpx.AsyncClient, texts: Sequence[str] = TEXTS, **headers: str) -> httpx.Response:
+    return await client.post("/models/quick/predict", json={"text": list(texts)}, headers=headers)
+
+
+async def cascade(client: httpx.AsyncClient) -> dict[str, Any]:
+    return dict((await client.get("/models")).json()["cascades"][0])
+
+
+def spoke(answer: httpx.Response) -> list[str]:
+    assert answer.status_code == 200, answer.text
+    return [name.partition("@")[0] for name in answer.json()["models"]]
+
+
+async def test_the_second_model_answers_what_the_first_is_not_sure_of(client: httpx.AsyncClient) -> None:
+    passed = unsure(0.8)
+    assert 0 < len(passed) < len(TEXTS)
+    answer = await ask(client)
+    assert spoke(answer) == ["sure" if text in passed else "stub" for text in TEXTS]
+    assert answer.json()["predictions"] == expected(0.8)
+    assert {one.partition("@")[0] for one in answer.headers["x-model"].split(", ")} == {"stub", "sure"}
+    assert answer.headers["x-cache"] == "MISS"
+
+    again = await ask(client)
+    assert again.headers["x-cache"] == "HIT"
+    assert again.json() == answer.json()
+    # Each member has what it said in its own cache, and has not been asked anything else.
+    for name, texts in (("stub", TEXTS), ("sure", passed)):
+        alone = await client.post(f"/models/{name}/predict", json={"text": texts})
+        assert alone.headers["x-cache"] == "HIT"
+    others = [text for text in TEXTS if text not in passed]
+    alone = await client.post("/models/sure/predict", json={"text": others})
+    assert alone.headers["x-cache"] == "MISS"
+    by_score = await client.post("/models/quick/predict?order=score", json={"text": TEXTS})
+    assert spoke(by_score) == spoke(answer)
+    best = [pairs[0]["score"] for pairs in by_score.json()["predictions"]]
+    assert best == [max(pair["score"] for pair in pairs) for pairs in expected(0.8)]
+
+
+async def test_it_is_listed_with_the_share_that_was_passed_on(client: httpx.AsyncClient) -> None:
+    before = await cascade(client)
+    assert len(before.pop("revision")) == 64
+    assert before == {
+        "name": "quick",
+        "fast": "stub",
+        "sure": "sure",
+        "threshold": 0.8,
+        "state": "ready",
+        "labels": ["NEGATIVE", "POSITIVE"],
+        "answered": {},
+    }
+    await ask(client)
+    await ask(client)
+    passed = len(unsure(0.8))
+    after = await cascade(client)
+    assert after["answered"] == {"stub": 2 * (len(TEXTS) - passed), "sure": 2 * passed}
+    assert after["passed_on"] == passed / len(TEXTS)
+    lines = (await client.get("/metrics")).text.splitlines()
+    assert f'millrace_cascade_texts_total{{cascade="quick",model="sure"}} {2.0 * passed}' in lines
+    missing = await client.post("/models/nothing/predict", json={"text": ["a"]})
+    assert missing.json()["models"] == ["stub", "sure", "quick"]
+
+
+async def test_other_servers_routes_take_the_name(client: httpx.AsyncClient) -> None:
+    text = unsure(0.8)[0]
+    body = {"input": text, "model": "quick"}
+    answer = await client.post("/v1/classify", json=body)
+    assert answer.headers["x-model"].startswith("sure@")
+    assert (answer.json()["model"], answer.json()["data"][0]["probs"]) == ("quick", [0.0, 1.0])
+    tensor = {"inputs": [{"name": "text", "datatype": "BYTES", "shape": [1], "data": ["another text"]}]}
+    versions = {
+        (await client.post("/v2/models/quick/infer", json=tensor)).json()["model_version"] for _ in range(2)
+    }
+    assert versions == {(await cascade(client))["revision"][:12]}
+    described = (await client.get("/v2/models/quick")).json()
+    assert described["name"] == "quick"
+    assert (await client.get("/v2/models/quick/ready")).status_code == 200
+
+
+async def test_a_job_asks_both(many: Many, client: httpx.AsyncClient) -> None:
+    store = many.jobs()
+    submitted = await client.post("/jobs?model=quick", json={"text": TEXTS})
+    deferred = await ask(client, TEXTS[:3], prefer="respond-async")
+    for answer in (submitted, deferred):
+        assert answer.status_code == 202, answer.text
+        assert await asyncio.to_thread(jobs.run, answer.json()["id"]) == "finished"
+    results = await client.get(f"/jobs/{submitted.json()['id']}/predictions")
+    assert results.json()["predictions"] == expected(0.8)
+    record = store.record(deferred.json()["id"])
+    assert record is not None
+    assert record.model == f"quick@{(await cascade(client))['revision'][:12]}"
+
+
+async def test_another_threshold_answers_anew(many: Many, client: httpx.AsyncClient) -> None:
+    await ask(client)
+    other = await many.api(cascades="quick=stub:sure:0.95")
+    await ready(other, "stub", "sure")
+    answer = await ask(other)
+    assert answer.json()["predictions"] == expected(0.95)
+    assert answer.json()["predictions"] != expected(0.8)
+    assert (await cascade(other))["revision"] != (await cascade(client))["revision"]
+
+
+async def test_a_published_revision_of_a_member_answers(client: httpx.AsyncClient) -> None:
+    first = await ask(client)
+    old = (await cascade(client))["revision"]
+    asked = await client.post("/admin/models/publish", json={"reference": "stub@sure2", "model": "sure"})
+    number = asked.json()["number"]
+
+    async def moved() -> bool:
+        answer = await client.post("/admin/models/move", json={"model": "sure", "number": number})
+        return answer.status_code == 200
+
+    await until_async(moved, "the revision to be served")
+    answer = await ask(client)
+    before = {name for name in first.json()["models"] if name.startswith("sure@")}
+    after = {name for name in answer.json()["models"] if name.startswith("sure@")}
+    assert len(after) == 1
+    assert before != after
+    assert (await cascade(client))["revision"] != old
+
+
+async def test_an_error_of_the_second_model_is_that_of_the_request(many: Many) -> None:
+    text = unsure(0.8)[0]
+    many.worker("stub")
+    client = await many.api(cascades="quick=stub:sure:0.8")
+    await ready(client, "stub")
+    absent = await ask(client, [text])
+    assert (absent.status_code, absent.json()["code"]) == (503, "no_worker")
+    assert (await cascade(client))["state"] == "no_worker"
+
+    later = many.worker("-,sure=stub@sure")
+    await ready(client, "sure")
+    known = next(one for one in TEXTS if one not in unsure(0.8))
+    # The text is named by its place in the whole request.
+    assert unsure(0.8, [FAILING])
+    answer = await ask(client, [known, text, FAILING], prefer="wait=0.5")
+    assert (answer.status_code, answer.json()["code"]) == (500, "inference_failed"), answer.text
+    assert answer.json()["index"] == 2
+    later.worker.stop()
+    new = (text for number in itertools.count() for text in unsure(0.8, [f"new {number}"]))
+
+    async def refused() -> bool:
+        answer = await ask(client, [next(new)], prefer="wait=0.5")
+        return answer.status_code == 503 and answer.json()["code"] == "no_worker"
+
+    await until_async(refused, "the second model to have no worker")
+    assert spoke(await ask(client, [known])) == ["stub"]
+
+
+async def test_members_with_different_labels_are_refused(
+    many: Many, caplog: pytest.LogCaptureFixture
+) -> None:
+    many.worker("stub,foreign=stub@foreign")
+    client = await many.api(cascades="quick=stub:foreign:0.8")
+    await ready(client, "stub", "foreign")
+    why = "the members of the cascade quick have different labels: stub NEGATIVE, POSITIVE; foreign HAM, SPAM"
+    for answer in (await ask(client), await client.post("/jobs?model=quick", json={"text": TEXTS})):
+        assert (answer.status_code, answer.json()["code"]) == (409, "labels_differ")
+        assert answer.json()["detail"] == why
+    assert (await cascade(client))["state"] == "labels_differ"
+    assert (await client.get("/v2/models/quick/ready")).status_code == 503
+
+    async def logged() -> bool:
+        return caplog.messages.count(why) == 1
+
+    await until_async(logged, "the reason to be logged")

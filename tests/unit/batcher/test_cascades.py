@@ -1,0 +1,84 @@
+"""The setting of cascades, and what their members are together."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from batcher.cascades import Cascade, parse_cascades, read_cascade
+from batcher.core.cascade import combined, difference, in_order
+from batcher.core.snapshot import ModelRecord
+from batcher.messages import Prediction, fragment
+
+QUICK = Cascade("quick", "default", "org/large", 0.9)
+FAST = ModelRecord("default", "a" * 64, ("NEGATIVE", "POSITIVE"), 512, "openvino", "bf16")
+SURE = ModelRecord("org/large", "b" * 64, ("POSITIVE", "NEGATIVE"), 256, "openvino", "f32")
+
+
+def answer(*scores: float, labels: tuple[str, ...] = FAST.labels) -> Prediction:
+    return Prediction(fragment(labels, scores), "a" * 64, 5)
+
+
+def test_cascades_are_read_in_order() -> None:
+    found = parse_cascades("quick=default:org/large:0.9, sharp=default:org/large:0.99")
+    assert found == (QUICK, replace(QUICK, name="sharp", threshold=0.99))
+    assert parse_cascades("") == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("quick", "must have the form"),
+        ("quick=default:large", "must have the form"),
+        ("quick=:large:0.9", "must have the form"),
+        ("quick=default:large:0.9.1", "must have the form"),
+        ("qu ick=default:large:0.9", "must have the form"),
+        ("quick=default:default:0.9", "to itself"),
+        ("quick=default:large:0", "threshold above 0"),
+        ("quick=default:large:1.5", "threshold above 0"),
+        ("quick=a:b:0.9,quick=a:c:0.9", "two cascades are called quick"),
+        ("quick=a:b:0.9,quicker=c:quick:0.9", "quick is a cascade"),
+        ("quick=quick:b:0.9", "quick is a cascade"),
+    ],
+)
+def test_what_is_no_cascade_is_refused(text: str, why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        parse_cascades(text)
+
+
+def test_a_job_reads_what_was_written_for_it() -> None:
+    first = replace(QUICK, fast="", threshold=1 / 3)
+    assert read_cascade(str(first)) == first
+    assert read_cascade("topics") is None
+    assert read_cascade("") is None
+
+
+def test_the_threshold_itself_is_sure_enough() -> None:
+    assert QUICK.trusts(answer(0.1, 0.9))
+    assert QUICK.trusts(answer(0.95, 0.05))
+    assert not QUICK.trusts(answer(0.1000001, 0.8999999))
+
+
+def test_the_revision_changes_with_each_member_and_the_threshold() -> None:
+    others = (
+        (QUICK, FAST, SURE),
+        (QUICK, replace(FAST, revision="c" * 64), SURE),
+        (QUICK, FAST, replace(SURE, revision="c" * 64)),
+        (replace(QUICK, threshold=0.91), FAST, SURE),
+    )
+    found = [combined(*parts) for parts in others]
+    assert len({one.revision for one in found}) == len(others)
+    assert (found[0].name, found[0].labels, found[0].max_tokens) == ("quick", FAST.labels, 256)
+
+
+def test_labels_may_be_in_another_order_and_no_others() -> None:
+    assert difference(QUICK, FAST, SURE) == ""
+    assert in_order(answer(0.7, 0.3, labels=SURE.labels), FAST.labels) == answer(0.3, 0.7)
+    same = answer(0.3, 0.7)
+    assert in_order(same, FAST.labels) is same
+    foreign = replace(SURE, labels=("SPAM", "HAM"))
+    why = "different labels: default NEGATIVE, POSITIVE; org/large SPAM, HAM"
+    assert difference(QUICK, FAST, foreign) == f"the members of the cascade quick have {why}"
+    with pytest.raises(ValueError, match="the answer has the labels SPAM, HAM"):
+        in_order(answer(0.7, 0.3, labels=foreign.labels), FAST.labels)
