@@ -10,8 +10,9 @@ pytestmark = [pytest.mark.redis, pytest.mark.e2e, pytest.mark.chaos]
 
 
 @pytest.mark.timeout(240)
-async def test_nothing_is_lost_or_wrong_in_a_short_storm() -> None:
-    ledger, broken = await storm(15, seed=1, workers=2, clients=6, told=print)
+@pytest.mark.parametrize("shards", [1, 3])
+async def test_nothing_is_lost_or_wrong_in_a_short_storm(shards: int) -> None:
+    ledger, broken = await storm(15, seed=1, workers=2, clients=6, told=print, shards=shards)
     assert ledger.failures == []
     assert broken == []
     assert ledger.closed
