@@ -45,6 +45,13 @@ class Authenticator:
         """The client of an admitted request: `key:` and the key's name, or the client's address."""
         return f"key:{headers.client_name}" if self._keys_required else client_address(headers.scope)
 
+    def foresee(self, headers: RequestHeaders) -> str:
+        """The client of a request that has yet to be admitted; "" if it will be refused."""
+        try:
+            return self.keys.client(headers)
+        except Problem:
+            return ""
+
     def admit_path(self, path: str, headers: RequestHeaders) -> None:
         """Like `admit`, but checks only the host of open paths, and nothing for probes.
 

@@ -32,6 +32,7 @@ from api.jobs.service import JobService
 from api.label_order import LabelOrder
 from api.lifecycle import LIFECYCLE, Lifecycle
 from api.metrics import Metrics
+from api.models.candidates import Candidates
 from api.models.cascade import cascades, job_queues, members_of
 from api.models.observed import models_facts, queue_metrics
 from api.models.routes import ModelPaths, model_routes
@@ -93,6 +94,7 @@ def create_app(
     def publish() -> None:
         lookup.follow()
         traces.follow()
+        metrics.publish(local, [one.hub for one in models.queues], [one.cache for one in models.queues])
         for members in filter(None, map(members_of, models.cascades.values())):
             members.follow()
         metrics.publish(local, [served.hub for served in models], [served.cache for served in models])
@@ -112,6 +114,8 @@ def create_app(
         return predict.for_model(route, found, JobDeferral(jobs, model_of(name)), foreign)
 
     models = ServedModels(Served("", hub, cache, lookup, predict), connect or connect_model, handle)
+    candidates = Candidates(console, auth, handle)
+    models.divide = candidates.divide
     jobs.find_model = job_queues(models)
     compat = Compat(Road(settings, predict, models, auth, lifecycle), health)
     models.cascades = cascades(settings.all_cascades, models, handle)
@@ -126,6 +130,7 @@ def create_app(
         await models.start()
         async with _published(publish, lifecycle), stats.running(), lookup.traffic.running(lifecycle):
             yield {LIFECYCLE: lifecycle}
+        await candidates.stop()
         await jobs.stop()
         console.stop()
         await models.stop()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from math import inf
 from pathlib import Path
 from platform import python_version
@@ -25,6 +25,7 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 from prometheus_client.registry import Collector
 
 from api.backend import Cache, Hub
+from api.models.shadow_metrics import Shadowing
 from api.predict.local_cache import LocalCache
 from batcher.core.buckets import duration_bounds
 from batcher.core.metrics import own_version
@@ -121,6 +122,7 @@ class Metrics:
             ["cascade", "model"],
             registry=registry,
         )
+        self._shadow = Shadowing(registry)
         self._gauges = {
             name: Gauge(f"millrace_{name}", text, registry=registry, multiprocess_mode="livesum")
             for name, text in _GAUGES.items()
@@ -140,6 +142,10 @@ class Metrics:
             self._known[route, status] = pair
         pair[0].inc()
         pair[1].observe(seconds)
+
+    def shadow(self, model: str, counts: Mapping[str, int]) -> None:
+        """Adds what a shadow has counted (`batcher.admin.comparisons`)."""
+        self._shadow.add(model, counts)
 
     def client(self, name: str, status: int) -> None:
         """Counts a request with the API key of this name."""

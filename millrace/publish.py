@@ -15,9 +15,18 @@ LOOK_S = 0.5
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("reference", metavar="MODEL", nargs="?", help="a directory, or org/name@revision")
-    what.add_argument("--back", action="store_true", help="go back to the revision before")
+    parser.add_argument("reference", metavar="MODEL", nargs="?", help="a directory, or org/name@revision")
+    what = parser.add_mutually_exclusive_group()
+    share = "let it answer this share of the texts, such as 0.05; without MODEL, change the share"
+    what.add_argument("--share", type=_share, metavar="SHARE", help=share)
+    shadow = "let it compute this share of the texts too, and answer none: see `millrace compare`"
+    what.add_argument("--shadow", type=_share, metavar="SHARE", help=shadow)
+    what.add_argument("--all", action="store_true", help="let the revision that has a share answer all texts")
+    what.add_argument(
+        "--back", action="store_true", help="end a share or shadow, or go back to the revision before"
+    )
+    by = "what a share is of: texts (the default), or all texts of some clients"
+    parser.add_argument("--by", choices=("text", "client"), default="text", help=by)
     parser.add_argument("--model", default="", metavar="NAME", help="of several models; default: the first")
     parser.add_argument("--timeout", type=float, default=600.0, metavar="SECONDS", help="default: 600")
     add_client_arguments(parser)
@@ -25,19 +34,74 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Exit status 1 if an API process has not confirmed that it answers with the revision."""
+    if args.reference and (args.all or args.back):
+        raise CommandError(f"--{'all' if args.all else 'back'} takes no model.")
+    if not (args.reference or args.all or args.back or args.share or args.shadow):
+        raise CommandError("say which model, or one of --share, --shadow, --all and --back.")
     client = AdminClient.of(args)
-    number = None
-    if not args.back:
-        number = _loaded(client, args)
+    number = _loaded(client, args) if args.reference else None
+    if args.share or args.shadow:
+        return _try_out(client, args, number)
+    if args.all:
+        number = _candidate(client, args)
     body: dict[str, Any] = {"model": args.model} | ({} if number is None else {"number": number})
     moved = client.post("/admin/models/move", body)
-    print(f"{moved['model']}: revision {moved['number']} answers, {moved['before']} did before")
-    if moved["unconfirmed"]:
-        late = ", ".join(moved["unconfirmed"])
-        print(f"not confirmed by {late}: they answer with it once they reach Redis")
+    if moved["number"] == moved["before"]:
+        print(f"{moved['model']}: revision {moved['number']} answers all texts")
+    else:
+        print(f"{moved['model']}: revision {moved['number']} answers, {moved['before']} did before")
+    return _confirmed(moved, args)
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = 0.0
+    if not 0 < share <= 1:
+        raise argparse.ArgumentTypeError("must be above 0 and at most 1")
+    return share
+
+
+def _try_out(client: AdminClient, args: argparse.Namespace, number: int | None) -> int:
+    shadow = args.shadow is not None
+    body = {"model": args.model, "share": args.shadow if shadow else args.share}
+    body |= {"by": args.by, "shadow": shadow} | ({} if number is None else {"number": number})
+    tried = client.post("/admin/models/candidate", body)
+    candidate, current = tried["candidate"], tried["current"]
+    of = "texts" if candidate["by"] == "text" else "clients"
+    does = "computes, and does not answer," if shadow else "answers"
+    share = f"{candidate['share']:.4g} of the {of}"
+    print(f"{tried['model']}: revision {candidate['number']} {does} {share}, {current} answers the others")
+    if shadow:
+        print(f"compare them with: millrace compare{_model(args)}")
+    else:
+        print(f"let it answer all texts with: millrace publish --all{_model(args)}")
+    return _confirmed(tried, args)
+
+
+def _confirmed(done: dict[str, Any], args: argparse.Namespace) -> int:
+    if done["unconfirmed"]:
+        late = ", ".join(done["unconfirmed"])
+        print(f"not confirmed by {late}: they follow once they reach Redis")
         return 1
-    print(f"go back with: millrace publish --back{f' --model {args.model}' if args.model else ''}")
+    if not args.back:
+        print(f"go back with: millrace publish --back{_model(args)}")
     return 0
+
+
+def _model(args: argparse.Namespace) -> str:
+    return f" --model {args.model}" if args.model else ""
+
+
+def _candidate(client: AdminClient, args: argparse.Namespace) -> int:
+    """The number of the revision that has a share. Raises CommandError."""
+    models: dict[str, Any] = client.get("/admin/models")["models"]
+    name = args.model or next(iter(models), "")
+    candidate = models.get(name, {}).get("candidate")
+    if candidate is None:
+        raise CommandError("no revision has a share of the texts, so nothing has changed.")
+    return int(candidate["number"])
 
 
 def _loaded(client: AdminClient, args: argparse.Namespace) -> int:

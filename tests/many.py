@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import fakeredis
@@ -18,6 +19,7 @@ from batcher.jobs.main import prepare
 from batcher.jobs.store import JobStore
 from batcher.settings import WorkerSettings
 from batcher.worker.building import LoadedModels
+from model_store.stub import StubClassifier
 from tests.shards import until
 
 # Where the product opens clients.
@@ -89,6 +91,35 @@ class Many:
         return store
 
 
+@dataclass
+class House:
+    """Two APIs and two workers, which serve stub and topics."""
+
+    apis: list[httpx.AsyncClient]
+
+    async def admin(self, what: str, **body: Any) -> httpx.Response:
+        return await self.apis[0].post(f"/admin/models/{what}", json=body)
+
+    async def publish(self, reference: str, model: str = "") -> int:
+        """Publishes a revision, and returns its number once both workers serve it."""
+        asked = await self.admin("publish", reference=reference, model=model)
+        assert asked.status_code == 200, asked.text
+        name, number = asked.json()["model"], asked.json()["number"]
+
+        async def loaded() -> bool:
+            state = (await self.apis[0].get("/admin/models")).json()["models"][name]
+            return bool(state["revisions"][str(number)]["workers"] == 2)
+
+        await until_async(loaded, f"revision {number} to be loaded")
+        return int(number)
+
+    async def move(self, **body: Any) -> dict[str, Any]:
+        moved = await self.admin("move", **body)
+        assert moved.status_code == 200, moved.text
+        assert moved.json()["unconfirmed"] == []
+        return dict(moved.json())
+
+
 async def ready(client: httpx.AsyncClient, *names: str) -> None:
     """Returns once all of these models are ready."""
     states: dict[str, str] = {}
@@ -116,3 +147,16 @@ async def until_async(true: Callable[[], Any], what: str) -> None:
         await looking
     finally:
         looking.cancel()
+
+
+def publish_fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets processes look for revisions more often."""
+    monkeypatch.setattr("batcher.hub.hub.SWEEP_EVERY_S", 0.05)
+    monkeypatch.setattr("batcher.worker.publishing.LOOK_S", 0.05)
+    monkeypatch.setattr("batcher.worker.publishing.DROP_S", 1.0)
+    monkeypatch.setattr("api.admin.revisions.SWEPT_S", 0.2)
+
+
+def stamp(name: str, variant: str) -> str:
+    """The X-Model of answers of a stub."""
+    return f"{name}@{StubClassifier(variant=variant).info.revision[:12]}"

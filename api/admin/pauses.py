@@ -38,14 +38,14 @@ def pause_routes(console: Console, models: ServedModels) -> APIRouter:
     @router.put("/{lane}")
     async def pause(request: Request, lane: LaneOrAll, pause: LanePause) -> Pauses:
         """Pauses a lane, or changes its pause. Every process knows of it within two seconds."""
-        pauses = await _apply(console, [*models], lane, pause)
+        pauses = await _apply(console, models.queues, lane, pause)
         await console.record(request, "pause", lane=lane, waiting=pause.waiting, for_s=pause.for_s)
         return pauses
 
     @router.delete("/{lane}")
     async def resume(request: Request, lane: LaneOrAll) -> Pauses:
         """Ends a pause. Workers go on at once, and requests are accepted within two seconds."""
-        pauses = await _apply(console, [*models], lane, None)
+        pauses = await _apply(console, models.queues, lane, None)
         await console.record(request, "resume", lane=lane)
         return pauses
 
@@ -58,7 +58,7 @@ def _add_models(router: APIRouter, console: Console, models: ServedModels) -> No
     async def pause_model(request: Request, name: str, pause: LanePause) -> Pauses:
         """Pauses all work of a model, by its name or its revision."""
         served = find(models, name)
-        pauses = await _apply(console, [served], "all", pause)
+        pauses = await _apply(console, models.of(served), "all", pause)
         await console.record(request, "pause", model=served.title, waiting=pause.waiting, for_s=pause.for_s)
         return pauses
 
@@ -66,7 +66,7 @@ def _add_models(router: APIRouter, console: Console, models: ServedModels) -> No
     async def resume_model(request: Request, name: str) -> Pauses:
         """Ends the pauses of a model."""
         served = find(models, name)
-        pauses = await _apply(console, [served], "all", None)
+        pauses = await _apply(console, models.of(served), "all", None)
         await console.record(request, "resume", model=served.title)
         return pauses
 

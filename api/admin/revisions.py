@@ -12,7 +12,7 @@ from api.admin.schemas import Move, Publish
 from api.admin.service import Console
 from api.errors import Problem
 from api.models.served import ServedModels
-from batcher.core.revisions import revision_queue
+from batcher.core.revisions import Candidate, revision_queue
 
 # How long processes that do not confirm a move are waited for.
 CONFIRM_S = 10.0
@@ -41,10 +41,11 @@ def _add_show(router: APIRouter, console: Console, models: ServedModels) -> None
             found[models.title(model)] = {
                 "current": published.current,
                 "previous": published.previous,
+                "candidate": candidate_facts(revisions.candidates.get(model)),
                 "revisions": {
                     number: {
                         "reference": reference,
-                        "workers": models.workers(revision_queue(model, number)),
+                        "workers": models.snapshot(revision_queue(model, number)).workers,
                         "failure": revisions.failures.get(revision_queue(model, number), ""),
                     }
                     for number, reference in numbers.items()
@@ -59,7 +60,7 @@ def _add_publish(router: APIRouter, console: Console, models: ServedModels) -> N
         """Asks workers to load a revision beside the one that answers."""
         base = models.base(what.model)
         number = await console.call(console.books.revisions.publish, base, what.reference)
-        await asyncio.sleep(SWEPT_S)  # until then, processes make themselves known for the move
+        await swept()  # until then, processes make themselves known for the move
         await console.record(
             request, "publish", model=models.title(base), reference=what.reference, number=number
         )
@@ -77,18 +78,36 @@ def _add_move(router: APIRouter, console: Console, models: ServedModels) -> None
         number = published.previous if what.number is None else what.number
         if number and number not in published.references:
             raise Problem(404, f"there is no revision {number} of this model", code="no_revision")
-        ready, needed = (models.workers(revision_queue(base, one)) for one in (number, published.current))
-        if ready < max(needed, 1):
-            detail = f"{ready} of {max(needed, 1)} workers serve revision {number}"
-            raise Problem(409, detail, code="revision_not_ready")
+        check_workers(models, base, number, published.current)
         moves = await console.call(books.move, base, number)
-        late = await _confirmed(console, moves)
+        late = await confirmed(console, moves)
         title = models.title(base)
         await console.record(request, "move", model=title, number=number, before=published.current)
         return {"model": title, "number": number, "before": published.current, "unconfirmed": late}
 
 
-async def _confirmed(console: Console, moves: int) -> list[str]:
+async def swept() -> None:
+    """Waits until every API process has swept."""
+    await asyncio.sleep(SWEPT_S)
+
+
+def check_workers(models: ServedModels, base: str, number: int, current: int) -> None:
+    """Raises Problem 409 unless as many workers serve a revision as serve the one that answers."""
+    ready, needed = (models.snapshot(revision_queue(base, one)).workers for one in (number, current))
+    if ready < max(needed, 1):
+        detail = f"{ready} of {max(needed, 1)} workers serve revision {number}"
+        raise Problem(409, detail, code="revision_not_ready")
+
+
+def candidate_facts(candidate: Candidate | None) -> dict[str, Any] | None:
+    """What is shown of a candidate."""
+    if candidate is None:
+        return None
+    mode = "shadow" if candidate.shadow else "share"
+    return {"number": candidate.number, "mode": mode, "share": candidate.share, "by": candidate.by}
+
+
+async def confirmed(console: Console, moves: int) -> list[str]:
     """Waits for all live API processes. Returns those that have not confirmed the move."""
     at = monotonic()
     while True:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request, params
 
+from api.admin.candidates import candidate_routes
 from api.admin.clients import client_routes
 from api.admin.history import add_history
 from api.admin.jobs import add_jobs
@@ -39,6 +40,7 @@ def admin_routes(
     add_history(router, console)
     add_traces(router, traces)
     router.include_router(revision_routes(console, models))
+    router.include_router(candidate_routes(console, models))
     router.include_router(pause_routes(console, models))
     _add_forget(router, console, settings, forget_here)
     _add_audit(router, console)

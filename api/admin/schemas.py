@@ -144,3 +144,24 @@ class Move(_Strict):
 
     model: _Model = ""
     number: Annotated[int, Field(ge=0)] | None = None
+
+
+class TryOut(_Strict):
+    """The share of a model's texts that a candidate gets; without a number, the candidate that it has.
+
+    It answers them, or with `shadow` only computes them too.
+    """
+
+    model: _Model = ""
+    number: Annotated[int, Field(ge=1)] | None = None
+    share: Annotated[float, Field(gt=0, le=1)]
+    by: Literal["text", "client"] = "text"
+    shadow: bool = False
+
+
+class CompareQuery(BaseModel):
+    """Of which model a comparison is asked."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: _Model = ""

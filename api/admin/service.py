@@ -19,6 +19,7 @@ from api.jobs.service import JobService
 from api.settings import ApiSettings
 from batcher.admin.answers import Answers
 from batcher.admin.audit import AuditLog
+from batcher.admin.comparisons import ComparisonBooks
 from batcher.admin.forget import Forgetting
 from batcher.admin.history import MinuteHistory
 from batcher.admin.holds import ClientHolds
@@ -48,6 +49,7 @@ class Books:
     minutes: MinuteHistory
     answers: Answers
     revisions: RevisionBooks
+    comparisons: ComparisonBooks
 
     @classmethod
     def of(cls, queue: Redis, cache: Redis, jobs: JobService, settings: ApiSettings) -> Self:
@@ -63,6 +65,7 @@ class Books:
             MinuteHistory(queue, name),
             Answers(queue, name),
             RevisionBooks(queue, name),
+            ComparisonBooks(queue, name),
         )
 
 

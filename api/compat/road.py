@@ -121,10 +121,10 @@ class Road:
         self.predict.reader.check(texts)
         # Looked up once: while the texts are computed, the name may move to another revision.
         served = self.served(call)
-        context, lookup = call.context, served.lookup
+        context, client = call.context, self.auth.client(call.context.headers)
+        lookup = served.lookup_for(client)
         context.texts = texts
-        revision = lookup.models.revision
-        client = self.auth.client(context.headers)
+        revision = lookup.revision_of(texts)
         lookup.gate.check(client)
         tenant = client if self.settings.separate_clients else ""
         looked_up_at = perf_counter()

@@ -12,16 +12,19 @@ from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from api.asgi.http import ASGIApp
 from api.backend import Cache, Hub
 from api.errors import Problem
-from api.predict.handler import PredictHandler
 from api.predict.lookup import PredictionLookup
-from batcher.core.revisions import model_of
+from batcher.core.revisions import Candidate, model_of, revision_queue
+from batcher.core.snapshot import NO_SNAPSHOT, Snapshot
 
 log = logging.getLogger(__name__)
 
 Connect = Callable[[str], tuple[Hub, Cache]]
-Handle = Callable[[str, PredictionLookup], PredictHandler]
+Handle = Callable[[str, PredictionLookup], ASGIApp]
+Answering = dict[str, "Served"]
+Divide = Callable[[Answering, Mapping[str, tuple["Served", Candidate]]], Answering]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +35,16 @@ class Served:
     hub: Hub
     cache: Cache
     lookup: PredictionLookup
-    handler: PredictHandler
+    handler: ASGIApp
 
     @property
     def title(self) -> str:
         """The name that clients use, remembered while workers are down; "" before the first worker."""
         return model_of(self.name) or self.lookup.models.name
+
+    def lookup_for(self, client: str) -> PredictionLookup:
+        """The lookup that answers this client."""
+        return self.lookup
 
 
 class ServedModels:
@@ -53,6 +60,10 @@ class ServedModels:
         self.on_sweep: Callable[[int], None] = lambda moves: None
         # Further names, each of which asks several models. A model of the same name goes first.
         self.cascades: Mapping[str, Served] = {}
+        # Makes what answers for each model of its revision and, if it has one, its candidate.
+        self.divide: Divide = lambda answering, candidates: answering
+        # The revisions beside those that answer, by the names of models (decision 0017).
+        self.candidates: Mapping[str, Served] = {}
         self._connect, self._handle = connect, handle
         self._others: dict[str, Served] = {}
         self._answering = {"": first}
@@ -61,6 +72,16 @@ class ServedModels:
     def __iter__(self) -> Iterator[Served]:
         """What answers for each model, the first one first."""
         yield from self._answering.values()
+
+    @property
+    def queues(self) -> Sequence[Served]:
+        """What answers for each model, and their candidates."""
+        return [*self._answering.values(), *self.candidates.values()]
+
+    def of(self, served: Served) -> Sequence[Served]:
+        """What answers for a model, and its candidate if it has one."""
+        base = model_of(served.name)
+        return [served, *(one for name, one in self.candidates.items() if name == base)]
 
     @property
     def current(self) -> Served:
@@ -95,10 +116,10 @@ class ServedModels:
             return self.current
         return self._answering.get(name) or self.cascades.get(name)
 
-    def workers(self, queue: str) -> int:
-        """How many workers serve a queue, as of the last second."""
+    def snapshot(self, queue: str) -> Snapshot:
+        """The state of a queue, as of the last second."""
         served = self._others.get(queue) if queue else self.first
-        return 0 if served is None else served.hub.snapshot.workers
+        return NO_SNAPSHOT if served is None else served.hub.snapshot
 
     def find(self, name: str) -> Served:
         """The model of this name. Raises Problem 404 `model_not_found`, which lists those that are served."""
@@ -125,16 +146,20 @@ class ServedModels:
         revisions = snapshot.revisions
         bases = ["", *(name for name in snapshot.models if name == model_of(name))]
         answering = {base: revisions.queue(base) for base in bases}
-        listed = {*snapshot.models, *filter(None, answering.values())}
+        beside = {base: one for base, one in revisions.candidates.items() if base in answering}
+        tried = {base: revision_queue(base, one.number) for base, one in beside.items()}
+        listed = {*snapshot.models, *answering.values(), *tried.values()} - {""}
         gone = [one.name for one in self._others.values() if one.name not in listed or not one.hub.alive]
         for name in gone:
             self._later(_close(self._others.pop(name)))
         for name in sorted(listed - self._others.keys()):
             self._others[name] = self._open(name)
         before = self.current
-        self._answering = {
-            base: self._others[queue] if queue else self.first for base, queue in answering.items()
-        }
+        self.candidates = {base: self._others[queue] for base, queue in tried.items()}
+        self._answering = self.divide(
+            {base: self._others[queue] if queue else self.first for base, queue in answering.items()},
+            {base: (self._others[queue], beside[base]) for base, queue in tried.items()},
+        )
         if self.current is not before:
             self.on_move(self.current)
         self.on_sweep(revisions.moves)

@@ -59,12 +59,12 @@ class PredictMiddleware:
     the outermost layer (decision 0200).
     """
 
-    def __init__(self, app: FastAPI, handler: PredictHandler, others: ASGIApp | None = None) -> None:
+    def __init__(self, app: FastAPI, handler: ASGIApp, others: ASGIApp | None = None) -> None:
         self.app = app
         self._handler = handler
         self._others = others or app
 
-    def answer_with(self, handler: PredictHandler) -> None:
+    def answer_with(self, handler: ASGIApp) -> None:
         """Requests that begin from now on are answered by this handler."""
         self._handler = handler
 
@@ -113,6 +113,7 @@ class PredictHandler:
         """The handler of another model, with the same limits. The rest is that model's."""
         other = copy(self)
         other.route, other._lookup, other._models = route, lookup, lookup.models
+        other._local = lookup.local
         other._deferral, other.foreign = deferral, foreign
         return other
 

@@ -93,6 +93,10 @@ class PredictionLookup:
         other.models, other._hub, other._shared, other._share_found = Models(hub), hub, shared, 0.0
         return other
 
+    def revision_of(self, texts: Sequence[str]) -> str:
+        """The revision that answers these texts."""
+        return self.models.revision
+
     def forget(self) -> None:
         """Forgets what this process keeps of texts and clients in memory."""
         self.local.clear()

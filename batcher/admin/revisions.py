@@ -9,9 +9,11 @@ import redis
 
 from batcher.core.keys import prefix
 from batcher.core.revisions import (
+    CANDIDATE,
     FAILED,
     FIELD,
     MOVES,
+    Candidate,
     Published,
     Revisions,
     decode_revisions,
@@ -34,7 +36,10 @@ class RevisionBooks:
         return decode_revisions(cast("dict[bytes, bytes]", self._client.hgetall(self._key)))
 
     def publish(self, model: str, reference: str) -> int:
-        """Asks workers to load a revision beside the one that answers. Returns its number."""
+        """Asks workers to load a revision beside the one that answers, and ends a candidate.
+
+        Returns its number.
+        """
         changed = self._change(model, lambda published: published.publish(reference))
         return changed.last
 
@@ -43,7 +48,17 @@ class RevisionBooks:
         self._change(model, lambda published: published.move(number))
         return self.read().moves
 
-    def _change(self, model: str, change: Callable[[Published], Published]) -> Published:
+    def try_out(self, model: str, candidate: Candidate) -> int:
+        """Gives a share of the texts to a candidate. Returns the count of moves that processes will confirm.
+
+        Raises LookupError if its revision is not published, or answers already.
+        """
+        self._change(model, lambda published: published.try_out(candidate.number), candidate)
+        return self.read().moves
+
+    def _change(
+        self, model: str, change: Callable[[Published], Published], candidate: Candidate | None = None
+    ) -> Published:
         changed: list[Published] = []
 
         def update(pipe: Any) -> None:
@@ -53,6 +68,10 @@ class RevisionBooks:
             pipe.multi()
             pipe.hset(self._key, f"{FIELD}{model}", new.encode())
             pipe.hdel(self._key, f"{FAILED}{revision_queue(model, new.last)}")
+            if candidate is None:
+                pipe.hdel(self._key, f"{CANDIDATE}{model}")
+            else:
+                pipe.hset(self._key, f"{CANDIDATE}{model}", candidate.encode())
             pipe.hincrby(self._key, MOVES, 1)
 
         self._client.transaction(update, self._key)

@@ -42,6 +42,9 @@ Redis, but limited to 1.2 s from one heartbeat or sweep to the next (decision 00
 | P:revisions   | hash   | published revisions of models              | -             | the console,   |
 |               |        |                                            |               | a worker       |
 | P:apis        | hash   | API process -> the moves it has confirmed  | 60 s, renewed | the console    |
+| P:compared:<p>| hash   | counts of a shadow, <p> = model@n:m        | 30 d, renewed | an API process |
+| P:compared:   | string | number of the counts that a process added  | 10 min,       | an API process |
+|   <p>:<id>    |        | last                                       | renewed       |                |
 | P:audit       | list   | what operators did, the last 1000 lines    | 90 d, renewed | the console    |
 
 P:q, P:bulk, P:solo and P:inflight exist only while they are not empty. Every script is idempotent by id, so a

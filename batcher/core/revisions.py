@@ -9,9 +9,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Literal
 
 # Fields of the hash: how often a model has moved, and one for each model.
-MOVES, FIELD, FAILED = "moves", "model:", "failed:"
+MOVES, FIELD, FAILED, CANDIDATE = "moves", "model:", "failed:", "candidate:"
+By = Literal["text", "client"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +37,51 @@ class Published:
 
     def publish(self, reference: str) -> Published:
         """With one more revision, which does not answer yet. What is neither that nor answers is dropped."""
-        kept = {number: one for number, one in self.references.items() if number == self.current}
-        return Published(self.current, self.current, self.last + 1, {**kept, self.last + 1: reference})
+        kept = {**self._kept(self.current), self.last + 1: reference}
+        return Published(self.current, self.current, self.last + 1, kept)
+
+    def try_out(self, number: int) -> Published:
+        """With this revision as the candidate: going back is then to what answers now.
+
+        Raises LookupError if it is not published, or answers already.
+        """
+        if number not in self.references or number == self.current:
+            raise LookupError(number)
+        return Published(self.current, self.current, self.last, self._kept(number))
 
     def move(self, number: int) -> Published:
         """With this revision answering; the one that did is kept to go back to."""
-        kept = {n: one for n, one in self.references.items() if n in (number, self.current)}
-        return Published(number, self.current, self.last, kept)
+        return Published(number, self.current, self.last, self._kept(number))
+
+    def _kept(self, number: int) -> Mapping[int, str]:
+        return {n: one for n, one in self.references.items() if n in (number, self.current)}
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A second revision that gets a `share` of the texts, beside the one that answers (decision 0017).
+
+    It answers them, or with `shadow` only computes them too. Texts are chosen by themselves or their client.
+    """
+
+    number: int
+    share: float
+    by: By = "text"
+    shadow: bool = False
+
+    def takes(self, text: str, client: str) -> bool:
+        """Whether a text is in the share. A greater share has all the texts of a smaller one."""
+        chosen = text if self.by == "text" else client
+        return int.from_bytes(sha256(chosen.encode()).digest()[:8]) < self.share * 2**64
+
+    def encode(self) -> str:
+        return json.dumps([self.number, self.share, self.by, self.shadow])
+
+    @classmethod
+    def decode(cls, text: str) -> Candidate:
+        """Raises ValueError or TypeError for what is unreadable."""
+        number, share, by, shadow = json.loads(text)
+        return cls(int(number), float(share), "client" if by == "client" else "text", bool(shadow))
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +91,7 @@ class Revisions:
     moves: int = 0
     models: Mapping[str, Published] = field(default_factory=dict)
     failures: Mapping[str, str] = field(default_factory=dict)
+    candidates: Mapping[str, Candidate] = field(default_factory=dict)
 
     def of(self, model: str) -> Published:
         return self.models.get(model, Published())
@@ -72,19 +114,28 @@ def model_of(queue: str) -> str:
     return queue.partition("@")[0]
 
 
+def number_of(queue: str) -> int:
+    """The number of the revision that has this queue."""
+    return int(queue.partition("@")[2] or 0)
+
+
 def read_revisions(fields: Mapping[str, str]) -> Revisions:
     """Reads the fields of the hash. What is unreadable is left out."""
     models, failures = dict[str, Published](), dict[str, str]()
+    candidates = dict[str, Candidate]()
     for name, value in fields.items():
-        if name.startswith(FAILED):
-            failures[name.removeprefix(FAILED)] = value
-        elif name.startswith(FIELD):
-            try:
-                models[name.removeprefix(FIELD)] = Published.decode(value)
-            except (ValueError, TypeError, AttributeError):
-                continue
+        kind, colon, model = name.partition(":")
+        try:
+            if kind + colon == FAILED:
+                failures[model] = value
+            elif kind + colon == FIELD:
+                models[model] = Published.decode(value)
+            elif kind + colon == CANDIDATE:
+                candidates[model] = Candidate.decode(value)
+        except (ValueError, TypeError, AttributeError):
+            continue
     moves = fields.get(MOVES, "")
-    return Revisions(int(moves) if moves.isdigit() else 0, models, failures)
+    return Revisions(int(moves) if moves.isdigit() else 0, models, failures, candidates)
 
 
 def decode_revisions(fields: Mapping[bytes, bytes]) -> Revisions:

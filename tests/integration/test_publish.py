@@ -6,58 +6,19 @@ import asyncio
 import itertools
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import httpx
 import pytest
 
 from batcher import jobs
-from model_store.stub import StubClassifier
-from tests.many import Many, ready, until_async
-
-
-def stamp(name: str, variant: str) -> str:
-    """The X-Model of answers of a stub."""
-    return f"{name}@{StubClassifier(variant=variant).info.revision[:12]}"
+from tests.many import House, Many, publish_fast, ready, stamp, until_async
 
 
 @pytest.fixture
 async def many(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Many]:
-    monkeypatch.setattr("batcher.hub.hub.SWEEP_EVERY_S", 0.05)
-    monkeypatch.setattr("batcher.worker.publishing.LOOK_S", 0.05)
-    monkeypatch.setattr("batcher.worker.publishing.DROP_S", 1.0)
-    monkeypatch.setattr("api.admin.revisions.SWEPT_S", 0.2)
+    publish_fast(monkeypatch)
     async with Many(monkeypatch) as made:
         yield made
-
-
-@dataclass
-class House:
-    """Two APIs and two workers, which serve stub and topics."""
-
-    apis: list[httpx.AsyncClient]
-
-    async def admin(self, what: str, **body: Any) -> httpx.Response:
-        return await self.apis[0].post(f"/admin/models/{what}", json=body)
-
-    async def publish(self, reference: str, model: str = "") -> int:
-        """Publishes a revision, and returns its number once both workers serve it."""
-        asked = await self.admin("publish", reference=reference, model=model)
-        assert asked.status_code == 200, asked.text
-        name, number = asked.json()["model"], asked.json()["number"]
-
-        async def loaded() -> bool:
-            state = (await self.apis[0].get("/admin/models")).json()["models"][name]
-            return bool(state["revisions"][str(number)]["workers"] == 2)
-
-        await until_async(loaded, f"revision {number} to be loaded")
-        return int(number)
-
-    async def move(self, **body: Any) -> dict[str, Any]:
-        moved = await self.admin("move", **body)
-        assert moved.status_code == 200, moved.text
-        assert moved.json()["unconfirmed"] == []
-        return dict(moved.json())
 
 
 @pytest.fixture

@@ -17,12 +17,17 @@ class FakeAdmin:
         self.asked: list[tuple[str, Any]] = []
         self.failure = ""
         self.unconfirmed: list[str] = []
+        self.candidate: dict[str, Any] | None = None
         self._looks = 0
 
     def post(self, path: str, body: Any) -> dict[str, Any]:
         self.asked.append((path, body))
         if path.endswith("/publish"):
             return {"model": "topics", "number": 3}
+        if path.endswith("/candidate"):
+            mode = "shadow" if body["shadow"] else "share"
+            candidate = {"number": 3, "mode": mode, "share": body["share"], "by": body["by"]}
+            return {"model": "topics", "current": 2, "candidate": candidate, "unconfirmed": self.unconfirmed}
         return {
             "model": "topics",
             "number": body.get("number", 0),
@@ -36,7 +41,7 @@ class FakeAdmin:
             "2": {"workers": 2, "failure": ""},
             "3": {"workers": 2 if self._looks > 2 else self._looks - 1, "failure": self.failure},
         }
-        return {"models": {"topics": {"current": 2, "revisions": revisions}}}
+        return {"models": {"topics": {"current": 2, "candidate": self.candidate, "revisions": revisions}}}
 
 
 @pytest.fixture
@@ -83,3 +88,55 @@ def test_a_process_that_does_not_confirm_is_named(
     admin.unconfirmed = ["api-1"]
     assert main(["publish", "--back"]) == 1
     assert "not confirmed by api-1" in capsys.readouterr().out
+
+
+def test_a_share_begins_once_all_workers_serve_it(
+    admin: FakeAdmin, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["publish", "x", "--share", "0.05", "--by", "client", "--model", "topics"]) == 0
+    body = {"model": "topics", "share": 0.05, "by": "client", "shadow": False, "number": 3}
+    assert [path for path, _ in admin.asked] == ["/admin/models/publish", "/admin/models/candidate"]
+    assert admin.asked[1][1] == body
+    said = capsys.readouterr().out
+    assert "revision 3 answers 0.05 of the clients, 2 answers the others" in said
+    assert "millrace publish --all --model topics" in said
+    assert "millrace publish --back --model topics" in said
+
+
+def test_a_share_is_changed_and_a_shadow_is_compared(
+    admin: FakeAdmin, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["publish", "--shadow", "0.1"]) == 0
+    body = {"model": "", "share": 0.1, "by": "text", "shadow": True}
+    assert admin.asked == [("/admin/models/candidate", body)]
+    assert "millrace compare" in capsys.readouterr().out
+
+
+def test_the_revision_with_a_share_answers_all(admin: FakeAdmin, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["publish", "--all"]) == 2
+    assert "no revision has a share" in capsys.readouterr().err
+    assert admin.asked == []
+    admin.candidate = {"number": 3, "mode": "share", "share": 0.1, "by": "text"}
+    assert main(["publish", "--all"]) == 0
+    assert admin.asked == [("/admin/models/move", {"model": "", "number": 3})]
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        ([], "say which model"),
+        (["x", "--back"], "--back takes no model"),
+        (["x", "--all"], "--all takes no model"),
+        (["--share", "1.5"], "must be above 0 and at most 1"),
+        (["--share", "0.1", "--shadow", "0.1"], "not allowed with"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(
+    admin: FakeAdmin, capsys: pytest.CaptureFixture[str], words: list[str], reason: str
+) -> None:
+    try:
+        status = main(["publish", *words])
+    except SystemExit as end:  # argparse
+        status = int(end.code or 0)
+    assert (status, admin.asked) == (2, [])
+    assert reason in capsys.readouterr().err

@@ -73,6 +73,7 @@ REFUSALS = NOT_NOW | {
     "method_not_allowed",
     "trace_not_found",
     "model_not_found",
+    "no_revision",
     "revision_not_ready",
 }
 

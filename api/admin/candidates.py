@@ -1,0 +1,82 @@
+"""The routes for candidates: give one a share of the texts, and compare it with what answers."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+
+from api.admin.revisions import candidate_facts, check_workers, confirmed, swept
+from api.admin.schemas import CompareQuery, TryOut
+from api.admin.service import Console
+from api.errors import Problem
+from api.models.served import ServedModels
+from batcher.admin.comparisons import report
+from batcher.core.revisions import Candidate, revision_queue
+
+
+def candidate_routes(console: Console, models: ServedModels) -> APIRouter:
+    router = APIRouter(prefix="/admin/models")
+    _add_try_out(router, console, models)
+    _add_compare(router, console, models)
+    return router
+
+
+def _add_try_out(router: APIRouter, console: Console, models: ServedModels) -> None:
+    books = console.books.revisions
+
+    @router.post("/candidate")
+    async def try_out(request: Request, what: TryOut) -> dict[str, Any]:
+        """Gives a candidate a share of the texts. Returns once every API process does so."""
+        base = models.base(what.model)
+        revisions = await console.call(books.read)
+        before = revisions.candidates.get(base)
+        number = what.number or (before.number if before else 0)
+        published = revisions.of(base)
+        if number not in published.references or number == published.current:
+            raise _not_beside()
+        if before is None or before.number != number:
+            check_workers(models, base, number, published.current)
+            await swept()  # until then, every process has opened the queue that these workers serve
+        _check_labels(models, base, number, published.current)
+        candidate = Candidate(number, what.share, what.by, what.shadow)
+        try:
+            moves = await console.call(books.try_out, base, candidate)
+        except LookupError:
+            raise _not_beside() from None  # another one was published meanwhile
+        late = await confirmed(console, moves)
+        facts = {"model": models.title(base), "current": published.current}
+        facts |= {"candidate": candidate_facts(candidate)}
+        await console.record(request, "candidate", **facts)
+        return {**facts, "unconfirmed": late}
+
+
+def _add_compare(router: APIRouter, console: Console, models: ServedModels) -> None:
+    @router.get("/comparison")
+    async def compare(query: Annotated[CompareQuery, Query()]) -> dict[str, Any]:
+        """What the candidate would have answered, or the last revision that was compared with this one."""
+        base = models.base(query.model)
+        revisions = await console.call(console.books.revisions.read)
+        published, candidate = revisions.of(base), revisions.candidates.get(base)
+        number = candidate.number if candidate else published.last
+        pair = base, published.current, number
+        counts = await console.call(console.books.comparisons.read, pair)
+        if not counts and not (candidate and candidate.shadow):
+            raise Problem(404, "no revision was compared with the one that answers", code="no_revision")
+        return {
+            "model": models.title(base),
+            "current": published.current,
+            "candidate": candidate_facts(candidate) or {"number": number},
+            **report(counts),
+        }
+
+
+def _not_beside() -> Problem:
+    return Problem(404, "there is no such revision beside the one that answers", code="no_revision")
+
+
+def _check_labels(models: ServedModels, base: str, number: int, current: int) -> None:
+    one, other = (models.snapshot(revision_queue(base, n)).model for n in (current, number))
+    if one is not None and other is not None and one.labels != other.labels:
+        detail = f"the labels of revision {number} are not those of the one that answers, in the same order"
+        raise Problem(409, detail, code="labels_differ")

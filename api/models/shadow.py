@@ -1,0 +1,148 @@
+"""A candidate that answers no request: it computes a share of the texts again, and both results are compared.
+
+Texts go to its queue in the bulk lane, after the answer of the revision that answers. Whatever goes wrong
+there is counted, and no request notices it (decision 0017).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple
+
+from api.asgi.http import Receive
+from api.metrics import Metrics
+from api.models.served import Served
+from api.predict.found import LookupResult
+from api.predict.lookup import LookupRequest, PredictionLookup
+from batcher.admin.comparisons import compare
+from batcher.core.revisions import Candidate
+from batcher.errors import MillraceError
+from batcher.messages import Outcome, Prediction
+
+# Texts that wait in this process, and their characters; what is beyond either is dropped.
+MOST_TEXTS, MOST_CHARS = 1000, 4_000_000
+# As jobs do: few enough texts in a request that its scripts do not delay a caller's single text.
+REQUEST_TEXTS, REQUESTS = 32, 4
+# How long a text may wait in the candidate's queue.
+BUDGET_S = 30.0
+REPORT_EVERY_S = 1.0
+Report = Callable[[int, Counter[str]], Awaitable[bool]]
+
+
+class _Text(NamedTuple):
+    """A text with its id in the queue, and what the revision that answers has computed."""
+
+    id: str
+    text: str
+    answer: Prediction
+
+
+class Shadow:
+    """Compares the candidate with what answers.
+
+    `report` stores counts, under a number by which it recognises those that are sent again. It returns
+    whether it could.
+    """
+
+    def __init__(self, candidate: Served, setting: Candidate, metrics: Metrics, report: Report) -> None:
+        self.setting = setting
+        self._candidate = candidate
+        self._metrics = metrics
+        self._report = report
+        self._waiting: asyncio.Queue[_Text] = asyncio.Queue(MOST_TEXTS)
+        self._chars = 0
+        # Requests that waited for the same computation have the same object.
+        self._held: dict[int, Prediction] = {}
+        self._counts: Counter[str] = Counter()
+        self._unsent: Counter[str] = Counter()
+        self._number = 0
+        self._tasks = [
+            asyncio.create_task(self._repeat(), name="shadow-report"),
+            *(asyncio.create_task(self._work(), name=f"shadow-{n}") for n in range(REQUESTS)),
+        ]
+
+    def offer(self, request: LookupRequest, found: LookupResult) -> None:
+        """Takes the share of the texts that were computed for a request."""
+        for text in found.computed:
+            answer = found.by_text[text]
+            if id(answer) in self._held or not self.setting.takes(text, request.client):
+                continue
+            if self._waiting.full() or self._chars + len(text) > MOST_CHARS:
+                self._count(Counter(dropped=1))
+                continue
+            self._held[id(answer)] = answer
+            self._chars += len(text)
+            self._waiting.put_nowait(_Text(found.ids[text], text, answer))
+
+    async def stop(self) -> None:
+        """Drops what waits, and reports the rest."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._count(Counter(dropped=self._waiting.qsize()))
+        await self._send()
+        await self._send()  # a report that failed before goes first
+
+    async def _work(self) -> None:
+        while True:
+            texts = [await self._waiting.get()]
+            while len(texts) < REQUEST_TEXTS and not self._waiting.empty():
+                texts.append(self._waiting.get_nowait())
+            try:
+                await self._ask(texts)
+            finally:
+                for one in texts:
+                    self._chars -= len(one.text)
+                    del self._held[id(one.answer)]
+
+    async def _ask(self, texts: list[_Text]) -> None:
+        ids, contents = [one.id for one in texts], [one.text for one in texts]
+        try:
+            outcomes = await self._candidate.hub.classify(ids, contents, budget_s=BUDGET_S, lane="bulk")
+        except (MillraceError, asyncio.CancelledError) as error:
+            self._count(Counter(dropped=len(texts)))
+            if isinstance(error, asyncio.CancelledError):
+                raise
+            return
+        for one, outcome in zip(texts, outcomes, strict=True):
+            self._count(_compared(one.answer, outcome))
+
+    def _count(self, counts: Counter[str]) -> None:
+        self._counts += counts
+        self._metrics.shadow(self._candidate.title, counts)
+
+    async def _repeat(self) -> None:
+        while True:
+            await asyncio.sleep(REPORT_EVERY_S)
+            await self._send()
+
+    async def _send(self) -> None:
+        """Reports what was counted. A report that fails is sent again as it was, under the same number."""
+        if not self._unsent:
+            self._unsent, self._counts = self._counts, Counter()
+            self._number += 1
+        if self._unsent and await self._report(self._number, self._unsent):
+            self._unsent = Counter()
+
+
+def _compared(answer: Prediction, outcome: Outcome) -> Counter[str]:
+    if isinstance(outcome, MillraceError):
+        return Counter(failed=1)
+    try:
+        return compare(answer, outcome)
+    except ValueError:
+        return Counter(failed=1)
+
+
+class ShadowedLookup(PredictionLookup):
+    """Offers what it has computed to the shadow."""
+
+    def __init__(self, lookup: PredictionLookup, shadow: Shadow) -> None:
+        vars(self).update(vars(lookup))
+        self._shadow = shadow
+
+    async def find(self, request: LookupRequest, receive: Receive, found: LookupResult) -> None:
+        await super().find(request, receive, found)
+        self._shadow.offer(request, found)

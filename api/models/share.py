@@ -1,0 +1,160 @@
+"""A candidate that answers a share of the texts, or all texts of a share of the clients (decision 0017)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from api.asgi.http import Answer, ASGIApp, Receive, RequestHeaders, Scope, Send
+from api.auth import Authenticator
+from api.errors import Header, Problem
+from api.models.served import Served
+from api.predict.context import RequestContext
+from api.predict.found import LookupResult
+from api.predict.local_cache import CachedPrediction, LocalCache, Models
+from api.predict.lookup import LookupRequest, PredictionLookup
+from batcher.core.revisions import Candidate
+
+
+class ByText(PredictionLookup):
+    """Looks up each text where its revision answers. A request may have texts of both."""
+
+    def __init__(self, current: PredictionLookup, candidate: PredictionLookup, setting: Candidate) -> None:
+        vars(self).update(vars(current))
+        self._both = current, candidate
+        self._takes: Callable[[str], bool] = lambda text: setting.takes(text, "")
+        self.local = _BothRevisions(current.local, current.models, candidate.models, self._takes)
+
+    def revision_of(self, texts: Sequence[str]) -> str:
+        """The candidate's revision if it answers all of these texts, otherwise that of the other one."""
+        return self._both[all(map(self._takes, texts))].models.revision
+
+    async def find(self, request: LookupRequest, receive: Receive, found: LookupResult) -> None:
+        parts = [part for part in self._parts(request) if part.places]
+        tasks = [asyncio.create_task(part.find(request, receive)) for part in parts]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            for part in parts:
+                part.add_to(found)
+
+    def _parts(self, request: LookupRequest) -> tuple[_Part, _Part]:
+        parts = _Part(self._both[False]), _Part(self._both[True])
+        for place, text in enumerate(request.texts):
+            parts[self._takes(text)].places.append(place)
+        return parts
+
+    def known(
+        self, context: RequestContext, revision: str, cached: Sequence[CachedPrediction], looked_up_at: float
+    ) -> list[Header]:
+        headers = super().known(context, revision, cached, looked_up_at)
+        return self._stamped(headers, context.texts, LookupResult())
+
+    def answer(self, request: LookupRequest, found: LookupResult, total_s: float) -> Answer:
+        answer = super().answer(request, found, total_s)
+        answer.headers = self._stamped(answer.headers, request.texts, found)
+        return answer
+
+    def _stamped(self, headers: list[Header], texts: Sequence[str], found: LookupResult) -> list[Header]:
+        """The headers with the revisions of all texts: cached ones do not say what theirs is."""
+        names: dict[bytes, None] = {}
+        for text in texts:
+            models, result = self._both[self._takes(text)].models, found.by_text.get(text)
+            known = models.header(models.revision)
+            names[known if result is None else models.header(result.revision, result.model)] = None
+        stamp = b", ".join(names)
+        return [(name, stamp if name == b"x-model" else value) for name, value in headers]
+
+
+class _BothRevisions(LocalCache):
+    """Finds each text under the revision that answers it."""
+
+    def __init__(
+        self, local: LocalCache, current: Models, candidate: Models, takes: Callable[[str], bool]
+    ) -> None:
+        self._local = local
+        self._both = current, candidate
+        self._takes = takes
+
+    def find(self, revision: str, texts: Sequence[str], tenant: str = "") -> list[CachedPrediction | None]:
+        taken = [*map(self._takes, texts)]
+        found = [
+            iter(
+                self._local.find(
+                    models.revision,
+                    [text for text, other in zip(texts, taken, strict=True) if other == which],
+                    tenant,
+                )
+            )
+            for which, models in enumerate(self._both)
+        ]
+        return [next(found[which]) for which in taken]
+
+
+@dataclass(slots=True)
+class _Part:
+    """The texts of a request that one revision answers, by their places in it."""
+
+    lookup: PredictionLookup
+    places: list[int] = field(default_factory=list)
+    found: LookupResult = field(default_factory=LookupResult)
+
+    async def find(self, request: LookupRequest, receive: Receive) -> None:
+        """Raises what `PredictionLookup.find` raises, with places in the whole request."""
+        texts = [request.texts[place] for place in self.places]
+        cached = [request.cached[place] for place in self.places]
+        if None not in cached:
+            self.found.local = len(cached)
+            self.lookup.metrics.entries("hit_local", len(cached))
+            return
+        revision = self.lookup.models.revision
+        try:
+            part = replace(request, texts=texts, cached=cached, revision=revision)
+            await self.lookup.find(part, receive, self.found)
+        except Problem as problem:
+            if isinstance(index := problem.fields.get("index"), int):
+                place = self.places[index]
+                problem.fields["index"] = place
+                problem.detail = str(problem.detail).replace(f"text {index}:", f"text {place}:", 1)
+            raise
+
+    def add_to(self, found: LookupResult) -> None:
+        """Adds what was found to that of the whole request."""
+        own = self.found
+        found.by_text |= own.by_text
+        found.computed |= own.computed
+        found.cache_s = max(found.cache_s, own.cache_s)
+        found.ids = {**found.ids, **own.ids}
+        found.local += own.local
+        if own.asked:
+            found.asked_at = min(found.asked_at, own.asked_at) if found.asked else own.asked_at
+            found.asked += own.asked
+
+
+@dataclass(frozen=True, slots=True)
+class ByClient(Served):
+    """A model with a candidate that answers some clients."""
+
+    candidate: Served
+    setting: Candidate
+
+    def lookup_for(self, client: str) -> PredictionLookup:
+        return self.candidate.lookup if self.setting.takes("", client) else self.lookup
+
+
+class ClientHandler:
+    """Passes the requests of some clients to the candidate's handler."""
+
+    def __init__(self, current: ASGIApp, candidate: ASGIApp, setting: Candidate, auth: Authenticator) -> None:
+        self._current, self._candidate = current, candidate
+        self._setting = setting
+        self._auth = auth
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        client = self._auth.foresee(RequestHeaders(scope))
+        handler = self._candidate if self._setting.takes("", client) else self._current
+        await handler(scope, receive, send)

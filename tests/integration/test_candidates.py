@@ -1,0 +1,269 @@
+"""A candidate beside the revision that answers: two API processes and two workers, on a pretended Redis."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import httpx
+import pytest
+
+import model_store
+from batcher.core.revisions import Candidate
+from model_store.classifier import Tokens
+from model_store.stub import StubClassifier
+from tests.many import House, Many, publish_fast, ready, stamp, until_async
+
+TEXTS = [f"text {number}" for number in range(200)]
+FAILS = "\0raise this"
+
+
+class Turned(StubClassifier):
+    """Exchanges the scores of every third text or so, and moves those of the others."""
+
+    def classify(self, batch: Sequence[Tokens]) -> list[list[float]]:
+        scored = zip(batch, super().classify(batch), strict=True)
+        return [scores[::-1] if tokens.ids[0] % 3 == 0 else _moved(scores) for tokens, scores in scored]
+
+
+class Relabelled(StubClassifier):
+    """Has the labels in another order."""
+
+    def __init__(self, variant: str) -> None:
+        super().__init__(variant=variant)
+        self.info = replace(self.info, labels=self.info.labels[::-1])
+
+
+def _moved(scores: Sequence[float]) -> list[float]:
+    return [round(scores[0] * 0.9, 6), round(1 - scores[0] * 0.9, 6)]
+
+
+def load(reference: str, **options: Any) -> Any:
+    if reference == "relabelled":
+        return Relabelled("relabelled")
+    if not reference.startswith("turned"):
+        return model_store.load(reference, **options)
+    made = Turned(variant=reference)
+    made.info = replace(made.info, name=options["name"] or made.info.name)
+    return made
+
+
+TURNED = f"stub@{Turned(variant='turned').info.revision[:12]}"
+
+
+@pytest.fixture
+async def many(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Many]:
+    publish_fast(monkeypatch)
+    monkeypatch.setattr("api.models.shadow.REPORT_EVERY_S", 0.05)
+    monkeypatch.setattr("batcher.worker.building.load", load)
+    async with Many(monkeypatch) as made:
+        yield made
+
+
+@pytest.fixture
+async def house(many: Many) -> House:
+    for _ in range(2):
+        many.worker("stub,topics=stub@t")
+    made = House([await many.api() for _ in range(2)])
+    for api in made.apis:
+        await ready(api, "stub", "topics")
+    return made
+
+
+async def tried(house: House, **body: Any) -> dict[str, Any]:
+    found = await house.admin("candidate", **body)
+    assert found.status_code == 200, found.text
+    assert found.json()["unconfirmed"] == []
+    return dict(found.json())
+
+
+async def stamps(api: httpx.AsyncClient, texts: Sequence[str], path: str = "/predict") -> dict[str, str]:
+    """Which revision answers each text, asked alone."""
+
+    async def one(text: str) -> str:
+        answer = await api.post(path, json={"text": [text]})
+        assert answer.status_code == 200, answer.text
+        return answer.headers["x-model"]
+
+    return dict(zip(texts, await asyncio.gather(*map(one, texts)), strict=True))
+
+
+def taken(texts: Sequence[str], share: float) -> dict[str, str]:
+    candidate = Candidate(1, share)
+    return {text: TURNED if candidate.takes(text, "") else stamp("stub", "") for text in texts}
+
+
+def offline(classifier: StubClassifier, texts: Sequence[str]) -> list[list[float]]:
+    return classifier.classify(classifier.tokenize(texts))
+
+
+async def comparison(house: House, **query: str) -> dict[str, Any]:
+    found = await house.apis[1].get("/admin/models/comparison", params=query)
+    assert found.status_code == 200, found.text
+    return dict(found.json())
+
+
+async def test_a_share_of_the_texts_is_answered_by_the_candidate_everywhere(many: Many, house: House) -> None:
+    number = await house.publish("turned")
+    assert await stamps(house.apis[0], TEXTS[:20]) == dict.fromkeys(TEXTS[:20], stamp("stub", ""))
+    found = await tried(house, number=number, share=0.25)
+    assert found["candidate"] == {"number": 1, "mode": "share", "share": 0.25, "by": "text"}
+    wanted = taken(TEXTS, 0.25)
+    assert 30 < Counter(wanted.values())[TURNED] < 70
+    for _ in range(2):  # the second time, from the cache
+        for api in house.apis:
+            assert await stamps(api, TEXTS) == wanted
+    # A process that starts later, and workers that start again, change nothing.
+    later = await many.api()
+    await ready(later, "stub")
+    assert await stamps(later, TEXTS) == wanted
+    # A greater share adds texts and takes none away.
+    await tried(house, share=0.5)
+    more = taken(TEXTS, 0.5)
+    assert {text for text in TEXTS if wanted[text] == TURNED} < {
+        text for text in TEXTS if more[text] == TURNED
+    }
+    for api in (*house.apis, later):
+        assert await stamps(api, TEXTS) == more
+    state = (await later.get("/admin/models")).json()["models"]["stub"]
+    assert state["candidate"] == {"number": 1, "mode": "share", "share": 0.5, "by": "text"}
+    # Going back ends it; the other model never had one.
+    assert (await house.move())["number"] == 0
+    assert set((await stamps(house.apis[1], TEXTS)).values()) == {stamp("stub", "")}
+    assert state["previous"] == 0
+
+
+async def test_a_request_may_have_texts_of_both(house: House) -> None:
+    await tried(house, number=await house.publish("turned"), share=0.5)
+    wanted, (one, other) = taken(TEXTS, 0.5), house.apis
+    old, new = (dict(zip(TEXTS, offline(made, TEXTS), strict=True)) for made in (StubClassifier(), Turned()))
+    await stamps(one, TEXTS[:50])
+    for api in (one, one, other):  # partly known, known, and known to the shared cache
+        answer = await api.post("/predict", json={"text": TEXTS})
+        assert answer.status_code == 200, answer.text
+        first = wanted[TEXTS[0]]
+        assert answer.headers["x-model"].split(", ") == [first, *({stamp("stub", ""), TURNED} - {first})]
+        for text, scores in zip(TEXTS, answer.json()["predictions"], strict=True):
+            assert [pair["score"] for pair in scores] == (new if wanted[text] == TURNED else old)[text]
+    assert answer.headers["x-cache"] == "HIT"
+    # Dialects say the revision too.
+    for text in TEXTS[:10]:
+        body = {"inputs": [{"name": "text", "shape": [1], "datatype": "BYTES", "data": [text]}]}
+        answer = await one.post("/v2/models/stub/infer", json=body)
+        assert answer.headers["x-model"] == wanted[text]
+        assert answer.json()["model_version"] == wanted[text].partition("@")[2]
+    # The text that fails is named by its place in the whole request.
+    failing = [f"{FAILS} {number}" for number in range(20)]
+    at = next(n for n, text in enumerate(failing) if Candidate(1, 0.5).takes(text, ""))
+    answer = await one.post("/predict", json={"text": [*TEXTS[:5], failing[at]]})
+    assert (answer.status_code, answer.json()["index"]) == (500, 5)
+    assert answer.json()["detail"].startswith("text 5:")
+
+
+async def test_a_share_of_the_clients_gets_all_its_answers_from_the_candidate(
+    many: Many, house: House
+) -> None:
+    await tried(house, number=await house.publish("turned", "topics"), share=0.5, by="client", model="topics")
+    candidate = Candidate(1, 0.5, "client")
+    new = TURNED.replace("stub", "topics")
+    for api in house.apis:
+        for number in range(8):
+            address = f"192.0.2.{number}"
+            api._transport.client = (address, 1)  # type: ignore[attr-defined]
+            wanted = new if candidate.takes("", address) else stamp("topics", "t")
+            for path, body in (
+                ("/models/topics/predict", {"text": ["a", "b"]}),
+                ("/v1/classify", {"input": "a", "model": "topics"}),
+            ):
+                answer = await api.post(path, json=body)
+                assert (answer.status_code, answer.headers["x-model"]) == (200, wanted)
+            assert (await api.post("/predict", json={"text": ["a"]})).headers["x-model"] == stamp("stub", "")
+
+
+async def test_a_shadow_counts_what_an_offline_comparison_does(many: Many, house: House) -> None:
+    await tried(house, number=await house.publish("turned"), share=0.4, shadow=True)
+    shadowed = [text for text in TEXTS if Candidate(1, 0.4).takes(text, "")]
+    one, other = house.apis
+    await stamps(one, TEXTS[:100])
+    answer = await other.post("/predict", json={"text": [*TEXTS, *TEXTS[:10]]})  # half of them cached
+    assert set(answer.headers["x-model"].split(", ")) == {stamp("stub", "")}
+    await stamps(one, TEXTS)  # all of them cached
+    found: dict[str, Any] = {}
+
+    async def counted() -> bool:
+        found.update(await comparison(house))
+        return int(found["texts"]) >= len(shadowed)
+
+    await until_async(counted, "all shadowed texts to be counted")
+    old, new = offline(StubClassifier(), shadowed), offline(Turned(), shadowed)
+    labels = StubClassifier().info.labels
+    pairs = Counter((labels[_top(a)], labels[_top(b)]) for a, b in zip(old, new, strict=True))
+    assert {(a, b): count for a, row in found["labels"].items() for b, count in row.items()} == pairs
+    assert (found["texts"], found["failed"], found["dropped"]) == (len(shadowed), 0, 0)
+    assert found["agree"] == sum(count for (a, b), count in pairs.items() if a == b)
+    differences = [abs(x - y) for a, b in zip(old, new, strict=True) for x, y in zip(a, b, strict=True)]
+    assert found["mean_difference"] == pytest.approx(sum(differences) / len(differences), rel=1e-9)
+    assert found["batch_ms"]["candidate"] >= found["text_ms"]["candidate"] > 0
+    scrape = (await one.get("/metrics")).text + (await other.get("/metrics")).text
+    assert 'millrace_shadow_texts_total{model="stub",outcome="changed"}' in scrape
+    # Neither texts nor their digests are kept.
+    keys = [key for key in many.client().keys("*compared*") if many.client().type(key) == b"hash"]
+    assert len(keys) == 1
+    assert not any(b"text " in field for field in many.client().hgetall(keys[0]))
+
+
+def _top(scores: Sequence[float]) -> int:
+    return max(range(len(scores)), key=scores.__getitem__)
+
+
+async def test_what_a_shadow_cannot_compute_is_counted_and_no_caller_notices(
+    monkeypatch: pytest.MonkeyPatch, house: House
+) -> None:
+    await tried(house, number=await house.publish("turned"), share=1.0, shadow=True)
+    # The candidate's bulk lane is paused: its texts are refused, and requests are answered as ever.
+    paused = await house.apis[0].put("/admin/pauses/bulk", json={"for_s": 600, "waiting": "finish"})
+    assert paused.status_code == 200
+    asked: list[str] = []
+
+    async def dropped() -> bool:
+        """Processes learn of the pause within a second."""
+        texts = [f"{text} in round {len(asked)}" for text in TEXTS[:5]]
+        asked.extend(await stamps(house.apis[0], texts))
+        return int((await comparison(house))["dropped"]) > 0
+
+    await until_async(dropped, "texts to be dropped")
+    # A process holds only so many texts.
+    monkeypatch.setattr("api.models.shadow.MOST_CHARS", 0)
+    asked.extend(await stamps(house.apis[1], TEXTS[:10]))
+
+    async def all_counted() -> bool:
+        found = await comparison(house)
+        return int(found["texts"] + found["dropped"]) == len(asked) and found["failed"] == 0
+
+    await until_async(all_counted, "every text to be counted")
+
+
+async def test_a_shadow_can_begin_to_answer_and_a_move_ends_it(house: House) -> None:
+    await tried(house, number=await house.publish("turned"), share=0.5, shadow=True)
+    assert set((await stamps(house.apis[0], TEXTS[:20])).values()) == {stamp("stub", "")}
+    await tried(house, share=0.5)
+    assert await stamps(house.apis[1], TEXTS[:20]) == taken(TEXTS[:20], 0.5)
+    assert (await house.move(number=1))["before"] == 0
+    for api in house.apis:
+        assert set((await stamps(api, TEXTS)).values()) == {TURNED}
+    state = (await house.apis[0].get("/admin/models")).json()["models"]["stub"]
+    assert (state["candidate"], state["current"], state["previous"]) == (None, 1, 0)
+    refused = await house.admin("candidate", share=0.5)
+    assert (refused.status_code, refused.json()["code"]) == (404, "no_revision")
+
+
+async def test_other_labels_are_refused(house: House) -> None:
+    number = await house.publish("relabelled")
+    refused = await house.admin("candidate", number=number, share=0.1)
+    assert (refused.status_code, refused.json()["code"]) == (409, "labels_differ")
+    assert "labels of revision 1" in refused.json()["detail"]
+    assert (await house.admin("candidate", number=7, share=0.1)).json()["code"] == "no_revision"
+    assert (await house.admin("candidate", number=1, share=1.5)).status_code == 422

@@ -1,0 +1,72 @@
+"""The counts of a shadow: whole numbers, added once."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from batcher.admin.comparisons import MOST_LABELS, ComparisonBooks, compare, label_pairs, report
+from batcher.core.revisions import Candidate, read_revisions
+from batcher.messages import Prediction, fragment
+from tests.conftest import FakeRedis
+
+PAIR = ("topics", 0, 1)
+
+
+def prediction(scores: dict[str, float], model_ms: float = 2.0, batch_size: int = 4) -> Prediction:
+    written = fragment([*scores], [*scores.values()])
+    return Prediction(written, "r", 3, model_ms=model_ms, batch_size=batch_size)
+
+
+def test_two_results_are_compared_by_label() -> None:
+    one, other = prediction({"a": 0.7, "b": 0.3}), prediction({"b": 0.6, "a": 0.4}, 3.0, 1)
+    counts = compare(one, other)
+    assert label_pairs(counts) == {("a", "b"): 1}
+    assert (counts["texts"], counts["agree"], counts["scores"]) == (1, 0, 2)
+    assert counts["difference"] == 6_000_000
+    found = report(counts)
+    assert found["labels"] == {"a": {"b": 1}}
+    assert found["mean_difference"] == pytest.approx(0.3)
+    assert found["batch_ms"] == {"current": 2.0, "candidate": 3.0}
+    assert found["text_ms"] == {"current": 0.5, "candidate": 3.0}
+
+
+def test_other_labels_cannot_be_compared() -> None:
+    with pytest.raises(ValueError, match="labels differ"):
+        compare(prediction({"a": 1.0}), prediction({"b": 1.0}))
+
+
+def test_a_model_with_many_labels_has_no_matrix() -> None:
+    scores = {f"label {number}": 0.001 for number in range(MOST_LABELS + 1)}
+    assert not label_pairs(compare(prediction(scores), prediction(scores)))
+    assert compare(prediction(scores), prediction(scores))["agree"] == 1
+
+
+def test_what_is_sent_again_is_added_once_and_shadows_add_up(fake_redis: FakeRedis) -> None:
+    books = ComparisonBooks(fake_redis.sync, "default")
+    for shadow, number in (("one", 1), ("one", 1), ("other", 1), ("one", 2), ("one", 2)):
+        books.add(PAIR, shadow, number, Counter(texts=5))
+    assert books.read(PAIR) == {"texts": 15}
+    assert books.read(("topics", 0, 2)) == {}
+    assert report({})["agreement"] is None
+
+
+@pytest.mark.parametrize("by", ["text", "client"])
+def test_a_greater_share_has_all_of_a_smaller_one(by: str) -> None:
+    shares = (0.001, 0.05, 0.2, 0.5, 0.999, 1.0)
+    words = [f"word {number}" for number in range(2000)]
+    taken = [
+        {word for word in words if Candidate(1, share, by).takes(word, word)}  # type: ignore[arg-type]
+        for share in shares
+    ]
+    for share, found, more in zip(shares, taken, taken[1:], strict=False):
+        assert found <= more
+        assert abs(len(found) / len(words) - share) < 0.05
+    assert len(taken[-1]) == len(words)
+
+
+def test_a_candidate_is_read_as_it_was_written_and_what_is_unreadable_is_left_out() -> None:
+    candidate = Candidate(3, 0.05, "client", shadow=True)
+    fields = {"candidate:topics": candidate.encode(), "candidate:": "[1]", "candidate:x": '"', "other": "1"}
+    assert read_revisions(fields).candidates == {"topics": candidate}
