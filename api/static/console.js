@@ -3,6 +3,7 @@
 import { ask, keepKey } from "./admin.js";
 import { showHistory } from "./console_history.js";
 import { showJobs } from "./console_jobs.js";
+import { showModels } from "./console_models.js";
 import { showTrace } from "./console_trace.js";
 import { saveUsage, showUsage } from "./console_usage.js";
 import { $, Rows, age, h, say, short } from "./dom.js";
@@ -139,7 +140,7 @@ async function showRefused() {
 async function refresh() {
   const [paused, load, lines] = await Promise.all([ask("GET", "pauses"), ask("GET", "clients"), ask("GET", "audit?limit=20"), showRefused(), showJobs()]);
   if (performance.now() - shownAt > SLOW_EVERY_MS || !shownAt) {
-    await Promise.all([showUsage(), showHistory()]);
+    await Promise.all([showUsage(), showHistory(), showModels()]);
     shownAt = performance.now();
   }
   pauses.show(Object.entries(paused.pauses));

@@ -726,6 +726,20 @@ def test_the_console_pauses_a_model_by_name(house: Mill, viewer: Viewer) -> None
     page.wait_for_selector("#pauses li", state="detached")
 
 
+def test_the_console_shows_a_shadow(house: Mill, viewer: Viewer) -> None:
+    with house.redis.client() as client:
+        fields = {"moves": 1, "model:": "[0, 0, 1, {}]", "candidate:": '[1, 0.1, "text", true]'}
+        client.hset("{millrace:default}:revisions", mapping=fields)
+        counts = {"texts": 40, "agree": 39, "scores": 80, "dropped": 2}
+        client.hset("{millrace:default}:compared:@0:1", mapping=counts)
+    row = '#revisions [data-model="stub"]'
+    page = console(house, viewer)
+    page.wait_for_selector(f"{row} >> text=/revision 0 answers, revision 1 is compared on 10 % of the texts/")
+    assert "40 texts compared · same label 97.5 % · 0 failed" in page.inner_text(row)
+    with house.redis.client() as client:
+        client.delete("{millrace:default}:revisions")
+
+
 def test_the_console_finds_jobs_by_state_name_and_client(without_jobs: Mill, viewer: Viewer) -> None:
     house, ids = without_jobs, dict[str, str]()
     for name in ("<b>angry</b>.txt", "calm.txt"):
