@@ -164,7 +164,7 @@ async def _ask(
     served: Served, request: LookupRequest, texts: Sequence[str], receive: Receive, found: LookupResult
 ) -> None:
     """Finds what a member says of some texts of a request."""
-    lookup = served.lookup
+    lookup = served.lookup_for(request.client)
     revision, name = lookup.models.revision, lookup.models.name
     cached = lookup.local.find(revision, texts, request.tenant)
     missing = [text for text, known in zip(texts, cached, strict=True) if known is None]
@@ -176,7 +176,7 @@ async def _ask(
     for text, known in zip(texts, cached, strict=True):
         if known is not None:
             found.by_text[text] = Prediction(
-                known.fragment, revision, known.tokens, known.truncated, model=name
+                known.fragment, lookup.revision_of([text]), known.tokens, known.truncated, model=name
             )
 
 

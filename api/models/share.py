@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from api.asgi.http import Answer, ASGIApp, Receive, RequestHeaders, Scope, Send
 from api.auth import Authenticator
-from api.errors import Header, Problem
+from api.errors import Header
 from api.models.served import Served
 from api.predict.context import RequestContext
 from api.predict.found import LookupResult
@@ -104,7 +104,7 @@ class _Part:
     found: LookupResult = field(default_factory=LookupResult)
 
     async def find(self, request: LookupRequest, receive: Receive) -> None:
-        """Raises what `PredictionLookup.find` raises, with places in the whole request."""
+        """Raises what `PredictionLookup.find` raises."""
         texts = [request.texts[place] for place in self.places]
         cached = [request.cached[place] for place in self.places]
         if None not in cached:
@@ -112,15 +112,9 @@ class _Part:
             self.lookup.metrics.entries("hit_local", len(cached))
             return
         revision = self.lookup.models.revision
-        try:
-            part = replace(request, texts=texts, cached=cached, revision=revision)
-            await self.lookup.find(part, receive, self.found)
-        except Problem as problem:
-            if isinstance(index := problem.fields.get("index"), int):
-                place = self.places[index]
-                problem.fields["index"] = place
-                problem.detail = str(problem.detail).replace(f"text {index}:", f"text {place}:", 1)
-            raise
+        whole = request.whole or request.texts
+        part = replace(request, texts=texts, cached=cached, revision=revision, whole=whole)
+        await self.lookup.find(part, receive, self.found)
 
     def add_to(self, found: LookupResult) -> None:
         """Adds what was found to that of the whole request."""
