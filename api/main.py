@@ -94,10 +94,9 @@ def create_app(
     def publish() -> None:
         lookup.follow()
         traces.follow()
-        metrics.publish(local, [one.hub for one in models.queues], [one.cache for one in models.queues])
         for members in filter(None, map(members_of, models.cascades.values())):
             members.follow()
-        metrics.publish(local, [served.hub for served in models], [served.cache for served in models])
+        metrics.publish(local, [one.hub for one in models.queues], [one.cache for one in models.queues])
 
     jobs.check_client, jobs.count_texts = lookup.gate.check, lookup.traffic.count_job
     predict = PredictHandler(settings, lookup, lifecycle, auth, deferral or JobDeferral(jobs))
