@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mill import Mill, millrace
+from tests.mill import Mill, millrace, wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.redis]
 
@@ -52,8 +52,5 @@ def test_rqs_own_tool_shows_the_worker(mill: Callable[..., Mill]) -> None:
     def shown() -> str:
         return subprocess.run(words, capture_output=True, text=True, timeout=30, check=True).stdout
 
-    for _ in range(50):
-        if (said := shown()) and "worker" in said:
-            break
-    assert "idle millrace-default" in said
-    assert f"-{jobs.pid}-" in said
+    wait_until(lambda: "idle millrace-default" in shown(), "the worker to be listed as idle")
+    assert f"-{jobs.pid}-" in shown()
