@@ -1,5 +1,7 @@
 """Averages the weights of finished runs: `python -m model_store.soup --data DIR --out DIR RUN RUN ...`.
 
+A run that is named twice counts twice.
+
 Runs that start from the same converted base, including the head, end so close to each other that the mean of
 their weights is a model, which is often better than each of them (Wortsman et al., "Model soups", 2022).
 """
@@ -10,6 +12,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from model_store.calibration import fit_temperature, log_loss
 from model_store.convert import export
+from model_store.domains.measure import fit
+from model_store.domains.sets import read_mixture
 from model_store.recipe import Recipe
 from model_store.train import METRICS, load_split
 from model_store.trainer import classify, held_out_texts
@@ -35,11 +40,12 @@ def average(runs: Sequence[Path]) -> Any:
     return models[0]
 
 
-def soup(runs: Sequence[Path], data: Path, out: Path) -> dict[str, Any]:
+def soup(runs: Sequence[Path], data: Path, out: Path, sets: Path | None = None) -> dict[str, Any]:
     """Average `runs` into `out`, with a temperature fitted on the held-out sentences they share.
 
-    Returns the metrics, which are also written next to the model. Raises ValueError if the runs held out
-    different sentences.
+    With `sets`, the folder of many kinds of text, it is fitted on their parts `choose` instead. Returns the
+    metrics, which are also written next to the model. Raises ValueError if the runs held out different
+    sentences.
     """
     metrics = [json.loads((run / METRICS).read_text("utf-8")) for run in runs]
     recipes = [Recipe(**entry["recipe"]) for entry in metrics]
@@ -55,6 +61,8 @@ def soup(runs: Sequence[Path], data: Path, out: Path) -> dict[str, Any]:
         result[f"{case}_accuracy"] = float((scores.argmax(axis=1) == labels).mean())
         result[f"{case}_loss"] = log_loss(scores, labels)
     result["temperature"] = fit_temperature(scores, labels)
+    if sets:
+        result["temperature"] = fit(partial(classify, model, tokenizer), read_mixture(sets).sets)
     export(model, runs[0], out, temperature=result["temperature"])
     (out / METRICS).write_text(json.dumps(result, indent=2) + "\n", "utf-8")
     return result
@@ -67,9 +75,10 @@ def main(arguments: list[str] | None = None) -> int:
         "--data", type=Path, required=True, help="folder of the data that the runs were trained on"
     )
     parser.add_argument("--out", type=Path, required=True, help="directory for the averaged model")
+    parser.add_argument("--sets", type=Path, help="folder of the sets of `model_store.domains`, to fit on")
     parser.add_argument("runs", type=Path, nargs="+", help="directories of finished runs")
     args = parser.parse_args(arguments)
-    result = soup(args.runs, args.data, args.out)
+    result = soup(args.runs, args.data, args.out, args.sets)
     sys.stdout.write(json.dumps({name: value for name, value in result.items() if name != "runs"}) + "\n")
     return 0
 

@@ -39,14 +39,15 @@ class LabelledSet:
 
 @dataclass(frozen=True, slots=True)
 class Mixture:
-    """The sets that were found, and how many rows of each kind are made from SST-2 and from written files."""
+    """The sets that were found, and what one pass makes of them, of SST-2 and of written files."""
 
     sets: tuple[LabelledSet, ...]
     made: dict[str, int]
+    learning_rate: float
 
 
-def read_mixture(folder: Path, path: Path = MIXTURE, *, second: bool = False) -> Mixture:
-    """Read `<name>.tsv` of every set of the mixture that `folder` has, and split it. `second`: for that pass.
+def read_mixture(folder: Path, path: Path = MIXTURE, *, number: int = 1) -> Mixture:
+    """Read `<name>.tsv` of every set of the mixture that `folder` has, and split it, for pass `number`.
 
     The digest of a text decides which part it belongs to, so the parts depend neither on order nor on a seed.
     Raises ValueError if there is no set, or with file and line on a bad row.
@@ -55,13 +56,13 @@ def read_mixture(folder: Path, path: Path = MIXTURE, *, second: bool = False) ->
     found = {name: folder / f"{name}.tsv" for name in book["sets"] if (folder / f"{name}.tsv").is_file()}
     if not found:
         raise ValueError(f"{folder} has none of the sets: {', '.join(book['sets'])}")
-    part = book["second"]["rows_share"] if second else 1.0
+    part = book["passes"][number - 1]
     shares = {name: Share(**book["sets"][name]) for name in found}
     sets = (
-        _split(name, replace(shares[name], rows=int(shares[name].rows * part)), _read(file))
+        _split(name, replace(shares[name], rows=int(shares[name].rows * part["rows_share"])), _read(file))
         for name, file in found.items()
     )
-    return Mixture(tuple(sets), book["second"]["made"] if second else book["made"])
+    return Mixture(tuple(sets), part["made"], part["learning_rate"])
 
 
 def draw(one: LabelledSet, rng: Random) -> list[Row]:

@@ -2,8 +2,8 @@
 
 Starts from the embedded default (or `--start`), gives emoji pieces of the vocabulary, and writes a plain
 Hugging Face directory. After an interruption, the same command continues from the last checkpoint and ends
-with the same weights. `--teacher MODEL` is the second pass over what the first one made: fewer rows of each
-set and more of SST-2, half of whose targets are what MODEL says.
+with the same weights. `--pass 2` to `--pass 4` go on from what the one before has made, with other shares
+(mixture.toml). With `--teacher MODEL`, half of each target of SST-2 is what MODEL says.
 """
 
 from __future__ import annotations
@@ -36,11 +36,10 @@ from model_store.trainer import Trainer, classify, cross_entropy, logits_of
 from model_store.training.batches import Batch, bucket, encode, pad
 
 CHECKPOINT = "checkpoint.safetensors"
-SECOND_RATE = 4e-5  # learning rate of the second pass
 AGREEMENT = 0.5  # weight of the variance of siblings' margins
 # The options of Recipe that this training reads. Two dropouts of a row would cost a second pass.
 RECIPE = Recipe(
-    epochs=1, batch_rows=128, batch_tokens=4096, max_tokens=128, learning_rate=6e-5, label_smoothing=0.03,
+    epochs=1, batch_rows=128, batch_tokens=4096, max_tokens=128, label_smoothing=0.03,
     consistency=0.0, average_decay=0.99, noise_share=0.12,
 )  # fmt: skip
 
@@ -137,18 +136,18 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, required=True, help="folder of SST-2: train.tsv and others")
     parser.add_argument("--sets", type=Path, required=True, help="folder of the other sets: NAME.tsv")
     parser.add_argument("--start", type=Path, default=DEFAULT, help="model to train on (default: embedded)")
-    parser.add_argument("--teacher", type=Path, help="model of SST-2: makes this the second pass")
+    parser.add_argument(
+        "--pass", dest="number", type=int, choices=range(1, 5), default=1, help="1 (default) to 4"
+    )
+    parser.add_argument("--teacher", type=Path, help="a model of SST-2 that half of its targets come from")
     parser.add_argument("--out", type=Path, required=True, help="directory for the model and its checkpoints")
     parser.add_argument("--seed", type=int, default=RECIPE.seed)
     parser.add_argument("--threads", type=int, default=2, help="torch threads (default 2)")
     args = parser.parse_args(arguments)
     torch.set_num_threads(args.threads)
     try:
-        second = args.teacher is not None
-        settings = replace(
-            RECIPE, seed=args.seed, learning_rate=SECOND_RATE if second else RECIPE.learning_rate
-        )
-        mixture = read_mixture(args.sets, second=second)
+        mixture = read_mixture(args.sets, number=args.number)
+        settings = replace(RECIPE, seed=args.seed, learning_rate=mixture.learning_rate)
         train(args.data, mixture, args.start, args.out, settings, args.teacher)
     except (FileNotFoundError, ValueError) as error:
         sys.stderr.write(f"train: {error}\n")

@@ -17,7 +17,7 @@ from transformers import AutoModelForSequenceClassification
 from model_store.convert import convert
 from model_store.corpus import Row
 from model_store.domains import emoji, measure, sets, siblings, train, unreadable
-from model_store.domains.mixing import epoch_rows, typed
+from model_store.domains.mixing import epoch_rows, negations, typed
 from model_store.train import load_split
 from tests.model_report.measures import HERE, read_sentences
 from tests.unit.model_store.tiny_bert import write_bert, write_data
@@ -41,22 +41,30 @@ last = 2
 rows = 9
 choose = 1
 last = 1
-[made]
+[[passes]]
+rows_share = 1.0
+learning_rate = 6e-5
+[passes.made]
 sst2_sentences = 4
 sst2_phrases = 8
 long_reviews = 2
 patterns = 4
+negated = 2
+negations = 0
 neutral = 2
 siblings = 2
 emoji = 8
 unreadable = 4
-[second]
+[[passes]]
 rows_share = 0.5
-[second.made]
+learning_rate = 4e-5
+[passes.made]
 sst2_sentences = 4
 sst2_phrases = 16
 long_reviews = 2
 patterns = 4
+negated = 2
+negations = 4
 neutral = 2
 siblings = 1
 emoji = 8
@@ -136,6 +144,20 @@ def test_training_sentences_are_not_those_of_the_report() -> None:
     ]
 
 
+def test_negations_are_drawn_as_often_in_praise_as_in_blame() -> None:
+    blame = ("Not good.", "it didnt work", "NO taste")
+    praise = ("I can't wait", "not bad", "a note", "never " * 40)
+    rows = (
+        *(Row(text, 0.0) for text in blame),
+        *(Row(text, 1.0) for text in praise),
+        Row("without sugar", 0.5),
+    )
+    one = sets.LabelledSet("one", sets.Share(rows=8, choose=0, last=0, smoothing=0.1), rows, (), ())
+    drawn = negations([one], Random(5), count=4)
+    assert Counter(row.positive for row in drawn) == {0.05: 2, 0.95: 2}
+    assert {row.text for row in drawn if row.positive > 0.5} == {"I can't wait", "not bad"}
+
+
 def test_one_row_in_five_gets_typing_errors() -> None:
     rng = Random(4)
     changed = [typed(Row("excellent breakfast yesterday", 1.0), rng).text for _ in range(1000)]
@@ -190,9 +212,10 @@ def test_a_run_writes_a_model_and_resumes(mixture: sets.Mixture, tmp_path: Path)
 def test_the_second_pass_has_fewer_rows_of_each_set_and_learns_from_a_teacher(
     mixture: sets.Mixture, tmp_path: Path
 ) -> None:
-    second = sets.read_mixture(tmp_path / "sets", tmp_path / "mixture.toml", second=True)
+    second = sets.read_mixture(tmp_path / "sets", tmp_path / "mixture.toml", number=2)
     assert [one.share.rows for one in second.sets] == [4, 2, 2]
     assert (mixture.made["siblings"], second.made["siblings"]) == (2, 1)
+    assert (mixture.learning_rate, second.learning_rate) == (6e-5, 4e-5)
     assert [one.last for one in second.sets] == [one.last for one in mixture.sets]
     convert(write_bert(tmp_path / "bert"), tmp_path / "teacher")
     settings = replace(train.RECIPE, batch_rows=16, max_tokens=32, held_out=2)
