@@ -3,7 +3,8 @@
     python -m benchmarks.reviews --sets DIR [--windows off,126:31:mean,62:15:mean,126:31:first_last]
 
 DIR has NAME.tsv for sets of model_store/domains/mixture.toml. Of those that `--names` lists, `choose`
-and `last` are read, which the embedded model has not seen. All settings take turns, some reviews each time.
+and `last` are read, which the embedded model was not trained on. All settings take turns, some reviews
+each time.
 """
 
 from __future__ import annotations

@@ -23,8 +23,8 @@ class Predictions(BaseModel):
         json_schema_extra={
             "example": {
                 "predictions": [
-                    [{"label": "NEGATIVE", "score": 0.9996}, {"label": "POSITIVE", "score": 0.0004}],
-                    [{"label": "NEGATIVE", "score": 0.0002}, {"label": "POSITIVE", "score": 0.9998}],
+                    [{"label": "NEGATIVE", "score": 0.9814}, {"label": "POSITIVE", "score": 0.0186}],
+                    [{"label": "NEGATIVE", "score": 0.0088}, {"label": "POSITIVE", "score": 0.9912}],
                 ]
             }
         }

@@ -84,7 +84,7 @@ def test_a_text_is_forgotten_without_being_an_argument(
         (["client", "web"], {"client": "key:web"}),
         (["client", "192.0.2.7"], {"client": "192.0.2.7"}),
         (["client", "2001:db8::/64"], {"client": "2001:db8::/64"}),
-        (["revision", "5ba1b8b84cb2"], {"revision": "5ba1b8b84cb2"}),
+        (["revision", "38471114d799"], {"revision": "38471114d799"}),
     ],
 )
 def test_a_client_or_a_revision_is_forgotten(api: Api, words: list[str], body: dict[str, str]) -> None:
