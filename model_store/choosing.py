@@ -33,6 +33,9 @@ RAISED = "the engine raised an error (MILLRACE_LOG_LEVEL=debug shows it)"
 # bf16 is used if it takes less than this share of the time of f32.
 _WORTH_IT = 0.9
 _ROUNDS = 3
+_MOST_ROUNDS = 20
+# Times this near to each other are the same.
+_NEAR = 1.1
 _TIMED_TOKENS = 256
 
 
@@ -50,7 +53,7 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The arithmetic to try first, and why it is not a faster one. `remember` is set if it was measured."""
+    """The arithmetic to try first, and why it is not a faster one. `remember`: it was measured well."""
 
     arithmetic: Arithmetic
     reason: str = ""
@@ -172,7 +175,7 @@ def _measured(path: Path, manifest: Manifest, wanted: Wanted) -> Choice:
             opened.append(  # noqa: PERF401  # if the second one fails, the first must still be closed
                 open_verified(path, manifest, arithmetic=arithmetic, layout=layout, threads=wanted.threads)
             )
-        f32, bf16 = times(opened, opened[0].probes)
+        (f32, bf16), steady = times(opened, opened[0].probes)
     except EngineUnavailable:
         raise
     except Exception as error:  # an engine may raise anything, and f32 may still pass its proof
@@ -181,11 +184,14 @@ def _measured(path: Path, manifest: Manifest, wanted: Wanted) -> Choice:
     finally:
         for classifier in opened:
             classifier.close()
-    return Choice("bf16" if bf16 < _WORTH_IT * f32 else "f32", remember=True)
+    return Choice("bf16" if bf16 < _WORTH_IT * f32 else "f32", remember=steady)
 
 
-def times(classifiers: list[RowClassifier], probes: Probes) -> list[float]:
-    """The best time of each classifier on the same long and short batches, in seconds, measured in turns."""
+def times(classifiers: list[RowClassifier], probes: Probes) -> tuple[list[float], bool]:
+    """The best time of each classifier on the same long and short batches, in seconds, measured in turns.
+
+    Also whether each came near its best time twice: on a busy machine that takes longer, or never happens.
+    """
     short = [tokens for tokens in probes.tokens if len(tokens) <= EVERY]
     full, used = [], 0
     for tokens in reversed(short):
@@ -193,11 +199,18 @@ def times(classifiers: list[RowClassifier], probes: Probes) -> list[float]:
             full.append(tokens)
             used += len(tokens)
     batches = [full, *([short[len(short) // 3]] for _ in range(3))]
-    best = [float("inf")] * len(classifiers)
-    for _ in range(_ROUNDS + 1):
-        for at, classifier in enumerate(classifiers):
-            best[at] = min(best[at], _seconds(classifier, batches))
-    return best
+    seconds: list[list[float]] = [[] for _ in classifiers]
+    for number in range(_MOST_ROUNDS):
+        for kept, classifier in zip(seconds, classifiers, strict=True):
+            kept.append(_seconds(classifier, batches))
+        if number >= _ROUNDS and all(map(_steady, seconds)):
+            break
+    return [min(kept) for kept in seconds], all(map(_steady, seconds))
+
+
+def _steady(seconds: list[float]) -> bool:
+    best, second = sorted(seconds)[:2]
+    return second <= _NEAR * best
 
 
 def _seconds(classifier: Classifier, batches: list[list[Tokens]]) -> float:

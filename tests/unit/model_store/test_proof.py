@@ -277,7 +277,7 @@ def test_auto_leaves_f32_for_more_than_a_tenth_only_and_remembers(
 ) -> None:
     measured = []
     monkeypatch.setattr(choosing.hardware, "has_bf16", lambda: True)
-    monkeypatch.setattr(choosing, "times", lambda *_: measured.append(1) or [1.0, bf16])
+    monkeypatch.setattr(choosing, "times", lambda *_: measured.append(1) or ([1.0, bf16], True))
     (kept_in := tmp_path / "kept").mkdir()
     for _ in range(2):
         loaded = load(str(checkpoint), engine="torch", artefact_dir=kept_in)
@@ -288,11 +288,46 @@ def test_auto_leaves_f32_for_more_than_a_tenth_only_and_remembers(
     assert json.loads(choice.read_text())["arithmetic"] == chosen
 
 
+def test_what_was_measured_on_a_busy_machine_is_measured_again(
+    checkpoint: Path, kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = iter([([1.0, 0.95], False), ([1.0, 0.5], True)])
+    monkeypatch.setattr(choosing.hardware, "has_bf16", lambda: True)
+    monkeypatch.setattr(choosing, "times", lambda *_: next(measured))
+    infos = [load(str(checkpoint), engine="torch", artefact_dir=tmp_path).info for _ in range(3)]
+    assert [info.arithmetic for info in infos] == ["f32", "bf16", "bf16"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "rounds", "best", "steady"),
+    [
+        ([9.0, 2.0, 1.0, 1.05], 4, 1.0, True),
+        ([9.0, 3.0, 2.0, 1.0, 1.5, 1.05], 6, 1.0, True),
+        ([2.0**-number for number in range(30)], 20, 2.0**-19, False),
+    ],
+)
+def test_times_are_taken_until_they_repeat(
+    checkpoint: Path,
+    kept: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    seconds: list[float],
+    rounds: int,
+    best: float,
+    steady: bool,
+) -> None:
+    classifier = load(str(checkpoint), engine="torch", precision="f32", artefact_dir=kept)
+    taken = iter(seconds)
+    monkeypatch.setattr(choosing, "_seconds", lambda *_: next(taken))
+    (path,) = (kept / "artefacts").glob("tiny-torch-float-*")
+    assert choosing.times([classifier], read_probes(path)) == ([best], steady)  # type: ignore[list-item]
+    assert len(seconds) - len(list(taken)) == rounds
+
+
 def test_a_choice_that_failed_its_proof_is_remembered_with_the_reason(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: Callable[[Breaks], None]
 ) -> None:
     monkeypatch.setattr(choosing.hardware, "has_bf16", lambda: True)
-    monkeypatch.setattr(choosing, "times", lambda *_: [1.0, 0.5])
+    monkeypatch.setattr(choosing, "times", lambda *_: ([1.0, 0.5], True))
     broken(lambda rows, _, arithmetic: arithmetic == "bf16" and one_row_of_32(rows))
     first, second = (load(str(checkpoint), engine="torch", artefact_dir=tmp_path).info for _ in range(2))
     assert first.arithmetic == second.arithmetic == "f32"
