@@ -200,12 +200,12 @@ def times(classifiers: list[RowClassifier], probes: Probes) -> tuple[list[float]
             used += len(tokens)
     batches = [full, *([short[len(short) // 3]] for _ in range(3))]
     seconds: list[list[float]] = [[] for _ in classifiers]
-    for number in range(_MOST_ROUNDS):
+    steady = False
+    while not steady and len(seconds[0]) < _MOST_ROUNDS:
         for kept, classifier in zip(seconds, classifiers, strict=True):
             kept.append(_seconds(classifier, batches))
-        if number >= _ROUNDS and all(map(_steady, seconds)):
-            break
-    return [min(kept) for kept in seconds], all(map(_steady, seconds))
+        steady = len(seconds[0]) > _ROUNDS and all(map(_steady, seconds))
+    return [min(kept) for kept in seconds], steady
 
 
 def _steady(seconds: list[float]) -> bool:

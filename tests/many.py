@@ -120,6 +120,16 @@ class House:
         return dict(moved.json())
 
 
+async def open_house(many: Many) -> House:
+    """Returns once all of it is ready."""
+    for _ in range(2):
+        many.worker("stub,topics=stub@t")
+    made = House([await many.api() for _ in range(2)])
+    for api in made.apis:
+        await ready(api, "stub", "topics")
+    return made
+
+
 async def ready(client: httpx.AsyncClient, *names: str) -> None:
     """Returns once all of these models are ready."""
     states: dict[str, str] = {}

@@ -99,7 +99,7 @@ class CascadeLookup(PredictionLookup):
     """
 
     def __init__(self, members: Members, first: PredictionLookup) -> None:
-        vars(self).update(vars(first))
+        self.replace(first)
         self.members = members
         self.models = Models(cast("Hub", members))
 
@@ -116,7 +116,7 @@ class CascadeLookup(PredictionLookup):
             try:
                 await _ask(sure, request, [text for text in texts if text in rest], receive, second)
             finally:
-                _add(second, found)
+                found.add(second, found.cache_s + second.cache_s)
             for text in rest:
                 found.by_text[text] = _ordered(found.by_text[text], model)
         passed = sum(text in rest for text in request.texts)
@@ -178,16 +178,6 @@ async def _ask(
             found.by_text[text] = Prediction(
                 known.fragment, lookup.revision_of([text]), known.tokens, known.truncated, model=name
             )
-
-
-def _add(second: LookupResult, found: LookupResult) -> None:
-    """Adds what the sure model said to what the fast one did."""
-    found.by_text |= second.by_text
-    found.computed |= second.computed
-    found.cache_s += second.cache_s
-    found.ids = {**found.ids, **second.ids}
-    found.asked += second.asked
-    found.asked_at = found.asked_at or second.asked_at
 
 
 def _ordered(answer: Prediction, model: ModelRecord) -> Prediction:

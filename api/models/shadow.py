@@ -140,7 +140,7 @@ class ShadowedLookup(PredictionLookup):
     """Offers what it has computed to the shadow."""
 
     def __init__(self, lookup: PredictionLookup, shadow: Shadow) -> None:
-        vars(self).update(vars(lookup))
+        self.replace(lookup)
         self._shadow = shadow
 
     async def find(self, request: LookupRequest, receive: Receive, found: LookupResult) -> None:

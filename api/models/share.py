@@ -21,7 +21,7 @@ class ByText(PredictionLookup):
     """Looks up each text where its revision answers. A request may have texts of both."""
 
     def __init__(self, current: PredictionLookup, candidate: PredictionLookup, setting: Candidate) -> None:
-        vars(self).update(vars(current))
+        self.replace(current)
         self._both = current, candidate
         self._takes: Callable[[str], bool] = lambda text: setting.takes(text, "")
         self.local = _BothRevisions(current.local, current.models, candidate.models, self._takes)
@@ -39,8 +39,8 @@ class ByText(PredictionLookup):
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            for part in parts:
-                part.add_to(found)
+            for part in parts:  # they were found side by side
+                found.add(part.found, max(found.cache_s, part.found.cache_s))
 
     def _parts(self, request: LookupRequest) -> tuple[_Part, _Part]:
         parts = _Part(self._both[False]), _Part(self._both[True])
@@ -115,18 +115,6 @@ class _Part:
         whole = request.whole or request.texts
         part = replace(request, texts=texts, cached=cached, revision=revision, whole=whole)
         await self.lookup.find(part, receive, self.found)
-
-    def add_to(self, found: LookupResult) -> None:
-        """Adds what was found to that of the whole request."""
-        own = self.found
-        found.by_text |= own.by_text
-        found.computed |= own.computed
-        found.cache_s = max(found.cache_s, own.cache_s)
-        found.ids = {**found.ids, **own.ids}
-        found.local += own.local
-        if own.asked:
-            found.asked_at = min(found.asked_at, own.asked_at) if found.asked else own.asked_at
-            found.asked += own.asked
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,6 +93,10 @@ class PredictionLookup:
         other.models, other._hub, other._shared, other._share_found = Models(hub), hub, shared, 0.0
         return other
 
+    def replace(self, other: PredictionLookup) -> None:
+        """Stands in the place of another lookup, with its queue, caches and limits: for subclasses."""
+        vars(self).update(vars(other))
+
     def revision_of(self, texts: Sequence[str]) -> str:
         """The revision that answers these texts."""
         return self.models.revision

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 from api.asgi.http import client_address
 from api.predict.context import RequestContext
 from api.predict.found import LookupResult
-from batcher.messages import Prediction
 
 # How many are kept: that caches answered, that workers answered, and that failed or took over SLOW_S.
 MOST_HITS, MOST_ANSWERS, MOST_SLOW = 1000, 5000, 5000
@@ -115,21 +114,17 @@ def _lookup(started: float, found: LookupResult) -> Lookup:
 
 def _runs(found: LookupResult) -> list[Run]:
     """One for each batch: its texts share the time of the forward pass."""
-    batches: dict[tuple[float, int], list[Prediction]] = {}
-    firsts: list[str] = []
+    batches: dict[tuple[float, int], list[str]] = {}
     for text in found.computed:
         one = found.by_text[text]
-        batch = batches.setdefault((one.model_ms, one.batch_size), [])
-        if not batch:
-            firsts.append(found.ids[text])
-        batch.append(one)
-    return [_run(first, batch) for first, batch in zip(firsts, batches.values(), strict=True)]
+        batches.setdefault((one.model_ms, one.batch_size), []).append(text)
+    return [_run(found, texts) for texts in batches.values()]
 
 
-def _run(entry: str, batch: list[Prediction]) -> Run:
-    one, tokens = batch[0], sum([text.tokens for text in batch])
+def _run(found: LookupResult, texts: list[str]) -> Run:
+    one, tokens = found.by_text[texts[0]], sum([found.by_text[text].tokens for text in texts])
     times = one.queue_ms, one.tokenize_ms, one.model_ms
-    return Run(entry, len(batch), tokens, *times, one.batch_size, one.revision)
+    return Run(found.ids[texts[0]], len(texts), tokens, *times, one.batch_size, one.revision)
 
 
 def _facts(seen: Seen) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import model_store
 from batcher.core.revisions import Candidate
 from model_store.classifier import Tokens
 from model_store.stub import StubClassifier
-from tests.many import House, Many, publish_fast, ready, stamp, until_async
+from tests.many import House, Many, open_house, publish_fast, ready, stamp, until_async
 
 TEXTS = [f"text {number}" for number in range(200)]
 FAILS = "\0raise this"
@@ -65,12 +65,7 @@ async def many(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Many]:
 
 @pytest.fixture
 async def house(many: Many) -> House:
-    for _ in range(2):
-        many.worker("stub,topics=stub@t")
-    made = House([await many.api() for _ in range(2)])
-    for api in made.apis:
-        await ready(api, "stub", "topics")
-    return made
+    return await open_house(many)
 
 
 async def tried(house: House, **body: Any) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import pytest
 from batcher import jobs
 from model_store.stub import LABELS, StubClassifier
 from tests.answers import right_json
-from tests.many import Many, ready, until_async
+from tests.many import Many, publish_fast, ready, until_async
 
 TEXTS = [f"text {number}" for number in range(20)]
 # What the second model says of every text, in the order of the first one's labels.
@@ -48,9 +48,7 @@ def loaded(*, variant: str, **settings: Any) -> StubClassifier:
 
 @pytest.fixture
 async def many(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Many]:
-    monkeypatch.setattr("batcher.hub.hub.SWEEP_EVERY_S", 0.05)
-    monkeypatch.setattr("batcher.worker.publishing.LOOK_S", 0.05)
-    monkeypatch.setattr("api.admin.revisions.SWEPT_S", 0.2)
+    publish_fast(monkeypatch)
     monkeypatch.setattr("model_store.stub.StubClassifier", loaded)
     async with Many(monkeypatch) as made:
         yield made

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from batcher import jobs
-from tests.many import House, Many, publish_fast, ready, stamp, until_async
+from tests.many import House, Many, open_house, publish_fast, stamp, until_async
 
 
 @pytest.fixture
@@ -23,12 +23,7 @@ async def many(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Many]:
 
 @pytest.fixture
 async def house(many: Many) -> House:
-    for _ in range(2):
-        many.worker("stub,topics=stub@t")
-    made = House([await many.api() for _ in range(2)])
-    for api in made.apis:
-        await ready(api, "stub", "topics")
-    return made
+    return await open_house(many)
 
 
 @dataclass
