@@ -122,6 +122,7 @@ def export(
     save_file(weights, out / "model.safetensors", metadata={"format": "pt"})
     (out / "model.safetensors").chmod(0o644)  # otherwise only its owner could read it, and not every worker
     config = model.config.to_dict() | {"dtype": "float32", TEMPERATURE: round(temperature, 4)} | keys
+    config["architectures"] = [type(model).__name__]
     for key in ("_name_or_path", "temperature"):
         config.pop(key, None)
     write_json(out / "config.json", config)

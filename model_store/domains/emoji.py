@@ -10,7 +10,7 @@ from random import Random
 from typing import Any
 
 from model_store.checkpoint import TEMPERATURE
-from model_store.convert import write_json
+from model_store.convert import LABELS, write_json
 from model_store.corpus import Row
 
 BOOK: dict[str, dict[str, str]] = tomllib.loads(
@@ -21,7 +21,10 @@ _BEFORE = ("", "", "", "this ", "today ", "the food ", "my phone ", "us right no
 
 
 def add_pieces(start: Path, out: Path) -> None:
-    """Write the checkpoint `start` to `out` with the emoji it lacks. A vector is the mean of a few words'."""
+    """Write the checkpoint `start` to `out` with the emoji it lacks. A vector is the mean of a few words'.
+
+    `start` has the vocabulary of BERT. An encoder without a classifier gets the default's labels.
+    """
     import torch
     from safetensors.torch import load_file, save_file
     from tokenizers import Tokenizer
@@ -29,7 +32,7 @@ def add_pieces(start: Path, out: Path) -> None:
     content: dict[str, Any] = json.loads((start / "tokenizer.json").read_text("utf-8"))
     words = Tokenizer.from_file(str(start / "tokenizer.json"))
     weights = {name: tensor.float() for name, tensor in load_file(start / "model.safetensors").items()}
-    name = "distilbert.embeddings.word_embeddings.weight"
+    name = next(name for name in weights if name.endswith("embeddings.word_embeddings.weight"))
     vocab: dict[str, int] = content["model"]["vocab"]
     vectors = [weights[name]]
     for emoji, meaning in (pair for side in BOOK.values() for pair in side.items()):
@@ -42,6 +45,9 @@ def add_pieces(start: Path, out: Path) -> None:
     weights[name] = torch.cat(vectors)
     config = json.loads((start / "config.json").read_text("utf-8"))
     config["vocab_size"] = len(vocab)
+    config.setdefault("id2label", dict(enumerate(LABELS)))
+    config.setdefault("label2id", {label: number for number, label in enumerate(LABELS)})
+    content["truncation"] = content["padding"] = None
     for key in (TEMPERATURE, "temperature"):
         config.pop(key, None)
     out.mkdir(parents=True, exist_ok=True)

@@ -39,11 +39,15 @@ class LabelledSet:
 
 @dataclass(frozen=True, slots=True)
 class Mixture:
-    """The sets that were found, and what one pass makes of them, of SST-2 and of written files."""
+    """The sets that were found, and what one pass makes of them, of SST-2 and of written files.
+
+    The embeddings and the first `frozen` layers keep their weights.
+    """
 
     sets: tuple[LabelledSet, ...]
     made: dict[str, int]
     learning_rate: float
+    frozen: int = 0
 
 
 def read_mixture(folder: Path, path: Path = MIXTURE, *, number: int = 1) -> Mixture:
@@ -62,7 +66,7 @@ def read_mixture(folder: Path, path: Path = MIXTURE, *, number: int = 1) -> Mixt
         _split(name, replace(shares[name], rows=int(shares[name].rows * part["rows_share"])), _read(file))
         for name, file in found.items()
     )
-    return Mixture(tuple(sets), part["made"], part["learning_rate"])
+    return Mixture(tuple(sets), part["made"], part["learning_rate"], part.get("frozen", 0))
 
 
 def draw(one: LabelledSet, rng: Random) -> list[Row]:

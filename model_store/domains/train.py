@@ -3,7 +3,8 @@
 Starts from the embedded default (or `--start`), gives emoji pieces of the vocabulary, and writes a plain
 Hugging Face directory. After an interruption, the same command continues from the last checkpoint and ends
 with the same weights. `--pass 2` to `--pass 4` go on from what the one before has made, with other shares
-(mixture.toml). With `--teacher MODEL`, half of each target of SST-2 is what MODEL says.
+(mixture.toml). `--pass 5` is for a larger encoder, which needs fewer rows. With `--teacher MODEL`, half of
+each target of SST-2 is what MODEL says.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ class DomainTrainer(Trainer):
 
     def loss(self, batch: Batch) -> Tensor:
         """Cross-entropy; in a batch of siblings, also the mean variance of a family's margins."""
-        ids, mask = pad([row[0] for row in batch])
+        ids, mask = pad([row[0] for row in batch], self.model.config.pad_token_id)
         logits = logits_of(self.model, ids, mask)
         loss = cross_entropy(logits, self.targets(batch, ids, mask))
         if isinstance(batch, SiblingBatch):
@@ -98,7 +99,9 @@ def train(
         add_pieces(start, prepared)
     split = load_split(data, settings)
     answers = answers_of(teacher, split) if teacher else {}
+    torch.manual_seed(settings.seed)  # for the classifier, if `start` has none
     trainer = DomainTrainer(prepared, settings, split, mixture, answers)
+    freeze(trainer.model, mixture.frozen)
     if (out / CHECKPOINT).exists():
         trainer.restore(out / CHECKPOINT)
     began = time.monotonic()
@@ -122,6 +125,15 @@ def train(
     return metrics
 
 
+def freeze(model: Any, layers: int) -> None:
+    """Keep the weights of the embeddings and of the first `layers` layers; 0 keeps none."""
+    for name, parameter in model.named_parameters():
+        below = ".embeddings." in name or (
+            ".layer." in name and int(name.split(".layer.")[1].split(".")[0]) < layers
+        )
+        parameter.requires_grad_(not (layers and below))
+
+
 def answers_of(teacher: Path, split: Split) -> dict[str, float]:
     """The teacher's P(positive) of each text to train on."""
     texts = list(dict.fromkeys(row.text for row in (*split.sentences, *split.phrases)))
@@ -137,7 +149,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--sets", type=Path, required=True, help="folder of the other sets: NAME.tsv")
     parser.add_argument("--start", type=Path, default=DEFAULT, help="model to train on (default: embedded)")
     parser.add_argument(
-        "--pass", dest="number", type=int, choices=range(1, 5), default=1, help="1 (default) to 4"
+        "--pass", dest="number", type=int, choices=range(1, 6), default=1, help="1 (default) to 5"
     )
     parser.add_argument("--teacher", type=Path, help="a model of SST-2 that half of its targets come from")
     parser.add_argument("--out", type=Path, required=True, help="directory for the model and its checkpoints")

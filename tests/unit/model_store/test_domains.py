@@ -209,6 +209,26 @@ def test_a_run_writes_a_model_and_resumes(mixture: sets.Mixture, tmp_path: Path)
     AutoModelForSequenceClassification.from_pretrained(resumed)
 
 
+def test_an_encoder_without_a_classifier_is_trained_above_its_frozen_layers(
+    mixture: sets.Mixture, tmp_path: Path
+) -> None:
+    base = write_bert(tmp_path / "bert")
+    (base / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}')
+    settings = replace(train.RECIPE, batch_rows=16, max_tokens=32, held_out=2)
+    data = write_data(tmp_path / "data")
+    train.train(data, replace(mixture, frozen=1), base, tmp_path / "out", settings)
+    before, after = load_file(base / "model.safetensors"), load_file(tmp_path / "out" / "model.safetensors")
+    moved = {
+        int(name.split(".layer.")[1].split(".")[0])
+        for name, weight in before.items()
+        if ".layer." in name and not after[f"bert.{name}"].equal(weight.half())
+    }
+    assert moved == {1}
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["architectures"] == ["BertForSequenceClassification"]
+    assert list(config["id2label"].values()) == ["NEGATIVE", "POSITIVE"]
+
+
 def test_the_second_pass_has_fewer_rows_of_each_set_and_learns_from_a_teacher(
     mixture: sets.Mixture, tmp_path: Path
 ) -> None:
