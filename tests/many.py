@@ -29,7 +29,7 @@ _SYNC = (
     "batcher.worker.cache_writer",
     "api.jobs.service",
     "api.admin.service",
-    "batcher.jobs.main",
+    "batcher.jobs.models",
 )
 _ASYNC = ("batcher.hub.hub", "batcher.hub.shared_cache")
 
@@ -45,12 +45,14 @@ class Many:
         for module in _ASYNC:
             monkeypatch.setattr(f"{module}.connect_async", lambda *_, **__: self._aio())
         # Jobs run in threads here, which cannot handle signals.
-        monkeypatch.setattr("batcher.jobs.main._stop_requested", lambda worker: lambda: False)
+        self._closed = False
+        monkeypatch.setattr("batcher.jobs.main._stop_requested", lambda worker: lambda: self._closed)
 
     async def __aenter__(self) -> Many:
         return self
 
     async def __aexit__(self, *error: object) -> None:
+        self._closed = True
         await self._stack.aclose()
 
     def client(self) -> fakeredis.FakeRedis:

@@ -57,6 +57,11 @@ class Published:
         return {n: one for n, one in self.references.items() if n in (number, self.current)}
 
 
+def choice(chosen: str) -> int:
+    """The number of a text or a client, below 2**64, by which shares are taken."""
+    return int.from_bytes(sha256(chosen.encode()).digest()[:8])
+
+
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """A second revision that gets a `share` of the texts, beside the one that answers (decision 0017).
@@ -71,8 +76,11 @@ class Candidate:
 
     def takes(self, text: str, client: str) -> bool:
         """Whether a text is in the share. A greater share has all the texts of a smaller one."""
-        chosen = text if self.by == "text" else client
-        return int.from_bytes(sha256(chosen.encode()).digest()[:8]) < self.share * 2**64
+        return self.chooses(choice(text if self.by == "text" else client))
+
+    def chooses(self, number: int) -> bool:
+        """Whether the text, or the client, that has this number is in the share."""
+        return number < self.share * 2**64
 
     def encode(self) -> str:
         return json.dumps([self.number, self.share, self.by, self.shadow])

@@ -57,7 +57,7 @@ TURNED = f"stub@{Turned(variant='turned').info.revision[:12]}"
 @pytest.fixture
 async def many(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Many]:
     publish_fast(monkeypatch)
-    monkeypatch.setattr("api.models.shadow.REPORT_EVERY_S", 0.05)
+    monkeypatch.setattr("batcher.shadow.REPORT_EVERY_S", 0.05)
     monkeypatch.setattr("batcher.worker.building.load", load)
     async with Many(monkeypatch) as made:
         yield made
@@ -231,7 +231,7 @@ async def test_what_a_shadow_cannot_compute_is_counted_and_no_caller_notices(
 
     await until_async(dropped, "texts to be dropped")
     # A process holds only so many texts.
-    monkeypatch.setattr("api.models.shadow.MOST_CHARS", 0)
+    monkeypatch.setattr("batcher.shadow.MOST_CHARS", 0)
     asked.extend(await stamps(house.apis[1], TEXTS[:10]))
 
     async def all_counted() -> bool:
