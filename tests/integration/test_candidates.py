@@ -116,7 +116,7 @@ async def test_a_share_of_the_texts_is_answered_by_the_candidate_everywhere(many
     await ready(later, "stub")
     assert await stamps(later, TEXTS) == wanted
     # A greater share adds texts and takes none away.
-    await tried(house, share=0.5)
+    assert (await tried(house, share=0.5))["candidate"]["by"] == "text"
     more = taken(TEXTS, 0.5)
     assert {text for text in TEXTS if wanted[text] == TURNED} < {
         text for text in TEXTS if more[text] == TURNED
@@ -162,6 +162,8 @@ async def test_a_share_of_the_clients_gets_all_its_answers_from_the_candidate(
     many: Many, house: House
 ) -> None:
     await tried(house, number=await house.publish("turned", "topics"), share=0.5, by="client", model="topics")
+    changed = await tried(house, share=0.5, model="topics")
+    assert changed["candidate"]["by"] == "client", "what it is of does not change with the share"
     candidate = Candidate(1, 0.5, "client")
     new = TURNED.replace("stub", "topics")
     for api in house.apis:
