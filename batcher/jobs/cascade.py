@@ -45,11 +45,11 @@ class CascadeHub(Joined):
         return isinstance(outcome, Prediction) and not self._cascade.trusts(outcome)
 
     def _own(self, outcome: Outcome) -> Outcome:
-        """As an answer of the cascade: with its order of labels, and stamped with its revision."""
+        """As an answer of the cascade: with its order of labels. It still says which model spoke."""
         model = self.snapshot.model
         if model is None or not isinstance(outcome, Prediction):
             return outcome
         try:
-            return in_order(outcome, model.labels)._replace(revision=model.revision)
+            return in_order(outcome, model.labels)
         except ValueError as error:
             return EntryFailed(str(error))

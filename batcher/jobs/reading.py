@@ -10,6 +10,7 @@ import redis
 
 from batcher.core.scripts import call
 from batcher.jobs.records import JobRecord, Totals, read_record
+from batcher.jobs.results import decode_models
 
 # The package of the scripts.
 SCRIPTS = "batcher.jobs"
@@ -111,13 +112,19 @@ class JobReader:
             yield lines
             start += len(lines)
 
-    def labelled(self, record: JobRecord, start: int, stop: int) -> Iterator[tuple[list[bytes], Any]]:
-        """As `output`, each chunk with its texts (None for one that was too long), which must be kept."""
-        for lines in self.output(record, start, stop):
-            chunk, first = divmod(start, record.chunk_texts)
-            texts = self.input(record.id, chunk) or []
-            yield lines, texts[first : first + len(lines)]
-            start += len(lines)
+    def texts(self, record: JobRecord, start: int, count: int) -> list[str | None]:
+        """The texts of `count` entries of a chunk, None for one that was too long. They must be kept."""
+        chunk, first = divmod(start, record.chunk_texts)
+        return (self.input(record.id, chunk) or [])[first : first + count]
+
+    def models(self, record: JobRecord, start: int, count: int) -> list[str]:
+        """Which model answered each of `count` entries of a chunk: name@revision, "" for an error.
+
+        Those of entries that an earlier version has classified are "" too.
+        """
+        chunk, first = divmod(start, record.chunk_texts)
+        raw = cast("bytes | None", self._client.lindex(f"{self._job(record.id)}:models", chunk))
+        return decode_models(raw or b"", first + count)[first : first + count]
 
     def trace(self, job_id: str) -> str:
         """The traceparent of the request that submitted the job; "" if there is none."""

@@ -193,6 +193,7 @@ class _Run:
                 counts=Counts(*map(sum, zip(*(chunk.counts for chunk in held), strict=True))),
                 rate=self._rate,
                 model=held[-1].model if held else "",
+                models=[chunk.models for chunk in held],
             )
         )
         if status != "running":
@@ -251,7 +252,7 @@ class _Run:
             ]
         for part, task in zip(parts, tasks, strict=True):
             known.update(zip(part, task.result(), strict=True))
-        return chunk_results([known[entry] if entry else None for entry in ids], model.name if model else "")
+        return chunk_results([known[entry] if entry else None for entry in ids], model)
 
     async def _request(self, hub: Hub, ids: Sequence[str], texts: Sequence[str]) -> list[Outcome]:
         """Sends one request and retries it whenever the service would refuse a client's."""

@@ -9,6 +9,7 @@ job in the lists, is `microseconds of its creation:id`.
 | P:job:<id>          | hash | status, counts, times, error: what the API shows  | TTL      | all scripts   |
 | P:job:<id>:input    | hash | chunk number -> JSON list, null: text is too long | job ends | create        |
 | P:job:<id>:output   | list | chunks of results, one line of JSON per entry     | TTL      | append        |
+| P:job:<id>:models   | list | which models answered the texts of each chunk     | TTL      | append        |
 | P:job:<id>:upload:* | hash | input that is still arriving                      | 10 min   | upload        |
 | P:file:<id>         | hash | an uploaded file, and facts about it             | 2 TTL    | file_*        |
 | P:webhooks          | zset | jobs whose webhook is to be sent -> when         | TTL      | webhook_*     |
@@ -36,6 +37,7 @@ import redis
 from batcher.jobs.files import FileStore
 from batcher.jobs.reading import JobReader
 from batcher.jobs.records import Attempt, Counts, Created, JobRecord, JobStatus
+from batcher.jobs.results import names_of
 from batcher.jobs.upload import UNBOUNDED, Budget, Submission, Upload
 
 CHUNK_TEXTS = 256
@@ -85,11 +87,23 @@ class JobStore(JobReader):
         return Attempt(job_id, token, status.decode(), *map(int, numbers))
 
     def append(
-        self, attempt: Attempt, at: int, chunks: Sequence[bytes], *, counts: Counts, rate: float, model: str
+        self,
+        attempt: Attempt,
+        at: int,
+        chunks: Sequence[bytes],
+        *,
+        counts: Counts,
+        rate: float,
+        model: str,
+        models: Sequence[bytes] = (),
     ) -> str:
-        """Appends results from chunk `at` on. Returns `running`, or why the attempt must not continue."""
+        """Appends results from chunk `at` on. Returns `running`, or why the attempt must not continue.
+
+        `models` are those of the texts of each chunk (see `encode_models`), if they are known.
+        """
         args = [attempt.token, at, *counts, round(rate, 1), model, self._ttl_ms]
-        status: bytes = self._run("job_append", attempt.job_id, *args, *chunks)
+        args += ["\n".join(names_of(models)), len(chunks)]
+        status: bytes = self._run("job_append", attempt.job_id, *args, *chunks, *models)
         return status.decode()
 
     def end(self, attempt: Attempt, status: JobStatus, code: str = "", error: str = "") -> str:

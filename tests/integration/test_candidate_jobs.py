@@ -13,7 +13,7 @@ from batcher import jobs
 from batcher.core.revisions import Candidate
 from batcher.jobs.runner import Interrupted
 from model_store.stub import StubClassifier
-from tests.integration.test_candidates import Turned, comparison, load, offline, tried
+from tests.integration.test_candidates import Turned, comparison, load, offline, taken, tried
 from tests.many import House, Many, open_house, publish_fast, until_async
 
 TEXTS = [f"text {number}" for number in range(300)]
@@ -55,10 +55,16 @@ async def results(api: httpx.AsyncClient, job: str) -> list[list[float]]:
     return [[pair["score"] for pair in pairs] for pairs in found.json()["predictions"]]
 
 
+async def models(api: httpx.AsyncClient, job: str) -> list[str]:
+    """What answered each text of a job."""
+    found = await api.get(f"/jobs/{job}/predictions?limit=100000&models=true")
+    return [item["model"] for item in found.json()["predictions"]]
+
+
 def expected(candidate: Candidate | None, texts: Sequence[str] = TEXTS, client: str = "") -> Any:
     both = [offline(made, texts) for made in (StubClassifier(), Turned())]
-    taken = [candidate is not None and candidate.takes(text, client) for text in texts]
-    return [both[other][at] for at, other in enumerate(taken)]
+    chosen = [candidate is not None and candidate.takes(text, client) for text in texts]
+    return [both[other][at] for at, other in enumerate(chosen)]
 
 
 async def pause(api: httpx.AsyncClient) -> None:
@@ -91,6 +97,11 @@ async def test_a_text_of_a_job_has_the_revision_that_a_request_gets(house: House
     answer = await other.post("/predict", json={"text": TEXTS[:50]})
     assert [[pair["score"] for pair in pairs] for pairs in answer.json()["predictions"]] == found[:50]
     assert answer.headers["x-cache"] == "HIT", "both revisions use the cache of requests"
+    said = await models(other, job)
+    assert dict(zip(TEXTS, said, strict=True)) == taken(TEXTS, 0.5)
+    record = (await other.get(f"/jobs/{job}")).json()
+    assert record["models"] == [*dict.fromkeys(said)]
+    assert record["model"] in record["models"]
 
 
 async def test_a_running_job_follows_a_share_that_changes(many: Many, house: House) -> None:
@@ -117,10 +128,10 @@ async def test_all_texts_of_a_job_are_answered_as_its_client_is(house: House) ->
         api._transport.client = (address, 1)  # type: ignore[attr-defined]
         job = await submit(api, TEXTS[:20], "topics")
         assert await ran(job) == "finished"
-        taken = setting.takes("", address)
-        classifier = Turned() if taken else StubClassifier(variant="t")
+        chosen = setting.takes("", address)
+        classifier = Turned() if chosen else StubClassifier(variant="t")
         assert await results(api, job) == offline(classifier, TEXTS[:20])
-        seen.add(taken)
+        seen.add(chosen)
     assert seen == {True, False}
 
 

@@ -230,6 +230,8 @@ async def test_a_member_may_have_a_candidate(many: Many, client: httpx.AsyncClie
     assert await asyncio.to_thread(jobs.run, submitted.json()["id"]) == "finished"
     results = await client.get(f"/jobs/{submitted.json()['id']}/predictions")
     assert results.json()["predictions"] == answer.json()["predictions"]
+    results = await client.get(f"/jobs/{submitted.json()['id']}/predictions?models=true")
+    assert [item["model"] for item in results.json()["predictions"]] == answer.json()["models"]
     record = store.record(submitted.json()["id"])
     assert record is not None
     assert record.model == f"quick@{(await cascade(client))['revision'][:12]}"
