@@ -7,7 +7,7 @@ has a separate queue, `MODEL@n`, which is served like that of another model.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Literal
@@ -110,6 +110,11 @@ class Revisions:
 
 
 NO_REVISIONS = Revisions()
+
+
+def newest(shards: Iterable[Revisions]) -> Revisions:
+    """Of what several shards have, the state after the most changes: one that was down may not have it."""
+    return max(shards, key=lambda revisions: revisions.moves)
 
 
 def revision_queue(model: str, number: int) -> str:

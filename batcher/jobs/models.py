@@ -35,11 +35,12 @@ class JobModels:
     """
 
     def __init__(self, settings: JobSettings, account: Callable[[], str], stop: Callable[[], bool]) -> None:
-        shard = settings.queue_shards[0]
+        shards = settings.queue_shards
         self._settings = settings
-        self._client = connect(shard.url, timeout_s=2.0, retries=1, key=shard.prefix)
-        self._books = RevisionBooks(self._client, settings.name)
-        self._comparisons = ComparisonBooks(self._client, settings.name)
+        self._clients = [connect(one.url, timeout_s=2.0, retries=1, key=one.prefix) for one in shards]
+        named = zip(self._clients, shards, strict=True)
+        self._books = RevisionBooks([(client, shard.name) for client, shard in named])
+        self._comparisons = ComparisonBooks(self._clients[0], settings.name)
         self._account = account
         self._stop = stop
         # The queue that answers for each model, and the candidate beside it.
@@ -48,7 +49,8 @@ class JobModels:
         self._changed = False
 
     def close(self) -> None:
-        self._client.close()
+        for client in self._clients:
+            client.close()
 
     def connect(self, model: str) -> tuple[Hub, Cache]:
         """The clients of a model, or of a cascade, as jobs keep it. Raises Redis errors."""

@@ -198,7 +198,7 @@ class _Run:
         )
         if status != "running":
             raise _Ended(status)
-        if self._should_stop():
+        if await asyncio.to_thread(self._should_stop):  # it may ask Redis
             raise Interrupted
 
     async def _end(self, status: JobStatus, *why: str) -> str:
@@ -210,7 +210,7 @@ class _Run:
             try:
                 return await asyncio.to_thread(call, *args)
             except REDIS_ERRORS as error:
-                if self._should_stop():
+                if await asyncio.to_thread(self._should_stop):
                     raise Interrupted from error
                 await asyncio.sleep(STORE_RETRY_S)
 
