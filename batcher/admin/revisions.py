@@ -40,7 +40,8 @@ class RevisionBooks:
 
     def read(self) -> Revisions:
         """The newest state of all shards that answer. Raises Redis errors if none does."""
-        found, failed = list[Revisions](), None
+        found = list[Revisions]()
+        failed: Exception | None = None
         for client, key in self._shards:
             try:
                 found.append(decode_revisions(_fields(client, key)))

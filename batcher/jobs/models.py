@@ -77,7 +77,7 @@ class JobModels:
         members = Member(*self._queue(queue)), Member(*self._queue(candidate))
         if setting.shadow:
             report = partial(self._report, (model, number_of(queue), setting.number), token_hex(8))
-            hub: Hub = ShadowedHub(*members, taken, report, self.should_stop)
+            hub: ShadowedHub | DividedHub = ShadowedHub(*members, taken, report, self.should_stop)
         else:
             hub = DividedHub(*members, taken)
         return hub, hub

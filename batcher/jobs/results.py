@@ -59,6 +59,8 @@ def encode_models(models: Sequence[str]) -> bytes:
 
 def decode_models(encoded: bytes, entries: int) -> list[str]:
     """The inverse of `encode_models`, for a chunk of so many entries. b"": they are not known."""
+    names: list[str]
+    numbers: list[int]
     names, numbers = json.loads(encoded or b'[[""],[]]')
     return [names[number] for number in numbers] if numbers else names[:1] * entries
 

@@ -409,8 +409,8 @@ def test_the_models_of_each_text_are_kept_with_its_result(store: JobStore, clien
     append(store, attempt, 0, LINES[0])  # by a version that does not say
     models = [encode_models(["a@1", "b@2", ""]), encode_models(["b@2"])]
     for _ in range(2):  # sent again, nothing is added
-        facts = {"counts": Counts(), "rate": 1.0, "model": "b@2", "models": models}
-        assert store.append(attempt, 1, LINES[1:], **facts) == "running"
+        sent = store.append(attempt, 1, LINES[1:], counts=Counts(), rate=1.0, model="b@2", models=models)
+        assert sent == "running"
     record = record_of(store)
     assert (record.models, record.done) == (["a@1", "b@2"], 7)
     assert store.models(record, 0, 3) == ["", "", ""]
