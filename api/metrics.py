@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import inf
 from pathlib import Path
 from platform import python_version
@@ -164,14 +164,20 @@ class Metrics:
         """Counts texts of a cascade that this member has answered."""
         self._cascades.labels(name, model).inc(texts)
 
-    def cascade_texts(self, name: str) -> dict[str, int]:
-        """The texts that each member of a cascade has answered, in all processes since startup."""
-        samples = (sample for metric in self._counts.collect() for sample in metric.samples)
-        return {
-            sample.labels["model"]: int(sample.value)
-            for sample in samples
-            if sample.name == "millrace_cascade_texts_total" and sample.labels["cascade"] == name
-        }
+    def cascade_texts(self) -> dict[str, dict[str, int]]:
+        """The texts that each member of each cascade has answered, in all processes since startup."""
+        found: dict[str, dict[str, int]] = {}
+        for sample in (sample for metric in self._cascade_counts() for sample in metric.samples):
+            if sample.name == "millrace_cascade_texts_total":
+                found.setdefault(sample.labels["cascade"], {})[sample.labels["model"]] = int(sample.value)
+        return found
+
+    def _cascade_counts(self) -> Iterable[Metric]:
+        if self._shared_dir is None:
+            return self._cascades.collect()
+        files = map(str, self._shared_dir.glob("counter_*.db"))
+        merged: Iterable[Metric] = MultiProcessCollector.merge(files)  # type: ignore[no-untyped-call]
+        return merged
 
     def read(self) -> tuple[dict[str, float], array[float]]:
         """Returns texts by outcome, and the durations of POST /predict, of all processes since startup.

@@ -25,8 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--back", action="store_true", help="end a share or shadow, or go back to the revision before"
     )
-    by = "what a share is of: texts (the default), or all texts of some clients"
-    parser.add_argument("--by", choices=("text", "client"), default="text", help=by)
+    by = "what a share is of: texts (the default at first), or all texts of some clients"
+    parser.add_argument("--by", choices=("text", "client"), help=by)
     parser.add_argument("--model", default="", metavar="NAME", help="of several models; default: the first")
     parser.add_argument("--timeout", type=float, default=600.0, metavar="SECONDS", help="default: 600")
     add_client_arguments(parser)
@@ -38,6 +38,8 @@ def run(args: argparse.Namespace) -> int:
         raise CommandError(f"--{'all' if args.all else 'back'} takes no model.")
     if not (args.reference or args.all or args.back or args.share or args.shadow):
         raise CommandError("say which model, or one of --share, --shadow, --all and --back.")
+    if args.by and not (args.share or args.shadow):
+        raise CommandError("--by says what a share is of: use it with --share or --shadow.")
     client = AdminClient.of(args)
     number = _loaded(client, args) if args.reference else None
     if args.share or args.shadow:
@@ -65,8 +67,9 @@ def _share(text: str) -> float:
 
 def _try_out(client: AdminClient, args: argparse.Namespace, number: int | None) -> int:
     shadow = args.shadow is not None
-    body = {"model": args.model, "share": args.shadow if shadow else args.share}
-    body |= {"by": args.by, "shadow": shadow} | ({} if number is None else {"number": number})
+    body = {"model": args.model, "share": args.shadow if shadow else args.share, "shadow": shadow}
+    given = {"by": args.by, "number": number}
+    body |= {name: value for name, value in given.items() if value is not None}
     tried = client.post("/admin/models/candidate", body)
     candidate, current = tried["candidate"], tried["current"]
     of = "texts" if candidate["by"] == "text" else "clients"

@@ -29,7 +29,7 @@ _SYNC = (
     "batcher.worker.cache_writer",
     "api.jobs.service",
     "api.admin.service",
-    "batcher.jobs.main",
+    "batcher.jobs.models",
 )
 _ASYNC = ("batcher.hub.hub", "batcher.hub.shared_cache")
 
@@ -37,29 +37,38 @@ _ASYNC = ("batcher.hub.hub", "batcher.hub.shared_cache")
 class Many:
     """Ends what it has started in the opposite order. Use it as an asynchronous context."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.server = fakeredis.FakeServer(version=(7,))
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, shards: int = 1) -> None:
+        self._urls = [f"redis://shard-{number}" for number in range(shards)]
+        self.servers = [fakeredis.FakeServer(version=(7,)) for _ in range(shards)]
         self._stack = contextlib.AsyncExitStack()
+        if shards > 1:
+            monkeypatch.setenv("MILLRACE_REDIS_URL", " ".join(self._urls))
         for module in _SYNC:
-            monkeypatch.setattr(f"{module}.connect", lambda *_, **__: self.client())
+            monkeypatch.setattr(f"{module}.connect", lambda url, **_: self.client(self._shard(url)))
         for module in _ASYNC:
-            monkeypatch.setattr(f"{module}.connect_async", lambda *_, **__: self._aio())
+            monkeypatch.setattr(f"{module}.connect_async", lambda url, **_: self._aio(self._shard(url)))
         # Jobs run in threads here, which cannot handle signals.
-        monkeypatch.setattr("batcher.jobs.main._stop_requested", lambda worker: lambda: False)
+        self._closed = False
+        monkeypatch.setattr("batcher.jobs.main._stop_requested", lambda worker: lambda: self._closed)
 
     async def __aenter__(self) -> Many:
         return self
 
     async def __aexit__(self, *error: object) -> None:
+        self._closed = True
         await self._stack.aclose()
 
-    def client(self) -> fakeredis.FakeRedis:
-        client = fakeredis.FakeRedis(server=self.server)
+    def client(self, shard: int = 0) -> fakeredis.FakeRedis:
+        client = fakeredis.FakeRedis(server=self.servers[shard])
         self._stack.callback(client.close)
         return client
 
-    def _aio(self) -> fakeredis.FakeAsyncRedis:
-        return fakeredis.FakeAsyncRedis(server=self.server)
+    def _aio(self, shard: int) -> fakeredis.FakeAsyncRedis:
+        return fakeredis.FakeAsyncRedis(server=self.servers[shard])
+
+    def _shard(self, url: str) -> int:
+        """The number of the shard with this URL; the only one has any."""
+        return self._urls.index(url) if len(self._urls) > 1 else 0
 
     def worker(self, model: str, **settings: Any) -> LoadedModels:
         """A worker with these models, in a thread."""

@@ -39,7 +39,8 @@ def _add_try_out(router: APIRouter, console: Console, models: ServedModels) -> N
             check_workers(models, base, number, published.current)
             await swept()  # until then, every process has opened the queue that these workers serve
         _check_labels(models, base, number, published.current)
-        candidate = Candidate(number, what.share, what.by, what.shadow)
+        known = before.by if before and before.number == number else "text"
+        candidate = Candidate(number, what.share, what.by or known, what.shadow)
         try:
             moves = await console.call(books.try_out, base, candidate)
         except LookupError:

@@ -26,7 +26,7 @@ Pauses = dict[str, Any]
 
 
 def pause_routes(console: Console, models: ServedModels) -> APIRouter:
-    """A pause of a lane holds for all models."""
+    """A pause of a lane holds for all models, and for revisions that jobs still use."""
     router = APIRouter(prefix="/admin/pauses")
     first = models.first
 
@@ -38,14 +38,14 @@ def pause_routes(console: Console, models: ServedModels) -> APIRouter:
     @router.put("/{lane}")
     async def pause(request: Request, lane: LaneOrAll, pause: LanePause) -> Pauses:
         """Pauses a lane, or changes its pause. Every process knows of it within two seconds."""
-        pauses = await _apply(console, models.queues, lane, pause)
+        pauses = await _apply(console, models.every, lane, pause)
         await console.record(request, "pause", lane=lane, waiting=pause.waiting, for_s=pause.for_s)
         return pauses
 
     @router.delete("/{lane}")
     async def resume(request: Request, lane: LaneOrAll) -> Pauses:
         """Ends a pause. Workers go on at once, and requests are accepted within two seconds."""
-        pauses = await _apply(console, models.queues, lane, None)
+        pauses = await _apply(console, models.every, lane, None)
         await console.record(request, "resume", lane=lane)
         return pauses
 

@@ -33,23 +33,25 @@ def admin_routes(
     traces: Traces,
 ) -> APIRouter:
     """`forget_here` empties the memory of this process; the others follow within two seconds."""
-    router = APIRouter(include_in_schema=False, dependencies=_one_shard(len(settings.queue_shards)))
+    whole = APIRouter(include_in_schema=False)
+    whole.include_router(revision_routes(console, models))
+    whole.include_router(candidate_routes(console, models))
+    router = APIRouter(dependencies=_one_shard(len(settings.queue_shards)))
     router.include_router(refused_routes(console, models.first.hub, settings.keep_refused_texts))
     router.include_router(client_routes(console, settings.quota_texts))
     add_jobs(router, jobs)
     add_history(router, console)
     add_traces(router, traces)
-    router.include_router(revision_routes(console, models))
-    router.include_router(candidate_routes(console, models))
     router.include_router(pause_routes(console, models))
     _add_forget(router, console, settings, forget_here)
     _add_audit(router, console)
-    return router
+    whole.include_router(router)
+    return whole
 
 
 def _one_shard(shards: int) -> list[params.Depends]:
     def refuse() -> None:
-        detail = f"the console works with one shard, and this queue has {shards}"
+        detail = f"except for revisions, the console works with one shard, and this queue has {shards}"
         raise Problem(501, detail, code="several_shards")
 
     return [Depends(refuse)] if shards > 1 else []

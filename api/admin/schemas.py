@@ -149,13 +149,14 @@ class Move(_Strict):
 class TryOut(_Strict):
     """The share of a model's texts that a candidate gets; without a number, the candidate that it has.
 
-    It answers them, or with `shadow` only computes them too.
+    It answers them, or with `shadow` only computes them too. Without `by`, that does not change; it is `text`
+    at first.
     """
 
     model: _Model = ""
     number: Annotated[int, Field(ge=1)] | None = None
     share: Annotated[float, Field(gt=0, le=1)]
-    by: Literal["text", "client"] = "text"
+    by: Literal["text", "client"] | None = None
     shadow: bool = False
 
 

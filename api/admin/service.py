@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -52,7 +52,15 @@ class Books:
     comparisons: ComparisonBooks
 
     @classmethod
-    def of(cls, queue: Redis, cache: Redis, jobs: JobService, settings: ApiSettings) -> Self:
+    def of(
+        cls,
+        queue: Redis,
+        cache: Redis,
+        jobs: JobService,
+        settings: ApiSettings,
+        shards: Sequence[tuple[Redis, str]] = (),
+    ) -> Self:
+        """`shards` are the clients of all shards, with the names of their keys, if there are several."""
         usage = UsageBooks(queue, settings.name, settings.usage_days)
         forgetting = Forgetting(queue, cache, jobs.eraser(settings.name), settings.name, usage)
         name = settings.name
@@ -64,7 +72,7 @@ class Books:
             ClientHolds(queue, name),
             MinuteHistory(queue, name),
             Answers(queue, name),
-            RevisionBooks(queue, name),
+            RevisionBooks(shards or [(queue, name)]),
             ComparisonBooks(queue, name),
         )
 
@@ -79,11 +87,14 @@ class Console:
     @classmethod
     def connect(cls, settings: ApiSettings, jobs: JobService) -> Console:
         """A console with separate clients, which connect when they are first used."""
-        shard = settings.queue_shards[0]
-        queue = cache = connect(shard.url, timeout_s=TIMEOUT_S, retries=1, key=shard.prefix)
+        shards = settings.queue_shards
+        clients = [connect(one.url, timeout_s=TIMEOUT_S, retries=1, key=one.prefix) for one in shards]
+        queue, shard = clients[0], shards[0]
+        cache = queue
         if not settings.cache_here:
             cache = connect(settings.cache_address(shard), timeout_s=TIMEOUT_S, retries=1, key=shard.prefix)
-        return cls(Books.of(queue, cache, jobs, settings))
+        named = [(client, one.name) for client, one in zip(clients, shards, strict=True)]
+        return cls(Books.of(queue, cache, jobs, settings, named))
 
     def stop(self) -> None:
         self._threads.shutdown(wait=False)

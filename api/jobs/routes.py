@@ -16,7 +16,8 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from api.asgi.http import Answer, RequestHeaders, check_encoding, check_length
 from api.jobs.body import SubmitQuery
 from api.jobs.openapi import CANCEL, EVENTS, FIND, LIST, PREDICTIONS, SUBMIT, TEXTS
-from api.jobs.schemas import Job, JobList, JobPredictions, job_body, next_offset, page, page_type
+from api.jobs.pages import next_offset, page, page_type
+from api.jobs.schemas import Job, JobList, JobPredictions, job_body
 from api.jobs.service import JobService, not_found
 from api.label_order import DESCRIPTION, LabelOrder, line_by_score
 from batcher.errors import QueueUnavailable
@@ -39,6 +40,7 @@ class PageQuery(BaseModel):
     offset: int = Field(default=0, ge=0)
     limit: int = Field(default=PAGE, ge=1, le=MAX_PAGE)
     texts: bool = Field(default=False, description="Add the texts, which must be kept")
+    models: bool = Field(default=False, description="Add which model and revision answered each text")
     order: LabelOrder | SkipJsonSchema[None] = Field(
         default=None, description=f"{DESCRIPTION}. By default as MILLRACE_LABEL_ORDER says"
     )
@@ -122,18 +124,19 @@ def _add_results(router: APIRouter, service: JobService, default: LabelOrder) ->
     ) -> Response:
         """Results can be read while the job is running. A page ends at the last result so far."""
         record = await service.find(job_id, _owner(service, request))
-        offset, texts, order = asked.offset, asked.texts, asked.order or default
+        offset, order = asked.offset, asked.order or default
+        more = [name for name, wanted in (("text", asked.texts), ("model", asked.models)) if wanted]
         end = max(min(offset + asked.limit, record.done), offset)
         kind = page_type(accept)
         headers = {"x-total": str(record.total), "x-done": str(record.done), "vary": "accept"}
         if next_offset(record, end) is not None:
-            following = f"offset={end}&limit={asked.limit}{'&texts=true' if texts else ''}"
+            following = "&".join([f"offset={end}&limit={asked.limit}", *(f"{name}s=true" for name in more)])
             following += f"&order={order}" if order != default else ""
             headers["link"] = f'</jobs/{job_id}/predictions?{following}>; rel="next"'
-        chunks = await service.results(record, offset, end, texts=texts)
+        chunks = await service.results(record, offset, end, more)
         if order == "score" and kind != "text/csv":
-            chunks = ((list(map(line_by_score, lines)), of_lines) for lines, of_lines in chunks)
-        body = page(kind, record, offset, end, chunks, texts=texts)
+            chunks = (chunk._replace(lines=[*map(line_by_score, chunk.lines)]) for chunk in chunks)
+        body = page(kind, record, offset, end, chunks, more)
         return StreamingResponse(body, media_type=kind, headers=headers)
 
     @router.get("/{job_id}/texts", response_class=StreamingResponse, **TEXTS)

@@ -1,13 +1,8 @@
-"""The body of a job in responses, and pages of its results as JSON, NDJSON or CSV."""
+"""The body of a job, and of its results, in responses."""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
-from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, Field
 from pydantic.json_schema import SkipJsonSchema
@@ -16,9 +11,6 @@ from api.jobs.file_format import FormatName
 from api.schemas import LabelScore, absent
 from batcher.jobs.records import JobRecord, JobStatus
 from batcher.webhook_address import parse_url
-
-PageType = Literal["application/json", "application/x-ndjson", "text/csv"]
-PAGE_TYPES: tuple[PageType, ...] = get_args(PageType)
 
 
 class JobError(BaseModel):
@@ -73,6 +65,7 @@ class Job(BaseModel):
     rate: float | None = Field(description="While running: current texts per second")
     remaining_s: float | None = Field(description="While running: seconds left at that rate")
     model: str | None = Field(description="name@revision of the newest results")
+    models: list[str] = Field(description="name@revision of all models that have answered its texts")
     bytes: int = Field(description="Size of the stored texts and results, which deleting the job frees")
     error: JobError | None
     webhook: Webhook | None = Field(description="Deliveries of the webhook, if the job has one")
@@ -93,9 +86,14 @@ class EntryError(BaseModel):
 
 
 class TextResult(BaseModel):
-    """With `texts=true`: a text (null: too long) and its prediction, or the error in its place."""
+    """A prediction, or the error in its place.
 
-    text: str | None
+    With `texts=true`, also the text (null: too long). With `models=true`, the model that answered (null: an
+    error, or a result of an earlier version).
+    """
+
+    text: str | SkipJsonSchema[None] = Field(default=None, json_schema_extra=absent)
+    model: str | SkipJsonSchema[None] = Field(default=None, json_schema_extra=absent)
     prediction: list[LabelScore] | SkipJsonSchema[None] = Field(default=None, json_schema_extra=absent)
     error: JobError | SkipJsonSchema[None] = Field(default=None, json_schema_extra=absent)
 
@@ -128,6 +126,7 @@ def job_body(record: JobRecord, position: int | None = None) -> Job:
         rate=record.rate if running else None,
         remaining_s=record.remaining_s if running else None,
         model=record.model or None,
+        models=list(record.models),
         bytes=record.held_bytes,
         error=JobError(code=record.error_code, detail=record.error) if record.error_code else None,
         file=JobFile.model_validate_json(record.file) if record.file else None,
@@ -142,87 +141,6 @@ def _webhook(record: JobRecord) -> Webhook:
         attempts=[DeliveryAttempt.model_validate(attempt) for attempt in record.deliveries],
         next_at=None if due_ms is None else _time(due_ms),
     )
-
-
-def next_offset(record: JobRecord, end: int) -> int | None:
-    """The offset of the page after one that ends at `end`; None if there will not be any more results."""
-    last = record.done if record.ended else record.total
-    return end if end < last else None
-
-
-def page_type(accept: str) -> PageType:
-    """The available type that `Accept` prefers; JSON if it names none of them."""
-    best: tuple[float, PageType] = (0.0, "application/json")
-    for part in accept.split(","):
-        name, *parameters = (word.strip().lower() for word in part.split(";"))
-        weight = 1.0
-        for parameter in parameters:
-            if parameter.startswith("q="):
-                try:
-                    weight = float(parameter[2:])
-                except ValueError:
-                    weight = 0.0
-        for known in PAGE_TYPES:
-            if name == known and weight > best[0]:
-                best = (weight, known)
-    return best[1]
-
-
-# The results of a chunk as lines of JSON, and with `texts=true` their texts.
-Chunk = tuple[list[bytes], list[str | None] | None]
-
-
-def page(
-    kind: PageType, record: JobRecord, offset: int, end: int, chunks: Iterable[Chunk], *, texts: bool = False
-) -> Iterator[bytes]:
-    """Yields the bytes of a page with the results [offset, end), one block per chunk."""
-    if kind == "application/json":
-        return _json_page(record, offset, end, chunks)
-    if kind == "text/csv":
-        return _csv_page(offset, chunks, texts)
-    return (b"\n".join(_with_texts(*chunk)) + b"\n" for chunk in chunks)
-
-
-def _with_texts(lines: list[bytes], texts: list[str | None] | None) -> list[bytes]:
-    if texts is None:
-        return lines
-    return [_with_text(text, json.loads(line)) for line, text in zip(lines, texts, strict=True)]
-
-
-def _with_text(text: str | None, result: Any) -> bytes:
-    added = result if isinstance(result, dict) else {"prediction": result}
-    return json.dumps({"text": text, **added}, separators=(",", ":"), ensure_ascii=False).encode()
-
-
-def _json_page(record: JobRecord, offset: int, end: int, chunks: Iterable[Chunk]) -> Iterator[bytes]:
-    following = next_offset(record, end)
-    facts = {"offset": offset, "total": record.total, "done": record.done, "next_offset": following}
-    yield json.dumps(facts, separators=(",", ":")).encode()[:-1] + b',"predictions":['
-    comma = b""
-    for chunk in chunks:
-        yield comma + b",".join(_with_texts(*chunk))
-        comma = b","
-    yield b"]}"
-
-
-def _csv_page(offset: int, chunks: Iterable[Chunk], with_texts: bool) -> Iterator[bytes]:
-    """Yields `index`, the text if wanted, the best label and its score, and the error code if it failed."""
-    yield b"index,text,label,score,error\r\n" if with_texts else b"index,label,score,error\r\n"
-    for lines, texts in chunks:
-        out = io.StringIO()
-        rows = csv.writer(out)
-        for number, line in enumerate(lines):
-            text = () if texts is None else (texts[number],)
-            rows.writerow((offset + number, *text, *_row(json.loads(line))))
-        offset += len(lines)
-        yield out.getvalue().encode()
-
-
-def _row(result: Any) -> tuple[object, ...]:
-    if isinstance(result, dict):
-        return "", "", result["error"]["code"]
-    best = max(result, key=lambda pair: pair["score"])
-    return best["label"], best["score"], ""
 
 
 def _time(ms: int) -> datetime:

@@ -19,8 +19,8 @@ from anyio import CapacityLimiter, to_thread
 from api.asgi.http import CLOSE, Receive, RequestHeaders
 from api.errors import Problem
 from api.jobs.body import FileTexts, SubmitQuery, blocks, media_type
+from api.jobs.pages import Chunk
 from api.jobs.parsers import READERS
-from api.jobs.schemas import Chunk
 from api.jobs.upload import JobUploader, Limits
 from api.jobs.watcher import JobWatch
 from api.keys import Keys
@@ -212,12 +212,24 @@ class JobService:
         """The texts of a job, one JSON string per line; null if it was too long. Raises Problem 404."""
         return self._lines(record, await self._first_texts(record))
 
-    async def results(self, record: JobRecord, start: int, stop: int, *, texts: bool) -> Iterator[Chunk]:
-        """The results [start, stop) in chunks, with their texts if wanted. Raises Problem 404."""
-        if not texts:
-            return ((lines, None) for lines in self.store.output(record, start, stop))
-        await self._first_texts(record)
-        return self.store.labelled(record, start, stop)
+    async def results(
+        self, record: JobRecord, start: int, stop: int, more: Sequence[str] = ()
+    ) -> Iterator[Chunk]:
+        """The results [start, stop) in chunks, with "text" and "model" if `more` has them.
+
+        Raises Problem 404.
+        """
+        if "text" in more:
+            await self._first_texts(record)
+        return self._chunks(record, start, stop, more)
+
+    def _chunks(self, record: JobRecord, at: int, stop: int, more: Sequence[str]) -> Iterator[Chunk]:
+        store = self.store
+        for lines in store.output(record, at, stop):
+            texts = store.texts(record, at, len(lines)) if "text" in more else None
+            models = store.models(record, at, len(lines)) if "model" in more else None
+            yield Chunk(lines, texts, models)
+            at += len(lines)
 
     async def _first_texts(self, record: JobRecord) -> list[str | None]:
         first = await self.call(self.store.input, record.id, 0)

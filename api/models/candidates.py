@@ -14,11 +14,12 @@ from api.asgi.http import ASGIApp
 from api.auth import Authenticator
 from api.errors import Problem
 from api.models.served import Answering, Served
-from api.models.shadow import Shadow, ShadowedLookup
+from api.models.shadowed import ShadowedLookup
 from api.models.share import ByClient, ByText, ClientHandler
 from api.predict.lookup import PredictionLookup
 from batcher.core.revisions import Candidate, number_of
 from batcher.errors import MillraceError
+from batcher.shadow import Shadow
 
 
 @dataclass(slots=True)
@@ -29,7 +30,7 @@ class _Made:
     candidate: Served
     setting: Candidate
     served: Served
-    shadow: Shadow | None = None
+    shadowed: ShadowedLookup | None = None
 
 
 class Candidates:
@@ -62,8 +63,8 @@ class Candidates:
         if made is not None and made.current is current and made.candidate is candidate:
             if made.setting == setting:
                 return made.served
-            if made.shadow is not None and setting.shadow:
-                made.setting = made.shadow.setting = setting
+            if made.shadowed is not None and setting.shadow:
+                made.setting = made.shadowed.setting = setting
                 return made.served
         self._end(base)
         self._made[base] = made = self._make(base, current, candidate, setting)
@@ -80,9 +81,11 @@ class Candidates:
         if setting.shadow:
             pair = base, number_of(current.name), setting.number
             report = partial(self._report, pair, token_hex(8))
-            shadow = Shadow(candidate, setting, current.lookup.metrics, report)
-            served = self._with(current, ShadowedLookup(current.lookup, shadow))
-            return _Made(current, candidate, setting, served, shadow)
+            shadow = Shadow(
+                candidate.hub, report, lambda counts: current.lookup.metrics.shadow(candidate.title, counts)
+            )
+            shadowed = ShadowedLookup(current.lookup, shadow, setting)
+            return _Made(current, candidate, setting, self._with(current, shadowed), shadowed)
         if setting.by == "text":
             served = self._with(current, ByText(current.lookup, candidate.lookup, setting))
             return _Made(current, candidate, setting, served)
@@ -104,7 +107,7 @@ class Candidates:
 
     def _end(self, base: str) -> None:
         made = self._made.pop(base, None)
-        if made is not None and made.shadow is not None:
-            task = asyncio.create_task(made.shadow.stop())
+        if made is not None and made.shadowed is not None:
+            task = asyncio.create_task(made.shadowed.shadow.stop())
             self._ending.add(task)
             task.add_done_callback(self._ending.discard)

@@ -16,13 +16,13 @@ from api.predict.found import LookupResult
 from api.predict.local_cache import Models
 from api.predict.lookup import LookupRequest, PredictionLookup
 from batcher.cascades import Cascade
-from batcher.core.cascade import combined, difference, in_order
+from batcher.core.cascade import Mismatch, combined, in_order, mismatch
 from batcher.core.snapshot import NO_SNAPSHOT, ModelRecord, Snapshot
 from batcher.messages import Prediction
 
 log = logging.getLogger(__name__)
 
-State = Literal["ready", "no_worker", "redis_unavailable", "labels_differ"]
+State = Literal["ready", "no_worker", "redis_unavailable", "labels_differ", "several_labels"]
 
 
 class Members:
@@ -31,15 +31,15 @@ class Members:
     def __init__(self, cascade: Cascade, models: ServedModels) -> None:
         self.cascade = cascade
         self._models = models
-        self._logged = ""
+        self._logged: Mismatch | None = None
 
     def find(self) -> tuple[Served, Served]:
-        """The fast and the sure one. Raises Problem 503 if one is missing, and 409 if their labels differ."""
+        """The fast and the sure one. Raises Problem 503 if one is missing, and 409 if labels do not fit."""
         found = self._found()
         if found is None or None in self._records():
             raise Problem(503, f"no worker serves both models of {self.cascade.name}", code="no_worker")
-        if why := self.difference():
-            raise Problem(409, why, code="labels_differ")
+        if why := self.mismatch():
+            raise Problem(409, why.detail, code=why.code)
         return found
 
     def queue(self) -> str:
@@ -48,24 +48,24 @@ class Members:
         base = self._models.base
         return str(replace(self.cascade, fast=base(fast.title), sure=base(sure.title)))
 
-    def difference(self) -> str:
-        """Why the members cannot answer in place of each other; "" if they can, or are not known yet."""
+    def mismatch(self) -> Mismatch | None:
+        """Why the members cannot answer in place of each other; None if they can, or are unknown."""
         fast, sure = self._records()
-        return difference(self.cascade, fast, sure) if fast is not None and sure is not None else ""
+        return mismatch(self.cascade, fast, sure) if fast is not None and sure is not None else None
 
     def follow(self) -> None:
-        """Logs once that the labels of the members differ."""
-        why = self.difference()
-        if why and why != self._logged:
-            log.error("%s", why, extra={"action": "cascade.refused", "cascade": self.cascade.name})
+        """Logs once that the labels of the members do not fit."""
+        why = self.mismatch()
+        if why is not None and why != self._logged:
+            log.error("%s", why.detail, extra={"action": "cascade.refused", "cascade": self.cascade.name})
         self._logged = why
 
     @property
     def state(self) -> State:
         if not self.reachable:
             return "redis_unavailable"
-        if self.difference():
-            return "labels_differ"
+        if (why := self.mismatch()) is not None:
+            return why.code
         return "ready" if self.snapshot.workers and self.snapshot.model else "no_worker"
 
     @property
@@ -78,7 +78,7 @@ class Members:
         fast, sure = self._records()
         if fast is None or sure is None:
             return NO_SNAPSHOT
-        usable = () if self.difference() else self._found() or ()
+        usable = () if self.mismatch() else self._found() or ()
         workers = min((served.hub.snapshot.workers for served in usable), default=0)
         return replace(NO_SNAPSHOT, model=combined(self.cascade, fast, sure), workers=workers)
 

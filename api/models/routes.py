@@ -12,6 +12,7 @@ from api.asgi.http import ASGIApp, Receive, Scope, Send, route_path
 from api.asgi.middleware import ASGIResponse
 from api.metrics import Metrics
 from api.models.cascade import Members, members_of
+from api.models.cascade import State as CascadeState
 from api.models.served import Served, ServedModels
 from api.predict.handler import PredictHandler
 from api.predict.openapi import PREDICT_RESPONSES, Predictions, request_body
@@ -50,7 +51,7 @@ class CascadeModel(BaseModel):
     fast: str
     sure: str
     threshold: float = Field(description="The least best score of an answer of the fast model")
-    state: Literal["ready", "no_worker", "redis_unavailable", "labels_differ"]
+    state: CascadeState
     revision: str | None = Field(None, description="Changes with that of each member, and with the threshold")
     labels: list[str] | None = None
     answered: dict[str, int] = Field(description="Texts by the model that spoke, since this API started")
@@ -96,7 +97,9 @@ def model_routes(models: ServedModels, predict: PredictHandler, metrics: Metrics
         """The first one is that of POST /predict."""
         listed = [_model(served, served is models.current) for served in models if served.title]
         every = filter(None, map(members_of, models.cascades.values()))
-        return ModelList(models=listed, cascades=[_cascade(members, metrics) for members in every] or None)
+        answered = metrics.cascade_texts() if models.cascades else {}
+        cascades = [_cascade(members, answered.get(members.cascade.name, {})) for members in every]
+        return ModelList(models=listed, cascades=cascades or None)
 
     @router.post(
         "/models/{name:path}/predict",
@@ -131,9 +134,8 @@ def _model(served: Served, first: bool) -> Model:
     return model
 
 
-def _cascade(members: Members, metrics: Metrics) -> CascadeModel:
+def _cascade(members: Members, answered: dict[str, int]) -> CascadeModel:
     cascade, model = members.cascade, members.snapshot.model
-    answered = metrics.cascade_texts(cascade.name)
     total = sum(answered.values())
     return CascadeModel(
         name=cascade.name,

@@ -78,6 +78,11 @@ class ServedModels:
         """What answers for each model, and their candidates."""
         return [*self._answering.values(), *self.candidates.values()]
 
+    @property
+    def every(self) -> Sequence[Served]:
+        """All revisions of all models that workers serve, the first one first."""
+        return [self.first, *self._others.values()]
+
     def of(self, served: Served) -> Sequence[Served]:
         """What answers for a model, and its candidate if it has one."""
         base = model_of(served.name)

@@ -16,6 +16,9 @@ from api.predict.local_cache import CachedPrediction, LocalCache, Models
 from api.predict.lookup import LookupRequest, PredictionLookup
 from batcher.core.revisions import Candidate
 
+# Characters of the texts whose revisions are remembered: those of many requests, and at least of one text.
+MOST_CHARS = 1_000_000
+
 
 class ByText(PredictionLookup):
     """Looks up each text where its revision answers. A request may have texts of both."""
@@ -23,7 +26,7 @@ class ByText(PredictionLookup):
     def __init__(self, current: PredictionLookup, candidate: PredictionLookup, setting: Candidate) -> None:
         self.replace(current)
         self._both = current, candidate
-        self._takes: Callable[[str], bool] = lambda text: setting.takes(text, "")
+        self._takes = Choices(setting)
         self.local = _BothRevisions(current.local, current.models, candidate.models, self._takes)
 
     def revision_of(self, texts: Sequence[str]) -> str:
@@ -68,6 +71,26 @@ class ByText(PredictionLookup):
             names[known if result is None else models.header(result.revision, result.model)] = None
         stamp = b", ".join(names)
         return [(name, stamp if name == b"x-model" else value) for name, value in headers]
+
+
+class Choices:
+    """Which texts are the candidate's. A request asks several times for each of its texts."""
+
+    def __init__(self, setting: Candidate) -> None:
+        self._setting = setting
+        self._known: dict[str, bool] = {}
+        self._chars = 0
+
+    def __call__(self, text: str) -> bool:
+        taken = self._known.get(text)
+        if taken is None:
+            taken = self._setting.takes(text, "")
+            self._chars += len(text)
+            if self._chars > MOST_CHARS:
+                self._known.clear()
+                self._chars = len(text)
+            self._known[text] = taken
+        return taken
 
 
 class _BothRevisions(LocalCache):

@@ -11,8 +11,9 @@ import redis
 from batcher.admin.scanning import SLICE, fields
 from batcher.core.scripts import call
 from batcher.jobs.files import FileRecord
+from batcher.jobs.reading import SCRIPTS
 from batcher.jobs.records import JobRecord
-from batcher.jobs.store import SCRIPTS, JobStore, jobs_prefix
+from batcher.jobs.store import JobStore, jobs_prefix
 from batcher.jobs.upload import account_of
 
 PAGE = 500

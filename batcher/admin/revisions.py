@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import redis
 
 from batcher.core.keys import prefix
+from batcher.core.outage import REDIS_ERRORS
 from batcher.core.revisions import (
     CANDIDATE,
     FAILED,
@@ -17,6 +18,7 @@ from batcher.core.revisions import (
     Published,
     Revisions,
     decode_revisions,
+    newest,
     revision_queue,
 )
 
@@ -25,57 +27,83 @@ SEEN_S = 5.0
 
 
 class RevisionBooks:
-    """Works on the queue of the first model. Every change is a transaction."""
+    """Works on the queue of the first model, of which `shards` are the clients and the names of the keys.
 
-    def __init__(self, client: redis.Redis, name: str) -> None:
-        self._client = client
-        self._key = f"{prefix(name)}:revisions"
+    Each shard has the whole state, and the newest one counts: processes know it whichever shard is down. A
+    change needs all of them. It is a transaction at the first one, which the others then copy.
+    """
+
+    def __init__(self, shards: Sequence[tuple[redis.Redis, str]]) -> None:
+        self._shards = [(client, f"{prefix(name)}:revisions") for client, name in shards]
+        self._client, name = shards[0]
         self._seen = f"{prefix(name)}:apis"
 
     def read(self) -> Revisions:
-        return decode_revisions(cast("dict[bytes, bytes]", self._client.hgetall(self._key)))
+        """The newest state of all shards that answer. Raises Redis errors if none does."""
+        found = list[Revisions]()
+        failed: Exception | None = None
+        for client, key in self._shards:
+            try:
+                found.append(decode_revisions(_fields(client, key)))
+            except REDIS_ERRORS as error:
+                failed = error
+        if failed is not None and not found:
+            raise failed
+        return newest(found)
+
+    def report(self, queue: str, failure: str) -> None:
+        """Says why a worker cannot serve a revision. Raises Redis errors."""
+        for client, key in self._shards:
+            client.hset(key, f"{FAILED}{queue}", failure)
 
     def publish(self, model: str, reference: str) -> int:
         """Asks workers to load a revision beside the one that answers, and ends a candidate.
 
         Returns its number.
         """
-        changed = self._change(model, lambda published: published.publish(reference))
-        return changed.last
+        return self._change(model, lambda published: published.publish(reference)).of(model).last
 
     def move(self, model: str, number: int) -> int:
         """Makes a revision the one that answers. Returns the count of moves that processes will confirm."""
-        self._change(model, lambda published: published.move(number))
-        return self.read().moves
+        return self._change(model, lambda published: published.move(number)).moves
 
     def try_out(self, model: str, candidate: Candidate) -> int:
         """Gives a share of the texts to a candidate. Returns the count of moves that processes will confirm.
 
         Raises LookupError if its revision is not published, or answers already.
         """
-        self._change(model, lambda published: published.try_out(candidate.number), candidate)
-        return self.read().moves
+        return self._change(model, lambda published: published.try_out(candidate.number), candidate).moves
 
     def _change(
         self, model: str, change: Callable[[Published], Published], candidate: Candidate | None = None
-    ) -> Published:
-        changed: list[Published] = []
+    ) -> Revisions:
+        """The state after a change. Raises Redis errors if a shard does not answer."""
+        (first, key), *others = self._shards
+        known = [_fields(client, other) for client, other in others]
+        changed: dict[bytes, bytes] = {}
 
         def update(pipe: Any) -> None:
-            raw = pipe.hget(self._key, f"{FIELD}{model}")
-            new = change(Published.decode(raw.decode()) if raw else Published())
-            changed.append(new)
-            pipe.multi()
-            pipe.hset(self._key, f"{FIELD}{model}", new.encode())
-            pipe.hdel(self._key, f"{FAILED}{revision_queue(model, new.last)}")
-            if candidate is None:
-                pipe.hdel(self._key, f"{CANDIDATE}{model}")
-            else:
-                pipe.hset(self._key, f"{CANDIDATE}{model}", candidate.encode())
-            pipe.hincrby(self._key, MOVES, 1)
+            latest: dict[bytes, bytes] = max([pipe.hgetall(key), *known], key=_moves)
+            changed.clear()
+            changed.update(latest)
+            before = decode_revisions(changed)
+            new = change(before.of(model))
+            changed[f"{FIELD}{model}".encode()] = new.encode().encode()
+            changed.pop(f"{FAILED}{revision_queue(model, new.last)}".encode(), None)
+            changed.pop(f"{CANDIDATE}{model}".encode(), None)
+            if candidate is not None:
+                changed[f"{CANDIDATE}{model}".encode()] = candidate.encode().encode()
+            changed[MOVES.encode()] = b"%d" % (before.moves + 1)
+            _replace(pipe, key, changed)
 
-        self._client.transaction(update, self._key)
-        return changed[-1]
+        def copy(pipe: Any) -> None:
+            if _moves(pipe.hgetall(other)) < _moves(changed):  # no later change was faster
+                _replace(pipe, other, changed)
+
+        first.transaction(update, key)
+        for client, other in others:
+            client.transaction(copy, other)
+        return decode_revisions(changed)
 
     def seen(self, api: str, moves: int) -> None:
         """Confirms for an API process that it answers by the state after so many moves."""
@@ -94,3 +122,17 @@ class RevisionBooks:
     def _now(self) -> float:
         seconds, micros = self._client.time()
         return seconds + micros / 1e6
+
+
+def _fields(client: redis.Redis, key: str) -> dict[bytes, bytes]:
+    return cast("dict[bytes, bytes]", client.hgetall(key))
+
+
+def _moves(fields: Mapping[bytes, bytes]) -> int:
+    return decode_revisions(fields).moves
+
+
+def _replace(pipe: Any, key: str, fields: Mapping[bytes, bytes]) -> None:
+    pipe.multi()
+    pipe.delete(key)
+    pipe.hset(key, mapping=dict(fields))

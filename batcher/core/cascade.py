@@ -7,18 +7,31 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 from hashlib import sha256
+from typing import Literal, NamedTuple
 
 from batcher.cascades import Cascade
 from batcher.core.snapshot import ModelRecord
 from batcher.messages import Prediction, fragment
 
 
-def difference(cascade: Cascade, fast: ModelRecord, sure: ModelRecord) -> str:
-    """Why the members cannot answer in place of each other, in a sentence; "" if they can."""
+class Mismatch(NamedTuple):
+    """Why two models cannot be the members of a cascade: the code of the error, and a sentence."""
+
+    code: Literal["labels_differ", "several_labels"]
+    detail: str
+
+
+def mismatch(cascade: Cascade, fast: ModelRecord, sure: ModelRecord) -> Mismatch | None:
+    """Why the members cannot answer in place of each other; None if they can."""
+    if several := [model.name for model in (fast, sure) if model.multi_label]:
+        what = f"the cascade {cascade.name} needs models with one label per text"
+        return Mismatch("several_labels", f"{what}, and {' and '.join(several)} may give several")
     if set(fast.labels) == set(sure.labels):
-        return ""
+        return None
     members = "; ".join(f"{model.name} {', '.join(model.labels)}" for model in (fast, sure))
-    return f"the members of the cascade {cascade.name} have different labels: {members}"
+    return Mismatch(
+        "labels_differ", f"the members of the cascade {cascade.name} have different labels: {members}"
+    )
 
 
 @lru_cache(64)

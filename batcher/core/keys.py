@@ -42,8 +42,8 @@ Redis, but limited to 1.2 s from one heartbeat or sweep to the next (decision 00
 | P:revisions   | hash   | published revisions of models              | -             | the console,   |
 |               |        |                                            |               | a worker       |
 | P:apis        | hash   | API process -> the moves it has confirmed  | 60 s, renewed | the console    |
-| P:compared:<p>| hash   | counts of a shadow, <p> = model@n:m        | 30 d, renewed | an API process |
-| P:compared:   | string | number of the counts that a process added  | 10 min,       | an API process |
+| P:compared:<p>| hash   | counts of a shadow, <p> = model@n:m        | 30 d, renewed | API and jobs   |
+| P:compared:   | string | number of the counts that a process added  | 10 min,       | API and jobs   |
 |   <p>:<id>    |        | last                                       | renewed       |                |
 | P:audit       | list   | what operators did, the last 1000 lines    | 90 d, renewed | the console    |
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from batcher.core.revisions import newest
 from batcher.core.snapshot import Fallback, LaneDepth, Snapshot
 from batcher.memory import Memory
 
@@ -35,7 +36,7 @@ def merge(shards: Sequence[Snapshot]) -> Snapshot:
         forgotten=total(lambda shard: shard.forgotten),
         pauses=shards[0].pauses,
         holds=shards[0].holds,
-        revisions=shards[0].revisions,
+        revisions=newest(shard.revisions for shard in shards),
         models=sorted({name for shard in shards for name in shard.models}),
     )
 

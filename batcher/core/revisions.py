@@ -7,7 +7,7 @@ has a separate queue, `MODEL@n`, which is served like that of another model.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Literal
@@ -57,6 +57,11 @@ class Published:
         return {n: one for n, one in self.references.items() if n in (number, self.current)}
 
 
+def choice(chosen: str) -> int:
+    """The number of a text or a client, below 2**64, by which shares are taken."""
+    return int.from_bytes(sha256(chosen.encode()).digest()[:8])
+
+
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """A second revision that gets a `share` of the texts, beside the one that answers (decision 0017).
@@ -71,8 +76,11 @@ class Candidate:
 
     def takes(self, text: str, client: str) -> bool:
         """Whether a text is in the share. A greater share has all the texts of a smaller one."""
-        chosen = text if self.by == "text" else client
-        return int.from_bytes(sha256(chosen.encode()).digest()[:8]) < self.share * 2**64
+        return self.chooses(choice(text if self.by == "text" else client))
+
+    def chooses(self, number: int) -> bool:
+        """Whether the text, or the client, that has this number is in the share."""
+        return number < self.share * 2**64
 
     def encode(self) -> str:
         return json.dumps([self.number, self.share, self.by, self.shadow])
@@ -102,6 +110,11 @@ class Revisions:
 
 
 NO_REVISIONS = Revisions()
+
+
+def newest(shards: Iterable[Revisions]) -> Revisions:
+    """Of what several shards have, the state after the most changes: one that was down may not have it."""
+    return max(shards, key=lambda revisions: revisions.moves)
 
 
 def revision_queue(model: str, number: int) -> str:

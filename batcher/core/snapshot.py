@@ -20,7 +20,10 @@ SWEEP_LIMIT = 200
 
 @dataclass(frozen=True, slots=True)
 class ModelRecord:
-    """What ready workers publish about their model (`P:model`)."""
+    """What ready workers publish about their model (`P:model`).
+
+    With `multi_label`, a text may have several labels, or none.
+    """
 
     name: str
     revision: str
@@ -28,6 +31,7 @@ class ModelRecord:
     max_tokens: int
     engine: str
     precision: str
+    multi_label: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +194,7 @@ def _model_record(fields: Mapping[str, str]) -> ModelRecord | None:
             max_tokens=int(fields["max_tokens"]),
             engine=fields["engine"],
             precision=fields["precision"],
+            multi_label=fields.get("multi_label") == "1",  # earlier versions do not say
         )
     except (KeyError, ValueError):
         return None

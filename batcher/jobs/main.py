@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -15,18 +16,13 @@ from collections.abc import Callable
 from rq.serializers import JSONSerializer
 
 from batcher import logs, tracing
-from batcher.admin.revisions import RevisionBooks
-from batcher.cascades import read_cascade
 from batcher.core.connection import connect
 from batcher.core.outage import REDIS_ERRORS
-from batcher.core.revisions import Revisions, revision_queue
 from batcher.errors import NoJobs
-from batcher.hub.sharded import connect_hub as connect_queue
-from batcher.hub.sharded_cache import connect_cache
 from batcher.jobs import webhooks
-from batcher.jobs.cascade import CascadeHub, Member
 from batcher.jobs.job_class import ClassifyJob
 from batcher.jobs.metrics import JobsMetrics
+from batcher.jobs.models import JobModels
 from batcher.jobs.recovery import JobRecovery
 from batcher.jobs.rq_queue import JobQueue
 from batcher.jobs.rq_worker import (
@@ -45,8 +41,6 @@ from batcher.settings import JobSettings
 log = logging.getLogger(__name__)
 
 RESTART_S = 1.0
-# Jobs collect answers for this long before reading them: it saves round trips, and no caller waits for them.
-LINGER_S = 0.02
 EXIT_UNABLE = 2
 # RQ calls `batcher.jobs.run` in a process forked from this one; `prepare` sets what that process needs.
 _runner: Callable[[str], str] | None = None
@@ -66,48 +60,15 @@ def prepare(
     worker = os.getpid()
 
     def runner(job_id: str) -> str:
-        # The queue that answered for the job's model when this attempt began.
-        chosen: list[tuple[str, str]] = []
-        stop = _stop_requested(worker)
+        def account() -> str:
+            record = store.record(job_id)
+            return store.account(record) if record else ""
 
-        def hub_and_cache(model: str) -> tuple[Hub, Cache]:
-            if (cascade := read_cascade(model)) is None:
-                return hub_and_cache_of(model)
-            members = [Member(*hub_and_cache_of(name)) for name in (cascade.fast, cascade.sure)]
-            hub = CascadeHub(cascade, *members)
-            return hub, hub
-
-        def hub_and_cache_of(model: str) -> tuple[Hub, Cache]:
-            queue = _revisions(settings).queue(model)
-            chosen.append((model, queue))
-            own = settings.for_model(queue)
-            return connect_queue(own, linger_s=LINGER_S), connect_cache(own)
-
-        def should_stop() -> bool:
-            return stop() or any(not _kept(settings, *one) for one in chosen)
-
-        with tracing.job_span(job_id, store.trace(job_id)):
-            return run_job(job_id, store, connect_hub or hub_and_cache, settings, should_stop)
+        models = JobModels(settings, account, _stop_requested(worker))
+        with contextlib.closing(models), tracing.job_span(job_id, store.trace(job_id)):
+            return run_job(job_id, store, connect_hub or models.connect, settings, models.should_stop)
 
     _runner = runner
-
-
-def _revisions(settings: JobSettings) -> Revisions:
-    """What operators have published. Raises Redis errors."""
-    shard = settings.queue_shards[0]
-    with connect(shard.url, timeout_s=2.0, retries=1, key=shard.prefix) as client:
-        return RevisionBooks(client, settings.name).read()
-
-
-def _kept(settings: JobSettings, model: str, queue: str) -> bool:
-    """Whether workers still serve a queue. If not, another attempt goes on with what answers then."""
-    if queue == model:
-        return True
-    try:
-        published = _revisions(settings).of(model)
-    except REDIS_ERRORS:
-        return True
-    return queue in {revision_queue(model, number) for number in published.references}
 
 
 def _stop_requested(worker: int) -> Callable[[], bool]:

@@ -50,6 +50,8 @@ class JobRecord:
     truncated_tokens: int = 0
     # The name of the queue of the model that was asked for; "" for the first.
     queue: str = ""
+    # name@revision of all models that have answered its texts.
+    models: Sequence[str] = ()
 
     def shown_to(self, owner: str) -> bool:
         """Whether `owner` may see this job; the owner "" may see all jobs."""
@@ -163,4 +165,5 @@ def read_record(job_id: str, raw: Mapping[bytes, bytes]) -> JobRecord | None:
         truncated=int(fields.get("truncated", 0)),
         truncated_tokens=int(fields.get("truncated_tokens", 0)),
         queue=fields.get("queue", ""),
+        models=fields.get("models", "").split(),
     )

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from batcher.core.snapshot import ModelRecord
 from batcher.errors import MillraceError
 from batcher.jobs.records import Counts
 from batcher.messages import Outcome, Prediction
@@ -15,31 +16,62 @@ TOO_LONG = b'{"error":{"code":"text_too_long","detail":"the text is longer than 
 
 @dataclass(frozen=True, slots=True)
 class ChunkResults:
-    """Results of one chunk, one line of JSON per entry."""
+    """Results of one chunk, one line of JSON per entry. `models` says which model answered each of them.
+
+    `model` is the one that the record of the job shows: that of the newest result, or the cascade.
+    """
 
     lines: bytes
     entries: int
     counts: Counts
     model: str
+    models: bytes
 
 
-def chunk_results(outcomes: Sequence[Outcome | None], name: str) -> ChunkResults:
+def chunk_results(outcomes: Sequence[Outcome | None], asked: ModelRecord | None) -> ChunkResults:
     """Encodes the outcomes of a chunk. `None` stands for a text that was too long to be sent."""
     lines: list[bytes] = []
     failed = truncated = left_out = 0
-    revision = ""
+    name, model, models = asked.name if asked else "", "", list[str]()
     for outcome in outcomes:
         if isinstance(outcome, Prediction):
             lines.append(outcome.fragment)
-            revision = outcome.revision
+            models.append(_stamp(outcome.model or name, outcome.revision))
+            cascade = asked is not None and outcome.model not in ("", name)
+            model = _stamp(name, asked.revision) if asked and cascade else models[-1]
             if outcome.truncated:
                 truncated += 1
                 left_out += outcome.truncated
             continue
         failed += 1
         lines.append(TOO_LONG if outcome is None else _error(outcome))
+        models.append("")
     counts = Counts(failed, truncated, left_out)
-    return ChunkResults(b"\n".join(lines), len(lines), counts, f"{name}@{revision[:12]}" if revision else "")
+    return ChunkResults(b"\n".join(lines), len(lines), counts, model, encode_models(models))
+
+
+def encode_models(models: Sequence[str]) -> bytes:
+    """The models of the texts of a chunk, "" for an error: their names, and numbers if there are several."""
+    names = list(dict.fromkeys(models))
+    numbers = [names.index(name) for name in models] if len(names) > 1 else []
+    return json.dumps([names, numbers], separators=(",", ":")).encode()
+
+
+def decode_models(encoded: bytes, entries: int) -> list[str]:
+    """The inverse of `encode_models`, for a chunk of so many entries. b"": they are not known."""
+    names: list[str]
+    numbers: list[int]
+    names, numbers = json.loads(encoded or b'[[""],[]]')
+    return [names[number] for number in numbers] if numbers else names[:1] * entries
+
+
+def names_of(chunks: Sequence[bytes]) -> list[str]:
+    """The names of all models that have answered texts of these chunks."""
+    return [name for name in dict.fromkeys(name for raw in chunks for name in json.loads(raw)[0]) if name]
+
+
+def _stamp(name: str, revision: str) -> str:
+    return f"{name}@{revision[:12]}"
 
 
 def _error(error: MillraceError) -> bytes:

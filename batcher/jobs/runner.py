@@ -193,11 +193,12 @@ class _Run:
                 counts=Counts(*map(sum, zip(*(chunk.counts for chunk in held), strict=True))),
                 rate=self._rate,
                 model=held[-1].model if held else "",
+                models=[chunk.models for chunk in held],
             )
         )
         if status != "running":
             raise _Ended(status)
-        if self._should_stop():
+        if await asyncio.to_thread(self._should_stop):  # it may ask Redis
             raise Interrupted
 
     async def _end(self, status: JobStatus, *why: str) -> str:
@@ -209,7 +210,7 @@ class _Run:
             try:
                 return await asyncio.to_thread(call, *args)
             except REDIS_ERRORS as error:
-                if self._should_stop():
+                if await asyncio.to_thread(self._should_stop):
                     raise Interrupted from error
                 await asyncio.sleep(STORE_RETRY_S)
 
@@ -251,7 +252,7 @@ class _Run:
             ]
         for part, task in zip(parts, tasks, strict=True):
             known.update(zip(part, task.result(), strict=True))
-        return chunk_results([known[entry] if entry else None for entry in ids], model.name if model else "")
+        return chunk_results([known[entry] if entry else None for entry in ids], model)
 
     async def _request(self, hub: Hub, ids: Sequence[str], texts: Sequence[str]) -> list[Outcome]:
         """Sends one request and retries it whenever the service would refuse a client's."""

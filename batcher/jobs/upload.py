@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from typing import Any, Literal
+
+from batcher.core.revisions import choice
 
 # Bytes reserved for each result until its size is known. lua/common.lua has the same number.
 RESULT_BYTES = 100
@@ -56,9 +57,10 @@ class NoRoom(Exception):
 def account_of(client: str) -> str:
     """The name under which the bytes of a client are counted.
 
-    A client may be an IP address, which is personal data. A hash is enough to distinguish clients.
+    A client may be an IP address, which is personal data. A hash is enough to distinguish clients. It is the
+    number by which shares of clients are taken, in hexadecimal digits.
     """
-    return sha256(client.encode()).hexdigest()[:16]
+    return f"{choice(client):016x}"
 
 
 def encode_text(text: str | None) -> bytes:

@@ -14,6 +14,7 @@ from zlib import crc32
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import Metric
 
+from batcher.admin.revisions import RevisionBooks
 from batcher.core.by_model import ByModel
 from batcher.core.connection import connect
 from batcher.models import ELSEWHERE, ModelSpec, is_name
@@ -26,7 +27,7 @@ from batcher.worker.metrics import MeasuredQueue
 from batcher.worker.observability import Observability, probes
 from batcher.worker.publishing import Publishing
 from batcher.worker.queue import WorkerQueue
-from batcher.worker.several import Beside, Listing, SeveralWorkers, SharingWorker
+from batcher.worker.several import Listing, SeveralWorkers, SharingWorker
 from model_store import Classifier, ModelError, ModelInfo, load
 
 log = logging.getLogger(__name__)
@@ -132,12 +133,11 @@ class LoadedModels:
         self._settings = settings
         self.models = [_build(settings, *one) for one in _load_all(settings).items()]
         self._listing = Listing.connect([one.name for one in self.models if one.name], settings)
-        beside: list[Beside] = [self._listing]
-        if len(settings.queue_shards) == 1:  # as the console, which publishes
-            shard = settings.queue_shards[0]
-            client = connect(shard.url, timeout_s=1.0, retries=1, key=shard.prefix)
-            beside.append(Publishing(self, client, shard.prefix))
-        self.worker = SeveralWorkers([one.worker for one in self.models], *beside)
+        shards = settings.queue_shards
+        clients = [connect(shard.url, timeout_s=1.0, retries=1, key=shard.prefix) for shard in shards]
+        books = RevisionBooks([(client, shard.name) for client, shard in zip(clients, shards, strict=True)])
+        workers = [one.worker for one in self.models]
+        self.worker = SeveralWorkers(workers, self._listing, Publishing(self, books))
 
     @property
     def names(self) -> Sequence[str]:

@@ -6,11 +6,11 @@ import logging
 import threading
 import time
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
-from batcher.core.connection import Redis
+from batcher.admin.revisions import RevisionBooks
 from batcher.core.outage import REDIS_ERRORS
-from batcher.core.revisions import FAILED, decode_revisions, model_of, revision_queue
+from batcher.core.revisions import model_of, revision_queue
 
 log = logging.getLogger(__name__)
 
@@ -34,12 +34,11 @@ class Models(Protocol):
 
 
 class Publishing:
-    """Watches the published revisions in a separate thread. `prefix` is that of the service's keys."""
+    """Watches the published revisions in a separate thread."""
 
-    def __init__(self, models: Models, client: Redis, prefix: str) -> None:
+    def __init__(self, models: Models, books: RevisionBooks) -> None:
         self._models = models
-        self._client: Any = client
-        self._key = f"{prefix}:revisions"
+        self._books = books
         self._failed: set[str] = set()
         self._unwanted: dict[str, float] = {}
         self._stopping = threading.Event()
@@ -54,7 +53,7 @@ class Publishing:
 
     def look(self) -> None:
         """Loads what is missing and drops what is left over. Raises Redis errors."""
-        revisions = decode_revisions(self._client.hgetall(self._key))
+        revisions = self._books.read()
         served = set(self._models.names)
         wanted = {
             revision_queue(model, number): (model, reference)
@@ -69,7 +68,7 @@ class Publishing:
             except Exception as error:
                 self._failed.add(queue)
                 log.error("cannot serve the revision: %s", error, extra={"action": "revision.unable"})
-                self._client.hset(self._key, f"{FAILED}{queue}", str(error)[:500])
+                self._books.report(queue, str(error)[:500])
 
     def _drop(self, unwanted: Sequence[str]) -> None:
         """Drops what has not been wanted for a while: requests from before may still wait there."""

@@ -190,6 +190,7 @@ def model_record(info: ModelInfo) -> dict[str, Any]:
         "revision": info.revision,
         "identity": info.identity,
         "labels": "\n".join(info.labels),
+        "multi_label": int(info.multi_label),
         "max_tokens": info.max_tokens,
         "engine": info.engine,
         "precision": info.precision,

@@ -57,7 +57,7 @@ TURNED = f"stub@{Turned(variant='turned').info.revision[:12]}"
 @pytest.fixture
 async def many(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Many]:
     publish_fast(monkeypatch)
-    monkeypatch.setattr("api.models.shadow.REPORT_EVERY_S", 0.05)
+    monkeypatch.setattr("batcher.shadow.REPORT_EVERY_S", 0.05)
     monkeypatch.setattr("batcher.worker.building.load", load)
     async with Many(monkeypatch) as made:
         yield made
@@ -116,7 +116,7 @@ async def test_a_share_of_the_texts_is_answered_by_the_candidate_everywhere(many
     await ready(later, "stub")
     assert await stamps(later, TEXTS) == wanted
     # A greater share adds texts and takes none away.
-    await tried(house, share=0.5)
+    assert (await tried(house, share=0.5))["candidate"]["by"] == "text"
     more = taken(TEXTS, 0.5)
     assert {text for text in TEXTS if wanted[text] == TURNED} < {
         text for text in TEXTS if more[text] == TURNED
@@ -162,6 +162,8 @@ async def test_a_share_of_the_clients_gets_all_its_answers_from_the_candidate(
     many: Many, house: House
 ) -> None:
     await tried(house, number=await house.publish("turned", "topics"), share=0.5, by="client", model="topics")
+    changed = await tried(house, share=0.5, model="topics")
+    assert changed["candidate"]["by"] == "client", "what it is of does not change with the share"
     candidate = Candidate(1, 0.5, "client")
     new = TURNED.replace("stub", "topics")
     for api in house.apis:
@@ -231,7 +233,7 @@ async def test_what_a_shadow_cannot_compute_is_counted_and_no_caller_notices(
 
     await until_async(dropped, "texts to be dropped")
     # A process holds only so many texts.
-    monkeypatch.setattr("api.models.shadow.MOST_CHARS", 0)
+    monkeypatch.setattr("batcher.shadow.MOST_CHARS", 0)
     asked.extend(await stamps(house.apis[1], TEXTS[:10]))
 
     async def all_counted() -> bool:

@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from batcher import jobs
+from batcher.core.revisions import Candidate
 from model_store.stub import LABELS, StubClassifier
 from tests.answers import right_json
 from tests.many import Many, publish_fast, ready, until_async
@@ -41,6 +42,10 @@ class Swapped(StubClassifier):
 def loaded(*, variant: str, **settings: Any) -> StubClassifier:
     if variant.startswith("sure"):
         return Swapped(variant=variant, **settings)
+    if variant == "several":
+        made = StubClassifier(variant=variant, **settings)
+        made.info = replace(made.info, multi_label=True)
+        return made
     if variant == "foreign":
         return Swapped(("HAM", "SPAM"), variant=variant, **settings)
     return StubClassifier(variant=variant, **settings)
@@ -196,6 +201,42 @@ async def test_a_published_revision_of_a_member_answers(client: httpx.AsyncClien
     assert (await cascade(client))["revision"] != old
 
 
+async def test_a_member_may_have_a_candidate(many: Many, client: httpx.AsyncClient) -> None:
+    """Requests and jobs get the answers of the revision that each text has, and say which it was."""
+    store = many.jobs()
+    asked = await client.post("/admin/models/publish", json={"reference": "stub@v2"})
+    number, setting = asked.json()["number"], Candidate(asked.json()["number"], 0.5)
+
+    async def tried() -> bool:
+        answer = await client.post("/admin/models/candidate", json={"number": number, "share": 0.5})
+        return answer.status_code == 200
+
+    await until_async(tried, "the candidate to be served")
+    both = [StubClassifier(), StubClassifier(variant="v2")]
+    models = [made.info for made in both]
+    said = [both[setting.takes(text, "")].classify(both[0].tokenize([text]))[0] for text in TEXTS]
+    passed = [max(scores) < 0.8 for scores in said]
+    assert {True, False} == set(passed)
+    answer = await ask(client)
+    for text, scores, rest, name, pairs in zip(
+        TEXTS, said, passed, answer.json()["models"], answer.json()["predictions"], strict=True
+    ):
+        fast = models[setting.takes(text, "")]
+        assert name.partition("@")[0] == ("sure" if rest else "stub")
+        assert rest or name == f"stub@{fast.revision[:12]}"
+        assert pairs == SURE if rest else [pair["score"] for pair in pairs] == scores
+    assert len({name for name in answer.json()["models"] if name.startswith("stub@")}) == 2
+    submitted = await client.post("/jobs?model=quick", json={"text": TEXTS})
+    assert await asyncio.to_thread(jobs.run, submitted.json()["id"]) == "finished"
+    results = await client.get(f"/jobs/{submitted.json()['id']}/predictions")
+    assert results.json()["predictions"] == answer.json()["predictions"]
+    results = await client.get(f"/jobs/{submitted.json()['id']}/predictions?models=true")
+    assert [item["model"] for item in results.json()["predictions"]] == answer.json()["models"]
+    record = store.record(submitted.json()["id"])
+    assert record is not None
+    assert record.model == f"quick@{(await cascade(client))['revision'][:12]}"
+
+
 async def test_an_error_of_the_second_model_is_that_of_the_request(many: Many) -> None:
     text = unsure(0.8)[0]
     many.worker("stub")
@@ -241,3 +282,14 @@ async def test_members_with_different_labels_are_refused(
         return caplog.messages.count(why) == 1
 
     await until_async(logged, "the reason to be logged")
+
+
+async def test_members_with_several_labels_per_text_are_refused(many: Many) -> None:
+    many.worker("stub,several=stub@several")
+    client = await many.api(cascades="quick=stub:several:0.8")
+    await ready(client, "stub", "several")
+    why = "the cascade quick needs models with one label per text, and several may give several"
+    for answer in (await ask(client), await client.post("/jobs?model=quick", json={"text": TEXTS})):
+        assert (answer.status_code, answer.json()["code"]) == (409, "several_labels")
+        assert answer.json()["detail"] == why
+    assert (await cascade(client))["state"] == "several_labels"

@@ -8,6 +8,7 @@ import pytest
 import redis
 
 from batcher.jobs.records import Attempt, Counts, JobRecord
+from batcher.jobs.results import encode_models
 from batcher.jobs.store import JobStore
 from batcher.jobs.upload import Budget, NoRoom, Submission
 from tests.conftest import encoded
@@ -400,3 +401,24 @@ def test_finding_22_no_key_of_jobs_is_without_an_end_at_any_moment(redis_server:
             if command["client_type"] != "lua":
                 sent.add(command["command"].split()[0].upper())
     assert sent <= {"EVAL", "EVALSHA", "HGETALL", "ZRANK", "HGET", "CLIENT", "HELLO"}
+
+
+def test_the_models_of_each_text_are_kept_with_its_result(store: JobStore, client: redis.Redis) -> None:
+    create(store)
+    attempt = store.start(JOB)
+    append(store, attempt, 0, LINES[0])  # by a version that does not say
+    models = [encode_models(["a@1", "b@2", ""]), encode_models(["b@2"])]
+    for _ in range(2):  # sent again, nothing is added
+        sent = store.append(attempt, 1, LINES[1:], counts=Counts(), rate=1.0, model="b@2", models=models)
+        assert sent == "running"
+    record = record_of(store)
+    assert (record.models, record.done) == (["a@1", "b@2"], 7)
+    assert store.models(record, 0, 3) == ["", "", ""]
+    assert store.models(record, 4, 2) == ["b@2", ""]
+    assert store.models(record, 6, 1) == ["b@2"]
+    held = sum(map(len, LINES)) + sum(map(len, models))
+    assert record.held_bytes - held == len('["0","1","2"]' + '["3",null,"5"]' + '["6"]')
+    assert all(client.ttl(key) > 0 for key in keys(client))
+    store.end(attempt, "finished")
+    assert store.delete(JOB)
+    assert not [key for key in keys(client) if b":job:" in key]

@@ -17,8 +17,8 @@ from api.asgi.http import RequestHeaders, check_length, is_json
 from api.asgi.json_reader import read_json
 from api.asgi.prefer import parse_prefer
 from api.errors import Problem
+from api.jobs.pages import page_type
 from api.jobs.parsers import read_csv, read_ndjson
-from api.jobs.schemas import page_type
 from tests.unit.patterns import Costly, attacks, check_linear
 
 # Beside those of the API: what texts and what Redis holds of them go through.

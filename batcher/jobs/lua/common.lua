@@ -9,6 +9,8 @@ local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local RESULT_BYTES = 100
 
 local function job_key(id) return P .. ':job:' .. id end
+-- All keys of a job. Only its record is needed for it to exist.
+local function keys_of(job) return { job, job .. ':input', job .. ':output', job .. ':models' } end
 local function index_of(status) return P .. ':jobs:' .. status end
 local function is_open(status) return status == 'queued' or status == 'running' end
 -- A place is `microseconds of its creation:id`. All members have the same score, so they sort as strings, newest last.
@@ -65,7 +67,7 @@ local function prune()
       redis.call('UNLINK', upload and P .. ':job:' .. upload or P .. ':file:' .. file)
     else
       local job = job_key(id_of(member))
-      if redis.call('HGET', job, 'place') == member then redis.call('UNLINK', job, job .. ':input', job .. ':output') end
+      if redis.call('HGET', job, 'place') == member then redis.call('UNLINK', unpack(keys_of(job))) end
     end
     remove(member)
   end
@@ -103,5 +105,5 @@ local function finish(id, status, ttl, code, message)
     redis.call('HSET', job, 'next_delivery_ms', now)
     renew(ttl, { P .. ':webhooks' })
   end
-  set_lifetime(place, ttl, { job, job .. ':input', job .. ':output' })
+  set_lifetime(place, ttl, keys_of(job))
 end

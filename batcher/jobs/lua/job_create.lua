@@ -24,7 +24,7 @@ if known[1] or outcome ~= 'created' then
 end
 
 local place = string.format('%016.0f:%s', clock[1] * 1000000 + clock[2], id)
-redis.call('UNLINK', job .. ':output') -- of an earlier job, if only its record was evicted
+redis.call('UNLINK', job .. ':output', job .. ':models') -- of an earlier job, if only its record was evicted
 redis.call('RENAME', staged, job .. ':input')
 redis.call('HSET', job, 'status', 'queued', 'total', total, 'done', 0, 'failed', 0, 'chunk_texts', ARGV[4],
   'chunks', ARGV[5], 'digest', digest, 'upload', upload, 'place', place, 'created_ms', now, 'attempt', 0,

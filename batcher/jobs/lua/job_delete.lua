@@ -3,5 +3,5 @@ local job = job_key(ARGV[1])
 local fields = redis.call('HMGET', job, 'status', 'place')
 if not fields[1] or is_open(fields[1]) then return 0 end
 remove(fields[2])
-redis.call('UNLINK', job, job .. ':input', job .. ':output')
+redis.call('UNLINK', unpack(keys_of(job)))
 return 1

@@ -8,7 +8,8 @@ for _, status in ipairs({ 'queued', 'running' }) do
     local job = job_key(id)
     if redis.call('HGET', job, 'place') == place then
       ids[#ids + 1] = id
-      set_lifetime(place, ttl, { job, job .. ':input', job .. ':output', ALL, index_of(status) })
+      set_lifetime(place, ttl, keys_of(job))
+      renew(ttl, { ALL, index_of(status) })
     else
       remove(place)
     end

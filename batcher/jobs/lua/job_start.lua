@@ -17,7 +17,7 @@ if is_open(status) and fields[8] ~= token then
   else
     redis.call('HSET', job, 'status', 'running', 'started_ms', started)
     list(fields[9], status, 'running', ttl)
-    set_lifetime(fields[9], ttl, { job, job .. ':input', job .. ':output' })
+    set_lifetime(fields[9], ttl, keys_of(job))
     status = 'running'
   end
 end

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from batcher.cascades import Cascade, parse_cascades, read_cascade
-from batcher.core.cascade import combined, difference, in_order
+from batcher.core.cascade import combined, in_order, mismatch
 from batcher.core.snapshot import ModelRecord
 from batcher.messages import Prediction, fragment
 
@@ -73,12 +73,20 @@ def test_the_revision_changes_with_each_member_and_the_threshold() -> None:
 
 
 def test_labels_may_be_in_another_order_and_no_others() -> None:
-    assert difference(QUICK, FAST, SURE) == ""
+    assert mismatch(QUICK, FAST, SURE) is None
     assert in_order(answer(0.7, 0.3, labels=SURE.labels), FAST.labels) == answer(0.3, 0.7)
     same = answer(0.3, 0.7)
     assert in_order(same, FAST.labels) is same
     foreign = replace(SURE, labels=("SPAM", "HAM"))
     why = "different labels: default NEGATIVE, POSITIVE; org/large SPAM, HAM"
-    assert difference(QUICK, FAST, foreign) == f"the members of the cascade quick have {why}"
+    sentence = f"the members of the cascade quick have {why}"
+    assert mismatch(QUICK, FAST, foreign) == ("labels_differ", sentence)
     with pytest.raises(ValueError, match="the answer has the labels SPAM, HAM"):
         in_order(answer(0.7, 0.3, labels=foreign.labels), FAST.labels)
+
+
+def test_models_with_several_labels_per_text_are_no_members() -> None:
+    several = replace(SURE, multi_label=True)
+    why = "the cascade quick needs models with one label per text, and org/large may give several"
+    assert mismatch(QUICK, FAST, several) == ("several_labels", why)
+    assert mismatch(QUICK, replace(FAST, multi_label=True), SURE) is not None

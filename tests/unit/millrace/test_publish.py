@@ -26,7 +26,7 @@ class FakeAdmin:
             return {"model": "topics", "number": 3}
         if path.endswith("/candidate"):
             mode = "shadow" if body["shadow"] else "share"
-            candidate = {"number": 3, "mode": mode, "share": body["share"], "by": body["by"]}
+            candidate = {"number": 3, "mode": mode, "share": body["share"], "by": body.get("by", "text")}
             return {"model": "topics", "current": 2, "candidate": candidate, "unconfirmed": self.unconfirmed}
         return {
             "model": "topics",
@@ -107,7 +107,7 @@ def test_a_share_is_changed_and_a_shadow_is_compared(
     admin: FakeAdmin, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["publish", "--shadow", "0.1"]) == 0
-    body = {"model": "", "share": 0.1, "by": "text", "shadow": True}
+    body = {"model": "", "share": 0.1, "shadow": True}  # what it is of does not change
     assert admin.asked == [("/admin/models/candidate", body)]
     assert "millrace compare" in capsys.readouterr().out
 
@@ -129,6 +129,9 @@ def test_the_revision_with_a_share_answers_all(admin: FakeAdmin, capsys: pytest.
         (["x", "--all"], "--all takes no model"),
         (["--share", "1.5"], "must be above 0 and at most 1"),
         (["--share", "0.1", "--shadow", "0.1"], "not allowed with"),
+        (["x", "--by", "client"], "use it with --share or --shadow"),
+        (["--back", "--by", "client"], "use it with --share or --shadow"),
+        (["--all", "--by", "text"], "use it with --share or --shadow"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(

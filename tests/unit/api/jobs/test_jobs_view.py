@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from api.jobs.schemas import PageType, job_body, page, page_type
+from api.jobs.pages import Chunk, PageType, page, page_type
+from api.jobs.schemas import job_body
 from batcher.jobs.records import JobRecord
 
 RECORD = JobRecord(
@@ -34,7 +35,7 @@ CHUNKS = [[LABELS, ERROR], [LABELS, LABELS]]
 
 
 def text_of(kind: PageType, offset: int, end: int, chunks: list[list[bytes]]) -> str:
-    return b"".join(page(kind, RECORD, offset, end, [(lines, None) for lines in chunks])).decode()
+    return b"".join(page(kind, RECORD, offset, end, map(Chunk, chunks))).decode()
 
 
 def test_a_running_job_tells_how_long_it_will_take() -> None:
@@ -98,3 +99,26 @@ def test_rows_hold_the_best_label() -> None:
     assert rows[0] == {"index": "2", "label": "POSITIVE", "score": "0.75", "error": ""}
     assert rows[1] == {"index": "3", "label": "", "score": "", "error": "text_too_long"}
     assert [row["index"] for row in rows] == ["2", "3", "4", "5"]
+
+
+def test_a_result_says_which_model_answered_if_that_is_asked() -> None:
+    chunks = [Chunk([LABELS, ERROR], ["a", None], ["m@1", ""]), Chunk([LABELS], ["b"], ["m@2"])]
+
+    def sent(kind: PageType, chunks: list[Chunk], *more: str) -> str:
+        return b"".join(page(kind, RECORD, 0, 3, chunks, more)).decode()
+
+    lines = [json.loads(line) for line in sent("application/x-ndjson", chunks, "text", "model").splitlines()]
+    assert [line["model"] for line in lines] == ["m@1", None, "m@2"]
+    assert [line["text"] for line in lines] == ["a", None, "b"]
+    assert (lines[0]["prediction"], lines[1]["error"]) == (json.loads(LABELS), json.loads(ERROR)["error"])
+    rows = list(csv.reader(io.StringIO(sent("text/csv", chunks, "text", "model"))))
+    assert rows[0] == ["index", "text", "label", "score", "error", "model"]
+    assert [row[-1] for row in rows[1:]] == ["m@1", "", "m@2"]
+    alone = [chunk._replace(texts=None) for chunk in chunks]
+    assert sent("text/csv", alone, "model").startswith(
+        "index,label,score,error,model\r\n0,POSITIVE,0.75,,m@1"
+    )
+    assert json.loads(sent("application/json", alone, "model"))["predictions"][2] == {
+        "model": "m@2",
+        "prediction": json.loads(LABELS),
+    }

@@ -1,22 +1,15 @@
-"""A shadow between requests and the candidate's queue."""
+"""A shadow between what was computed and the candidate's queue."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from types import SimpleNamespace
-from typing import cast
 
 import pytest
 
-from api.metrics import Metrics
-from api.models.served import Served
-from api.models.shadow import REQUESTS, Shadow
-from api.predict.found import LookupResult
-from api.predict.lookup import LookupRequest
-from batcher.core.revisions import Candidate
 from batcher.errors import EntryFailed, QueueFull
-from batcher.messages import entry_id
+from batcher.messages import Prediction, entry_id
+from batcher.shadow import REQUESTS, Shadow
 from tests.many import until_async
 from tests.unit.pretended import FakeHub, prediction
 
@@ -38,16 +31,15 @@ class Reports:
 
 def shadow_of(hub: FakeHub, reports: Reports) -> Shadow:
     hub.lane = "bulk"
-    candidate = cast(Served, SimpleNamespace(hub=hub, title="stub"))
-    return Shadow(candidate, Candidate(1, 1.0, shadow=True), Metrics(10.0), reports)
+    return Shadow(hub, reports)
 
 
-def offer(shadow: Shadow, *texts: str, found: LookupResult | None = None) -> LookupResult:
-    if found is None:
-        found = LookupResult({text: prediction(text) for text in texts}, set(texts))
-        found.ids = {text: entry_id(text) for text in texts}
-    shadow.offer(LookupRequest(texts, [None for _ in texts], "r", "web", 0.0, ""), found)
-    return found
+def offer(shadow: Shadow, *texts: str) -> dict[str, Prediction]:
+    """Offers texts and what was computed for them, which is returned."""
+    answers = {text: prediction(text) for text in texts}
+    for text, answer in answers.items():
+        shadow.offer(entry_id(text), text, answer)
+    return answers
 
 
 async def until(reports: Reports, shadow: Shadow, name: str, count: int) -> None:
@@ -60,8 +52,8 @@ async def until(reports: Reports, shadow: Shadow, name: str, count: int) -> None
 async def test_requests_that_waited_for_the_same_computation_count_it_once() -> None:
     reports = Reports()
     shadow = shadow_of(FakeHub(), reports)
-    found = offer(shadow, "a", "b")
-    offer(shadow, found=found)
+    for text, answer in offer(shadow, "a", "b").items():
+        shadow.offer(entry_id(text), text, answer)
     await until(reports, shadow, "texts", 2)
     await shadow.stop()
     assert (reports.sums["texts"], reports.sums["agree"], reports.sums["dropped"]) == (2, 2, 0)
@@ -81,7 +73,7 @@ async def test_what_the_candidate_refuses_or_fails_on_only_counts() -> None:
 
 
 async def test_a_full_process_drops_texts_and_a_stop_drops_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("api.models.shadow.MOST_CHARS", 40)
+    monkeypatch.setattr("batcher.shadow.MOST_CHARS", 40)
     reports, hub = Reports(), FakeHub(gate=asyncio.Event())
     shadow = shadow_of(hub, reports)
     offer(shadow, *(f"t{number:03}" for number in range(25)))  # ten of them have room
@@ -110,3 +102,16 @@ async def test_a_report_that_fails_is_sent_again_under_its_number() -> None:
     await shadow.stop()
     assert reports.sums["texts"] == 2
     assert reports.numbers.count(1) >= 2
+
+
+async def test_it_is_idle_once_all_that_it_took_is_compared() -> None:
+    reports, hub = Reports(), FakeHub(gate=asyncio.Event())
+    shadow = shadow_of(hub, reports)
+    assert shadow.idle
+    offer(shadow, *(f"t{number}" for number in range(200)))
+    assert not shadow.idle
+    assert hub.gate is not None
+    hub.gate.set()
+    await until(reports, shadow, "texts", 200)
+    assert shadow.idle
+    await shadow.stop()

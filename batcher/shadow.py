@@ -1,25 +1,19 @@
-"""A candidate that answers no request: it computes a share of the texts again, and both results are compared.
+"""A candidate that answers nothing: it computes a share of the texts again, and both results are compared.
 
 Texts go to its queue in the bulk lane, after the answer of the revision that answers. Whatever goes wrong
-there is counted, and no request notices it (decision 0017).
+there is counted, and neither requests nor jobs notice it (decision 0017).
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable
-from typing import NamedTuple
+from collections.abc import Awaitable, Callable, Sequence
+from typing import NamedTuple, Protocol
 
-from api.asgi.http import Receive
-from api.metrics import Metrics
-from api.models.served import Served
-from api.predict.found import LookupResult
-from api.predict.lookup import LookupRequest, PredictionLookup
 from batcher.admin.comparisons import compare
-from batcher.core.revisions import Candidate
 from batcher.errors import MillraceError
-from batcher.messages import Outcome, Prediction
+from batcher.messages import Lane, Outcome, Prediction
 
 # Texts that wait in this process, and their characters; what is beyond either is dropped.
 MOST_TEXTS, MOST_CHARS = 1000, 4_000_000
@@ -31,6 +25,14 @@ REPORT_EVERY_S = 1.0
 Report = Callable[[int, Counter[str]], Awaitable[bool]]
 
 
+class Hub(Protocol):
+    """What a shadow needs of `batcher.hub.hub.ReplyHub`."""
+
+    async def classify(
+        self, ids: Sequence[str], texts: Sequence[str], *, budget_s: float, lane: Lane = ...
+    ) -> list[Outcome]: ...
+
+
 class _Text(NamedTuple):
     """A text with its id in the queue, and what the revision that answers has computed."""
 
@@ -40,17 +42,18 @@ class _Text(NamedTuple):
 
 
 class Shadow:
-    """Compares the candidate with what answers.
+    """Compares the candidate, whose queue is that of `hub`, with what answers. It needs a running event loop.
 
     `report` stores counts, under a number by which it recognises those that are sent again. It returns
-    whether it could.
+    whether it could. `counted` is called with all counts at once.
     """
 
-    def __init__(self, candidate: Served, setting: Candidate, metrics: Metrics, report: Report) -> None:
-        self.setting = setting
-        self._candidate = candidate
-        self._metrics = metrics
+    def __init__(
+        self, hub: Hub, report: Report, counted: Callable[[Counter[str]], None] = lambda counts: None
+    ) -> None:
+        self._hub = hub
         self._report = report
+        self._counted = counted
         self._waiting: asyncio.Queue[_Text] = asyncio.Queue(MOST_TEXTS)
         self._chars = 0
         # Requests that waited for the same computation have the same object.
@@ -63,18 +66,21 @@ class Shadow:
             *(asyncio.create_task(self._work(), name=f"shadow-{n}") for n in range(REQUESTS)),
         ]
 
-    def offer(self, request: LookupRequest, found: LookupResult) -> None:
-        """Takes the share of the texts that were computed for a request."""
-        for text in found.computed:
-            answer = found.by_text[text]
-            if id(answer) in self._held or not self.setting.takes(text, request.client):
-                continue
-            if self._waiting.full() or self._chars + len(text) > MOST_CHARS:
-                self._count(Counter(dropped=1))
-                continue
-            self._held[id(answer)] = answer
-            self._chars += len(text)
-            self._waiting.put_nowait(_Text(found.ids[text], text, answer))
+    def offer(self, entry: str, text: str, answer: Prediction) -> None:
+        """Takes a text of the share, with its id in the queue and what the answering revision computed."""
+        if id(answer) in self._held:
+            return
+        if self._waiting.full() or self._chars + len(text) > MOST_CHARS:
+            self._count(Counter(dropped=1))
+            return
+        self._held[id(answer)] = answer
+        self._chars += len(text)
+        self._waiting.put_nowait(_Text(entry, text, answer))
+
+    @property
+    def idle(self) -> bool:
+        """Whether all texts that it took are compared."""
+        return not self._held
 
     async def stop(self) -> None:
         """Drops what waits, and reports the rest."""
@@ -100,7 +106,7 @@ class Shadow:
     async def _ask(self, texts: list[_Text]) -> None:
         ids, contents = [one.id for one in texts], [one.text for one in texts]
         try:
-            outcomes = await self._candidate.hub.classify(ids, contents, budget_s=BUDGET_S, lane="bulk")
+            outcomes = await self._hub.classify(ids, contents, budget_s=BUDGET_S, lane="bulk")
         except (MillraceError, asyncio.CancelledError) as error:
             self._count(Counter(dropped=len(texts)))
             if isinstance(error, asyncio.CancelledError):
@@ -111,7 +117,7 @@ class Shadow:
 
     def _count(self, counts: Counter[str]) -> None:
         self._counts += counts
-        self._metrics.shadow(self._candidate.title, counts)
+        self._counted(counts)
 
     async def _repeat(self) -> None:
         while True:
@@ -134,15 +140,3 @@ def _compared(answer: Prediction, outcome: Outcome) -> Counter[str]:
         return compare(answer, outcome)
     except ValueError:
         return Counter(failed=1)
-
-
-class ShadowedLookup(PredictionLookup):
-    """Offers what it has computed to the shadow."""
-
-    def __init__(self, lookup: PredictionLookup, shadow: Shadow) -> None:
-        self.replace(lookup)
-        self._shadow = shadow
-
-    async def find(self, request: LookupRequest, receive: Receive, found: LookupResult) -> None:
-        await super().find(request, receive, found)
-        self._shadow.offer(request, found)

@@ -1,0 +1,121 @@
+"""Pages of the results of a job, as JSON, NDJSON or CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, get_args
+
+from batcher.jobs.records import JobRecord
+
+PageType = Literal["application/json", "application/x-ndjson", "text/csv"]
+PAGE_TYPES: tuple[PageType, ...] = get_args(PageType)
+
+
+def next_offset(record: JobRecord, end: int) -> int | None:
+    """The offset of the page after one that ends at `end`; None if there will not be any more results."""
+    last = record.done if record.ended else record.total
+    return end if end < last else None
+
+
+def page_type(accept: str) -> PageType:
+    """The available type that `Accept` prefers; JSON if it names none of them."""
+    best: tuple[float, PageType] = (0.0, "application/json")
+    for part in accept.split(","):
+        name, *parameters = (word.strip().lower() for word in part.split(";"))
+        weight = 1.0
+        for parameter in parameters:
+            if parameter.startswith("q="):
+                try:
+                    weight = float(parameter[2:])
+                except ValueError:
+                    weight = 0.0
+        for known in PAGE_TYPES:
+            if name == known and weight > best[0]:
+                best = (weight, known)
+    return best[1]
+
+
+class Chunk(NamedTuple):
+    """The results of a chunk as lines of JSON, and if they are wanted, its texts and what answered them."""
+
+    lines: list[bytes]
+    texts: list[str | None] | None = None
+    models: list[str] | None = None
+
+
+def page(
+    kind: PageType,
+    record: JobRecord,
+    offset: int,
+    end: int,
+    chunks: Iterable[Chunk],
+    more: Sequence[str] = (),
+) -> Iterator[bytes]:
+    """Yields the bytes of a page with the results [offset, end), one block per chunk.
+
+    `more` are the further columns of CSV: "text", "model".
+    """
+    if kind == "application/json":
+        return _json_page(record, offset, end, chunks)
+    if kind == "text/csv":
+        return _csv_page(offset, chunks, more)
+    return (b"\n".join(_items(chunk)) + b"\n" for chunk in chunks)
+
+
+def _items(chunk: Chunk) -> list[bytes]:
+    """The results as they are sent: lists or errors, or objects if there is more to say."""
+    if chunk.texts is None and chunk.models is None:
+        return chunk.lines
+    return [
+        _item(json.loads(line), {name: column[at] for name, column in _columns(chunk).items()})
+        for at, line in enumerate(chunk.lines)
+    ]
+
+
+def _columns(chunk: Chunk) -> dict[str, Sequence[str | None]]:
+    columns: dict[str, Sequence[str | None]] = {}
+    if chunk.texts is not None:
+        columns["text"] = chunk.texts
+    if chunk.models is not None:
+        columns["model"] = [name or None for name in chunk.models]
+    return columns
+
+
+def _item(result: Any, facts: Mapping[str, str | None]) -> bytes:
+    added = result if isinstance(result, dict) else {"prediction": result}
+    return json.dumps({**facts, **added}, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def _json_page(record: JobRecord, offset: int, end: int, chunks: Iterable[Chunk]) -> Iterator[bytes]:
+    following = next_offset(record, end)
+    facts = {"offset": offset, "total": record.total, "done": record.done, "next_offset": following}
+    yield json.dumps(facts, separators=(",", ":")).encode()[:-1] + b',"predictions":['
+    comma = b""
+    for chunk in chunks:
+        yield comma + b",".join(_items(chunk))
+        comma = b","
+    yield b"]}"
+
+
+def _csv_page(offset: int, chunks: Iterable[Chunk], more: Sequence[str]) -> Iterator[bytes]:
+    """Yields `index`, the text if wanted, the best label and its score, or an error's code; and the model."""
+    before, after = ([name for name in more if name == one] for one in ("text", "model"))
+    yield ",".join(["index", *before, "label", "score", "error", *after]).encode() + b"\r\n"
+    for chunk in chunks:
+        out, columns = io.StringIO(), _columns(chunk)
+        rows = csv.writer(out)
+        for number, line in enumerate(chunk.lines):
+            own, others = ([columns[name][number] for name in names] for names in (before, after))
+            rows.writerow((offset + number, *own, *_row(json.loads(line)), *others))
+        offset += len(chunk.lines)
+        yield out.getvalue().encode()
+
+
+def _row(result: Any) -> tuple[object, ...]:
+    if isinstance(result, dict):
+        return "", "", result["error"]["code"]
+    best = max(result, key=lambda pair: pair["score"])
+    return best["label"], best["score"], ""

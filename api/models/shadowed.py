@@ -1,0 +1,24 @@
+"""Offers what was computed for requests to a shadow."""
+
+from __future__ import annotations
+
+from api.asgi.http import Receive
+from api.predict.found import LookupResult
+from api.predict.lookup import LookupRequest, PredictionLookup
+from batcher.core.revisions import Candidate
+from batcher.shadow import Shadow
+
+
+class ShadowedLookup(PredictionLookup):
+    """Offers the share of `setting`, which may change, of the texts that it has computed."""
+
+    def __init__(self, lookup: PredictionLookup, shadow: Shadow, setting: Candidate) -> None:
+        self.replace(lookup)
+        self.shadow = shadow
+        self.setting = setting
+
+    async def find(self, request: LookupRequest, receive: Receive, found: LookupResult) -> None:
+        await super().find(request, receive, found)
+        for text in found.computed:
+            if self.setting.takes(text, request.client):
+                self.shadow.offer(found.ids[text], text, found.by_text[text])
