@@ -19,7 +19,7 @@ from batcher.admin.revisions import RevisionBooks
 from batcher.cascades import read_cascade
 from batcher.core.connection import connect
 from batcher.core.outage import REDIS_ERRORS
-from batcher.core.revisions import Revisions, revision_queue
+from batcher.core.revisions import NO_REVISIONS, Revisions, revision_queue
 from batcher.errors import NoJobs
 from batcher.hub.sharded import connect_hub as connect_queue
 from batcher.hub.sharded_cache import connect_cache
@@ -94,6 +94,8 @@ def prepare(
 
 def _revisions(settings: JobSettings) -> Revisions:
     """What operators have published. Raises Redis errors."""
+    if len(settings.queue_shards) > 1:  # nothing can be, and jobs must begin while the first shard is down
+        return NO_REVISIONS
     shard = settings.queue_shards[0]
     with connect(shard.url, timeout_s=2.0, retries=1, key=shard.prefix) as client:
         return RevisionBooks(client, settings.name).read()

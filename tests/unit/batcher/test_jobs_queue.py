@@ -16,6 +16,7 @@ from rq.registry import FinishedJobRegistry
 from rq.serializers import JSONSerializer
 
 from batcher.core.outage import Outage
+from batcher.core.revisions import NO_REVISIONS
 from batcher.jobs import main as jobs
 from batcher.jobs.job_class import FUNCTION, ClassifyJob
 from batcher.jobs.recovery import JobRecovery
@@ -265,3 +266,9 @@ def test_a_job_stops_once_its_worker_is_gone_even_if_that_ended_first() -> None:
     assert not jobs._stop_requested(os.getpid())(), "in the worker itself"
     assert not jobs._stop_requested(os.getppid())(), "in a process that the worker has forked"
     assert jobs._stop_requested(2**22 + 1)(), "the worker was gone before the job looked"
+
+
+def test_with_several_shards_jobs_begin_while_the_first_one_is_down() -> None:
+    """They asked it what operators have published, which is nothing then."""
+    settings = JobSettings(redis_url="redis://127.0.0.1:1 redis://127.0.0.1:2")
+    assert jobs._revisions(settings) == NO_REVISIONS
