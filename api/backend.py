@@ -16,8 +16,10 @@ Reply = TypeVar("Reply")
 
 
 class Commands(Protocol):
-    """Implemented by `batcher.hub.console.ConsoleCommands`, and by a fake in tests."""
+    """Implemented by `batcher.hub.console.ConsoleCommands`, by `ShardedCommands`, and by a fake in tests."""
 
+    @property
+    def parts(self) -> Sequence[Commands]: ...
     def run(self, command: Command[Reply]) -> Future[Reply]: ...
     def send(self, command: Command[Any]) -> None: ...
 

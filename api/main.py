@@ -85,6 +85,7 @@ def create_app(
     auth = Authenticator(settings)
     jobs = jobs or JobService.connect(settings, auth.keys, lambda: lifecycle.draining)
     console = console or Console.connect(settings, jobs)
+    console.shards_up = lambda: hub.shards_up
     local = LocalCache(settings.local_cache_entries, settings.local_cache_bytes)
     metrics = Metrics(settings.default_budget_s, metrics_dir, ByModel(lambda: queue_metrics(models)))
 

@@ -116,6 +116,8 @@ SERVERS: dict[str, Callable[[], Any]] = {
 class NoConsole:
     """Takes the counts of clients, and adds them up nowhere."""
 
+    parts = ()
+
     def run(self, command: Any) -> asyncio.Future[Any]:
         done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         done.set_result([0 for _ in command.rows])

@@ -37,6 +37,9 @@ def run(args: argparse.Namespace) -> int:
             print(f"  {kind:<9} {count}")
     if answer["removed"].get("waiting"):
         print("The text is being classified at the moment: repeat the command in a minute.")
+    if down := answer.get("shards_down"):
+        which = ", ".join(map(str, down))
+        raise CommandError(f"shard {which} does not answer: repeat the command once it does.", status=1)
     return 0
 
 

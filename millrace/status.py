@@ -39,7 +39,8 @@ def lines(url: str, frame: Frame) -> Iterator[str]:
     yield f"in flight    {number(frame['in_flight'])}; {number(frame['solo'])} recovered from lost workers"
     shards = frame.get("shards") or {"count": 1, "up": 1}
     if shards["count"] > 1:
-        yield f"shards       {shards['up']} of {shards['count']} up"
+        down = ", ".join(map(str, shards.get("down", ())))
+        yield f"shards       {shards['up']} of {shards['count']} up" + (f"; down: {down}" if down else "")
     yield f"throughput   {number(now['worked'])} texts/s by all workers"
     yield f"this API     {number(now['answered'])} texts/s, p99 {number(now['p99_ms'], 'ms')}"
     yield f"workers      {len(frame['workers'])}"

@@ -80,7 +80,14 @@ class Fleet:
         return shards_of(NAME, [str(number) for number in range(count or len(self.servers))], 1)
 
     async def hub(self, shards: int | None = None, **more: Any) -> ShardedHub:
-        """A hub that knows the first `shards` of them, all by default."""
+        """A running hub that knows the first `shards` of them, all by default."""
+        hub = self.new_hub(shards, **more)
+        await hub.start()
+        self._stack.push_async_callback(hub.stop)
+        return hub
+
+    def new_hub(self, shards: int | None = None, **more: Any) -> ShardedHub:
+        """As `hub`, but whoever gets it starts and stops it."""
 
         def client(number: int) -> Any:
             made = fakeredis.FakeAsyncRedis(server=self.servers[number])
@@ -98,10 +105,7 @@ class Fleet:
             )
             for shard in self._shards(shards)
         ]
-        hub = ShardedHub(hubs)
-        await hub.start()
-        self._stack.push_async_callback(hub.stop)
-        return hub
+        return ShardedHub(hubs)
 
     async def worker(
         self, home: int, classifier: Any = None, shards: int | None = None, **settings: Any

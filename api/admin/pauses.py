@@ -9,10 +9,11 @@ from fastapi import APIRouter, Request
 
 from api.admin.schemas import LaneOrAll, LanePause
 from api.admin.service import Console
+from api.admin.spread import gather, missing
 from api.models.served import Served, ServedModels
 from api.stats.frames import pause_facts
 from batcher.core.console import SetPause
-from batcher.core.pauses import Pause
+from batcher.core.merged import merge_pauses
 from batcher.messages import Lane
 
 _LANES: Mapping[LaneOrAll, tuple[Lane, ...]] = {
@@ -33,21 +34,22 @@ def pause_routes(console: Console, models: ServedModels) -> APIRouter:
     @router.get("")
     async def show() -> Pauses:
         """The pauses that hold, as of the last second, and the models that can be paused by name."""
-        return {"pauses": pause_facts(first.hub.snapshot.pauses), "models": list(models.titles)}
+        pauses = pause_facts(first.hub.snapshot.pauses)
+        return {"pauses": pauses, "models": list(models.titles), **missing(console.shards_down)}
 
     @router.put("/{lane}")
     async def pause(request: Request, lane: LaneOrAll, pause: LanePause) -> Pauses:
         """Pauses a lane, or changes its pause. Every process knows of it within two seconds."""
-        pauses = await _apply(console, models.every, lane, pause)
-        await console.record(request, "pause", lane=lane, waiting=pause.waiting, for_s=pause.for_s)
-        return pauses
+        pauses, down = await _apply(console, models.every, lane, pause)
+        await console.record(request, "pause", lane=lane, waiting=pause.waiting, for_s=pause.for_s, **down)
+        return {"pauses": pauses, **down}
 
     @router.delete("/{lane}")
     async def resume(request: Request, lane: LaneOrAll) -> Pauses:
         """Ends a pause. Workers go on at once, and requests are accepted within two seconds."""
-        pauses = await _apply(console, models.every, lane, None)
-        await console.record(request, "resume", lane=lane)
-        return pauses
+        pauses, down = await _apply(console, models.every, lane, None)
+        await console.record(request, "resume", lane=lane, **down)
+        return {"pauses": pauses, **down}
 
     _add_models(router, console, models)
     return router
@@ -58,29 +60,38 @@ def _add_models(router: APIRouter, console: Console, models: ServedModels) -> No
     async def pause_model(request: Request, name: str, pause: LanePause) -> Pauses:
         """Pauses all work of a model, by its name or its revision."""
         served = find(models, name)
-        pauses = await _apply(console, models.of(served), "all", pause)
-        await console.record(request, "pause", model=served.title, waiting=pause.waiting, for_s=pause.for_s)
-        return pauses
+        pauses, down = await _apply(console, models.of(served), "all", pause)
+        facts = {"model": served.title, "waiting": pause.waiting, "for_s": pause.for_s, **down}
+        await console.record(request, "pause", **facts)
+        return {"pauses": pauses, **down}
 
     @router.delete("/models/{name:path}")
     async def resume_model(request: Request, name: str) -> Pauses:
         """Ends the pauses of a model."""
         served = find(models, name)
-        pauses = await _apply(console, models.of(served), "all", None)
-        await console.record(request, "resume", model=served.title)
-        return pauses
+        pauses, down = await _apply(console, models.of(served), "all", None)
+        await console.record(request, "resume", model=served.title, **down)
+        return {"pauses": pauses, **down}
 
 
 async def _apply(
     console: Console, models: Sequence[Served], lane: LaneOrAll, pause: LanePause | None
-) -> Pauses:
-    """Sets the pause of a lane of these models, or ends it. Returns those of the first of them."""
-    pauses: Mapping[str, Pause] = {}
+) -> tuple[Pauses, Mapping[str, Any]]:
+    """Sets the pause of a lane of these models, or ends it, at every shard that answers.
+
+    Returns the pauses of the first of the models, and which shards do not know of it.
+    """
+    pauses, lost = dict[str, Any](), set[int]()
     for one in _LANES[lane]:
         command = SetPause(one, pause.waiting, round(pause.for_s * 1000)) if pause else SetPause(one)
         for served in models[::-1]:  # the first one last: its reply counts
-            pauses = await console.ask(served.hub.console.run(command))
-    return {"pauses": pause_facts(pauses)}
+            down = console.shards_down
+            parts = enumerate(served.hub.console.parts)
+            asked = {number: part.run(command) for number, part in parts if number not in down}
+            replies = await gather(asked, down)
+            pauses = pause_facts(merge_pauses(replies.found))
+            lost.update(replies.down)
+    return pauses, missing(sorted(lost))
 
 
 def find(models: ServedModels, name: str) -> Served:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Annotated, Any
 
@@ -11,6 +11,7 @@ from fastapi import APIRouter, Query, Request
 from api.admin.schemas import RefusedPage, Selection
 from api.admin.service import Console
 from api.backend import Hub
+from batcher.admin.refused import merge_pages
 from batcher.core.console import NoteRefused
 from batcher.errors import MillraceError
 
@@ -26,41 +27,42 @@ Record = dict[str, Any]
 
 def refused_routes(console: Console, hub: Hub, shows_texts: bool) -> APIRouter:
     router = APIRouter(prefix="/admin/refused")
-    refused = console.books.refused
 
     @router.get("")
     async def list_refused(query: Annotated[RefusedPage, Query()]) -> Record:
         """Newest first. A page may have fewer than `limit` records even if there is a `next_cursor`."""
-        records, following = await console.call(refused.page, query.filter, query.limit, query.cursor)
-        texts: Sequence[str | None] = [None] * len(records)
-        if shows_texts:
-            texts = await console.call(refused.texts, [record["id"] for record in records])
-        shown = [_shown(record, text) for record, text in zip(records, texts, strict=True)]
-        return {"refused": shown, "texts_shown": shows_texts, "next_cursor": following or None}
+        wanted = query.filter
+        pages = await console.each(lambda shard: shard.refused.page(wanted, query.limit, query.cursor))
+        records, following = merge_pages(pages.found, query.limit)
+        texts = await _texts(console, records) if shows_texts else {}
+        shown = [_shown(record, texts.get(record["id"])) for record in records]
+        body = {"refused": shown, "texts_shown": shows_texts, "next_cursor": following or None}
+        return {**body, **pages.facts}
 
     @router.post("/retry")
-    async def retry(request: Request, selection: Selection) -> dict[str, int]:
+    async def retry(request: Request, selection: Selection) -> Record:
         """Tries texts again that are still kept; those that succeed leave the list."""
-        found = await _records(console, selection, MOST_RETRIED)
+        found, facts = await _records(console, selection, MOST_RETRIED)
         counts = await _retry(console, hub, found)
-        await console.record(request, "retry", **counts)
-        return counts
+        await console.record(request, "retry", **counts, **facts)
+        return {**counts, **facts}
 
     @router.post("/release")
-    async def release(request: Request, selection: Selection) -> dict[str, int]:
+    async def release(request: Request, selection: Selection) -> Record:
         """Removes the mark of poison, so that the next request runs the text."""
-        ids = [record["id"] for record in await _records(console, selection, MOST_CHANGED)]
-        released = await console.call(refused.release, ids)
-        await console.record(request, "release", released=released)
-        return {"released": released}
+        records, facts = await _records(console, selection, MOST_CHANGED)
+        ids = [record["id"] for record in records]
+        released = sum((await console.each(lambda shard: shard.refused.release(ids))).found)
+        await console.record(request, "release", released=released, **facts)
+        return {"released": released, **facts}
 
     @router.post("/delete")
-    async def delete(request: Request, selection: Selection) -> dict[str, int]:
+    async def delete(request: Request, selection: Selection) -> Record:
         """Removes records, with the texts and marks that belong to them."""
-        ids = [record["id"] for record in await _records(console, selection, MOST_CHANGED)]
-        deleted = await console.call(refused.delete, ids)
-        await console.record(request, "delete_refused", deleted=deleted)
-        return {"deleted": deleted}
+        records, facts = await _records(console, selection, MOST_CHANGED)
+        deleted = await _delete(console, [record["id"] for record in records])
+        await console.record(request, "delete_refused", deleted=deleted, **facts)
+        return {"deleted": deleted, **facts}
 
     return router
 
@@ -75,35 +77,51 @@ def _shown(record: Record, text: str | None) -> Record:
     return shown
 
 
-async def _records(console: Console, selection: Selection, most: int) -> list[Record]:
-    """The selected records, at most `most`."""
-    refused = console.books.refused
-    if selection.ids is not None:
-        return (await console.call(refused.find, selection.ids))[:most]
-    assert selection.filter is not None, "the schema requires one of the two"
-    wanted = selection.filter.filter
-    return await console.call(lambda: list(islice(refused.all(wanted), most)))
+async def _records(
+    console: Console, selection: Selection, most: int
+) -> tuple[list[Record], Mapping[str, Any]]:
+    """The selected records, at most `most`, the newest first if there are more; and which shards are down."""
+    if (ids := selection.ids) is not None:
+        replies = await console.each(lambda shard: shard.refused.find(ids))
+    else:
+        assert selection.filter is not None, "the schema requires one of the two"
+        wanted = selection.filter.filter
+        replies = await console.each(lambda shard: list(islice(shard.refused.all(wanted), most)))
+    records = [record for found in replies.found for record in found]
+    records.sort(key=lambda record: str(record["place"]), reverse=True)
+    return records[:most], replies.facts
+
+
+async def _texts(console: Console, records: Sequence[Record]) -> dict[str, str]:
+    """The texts that are kept, by their ids."""
+    ids = [record["id"] for record in records]
+    replies = await console.each(lambda shard: shard.refused.texts(ids))
+    return {
+        entry: text
+        for texts in replies.found
+        for entry, text in zip(ids, texts, strict=True)
+        if text is not None
+    }
+
+
+async def _delete(console: Console, ids: Sequence[str]) -> int:
+    return sum((await console.each(lambda shard: shard.refused.delete(ids))).found)
 
 
 async def _retry(console: Console, hub: Hub, records: Sequence[Record]) -> dict[str, int]:
     """How many texts were found, are not kept, were classified, and failed again."""
-    refused = console.books.refused
-    ids = [record["id"] for record in records]
-    texts = await console.call(refused.texts, ids)
-    held = {
-        record["id"]: (record, text) for record, text in zip(records, texts, strict=True) if text is not None
-    }
+    texts = await _texts(console, records)
+    held = {record["id"]: record for record in records if record["id"] in texts}
     classified: list[str] = []
     if held:
-        await console.call(refused.release, list(held))
-        outcomes = await hub.classify(
-            list(held), [text for _, text in held.values()], budget_s=RETRY_BUDGET_S
-        )
-        for (entry, (record, text)), outcome in zip(held.items(), outcomes, strict=True):
+        ids = list(held)
+        await console.each(lambda shard: shard.refused.release(ids))
+        outcomes = await hub.classify(ids, [texts[entry] for entry in ids], budget_s=RETRY_BUDGET_S)
+        for (entry, record), outcome in zip(held.items(), outcomes, strict=True):
             if isinstance(outcome, MillraceError):
-                hub.console.send(NoteRefused(entry, record.get("client", ""), text))
+                hub.console.send(NoteRefused(entry, record.get("client", ""), texts[entry]))
             else:
                 classified.append(entry)
-        await console.call(refused.delete, classified)
-    counts = {"found": len(ids), "not_held": len(ids) - len(held), "classified": len(classified)}
+        await _delete(console, classified)
+    counts = {"found": len(records), "not_held": len(records) - len(held), "classified": len(classified)}
     return counts | {"failed": len(held) - len(classified)}

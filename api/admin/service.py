@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,6 +13,7 @@ from typing import Any, Self, TypeVar
 
 from starlette.requests import Request
 
+from api.admin.spread import NO_ANSWER, Replies, gather, no_answer, not_allowed
 from api.asgi.http import RequestHeaders, client_address
 from api.errors import Problem
 from api.jobs.service import JobService
@@ -20,15 +21,17 @@ from api.settings import ApiSettings
 from batcher.admin.answers import Answers
 from batcher.admin.audit import AuditLog
 from batcher.admin.comparisons import ComparisonBooks
-from batcher.admin.forget import Forgetting
+from batcher.admin.forget import CachedResults, Forgetting
 from batcher.admin.history import MinuteHistory
 from batcher.admin.holds import ClientHolds
+from batcher.admin.job_eraser import JobEraser
 from batcher.admin.refused import RefusedTexts
 from batcher.admin.revisions import RevisionBooks
 from batcher.admin.usage import UsageBooks
 from batcher.core.connection import Redis, connect
-from batcher.core.outage import REDIS_ERRORS, reason, refused
+from batcher.core.outage import REDIS_ERRORS, refused
 from batcher.errors import QueueUnavailable
+from batcher.shards import is_cluster
 
 log = logging.getLogger(__name__)
 
@@ -38,80 +41,133 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
+class ShardBooks:
+    """What each shard keeps about its texts."""
+
+    refused: RefusedTexts
+    answers: Answers
+    forgetting: Forgetting
+
+    @classmethod
+    def of(cls, queue: Redis, number: int, settings: ApiSettings) -> Self:
+        def queue_name(model: str) -> str:
+            return settings.for_model(model).queue_shards[number].name
+
+        def cache_name(model: str) -> str:
+            return settings.for_model(model).queue_shards[number].cache_name
+
+        name = queue_name("")
+        cached = CachedResults(queue, cache_name) if settings.cache_here else None
+        usage = UsageBooks(queue, name, settings.usage_days)
+        return cls(
+            RefusedTexts(queue, name), Answers(queue, name), Forgetting(queue, queue_name, cached, usage)
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Books:
-    """What the console reads and changes in Redis, synchronously."""
+    """What the console reads and changes in Redis, synchronously.
+
+    All but `shards` is kept at the first shard, `jobs` and `cached` elsewhere: `jobs` is None if the service
+    cannot have any, and `cached` if results are cached beside their shards.
+    """
 
     audit: AuditLog
-    refused: RefusedTexts
-    forgetting: Forgetting
     usage: UsageBooks
     holds: ClientHolds
     minutes: MinuteHistory
-    answers: Answers
     revisions: RevisionBooks
     comparisons: ComparisonBooks
+    jobs: JobEraser | None
+    cached: CachedResults | None
+    shards: Sequence[ShardBooks]
 
     @classmethod
     def of(
-        cls,
-        queue: Redis,
-        cache: Redis,
-        jobs: JobService,
-        settings: ApiSettings,
-        shards: Sequence[tuple[Redis, str]] = (),
+        cls, queues: Sequence[Redis], jobs: JobService, settings: ApiSettings, cache: Redis | None = None
     ) -> Self:
-        """`shards` are the clients of all shards, with the names of their keys, if there are several."""
-        usage = UsageBooks(queue, settings.name, settings.usage_days)
-        forgetting = Forgetting(queue, cache, jobs.eraser(settings.name), settings.name, usage)
-        name = settings.name
+        """`queues` are clients of all shards, and `cache` is one of the cache if it has its own Redis."""
+        queue, name = queues[0], settings.name
+        named = [(one, shard.name) for one, shard in zip(queues, settings.queue_shards, strict=True)]
         return cls(
             AuditLog(queue, name),
-            RefusedTexts(queue, name),
-            forgetting,
-            usage,
+            UsageBooks(queue, name, settings.usage_days),
             ClientHolds(queue, name),
             MinuteHistory(queue, name),
-            Answers(queue, name),
-            RevisionBooks(shards or [(queue, name)]),
+            RevisionBooks(named),
             ComparisonBooks(queue, name),
+            None if is_cluster(settings.jobs_url) else jobs.eraser(name),
+            None if cache is None else CachedResults(cache, lambda model: settings.for_model(model).name),
+            [ShardBooks.of(queue, number, settings) for number, queue in enumerate(queues)],
         )
 
 
 class Console:
-    """Runs `books` in separate threads, so that a slow walk over Redis delays no job."""
+    """Runs `books` in separate threads, so that a slow walk over Redis delays no job.
+
+    Each shard has its own threads, so that one that hangs delays no other.
+    """
 
     def __init__(self, books: Books) -> None:
         self.books = books
-        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="console")
+        # Whether each shard answers, as far as is known. One that does not is not asked.
+        self.shards_up: Callable[[], Sequence[bool]] = lambda: [True] * len(books.shards)
+        self._threads = [
+            ThreadPoolExecutor(THREADS, thread_name_prefix=f"console-{number}")
+            for number in range(len(books.shards))
+        ]
 
     @classmethod
     def connect(cls, settings: ApiSettings, jobs: JobService) -> Console:
         """A console with separate clients, which connect when they are first used."""
-        shards = settings.queue_shards
-        clients = [connect(one.url, timeout_s=TIMEOUT_S, retries=1, key=one.prefix) for one in shards]
-        queue, shard = clients[0], shards[0]
-        cache = queue
+        shards, cache = settings.queue_shards, None
+        queues = [connect(shard.url, timeout_s=TIMEOUT_S, retries=1, key=shard.prefix) for shard in shards]
         if not settings.cache_here:
-            cache = connect(settings.cache_address(shard), timeout_s=TIMEOUT_S, retries=1, key=shard.prefix)
-        named = [(client, one.name) for client, one in zip(clients, shards, strict=True)]
-        return cls(Books.of(queue, cache, jobs, settings, named))
+            cache = connect(settings.cache_address(shards[0]), timeout_s=TIMEOUT_S, retries=1)
+        return cls(Books.of(queues, jobs, settings, cache))
 
     def stop(self) -> None:
-        self._threads.shutdown(wait=False)
+        for threads in self._threads:
+            threads.shutdown(wait=False)
+
+    @property
+    def shards_down(self) -> Sequence[int]:
+        """The numbers of the shards that do not answer. With a single one, asking it says so better."""
+        down = [number for number, up in enumerate(self.shards_up()) if not up]
+        return down if len(self.books.shards) > 1 else []
 
     async def call(self, function: Callable[..., T], *args: object) -> T:
-        """Calls a function of `books`. Raises QueueUnavailable, and Problem if Redis refuses the command."""
-        return await self.ask(asyncio.get_running_loop().run_in_executor(self._threads, function, *args))
+        """Calls a function of what `books` has at the first shard.
 
-    async def ask(self, reply: Awaitable[T]) -> T:
-        """The reply of a command. Raises as `call` does."""
+        Raises QueueUnavailable, and Problem if Redis refuses the command.
+        """
+        return await self._run(self._kept_there(), function, *args)
+
+    async def call_elsewhere(self, function: Callable[..., T], *args: object) -> T:
+        """Calls a function of `books` that uses another Redis than the queue's. Raises as `call` does."""
+        return await self._run(NO_ANSWER, function, *args)
+
+    async def each(self, function: Callable[[ShardBooks], T]) -> Replies[T]:
+        """Calls a function with the books of every shard that is up. Raises as `gather` does."""
+        down, run = self.shards_down, asyncio.get_running_loop().run_in_executor
+        parts = zip(self._threads, self.books.shards, strict=True)
+        asked = {
+            number: run(threads, function, shard)
+            for number, (threads, shard) in enumerate(parts)
+            if number not in down
+        }
+        return await gather(asked, down)
+
+    async def _run(self, problem: str, function: Callable[..., T], *args: object) -> T:
         try:
-            return await reply
+            return await asyncio.get_running_loop().run_in_executor(self._threads[0], function, *args)
         except REDIS_ERRORS as error:
-            if refused(error):
-                detail = f"Redis refuses this to the user of the API: {reason(error)}"
-                raise Problem(503, detail, code="redis_refused") from error
-            raise QueueUnavailable("Redis does not answer", retry_after_s=1.0) from error
+            raise not_allowed(error) if refused(error) else no_answer(problem) from error
+
+    def _kept_there(self) -> str:
+        if (count := len(self.books.shards)) == 1:
+            return NO_ANSWER
+        return f"the Redis of shard 0 of {count}, which keeps this for all shards, does not answer"
 
     async def record(self, request: Request, action: str, **facts: Any) -> None:
         """Writes the audit line of a change, to the log and to Redis. It must not contain a text."""

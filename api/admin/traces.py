@@ -12,6 +12,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path
 
 from api.admin.service import Console
+from api.admin.spread import gather
 from api.admin.timeline import timeline
 from api.backend import Hub
 from api.errors import Problem
@@ -43,38 +44,52 @@ class Traces:
         self._answered = question.token
         for request_id in question.ids:
             if facts := self._recent.find(request_id):
-                self._hub.console.send(Answer(question.token, json.dumps(facts)))
+                for part in self._hub.console.parts:  # the one that asks may not reach each of them
+                    part.send(Answer(question.token, json.dumps(facts)))
 
     async def find(self, request_id: str) -> dict[str, Any]:
         """A request and its timeline. Raises Problem 404 `trace_not_found`, or as `Console.ask` does."""
         facts = self._recent.find(request_id)
         if facts is None:
-            found = await self._ask(REQUEST, [request_id], bool)
+            found = await self._answers(REQUEST, [request_id], bool)
             if not found:
                 raise Problem(404, _NOT_FOUND, code="trace_not_found")
             facts = found[0]
         entries = set(facts["entries"])
-        answers = await self._ask(TEXTS, sorted(entries), lambda so_far: _covers(so_far, entries))
+        answers = await self._answers(TEXTS, sorted(entries), lambda so_far: _covers(so_far, entries))
         batches = [{**batch, "worker": answer["worker"]} for answer in answers for batch in answer["batches"]]
         shown = ("request_id", "received_at", "client", "texts", "tokens", "status", "code", "ms")
         return {**{name: facts[name] for name in shown}, "timeline": timeline(facts, batches)}
 
-    async def _ask(self, kind: str, ids: Sequence[str], enough: Callable[[Answered], bool]) -> Answered:
+    async def _answers(self, kind: str, ids: Sequence[str], enough: Callable[[Answered], bool]) -> Answered:
         """What other processes answer until it is `enough` or the question ends."""
         if not ids:
             return []
-        token, run, ends = token_hex(8), self._hub.console.run, monotonic() + self.open_s
+        token, ends = token_hex(8), monotonic() + self.open_s
         asked, answers = False, Answered()
         question = Ask(Question(token, kind, tuple(ids)), round(self.open_s * 1000))
         while not enough(answers) and monotonic() < ends:
             if asked:
-                answers = await self._console.call(self._console.books.answers.to, token)
+                found = await self._console.each(lambda shard: shard.answers.to(token))
+                answers = [answer for some in found.found for answer in some]
             else:  # again, as long as another question is open
-                asked = await self._console.ask(run(question))
+                asked = await self._ask(question)
                 ends = monotonic() + self.open_s if asked else ends
             await asyncio.sleep(LOOK_EVERY_S)
-        self._hub.console.send(EndQuestion(token))
+        for part in self._hub.console.parts:
+            part.send(EndQuestion(token))
         return answers
+
+    async def _ask(self, question: Ask) -> bool:
+        """Asks at every shard, because each worker lives at one. False while another question is open.
+
+        One after another: of two processes that ask at once, the one that is first is so at every shard.
+        """
+        down = self._console.shards_down
+        for number, part in enumerate(self._hub.console.parts):
+            if number not in down and not all((await gather({number: part.run(question)})).found):
+                return False
+        return True
 
 
 _NOT_FOUND = (

@@ -12,8 +12,9 @@ export class Banners {
   }
 }
 
-function* problems({ ready, reason, now, workers, jobs }) {
+function* problems({ ready, reason, now, shards, workers, jobs }) {
   if (!ready) yield { kind: "unready", words: `Not ready: ${reason}.`, details: "Only texts in the cache are answered; other requests get an error with Retry-After." };
+  if (shards.count > 1 && shards.down.length) yield { kind: "shards", words: `${shards.down.length} of ${shards.count} shards: no answer.`, details: `The texts of shard ${shards.down.join(", ")} get an error with Retry-After until Redis is back; all others are answered.` };
   if (now.shed > 0) yield { kind: "shed", words: `Overloaded: ${short(now.shed)} texts per second are refused.`, details: "More texts arrive than the workers can compute in time. Clients get 429 and may retry after Retry-After. More workers help: millrace up --workers N." };
   const silent = workers.filter((worker) => worker.silent_s);
   if (silent.length) yield { kind: "silent", words: `${silent.length} of ${workers.length} workers: silent for ${age(Math.max(...silent.map((worker) => worker.silent_s)))}.`, details: `${silent.map((worker) => worker.id).join(", ")}. If a worker has died, its texts go to another after one lease.` };

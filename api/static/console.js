@@ -56,13 +56,15 @@ function twice(words, action) {
   return button;
 }
 
-const counted = (counts) => Object.entries(counts).map(([name, count]) => `${count} ${name.replace("_", " ")}`).join(", ");
+const shards = (down) => `${down.length === 1 ? "Shard" : "Shards"} ${down.join(", ")}`;
+/** What was done, and which shards know nothing of it. */
+const done = (words, { shards_down: down }) => down ? `${words} ${shards(down)} did not answer: repeat this once that is over.` : words;
+const counted = ({ shards_down, ...counts }) => done(Object.entries(counts).map(([name, count]) => `${count} ${name.replace("_", " ")}`).join(", "), { shards_down });
 
 const pauses = new Rows($("#pauses"), ([lane]) => lane, ([lane]) => {
   const words = h("span");
   const resume = h("button", { class: "small end", type: "button", onclick: () => change(async () => {
-    await ask("DELETE", `pauses/${lane}`);
-    return `${lane} goes on.`;
+    return done(`${lane} goes on.`, await ask("DELETE", `pauses/${lane}`));
   }) }, "Resume");
   return {
     element: h("li", { "data-lane": lane }, words, resume),
@@ -137,18 +139,32 @@ async function showRefused() {
   $("#more").dataset.cursor = page.next_cursor ?? "";
 }
 
-async function refresh() {
-  const [paused, load, lines] = await Promise.all([ask("GET", "pauses"), ask("GET", "clients"), ask("GET", "audit?limit=20"), showRefused(), showJobs()]);
-  if (performance.now() - shownAt > SLOW_EVERY_MS || !shownAt) {
-    await Promise.all([showUsage(), showHistory(), showModels()]);
-    shownAt = performance.now();
-  }
-  pauses.show(Object.entries(paused.pauses));
-  models.show(paused.models);
+async function showPauses() {
+  const { pauses: lanes, models: names, shards_down: down } = await ask("GET", "pauses");
+  pauses.show(Object.entries(lanes));
+  models.show(names);
+  $("#shards").hidden = !down;
+  say($("#shards"), down ? `${shards(down)} of the queue does not answer. What is below is that of the others.` : "");
+}
+
+async function showClients() {
+  const load = await ask("GET", "clients");
   held.show(load.held);
   clients.show(load.clients);
   $("#no-clients").hidden = load.clients.length > 0;
-  audit.show(lines.audit);
+}
+
+async function showAudit() {
+  audit.show((await ask("GET", "audit?limit=20")).audit);
+}
+
+/** Shows what can be shown, and throws what went wrong first. */
+async function refresh() {
+  const slow = !shownAt || performance.now() - shownAt > SLOW_EVERY_MS;
+  const parts = [showPauses(), showClients(), showAudit(), showRefused(), showJobs(), ...(slow ? [showUsage(), showHistory(), showModels()] : [])];
+  const failed = (await Promise.allSettled(parts)).find(({ status }) => status === "rejected");
+  if (slow) shownAt = performance.now();
+  if (failed) throw failed.reason;
 }
 
 async function follow() {
@@ -179,8 +195,7 @@ onSubmit("#key-form", () => {
   keepKey($("#key").value);
 });
 onSubmit("#pause", async (data) => {
-  await ask("PUT", `pauses/${data.get("lane")}`, { waiting: data.get("waiting"), for_s: 60 * Number(data.get("minutes")) });
-  return "Paused.";
+  return done("Paused.", await ask("PUT", `pauses/${data.get("lane")}`, { waiting: data.get("waiting"), for_s: 60 * Number(data.get("minutes")) }));
 });
 onSubmit("#filter", () => {
   cursor = "";
@@ -202,6 +217,6 @@ $("#all-refused").append(twice("Try all again", async () => counted(await ask("P
 $("#forget-button").append(twice("Forget", async () => {
   const { kind, which } = Object.fromEntries(new FormData($("#forget")));
   const answer = await ask("POST", "forget", { [kind]: which });
-  return `${answer.keys} keys removed or changed: ${counted(answer.removed)}.`;
+  return done(`${answer.keys} keys removed or changed: ${counted(answer.removed)}.`, answer);
 }));
 follow();

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, astuple
 from typing import Any
 
@@ -27,6 +27,12 @@ def model_facts(model: ModelRecord | None) -> dict[str, Any] | None:
 
 def lane_facts(lane: LaneDepth) -> dict[str, Any]:
     return {"entries": lane.entries, "cost": lane.cost, "oldest_s": lane.oldest_ms / 1000}
+
+
+def shard_facts(up: Sequence[bool]) -> dict[str, Any]:
+    """How many shards there are and are available, and the numbers of the others."""
+    down = [number for number, one in enumerate(up) if not one]
+    return {"count": len(up), "up": sum(up), "down": down}
 
 
 def pause_facts(pauses: Mapping[str, Pause]) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from api.jobs.service import JobService
 from api.lifecycle import Lifecycle
 from api.metrics import Metrics
 from api.schemas import Error
-from api.stats.frames import lane_facts, model_facts, pause_facts, sse, to_json, worker_facts
+from api.stats.frames import lane_facts, model_facts, pause_facts, shard_facts, sse, to_json, worker_facts
 from api.stats.history import CounterSample, StatsHistory, StatsPoint
 from api.stats.silences import Silences
 from batcher.core.outage import REDIS_ERRORS
@@ -146,7 +146,7 @@ class Stats:
             "pauses": pause_facts(snapshot.pauses),
             "solo": snapshot.solo,
             "in_flight": snapshot.in_flight,
-            "shards": {"count": len(self._hub.shards_up), "up": sum(self._hub.shards_up)},
+            "shards": shard_facts(self._hub.shards_up),
             "rate": round(snapshot.rate, 1),
             "now": asdict(point),
         }

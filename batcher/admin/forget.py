@@ -1,113 +1,110 @@
-"""Removes a text, a client or a revision from the cache, kept results, records and jobs."""
+"""Removes a text, a client or a revision from the cache, kept results and records."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import redis
 
-from batcher.admin.job_eraser import JobEraser
 from batcher.admin.refused import RefusedFilter, RefusedTexts
 from batcher.admin.scanning import fields, matching
 from batcher.admin.usage import UsageBooks
 from batcher.core.keys import cache_prefix, prefix
-from batcher.messages import entry_id
-from batcher.models import queue_of, read_listed
+from batcher.models import read_listed
 
 # The revision in the first line of an encoded result.
 _revision = re.compile(rb'\["([^"]*)", ').search
 Removed = dict[str, int]
+# The name in the keys of a model's queue, or of its cached results; "" is the first model.
+NameOf = Callable[[str], str]
+
+
+class CachedResults:
+    """Removes results from one cache."""
+
+    def __init__(self, client: redis.Redis, name_of: NameOf) -> None:
+        self._client = client
+        self._name_of = name_of
+
+    def texts(self, ids: Collection[str], models: Iterable[str]) -> int:
+        """Removes results of all revisions, current or not. Returns how many."""
+        one = next(iter(ids)) if len(ids) == 1 else ""
+        return sum(
+            _delete(self._client, [key for key in keys if key[-64:].decode() in ids])
+            for model in models
+            for keys in matching(self._client, f"{cache_prefix(self._name_of(model))}*{one}")
+        )
+
+    def revision(self, revision: str, models: Iterable[str]) -> int:
+        """Removes results of a revision, or of those that begin so. Returns how many."""
+        return sum(
+            _delete(self._client, keys)
+            for model in models
+            for keys in matching(self._client, f"{cache_prefix(self._name_of(model))}{revision}*")
+        )
 
 
 class Forgetting:
-    """Works on one service. Every command is bounded: keys are scanned in slices.
+    """Works on one shard of a service. Every command is bounded: keys are scanned in slices.
 
-    Each method returns how many keys were removed or changed, by kind.
+    `cached` are the results beside the shard, None if the cache has its own Redis. `models` are the names
+    that any shard lists. Each method returns how many keys were removed or changed, by kind.
     """
 
     def __init__(
-        self, queue: redis.Redis, cache: redis.Redis, jobs: JobEraser, name: str, usage: UsageBooks
+        self, queue: redis.Redis, name_of: NameOf, cached: CachedResults | None, usage: UsageBooks
     ) -> None:
         self._queue = queue
-        self._cache = cache
-        self._jobs = jobs
-        self._name = name
-        self._prefix = prefix(name)
+        self._name_of = name_of
+        self._cached = cached
+        self._prefix = prefix(name_of(""))
         self._usage = usage
 
-    def text(self, text: str, tenants: Iterable[str] = ()) -> Removed:
-        """Removes a text and its results of all models. `tenants`: the clients whose results may be separate.
+    def models(self) -> set[str]:
+        """The names of the models that workers have served here; "" is the first."""
+        found = {""}
+        for some in fields(self._queue, f"{self._prefix}:snapshot"):
+            found |= set(read_listed({key.decode(): value.decode() for key, value in some.items()}))
+        return found
 
-        `waiting` says whether it waits or runs now: it will then be cached once more.
-        """
-        ids = [entry_id(text, tenant) for tenant in ("", *tenants)]
-        chunks, files = self._jobs.text(text)
-        removed = {
-            "cached": self._uncache(set(ids)),
-            "results": sum(
-                self._delete(self._queue, [f"{prefix(queue)}:res:{entry}" for entry in ids])
-                for queue in self._queues()
-            ),
-            "refused": sum(
-                RefusedTexts(self._queue, queue).delete(ids) + self._drop_dead(prefix(queue), ids)
-                for queue in self._queues()
-            ),
-            "jobs": chunks,
-            "files": files,
-        }
+    def text(self, ids: Collection[str], models: Collection[str]) -> Removed:
+        """Removes what is kept of the texts with these ids. `waiting` of them wait or run now."""
+        removed = Counter(cached=self._cached.texts(ids, models) if self._cached else 0)
+        queues = [self._name_of(model) for model in models]
+        for queue in queues:
+            removed["results"] += _delete(self._queue, [f"{prefix(queue)}:res:{entry}" for entry in ids])
+            removed["refused"] += RefusedTexts(self._queue, queue).delete(list(ids))
+            removed["refused"] += self._drop_dead(prefix(queue), ids)
         self._clear_processes()
-        waits = [f"{prefix(queue)}:entry:{entry}" for queue in self._queues() for entry in ids]
-        waiting = sum(self._queue.exists(key) for key in waits)
-        return removed | {"waiting": waiting}
+        waits = [f"{prefix(queue)}:entry:{entry}" for queue in queues for entry in ids]
+        removed["waiting"] = sum(self._queue.exists(key) for key in waits)
+        return dict(removed)
 
-    def client(self, client: str) -> Removed:
-        """Removes the jobs, files, records and usage of a client: `key:NAME`, or an address."""
-        jobs, files = self._jobs.client(client)
+    def client(self, client: str, models: Collection[str]) -> Removed:
+        """Removes the records and the usage of a client: `key:NAME`, or an address."""
         refused = 0
-        for queue in self._queues():
-            texts = RefusedTexts(self._queue, queue)
+        for model in models:
+            texts = RefusedTexts(self._queue, self._name_of(model))
             refused += texts.delete([record["id"] for record in texts.all(RefusedFilter(client=client))])
         self._queue.delete(f"{self._prefix}:clients")
         self._clear_processes()
-        return {
-            "jobs": jobs,
-            "files": files,
-            "refused": refused,
-            "usage": self._usage.forget(client),
-        }
+        return {"refused": refused, "usage": self._usage.forget(client)}
 
-    def revision(self, revision: str) -> Removed:
-        """Removes cached and kept results of a revision (or the first digits of one), and its ended jobs."""
-        cached = results = 0
-        for queue in self._queues():
-            for keys in matching(self._cache, f"{cache_prefix(queue)}{revision}*"):
-                cached += self._delete(self._cache, keys)
-            for keys in matching(self._queue, f"{prefix(queue)}:res:*"):
+    def revision(self, revision: str, models: Collection[str]) -> Removed:
+        """Removes cached and kept results of a revision, or of those that begin so."""
+        removed = Counter(cached=self._cached.revision(revision, models) if self._cached else 0)
+        for model in models:
+            for keys in matching(self._queue, f"{prefix(self._name_of(model))}:res:*"):
                 raws = cast("list[bytes | None]", self._queue.mget(keys))
                 own = [key for key, raw in zip(keys, raws, strict=True) if _of_revision(raw, revision)]
-                results += self._delete(self._queue, own)
+                removed["results"] += _delete(self._queue, own)
         self._clear_processes()
-        return {"cached": cached, "results": results, "jobs": self._jobs.revision(revision)}
+        return dict(removed)
 
-    def _queues(self) -> Iterator[str]:
-        """The names of the queues of all models."""
-        yield self._name
-        for some in fields(self._queue, f"{self._prefix}:snapshot"):
-            for model in read_listed({key.decode(): value.decode() for key, value in some.items()}):
-                yield queue_of(self._name, model)
-
-    def _uncache(self, ids: set[str]) -> int:
-        """Removes cached results of all revisions, current or not."""
-        one = next(iter(ids)) if len(ids) == 1 else ""
-        return sum(
-            self._delete(self._cache, [key for key in keys if key[-64:].decode() in ids])
-            for queue in self._queues()
-            for keys in matching(self._cache, f"{cache_prefix(queue)}*{one}")
-        )
-
-    def _drop_dead(self, queue: str, ids: Sequence[str]) -> int:
+    def _drop_dead(self, queue: str, ids: Collection[str]) -> int:
         """Removes texts from the dead letters, and the notes that workers took them alone."""
         dead, gone = f"{queue}:dead", set(ids)
         lines = cast("list[bytes]", self._queue.lrange(dead, 0, -1))
@@ -119,7 +116,7 @@ class Forgetting:
         for keys in matching(self._queue, f"{queue}:alone:*"):
             raws = cast("list[bytes | None]", self._queue.mget(keys))
             own = [key for key, raw in zip(keys, raws, strict=True) if raw and raw.decode() in gone]
-            self._delete(self._queue, own)
+            _delete(self._queue, own)
         return len(lines)
 
     def _clear_processes(self) -> None:
@@ -128,8 +125,9 @@ class Forgetting:
         self._queue.hincrby(key, "forgotten", 1)
         self._queue.expire(key, 3600)
 
-    def _delete(self, client: redis.Redis, keys: Sequence[Any]) -> int:
-        return client.unlink(*keys) if keys else 0
+
+def _delete(client: redis.Redis, keys: Sequence[Any]) -> int:
+    return client.unlink(*keys) if keys else 0
 
 
 def _of_revision(raw: bytes | None, revision: str) -> bool:

@@ -118,3 +118,17 @@ class RefusedTexts:
 
     def _text(self, entry: str) -> str:
         return f"{self._places}:{entry}"
+
+
+def merge_pages(pages: Sequence[tuple[list[Record], str]], count: int) -> tuple[list[Record], str]:
+    """One page of up to `count` records of those of several shards, which have begun at the same cursor."""
+    # A shard may have more records beyond its cursor, so the page ends at the newest of these places.
+    end = max(following for _, following in pages)
+    records = sorted(
+        (record for found, _ in pages for record in found if record["place"] >= end),
+        key=lambda record: str(record["place"]),
+        reverse=True,
+    )
+    if len(records) > count:
+        return records[:count], str(records[count - 1]["place"])
+    return records, end

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
+from batcher.core.pauses import Pause
 from batcher.core.revisions import newest
 from batcher.core.snapshot import Fallback, LaneDepth, Snapshot
 from batcher.memory import Memory
@@ -34,16 +35,26 @@ def merge(shards: Sequence[Snapshot]) -> Snapshot:
         swept=shards[0].swept,
         recovered=total(lambda shard: shard.recovered),
         forgotten=total(lambda shard: shard.forgotten),
-        pauses=shards[0].pauses,
+        pauses=merge_pauses([shard.pauses for shard in shards]),
         holds=shards[0].holds,
         revisions=newest(shard.revisions for shard in shards),
         models=sorted({name for shard in shards for name in shard.models}),
+        question=next((shard.question for shard in shards if shard.question is not None), None),
     )
 
 
 def _lane(depths: Sequence[LaneDepth]) -> LaneDepth:
     entries, cost = sum(depth.entries for depth in depths), sum(depth.cost for depth in depths)
     return LaneDepth(entries, cost, max(depth.oldest_ms for depth in depths))
+
+
+def merge_pauses(shards: Sequence[Mapping[str, Pause]]) -> Mapping[str, Pause]:
+    """Of each lane that of the shard where it ends last: one that was down may not know of it."""
+    lanes = {lane for pauses in shards for lane in pauses}
+    return {
+        lane: max((pauses[lane] for pauses in shards if lane in pauses), key=lambda pause: pause.until)
+        for lane in sorted(lanes)
+    }
 
 
 def _fallback(fallbacks: Sequence[Fallback]) -> Fallback | None:

@@ -17,6 +17,11 @@ class ConsoleCommands:
     def __init__(self, pipeline: Pipeline) -> None:
         self._pipeline = pipeline
 
+    @property
+    def parts(self) -> tuple[ConsoleCommands]:
+        """Those of each shard: there is one."""
+        return (self,)
+
     def run(self, command: Command[Reply]) -> asyncio.Future[Reply]:
         """Runs a command. The future raises REDIS_ERRORS."""
         return self._pipeline.run(command)

@@ -5,17 +5,17 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import partial
 
 from batcher.core.eviction import EvictionWatch
 from batcher.core.merged import merge
 from batcher.core.outage import REDIS_ERRORS, refused
 from batcher.core.snapshot import NO_SNAPSHOT, Snapshot, WorkerRecord
-from batcher.hub.console import ConsoleCommands
 from batcher.hub.counts import HubCounts
 from batcher.hub.hub import ReplyHub
 from batcher.hub.pending import PendingEntry, outcomes
+from batcher.hub.sharded_console import ShardedCommands
 from batcher.messages import Lane, Outcome
 from batcher.settings import QueueSettings
 from batcher.shards import by_shard
@@ -46,6 +46,7 @@ class ShardedHub:
         self.snapshot: Snapshot = NO_SNAPSHOT
         # Called after each sweep of any shard.
         self.on_sweep: Callable[[], None] = lambda: None
+        self.console = ShardedCommands([hub.console for hub in hubs])
         self._own_counts = HubCounts()
         self._ask_at = [0.0] * len(hubs)
         self._asking: set[asyncio.Task[None]] = set()
@@ -72,11 +73,6 @@ class ShardedHub:
     def reachable(self) -> bool:
         """Whether any shard is available."""
         return any(hub.reachable for hub in self.hubs)
-
-    @property
-    def console(self) -> ConsoleCommands:
-        """What the console counts is kept at the first shard."""
-        return self.hubs[0].console
 
     @property
     def shards_up(self) -> tuple[bool, ...]:
@@ -147,7 +143,7 @@ class ShardedHub:
 
     def _swept(self, number: int) -> None:
         """Sums up the shards. Each counts on all workers: those of a shard that is down serve the others."""
-        self.snapshot = whole = merge([hub.snapshot for hub in self.hubs])
+        self.snapshot = whole = merge([_of(hub) for hub in self.hubs])
         for hub in self.hubs:
             hub.count_on(whole.workers, whole.rate / len(self.hubs))
         hub = self.hubs[number]
@@ -183,3 +179,8 @@ class ShardedHub:
         others = [hub for hub in (*self.hubs[at:], *self.hubs[:at]) if hub is not self.hubs[number]]
         up = [hub for hub in others if hub.reachable]
         return sorted(up, key=lambda hub: hub.dispatcher.wake_ups.idle <= 0)[:ASK_MOST]
+
+
+def _of(hub: ReplyHub) -> Snapshot:
+    """The last snapshot of a shard. If it has become unavailable since, its question and pauses are old."""
+    return hub.snapshot if hub.reachable else replace(hub.snapshot, question=None, pauses={})

@@ -1,7 +1,8 @@
-"""compose.yaml under podman: up, requests, three workers, Redis restarted and a worker killed, down."""
+"""compose.yaml under podman: up, requests, Redis restarted, a worker or a master killed, down."""
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import subprocess
@@ -10,25 +11,29 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import pytest
 
+from batcher.messages import entry_id
+from batcher.shards import shard_of
 from millrace.settings_loader import free_port
 
 ROOT = Path(__file__).parents[2]
 PROJECT = "millrace-test"
+CLUSTER = "millrace-cluster"
 USERS = 6
 LOAD_S = 60.0
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(3600)]
 
 
-def run(*words: str, port: int = 0, timeout_s: float = 600) -> str:
+def run(*words: str, port: int = 0, project: str = PROJECT, timeout_s: float = 600) -> str:
     environment = {
         **os.environ,
-        "COMPOSE_PROJECT_NAME": PROJECT,
+        "COMPOSE_PROJECT_NAME": project,
         "CONTAINERS_CONF": str(ROOT / "scripts/podman/containers.conf"),
         "PORT": str(port),
     }
@@ -40,8 +45,8 @@ def run(*words: str, port: int = 0, timeout_s: float = 600) -> str:
 
 
 @pytest.fixture(scope="module")
-def service() -> Iterator[httpx.Client]:
-    """A client of the service that compose.yaml starts, ready."""
+def images() -> None:
+    """The images, built here."""
     if not os.environ.get("TEST_IMAGES"):
         pytest.skip("TEST_IMAGES is not set: building both images takes minutes")
     needed = ("podman", "buildah", "runc", "debootstrap", os.environ.get("PODMAN_COMPOSE", "podman-compose"))
@@ -51,17 +56,37 @@ def service() -> Iterator[httpx.Client]:
         pytest.skip("podman is run as root here")
     secret = ("--secret", f"id=ca,src={os.environ['CA']}") if os.environ.get("CA") else ()
     run("scripts/compose-without-docker", "build", *secret, timeout_s=3000)
+
+
+@contextmanager
+def running(project: str, *options: str) -> Iterator[httpx.Client]:
+    """A client of the service that compose.yaml starts with these options, ready."""
     port = free_port("127.0.0.1")
+    compose = ("scripts/compose-without-docker", *options)
     try:
-        run("scripts/compose-without-docker", "up", "--detach", port=port)
+        run(*compose, "up", "--detach", port=port, project=project)
         with httpx.Client(base_url=f"http://localhost:{port}", timeout=60) as client:
             wait_for(lambda: client.get("/readyz").status_code == 200)
             yield client
     finally:
         # podman-compose forgets the containers that `--scale` added.
-        named = f"podman ps --all --quiet --filter name={PROJECT}"
+        named = f"podman ps --all --quiet --filter name={project}"
         run("sh", "-c", f"{named} | xargs --no-run-if-empty podman rm --force --depend --ignore")
-        run("scripts/compose-without-docker", "down", "--volumes", port=port)
+        run(*compose, "down", "--volumes", port=port, project=project)
+
+
+@pytest.fixture(scope="module")
+def service(images: None) -> Iterator[httpx.Client]:
+    """The service as compose.yaml has it."""
+    with running(PROJECT) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def cluster(images: None) -> Iterator[httpx.Client]:
+    """The service with the profile `cluster`."""
+    with running(CLUSTER, "--env-file", "compose.cluster.env") as client:
+        yield client
 
 
 def wait_for(holds: Callable[[], bool], limit_s: float = 300) -> None:
@@ -112,7 +137,7 @@ class Load:
                 time.sleep(int(answer.headers["Retry-After"]))
 
 
-def test_it_answers_requests_and_jobs(service: httpx.Client) -> None:
+def answers_requests_and_jobs(service: httpx.Client) -> None:
     answer = service.post("/predict", json={"text": ["I hate you.", "I love you."]})
     assert [max(pair, key=lambda one: one["score"])["label"] for pair in answer.json()["predictions"]] == [
         "NEGATIVE",
@@ -120,6 +145,10 @@ def test_it_answers_requests_and_jobs(service: httpx.Client) -> None:
     ]
     job = service.post("/jobs", json={"text": [f"text {number}" for number in range(500)]}).json()
     wait_for(lambda: service.get(f"/jobs/{job['id']}").json()["status"] == "finished")
+
+
+def test_it_answers_requests_and_jobs(service: httpx.Client) -> None:
+    answers_requests_and_jobs(service)
 
 
 def test_every_process_is_healthy_and_confined(service: httpx.Client) -> None:
@@ -154,3 +183,31 @@ def test_one_of_three_workers_is_killed_under_load(service: httpx.Client) -> Non
         run("podman", "kill", f"{PROJECT}_worker_2")
         time.sleep(LOAD_S)
     assert load.statuses.keys() == {200}
+
+
+def of_shard(number: int, what: str, count: int = 10) -> list[str]:
+    """Texts that belong to one of the three shards of the cluster."""
+    texts = (f"{what} {at}" for at in itertools.count())
+    return list(itertools.islice((text for text in texts if shard_of(entry_id(text), 3) == number), count))
+
+
+def test_the_cluster_answers_requests_and_jobs(cluster: httpx.Client) -> None:
+    wait_for(lambda: cluster.get("/readyz").json().get("shards_up") == 3)
+    answers_requests_and_jobs(cluster)
+    kept = "REDISCLI_AUTH=local-jobs redis-cli --user jobs type {millrace-jobs:default}:jobs:ends"
+    assert run("podman", "exec", f"{CLUSTER}_redis_1", "sh", "-c", kept).strip() == "zset"
+
+
+def test_without_one_of_three_masters_the_texts_of_the_others_go_on(cluster: httpx.Client) -> None:
+    run("podman", "kill", f"{CLUSTER}_redis-2_1")  # it has the slot of shard 2
+    wait_for(lambda: cluster.get("/readyz").json().get("shards_up") == 2)
+    for number, status in ((0, 200), (1, 200), (2, 503)):
+        answers = [cluster.post("/predict", json={"text": [text]}) for text in of_shard(number, "without")]
+        assert {answer.status_code for answer in answers} == {status}, number
+    assert "shard 2 of 3" in cluster.get("/readyz").json()["warning"]
+    job = cluster.post("/jobs", json={"text": of_shard(0, "job") + of_shard(1, "job")}).json()
+    wait_for(lambda: cluster.get(f"/jobs/{job['id']}").json()["status"] == "finished")
+
+    run("podman", "start", f"{CLUSTER}_redis-2_1")
+    wait_for(lambda: cluster.get("/readyz").json().get("shards_up") == 3)
+    wait_for(lambda: cluster.post("/predict", json={"text": of_shard(2, "back")}).status_code == 200)

@@ -24,6 +24,7 @@ SCRIPTS = sorted(
     if path.is_file() and "python" not in path.read_text().partition("\n")[0]
 )
 START = "k8s/base/redis/start.sh"
+FORM = "packaging/compose/form-cluster"
 DIGEST = re.compile(r"[\w./-]+:[\w.-]+@sha256:[0-9a-f]{64}")
 
 
@@ -151,17 +152,19 @@ def test_the_build_context_has_all_packages_and_nothing_else() -> None:
 
 def test_compose_runs_what_the_cluster_runs() -> None:
     services = compose()["services"]
-    assert {"redis", "api", "worker", "jobs", "prometheus", "grafana"} == services.keys()
+    nodes = {"redis-1", "redis-2", "redis-3", "redis-cluster"}
+    assert {"redis", "api", "worker", "jobs", "prometheus", "grafana", *nodes} == services.keys()
     redis_image = re.search(
         r"image: (docker.io/library/redis:\S+)", (ROOT / "k8s/base/redis/statefulset.yaml").read_text()
     )
     assert redis_image is not None
-    assert services["redis"]["image"] == redis_image[1]
+    assert {services[name]["image"] for name in ("redis", *nodes)} == {redis_image[1]}
     assert services["worker"].get("container_name") is None, "it could not be scaled"
     for name, service in services.items():
         ours = re.fullmatch(r"millrace-(api|worker):\$\{TAG:-local\}", service["image"])
         assert ours or DIGEST.fullmatch(service["image"]), service["image"]
-        assert service.get("profiles") == (["monitoring"] if name in ("prometheus", "grafana") else None)
+        own = ["monitoring"] if name in ("prometheus", "grafana") else ["cluster"] if name in nodes else None
+        assert service.get("profiles") == own
         settings = {key for key in service.get("environment", {}) if key.startswith("MILLRACE_")}
         assert settings <= known_variables()
 
@@ -233,7 +236,7 @@ def test_scripts_can_be_started(script: str) -> None:
 
 @pytest.mark.parametrize(
     ("linter", "paths"),
-    [("hadolint", ["Dockerfile.api", "Dockerfile.worker"]), ("shellcheck", [*SCRIPTS, START])],
+    [("hadolint", ["Dockerfile.api", "Dockerfile.worker"]), ("shellcheck", [*SCRIPTS, START, FORM])],
 )
 def test_a_linter_finds_nothing(linter: str, paths: list[str]) -> None:
     binary = shutil.which(linter)

@@ -24,7 +24,8 @@ from tests.repo.manifests import K8S, ROOT, Object, of_kind, render
 from tests.servers import server_binary
 
 FOLDER = K8S / "base/redis"
-# The users that get a password; `default` is switched off, `probe` is added by start.sh.
+# The users that get a password in all places. `default` is switched off, `probe` is added by start.sh, and
+# `cluster` only has one in compose.
 ROLES = {"admin", "api", "worker", "jobs", "autoscaler"}
 VARIABLES = {role: f"REDIS_{role.upper()}_PASSWORD" for role in ROLES}
 EVERYTHING = {
@@ -63,9 +64,9 @@ def objects(request: pytest.FixtureRequest) -> list[Object]:
 
 def test_finding_01_every_role_has_a_user_of_redis_and_nobody_else() -> None:
     rules = dict(re.findall(r"^user (\S+) (.+)$", (FOLDER / "users.acl").read_text(), re.MULTILINE))
-    assert rules.keys() == ROLES | {"default"}
+    assert rules.keys() == ROLES | {"default", "cluster"}
     assert rules["default"] == "off"
-    for role in ROLES:
+    for role in ROLES | {"cluster"}:
         assert re.findall(r">(\S+)", rules[role]) == [f"{role.upper()}_PASSWORD"]
         assert role == "admin" or not EVERYTHING & set(rules[role].split())
 
@@ -94,8 +95,12 @@ def test_finding_01_cluster_and_compose_start_redis_with_the_same_rules(objects:
     assert {entry["name"] for entry in container["env"]} >= set(VARIABLES.values())
     for role in ("api", "worker", "jobs"):
         url = compose()[role]["environment"]["MILLRACE_REDIS_URL"]
-        assert url == f"redis://{role}:${{{VARIABLES[role]}:-local-{role}}}@redis:6379/0"
+        user = f"{role}:${{{VARIABLES[role]}:-local-{role}}}"
+        assert url == f"${{REDIS_SCHEME:-redis}}://{user}@${{REDIS_ADDRESS:-redis:6379/0}}"
         assert service["environment"][VARIABLES[role]] in url
+        if role != "worker":
+            jobs_url = compose()[role]["environment"]["MILLRACE_JOBS_REDIS_URL"]
+            assert jobs_url == f"redis://{user}@redis:6379/0"
 
 
 def test_finding_24_no_password_is_an_argument(objects: list[Object]) -> None:

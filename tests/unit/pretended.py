@@ -82,6 +82,10 @@ class FakeHub:
     def console(self) -> FakeHub:
         return self
 
+    @property
+    def parts(self) -> tuple[FakeHub]:
+        return (self,)
+
     def run(self, command: Command[Any]) -> asyncio.Future[Any]:
         self.commands.append(command)
         done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()

@@ -145,7 +145,7 @@ async def test_a_shard_that_is_down_is_counted_and_named(start: Start) -> None:
     assert (ready["shards"], ready["shards_up"]) == (3, 2)
     assert "shard 1 of 3 does not answer" in ready["warning"]
     assert (await metrics(service))["millrace_shards_down", ""] == 1
-    assert (await service.client.get("/stats")).json()["shards"] == {"count": 3, "up": 2}
+    assert (await service.client.get("/stats")).json()["shards"] == {"count": 3, "up": 2, "down": [1]}
 
 
 async def test_one_shard_is_not_spoken_of(start: Start) -> None:

@@ -92,6 +92,16 @@ def test_a_client_or_a_revision_is_forgotten(api: Api, words: list[str], body: d
     assert api.asked == [("POST", "/admin/forget", body)]
 
 
+def test_a_shard_that_has_forgotten_nothing_makes_the_command_fail(
+    api: Api, capsys: pytest.CaptureFixture[str]
+) -> None:
+    api.answer |= {"shards_down": [1, 2]}
+    assert main(["forget", "client", "web", "--url", api.url]) == 1
+    said = capsys.readouterr()
+    assert "3 keys removed" in said.out
+    assert "shard 1, 2 does not answer" in said.err
+
+
 def test_what_went_wrong_is_one_sentence(
     api: Api, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -72,7 +72,7 @@ async def administering(fake: FakeRedis, hub: FakeHub, settings: ApiSettings) ->
     cache = FakeCache()
     store, queue = JobStore(fake.sync, settings.name, settings.job_ttl_s), JobQueue(fake.sync, settings)
     jobs = JobService(store, queue, settings, Keys(settings.key_names), lambda: False)
-    console = Console(Books.of(fake.sync, fake.sync, jobs, settings))
+    console = Console(Books.of([fake.sync], jobs, settings))
     app = create_app(settings, hub=hub, cache=cache, jobs=jobs, console=console)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False, client=("127.0.0.1", 1234))
     async with (

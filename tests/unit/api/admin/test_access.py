@@ -13,7 +13,6 @@ import pytest
 from fastapi.routing import APIRoute
 
 from tests.unit.api.admin.conftest import ADMIN, READER, AdminApi, Start, keys
-from tests.unit.api.pretended import assert_problem
 
 PAGE = Path(__file__).parents[4] / "docs/console.md"
 
@@ -137,10 +136,3 @@ async def test_the_list_of_actions_is_bounded(api: AdminApi) -> None:
     assert api.redis.llen("{millrace:default}:audit") == 1000
     assert 0 < api.redis.ttl("{millrace:default}:audit") <= 90 * 86_400
     assert len((await api.get("/audit", limit=7)).json()["audit"]) == 7
-
-
-async def test_a_queue_of_several_shards_has_no_console(start: Start) -> None:
-    """It would show and change the first shard only."""
-    api = await start(redis_url="redis://127.0.0.1:7000 redis://127.0.0.1:7001")
-    assert_problem(await api.get("/clients"), 501, "several_shards")
-    assert_problem(await api.post("/forget", text="a"), 501, "several_shards")

@@ -1,0 +1,91 @@
+"""POST /admin/forget: removes a text, a client or a revision from everything that the service keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from fastapi import APIRouter, Request
+
+from api.admin.schemas import Forget
+from api.admin.service import Console, ShardBooks
+from api.admin.spread import Replies
+from api.settings import ApiSettings
+from batcher.admin.forget import Removed, total
+from batcher.messages import entry_id
+
+
+def add_forget(
+    router: APIRouter, console: Console, settings: ApiSettings, forget_here: Callable[[], None]
+) -> None:
+    """`forget_here` empties the memory of this process; the others follow within two seconds."""
+    tenants = {f"key:{name}" for name in settings.key_names.values()} if settings.separate_clients else set()
+
+    @router.post("/admin/forget")
+    async def forget(request: Request, what: Forget) -> dict[str, Any]:
+        """Removes it from caches, kept results, records and jobs, at every shard that answers."""
+        removed, replies, named = await _forget(console, what, tenants)
+        forget_here()
+        await console.record(request, "forget", **named, keys=total(removed), **replies.facts)
+        return {"keys": total(removed), "removed": removed, **replies.facts}
+
+
+async def _forget(
+    console: Console, what: Forget, tenants: set[str]
+) -> tuple[Removed, Replies[Removed], dict[str, str]]:
+    """What was removed, which shards have done so, and how the audit line names it."""
+    replies = await console.each(lambda shard: shard.forgetting.models())
+    models = set[str]().union(*replies.found)
+    if what.text is not None:
+        return *await _text(console, what.text, sorted(tenants | set(what.tenants)), models), {
+            "what": "a text"
+        }
+    if what.client is not None:
+        return *await _client(console, what.client, models), {"what": f"client {what.client}"}
+    assert what.revision is not None, "the schema requires one of the three"
+    return *await _revision(console, what.revision, models), {"what": f"revision {what.revision}"}
+
+
+async def _text(
+    console: Console, text: str, tenants: Iterable[str], models: set[str]
+) -> tuple[Removed, Replies[Removed]]:
+    """`waiting` says whether it waits or runs now: it will then be cached once more."""
+    ids = {entry_id(text, tenant) for tenant in ("", *tenants)}
+    books, chunks, files, cached = console.books, 0, 0, 0
+    if books.jobs is not None:
+        chunks, files = await console.call_elsewhere(books.jobs.text, text)
+    if books.cached is not None:
+        cached = await console.call_elsewhere(books.cached.texts, ids, models)
+    replies = await console.each(lambda shard: shard.forgetting.text(ids, models))
+    own = _summed(replies, "cached", "results", "refused", "waiting")
+    waiting = own.pop("waiting")
+    own["cached"] += cached
+    return own | {"jobs": chunks, "files": files, "waiting": waiting}, replies
+
+
+async def _client(console: Console, client: str, models: set[str]) -> tuple[Removed, Replies[Removed]]:
+    jobs, files = 0, 0
+    if (erasing := console.books.jobs) is not None:
+        jobs, files = await console.call_elsewhere(erasing.client, client)
+    replies = await console.each(lambda shard: shard.forgetting.client(client, models))
+    return {"jobs": jobs, "files": files} | _summed(replies, "refused", "usage"), replies
+
+
+async def _revision(console: Console, revision: str, models: set[str]) -> tuple[Removed, Replies[Removed]]:
+    books, cached, jobs = console.books, 0, 0
+    if books.cached is not None:
+        cached = await console.call_elsewhere(books.cached.revision, revision, models)
+
+    def forget(shard: ShardBooks) -> Removed:
+        return shard.forgetting.revision(revision, models)
+
+    replies = await console.each(forget)
+    own = _summed(replies, "cached", "results")
+    own["cached"] += cached
+    if books.jobs is not None:
+        jobs = await console.call_elsewhere(books.jobs.revision, revision)
+    return own | {"jobs": jobs}, replies
+
+
+def _summed(replies: Replies[Removed], *kinds: str) -> Removed:
+    return {kind: sum(removed.get(kind, 0) for removed in replies.found) for kind in kinds}

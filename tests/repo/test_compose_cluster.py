@@ -1,0 +1,151 @@
+"""The profile `cluster` of compose.yaml: it agrees with the plain Redis, and its script makes a cluster."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from redis.crc import key_slot
+
+from batcher.settings import QueueSettings
+from batcher.shards import shards_of
+from tests.servers import RedisServer, server_binary
+
+ROOT = Path(__file__).parents[2]
+NODES = ["redis-1", "redis-2", "redis-3"]
+
+
+def chosen() -> dict[str, str]:
+    """The variables of compose.cluster.env."""
+    lines = (ROOT / "compose.cluster.env").read_text().splitlines()
+    return dict(line.split("=", 1) for line in lines if not line.startswith("#"))
+
+
+@pytest.fixture(scope="module")
+def services() -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
+    return found
+
+
+def set_to(text: str, variables: dict[str, str]) -> str:
+    """A value of compose.yaml with these variables, others with their defaults."""
+    return re.sub(r"\$\{(\w+):-([^}]*)\}", lambda found: variables.get(found[1], found[2]), text)
+
+
+def test_the_variables_choose_the_profile_with_a_shard_for_each_node(services: dict[str, Any]) -> None:
+    assert [name for name, one in services.items() if one.get("profiles") == ["cluster"]] == [
+        *NODES,
+        "redis-cluster",
+    ]
+    variables = chosen()
+    assert variables["COMPOSE_PROFILES"] == "cluster"
+    for role in ("api", "worker", "jobs"):
+        environment = services[role]["environment"]
+        for own, count in (({}, 1), (variables, len(NODES))):
+            settings = QueueSettings(
+                redis_url=set_to(environment["MILLRACE_REDIS_URL"], own),
+                shards=set_to(environment["MILLRACE_SHARDS"], own),
+            )
+            assert len(settings.queue_shards) == count
+        nodes = ",".join(f"{node}:6379" for node in NODES)
+        assert settings.redis_urls == [f"redis+cluster://{role}:local-{role}@{nodes}"]
+        assert services[role]["depends_on"]["redis-cluster"] == {
+            "condition": "service_completed_successfully",
+            "required": False,
+        }
+
+
+def test_nodes_are_started_as_the_plain_redis_is_with_data_of_their_own(services: dict[str, Any]) -> None:
+    plain = services["redis"]
+    for node in NODES:
+        own = services[node]
+        assert own["command"][:2] == plain["command"]
+        options = dict(zip(own["command"][2::2], own["command"][3::2], strict=True))
+        assert options == {"--cluster-enabled": "yes", "--cluster-require-full-coverage": "no"}
+        assert own["volumes"] == [
+            volume.replace("redis:/data", f"{node}:/data") for volume in plain["volumes"]
+        ]
+        same = ("image", "user", "read_only", "tmpfs", "healthcheck", "cap_drop", "security_opt", "restart")
+        assert {key: own[key] for key in same} == {key: plain[key] for key in same}
+        password = services["redis-cluster"]["environment"]["REDISCLI_AUTH"]
+        assert own["environment"] == plain["environment"] | {"REDIS_CLUSTER_PASSWORD": password}
+    forming = services["redis-cluster"]
+    assert forming["command"] == ["sh", "/form-cluster", *NODES]
+    assert set(forming["depends_on"]) == set(NODES)
+    override = (ROOT / "scripts/podman/override.yaml").read_text()
+    assert all(f"  {name}: *image\n" in override for name in ("redis", *NODES, "redis-cluster"))
+
+
+@pytest.fixture
+def nodes(tmp_path: Path) -> Iterator[list[RedisServer]]:
+    """Three nodes that do not know each other, with the user that forms the cluster."""
+    if (binary := server_binary()) is None:
+        pytest.skip("no redis-server")
+    (rule,) = re.findall(r"^user cluster .*$", (ROOT / "k8s/base/redis/users.acl").read_text(), re.MULTILINE)
+    (tmp_path / "users.acl").write_text(
+        f"user default on nopass allkeys +@all\n{rule.replace('>CLUSTER_PASSWORD', '>secret')}\n"
+    )
+    options = ("--aclfile", str(tmp_path / "users.acl"), "--cluster-enabled", "yes")
+    options += ("--cluster-require-full-coverage", "no")
+    with ExitStack() as stack:
+        made = [RedisServer(binary, options, tcp=True).start() for _ in NODES]
+        for server in made:
+            stack.callback(server.close)
+        yield made
+
+
+def form(nodes: list[RedisServer], folder: Path) -> None:
+    """Runs the script where each name leads to one of these servers: they differ in port, not in address."""
+    ports = {name: server.port for name, server in zip(NODES, nodes, strict=True)}
+    cases = "".join(f"{name}) port={port};; " for name, port in ports.items())
+    cli = server_binary().parent / "redis-cli"  # type: ignore[union-attr]
+    tools = {
+        "getent": f'#!/bin/sh\ncase $2 in {cases}esac\necho "127.0.0.1:$port $2"\n',
+        "redis-cli": f"""#!/bin/sh
+while [ "$1" != -h ]; do options="$options $1"; shift; done
+case $2 in {cases}esac
+shift 2
+if [ "$2" = meet ]; then set -- cluster meet 127.0.0.1 "${{3#*:}}"; fi
+exec {cli} $options -h 127.0.0.1 -p "$port" "$@"
+""",
+    }
+    for name, text in tools.items():
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o755)
+    environment = {"PATH": f"{folder}:{os.environ['PATH']}", "REDISCLI_AUTH": "secret"}
+    done = subprocess.run(
+        ["sh", ROOT / "packaging/compose/form-cluster", *NODES],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.redis
+def test_the_script_gives_each_node_one_shard_and_may_run_again(
+    nodes: list[RedisServer], tmp_path: Path
+) -> None:
+    slots = [key_slot(shard.prefix.encode()) for shard in shards_of("default", ["redis+cluster://"], 3)]
+    for _ in range(2):
+        form(nodes, tmp_path)
+        clients = [server.client() for server in nodes]
+        for client in clients:
+            # Even parts of the slots would leave one node without a shard.
+            owners = {
+                port
+                for slot in slots
+                for first, last, (_, port, *_), *_ in client.execute_command("CLUSTER", "SLOTS")
+                if first <= slot <= last
+            }
+            assert owners == {server.port for server in nodes}
+            client.close()
