@@ -22,7 +22,7 @@ from tests.servers import RedisServer
 
 pytestmark = [pytest.mark.e2e, pytest.mark.redis]
 
-QUEUE = "{millrace:default}"
+QUEUE = "{millrace:2:default}"
 # A pass over the long texts takes two seconds: a test surely meets them in flight. Warm-up takes three.
 SLOW = {"stub_token_ms": 1.5, "batch_tokens": 100_000}
 LONG = tuple(f"{number} " + "word " * 500 for number in range(3))

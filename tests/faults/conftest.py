@@ -22,7 +22,7 @@ from tests.mill import Process
 from tests.proxy import Proxy
 from tests.servers import RedisServer, leftovers
 
-P = "{millrace:default}"
+P = "{millrace:2:default}"
 
 
 class Road:
