@@ -21,11 +21,11 @@ from tests.servers import RedisServer
 
 pytestmark = [pytest.mark.e2e, pytest.mark.redis]
 
-# About a second of one worker for a job.
-SETTINGS = {"model": "stub", "stub_token_ms": 0.1}
+# A job takes about a second of a worker. What a busy machine makes slow does not count as lost.
+SETTINGS = {"stub_token_ms": 0.1, "default_budget_s": 60, "lease_ms": 10_000}
 LONG = "word " * 600
 JOB = [f"text {number} of a job" for number in range(1000)]
-PATIENCE_S = 60
+PATIENCE_S = 120
 
 
 class Load:
@@ -138,7 +138,7 @@ def refuses(mill: Mill) -> bool:
     return (answer.status_code, answer.json()["code"]) == (503, "no_worker")
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 def test_0_1_0_and_this_version_run_side_by_side_and_lose_nothing(
     mill: Callable[..., Mill], server: RedisServer, old_code: Path, load: Callable[[Mill], Load]
 ) -> None:
@@ -150,10 +150,10 @@ def test_0_1_0_and_this_version_run_side_by_side_and_lose_nothing(
     # The API first: it has no workers, and says so. 0.1.0 goes on.
     new = mill(workers=0, redis=server, **SETTINGS)
     wait_until(lambda: "format.other" in new.api.said(), "the warning about the other version", PATIENCE_S)
-    assert refuses(new)
+    wait_until(lambda: refuses(new), "this version to miss its workers", PATIENCE_S)
     clients.wait()
     new.start_worker()
-    new.wait_ready()
+    new.wait_ready(PATIENCE_S)
     # The same revision and the same texts, but nothing is read from the cache of 0.1.0.
     first = new.predict(LONG)
     assert (first.headers["x-cache"], first.headers["x-truncated-tokens"]) == ("MISS", "90")
@@ -163,8 +163,8 @@ def test_0_1_0_and_this_version_run_side_by_side_and_lose_nothing(
     # All of 0.1.0 stops, with a job that waits there; this version has its own jobs.
     jobs.kill()
     waiting = hand_in(old, JOB[:300])
-    for process in (old.api, old.workers[0]):
-        process.kill()
+    old.workers.pop().stop()
+    old.api.kill()
     clients.wait()
     assert new.http.get(waiting).status_code == 404
     jobs = new.start_jobs()
@@ -174,18 +174,17 @@ def test_0_1_0_and_this_version_run_side_by_side_and_lose_nothing(
     # Back, the API first again: jobs of 0.1.0 are still there, finished and waiting ones.
     jobs.kill()
     left = hand_in(new, JOB[:200])
-    old.workers.clear()
     old.start_api()
     wait_until(lambda: refuses(old), "0.1.0 to miss its workers", PATIENCE_S)
     old.start_worker()
-    old.wait_ready()
+    old.wait_ready(PATIENCE_S)
     clients.move(old)
     old.start_jobs()
     finish(old, waiting, JOB[:300])
     check_results(old, running, JOB)
 
     # To this version again, which has kept its jobs.
-    new.workers.pop().kill()
+    new.workers.pop().stop()
     clients.wait()
     new.start_worker()
     new.start_jobs()

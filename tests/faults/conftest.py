@@ -73,7 +73,7 @@ class Road:
         await self.until(
             lambda: self.hub.reachable and self.hub.snapshot.workers == workers,
             f"{workers} live workers",
-            40,
+            90,
         )
 
     async def until(self, true: Callable[[], Any], what: str, timeout_s: float = 20) -> Any:
