@@ -68,13 +68,13 @@ def test_finding_01_each_redis_user_can_do_the_work_of_its_role(
     done = made.http.post("/jobs", json={"text": [f"text {number}" for number in range(600)]})
     assert done.status_code == 202, done.text
     path = done.headers["location"]
-    wait_until(lambda: made.http.get(path).json()["status"] == "finished", "the job")
+    wait_until(lambda: made.http.get(path).json()["status"] == "finished", "the job", 60)
     assert len(made.http.get(f"{path}/predictions", params={"limit": 600}).json()["predictions"]) == 600
     for status in (204, 404):
         assert made.http.delete(path).status_code == status
     made.workers[0].kill()
     made.start_worker()
-    assert made.predict("after the death of a worker").status_code == 200
+    wait_until(lambda: made.predict("after a death").status_code == 200, "an answer of the next worker", 90)
     assert jobs.stop() == 0
     waits = made.http.post("/jobs", json={"text": ["waits"]}).headers["location"]
     assert made.http.get("/jobs").json()["jobs"][0]["status"] == "queued"
