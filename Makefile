@@ -1,6 +1,7 @@
 # The commands of this repository. `make` without a target lists them.
 PYTHON ?= python3
-VENV := .venv
+# Another Python has an environment of its own: make test PYTHON=python3.12 uses .venv-3.12
+export VENV := .venv$(if $(findstring command,$(origin PYTHON)),-$(shell $(PYTHON) -c "import sys; print('%d.%d' % sys.version_info[:2])"))
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RUN_STAMP := $(VENV)/.installed-to-run
@@ -43,7 +44,7 @@ run: $(if $(wildcard $(STAMP)),$(STAMP),$(RUN_STAMP)) ## start Redis, API and wo
 	@exec $(BIN)/millrace up $(if $(REDIS_URL)$(MILLRACE_REDIS_URL)$(findstring --redis-url,$(ARGS)),,--data-dir data) $(ARGS)
 
 .PHONY: test
-test: $(STAMP) ## run the whole test suite (TESTS="tests/unit -k cache" runs a part)
+test: $(STAMP) ## run the whole test suite (TESTS="tests/unit -k cache" runs a part, PYTHON=python3.12 another Python)
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal $(TESTS)
 
 .PHONY: pythons
@@ -165,4 +166,4 @@ format: $(STAMP) ## format the code
 .PHONY: clean
 clean: ## remove build outputs and caches; keeps .venv and data
 	rm -rf build dist *.egg-info client/build client/*.egg-info packaging/model/build packaging/model/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
-	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -exec rm -rf {} +
+	find . -path './.venv*' -prune -o -name __pycache__ -type d -exec rm -rf {} +

@@ -8,6 +8,10 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+# The format of what the queue and its cache keep in Redis. It is part of their keys, so that processes of
+# different formats share nothing (decision 0019). Raise it if older processes would misread what newer ones
+# write, or the reverse.
+FORMAT = 2
 CLUSTER_SCHEMES = ("redis+cluster://", "rediss+cluster://")
 MOST_SHARDS = 64
 
@@ -30,9 +34,12 @@ class Shard:
         return hash_tag(self.name)
 
 
-def hash_tag(name: str) -> str:
-    """What all keys of one queue begin with, so that they are in one slot of a cluster."""
-    return f"{{millrace:{name}}}"
+def hash_tag(name: str, number: int = FORMAT) -> str:
+    """What all keys of one queue begin with, so that they are in one slot of a cluster.
+
+    Keys of format 1, that of version 0.1.0, have no `number`.
+    """
+    return f"{{millrace:{number}:{name}}}" if number > 1 else f"{{millrace:{name}}}"
 
 
 def is_cluster(url: str) -> bool:

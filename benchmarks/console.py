@@ -22,7 +22,7 @@ import redis
 from benchmarks import report
 from benchmarks.service import Service, service
 
-P, JOBS = "{millrace:default}", "{millrace-jobs:default}"
+P, JOBS = "{millrace:2:default}", "{millrace-jobs:default}"
 FILE = {"format": "csv", "delimiter": ",", "encoding": "utf-8", "gzipped": False, "column": "text"}
 FILE |= {"description": "CSV"}
 FIRST_MS = 1_700_000_000_000

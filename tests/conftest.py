@@ -146,8 +146,13 @@ def mill(
     """
     mills = request.node.stash.setdefault(_MILLS, [])
 
-    def make(workers: int = 1, redis: RedisServer | None = None, **settings: object) -> Mill:
-        made = Mill(redis or redis_servers(), {"model": "stub", **settings})
+    def make(
+        workers: int = 1,
+        redis: RedisServer | None = None,
+        kind: Callable[..., Mill] = Mill,
+        **settings: object,
+    ) -> Mill:
+        made = kind(redis or redis_servers(), {"model": "stub", **settings})
         mills.append(made)
         for _ in range(workers):
             made.start_worker()

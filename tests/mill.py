@@ -19,7 +19,7 @@ import httpx
 from millrace.settings_loader import free_port
 from tests.servers import RedisServer
 
-START_S = 60.0
+START_S = 90.0
 
 
 class Process:

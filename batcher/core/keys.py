@@ -1,10 +1,11 @@
 """Every Redis key of the queue: its name, type, lifetime and writer.
 
-P is `{millrace:<name>}`, a hash tag that puts all keys in one slot of a cluster; `{millrace:<name>:<k>}` for
-shard k of a queue, from the second one on; `{millrace:<name>/<model>}` for a model that is not the first one
-of a service (decision 0015). No key is P itself, so that a cluster in which the slot of a shard is moving
-refuses all scripts of that shard meanwhile (decision 0014). Times are those of the queue's clock: that of
-Redis, but limited to 1.2 s from one heartbeat or sweep to the next (decision 0010).
+P is `{millrace:2:<name>}`, a hash tag that puts all keys in one slot of a cluster; `{millrace:2:<name>:<k>}`
+for shard k of a queue, from the second one on; `{millrace:2:<name>/<model>}` for a model that is not the
+first one of a service (decision 0015). 2 is the format of the data (decision 0019). No key is P itself, so
+that a cluster in which the slot of a shard is moving refuses all scripts of that shard meanwhile (decision
+0014). Times are those of the queue's clock: that of Redis, but limited to 1.2 s from one heartbeat or sweep
+to the next (decision 0010).
 
 | key           | type   | what                                       | lifetime      | written by     |
 |---------------|--------|--------------------------------------------|---------------|----------------|
@@ -55,7 +56,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from batcher.shards import hash_tag
+from batcher.shards import FORMAT, hash_tag
 
 
 def prefix(name: str) -> str:
@@ -71,7 +72,7 @@ def cache_prefix(name: str, revision: str = "") -> str:
     It has no hash tag: the cache may be in another Redis. Beside the shards of a cluster, `name` is the tag
     of the shard.
     """
-    return f"millrace:cache:{name}:" + (f"{revision}:" if revision else "")
+    return f"millrace:cache:{FORMAT}:{name}:" + (f"{revision}:" if revision else "")
 
 
 def cache_key(name: str, revision: str, entry: str) -> str:

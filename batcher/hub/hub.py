@@ -14,6 +14,7 @@ from secrets import token_hex
 from typing import Self
 
 from batcher.core.connection import AsyncRedis, connect_async
+from batcher.core.formats import OtherFormats
 from batcher.core.jitter import jitter
 from batcher.core.keys import cache_prefix, prefix
 from batcher.core.outage import REDIS_ERRORS, Outage
@@ -42,9 +43,8 @@ ANSWER_TICKS = 2
 class ReplyHub:
     """Uses the queue on behalf of all requests of one process, with a single flight for each text.
 
-    `client` runs scripts; `hint_client` is used only for the blocking pop. `linger_s` is a pause after each
-    pop, for callers that prefer many results at once to each one early. `cache_here`: cached results are in
-    the same Redis, with `cache_name` in their keys.
+    `client` runs scripts; `hint_client` only pops. `linger_s` is a pause after each pop, for callers that
+    prefer many results at once to early ones. `cache_here`: the cache is in this Redis, under `cache_name`.
     """
 
     def __init__(
@@ -65,7 +65,6 @@ class ReplyHub:
         self._pipeline = Pipeline(client, prefix(name), retries=1)
         self.console = ConsoleCommands(self._pipeline)
         self._hint_list = HintList(Pipeline(hint_client), f"{prefix(name)}:reply:{self.api}")
-        self._linger_s = linger_s
         self._cache = cache_prefix(cache_name) if cache_here else ""
         self._sweeper = Sweeper(self._pipeline, self.api, max_attempts, self._cache)
         self.eviction = self._sweeper.eviction
@@ -73,9 +72,8 @@ class ReplyHub:
         self.dispatcher = Dispatcher(self._pipeline, cache_name, self.api, self.outage, self._admission)
         self._slow_poll = SlowPoll(self._pipeline, self.dispatcher)
         self.counts = self.dispatcher.counts
-        self._loops = Loops()
-        self._first_reply = asyncio.Event()
-        self._stopping = False
+        self._loops, self._first_reply = Loops(), asyncio.Event()
+        self._stopping, self._linger_s = False, linger_s
         self._workers = 0  # live ones, which may claim what this hub enqueues
         self.on_sweep: Callable[[], None] = lambda: None  # called after each sweep
 
@@ -84,7 +82,7 @@ class ReplyHub:
         """A hub with its own clients, for the Redis in the settings or for one shard."""
         shard, parts = shard or settings.queue_shards[0], len(settings.queue_shards)
         caps = LaneCaps(-(-settings.max_waiting_cost // parts), -(-settings.max_waiting_cost_bulk // parts))
-        return cls(
+        hub = cls(
             connect_async(shard.url, timeout_s=1.0, retries=1, key=shard.prefix),
             connect_async(shard.url, timeout_s=HINT_BLOCK_S + 2.0, retries=0, key=shard.prefix),
             name=shard.name,
@@ -94,6 +92,8 @@ class ReplyHub:
             cache_here=settings.cache_here,
             cache_name=shard.cache_name,
         )
+        hub._sweeper.others = OtherFormats.of(shard)
+        return hub
 
     async def start(self, patience_s: float = 0.5) -> None:
         """Starts the loops and waits for the first reply. Succeeds without Redis: the loops keep trying."""

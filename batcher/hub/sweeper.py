@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from batcher.core.eviction import EvictionWatch
+from batcher.core.formats import OtherFormats
 from batcher.core.outage import REDIS_ERRORS, refused
 from batcher.core.pipeline import Pipeline
 from batcher.core.snapshot import NO_SNAPSHOT, Snapshot, Sweep
@@ -14,6 +15,7 @@ class Sweeper:
 
     def __init__(self, pipeline: Pipeline, api: str, max_attempts: int, cache: str) -> None:
         self.eviction = EvictionWatch()
+        self.others = OtherFormats()
         self._pipeline = pipeline
         self._api, self._max_attempts, self._cache = api, max_attempts, cache
         self._last = NO_SNAPSHOT
@@ -28,6 +30,7 @@ class Sweeper:
         self._last = await self._pipeline.run(sweep)
         if not connected:
             self.eviction.look(info)
+            await self.others.look(self._pipeline)
         return self._last
 
     async def _memory_info(self) -> object:

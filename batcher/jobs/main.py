@@ -24,7 +24,7 @@ from batcher.jobs.job_class import ClassifyJob
 from batcher.jobs.metrics import JobsMetrics
 from batcher.jobs.models import JobModels
 from batcher.jobs.recovery import JobRecovery
-from batcher.jobs.rq_queue import JobQueue
+from batcher.jobs.rq_queue import JobQueue, queue_name
 from batcher.jobs.rq_worker import (
     HEARTBEAT_S,
     MAINTENANCE_S,
@@ -123,7 +123,7 @@ def main(settings: JobSettings | None = None) -> int:
     except OSError as error:
         log.error("Cannot bind port %d: %s", settings.jobs_port, error, extra={"action": "jobs.unable"})
         return EXIT_UNABLE
-    log.info("ready", extra={"action": "jobs.ready", "queue": f"millrace-{settings.name}"})
+    log.info("ready", extra={"action": "jobs.ready", "queue": queue_name(settings.name)})
     client = connect(settings.jobs_url, timeout_s=5.0, retries=1, connections=webhooks.THREADS)
     sending = webhooks.start(JobStore(client, settings.name, settings.job_ttl_s), settings)
     try:

@@ -17,6 +17,7 @@ from rq.serializers import JSONSerializer
 
 from batcher.errors import NoJobs
 from batcher.jobs.job_class import FUNCTION, MOST_RETRIES, ClassifyJob, RefusedJob, is_job_id
+from batcher.jobs.store import jobs_prefix
 from batcher.settings import JobSettings
 
 log = logging.getLogger(__name__)
@@ -26,6 +27,11 @@ NO_CLUSTER = "Redis Cluster does not support jobs: set MILLRACE_JOBS_REDIS_URL t
 MAINTENANCE_LOCK_S = 30
 # A run ends itself at its timeout; RQ ends it this much later, should that fail.
 GRACE_S = 60
+
+
+def queue_name(name: str) -> str:
+    """The name of RQ's queue of the service `name`: that of its keys. It was `millrace-<name>` in 0.1.0."""
+    return jobs_prefix(name).strip("{}")
 
 
 class JobsQueue(Queue):
@@ -63,7 +69,7 @@ class JobQueue:
     """Adds jobs to RQ's queue and removes them. Nothing is pickled."""
 
     def __init__(self, client: redis.Redis, settings: JobSettings) -> None:
-        self.rq = JobsQueue(f"millrace-{settings.name}", connection=client, serializer=JSONSerializer)
+        self.rq = JobsQueue(queue_name(settings.name), connection=client, serializer=JSONSerializer)
         self._ttl_s = settings.job_ttl_s
         self._timeout_s = settings.job_timeout_s + GRACE_S
         self._checked = False

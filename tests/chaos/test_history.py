@@ -100,7 +100,7 @@ def ask(worker: WorkerQueue, seen: History, result: bytes) -> None:
     (answer,) = worker.run([Enqueue([ID], [TEXT], [1], "a", "interactive", 10_000, 100)])
     if answer.states[0].kind == "queued":
         worker.claim(1, 10, 10)
-        worker._client.set("{millrace:t}:failed:" + ID, "another worker", px=60_000)
+        worker._client.set("{millrace:2:t}:failed:" + ID, "another worker", px=60_000)
         worker.complete([(ID, result)])
     else:
         result = answer.states[0].result

@@ -84,13 +84,15 @@ def test_whatever_is_killed_the_job_finishes_in_order(mill: Callable[..., Mill],
     answer = wait_until(lambda: ask(house, f"{path}/predictions", **options), "the results")
     assert [json.loads(line) for line in answer.text.splitlines()] == expected(asked)
     with house.redis.client() as client:
-        left = [f"{{millrace:default}}:{name}" for name in ("q", "bulk", "solo", "inflight")]
+        left = [f"{{millrace:2:default}}:{name}" for name in ("q", "bulk", "solo", "inflight")]
         wait_until(lambda: not any(client.exists(key) for key in left), "empty lanes")
-        wait_until(lambda: not list(client.scan_iter("{millrace:default}:entry:*", count=1000)), "no entries")
+        wait_until(
+            lambda: not list(client.scan_iter("{millrace:2:default}:entry:*", count=1000)), "no entries"
+        )
         endless = {key for key in client.scan_iter(count=1000) if client.ttl(key) == -1}
     assert {key for key in endless if not key.startswith(b"rq:")} == {
-        b"{millrace:default}:model",
-        b"{millrace:default}:clock",
+        b"{millrace:2:default}:model",
+        b"{millrace:2:default}:clock",
     }
 
 

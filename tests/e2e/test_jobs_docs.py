@@ -52,5 +52,5 @@ def test_rqs_own_tool_shows_the_worker(mill: Callable[..., Mill]) -> None:
     def shown() -> str:
         return subprocess.run(words, capture_output=True, text=True, timeout=30, check=True).stdout
 
-    wait_until(lambda: "idle millrace-default" in shown(), "the worker to be listed as idle")
+    wait_until(lambda: "idle millrace-jobs:default" in shown(), "the worker to be listed as idle")
     assert f"-{jobs.pid}-" in shown()

@@ -172,13 +172,13 @@ def test_cancelling_empties_the_lane_long_before_it_would_have_run(mill: Callabl
     jobs = house.start_jobs()
     path = hand_in(house, texts(COUNT))
     with house.redis.client() as client:
-        lane = "{millrace:default}:bulk"
+        lane = "{millrace:2:default}:bulk"
         wait_until(lambda: client.llen(lane), "entries in the lane")
         answer = house.http.delete(path)
         assert answer.json()["status"] == "cancelled"
         wait_until(lambda: not client.llen(lane), "an empty lane", 10)
         wait_until(lambda: not psutil.Process(jobs.pid).children(), "the end of the run", 10)
-        wait_until(lambda: not list(client.scan_iter("{millrace:default}:entry:*")), "the end of the batch")
+        wait_until(lambda: not list(client.scan_iter("{millrace:2:default}:entry:*")), "the end of the batch")
     job = look(house, path)
     assert (job["status"], job["error"]) == ("cancelled", None)
     follow_up = hand_in(house, ["after", "that"])

@@ -19,7 +19,7 @@ from millrace.settings_loader import free_port
 from tests.mill import Mill, wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.redis]
-QUEUE = "rq:queue:millrace-default"
+QUEUE = "rq:queue:millrace-jobs:default"
 
 
 def call(function: str, *args: str) -> bytes:
@@ -28,7 +28,11 @@ def call(function: str, *args: str) -> bytes:
 
 def put(client: redis.Redis, job_id: str, **fields: Any) -> None:
     """A job as RQ writes it, behind those that wait."""
-    facts = {"created_at": "2026-01-01T00:00:00.000000Z", "status": "queued", "origin": "millrace-default"}
+    facts = {
+        "created_at": "2026-01-01T00:00:00.000000Z",
+        "status": "queued",
+        "origin": "millrace-jobs:default",
+    }
     client.hset(f"rq:job:{job_id}", mapping={**facts, "timeout": 60, **fields})
     client.sadd("rq:queues", QUEUE)
     client.rpush(QUEUE, job_id)
@@ -106,4 +110,4 @@ def test_finding_01_rqs_own_tools_still_show_what_runs(mill: Callable[..., Mill]
     hand_in(made, "waits")
     command = [sys.executable, "-m", "rq.cli", "info", "--url", made.redis.url, "--raw"]
     shown = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
-    assert "queue millrace-default 1" in shown
+    assert "queue millrace-jobs:default 1" in shown

@@ -653,8 +653,8 @@ def plant_refused(house: Mill, entry: str, **facts: Any) -> None:
     place = "1700000000000"
     record = {"id": entry, "place": f"{place}:{entry}", "code": "poison", "attempts": 3, "lane": "bulk"}
     with house.redis.client() as client:
-        client.zadd("{millrace:default}:refused", {f"{place}:{entry}": 0})
-        client.hset("{millrace:default}:refusals", entry, json.dumps(record | facts))
+        client.zadd("{millrace:2:default}:refused", {f"{place}:{entry}": 0})
+        client.hset("{millrace:2:default}:refusals", entry, json.dumps(record | facts))
 
 
 def test_the_console_shows_what_was_refused_as_text_only(house: Mill, viewer: Viewer) -> None:
@@ -688,8 +688,8 @@ def test_the_console_releases_poison_and_tries_a_text_again(house: Mill, viewer:
     entry = entry_id("tried again")
     plant_refused(house, entry, workers="w1", revision="rev", client="key:web")
     with house.redis.client() as client:
-        client.set(f"{{millrace:default}}:refused:{entry}", "tried again", ex=600)
-        client.set(f"{{millrace:default}}:res:{entry}", b'{"code":"poison","message":"x"}\n', ex=600)
+        client.set(f"{{millrace:2:default}}:refused:{entry}", "tried again", ex=600)
+        client.set(f"{{millrace:2:default}}:res:{entry}", b'{"code":"poison","message":"x"}\n', ex=600)
     assert house.predict("tried again").json()["code"] == "poison"
     row = console(house, viewer).locator(f'[data-refused="{entry}"]')
     row.get_by_text("Release").click()
@@ -729,15 +729,15 @@ def test_the_console_pauses_a_model_by_name(house: Mill, viewer: Viewer) -> None
 def test_the_console_shows_a_shadow(house: Mill, viewer: Viewer) -> None:
     with house.redis.client() as client:
         fields = {"moves": 1, "model:": "[0, 0, 1, {}]", "candidate:": '[1, 0.1, "text", true]'}
-        client.hset("{millrace:default}:revisions", mapping=fields)
+        client.hset("{millrace:2:default}:revisions", mapping=fields)
         counts = {"texts": 40, "agree": 39, "scores": 80, "dropped": 2}
-        client.hset("{millrace:default}:compared:@0:1", mapping=counts)
+        client.hset("{millrace:2:default}:compared:@0:1", mapping=counts)
     row = '#revisions [data-model="stub"]'
     page = console(house, viewer)
     page.wait_for_selector(f"{row} >> text=/revision 0 answers, revision 1 is compared on 10 % of the texts/")
     assert "40 texts compared · same label 97.5 % · 0 failed" in page.inner_text(row)
     with house.redis.client() as client:
-        client.delete("{millrace:default}:revisions")
+        client.delete("{millrace:2:default}:revisions")
 
 
 def test_the_console_finds_jobs_by_state_name_and_client(without_jobs: Mill, viewer: Viewer) -> None:
@@ -771,13 +771,13 @@ def test_the_console_finds_jobs_by_state_name_and_client(without_jobs: Mill, vie
 def test_the_console_charts_the_last_hours_and_saves_usage(house: Mill, viewer: Viewer) -> None:
     now_s, day = int(time.time()) // 60 * 60, time.strftime("%Y-%m-%d", time.gmtime())
     with house.redis.client() as client:
-        client.delete("{millrace:default}:minutes")  # those of other tests are later
+        client.delete("{millrace:2:default}:minutes")  # those of other tests are later
         for ago in (9, 8, 6):  # no API process ran in the minute between
             rates = dict.fromkeys(("answered", "hits", "refused", "shed", "worked"), 10.0)
             point = {"at_s": now_s - 60 * ago, **rates, "waiting": 3, "p50_ms": 1, "p99_ms": 9, "workers": 1}
-            client.rpush("{millrace:default}:minutes", json.dumps(point))
+            client.rpush("{millrace:2:default}:minutes", json.dumps(point))
         usage = {"<i>web</i> texts": 12345, "<i>web</i> requests": 2}
-        client.hset(f"{{millrace:default}}:usage:{day}", mapping=usage)
+        client.hset(f"{{millrace:2:default}}:usage:{day}", mapping=usage)
     page = console(house, viewer)
     page.wait_for_selector("#history-workers path.first", state="attached", timeout=60_000)
     path = page.get_attribute("#history-workers path.first", "d") or ""

@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -22,7 +21,7 @@ from tests.servers import RedisServer
 
 pytestmark = [pytest.mark.e2e, pytest.mark.redis]
 
-QUEUE = "{millrace:default}"
+QUEUE = "{millrace:2:default}"
 # A pass over the long texts takes two seconds: a test surely meets them in flight. Warm-up takes three.
 SLOW = {"stub_token_ms": 1.5, "batch_tokens": 100_000}
 LONG = tuple(f"{number} " + "word " * 500 for number in range(3))
@@ -99,7 +98,6 @@ async def test_a_thousand_identical_requests_at_two_apis_cost_one_inference(
 
 def test_the_api_starts_fast_small_and_without_a_model(redis_server: RedisServer, tmp_path) -> None:
     port = free_port()
-    began = time.monotonic()
     environment = {"MILLRACE_REDIS_URL": redis_server.url, "MILLRACE_PORT": str(port)}
     api = Process("api", millrace("api"), environment, tmp_path)
 
@@ -112,16 +110,16 @@ def test_the_api_starts_fast_small_and_without_a_model(redis_server: RedisServer
             return False
 
     try:
-        wait_until(answers, "the API")
-        took_s = time.monotonic() - began
+        wait_until(answers, "the API", 60)
         process = psutil.Process(api.pid)
+        spent = process.cpu_times()
         rss = process.memory_info().rss
         mapped = [mapping.path for mapping in process.memory_maps() if "site-packages" in mapping.path]
         assert mapped, "an interpreter maps extension modules"
         assert not [path for path in mapped if any(f"/{name}" in path for name in HEAVY)]
         assert rss < 150 * 1024**2
-        # 2 s on an idle machine; tests share theirs with others.
-        assert took_s < 6
+        # About a second of an idle core. The time of the clock depends on what else runs.
+        assert spent.user + spent.system < 4
         assert api.stop() == 0
     finally:
         api.close()

@@ -190,7 +190,7 @@ def test_a_redis_that_is_given_is_used_and_left_running(
     assert mill.predict(*TEXTS).status_code == 200
     mill.stop()
     with redis_server.client() as client:
-        assert client.exists("{millrace:default}:model")
+        assert client.exists("{millrace:2:default}:model")
 
 
 def test_a_data_directory_beside_a_given_redis_is_a_mistake(up: Callable[..., Up], tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from tests.mill import Process
 from tests.proxy import Proxy
 from tests.servers import RedisServer, leftovers
 
-P = "{millrace:default}"
+P = "{millrace:2:default}"
 
 
 class Road:
@@ -73,7 +73,7 @@ class Road:
         await self.until(
             lambda: self.hub.reachable and self.hub.snapshot.workers == workers,
             f"{workers} live workers",
-            40,
+            90,
         )
 
     async def until(self, true: Callable[[], Any], what: str, timeout_s: float = 20) -> Any:

@@ -15,7 +15,7 @@ from tests.servers import RedisServer, leftovers
 
 pytestmark = [pytest.mark.redis, pytest.mark.e2e]
 PAGE = Path(__file__).parents[2] / "docs/redis.md"
-P = "{millrace:default}"
+P = "{millrace:2:default}"
 
 
 def named() -> set[str]:

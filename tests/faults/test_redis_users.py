@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,13 +10,11 @@ import pytest
 import redis
 
 from tests.mill import Mill, wait_until
-from tests.servers import RedisServer, server_binary
+from tests.redis_users import ROLES, redis_version, server_with_users
+from tests.servers import RedisServer
 
 pytestmark = [pytest.mark.redis, pytest.mark.e2e]
-ROOT = Path(__file__).parents[2]
-RULES = ROOT / "k8s/base/redis/users.acl"
-ROLES = ("api", "worker", "jobs", "autoscaler")
-P, J = "{millrace:default}", "{millrace-jobs:default}"
+P, J = "{millrace:2:default}", "{millrace-jobs:default}"
 # What KEDA's Redis scaler runs (pkg/scalers/redis_scaler.go).
 KEDA = """
 local kind = redis.call('type', KEYS[1]).ok
@@ -27,30 +23,10 @@ return redis.call(cmd[kind], KEYS[1])
 """
 
 
-def rules() -> str:
-    """The file with a password for each user: its own name. Redis 6 knows no rights to read only."""
-    text = re.sub(r">([A-Z]+)_PASSWORD", lambda found: f">{found[1].lower()}", RULES.read_text())
-    return text if _version() >= 7 else re.sub(r" \(.*?\)", "", text).replace("%R~", "~")
-
-
-def _version() -> int:
-    said = subprocess.run([str(server_binary()), "--version"], capture_output=True, text=True, check=True)
-    found = re.search(r"v=(\d+)", said.stdout)
-    assert found
-    return int(found[1])
-
-
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[RedisServer]:
     """A server with the users of the manifests; its own `url` is the administrator's."""
-    binary = server_binary()
-    if binary is None:
-        pytest.skip("no redis-server")
-    path = tmp_path / "users.acl"
-    path.write_text(rules())
-    made = RedisServer(binary, ("--aclfile", str(path)), tcp=True)
-    made.url = f"redis://admin:admin@127.0.0.1:{made.port}/0"
-    made.users = {role: f"redis://{role}:{role}@127.0.0.1:{made.port}/0" for role in ROLES}
+    made = server_with_users(tmp_path)
     yield made.start()
     made.close()
 
@@ -92,13 +68,13 @@ def test_finding_01_each_redis_user_can_do_the_work_of_its_role(
     done = made.http.post("/jobs", json={"text": [f"text {number}" for number in range(600)]})
     assert done.status_code == 202, done.text
     path = done.headers["location"]
-    wait_until(lambda: made.http.get(path).json()["status"] == "finished", "the job")
+    wait_until(lambda: made.http.get(path).json()["status"] == "finished", "the job", 60)
     assert len(made.http.get(f"{path}/predictions", params={"limit": 600}).json()["predictions"]) == 600
     for status in (204, 404):
         assert made.http.delete(path).status_code == status
     made.workers[0].kill()
     made.start_worker()
-    assert made.predict("after the death of a worker").status_code == 200
+    wait_until(lambda: made.predict("after a death").status_code == 200, "an answer of the next worker", 90)
     assert jobs.stop() == 0
     waits = made.http.post("/jobs", json={"text": ["waits"]}).headers["location"]
     assert made.http.get("/jobs").json()["jobs"][0]["status"] == "queued"
@@ -116,13 +92,19 @@ def test_finding_01_no_redis_user_can_do_the_work_of_another_role(
     as_user: Callable[[str], redis.Redis],
 ) -> None:
     api, worker, jobs, autoscaler = map(as_user, ROLES)
-    for key in ("rq:job:x", "rq:queue:millrace-default", f"{J}:job:x", f"{J}:jobs", "another:application"):
+    for key in (
+        "rq:job:x",
+        "rq:queue:millrace-jobs:default",
+        f"{J}:job:x",
+        f"{J}:jobs",
+        "another:application",
+    ):
         for words in (("GET", key), ("HSET", key, "a", "b"), ("RPUSH", key, "a"), ("DEL", key)):
             assert refused(worker, *words), words
     for key in (
         "rq:worker:x",
         "rq:workers",
-        "rq:wip:millrace-default",
+        "rq:wip:millrace-jobs:default",
         "rq:suspended",
         "another:application",
     ):
@@ -145,10 +127,10 @@ def test_finding_01_no_redis_user_can_do_the_work_of_another_role(
         assert not refused(role, "SCAN", 0), "they evict from the cache"
     for role in (worker, autoscaler):
         assert refused(role, "SCAN", 0)
-    if _version() >= 7:
+    if redis_version() >= 7:
         for role in (api, jobs):
-            assert not refused(role, "GET", "millrace:cache:default:r:id")
-            assert refused(role, "SET", "millrace:cache:default:r:id", "a forged result")
+            assert not refused(role, "GET", "millrace:cache:2:default:r:id")
+            assert refused(role, "SET", "millrace:cache:2:default:r:id", "a forged result")
 
 
 def test_finding_01_the_autoscaler_can_count_and_nothing_else(

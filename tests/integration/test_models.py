@@ -208,7 +208,7 @@ async def test_forgetting_a_text_and_pausing_a_lane_hold_for_all_models(
     for path in ("/predict", "/models/topics/predict"):
         assert (await client.post(path, json=body)).headers["x-cache"] == "MISS"
     redis = many.client()
-    kept = ("millrace:cache:default:*", "millrace:cache:default/topics:*")
+    kept = ("millrace:cache:2:default:*", "millrace:cache:2:default/topics:*")
     assert [len(redis.keys(pattern)) for pattern in kept] == [1, 1]
     forgotten = await client.post("/admin/forget", json={"text": "a secret"})
     assert forgotten.json()["removed"]["cached"] == 2
@@ -233,7 +233,9 @@ async def test_one_model_alone_has_todays_keys(many: Many) -> None:
     redis = many.client()
     keys = {key.decode() for key in redis.keys("*")}
     assert not [key for key in keys if "/" in key]
-    assert not [field for field in redis.hkeys("{millrace:default}:snapshot") if field.startswith(b"model:")]
+    assert not [
+        field for field in redis.hkeys("{millrace:2:default}:snapshot") if field.startswith(b"model:")
+    ]
     assert (await client.get("/models")).json()["models"][0]["name"] == "stub"
 
 

@@ -110,7 +110,7 @@ async def test_every_route_moves_and_jobs_do(many: Many, house: House) -> None:
     submitted = await house.apis[0].post("/jobs?model=topics", json={"text": ["of a job"]})
     assert await asyncio.to_thread(jobs.run, submitted.json()["id"]) == "finished"
     redis = many.client()
-    assert redis.keys("millrace:cache:default/topics@1:*")
+    assert redis.keys("millrace:cache:2:default/topics@1:*")
     assert store.record(submitted.json()["id"]) is not None
 
 

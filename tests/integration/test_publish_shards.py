@@ -64,7 +64,7 @@ async def test_a_shard_that_is_down_or_has_lost_its_data_brings_no_old_revision_
     many: Many, house: House
 ) -> None:
     await house.move(number=await house.publish("stub@v1"))
-    key = "{millrace:default}:revisions"
+    key = "{millrace:2:default}:revisions"
     assert many.client(0).hgetall(key) == many.client(1).hgetall(key.replace("}", ":1}"))
     many.servers[0].connected = False
     later = await many.api()

@@ -52,7 +52,7 @@ class Bench:
 
     def __init__(self, client: redis.Redis) -> None:
         self.client = client
-        self.P = "{millrace:t}"
+        self.P = "{millrace:2:t}"
 
     def worker(
         self, name: str = "w", lease_ms: int = 2000, max_attempts: int = 3, **cache: Any
@@ -833,8 +833,8 @@ def test_a_worker_that_falls_idle_is_woken_for_a_shard_that_needs_help(bench: Be
 
 
 def test_the_queue_looks_for_long_lived_results_of_one_revision(bench: Bench) -> None:
-    bench.client.set("millrace:cache:t:A:x", b"of A")
-    bench.client.set("millrace:cache:t:B:y", b"of B")
+    bench.client.set("millrace:cache:2:t:A:x", b"of A")
+    bench.client.set("millrace:cache:2:t:B:y", b"of B")
     bench.worker().beat([], RECORD, MODEL, 5000)
     bench.client.set(f"{bench.P}:res:z", ANSWER)
     assert bench.ask("x", "y", "z", revision="A") == [[b"of A"], b"queued", ANSWER]
@@ -846,7 +846,7 @@ def test_the_queue_looks_for_long_lived_results_of_one_revision(bench: Bench) ->
 
 def test_what_is_known_needs_no_room_in_the_queue(bench: Bench) -> None:
     bench.ask("waits", cap=10)
-    bench.client.set("millrace:cache:t:A:x", b"known")
+    bench.client.set("millrace:cache:2:t:A:x", b"known")
     assert bench.ask("x", cap=10, revision="A") == [[b"known"]]
     with pytest.raises(QueueFull):
         bench.ask("x", "new", cap=10, revision="A")
@@ -860,9 +860,9 @@ def test_results_are_remembered_as_they_are_completed_but_no_failure_is(bench: B
     bench.failed_elsewhere("y")
     good, bad = ANSWER, FAILURE
     assert worker.complete(zip(ids_of(claimed), (good, bad), strict=True)) == 2
-    assert bench.client.keys("millrace:cache:*") == [b"millrace:cache:t:A:x"]
-    assert bench.client.get("millrace:cache:t:A:x") == good
-    assert 89_000 < bench.client.pttl("millrace:cache:t:A:x") <= 110_000
+    assert bench.client.keys("millrace:cache:*") == [b"millrace:cache:2:t:A:x"]
+    assert bench.client.get("millrace:cache:2:t:A:x") == good
+    assert 89_000 < bench.client.pttl("millrace:cache:2:t:A:x") <= 110_000
     assert bench.ask("x", revision="A") == [[good]]
 
 

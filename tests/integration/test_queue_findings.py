@@ -153,7 +153,7 @@ def test_finding_08_a_full_redis_costs_a_hit_and_no_answer(real: Bench) -> None:
     real.ask("z")
     worker.claim(10, 100, 100)
     worker.complete([("z", ANSWER)])
-    assert real.client.keys("millrace:cache:*") == [b"millrace:cache:t:rev:z"]
+    assert real.client.keys("millrace:cache:*") == [b"millrace:cache:2:t:rev:z"]
 
 
 @pytest.mark.redis
@@ -166,26 +166,26 @@ def test_finding_08_a_forbidden_cache_costs_a_hit_and_no_answer(real: Bench) -> 
     assert worker.complete([("x", ANSWER), ("y", ANSWER)]) == 2
     assert not worker.remembers
     assert [entry for entry, _ in real.hints()] == ["x", "y"]
-    assert real.sweep_with("millrace:cache:t:", 100, 1).recovered == 0
+    assert real.sweep_with("millrace:cache:2:t:", 100, 1).recovered == 0
 
 
 def test_finding_08_where_memory_is_short_nothing_is_remembered_and_results_go(bench: Bench) -> None:
     worker = bench.worker(revision="rev", cache_ms=60_000)
-    bench.client.mset({f"millrace:cache:t:rev:{n}": ANSWER for n in range(300)})
+    bench.client.mset({f"millrace:cache:2:t:rev:{n}": ANSWER for n in range(300)})
     bench.client.mset({f"millrace:cache:other:rev:{n}": ANSWER for n in range(50)})
     bench.ask("x", "y")
     worker.claim(1, 100, 100)
-    bench.sweep_with("millrace:cache:t:", 100, 1)
-    assert len(bench.client.keys("millrace:cache:t:*")) <= 200
+    bench.sweep_with("millrace:cache:2:t:", 100, 1)
+    assert len(bench.client.keys("millrace:cache:2:t:*")) <= 200
     assert worker.complete([("x", ANSWER)]) == 1
-    assert not bench.client.exists("millrace:cache:t:rev:x")
-    bench.sweep_with("millrace:cache:t:", 4000, 0)
-    assert bench.client.keys("millrace:cache:t:*") == []
+    assert not bench.client.exists("millrace:cache:2:t:rev:x")
+    bench.sweep_with("millrace:cache:2:t:", 4000, 0)
+    assert bench.client.keys("millrace:cache:2:t:*") == []
     assert len(bench.client.keys("millrace:cache:other:*")) == 50, "another service's"
     assert ids_of(worker.claim(1, 100, 100)) == ["y"]
     wait_until(lambda: not bench.client.exists(f"{bench.P}:full"), "the mark to end by itself")
     assert worker.complete([("y", ANSWER)]) == 1
-    assert bench.client.exists("millrace:cache:t:rev:y")
+    assert bench.client.exists("millrace:cache:2:t:rev:y")
 
 
 def test_finding_22_a_release_after_the_entry_is_gone_leaves_nothing(bench: Bench) -> None:

@@ -41,7 +41,7 @@ from model_store.stub import StubClassifier
 from tests.fakes import counted
 from tests.servers import leftovers
 
-PREFIX = "{millrace:t}"
+PREFIX = "{millrace:2:t}"
 
 
 class Road:
@@ -182,7 +182,7 @@ async def test_on_its_way_to_the_queue_a_text_meets_its_long_lived_result(road: 
     assert hub.looks
     (first,) = await ask(hub, "remember me")
     await until(lambda: road.client.exists(cache_key("t", first.revision, entry_id("remember me"))))
-    road.client.delete(f"{{millrace:t}}:res:{entry_id('remember me')}")
+    road.client.delete(f"{{millrace:2:t}}:res:{entry_id('remember me')}")
     found, new = await ask(hub, "remember me", "new", revision=first.revision)
     assert (found.cached, new.cached) == (True, False)
     assert found.fragment == first.fragment
@@ -345,7 +345,7 @@ async def test_finding_05_a_worker_with_a_broken_engine_fails_no_text_and_ends(
     assert [type(outcome) for outcome in outcomes] == [Prediction] * 20
     assert broken.state == "stopping"
     assert road.leftovers() == []
-    assert not road.client.exists("{millrace:t}:dead")
+    assert not road.client.exists("{millrace:2:t}:dead")
 
 
 async def test_finding_05_a_bad_text_fails_at_two_workers_and_ends_neither(road: Road) -> None:

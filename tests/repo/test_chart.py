@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+from batcher.core.keys import prefix
 from tests.repo.manifests import K8S, ROOT, Object, objects_in, of_kind, render, variant
 from tests.repo.test_manifests import CLUSTER_ADDRESS, MANAGED, VARIANTS
 
@@ -138,9 +139,8 @@ def test_jobs_can_have_another_redis(rendered: dict[str, Any]) -> None:
     (rule,) = of_kind(objects, "NetworkPolicy")["to-managed-redis"]["spec"]["egress"]
     assert [port["port"] for port in rule["ports"]] == [6379, 6380]
     triggers = of_kind(objects, "ScaledObject")["worker"]["spec"]["triggers"]
-    assert {trigger["metadata"]["listName"].partition(":")[2].partition("}")[0] for trigger in triggers} == {
-        "reviews"
-    }
+    names = {trigger["metadata"]["listName"].partition("}")[0] for trigger in triggers}
+    assert names == {prefix("reviews").rstrip("}")}
 
 
 @pytest.mark.parametrize(

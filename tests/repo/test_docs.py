@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
+from batcher.shards import FORMAT
 from millrace.__main__ import COMMANDS
 from millrace.settings_loader import SECTIONS, known_variables, own_fields, variables
 
@@ -144,3 +145,15 @@ def test_decisions_are_numbered_once() -> None:
 def code_of(markdown: str) -> list[str]:
     """Blocks and spans of code."""
     return [block or span for block, span in re.findall(r"```\w*\n(.*?)```|`([^`\n]+)`", markdown, re.DOTALL)]
+
+
+def test_keys_of_the_queue_are_written_with_the_present_format() -> None:
+    """Except where keys of 0.1.0 are meant."""
+    about_both = ("docs/upgrading.md", "tests/unit/batcher/test_formats.py")
+    stale = re.compile(rf"{{millrace:(?!{FORMAT}:)[\w<%]")
+    found = [
+        path.relative_to(ROOT)
+        for path in tracked()
+        if stale.search(path.read_bytes().decode(errors="ignore"))
+    ]
+    assert [str(path) for path in found if str(path) not in about_both] == []

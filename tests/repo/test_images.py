@@ -169,6 +169,17 @@ def test_compose_runs_what_the_cluster_runs() -> None:
         assert settings <= known_variables()
 
 
+@pytest.mark.parametrize("name", ["api", "worker", "jobs"])
+def test_compose_can_trace(name: str) -> None:
+    """The packages are an argument of both builds; jobs run in the API's image."""
+    service = compose()["services"][name]
+    image = service["image"].partition(":")[0].removeprefix("millrace-")
+    assert compose()["services"][image]["build"]["args"]["TRACING"] == "${TRACING:-}"
+    assert "-r locks/otel.txt" in (ROOT / f"Dockerfile.{image}").read_text()
+    passed_on = [key for key, value in service["environment"].items() if value is None]
+    assert passed_on == ["MILLRACE_TRACING", "OTEL_EXPORTER_OTLP_ENDPOINT"]
+
+
 def test_compose_opens_nothing_beyond_this_machine_and_gives_nobody_capabilities() -> None:
     services = compose()["services"]
     for name, service in services.items():

@@ -242,13 +242,13 @@ def test_finding_08_who_sweeps_may_evict_from_the_cache_and_not_write_to_it(
 ) -> None:
     """Where memory is short, a sweep walks over the keys and removes some of the cache: in a script."""
     started = server({role: "secret", "worker": "secret"})
-    key = "millrace:cache:default:r:id"
+    key = "millrace:cache:2:default:r:id"
     evict = "redis.call('SCAN', '0') return redis.call('UNLINK', ARGV[1])"
     with closing(redis.Redis(port=started.port, username="worker", password="secret")) as worker:
         worker.set(key, "result")
     with closing(redis.Redis(port=started.port, username=role, password="secret")) as sweeper:
         assert sweeper.get(key) == b"result"
-        assert sweeper.eval(evict, 1, "{millrace:default}", key) == 1
+        assert sweeper.eval(evict, 1, "{millrace:2:default}", key) == 1
         for words in (("SET", key, "forged"), ("UNLINK", "another:application"), ("APPEND", key, "x")):
             with pytest.raises(redis.exceptions.NoPermissionError):
                 sweeper.execute_command(*words)

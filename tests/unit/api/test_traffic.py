@@ -49,7 +49,7 @@ async def test_usage_adds_up_by_key_and_day(fake_redis: FakeRedis) -> None:
     ]
     (key,) = fake_redis.sync.keys("*usage*")
     assert 30 * 86_400 < fake_redis.sync.ttl(key) <= 31 * 86_400
-    assert 0 < fake_redis.sync.ttl("{millrace:t}:clients") <= 60
+    assert 0 < fake_redis.sync.ttl("{millrace:2:t}:clients") <= 60
 
 
 async def test_a_flush_that_is_sent_twice_counts_once(fake_redis: FakeRedis) -> None:

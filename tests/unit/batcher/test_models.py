@@ -42,7 +42,10 @@ def test_the_settings_of_another_queue_have_its_keys() -> None:
     settings = QueueSettings(redis_url="redis://a redis://b")
     first = settings.queue_shards
     topics = settings.for_model("topics").queue_shards
-    assert [shard.prefix for shard in topics] == ["{millrace:default/topics}", "{millrace:default/topics:1}"]
+    assert [shard.prefix for shard in topics] == [
+        "{millrace:2:default/topics}",
+        "{millrace:2:default/topics:1}",
+    ]
     assert [shard.cache_name for shard in topics] == ["default/topics"] * 2
     assert settings.queue_shards == first
     assert settings.for_model("").queue_shards == first

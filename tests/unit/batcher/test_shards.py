@@ -46,16 +46,16 @@ def test_the_shard_of_a_text_never_changes() -> None:
 
 def test_one_shard_has_the_keys_of_always() -> None:
     (shard,) = QueueSettings(name="n").queue_shards
-    assert (shard.prefix, shard.cache_name) == ("{millrace:n}", "n")
+    assert (shard.prefix, shard.cache_name) == ("{millrace:2:n}", "n")
 
 
 def test_a_list_of_urls_is_one_shard_each() -> None:
     settings: Any = JobSettings(name="n", redis_url=LIST)  # type: ignore[arg-type]
     assert [shard.url for shard in settings.queue_shards] == LIST.split()
     assert [shard.prefix for shard in settings.queue_shards] == [
-        "{millrace:n}",
-        "{millrace:n:1}",
-        "{millrace:n:2}",
+        "{millrace:2:n}",
+        "{millrace:2:n:1}",
+        "{millrace:2:n:2}",
     ]
     assert {settings.cache_name(shard) for shard in settings.queue_shards} == {"n"}
     assert settings.jobs_url == "redis://a"
@@ -64,8 +64,8 @@ def test_a_list_of_urls_is_one_shard_each() -> None:
 def test_in_a_cluster_cached_results_are_in_the_slot_of_their_shard() -> None:
     settings: Any = QueueSettings(name="n", redis_url=CLUSTER, shards=2)  # type: ignore[arg-type]
     assert [settings.cache_name(shard) for shard in settings.queue_shards] == [
-        "{millrace:n}",
-        "{millrace:n:1}",
+        "{millrace:2:n}",
+        "{millrace:2:n:1}",
     ]
     apart: Any = settings.model_copy(update={"cache_url": QueueSettings().redis_url})
     assert {apart.cache_name(shard) for shard in settings.queue_shards} == {"n"}

@@ -27,7 +27,7 @@ from tests.unit.pretended import FakeCache, FakeHub
 
 ADMIN = {"authorization": "Bearer all"}
 READER = {"authorization": "Bearer look"}
-P = "{millrace:default}"
+P = "{millrace:2:default}"
 
 
 def keys(**names: str) -> str:

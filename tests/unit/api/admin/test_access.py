@@ -131,8 +131,8 @@ async def test_every_action_leaves_a_line(api: AdminApi, caplog: pytest.LogCaptu
 
 
 async def test_the_list_of_actions_is_bounded(api: AdminApi) -> None:
-    api.redis.rpush("{millrace:default}:audit", *["{}"] * 1500)
+    api.redis.rpush("{millrace:2:default}:audit", *["{}"] * 1500)
     await api.post("/refused/delete", filter={})
-    assert api.redis.llen("{millrace:default}:audit") == 1000
-    assert 0 < api.redis.ttl("{millrace:default}:audit") <= 90 * 86_400
+    assert api.redis.llen("{millrace:2:default}:audit") == 1000
+    assert 0 < api.redis.ttl("{millrace:2:default}:audit") <= 90 * 86_400
     assert len((await api.get("/audit", limit=7)).json()["audit"]) == 7

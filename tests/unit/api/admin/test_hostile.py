@@ -50,7 +50,7 @@ SHARP = [
     "+inf",
     "(",
     "[0",
-    "{millrace:default}:q",
+    "{millrace:2:default}:q",
     "a:b",
     "\r\nX: 1",
     "\x00",
@@ -105,9 +105,9 @@ async def test_nothing_breaks_the_console(
     assert answer.status_code < 500 or answer.json()["code"] in NOT_NOW, answer.text
     if answer.status_code >= 400:
         assert answer.json()["code"] in REFUSALS, answer.text
-    known = (b"{millrace:default}:", b"{millrace-jobs:default}:", b"rq:")
+    known = (b"{millrace:2:default}:", b"{millrace-jobs:default}:", b"rq:")
     assert all(key.startswith(known) for key in api.redis.keys("*"))
-    assert not api.redis.exists("{millrace:default}:q", "{millrace:default}:bulk")
+    assert not api.redis.exists("{millrace:2:default}:q", "{millrace:2:default}:bulk")
 
 
 def _finite(value: Any) -> Any:

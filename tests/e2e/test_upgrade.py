@@ -1,0 +1,193 @@
+"""0.1.0 and this version over one Redis, under one name and under load: to this version and back."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.answers import right_json
+from tests.mill import Mill, wait_until
+from tests.old_version import OldMill, old_user_rules, unpack_old_code
+from tests.redis_users import server_with_users
+from tests.servers import RedisServer
+
+pytestmark = [pytest.mark.e2e, pytest.mark.redis]
+
+# A job takes about a second of a worker. What a busy machine makes slow does not count as lost.
+SETTINGS = {"stub_token_ms": 0.1, "default_budget_s": 60, "lease_ms": 10_000}
+LONG = "word " * 600
+JOB = [f"text {number} of a job" for number in range(1000)]
+PATIENCE_S = 120
+
+
+class Load:
+    """Clients that ask `mill` without a pause for known, unknown and long texts, and check each answer."""
+
+    def __init__(self, mill: Mill) -> None:
+        self.mill = mill
+        self.wrong: list[str] = []
+        self._asking: Counter[Mill] = Counter()
+        self._answered: Counter[Mill] = Counter()
+        self._numbers = itertools.count()
+        self._lock, self._stopping = threading.Lock(), threading.Event()
+        self._clients = [threading.Thread(target=self._run, daemon=True) for _ in range(3)]
+        for client in self._clients:
+            client.start()
+
+    def wait(self, requests: int = 30) -> None:
+        """Returns after that many further answers."""
+        enough = self._answered[self.mill] + requests
+        wait_until(lambda: self.wrong or self._answered[self.mill] >= enough, "answers", PATIENCE_S)
+        assert not self.wrong, self.wrong[:3]
+
+    def move(self, mill: Mill) -> None:
+        """Sends further requests to `mill`. Returns when no request is left at the other one."""
+        other, self.mill = self.mill, mill
+        self.wait()
+        wait_until(lambda: not self._asking[other], "the last answers", PATIENCE_S)
+
+    def stop(self) -> None:
+        """Ends all clients."""
+        self._stopping.set()
+        for client in self._clients:
+            client.join(PATIENCE_S)
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            with self._lock:
+                mill, number = self.mill, next(self._numbers)
+                self._asking[mill] += 1
+            texts = [f"text {number}", f"text {number % 20}", LONG]
+            try:
+                answer = mill.predict(*texts)
+                if answer.status_code != 200 or answer.json()["predictions"] != right_json(texts):
+                    self.wrong.append(f"{answer.status_code} {answer.text[:200]}")
+            except Exception as error:
+                self.wrong.append(repr(error))
+            with self._lock:
+                self._asking[mill] -= 1
+                self._answered[mill] += 1
+
+
+def hand_in(mill: Mill, texts: list[str]) -> str:
+    """The path of a new job."""
+    answer = mill.http.post("/jobs", json={"text": texts})
+    assert answer.status_code == 202, answer.text
+    return answer.headers["location"]
+
+
+def status(mill: Mill, job: str) -> str:
+    return str(mill.http.get(job).json()["status"])
+
+
+def finish(mill: Mill, job: str, texts: list[str]) -> None:
+    """Waits until a job is finished, and all its results are right."""
+    wait_until(lambda: status(mill, job) == "finished", f"the end of {job}", PATIENCE_S)
+    check_results(mill, job, texts)
+
+
+def check_results(mill: Mill, job: str, texts: list[str]) -> None:
+    answer = mill.http.get(f"{job}/predictions", headers={"accept": "application/x-ndjson"})
+    lines = [json.loads(line) for line in answer.text.splitlines()]
+    assert lines == right_json(texts)
+
+
+@pytest.fixture
+def old_code(tmp_path: Path) -> Path:
+    return unpack_old_code(tmp_path / "0.1.0")
+
+
+@pytest.fixture
+def server(tmp_path: Path, old_code: Path) -> Iterator[RedisServer]:
+    """A server with the users of this version and `millrace`, that of 0.1.0."""
+    made = server_with_users(tmp_path).start()
+    with made.client() as admin:
+        admin.execute_command("ACL", "SETUSER", "millrace", *old_user_rules(old_code))
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def load() -> Iterator[Callable[[Mill], Load]]:
+    """Starts the load: `load(mill)`."""
+    made: list[Load] = []
+
+    def start(mill: Mill) -> Load:
+        made.append(Load(mill))
+        return made[-1]
+
+    yield start
+    for one in made:
+        one.stop()
+
+
+def refuses(mill: Mill) -> bool:
+    """Whether it answers that no worker runs, instead of waiting for those of the other version."""
+    try:
+        answer = mill.predict("asked too early")
+    except httpx.TransportError:  # it does not listen yet
+        return False
+    return (answer.status_code, answer.json()["code"]) == (503, "no_worker")
+
+
+@pytest.mark.timeout(900)
+def test_0_1_0_and_this_version_run_side_by_side_and_lose_nothing(
+    mill: Callable[..., Mill], server: RedisServer, old_code: Path, load: Callable[[Mill], Load]
+) -> None:
+    old = mill(redis=server, kind=partial(OldMill, code=old_code), **SETTINGS)
+    clients = load(old)
+    jobs = old.start_jobs()
+    running = hand_in(old, JOB)
+
+    # The API first: it has no workers, and says so. 0.1.0 goes on.
+    new = mill(workers=0, redis=server, **SETTINGS)
+    wait_until(lambda: "format.other" in new.api.said(), "the warning about the other version", PATIENCE_S)
+    wait_until(lambda: refuses(new), "this version to miss its workers", PATIENCE_S)
+    clients.wait()
+    new.start_worker()
+    new.wait_ready(PATIENCE_S)
+    # The same revision and the same texts, but nothing is read from the cache of 0.1.0.
+    first = new.predict(LONG)
+    assert (first.headers["x-cache"], first.headers["x-truncated-tokens"]) == ("MISS", "90")
+    clients.move(new)
+    finish(old, running, JOB)
+
+    # All of 0.1.0 stops, with a job that waits there; this version has its own jobs.
+    jobs.kill()
+    waiting = hand_in(old, JOB[:300])
+    old.workers.pop().stop()
+    old.api.kill()
+    clients.wait()
+    assert new.http.get(waiting).status_code == 404
+    jobs = new.start_jobs()
+    own = hand_in(new, JOB[:400])
+    finish(new, own, JOB[:400])
+
+    # Back, the API first again: jobs of 0.1.0 are still there, finished and waiting ones.
+    jobs.kill()
+    left = hand_in(new, JOB[:200])
+    old.start_api()
+    wait_until(lambda: refuses(old), "0.1.0 to miss its workers", PATIENCE_S)
+    old.start_worker()
+    old.wait_ready(PATIENCE_S)
+    clients.move(old)
+    old.start_jobs()
+    finish(old, waiting, JOB[:300])
+    check_results(old, running, JOB)
+
+    # To this version again, which has kept its jobs.
+    new.workers.pop().stop()
+    clients.wait()
+    new.start_worker()
+    new.start_jobs()
+    finish(new, left, JOB[:200])
+    check_results(new, own, JOB[:400])
+    clients.move(new)
