@@ -79,7 +79,7 @@ class _SentinelPool(redis.sentinel.SentinelConnectionPool, redis.BlockingConnect
 
 
 class _ClosesOnTimeout:
-    """With a sentinel, redis-py keeps a connection whose reply was late, and the next command would get it."""
+    """With sentinels, redis-py keeps a connection whose reply is late, and the next command would get it."""
 
     def read_response(self, *args: Any, **options: Any) -> Any:
         return super().read_response(*args, **{"disconnect_on_error": True, **options})  # type: ignore[misc]

@@ -98,7 +98,7 @@ async def users() -> AsyncIterator[Callable[[str, str], User]]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("how", ["READONLY", "MASTERDOWN"])
+@pytest.mark.parametrize("how", ["READONLY", "MASTERDOWN", "NOREPLICAS"])
 async def test_finding_09_who_was_connected_to_a_demoted_redis_finds_the_next_one(
     old: RedisServer,
     new: RedisServer,
@@ -111,6 +111,9 @@ async def test_finding_09_who_was_connected_to_a_demoted_redis_finds_the_next_on
     await use()
     if how == "READONLY":
         demote(old, new.port)
+    elif how == "NOREPLICAS":
+        with old.client() as admin:
+            admin.config_set("min-replicas-to-write", 1)
     else:
         demote(old, 1, ("replica-serve-stale-data", "no"))
     with pytest.raises(REDIS_ERRORS) as caught:
