@@ -1,6 +1,6 @@
 """Cuts links between clients, Redis servers and sentinels, each direction by itself, under constant traffic.
 
-    python -m tests.partitions [--topology sentinel|cluster] [--cuts 200] [--seed 1] [--planted loyal|mixed]
+    python -m tests.partitions [--topology sentinel|cluster] [--cuts 200] [--seed 1] [--planted late|mixed]
 
 Needs Linux, root (for network namespaces), iproute2 and redis-server. Prints a line for each cut, and at
 the end what was promised and whether it was kept; status 1 if anything was not. See docs/partitions.md.

@@ -42,7 +42,7 @@ def promises(made: Made) -> list[Promise]:
             "no wrong answer, no error but 429, 503 and 504", f"{len(asked)} requests", made.record.wrong
         ),
         Promise(
-            "every answer has a run of its own text that fits",
+            "every answer has a run of the same text that fits",
             f"{len(made.record.history.calls)} texts",
             [fault for fault in faults if " took " not in fault],
         ),
@@ -77,7 +77,7 @@ def _jobs(made: Made) -> Promise:
     lost = sum(job.fate == "lost" for job in made.jobs)
     return Promise(
         "jobs end with the right results, but those accepted just before a failover or by a replaced master",
-        f"{len(made.jobs)} accepted, {lost} lost, of which each was accepted again with its key",
+        f"{len(made.jobs)} accepted, {lost} lost",
         broken,
     )
 

@@ -19,6 +19,8 @@ from tests.chaos.ledger import HONEST
 HOT = [f"asked again and again {number}" for number in range(20)]
 # Far longer than any promise, so that what hangs is measured and not cut short.
 PATIENCE_S = 60.0
+# So many jobs at a time, each for so long at most; and so many of those lost are handed in again.
+UNDER_WAY, GONE_S, REPEATED = 2, 40.0, 5
 RANK = {"queued": 0, "running": 1, "finished": 2, "failed": 2, "cancelled": 2}
 
 
@@ -103,7 +105,7 @@ class Job:
 
 
 class Jobs:
-    """Hands in small jobs until `stop`, looks at each once a second, and settles all at the end."""
+    """Hands in small jobs until `stop`, a few at a time, and settles all at the end."""
 
     def __init__(self, urls: list[str], record: Record, rng: random.Random, answers: Answers) -> None:
         self.stop = asyncio.Event()
@@ -116,13 +118,14 @@ class Jobs:
         for number in itertools.count():
             if self.stop.is_set():
                 return
+            under_way = [job for job in self.jobs if job.rank < 2 and time.time() - job.accepted < GONE_S]
+            for job in under_way:
+                await self._look(job)
             texts = [f"job {number} text {at}" for at in range(self._rng.randrange(20, 80))]
-            if (job := await self._submit(f"key-{number}", texts)) is not None:
+            if len(under_way) < UNDER_WAY and (job := await self._submit(f"key-{number}", texts)) is not None:
                 self.jobs.append(job)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.stop.wait(), self._rng.uniform(2, 6))
-            for job in [one for one in self.jobs if one.fate == "open"][-4:]:
-                await self._look(job)
 
     async def settle(self, timeout_s: float) -> None:
         """Waits until every job has ended or is gone, and compares all results."""
@@ -137,8 +140,8 @@ class Jobs:
         await self._http.aclose()
 
     async def _repeat(self) -> None:
-        """Each lost job again, with its key: it is a new one, and ends."""
-        lost = [job for job in self.jobs if job.fate == "lost"]
+        """Some of the lost jobs again, with their keys: they are new ones, and end."""
+        lost = [job for job in self.jobs if job.fate == "lost"][:REPEATED]
         for job in lost:
             again = await self._submit(job.key, job.texts)
             until = time.monotonic() + PATIENCE_S

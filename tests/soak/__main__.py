@@ -1,7 +1,6 @@
 """A service under light traffic of every kind, and whether anything of it grows.
 
-    python -m tests.soak [--minutes 60] [--limits] [--model default] [--svg docs/images/soak.svg] [--json
-    FILE]
+    python -m tests.soak [--minutes 60] [--limits] [--model default] [--svg FILE] [--json FILE]
 
 Predictions known and unknown, jobs and batches, the dialects of other services, bad requests, clients that
 leave, pages and metrics; a revision is published and taken back, and a worker is replaced, in each of 30

@@ -18,7 +18,7 @@ from tests.soak.service import Soaked, soaked
 from tests.soak.slopes import BATCHES
 from tests.soak.traffic import Traffic
 
-LOAD_S = 120.0
+LOAD_S = 600.0
 
 
 @dataclass(frozen=True, slots=True)
