@@ -111,6 +111,20 @@ model-report: $(STAMP) ## measure bias and robustness of the embedded model for 
 chaos: $(STAMP) ## break a whole service under load for 3 minutes (CHAOS="--minutes 1 --seed 7 8")
 	$(BIN)/python -m tests.chaos $(CHAOS)
 
+# Options for `make partitions`, e.g. make partitions PARTITIONS="--topology cluster --cuts 50 --seed 7"
+PARTITIONS ?=
+
+.PHONY: partitions
+partitions: $(STAMP) ## cut links between clients, Redis and sentinels 200 times; needs root (PARTITIONS="--topology cluster")
+	$(BIN)/python -m tests.partitions $(PARTITIONS)
+
+# Options for `make soak`, e.g. make soak SOAK="--minutes 20 --limits"
+SOAK ?=
+
+.PHONY: soak
+soak: $(STAMP) ## run light traffic of every kind for an hour; fails if anything grows (SOAK="--minutes 20 --limits")
+	$(BIN)/python -m tests.soak $(SOAK)
+
 .PHONY: shards
 shards: $(STAMP) ## kill shards, move slots and fail over under load, twenty times each
 	ROUNDS=20 $(BIN)/python -m pytest tests/faults/test_shards.py -n 0

@@ -39,10 +39,13 @@ class RedisServer:
     """A server with an append-only file: `restart()` brings everything back, `restart(empty=True)` nothing.
 
     It listens on a unix socket (`url`); with `tcp=True` also on a port of the loopback, then its `url`.
-    `options` are further words of its command line, e.g. ("--maxmemory", "4mb").
+    `options` are further words of its command line, e.g. ("--maxmemory", "4mb"), and `prefix` those before
+    it.
     """
 
-    def __init__(self, binary: Path, options: Sequence[str] = (), *, tcp: bool = False) -> None:
+    def __init__(
+        self, binary: Path, options: Sequence[str] = (), *, tcp: bool = False, prefix: Sequence[str] = ()
+    ) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="mill-redis-"))
         self.socket = self.directory / "s"
         # The bus of a cluster has a port 10,000 higher.
@@ -51,7 +54,7 @@ class RedisServer:
         # URLs of the Redis users of single commands (`api`, `worker`, `jobs`); the others use `url`.
         self.users: dict[str, str] = {}
         self._binary = binary
-        self._options = tuple(options)
+        self._options, self._prefix = tuple(options), tuple(prefix)
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -81,7 +84,10 @@ class RedisServer:
         ]
         with (self.directory / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [self._binary, *words, *self._options], stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                [*self._prefix, self._binary, *words, *self._options],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
             )
         deadline = time.monotonic() + 20
         while not self._answers():

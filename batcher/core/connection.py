@@ -78,6 +78,21 @@ class _SentinelPool(redis.sentinel.SentinelConnectionPool, redis.BlockingConnect
     """Connections to the master that the sentinels report. Callers wait if all connections are in use."""
 
 
+class _ClosesOnTimeout:
+    """With sentinels, redis-py keeps a connection whose reply is late, and the next command would get it."""
+
+    def read_response(self, *args: Any, **options: Any) -> Any:
+        return super().read_response(*args, **{"disconnect_on_error": True, **options})  # type: ignore[misc]
+
+
+class _SentinelConnection(_ClosesOnTimeout, redis.sentinel.SentinelManagedConnection):
+    pass
+
+
+class _SentinelSSLConnection(_ClosesOnTimeout, redis.sentinel.SentinelManagedSSLConnection):
+    pass
+
+
 def connect(url: str, *, timeout_s: float, retries: int, connections: int = 8, key: str = "") -> redis.Redis:
     """A synchronous client. `timeout_s` limits every reply; a blocking command needs its block time + 2 s.
 
@@ -89,6 +104,7 @@ def connect(url: str, *, timeout_s: float, retries: int, connections: int = 8, k
     if "+sentinel://" in url:
         sentinels, sentinel_options, service, more = sentinel_parts(url)
         sentinel: Any = redis.Sentinel(sentinels, sentinel_kwargs=sentinel_options)  # type: ignore[no-untyped-call]
+        more["connection_class"] = _SentinelSSLConnection if more.get("ssl") else _SentinelConnection
         client: redis.Redis = sentinel.master_for(
             service, redis.Redis, _SentinelPool, **options, **size, **more
         )

@@ -23,8 +23,9 @@ NoScriptError = redis.exceptions.NoScriptError
 RETRY_S = 0.1
 RETRY_MOST_S = 1.0
 # Errors of a server that cannot run the command while another one can: it has become a replica, is out of
-# date, is loading, or its cluster has no quorum. Redis 6 puts them inside the error of a script.
-_ELSEWHERE = re.compile(r"(^|-)(READONLY|MASTERDOWN|LOADING|CLUSTERDOWN|UNBLOCKED) ")
+# date, is loading, has too few replicas (`min-replicas-to-write`: perhaps they follow another master by now),
+# or its cluster has no quorum. Redis 6 puts them inside the error of a script.
+_ELSEWHERE = re.compile(r"(^|-)(READONLY|MASTERDOWN|LOADING|NOREPLICAS|CLUSTERDOWN|UNBLOCKED) ")
 # An error may contain the address of another server: MOVED 3999 10.0.0.7:6379.
 _ADDRESS = re.compile(r"\S+:\d{1,5}\b")
 

@@ -93,7 +93,7 @@ def run_job(
     """Runs one attempt in its own event loop and returns the status of the job.
 
     `connect` is called inside that loop, with the name of the model's queue. Raises Interrupted once
-    `should_stop` returns true, and Redis errors if Redis is unavailable at the start.
+    `should_stop` returns true, and Redis errors if the Redis of jobs is unavailable at the start.
     """
     attempt = store.start(job_id)
     fields = {"job": job_id, "attempt": attempt.number, "chunk": attempt.first, "chunks": attempt.chunks}
@@ -137,7 +137,7 @@ class _Run:
 
     async def run(self, connect: Callable[[], tuple[Hub, Cache]]) -> str:
         """Runs until the job has ended; returns its status."""
-        hub, cache = connect()
+        hub, cache = await self._connected(connect)
         await hub.start(PATIENCE_S)
         try:
             async with asyncio.timeout(max(self._timeout_s - self._attempt.ran_ms / 1000, 1.0)):
@@ -156,6 +156,20 @@ class _Run:
             await asyncio.sleep(0)  # lets cancelled requests withdraw their entries before the hub stops
             await hub.stop()
             await cache.close()
+
+    async def _connected(self, connect: Callable[[], tuple[Hub, Cache]]) -> tuple[Hub, Cache]:
+        """Connects once the queue answers, whose Redis may be another one than that of jobs."""
+        while True:
+            try:
+                return connect()
+            except REDIS_ERRORS as error:
+                self._log_stalled(
+                    QueueUnavailable("the queue cannot be reached", retry_after_s=STORE_RETRY_S)
+                )
+                if self._should_stop():
+                    await self._retry(self._store.forgive, self._attempt)
+                    raise Interrupted from error
+                await asyncio.sleep(STORE_RETRY_S)
 
     # -- appending ---------------------------------------------------------------------------------
 

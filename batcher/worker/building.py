@@ -17,6 +17,7 @@ from prometheus_client.core import Metric
 from batcher.admin.revisions import RevisionBooks
 from batcher.core.by_model import ByModel
 from batcher.core.connection import connect
+from batcher.core.outage import REDIS_ERRORS, reason
 from batcher.models import ELSEWHERE, ModelSpec, is_name
 from batcher.probe_server import ProbeServer
 from batcher.settings import WorkerSettings
@@ -125,6 +126,20 @@ class LoadedModel:
     instruments: Observability
     cache: CacheWriter | ShardedCacheWriter
 
+    def retire(self) -> None:
+        """Once the worker has ended for good: nothing of it stays in Redis, and no connection.
+
+        Queues with several shards have no revisions, so there are no others than these.
+        """
+        queues = self.worker.queues
+        try:
+            queues.commands.expire_keys()
+        except REDIS_ERRORS as error:
+            log.warning("keys of a revision remain: %s", reason(error), extra={"action": "revision.kept"})
+        for queue in (queues.commands, queues.waiting, queues.heartbeat):
+            queue.close()
+        self.cache.close()
+
 
 class LoadedModels:
     """All models of this process, their published revisions, and the `worker` that runs them."""
@@ -159,7 +174,7 @@ class LoadedModels:
         (dropped,) = [one for one in self.models if one.name == queue]
         self.models.remove(dropped)
         self._listing.remove(queue)
-        self.worker.remove(dropped.worker)
+        self.worker.remove(dropped.worker, dropped.retire)
 
     def probes(self) -> ProbeServer | None:
         """Starts to answer probes and scrapes, if there is a port. Raises OSError if it cannot be bound."""

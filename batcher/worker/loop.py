@@ -52,13 +52,13 @@ class Worker:
         observe: Callable[[BatchReport], None] = lambda report: None,
         host: Host = Host(),  # noqa: B008  # immutable
     ) -> None:
-        self._host = host
-        self._stop = host.event()
+        self._host, self._stop = host, host.event()
         # Set when the running batch ends. The thread that takes the lock first decides on the next claim.
         self._over, self._turn = host.event(), threading.Lock()
         # starting, idle, busy or stopping
         self.state = "starting"
         self._classifier, self._layout = classifier, classifier.info.layout
+        self.queues = queues
         self.exchange = exchange_with(queues, settings, self._layout, remember, self._stop, host)
         self.inference = Inference(classifier, Faults(classifier), host.now)
         self._settings = settings

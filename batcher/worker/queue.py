@@ -18,6 +18,8 @@ log = logging.getLogger(__name__)
 
 # How long an unused wake-up is kept.
 WAKE_MS = 60_000
+# How long the last keys of a queue are kept that is not served any more.
+RETIRED_S = 3600
 
 
 class WorkerQueue:
@@ -55,6 +57,17 @@ class WorkerQueue:
         # What this worker remembers of the texts with these ids, for the console.
         self.recall: Callable[[Sequence[str]], Sequence[Mapping[str, Any]]] = lambda ids: ()
         self._answered = ""
+
+    def expire_keys(self) -> None:
+        """Lets the keys expire that have no end, unless others use the queue. Raises Redis errors."""
+        pipe = self._client.pipeline(transaction=False)
+        for key in ("model", "clock"):
+            pipe.expire(f"{self.prefix}:{key}", RETIRED_S)
+        pipe.execute()
+
+    def close(self) -> None:
+        """Closes the client."""
+        self._client.close()
 
     def run(self, commands: Sequence[Command[Any]]) -> list[Any]:
         """Runs scripts in one round trip and reads their replies. Raises the first error among them."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from batcher.core.connection import Redis, connect
@@ -139,7 +139,7 @@ class SeveralWorkers:
         self._workers = list(workers)
         self._beside = beside
         self._threads: list[threading.Thread] = []
-        self._removed: set[SharingWorker] = set()
+        self._removed: dict[SharingWorker, Callable[[], None]] = {}
         self._errors: list[BaseException] = []
         self._turns = Turns()
         self._stopping = False
@@ -156,9 +156,8 @@ class SeveralWorkers:
             self.add(worker)
         for one in self._beside:
             one.start()
-        for thread in self._threads:  # those that are added meanwhile, too
-            while thread.is_alive():
-                thread.join(SIGNALS_S)
+        while self._threads:  # those that are added meanwhile, too
+            self._threads[0].join(SIGNALS_S)
         for one in self._beside:
             one.stop()
         if self._errors:
@@ -176,9 +175,9 @@ class SeveralWorkers:
         if self._stopping:
             worker.stop()
 
-    def remove(self, worker: SharingWorker) -> None:
-        """Ends one of the workers, and no other."""
-        self._removed.add(worker)
+    def remove(self, worker: SharingWorker, ended: Callable[[], None]) -> None:
+        """Ends one of the workers, and no other. Calls `ended` in its thread once it has finished."""
+        self._removed[worker] = ended
         worker.stop()
         self._workers.remove(worker)
 
@@ -199,5 +198,12 @@ class SeveralWorkers:
         except BaseException as error:
             self._errors.append(error)
         finally:
-            if worker not in self._removed:
-                self.stop()
+            self._end(worker)
+            self._threads.remove(threading.current_thread())
+
+    def _end(self, worker: SharingWorker) -> None:
+        ended = self._removed.pop(worker, None)
+        if ended is None:
+            self.stop()
+        else:
+            ended()

@@ -116,7 +116,8 @@ class Observer:
         for seen in monitor.listen():
             if self._stopped.is_set() and seen["command"] == "ECHO the end":
                 return
-            found = STORED.match(seen["command"])
+            # What a replica is told by its master comes from a connection, and was seen there.
+            found = STORED.match(seen["command"]) if seen["client_type"] == "lua" else None
             if found:
                 self._history.add_result(found[1], seen["time"], outcome_of(found[2]))
 

@@ -96,7 +96,7 @@ class Plant:
         deadline = time.monotonic() + timeout_s
         async with httpx.AsyncClient(trust_env=False, timeout=5) as client:
             for url in self.urls():
-                while why := await _why_not_ready(client, url):
+                while why := await why_not_ready(client, url):
                     if time.monotonic() > deadline:
                         raise RuntimeError(f"{url} is not ready after {timeout_s:g} s: {why}")
                     await asyncio.sleep(0.1)
@@ -170,7 +170,7 @@ class Plant:
         return Process("jobs", millrace("jobs"), settings, Path(self._folder.name))
 
 
-async def _why_not_ready(client: httpx.AsyncClient, url: str) -> str:
+async def why_not_ready(client: httpx.AsyncClient, url: str) -> str:
     """What /readyz says, and whether /livez would have the process restarted; empty once it is ready."""
     try:
         ready, live = await client.get(f"{url}/readyz"), await client.get(f"{url}/livez")

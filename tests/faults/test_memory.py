@@ -16,11 +16,10 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import httpx
-import psutil
 import pytest
-import yaml
 
 from tests.faults.test_flood import FLOOD, JSON_HEAD, MIB, Peer, peers
+from tests.limits import confine, limit_bytes
 from tests.mill import Mill, wait_until
 
 pytestmark = [
@@ -31,20 +30,8 @@ pytestmark = [
 ]
 
 SHARE = max(FLOOD, 0.1)
-MANIFEST = Path(__file__).parents[2] / "k8s/base/api/deployment.yaml"
 # Of 10,000 connections: what each part of them does.
 IDLE, SLOW, UNREAD, UNREAD_STREAMS, WAITING = (int(SHARE * n) for n in (4000, 1000, 2000, 1000, 2000))
-# Stacks of threads count as data, although little of them is touched: 40 for streamed answers, which only the
-# whole flood starts, 8 for uploads, and a dozen others.
-STACKS = 60 * 8 * MIB
-
-
-def limit_bytes() -> int:
-    """What the manifest gives the API."""
-    spec = yaml.safe_load(MANIFEST.read_text())["spec"]["template"]["spec"]
-    said = spec["containers"][0]["resources"]["limits"]["memory"]
-    assert said.endswith("Mi")
-    return int(said.removesuffix("Mi")) * MIB
 
 
 @pytest.fixture
@@ -53,10 +40,7 @@ def confined(mill: Callable[..., Mill]) -> Mill:
     made = mill(workers=1, max_connections=10_000, body_timeout_s=30)
     jobs = made.start_jobs()
     wait_until(lambda: "ready" in jobs.said(), "the jobs worker")
-    process = psutil.Process(made.api.pid)
-    rss, data = process.memory_info().rss, process.memory_info().data
-    most = data + limit_bytes() - rss + STACKS
-    process.rlimit(psutil.RLIMIT_DATA, (most, most))
+    confine(made.api.pid, "api")
     return made
 
 
@@ -164,7 +148,7 @@ async def test_finding_11_the_worst_of_everything_fits_into_the_limit(confined: 
     ][:2]
     # 507: the uploads were fast enough to use up the bytes that jobs may keep
     assert set(statuses) <= {202, 503, 507}
-    assert most_mib(mill) * MIB < limit_bytes()
+    assert most_mib(mill) * MIB < limit_bytes("api")
     assert mill.http.get("/livez").status_code == 200
     mill.wait_ready()
     assert mill.predict("as well as before").status_code == 200

@@ -98,7 +98,7 @@ async def users() -> AsyncIterator[Callable[[str, str], User]]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("how", ["READONLY", "MASTERDOWN"])
+@pytest.mark.parametrize("how", ["READONLY", "MASTERDOWN", "NOREPLICAS"])
 async def test_finding_09_who_was_connected_to_a_demoted_redis_finds_the_next_one(
     old: RedisServer,
     new: RedisServer,
@@ -111,6 +111,9 @@ async def test_finding_09_who_was_connected_to_a_demoted_redis_finds_the_next_on
     await use()
     if how == "READONLY":
         demote(old, new.port)
+    elif how == "NOREPLICAS":
+        with old.client() as admin:
+            admin.config_set("min-replicas-to-write", 1)
     else:
         demote(old, 1, ("replica-serve-stale-data", "no"))
     with pytest.raises(REDIS_ERRORS) as caught:
@@ -137,3 +140,19 @@ async def test_finding_09_a_cluster_that_is_down_counts_as_lost(
             await use()
         name.point(new.url)
         await use()
+
+
+@pytest.mark.parametrize("make", ["single", "sentinel"])
+def test_finding_27_a_reply_that_is_too_late_is_not_the_reply_to_the_next_command(
+    make: str, old: RedisServer, name: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = "127.0.0.1", name.port
+    monkeypatch.setattr(redis.Sentinel, "discover_master", lambda *_: address)
+    url = name.url if make == "single" else "redis+sentinel://127.0.0.1:1/mill"
+    with connect(url, timeout_s=1, retries=0) as client:
+        assert client.echo("before") == b"before"
+        name.slow(1.5)
+        with pytest.raises(redis.exceptions.TimeoutError):
+            client.echo("first")
+        name.slow(0)
+        assert client.echo("second") == b"second"

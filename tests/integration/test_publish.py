@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
+import weakref
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
+import fakeredis
 import httpx
 import pytest
 
 from batcher import jobs
 from tests.many import House, Many, open_house, publish_fast, stamp, until_async
+from tests.shards import until
 
 
 @pytest.fixture
@@ -157,3 +161,22 @@ async def test_an_older_revision_is_dropped_and_a_new_process_knows_what_answers
         return bool(found["3"]["workers"] == 3 and found["2"]["workers"] == 3)
 
     await until_async(three, "the third worker to load what is kept")
+
+
+async def test_finding_29_a_dropped_revision_leaves_no_connection_no_memory_and_no_endless_key(
+    many: Many, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each one kept three connections, its model and two keys, in every worker, until the worker ended."""
+    served, client, closed = many.worker("stub,topics=stub@t"), many.client(), []
+    # What is not published would be dropped by the worker itself.
+    monkeypatch.setattr("batcher.worker.publishing.DROP_S", 600.0)
+    served.add("topics", "topics@1", "stub@v1")
+    keys = [f"{{millrace:default/topics@1}}:{key}" for key in ("model", "clock")]
+    await until(lambda: client.exists(*keys) == len(keys), "the revision to be served")
+    monkeypatch.setattr(fakeredis.FakeRedis, "close", lambda self: closed.append(self))
+    dropped = weakref.ref(served.models[-1].worker)
+    served.drop("topics@1")
+    await until(lambda: all(client.ttl(key) > 0 for key in keys), "its keys to have an end")
+    await until(lambda: len(closed) == 4, "its connections to be closed, and that of its cache")
+    await until(lambda: gc.collect() >= 0 and dropped() is None, "its memory to be free")
+    monkeypatch.undo()

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+import redis
 
 from batcher.errors import (
     BudgetExceeded,
@@ -277,3 +278,32 @@ def test_finding_21_a_job_uses_the_results_of_its_own_client(
     assert bench.run(separate_clients=separate) == "finished"
     assert [ids for _, ids in bench.cache.lookups] == [[entry_id(text, tenant) for text in ("a", "b")]]
     assert bench.asked() == ["a", "b"], "FakeHub has checked their ids"
+
+
+@pytest.mark.parametrize("stops", [False, True])
+def test_finding_28_a_job_that_starts_while_its_queue_is_away_waits_and_loses_no_attempt(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, stops: bool
+) -> None:
+    """The queue has another Redis than jobs. Five attempts that ended so made a job fail as stalled."""
+    monkeypatch.setattr("batcher.jobs.runner.STORE_RETRY_S", 0.001)
+    tries: list[str] = []
+
+    def connect(model: str) -> tuple[FakeHub, FakeCache]:
+        tries.append(model)
+        if stops or len(tries) < 8:
+            raise redis.exceptions.TimeoutError("away")
+        return bench.hub, bench.cache
+
+    bench.job(WORDS)
+
+    def attempt() -> str:
+        return run_job(JOB, bench.store, connect, JobSettings(), lambda: stops)
+
+    if stops:
+        for _ in range(8):
+            with pytest.raises(Interrupted):
+                attempt()
+        assert bench.record.status == "running"
+    else:
+        assert attempt() == "finished"
+        assert bench.record.attempt == 1

@@ -1,0 +1,1 @@
+"""Soak: a whole service under light traffic of every kind for an hour, and whether anything grows."""

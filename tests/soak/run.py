@@ -1,0 +1,137 @@
+"""One soak: traffic, revisions, workers that come and go, in cycles; and what was recorded."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from tests.soak.record import Recorder
+from tests.soak.service import Soaked, soaked
+from tests.soak.slopes import BATCHES
+from tests.soak.traffic import Traffic
+
+LOAD_S = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """`cycles` follow each other: as many as parts of both halves, so that each part is a whole cycle."""
+
+    seconds: float
+    model: str = "default"
+    rate: float = 6.0
+    every_s: float = 5.0
+    cycles: int = 2 * BATCHES
+    limited: bool = False
+
+    @property
+    def cycle_s(self) -> float:
+        return self.seconds / self.cycles
+
+
+@dataclass(frozen=True, slots=True)
+class Soak:
+    """`wrong` has a sentence for each answer that was not as expected, and for each process that ended."""
+
+    series: dict[str, list[tuple[float, float]]]
+    seen: Counter[str]
+    wrong: Sequence[str]
+
+
+def soak(plan: Plan, told: Callable[[str], None] = lambda line: None) -> Soak:
+    """Starts the service, runs the plan and ends everything. Raises RuntimeError without a redis-server."""
+    with (
+        tempfile.TemporaryDirectory(prefix="soak-") as folder,
+        soaked(plan.model, Path(folder), limited=plan.limited) as (service, models),
+    ):
+        told("ready")
+        return asyncio.run(_Run(service, models.published, plan, told).run())
+
+
+class _Run:
+    def __init__(
+        self, service: Soaked, published: Sequence[str], plan: Plan, told: Callable[[str], None]
+    ) -> None:
+        self._service, self._published, self._plan, self._told = service, published, plan, told
+        self._recorder = Recorder(service)
+        self._traffic = Traffic(service.base_url, plan.rate)
+        self._cycle = 0
+
+    async def run(self) -> Soak:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._traffic.run())
+            recording = group.create_task(self._record())
+            for cycle in range(self._plan.cycles):
+                self._cycle = cycle
+                await self._through()
+                self._told(
+                    f"cycle {cycle + 1} of {self._plan.cycles}: {len(self._traffic.wrong)} wrong answers"
+                )
+            recording.cancel()
+            self._traffic.stop.set()
+        ended = [f"{process.name} has ended" for process in self._service.processes if not process.running]
+        return Soak(dict(self._recorder.series), self._traffic.seen, [*self._traffic.wrong, *ended])
+
+    async def _through(self) -> None:
+        """One cycle: each step at its share of it."""
+        steps: Sequence[tuple[float, Callable[[], Coroutine[Any, Any, None]]]] = (
+            (0.02, self._publish_and_go_back),
+            (0.1, self._traffic.job),
+            (0.35, self._traffic.job),
+            (0.6, self._traffic.job),
+            (0.62, self._replace),
+            (0.85, self._traffic.job),
+        )
+        begin = self._cycle * self._plan.cycle_s
+        async with asyncio.TaskGroup() as group:
+            for share, step in steps:
+                await self._until(begin + share * self._plan.cycle_s)
+                group.create_task(step())
+        await self._until(begin + self._plan.cycle_s)
+
+    async def _until(self, at: float) -> None:
+        await asyncio.sleep(max(0.0, at - self._recorder.passed_s))
+
+    async def _record(self) -> None:
+        filled = False
+        while True:
+            await asyncio.to_thread(self._recorder.sample)
+            filled = filled or await asyncio.to_thread(self._service.fill_history)
+            await asyncio.sleep(self._plan.every_s - self._recorder.passed_s % self._plan.every_s)
+
+    async def _publish_and_go_back(self) -> None:
+        """The next revision answers once both workers have loaded it, for a third of the cycle."""
+        reference = self._published[self._cycle % len(self._published)]
+        number = (await self._admin("publish", model="topics", reference=reference))["number"]
+        await self._move(number)
+        await asyncio.sleep(self._plan.cycle_s / 3)
+        await self._move(None)
+
+    async def _move(self, number: int | None) -> None:
+        body = {"model": "topics"} | ({} if number is None else {"number": number})
+        async with asyncio.timeout(LOAD_S):
+            while (await self._admin("move", **body)).get("code") == "revision_not_ready":  # noqa: ASYNC110 - of another process
+                await asyncio.sleep(0.5)
+
+    async def _admin(self, what: str, **body: Any) -> dict[str, Any]:
+        async with httpx.AsyncClient(base_url=self._service.base_url, trust_env=False, timeout=60) as http:
+            answer = await http.post(f"/admin/models/{what}", json=body)
+        said: dict[str, Any] = answer.json()
+        if answer.status_code != 200 and said.get("code") != "revision_not_ready":
+            self._traffic.wrong.append(f"{what} {body}: {answer.text}")
+        return said
+
+    async def _replace(self) -> None:
+        """The second worker by a new one: stopped and killed in turn, and looked at before."""
+        how = signal.SIGKILL if self._cycle % 2 else signal.SIGTERM
+        pid = self._service.workers[1].pid
+        await asyncio.to_thread(self._recorder.sample_process, "replaced worker, at its end", pid)
+        await asyncio.to_thread(self._service.replace_worker, how)

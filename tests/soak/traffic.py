@@ -1,0 +1,207 @@
+"""Light traffic of every kind at a steady rate, each answer with a status that its kind expects."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import Any
+
+import httpx
+
+from tests.compat.test_shapes import SHAPES
+
+# What every client must expect while workers come and go.
+SHED = {429, 503, 504}
+KNOWN = [f"a text that comes again {number}" for number in range(100)]
+KINDS = ("new", "known", "new", "dialect", "model", "new", "bad", "known", "dialect", "new", "leave", "look")
+PAGES = (
+    "/readyz",
+    "/livez",
+    "/metrics",
+    "/stats",
+    "/models",
+    "/jobs?limit=5",
+    "/admin/models",
+    "/admin/history",
+    "/admin/usage",
+    "/openapi.json",
+    "/",
+    "/v1/models",
+    "/info",
+)
+# Path, body and status of what is refused.
+BAD: Sequence[tuple[str, bytes, int]] = (
+    ("/predict", b'{"text": "no list"}', 422),
+    ("/predict", b"no json", 422),
+    ("/predict", b'{"text": [1]}', 422),
+    ("/predict", json.dumps({"text": ["x" * 20_001]}).encode(), 413),
+    ("/predict", json.dumps({"text": ["x"] * 1025}).encode(), 413),
+    ("/models/nothing/predict", b'{"text": ["x"]}', 404),
+    ("/nothing", b"{}", 404),
+    ("/jobs", b'{"text": []}', 422),
+    ("/jobs/0123456789abcdef0123456789abcdef/events", b"", 405),
+)
+PATIENCE_S = 30.0
+
+
+class Traffic:
+    """Requests at `rate` a second until `stop`. `seen` counts kinds and statuses; `wrong` has sentences."""
+
+    def __init__(self, url: str, rate: float) -> None:
+        self.stop = asyncio.Event()
+        self.seen: Counter[str] = Counter()
+        self.wrong: list[str] = []
+        self._rate = rate
+        self._http = httpx.AsyncClient(base_url=url, trust_env=False, timeout=PATIENCE_S)
+        self._numbers = itertools.count()
+        self._shapes = itertools.cycle(SHAPES.values())
+        self._refused, self._pages = itertools.cycle(BAD), itertools.cycle(PAGES)
+        self._job_kinds = itertools.cycle((self._json_job, self._csv_job, self._cancelled_job, self._batch))
+        self._makers: dict[str, Callable[[], Awaitable[None]]] = {
+            kind: getattr(self, f"_{kind}") for kind in set(KINDS)
+        }
+
+    async def run(self) -> None:
+        """Requests do not wait for each other's answers."""
+        asked: set[asyncio.Task[None]] = set()
+        for kind in itertools.cycle(KINDS):
+            if self.stop.is_set():
+                break
+            task = asyncio.create_task(self._makers[kind]())
+            asked.add(task)
+            task.add_done_callback(asked.discard)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.stop.wait(), 1 / self._rate)
+        await asyncio.gather(*asked)
+        await self._http.aclose()
+
+    async def job(self) -> None:
+        """The next kind of job, to its end."""
+        await next(self._job_kinds)()
+
+    def _texts(self, count: int) -> list[str]:
+        return [f"text {next(self._numbers):09} that nobody has sent before" for _ in range(count)]
+
+    async def _new(self) -> None:
+        await self._post("new", "/predict", {"text": self._texts(1 + next(self._numbers) % 4)})
+
+    async def _known(self) -> None:
+        at = next(self._numbers) % len(KNOWN)
+        await self._post("known", "/predict?order=score", {"text": KNOWN[at : at + 3]})
+
+    async def _model(self) -> None:
+        await self._post("model", "/models/topics/predict", {"text": self._texts(2)})
+
+    async def _dialect(self) -> None:
+        shape = next(self._shapes)
+        answer = await self._post("dialect", shape.path, shape.ask(self._texts(2)))
+        if answer is not None and answer.status_code == 200 and len(shape.scores(answer.json())) != 2:
+            self.wrong.append(f"{shape.path}: {answer.text[:300]}")
+
+    async def _bad(self) -> None:
+        path, body, status = next(self._refused)
+        await self._call("bad", "POST", path, {status}, content=body)
+
+    async def _look(self) -> None:
+        await self._call("look", "GET", next(self._pages), {200})
+
+    async def _leave(self) -> None:
+        """A client that does not wait for its answer."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0.003):
+                await self._http.post("/predict", json={"text": self._texts(4)})
+        self.seen["leave"] += 1
+
+    async def _post(self, kind: str, path: str, body: Any) -> httpx.Response | None:
+        return await self._call(kind, "POST", path, {200} | SHED, json=body)
+
+    async def _call(
+        self, kind: str, method: str, path: str, expected: set[int], **more: Any
+    ) -> httpx.Response | None:
+        """The answer. What was not expected is remembered, and None."""
+        try:
+            answer = await self._http.request(method, path, **more)
+        except httpx.TransportError as error:
+            self.wrong.append(f"{kind} {path}: {error!r}")
+            return None
+        self.seen[f"{kind} {answer.status_code}"] += 1
+        if answer.status_code not in expected:
+            self.wrong.append(f"{kind} {path}: {answer.status_code} {answer.text[:300]}")
+            return None
+        return answer
+
+    async def _json_job(self) -> None:
+        """Followed by its events, read as lines, and deleted."""
+        texts = self._texts(150)
+        created = await self._call("job", "POST", "/jobs", {202}, json={"text": texts})
+        if created is None:
+            return
+        path = created.headers["location"]
+        async with self._http.stream("GET", f"{path}/events") as events:
+            async for line in events.aiter_lines():
+                if line.startswith("event: end"):
+                    break
+        await self._read(path, len(texts))
+        await self._call("job", "DELETE", path, {204})
+
+    async def _csv_job(self) -> None:
+        """With its texts kept, followed by long polls, and left until its time is over."""
+        lines = "\r\n".join(["text,number", *(f'"{text}, quoted",1' for text in self._texts(100))])
+        headers = {"content-type": "text/csv"}
+        created = await self._call(
+            "job", "POST", "/jobs?keep_input=true", {202}, content=lines, headers=headers
+        )
+        if created is not None:
+            await self._ended(created.headers["location"])
+            await self._read(created.headers["location"], 100)
+
+    async def _cancelled_job(self) -> None:
+        body = "".join(f"{json.dumps(text)}\n" for text in self._texts(400))
+        headers = {"content-type": "application/x-ndjson"}
+        created = await self._call("job", "POST", "/jobs", {202}, content=body, headers=headers)
+        if created is not None:
+            await self._call("job", "DELETE", created.headers["location"], {200, 204})
+
+    async def _batch(self) -> None:
+        """As OpenAI's clients send it."""
+        lines = "".join(_batch_lines(self._texts(50)))
+        form = {"data": {"purpose": "batch"}, "files": {"file": ("in.jsonl", lines.encode())}}
+        uploaded = await self._call("batch", "POST", "/v1/files", {200}, **form)
+        if uploaded is None:
+            return
+        asked = {
+            "input_file_id": uploaded.json()["id"],
+            "endpoint": "/v1/classify",
+            "completion_window": "24h",
+        }
+        created = await self._call("batch", "POST", "/v1/batches", {200}, json=asked)
+        if created is None:
+            return
+        await self._ended(f"/jobs/{created.json()['id'].removeprefix('batch_')}")
+        batch = await self._call("batch", "GET", f"/v1/batches/{created.json()['id']}", {200})
+        if batch is not None:
+            content = f"/v1/files/{batch.json()['output_file_id']}/content"
+            await self._call("batch", "GET", content, {200})
+        await self._call("batch", "DELETE", f"/v1/files/{asked['input_file_id']}", {200})
+
+    async def _ended(self, path: str) -> None:
+        while (job := await self._call("job", "GET", f"{path}?wait=20", {200})) is not None:
+            if job.json()["status"] in ("finished", "failed", "cancelled"):
+                return
+
+    async def _read(self, path: str, count: int) -> None:
+        headers = {"accept": "application/x-ndjson"}
+        page = await self._call("job", "GET", f"{path}/predictions?limit={count}", {200}, headers=headers)
+        if page is not None and len(page.text.splitlines()) != count:
+            self.wrong.append(f"{path} has {len(page.text.splitlines())} results of {count}")
+
+
+def _batch_lines(texts: Sequence[str]) -> Iterator[str]:
+    for number, text in enumerate(texts):
+        body = {"model": "stub", "input": text}
+        request = {"custom_id": f"n{number}", "method": "POST", "url": "/v1/classify", "body": body}
+        yield json.dumps(request) + "\n"
