@@ -58,6 +58,7 @@ class ReplyHub:
         linger_s: float = 0.0,
         cache_here: bool = False,
         cache_name: str = "",
+        others: OtherFormats | None = None,
     ) -> None:
         self.api = f"{socket.gethostname()}-{os.getpid()}-{token_hex(4)}"
         self.snapshot, self.outage = NO_SNAPSHOT, Outage()
@@ -66,7 +67,7 @@ class ReplyHub:
         self.console = ConsoleCommands(self._pipeline)
         self._hint_list = HintList(Pipeline(hint_client), f"{prefix(name)}:reply:{self.api}")
         self._cache = cache_prefix(cache_name) if cache_here else ""
-        self._sweeper = Sweeper(self._pipeline, self.api, max_attempts, self._cache)
+        self._sweeper = Sweeper(self._pipeline, self.api, max_attempts, self._cache, others)
         self.eviction = self._sweeper.eviction
         self._admission = Admission(caps)
         self.dispatcher = Dispatcher(self._pipeline, cache_name, self.api, self.outage, self._admission)
@@ -82,7 +83,7 @@ class ReplyHub:
         """A hub with its own clients, for the Redis in the settings or for one shard."""
         shard, parts = shard or settings.queue_shards[0], len(settings.queue_shards)
         caps = LaneCaps(-(-settings.max_waiting_cost // parts), -(-settings.max_waiting_cost_bulk // parts))
-        hub = cls(
+        return cls(
             connect_async(shard.url, timeout_s=1.0, retries=1, key=shard.prefix),
             connect_async(shard.url, timeout_s=HINT_BLOCK_S + 2.0, retries=0, key=shard.prefix),
             name=shard.name,
@@ -91,9 +92,8 @@ class ReplyHub:
             linger_s=linger_s,
             cache_here=settings.cache_here,
             cache_name=shard.cache_name,
+            others=OtherFormats.of(shard),
         )
-        hub._sweeper.others = OtherFormats.of(shard)
-        return hub
 
     async def start(self, patience_s: float = 0.5) -> None:
         """Starts the loops and waits for the first reply. Succeeds without Redis: the loops keep trying."""

@@ -11,11 +11,21 @@ from batcher.memory import read_memory
 
 
 class Sweeper:
-    """Sweeps for the process `api`. `cache`: the prefix of cached results that it may evict, if any."""
+    """Sweeps for the process `api`, and warns once it is connected if there are workers of `others`.
 
-    def __init__(self, pipeline: Pipeline, api: str, max_attempts: int, cache: str) -> None:
+    `cache`: the prefix of cached results that it may evict, if any.
+    """
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        api: str,
+        max_attempts: int,
+        cache: str,
+        others: OtherFormats | None = None,
+    ) -> None:
         self.eviction = EvictionWatch()
-        self.others = OtherFormats()
+        self._others = others or OtherFormats()
         self._pipeline = pipeline
         self._api, self._max_attempts, self._cache = api, max_attempts, cache
         self._last = NO_SNAPSHOT
@@ -30,7 +40,7 @@ class Sweeper:
         self._last = await self._pipeline.run(sweep)
         if not connected:
             self.eviction.look(info)
-            await self.others.look(self._pipeline)
+            await self._others.look(self._pipeline)
         return self._last
 
     async def _memory_info(self) -> object:

@@ -124,7 +124,7 @@ class Soaked(Mill):
         return self.folder / "tasks"
 
     def _live(self) -> list[bytes]:
-        return list(self.client.scan_iter("{millrace:default}:worker:*"))
+        return list(self.client.scan_iter("{millrace:*:default}:worker:*"))
 
     def _confine(self, pid: int, role: str) -> None:
         if self._limited:
