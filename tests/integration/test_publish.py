@@ -171,7 +171,7 @@ async def test_finding_29_a_dropped_revision_leaves_no_connection_no_memory_and_
     # What is not published would be dropped by the worker itself.
     monkeypatch.setattr("batcher.worker.publishing.DROP_S", 600.0)
     served.add("topics", "topics@1", "stub@v1")
-    keys = [f"{{millrace:default/topics@1}}:{key}" for key in ("model", "clock")]
+    keys = [f"{{millrace:2:default/topics@1}}:{key}" for key in ("model", "clock")]
     await until(lambda: client.exists(*keys) == len(keys), "the revision to be served")
     monkeypatch.setattr(fakeredis.FakeRedis, "close", lambda self: closed.append(self))
     dropped = weakref.ref(served.models[-1].worker)

@@ -7,6 +7,7 @@ import re
 import subprocess
 from functools import cache
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 from pydantic import SecretStr
@@ -82,10 +83,12 @@ def test_every_endpoint_in_the_readme_is_served() -> None:
 
 def test_every_error_code_is_documented_and_every_documented_one_exists() -> None:
     from api.errors import CODE_OF, STATUS_OF
+    from batcher.core.cascade import Mismatch
 
     source = "\n".join(path.read_text() for path in tracked("api/*.py"))
     named = set(re.findall(r"\bcode=\"([a-z_]+)\"", source))
     named |= {*CODE_OF.values(), *(error.code for error in STATUS_OF)}
+    named |= set(get_args(get_type_hints(Mismatch)["code"]))
     _, _, page = (ROOT / "docs/http.md").read_text().partition("### When it does not succeed")
     # There for what the framework might raise; it does not.
     assert named - set(re.findall(r"`([a-z_]+)`", page)) == {"forbidden", "conflict"}

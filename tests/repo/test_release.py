@@ -45,6 +45,12 @@ def copy(tmp_path: Path, version: ModuleType, monkeypatch: pytest.MonkeyPatch) -
     for name in (*version.PLACES, "CHANGELOG.md"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
+    changelog = tmp_path / "CHANGELOG.md"
+    changelog.write_text(
+        changelog.read_text().replace(
+            version.UNRELEASED, f"{version.UNRELEASED}\n### Added\n\n- a thing\n", 1
+        )
+    )
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
