@@ -57,7 +57,7 @@ class JobUploader:
         If the job exists and has the same texts, returns it; the formats of the two bodies may differ.
 
         `size` is the size of the body in bytes according to its headers. Raises what `texts` raises, Problem
-        408, 409, 413, 422, 429 or 507, and Redis errors. If it raises, nothing is kept.
+        409, 413, 422, 429, 503 or 507, and Redis errors. If it raises, nothing is kept.
         """
         known = self._store.record(job_id)
         if known is None and self._store.waiting() >= self._limits.waiting_jobs:
@@ -81,7 +81,7 @@ class JobUploader:
         if outcome.outcome == "full":
             raise self._too_many()
         if outcome.outcome == "lost":
-            raise Problem(408, "the body took too long to arrive")
+            raise Problem(503, "Redis lost the texts of this job while it was created; try again")
         record = self._store.record(job_id)
         if record is None:
             raise Problem(503, "the job was lost while it was created; try again")

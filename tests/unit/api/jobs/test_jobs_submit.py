@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
+from api.jobs.upload import CHUNK_TEXTS
 from batcher.jobs.records import Counts
+from batcher.jobs.upload import Upload
 from tests.unit.api.jobs.jobs_api import CSV, NDJSON, JobsApi, Start
 from tests.unit.api.pretended import assert_problem
 
@@ -137,3 +140,39 @@ async def test_too_many_waiting_jobs_are_refused_with_the_time_to_come_back(star
     assert_problem(answer, 429, "too_many_jobs")
     assert answer.headers["retry-after"] == "20"
     assert api.store.waiting() == 1
+
+
+async def test_texts_that_redis_loses_meanwhile_are_not_the_clients_fault(
+    api: JobsApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A failover between the upload and the job was answered with 408."""
+    add = Upload.add
+
+    def lose(self: Upload, entries: list[bytes]) -> None:
+        add(self, entries)
+        api.redis.flushall()
+
+    monkeypatch.setattr(Upload, "add", lose)
+    assert_problem(await api.submit("a", "b"), 503, "unavailable")
+    monkeypatch.undo()
+    assert (await api.submit("a", "b")).status_code == 202
+
+
+async def test_the_time_that_redis_takes_is_not_that_of_the_body(
+    api: JobsApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add = Upload.add
+
+    def slow(self: Upload, entries: list[bytes]) -> None:
+        time.sleep(0.4)
+        add(self, entries)
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b'"a"\n' * (CHUNK_TEXTS + 1)
+        yield b'"b"\n'
+
+    monkeypatch.setattr("api.jobs.body.BLOCK_S", 0.3)
+    monkeypatch.setattr("api.jobs.body.SLOWEST", 1e12)
+    monkeypatch.setattr(Upload, "add", slow)
+    answer = await api.client.post("/jobs", content=body(), headers=NDJSON)
+    assert (answer.status_code, answer.json()["total"]) == (202, CHUNK_TEXTS + 2)
