@@ -98,9 +98,10 @@ def main() -> int:
 def run_load(url: str, profile: str) -> None:
     report.progress(f"k6/load.js, profile {profile}, and a job of {JOB_TEXTS:,} texts")
     send_job(url)
-    k6 = [Path(sys.executable).parent / "k6", "run", "--quiet", "--no-usage-report", ROOT / "k6/load.js"]
+    k6 = str(Path(sys.executable).parent / "k6")
     env = {**os.environ, "BASE_URL": url, "PROFILE": profile, "SUMMARY": os.devnull}
-    subprocess.run(k6, env=env, check=True, stdout=sys.stderr)
+    words = [k6, "run", "--quiet", "--no-usage-report", str(ROOT / "k6/load.js")]
+    subprocess.run(words, env=env, check=True, stdout=sys.stderr)
 
 
 def pictures(over: Range, out: Path) -> int:
