@@ -98,7 +98,7 @@ def service(model: str, *, workers: int = 1, **settings: object) -> Iterator[Ser
         for name in ("api", *(f"worker{number}" for number in range(workers))):
             words = [sys.executable, "-m", "millrace", name.rstrip("0123456789")]
             pids[name] = stack.enter_context(process(words, env, folder / f"{name}.log"))
-        until(lambda: _ready(port), READY_S, folder)
+        until(lambda: ready(port), READY_S, folder)
         yield Service(port, redis_url, pids)
 
 
@@ -127,7 +127,7 @@ def until(true: Callable[[], bool], seconds: float, logs: Path | None = None) ->
         time.sleep(0.05)
 
 
-def _ready(port: int) -> bool:
+def ready(port: int) -> bool:
     try:
         with urlopen(f"http://127.0.0.1:{port}/readyz", timeout=2):
             return True

@@ -195,8 +195,8 @@ async def _remembers_many_at_once(server: RedisServer) -> None:
     cache = SharedCache.connect(QueueSettings(redis_url=SecretStr(server.url)))
     with server.client() as client:
         keys = client.keys("millrace:cache:*")
-    revision = keys[0].split(b":")[3].decode()
-    ids = [key.split(b":")[4].decode() for key in keys]
+    revision = keys[0].split(b":")[-2].decode()
+    ids = [key.split(b":")[-1].decode() for key in keys]
     assert len(ids) == 20
     assert all(await cache.get(revision, ids))
     await cache.close()

