@@ -50,7 +50,7 @@ class Viewer:
         self.page = page
         self.said: list[str] = []
         self.asked: list[str] = []
-        page.set_default_timeout(15_000)
+        page.set_default_timeout(60_000)
         page.on("console", lambda line: self.said.append(line.text) if line.type != "log" else None)
         page.on("pageerror", lambda error: self.said.append(str(error)))
         page.on("request", lambda request: self.asked.append(request.url))
