@@ -88,7 +88,8 @@ class Snapshot:
     how many entries it `recovered`, and the `cursor` of its next sweep. `forgotten` counts the times that an
     operator has removed cached results; `pauses` are those of lanes, and `holds` those of clients. `models`
     are the names of all models but the first, whose queue this is, and `revisions` what operators published.
-    `question` is what the console asked last.
+    `question` is what the console asked last. `guests` and `guest_rate` are those of workers that live at
+    another shard, which does not answer them.
     """
 
     model: ModelRecord | None
@@ -110,6 +111,8 @@ class Snapshot:
     models: Sequence[str] = ()
     question: Question | None = None
     revisions: Revisions = NO_REVISIONS
+    guests: int = 0
+    guest_rate: float = 0.0
 
 
 NO_DEPTH = LaneDepth(0, 0, 0)
@@ -146,6 +149,8 @@ class Sweep(Command[Snapshot]):
             model=_model_record(_pairs(model)),
             workers=int(fields.get("workers", 0)),
             rate=float(fields.get("rate", 0)),
+            guests=int(fields.get("guests", 0)),
+            guest_rate=float(fields.get("guest_rate", 0)),
             interactive=_depth(fields.get("interactive", "")),
             bulk=_depth(fields.get("bulk", "")),
             solo=int(fields.get("solo", 0)),

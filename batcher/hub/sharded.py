@@ -143,7 +143,14 @@ class ShardedHub:
 
     def _swept(self, number: int) -> None:
         """Sums up the shards. Each counts on all workers: those of a shard that is down serve the others."""
-        self.snapshot = whole = merge([_of(hub) for hub in self.hubs])
+        whole = merge([_of(hub) for hub in self.hubs])
+        # This process may never have seen a shard that is down, and counts its workers where they are guests.
+        up = [hub.snapshot for hub in self.hubs if hub.reachable]
+        self.snapshot = whole = replace(
+            whole,
+            workers=max(whole.workers, sum(shard.workers + shard.guests for shard in up)),
+            rate=max(whole.rate, sum(shard.rate + shard.guest_rate for shard in up)),
+        )
         for hub in self.hubs:
             hub.count_on(whole.workers, whole.rate / len(self.hubs))
         hub = self.hubs[number]

@@ -1,4 +1,4 @@
-"""Heartbeats of a worker that helps other shards: one at home, and one at each shard while it works there."""
+"""Heartbeats of a worker with several shards: at home, and at each other one while it works there."""
 
 from __future__ import annotations
 
@@ -27,7 +27,10 @@ def heartbeat_at(
 
 
 class GuestHeartbeat(Heartbeat):
-    """The heartbeat at a shard that the worker does not live at: while it works there, and shortly after."""
+    """The heartbeat at a shard that the worker does not live at: while it works there, and shortly after.
+
+    A worker that has `moved` here because its home is down counts here meanwhile.
+    """
 
     def __init__(
         self,
@@ -37,29 +40,35 @@ class GuestHeartbeat(Heartbeat):
         running_s: Callable[[], float],
         records: Callable[[], Records],
     ) -> None:
-        super().__init__(queue, settings, leases, running_s, lambda: _guest(records()))
+        super().__init__(queue, settings, leases, running_s, lambda: _guest(records(), self._moved))
         self._visited_at = float("-inf")
+        self._moved = False
 
-    def visit(self) -> None:
+    def visit(self, moved: bool) -> None:
         """Makes the worker known at this shard. Raises Redis errors."""
-        known, self._visited_at = self._fresh, time.monotonic()
+        known = self._fresh and moved == self._moved
+        self._visited_at, self._moved = time.monotonic(), moved
         if not known:
             self._queue.beat(self._leases.copy(), *self._records(), self._ttl_ms)
         self.begin()
 
+    def leave(self) -> None:
+        """Tells this shard with the next heartbeat that the worker no longer counts here."""
+        self._visited_at, self._moved = time.monotonic(), False
+
     def beat(self) -> bool:
         """As `Heartbeat.beat`, unless the worker has left this shard."""
-        return not (self._leases or self._fresh) or super().beat()
+        return not (self._leases or self._moved or self._fresh) or super().beat()
 
     @property
     def _fresh(self) -> bool:
         return time.monotonic() - self._visited_at < self._lease_s
 
 
-def _guest(records: Records) -> Records:
-    """Without a rate, the worker does not count at this shard: it counts at its home."""
+def _guest(records: Records, moved: bool) -> Records:
+    """Without a rate, the worker does not count among those that live at this shard."""
     worker, model = records
-    return {"revision": worker["revision"]}, model
+    return {"revision": worker["revision"], "guest_rate": worker["rate"] if moved else ""}, model
 
 
 class Heartbeats:
@@ -79,7 +88,8 @@ class Heartbeats:
             other.number: GuestHeartbeat(other.heartbeat, settings, leases[other.number], running_s, records)
             for other in queues.others
         }
-        exchange.visit, exchange.home_reachable = self._visit, lambda: self._home.reachable
+        exchange.visit, exchange.leave = self._visit, self._leave
+        exchange.home_reachable = lambda: self._home.reachable
 
     def start(self) -> None:
         """Publishes the model at all shards that answer. Raises Redis errors if none does."""
@@ -109,6 +119,10 @@ class Heartbeats:
     def alive(self) -> bool:
         return self._home.alive
 
-    def _visit(self, number: int) -> None:
+    def _visit(self, number: int, moved: bool) -> None:
         if number in self._guests:
-            self._guests[number].visit()
+            self._guests[number].visit(moved)
+
+    def _leave(self, number: int) -> None:
+        if number in self._guests:
+            self._guests[number].leave()

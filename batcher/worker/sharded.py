@@ -9,7 +9,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import TypeVar
 
 from batcher.core.commands import Claim, Claimed
@@ -40,12 +39,10 @@ def exchange_with(
     """The exchange of a worker with its queue, or with all of its shards."""
     if not queues.others:
         return Exchange(queues, settings, layout, remember, stopping, host.now)
-    part = partial(
-        ShardExchange, settings=settings, layout=layout, remember=remember, stopping=stopping, now=host.now
-    )
-    parts = {one.number: part(one) for one in (queues, *queues.others)}
+    settled = settings, layout, remember, stopping, host.now
+    parts = {one.number: ShardExchange(one, *settled) for one in (queues, *queues.others)}
     for number, exchange in parts.items():
-        exchange.send_later = partial(host.thread(f"late-{number}").submit)
+        exchange.send_later = host.thread(f"late-{number}").submit
     return ShardedExchange(parts, queues.number, remember, stopping, host.now)
 
 
@@ -73,13 +70,14 @@ class ShardExchange(Exchange):
 
 
 class ShardedExchange:
-    """Claims entries from several shards, and sends results to them. `parts`: the exchange with each, by
-    number.
+    """Claims entries from several shards, and sends results to them. `parts`: the exchange with each.
 
-    It has the methods of an `Exchange`. `visit` makes the worker known at a shard and raises Redis errors.
+    It has the methods of an `Exchange`. `visit` makes the worker known at a shard and raises Redis errors; a
+    worker that has moved there (True) counts there until `leave`.
     """
 
-    visit: Callable[[int], None]
+    visit: Callable[[int, bool], None]
+    leave: Callable[[int], None]
     home_reachable: Callable[[], bool]
 
     def __init__(
@@ -151,7 +149,7 @@ class ShardedExchange:
         if self._return_home():
             return NOTHING
         if self._here != self._home:
-            self._known_at(self._here)
+            self._known_at(self._here, moved=True)
         return self._claimed(self._own.wait(window_s, command), command)
 
     def swap(self, results: Sequence[Result], command: Claim) -> tuple[bool, Claimed]:
@@ -220,10 +218,10 @@ class ShardedExchange:
             self._empty = note
         return claimed
 
-    def _known_at(self, number: int) -> bool:
+    def _known_at(self, number: int, moved: bool = False) -> bool:
         """Makes this worker known at a shard. Whether that shard answers."""
         try:
-            self.visit(number)
+            self.visit(number, moved)
         except REDIS_ERRORS as error:
             self.parts[number].outage.lost(error)
             return False
@@ -234,17 +232,19 @@ class ShardedExchange:
         self._home_again_at = self._now() + AWAY_S
         self._stopping.wait(PAUSE_S)
         for number in self.parts:
-            if number not in (self._here, self._home) and self._known_at(number):
-                self._here = number
-                self._own.idle = False
+            if number not in (self._here, self._home) and self._known_at(number, moved=True):
+                self._wait_at(number)
                 return
         self._stopping.wait(self._own.outage.pause_s)
-        self._here = self._home
+        self._wait_at(self._home)
 
     def _return_home(self) -> bool:
         """Waits at home again once it answers. Whether the worker has moved."""
         if self._here == self._home or self._now() < self._home_again_at or not self.home_reachable():
             return False
-        self._here = self._home
-        self._own.idle = False
+        self._wait_at(self._home)
         return True
+
+    def _wait_at(self, number: int) -> None:
+        self.leave(self._here)
+        self._here, self.parts[number].idle = number, False

@@ -186,7 +186,9 @@ def test_0_1_0_and_this_version_run_side_by_side_and_lose_nothing(
     # To this version again, which has kept its jobs.
     new.workers.pop().stop()
     clients.wait()
+    wait_until(lambda: new.http.get("/readyz").status_code == 503, "no worker", PATIENCE_S)
     new.start_worker()
+    new.wait_ready(PATIENCE_S)
     new.start_jobs()
     finish(new, left, JOB[:200])
     check_results(new, own, JOB[:400])

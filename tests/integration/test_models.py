@@ -79,8 +79,14 @@ async def test_models_are_listed(client: httpx.AsyncClient) -> None:
         "precision": "f32",
         "max_tokens": 512,
     }
-    frame = (await client.get("/stats")).json()
-    assert [one["name"] for one in frame["models"]] == ["stub", "spam", "topics"]
+    frame = {}
+
+    async def all_shown() -> bool:
+        """Frames are computed once a second."""
+        frame.update((await client.get("/stats")).json())
+        return [one["name"] for one in frame["models"]] == ["stub", "spam", "topics"]
+
+    await until_async(all_shown, "a frame with all models")
     assert frame["models"][1]["model"]["name"] == "spam"
 
 

@@ -165,6 +165,27 @@ async def test_a_shard_that_is_down_fails_its_own_texts_and_no_others(fleet: Fle
     assert fleet.leftovers() == []
 
 
+async def test_a_process_that_starts_while_the_home_of_all_workers_is_down_counts_them(fleet: Fleet) -> None:
+    earlier = await fleet.hub()
+    for _ in range(2):
+        await fleet.worker(1)
+    await fleet.ready(earlier, 2)
+    rate = earlier.snapshot.rate
+    fleet.servers[1].connected = False
+    later = await fleet.hub()
+    await until(lambda: later.snapshot.workers == 2, "workers")
+    assert later.snapshot.rate == pytest.approx(rate, abs=1)
+    for number in (0, 2):
+        await check(later, *texts_at(number, 3, 5))
+    # The process that knew them before does not count them twice.
+    await until(lambda: any(part.snapshot.guests for part in earlier.hubs), "the guests")
+    assert earlier.snapshot.workers == 2
+    fleet.servers[1].connected = True
+    for hub in (earlier, later):
+        await until(lambda hub=hub: not any(part.snapshot.guests for part in hub.hubs), "the guests to leave")
+        await until(lambda hub=hub: all(hub.shards_up) and hub.snapshot.workers == 2, "their return")
+
+
 async def test_a_worker_whose_home_is_down_serves_the_others_and_returns(fleet: Fleet) -> None:
     hub = await fleet.hub()
     worker = await fleet.worker(1)

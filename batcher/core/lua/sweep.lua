@@ -48,9 +48,10 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', WORKERS, '-inf', now)) do redis.
 redis.call('ZREMRANGEBYSCORE', WORKERS, '-inf', now)
 if count_waiting() > 0 then wake_workers(1) end
 
-local workers, rate, fallen, first_fallen = 0, 0, 0, ''
+-- Guests live at another shard, which does not answer them.
+local workers, rate, guests, guest_rate, fallen, first_fallen = 0, 0, 0, 0, 0, ''
 for _, id in ipairs(redis.call('ZRANGE', WORKERS, 0, -1)) do
-  local record = redis.call('HMGET', worker_key(id), 'rate', 'fallback', 'engine', 'precision', 'arithmetic')
+  local record = redis.call('HMGET', worker_key(id), 'rate', 'fallback', 'engine', 'precision', 'arithmetic', 'guest_rate')
   if record[1] then
     workers, rate = workers + 1, rate + (tonumber(record[1]) or 0)
     if (record[2] or '') ~= '' then
@@ -59,11 +60,14 @@ for _, id in ipairs(redis.call('ZRANGE', WORKERS, 0, -1)) do
         first_fallen = table.concat({ id, record[3] or '', record[4] or '', record[5] or '', record[2] }, '\n')
       end
     end
+  elseif tonumber(record[6]) then
+    guests, guest_rate = guests + 1, guest_rate + tonumber(record[6])
   end
 end
-redis.call('HSET', SNAPSHOT, 'workers', workers, 'rate', string.format('%.1f', rate), 'fallen', fallen,
-  'first_fallen', first_fallen, 'interactive', interactive_depth, 'bulk', bulk_depth, 'solo', redis.call('LLEN', SOLO),
-  'in_flight', redis.call('ZCARD', INFLIGHT), 'pauses', pauses_left())
+redis.call('HSET', SNAPSHOT, 'workers', workers, 'rate', string.format('%.1f', rate),
+  'guests', guests, 'guest_rate', string.format('%.1f', guest_rate), 'fallen', fallen, 'first_fallen', first_fallen,
+  'interactive', interactive_depth, 'bulk', bulk_depth, 'solo', redis.call('LLEN', SOLO), 'in_flight', redis.call('ZCARD', INFLIGHT),
+  'pauses', pauses_left())
 -- The limit is 0 if this process has not asked yet.
 if ARGV[9] ~= '0' then redis.call('HSET', SNAPSHOT, 'memory', ARGV[8], 'memory_limit', ARGV[9]) end
 redis.call('PEXPIRE', SNAPSHOT, WORKERS_MS)
