@@ -14,7 +14,7 @@ from starlette.middleware import Middleware
 from api.admin.confirming import Confirming
 from api.admin.history import Minutes
 from api.admin.routes import admin_routes
-from api.admin.service import Console
+from api.admin.service import Books, Console
 from api.admin.traces import Traces
 from api.asgi.exceptions import EXCEPTION_HANDLERS
 from api.asgi.middleware import ASGIResponse, RequestMiddleware
@@ -68,12 +68,12 @@ def create_app(
     deferral: Deferral | None = None,
     lifecycle: Lifecycle | None = None,
     metrics_dir: Path | None = None,
-    console: Console | None = None,
+    books: Books | None = None,
     connect: Connect | None = None,
 ) -> PredictMiddleware:
     """The ASGI application; its attribute `app` is the FastAPI application that it wraps.
 
-    `hub`, `cache`, `jobs` and `console` default to clients of the Redis in the settings, `deferral` to one
+    `hub`, `cache`, `jobs` and `books` default to clients of the Redis in the settings, `deferral` to one
     that creates jobs, and `connect` to one for the queues of other models than the first.
 
     `metrics_dir` is the directory in which the processes of one service share their counters. A server that
@@ -84,8 +84,7 @@ def create_app(
     lifecycle = lifecycle or Lifecycle()
     auth = Authenticator(settings)
     jobs = jobs or JobService.connect(settings, auth.keys, lambda: lifecycle.draining)
-    console = console or Console.connect(settings, jobs)
-    console.shards_up = lambda: hub.shards_up
+    console = Console(books or Books.connect(jobs, settings), lambda: hub.shards_up)
     local = LocalCache(settings.local_cache_entries, settings.local_cache_bytes)
     metrics = Metrics(settings.default_budget_s, metrics_dir, ByModel(lambda: queue_metrics(models)))
 

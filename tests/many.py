@@ -25,11 +25,10 @@ from tests.shards import until
 # Where the product opens clients.
 _SYNC = (
     "batcher.worker.building",
-    "batcher.worker.several",
     "batcher.worker.cache_writer",
     "api.jobs.service",
     "api.admin.service",
-    "batcher.jobs.models",
+    "batcher.core.connection",
 )
 _ASYNC = ("batcher.hub.hub", "batcher.hub.shared_cache")
 

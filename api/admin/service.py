@@ -28,7 +28,7 @@ from batcher.admin.job_eraser import JobEraser
 from batcher.admin.refused import RefusedTexts
 from batcher.admin.revisions import RevisionBooks
 from batcher.admin.usage import UsageBooks
-from batcher.core.connection import Redis, connect
+from batcher.core.connection import Redis, connect, connect_shards
 from batcher.core.outage import REDIS_ERRORS, refused
 from batcher.errors import QueueUnavailable
 from batcher.shards import is_cluster
@@ -88,18 +88,25 @@ class Books:
     ) -> Self:
         """`queues` are clients of all shards, and `cache` is one of the cache if it has its own Redis."""
         queue, name = queues[0], settings.name
-        named = [(one, shard.name) for one, shard in zip(queues, settings.queue_shards, strict=True)]
         return cls(
             AuditLog(queue, name),
             UsageBooks(queue, name, settings.usage_days),
             ClientHolds(queue, name),
             MinuteHistory(queue, name),
-            RevisionBooks(named),
+            RevisionBooks(queues, settings.queue_shards),
             ComparisonBooks(queue, name),
             None if is_cluster(settings.jobs_url) else jobs.eraser(name),
             None if cache is None else CachedResults(cache, lambda model: settings.for_model(model).name),
             [ShardBooks.of(queue, number, settings) for number, queue in enumerate(queues)],
         )
+
+    @classmethod
+    def connect(cls, jobs: JobService, settings: ApiSettings) -> Self:
+        """With separate clients, which connect when they are first used."""
+        shards, cache = settings.queue_shards, None
+        if not settings.cache_here:
+            cache = connect(settings.cache_address(shards[0]), timeout_s=TIMEOUT_S, retries=1)
+        return cls.of(connect_shards(shards, timeout_s=TIMEOUT_S), jobs, settings, cache)
 
 
 class Console:
@@ -108,23 +115,14 @@ class Console:
     Each shard has its own threads, so that one that hangs delays no other.
     """
 
-    def __init__(self, books: Books) -> None:
+    def __init__(self, books: Books, shards_up: Callable[[], Sequence[bool]]) -> None:
         self.books = books
         # Whether each shard answers, as far as is known. One that does not is not asked.
-        self.shards_up: Callable[[], Sequence[bool]] = lambda: [True] * len(books.shards)
+        self.shards_up = shards_up
         self._threads = [
             ThreadPoolExecutor(THREADS, thread_name_prefix=f"console-{number}")
             for number in range(len(books.shards))
         ]
-
-    @classmethod
-    def connect(cls, settings: ApiSettings, jobs: JobService) -> Console:
-        """A console with separate clients, which connect when they are first used."""
-        shards, cache = settings.queue_shards, None
-        queues = [connect(shard.url, timeout_s=TIMEOUT_S, retries=1, key=shard.prefix) for shard in shards]
-        if not settings.cache_here:
-            cache = connect(settings.cache_address(shards[0]), timeout_s=TIMEOUT_S, retries=1)
-        return cls(Books.of(queues, jobs, settings, cache))
 
     def stop(self) -> None:
         for threads in self._threads:

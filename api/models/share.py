@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -15,6 +14,7 @@ from api.predict.found import LookupResult
 from api.predict.local_cache import CachedPrediction, LocalCache, Models
 from api.predict.lookup import LookupRequest, PredictionLookup
 from batcher.core.revisions import Candidate
+from batcher.side_by_side import gather
 
 # Characters of the texts whose revisions are remembered: those of many requests, and at least of one text.
 MOST_CHARS = 1_000_000
@@ -35,13 +35,9 @@ class ByText(PredictionLookup):
 
     async def find(self, request: LookupRequest, receive: Receive, found: LookupResult) -> None:
         parts = [part for part in self._parts(request) if part.places]
-        tasks = [asyncio.create_task(part.find(request, receive)) for part in parts]
         try:
-            await asyncio.gather(*tasks)
+            await gather(part.find(request, receive) for part in parts)
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
             for part in parts:  # they were found side by side
                 found.add(part.found, max(found.cache_s, part.found.cache_s))
 

@@ -118,7 +118,12 @@ def _runs(found: LookupResult) -> list[Run]:
     for text in found.computed:
         one = found.by_text[text]
         batches.setdefault((one.model_ms, one.batch_size), []).append(text)
-    return [_run(found, texts) for texts in batches.values()]
+    runs = []
+    for (_, size), texts in batches.items():
+        # More texts than fit are of several batches that took equally long: which of them each was in, only
+        # its worker knows.
+        runs += [_run(found, [text]) for text in texts] if len(texts) > size else [_run(found, texts)]
+    return runs
 
 
 def _run(found: LookupResult, texts: list[str]) -> Run:

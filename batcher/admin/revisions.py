@@ -7,7 +7,6 @@ from typing import Any, cast
 
 import redis
 
-from batcher.core.keys import prefix
 from batcher.core.outage import REDIS_ERRORS
 from batcher.core.revisions import (
     CANDIDATE,
@@ -21,22 +20,24 @@ from batcher.core.revisions import (
     newest,
     revision_queue,
 )
+from batcher.shards import Shard
 
 # An API process that has not confirmed anything for this long has ended.
 SEEN_S = 5.0
 
 
 class RevisionBooks:
-    """Works on the queue of the first model, of which `shards` are the clients and the names of the keys.
+    """Works on the queue of the first model. `clients` are those of its `shards`.
 
     Each shard has the whole state, and the newest one counts: processes know it whichever shard is down. A
     change needs all of them. It is a transaction at the first one, which the others then copy.
     """
 
-    def __init__(self, shards: Sequence[tuple[redis.Redis, str]]) -> None:
-        self._shards = [(client, f"{prefix(name)}:revisions") for client, name in shards]
-        self._client, name = shards[0]
-        self._seen = f"{prefix(name)}:apis"
+    def __init__(self, clients: Sequence[redis.Redis], shards: Sequence[Shard]) -> None:
+        keys = [f"{shard.prefix}:revisions" for shard in shards]
+        self._shards = list(zip(clients, keys, strict=True))
+        self._client = clients[0]
+        self._seen = f"{shards[0].prefix}:apis"
 
     def read(self) -> Revisions:
         """The newest state of all shards that answer. Raises Redis errors if none does."""

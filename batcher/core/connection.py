@@ -8,6 +8,7 @@ is for sentinels that have a separate password).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import redis
@@ -20,7 +21,7 @@ from redis.retry import Retry
 from batcher.core import cluster
 from batcher.core.outage import elsewhere, lost_to, moved
 from batcher.core.redis_url import sentinel_parts
-from batcher.shards import is_cluster
+from batcher.shards import Shard, is_cluster
 
 AsyncRedis = redis.asyncio.Redis
 Redis = redis.Redis
@@ -114,6 +115,11 @@ def connect(url: str, *, timeout_s: float, retries: int, connections: int = 8, k
         pool: Any = redis.BlockingConnectionPool
         return redis.Redis.from_pool(pool(**size, **options, **more))
     return redis.Redis.from_pool(redis.BlockingConnectionPool.from_url(url, **size, **options))
+
+
+def connect_shards(shards: Sequence[Shard], *, timeout_s: float) -> list[redis.Redis]:
+    """A synchronous client of each shard."""
+    return [connect(shard.url, timeout_s=timeout_s, retries=1, key=shard.prefix) for shard in shards]
 
 
 def connect_async(url: str, *, timeout_s: float, retries: int, key: str = "") -> redis.asyncio.Redis:

@@ -10,6 +10,7 @@ from batcher.core.revisions import Candidate
 from batcher.jobs.members import Joined, Member
 from batcher.messages import Lane, Outcome, Prediction
 from batcher.shadow import Report, Shadow
+from batcher.side_by_side import gather
 
 # How long the end of a job waits for texts that a shadow has yet to compare.
 DRAIN_S = 5.0
@@ -39,17 +40,11 @@ class DividedHub(Joined):
         parts: tuple[dict[str, str], dict[str, str]] = ({}, {})
         for entry, text in texts.items():
             parts[self._takes(text)][entry] = text
-        asked = [
-            asyncio.create_task(member.classify(part, budget_s=budget_s, lane=lane, trace=trace))
+        found = await gather(
+            member.classify(part, budget_s=budget_s, lane=lane, trace=trace)
             for member, part in zip(self._members, parts, strict=True)
             if part
-        ]
-        try:
-            found = await asyncio.gather(*asked)
-        finally:
-            for task in asked:
-                task.cancel()
-            await asyncio.gather(*asked, return_exceptions=True)
+        )
         return {entry: outcome for part in found for entry, outcome in part.items()}
 
 

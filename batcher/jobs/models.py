@@ -12,7 +12,7 @@ from time import monotonic
 from batcher.admin.comparisons import ComparisonBooks
 from batcher.admin.revisions import RevisionBooks
 from batcher.cascades import read_cascade
-from batcher.core.connection import connect
+from batcher.core.connection import connect_shards
 from batcher.core.outage import REDIS_ERRORS
 from batcher.core.revisions import Candidate, Revisions, number_of, revision_queue
 from batcher.hub.sharded import connect_hub
@@ -37,9 +37,8 @@ class JobModels:
     def __init__(self, settings: JobSettings, account: Callable[[], str], stop: Callable[[], bool]) -> None:
         shards = settings.queue_shards
         self._settings = settings
-        self._clients = [connect(one.url, timeout_s=2.0, retries=1, key=one.prefix) for one in shards]
-        named = zip(self._clients, shards, strict=True)
-        self._books = RevisionBooks([(client, shard.name) for client, shard in named])
+        self._clients = connect_shards(shards, timeout_s=2.0)
+        self._books = RevisionBooks(self._clients, shards)
         self._comparisons = ComparisonBooks(self._clients[0], settings.name)
         self._account = account
         self._stop = stop

@@ -16,7 +16,7 @@ from prometheus_client.core import Metric
 
 from batcher.admin.revisions import RevisionBooks
 from batcher.core.by_model import ByModel
-from batcher.core.connection import connect
+from batcher.core.connection import connect, connect_shards
 from batcher.core.outage import REDIS_ERRORS, reason
 from batcher.models import ELSEWHERE, ModelSpec, is_name
 from batcher.probe_server import ProbeServer
@@ -127,17 +127,14 @@ class LoadedModel:
     cache: CacheWriter | ShardedCacheWriter
 
     def retire(self) -> None:
-        """Once the worker has ended for good: nothing of it stays in Redis, and no connection.
-
-        Queues with several shards have no revisions, so there are no others than these.
-        """
-        queues = self.worker.queues
-        try:
-            queues.commands.expire_keys()
-        except REDIS_ERRORS as error:
-            log.warning("keys of a revision remain: %s", reason(error), extra={"action": "revision.kept"})
-        for queue in (queues.commands, queues.waiting, queues.heartbeat):
-            queue.close()
+        """Once the worker has ended for good: nothing of it stays in Redis, and no connection."""
+        for queues in (self.worker.queues, *self.worker.queues.others):
+            try:
+                queues.commands.expire_keys()
+            except REDIS_ERRORS as error:
+                log.warning("keys of a revision remain: %s", reason(error), extra={"action": "revision.kept"})
+            for queue in (queues.commands, queues.waiting, queues.heartbeat):
+                queue.close()
         self.cache.close()
 
 
@@ -149,8 +146,7 @@ class LoadedModels:
         self.models = [_build(settings, *one) for one in _load_all(settings).items()]
         self._listing = Listing.connect([one.name for one in self.models if one.name], settings)
         shards = settings.queue_shards
-        clients = [connect(shard.url, timeout_s=1.0, retries=1, key=shard.prefix) for shard in shards]
-        books = RevisionBooks([(client, shard.name) for client, shard in zip(clients, shards, strict=True)])
+        books = RevisionBooks(connect_shards(shards, timeout_s=1.0), shards)
         workers = [one.worker for one in self.models]
         self.worker = SeveralWorkers(workers, self._listing, Publishing(self, books))
 

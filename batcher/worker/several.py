@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from batcher.core.connection import Redis, connect
+from batcher.core.connection import Redis, connect_shards
 from batcher.core.outage import REDIS_ERRORS, reason
 from batcher.models import listing
 from batcher.settings import WorkerSettings
@@ -94,7 +94,7 @@ class Listing:
     @classmethod
     def connect(cls, names: Sequence[str], settings: WorkerSettings) -> Listing:
         shards = settings.queue_shards
-        clients = [connect(shard.url, timeout_s=1.0, retries=1, key=shard.prefix) for shard in shards]
+        clients = connect_shards(shards, timeout_s=1.0)
         return cls(names, [(client, shard.prefix) for client, shard in zip(clients, shards, strict=True)])
 
     def start(self) -> None:

@@ -35,6 +35,7 @@ from model_store.recipe import Recipe
 from model_store.train import METRICS, load_split
 from model_store.trainer import Trainer, classify, cross_entropy, logits_of
 from model_store.training.batches import Batch, bucket, encode, pad
+from model_store.training.loop import layer_of
 
 CHECKPOINT = "checkpoint.safetensors"
 AGREEMENT = 0.5  # weight of the variance of siblings' margins
@@ -128,10 +129,7 @@ def train(
 def freeze(model: Any, layers: int) -> None:
     """Keep the weights of the embeddings and of the first `layers` layers; 0 keeps none."""
     for name, parameter in model.named_parameters():
-        below = ".embeddings." in name or (
-            ".layer." in name and int(name.split(".layer.")[1].split(".")[0]) < layers
-        )
-        parameter.requires_grad_(not (layers and below))
+        parameter.requires_grad_(not layers or layer_of(name, model.config.num_hidden_layers) >= layers)
 
 
 def answers_of(teacher: Path, split: Split) -> dict[str, float]:

@@ -177,16 +177,19 @@ def autocast() -> Any:
     return torch.autocast("cpu", dtype=torch.bfloat16, enabled=has_bf16())
 
 
+def layer_of(parameter: str, layers: int) -> int:
+    """The layer of a parameter, by its name: from 0, -1 for embeddings, and `layers` for what is above."""
+    if ".embeddings." in parameter:
+        return -1
+    return int(parameter.split(".layer.")[1].split(".")[0]) if ".layer." in parameter else layers
+
+
 def groups(model: Any, recipe: Hyperparameters) -> list[dict[str, Any]]:
     """Optimiser groups: the learning rate is multiplied by `layer_decay` per layer towards the embeddings."""
     layers = model.config.num_hidden_layers
     found: dict[tuple[int, bool], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
-        depth = 0
-        if ".embeddings." in name:
-            depth = layers + 1
-        elif ".layer." in name:
-            depth = layers - int(name.split(".layer.")[1].split(".")[0])
+        depth = layers - layer_of(name, layers)
         decays = parameter.ndim > 1
         rate = recipe.learning_rate * recipe.layer_decay**depth
         new = {"params": [], "top_rate": rate, "weight_decay": recipe.weight_decay if decays else 0.0}

@@ -11,7 +11,7 @@ import fakeredis
 import httpx
 import pytest
 
-from api.admin.service import Books, Console
+from api.admin.service import Books
 from api.admin.traces import Traces
 from api.jobs.service import JobService
 from api.keys import Keys
@@ -63,8 +63,8 @@ async def serving(fleet: Fleet) -> AsyncIterator[Service]:
     settings = ApiSettings(name=NAME, redis_url="redis://a redis://b redis://c", keep_refused_texts=True)
     own = fakeredis.FakeRedis()
     jobs = JobService(JobStore(own, NAME, 3600), JobQueue(own, settings), settings, Keys({}), lambda: False)
-    hub, console = fleet.new_hub(), Console(Books.of(fleet.clients, jobs, settings))
-    app = create_app(settings, hub=hub, cache=FakeCache(), jobs=jobs, console=console)
+    hub, books = fleet.new_hub(), Books.of(fleet.clients, jobs, settings)
+    app = create_app(settings, hub=hub, cache=FakeCache(), jobs=jobs, books=books)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False, client=("127.0.0.1", 1234))
     async with (
         app.app.router.lifespan_context(app.app),
@@ -195,8 +195,7 @@ async def test_workers_of_all_shards_say_what_they_ran(
     assert (await service.predict(texts, "here")).json()["predictions"]
     found = await service.ask("GET", "traces/here")
     ran = [step for step in found["timeline"] if step["step"] == "batch"]
-    # Now and then the texts of one shard are missing, which is not understood yet.
-    assert sum(step["texts"] for step in ran) >= len(texts) - 2
+    assert sum(step["texts"] for step in ran) >= len(texts)
     assert all(step["worker"] for step in ran)
 
 

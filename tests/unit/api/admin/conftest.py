@@ -12,7 +12,7 @@ import httpx
 import pytest
 import redis
 
-from api.admin.service import Books, Console
+from api.admin.service import Books
 from api.admin.traces import Traces
 from api.jobs.service import JobService
 from api.keys import Keys
@@ -46,7 +46,7 @@ class AdminApi:
     cache: FakeCache
     store: JobStore
     queue: JobQueue
-    console: Console
+    books: Books
 
     async def get(self, path: str, **params: Any) -> httpx.Response:
         return await self.client.get(f"/admin{path}", params=params, headers=ADMIN)
@@ -72,14 +72,14 @@ async def administering(fake: FakeRedis, hub: FakeHub, settings: ApiSettings) ->
     cache = FakeCache()
     store, queue = JobStore(fake.sync, settings.name, settings.job_ttl_s), JobQueue(fake.sync, settings)
     jobs = JobService(store, queue, settings, Keys(settings.key_names), lambda: False)
-    console = Console(Books.of([fake.sync], jobs, settings))
-    app = create_app(settings, hub=hub, cache=cache, jobs=jobs, console=console)
+    books = Books.of([fake.sync], jobs, settings)
+    app = create_app(settings, hub=hub, cache=cache, jobs=jobs, books=books)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False, client=("127.0.0.1", 1234))
     async with (
         app.app.router.lifespan_context(app.app),
         httpx.AsyncClient(transport=transport, base_url="http://localhost") as client,
     ):
-        yield AdminApi(app, client, fake.sync, hub, cache, store, queue, console)
+        yield AdminApi(app, client, fake.sync, hub, cache, store, queue, books)
 
 
 @pytest.fixture

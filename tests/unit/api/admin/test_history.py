@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from api.admin.history import Minutes
+from api.admin.service import Console
 from api.stats.history import StatsPoint
 from batcher.admin.history import MINUTES
 from tests.unit.api.admin.conftest import AdminApi, P
@@ -16,7 +17,7 @@ POINT = StatsPoint(10.0, 4.0, 1.0, 0.5, 20.0, 3.0, 30.0, 5)
 async def test_a_minute_is_one_line_by_the_process_that_sweeps(api: AdminApi) -> None:
     now_s = [600.0]
     for sweeps in (True, False):
-        minutes = Minutes(api.console, lambda: now_s[0])
+        minutes = Minutes(Console(api.books, lambda: [True]), lambda: now_s[0])
         for at_s, point in ((600, POINT), (630, replace(POINT, answered=20.0, waiting=9)), (661, POINT)):
             now_s[0] = at_s
             minutes.take(point, replace(RUNNING, swept=sweeps, workers=3))
@@ -41,7 +42,7 @@ async def test_a_minute_is_one_line_by_the_process_that_sweeps(api: AdminApi) ->
 
 async def test_the_history_is_bounded(api: AdminApi) -> None:
     api.redis.rpush(f"{P}:minutes", *["{}"] * (MINUTES + 9))
-    api.console.books.minutes.add(b'{"at_s":1}')
+    api.books.minutes.add(b'{"at_s":1}')
     assert api.redis.llen(f"{P}:minutes") == MINUTES
     assert 0 < api.redis.ttl(f"{P}:minutes") <= 86_400
     assert (await api.get("/history", minutes=1)).json() == {"history": [{"at_s": 1}]}
