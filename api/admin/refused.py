@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Query, Request
 
 from api.admin.schemas import RefusedPage, Selection
 from api.admin.service import Console
-from api.backend import Hub
-from batcher.admin.refused import merge_pages
+from api.admin.spread import Replies
+from api.models.served import ServedModels
+from batcher.admin.refused import RefusedTexts, merge_pages
 from batcher.core.console import NoteRefused
 from batcher.errors import MillraceError
 
@@ -23,48 +24,129 @@ MOST_CHANGED = 10_000
 # How much of a text a list shows.
 SHOWN_CHARS = 500
 Record = dict[str, Any]
+T = TypeVar("T")
 
 
-def refused_routes(console: Console, hub: Hub, shows_texts: bool) -> APIRouter:
+def refused_routes(console: Console, models: ServedModels, shows_texts: bool) -> APIRouter:
     router = APIRouter(prefix="/admin/refused")
 
     @router.get("")
     async def list_refused(query: Annotated[RefusedPage, Query()]) -> Record:
         """Newest first. A page may have fewer than `limit` records even if there is a `next_cursor`."""
-        wanted = query.filter
-        pages = await console.each(lambda shard: shard.refused.page(wanted, query.limit, query.cursor))
+        model = _Model(console, models, query.model)
+        wanted = query.filter, query.limit, query.cursor
+        pages = await model.each(lambda refused: refused.page(*wanted))
         records, following = merge_pages(pages.found, query.limit)
-        texts = await _texts(console, records) if shows_texts else {}
-        shown = [_shown(record, texts.get(record["id"])) for record in records]
-        body = {"refused": shown, "texts_shown": shows_texts, "next_cursor": following or None}
-        return {**body, **pages.facts}
+        texts = await model.texts(records) if shows_texts else {}
+        facts = {"texts_shown": shows_texts, "next_cursor": following or None, **pages.facts}
+        return {"refused": [_shown(record, texts.get(record["id"])) for record in records], **facts}
 
+    _add_changes(router, console, models)
+    return router
+
+
+def _add_changes(router: APIRouter, console: Console, models: ServedModels) -> None:
     @router.post("/retry")
     async def retry(request: Request, selection: Selection) -> Record:
         """Tries texts again that are still kept; those that succeed leave the list."""
-        found, facts = await _records(console, selection, MOST_RETRIED)
-        counts = await _retry(console, hub, found)
-        await console.record(request, "retry", **counts, **facts)
-        return {**counts, **facts}
+        model = _Model(console, models, selection.model)
+        found, facts = await model.records(selection, MOST_RETRIED)
+        answer = {**await model.retry(found), **facts}
+        await console.record(request, "retry", **model.facts, **answer)
+        return answer
 
     @router.post("/release")
     async def release(request: Request, selection: Selection) -> Record:
         """Removes the mark of poison, so that the next request runs the text."""
-        records, facts = await _records(console, selection, MOST_CHANGED)
-        ids = [record["id"] for record in records]
-        released = sum((await console.each(lambda shard: shard.refused.release(ids))).found)
-        await console.record(request, "release", released=released, **facts)
-        return {"released": released, **facts}
+        model = _Model(console, models, selection.model)
+        records, facts = await model.records(selection, MOST_CHANGED)
+        answer = {"released": await model.release(records), **facts}
+        await console.record(request, "release", **model.facts, **answer)
+        return answer
 
     @router.post("/delete")
     async def delete(request: Request, selection: Selection) -> Record:
         """Removes records, with the texts and marks that belong to them."""
-        records, facts = await _records(console, selection, MOST_CHANGED)
-        deleted = await _delete(console, [record["id"] for record in records])
-        await console.record(request, "delete_refused", deleted=deleted, **facts)
-        return {"deleted": deleted, **facts}
+        model = _Model(console, models, selection.model)
+        records, facts = await model.records(selection, MOST_CHANGED)
+        answer = {"deleted": await model.delete(records), **facts}
+        await console.record(request, "delete_refused", **model.facts, **answer)
+        return answer
 
-    return router
+
+class _Model:
+    """The refused texts of one model: of all its revisions, at all shards. Raises Problem 404."""
+
+    def __init__(self, console: Console, models: ServedModels, name: str) -> None:
+        self._console = console
+        revisions = models.revisions(models.base(name))
+        self._queues = [one.name for one in revisions]
+        self._hub = revisions[0].hub
+        # For the audit.
+        self.facts = {"model": name} if name else {}
+
+    async def each(self, function: Callable[[RefusedTexts], T]) -> Replies[T]:
+        """Calls a function for every revision at every shard that is up. Raises as `Console.each` does."""
+        replies = await self._console.each(
+            lambda shard: [function(shard.refused(queue)) for queue in self._queues]
+        )
+        return Replies([reply for found in replies.found for reply in found], replies.down)
+
+    async def records(self, selection: Selection, most: int) -> tuple[list[Record], Mapping[str, Any]]:
+        """The selected records, at most `most`, the newest first; and which shards are down."""
+        if (ids := selection.ids) is not None:
+            replies = await self.each(lambda refused: refused.find(ids))
+        else:
+            assert selection.filter is not None, "the schema requires one of the two"
+            wanted = selection.filter.filter
+            replies = await self.each(lambda refused: list(islice(refused.all(wanted), most)))
+        records = [record for found in replies.found for record in found]
+        records.sort(key=lambda record: str(record["place"]), reverse=True)
+        return records[:most], replies.facts
+
+    async def texts(self, records: Sequence[Record]) -> dict[str, str]:
+        """The texts that are kept, by their ids."""
+        ids = [record["id"] for record in records]
+        replies = await self.each(lambda refused: refused.texts(ids))
+        return {
+            entry: text
+            for texts in replies.found
+            for entry, text in zip(ids, texts, strict=True)
+            if text is not None
+        }
+
+    async def release(self, records: Iterable[Record]) -> int:
+        """How many had a mark of poison."""
+        ids = [record["id"] for record in records]
+        return sum((await self.each(lambda refused: refused.release(ids))).found)
+
+    async def delete(self, records: Iterable[Record]) -> int:
+        """How many there were."""
+        ids = [record["id"] for record in records]
+        return sum((await self.each(lambda refused: refused.delete(ids))).found)
+
+    async def retry(self, records: Sequence[Record]) -> dict[str, int]:
+        """Asks the revision that answers now.
+
+        Returns how many texts were found, are not kept, were classified, and failed again.
+        """
+        texts = await self.texts(records)
+        held = {record["id"]: record for record in records if record["id"] in texts}
+        not_held = sum(record["id"] not in held for record in records)
+        classified: list[Record] = []
+        if held:
+            ids = list(held)
+            await self.release(held.values())
+            outcomes = await self._hub.classify(ids, [texts[entry] for entry in ids], budget_s=RETRY_BUDGET_S)
+            for (entry, record), outcome in zip(held.items(), outcomes, strict=True):
+                if isinstance(outcome, MillraceError):
+                    note = NoteRefused(entry, record.get("client", ""), texts[entry])
+                    self._hub.console.send(note)
+                else:
+                    classified.append(record)
+            await self.delete(classified)
+        counts = {"found": len(records), "not_held": not_held, "classified": len(classified)}
+        return counts | {"failed": len(held) - len(classified)}
 
 
 def _shown(record: Record, text: str | None) -> Record:
@@ -75,53 +157,3 @@ def _shown(record: Record, text: str | None) -> Record:
     if text is not None:
         shown |= {"text": text[:SHOWN_CHARS], "chars": len(text)}
     return shown
-
-
-async def _records(
-    console: Console, selection: Selection, most: int
-) -> tuple[list[Record], Mapping[str, Any]]:
-    """The selected records, at most `most`, the newest first if there are more; and which shards are down."""
-    if (ids := selection.ids) is not None:
-        replies = await console.each(lambda shard: shard.refused.find(ids))
-    else:
-        assert selection.filter is not None, "the schema requires one of the two"
-        wanted = selection.filter.filter
-        replies = await console.each(lambda shard: list(islice(shard.refused.all(wanted), most)))
-    records = [record for found in replies.found for record in found]
-    records.sort(key=lambda record: str(record["place"]), reverse=True)
-    return records[:most], replies.facts
-
-
-async def _texts(console: Console, records: Sequence[Record]) -> dict[str, str]:
-    """The texts that are kept, by their ids."""
-    ids = [record["id"] for record in records]
-    replies = await console.each(lambda shard: shard.refused.texts(ids))
-    return {
-        entry: text
-        for texts in replies.found
-        for entry, text in zip(ids, texts, strict=True)
-        if text is not None
-    }
-
-
-async def _delete(console: Console, ids: Sequence[str]) -> int:
-    return sum((await console.each(lambda shard: shard.refused.delete(ids))).found)
-
-
-async def _retry(console: Console, hub: Hub, records: Sequence[Record]) -> dict[str, int]:
-    """How many texts were found, are not kept, were classified, and failed again."""
-    texts = await _texts(console, records)
-    held = {record["id"]: record for record in records if record["id"] in texts}
-    classified: list[str] = []
-    if held:
-        ids = list(held)
-        await console.each(lambda shard: shard.refused.release(ids))
-        outcomes = await hub.classify(ids, [texts[entry] for entry in ids], budget_s=RETRY_BUDGET_S)
-        for (entry, record), outcome in zip(held.items(), outcomes, strict=True):
-            if isinstance(outcome, MillraceError):
-                hub.console.send(NoteRefused(entry, record.get("client", ""), texts[entry]))
-            else:
-                classified.append(entry)
-        await _delete(console, classified)
-    counts = {"found": len(records), "not_held": len(records) - len(held), "classified": len(classified)}
-    return counts | {"failed": len(held) - len(classified)}

@@ -32,7 +32,7 @@ def admin_routes(
 ) -> APIRouter:
     """`forget_here` empties the memory of this process; the others follow within two seconds."""
     router = APIRouter(include_in_schema=False)
-    router.include_router(refused_routes(console, models.first.hub, settings.keep_refused_texts))
+    router.include_router(refused_routes(console, models, settings.keep_refused_texts))
     router.include_router(client_routes(console, settings.quota_texts))
     add_jobs(router, jobs)
     add_history(router, console)

@@ -16,6 +16,8 @@ _CLIENT = r"^[A-Za-z0-9:][A-Za-z0-9._:/-]{0,127}$"
 Client = Annotated[str, StringConstraints(pattern=_CLIENT)]
 Revision = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{4,128}$")]
 EntryId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+# A name of a model, or nothing for the first one.
+_Model = Annotated[str, StringConstraints(pattern=r"^([A-Za-z0-9][A-Za-z0-9._/-]{0,129})?$")]
 _Worker = Annotated[str, StringConstraints(pattern=r"^[!-~]{0,255}$")]
 # As above, or nothing.
 _Client = Annotated[str, StringConstraints(pattern=rf"{_CLIENT}|^$")]
@@ -65,15 +67,17 @@ class RefusedQuery(BaseModel):
 
 
 class RefusedPage(RefusedQuery):
-    """A page of refused texts."""
+    """A page of the refused texts of a model, by default of the first."""
 
+    model: _Model = ""
     limit: Annotated[int, Field(ge=1, le=1000)] = 50
     cursor: Annotated[str, StringConstraints(pattern=r"^(\d{13}:[0-9a-f]{64})?$")] = ""
 
 
 class Selection(_Strict):
-    """Refused texts: some by id, or all that a filter matches."""
+    """Refused texts of a model, by default of the first: some by id, or all that a filter matches."""
 
+    model: _Model = ""
     ids: Annotated[list[EntryId], Field(min_length=1, max_length=1000)] | None = None
     filter: RefusedQuery | None = None
 
@@ -126,10 +130,6 @@ class JobsQuery(BaseModel):
     client: _Client = ""
     limit: Annotated[int, Field(ge=1, le=500)] = 50
     cursor: Annotated[str, StringConstraints(pattern=r"^(\d{16}:[0-9a-f]{32})?$")] = ""
-
-
-# A name of a model, or nothing for the first one.
-_Model = Annotated[str, StringConstraints(pattern=r"^([A-Za-z0-9][A-Za-z0-9._/-]{0,129})?$")]
 
 
 class Publish(_Strict):

@@ -42,9 +42,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class ShardBooks:
-    """What each shard keeps about its texts."""
+    """What each shard keeps about its texts. `refused` takes the name of a model's queue."""
 
-    refused: RefusedTexts
+    refused: Callable[[str], RefusedTexts]
     answers: Answers
     forgetting: Forgetting
 
@@ -60,7 +60,9 @@ class ShardBooks:
         cached = CachedResults(queue, cache_name) if settings.cache_here else None
         usage = UsageBooks(queue, name, settings.usage_days)
         return cls(
-            RefusedTexts(queue, name), Answers(queue, name), Forgetting(queue, queue_name, cached, usage)
+            lambda model: RefusedTexts(queue, queue_name(model)),
+            Answers(queue, name),
+            Forgetting(queue, queue_name, cached, usage),
         )
 
 

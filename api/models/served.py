@@ -115,6 +115,12 @@ class ServedModels:
             raise self.unknown()
         return name
 
+    def revisions(self, base: str) -> Sequence[Served]:
+        """All revisions of a model that workers serve, first the one that answers."""
+        others = [one for one in self.every if model_of(one.name) == base]
+        answering = self._answering[base]
+        return [answering, *(one for one in others if one.name != answering.name)]
+
     def get(self, name: str) -> Served | None:
         """What answers for the model, or the cascade, of this name."""
         if name == self.first.title:

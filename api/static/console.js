@@ -105,7 +105,7 @@ const clients = new Rows($("#clients"), ({ client }) => client, ({ client }) => 
 });
 
 function refusedRow({ id }) {
-  const act = (action, name) => async () => counted(await ask("POST", `refused/${action}`, { ids: [id] })) || name;
+  const act = (action, name) => async () => counted(await ask("POST", `refused/${action}`, { ids: [id], model: filter().model ?? "" })) || name;
   const words = h("span"), facts = h("span", { class: "quiet" }), text = h("code");
   const retry = h("button", { class: "small end", type: "button", onclick: () => change(act("retry")) }, "Try again");
   const release = h("button", { class: "small", type: "button", onclick: () => change(act("release")) }, "Release");
@@ -121,7 +121,12 @@ function refusedRow({ id }) {
   };
 }
 
-const refused = new Rows($("#refused"), ({ id }) => id, refusedRow);
+const refused = new Rows($("#refused"), ({ id, revision }) => `${id} ${revision}`, refusedRow);
+
+const refusedModels = new Rows($("#refused-model"), (name) => name, (name) => ({
+  element: h("option", {}, name),
+  update: () => {},
+}));
 
 const audit = new Rows($("#audit"), (line) => JSON.stringify(line), ({ at, operator, address, action, ...facts }) => ({
   element: h("li", {}, h("span", {}, `${new Date(at).toLocaleString()} · ${operator} (${address}) · ${action}`), h("span", {}, Object.entries(facts).map((pair) => pair.join(" ")).join(", "))),
@@ -129,6 +134,12 @@ const audit = new Rows($("#audit"), (line) => JSON.stringify(line), ({ at, opera
 }));
 
 const filter = () => Object.fromEntries([...new FormData($("#filter"))].filter(([, value]) => value));
+
+/** All refused texts that the filter matches, of its model. */
+const selected = () => {
+  const { model = "", ...others } = filter();
+  return { model, filter: others };
+};
 
 async function showRefused() {
   const page = await ask("GET", `refused?${new URLSearchParams({ ...filter(), ...(cursor && { cursor }) })}`);
@@ -143,6 +154,8 @@ async function showPauses() {
   const { pauses: lanes, models: names, shards_down: down } = await ask("GET", "pauses");
   pauses.show(Object.entries(lanes));
   models.show(names);
+  refusedModels.show(names);
+  $("#refused-model").parentElement.hidden = names.length < 2;
   $("#shards").hidden = !down;
   say($("#shards"), down ? `${shards(down)} of the queue does not answer. What is below is that of the others.` : "");
 }
@@ -213,7 +226,7 @@ $("#more").addEventListener("click", () => {
   cursor = $("#more").dataset.cursor;
   attempt(showRefused);
 });
-$("#all-refused").append(twice("Try all again", async () => counted(await ask("POST", "refused/retry", { filter: filter() }))), " ", twice("Delete all", async () => counted(await ask("POST", "refused/delete", { filter: filter() }))));
+$("#all-refused").append(twice("Try all again", async () => counted(await ask("POST", "refused/retry", selected()))), " ", twice("Delete all", async () => counted(await ask("POST", "refused/delete", selected()))));
 $("#forget-button").append(twice("Forget", async () => {
   const { kind, which } = Object.fromEntries(new FormData($("#forget")));
   const answer = await ask("POST", "forget", { [kind]: which });

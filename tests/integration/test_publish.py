@@ -14,7 +14,8 @@ import httpx
 import pytest
 
 from batcher import jobs
-from tests.many import House, Many, open_house, publish_fast, stamp, until_async
+from model_store.stub import StubClassifier
+from tests.many import House, Many, open_house, publish_fast, ready, stamp, until_async
 from tests.shards import until
 
 
@@ -180,3 +181,33 @@ async def test_finding_29_a_dropped_revision_leaves_no_connection_no_memory_and_
     await until(lambda: len(closed) == 4, "its connections to be closed, and that of its cache")
     await until(lambda: gc.collect() >= 0 and dropped() is None, "its memory to be free")
     monkeypatch.undo()
+
+
+@pytest.mark.parametrize(("model", "base"), [("topics", "topics"), ("stub", "")])
+async def test_refused_texts_are_those_of_all_revisions_of_a_model(
+    many: Many, house: House, monkeypatch: pytest.MonkeyPatch, model: str, base: str
+) -> None:
+    api = await many.api(keep_refused_texts=True)
+    await ready(api, "stub", "topics")
+    path = f"/models/{model}/predict"
+    texts = ["\0raise first", "\0raise second"]
+
+    async def listed(name: str) -> list[tuple[str, str]]:
+        found = await api.get("/admin/refused", params={"model": name})
+        return [(one["text"], one["revision"]) for one in found.json()["refused"]]
+
+    def revision(variant: str) -> str:
+        return StubClassifier(variant=variant).info.revision
+
+    variant = "t" if base else ""
+    assert (await api.post(path, json={"text": texts[:1]})).json()["code"] == "inference_failed"
+    await house.move(model=base, number=await house.publish("stub@v2", base))
+    assert (await api.post(path, json={"text": texts[1:]})).json()["code"] == "inference_failed"
+    assert await listed(model) == [(texts[1], revision("v2")), (texts[0], revision(variant))]
+    assert await listed("stub" if base else "topics") == []
+    # The revision that answers tries all of them again.
+    monkeypatch.setattr("model_store.stub._fault", lambda text: None)
+    tried = await api.post("/admin/refused/retry", json={"model": model, "filter": {}})
+    assert tried.json() == {"found": 2, "not_held": 0, "classified": 2, "failed": 0}
+    assert await listed(model) == []
+    assert (await api.get("/admin/refused?model=nothing")).json()["code"] == "model_not_found"
