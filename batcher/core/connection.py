@@ -60,9 +60,49 @@ def _failover_parser(parser: Any, *, follows: bool) -> Any:
         @classmethod
         def parse_error(cls, response: str) -> Exception:
             error: Exception = super().parse_error(response)
+            if elsewhere(error):
+                _Failovers.count += 1
             return lost_to(error) if elsewhere(error) or (follows and moved(error)) else error
 
     return FailoverParser
+
+
+class _Failovers:
+    """How often a server has replied to this process that another one has to be used."""
+
+    count = 0
+
+
+def _left_on_failover(connections: Any) -> Any:
+    """Connections of a pool that are opened again after such a reply to any of them.
+
+    A server that has become a replica refuses writes, but answers reads for ever.
+    """
+
+    class LeftOnFailover(connections):  # type: ignore[misc]
+        _opened_at: int | None = None
+
+        def disconnect(self, *args: Any, **options: Any) -> None:
+            self._opened_at = None
+            super().disconnect(*args, **options)
+
+        def can_read(self, timeout: float = 0) -> bool:
+            """Whether there is data. A pool asks before each use, and opens a connection again that fails."""
+            if self._opened_at is None:
+                self._opened_at = _Failovers.count
+            if self._opened_at != _Failovers.count:
+                raise redis.exceptions.ConnectionError("another server may have to be used by now")
+            return bool(super().can_read(timeout))
+
+    return LeftOnFailover
+
+
+def leave_replica(client: redis.Redis, key: str) -> None:
+    """Makes sure that the server of a client accepts writes, before it is believed that a hash is missing.
+
+    Removes a field that no hash has, which a replica refuses; its connections are then opened again.
+    """
+    client.hdel(key, "-")
 
 
 class _SentinelRedis(redis.asyncio.Redis):
@@ -114,7 +154,9 @@ def connect(url: str, *, timeout_s: float, retries: int, connections: int = 8, k
         more = cluster.options(url, key, asynchronous=False)
         pool: Any = redis.BlockingConnectionPool
         return redis.Redis.from_pool(pool(**size, **options, **more))
-    return redis.Redis.from_pool(redis.BlockingConnectionPool.from_url(url, **size, **options))
+    single = redis.BlockingConnectionPool.from_url(url, **size, **options)
+    single.connection_class = _left_on_failover(single.connection_class)
+    return redis.Redis.from_pool(single)
 
 
 def connect_shards(shards: Sequence[Shard], *, timeout_s: float) -> list[redis.Redis]:

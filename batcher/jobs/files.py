@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import redis
 
+from batcher.core.connection import leave_replica
 from batcher.jobs.upload import UPLOAD_TTL_MS, Budget, NoRoom, Refusal
 
 CHUNK_BYTES = 256 * 1024
@@ -71,7 +72,11 @@ class FileStore:
 
     def record(self, file_id: str) -> FileRecord | None:
         """The record of a complete file; None if it does not exist."""
-        raw = cast("bytes | None", self._client.hget(self._key(file_id), "facts"))
+        key = self._key(file_id)
+        raw = cast("bytes | None", self._client.hget(key, "facts"))
+        if raw is None:
+            leave_replica(self._client, key)
+            raw = cast("bytes | None", self._client.hget(key, "facts"))
         return None if raw is None else FileRecord(**json.loads(raw))
 
     def content(self, record: FileRecord) -> Iterator[bytes]:

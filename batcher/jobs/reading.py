@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import redis
 
+from batcher.core.connection import leave_replica
 from batcher.core.scripts import call
 from batcher.jobs.records import JobRecord, Totals, read_record
 from batcher.jobs.results import decode_models
@@ -35,6 +36,10 @@ class JobReader:
         return [read_record(job_id, raw) for job_id, raw in zip(job_ids, pipe.execute(), strict=True)]
 
     def record(self, job_id: str) -> JobRecord | None:
+        """The record of a job; None if it does not exist."""
+        if (found := self.records([job_id])[0]) is not None:
+            return found
+        leave_replica(self._client, self._job(job_id))
         return self.records([job_id])[0]
 
     def position(self, record: JobRecord) -> int | None:

@@ -7,9 +7,13 @@ from collections.abc import Callable
 
 import pytest
 
+from batcher.core.connection import connect
+from batcher.jobs.store import JobStore
 from tests.mill import Mill, wait_until
 from tests.proxy import Proxy
 from tests.servers import RedisServer
+
+JOB = "a" * 32
 
 pytestmark = [pytest.mark.redis, pytest.mark.e2e]
 
@@ -46,3 +50,47 @@ def test_finding_09_a_failover_that_leaves_connections_open_is_survived_without_
     said = made.api.said()
     assert said.count("redis.lost") == said.count("redis.back") >= 1
     assert re.search("redis is unavailable: (ReadOnlyError|ResponseError: UNBLOCKED)", said), "why"
+
+
+def demote(old: RedisServer, name: Proxy, new: RedisServer) -> None:
+    """The name moves to `new`. `old` is the replica of a master that it never reaches, and keeps its data."""
+    name.point(new.url)
+    with old.client() as was:
+        was.replicaof("127.0.0.1", "1")
+
+
+def test_a_job_is_found_though_connections_lead_to_a_replica(
+    redis_servers: Callable[..., RedisServer], proxies: Callable[[str], Proxy]
+) -> None:
+    """A process that only reads hears of no failover: replicas answer reads."""
+    old, new = redis_servers(tcp=True), redis_servers(tcp=True)
+    name = proxies(old.url)
+    client = connect(name.url, timeout_s=5.0, retries=1)
+    reading, later = JobStore(client, "n", 3600), JobStore(new.client(), "n", 3600)
+    assert reading.record(JOB) is None
+    demote(old, name, new)
+    upload = later.upload(JOB)
+    upload.add([b"text"])
+    assert later.create(upload, "digest", 10).outcome == "created"
+    found = reading.record(JOB)
+    assert found is not None
+    assert found.id == JOB
+    client.close()
+
+
+def test_all_connections_leave_a_server_that_has_refused_one_of_them(
+    redis_servers: Callable[..., RedisServer], proxies: Callable[[str], Proxy]
+) -> None:
+    old, new = redis_servers(tcp=True), redis_servers(tcp=True)
+    name = proxies(old.url)
+    clients = [connect(name.url, timeout_s=5.0, retries=1) for _ in range(3)]
+    for client in clients:
+        client.set("where", "old")
+    demote(old, name, new)
+    with new.client() as becomes:
+        becomes.set("where", "new")
+    assert clients[0].get("where") == b"old"
+    clients[1].set("written", "1")
+    assert [client.get("where") for client in clients] == [b"new"] * 3
+    for client in clients:
+        client.close()
