@@ -15,18 +15,18 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from millrace.__main__ import main as millrace
+from model_store.convert import LABELS
+from model_store.corpus import read_rows
 from model_store.domains.sets import read_mixture
 
-LABELS = ("NEGATIVE", "POSITIVE")
 MOST = 250  # texts of each set
 LONGEST = 1000  # characters: longer ones are measured in windows, which is another question
 
 
 def dev(data: Path) -> Iterator[tuple[str, str]]:
     """Texts and labels of SST-2's dev.tsv, the labels as the default names them."""
-    with (data / "dev.tsv").open(encoding="utf-8") as lines:
-        for text, _, label in (line.rstrip("\n").partition("\t") for line in list(lines)[1:]):
-            yield text, LABELS[int(label)]
+    for row in read_rows(data / "dev.tsv"):
+        yield row.text, LABELS[int(row.positive)]
 
 
 def last(sets: Path) -> Iterator[tuple[str, str]]:

@@ -17,12 +17,11 @@ import tempfile
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from urllib.error import URLError
 from urllib.request import Request, urlopen
 
 from benchmarks import report
 from benchmarks.dashboards_plot import Range, draw
-from benchmarks.service import process, until
+from benchmarks.service import process, ready, until
 from millrace.settings_loader import free_port
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -52,14 +51,6 @@ def configuration(ports: dict[str, int]) -> str:
     })  # fmt: skip
 
 
-def answers(url: str) -> bool:
-    try:
-        with urlopen(url, timeout=5) as response:
-            return bool(response.status == 200)
-    except (URLError, OSError):
-        return False
-
-
 def send_job(url: str) -> None:
     """Submits a job of texts that nobody has sent before."""
     texts = [f"text {number} of a job that runs beside the load" for number in range(JOB_TEXTS)]
@@ -87,7 +78,7 @@ def main() -> int:
         words = [server, f"--config.file={work}/prometheus.yml", f"--storage.tsdb.path={work}/tsdb"]
         words.append(f"--web.listen-address=127.0.0.1:{ports['prometheus']}")
         stack.enter_context(process(words, log=work / "prometheus.log"))
-        until(lambda: answers(f"{url}/readyz") and answers(f"{prometheus}/-/ready"), READY_S, work)
+        until(lambda: ready(ports["api"]) and ready(ports["prometheus"], "/-/ready"), READY_S, work)
         time.sleep(CALM_S)
         start = time.time()
         run_load(url, args.profile)

@@ -127,9 +127,10 @@ def until(true: Callable[[], bool], seconds: float, logs: Path | None = None) ->
         time.sleep(0.05)
 
 
-def ready(port: int) -> bool:
+def ready(port: int, path: str = "/readyz") -> bool:
+    """Whether the server at this port answers `path` with 200."""
     try:
-        with urlopen(f"http://127.0.0.1:{port}/readyz", timeout=2):
+        with urlopen(f"http://127.0.0.1:{port}{path}", timeout=2):
             return True
     except OSError:
         return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator
@@ -31,6 +32,13 @@ settings.register_profile("millrace", deadline=None, suppress_health_check=[Heal
 settings.load_profile("millrace")
 
 fake_transport.install()
+
+
+def pytest_collection_finish() -> None:
+    """Keeps what the test modules have imported out of later collections, which took a fifth of the time."""
+    gc.collect()
+    gc.freeze()
+
 
 # On a Python that torch has no wheel for, what needs torch is skipped and says so. Where torch is installed
 # nothing is skipped.

@@ -6,14 +6,9 @@ import re
 import shlex
 from itertools import pairwise
 from pathlib import Path
-from typing import get_args, get_type_hints
 
 import pytest
 
-import api
-import batcher.errors
-from api.errors import CODE_OF, STATUS_OF
-from batcher.core.cascade import Mismatch
 from tests.unit.api.pretended import Service
 
 PAGE = (Path(__file__).parents[3] / "docs/http.md").read_text()
@@ -46,19 +41,3 @@ async def test_an_example_answers_as_the_page_says(service: Service, command: st
             assert response.headers[name] == value
     if said:
         assert re.findall(r'"[a-z_]+":', response.text) == re.findall(r'"[a-z_]+":', said)
-
-
-def test_every_code_is_on_the_page_and_no_other() -> None:
-    table = PAGE.partition("### When it does not succeed")[2].partition("\n## Health")[0]
-    rows = [line for line in table.splitlines() if re.match(r"\| \d{3}", line)]
-    named = {code for row in rows for code in re.findall(r"`(\w+)`", row.split("|")[2])}
-    assert {kind.code for kind in STATUS_OF} <= named
-    source = "".join(path.read_text() for path in Path(api.__path__[0]).rglob("*.py"))
-    known = {*CODE_OF.values(), *(kind.code for kind in STATUS_OF), *re.findall(r'code="(\w+)"', source)}
-    assert named <= known | set(get_args(get_type_hints(Mismatch)["code"]))
-
-
-def test_every_domain_error_has_a_status() -> None:
-    base = batcher.errors.MillraceError
-    kinds = [kind for kind in vars(batcher.errors).values() if isinstance(kind, type)]
-    assert {kind for kind in kinds if issubclass(kind, base) and kind is not base} == set(STATUS_OF)
