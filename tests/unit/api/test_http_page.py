@@ -1,4 +1,4 @@
-"""docs/http.md is correct: its commands work, and its error codes are those of the code."""
+"""The examples of docs/http.md answer as the page says."""
 
 from __future__ import annotations
 
