@@ -1,9 +1,10 @@
-"""Loads Millrace and other services with the same model, texts and users, and prints the table of the README.
+"""Loads Millrace and other services with the same model, texts and users, and prints a table.
 
-python -m benchmarks.peers [NAME ...] [--seconds 30] [--environments build/peers]
+python -m benchmarks.peers [NAME ...] [--seconds 30] [--environments build/peers] [--write]
 
 Installs each service into its own environment (1.2 GB each, torch included), starts one at a time, and loads
-it with load.js from this machine. What cannot be installed or started is named below the table.
+it with load.js from this machine. The result of each is kept below the environments, so the table has what
+other runs of this commit have measured, too. What cannot be installed or does not answer is named below it.
 docs/peers.md describes the method.
 """
 
@@ -11,188 +12,141 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
-from urllib.error import URLError
-from urllib.request import Request, urlopen
 
 from benchmarks import report
-from benchmarks.peers.catalogue import PEERS, ROOT, SERVERS, Peer, install
-from benchmarks.service import process, until
-from millrace.settings_loader import free_port
+from benchmarks.peers import table
+from benchmarks.peers.catalogue import NOT_INSTALLED, PEERS, ROOT
+from benchmarks.peers.environments import install
+from benchmarks.peers.results import Conditions, Result, comparable, keep, kept
+from benchmarks.peers.running import MILLRACE, Target, running
 
-MILLRACE = {"millrace": "OpenVINO, auto", "millrace-torch": "torch f32"}
-READY_S = 180.0
+NAMES = (*MILLRACE, *(peer.name for peer in PEERS))
+ANSWERS_S = 180.0
 # Users, texts per request, and the share of requests with the three known texts.
 LOADS = {
     "new": {"USERS": "32", "TEXTS": "8", "KNOWN": "0"},
     "known": {"USERS": "10", "TEXTS": "3", "KNOWN": "0.95"},
 }
 
-COLUMNS = [
-    *("service", "version", "engine", "new texts: texts/s", "p50 ms", "p99 ms"),
-    *("95 % known: requests/s", "p50 ms", "p99 ms", "errors"),
-]
 
+def load(target: Target, variables: Mapping[str, str], seconds: float) -> tuple[dict[str, float], str]:
+    """One run of load.js: its figures, and the first answer that did not count.
 
-@dataclass(frozen=True, slots=True)
-class Target:
-    """A running service."""
-
-    url: str
-    form: str
-    version: str
-    engine: str
-
-
-@contextmanager
-def peer_running(peer: Peer, folder: Path) -> Iterator[Target]:
-    """A peer that answers its first request."""
-    port = free_port("127.0.0.1")
-    env = peer.env | {"MODEL": str(ROOT / "model_store/default"), "HF_HUB_OFFLINE": "1"}
-    # Servers start programs of their environment, and import the files beside them.
-    env |= {"PATH": f"{folder / peer.name / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": str(SERVERS)}
-    with tempfile.TemporaryDirectory(prefix="peers-") as work:
-        words = ["env", f"--chdir={SERVERS}", *peer.words(folder, port)]
-        target = Target(f"http://127.0.0.1:{port}{peer.path}", peer.form, peer.version(folder), peer.engine)
-        with process(words, env, Path(work) / "server.log"):
-            until(lambda: answers(target), READY_S, Path(work))
-            yield target
-
-
-@contextmanager
-def millrace_running(name: str) -> Iterator[Target]:
-    """Millrace as `millrace up` starts it: Redis, API, worker and jobs worker."""
-    port = free_port("127.0.0.1")
-    env = {"MILLRACE_ENGINE": "torch", "MILLRACE_PRECISION": "f32"} if name == "millrace-torch" else {}
-    revision = ["git", "rev-parse", "--short", "HEAD"]
-    version = subprocess.run(revision, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
-    with tempfile.TemporaryDirectory(prefix="peers-") as work:
-        words = [sys.executable, "-m", "millrace", "up", "--port", str(port), "--data-dir", f"{work}/data"]
-        target = Target(f"http://127.0.0.1:{port}/predict", "", version, MILLRACE[name])
-        with process(words, env, Path(work) / "server.log"):
-            until(lambda: answers(target), READY_S, Path(work))
-            yield target
-
-
-def answers(target: Target) -> bool:
-    """Whether a first request gets 200."""
-    texts = ["I love you!"]
-    body = {"model": "default", "input": texts} if target.form == "infinity" else {"text": texts}
-    request = Request(target.url, json.dumps(body).encode(), {"Content-Type": "application/json"})
-    try:
-        with urlopen(request, timeout=20) as answer:
-            return bool(answer.status == 200)
-    except (URLError, OSError):
-        return False
-
-
-def load(target: Target, variables: Mapping[str, str]) -> dict[str, float]:
-    """Texts and requests per second, median and p99 in ms, and the share of errors, of one run of load.js."""
+    Figures: texts and requests per second with complete answers, their median and p99 in ms, and the share of
+    other answers.
+    """
     with tempfile.TemporaryDirectory(prefix="peers-") as work:
         summary = Path(work) / "summary.json"
-        values = {**variables, "URL": target.url, "FORM": target.form, "SUMMARY": str(summary)}
+        values = {**variables, "SECONDS": f"{seconds:g}", "URL": target.url, "FORM": target.form}
         options = [word for name, value in values.items() for word in ("-e", f"{name}={value}")]
-        k6 = Path(sys.executable).parent / "k6"
-        script = Path(__file__).with_name("load.js")
-        subprocess.run([k6, "run", "--quiet", "--no-usage-report", *options, script], check=True)
+        k6 = [
+            str(Path(sys.executable).parent / "k6"),
+            "run",
+            "--quiet",
+            "--no-usage-report",
+            "--log-format=raw",
+        ]
+        script = str(Path(__file__).with_name("load.js"))
+        words = [*k6, *options, "-e", f"SUMMARY={summary}", script]
+        done = subprocess.run(words, check=True, stderr=subprocess.PIPE, text=True)
         metrics = json.loads(summary.read_text())["metrics"]
-    duration = metrics["http_req_duration"]["values"]
-    none = {"values": {"rate": 0.0}}  # a slow service may have answered nothing while it warmed up
-    return {
-        "texts": metrics.get("texts_answered", none)["values"]["rate"],
-        "requests": metrics["http_reqs"]["values"]["rate"],
-        "med": duration["med"],
-        "p99": duration["p(99)"],
-        "errors": metrics.get("errors", none)["values"]["rate"],
-    }
+    # Without a single answer, k6 has no such metrics.
+    none = {"values": {"rate": 0.0, "med": 0.0, "p(99)": 0.0}}
+    rates = {name: metrics.get(name, none)["values"]["rate"] for name in ("texts", "requests", "errors")}
+    took = metrics.get("took", none)["values"]
+    return {**rates, "med": took["med"], "p99": took["p(99)"]}, next(iter(done.stderr.splitlines()), "")
+
+
+def warm_up(target: Target, variables: Mapping[str, str], seconds: float) -> None:
+    """Loads the service until it answers. Raises RuntimeError if no answer is complete in three minutes."""
+    deadline = time.monotonic() + ANSWERS_S
+    while True:
+        target.check()
+        figures, said = load(target, variables, seconds)
+        if figures["requests"]:
+            return
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"no complete answer in {ANSWERS_S:g} s {said}".rstrip())
 
 
 def measure(target: Target, seconds: float) -> dict[str, dict[str, float]]:
     """The figures of each load, after a tenth of the time to warm up."""
     found = {}
     for name, variables in LOADS.items():
-        load(target, {**variables, "SECONDS": f"{max(1, round(seconds / 10))}"})
-        found[name] = load(target, {**variables, "SECONDS": f"{seconds:g}"})
+        warm_up(target, variables, max(1, round(seconds / 10)))
+        found[name], said = load(target, variables, seconds)
+        if not found[name]["requests"]:
+            raise RuntimeError(f"no complete answer under load {said}".rstrip())
     return found
 
 
-def row(name: str, target: Target, found: Mapping[str, Mapping[str, float]]) -> str:
-    new, known = found["new"], found["known"]
-    errors = 100 * max(new["errors"], known["errors"])
-    cells = [name, target.version, target.engine]
-    cells += [f"{new['texts']:,.0f}", f"{new['med']:,.0f}", f"{new['p99']:,.0f}"]
-    cells += [f"{known['requests']:,.0f}", f"{known['med']:,.1f}", f"{known['p99']:,.1f}", f"{errors:.1f} %"]
-    return f"| {' | '.join(cells)} |"
+def result(name: str, environments: Path, conditions: Conditions) -> Result:
+    """Installs, starts and loads one service. Whatever fails there becomes the reason of its result."""
+    when = datetime.now(UTC).isoformat(timespec="seconds")
+    reason = ""
+    if peer := next((peer for peer in PEERS if peer.name == name), None):
+        reason = install(peer, environments)
+    elif name == "millrace-torch" and not find_spec("torch"):
+        reason = "torch is not installed"
+    if reason:
+        return Result(name, when, conditions, reason=reason)
+    try:
+        with running(name, environments) as target:
+            loads = measure(target, conditions.seconds)
+            return Result(name, when, conditions, target.version, target.engine, loads)
+    except (Exception, SystemExit) as exc:
+        return Result(name, when, conditions, reason=" ".join(str(exc).split()) or type(exc).__name__)
 
 
-def heading(seconds: float) -> list[str]:
-    facts = report.facts()
-    machine = f"{facts['processor']}, {facts['cores']} cores, {facts['when']}"
-    return [
-        f"{machine}, {seconds:g} s per load, load generator on the same cores.",
-        "",
-        f"| {' | '.join(COLUMNS)} |",
-        "|---" * len(COLUMNS) + "|",
-    ]
-
-
-def run(names: list[str], folder: Path, seconds: float) -> tuple[list[str], list[str], dict[str, Any]]:
-    """The rows of the table, what was left out and why, and all figures."""
-    rows, left_out, figures = [], [], {}
-    peers = {peer.name: peer for peer in PEERS}
+def run(names: Sequence[str], environments: Path, seconds: float) -> None:
+    """Measures one service after the other and keeps each result at once."""
+    conditions = Conditions.here(seconds)
     for name in names:
         report.progress(name)
-        if name in peers:
-            reason = install(peers[name], folder)
-        else:
-            reason = "torch is not installed" if name == "millrace-torch" and not find_spec("torch") else ""
-        if reason:
-            left_out.append(f"{name}: {reason}")
-            continue
-        try:
-            running = peer_running(peers[name], folder) if name in peers else millrace_running(name)
-            with running as target:
-                figures[name] = measure(target, seconds)
-                rows.append(row(name, target, figures[name]))
-                report.progress(rows[-1])
-        except (SystemExit, subprocess.CalledProcessError) as exc:
-            first, *_, last = [*str(exc).splitlines(), ""]
-            left_out.append(f"{name}: {first} {last}".rstrip())
-    return rows, left_out, figures
+        found = result(name, environments, conditions)
+        keep(found, environments / "results")
+        report.progress(f"{name}: {found.reason or found.loads}")
 
 
 def main() -> None:
-    known = [*MILLRACE, *(peer.name for peer in PEERS)]
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(known)}; all by default")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}; all by default")
     parser.add_argument("--seconds", type=float, default=30, help="duration of each load")
     parser.add_argument(
-        "--environments", type=Path, default=ROOT / "build/peers", help="folder for what is installed"
+        "--environments", type=Path, default=ROOT / "build/peers", help="folder for environments and results"
+    )
+    parser.add_argument(
+        "--write",
+        action="store_true",
+        help="measure nothing; write what was into README.md and docs/peers.md",
     )
     args = parser.parse_args()
-    if unknown := set(args.names) - set(known):
+    if unknown := set(args.names) - set(NAMES):
         parser.error(f"unknown: {', '.join(sorted(unknown))}")
     # So that the running service is stopped then too.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    lines = heading(args.seconds)
-    rows, left_out, figures = run(args.names or known, args.environments.resolve(), args.seconds)
-    lines += rows + [f"\nNot measured: {reason}" for reason in left_out]
+    environments = args.environments.resolve()
+    if not args.write:
+        run(args.names or NAMES, environments, args.seconds)
+    try:
+        lines = table.whole(comparable(kept(environments / "results"), NAMES), NOT_INSTALLED)
+    except ValueError as exc:
+        parser.error(str(exc))
     print("\n".join(["", *lines]))
-    report.finish(
-        "peers", {"seconds": args.seconds, "figures": figures, "left_out": left_out, "table": lines}
-    )
+    if args.write:
+        table.write(ROOT / "docs/peers.md", lines)
+        table.write(ROOT / "README.md", table.part(lines))
 
 
 if __name__ == "__main__":

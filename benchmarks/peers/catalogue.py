@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
+from sysconfig import get_config_var
 
 ROOT = Path(__file__).resolve().parents[2]
 SERVERS = Path(__file__).parent / "servers"
@@ -18,15 +16,15 @@ class Peer:
     """A service in an environment of its own.
 
     `packages` are what pip installs beside torch; the first one names the version. `command` begins with a
-    program of the environment; PORT and MODEL in it are replaced. `form` is the shape of its requests in
-    load.js.
+    program of the environment; PORT and MODEL in it are replaced. `form` is the shape of its requests and
+    answers in load.js.
     """
 
     name: str
     packages: tuple[str, ...]
     command: tuple[str, ...]
     path: str = "/predict"
-    form: str = ""
+    form: str = "predictions"
     engine: str = "torch f32"
     env: dict[str, str] = field(default_factory=dict)
 
@@ -35,15 +33,6 @@ class Peer:
         program, *rest = self.command
         values = {"PORT": str(port), "MODEL": str(MODEL)}
         return [str(folder / self.name / "bin" / program), *(values.get(word, word) for word in rest)]
-
-    def version(self, folder: Path) -> str:
-        """The installed version of the first package."""
-        name = self.packages[0].partition("[")[0]
-        script = f"import importlib.metadata as m; print(m.version({name!r}))"
-        python = folder / self.name / "bin/python"
-        return subprocess.run(
-            [python, "-c", script], capture_output=True, text=True, check=True
-        ).stdout.strip()
 
 
 TRANSFORMERS = ("transformers", "numpy")
@@ -77,6 +66,7 @@ PEERS = (
         "bentoml",
         ("bentoml", *TRANSFORMERS),
         ("bentoml", "serve", "serve_bentoml:Classify", "--host", "127.0.0.1", "--port", "PORT"),
+        form="list",
         env={"BENTOML_DO_NOT_TRACK": "True"},
     ),
     Peer(
@@ -86,12 +76,25 @@ PEERS = (
         env={"RAY_USAGE_STATS_ENABLED": "0"},
     ),
     Peer(
+        "triton",
+        # Its release needs numpy 1.
+        ("nvidia-pytriton", "transformers"),
+        ("python", "serve_triton.py", "PORT"),
+        path="/v2/models/classify/infer",
+        form="triton",
+        # Triton loads the library of Python, and could find that of another release elsewhere.
+        env={"LD_LIBRARY_PATH": get_config_var("LIBDIR")},
+    ),
+    Peer(
         "infinity",
-        ("infinity-emb[server,torch]",),
+        # It imports optimum.bettertransformer, which optimum 2 lacks and which refuses transformers 4.49; its
+        # command line breaks with click 8.2.
+        ("infinity-emb[server,torch]", "optimum<2", "transformers<4.49", "click<8.2"),
         (
             *("infinity_emb", "v2", "--model-id", "MODEL", "--served-model-name", "default"),
-            *("--engine", "torch", "--device", "cpu", "--dtype", "float32", "--no-bettertransformer"),
-            *("--port", "PORT"),
+            *("--engine", "torch", "--device", "cpu", "--dtype", "float32"),
+            # By default it compiles the model, again for each shape, while requests wait.
+            *("--no-compile", "--log-level", "warning", "--host", "127.0.0.1", "--port", "PORT"),
         ),
         path="/classify",
         form="infinity",
@@ -99,27 +102,8 @@ PEERS = (
     ),
 )
 
-
-def install(peer: Peer, folder: Path) -> str:
-    """Creates the environment of a peer if it is missing. Returns why it cannot be installed, or nothing."""
-    home = folder / peer.name
-    if (home / "bin/python").exists():
-        return ""
-    pins = dict(
-        line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line
-    )
-    torch = f"torch=={pins['torch']}"
-    index = os.environ.get("TORCH_INDEX", "")
-    options = ["--index-url", index] if index not in ("", "any") else []
-    build = torch if index else f"{torch}+cpu"
-    packages = [f"{name}=={pins[name]}" if name in TRANSFORMERS else name for name in peer.packages]
-    pip = [str(home / "bin/python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    # Torch first, because its index may have nothing else.
-    commands = (["python3", "-m", "venv", str(home)], [*pip, *options, build], [*pip, build, *packages])
-    for words in commands:
-        done = subprocess.run(words, capture_output=True, text=True)
-        if done.returncode:
-            shutil.rmtree(home, ignore_errors=True)
-            lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
-            return lines[0] if lines else f"{words[0]} ended with status {done.returncode}"
-    return ""
+# What a reader may miss, and why pip cannot set it up on a machine without a GPU.
+NOT_INSTALLED = {
+    "text-embeddings-inference": "not a Python package; container images, or built from Rust",
+    "vllm": "its package requires the libraries of CUDA",
+}
