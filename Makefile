@@ -93,7 +93,7 @@ proof: $(STAMP) ## check every engine, precision and layout under each instructi
 SEARCH ?=
 
 .PHONY: search
-search: $(STAMP) ## search for an hour for histories of the queue or of jobs that break a promise (SEARCH="--minutes 5 --seed 7")
+search: $(STAMP) ## search for an hour for histories of the queue, of jobs, or of hubs and workers that break a promise (SEARCH="--minutes 5 --seed 7")
 	$(BIN)/python -m tests.search $(SEARCH)
 
 # Options for `make mutants`, e.g. make mutants MUTANTS="--sample 20 --seed 7"
@@ -165,7 +165,7 @@ deliver: $(STAMP) ## run every step of a release that can run here; publishes no
 PEERS ?=
 
 .PHONY: peers
-peers: $(STAMP) ## load Millrace and six other services with the same model and print the table (PEERS="plain mosec")
+peers: $(STAMP) ## load Millrace and seven other services with the same model and print the table (PEERS="plain mosec", "--write")
 	$(BIN)/python -m benchmarks.peers $(PEERS)
 
 .PHONY: images

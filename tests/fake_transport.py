@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import redis
@@ -39,14 +40,17 @@ class FakeTransport(asyncio.Transport):
             self._loop.call_soon(self._protocol.data_received, encoded(message))
 
 
-def encoded(message: Any) -> bytes:
-    """A reply as Redis encodes it."""
-    if isinstance(message, redis.exceptions.NoScriptError):
-        return b"-NOSCRIPT %b\r\n" % str(message).encode()
+def _error_line(error: Exception) -> str:
+    """The code and words of an error of fakeredis, which has no code."""
+    return f"{'NOSCRIPT' if isinstance(error, redis.exceptions.NoScriptError) else 'ERR'} {error}"
+
+
+def encoded(message: Any, error_line: Callable[[Exception], str] = _error_line) -> bytes:
+    """A reply as Redis encodes it. `error_line` gives the code and words of an error."""
     if isinstance(message, Exception):
-        return b"-ERR %b\r\n" % str(message).encode()
+        return b"-%b\r\n" % error_line(message).encode()
     if isinstance(message, list):
-        return b"*%d\r\n%b" % (len(message), b"".join(map(encoded, message)))
+        return b"*%d\r\n%b" % (len(message), b"".join(encoded(part, error_line) for part in message))
     if isinstance(message, int):
         return b":%d\r\n" % message
     return b"$-1\r\n" if message is None else b"$%d\r\n%b\r\n" % (len(message), message)

@@ -1,10 +1,11 @@
-"""Stand-ins for what a worker uses: its clock, its threads and its queue. Nothing in here waits."""
+"""Stand-ins for what a worker uses: its model, its clock, its threads and its queue. Only `Gated` waits."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor, Future
+from functools import partial
 from typing import Any, Literal
 
 import redis
@@ -14,6 +15,7 @@ from batcher.core.membership import Beat, Beaten, Release
 from batcher.messages import Entry, Lane, entry_id
 from batcher.worker.exchange import Queues
 from batcher.worker.host import Host
+from model_store.stub import StubClassifier
 
 LOST = redis.exceptions.ConnectionError("gone")
 
@@ -28,6 +30,18 @@ def counted(classifier: Any, passes: list[int]) -> Any:
 
     classifier.classify = counting
     return classifier
+
+
+class Gated(StubClassifier):
+    """A stub whose passes wait until the gate is open."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = threading.Event()
+
+    def classify(self, batch: Any) -> Any:
+        self.gate.wait(60)
+        return super().classify(batch)
 
 
 class FakeClock:
@@ -100,7 +114,14 @@ class FakeThread(Executor):
 
 
 def fake_host(clock: FakeClock, pace: Pace = "early", joined: Callable[[], None] = lambda: None) -> Host:
-    return Host(clock.now, lambda: FakeEvent(clock), lambda name: FakeThread(pace, joined))
+    """A host whose heartbeat is not sent: it would not wait between two of them."""
+    idle = partial(threading.Thread, target=lambda: None, daemon=True)
+    return Host(
+        clock.now,
+        lambda: FakeEvent(clock),
+        lambda name: FakeThread(pace, joined),
+        lambda name, _: idle(name=name),
+    )
 
 
 class FakeQueue:

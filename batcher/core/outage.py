@@ -8,6 +8,7 @@ import re
 import socket
 import ssl
 import time
+from collections.abc import Callable
 from typing import Literal
 
 import redis
@@ -91,18 +92,24 @@ def _system_message(error: OSError | None) -> str:
 
 
 class Outage:
-    """Whether a Redis is unavailable, since when, and how often it was. One for each Redis of a process."""
+    """Whether a Redis is unavailable, since when, and how often it was. One for each Redis of a process.
 
-    def __init__(self, what: Literal["redis", "cache"] = "redis") -> None:
+    `now` is a clock in seconds.
+    """
+
+    def __init__(
+        self, what: Literal["redis", "cache"] = "redis", now: Callable[[], float] = time.monotonic
+    ) -> None:
         self.over = True
         self.count = 0
+        self.now = now
         self._what = what
         self._since = 0.0
 
     @property
     def seconds(self) -> float:
         """How long the outage has lasted; 0 if there is none."""
-        return 0.0 if self.over else time.monotonic() - self._since
+        return 0.0 if self.over else self.now() - self._since
 
     @property
     def pause_s(self) -> float:
@@ -113,7 +120,7 @@ class Outage:
         """Reports that Redis did not answer."""
         if self.over:
             self.over = False
-            self._since = time.monotonic()
+            self._since = self.now()
             self.count += 1
             log.error(
                 "%s is unavailable: %s", self._what, reason(error), extra={"action": f"{self._what}.lost"}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from functools import partial
@@ -159,7 +158,7 @@ class ShardedHub:
         self.on_sweep()
 
     def _ask_for_help(self, number: int, oldest_ms: int) -> None:
-        now = time.monotonic()
+        now = asyncio.get_running_loop().time()
         if now >= self._ask_at[number]:
             self._ask_at[number] = now + ASK_EVERY_S
             task = asyncio.create_task(self._find_help(number, oldest_ms))

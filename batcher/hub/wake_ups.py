@@ -61,8 +61,10 @@ class WakeUps:
 
     def _woken(self, done: asyncio.Future[Waking]) -> None:
         if done.exception() is None:
-            self.idle, oldest_ms = done.result()
-            if self.idle > 0:
+            before, (self.idle, oldest_ms) = self.idle, done.result()
+            # The last one that was idle may be gone: with several shards, others can help.
+            last = before > self.idle == 0 and self.ask_for_help is not None
+            if self.idle > 0 or last:
                 self._check_in(WAKE_AGAIN_S)
             elif self.idle < 0 and self.ask_for_help is not None:
                 self.ask_for_help(oldest_ms)

@@ -60,7 +60,7 @@ class Exchange:
     ) -> None:
         self.left = self.skipped = self.expired = 0
         self.leases: set[str] = set()
-        self.outage = Outage()
+        self.outage = Outage(now=now)
         self.arrivals = Arrivals()
         self._traffic = InteractiveTraffic()
         # Whether Redis knows that this worker is idle. If not, the worker must claim before it waits.

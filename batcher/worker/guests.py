@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 
 from batcher.core.outage import REDIS_ERRORS
 from batcher.settings import WorkerSettings
 from batcher.worker.exchange import Exchange, Queues
 from batcher.worker.heartbeat import Heartbeat, Records
+from batcher.worker.host import Host
 from batcher.worker.queue import WorkerQueue
 from batcher.worker.sharded import ShardedExchange
 
@@ -19,11 +19,12 @@ def heartbeat_at(
     exchange: Exchange | ShardedExchange,
     running_s: Callable[[], float],
     records: Callable[[], Records],
+    host: Host,
 ) -> Heartbeat | Heartbeats:
     """The heartbeat of a worker, for all leases of its exchange."""
     if isinstance(exchange, ShardedExchange):
-        return Heartbeats(queues, settings, exchange, running_s, records)
-    return Heartbeat(queues.heartbeat, settings, exchange.leases, running_s, records)
+        return Heartbeats(queues, settings, exchange, running_s, records, host)
+    return Heartbeat(queues.heartbeat, settings, exchange.leases, running_s, records, host)
 
 
 class GuestHeartbeat(Heartbeat):
@@ -39,22 +40,24 @@ class GuestHeartbeat(Heartbeat):
         leases: set[str],
         running_s: Callable[[], float],
         records: Callable[[], Records],
+        host: Host,
     ) -> None:
-        super().__init__(queue, settings, leases, running_s, lambda: _guest(records(), self._moved))
+        super().__init__(queue, settings, leases, running_s, lambda: _guest(records(), self._moved), host)
+        self._now = host.now
         self._visited_at = float("-inf")
         self._moved = False
 
     def visit(self, moved: bool) -> None:
         """Makes the worker known at this shard. Raises Redis errors."""
         known = self._fresh and moved == self._moved
-        self._visited_at, self._moved = time.monotonic(), moved
+        self._visited_at, self._moved = self._now(), moved
         if not known:
             self._queue.beat(self._leases.copy(), *self._records(), self._ttl_ms)
         self.begin()
 
     def leave(self) -> None:
         """Tells this shard with the next heartbeat that the worker no longer counts here."""
-        self._visited_at, self._moved = time.monotonic(), False
+        self._visited_at, self._moved = self._now(), False
 
     def beat(self) -> bool:
         """As `Heartbeat.beat`, unless the worker has left this shard."""
@@ -62,7 +65,7 @@ class GuestHeartbeat(Heartbeat):
 
     @property
     def _fresh(self) -> bool:
-        return time.monotonic() - self._visited_at < self._lease_s
+        return self._now() - self._visited_at < self._lease_s
 
 
 def _guest(records: Records, moved: bool) -> Records:
@@ -81,11 +84,14 @@ class Heartbeats:
         exchange: ShardedExchange,
         running_s: Callable[[], float],
         records: Callable[[], Records],
+        host: Host,
     ) -> None:
         leases = {number: part.leases for number, part in exchange.parts.items()}
-        self._home = Heartbeat(queues.heartbeat, settings, leases[queues.number], running_s, records)
+        self._home = Heartbeat(queues.heartbeat, settings, leases[queues.number], running_s, records, host)
         self._guests = {
-            other.number: GuestHeartbeat(other.heartbeat, settings, leases[other.number], running_s, records)
+            other.number: GuestHeartbeat(
+                other.heartbeat, settings, leases[other.number], running_s, records, host
+            )
             for other in queues.others
         }
         exchange.visit, exchange.leave = self._visit, self._leave

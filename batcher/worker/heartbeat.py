@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from batcher.core.outage import REDIS_ERRORS, Outage, reason
 from batcher.settings import WorkerSettings
+from batcher.worker.host import Host
 from batcher.worker.queue import WorkerQueue
 
 log = logging.getLogger(__name__)
@@ -44,7 +43,7 @@ class Heartbeat:
         leases: set[str],
         running_s: Callable[[], float],
         records: Callable[[], Records],
-        exit_process: Callable[[int], None] = os._exit,
+        host: Host = Host(),  # noqa: B008  # immutable
     ) -> None:
         self._queue = queue
         self._lease_s = settings.lease_ms / 1000
@@ -53,11 +52,10 @@ class Heartbeat:
         self._leases = leases
         self._running_s = running_s
         self._records = records
-        self._exit_process = exit_process
-        self._stopping = threading.Event()
-        self._stopped = threading.Event()
-        self._outage = Outage()
-        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+        self._exit_process = host.exit
+        self._stopping, self._stopped = host.event(), host.event()
+        self._outage = Outage(now=host.now)
+        self._thread = host.daemon("heartbeat", self._run)
 
     def start(self) -> None:
         """Publishes the record, which makes this worker count as ready. Raises Redis errors."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -13,10 +14,19 @@ def _thread(name: str) -> Executor:
     return ThreadPoolExecutor(1, thread_name_prefix=name)
 
 
+def _daemon(name: str, work: Callable[[], None]) -> threading.Thread:
+    return threading.Thread(target=work, name=name, daemon=True)
+
+
 @dataclass(frozen=True, slots=True)
 class Host:
-    """The clock in seconds, events to wait for, and threads by name."""
+    """The clock in seconds, events to wait for, threads by name, and the end of the process.
+
+    A `thread` runs what it is given; a `daemon` is started once, and does not keep the process from ending.
+    """
 
     now: Callable[[], float] = time.monotonic
     event: Callable[[], threading.Event] = threading.Event
     thread: Callable[[str], Executor] = _thread
+    daemon: Callable[[str, Callable[[], None]], threading.Thread] = _daemon
+    exit: Callable[[int], None] = os._exit

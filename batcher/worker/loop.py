@@ -70,7 +70,7 @@ class Worker:
         self.books = Books(self.stats, self.inference, self.exchange.remember, observe)
         queues.heartbeat.recall = self.books.recent.find
         running_s = self.inference.running_s
-        self.heartbeat = heartbeat_at(queues, settings, self.exchange, running_s, self._records)
+        self.heartbeat = heartbeat_at(queues, settings, self.exchange, running_s, self._records, host)
 
     # -- lifecycle ---------------------------------------------------------------------------------
 

@@ -186,8 +186,11 @@ class WorkerQueue:
 
     def wake(self) -> None:
         """Ends the wait of this worker."""
-        self._client.rpush(self._wake_list, "1")
-        self._client.pexpire(self._wake_list, WAKE_MS)
+        # Together, so that the list has an end although the worker may be killed at any moment.
+        pipe = self._client.pipeline(transaction=False)
+        pipe.execute_command("RPUSH", self._wake_list, "1")
+        pipe.execute_command("PEXPIRE", self._wake_list, WAKE_MS)
+        pipe.execute()
 
     def release(self, ids: Sequence[str]) -> int:
         (released,) = self.run([Release(ids)])

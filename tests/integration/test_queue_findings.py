@@ -279,3 +279,47 @@ def test_finding_25_a_time_in_which_redis_takes_no_writes_ends_no_lease(real: Be
     assert real.sweep().recovered == 0
     assert real.live() == {"w"}
     assert worker.beat(["x"], RECORD, MODEL, 2000) == 1
+
+
+def test_finding_30_a_text_that_failed_and_is_cancelled_leaves_the_queue(bench: Bench) -> None:
+    """The worker that had failed on it left its id to the others until its budget ended.
+
+    Meanwhile, busy workers claimed nothing. Found by `python -m tests.simulation`.
+    """
+    for name in ("w", "other"):
+        bench.worker(name).beat([], RECORD, MODEL, 60_000)
+    bench.ask("x")
+    bench.worker().claim(10, 100, 100)
+    bench.worker().complete([("x", FAILURE)])
+    assert bench.client.lrange(f"{bench.P}:solo", 0, -1) == [b"x"]
+    assert bench.cancel("x") == 1
+    assert bench.worker().claim(10, 100, 100).entries == []
+    assert not bench.client.exists(f"{bench.P}:solo")
+
+
+@pytest.mark.redis
+def test_finding_32_a_failure_is_reported_again_while_memory_is_full(real: Bench) -> None:
+    """The first call had left nothing to answer, so the first write was that the worker is idle: refused."""
+    worker = real.worker("w")
+    worker.beat([], RECORD, MODEL, 60_000)
+    real.ask("x", budget_ms=300_000)
+    assert ids_of(worker.claim(10, 100, 100)) == ["x"]
+    real.client.config_set("maxmemory", 1)
+    for _ in range(2):  # the second one is sent because the reply to the first was lost
+        worker.complete([("x", FAILURE)], idle=True)
+    real.client.config_set("maxmemory", 0)
+    assert real.client.zscore(f"{real.P}:idle", "w") is not None
+
+
+def test_finding_33_a_wake_up_has_an_end_from_the_start(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that was cut off after the first of two commands left a key that never expired."""
+
+    def lost(*words: object) -> None:
+        raise redis.exceptions.ConnectionError
+
+    monkeypatch.setattr(bench.client, "pexpire", lost)
+    with contextlib.suppress(redis.exceptions.ConnectionError):
+        bench.worker().wake()
+    assert bench.client.pttl(f"{bench.P}:wake:w") > 0

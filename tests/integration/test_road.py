@@ -38,7 +38,7 @@ from batcher.worker.loop import Worker
 from batcher.worker.queue import WorkerQueue
 from batcher.worker.stats import BatchReport
 from model_store.stub import StubClassifier
-from tests.fakes import counted
+from tests.fakes import Gated, counted
 from tests.servers import leftovers
 
 PREFIX = "{millrace:2:t}"
@@ -237,18 +237,6 @@ async def test_a_thousand_identical_requests_cost_one_inference(road: Road) -> N
     outcomes = [outcome for (outcome,) in await asyncio.gather(*asked)]
     assert len({outcome.fragment for outcome in outcomes}) == 1
     assert sum(road.passes) == 1
-
-
-class Gated(StubClassifier):
-    """A stub whose passes wait until the gate is open."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.gate = threading.Event()
-
-    def classify(self, batch: Any) -> Any:
-        self.gate.wait(10)
-        return super().classify(batch)
 
 
 async def test_entries_that_wait_share_a_batch(road: Road) -> None:

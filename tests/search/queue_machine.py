@@ -138,7 +138,7 @@ class QueueMachine(RuleBasedStateMachine):
         if payload.endswith(b"\n"):
             assert b'"poison"' in payload, "an old failure answers a new caller"
         elif not self.model.damaged:
-            serving = {worker.revision for worker in self.model.workers.values()} | {self.current_revision()}
+            serving = self.model.serving() | {self.current_revision()}
             assert any(payload == answer(entry, revision) for revision in serving), "a model that has left"
 
     def current_revision(self) -> str:
@@ -329,7 +329,7 @@ class QueueMachine(RuleBasedStateMachine):
             worker.frozen = event == "freezes"
             return
         del self.model.workers[worker.name]
-        self.model.gone[worker.name] = worker.tried
+        self.model.gone[worker.name] = worker
         if worker.frozen or event == "dies":
             return
         self.stop_worker(worker, self.leased(worker) if event == "breaks" else [])
@@ -342,7 +342,8 @@ class QueueMachine(RuleBasedStateMachine):
         self.run(Retire(worker.name, suspects))
         for entry in suspects:
             self.model.leases[entry] = self.model.now
-        self.model.gone[worker.name] = -1
+        worker.tried = -1
+        self.model.gone[worker.name] = worker
 
     # -- time and Redis itself ---------------------------------------------------------------------
 

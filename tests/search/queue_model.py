@@ -108,7 +108,7 @@ class Model:
     failed_on: dict[str, set[str]] = field(default_factory=dict)
     alone: dict[str, list[tuple[str, int]]] = field(default_factory=dict)
     workers: dict[str, Worker] = field(default_factory=dict)
-    gone: dict[str, int] = field(default_factory=dict)
+    gone: dict[str, Worker] = field(default_factory=dict)
     revisions: set[str] = field(default_factory=set)
     damaged: bool = False
 
@@ -121,10 +121,15 @@ class Model:
         """How many workers may have died of an entry: they ran it alone and have not been heard of since."""
         lost = set()
         for worker, at in self.alone.get(entry, []):
-            heard = self.workers[worker].tried if worker in self.workers else self.gone.get(worker, -1)
-            if heard <= at:
+            known = self.workers.get(worker) or self.gone.get(worker)
+            if known is None or known.tried <= at:
                 lost.add(worker)
         return len(lost)
+
+    def serving(self) -> set[str]:
+        """Revisions of workers that live, and of killed ones whose record has not ended yet."""
+        silent = [worker for worker in self.gone.values() if self.now < worker.tried + RECORD_MS]
+        return {worker.revision for worker in (*self.workers.values(), *silent)}
 
     def check_result(self, entry: str, payload: bytes) -> None:
         """A result that an API process gets, whether by a hint, a poll or a lookup."""

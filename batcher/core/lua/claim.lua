@@ -78,10 +78,11 @@ local left_to_others = {}
 while free and taken == 0 and not (q_paused and bulk_paused) do
   local id = redis.call('LPOP', SOLO)
   if not id then break end
-  if redis.call('GET', failed_key(id)) == worker and others_live() then
+  local entry = read_entry(id)
+  if entry and redis.call('GET', failed_key(id)) == worker and others_live() then
     left_to_others[#left_to_others + 1] = id
   else
-    claim_entry(id, 1, read_entry(id), redis.call('ZSCORE', INFLIGHT, id), read_claim(id))
+    claim_entry(id, 1, entry, redis.call('ZSCORE', INFLIGHT, id), read_claim(id))
     if taken > 0 then redis.call('SET', quarantined_key(worker), id, 'PX', CLAIM_MS) end
   end
 end

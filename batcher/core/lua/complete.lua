@@ -82,6 +82,8 @@ end
 for api, results in pairs(hints) do hint(api, results) end
 call_in_chunks(ids, 'HDEL', CLAIMS)
 if idle then
+  -- If this repeats a call whose reply was lost, nothing has been written yet.
+  if #ids == 0 then even_when_full() end
   -- What was enqueued while this worker was busy found no idle worker, so this one wakes itself.
   if not clock_read then now = queue_clock() end
   if count_waiting() > 0 or (ARGV[2] == '2' and redis.call('EXISTS', P .. ':help') == 1) then

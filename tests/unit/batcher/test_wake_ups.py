@@ -61,6 +61,20 @@ async def test_nothing_pending_costs_no_script_unless_a_sweep_found_entries(aske
     assert asked.commands == ["wake"]
 
 
+async def test_finding_31_the_last_idle_worker_may_have_been_woken_in_vain(asked: Asked) -> None:
+    """It had left for another shard. The text waited for the next sweep, although others could help."""
+    helped: list[int] = []
+    checks = wake_ups(asked, {"a": pending(0.0)})
+    checks.ask_for_help = helped.append
+    checks.queued(1)
+    checks._check()
+    await asyncio.sleep(0)
+    assert (checks.idle, checks._scheduled) == (0, True)
+    checks._check()
+    await asyncio.sleep(0)
+    assert (asked.commands, checks._scheduled) == (["wake", "wake"], False), "nothing waits"
+
+
 async def test_a_text_that_waits_while_no_worker_is_idle_asks_for_help(asked: Asked) -> None:
     helped: list[int] = []
     asked.reply = Waking(-1, 30)

@@ -9,6 +9,7 @@ import pytest
 
 from batcher.settings import WorkerSettings
 from batcher.worker.heartbeat import EXIT_HUNG, Heartbeat
+from batcher.worker.host import Host
 from tests.fakes import LOST, FakeQueue
 
 
@@ -28,7 +29,7 @@ class Made:
             self.leases,
             lambda: self.running_s,
             lambda: self.records.pop(),
-            self.statuses.append,
+            Host(exit=self.statuses.append),
         )
 
 

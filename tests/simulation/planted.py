@@ -1,0 +1,81 @@
+"""Faults of a hub or a worker that the simulation must find."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple
+from unittest.mock import patch
+
+from batcher.core.outage import REDIS_ERRORS
+from batcher.core.pipeline import Pipeline
+from batcher.hub import hub as hub_module
+from batcher.hub.dispatcher import Dispatcher
+from batcher.hub.hints import HintList
+from batcher.hub.pending import PendingEntry, outcomes
+from batcher.hub.slow_poll import SlowPoll
+from batcher.worker.heartbeat import Heartbeat
+
+
+class Fault(NamedTuple):
+    """`plant` replaces a part of the product meanwhile."""
+
+    name: str
+    plant: Callable[[], AbstractContextManager[Any]]
+
+
+def _forgets(self: Pipeline, error: Exception) -> None:
+    """After a lost connection, commands without a reply are neither sent again nor failed."""
+    self._disconnect()
+    self._sent.clear()
+    self._schedule()
+
+
+def _leaks(self: Dispatcher, entry: PendingEntry) -> None:
+    asyncio.get_running_loop().create_task(asyncio.Event().wait())
+
+
+def _without_budget(
+    held: Mapping[str, PendingEntry], ids: Sequence[str], budget_s: float, counts: Any
+) -> Any:
+    return outcomes(held, ids, 1e9, counts)
+
+
+_let_go = Dispatcher.let_go
+
+
+def _keeps(self: Dispatcher, held: Iterable[PendingEntry]) -> None:
+    _let_go(self, [entry for entry in held if entry.future.done()])
+
+
+_pop = HintList.pop
+
+
+async def _mixes_up(self: HintList) -> list[tuple[str, bytes]]:
+    hints = await _pop(self)
+    return list(zip([entry for entry, _ in hints], [raw for _, raw in hints][::-1], strict=True))
+
+
+async def _never_polls(self: SlowPoll) -> None:
+    pass
+
+
+def _gives_up(self: Heartbeat) -> bool:
+    """A heartbeat that ends with its first error."""
+    try:
+        self._queue.beat(self._leases.copy(), *self._records(), self._ttl_ms)
+    except REDIS_ERRORS:
+        return False
+    return True
+
+
+PLANTED = (
+    Fault("a lost connection forgets commands", lambda: patch.object(Pipeline, "_lost", _forgets)),
+    Fault("a cancel leaks a task", lambda: patch.object(Dispatcher, "_withdraw", _leaks)),
+    Fault("a budget is not enforced", lambda: patch.object(hub_module, "outcomes", _without_budget)),
+    Fault("a request that goes away stays", lambda: patch.object(Dispatcher, "let_go", _keeps)),
+    Fault("hints are mixed up", lambda: patch.object(HintList, "pop", _mixes_up)),
+    Fault("a lost hint is not looked for", lambda: patch.object(SlowPoll, "poll", _never_polls)),
+    Fault("a heartbeat ends with an outage", lambda: patch.object(Heartbeat, "beat", _gives_up)),
+)

@@ -1,0 +1,122 @@
+"""The hubs and workers of one schedule: the product's own, on simulated time, threads and connections."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from random import Random
+from threading import get_ident
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import patch
+
+from greenlet import getcurrent
+
+from batcher.core import jitter as jitter_module
+from batcher.core import pauses as pauses_module
+from batcher.hub import hub as hub_module
+from batcher.hub.admission import LaneCaps
+from batcher.hub.hub import ReplyHub
+from batcher.hub.sharded import ShardedHub
+from batcher.settings import WorkerSettings
+from batcher.worker import inference as inference_module
+from batcher.worker.exchange import WAIT_S, Queues
+from batcher.worker.inference import CostModel
+from batcher.worker.loop import Worker
+from batcher.worker.queue import WorkerQueue
+from model_store import Tokens
+from model_store.stub import StubClassifier
+from tests.simulation.clients import HubClient, WorkerClient
+from tests.simulation.loop import SimulatedLoop
+from tests.simulation.network import Network
+from tests.simulation.threads import Process
+
+NAME = "simulated"
+SETTINGS = WorkerSettings(batch_timeout_s=10)
+CAPS = LaneCaps(2_000, 2_000)
+# What a forward pass takes, and how much longer now and then.
+FIXED_S, TOKEN_S, SLOW, SLOW_S = 0.004, 0.0002, 0.02, 0.5
+RAISE, KILL = -1, -2
+
+
+class Model(StubClassifier):
+    """A model whose answers follow from the text, and whose passes take simulated time."""
+
+    def __init__(self, process: Process, network: Network) -> None:
+        super().__init__()
+        self._process, self._network = process, network
+
+    def classify(self, batch: Sequence[Tokens]) -> list[list[float]]:
+        slow = SLOW_S if self._network.troubled and self._network.random.random() < SLOW else 0.0
+        self._process.sleep(FIXED_S + TOKEN_S * sum(map(len, batch)) + slow)
+        if any(tokens.ids[0] == KILL for tokens in batch):
+            self._process.die()
+        return super().classify(batch)
+
+
+def make_hub(networks: Sequence[Network], name: str, api: str, caches: bool) -> ReplyHub | ShardedHub:
+    """A hub that is not started, with the clients of `ReplyHub.connect`."""
+    hub_module.token_hex = lambda size: api
+    hubs = []
+    for network in networks:
+        hints_s = hub_module.HINT_BLOCK_S + 2.0
+        clients: Any = HubClient(network, name, 1.0, 1), HubClient(network, name, hints_s, 0)
+        hub = ReplyHub(*clients, name=network.shard.name, caps=CAPS, cache_here=caches, cache_name=NAME)
+        hub.outage.now = network.loop.time
+        hubs.append(hub)
+    return hubs[0] if len(hubs) == 1 else ShardedHub(hubs)
+
+
+def make_worker(networks: Sequence[Network], process: Process, caches: bool) -> Worker:
+    """A worker that is not started, with the clients of `build_worker`. Its home is the first network."""
+    model = Model(process, networks[0])
+
+    def queue(network: Network, timeout_s: float, retries: int) -> WorkerQueue:
+        client: Any = WorkerClient(network, process, timeout_s, retries)
+        return WorkerQueue(
+            client,
+            network.shard.name,
+            process.name.replace(" ", "-"),
+            lease_ms=SETTINGS.lease_ms,
+            max_attempts=SETTINGS.max_attempts,
+            result_ms=60_000,
+            revision=model.info.revision,
+            cache_ms=60_000 if caches else 0,
+            cache_name=NAME,
+            helps=len(networks) > 1,
+        )
+
+    def queues(network: Network, others: tuple[Queues, ...] = ()) -> Queues:
+        beat_s = max(SETTINGS.lease_ms / 4000, 0.5)
+        three = queue(network, 2.0, 3), queue(network, WAIT_S + 1.0, 0), queue(network, beat_s, 1)
+        return Queues(*three, network.shard.number, others)
+
+    others = tuple(queues(network) for network in networks[1:])
+    worker = Worker(model, queues(networks[0], others), SETTINGS, lambda results: None, host=process.host)
+    worker.inference.cost = CostModel.start(FIXED_S, TOKEN_S)
+    worker.stats.rate = 1 / TOKEN_S
+    return worker
+
+
+class OwnRandom(Random):
+    """Draws by the seed for the thread that made it. Threads that other tests have left get other numbers."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(seed)
+        self._thread, self._others = get_ident(), Random()
+
+    def random(self) -> float:
+        return super().random() if get_ident() == self._thread else self._others.random()
+
+
+@contextmanager
+def nothing_else_by_chance(loop: SimulatedLoop, seed: int) -> Iterator[None]:
+    """What the product draws, or takes from the machine, comes from the seed."""
+    machine = SimpleNamespace(gethostname=lambda: "host", getpid=lambda: 1)
+    with (
+        patch.object(jitter_module, "_random", OwnRandom(seed)),
+        patch.object(pauses_module, "time", SimpleNamespace(monotonic=loop.time)),
+        patch.multiple(hub_module, socket=machine, os=machine, token_hex=lambda size: ""),
+        patch.object(inference_module, "threading", SimpleNamespace(get_ident=lambda: id(getcurrent()))),
+    ):
+        yield
