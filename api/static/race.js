@@ -6,6 +6,8 @@ const MOST_DROPS = 90;
 const MOST_RAFTS_WAITING = 10;
 const RAFT_GAP = 14;
 const DRIFT_PX_S = 46;
+// A raft leaves a picture of any width within this time: until then, the picture is drawn 30 times a second.
+const CROSSING_S = 8;
 // For how long a batch that was shown at once, from its answer, may still come in a frame of /stats.
 const EXPECTED_MS = 4000;
 
@@ -144,8 +146,9 @@ export class Race {
     this.level += (this.wantedLevel - this.level) * Math.min(seconds * 1.2, 1);
     this.clock += seconds * (0.25 + this.flow);
     this.angle += seconds * this.flow * 1.5;
-    const speed = DRIFT_PX_S * (0.55 + this.flow) * (1 + this.waiting.length / MOST_RAFTS_WAITING);
     const start = this.wheel.x + this.wheel.radius * 0.75;
+    const drift = Math.max(DRIFT_PX_S * (0.55 + this.flow), (this.width - start) / CROSSING_S);
+    const speed = drift * (1 + this.waiting.length / MOST_RAFTS_WAITING);
     for (const raft of this.rafts) raft.gone += speed * seconds;
     this.rafts = this.rafts.filter((raft) => start + raft.gone < this.width + 20);
     const last = this.rafts.at(-1);

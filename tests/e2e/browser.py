@@ -68,8 +68,13 @@ class Viewer:
 
 
 def viewing(browser: Browser) -> Iterator[Viewer]:
-    """A new profile for each test. Unexpected console messages fail the test."""
-    context = browser.new_context(viewport={"width": 1200, "height": 900}, accept_downloads=True)
+    """A new profile for each test. Unexpected console messages fail the test.
+
+    It asks for less motion: without a graphics card, the moving picture takes most of a core.
+    """
+    context = browser.new_context(
+        viewport={"width": 1200, "height": 900}, accept_downloads=True, reduced_motion="reduce"
+    )
     made = Viewer(context.new_page())
     yield made
     context.close()

@@ -152,7 +152,10 @@ def test_the_page_says_so_when_the_server_is_gone_and_recovers_when_it_is_back(
 ) -> None:
     made = mill()
     page = viewer.open(made)
-    wait_until(lambda: drawn(page) >= 3, "points of the chart")
+    with made.redis.client() as client:
+        (key,) = wait_until(lambda: client.keys("*:history"), "history in Redis")
+        wait_until(lambda: client.llen(key) >= 4, "kept points")
+    wait_until(lambda: drawn(page) >= 4, "points of the chart")
     made.api.kill()
     page.wait_for_selector('#state[data-state="gone"]')
     assert "Trying again" in page.inner_text("#state")
@@ -162,7 +165,7 @@ def test_the_page_says_so_when_the_server_is_gone_and_recovers_when_it_is_back(
     assert page.inner_text("#problem") == "The server does not answer."
     made.start_api()
     page.wait_for_selector('#state[data-state="ready"]')
-    assert drawn(page) >= 3, "the charts were empty after a restart of the API"
+    assert drawn(page) >= 4, "the charts were empty after a restart of the API"
 
 
 def test_a_key_is_asked_for_and_kept_for_the_visit(mill: MakeMill, viewer: Viewer) -> None:
@@ -433,6 +436,7 @@ def test_fifty_at_once_are_compared_with_fifty_one_by_one(house: Mill, viewer: V
 @pytest.mark.parametrize("rest_s", [1.5, pytest.param(5, marks=pytest.mark.long)])
 def test_the_picture_is_still_when_nothing_moves(house: Mill, viewer: Viewer, rest_s: float) -> None:
     """It took 9 % of a core for ever."""
+    viewer.page.emulate_media(reduced_motion="no-preference")
     viewer.page.add_init_script(COUNT_FRAMES)
     page = viewer.open(house)
     page.click("#classify")
@@ -449,7 +453,6 @@ def test_the_picture_is_still_when_nothing_moves(house: Mill, viewer: Viewer, re
 
 def test_reduced_motion_draws_without_movement(house: Mill, viewer: Viewer) -> None:
     viewer.page.add_init_script(COUNT_FRAMES)
-    viewer.page.emulate_media(reduced_motion="reduce")
     page = viewer.open(house)
     page.click("#classify")
     page.wait_for_selector("#answers li")
@@ -551,7 +554,7 @@ def violations(page: Page) -> list[str]:
 def test_axe_finds_nothing(house: Mill, viewer: Viewer) -> None:
     """On the page at rest, on it in use with either theme, on /console, and on /docs, which has one theme."""
     page = viewer.page
-    page.emulate_media(color_scheme="light", reduced_motion="reduce")
+    page.emulate_media(color_scheme="light")
     viewer.open(house)
     assert violations(page) == []
     page.click("#classify")
@@ -562,7 +565,7 @@ def test_axe_finds_nothing(house: Mill, viewer: Viewer) -> None:
     page.wait_for_selector("#answers li")
     page.click("#batches summary >> nth=0")
     assert violations(page) == []
-    page.emulate_media(color_scheme="dark", reduced_motion="reduce")
+    page.emulate_media(color_scheme="dark")
     assert violations(page) == []
     console(house, viewer)
     assert violations(page) == []
@@ -706,7 +709,8 @@ def test_the_console_shows_where_the_time_of_a_request_went(house: Mill, viewer:
     page = console(house, viewer)
     page.fill('#trace [name="id"]', "traced")
     page.click("#trace button")
-    page.wait_for_selector('#timeline [data-step="answered"]')
+    page.wait_for_selector('#timeline [data-step="answered"], #problem:visible')
+    assert not page.locator("#problem").is_visible(), page.inner_text("#problem")
     steps = page.eval_on_selector_all("#timeline [data-step]", "all => all.map(one => one.dataset.step)")
     assert steps == ["received", "cache", "queued", "claimed", "batch", "answered"]
     assert f"-{house.workers[0].pid}-" in page.inner_text('#timeline [data-step="claimed"]')
