@@ -12,11 +12,12 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import httpx
 
 from millrace.settings_loader import free_port
+from tests.forked import Fork, forker
 from tests.servers import RedisServer
 
 START_S = 90.0
@@ -29,14 +30,19 @@ class Process:
         self.name = name
         self.log = folder / f"{name}.log"
         with self.log.open("ab") as log:
-            self._popen = subprocess.Popen(
-                command,
-                env={**os.environ, **environment},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+            self._popen = self._started(command, {**os.environ, **environment}, log)
+
+    def _started(
+        self, command: list[str], environment: Mapping[str, str], log: IO[bytes]
+    ) -> subprocess.Popen[bytes] | Fork:
+        return subprocess.Popen(
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
 
     @property
     def pid(self) -> int:
@@ -74,6 +80,13 @@ class Process:
         self._popen.wait(timeout=10)
 
 
+class ForkedProcess(Process):
+    """Forked from a process that has imported Millrace; `command` ends with `-m`, a module and its words."""
+
+    def _started(self, command: list[str], environment: Mapping[str, str], log: IO[bytes]) -> Fork:
+        return forker().fork(command[command.index("-m") + 1 :], environment, log)
+
+
 def millrace(*words: str) -> list[str]:
     """The command line of `millrace`, with this interpreter."""
     return [sys.executable, "-P", "-m", "millrace", *words]
@@ -90,6 +103,8 @@ def wait_until(true: Callable[[], Any], what: str, timeout_s: float = 30.0) -> A
 
 class Mill:
     """Started by the fixture `mill`, with `settings` for every process: lease_ms=500 is MILLRACE_LEASE_MS."""
+
+    process_type: type[Process] = ForkedProcess
 
     def __init__(self, redis: RedisServer, settings: Mapping[str, object]) -> None:
         self.redis = redis
@@ -169,4 +184,5 @@ class Mill:
         name = f"{command}-{time.monotonic_ns()}"
         user = self.redis.users.get(command)
         own = {"MILLRACE_REDIS_URL": user} if user else {}
-        return Process(name, millrace(command), {**self.environment, **own, **(settings or {})}, self.folder)
+        environment = {**self.environment, **own, **(settings or {})}
+        return self.process_type(name, millrace(command), environment, self.folder)

@@ -48,6 +48,8 @@ def old_user_rules(code: Path) -> list[str]:
 class OldMill(Mill):
     """A mill whose processes run the old code."""
 
+    process_type = Process
+
     def __init__(self, redis: RedisServer, settings: Mapping[str, object], code: Path) -> None:
         url = f"redis://millrace:old@127.0.0.1:{redis.port}/0"
         self._own = {"PYTHONPATH": str(code), "MILLRACE_REDIS_URL": url}

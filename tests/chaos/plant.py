@@ -16,7 +16,7 @@ import httpx
 from batcher.shards import Shard, shards_of
 from millrace.settings_loader import free_port
 from tests.cluster import Cluster
-from tests.mill import Process, millrace
+from tests.mill import ForkedProcess, Process, millrace
 from tests.proxy import Proxy
 from tests.servers import RedisServer, server_binary
 
@@ -157,17 +157,17 @@ class Plant:
 
     def _api(self, number: int) -> Callable[[], Process]:
         settings = self._environment("api", port=self.ports[number])
-        return lambda: Process(f"api{number}", millrace("api"), settings, Path(self._folder.name))
+        return lambda: ForkedProcess(f"api{number}", millrace("api"), settings, Path(self._folder.name))
 
     def _worker(self, number: int, model: str) -> Callable[[], Process]:
         stub = {"stub_batch_ms": 8, "stub_token_ms": 0.05, "batch_timeout_s": 5}
         settings = self._environment("worker", model=model, **stub)
         command = [sys.executable, "-m", "batcher"]
-        return lambda: Process(f"worker{number}", command, settings, Path(self._folder.name))
+        return lambda: ForkedProcess(f"worker{number}", command, settings, Path(self._folder.name))
 
     def _jobs(self) -> Process:
         settings = self._environment("jobs")
-        return Process("jobs", millrace("jobs"), settings, Path(self._folder.name))
+        return ForkedProcess("jobs", millrace("jobs"), settings, Path(self._folder.name))
 
 
 async def why_not_ready(client: httpx.AsyncClient, url: str) -> str:

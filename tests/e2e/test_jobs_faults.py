@@ -18,7 +18,7 @@ from batcher.messages import fragment
 from benchmarks.texts import texts
 from millrace.settings_loader import free_port
 from model_store.stub import LABELS, StubClassifier
-from tests.mill import Mill, Process, millrace, wait_until
+from tests.mill import ForkedProcess, Mill, Process, millrace, wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.redis]
 
@@ -204,7 +204,7 @@ def test_a_long_poll_ends_with_an_answer_when_the_api_restarts(mill: Callable[..
 def test_any_replica_answers_for_any_job(mill: Callable[..., Mill]) -> None:
     house, asked = mill(), texts(700)
     port = free_port()
-    other = Process(
+    other = ForkedProcess(
         "replica", millrace("api"), {**house.environment, "MILLRACE_PORT": str(port)}, house.folder
     )
     house.processes.append(other)

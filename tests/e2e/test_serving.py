@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from millrace.settings_loader import free_port
-from tests.mill import Process, millrace, wait_until
+from tests.mill import ForkedProcess, Process, millrace, wait_until
 
 pytestmark = pytest.mark.e2e
 
@@ -29,14 +29,14 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
     """Starts `millrace api` with the given settings; gives the process and a client of it."""
     started: list[tuple[Process, httpx.Client]] = []
 
-    def make(**settings: object) -> tuple[Process, httpx.Client]:
+    def make(process_type: type[Process] = ForkedProcess, **settings: object) -> tuple[Process, httpx.Client]:
         port = free_port()
         environment = {f"MILLRACE_{name.upper()}": str(value) for name, value in settings.items()}
         environment |= {
             "MILLRACE_PORT": str(port),
             "MILLRACE_REDIS_URL": f"redis://127.0.0.1:{free_port()}/0",
         }
-        process = Process(f"api-{len(started)}", millrace("api"), environment, tmp_path)
+        process = process_type(f"api-{len(started)}", millrace("api"), environment, tmp_path)
         client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20, trust_env=False)
         started.append((process, client))
 
@@ -63,7 +63,7 @@ def place(client: httpx.Client) -> tuple[str, int]:
 
 
 def test_starts_without_redis_and_is_small(serve: Serve) -> None:
-    process, client = serve()
+    process, client = serve(Process)  # a forked one has the libraries of a worker too
     assert client.get("/readyz").json()["code"] == "redis_unavailable"
     answer = client.post("/predict", json={"text": ["a"]})
     assert (answer.status_code, answer.json()["code"]) == (503, "redis_unavailable")

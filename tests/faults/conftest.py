@@ -18,7 +18,7 @@ from batcher.hub.hub import ReplyHub
 from batcher.messages import Prediction, entry_id
 from batcher.settings import QueueSettings
 from tests.answers import right
-from tests.mill import Process
+from tests.mill import ForkedProcess, Process
 from tests.proxy import Proxy
 from tests.servers import RedisServer, leftovers
 
@@ -64,7 +64,9 @@ class Road:
         variables = {f"MILLRACE_{name.upper()}": str(value) for name, value in both.items()}
         name = f"worker-{len(self.workers)}"
         command = [sys.executable, "-m", "batcher"]
-        worker = Process(name, command, {**variables, **(environment or {})}, self._folder)
+        # An environment of its own, such as PYTHONPATH, is for an interpreter that starts.
+        process_type = Process if environment else ForkedProcess
+        worker = process_type(name, command, {**variables, **(environment or {})}, self._folder)
         self.workers.append(worker)
         return worker
 

@@ -19,7 +19,7 @@ from batcher.hub.shared_cache import SharedCache
 from batcher.settings import QueueSettings
 from millrace.settings_loader import free_port
 from tests.faults.conftest import Road
-from tests.mill import Mill, Process, millrace, wait_until
+from tests.mill import ForkedProcess, Mill, Process, millrace, wait_until
 from tests.servers import RedisServer, server_binary
 
 pytestmark = [pytest.mark.redis, pytest.mark.e2e]
@@ -77,7 +77,7 @@ def test_the_documented_acl_is_enough_for_every_process(
     admin = server.client()
     plain, server.url = server.url, f"redis://millrace:secret@127.0.0.1:{server.port}/0"
     made = mill(redis=server)
-    jobs = Process("jobs", millrace("jobs"), made.environment, made.folder)
+    jobs = ForkedProcess("jobs", millrace("jobs"), made.environment, made.folder)
     made.processes.append(jobs)
     assert made.predict("one", "two").status_code == 200
     handed_in = made.http.post("/jobs", json={"text": [f"text {number}" for number in range(50)]})

@@ -121,9 +121,14 @@ async def test_what_a_frozen_worker_asked_for_in_advance_costs_a_text_a_lease_at
     road.workers[0].kill(signal.SIGSTOP)
     asking = asyncio.create_task(road.check("asked for by a frozen worker"))
     place = await road.until(
-        lambda: road.client.zrange(f"{P}:inflight", 0, -1, withscores=True) or road.client.llen(f"{P}:q"),
+        lambda: (
+            road.client.zrange(f"{P}:inflight", 0, -1, withscores=True)
+            or road.client.llen(f"{P}:q")
+            or asking.done()
+        ),
         "the text to wait or to be claimed",
     )
+    assert not asking.done(), await asking
     claimed = place if isinstance(place, list) else []
     seconds, micros = road.client.time()
     assert all(ends_ms <= seconds * 1000 + micros / 1000 + lease_ms for _, ends_ms in claimed)

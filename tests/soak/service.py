@@ -64,6 +64,9 @@ class Models:
 class Soaked(Mill):
     """A `Mill` with its processes by role; with `limited`, each is held to the memory of its manifest."""
 
+    # Whose memory is measured is started as people start it.
+    process_type = Process
+
     def __init__(self, redis_server: RedisServer, models: Models, *, limited: bool) -> None:
         self._limited = limited
         listed = f"{models.first},topics={models.second}"
