@@ -20,6 +20,8 @@ from tests.servers import RedisServer, server_binary
 
 ROOT = Path(__file__).parents[2]
 NODES = ["redis-1", "redis-2", "redis-3"]
+# The documented trial: which node is killed, and the shard that is down then.
+KILLED = re.compile(r"kill redis-(\d)`: `shards_up` is 2 and `warning` names shard (\d)")
 
 
 def chosen() -> dict[str, str]:
@@ -142,10 +144,14 @@ def test_the_script_gives_each_node_one_shard_and_may_run_again(
         for client in clients:
             # Even parts of the slots would leave one node without a shard.
             owners = {
-                port
+                slot: port
                 for slot in slots
                 for first, last, (_, port, *_), *_ in client.execute_command("CLUSTER", "SLOTS")
                 if first <= slot <= last
             }
-            assert owners == {server.port for server in nodes}
+            assert set(owners.values()) == {server.port for server in nodes}
             client.close()
+    (node, shard) = KILLED.search((ROOT / "docs/deploy.md").read_text()).groups()  # type: ignore[union-attr]
+    assert owners[slots[int(shard)]] == nodes[int(node) - 1].port, (
+        "docs/deploy.md kills the master of another shard"
+    )
