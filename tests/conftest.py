@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import gc
+import logging
 import os
 import re
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator
@@ -15,6 +15,7 @@ import pytest
 import redis
 from hypothesis import HealthCheck, settings
 
+from batcher.gc_tuning import freeze_after_startup
 from batcher.jobs.upload import encode_text
 from tests import fake_transport
 from tests.mill import Mill
@@ -35,9 +36,23 @@ fake_transport.install()
 
 
 def pytest_collection_finish() -> None:
-    """Keeps what the test modules have imported out of later collections, which took a fifth of the time."""
-    gc.collect()
-    gc.freeze()
+    """Collects garbage more rarely, and not in what the test modules have imported.
+
+    It took a fifth of the time: a collection looks at everything that torch consists of.
+    """
+    freeze_after_startup()
+
+
+@pytest.fixture(autouse=True)
+def _logging_stays_as_it_was() -> Iterator[None]:
+    """A test that leaves logs turned off, or their level changed, hides what later tests look for."""
+    root = logging.getLogger()
+    before = root.level, root.manager.disable
+    yield
+    after = root.level, root.manager.disable
+    root.setLevel(before[0])
+    logging.disable(before[1])
+    assert after == before, "this test has changed the level of all logs"
 
 
 # On a Python that torch has no wheel for, what needs torch is skipped and says so. Where torch is installed

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from api.main import create_app
 from api.predict.handler import PredictMiddleware
 from api.settings import ApiSettings
+from batcher.core.keys import prefix
 from batcher.core.pipeline import Pipeline
 from batcher.hub.admission import LaneCaps
 from batcher.hub.hub import ReplyHub
@@ -28,7 +29,7 @@ from batcher.worker.cache_writer import remember
 from batcher.worker.loop import Worker
 from batcher.worker.queue import WorkerQueue
 from model_store.stub import StubClassifier
-from tests.fakes import counted
+from tests.fakes import Gated, counted
 from tests.servers import leftovers
 
 
@@ -159,11 +160,19 @@ async def test_a_crowd_with_one_question_costs_one_inference(mill: Mill) -> None
 
 
 async def test_who_leaves_leaves_nothing_in_the_queue(mill: Mill) -> None:
-    mill.worker(StubClassifier(batch_ms=300.0))
+    classifier = Gated()
+    mill.worker(classifier)
     app, client = await mill.edge()
     await ready(client)
     busy = asyncio.create_task(client.post("/predict", json={"text": ["keeps the worker busy"]}))
-    await asyncio.sleep(0.1)
+
+    async def running() -> bool:
+        return texts_run(mill) == 1
+
+    async def waiting() -> bool:
+        return mill.sync().llen(f"{prefix('t')}:q") == 1
+
+    await until(running)
     gone = asyncio.Event()
     messages = [{"type": "http.request", "body": b'{"text": ["never mind"]}'}]
 
@@ -179,9 +188,10 @@ async def test_who_leaves_leaves_nothing_in_the_queue(mill: Mill) -> None:
     leaving = asyncio.create_task(
         app({"type": "http", "method": "POST", "path": "/predict", "headers": []}, receive, send)
     )
-    await asyncio.sleep(0.05)
+    await until(waiting)
     gone.set()
     await leaving
+    classifier.gate.set()
     assert (await busy).status_code == 200
 
     async def nothing_left() -> bool:
@@ -243,7 +253,11 @@ async def test_refusals_leave_nothing_to_the_garbage_collector(mill: Mill) -> No
     async def one_text(number: int, wait_s: float = 9.0) -> int:
         return await asked(b'{"text": ["number %d"]}' % number, wait_s)
 
+    async def one_answered() -> bool:
+        return await one_text(1000) == 200
+
     with kept_by_cycles() as kept:
+        await until(one_answered)  # the first collection takes so long that commands may time out
         crowd = await asyncio.gather(*(one_text(number) for number in range(40)))
         late = [await one_text(number, 0.01) for number in range(100, 105)]
         bad = [await asked(body) for body in (b"{", b'{"text": []}', b'{"text": [1]}') for _ in range(5)]

@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from api.settings import ApiSettings
 from batcher.core.snapshot import NO_SNAPSHOT
 from batcher.messages import Prediction, entry_id
-from tests.unit.api.pretended import Service, Start, running
-from tests.unit.pretended import OTHER_REVISION, REVISION, RUNNING, FakeCache, FakeHub, prediction
+from tests.unit.api.pretended import Service, Start
+from tests.unit.pretended import MODEL, OTHER_REVISION, REVISION, RUNNING, FakeHub, prediction
 
 
 def expected(*texts: str) -> dict[str, object]:
@@ -248,15 +248,21 @@ async def test_trace_context_travels_with_the_entries(service: Service) -> None:
 
 @given(texts=st.lists(st.text(max_size=20), min_size=1, max_size=12), ascii_only=st.booleans())
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
-async def test_every_text_of_any_unicode_is_answered_in_its_place(texts: list[str], ascii_only: bool) -> None:
-    hub, cache = FakeHub(), FakeCache()
+async def test_every_text_of_any_unicode_is_answered_in_its_place(
+    service: Service, texts: list[str], ascii_only: bool
+) -> None:
+    hub, cache = service.hub, service.cache
+    # The service is that of all examples: none finds the results of another, which are of another revision.
+    revision = f"{len(cache.lookups):064x}"
+    hub.snapshot = replace(RUNNING, model=replace(MODEL, revision=revision))
+    hub.answer = partial(prediction, revision=revision)
+    hub.asked.clear()
     for text in texts[::3]:
-        cache.keep(text)
+        cache.held[revision, entry_id(text)] = prediction(text, revision)
     body = json.dumps({"text": texts}, ensure_ascii=ascii_only).encode()
-    async with running(hub, cache, ApiSettings()) as service:
-        for _ in range(2):
-            response = await service.post(body)
-            assert response.json() == expected(*texts)
+    for _ in range(2):
+        response = await service.post(body)
+        assert response.json() == expected(*texts)
     asked = [text for call in hub.asked for text in call]
     assert set(asked) == set(texts) - set(texts[::3])
     assert len(asked) == len(set(asked))
