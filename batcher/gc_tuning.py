@@ -12,3 +12,12 @@ def freeze_after_startup() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(*_THRESHOLDS)
+
+
+def collect_dropped() -> None:
+    """Call this once something large has been dropped, such as a revision of a model.
+
+    Its parts refer to each other, so only the collector frees them, and with these thresholds it looks at
+    what has survived its first rounds after millions of new objects.
+    """
+    gc.collect()

@@ -18,6 +18,7 @@ from api.errors import Problem
 from api.predict.lookup import PredictionLookup
 from batcher.core.revisions import Candidate, model_of, revision_queue
 from batcher.core.snapshot import NO_SNAPSHOT, Snapshot
+from batcher.gc_tuning import collect_dropped
 
 log = logging.getLogger(__name__)
 
@@ -162,7 +163,7 @@ class ServedModels:
         listed = {*snapshot.models, *answering.values(), *tried.values()} - {""}
         gone = [one.name for one in self._others.values() if one.name not in listed or not one.hub.alive]
         for name in gone:
-            self._later(_close(self._others.pop(name)))
+            self._later(_drop(self._others.pop(name)))
         for name in sorted(listed - self._others.keys()):
             self._others[name] = self._open(name)
         before = self.current
@@ -209,3 +210,9 @@ class ServedModels:
 async def _close(served: Served) -> None:
     await served.hub.stop()
     await served.cache.close()
+
+
+async def _drop(served: Served) -> None:
+    await _close(served)
+    del served
+    collect_dropped()

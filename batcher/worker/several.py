@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from batcher.core.connection import Redis, connect_shards
 from batcher.core.outage import REDIS_ERRORS, reason
+from batcher.gc_tuning import collect_dropped
 from batcher.models import listing
 from batcher.settings import WorkerSettings
 from batcher.worker.held import TokenizedEntry
@@ -139,6 +140,8 @@ class SeveralWorkers:
         self._workers = list(workers)
         self._beside = beside
         self._threads: list[threading.Thread] = []
+        # The threads of workers that were removed, until their memory is freed.
+        self._ended: list[threading.Thread] = []
         self._removed: dict[SharingWorker, Callable[[], None]] = {}
         self._errors: list[BaseException] = []
         self._turns = Turns()
@@ -156,12 +159,20 @@ class SeveralWorkers:
             self.add(worker)
         for one in self._beside:
             one.start()
-        while self._threads:  # those that are added meanwhile, too
-            self._threads[0].join(SIGNALS_S)
+        while threads := [*self._threads]:  # those that are added meanwhile, too
+            threads[0].join(SIGNALS_S)
+            del threads
+            self._free()
         for one in self._beside:
             one.stop()
         if self._errors:
             raise self._errors[0]
+
+    def _free(self) -> None:
+        """Frees the memory of workers that were removed."""
+        if self._ended:
+            self._ended.pop().join()
+            collect_dropped()
 
     def add(self, worker: SharingWorker) -> None:
         """Runs one more worker from now on. As soon as there are two, they take turns."""
@@ -207,3 +218,4 @@ class SeveralWorkers:
             self.stop()
         else:
             ended()
+            self._ended.append(threading.current_thread())

@@ -8,12 +8,14 @@ import itertools
 import weakref
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import fakeredis
 import httpx
 import pytest
 
 from batcher import jobs
+from batcher.hub.hub import ReplyHub
 from model_store.stub import StubClassifier
 from tests.many import House, Many, open_house, publish_fast, ready, stamp, until_async
 from tests.shards import until
@@ -181,6 +183,36 @@ async def test_finding_29_a_dropped_revision_leaves_no_connection_no_memory_and_
     await until(lambda: len(closed) == 4, "its connections to be closed, and that of its cache")
     await until(lambda: gc.collect() >= 0 and dropped() is None, "its memory to be free")
     monkeypatch.undo()
+
+
+@pytest.mark.parametrize(
+    ("kind", "other"),
+    [(ReplyHub, "batcher.worker.several"), (StubClassifier, "api.models.served")],
+)
+async def test_finding_34_the_memory_of_a_dropped_revision_is_freed_in_each_process(
+    many: Many, house: House, monkeypatch: pytest.MonkeyPatch, kind: type, other: str
+) -> None:
+    """It refers to itself, and the collector hardly ever looked at what is that old."""
+    monkeypatch.setattr(f"{other}.collect_dropped", lambda: None)  # all processes of this test are one
+
+    def living() -> weakref.WeakSet[Any]:
+        return weakref.WeakSet(one for one in gc.get_objects() if isinstance(one, kind))
+
+    async def another(variant: str) -> None:
+        number = await house.publish(f"stub@{variant}", "topics")
+        await house.move(model="topics", number=number)
+
+    await another("v2")
+    await another("v3")  # from here on, each new one takes the place of the one before the last
+    gc.collect()
+    gc.disable()
+    try:
+        before = living()
+        known = len(before)
+        await another("v4")
+        await until(lambda: len(before) < known, "the memory of the revision before the last to be free")
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize(("model", "base"), [("topics", "topics"), ("stub", "")])
