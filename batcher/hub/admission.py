@@ -9,6 +9,10 @@ from batcher.core.pauses import Pause
 from batcher.errors import Paused, QueueFull
 from batcher.messages import Lane
 
+# Admit only what will be claimed within this share of its budget: the batch itself needs the rest.
+ADMIT_SHARE = 0.5
+# Clients with little waiting (`first`) may exceed the cap by one part in this many.
+FIRST_SHARE = 4
 RETRY_MOST_S = 60.0
 # Retry-After counts on this share of the measured rate: it has whole seconds, so many clients retry at once,
 # and new requests arrive meanwhile.
@@ -38,6 +42,14 @@ class Admission:
         pause = self.pauses.get(lane)
         if pause is not None and not pause.admits(budget_s):
             raise _paused(pause)
+
+    def cap(self, lane: Lane, first: bool, budget_s: float) -> int:
+        """The waiting cost that can be claimed in time: the setting, or less if the workers are slower."""
+        cap: int = getattr(self.caps, lane)
+        if lane == "interactive" and self.rate > 0:
+            able_s = max(budget_s - self.pause_s(lane), 0.0)
+            cap = min(cap, int(self.rate * able_s * ADMIT_SHARE) + 1)
+        return cap + cap // FIRST_SHARE if first else cap
 
     def refusals(self) -> Iterator[tuple[str, Paused]]:
         """The lanes whose waiting texts are refused, and the refusal."""

@@ -16,7 +16,7 @@ from batcher.core.pipeline import Pipeline
 from batcher.errors import BudgetExceeded, Malformed, MillraceError, QueueUnavailable
 from batcher.hub.admission import Admission
 from batcher.hub.counts import HubCounts
-from batcher.hub.pending import PendingEntry
+from batcher.hub.pending import PendingEntry, settle
 from batcher.hub.wake_ups import WakeUps
 from batcher.messages import Lane, Outcome, Prediction, decode_cached, decode_result, estimate_cost
 
@@ -24,10 +24,6 @@ log = logging.getLogger(__name__)
 
 # Pending requests survive an outage shorter than this. New requests are refused at once.
 OUTAGE_GRACE_S = 0.8
-# Admit only what will be claimed within this share of its budget: the batch itself needs the rest.
-ADMIT_SHARE = 0.5
-# Clients with little waiting (`first`) may exceed the cap by one part in this many.
-FIRST_SHARE = 4
 # Results are polled after this time in case a hint was lost.
 LOOK_S = 0.3
 # The most entries that one command cancels.
@@ -50,7 +46,7 @@ class Dispatcher:
         self._outage = outage
         self._admission = admission
         self.wake_ups = WakeUps(pipeline, self.pending)
-        self._last_write = 0
+        self._last_write = self._enqueues = 0
         self._unwanted: list[str] = []
 
     def hold(
@@ -131,23 +127,20 @@ class Dispatcher:
             self._api,
             one.lane,
             int(budget_s * 1000),
-            self.cap(one.lane, one.first, budget_s),
+            self._admission.cap(one.lane, one.first, budget_s),
             one.trace,
             one.first,
             cache_prefix(self._cache_name, one.revision) if one.revision else "",
         )
+        self._enqueues += 1
+        for entry in entries:
+            entry.enqueue = self._enqueues
         asked = self._pipeline.run(command)
-        asked.add_done_callback(partial(self._replied, entries, self._pipeline.writes))
+        asked.add_done_callback(partial(self._replied, entries, self._enqueues, self._pipeline.writes))
 
-    def cap(self, lane: Lane, first: bool, budget_s: float) -> int:
-        """The waiting cost that can be claimed in time: the setting, or less if the workers are slower."""
-        cap: int = getattr(self._admission.caps, lane)
-        if lane == "interactive" and self._admission.rate > 0:
-            able_s = max(budget_s - self._admission.pause_s(lane), 0.0)
-            cap = min(cap, int(self._admission.rate * able_s * ADMIT_SHARE) + 1)
-        return cap + cap // FIRST_SHARE if first else cap
-
-    def _replied(self, entries: Sequence[PendingEntry], write: int, done: asyncio.Future[Enqueued]) -> None:
+    def _replied(
+        self, entries: Sequence[PendingEntry], number: int, write: int, done: asyncio.Future[Enqueued]
+    ) -> None:
         if error := done.exception():
             self._refused(entries, error)
             return
@@ -155,8 +148,7 @@ class Dispatcher:
         self._last_write = write
         enqueued, now = done.result(), asyncio.get_running_loop().time()
         if isinstance(enqueued, Full):
-            cost = sum(estimate_cost(entry.text) for entry in entries)
-            self._shed(entries, self._admission.queue_full(entries[0].lane, enqueued.waiting, cost, now))
+            self._full(entries, number, enqueued.waiting, now)
             return
         self.wake_ups.queued(enqueued.idle)
         for entry, state in zip(entries, enqueued.states, strict=True):
@@ -190,6 +182,13 @@ class Dispatcher:
         for entry in entries:
             entry.revision = ""
         self._enqueue(entries)
+
+    def _full(self, entries: Sequence[PendingEntry], number: int, waiting: int, now: float) -> None:
+        """Refuses what only this command enqueues. Requests that may be admitted wait for the rest."""
+        cost = sum(estimate_cost(entry.text) for entry in entries)
+        refusal = self._admission.queue_full(entries[0].lane, waiting, cost, now)
+        latest = [entry for entry in entries if entry.enqueue == number]
+        self._shed([entry for entry in latest if entry.asked_at == math.inf] or latest, refusal)
 
     def _shed(self, entries: Sequence[PendingEntry], refusal: MillraceError) -> None:
         for entry in entries:
@@ -225,7 +224,7 @@ class Dispatcher:
     def resolve(self, entry: PendingEntry, outcome: Outcome) -> None:
         """Passes the outcome to the requests that wait. A later request enqueues the text again."""
         if not entry.future.done():
-            entry.future.set_result(outcome)
+            settle(entry.future, outcome)
         self._forget(entry)
 
     def resolve_all(self, outcome: Outcome) -> None:

@@ -15,10 +15,11 @@ from batcher.messages import Lane, Outcome
 
 @dataclass(slots=True, eq=False)
 class PendingEntry:
-    """One entry that `waiting` requests of this process wait for. Errors are results of its future, too.
+    """One entry that `waiting` requests of this process wait for.
 
     Its result is polled at `look_at`, in case the hint was lost. The queue accepted it at `asked_at`. With
-    `revision`, the queue reads the cached result of that revision first.
+    `revision`, the queue reads the cached result of that revision first. `enqueue` is the number of the last
+    command that enqueued it.
     """
 
     id: str
@@ -32,6 +33,16 @@ class PendingEntry:
     waiting: int = 0
     asked_at: float = math.inf
     look_at: float = math.inf
+    enqueue: int = 0
+
+
+def settle(future: asyncio.Future[Outcome], outcome: Outcome) -> None:
+    """Sets the outcome of an entry: an exception if it ends all requests that wait for it."""
+    if not isinstance(outcome, MillraceError) or isinstance(outcome, (EntryFailed, EntryPoisoned)):
+        future.set_result(outcome)
+    else:
+        future.set_exception(outcome)
+        future.exception()  # not logged if no request waits any more
 
 
 async def outcomes(
@@ -39,16 +50,17 @@ async def outcomes(
 ) -> list[Outcome]:
     """Waits for the outcomes of these ids, in order, for at most `budget_s`.
 
-    EntryFailed and EntryPoisoned are returned in place of the text's prediction, other errors are raised.
+    EntryFailed and EntryPoisoned are returned in place of the text's prediction. Any other error is raised
+    at once.
     """
-    _, pending = await asyncio.wait([entry.future for entry in held.values()], timeout=budget_s)
+    futures = [entry.future for entry in held.values()]
+    done, pending = await asyncio.wait(futures, timeout=budget_s, return_when=asyncio.FIRST_EXCEPTION)
+    for future in done:
+        if error := future.exception():
+            # Raise a copy: raising the shared instance would attach this frame to its traceback and
+            # create a reference cycle, which only the garbage collector can free.
+            raise copy(error)
     if pending:
         counts.expired += len(pending)
         raise BudgetExceeded(f"no result within the budget of {budget_s:g} s")
-    found = [held[entry_id].future.result() for entry_id in ids]
-    for outcome in found:
-        if isinstance(outcome, MillraceError) and not isinstance(outcome, (EntryFailed, EntryPoisoned)):
-            # Raise a copy: raising the shared instance would attach this frame to its traceback and
-            # create a reference cycle, which only the garbage collector can free.
-            raise copy(outcome)
-    return found
+    return [held[entry_id].future.result() for entry_id in ids]

@@ -25,7 +25,7 @@ from batcher.errors import (
     QueueUnavailable,
 )
 from batcher.hub import hub as hub_module
-from batcher.hub.admission import LaneCaps
+from batcher.hub.admission import Admission, LaneCaps
 from batcher.hub.hints import HintList
 from batcher.hub.hub import ReplyHub
 from batcher.hub.shared_cache import SharedCache
@@ -557,6 +557,34 @@ async def test_a_full_lane_sheds_and_says_when_to_come_back(road: Road) -> None:
     assert shed
     assert all(error.retry_after_s is not None and error.retry_after_s >= 1 for error in shed)
     assert road.leftovers() == []
+
+
+@pytest.mark.parametrize("order", [("admitted", "refused"), ("refused", "admitted")])
+async def test_finding_35_a_refused_request_leaves_a_shared_text_to_the_others(
+    road: Road, monkeypatch: pytest.MonkeyPatch, order: tuple[str, ...]
+) -> None:
+    """The queue is too full for what a short budget needs, and not for a long one.
+
+    The refusal reached all requests with a text of the refused one. Found by `python -m tests.simulation`.
+    """
+    hub, classifier = await road.hub(), Gated()
+    await road.worker(classifier, batch_texts=1)
+    await road.ready(hub)
+    blockers = [asyncio.create_task(ask(hub, f"blocker {i}")) for i in range(5)]
+    await until(lambda: road.client.llen(f"{PREFIX}:q") > 1)
+    monkeypatch.setattr(Admission, "cap", lambda self, lane, first, budget_s: 100_000 if budget_s > 9 else 1)
+    budgets = {"admitted": 20.0, "refused": 8.0}
+    asked = {
+        kind: asyncio.create_task(ask(hub, "shared", f"only in {kind}", budget_s=budgets[kind]))
+        for kind in order
+    }
+    try:
+        with pytest.raises(QueueFull):
+            await asyncio.wait_for(asked["refused"], 5)
+    finally:
+        classifier.gate.set()
+    assert len(await asked["admitted"]) == 2
+    await asyncio.gather(*blockers)
 
 
 async def test_a_stopping_worker_finishes_what_it_runs_and_gives_back_the_rest(road: Road) -> None:

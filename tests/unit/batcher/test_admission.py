@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
-from batcher.core.outage import Outage
 from batcher.hub.admission import PROMISED_SHARE, Admission, LaneCaps
-from batcher.hub.dispatcher import Dispatcher
 from batcher.messages import Lane
 
 CAPS = LaneCaps(interactive=1000, bulk=5000)
@@ -32,9 +28,7 @@ def admission(rate: float) -> Admission:
     ],
 )
 def test_no_more_is_admitted_than_is_claimed_in_time(lane: Lane, first: bool, rate: float, cap: int) -> None:
-    pipeline: Any = None
-    dispatcher = Dispatcher(pipeline, "t", "a", Outage(), admission(rate))
-    assert dispatcher.cap(lane, first, budget_s=2.0) == cap
+    assert admission(rate).cap(lane, first, budget_s=2.0) == cap
 
 
 def test_who_is_shed_comes_back_after_what_waits_and_who_was_shed_before() -> None:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
 import pytest
 
-from batcher.core.outage import Outage
 from batcher.core.pauses import Pause, Waiting, read_pauses
 from batcher.errors import Paused
 from batcher.hub.admission import Admission, LaneCaps
-from batcher.hub.dispatcher import Dispatcher
 
 
 def admission(waiting: Waiting, left_s: float) -> Admission:
@@ -46,8 +43,7 @@ def test_only_what_can_be_answered_in_time_is_admitted(
 
 def test_the_cap_and_retry_after_count_from_the_end_of_the_pause() -> None:
     made = admission("keep", 30)
-    pipeline: Any = None
-    cap = Dispatcher(pipeline, "t", "a", Outage(), made).cap("interactive", False, budget_s=40.0)
+    cap = made.cap("interactive", False, budget_s=40.0)
     assert 450 < cap < 510, "half of what the workers do in the ten seconds that are left"
     assert made.queue_full("interactive", 75, 0, 0.0).retry_after_s == pytest.approx(31, abs=0.2)
     assert made.queue_full("bulk", 75, 0, 0.0).retry_after_s == pytest.approx(1, abs=0.2)
