@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 # How long an unused wake-up is kept.
 WAKE_MS = 60_000
 # How long the last keys of a queue are kept that is not served any more.
-RETIRED_S = 3600
+RETIRED_S = 300
 
 
 class WorkerQueue:
@@ -61,7 +61,7 @@ class WorkerQueue:
     def expire_keys(self) -> None:
         """Lets the keys expire that have no end, unless others use the queue. Raises Redis errors."""
         pipe = self._client.pipeline(transaction=False)
-        for key in ("model", "clock"):
+        for key in ("model", "clock", "waiting"):
             pipe.expire(f"{self.prefix}:{key}", RETIRED_S)
         pipe.execute()
 

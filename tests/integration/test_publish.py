@@ -179,7 +179,7 @@ async def test_finding_29_a_dropped_revision_leaves_no_connection_no_memory_and_
     monkeypatch.setattr(fakeredis.FakeRedis, "close", lambda self: closed.append(self))
     dropped = weakref.ref(served.models[-1].worker)
     served.drop("topics@1")
-    await until(lambda: all(client.ttl(key) > 0 for key in keys), "its keys to have an end")
+    await until(lambda: all(0 < client.ttl(key) <= 300 for key in keys), "its keys to have an end")
     await until(lambda: len(closed) == 4, "its connections to be closed, and that of its cache")
     await until(lambda: gc.collect() >= 0 and dropped() is None, "its memory to be free")
     monkeypatch.undo()

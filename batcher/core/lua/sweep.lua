@@ -70,7 +70,8 @@ redis.call('HSET', SNAPSHOT, 'workers', workers, 'rate', string.format('%.1f', r
   'pauses', pauses_left())
 -- The limit is 0 if this process has not asked yet.
 if ARGV[9] ~= '0' then redis.call('HSET', SNAPSHOT, 'memory', ARGV[8], 'memory_limit', ARGV[9]) end
-redis.call('PEXPIRE', SNAPSHOT, WORKERS_MS)
+-- That of a revision that is no longer served expires soon.
+redis.call('PEXPIRE', SNAPSHOT, workers + guests > 0 and WORKERS_MS or 300000)
 
 if full then redis.call('SET', FULL, '1', 'PX', 2000) end
 -- Evicts in the order of the key space, which is as good as random; RANDOMKEY would take ten times as long for each key.
