@@ -39,6 +39,8 @@ def main() -> None:
         "--separate-cache", action="store_true", help="also with a second Redis for the cache"
     )
     args = parser.parse_args()
+    if args.texts < 1 or args.users < 1 or args.seconds <= 0:
+        parser.error("--seconds, --users and --texts must be positive")
     source = stream(7)
     ready = [[next(source) for _ in range(args.texts)] for _ in range(256_000 // args.texts)]
     results = [measure("queue", ready, args.users, args.seconds, separate_cache=False)]
