@@ -1,14 +1,19 @@
-"""Decides whether a request is allowed: its host and origin, its API key, and its client's rate limit."""
+"""Decides whether a request is allowed: its host and origin, its API key, and the limits of its client."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from api.admin.access import AdminAccess, is_admin_path
 from api.asgi.http import PROBES, RequestHeaders, client_address
+from api.backend import Hub
 from api.errors import Problem
 from api.keys import Keys, key_name
 from api.origins import Origins
 from api.rate_limit import RateCounter
 from api.settings import ApiSettings
+from api.traffic import Traffic
 
 # These paths never require an API key: probes, metrics, the API documentation and the web page.
 OPEN_PATHS = PROBES | {"/docs", "/openapi.json", "/", "/console"}
@@ -81,3 +86,67 @@ class Authenticator:
             raise
         self._rate.count(client)
         headers.client_name = key_name(client)
+
+
+class ClientLimits:
+    """Refuses texts of clients that an operator holds back, or that have reached a quota or a cap.
+
+    `traffic` counts what clients send, and knows what is left of their quotas.
+    """
+
+    def __init__(self, settings: ApiSettings, hub: Hub) -> None:
+        self._hub = hub
+        self._most = settings.max_client_texts
+        self._first = settings.first_client_texts
+        self._waiting: dict[str, int] = {}
+        self.traffic = Traffic(settings, hub, self._waiting)
+
+    @property
+    def checks(self) -> bool:
+        """Whether there is a hold or a quota, and so anything for `check` to do."""
+        return self.traffic.has_quotas or bool(self._hub.snapshot.holds)
+
+    def check(self, client: str) -> None:
+        """Raises Problem 429 `client_paused` or `quota_exceeded`."""
+        hold = self._hub.snapshot.holds.get(client)
+        if hold is not None and hold.what == "all" and (left_s := hold.left_s):
+            raise _paused("requests", left_s)
+        self.traffic.check_quota(client)
+
+    def accepts(self, client: str, texts: int) -> bool:
+        """Whether `wait` would accept these texts."""
+        hold = self._hub.snapshot.holds.get(client)
+        return self._has_room(client, texts) and not (hold is not None and hold.left_s > 0)
+
+    @contextmanager
+    def wait(self, client: str, texts: int) -> Iterator[bool]:
+        """Counts texts while they wait. Yields whether they go before those of heavier clients.
+
+        Raises Problem 429 `client_paused` or `client_limit`. A client with nothing waiting is never refused
+        for its limit, because the size of a single request is limited elsewhere.
+        """
+        hold = self._hub.snapshot.holds.get(client)
+        if hold is not None and (left_s := hold.left_s):
+            raise _paused("new texts", left_s)
+        waiting = self._waiting.get(client, 0)
+        if not self._has_room(client, texts):
+            detail = f"this client has {waiting} texts waiting already, of at most {self._most}"
+            raise Problem(429, detail, code="client_limit")
+        self._waiting[client] = waiting + texts
+        try:
+            yield waiting + texts <= self._first
+        finally:
+            left = self._waiting[client] - texts
+            if left:
+                self._waiting[client] = left
+            else:
+                del self._waiting[client]
+
+    def _has_room(self, client: str, texts: int) -> bool:
+        waiting = self._waiting.get(client, 0)
+        return not (self._most and waiting and waiting + texts > self._most)
+
+
+def _paused(what: str, left_s: float) -> Problem:
+    detail = f"an operator has paused {what} of this client"
+    return Problem(429, detail, code="client_paused", retry_after_s=left_s)

@@ -12,13 +12,14 @@ from fastapi import APIRouter, FastAPI, Response
 from starlette.middleware import Middleware
 
 from api.admin.confirming import Confirming
+from api.admin.forget import Memory
 from api.admin.history import Minutes
 from api.admin.routes import admin_routes
 from api.admin.service import Books, Console
 from api.admin.traces import Traces
 from api.asgi.exceptions import EXCEPTION_HANDLERS
 from api.asgi.middleware import ASGIResponse, RequestMiddleware
-from api.auth import Authenticator
+from api.auth import Authenticator, ClientLimits
 from api.backend import Cache, Hub
 from api.batches.answers import BatchAnswers
 from api.batches.routes import batch_routes
@@ -42,6 +43,7 @@ from api.predict.local_cache import LocalCache
 from api.predict.lookup import PredictionLookup
 from api.predict.openapi import PREDICT_RESPONSES, Predictions, request_body
 from api.predict.others import Deferral
+from api.predict.request_log import RequestLog
 from api.settings import ApiSettings
 from api.stats.routes import Stats, stats_routes
 from api.ui import ui_routes
@@ -88,18 +90,21 @@ def create_app(
     local = LocalCache(settings.local_cache_entries, settings.local_cache_bytes)
     metrics = Metrics(settings.default_budget_s, metrics_dir, ByModel(lambda: queue_metrics(models)))
 
-    lookup = PredictionLookup(settings, hub, cache, local, metrics)
-    traces = Traces(console, hub, lookup.recent)
+    limits = ClientLimits(settings, hub)
+    lookup = PredictionLookup(settings, hub, cache, local, limits)
+    log = RequestLog(metrics, limits.traffic)
+    traces = Traces(console, hub, log.recent)
+    memory = Memory(hub, [local.clear, log.recent.clear])
 
     def publish() -> None:
-        lookup.follow()
+        memory.follow()
         traces.follow()
         for members in filter(None, map(members_of, models.cascades.values())):
             members.follow()
         metrics.publish(local, [one.hub for one in models.queues], [one.cache for one in models.queues])
 
-    jobs.check_client, jobs.count_texts = lookup.gate.check, lookup.traffic.count_job
-    predict = PredictHandler(settings, lookup, lifecycle, auth, deferral or JobDeferral(jobs))
+    jobs.check_client, jobs.count_texts = limits.check, limits.traffic.count_job
+    predict = PredictHandler(settings, lookup, lifecycle, auth, deferral or JobDeferral(jobs), log)
     health = Health(metrics)
 
     def connect_model(name: str) -> tuple[Hub, Cache]:
@@ -113,11 +118,11 @@ def create_app(
         return predict.for_model(route, found, JobDeferral(jobs, model_of(name)), foreign)
 
     models = ServedModels(Served("", hub, cache, lookup, predict), connect or connect_model, handle)
-    candidates = Candidates(console, auth, handle)
+    candidates = Candidates(console, auth, handle, metrics)
     models.divide = candidates.divide
     jobs.find_model = job_queues(models)
     compat = Compat(Road(settings, predict, models, auth, lifecycle), health)
-    models.cascades = cascades(settings.all_cascades, models, handle)
+    models.cascades = cascades(settings.all_cascades, models, handle, metrics)
     stats = Stats(metrics, hub, jobs, lifecycle, settings.lease_ms / 1000)
     stats.models = lambda: models_facts(models)
     stats.on_point = Minutes(console).take
@@ -127,7 +132,7 @@ def create_app(
         lifecycle.catch_signals()
         await hub.start()
         await models.start()
-        async with _published(publish, lifecycle), stats.running(), lookup.traffic.running(lifecycle):
+        async with _published(publish, lifecycle), stats.running(), limits.traffic.running(lifecycle):
             yield {LIFECYCLE: lifecycle}
         await candidates.stop()
         await jobs.stop()
@@ -154,7 +159,7 @@ def create_app(
     if "openai" in compat.endpoints:
         app.include_router(batch_routes(jobs, BatchAnswers(Moderation(settings), lambda: _labels(hub))))
     app.include_router(stats_routes(stats))
-    app.include_router(admin_routes(console, models, jobs, settings, lookup.forget, traces))
+    app.include_router(admin_routes(console, models, jobs, settings, memory.forget, traces))
     app.include_router(docs_routes(app, compat.describe))
     app.include_router(ui_routes(settings.page))
     answering = PredictMiddleware(app, predict, ModelPaths(models, compat.wrap(app), app))

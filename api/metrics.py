@@ -155,9 +155,9 @@ class Metrics:
         """Counts texts that were answered from the in-process cache."""
         self._hit_local.inc(texts)
 
-    def entries(self, outcome: str | MillraceError, texts: int = 1) -> None:
-        """Counts texts with this outcome: a name from OUTCOMES, or the error they ended with."""
-        name = outcome if isinstance(outcome, str) else OUTCOME_OF.get(type(outcome), "failed")
+    def entries(self, outcome: str | type[MillraceError], texts: int) -> None:
+        """Counts texts with this outcome: a name from OUTCOMES, or the class of the error they ended with."""
+        name = outcome if isinstance(outcome, str) else OUTCOME_OF.get(outcome, "failed")
         self._entries.labels(name).inc(texts)
 
     def cascade(self, name: str, model: str, texts: int) -> None:

@@ -22,7 +22,7 @@ from api.backend import Hub
 from api.errors import Problem
 from api.keys import key_name
 from api.lifecycle import Lifecycle
-from api.predict.context import RequestContext
+from api.predict.request import RequestContext
 from api.settings import ApiSettings
 from batcher.core.console import AddUsage, UsageRow
 from batcher.core.outage import REDIS_ERRORS

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -10,9 +10,30 @@ from fastapi import APIRouter, Request
 from api.admin.schemas import Forget
 from api.admin.service import Console, ShardBooks
 from api.admin.spread import Replies
+from api.backend import Hub
 from api.settings import ApiSettings
 from batcher.admin.forget import Removed, total
 from batcher.messages import entry_id
+
+
+class Memory:
+    """What this process keeps of texts and clients in memory. `clear` are the functions that empty it."""
+
+    def __init__(self, hub: Hub, clear: Sequence[Callable[[], None]]) -> None:
+        self._hub = hub
+        self._clear = clear
+        self._forgotten = 0
+
+    def forget(self) -> None:
+        """Empties it."""
+        for clear in self._clear:
+            clear()
+
+    def follow(self) -> None:
+        """Empties it if an operator has made another process do so."""
+        if self._forgotten != (forgotten := self._hub.snapshot.forgotten):
+            self._forgotten = forgotten
+            self.forget()
 
 
 def add_forget(

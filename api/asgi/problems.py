@@ -3,16 +3,38 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from contextlib import suppress
 
 from starlette.requests import ClientDisconnect
 
 from api.asgi.http import CLOSE, JSON, NOSNIFF, Message, Receive, Send, next_part, send_answer
-from api.errors import Header, Problem
+from api.errors import Header, Problem, internal, problem_of
+from batcher.errors import MillraceError
+
+log = logging.getLogger(__name__)
 
 # How long to go on reading a refused body, and how many bytes of it, before the connection closes.
 LINGER_S = 2.0
 LINGER_BYTES = 16 * 1024**2
+
+
+def reported(error: BaseException, request_id: str, *, draining: bool = False) -> Problem:
+    """The problem that an error is answered with. Logs an unexpected one.
+
+    Raises the error if the server has cancelled the request, unless because the process is `draining`.
+    """
+    if isinstance(error, Problem):
+        return error
+    if isinstance(error, MillraceError):
+        return problem_of(error)
+    if isinstance(error, asyncio.CancelledError):
+        if not draining:
+            raise error
+        return Problem(503, "this process is stopping", code="draining", retry_after_s=1.0)
+    fields = {"action": "request.crashed", "request_id": request_id}
+    log.error("unexpected error", exc_info=error, extra=fields)
+    return internal()
 
 
 async def send_problem(send: Send, problem: Problem, request_id: bytes) -> None:

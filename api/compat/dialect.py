@@ -26,10 +26,10 @@ from api.asgi.http import (
     route_path,
     send_answer,
 )
-from api.asgi.problems import LingeringClose
+from api.asgi.problems import LingeringClose, reported
 from api.compat.road import Call, Road
 from api.errors import Header, Problem
-from api.predict.context import RequestContext
+from api.predict.request import RequestContext
 
 # The content type of an answer that is not JSON.
 BINARY: Header = (b"content-type", b"application/octet-stream")
@@ -104,8 +104,8 @@ class Endpoint:
         try:
             answer = await self.answer(call)
         except ClientDisconnect:
-            call.code = "client_gone"
-            self._road.record(call, self.path, 499)
+            call.context.code = "client_gone"
+            self._road.predict.request_log.add(call.context, self.path, 499)
             return
         headers = answer.headers
         headers += ((b"x-request-id", call.context.headers.request_id), NOSNIFF)
@@ -116,7 +116,7 @@ class Endpoint:
         if answer.status >= 400:
             send = LingeringClose(send, receive)
         await send_answer(send, answer.status, headers, answer.body)
-        self._road.record(call, self.path, answer.status)
+        self._road.predict.request_log.add(call.context, self.path, answer.status)
 
     async def answer(self, call: Call) -> Answer:
         """The response, errors included. May raise ClientDisconnect."""
@@ -129,9 +129,10 @@ class Endpoint:
         except ClientDisconnect:
             raise
         except (Exception, asyncio.CancelledError) as error:
-            problem = self._road.problem(call, error)
+            context, draining = call.context, self._road.lifecycle.draining
+            problem = reported(error, context.headers.id, draining=draining)
             problem.__traceback__ = None  # it would keep the body in memory until a slow client has read it
-            call.code, call.entry = problem.code, problem.entry
+            context.code, context.entry = problem.code, problem.entry
             return self.dialect.refuse(problem)
 
 

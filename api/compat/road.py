@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from time import perf_counter
-from typing import Any, TypeVar, cast
+from typing import TypeVar, cast
 
 from pydantic import BaseModel
 from pydantic_core import from_json
@@ -17,21 +15,16 @@ from api.asgi.http import Receive, check_encoding, check_json, check_length
 from api.auth import Authenticator
 from api.backend import Hub
 from api.compat.reading import parse
-from api.errors import Header, Problem, internal, problem_of
+from api.errors import Header, Problem
 from api.lifecycle import Lifecycle
 from api.models.cascade import members_of
 from api.models.served import Served, ServedModels
-from api.predict.context import RequestContext
-from api.predict.found import LookupResult
-from api.predict.handler import PredictHandler
+from api.predict.handler import PredictHandler, known_headers
 from api.predict.local_cache import CachedPrediction
-from api.predict.lookup import LookupRequest
+from api.predict.request import LookupRequest, LookupResult, RequestContext
 from api.settings import ApiSettings
 from batcher.core.snapshot import ModelRecord
-from batcher.errors import MillraceError
 from batcher.messages import Prediction
-
-log = logging.getLogger(__name__)
 
 M = TypeVar("M", bound=BaseModel)
 # A label and its score, in the order of the label ids.
@@ -42,7 +35,7 @@ _DECODED = 4096
 
 @dataclass(slots=True)
 class Call:
-    """One request. `body` is set if it has been read already; `entry` is the id of a text that failed.
+    """One request. `body` is set if it has been read already.
 
     `model` is the name in its path, and `served` the model that it is for, once `Road.choose` has run.
     """
@@ -52,8 +45,6 @@ class Call:
     model: str = ""
     served: Served | None = None
     body: bytes | None = None
-    code: str = ""
-    entry: str = ""
 
 
 @dataclass(slots=True)
@@ -125,7 +116,7 @@ class Road:
         lookup = served.lookup_for(client)
         context.texts = texts
         revision = lookup.revision_of(texts)
-        lookup.gate.check(client)
+        lookup.limits.check(client)
         tenant = client if self.settings.separate_clients else ""
         looked_up_at = perf_counter()
         cached = lookup.local.find(revision, texts, tenant)
@@ -145,7 +136,7 @@ class Road:
                 revision = computed[0].revision
         else:
             results = cast("list[CachedPrediction]", cached)
-            headers = lookup.known(context, revision, results, looked_up_at)
+            headers = known_headers(context, lookup.models, revision, results, looked_up_at)
             total_s = perf_counter() - context.started
         context.computed, context.known = len(computed), not computed
         context.tokens = sum([result.tokens for result in results])
@@ -186,47 +177,3 @@ class Road:
     def budget_s(self, wanted_s: float) -> float:
         """The budget that a client asked for, at most the largest one."""
         return min(wanted_s, self.settings.max_budget_s)
-
-    def problem(self, call: Call, error: BaseException) -> Problem:
-        """The problem that /predict would report. Raises `error` if the server has cancelled the request."""
-        if isinstance(error, Problem):
-            return error
-        if isinstance(error, MillraceError):
-            return problem_of(error)
-        if isinstance(error, asyncio.CancelledError):
-            if not self.lifecycle.draining:
-                raise error
-            return Problem(503, "this process is stopping", code="draining", retry_after_s=1.0)
-        fields = {"action": "request.crashed", "request_id": call.context.headers.id}
-        log.error("unexpected error", exc_info=error, extra=fields)
-        return internal()
-
-    def record(self, call: Call, route: str, status: int) -> None:
-        """Counts and logs a request that has been answered, as /predict does."""
-        context = call.context
-        seconds = perf_counter() - context.started
-        lookup, name = self.models.first.lookup, context.headers.client_name
-        lookup.metrics.request(route, status, seconds)
-        if name:
-            lookup.metrics.client(name, status)
-        lookup.traffic.record(context, status)
-        lookup.recent.add(context, status, call.code, seconds)
-        level = logging.DEBUG if context.known else logging.INFO
-        if log.isEnabledFor(level):
-            fields = _log_fields(call, route, status, seconds)
-            log.log(level, "request", extra=fields)
-
-
-def _log_fields(call: Call, route: str, status: int, seconds: float) -> Mapping[str, Any]:
-    context = call.context
-    optional = {"client": context.headers.client_name, "code": call.code, "entry": call.entry}
-    return {
-        "action": "request",
-        "request_id": context.headers.id,
-        "route": route,
-        "status": status,
-        "ms": round(seconds * 1e3, 3),
-        "texts": len(context.texts),
-        "computed": context.computed,
-        **{key: value for key, value in optional.items() if value},
-    }

@@ -23,8 +23,8 @@ from api.compat.openapi import describe
 from api.compat.road import Call, Road
 from api.compat.tei import TextEmbeddingsInference
 from api.compat.vllm import Vllm
-from api.predict.context import RequestContext
 from api.predict.handler import ROUTE, PredictHandler
+from api.predict.request import RequestContext
 
 CLASSES: dict[str, type[Dialect]] = {
     "huggingface": HuggingFace,

@@ -13,6 +13,7 @@ from api.admin.service import Console
 from api.asgi.http import ASGIApp
 from api.auth import Authenticator
 from api.errors import Problem
+from api.metrics import Metrics
 from api.models.served import Answering, Served
 from api.models.shadowed import ShadowedLookup
 from api.models.share import ByClient, ByText, ClientHandler
@@ -40,11 +41,16 @@ class Candidates:
     """
 
     def __init__(
-        self, console: Console, auth: Authenticator, handle: Callable[[str, PredictionLookup], ASGIApp]
+        self,
+        console: Console,
+        auth: Authenticator,
+        handle: Callable[[str, PredictionLookup], ASGIApp],
+        metrics: Metrics,
     ) -> None:
         self._console = console
         self._auth = auth
         self._handle = handle
+        self._metrics = metrics
         self._made: dict[str, _Made] = {}
         self._ending: set[asyncio.Task[None]] = set()
         self._stopped = False
@@ -82,7 +88,7 @@ class Candidates:
             pair = base, number_of(current.name), setting.number
             report = partial(self._report, pair, token_hex(8))
             shadow = Shadow(
-                candidate.hub, report, lambda counts: current.lookup.metrics.shadow(candidate.title, counts)
+                candidate.hub, report, lambda counts: self._metrics.shadow(candidate.title, counts)
             )
             shadowed = ShadowedLookup(current.lookup, shadow, setting)
             return _Made(current, candidate, setting, self._with(current, shadowed), shadowed)

@@ -11,10 +11,11 @@ from typing import Literal, cast
 from api.asgi.http import Answer, Receive
 from api.backend import Hub
 from api.errors import Problem
+from api.metrics import Metrics
 from api.models.served import Handle, Served, ServedModels
-from api.predict.found import LookupResult
 from api.predict.local_cache import Models
-from api.predict.lookup import LookupRequest, PredictionLookup
+from api.predict.lookup import PredictionLookup
+from api.predict.request import LookupRequest, LookupResult
 from batcher.cascades import Cascade
 from batcher.core.cascade import Mismatch, combined, in_order, mismatch
 from batcher.core.snapshot import NO_SNAPSHOT, ModelRecord, Snapshot
@@ -98,9 +99,10 @@ class CascadeLookup(PredictionLookup):
     to the next request. Limits of clients are those of all models together.
     """
 
-    def __init__(self, members: Members, first: PredictionLookup) -> None:
+    def __init__(self, members: Members, first: PredictionLookup, metrics: Metrics) -> None:
         self.replace(first)
         self.members = members
+        self._metrics = metrics
         self.models = Models(cast("Hub", members))
 
     async def find(self, request: LookupRequest, receive: Receive, found: LookupResult) -> None:
@@ -120,8 +122,8 @@ class CascadeLookup(PredictionLookup):
             for text in rest:
                 found.by_text[text] = _ordered(found.by_text[text], model)
         passed = sum(text in rest for text in request.texts)
-        self.metrics.cascade(cascade.name, fast.title, len(request.texts) - passed)
-        self.metrics.cascade(cascade.name, sure.title, passed)
+        self._metrics.cascade(cascade.name, fast.title, len(request.texts) - passed)
+        self._metrics.cascade(cascade.name, sure.title, passed)
 
     def answer(self, request: LookupRequest, found: LookupResult, total_s: float) -> Answer:
         """As of one model, and with the model that spoke for each text."""
@@ -132,12 +134,14 @@ class CascadeLookup(PredictionLookup):
         return answer
 
 
-def cascades(every: Sequence[Cascade], models: ServedModels, handle: Handle) -> dict[str, Served]:
+def cascades(
+    every: Sequence[Cascade], models: ServedModels, handle: Handle, metrics: Metrics
+) -> dict[str, Served]:
     """Those of the settings by name, each in the form of a model."""
     found = {}
     for cascade in every:
         members = Members(cascade, models)
-        lookup = CascadeLookup(members, models.first.lookup)
+        lookup = CascadeLookup(members, models.first.lookup, metrics)
         hub = cast("Hub", members)
         handler = handle(cascade.name, lookup)
         found[cascade.name] = Served(cascade.name, hub, models.first.cache, lookup, handler)
@@ -168,7 +172,7 @@ async def _ask(
     revision, name = lookup.models.revision, lookup.models.name
     cached = lookup.local.find(revision, texts, request.tenant)
     missing = [text for text, known in zip(texts, cached, strict=True) if known is None]
-    lookup.metrics.hit_local(len(texts) - len(missing))
+    found.count("hit_local", len(texts) - len(missing))
     if missing:
         nothing = [None] * len(missing)
         part = replace(request, texts=missing, cached=nothing, revision=revision, whole=request.texts)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from api.asgi.http import Receive
-from api.predict.found import LookupResult
-from api.predict.lookup import LookupRequest, PredictionLookup
+from api.predict.lookup import PredictionLookup
+from api.predict.request import LookupRequest, LookupResult
 from batcher.core.revisions import Candidate
 from batcher.shadow import Shadow
 

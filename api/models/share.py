@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from api.asgi.http import Answer, ASGIApp, Receive, RequestHeaders, Scope, Send
+from api.asgi.http import ASGIApp, Receive, RequestHeaders, Scope, Send
 from api.auth import Authenticator
-from api.errors import Header
 from api.models.served import Served
-from api.predict.context import RequestContext
-from api.predict.found import LookupResult
 from api.predict.local_cache import CachedPrediction, LocalCache, Models
-from api.predict.lookup import LookupRequest, PredictionLookup
+from api.predict.lookup import PredictionLookup
+from api.predict.request import LookupRequest, LookupResult
 from batcher.core.revisions import Candidate
+from batcher.messages import Prediction
 from batcher.side_by_side import gather
 
 # Characters of the texts whose revisions are remembered: those of many requests, and at least of one text.
@@ -27,7 +26,8 @@ class ByText(PredictionLookup):
         self.replace(current)
         self._both = current, candidate
         self._takes = Choices(setting)
-        self.local = _BothRevisions(current.local, current.models, candidate.models, self._takes)
+        self.local = _BothCaches(current.local, current.models, candidate.models, self._takes)
+        self.models = _BothModels(current.models, candidate.models, self._takes)
 
     def revision_of(self, texts: Sequence[str]) -> str:
         """The candidate's revision if it answers all of these texts, otherwise that of the other one."""
@@ -46,27 +46,6 @@ class ByText(PredictionLookup):
         for place, text in enumerate(request.texts):
             parts[self._takes(text)].places.append(place)
         return parts
-
-    def known(
-        self, context: RequestContext, revision: str, cached: Sequence[CachedPrediction], looked_up_at: float
-    ) -> list[Header]:
-        headers = super().known(context, revision, cached, looked_up_at)
-        return self._stamped(headers, context.texts, LookupResult())
-
-    def answer(self, request: LookupRequest, found: LookupResult, total_s: float) -> Answer:
-        answer = super().answer(request, found, total_s)
-        answer.headers = self._stamped(answer.headers, request.texts, found)
-        return answer
-
-    def _stamped(self, headers: list[Header], texts: Sequence[str], found: LookupResult) -> list[Header]:
-        """The headers with the revisions of all texts: cached ones do not say what theirs is."""
-        names: dict[bytes, None] = {}
-        for text in texts:
-            models, result = self._both[self._takes(text)].models, found.by_text.get(text)
-            known = models.header(models.revision)
-            names[known if result is None else models.header(result.revision, result.model)] = None
-        stamp = b", ".join(names)
-        return [(name, stamp if name == b"x-model" else value) for name, value in headers]
 
 
 class Choices:
@@ -89,7 +68,24 @@ class Choices:
         return taken
 
 
-class _BothRevisions(LocalCache):
+class _BothModels(Models):
+    """Names the revisions of all texts: cached results do not say what theirs is."""
+
+    def __init__(self, current: Models, candidate: Models, takes: Callable[[str], bool]) -> None:
+        vars(self).update(vars(current))
+        self._both = current, candidate
+        self._takes = takes
+
+    def stamp(self, revision: str, texts: Sequence[str], found: Mapping[str, Prediction]) -> bytes:
+        names: dict[bytes, None] = {}
+        for text in texts:
+            models, result = self._both[self._takes(text)], found.get(text)
+            known = models.header(models.revision)
+            names[known if result is None else models.header(result.revision, result.model)] = None
+        return b", ".join(names)
+
+
+class _BothCaches(LocalCache):
     """Finds each text under the revision that answers it."""
 
     def __init__(
@@ -128,7 +124,7 @@ class _Part:
         cached = [request.cached[place] for place in self.places]
         if None not in cached:
             self.found.local = len(cached)
-            self.lookup.metrics.entries("hit_local", len(cached))
+            self.found.count("hit_local", len(cached))
             return
         revision = self.lookup.models.revision
         whole = request.whole or request.texts

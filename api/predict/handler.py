@@ -7,7 +7,7 @@ knows all texts, the response follows at once.
 from __future__ import annotations
 
 import asyncio
-import logging
+from collections.abc import Sequence
 from copy import copy
 from time import perf_counter
 from typing import cast
@@ -33,21 +33,26 @@ from api.asgi.http import (
     send_answer,
 )
 from api.asgi.prefer import Preference
-from api.asgi.problems import LingeringClose, send_problem
+from api.asgi.problems import LingeringClose, reported, send_problem
 from api.auth import Authenticator
-from api.errors import Problem, internal, problem_of
+from api.errors import Header
 from api.label_order import body_by_score, order_in
 from api.lifecycle import Lifecycle
-from api.predict.context import RequestContext
-from api.predict.found import LookupResult
-from api.predict.local_cache import CachedPrediction
-from api.predict.lookup import LookupRequest, PredictionLookup
+from api.predict.local_cache import CachedPrediction, Models
+from api.predict.lookup import PredictionLookup
 from api.predict.others import Deferral, Foreign
-from api.predict.request import ForeignBody, RequestReader, read_texts
+from api.predict.request import (
+    ForeignBody,
+    LookupRequest,
+    LookupResult,
+    RequestContext,
+    RequestReader,
+    read_texts,
+    truncation,
+)
+from api.predict.request_log import RequestLog
 from api.settings import ApiSettings
-from batcher.errors import BudgetExceeded, MillraceError, Paused, QueueFull
-
-log = logging.getLogger(__name__)
+from batcher.errors import BudgetExceeded, Paused, QueueFull
 
 ROUTE = "/predict"
 
@@ -92,6 +97,7 @@ class PredictHandler:
         lifecycle: Lifecycle,
         auth: Authenticator,
         deferral: Deferral,
+        request_log: RequestLog,
     ) -> None:
         self.reader = RequestReader(settings.max_texts, settings.max_text_chars)
         self.bodies = BodyReader(settings.max_body_bytes, settings.body_timeout_s)
@@ -102,10 +108,8 @@ class PredictHandler:
         self._lookup = lookup
         self._models = lookup.models
         self._local = lookup.local
-        self._metrics = lookup.metrics
-        self._traffic = lookup.traffic
-        self._gate = lookup.gate
-        self._recent = lookup.recent
+        self._limits = lookup.limits
+        self.request_log = request_log
 
     def for_model(
         self, route: str, lookup: PredictionLookup, deferral: Deferral, foreign: Foreign
@@ -123,11 +127,13 @@ class PredictHandler:
         try:
             answer = await self._answer(context, receive)
         except ClientDisconnect:
-            self._record(context, 499, "client_gone")
+            context.code = "client_gone"
+            self.request_log.add(context, self.route, 499)
         except (Exception, asyncio.CancelledError) as error:
-            problem = self._problem(context, error)
+            problem = reported(error, context.headers.id, draining=self._lifecycle.draining)
             problem.__traceback__ = None  # it would keep the body in memory until a slow client has read it
-            self._record(context, problem.status, problem.code, problem.entry)
+            context.code, context.entry = problem.code, problem.entry
+            self.request_log.add(context, self.route, problem.status)
             await send_problem(LingeringClose(send, receive), problem, request_id)
         else:
             headers = answer.headers
@@ -135,13 +141,13 @@ class PredictHandler:
             if self._lifecycle.draining:
                 headers.append(CLOSE)  # the process ends soon, so the client must not reuse the connection
             await send_answer(send, answer.status, headers, answer.body)
-            self._record(context, answer.status)
+            self.request_log.add(context, self.route, answer.status)
 
     async def _answer(self, context: RequestContext, receive: Receive) -> Answer:
         headers = context.headers
         self._auth.admit(headers)
-        if self._gate.checks:
-            self._gate.check(self._auth.client(headers))
+        if self._limits.checks:
+            self._limits.check(self._auth.client(headers))
         check_length(headers, self.bodies.limit)
         check_encoding(headers)
         check_json(headers)
@@ -167,7 +173,6 @@ class PredictHandler:
             request = LookupRequest(texts, cached, revision, client, until, headers.trace, tenant)
             answer = await self._some_unknown(context, request, receive)
         else:
-            context.known = True
             answer = self._all_known(context, revision, cast("list[CachedPrediction]", cached), looked_up_at)
         if preference.wait_s is not None:
             answer.headers.append((b"preference-applied", b"wait=%g" % self._budget_s(preference)))
@@ -177,8 +182,7 @@ class PredictHandler:
         self, context: RequestContext, revision: str, cached: list[CachedPrediction], looked_up_at: float
     ) -> Answer:
         """The response if every text was in the in-process cache."""
-        headers = self._lookup.known(context, revision, cached, looked_up_at)
-        context.tokens = sum([known.tokens for known in cached])
+        headers = known_headers(context, self._models, revision, cached, looked_up_at)
         body = b'{"predictions":[%b]}' % b",".join([known.fragment for known in cached])
         return _ordered(context, Answer(200, headers, body))
 
@@ -203,41 +207,25 @@ class PredictHandler:
             return self._settings.default_budget_s
         return min(preference.wait_s, self._settings.max_budget_s)
 
-    def _problem(self, context: RequestContext, error: BaseException) -> Problem:
-        if isinstance(error, Problem):
-            return error
-        if isinstance(error, MillraceError):
-            return problem_of(error)
-        if isinstance(error, asyncio.CancelledError):
-            if not self._lifecycle.draining:
-                raise error
-            return Problem(503, "this process is stopping", code="draining", retry_after_s=1.0)
-        fields = {"action": "request.crashed", "request_id": context.headers.id}
-        log.error("unexpected error", exc_info=error, extra=fields)
-        return internal()
 
-    def _record(self, context: RequestContext, status: int, code: str = "", entry: str = "") -> None:
-        seconds = perf_counter() - context.started
-        self._metrics.request(self.route, status, seconds)
-        name = context.headers.client_name
-        if name:
-            self._metrics.client(name, status)
-        self._traffic.record(context, status)
-        self._recent.add(context, status, code, seconds)
-        level = logging.DEBUG if context.known else logging.INFO
-        if not log.isEnabledFor(level):
-            return
-        fields: dict[str, object] = {
-            "action": "request",
-            "request_id": context.headers.id,
-            "route": self.route,
-            "status": status,
-            "ms": round(seconds * 1e3, 3),
-            "texts": len(context.texts),
-            "computed": context.computed,
-        }
-        fields |= {key: value for key, value in (("client", name), ("code", code), ("entry", entry)) if value}
-        log.log(level, "request", extra=fields)
+def known_headers(
+    context: RequestContext,
+    models: Models,
+    revision: str,
+    cached: Sequence[CachedPrediction],
+    looked_up_at: float,
+) -> list[Header]:
+    """The headers of the response if every text was in the in-process cache; notes that in `context`."""
+    context.known = True
+    context.tokens = sum([known.tokens for known in cached])
+    now = perf_counter()
+    times = ((now - looked_up_at) * 1e3, (now - context.started) * 1e3)
+    return [
+        (b"x-cache", b"HIT"),
+        (b"x-model", models.stamp(revision, context.texts, {})),
+        (b"server-timing", b"cache;dur=%.3f, total;dur=%.3f" % times),
+        *truncation(cached),
+    ]
 
 
 def _ordered(context: RequestContext, answer: Answer) -> Answer:

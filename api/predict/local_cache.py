@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import sys
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from time import monotonic
 
@@ -140,6 +140,18 @@ class Models:
         if revision not in self._headers and revision != self.revision:
             return _header(name, revision)
         return self._headers[revision]
+
+    def stamp(self, revision: str, texts: Sequence[str], found: Mapping[str, Prediction]) -> bytes:
+        """The value of X-Model for an answer. Texts that are not among `found` were known, by `revision`."""
+        if not found:
+            return self.header(revision)
+        names: dict[str, str] = {}
+        for text in texts:
+            if (result := found.get(text)) is None:
+                names.setdefault(revision, "")
+            else:
+                names[result.revision] = result.model
+        return b", ".join([self.header(*pair) for pair in names.items()])
 
 
 def _header(name: str, revision: str) -> bytes:

@@ -12,24 +12,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from copy import copy
-from dataclasses import dataclass
 from time import perf_counter
 
 from starlette.requests import ClientDisconnect
 
 from api.asgi.http import Answer, Receive, unless_disconnected
+from api.auth import ClientLimits
 from api.backend import Cache, Hub
 from api.errors import Header, problem_of
-from api.gate import Gate
-from api.metrics import Metrics
-from api.predict.answer_headers import timing, truncation
-from api.predict.client_cap import ClientCap
-from api.predict.context import RequestContext
-from api.predict.found import LookupResult
-from api.predict.local_cache import CachedPrediction, LocalCache, Models
-from api.predict.recent import RecentRequests
+from api.predict.local_cache import LocalCache, Models
+from api.predict.request import LookupRequest, LookupResult, truncation
 from api.settings import ApiSettings
-from api.traffic import Traffic
 from batcher.core.console import NoteRefused
 from batcher.errors import BudgetExceeded, MillraceError
 from batcher.messages import Outcome, Prediction, entry_id
@@ -48,44 +41,21 @@ NEWEST = 0.05
 LEAST_S = 0.1
 
 
-@dataclass(frozen=True, slots=True)
-class LookupRequest:
-    """The texts of a request, and the in-process cache's result for each. `deadline` is by perf_counter.
-
-    If they are only a part of a request, `whole` has all texts of that: errors say where a text is in there.
-    """
-
-    texts: Sequence[str]
-    cached: Sequence[CachedPrediction | None]
-    revision: str
-    client: str
-    deadline: float
-    trace: str
-    # The client that these results belong to; "" if clients share results.
-    tenant: str = ""
-    whole: Sequence[str] = ()
-
-
 class PredictionLookup:
     """Asks the shared cache, then the queue, and stores the results in the in-process cache."""
 
     def __init__(
-        self, settings: ApiSettings, hub: Hub, shared: Cache, local: LocalCache, metrics: Metrics
+        self, settings: ApiSettings, hub: Hub, shared: Cache, local: LocalCache, limits: ClientLimits
     ) -> None:
         self.models = Models(hub)
         self._hub = hub
         self._shared = shared
         self.local = local
-        self._cap = ClientCap(settings.max_client_texts, settings.first_client_texts)
-        self.traffic = Traffic(settings, hub, self._cap.waiting)
-        self.recent = RecentRequests()
-        self.gate = Gate(hub, self.traffic)
-        self.metrics = metrics
+        self.limits = limits
         self._fresh_s = settings.cache_ttl_s * FRESH_SHARE
         self._copy_s = settings.cache_ttl_s * COPY_SHARE
         self._keeps_refused = settings.keep_refused_texts
         self._share_found = 0.0
-        self._forgotten = 0
 
     def for_model(self, hub: Hub, shared: Cache) -> PredictionLookup:
         """A lookup in the queue of another model. Clients have the same limits for all of them together."""
@@ -101,17 +71,6 @@ class PredictionLookup:
         """The revision that answers these texts."""
         return self.models.revision
 
-    def forget(self) -> None:
-        """Forgets what this process keeps of texts and clients in memory."""
-        self.local.clear()
-        self.recent.clear()
-
-    def follow(self) -> None:
-        """Forgets everything if an operator has made another process do so."""
-        if self._forgotten != (forgotten := self._hub.snapshot.forgotten):
-            self._forgotten = forgotten
-            self.forget()
-
     async def find(self, request: LookupRequest, receive: Receive, found: LookupResult) -> None:
         """Finds the predictions of all missing texts. Raises MillraceError, Problem or ClientDisconnect.
 
@@ -121,14 +80,13 @@ class PredictionLookup:
         unknown_texts = dict.fromkeys(text for text, cached in pairs if cached is None)
         found.ids = ids = {text: entry_id(text, request.tenant) for text in unknown_texts}
         found.local = len(request.cached) - request.cached.count(None)
-        self.metrics.entries("hit_local", found.local)
+        found.count("hit_local", found.local)
         looks = self._queue_checks_cache(request, len(ids))
         if request.revision and not looks:
             await self._ask_shared(request, ids, found)
         unknown = [text for text in ids if text not in found.by_text]
         if unknown:
-            self.gate.check_uncached(request.client)
-            with self._cap.hold(request.client, len(unknown)) as first:
+            with self.limits.wait(request.client, len(unknown)) as first:
                 asked = [ids[text] for text in unknown]
                 revision = request.revision if looks else ""
                 await self._compute(request, asked, unknown, found, receive, first=first, revision=revision)
@@ -145,8 +103,7 @@ class PredictionLookup:
             self._hub.looks
             and self._share_found <= MOST_FOUND
             and request.deadline - perf_counter() > LEAST_S
-            and self._cap.has_room(request.client, texts)
-            and not self.gate.sheds(request.client)
+            and self.limits.accepts(request.client, texts)
         )
 
     async def _ask_shared(self, request: LookupRequest, ids: dict[str, str], found: LookupResult) -> None:
@@ -156,7 +113,7 @@ class PredictionLookup:
             if prediction is not None:
                 found.by_text[text] = prediction
                 self.local.put(text, prediction, self._copy_s, request.tenant)
-        self.metrics.entries("hit_shared", len(found.by_text))
+        found.count("hit_shared", len(found.by_text))
         found.cache_s += perf_counter() - started
 
     async def _compute(
@@ -181,10 +138,10 @@ class PredictionLookup:
             )
             outcomes = await unless_disconnected(receive, work)
         except MillraceError as error:
-            self.metrics.entries(error, len(texts))
+            found.count(type(error), len(texts))
             raise
         except (ClientDisconnect, asyncio.CancelledError):
-            self.metrics.entries("cancelled", len(texts))
+            found.count("cancelled", len(texts))
             raise
         self._take(request, dict(zip(texts, outcomes, strict=True)), found)
         if not found.computed:
@@ -195,7 +152,7 @@ class PredictionLookup:
         cached = 0
         for text, outcome in outcomes.items():
             if isinstance(outcome, MillraceError):
-                self.metrics.entries(outcome)
+                found.count(type(outcome), 1)
                 self._note_refused(request, text)
                 continue
             found.by_text[text] = outcome
@@ -205,8 +162,8 @@ class PredictionLookup:
             else:
                 found.computed.add(text)
                 self.local.put(text, outcome, self._fresh_s, request.tenant)
-        self.metrics.entries("hit_shared", cached)
-        self.metrics.entries("computed", len(found.computed))
+        found.count("hit_shared", cached)
+        found.count("computed", len(found.computed))
         for index, text in enumerate(request.whole or request.texts):
             if isinstance(failed := outcomes.get(text), MillraceError):
                 problem = problem_of(failed, index)
@@ -218,32 +175,32 @@ class PredictionLookup:
         kept = text if self._keeps_refused else None
         self._hub.console.send(NoteRefused(entry_id(text, request.tenant), request.client, kept))
 
-    def known(
-        self, context: RequestContext, revision: str, cached: Sequence[CachedPrediction], looked_up_at: float
-    ) -> list[Header]:
-        """The headers of the response if every text was in the in-process cache."""
-        now = perf_counter()
-        self.metrics.hit_local(len(cached))
-        times = ((now - looked_up_at) * 1e3, (now - context.started) * 1e3)
-        timing = (b"server-timing", b"cache;dur=%.3f, total;dur=%.3f" % times)
-        headers = [(b"x-cache", b"HIT"), (b"x-model", self.models.header(revision)), timing]
-        return headers + truncation(cached)
-
     def answer(self, request: LookupRequest, found: LookupResult, total_s: float) -> Answer:
         """The response if some texts came from the shared cache or the model."""
-        results: list[CachedPrediction | Prediction] = []
-        names: dict[str, str] = {}  # model name by revision, from the results
-        computed = 0
-        for text, cached in zip(request.texts, request.cached, strict=True):
-            if cached:
-                results.append(cached)
-                names.setdefault(request.revision, "")
-            else:
-                results.append(result := found.by_text[text])
-                names[result.revision] = result.model
-            computed += text in found.computed
-        cache = b"HIT" if not computed else b"MISS" if computed == len(results) else b"PARTIAL"
-        model = b", ".join([self.models.header(revision, name) for revision, name in names.items()])
-        times = timing(found.cache_s, [found.by_text[text] for text in found.computed], total_s)
-        headers = [(b"x-cache", cache), (b"x-model", model), times, *truncation(results)]
+        pairs = zip(request.texts, request.cached, strict=True)
+        results = [cached or found.by_text[text] for text, cached in pairs]
+        computed = sum([text in found.computed for text in request.texts])
+        headers = [
+            (b"x-cache", b"HIT" if not computed else b"MISS" if computed == len(results) else b"PARTIAL"),
+            (b"x-model", self.models.stamp(request.revision, request.texts, found.by_text)),
+            _timing(found.cache_s, [found.by_text[text] for text in found.computed], total_s),
+            *truncation(results),
+        ]
         return Answer(200, headers, b'{"predictions":[%b]}' % b",".join([one.fragment for one in results]))
+
+
+def _timing(cache_s: float, runs: Sequence[Prediction], total_s: float) -> Header:
+    """Server-Timing in ms. For several batches, the slowest time of each stage and the largest batch size.
+
+    `runs` are the results that were computed for this request.
+    """
+    parts = [b"cache;dur=%.3f" % (cache_s * 1e3)]
+    if runs:
+        parts += [
+            b"queue;dur=%.3f" % max(run.queue_ms for run in runs),
+            b'batch;desc="%d"' % max(run.batch_size for run in runs),
+            b"tokenize;dur=%.3f" % max(run.tokenize_ms for run in runs),
+            b"model;dur=%.3f" % max(run.model_ms for run in runs),
+        ]
+    parts.append(b"total;dur=%.3f" % (total_s * 1e3))
+    return (b"server-timing", b", ".join(parts))

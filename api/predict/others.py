@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from api.asgi.http import Answer, Receive, RequestHeaders
-from api.predict.context import RequestContext
+from api.predict.request import RequestContext
 
 
 class Deferral(Protocol):

@@ -12,8 +12,7 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from api.asgi.http import client_address
-from api.predict.context import RequestContext
-from api.predict.found import LookupResult
+from api.predict.request import LookupResult, RequestContext
 
 # How many are kept: that caches answered, that workers answered, and that failed or took over SLOW_S.
 MOST_HITS, MOST_ANSWERS, MOST_SLOW = 1000, 5000, 5000
@@ -73,7 +72,7 @@ class RecentRequests:
         self._answers: Kept = deque(maxlen=MOST_ANSWERS)
         self._slow: Kept = deque(maxlen=MOST_SLOW)
 
-    def add(self, context: RequestContext, status: int, code: str, seconds: float) -> None:
+    def add(self, context: RequestContext, status: int, seconds: float) -> None:
         """Remembers a request that has been answered."""
         headers, found = context.headers, context.found
         client = headers.client_name, headers.scope.get("client")
@@ -83,7 +82,8 @@ class RecentRequests:
         if context.known and not slow and found is None:
             self._hits.append(hit)
             return
-        seen = Seen(*hit, code, _lookup(context.started, found) if found is not None and found.ids else None)
+        lookup = _lookup(context.started, found) if found is not None and found.ids else None
+        seen = Seen(*hit, context.code, lookup)
         (self._slow if slow else self._hits if context.known else self._answers).append(seen)
 
     def clear(self) -> None:

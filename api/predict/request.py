@@ -1,17 +1,23 @@
-"""Parses the body of POST /predict."""
+"""A request to POST /predict: how its body is parsed, and what is known of it while it is answered."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from itertools import islice
+from time import perf_counter
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
+from api.asgi.http import RequestHeaders
 from api.asgi.json_reader import read_json
-from api.errors import Problem
+from api.errors import Header, Problem
+from api.predict.local_cache import CachedPrediction
+from batcher.errors import MillraceError
+from batcher.messages import Prediction
 
 # Bodies up to this size are cheap to parse, whatever their content.
 LARGE_BODY = 64 * 1024
@@ -87,3 +93,100 @@ def read_texts(reader: RequestReader, body: bytes) -> list[str]:
             raise ForeignBody(body)
         return reader.read(body)
     return texts
+
+
+class RequestContext:
+    """The state of a request, for its log line and the counters too. `started` is a time of perf_counter.
+
+    `code` and `entry` (the id of the text that failed) say what went wrong.
+    """
+
+    __slots__ = (
+        "by_score",
+        "code",
+        "computed",
+        "entry",
+        "found",
+        "headers",
+        "known",
+        "started",
+        "texts",
+        "tokens",
+    )
+
+    def __init__(self, headers: RequestHeaders) -> None:
+        self.started = perf_counter()
+        self.headers = headers
+        self.texts: list[str] = []
+        self.known = False
+        self.computed = 0
+        # What the lookup found, if the in-process cache did not know all texts.
+        self.found: LookupResult | None = None
+        self.tokens = 0
+        self.by_score = False
+        self.code = self.entry = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LookupRequest:
+    """The texts of a request, and the in-process cache's result for each. `deadline` is by perf_counter.
+
+    If they are only a part of a request, `whole` has all texts of that: errors say where a text is in there.
+    """
+
+    texts: Sequence[str]
+    cached: Sequence[CachedPrediction | None]
+    revision: str
+    client: str
+    deadline: float
+    trace: str
+    # The client that these results belong to; "" if clients share results.
+    tenant: str = ""
+    whole: Sequence[str] = ()
+
+
+@dataclass(slots=True)
+class LookupResult:
+    """Predictions by text, the texts computed for this request, and the time spent on caches.
+
+    `ids` are those of the texts that the in-process cache did not know, and `local` counts the others.
+    `asked` texts went to the queue at `asked_at` (perf_counter). `outcomes` are counted for the metrics.
+    """
+
+    by_text: dict[str, Prediction] = field(default_factory=dict)
+    computed: set[str] = field(default_factory=set)
+    cache_s: float = 0.0
+    ids: Mapping[str, str] = field(default_factory=dict)
+    local: int = 0
+    asked: int = 0
+    asked_at: float = 0.0
+    outcomes: dict[str | type[MillraceError], int] = field(default_factory=dict)
+
+    def count(self, outcome: str | type[MillraceError], texts: int) -> None:
+        """Counts texts with this outcome: a name from `api.metrics.OUTCOMES`, or the class of an error."""
+        self.outcomes[outcome] = self.outcomes.get(outcome, 0) + texts
+
+    def add(self, part: LookupResult, cache_s: float) -> None:
+        """Adds what was found for other texts of the request. `cache_s`: time on caches of both."""
+        self.by_text |= part.by_text
+        self.computed |= part.computed
+        self.cache_s = cache_s
+        self.ids = {**self.ids, **part.ids}
+        self.local += part.local
+        if part.asked:
+            self.asked_at = min(self.asked_at, part.asked_at) if self.asked else part.asked_at
+            self.asked += part.asked
+        for outcome, texts in part.outcomes.items():
+            self.count(outcome, texts)
+
+    def tokens(self, texts: Sequence[str], cached: Sequence[CachedPrediction | None]) -> int:
+        """The tokens of all texts of the request, of which the in-process cache knew some."""
+        return sum([(known or self.by_text[text]).tokens for text, known in zip(texts, cached, strict=True)])
+
+
+def truncation(results: Sequence[CachedPrediction | Prediction]) -> list[Header]:
+    """The headers of an answer of which the model could not read all tokens."""
+    if not (left_out := sum([result.truncated for result in results])):
+        return []
+    texts = sum([result.truncated > 0 for result in results])
+    return [(b"x-truncated", b"%d" % texts), (b"x-truncated-tokens", b"%d" % left_out)]

@@ -7,12 +7,12 @@ from hashlib import sha256
 import pytest
 
 from api.asgi.http import RequestHeaders
-from api.auth import Authenticator
+from api.auth import Authenticator, ClientLimits
 from api.errors import Problem
 from api.keys import Keys
-from api.predict.client_cap import ClientCap
 from api.rate_limit import RateCounter
 from api.settings import ApiSettings
+from tests.unit.pretended import FakeHub
 
 
 def head(**found: str) -> RequestHeaders:
@@ -90,20 +90,20 @@ def test_secrets_are_not_shown() -> None:
 
 
 def test_a_client_goes_first_until_it_has_much_waiting() -> None:
-    cap = ClientCap(0, 3)
-    with cap.hold("a", 2) as first:
+    limits = ClientLimits(ApiSettings(first_client_texts=3), FakeHub())
+    with limits.wait("a", 2) as first:
         assert first
-        with cap.hold("a", 2) as second, cap.hold("b", 1) as other:
+        with limits.wait("a", 2) as second, limits.wait("b", 1) as other:
             assert not second
             assert other
-    with cap.hold("a", 3) as again:
+    with limits.wait("a", 3) as again:
         assert again, "what was answered counts no more"
 
 
 def test_over_the_cap_is_429_but_one_request_is_always_taken() -> None:
-    cap = ClientCap(10, 3)
-    with cap.hold("a", 50), pytest.raises(Problem) as refused, cap.hold("a", 1):
+    limits = ClientLimits(ApiSettings(max_client_texts=10), FakeHub())
+    with limits.wait("a", 50), pytest.raises(Problem) as refused, limits.wait("a", 1):
         pass
     assert (refused.value.status, refused.value.code) == (429, "client_limit")
-    with cap.hold("a", 1), cap.hold("a", 9):
+    with limits.wait("a", 1), limits.wait("a", 9):
         pass

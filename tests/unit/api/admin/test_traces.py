@@ -216,7 +216,7 @@ async def test_a_question_that_was_never_ended_is_replaced(api: AdminApi) -> Non
 
 async def test_no_text_is_kept(api: AdminApi) -> None:
     await classified(api, "four", "a secret text")
-    held = api.app._handler._recent  # type: ignore[attr-defined]
+    held = api.app._handler.request_log.recent  # type: ignore[attr-defined]
     assert "secret" not in repr([*held._hits, *held._answers, *held._slow])
 
 
@@ -229,13 +229,12 @@ async def test_a_forgotten_client_leaves_the_memory_of_every_process(
     await one.post("/forget", client="127.0.0.1")
     await other.hub.sweep()  # type: ignore[attr-defined]
     for api in (one, other):
-        lookup = api.app._handler._lookup  # type: ignore[attr-defined]
-        lookup.follow()
-        assert lookup.recent.find("some") is None
+        await api.client.get("/metrics")  # publishes, and follows what operators did
+        assert api.app._handler.request_log.recent.find("some") is None  # type: ignore[attr-defined]
 
 
 async def test_what_is_kept_is_bounded(api: AdminApi) -> None:
-    held = api.app._handler._recent  # type: ignore[attr-defined]
+    held = api.app._handler.request_log.recent  # type: ignore[attr-defined]
     sizes = [kept.maxlen for kept in (held._hits, held._answers, held._slow)]
     assert sizes == [recent.MOST_HITS, recent.MOST_ANSWERS, recent.MOST_SLOW]
 

@@ -1,0 +1,54 @@
+"""What is noted of a request once it has been answered: metrics, usage, a log line, the console's memory."""
+
+from __future__ import annotations
+
+import logging
+from time import perf_counter
+
+from api.metrics import Metrics
+from api.predict.recent import RecentRequests
+from api.predict.request import RequestContext
+from api.traffic import Traffic
+
+log = logging.getLogger(__name__)
+
+
+class RequestLog:
+    """Counts, remembers and logs requests for predictions. Nothing of this happens before the answer."""
+
+    def __init__(self, metrics: Metrics, traffic: Traffic) -> None:
+        self.recent = RecentRequests()
+        self._metrics = metrics
+        self._traffic = traffic
+
+    def add(self, context: RequestContext, route: str, status: int) -> None:
+        """Notes an answered request. `route` is its path template, and 499 the status if the client left."""
+        seconds = perf_counter() - context.started
+        metrics, name = self._metrics, context.headers.client_name
+        metrics.request(route, status, seconds)
+        if name:
+            metrics.client(name, status)
+        if context.found is not None:
+            for outcome, texts in context.found.outcomes.items():
+                metrics.entries(outcome, texts)
+        elif context.known:
+            metrics.hit_local(len(context.texts))
+        self._traffic.record(context, status)
+        self.recent.add(context, status, seconds)
+        level = logging.DEBUG if context.known else logging.INFO
+        if log.isEnabledFor(level):
+            log.log(level, "request", extra=_fields(context, route, status, seconds))
+
+
+def _fields(context: RequestContext, route: str, status: int, seconds: float) -> dict[str, object]:
+    optional = {"client": context.headers.client_name, "code": context.code, "entry": context.entry}
+    return {
+        "action": "request",
+        "request_id": context.headers.id,
+        "route": route,
+        "status": status,
+        "ms": round(seconds * 1e3, 3),
+        "texts": len(context.texts),
+        "computed": context.computed,
+        **{key: value for key, value in optional.items() if value},
+    }
