@@ -19,7 +19,7 @@ from api.errors import Header, Problem
 from api.lifecycle import Lifecycle
 from api.models.cascade import members_of
 from api.models.served import Served, ServedModels
-from api.predict.handler import PredictHandler, known_headers
+from api.predict.handler import PredictHandler, known_answer
 from api.predict.local_cache import CachedPrediction
 from api.predict.request import LookupRequest, LookupResult, RequestContext
 from api.settings import ApiSettings
@@ -136,7 +136,7 @@ class Road:
                 revision = computed[0].revision
         else:
             results = cast("list[CachedPrediction]", cached)
-            headers = known_headers(context, lookup.models, revision, results, looked_up_at)
+            headers = known_answer(context, lookup.models, revision, results, looked_up_at).headers
             total_s = perf_counter() - context.started
         context.computed, context.known = len(computed), not computed
         context.tokens = sum([result.tokens for result in results])

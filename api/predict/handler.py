@@ -35,7 +35,6 @@ from api.asgi.http import (
 from api.asgi.prefer import Preference
 from api.asgi.problems import LingeringClose, reported, send_problem
 from api.auth import Authenticator
-from api.errors import Header
 from api.label_order import body_by_score, order_in
 from api.lifecycle import Lifecycle
 from api.predict.local_cache import CachedPrediction, Models
@@ -173,18 +172,13 @@ class PredictHandler:
             request = LookupRequest(texts, cached, revision, client, until, headers.trace, tenant)
             answer = await self._some_unknown(context, request, receive)
         else:
-            answer = self._all_known(context, revision, cast("list[CachedPrediction]", cached), looked_up_at)
+            known = cast("list[CachedPrediction]", cached)
+            answer = known_answer(context, self._models, revision, known, looked_up_at)
+            if context.by_score:
+                answer.body = body_by_score(answer.body)
         if preference.wait_s is not None:
             answer.headers.append((b"preference-applied", b"wait=%g" % self._budget_s(preference)))
         return answer
-
-    def _all_known(
-        self, context: RequestContext, revision: str, cached: list[CachedPrediction], looked_up_at: float
-    ) -> Answer:
-        """The response if every text was in the in-process cache."""
-        headers = known_headers(context, self._models, revision, cached, looked_up_at)
-        body = b'{"predictions":[%b]}' % b",".join([known.fragment for known in cached])
-        return _ordered(context, Answer(200, headers, body))
 
     async def _some_unknown(
         self, context: RequestContext, request: LookupRequest, receive: Receive
@@ -200,7 +194,10 @@ class PredictHandler:
         context.computed = len(found.computed)
         context.tokens = found.tokens(request.texts, request.cached)
         context.known = not found.computed
-        return _ordered(context, self._lookup.answer(request, found, perf_counter() - context.started))
+        answer = self._lookup.answer(request, found, perf_counter() - context.started)
+        if context.by_score:
+            answer.body = body_by_score(answer.body)
+        return answer
 
     def _budget_s(self, preference: Preference) -> float:
         if preference.wait_s is None:
@@ -208,27 +205,22 @@ class PredictHandler:
         return min(preference.wait_s, self._settings.max_budget_s)
 
 
-def known_headers(
+def known_answer(
     context: RequestContext,
     models: Models,
     revision: str,
     cached: Sequence[CachedPrediction],
     looked_up_at: float,
-) -> list[Header]:
-    """The headers of the response if every text was in the in-process cache; notes that in `context`."""
+) -> Answer:
+    """The response if every text was in the in-process cache; notes that in `context`."""
     context.known = True
     context.tokens = sum([known.tokens for known in cached])
     now = perf_counter()
     times = ((now - looked_up_at) * 1e3, (now - context.started) * 1e3)
-    return [
+    headers = [
         (b"x-cache", b"HIT"),
         (b"x-model", models.stamp(revision, context.texts, {})),
         (b"server-timing", b"cache;dur=%.3f, total;dur=%.3f" % times),
         *truncation(cached),
     ]
-
-
-def _ordered(context: RequestContext, answer: Answer) -> Answer:
-    if context.by_score:
-        answer.body = body_by_score(answer.body)
-    return answer
+    return Answer(200, headers, b'{"predictions":[%b]}' % b",".join([known.fragment for known in cached]))

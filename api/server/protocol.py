@@ -1,119 +1,55 @@
-"""Connections: uvicorn's protocol, with limits for slow or stalled clients, and a graceful shutdown.
+"""Connections: where the bytes of a request become a call of the application.
 
-Uvicorn only closes connections that are idle between two requests. A client that never completes its request
-head, stops in the middle of a body, or does not read the response would stay connected and hold memory. Here
-each of these cases has a timeout or a size limit.
-
-The number of connections is also limited. Beyond the limit, idle connections are closed, the oldest first,
-then those whose response has been unread for longest. If neither exist, a few more connections are accepted,
-for probes only.
-
-While the process drains, every response closes its connection. A request that is already on its way when the
-port closes is still answered.
+Uvicorn's protocol does that, with the limits of `api.server.limits`. What is added here checks heads and
+counts bytes. While the process drains, every response closes its connection.
 """
 
 from __future__ import annotations
 
-import asyncio
-import sys
 from typing import Any, NoReturn
 
-from uvicorn import Config
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
-from uvicorn.server import ServerState
+import httptools
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from api.asgi.http import CLOSE, PROBES, new_request_id
-from api.asgi.problems import problem_parts
+from api.asgi.http import PROBES
 from api.errors import Problem
-from api.lifecycle import LIFECYCLE, Lifecycle
-from api.server.backlog import BACKLOG, Backlog
-from api.server.head import RequestParser, problem_of_head, with_host_of
+from api.server.head import (
+    HEADER_BYTES,
+    HEADERS,
+    TARGET_BYTES,
+    too_large_part,
+    too_many_headers,
+    with_host_of,
+    without_upgrade,
+)
+from api.server.limits import HEAD_BYTES, LimitedProtocol
 
-# Interval between checks for progress. A stalled head, body or response ends after one to two intervals.
-PATIENCE_S = 20.0
-# The most bytes of a head, and of everything else outside bodies: white space, chunk sizes, trailers.
-HEAD_BYTES = 64 * 1024
-# The most bytes of one header, the most headers, and the most bytes of the target (path and query).
-HEADER_BYTES = 8 * 1024
-HEADERS = 100
-TARGET_BYTES = 8 * 1024
 # Each byte of a body allows this many bytes outside bodies. Chunks of one byte need five.
 CHUNKED = 16
 # The most requests that may be pipelined, because each one uses memory.
 PIPELINED = 64
-# A response that has been unread for this long may be dropped to make room for another connection.
-STALLED_S = 2.0
-# How many bytes of a response the transport buffers before the application must wait.
-UNSENT_BYTES = 16 * 1024
 # A complete request of this size is read on the next tick of the event loop, and not counted as unread.
 SMALL_BYTES = 4096
-# Close up to this many connections at once, so that not every new connection has to search for one to close.
-AT_ONCE = 64
-# Keep idle connections open for this long after the port has closed: a request may be on its way.
-LAST_S = 0.5
-# Keep a connection that has not sent a request yet open until this long after it was made.
-FIRST_S = 3.0
 
-_State = tuple[object, int, bool]
 _PROBE_TARGETS = frozenset(path.encode() for path in PROBES)
 
 
-class Connection(HttpToolsProtocol):
-    """Uvicorn creates one per connection. `limit_concurrency` in its config limits their number."""
+class Connection(LimitedProtocol):
+    """Uvicorn creates one per connection, and calls its methods as bytes arrive."""
 
-    def __init__(
-        self,
-        config: Config,
-        server_state: ServerState,
-        app_state: dict[str, Any],
-        _loop: asyncio.AbstractEventLoop | None = None,
-    ) -> None:
-        super().__init__(config, server_state, app_state, _loop)
-        self.parser: RequestParser = RequestParser(self)  # type: ignore[assignment]
-        self._most = self.limit_concurrency or sys.maxsize
-        self.limit_concurrency = None  # uvicorn would reject every new connection, including probes
-        self._since = self.loop.time()
-        self._allowance = HEAD_BYTES
-        self._arriving = 0
-        self._check: asyncio.TimerHandle | None = None
-        self._lifecycle: Lifecycle | None = app_state.get(LIFECYCLE)
-        self._backlog: Backlog[Connection] = app_state.setdefault(BACKLOG, Backlog())
-        self._last = False
-        self._probes_only = False
-        self._refusal: Problem | None = None
-        self._resumed = 0
-        self._running: RequestResponseCycle | None = None
-
-    @property
-    def idle(self) -> bool:
-        """Whether no request is being processed, although one may be arriving."""
-        return self.cycle is None or self.cycle.response_complete
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Makes room for this connection. If all others are busy, it may only be used for probes."""
-        super().connection_made(transport)
-        transport.set_write_buffer_limits(UNSENT_BYTES)
-        if len(self.connections) > self._most and not self._make_room():
-            self._probes_only = True
-            for oldest in self._backlog.reserve(self):
-                oldest.end()
-        self._check_later()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if self._check is not None:
-            self._check.cancel()
-        self._backlog.forget(self)
-        self._disconnect()
-        super().connection_lost(exc)
+    # Bytes of the last call, and why the request is refused that is being parsed.
+    _arriving = 0
+    _refusal: Problem | None = None
 
     def data_received(self, data: bytes) -> None:
         """Limits the bytes that arrive without completing a request head or being part of a body."""
         before = self.cycle
         self._arriving = len(data)
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        self._parse(data)
         cycle = self.cycle
         if self.headers is not None and len(self.headers) > HEADERS and not self.transport.is_closing():
-            self.refuse(_too_many_headers())
+            self.refuse(too_many_headers())
         if cycle is not None and (cycle.more_body or self.pipeline or len(data) > SMALL_BYTES):
             self._count_unread(len(data))
         if cycle is not before:
@@ -125,79 +61,79 @@ class Connection(HttpToolsProtocol):
                 Problem(431, f"the request head is larger than {HEAD_BYTES} bytes", code="head_too_large")
             )
 
+    def _parse(self, data: bytes) -> None:
+        """Hands bytes to the parser, which calls the methods below. An upgrade that is offered is ignored."""
+        while True:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserError:
+                self.logger.warning("Invalid HTTP request received.")
+                self.send_400_response("")
+            except httptools.HttpParserUpgrade as offer:
+                if self._offers_upgrade:
+                    self.parser, head = without_upgrade(self.parser, self)
+                    data = head + data[offer.args[0] :]
+                    continue
+                self._unsupported_upgrade_warning()
+            return
+
+    @property
+    def _offers_upgrade(self) -> bool:
+        """Whether the head offers an upgrade: it is parsed for the first time, and will be once more."""
+        return self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
+
     def on_body(self, body: bytes) -> None:
         self._allowance += CHUNKED * len(body)
         super().on_body(body)
 
     def on_headers_complete(self) -> None:
         """Starts a request, or queues it behind other requests of this connection."""
-        if self.parser.offered:
+        if self._offers_upgrade:
             return
         if len(self.pipeline) >= PIPELINED:
             raise ValueError("too many pipelined requests")
-        if HEAD_BYTES - self._allowance + self._arriving > min(TARGET_BYTES, HEADER_BYTES):
-            self._check_sizes()
+        size = HEAD_BYTES - self._allowance + self._arriving
+        if size > min(TARGET_BYTES, HEADER_BYTES) and (problem := too_large_part(self.url, self.headers)):
+            self._give_up(problem)
         if len(self.headers) > HEADERS:
-            self._give_up(_too_many_headers())
+            self._give_up(too_many_headers())
         self._read_head()
         if self._probes_only and self.url.partition(b"?")[0] not in _PROBE_TARGETS:
-            self._give_up(_all_busy())
+            self._give_up(Problem(503, "too many connections are busy", code="too_many_connections"))
         super().on_headers_complete()
         self.headers = self.headers.copy()  # trailers are counted, but they are not headers of the request
         if self._last or self._probes_only or (self._lifecycle is not None and self._lifecycle.draining):
             self.cycle.keep_alive = False
 
     def on_message_complete(self) -> None:
-        if not self.parser.offered:
+        if not self._offers_upgrade:
             super().on_message_complete()
 
     def _read_head(self) -> None:
-        """Applies the rules of RFC 9112 for the head that the parser leaves to its caller."""
+        """Applies the rules of RFC 9112 for the head that the parser leaves to its caller.
+
+        The Host must be there once, the version one of two, and chunked the only transfer coding.
+        """
         version = self.parser.get_http_version()
         if version == "1.0":
             self.expect_100_continue = False  # RFC 9110, 10.1.1
+        elif version != "1.1":
+            self._give_up(Problem(505, "the HTTP version is 1.1 or 1.0", code="http_version"))
         if not self.url.startswith(b"/") and b"://" in self.url:
             self.headers = self.scope["headers"] = with_host_of(self.url, self.headers)
-        if (problem := problem_of_head(self.headers, version)) is not None:
-            self._give_up(problem)
-
-    def _check_sizes(self) -> None:
-        """Checks the parts of a head that is larger than each of them may be."""
-        if len(self.url) > TARGET_BYTES:
-            self._give_up(Problem(414, f"path and query are longer than {TARGET_BYTES} bytes"))
-        if any(len(name) + len(value) > HEADER_BYTES for name, value in self.headers):
-            self._give_up(Problem(431, f"a header is larger than {HEADER_BYTES} bytes"))
+        hosts = 0
+        for name, value in self.headers:
+            if name == b"host":
+                hosts += 1
+            elif name == b"transfer-encoding" and value.lower() != b"chunked":
+                self._give_up(Problem(501, "the only transfer coding is chunked", code="transfer_coding"))
+        if hosts > 1 or (hosts == 0 and version == "1.1"):
+            self._give_up(Problem(400, "a request has exactly one Host header"))
 
     def _count_unread(self, size: int) -> None:
         """Counts bytes of requests that have not arrived completely, or that wait for earlier ones."""
         if not self._backlog.unread(self, size) and not self.transport.is_closing():
             self.refuse(Problem(503, "too many request bodies are arriving", code="too_many_bodies"))
-
-    def pause_writing(self) -> None:
-        """Called when the client reads the response too slowly."""
-        super().pause_writing()
-        for longest in self._backlog.unsent(self, self.transport.get_write_buffer_size()):
-            longest.end()
-
-    def resume_writing(self) -> None:
-        """Called when the client has read on."""
-        self._resumed += 1
-        self._backlog.sent(self)
-        super().resume_writing()
-
-    @property
-    def unread_bytes(self) -> int:
-        """Bytes of bodies that the application has not read, including those of pipelined requests."""
-        return len(self.cycle.body) + sum(len(one.body) for one, _ in self.pipeline if one is not self.cycle)
-
-    def shutdown(self) -> None:
-        """Called when the port has closed. Ends after the current request, or after one that arrives soon."""
-        self._last = True
-        if not self.idle:
-            super().shutdown()
-            return
-        first_s = self._since + FIRST_S - self.loop.time() if self.scope is None else 0.0
-        self.loop.call_later(max(LAST_S, first_s), super().shutdown)
 
     def send_400_response(self, msg: str) -> None:
         """Answers a malformed or oversized request with an error in the service's format."""
@@ -208,79 +144,6 @@ class Connection(HttpToolsProtocol):
         self._refusal = problem
         raise ValueError(problem.code)
 
-    def end(self) -> None:
-        """Closes the connection at once. Anything that the application still sends is discarded."""
-        self._disconnect()
-        self.transport.abort()
-
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle
         super()._start_asgi_task(cycle, app)
-
-    def _disconnect(self) -> None:
-        """Reports a disconnect to the running request. Uvicorn reports it only to the newest one."""
-        if self._running is not None and not self._running.response_complete:
-            self._running.disconnected = True
-            self._running.message_event.set()
-
-    def refuse(self, problem: Problem) -> None:
-        """Sends an error and closes the connection. If a response has been started, closes it at once."""
-        if self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete:
-            self.end()
-            return
-        headers, body = problem_parts(problem, new_request_id())
-        headers += [CLOSE, (b"content-length", b"%d" % len(body))]
-        lines = [name + b": " + value + b"\r\n" for name, value in headers]
-        self.transport.write(b"".join([STATUS_LINE[problem.status], *lines, b"\r\n", body]))
-        self.transport.close()
-
-    def _make_room(self) -> bool:
-        """Closes idle connections: first those that never sent a request, then the oldest ones.
-
-        If there are none, closes the connections whose responses have been unread for longest.
-        """
-        if self._backlog.all_busy:
-            return False
-        peers = [one for one in self.connections if isinstance(one, Connection) and one is not self]
-        closing = [one for one in peers if one.idle and not one._probes_only]
-        closing.sort(key=lambda one: (one.scope is not None, one._since))
-        closing = closing or self._backlog.stalled(STALLED_S)
-        for one in closing[: max(1, min(AT_ONCE, self._most // 8))]:
-            self.connections.discard(one)
-            one.end()
-        self._backlog.all_busy = not closing
-        return bool(closing)
-
-    def _check_later(self, before: _State | None = None, unsent: int = 0, resumed: int = 0) -> None:
-        self._check = self.loop.call_later(PATIENCE_S, self._check_progress, before, unsent, resumed)
-
-    def _check_progress(self, before: _State | None, unsent_before: int, resumed_before: int) -> None:
-        """Ends the connection if it made no progress since the last check.
-
-        A head must be complete by then; of a body or a response, it is enough that some bytes moved.
-        """
-        unsent = self.transport.get_write_buffer_size()
-        progress = 0 if self.idle else self._allowance
-        state = (self.cycle, progress, self.timeout_keep_alive_task is None)
-        if 0 < unsent_before <= unsent and self._resumed == resumed_before:
-            self.end()  # the client does not read, so an error response would not reach it either
-        elif state == before or self.scope is None:
-            self._stalled()
-        self._check_later(state, unsent, self._resumed)
-
-    def _stalled(self) -> None:
-        if self.idle and (self.scope is None or self.transport.is_closing()):
-            self.end()
-        elif self.idle:
-            if self.timeout_keep_alive_task is None:  # otherwise it is idle between two requests
-                self.refuse(Problem(408, "the request head did not arrive in time", code="head_timeout"))
-        elif self.cycle.more_body and not self.cycle.response_started and not self.flow.read_paused:
-            self.refuse(Problem(408, "the body stopped arriving"))
-
-
-def _too_many_headers() -> Problem:
-    return Problem(431, f"more than {HEADERS} headers", code="too_many_headers")
-
-
-def _all_busy() -> Problem:
-    return Problem(503, "too many connections are busy", code="too_many_connections")

@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect
 
 from api.asgi.http import JSON, BodyReader, Receive, Scope, Send, send_answer
 from api.lifecycle import LIFECYCLE, Lifecycle
-from api.server import protocol as connection
+from api.server import limits
 from api.server.backlog import BACKLOG, RESERVE, Backlog
 from api.server.protocol import Connection
 from tests.servers import free_port
@@ -86,7 +86,7 @@ async def end(server: uvicorn.Server, running: asyncio.Task[None]) -> None:
 @pytest.fixture
 async def dial(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Callable[[], Awaitable[Peer]]]:
     """Opens connections to a server with short timeouts."""
-    monkeypatch.setattr(connection, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(limits, "PATIENCE_S", 0.2)
     async with served(1000) as (_, dial):
         yield dial
 
@@ -205,7 +205,7 @@ async def test_too_many_requests_before_the_first_answer(dial: Callable[[], Awai
 
 async def test_who_does_not_read_the_answer_is_let_go() -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(connection, "PATIENCE_S", 0.2)
+        patch.setattr(limits, "PATIENCE_S", 0.2)
         async with served(1000) as (server, dial):
             _, writer = await dial()
             writer.transport.pause_reading()
@@ -290,7 +290,7 @@ async def test_finding_12_when_all_are_busy_probes_are_answered() -> None:
 async def test_finding_12_a_streamed_answer_that_nobody_reads_is_ended() -> None:
     """Also if the client goes on sending, and if the response is queued behind another one."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(connection, "PATIENCE_S", 0.3)
+        patch.setattr(limits, "PATIENCE_S", 0.3)
         async with served(1000) as (server, dial):
             await unread(dial)
             sending = await unread(dial)
@@ -304,7 +304,7 @@ async def test_finding_12_a_streamed_answer_that_nobody_reads_is_ended() -> None
 
 async def test_finding_12_a_streamed_answer_that_is_read_slowly_goes_on() -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(connection, "PATIENCE_S", 0.5)
+        patch.setattr(limits, "PATIENCE_S", 0.5)
         async with served(1000) as (_, dial):
             peer = await dial()
             peer[1].write(probe("/endless"))
@@ -315,7 +315,7 @@ async def test_finding_12_a_streamed_answer_that_is_read_slowly_goes_on() -> Non
 
 async def test_finding_12_answers_that_nobody_reads_make_room_for_others() -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(connection, "STALLED_S", 0.2)
+        patch.setattr(limits, "STALLED_S", 0.2)
         async with served(4) as (server, dial):
             for _ in range(4):
                 await unread(dial)
@@ -407,7 +407,7 @@ async def test_a_new_connection_has_longer_to_bring_its_request() -> None:
         await answer(rested)
         server.should_exit = True
         assert await ended(rested)
-        await asyncio.sleep(connection.LAST_S)
+        await asyncio.sleep(limits.LAST_S)
         new[1].write(GET)
         assert (await answer(new))[0] == 200
 
@@ -418,7 +418,7 @@ async def test_who_says_nothing_more_does_not_keep_the_server() -> None:
         rested[1].write(GET)
         await answer(rested)
         server.should_exit = True
-        async with asyncio.timeout(connection.FIRST_S + 2):
+        async with asyncio.timeout(limits.FIRST_S + 2):
             while server.server_state.connections:  # noqa: ASYNC110 - it says so in no other way
                 await asyncio.sleep(0.01)
         assert await ended(rested)

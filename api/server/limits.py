@@ -1,0 +1,180 @@
+"""Limits for connections: slow or stalled clients, and how many there are; and a graceful shutdown.
+
+Uvicorn only closes connections that are idle between two requests. A client that never completes its request
+head, stops in the middle of a body, or does not read the response would stay connected and hold memory. Here
+each of these cases has a timeout or a size limit.
+
+The number of connections is also limited. Beyond the limit, idle connections are closed, the oldest first,
+then those whose response has been unread for longest. If neither exist, a few more connections are accepted,
+for probes only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import Any
+
+from uvicorn import Config
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.server import ServerState
+
+from api.asgi.http import CLOSE, new_request_id
+from api.asgi.problems import problem_parts
+from api.errors import Problem
+from api.lifecycle import LIFECYCLE, Lifecycle
+from api.server.backlog import BACKLOG, Backlog
+
+# Interval between checks for progress. A stalled head, body or response ends after one to two intervals.
+PATIENCE_S = 20.0
+# The most bytes of a head, and of everything else outside bodies: white space, chunk sizes, trailers.
+HEAD_BYTES = 64 * 1024
+# A response that has been unread for this long may be dropped to make room for another connection.
+STALLED_S = 2.0
+# How many bytes of a response the transport buffers before the application must wait.
+UNSENT_BYTES = 16 * 1024
+# Close up to this many connections at once, so that not every new connection has to search for one to close.
+AT_ONCE = 64
+# Keep idle connections open for this long after the port has closed: a request may be on its way.
+LAST_S = 0.5
+# Keep a connection that has not sent a request yet open until this long after it was made.
+FIRST_S = 3.0
+
+_State = tuple[object, int, bool]
+
+
+class LimitedProtocol(HttpToolsProtocol):
+    """Uvicorn's protocol with these limits. `limit_concurrency` in its config limits the connections."""
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._most = self.limit_concurrency or sys.maxsize
+        self.limit_concurrency = None  # uvicorn would reject every new connection, including probes
+        self._since = self.loop.time()
+        self._allowance = HEAD_BYTES
+        self._check: asyncio.TimerHandle | None = None
+        self._lifecycle: Lifecycle | None = app_state.get(LIFECYCLE)
+        self._backlog: Backlog[LimitedProtocol] = app_state.setdefault(BACKLOG, Backlog())
+        self._last = False
+        self._probes_only = False
+        self._resumed = 0
+        self._running: RequestResponseCycle | None = None
+
+    @property
+    def idle(self) -> bool:
+        """Whether no request is being processed, although one may be arriving."""
+        return self.cycle is None or self.cycle.response_complete
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Makes room for this connection. If all others are busy, it may only be used for probes."""
+        super().connection_made(transport)
+        transport.set_write_buffer_limits(UNSENT_BYTES)
+        if len(self.connections) > self._most and not self._make_room():
+            self._probes_only = True
+            for oldest in self._backlog.reserve(self):
+                oldest.end()
+        self._check_later()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._check is not None:
+            self._check.cancel()
+        self._backlog.forget(self)
+        self._disconnect()
+        super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Called when the client reads the response too slowly."""
+        super().pause_writing()
+        for longest in self._backlog.unsent(self, self.transport.get_write_buffer_size()):
+            longest.end()
+
+    def resume_writing(self) -> None:
+        """Called when the client has read on."""
+        self._resumed += 1
+        self._backlog.sent(self)
+        super().resume_writing()
+
+    @property
+    def unread_bytes(self) -> int:
+        """Bytes of bodies that the application has not read, including those of pipelined requests."""
+        return len(self.cycle.body) + sum(len(one.body) for one, _ in self.pipeline if one is not self.cycle)
+
+    def shutdown(self) -> None:
+        """Called when the port has closed. Ends after the current request, or after one that arrives soon."""
+        self._last = True
+        if not self.idle:
+            super().shutdown()
+            return
+        first_s = self._since + FIRST_S - self.loop.time() if self.scope is None else 0.0
+        self.loop.call_later(max(LAST_S, first_s), super().shutdown)
+
+    def end(self) -> None:
+        """Closes the connection at once. Anything that the application still sends is discarded."""
+        self._disconnect()
+        self.transport.abort()
+
+    def _disconnect(self) -> None:
+        """Reports a disconnect to the running request. Uvicorn reports it only to the newest one."""
+        if self._running is not None and not self._running.response_complete:
+            self._running.disconnected = True
+            self._running.message_event.set()
+
+    def refuse(self, problem: Problem) -> None:
+        """Sends an error and closes the connection. If a response has been started, closes it at once."""
+        if self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete:
+            self.end()
+            return
+        headers, body = problem_parts(problem, new_request_id())
+        headers += [CLOSE, (b"content-length", b"%d" % len(body))]
+        lines = [name + b": " + value + b"\r\n" for name, value in headers]
+        self.transport.write(b"".join([STATUS_LINE[problem.status], *lines, b"\r\n", body]))
+        self.transport.close()
+
+    def _make_room(self) -> bool:
+        """Closes idle connections: first those that never sent a request, then the oldest ones.
+
+        If there are none, closes the connections whose responses have been unread for longest.
+        """
+        if self._backlog.all_busy:
+            return False
+        peers = [one for one in self.connections if isinstance(one, LimitedProtocol) and one is not self]
+        closing = [one for one in peers if one.idle and not one._probes_only]
+        closing.sort(key=lambda one: (one.scope is not None, one._since))
+        closing = closing or self._backlog.stalled(STALLED_S)
+        for one in closing[: max(1, min(AT_ONCE, self._most // 8))]:
+            self.connections.discard(one)
+            one.end()
+        self._backlog.all_busy = not closing
+        return bool(closing)
+
+    def _check_later(self, before: _State | None = None, unsent: int = 0, resumed: int = 0) -> None:
+        self._check = self.loop.call_later(PATIENCE_S, self._check_progress, before, unsent, resumed)
+
+    def _check_progress(self, before: _State | None, unsent_before: int, resumed_before: int) -> None:
+        """Ends the connection if it made no progress since the last check.
+
+        A head must be complete by then; of a body or a response, it is enough that some bytes moved.
+        """
+        unsent = self.transport.get_write_buffer_size()
+        progress = 0 if self.idle else self._allowance
+        state = (self.cycle, progress, self.timeout_keep_alive_task is None)
+        if 0 < unsent_before <= unsent and self._resumed == resumed_before:
+            self.end()  # the client does not read, so an error response would not reach it either
+        elif state == before or self.scope is None:
+            self._stalled()
+        self._check_later(state, unsent, self._resumed)
+
+    def _stalled(self) -> None:
+        if self.idle and (self.scope is None or self.transport.is_closing()):
+            self.end()
+        elif self.idle:
+            if self.timeout_keep_alive_task is None:  # otherwise it is idle between two requests
+                self.refuse(Problem(408, "the request head did not arrive in time", code="head_timeout"))
+        elif self.cycle.more_body and not self.cycle.response_started and not self.flow.read_paused:
+            self.refuse(Problem(408, "the body stopped arriving"))
