@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from random import SystemRandom
 from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
 
-from batcher.core.jitter import jitter
 from batcher.core.scripts import Script, call
 from batcher.messages import NO_TRACE, Entry, Lane, decode_entry
 
@@ -21,6 +21,8 @@ KEEP_MS = 60_000
 FAILURE_MS = 2_000
 _CLAIM_HEAD = 5
 _CLAIM_FIELDS = 4
+# Not the generator of `random`: a program that seeds that one would make all its processes act in step.
+_random = SystemRandom()
 
 
 class Command(Generic[Reply]):
@@ -200,6 +202,11 @@ class Completed(NamedTuple):
 
     answered: int
     refusal: str
+
+
+def jitter(lowest: float, highest: float) -> float:
+    """Returns a random factor, so that many processes do not act at the same moment."""
+    return _random.uniform(lowest, highest)
 
 
 def spread(lifetime_ms: float) -> int:

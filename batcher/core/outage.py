@@ -13,7 +13,7 @@ from typing import Literal
 
 import redis
 
-from batcher.core.jitter import jitter
+from batcher.core.commands import jitter
 
 log = logging.getLogger(__name__)
 

@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 from secrets import token_hex
 from typing import Self
 
+from batcher.core.commands import jitter
 from batcher.core.connection import AsyncRedis, connect_async
 from batcher.core.formats import OtherFormats
-from batcher.core.jitter import jitter
 from batcher.core.keys import cache_prefix, prefix
 from batcher.core.outage import REDIS_ERRORS, Outage
 from batcher.core.pipeline import Pipeline

@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from batcher.core.jitter import jitter
+from batcher.core.commands import jitter
 from batcher.core.outage import REDIS_ERRORS
 from batcher.jobs.records import JobRecord
 from batcher.jobs.store import JobStore

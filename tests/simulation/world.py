@@ -12,7 +12,7 @@ from unittest.mock import patch
 
 from greenlet import getcurrent
 
-from batcher.core import jitter as jitter_module
+from batcher.core import commands as commands_module
 from batcher.core import pauses as pauses_module
 from batcher.hub import hub as hub_module
 from batcher.hub.admission import LaneCaps
@@ -114,7 +114,7 @@ def nothing_else_by_chance(loop: SimulatedLoop, seed: int) -> Iterator[None]:
     """What the product draws, or takes from the machine, comes from the seed."""
     machine = SimpleNamespace(gethostname=lambda: "host", getpid=lambda: 1)
     with (
-        patch.object(jitter_module, "_random", OwnRandom(seed)),
+        patch.object(commands_module, "_random", OwnRandom(seed)),
         patch.object(pauses_module, "time", SimpleNamespace(monotonic=loop.time)),
         patch.multiple(hub_module, socket=machine, os=machine, token_hex=lambda size: ""),
         patch.object(inference_module, "threading", SimpleNamespace(get_ident=lambda: id(getcurrent()))),
