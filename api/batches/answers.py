@@ -8,8 +8,6 @@ from typing import Any
 from api.compat.moderation import Moderation
 from api.compat.vllm import classify_result
 
-ENDPOINTS = ("/v1/moderations", "/v1/classify")
-
 # The scores of one text, as a job keeps them: label and score of each.
 Scores = list[dict[str, Any]]
 

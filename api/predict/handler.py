@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Sequence
 from copy import copy
 from time import perf_counter
-from typing import cast
+from typing import Protocol, cast
 
 from fastapi import FastAPI
 from starlette.requests import ClientDisconnect
@@ -39,7 +39,6 @@ from api.label_order import body_by_score, order_in
 from api.lifecycle import Lifecycle
 from api.predict.local_cache import CachedPrediction, Models
 from api.predict.lookup import PredictionLookup
-from api.predict.others import Deferral, Foreign
 from api.predict.request import (
     ForeignBody,
     LookupRequest,
@@ -77,6 +76,20 @@ class PredictMiddleware:
             await self._handler(scope, receive, send)
         else:
             await self._others(scope, receive, send)
+
+
+class Deferral(Protocol):
+    """Turns a request into a job (`Prefer: respond-async`) and returns its location. May raise Problem."""
+
+    async def __call__(self, headers: RequestHeaders, texts: list[str]) -> Answer: ...
+
+
+class Foreign(Protocol):
+    """Answers the body of another dialect, errors included. May raise ClientDisconnect."""
+
+    async def __call__(
+        self, context: RequestContext, body: bytes, receive: Receive, model: str = ...
+    ) -> Answer: ...
 
 
 class PredictHandler:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from api.predict.others import Deferral
+from api.predict.handler import Deferral
 from api.settings import ApiSettings
 from tests.unit.api.pretended import Service, Start, running
 from tests.unit.pretended import FakeCache, FakeHub

@@ -12,8 +12,7 @@ import httpx
 
 from api.lifecycle import Lifecycle
 from api.main import create_app
-from api.predict.handler import PredictMiddleware
-from api.predict.others import Deferral
+from api.predict.handler import Deferral, PredictMiddleware
 from api.settings import ApiSettings
 from tests.unit.pretended import FakeCache, FakeHub
 

@@ -246,6 +246,12 @@ async def test_of_two_requests_with_the_same_id_the_newer_one_is_shown(api: Admi
     assert (await api.get("/traces/same")).json()["status"] == 415
 
 
+async def test_an_error_in_another_dialect_is_shown_with_its_code(api: AdminApi) -> None:
+    await api.client.post("/predict", json={"inputs": 1}, headers={"x-request-id": "foreign"})
+    shown = (await api.get("/traces/foreign")).json()
+    assert (shown["status"], shown["code"]) == (422, "invalid_request")
+
+
 @pytest.mark.parametrize("request_id", ["a b", "*", "x" * 129, "a%0d%0aTEXTS", "%00", "a;b"])
 async def test_a_hostile_id_is_422(api: AdminApi, request_id: str) -> None:
     assert (await api.client.get(f"/admin/traces/{request_id}", headers=ADMIN)).status_code == 422
