@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from api.asgi.http import ASGIApp, Receive, RequestHeaders, Scope, Send
 from api.auth import Authenticator
 from api.models.served import Served
-from api.predict.local_cache import CachedPrediction, LocalCache, Models
+from api.predict.local_cache import NOTHING, CachedPrediction, LocalCache, Models
 from api.predict.lookup import PredictionLookup
 from api.predict.request import LookupRequest, LookupResult
 from batcher.core.revisions import Candidate
@@ -76,7 +76,7 @@ class _BothModels(Models):
         self._both = current, candidate
         self._takes = takes
 
-    def stamp(self, revision: str, texts: Sequence[str], found: Mapping[str, Prediction]) -> bytes:
+    def stamp(self, revision: str, texts: Sequence[str], found: Mapping[str, Prediction] = NOTHING) -> bytes:
         names: dict[bytes, None] = {}
         for text in texts:
             models, result = self._both[self._takes(text)], found.get(text)

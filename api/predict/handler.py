@@ -229,11 +229,11 @@ def known_answer(
     context.known = True
     context.tokens = sum([known.tokens for known in cached])
     now = perf_counter()
-    times = ((now - looked_up_at) * 1e3, (now - context.started) * 1e3)
+    times = (now - looked_up_at) * 1e3, (now - context.started) * 1e3
     headers = [
         (b"x-cache", b"HIT"),
-        (b"x-model", models.stamp(revision, context.texts, {})),
+        (b"x-model", models.stamp(revision, context.texts)),
         (b"server-timing", b"cache;dur=%.3f, total;dur=%.3f" % times),
-        *truncation(cached),
     ]
+    headers += truncation(cached)
     return Answer(200, headers, b'{"predictions":[%b]}' % b",".join([known.fragment for known in cached]))

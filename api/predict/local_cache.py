@@ -18,6 +18,7 @@ from batcher.messages import Prediction
 
 # How many model revisions are remembered.
 MOST_MODELS = 64
+NOTHING: Mapping[str, Prediction] = {}
 # The overhead of an entry, measured with tracemalloc: key, CachedPrediction, float, size, dictionary slot.
 OVERHEAD_BYTES = 350
 
@@ -141,7 +142,7 @@ class Models:
             return _header(name, revision)
         return self._headers[revision]
 
-    def stamp(self, revision: str, texts: Sequence[str], found: Mapping[str, Prediction]) -> bytes:
+    def stamp(self, revision: str, texts: Sequence[str], found: Mapping[str, Prediction] = NOTHING) -> bytes:
         """The value of X-Model for an answer. Texts that are not among `found` were known, by `revision`."""
         if not found:
             return self.header(revision)

@@ -24,9 +24,9 @@ class RequestLog:
     def add(self, context: RequestContext, route: str, status: int) -> None:
         """Notes an answered request. `route` is its path template, and 499 the status if the client left."""
         seconds = perf_counter() - context.started
-        metrics, name = self._metrics, context.headers.client_name
+        metrics = self._metrics
         metrics.request(route, status, seconds)
-        if name:
+        if name := context.headers.client_name:
             metrics.client(name, status)
         if context.found is not None:
             for outcome, texts in context.found.outcomes.items():
