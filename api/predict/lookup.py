@@ -197,10 +197,10 @@ def _timing(cache_s: float, runs: Sequence[Prediction], total_s: float) -> Heade
     parts = [b"cache;dur=%.3f" % (cache_s * 1e3)]
     if runs:
         parts += [
-            b"queue;dur=%.3f" % max(run.queue_ms for run in runs),
-            b'batch;desc="%d"' % max(run.batch_size for run in runs),
-            b"tokenize;dur=%.3f" % max(run.tokenize_ms for run in runs),
-            b"model;dur=%.3f" % max(run.model_ms for run in runs),
+            b"queue;dur=%.3f" % max([run.queue_ms for run in runs]),
+            b'batch;desc="%d"' % max([run.batch_size for run in runs]),
+            b"tokenize;dur=%.3f" % max([run.tokenize_ms for run in runs]),
+            b"model;dur=%.3f" % max([run.model_ms for run in runs]),
         ]
     parts.append(b"total;dur=%.3f" % (total_s * 1e3))
     return (b"server-timing", b", ".join(parts))

@@ -164,7 +164,8 @@ class LookupResult:
 
     def count(self, outcome: str | type[MillraceError], texts: int) -> None:
         """Counts texts with this outcome: a name from `api.metrics.OUTCOMES`, or the class of an error."""
-        self.outcomes[outcome] = self.outcomes.get(outcome, 0) + texts
+        if texts:
+            self.outcomes[outcome] = self.outcomes.get(outcome, 0) + texts
 
     def add(self, part: LookupResult, cache_s: float) -> None:
         """Adds what was found for other texts of the request. `cache_s`: time on caches of both."""
