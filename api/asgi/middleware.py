@@ -12,9 +12,9 @@ from time import perf_counter
 from starlette.responses import Response
 
 from api.asgi.http import NOSNIFF, PROBES, ASGIApp, Message, Receive, RequestHeaders, Scope, Send, route_path
-from api.asgi.problems import LingeringClose, send_problem
+from api.asgi.problems import LingeringClose, reported, send_problem
 from api.auth import Authenticator
-from api.errors import Header, Problem, internal
+from api.errors import Header
 from api.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -71,13 +71,10 @@ class RequestMiddleware:
         try:
             self._auth.admit_path(path, headers)
             await self._app(scope, receive, send)
-        except Problem as problem:
-            await send_problem(send, problem, headers.request_id)
         except Exception as error:
-            fields = {"action": "request.crashed", "request_id": headers.id}
-            log.error("unexpected error", exc_info=error, extra=fields)
+            problem = reported(error, headers.id)
             if not send.status:
-                await send_problem(send, internal(), headers.request_id)
+                await send_problem(send, problem, headers.request_id)
         finally:
             self._record(scope, headers, send.status or 499, perf_counter() - started)
 
