@@ -19,21 +19,34 @@ end
 local READ_AHEAD = 32
 local lease_end, first_claim = digits(now + lease), claim_line(1, worker, lease, 0, 0, '')
 -- `seen`: ids that this claim has dealt with. One may be listed twice, and its entry has been read for both places.
-local entries, freed, leases, seen, claims = {}, {}, {}, {}, {}
+local freed, leases, seen, claims = {}, {}, {}, {}
 local taken, cost, skipped, expired = 0, 0, 0, 0
+-- What comes before the entries is known at the end.
+local reply = { 0, 0, 0, now, '' }
+local HEAD_FIELDS = #reply
+-- Many entries have the same deadline or cost, and Lua reads a number slowly.
+local numbers = {}
+local function number(text)
+  local value = numbers[text]
+  if not value then
+    value = tonumber(text)
+    numbers[text] = value
+  end
+  return value
+end
 
 -- `in_flight` is the end of the id's current lease, if it has one; `claim` is the record of an earlier claim.
 local function claim_entry(id, solo, entry, in_flight, claim)
-  local deadline, lane, weight = string.match(entry or '', HEAD)
+  local deadline, lane, weight = string.match(entry or '', '^(%d+) (%l+) (%d+) %d+ ')
   -- Without an entry, the id was answered or cancelled. If it is in flight, it was listed twice and is already claimed.
   if not deadline or in_flight or seen[id] then
     if claim and not deadline then redis.call('HDEL', CLAIMS, id) end
     skipped = skipped + 1
     return
   end
-  weight, seen[id] = tonumber(weight), true
+  weight, seen[id] = number(weight), true
   if not claim then freed[lane] = (freed[lane] or 0) + weight end
-  if tonumber(deadline) <= now then
+  if number(deadline) <= now then
     expire(id)
     expired = expired + 1
   else
@@ -43,11 +56,11 @@ local function claim_entry(id, solo, entry, in_flight, claim)
       attempts = earlier_attempts + 1
       line = claim_line(attempts, worker, lease, inspected, heartbeat, lost)
     end
-    local pair, at = #leases, #entries
+    local pair, at = 2 * taken, HEAD_FIELDS + 4 * taken
     leases[pair + 1], leases[pair + 2] = lease_end, id
     claims[pair + 1], claims[pair + 2] = id, line
+    reply[at + 1], reply[at + 2], reply[at + 3], reply[at + 4] = id, entry, attempts, solo
     taken, cost = taken + 1, cost + weight
-    entries[at + 1], entries[at + 2], entries[at + 3], entries[at + 4] = id, entry, attempts, solo
   end
 end
 
@@ -65,7 +78,7 @@ local function claim_from(list, entries_limit, cost_limit)
       read = read + 1
       claim_entry(ids[read], 0, found[read], in_flight[read], claimed[read])
     end
-    redis.call('LPOP', list, read)
+    redis.call('LTRIM', list, read, -1)
   end
 end
 
@@ -126,7 +139,7 @@ local help = ''
 if ARGV[10] ~= '' then
   -- A shard whose entries have waited for much longer than these goes first, or it would starve without workers.
   local HELP, OLDER = P .. ':help', 100
-  local _, _, _, enqueued = string.match(entries[2] or '', HEAD)
+  local _, _, _, enqueued = string.match(reply[HEAD_FIELDS + 2] or '', HEAD)
   -- A shard that has asked again since then has written another note. This claim may have waited for it.
   local number, since = string.match(ARGV[10], '^(%d+) (%S+)$')
   if number and tonumber(redis.call('ZSCORE', HELP, number)) == tonumber(since) then redis.call('ZREM', HELP, number) end
@@ -139,6 +152,5 @@ elseif idle_ms >= 0 and help == '' then
   -- A worker that leaves to help another shard cannot be woken here.
   set_idle(worker, idle_ms)
 end
-local reply = { left, skipped, expired, now, help }
-for _, value in ipairs(entries) do reply[#reply + 1] = value end
+reply[1], reply[2], reply[3], reply[5] = left, skipped, expired, help
 return reply
