@@ -71,8 +71,8 @@ PLANTED = (
     Fault(
         "a claim leaves its ids in the list",
         "claim",
-        "    redis.call('LTRIM', list, read, -1)\n  end\n",
-        "    return\n  end\n",
+        "    redis.call('LTRIM', list, read, '-1')\n    empty[list] = read == #ids and #ids < wanted\n",
+        "    return\n",
     ),
     Fault(
         "a claim ignores leases",

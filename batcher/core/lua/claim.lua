@@ -65,11 +65,17 @@ local function claim_entry(id, solo, entry, in_flight, claim)
 end
 
 local q_paused, bulk_paused = is_paused('interactive'), is_paused('bulk')
+-- Lists that are known to be empty: nothing is added to them meanwhile.
+local empty = {}
 local function claim_from(list, entries_limit, cost_limit)
   if list == BULK and bulk_paused or list ~= BULK and q_paused then return end
-  while taken < entries_limit and cost < cost_limit do
-    local ids = redis.call('LRANGE', list, 0, math.min(entries_limit - taken, READ_AHEAD) - 1)
-    if #ids == 0 then return end
+  while taken < entries_limit and cost < cost_limit and not empty[list] do
+    local wanted = math.min(entries_limit - taken, READ_AHEAD)
+    local ids = redis.call('LRANGE', list, '0', wanted - 1)
+    if #ids == 0 then
+      empty[list] = true
+      return
+    end
     local keys, read = {}, 0
     for n, id in ipairs(ids) do keys[n] = entry_key(id) end
     local found, in_flight = redis.call('MGET', unpack(keys)), redis.call('ZMSCORE', INFLIGHT, unpack(ids))
@@ -78,7 +84,8 @@ local function claim_from(list, entries_limit, cost_limit)
       read = read + 1
       claim_entry(ids[read], 0, found[read], in_flight[read], claimed[read])
     end
-    redis.call('LTRIM', list, read, -1)
+    redis.call('LTRIM', list, read, '-1')
+    empty[list] = read == #ids and #ids < wanted
   end
 end
 
@@ -103,6 +110,7 @@ call_in_chunks(left_to_others, 'RPUSH', SOLO)
 if taken == 0 and (free or redis.call('LLEN', SOLO) == 0) then
   -- Bulk gets an eighth of a busy batch, so that it never starves. Either lane may use what the other leaves.
   local reserve = redis.call('LLEN', BULK) > 0 and 1 or 0
+  empty[BULK] = reserve == 0
   local share, share_cost = most - reserve * math.floor(most / 8), most_cost - reserve * most_cost / 8
   if redis.call('EXISTS', FIRST) == 1 then
     claim_from(FIRST, share, share_cost)
@@ -116,7 +124,7 @@ if taken == 0 and (free or redis.call('LLEN', SOLO) == 0) then
   end
   claim_from(Q, share, math.min(share_cost, most_cost))
   -- Next to interactive entries, bulk gets its eighth and no more, because a larger batch would delay them.
-  local share = redis.call('LLEN', Q) > 0 and most_cost or math.max(bulk_cost, cost * 9 / 8)
+  local share = not empty[Q] and redis.call('LLEN', Q) > 0 and most_cost or math.max(bulk_cost, cost * 9 / 8)
   if bulk_cost >= 0 then claim_from(BULK, most, taken == 0 and bulk_cost or math.min(share, most_cost)) end
   if taken > 0 then claim_from(Q, most, most_cost) end
 end

@@ -24,11 +24,12 @@ local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 -- Formats a number as an integer. Format a value that several commands share only once: formatting it takes Lua longer
 -- than storing it takes Redis.
 local function digits(number) return string.format('%.0f', number) end
-local HINT_MS = 60000
+-- Lifetimes are strings, since Redis formats a number much more slowly.
+local HINT_MS = '60000'
 -- Longer than any forward pass can take.
-local CLAIM_MS = 2 * 3600000
-local WAITING_MS = 3600000
-local WORKERS_MS = 3600000
+local CLAIM_MS = '7200000'
+local WAITING_MS = '3600000'
+local WORKERS_MS = '3600000'
 
 -- The queue's clock is that of Redis, except that it never goes back and advances by at most STEP_MS from one heartbeat or
 -- sweep to the next. A clock adjustment, the different clock of a promoted replica or a period without writes therefore
