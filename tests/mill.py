@@ -55,10 +55,13 @@ class Process:
         return self._popen.poll() is None
 
     def kill(self, how: signal.Signals = signal.SIGKILL) -> None:
-        """Sends a signal to the process; SIGKILL waits until it is gone."""
+        """Sends a signal to the process; SIGKILL waits until it is gone, SIGSTOP until it stands still."""
         self._popen.send_signal(how)
         if how == signal.SIGKILL:
             self._popen.wait(timeout=10)
+        stat = Path(f"/proc/{self.pid}/stat")  # there is none except on Linux
+        while how == signal.SIGSTOP and stat.exists() and stat.read_text().rpartition(") ")[2][0] in "RSD":
+            time.sleep(0.001)
 
     def stop(self, timeout_s: float = 30) -> int:
         """SIGTERM, and the exit status."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from functools import cache
 from importlib import resources
 from typing import Literal
@@ -27,15 +28,39 @@ Script = Literal[
     "answer",
 ]
 
+_COMMENT = re.compile(r"^ *--.*\n", re.MULTILINE)
+_DEFINITION = re.compile(r"^(?=local )", re.MULTILINE)
+_WORD = re.compile(r"\w+")
+_NAMES = re.compile(r"\b(?!local\b|function\b)\w+")
+
 # The package of the queue's scripts.
 QUEUE = "batcher.core"
 
 
+def lua_source(name: str, package: str = QUEUE) -> str:
+    """What `lua/<name>.lua` in `package` contains."""
+    return (resources.files(package) / "lua" / f"{name}.lua").read_text()
+
+
 @cache
 def script_source(name: str, package: str = QUEUE) -> str:
-    """The Lua source of `lua/<name>.lua` in `package`, after that of `lua/common.lua`."""
-    folder = resources.files(package) / "lua"
-    return (folder / "common.lua").read_text() + (folder / f"{name}.lua").read_text()
+    """The source of a script: those definitions of `lua/common.lua` that it uses, then its own file."""
+    own = lua_source(name, package)
+    return _used(lua_source("common", package), own) + own
+
+
+def _used(common: str, script: str) -> str:
+    """The top-level definitions whose names occur in the script or in later ones that it uses.
+
+    Lua would create all of them in every call, which takes it longer than most calls of Redis.
+    """
+    words, used = set(_WORD.findall(_COMMENT.sub("", script))), list[str]()
+    for definition in reversed(_DEFINITION.split(_COMMENT.sub("", common))[1:]):
+        names = _NAMES.findall(definition.partition("=")[0].partition("(")[0])
+        if words.intersection(names):
+            words.update(_WORD.findall(definition))
+            used.append(definition)
+    return "".join(reversed(used))
 
 
 @cache

@@ -25,21 +25,26 @@ class Fault(NamedTuple):
 @contextmanager
 def planted(fault: Fault) -> Iterator[None]:
     """The scripts have this fault meanwhile."""
-    correct_source = scripts.script_source.__wrapped__
+    correct_source = scripts.lua_source
 
     def source(name: str, package: str = scripts.QUEUE) -> str:
         text = correct_source(name, package)
-        if package != PACKAGES[fault.machine] or fault.script not in (name, "common"):
+        if (name, package) != (fault.script, PACKAGES[fault.machine]):
             return text
         assert text.count(fault.correct) == 1, f"{fault.name}: its place is not found once"
         return text.replace(fault.correct, fault.wrong)
 
-    with patch.object(scripts, "script_source", source):
-        scripts.call.cache_clear()
+    with patch.object(scripts, "lua_source", source):
+        _forget_sources()
         try:
             yield
         finally:
-            scripts.call.cache_clear()
+            _forget_sources()
+
+
+def _forget_sources() -> None:
+    scripts.script_source.cache_clear()
+    scripts.call.cache_clear()
 
 
 PLANTED = (
@@ -66,8 +71,8 @@ PLANTED = (
     Fault(
         "a claim leaves its ids in the list",
         "claim",
-        "    redis.call('LPOP', list, read)\n  end\n",
-        "    return\n  end\n",
+        "    redis.call('LTRIM', list, read, '-1')\n    empty[list] = read == #ids and #ids < wanted\n",
+        "    return\n",
     ),
     Fault(
         "a claim ignores leases",
@@ -78,7 +83,7 @@ PLANTED = (
     Fault(
         "a claim takes what has expired",
         "claim",
-        "  if tonumber(deadline) <= now then\n    expire(id)",
+        "  if number(deadline) <= now then\n    expire(id)",
         "  if false then\n    expire(id)",
     ),
     Fault(
@@ -102,8 +107,8 @@ PLANTED = (
     Fault(
         "a hint goes to one process only",
         "complete",
-        "    hints[api] = list\n",
-        "    hints = { [api] = list }\n",
+        "    hints[names] = parts\n",
+        "    hints = { [names] = parts }\n",
     ),
     Fault("a list of hints has no end", "common", "  redis.call('PEXPIRE', list, HINT_MS)\n", ""),
     Fault(
@@ -166,7 +171,7 @@ PLANTED = (
     Fault(
         "results of an evicted job reach a later one",
         "job_create",
-        "redis.call('UNLINK', job .. ':output')",
+        "redis.call('UNLINK', job .. ':output', job .. ':models')",
         "",
         "jobs",
     ),

@@ -19,21 +19,34 @@ end
 local READ_AHEAD = 32
 local lease_end, first_claim = digits(now + lease), claim_line(1, worker, lease, 0, 0, '')
 -- `seen`: ids that this claim has dealt with. One may be listed twice, and its entry has been read for both places.
-local entries, freed, leases, seen, claims = {}, {}, {}, {}, {}
+local freed, leases, seen, claims = {}, {}, {}, {}
 local taken, cost, skipped, expired = 0, 0, 0, 0
+-- What comes before the entries is known at the end.
+local reply = { 0, 0, 0, now, '' }
+local HEAD_FIELDS = #reply
+-- Many entries have the same deadline or cost, and Lua reads a number slowly.
+local numbers = {}
+local function number(text)
+  local value = numbers[text]
+  if not value then
+    value = tonumber(text)
+    numbers[text] = value
+  end
+  return value
+end
 
 -- `in_flight` is the end of the id's current lease, if it has one; `claim` is the record of an earlier claim.
 local function claim_entry(id, solo, entry, in_flight, claim)
-  local deadline, lane, weight = string.match(entry or '', HEAD)
+  local deadline, lane, weight = string.match(entry or '', '^(%d+) (%l+) (%d+) %d+ ')
   -- Without an entry, the id was answered or cancelled. If it is in flight, it was listed twice and is already claimed.
   if not deadline or in_flight or seen[id] then
     if claim and not deadline then redis.call('HDEL', CLAIMS, id) end
     skipped = skipped + 1
     return
   end
-  weight, seen[id] = tonumber(weight), true
+  weight, seen[id] = number(weight), true
   if not claim then freed[lane] = (freed[lane] or 0) + weight end
-  if tonumber(deadline) <= now then
+  if number(deadline) <= now then
     expire(id)
     expired = expired + 1
   else
@@ -43,20 +56,26 @@ local function claim_entry(id, solo, entry, in_flight, claim)
       attempts = earlier_attempts + 1
       line = claim_line(attempts, worker, lease, inspected, heartbeat, lost)
     end
-    local pair, at = #leases, #entries
+    local pair, at = 2 * taken, HEAD_FIELDS + 4 * taken
     leases[pair + 1], leases[pair + 2] = lease_end, id
     claims[pair + 1], claims[pair + 2] = id, line
+    reply[at + 1], reply[at + 2], reply[at + 3], reply[at + 4] = id, entry, attempts, solo
     taken, cost = taken + 1, cost + weight
-    entries[at + 1], entries[at + 2], entries[at + 3], entries[at + 4] = id, entry, attempts, solo
   end
 end
 
 local q_paused, bulk_paused = is_paused('interactive'), is_paused('bulk')
+-- Lists that are known to be empty: nothing is added to them meanwhile.
+local empty = {}
 local function claim_from(list, entries_limit, cost_limit)
   if list == BULK and bulk_paused or list ~= BULK and q_paused then return end
-  while taken < entries_limit and cost < cost_limit do
-    local ids = redis.call('LRANGE', list, 0, math.min(entries_limit - taken, READ_AHEAD) - 1)
-    if #ids == 0 then return end
+  while taken < entries_limit and cost < cost_limit and not empty[list] do
+    local wanted = math.min(entries_limit - taken, READ_AHEAD)
+    local ids = redis.call('LRANGE', list, '0', wanted - 1)
+    if #ids == 0 then
+      empty[list] = true
+      return
+    end
     local keys, read = {}, 0
     for n, id in ipairs(ids) do keys[n] = entry_key(id) end
     local found, in_flight = redis.call('MGET', unpack(keys)), redis.call('ZMSCORE', INFLIGHT, unpack(ids))
@@ -65,7 +84,8 @@ local function claim_from(list, entries_limit, cost_limit)
       read = read + 1
       claim_entry(ids[read], 0, found[read], in_flight[read], claimed[read])
     end
-    redis.call('LPOP', list, read)
+    redis.call('LTRIM', list, read, '-1')
+    empty[list] = read == #ids and #ids < wanted
   end
 end
 
@@ -90,6 +110,7 @@ call_in_chunks(left_to_others, 'RPUSH', SOLO)
 if taken == 0 and (free or redis.call('LLEN', SOLO) == 0) then
   -- Bulk gets an eighth of a busy batch, so that it never starves. Either lane may use what the other leaves.
   local reserve = redis.call('LLEN', BULK) > 0 and 1 or 0
+  empty[BULK] = reserve == 0
   local share, share_cost = most - reserve * math.floor(most / 8), most_cost - reserve * most_cost / 8
   if redis.call('EXISTS', FIRST) == 1 then
     claim_from(FIRST, share, share_cost)
@@ -103,7 +124,7 @@ if taken == 0 and (free or redis.call('LLEN', SOLO) == 0) then
   end
   claim_from(Q, share, math.min(share_cost, most_cost))
   -- Next to interactive entries, bulk gets its eighth and no more, because a larger batch would delay them.
-  local share = redis.call('LLEN', Q) > 0 and most_cost or math.max(bulk_cost, cost * 9 / 8)
+  local share = not empty[Q] and redis.call('LLEN', Q) > 0 and most_cost or math.max(bulk_cost, cost * 9 / 8)
   if bulk_cost >= 0 then claim_from(BULK, most, taken == 0 and bulk_cost or math.min(share, most_cost)) end
   if taken > 0 then claim_from(Q, most, most_cost) end
 end
@@ -126,7 +147,7 @@ local help = ''
 if ARGV[10] ~= '' then
   -- A shard whose entries have waited for much longer than these goes first, or it would starve without workers.
   local HELP, OLDER = P .. ':help', 100
-  local _, _, _, enqueued = string.match(entries[2] or '', HEAD)
+  local _, _, _, enqueued = string.match(reply[HEAD_FIELDS + 2] or '', HEAD)
   -- A shard that has asked again since then has written another note. This claim may have waited for it.
   local number, since = string.match(ARGV[10], '^(%d+) (%S+)$')
   if number and tonumber(redis.call('ZSCORE', HELP, number)) == tonumber(since) then redis.call('ZREM', HELP, number) end
@@ -139,6 +160,5 @@ elseif idle_ms >= 0 and help == '' then
   -- A worker that leaves to help another shard cannot be woken here.
   set_idle(worker, idle_ms)
 end
-local reply = { left, skipped, expired, now, help }
-for _, value in ipairs(entries) do reply[#reply + 1] = value end
+reply[1], reply[2], reply[3], reply[5] = left, skipped, expired, help
 return reply

@@ -1,22 +1,35 @@
--- Prepended to every script. KEYS[1] is the prefix P; it carries the hash tag, so all keys share one cluster slot.
+-- Each script begins with those of these definitions that it uses (see scripts.py). KEYS[1] is the prefix P; it carries the hash
+-- tag, so all keys share one cluster slot.
 -- Times are milliseconds of the queue's clock (queue_clock). Callers pass durations, never points in time.
 local P = KEYS[1]
-local BULK, Q, SOLO, INFLIGHT = P .. ':bulk', P .. ':q', P .. ':solo', P .. ':inflight'
-local FIRST, CLAIMS = P .. ':first', P .. ':claims'
-local WAITING, DEAD, MODEL, WORKERS = P .. ':waiting', P .. ':dead', P .. ':model', P .. ':workers'
-local CLOCK, FULL, IDLE = P .. ':clock', P .. ':full', P .. ':idle'
+local BULK = P .. ':bulk'
+local Q = P .. ':q'
+local SOLO = P .. ':solo'
+local INFLIGHT = P .. ':inflight'
+local FIRST = P .. ':first'
+local CLAIMS = P .. ':claims'
+local WAITING = P .. ':waiting'
+local DEAD = P .. ':dead'
+local MODEL = P .. ':model'
+local WORKERS = P .. ':workers'
+local CLOCK = P .. ':clock'
+local FULL = P .. ':full'
+local IDLE = P .. ':idle'
 local PAUSES = P .. ':pauses'
-local SNAPSHOT, REFUSED, REFUSALS = P .. ':snapshot', P .. ':refused', P .. ':refusals'
+local SNAPSHOT = P .. ':snapshot'
+local REFUSED = P .. ':refused'
+local REFUSALS = P .. ':refusals'
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 -- Formats a number as an integer. Format a value that several commands share only once: formatting it takes Lua longer
 -- than storing it takes Redis.
 local function digits(number) return string.format('%.0f', number) end
-local HINT_MS = 60000
+-- Lifetimes are strings, since Redis formats a number much more slowly.
+local HINT_MS = '60000'
 -- Longer than any forward pass can take.
-local CLAIM_MS = 2 * 3600000
-local WAITING_MS = 3600000
-local WORKERS_MS = 3600000
+local CLAIM_MS = '7200000'
+local WAITING_MS = '3600000'
+local WORKERS_MS = '3600000'
 
 -- The queue's clock is that of Redis, except that it never goes back and advances by at most STEP_MS from one heartbeat or
 -- sweep to the next. A clock adjustment, the different clock of a promoted replica or a period without writes therefore
@@ -113,28 +126,29 @@ local function subtract_cost(lane, cost)
   if lane then add_waiting(lane, -(tonumber(cost) or 0)) end
 end
 
--- Sends results to an API process, each as `id \n payload`, separated by NUL, which no payload contains.
-local function hint(api, results)
-  local list = P .. ':reply:' .. api
-  redis.call('RPUSH', list, table.concat(results, '\0'))
-  redis.call('PEXPIRE', list, HINT_MS)
-end
-
--- Calls `command` with `keys` as its last arguments, a thousand at a time because Lua's stack is limited. Returns the sum
--- of the replies.
-local function call_in_chunks(keys, command, ...)
-  local sum = 0
-  for i = 1, #keys, 1000 do
-    local words = { command, ... }
-    for n = i, math.min(i + 999, #keys) do words[#words + 1] = keys[n] end
-    local reply = redis.call(unpack(words))
+-- Calls `command` with `words` as its last arguments, after `key` if that is not nil, a thousand at a time because Lua's
+-- stack is limited. Returns the sum of the replies.
+local function call_in_chunks(words, command, key)
+  local sum, count = 0, #words
+  for i = 1, count, 1000 do
+    local last, reply = math.min(i + 999, count), nil
+    if key then reply = redis.call(command, key, unpack(words, i, last)) else reply = redis.call(command, unpack(words, i, last)) end
     sum = sum + (tonumber(reply) or 0)
   end
   return sum
 end
 
+-- Sends results to an API process: each item of `results` is one or more, each as `id \n payload`, separated by NUL, which no
+-- payload contains.
+local function hint(api, results)
+  local list = P .. ':reply:' .. api
+  call_in_chunks(results, 'RPUSH', list)
+  redis.call('PEXPIRE', list, HINT_MS)
+end
+
 -- The values of string keys, in order; false for a key that does not exist.
 local function values_of(keys)
+  if #keys > 0 and #keys <= 1000 then return redis.call('MGET', unpack(keys)) end
   local values = {}
   for i = 1, #keys, 1000 do
     for n, value in ipairs(redis.call('MGET', unpack(keys, i, math.min(i + 999, #keys)))) do
@@ -197,7 +211,8 @@ local function delete_entry(id)
 end
 
 -- Records a refused text for the console: the newest MOST_REFUSED, for a week. Texts are not part of it.
-local MOST_REFUSED, REFUSED_MS = 10000, 7 * 86400000
+local MOST_REFUSED = 10000
+local REFUSED_MS = 7 * 86400000
 local function record_refusal(id, code, attempts, workers, revision)
   local stamp = clock[1] * 1000 + math.floor(clock[2] / 1000)
   local before = redis.call('HGET', REFUSALS, id)

@@ -7,7 +7,8 @@
 local worker, idle, result_ms, failure_ms = ARGV[1], ARGV[2] ~= '0', ARGV[3], ARGV[4]
 local cache_prefix, cache_ms = ARGV[5], ARGV[6]
 local ids, keys, payloads, hints = {}, {}, {}, {}
-local function failed(payload) return string.sub(payload, -1) == '\n' end
+local byte, NEWLINE = string.byte, 10
+local function failed(payload) return byte(payload, -1) == NEWLINE end
 local function write_cache()
   for i = 7, #ARGV, 2 do
     if not failed(ARGV[i + 1]) then
@@ -50,40 +51,67 @@ local function runs_again(id)
   return true
 end
 
+local count = 0
 for i = 7, #ARGV, 2 do
-  if not (failed(ARGV[i + 1]) and runs_again(ARGV[i])) then
-    ids[#ids + 1], keys[#keys + 1], payloads[#payloads + 1] = ARGV[i], entry_key(ARGV[i]), ARGV[i + 1]
+  local id, payload = ARGV[i], ARGV[i + 1]
+  if not (failed(payload) and runs_again(id)) then
+    count = count + 1
+    ids[count], keys[count], payloads[count] = id, entry_key(id), payload
   end
 end
 local entries = values_of(keys)
-if call_in_chunks(ids, 'ZREM', INFLIGHT) < #ids then
+if call_in_chunks(ids, 'ZREM', INFLIGHT) < count then
   -- Some leases had already ended. If such an entry was enqueued again meanwhile, take its cost off the lane.
   for n, id in ipairs(ids) do
     local _, lane, cost = string.match(entries[n] or '', HEAD)
     subtract_unclaimed(id, lane, cost)
   end
 end
+-- Most entries of a batch have the same trace and wait for the same API processes, so the end of the first line is compared
+-- with the last one before it is read.
+local last, last_names = nil, nil
+local function names_of(entry)
+  local ends = string.find(entry, '\n', 1, true)
+  if not ends then return nil end
+  if not last or string.sub(entry, ends - #last + 1, ends) ~= last then
+    local trace, names = string.match(entry, '^%d+ %l+ %d+ %d+ (%S+) ([^\n]*)\n')
+    if not trace then return nil end
+    last, last_names = ' ' .. trace .. ' ' .. names .. '\n', names
+  end
+  return last_names
+end
 for n, id in ipairs(ids) do
-  local payload = payloads[n]
-  if failed(payload) and entries[n] then
+  local payload, entry = payloads[n], entries[n]
+  local final = failed(payload)
+  if final and entry then
     local first = redis.call('GET', failed_key(id))
     local workers = first and first ~= worker and first .. ' ' .. worker or worker
     local revision = redis.call('HGET', worker_key(worker), 'revision')
     local code = string.match(payload, '"code": ?"([%w_]+)"') or 'inference_failed'
     record_refusal(id, code, claim_parts(read_claim(id)), workers, revision)
   end
-  redis.call('SET', result_key(id), payload, 'PX', failed(payload) and failure_ms or result_ms)
-  for api in waiters(entries[n]) do
-    local list = hints[api] or {}
-    list[#list + 1] = id .. '\n' .. payload
-    hints[api] = list
+  redis.call('SET', result_key(id), payload, 'PX', final and failure_ms or result_ms)
+  local names = entry and names_of(entry)
+  if names then
+    local parts = hints[names] or {}
+    local at = #parts
+    hints[names] = parts
+    parts[at + 1], parts[at + 2], parts[at + 3], parts[at + 4] = id, '\n', payload, '\0'
   end
 end
-for api, results in pairs(hints) do hint(api, results) end
+-- Lua joins up to 8 KB in one go, about as much as these parts are.
+local JOINED = 4 * 32
+for names, parts in pairs(hints) do
+  local results = {}
+  for i = 1, #parts, JOINED do
+    results[#results + 1] = table.concat(parts, '', i, math.min(i + JOINED, #parts + 1) - 2)
+  end
+  for api in string.gmatch(names, '%S+') do hint(api, results) end
+end
 call_in_chunks(ids, 'HDEL', CLAIMS)
 if idle then
   -- If this repeats a call whose reply was lost, nothing has been written yet.
-  if #ids == 0 then even_when_full() end
+  if count == 0 then even_when_full() end
   -- What was enqueued while this worker was busy found no idle worker, so this one wakes itself.
   if not clock_read then now = queue_clock() end
   if count_waiting() > 0 or (ARGV[2] == '2' and redis.call('EXISTS', P .. ':help') == 1) then

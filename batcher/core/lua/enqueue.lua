@@ -7,11 +7,12 @@ local api, lane, cap, trace, cache_prefix = ARGV[1], ARGV[2], tonumber(ARGV[5]),
 local first = ARGV[7] == '1' and lane == 'interactive'
 now = queue_clock()
 local deadline, keep = now + tonumber(ARGV[3]), tonumber(ARGV[4])
-local states, keys, cached, results, fresh_cost = {}, {}, {}, {}, 0
+local states, keys, cached, results, count, fresh_cost = {}, {}, {}, {}, 0, 0
 for i = 9, #ARGV, 3 do
-  keys[#keys + 1] = entry_key(ARGV[i])
-  results[#keys] = result_key(ARGV[i])
-  if cache_prefix ~= '' then cached[#keys] = cache_prefix .. ARGV[i] end
+  local id = ARGV[i]
+  count = count + 1
+  keys[count], results[count] = entry_key(id), result_key(id)
+  if cache_prefix ~= '' then cached[count] = cache_prefix .. id end
 end
 cached, results = values_of(cached), values_of(results)
 local entries = call_in_chunks(keys, 'EXISTS') > 0 and values_of(keys) or {}
@@ -37,8 +38,7 @@ local function is_reusable(result)
   return revision and is_serving(revision)
 end
 
-for n in ipairs(keys) do
-  local i = 6 + 3 * n
+for n = 1, count do
   local known, result = cached[n], results[n]
   if result and not is_reusable(result) then result = false end
   if known then
@@ -49,7 +49,7 @@ for n in ipairs(keys) do
     states[n] = 'joined'
   else
     states[n] = 'queued'
-    fresh_cost = fresh_cost + tonumber(ARGV[i + 2])
+    fresh_cost = fresh_cost + ARGV[8 + 3 * n]
   end
 end
 
@@ -61,7 +61,7 @@ if fresh_cost > 0 then
   redis.call('PEXPIRE', WAITING, WAITING_MS)
 end
 
-local pushed, ahead = {}, {}
+local pushed, ahead, queued = {}, {}, 0
 -- The parts that all new entries of this call share.
 local head, tail = string.format('%.0f %s ', deadline, lane), string.format(' %.0f %s %s\n', now, trace, api)
 local life = digits(ARGV[3] + keep)
@@ -70,7 +70,8 @@ for n, state in ipairs(states) do
   local id, key = ARGV[i], keys[n]
   if state == 'queued' then
     redis.call('SET', key, head .. ARGV[i + 2] .. tail .. ARGV[i + 1], 'PX', life)
-    pushed[#pushed + 1] = id
+    queued = queued + 1
+    pushed[queued] = id
   elseif state == 'joined' then
     local old_deadline, old_lane, cost, enqueued, old_trace, names, text = string.match(entries[n], ASKED)
     local waits = not read_claim(id)
@@ -82,7 +83,8 @@ for n, state in ipairs(states) do
       old_lane = lane
       subtract_cost('bulk', cost)
       add_waiting(lane, cost)
-      pushed[#pushed + 1] = id
+      queued = queued + 1
+      pushed[queued] = id
     end
     local latest = math.max(tonumber(old_deadline), deadline)
     write_entry(key, latest, old_lane, cost, enqueued, old_trace, names, text, 'PX', digits(latest - now + keep))
@@ -97,7 +99,7 @@ if #ahead > 0 then
   redis.call('PEXPIRE', FIRST, 120000)
   add_waiting('void', #ahead)
 end
-if #pushed > 0 then
+if queued > 0 then
   call_in_chunks(pushed, 'RPUSH', lane_list(lane))
   if is_paused(lane) then
     states[#states + 1] = 0

@@ -1,4 +1,5 @@
--- Prepended to every job script. KEYS[1] is the prefix P, whose hash tag puts all keys into one slot.
+-- Each script of jobs begins with those of these definitions that it uses. KEYS[1] is the prefix P, whose hash tag puts all
+-- keys into one slot.
 -- Times are milliseconds of the Redis clock; callers send durations, never points in time.
 local P = KEYS[1]
 local ALL, ENDS, SIZES, BYTES, TOTALS = P .. ':jobs', P .. ':jobs:ends', P .. ':jobs:sizes', P .. ':jobs:bytes', P .. ':jobs:totals'
