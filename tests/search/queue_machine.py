@@ -195,6 +195,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.run(command)
         for entry in worker.holds.keys() & self.view().leases:
             self.model.leases[entry] = self.model.now + LEASE_MS
+            self.model.still_runs(worker.name, entry)
 
     @rule()
     def work(self) -> None:

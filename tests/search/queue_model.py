@@ -97,8 +97,8 @@ class Model:
 
     `owed`: the texts that each API process waits for. `leases`: when the lease of an id ends, by its last
     claim and heartbeat. `attempts`: its claims, without those that were given back. `alone`: the workers that
-    ran an id alone, and when. `damaged`: Redis has lost or brought back writes, so that only answers are
-    checked, and no longer what the queue contains.
+    ran an id alone, and when they last said so. `damaged`: Redis has lost or brought back writes, so that
+    only answers are checked, and no longer what the queue contains.
     """
 
     now: int = 10**12
@@ -116,6 +116,11 @@ class Model:
         """The entry has ended: a later one of the same text begins anew."""
         for record in (self.leases, self.attempts, self.failed_on, self.alone):
             record.pop(entry, None)
+
+    def still_runs(self, worker: str, entry: str) -> None:
+        """A worker has sent a heartbeat for an entry: if it is not heard of again, it may die of it later."""
+        runs = self.alone.get(entry, [])
+        self.alone[entry] = [(name, self.now if name == worker else at) for name, at in runs]
 
     def deaths(self, entry: str) -> int:
         """How many workers may have died of an entry: they ran it alone and have not been heard of since."""
