@@ -30,7 +30,7 @@ M = TypeVar("M", bound=BaseModel)
 # A label and its score, in the order of the label ids.
 Scores = Sequence[tuple[str, float]]
 # Results whose scores are kept decoded: a common one costs less than its lookup otherwise.
-_DECODED = 4096
+_DECODED = 1024
 
 
 @dataclass(slots=True)
