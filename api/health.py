@@ -17,7 +17,7 @@ from api.errors import Problem
 from api.lifecycle import Lifecycle
 from api.metrics import Metrics
 from api.predict.local_cache import Models
-from api.schemas import Error
+from api.schemas import error
 
 
 class Healthy(BaseModel):
@@ -103,7 +103,9 @@ def health_routes(
         return ASGIResponse(direct)
 
     @router.get(
-        "/livez", summary="Liveness: restart the process if it fails", responses={503: {"model": Error}}
+        "/livez",
+        summary="Liveness: restart the process if it fails",
+        responses={503: error("Service Unavailable")},
     )
     async def livez() -> Live:
         if not (hub.alive and lifecycle.tasks_alive):
@@ -113,7 +115,7 @@ def health_routes(
     @router.get(
         "/readyz",
         summary="Readiness: send requests only while this is 200",
-        responses={503: {"model": Error}},
+        responses={503: error("Service Unavailable")},
         response_model_exclude_none=True,
     )
     async def readyz() -> Ready:

@@ -14,7 +14,7 @@ from starlette.middleware import Middleware
 from api.admin.confirming import Confirming
 from api.admin.forget import Memory
 from api.admin.history import Minutes
-from api.admin.routes import admin_routes
+from api.admin.routes import admin_routers
 from api.admin.service import Books, Console
 from api.admin.traces import Traces
 from api.asgi.exceptions import EXCEPTION_HANDLERS
@@ -158,7 +158,8 @@ def create_app(
     if "openai" in compat.endpoints:
         app.include_router(batch_routes(jobs, BatchAnswers(Moderation(settings), lambda: _labels(hub))))
     app.include_router(stats_routes(stats))
-    app.include_router(admin_routes(console, models, jobs, settings, memory.forget, traces))
+    for router in admin_routers(console, models, jobs, settings, memory.forget, traces):
+        app.include_router(router, include_in_schema=False)
     app.include_router(docs_routes(app, compat.describe))
     app.include_router(ui_routes(settings.page))
     answering = PredictMiddleware(app, predict, ModelPaths(models, compat.wrap(app), app))

@@ -1,10 +1,11 @@
-"""Adds to the OpenAPI schema what FastAPI cannot derive: API keys, and the two responses of /predict."""
+"""Adds to the OpenAPI schema what FastAPI cannot derive: keys, errors, and both responses of /predict."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from api.auth import OPEN_PATHS
+from api.schemas import error_schemas
 
 SCHEMES: dict[str, dict[str, str]] = {
     "Bearer": {"type": "http", "scheme": "bearer", "description": "An API key, if the service requires one"},
@@ -19,7 +20,9 @@ SCHEMES: dict[str, dict[str, str]] = {
 
 def described(schema: dict[str, Any]) -> dict[str, Any]:
     """Completes the schema in place, so that `/docs` can send a key to every route that may require one."""
-    schema["components"]["securitySchemes"] = SCHEMES
+    components = schema["components"]
+    components["securitySchemes"] = SCHEMES
+    components["schemas"] = dict(sorted({**components["schemas"], **error_schemas()}.items()))
     for path, methods in schema["paths"].items():
         if path not in OPEN_PATHS:
             for route in methods.values():

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from pydantic import BaseModel, Field
-from pydantic.json_schema import SkipJsonSchema
+from pydantic.json_schema import SkipJsonSchema, models_json_schema
+
+_SCHEMA = "#/components/schemas/{model}"
 
 
 class LabelScore(BaseModel):
@@ -55,6 +57,25 @@ class ValidationFailed(_Problem):
     """422: the first error in the body, or the errors in the parameters. Texts are never repeated."""
 
     detail: list[Invalid] | str
+
+
+def error(text: str, model: type[_Problem] = Error) -> dict[str, Any]:
+    """An error response of a route, as OpenAPI describes it.
+
+    It refers to the model's schema by name: for a model, FastAPI would build a validator for every response
+    of every route, most of the time that an application takes to start.
+    """
+    schema = {"$ref": _SCHEMA.format(model=model.__name__)}
+    return {"description": text, "content": {"application/json": {"schema": schema}}}
+
+
+def error_schemas() -> dict[str, Any]:
+    """The schemas that `error` refers to, by name."""
+    models = models_json_schema(
+        [(Error, "serialization"), (ValidationFailed, "serialization")], ref_template=_SCHEMA
+    )
+    schemas: dict[str, Any] = models[1]["$defs"]
+    return schemas
 
 
 IDEMPOTENCY_KEY: dict[str, Any] = {

@@ -22,27 +22,32 @@ from api.models.served import ServedModels
 from api.settings import ApiSettings
 
 
-def admin_routes(
+def admin_routers(
     console: Console,
     models: ServedModels,
     jobs: JobService,
     settings: ApiSettings,
     forget_here: Callable[[], None],
     traces: Traces,
-) -> APIRouter:
-    """`forget_here` empties the memory of this process; the others follow within two seconds."""
-    router = APIRouter(include_in_schema=False)
-    router.include_router(refused_routes(console, models, settings.keep_refused_texts))
-    router.include_router(client_routes(console, settings.quota_texts))
+) -> list[APIRouter]:
+    """Routers side by side: one inside another would make its routes twice.
+
+    `forget_here` empties the memory of this process; the others follow within two seconds.
+    """
+    router = APIRouter()
     add_jobs(router, jobs)
     add_history(router, console)
     add_traces(router, traces)
-    router.include_router(revision_routes(console, models))
-    router.include_router(candidate_routes(console, models))
-    router.include_router(pause_routes(console, models))
     add_forget(router, console, settings, forget_here)
     _add_audit(router, console)
-    return router
+    return [
+        router,
+        refused_routes(console, models, settings.keep_refused_texts),
+        client_routes(console, settings.quota_texts),
+        revision_routes(console, models),
+        candidate_routes(console, models),
+        pause_routes(console, models),
+    ]
 
 
 def _add_audit(router: APIRouter, console: Console) -> None:

@@ -26,8 +26,9 @@ from api.batches.schemas import (
 )
 from api.batches.service import BatchService
 from api.errors import Problem
-from api.jobs.openapi import ALWAYS, NOT_FOUND, Options, error
+from api.jobs.openapi import ALWAYS, NOT_FOUND, Options
 from api.jobs.service import JobService
+from api.schemas import error
 from batcher.errors import MillraceError
 
 # The body of a request to create a batch, and how long it may take to arrive.

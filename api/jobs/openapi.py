@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from api.jobs.schemas import Job, JobPredictions
-from api.schemas import IDEMPOTENCY_KEY, Error, ValidationFailed
+from api.schemas import IDEMPOTENCY_KEY, ValidationFailed, error
 
 Options = dict[str, Any]
 
@@ -25,10 +25,6 @@ _TEXTS = {
 }
 _LINES = {"type": "string", "example": '"I hate you."\n{"text": "I love you."}\n'}
 _COLUMN = {"type": "string", "example": 'text\n"I hate you."\n"I love you."\n'}
-
-
-def error(text: str, model: type = Error) -> Options:
-    return {"model": model, "description": text}
 
 
 ALWAYS: dict[int | str, Options] = {

@@ -16,7 +16,7 @@ from api.models.cascade import State as CascadeState
 from api.models.served import Served, ServedModels
 from api.predict.handler import PredictHandler
 from api.predict.openapi import PREDICT_RESPONSES, Predictions, request_body
-from api.schemas import Error
+from api.schemas import error
 
 PREFIX, SUFFIX = "/models/", "/predict"
 State = Literal["ready", "no_worker", "redis_unavailable"]
@@ -105,7 +105,7 @@ def model_routes(models: ServedModels, predict: PredictHandler, metrics: Metrics
         "/models/{name:path}/predict",
         summary="Classify texts with the model of this name",
         response_model=Predictions,
-        responses={**PREDICT_RESPONSES, 404: {"model": Error, "description": "No such model"}},
+        responses={**PREDICT_RESPONSES, 404: error("No such model")},
         openapi_extra=request_body(predict.reader.model, "id"),
     )
     async def classify(name: Annotated[str, Path(description="The name of a model")]) -> Response:

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from api.jobs.schemas import Job
 from api.label_order import DESCRIPTION, LabelOrder
-from api.schemas import IDEMPOTENCY_KEY, Error, LabelScore, ValidationFailed
+from api.schemas import IDEMPOTENCY_KEY, LabelScore, ValidationFailed, error
 
 
 class Predictions(BaseModel):
@@ -35,10 +35,6 @@ def _header(text: str) -> dict[str, Any]:
     return {"description": text, "schema": {"type": "string"}}
 
 
-def _error(text: str, model: type[BaseModel] = Error) -> dict[str, Any]:
-    return {"model": model, "description": text}
-
-
 PREDICT_RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "One list of labels per text, in order; or the existing job with this Idempotency-Key "
@@ -58,21 +54,21 @@ PREDICT_RESPONSES: dict[int | str, dict[str, Any]] = {
         "description": "The request became a job (Prefer: respond-async)",
         "headers": {"Location": _header("The path of the job")},
     },
-    401: _error("API key missing or invalid"),
-    403: _error("Host name not allowed (host_not_allowed), or cross-site request (cross_site)"),
-    408: _error("The body did not arrive in time"),
-    409: _error("The Idempotency-Key belongs to a job with other texts (idempotency_conflict)"),
-    413: _error("The body or a text is too large, or there are too many texts"),
-    415: _error("The content type is not JSON, or the body is compressed"),
-    422: _error("Invalid request, or a text that makes workers crash (poison)", ValidationFailed),
-    429: _error(
+    401: error("API key missing or invalid"),
+    403: error("Host name not allowed (host_not_allowed), or cross-site request (cross_site)"),
+    408: error("The body did not arrive in time"),
+    409: error("The Idempotency-Key belongs to a job with other texts (idempotency_conflict)"),
+    413: error("The body or a text is too large, or there are too many texts"),
+    415: error("The content type is not JSON, or the body is compressed"),
+    422: error("Invalid request, or a text that makes workers crash (poison)", ValidationFailed),
+    429: error(
         "Too much is waiting (queue_full, too_many_jobs), or a limit of this client is reached "
         "(client_limit, rate_limited); see Retry-After"
     ),
-    500: _error("The model failed on one text (inference_failed), or an unexpected error (internal)"),
-    503: _error("No worker, Redis does not answer, or the process is stopping; see Retry-After"),
-    504: _error("The budget ended before the result arrived"),
-    507: _error(
+    500: error("The model failed on one text (inference_failed), or an unexpected error (internal)"),
+    503: error("No worker, Redis does not answer, or the process is stopping; see Retry-After"),
+    504: error("The budget ended before the result arrived"),
+    507: error(
         "As a job: the storage limit of all jobs (jobs_full) or of yours (client_jobs_full) is reached"
     ),
 }

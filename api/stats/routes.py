@@ -24,7 +24,7 @@ from api.jobs.schemas import job_body
 from api.jobs.service import JobService
 from api.lifecycle import Lifecycle
 from api.metrics import Metrics
-from api.schemas import Error
+from api.schemas import error
 from api.stats.frames import lane_facts, model_facts, pause_facts, shard_facts, sse, to_json, worker_facts
 from api.stats.history import CounterSample, StatsHistory, StatsPoint
 from api.stats.silences import Silences
@@ -218,13 +218,10 @@ def stats_routes(stats: Stats) -> APIRouter:
         summary="The current state of the service",
         responses={
             200: {"content": {"application/json": {}, "text/event-stream": {}}},
-            401: {"model": Error, "description": "API key missing or invalid"},
-            403: {
-                "model": Error,
-                "description": "Host name not allowed (host_not_allowed), or cross-site request (cross_site)",
-            },
-            429: {"model": Error, "description": "Rate limit exceeded (rate_limited)"},
-            503: {"model": Error, "description": "Too many viewers (too_many_viewers)"},
+            401: error("API key missing or invalid"),
+            403: error("Host name not allowed (host_not_allowed), or cross-site request (cross_site)"),
+            429: error("Rate limit exceeded (rate_limited)"),
+            503: error("Too many viewers (too_many_viewers)"),
         },
     )
     async def look(request: Request) -> Response:
