@@ -14,8 +14,8 @@ SCRIPT ?= load
 PROFILE ?= full
 # Options for `make test`, e.g. make test TESTS="tests/unit -k cache"
 TESTS ?=
-# Tests mostly wait for processes, so three at a time are faster even on two cores.
-TEST_PROCESSES ?= 3
+# Tests mostly wait for processes, so five at a time are faster even on two cores.
+TEST_PROCESSES ?= 5
 
 .DEFAULT_GOAL := help
 
@@ -42,6 +42,9 @@ $(RUN_STAMP): pyproject.toml constraints.txt
 .PHONY: run
 run: $(if $(wildcard $(STAMP)),$(STAMP),$(RUN_STAMP)) ## start Redis, API and worker on http://127.0.0.1:8000 (ARGS="--port 9000 --workers 2")
 	@exec $(BIN)/millrace up $(if $(REDIS_URL)$(MILLRACE_REDIS_URL)$(findstring --redis-url,$(ARGS)),,--data-dir data) $(ARGS)
+
+# Tests start hundreds of processes, each of which would compile what it imports.
+test test-fast: export PYTHONDONTWRITEBYTECODE =
 
 .PHONY: test
 test: $(STAMP) ## run the whole test suite (TESTS="tests/unit -k cache" runs a part, PYTHON=python3.12 another Python)

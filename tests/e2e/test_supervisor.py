@@ -55,6 +55,7 @@ async def test_a_child_that_dies_later_comes_back(group: Group, capsys: pytest.C
     assert not keeping.done()
     assert capsys.readouterr().out == "child was ended by SIGKILL; starting it again in 0.25 s\n"
     keeping.cancel()
+    await made.stop(asyncio.Event())
 
 
 async def test_a_child_that_dies_again_and_again_is_given_more_and_more_time(

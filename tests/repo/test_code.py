@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from functools import cache
 from importlib.metadata import packages_distributions
 from itertools import chain
 from pathlib import Path
@@ -28,6 +29,7 @@ def test_imports_flow_one_way() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@cache
 def imports(module: Path) -> set[str]:
     """Full names of the modules that a file imports, at any level."""
     found: set[str] = set()

@@ -109,7 +109,11 @@ def set_in(module: str) -> dict[str, set[str]]:
 
 
 def _is_self(node: ast.AST) -> bool:
-    return ast.unparse(node) in ("self", "cls", "super()")
+    """Whether it is `self`, `cls` or `super()`."""
+    called = node.func if isinstance(node, ast.Call) and not (node.args or node.keywords) else None
+    if called is not None:
+        return isinstance(called, ast.Name) and called.id == "super"
+    return isinstance(node, ast.Name) and node.id in ("self", "cls")
 
 
 @pytest.mark.parametrize("place", LEANT_ON)

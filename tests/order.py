@@ -1,0 +1,53 @@
+"""The order of the tests: long ones first, in every process of pytest-xdist."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import pytest
+
+# Where long tests are, and how many short ones each counts for. Those of services mostly wait.
+LONG = {
+    ("tests/unit/model_store/", "tests/proof/", "tests/integration/test_pull.py"): 1,
+    ("tests/e2e/", "tests/faults/"): 6,
+    ("tests/integration/", "tests/search/", "tests/soak/"): 1,
+}
+
+
+def long_first(items: Sequence[pytest.Item], processes: int) -> list[pytest.Item]:
+    """The items in an order for `--dist worksteal`, which keeps random order within long and short ones.
+
+    It gives each process an equal part of the items, and moves items from the end of a part to a process that
+    has none left: short tests.
+    """
+    modules: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        modules.setdefault(item.nodeid.partition("::")[0], []).append(item)
+    short = [item for module, tests in modules.items() if not _place(module) for item in tests]
+    left = len(items)
+    ordered: list[pytest.Item] = []
+    for number, share in enumerate(_shares(modules, processes)):
+        part = left // (processes - number)
+        left -= part
+        more = max(0, part - len(share))
+        ordered += share + short[:more]
+        del short[:more]
+    return ordered + short
+
+
+def _shares(modules: Mapping[str, list[pytest.Item]], processes: int) -> list[list[pytest.Item]]:
+    """The long tests of each process: those of engines in one, because importing torch takes seconds."""
+    shares: list[list[pytest.Item]] = [[] for _ in range(processes)]
+    loads = [0] * processes
+    for number, (places, weight) in enumerate(LONG.items()):
+        found = [tests for module, tests in modules.items() if _place(module) == places]
+        for tests in sorted(found, key=len, reverse=True):
+            least = loads.index(min(loads)) if number else 0
+            shares[least] += tests
+            loads[least] += weight * len(tests)
+    return shares
+
+
+def _place(module: str) -> tuple[str, ...]:
+    """The places of `LONG` that this module belongs to; none for a module of short tests."""
+    return next((places for places in LONG if module.startswith(places)), ())
