@@ -16,7 +16,6 @@ import pytest
 import redis
 from hypothesis import HealthCheck, settings
 
-from batcher.gc_tuning import freeze_after_startup
 from batcher.jobs.upload import encode_text
 from tests import fake_transport
 from tests.mill import Mill
@@ -47,7 +46,8 @@ def pytest_collection() -> Generator[None, object, object]:
     try:
         return (yield)
     finally:
-        freeze_after_startup()
+        gc.freeze()
+        gc.set_threshold(20_000, 20, 20)
         gc.enable()
 
 

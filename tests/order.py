@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
-# Where long tests are, and how many short ones each counts for. Those of services mostly wait.
+# Where long tests are, and how long one takes on average, in tenths of a second. Those of services wait.
 LONG = {
-    ("tests/unit/model_store/", "tests/proof/", "tests/integration/test_pull.py"): 1,
-    ("tests/e2e/", "tests/faults/"): 6,
-    ("tests/integration/", "tests/search/", "tests/soak/"): 1,
+    ("tests/unit/model_store/",): 10,
+    ("tests/e2e/", "tests/faults/", "tests/proof/", "tests/integration/test_pull.py"): 37,
+    ("tests/integration/", "tests/search/", "tests/soak/", "tests/partitions/", "tests/simulation/"): 8,
 }
 
 
@@ -39,12 +39,12 @@ def _shares(modules: Mapping[str, list[pytest.Item]], processes: int) -> list[li
     """The long tests of each process: those of engines in one, because importing torch takes seconds."""
     shares: list[list[pytest.Item]] = [[] for _ in range(processes)]
     loads = [0] * processes
-    for number, (places, weight) in enumerate(LONG.items()):
+    for number, (places, tenths) in enumerate(LONG.items()):
         found = [tests for module, tests in modules.items() if _place(module) == places]
         for tests in sorted(found, key=len, reverse=True):
             least = loads.index(min(loads)) if number else 0
             shares[least] += tests
-            loads[least] += weight * len(tests)
+            loads[least] += tenths * len(tests)
     return shares
 
 
