@@ -416,21 +416,26 @@ def test_finding_05_a_failure_is_final_once_a_second_worker_failed(bench: Bench)
 
 
 def test_finding_05_a_worker_alone_tries_again_until_the_budget_ends(bench: Bench) -> None:
+    """A try that is due just before the end may come too late on a busy machine: then it is asked again."""
     alone = bench.worker("alone")
     alone.beat([], RECORD, MODEL, 60_000)
-    bench.ask("x", budget_ms=2_000)
-    runs, began = 0, time.monotonic()
-    while not (hints := bench.hints()):
-        if ids_of(alone.claim(10, 100, 100)):
-            runs += 1
-            alone.complete([("x", FAILURE)])
-        assert time.monotonic() - began < 30
-        time.sleep(0.005)
-        alone.beat([], RECORD, MODEL, 60_000)
-    assert hints == [("x", FAILURE)]
-    assert 2 <= runs <= 10
-    assert time.monotonic() - began > 1
-    assert bench.leftovers() == []
+    for number in range(3):
+        text = f"x{number}"
+        bench.ask(text, budget_ms=2_000)
+        runs, began = 0, time.monotonic()
+        while not (hints := bench.hints()):
+            if ids_of(alone.claim(10, 100, 100)):
+                runs += 1
+                alone.complete([(text, FAILURE)])
+            assert time.monotonic() - began < 30
+            time.sleep(0.005)
+            alone.beat([], RECORD, MODEL, 60_000)
+        assert 2 <= runs <= 10
+        assert time.monotonic() - began > 1
+        assert bench.leftovers() == []
+        if hints == [(text, FAILURE)]:
+            return
+    raise AssertionError(f"the budget ended in the queue three times: {hints}")
 
 
 def test_finding_05_a_worker_that_failed_on_a_text_and_ends_did_not_die_of_it(bench: Bench) -> None:
