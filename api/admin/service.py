@@ -121,12 +121,15 @@ class Console:
         self.books = books
         # Whether each shard answers, as far as is known. One that does not is not asked.
         self.shards_up = shards_up
+        self._stopped = False
         self._threads = [
             ThreadPoolExecutor(THREADS, thread_name_prefix=f"console-{number}")
             for number in range(len(books.shards))
         ]
 
     def stop(self) -> None:
+        """Whatever is called from now on gets QueueUnavailable: a sweep may come between this and the end."""
+        self._stopped = True
         for threads in self._threads:
             threads.shutdown(wait=False)
 
@@ -150,6 +153,8 @@ class Console:
     async def each(self, function: Callable[[ShardBooks], T]) -> Replies[T]:
         """Calls a function with the books of every shard that is up. Raises as `gather` does."""
         down, run = self.shards_down, asyncio.get_running_loop().run_in_executor
+        if self._stopped:
+            raise no_answer()
         parts = zip(self._threads, self.books.shards, strict=True)
         asked = {
             number: run(threads, function, shard)
@@ -159,6 +164,8 @@ class Console:
         return await gather(asked, down)
 
     async def _run(self, problem: str, function: Callable[..., T], *args: object) -> T:
+        if self._stopped:
+            raise no_answer(problem)
         try:
             return await asyncio.get_running_loop().run_in_executor(self._threads[0], function, *args)
         except REDIS_ERRORS as error:

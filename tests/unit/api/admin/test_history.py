@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from api.admin.history import Minutes
 from api.admin.service import Console
 from api.stats.history import StatsPoint
 from batcher.admin.history import MINUTES
+from batcher.errors import QueueUnavailable
 from tests.unit.api.admin.conftest import AdminApi, P
 from tests.unit.pretended import RUNNING
 
@@ -48,3 +51,15 @@ async def test_the_history_is_bounded(api: AdminApi) -> None:
     assert (await api.get("/history", minutes=1)).json() == {"history": [{"at_s": 1}]}
     for minutes in (0, MINUTES + 1, "x"):
         assert (await api.get("/history", minutes=minutes)).status_code == 422
+
+
+async def test_what_comes_after_the_console_has_stopped_is_not_an_error_in_the_log(api: AdminApi) -> None:
+    console = Console(api.books, lambda: [True])
+    console.stop()
+    minutes = Minutes(console, iter((600.0, 661.0)).__next__)
+    minutes.take(POINT, replace(RUNNING, swept=True))
+    minutes.take(POINT, replace(RUNNING, swept=True))
+    assert minutes.writing is not None
+    await minutes.writing
+    with pytest.raises(QueueUnavailable):
+        await console.each(lambda books: None)
