@@ -144,6 +144,7 @@ class ShardedHub:
         """Sums up the shards. Each counts on all workers: those of a shard that is down serve the others."""
         whole = merge([_of(hub) for hub in self.hubs])
         # This process may never have seen a shard that is down, and counts its workers where they are guests.
+        # Until it notices that the shard is down, for a moment, it counts them there as well.
         up = [hub.snapshot for hub in self.hubs if hub.reachable]
         self.snapshot = whole = replace(
             whole,

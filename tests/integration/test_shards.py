@@ -177,8 +177,11 @@ async def test_a_process_that_starts_while_the_home_of_all_workers_is_down_count
     assert later.snapshot.rate == pytest.approx(rate, abs=1)
     for number in (0, 2):
         await check(later, *texts_at(number, 3, 5))
-    # The process that knew them before does not count them twice.
+    # The process that knew them before does not count them twice once it knows that their home is down.
     await until(lambda: any(part.snapshot.guests for part in earlier.hubs), "the guests")
+    await until(lambda: not earlier.shards_up[1], "the outage")
+    swept = earlier.snapshot
+    await until(lambda: earlier.snapshot is not swept, "a sweep")
     assert earlier.snapshot.workers == 2
     fleet.servers[1].connected = True
     for hub in (earlier, later):
