@@ -55,12 +55,24 @@ def pytest_collection() -> Generator[None, object, object]:
 def _logging_stays_as_it_was() -> Iterator[None]:
     """A test that leaves logs turned off, or their level changed, hides what later tests look for."""
     root = logging.getLogger()
-    before = root.level, root.manager.disable
+    before, ours_before = (root.level, root.manager.disable), _muted_loggers()
     yield
-    after = root.level, root.manager.disable
+    after, ours_after = (root.level, root.manager.disable), _muted_loggers()
     root.setLevel(before[0])
     logging.disable(before[1])
     assert after == before, "this test has changed the level of all logs"
+    assert ours_after == ours_before, "this test has turned off logs of the product"
+
+
+def _muted_loggers() -> list[str]:
+    """The loggers of the product that do not pass every warning on."""
+    return [
+        name
+        for name, logger in logging.root.manager.loggerDict.items()
+        if isinstance(logger, logging.Logger)
+        and name.partition(".")[0] in {"api", "batcher", "model_store", "millrace"}
+        and (logger.disabled or not logger.propagate or logger.level > logging.WARNING)
+    ]
 
 
 # On a Python that torch has no wheel for, what needs torch is skipped and says so. Where torch is installed
