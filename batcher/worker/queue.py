@@ -56,7 +56,7 @@ class WorkerQueue:
         self._published: tuple[Mapping[str, Any], Mapping[str, Any]] = {}, {}
         # What this worker remembers of the texts with these ids, for the console.
         self.recall: Callable[[Sequence[str]], Sequence[Mapping[str, Any]]] = lambda ids: ()
-        self._answered = ""
+        self._question, self._told = "", set[tuple[int, str]]()
 
     def expire_keys(self) -> None:
         """Lets the keys expire that have no end, unless others use the queue. Raises Redis errors."""
@@ -177,12 +177,19 @@ class WorkerQueue:
         return beaten.extended
 
     def _answer(self, question: Question) -> None:
-        """Answers what the console asks about texts, once and only if this worker remembers any of them."""
-        if question.kind == TEXTS and question.token != self._answered:
-            if batches := self.recall(question.ids):
-                body = json.dumps({"worker": self.worker, "batches": batches})
-                self.run([Answer(question.token, body)])
-            self._answered = question.token
+        """Answers what the console asks about texts, with each batch once, if this worker remembers any.
+
+        A batch is remembered after its results are sent, so the next heartbeat may know more.
+        """
+        if question.kind != TEXTS:
+            return
+        if question.token != self._question:
+            self._question, self._told = question.token, set()
+        known = self.recall(question.ids)
+        if batches := [batch for batch in known if (batch["batch"], batch["id"]) not in self._told]:
+            body = json.dumps({"worker": self.worker, "batches": batches})
+            self.run([Answer(question.token, body)])
+            self._told |= {(batch["batch"], batch["id"]) for batch in batches}
 
     def wake(self) -> None:
         """Ends the wait of this worker."""

@@ -204,6 +204,24 @@ async def test_one_question_is_asked_at_a_time(api: AdminApi) -> None:
     assert await run(Ask(second, 60_000))
 
 
+async def test_a_batch_that_a_worker_remembers_after_its_first_answer(
+    api: AdminApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker sends results, and remembers the batch some milliseconds later. A heartbeat may be between."""
+    monkeypatch.setattr(Traces, "open_s", 60.0)
+    await classified(api, "late", "a", "b")
+    queue, known = worker(api), list[dict[str, Any]]()
+    queue.recall = lambda ids: known
+    asking = asyncio.create_task(api.get("/traces/late"))
+    await until(lambda: api.redis.hget(f"{P}:snapshot", "asked"))
+    for number, text in enumerate("ab"):
+        queue.beat([], RECORD, MODEL, 60_000)
+        known.append(batch(entry_id(text), batch=number))
+    queue.beat([], RECORD, MODEL, 60_000)
+    ran = [step for step in (await asking).json()["timeline"] if step["step"] == "batch"]
+    assert [(step["worker"], step["batch"]) for step in ran] == [("w1", 0), ("w1", 1)]
+
+
 async def test_a_question_that_was_never_ended_is_replaced(api: AdminApi) -> None:
     run = api.hub.console.run
     assert await run(Ask(Question("1", "request", ("a",)), 0))
