@@ -53,15 +53,19 @@ def pytest_collection() -> Generator[None, object, object]:
 
 @pytest.fixture(autouse=True)
 def _logging_stays_as_it_was() -> Iterator[None]:
-    """A test that leaves logs turned off, or their level changed, hides what later tests look for."""
+    """A test that leaves logs turned off, or a level changed, hides what later tests look for."""
     root = logging.getLogger()
-    before, ours_before = (root.level, root.manager.disable), _muted_loggers()
+    # Those of pytest, which stay the same through all tests.
+    handlers = {handler: handler.level for handler in root.handlers}
+    before, muted_before = (root.level, root.manager.disable, [*handlers.values()]), _muted_loggers()
     yield
-    after, ours_after = (root.level, root.manager.disable), _muted_loggers()
+    after = root.level, root.manager.disable, [handler.level for handler in handlers]
     root.setLevel(before[0])
     logging.disable(before[1])
-    assert after == before, "this test has changed the level of all logs"
-    assert ours_after == ours_before, "this test has turned off logs of the product"
+    for handler, level in handlers.items():
+        handler.setLevel(level)
+    assert after == before, "this test has changed the level of all logs, or of pytest's handlers"
+    assert _muted_loggers() == muted_before, "this test has turned off logs of the product"
 
 
 def _muted_loggers() -> list[str]:

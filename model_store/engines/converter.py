@@ -52,7 +52,7 @@ def _fits_f16(graph: Any) -> bool:
 def _quantised(graph: Any, samples: list[Any]) -> Any:
     import nncf
 
-    nncf.set_log_level(logging.ERROR)
+    logging.getLogger("nncf").setLevel(logging.ERROR)  # nncf.set_log_level also changes handlers of others
     return nncf.quantize(
         graph,
         nncf.Dataset(samples),
