@@ -204,7 +204,7 @@ async def test_one_question_is_asked_at_a_time(api: AdminApi) -> None:
     assert await run(Ask(second, 60_000))
 
 
-async def test_a_batch_that_a_worker_remembers_after_its_first_answer(
+async def test_finding_36_a_worker_answers_again_with_what_it_wrote_down_since(
     api: AdminApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A worker sends results, and remembers the batch some milliseconds later. A heartbeat may be between."""
