@@ -99,6 +99,7 @@ class Stats:
             ends = time.monotonic() + MAX_STREAM_S
             if self._restoring is not None:
                 await asyncio.wait([self._restoring], timeout=RESTORE_S)
+            await self._refresh_details()
             yield b"retry: 1000\n\n" + sse("history", to_json(self._history.history()))
             yield self._encoded()
             while not self._lifecycle.draining and time.monotonic() < ends:
@@ -178,6 +179,15 @@ class Stats:
     async def _keep(self, line: bytes) -> None:
         with contextlib.suppress(MillraceError):
             await self._service.remember(line)
+
+    async def _refresh_details(self) -> None:
+        """Reads the details for a new viewer if what was read for the last one is old."""
+        if self._wanted:
+            return
+        self._wanted, self._jobs = DETAIL_FRAMES, None
+        if self._reading is None or self._reading.done():
+            self._reading = asyncio.create_task(self._read_details())
+        await asyncio.wait([self._reading], timeout=RESTORE_S)
 
     async def _read_details(self) -> None:
         """Reads what is only read for those who look: the records of workers, and the newest jobs."""

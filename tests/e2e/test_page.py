@@ -68,6 +68,7 @@ def without_jobs(house: Mill) -> Iterator[Mill]:
     for job in house.http.get("/jobs").json()["jobs"]:
         house.http.delete(f"/jobs/{job['id']}")
         house.http.delete(f"/jobs/{job['id']}")
+    assert house.http.get("/stats").json()["jobs"] == []  # nor does the next viewer see them
 
 
 MakeMill = Callable[..., Mill]
@@ -247,8 +248,13 @@ def finished(page: Page, name: str) -> None:
 
 
 def results(page: Page) -> tuple[str, list[str]]:
-    with page.expect_download() as saved:
-        page.click("#jobs >> text=Results as CSV")
+    from playwright.sync_api import TimeoutError as NoDownload
+
+    try:
+        with page.expect_download() as saved:
+            page.click("#jobs >> text=Results as CSV")
+    except NoDownload as error:
+        raise AssertionError(f"no download; the page says {page.inner_text('main')!r}") from error
     return saved.value.suggested_filename, Path(saved.value.path()).read_text().splitlines()
 
 
@@ -313,7 +319,7 @@ def test_the_least_certain_texts_of_a_job_are_a_file_to_label(house: Mill, viewe
         ("a.json", b'[{"text": "one", "n": [1]}, "two"]', ["text,n,label,score,error", "one,[1],"]),
         ("a.ndjson", b'"one"\n\n{"text": "two", "id": 7}\n', ["text,id,label,score,error", "one,,"]),
         ("a.tsv", b"label\ttext\nx\tone\ny\ttwo\n", ["label,text,predicted_label,", "x,one,"]),
-        ("a.txt", "one\n\nzwölf".encode("utf-16"), ["text,label,score,error", "one,"]),
+        ("utf-16.txt", "one\n\nzwölf".encode("utf-16"), ["text,label,score,error", "one,"]),
     ],
 )
 def test_files_of_every_kind_are_joined(

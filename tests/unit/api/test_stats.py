@@ -75,16 +75,17 @@ class Made:
     """Frames without a server."""
 
     stats: Stats
+    hub: FakeHub
     jobs: NoJobs
     lifecycle: Lifecycle
 
 
 @pytest.fixture
 async def made() -> AsyncIterator[Made]:
-    jobs, lifecycle = NoJobs(), Lifecycle()
-    stats = Stats(Metrics(10.0), FakeHub(snapshot=BUSY), cast(JobService, jobs), lifecycle)
+    hub, jobs, lifecycle = FakeHub(snapshot=BUSY), NoJobs(), Lifecycle()
+    stats = Stats(Metrics(10.0), hub, cast(JobService, jobs), lifecycle)
     async with stats.running():
-        yield Made(stats, jobs, lifecycle)
+        yield Made(stats, hub, jobs, lifecycle)
 
 
 async def test_a_frame_tells_of_queue_workers_and_their_batches(start: Start) -> None:
@@ -170,6 +171,22 @@ async def test_jobs_are_read_only_while_somebody_watches(made: Made) -> None:
     for _ in range(4):
         await anext(stream)
     assert made.jobs.asked > 0
+
+
+async def test_a_new_viewer_sees_nothing_of_what_the_last_one_saw(made: Made) -> None:
+    """The page showed jobs that had been removed since, until its second frame."""
+    for worker in (WORKER, replace(WORKER, id="w2")):
+        made.hub.live = (worker,)
+        stream = made.stats.stream()
+        await anext(stream)
+        first = json.loads((await anext(stream)).decode().partition("data: ")[2])
+        assert [one["id"] for one in first["workers"]] == [worker.id]
+        assert first["jobs"] == []
+        await stream.aclose()
+        asked = -1
+        while asked != made.jobs.asked:  # until nothing is read any more
+            asked = made.jobs.asked
+            await asyncio.sleep(0.1)
 
 
 async def test_viewers_beyond_the_limit_are_refused(
