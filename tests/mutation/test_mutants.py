@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import ast
 import tomllib
+from pathlib import Path
 
-from tests.mutation.__main__ import LIVES, TESTS, label
+import pytest
+
+from tests.mutation import running
+from tests.mutation.__main__ import LIVES, label
 from tests.mutation.mutants import ROOT, lua_mutants, python_mutants, sample
+from tests.mutation.running import TESTS, copy_of_repository, first_failure
 
 
 def test_a_seed_draws_the_same_mutants_and_another_seed_others() -> None:
@@ -67,3 +72,15 @@ def test_every_mutant_that_is_explained_is_still_one() -> None:
         mutants = (lua_mutants if one["file"].endswith(".lua") else python_mutants)(one["file"], text)
         assert any(mutant.lines(text)[1:] == (one["line"], one["becomes"]) for mutant in mutants), one
         assert one["why"]
+
+
+def test_a_mutant_is_found_and_the_original_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing else of `make test` runs the tests of a copy."""
+    monkeypatch.setattr(running, "TESTS", {"batcher": (("tests/unit/batcher/test_shards.py",),)})
+    folder = copy_of_repository(tmp_path)
+    assert first_failure(folder, "batcher/shards.py") == ""
+    text = (ROOT / "batcher/shards.py").read_text()
+    mutants = python_mutants("batcher/shards.py", text)
+    mutant = next(one for one in mutants if "while following <= shards" in one.applied(text))
+    (folder / mutant.file).write_text(mutant.applied(text))
+    assert first_failure(folder, mutant.file).startswith("tests/unit/batcher/test_shards.py::")
