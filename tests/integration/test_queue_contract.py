@@ -697,7 +697,7 @@ def idle_workers(bench: Bench, *names: str) -> list[WorkerQueue]:
     """Live workers that have found nothing to do. The first one has been idle for longest."""
     workers = [bench.worker(name) for name in names]
     for at, worker in enumerate(workers):
-        worker.beat([], RECORD, MODEL, 5000)
+        worker.beat([], RECORD, MODEL, 5000, takeover=True)
         assert not worker.claim(10, 100, 100, idle_ms=1000 * (len(names) - at)).entries
     return workers
 

@@ -323,3 +323,18 @@ def test_finding_33_a_wake_up_has_an_end_from_the_start(
     with contextlib.suppress(redis.exceptions.ConnectionError):
         bench.worker().wake()
     assert bench.client.pttl(f"{bench.P}:wake:w") > 0
+
+
+def test_finding_37_a_worker_that_redis_has_forgotten_is_woken_once_it_is_known_again(bench: Bench) -> None:
+    """It waited to the end of its claim, up to two seconds, while texts did."""
+    worker = bench.worker()
+    worker.beat([], RECORD, MODEL, 60_000, takeover=True)
+    bench.client.flushall()
+    assert worker.claim(10, 100, 100, idle_ms=0).entries == []
+    bench.ask("x")
+    assert not worker.wait(0.01), "it may have ended"
+    worker.beat([], RECORD, MODEL, 60_000)
+    assert worker.wait(0.01)
+    assert ids_of(worker.claim(10, 100, 100)) == ["x"]
+    worker.beat([], RECORD, MODEL, 60_000)
+    assert not worker.wait(0.01), "once"

@@ -33,6 +33,11 @@ def test_finding_31_workers_that_left_a_shard_are_not_waited_for() -> None:
     assert problems_of(Plan(7843, hubs=1, workers=1, shards=2, caches=False, accidents=[start, cut])) == []
 
 
+def test_finding_37_a_helper_that_its_home_has_forgotten_goes_on_helping() -> None:
+    """The Redis of the only worker's home restarts empty. Shard 0 asked there for help: nobody was idle."""
+    assert problems_of(draw(2026125206)) == []
+
+
 # The others take longer to find: `make search SEARCH="--machine simulation --planted"`.
 SOON = (
     "a lost connection forgets commands",

@@ -33,8 +33,15 @@ end
 redis.call('HSET', key, 'beaten', now, unpack(record))
 -- P:workers decides when a worker has ended; the expiry only cleans up where no API process sweeps.
 redis.call('PEXPIRE', key, WORKERS_MS)
+local known_until = tonumber(redis.call('ZSCORE', WORKERS, worker)) or 0
 redis.call('ZADD', WORKERS, now + ttl, worker)
 redis.call('PEXPIRE', WORKERS, WORKERS_MS)
+if known_until <= now and not takeover then
+  -- A worker that was not known, because Redis lost its data or its heartbeats were late, is in no list of idle ones, however
+  -- long it waits. Its next claim lists it again. A guest that only helps does not wait here.
+  local rates = redis.call('HMGET', key, 'rate', 'guest_rate')
+  if rates[1] or (rates[2] or '') ~= '' then wake(worker) end
+end
 
 -- A worker that becomes ready with another model makes that model the current one; workers with the current revision renew
 -- the record; a revision without live workers is replaced by that of the next heartbeat. Revisions with the same identity
