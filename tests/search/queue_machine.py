@@ -398,6 +398,8 @@ class QueueMachine(RuleBasedStateMachine):
         for other in hints[1:]:
             assert other == hints[0]
         for api, entry, payload in hints[0]:
+            if b'"poison"' in payload:
+                self.model.note_poison(entry)
             if (api, entry) in self.model.owed:
                 self.model.check_result(entry, payload)
                 self.model.owed.discard((api, entry))

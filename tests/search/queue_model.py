@@ -97,8 +97,9 @@ class Model:
 
     `owed`: the texts that each API process waits for. `leases`: when the lease of an id ends, by its last
     claim and heartbeat. `attempts`: its claims, without those that were given back. `alone`: the workers that
-    ran an id alone, and when they last said so. `damaged`: Redis has lost or brought back writes, so that
-    only answers are checked, and no longer what the queue contains.
+    ran an id alone, and when they last said so. `poisoned`: ids that were given up on when enough of these
+    workers were silent, whoever has been heard of since. `damaged`: Redis has lost or brought back writes, so
+    that only answers are checked, and no longer what the queue contains.
     """
 
     now: int = 10**12
@@ -110,12 +111,14 @@ class Model:
     workers: dict[str, Worker] = field(default_factory=dict)
     gone: dict[str, Worker] = field(default_factory=dict)
     revisions: set[str] = field(default_factory=set)
+    poisoned: set[str] = field(default_factory=set)
     damaged: bool = False
 
     def forget(self, entry: str) -> None:
         """The entry has ended: a later one of the same text begins anew."""
         for record in (self.leases, self.attempts, self.failed_on, self.alone):
             record.pop(entry, None)
+        self.poisoned.discard(entry)
 
     def still_runs(self, worker: str, entry: str) -> None:
         """A worker has sent a heartbeat for an entry: if it is not heard of again, it may die of it later."""
@@ -131,6 +134,11 @@ class Model:
                 lost.add(worker)
         return len(lost)
 
+    def note_poison(self, entry: str) -> None:
+        """The queue has given up on an entry. Its result is kept, whoever is heard of later."""
+        if self.deaths(entry) >= MAX_ATTEMPTS:
+            self.poisoned.add(entry)
+
     def serving(self) -> set[str]:
         """Revisions of workers that live, and of killed ones whose record has not ended yet."""
         silent = [worker for worker in self.gone.values() if self.now < worker.tried + RECORD_MS]
@@ -143,7 +151,8 @@ class Model:
             assert result.revision in self.revisions, "a revision that no worker ever had"
             assert payload == answer(entry, result.revision), "the answer of another text"
         elif result.code == "poison":
-            assert self.damaged or self.deaths(entry) >= MAX_ATTEMPTS, "poison, though its workers live"
+            self.note_poison(entry)
+            assert self.damaged or entry in self.poisoned, "poison, though its workers live"
         elif result.code == "inference_failed":
             assert self.failed_on.get(entry), "a failure that no worker has reported"
         else:

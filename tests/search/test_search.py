@@ -8,9 +8,11 @@ import fakeredis
 import pytest
 import redis
 
+from batcher.messages import Failure
 from tests.search.jobs_machine import JobsMachine
 from tests.search.planted import PLANTED, Fault, planted
 from tests.search.queue_machine import QueueMachine
+from tests.search.queue_model import Model, Worker
 from tests.search.rounds import search
 from tests.servers import RedisServer
 
@@ -62,3 +64,19 @@ def test_a_planted_fault_is_found(redis_client: redis.Redis, fault: Fault) -> No
     machine = QueueMachine if fault.machine == "queue" else JobsMachine
     with planted(fault), pytest.raises((AssertionError, ExceptionGroup, redis.exceptions.OutOfMemoryError)):
         search(machine, [redis_client], 500, seed=1, shrink=False)
+
+
+def test_a_text_that_was_given_up_on_stays_so_when_its_workers_are_heard_of_again() -> None:
+    """The model took the result that is kept for a wrong one. Found with seed 24."""
+    model = Model(workers={name: Worker(name, "r1", tried=0) for name in ("w1", "w2")})
+    poison = Failure("poison", "2 workers died").encode()
+    model.alone["a"] = [("w1", 5)]
+    with pytest.raises(AssertionError, match="its workers live"):
+        model.check_result("a", poison)
+    model.alone["a"].append(("w2", 5))
+    model.check_result("a", poison)
+    model.workers["w2"].tried = 9
+    model.check_result("a", poison)
+    model.forget("a")
+    with pytest.raises(AssertionError, match="its workers live"):
+        model.check_result("a", poison)
