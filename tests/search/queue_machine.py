@@ -284,6 +284,7 @@ class QueueMachine(RuleBasedStateMachine):
         assert entry.attempts == self.model.attempts.get(entry.id, 0) + 1, (
             "claims that were not charged right"
         )
+        assert entry.solo or entry.attempts == 1, "a suspect runs alone"
 
     def holders(self) -> list[str]:
         return [name for name in self.live() if self.model.workers[name].holds]
