@@ -34,8 +34,8 @@ from tests.simulation.threads import Process
 NAME = "simulated"
 SETTINGS = WorkerSettings(batch_timeout_s=10)
 CAPS = LaneCaps(2_000, 2_000)
-# What a forward pass takes, and how much longer now and then.
-FIXED_S, TOKEN_S, SLOW, SLOW_S = 0.004, 0.0002, 0.02, 0.5
+# What a forward pass takes, and how much longer now and then, but not twice in a row: budgets may be 1 s.
+FIXED_S, TOKEN_S, SLOW, SLOW_S, SLOW_AGAIN_S = 0.004, 0.0002, 0.02, 0.5, 2.0
 RAISE, KILL = -1, -2
 
 
@@ -45,10 +45,14 @@ class Model(StubClassifier):
     def __init__(self, process: Process, network: Network) -> None:
         super().__init__()
         self._process, self._network = process, network
+        self._slow_from = 0.0
 
     def classify(self, batch: Sequence[Tokens]) -> list[list[float]]:
-        slow = SLOW_S if self._network.troubled and self._network.random.random() < SLOW else 0.0
-        self._process.sleep(FIXED_S + TOKEN_S * sum(map(len, batch)) + slow)
+        now = self._network.loop.time()
+        slow = self._network.troubled and self._network.random.random() < SLOW and now >= self._slow_from
+        if slow:
+            self._slow_from = now + SLOW_AGAIN_S
+        self._process.sleep(FIXED_S + TOKEN_S * sum(map(len, batch)) + SLOW_S * slow)
         if any(tokens.ids[0] == KILL for tokens in batch):
             self._process.die()
         return super().classify(batch)
