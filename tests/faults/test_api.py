@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.redis, pytest.mark.e2e]
 
 def test_fault_11_an_api_that_dies_waiting_leaves_nothing(mill: Callable[..., Mill]) -> None:
     """Its work finishes into the cache; entries go, and what it would have been told ends by itself."""
-    made = mill(stub_batch_ms=200, result_ttl_s=1)
+    made = mill(stub_batch_ms=1000, result_ttl_s=1)
     with made.redis.client() as client, ThreadPoolExecutor(20) as pool:
         before = {key for key in client.keys("*") if b":reply:" not in key}
         asked = [pool.submit(made.predict, f"text {number}") for number in range(20)]
