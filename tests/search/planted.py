@@ -66,7 +66,6 @@ PLANTED = (
         "claim_line(attempts - 1, worker",
         "claim_line(attempts, worker",
     ),
-    Fault("a recovery wakes nobody", "common", "  wake_workers(recovered)\n", ""),
     Fault("a cancel keeps the cost", "cancel", "      subtract_unclaimed(id, lane, cost)\n", ""),
     Fault(
         "a claim leaves its ids in the list",
