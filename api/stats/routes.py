@@ -94,12 +94,15 @@ class Stats:
 
     async def stream(self) -> AsyncIterator[bytes]:
         """Yields the history, then each new frame. Ends when the process drains."""
+        # What was read for the last viewer is old.
+        stale = not self._wanted
         self.viewers += 1
         try:
             ends = time.monotonic() + MAX_STREAM_S
             if self._restoring is not None:
                 await asyncio.wait([self._restoring], timeout=RESTORE_S)
-            await self._refresh_details()
+            if stale:
+                await self._refresh_details()
             yield b"retry: 1000\n\n" + sse("history", to_json(self._history.history()))
             yield self._encoded()
             while not self._lifecycle.draining and time.monotonic() < ends:
@@ -181,9 +184,7 @@ class Stats:
             await self._service.remember(line)
 
     async def _refresh_details(self) -> None:
-        """Reads the details for a new viewer if what was read for the last one is old."""
-        if self._wanted:
-            return
+        """Reads the details for a new viewer, unless a frame does so already."""
         self._wanted, self._jobs = DETAIL_FRAMES, None
         if self._reading is None or self._reading.done():
             self._reading = asyncio.create_task(self._read_details())
