@@ -142,9 +142,13 @@ class Schedule:
     # -- hubs and workers --------------------------------------------------------------------------
 
     async def start_hub(self, name: str) -> None:
+        await self._make_hub(name).start()
+
+    def _make_hub(self, name: str) -> ReplyHub | ShardedHub:
         self._started += 1
-        self._hubs[name] = make_hub(self.networks, name, f"api-{self._started}", self._plan.caches)
-        await self._hubs[name].start()
+        made = make_hub(self.networks, name, f"api-{self._started}", self._plan.caches)
+        self._hubs[name] = made
+        return made
 
     def start_worker(self) -> None:
         self._started += 1
@@ -223,7 +227,8 @@ class Schedule:
         if accident.kind == "start":
             self.start_worker()
         elif accident.kind == "close":
-            self._closing.append(asyncio.ensure_future(self._replace(accident.who)))
+            closed, started = self._hubs[accident.who], self._make_hub(accident.who)
+            self._closing.append(asyncio.ensure_future(self._replace(accident.who, closed, started)))
         elif accident.kind in WORKERS:
             self._hurt(*self._workers[accident.who], accident)
         else:
@@ -317,9 +322,10 @@ class Schedule:
             process.die()
         await asyncio.sleep(0)
 
-    async def _replace(self, name: str) -> None:
-        closed = self._hubs[name]
-        await asyncio.gather(self.start_hub(name), self._close(name, closed))
+    async def _replace(
+        self, name: str, closed: ReplyHub | ShardedHub, started: ReplyHub | ShardedHub
+    ) -> None:
+        await asyncio.gather(started.start(), self._close(name, closed))
 
     async def _close(self, name: str, hub: ReplyHub | ShardedHub) -> None:
         closing = asyncio.ensure_future(hub.stop())
