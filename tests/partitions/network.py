@@ -24,9 +24,10 @@ def unavailable() -> str:
         return "no `ip` (iproute2)"
     if os.geteuid() != 0:
         return "network namespaces need root"
+    probe = f"millrace-probe-{os.getpid()}"  # several processes of pytest-xdist may ask at once
     try:
-        _ip("netns add millrace-probe-0")
-        _ip("netns delete millrace-probe-0")
+        _ip(f"netns add {probe}")
+        _ip(f"netns delete {probe}")
     except OSError as error:
         return f"no network namespaces: {error}"
     return ""
