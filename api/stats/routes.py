@@ -94,8 +94,7 @@ class Stats:
 
     async def stream(self) -> AsyncIterator[bytes]:
         """Yields the history, then each new frame. Ends when the process drains."""
-        # What was read for the last viewer is old.
-        stale = not self._wanted
+        stale = not self._wanted  # what was read for the last viewer is old
         self.viewers += 1
         try:
             ends = time.monotonic() + MAX_STREAM_S
@@ -158,8 +157,8 @@ class Stats:
         if snapshot.swept and kept:  # one process of the service sweeps
             self._keeping = asyncio.create_task(self._keep(self._history.line(point, round(time.time()))))
         self._wanted = DETAIL_FRAMES if self.viewers else max(self._wanted - 1, 0)
-        if self._wanted and (self._reading is None or self._reading.done()):
-            self._reading = asyncio.create_task(self._read_details())
+        if self._wanted:
+            self._begin_reading()
         if self.viewers:
             self._event = self._encoded()
 
@@ -186,9 +185,13 @@ class Stats:
     async def _refresh_details(self) -> None:
         """Reads the details for a new viewer, unless a frame does so already."""
         self._wanted, self._jobs = DETAIL_FRAMES, None
+        await asyncio.wait([self._begin_reading()], timeout=RESTORE_S)
+
+    def _begin_reading(self) -> asyncio.Task[None]:
+        """Begins to read the details, unless that is under way."""
         if self._reading is None or self._reading.done():
             self._reading = asyncio.create_task(self._read_details())
-        await asyncio.wait([self._reading], timeout=RESTORE_S)
+        return self._reading
 
     async def _read_details(self) -> None:
         """Reads what is only read for those who look: the records of workers, and the newest jobs."""
