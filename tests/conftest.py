@@ -17,7 +17,7 @@ import redis
 from hypothesis import HealthCheck, settings
 
 from batcher.jobs.upload import encode_text
-from tests import fake_transport
+from tests import fakeredis_patches
 from tests.mill import Mill
 from tests.order import long_first
 from tests.servers import RedisServer, server_binary
@@ -33,7 +33,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 settings.register_profile("millrace", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("millrace")
 
-fake_transport.install()
+fakeredis_patches.install()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -12,7 +12,7 @@ import hiredis
 import redis
 
 from batcher.core.connection import connect
-from tests.fake_transport import encoded
+from tests.fakeredis_patches import encoded
 from tests.simulation.network import Link, Network
 from tests.simulation.threads import Process
 

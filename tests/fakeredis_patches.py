@@ -1,4 +1,4 @@
-"""A transport for fakeredis, which has none: what is written is a command, and replies are bytes again."""
+"""What fakeredis lacks: a transport for its asyncio connections, and one database for all threads."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 import redis
+from fakeredis import FakeServer
 from fakeredis.aioredis import AsyncFakeSocket, FakeWriter
 
 
 class FakeTransport(asyncio.Transport):
-    """Writes to a fake socket, and passes its replies to the protocol."""
+    """Writes commands to a fake socket, and passes its replies to the protocol, as bytes again."""
 
     def __init__(self, socket: AsyncFakeSocket) -> None:
         super().__init__()
@@ -57,5 +58,14 @@ def encoded(message: Any, error_line: Callable[[Exception], str] = _error_line) 
 
 
 def install() -> None:
-    """Gives every asyncio connection of fakeredis a transport."""
+    """Gives every asyncio connection of fakeredis a transport, and every server its first database."""
     FakeWriter.transport = property(lambda writer: FakeTransport(writer._socket))  # type: ignore[attr-defined]
+    start = FakeServer.__init__
+
+    def with_database(server: FakeServer, *args: Any, **kwargs: Any) -> None:
+        # fakeredis creates it with the first connection. Two threads that connected at once each created one,
+        # kept it, and did not see what the other wrote.
+        start(server, *args, **kwargs)
+        server.dbs[0]
+
+    FakeServer.__init__ = with_database  # type: ignore[method-assign]
