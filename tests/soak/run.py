@@ -62,7 +62,7 @@ class _Run:
     ) -> None:
         self._service, self._published, self._plan, self._told = service, published, plan, told
         self._recorder = Recorder(service)
-        self._traffic = Traffic(service.base_url, plan.rate)
+        self._traffic = Traffic(service.base_url, plan.rate, told)
         self._cycle = 0
 
     async def run(self) -> Soak:
@@ -126,7 +126,7 @@ class _Run:
             answer = await http.post(f"/admin/models/{what}", json=body)
         said: dict[str, Any] = answer.json()
         if answer.status_code != 200 and said.get("code") != "revision_not_ready":
-            self._traffic.wrong.append(f"{what} {body}: {answer.text}")
+            self._traffic.note(f"{what} {body}: {answer.text}")
         return said
 
     async def _replace(self) -> None:

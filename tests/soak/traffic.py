@@ -49,12 +49,16 @@ PATIENCE_S = 30.0
 
 
 class Traffic:
-    """Requests at `rate` a second until `stop`. `seen` counts kinds and statuses; `wrong` has sentences."""
+    """Requests at `rate` a second until `stop`. `seen` counts kinds and statuses; `wrong` has sentences.
 
-    def __init__(self, url: str, rate: float) -> None:
+    `told` is called with each of these sentences at once.
+    """
+
+    def __init__(self, url: str, rate: float, told: Callable[[str], None]) -> None:
         self.stop = asyncio.Event()
         self.seen: Counter[str] = Counter()
         self.wrong: list[str] = []
+        self._told = told
         self._rate = rate
         self._http = httpx.AsyncClient(base_url=url, trust_env=False, timeout=PATIENCE_S)
         self._numbers = itertools.count()
@@ -79,6 +83,11 @@ class Traffic:
         await asyncio.gather(*asked)
         await self._http.aclose()
 
+    def note(self, wrong: str) -> None:
+        """Keeps the sentence on an answer that was not as expected."""
+        self.wrong.append(wrong)
+        self._told(wrong)
+
     async def job(self) -> None:
         """The next kind of job, to its end."""
         await next(self._job_kinds)()
@@ -100,7 +109,7 @@ class Traffic:
         shape = next(self._shapes)
         answer = await self._post("dialect", shape.path, shape.ask(self._texts(2)))
         if answer is not None and answer.status_code == 200 and len(shape.scores(answer.json())) != 2:
-            self.wrong.append(f"{shape.path}: {answer.text[:300]}")
+            self.note(f"{shape.path}: {answer.text[:300]}")
 
     async def _bad(self) -> None:
         path, body, status = next(self._refused)
@@ -126,11 +135,11 @@ class Traffic:
         try:
             answer = await self._http.request(method, path, **more)
         except httpx.TransportError as error:
-            self.wrong.append(f"{kind} {path}: {error!r}")
+            self.note(f"{kind} {path}: {error!r}")
             return None
         self.seen[f"{kind} {answer.status_code}"] += 1
         if answer.status_code not in expected:
-            self.wrong.append(f"{kind} {path}: {answer.status_code} {answer.text[:300]}")
+            self.note(f"{kind} {path}: {answer.status_code} {answer.text[:300]}")
             return None
         return answer
 
@@ -197,7 +206,7 @@ class Traffic:
         headers = {"accept": "application/x-ndjson"}
         page = await self._call("job", "GET", f"{path}/predictions?limit={count}", {200}, headers=headers)
         if page is not None and len(page.text.splitlines()) != count:
-            self.wrong.append(f"{path} has {len(page.text.splitlines())} results of {count}")
+            self.note(f"{path} has {len(page.text.splitlines())} results of {count}")
 
 
 def _batch_lines(texts: Sequence[str]) -> Iterator[str]:
