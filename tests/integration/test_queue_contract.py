@@ -70,10 +70,12 @@ class Bench:
         cap: int = 1000,
         cost: int = 10,
         revision: str = "",
+        first: bool = False,
     ) -> list[Any]:
         texts, costs = [f"text {i}" for i in ids], [cost] * len(ids)
         cache = cache_prefix("t", revision) if revision else ""
-        (answer,) = self.worker().run([Enqueue(ids, texts, costs, api, lane, budget_ms, cap, cache=cache)])
+        command = Enqueue(ids, texts, costs, api, lane, budget_ms, cap, first=first, cache=cache)
+        (answer,) = self.worker().run([command])
         if isinstance(answer, Full):
             raise QueueFull("full", retry_after_s=answer.waiting / 100)
         return [

@@ -338,3 +338,21 @@ def test_finding_37_a_worker_that_redis_has_forgotten_is_woken_once_it_is_known_
     assert ids_of(worker.claim(10, 100, 100)) == ["x"]
     worker.beat([], RECORD, MODEL, 60_000)
     assert not worker.wait(0.01), "once"
+
+
+def test_finding_38_a_text_that_failed_runs_alone_wherever_else_it_is_listed(bench: Bench) -> None:
+    """A text with priority has two places. It was claimed from the second one too, in a batch with others."""
+    for name in ("w", "other"):
+        bench.worker(name).beat([], RECORD, MODEL, 60_000)
+    bench.ask("a")
+    bench.ask("x", first=True)
+    bench.ask("b")
+    assert ids_of(bench.worker("w").claim(1, 100, 100)) == ["x"]
+    bench.worker("w").complete([("x", FAILURE)])
+    assert ids_of(bench.worker("w").claim(10, 100, 100)) == ["a", "b"]
+    (claimed,) = bench.worker("other").claim(10, 100, 100).entries
+    assert (claimed.id, claimed.solo, claimed.attempts) == ("x", True, 2)
+    bench.worker("other").complete([("x", ANSWER)])
+    bench.worker("w").complete([("a", ANSWER), ("b", ANSWER)])
+    assert bench.worker("w").claim(10, 100, 100).skipped == 0
+    assert not bench.client.exists(f"{bench.P}:q", f"{bench.P}:solo", f"{bench.P}:claims")

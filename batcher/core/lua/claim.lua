@@ -38,8 +38,9 @@ end
 -- `in_flight` is the end of the id's current lease, if it has one; `claim` is the record of an earlier claim.
 local function claim_entry(id, solo, entry, in_flight, claim)
   local deadline, lane, weight = string.match(entry or '', '^(%d+) (%l+) (%d+) %d+ ')
-  -- Without an entry, the id was answered or cancelled. If it is in flight, it was listed twice and is already claimed.
-  if not deadline or in_flight or seen[id] then
+  -- Without an entry, the id was answered or cancelled. If it is in flight, it was listed twice and is already claimed; if
+  -- it was claimed before, it waits in the solo list, and this is its second place.
+  if not deadline or in_flight or seen[id] or claim and solo == 0 then
     if claim and not deadline then redis.call('HDEL', CLAIMS, id) end
     skipped = skipped + 1
     return
