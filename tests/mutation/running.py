@@ -1,4 +1,4 @@
-"""Runs the tests of a mutant's part in a copy of the repository, each time in a process that is forked.
+"""Runs the tests of a mutant in a copy of the repository, each time in a process that is forked.
 
 Not in `__main__`: processes that multiprocessing starts do not import that of a package.
 """
@@ -12,10 +12,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from tests.mutation.covering import RECORDS, Covering
 from tests.mutation.mutants import ROOT
 
 LIMIT_S = 600
@@ -33,28 +35,10 @@ IMPORTED = (
 )
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload([*IMPORTED, "tests.mutation.mutants"])
-UNIT = ("-m", "not redis and not e2e")
-QUEUE = ("tests/integration/test_queue_contract.py", "tests/integration/test_queue_findings.py")
-ROAD = (
-    "tests/integration/test_road.py",
-    "tests/integration/test_pipeline.py",
-    "tests/integration/test_failover.py",
-)
-JOBS = (
-    "tests/integration/test_jobs_store.py",
-    "tests/unit/batcher/test_jobs_queue.py",
-    "tests/unit/batcher/test_jobs_run.py",
-    "tests/unit/batcher/test_jobs_company.py",
-    "tests/unit/batcher/webhooks",
-    "tests/unit/api/jobs",
-    "tests/integration/test_jobs_lane.py",
-)
-# The tests of a part, by the start of its files' names; each command runs until a test fails.
-TESTS: dict[str, tuple[tuple[str, ...], ...]] = {
-    "batcher/core/lua": ((*UNIT, *QUEUE), ("tests/search", "-k", "QueueMachine"), (*UNIT, *ROAD)),
-    "batcher/jobs": ((*UNIT, *JOBS), ("tests/search", "-k", "JobsMachine")),
-    "batcher": ((*UNIT, "tests/unit/batcher", *ROAD, *QUEUE), (*UNIT, "tests/unit/api", "tests/integration")),
-}
+# Those that start no process and no server, which can be run thousands of times.
+TESTS = ("-m", "not redis and not e2e", "tests/unit", "tests/integration", "tests/search", "tests/simulation")
+OPTIONS = ("-q", "-p", "no:randomly", "-p", "no:cacheprovider", "--timeout", "60")
+RECORDING_PROCESSES = 2
 
 
 def copy_of_repository(folder: Path) -> Path:
@@ -68,6 +52,20 @@ def copy_of_repository(folder: Path) -> Path:
     return folder
 
 
+def record(folder: Path) -> Covering:
+    """Runs all tests in a copy that is not edited. Raises SystemExit if one fails."""
+    with tempfile.TemporaryDirectory(prefix="mutation-records-") as name:
+        command = [sys.executable, "-B", "-m", "pytest", *OPTIONS, "-n", str(RECORDING_PROCESSES)]
+        command += ["-p", "tests.mutation.covering", *TESTS]
+        path = os.pathsep.join([str(folder), str(folder / "client")])
+        run = subprocess.run(
+            command, cwd=folder, env={**os.environ, RECORDS: name, "PYTHONPATH": path}, stdout=subprocess.PIPE
+        )
+        if run.returncode:
+            raise SystemExit(f"Without a mutant, tests fail:\n{run.stdout.decode()[-3000:]}")
+        return Covering.read(Path(name))
+
+
 def run_tests(folder: Path, words: list[str], output: Path) -> None:
     """In a process of its own, which has imported everything but the repository."""
     os.chdir(folder)
@@ -78,25 +76,26 @@ def run_tests(folder: Path, words: list[str], output: Path) -> None:
     sys.exit(pytest.main(words))
 
 
-def first_failure(folder: Path, file: str) -> str:
-    """The first test that fails in a copy; "" if none does."""
-    part = next(part for part in TESTS if file.startswith(part))
+def first_failure(folder: Path, tests: Sequence[str]) -> str:
+    """The first of these tests that fails in a copy; "" if none does."""
+    if not tests:
+        return ""
     with tempfile.TemporaryDirectory(prefix="mutant-output-") as name:
-        output = Path(name) / "output"
-        for tests in TESTS[part]:
-            words = ["-x", "-q", "-n", "0", "-p", "no:randomly", "-p", "no:cacheprovider", "--timeout", "60"]
-            words += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # of plugins that are IMPORTED
-            process = PROCESSES.Process(target=run_tests, args=(folder, [*words, *tests], output))
-            process.start()
-            process.join(LIMIT_S)
-            if process.is_alive():
-                process.kill()
-                process.join()
-                return "hangs"
-            if process.exitcode:
-                said = output.read_text()
-                found = re.search(r"^(?:FAILED|ERROR) (\S+)", said, re.MULTILINE)
-                if not found:
-                    raise SystemExit(f"pytest itself failed with status {process.exitcode}:\n{said[-2000:]}")
-                return found[1]
+        output, names = Path(name) / "output", Path(name) / "tests"
+        names.write_text("\n".join(tests))
+        words = ["-x", "-n", "0", *OPTIONS]
+        words += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # of plugins that are IMPORTED
+        process = PROCESSES.Process(target=run_tests, args=(folder, [*words, f"@{names}"], output))
+        process.start()
+        process.join(LIMIT_S)
+        if process.is_alive():
+            process.kill()
+            process.join()
+            return "hangs"
+        if process.exitcode:
+            said = output.read_text()
+            found = re.search(r"^(?:FAILED|ERROR) (\S+)", said, re.MULTILINE)
+            if not found:
+                raise SystemExit(f"pytest itself failed with status {process.exitcode}:\n{said[-2000:]}")
+            return found[1]
     return ""

@@ -11,7 +11,7 @@ import pytest
 from tests.mutation import running
 from tests.mutation.__main__ import LIVES, label
 from tests.mutation.mutants import ROOT, lua_mutants, python_mutants, sample
-from tests.mutation.running import TESTS, copy_of_repository, first_failure
+from tests.mutation.running import copy_of_repository, first_failure, record
 
 
 def test_a_seed_draws_the_same_mutants_and_another_seed_others() -> None:
@@ -24,7 +24,6 @@ def test_a_seed_draws_the_same_mutants_and_another_seed_others() -> None:
         assert one.applied(text) != text
         if one.file.endswith(".py"):
             ast.parse(one.applied(text))
-        assert any(one.file.startswith(part) for part in TESTS)
         assert one.file in label(one)
 
 
@@ -76,11 +75,27 @@ def test_every_mutant_that_is_explained_is_still_one() -> None:
 
 def test_a_mutant_is_found_and_the_original_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing else of `make test` runs the tests of a copy."""
-    monkeypatch.setattr(running, "TESTS", {"batcher": (("tests/unit/batcher/test_shards.py",),)})
+    monkeypatch.setattr(running, "TESTS", ("tests/unit/batcher/test_shards.py",))
     folder = copy_of_repository(tmp_path)
-    assert first_failure(folder, "batcher/shards.py") == ""
+    covering = record(folder)
     text = (ROOT / "batcher/shards.py").read_text()
     mutants = python_mutants("batcher/shards.py", text)
     mutant = next(one for one in mutants if "while following <= shards" in one.applied(text))
+    tests = covering.tests_of(mutant)
+    assert tests
+    assert {test.partition("::")[0] for test in tests} == {"tests/unit/batcher/test_shards.py"}
+    assert len(tests) < len(covering.seconds), "only those that run the line"
+    assert first_failure(folder, tests) == ""
     (folder / mutant.file).write_text(mutant.applied(text))
-    assert first_failure(folder, mutant.file).startswith("tests/unit/batcher/test_shards.py::")
+    assert first_failure(folder, tests) in tests
+
+
+def test_a_script_has_the_tests_that_run_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running, "TESTS", ("-k", "finding_25 or finding_30", "tests/integration"))
+    covering = record(copy_of_repository(tmp_path))
+    assert covering.seconds
+    for file in ("batcher/core/lua/cancel.lua", "batcher/core/lua/common.lua"):
+        mutant = next(lua_mutants(file, (ROOT / file).read_text()))
+        assert "finding_30" in " ".join(covering.tests_of(mutant)), file
+    file = "batcher/core/lua/usage.lua"
+    assert covering.tests_of(next(lua_mutants(file, (ROOT / file).read_text()))) == []
