@@ -1,6 +1,6 @@
 """Edits the queue's code in small ways and shows which edits no test notices.
 
-    python -m tests.mutation [--sample 300] [--seed 1] [--from 0] [--to 300] [--only TEXT]
+    python -m tests.mutation [--sample 300] [--seed 1] [--from 0] [--to 300] [--only TEXT] [--records DIR]
 
 First it records which tests run which lines and scripts. Each mutant is one edit of a copy of the
 repository, where the tests that run the edited line or script run, short ones first, until one fails.
@@ -72,13 +72,16 @@ def main() -> int:
     parser.add_argument("--from", type=int, default=0, dest="first", help="skip as many of the sample")
     parser.add_argument("--to", type=int, help="end after this one of the sample")
     parser.add_argument("--only", default="", help="only mutants whose line contains this")
+    parser.add_argument(
+        "--records", type=Path, help="keep what the tests run here, and use it in the next run"
+    )
     args = parser.parse_args()
     drawn = sample(args.sample, args.seed)[args.first : args.to]
     mutants = [one for one in drawn if args.only in label(one)]
     with tempfile.TemporaryDirectory(prefix="mutants-") as name:
         folder = copy_of_repository(Path(name))
         print(f"{len(mutants)} mutants; recording what the tests run", flush=True)
-        outcomes = run(mutants, folder, args.first, record(folder))
+        outcomes = run(mutants, folder, args.first, record(folder, args.records or folder / "records"))
     print(", ".join(f"{count} {outcome}" for outcome, count in outcomes.items()))
     return 1 if outcomes["lives"] else 0
 

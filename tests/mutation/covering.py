@@ -104,7 +104,8 @@ class Covering:
     def tests_of(self, mutant: Mutant) -> list[str]:
         """The tests that run the edited line, or script, shortest first.
 
-        Those of the whole file if none runs the line: it runs when the module is imported.
+        Those of the whole file if none runs the line, because it runs when the module is imported; those of
+        its package if none runs any line of the file, which then has declarations only.
         """
         if mutant.file.endswith(".lua"):
             found = set().union(*(self.scripts.get(digest, ()) for digest in digests(mutant)))
@@ -112,6 +113,10 @@ class Covering:
             number, _, _ = mutant.lines((ROOT / mutant.file).read_text())
             lines = self.lines.get(mutant.file, {})
             found = lines.get(number) or set().union(*lines.values())
+            if not found:
+                package = mutant.file.rpartition("/")[0] + "/"
+                beside = (lines for file, lines in self.lines.items() if file.startswith(package))
+                found = set().union(*(tests for lines in beside for tests in lines.values()))
         return sorted(found, key=lambda test: (self.seconds.get(test, 0.0), test))
 
 

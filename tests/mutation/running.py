@@ -52,18 +52,19 @@ def copy_of_repository(folder: Path) -> Path:
     return folder
 
 
-def record(folder: Path) -> Covering:
-    """Runs all tests in a copy that is not edited. Raises SystemExit if one fails."""
-    with tempfile.TemporaryDirectory(prefix="mutation-records-") as name:
+def record(folder: Path, records: Path) -> Covering:
+    """Runs all tests in a copy, unless `records` has been written. Raises SystemExit if one fails."""
+    if not records.exists():
         command = [sys.executable, "-B", "-m", "pytest", *OPTIONS, "-n", str(RECORDING_PROCESSES)]
         command += ["-p", "tests.mutation.covering", *TESTS]
         path = os.pathsep.join([str(folder), str(folder / "client")])
-        run = subprocess.run(
-            command, cwd=folder, env={**os.environ, RECORDS: name, "PYTHONPATH": path}, stdout=subprocess.PIPE
-        )
-        if run.returncode:
-            raise SystemExit(f"Without a mutant, tests fail:\n{run.stdout.decode()[-3000:]}")
-        return Covering.read(Path(name))
+        with tempfile.TemporaryDirectory(prefix="mutation-records-") as name:
+            variables = {**os.environ, RECORDS: name, "PYTHONPATH": path}
+            run = subprocess.run(command, cwd=folder, env=variables, stdout=subprocess.PIPE)
+            if run.returncode:
+                raise SystemExit(f"Without a mutant, tests fail:\n{run.stdout.decode()[-3000:]}")
+            shutil.copytree(name, records)
+    return Covering.read(records)
 
 
 def run_tests(folder: Path, words: list[str], output: Path) -> None:

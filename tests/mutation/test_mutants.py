@@ -77,7 +77,7 @@ def test_a_mutant_is_found_and_the_original_passes(tmp_path: Path, monkeypatch: 
     """Nothing else of `make test` runs the tests of a copy."""
     monkeypatch.setattr(running, "TESTS", ("tests/unit/batcher/test_shards.py",))
     folder = copy_of_repository(tmp_path)
-    covering = record(folder)
+    covering = record(folder, tmp_path / "records")
     text = (ROOT / "batcher/shards.py").read_text()
     mutants = python_mutants("batcher/shards.py", text)
     mutant = next(one for one in mutants if "while following <= shards" in one.applied(text))
@@ -92,7 +92,7 @@ def test_a_mutant_is_found_and_the_original_passes(tmp_path: Path, monkeypatch: 
 
 def test_a_script_has_the_tests_that_run_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(running, "TESTS", ("-k", "finding_25 or finding_30", "tests/integration"))
-    covering = record(copy_of_repository(tmp_path))
+    covering = record(copy_of_repository(tmp_path), tmp_path / "records")
     assert covering.seconds
     for file in ("batcher/core/lua/cancel.lua", "batcher/core/lua/common.lua"):
         mutant = next(lua_mutants(file, (ROOT / file).read_text()))
