@@ -781,6 +781,18 @@ def test_a_lost_wake_up_is_replaced_while_another_worker_is_idle(bench: Bench) -
     assert 10 <= waking.oldest_ms < 10_000
 
 
+def test_a_sweep_wakes_a_worker_only_if_something_waits(bench: Bench) -> None:
+    (worker,) = idle_workers(bench, "one")
+    bench.sweep()
+    assert woken(worker) == []
+    bench.ask("a")
+    assert woken(worker) == ["one"], "and its wake-up is lost"
+    assert not worker.claim(0, 100, 100, idle_ms=0).entries
+    woken(worker)
+    bench.sweep()
+    assert woken(worker) == ["one"]
+
+
 def test_an_enqueue_says_whether_there_was_a_worker_to_wake(bench: Bench) -> None:
     (one, _) = idle_workers(bench, "one", "two")
     enqueues = [Enqueue([text], [text], [10], "a", "interactive", 10_000, 1000) for text in "abc"]
