@@ -1,4 +1,4 @@
-"""URLs that redis-py does not know: redis+sentinel://, redis+cluster://, and both with TLS (rediss)."""
+"""URLs of Redis, among them redis+sentinel:// and redis+cluster://, which redis-py does not know."""
 
 from __future__ import annotations
 
@@ -7,6 +7,15 @@ from typing import Any, NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
 
 Address = tuple[str, int]
+SCHEMES = (
+    "redis://",
+    "rediss://",
+    "redis+sentinel://",
+    "rediss+sentinel://",
+    "redis+cluster://",
+    "rediss+cluster://",
+    "unix://",
+)
 
 
 def _is_true(value: str) -> bool:
@@ -34,6 +43,37 @@ class _Parts(NamedTuple):
     other: dict[str, str]
 
 
+def check_url(url: str) -> None:
+    """Raises ValueError if the URL has no known scheme, host or port. The error never shows a password."""
+    if not url.startswith(SCHEMES):
+        raise ValueError(f"must begin with {', '.join(SCHEMES[:-1])} or {SCHEMES[-1]}")
+    if "+sentinel://" in url:
+        sentinel_parts(url)
+    elif "+cluster://" in url:
+        cluster_parts(url)
+    elif not url.startswith("unix://"):
+        _address(url)
+        _database(urlsplit(url).path.strip("/"))
+
+
+def _address(url: str) -> tuple[str | None, int | None]:
+    """The host and the port of a URL. Raises ValueError without the URL, which may have a password."""
+    try:
+        parts = urlsplit(url)
+        return parts.hostname, parts.port
+    except ValueError:
+        raise ValueError(
+            "the host and port cannot be read: a port is a number up to 65535, several URLs are separated by "
+            "spaces, and special characters of a password are written as %2F and so on"
+        ) from None
+
+
+def _database(number: str) -> int:
+    if number and not number.isdecimal():
+        raise ValueError("what follows the last / is the number of a database")
+    return int(number or 0)
+
+
 def _split(url: str, default_port: int, known: tuple[str, ...]) -> _Parts:
     """Raises ValueError for an option that is neither a TLS option (with TLS) nor in `known`."""
     scheme, rest = url.split("://", 1)
@@ -42,8 +82,8 @@ def _split(url: str, default_port: int, known: tuple[str, ...]) -> _Parts:
     names, _, path = place.partition("/")
     hosts = []
     for host in names.split(","):
-        parts = urlsplit(f"//{host}")
-        hosts.append((parts.hostname or "127.0.0.1", parts.port or default_port))
+        name, port = _address(f"//{host}")
+        hosts.append((name or "127.0.0.1", port or default_port))
     tls: dict[str, Any] = {"ssl": True} if scheme.startswith("rediss") else {}
     other = {}
     for name, values in parse_qs(query).items():
@@ -68,7 +108,7 @@ def sentinel_parts(url: str) -> tuple[list[Address], dict[str, Any], str, dict[s
     service, _, db = parts.path.partition("/")
     sentinels: dict[str, Any] = {"socket_timeout": 1.0, "socket_connect_timeout": 1.0, **parts.tls}
     sentinels |= {name.removeprefix("sentinel_"): value for name, value in parts.other.items()}
-    options = {"db": int(db or 0), **parts.secret, **parts.tls}
+    options = {"db": _database(db), **parts.secret, **parts.tls}
     return parts.hosts, sentinels, service or "mymaster", options
 
 

@@ -10,10 +10,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AliasChoices, Field, SecretStr, StringConstraints, field_validator, model_validator
+from pydantic import (
+    AliasChoices,
+    Field,
+    SecretStr,
+    StringConstraints,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from batcher.models import ModelSpec, parse_models, queue_of
+from batcher.redis_url import check_url
 from batcher.shards import MOST_SHARDS, Shard, is_cluster, shards_of
 from batcher.webhook_address import parse_networks
 from batcher.webhook_signing import parse_secrets
@@ -24,7 +33,9 @@ ServiceName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9.
 class QueueSettings(BaseSettings):
     """Settings that the API, the workers and the jobs worker must share, and how they reach Redis."""
 
-    model_config = SettingsConfigDict(env_prefix="MILLRACE_", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="MILLRACE_", extra="ignore", frozen=True, hide_input_in_errors=True
+    )
 
     name: ServiceName = "default"
     """Part of every key, so that services with different names can share a Redis."""
@@ -58,6 +69,15 @@ class QueueSettings(BaseSettings):
     """The form of log lines. auto: text if stderr is a terminal, else json."""
     tracing: bool = False
     """Whether spans of requests, batches and jobs are sent to OTEL_EXPORTER_OTLP_ENDPOINT."""
+
+    @field_validator("redis_url", "cache_url", "jobs_redis_url", check_fields=False)
+    @classmethod
+    def _check_urls(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        if value is not None:
+            text = value.get_secret_value()
+            for url in (text.split() or [""]) if info.field_name == "redis_url" else [text]:
+                check_url(url)
+        return value
 
     @model_validator(mode="after")
     def _check_shards(self) -> Self:

@@ -8,7 +8,7 @@ import re
 import socket
 from typing import TypeVar
 
-from pydantic import AliasChoices, SecretStr, ValidationError
+from pydantic import AliasChoices, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
@@ -23,15 +23,6 @@ SECTIONS: dict[str, type[QueueSettings]] = {
     "jobs": JobSettings,
     "api": ApiSettings,
 }
-URL_SCHEMES = (
-    "redis://",
-    "rediss://",
-    "redis+sentinel://",
-    "rediss+sentinel://",
-    "redis+cluster://",
-    "rediss+cluster://",
-    "unix://",
-)
 # Kubernetes sets such variables for a service whose name begins with "millrace".
 _SERVICE_LINK = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_\w+)?$|_PORT_\d+_(TCP|UDP)(_\w+)?$|_PORT$")
 
@@ -53,22 +44,9 @@ def load_settings(kind: type[Settings], **flags: object) -> Settings:
     check_names()
     given = {name: value for name, value in flags.items() if value is not None}
     try:
-        settings = kind(**given)  # type: ignore[arg-type]  # pydantic checks them
+        return kind(**given)  # type: ignore[arg-type]  # pydantic checks them
     except ValidationError as error:
         raise CommandError(_sentence(kind, error.errors()[0], given)) from None
-    for name in ("redis_url", "cache_url", "jobs_redis_url"):
-        url: SecretStr | None = getattr(settings, name, None)
-        if url is not None and not all(one.startswith(URL_SCHEMES) for one in _urls(name, url)):
-            raise CommandError(
-                f"{_said(kind, name, given)} must begin with {', '.join(URL_SCHEMES[:-1])} or unix://."
-            )
-    return settings
-
-
-def _urls(name: str, url: SecretStr) -> list[str]:
-    """The parts of a setting with URLs: only the queue's Redis may be several."""
-    value = url.get_secret_value()
-    return (name == "redis_url" and value.split()) or [value]
 
 
 def variables(name: str, field: FieldInfo) -> tuple[str, ...]:

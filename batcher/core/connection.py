@@ -20,7 +20,7 @@ from redis.retry import Retry
 
 from batcher.core import cluster
 from batcher.core.outage import elsewhere, lost_to, moved
-from batcher.core.redis_url import sentinel_parts
+from batcher.redis_url import sentinel_parts
 from batcher.shards import Shard, is_cluster
 
 AsyncRedis = redis.asyncio.Redis

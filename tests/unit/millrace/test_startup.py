@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from pydantic import ValidationError
 
 from api.settings import ApiSettings
 from batcher.settings import QueueSettings, WorkerSettings
@@ -58,10 +59,22 @@ def test_a_setting_of_another_process_is_no_mistake(monkeypatch: pytest.MonkeyPa
             "MILLRACE_LOG_LEVEL=loud should be 'debug', 'info', 'warning' or 'error'.",
         ),
         ("MILLRACE_NAME", "a b", "MILLRACE_NAME=a b should match pattern"),
-        ("MILLRACE_REDIS_URL", "http://x", "MILLRACE_REDIS_URL must begin with redis://"),
-        ("REDIS_URL", "x", "REDIS_URL must begin with redis://"),
-        ("MILLRACE_CACHE_URL", "memcached://x", "MILLRACE_CACHE_URL must begin with redis://"),
-        ("MILLRACE_JOBS_REDIS_URL", "x", "MILLRACE_JOBS_REDIS_URL must begin with redis://"),
+        ("MILLRACE_REDIS_URL", "http://x", "MILLRACE_REDIS_URL: must begin with redis://"),
+        ("REDIS_URL", "x", "REDIS_URL: must begin with redis://"),
+        ("MILLRACE_CACHE_URL", "memcached://x", "MILLRACE_CACHE_URL: must begin with redis://"),
+        ("MILLRACE_JOBS_REDIS_URL", "x", "MILLRACE_JOBS_REDIS_URL: must begin with redis://"),
+        ("MILLRACE_REDIS_URL", "redis://a:1,redis://b:2", "MILLRACE_REDIS_URL: the host and port"),
+        (
+            "MILLRACE_REDIS_URL",
+            "redis://a redis://b:99999",
+            "MILLRACE_REDIS_URL: the host and port",
+        ),
+        ("MILLRACE_REDIS_URL", "redis+cluster://a:1,b:x", "MILLRACE_REDIS_URL: the host and port"),
+        ("MILLRACE_REDIS_URL", "redis+sentinel://[a/s", "MILLRACE_REDIS_URL: the host and port"),
+        ("MILLRACE_REDIS_URL", "redis+sentinel://a/s/x", "MILLRACE_REDIS_URL: what follows the last / is"),
+        ("MILLRACE_REDIS_URL", "redis://a/x", "MILLRACE_REDIS_URL: what follows the last / is"),
+        ("MILLRACE_REDIS_URL", "", "MILLRACE_REDIS_URL: must begin with redis://"),
+        ("MILLRACE_CACHE_URL", "redis://a redis://b", "MILLRACE_CACHE_URL: "),
         ("MILLRACE_TRUST_PROXY", "true", "MILLRACE_TRUST_PROXY=true: must be addresses or networks"),
         ("MILLRACE_TRUST_PROXY", "::/0", "MILLRACE_TRUST_PROXY=::/0: must not match every address"),
         ("MILLRACE_SERVICE_HOST", "10.0.0.1", "MILLRACE_SERVICE_HOST comes from a Kubernetes service link"),
@@ -87,12 +100,18 @@ def test_a_budget_above_the_largest_is_named(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_bad_flag_is_named_as_a_flag() -> None:
     assert sentence(ApiSettings, port=99999).startswith("--port=99999 should be less than")
-    assert sentence(ApiSettings, redis_url="x").startswith("--redis-url must begin with redis://")
+    assert sentence(ApiSettings, redis_url="x").startswith("--redis-url: must begin with redis://")
 
 
 def test_no_secret_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MILLRACE_REDIS_URL", "redus://user:hunter2@host")
-    assert "hunter2" not in sentence()
+    for url in ("redus://user:hunter2@host", "redis://user:/hunter2@host", "redis://hunter2:x/y"):
+        monkeypatch.setenv("MILLRACE_REDIS_URL", url)
+        assert "hunter2" not in sentence()
+    monkeypatch.setenv("MILLRACE_REDIS_URL", "redis://:hunter2@host")
+    monkeypatch.setenv("MILLRACE_SHARDS", "3")
+    with pytest.raises(ValidationError) as raised:
+        QueueSettings()
+    assert "hunter2" not in str(raised.value)
 
 
 def test_a_flag_wins_over_the_environment_and_none_is_no_flag(monkeypatch: pytest.MonkeyPatch) -> None:
