@@ -24,15 +24,16 @@ class Fault(NamedTuple):
 
 @contextmanager
 def planted(fault: Fault) -> Iterator[None]:
-    """The scripts have this fault meanwhile."""
+    """The scripts have this fault meanwhile. Raises LookupError if the script has changed."""
     correct_source = scripts.lua_source
+    correct = correct_source(fault.script, PACKAGES[fault.machine])
+    if correct.count(fault.correct) != 1:
+        raise LookupError(f"{fault.name}: its place is not found once")
 
     def source(name: str, package: str = scripts.QUEUE) -> str:
         text = correct_source(name, package)
-        if (name, package) != (fault.script, PACKAGES[fault.machine]):
-            return text
-        assert text.count(fault.correct) == 1, f"{fault.name}: its place is not found once"
-        return text.replace(fault.correct, fault.wrong)
+        here = (name, package) == (fault.script, PACKAGES[fault.machine])
+        return text.replace(fault.correct, fault.wrong) if here else text
 
     with patch.object(scripts, "lua_source", source):
         _forget_sources()
@@ -76,8 +77,14 @@ PLANTED = (
     Fault(
         "a claim ignores leases",
         "claim",
-        "if not deadline or in_flight or seen[id] then",
+        "if not deadline or in_flight or seen[id] or claim and solo == 0 then",
         "if not deadline or seen[id] then",
+    ),
+    Fault(
+        "finding 38: a suspect is claimed from its second place too",
+        "claim",
+        " or seen[id] or claim and solo == 0 then",
+        " or seen[id] then",
     ),
     Fault(
         "a claim takes what has expired",

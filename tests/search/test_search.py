@@ -8,9 +8,10 @@ import fakeredis
 import pytest
 import redis
 
+from batcher.core import scripts
 from batcher.messages import Failure
 from tests.search.jobs_machine import JobsMachine
-from tests.search.planted import PLANTED, Fault, planted
+from tests.search.planted import PACKAGES, PLANTED, Fault, planted
 from tests.search.queue_machine import QueueMachine
 from tests.search.queue_model import Model, Worker
 from tests.search.rounds import search
@@ -54,6 +55,14 @@ SOON = (
     "finding 03: another job's results",
     "a deleted job holds its bytes",
 )
+
+
+@pytest.mark.parametrize("fault", PLANTED, ids=lambda one: one.name)
+def test_a_planted_fault_has_its_place(fault: Fault) -> None:
+    package = PACKAGES[fault.machine]
+    correct = scripts.lua_source(fault.script, package)
+    with planted(fault):
+        assert scripts.lua_source(fault.script, package) != correct
 
 
 @pytest.mark.redis
