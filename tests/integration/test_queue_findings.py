@@ -356,3 +356,22 @@ def test_finding_38_a_text_that_failed_runs_alone_wherever_else_it_is_listed(ben
     bench.worker("w").complete([("a", ANSWER), ("b", ANSWER)])
     assert bench.worker("w").claim(10, 100, 100).skipped == 0
     assert not bench.client.exists(f"{bench.P}:q", f"{bench.P}:solo", f"{bench.P}:claims")
+
+
+def test_finding_39_a_worker_that_ran_on_without_a_text_did_not_die_of_it(bench: Bench) -> None:
+    """The reply to its claim was lost, it ended later, and nothing looked meanwhile: that was a death."""
+    first, lost, later, last = (
+        bench.worker(name, lease_ms=100, max_attempts=1) for name in ("first", "lost", "later", "last")
+    )
+    bench.ask("x", budget_ms=300_000)
+    for worker in (first, lost, later):
+        worker.beat([], RECORD, MODEL, 250)
+        assert ids_of(worker.claim(10, 100, 100)) == ["x"]
+        time.sleep(0.1)
+        if worker is lost:
+            worker.beat([], RECORD, MODEL, 250)
+        time.sleep(0.3)
+    # The third one has not been heard of since it took the text.
+    last.beat([], RECORD, MODEL, 250)
+    assert last.claim(10, 100, 100).entries == []
+    assert b'"poison"' in outcomes(bench, "x")[0]

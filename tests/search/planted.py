@@ -101,7 +101,7 @@ PLANTED = (
     Fault(
         "a live worker counts as dead",
         "common",
-        "local beaten = alive and tonumber",
+        "local beaten = tonumber",
         "local beaten = false and tonumber",
     ),
     Fault(

@@ -261,15 +261,15 @@ end
 -- Checks the workers whose lease ended while they ran an entry alone. Returns how many have died, how many may still be
 -- alive, and both as a list.
 -- A lease can also end because heartbeats were late, Redis was unavailable or the reply to a claim was lost. A worker with
--- a later heartbeat is still alive, so this entry did not kill it and the worker is dropped from the list. A worker has
--- died once its time in P:workers is over; only the queue's clock decides that.
+-- a later heartbeat ran on without this entry, so this entry did not kill it, whatever happened to it since, and the worker is
+-- dropped from the list. A worker has died once its time in P:workers is over; only the queue's clock decides that.
 local function check_lost(lost)
   local dead, unsure, last_heartbeats, kept = 0, 0, {}, ''
   -- A worker can die only once, so one heartbeat for each is enough.
   for worker, heartbeat in string.gmatch(lost, '(%S+) (%d+);') do last_heartbeats[worker] = heartbeat end
   for worker, heartbeat in pairs(last_heartbeats) do
     local alive = (tonumber(redis.call('ZSCORE', WORKERS, worker)) or 0) > now
-    local beaten = alive and tonumber(redis.call('HGET', worker_key(worker), 'beaten')) or 0
+    local beaten = tonumber(redis.call('HGET', worker_key(worker), 'beaten')) or 0
     if beaten <= tonumber(heartbeat) then
       kept = kept .. worker .. ' ' .. heartbeat .. ';'
       if alive then unsure = unsure + 1 else dead = dead + 1 end
