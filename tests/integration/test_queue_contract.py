@@ -13,6 +13,7 @@ import pytest
 import redis
 
 from batcher.core.commands import Cancel, Claimed, Complete, Completed, Enqueue, Full, Outcomes
+from batcher.core.console import AddUsage, UsageRow
 from batcher.core.keys import cache_prefix
 from batcher.core.membership import Beat, Beaten
 from batcher.core.snapshot import Fallback, Snapshot, Sweep, Workers
@@ -1035,3 +1036,29 @@ def test_finding_06_a_command_names_the_entries_it_is_about(bench: Bench) -> Non
         assert command.ids == ["x", "y"]
     assert Cancel("a", ["x"]).args() == ["a", "x"]
     assert bench.worker().claim_command(1, 1, 1).ids == ()
+
+
+def test_a_process_that_counts_for_the_first_time_drops_clients_of_processes_that_have_ended(
+    bench: Bench,
+) -> None:
+    key, long_ago = f"{bench.P}:clients", int(time.time() * 1000) - 61_000
+
+    def count(api: str, number: int) -> None:
+        rows = [UsageRow("web", "2026-01-31", 5, 0, 1, 0, 0)]
+        bench.worker().run([AddUsage(api, number, "{}", 3_600_000, rows)])
+
+    count("a", 1)
+    bench.client.hset(key, "ended", f"{long_ago} 7 {{}}")
+    count("a", 2)
+    assert set(bench.client.hkeys(key)) == {b"a", b"ended"}, "it is looked for rarely"
+    count("b", 1)
+    assert set(bench.client.hkeys(key)) == {b"a", b"b"}
+
+
+def test_a_snapshot_of_an_empty_queue_has_no_depth(bench: Bench) -> None:
+    bench.client.hset(f"{bench.P}:snapshot", "workers", 1)
+    bench.client.set(f"{bench.P}:sweeper", "another process", px=5000)
+    snapshot = bench.sweep()
+    assert not snapshot.swept
+    for depth in (snapshot.interactive, snapshot.bulk):
+        assert (depth.entries, depth.cost, depth.oldest_ms) == (0, 0, 0)
