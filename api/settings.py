@@ -28,7 +28,7 @@ class ApiSettings(JobSettings):
     """Port to listen on."""
     processes: int = Field(default=1, ge=1, le=64)
     """Processes that share the port, which only help if there are more cores than the workers use."""
-    max_texts: int = Field(default=1024, ge=1)
+    max_texts: int = Field(default=1024, ge=1, le=1_000_000)
     """Most texts per request."""
     max_text_chars: int = Field(default=20_000, ge=1)
     """Most characters per text."""
@@ -38,7 +38,7 @@ class ApiSettings(JobSettings):
     """Largest body of /jobs."""
     default_budget_s: float = Field(default=10.0, gt=0)
     """The budget of a request without Prefer: wait=N."""
-    max_budget_s: float = Field(default=60.0, gt=0)
+    max_budget_s: float = Field(default=60.0, gt=0, le=86_400)
     """The largest N that is honoured in Prefer: wait=N."""
     max_connections: int = Field(default=10_000, ge=16)
     """Connections per process. Beyond this, idle connections are closed, the oldest first."""

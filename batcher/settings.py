@@ -34,7 +34,7 @@ class QueueSettings(BaseSettings):
     """Settings that the API, the workers and the jobs worker must share, and how they reach Redis."""
 
     model_config = SettingsConfigDict(
-        env_prefix="MILLRACE_", extra="ignore", frozen=True, hide_input_in_errors=True
+        env_prefix="MILLRACE_", extra="ignore", frozen=True, hide_input_in_errors=True, allow_inf_nan=False
     )
 
     name: ServiceName = "default"

@@ -131,9 +131,14 @@ def check_names() -> None:
 _NUMBERS = {"int_parsing": "whole number", "int_from_float": "whole number", "float_parsing": "number"}
 
 
+def _shown(value: str) -> str:
+    """A value in a sentence: on one line, and not too long."""
+    return value[:100] if value.isprintable() else repr(value[:100])
+
+
 def _sentence(kind: type[QueueSettings], error: ErrorDetails, given: dict[str, object]) -> str:
     where = str(error["loc"][0]) if error["loc"] else ""
-    problem = re.sub(r"^(Input|String)\b", "", error["msg"])
+    problem = re.sub(r"^(Input|String)\b", "", re.sub(r"\s+", " ", error["msg"]))
     if error["type"] in _NUMBERS:
         of_unit = f" of {unit(where)}" if unit(where) else ""
         problem = f" must be a {_NUMBERS[error['type']]}{of_unit}"
@@ -142,7 +147,7 @@ def _sentence(kind: type[QueueSettings], error: ErrorDetails, given: dict[str, o
         return f"the settings are inconsistent{problem}."
     name = _field(kind, where)
     secret = "SecretStr" in str(kind.model_fields[name].annotation)
-    value = "" if secret else f"={error['input']}"
+    value = "" if secret else f"={_shown(str(error['input']))}"
     return f"{_said(kind, name, given)}{value}{problem}."
 
 

@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from api.settings import ApiSettings
-from batcher.settings import QueueSettings, WorkerSettings
+from batcher.settings import JobSettings, QueueSettings, WorkerSettings
 from millrace.errors import CommandError
 from millrace.settings_loader import (
     SECTIONS,
@@ -52,6 +52,10 @@ def test_a_setting_of_another_process_is_no_mistake(monkeypatch: pytest.MonkeyPa
     [
         ("MILLRACE_LEASE_MS", "3", "MILLRACE_LEASE_MS=3 should be greater than or equal to 200."),
         ("MILLRACE_LEASE_MS", "soon", "MILLRACE_LEASE_MS=soon must be a whole number of milliseconds."),
+        ("MILLRACE_LEASE_MS", "3\n4", r"MILLRACE_LEASE_MS='3\n4' must be a whole number of milliseconds."),
+        ("MILLRACE_MAX_TEXTS", "9" * 20, f"MILLRACE_MAX_TEXTS={'9' * 20} should be less than"),
+        ("MILLRACE_MAX_BUDGET_S", "inf", "MILLRACE_MAX_BUDGET_S=inf should be a finite number"),
+        ("MILLRACE_MAX_BUDGET_S", "1e300", "MILLRACE_MAX_BUDGET_S=1e300 should be less than"),
         ("millrace_lease_ms", "3", "MILLRACE_LEASE_MS=3 should be greater"),
         (
             "MILLRACE_LOG_LEVEL",
@@ -156,3 +160,22 @@ def test_a_worker_without_its_extra_says_what_to_install() -> None:
     assert done.returncode == 2
     said = "millrace worker: a worker needs numpy, which is missing: pip install 'millrace-server[worker]'.\n"
     assert done.stderr == said
+
+
+NONSENSE = ["", " ", "x", "-1", "1e400", "nan", "inf", "9" * 20, ",", "a=b", "a:b", "a\nb", "::", "[", "*"]
+
+
+@pytest.mark.parametrize("kind", [ApiSettings, WorkerSettings, JobSettings])
+def test_no_value_of_any_setting_ends_in_a_traceback(
+    monkeypatch: pytest.MonkeyPatch, kind: type[QueueSettings]
+) -> None:
+    for name, field in kind.model_fields.items():
+        for value in NONSENSE:
+            with monkeypatch.context() as changed:
+                changed.setenv(variables(name, field)[0], value)
+                try:
+                    load_settings(kind)
+                except CommandError as error:
+                    said = str(error)
+                    assert said.endswith((".", "?")), (name, value)
+                    assert "\n" not in said, (name, value)
