@@ -91,7 +91,6 @@ class Attempt:
     number: int
     first: int
     chunks: int
-    total: int
     chunk_texts: int
     ran_ms: int
 

@@ -138,6 +138,23 @@ def test_results_are_read_by_place_while_the_rest_runs(store: JobStore) -> None:
     assert lines(store, 5, 99) == [b'["5"]', b'["6"]']
 
 
+def test_an_attempt_knows_what_is_left_to_do(store: JobStore) -> None:
+    create(store)
+    first = store.start(JOB)
+    assert (first.status, first.number, first.first, first.chunks, first.chunk_texts) == (
+        "running",
+        1,
+        0,
+        3,
+        3,
+    )
+    time.sleep(0.02)
+    append(store, first, 0, b"0\n1\n2")
+    second = store.start(JOB)
+    assert (second.number, second.first, second.chunks) == (2, 1, 3)
+    assert 20 <= second.ran_ms < 60_000
+
+
 def test_an_append_that_is_sent_twice_counts_once(store: JobStore) -> None:
     create(store)
     attempt = store.start(JOB)

@@ -169,7 +169,7 @@ PLANTED = (
     Fault(
         "a start that is sent twice is two attempts",
         "job_start",
-        "if is_open(status) and fields[8] ~= token then",
+        "if is_open(status) and fields[7] ~= token then",
         "if is_open(status) then",
         "jobs",
     ),
