@@ -388,6 +388,20 @@ def test_finding_22_nothing_is_left_of_jobs_whose_time_is_over(client: redis.Red
     assert not [key for key in keys(client) if b":job:" in key and b"c" * 32 not in key]
 
 
+def test_a_job_whose_time_is_over_goes_as_a_whole_and_a_later_one_of_its_id_stays(
+    store: JobStore, client: redis.Redis
+) -> None:
+    """The list of ends decides, whatever time its keys have left."""
+    create(store)
+    (ends,) = [key for key in keys(client) if key.endswith(b":ends")]
+    client.zadd(ends, {record_of(store).place: 1, f"0000000000000001:{'b' * 32}": 1})
+    create(store, "b" * 32)
+    assert store.record(JOB) is None
+    assert not [key for key in keys(client) if JOB.encode() in key]
+    assert record_of(store, "b" * 32).status == "queued"
+    assert store.input("b" * 32, 0) == ["0", "1", "2"]
+
+
 def test_finding_22_an_attempt_at_a_job_that_is_gone_leaves_no_key(
     store: JobStore, client: redis.Redis
 ) -> None:
