@@ -39,6 +39,8 @@ PROCESSES.set_forkserver_preload([*IMPORTED, "tests.mutation.mutants"])
 TESTS = ("-m", "not redis and not e2e", "tests/unit", "tests/integration", "tests/search", "tests/simulation")
 OPTIONS = ("-q", "-p", "no:randomly", "-p", "no:cacheprovider", "--timeout", "60")
 RECORDING_PROCESSES = 2
+# pytest's status for an error of usage, and for having found no tests.
+NO_TESTS = (4, 5)
 
 
 def copy_of_repository(folder: Path) -> Path:
@@ -96,7 +98,9 @@ def first_failure(folder: Path, tests: Sequence[str]) -> str:
         if process.exitcode:
             said = output.read_text()
             found = re.search(r"^(?:FAILED|ERROR) (\S+)", said, re.MULTILINE)
-            if not found:
-                raise SystemExit(f"pytest itself failed with status {process.exitcode}:\n{said[-2000:]}")
-            return found[1]
+            if found:
+                return found[1]
+            if process.exitcode in NO_TESTS:
+                raise SystemExit(f"pytest failed with status {process.exitcode}:\n{said[-2000:]}")
+            return f"the process ends with status {process.exitcode}"
     return ""
