@@ -61,7 +61,9 @@ def record(folder: Path, records: Path) -> Covering:
         command += ["-p", "tests.mutation.covering", *TESTS]
         path = os.pathsep.join([str(folder), str(folder / "client")])
         with tempfile.TemporaryDirectory(prefix="mutation-records-") as name:
-            variables = {**os.environ, RECORDS: name, "PYTHONPATH": path}
+            # Variables of pytest-xdist, if this runs in one of its processes, would make the new one another.
+            variables = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
+            variables |= {RECORDS: name, "PYTHONPATH": path}
             run = subprocess.run(command, cwd=folder, env=variables, stdout=subprocess.PIPE)
             if run.returncode:
                 raise SystemExit(f"Without a mutant, tests fail:\n{run.stdout.decode()[-3000:]}")
