@@ -20,21 +20,21 @@ from collections import Counter
 from pathlib import Path
 
 from tests.mutation.covering import Covering
-from tests.mutation.mutants import ROOT, Mutant, sample
-from tests.mutation.running import copy_of_repository, first_failure, record
+from tests.mutation.mutants import Mutant, sample
+from tests.mutation.running import copy_of_repository, first_failure, histories, record
 
 LIVES = Path(__file__).with_name("lives.toml")
 
 
 def label(mutant: Mutant) -> str:
     """As it is printed: place, line before and line after."""
-    number, before, after = mutant.lines((ROOT / mutant.file).read_text())
+    number, before, after = mutant.place()
     return f"{mutant.file}:{number} | {before} | {after}"
 
 
 def explained(mutant: Mutant) -> str:
     """Why no test needs to notice a mutant; "" if that is not known."""
-    _, before, after = mutant.lines((ROOT / mutant.file).read_text())
+    _, before, after = mutant.place()
     for one in tomllib.loads(LIVES.read_text())["lives"]:
         if (one["file"], one["line"], one["becomes"]) == (mutant.file, before, after):
             return str(one["why"])
@@ -46,7 +46,7 @@ def run(mutants: list[Mutant], folder: Path, first: int, covering: Covering) -> 
     outcomes: Counter[str] = Counter()
     for number, mutant in enumerate(mutants, first + 1):
         began, path = time.monotonic(), folder / mutant.file
-        tests = covering.tests_of(mutant)
+        tests = [*covering.tests_of(mutant), *histories(mutant)]
         original = path.read_text()
         path.write_text(mutant.applied(original))
         try:

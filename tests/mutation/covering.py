@@ -35,7 +35,6 @@ class Recorder:
         self._here = here
         self._seconds: dict[str, float] = defaultdict(float)
         self._scripts: dict[str, set[str]] = defaultdict(set)
-        self._names: dict[str, str] = {}
         self._test = ""
 
     def start(self) -> None:
@@ -110,7 +109,7 @@ class Covering:
         if mutant.file.endswith(".lua"):
             found = set().union(*(self.scripts.get(digest, ()) for digest in digests(mutant)))
         else:
-            number, _, _ = mutant.lines((ROOT / mutant.file).read_text())
+            number, _, _ = mutant.place()
             lines = self.lines.get(mutant.file, {})
             found = lines.get(number) or set().union(*lines.values())
             if not found:
@@ -122,14 +121,14 @@ class Covering:
 
 def digests(mutant: Mutant) -> Iterator[str]:
     """Of the scripts that contain the edited line: one, or those that use the edited definition."""
-    from batcher.core.scripts import lua_source, script_source
+    from batcher.core.scripts import call, lua_source, script_source
 
     folder, _, name = mutant.file.rpartition("/")
     package = PACKAGES[folder]
-    _, edited, _ = mutant.lines((ROOT / mutant.file).read_text())
+    _, edited, _ = mutant.place()
     every = sorted(path.stem for path in (ROOT / folder).glob("*.lua") if path.stem != "common")
     for script in every if name == "common.lua" else [name.removesuffix(".lua")]:
         source = script_source(script, package)
         own = lua_source(script, package)
         if name != "common.lua" or edited in source[: len(source) - len(own)]:
-            yield hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
+            yield call(script, True, package)[1]

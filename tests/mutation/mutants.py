@@ -39,6 +39,10 @@ class Mutant(NamedTuple):
         before, after = (content.split("\n")[number].strip() for content in (text, self.applied(text)))
         return number + 1, before, after
 
+    def place(self) -> tuple[int, str, str]:
+        """`lines` of the file in this repository."""
+        return self.lines((ROOT / self.file).read_text())
+
 
 SWAPS = {
     "==": "~=",

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.mutation.covering import RECORDS, Covering
-from tests.mutation.mutants import ROOT
+from tests.mutation.mutants import ROOT, Mutant
 
 LIMIT_S = 600
 # Each run forks from a process that has imported these, which takes longer than most tests.
@@ -39,6 +39,9 @@ PROCESSES.set_forkserver_preload([*IMPORTED, "tests.mutation.mutants"])
 TESTS = ("-m", "not redis and not e2e", "tests/unit", "tests/integration", "tests/search", "tests/simulation")
 OPTIONS = ("-q", "-p", "no:randomly", "-p", "no:cacheprovider", "--timeout", "60")
 RECORDING_PROCESSES = 2
+# The searches of `make test` with a real server, whose scripts are not recorded, by what they search.
+HISTORIES = {"batcher/core/lua": "QueueMachine", "batcher/jobs": "JobsMachine"}
+SEARCHES = ("test_no_history_of_a_real_server_does", "test_a_real_server_does_the_same_as_the_pretended_one")
 # pytest's status for an error of usage, and for having found no tests.
 NO_TESTS = (4, 5)
 
@@ -69,6 +72,12 @@ def record(folder: Path, records: Path) -> Covering:
                 raise SystemExit(f"Without a mutant, tests fail:\n{run.stdout.decode()[-3000:]}")
             shutil.copytree(name, records)
     return Covering.read(records)
+
+
+def histories(mutant: Mutant) -> list[str]:
+    """The tests that search for histories on a real server, where the edit is in the scripts or in jobs."""
+    machines = [machine for part, machine in HISTORIES.items() if mutant.file.startswith(part)]
+    return [f"tests/search/test_search.py::{name}[{machine}]" for machine in machines for name in SEARCHES]
 
 
 def run_tests(folder: Path, words: list[str], output: Path) -> None:

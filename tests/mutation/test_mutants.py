@@ -10,8 +10,8 @@ import pytest
 
 from tests.mutation import running
 from tests.mutation.__main__ import LIVES, label
-from tests.mutation.mutants import ROOT, lua_mutants, python_mutants, sample
-from tests.mutation.running import copy_of_repository, first_failure, record
+from tests.mutation.mutants import ROOT, Mutant, lua_mutants, python_mutants, sample
+from tests.mutation.running import copy_of_repository, first_failure, histories, record
 
 
 def test_a_seed_draws_the_same_mutants_and_another_seed_others() -> None:
@@ -99,3 +99,15 @@ def test_a_script_has_the_tests_that_run_it(tmp_path: Path, monkeypatch: pytest.
         assert "finding_30" in " ".join(covering.tests_of(mutant)), file
     file = "batcher/core/lua/usage.lua"
     assert covering.tests_of(next(lua_mutants(file, (ROOT / file).read_text()))) == []
+
+
+def test_scripts_meet_the_histories_of_a_real_server() -> None:
+    """Under the names that these tests have."""
+    source = (ROOT / "tests/search/test_search.py").read_text()
+    for file, machine in (("core/lua/claim.lua", "QueueMachine"), ("jobs/store.py", "JobsMachine")):
+        mutant = Mutant(f"batcher/{file}", 0, "", "", "")
+        assert len(histories(mutant)) == 2
+        for test in histories(mutant):
+            name = test.partition("::")[2].removesuffix(f"[{machine}]")
+            assert f"def {name}(machine: type" in source
+    assert histories(Mutant("batcher/hub/hub.py", 0, "", "", "")) == []
