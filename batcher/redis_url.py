@@ -7,15 +7,19 @@ from typing import Any, NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
 
 Address = tuple[str, int]
-SCHEMES = (
-    "redis://",
-    "rediss://",
-    "redis+sentinel://",
-    "rediss+sentinel://",
-    "redis+cluster://",
-    "rediss+cluster://",
-    "unix://",
-)
+SENTINEL_SCHEMES = ("redis+sentinel://", "rediss+sentinel://")
+CLUSTER_SCHEMES = ("redis+cluster://", "rediss+cluster://")
+SCHEMES = ("redis://", "rediss://", *SENTINEL_SCHEMES, *CLUSTER_SCHEMES, "unix://")
+
+
+def is_sentinel(url: str) -> bool:
+    """Whether the URL names sentinels."""
+    return url.startswith(SENTINEL_SCHEMES)
+
+
+def is_cluster(url: str) -> bool:
+    """Whether the URL names the nodes of a Redis Cluster."""
+    return url.startswith(CLUSTER_SCHEMES)
 
 
 def _is_true(value: str) -> bool:
@@ -47,9 +51,9 @@ def check_url(url: str) -> None:
     """Raises ValueError if the URL has no known scheme, host or port. The error never shows a password."""
     if not url.startswith(SCHEMES):
         raise ValueError(f"must begin with {', '.join(SCHEMES[:-1])} or {SCHEMES[-1]}")
-    if "+sentinel://" in url:
+    if is_sentinel(url):
         sentinel_parts(url)
-    elif "+cluster://" in url:
+    elif is_cluster(url):
         cluster_parts(url)
     elif not url.startswith("unix://"):
         _address(url)

@@ -22,8 +22,8 @@ from pydantic import (
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from batcher.models import ModelSpec, parse_models, queue_of
-from batcher.redis_url import check_url
-from batcher.shards import MOST_SHARDS, Shard, is_cluster, shards_of
+from batcher.redis_url import check_url, is_cluster
+from batcher.shards import MOST_SHARDS, Shard, shards_of
 from batcher.webhook_address import parse_networks
 from batcher.webhook_signing import parse_secrets
 

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from batcher.redis_url import is_cluster
+
 T = TypeVar("T")
 
 # The format of what the queue and its cache keep in Redis. It is part of their keys, so that processes of
 # different formats share nothing (decision 0019). Raise it if older processes would misread what newer ones
 # write, or the reverse.
 FORMAT = 2
-CLUSTER_SCHEMES = ("redis+cluster://", "rediss+cluster://")
 MOST_SHARDS = 64
 
 
@@ -40,11 +41,6 @@ def hash_tag(name: str, number: int = FORMAT) -> str:
     Keys of format 1, that of version 0.1.0, have no `number`.
     """
     return f"{{millrace:{number}:{name}}}" if number > 1 else f"{{millrace:{name}}}"
-
-
-def is_cluster(url: str) -> bool:
-    """Whether the URL names the nodes of a Redis Cluster."""
-    return url.startswith(CLUSTER_SCHEMES)
 
 
 def shards_of(name: str, urls: Sequence[str], count: int) -> tuple[Shard, ...]:

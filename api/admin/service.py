@@ -31,7 +31,7 @@ from batcher.admin.usage import UsageBooks
 from batcher.core.connection import Redis, connect, connect_shards
 from batcher.core.outage import REDIS_ERRORS, refused
 from batcher.errors import QueueUnavailable
-from batcher.shards import is_cluster
+from batcher.redis_url import is_cluster
 
 log = logging.getLogger(__name__)
 

@@ -20,8 +20,8 @@ from redis.retry import Retry
 
 from batcher.core import cluster
 from batcher.core.outage import elsewhere, lost_to, moved
-from batcher.redis_url import sentinel_parts
-from batcher.shards import Shard, is_cluster
+from batcher.redis_url import is_cluster, is_sentinel, sentinel_parts
+from batcher.shards import Shard
 
 AsyncRedis = redis.asyncio.Redis
 Redis = redis.Redis
@@ -142,7 +142,7 @@ def connect(url: str, *, timeout_s: float, retries: int, connections: int = 8, k
     retry = Retry(_backoff(), retries, supported_errors=_RETRIED)
     options = _options(url, timeout_s, retry, redis.connection.DefaultParser)
     size = {"max_connections": connections, "timeout": timeout_s}
-    if "+sentinel://" in url:
+    if is_sentinel(url):
         sentinels, sentinel_options, service, more = sentinel_parts(url)
         sentinel: Any = redis.Sentinel(sentinels, sentinel_kwargs=sentinel_options)  # type: ignore[no-untyped-call]
         more["connection_class"] = _SentinelSSLConnection if more.get("ssl") else _SentinelConnection
@@ -168,7 +168,7 @@ def connect_async(url: str, *, timeout_s: float, retries: int, key: str = "") ->
     """The asyncio version of `connect`, for a `Pipeline`."""
     retry = AsyncRetry(_backoff(), retries, supported_errors=_RETRIED)
     options = _options(url, timeout_s, retry, redis.asyncio.connection.DefaultParser)
-    if "+sentinel://" in url:
+    if is_sentinel(url):
         sentinels, sentinel_options, service, more = sentinel_parts(url)
         sentinel: Any = redis.asyncio.Sentinel(sentinels, sentinel_kwargs=sentinel_options)  # type: ignore[no-untyped-call]
         client: redis.asyncio.Redis = sentinel.master_for(service, _SentinelRedis, **options, **more)

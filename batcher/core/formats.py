@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 from batcher.core.outage import REDIS_ERRORS, refused
 from batcher.core.pipeline import Pipeline
-from batcher.shards import FORMAT, Shard, hash_tag, is_cluster
+from batcher.redis_url import is_cluster
+from batcher.shards import FORMAT, Shard, hash_tag
 
 log = logging.getLogger(__name__)
 
