@@ -55,9 +55,13 @@ def check_url(url: str) -> None:
         sentinel_parts(url)
     elif is_cluster(url):
         cluster_parts(url)
-    elif not url.startswith("unix://"):
+    else:
         _address(url)
-        _database(urlsplit(url).path.strip("/"))
+        parts = urlsplit(url)
+        for number in parse_qs(parts.query).get("db", []):
+            _database(number)
+        if parts.scheme != "unix":
+            _database(parts.path.strip("/"))
 
 
 def _address(url: str) -> tuple[str | None, int | None]:
@@ -74,7 +78,7 @@ def _address(url: str) -> tuple[str | None, int | None]:
 
 def _database(number: str) -> int:
     if number and not number.isdecimal():
-        raise ValueError("what follows the last / is the number of a database")
+        raise ValueError("a database is a number: what follows the last /, or ?db=")
     return int(number or 0)
 
 
