@@ -375,3 +375,29 @@ def test_finding_39_a_worker_that_ran_on_without_a_text_did_not_die_of_it(bench:
     last.beat([], RECORD, MODEL, 250)
     assert last.claim(10, 100, 100).entries == []
     assert b'"poison"' in outcomes(bench, "x")[0]
+
+
+def test_finding_40_an_old_failure_is_gone_once_its_text_is_asked_for_again(bench: Bench) -> None:
+    """Redis then lost the new entry, and the slow poll took the failure for its answer."""
+    bench.ask("x", budget_ms=50)
+    worker = bench.worker("w")
+    assert ids_of(worker.claim(10, 100, 100)) == ["x"]
+    worker.complete([("x", FAILURE)])
+    assert outcomes(bench, "x") == [FAILURE]
+    bench.ask("x")
+    bench.client.delete(f"{bench.P}:entry:x")
+    assert outcomes(bench, "x") == [b"gone"]
+
+
+def test_finding_41_a_late_failure_leaves_the_answer_of_another_worker(bench: Bench) -> None:
+    """A worker froze, another one answered, and then the first reported a failure: that became the result."""
+    for name in ("frozen", "w"):
+        bench.worker(name).beat([], RECORD, MODEL, 60_000)
+    bench.ask("x", budget_ms=300_000)
+    frozen = bench.worker("frozen", lease_ms=50)
+    assert ids_of(frozen.claim(10, 100, 100)) == ["x"]
+    time.sleep(0.1)
+    assert ids_of(bench.worker("w").claim(10, 100, 100)) == ["x"]
+    bench.worker("w").complete([("x", ANSWER)])
+    frozen.complete([("x", FAILURE)])
+    assert outcomes(bench, "x") == [ANSWER]

@@ -67,6 +67,12 @@ PLANTED = (
         "claim_line(attempts - 1, worker",
         "claim_line(attempts, worker",
     ),
+    Fault(
+        "finding 41: a late failure replaces a result",
+        "complete",
+        "if entry or not final then redis.call('SET', result_key(id)",
+        "if true then redis.call('SET', result_key(id)",
+    ),
     Fault("a cancel keeps the cost", "cancel", "      subtract_unclaimed(id, lane, cost)\n", ""),
     Fault(
         "a claim leaves its ids in the list",

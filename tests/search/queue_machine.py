@@ -302,10 +302,15 @@ class QueueMachine(RuleBasedStateMachine):
     ) -> None:
         results = [FAILURE if fails else answer(entry, worker.holds[entry]) for entry in ids]
         command = Complete(worker.name, ids, results, 60_000, idle=idle)
+        entries = self.view().entries
         for entry in ids if fails else ():
-            self.model.failed_on.setdefault(entry, set()).add(worker.name)
+            self.model.fails(worker.name, entry, entries.get(entry))
+        ended = [entry for entry in ids if fails and entry not in entries]
+        kept = [self.clients[0].get(f"{P}:res:{entry}") for entry in ended]
         for _ in range(1 + repeats):
             self.run(command)
+        for entry, result in zip(ended, kept, strict=True):
+            assert self.clients[0].get(f"{P}:res:{entry}") == result, "a failure replaced a result"
         for entry in ids:
             del worker.holds[entry]
             self.model.leases.pop(entry, None)
@@ -444,6 +449,7 @@ def read_hints(client: Any) -> list[tuple[str, str, bytes]]:
     """Takes what was sent to the API processes: to whom, about which id, and the result."""
     hints = []
     for key in sorted(client.scan_iter(f"{P}:reply:*")):
+        assert client.pttl(key) > 0, "a list of hints without an end"
         api = key.decode().rpartition(":")[2]
         for message in client.lrange(key, 0, -1):
             for hint in message.split(b"\0"):

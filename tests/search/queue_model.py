@@ -35,6 +35,7 @@ class Row:
     deadline: int
     lane: str
     cost: int
+    enqueued: int
     apis: frozenset[str]
 
 
@@ -76,8 +77,8 @@ class View:
 
 
 def _row(content: bytes) -> Row:
-    deadline, lane, cost, _, _, *apis = content.split(b"\n", 1)[0].decode().split(" ")
-    return Row(int(deadline), lane, int(cost), frozenset(filter(None, apis)))
+    deadline, lane, cost, enqueued, _, *apis = content.split(b"\n", 1)[0].decode().split(" ")
+    return Row(int(deadline), lane, int(cost), int(enqueued), frozenset(filter(None, apis)))
 
 
 @dataclass
@@ -96,10 +97,12 @@ class Model:
     """What was asked and what became of it.
 
     `owed`: the texts that each API process waits for. `leases`: when the lease of an id ends, by its last
-    claim and heartbeat. `attempts`: its claims, without those that were given back. `alone`: the workers that
-    ran an id alone, and when they last said so. `poisoned`: ids that were given up on when enough of these
-    workers were silent, whoever has been heard of since. `damaged`: Redis has lost or brought back writes, so
-    that only answers are checked, and no longer what the queue contains.
+    claim and heartbeat. `attempts`: its claims, without those that were given back. `failed_on`: the
+    workers that failed on an id since it was asked for, and `failed_ever` at any time; `final`: ids that
+    may end with a failure. `alone`: the workers that ran an id alone, and when they last said so.
+    `poisoned`: ids that were given up on when enough of these workers were silent, whoever has been heard
+    of since. `damaged`: Redis has lost or brought back writes, so that only answers are checked, and no
+    longer what the queue contains.
     """
 
     now: int = 10**12
@@ -107,6 +110,8 @@ class Model:
     leases: dict[str, int] = field(default_factory=dict)
     attempts: dict[str, int] = field(default_factory=dict)
     failed_on: dict[str, set[str]] = field(default_factory=dict)
+    failed_ever: dict[str, set[str]] = field(default_factory=dict)
+    final: set[str] = field(default_factory=set)
     alone: dict[str, list[tuple[str, int]]] = field(default_factory=dict)
     workers: dict[str, Worker] = field(default_factory=dict)
     gone: dict[str, Worker] = field(default_factory=dict)
@@ -119,6 +124,17 @@ class Model:
         for record in (self.leases, self.attempts, self.failed_on, self.alone):
             record.pop(entry, None)
         self.poisoned.discard(entry)
+        self.final.discard(entry)
+
+    def fails(self, worker: str, entry: str, row: Row | None) -> None:
+        """A worker reports a failure. It is final if another one has failed on the text before, or if the
+        budget ends before this one, which may be the only one, could try again."""
+        failed = self.failed_ever.setdefault(entry, set())
+        retried = self.now + 100 + (self.now - row.enqueued) / 2 if row else self.now
+        if failed - {worker} or (row and retried >= row.deadline):
+            self.final.add(entry)
+        failed.add(worker)
+        self.failed_on.setdefault(entry, set()).add(worker)
 
     def still_runs(self, worker: str, entry: str) -> None:
         """A worker has sent a heartbeat for an entry: if it is not heard of again, it may die of it later."""
@@ -155,6 +171,7 @@ class Model:
             assert self.damaged or entry in self.poisoned, "poison, though its workers live"
         elif result.code == "inference_failed":
             assert self.failed_on.get(entry), "a failure that no worker has reported"
+            assert self.damaged or entry in self.final, "a failure that another attempt could have mended"
         else:
             assert result.code == "budget_exceeded"
 

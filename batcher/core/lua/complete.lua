@@ -90,7 +90,8 @@ for n, id in ipairs(ids) do
     local code = string.match(payload, '"code": ?"([%w_]+)"') or 'inference_failed'
     record_refusal(id, code, claim_parts(read_claim(id)), workers, revision)
   end
-  redis.call('SET', result_key(id), payload, 'PX', final and failure_ms or result_ms)
+  -- A failure of an entry that has ended meanwhile changes nothing: its result, if it has one, stays.
+  if entry or not final then redis.call('SET', result_key(id), payload, 'PX', final and failure_ms or result_ms) end
   local names = entry and names_of(entry)
   if names then
     local parts = hints[names] or {}

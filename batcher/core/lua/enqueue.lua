@@ -70,6 +70,8 @@ for n, state in ipairs(states) do
   local id, key = ARGV[i], keys[n]
   if state == 'queued' then
     redis.call('SET', key, head .. ARGV[i + 2] .. tail .. ARGV[i + 1], 'PX', life)
+    -- A result that may not be reused must not answer this request either, if its entry is lost.
+    if results[n] then redis.call('DEL', result_key(id)) end
     queued = queued + 1
     pushed[queued] = id
   elseif state == 'joined' then
