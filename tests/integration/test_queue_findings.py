@@ -401,3 +401,24 @@ def test_finding_41_a_late_failure_leaves_the_answer_of_another_worker(bench: Be
     bench.worker("w").complete([("x", ANSWER)])
     frozen.complete([("x", FAILURE)])
     assert outcomes(bench, "x") == [ANSWER]
+
+
+@pytest.mark.parametrize("leaves", ["while it runs", "while it is held back"])
+def test_finding_42_a_text_that_failed_is_not_run_again_for_a_client_that_left(
+    bench: Bench, leaves: str
+) -> None:
+    """The only worker ran it until its budget ended. Found by `python -m tests.simulation`."""
+    worker = bench.worker("w")
+    worker.beat([], RECORD, MODEL, 60_000)
+    bench.ask("x", budget_ms=300_000)
+    assert ids_of(worker.claim(10, 100, 100)) == ["x"]
+    if leaves == "while it runs":
+        assert bench.cancel("x") == 0
+        worker.complete([("x", FAILURE)])
+    else:
+        worker.complete([("x", FAILURE)])
+        assert bench.cancel("x") == 1
+    kinds = ("q", "solo", "inflight", "claims", "entry:x", "res:x", "refusals")
+    assert [kind for kind in kinds if bench.client.exists(f"{bench.P}:{kind}")] == []
+    bench.ask("y")
+    assert worker.claim(10, 100, 100).skipped == 0

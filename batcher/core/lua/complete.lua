@@ -24,15 +24,19 @@ if cache_ms ~= '0' and redis.call('EXISTS', FULL) == 0 then
 end
 
 -- Returns an entry on which this worker failed to the queue, to run alone: at once if another worker is alive, else after a
--- pause that grows with the entry's age. False if the failure is final.
+-- pause that grows with the entry's age. False if the failure is final. An entry that no API process waits for is deleted.
 local clock_read = false
 local function runs_again(id)
   if not clock_read then now, clock_read = queue_clock(), true end
-  local deadline, _, _, enqueued = string.match(read_entry(id) or '', HEAD)
+  local deadline, _, _, enqueued, _, names = string.match(read_entry(id) or '', ASKED)
   if not deadline then return false end
   local attempts, claimer, lease, inspected, heartbeat, lost = claim_parts(read_claim(id))
   -- Sent twice, or too late: the entry waits again, or another worker runs it.
   if claimer ~= worker then return true end
+  if names == '' then
+    redis.call('ZREM', INFLIGHT, id)
+    return delete_entry(id) == 1
+  end
   local first = redis.call('GET', failed_key(id))
   local others = others_live()
   local pause = others and 0 or 100 + (now - enqueued) / 2
