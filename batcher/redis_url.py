@@ -26,6 +26,19 @@ def _is_true(value: str) -> bool:
     return value.lower() not in ("0", "f", "false", "n", "no")
 
 
+def _database(number: str) -> int:
+    if number and not number.isdecimal():
+        raise ValueError("a database is a number: what follows the last /, or ?db=")
+    return int(number or 0)
+
+
+def _seconds(value: str) -> float:
+    try:
+        return float(value)
+    except ValueError:
+        raise ValueError(f"{value} is not a number of seconds") from None
+
+
 # TLS options that a URL may set, by their names in redis-py.
 _TLS_OPTIONS: dict[str, Callable[[str], object]] = {
     "ssl_ca_certs": str,
@@ -34,6 +47,20 @@ _TLS_OPTIONS: dict[str, Callable[[str], object]] = {
     "ssl_certfile": str,
     "ssl_keyfile": str,
     "ssl_check_hostname": _is_true,
+}
+# Other options of a URL of one server, by their names in redis-py.
+_OPTIONS: dict[str, Callable[[str], object]] = {
+    "db": _database,
+    "username": str,
+    "password": str,
+    "client_name": str,
+    "socket_timeout": _seconds,
+    "socket_connect_timeout": _seconds,
+}
+_BY_SCHEME = {
+    "unix": _OPTIONS,
+    "redis": _OPTIONS | {"socket_keepalive": _is_true},
+    "rediss": _OPTIONS | {"socket_keepalive": _is_true} | _TLS_OPTIONS,
 }
 
 
@@ -48,7 +75,7 @@ class _Parts(NamedTuple):
 
 
 def check_url(url: str) -> None:
-    """Raises ValueError if the URL has no known scheme, host or port. The error never shows a password."""
+    """Raises ValueError if a part of the URL is not known or cannot be read. It never shows a password."""
     if not url.startswith(SCHEMES):
         raise ValueError(f"must begin with {', '.join(SCHEMES[:-1])} or {SCHEMES[-1]}")
     if is_sentinel(url):
@@ -58,10 +85,20 @@ def check_url(url: str) -> None:
     else:
         _address(url)
         parts = urlsplit(url)
-        for number in parse_qs(parts.query).get("db", []):
-            _database(number)
+        _check_options(parts.scheme, parts.query)
         if parts.scheme != "unix":
             _database(parts.path.strip("/"))
+
+
+def _check_options(scheme: str, query: str) -> None:
+    known = _BY_SCHEME[scheme]
+    for name, values in parse_qs(query).items():
+        if name not in known:
+            seen = "this option" if "@" in query else f"option {name}"  # what precedes an @ may be a password
+            secure = "rediss" if scheme == "redis" else scheme
+            supported = ", ".join(_BY_SCHEME[secure])
+            raise ValueError(f"a {scheme}:// URL does not support {seen}; {secure}:// supports {supported}")
+        known[name](values[-1])
 
 
 def _address(url: str) -> tuple[str | None, int | None]:
@@ -74,12 +111,6 @@ def _address(url: str) -> tuple[str | None, int | None]:
             "the host and port cannot be read: a port is a number up to 65535, several URLs are separated by "
             "spaces, and special characters of a password are written as %2F and so on"
         ) from None
-
-
-def _database(number: str) -> int:
-    if number and not number.isdecimal():
-        raise ValueError("a database is a number: what follows the last /, or ?db=")
-    return int(number or 0)
 
 
 def _split(url: str, default_port: int, known: tuple[str, ...]) -> _Parts:

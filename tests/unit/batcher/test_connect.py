@@ -10,6 +10,7 @@ import redis.asyncio
 
 from batcher.core.connection import connect, connect_async
 from batcher.core.outage import REDIS_ERRORS, Outage, reason
+from batcher.redis_url import check_url
 
 
 def test_a_password_of_odd_characters_is_decoded() -> None:
@@ -60,6 +61,26 @@ async def test_finding_20_tls_is_for_the_master_and_for_its_sentinels(make: Any)
 def test_finding_20_an_option_that_would_be_ignored_is_refused(url: str) -> None:
     with pytest.raises(ValueError, match="has no option ssl_ca_cert"):
         connect(url, timeout_s=1, retries=0)
+
+
+PLAIN = "db=1&username=u&password=p&client_name=c&socket_timeout=0.5&socket_connect_timeout=2"
+
+
+@pytest.mark.parametrize("make", [connect, connect_async])
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"unix:///a.sock?{PLAIN}",
+        f"redis://a/?{PLAIN}&socket_keepalive=true",
+        f"rediss://a/?{PLAIN}&socket_keepalive=true&{TLS}&ssl_ca_path=/c&ssl_cert_reqs=none",
+    ],
+)
+def test_an_option_that_is_accepted_is_one_of_the_connection(url: str, make: Any) -> None:
+    """An option that redis-py does not know made each connection fail, as if Redis were unavailable."""
+    check_url(url)
+    pool = make(url, timeout_s=1, retries=0).connection_pool
+    connection = pool.connection_class(**pool.connection_kwargs)
+    assert (connection.db, connection.client_name, connection.socket_timeout) == (1, "c", 0.5)
 
 
 @pytest.mark.parametrize(
