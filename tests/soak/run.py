@@ -23,18 +23,27 @@ LOAD_S = 600.0
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`cycles` follow each other: as many as parts of both halves, so that each part is a whole cycle."""
+    """`cycles` follow each other: as many as parts of both halves, so that each part is a whole cycle.
+
+    `filled` requests of each outcome come first, so that the API remembers as many as it ever does.
+    """
 
     seconds: float
     model: str = "default"
     rate: float = 6.0
     every_s: float = 5.0
     cycles: int = 2 * BATCHES
+    filled: int = 5_500
     limited: bool = False
 
     @property
     def cycle_s(self) -> float:
         return self.seconds / self.cycles
+
+    @property
+    def sample_s(self) -> float:
+        """The time between samples: at most `every_s`, and several in each cycle."""
+        return min(self.every_s, self.cycle_s / 4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +70,13 @@ class _Run:
         self, service: Soaked, published: Sequence[str], plan: Plan, told: Callable[[str], None]
     ) -> None:
         self._service, self._published, self._plan, self._told = service, published, plan, told
-        self._recorder = Recorder(service)
         self._traffic = Traffic(service.base_url, plan.rate, told)
         self._cycle = 0
 
     async def run(self) -> Soak:
+        await self._traffic.fill(self._plan.filled)
+        self._told(f"{self._plan.filled} requests of each outcome answered")
+        self._recorder = Recorder(self._service)
         async with asyncio.TaskGroup() as group:
             group.create_task(self._traffic.run())
             recording = group.create_task(self._record())
@@ -105,7 +116,7 @@ class _Run:
         while True:
             await asyncio.to_thread(self._recorder.sample)
             filled = filled or await asyncio.to_thread(self._service.fill_history)
-            await asyncio.sleep(self._plan.every_s - self._recorder.passed_s % self._plan.every_s)
+            await asyncio.sleep(self._plan.sample_s - self._recorder.passed_s % self._plan.sample_s)
 
     async def _publish_and_go_back(self) -> None:
         """The next revision answers once both workers have loaded it, for a third of the cycle."""

@@ -46,6 +46,8 @@ BAD: Sequence[tuple[str, bytes, int]] = (
     ("/jobs/0123456789abcdef0123456789abcdef/events", b"", 405),
 )
 PATIENCE_S = 30.0
+# How many requests of `Traffic.fill` are under way at a time.
+FILLERS = 8
 
 
 class Traffic:
@@ -82,6 +84,17 @@ class Traffic:
                 await asyncio.wait_for(self.stop.wait(), 1 / self._rate)
         await asyncio.gather(*asked)
         await self._http.aclose()
+
+    async def fill(self, count: int) -> None:
+        """As many requests of each outcome, as fast as they are answered: computed, known and refused."""
+        for kind in ("new", "known", "bad"):
+            left = itertools.repeat(self._makers[kind], count)
+
+            async def send(left: Iterator[Callable[[], Awaitable[None]]] = left) -> None:
+                for make in left:
+                    await make()
+
+            await asyncio.gather(*[send() for _ in range(FILLERS)])
 
     def note(self, wrong: str) -> None:
         """Keeps the sentence on an answer that was not as expected."""
