@@ -62,7 +62,10 @@ class JobsQueue(Queue):
 
     def acquire_maintenance_lock(self) -> bool:
         """Whether this worker may do maintenance now."""
-        return bool(self.connection.set(self.registry_cleaning_key, 1, nx=True, ex=MAINTENANCE_LOCK_S))
+        connection, key = self.connection, self.registry_cleaning_key
+        if connection.ttl(key) > MAINTENANCE_LOCK_S:  # the clock of Redis has been set back
+            connection.delete(key)
+        return bool(connection.set(key, 1, nx=True, ex=MAINTENANCE_LOCK_S))
 
 
 class JobQueue:

@@ -1057,7 +1057,7 @@ def test_a_process_that_counts_for_the_first_time_drops_clients_of_processes_tha
 
 def test_a_snapshot_of_an_empty_queue_has_no_depth(bench: Bench) -> None:
     bench.client.hset(f"{bench.P}:snapshot", "workers", 1)
-    bench.client.set(f"{bench.P}:sweeper", "another process", px=5000)
+    bench.client.set(f"{bench.P}:sweeper", "another process", px=1500)
     snapshot = bench.sweep()
     assert not snapshot.swept
     for depth in (snapshot.interactive, snapshot.bulk):

@@ -422,3 +422,13 @@ def test_finding_42_a_text_that_failed_is_not_run_again_for_a_client_that_left(
     assert [kind for kind in kinds if bench.client.exists(f"{bench.P}:{kind}")] == []
     bench.ask("y")
     assert worker.claim(10, 100, 100).skipped == 0
+
+
+def test_finding_43_another_process_sweeps_at_once_if_the_clock_was_set_back(bench: Bench) -> None:
+    """It waited for the lease of one that had ended, which was longer by the step."""
+    bench.worker().beat([], RECORD, MODEL, 60_000)
+    assert bench.sweep(api="a").swept
+    assert not bench.sweep(api="b").swept
+    bench.client.pexpire(f"{bench.P}:sweeper", HOUR_MS)
+    assert bench.sweep(api="b").swept
+    assert not bench.sweep(api="a").swept

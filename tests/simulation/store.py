@@ -113,6 +113,11 @@ class Store:
         self._ends[key] = self._now() + int(duration_ms) / 1000
         return 1
 
+    def pttl(self, key: Bytes) -> int:
+        if self._live(key) is None:
+            return -2
+        return round((self._ends[key] - self._now()) * 1000) if key in self._ends else -1
+
     def time(self) -> list[Bytes]:
         return [b"%d" % part for part in divmod(round(self._now() * 1_000_000), 1_000_000)]
 

@@ -9,7 +9,10 @@ local SWEEPER, SWEEPER_MS = P .. ':sweeper', 1500
 local api, limit, max_attempts = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local cache_prefix, surplus, cursor, full = ARGV[4], tonumber(ARGV[5]), ARGV[6], ARGV[7] == '1'
 local sweeper = redis.call('GET', SWEEPER)
-if sweeper and sweeper ~= api and (tonumber(redis.call('HGET', SNAPSHOT, 'workers')) or 0) > 0 then
+-- A lifetime that is longer than what was set means that the clock of Redis has been set back. The lease is not waited for:
+-- the process that holds it may have ended.
+if sweeper and sweeper ~= api and redis.call('PTTL', SWEEPER) <= SWEEPER_MS
+  and (tonumber(redis.call('HGET', SNAPSHOT, 'workers')) or 0) > 0 then
   return { 0, 0, cursor, redis.call('HGETALL', SNAPSHOT), redis.call('HGETALL', MODEL), redis.call('HGETALL', P .. ':revisions') }
 end
 even_when_full()
