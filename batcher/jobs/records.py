@@ -33,25 +33,25 @@ class JobRecord:
     error: str
     place: str
     # The owner, as the start of the digest of an API key; "": every client may see the job.
-    owner: str = ""
+    owner: str
     # Bytes of texts and results that it holds in Redis, and whether its texts are kept after it ends.
-    held_bytes: int = 0
-    keep_input: bool = False
+    held_bytes: int
+    keep_input: bool
     # What the batch it belongs to has to know, as JSON; "" if it does not belong to one.
-    batch: str = ""
+    batch: str
     # The URL that is notified of its end, the attempts at that so far, and when the next one is due.
-    webhook: str = ""
-    deliveries: Sequence[Mapping[str, Any]] = ()
-    next_delivery_ms: int | None = None
+    webhook: str
+    deliveries: Sequence[Mapping[str, Any]]
+    next_delivery_ms: int | None
     # What is known of the file that it came from, as JSON; "" if it came without a file name.
-    file: str = ""
+    file: str
     # Texts that were longer than the model can read, and how many of their tokens it did not read.
-    truncated: int = 0
-    truncated_tokens: int = 0
+    truncated: int
+    truncated_tokens: int
     # The name of the queue of the model that was asked for; "" for the first.
-    queue: str = ""
+    queue: str
     # name@revision of all models that have answered its texts.
-    models: Sequence[str] = ()
+    models: Sequence[str]
 
     def shown_to(self, owner: str) -> bool:
         """Whether `owner` may see this job; the owner "" may see all jobs."""
