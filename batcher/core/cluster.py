@@ -91,7 +91,7 @@ class _Node(redis.Connection):
         while True:
             self.host, self.port = search.next()
             try:
-                self.connect_check_health(check_health=True, retry_socket_connect=False)
+                self.connect_check_health(retry_socket_connect=False)
             except _ERRORS as error:
                 search.wrong(error)
             else:
@@ -121,7 +121,7 @@ class _AsyncNode(redis.asyncio.Connection):
         while True:
             self.host, self.port = search.next()
             try:
-                await self.connect_check_health(check_health=True, retry_socket_connect=False)
+                await self.connect_check_health(retry_socket_connect=False)
             except _ERRORS as error:
                 search.wrong(error)
             else:
