@@ -37,8 +37,9 @@ def chunk_results(outcomes: Sequence[Outcome | None], asked: ModelRecord | None)
         if isinstance(outcome, Prediction):
             lines.append(outcome.fragment)
             models.append(_stamp(outcome.model or name, outcome.revision))
-            cascade = asked is not None and outcome.model not in ("", name)
-            model = _stamp(name, asked.revision) if asked and cascade else models[-1]
+            model = models[-1]
+            if asked is not None and outcome.model not in ("", name):  # a cascade
+                model = _stamp(name, asked.revision)
             if outcome.truncated:
                 truncated += 1
                 left_out += outcome.truncated

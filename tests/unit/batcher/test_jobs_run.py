@@ -19,13 +19,14 @@ from batcher.errors import (
     QueueUnavailable,
 )
 from batcher.jobs.records import JobRecord
+from batcher.jobs.results import chunk_results, decode_models
 from batcher.jobs.runner import Interrupted, run_job
 from batcher.jobs.store import JobStore
 from batcher.jobs.upload import Submission
 from batcher.messages import Outcome, entry_id
 from batcher.settings import JobSettings
 from tests.conftest import FakeRedis, encoded
-from tests.unit.pretended import REVISION, FakeCache, FakeHub, prediction
+from tests.unit.pretended import MODEL, OTHER_REVISION, REVISION, FakeCache, FakeHub, prediction
 
 JOB = "a" * 32
 
@@ -88,6 +89,19 @@ def test_every_text_gets_its_result_in_order(bench: Bench) -> None:
     assert not bench.hub.running
     assert bench.hub.in_flight == 0, "stopped under its callers"
     assert bench.cache.closed
+
+
+@pytest.mark.parametrize(
+    ("member", "shown"), [("", OTHER_REVISION), ("stub", OTHER_REVISION), ("fast", REVISION)]
+)
+def test_a_job_shows_the_model_of_its_newest_result_or_the_cascade_that_was_asked(
+    member: str, shown: str
+) -> None:
+    newest = prediction("b", OTHER_REVISION)._replace(model=member)
+    chunk = chunk_results([prediction("a"), newest, None], MODEL)
+    assert chunk.model == f"stub@{shown[:12]}"
+    models = [f"stub@{REVISION[:12]}", f"{member or 'stub'}@{OTHER_REVISION[:12]}", ""]
+    assert decode_models(chunk.models, 3) == models
 
 
 def test_a_text_is_asked_for_once_a_chunk_however_often_it_stands_there(bench: Bench) -> None:
@@ -153,11 +167,15 @@ def test_one_bad_text_is_an_entry_with_an_error_in_its_place(bench: Bench) -> No
         BudgetExceeded("over", retry_after_s=0.01),
     ],
 )
-def test_what_a_client_would_be_refused_for_a_job_waits_for(bench: Bench, refusal: Exception) -> None:
+def test_what_a_client_would_be_refused_for_a_job_waits_for(
+    bench: Bench, refusal: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
     bench.hub.refusal, bench.hub.refuses = refusal, 5
     bench.job(WORDS)
     assert bench.run() == "finished"
     assert bench.results() == answers(WORDS)
+    warnings = [record.__dict__["action"] for record in caplog.records if record.levelname == "WARNING"]
+    assert warnings == ["job.waits", "job.goes_on"]
 
 
 def test_a_job_cancelled_while_it_runs_asks_for_nothing_more(bench: Bench) -> None:
