@@ -610,6 +610,22 @@ def test_a_void_place_goes_without_a_worker_and_may_be_filled_again(bench: Bench
     assert bench.leftovers() == []
 
 
+def test_a_void_place_excuses_no_foreign_bytes_once_it_is_gone(bench: Bench) -> None:
+    bench.ask("x")
+    bench.cancel("x")
+    bench.sweep()
+    bench.client.rpush(f"{bench.P}:q", b"nobody")
+    assert bench.worker().claim(10, 100, 100).skipped == 1
+
+
+def test_a_void_place_behind_what_waits_is_not_forgotten(bench: Bench) -> None:
+    bench.ask("x", "y")
+    bench.ask("z", "zz", lane="bulk")
+    bench.cancel("y")
+    bench.sweep()
+    assert bench.worker().claim(10, 100, 100).skipped == 0
+
+
 def test_cancelling_searches_no_lane(bench: Bench) -> None:
     bench.ask(*(f"x{i}" for i in range(1200)), cost=1, cap=10_000)
     assert bench.cancel(*(f"x{i}" for i in range(1100, 1200))) == 100
@@ -686,6 +702,17 @@ def test_what_stands_in_the_place_of_an_entry_and_is_none_is_written_over(bench:
     bench.client.set(f"{bench.P}:entry:x", b"%d interactive 1 0 " % 10**15)
     assert bench.ask("x") == [b"queued"]
     assert ids_of(bench.worker().claim(10, 100, 100)) == ["x"]
+
+
+def test_what_stands_in_the_place_of_an_entry_and_is_none_has_no_callers(bench: Bench) -> None:
+    for number, found in enumerate((b"a string", b"two\nlines", b"%d interactive 1 0 " % 10**15)):
+        bench.client.set(f"{bench.P}:entry:odd{number}", found)
+    bench.client.hset(f"{bench.P}:entry:odd3", "a", "hash")
+    bench.ask("x")
+    bench.worker().claim(10, 100, 100)
+    bench.worker().complete([(entry, ANSWER) for entry in ("odd1", "x", "odd0", "odd1", "odd2", "odd3")])
+    assert bench.hints() == [("x", ANSWER)]
+    assert bench.leftovers() == []
 
 
 def test_an_empty_lane_has_no_cost_whatever_was_lost(bench: Bench) -> None:
@@ -842,14 +869,18 @@ def test_another_shard_goes_first_only_if_it_has_waited_for_longer(bench: Bench)
     assert (len(claimed.entries), claimed.note.split()[0]) == (1, "3")
 
 
-def test_a_worker_that_falls_idle_is_woken_for_a_shard_that_needs_help(bench: Bench) -> None:
+@pytest.mark.parametrize(("helps", "asked"), [(True, True), (True, False), (False, True)])
+def test_a_worker_that_falls_idle_is_woken_for_a_shard_that_needs_help(
+    bench: Bench, helps: bool, asked: bool
+) -> None:
+    worker = bench.worker("one", helps=helps)
+    worker.beat((), RECORD, MODEL, 5000, takeover=True)
     bench.ask("a")
-    worker = bench.worker("one", helps=True)
-    worker.beat((), RECORD, MODEL, 5000)
     worker.claim(10, 100, 100)
-    assert worker.run([Lend(3, 0)]) == [-1], "it is busy"
+    if asked:
+        assert worker.run([Lend(3, 0)]) == [-1], "it is busy"
     worker.complete([("a", ANSWER)], idle=True)
-    assert woken(worker) == ["one"]
+    assert woken(worker) == (["one"] if helps and asked else [])
 
 
 def test_the_queue_looks_for_long_lived_results_of_one_revision(bench: Bench) -> None:
@@ -1000,6 +1031,21 @@ def test_a_snapshot_counts_only_the_living(bench: Bench) -> None:
     assert bench.live() == {"here"}
     bench.worker("here").retire()
     assert bench.sweep().workers == 0
+
+
+def test_a_snapshot_ends_soon_where_no_worker_is(bench: Bench) -> None:
+    def lasts_ms() -> int:
+        bench.sweep()
+        return int(bench.client.pttl(f"{bench.P}:snapshot"))
+
+    assert lasts_ms() <= 300_000
+    guest = {"revision": "rev", "guest_rate": 5}
+    bench.worker("guest").beat([], guest, MODEL, 5000)
+    assert lasts_ms() > 3_000_000
+    bench.worker("w").beat([], RECORD, MODEL, 5000)
+    assert lasts_ms() > 3_000_000
+    bench.worker("guest").retire()
+    assert lasts_ms() > 3_000_000
 
 
 def test_scripts_come_back_after_a_flush(bench: Bench) -> None:

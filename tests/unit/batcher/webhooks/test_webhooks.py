@@ -153,6 +153,7 @@ def test_failed_attempts_are_repeated_with_growing_pauses_and_then_given_up(
         if (due_ms := receiver.record.next_delivery_ms) is not None:
             seconds, microseconds = fake_redis.sync.time()
             pauses.append(due_ms / 1000 - seconds - microseconds / 1e6)
+            assert fake_redis.sync.zscore(due, JOB) == due_ms
             assert not sender.send_next(), "before it is due"
             fake_redis.sync.zadd(due, {JOB: 0})
     assert len(pauses) == len(PAUSES_S)
