@@ -110,7 +110,8 @@ class FakeThread(Executor):
                 future.set_exception(error)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        self.catch_up()
+        if wait:
+            self.catch_up()
 
 
 def fake_host(clock: FakeClock, pace: Pace = "early", joined: Callable[[], None] = lambda: None) -> Host:

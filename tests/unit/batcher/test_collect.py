@@ -1,6 +1,7 @@
 """The batching policy, without a clock and without Redis."""
 
 import random
+import sys
 from statistics import fmean
 
 import pytest
@@ -76,6 +77,11 @@ def test_with_a_backlog_packed_passes_waste_less_than_a_twentieth(seed):
             real, computed = real + sum(texts), computed + computed_tokens(texts, "packed")
             left = [length for index, length in enumerate(left) if index not in set(chosen)]
         assert real / computed > 0.95
+
+
+def test_without_a_cost_of_tokens_any_number_or_none_runs_in_time():
+    model = CostModel.start(0.5, 0.0)
+    assert [model.tokens_in(seconds) for seconds in (0.4, 0.5, 0.6)] == [0, sys.maxsize, sys.maxsize]
 
 
 def test_a_backlog_makes_passes_longer_but_never_long():

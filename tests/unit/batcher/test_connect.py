@@ -35,6 +35,20 @@ def test_clients_of_a_sentinel_use_its_secrets_and_a_bounded_pool_that_waits() -
         ] * 2
 
 
+async def test_a_client_closes_those_of_its_sentinels(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = connect_async(SENTINELS, timeout_s=1, retries=0)
+    pool: Any = client.connection_pool
+    closed: list[int] = []
+    for number, asked in enumerate(pool.sentinel_manager.sentinels):
+
+        async def close(number: int = number) -> None:
+            closed.append(number)
+
+        monkeypatch.setattr(asked, "aclose", close)
+    await client.aclose()
+    assert closed == [0, 1]
+
+
 TLS = "ssl_ca_certs=/ca.pem&ssl_certfile=/c.pem&ssl_keyfile=/k.pem&ssl_check_hostname=false"
 
 

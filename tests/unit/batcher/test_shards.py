@@ -114,6 +114,15 @@ def test_a_connection_follows_moved_and_begins_there_the_next_time() -> None:
     assert route.search(1.0).next() == ("c", 3)
 
 
+def test_moved_without_a_host_names_a_port_of_the_node_that_said_it() -> None:
+    search = Route([("a", 1), ("b", 2)], "key").search(1.0)
+    search.next()
+    search.wrong(redis.exceptions.ConnectionError("refused"))
+    assert search.next() == ("b", 2)
+    search.wrong(moved_to(":3"))
+    assert search.next() == ("b", 3)
+
+
 def test_a_dead_master_is_looked_for_at_the_other_nodes() -> None:
     route = Route([("a", 1), ("b", 2)], "key")
     search = route.search(1.0)

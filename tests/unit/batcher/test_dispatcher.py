@@ -1,0 +1,72 @@
+"""What a process withdraws from the queue, and what the answers to that mean."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+import redis
+
+from batcher.core.commands import Cancel, Enqueue
+from batcher.core.outage import Outage
+from batcher.core.pauses import Pause
+from batcher.errors import Paused
+from batcher.hub.admission import Admission, LaneCaps
+from batcher.hub.dispatcher import Dispatcher
+from batcher.messages import Lane
+
+
+class Made:
+    """A dispatcher whose pipeline answers nothing, except with `error`."""
+
+    writes = 0
+
+    def __init__(self) -> None:
+        self.commands: list[Any] = []
+        self.error: Exception | None = None
+        self.outage = Outage()
+        pipeline: Any = self
+        admission = Admission(LaneCaps(1000, 1000))
+        self.dispatcher = Dispatcher(pipeline, "t", "api", self.outage, admission)
+
+    def run(self, command: Any) -> asyncio.Future[Any]:
+        self.commands.append(command)
+        answer = asyncio.get_running_loop().create_future()
+        if self.error is not None:
+            answer.set_exception(self.error)
+        return answer
+
+    def ask(self, lane: Lane, *ids: str) -> Any:
+        deadline = asyncio.get_running_loop().time() + 60
+        return self.dispatcher.hold([(one, "text") for one in ids], deadline, lane, "-", False, "")
+
+
+async def test_a_pause_that_refuses_withdraws_what_waits_in_its_lane() -> None:
+    made = Made()
+    held = made.ask("interactive", "x", "y") | made.ask("bulk", "z")
+    made.dispatcher.pause({"interactive": Pause("refuse", time.monotonic() + 60)})
+    await asyncio.sleep(0)
+    assert [command.ids for command in made.commands] == [["x", "y"], ["z"], ["x", "y"]]
+    assert [type(command) for command in made.commands] == [Enqueue, Enqueue, Cancel]
+    assert isinstance(held["x"].future.exception(), Paused)
+    assert isinstance(held["y"].future.exception(), Paused)
+    assert not held["z"].future.done()
+    assert made.dispatcher.pending.keys() == {"z"}
+
+
+@pytest.mark.parametrize(
+    ("error", "lost"),
+    [(redis.exceptions.ResponseError("no permissions"), False), (redis.exceptions.ConnectionError(), True)],
+)
+async def test_redis_is_lost_if_it_does_not_answer_a_cancel_and_not_if_it_refuses(
+    error: Exception, lost: bool
+) -> None:
+    made = Made()
+    held = made.ask("interactive", "x")
+    made.error = error
+    made.dispatcher.let_go(held.values())
+    await asyncio.sleep(0.01)
+    assert [command.ids for command in made.commands] == [["x"], ["x"]]
+    assert made.outage.over is not lost
