@@ -233,6 +233,25 @@ def test_positions_follow_the_order_of_arrival(store: JobStore) -> None:
     assert (first, store.newest(2, following or "")) == (ids[2:], (ids[1::-1], None))
 
 
+def test_the_totals_know_how_long_the_oldest_job_has_waited(store: JobStore) -> None:
+    def age_ms(job_id: str) -> float:
+        return time.time() * 1000 - record_of(store, job_id).created_ms
+
+    other = "b" * 32
+    assert (store.totals().queued, store.totals().oldest_ms) == (0, 0)
+    create(store)
+    time.sleep(0.05)
+    create(store, other)
+    both = store.totals()
+    assert (both.queued, both.running) == (2, 0)
+    assert 50 <= both.oldest_ms <= age_ms(JOB)
+    store.start(JOB)
+    time.sleep(0.01)
+    rest = store.totals()
+    assert (rest.queued, rest.running, rest.held_bytes) == (1, 1, both.held_bytes)
+    assert 10 <= rest.oldest_ms <= age_ms(other)
+
+
 def test_a_job_that_is_gone_is_not_open(store: JobStore, client: redis.Redis) -> None:
     create(store)
     client.delete(*[key for key in keys(client) if b":job:" in key])
@@ -240,6 +259,32 @@ def test_a_job_that_is_gone_is_not_open(store: JobStore, client: redis.Redis) ->
     assert store.waiting() == 0
     assert store.start(JOB).status == "gone"
     assert store.cancel(JOB) == "gone"
+
+
+def test_a_job_is_gone_only_if_a_server_that_accepts_writes_says_so(
+    store: JobStore, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that has become a replica refuses, and its connection is then opened again elsewhere."""
+    create(store)
+
+    def refused(key: str, *fields: str) -> None:
+        raise redis.exceptions.ReadOnlyError(key)
+
+    monkeypatch.setattr(client, "hdel", refused)
+    assert record_of(store).status == "queued"
+    with pytest.raises(redis.exceptions.ReadOnlyError, match="b" * 32):
+        store.record("b" * 32)
+
+
+def test_a_record_of_an_earlier_version_lacks_what_came_later(store: JobStore, client: redis.Redis) -> None:
+    create(store)
+    attempt = store.start(JOB)
+    append(store, attempt, 0, LINES[0], failed=1, truncated=1)
+    fields = {b"rate", b"input_bytes", b"output_bytes", b"truncated", b"truncated_tokens"}
+    (key,) = (key for key in keys(client) if key.endswith(f":job:{JOB}".encode()))
+    assert client.hdel(key, *fields) == len(fields)
+    record = record_of(store)
+    assert (record.rate, record.held_bytes, record.truncated, record.truncated_tokens) == (0, 0, 0, 0)
 
 
 def test_results_that_are_gone_are_no_results(store: JobStore, client: redis.Redis) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 from collections.abc import Iterator
+from typing import ClassVar
 
 import pytest
 import redis
@@ -67,6 +68,14 @@ class Bench:
 def bench(fake_redis: FakeRedis, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     monkeypatch.setattr(jobs, "_runner", None)
     return Bench(fake_redis.sync)
+
+
+@pytest.fixture
+def _signal_handlers() -> Iterator[None]:
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 def test_rq_runs_a_job_to_its_end(bench: Bench) -> None:
@@ -223,16 +232,71 @@ def test_the_worker_beats_often_enough_to_be_missed_soon(bench: Bench) -> None:
     assert bench.queue.rq.get_job_ids() == [JOB], "maintenance includes recovery"
 
 
+def test_ids_that_rq_cannot_read_are_removed_and_no_others(bench: Bench) -> None:
+    bench.create()
+    worker = JobsWorker([bench.queue.rq], connection=bench.client, serializer=JSONSerializer)
+    bench.queue.enqueue(JOB)
+    taken = bench.queue.rq.intermediate_queue_key
+    bench.client.lmove(bench.queue.rq.key, taken)
+    bench.client.rpush(taken, b"\xff\x00", b"no id")
+    worker.clean_registries()
+    assert bench.client.lrange(taken, 0, -1) == [JOB.encode()]
+
+
+@pytest.mark.parametrize(("error", "failed"), [(Interrupted(), False), (ZeroDivisionError(), True)])
+def test_a_job_that_was_asked_to_stop_has_not_failed(bench: Bench, error: Exception, failed: bool) -> None:
+    bench.create()
+    bench.queue.enqueue(JOB)
+    told: list[object] = []
+    worker = JobsWorker(
+        [bench.queue.rq],
+        connection=bench.client,
+        serializer=JSONSerializer,
+        exception_handlers=[lambda job, kind, value, trace: told.append(value)],
+    )
+    worker.handle_exception(bench.rq_job(), type(error), error, error.__traceback__)
+    assert told == ([error] if failed else [])
+
+
+@pytest.mark.usefixtures("_signal_handlers")
+@pytest.mark.parametrize(
+    ("error", "asked_to_stop", "again"),
+    [(redis.exceptions.ConnectionError("gone"), False, True), (None, False, True), (None, True, False)],
+)
+def test_a_worker_that_ended_is_replaced_unless_it_was_asked_to_stop(
+    monkeypatch: pytest.MonkeyPatch, error: Exception | None, asked_to_stop: bool, again: bool
+) -> None:
+    class Fake:
+        horse_pid = 4321
+        stop_requested = asked_to_stop
+        did: ClassVar[list[str]] = []
+
+        def work(self, logging_level: str) -> None:
+            self.did.append("work")
+            if error:
+                raise error
+
+        def kill_horse(self) -> None:
+            self.did.append("kill")
+
+        def wait_for_horse(self) -> None:
+            self.did.append("wait")
+
+    monkeypatch.setattr(jobs, "build_worker", lambda settings: Fake())
+    monkeypatch.setattr(JobsWorker, "outage", Outage())
+    assert jobs._work_once(JobSettings()) is again
+    assert Fake.did == ["work", "kill", "wait"]
+    assert JobsWorker.outage.over == (error is None)
+
+
+@pytest.mark.usefixtures("_signal_handlers")
 def test_a_worker_ends_although_what_its_signal_handler_raised_was_lost(bench: Bench) -> None:
     """RQ raises StopRequested in the handler, wherever the signal interrupted this process."""
     worker = JobsWorker([bench.queue.rq], connection=bench.client, serializer=JSONSerializer)
     worker.register_birth()
     worker.heartbeat()
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     with contextlib.suppress(StopRequested):
         worker.request_stop(signal.SIGTERM, None)
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
     with pytest.raises(StopRequested):
         worker.heartbeat()
 
@@ -268,3 +332,22 @@ def test_a_job_stops_once_its_worker_is_gone_even_if_that_ended_first() -> None:
     assert not jobs._stop_requested(os.getpid())(), "in the worker itself"
     assert not jobs._stop_requested(os.getppid())(), "in a process that the worker has forked"
     assert jobs._stop_requested(2**22 + 1)(), "the worker was gone before the job looked"
+
+
+@pytest.mark.usefixtures("_signal_handlers")
+def test_a_job_stops_once_its_process_is_told_to() -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    asked = jobs._stop_requested(os.getpid())
+    assert not asked()
+    assert callable(signal.getsignal(signal.SIGTERM)), "the signal would end this process"
+    signal.raise_signal(signal.SIGTERM)
+    assert asked()
+
+
+@pytest.mark.usefixtures("_signal_handlers")
+def test_a_worker_that_runs_a_job_itself_keeps_its_own_handler() -> None:
+    def handler(*_: object) -> None: ...
+
+    signal.signal(signal.SIGTERM, handler)
+    jobs._stop_requested(os.getpid())
+    assert signal.getsignal(signal.SIGTERM) is handler
