@@ -110,6 +110,12 @@ def run_job(
     return status
 
 
+def smoothed(rate: float, entries: int, seconds: float) -> float:
+    """The rate per second after so many more entries; about the last five seconds count. 0: none yet."""
+    weight = min(seconds / 5.0, 1.0) if rate else 1.0
+    return rate + weight * (entries / max(seconds, 0.05) - rate)
+
+
 class _Run:
     """The state of one attempt."""
 
@@ -197,8 +203,7 @@ class _Run:
     async def _flush(self, at: int, held: Sequence[ChunkResults], seconds: float) -> None:
         """Appends buffered results. Runs every FLUSH_EVERY_S, because it also detects a cancellation."""
         entries = sum(chunk.entries for chunk in held)
-        weight = min(seconds / 5.0, 1.0) if self._rate else 1.0
-        self._rate += weight * (entries / max(seconds, 0.05) - self._rate)
+        self._rate = smoothed(self._rate, entries, seconds)
         status = await self._retry(
             lambda: self._store.append(
                 self._attempt,

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import redis
 
+from batcher.core.console import NoteRefused
 from batcher.errors import (
     BudgetExceeded,
     EntryFailed,
@@ -20,7 +21,7 @@ from batcher.errors import (
 )
 from batcher.jobs.records import JobRecord
 from batcher.jobs.results import chunk_results, decode_models
-from batcher.jobs.runner import Interrupted, run_job
+from batcher.jobs.runner import Interrupted, run_job, smoothed
 from batcher.jobs.store import JobStore
 from batcher.jobs.upload import Submission
 from batcher.messages import Outcome, entry_id
@@ -209,6 +210,25 @@ def test_the_next_attempt_continues_where_the_last_was_interrupted(bench: Bench)
     assert bench.run() == "finished"
     assert len(bench.asked()) == 1000 - done, "nothing is classified twice"
     assert bench.results() == answers(WORDS * 20)
+
+
+@pytest.mark.parametrize(("owner", "client"), [("", f"job:{JOB}"), ("key:web", "key:web")])
+def test_a_refused_text_is_noted_for_the_client_of_its_job(bench: Bench, owner: str, client: str) -> None:
+    upload = bench.store.upload(JOB, 4, Submission(owner=owner))
+    upload.add(encoded(["bad", "good"]))
+    assert bench.store.create(upload, "digest", 10).outcome == "created"
+    failed = EntryFailed("the model failed on this text")
+    bench.hub.answer = lambda text: failed if text == "bad" else prediction(text)
+    assert bench.run() == "finished"
+    assert bench.hub.commands == [NoteRefused(entry_id("bad"), client)]
+
+
+def test_the_rate_of_a_job_is_that_of_its_last_seconds() -> None:
+    assert smoothed(0.0, 10, 0.5) == 20.0, "the first one counts at once"
+    assert smoothed(100.0, 0, 1.0) == 80.0
+    assert smoothed(100.0, 10, 1.0) == 82.0
+    assert smoothed(100.0, 50, 5.0) == smoothed(100.0, 100, 10.0) == 10.0
+    assert smoothed(0.0, 10, 0.0) == 200.0
 
 
 def test_an_older_attempt_ends_when_a_newer_has_begun(bench: Bench) -> None:
