@@ -1,0 +1,78 @@
+"""What a process asks of Redis once a second, and what only when it has connected."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from batcher.core.eviction import EvictionWatch
+from batcher.core.snapshot import NO_SNAPSHOT, Snapshot, Sweep
+from batcher.hub.sweeper import Sweeper
+
+INFO = b"used_memory:5\r\nmaxmemory:9\r\nmaxmemory_policy:%b\r\n"
+
+
+class Redis:
+    """Answers sweeps as the process that `sweeps`, or as another one."""
+
+    def __init__(self) -> None:
+        self.policy, self.sweeps = b"allkeys-lru", False
+        self.asked: list[str] = []
+        self.memory: list[int] = []
+
+    async def run(self, sweep: Sweep) -> Snapshot:
+        self.memory.append(sweep.memory.limit)
+        return replace(NO_SNAPSHOT, swept=self.sweeps)
+
+    async def ask(self, *words: Any) -> bytes:
+        self.asked.append(words[0])
+        return INFO % self.policy
+
+
+class Others:
+    looks = 0
+
+    async def look(self, pipeline: Any) -> None:
+        self.looks += 1
+
+
+async def test_what_changes_with_a_server_is_looked_at_when_it_is_connected() -> None:
+    redis, others = Redis(), Others()
+    made: Any = Sweeper(redis, "api", 3, "", others)  # type: ignore[arg-type]
+    await made.sweep(connected=False)
+    assert "allkeys-lru" in made.eviction.warning
+    assert others.looks == 1
+    redis.policy = b"noeviction"
+    for _ in range(3):
+        await made.sweep(connected=True)
+    assert (redis.asked, redis.memory) == (["INFO"], [9, 0, 0, 0]), "another process sweeps"
+    assert made.eviction.warning
+    redis.sweeps = True
+    for _ in range(3):
+        await made.sweep(connected=True)
+    assert (redis.asked, redis.memory[4:]) == (["INFO"] * 3, [0, 9, 9])
+    assert others.looks == 1
+    await made.sweep(connected=False)
+    assert (made.eviction.warning, others.looks) == ("", 2)
+
+
+def test_a_policy_that_evicts_is_told_once_and_again_after_a_change(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    watch = EvictionWatch()
+    for policy in (
+        b"noeviction",
+        b"allkeys-lru",
+        b"allkeys-lru",
+        b"noeviction",
+        b"allkeys-lru",
+        b"volatile-lru",
+    ):
+        watch.look(INFO % policy)
+    assert [record.getMessage().split(" is ")[1].split(".")[0] for record in caplog.records] == [
+        "allkeys-lru",
+        "allkeys-lru",
+        "volatile-lru",
+    ]
