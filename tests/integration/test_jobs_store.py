@@ -155,6 +155,17 @@ def test_an_attempt_knows_what_is_left_to_do(store: JobStore) -> None:
     assert 20 <= second.ran_ms < 60_000
 
 
+def test_attempts_that_make_progress_are_never_too_many(store: JobStore) -> None:
+    upload = store.upload(JOB, 1)
+    for number in range(8):
+        upload.add(encoded([str(number)]))
+    assert store.create(upload, "d", 10).outcome == "created"
+    for number in range(8):
+        attempt = store.start(JOB)
+        assert attempt.status == "running"
+        append(store, attempt, number, b"[]")
+
+
 def test_an_append_that_is_sent_twice_counts_once(store: JobStore) -> None:
     create(store)
     attempt = store.start(JOB)
@@ -257,7 +268,9 @@ def test_a_job_that_is_gone_is_not_open(store: JobStore, client: redis.Redis) ->
     client.delete(*[key for key in keys(client) if b":job:" in key])
     assert store.open_ids() == []
     assert store.waiting() == 0
-    assert store.start(JOB).status == "gone"
+    gone = store.start(JOB)
+    numbers = gone.number, gone.first, gone.chunks, gone.chunk_texts, gone.ran_ms
+    assert (gone.status, *numbers) == ("gone", 0, 0, 0, 0, 0)
     assert store.cancel(JOB) == "gone"
 
 

@@ -13,7 +13,7 @@ import pytest
 import redis
 
 from batcher.core.commands import Cancel, Claimed, Complete, Completed, Enqueue, Full, Outcomes
-from batcher.core.console import AddUsage, UsageRow
+from batcher.core.console import AddUsage, NoteRefused, UsageRow
 from batcher.core.keys import cache_prefix
 from batcher.core.membership import Beat, Beaten
 from batcher.core.snapshot import Fallback, Snapshot, Sweep, Workers
@@ -156,6 +156,8 @@ def test_completing_twice_answers_once(bench: Bench) -> None:
     assert bench.worker().complete([("x", ANSWER)]) == 1
     assert bench.worker().complete([("x", ANSWER)]) == 0
     assert len(bench.hints()) == 1
+    bench.worker().run([bench.worker().complete_command([("x", ANSWER)])])
+    assert not bench.client.exists(f"{bench.P}:idle"), "the worker has not said that it is"
 
 
 def test_enqueueing_twice_makes_one_entry(bench: Bench) -> None:
@@ -215,6 +217,21 @@ def test_a_worker_that_holds_many_windows_gets_no_bulk_even_beside_interactive(b
     assert bench.worker().claim(16, 1000, -1).entries == []
     bench.ask(*(f"x{i}" for i in range(4)), cap=10_000)
     assert ids_of(bench.worker().claim(16, 1000, -1)) == ["x0", "x1", "x2", "x3"]
+
+
+@pytest.mark.parametrize(
+    ("waiting", "interactive", "bulk"),
+    [(141, 140, 20), (100, 100, 13)],
+    ids=["more than fit", "fewer than fit"],
+)
+def test_bulk_gets_an_eighth_beside_interactive(
+    bench: Bench, waiting: int, interactive: int, bulk: int
+) -> None:
+    """Of the batch if it is full of others, and of what the others take if it is not."""
+    bench.ask(*(f"b{i}" for i in range(40)), lane="bulk", cost=1)
+    bench.ask(*(f"x{i}" for i in range(waiting)), cost=1)
+    lanes = [entry.lane for entry in bench.worker().claim(200, 160, 0).entries]
+    assert (lanes.count("interactive"), lanes.count("bulk")) == (interactive, bulk)
 
 
 def test_a_person_lifts_what_a_job_has_queued(bench: Bench) -> None:
@@ -396,6 +413,17 @@ def test_a_failure_answers_who_waited_and_nobody_later(bench: Bench) -> None:
     bench.worker().complete([("x", FAILURE)])
     assert bench.hints() == [("x", FAILURE)]
     assert bench.ask("x") == [b"queued"], "no negative caching"
+
+
+def test_a_refused_text_is_noted_where_it_was_refused_only(bench: Bench) -> None:
+    """An API process does not know whether the record still exists."""
+    note = NoteRefused("x", "key:web", "text x")
+    assert bench.worker().run([note]) == [0]
+    bench.ask("x")
+    bench.worker().claim(10, 100, 100)
+    bench.failed_elsewhere("x")
+    bench.worker().complete([("x", FAILURE)])
+    assert bench.worker().run([note]) == [1]
 
 
 def test_finding_05_a_failure_is_final_once_a_second_worker_failed(bench: Bench) -> None:
@@ -1006,6 +1034,18 @@ def test_the_newest_ready_worker_names_the_model_and_a_dead_revision_is_replaced
     time.sleep(0.1)
     old.beat([], RECORD, MODEL, 20)
     assert bench.client.hget(f"{bench.P}:model", "revision") == b"rev"
+
+
+@pytest.mark.parametrize(("lifetimes", "name"), [(1.9, b"B"), (2.1, b"rev")])
+def test_a_model_without_heartbeats_is_replaced_after_two_lifetimes_of_a_record(
+    bench: Bench, lifetimes: float, name: bytes
+) -> None:
+    changed = {"revision": "B"}
+    bench.worker("gone").beat([], RECORD | changed, MODEL | changed, 60_000)
+    key = f"{bench.P}:model"
+    bench.client.hincrby(key, "renewed", -int(lifetimes * 60_000))
+    bench.worker("here").beat([], RECORD, MODEL, 60_000)
+    assert bench.client.hget(key, "revision") == name
 
 
 def test_revisions_of_one_model_do_not_take_the_name_from_each_other(bench: Bench) -> None:

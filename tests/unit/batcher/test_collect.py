@@ -60,6 +60,11 @@ def test_padded_puts_neighbours_in_length_together():
     assert sorted(next_pass([10, 200, 11, 190, 9, 210, 12], "padded", 48)) == [0, 2, 4, 6]
 
 
+@pytest.mark.parametrize(("lengths", "chosen"), [([5, 4, 4, 4, 4], 4), ([4, 5, 5, 5, 5], 4), ([5, 5, 4], 3)])
+def test_padded_takes_as_many_as_fit_on_either_side(lengths, chosen):
+    assert len(next_pass(lengths, "padded", 20)) == chosen
+
+
 def test_nothing_held_is_no_pass():
     assert next_pass([], "packed", 100) == []
     assert next_pass([], "padded", 100) == []

@@ -56,6 +56,16 @@ async def test_a_pause_that_refuses_withdraws_what_waits_in_its_lane() -> None:
     assert made.dispatcher.pending.keys() == {"z"}
 
 
+async def test_what_redis_lost_is_asked_for_again_while_time_is_left() -> None:
+    made = Made()
+    held = made.ask("interactive", "x", "y")
+    held["x"].deadline = asyncio.get_running_loop().time() + 0.01
+    for entry in held.values():
+        made.dispatcher.again(entry)
+    assert [command.ids for command in made.commands] == [["x", "y"], ["y"]]
+    assert made.dispatcher.counts.asked_again == 1
+
+
 @pytest.mark.parametrize(
     ("error", "lost"),
     [(redis.exceptions.ResponseError("no permissions"), False), (redis.exceptions.ConnectionError(), True)],

@@ -70,10 +70,13 @@ async def test_a_candidate_that_refuses_its_texts_makes_the_job_try_again() -> N
     assert len(candidate.asked) == 2
 
 
-@pytest.mark.parametrize(("hurries", "compared"), [(False, 40), (True, 0)])
-async def test_the_end_of_a_job_waits_for_its_shadow_unless_it_is_interrupted(
-    hurries: bool, compared: int
+@pytest.mark.parametrize(
+    ("hurries", "answers", "compared"), [(False, True, 40), (True, False, 0), (False, False, 0)]
+)
+async def test_the_end_of_a_job_waits_for_its_shadow_for_a_while_unless_it_is_interrupted(
+    monkeypatch: pytest.MonkeyPatch, hurries: bool, answers: bool, compared: int
 ) -> None:
+    monkeypatch.setattr("batcher.jobs.candidate.DRAIN_S", 60.0 if answers or hurries else 0.1)
     sums: Counter[str] = Counter()
 
     async def report(number: int, counts: Counter[str]) -> bool:
@@ -89,7 +92,8 @@ async def test_the_end_of_a_job_waits_for_its_shadow_unless_it_is_interrupted(
     assert len(found) == 41
     ending = asyncio.create_task(hub.stop())
     await asyncio.sleep(0)
-    if not hurries:
+    if answers:
         candidate.gate.set()
-    await ending
+    async with asyncio.timeout(3):
+        await ending
     assert (sums["texts"], sums["dropped"]) == (compared, 40 - compared)

@@ -21,7 +21,7 @@ from batcher.jobs import main as jobs
 from batcher.jobs.job_class import FUNCTION, ClassifyJob
 from batcher.jobs.recovery import JobRecovery
 from batcher.jobs.rq_queue import JobQueue
-from batcher.jobs.rq_worker import JobsWorker, OneLineOutage
+from batcher.jobs.rq_worker import SOCKET_TIMEOUT_S, JobsWorker, OneLineOutage
 from batcher.jobs.runner import Interrupted
 from batcher.jobs.store import JobStore
 from batcher.settings import JobSettings
@@ -226,6 +226,7 @@ def test_the_worker_beats_often_enough_to_be_missed_soon(bench: Bench) -> None:
     bench.queue.enqueue(JOB)
     assert worker.get_heartbeat_ttl(bench.rq_job()) <= 20
     assert worker.dequeue_timeout <= 5
+    assert worker.connection_timeout == SOCKET_TIMEOUT_S, "RQ would raise it to this"
     bench.client.lpop(bench.queue.rq.key)
     worker.clean_registries()
     worker.clean_registries()
@@ -259,15 +260,16 @@ def test_a_job_that_was_asked_to_stop_has_not_failed(bench: Bench, error: Except
 
 
 @pytest.mark.usefixtures("_signal_handlers")
+@pytest.mark.parametrize("pid", [0, 4321])
 @pytest.mark.parametrize(
     ("error", "asked_to_stop", "again"),
     [(redis.exceptions.ConnectionError("gone"), False, True), (None, False, True), (None, True, False)],
 )
 def test_a_worker_that_ended_is_replaced_unless_it_was_asked_to_stop(
-    monkeypatch: pytest.MonkeyPatch, error: Exception | None, asked_to_stop: bool, again: bool
+    monkeypatch: pytest.MonkeyPatch, error: Exception | None, asked_to_stop: bool, again: bool, pid: int
 ) -> None:
     class Fake:
-        horse_pid = 4321
+        horse_pid = pid
         stop_requested = asked_to_stop
         did: ClassVar[list[str]] = []
 
@@ -285,7 +287,7 @@ def test_a_worker_that_ended_is_replaced_unless_it_was_asked_to_stop(
     monkeypatch.setattr(jobs, "build_worker", lambda settings: Fake())
     monkeypatch.setattr(JobsWorker, "outage", Outage())
     assert jobs._work_once(JobSettings()) is again
-    assert Fake.did == ["work", "kill", "wait"]
+    assert Fake.did == (["work", "kill", "wait"] if pid else ["work"])
     assert JobsWorker.outage.over == (error is None)
 
 

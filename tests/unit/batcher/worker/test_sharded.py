@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from batcher.messages import entry_id
+import pytest
+
+from batcher.core.commands import Claim
+from batcher.messages import Failure, Prediction, entry_id
 from batcher.settings import WorkerSettings
 from batcher.worker.exchange import NOTHING
 from batcher.worker.inference import CostModel
@@ -10,30 +13,49 @@ from batcher.worker.sharded import AWAY_S, ShardedExchange, exchange_with
 from tests.fakes import LOST, FakeClock, FakeEvent, FakeQueue, fake_host
 
 
+class Made:
+    """The exchange with two shards. The worker lives at the first."""
+
+    def __init__(self) -> None:
+        self.clock, self.home, self.other = FakeClock(), FakeQueue(["at home"]), FakeQueue(["elsewhere"])
+        self.remembered: list[tuple[str, Prediction]] = []
+        queues = self.home.queues._replace(others=(self.other.queues._replace(number=1),))
+        stopping, host = FakeEvent(self.clock), fake_host(self.clock)
+        exchange = exchange_with(queues, WorkerSettings(), "packed", self.remembered.extend, stopping, host)
+        assert isinstance(exchange, ShardedExchange)
+        exchange.visit = lambda number, moved: None
+        exchange.leave = lambda number: None
+        exchange.home_reachable = lambda: True
+        self.exchange = exchange
+
+    def command(self, *, waits: bool = False) -> Claim:
+        return self.exchange.claim_command(0, CostModel.start(), 256, waits=waits)
+
+    def claimed(self) -> list[str]:
+        return [entry.id for entry in self.exchange.claim(self.command()).entries]
+
+
 def test_a_worker_that_moves_claims_before_it_waits_there() -> None:
     """The shard does not know that it is idle, so it would not be woken for what waits. So at home later."""
-    clock, home, other = FakeClock(), FakeQueue(["at home"]), FakeQueue(["elsewhere"])
-    queues = home.queues._replace(others=(other.queues._replace(number=1),))
-    exchange = exchange_with(
-        queues, WorkerSettings(), "packed", lambda results: None, FakeEvent(clock), fake_host(clock)
-    )
-    assert isinstance(exchange, ShardedExchange)
-    exchange.visit = lambda number, moved: None
-    exchange.leave = lambda number: None
-    exchange.home_reachable = lambda: True
+    made = Made()
+    made.home.errors = [("refused", LOST)]
+    assert made.claimed() == []
+    assert not made.exchange.idle
+    assert made.claimed() == [entry_id("elsewhere")]
+    assert made.claimed() == []
+    assert made.exchange.idle
+    made.clock.time += AWAY_S
+    assert made.exchange.wait(0.0, made.command(waits=True)) == NOTHING
+    assert not made.exchange.idle
+    assert made.claimed() == [entry_id("at home")]
 
-    def claimed() -> list[str]:
-        return [
-            entry.id for entry in exchange.claim(exchange.claim_command(0, CostModel.start(), 256)).entries
-        ]
 
-    home.errors = [("refused", LOST)]
-    assert claimed() == []
-    assert not exchange.idle
-    assert claimed() == [entry_id("elsewhere")]
-    assert claimed() == []
-    assert exchange.idle
-    clock.time += AWAY_S
-    assert exchange.wait(0.0, exchange.claim_command(0, CostModel.start(), 256, waits=True)) == NOTHING
-    assert not exchange.idle
-    assert claimed() == [entry_id("at home")]
+@pytest.mark.parametrize(("at_home", "elsewhere"), [(True, True), (True, False), (False, False)])
+def test_predictions_are_cached_separately_unless_every_shard_caches_them(
+    at_home: bool, elsewhere: bool
+) -> None:
+    made = Made()
+    made.home.remembers, made.other.remembers = at_home, elsewhere
+    good = ("x", Prediction(b"[]", "rev", 1))
+    made.exchange.remember([good, ("y", Failure("inference_failed", "no"))])
+    assert made.remembered == ([] if at_home and elsewhere else [good])
