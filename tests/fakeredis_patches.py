@@ -1,4 +1,4 @@
-"""What fakeredis lacks: a transport for its asyncio connections, and one database for all threads."""
+"""What fakeredis lacks: a transport for asyncio connections, one database for all threads, full memory."""
 
 from __future__ import annotations
 
@@ -8,7 +8,23 @@ from typing import Any
 
 import redis
 from fakeredis import FakeServer
+from fakeredis._helpers import SimpleError
 from fakeredis.aioredis import AsyncFakeSocket, FakeWriter
+from fakeredis.commands_mixins.scripting_mixin import ScriptingCommandsMixin
+
+# Commands of the scripts that write, and may use memory or not.
+USE_MEMORY = {b"SET", b"HSET", b"HINCRBY", b"RPUSH", b"LPUSH", b"ZADD"}
+USE_NONE = {
+    b"DEL",
+    b"UNLINK",
+    b"HDEL",
+    b"LPOP",
+    b"LTRIM",
+    b"PEXPIRE",
+    b"ZREM",
+    b"ZREMRANGEBYSCORE",
+    b"ZPOPMAX",
+}
 
 
 class FakeTransport(asyncio.Transport):
@@ -69,3 +85,27 @@ def install() -> None:
         server.dbs[0]
 
     FakeServer.__init__ = with_database  # type: ignore[method-assign]
+
+
+class FullMemory:
+    """While `full`, pretended servers refuse scripts whose first write may use memory, as Redis does."""
+
+    def __init__(self) -> None:
+        self.full = self._written = False
+        self._run: Callable[..., Any] = ScriptingCommandsMixin.eval
+        self._call: Callable[..., Any] = ScriptingCommandsMixin._lua_redis_call
+
+    def patches(self) -> dict[str, Callable[..., Any]]:
+        """Replacements of methods of `ScriptingCommandsMixin`."""
+
+        def run(socket: Any, *words: Any) -> Any:
+            self._written = False
+            return self._run(socket, *words)
+
+        def call(socket: Any, lua: Any, names: Any, command: bytes, *words: Any) -> Any:
+            if self.full and not self._written and command in USE_MEMORY:
+                raise SimpleError("OOM command not allowed when used memory > 'maxmemory'.")
+            self._written |= command in USE_MEMORY | USE_NONE
+            return self._call(socket, lua, names, command, *words)
+
+        return {"eval": run, "_lua_redis_call": call}

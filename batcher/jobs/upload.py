@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -23,7 +24,7 @@ class Budget:
     client: int
 
 
-UNBOUNDED = Budget(2**53, 2**53)
+UNBOUNDED = Budget(sys.maxsize, sys.maxsize)
 
 
 @dataclass(frozen=True, slots=True)

@@ -263,6 +263,19 @@ def test_the_totals_know_how_long_the_oldest_job_has_waited(store: JobStore) -> 
     assert 10 <= rest.oldest_ms <= age_ms(other)
 
 
+def test_the_totals_count_texts_and_how_jobs_ended(store: JobStore) -> None:
+    create(store)
+    create(store, "b" * 32)
+    create(store, "c" * 32)
+    attempt = store.start(JOB)
+    append(store, attempt, 0, LINES[0], failed=2)
+    append(store, attempt, 1, *LINES[1:], failed=1)
+    store.end(attempt, "finished")
+    store.cancel("b" * 32)
+    totals = store.totals()
+    assert (totals.texts, totals.failed_texts, totals.ended) == (7, 3, {"finished": 1, "cancelled": 1})
+
+
 def test_a_job_that_is_gone_is_not_open(store: JobStore, client: redis.Redis) -> None:
     create(store)
     client.delete(*[key for key in keys(client) if b":job:" in key])
@@ -290,7 +303,7 @@ def test_a_job_is_gone_only_if_a_server_that_accepts_writes_says_so(
 
 
 def test_a_record_of_an_earlier_version_lacks_what_came_later(store: JobStore, client: redis.Redis) -> None:
-    create(store)
+    create(store, submission=Submission(keep_input=True))
     attempt = store.start(JOB)
     append(store, attempt, 0, LINES[0], failed=1, truncated=1)
     fields = {b"rate", b"input_bytes", b"output_bytes", b"truncated", b"truncated_tokens"}
@@ -298,6 +311,8 @@ def test_a_record_of_an_earlier_version_lacks_what_came_later(store: JobStore, c
     assert client.hdel(key, *fields) == len(fields)
     record = record_of(store)
     assert (record.rate, record.held_bytes, record.truncated, record.truncated_tokens) == (0, 0, 0, 0)
+    store.end(attempt, "finished")
+    assert held(client) == {}
 
 
 def test_results_that_are_gone_are_no_results(store: JobStore, client: redis.Redis) -> None:

@@ -424,6 +424,8 @@ def test_a_refused_text_is_noted_where_it_was_refused_only(bench: Bench) -> None
     bench.failed_elsewhere("x")
     bench.worker().complete([("x", FAILURE)])
     assert bench.worker().run([note]) == [1]
+    kept_ms = [bench.client.pttl(f"{bench.P}:{key}") for key in ("refused", "refusals", "refused:x")]
+    assert max(kept_ms) - min(kept_ms) < 60_000, "a text as long as its record"
 
 
 def test_finding_05_a_failure_is_final_once_a_second_worker_failed(bench: Bench) -> None:

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
+import fakeredis
 import pytest
 import redis
+from fakeredis.commands_mixins.scripting_mixin import ScriptingCommandsMixin
 
 from batcher.core.commands import Outcomes
+from batcher.core.console import AddUsage, NoteRefused, SetPause, UsageRow
+from batcher.core.questions import TEXTS, Answer, Ask, Question
+from batcher.core.waking import Lend
+from tests.fakeredis_patches import FullMemory
 from tests.integration.test_queue_contract import ANSWER, FAILURE, MODEL, RECORD, Bench, ids_of
 from tests.mill import wait_until
 from tests.servers import RedisServer
@@ -28,6 +35,20 @@ def real(redis_server: RedisServer) -> Iterator[Bench]:
     """The same over a real server: what memory and permissions do is not pretended."""
     with redis_server.client() as client:
         yield Bench(client)
+
+
+Fill = Callable[[bool], None]
+
+
+@pytest.fixture
+def fill(client: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> Fill:
+    """Fills the memory of the server, or empties it."""
+    if not isinstance(client, fakeredis.FakeRedis):
+        return lambda full: client.config_set("maxmemory", int(full))
+    memory = FullMemory()
+    for name, patch in memory.patches().items():
+        monkeypatch.setattr(ScriptingCommandsMixin, name, patch)
+    return partial(setattr, memory, "full")
 
 
 def outcomes(bench: Bench, *ids: str) -> list[bytes]:
@@ -66,37 +87,61 @@ def test_finding_02_while_redis_is_full_no_worker_that_lives_is_blamed(real: Ben
     assert outcomes(real, "x") == [ANSWER]
 
 
-@pytest.mark.redis
-def test_finding_02_a_full_redis_takes_no_new_text_and_lets_all_others_end(real: Bench) -> None:
-    worker = real.worker("w", revision="rev", cache_ms=60_000)
+def test_finding_02_a_full_redis_takes_no_new_text_and_lets_all_others_end(bench: Bench, fill: Fill) -> None:
+    worker = bench.worker("w", revision="rev", cache_ms=60_000)
     worker.beat([], RECORD, MODEL, 5000)
-    real.ask("answered", "given back", "cancelled", "joined", "waits")
+    bench.ask("answered", "given back", "cancelled", "joined", "waits")
     assert len(worker.claim(2, 100, 100).entries) == 2
-    real.client.config_set("maxmemory", 1)
+    fill(True)
     for refused in ("new", "joined"):
-        with pytest.raises(redis.exceptions.OutOfMemoryError):
-            real.ask(refused)
-    assert real.cancel("cancelled") == 1
+        with pytest.raises(redis.exceptions.ResponseError):
+            bench.ask(refused)
+    assert bench.cancel("cancelled") == 1
     assert worker.release(["given back"]) == 1
     assert worker.complete([("answered", ANSWER)]) == 1
     assert worker.beat([], RECORD, MODEL, 5000) == 0
-    assert real.sweep().workers == 1
-    assert real.live() == {"w"}
+    assert bench.sweep().workers == 1
+    assert bench.live() == {"w"}
     busy = worker.claim(10, 100, 100, free=False)
     assert ids_of(busy) == ["given back", "joined", "waits"]
     assert worker.complete([(entry, ANSWER) for entry in ids_of(busy)]) == 3
-    assert real.leftovers() == []
+    assert bench.leftovers() == []
 
 
-@pytest.mark.redis
-def test_finding_02_what_is_past_its_budget_is_dropped_although_redis_is_full(real: Bench) -> None:
-    real.ask("late", "later", budget_ms=1)
-    real.ask("x")
+def test_finding_02_what_is_past_its_budget_is_dropped_although_redis_is_full(
+    bench: Bench, fill: Fill
+) -> None:
+    bench.ask("late", "later", budget_ms=1)
+    bench.ask("x")
     time.sleep(0.01)
-    real.client.config_set("maxmemory", 1)
-    claim = real.worker().claim(10, 100, 100, free=False)
+    fill(True)
+    claim = bench.worker().claim(10, 100, 100, free=False)
     assert (ids_of(claim), claim.expired) == (["x"], 2)
-    assert sorted(entry for entry, _ in real.hints()) == ["late", "later"]
+    assert sorted(entry for entry, _ in bench.hints()) == ["late", "later"]
+
+
+def test_finding_02_a_full_redis_hears_of_idle_workers_and_of_what_operators_do(
+    bench: Bench, fill: Fill
+) -> None:
+    worker, other = bench.worker("w"), bench.worker("other")
+    for one in (worker, other):
+        one.beat([], RECORD, MODEL, 60_000, takeover=True)
+    bench.ask("x", "y")
+    worker.claim(1, 100, 100)
+    bench.failed_elsewhere("x")
+    worker.complete([("x", FAILURE)])
+    fill(True)
+    asked, usage = Question("token", TEXTS, ("x",)), UsageRow("web", "2026-01-31", 5, 0, 1, 0, 0)
+    assert worker.run([NoteRefused("x", "key:web")]) == [1]
+    assert worker.run([SetPause("bulk", "keep", 60_000)])[0].keys() == {"bulk"}
+    assert worker.run([Ask(asked, 1000), Answer("token", "{}")]) == [True, 1]
+    assert worker.run([AddUsage("a", 1, "{}", 60_000, [usage])]) == [[5]]
+    assert ids_of(other.claim(1, 100, 100)) == ["y"]
+    assert other.complete([("y", FAILURE)], idle=True) == 0, "it runs again, where it has not failed"
+    assert ids_of(worker.claim(1, 100, 100)) == ["y"]
+    assert worker.complete([("y", ANSWER)]) == 1
+    assert worker.claim(1, 100, 100, idle_ms=0).entries == []
+    assert worker.run([Lend(3, 0)]) == [0], "it is idle, and is woken"
 
 
 def test_finding_04_an_old_failure_does_not_answer_a_later_caller(bench: Bench) -> None:
@@ -140,20 +185,19 @@ def test_finding_06a_a_kept_result_that_names_no_model_answers_nobody(bench: Ben
         bench.cancel("x")
 
 
-@pytest.mark.redis
-def test_finding_08_a_full_redis_costs_a_hit_and_no_answer(real: Bench) -> None:
-    worker = real.worker(revision="rev", cache_ms=60_000)
-    real.ask("x", "y")
+def test_finding_08_a_full_redis_costs_a_hit_and_no_answer(bench: Bench, fill: Fill) -> None:
+    worker = bench.worker(revision="rev", cache_ms=60_000)
+    bench.ask("x", "y")
     worker.claim(10, 100, 100)
-    real.client.config_set("maxmemory", 1)
+    fill(True)
     assert worker.complete([("x", ANSWER), ("y", ANSWER)]) == 2
     assert worker.remembers, "memory comes back"
-    assert real.client.keys("millrace:cache:*") == []
-    real.client.config_set("maxmemory", 0)
-    real.ask("z")
+    assert bench.client.keys("millrace:cache:*") == []
+    fill(False)
+    bench.ask("z")
     worker.claim(10, 100, 100)
     worker.complete([("z", ANSWER)])
-    assert real.client.keys("millrace:cache:*") == [b"millrace:cache:2:t:rev:z"]
+    assert bench.client.keys("millrace:cache:*") == [b"millrace:cache:2:t:rev:z"]
 
 
 @pytest.mark.redis
@@ -297,18 +341,17 @@ def test_finding_30_a_text_that_failed_and_is_cancelled_leaves_the_queue(bench: 
     assert not bench.client.exists(f"{bench.P}:solo")
 
 
-@pytest.mark.redis
-def test_finding_32_a_failure_is_reported_again_while_memory_is_full(real: Bench) -> None:
+def test_finding_32_a_failure_is_reported_again_while_memory_is_full(bench: Bench, fill: Fill) -> None:
     """The first call had left nothing to answer, so the first write was that the worker is idle: refused."""
-    worker = real.worker("w")
+    worker = bench.worker("w")
     worker.beat([], RECORD, MODEL, 60_000)
-    real.ask("x", budget_ms=300_000)
+    bench.ask("x", budget_ms=300_000)
     assert ids_of(worker.claim(10, 100, 100)) == ["x"]
-    real.client.config_set("maxmemory", 1)
+    fill(True)
     for _ in range(2):  # the second one is sent because the reply to the first was lost
         worker.complete([("x", FAILURE)], idle=True)
-    real.client.config_set("maxmemory", 0)
-    assert real.client.zscore(f"{real.P}:idle", "w") is not None
+    fill(False)
+    assert bench.client.zscore(f"{bench.P}:idle", "w") is not None
 
 
 def test_finding_33_a_wake_up_has_an_end_from_the_start(
