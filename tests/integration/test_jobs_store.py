@@ -263,6 +263,16 @@ def test_the_totals_know_how_long_the_oldest_job_has_waited(store: JobStore) -> 
     assert 10 <= rest.oldest_ms <= age_ms(other)
 
 
+def test_the_history_of_the_page_is_kept_for_a_while(
+    store: JobStore, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("batcher.jobs.reading.HISTORY_S", 3)
+    for number in range(5):
+        store.remember(b"%d" % number)
+    assert store.remembered() == [b"2", b"3", b"4"]
+    assert 0 < client.ttl("{millrace-jobs:jobs}:history") <= 3
+
+
 def test_the_totals_count_texts_and_how_jobs_ended(store: JobStore) -> None:
     create(store)
     create(store, "b" * 32)

@@ -7,6 +7,7 @@ import time
 import pytest
 import redis
 
+from batcher.core.commands import Enqueue
 from batcher.core.console import SetPause
 from batcher.core.pauses import Waiting
 from batcher.core.waking import Wake, Waking
@@ -32,6 +33,13 @@ def test_workers_leave_a_paused_lane_alone(bench: Bench, waiting: Waiting) -> No
     assert ids_of(bench.worker().claim(10, 100, 100)) == []
     assert pause(bench, "interactive", "") == {}
     assert ids_of(bench.worker().claim(10, 100, 100)) == ["x"]
+
+
+def test_a_paused_lane_takes_texts_and_wakes_nobody(bench: Bench) -> None:
+    pause(bench, "interactive")
+    command = Enqueue(["x", "y"], ["x", "y"], [5, 5], "a", "interactive", 10_000, 1000)
+    (accepted,) = bench.worker().run([command])
+    assert ([state.kind for state in accepted.states], accepted.idle) == (["queued", "queued"], 0)
 
 
 def test_what_waits_is_finished_if_asked(bench: Bench) -> None:

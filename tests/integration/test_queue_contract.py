@@ -220,18 +220,22 @@ def test_a_worker_that_holds_many_windows_gets_no_bulk_even_beside_interactive(b
 
 
 @pytest.mark.parametrize(
-    ("waiting", "interactive", "bulk"),
-    [(141, 140, 20), (100, 100, 13)],
-    ids=["more than fit", "fewer than fit"],
+    ("waiting", "cost", "bulk_cost", "most", "taken"),
+    [
+        pytest.param(141, 1, 1, 200, (140, 20), id="more than fit"),
+        pytest.param(100, 1, 1, 200, (100, 13), id="fewer than fit"),
+        pytest.param(14, 1, 10, 16, (14, 1), id="as many as fit"),
+        pytest.param(1, 80, 5, 200, (1, 2), id="one"),
+    ],
 )
 def test_bulk_gets_an_eighth_beside_interactive(
-    bench: Bench, waiting: int, interactive: int, bulk: int
+    bench: Bench, waiting: int, cost: int, bulk_cost: int, most: int, taken: tuple[int, int]
 ) -> None:
-    """Of the batch if it is full of others, and of what the others take if it is not."""
-    bench.ask(*(f"b{i}" for i in range(40)), lane="bulk", cost=1)
-    bench.ask(*(f"x{i}" for i in range(waiting)), cost=1)
-    lanes = [entry.lane for entry in bench.worker().claim(200, 160, 0).entries]
-    assert (lanes.count("interactive"), lanes.count("bulk")) == (interactive, bulk)
+    """Of the batch while others wait for the next one, else of what they cost."""
+    bench.ask(*(f"b{i}" for i in range(40)), lane="bulk", cost=bulk_cost)
+    bench.ask(*(f"x{i}" for i in range(waiting)), cost=cost)
+    lanes = [entry.lane for entry in bench.worker().claim(most, 160, 0).entries]
+    assert (lanes.count("interactive"), lanes.count("bulk")) == taken
 
 
 def test_a_person_lifts_what_a_job_has_queued(bench: Bench) -> None:

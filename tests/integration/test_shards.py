@@ -15,6 +15,7 @@ from batcher.messages import entry_id
 from batcher.shards import shard_of
 from model_store import Tokens
 from model_store.stub import StubClassifier
+from tests.fakes import Gated
 from tests.shards import Fleet, ask, check, texts_at, until
 
 
@@ -202,6 +203,22 @@ async def test_a_worker_whose_home_is_down_serves_the_others_and_returns(fleet: 
     await until(lambda: all(hub.shards_up), "its end")
     await check(hub, *texts_at(1, 3, 20, "later"))
     await until(lambda: worker.exchange.outage.over and worker.exchange.idle, "the worker to be idle at home")
+
+
+async def test_a_request_has_priority_only_if_it_says_so(fleet: Fleet) -> None:
+    hub = await fleet.hub()
+    gated = Gated()
+    await fleet.worker(0, gated)
+    await fleet.ready(hub)
+    (text,) = texts_at(0, 3, 1)
+    pending = hub.hubs[0].dispatcher.pending
+    for classify in (hub.classify, hub.hubs[0].classify):
+        asking = asyncio.create_task(classify([entry_id(text)], [text], budget_s=60))
+        await until(lambda: pending, "the request")
+        assert not pending[entry_id(text)].first
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+    gated.gate.set()
 
 
 async def test_without_any_worker_requests_are_refused(fleet: Fleet) -> None:

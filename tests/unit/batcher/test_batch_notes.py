@@ -5,7 +5,11 @@ from __future__ import annotations
 import pytest
 
 from batcher.messages import BatchNote, Entry, decode_notes
-from batcher.worker.stats import BatchReport
+from batcher.worker.held import TokenizedEntry
+from batcher.worker.inference import FinishedBatch
+from batcher.worker.stats import NOTES, BatchReport, WorkerStats
+from model_store import Tokens
+from model_store.stub import StubClassifier
 
 
 def test_a_batch_is_logged_in_milliseconds() -> None:
@@ -16,6 +20,26 @@ def test_a_batch_is_logged_in_milliseconds() -> None:
     assert (logged["longest_wait_ms"], logged["tokenize_ms"], logged["model_ms"]) == (12.3, 1.23, 23.46)
     assert (logged["batch"], logged["size"], logged["entries"]) == (7, 2, ["x", "y"])
     assert "text" not in logged.values()
+
+
+def held(waited_ms: int, claimed_at: float) -> TokenizedEntry:
+    entry = Entry("x", "text", "interactive", 5, waited_ms, 9000, attempts=1)
+    return TokenizedEntry(entry, Tokens((1, 2, 3), truncated=0, unknown=0), 0.001, claimed_at, "idle")
+
+
+def test_a_report_says_how_long_texts_waited_before_and_after_they_were_claimed() -> None:
+    batch = [held(500, 10.0), held(250, 9.5)]
+    report = WorkerStats().add(FinishedBatch(batch, [], 16, 10.25, 0.5))
+    assert report.queue_s == (0.75, 1.0)
+    assert (report.size, report.tokens, report.ended_at) == (2, 6, 10.75)
+
+
+def test_a_record_lists_the_last_batches() -> None:
+    stats = WorkerStats()
+    for _ in range(NOTES + 5):
+        stats.add(FinishedBatch([held(0, 10.0)], [], 16, 10.0, 0.5))
+    recent = decode_notes(stats.record(StubClassifier().info, "idle")["recent"])
+    assert [note.number for note in recent] == list(range(6, NOTES + 6))
 
 
 def test_batch_notes_survive_their_encoding() -> None:

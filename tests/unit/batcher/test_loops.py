@@ -32,6 +32,23 @@ async def test_a_loop_that_ends_by_itself_is_named_with_its_reason(caplog: pytes
     await loops.stop()
 
 
+async def test_stopping_waits_for_the_end_of_every_loop() -> None:
+    ended: list[str] = []
+
+    async def slow() -> None:
+        try:
+            await forever()
+        finally:
+            await asyncio.sleep(0.01)
+            ended.append("slow")
+
+    loops = Loops()
+    loops.start(slow=slow(), hints=forever())
+    await asyncio.sleep(0)
+    await loops.stop()
+    assert ended == ["slow"]
+
+
 async def test_loops_that_are_stopped_end_without_a_word(caplog: pytest.LogCaptureFixture) -> None:
     loops = Loops()
     loops.start(hints=forever(), sweeps=forever())
