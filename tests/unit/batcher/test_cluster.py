@@ -1,4 +1,4 @@
-"""Clients of a cluster look for the node that has the slot of their key, before they use a connection."""
+"""Which server a connection is to: the node of a cluster that has a key, or another after a failover."""
 
 from __future__ import annotations
 
@@ -20,11 +20,13 @@ class Node:
     """A node that answers whether the key exists with `exists`, and everything else with PONG."""
 
     def __init__(self) -> None:
+        self.accepted = 0
         self.asked: list[str] = []
         self.exists = b":0\r\n"
         self.port = 0
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.accepted += 1
         while line := await reader.readline():
             words = []
             for _ in range(int(line[1:])):
@@ -108,3 +110,22 @@ async def test_a_key_that_no_node_has_is_an_outage(nodes: tuple[Node, Node], mak
     with pytest.raises(redis.exceptions.ConnectionError):
         await client.ping()
     assert len(first.asked) == len(second.asked) == MOST_ASKED // 2
+
+
+async def test_connections_are_opened_again_once_a_server_has_become_a_replica(
+    nodes: tuple[Node, Node],
+) -> None:
+    """It refuses writes, and answers reads for ever: those of other connections too."""
+    first, second = nodes
+    second.exists = b"-READONLY You can't write against a read only replica.\r\n"
+    client, other = (connect(f"redis://127.0.0.1:{node.port}", timeout_s=5.0, retries=0) for node in nodes)
+    for _ in range(3):
+        await asyncio.to_thread(client.ping)
+    assert first.accepted == 1
+    with pytest.raises(redis.exceptions.ConnectionError):
+        await asyncio.to_thread(other.exists, "key")
+    for _ in range(3):
+        await asyncio.to_thread(client.ping)
+    assert first.accepted == 2
+    for one in (client, other):
+        await asyncio.to_thread(one.close)
