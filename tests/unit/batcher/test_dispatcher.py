@@ -19,7 +19,7 @@ from batcher.messages import Lane
 
 
 class Made:
-    """A dispatcher whose pipeline answers nothing, except with `error`."""
+    """A dispatcher whose pipeline answers cancels only, or anything with `error`."""
 
     writes = 0
 
@@ -36,6 +36,8 @@ class Made:
         answer = asyncio.get_running_loop().create_future()
         if self.error is not None:
             answer.set_exception(self.error)
+        elif isinstance(command, Cancel):
+            answer.set_result(len(command.ids))
         return answer
 
     def ask(self, lane: Lane, *ids: str) -> Any:
@@ -54,6 +56,16 @@ async def test_a_pause_that_refuses_withdraws_what_waits_in_its_lane() -> None:
     assert isinstance(held["y"].future.exception(), Paused)
     assert not held["z"].future.done()
     assert made.dispatcher.pending.keys() == {"z"}
+
+
+async def test_what_nobody_waits_for_is_cancelled_unless_it_was_asked_for_again() -> None:
+    made = Made()
+    held = made.ask("interactive", "x", "y", "z")
+    made.dispatcher.let_go(held.values())
+    made.ask("interactive", "y")
+    await asyncio.sleep(0.01)
+    assert [command.ids for command in made.commands] == [["x", "y", "z"], ["y"], ["x", "z"]]
+    assert made.dispatcher.counts.cancelled == 2
 
 
 async def test_what_redis_lost_is_asked_for_again_while_time_is_left() -> None:

@@ -303,6 +303,15 @@ def test_a_worker_ends_although_what_its_signal_handler_raised_was_lost(bench: B
         worker.heartbeat()
 
 
+def test_a_heartbeat_that_succeeds_ends_an_outage(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(JobsWorker, "outage", Outage())
+    worker = JobsWorker([bench.queue.rq], connection=bench.client, serializer=JSONSerializer)
+    worker.register_birth()
+    worker.outage.lost(redis.exceptions.ConnectionError("gone"))
+    worker.heartbeat()
+    assert worker.outage.over
+
+
 def test_an_outage_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
     import logging
 
@@ -341,8 +350,9 @@ def test_a_job_stops_once_its_process_is_told_to() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     asked = jobs._stop_requested(os.getpid())
     assert not asked()
-    assert callable(signal.getsignal(signal.SIGTERM)), "the signal would end this process"
-    signal.raise_signal(signal.SIGTERM)
+    handler = signal.getsignal(signal.SIGTERM)
+    assert callable(handler), "the signal would end this process"
+    handler(signal.SIGTERM, None)
     assert asked()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ from batcher.errors import (
 )
 from batcher.jobs.records import JobRecord
 from batcher.jobs.results import chunk_results, decode_models
-from batcher.jobs.runner import Interrupted, run_job, smoothed
+from batcher.jobs.runner import PATIENCE_S, Interrupted, run_job, smoothed
 from batcher.jobs.store import JobStore
 from batcher.jobs.upload import Submission
 from batcher.messages import Outcome, entry_id
@@ -177,6 +178,26 @@ def test_what_a_client_would_be_refused_for_a_job_waits_for(
     assert bench.results() == answers(WORDS)
     warnings = [record.__dict__["action"] for record in caplog.records if record.levelname == "WARNING"]
     assert warnings == ["job.waits", "job.goes_on"]
+
+
+@pytest.mark.parametrize(("asked_s", "pause_s"), [(0.05, 0.05), (None, 0.2), (3600.0, PATIENCE_S)])
+def test_a_job_tries_again_after_the_time_that_it_was_told_within_bounds(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, asked_s: float | None, pause_s: float
+) -> None:
+    pauses: list[float] = []
+    sleep = asyncio.sleep
+
+    async def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        await sleep(0)
+
+    monkeypatch.setattr("asyncio.sleep", pause)
+    refusal = NoWorker("none")
+    refusal.retry_after_s = asked_s
+    bench.hub.refusal, bench.hub.refuses = refusal, 3
+    bench.job(["one"])
+    assert bench.run() == "finished"
+    assert [seconds for seconds in pauses if seconds] == [pause_s] * 3
 
 
 def test_a_job_cancelled_while_it_runs_asks_for_nothing_more(bench: Bench) -> None:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from redis import exceptions as redis_errors
 
 from batcher.core.eviction import EvictionWatch
 from batcher.core.snapshot import NO_SNAPSHOT, Snapshot, Sweep
@@ -56,6 +57,26 @@ async def test_what_changes_with_a_server_is_looked_at_when_it_is_connected() ->
     assert others.looks == 1
     await made.sweep(connected=False)
     assert (made.eviction.warning, others.looks) == ("", 2)
+
+
+@pytest.mark.parametrize("refused", [True, False])
+async def test_a_user_that_may_not_read_the_memory_sweeps_and_an_outage_is_one(
+    monkeypatch: pytest.MonkeyPatch, refused: bool
+) -> None:
+    redis = Redis()
+    errors = redis_errors.ResponseError("NOPERM"), redis_errors.ConnectionError("gone")
+
+    async def ask(*words: Any) -> bytes:
+        raise errors[not refused]
+
+    monkeypatch.setattr(redis, "ask", ask)
+    made: Any = Sweeper(redis, "api", 3, "")  # type: ignore[arg-type]
+    if refused:
+        await made.sweep(connected=False)
+        assert redis.memory == [0]
+    else:
+        with pytest.raises(redis_errors.ConnectionError):
+            await made.sweep(connected=False)
 
 
 def test_a_policy_that_evicts_is_told_once_and_again_after_a_change(
