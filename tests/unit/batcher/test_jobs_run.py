@@ -341,7 +341,7 @@ def test_finding_21_a_job_uses_the_results_of_its_own_client(
 
 @pytest.mark.parametrize("stops", [False, True])
 def test_finding_28_a_job_that_starts_while_its_queue_is_away_waits_and_loses_no_attempt(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, stops: bool
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, stops: bool
 ) -> None:
     """The queue has another Redis than jobs. Five attempts that ended so made a job fail as stalled."""
     monkeypatch.setattr("batcher.jobs.runner.STORE_RETRY_S", 0.001)
@@ -366,3 +366,5 @@ def test_finding_28_a_job_that_starts_while_its_queue_is_away_waits_and_loses_no
     else:
         assert attempt() == "finished"
         assert bench.record.attempt == 1
+    warnings = [record.__dict__["action"] for record in caplog.records if record.levelname == "WARNING"]
+    assert warnings == (["job.waits"] * 8 if stops else ["job.waits", "job.goes_on"])

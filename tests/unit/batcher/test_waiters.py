@@ -6,6 +6,9 @@ from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+import redis
+
 from batcher.hub.dispatcher import LOOK_S
 from batcher.hub.pending import PendingEntry
 from batcher.hub.slow_poll import LOOK_MOST_S, SlowPoll
@@ -52,3 +55,18 @@ async def test_finding_15_what_waits_to_be_asked_is_not_looked_for():
     pending["x"].asked_at, pending["x"].look_at = 1e6, 1e6 + LOOK_S
     poll.hints_lost = False
     assert poll.late(1e6 + LOOK_S) == [pending["x"]]
+
+
+@pytest.mark.parametrize(
+    ("error", "lost"),
+    [(redis.exceptions.ResponseError("no permissions"), False), (redis.exceptions.ConnectionError(), True)],
+)
+async def test_redis_is_lost_if_it_does_not_answer_a_poll_and_not_if_it_refuses(error, lost):
+    async def run(command):
+        raise error
+
+    seen: list[Exception] = []
+    pipeline: Any = SimpleNamespace(run=run)
+    dispatcher: Any = SimpleNamespace(pending={}, lost=seen.append)
+    await SlowPoll(pipeline, dispatcher).ask([])
+    assert seen == ([error] if lost else [])

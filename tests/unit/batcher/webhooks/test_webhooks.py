@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hmac
 import json
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -219,13 +221,18 @@ def test_a_job_that_was_deleted_or_created_again_is_left_alone(receiver: Receive
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers with the status in its path, or sends nothing."""
+    """Answers with the status in its path; 0: sends nothing; -1: sends its answer byte by byte."""
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["content-length"]))
         self.server.got.append((self.headers["host"], body))  # type: ignore[attr-defined]
         status = int(self.path.strip("/"))
-        if status:
+        if status < 0:
+            with contextlib.suppress(OSError):
+                for byte in b"HTTP/1.1 200 OK\r\n" + b"X" * 200:
+                    self.wfile.write(bytes([byte]))
+                    threading.Event().wait(0.05)
+        elif status:
             self.send_response(status)
             self.send_header("location", "https://example.com/")
             self.end_headers()
@@ -267,6 +274,17 @@ def test_a_receiver_that_does_not_answer(
     delivery = send(target, "127.0.0.1", b"{}", {})
     assert delivery.status is None
     assert delivery.error
+
+
+def test_a_receiver_that_answers_byte_by_byte(
+    server: ThreadingHTTPServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No byte is late, so that no timeout of the socket ends it."""
+    monkeypatch.setattr(webhooks, "ATTEMPT_S", 0.4)
+    target, began = parse_url(f"http://name.invalid:{server.server_port}/-1"), time.monotonic()
+    delivery = send(target, "127.0.0.1", b"{}", {})
+    assert (delivery.status, bool(delivery.error)) == (None, True)
+    assert time.monotonic() - began < 5
 
 
 def test_a_connection_that_is_refused() -> None:
