@@ -207,6 +207,7 @@ def test_what_has_ended_stays_as_it_ended(store: JobStore, ending: str) -> None:
     assert append(store, attempt, 3, LINES[0]) == ending
     assert record_of(store) == before
     assert before.rate == 0.0
+    assert store.input(JOB, 0) is None, "it was not asked to be kept"
     assert store.open_ids() == []
 
 

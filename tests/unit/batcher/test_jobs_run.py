@@ -203,7 +203,12 @@ def test_a_job_tries_again_after_the_time_that_it_was_told_within_bounds(
 def test_a_job_cancelled_while_it_runs_asks_for_nothing_more(bench: Bench) -> None:
     bench.job(WORDS * 100, chunk_texts=4)
     bench.hub.pause_s = 0.2
-    seen = 0
+    seen, left = 0, list[int]()
+
+    async def stop() -> None:
+        left.append(bench.hub.in_flight)
+
+    bench.hub.stop = stop  # type: ignore[method-assign]
 
     def cancel_soon() -> bool:
         nonlocal seen
@@ -214,6 +219,7 @@ def test_a_job_cancelled_while_it_runs_asks_for_nothing_more(bench: Bench) -> No
 
     assert bench.run(cancel_soon, job_in_flight=8) == "cancelled"
     assert bench.hub.cancelled > 0, "what was in flight was taken back"
+    assert left == [0], "before the hub stopped"
     assert bench.record.status == "cancelled"
     assert bench.record.done < bench.record.total
 
