@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from batcher.worker.several import SeveralWorkers
+import pytest
+
+from batcher.settings import WorkerSettings
+from batcher.worker.several import SeveralWorkers, SharingWorker
+from model_store.stub import StubClassifier
+from tests.fakes import FakeClock, FakeQueue, fake_host
 
 
 class Fake:
@@ -18,3 +23,45 @@ def test_the_cost_of_every_model_is_measured() -> None:
     workers: list[Any] = [Fake(), Fake()]
     SeveralWorkers(workers).warm_up()
     assert [worker.warmed for worker in workers] == [1, 1]
+
+
+class FakeTurns:
+    def __init__(self, log: list[str]) -> None:
+        self.log = log
+
+    def take(self, cost_s: float, prepare: object) -> None:
+        self.log.append("turn")
+
+    def end(self) -> None:
+        self.log.append("end of turn")
+
+
+def sharing(queue: FakeQueue) -> SharingWorker:
+    """A worker that shares the processor, and stops once nothing waits. `queue.log` lists its turns too."""
+    settings = WorkerSettings(lease_ms=60_000, batch_texts=4)
+    host = fake_host(FakeClock(), "under way", lambda: queue.log.append("join"))
+    worker = SharingWorker(StubClassifier(), queue.queues, settings, lambda results: None, host=host)
+    turns: Any = FakeTurns(queue.log)
+    worker.turns, queue.on_idle = turns, worker.stop
+    return worker
+
+
+def test_a_turn_ends_with_the_forward_pass_and_not_with_what_follows() -> None:
+    queue = FakeQueue([f"text {number}" for number in range(8)])
+    sharing(queue).run()
+    first = ["claim 4", "turn", "claim 4 more", "end of turn", "complete 4", "join"]
+    assert queue.log[: len(first)] == first
+    assert queue.log.count("turn") == queue.log.count("end of turn") == 2
+
+
+def test_a_worker_that_fails_before_its_batch_runs_gives_up_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other models would wait for ever, and the process would not end."""
+
+    def broken(lengths: object, layout: object) -> int:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("batcher.worker.loop.computed_tokens", broken)
+    queue = FakeQueue(["a text"])
+    with pytest.raises(ZeroDivisionError):
+        sharing(queue).run()
+    assert queue.log[:3] == ["claim 1", "turn", "end of turn"]
