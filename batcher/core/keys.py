@@ -18,7 +18,7 @@ to the next (decision 0010).
 | P:res:<id>    | string | the result, for polls and later requests   | 60 s          | complete       |
 | P:reply:<api> | list   | hints to one API process: ids and results  | 60 s, renewed | complete       |
 | P:waiting     | hash   | lane -> waiting cost                       | 1 h, renewed  | enqueue, claim |
-| P:idle        | zset   | idle worker -> since when                  | 1 h, renewed  | claim, complete|
+| P:idle        | zset   | idle worker -> since when                  | 60 s, renewed | claim, complete|
 | P:wake:<id>   | list   | a wake-up for one idle worker              | 60 s, renewed | enqueue        |
 | P:workers     | zset   | worker -> when it counts as dead           | 1 h, renewed  | beat           |
 | P:worker:<id> | hash   | record of a live worker; its last batches  | 1 h, renewed  | beat           |

@@ -59,9 +59,9 @@ class WorkerQueue:
         self._question, self._told = "", set[tuple[int, str]]()
 
     def expire_keys(self) -> None:
-        """Lets the keys expire that have no end, unless others use the queue. Raises Redis errors."""
+        """Lets the last keys of the queue expire, unless others use it. Raises Redis errors."""
         pipe = self._client.pipeline(transaction=False)
-        for key in ("model", "clock", "waiting"):
+        for key in ("model", "clock", "waiting", "snapshot"):
             pipe.expire(f"{self.prefix}:{key}", RETIRED_S)
         pipe.execute()
 

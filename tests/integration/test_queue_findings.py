@@ -475,3 +475,19 @@ def test_finding_43_another_process_sweeps_at_once_if_the_clock_was_set_back(ben
     bench.client.pexpire(f"{bench.P}:sweeper", HOUR_MS)
     assert bench.sweep(api="b").swept
     assert not bench.sweep(api="a").swept
+
+
+def test_finding_44_a_sweep_does_not_make_the_keys_of_a_dropped_revision_last(bench: Bench) -> None:
+    """One that came after the last worker had left gave the clock of the queue no end again."""
+    worker = bench.worker("w")
+    worker.beat([], RECORD, MODEL, 60_000)
+    worker.claim(10, 100, 100, idle_ms=0)
+    bench.sweep()
+    worker.retire()
+    worker.expire_keys()
+    assert bench.sweep().swept
+    lives = {key.decode(): bench.client.pttl(key) for key in bench.client.keys(f"{bench.P}:*")}
+    assert f"{bench.P}:clock" in lives
+    assert {key: ms for key, ms in lives.items() if not 0 < ms <= 300_000} == {}
+    bench.worker("other").beat([], RECORD, MODEL, 60_000)
+    assert bench.client.pttl(f"{bench.P}:clock") == -1, "it is served again"
