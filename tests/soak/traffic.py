@@ -86,9 +86,9 @@ class Traffic:
         await self._http.aclose()
 
     async def fill(self, count: int) -> None:
-        """As many requests of each outcome, as fast as they are answered: computed, known and refused."""
-        for kind in ("new", "known", "bad"):
-            left = itertools.repeat(self._makers[kind], count)
+        """As many predictions of each outcome, as fast as they are answered: computed, known and refused."""
+        for make in (self._makers["new"], self._makers["known"], self._refused_prediction):
+            left = itertools.repeat(make, count)
 
             async def send(left: Iterator[Callable[[], Awaitable[None]]] = left) -> None:
                 for make in left:
@@ -126,6 +126,10 @@ class Traffic:
 
     async def _bad(self) -> None:
         path, body, status = next(self._refused)
+        await self._call("bad", "POST", path, {status}, content=body)
+
+    async def _refused_prediction(self) -> None:
+        path, body, status = BAD[0]
         await self._call("bad", "POST", path, {status}, content=body)
 
     async def _look(self) -> None:
