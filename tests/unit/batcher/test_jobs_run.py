@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from batcher.errors import (
     QueueFull,
     QueueUnavailable,
 )
+from batcher.jobs import runner
 from batcher.jobs.records import JobRecord
 from batcher.jobs.results import chunk_results, decode_models
 from batcher.jobs.runner import PATIENCE_S, Interrupted, run_job, smoothed
@@ -185,13 +187,13 @@ def test_a_job_tries_again_after_the_time_that_it_was_told_within_bounds(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, asked_s: float | None, pause_s: float
 ) -> None:
     pauses: list[float] = []
-    sleep = asyncio.sleep
 
     async def pause(seconds: float) -> None:
         pauses.append(seconds)
-        await sleep(0)
+        await asyncio.sleep(0)
 
-    monkeypatch.setattr("asyncio.sleep", pause)
+    # Of this module only: threads of other tests may have loops that sleep.
+    monkeypatch.setattr(runner, "asyncio", SimpleNamespace(**{**vars(asyncio), "sleep": pause}))
     refusal = NoWorker("none")
     refusal.retry_after_s = asked_s
     bench.hub.refusal, bench.hub.refuses = refusal, 3
