@@ -34,19 +34,18 @@ local WORKERS_MS = '3600000'
 -- The queue's clock is that of Redis, except that it never goes back and advances by at most STEP_MS from one heartbeat or
 -- sweep to the next. A clock adjustment, the different clock of a promoted replica or a period without writes therefore
 -- ends no lease. P:clock holds the offset from the time of Redis and the queue's time when it was written; `update`
--- writes it again, 'KEEPTTL' without its end, if it has one: only a heartbeat makes a queue that is not served any more last.
+-- writes it again, and `...` may keep its end, in SET's syntax: only a heartbeat makes a queue that is not served any more last.
 local STEP_MS = 1200
 -- The lanes that operators have paused, as `lane waiting end;` for each (see pause.lua). They are read with the clock, so
 -- that they cost no command.
 local pauses = ''
-local function queue_clock(update)
+local function queue_clock(update, ...)
   local read = redis.call('MGET', CLOCK, PAUSES)
   local offset, previous = string.match(read[1] or '', '^(%-?%d+) (%d+)$')
   pauses = read[2] or ''
   local time = now + (tonumber(offset) or 0)
   if previous then time = math.min(math.max(time, tonumber(previous)), previous + STEP_MS) end
-  local written = string.format('%.0f %.0f', time - now, time)
-  if update == 'KEEPTTL' then redis.call('SET', CLOCK, written, update) elseif update then redis.call('SET', CLOCK, written) end
+  if update then redis.call('SET', CLOCK, string.format('%.0f %.0f', time - now, time), ...) end
   return time
 end
 

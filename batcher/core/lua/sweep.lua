@@ -17,7 +17,7 @@ if sweeper and sweeper ~= api and redis.call('PTTL', SWEEPER) <= SWEEPER_MS
 end
 even_when_full()
 redis.call('SET', SWEEPER, api, 'PX', SWEEPER_MS)
-now = queue_clock('KEEPTTL')
+now = queue_clock(true, 'KEEPTTL')
 local recovered = recover(limit, max_attempts)
 
 -- Expires entries at the head of a lane. Returns how many are left, and `entries cost oldest_ms` of them.
