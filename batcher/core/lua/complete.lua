@@ -35,7 +35,8 @@ local function runs_again(id)
   if claimer ~= worker then return true end
   if names == '' then
     redis.call('ZREM', INFLIGHT, id)
-    return delete_entry(id) == 1
+    delete_entry(id)
+    return true
   end
   local first = redis.call('GET', failed_key(id))
   local others = others_live()
