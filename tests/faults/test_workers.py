@@ -266,7 +266,7 @@ async def test_fault_28_two_revisions_answer_under_their_own_names(road: Road) -
         if answered >= revisions:
             break
     assert answered == revisions
-    for number, (outcome,) in enumerate(asked):
+    for number, (outcome,) in enumerate(asked, first):
         entry = entry_id(f"text {number}")
         key = cache_key("default", outcome.revision, entry)
         (other,) = revisions - {outcome.revision}
