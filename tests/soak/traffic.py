@@ -8,6 +8,7 @@ import itertools
 import json
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import httpx
@@ -87,14 +88,14 @@ class Traffic:
 
     async def fill(self, count: int) -> None:
         """As many predictions of each outcome, as fast as they are answered: computed, known and refused."""
-        for make in (self._makers["new"], self._makers["known"], self._refused_prediction):
+
+        async def send(left: Iterator[Callable[[], Awaitable[None]]]) -> None:
+            for make in left:
+                await make()
+
+        for make in (self._makers["new"], self._makers["known"], partial(self._bad, BAD[0])):
             left = itertools.repeat(make, count)
-
-            async def send(left: Iterator[Callable[[], Awaitable[None]]] = left) -> None:
-                for make in left:
-                    await make()
-
-            await asyncio.gather(*[send() for _ in range(FILLERS)])
+            await asyncio.gather(*[send(left) for _ in range(FILLERS)])
 
     def note(self, wrong: str) -> None:
         """Keeps the sentence on an answer that was not as expected."""
@@ -124,12 +125,8 @@ class Traffic:
         if answer is not None and answer.status_code == 200 and len(shape.scores(answer.json())) != 2:
             self.note(f"{shape.path}: {answer.text[:300]}")
 
-    async def _bad(self) -> None:
-        path, body, status = next(self._refused)
-        await self._call("bad", "POST", path, {status}, content=body)
-
-    async def _refused_prediction(self) -> None:
-        path, body, status = BAD[0]
+    async def _bad(self, refused: tuple[str, bytes, int] | None = None) -> None:
+        path, body, status = refused or next(self._refused)
         await self._call("bad", "POST", path, {status}, content=body)
 
     async def _look(self) -> None:
