@@ -62,7 +62,8 @@ class Dispatcher:
 
         An entry is enqueued if it is new, or if this request has a later deadline or a higher priority.
         """
-        held, to_enqueue = dict[str, PendingEntry](), list[PendingEntry]()
+        held = dict[str, PendingEntry]()
+        fresh, changed = list[PendingEntry](), list[PendingEntry]()
         for entry_id, text in items:
             if entry_id in held:
                 continue
@@ -71,20 +72,21 @@ class Dispatcher:
                 future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
                 entry = PendingEntry(entry_id, text, lane, trace, future, deadline, first, revision)
                 self.pending[entry_id] = entry
-                to_enqueue.append(entry)
+                fresh.append(entry)
             elif (
                 deadline > entry.deadline + 0.001
                 or (first and not entry.first)
                 or lane != entry.lane == "bulk"
             ):
                 entry.deadline = max(deadline, entry.deadline)
-                entry.lane = lane
+                if lane == "interactive":
+                    entry.lane = lane
                 entry.first |= first
-                to_enqueue.append(entry)
+                changed.append(entry)
             entry.waiting += 1
             held[entry_id] = entry
-        if to_enqueue:
-            self._enqueue(to_enqueue)
+        if fresh or changed:
+            self._enqueue([*fresh, *changed])
         return held
 
     def let_go(self, held: Iterable[PendingEntry]) -> None:
@@ -118,8 +120,13 @@ class Dispatcher:
             self._enqueue([entry])
 
     def _enqueue(self, entries: Sequence[PendingEntry]) -> None:
+        """Enqueues entries of one request, which is that of the first of them.
+
+        Other requests may have given the rest a later deadline, which the queue keeps.
+        """
         one = entries[0]
-        budget_s = max(one.deadline - asyncio.get_running_loop().time(), 0.001)
+        deadline = min(entry.deadline for entry in entries)
+        budget_s = max(deadline - asyncio.get_running_loop().time(), 0.001)
         command = Enqueue(
             [entry.id for entry in entries],
             [entry.text for entry in entries],

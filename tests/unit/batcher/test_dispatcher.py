@@ -58,6 +58,30 @@ async def test_a_pause_that_refuses_withdraws_what_waits_in_its_lane() -> None:
     assert made.dispatcher.pending.keys() == {"z"}
 
 
+async def test_finding_45_a_text_that_another_request_waits_for_does_not_lend_its_terms() -> None:
+    made = Made()
+    now = asyncio.get_running_loop().time()
+    made.dispatcher.hold([("x", "text")], now + 60, "interactive", "old", True, "r1")
+    made.dispatcher.hold([("x", "text"), ("y", "text")], now + 61, "bulk", "new", False, "")
+    made.dispatcher.hold([("x", "text"), ("z", "text")], now + 1, "interactive", "short", True, "")
+    raised, short = made.commands[1:]
+    assert (raised.ids, raised.lane, raised.trace, raised.first) == (["y", "x"], "bulk", "new", False)
+    assert raised.cache == ""
+    assert (short.ids, short.trace) == (["z"], "short")
+    assert 900 < short.budget_ms <= 1000
+    # A later pause of bulk work concerns the second request only.
+    assert made.dispatcher.pending["x"].lane == "interactive"
+
+
+async def test_a_text_that_gets_priority_lends_its_budget_to_no_other_text() -> None:
+    made = Made()
+    now = asyncio.get_running_loop().time()
+    made.dispatcher.hold([("x", "text")], now + 60, "interactive", "-", False, "")
+    made.dispatcher.hold([("x", "text"), ("y", "text")], now + 1, "interactive", "-", True, "")
+    assert made.commands[1].ids == ["y", "x"]
+    assert 900 < made.commands[1].budget_ms <= 1000
+
+
 async def test_what_nobody_waits_for_is_cancelled_unless_it_was_asked_for_again() -> None:
     made = Made()
     held = made.ask("interactive", "x", "y", "z")
