@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterat
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import fakeredis
 import pytest
@@ -18,6 +19,7 @@ from hypothesis import HealthCheck, settings
 
 from batcher.jobs.upload import encode_text
 from tests import fakeredis_patches
+from tests.crashes import ending
 from tests.mill import Mill
 from tests.order import long_first
 from tests.servers import RedisServer, server_binary
@@ -163,6 +165,12 @@ def redis_server(redis_servers: Callable[..., RedisServer]) -> RedisServer:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Long tests first, in every process of pytest-xdist."""
     items[:] = long_first(items, int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_handlecrashitem(report: Any) -> None:
+    """Says how a process of pytest-xdist ended."""
+    report.longrepr = f"{report.longrepr}\n{ending(report.node.gateway._io.popen)}"
 
 
 _MILLS = pytest.StashKey[list[Mill]]()
