@@ -183,7 +183,8 @@ async def test_a_page_takes_few_commands_however_many_records_there_are(
     execute = redis.Redis.execute_command
 
     def counting(self: Any, *words: Any, **options: Any) -> Any:
-        sent.append(words[0])
+        if self is api.redis:  # the API's sweeps have a client of the same class
+            sent.append(words[0])
         return execute(self, *words, **options)
 
     monkeypatch.setattr(redis.Redis, "execute_command", counting)
