@@ -44,8 +44,8 @@ def prediction(text: str, revision: str = REVISION, *, truncated: int = 0) -> Pr
 class FakeHub:
     """Answers from `answer`, once `gate` opens and after `pause_s`; remembers what it was asked.
 
-    `tenant` is what ids are salted with; `refusal` is what the next `refuses` calls get; `most` the texts
-    that were in flight at once.
+    A request that is cancelled takes `leaves_s` to end. `tenant` is what ids are salted with; `refusal` is
+    what the next `refuses` calls get; `most` the texts that were in flight at once.
     """
 
     lane: Lane = "interactive"
@@ -65,6 +65,7 @@ class FakeHub:
     refuses: float = math.inf
     gate: asyncio.Event | None = None
     pause_s: float = 0.0
+    leaves_s: float = 0.0
     patience_s: float = 0.0
     answer: Callable[[str], Outcome] = prediction
     running: bool = False
@@ -133,6 +134,8 @@ class FakeHub:
             await asyncio.sleep(self.pause_s)
         except asyncio.CancelledError:
             self.cancelled += 1
+            if self.leaves_s:
+                await asyncio.sleep(self.leaves_s)
             raise
         finally:
             self.in_flight -= len(texts)
