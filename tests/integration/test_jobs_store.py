@@ -406,6 +406,19 @@ def test_finding_08_jobs_hold_no_more_bytes_than_they_may(store: JobStore, clien
     assert keys(client) == []
 
 
+@pytest.mark.parametrize(("total", "own"), [(600, 9000), (9000, 600)])
+def test_finding_08_a_budget_can_be_used_to_its_last_byte(store: JobStore, total: int, own: int) -> None:
+    """A text of 496 characters takes 600 bytes, with its result."""
+    texts, one = encoded(["x" * 496]), Submission(client="one")
+    with pytest.raises(NoRoom, match="large"):
+        store.upload(JOB, 1, one, Budget(min(total, 599), min(own, 599))).add(texts)
+    store.upload(JOB, 1, one, Budget(total, own)).add(texts)
+    refusal = "client_full" if own == 600 else "^full"
+    with pytest.raises(NoRoom, match=refusal):
+        store.upload("2" * 32, 1, one, Budget(total + 599, own + 599)).add(texts)
+    store.upload("3" * 32, 1, one, Budget(total + 600, own + 600)).add(texts)
+
+
 @pytest.mark.parametrize("keep_input", [False, True])
 def test_finding_08_the_input_goes_at_the_end_unless_it_was_asked_to_be_kept(
     store: JobStore, client: redis.Redis, keep_input: bool

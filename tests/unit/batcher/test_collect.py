@@ -123,6 +123,14 @@ def test_the_cost_model_finds_the_line_behind_what_it_saw(fixed_s, token_s):
     assert model.token_s == pytest.approx(token_s, rel=0.2, abs=2e-6)
 
 
+def test_the_cost_model_divides_by_tokens_once_all_passes_it_knows_are_of_one_size():
+    model = CostModel.start()
+    for _ in range(5000):
+        model = model.learn(100, 0.02)
+    assert model.token_s == pytest.approx(0.0002)
+    assert model.fixed_s == pytest.approx(0.0)
+
+
 @given(st.lists(st.tuples(st.integers(1, 512), st.floats(1e-6, 10)), max_size=30))
 def test_the_cost_model_never_predicts_less_than_nothing(passes):
     model = CostModel.start()
