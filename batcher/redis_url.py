@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -39,8 +39,9 @@ def _seconds(value: str) -> float:
         raise ValueError(f"{value} is not a number of seconds") from None
 
 
-# TLS options that a URL may set, by their names in redis-py.
-_TLS_OPTIONS: dict[str, Callable[[str], object]] = {
+# How the value of an option is read, by the option's name in redis-py.
+Options = Mapping[str, Callable[[str], object]]
+_TLS_OPTIONS: Options = {
     "ssl_ca_certs": str,
     "ssl_ca_path": str,
     "ssl_cert_reqs": str,
@@ -48,8 +49,7 @@ _TLS_OPTIONS: dict[str, Callable[[str], object]] = {
     "ssl_keyfile": str,
     "ssl_check_hostname": _is_true,
 }
-# Other options of a URL of one server, by their names in redis-py.
-_OPTIONS: dict[str, Callable[[str], object]] = {
+_UNIX_OPTIONS: Options = {
     "db": _database,
     "username": str,
     "password": str,
@@ -57,11 +57,8 @@ _OPTIONS: dict[str, Callable[[str], object]] = {
     "socket_timeout": _seconds,
     "socket_connect_timeout": _seconds,
 }
-_BY_SCHEME = {
-    "unix": _OPTIONS,
-    "redis": _OPTIONS | {"socket_keepalive": _is_true},
-    "rediss": _OPTIONS | {"socket_keepalive": _is_true} | _TLS_OPTIONS,
-}
+_OPTIONS: Options = {**_UNIX_OPTIONS, "socket_keepalive": _is_true}
+_SENTINEL_OPTIONS: Options = {"sentinel_username": str, "sentinel_password": str}
 
 
 class _Parts(NamedTuple):
@@ -71,7 +68,7 @@ class _Parts(NamedTuple):
     path: str
     secret: dict[str, Any]
     tls: dict[str, Any]
-    other: dict[str, str]
+    other: dict[str, Any]
 
 
 def check_url(url: str) -> None:
@@ -85,20 +82,25 @@ def check_url(url: str) -> None:
     else:
         _address(url)
         parts = urlsplit(url)
-        _check_options(parts.scheme, parts.query)
+        _read_options(parts.scheme, parts.query, _UNIX_OPTIONS if parts.scheme == "unix" else _OPTIONS)
         if parts.scheme != "unix":
             _database(parts.path.strip("/"))
 
 
-def _check_options(scheme: str, query: str) -> None:
-    known = _BY_SCHEME[scheme]
+def _read_options(scheme: str, query: str, known: Options) -> dict[str, Any]:
+    """The options of a URL: those in `known`, and with TLS its own. Raises ValueError for any other."""
+    plain = not scheme.startswith("rediss")
+    most = known if scheme == "unix" else {**known, **_TLS_OPTIONS}
+    options = {}
     for name, values in parse_qs(query).items():
-        if name not in known:
+        if name not in (known if plain else most):
             seen = "this option" if "@" in query else f"option {name}"  # what precedes an @ may be a password
-            secure = "rediss" if scheme == "redis" else scheme
-            supported = ", ".join(_BY_SCHEME[secure])
-            raise ValueError(f"a {scheme}:// URL does not support {seen}; {secure}:// supports {supported}")
-        known[name](values[-1])
+            secure = scheme.replace("redis", "rediss", 1) if plain else scheme
+            raise ValueError(
+                f"a {scheme}:// URL does not support {seen}; {secure}:// supports {', '.join(most)}"
+            )
+        options[name] = most[name](values[-1])
+    return options
 
 
 def _address(url: str) -> tuple[str | None, int | None]:
@@ -113,8 +115,7 @@ def _address(url: str) -> tuple[str | None, int | None]:
         ) from None
 
 
-def _split(url: str, default_port: int, known: tuple[str, ...]) -> _Parts:
-    """Raises ValueError for an option that is neither a TLS option (with TLS) nor in `known`."""
+def _split(url: str, default_port: int, known: Options) -> _Parts:
     scheme, rest = url.split("://", 1)
     secret, _, place = rest.rpartition("@")
     place, _, query = place.partition("?")
@@ -123,27 +124,20 @@ def _split(url: str, default_port: int, known: tuple[str, ...]) -> _Parts:
     for host in names.split(","):
         name, port = _address(f"//{host}")
         hosts.append((name or "127.0.0.1", port or default_port))
-    tls: dict[str, Any] = {"ssl": True} if scheme.startswith("rediss") else {}
-    other = {}
-    for name, values in parse_qs(query).items():
-        if name in known:
-            other[name] = values[-1]
-        elif name in _TLS_OPTIONS and tls:
-            tls[name] = _TLS_OPTIONS[name](values[-1])
-        else:
-            secure = scheme.replace("redis+", "rediss+")
-            supported = ", ".join((*known, *_TLS_OPTIONS))
-            raise ValueError(f"a {scheme}:// URL has no option {name}; {secure}:// supports {supported}")
+    options = _read_options(scheme, query, known)
+    tls = {name: options.pop(name) for name in _TLS_OPTIONS if name in options}
+    if scheme.startswith("rediss"):
+        tls["ssl"] = True
     credentials: dict[str, Any] = {}
     if secret:
         user, _, password = secret.rpartition(":")
         credentials = {"username": unquote(user) or None, "password": unquote(password)}
-    return _Parts(hosts, path, credentials, tls, other)
+    return _Parts(hosts, path, credentials, tls, options)
 
 
 def sentinel_parts(url: str) -> tuple[list[Address], dict[str, Any], str, dict[str, Any]]:
     """The sentinels' addresses and options, then the name of the service and the options of its master."""
-    parts = _split(url, 26379, ("sentinel_username", "sentinel_password"))
+    parts = _split(url, 26379, _SENTINEL_OPTIONS)
     service, _, db = parts.path.partition("/")
     sentinels: dict[str, Any] = {"socket_timeout": 1.0, "socket_connect_timeout": 1.0, **parts.tls}
     sentinels |= {name.removeprefix("sentinel_"): value for name, value in parts.other.items()}
@@ -153,7 +147,7 @@ def sentinel_parts(url: str) -> tuple[list[Address], dict[str, Any], str, dict[s
 
 def cluster_parts(url: str) -> tuple[list[Address], dict[str, Any]]:
     """The addresses of nodes of a cluster, and the options of a connection to any of its nodes."""
-    parts = _split(url, 6379, ())
+    parts = _split(url, 6379, {})
     if parts.path not in ("", "0"):
         raise ValueError("a cluster has no databases: its URL ends after the last port")
     return parts.hosts, {**parts.secret, **parts.tls}

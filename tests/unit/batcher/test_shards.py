@@ -94,7 +94,7 @@ def test_the_url_of_a_cluster_names_nodes_and_how_to_talk_to_them() -> None:
     assert options == {"username": "me", "password": "p@ss", "ssl": True, "ssl_check_hostname": False}
     with pytest.raises(ValueError, match="no databases"):
         cluster_parts("redis+cluster://a:1/3")
-    with pytest.raises(ValueError, match="has no option db"):
+    with pytest.raises(ValueError, match="does not support option db"):
         cluster_parts("redis+cluster://a:1?db=3")
 
 

@@ -220,6 +220,16 @@ def test_a_job_that_was_deleted_or_created_again_is_left_alone(receiver: Receive
     assert not receiver.sender().send_next()
 
 
+def test_the_delivery_of_a_job_that_redis_has_lost_is_dropped(
+    receiver: Receiver, fake_redis: FakeRedis
+) -> None:
+    receiver.end()
+    (due,) = fake_redis.sync.keys("*:webhooks")
+    assert fake_redis.sync.delete(*fake_redis.sync.keys(f"*:job:{JOB}"))
+    assert not receiver.sender().send_next()
+    assert not fake_redis.sync.exists(due)
+
+
 class Handler(BaseHTTPRequestHandler):
     """Answers with the status in its path; 0: sends nothing; -1: sends its answer byte by byte."""
 
@@ -255,14 +265,22 @@ def server() -> Iterator[ThreadingHTTPServer]:
     made.server_close()
 
 
+def timers() -> list[threading.Timer]:
+    """Those of this process that have neither run nor been cancelled."""
+    found = (thread for thread in threading.enumerate() if isinstance(thread, threading.Timer))
+    return [timer for timer in found if not timer.finished.is_set()]
+
+
 @pytest.mark.parametrize(("status", "done"), [(200, True), (204, True), (302, False), (500, False)])
 def test_a_request_is_sent_to_the_address_that_was_checked(
     server: ThreadingHTTPServer, status: int, done: bool
 ) -> None:
     """The name does not resolve: it is only the Host of the request. A redirect is not followed."""
     target = parse_url(f"http://name.invalid:{server.server_port}/{status}")
+    before = timers()
     delivery = send(target, "127.0.0.1", b"{}", {"webhook-id": "x"})
     assert (delivery.status, delivery.done) == (status, done)
+    assert timers() == before, "the limit of the attempt waits on"
     assert server.got == [(f"name.invalid:{server.server_port}", b"{}")]  # type: ignore[attr-defined]
 
 

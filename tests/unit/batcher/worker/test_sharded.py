@@ -50,6 +50,18 @@ def test_a_worker_that_moves_claims_before_it_waits_there() -> None:
     assert made.claimed() == [entry_id("at home")]
 
 
+def test_a_shard_at_which_a_worker_cannot_be_known_counts_as_lost() -> None:
+    made = Made()
+    made.home.errors = [("refused", LOST)]
+
+    def visit(number: int, moved: bool) -> None:
+        raise LOST
+
+    made.exchange.visit = visit
+    assert made.claimed() == []
+    assert not made.exchange.parts[1].outage.over
+
+
 @pytest.mark.parametrize(("at_home", "elsewhere"), [(True, True), (True, False), (False, False)])
 def test_predictions_are_cached_separately_unless_every_shard_caches_them(
     at_home: bool, elsewhere: bool
