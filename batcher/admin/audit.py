@@ -22,7 +22,7 @@ class AuditLog:
         self._key = f"{prefix(name)}:audit"
 
     def add(self, line: Mapping[str, Any]) -> None:
-        pipe = self._client.pipeline(transaction=False)
+        pipe = self._client.pipeline()
         pipe.lpush(self._key, json.dumps(line, separators=(",", ":")))
         pipe.ltrim(self._key, 0, MOST_LINES - 1)
         pipe.expire(self._key, KEEP_S)

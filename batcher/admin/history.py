@@ -19,7 +19,7 @@ class MinuteHistory:
         self._key = f"{prefix(name)}:minutes"
 
     def add(self, line: bytes) -> None:
-        pipe = self._client.pipeline(transaction=False)
+        pipe = self._client.pipeline()
         pipe.rpush(self._key, line)
         pipe.ltrim(self._key, -MINUTES, -1)
         pipe.expire(self._key, MINUTES * 60)

@@ -37,7 +37,7 @@ class ClientHolds:
         current = self.current()
         if client not in current and len(current) >= MOST_HOLDS:
             return False
-        pipe = self._client.pipeline(transaction=False)
+        pipe = self._client.pipeline()
         pipe.hset(self._key, f"{FIELD}{client}", hold.encode())
         pipe.expire(self._key, SNAPSHOT_S)
         pipe.execute()

@@ -16,6 +16,7 @@ Script = Literal[
     "workers",
     "wake",
     "lend",
+    "end_wait",
     "claim",
     "complete",
     "beat",

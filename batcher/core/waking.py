@@ -34,6 +34,18 @@ class Wake(Command[Waking]):
 
 
 @dataclass(frozen=True, slots=True)
+class EndWait(Command[int]):
+    """Ends the wait of one worker."""
+
+    script = "end_wait"
+    worker: str
+    ids: Sequence[str] = ()
+
+    def args(self) -> list[str]:
+        return [self.worker]
+
+
+@dataclass(frozen=True, slots=True)
 class Lend(Command[int]):
     """Wakes a worker of this shard to help `shard`, where entries wait and all workers are busy.
 

@@ -76,7 +76,7 @@ class JobReader:
 
     def remember(self, line: bytes) -> None:
         """Adds a line to the history, of which HISTORY_S are kept for as many seconds."""
-        key, pipe = f"{self._prefix}:history", self._client.pipeline(transaction=False)
+        key, pipe = f"{self._prefix}:history", self._client.pipeline()
         pipe.rpush(key, line)
         pipe.ltrim(key, -HISTORY_S, -1)
         pipe.expire(key, HISTORY_S)

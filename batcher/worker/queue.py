@@ -13,11 +13,10 @@ from batcher.core.keys import cache_prefix, prefix
 from batcher.core.membership import Beat, Beaten, Release, Retire
 from batcher.core.outage import NoScriptError
 from batcher.core.questions import TEXTS, Answer, Question
+from batcher.core.waking import EndWait
 
 log = logging.getLogger(__name__)
 
-# How long an unused wake-up is kept.
-WAKE_MS = 60_000
 # How long the last keys of a queue are kept that is not served any more.
 RETIRED_S = 300
 
@@ -193,11 +192,7 @@ class WorkerQueue:
 
     def wake(self) -> None:
         """Ends the wait of this worker."""
-        # Together, so that the list has an end although the worker may be killed at any moment.
-        pipe = self._client.pipeline(transaction=False)
-        pipe.execute_command("RPUSH", self._wake_list, "1")
-        pipe.execute_command("PEXPIRE", self._wake_list, WAKE_MS)
-        pipe.execute()
+        self.run([EndWait(self.worker)])
 
     def release(self, ids: Sequence[str]) -> int:
         (released,) = self.run([Release(ids)])

@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 import fakeredis
 import pytest
@@ -493,3 +494,21 @@ def test_finding_44_a_sweep_does_not_make_the_keys_of_a_dropped_revision_last(be
     assert {key: ms for key, ms in lives.items() if not 0 < ms <= 300_000} == {}
     bench.worker("other").beat([], RECORD, MODEL, 60_000)
     assert bench.client.pttl(f"{bench.P}:clock") == -1, "it is served again"
+
+
+def test_finding_46_a_wake_up_and_its_end_are_one_command(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If the connection broke between the two, the list of a worker that had stopped was kept forever."""
+    sent: list[str] = []
+    execute = redis.client.Pipeline.execute
+
+    def recorded(pipe: Any, *args: Any, **options: Any) -> Any:
+        sent.extend(words[0] for words, _ in pipe.command_stack)
+        return execute(pipe, *args, **options)
+
+    monkeypatch.setattr(redis.client.Pipeline, "execute", recorded)
+    bench.worker("w").wake()
+    assert sent == ["EVALSHA"]
+    assert bench.client.lrange(f"{bench.P}:wake:w", 0, -1) == [b"1"]
+    assert 0 < bench.client.pttl(f"{bench.P}:wake:w") <= 60_000

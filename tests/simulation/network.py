@@ -243,6 +243,7 @@ def _name(words: Words) -> str:
             "outcomes",
             "sweep",
             "wake",
+            "end_wait",
             "claim",
             "complete",
             "beat",
