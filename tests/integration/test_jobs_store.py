@@ -531,6 +531,34 @@ def test_finding_22_no_key_of_jobs_is_without_an_end_at_any_moment(redis_server:
     assert sent <= {"EVAL", "EVALSHA", "HGETALL", "ZRANK", "HGET", "CLIENT", "HELLO"}
 
 
+def test_a_job_that_redis_has_lost_is_on_no_list(store: JobStore, client: redis.Redis) -> None:
+    create(store)
+    client.delete(f"{{millrace-jobs:jobs}}:job:{JOB}")
+    assert store.newest(10) == ([], None)
+    assert not client.exists("{millrace-jobs:jobs}:jobs")
+
+
+def test_the_lists_of_jobs_last_as_long_as_open_jobs(store: JobStore, client: redis.Redis) -> None:
+    create(store)
+    lists = ["{millrace-jobs:jobs}:jobs", "{millrace-jobs:jobs}:jobs:queued"]
+    for key in lists:
+        assert client.pexpire(key, 20_000)
+    assert store.open_ids() == [JOB]
+    assert all(client.pttl(key) > 50_000 for key in lists)
+
+
+def test_chunks_of_an_attempt_that_does_not_name_its_models_have_none(store: JobStore) -> None:
+    """The attempts before and after it do."""
+    create(store)
+    attempt = store.start(JOB)
+    for number, models in enumerate(([encode_models(["a@1"] * 3)], [], [encode_models(["b@2"])])):
+        chunk = [LINES[number]]
+        store.append(attempt, number, chunk, counts=Counts(), rate=1.0, model="m@r", models=models)
+    record = record_of(store)
+    chunks = [store.models(record, start, count) for start, count in ((0, 3), (3, 3), (6, 1))]
+    assert chunks == [["a@1"] * 3, [""] * 3, ["b@2"]]
+
+
 def test_the_models_of_each_text_are_kept_with_its_result(store: JobStore, client: redis.Redis) -> None:
     create(store)
     attempt = store.start(JOB)

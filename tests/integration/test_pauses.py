@@ -35,6 +35,11 @@ def test_workers_leave_a_paused_lane_alone(bench: Bench, waiting: Waiting) -> No
     assert ids_of(bench.worker().claim(10, 100, 100)) == ["x"]
 
 
+def test_a_pause_is_kept_longer_than_it_lasts_because_the_queues_clock_may_be_slow(bench: Bench) -> None:
+    pause(bench, "interactive", for_ms=300_000)
+    assert 650_000 < bench.client.pttl(f"{bench.P}:pauses") <= 660_000
+
+
 def test_a_paused_lane_takes_texts_and_wakes_nobody(bench: Bench) -> None:
     pause(bench, "interactive")
     command = Enqueue(["x", "y"], ["x", "y"], [5, 5], "a", "interactive", 10_000, 1000)

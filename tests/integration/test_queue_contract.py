@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -617,6 +618,27 @@ def test_a_joiner_with_a_longer_budget_extends_it(bench: Bench) -> None:
     bench.ask("x", api="b", budget_ms=10_000)
     (entry,) = bench.worker().claim(10, 100, 100).entries
     assert entry.remaining_ms > 9_000
+
+
+def test_a_text_that_ran_alone_is_returned_ahead_of_others_that_must(bench: Bench) -> None:
+    lost, first, second = bench.worker("lost", lease_ms=50), bench.worker("v"), bench.worker("w")
+    bench.ask("x", "y")
+    assert ids_of(lost.claim(10, 100, 100)) == ["x", "y"]
+    time.sleep(0.1)
+    (entry,) = first.claim(10, 100, 100).entries
+    assert (entry.solo, first.release([entry.id])) == (True, 1)
+    assert ids_of(second.claim(10, 100, 100)) == [entry.id]
+
+
+def test_a_refused_text_is_listed_with_the_code_of_its_failure(bench: Bench) -> None:
+    bench.ask("x")
+    for worker in (bench.worker("v"), bench.worker("w")):
+        worker.beat([], RECORD, MODEL, 60_000)
+    for worker in (bench.worker("v"), bench.worker("w")):
+        worker.claim(10, 100, 100)
+        worker.complete([("x", Failure("of_its_own", "no").encode())])
+    refused = json.loads(bench.client.hget(f"{bench.P}:refusals", "x"))
+    assert (refused["code"], refused["workers"]) == ("of_its_own", "v w")
 
 
 def test_cancelling_removes_the_entry_when_nobody_else_waits(bench: Bench) -> None:
