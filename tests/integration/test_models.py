@@ -6,12 +6,14 @@ import asyncio
 import itertools
 import json
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 
 import httpx
 import pytest
 
 from batcher import jobs
 from batcher.settings import WorkerSettings
+from batcher.worker import building
 from batcher.worker.building import LoadedModels
 from model_store import ModelError
 from tests.answers import right_json
@@ -255,3 +257,12 @@ async def test_one_model_alone_has_todays_keys(many: Many) -> None:
 def test_models_of_one_name_are_refused(many: Many, model: str, why: str) -> None:
     with pytest.raises(ModelError, match=why):
         LoadedModels(WorkerSettings(model=model))
+
+
+def test_the_only_model_may_have_any_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It needs no URL."""
+    only = SimpleNamespace(info=SimpleNamespace(name="my model/7"))
+    monkeypatch.setattr(building, "load_one", lambda settings, spec: only)
+    assert building._load_all(WorkerSettings(model="stub")) == {"": only}
+    with pytest.raises(ModelError, match="cannot stand in a URL"):
+        building._load_all(WorkerSettings(model="stub,other=stub@b"))

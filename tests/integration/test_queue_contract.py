@@ -883,6 +883,16 @@ def test_an_enqueue_says_whether_there_was_a_worker_to_wake(bench: Bench) -> Non
     assert [accepted.idle for accepted in one.run(enqueues)] == [1, 0, -1]
 
 
+def test_batches_stay_small_for_a_second_after_one_with_priority(bench: Bench) -> None:
+    """More such texts are likely, and they would wait for the batch to end."""
+    bench.ask(*map(str, range(25)))
+    bench.ask("first", first=True)
+    claimed = [ids_of(bench.worker().claim(10, 100, 100)) for _ in range(2)]
+    assert claimed == [["first", "0", "1"], ["2", "3", "4", "5", "6"]]
+    time.sleep(1.1)
+    assert len(ids_of(bench.worker().claim(10, 100, 100))) == 10
+
+
 def test_an_idle_worker_is_lent_to_another_shard_and_claims_first_at_home(bench: Bench) -> None:
     one, two = idle_workers(bench, "one", "two")
     assert one.run([Lend(3, 50)]) == [1], "the other one is idle still"

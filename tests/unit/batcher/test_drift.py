@@ -98,6 +98,8 @@ def test_few_texts_and_no_reference_say_nothing() -> None:
     few = Stream()
     few.run(foreign(LEAST_TEXTS - 10, seed=7))
     assert few.watch.window() == (LEAST_TEXTS - 10, {})
+    few.run(foreign(10, seed=8))
+    assert few.watch.window()[1].keys() == set(FEATURES)
     without = Stream(reference=False)
     without.run(foreign(500, seed=7))
     assert without.watch.window() == (0, {})
