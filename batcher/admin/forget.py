@@ -121,9 +121,10 @@ class Forgetting:
 
     def _clear_processes(self) -> None:
         """Makes every API process empty its memory with its next look at the snapshot."""
-        key = f"{self._prefix}:snapshot"
-        self._queue.hincrby(key, "forgotten", 1)
-        self._queue.expire(key, 3600)
+        key, pipe = f"{self._prefix}:snapshot", self._queue.pipeline()
+        pipe.hincrby(key, "forgotten", 1)
+        pipe.expire(key, 3600)
+        pipe.execute()
 
 
 def _delete(client: redis.Redis, keys: Sequence[Any]) -> int:

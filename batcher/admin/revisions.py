@@ -108,8 +108,10 @@ class RevisionBooks:
 
     def seen(self, api: str, moves: int) -> None:
         """Confirms for an API process that it answers by the state after so many moves."""
-        self._client.hset(self._seen, api, f"{moves} {self._now()}")
-        self._client.expire(self._seen, 60)
+        pipe = self._client.pipeline()
+        pipe.hset(self._seen, api, f"{moves} {self._now()}")
+        pipe.expire(self._seen, 60)
+        pipe.execute()
 
     def unconfirmed(self, moves: int) -> Sequence[str]:
         """The live API processes that have not confirmed so many moves."""

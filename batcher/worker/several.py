@@ -122,8 +122,10 @@ class Listing:
         fields: Mapping[Any, Any] = {key: end for name in self.names for key, end in listing(name).items()}
         for client, prefix in self._clients if fields else ():
             try:
-                client.hset(f"{prefix}:snapshot", mapping=dict(fields))
-                client.expire(f"{prefix}:snapshot", 3600)
+                pipe = client.pipeline()
+                pipe.hset(f"{prefix}:snapshot", mapping=dict(fields))
+                pipe.expire(f"{prefix}:snapshot", 3600)
+                pipe.execute()
             except REDIS_ERRORS as error:
                 log.debug("could not list the models: %s", reason(error), extra={"action": "models.unlisted"})
 

@@ -75,6 +75,14 @@ async def test_finding_31_the_last_idle_worker_may_have_been_woken_in_vain(asked
     assert (asked.commands, checks._scheduled) == (["wake", "wake"], False), "nothing waits"
 
 
+async def test_a_text_that_found_no_idle_worker_asks_for_help_at_once(asked: Asked) -> None:
+    helped: list[int] = []
+    checks = wake_ups(asked, {})
+    checks.ask_for_help = helped.append
+    checks.queued(-1)
+    assert helped == [0], "it has only just been queued"
+
+
 async def test_a_text_that_waits_while_no_worker_is_idle_asks_for_help(asked: Asked) -> None:
     helped: list[int] = []
     asked.reply = Waking(-1, 30)

@@ -90,6 +90,13 @@ def test_a_worker_that_stops_hands_over_its_suspects() -> None:
     assert not made.heartbeat.alive
 
 
+def test_a_heartbeat_stops_although_nothing_has_ended_the_wait_before() -> None:
+    made = Made()
+    made.heartbeat.start()
+    made.heartbeat.stop()
+    assert not made.heartbeat.alive
+
+
 def test_a_worker_without_leases_beats_half_as_often() -> None:
     made = Made()
     assert made.heartbeat.pause_s == 0.5

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
 
 from batcher.settings import WorkerSettings
-from batcher.worker.several import SeveralWorkers, SharingWorker
+from batcher.worker.several import Listing, SeveralWorkers, SharingWorker
 from model_store.stub import StubClassifier
+from tests.conftest import FakeRedis
 from tests.fakes import FakeClock, FakeQueue, fake_host
 
 
@@ -23,6 +25,22 @@ def test_the_cost_of_every_model_is_measured() -> None:
     workers: list[Any] = [Fake(), Fake()]
     SeveralWorkers(workers).warm_up()
     assert [worker.warmed for worker in workers] == [1, 1]
+
+
+def test_models_are_not_listed_any_more_once_that_was_stopped(fake_redis: FakeRedis) -> None:
+    """A thread that ends later lists models that another process has taken off the list."""
+
+    class Slow:
+        def pipeline(self) -> Any:
+            time.sleep(0.1)
+            return fake_redis.sync.pipeline()
+
+    slow: Any = Slow()
+    listing = Listing(["quick"], [(slow, "P")])
+    listing.start()
+    listing.stop()
+    assert fake_redis.sync.hkeys("P:snapshot")
+    assert 3500 < fake_redis.sync.ttl("P:snapshot") <= 3600
 
 
 class FakeTurns:
