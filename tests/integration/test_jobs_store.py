@@ -485,6 +485,14 @@ def test_finding_22_nothing_is_left_of_jobs_whose_time_is_over(client: redis.Red
     assert not [key for key in keys(client) if b":job:" in key and b"c" * 32 not in key]
 
 
+def test_a_file_whose_time_is_over_leaves_its_room_to_the_next(store: JobStore, client: redis.Redis) -> None:
+    room = Budget(1000, 1000)
+    store.files.put("f" * 32, [b"x" * 600], "one", room)
+    client.zadd("{millrace-jobs:jobs}:jobs:ends", {f"file:{'f' * 32}": 1})
+    assert store.files.put("e" * 32, [b"x" * 600], "one", room) == (600, 1)
+    assert held(client) == {b"all": b"600", b"client:one": b"600"}
+
+
 def test_a_job_whose_time_is_over_goes_as_a_whole_and_a_later_one_of_its_id_stays(
     store: JobStore, client: redis.Redis
 ) -> None:
