@@ -883,6 +883,13 @@ def test_an_enqueue_says_whether_there_was_a_worker_to_wake(bench: Bench) -> Non
     assert [accepted.idle for accepted in one.run(enqueues)] == [1, 0, -1]
 
 
+def test_what_bulk_leaves_of_its_share_goes_to_interactive_texts(bench: Bench) -> None:
+    bench.ask(*map(str, range(20)))
+    bench.ask("bulk", lane="bulk")
+    claimed = ids_of(bench.worker().claim(16, 1000, 1000))
+    assert claimed == [*map(str, range(14)), "bulk", "14"]
+
+
 def test_batches_stay_small_for_a_second_after_one_with_priority(bench: Bench) -> None:
     """More such texts are likely, and they would wait for the batch to end."""
     bench.ask(*map(str, range(25)))

@@ -20,7 +20,7 @@ from batcher.core.outage import Outage
 from batcher.jobs import main as jobs
 from batcher.jobs.job_class import FUNCTION, ClassifyJob
 from batcher.jobs.recovery import JobRecovery
-from batcher.jobs.rq_queue import JobQueue
+from batcher.jobs.rq_queue import JobQueue, JobsQueue
 from batcher.jobs.rq_worker import SOCKET_TIMEOUT_S, JobsWorker, OneLineOutage
 from batcher.jobs.runner import Interrupted
 from batcher.jobs.store import JobStore
@@ -206,6 +206,17 @@ def test_a_finished_job_that_rq_calls_abandoned_stays_finished(bench: Bench) -> 
     assert bench.store.record(JOB) == before
     assert bench.hub.asked == []
     assert [bench.recovery.look(), bench.recovery.look()] == [[], []]
+
+
+def test_the_next_job_is_taken_and_whatever_is_before_it_is_removed(bench: Bench) -> None:
+    key, refused = bench.queue.rq.key, JobsQueue.refused
+    bench.client.rpush(key, "no job of this service")
+    bench.create()
+    bench.queue.enqueue(JOB)
+    assert JobsQueue.lmove(bench.client, key, None)[1] == JOB.encode()
+    assert bench.client.lrange(f"{key}:intermediate", 0, -1) == [JOB.encode()]
+    assert JobsQueue.refused == refused + 1
+    assert JobsQueue.lmove(bench.client, key, None) is None
 
 
 def test_a_lock_left_by_a_killed_worker_does_not_last(bench: Bench) -> None:
