@@ -194,8 +194,9 @@ class Dispatcher:
         """Refuses what only this command enqueues. Requests that may be admitted wait for the rest."""
         cost = sum(estimate_cost(entry.text) for entry in entries)
         refusal = self._admission.queue_full(entries[0].lane, waiting, cost, now)
-        latest = [entry for entry in entries if entry.enqueue == number]
-        self._shed([entry for entry in latest if entry.asked_at == math.inf] or latest, refusal)
+        # If none is new, Redis must have lost some that it had accepted.
+        fresh = [entry for entry in entries if entry.asked_at == math.inf]
+        self._shed([entry for entry in fresh or entries if entry.enqueue == number], refusal)
 
     def _shed(self, entries: Sequence[PendingEntry], refusal: MillraceError) -> None:
         for entry in entries:

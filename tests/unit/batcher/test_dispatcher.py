@@ -9,22 +9,23 @@ from typing import Any
 import pytest
 import redis
 
-from batcher.core.commands import Cancel, Enqueue
+from batcher.core.commands import Accepted, Cancel, Enqueue, Full, State
 from batcher.core.outage import Outage
 from batcher.core.pauses import Pause
-from batcher.errors import Paused
+from batcher.errors import Paused, QueueFull
 from batcher.hub.admission import Admission, LaneCaps
 from batcher.hub.dispatcher import Dispatcher
 from batcher.messages import Lane
 
 
 class Made:
-    """A dispatcher whose pipeline answers cancels only, or anything with `error`."""
+    """A dispatcher whose pipeline answers cancels only, or anything with `error`. A test answers the rest."""
 
     writes = 0
 
     def __init__(self) -> None:
         self.commands: list[Any] = []
+        self.answers: list[asyncio.Future[Any]] = []
         self.error: Exception | None = None
         self.outage = Outage()
         pipeline: Any = self
@@ -34,6 +35,7 @@ class Made:
     def run(self, command: Any) -> asyncio.Future[Any]:
         self.commands.append(command)
         answer = asyncio.get_running_loop().create_future()
+        self.answers.append(answer)
         if self.error is not None:
             answer.set_exception(self.error)
         elif isinstance(command, Cancel):
@@ -71,6 +73,30 @@ async def test_finding_45_a_text_that_another_request_waits_for_does_not_lend_it
     assert 900 < short.budget_ms <= 1000
     # A later pause of bulk work concerns the second request only.
     assert made.dispatcher.pending["x"].lane == "interactive"
+
+
+async def test_finding_47_a_refused_request_leaves_a_text_that_gained_priority_to_the_others() -> None:
+    made = Made()
+    now = asyncio.get_running_loop().time()
+
+    async def answer(number: int, enqueued: Any) -> None:
+        made.answers[number].set_result(enqueued)
+        await asyncio.sleep(0)
+
+    accepted = Accepted([State("queued")], 0)
+    x = made.dispatcher.hold([("x", "text")], now + 60, "interactive", "-", False, "")["x"]
+    made.dispatcher.hold([("x", "text"), ("y", "text")], now + 0.05, "interactive", "-", True, "")
+    y = made.dispatcher.hold([("y", "text")], now + 60, "interactive", "-", False, "")["y"]
+    await answer(0, accepted)
+    await answer(1, Full(1000))
+    await answer(2, accepted)
+    assert not x.future.done()
+    assert not y.future.done()
+    # Nobody has it any more if Redis has lost it and the queue is full.
+    made.dispatcher.again(x)
+    await answer(3, Full(1000))
+    assert isinstance(x.future.exception(), QueueFull)
+    assert not y.future.done()
 
 
 async def test_a_text_that_gets_priority_lends_its_budget_to_no_other_text() -> None:
