@@ -10,7 +10,7 @@ import redis
 from batcher.jobs.records import Attempt, Counts, JobRecord
 from batcher.jobs.results import encode_models
 from batcher.jobs.store import JobStore
-from batcher.jobs.upload import Budget, NoRoom, Submission
+from batcher.jobs.upload import Budget, NoRoom, Submission, encode_text
 from tests.conftest import encoded
 from tests.servers import RedisServer
 
@@ -68,6 +68,10 @@ def test_an_upload_becomes_a_job_with_its_input(store: JobStore) -> None:
     assert store.input(JOB, 3) is None
     assert (store.waiting(), store.position(record)) == (1, 1)
     assert store.open_ids() == [JOB]
+
+
+def test_a_text_takes_the_memory_of_its_utf_8() -> None:
+    assert encode_text("für 文") == '"für 文"'.encode()
 
 
 def test_an_upload_that_is_dropped_leaves_nothing(store: JobStore, client: redis.Redis) -> None:

@@ -890,6 +890,15 @@ def test_what_bulk_leaves_of_its_share_goes_to_interactive_texts(bench: Bench) -
     assert claimed == [*map(str, range(14)), "bulk", "14"]
 
 
+def test_a_text_that_failed_wakes_one_other_worker(bench: Bench) -> None:
+    workers = idle_workers(bench, "one", "two", "three", "four")
+    bench.ask("x")
+    assert woken(*workers) == ["four"]
+    workers[3].claim(10, 100, 100)
+    workers[3].complete([("x", FAILURE)])
+    assert woken(*workers) == ["three"]
+
+
 def test_batches_stay_small_for_a_second_after_one_with_priority(bench: Bench) -> None:
     """More such texts are likely, and they would wait for the batch to end."""
     bench.ask(*map(str, range(25)))

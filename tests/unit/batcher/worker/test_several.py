@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import Any
 
@@ -25,6 +26,33 @@ def test_the_cost_of_every_model_is_measured() -> None:
     workers: list[Any] = [Fake(), Fake()]
     SeveralWorkers(workers).warm_up()
     assert [worker.warmed for worker in workers] == [1, 1]
+
+
+def test_a_revision_that_is_loaded_while_the_process_stops_does_not_keep_it() -> None:
+    class Running(Fake):
+        broken = False
+
+        def __init__(self) -> None:
+            self.stopping = threading.Event()
+
+        def run(self) -> None:
+            assert self.stopping.wait(30)
+
+        def stop(self) -> None:
+            self.stopping.set()
+
+    first, late = Running(), Running()
+    workers: list[Any] = [first]
+    several = SeveralWorkers(workers)
+    running = threading.Thread(target=several.run)
+    running.start()
+    several.stop()
+    anything: Any = late
+    several.add(anything)
+    running.join(30)
+    assert not running.is_alive()
+    assert first.stopping.is_set()
+    assert late.stopping.is_set()
 
 
 def test_models_are_not_listed_any_more_once_that_was_stopped(fake_redis: FakeRedis) -> None:
