@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 import redis
 
+from batcher.admin.audit import MOST_LINES, AuditLog
 from batcher.admin.history import MINUTES, MinuteHistory
 from tests.limits import confine
 from tests.mill import Mill, Process, wait_until
@@ -108,11 +109,16 @@ class Soaked(Mill):
         old.log.unlink()
 
     def fill_history(self) -> bool:
-        """As after a day: the console's history of minutes gets its full length, once it has a line."""
-        history = MinuteHistory(self.client, "default")
-        for line in history.newest(1) * MINUTES:
+        """As after days: the console's history and its audit get their full length, once they have a line."""
+        history, audit = MinuteHistory(self.client, "default"), AuditLog(self.client, "default")
+        minutes, actions = history.newest(1), audit.newest(1)
+        if not (minutes and actions):
+            return False
+        for line in minutes * MINUTES:
             history.add(line)
-        return bool(history.newest(1))
+        for action in actions * MOST_LINES:
+            audit.add(action)
+        return True
 
     def children(self) -> list[int]:
         """Processes of jobs that run."""

@@ -8,7 +8,6 @@ import itertools
 import json
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from functools import partial
 from typing import Any
 
 import httpx
@@ -46,6 +45,8 @@ BAD: Sequence[tuple[str, bytes, int]] = (
     ("/jobs", b'{"text": []}', 422),
     ("/jobs/0123456789abcdef0123456789abcdef/events", b"", 405),
 )
+# The kinds of each outcome that the API remembers: computed, known, and failed.
+OUTCOMES = ({"new", "model", "dialect"}, {"known"}, {"bad", "leave"})
 PATIENCE_S = 30.0
 # How many requests of `Traffic.fill` are under way at a time.
 FILLERS = 8
@@ -87,14 +88,18 @@ class Traffic:
         await self._http.aclose()
 
     async def fill(self, count: int) -> None:
-        """As many predictions of each outcome, as fast as they are answered: computed, known and refused."""
+        """As many requests of each outcome, as fast as they are answered; the same kinds as in `run`.
 
-        async def send(left: Iterator[Callable[[], Awaitable[None]]]) -> None:
-            for make in left:
-                await make()
+        What the API remembers of a request takes more memory for some kinds than for others.
+        """
 
-        for make in (self._makers["new"], self._makers["known"], partial(self._bad, BAD[0])):
-            left = itertools.repeat(make, count)
+        async def send(left: Iterator[str]) -> None:
+            for kind in left:
+                await self._makers[kind]()
+
+        for outcome in OUTCOMES:
+            kinds = itertools.cycle([kind for kind in KINDS if kind in outcome])
+            left = itertools.islice(kinds, count)
             await asyncio.gather(*[send(left) for _ in range(FILLERS)])
 
     def note(self, wrong: str) -> None:
@@ -125,8 +130,8 @@ class Traffic:
         if answer is not None and answer.status_code == 200 and len(shape.scores(answer.json())) != 2:
             self.note(f"{shape.path}: {answer.text[:300]}")
 
-    async def _bad(self, refused: tuple[str, bytes, int] | None = None) -> None:
-        path, body, status = refused or next(self._refused)
+    async def _bad(self) -> None:
+        path, body, status = next(self._refused)
         await self._call("bad", "POST", path, {status}, content=body)
 
     async def _look(self) -> None:
