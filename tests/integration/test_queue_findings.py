@@ -233,6 +233,13 @@ def test_finding_08_where_memory_is_short_nothing_is_remembered_and_results_go(b
     assert bench.client.exists("millrace:cache:2:t:rev:y")
 
 
+def test_finding_08_a_sweep_evicts_hardly_more_than_it_must(bench: Bench) -> None:
+    """A scan finds about 200 results."""
+    bench.client.mset({f"millrace:cache:2:t:rev:{n}": ANSWER for n in range(2000)})
+    bench.sweep_with("millrace:cache:2:t:", 100, 0)
+    assert 1700 < len(bench.client.keys("millrace:cache:2:t:*")) <= 1900
+
+
 def test_finding_22_a_release_after_the_entry_is_gone_leaves_nothing(bench: Bench) -> None:
     bench.ask("x")
     bench.worker().claim(10, 100, 100)

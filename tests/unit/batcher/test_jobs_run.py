@@ -348,6 +348,30 @@ def test_finding_21_a_job_uses_the_results_of_its_own_client(
 
 
 @pytest.mark.parametrize("stops", [False, True])
+def test_a_job_goes_on_when_the_redis_of_jobs_answers_again_unless_its_worker_stops(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, stops: bool
+) -> None:
+    monkeypatch.setattr("batcher.jobs.runner.STORE_RETRY_S", 0.001)
+    end, tries = bench.store.end, list[int]()
+
+    def away(*args: Any) -> Any:
+        tries.append(1)
+        if len(tries) < 4:
+            raise redis.exceptions.ConnectionError("away")
+        return end(*args)
+
+    monkeypatch.setattr(bench.store, "end", away)
+    bench.job(["one"])
+    if stops:
+        with pytest.raises(Interrupted):
+            bench.run(lambda: bool(tries))
+        assert len(tries) == 1
+    else:
+        assert bench.run() == "finished"
+        assert len(tries) == 4
+
+
+@pytest.mark.parametrize("stops", [False, True])
 def test_finding_28_a_job_that_starts_while_its_queue_is_away_waits_and_loses_no_attempt(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, stops: bool
 ) -> None:
