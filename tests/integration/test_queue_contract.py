@@ -899,6 +899,16 @@ def test_a_text_that_failed_wakes_one_other_worker(bench: Bench) -> None:
     assert woken(*workers) == ["three"]
 
 
+def test_a_worker_that_broke_hands_over_every_text_that_may_be_the_cause(bench: Bench) -> None:
+    bench.ask("x", "y", "z")
+    broken, other = bench.worker("broken"), bench.worker("other")
+    broken.claim(10, 100, 100)
+    broken.retire(["x", "y"])
+    time.sleep(0.01)
+    alone = [ids_of(other.claim(10, 100, 100)) for _ in range(3)]
+    assert sorted(alone) == [[], ["x"], ["y"]], "the third one keeps its lease"
+
+
 def test_batches_stay_small_for_a_second_after_one_with_priority(bench: Bench) -> None:
     """More such texts are likely, and they would wait for the batch to end."""
     bench.ask(*map(str, range(25)))

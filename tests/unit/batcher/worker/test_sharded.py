@@ -62,6 +62,21 @@ def test_a_shard_at_which_a_worker_cannot_be_known_counts_as_lost() -> None:
     assert not made.exchange.parts[1].outage.over
 
 
+@pytest.mark.parametrize("idle", [False, True])
+def test_a_worker_is_idle_only_where_it_lives_and_only_if_it_has_nothing_to_do(idle: bool) -> None:
+    made = Made()
+    (at_home,) = made.exchange.claim(made.command()).entries
+    made.home.errors = [("refused", LOST)]
+    made.claimed()
+    (elsewhere,) = made.claimed()
+    sent: list[tuple[str, bool]] = []
+    for name, part in zip(("home", "other"), made.exchange.parts.values(), strict=True):
+        part.send = lambda results, *, idle, name=name: sent.append((name, idle)) or True  # type: ignore
+    prediction = Prediction(b"[]", "rev", 1)
+    made.exchange.send([(at_home.id, prediction), (elsewhere, prediction)], idle=idle)
+    assert sorted(sent) == [("home", False), ("other", idle)], "it lives at the other one by now"
+
+
 @pytest.mark.parametrize(("at_home", "elsewhere"), [(True, True), (True, False), (False, False)])
 def test_predictions_are_cached_separately_unless_every_shard_caches_them(
     at_home: bool, elsewhere: bool
