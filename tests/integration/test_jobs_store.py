@@ -559,6 +559,17 @@ def test_the_lists_of_jobs_last_as_long_as_open_jobs(store: JobStore, client: re
     assert all(client.pttl(key) > 50_000 for key in lists)
 
 
+def test_a_job_that_starts_lives_as_long_as_one_that_was_created_then(
+    store: JobStore, client: redis.Redis
+) -> None:
+    create(store)
+    of_job = [f"{{millrace-jobs:jobs}}:job:{JOB}", f"{{millrace-jobs:jobs}}:job:{JOB}:input"]
+    for key in of_job:
+        assert client.pexpire(key, 20_000)
+    store.start(JOB)
+    assert all(client.pttl(key) > 50_000 for key in of_job)
+
+
 def test_chunks_of_an_attempt_that_does_not_name_its_models_have_none(store: JobStore) -> None:
     """The attempts before and after it do."""
     create(store)

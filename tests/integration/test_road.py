@@ -544,6 +544,17 @@ async def test_no_worker_is_said_at_once(road: Road) -> None:
         await ask(hub, "anyone?")
 
 
+async def test_a_hub_that_stops_refuses_requests_at_once(road: Road) -> None:
+    hub = await road.hub()
+    await road.worker()
+    await road.ready(hub)
+    stopping = asyncio.ensure_future(hub.stop())
+    await asyncio.sleep(0)
+    with pytest.raises(QueueUnavailable):
+        hub.admit("interactive", 1.0)
+    await stopping
+
+
 async def test_a_full_lane_sheds_and_says_when_to_come_back(road: Road) -> None:
     hub = await road.hub(interactive=20)
     await road.worker(StubClassifier(batch_ms=200), batch_texts=1)
