@@ -8,8 +8,11 @@ import pytest
 
 from batcher.cascades import Cascade, parse_cascades, read_cascade
 from batcher.core.cascade import combined, in_order, mismatch
-from batcher.core.snapshot import ModelRecord
+from batcher.core.snapshot import NO_SNAPSHOT, ModelRecord
+from batcher.jobs.cascade import CascadeHub
+from batcher.jobs.members import Member
 from batcher.messages import Prediction, fragment
+from tests.unit.pretended import FakeCache, FakeHub
 
 QUICK = Cascade("quick", "default", "org/large", 0.9)
 FAST = ModelRecord("default", "a" * 64, ("NEGATIVE", "POSITIVE"), 512, "openvino", "bf16")
@@ -90,3 +93,15 @@ def test_models_with_several_labels_per_text_are_no_members() -> None:
     why = "the cascade quick needs models with one label per text, and org/large may give several"
     assert mismatch(QUICK, FAST, several) == ("several_labels", why)
     assert mismatch(QUICK, replace(FAST, multi_label=True), SURE) is not None
+
+
+@pytest.mark.parametrize(("fast", "sure"), [(FAST, SURE), (FAST, None), (None, SURE), (None, None)])
+def test_a_job_knows_the_model_of_a_cascade_once_both_members_have_one(
+    fast: ModelRecord | None, sure: ModelRecord | None
+) -> None:
+    members = [
+        Member(FakeHub(lane="bulk", snapshot=replace(NO_SNAPSHOT, model=model)), FakeCache())
+        for model in (fast, sure)
+    ]
+    model = CascadeHub(QUICK, *members).snapshot.model
+    assert (model is not None) == (fast is not None and sure is not None)
