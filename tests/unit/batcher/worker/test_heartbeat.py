@@ -95,6 +95,7 @@ def test_a_heartbeat_stops_although_nothing_has_ended_the_wait_before() -> None:
     made.heartbeat.start()
     made.heartbeat.stop()
     assert not made.heartbeat.alive
+    assert made.statuses == [], "it has not ended because it had no record left to send"
 
 
 def test_a_worker_without_leases_beats_half_as_often() -> None:
