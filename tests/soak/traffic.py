@@ -139,10 +139,15 @@ class Traffic:
         await self._call("look", "GET", next(self._pages), {200})
 
     async def _leave(self) -> None:
-        """A client that does not wait for its answer."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(0.003):
-                await self._http.post("/predict", json={"text": self._texts(4)})
+        """A client that does not wait for its answer. httpx would keep the connection of each."""
+        body = json.dumps({"text": self._texts(4)}).encode()
+        head = f"host: x\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+        _, writer = await asyncio.open_connection(self._http.base_url.host, self._http.base_url.port)
+        writer.write(b"POST /predict HTTP/1.1\r\n" + head.encode() + body)
+        await asyncio.sleep(0.003)
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
         self.seen["leave"] += 1
 
     async def _post(self, kind: str, path: str, body: Any) -> httpx.Response | None:
