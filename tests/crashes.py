@@ -12,7 +12,8 @@ from pathlib import Path
 
 import psutil
 
-MIB = 1024**2
+from tests.limits import MIB
+
 # Where Linux counts what it has done with memory since it started.
 MEMORY_COUNTS = Path("/proc/vmstat")
 ENDS_WITHIN_S = 5.0

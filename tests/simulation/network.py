@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from random import Random
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import redis
 
-from batcher.core.scripts import call, script_source
+from batcher.core.scripts import Script, call, script_source
 from batcher.shards import Shard
 from tests.simulation.loop import SimulatedLoop
 from tests.simulation.store import Store
@@ -237,20 +237,7 @@ def _name(words: Words) -> str:
     if words[0] not in (b"EVAL", b"EVALSHA"):
         return bytes(words[0]).decode()
     if not _SCRIPTS:
-        for name in (
-            "enqueue",
-            "cancel",
-            "outcomes",
-            "sweep",
-            "wake",
-            "end_wait",
-            "claim",
-            "complete",
-            "beat",
-            "release",
-            "retire",
-            "pause",
-        ):
+        for name in get_args(Script):
             _SCRIPTS[call(name, known=True)[1].encode()] = name
             _SCRIPTS[script_source(name).encode()] = name
     return _SCRIPTS.get(words[1], "?")
