@@ -59,8 +59,7 @@ def problem_for(error: Exception) -> Problem:
     if isinstance(error, MillraceError):
         return problem_of(error)
     if isinstance(error, RequestValidationError):
-        details = [{key: detail[key] for key in ("type", "loc", "msg")} for detail in error.errors()]
-        return Problem(422, details)
+        return _invalid(error)
     if isinstance(error, HTTPException):
         headers = [
             (name.lower().encode("latin-1"), value.encode("latin-1"))
@@ -68,6 +67,14 @@ def problem_for(error: Exception) -> Problem:
         ]
         return Problem(error.status_code, str(error.detail), headers=headers)
     return internal()
+
+
+def _invalid(error: RequestValidationError) -> Problem:
+    # FastAPI leaves a body as bytes unless its type is JSON: a form on another site must not be an action.
+    if isinstance(error.body, bytes):
+        detail = "the body must be application/json: send the header Content-Type: application/json"
+        return Problem(415, detail, headers=((b"accept", b"application/json"),))
+    return Problem(422, [{key: detail[key] for key in ("type", "loc", "msg")} for detail in error.errors()])
 
 
 EXCEPTION_HANDLERS: dict[Any, Any] = dict.fromkeys(

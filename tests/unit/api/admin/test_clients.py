@@ -13,7 +13,7 @@ import redis
 
 from batcher.admin.holds import MOST_HOLDS
 from batcher.core.snapshot import Sweep
-from tests.unit.api.admin.conftest import AdminApi, P, Start, keys
+from tests.unit.api.admin.conftest import ADMIN, AdminApi, P, Start, keys
 from tests.unit.api.admin.test_forget import job
 from tests.unit.pretended import RUNNING
 
@@ -94,6 +94,17 @@ HOSTILE: list[dict[str, Any]] = [
 async def test_a_hostile_hold_is_422(api: AdminApi) -> None:
     for body in HOSTILE:
         assert (await api.post("/clients/hold", **body)).status_code == 422, body
+    assert not [name for name in api.redis.hkeys(f"{P}:snapshot") if name.startswith(b"hold:")]
+
+
+@pytest.mark.parametrize("kind", ["application/x-www-form-urlencoded", "text/plain", ""])
+async def test_a_body_that_is_not_sent_as_json_is_415(api: AdminApi, kind: str) -> None:
+    body = json.dumps({"client": "key:web", "for_s": 60})
+    headers = ADMIN | ({"content-type": kind} if kind else {})
+    answer = await api.client.post("/admin/clients/hold", content=body, headers=headers)
+    assert (answer.status_code, answer.json()["code"]) == (415, "unsupported_media_type")
+    assert "application/json" in answer.json()["detail"]
+    assert answer.headers["accept"] == "application/json"
     assert not [name for name in api.redis.hkeys(f"{P}:snapshot") if name.startswith(b"hold:")]
 
 
