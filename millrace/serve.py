@@ -7,7 +7,7 @@ import importlib.util
 import os
 import tempfile
 from collections.abc import Mapping
-from pathlib import Path
+from types import ModuleType
 
 from api.compat import DEFAULTS
 from millrace import api, up
@@ -23,13 +23,19 @@ def run(args: argparse.Namespace) -> int:
     """Starts all processes that the image contains. Settings that are given take precedence."""
     given = {name.upper() for name in os.environ}
     os.environ.update({name: value for name, value in _platform().items() if name not in given})
-    common = {"host": None, "port": None}
     if importlib.util.find_spec("model_store") is None:  # the image of the API
-        return api.run(argparse.Namespace(**common, processes=None))
-    own_redis = not given & {"MILLRACE_REDIS_URL", "REDIS_URL"}
-    data_dir = Path(tempfile.mkdtemp(prefix="millrace-")) if own_redis else None
-    redis = {"redis_url": None, "data_dir": data_dir, "no_disk": own_redis}
-    return up.run(argparse.Namespace(**common, **redis, workers=args.workers, model=None))
+        return api.run(_arguments(api))
+    words = ["--workers", str(args.workers)]
+    if not given & {"MILLRACE_REDIS_URL", "REDIS_URL"}:
+        words += ["--no-disk", "--data-dir", tempfile.mkdtemp(prefix="millrace-")]
+    return up.run(_arguments(up, *words))
+
+
+def _arguments(command: ModuleType, *words: str) -> argparse.Namespace:
+    """The arguments of another command, as it reads them itself."""
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    return parser.parse_args(words)
 
 
 def _platform() -> Mapping[str, str]:
