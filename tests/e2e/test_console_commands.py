@@ -1,0 +1,64 @@
+"""The commands of operators against a real service: what one shows or removes is what was asked."""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.mill import Mill, millrace
+
+pytestmark = [pytest.mark.e2e, pytest.mark.redis]
+TEXTS = [f"text {number}" for number in range(30)]
+
+
+def command(mill: Mill, *words: str) -> str:
+    """What a command prints."""
+    done = subprocess.run(
+        millrace(*words, "--url", mill.base_url), capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_request_is_seen_followed_and_forgotten(mill: Callable[..., Mill], tmp_path: Path) -> None:
+    made = mill()
+    answer = made.predict(*TEXTS)
+    assert (answer.status_code, answer.headers["x-cache"]) == (200, "MISS")
+    (worker,) = made.live_workers()
+
+    said = command(made, "status")
+    assert said.startswith(f"ready        {made.base_url}\nmodel        stub ")
+    assert "\nworkers      1\n" in said
+    assert "ready   stub " in command(made, "top", "--frames", "1")
+
+    steps = command(made, "trace", answer.headers["x-request-id"]).splitlines()
+    assert steps[0].startswith(f"request {answer.headers['x-request-id']}  ")
+    assert "(30 texts, " in steps[0]
+    kinds = [line.split()[2] for line in steps[1:]]
+    assert {"cache", "queued", "claimed", "batch", "answered"} <= set(kinds)
+    assert steps[-1].endswith("answered  200")
+    assert worker[b"engine"] == b"stub"
+
+    (tmp_path / "text").write_text(f"{TEXTS[0]}\n")
+    assert "keys removed or changed" in command(made, "forget", "text", str(tmp_path / "text"))
+    assert made.predict(TEXTS[1]).headers["x-cache"] == "HIT"
+    assert made.predict(TEXTS[0]).headers["x-cache"] == "MISS"
+
+
+def test_the_least_certain_texts_of_a_file_are_chosen(mill: Callable[..., Mill], tmp_path: Path) -> None:
+    made = mill()
+    made.start_jobs()
+    source, out = tmp_path / "texts.txt", tmp_path / "to-label.csv"
+    source.write_text("".join(f"{text}\n" for text in TEXTS))
+    assert "5 texts; fill in the column label" in command(
+        made, "sample", str(source), "-n", "5", "-o", str(out)
+    )
+    with out.open(newline="") as file:
+        chosen = list(csv.DictReader(file))
+    scores = made.predict(*TEXTS).json()["predictions"]
+    certain = {text: max(pair["score"] for pair in pairs) for text, pairs in zip(TEXTS, scores, strict=True)}
+    assert [row["text"] for row in chosen] == sorted(TEXTS, key=certain.__getitem__)[:5]
