@@ -1,21 +1,53 @@
-"""The address of a service, as people type it, and what to say if it does not answer."""
+"""The address of a service, as people type it, a client for it, and what to say if it does not answer."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from api.origins import is_loopback
 from api.settings import ApiSettings
+from millrace.errors import CommandError
 from millrace.settings_loader import load_settings
+
+if TYPE_CHECKING:
+    import httpx
 
 
 def api_address() -> str:
     """The address of the API by the settings. Raises CommandError if they are invalid."""
     settings = load_settings(ApiSettings)
-    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.host, settings.host)  # noqa: S104
-    return f"http://{host}:{settings.port}"
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104
+    return f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"
 
 
 def with_scheme(url: str) -> str:
     """`url` without a slash at its end; `host:port` means http."""
     return url.rstrip("/") if "://" in url else f"http://{url.rstrip('/')}"
+
+
+def http_client(
+    url: str, key: str = "", *, timeout: float | httpx.Timeout, transport: httpx.BaseTransport | None = None
+) -> httpx.Client:
+    """A client of the service at `url`, which sends `key` with each request.
+
+    Uses the proxies of the environment (HTTPS_PROXY, NO_PROXY), except for this machine. Raises CommandError
+    if `url` is not an address.
+    """
+    try:
+        import httpx
+    except ImportError:
+        raise CommandError("the package httpx is missing: pip install 'millrace-server[cli]'.") from None
+    try:
+        address = httpx.URL(with_scheme(url))
+    except httpx.InvalidURL as error:
+        raise CommandError(f"--url {url}: {error}.") from None
+    if address.scheme not in ("http", "https") or not address.host:
+        raise CommandError(f"--url {url} is not an address such as http://127.0.0.1:8000.")
+    headers = {"authorization": f"Bearer {key}"} if key else {}
+    by_proxy = not is_loopback(address.host)
+    return httpx.Client(
+        base_url=address, headers=headers, timeout=timeout, transport=transport, trust_env=by_proxy
+    )
 
 
 def no_answer(url: str, error: Exception) -> str:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from millrace.addresses import api_address, no_answer, with_scheme
+from millrace.addresses import api_address, http_client, no_answer, with_scheme
 from millrace.errors import CommandError
 
 # Walking over a large Redis takes a while.
@@ -22,14 +22,8 @@ class AdminClient:
     """Sends requests to one API. Every failure is a CommandError."""
 
     def __init__(self, url: str, key: str = "") -> None:
-        try:
-            import httpx
-        except ImportError:
-            raise CommandError("the package httpx is missing: pip install 'millrace-server[cli]'.") from None
         self._url = with_scheme(url)
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self._http = httpx.Client(base_url=self._url, headers=headers, timeout=TIMEOUT_S, trust_env=False)
-        self._errors: type[Exception] = httpx.HTTPError
+        self._http = http_client(url, key, timeout=TIMEOUT_S)
 
     @classmethod
     def of(cls, args: argparse.Namespace) -> AdminClient:
@@ -48,10 +42,12 @@ class AdminClient:
 
     def ask(self, method: str, path: str, **more: Any) -> dict[str, Any]:
         """The JSON of an answer. Raises CommandError."""
+        import httpx
+
         try:
             answer = self._http.request(method, path, **more)
             body = answer.json()
-        except self._errors as error:
+        except httpx.HTTPError as error:
             raise CommandError(f"{no_answer(self._url, error)}.", status=1) from None
         except ValueError:
             raise CommandError(f"{self._url}{path} did not answer JSON: is this a Millrace API?") from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -21,7 +22,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from millrace.addresses import no_answer, with_scheme
+from millrace.addresses import http_client, no_answer, with_scheme
 from millrace.errors import CommandError
 from millrace.text_files import TextFile
 
@@ -31,6 +32,8 @@ Job = dict[str, Any]
 PATIENCE_S = 60.0
 FIRST_PATIENCE_S = 5.0
 PAUSE_S = 0.5
+# Overload, and outages as the service and proxies report them.
+_AGAIN = frozenset((429, 502, 503, 504))
 WAIT_S = 10
 TIMEOUT_S = 60.0
 _LINES = 1000
@@ -40,13 +43,9 @@ class JobClient:
     """A client of one service. Reports failures as CommandError."""
 
     def __init__(self, url: str, api_key: str = "", transport: httpx.BaseTransport | None = None) -> None:
-        headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
-        self._url = url = with_scheme(url)
-        try:
-            timeout = httpx.Timeout(TIMEOUT_S, connect=FIRST_PATIENCE_S)
-            self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout, transport=transport)
-        except (httpx.InvalidURL, ValueError) as error:
-            raise CommandError(f"--url {url}: {error}.") from None
+        self._url = with_scheme(url)
+        timeout = httpx.Timeout(TIMEOUT_S, connect=FIRST_PATIENCE_S)
+        self._http = http_client(url, api_key, timeout=timeout, transport=transport)
         self._console = Console(stderr=True)
         self._answered = self._outage_reported = False
 
@@ -80,7 +79,7 @@ class JobClient:
         with Progress(*columns, console=self._console, disable=not self._console.is_terminal) as progress:
             bar = progress.add_task(_doing(job), total=job["total"], completed=job["done"], rate="")
             while job["status"] in ("queued", "running"):
-                job = self._ask("GET", f"/jobs/{job['id']}", params={"wait": WAIT_S}).json()
+                job = self._job("GET", f"/jobs/{job['id']}", params={"wait": WAIT_S})
                 rate = f"{job['rate']:,.0f}/s" if job["rate"] else ""
                 progress.update(bar, description=_doing(job), completed=job["done"], rate=rate)
         return job
@@ -98,8 +97,7 @@ class JobClient:
 
     def find(self, number: str) -> Job:
         """The job with this id."""
-        job: Job = self._ask("GET", f"/jobs/{number}").json()
-        return job
+        return self._job("GET", f"/jobs/{number}")
 
     def texts(self, job: Job) -> Iterator[str]:
         """The texts of a job that keeps them."""
@@ -112,8 +110,17 @@ class JobClient:
 
     def _post(self, source: TextFile, key: str) -> Job:
         headers = {"content-type": "application/x-ndjson", "idempotency-key": key}
-        job: Job = self._ask("POST", "/jobs", headers=headers, body=lambda: _body(source)).json()
-        return job
+        return self._job("POST", "/jobs", headers=headers, body=lambda: _body(source))
+
+    def _job(self, method: str, path: str, **options: Any) -> Job:
+        answer = self._ask(method, path, **options)
+        try:
+            job: Job = answer.json()
+            if "id" in job and "status" in job:
+                return job
+        except (ValueError, TypeError):
+            pass
+        raise CommandError(f"{self._url}{path} did not answer with a job: is this a Millrace API?")
 
     def _page(self, job: Job, offset: int) -> Iterator[Any]:
         params, headers = {"offset": offset, "limit": job["total"]}, {"accept": "application/x-ndjson"}
@@ -125,7 +132,8 @@ class JobClient:
                 ) as answer:
                     if answer.status_code >= 400:
                         answer.read()
-                        raise _refused(answer)
+                        self._pause_or_raise(began, answer)
+                        continue
                     for line in answer.iter_lines():
                         offset += 1
                         yield json.loads(line)
@@ -147,15 +155,19 @@ class JobClient:
                 self._pause(began, error, PAUSE_S)
                 continue
             self._answered = True
-            if answer.status_code in (429, 503):
-                wait_s = float(answer.headers.get("retry-after", PAUSE_S))
-                # A 429 lasts until other jobs end, which is not an outage, so it has no deadline.
-                self._pause(began if answer.status_code == 503 else None, _refused(answer), wait_s)
+            if answer.status_code >= 400:
+                self._pause_or_raise(began, answer)
                 continue
             self._outage_reported = False
-            if answer.status_code >= 400:
-                raise _refused(answer)
             return answer
+
+    def _pause_or_raise(self, began: float, answer: httpx.Response) -> None:
+        """Waits before a refused request is sent again. Raises CommandError if it would be refused again."""
+        if answer.status_code not in _AGAIN:
+            raise _refused(answer)
+        # A 429 lasts until other jobs end, which is not an outage, so it has no deadline.
+        since = None if answer.status_code == 429 else began
+        self._pause(since, _refused(answer), _retry_after_s(answer))
 
     def _pause(self, began: float | None, error: Exception, seconds: float) -> None:
         """Waits before a retry. Prints the reason once per outage; gives up if the outage lasts too long."""
@@ -167,6 +179,15 @@ class JobClient:
             self._console.print(f"Waiting: {reason}", markup=False, highlight=False, soft_wrap=True)
             self._outage_reported = True
         time.sleep(seconds)
+
+
+def _retry_after_s(answer: httpx.Response) -> float:
+    """Seconds of Retry-After; PAUSE_S without one, or if a proxy has sent a date."""
+    try:
+        seconds = float(answer.headers.get("retry-after", PAUSE_S))
+    except ValueError:
+        return PAUSE_S
+    return seconds if 0 <= seconds < math.inf else PAUSE_S
 
 
 def _doing(job: Job) -> str:

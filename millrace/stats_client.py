@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from millrace.addresses import api_address, no_answer, with_scheme
+from millrace.addresses import api_address, http_client, no_answer, with_scheme
 from millrace.errors import CommandError
 
 if TYPE_CHECKING:
@@ -31,14 +31,8 @@ class StatsClient:
     """Reads the statistics of one API. Its methods raise NoAnswer."""
 
     def __init__(self, url: str, key: str | None = None) -> None:
-        try:
-            import httpx
-        except ImportError:
-            raise CommandError("the package httpx is missing: pip install 'millrace-server[cli]'.") from None
-        self.url = url = with_scheme(url)
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self._http = httpx.Client(base_url=url, headers=headers, timeout=TIMEOUT_S, trust_env=False)
-        self._errors: type[Exception] = httpx.HTTPError
+        self.url = with_scheme(url)
+        self._http = http_client(url, key or "", timeout=TIMEOUT_S)
 
     @classmethod
     def of(cls, args: argparse.Namespace) -> StatsClient:
@@ -51,15 +45,19 @@ class StatsClient:
 
     def one(self) -> Frame:
         """The current frame."""
+        import httpx
+
         try:
             answer = self._http.get("/stats")
             self._check(answer)
             return _frame(answer.text)
-        except self._errors as error:
+        except httpx.HTTPError as error:
             raise self._no_answer(error) from error
 
     def frames(self) -> Iterator[tuple[str, Frame]]:
         """Yields ("history", ...), then ("frame", ...) every second until the stream ends."""
+        import httpx
+
         try:
             with self._http.stream("GET", "/stats", headers={"Accept": "text/event-stream"}) as answer:
                 if answer.status_code != 200:
@@ -72,7 +70,7 @@ class StatsClient:
                         name = value
                     elif field == "data":
                         yield name, _frame(value)
-        except self._errors as error:
+        except httpx.HTTPError as error:
             raise self._no_answer(error) from error
 
     def _check(self, answer: httpx.Response) -> None:

@@ -98,6 +98,35 @@ def test_a_lost_connection_is_tried_again_with_the_whole_body(
     assert len(service.bodies) == 3
 
 
+@pytest.mark.parametrize("status", [502, 503, 504])
+def test_an_outage_behind_a_proxy_is_tried_again(
+    service: Service, client: JobClient, source: TextFile, status: int
+) -> None:
+    away = httpx.Response(status, text="<html>", headers={"retry-after": "Wed, 21 Oct 2026 07:28:00 GMT"})
+    service.answers = [away, job()]
+    assert client.submit(source) == JOB
+    parts = [httpx.Response(200, content=content) for content in (b"[0]\n", b"[1]\n[2]\n")]
+    service.answers = [parts[0], away, parts[1]]
+    assert list(client.results(JOB)) == [[0], [1], [2]]
+
+
+@pytest.mark.parametrize("value", ["", "nan", "inf", "-1", "soon"])
+def test_a_malformed_retry_after_is_ignored(
+    service: Service, client: JobClient, source: TextFile, value: str
+) -> None:
+    service.answers = [refusal(503, "away", **{"retry-after": value}), job()]
+    assert client.submit(source) == JOB
+
+
+@pytest.mark.parametrize("body", [b"<html>", b"[]", b"{}", b"1", b"null"])
+def test_an_answer_that_is_no_job_is_an_error(
+    service: Service, client: JobClient, source: TextFile, body: bytes
+) -> None:
+    service.answers = [httpx.Response(200, content=body)]
+    with pytest.raises(CommandError, match=r"http://mill/jobs did not answer with a job: is this a Millrace"):
+        client.submit(source)
+
+
 def test_a_service_that_stays_away_is_given_up(service: Service, client: JobClient, source: TextFile) -> None:
     service.answers = [httpx.ConnectError("refused") for _ in range(10**5)]
     with pytest.raises(CommandError, match="nothing listens at http://mill: start a"):
