@@ -140,19 +140,23 @@ def _classify(args: argparse.Namespace, client: JobClient, source: TextFile, out
 
 @contextlib.contextmanager
 def _input(name: str, hints: Hints) -> Iterator[TextFile]:
-    """The file, or a copy of standard input, because the input is read several times."""
-    if name != "-":
-        path = Path(name)
-        if path.is_dir():
-            raise CommandError(f"{name} is a directory: name the files in it.")
-        if not path.is_file():
-            raise CommandError(f"file not found: {name}.")
+    """The file, or a copy of standard input or a pipe, because the input is read several times."""
+    path = Path("/dev/stdin" if name == "-" else name)
+    if path.is_dir():
+        raise CommandError(f"{name} is a directory: name the files in it.")
+    if name != "-" and not path.exists():
+        raise CommandError(f"file not found: {name}.")
+    if name != "-" and path.is_file():
         yield TextFile(path, hints)
         return
     with tempfile.NamedTemporaryFile(prefix="millrace-", suffix=".in") as copy:
-        shutil.copyfileobj(sys.stdin.buffer, copy)
-        copy.flush()
-        yield TextFile(Path(copy.name), hints, "standard input")
+        try:
+            with contextlib.nullcontext(sys.stdin.buffer) if name == "-" else path.open("rb") as source:
+                shutil.copyfileobj(source, copy)
+            copy.flush()
+        except OSError as error:
+            raise CommandError(f"{name} cannot be read: {error.strerror}.") from None
+        yield TextFile(Path(copy.name), hints, "standard input" if name == "-" else name)
 
 
 def read_key(path: Path | None) -> str:
@@ -164,21 +168,26 @@ def read_key(path: Path | None) -> str:
 
 
 def _write(output: Output, source: TextFile, client: JobClient, job: dict[str, Any]) -> None:
-    """Writes the results. The file is replaced only once it is complete."""
+    """Writes the results. A file is replaced once it is complete, a device or pipe never."""
     names = source.names()
     if output.path == "-":
         _join(_writer(sys.stdout, output, names), source, client, job)
         sys.stdout.flush()
         return
-    part = Path(f"{output.path}.part")
+    path = part = Path(output.path)
+    if path.is_file() or not path.exists():
+        path = Path(os.path.realpath(path))
+        part = path.with_name(f"{path.name}.part")
     try:
         with part.open("w", encoding="utf-8", newline="") as file:
             _join(_writer(file, output, names), source, client, job)
-        os.replace(part, output.path)
+        if part != path:
+            os.replace(part, path)
     except OSError as error:
         raise CommandError(f"cannot write {output.path}: {error.strerror}.") from None
     finally:
-        part.unlink(missing_ok=True)
+        if part != path:
+            part.unlink(missing_ok=True)
 
 
 def _writer(file: TextIO, output: Output, names: Sequence[str]) -> Writer:
@@ -191,5 +200,10 @@ def _join(writer: Writer, source: TextFile, client: JobClient, job: dict[str, An
     try:
         for row, result in zip(source.rows(), client.results(job), strict=True):
             writer.write(row, result)
+    except UnicodeEncodeError as error:
+        part = ascii(error.object[error.start : error.end])
+        raise CommandError(
+            f"cannot write {part} as {error.encoding}: write NDJSON to a file, -o NAME.ndjson."
+        ) from None
     except ValueError:
         raise CommandError(f"{source.name} changed while it was being classified.") from None

@@ -9,6 +9,7 @@ from itertools import chain, count
 from pathlib import Path, PurePath
 from typing import Any, Literal, Protocol, TextIO
 
+from api.asgi.json_reader import is_unicode
 from api.jobs.file_format import BadFile, FileFormat, FormatName, Hints
 from api.jobs.file_rows import FileRows, Row
 from millrace.errors import CommandError
@@ -73,9 +74,12 @@ class TextFile:
         return FileRows(self._blocks(), self.name, self._hints)
 
     def _blocks(self) -> Iterator[bytes]:
-        with self.path.open("rb") as file:
-            while block := file.read(_BLOCK_BYTES):
-                yield block
+        try:
+            with self.path.open("rb") as file:
+                while block := file.read(_BLOCK_BYTES):
+                    yield block
+        except OSError as error:
+            raise CommandError(f"{self.name} cannot be read: {error.strerror}.") from None
 
     def _checked(self, rows: FileRows) -> Iterator[Row]:
         try:
@@ -128,7 +132,10 @@ class NdjsonWriter:
 
     def write(self, row: Row, result: Any) -> None:
         added = {self._error: result["error"]} if isinstance(result, dict) else {self._prediction: result}
-        self._file.write(json.dumps({**row, **added}, ensure_ascii=False) + "\n")
+        line = json.dumps({**row, **added}, ensure_ascii=False)
+        if not is_unicode(line):  # half a surrogate pair in another field, which is escaped as it was before
+            line = json.dumps({**row, **added})
+        self._file.write(f"{line}\n")
 
 
 def _free(choices: Sequence[tuple[str, ...]], taken: Sequence[str]) -> tuple[str, ...]:

@@ -1,0 +1,145 @@
+"""What `millrace classify` reads and writes, with a client whose jobs are finished at once."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import sys
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import pytest
+
+from millrace import job_client
+from millrace.__main__ import main
+from millrace.text_files import TextFile
+
+RESULT = [{"label": "POSITIVE", "score": 0.9}, {"label": "NEGATIVE", "score": 0.1}]
+
+
+class FinishedJobs:
+    def __init__(self, url: str, api_key: str = "") -> None:
+        self.url = url
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pass
+
+    def submit(self, source: TextFile) -> dict[str, Any]:
+        return {"id": "1", "status": "finished", "total": len(list(source.texts())), "failed": 0}
+
+    def follow(self, job: dict[str, Any]) -> dict[str, Any]:
+        return job
+
+    def results(self, job: dict[str, Any]) -> list[Any]:
+        return [RESULT] * int(job["total"])
+
+    def delete(self, job: dict[str, Any]) -> None:
+        pass
+
+
+@pytest.fixture(autouse=True)
+def finished_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job_client, "JobClient", FinishedJobs)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    path = tmp_path / "in.txt"
+    path.write_text("good\nbad\n")
+    return path
+
+
+class Reading(threading.Thread):
+    """Reads a named pipe to its end."""
+
+    def __init__(self, pipe: Path) -> None:
+        super().__init__(daemon=True)
+        self._pipe = pipe
+        self.text = ""
+
+    def run(self) -> None:
+        self.text = self._pipe.read_text()
+
+
+def test_a_pipe_gets_the_results_and_stays_a_pipe(source: Path, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reading = Reading(pipe)
+    reading.start()
+    assert main(["classify", str(source), "-o", str(pipe)]) == 0
+    reading.join(10)
+    assert [row["label"] for row in csv.DictReader(io.StringIO(reading.text))] == ["POSITIVE"] * 2
+    assert pipe.is_fifo()
+    assert set(tmp_path.iterdir()) == {source, pipe}
+
+
+def test_a_link_stays_a_link_and_its_file_is_replaced(source: Path, tmp_path: Path) -> None:
+    target, link = tmp_path / "target.csv", tmp_path / "link.csv"
+    target.write_text("old")
+    link.symlink_to(target)
+    assert main(["classify", str(source), "-o", str(link)]) == 0
+    assert link.is_symlink()
+    assert target.read_text().startswith("text,label,score,error")
+
+
+def test_texts_may_come_through_a_pipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pipe = tmp_path / "texts"
+    os.mkfifo(pipe)
+    threading.Thread(target=pipe.write_text, args=["good\nbad\n"], daemon=True).start()
+    assert main(["classify", str(pipe)]) == 0
+    said = capsys.readouterr()
+    assert [row["text"] for row in csv.DictReader(io.StringIO(said.out))] == ["good", "bad"]
+    assert said.err.startswith(f"{pipe}: ")
+
+
+def test_a_file_that_cannot_be_read_is_an_error(
+    source: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    opened = Path.open
+
+    def refused(path: Path, *args: Any, **more: Any) -> Any:
+        if path == source:
+            raise PermissionError(13, "Permission denied")
+        return opened(path, *args, **more)
+
+    monkeypatch.setattr(Path, "open", refused)
+    assert main(["classify", str(source)]) == 2
+    assert capsys.readouterr().err == f"millrace classify: {source} cannot be read: Permission denied.\n"
+
+
+def test_standard_input_is_not_a_file_of_that_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("-").write_text("from the file\n")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"from standard input\n")))
+    assert main(["classify", "-"]) == 0
+    assert "from standard input" in capsys.readouterr().out
+
+
+def test_half_a_surrogate_pair_in_another_field_is_written_as_it_came(tmp_path: Path) -> None:
+    source, out = tmp_path / "in.ndjson", tmp_path / "out.ndjson"
+    source.write_text('{"text": "good", "by": "\\ud83d"}\n{"text": "b\u00e4d", "by": "x"}\n')
+    assert main(["classify", str(source), "-o", str(out)]) == 0
+    first, second = out.read_text().splitlines()
+    assert json.loads(first) == {"text": "good", "by": "\ud83d", "prediction": RESULT}
+    assert "b\u00e4d" in second
+
+
+def test_what_a_table_cannot_hold_is_an_error_that_says_what_can(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, out = tmp_path / "in.ndjson", tmp_path / "out.csv"
+    source.write_text('{"text": "good", "by": "\\ud83d"}\n')
+    assert main(["classify", str(source), "-o", str(out)]) == 2
+    assert "cannot write '\\ud83d' as utf-8: write NDJSON to a file" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [source]
