@@ -62,10 +62,29 @@ def error_of(response: httpx.Response, request_id: str) -> RequestError:
     detail, index = fields.get("detail"), fields.get("index")
     if isinstance(detail, list) and detail and isinstance(detail[0], dict):
         detail = detail[0].get("msg")
+    answered = f"the service answered {response.status_code}"
+    if target := response.headers.get("location"):
+        answered += f" and moved to {target}: use that address"
     return RequestError(
-        str(detail or f"the service answered {response.status_code}"),
+        str(detail or answered),
         code=str(fields.get("code") or f"http_{response.status_code}"),
         request_id=str(fields.get("request_id") or request_id),
         status=response.status_code,
         index=index if isinstance(index, int) else None,
+    )
+
+
+def body_of(response: httpx.Response, field: str) -> dict[str, Any]:
+    """The JSON object of a successful response. Raises RequestError if it lacks `field`: another service."""
+    try:
+        body: Any = response.json()
+    except ValueError:
+        body = None
+    if isinstance(body, dict) and field in body:
+        return body
+    raise RequestError(
+        f"{response.request.url} did not answer like Millrace: is the address right?",
+        code="not_millrace",
+        request_id=response.request.headers.get("x-request-id", ""),
+        status=response.status_code,
     )

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Mapping
 from typing import IO
 
-from millrace_client.errors import RequestError
+from millrace_client.errors import RequestError, body_of
 from millrace_client.exchange import Flow, Send, Sleep, exchange
 from millrace_client.options import Options
 from millrace_client.predict import encode
@@ -44,14 +44,14 @@ def submit(options: Options, spool: Spool, headers: Mapping[str, str], *, keep_i
     headers = {**headers, "content-type": NDJSON}
     send = Send("POST", "/jobs", spool.file, params, headers, wait_s=SUBMIT_S)
     response = yield from exchange(options, send, options.now() + max(options.budget_s, SUBMIT_S))
-    return read_job(response.json())
+    return read_job(body_of(response, "status"))
 
 
 def get(options: Options, job_id: str, wait_s: float = 0.0) -> Flow[Job]:
     """Reads a job, and waits up to `wait_s` for a change of it first."""
     send = Send("GET", f"/jobs/{job_id}", params={"wait": f"{wait_s:.3f}"})
     response = yield from exchange(options, send, options.now() + options.budget_s)
-    return read_job(response.json())
+    return read_job(body_of(response, "status"))
 
 
 def wait(options: Options, job: Job, timeout_s: float | None, progress: OnProgress | None) -> Flow[Job]:
@@ -78,7 +78,7 @@ def page(options: Options, job_id: str, offset: int) -> Flow[tuple[list[Result],
     while True:
         send = Send("GET", f"/jobs/{job_id}/predictions", params={"offset": offset, "limit": PAGE})
         response = yield from exchange(options, send, options.now() + options.budget_s)
-        body = response.json()
+        body = body_of(response, "next_offset")
         following: int | None = body["next_offset"]
         if body["predictions"] or following is None:
             pairs = enumerate(body["predictions"], offset)

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from millrace_client.errors import RequestError, TextError
+from millrace_client.errors import RequestError, TextError, body_of
 from millrace_client.exchange import Flow, Send, exchange
 from millrace_client.options import Options, Window
 from millrace_client.results import Result, read_result
@@ -108,13 +108,14 @@ def predict(options: Options, texts: Sequence[bytes], window: Window) -> Flow[li
         send = Send("POST", "/predict", body, headers=JSON, prefer=True)
         try:
             response = yield from exchange(options, send, until, window)
+            predictions = body_of(response, "predictions")["predictions"]
         except RequestError as error:
             waiting += _without(error, part, results)
             continue
         if truncated := response.headers.get("x-truncated"):
             request_id = response.headers.get("x-request-id", "")
             log.warning("%s texts of request %s were too long and were truncated", truncated, request_id)
-        for number, result in zip(part, response.json()["predictions"], strict=True):
+        for number, result in zip(part, predictions, strict=True):
             results[number] = read_result(result, number)
     return [results[number] for number in range(len(texts))]
 

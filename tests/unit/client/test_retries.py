@@ -73,11 +73,28 @@ def test_what_would_fail_again_is_not_repeated(status: int) -> None:
 
 
 def test_the_error_of_a_proxy_is_readable() -> None:
-    service = moody(httpx.Response(301, text="<html>moved</html>"))
-    with service.client() as client, pytest.raises(MillraceError, match="answered 301") as caught:
+    moved = {"location": "https://mill/predict"}
+    service = moody(httpx.Response(301, text="<html>moved</html>", headers=moved))
+    said = "answered 301 and moved to https://mill/predict: use that address"
+    with service.client() as client, pytest.raises(MillraceError, match=said) as caught:
         list(client.classify(["a"]))
     assert caught.value.code == "http_301"
     assert caught.value.request_id == service.requests[0].headers["x-request-id"]
+
+
+@pytest.mark.parametrize("body", [b"<html>", b"[]", b"null", b'{"output": 1}'])
+def test_the_answer_of_another_service_is_an_error_of_the_client(body: bytes) -> None:
+    service = moody(httpx.Response(200, content=body))
+    said = "did not answer like Millrace"
+    with service.client() as client, pytest.raises(RequestError, match=said) as caught:
+        list(client.classify(["a"]))
+    assert len(service.requests) == 1
+    assert caught.value.code == "not_millrace"
+    assert caught.value.request_id == service.requests[0].headers["x-request-id"]
+    for ask in ("get", "wait", "results", "create"):
+        service = moody(httpx.Response(200, content=body))
+        with service.client() as client, pytest.raises(RequestError, match=said):
+            list(getattr(client.jobs, ask)("1" if ask != "create" else ["a"]))
 
 
 def test_the_service_is_asked_to_answer_within_the_budget() -> None:
