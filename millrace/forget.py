@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from ipaddress import ip_network
 from pathlib import Path
 
 from millrace.admin_client import AdminClient
@@ -47,9 +48,17 @@ def _body(args: argparse.Namespace) -> dict[str, str]:
     if args.kind == "text":
         return {"text": _text(args.file)}
     if args.kind == "client":
-        is_address = ":" in args.client or args.client.replace(".", "").isdigit()
-        return {"client": args.client if is_address else f"key:{args.client}"}
+        return {"client": args.client if _is_address(args.client) else f"key:{args.client}"}
     return {"revision": args.revision}
+
+
+def _is_address(client: str) -> bool:
+    """Whether this is the address of a client, or the network of an IPv6 one, and not the name of a key."""
+    try:
+        ip_network(client)
+    except ValueError:
+        return False
+    return True
 
 
 def _text(file: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 import urllib.request
@@ -21,8 +22,12 @@ def port_of(words: list[str]) -> int:
     command = next((word for word in words if word in _PORTS), None)
     if command is None:
         return 0
-    if command == "api" and "--port" in words[:-1]:
-        return int(words[words.index("--port") + 1])
+    if command == "api":
+        options = argparse.ArgumentParser(add_help=False)
+        options.add_argument("--port", type=int)
+        port: int | None = options.parse_known_args(words)[0].port
+        if port is not None:
+            return port
     setting, otherwise = _PORTS[command]
     return int(os.environ.get(setting) or otherwise)
 

@@ -19,6 +19,7 @@ from batcher.core.keys import prefix
 from batcher.settings import JobSettings, WorkerSettings
 from batcher.shards import shards_of
 from millrace.settings_loader import known_variables
+from tests.limits import MIB, limit_bytes
 from tests.repo.manifests import (
     FIELDS,
     K8S,
@@ -403,3 +404,13 @@ def test_a_cluster_has_a_trigger_for_each_shard_and_jobs_a_redis_beside_it(tmp_p
         found.append((tmp_path / "k8s/components/redis-cluster/scaledobject.yaml").read_text())
     assert found[-1] == (K8S / "components/redis-cluster/scaledobject.yaml").read_text()
     assert "redis" in of_kind(objects, "StatefulSet"), "for jobs"
+
+
+@pytest.mark.parametrize("role", ["api", "worker", "jobs", "redis"])
+def test_units_and_compose_limit_memory_as_the_manifests_do(role: str) -> None:
+    (unit,) = (ROOT / "packaging/systemd").glob(f"millrace-{role}*.service")
+    limits = re.findall(r"^MemoryMax=(\d+[MG])$", unit.read_text(), re.MULTILINE)
+    service = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"][role]
+    if "mem_limit" in service:
+        limits.append(service["mem_limit"].upper())
+    assert {int(one[:-1]) * MIB * (1024 if one[-1] == "G" else 1) for one in limits} == {limit_bytes(role)}

@@ -15,6 +15,7 @@ START = ["python3", "-m", "millrace"]
         ([*START, "api"], {}, 8000),
         ([*START, "api", ""], {"MILLRACE_PORT": "80", "MILLRACE_JOBS_PORT": "9100"}, 80),
         ([*START, "api", "--port", "9000"], {"MILLRACE_PORT": "80"}, 9000),
+        ([*START, "api", "--processes", "2", "--port=9000"], {"MILLRACE_PORT": "80"}, 9000),
         ([*START, "jobs"], {"MILLRACE_JOBS_PORT": "9100"}, 9100),
         (["/sbin/docker-init", "--", *START, "jobs"], {"MILLRACE_JOBS_PORT": "9100"}, 9100),
         ([*START, "jobs"], {}, 0),
