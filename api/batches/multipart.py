@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from email.message import Message
-from email.parser import BytesHeaderParser
+from email.parser import HeaderParser
 
 from api.errors import Problem, invalid_body
 
@@ -67,7 +67,8 @@ class FormReader:
                 for _ in self._blocks:  # what follows has no meaning
                     pass
                 return
-            headers = BytesHeaderParser().parsebytes(self._until(b"\r\n\r\n"))
+            # Browsers and clients send names of files as UTF-8.
+            headers = HeaderParser().parsestr(self._until(b"\r\n\r\n").decode("utf-8", "replace"))
             name = headers.get_param("name", header="content-disposition")
             if not isinstance(name, str):
                 raise malformed("a part of the form has no name")

@@ -32,6 +32,19 @@ def test_a_form_is_read_in_whatever_blocks_it_arrives(content: bytes, size: int,
     assert found == [("purpose", None, b"batch"), ("file", "x.jsonl", content)]
 
 
+@pytest.mark.parametrize(
+    ("sent", "name"),
+    [
+        ('filename="b\u00fccher \u2028 \U0001f4da.jsonl"', "b\u00fccher \u2028 \U0001f4da.jsonl"),
+        ("filename*=UTF-8''b%C3%BCcher.jsonl", "b\u00fccher.jsonl"),
+        ('filename="a\\"b.jsonl"', 'a"b.jsonl'),
+    ],
+)
+def test_the_name_of_a_file_is_read_as_it_was_sent(sent: str, name: str) -> None:
+    (part,) = FormReader(iter([form((f'name="file"; {sent}', b"1"))]), b"B").parts()
+    assert part.filename == name
+
+
 def test_parts_that_are_not_read_are_skipped() -> None:
     body = b"preamble\r\n" + form(('name="a"', b"1"), ('name="b"', b"\r\n--other\r\n"))
     assert [part.name for part in FormReader(iter([body]), b"B").parts()] == ["a", "b"]
