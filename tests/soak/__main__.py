@@ -23,7 +23,7 @@ from benchmarks.report import facts, table
 from tests.limits import MIB, limit_bytes
 from tests.soak.picture import draw
 from tests.soak.run import Plan, Soak, soak
-from tests.soak.slopes import LIMIT, Slope, slope
+from tests.soak.slopes import LIMIT, Slope, slope, statistic
 
 ROLES = {
     "API": "api",
@@ -54,7 +54,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends the processes too
     plan = Plan(args.minutes * 60, model=args.model, rate=args.rate, limited=args.limits)
     found = soak(plan, told)
-    slopes = {name: slope(samples, plan.seconds) for name, samples in found.series.items()}
+    slopes = {name: slope(samples, plan.seconds, statistic(name)) for name, samples in found.series.items()}
     if args.json:
         args.json.write_text(json.dumps(facts() | {"minutes": args.minutes, "series": found.series}))
     if args.svg:
@@ -63,11 +63,11 @@ def main() -> int:
 
 
 def _report(found: Soak, slopes: dict[str, Slope], limited: bool) -> int:
-    columns = ["second half", "mean", "most of the run", "slope, % an hour", "upper 95 % bound", "verdict"]
-    rows = [
-        [name, f"{one.mean:.5g}", f"{one.most:.5g}", f"{one.percent:+.2f}", f"{one.upper:+.2f}", one.verdict]
-        for name, one in slopes.items()
-    ]
+    columns = ["second half", "of each part", "level", "most", "slope, % an hour", "upper 95 %", "verdict"]
+    rows = []
+    for name, one in slopes.items():
+        numbers = [f"{one.level:.5g}", f"{one.most:.5g}", f"{one.percent:+.2f}", f"{one.upper:+.2f}"]
+        rows.append([name, statistic(name), *numbers, one.verdict])
     table(columns, rows)
     print(", ".join(f"{count} x {kind}" for kind, count in sorted(found.seen.items())))
     for sentence in found.wrong[:40]:

@@ -33,7 +33,7 @@ def _chart(name: str, samples: Sequence[tuple[float, float]], slope: Slope, seco
     points = " ".join(
         f"{at / seconds * WIDTH:.1f},{TITLE + HEIGHT * (1 - value / most):.1f}" for at, value in samples
     )
-    said = f"{slope.mean:.4g} on average, at most {slope.upper:+.2f} % an hour"
+    said = f"{slope.level:.4g}; at most {slope.upper:+.2f} % an hour"
     return [
         f'<text y="12">{name}</text><text y="28" fill="#666" font-size="11">{said}</text>'
         f'<rect x="{WIDTH / 2}" y="{TITLE}" width="{WIDTH / 2}" height="{HEIGHT}" fill="#f1f3f5"/>'

@@ -6,6 +6,10 @@ is used (Law, *Simulation Modeling and Analysis*, 9.5.3): the second half of the
 parts that are longer than the correlations, a least-squares line goes through the mean of each part, and
 the bound comes from Student's distribution with BATCHES - 2 degrees of freedom. If neighbouring means are
 still correlated, by r > 0, the standard error is multiplied by sqrt((1 + r) / (1 - r)).
+
+Of what is counted (descriptors, threads, tasks, clients, keys) a few stay, and some come and go with each
+request and each step of a cycle, so a count of 20 that is 21 at times has a bound of several per cent. What
+leaks stays, and raises the least of each part. So the line of a count goes through the least of each part.
 """
 
 from __future__ import annotations
@@ -22,14 +26,19 @@ BATCHES = 15
 QUANTILE = 1.771
 LIMIT = 1.0  # % an hour
 
+# Of the samples of each part: the mean, or the least.
+Statistic = Literal["mean", "least"]
 Verdict = Literal["flat", "grows", "unclear"]
 
 
 @dataclass(frozen=True, slots=True)
 class Slope:
-    """In % of the mean of the second half, an hour. `lower` and `upper` are one-sided bounds of 95 % each."""
+    """In % of `level` an hour; `lower` and `upper` are one-sided bounds of 95 % each.
 
-    mean: float
+    `level` is the mean of what was taken of each part, `most` the largest sample of the run.
+    """
+
+    level: float
     most: float
     percent: float
     lower: float
@@ -43,8 +52,16 @@ class Slope:
         return "grows" if self.lower > 0 else "unclear"
 
 
-def slope(samples: Sequence[tuple[float, float]], seconds: float) -> Slope:
-    """Of (s since the start, value), over the second half of `seconds`. ValueError if a part is empty."""
+def statistic(name: str) -> Statistic:
+    """What the line of a series goes through: the means of an amount of memory, the least of a count."""
+    return "mean" if name.endswith("MiB") else "least"
+
+
+def slope(samples: Sequence[tuple[float, float]], seconds: float, taken: Statistic = "mean") -> Slope:
+    """Of (s since the start, value), over the second half of `seconds`. ValueError if a part is empty.
+
+    `taken` says what of each part the line goes through.
+    """
     times, values = np.array(samples, dtype=float).T
     half = seconds / 2
     part = np.floor((times - half) / half * BATCHES).astype(int)
@@ -52,17 +69,18 @@ def slope(samples: Sequence[tuple[float, float]], seconds: float) -> Slope:
     if not all(len(found) for found in numbers):
         raise ValueError("a part of the second half has no sample")
     hours = np.array([times[found].mean() for found in numbers]) / 3600
-    means = np.array([values[found].mean() for found in numbers])
-    mean, most = float(means.mean()), float(values.max())
-    if mean == 0:
+    take = np.mean if taken == "mean" else np.min
+    levels = np.array([take(values[found]) for found in numbers])
+    level, most = float(levels.mean()), float(values.max())
+    if level == 0:
         return Slope(0.0, most, 0.0, 0.0, 0.0)
     around = hours - hours.mean()
     spread = float(around @ around)
-    rise = float(around @ means) / spread
-    left = means - mean - rise * around
+    rise = float(around @ levels) / spread
+    left = levels - level - rise * around
     error = math.sqrt(float(left @ left) / (BATCHES - 2) / spread) * _inflation(left)
-    lower, middle, upper = (100 * (rise + sign * QUANTILE * error) / mean for sign in (-1, 0, 1))
-    return Slope(mean, most, middle, lower, upper)
+    lower, middle, upper = (100 * (rise + sign * QUANTILE * error) / level for sign in (-1, 0, 1))
+    return Slope(level, most, middle, lower, upper)
 
 
 def _inflation(left: np.ndarray) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.soak.slopes import LIMIT, slope
+from tests.soak.slopes import LIMIT, slope, statistic
 
 SECONDS, EVERY_S = 3600, 5.0
 SERIES = 200
@@ -44,6 +44,29 @@ def test_a_planted_leak_of_three_per_cent_an_hour_is_seen_and_its_absence_is_too
     still = [slope(series(rng, 0.0, 0.2, correlation_s), SECONDS) for _ in range(SERIES)]
     assert sum(one.verdict == "flat" for one in still) > 0.8 * SERIES
     assert sum(one.verdict == "grows" for one in still) < 0.08 * SERIES
+
+
+def counts(rng: np.random.Generator, leaks_at: float = SECONDS) -> list[tuple[float, float]]:
+    """20 that stay and some that come and go for about 10 s; from `leaks_at`, one more stays."""
+    times = np.arange(0, SECONDS, EVERY_S)
+    come = rng.poisson(0.5, len(times))
+    going = [come[at] + come[max(at - 1, 0)] for at in range(len(times))]
+    return [(at, 20 + more + (at >= leaks_at)) for at, more in zip(times, going, strict=True)]
+
+
+def test_one_of_twenty_that_stays_is_seen_and_those_that_come_and_go_are_not() -> None:
+    rng = np.random.default_rng(3)
+    still = [counts(rng) for _ in range(SERIES)]
+    assert sum(slope(one, SECONDS, "least").verdict == "flat" for one in still) > 0.95 * SERIES
+    # The line through the means cannot tell.
+    assert sum(slope(one, SECONDS).verdict == "flat" for one in still) < 0.5 * SERIES
+    for leaks_at in rng.uniform(SECONDS / 2 + 240, SECONDS - 240, SERIES):
+        assert slope(counts(rng, leaks_at), SECONDS, "least").verdict != "flat"
+
+
+def test_memory_is_a_mean_and_what_is_counted_is_the_least() -> None:
+    assert statistic("API: resident, MiB") == statistic("Redis: memory used, MiB") == "mean"
+    assert statistic("API: threads") == statistic("Redis: keys") == "least"
 
 
 def test_what_never_changes_is_flat_and_what_is_always_nothing_too() -> None:
