@@ -35,6 +35,7 @@ PAUSE_S = 0.5
 # Overload, and outages as the service and proxies report them.
 _AGAIN = frozenset((429, 502, 503, 504))
 WAIT_S = 10
+LINE_S = 30.0
 TIMEOUT_S = 60.0
 _LINES = 1000
 
@@ -67,7 +68,7 @@ class JobClient:
         return job
 
     def follow(self, job: Job) -> Job:
-        """Shows the progress of a job until it ends."""
+        """Shows the progress of a job until it ends: a bar in a terminal, else a line every LINE_S seconds."""
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -78,10 +79,14 @@ class JobClient:
         )
         with Progress(*columns, console=self._console, disable=not self._console.is_terminal) as progress:
             bar = progress.add_task(_doing(job), total=job["total"], completed=job["done"], rate="")
+            printed_at = time.monotonic()
             while job["status"] in ("queued", "running"):
                 job = self._job("GET", f"/jobs/{job['id']}", params={"wait": WAIT_S})
                 rate = f"{job['rate']:,.0f}/s" if job["rate"] else ""
                 progress.update(bar, description=_doing(job), completed=job["done"], rate=rate)
+                if progress.disable and time.monotonic() - printed_at >= LINE_S:
+                    printed_at = time.monotonic()
+                    self._print(f"{_doing(job)}: {job['done']:,} of {job['total']:,} texts")
         return job
 
     def results(self, job: Job) -> Iterator[Any]:
@@ -176,9 +181,12 @@ class JobClient:
         if began is not None and time.monotonic() + seconds > began + patience_s:
             raise CommandError(reason) from None
         if not self._outage_reported:
-            self._console.print(f"Waiting: {reason}", markup=False, highlight=False, soft_wrap=True)
+            self._print(f"Waiting: {reason}")
             self._outage_reported = True
         time.sleep(seconds)
+
+    def _print(self, line: str) -> None:
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _retry_after_s(answer: httpx.Response) -> float:

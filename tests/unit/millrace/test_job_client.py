@@ -190,6 +190,20 @@ def test_a_job_is_followed_to_its_end(service: Service, client: JobClient) -> No
     assert service.asked == [f"GET /jobs/{JOB['id']}?wait=10"] * 3
 
 
+def test_without_a_terminal_progress_is_a_line_now_and_then(
+    service: Service, client: JobClient, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = {"status": "running", "position": None, "rate": 10.0, "total": 3000}
+    service.answers = [job(**running, done=1000), job(**{**running, "status": "finished"}, done=3000)]
+    client.follow(JOB)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(job_client, "LINE_S", 0.0)
+    service.answers = [job(), job(**running, done=1000), job(**{**running, "status": "finished"}, done=3000)]
+    client.follow(JOB)
+    said = "queued at 1: 0 of 3 texts\nrunning: 1,000 of 3,000 texts\nfinished: 3,000 of 3,000 texts\n"
+    assert capsys.readouterr().err == said
+
+
 def test_results_go_on_after_a_broken_connection(service: Service, client: JobClient) -> None:
     class Broken(httpx.SyncByteStream):
         def __iter__(self) -> Iterator[bytes]:
