@@ -4,6 +4,9 @@ python -m benchmarks.miss [--model random|default|DIR] [--engines openvino:bf16,
 
 Limit and service take turns of a few seconds, for a machine's speed changes within a minute: the limit is the
 mean of its turns, for the best of several pass sizes, which take turns by the half second in each of them.
+Processor time a text is that of each process meanwhile, of the worker without forward passes.
+
+`--against DIR` takes turns with the service of another checkout, too.
 """
 
 from __future__ import annotations
@@ -13,22 +16,18 @@ import json
 import subprocess
 import sys
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from itertools import chain, cycle, islice
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import uvloop
-
-from batcher.messages import BatchNote, decode_notes
 from benchmarks import report
 from benchmarks.channel import Sender, child_with_channel
-from benchmarks.net import closed_loop
-from benchmarks.service import Service, service
+from benchmarks.service import service
 from benchmarks.texts import stream, texts
+from benchmarks.turns import PROCESSES, Turns
 from model_store import load
 from model_store.rows import share_out
 
@@ -43,7 +42,11 @@ READY_TEXTS = 40_000
 GOALS = (("openvino:bf16", "torch:f32", 2.2), ("openvino:int8", "torch:f32", 3.5))
 OF_LIMIT = 0.90
 PADDING = 0.05
+# Processor time a text beside the model, in microseconds, and as a share of that of `--against`.
+BESIDE_US = 120
+OF_BEFORE = 0.55
 GOAL_LOAD = "32x8"
+BEFORE = " before"
 
 
 def limit(model: str, engine: Any, precision: Any) -> None:
@@ -95,23 +98,24 @@ def _limit_apart(model: str, engine: str, precision: str) -> Iterator[Callable[[
         yield turn
 
 
-def _batches(mill: Service) -> tuple[int, int, Sequence[BatchNote]]:
-    """Passes and texts so far, and the last passes."""
-    with mill.redis() as client:
-        (name,) = client.keys("*:worker:*")
-        batches, count, recent = client.hmget(name, "batches", "texts", "recent")
-    return int(batches), int(count), decode_notes(recent.decode())
+def measure(
+    model: str, pair: str, loads: list[str], seconds: float, codes: Mapping[str, Path | None]
+) -> dict[str, Any]:
+    """One engine and precision: each load in turn with the limit, `seconds` of the load in all.
 
-
-def measure(model: str, pair: str, loads: list[str], seconds: float) -> dict[str, Any]:
-    """One engine and precision: each load in turn with the limit, `seconds` of the load in all."""
+    Each of `codes` is a service, from the checkout in that folder; they take turns.
+    """
     engine, precision = pair.split(":")
     found: dict[str, Any] = {}
     turns = max(round(seconds / TURN_S), 1)
     with ExitStack() as stack:
         report.progress(f"{pair}: loading")
         alone = stack.enter_context(_limit_apart(model, engine, precision))
-        mill = stack.enter_context(service(model, engine=engine, precision=precision, default_budget_s=60))
+        settings: dict[str, Any] = {"engine": engine, "precision": precision, "default_budget_s": 60}
+        mills = {
+            name: stack.enter_context(service(model, code=code, worker_time=True, **settings))
+            for name, code in codes.items()
+        }
         made = stream(31)
         source = chain(list(islice(made, READY_TEXTS)), made)
         for load_name in loads:
@@ -120,27 +124,16 @@ def measure(model: str, pair: str, loads: list[str], seconds: float) -> dict[str
             def ask(size: int = size) -> list[str]:
                 return list(islice(source, size))
 
-            before = _batches(mill)
-            tallies, limits = [], [alone()]
+            turned = {name: Turns(mill) for name, mill in mills.items()}
+            limits = [alone()]
             for turn in range(turns):
                 report.progress(f"{pair}: {users} users, {size} texts each, turn {turn + 1} of {turns}")
-                tallies.append(uvloop.run(closed_loop(mill.port, users, seconds / turns, ask)))
+                for one in turned.values():
+                    one.turn(users, seconds / turns, ask)
                 limits.append(alone())
-            after = _batches(mill)
-            # The very last ones found the backlog at its end.
-            notes = after[2][:-2]
-            latencies_s = [spent for tally in tallies for spent in tally.latencies_s]
-            found[load_name] = {
-                "texts_per_s": fmean(tally.texts_per_s for tally in tallies),
-                "limit": max(fmean(rates) for rates in zip(*limits, strict=True)),
-                "p50_ms": report.quantile(latencies_s, 0.5) * 1000,
-                "p99_ms": report.quantile(latencies_s, 0.99) * 1000,
-                "waste": 1 - sum(note.tokens for note in notes) / sum(note.computed for note in notes),
-                "batch": (after[1] - before[1]) / max(after[0] - before[0], 1),
-                "statuses": sum((Counter(tally.statuses) for tally in tallies), Counter[int]()),
-                "turns": [tally.texts_per_s for tally in tallies],
-                "limit_turns": limits,
-            }
+            limit = max(fmean(rates) for rates in zip(*limits, strict=True))
+            for name, one in turned.items():
+                found[f"{load_name}{name}"] = one.figures() | {"limit": limit, "limit_turns": limits}
     return {"pass_tokens": PASS_TOKENS, "loads": found}
 
 
@@ -150,6 +143,7 @@ def main() -> None:
     parser.add_argument("--engines", default="torch:f32,torch:bf16,openvino:bf16,openvino:int8")
     parser.add_argument("--loads", default="32x1,32x8,8x32")
     parser.add_argument("--seconds", type=float, default=12)
+    parser.add_argument("--against", type=Path, metavar="DIR", help="a checkout to take turns with")
     parser.add_argument(
         "--limit", action="store_true", help="the limit of one engine, for each line of the input"
     )
@@ -158,14 +152,15 @@ def main() -> None:
         engine, precision = args.engines.split(":")
         limit(args.model, engine, precision)
         return
+    codes = {"": None} | ({BEFORE: args.against.resolve()} if args.against else {})
     model = args.model
     if model == "random":
-        model = str(RANDOM)
+        model = str(RANDOM.resolve())
         if not RANDOM.is_dir():
             command = ["random", "--config", "distilbert-base", "--out", model]
             subprocess.run([sys.executable, "-m", "model_store", *command], check=True)
     pairs = args.engines.split(",")
-    results = {pair: measure(model, pair, args.loads.split(","), args.seconds) for pair in pairs}
+    results = {pair: measure(model, pair, args.loads.split(","), args.seconds, codes) for pair in pairs}
     rows = [
         [
             f"{pair} {name}",
@@ -176,12 +171,16 @@ def main() -> None:
             f"{got['waste']:.1%}",
             f"{got['limit']:.0f}",
             f"{got['texts_per_s'] / got['limit']:.2f}",
+            *(f"{got['us_per_text'][name]:.0f}" for name in PROCESSES),
+            f"{sum(got['us_per_text'].values()):.0f}",
         ]
         for pair, result in results.items()
         for name, got in result["loads"].items()
     ]
     report.table(
-        ["", "texts/s", "p50 ms", "p99 ms", "texts/pass", "padding", "limit texts/s", "of limit"], rows
+        ["", "texts/s", "p50 ms", "p99 ms", "texts/pass", "padding", "limit texts/s", "of limit"]
+        + [f"{name} us" for name in (*PROCESSES, "all")],
+        rows,
     )
     goals = []
     for pair, result in results.items():
@@ -190,11 +189,22 @@ def main() -> None:
             share = got["texts_per_s"] / got["limit"]
             goals.append(report.goal(f"{pair} {GOAL_LOAD} of its limit", share, OF_LIMIT))
             goals.append(report.goal(f"{pair} {GOAL_LOAD} padding", got["waste"], PADDING, at_most=True))
+            goals += _beside(pair, result["loads"])
     for fast, slow, bound in GOALS:
         if fast in results and slow in results and GOAL_LOAD in results[fast]["loads"]:
             one, other = (results[name]["loads"][GOAL_LOAD]["texts_per_s"] for name in (fast, slow))
             goals.append(report.goal(f"{fast} to {slow}, {GOAL_LOAD}", one / other, bound))
     report.finish(f"miss-{Path(model).name}", {"model": args.model, "results": results, "goals": goals})
+
+
+def _beside(pair: str, loads: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The goals of processor time a text beside the model."""
+    used = {name: sum(got["us_per_text"].values()) for name, got in loads.items()}
+    what = f"{pair} {GOAL_LOAD}, us of processor time a text beside the model"
+    yield report.goal(what, used[GOAL_LOAD], BESIDE_US, at_most=True)
+    if before := used.get(GOAL_LOAD + BEFORE):
+        share = used[GOAL_LOAD] / before
+        yield report.goal(f"{pair} {GOAL_LOAD}, of that before", share, OF_BEFORE, at_most=True)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,8 @@ from millrace.local.embedded_redis import find_server
 from millrace.settings_loader import free_port
 
 READY_S = 180.0
-TICK_S = 1 / os.sysconf("SC_CLK_TCK")
+# Runs from its path: a module would come from the code that is measured.
+WORKER_TIME = Path(__file__).with_name("worker_time.py")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,7 @@ class Service:
     port: int
     redis_url: str
     pids: dict[str, int]
+    folder: Path
 
     def redis(self) -> redis.Redis:
         return redis.Redis.from_url(self.redis_url, protocol=2)
@@ -37,6 +39,10 @@ class Service:
     def cpu_s(self, process: str) -> float:
         """Processor seconds that a process has used so far."""
         return cpu_s(self.pids[process])
+
+    def beside_model_s(self) -> float:
+        """Processor seconds of the worker so far, without forward passes. Needs `worker_time=True`."""
+        return float((self.folder / "worker0.time").read_text())
 
     def forget(self) -> None:
         """Empties the shared cache and the results; the queue's records stay."""
@@ -48,18 +54,20 @@ class Service:
 
 def cpu_s(pid: int) -> float:
     """Processor seconds that a process has used so far, all its threads together."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) * TICK_S
+    return time.clock_gettime((~pid << 3) | 2)  # clock_getcpuclockid(3), in nanoseconds
 
 
 @contextmanager
 def process(
-    words: Sequence[str], env: Mapping[str, str] | None = None, log: Path | None = None
+    words: Sequence[str],
+    env: Mapping[str, str] | None = None,
+    log: Path | None = None,
+    cwd: Path | None = None,
 ) -> Iterator[int]:
     """Runs a command meanwhile; its process id. It writes to `log`, or where this process writes."""
     with ExitStack() as stack:
         out = stack.enter_context(log.open("wb")) if log else None
-        started = subprocess.Popen(words, env={**os.environ, **(env or {})}, stdout=out, stderr=out)
+        started = subprocess.Popen(words, env={**os.environ, **(env or {})}, stdout=out, stderr=out, cwd=cwd)
         try:
             yield started.pid
         finally:
@@ -82,11 +90,17 @@ def redis_in_memory(folder: Path) -> Iterator[tuple[str, int]]:
 
 
 @contextmanager
-def service(model: str, *, workers: int = 1, **settings: object) -> Iterator[Service]:
-    """Starts everything, waits until it is ready, ends it. `settings` as in batch_tokens=256."""
-    chosen = {name: settings[name] for name in ("engine", "precision") if name in settings}
+def service(
+    model: str, *, workers: int = 1, code: Path | None = None, worker_time: bool = False, **settings: object
+) -> Iterator[Service]:
+    """Starts everything, waits until it is ready, ends it. `settings` as in batch_tokens=256.
+
+    `code` is the folder of another checkout, whose code runs instead. `worker_time` measures the worker.
+    """
+    names = ("engine", "precision")
+    chosen = {name: settings[name] for name in names if name in settings}
     for reference in {spec.reference for spec in parse_models(model)}:
-        build_model(reference, **chosen)
+        build_model(reference, chosen, code)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
         redis_url, redis_pid = stack.enter_context(redis_in_memory(folder))
@@ -95,14 +109,19 @@ def service(model: str, *, workers: int = 1, **settings: object) -> Iterator[Ser
         env = {f"MILLRACE_{name.upper()}": str(value) for name, value in settings.items()}
         env |= {"REDIS_URL": redis_url, "MILLRACE_PORT": str(port), "MILLRACE_MODEL": model}
         env.setdefault("MILLRACE_LOG_LEVEL", "warning")
+        if code is not None:
+            env["PYTHONPATH"] = str(code)
         for name in ("api", *(f"worker{number}" for number in range(workers))):
-            words = [sys.executable, "-m", "millrace", name.rstrip("0123456789")]
-            pids[name] = stack.enter_context(process(words, env, folder / f"{name}.log"))
+            words = ["-m", "millrace", name.rstrip("0123456789")]
+            if worker_time and name != "api":
+                words = ["-P", str(WORKER_TIME), str(folder / f"{name}.time")]
+            log = folder / f"{name}.log"
+            pids[name] = stack.enter_context(process([sys.executable, *words], env, log, code))
         until(lambda: ready(port), READY_S, folder)
-        yield Service(port, redis_url, pids)
+        yield Service(port, redis_url, pids, folder)
 
 
-def build_model(model: str, **chosen: object) -> None:
+def build_model(model: str, chosen: Mapping[str, object], code: Path | None = None) -> None:
     """Builds the artefact of a model where this machine has none yet, however long that takes.
 
     In a process of its own, since this one should not hold a model; and before anything waits for a worker to
@@ -113,7 +132,8 @@ def build_model(model: str, **chosen: object) -> None:
     words = [sys.executable, "-m", "model_store", "info", model]
     for name, value in chosen.items():
         words += [f"--{name}", str(value)]
-    subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
+    env = {**os.environ, "PYTHONPATH": str(code)} if code else None
+    subprocess.run(words, check=True, stdout=subprocess.DEVNULL, env=env, cwd=code)
 
 
 def until(true: Callable[[], bool], seconds: float, logs: Path | None = None) -> None:

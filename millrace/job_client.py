@@ -68,7 +68,7 @@ class JobClient:
         return job
 
     def follow(self, job: Job) -> Job:
-        """Shows the progress of a job until it ends: a bar in a terminal, else a line every LINE_S seconds."""
+        """Shows the progress of a job to its end: a bar in a terminal, else a line every LINE_S seconds."""
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),

@@ -57,7 +57,7 @@ def running(name: str, folder: Path) -> Iterator[Target]:
         if name in MILLRACE:
             engine, chosen = MILLRACE[name]
             # Building the model for an engine takes minutes on a busy machine, the first time.
-            build_model("default", **chosen)
+            build_model("default", chosen)
             env = {f"MILLRACE_{setting.upper()}": value for setting, value in chosen.items()}
             words = [
                 sys.executable,
