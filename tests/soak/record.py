@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
+from contextlib import suppress
 from pathlib import Path
 
 from benchmarks.memory import resident_mib
@@ -25,12 +26,14 @@ class Recorder:
         return time.monotonic() - self._began
 
     def sample(self) -> None:
-        """Of all but the worker that is replaced, whose memory depends on its age."""
+        """Of the worker that is replaced without its memory, which depends on its age."""
         service = self._service
         self.sample_process("API", service.api.pid)
         self.sample_process("worker", service.workers[0].pid)
         self.sample_process("jobs worker", service.jobs.pid)
         self.sample_process("Redis", service.redis.pid)
+        with suppress(OSError):  # it has just been replaced
+            self._sample_counts("replaced worker", service.workers[1].pid)
         if service.tasks:
             self._add("API: asyncio tasks", service.tasks)
         told = service.client.info()
@@ -40,7 +43,13 @@ class Recorder:
 
     def sample_process(self, name: str, pid: int) -> None:
         """Memory, file descriptors and threads."""
+        self.sample_memory(name, pid)
+        self._sample_counts(name, pid)
+
+    def sample_memory(self, name: str, pid: int) -> None:
         self._add(f"{name}: resident, MiB", resident_mib(pid))
+
+    def _sample_counts(self, name: str, pid: int) -> None:
         self._add(f"{name}: file descriptors", descriptors(pid))
         self._add(f"{name}: threads", len(list(Path(f"/proc/{pid}/task").iterdir())))
 

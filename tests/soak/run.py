@@ -15,7 +15,7 @@ import httpx
 
 from tests.soak.record import Recorder
 from tests.soak.service import Soaked, soaked
-from tests.soak.slopes import BATCHES
+from tests.soak.slopes import PARTS
 from tests.soak.traffic import Traffic
 
 LOAD_S = 600.0
@@ -32,7 +32,7 @@ class Plan:
     model: str = "default"
     rate: float = 6.0
     every_s: float = 5.0
-    cycles: int = 2 * BATCHES
+    cycles: int = 2 * PARTS["mean"]
     filled: int = 5_500
     limited: bool = False
 
@@ -144,5 +144,5 @@ class _Run:
         """The second worker by a new one: stopped and killed in turn, and looked at before."""
         how = signal.SIGKILL if self._cycle % 2 else signal.SIGTERM
         pid = self._service.workers[1].pid
-        await asyncio.to_thread(self._recorder.sample_process, "replaced worker, at its end", pid)
+        await asyncio.to_thread(self._recorder.sample_memory, "replaced worker, at its end", pid)
         await asyncio.to_thread(self._service.replace_worker, how)

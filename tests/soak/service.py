@@ -102,10 +102,11 @@ class Soaked(Mill):
         new = self.start_worker()
         wait_until(lambda: set(self._live()) - live, "the new worker", 300)
         self._confine(new.pid, "worker")
-        old.kill(how)
-        old.wait(60)
+        # Nothing of it is recorded any more.
         self.workers.remove(old)
         self.processes.remove(old)
+        old.kill(how)
+        old.wait(60)
         old.log.unlink()
 
     def fill_history(self) -> bool:

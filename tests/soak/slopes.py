@@ -2,14 +2,16 @@
 
 Samples of a process are correlated: an allocator keeps what a burst needed, a table fills and is emptied.
 The bound of an ordinary regression over thousands of them is far too narrow. So the method of batch means
-is used (Law, *Simulation Modeling and Analysis*, 9.5.3): the second half of the run is cut into `BATCHES`
-parts that are longer than the correlations, a least-squares line goes through the mean of each part, and
-the bound comes from Student's distribution with BATCHES - 2 degrees of freedom. If neighbouring means are
-still correlated, by r > 0, the standard error is multiplied by sqrt((1 + r) / (1 - r)).
+is used (Law, *Simulation Modeling and Analysis*, 9.5.3): the second half of the run is cut into parts that
+are longer than the correlations, a least-squares line goes through the mean of each part, and the bound
+comes from Student's distribution. If neighbouring means are still correlated, by r > 0, the standard error
+is multiplied by sqrt((1 + r) / (1 - r)).
 
-Of what is counted (descriptors, threads, tasks, clients, keys) a few stay, and some come and go with each
-request and each step of a cycle, so a count of 20 that is 21 at times has a bound of several per cent. What
-leaks stays, and raises the least of each part. So the line of a count goes through the least of each part.
+Of what is counted (descriptors, threads, tasks, clients) some stay, and some come and go with requests and
+steps of a cycle, or are made when they are first needed, so a count of 20 that is 21 at times has a bound of
+several per cent. What leaks stays, and raises the least of each part. So the line of a count goes through
+the least of each part, and its parts are three times as long, so that everything happens in each of them
+that happens only in some cycles. Keys are so many that their mean says more.
 """
 
 from __future__ import annotations
@@ -21,13 +23,14 @@ from typing import Literal
 
 import numpy as np
 
-BATCHES = 15
-# One-sided, 95 %, of Student's t with 13 degrees of freedom.
-QUANTILE = 1.771
-LIMIT = 1.0  # % an hour
-
 # Of the samples of each part: the mean, or the least.
 Statistic = Literal["mean", "least"]
+# Into how many parts the second half is cut.
+PARTS: dict[Statistic, int] = {"mean": 15, "least": 5}
+# One-sided, 95 %, of Student's t with two degrees of freedom fewer.
+QUANTILE = {15: 1.771, 5: 2.353}
+LIMIT = 1.0  # % an hour
+
 Verdict = Literal["flat", "grows", "unclear"]
 
 
@@ -53,8 +56,8 @@ class Slope:
 
 
 def statistic(name: str) -> Statistic:
-    """What the line of a series goes through: the means of an amount of memory, the least of a count."""
-    return "mean" if name.endswith("MiB") else "least"
+    """What the line of a series goes through: the means of memory and keys, the least of other counts."""
+    return "mean" if name.endswith(("MiB", "keys")) else "least"
 
 
 def slope(samples: Sequence[tuple[float, float]], seconds: float, taken: Statistic = "mean") -> Slope:
@@ -64,8 +67,9 @@ def slope(samples: Sequence[tuple[float, float]], seconds: float, taken: Statist
     """
     times, values = np.array(samples, dtype=float).T
     half = seconds / 2
-    part = np.floor((times - half) / half * BATCHES).astype(int)
-    numbers = [np.flatnonzero(part == number) for number in range(BATCHES)]
+    parts = PARTS[taken]
+    part = np.floor((times - half) / half * parts).astype(int)
+    numbers = [np.flatnonzero(part == number) for number in range(parts)]
     if not all(len(found) for found in numbers):
         raise ValueError("a part of the second half has no sample")
     hours = np.array([times[found].mean() for found in numbers]) / 3600
@@ -78,8 +82,8 @@ def slope(samples: Sequence[tuple[float, float]], seconds: float, taken: Statist
     spread = float(around @ around)
     rise = float(around @ levels) / spread
     left = levels - level - rise * around
-    error = math.sqrt(float(left @ left) / (BATCHES - 2) / spread) * _inflation(left)
-    lower, middle, upper = (100 * (rise + sign * QUANTILE * error) / level for sign in (-1, 0, 1))
+    error = math.sqrt(float(left @ left) / (parts - 2) / spread) * _inflation(left)
+    lower, middle, upper = (100 * (rise + sign * QUANTILE[parts] * error) / level for sign in (-1, 0, 1))
     return Slope(level, most, middle, lower, upper)
 
 
