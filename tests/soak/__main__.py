@@ -4,7 +4,7 @@
 
 Predictions known and unknown, jobs and batches, the dialects of other services, bad requests, clients that
 leave, pages and metrics; a revision is published and taken back, and a worker is replaced, in each of 30
-cycles. Every five seconds, the memory, file descriptors and threads of each process, the asyncio tasks of
+cycles. Every second, the memory, file descriptors and threads of each process, the asyncio tasks of
 the API and what Redis holds are recorded. For each, `tests.soak.slopes` bounds its growth over the second
 half. It ends with status 1 if the upper 95 % bound of any is 1 % an hour or more, or if an answer was not
 as expected. `--limits` holds each process to the memory that its manifest in k8s/base gives it.

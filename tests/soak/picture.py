@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from tests.soak.slopes import Slope
 
+# The most points of a line.
+POINTS = 720
 COLUMNS, WIDTH, HEIGHT, GAP, TITLE = 3, 300, 90, 24, 36
 
 
@@ -30,8 +32,9 @@ def draw(
 
 def _chart(name: str, samples: Sequence[tuple[float, float]], slope: Slope, seconds: float) -> list[str]:
     most = max(value for _, value in samples) * 1.1 or 1.0
+    shown = samples[:: -(-len(samples) // POINTS)]
     points = " ".join(
-        f"{at / seconds * WIDTH:.1f},{TITLE + HEIGHT * (1 - value / most):.1f}" for at, value in samples
+        f"{at / seconds * WIDTH:.1f},{TITLE + HEIGHT * (1 - value / most):.1f}" for at, value in shown
     )
     said = f"{slope.level:.4g}; at most {slope.upper:+.2f} % an hour"
     return [

@@ -31,7 +31,7 @@ class Plan:
     seconds: float
     model: str = "default"
     rate: float = 6.0
-    every_s: float = 5.0
+    every_s: float = 1.0
     cycles: int = 2 * PARTS["mean"]
     filled: int = 5_500
     limited: bool = False
