@@ -16,8 +16,18 @@ if TYPE_CHECKING:
 def api_address() -> str:
     """The address of the API by the settings. Raises CommandError if they are invalid."""
     settings = load_settings(ApiSettings)
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104
-    return f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"
+    return base_url(settings.host, settings.port)
+
+
+def base_url(host: str, port: int) -> str:
+    """The URL by which this machine reaches a server that listens there."""
+    host = reachable(host)
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def reachable(host: str) -> str:
+    """The address of this machine for a server that listens on `host`, which may stand for all addresses."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  # read, not bound
 
 
 def with_scheme(url: str) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from api.settings import ApiSettings
 from batcher.settings import WorkerSettings
+from millrace.addresses import base_url, reachable
 from millrace.local.embedded_redis import EmbeddedRedis
 from millrace.local.supervisor import Child, Group, Plan, say, stop_in_order
 
@@ -42,7 +43,8 @@ class LocalStack:
         *,
         with_jobs: bool,
     ) -> None:
-        self._address = (api.host, api.port)
+        self._address = (reachable(api.host), api.port)
+        self._base_url = base_url(api.host, api.port)
         self._redis = servers
         self._group = Group()
         self._settled = asyncio.Event()
@@ -133,7 +135,7 @@ class LocalStack:
     def _why_not_ready(self) -> str | None:
         """None if ready, else the reason that /readyz gives; "" while the API does not listen yet."""
         host, port = self._address
-        connection = http.client.HTTPConnection(_reachable(host), port, timeout=2)
+        connection = http.client.HTTPConnection(host, port, timeout=2)
         try:
             connection.request("GET", "/readyz")
             answer = connection.getresponse()
@@ -154,12 +156,6 @@ class LocalStack:
 
     def _child(self, plan: Plan) -> Child:
         return Child(plan, self._group, self._settled)
-
-    @property
-    def _base_url(self) -> str:
-        host, port = self._address
-        host = _reachable(host)
-        return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def typed(command: str) -> str:
@@ -220,10 +216,6 @@ def _threads(worker: WorkerSettings, workers: int) -> int:
         return worker.threads
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, cores // workers)
-
-
-def _reachable(host: str) -> str:
-    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  # read, not bound
 
 
 def _reason(body: bytes) -> str:
