@@ -55,7 +55,7 @@ def _body(args: argparse.Namespace) -> dict[str, str]:
 def _is_address(client: str) -> bool:
     """Whether this is the address of a client, or the network of an IPv6 one, and not the name of a key."""
     try:
-        ip_network(client)
+        ip_network(client, strict=False)
     except ValueError:
         return False
     return True

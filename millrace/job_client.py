@@ -120,11 +120,11 @@ class JobClient:
     def _job(self, method: str, path: str, **options: Any) -> Job:
         answer = self._ask(method, path, **options)
         try:
-            job: Job = answer.json()
-            if "id" in job and "status" in job:
-                return job
-        except (ValueError, TypeError):
-            pass
+            job = answer.json()
+        except ValueError:
+            job = None
+        if isinstance(job, dict) and {"id", "status"} <= job.keys():
+            return job
         raise CommandError(f"{self._url}{path} did not answer with a job: is this a Millrace API?")
 
     def _page(self, job: Job, offset: int) -> Iterator[Any]:

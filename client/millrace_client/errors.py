@@ -63,8 +63,8 @@ def error_of(response: httpx.Response, request_id: str) -> RequestError:
     if isinstance(detail, list) and detail and isinstance(detail[0], dict):
         detail = detail[0].get("msg")
     answered = f"the service answered {response.status_code}"
-    if target := response.headers.get("location"):
-        answered += f" and moved to {target}: use that address"
+    if response.has_redirect_location:
+        answered += f" and moved to {response.headers['location']}: use that address"
     return RequestError(
         str(detail or answered),
         code=str(fields.get("code") or f"http_{response.status_code}"),

@@ -83,6 +83,7 @@ def test_a_text_is_forgotten_without_being_an_argument(
     [
         (["client", "web"], {"client": "key:web"}),
         (["client", "192.0.2.7"], {"client": "192.0.2.7"}),
+        (["client", "2001:db8::1/64"], {"client": "2001:db8::1/64"}),
         (["client", "2026"], {"client": "key:2026"}),
         (["client", "1.2"], {"client": "key:1.2"}),
         (["client", "2001:db8::/64"], {"client": "2001:db8::/64"}),

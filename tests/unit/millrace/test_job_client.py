@@ -118,7 +118,7 @@ def test_a_malformed_retry_after_is_ignored(
     assert client.submit(source) == JOB
 
 
-@pytest.mark.parametrize("body", [b"<html>", b"[]", b"{}", b"1", b"null"])
+@pytest.mark.parametrize("body", [b"<html>", b"[]", b"{}", b"1", b"null", b'"id status"'])
 def test_an_answer_that_is_no_job_is_an_error(
     service: Service, client: JobClient, source: TextFile, body: bytes
 ) -> None:
