@@ -1,6 +1,6 @@
 # The commands of this repository. `make` without a target lists them.
 PYTHON ?= python3
-# Another Python has an environment of its own: make test PYTHON=python3.12 uses .venv-3.12
+# Another Python has a separate environment: make test PYTHON=python3.12 uses .venv-3.12
 export VENV := .venv$(if $(findstring command,$(origin PYTHON)),-$(shell $(PYTHON) -c "import sys; print('%d.%d' % sys.version_info[:2])"))
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed

@@ -46,6 +46,10 @@ class Authenticator:
         if self._identifies:
             self._identify(headers)
 
+    def admit_open(self, headers: RequestHeaders) -> None:
+        """Like `admit`, for a request that needs no key. Raises Problem 403 for an unknown host name."""
+        self._origins.check_host(headers)
+
     def client(self, headers: RequestHeaders) -> str:
         """The client of an admitted request: `key:` and the key's name, or the client's address."""
         return f"key:{headers.client_name}" if self._keys_required else client_address(headers.scope)
@@ -103,7 +107,7 @@ class ClientLimits:
 
     @property
     def checks(self) -> bool:
-        """Whether there is a hold or a quota, and so anything for `check` to do."""
+        """Whether there is a hold or a quota, so that `check` is needed."""
         return self.traffic.has_quotas or bool(self._hub.snapshot.holds)
 
     def check(self, client: str) -> None:
@@ -130,7 +134,9 @@ class ClientLimits:
             raise _paused("new texts", left_s)
         waiting = self._waiting.get(client, 0)
         if not self._has_room(client, texts):
-            detail = f"this client has {waiting} texts waiting already, of at most {self._most}"
+            detail = (
+                f"this client has {waiting} texts waiting already, of at most {self._most}: wait for results"
+            )
             raise Problem(429, detail, code="client_limit")
         self._waiting[client] = waiting + texts
         try:
@@ -148,5 +154,5 @@ class ClientLimits:
 
 
 def _paused(what: str, left_s: float) -> Problem:
-    detail = f"an operator has paused {what} of this client"
+    detail = f"an operator has paused {what} of this client; try again later"
     return Problem(429, detail, code="client_paused", retry_after_s=left_s)

@@ -20,7 +20,7 @@ _POLICY = (
     "img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 
-# What the template lacks: a language, colours with enough contrast, and an accessible structure.
+# Additions to the template: a language, colours with enough contrast, and an accessible structure.
 _ACCESSIBLE = {
     b"<html>": b'<html lang="en">',
     b"</body>": b'<script src="static/docs.js"></script>\n    </body>',

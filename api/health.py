@@ -19,6 +19,9 @@ from api.metrics import Metrics
 from api.predict.local_cache import Models
 from api.schemas import error
 
+# The used share of its memory above which Redis is nearly full. The alert MillraceRedisMemory has the same.
+MEMORY_ABOVE = 0.9
+
 
 class Healthy(BaseModel):
     """The process is running."""
@@ -78,6 +81,8 @@ def warnings(hub: Hub) -> Iterator[str]:
     if down := [str(number) for number, up in enumerate(hub.shards_up) if not up]:
         which = f"{', '.join(down)} of {len(hub.shards_up)}"
         yield f"the Redis of shard {which} does not answer: its texts get 503"
+    if (share := hub.snapshot.memory.share) > MEMORY_ABOVE:
+        yield f"Redis uses {share:.0%} of its memory: once it is full, texts that are not cached get 503"
     fallback = hub.snapshot.fallback
     if fallback is not None:
         yield (

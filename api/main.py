@@ -15,7 +15,7 @@ from api.admin.confirming import Confirming
 from api.admin.forget import Memory
 from api.admin.history import Minutes
 from api.admin.routes import admin_routers
-from api.admin.service import Books, Console
+from api.admin.service import Console, ConsoleStores
 from api.admin.traces import Traces
 from api.asgi.exceptions import EXCEPTION_HANDLERS
 from api.asgi.middleware import ASGIResponse, RequestMiddleware
@@ -24,8 +24,8 @@ from api.backend import Cache, Hub
 from api.batches.answers import BatchAnswers
 from api.batches.routes import batch_routes
 from api.compat.moderation import Moderation
-from api.compat.road import Road
 from api.compat.routes import Compat
+from api.compat.service import DialectService
 from api.docs_page import docs_routes
 from api.health import Health, health_routes
 from api.jobs.routes import JobDeferral, job_routes
@@ -69,12 +69,12 @@ def create_app(
     deferral: Deferral | None = None,
     lifecycle: Lifecycle | None = None,
     metrics_dir: Path | None = None,
-    books: Books | None = None,
+    stores: ConsoleStores | None = None,
     connect: Connect | None = None,
 ) -> PredictMiddleware:
     """The ASGI application; its attribute `app` is the FastAPI application that it wraps.
 
-    `hub`, `cache`, `jobs` and `books` default to clients of the Redis in the settings, `deferral` to one
+    `hub`, `cache`, `jobs` and `stores` default to clients of the Redis in the settings, `deferral` to one
     that creates jobs, and `connect` to one for the queues of other models than the first.
 
     `metrics_dir` is the directory in which the processes of one service share their counters. A server that
@@ -85,7 +85,7 @@ def create_app(
     lifecycle = lifecycle or Lifecycle()
     auth = Authenticator(settings)
     jobs = jobs or JobService.connect(settings, auth.keys, lambda: lifecycle.draining)
-    console = Console(books or Books.connect(jobs, settings), lambda: hub.shards_up)
+    console = Console(stores or ConsoleStores.connect(jobs, settings), lambda: hub.shards_up)
     local = LocalCache(settings.local_cache_entries, settings.local_cache_bytes)
     metrics = Metrics(settings.default_budget_s, metrics_dir, ByModel(lambda: queue_metrics(models)))
 
@@ -120,7 +120,7 @@ def create_app(
     candidates = Candidates(console, auth, handle, metrics)
     models.divide = candidates.divide
     jobs.find_model = job_queues(models)
-    compat = Compat(Road(settings, predict, models, auth, lifecycle), health)
+    compat = Compat(DialectService(settings, predict, models, auth, lifecycle), health)
     models.cascades = cascades(settings.all_cascades, models, handle, metrics)
     stats = Stats(metrics, hub, jobs, lifecycle, settings.lease_ms / 1000)
     stats.models = lambda: models_facts(models)
@@ -187,7 +187,7 @@ def _predict_route(predict: PredictHandler, order: LabelOrder) -> APIRouter:
         """Results are in the order of the texts. The labels of each are in the `order` that is asked for."""
         return ASGIResponse(predict)
 
-    # Clients of services that redirect here may end the path with a slash.
+    # So that another method gets 405.
     router.add_api_route("/predict/", classify, methods=["POST"], include_in_schema=False)
     return router
 

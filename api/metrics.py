@@ -118,7 +118,7 @@ class Metrics:
         )
         self._cascades = Counter(
             "millrace_cascade_texts",
-            "Texts that a cascade answered, by the model that spoke",
+            "Texts that a cascade answered, by the model that answered",
             ["cascade", "model"],
             registry=registry,
         )

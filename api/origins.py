@@ -32,7 +32,7 @@ def parse_hosts(value: str) -> tuple[str, ...]:
     names = tuple(filter(None, (part.strip().lower() for part in value.split(","))))
     if any(name != "*" and _name(name) is None for name in names):
         raise ValueError(
-            "must be host names without scheme or port: mill.example, api.backend.svc; * allows every name"
+            "must be host names without scheme or port: api.example, api.backend.svc; * allows every name"
         )
     return names
 

@@ -22,6 +22,8 @@ from batcher.settings import JobSettings
 class ApiSettings(JobSettings):
     """Settings of the API: where it listens, what it accepts, what it caches."""
 
+    may_be_empty = frozenset({"compat"})
+
     host: str = "127.0.0.1"
     """Address to listen on."""
     port: int = Field(default=8000, ge=0, le=65535)
@@ -65,9 +67,9 @@ class ApiSettings(JobSettings):
     open: Literal["auto", "true", "false"] = "auto"
     """Whether requests need no key if no key is set; auto means on loopback addresses only."""
     admin_keys: SecretStr = SecretStr("")
-    """Keys of operators for /admin who see and change everything, as in api_keys."""
+    """Keys of operators who may see and change everything under /admin, as in api_keys."""
     admin_read_keys: SecretStr = SecretStr("")
-    """Keys of operators for /admin who see everything, as in api_keys."""
+    """Keys of operators who may see everything under /admin, as in api_keys."""
     quotas: str = ""
     """Comma-separated quotas of keys, in texts of a day (UTC): web=100000, phone=5000. Others have none."""
     usage_days: int = Field(default=31, ge=1, le=400)
@@ -84,13 +86,13 @@ class ApiSettings(JobSettings):
     compat_models: str = ""
     """Comma-separated names that clients may use for the model, besides its own; *: any name."""
     cascades: str = ""
-    """Comma-separated names under which a fast model answers what it is sure of, and another one the rest:
+    """Comma-separated names under which a fast model answers the texts it is sure of, and another the rest:
     NAME=FAST:SURE:THRESHOLD."""
     moderation_labels: str = ""
     """The category of each label in /v1/moderations: toxic=harassment, threat=violence. Labels without one do
     not count. If empty, labels that are names of categories count."""
     moderation_threshold: float = Field(default=0.5, ge=0, le=1)
-    """The score from which on a category is flagged."""
+    """The score at which a category is flagged."""
     questions: Path | None = None
     """A TOML file with other names of labels for /v1/decisions and /v1/systemone."""
     vertex_predict: str = Field(

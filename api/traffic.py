@@ -30,7 +30,7 @@ from batcher.core.outage import REDIS_ERRORS
 log = logging.getLogger(__name__)
 
 FLUSH_S = 5.0
-# The most clients that are counted apart between two flushes, and that are published.
+# The most clients that are counted separately between two flushes, and that are published.
 MOST_CLIENTS = 10_000
 MOST_SHOWN = 50
 # The name under which requests without a key are counted.
@@ -164,7 +164,7 @@ class Traffic:
         return AddUsage(self._api, self._number, encoded, self._keep_ms, rows)
 
     def _rates(self, clients: Mapping[str, Counts], seconds: float) -> Mapping[str, Mapping[str, float]]:
-        """What the clients with the most texts do, per second."""
+        """The rates per second of the clients with the most texts."""
         waiting = dict(self._waiting)
         texts = {client: waiting.get(client, 0) for client in waiting}
         for client, counts in clients.items():

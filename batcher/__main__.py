@@ -27,6 +27,7 @@ def main(settings: WorkerSettings | None = None) -> int:
     settings = settings or WorkerSettings()
     logs.setup(settings.log_level, settings.log_format)
     sys.setswitchinterval(SWITCH_S)
+    gc_tuning.keep_large_blocks_apart()
     try:
         if settings.tracing:
             tracing.setup("worker")
@@ -37,14 +38,15 @@ def main(settings: WorkerSettings | None = None) -> int:
         log.error("%s", error, extra={"action": "worker.unable"})
         return EXIT_UNABLE
     except OSError as error:
-        log.error("Cannot bind port %d: %s", settings.worker_port, error, extra={"action": "worker.unable"})
+        message, extra = "cannot listen on MILLRACE_WORKER_PORT=%d: %s", {"action": "worker.unable"}
+        log.error(message, settings.worker_port, error, extra=extra)
         return EXIT_UNABLE
     for stop_signal in (signal.SIGTERM, signal.SIGINT):
         signal.signal(stop_signal, lambda *_: worker.stop())
     try:
         worker.warm_up()
     except Exception as error:
-        log.error("Warming up the model failed: %s", error, extra={"action": "worker.unable"})
+        log.error("warming up the model failed: %s", error, extra={"action": "worker.unable"})
         return EXIT_UNABLE
     served.begin()
     gc_tuning.freeze_after_startup()

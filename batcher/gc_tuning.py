@@ -1,10 +1,23 @@
-"""Garbage collection settings for long-running processes."""
+"""Garbage collection and freed memory of long-running processes."""
 
+import ctypes
 import gc
 
 # With Python's default thresholds (700, 10, 10) the collector runs several times per batch and finds nearly
 # nothing, because almost all objects are freed by reference counting.
 _THRESHOLDS = (20_000, 20, 20)
+# Blocks of this size and more get pages of their own; M_MMAP_THRESHOLD of malloc.h.
+_LARGE, _M_MMAP_THRESHOLD = 256 * 1024, -3
+
+
+def keep_large_blocks_apart() -> None:
+    """Call this before models are loaded: what is large goes back to the system once it is freed.
+
+    glibc does so with blocks of 128 KiB and more until the first of them is freed; then it puts blocks of
+    that size among small ones, where others that are still used keep the memory from going back.
+    """
+    if (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)) is not None:
+        mallopt(_M_MMAP_THRESHOLD, _LARGE)
 
 
 def freeze_after_startup() -> None:
@@ -18,6 +31,15 @@ def collect_dropped() -> None:
     """Call this once something large has been dropped, such as a revision of a model.
 
     Its parts refer to each other, so only the collector frees them, and with these thresholds it looks at
-    what has survived its first rounds after millions of new objects.
+    what has survived its first rounds after millions of new objects. What is free between blocks that are
+    still used is given back to the system, so that the memory of a process does not grow with each revision.
     """
     gc.collect()
+    _give_back()
+
+
+def _give_back() -> None:
+    """glibc does this only when it is asked to; other C libraries have no such function."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)

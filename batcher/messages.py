@@ -209,7 +209,7 @@ _is_fragment = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class BatchNote:
-    """What a worker reports about one batch. `number` counts the batches since the worker started.
+    """The report of a worker about one batch. `number` counts the batches since the worker started.
 
     `computed` includes padding, `tokens` does not. `queue_ms` is the longest wait of its entries.
     """

@@ -1,4 +1,4 @@
-"""The models of a service: what a worker is to serve, and the queue of each one (decision 0015)."""
+"""The models of a service: those that a worker serves, and the queue of each (decision 0015)."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-# A name stands in URLs and in the keys of Redis. It cannot contain what ends a hash tag or separates a shard.
+# Names are part of URLs and Redis keys, and cannot contain what ends a hash tag or separates a shard.
 _PART = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 _name = re.compile(rf"{_PART}(/{_PART})?").fullmatch
 _named = re.compile(rf"({_PART})=(.*)", re.DOTALL).fullmatch
-# In place of the first model: other workers serve it.
+# Stands for the first model if other workers serve it.
 ELSEWHERE = "-"
-# The fields of the service's snapshot that list its models are this and the name, and hold until when.
+# In the service's snapshot, the field that lists a model is this prefix and the name; it holds until when.
 FIELD = "model:"
 # How long a model is listed after the last worker that serves it has ended.
 LISTED_S = 3600.0
@@ -60,12 +60,12 @@ def queue_of(service: str, model: str) -> str:
 
 
 def listing(name: str) -> dict[str, int]:
-    """What a worker that serves a model adds to the snapshot of the service."""
+    """The field that a worker adds to the snapshot of the service for a model."""
     return {f"{FIELD}{name}": int(time.time() + LISTED_S)}
 
 
 def read_listed(fields: Mapping[str, str]) -> Sequence[str]:
-    """The names among the fields of a snapshot, in order, without those that no worker serves any more."""
+    """The names among the fields of a snapshot, in order, without those that no worker serves now."""
     now = time.time()
     return tuple(
         sorted(

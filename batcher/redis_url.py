@@ -80,8 +80,10 @@ def check_url(url: str) -> None:
     elif is_cluster(url):
         cluster_parts(url)
     else:
-        _address(url)
+        host, _ = _address(url)
         parts = urlsplit(url)
+        if parts.scheme == "unix" and (host or not parts.path.strip("/")):
+            raise ValueError("a unix:// URL needs the whole path of a socket: unix:///run/redis.sock")
         _read_options(parts.scheme, parts.query, _UNIX_OPTIONS if parts.scheme == "unix" else _OPTIONS)
         if parts.scheme != "unix":
             _database(parts.path.strip("/"))

@@ -1,7 +1,7 @@
 """Settings of all processes that use the queue, read once at startup. Names include the unit.
 
 Environment: prefix MILLRACE_, e.g. MILLRACE_LEASE_MS=2000. REDIS_URL is accepted for MILLRACE_REDIS_URL.
-The text below a setting is what `millrace config` says of it.
+`millrace config` prints the text below each setting.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from batcher.empty_settings import EmptyRefused
 from batcher.models import ModelSpec, parse_models, queue_of
 from batcher.redis_url import check_url, is_cluster
 from batcher.shards import MOST_SHARDS, Shard, shards_of
@@ -30,12 +30,8 @@ from batcher.webhook_signing import parse_secrets
 ServiceName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
 
-class QueueSettings(BaseSettings):
+class QueueSettings(EmptyRefused):
     """Settings that the API, the workers and the jobs worker must share, and how they reach Redis."""
-
-    model_config = SettingsConfigDict(
-        env_prefix="MILLRACE_", extra="ignore", frozen=True, hide_input_in_errors=True, allow_inf_nan=False
-    )
 
     name: ServiceName = "default"
     """Part of every key, so that services with different names can share a Redis."""
@@ -46,7 +42,7 @@ class QueueSettings(BaseSettings):
     """The queue's Redis: redis://, rediss:// (TLS), redis+sentinel://host:port,host:port/service, unix://, or
     redis+cluster://host:port,host:port. Several URLs, separated by spaces: one shard at each."""
     shards: int = Field(default=1, ge=1, le=MOST_SHARDS)
-    """Into how many shards the queue is split in a Redis Cluster. With several URLs: as many as there are."""
+    """Number of shards of the queue in a Redis Cluster. With several URLs, it is their number."""
     cache_url: SecretStr | None = None
     """A separate Redis for the cache, with any eviction policy. Default: the queue's Redis."""
     cache_ttl_s: float = Field(default=3600.0, ge=1, le=30 * 86400)
@@ -74,9 +70,10 @@ class QueueSettings(BaseSettings):
     @classmethod
     def _check_urls(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
         if value is not None:
-            text = value.get_secret_value()
-            for url in (text.split() or [""]) if info.field_name == "redis_url" else [text]:
+            text = value.get_secret_value().strip()  # a file of a Secret often ends with a line break
+            for url in text.split() if info.field_name == "redis_url" else [text]:
                 check_url(url)
+            return SecretStr(text)
         return value
 
     @model_validator(mode="after")

@@ -1,7 +1,7 @@
-"""A candidate that answers nothing: it computes a share of the texts again, and both results are compared.
+"""Shadows: candidates that answer nothing, but compute a share of the texts again to compare the results.
 
-Texts go to its queue in the bulk lane, after the answer of the revision that answers. Whatever goes wrong
-there is counted, and neither requests nor jobs notice it (decision 0017).
+Texts go to its queue in the bulk lane, after the answer of the revision that answers. Failures
+there are counted and affect neither requests nor jobs (decision 0017).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from batcher.admin.comparisons import compare
 from batcher.errors import MillraceError
 from batcher.messages import Lane, Outcome, Prediction
 
-# Texts that wait in this process, and their characters; what is beyond either is dropped.
+# The most texts that wait in this process, and their characters; any beyond either are dropped.
 MOST_TEXTS, MOST_CHARS = 1000, 4_000_000
 # As jobs do: few enough texts in a request that its scripts do not delay a caller's single text.
 REQUEST_TEXTS, REQUESTS = 32, 4
@@ -42,7 +42,7 @@ class _Text(NamedTuple):
 
 
 class Shadow:
-    """Compares the candidate, whose queue is that of `hub`, with what answers. It needs a running event loop.
+    """Compares the candidate, whose queue is that of `hub`, with the one that answers. Needs a running loop.
 
     `report` stores counts, under a number by which it recognises those that are sent again. It returns
     whether it could. `counted` is called with all counts at once.
@@ -97,13 +97,13 @@ class Shadow:
             while len(texts) < REQUEST_TEXTS and not self._waiting.empty():
                 texts.append(self._waiting.get_nowait())
             try:
-                await self._ask(texts)
+                await self._classify(texts)
             finally:
                 for one in texts:
                     self._chars -= len(one.text)
                     del self._held[id(one.answer)]
 
-    async def _ask(self, texts: list[_Text]) -> None:
+    async def _classify(self, texts: list[_Text]) -> None:
         ids, contents = [one.id for one in texts], [one.text for one in texts]
         try:
             outcomes = await self._hub.classify(ids, contents, budget_s=BUDGET_S, lane="bulk")

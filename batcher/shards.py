@@ -1,4 +1,4 @@
-"""The shards of a queue: where each one is, and which of them a text belongs to (decision 0014)."""
+"""The shards of a queue: where each is, and which one a text belongs to (decision 0014)."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Shard:
 
 
 def hash_tag(name: str, number: int = FORMAT) -> str:
-    """What all keys of one queue begin with, so that they are in one slot of a cluster.
+    """The beginning of all keys of one queue, which puts them in one slot of a cluster.
 
     Keys of format 1, that of version 0.1.0, have no `number`.
     """

@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 async def gather(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """The results of all of them, in order. None runs on if one raises, or if this is cancelled.
+    """The results of all of them, in order. If one raises, or this is cancelled, all are cancelled.
 
     Raises what the first one raised.
     """

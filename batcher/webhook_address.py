@@ -15,10 +15,12 @@ from urllib.parse import urlsplit
 MOST_URL = 2048
 Network = IPv4Network | IPv6Network
 Resolve = Callable[[str, int], Sequence[str]]
-# Prefixes of IPv6 addresses that contain an IPv4 address, which a gateway may forward to.
-_EMBEDDING = tuple(
-    ip_network(prefix) for prefix in ("64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32")
-)
+# The only IPv6 addresses that are given to hosts of the internet. Others are reserved or local, or contain an
+# IPv4 address, as ::10.0.0.1 and those of NAT64 do.
+_UNICAST = IPv6Network("2000::/3")
+# What `ipaddress` calls global although it is not: 6to4 and its relays, Teredo, networks for protocols and
+# documentation.
+_SPECIAL = tuple(map(ip_network, ("2002::/16", "2001::/23", "3fff::/20", "192.0.0.0/24", "192.88.99.0/24")))
 
 
 class AddressRefused(ValueError):
@@ -57,6 +59,10 @@ def parse_url(url: str) -> Target:
         raise AddressRefused("is not a valid URL") from None
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise AddressRefused("must begin with https:// and a host")
+    try:
+        parts.hostname.encode("idna")
+    except UnicodeError:
+        raise AddressRefused("has a host with an empty label, or one of more than 63 characters") from None
     if parts.username is not None or parts.password is not None:
         raise AddressRefused("must not contain a user or a password")
     secure = parts.scheme == "https"
@@ -86,8 +92,9 @@ def _check(given: str, secure: bool, allowed: Sequence[Network]) -> None:
         raise AddressRefused("the host has an address of an unknown kind") from None
     if any(address in network for network in allowed if network.version == address.version):
         return
-    embedded = any(address in network for network in _EMBEDDING if network.version == address.version)
-    if not address.is_global or address.is_multicast or embedded:
+    special = any(address in network for network in _SPECIAL if network.version == address.version)
+    elsewhere = isinstance(address, IPv6Address) and address not in _UNICAST
+    if not address.is_global or address.is_multicast or special or elsewhere:
         raise AddressRefused("the host has an address that is not public")
     if not secure:
         raise AddressRefused("must begin with https://")

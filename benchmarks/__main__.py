@@ -1,4 +1,4 @@
-"""Runs benchmarks in turn, each in a process of its own, and ends with a table of their goals.
+"""Runs benchmarks in turn, each in a separate process, and ends with a table of their goals.
 
 python -m benchmarks [NAME ...]
 

@@ -2,7 +2,7 @@
 
 python -m benchmarks.arithmetic [--models default,distilbert-base] [--texts 96] [--rounds 7]
 
-The two graphs run the same passes one after the other in every round, so that whatever else the machine does
+The two graphs run the same batches one after the other in every round, so that whatever else the machine does
 meets both. The ratio is the median over rounds. Where bf16 arithmetic gives wrong answers (docs/models.md)
 f32 is served, so this is the price of being right.
 """
@@ -28,7 +28,7 @@ from model_store.rows import Rows, arrange, share_out
 from model_store.tokenizer import Tokenizer
 
 ARITHMETICS = ("f32", "bf16")
-PASS_TOKENS = 512
+BATCH_TOKENS = 512
 
 
 class Graph:
@@ -44,10 +44,10 @@ class Graph:
         compiled = openvino.Core().compile_model(path / "model.xml", "CPU", options)
         self._request = compiled.create_infer_request()
 
-    def seconds(self, passes: list[Rows]) -> float:
-        """How long it takes to run all of `passes` once."""
+    def seconds(self, batches: list[Rows]) -> float:
+        """How long it takes to run all of `batches` once."""
         began = time.perf_counter()
-        for rows in passes:
+        for rows in batches:
             self._request.infer([rows.ids, rows.positions, rows.segments, rows.first], share_inputs=True)
         return time.perf_counter() - began
 
@@ -58,14 +58,14 @@ def measure(model: str, count: int, rounds: int, artefact_dir: Path) -> dict[str
     manifest = verify(path)
     layout: Layout = "packed" if manifest.rows else "padded"
     tokens = Tokenizer(path / "tokenizer.json", manifest.max_tokens)(texts(count, seed=1))
-    plan = share_out([len(one) for one in tokens], layout, PASS_TOKENS)
-    passes = [arrange([tokens[index] for index in chosen], layout) for chosen in plan]
+    plan = share_out([len(one) for one in tokens], layout, BATCH_TOKENS)
+    batches = [arrange([tokens[index] for index in chosen], layout) for chosen in plan]
     graphs = {arithmetic: Graph(path, arithmetic) for arithmetic in ARITHMETICS}
     seconds: dict[str, list[float]] = {arithmetic: [] for arithmetic in ARITHMETICS}
     for turn in range(rounds + 1):
         report.progress(f"{model}: round {turn} of {rounds}" if turn else f"{model}: warming up")
         for arithmetic in ARITHMETICS if turn % 2 else reversed(ARITHMETICS):
-            spent = graphs[arithmetic].seconds(passes)
+            spent = graphs[arithmetic].seconds(batches)
             if turn:  # shapes are met for the first time in the first
                 seconds[arithmetic].append(spent)
     rates = {arithmetic: count / median(spent) for arithmetic, spent in seconds.items()}

@@ -1,4 +1,4 @@
-"""A pipe of its own from a child process to its parent, for lines of JSON.
+"""A separate pipe from a child process to its parent, for lines of JSON.
 
 Standard output is left to people: whatever a library prints there, a progress bar for example, is never taken
 for a result.

@@ -34,7 +34,7 @@ PAGES: dict[str, dict[str, object]] = {
     "refused": {},
     "refused, 1000 a page": {"limit": 1000},
     "refused by client": {"client": "key:c1", "limit": 1000},
-    "refused by worker, none": {"worker": "nobody"},
+    "refused by worker, none": {"worker": "unknown"},
     "refused by revision and time": {"revision": "rev1", "until_ms": FIRST_MS + 5000},
     "jobs": {},
     "jobs, 500 a page": {"limit": 500},
@@ -59,10 +59,10 @@ def refuse(client: redis.Redis, count: int) -> None:
         pipe.execute()
 
 
-def create_jobs(mill: Service, client: redis.Redis, count: int) -> None:
+def create_jobs(running: Service, client: redis.Redis, count: int) -> None:
     """Copies of one job. No jobs worker runs."""
     body = json.dumps({"text": ["one"]}).encode()
-    asked = Request(f"http://127.0.0.1:{mill.port}/jobs", body, {"Content-Type": "application/json"})
+    asked = Request(f"http://127.0.0.1:{running.port}/jobs", body, {"Content-Type": "application/json"})
     with urlopen(asked) as answer:
         job_id = json.load(answer)["id"]
     raw: Any = client.hgetall(f"{JOBS}:job:{job_id}")
@@ -93,12 +93,12 @@ def commands(client: redis.Redis) -> int:
 
 
 def measured(
-    mill: Service, client: redis.Redis, rounds: int
+    running: Service, client: redis.Redis, rounds: int
 ) -> Iterator[tuple[str, int, float, float, float]]:
     """For each page: its items, median and longest ms, and the median of commands."""
     for page, query in PAGES.items():
         kind = page.split(" ")[0].strip(",")
-        url = f"http://127.0.0.1:{mill.port}/admin/{kind}?{urlencode(query)}"
+        url = f"http://127.0.0.1:{running.port}/admin/{kind}?{urlencode(query)}"
         spent, ran, items = list[float](), list[int](), 0
         for number in range(rounds + 1):
             before, began = commands(client), time.perf_counter()
@@ -116,10 +116,10 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=100_000)
     parser.add_argument("--rounds", type=int, default=20)
     args = parser.parse_args()
-    with service("stub") as mill, mill.redis() as client:
+    with service("stub") as running, running.redis() as client:
         refuse(client, args.refused)
-        create_jobs(mill, client, args.jobs)
-        found = list(measured(mill, client, args.rounds))
+        create_jobs(running, client, args.jobs)
+        found = list(measured(running, client, args.rounds))
     report.table(
         ["page", "items", "median ms", "longest ms", "commands"],
         [[page, items, f"{mid:.1f}", f"{most:.1f}", f"{ran:.0f}"] for page, items, mid, most, ran in found],

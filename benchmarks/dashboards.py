@@ -52,7 +52,7 @@ def configuration(ports: dict[str, int]) -> str:
 
 
 def send_job(url: str) -> None:
-    """Submits a job of texts that nobody has sent before."""
+    """Submits a job of texts that no client has sent before."""
     texts = [f"text {number} of a job that runs beside the load" for number in range(JOB_TEXTS)]
     body = json.dumps({"text": texts}).encode()
     with urlopen(Request(f"{url}/jobs", body, {"Content-Type": "application/json"}), timeout=30) as response:

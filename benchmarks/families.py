@@ -2,7 +2,7 @@
 
     python -m benchmarks.families [--shapes bert-base,...] [--rounds 3]
 
-Each shape has random weights and runs packed passes of about 512 tokens, with one engine after the other in
+Each shape has random weights and runs packed batches of about 512 tokens, with one engine after the other in
 each round. Figures are texts per second of processor time on one thread, medians over rounds, which other
 processes hardly change. int8 weights run in f32 arithmetic. Converted models stay in `--artefact-dir`, so
 later runs begin at once; `--rounds 0` only converts.
@@ -71,8 +71,8 @@ def runners(checkpoint: Checkpoint, engines: Sequence[str], threads: int) -> Ite
         yield make_runner(path, manifest, threads, arithmetic)
 
 
-def passes(checkpoint: Checkpoint, count: int) -> list[Rows]:
-    """The same `count` texts for every family, in packed passes."""
+def packed(checkpoint: Checkpoint, count: int) -> list[Rows]:
+    """The same `count` texts for every family, in packed batches."""
     tokens = Tokenizer(checkpoint.path / TOKENIZER, checkpoint.max_tokens)(texts(count, seed=1))
     chosen = share_out([len(one) for one in tokens], "packed")
     return [arrange([tokens[at] for at in indices], "packed") for indices in chosen]
@@ -83,7 +83,7 @@ def measure(shape: str, args: argparse.Namespace) -> list[float]:
     report.progress(shape)
     checkpoint = read_checkpoint(Path(reference(shape, args.artefact_dir)))
     opened = list(runners(checkpoint, args.engines.split(","), args.threads))
-    batches = passes(checkpoint, args.texts)
+    batches = packed(checkpoint, args.texts)
     seconds: list[list[float]] = [[] for _ in opened]
     for number in range(args.rounds + 1 if args.rounds else 0):
         for runner, spent in zip(opened, seconds, strict=True):

@@ -202,9 +202,9 @@ class _Run:
         if not taken:
             self.shards[self.homes[worker]].idle.append(worker)
             return
-        pass_s = (0.2 * BATCH_TEXTS + 0.8 * taken) / self.fleet.speed  # a fifth does not depend on the texts
-        self.worked_s += pass_s
-        self.at(ended + TRIP_S + pass_s, "done", worker, number, taken)
+        batch_s = (0.2 * BATCH_TEXTS + 0.8 * taken) / self.fleet.speed  # a fifth does not depend on the texts
+        self.worked_s += batch_s
+        self.at(ended + TRIP_S + batch_s, "done", worker, number, taken)
 
     def done(self, now: float, worker: int, number: int, texts: int) -> None:
         ended = self.shards[number].run(now + TRIP_S, texts)

@@ -1,4 +1,4 @@
-"""The hit road: what one answer costs whose three texts are all known, beside a bare echo and plain FastAPI.
+"""The hit path: what one answer costs whose three texts are all known, beside a bare echo and plain FastAPI.
 
     python -m benchmarks.hit [--rounds 5] [--seconds 3] [--connections 32]
 

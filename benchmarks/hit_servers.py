@@ -96,7 +96,7 @@ def millrace_shared() -> Any:
 
 
 def uncounted() -> Any:
-    """The edge with metrics that count nothing, for `benchmarks.metrics_cost`."""
+    """The API with metrics that count nothing, for `benchmarks.metrics_cost`."""
     from api.metrics import Metrics
 
     Metrics.request = Metrics.hit_local = lambda *_: None  # type: ignore[method-assign, assignment]

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 SCALED_OBJECT = Path(__file__).parents[1] / "k8s/components/keda/scaledobject.yaml"
-# Of the controller: how often it looks, and which deviation it ignores. Not to be set on a managed cluster.
+# How often the controller looks, and which deviation it ignores. Not to be set on a managed cluster.
 SYNC_S = 15.0
 TOLERANCE = 0.1
 

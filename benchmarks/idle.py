@@ -48,12 +48,12 @@ def main() -> None:
 
     called: list[float] = []
     asked: list[float] = []
-    with service(args.model) as mill:
+    with service(args.model) as running:
         for number in range(ROUNDS + 1):
             report.progress(f"round {number} of {ROUNDS}")
             texts = [next(source) for _ in range(args.requests // ROUNDS)]
             calls = [call(text) for text in texts]
-            asks = asyncio.run(ask(mill.port, texts))
+            asks = asyncio.run(ask(running.port, texts))
             if number:  # the first round warms up
                 called += calls
                 asked += asks

@@ -44,8 +44,8 @@ PAUSE_S = 0.02
 
 
 @contextmanager
-def jobs_worker(mill: Service) -> Iterator[int]:
-    env = {"REDIS_URL": mill.redis_url, "MILLRACE_LOG_LEVEL": "warning"}
+def jobs_worker(running: Service) -> Iterator[int]:
+    env = {"REDIS_URL": running.redis_url, "MILLRACE_LOG_LEVEL": "warning"}
     with process([sys.executable, "-m", "millrace", "jobs"], env) as pid:
         yield pid
 
@@ -102,13 +102,13 @@ async def ask_singly(port: int, source: Iterator[str], seconds: float) -> list[f
     return latencies
 
 
-def throughput(mill: Service, client: httpx.Client, jobs: int, args: argparse.Namespace) -> dict[str, Any]:
+def throughput(running: Service, client: httpx.Client, jobs: int, args: argparse.Namespace) -> dict[str, Any]:
     source = stream(11)
     direct, through = [], []
-    with Memory(mill.pids, jobs) as memory:
+    with Memory(running.pids, jobs) as memory:
         for _ in range(args.rounds):
             report.progress(f"{args.texts} texts, direct")
-            direct.append(asyncio.run(feed(mill.redis_url, list(islice(source, args.texts)))))
+            direct.append(asyncio.run(feed(running.redis_url, list(islice(source, args.texts)))))
             report.progress(f"{args.texts} texts, one job")
             path = hand_in(client, list(islice(source, args.texts)))
             through.append(job_rate(finish(client, path)))
@@ -132,8 +132,8 @@ def throughput(mill: Service, client: httpx.Client, jobs: int, args: argparse.Na
     }
 
 
-def command_line(mill: Service, jobs: int, args: argparse.Namespace) -> dict[str, Any]:
-    """A table through `millrace classify`: seconds from the file to the file, and everybody's memory."""
+def command_line(running: Service, jobs: int, args: argparse.Namespace) -> dict[str, Any]:
+    """A table through `millrace classify`: seconds from file to file, and the memory of each process."""
     report.progress(f"{args.texts} rows of CSV through millrace classify")
     with tempfile.TemporaryDirectory() as folder:
         source, out = Path(folder, "in.csv"), Path(folder, "out.csv")
@@ -141,10 +141,10 @@ def command_line(mill: Service, jobs: int, args: argparse.Namespace) -> dict[str
             rows = csv.writer(file)
             rows.writerow(["id", "text"])
             rows.writerows(enumerate(islice(stream(13), args.texts)))
-        words = [sys.executable, "-m", "millrace", "classify", "--url", f"http://127.0.0.1:{mill.port}"]
+        words = [sys.executable, "-m", "millrace", "classify", "--url", f"http://127.0.0.1:{running.port}"]
         began = time.perf_counter()
         classify = subprocess.Popen([*words, str(source), "-o", str(out)])
-        with Memory(mill.pids | {"classify": classify.pid}, jobs) as memory:
+        with Memory(running.pids | {"classify": classify.pid}, jobs) as memory:
             assert classify.wait() == 0
         seconds = time.perf_counter() - began
         with out.open(newline="") as file:
@@ -155,15 +155,15 @@ def command_line(mill: Service, jobs: int, args: argparse.Namespace) -> dict[str
     return {"seconds": seconds, "memory_mib": memory.peak, "goals": [goal]}
 
 
-def interference(mill: Service, client: httpx.Client, args: argparse.Namespace) -> dict[str, Any]:
+def interference(running: Service, client: httpx.Client, args: argparse.Namespace) -> dict[str, Any]:
     source = stream(12)
     report.progress(f"single requests alone, {args.seconds:g} s")
-    alone = asyncio.run(ask_singly(mill.port, source, args.seconds))
+    alone = asyncio.run(ask_singly(running.port, source, args.seconds))
     path = hand_in(client, list(islice(source, int(args.beside * args.seconds))))
     while client.get(path, params={"wait": 1}).json()["done"] == 0:
         pass
     report.progress(f"single requests beside a job, {args.seconds:g} s")
-    beside = asyncio.run(ask_singly(mill.port, source, args.seconds))
+    beside = asyncio.run(ask_singly(running.port, source, args.seconds))
     job = client.delete(path)
     assert job.status_code == 200, "the job ended too early: raise --beside"
     rows = [
@@ -189,21 +189,21 @@ def main() -> None:
     parser.add_argument(
         "--beside", type=float, default=15_000, help="texts of the job beside, for each second"
     )
-    parser.add_argument("--batch-ms", type=float, default=0.0, help="what the stub takes for a pass")
+    parser.add_argument("--batch-ms", type=float, default=0.0, help="what the stub takes for a batch")
     parser.add_argument("--token-ms", type=float, default=0.0, help="and for each token of it")
     parser.add_argument("--only", choices=("throughput", "classify", "interference"))
     args = parser.parse_args()
     cost = {"stub_batch_ms": args.batch_ms, "stub_token_ms": args.token_ms}
     result: dict[str, Any] = {"model": args.model, "texts": args.texts, **cost}
-    with service(args.model, **cost) as mill, jobs_worker(mill) as jobs:
-        client = httpx.Client(base_url=f"http://127.0.0.1:{mill.port}", timeout=120, trust_env=False)
+    with service(args.model, **cost) as running, jobs_worker(running) as jobs:
+        client = httpx.Client(base_url=f"http://127.0.0.1:{running.port}", timeout=120, trust_env=False)
         with client:
             if args.only in (None, "throughput"):
-                result["throughput"] = throughput(mill, client, jobs, args)
+                result["throughput"] = throughput(running, client, jobs, args)
             if args.only in (None, "classify"):
-                result["classify"] = command_line(mill, jobs, args)
+                result["classify"] = command_line(running, jobs, args)
             if args.only in (None, "interference"):
-                result["interference"] = interference(mill, client, args)
+                result["interference"] = interference(running, client, args)
     report.finish("jobs", result)
 
 

@@ -4,7 +4,7 @@
 
 Every round runs each combination in turn, so that whatever else the machine does meets all of them; figures
 are medians over rounds. `waste` is the share of computed tokens that are filler. The cost model, a + b times
-the tokens of a pass, is fitted over packed passes of different sizes (padded ones where nothing packs).
+the tokens of a batch, is fitted over packed batches of different sizes (padded ones where nothing packs).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from model_store.rows import computed_tokens, share_out
 
 Order = Literal["arrival", "sorted"]
 ENGINES = ("torch-f32", "torch-bf16", "openvino-f32", "openvino-bf16", "openvino-int8")
-# Layout, order, tokens of a pass. In order of arrival, padded passes get worse as they grow.
+# Layout, order, tokens of a batch. In order of arrival, padded batches get worse as they grow.
 VARIANTS: tuple[tuple[Layout, Order, int], ...] = (
     ("packed", "arrival", 128),
     ("packed", "arrival", 256),
@@ -49,16 +49,16 @@ class Case:
     engine: str
     layout: str
     order: Order
-    pass_tokens: int
+    batch_tokens: int
     classifier: Classifier = field(repr=False)
-    passes: list[Batch] = field(repr=False)
+    batches: list[Batch] = field(repr=False)
     seconds: list[float] = field(default_factory=list)
     cpu_seconds: list[float] = field(default_factory=list)
 
     def run(self) -> None:
         """Classify all texts once and remember how long it took."""
         start, cpu_start = time.perf_counter(), time.process_time()
-        for batch in self.passes:
+        for batch in self.batches:
             self.classifier.classify(batch)
         self.seconds.append(time.perf_counter() - start)
         self.cpu_seconds.append(time.process_time() - cpu_start)
@@ -72,7 +72,7 @@ class Figure:
     engine: str
     layout: str
     order: Order
-    pass_tokens: int
+    batch_tokens: int
     texts_per_s: float
     texts_per_cpu_s: float
     waste: float
@@ -80,7 +80,7 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Milliseconds of one pass: `a_ms` plus `b_ms` for each token."""
+    """Milliseconds of one batch: `a_ms` plus `b_ms` for each token."""
 
     model: str
     engine: str
@@ -137,13 +137,13 @@ def _cut(tokens: Sequence[Tokens], layout: Layout, order: Order, size: int) -> l
     """Passes of about `size` computed tokens: as texts arrive, or sorted over the whole backlog."""
     lengths = [len(one) for one in tokens]
     if layout == "padded" and order == "arrival":
-        passes: list[Batch] = [[]]
+        batches: list[Batch] = [[]]
         for one in tokens:
-            longest = max(map(len, (*passes[-1], one)))
-            if passes[-1] and longest * (len(passes[-1]) + 1) > size:
-                passes.append([])
-            passes[-1].append(one)
-        return passes
+            longest = max(map(len, (*batches[-1], one)))
+            if batches[-1] and longest * (len(batches[-1]) + 1) > size:
+                batches.append([])
+            batches[-1].append(one)
+        return batches
     return [[tokens[index] for index in indices] for indices in share_out(lengths, layout, size)]
 
 
@@ -158,28 +158,28 @@ def reference(model: str, artefact_dir: Path) -> str:
 
 
 def _figure(case: Case) -> Figure:
-    count = sum(map(len, case.passes))
-    real = sum(len(tokens) for batch in case.passes for tokens in batch)
+    count = sum(map(len, case.batches))
+    real = sum(len(tokens) for batch in case.batches for tokens in batch)
     layout = case.classifier.info.layout
-    computed = _computed(case.passes, layout)
+    computed = _computed(case.batches, layout)
     return Figure(
         case.model,
         case.engine,
         case.layout,
         case.order,
-        case.pass_tokens,
+        case.batch_tokens,
         texts_per_s=count / median(case.seconds),
         texts_per_cpu_s=count / median(case.cpu_seconds),
         waste=1 - real / computed,
     )
 
 
-def _computed(passes: Sequence[Batch], layout: Layout) -> int:
-    return sum(computed_tokens([len(tokens) for tokens in batch], layout) for batch in passes)
+def _computed(batches: Sequence[Batch], layout: Layout) -> int:
+    return sum(computed_tokens([len(tokens) for tokens in batch], layout) for batch in batches)
 
 
 def _best(figures: Sequence[Figure]) -> list[Figure]:
-    """Of each combination, the pass size that is fastest."""
+    """Of each combination, the batch size that is fastest."""
     best: dict[tuple[str, ...], Figure] = {}
     for one in figures:
         key = (one.model, one.engine, one.layout, one.order)
@@ -189,12 +189,12 @@ def _best(figures: Sequence[Figure]) -> list[Figure]:
 
 
 def _costs(cases: Sequence[Case]) -> Iterator[Cost]:
-    """Least squares over the cases of one classifier: total seconds = passes * a + computed tokens * b."""
+    """Least squares over the cases of one classifier: total seconds = batches * a + computed tokens * b."""
     for engine in dict.fromkeys(case.engine for case in cases):
         chosen = [case for case in cases if case.engine == engine and case.layout == "packed"]
         chosen = chosen or [case for case in cases if case.engine == engine and case.order == "sorted"]
         layout = chosen[0].classifier.info.layout
-        counted = [(len(case.passes), _computed(case.passes, layout)) for case in chosen]
+        counted = [(len(case.batches), _computed(case.batches, layout)) for case in chosen]
         seconds = [median(case.seconds) for case in chosen]
         (a, b), *_ = np.linalg.lstsq(np.array(counted, float), np.array(seconds), rcond=None)
         yield Cost(chosen[0].model, engine, a_ms=a * 1e3, b_ms=b * 1e3)
@@ -207,11 +207,11 @@ def _show(figures: Sequence[Figure], costs: Sequence[Cost]) -> None:
         if (one.engine, one.layout, one.order) == ("torch-f32", "padded", "sorted")
     }
     report.table(
-        ["texts/s, best pass size", "pass tokens", "texts/s", "x torch f32", "texts/CPU s", "waste"],
+        ["texts/s, best batch size", "batch tokens", "texts/s", "x torch f32", "texts/CPU s", "waste"],
         [
             [
                 f"{one.model} {one.engine} {one.layout} {one.order}",
-                one.pass_tokens,
+                one.batch_tokens,
                 f"{one.texts_per_s:.0f}",
                 f"{one.texts_per_s / slowest[one.model]:.2f}" if one.model in slowest else "",
                 f"{one.texts_per_cpu_s:.0f}",
@@ -221,7 +221,7 @@ def _show(figures: Sequence[Figure], costs: Sequence[Cost]) -> None:
         ],
     )
     report.table(
-        ["a pass: a + b x tokens", "a, ms", "b, us/token"],
+        ["a batch: a + b x tokens", "a, ms", "b, us/token"],
         [[f"{one.model} {one.engine}", f"{one.a_ms:.2f}", f"{one.b_ms * 1e3:.1f}"] for one in costs],
     )
 

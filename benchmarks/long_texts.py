@@ -3,7 +3,7 @@
     python -m benchmarks.long_texts [--texts 2000] [--words 3000] [--windows 126:31:mean] [--model default]
 
 One client asks for single new short texts, one after the other: alone, then beside the job, for so many
-`--seconds`. Then the job is awaited, or with `--cancel` cancelled. The stub costs `--batch-ms` a pass and
+`--seconds`. Then the job is awaited, or with `--cancel` cancelled. The stub costs `--batch-ms` per batch and
 `--token-ms` a token.
 """
 
@@ -91,11 +91,11 @@ def main() -> None:
         "stub_batch_ms": args.batch_ms,
         "stub_token_ms": args.token_ms,
     }
-    with service(args.model, **settings) as mill, jobs_worker(mill) as jobs:
-        url = f"http://127.0.0.1:{mill.port}"
+    with service(args.model, **settings) as running, jobs_worker(running) as jobs:
+        url = f"http://127.0.0.1:{running.port}"
         with httpx.Client(base_url=url, timeout=300, trust_env=False) as client:
-            memory = Memory(mill.pids, jobs)
-            result = measure(mill.port, client, memory, args)
+            memory = Memory(running.pids, jobs)
+            result = measure(running.port, client, memory, args)
     goals = show(result, memory)
     report.finish("long_texts", vars(args) | result | {"memory_mib": memory.peak, "goals": goals})
 

@@ -45,13 +45,13 @@ def main() -> None:
         memory = {}
         for count in (1, len(names)):
             report.progress(f"{count} of the models")
-            with service(",".join(listed[:count]), threads=1) as mill:
-                until(lambda: _ready(mill) == count, 120.0)  # noqa: B023
-                memory[count] = resident_mib(mill.pids["worker0"])
+            with service(",".join(listed[:count]), threads=1) as running:
+                until(lambda: _ready(running) == count, 120.0)  # noqa: B023
+                memory[count] = resident_mib(running.pids["worker0"])
                 if count == len(names):
                     report.progress(f"{args.rate:g} requests/s for {args.seconds:g} s")
-                    latencies, statuses = asyncio.run(_load(mill.port, names, args.seconds, args.rate))
-                    memory[count] = max(memory[count], resident_mib(mill.pids["worker0"]))
+                    latencies, statuses = asyncio.run(_load(running.port, names, args.seconds, args.rate))
+                    memory[count] = max(memory[count], resident_mib(running.pids["worker0"]))
     p99 = {name: report.quantile(found, 0.99) * 1000 for name, found in latencies.items()}
     report.table(
         ["model", "requests", "p50 ms", "p99 ms"],
@@ -78,8 +78,8 @@ def _random_model(folder: Path, seed: int) -> Path:
     return folder
 
 
-def _ready(mill: Service) -> int:
-    with urlopen(f"http://127.0.0.1:{mill.port}/models", timeout=5) as answer:
+def _ready(running: Service) -> int:
+    with urlopen(f"http://127.0.0.1:{running.port}/models", timeout=5) as answer:
         return sum(model["state"] == "ready" for model in json.load(answer)["models"])
 
 

@@ -59,7 +59,7 @@ def right(texts: Sequence[str]) -> list[object]:
     return [json.loads(fragment(LABELS, row)) for row in rows]
 
 
-async def soak(mill: Service, rate: float, seconds: float, progress: Callable[[str], None]) -> Soak:
+async def soak(running: Service, rate: float, seconds: float, progress: Callable[[str], None]) -> Soak:
     """Asks for `rate` unknown texts a second, for `seconds`."""
     met = Soak()
     source = stream(11)
@@ -68,10 +68,10 @@ async def soak(mill: Service, rate: float, seconds: float, progress: Callable[[s
 
     async def ask(texts: list[str]) -> None:
         began = time.perf_counter()
-        used_at, connection = idle.pop() if idle else (began, Connection(mill.port))
+        used_at, connection = idle.pop() if idle else (began, Connection(running.port))
         if began - used_at > IDLE_S:
             connection.close()
-            connection = Connection(mill.port)
+            connection = Connection(running.port)
         status, _, body = await connection.post("/predict", predict_body(texts))
         met.latencies_s.append(time.perf_counter() - began)
         met.statuses[status] += 1
@@ -80,7 +80,7 @@ async def soak(mill: Service, rate: float, seconds: float, progress: Callable[[s
         idle.append((time.perf_counter(), connection))
         places.release()
 
-    looking = asyncio.create_task(_look(mill, met, progress))
+    looking = asyncio.create_task(_look(running, met, progress))
     asked: set[asyncio.Task[None]] = set()
     began = due = time.perf_counter()
     while due < began + seconds:
@@ -98,9 +98,9 @@ async def soak(mill: Service, rate: float, seconds: float, progress: Callable[[s
     return met
 
 
-async def _look(mill: Service, met: Soak, progress: Callable[[str], None]) -> None:
+async def _look(running: Service, met: Soak, progress: Callable[[str], None]) -> None:
     """Once a second, what Redis uses."""
-    with mill.redis() as client:
+    with running.redis() as client:
         while True:
             try:
                 used = await asyncio.to_thread(_used, client)
@@ -125,10 +125,10 @@ def main() -> None:
     parser.add_argument("--maxmemory-mb", type=float, default=192)
     args = parser.parse_args()
     limit = int(args.maxmemory_mb * MB)
-    with service("stub") as mill, mill.redis() as client:
+    with service("stub") as running, running.redis() as client:
         client.config_set("maxmemory", limit)
         report.progress(f"{args.rate:g} texts/s, {args.seconds:g} s, maxmemory {args.maxmemory_mb:g} MB")
-        met = asyncio.run(soak(mill, args.rate, args.seconds, report.progress))
+        met = asyncio.run(soak(running, args.rate, args.seconds, report.progress))
     most, last = max(met.used), met.used[-1]
     latencies = [report.quantile(met.latencies_s, share) * 1e3 for share in (0.5, 0.99, 1)]
     report.table(

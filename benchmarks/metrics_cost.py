@@ -1,10 +1,10 @@
-"""What watching costs: the hit road and the miss road with metrics and drift, and without, side by side.
+"""What watching costs: the hit path and the miss path with metrics and drift, and without, side by side.
 
     python -m benchmarks.metrics_cost [--rounds 40] [--token-us 100]
 
 Both sides take turns in many short rounds whose order changes, so that whatever else the machine does meets
-both. Figures are processor time of the process or thread; the result is the median over pairs. The hit road
-is the edge as it is served, driven by wrk. The miss road is what a worker does to 16 texts: tokenise,
+both. Figures are processor time of the process or thread; the result is the median over pairs. The hit path
+is the API as it is served, driven by wrk. The miss path is what a worker does to 16 texts: tokenise,
 classify with a model that takes `--token-us` a token, report.
 """
 
@@ -45,7 +45,7 @@ Run = Callable[[], float]
 class Cost:
     """Microseconds a request or a batch without and with metrics; `share` is what they add."""
 
-    road: str
+    path: str
     without_us: float
     with_us: float
     share: float
@@ -67,13 +67,13 @@ class Busy(StubClassifier):
 
 
 @contextmanager
-def hit_roads() -> Iterator[tuple[Run, Run]]:
+def hit_paths() -> Iterator[tuple[Run, Run]]:
     """Processor seconds a request, of a server without metrics and of one with them, driven by wrk."""
     with ExitStack() as stack:
         driver = stack.enter_context(wrk(TEXTS))
         redis_url = stack.enter_context(known_texts())
 
-        def road(name: str) -> Run:
+        def path(name: str) -> Run:
             port, pid = stack.enter_context(served(name, redis_url))
 
             def run() -> float:
@@ -83,7 +83,7 @@ def hit_roads() -> Iterator[tuple[Run, Run]]:
 
             return run
 
-        yield road("uncounted"), road("millrace")
+        yield path("uncounted"), path("millrace")
 
 
 def _cpu_s(pid: int) -> float:
@@ -91,7 +91,7 @@ def _cpu_s(pid: int) -> float:
     return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
 
 
-def miss_road(token_us: float, *, counted: bool) -> Run:
+def miss_path(token_us: float, *, counted: bool) -> Run:
     """Processor seconds a batch, of PASSES of them at each call."""
     texts = list(islice(stream(1), BATCH))
     entries = tuple(Entry(entry_id(text), text, "interactive", 20, 3, 9000, 1) for text in texts)
@@ -120,7 +120,7 @@ def miss_road(token_us: float, *, counted: bool) -> Run:
     return passes
 
 
-def compare(road: str, without: Run, with_: Run, rounds: int) -> Cost:
+def compare(path: str, without: Run, with_: Run, rounds: int) -> Cost:
     """Medians over rounds, and the median of what each pair says."""
     without(), with_()
     pairs = []
@@ -133,25 +133,25 @@ def compare(road: str, without: Run, with_: Run, rounds: int) -> Cost:
             pairs.append((without(), counted))
     plain_us, counted_us = (median(side) * 1e6 for side in zip(*pairs, strict=True))
     share = median(counted / plain for plain, counted in pairs) - 1
-    return Cost(road, round(plain_us, 2), round(counted_us, 2), round(share, 4))
+    return Cost(path, round(plain_us, 2), round(counted_us, 2), round(share, 4))
 
 
 def main() -> None:
-    """Compares both roads, prints the table and writes bench-results/metrics_cost.json."""
+    """Compares both paths, prints the table and writes bench-results/metrics_cost.json."""
     form = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--token-us", type=float, default=100.0)
     args = parser.parse_args()
-    with hit_roads() as (without, with_):
+    with hit_paths() as (without, with_):
         hit = compare("hit", without, with_, args.rounds)
-    roads = (miss_road(args.token_us, counted=False), miss_road(args.token_us, counted=True))
-    costs = [hit, compare("miss", *roads, args.rounds)]
+    paths = (miss_path(args.token_us, counted=False), miss_path(args.token_us, counted=True))
+    costs = [hit, compare("miss", *paths, args.rounds)]
     report.table(
-        ["road", "without us", "with us", "adds"],
-        [[c.road, f"{c.without_us:.1f}", f"{c.with_us:.1f}", f"{c.share:.2%}"] for c in costs],
+        ["path", "without us", "with us", "adds"],
+        [[c.path, f"{c.without_us:.1f}", f"{c.with_us:.1f}", f"{c.share:.2%}"] for c in costs],
     )
-    goals = [report.goal(f"share that metrics add, {c.road}", c.share, GOAL, at_most=True) for c in costs]
+    goals = [report.goal(f"share that metrics add, {c.path}", c.share, GOAL, at_most=True) for c in costs]
     report.finish("metrics_cost", {"settings": vars(args), "costs": list(map(asdict, costs)), "goals": goals})
 
 

@@ -1,4 +1,4 @@
-"""The miss road: unique texts of mixed length through the whole service, and the same model with no server.
+"""Cache misses: unique texts of mixed length through the whole service, and the same model with no server.
 
 python -m benchmarks.miss [--model random|default|DIR] [--engines openvino:bf16,...] [--loads 32x8,...]
 
@@ -33,7 +33,7 @@ from model_store.rows import share_out
 
 ARTEFACTS = Path("~/.cache/millrace").expanduser()
 RANDOM = Path("bench-results/distilbert-base-random")
-PASS_TOKENS = (256, 512, 768, 1024)
+BATCH_TOKENS = (256, 512, 768, 1024)
 SIZE_S = 0.5
 TURN_S = 2
 # Made before the load, whose cost counts.
@@ -50,12 +50,12 @@ BEFORE = " before"
 
 
 def limit(model: str, engine: Any, precision: Any) -> None:
-    """For each line of the input: texts/s of the model alone for each of PASS_TOKENS, over the channel."""
+    """For each line of the input: texts/s of the model alone for each of BATCH_TOKENS, over the channel."""
     channel = Sender()
     classifier = load(model, engine=engine, precision=precision, artefact_dir=ARTEFACTS)
     tokens = classifier.tokenize(texts(600, seed=21))
     streams = []
-    for size in PASS_TOKENS:
+    for size in BATCH_TOKENS:
         plan = share_out([len(text) for text in tokens], classifier.info.layout, size)
         batches = [[tokens[index] for index in chosen] for chosen in plan]
         for batch in batches[:6]:
@@ -75,7 +75,7 @@ def limit(model: str, engine: Any, precision: Any) -> None:
 
 @contextmanager
 def _limit_apart(model: str, engine: str, precision: str) -> Iterator[Callable[[], list[float]]]:
-    """The limit in a process of its own, as a worker would be: a turn for each call."""
+    """The limit in a separate process, as a worker would be: a turn for each call."""
     words = [sys.executable, "-m", "benchmarks.miss", "--limit", "--model", model]
     words += ["--engines", f"{engine}:{precision}"]
     with child_with_channel(words, stdin=subprocess.PIPE) as (apart, messages):
@@ -87,7 +87,7 @@ def _limit_apart(model: str, engine: str, precision: str) -> Iterator[Callable[[
                 sent.write("\n")
                 sent.flush()
             except BrokenPipeError:
-                pass  # it has ended: its last words stand above
+                pass  # it has ended: its last output stands above
             line = messages.readline()
             if not line:
                 raise SystemExit(f"The limit of {engine}:{precision} ended with status {apart.wait()}.")
@@ -112,7 +112,7 @@ def measure(
         report.progress(f"{pair}: loading")
         alone = stack.enter_context(_limit_apart(model, engine, precision))
         settings: dict[str, Any] = {"engine": engine, "precision": precision, "default_budget_s": 60}
-        mills = {
+        services = {
             name: stack.enter_context(service(model, code=code, worker_time=True, **settings))
             for name, code in codes.items()
         }
@@ -124,7 +124,7 @@ def measure(
             def ask(size: int = size) -> list[str]:
                 return list(islice(source, size))
 
-            turned = {name: Turns(mill) for name, mill in mills.items()}
+            turned = {name: Turns(running) for name, running in services.items()}
             limits = [alone()]
             for turn in range(turns):
                 report.progress(f"{pair}: {users} users, {size} texts each, turn {turn + 1} of {turns}")
@@ -134,7 +134,7 @@ def measure(
             limit = max(fmean(rates) for rates in zip(*limits, strict=True))
             for name, one in turned.items():
                 found[f"{load_name}{name}"] = one.figures() | {"limit": limit, "limit_turns": limits}
-    return {"pass_tokens": PASS_TOKENS, "loads": found}
+    return {"batch_tokens": BATCH_TOKENS, "loads": found}
 
 
 def main() -> None:

@@ -47,11 +47,11 @@ def main() -> None:
         return list(KNOWN) if rng.random() < args.known else [f"{text} {next(fresh)}" for text in ALL]
 
     rows, results = [], list[dict[str, Any]]()
-    with service(args.model) as mill:
+    with service(args.model) as running:
         for name, texts in ((ACCEPTANCE, acceptance), ("new texts in the rest", harder)):
             for users in (10, 50):
                 report.progress(f"{name}, {users} users, {args.seconds:g} s")
-                tally = asyncio.run(closed_loop(mill.port, users, args.seconds, texts))
+                tally = asyncio.run(closed_loop(running.port, users, args.seconds, texts))
                 rate = len(tally.latencies_s) / tally.seconds
                 p50, p99 = tally.quantile_ms(0.5), tally.quantile_ms(0.99)
                 rows.append([f"{name}, {users} users", f"{rate:.0f}", f"{p50:.2f}", f"{p99:.2f}"])

@@ -84,7 +84,7 @@ async def closed_loop(
                 if not new:
                     began, until = now, now + seconds
             if status == 429:
-                await asyncio.sleep(1)  # as it was told to, at least
+                await asyncio.sleep(1)  # as it was asked to, at least
         connection.close()
 
     await asyncio.gather(*(user() for _ in range(users)))

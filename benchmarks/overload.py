@@ -3,7 +3,7 @@
 python -m benchmarks.overload [--seconds 8] [--batch-ms 10] [--token-ms 0.2]
 
 The stub sleeps as an engine would compute, so the machine has room for an open load of three times what the
-worker can do. Arrivals are Poisson: nobody waits for anybody's answer.
+worker can do. Arrivals are Poisson: no client waits for anybody's answer.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Arrivals:
         await asyncio.gather(*asked)
 
     async def obey(self, count: int) -> float:
-        """A burst; each one shed comes back when it was told to. The share of these that then succeeds."""
+        """A burst; each one shed comes back when it was asked to. The share of these that then succeeds."""
 
         async def client() -> bool | None:
             text = next(self._texts)
@@ -132,7 +132,7 @@ def overload(given: argparse.Namespace, texts: Iterator[str]) -> dict[str, Any]:
             figures = asyncio.run(at_load(running.port, texts, share * capacity, given.seconds))
             loads.append({"load": share} | figures)
             time.sleep(2)
-        report.progress("a burst whose shed requests come back when they were told to")
+        report.progress("a burst whose shed requests come back when they were asked to")
         obeyed = asyncio.run(_obeyed(running, texts, int(capacity * 3)))
     return {"capacity": capacity, "loads": loads, "obeyed": obeyed}
 
@@ -186,7 +186,7 @@ def main() -> None:
         report.goal(
             "answers past their budget", sum(r["past_budget"] for r in found["loads"]), 0, at_most=True
         ),
-        report.goal("come back as told and succeed", found["obeyed"], OBEYED),
+        report.goal("come back as asked and succeed", found["obeyed"], OBEYED),
         report.goal(
             "p99 beside a crowd / alone", two["beside_p99_ms"] / two["alone_p99_ms"], FAIR, at_most=True
         ),

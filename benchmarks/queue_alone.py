@@ -65,19 +65,19 @@ def measure(
         if separate_cache:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
             settings["cache_url"], pids["cache"] = stack.enter_context(redis_in_memory(folder))
-        mill = stack.enter_context(service("stub", **settings))
-        pids |= mill.pids
-        servers = [stack.enter_context(mill.redis())]
+        running = stack.enter_context(service("stub", **settings))
+        pids |= running.pids
+        servers = [stack.enter_context(running.redis())]
         if separate_cache:
             servers.append(stack.enter_context(redis.Redis.from_url(settings["cache_url"], protocol=2)))
         report.progress(f"{name}: warming up")
         texts = itertools.cycle(ready)
-        asyncio.run(closed_loop(mill.port, 4, 1, lambda: next(texts)))
+        asyncio.run(closed_loop(running.port, 4, 1, lambda: next(texts)))
         for server in servers:
             server.config_resetstat()
         before = {process: cpu_s(pid) for process, pid in pids.items()}
         report.progress(f"{name}: {users} users, {len(ready[0])} unique texts a request, {seconds:g} s")
-        tally = asyncio.run(closed_loop(mill.port, users, seconds, lambda: next(texts)))
+        tally = asyncio.run(closed_loop(running.port, users, seconds, lambda: next(texts)))
         used = {process: cpu_s(pid) - before[process] for process, pid in pids.items()}
         commands = [server.info("commandstats") for server in servers]
     sent = [

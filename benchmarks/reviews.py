@@ -20,7 +20,7 @@ from pathlib import Path
 from batcher.messages import Entry, Prediction
 from batcher.worker.faults import Faults
 from batcher.worker.inference import Inference
-from batcher.worker.windows import HeldWithWindows
+from batcher.worker.windows import TextsWithWindows
 from benchmarks import report
 from model_store import Classifier, load
 from model_store.corpus import Row
@@ -32,7 +32,7 @@ TURN = 50
 
 
 @dataclass(slots=True)
-class Reading:
+class TextWindows:
     """One setting, and what it came to."""
 
     windows: str
@@ -48,7 +48,7 @@ class Reading:
         began, cpu_began = time.perf_counter(), time.process_time()
         inference = Inference(classifier, Faults(classifier))
         entries = [Entry(str(at), row.text, "bulk", 1, 0, 9000, 1) for at, row in enumerate(rows)]
-        waiting = HeldWithWindows(classifier.info.layout)
+        waiting = TextsWithWindows(classifier.info.layout)
         waiting.add(inference.tokenize_entries(entries, "full")[0])
         while waiting:
             batch = waiting.next_batch(BATCH_TOKENS, lambda: BATCH_TOKENS)
@@ -90,7 +90,7 @@ def main() -> None:
     sets = [one for one in read_mixture(args.sets).sets if one.name in args.names.split(",")]
     rows = [row for one in sets for part in (one.choose, one.last) for row in part[: args.limit]]
     report.progress(f"{len(rows)} reviews of {', '.join(one.name for one in sets)}")
-    readings = [Reading(setting) for setting in args.windows.split(",")]
+    readings = [TextWindows(setting) for setting in args.windows.split(",")]
     models = [load(args.model, text_windows=one.windows, threads=args.threads) for one in readings]
     for begin in range(0, len(rows), TURN):
         for model, reading in zip(models, readings, strict=True):

@@ -74,7 +74,7 @@ class Limits:
 
 
 def limits(fleet: Fleet) -> Limits:
-    """What the parts of a fleet can do. API processes can be added, and share nothing: they are no limit."""
+    """What the parts of a fleet can do. API processes share nothing and can be added: they set no limit."""
     used = FIGURES.idle_share(fleet)
     return Limits(fleet.shards * (1 - used) / FIGURES.redis_s(fleet), fleet.workers * fleet.speed)
 

@@ -50,7 +50,7 @@ MODELS = (Model("default", 1000.0), Model("distilbert-base bf16", 400.0))
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """A load: texts per second that nobody has in a cache, over time."""
+    """A load: texts per second that no client has in a cache, over time."""
 
     name: str
     seconds: float
@@ -114,7 +114,7 @@ class Outcome:
                 yield at * WINDOW_S, p99, float(missed.mean())
 
 
-class Mill:
+class Service:
     """One queue, workers that batch from it, and the autoscaler over both."""
 
     def __init__(self, came: Floats, model: Model, policy: Policy, start_s: float, budget_s: float) -> None:
@@ -182,7 +182,7 @@ HEAD = (
 
 def simulate(shape: Shape, model: Model, policy: Policy, args: argparse.Namespace) -> Outcome:
     """One load on one model."""
-    return Mill(arrivals(shape, args.texts, args.seed), model, policy, args.start_s, args.budget_s).run()
+    return Service(arrivals(shape, args.texts, args.seed), model, policy, args.start_s, args.budget_s).run()
 
 
 def row(outcome: Outcome, shape: Shape, model: Model, policy: Policy) -> str:

@@ -16,7 +16,7 @@ from urllib.request import urlopen
 import redis
 
 from batcher.models import parse_models
-from millrace.local.embedded_redis import find_server
+from millrace.local.redis_server import find_server
 from millrace.settings_loader import free_port
 
 READY_S = 180.0
@@ -124,7 +124,7 @@ def service(
 def build_model(model: str, chosen: Mapping[str, object], code: Path | None = None) -> None:
     """Builds the artefact of a model where this machine has none yet, however long that takes.
 
-    In a process of its own, since this one should not hold a model; and before anything waits for a worker to
+    In a separate process, since this one should not hold a model; and before anything waits for a worker to
     become ready, which would end the worker in the middle of the build.
     """
     if model.startswith("stub"):
@@ -142,8 +142,8 @@ def until(true: Callable[[], bool], seconds: float, logs: Path | None = None) ->
     while not true():
         if time.monotonic() > deadline:
             said = sorted(logs.glob("*.log")) if logs else []
-            told = "\n".join(f"{log.name}: {log.read_text()[-2000:]}" for log in said)
-            raise SystemExit(f"not ready after {seconds:g} s\n{told}")
+            shown = "\n".join(f"{log.name}: {log.read_text()[-2000:]}" for log in said)
+            raise SystemExit(f"not ready after {seconds:g} s\n{shown}")
         time.sleep(0.05)
 
 

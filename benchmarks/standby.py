@@ -52,7 +52,7 @@ def commands(client: redis.Redis) -> int:
 
 
 def measure(kind: str, model: str, seconds: float) -> Standby:
-    """One process alone with a Redis of its own. Raises SystemExit if it does not reach Redis."""
+    """One process alone with a separate Redis. Raises SystemExit if it does not reach Redis."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
         url, redis_pid = stack.enter_context(redis_in_memory(folder))

@@ -20,9 +20,9 @@ from benchmarks.worker_time import EVERY_S
 PROCESSES = ("client", "api", "redis", "worker")
 
 
-def _batches(mill: Service) -> tuple[int, int, Sequence[BatchNote]]:
+def _batches(running: Service) -> tuple[int, int, Sequence[BatchNote]]:
     """Passes and texts so far, and the last passes."""
-    with mill.redis() as client:
+    with running.redis() as client:
         (name,) = client.keys("*:worker:*")
         batches, count, recent = client.hmget(name, "batches", "texts", "recent")
     return int(batches), int(count), decode_notes(recent.decode())
@@ -31,12 +31,12 @@ def _batches(mill: Service) -> tuple[int, int, Sequence[BatchNote]]:
 class Turns:
     """One service, and what it did in the turns of one load."""
 
-    def __init__(self, mill: Service) -> None:
-        self.mill = mill
+    def __init__(self, running: Service) -> None:
+        self.running = running
         self.spent: Counter[str] = Counter()
         self.tallies: list[Tally] = []
         self._texts = 0
-        self._before = _batches(mill)
+        self._before = _batches(running)
 
     def turn(self, users: int, seconds: float, ask: Callable[[], list[str]]) -> None:
         def counted() -> list[str]:
@@ -45,18 +45,18 @@ class Turns:
             return texts
 
         self.spent.subtract(self._used())
-        self.tallies.append(uvloop.run(closed_loop(self.mill.port, users, seconds, counted)))
+        self.tallies.append(uvloop.run(closed_loop(self.running.port, users, seconds, counted)))
         time.sleep(2 * EVERY_S)  # the worker writes down what it used
         self.spent.update(self._used())
 
     def _used(self) -> dict[str, float]:
         """Processor seconds of each process so far."""
-        mill = self.mill
-        used = {"api": mill.cpu_s("api"), "redis": mill.cpu_s("redis"), "client": time.process_time()}
-        return used | {"worker": mill.beside_model_s()}
+        running = self.running
+        used = {"api": running.cpu_s("api"), "redis": running.cpu_s("redis"), "client": time.process_time()}
+        return used | {"worker": running.beside_model_s()}
 
     def figures(self) -> dict[str, Any]:
-        after = _batches(self.mill)
+        after = _batches(self.running)
         # The very last ones found the backlog at its end.
         notes = after[2][:-2]
         latencies_s = [spent for tally in self.tallies for spent in tally.latencies_s]

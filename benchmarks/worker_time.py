@@ -1,6 +1,6 @@
 """`python benchmarks/worker_time.py FILE`: `millrace worker`, its processor time beside the model in FILE.
 
-That is the time of all threads of Python without what they spend in a forward pass; those of engines are no
+That is the time of all threads of Python without what they spend in a forward pass; those of engines are not
 threads of Python. It runs from its path, so that it can also run the code of another commit.
 """
 

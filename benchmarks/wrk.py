@@ -1,4 +1,4 @@
-"""wrk, the load generator of the hit road: one thread that sends the same request again and again."""
+"""wrk, the load generator of the hit path: one thread that sends the same request again and again."""
 
 from __future__ import annotations
 

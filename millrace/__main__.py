@@ -28,13 +28,15 @@ COMMANDS = {
     "push": "upload a trained model to the Hugging Face Hub",
     "top": "show live statistics of the service in the terminal",
     "status": "show the state of the service; exit status 0 if it can answer requests now",
-    "trace": "show where the time of one request went, from its X-Request-ID",
-    "publish": "let workers load another revision of a model, and answer all texts or a share; or go back",
-    "compare": "show what a revision that shadows the one that answers would have answered",
+    "trace": "show where the time of one request went, given its X-Request-ID",
+    "publish": "switch a model to another revision, for all texts or a share of them, or go back",
+    "compare": "compare what a shadow revision would have answered with the actual answers",
     "forget": "remove a text, a client or a revision from everything that the service keeps",
     "key": "create an API key: `millrace key new NAME`",
     "config": "show every setting: its value, where that comes from, its unit and what it means",
 }
+# Commands that run until they are stopped: their errors are faults, which need a traceback.
+_PROCESSES = ("up", "api", "worker", "jobs", "serve")
 
 
 class Command(Protocol):
@@ -54,20 +56,59 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not words:
         _parser("", None)[0].print_help(sys.stderr)
         return 2
+    _have_a_home()
+    _have_streams()
     try:
         check_packages()
         command = _command(name) if name in COMMANDS else None
         args = _parsed(words, name, command)
         assert command is not None, "argparse rejects unknown commands"
-        return command.run(args)
+        status = command.run(args)
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except CommandError as error:
         print(f"millrace {name}: {error}", file=sys.stderr)
         return error.status
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # `millrace config | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 141
+    except OSError as error:  # such as a full disk
+        if name in _PROCESSES:
+            raise
+        print(f"{f'millrace {name}'.rstrip()}: {_reason(error)}.", file=sys.stderr)
+        _drop_output()
+        return 2
+    return status
+
+
+def _drop_output() -> None:
+    """Keeps Python from retrying a write that failed."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _reason(error: OSError) -> str:
+    """What failed, with the name of the file if there is one."""
+    where = f"{error.filename}: " if error.filename is not None else ""
+    return f"{where}{error.strerror or error}".rstrip(".")
+
+
+def _have_streams() -> None:
+    """Reopens streams that `>&-` closed, so that no file or connection gets their numbers, and the output."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    if sys.stderr is None:  # print() would write to the standard output
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115  # as long as the process
+
+
+def _have_a_home() -> None:
+    """Sets HOME as container engines do, if neither it nor the list of users has a home for this process."""
+    if os.path.expanduser("~") == "~":  # that of Path raises RuntimeError
+        os.environ["HOME"] = "/"
 
 
 def _command(name: str) -> Command:
@@ -77,7 +118,12 @@ def _command(name: str) -> Command:
 def _parsed(words: Sequence[str], name: str, command: Command | None) -> argparse.Namespace:
     """The arguments. A wrong option ends with the usage of its command and the option that may be meant."""
     parser, of_command = _parser(name, command)
-    args, wrong = parser.parse_known_args(words)
+    try:
+        args, wrong = parser.parse_known_args(words)
+    except SystemExit:
+        if sys.stdout is not None:
+            sys.stdout.flush()  # what --help or --version wrote
+        raise
     if wrong:
         options = re.findall(r"--[a-z-]+", of_command.format_usage())
         close = difflib.get_close_matches(wrong[0].partition("=")[0], options, n=1)
@@ -94,7 +140,9 @@ def _parser(chosen: str, command: Command | None) -> tuple[argparse.ArgumentPars
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     parser_of_chosen = parser
     for name, summary in COMMANDS.items():
-        of_command = commands.add_parser(name, help=summary, description=f"{summary.capitalize()}.")
+        of_command = commands.add_parser(
+            name, help=summary, description=f"{summary[0].upper()}{summary[1:]}."
+        )
         if command is not None and name == chosen:
             command.add_arguments(of_command)
             parser_of_chosen = of_command

@@ -1,7 +1,8 @@
-"""The address of a service, as people type it, a client for it, and what to say if it does not answer."""
+"""The address of a service as typed by people, its key, a client for it, and errors if it does not answer."""
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from typing import TYPE_CHECKING
 
 from api.origins import is_loopback
@@ -10,6 +11,8 @@ from millrace.errors import CommandError
 from millrace.settings_loader import load_settings
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import httpx
 
 
@@ -33,6 +36,19 @@ def reachable(host: str) -> str:
 def with_scheme(url: str) -> str:
     """`url` without a slash at its end; `host:port` means http."""
     return url.rstrip("/") if "://" in url else f"http://{url.rstrip('/')}"
+
+
+def read_key(file: Path | None) -> str:
+    """The key that a file holds, or an empty string without one. Raises CommandError."""
+    if file is None:
+        return ""
+    try:
+        key = file.read_bytes().removeprefix(BOM_UTF8).strip().decode("ascii", "replace")
+    except OSError as error:
+        raise CommandError(f"{file} cannot be read: {error.strerror}.") from None
+    if not (key.isascii() and key.isprintable()):
+        raise CommandError(f"{file} does not hold an API key: it must be one line of ASCII characters.")
+    return key
 
 
 def http_client(
@@ -66,3 +82,15 @@ def no_answer(url: str, error: Exception) -> str:
     if "refused" in reason.lower():
         return f"nothing listens at {url}: start a service with `millrace up`, or name another with --url"
     return f"{url} does not answer: {reason}"
+
+
+def refusal(answer: httpx.Response) -> tuple[str, str]:
+    """What an error of Millrace says, without a full stop, and its code; empty strings for another server."""
+    try:
+        body = answer.json()
+        detail, code = body["detail"], body.get("code", "")
+        if isinstance(detail, list):
+            detail = "; ".join(one["msg"] for one in detail)
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return "", ""
+    return (detail, str(code)) if isinstance(detail, str) else ("", "")

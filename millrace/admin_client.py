@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from millrace.addresses import api_address, http_client, no_answer, with_scheme
+from millrace.addresses import api_address, http_client, no_answer, read_key, refusal, with_scheme
 from millrace.errors import CommandError
 
 # Walking over a large Redis takes a while.
@@ -14,7 +14,7 @@ TIMEOUT_S = 300.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--url", help="address of the API (http://MILLRACE_HOST:MILLRACE_PORT)")
+    parser.add_argument("--url", help="address of the API (default: by MILLRACE_HOST and MILLRACE_PORT)")
     parser.add_argument("--admin-key-file", type=Path, help="file that holds the operator's key")
 
 
@@ -28,19 +28,16 @@ class AdminClient:
     @classmethod
     def of(cls, args: argparse.Namespace) -> AdminClient:
         """Connects to the API given by the arguments or, by default, by the settings."""
-        try:
-            key = args.admin_key_file.read_text().strip() if args.admin_key_file else ""
-        except OSError as error:
-            raise CommandError(f"{args.admin_key_file} cannot be read: {error.strerror}.") from None
+        key = read_key(args.admin_key_file)
         return cls(args.url or api_address(), key)
 
     def get(self, path: str, **query: object) -> dict[str, Any]:
-        return self.ask("GET", path, params={name: value for name, value in query.items() if value != ""})
+        return self.request("GET", path, params={name: value for name, value in query.items() if value != ""})
 
     def post(self, path: str, body: object) -> dict[str, Any]:
-        return self.ask("POST", path, json=body)
+        return self.request("POST", path, json=body)
 
-    def ask(self, method: str, path: str, **more: Any) -> dict[str, Any]:
+    def request(self, method: str, path: str, **more: Any) -> dict[str, Any]:
         """The JSON of an answer. Raises CommandError."""
         import httpx
 
@@ -54,11 +51,8 @@ class AdminClient:
         if answer.status_code == 401:
             raise CommandError(f"{self._url} requires the key of an operator: use --admin-key-file.")
         if answer.status_code >= 400:
-            raise CommandError(f"{_detail(body)}.")
+            detail, _ = refusal(answer)
+            other = f"{self._url}{path} answered {answer.status_code}: is this a Millrace API?"
+            raise CommandError(f"{detail}." if detail else other)
         found: dict[str, Any] = body
         return found
-
-
-def _detail(body: Any) -> str:
-    detail = body.get("detail", body) if isinstance(body, dict) else body
-    return "; ".join(one["msg"] for one in detail) if isinstance(detail, list) else str(detail)

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import os
-import shutil
 import sys
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 from api.jobs.file_format import FORMATS, FileFormat, Hints
 from millrace.errors import CommandError
-from millrace.text_files import CsvWriter, NdjsonWriter, OutputFormat, TextFile, Writer, output_format
+from millrace.text_files import (
+    CsvWriter,
+    NdjsonWriter,
+    OutputFormat,
+    TextFile,
+    Writer,
+    opened,
+    output_format,
+)
 
 if TYPE_CHECKING:
     from millrace.job_client import JobClient
@@ -46,14 +53,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output",
         metavar="OUT",
         default="-",
-        help="file for the results (-: standard output, the default); a directory for several FILEs",
+        help="file for the results, or a directory for those of several FILEs (default: -, standard output)",
     )
-    parser.add_argument("--url", default=URL, help=f"address of the service ({URL})")
-    parser.add_argument("--format", choices=FORMATS, help="format of FILE (by its suffix, else its content)")
-    parser.add_argument("--column", default="text", help="column or field that holds the text (text)")
-    parser.add_argument("--delimiter", help="delimiter of a CSV file (detected)")
-    parser.add_argument("--encoding", help="encoding of FILE (utf-8, or by its byte order mark)")
-    parser.add_argument("--force", action="store_true", help="OUT may replace FILE")
+    parser.add_argument("--url", default=URL, help=f"address of the service (default: {URL})")
+    by_file = "format of FILE (default: by its suffix, or else its content)"
+    parser.add_argument("--format", choices=FORMATS, help=by_file)
+    parser.add_argument(
+        "--column", default="text", help="column or field that holds the text (default: text)"
+    )
+    parser.add_argument("--delimiter", help="delimiter of a CSV file (default: detected)")
+    parser.add_argument("--encoding", help="encoding of FILE (default: utf-8, or by its byte order mark)")
+    parser.add_argument("--force", action="store_true", help="let OUT replace FILE")
     parser.add_argument("--api-key-file", type=Path, help="file that holds the API key")
     parser.add_argument("--keep", action="store_true", help="do not delete the finished job from the service")
     parser.epilog = (
@@ -69,14 +79,17 @@ def run(args: argparse.Namespace) -> int:
     """Submits each file, waits for its job, and writes the results."""
     if find_spec("httpx") is None or find_spec("rich") is None:
         raise CommandError("required packages are missing: pip install 'millrace-server[cli]'.")
+    from millrace.addresses import read_key
     from millrace.job_client import JobClient
 
     hints = Hints(args.column, args.format, _delimiter(args.delimiter), args.encoding)
     with contextlib.ExitStack() as stack:
-        sources = [stack.enter_context(_input(name, hints)) for name in args.files]
+        sources = [stack.enter_context(opened(name, hints)) for name in args.files]
         # Every file and name is checked before the first job is submitted.
         formats = [source.format for source in sources]
         outputs = _outputs(args, formats)
+        for output in outputs:
+            _check_writable(output)
         client = stack.enter_context(JobClient(args.url, read_key(args.api_key_file)))
         failed = 0
         for source, found, output in zip(sources, formats, outputs, strict=True):
@@ -97,12 +110,12 @@ def _outputs(args: argparse.Namespace, formats: list[FileFormat]) -> list[Output
     """Where the results of each file go. Raises CommandError before anything is sent."""
     if len(args.files) == 1:
         path, source = args.output, args.files[0]
-        if path not in ("-", "/dev/stdout") and Path(path).is_dir():
+        if path not in ("-", "/dev/stdout") and os.path.isdir(path):
             raise CommandError(f"{path} is a directory: name a file.")
         if not args.force and source != "-" and os.path.realpath(source) == os.path.realpath(path):
             raise CommandError(f"{path} is the input: choose another name, or replace it with --force.")
         return [Output.of(path, formats[0], "" if path == "-" else path)]
-    if not Path(args.output).is_dir():
+    if not os.path.isdir(args.output):
         raise CommandError("several files need a directory for their results: -o DIRECTORY.")
     outputs = []
     for name, found in zip(args.files, formats, strict=True):
@@ -110,7 +123,10 @@ def _outputs(args: argparse.Namespace, formats: list[FileFormat]) -> list[Output
         suffix = output_format("", found.name)
         outputs.append(Output.of(f"{path}.{suffix}", found))
     if len({output.path for output in outputs}) < len(outputs):
-        raise CommandError("two files have the same name: classify them one after the other.")
+        raise CommandError(
+            "the results of two files would have the same name: classify them one at a time, each with "
+            "its own -o."
+        )
     return outputs
 
 
@@ -127,8 +143,11 @@ def _classify(args: argparse.Namespace, client: JobClient, source: TextFile, out
         )
         raise
     if job["status"] != "finished":
+        ended = "was cancelled" if job["status"] == "cancelled" else "failed"
         reason = (job["error"] or {}).get("detail", "")
-        raise CommandError(f"the job is {job['status']}{': ' if reason else ''}{reason}.")
+        raise CommandError(
+            f"the job {ended}{': ' if reason else ''}{reason}; repeat the command to start it again."
+        )
     _write(output, source, client, job)
     if not args.keep:
         client.delete(job)
@@ -138,46 +157,39 @@ def _classify(args: argparse.Namespace, client: JobClient, source: TextFile, out
     return failed
 
 
-@contextlib.contextmanager
-def _input(name: str, hints: Hints) -> Iterator[TextFile]:
-    """The file, or a copy of standard input or a pipe, because the input is read several times."""
-    path = Path("/dev/stdin" if name == "-" else name)
-    if path.is_dir():
-        raise CommandError(f"{name} is a directory: name the files in it.")
-    if name != "-" and not path.exists():
-        raise CommandError(f"file not found: {name}.")
-    if name != "-" and path.is_file():
-        yield TextFile(path, hints)
+def _part(output: Output) -> tuple[Path, Path]:
+    """The file that is written at the end, and the one that is written first; a device or pipe is both."""
+    path = Path(output.path)
+    if os.path.isfile(path) or not os.path.exists(path):  # these of Path may raise OSError
+        path = Path(os.path.realpath(path))
+        return path, path.with_name(f"{path.name}.part")
+    return path, path
+
+
+def _check_writable(output: Output) -> None:
+    """Raises CommandError if the results could not be written, which may take hours to compute."""
+    if output.path == "-" and sys.stdout is None:
+        raise CommandError("standard output is closed: name a file with -o.")
+    path, part = _part(output)
+    if output.path == "-" or part == path:
         return
-    with tempfile.NamedTemporaryFile(prefix="millrace-", suffix=".in") as copy:
-        try:
-            with contextlib.nullcontext(sys.stdin.buffer) if name == "-" else path.open("rb") as source:
-                shutil.copyfileobj(source, copy)
-            copy.flush()
-        except OSError as error:
-            raise CommandError(f"{name} cannot be read: {error.strerror}.") from None
-        yield TextFile(Path(copy.name), hints, "standard input" if name == "-" else name)
-
-
-def read_key(path: Path | None) -> str:
-    """The API key in a file, or an empty string without one."""
     try:
-        return path.read_text().strip() if path else ""
+        part.touch()
+        part.unlink()
     except OSError as error:
-        raise CommandError(f"--api-key-file {path}: {error.strerror}.") from None
+        raise CommandError(f"cannot write {output.path}: {error.strerror}.") from None
 
 
 def _write(output: Output, source: TextFile, client: JobClient, job: dict[str, Any]) -> None:
     """Writes the results. A file is replaced once it is complete, a device or pipe never."""
     names = source.names()
     if output.path == "-":
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(encoding="utf-8")  # as a file, whatever the locale
         _join(_writer(sys.stdout, output, names), source, client, job)
         sys.stdout.flush()
         return
-    path = part = Path(output.path)
-    if path.is_file() or not path.exists():
-        path = Path(os.path.realpath(path))
-        part = path.with_name(f"{path.name}.part")
+    path, part = _part(output)
     try:
         with part.open("w", encoding="utf-8", newline="") as file:
             _join(_writer(file, output, names), source, client, job)
@@ -206,4 +218,6 @@ def _join(writer: Writer, source: TextFile, client: JobClient, job: dict[str, An
             f"cannot write {part} as {error.encoding}: write NDJSON to a file, -o NAME.ndjson."
         ) from None
     except ValueError:
-        raise CommandError(f"{source.name} changed while it was being classified.") from None
+        raise CommandError(
+            f"{source.name} changed while it was being classified: repeat the command."
+        ) from None

@@ -14,7 +14,8 @@ MOST_LABELS = 12
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", default="", metavar="NAME", help="of several models; default: the first")
+    name = "name of the model, if the service has several (default: the first)"
+    parser.add_argument("--model", default="", metavar="NAME", help=name)
     add_client_arguments(parser)
 
 
@@ -25,7 +26,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def lines(found: dict[str, Any]) -> Iterator[str]:
-    """The comparison as people read it."""
+    """The comparison in readable form."""
     current, candidate, texts = found["current"], found["candidate"]["number"], found["texts"]
     yield f"{found['model']}: revision {current} answers, revision {candidate} is compared with it"
     yield f"{texts} texts compared, {found['failed']} failed, {found['dropped']} dropped"

@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 
 from millrace.errors import CommandError
+from millrace.installation import missing
+from model_store.arguments import add_artefact_dir, add_engine
 from model_store.errors import ModelError
 from model_store.training import command
 
@@ -14,7 +16,9 @@ from model_store.training import command
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", type=Path, metavar="FILE", help="labelled texts: CSV, TSV or NDJSON")
     command.add_columns(parser)
-    parser.add_argument("--model", default="default", help="default, a directory, or org/name@revision")
+    parser.add_argument(
+        "--model", default="default", help="default, a directory, or org/name@revision (default: default)"
+    )
     parser.add_argument("--against", default="", metavar="MODEL", help="compare with this model (McNemar)")
     parser.add_argument(
         "--cascade",
@@ -27,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=0.005,
         metavar="SHARE",
-        help="accuracy that a cascade may lose against the larger model (0.005: half a point)",
+        help="accuracy that a cascade may lose against the larger model (default: 0.005, half a point)",
     )
     parser.add_argument("--json", type=Path, metavar="OUT", help="also write the figures to this file")
     parser.add_argument(
@@ -35,26 +39,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="store the distribution of these texts with the model, as the reference for drift detection",
     )
-    parser.add_argument("--engine", choices=("auto", "torch", "openvino"), default="auto")
-    parser.add_argument("--precision", choices=("auto", "f32", "bf16", "int8"), default="auto")
-    parser.add_argument("--threads", type=int, default=0, help="0: all cores that this process may use")
-    parser.add_argument(
-        "--artefact-dir", type=Path, default=Path("~/.cache/millrace"), help="directory of built models"
-    )
+    add_engine(parser)
+    add_artefact_dir(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Prints the figures."""
     # Waiting threads of OpenMP spin by default, which takes the processor from those that work.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from model_store.commands import evaluate
-
+    if args.json and not os.access(args.json.parent, os.W_OK):
+        raise CommandError(f"cannot write {args.json}: files cannot be created in {args.json.parent}.")
     args.columns = command.columns(args)
     try:
+        from model_store.commands import evaluate
+
         for line in evaluate(args):
             print(line)
     except ModelError as error:
         raise CommandError(str(error)) from None
     except ModuleNotFoundError as error:
-        raise CommandError(f"{error.name} is not installed: pip install 'millrace-server[build]'.") from None
+        raise missing(error, "models") from None
     return 0

@@ -62,11 +62,16 @@ def _is_address(client: str) -> bool:
 
 
 def _text(file: str) -> str:
-    """The content of the file, without the line break at its end. Raises CommandError."""
+    """The content of the file, without the byte order mark and the last line break of an editor.
+
+    Raises CommandError.
+    """
+    if file == "-" and sys.stdin is None:
+        raise CommandError("standard input is closed: name a file.")
     try:
         raw = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
-        return raw.decode().removesuffix("\n").removesuffix("\r")
+        return raw.decode("utf-8-sig").removesuffix("\n").removesuffix("\r")
     except OSError as error:
         raise CommandError(f"{file} cannot be read: {error.strerror}.") from None
     except UnicodeDecodeError:
-        raise CommandError(f"{file} is not UTF-8.") from None
+        raise CommandError(f"{file} is not UTF-8: save the text in this encoding.") from None

@@ -11,6 +11,8 @@ from pathlib import Path
 # For each command, the setting that holds its port, and the port without it. With 0 it does not listen.
 _PORTS = {
     "api": ("MILLRACE_PORT", "8000"),
+    "up": ("MILLRACE_PORT", "8000"),
+    "serve": ("MILLRACE_PORT", "8080"),
     "worker": ("MILLRACE_WORKER_PORT", "0"),
     "jobs": ("MILLRACE_JOBS_PORT", "0"),
 }
@@ -22,13 +24,15 @@ def port_of(words: list[str]) -> int:
     command = next((word for word in words if word in _PORTS), None)
     if command is None:
         return 0
-    if command == "api":
+    if command in ("api", "up"):
         options = argparse.ArgumentParser(add_help=False)
         options.add_argument("--port", type=int)
         port: int | None = options.parse_known_args(words)[0].port
         if port is not None:
             return port
     setting, otherwise = _PORTS[command]
+    if command == "serve":
+        otherwise = os.environ.get("AIP_HTTP_PORT") or otherwise
     return int(os.environ.get(setting) or otherwise)
 
 

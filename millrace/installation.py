@@ -21,6 +21,14 @@ PACKAGES = ("api", "batcher", "model_store", "millrace")
 _OURS = (DISTRIBUTION, MODEL_DISTRIBUTION)
 
 
+def missing(error: ModuleNotFoundError, extra: str) -> CommandError:
+    """What to say of a package that an installation without an extra lacks."""
+    name = (error.name or "").partition(".")[0]
+    return CommandError(
+        f"{name} is not installed: pip install 'millrace-server[{'build' if name == 'torch' else extra}]'."
+    )
+
+
 def check_packages() -> None:
     """Raises CommandError that names the stranger.
 

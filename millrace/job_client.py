@@ -22,7 +22,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from millrace.addresses import http_client, no_answer, with_scheme
+from millrace.addresses import http_client, no_answer, refusal, with_scheme
 from millrace.errors import CommandError
 from millrace.text_files import TextFile
 
@@ -98,7 +98,7 @@ class JobClient:
                 done += 1
                 yield result
             if done == before:
-                raise CommandError("the results of the job no longer exist.")
+                raise CommandError("the results of the job no longer exist: it has expired or was deleted.")
 
     def find(self, number: str) -> Job:
         """The job with this id."""
@@ -106,19 +106,19 @@ class JobClient:
 
     def texts(self, job: Job) -> Iterator[str]:
         """The texts of a job that keeps them."""
-        answer = self._ask("GET", f"/jobs/{job['id']}/texts")
+        answer = self._request("GET", f"/jobs/{job['id']}/texts")
         return (json.loads(line) for line in answer.iter_lines())
 
     def delete(self, job: Job) -> None:
         """Deletes a job that has ended."""
-        self._ask("DELETE", f"/jobs/{job['id']}")
+        self._request("DELETE", f"/jobs/{job['id']}")
 
     def _post(self, source: TextFile, key: str) -> Job:
         headers = {"content-type": "application/x-ndjson", "idempotency-key": key}
         return self._job("POST", "/jobs", headers=headers, body=lambda: _body(source))
 
     def _job(self, method: str, path: str, **options: Any) -> Job:
-        answer = self._ask(method, path, **options)
+        answer = self._request(method, path, **options)
         try:
             job = answer.json()
         except ValueError:
@@ -148,7 +148,7 @@ class JobClient:
                     return  # some results arrived: the caller requests the rest
                 self._pause(began, error, PAUSE_S)
 
-    def _ask(
+    def _request(
         self, method: str, path: str, *, body: Callable[[], Iterator[bytes]] | None = None, **options: Any
     ) -> httpx.Response:
         """Sends a request, and retries it while the service is unavailable or asks for a later retry."""
@@ -204,19 +204,17 @@ def _doing(job: Job) -> str:
 
 
 def _refused(answer: httpx.Response) -> CommandError:
-    try:
-        body = answer.json()["detail"]
-        detail = body if isinstance(body, str) else body[0]["msg"]
-    except (ValueError, LookupError, TypeError):
-        detail = answer.reason_phrase
-    return CommandError(
-        f"the service answered {answer.status_code}: {detail}{_ADVICE.get(answer.status_code, '')}."
-    )
+    detail, code = refusal(answer)
+    advice = _ADVICE.get(code, _ADVICE.get(answer.status_code, ""))
+    said = detail or answer.reason_phrase
+    return CommandError(f"the service answered {answer.status_code}: {said}{advice}.")
 
 
-_ADVICE = {
+# By code, or else by status.
+_ADVICE: dict[str | int, str] = {
     401: "; name the file that holds it with --api-key-file",
-    413: "; MILLRACE_MAX_JOB_BODY_BYTES sets the limit, or split the file",
+    413: "; split the file, or raise MILLRACE_MAX_JOB_BODY_BYTES of the API",
+    "job_too_large": "; split the file",
 }
 
 

@@ -9,7 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 
-# How often the reading thread looks whether it should end.
+# How often the thread that reads checks whether it should end.
 LOOK_S = 0.2
 
 
@@ -19,7 +19,7 @@ def reading(on_key: Callable[[str], None]) -> Iterator[None]:
 
     If the standard input is not a terminal, it never calls it.
     """
-    if not sys.stdin.isatty():
+    if sys.stdin is None or not sys.stdin.isatty():
         yield
         return
     import termios

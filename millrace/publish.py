@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -19,16 +20,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what = parser.add_mutually_exclusive_group()
     share = "let it answer this share of the texts, such as 0.05; without MODEL, change the share"
     what.add_argument("--share", type=_share, metavar="SHARE", help=share)
-    shadow = "let it compute this share of the texts too, and answer none: see `millrace compare`"
+    shadow = "let it compute this share of the texts too without answering them: see `millrace compare`"
     what.add_argument("--shadow", type=_share, metavar="SHARE", help=shadow)
     what.add_argument("--all", action="store_true", help="let the revision that has a share answer all texts")
     what.add_argument(
         "--back", action="store_true", help="end a share or shadow, or go back to the revision before"
     )
-    by = "what a share is of: texts (the default at first), or all texts of some clients"
+    by = "whether it is a share of the texts or of the clients (default: as before, at first text)"
     parser.add_argument("--by", choices=("text", "client"), help=by)
-    parser.add_argument("--model", default="", metavar="NAME", help="of several models; default: the first")
-    parser.add_argument("--timeout", type=float, default=600.0, metavar="SECONDS", help="default: 600")
+    name = "name of the model, if the service has several (default: the first)"
+    parser.add_argument("--model", default="", metavar="NAME", help=name)
+    timeout = "how long to wait until the workers serve the revision (default: 600)"
+    parser.add_argument("--timeout", type=float, default=600.0, metavar="SECONDS", help=timeout)
     add_client_arguments(parser)
 
 
@@ -39,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     if not (args.reference or args.all or args.back or args.share or args.shadow):
         raise CommandError("say which model, or one of --share, --shadow, --all and --back.")
     if args.by and not (args.share or args.shadow):
-        raise CommandError("--by says what a share is of: use it with --share or --shadow.")
+        raise CommandError("--by chooses between texts and clients: use it with --share or --shadow.")
     client = AdminClient.of(args)
     number = _loaded(client, args) if args.reference else None
     if args.share or args.shadow:
@@ -51,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     if moved["number"] == moved["before"]:
         print(f"{moved['model']}: revision {moved['number']} answers all texts")
     else:
-        print(f"{moved['model']}: revision {moved['number']} answers, {moved['before']} did before")
+        print(f"{moved['model']}: revision {moved['number']} now answers instead of {moved['before']}")
     return _confirmed(moved, args)
 
 
@@ -72,13 +75,13 @@ def _try_out(client: AdminClient, args: argparse.Namespace, number: int | None) 
     body |= {name: value for name, value in given.items() if value is not None}
     tried = client.post("/admin/models/candidate", body)
     candidate, current = tried["candidate"], tried["current"]
-    of = "texts" if candidate["by"] == "text" else "clients"
-    does = "computes, and does not answer," if shadow else "answers"
-    share = f"{candidate['share']:.4g} of the {of}"
-    print(f"{tried['model']}: revision {candidate['number']} {does} {share}, {current} answers the others")
+    share = f"{candidate['share']:.4g} of the {'texts' if candidate['by'] == 'text' else 'clients'}"
+    tries = f"{tried['model']}: revision {candidate['number']}"
     if shadow:
+        print(f"{tries} computes {share} without answering them; revision {current} answers all")
         print(f"compare them with: millrace compare{_model(args)}")
     else:
+        print(f"{tries} answers {share}, revision {current} the others")
         print(f"let it answer all texts with: millrace publish --all{_model(args)}")
     return _confirmed(tried, args)
 
@@ -86,7 +89,7 @@ def _try_out(client: AdminClient, args: argparse.Namespace, number: int | None) 
 def _confirmed(done: dict[str, Any], args: argparse.Namespace) -> int:
     if done["unconfirmed"]:
         late = ", ".join(done["unconfirmed"])
-        print(f"not confirmed by {late}: they follow once they reach Redis")
+        print(f"not confirmed by {late}: API processes follow once they reach Redis")
         return 1
     if not args.back:
         print(f"go back with: millrace publish --back{_model(args)}")
@@ -103,14 +106,17 @@ def _candidate(client: AdminClient, args: argparse.Namespace) -> int:
     name = args.model or next(iter(models), "")
     candidate = models.get(name, {}).get("candidate")
     if candidate is None:
-        raise CommandError("no revision has a share of the texts, so nothing has changed.")
+        raise CommandError(
+            "no revision has a share of the texts, so nothing has changed: begin with "
+            "`millrace publish MODEL --share SHARE`."
+        )
     return int(candidate["number"])
 
 
 def _loaded(client: AdminClient, args: argparse.Namespace) -> int:
     """Publishes the revision, and returns its number once every worker serves it. Raises CommandError."""
     path = Path(args.reference).expanduser()
-    reference = str(path.resolve()) if path.is_dir() else args.reference
+    reference = str(path.resolve()) if os.path.isdir(path) else args.reference
     asked = client.post("/admin/models/publish", {"model": args.model, "reference": reference})
     number, until = int(asked["number"]), time.monotonic() + args.timeout
     print(f"{asked['model']}: workers load revision {number}")
@@ -126,6 +132,6 @@ def _loaded(client: AdminClient, args: argparse.Namespace) -> int:
         if time.monotonic() > until:
             raise CommandError(
                 f"{one['workers']} of {current['workers']} workers serve it after {args.timeout:g} s, so "
-                "nothing has changed",
+                "nothing has changed: see the workers' logs, or wait longer with --timeout.",
                 status=1,
             )

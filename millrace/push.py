@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from millrace.errors import CommandError
+from millrace.installation import missing
 from model_store.errors import ModelError
 
 
@@ -24,6 +25,6 @@ def run(args: argparse.Namespace) -> int:
     except ModelError as error:
         raise CommandError(str(error)) from None
     except ModuleNotFoundError as error:
-        raise CommandError(f"{error.name} is not installed: pip install 'millrace-server[build]'.") from None
+        raise missing(error, "models") from None
     print(f"pushed as {reference}")
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import heapq
 import os
@@ -13,9 +14,9 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from api.jobs.file_format import FORMATS, Hints
-from millrace.classify import URL, read_key
+from millrace.classify import URL
 from millrace.errors import CommandError
-from millrace.text_files import TextFile
+from millrace.text_files import TextFile, opened
 
 if TYPE_CHECKING:
     from millrace.job_client import JobClient
@@ -23,28 +24,39 @@ if TYPE_CHECKING:
 _SEED = 1
 # Scores that add up to 1 within this are those of one label a text.
 _ROUNDING = 0.01
+# Columns of OUT after the text and its label.
+_OTHER_COLUMNS = ("predicted", "score")
 Choice = tuple[str, Any]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument(
-        "file", nargs="?", metavar="FILE", help="texts to choose from; they are classified unless they were"
+        "file",
+        nargs="?",
+        metavar="FILE",
+        help="texts to choose from (-: standard input); they are classified first, unless they have been",
     )
     source.add_argument("--job", metavar="ID", help="a finished job whose texts were kept (keep_input=true)")
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="CSV to label, new")
-    parser.add_argument("-n", "--texts", type=int, default=200, help="number of texts to choose (200)")
+    out = "CSV file to label, which must not exist yet"
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help=out)
+    parser.add_argument(
+        "-n", "--texts", type=int, default=200, help="number of texts to choose (default: 200)"
+    )
     parser.add_argument(
         "--random", action="store_true", help="choose at random, for a file to measure the model on"
     )
-    parser.add_argument("--url", default=URL, help=f"address of the service ({URL})")
-    parser.add_argument("--format", choices=FORMATS, help="format of FILE (by its suffix, else its content)")
-    parser.add_argument("--column", default="text", help="column or field of FILE that holds the text (text)")
-    parser.add_argument("--label-column", default="label", help="name of the empty column of OUT (label)")
+    parser.add_argument("--url", default=URL, help=f"address of the service (default: {URL})")
+    by_file = "format of FILE (default: by its suffix, or else its content)"
+    parser.add_argument("--format", choices=FORMATS, help=by_file)
+    column = "column or field of FILE that holds the text (default: text)"
+    parser.add_argument("--column", default="text", help=column)
+    label = "name of the column of OUT to fill in (default: label)"
+    parser.add_argument("--label-column", default="label", help=label)
     parser.add_argument("--api-key-file", type=Path, help="file that holds the API key")
     parser.epilog = (
-        "OUT has the text, its label (to fill in), the predicted one and its score. Uncertain texts teach a "
-        "model most, but accuracy must be measured on random ones."
+        "OUT has columns for the text, its label (to fill in), the predicted label and its score. Uncertain "
+        "texts teach a model most, but its accuracy must be measured on random ones (--random)."
     )
 
 
@@ -52,21 +64,41 @@ def run(args: argparse.Namespace) -> int:
     """Writes the file to label."""
     if find_spec("httpx") is None or find_spec("rich") is None:
         raise CommandError("required packages are missing: pip install 'millrace-server[cli]'.")
+    from millrace.addresses import read_key
     from millrace.job_client import JobClient
 
-    if args.output.exists():
-        raise CommandError(f"{args.output} exists, and may have labels: choose another name.")
-    with JobClient(args.url, read_key(args.api_key_file)) as client:
+    if args.texts < 1:
+        raise CommandError("-n must be at least 1.")
+    _check_output(args)
+    with contextlib.ExitStack() as stack:
+        source = None
+        if not args.job:
+            source = stack.enter_context(opened(args.file, Hints(args.column, args.format)))
+        client = stack.enter_context(JobClient(args.url, read_key(args.api_key_file)))
         try:
-            chosen = choose(_results(args, client), args.texts, at_random=args.random)
+            chosen = choose(_results(args, client, source), args.texts, at_random=args.random)
         except ValueError:
-            raise CommandError("the texts changed while they were being classified.") from None
+            raise CommandError(
+                "the texts changed while they were being classified: repeat the command."
+            ) from None
+    if not chosen:
+        raise CommandError("none of the texts has a result, so there is nothing to choose from.")
     try:
         _write(args, chosen)
     except OSError as error:
         raise CommandError(f"cannot write {args.output}: {error.strerror}.") from None
     print(f"{args.output}: {len(chosen)} texts; fill in the column {args.label_column}.")
     return 0
+
+
+def _check_output(args: argparse.Namespace) -> None:
+    """Raises CommandError if OUT could not be written once the texts are classified."""
+    if args.label_column in (args.column, *_OTHER_COLUMNS):
+        raise CommandError(f"OUT has a column {args.label_column!r} already: choose another --label-column.")
+    if os.path.lexists(args.output):
+        raise CommandError(f"{args.output} exists, and may have labels: choose another name.")
+    if not os.access(args.output.parent, os.W_OK):
+        raise CommandError(f"cannot write {args.output}: files cannot be created in {args.output.parent}.")
 
 
 def choose(results: Iterable[Choice], count: int, *, at_random: bool) -> list[Choice]:
@@ -94,30 +126,29 @@ def doubt(result: list[dict[str, Any]]) -> float:
     return 1.0 - 2.0 * min(abs(score - 0.5) for score in scores)
 
 
-def _results(args: argparse.Namespace, client: JobClient) -> Iterator[Choice]:
+def _results(args: argparse.Namespace, client: JobClient, source: TextFile | None) -> Iterator[Choice]:
     """Every text with its result."""
-    if args.job:
+    if source is None:
         job = client.find(args.job)
         texts: Iterator[str] = client.texts(job)
     else:
-        path = Path(args.file)
-        if not path.is_file():
-            raise CommandError(f"file not found: {path}.")
-        source = TextFile(path, Hints(args.column, args.format))
         job = client.follow(client.submit(source))
         texts = source.texts()
     if job["status"] != "finished":
-        raise CommandError(f"the job is {job['status']}; only a finished one can be sampled.")
+        raise CommandError(f"the status of the job is {job['status']}: only a finished job can be sampled.")
     return zip(texts, client.results(job), strict=True)
 
 
 def _write(args: argparse.Namespace, chosen: list[Choice]) -> None:
     path: Path = args.output
-    part = path.with_name(f"{path.name}.part")
-    with part.open("w", encoding="utf-8", newline="") as file:
-        table = csv.writer(file)
-        table.writerow((args.column, args.label_column, "predicted", "score"))
-        for text, result in chosen:
-            best = max(result, key=lambda pair: pair["score"])
-            table.writerow((text, "", best["label"], f"{best['score']:.4f}"))
-    os.replace(part, path)
+    part = path.with_name(f".{path.name}.part")
+    try:
+        with part.open("w", encoding="utf-8", newline="") as file:
+            table = csv.writer(file)
+            table.writerow((args.column, args.label_column, *_OTHER_COLUMNS))
+            for text, result in chosen:
+                best = max(result, key=lambda pair: pair["score"])
+                table.writerow((text, "", best["label"], f"{best['score']:.4f}"))
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)

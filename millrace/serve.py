@@ -16,7 +16,7 @@ PORT = "8080"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--workers", type=int, default=1, help="number of workers to start")
+    parser.add_argument("--workers", type=int, default=1, help="number of workers to start (default: 1)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -26,9 +26,10 @@ def run(args: argparse.Namespace) -> int:
     if importlib.util.find_spec("model_store") is None:  # the image of the API
         return api.run(_arguments(api))
     words = ["--workers", str(args.workers)]
-    if not given & {"MILLRACE_REDIS_URL", "REDIS_URL"}:
-        words += ["--no-disk", "--data-dir", tempfile.mkdtemp(prefix="millrace-")]
-    return up.run(_arguments(up, *words))
+    if given & {"MILLRACE_REDIS_URL", "REDIS_URL"}:
+        return up.run(_arguments(up, *words))
+    with tempfile.TemporaryDirectory(prefix="millrace-") as directory:
+        return up.run(_arguments(up, *words, "--no-disk", "--data-dir", directory))
 
 
 def _arguments(command: ModuleType, *words: str) -> argparse.Namespace:
@@ -42,7 +43,7 @@ def _platform() -> Mapping[str, str]:
     """The settings that platforms need: they admit requests themselves, and pass no API key on."""
     return {
         "MILLRACE_HOST": "0.0.0.0",  # noqa: S104  # a container has its own network
-        "MILLRACE_PORT": os.environ.get("AIP_HTTP_PORT", PORT),
+        "MILLRACE_PORT": os.environ.get("AIP_HTTP_PORT") or PORT,
         "MILLRACE_OPEN": "true",
         "MILLRACE_COMPAT": ",".join((*DEFAULTS, "sagemaker", "vertex")),
     }

@@ -13,6 +13,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from api.settings import ApiSettings
+from batcher.empty_settings import IS_EMPTY
 from batcher.settings import JobSettings, QueueSettings, WorkerSettings
 from millrace.errors import CommandError
 
@@ -26,7 +27,7 @@ SECTIONS: dict[str, type[QueueSettings]] = {
 # Kubernetes sets such variables for a service whose name begins with "millrace".
 _SERVICE_LINK = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_\w+)?$|_PORT_\d+_(TCP|UDP)(_\w+)?$|_PORT$")
 
-# What people mean by variables that are not settings.
+# Advice for variables that are not settings.
 _INSTEAD = {
     "MILLRACE_WORKERS": "the number of workers is an option: --workers",
     "MILLRACE_URL": "the address of a service is an option: --url",
@@ -146,6 +147,8 @@ def _sentence(kind: type[QueueSettings], error: ErrorDetails, given: dict[str, o
     if not where:
         return f"the settings are inconsistent{problem}."
     name = _field(kind, where)
+    if problem.endswith(IS_EMPTY):
+        return f"{_said(kind, name, given)} {IS_EMPTY}."
     secret = "SecretStr" in str(kind.model_fields[name].annotation)
     value = "" if secret else f"={_shown(str(error['input']))}"
     return f"{_said(kind, name, given)}{value}{problem}."

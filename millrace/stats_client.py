@@ -8,8 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from millrace.addresses import api_address, http_client, no_answer, with_scheme
-from millrace.errors import CommandError
+from millrace.addresses import api_address, http_client, no_answer, read_key, refusal, with_scheme
 
 if TYPE_CHECKING:
     import httpx
@@ -23,24 +22,21 @@ class NoAnswer(Exception):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--url", help="address of the API (http://MILLRACE_HOST:MILLRACE_PORT)")
+    parser.add_argument("--url", help="address of the API (default: by MILLRACE_HOST and MILLRACE_PORT)")
     parser.add_argument("--api-key-file", type=Path, help="file that holds the API key")
 
 
 class StatsClient:
     """Reads the statistics of one API. Its methods raise NoAnswer."""
 
-    def __init__(self, url: str, key: str | None = None) -> None:
+    def __init__(self, url: str, key: str = "") -> None:
         self.url = with_scheme(url)
-        self._http = http_client(url, key or "", timeout=TIMEOUT_S)
+        self._http = http_client(url, key, timeout=TIMEOUT_S)
 
     @classmethod
     def of(cls, args: argparse.Namespace) -> StatsClient:
         """Connects to the API given by the arguments or, by default, by the settings."""
-        try:
-            key = args.api_key_file.read_text().strip() if args.api_key_file else None
-        except OSError as error:
-            raise CommandError(f"{args.api_key_file} cannot be read: {error.strerror}.") from None
+        key = read_key(args.api_key_file)
         return cls(args.url or api_address(), key)
 
     def one(self) -> Frame:
@@ -77,7 +73,8 @@ class StatsClient:
         if answer.status_code == 401:
             raise NoAnswer(f"{self.url} requires an API key: use --api-key-file")
         if answer.status_code != 200:
-            raise NoAnswer(f"{self.url}/stats answered {answer.status_code}: is this a Millrace API?")
+            said = refusal(answer)[0] or "is this a Millrace API?"
+            raise NoAnswer(f"{self.url}/stats answered {answer.status_code}: {said}")
 
     def _no_answer(self, error: Exception) -> NoAnswer:
         return NoAnswer(no_answer(self.url, error))

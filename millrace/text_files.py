@@ -1,9 +1,14 @@
-"""Reads and writes the files of `millrace classify`: rows with a text, then the same rows with results."""
+"""Reads the files of `millrace classify` and `sample`, rows with a text, and writes the rows with results."""
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
+import shutil
+import stat
+import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from itertools import chain, count
 from pathlib import Path, PurePath
@@ -95,6 +100,37 @@ class TextFile:
         elif error.kind == "string_unicode":
             advice = " Name its encoding, e.g. --encoding windows-1252."
         return f"{self.name}{where}: {error}{'' if str(error).endswith('?') else '.'}{advice}"
+
+
+@contextlib.contextmanager
+def opened(name: str, hints: Hints) -> Iterator[TextFile]:
+    """The file, or a copy of standard input or a pipe, because the input is read several times."""
+    if name == "-" and sys.stdin is None:
+        raise CommandError("standard input is closed: name a file.")
+    path, said = Path("/dev/stdin" if name == "-" else name), "standard input" if name == "-" else name
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        raise CommandError(f"file not found: {name}.") from None
+    except OSError as error:
+        raise CommandError(f"{name} cannot be read: {error.strerror}.") from None
+    if stat.S_ISDIR(mode):
+        raise CommandError(f"{name} is a directory: name the files in it.")
+    if name != "-" and stat.S_ISREG(mode):
+        yield TextFile(path, hints)
+        return
+    with contextlib.ExitStack() as stack:
+        try:
+            copy = stack.enter_context(tempfile.NamedTemporaryFile(prefix="millrace-", suffix=".in"))
+            with contextlib.nullcontext(sys.stdin.buffer) if name == "-" else path.open("rb") as source:
+                shutil.copyfileobj(source, copy)
+            copy.flush()
+        except OSError as error:
+            raise CommandError(
+                f"{said} cannot be copied to a temporary file: {error.strerror}; set TMPDIR to another "
+                "directory."
+            ) from None
+        yield TextFile(Path(copy.name), hints, said)
 
 
 class Writer(Protocol):

@@ -30,8 +30,11 @@ REASON_STYLES = {"full": "cyan", "window": "green", "idle": "dim", "solo": "red"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_client_arguments(parser)
-    parser.add_argument("--admin-key-file", type=Path, help="file that holds an operator's key, for p")
-    parser.add_argument("--frames", type=int, default=0, help="stop after this many seconds (0: on Ctrl-C)")
+    parser.add_argument(
+        "--admin-key-file", type=Path, help="file that holds an operator's key, to pause with p"
+    )
+    frames = "stop after this many frames, one a second (default: 0, on q or Ctrl-C)"
+    parser.add_argument("--frames", type=int, default=0, help=frames)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -78,23 +81,23 @@ class View:
 
     def __init__(self, url: str) -> None:
         self.problem = ""
-        # Only workers and jobs are shown that contain this; and a line at the end of the screen.
+        # Only workers and jobs that contain this are shown; and a line at the end of the screen.
         self.word = ""
         self.notice = ""
         self._url = url
         self._frame: Frame | None = None
-        self._worked: deque[float] = deque(maxlen=HISTORY)
+        self._computed: deque[float] = deque(maxlen=HISTORY)
         self._waiting: deque[float] = deque(maxlen=HISTORY)
 
     def take(self, name: str, frame: Frame) -> None:
         """Updates the view with one event of the stream."""
         if name == "history":
-            self._worked.extend(frame["worked"])
+            self._computed.extend(frame["worked"])
             self._waiting.extend(frame["waiting"])
             return
         self.problem = ""
         self._frame = frame
-        self._worked.append(frame["now"]["worked"])
+        self._computed.append(frame["now"]["worked"])
         self._waiting.append(frame["now"]["waiting"])
 
     @property
@@ -144,7 +147,7 @@ class View:
         shards = frame.get("shards") or {"count": 1, "up": 1}
         if shards["up"] < shards["count"]:
             table.add_row("shards", f"{shards['up']} of {shards['count']} up")
-        table.add_row("computed", f"{number(now['worked'])} texts/s", spark(self._worked))
+        table.add_row("computed", f"{number(now['worked'])} texts/s", spark(self._computed))
         share = f", {now['hits'] / now['answered']:.0%} cache hits" if now["answered"] else ""
         refused = f", {number(now['refused'])}/s refused" if now["refused"] else ""
         table.add_row("answered here", f"{number(now['answered'])} texts/s{share}{refused}")

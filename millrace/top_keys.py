@@ -1,4 +1,4 @@
-"""What the keys of `millrace top` do: ? help, / filter, p pause or resume, q quit."""
+"""The keys of `millrace top`: ? help, / filter, p pause or resume, q quit."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from millrace.errors import CommandError
 if TYPE_CHECKING:
     from millrace.admin_client import AdminClient
 
-HELP = "?  help    /  only workers and jobs that contain a word    p  pause or resume all work    q  quit"
+HELP = "?  help    /  filter workers and jobs by a word    p  pause or resume all work    q  quit"
 PAUSE_S = 300
 ENTER, ESCAPE, BACKSPACE = "\r\n", "\x1b", "\x7f\b"
 
@@ -46,9 +46,9 @@ class TopKeys:
         elif key == "/":
             screen.word, screen.notice, self._next = "", "/", self._letter
         elif key == "p" and screen.paused:
-            self._attempt("All work goes on.", self._resume)
+            self._attempt("All work has resumed.", self._resume)
         elif key == "p":
-            screen.notice = f"Pause all work for {PAUSE_S // 60} minutes? What waits is kept. y: yes"
+            screen.notice = f"Pause all work for {PAUSE_S // 60} minutes? Waiting texts are kept. y: yes"
             self._next = self._confirm
 
     def _letter(self, key: str) -> None:
@@ -77,7 +77,7 @@ class TopKeys:
             self._screen.notice = str(error)
 
     def _pause(self) -> None:
-        self._connect().ask("PUT", "/admin/pauses/all", json={"waiting": "keep", "for_s": PAUSE_S})
+        self._connect().request("PUT", "/admin/pauses/all", json={"waiting": "keep", "for_s": PAUSE_S})
 
     def _resume(self) -> None:
-        self._connect().ask("DELETE", "/admin/pauses/all")
+        self._connect().request("DELETE", "/admin/pauses/all")

@@ -15,7 +15,8 @@ from batcher.settings import WorkerSettings
 from batcher.shards import MOST_SHARDS
 from millrace import jobs
 from millrace.errors import CommandError
-from millrace.local.embedded_redis import DataDir, EmbeddedRedis, default_data_dir, find_server
+from millrace.local.embedded_redis import DataDir, EmbeddedRedis, default_data_dir
+from millrace.local.redis_server import find_server
 from millrace.local.stack import LocalStack
 from millrace.settings_loader import check_port, free_port, load_settings
 
@@ -23,17 +24,18 @@ from millrace.settings_loader import check_port, free_port, load_settings
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", help="address the API listens on (MILLRACE_HOST)")
     parser.add_argument("--port", type=int, help="port of the API (MILLRACE_PORT); 0: any free port")
-    parser.add_argument("--workers", type=int, default=1, help="number of workers to start")
+    parser.add_argument("--workers", type=int, default=1, help="number of workers to start (default: 1)")
     parser.add_argument(
         "--model",
         help="default, a directory, or org/name@revision; several: default,topics=DIR (MILLRACE_MODEL)",
     )
     parser.add_argument("--redis-url", help="use this Redis instead of starting one (REDIS_URL)")
+    shards = "number of Redis servers to start; the queue is split over them (default: 1)"
+    parser.add_argument("--shards", type=int, default=1, help=shards)
     parser.add_argument(
-        "--shards", type=int, default=1, help="number of Redis servers to start; the queue is split over them"
-    )
-    parser.add_argument(
-        "--data-dir", type=Path, help=f"where the started Redis keeps its data ({default_data_dir()})"
+        "--data-dir",
+        type=Path,
+        help=f"where the started Redis keeps its data (default: {default_data_dir()})",
     )
     parser.add_argument(
         "--no-disk",
@@ -69,7 +71,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _prepare_servers(args: argparse.Namespace, servers: list[EmbeddedRedis]) -> None:
     """Appends a server for each shard to `servers`. That of the first one is in the data directory itself."""
-    directory, binary = args.data_dir or default_data_dir(), find_server()
+    directory = (args.data_dir or default_data_dir()).expanduser()
+    binary = find_server(directory)
     for number in range(args.shards):
         data = DataDir(directory / f"shard-{number}" if number else directory)
         servers.append(EmbeddedRedis(binary, data, on_disk=not args.no_disk))

@@ -63,13 +63,15 @@ def load(
             batch_ms=stub_batch_ms, token_ms=stub_token_ms, variant=variant
         )
     else:
-        from model_store.choosing import Wanted, load_proven
+        from model_store.choosing import LoadOptions, load_proven
 
-        wanted = Wanted(reference, engine, precision, layout, threads, artefact_dir.expanduser())
-        classifier = load_proven(wanted)
+        options = LoadOptions(reference, engine, precision, layout, threads, artefact_dir.expanduser())
+        classifier = load_proven(options)
     setting = text_windows or classifier.text_windows
     if windows := read_windows(setting, most=max_windows, max_tokens=classifier.info.max_tokens):
-        classifier.read_in(windows)
+        classifier.read_in(windows, evaluated=setting == classifier.text_windows)
+    elif classifier.text_windows:  # the reference for drift is without long texts
+        classifier.info = replace(classifier.info, reference=None)
     if name:
         classifier.info = replace(classifier.info, name=name)
     return Abstaining(classifier, abstain) if abstain else classifier

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from model_store import commands
+from model_store.arguments import add_artefact_dir, add_engine
 from model_store.errors import ModelError
 from model_store.random_model import SHAPES
 
@@ -30,7 +31,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:
-        print(f"This command needs {error.name}, which is not installed.", file=sys.stderr)
+        name = (error.name or "").partition(".")[0]
+        extra = "build" if name == "torch" else "models"
+        install = f"pip install 'millrace-server[{extra}]'"
+        print(f"This command needs {name}, which is not installed: {install}.", file=sys.stderr)
         return 2
     return 0
 
@@ -66,15 +70,16 @@ def _add_sources(add: Add) -> None:
         action="store_true",
         help="convert the weights if the repository has only a pickle",
     )
-    _add_artefact_dir(pull)
+    add_artefact_dir(pull)
 
     convert = add("convert-pickle", commands.convert_pickle, "convert a pickle checkpoint to safetensors")
     convert.add_argument("directory", type=Path)
 
     random = add("random", commands.random, "write a checkpoint with random weights, for benchmarks")
-    random.add_argument("--config", default="distilbert-base", help=", ".join(SHAPES))
-    random.add_argument("--out", type=Path, required=True)
-    random.add_argument("--seed", type=int, default=0)
+    shapes = f"shape of the model: {', '.join(SHAPES)} (default: distilbert-base)"
+    random.add_argument("--config", default="distilbert-base", help=shapes)
+    random.add_argument("--out", type=Path, required=True, help="directory to write, empty or new")
+    random.add_argument("--seed", type=int, default=0, help="seed of the weights (default: 0)")
 
     seal = add("seal", commands.seal, "record the digests of a checkpoint, so that changes are detected")
     seal.add_argument("directory", type=Path)
@@ -88,7 +93,7 @@ def _add_sources(add: Add) -> None:
 def _add_artefacts(add: Add) -> None:
     locate = add("locate", commands.locate, "check that a model can be read, and print its directory")
     locate.add_argument("reference", metavar="MODEL", help=_MODEL)
-    _add_artefact_dir(locate)
+    add_artefact_dir(locate)
 
     build = add("build", commands.build, "build a checkpoint into an artefact for one engine")
     build.add_argument(
@@ -112,8 +117,8 @@ def _add_artefacts(add: Add) -> None:
         action="store_true",
         help="also prove each arithmetic and layout on this processor, and print differences by length",
     )
-    _add_engine(verify)
-    _add_artefact_dir(verify)
+    add_engine(verify)
+    add_artefact_dir(verify)
     info = add("info", commands.info, "labels, parameters, size, revision, engine and token limit")
     # The same as --model. SUPPRESS keeps the value of --model if this argument is omitted.
     info.add_argument("model", nargs="?", default=argparse.SUPPRESS, help=_MODEL)
@@ -141,23 +146,8 @@ def _add_answers(add: Add) -> None:
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default="default", help=_MODEL)
-    _add_engine(parser)
-    _add_artefact_dir(parser)
-
-
-def _add_engine(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--engine", choices=("auto", "torch", "openvino"), default="auto")
-    parser.add_argument("--precision", choices=("auto", "f32", "bf16", "int8"), default="auto")
-    parser.add_argument("--threads", type=int, default=0, help="0: all cores that this process may use")
-
-
-def _add_artefact_dir(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--artefact-dir",
-        type=Path,
-        default=Path("~/.cache/millrace"),
-        help="directory of pulled and built models (default: ~/.cache/millrace)",
-    )
+    add_engine(parser)
+    add_artefact_dir(parser)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,8 @@ class Abstaining:
         info = classifier.info
         if len(info.labels) != 2 or info.multi_label:
             raise ModelError(f"{info.name} cannot abstain: only a model with two exclusive labels can.")
+        if UNCERTAIN in info.labels:
+            raise ModelError(f"{info.name} cannot abstain: it has a label {UNCERTAIN} already; rename that.")
         if info.windows is not None and info.windows.join == "max":
             raise ModelError(f"{info.name} cannot abstain with text windows that are joined by max.")
         self._classifier = classifier
@@ -33,7 +35,7 @@ class Abstaining:
         self.info = replace(
             info,
             labels=(*info.labels, UNCERTAIN),
-            revision=sha256(f"{info.revision} abstain {threshold:g}".encode()).hexdigest(),
+            revision=sha256(f"{info.revision} abstain {threshold!r}".encode()).hexdigest(),
             reference=None,
         )
 

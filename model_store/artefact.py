@@ -12,13 +12,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from model_store.classifier import Engine, Verdict, Weights
-from model_store.errors import ModelCorrupt, ModelUnsupported
+from model_store.errors import ModelCorrupt, ModelUnsupported, shown
+from model_store.manifest_values import check_manifest
 
 MANIFEST = "manifest.json"
 SUMS = "SHA256SUMS"
@@ -33,6 +36,9 @@ _REQUIRED: dict[str, tuple[str, ...]] = {
     "openvino": ("model.xml", "model.bin", TOKENIZER, PROBES),
     "torch": ("config.json", TOKENIZER, PROBES),
 }
+# Bytes of a model's name in the name of its directory, which has 40 more while it is built.
+_MOST_NAME = 200
+_SUM = re.compile(r"([0-9a-fA-F]{64}) [ *](.+)")
 # Types of files that an engine may open on its own, even if they are not in the manifest.
 _READ_BY_ENGINES = (".json", ".safetensors", ".bin", ".xml", ".pt", ".model", ".txt")
 
@@ -115,6 +121,14 @@ def _digest_of(named: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()
 
 
+def file_name(name: str) -> str:
+    """A model's name as the first part of a directory's name, of which file systems take 255 bytes."""
+    slug = name.replace("/", "--")
+    if len(whole := os.fsencode(slug)) <= _MOST_NAME:
+        return slug
+    return f"{whole[: _MOST_NAME - 13].decode('utf-8', 'ignore')}-{hashlib.sha256(whole).hexdigest()[:12]}"
+
+
 def write_manifest(path: Path, manifest: Manifest) -> None:
     """Write the manifest into the artefact directory `path`."""
     (path / MANIFEST).write_text(json.dumps(asdict(manifest), indent=2) + "\n", "utf-8")
@@ -126,7 +140,7 @@ def has_manifest(path: Path) -> bool:
         content = json.loads((path / MANIFEST).read_text("utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return False
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return True  # reading it later reports what is wrong
     return not isinstance(content, dict) or content.get("format") == FORMAT
 
@@ -134,12 +148,13 @@ def has_manifest(path: Path) -> bool:
 def read_manifest(path: Path) -> Manifest:
     """Read the manifest of the artefact at `path`. Raises ModelCorrupt or ModelUnsupported."""
     try:
-        content: dict[str, Any] = json.loads((path / MANIFEST).read_text("utf-8"))
-        if content["format"] != FORMAT:
+        content = json.loads((path / MANIFEST).read_text("utf-8"))
+        if isinstance(content, dict) and content.get("format", FORMAT) != FORMAT:
             raise ModelUnsupported(
-                f"{path} has artefact format {content['format']}, not {FORMAT}: build it again with "
+                f"{path} has artefact format {shown(content['format'])}, not {FORMAT}: build it again with "
                 "python -m model_store build."
             )
+        check_manifest(content)
         known = {field.name for field in fields(Manifest)}
         values = {key: value for key, value in content.items() if key in known}
         values["labels"] = tuple(values["labels"])
@@ -147,8 +162,8 @@ def read_manifest(path: Path) -> Manifest:
         values["gate"] = Gate(**values["gate"]) if values.get("gate") else None
         values["proof"] = Verdict(**values["proof"]) if values.get("proof") else None
         return Manifest(**values)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelCorrupt(f"{path / MANIFEST} cannot be read: {error}.") from error
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise _broken(path, f"{path / MANIFEST} cannot be read: {error}") from error
 
 
 def verify(path: Path) -> Manifest:
@@ -157,14 +172,21 @@ def verify(path: Path) -> Manifest:
     The manifest must list every file that its engine reads, and no file outside the directory.
     """
     manifest = read_manifest(path)
-    for name in _missing(manifest):
-        raise ModelCorrupt(f"{path / MANIFEST} does not list {name}: the artefact is incomplete.")
-    for name, expected in manifest.files.items():
-        check(inside(path, name), expected.sha256)
+    try:
+        for name in _missing(manifest):
+            raise ModelCorrupt(f"{path / MANIFEST} does not list {name}: the artefact is incomplete.")
+        for name, expected in manifest.files.items():
+            check(inside(path, name), expected.sha256)
+    except ModelCorrupt as error:
+        raise _broken(path, str(error).removesuffix(".")) from error
     for found in sorted(path.iterdir()):
         if found.suffix in _READ_BY_ENGINES and found.name not in {*manifest.files, MANIFEST}:
             raise ModelCorrupt(f"{found} is not in the manifest: remove it, or build the artefact again.")
     return manifest
+
+
+def _broken(path: Path, seen: str) -> ModelCorrupt:
+    return ModelCorrupt(f"{seen}; remove {path}: it is built again, by the next start or model_store build.")
 
 
 def _missing(manifest: Manifest) -> Iterator[str]:
@@ -199,7 +221,25 @@ def check_seal(path: Path) -> list[str]:
     """
     if not (path / SUMS).exists():
         return []
-    lines = [line.partition("  ") for line in (path / SUMS).read_text("utf-8").splitlines()]
-    for sha256, _, name in lines:
+    lines = [_sum(path / SUMS, *one) for one in enumerate(_sums(path / SUMS), 1)]
+    for sha256, name in lines:
         check(inside(path, name), sha256)
-    return [name for _, _, name in lines]
+    return [name for _, name in lines]
+
+
+def _sums(path: Path) -> list[str]:
+    try:
+        return path.read_text("utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise ModelCorrupt(f"{path} cannot be read: {error}.") from error
+
+
+def _sum(path: Path, number: int, line: str) -> tuple[str, str]:
+    """The digest and the name of a file in a line of `sha256sum`, which marks binary files with a star."""
+    found = _SUM.fullmatch(line)
+    if not found:
+        raise ModelCorrupt(
+            f"{path}, line {number}, is not a SHA-256, two spaces and a name: write the file again with "
+            "python -m model_store seal."
+        )
+    return found[1].lower(), found[2]

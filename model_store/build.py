@@ -7,12 +7,21 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from model_store.artefact import TOKENIZER, Gate, Manifest, digest, identity, revision, write_manifest
+from model_store.artefact import (
+    MANIFEST,
+    TOKENIZER,
+    Gate,
+    Manifest,
+    digest,
+    identity,
+    revision,
+    write_manifest,
+)
 from model_store.calibration_texts import CALIBRATION_TEXTS
 from model_store.checkpoint import CONFIG, Checkpoint, read_checkpoint, weight_files
 from model_store.classifier import Engine, Weights
 from model_store.drift_reference import REFERENCE
-from model_store.errors import GateFailed, ModelUnsupported
+from model_store.errors import GateFailed, ModelCorrupt, ModelError, ModelUnsupported
 from model_store.probes import write_probes
 from model_store.probing import compute_probes, gate_int8, sealed_probes
 from model_store.tokenizer import Tokenizer
@@ -37,10 +46,12 @@ def build(
 
     Raises ModelError if the checkpoint cannot be built, and GateFailed if int8 weights answer the sealed
     probes differently or `check` fails. With `force` the artefact is kept, and its manifest records the
-    failure.
+    failure. The caller holds `prepare.locked(out)`.
     """
     checkpoint = read_checkpoint(source)
     require_vocabulary(source)
+    tensors, named = Safetensors(source), identity(checkpoint.files())
+    tensors.require_finite()
     scratch = out.parent / f".{out.name}.building"
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
@@ -51,7 +62,6 @@ def build(
             shutil.copyfile(source / REFERENCE, scratch / REFERENCE)
         _write_model(checkpoint, scratch, engine, weights)
         write_probes(scratch, sealed_probes(checkpoint) or compute_probes(checkpoint, scratch / TOKENIZER))
-        named = identity(checkpoint.files())
         manifest = Manifest(
             name=name,
             revision=revision(named, weights),
@@ -65,7 +75,7 @@ def build(
             engine=engine,
             weights=weights,
             rows=checkpoint.packable,
-            parameters=Safetensors(checkpoint.path).parameters,
+            parameters=tensors.parameters,
             files={path.name: digest(path) for path in sorted(scratch.iterdir())},
         )
         write_manifest(scratch, manifest)
@@ -75,11 +85,30 @@ def build(
             manifest = replace(manifest, gate=check(scratch, manifest, checkpoint))
             _require_passed(manifest, force=force)
             write_manifest(scratch, manifest)
+        if identity(read_checkpoint(source).files()) != named:
+            raise changed(source)
         shutil.rmtree(out, ignore_errors=True)
         scratch.rename(out)
+    except OSError as error:
+        raise ModelError(f"{out} cannot be built: {error.strerror}: {error.filename}.") from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return manifest
+
+
+def require_replaceable(out: Path) -> None:
+    """Raises ModelError if `out` is there and is neither an artefact nor an empty directory."""
+    if not out.exists() and not out.is_symlink():
+        return
+    if not out.is_dir() or out.is_symlink() or not ((out / MANIFEST).is_file() or not any(out.iterdir())):
+        raise ModelError(f"{out} is not an artefact, so it is not replaced: choose another directory.")
+
+
+def changed(source: Path) -> ModelCorrupt:
+    """The error for a checkpoint whose files were replaced between two steps of a build."""
+    return ModelCorrupt(
+        f"{source} changed while it was being built; start again once its files are complete."
+    )
 
 
 def _require_passed(manifest: Manifest, *, force: bool) -> None:

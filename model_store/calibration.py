@@ -67,6 +67,24 @@ def fit_binary_temperature(logits: Scores, expected: NDArray[np.bool_]) -> float
     return _least(lambda temperature: binary_log_loss(logits, expected, temperature))
 
 
+def fit_line(margins: Scores, positive: Scores) -> tuple[float, float]:
+    """Slope and offset for which the sigmoid of `margins` has the least log loss (Platt 1999).
+
+    Both have shape (texts,). The targets are drawn in by one text of each label, so that the slope is finite.
+    """
+    ones = float(positive.sum())
+    targets = np.where(positive > 0.5, (ones + 1) / (ones + 2), 1 / (len(positive) - ones + 2))
+    features = np.stack([margins, np.ones(len(margins))], axis=1)
+    line = np.array([1.0, 0.0])
+    for _ in range(50):
+        scores = sigmoid(features @ line)
+        weights = np.maximum(scores * (1 - scores), 1e-6)
+        curvature = features.T @ (features * weights[:, None]) + 1e-3 * np.eye(2)
+        step = np.linalg.solve(curvature, features.T @ (scores - targets))
+        line = line - np.clip(step, -1.0, 1.0)
+    return float(line[0]), float(line[1])
+
+
 def _least(loss: Callable[[float], float]) -> float:
     grid = np.arange(0.25, 4.0, 0.01)
     return round(float(grid[int(np.argmin([loss(float(temperature)) for temperature in grid]))]), 2)

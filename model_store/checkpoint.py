@@ -8,6 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from model_store.artefact import inside
+from model_store.config_values import (
+    MULTI_LABEL,
+    check_labels,
+    check_sizes,
+    read_labels,
+    read_temperature,
+    read_thresholds,
+)
 from model_store.errors import ModelNotFound, ModelUnsupported
 
 CONFIG = "config.json"
@@ -47,6 +55,8 @@ _PACKABLE = (
 _ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu")
 _NO_LIMIT = 1_000_000
 _DEFAULT_MAX_TOKENS = 512
+# Proofs try every length in steps, and attention over a longer text takes minutes on a processor.
+MOST_TOKENS = 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,30 +99,40 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise ModelNotFound(f"{path} does not contain a model: it has neither manifest.json nor {CONFIG}.")
     config = read_json(path / CONFIG)
     weight_files(path)
-    architecture = next(iter(config.get("architectures") or []), "")
+    architecture = _architecture(config)
     if not architecture.endswith("ForSequenceClassification"):
         raise ModelUnsupported(
             f"{path} is not a text classifier: its architecture is {architecture or 'not given'}, "
             "and only ...ForSequenceClassification can be served."
         )
-    temperature = float(config.get(TEMPERATURE) or config.get(_OLD_TEMPERATURE) or 1.0)
-    if temperature <= 0:
-        raise ModelUnsupported(f"{path / CONFIG} has temperature {temperature}; it must be greater than 0.")
-    labels = _labels(config)
-    thresholds = config.get(THRESHOLDS)
-    if thresholds is not None and len(thresholds) != len(labels):
-        raise ModelUnsupported(f"{path / CONFIG} has {len(thresholds)} thresholds for {len(labels)} labels.")
+    try:
+        return _checkpoint(path, architecture, config)
+    except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError) as error:
+        raise ModelUnsupported(f"{path / CONFIG} has a value of the wrong kind: {error}.") from error
+
+
+def _architecture(config: dict[str, Any]) -> str:
+    named = config.get("architectures")
+    first = next(iter(named), "") if isinstance(named, list) else ""
+    return first if isinstance(first, str) else ""
+
+
+def _checkpoint(path: Path, architecture: str, config: dict[str, Any]) -> Checkpoint:
+    file = path / CONFIG
+    check_sizes(config, file)
+    labels = read_labels(config, file)
+    check_labels(labels, config, file)
     return Checkpoint(
         path=path,
         architecture=architecture,
         model_type=str(config.get("model_type", "")),
         labels=labels,
-        multi_label=config.get("problem_type") == "multi_label_classification",
+        multi_label=config.get("problem_type") == MULTI_LABEL,
         max_tokens=_max_tokens(config, path),
-        temperature=temperature,
-        thresholds=tuple(map(float, thresholds)) if thresholds else None,
+        temperature=read_temperature(config, file, TEMPERATURE, _OLD_TEMPERATURE),
+        thresholds=read_thresholds(config, THRESHOLDS, len(labels), file),
         text_windows=str(config.get(TEXT_WINDOWS, "")),
-        vocabulary=int(config["vocab_size"]) if config.get("vocab_size") else None,
+        vocabulary=config.get("vocab_size"),
         packable=_is_packable(architecture, config),
         config=config,
     )
@@ -126,7 +146,7 @@ def weight_files(path: Path) -> list[Path]:
     if (path / WEIGHTS).is_file():
         return [path / WEIGHTS]
     if (path / WEIGHTS_INDEX).is_file():
-        return [path / WEIGHTS_INDEX, *_shards(path)]
+        return [path / WEIGHTS_INDEX, *shards(path / WEIGHTS_INDEX)]
     if any((path / name).exists() for name in PICKLES):
         raise ModelUnsupported(
             f"{path} has only a pickle checkpoint, which can run code when it is loaded; convert it with: "
@@ -135,12 +155,12 @@ def weight_files(path: Path) -> list[Path]:
     raise ModelNotFound(f"{path} has a {CONFIG} but no {WEIGHTS}.")
 
 
-def _shards(path: Path) -> list[Path]:
-    """The files that the index names, which must be in the same directory."""
-    named = read_json(path / WEIGHTS_INDEX).get("weight_map")
+def shards(index: Path) -> list[Path]:
+    """The files that an index names, which must be in the same directory."""
+    named = read_json(index).get("weight_map")
     if not isinstance(named, dict) or not all(isinstance(shard, str) for shard in named.values()):
-        raise ModelUnsupported(f"{path / WEIGHTS_INDEX} has no weight_map of file names.")
-    return [inside(path, shard) for shard in sorted(set(named.values()))]
+        raise ModelUnsupported(f"{index} has no weight_map of file names.")
+    return [inside(index.parent, shard) for shard in sorted(set(named.values()))]
 
 
 def _is_packable(architecture: str, config: dict[str, Any]) -> bool:
@@ -171,16 +191,12 @@ def _is_packable_deberta(config: dict[str, Any]) -> bool:
     )
 
 
-def _labels(config: dict[str, Any]) -> tuple[str, ...]:
-    names = config.get("id2label")
-    if names:
-        return tuple(str(name) for _, name in sorted(names.items(), key=lambda item: int(item[0])))
-    return tuple(f"LABEL_{number}" for number in range(int(config.get("num_labels", 2))))
-
-
 def _max_tokens(config: dict[str, Any], path: Path) -> int:
-    """The smaller of the tokenizer's limit and the model's positions (RoBERTa and MPNet reserve two)."""
-    positions = int(config.get("max_position_embeddings") or _DEFAULT_MAX_TOKENS)
+    """The least of the tokenizer's limit, `MOST_TOKENS` and the model's positions.
+
+    RoBERTa and MPNet reserve two of these.
+    """
+    positions = config.get("max_position_embeddings") or _DEFAULT_MAX_TOKENS
     model_type = str(config.get("model_type", ""))
     if "roberta" in model_type:
         positions -= int(config.get("pad_token_id", 1)) + 1
@@ -188,13 +204,19 @@ def _max_tokens(config: dict[str, Any], path: Path) -> int:
         positions -= 2
     tokenizer_config = path / "tokenizer_config.json"
     limit = read_json(tokenizer_config).get("model_max_length") if tokenizer_config.is_file() else None
-    return min(positions, int(limit)) if limit and limit < _NO_LIMIT else positions
+    most = min(positions, int(limit)) if limit and limit < _NO_LIMIT else positions
+    if most < 1:
+        raise ModelUnsupported(
+            f"{path} can read {most} tokens of a text, according to max_position_embeddings in {CONFIG} and "
+            "model_max_length in tokenizer_config.json: correct them."
+        )
+    return min(int(most), MOST_TOKENS)
 
 
 def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelUnsupported(f"{path} cannot be read as JSON: {error}.") from error
     if not isinstance(content, dict):
         raise ModelUnsupported(f"{path} does not contain a JSON object.")

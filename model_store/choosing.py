@@ -40,7 +40,7 @@ _TIMED_TOKENS = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class LoadOptions:
     """The arguments of `load`."""
 
     reference: str
@@ -60,42 +60,42 @@ class Choice:
     remember: bool = False
 
 
-def load_proven(wanted: Wanted) -> RowClassifier:
+def load_proven(options: LoadOptions) -> RowClassifier:
     """Returns a classifier with the first setting that passes its proof. Raises ModelError."""
     failures: list[str] = []
     try:
-        found = _first_proven(wanted, failures)
+        found = _first_proven(options, failures)
     except GateFailed as error:
-        if wanted.precision != "int8":
+        if options.precision != "int8":
             raise
         failures.append(str(error).rstrip("."))
         found = None
-    if found is None and wanted.precision == "int8" and not _is_artefact(wanted):
+    if found is None and options.precision == "int8" and not _is_artefact(options):
         try:
-            found = _first_proven(replace(wanted, precision="f32"), failures)
+            found = _first_proven(replace(options, precision="f32"), failures)
         except EngineUnavailable as error:
             failures.append(str(error).rstrip("."))
     if found is None:
         raise Unproven(
-            f"{wanted.reference} cannot be served: on this processor, no setting of its engine passes its "
+            f"{options.reference} cannot be served: on this processor, no setting of its engine passes its "
             f"proof ({'; '.join(failures)}); see docs/models.md, and try another engine."
         )
     return found
 
 
-def _is_artefact(wanted: Wanted) -> bool:
-    return (locate(wanted.reference, wanted.artefact_dir)[1] / MANIFEST).is_file()
+def _is_artefact(options: LoadOptions) -> bool:
+    return (locate(options.reference, options.artefact_dir)[1] / MANIFEST).is_file()
 
 
-def _first_proven(wanted: Wanted, failures: list[str]) -> RowClassifier | None:
+def _first_proven(options: LoadOptions, failures: list[str]) -> RowClassifier | None:
     """The first setting of one artefact that passes. Adds the others to `failures`."""
-    path = prepare(wanted.reference, wanted.engine, wanted.precision, wanted.artefact_dir)
+    path = prepare(options.reference, options.engine, options.precision, options.artefact_dir)
     manifest = verify(path)
-    layouts = _layouts(manifest, wanted.layout)
-    memory = _memory(manifest, wanted)
-    choice = _choose(path, manifest, wanted, memory)
+    layouts = _layouts(manifest, options.layout)
+    memory = _memory(manifest, options)
+    choice = _choose(path, manifest, options, memory)
     for arithmetic, layout in _settings(choice.arithmetic, layouts):
-        failed, classifier = _proven(path, manifest, arithmetic, layout, wanted.threads)
+        failed, classifier = _proven(path, manifest, arithmetic, layout, options.threads)
         if classifier is not None:
             reason = "; ".join([*failures, choice.reason] if choice.reason else failures)
             classifier.info = replace(classifier.info, fallback_reason=reason)
@@ -153,10 +153,10 @@ def _log_raised(error: Exception) -> None:
     log.debug("the engine raised an error in its proof", exc_info=error, extra={"action": "model.raised"})
 
 
-def _choose(path: Path, manifest: Manifest, wanted: Wanted, memory: Path) -> Choice:
+def _choose(path: Path, manifest: Manifest, options: LoadOptions, memory: Path) -> Choice:
     """The arithmetic to try first: the requested one, the remembered one, or the faster one."""
-    if wanted.precision in ("f32", "bf16"):
-        return Choice("bf16" if wanted.precision == "bf16" else "f32")
+    if options.precision in ("f32", "bf16"):
+        return Choice("bf16" if options.precision == "bf16" else "f32")
     cuda = manifest.engine == "torch" and hardware.has_cuda()
     if not (hardware.has_bf16() or cuda):
         return Choice("f32")
@@ -164,16 +164,16 @@ def _choose(path: Path, manifest: Manifest, wanted: Wanted, memory: Path) -> Cho
         known = json.loads(memory.read_text("utf-8"))
         return Choice("bf16" if known["arithmetic"] == "bf16" else "f32", str(known["reason"]), remember=True)
     except (OSError, ValueError, KeyError, TypeError):
-        return _measured(path, manifest, wanted)
+        return _measured(path, manifest, options)
 
 
-def _measured(path: Path, manifest: Manifest, wanted: Wanted) -> Choice:
-    layout = _layouts(manifest, wanted.layout)[0]
+def _measured(path: Path, manifest: Manifest, options: LoadOptions) -> Choice:
+    layout = _layouts(manifest, options.layout)[0]
     opened: list[RowClassifier] = []
     try:
         for arithmetic in ("f32", "bf16"):
             opened.append(  # noqa: PERF401  # if the second one fails, the first must still be closed
-                open_verified(path, manifest, arithmetic=arithmetic, layout=layout, threads=wanted.threads)
+                open_verified(path, manifest, arithmetic=arithmetic, layout=layout, threads=options.threads)
             )
         (f32, bf16), steady = times(opened, opened[0].probes)
     except EngineUnavailable:
@@ -220,8 +220,8 @@ def _seconds(classifier: Classifier, batches: list[list[Tokens]]) -> float:
     return time.perf_counter() - began
 
 
-def _memory(manifest: Manifest, wanted: Wanted) -> Path:
+def _memory(manifest: Manifest, options: LoadOptions) -> Path:
     """The file of the choice for this kind of processor, engine version and number of threads."""
-    threads = wanted.threads or hardware.cores()
-    kind = f"{hardware.processor()}-{version(manifest.engine)}-{threads}-{wanted.layout}"
-    return wanted.artefact_dir / "choices" / f"{manifest.revision[:12]}-{manifest.engine}-{kind}.json"
+    threads = options.threads or hardware.cores()
+    kind = f"{hardware.processor()}-{version(manifest.engine)}-{threads}-{options.layout}"
+    return options.artefact_dir / "choices" / f"{manifest.revision[:12]}-{manifest.engine}-{kind}.json"

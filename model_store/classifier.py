@@ -21,14 +21,14 @@ Layout = Literal["packed", "padded"]
 class Verdict:
     """Outcome of a proof: `reason` says what failed, and is empty if the proof passed.
 
-    `answers` is the largest difference of a score from the sealed answers, and `company` from the score of
+    `answers` is the largest difference of a score from the sealed answers, and `batched` from the score of
     the same text alone. `agreement` is the share of answers with the sealed label, and `flips` counts
     labels that changed beyond the margin.
     """
 
-    passes: int
+    batches: int
     answers: float
-    company: float
+    batched: float
     agreement: float
     flips: int
     seconds: float
@@ -72,13 +72,14 @@ class Tokens:
     """One tokenised text: token ids including special ones, at most `max_tokens` of them.
 
     `truncated` is the number of tokens that the model does not read. A text that is read in several `windows`
-    has the ids of all of them.
+    has the ids of all of them, and each of these is a `part`.
     """
 
     ids: Sequence[int]
     truncated: int
     unknown: int
     windows: tuple[Tokens, ...] = ()
+    part: bool = False
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -38,29 +38,31 @@ def convert_pickle(args: Namespace) -> Iterator[str]:
 def build(args: Namespace) -> Iterator[str]:
     """Build an artefact, and check it on labelled texts if requested."""
     from model_store.artefact import check_seal
-    from model_store.build import build
+    from model_store.build import build, require_replaceable
     from model_store.gate import AccuracyCheck
     from model_store.hardware import has_bf16
-    from model_store.prepare import choose, locate
+    from model_store.prepare import choose, locate, locked
 
     name, path = locate(args.model, args.artefact_dir.expanduser())
+    require_replaceable(args.out)
     check_seal(path)
     engine, weights = choose(args.engine, args.precision)
     bf16 = args.precision == "bf16" or (args.precision == "auto" and has_bf16())
-    manifest = build(
-        path,
-        args.out,
-        name=args.name or name,
-        engine=engine,
-        weights=weights,
-        check=AccuracyCheck(args.check, "bf16" if bf16 else "f32") if args.check else None,
-        force=args.force,
-    )
+    with locked(args.out):
+        manifest = build(
+            path,
+            args.out,
+            name=args.name or name,
+            engine=engine,
+            weights=weights,
+            check=AccuracyCheck(args.check, "bf16" if bf16 else "f32") if args.check else None,
+            force=args.force,
+        )
     yield f"{args.out}: {manifest.name} {manifest.revision[:12]}, {engine} with {weights} weights"
     if proof := manifest.proof:
         yield (
             f"{'FAILED' if proof.reason else 'passed'}: scores of the probes differ by at most "
-            f"{proof.answers:.4f} from torch f32 and by {proof.company:.4f} from the same text alone; "
+            f"{proof.answers:.4f} from torch f32 and by {proof.batched:.4f} from the same text alone; "
             f"{proof.agreement:.2%} have the same label"
         )
     if gate := manifest.gate:
@@ -91,7 +93,10 @@ def verify(args: Namespace) -> Iterator[str]:
     elif names := check_seal(directory):
         yield f"{directory}: {len(names)} files match {SUMS}"
     elif not args.run_probes:
-        raise ModelError(f"{directory} has neither {MANIFEST} nor {SUMS}, so it cannot be verified.")
+        raise ModelError(
+            f"{directory} has neither {MANIFEST} nor {SUMS}, so it cannot be verified: "
+            "python -m model_store seal records the digests of a checkpoint."
+        )
     if args.run_probes:
         from model_store.proof_table import proofs
 
@@ -111,7 +116,7 @@ def seal(args: Namespace) -> Iterator[str]:
         from model_store.probing import compute_probes
 
         if TOKENIZER not in files:
-            raise ModelError(f"{args.directory} has no {TOKENIZER}, which probes are made with.")
+            raise ModelError(f"{args.directory} has no {TOKENIZER}: add it, or leave out --probes.")
         write_probes(args.directory, compute_probes(checkpoint, args.directory / TOKENIZER))
         files.append(PROBES)
     write_sums(args.directory, files)
@@ -143,6 +148,8 @@ def evaluate(args: Namespace) -> Iterator[str]:
     from model_store.measuring import Measuring, write_reference
     from model_store.prepare import locate, prepare
 
+    for reference in filter(None, (args.against, args.cascade)):  # before minutes are spent on the first
+        locate(reference, args.artefact_dir.expanduser())
     classifier = Measuring(_load(args))
     data = Labelled(args.data, args.columns)
     result = measure(classifier, data, args)

@@ -31,8 +31,10 @@ def measure(classifier: Classifier, data: Labelled, args: Namespace) -> Evaluati
         read = read_tsv(data.path, labels)
         texts, expected = [row.text for row in read], one_hot([row.label for row in read], len(labels))
     else:
+        if data.columns.separator and not classifier.info.multi_label:
+            raise ModelError(f"{args.model} gives each text one label: leave out --separator.")
         rows = read_table(data.path, columns=data.columns).rows
-        texts, expected = [row.text for row in rows], expected_labels(rows, labels, data.path)
+        texts, expected = [row.text for row in rows], expected_labels(rows, classifier.info, data.path)
     thresholds = None
     directory = locate(args.model, args.artefact_dir.expanduser())[1]
     if classifier.info.multi_label and (directory / CONFIG).is_file():
@@ -48,7 +50,7 @@ def compare(one: Evaluation, other: Evaluation) -> Iterator[str]:
     low, high = other.figures.interval_95
     accuracy = other.figures.accuracy
     yield f"against {other.info.name:<10} accuracy {accuracy:.4f} (95 %: {low:.4f} to {high:.4f})"
-    verdict = "can be chance" if p_value > 0.05 else "is hardly chance"
+    verdict = "can be chance" if p_value > 0.05 else "is unlikely to be chance"
     yield (
         f"McNemar            right only here {only_one}, only there {only_other}, p = {p_value:.2g}: "
         f"the difference {verdict}"

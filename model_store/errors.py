@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+# The extra of millrace-server that installs an engine.
+EXTRAS = {"openvino": "worker", "torch": "build"}
+# Characters of a value in a message.
+MOST_SHOWN = 100
+
 
 class ModelError(Exception):
     """Base of every error of this package."""
@@ -45,3 +50,9 @@ class BadTraining(ModelError):
 
 class PushFailed(ModelError):
     """A checkpoint could not be uploaded to the hub."""
+
+
+def shown(value: object) -> str:
+    """A value of a file as a message shows it: not more of it than fits into a sentence."""
+    written = repr(value)
+    return written if len(written) <= MOST_SHOWN else f"{written[:MOST_SHOWN]}..."

@@ -69,7 +69,8 @@ def read_tsv(path: Path, labels: Sequence[str]) -> list[LabelledText]:
     by_name = {str(index): index for index in range(len(labels))}
     by_name |= {name: index for index, name in enumerate(labels)}
     try:
-        lines = path.read_text("utf-8").splitlines()[1:]
+        # Not splitlines, which also ends a line at characters that a text may have, such as U+2028.
+        lines = path.read_text("utf-8").removesuffix("\n").split("\n")[1:]
     except (OSError, UnicodeDecodeError) as error:
         raise ModelError(f"{path} cannot be read: {error}.") from error
     rows = []
@@ -100,15 +101,15 @@ def classify_all(
     return result, truncated
 
 
-def expected_labels(rows: Sequence[LabelledRow], labels: Sequence[str], path: Path) -> Chosen:
+def expected_labels(rows: Sequence[LabelledRow], info: ModelInfo, path: Path) -> Chosen:
     """Which labels each text has, shape (texts, labels). Raises ModelError if a label is not the model's."""
-    index = {name: number for number, name in enumerate(labels)}
+    labels, index = info.labels, {name: number for number, name in enumerate(info.labels)}
     expected = np.zeros((len(rows), len(labels)), dtype=bool)
     unknown = Counter(label for row in rows for label in row.labels if label not in index)
     if unknown:
         label, count = unknown.most_common(1)[0]
         known = ", ".join(labels[:10]) + (", ..." if len(labels) > 10 else "")
-        raise ModelError(f"{path} has the label {label!r} ({count} texts); the model's are {known}.")
+        raise ModelError(f"{path} has the label {label!r} ({count} texts); those of {info.name} are {known}.")
     for number, row in enumerate(rows):
         expected[number, [index[label] for label in row.labels]] = True
     return expected

@@ -92,7 +92,7 @@ def figures(
     classes = tuple(
         _class_report(label, chosen[:, index], expected[:, index]) for index, label in enumerate(labels)
     )
-    # Of one label a text, only the chosen score counts; of several, every score is a statement.
+    # With one label per text, only the chosen score counts; with several, every score is a statement.
     counted = chosen if thresholds is None else np.ones_like(chosen)
     bins = _bins(scores[counted], expected[counted])
     total = sum(one.count for one in bins)

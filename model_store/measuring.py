@@ -13,7 +13,10 @@ from model_store.errors import ModelError
 
 
 class Measuring:
-    """A classifier that records the features of each text it classifies."""
+    """A classifier that records the features of each text it classifies, except for texts in windows.
+
+    A worker leaves these out of drift, too: it sees their windows one by one.
+    """
 
     def __init__(self, classifier: Classifier) -> None:
         self._classifier = classifier
@@ -29,7 +32,8 @@ class Measuring:
     def classify(self, batch: Sequence[Tokens]) -> list[list[float]]:
         rows = self._classifier.classify(batch)
         for tokens, scores in zip(batch, rows, strict=True):
-            self._measured.append(measure(tokens, scores, multi_label=self.info.multi_label))
+            if not tokens.windows:
+                self._measured.append(measure(tokens, scores, multi_label=self.info.multi_label))
         return rows
 
     def close(self) -> None:

@@ -15,6 +15,7 @@ import json
 import logging
 import os
 import re
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import sha256
@@ -29,6 +30,7 @@ from model_store.artefact import (
     TOKENIZER,
     Manifest,
     check_seal,
+    file_name,
     has_manifest,
     identity,
     read_manifest,
@@ -36,7 +38,7 @@ from model_store.artefact import (
 )
 from model_store.checkpoint import Checkpoint, read_checkpoint
 from model_store.classifier import Engine, Weights
-from model_store.errors import EngineUnavailable, GateFailed, ModelError, ModelNotFound
+from model_store.errors import EXTRAS, EngineUnavailable, GateFailed, ModelError, ModelNotFound
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +48,6 @@ PrecisionChoice = Literal["auto", "f32", "bf16", "int8"]
 # What decides how int8 weights are made and computed, beside the processor.
 _LIBRARIES = ("openvino", "nncf", "torch", "transformers", "tokenizers")
 DEFAULT = Path(__file__).parent / "default"
-_EXTRAS = {"openvino": "worker", "torch": "build"}
 _HUB_REFERENCE = re.compile(r"(?P<org>[\w.-]+)/(?P<name>[\w.-]+)@(?P<commit>[0-9a-f]{7,40})")
 
 
@@ -110,16 +111,15 @@ def prepare(reference: str, engine: EngineChoice, precision: PrecisionChoice, ar
     checkpoint = read_checkpoint(path)
     chosen, weights = choose(engine, precision)
     named = revision(identity(checkpoint.files()), weights)
-    slug = name.replace("/", "--")
-    out = artefact_dir / "artefacts" / f"{slug}-{chosen}-{weights}-{named[:12]}"
+    out = artefact_dir / "artefacts" / f"{file_name(name)}-{chosen}-{weights}-{named[:12]}"
     if has_manifest(out):
         return out
-    with _locked(out):
+    with locked(out):
         if not has_manifest(out):
             if (out / MANIFEST).is_file():
                 log.warning("%s has another format: building it again", out, extra={"action": "model.build"})
             with _gate_remembered(_refusal(artefact_dir, named, chosen)):
-                _build(checkpoint, out, name, chosen, weights)
+                _build(checkpoint, out, name, chosen, weights, named)
     return out
 
 
@@ -133,7 +133,7 @@ def choose(engine: EngineChoice, precision: PrecisionChoice) -> tuple[Engine, We
         engine = "openvino" if openvino and not hardware.has_cuda() else "torch"
     if not find_spec(engine):
         raise EngineUnavailable(
-            f"{engine} is not installed: pip install 'millrace-server[{_EXTRAS[engine]}]'."
+            f"{engine} is not installed: pip install 'millrace-server[{EXTRAS[engine]}]'."
         )
     if engine == "torch" and precision == "int8":
         raise EngineUnavailable(
@@ -156,16 +156,21 @@ def _check_choice(path: Path, manifest: Manifest, engine: EngineChoice, precisio
         )
 
 
-def _build(checkpoint: Checkpoint, out: Path, name: str, engine: Engine, weights: Weights) -> None:
+def _build(
+    checkpoint: Checkpoint, out: Path, name: str, engine: Engine, weights: Weights, named: str
+) -> None:
     missing = [package for package in _needed(checkpoint, engine, weights) if not find_spec(package)]
     if missing:
         raise EngineUnavailable(
             f"{checkpoint.path} has not been built for {engine} with {weights} weights, and this machine "
             f"lacks {' and '.join(missing)} to build it; run `python -m model_store build` on another one."
         )
-    from model_store.build import build
+    from model_store.build import build, changed
 
-    build(checkpoint.path, out, name=name, engine=engine, weights=weights)
+    built = build(checkpoint.path, out, name=name, engine=engine, weights=weights)
+    if built.revision != named:  # the directory of one revision must not have another one
+        shutil.rmtree(out)
+        raise changed(checkpoint.path)
 
 
 def _needed(checkpoint: Checkpoint, engine: Engine, weights: Weights) -> list[str]:
@@ -228,12 +233,16 @@ def _gate_remembered(refusal: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _locked(out: Path) -> Iterator[None]:
+def locked(out: Path) -> Iterator[None]:
     """Hold the lock of one artefact, which the kernel releases if this process dies."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        with (out.parent / f".{out.name}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
+        lock = (out.parent / f".{out.name}.lock").open("w")
     except OSError as error:
-        raise ModelError(f"{out.parent} cannot be written to: {error.strerror}.") from error
+        raise ModelError(
+            f"{out.parent} cannot be written to: {error.strerror}; "
+            "MILLRACE_ARTEFACT_DIR or --artefact-dir names another directory."
+        ) from error
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

@@ -24,24 +24,24 @@ Place = Literal["alone", "first", "last", "middle"]
 # Answers that differ by at most this count as equal, and are cached under the same revision.
 SAME_ANSWERS = 0.03
 # Tokens of a full batch.
-PASS_TOKENS = 512
+BATCH_TOKENS = 512
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The largest allowed difference from the sealed score (`answers`) and from the text alone (`company`).
+    """The largest allowed difference from the sealed score (`answers`) and from the text alone (`batched`).
 
     Independently of these, a label may change only if the best two scores (for a multi-label model, a score
     and 0.5) are closer than `margin`.
     """
 
     answers: float
-    company: float
+    batched: float
     margin: float = 0.1
 
 
 # The gate of a build: how much int8 weights in f32 arithmetic may differ from the checkpoint in torch f32.
-INT8_GATE = Limits(answers=0.3, company=SAME_ANSWERS, margin=0.3)
+INT8_GATE = Limits(answers=0.3, batched=SAME_ANSWERS, margin=0.3)
 _F32 = 1e-4
 _BF16_LEAST, _BF16_MOST = 0.01, 0.1
 _INT8 = 0.1
@@ -68,7 +68,7 @@ class Observation:
     kind: Kind
     place: Place
     answer: float
-    company: float
+    batched: float
     same_label: bool
     flipped: bool
 
@@ -82,7 +82,7 @@ class Proof:
 
     alone: Scores
     seen: list[Observation] = field(default_factory=list)
-    passes: int = 0
+    batches: int = 0
     seconds: float = 0.0
     failed: str = ""
 
@@ -90,9 +90,9 @@ class Proof:
     def verdict(self) -> Verdict:
         """The summary of all observations."""
         return Verdict(
-            passes=self.passes,
+            batches=self.batches,
             answers=max((one.answer for one in self.seen), default=0.0),
-            company=max((one.company for one in self.seen), default=0.0),
+            batched=max((one.batched for one in self.seen), default=0.0),
             agreement=sum(one.same_label for one in self.seen) / max(len(self.seen), 1),
             flips=sum(one.flipped for one in self.seen),
             seconds=round(self.seconds, 3),
@@ -109,9 +109,9 @@ def prove(classifier: Classifier, probes: Probes, allowed: Limits, *, to_the_end
     info = classifier.info
     proof = Proof(alone=np.full_like(probes.answers, np.nan))
     comparison = _Comparison(probes, proof.alone, info.layout, info.multi_label, allowed)
-    for kind, batch in passes([len(tokens) for tokens in probes.tokens]):
+    for kind, batch in batches([len(tokens) for tokens in probes.tokens]):
         got = np.array(classifier.classify([probes.tokens[at] for at in batch]), np.float64)
-        proof.passes += 1
+        proof.batches += 1
         if got.shape != (len(batch), probes.answers.shape[1]) or not np.isfinite(got).all():
             proof.failed = proof.failed or f"a batch of {len(batch)} texts gave invalid scores"
             break
@@ -124,7 +124,7 @@ def prove(classifier: Classifier, probes: Probes, allowed: Limits, *, to_the_end
     return proof
 
 
-def passes(lengths: Sequence[int]) -> Iterator[tuple[Kind, list[int]]]:
+def batches(lengths: Sequence[int]) -> Iterator[tuple[Kind, list[int]]]:
     """The batches of a proof, as indices of probes ordered by length; every probe runs alone first."""
     for at in range(len(lengths)):
         yield "alone", [at]
@@ -144,7 +144,7 @@ def _filled(order: Sequence[int], lengths: Sequence[int]) -> Iterator[list[int]]
     batch: list[int] = []
     used = 0
     for at in order:
-        if batch and used + lengths[at] > PASS_TOKENS:
+        if batch and used + lengths[at] > BATCH_TOKENS:
             yield batch
             batch, used = [], 0
         batch.append(at)
@@ -174,7 +174,7 @@ class _Comparison:
                 kind=kind,
                 place=place,
                 answer=float(np.abs(row - self.probes.answers[at]).max()),
-                company=float(np.abs(row - self.alone[at]).max()),
+                batched=float(np.abs(row - self.alone[at]).max()),
                 same_label=same_label,
                 flipped=flipped,
             )
@@ -187,8 +187,8 @@ class _Comparison:
             return f"{where} has another label"
         if seen.answer > allowed.answers:
             return f"{where} differs by {seen.answer:.4f} from the sealed answer"
-        if seen.company > allowed.company:
-            return f"{where} differs by {seen.company:.4f} from the same text alone"
+        if seen.batched > allowed.batched:
+            return f"{where} differs by {seen.batched:.4f} from the same text alone"
         return ""
 
     def _labels(self, row: Scores, sealed: Scores) -> tuple[bool, bool]:

@@ -32,7 +32,7 @@ class Cell:
     """The largest differences of one group in one kind of batch, and labels changed beyond the margin."""
 
     answers: float
-    company: float
+    batched: float
     flips: int
 
 
@@ -87,7 +87,7 @@ def lines(proof: Proof, probes: Probes) -> Iterator[str]:
     name = "one revision with f32" if verdict.answers <= SAME_ANSWERS else "as a separate revision"
     yield (
         f"{'FAILED: ' + verdict.reason if verdict.reason else 'passed, ' + name}; "
-        f"{verdict.passes} batches in {verdict.seconds:.2f} s, {verdict.agreement:.2%} with the sealed label"
+        f"{verdict.batches} batches in {verdict.seconds:.2f} s, {verdict.agreement:.2%} with the sealed label"
     )
 
 
@@ -109,7 +109,7 @@ def _cell(seen: Sequence[Observation]) -> Cell | None:
         return None
     return Cell(
         max(one.answer for one in seen),
-        max(one.company for one in seen),
+        max(one.batched for one in seen),
         sum(one.flipped for one in seen),
     )
 
@@ -117,4 +117,4 @@ def _cell(seen: Sequence[Observation]) -> Cell | None:
 def _shown(cell: Cell | None) -> str:
     if cell is None:
         return "-"
-    return f"{cell.answers:.5f} / {cell.company:.5f}" + (f" !{cell.flips}" if cell.flips else "")
+    return f"{cell.answers:.5f} / {cell.batched:.5f}" + (f" !{cell.flips}" if cell.flips else "")

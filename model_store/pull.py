@@ -101,7 +101,9 @@ def pull(snapshot: Snapshot, to: Path, *, convert: bool = False) -> None:
     """
     if to.exists():
         if _origin(to) != snapshot.reference:
-            raise ModelError(f"{to} exists and does not contain {snapshot.reference}.")
+            raise ModelError(
+                f"{to} exists and does not contain {snapshot.reference}: choose another with --to."
+            )
         check_seal(to)
         return
     files = _needed(snapshot, convert=convert)
@@ -132,7 +134,9 @@ def _needed(snapshot: Snapshot, *, convert: bool) -> list[HubFile]:
         return [*small, by_name[WEIGHTS_INDEX], *_shards(snapshot, "safetensors")]
     pickles = [by_name[name] for name in PICKLES if name in by_name]
     if not pickles:
-        raise PullFailed(f"{snapshot.reference} has no weights in a supported format.")
+        raise PullFailed(
+            f"{snapshot.reference} has neither {WEIGHTS} nor {PICKLES[0]}, in one file or several."
+        )
     if not convert:
         raise PullFailed(
             f"{snapshot.reference} has only a pickle checkpoint, which can run code when it is loaded; "
@@ -186,13 +190,16 @@ def _origin(path: Path) -> str | None:
 
 
 @contextmanager
-def one_sentence(repository: str, revision: str, file: str | None = None) -> Iterator[None]:
+def one_sentence(
+    repository: str, revision: str, file: str | None = None, *, upload: bool = False
+) -> Iterator[None]:
     """Turn errors of the hub's client into PullFailed with one sentence."""
     what = f"{file} of {repository}" if file else repository
+    cannot = f"{what} cannot be {'pushed' if upload else 'fetched'}"
     try:
         yield
     except OfflineModeIsEnabled as error:
-        raise PullFailed(f"{what} cannot be fetched: HF_HUB_OFFLINE is set.") from error
+        raise PullFailed(f"{cannot}: HF_HUB_OFFLINE is set.") from error
     except GatedRepoError as error:
         raise PullFailed(
             f"{repository} requires you to accept its licence: log in with `hf auth login`."
@@ -208,8 +215,11 @@ def one_sentence(repository: str, revision: str, file: str | None = None) -> Ite
     except HfHubHTTPError as error:
         raise PullFailed(f"The hub answered {error.response.status_code} for {what}.") from error
     except (httpx.ConnectError, httpx.TimeoutException) as error:
-        raise PullFailed(f"{what} cannot be fetched: the hub does not answer.") from error
+        raise PullFailed(f"{cannot}: the hub does not answer.") from error
     except (httpx.HTTPError, OSError) as error:
+        interrupted = f"of {what} was interrupted ({error.__class__.__name__})"
         raise PullFailed(
-            f"the download of {what} was interrupted ({error.__class__.__name__}); pull again to resume it."
+            f"the upload {interrupted}; push again."
+            if upload
+            else f"the download {interrupted}; pull again to resume it."
         ) from error

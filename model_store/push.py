@@ -23,7 +23,7 @@ def push(directory: Path, repository: str, *, private: bool = False) -> str:
     names = [path.name for path in read_checkpoint(directory).files()]
     allowed = [CONFIG, *TOKENIZER_FILES, *_OTHERS, *names]
     try:
-        with one_sentence(repository, "main"):
+        with one_sentence(repository, "main", upload=True):
             _create(repository, private=private)
             commit = HfApi().upload_folder(
                 repo_id=repository,

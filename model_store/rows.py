@@ -89,10 +89,11 @@ class RowClassifier:
         self._runner: Runner | None = runner
         self._temperature = temperature
 
-    def read_in(self, windows: Windows) -> None:
-        """Read long texts in windows from now on. Drift is not measured: the evaluation did not."""
+    def read_in(self, windows: Windows, *, evaluated: bool = False) -> None:
+        """Read long texts in windows from now on. Drift is measured only if the model was `evaluated` so."""
         revision = windows.revision(self.info.revision)
-        self.info = replace(self.info, windows=windows, revision=revision, reference=None)
+        reference = self.info.reference if evaluated else None
+        self.info = replace(self.info, windows=windows, revision=revision, reference=reference)
         self._tokenizer.read_in(windows)
 
     def tokenize(self, texts: Sequence[str]) -> list[Tokens]:
@@ -109,6 +110,8 @@ class RowClassifier:
         if windows is not None and any(text.windows for text in batch):
             return classify_long(batch, windows, self.classify, multi_label=multi_label)
         logits = self._runner.run(arrange(batch, self.info.layout))[: len(batch)]
+        if windows is not None and any(text.part for text in batch):
+            logits = logits / np.array([[windows.temperature if text.part else 1.0] for text in batch])
         return scores(logits, temperature=self._temperature, multi_label=multi_label)
 
     def close(self) -> None:
@@ -184,25 +187,25 @@ def computed_tokens(lengths: Sequence[int], layout: Layout) -> int:
     return plan(lengths, layout).computed_tokens if lengths else 0
 
 
-def share_out(lengths: Sequence[int], layout: Layout, pass_tokens: int = 512) -> list[list[int]]:
-    """Divides texts of these lengths into batches of about `pass_tokens` tokens at most; returns indices.
+def share_out(lengths: Sequence[int], layout: Layout, batch_tokens: int = 512) -> list[list[int]]:
+    """Divides texts of these lengths into batches of about `batch_tokens` tokens at most; returns indices.
 
     Meant for offline work: padded texts are first sorted by length, packed ones keep their order.
     """
     order = list(range(len(lengths)))
     if layout == "padded":
         order.sort(key=lengths.__getitem__)
-    room = pass_tokens if layout == "padded" else int(pass_tokens * FILL)
-    passes: list[list[int]] = []
+    room = batch_tokens if layout == "padded" else int(batch_tokens * FILL)
+    batches: list[list[int]] = []
     used = longest = 0
     for index in order:
         longest = max(longest, lengths[index])
-        used = (len(passes[-1]) + 1) * longest if passes and layout == "padded" else used + lengths[index]
-        if not passes or used > room:
-            passes.append([])
+        used = (len(batches[-1]) + 1) * longest if batches and layout == "padded" else used + lengths[index]
+        if not batches or used > room:
+            batches.append([])
             used = longest = lengths[index]
-        passes[-1].append(index)
-    return passes
+        batches[-1].append(index)
+    return batches
 
 
 def round_up(number: int, step: int) -> int:

@@ -1,6 +1,6 @@
 """Averages the weights of finished runs: `python -m model_store.soup --data DIR --out DIR RUN RUN ...`.
 
-A run that is named twice counts twice.
+A run that is named twice counts twice. At least one must have its metrics.
 
 Runs that start from the same converted base, including the head, end so close to each other that the mean of
 their weights is a model, which is often better than each of them (Wortsman et al., "Model soups", 2022).
@@ -11,18 +11,16 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from model_store.calibration import fit_temperature, log_loss
 from model_store.convert import export
-from model_store.domains.measure import fit
-from model_store.domains.sets import read_mixture
 from model_store.recipe import Recipe
 from model_store.train import METRICS, load_split
 from model_store.trainer import classify, held_out_texts
@@ -35,23 +33,29 @@ def average(runs: Sequence[Path]) -> Any:
     for run, state in zip(runs, states, strict=True):
         if any(state[name].shape != tensor.shape for name, tensor in states[0].items()):
             raise ValueError(f"{run} and {runs[0]} are models of different shapes")
-    mean = {name: torch.stack([state[name] for state in states]).mean(dim=0) for name in states[0]}
-    models[0].load_state_dict(mean)
+    models[0].load_state_dict(mean_of(states))
     return models[0]
 
 
-def soup(runs: Sequence[Path], data: Path, out: Path, sets: Path | None = None) -> dict[str, Any]:
+def mean_of(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The mean of weights, each by its name. All have the names and shapes of the first."""
+    return {name: torch.stack([state[name] for state in states]).mean(dim=0) for name in states[0]}
+
+
+def soup(runs: Sequence[Path], data: Path, out: Path, offset: float = 0.0) -> dict[str, Any]:
     """Average `runs` into `out`, with a temperature fitted on the held-out sentences they share.
 
-    With `sets`, the folder of many kinds of text, it is fitted on their parts `choose` instead. Returns the
-    metrics, which are also written next to the model. Raises ValueError if the runs held out different
-    sentences.
+    `offset` is added to the margin, the second label's logit minus the first's. Returns the metrics, which
+    are also written next to the model. Raises ValueError if the runs held out different sentences.
     """
-    metrics = [json.loads((run / METRICS).read_text("utf-8")) for run in runs]
+    found = [run / METRICS for run in runs if (run / METRICS).is_file()]  # the embedded model has none
+    metrics = [json.loads(path.read_text("utf-8")) for path in found]
     recipes = [Recipe(**entry["recipe"]) for entry in metrics]
     if len({(recipe.held_out, recipe.limit) for recipe in recipes}) > 1:
         raise ValueError("the runs held out different sentences")
     model = average(runs)
+    with torch.no_grad():
+        model.classifier.bias += torch.tensor([-offset / 2, offset / 2])
     held_out = load_split(data, recipes[0]).held_out
     tokenizer = AutoTokenizer.from_pretrained(runs[0])
     result: dict[str, Any] = {"runs": metrics}
@@ -61,8 +65,6 @@ def soup(runs: Sequence[Path], data: Path, out: Path, sets: Path | None = None) 
         result[f"{case}_accuracy"] = float((scores.argmax(axis=1) == labels).mean())
         result[f"{case}_loss"] = log_loss(scores, labels)
     result["temperature"] = fit_temperature(scores, labels)
-    if sets:
-        result["temperature"] = fit(partial(classify, model, tokenizer), read_mixture(sets).sets)
     export(model, runs[0], out, temperature=result["temperature"])
     (out / METRICS).write_text(json.dumps(result, indent=2) + "\n", "utf-8")
     return result
@@ -75,10 +77,10 @@ def main(arguments: list[str] | None = None) -> int:
         "--data", type=Path, required=True, help="folder of the data that the runs were trained on"
     )
     parser.add_argument("--out", type=Path, required=True, help="directory for the averaged model")
-    parser.add_argument("--sets", type=Path, help="folder of the sets of `model_store.domains`, to fit on")
     parser.add_argument("runs", type=Path, nargs="+", help="directories of finished runs")
+    parser.add_argument("--offset", type=float, default=0.0, help="add this to the margin (default: 0)")
     args = parser.parse_args(arguments)
-    result = soup(args.runs, args.data, args.out, args.sets)
+    result = soup(args.runs, args.data, args.out, args.offset)
     sys.stdout.write(json.dumps({name: value for name, value in result.items() if name != "runs"}) + "\n")
     return 0
 

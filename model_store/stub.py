@@ -63,8 +63,8 @@ class StubClassifier:
         """Splits words into pieces of up to six characters. The first id is a digest of all pieces."""
         return [_fault(text) or _tokens(text, self.info.windows) for text in texts]
 
-    def read_in(self, windows: Windows) -> None:
-        """As a classifier with a model, except that `first_last` has all windows."""
+    def read_in(self, windows: Windows, *, evaluated: bool = False) -> None:
+        """As a classifier with a model, but `first_last` has all windows, and there is no temperature."""
         self.info = replace(self.info, windows=windows, revision=windows.revision(self.info.revision))
 
     def classify(self, batch: Sequence[Tokens]) -> list[list[float]]:
@@ -93,7 +93,7 @@ def _tokens(text: str, windows: Windows | None) -> Tokens:
         return _read(pieces[:size], len(pieces) - size)
     step = size - windows.overlap
     starts = range(0, len(pieces) - windows.overlap, step)[: windows.most]
-    parts = tuple(_read(pieces[start : start + size], 0) for start in starts)
+    parts = tuple(replace(_read(pieces[start : start + size], 0), part=True) for start in starts)
     ids = [piece for part in parts for piece in part.ids]
     return Tokens(ids, max(len(pieces) - starts[-1] - size, 0), sum(part.unknown for part in parts), parts)
 

@@ -55,12 +55,13 @@ class Tokenizer:
         parts = [first, *rest]
         ends = self._windows.join == "first_last"
         chosen = [first, rest[-1]] if ends else parts[: self._windows.most]
-        # A part shares tokens with the one before: those that are left out also with the next one.
+        # A part shares tokens with the one before: those that are left out also with the next one. The first
+        # and the last one may share some, too.
         shared = len(parts) - 1 if ends and len(rest) > 1 else len(parts) - len(chosen)
         left_out = sum(map(_own, parts)) - sum(map(_own, chosen)) - shared * self._windows.overlap
-        windows = tuple(Tokens(part.ids, truncated=0, unknown=self._unknowns(part.ids)) for part in chosen)
+        windows = tuple(Tokens(part.ids, 0, self._unknowns(part.ids), part=True) for part in chosen)
         ids = [piece for window in windows for piece in window.ids]
-        return Tokens(ids, left_out, sum(window.unknown for window in windows), windows)
+        return Tokens(ids, max(left_out, 0), sum(window.unknown for window in windows), windows)
 
     def _unknowns(self, ids: list[int]) -> int:
         return 0 if self._unknown is None else ids.count(self._unknown)

@@ -18,7 +18,8 @@ from model_store.augment import detokenise
 from model_store.calibration import Labels, Scores, log_loss
 from model_store.corpus import Row, Split
 from model_store.recipe import Recipe, epoch_rows
-from model_store.training.batches import Batch, bucket, encode, pad, predict
+from model_store.training.batches import Batch, bucket, pad, predict
+from model_store.training.encoding import encode
 from model_store.training.loop import Loop, autocast
 
 
@@ -104,7 +105,7 @@ def held_out_texts(rows: Sequence[Row], *, natural: bool) -> tuple[list[str], La
 
 def classify(model: Any, tokenizer: Any, texts: Sequence[str], *, max_tokens: int = 512) -> Scores:
     """Logits of shape (texts, labels), in the order of `texts`."""
-    return predict(model, encode(tokenizer, texts, max_tokens))
+    return predict(model, list(encode(tokenizer, texts, max_tokens)))
 
 
 def _teacher(path: Path, start: Path) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import itemgetter
 from pathlib import Path
 
 from tokenizers import Tokenizer as RustTokenizer
@@ -41,23 +42,44 @@ def require_vocabulary(path: Path) -> None:
 
 def check_tokenizer(path: Path, rows: int | None, max_tokens: int) -> None:
     """Raises ModelUnsupported if tokenizer.json at `path` does not fit a model with `rows` embeddings."""
-    known = RustTokenizer.from_file(str(path)).get_vocab(with_added_tokens=False)
-    highest = max(known.values(), default=-1)
+    rust = _read(path)
+    known = rust.get_vocab(with_added_tokens=False)
     if rows is not None and len(known) < LEAST_SHARE * rows:
         raise ModelUnsupported(
             f"The tokenizer knows {len(known)} pieces and the model {rows}: they do not belong together; "
             "use the tokenizer that the model was trained with."
         )
+    # With the added ones, which a text that contains their names gets.
+    name, highest = max(rust.get_vocab().items(), key=itemgetter(1), default=("", -1))
     if rows is not None and highest >= rows:
         raise ModelUnsupported(
-            f"The tokenizer gives ids up to {highest} and the model knows ids below {rows}: they do not "
-            "belong together; use the tokenizer that the model was trained with."
+            f"The tokenizer gives ids up to {highest} ({name!r}) and the model knows ids below {rows}: they "
+            "do not belong together; use the tokenizer that the model was trained with."
         )
     tokenize = Tokenizer(path, max_tokens)
     (empty, *texts) = tokenize(["", *_LANGUAGES])
+    if len(empty) >= max_tokens:
+        raise ModelUnsupported(
+            f"The model can read {max_tokens} tokens, and the tokenizer adds {len(empty)} to every text, so "
+            "that none is left for its words: correct model_max_length in tokenizer_config.json."
+        )
+    if rows is not None and (most := max(max(text.ids, default=0) for text in texts)) >= rows:
+        raise ModelUnsupported(
+            f"The tokenizer adds the id {most} to texts and the model knows ids below {rows}: they do not "
+            "belong together; use the tokenizer that the model was trained with."
+        )
     shares = [text.unknown / max(len(text) - len(empty), 1) for text in texts]
     if min(shares) > MOST_UNKNOWN:
         raise ModelUnsupported(
             f"The tokenizer knows hardly any word: at least {min(shares):.0%} of the pieces of a sentence "
             "are unknown in each of ten languages; use the tokenizer that the model was trained with."
         )
+
+
+def _read(path: Path) -> RustTokenizer:
+    try:
+        return RustTokenizer.from_file(str(path))
+    except Exception as error:  # the library has no separate class for them
+        raise ModelUnsupported(
+            f"The model's {path.name} cannot be read: {error}; copy it again from where the model is from."
+        ) from error

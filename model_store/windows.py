@@ -1,7 +1,7 @@
 """Long texts in windows: overlapping pieces that a model reads one by one, and how their scores become one.
 
-A setting is `TOKENS[:OVERLAP[:JOIN]]`, e.g. `126:31:mean`. It comes from `text_windows` in a model's
-config.json, or from the worker. Standard library only.
+A setting is `TOKENS[:OVERLAP[:JOIN[:TEMPERATURE]]]`, e.g. `126:31:mean`. It comes from `text_windows` in a
+model's config.json, or from the worker. Standard library only.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ LEAST_TOKENS = 16
 # Overlap by default, as a share of a window.
 _OVERLAP = 1 / 4
 # Tokens of a forward pass that only has windows of one call.
-_PASS_TOKENS = 1024
+_BATCH_TOKENS = 1024
 # The least score of an exclusive label, and the least distance of others from 0 and 1, to keep logits finite.
 _LEAST, _LEAST_DISTANCE = 1e-300, 2**-50
 
@@ -39,38 +39,42 @@ class Windows:
 
     Neighbours share `overlap` tokens. A text has at most `most` windows, and with `first_last` two: its first
     and its last. `join` is how their scores become one: the mean of their logits (also for `first_last`), or
-    `max`, the highest score of each label, divided by the sum of these if labels are exclusive.
+    `max`, the highest score of each label, divided by the sum of these if labels are exclusive. The logits of
+    a window are divided by `temperature`: windows that agree are surer than their mean.
     """
 
     tokens: int
     overlap: int
     join: Join
     most: int
+    temperature: float = 1.0
 
     def revision(self, revision: str) -> str:
         """The revision of a model that reads like this: other windows give other answers."""
         return sha256(f"{revision} windows {self}".encode()).hexdigest()
 
     def __str__(self) -> str:
-        return f"{self.tokens}:{self.overlap}:{self.join}:{self.most}"
+        setting = f"{self.tokens}:{self.overlap}:{self.join}:{self.most}"
+        return setting if self.temperature == 1.0 else f"{setting}:{self.temperature:g}"
 
 
 def read_windows(setting: str, *, most: int, max_tokens: int) -> Windows | None:
     """Parses a setting; None for "" and `off`. Raises ModelError, also for windows beyond `max_tokens`."""
     if setting in ("", OFF):
         return None
-    tokens, overlap, join, *more = f"{setting}::".split(":")
+    tokens, overlap, join, temperature, *more = f"{setting}:::".split(":")
     try:
-        size = int(tokens)
-        windows = Windows(size, int(overlap or size * _OVERLAP), cast("Join", join or "mean"), most)
+        size, heat = int(tokens), float(temperature or 1)
+        windows = Windows(size, int(overlap or size * _OVERLAP), cast("Join", join or "mean"), most, heat)
     except ValueError:
         more.append("not numbers")
         windows = Windows(0, 0, "mean", most)
     fits = LEAST_TOKENS <= windows.tokens <= max_tokens and 0 <= windows.overlap <= windows.tokens // 2
-    if any(more) or not fits or windows.join not in get_args(Join):
+    if any(more) or not fits or windows.join not in get_args(Join) or not 0.1 <= windows.temperature <= 10:
         raise ModelError(
-            f"Text windows must be TOKENS[:OVERLAP[:JOIN]] with {LEAST_TOKENS} to {max_tokens} tokens, "
-            f"an overlap of at most half of them, and {', '.join(get_args(Join))} as JOIN, not {setting!r}."
+            f"Text windows must be TOKENS[:OVERLAP[:JOIN[:TEMPERATURE]]] with {LEAST_TOKENS} to {max_tokens} "
+            f"tokens, an overlap of at most half of them, {', '.join(get_args(Join))} as JOIN, and a "
+            f"temperature of 0.1 to 10, not {setting!r}."
         )
     return windows
 
@@ -108,7 +112,7 @@ def classify_long(
     rows: list[Scores] = []
     while pieces:
         used, count = len(pieces[0]), 1
-        while count < len(pieces) and used + len(pieces[count]) <= _PASS_TOKENS:
+        while count < len(pieces) and used + len(pieces[count]) <= _BATCH_TOKENS:
             used += len(pieces[count])
             count += 1
         rows += classify(pieces[:count])

@@ -8,9 +8,9 @@ import redis
 from redis.crc import key_slot
 
 from batcher.shards import shards_of
-from tests.mill import wait_until
 from tests.proxy import Proxy
 from tests.servers import RedisServer
+from tests.service import wait_until
 
 
 class Cluster:
@@ -56,10 +56,10 @@ class Cluster:
 
     def agrees(self) -> bool:
         """Whether all nodes know each other and all slots."""
-        told = [client.execute_command("CLUSTER", "INFO") for client in self.clients]
+        replies = [client.execute_command("CLUSTER", "INFO") for client in self.clients]
         known = b"cluster_known_nodes:%d" % len(self.clients)
         wanted = (b"cluster_state:ok", b"cluster_slots_ok:16384", known)
-        return all(fact in info for info in told for fact in wanted)
+        return all(fact in info for info in replies for fact in wanted)
 
     def replicated(self, master: int) -> bool:
         """Whether a replica of this master has all of its data."""

@@ -1,4 +1,4 @@
-"""Fixtures for everyone: Redis pretended (fakeredis) and Redis real, fresh for each test."""
+"""Fixtures for everyone: fakeredis and a real Redis, fresh for each test."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from hypothesis import HealthCheck, settings
 from batcher.jobs.upload import encode_text
 from tests import fakeredis_patches
 from tests.crashes import ending
-from tests.mill import Mill
 from tests.order import long_first
 from tests.servers import RedisServer, server_binary
+from tests.service import Service
 
 # Whatever the person's shell says of Millrace and Redis must not reach the tests.
 for _name in [name for name in os.environ if name.upper().startswith("MILLRACE_") or name == "REDIS_URL"]:
@@ -31,7 +31,7 @@ for _name in [name for name in os.environ if name.upper().startswith("MILLRACE_"
 # Waiting threads of OpenMP spin by default: on a busy machine a tiny model loaded in 20 s instead of 0.5 s.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-# An example that is slow on a busy machine is no failure.
+# An example that is slow on a busy machine is not a failure.
 settings.register_profile("millrace", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("millrace")
 
@@ -118,7 +118,7 @@ def kept(shared: Path) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class FakeRedis:
-    """One pretended server, with a client for coroutines and one for threads. Both answer bytes."""
+    """One fake server, with a client for coroutines and one for threads. Both answer bytes."""
 
     server: fakeredis.FakeServer
     aio: fakeredis.FakeAsyncRedis
@@ -173,28 +173,28 @@ def pytest_handlecrashitem(report: Any) -> None:
     report.longrepr = f"{report.longrepr}\n{ending(report.node.gateway._io.popen)}"
 
 
-_MILLS = pytest.StashKey[list[Mill]]()
+_SERVICES = pytest.StashKey[list[Service]]()
 
 
 @pytest.fixture
-def mill(
+def start_service(
     request: pytest.FixtureRequest, redis_servers: Callable[..., RedisServer]
-) -> Iterator[Callable[..., Mill]]:
-    """Starts a mill of real processes and waits until it is ready: `mill(workers=2, stub_batch_ms=500)`.
+) -> Iterator[Callable[..., Service]]:
+    """Starts real processes and waits until they are ready: `start_service(workers=2, stub_batch_ms=500)`.
 
     The model is the stub unless `model=` says otherwise; `redis=` is a server that runs already.
     Whatever the test leaves running is ended, and a failed test shows what the processes said.
     """
-    mills = request.node.stash.setdefault(_MILLS, [])
+    services = request.node.stash.setdefault(_SERVICES, [])
 
     def make(
         workers: int = 1,
         redis: RedisServer | None = None,
-        kind: Callable[..., Mill] = Mill,
+        kind: Callable[..., Service] = Service,
         **settings: object,
-    ) -> Mill:
+    ) -> Service:
         made = kind(redis or redis_servers(), {"model": "stub", **settings})
-        mills.append(made)
+        services.append(made)
         for _ in range(workers):
             made.start_worker()
         if workers:
@@ -202,18 +202,18 @@ def mill(
         return made
 
     yield make
-    for made in mills:
+    for made in services:
         made.close()
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Puts the logs of a mill's processes under the failure of its test."""
+    """Puts the logs of a service's processes under the failure of its test."""
     report = yield
     _skip_without_torch(report)
     if report.failed:
-        for number, made in enumerate(item.stash.get(_MILLS, []), 1):
-            report.sections.append((f"processes of mill {number}", made.logs()))
+        for number, made in enumerate(item.stash.get(_SERVICES, []), 1):
+            report.sections.append((f"processes of service {number}", made.logs()))
     return report
 
 
@@ -227,10 +227,10 @@ def pytest_make_collect_report(
     return report
 
 
-@pytest.fixture(params=["pretended", pytest.param("real", marks=pytest.mark.redis)])
+@pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.redis)])
 def client(request: pytest.FixtureRequest) -> Iterator[redis.Redis]:
-    """The same test twice: on a pretended server and on a real one."""
-    if request.param == "pretended":
+    """The same test twice: on a fake server and on a real one."""
+    if request.param == "fake":
         fake: FakeRedis = request.getfixturevalue("fake_redis")
         yield fake.sync
     else:

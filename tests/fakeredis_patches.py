@@ -88,10 +88,12 @@ def install() -> None:
 
 
 class FullMemory:
-    """While `full`, pretended servers refuse scripts whose first write may use memory, as Redis does."""
+    """While `full`, fake servers refuse scripts whose first write may use memory, as Redis does."""
 
     def __init__(self) -> None:
-        self.full = self._written = False
+        self.full = False
+        # Connections whose script has written: threads that an earlier test has left may run scripts, too.
+        self._written = set[Any]()
         self._run: Callable[..., Any] = ScriptingCommandsMixin.eval
         self._call: Callable[..., Any] = ScriptingCommandsMixin._lua_redis_call
 
@@ -99,13 +101,14 @@ class FullMemory:
         """Replacements of methods of `ScriptingCommandsMixin`."""
 
         def run(socket: Any, *words: Any) -> Any:
-            self._written = False
+            self._written.discard(socket)
             return self._run(socket, *words)
 
         def call(socket: Any, lua: Any, names: Any, command: bytes, *words: Any) -> Any:
-            if self.full and not self._written and command in USE_MEMORY:
+            if self.full and socket not in self._written and command in USE_MEMORY:
                 raise SimpleError("OOM command not allowed when used memory > 'maxmemory'.")
-            self._written |= command in USE_MEMORY | USE_NONE
+            if command in USE_MEMORY | USE_NONE:
+                self._written.add(socket)
             return self._call(socket, lua, names, command, *words)
 
         return {"eval": run, "_lua_redis_call": call}

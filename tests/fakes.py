@@ -11,7 +11,7 @@ from typing import Any, Literal
 import redis
 
 from batcher.core.commands import Claim, Claimed, Complete, Completed
-from batcher.core.membership import Beat, Beaten, Release
+from batcher.core.membership import HeartbeatReply, Release, SendHeartbeat
 from batcher.messages import Entry, Lane, entry_id
 from batcher.worker.exchange import Queues
 from batcher.worker.host import Host
@@ -20,12 +20,12 @@ from model_store.stub import StubClassifier
 LOST = redis.exceptions.ConnectionError("gone")
 
 
-def counted(classifier: Any, passes: list[int]) -> Any:
+def counted(classifier: Any, batch_sizes: list[int]) -> Any:
     """Adds the number of texts of each forward pass of `classifier` to `passes`, before it runs."""
     classify = classifier.classify
 
     def counting(batch: Any) -> Any:
-        passes.append(len(batch))
+        batch_sizes.append(len(batch))
         return classify(batch)
 
     classifier.classify = counting
@@ -146,7 +146,7 @@ class FakeQueue:
         self.on_idle: Callable[[], None] = lambda: None
         self.retired: Sequence[str] | None = None
         self.woken = 0
-        self.beats: list[set[str]] = []
+        self.heartbeats: list[set[str]] = []
         self._idle = False
 
     @property
@@ -224,12 +224,14 @@ class FakeQueue:
         self.leased.difference_update(command.ids)
         return len(command.ids)
 
-    def beat(self, ids: Iterable[str], record: Any, model: Any, ttl_ms: int, takeover: bool = False) -> int:
-        self.beats.append(set(ids))
-        return int(self.run([Beat("w", 2000, ttl_ms, [], record, model)])[0].extended)
+    def heartbeat(
+        self, ids: Iterable[str], record: Any, model: Any, ttl_ms: int, takeover: bool = False
+    ) -> int:
+        self.heartbeats.append(set(ids))
+        return int(self.run([SendHeartbeat("w", 2000, ttl_ms, [], record, model)])[0].extended)
 
-    def _beat(self, command: Beat) -> Beaten:
-        return Beaten(0)
+    def _beat(self, command: SendHeartbeat) -> HeartbeatReply:
+        return HeartbeatReply(0)
 
     def wake(self) -> None:
         self.woken += 1

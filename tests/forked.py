@@ -1,8 +1,8 @@
 """Millrace's processes, forked from one that has imported their code.
 
 Importing takes an API a second of processor time, and most tests start several processes. A forked one has
-a session, an environment and output of its own, and can be killed or stopped. Tests of how a command starts,
-such as tests/e2e/test_up.py, and of an interpreter with an environment of its own run it as people do.
+a session, a separate environment and output, and can be killed or stopped. Tests of how a command starts,
+such as tests/e2e/test_up.py, and of an interpreter with a separate environment run it as people do.
 
 As a program, this module is the process that forks; it imports nothing of the tests.
 """
@@ -117,7 +117,7 @@ def forker() -> Forker:
 
 
 def serve(control: socket.socket) -> list[str]:
-    """Forks as it is told to, until the tests end. Returns in the children only: what each is to run."""
+    """Forks as it is asked to, until the tests end. Returns in the children only: what each is to run."""
     ours, wakes = socket.socketpair()
     wakes.setblocking(False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -163,7 +163,7 @@ def reap(children: dict[int, int]) -> None:
 
 
 def begin(environment: Mapping[str, str], log: int) -> None:
-    """Makes the child a process of its own, as if it had been started."""
+    """Makes the child a separate process, as if it had been started."""
     os.setsid()
     for stream in (1, 2):
         os.dup2(log, stream)

@@ -24,7 +24,7 @@ from batcher.messages import entry_id
 from batcher.shards import shard_of
 from benchmarks import report
 from benchmarks.service import process, ready, until
-from millrace.local.embedded_redis import find_server
+from millrace.local.redis_server import find_server
 from millrace.settings_loader import free_port
 from tests.cluster import Cluster
 

@@ -1,4 +1,4 @@
-"""Workers with several models and API processes over one pretended Redis, as the product starts them."""
+"""Workers with several models and API processes over one fake Redis, as the product starts them."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ class Many:
 
 
 @dataclass
-class House:
+class Replicas:
     """Two APIs and two workers, which serve stub and topics."""
 
     apis: list[httpx.AsyncClient]
@@ -128,11 +128,11 @@ class House:
         return dict(moved.json())
 
 
-async def open_house(many: Many) -> House:
+async def start_replicas(many: Many) -> Replicas:
     """Returns once all of it is ready."""
     for _ in range(2):
         many.worker("stub,topics=stub@t")
-    made = House([await many.api() for _ in range(2)])
+    made = Replicas([await many.api() for _ in range(2)])
     for api in made.apis:
         await ready(api, "stub", "topics")
     return made
@@ -175,6 +175,6 @@ def publish_fast(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("api.admin.revisions.SWEPT_S", 0.2)
 
 
-def stamp(name: str, variant: str) -> str:
+def model_header(name: str, variant: str) -> str:
     """The X-Model of answers of a stub."""
     return f"{name}@{StubClassifier(variant=variant).info.revision[:12]}"

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.mill import Mill, Process
 from tests.servers import RedisServer
+from tests.service import Process, Service
 
 ROOT = Path(__file__).parents[1]
 COMMIT = "3ecc8b6"
@@ -45,8 +45,8 @@ def old_user_rules(code: Path) -> list[str]:
     return line.replace(">PASSWORD", ">old").split()[2:]
 
 
-class OldMill(Mill):
-    """A mill whose processes run the old code."""
+class OldMill(Service):
+    """A service whose processes run the old code."""
 
     process_type = Process
 

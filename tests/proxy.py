@@ -1,4 +1,4 @@
-"""A TCP proxy for tests, in a thread of its own: slow, frozen, half-open or cut, on demand."""
+"""A TCP proxy for tests, in a separate thread: slow, frozen, half-open or cut, on demand."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import redis
 
 from millrace.errors import CommandError
-from millrace.local.embedded_redis import find_server
+from millrace.local.redis_server import find_server
 from millrace.settings_loader import free_port
 
 
@@ -46,7 +46,7 @@ class RedisServer:
     def __init__(
         self, binary: Path, options: Sequence[str] = (), *, tcp: bool = False, prefix: Sequence[str] = ()
     ) -> None:
-        self.directory = Path(tempfile.mkdtemp(prefix="mill-redis-"))
+        self.directory = Path(tempfile.mkdtemp(prefix="service-redis-"))
         self.socket = self.directory / "s"
         # The bus of a cluster has a port 10,000 higher.
         self.port = next(port for port in iter(free_port, 0) if port <= 55_535) if tcp else 0

@@ -1,4 +1,4 @@
-"""Hubs and workers over several shards, in this process: on pretended servers, or hubs on real ones."""
+"""Hubs and workers over several shards, in this process: on fake servers, or hubs on real ones."""
 
 from __future__ import annotations
 
@@ -66,12 +66,12 @@ async def until(true: Callable[[], Any], what: str, timeout_s: float = 60) -> No
 
 
 class Fleet:
-    """Pretended servers, one for each shard, and hubs and workers that know them."""
+    """Fake servers, one for each shard, and hubs and workers that know them."""
 
     def __init__(self, shards: int) -> None:
         self.servers = [fakeredis.FakeServer(version=(7,)) for _ in range(shards)]
         self.clients = [fakeredis.FakeRedis(server=server) for server in self.servers]
-        self.passes: list[int] = []
+        self.batch_sizes: list[int] = []
         self._opened: list[Any] = []
         self._stack = contextlib.AsyncExitStack()
         self._workers = 0
@@ -87,7 +87,7 @@ class Fleet:
         return hub
 
     def new_hub(self, shards: int | None = None, **more: Any) -> ShardedHub:
-        """As `hub`, but whoever gets it starts and stops it."""
+        """As `hub`, but the caller starts and stops it."""
 
         def client(number: int) -> Any:
             made = fakeredis.FakeAsyncRedis(server=self.servers[number])
@@ -135,7 +135,7 @@ class Fleet:
         ]
         others = tuple(queues for queues in every if queues.number != home)
         queues = every[home]._replace(others=others)
-        model = counted(classifier or StubClassifier(), self.passes)
+        model = counted(classifier or StubClassifier(), self.batch_sizes)
         worker = Worker(model, queues, chosen, lambda results: None)
         thread = threading.Thread(target=worker.run)
         thread.start()

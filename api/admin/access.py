@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from api.asgi.http import RequestHeaders, client_address
+from api.asgi.http import RequestHeaders
 from api.errors import Problem
 from api.keys import Keys, key_name, parse_keys, unauthorized
 from api.origins import is_loopback
@@ -37,7 +37,7 @@ class AdminAccess:
             headers.client_name = f"admin:{key_name(found)}"
         elif found := self._readers.find(headers):
             if headers.scope["method"] not in _READ:
-                raise Problem(403, "this key may look and not change anything", code="read_only")
+                raise Problem(403, "this key may only read: use one of MILLRACE_ADMIN_KEYS", code="read_only")
             headers.client_name = f"admin:{key_name(found)}"
         elif self._local and _from_this_machine(headers):
             headers.client_name = LOCAL
@@ -46,4 +46,5 @@ class AdminAccess:
 
 
 def _from_this_machine(headers: RequestHeaders) -> bool:
-    return is_loopback(client_address(headers.scope)) and headers.found.keys().isdisjoint(_FORWARDED)
+    address, _ = headers.scope.get("client") or ("", 0)
+    return is_loopback(address) and headers.found.keys().isdisjoint(_FORWARDED)

@@ -23,13 +23,13 @@ def candidate_routes(console: Console, models: ServedModels) -> APIRouter:
 
 
 def _add_try_out(router: APIRouter, console: Console, models: ServedModels) -> None:
-    books = console.books.revisions
+    stores = console.stores.revisions
 
     @router.post("/candidate")
     async def try_out(request: Request, what: TryOut) -> dict[str, Any]:
         """Gives a candidate a share of the texts. Returns once every API process does so."""
         base = models.base(what.model)
-        revisions = await console.call(books.read)
+        revisions = await console.call(stores.read)
         before = revisions.candidates.get(base)
         number = what.number or (before.number if before else 0)
         published = revisions.of(base)
@@ -42,7 +42,7 @@ def _add_try_out(router: APIRouter, console: Console, models: ServedModels) -> N
         known = before.by if before and before.number == number else "text"
         candidate = Candidate(number, what.share, what.by or known, what.shadow)
         try:
-            moves = await console.call(books.try_out, base, candidate)
+            moves = await console.call(stores.try_out, base, candidate)
         except LookupError:
             raise _not_beside() from None  # another one was published meanwhile
         late = await confirmed(console, moves)
@@ -57,13 +57,14 @@ def _add_compare(router: APIRouter, console: Console, models: ServedModels) -> N
     async def compare(query: Annotated[CompareQuery, Query()]) -> dict[str, Any]:
         """What the candidate would have answered, or the last revision that was compared with this one."""
         base = models.base(query.model)
-        revisions = await console.call(console.books.revisions.read)
+        revisions = await console.call(console.stores.revisions.read)
         published, candidate = revisions.of(base), revisions.candidates.get(base)
         number = candidate.number if candidate else published.last
         pair = base, published.current, number
-        counts = await console.call(console.books.comparisons.read, pair)
+        counts = await console.call(console.stores.comparisons.read, pair)
         if not counts and not (candidate and candidate.shadow):
-            raise Problem(404, "no revision was compared with the one that answers", code="no_revision")
+            detail = "no revision was compared with the one that answers: publish one as a shadow first"
+            raise Problem(404, detail, code="no_revision")
         return {
             "model": models.title(base),
             "current": published.current,
@@ -73,11 +74,15 @@ def _add_compare(router: APIRouter, console: Console, models: ServedModels) -> N
 
 
 def _not_beside() -> Problem:
-    return Problem(404, "there is no such revision beside the one that answers", code="no_revision")
+    detail = "there is no such revision beside the one that answers: publish it first"
+    return Problem(404, detail, code="no_revision")
 
 
 def _check_labels(models: ServedModels, base: str, number: int, current: int) -> None:
     one, other = (models.snapshot(revision_queue(base, n)).model for n in (current, number))
     if one is not None and other is not None and one.labels != other.labels:
-        detail = f"the labels of revision {number} are not those of the one that answers, in the same order"
+        detail = (
+            f"the labels of revision {number} are not those of the one that answers, in the same order: "
+            "serve it as a separate model"
+        )
         raise Problem(409, detail, code="labels_differ")

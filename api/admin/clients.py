@@ -23,12 +23,12 @@ Clients = dict[str, Any]
 
 def client_routes(console: Console, quotas: Mapping[str, int]) -> APIRouter:
     router = APIRouter(prefix="/admin")
-    holds = console.books.holds
+    holds = console.stores.holds
 
     @router.get("/clients")
     async def clients() -> Clients:
         """The clients of the last seconds, the busiest first, and those that are held back."""
-        seen = await console.call(console.books.usage.clients)
+        seen = await console.call(console.stores.usage.clients)
         held = await console.call(holds.current)
         return {"clients": seen, "held": [_shown(client, hold) for client, hold in held.items()]}
 
@@ -36,7 +36,8 @@ def client_routes(console: Console, quotas: Mapping[str, int]) -> APIRouter:
     async def hold(request: Request, body: HoldRequest) -> dict[str, Any]:
         """Holds a client back. Every process does so within two seconds."""
         if not await console.call(holds.set, body.client, Hold(body.what, time.time() + body.for_s)):
-            raise Problem(409, f"{MOST_HOLDS} clients are held back already", code="too_many_holds")
+            detail = f"{MOST_HOLDS} clients are held back already: end one of these holds first"
+            raise Problem(409, detail, code="too_many_holds")
         await console.record(request, "hold", client=body.client, what=body.what, for_s=body.for_s)
         return {"client": body.client, "what": body.what, "for_s": body.for_s}
 
@@ -50,7 +51,7 @@ def client_routes(console: Console, quotas: Mapping[str, int]) -> APIRouter:
     @router.get("/usage")
     async def usage(query: Annotated[UsageQuery, Query()]) -> Response:
         """What each key has used on each day, oldest first."""
-        rows = await console.call(console.books.usage.rows, query.first, query.last, query.key)
+        rows = await console.call(console.stores.usage.rows, query.first, query.last, query.key)
         if query.format == "csv":
             disposition = {"content-disposition": 'attachment; filename="usage.csv"'}
             return Response(_csv(rows), media_type="text/csv; charset=utf-8", headers=disposition)

@@ -13,7 +13,7 @@ from batcher.errors import MillraceError
 
 
 class Confirming:
-    """Writes to Redis what this process answers with. It writes nothing as long as nothing was published."""
+    """Writes to Redis which revisions this process answers with. Writes nothing until one is published."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -27,6 +27,6 @@ class Confirming:
 
     async def _write(self, moves: int) -> None:
         try:
-            await self._console.call(self._console.books.revisions.seen, self._api, moves)
+            await self._console.call(self._console.stores.revisions.seen, self._api, moves)
         except (MillraceError, Problem):
             return  # the next sweep confirms it

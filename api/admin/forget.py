@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from api.admin.schemas import Forget
-from api.admin.service import Console, ShardBooks
+from api.admin.service import Console, ShardStore
 from api.admin.spread import Replies
 from api.backend import Hub
 from api.settings import ApiSettings
@@ -72,11 +72,11 @@ async def _text(
 ) -> tuple[Removed, Replies[Removed]]:
     """`waiting` says whether it waits or runs now: it will then be cached once more."""
     ids = {entry_id(text, tenant) for tenant in ("", *tenants)}
-    books, chunks, files, cached = console.books, 0, 0, 0
-    if books.jobs is not None:
-        chunks, files = await console.call_elsewhere(books.jobs.text, text)
-    if books.cached is not None:
-        cached = await console.call_elsewhere(books.cached.texts, ids, models)
+    stores, chunks, files, cached = console.stores, 0, 0, 0
+    if stores.jobs is not None:
+        chunks, files = await console.call_elsewhere(stores.jobs.text, text)
+    if stores.cached is not None:
+        cached = await console.call_elsewhere(stores.cached.texts, ids, models)
     replies = await console.each(lambda shard: shard.forgetting.text(ids, models))
     own = _summed(replies, "cached", "results", "refused", "waiting")
     waiting = own.pop("waiting")
@@ -86,25 +86,25 @@ async def _text(
 
 async def _client(console: Console, client: str, models: set[str]) -> tuple[Removed, Replies[Removed]]:
     jobs, files = 0, 0
-    if (erasing := console.books.jobs) is not None:
+    if (erasing := console.stores.jobs) is not None:
         jobs, files = await console.call_elsewhere(erasing.client, client)
     replies = await console.each(lambda shard: shard.forgetting.client(client, models))
     return {"jobs": jobs, "files": files} | _summed(replies, "refused", "usage"), replies
 
 
 async def _revision(console: Console, revision: str, models: set[str]) -> tuple[Removed, Replies[Removed]]:
-    books, cached, jobs = console.books, 0, 0
-    if books.cached is not None:
-        cached = await console.call_elsewhere(books.cached.revision, revision, models)
+    stores, cached, jobs = console.stores, 0, 0
+    if stores.cached is not None:
+        cached = await console.call_elsewhere(stores.cached.revision, revision, models)
 
-    def forget(shard: ShardBooks) -> Removed:
+    def forget(shard: ShardStore) -> Removed:
         return shard.forgetting.revision(revision, models)
 
     replies = await console.each(forget)
     own = _summed(replies, "cached", "results")
     own["cached"] += cached
-    if books.jobs is not None:
-        jobs = await console.call_elsewhere(books.jobs.revision, revision)
+    if stores.jobs is not None:
+        jobs = await console.call_elsewhere(stores.jobs.revision, revision)
     return own | {"jobs": jobs}, replies
 
 

@@ -45,7 +45,7 @@ class Minutes:
 
     async def _write(self, line: bytes) -> None:
         with contextlib.suppress(QueueUnavailable, Problem):
-            await self._console.call(self._console.books.minutes.add, line)
+            await self._console.call(self._console.stores.minutes.add, line)
 
 
 def _line(at_s: int, points: list[StatsPoint], workers: int) -> bytes:
@@ -60,5 +60,5 @@ def add_history(router: APIRouter, console: Console) -> None:
     @router.get("/admin/history")
     async def history(minutes: Annotated[int, Query(ge=1, le=MINUTES)] = 180) -> dict[str, Any]:
         """A point for each minute, oldest first. Minutes without an API process are missing."""
-        lines = await console.call(console.books.minutes.newest, minutes)
+        lines = await console.call(console.stores.minutes.newest, minutes)
         return {"history": [json.loads(line) for line in lines]}

@@ -116,7 +116,7 @@ class _Model:
         }
 
     async def release(self, records: Iterable[Record]) -> int:
-        """How many had a mark of poison."""
+        """Removes marks of poison. Returns how many there were."""
         ids = [record["id"] for record in records]
         return sum((await self.each(lambda refused: refused.release(ids))).found)
 
@@ -126,7 +126,7 @@ class _Model:
         return sum((await self.each(lambda refused: refused.delete(ids))).found)
 
     async def retry(self, records: Sequence[Record]) -> dict[str, int]:
-        """Asks the revision that answers now.
+        """Tries the texts with the revision that answers now.
 
         Returns how many texts were found, are not kept, were classified, and failed again.
         """

@@ -32,8 +32,8 @@ def revision_routes(console: Console, models: ServedModels) -> APIRouter:
 def _add_show(router: APIRouter, console: Console, models: ServedModels) -> None:
     @router.get("")
     async def show() -> dict[str, Any]:
-        """The revisions of each model: how many workers serve them, and why some could not load one."""
-        revisions = await console.call(console.books.revisions.read)
+        """The revisions of each model, how many workers serve them, and why some could not load one."""
+        revisions = await console.call(console.stores.revisions.read)
         found = {}
         for model in models.bases:
             published = revisions.of(model)
@@ -59,8 +59,8 @@ def _add_publish(router: APIRouter, console: Console, models: ServedModels) -> N
     async def publish(request: Request, what: Publish) -> dict[str, Any]:
         """Asks workers to load a revision beside the one that answers."""
         base = models.base(what.model)
-        number = await console.call(console.books.revisions.publish, base, what.reference)
-        await swept()  # until then, processes make themselves known for the move
+        number = await console.call(console.stores.revisions.publish, base, what.reference)
+        await swept()  # until then, processes register for the move
         await console.record(
             request, "publish", model=models.title(base), reference=what.reference, number=number
         )
@@ -68,22 +68,30 @@ def _add_publish(router: APIRouter, console: Console, models: ServedModels) -> N
 
 
 def _add_move(router: APIRouter, console: Console, models: ServedModels) -> None:
-    books = console.books.revisions
+    stores = console.stores.revisions
 
     @router.post("/move")
     async def move(request: Request, what: Move) -> dict[str, Any]:
         """Makes a revision the one that answers. Returns once every API process answers with it."""
         base = models.base(what.model)
-        published = (await console.call(books.read)).of(base)
+        published = (await console.call(stores.read)).of(base)
         number = published.previous if what.number is None else what.number
         if number and number not in published.references:
-            raise Problem(404, f"there is no revision {number} of this model", code="no_revision")
+            raise _no_revision(number)
         check_workers(models, base, number, published.current)
-        moves = await console.call(books.move, base, number)
+        try:
+            moves = await console.call(stores.move, base, number)
+        except LookupError:
+            raise _no_revision(number) from None  # another one was published meanwhile
         late = await confirmed(console, moves)
         title = models.title(base)
         await console.record(request, "move", model=title, number=number, before=published.current)
         return {"model": title, "number": number, "before": published.current, "unconfirmed": late}
+
+
+def _no_revision(number: int) -> Problem:
+    detail = f"there is no revision {number} of this model: GET /admin/models lists them"
+    return Problem(404, detail, code="no_revision")
 
 
 async def swept() -> None:
@@ -95,12 +103,15 @@ def check_workers(models: ServedModels, base: str, number: int, current: int) ->
     """Raises Problem 409 unless as many workers serve a revision as serve the one that answers."""
     ready, needed = (models.snapshot(revision_queue(base, one)).workers for one in (number, current))
     if ready < max(needed, 1):
-        detail = f"{ready} of {max(needed, 1)} workers serve revision {number}"
+        detail = (
+            f"{ready} of {max(needed, 1)} workers serve revision {number}: wait for the others, or see why "
+            "they fail in GET /admin/models"
+        )
         raise Problem(409, detail, code="revision_not_ready")
 
 
 def candidate_facts(candidate: Candidate | None) -> dict[str, Any] | None:
-    """What is shown of a candidate."""
+    """The facts about a candidate that are shown."""
     if candidate is None:
         return None
     mode = "shadow" if candidate.shadow else "share"
@@ -111,7 +122,7 @@ async def confirmed(console: Console, moves: int) -> list[str]:
     """Waits for all live API processes. Returns those that have not confirmed the move."""
     at = monotonic()
     while True:
-        late = list(await console.call(console.books.revisions.unconfirmed, moves))
+        late = list(await console.call(console.stores.revisions.unconfirmed, moves))
         waited_s = monotonic() - at
         if (not late and waited_s > SWEPT_S) or waited_s > CONFIRM_S:
             return late

@@ -54,4 +54,4 @@ def _add_audit(router: APIRouter, console: Console) -> None:
     @router.get("/admin/audit")
     async def audit(limit: Annotated[int, Query(ge=1, le=1000)] = 100) -> dict[str, Any]:
         """What operators did, newest first."""
-        return {"audit": await console.call(console.books.audit.newest, limit)}
+        return {"audit": await console.call(console.stores.audit.newest, limit)}

@@ -1,4 +1,4 @@
-"""The bodies and queries of the routes under /admin. What they do not name is refused with 422."""
+"""The bodies and queries of the routes under /admin. Unknown fields are refused with 422."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ class TryOut(_Strict):
 
 
 class CompareQuery(BaseModel):
-    """Of which model a comparison is asked."""
+    """The model whose comparison is wanted."""
 
     model_config = ConfigDict(extra="forbid")
 

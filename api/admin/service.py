@@ -20,14 +20,14 @@ from api.jobs.service import JobService
 from api.settings import ApiSettings
 from batcher.admin.answers import Answers
 from batcher.admin.audit import AuditLog
-from batcher.admin.comparisons import ComparisonBooks
+from batcher.admin.comparisons import ComparisonStore
 from batcher.admin.forget import CachedResults, Forgetting
 from batcher.admin.history import MinuteHistory
 from batcher.admin.holds import ClientHolds
 from batcher.admin.job_eraser import JobEraser
 from batcher.admin.refused import RefusedTexts
-from batcher.admin.revisions import RevisionBooks
-from batcher.admin.usage import UsageBooks
+from batcher.admin.revisions import RevisionStore
+from batcher.admin.usage import UsageStore
 from batcher.core.connection import Redis, connect, connect_shards
 from batcher.core.outage import REDIS_ERRORS, refused
 from batcher.errors import QueueUnavailable
@@ -41,7 +41,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class ShardBooks:
+class ShardStore:
     """What each shard keeps about its texts. `refused` takes the name of a model's queue."""
 
     refused: Callable[[str], RefusedTexts]
@@ -58,7 +58,7 @@ class ShardBooks:
 
         name = queue_name("")
         cached = CachedResults(queue, cache_name) if settings.cache_here else None
-        usage = UsageBooks(queue, name, settings.usage_days)
+        usage = UsageStore(queue, name, settings.usage_days)
         return cls(
             lambda model: RefusedTexts(queue, queue_name(model)),
             Answers(queue, name),
@@ -67,7 +67,7 @@ class ShardBooks:
 
 
 @dataclass(frozen=True, slots=True)
-class Books:
+class ConsoleStores:
     """What the console reads and changes in Redis, synchronously.
 
     All but `shards` is kept at the first shard, `jobs` and `cached` elsewhere: `jobs` is None if the service
@@ -75,14 +75,14 @@ class Books:
     """
 
     audit: AuditLog
-    usage: UsageBooks
+    usage: UsageStore
     holds: ClientHolds
     minutes: MinuteHistory
-    revisions: RevisionBooks
-    comparisons: ComparisonBooks
+    revisions: RevisionStore
+    comparisons: ComparisonStore
     jobs: JobEraser | None
     cached: CachedResults | None
-    shards: Sequence[ShardBooks]
+    shards: Sequence[ShardStore]
 
     @classmethod
     def of(
@@ -92,19 +92,19 @@ class Books:
         queue, name = queues[0], settings.name
         return cls(
             AuditLog(queue, name),
-            UsageBooks(queue, name, settings.usage_days),
+            UsageStore(queue, name, settings.usage_days),
             ClientHolds(queue, name),
             MinuteHistory(queue, name),
-            RevisionBooks(queues, settings.queue_shards),
-            ComparisonBooks(queue, name),
+            RevisionStore(queues, settings.queue_shards),
+            ComparisonStore(queue, name),
             None if is_cluster(settings.jobs_url) else jobs.eraser(name),
             None if cache is None else CachedResults(cache, lambda model: settings.for_model(model).name),
-            [ShardBooks.of(queue, number, settings) for number, queue in enumerate(queues)],
+            [ShardStore.of(queue, number, settings) for number, queue in enumerate(queues)],
         )
 
     @classmethod
     def connect(cls, jobs: JobService, settings: ApiSettings) -> Self:
-        """With separate clients, which connect when they are first used."""
+        """Creates separate clients, which connect when they are first used."""
         shards, cache = settings.queue_shards, None
         if not settings.cache_here:
             cache = connect(settings.cache_address(shards[0]), timeout_s=TIMEOUT_S, retries=1)
@@ -112,50 +112,50 @@ class Books:
 
 
 class Console:
-    """Runs `books` in separate threads, so that a slow walk over Redis delays no job.
+    """Runs `stores` in separate threads, so that a slow walk over Redis delays no job.
 
     Each shard has its own threads, so that one that hangs delays no other.
     """
 
-    def __init__(self, books: Books, shards_up: Callable[[], Sequence[bool]]) -> None:
-        self.books = books
+    def __init__(self, stores: ConsoleStores, shards_up: Callable[[], Sequence[bool]]) -> None:
+        self.stores = stores
         # Whether each shard answers, as far as is known. One that does not is not asked.
         self.shards_up = shards_up
         self._stopped = False
         self._threads = [
             ThreadPoolExecutor(THREADS, thread_name_prefix=f"console-{number}")
-            for number in range(len(books.shards))
+            for number in range(len(stores.shards))
         ]
 
     def stop(self) -> None:
-        """Whatever is called from now on gets QueueUnavailable: a sweep may come between this and the end."""
+        """Lets all later calls raise QueueUnavailable: a sweep may come between this and the end."""
         self._stopped = True
         for threads in self._threads:
             threads.shutdown(wait=False)
 
     @property
     def shards_down(self) -> Sequence[int]:
-        """The numbers of the shards that do not answer. With a single one, asking it says so better."""
+        """The numbers of the shards that do not answer. Empty with a single one, whose error shows it."""
         down = [number for number, up in enumerate(self.shards_up()) if not up]
-        return down if len(self.books.shards) > 1 else []
+        return down if len(self.stores.shards) > 1 else []
 
     async def call(self, function: Callable[..., T], *args: object) -> T:
-        """Calls a function of what `books` has at the first shard.
+        """Calls a function of a store at the first shard.
 
         Raises QueueUnavailable, and Problem if Redis refuses the command.
         """
         return await self._run(self._kept_there(), function, *args)
 
     async def call_elsewhere(self, function: Callable[..., T], *args: object) -> T:
-        """Calls a function of `books` that uses another Redis than the queue's. Raises as `call` does."""
+        """Calls a function of `stores` that uses another Redis than the queue's. Raises as `call` does."""
         return await self._run(NO_ANSWER, function, *args)
 
-    async def each(self, function: Callable[[ShardBooks], T]) -> Replies[T]:
-        """Calls a function with the books of every shard that is up. Raises as `gather` does."""
+    async def each(self, function: Callable[[ShardStore], T]) -> Replies[T]:
+        """Calls a function with the stores of every shard that is up. Raises as `gather` does."""
         down, run = self.shards_down, asyncio.get_running_loop().run_in_executor
         if self._stopped:
             raise no_answer()
-        parts = zip(self._threads, self.books.shards, strict=True)
+        parts = zip(self._threads, self.stores.shards, strict=True)
         asked = {
             number: run(threads, function, shard)
             for number, (threads, shard) in enumerate(parts)
@@ -172,7 +172,7 @@ class Console:
             raise not_allowed(error) if refused(error) else no_answer(problem) from error
 
     def _kept_there(self) -> str:
-        if (count := len(self.books.shards)) == 1:
+        if (count := len(self.stores.shards)) == 1:
             return NO_ANSWER
         return f"the Redis of shard 0 of {count}, which keeps this for all shards, does not answer"
 
@@ -188,4 +188,4 @@ class Console:
         }
         log.warning("an operator changed something", extra={**line, "action": f"admin.{action}"})
         with contextlib.suppress(QueueUnavailable, Problem):
-            await self.call(self.books.audit.add, line)
+            await self.call(self.stores.audit.add, line)

@@ -1,4 +1,4 @@
-"""What the shards of a queue answer to the console: one that is down is named and stops no other."""
+"""The answers of the shards of a queue to the console. One that is down is named and stops no other."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from api.errors import Problem
-from batcher.core.outage import REDIS_ERRORS, reason, refused
+from batcher.core.outage import FULL, REDIS_ERRORS, full, reason, refused
 from batcher.errors import QueueUnavailable
 
 T = TypeVar("T")
@@ -29,7 +29,7 @@ class Replies(Generic[T]):
 
 
 def missing(down: Sequence[int]) -> Mapping[str, Any]:
-    """What an answer of the console says about shards that are down: nothing if there are none."""
+    """The fields of an answer of the console about shards that are down: none if all are up."""
     return {"shards_down": list(down)} if down else {}
 
 
@@ -59,6 +59,8 @@ async def _all(replies: Iterable[Awaitable[T]]) -> list[T | BaseException]:
 
 def not_allowed(error: BaseException) -> Problem:
     """The problem of a command that Redis has refused."""
+    if full(error):
+        return Problem(503, FULL, code="redis_unavailable")
     detail = f"Redis refuses this to the user of the API: {reason(error)}"
     return Problem(503, detail, code="redis_refused")
 

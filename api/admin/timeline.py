@@ -31,7 +31,7 @@ def timeline(facts: Facts, batches: Sequence[Facts]) -> list[Step]:
         steps.append({"step": "queued", "at_ms": facts["asked_ms"], "texts": facts["asked"]})
     near = [batch for batch in batches if _near(facts, batch)]
     remembered = {batch["id"] for batch in near}
-    steps += _worked(facts, near)
+    steps += _worker_steps(facts, near)
     steps += [_unknown_batch(facts, run) for run in facts["runs"] if run["entry"] not in remembered]
     steps.sort(key=lambda step: float(step["at_ms"]))
     answered = {"step": "answered", "at_ms": facts["ms"], "status": facts["status"], "code": facts["code"]}
@@ -45,8 +45,8 @@ def _near(facts: Facts, batch: Facts) -> bool:
     return -NEAR_MS <= after_ms <= spent_ms + NEAR_MS
 
 
-def _worked(facts: Facts, batches: Iterable[Facts]) -> Iterator[Step]:
-    """Two steps for each batch that a worker remembers: its texts were claimed, and the batch ran."""
+def _worker_steps(facts: Facts, batches: Iterable[Facts]) -> Iterator[Step]:
+    """Two steps for each batch that a worker remembers: the claim of its texts, and its run."""
     texts = {run["entry"]: run["texts"] for run in facts["runs"]}
     together: dict[tuple[str, int], list[Facts]] = {}
     for batch in batches:

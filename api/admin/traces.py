@@ -17,7 +17,7 @@ from api.admin.timeline import timeline
 from api.backend import Hub
 from api.errors import Problem
 from api.predict.recent import RecentRequests
-from batcher.core.questions import REQUEST, TEXTS, Answer, Ask, EndQuestion, Question
+from batcher.core.questions import REQUEST, TEXTS, Answer, AskQuestion, EndQuestion, Question
 
 LOOK_EVERY_S = 0.05
 RequestId = Annotated[str, Path(pattern=r"^[A-Za-z0-9._-]{1,128}$")]
@@ -62,12 +62,12 @@ class Traces:
         return {**{name: facts[name] for name in shown}, "timeline": timeline(facts, batches)}
 
     async def _answers(self, kind: str, ids: Sequence[str], enough: Callable[[Answered], bool]) -> Answered:
-        """What other processes answer until it is `enough` or the question ends."""
+        """The answers of other processes, until they are `enough` or the question ends."""
         if not ids:
             return []
         token, ends = token_hex(8), monotonic() + self.open_s
         asked, answers = False, Answered()
-        question = Ask(Question(token, kind, tuple(ids)), round(self.open_s * 1000))
+        question = AskQuestion(Question(token, kind, tuple(ids)), round(self.open_s * 1000))
         while not enough(answers) and monotonic() < ends:
             if asked:
                 found = await self._console.each(lambda shard: shard.answers.to(token))
@@ -80,10 +80,10 @@ class Traces:
             part.send(EndQuestion(token))
         return answers
 
-    async def _ask(self, question: Ask) -> bool:
+    async def _ask(self, question: AskQuestion) -> bool:
         """Asks at every shard, because each worker lives at one. False while another question is open.
 
-        One after another: of two processes that ask at once, the one that is first is so at every shard.
+        One after another: of two processes that ask at once, the same one is first at every shard.
         """
         down = self._console.shards_down
         for number, part in enumerate(self._hub.console.parts):

@@ -44,7 +44,7 @@ def _allowed(scope: Scope) -> bytes:
 
 
 def _no_route(scope: Scope) -> str:
-    """Names the route that the client may have meant: one of a similar name, or of the same last part."""
+    """Suggests the route that the client may have meant: one with a similar name, or the same last part."""
     path = route_path(scope).lower().rstrip("/")
     known = ["/docs", *(path for path in scope["app"].openapi()["paths"] if "{" not in path)]
     last = f"/{path.rpartition('/')[2]}"
@@ -70,7 +70,7 @@ def problem_for(error: Exception) -> Problem:
 
 
 def _invalid(error: RequestValidationError) -> Problem:
-    # FastAPI leaves a body as bytes unless its type is JSON: a form on another site must not be an action.
+    # FastAPI leaves a body as bytes unless its type is JSON: a form on another site must not act.
     if isinstance(error.body, bytes):
         detail = "the body must be application/json: send the header Content-Type: application/json"
         return Problem(415, detail, headers=((b"accept", b"application/json"),))

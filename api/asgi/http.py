@@ -28,7 +28,7 @@ ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 CLOSE: Header = (b"connection", b"close")
 JSON: Header = (b"content-type", b"application/json")
 NOSNIFF: Header = (b"x-content-type-options", b"nosniff")
-# Paths for load balancers, orchestrators and monitors. These also use HEAD, which is handled as GET; the
+# Paths for load balancers, orchestrators and monitors. They also use HEAD, which is handled as GET; the
 # server omits the body.
 PROBES = frozenset(("/health", "/livez", "/readyz", "/metrics"))
 
@@ -115,9 +115,8 @@ def check_encoding(headers: RequestHeaders) -> None:
 def check_json(headers: RequestHeaders) -> None:
     """Raises Problem 415 unless the content type is JSON."""
     if not is_json(headers.found.get(b"content-type", b"")):
-        raise Problem(
-            415, "the body must be application/json", headers=(CLOSE, (b"accept", b"application/json"))
-        )
+        detail = "the body must be application/json: send the header Content-Type: application/json"
+        raise Problem(415, detail, headers=(CLOSE, (b"accept", b"application/json")))
 
 
 def check_length(headers: RequestHeaders, limit: int) -> None:
@@ -195,7 +194,7 @@ class BodyReader:
 
 
 def _no_room() -> Problem:
-    detail = "the request bodies and texts that this process may hold are used up"
+    detail = "this process holds as many request bodies and texts as it may; try again shortly"
     return Problem(503, detail, code="too_many_bodies", headers=(CLOSE,))
 
 

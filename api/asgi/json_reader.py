@@ -66,7 +66,7 @@ def read_json(blocks: Iterable[bytes]) -> Iterator[str]:
     if source.skip(","):
         if (name := source.name()) == "text":
             raise invalid_body("duplicate_key", "given more than once", name)
-        raise _unknown(name)
+        raise invalid_body("extra_forbidden", f"unknown field beside text: {BODY}", name[:MAX_NAME])
     source.take("}", 'expected "}"')
     if not source.at_end():
         raise source.broken("unexpected data after the object")

@@ -1,4 +1,4 @@
-"""Sends error responses, and closes connections gently while a body arrives."""
+"""Sends error responses, and delays closing connections while a body arrives."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from batcher.errors import MillraceError
 
 log = logging.getLogger(__name__)
 
-# How long to go on reading a refused body, and how many bytes of it, before the connection closes.
+# How long, and for how many bytes, to go on reading a refused body before the connection closes.
 LINGER_S = 2.0
 LINGER_BYTES = 16 * 1024**2
 
@@ -31,7 +31,7 @@ def reported(error: BaseException, request_id: str, *, draining: bool = False) -
     if isinstance(error, asyncio.CancelledError):
         if not draining:
             raise error
-        return Problem(503, "this process is stopping", code="draining", retry_after_s=1.0)
+        return Problem(503, "this process is stopping; try again shortly", code="draining", retry_after_s=1.0)
     fields = {"action": "request.crashed", "request_id": request_id}
     log.error("unexpected error", exc_info=error, extra=fields)
     return internal()

@@ -14,11 +14,15 @@ MOST_PARTS = 32
 MOST_BYTES = 8 * 1024
 # RFC 2046 allows 70 characters.
 MOST_BOUNDARY = 70
+# The encodings that a parameter such as filename*=UTF-8''b%C3%BCcher may have. Others are
+# refused: some codecs of Python fail in unusual ways, or take more than linear time.
+CHARSETS = frozenset(("utf-8", "us-ascii", "iso-8859-1"))
+DISPOSITION = "content-disposition"
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One part of a form. What is not read of `content` is skipped when the next part is read."""
+    """One part of a form. The unread rest of `content` is skipped when the next part is read."""
 
     name: str
     filename: str | None
@@ -38,10 +42,24 @@ def boundary_of(content_type: str) -> bytes:
     """The boundary in a content type. Raises Problem 415."""
     message = Message()
     message["content-type"] = content_type
-    boundary = message.get_boundary("")
+    try:
+        boundary = (_parameter(message, "boundary", "content-type") or "").rstrip()
+    except ValueError:
+        boundary = ""
     if message.get_content_type() != "multipart/form-data" or not 0 < len(boundary) <= MOST_BOUNDARY:
         raise Problem(415, "the body must be multipart/form-data with a boundary")
     return boundary.encode()
+
+
+def _parameter(headers: Message, name: str, header: str) -> str | None:
+    """A parameter of a header. In an encoding that is not known, it stays as it is. Raises ValueError."""
+    found = headers.get_param(name, header=header)
+    if not isinstance(found, tuple):
+        return found
+    charset, _, text = found
+    if (charset or "").lower() not in CHARSETS:
+        return text
+    return text.encode("raw-unicode-escape").decode(charset or "", "replace")
 
 
 def malformed(why: str) -> Problem:
@@ -69,11 +87,14 @@ class FormReader:
                 return
             # Browsers and clients send names of files as UTF-8.
             headers = HeaderParser().parsestr(self._until(b"\r\n\r\n").decode("utf-8", "replace"))
-            name = headers.get_param("name", header="content-disposition")
-            if not isinstance(name, str):
+            try:
+                name, filename = (_parameter(headers, key, DISPOSITION) for key in ("name", "filename"))
+            except ValueError:  # such as a part of a parameter whose number has thousands of digits
+                raise malformed("the Content-Disposition of a part cannot be read") from None
+            if name is None:
                 raise malformed("a part of the form has no name")
             content = self._content()
-            yield Part(name, headers.get_filename(), content)
+            yield Part(name, filename, content)
         raise malformed(f"the form has more than {MOST_PARTS} parts")
 
     def _content(self) -> Iterator[bytes]:

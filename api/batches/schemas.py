@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from codecs import BOM_UTF8
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
@@ -13,7 +14,7 @@ from batcher.jobs.records import JobRecord
 
 Endpoint = Literal["/v1/moderations", "/v1/classify"]
 Status = Literal["validating", "in_progress", "completed", "failed", "cancelled"]
-# What the status of a job is called in a batch.
+# The name of a job's status in a batch.
 STATUS_OF: dict[str, Status] = {
     "queued": "validating",
     "running": "in_progress",
@@ -113,7 +114,7 @@ class BatchList(BaseModel):
 def read_request(body: bytes) -> BatchRequest:
     """Parses the body of a request to create a batch. Raises Problem 422."""
     try:
-        return BatchRequest.model_validate_json(body)
+        return BatchRequest.model_validate_json(body.removeprefix(BOM_UTF8))
     except ValidationError as error:
         found = error.errors(include_url=False, include_context=False, include_input=False)[0]
         raise invalid_body(found["type"], found["msg"], *map(str, found["loc"])) from None

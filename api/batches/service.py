@@ -43,6 +43,7 @@ class BatchService:
         """Stores the file of a form while it arrives. Raises Problem, QueueUnavailable, ClientDisconnect."""
         check_length(headers, self._jobs.limits.body_bytes)
         check_encoding(headers)
+        self._jobs.check_sender(headers)
         boundary = boundary_of(headers.found.get(b"content-type", b"").decode("latin-1"))
         owner, client = self._jobs.owner(headers), self._jobs.account(headers)
         body = self._jobs.uploader.counted(blocks(receive))
@@ -61,7 +62,9 @@ class BatchService:
                     name = (part.filename or "").encode("utf-8", "replace").decode()[:MOST_NAME]
                     stored = self._files.put(file_id, part.content, client, budget)
             if stored is None or purpose != "batch":
-                raise malformed('the form must have a "file", and the "purpose" batch')
+                raise malformed(
+                    'the form must have the fields "file" and "purpose", and the purpose must be batch'
+                )
             record = self._files.complete(file_id, name, *stored, owner)
             if record is None:
                 raise malformed("the file is empty")
@@ -91,12 +94,12 @@ class BatchService:
         return self._content(given, file_id)
 
     async def delete(self, file_id: str, owner: str) -> None:
-        """Deletes a file; that of results with all data of the batch. Raises Problem 404 and 409."""
+        """Deletes a file; a file of results with all data of the batch. Raises Problem 404 and 409."""
         given = await self._find(file_id, owner)
         if isinstance(given, FileRecord):
             await self._jobs.call(self._files.delete, given.id)
         elif not await self._jobs.call(self._jobs.store.delete, given.id):
-            raise Problem(409, "the batch has not ended", code="batch_running")
+            raise Problem(409, "the batch has not ended: cancel it first, or wait", code="batch_running")
 
     async def _find(self, file_id: str, owner: str) -> FileRecord | JobRecord:
         """An uploaded file, or the batch whose results a file has, with the file it was created from."""
@@ -106,7 +109,9 @@ class BatchService:
         if match[2] is not None:
             record = await self.find(f"batch_{match[1]}", owner)
             if await self._jobs.call(self._files.record, json.loads(record.batch)["file"]) is None:
-                raise _no_file("the input file of this batch, which has the ids of its lines, was deleted")
+                raise _no_file(
+                    "the input file of this batch, which the results take their ids from, was deleted"
+                )
             return record
         found: FileRecord | None = await self._jobs.call(self._files.record, match[1])
         if found is None or not found.shown_to(owner):
@@ -128,7 +133,7 @@ class BatchService:
         created_s, index = record.created_ms // 1000, 0
         for lines in self._jobs.store.output(record, 0, record.done):
             written: list[bytes] = []
-            # The results come first in `zip`, so that it takes no id that it does not use.
+            # The results come first in `zip`, so that it does not consume an id without using it.
             for result, custom_id in zip(map(json.loads, lines), ids, strict=False):
                 request_id, index = f"{record.id}-{index}", index + 1
                 if isinstance(result, dict) and failed:
@@ -155,9 +160,8 @@ class BatchService:
         if record.batch:
             await self._jobs.call(self._files.renew, file.id)
             return record
-        raise Problem(
-            409, "this Idempotency-Key belongs to a job", code="idempotency_conflict", job=record.id
-        )
+        detail = "this Idempotency-Key belongs to a job that is not a batch: use another key"
+        raise Problem(409, detail, code="idempotency_conflict", job=record.id)
 
     async def find(self, batch_id: str, owner: str) -> JobRecord:
         """The job of a batch of `owner`. Raises Problem 404."""

@@ -1,4 +1,4 @@
-"""Other paths of /predict and /health, as other services with the same contract have them."""
+"""Other paths of /predict and /health, which other services with the same contract use."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HEALTH_PATHS = ("/project/health",)
 def aliases(predict: ASGIApp, health: ASGIApp) -> Mapping[tuple[str, str], ASGIApp]:
     """The application that answers each method and path."""
     found = {("POST", path): predict for path in PREDICT_PATHS}
-    return found | {(method, path): health for path in HEALTH_PATHS for method in ("GET", "HEAD")}
+    return found | {("GET", path): health for path in HEALTH_PATHS}
 
 
 def framework_routes(answering: Mapping[tuple[str, str], ASGIApp]) -> list[Route]:

@@ -11,7 +11,7 @@ from api.asgi.http import PROBES, Answer
 from api.compat.dialect import Dialect, Route, json_answer
 from api.compat.huggingface import HuggingFaceError, best_first
 from api.compat.reading import TextList, TextOrTexts, invalid_text, refused, sentence, text_list, texts_of
-from api.compat.road import Call
+from api.compat.service import Call
 from api.errors import Problem, invalid_body
 from api.health import why_not_ready
 from api.label_order import body_by_score
@@ -63,7 +63,7 @@ class _Cloud(Dialect):
 
     async def ready(self, call: Call) -> Answer:
         """200 only if a request sent now would be answered. Platforms send no API key."""
-        if (problem := why_not_ready(self.road.hub, self.road.lifecycle)) is not None:
+        if (problem := why_not_ready(self.service.hub, self.service.lifecycle)) is not None:
             raise problem
         return json_answer({})
 
@@ -77,15 +77,15 @@ class SageMaker(_Cloud):
         ]
 
     async def _invoke(self, call: Call) -> Answer:
-        asked = await self.road.read(call, Invocation)
+        asked = await self.service.read(call, Invocation)
         if (asked.inputs is None) == (asked.text is None):
             raise invalid_body("missing", 'exactly one of the fields "inputs" and "text" is needed', "inputs")
         if asked.text is not None:
-            found = await self.road.classify(call, text_list(asked.text, "text"))
+            found = await self.service.classify(call, text_list(asked.text, "text"))
             body = b'{"predictions":[%b]}' % b",".join([result.fragment for result in found.results])
-            by_score = self.road.settings.label_order == "score"
+            by_score = self.service.settings.label_order == "score"
             return Answer(200, [*found.headers], body_by_score(body) if by_score else body)
-        found = await self.road.classify(call, texts_of(asked.inputs, "inputs"))
+        found = await self.service.classify(call, texts_of(asked.inputs, "inputs"))
         most = asked.parameters.top_k if asked.parameters else None
         answers = [best_first(scores, most) for scores in found.scores]
         single = isinstance(asked.inputs, str)
@@ -93,10 +93,10 @@ class SageMaker(_Cloud):
 
 
 class Vertex(_Cloud):
-    """Both routes may be those of other services; /predict is shared, and /health stays as it is."""
+    """Its routes may be those of other services: /predict is shared, and /health stays unchanged."""
 
     def routes(self) -> Sequence[Route]:
-        settings = self.road.settings
+        settings = self.service.settings
         predict = "Classify instances as a Vertex AI endpoint does"
         ready = Route(settings.vertex_health, self.ready, "Readiness for Vertex AI", answer=Ready, open=True)
         return [
@@ -105,9 +105,9 @@ class Vertex(_Cloud):
         ]
 
     async def _predict(self, call: Call) -> Answer:
-        asked = await self.road.read(call, Instances)
+        asked = await self.service.read(call, Instances)
         texts = text_list([_text(one, index) for index, one in enumerate(asked.instances)], "instances")
-        found = await self.road.classify(call, texts)
+        found = await self.service.classify(call, texts)
         most = asked.parameters.top_k if asked.parameters else None
         predictions = [best_first(scores, most) for scores in found.scores]
         return json_answer({"predictions": predictions}, [*found.headers, found.tokens_header])

@@ -15,7 +15,7 @@ from api.asgi.http import Answer
 from api.compat.dialect import Dialect, Route, json_answer
 from api.compat.openai_error import OpenAIError, openai_error
 from api.compat.reading import refused
-from api.compat.road import Call, Classified
+from api.compat.service import Call, Classified
 from api.errors import Problem
 
 MOST_QUESTIONS = 400
@@ -127,20 +127,20 @@ class Decisions(Dialect):
 
     def routes(self) -> Sequence[Route]:
         decide = "Experimental: answer questions whose options are labels, as OpenAI's decisions"
-        ask = "Experimental: the same, as System One"
+        summary = "Experimental: the same, as System One"
         return [
             Route("/v1/decisions", self._decide, decide, DecisionRequest, DecisionAnswer),
-            Route("/v1/systemone", self._ask, ask, SystemOneRequest, SystemOneAnswer),
+            Route("/v1/systemone", self._system_one, summary, SystemOneRequest, SystemOneAnswer),
         ]
 
     def error_body(self, problem: Problem, status: int) -> BaseModel:
         return openai_error(problem, status)
 
     async def _decide(self, call: Call) -> Answer:
-        asked = await self.road.read(call, DecisionRequest)
-        self.road.choose(call, asked.model)
-        found = await self.road.classify(call, [_text(asked.input)])
-        labels = Labels(found.scores[0], self.road.settings.label_names)
+        asked = await self.service.read(call, DecisionRequest)
+        self.service.choose(call, asked.model)
+        found = await self.service.classify(call, [_text(asked.input)])
+        labels = Labels(found.scores[0], self.service.settings.label_names)
         answers = [
             _decision(question, labels) or {"type": "refusal", "name": question.name}
             for question in asked.questions
@@ -155,13 +155,13 @@ class Decisions(Dialect):
         }
         return json_answer({"model": found.model, "answers": answers, "usage": usage}, found.headers)
 
-    async def _ask(self, call: Call) -> Answer:
-        asked = await self.road.read(call, SystemOneRequest)
-        self.road.choose(call, asked.model)
+    async def _system_one(self, call: Call) -> Answer:
+        asked = await self.service.read(call, SystemOneRequest)
+        self.service.choose(call, asked.model)
         if not isinstance(asked.state, str):
             raise refused("state: must be a string, because the model reads one text", "state")
-        found = await self.road.classify(call, [asked.state])
-        labels = Labels(found.scores[0], self.road.settings.label_names)
+        found = await self.service.classify(call, [asked.state])
+        labels = Labels(found.scores[0], self.service.settings.label_names)
         answers = {}
         for name, question in asked.questions.items():
             answer = _system_one(name, question, labels)

@@ -1,4 +1,4 @@
-"""What a dialect is: its routes, and the form of its errors. Serves the routes before the framework does."""
+"""Dialects: their routes, and the form of their errors. Serves the routes before the framework does."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from api.asgi.http import (
     send_answer,
 )
 from api.asgi.problems import LingeringClose, reported
-from api.compat.road import Call, Road
+from api.compat.service import Call, DialectService
 from api.errors import Header, Problem
 from api.predict.request import RequestContext
 
@@ -66,8 +66,8 @@ class Dialect:
     error: ClassVar[type[BaseModel]]
     statuses: ClassVar[Mapping[int, int]] = {}
 
-    def __init__(self, road: Road) -> None:
-        self.road = road
+    def __init__(self, service: DialectService) -> None:
+        self.service = service
 
     def routes(self) -> Sequence[Route]:
         raise NotImplementedError
@@ -87,13 +87,13 @@ def json_answer(value: Any, headers: Iterable[Header] = ()) -> Answer:
 
 
 class Endpoint:
-    """An ASGI application that answers one route. `path` is what metrics and traces call it."""
+    """An ASGI application that answers one route. `path` is its name in metrics and traces."""
 
     def __init__(self, route: Route, dialect: Dialect) -> None:
         self.path = route.path
         self.route = route
         self.dialect = dialect
-        self._road = dialect.road
+        self._service = dialect.service
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope["route"] = self
@@ -105,31 +105,33 @@ class Endpoint:
             answer = await self.answer(call)
         except ClientDisconnect:
             call.context.code = "client_gone"
-            self._road.predict.request_log.add(call.context, self.path, 499)
+            self._service.predict.request_log.add(call.context, self.path, 499)
             return
         headers = answer.headers
         headers += ((b"x-request-id", call.context.headers.request_id), NOSNIFF)
         if BINARY not in headers:
             headers.append(JSON)
-        if self._road.lifecycle.draining:
+        if self._service.lifecycle.draining:
             headers.append(CLOSE)
         if answer.status >= 400:
             send = LingeringClose(send, receive)
         await send_answer(send, answer.status, headers, answer.body)
-        self._road.predict.request_log.add(call.context, self.path, answer.status)
+        self._service.predict.request_log.add(call.context, self.path, answer.status)
 
     async def answer(self, call: Call) -> Answer:
         """The response, errors included. May raise ClientDisconnect."""
         try:
-            if call.body is None and not self.route.open:
-                self._road.auth.admit(call.context.headers)
+            if self.route.open:
+                self._service.auth.admit_open(call.context.headers)
+            elif call.body is None:
+                self._service.auth.admit(call.context.headers)
             if call.model:
-                self._road.choose(call, call.model)
+                self._service.choose(call, call.model)
             return await self.route.handle(call)
         except ClientDisconnect:
             raise
         except (Exception, asyncio.CancelledError) as error:
-            context, draining = call.context, self._road.lifecycle.draining
+            context, draining = call.context, self._service.lifecycle.draining
             problem = reported(error, context.headers.id, draining=draining)
             problem.__traceback__ = None  # it would keep the body in memory until a slow client has read it
             context.code, context.entry = problem.code, problem.entry
@@ -139,7 +141,7 @@ class Endpoint:
 class CompatMiddleware:
     """Answers the routes of dialects before the framework's routing, and passes other requests to `app`.
 
-    `aliases` are applications by method and path.
+    `aliases` are applications by method and path. HEAD is answered as GET; the server omits the body.
     """
 
     def __init__(
@@ -160,6 +162,7 @@ class CompatMiddleware:
         app = self._app
         if scope["type"] == "http":
             method, path = scope["method"], route_path(scope)
+            method = "GET" if method == "HEAD" else method
             app = self._exact.get((method, path)) or self._match(method, path, scope) or app
         await app(scope, receive, send)
 

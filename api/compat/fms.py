@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field, RootModel
 from api.asgi.http import Answer
 from api.compat.dialect import Dialect, Route, json_answer
 from api.compat.reading import TextList, sentence, text_list
-from api.compat.road import Call, Scores
+from api.compat.service import Call, Scores
 from api.errors import Problem
 
 DEFAULT_THRESHOLD = 0.5
@@ -58,10 +58,10 @@ class FmsDetector(Dialect):
         return DetectorError(code=status, message=sentence(problem))
 
     async def _detect(self, call: Call) -> Answer:
-        asked = await self.road.read(call, DetectorRequest)
+        asked = await self.service.read(call, DetectorRequest)
         threshold = (asked.detector_params or DetectorParameters()).threshold
         texts = text_list(asked.contents, "contents")
-        found = await self.road.classify(call, texts)
+        found = await self.service.classify(call, texts)
         answer = [
             _detections(text, scores, threshold) for text, scores in zip(texts, found.scores, strict=True)
         ]

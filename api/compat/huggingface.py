@@ -10,12 +10,10 @@ from pydantic import BaseModel, Field, RootModel
 from api.asgi.http import Answer
 from api.compat.dialect import Dialect, Route, json_answer
 from api.compat.reading import TextOrTexts, refused, sentence, texts_of
-from api.compat.road import Call, Classified, Scores
+from api.compat.service import Call, Scores
 from api.errors import Problem
 from api.schemas import LabelScore
-
-# Scores are rounded to seven digits.
-ROUNDING = 1e-6
+from batcher.core.snapshot import ModelRecord
 
 
 class HuggingFaceParameters(BaseModel):
@@ -55,14 +53,15 @@ class HuggingFace(Dialect):
         return HuggingFaceError(error=sentence(problem))
 
     async def _classify(self, call: Call) -> Answer:
-        asked = await self.road.read(call, HuggingFaceRequest)
+        asked = await self.service.read(call, HuggingFaceRequest)
         parameters = asked.parameters or HuggingFaceParameters()
         if parameters.candidate_labels is not None:
             raise refused(
                 "candidate_labels: zero-shot classification is not supported by this model", "parameters"
             )
-        found = await self.road.classify(call, texts_of(asked.inputs, "inputs"))
-        check_function(parameters.function_to_apply, found)
+        if parameters.function_to_apply is not None:
+            check_function(parameters.function_to_apply, self.service.model(call))
+        found = await self.service.classify(call, texts_of(asked.inputs, "inputs"))
         answer = [best_first(scores, parameters.top_k) for scores in found.scores]
         return json_answer(answer, [*found.headers, found.tokens_header])
 
@@ -73,17 +72,11 @@ def best_first(scores: Scores, most: int | None = None) -> list[dict[str, Any]]:
     return [{"label": label, "score": score} for label, score in ordered[:most]]
 
 
-def check_function(wanted: str | None, found: Classified) -> None:
+def check_function(wanted: str, model: ModelRecord) -> None:
     """Raises Problem 422 unless the scores are what `wanted` makes of the model's logits.
 
     The service knows scores only, and logits cannot be computed from rounded scores.
     """
-    if wanted is None:
-        return
-    for scores in found.scores:
-        softmax = abs(sum(score for _, score in scores) - 1) < ROUNDING
-        given = "softmax" if softmax else "sigmoid"
-        if wanted != given:
-            raise refused(
-                f'function_to_apply "{wanted}" is not supported: the scores of this model are {given}'
-            )
+    given = "sigmoid" if model.multi_label else "softmax"
+    if wanted != given:
+        raise refused(f'function_to_apply "{wanted}" is not supported: the scores of this model are {given}')

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from api.asgi.http import Answer
 from api.compat.dialect import BAD_REQUEST, Dialect, Route, json_answer
 from api.compat.reading import TextList, sentence, text_list
-from api.compat.road import Call
+from api.compat.service import Call
 from api.errors import Problem
 from api.health import why_not_ready
 
@@ -49,12 +49,12 @@ class KServe(Dialect):
         return KServeError(error=sentence(problem))
 
     async def _ready(self, call: Call) -> Answer:
-        if (problem := why_not_ready(self.road.served(call).hub, self.road.lifecycle)) is not None:
+        if (problem := why_not_ready(self.service.served(call).hub, self.service.lifecycle)) is not None:
             raise problem
         return json_answer({"name": call.model, "ready": True})
 
     async def _predict(self, call: Call) -> Answer:
-        asked = await self.road.read(call, KServeRequest)
-        found = await self.road.classify(call, text_list(asked.instances, "instances"))
+        asked = await self.service.read(call, KServeRequest)
+        found = await self.service.classify(call, text_list(asked.instances, "instances"))
         predictions = [dict(scores) for scores in found.scores]
         return json_answer({"predictions": predictions}, [*found.headers, found.tokens_header])

@@ -25,13 +25,15 @@ from api.compat.oip_schemas import (
     OipServer,
 )
 from api.compat.reading import parse, refused, sentence, text_list
-from api.compat.road import Call, Classified
+from api.compat.service import Call, Classified
 from api.compat.tensors import HEADER_LENGTH, Tensor, decompressed, flat, split, strings_of
 from api.errors import Problem
 from api.health import why_not_ready
 from batcher.core.metrics import own_version
 
 MICROSECONDS = 1e6
+# Integers of JSON may have thousands of digits, which a float cannot hold.
+MOST_US = 10**15
 
 
 class OpenInferenceProtocol(Dialect):
@@ -65,19 +67,19 @@ class OpenInferenceProtocol(Dialect):
         return json_answer({"live": True})
 
     async def _ready(self, call: Call) -> Answer:
-        self._check_ready(self.road.hub)
+        self._check_ready(self.service.hub)
         return json_answer({"ready": True})
 
     async def _model_ready(self, call: Call) -> Answer:
-        self._check_ready(self.road.served(call).hub)
+        self._check_ready(self.service.served(call).hub)
         return json_answer({"name": call.model, "ready": True})
 
     def _check_ready(self, hub: Hub) -> None:
-        if (problem := why_not_ready(hub, self.road.lifecycle)) is not None:
+        if (problem := why_not_ready(hub, self.service.lifecycle)) is not None:
             raise problem
 
     async def _model(self, call: Call) -> Answer:
-        model = self.road.model(call)
+        model = self.service.model(call)
         outputs = [
             OipDescription(name="scores", datatype="FP32", shape=[-1, len(model.labels)]),
             OipDescription(name="label", datatype="BYTES", shape=[-1]),
@@ -93,19 +95,18 @@ class OpenInferenceProtocol(Dialect):
 
     async def _infer(self, call: Call) -> Answer:
         asked, texts = await self._read(call)
-        budget_s = asked.parameters.get("timeout")
-        if budget_s is not None:
-            if not isinstance(budget_s, int) or budget_s < 0:
-                raise refused("timeout: must be a number of microseconds", "parameters")
-            budget_s = self.road.budget_s(budget_s / MICROSECONDS)
-        found = await self.road.classify(call, texts, budget_s)
+        wanted_us = asked.parameters.get("timeout")
+        if wanted_us is not None and (type(wanted_us) is not int or wanted_us < 0):
+            raise refused("timeout: must be a whole number of microseconds; 0 is none", "parameters")
+        budget_s = self.service.budget_s(min(wanted_us, MOST_US) / MICROSECONDS) if wanted_us else None
+        found = await self.service.classify(call, texts, budget_s)
         return _answer(asked, call.model, found)
 
     async def _read(self, call: Call) -> tuple[OipRequest, list[str]]:
         headers = call.context.headers
         if headers.found.get(b"content-type", b"") != BINARY[1]:
             check_json(headers)
-        body = decompressed(headers, await self.road.read_bytes(call), self.road.predict.bodies.limit)
+        body = decompressed(headers, await self.service.read_bytes(call), self.service.predict.bodies.limit)
         document, data = split(headers, body)
         asked = parse(document, OipRequest)
         if any(name.startswith("sequence_") for name in asked.parameters):
@@ -172,7 +173,7 @@ def _answer(asked: OipRequest, name: str, found: Classified) -> Answer:
 def _tensor(output: OipOutput, found: Classified) -> Tensor:
     rows = found.scores
     count = output.parameters.get("classification", 0)
-    if not isinstance(count, int) or count < 0:
+    if type(count) is not int or count < 0:
         raise refused("classification: must be a number of classes", "outputs")
     if output.name == "label":
         return Tensor("label", "BYTES", [len(rows)], [max(row, key=lambda pair: pair[1])[0] for row in rows])

@@ -12,7 +12,7 @@ from api.compat.dialect import BAD_REQUEST, Dialect, Route, json_answer
 from api.compat.moderation import Moderation
 from api.compat.openai_error import OpenAIError, openai_error
 from api.compat.reading import TextOrTexts, refused, texts_of
-from api.compat.road import Call
+from api.compat.service import Call
 from api.errors import Problem
 
 
@@ -46,11 +46,11 @@ class OpenAI(Dialect):
         return openai_error(problem, status)
 
     async def _moderate(self, call: Call) -> Answer:
-        asked = await self.road.read(call, ModerationRequest)
-        self.road.choose(call, asked.model)
-        moderation = Moderation(self.road.settings)
-        categories = moderation.categories(self.road.model(call).labels)
-        found = await self.road.classify(call, _texts(asked.input))
+        asked = await self.service.read(call, ModerationRequest)
+        self.service.choose(call, asked.model)
+        moderation = Moderation(self.service.settings)
+        categories = moderation.categories(self.service.model(call).labels)
+        found = await self.service.classify(call, _texts(asked.input))
         answer = {
             "id": f"modr-{call.context.headers.id}",
             "model": found.model,
@@ -69,4 +69,6 @@ def _texts(given: Any) -> list[str]:
                 "input: more than one part of type text is not supported; send a list of strings", "input"
             )
         given = given[0].get("text")
+        if not isinstance(given, str):
+            raise refused("input: the text of a part must be a string", "input")
     return texts_of(given, "input")

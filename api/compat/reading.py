@@ -18,6 +18,8 @@ MOST_VALUES = 16 * 1024
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _string = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 _values = re.compile(rb"[\[{,]")
+# What JSON calls the values that Python reads.
+_KINDS = {dict: "an object", list: "a list", bool: "true or false", type(None): "null"}
 
 M = TypeVar("M", bound=BaseModel)
 # Texts in any of the forms that a dialect has; `texts_of` reads them.
@@ -66,7 +68,7 @@ def texts_of(value: Any, name: str) -> list[str]:
     if isinstance(value, str):
         return [value]
     if not isinstance(value, list):
-        raise invalid_body("list_type", "must be a string or a list of strings", name)
+        raise invalid_body("list_type", f"{name}: must be a string or a list of strings", name)
     return text_list(value, name)
 
 
@@ -82,11 +84,12 @@ def text_list(value: Sequence[Any], name: str) -> list[str]:
 
 def _why_not(value: Any) -> str:
     """Names what a value probably is that is not a text."""
-    if isinstance(value, int) or (isinstance(value, list) and value and isinstance(value[0], int)):
+    first = value[0] if isinstance(value, list) and value else value
+    if type(first) is int:
         return "must be a string; token ids are not accepted"
     if isinstance(value, dict) and {"text_pair", "text_b"} & value.keys():
         return "must be a string; pairs of texts are not supported"
-    return "must be a string"
+    return f"must be a string, not {_KINDS.get(type(value), 'a number')}"
 
 
 def invalid_text(kind: str, message: str, name: str, index: int) -> Problem:

@@ -20,7 +20,7 @@ from api.compat.kserve import KServe
 from api.compat.oip import OpenInferenceProtocol
 from api.compat.openai import OpenAI
 from api.compat.openapi import describe
-from api.compat.road import Call, Road
+from api.compat.service import Call, DialectService
 from api.compat.tei import TextEmbeddingsInference
 from api.compat.vllm import Vllm
 from api.predict.handler import ROUTE, PredictHandler
@@ -50,16 +50,16 @@ class Compat:
     `health` answers GET /health.
     """
 
-    def __init__(self, road: Road, health: ASGIApp) -> None:
+    def __init__(self, service: DialectService, health: ASGIApp) -> None:
         self.endpoints: dict[str, Sequence[Endpoint]] = {}
         self._aliases: Mapping[tuple[str, str], ASGIApp] = {}
-        for name in parse_dialects(road.settings.compat):
+        for name in parse_dialects(service.settings.compat):
             if name == aliases.NAME:
-                self._aliases = aliases.aliases(road.predict, health)
+                self._aliases = aliases.aliases(service.predict, health)
             else:
-                dialect = CLASSES[name](road)
+                dialect = CLASSES[name](service)
                 self.endpoints[name] = [Endpoint(route, dialect) for route in dialect.routes()]
-        _answer_through_predict(road.predict, self.endpoints)
+        _answer_through_predict(service.predict, self.endpoints)
 
     def wrap(self, app: FastAPI) -> ASGIApp:
         """Adds the routes to `app`, and returns the application that answers them before it."""

@@ -11,7 +11,7 @@ from api.asgi.http import Answer
 from api.compat.dialect import Dialect, Route, json_answer
 from api.compat.huggingface import best_first
 from api.compat.reading import refused, sentence, text_list
-from api.compat.road import Call, Classified
+from api.compat.service import Call, Classified
 from api.errors import Header, Problem
 from api.predict.handler import ROUTE
 from api.schemas import LabelScore
@@ -109,7 +109,7 @@ class TextEmbeddingsInference(Dialect):
         )
 
     async def _info(self, call: Call) -> Answer:
-        model, settings = self.road.model(call), self.road.settings
+        model, settings = self.service.model(call), self.service.settings
         labels = {str(number): label for number, label in enumerate(model.labels)}
         info = TeiInfo(
             model_id=model.name,
@@ -135,12 +135,12 @@ class TextEmbeddingsInference(Dialect):
         raise refused(NO_TOKENS)
 
     async def _predict(self, call: Call) -> Answer:
-        asked = await self.road.read(call, TeiRequest)
+        asked = await self.service.read(call, TeiRequest)
         texts = _texts(asked.inputs)
         batch = any(isinstance(part, list) for part in asked.inputs)
         if asked.raw_scores:
             raise refused("raw_scores: logits are not available, only scores")
-        found = await self.road.classify(call, texts)
+        found = await self.service.classify(call, texts)
         _check_truncation(asked, found)
         answers = [best_first(scores) for scores in found.scores]
         return json_answer(answers if batch else answers[0], [*found.headers, *_timings(found)])

@@ -12,7 +12,7 @@ from api.asgi.http import Answer
 from api.compat.dialect import BAD_REQUEST, Dialect, Route, json_answer
 from api.compat.openai_error import OpenAIError, openai_error
 from api.compat.reading import TextOrTexts, refused, texts_of
-from api.compat.road import Call, Classified, Scores
+from api.compat.service import Call, Classified, Scores
 from api.errors import Problem, invalid_body
 
 
@@ -83,7 +83,7 @@ class Vllm(Dialect):
         return openai_error(problem, status)
 
     async def _models(self, call: Call) -> Answer:
-        self.road.model(call)  # 503 before the first worker
+        self.service.model(call)  # 503 before the first worker
         cards = [
             ModelCard(
                 id=served.title,
@@ -93,21 +93,21 @@ class Vllm(Dialect):
                 root=f"{model.name}@{model.revision[:12]}",
                 max_model_len=model.max_tokens,
             )
-            for served in self.road.models
+            for served in self.service.models
             if (model := served.hub.snapshot.model) is not None
         ]
         return json_answer(ModelCards(object="list", data=cards).model_dump())
 
     async def _classify(self, call: Call) -> Answer:
-        asked = await self.road.read(call, ClassifyRequest)
-        self.road.choose(call, asked.model)
+        asked = await self.service.read(call, ClassifyRequest)
+        self.service.choose(call, asked.model)
         if asked.messages is not None:
             raise refused("messages: chats are not supported, send input", "messages")
         if asked.input is None:
             raise invalid_body("missing", 'the field "input" is missing', "input")
         if False in (asked.use_activation, asked.softmax, asked.activation):
             raise refused("use_activation: logits are not available, only probabilities", "use_activation")
-        found = await self.road.classify(call, texts_of(asked.input, "input"))
+        found = await self.service.classify(call, texts_of(asked.input, "input"))
         _check_truncation(asked, found)
         tokens = sum(found.tokens)
         answer = {
@@ -130,7 +130,7 @@ def _check_truncation(asked: ClassifyRequest, found: Classified) -> None:
     """Raises Problem 400 if the client asked to cut a text elsewhere than at the model's limit."""
     most = asked.truncate_prompt_tokens
     if most is not None and most >= 0 and max(found.tokens) > most:
-        detail = f"truncate_prompt_tokens: {most} is less than a text has, and only -1 is supported then"
+        detail = f"truncate_prompt_tokens: a text has more than {most} tokens; leave it out, or send -1"
         raise refused(detail, "truncate_prompt_tokens")
     if asked.truncation_side == "left" and True in found.truncated:
         index = found.truncated.index(True)

@@ -113,7 +113,7 @@ def blocks(receive: Receive) -> Iterator[bytes]:
     while more:
         began = monotonic()
         block, more = from_thread.run(fetch)
-        waited_s += monotonic() - began  # without what the caller does with a block
+        waited_s += monotonic() - began  # excludes the time that the caller spends on a block
         size += len(block)
         if waited_s > BLOCK_S + size / SLOWEST:
             raise Problem(408, "the body arrives too slowly", headers=(CLOSE,))

@@ -15,6 +15,16 @@ MAX_FIELD = 1024 * 1024
 csv.field_size_limit(MAX_FIELD)
 
 
+# By the beginning of the message of the csv module.
+_ADVICE = {
+    "new-line character": (
+        "a carriage return outside of quotes: lines end in LF or CRLF, and quotes enclose other line breaks"
+    ),
+    "unexpected end": "the file ends inside of a quoted field: a quote is not closed",
+    "field larger": f"a field is longer than {MAX_FIELD} characters; perhaps a quote is not closed",
+}
+
+
 class BadTable(ValueError):
     """An error in a table: the line, a stable type, and a message."""
 
@@ -42,7 +52,7 @@ def read_table(lines: Iterable[str], delimiter: str = ",") -> Iterator[list[str]
             else:
                 empty += 1
     except csv.Error as error:
-        raise BadTable("csv_invalid", rows.line_num, str(error)) from None
+        raise BadTable("csv_invalid", rows.line_num, _sentence(str(error))) from None
 
 
 def _empty_rows(first: int, count: int, columns: int) -> Iterator[list[str]]:
@@ -50,6 +60,12 @@ def _empty_rows(first: int, count: int, columns: int) -> Iterator[list[str]]:
         raise BadTable("missing", first, f"empty line, but the first line names {columns} columns")
     for _ in range(count):
         yield [""]
+
+
+def _sentence(message: str) -> str:
+    """The error of the csv module as a sentence that says what to do."""
+    advice = (part for beginning, part in _ADVICE.items() if message.startswith(beginning))
+    return next(advice, message)
 
 
 def _columns(found: int, wanted: int) -> str:

@@ -34,6 +34,8 @@ _known_encoding = re.compile(
     re.IGNORECASE,
 ).fullmatch
 _GZIP = b"\x1f\x8b"
+# The byte order mark, once it is decoded.
+MARK = "\ufeff"
 _TEXT_MARKS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 # The first bytes of common files that are not text, and what to do about it.
 _OTHER_FILES = {
@@ -107,7 +109,11 @@ def detect(filename: str, head: bytes, hints: Hints = Hints()) -> FileFormat:
     if not head:
         raise BadFile("missing", "the file is empty")
     encoding = _checked(hints.encoding) if hints.encoding else _encoding(head)
-    start = codecs.getincrementaldecoder(encoding)("replace").decode(head).removeprefix("\ufeff")
+    try:
+        start = codecs.getincrementaldecoder(encoding)("replace").decode(head).removeprefix(MARK)
+    except UnicodeError:
+        advice = "name utf-16-le or utf-16-be, the order of its bytes"
+        raise BadFile("encoding", f"{encoding.upper()} without a byte order mark: {advice}") from None
     name = hints.format or by_suffix(filename) or _by_content(start, hints)
     if name not in ("csv", "tsv"):
         return FileFormat(name, "", encoding)
@@ -146,8 +152,17 @@ def _encoding(head: bytes) -> str:
         if head.startswith(magic):
             raise BadFile("not_text", f"not a text file but {what}")
     if b"\0" in head:
-        raise BadFile("not_text", "not a text file: it contains NUL bytes")
+        raise BadFile("not_text", f"not a text file: it contains NUL bytes{_if_utf16(head)}")
     return "utf-8"
+
+
+def _if_utf16(head: bytes) -> str:
+    """What to do about a file that looks like UTF-16: in Latin letters, every second byte is NUL."""
+    for first, encoding in enumerate(("utf-16-be", "utf-16-le")):
+        zeros = head[first : len(head) // 2 * 2 : 2].count(0)
+        if 4 * zeros > len(head) > 1 and head[1 - first :: 2].count(0) == 0:
+            return f"; if it is UTF-16 without a byte order mark, name the encoding {encoding}"
+    return ""
 
 
 def _by_content(start: str, hints: Hints) -> FormatName:

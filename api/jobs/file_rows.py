@@ -13,7 +13,7 @@ from typing import Any
 
 from api.asgi.json_reader import HALF_PAIR, is_unicode
 from api.jobs.csv_rows import MAX_FIELD, BadTable, read_table
-from api.jobs.file_format import HEAD_BYTES, BadFile, FileFormat, Hints, detect
+from api.jobs.file_format import HEAD_BYTES, MARK, BadFile, FileFormat, Hints, detect
 
 Row = dict[str, Any]
 _DECODER = json.JSONDecoder()
@@ -76,7 +76,7 @@ class FileRows:
             if self.column not in names:
                 raise BadFile("missing", self._no_column(names), line=1, columns=_short(names))
             if twice := sorted({name for name in names if names.count(name) > 1}):
-                raise BadFile("duplicate_key", f"two columns are named {twice[0]!r}", line=1)
+                raise BadFile("duplicate_key", f"two columns are named {twice[0]!r}; rename one", line=1)
             for row in rows:
                 yield dict(zip(names, row, strict=True))
         except BadTable as error:
@@ -203,12 +203,12 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _unzipped(blocks: Iterable[bytes]) -> Iterator[bytes]:
-    """Decompresses in parts of at most HEAD_BYTES, also several gzip members one after the other."""
+    """Decompresses in parts of at most HEAD_BYTES, also several gzip members and zeros behind them."""
     decoder = zlib.decompressobj(wbits=31)
     try:
         for block in blocks:
             rest = block
-            while rest:
+            while rest := rest.lstrip(b"\0") if decoder.eof else rest:
                 if decoder.eof:
                     decoder = zlib.decompressobj(wbits=31)
                 yield decoder.decompress(rest, HEAD_BYTES)
@@ -222,10 +222,12 @@ def _unzipped(blocks: Iterable[bytes]) -> Iterator[bytes]:
 
 def _decoded(blocks: Iterator[bytes], encoding: str) -> Iterator[str]:
     decoder = codecs.getincrementaldecoder("utf-8-sig" if encoding == "utf-8" else encoding)()
-    line = 1
+    line, begun = 1, encoding in ("utf-8", "utf-16")  # these decoders remove the byte order mark
     for block, final in chain(((block, False) for block in blocks), [(b"", True)]):
         try:
             text = decoder.decode(block, final)
+            if text and not begun:
+                text, begun = text.removeprefix(MARK), True
         except UnicodeDecodeError as error:
             line += error.object.count(b"\n", 0, error.start)
             raise BadFile("string_unicode", f"not valid {encoding.upper()}", line=line) from None

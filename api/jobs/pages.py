@@ -66,7 +66,7 @@ def page(
 
 
 def _items(chunk: Chunk) -> list[bytes]:
-    """The results as they are sent: lists or errors, or objects if there is more to say."""
+    """The results as they are sent: lists or errors, or objects if texts or models are wanted."""
     if chunk.texts is None and chunk.models is None:
         return chunk.lines
     return [

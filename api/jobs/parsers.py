@@ -50,7 +50,8 @@ def read_csv(blocks: Iterable[bytes]) -> Iterator[str]:
     try:
         names = next(rows)
         if names.count("text") != 1:
-            raise invalid_body("missing", 'the first line must name one column "text"', line=1)
+            message = 'the first line must name one column "text"; ?filename=a.csv&column=NAME names another'
+            raise invalid_body("missing", message, line=1)
         column = names.index("text")
         for row in rows:
             yield row[column]

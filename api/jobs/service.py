@@ -28,7 +28,7 @@ from api.settings import ApiSettings
 from batcher import tracing
 from batcher.admin.job_eraser import JobEraser
 from batcher.core.connection import connect
-from batcher.core.outage import REDIS_ERRORS
+from batcher.core.outage import FULL, REDIS_ERRORS, full
 from batcher.errors import QueueUnavailable
 from batcher.jobs.records import JobRecord
 from batcher.jobs.rq_queue import JobQueue
@@ -74,7 +74,7 @@ class JobService:
         )
         self.limits = limits
         self.uploader = JobUploader(store, queue, limits)
-        # Called with the client before a job is taken, and afterwards with its number of texts, too.
+        # Called with the client before a job is accepted, and afterwards with its number of texts too.
         self.check_client: Callable[[str], None] = lambda client: None
         self.count_texts: Callable[[str, int], None] = lambda client, texts: None
         # The name of a model's queue, by the name that a client uses. Raises Problem 404.
@@ -144,8 +144,7 @@ class JobService:
     async def _take(
         self, headers: RequestHeaders, texts: Iterator[str], submission: Submission, size: int = 0
     ) -> tuple[JobRecord, bool]:
-        client = self._keys.client(headers)
-        self.check_client(client)
+        client = self.check_sender(headers)
         record, new = await self.upload(self.uploader.take, self.job_id(headers), texts, submission, size)
         if new:
             self.count_texts(client, record.total)
@@ -174,6 +173,12 @@ class JobService:
             raise Problem(422, f"Webhook-URL {error}") from None
         return url
 
+    def check_sender(self, headers: RequestHeaders) -> str:
+        """The client of a request. Raises Problem 429 if an operator holds it back, or above its quota."""
+        client = self._keys.client(headers)
+        self.check_client(client)
+        return client
+
     def account(self, headers: RequestHeaders) -> str:
         """The client whose budget of bytes a request uses."""
         return account_of(self._keys.client(headers))
@@ -188,12 +193,12 @@ class JobService:
         Raises what it raises, QueueUnavailable, and Problem 503 if too many bodies wait.
         """
         if self._uploads.statistics().tasks_waiting >= WAITING_UPLOADS:
-            detail = "too many job uploads are waiting"
+            detail = "too many job uploads are waiting; try again shortly"
             raise Problem(503, detail, code="too_many_bodies", headers=(CLOSE,))
         try:
             return await to_thread.run_sync(self._checked, function, *args, limiter=self._uploads)
         except REDIS_ERRORS as error:
-            raise _unavailable() from error
+            raise _unavailable(error) from error
 
     # -- reading and cancelling --------------------------------------------------------------------
 
@@ -287,7 +292,7 @@ class JobService:
             loop = asyncio.get_running_loop()
             return await loop.run_in_executor(self._threads, self._checked, function, *args)
         except REDIS_ERRORS as error:
-            raise _unavailable() from error
+            raise _unavailable(error) from error
 
     def _checked(self, function: Callable[..., T], *args: object) -> T:
         self._queue.check()
@@ -298,5 +303,5 @@ def not_found() -> Problem:
     return Problem(404, "no such job, or it has expired")
 
 
-def _unavailable() -> QueueUnavailable:
-    return QueueUnavailable("Redis does not answer", retry_after_s=1.0)
+def _unavailable(error: BaseException) -> QueueUnavailable:
+    return QueueUnavailable(FULL if full(error) else "Redis does not answer", retry_after_s=1.0)

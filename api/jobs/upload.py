@@ -118,7 +118,7 @@ class JobUploader:
 
     def _same(self, record: JobRecord, digest: str) -> JobRecord:
         if record.digest != digest:
-            detail = "this Idempotency-Key belongs to a job with other texts"
+            detail = "this Idempotency-Key belongs to a job with other texts: use another key"
             raise Problem(409, detail, code="idempotency_conflict", job=record.id)
         return record
 
@@ -127,7 +127,7 @@ class JobUploader:
             upload.drop()
         except REDIS_ERRORS as error:  # its keys expire
             log.warning(
-                "could not delete an upload, it will expire: %s",
+                "could not delete an upload, which will expire: %s",
                 reason(error),
                 extra={"action": "job.upload_left"},
             )
@@ -138,7 +138,7 @@ class JobUploader:
             self._queue.enqueue(job_id)
         except REDIS_ERRORS as error:
             log.warning(
-                "could not enqueue the job, recovery will: %s",
+                "could not enqueue the job, which a jobs worker will do later: %s",
                 reason(error),
                 extra={"action": "job.enqueue", "job": job_id},
             )
@@ -148,7 +148,12 @@ class JobUploader:
         running = self._store.records(self._store.running_ids())
         left_s = [record.remaining_s for record in running if record and record.remaining_s is not None]
         retry_after_s = min(max(min(left_s, default=RETRY_AFTER_S), 1.0), MOST_RETRY_AFTER_S)
-        return Problem(429, "too many jobs are waiting", code="too_many_jobs", retry_after_s=retry_after_s)
+        return Problem(
+            429,
+            "too many jobs are waiting; try again later",
+            code="too_many_jobs",
+            retry_after_s=retry_after_s,
+        )
 
 
 def _digested(texts: Iterator[str], update: Callable[[bytes], None]) -> Iterator[str]:

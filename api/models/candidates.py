@@ -106,7 +106,7 @@ class Candidates:
         self, pair: tuple[str, int, int], shadow: str, number: int, counts: Counter[str]
     ) -> bool:
         try:
-            await self._console.call(self._console.books.comparisons.add, pair, shadow, number, counts)
+            await self._console.call(self._console.stores.comparisons.add, pair, shadow, number, counts)
         except (MillraceError, Problem):
             return False
         return True

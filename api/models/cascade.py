@@ -38,7 +38,8 @@ class Members:
         """The fast and the sure one. Raises Problem 503 if one is missing, and 409 if labels do not fit."""
         found = self._found()
         if found is None or None in self._records():
-            raise Problem(503, f"no worker serves both models of {self.cascade.name}", code="no_worker")
+            detail = f"a model of the cascade {self.cascade.name} has no worker; try again shortly"
+            raise Problem(503, detail, code="no_worker")
         if why := self.mismatch():
             raise Problem(409, why.detail, code=why.code)
         return found
@@ -111,12 +112,12 @@ class CascadeLookup(PredictionLookup):
         cascade, model = self.members.cascade, self.members.snapshot.model
         assert model is not None, "members that were found have published their models"
         texts = list(dict.fromkeys(request.texts))
-        await _ask(fast, request, texts, receive, found)
+        await _look_up(fast, request, texts, receive, found)
         rest = {text for text in texts if not cascade.trusts(found.by_text[text])}
         if rest:
             second = LookupResult()
             try:
-                await _ask(sure, request, [text for text in texts if text in rest], receive, second)
+                await _look_up(sure, request, [text for text in texts if text in rest], receive, second)
             finally:
                 found.add(second, found.cache_s + second.cache_s)
             for text in rest:
@@ -164,7 +165,7 @@ def job_queues(models: ServedModels) -> Callable[[str], str]:
     return queue
 
 
-async def _ask(
+async def _look_up(
     served: Served, request: LookupRequest, texts: Sequence[str], receive: Receive, found: LookupResult
 ) -> None:
     """Finds what a member says of some texts of a request."""

@@ -77,7 +77,7 @@ class ModelPaths:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         app = self._app
         if scope["type"] == "http" and scope["method"] == "POST":
-            path = route_path(scope)
+            path = route_path(scope).removesuffix("/")
             if path.startswith(PREFIX) and path.endswith(SUFFIX):
                 served = self._models.get(path[len(PREFIX) : -len(SUFFIX)])
                 app = self._unknown if served is None else served.handler

@@ -76,7 +76,9 @@ class _BothModels(Models):
         self._both = current, candidate
         self._takes = takes
 
-    def stamp(self, revision: str, texts: Sequence[str], found: Mapping[str, Prediction] = NOTHING) -> bytes:
+    def answer_header(
+        self, revision: str, texts: Sequence[str], found: Mapping[str, Prediction] = NOTHING
+    ) -> bytes:
         names: dict[bytes, None] = {}
         for text in texts:
             models, result = self._both[self._takes(text)], found.get(text)

@@ -53,6 +53,8 @@ from api.settings import ApiSettings
 from batcher.errors import BudgetExceeded, Paused, QueueFull
 
 ROUTE = "/predict"
+# Clients of services that redirect to /predict may end the path with a slash.
+PATHS = (ROUTE, f"{ROUTE}/")
 
 
 class PredictMiddleware:
@@ -68,11 +70,11 @@ class PredictMiddleware:
         self._others = others or app
 
     def answer_with(self, handler: ASGIApp) -> None:
-        """Requests that begin from now on are answered by this handler."""
+        """Lets this handler answer requests that begin from now on."""
         self._handler = handler
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["method"] == "POST" and route_path(scope) == ROUTE:
+        if scope["type"] == "http" and scope["method"] == "POST" and route_path(scope) in PATHS:
             await self._handler(scope, receive, send)
         else:
             await self._others(scope, receive, send)
@@ -99,7 +101,7 @@ class PredictHandler:
     """
 
     foreign: Foreign
-    # What metrics and log lines call it.
+    # The name of the route in metrics and log lines.
     route = ROUTE
 
     def __init__(
@@ -126,7 +128,7 @@ class PredictHandler:
     def for_model(
         self, route: str, lookup: PredictionLookup, deferral: Deferral, foreign: Foreign
     ) -> PredictHandler:
-        """The handler of another model, with the same limits. The rest is that model's."""
+        """The handler of another model, with the same limits. Everything else belongs to that model."""
         other = copy(self)
         other.route, other._lookup, other._models = route, lookup, lookup.models
         other._local = lookup.local
@@ -232,7 +234,7 @@ def known_answer(
     times = (now - looked_up_at) * 1e3, (now - context.started) * 1e3
     headers = [
         (b"x-cache", b"HIT"),
-        (b"x-model", models.stamp(revision, context.texts)),
+        (b"x-model", models.answer_header(revision, context.texts)),
         (b"server-timing", b"cache;dur=%.3f, total;dur=%.3f" % times),
     ]
     headers += truncation(cached)

@@ -142,7 +142,9 @@ class Models:
             return _header(name, revision)
         return self._headers[revision]
 
-    def stamp(self, revision: str, texts: Sequence[str], found: Mapping[str, Prediction] = NOTHING) -> bytes:
+    def answer_header(
+        self, revision: str, texts: Sequence[str], found: Mapping[str, Prediction] = NOTHING
+    ) -> bytes:
         """The value of X-Model for an answer. Texts that are not among `found` were known, by `revision`."""
         if not found:
             return self.header(revision)

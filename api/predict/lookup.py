@@ -42,7 +42,7 @@ LEAST_S = 0.1
 
 
 class PredictionLookup:
-    """Asks the shared cache, then the queue, and stores the results in the in-process cache."""
+    """Looks in the shared cache, then asks the queue, and stores the results in the in-process cache."""
 
     def __init__(
         self, settings: ApiSettings, hub: Hub, shared: Cache, local: LocalCache, limits: ClientLimits
@@ -64,7 +64,7 @@ class PredictionLookup:
         return other
 
     def replace(self, other: PredictionLookup) -> None:
-        """Stands in the place of another lookup, with its queue, caches and limits: for subclasses."""
+        """Takes over the queue, caches and limits of another lookup: for subclasses."""
         vars(self).update(vars(other))
 
     def revision_of(self, texts: Sequence[str]) -> str:
@@ -74,7 +74,7 @@ class PredictionLookup:
     async def find(self, request: LookupRequest, receive: Receive, found: LookupResult) -> None:
         """Finds the predictions of all missing texts. Raises MillraceError, Problem or ClientDisconnect.
 
-        It fills `found`, which after an error says how far it came.
+        It fills `found`, which shows after an error how far the lookup got.
         """
         pairs = zip(request.texts, request.cached, strict=True)
         unknown_texts = dict.fromkeys(text for text, cached in pairs if cached is None)
@@ -83,7 +83,7 @@ class PredictionLookup:
         found.count("hit_local", found.local)
         looks = self._queue_checks_cache(request, len(ids))
         if request.revision and not looks:
-            await self._ask_shared(request, ids, found)
+            await self._read_shared(request, ids, found)
         unknown = [text for text in ids if text not in found.by_text]
         if unknown:
             with self.limits.wait(request.client, len(unknown)) as first:
@@ -106,7 +106,7 @@ class PredictionLookup:
             and self.limits.accepts(request.client, texts)
         )
 
-    async def _ask_shared(self, request: LookupRequest, ids: dict[str, str], found: LookupResult) -> None:
+    async def _read_shared(self, request: LookupRequest, ids: dict[str, str], found: LookupResult) -> None:
         started = perf_counter()
         hits = await self._shared.get(request.revision, list(ids.values()))
         for text, prediction in zip(ids, hits, strict=True):
@@ -132,7 +132,7 @@ class PredictionLookup:
         budget_s = request.deadline - asked_at
         try:
             if budget_s <= 0:
-                raise BudgetExceeded("the budget ended before the texts were enqueued")
+                raise BudgetExceeded("the budget ended before the texts were enqueued; allow more time")
             work = self._hub.classify(
                 ids, texts, budget_s=budget_s, trace=request.trace, first=first, revision=revision
             )
@@ -182,7 +182,7 @@ class PredictionLookup:
         computed = sum([text in found.computed for text in request.texts])
         headers = [
             (b"x-cache", b"HIT" if not computed else b"MISS" if computed == len(results) else b"PARTIAL"),
-            (b"x-model", self.models.stamp(request.revision, request.texts, found.by_text)),
+            (b"x-model", self.models.answer_header(request.revision, request.texts, found.by_text)),
             _timing(found.cache_s, [found.by_text[text] for text in found.computed], total_s),
             *truncation(results),
         ]

@@ -16,7 +16,7 @@ class Predictions(BaseModel):
 
     predictions: list[list[LabelScore]]
     models: list[str] | None = Field(
-        default=None, description="Of a cascade only: name@revision of the model that spoke, for each text"
+        default=None, description="For a cascade only: name@revision of the model that answered each text"
     )
 
     model_config = ConfigDict(
@@ -42,7 +42,7 @@ PREDICT_RESPONSES: dict[int | str, dict[str, Any]] = {
         "headers": {
             "X-Request-ID": _header("The id from the request, or a new one"),
             "X-Cache": _header("HIT, MISS or PARTIAL: whether all, none or some of the texts were cached"),
-            "X-Model": _header("name@revision of the model; several of a cascade, and during a rollout"),
+            "X-Model": _header("name@revision of the model; several for a cascade, or during a rollout"),
             "X-Truncated": _header("Number of texts cut at the model's token limit; absent if none"),
             "Server-Timing": _header(
                 "Milliseconds of cache, queue, tokenize, model and total; size of the batch"

@@ -35,7 +35,7 @@ class Run(NamedTuple):
 
 
 class Lookup(NamedTuple):
-    """How far the lookup came. `asked` texts went to the queue after `asked_s`, `entries` among them."""
+    """How far the lookup got. `asked` texts went to the queue after `asked_s`, `entries` among them."""
 
     local: int
     shared: int
@@ -65,7 +65,7 @@ Kept = deque[tuple[Any, ...]]
 
 
 class RecentRequests:
-    """The last requests of this process. Hits, answers and slow ones are apart: none drives out others."""
+    """The last requests of this process. Hits, answers and slow ones have separate limits."""
 
     def __init__(self) -> None:
         self._hits: Kept = deque(maxlen=MOST_HITS)
@@ -92,7 +92,7 @@ class RecentRequests:
             kept.clear()
 
     def find(self, request_id: str) -> dict[str, Any] | None:
-        """What is known of a request, in JSON; the newest, if clients have sent this id several times."""
+        """What is known about a request, in JSON; about the newest one with this id."""
         wanted = request_id.encode()
         every = (*self._hits, *self._answers, *self._slow)
         found = [Seen(*seen) for seen in every if seen[0] == wanted]
@@ -113,15 +113,15 @@ def _lookup(started: float, found: LookupResult) -> Lookup:
 
 
 def _runs(found: LookupResult) -> list[Run]:
-    """One for each batch: its texts share the time of the forward pass."""
+    """One for each batch, whose texts share the time of the forward pass."""
     batches: dict[tuple[float, int], list[str]] = {}
     for text in found.computed:
         one = found.by_text[text]
         batches.setdefault((one.model_ms, one.batch_size), []).append(text)
     runs = []
     for (_, size), texts in batches.items():
-        # More texts than fit are of several batches that took equally long: which of them each was in, only
-        # its worker knows.
+        # Texts beyond the size of a batch ran in several batches that took equally long. Only the worker
+        # knows in which one each ran.
         runs += [_run(found, [text]) for text in texts] if len(texts) > size else [_run(found, texts)]
     return runs
 

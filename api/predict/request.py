@@ -1,4 +1,4 @@
-"""A request to POST /predict: how its body is parsed, and what is known of it while it is answered."""
+"""A request to POST /predict: parses its body, and holds its state while it is answered."""
 
 from __future__ import annotations
 

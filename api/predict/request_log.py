@@ -1,4 +1,4 @@
-"""What is noted of a request once it has been answered: metrics, usage, a log line, the console's memory."""
+"""Records a request once it has been answered: metrics, usage, a log line, the console's memory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 
 class RequestLog:
-    """Counts, remembers and logs requests for predictions. Nothing of this happens before the answer."""
+    """Counts, remembers and logs requests for predictions. It does nothing before the answer is sent."""
 
     def __init__(self, metrics: Metrics, traffic: Traffic) -> None:
         self.recent = RecentRequests()

@@ -1,4 +1,4 @@
-"""Heads of requests that need a second look: large ones, whole URLs as targets, and offers of an upgrade."""
+"""Request heads that need special treatment: large ones, whole URLs as targets, and offers of an upgrade."""
 
 from __future__ import annotations
 

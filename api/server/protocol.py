@@ -1,7 +1,7 @@
-"""Connections: where the bytes of a request become a call of the application.
+"""Connections: turns the bytes of a request into a call of the application.
 
-Uvicorn's protocol does that, with the limits of `api.server.limits`. What is added here checks heads and
-counts bytes. While the process drains, every response closes its connection.
+Uvicorn's protocol does this, with the limits of `api.server.limits`. This module adds checks of heads and
+counts of bytes. While the process drains, every response closes its connection.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _PROBE_TARGETS = frozenset(path.encode() for path in PROBES)
 class Connection(LimitedProtocol):
     """Uvicorn creates one per connection, and calls its methods as bytes arrive."""
 
-    # Bytes of the last call, and why the request is refused that is being parsed.
+    # Bytes of the last call, and why the request that is being parsed is refused, if it is.
     _arriving = 0
     _refusal: Problem | None = None
 
@@ -79,7 +79,7 @@ class Connection(LimitedProtocol):
 
     @property
     def _offers_upgrade(self) -> bool:
-        """Whether the head offers an upgrade: it is parsed for the first time, and will be once more."""
+        """Whether the head offers an upgrade; if so, it is parsed a second time without the offer."""
         return self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
 
     def on_body(self, body: bytes) -> None:
@@ -99,7 +99,9 @@ class Connection(LimitedProtocol):
             self._give_up(too_many_headers())
         self._read_head()
         if self._probes_only and self.url.partition(b"?")[0] not in _PROBE_TARGETS:
-            self._give_up(Problem(503, "too many connections are busy", code="too_many_connections"))
+            self._give_up(
+                Problem(503, "too many connections are busy; try again", code="too_many_connections")
+            )
         super().on_headers_complete()
         self.headers = self.headers.copy()  # trailers are counted, but they are not headers of the request
         if self._last or self._probes_only or (self._lifecycle is not None and self._lifecycle.draining):
@@ -112,13 +114,13 @@ class Connection(LimitedProtocol):
     def _read_head(self) -> None:
         """Applies the rules of RFC 9112 for the head that the parser leaves to its caller.
 
-        The Host must be there once, the version one of two, and chunked the only transfer coding.
+        Host must occur exactly once, the version must be 1.0 or 1.1, and chunked is the only transfer coding.
         """
         version = self.parser.get_http_version()
         if version == "1.0":
             self.expect_100_continue = False  # RFC 9110, 10.1.1
         elif version != "1.1":
-            self._give_up(Problem(505, "the HTTP version is 1.1 or 1.0", code="http_version"))
+            self._give_up(Problem(505, "only HTTP/1.1 and HTTP/1.0 are supported", code="http_version"))
         if not self.url.startswith(b"/") and b"://" in self.url:
             self.headers = self.scope["headers"] = with_host_of(self.url, self.headers)
         hosts = 0
@@ -126,14 +128,16 @@ class Connection(LimitedProtocol):
             if name == b"host":
                 hosts += 1
             elif name == b"transfer-encoding" and value.lower() != b"chunked":
-                self._give_up(Problem(501, "the only transfer coding is chunked", code="transfer_coding"))
+                self._give_up(Problem(501, "the transfer coding must be chunked", code="transfer_coding"))
         if hosts > 1 or (hosts == 0 and version == "1.1"):
-            self._give_up(Problem(400, "a request has exactly one Host header"))
+            self._give_up(Problem(400, "a request must have exactly one Host header"))
 
     def _count_unread(self, size: int) -> None:
         """Counts bytes of requests that have not arrived completely, or that wait for earlier ones."""
         if not self._backlog.unread(self, size) and not self.transport.is_closing():
-            self.refuse(Problem(503, "too many request bodies are arriving", code="too_many_bodies"))
+            self.refuse(
+                Problem(503, "too many request bodies are arriving; try again", code="too_many_bodies")
+            )
 
     def send_400_response(self, msg: str) -> None:
         """Answers a malformed or oversized request with an error in the service's format."""

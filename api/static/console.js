@@ -58,13 +58,13 @@ function twice(words, action) {
 
 const shards = (down) => `${down.length === 1 ? "Shard" : "Shards"} ${down.join(", ")}`;
 /** What was done, and which shards know nothing of it. */
-const done = (words, { shards_down: down }) => down ? `${words} ${shards(down)} did not answer: repeat this once that is over.` : words;
+const done = (words, { shards_down: down }) => down ? `${words} ${shards(down)} did not answer: repeat this once its Redis is back.` : words;
 const counted = ({ shards_down, ...counts }) => done(Object.entries(counts).map(([name, count]) => `${count} ${name.replace("_", " ")}`).join(", "), { shards_down });
 
 const pauses = new Rows($("#pauses"), ([lane]) => lane, ([lane]) => {
   const words = h("span");
   const resume = h("button", { class: "small end", type: "button", onclick: () => change(async () => {
-    return done(`${lane} goes on.`, await ask("DELETE", `pauses/${lane}`));
+    return done(`Resumed: ${lane}.`, await ask("DELETE", `pauses/${lane}`));
   }) }, "Resume");
   return {
     element: h("li", { "data-lane": lane }, words, resume),
@@ -81,7 +81,7 @@ const held = new Rows($("#held"), ({ client }) => client, ({ client }) => {
   const words = h("span");
   const resume = h("button", { class: "small end", type: "button", onclick: () => change(async () => {
     await ask("POST", "clients/resume", { client });
-    return `${client} may go on.`;
+    return `${client} is no longer held back.`;
   }) }, "Resume");
   return {
     element: h("li", { "data-held": client }, words, resume),
@@ -157,7 +157,7 @@ async function showPauses() {
   refusedModels.show(names);
   $("#refused-model").parentElement.hidden = names.length < 2;
   $("#shards").hidden = !down;
-  say($("#shards"), down ? `${shards(down)} of the queue does not answer. What is below is that of the others.` : "");
+  say($("#shards"), down ? `${shards(down)} of the queue ${down.length === 1 ? "does" : "do"} not answer. The figures below are those of the others.` : "");
 }
 
 async function showClients() {

@@ -42,7 +42,7 @@ MOST_VIEWERS = 200
 RESTORE_S = 1.0
 # How many of the newest jobs are shown.
 JOBS = 8
-# For how many frames after the last viewer has left jobs and workers are still read from Redis.
+# For this many frames after the last viewer has left, jobs and workers are still read from Redis.
 DETAIL_FRAMES = 5
 
 
@@ -94,7 +94,7 @@ class Stats:
 
     async def stream(self) -> AsyncIterator[bytes]:
         """Yields the history, then each new frame. Ends when the process drains."""
-        stale = not self._wanted  # what was read for the last viewer is old
+        stale = not self._wanted  # details that were read for the last viewer are old
         self.viewers += 1
         try:
             ends = time.monotonic() + MAX_STREAM_S
@@ -194,7 +194,7 @@ class Stats:
         return self._reading
 
     async def _read_details(self) -> None:
-        """Reads what is only read for those who look: the records of workers, and the newest jobs."""
+        """Reads what only viewers need: the records of workers, and the newest jobs."""
         await asyncio.gather(self._read_workers(), self._read_jobs())
 
     async def _read_workers(self) -> None:
@@ -243,7 +243,7 @@ def stats_routes(stats: Stats) -> APIRouter:
         if "text/event-stream" not in request.headers.get("accept", ""):
             return Response(await stats.frame(), media_type="application/json")
         if stats.viewers >= MOST_VIEWERS:
-            raise Problem(503, f"{MOST_VIEWERS} viewers are connected already", code="too_many_viewers")
+            raise Problem(503, f"{MOST_VIEWERS} viewers are connected; retry later", code="too_many_viewers")
         headers = {"x-accel-buffering": "no"}
         return StreamingResponse(stats.stream(), media_type="text/event-stream", headers=headers)
 

@@ -24,8 +24,10 @@ class Silences:
         """
         heard = {}
         for worker in workers:
-            beaten, since = self._heard.get(worker.id, (-1, now))
-            heard[worker.id] = (beaten, since) if beaten == worker.beaten_ms else (worker.beaten_ms, now)
+            last_ms, since = self._heard.get(worker.id, (-1, now))
+            heard[worker.id] = (
+                (last_ms, since) if last_ms == worker.heartbeat_ms else (worker.heartbeat_ms, now)
+            )
         self._heard = heard
         silences = [now - heard[worker.id][1] for worker in workers]
         return [round(silence_s, 1) if silence_s >= self._limit_s else 0.0 for silence_s in silences]

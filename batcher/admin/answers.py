@@ -1,4 +1,4 @@
-"""What processes have answered to a question of the console."""
+"""The answers of processes to a question of the console."""
 
 from __future__ import annotations
 

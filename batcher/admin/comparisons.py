@@ -1,7 +1,7 @@
-"""What a candidate that shadows the revision that answers would have said: counts, and never a text.
+"""Counts how a shadow's answers differ from those of the revision that answers. Never keeps a text.
 
-A text counts once each time that the revision that answers has computed it. Scores are compared as answers
-have them, in steps of SCORE_STEP, and every sum is a whole number: the order of additions changes nothing.
+A text counts once each time that the revision that answers has computed it. Scores are compared as in
+answers, in steps of SCORE_STEP, and every sum is a whole number: the order of additions has no effect.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def label_pairs(counts: Mapping[str, int]) -> Mapping[tuple[str, str], int]:
 
 
 def report(counts: Mapping[str, int]) -> dict[str, Any]:
-    """The counts as people read them. Means are None without texts, and times in ms."""
+    """The counts in readable form. Means are None without texts, and times in ms."""
     texts, scores = counts.get("texts", 0), counts.get("scores", 0)
     matrix: dict[str, dict[str, int]] = {}
     for (current, candidate), count in sorted(label_pairs(counts).items()):
@@ -83,7 +83,7 @@ def report(counts: Mapping[str, int]) -> dict[str, Any]:
     }
 
 
-class ComparisonBooks:
+class ComparisonStore:
     """The counts of all API processes, for each pair of revisions of a model."""
 
     def __init__(self, client: redis.Redis, name: str) -> None:

@@ -11,7 +11,7 @@ import redis
 
 from batcher.admin.refused import RefusedFilter, RefusedTexts
 from batcher.admin.scanning import fields, matching
-from batcher.admin.usage import UsageBooks
+from batcher.admin.usage import UsageStore
 from batcher.core.keys import cache_prefix, prefix
 from batcher.models import read_listed
 
@@ -55,7 +55,7 @@ class Forgetting:
     """
 
     def __init__(
-        self, queue: redis.Redis, name_of: NameOf, cached: CachedResults | None, usage: UsageBooks
+        self, queue: redis.Redis, name_of: NameOf, cached: CachedResults | None, usage: UsageStore
     ) -> None:
         self._queue = queue
         self._name_of = name_of

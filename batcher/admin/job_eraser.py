@@ -31,7 +31,7 @@ class JobEraser:
         self._unqueue = unqueue
 
     def text(self, text: str) -> tuple[int, int]:
-        """Replaces a text in the kept input of jobs by null, and deletes the files that contain it.
+        """Replaces a text in the kept input of jobs by null, and deletes the files with it as an input.
 
         Returns how many chunks were changed, and how many files deleted. A job that still has to run the text
         reports it as too long.
@@ -96,7 +96,7 @@ class JobEraser:
             content = b"".join(self._store.files.content(file))
         except LookupError:
             return False
-        return any(_has(line, text) for line in content.split(b"\n"))
+        return any(_asks(line, text) for line in content.split(b"\n"))
 
     def _run(self, script: str, *args: Any) -> int:
         client: Any = self._client
@@ -106,18 +106,10 @@ class JobEraser:
             return int(client.execute_command(*call(script, False, SCRIPTS), 1, self._prefix, *args))
 
 
-def _has(line: bytes, text: str) -> bool:
-    """Whether a line of JSON contains the text as a value, however deep."""
+def _asks(line: bytes, text: str) -> bool:
+    """Whether a line of a batch is a request with this text as its input, or among them."""
     try:
-        waiting = [json.loads(line)]
-    except (ValueError, RecursionError):
-        return False
-    while waiting:
-        value = waiting.pop()
-        if value == text:
-            return True
-        if isinstance(value, dict):
-            waiting.extend(value.values())
-        elif isinstance(value, list):
-            waiting.extend(value)
-    return False
+        given = json.loads(line)["body"]["input"]
+    except (ValueError, RecursionError, LookupError, TypeError):
+        return False  # no batch can be created from this file
+    return bool(given == text) or (isinstance(given, list) and text in given)

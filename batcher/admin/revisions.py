@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import redis
@@ -24,9 +24,11 @@ from batcher.shards import Shard
 
 # An API process that has not confirmed anything for this long has ended.
 SEEN_S = 5.0
+# After this long, it is forgotten.
+FORGET_S = 60
 
 
-class RevisionBooks:
+class RevisionStore:
     """Works on the queue of the first model. `clients` are those of its `shards`.
 
     Each shard has the whole state, and the newest one counts: processes know it whichever shard is down. A
@@ -65,7 +67,10 @@ class RevisionBooks:
         return self._change(model, lambda published: published.publish(reference)).of(model).last
 
     def move(self, model: str, number: int) -> int:
-        """Makes a revision the one that answers. Returns the count of moves that processes will confirm."""
+        """Makes a revision the one that answers. Returns the count of moves that processes will confirm.
+
+        Raises LookupError if it is not published.
+        """
         return self._change(model, lambda published: published.move(number)).moves
 
     def try_out(self, model: str, candidate: Candidate) -> int:
@@ -91,6 +96,7 @@ class RevisionBooks:
             new = change(before.of(model))
             changed[f"{FIELD}{model}".encode()] = new.encode().encode()
             changed.pop(f"{FAILED}{revision_queue(model, new.last)}".encode(), None)
+            _forget_failures(changed)
             changed.pop(f"{CANDIDATE}{model}".encode(), None)
             if candidate is not None:
                 changed[f"{CANDIDATE}{model}".encode()] = candidate.encode().encode()
@@ -107,20 +113,30 @@ class RevisionBooks:
         return decode_revisions(changed)
 
     def seen(self, api: str, moves: int) -> None:
-        """Confirms for an API process that it answers by the state after so many moves."""
+        """Confirms for an API process that it answers by the state after so many moves.
+
+        The first time, it removes the processes that have ended.
+        """
         pipe = self._client.pipeline()
         pipe.hset(self._seen, api, f"{moves} {self._now()}")
-        pipe.expire(self._seen, 60)
-        pipe.execute()
+        pipe.expire(self._seen, FORGET_S)
+        new, _ = pipe.execute()
+        if new and (ended := [other for other, _, silent_s in self._confirmed() if silent_s > FORGET_S]):
+            self._client.hdel(self._seen, *ended)
 
     def unconfirmed(self, moves: int) -> Sequence[str]:
         """The live API processes that have not confirmed so many moves."""
-        now, late = self._now(), []
+        return [api for api, count, silent_s in self._confirmed() if count < moves and silent_s < SEEN_S]
+
+    def _confirmed(self) -> Iterator[tuple[str, int, float]]:
+        """Of each API process its name, what it has confirmed, and how many seconds ago.
+
+        Or ahead: once the clock of Redis has been set back, only those that have ended stay in the future.
+        """
+        now = self._now()
         for api, line in cast("dict[bytes, bytes]", self._client.hgetall(self._seen)).items():
             count, _, at = line.decode().partition(" ")
-            if int(count) < moves and now - float(at) < SEEN_S:
-                late.append(api.decode())
-        return late
+            yield api.decode(), int(count), abs(now - float(at))
 
     def _now(self) -> float:
         seconds, micros = self._client.time()
@@ -133,6 +149,16 @@ def _fields(client: redis.Redis, key: str) -> dict[bytes, bytes]:
 
 def _moves(fields: Mapping[bytes, bytes]) -> int:
     return decode_revisions(fields).moves
+
+
+def _forget_failures(fields: dict[bytes, bytes]) -> None:
+    """Removes why workers could not serve revisions that are not published any more."""
+    revisions = decode_revisions(fields)
+    published = {
+        revision_queue(model, number) for model, one in revisions.models.items() for number in one.references
+    }
+    for queue in revisions.failures.keys() - published:
+        fields.pop(f"{FAILED}{queue}".encode(), None)
 
 
 def _replace(pipe: Any, key: str, fields: Mapping[bytes, bytes]) -> None:

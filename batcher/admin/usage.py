@@ -18,7 +18,7 @@ FRESH_MS = 15_000
 Row = dict[str, Any]
 
 
-class UsageBooks:
+class UsageStore:
     """The usage of one service, for the last `days` days (UTC)."""
 
     def __init__(self, client: redis.Redis, name: str, days: int) -> None:

@@ -1,4 +1,4 @@
-"""Metrics of several models in one scrape: those of the first as ever, the others with the label `model`."""
+"""Metrics of several models in one scrape: those of the first without, the others with the label `model`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the members of a cascade are together (decision 0018)."""
+"""Combines the members of a cascade into one model (decision 0018)."""
 
 from __future__ import annotations
 

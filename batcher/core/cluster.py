@@ -18,7 +18,7 @@ import redis.asyncio
 from batcher.redis_url import Address, cluster_parts
 
 _ERRORS = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError)
-# Nodes that one attempt to connect asks at most.
+# The most nodes that one attempt to connect tries.
 MOST_ASKED = 16
 
 
@@ -48,7 +48,7 @@ class Route:
 
 
 class Search:
-    """The nodes that one attempt to connect asks: `next`, until one is `right` or none is left."""
+    """The nodes that one attempt to connect tries: `next`, until one is `right` or none is left."""
 
     def __init__(self, route: Route, addresses: list[Address], timeout_s: float) -> None:
         self._route = route

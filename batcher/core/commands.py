@@ -21,7 +21,7 @@ KEEP_MS = 60_000
 FAILURE_MS = 2_000
 _CLAIM_HEAD = 5
 _CLAIM_FIELDS = 4
-# Not the generator of `random`: a program that seeds that one would make all its processes act in step.
+# Not the global generator of `random`: a program that seeds it would make all its processes act in step.
 _random = SystemRandom()
 
 

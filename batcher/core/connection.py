@@ -76,7 +76,7 @@ class _Failovers:
 def _left_on_failover(connections: Any) -> Any:
     """Connections of a pool that are opened again after such a reply to any of them.
 
-    A server that has become a replica refuses writes, but answers reads for ever.
+    A server that has become a replica refuses writes, but answers reads forever.
     """
 
     class LeftOnFailover(connections):  # type: ignore[misc]
@@ -87,7 +87,7 @@ def _left_on_failover(connections: Any) -> Any:
             super().disconnect(*args, **options)
 
         def can_read(self, timeout: float = 0) -> bool:
-            """Whether there is data. A pool asks before each use, and opens a connection again that fails."""
+            """Whether there is data. A pool calls it before each use, and reopens a connection that fails."""
             if self._opened_at is None:
                 self._opened_at = _Failovers.count
             if self._opened_at != _Failovers.count:

@@ -22,14 +22,16 @@ class OtherFormats:
 
     @classmethod
     def of(cls, shard: Shard) -> OtherFormats:
-        """Those of the previous and the next format; none in a cluster, where other nodes may have them."""
+        """Watches the previous and the next format; nothing in a cluster, where other nodes may have them."""
         tags = [] if is_cluster(shard.url) else [hash_tag(shard.name, FORMAT + step) for step in (-1, 1)]
         return cls([f"{tag}:workers" for tag in tags])
 
     async def look(self, pipeline: Pipeline) -> None:
-        """Logs one warning if such workers are alive. Raises REDIS_ERRORS."""
+        """Logs one warning if there are live workers of those. Raises REDIS_ERRORS."""
         try:
-            live = [await pipeline.ask("ZCOUNT", key, int(time.time() * 1000), "+inf") for key in self._keys]
+            live = [
+                await pipeline.execute("ZCOUNT", key, int(time.time() * 1000), "+inf") for key in self._keys
+            ]
         except REDIS_ERRORS as error:
             if not refused(error):
                 raise

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 # What is refused: every request of the client, or only texts that no cache knows.
-Held = Literal["all", "uncached"]
-HELD: Mapping[str, Held] = {"all": "all", "uncached": "uncached"}
-# The fields of the snapshot that hold them are this and the client.
+HoldScope = Literal["all", "uncached"]
+HOLD_SCOPES: Mapping[str, HoldScope] = {"all": "all", "uncached": "uncached"}
+# In the snapshot, the field of a hold is this prefix and the client.
 FIELD = "hold:"
 
 
@@ -18,7 +18,7 @@ FIELD = "hold:"
 class Hold:
     """A client is held back until `until_s`, in seconds since 1970."""
 
-    what: Held
+    what: HoldScope
     until_s: float
 
     @property
@@ -35,6 +35,6 @@ def read_holds(fields: Mapping[str, str]) -> Mapping[str, Hold]:
     for name, value in fields.items():
         if name.startswith(FIELD):
             what, _, until_s = value.partition(" ")
-            if what in HELD and until_s.isdigit():
-                holds[name.removeprefix(FIELD)] = Hold(HELD[what], float(until_s))
+            if what in HOLD_SCOPES and until_s.isdigit():
+                holds[name.removeprefix(FIELD)] = Hold(HOLD_SCOPES[what], float(until_s))
     return holds

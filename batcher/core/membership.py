@@ -10,7 +10,7 @@ from batcher.core.commands import Command
 from batcher.core.questions import Question, read_question
 
 
-class Beaten(NamedTuple):
+class HeartbeatReply(NamedTuple):
     """How many leases were extended, and the question that the console asks all workers."""
 
     extended: int
@@ -18,7 +18,7 @@ class Beaten(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Beat(Command[Beaten]):
+class SendHeartbeat(Command[HeartbeatReply]):
     """Extends the leases of `ids` and renews the records of worker and model.
 
     With empty records, those of the last heartbeat are renewed; if Redis does not have them, -1 are extended.
@@ -39,8 +39,8 @@ class Beat(Command[Beaten]):
             args += [len(fields), *(value for pair in fields.items() for value in pair)]
         return [*args, *self.ids]
 
-    def read(self, reply: Any) -> Beaten:
-        return Beaten(int(reply[0]), read_question(reply[1].decode()))
+    def read(self, reply: Any) -> HeartbeatReply:
+        return HeartbeatReply(int(reply[0]), read_question(reply[1].decode()))
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,11 +8,10 @@ from dataclasses import replace
 from batcher.core.pauses import Pause
 from batcher.core.revisions import newest
 from batcher.core.snapshot import Fallback, LaneDepth, Snapshot
-from batcher.memory import Memory
 
 
 def merge(shards: Sequence[Snapshot]) -> Snapshot:
-    """The sums over the snapshots of all shards. Ages are those of the oldest.
+    """The sums over the snapshots of all shards. Ages are the oldest, and memory that of the fullest.
 
     The model is that of the first shard that knows one, and `swept` is that of the first shard: one process
     keeps the history of the service.
@@ -31,7 +30,7 @@ def merge(shards: Sequence[Snapshot]) -> Snapshot:
         in_flight=total(lambda shard: shard.in_flight),
         worked=total(lambda shard: shard.worked),
         fallback=_fallback([shard.fallback for shard in shards if shard.fallback is not None]),
-        memory=Memory(total(lambda shard: shard.memory.used), total(lambda shard: shard.memory.limit)),
+        memory=max((shard.memory for shard in shards), key=lambda memory: memory.share),
         swept=shards[0].swept,
         recovered=total(lambda shard: shard.recovered),
         forgotten=total(lambda shard: shard.forgotten),
@@ -49,7 +48,7 @@ def _lane(depths: Sequence[LaneDepth]) -> LaneDepth:
 
 
 def merge_pauses(shards: Sequence[Mapping[str, Pause]]) -> Mapping[str, Pause]:
-    """Of each lane that of the shard where it ends last: one that was down may not know of it."""
+    """For each lane, the pause that ends last: a shard that was down may not know of it."""
     lanes = {lane for pauses in shards for lane in pauses}
     return {
         lane: max((pauses[lane] for pauses in shards if lane in pauses), key=lambda pause: pause.until)

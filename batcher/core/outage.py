@@ -27,6 +27,10 @@ RETRY_MOST_S = 1.0
 # date, is loading, has too few replicas (`min-replicas-to-write`: perhaps they follow another master by now),
 # or its cluster has no quorum. Redis 6 puts them inside the error of a script.
 _ELSEWHERE = re.compile(r"(^|-)(READONLY|MASTERDOWN|LOADING|NOREPLICAS|CLUSTERDOWN|UNBLOCKED) ")
+# Redis 6 puts this inside the error of a script, too.
+_FULL = re.compile(r"(^|-)OOM ")
+FULL = "Redis is full and stores nothing new: delete jobs that have ended, or raise its maxmemory"
+REFUSED = "Redis refused to queue the text; try again"
 # An error may contain the address of another server: MOVED 3999 10.0.0.7:6379.
 _ADDRESS = re.compile(r"\S+:\d{1,5}\b")
 
@@ -34,7 +38,7 @@ _ADDRESS = re.compile(r"\S+:\d{1,5}\b")
 def elsewhere(answer: object) -> bool:
     """Whether this reply means that another server has to be used, which the name may resolve to by now.
 
-    The connection must then be closed, or it would stay with this server for ever.
+    The connection must then be closed, or it would stay with this server forever.
     """
     kinds = (redis.exceptions.ReadOnlyError, redis.exceptions.ClusterDownError)
     if isinstance(answer, kinds):
@@ -59,12 +63,18 @@ def refused(error: BaseException | None) -> bool:
     return isinstance(error, redis.exceptions.ResponseError)
 
 
+def full(error: BaseException | None) -> bool:
+    """Whether Redis refused a command because it has no memory left."""
+    known = isinstance(error, redis.exceptions.OutOfMemoryError)
+    return known or (refused(error) and bool(_FULL.search(str(error))))
+
+
 def refused_cache(error: BaseException | None) -> bool:
     """Whether an enqueue may have failed because of a cache key that is forbidden or on another server.
 
     The script reads cache keys before it writes anything, so it is safe to run again without them.
     """
-    return refused(error) and not isinstance(error, redis.exceptions.OutOfMemoryError)
+    return refused(error) and not full(error)
 
 
 def reason(error: BaseException) -> str:

@@ -78,7 +78,7 @@ class Pipeline(asyncio.Protocol):
         self._heard_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
-    def ask(self, *words: Any) -> asyncio.Future[Any]:
+    def execute(self, *words: Any) -> asyncio.Future[Any]:
         """Sends one command, such as ("GET", key). An error reply is raised."""
         return self._add(PendingCommand(words, None, self._tries))
 

@@ -1,4 +1,4 @@
-"""Questions that the console asks all processes: what they remember is written only when it is wanted.
+"""Questions that the console asks all processes, which write what they remember only when asked.
 
 API processes read the open question with the snapshot and workers with a heartbeat (decision 0602).
 """
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from batcher.core.commands import Command
 
-# What API processes are asked, about one id, and what workers are asked, about the ids of texts.
+# API processes are asked about the id of a REQUEST, and workers about the ids of TEXTS.
 REQUEST, TEXTS = "request", "texts"
 # How long a list of answers is kept.
 ANSWERS_MS = 10_000
@@ -32,7 +32,7 @@ def read_question(text: str) -> Question | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Ask(Command[bool]):
+class AskQuestion(Command[bool]):
     """Asks a question for `for_ms`. False while another one is open."""
 
     script = "ask"

@@ -36,25 +36,31 @@ class Published:
         return cls(current, previous, last, {int(number): str(one) for number, one in references.items()})
 
     def publish(self, reference: str) -> Published:
-        """With one more revision, which does not answer yet. What is neither that nor answers is dropped."""
+        """Adds a revision, which does not answer yet. Drops any that neither answers nor is new."""
         kept = {**self._kept(self.current), self.last + 1: reference}
         return Published(self.current, self.current, self.last + 1, kept)
 
     def try_out(self, number: int) -> Published:
-        """With this revision as the candidate: going back is then to what answers now.
+        """Makes this revision the candidate: `move` then goes back to the one that answers now.
 
         Raises LookupError if it is not published, or answers already.
         """
         if number not in self.references or number == self.current:
             raise LookupError(number)
-        return Published(self.current, self.current, self.last, self._kept(number))
+        return Published(self.current, self.current, self.last, self._kept(number, self.current))
 
     def move(self, number: int) -> Published:
-        """With this revision answering; the one that did is kept to go back to."""
-        return Published(number, self.current, self.last, self._kept(number))
+        """Lets this revision answer; the one that did is kept to go back to.
 
-    def _kept(self, number: int) -> Mapping[int, str]:
-        return {n: one for n, one in self.references.items() if n in (number, self.current)}
+        If it answers already, what can be gone back to stays. Raises LookupError if it is not published.
+        """
+        if number and number not in self.references:
+            raise LookupError(number)
+        previous = self.previous if number == self.current else self.current
+        return Published(number, previous, self.last, self._kept(number, previous))
+
+    def _kept(self, *numbers: int) -> Mapping[int, str]:
+        return {number: one for number, one in self.references.items() if number in numbers}
 
 
 def choice(chosen: str) -> int:
@@ -94,7 +100,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Revisions:
-    """Those of all models by name, "" for the first. `moves` counts the changes that processes confirm."""
+    """The revisions by model, "" for the first. `moves` counts the changes that processes confirm."""
 
     moves: int = 0
     models: Mapping[str, Published] = field(default_factory=dict)
@@ -113,7 +119,7 @@ NO_REVISIONS = Revisions()
 
 
 def newest(shards: Iterable[Revisions]) -> Revisions:
-    """Of what several shards have, the state after the most changes: one that was down may not have it."""
+    """The state after the most changes of those that the shards have: one that was down may lack it."""
     return max(shards, key=lambda revisions: revisions.moves)
 
 

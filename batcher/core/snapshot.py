@@ -55,7 +55,7 @@ class WorkerRecord:
     arithmetic: str = ""
     fallback: str = ""
     # When its last heartbeat arrived, by the queue's clock.
-    beaten_ms: int = 0
+    heartbeat_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ class LaneDepth:
 
 @dataclass(frozen=True, slots=True)
 class Fallback:
-    """How many workers use a fallback engine or precision, and what the first of them says about it."""
+    """How many workers use a fallback engine or precision, and the reason that the first of them gives."""
 
     workers: int
     worker: str
@@ -221,7 +221,7 @@ def _worker_record(name: str, fields: Mapping[str, str]) -> WorkerRecord | None:
             recent=decode_notes(fields.get("recent", "")),
             arithmetic=fields.get("arithmetic", ""),
             fallback=fields.get("fallback", ""),
-            beaten_ms=int(float(fields.get("beaten", 0))),
+            heartbeat_ms=int(float(fields.get("beaten", 0))),
         )
     except (KeyError, ValueError):
         return None

@@ -49,7 +49,7 @@ class EndWait(Command[int]):
 class Lend(Command[int]):
     """Wakes a worker of this shard to help `shard`, where entries wait and all workers are busy.
 
-    Returns how many are still idle, or -1 if there was none to wake: the next one that is idle gets to know.
+    Returns how many are still idle, or -1 if there was none to wake: the next idle one is then asked.
     """
 
     script = "lend"

@@ -58,14 +58,15 @@ class Admission:
                 yield lane, _paused(pause)
 
     def pause_s(self, lane: Lane) -> float:
-        """For how long the workers leave the lane alone."""
+        """For how long workers claim nothing from the lane."""
         pause = self.pauses.get(lane)
         return 0.0 if pause is None else pause.left_s
 
     def queue_full(self, lane: Lane, waiting: int, cost: int, now: float) -> QueueFull:
         """The refusal of a request of this `cost`."""
         wait_s = self.retry_after_s(waiting, cost, now) + self.pause_s(lane)
-        return QueueFull(f"the queue is full: {waiting} tokens of text are waiting", retry_after_s=wait_s)
+        detail = f"the queue is full: {waiting} tokens of text are waiting; try again later"
+        return QueueFull(detail, retry_after_s=wait_s)
 
     def retry_after_s(self, waiting: int, cost: int, now: float) -> float:
         """Seconds until the waiting cost and all cost shed before have drained, which spreads retries."""

@@ -19,7 +19,7 @@ class ConsoleCommands:
 
     @property
     def parts(self) -> tuple[ConsoleCommands]:
-        """Those of each shard: there is one."""
+        """The commands of each shard: there is one."""
         return (self,)
 
     def run(self, command: Command[Reply]) -> asyncio.Future[Reply]:

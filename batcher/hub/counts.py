@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(slots=True)
 class HubCounts:
-    """They count entries, except `round_trips`."""
+    """All count entries, except `round_trips`."""
 
     queued: int = 0
     joined: int = 0

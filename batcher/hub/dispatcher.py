@@ -10,13 +10,13 @@ from functools import partial
 
 from batcher.core.commands import Cancel, Enqueue, Enqueued, Full
 from batcher.core.keys import cache_prefix
-from batcher.core.outage import Outage, reason, refused, refused_cache
+from batcher.core.outage import FULL, REFUSED, Outage, full, reason, refused, refused_cache
 from batcher.core.pauses import Pause
 from batcher.core.pipeline import Pipeline
 from batcher.errors import BudgetExceeded, Malformed, MillraceError, QueueUnavailable
 from batcher.hub.admission import Admission
 from batcher.hub.counts import HubCounts
-from batcher.hub.pending import PendingEntry, settle
+from batcher.hub.pending import PendingEntry, resolve
 from batcher.hub.wake_ups import WakeUps
 from batcher.messages import Lane, Outcome, Prediction, decode_cached, decode_result, estimate_cost
 
@@ -26,8 +26,7 @@ log = logging.getLogger(__name__)
 OUTAGE_GRACE_S = 0.8
 # Results are polled after this time in case a hint was lost.
 LOOK_S = 0.3
-# The most entries that one command cancels.
-CANCEL_MOST = 512
+CANCEL_MOST = 512  # entries that one command cancels
 
 
 class Dispatcher:
@@ -101,7 +100,7 @@ class Dispatcher:
                 self._withdraw(entry)
 
     def pause(self, pauses: Mapping[str, Pause]) -> None:
-        """Takes over the pauses of lanes. Withdraws from the queue what they refuse."""
+        """Applies the pauses of lanes. Withdraws from the queue the entries that they refuse."""
         self._admission.pauses = pauses
         for lane, refusal in self._admission.refusals():
             for entry in [entry for entry in self.pending.values() if entry.lane == lane]:
@@ -159,7 +158,7 @@ class Dispatcher:
             return
         self.wake_ups.queued(enqueued.idle)
         for entry, state in zip(entries, enqueued.states, strict=True):
-            if entry.asked_at == math.inf:
+            if new := entry.asked_at == math.inf:
                 entry.asked_at, entry.look_at = now, now + LOOK_S
             if state.kind == "queued":
                 self.counts.queued += 1
@@ -168,7 +167,8 @@ class Dispatcher:
             elif state.kind == "known":
                 self.take_result(entry, state.result)
             elif (known := decode_cached(state.result)) is not None:
-                self.resolve(entry, known)
+                # If it had been accepted before, it was computed while its requests waited.
+                self.resolve(entry, known._replace(cached=new))
             else:
                 self.counts.malformed += 1
                 self._enqueue_without_cache([entry])
@@ -183,7 +183,7 @@ class Dispatcher:
         if not refused(error):
             self.lost(error)
         log.warning("Redis refused to enqueue: %s", reason(error), extra={"action": "enqueue.refused"})
-        self._shed(entries, QueueUnavailable("the queue does not accept work", retry_after_s=1.0))
+        self._shed(entries, QueueUnavailable(FULL if full(error) else REFUSED, retry_after_s=1.0))
 
     def _enqueue_without_cache(self, entries: Sequence[PendingEntry]) -> None:
         for entry in entries:
@@ -232,7 +232,7 @@ class Dispatcher:
     def resolve(self, entry: PendingEntry, outcome: Outcome) -> None:
         """Passes the outcome to the requests that wait. A later request enqueues the text again."""
         if not entry.future.done():
-            settle(entry.future, outcome)
+            resolve(entry.future, outcome)
         self._forget(entry)
 
     def resolve_all(self, outcome: Outcome) -> None:
@@ -243,7 +243,7 @@ class Dispatcher:
         """Reports that Redis did not answer. Pending requests fail once the outage has lasted for a while."""
         self._outage.lost(error)
         if self._outage.seconds > OUTAGE_GRACE_S:
-            self.resolve_all(QueueUnavailable("the queue is unavailable", retry_after_s=1.0))
+            self.resolve_all(QueueUnavailable("the queue is unavailable; try again", retry_after_s=1.0))
 
     def _forget(self, entry: PendingEntry) -> None:
         if self.pending.get(entry.id) is entry:

@@ -23,8 +23,8 @@ class HintList:
         Returns ids and results; none after HINT_BLOCK_S without a hint. Raises REDIS_ERRORS.
         """
         first, others = await asyncio.gather(
-            self._pipeline.ask("BLPOP", self._key, HINT_BLOCK_S),
-            self._pipeline.ask("LPOP", self._key, HINTS_MOST),
+            self._pipeline.execute("BLPOP", self._key, HINT_BLOCK_S),
+            self._pipeline.execute("LPOP", self._key, HINTS_MOST),
         )
         lists = [*(first or [])[1:], *(others or [])]
         parts = [hint.partition(b"\n") for hints in lists for hint in hints.split(b"\0")]

@@ -103,7 +103,7 @@ class ReplyHub:
     async def stop(self) -> None:
         """Stops the loops, then closes the clients. Pending requests get QueueUnavailable."""
         self._stopping = True
-        self.dispatcher.resolve_all(QueueUnavailable("this API process is shutting down", retry_after_s=1.0))
+        self.dispatcher.resolve_all(QueueUnavailable("this process is stopping; retry", retry_after_s=1.0))
         self._first_reply.set()
         await self._loops.stop()
         await self._pipeline.close()
@@ -198,7 +198,7 @@ class ReplyHub:
                 else:
                     self.dispatcher.take_result(entry, raw)
             if failed:  # a late hint may be about an earlier run, whose failure concerns no later request
-                await self._slow_poll.ask(failed)
+                await self._slow_poll.fetch(failed)
             for _ in range(ANSWER_TICKS):
                 await asyncio.sleep(0)
             if self._linger_s:

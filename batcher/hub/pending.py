@@ -36,7 +36,7 @@ class PendingEntry:
     enqueue: int = 0
 
 
-def settle(future: asyncio.Future[Outcome], outcome: Outcome) -> None:
+def resolve(future: asyncio.Future[Outcome], outcome: Outcome) -> None:
     """Sets the outcome of an entry: an exception if it ends all requests that wait for it."""
     if not isinstance(outcome, MillraceError) or isinstance(outcome, (EntryFailed, EntryPoisoned)):
         future.set_result(outcome)
@@ -62,5 +62,5 @@ async def outcomes(
             raise copy(error)
     if pending:
         counts.expired += len(pending)
-        raise BudgetExceeded(f"no result within the budget of {budget_s:g} s")
+        raise BudgetExceeded(f"no result within the budget of {budget_s:g} s; allow more time")
     return [held[entry_id].future.result() for entry_id in ids]

@@ -95,7 +95,7 @@ class ShardedHub:
 
     @property
     def eviction(self) -> EvictionWatch:
-        """That of the first shard whose Redis may evict, if any."""
+        """The warning of the first shard whose Redis may evict, if any."""
         return next((hub.eviction for hub in self.hubs if hub.eviction.warning), self.hubs[0].eviction)
 
     @property

@@ -64,11 +64,13 @@ class SharedCache:
         """The value of each key. A cluster rejects MGET across slots, so each key gets its own GET there."""
         if not self._crosses_slots:
             try:
-                values: list[Any] = await self._pipeline.ask("MGET", *keys)
+                values: list[Any] = await self._pipeline.execute("MGET", *keys)
                 return values
             except ClusterCrossSlotError:
                 self._crosses_slots = True
-        return await asyncio.gather(*(self._pipeline.ask("GET", key) for key in keys), return_exceptions=True)
+        return await asyncio.gather(
+            *(self._pipeline.execute("GET", key) for key in keys), return_exceptions=True
+        )
 
     def _lost(self, error: Exception) -> None:
         self.outage.lost(error)
@@ -81,7 +83,7 @@ class SharedCache:
 
     async def _ping(self) -> None:
         try:
-            await self._pipeline.ask("PING")
+            await self._pipeline.execute("PING")
         except REDIS_ERRORS as error:
             self._lost(error)
         else:

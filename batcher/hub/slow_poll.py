@@ -29,7 +29,7 @@ class SlowPoll:
         late = self.late(asyncio.get_running_loop().time())
         self.hints_lost = False
         for at in range(0, len(late), POLL_MOST):
-            await self.ask(late[at : at + POLL_MOST])
+            await self.fetch(late[at : at + POLL_MOST])
 
     def late(self, now: float) -> list[PendingEntry]:
         """The entries that are due, or after a loss of hints all that have waited LOOK_S."""
@@ -41,7 +41,7 @@ class SlowPoll:
                 late.append(entry)
         return late
 
-    async def ask(self, entries: Sequence[PendingEntry]) -> None:
+    async def fetch(self, entries: Sequence[PendingEntry]) -> None:
         """Asks Redis for the outcomes of these entries."""
         try:
             states = await self._pipeline.run(Outcomes([entry.id for entry in entries]))

@@ -45,7 +45,7 @@ class Sweeper:
 
     async def _memory_info(self) -> object:
         try:
-            return await self._pipeline.ask("INFO", "memory")
+            return await self._pipeline.execute("INFO", "memory")
         except REDIS_ERRORS as error:
             if not refused(error):
                 raise

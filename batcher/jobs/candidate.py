@@ -1,4 +1,4 @@
-"""A model with a candidate as jobs ask it: the candidate answers a share of the texts, or shadows them."""
+"""A model with a candidate as jobs use it: the candidate answers a share of the texts, or shadows them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A cascade as jobs ask it: two queues and their caches in the place of one."""
+"""A cascade as jobs use it: two queues and their caches in place of one."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class CascadeHub(Joined):
         return isinstance(outcome, Prediction) and not self._cascade.trusts(outcome)
 
     def _own(self, outcome: Outcome) -> Outcome:
-        """As an answer of the cascade: with its order of labels. It still says which model spoke."""
+        """As an answer of the cascade, with its order of labels. It still names the model that answered."""
         model = self.snapshot.model
         if model is None or not isinstance(outcome, Prediction):
             return outcome

@@ -121,7 +121,8 @@ def main(settings: JobSettings | None = None) -> int:
         log.error("%s", error, extra={"action": "jobs.unable"})
         return EXIT_UNABLE
     except OSError as error:
-        log.error("Cannot bind port %d: %s", settings.jobs_port, error, extra={"action": "jobs.unable"})
+        message, extra = "cannot listen on MILLRACE_JOBS_PORT=%d: %s", {"action": "jobs.unable"}
+        log.error(message, settings.jobs_port, error, extra=extra)
         return EXIT_UNABLE
     log.info("ready", extra={"action": "jobs.ready", "queue": queue_name(settings.name)})
     client = connect(settings.jobs_url, timeout_s=5.0, retries=1, connections=webhooks.THREADS)

@@ -1,4 +1,4 @@
-"""Several queues and their caches in the place of one, as an attempt at a job asks them."""
+"""Several queues and their caches in place of one, as an attempt at a job uses them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Member:
 
 
 class Joined:
-    """The first member stands for all of them, until a subclass says how they are asked.
+    """The first member stands for all; a subclass decides which of them classify.
 
     `get` finds nothing: each member looks into its own cache. If a member refuses texts, a caller tries all
     of them again; those that another one has answered are then cached.

@@ -1,4 +1,4 @@
-"""What answers for the models of a job: their queues, and candidates, as they were when its attempt began."""
+"""Which queues and candidates answer for the models of a job, as of the start of its attempt."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from functools import partial
 from secrets import token_hex
 from time import monotonic
 
-from batcher.admin.comparisons import ComparisonBooks
-from batcher.admin.revisions import RevisionBooks
+from batcher.admin.comparisons import ComparisonStore
+from batcher.admin.revisions import RevisionStore
 from batcher.cascades import read_cascade
 from batcher.core.connection import connect_shards
 from batcher.core.outage import REDIS_ERRORS
@@ -29,7 +29,7 @@ LOOK_S = 1.0
 
 
 class JobModels:
-    """Connects an attempt to what answers for its models, and notices when that no longer holds.
+    """Connects an attempt to the queues and candidates of its models, and notices when these change.
 
     `account` is that of the client that submitted the job, and `stop` says whether the process must end.
     """
@@ -38,8 +38,8 @@ class JobModels:
         shards = settings.queue_shards
         self._settings = settings
         self._clients = connect_shards(shards, timeout_s=2.0)
-        self._books = RevisionBooks(self._clients, shards)
-        self._comparisons = ComparisonBooks(self._clients[0], settings.name)
+        self._revisions = RevisionStore(self._clients, shards)
+        self._comparisons = ComparisonStore(self._clients[0], settings.name)
         self._account = account
         self._stop = stop
         # The queue that answers for each model, and the candidate beside it.
@@ -60,11 +60,11 @@ class JobModels:
         return hub, hub
 
     def should_stop(self) -> bool:
-        """Whether this attempt must end: another one then continues with what answers by now."""
+        """Whether this attempt must end: another then continues with the current queues and candidates."""
         return self._stop() or self._look()
 
     def _connect(self, model: str) -> tuple[Hub, Cache]:
-        revisions = self._books.read()
+        revisions = self._revisions.read()
         queue, setting = revisions.queue(model), revisions.candidates.get(model)
         self._chosen[model] = queue, setting
         if setting is None:
@@ -90,7 +90,7 @@ class JobModels:
         if self._chosen and not self._changed and monotonic() >= self._look_at:
             self._look_at = monotonic() + LOOK_S
             try:
-                revisions = self._books.read()
+                revisions = self._revisions.read()
             except REDIS_ERRORS:
                 return False
             self._changed = any(not _holds(revisions, model, *one) for model, one in self._chosen.items())

@@ -1,4 +1,4 @@
-"""What the store of jobs reads: records, lists, texts and results. batcher/jobs/store.py lists the keys."""
+"""Reads the store of jobs: records, lists, texts and results. batcher/jobs/store.py lists the keys."""
 
 from __future__ import annotations
 

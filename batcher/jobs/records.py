@@ -37,13 +37,13 @@ class JobRecord:
     # Bytes of texts and results that it holds in Redis, and whether its texts are kept after it ends.
     held_bytes: int
     keep_input: bool
-    # What the batch it belongs to has to know, as JSON; "" if it does not belong to one.
+    # Facts about the batch that it belongs to, as JSON; "" if it does not belong to one.
     batch: str
     # The URL that is notified of its end, the attempts at that so far, and when the next one is due.
     webhook: str
     deliveries: Sequence[Mapping[str, Any]]
     next_delivery_ms: int | None
-    # What is known of the file that it came from, as JSON; "" if it came without a file name.
+    # Facts about the file that it came from, as JSON; "" if it came without a file name.
     file: str
     # Texts that were longer than the model can read, and how many of their tokens it did not read.
     truncated: int

@@ -36,10 +36,10 @@ def chunk_results(outcomes: Sequence[Outcome | None], asked: ModelRecord | None)
     for outcome in outcomes:
         if isinstance(outcome, Prediction):
             lines.append(outcome.fragment)
-            models.append(_stamp(outcome.model or name, outcome.revision))
+            models.append(_model_name(outcome.model or name, outcome.revision))
             model = models[-1]
             if asked is not None and outcome.model not in ("", name):  # a cascade
-                model = _stamp(name, asked.revision)
+                model = _model_name(name, asked.revision)
             if outcome.truncated:
                 truncated += 1
                 left_out += outcome.truncated
@@ -71,7 +71,7 @@ def names_of(chunks: Sequence[bytes]) -> list[str]:
     return [name for name in dict.fromkeys(name for raw in chunks for name in json.loads(raw)[0]) if name]
 
 
-def _stamp(name: str, revision: str) -> str:
+def _model_name(name: str, revision: str) -> str:
     return f"{name}@{revision[:12]}"
 
 

@@ -34,7 +34,7 @@ def queue_name(name: str) -> str:
     return jobs_prefix(name).strip("{}")
 
 
-class JobsQueue(Queue):
+class RqQueue(Queue):
     """RQ's queue, restricted to jobs of this service, with a maintenance lock that expires sooner."""
 
     job_class = ClassifyJob
@@ -72,7 +72,7 @@ class JobQueue:
     """Adds jobs to RQ's queue and removes them. Nothing is pickled."""
 
     def __init__(self, client: redis.Redis, settings: JobSettings) -> None:
-        self.rq = JobsQueue(queue_name(settings.name), connection=client, serializer=JSONSerializer)
+        self.rq = RqQueue(queue_name(settings.name), connection=client, serializer=JSONSerializer)
         self._ttl_s = settings.job_ttl_s
         self._timeout_s = settings.job_timeout_s + GRACE_S
         self._checked = False

@@ -70,7 +70,7 @@ class JobStore(JobReader):
         return Upload(self._run, job_id, secrets.token_hex(8), chunk_texts, submission, budget)
 
     def create(self, upload: Upload, digest: str, most_waiting: int) -> Created:
-        """Turns an upload into a job, atomically. By the `digest` of its texts a repeat is recognized."""
+        """Turns an upload into a job, atomically. A repeat is recognized by the `digest` of its texts."""
         submission = upload.submission
         args = [upload.total, upload.chunk_texts, upload.chunks, digest, self._ttl_ms, most_waiting]
         options = [submission.owner, submission.client, int(submission.keep_input), submission.trace]

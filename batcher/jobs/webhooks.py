@@ -14,9 +14,11 @@ import ssl
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 
 from batcher.core.commands import jitter
 from batcher.core.outage import REDIS_ERRORS
@@ -52,11 +54,12 @@ class Delivery:
 
     @property
     def final(self) -> bool:
-        """Whether another attempt makes no sense: it succeeded, or the receiver wants no more."""
+        """Whether no further attempt is needed: it succeeded, or the receiver asked for no more."""
         return self.done or self.status == GONE
 
 
-Post = Callable[[Target, str, bytes, dict[str, str]], Delivery]
+# The last argument is how many seconds are left of the attempt.
+Post = Callable[[Target, str, bytes, dict[str, str], float], Delivery]
 
 
 class WebhookSender:
@@ -91,15 +94,17 @@ class WebhookSender:
         return True
 
     def _attempt(self, record: JobRecord) -> Delivery:
-        body = message(record)
+        body, began = message(record), time.monotonic()
         message_id = f"msg_{record.id}_{record.finished_ms}"
         try:
             target = parse_url(record.webhook)
-            address = checked_address(target, self._allowed)
+            address = _in_time(partial(checked_address, target, self._allowed))
+        except TimeoutError:
+            return Delivery(error="the address of the host was not found in time")
         except (AddressRefused, OSError) as error:
             return Delivery(error=_reason(error))
         headers = signed_headers(self._keys, message_id, int(self._now()), body)
-        return self._post(target, address, body, headers)
+        return self._post(target, address, body, headers, ATTEMPT_S - (time.monotonic() - began))
 
     def _log(self, record: JobRecord, delivery: Delivery, pause_s: float | None) -> None:
         fields = {"job": record.id, "status": delivery.status, "attempt": len(record.deliveries) + 1}
@@ -107,13 +112,13 @@ class WebhookSender:
             log.info("webhook delivered", extra={"action": "webhook.delivered", **fields})
         elif pause_s is None:
             log.warning(
-                "webhook given up: %s", delivery.error, extra={"action": "webhook.given_up", **fields}
+                "gave up on a webhook: %s", delivery.error, extra={"action": "webhook.given_up", **fields}
             )
         else:
             log.info("webhook failed: %s", delivery.error, extra={"action": "webhook.failed", **fields})
 
     def run(self, stop: threading.Event) -> None:
-        """Sends deliveries until `stop` is set. Redis outages are the worker's to report."""
+        """Sends deliveries until `stop` is set. The worker reports Redis outages."""
         while not stop.wait(POLL_S):
             try:
                 while not stop.is_set() and self.send_next():
@@ -154,11 +159,27 @@ def message(record: JobRecord) -> bytes:
     return json.dumps(body, separators=(",", ":")).encode()
 
 
-def send(target: Target, address: str, body: bytes, headers: dict[str, str]) -> Delivery:
+def _in_time(look_up: Callable[[], str]) -> str:
+    """What `look_up` returns or raises, or TimeoutError: a lookup has no limit, so it gets a thread."""
+    found = Future[str]()
+
+    def run() -> None:
+        try:
+            found.set_result(look_up())
+        except Exception as error:
+            found.set_exception(error)
+
+    threading.Thread(target=run, name="webhook-lookup", daemon=True).start()
+    return found.result(ATTEMPT_S)
+
+
+def send(
+    target: Target, address: str, body: bytes, headers: dict[str, str], limit_s: float = ATTEMPT_S
+) -> Delivery:
     """Sends one request to an address that was checked. Follows no redirect and reads no body."""
-    connection = _Pinned(target, address)
+    connection = _Pinned(target, address, limit_s)
     # Closes the connection of a receiver that sends its answer byte by byte.
-    limit = threading.Timer(ATTEMPT_S, connection.abort)
+    limit = threading.Timer(limit_s, connection.abort)
     limit.daemon = True
     limit.start()
     try:
@@ -176,22 +197,34 @@ def send(target: Target, address: str, body: bytes, headers: dict[str, str]) -> 
 class _Pinned(http.client.HTTPConnection):
     """A connection to one address. The certificate must be valid for the name."""
 
-    def __init__(self, target: Target, address: str) -> None:
-        super().__init__(target.host, target.port, timeout=ATTEMPT_S)
+    def __init__(self, target: Target, address: str, limit_s: float) -> None:
+        super().__init__(target.host, target.port, timeout=limit_s)
         self._target = target
         self._address = address
+        self._aborted = False
 
     def connect(self) -> None:
-        plain = socket.create_connection((self._address, self._target.port), self.timeout)
-        self.sock = plain
+        self._use(socket.create_connection((self._address, self._target.port), self.timeout))
         if self._target.secure:
             context = ssl.create_default_context()
-            self.sock = context.wrap_socket(plain, server_hostname=self._target.host)
+            # `abort` can only end a handshake if it knows the socket of it.
+            name = self._target.host
+            secure = context.wrap_socket(self.sock, server_hostname=name, do_handshake_on_connect=False)
+            self._use(secure)
+            secure.do_handshake()
 
     def abort(self) -> None:
+        """Ends what the connection does now, or does next. May be called in another thread."""
+        self._aborted = True
         if self.sock is not None:
             with suppress(OSError):
-                self.sock.shutdown(socket.SHUT_RDWR)
+                # Not the method of a socket with TLS, which would remove the state that another thread uses.
+                socket.socket.shutdown(self.sock, socket.SHUT_RDWR)
+
+    def _use(self, sock: socket.socket) -> None:
+        self.sock = sock
+        if self._aborted:
+            raise TimeoutError
 
 
 def _reason(error: Exception) -> str:

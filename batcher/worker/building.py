@@ -8,13 +8,14 @@ import socket
 import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from zlib import crc32
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import Metric
 
-from batcher.admin.revisions import RevisionBooks
+from batcher.admin.revisions import RevisionStore
 from batcher.core.by_model import ByModel
 from batcher.core.connection import connect, connect_shards
 from batcher.core.outage import REDIS_ERRORS, reason
@@ -73,7 +74,7 @@ def _report(info: ModelInfo, seconds: float) -> None:
         facts |= {
             "proof_s": info.proof.seconds,
             "largest_difference": round(info.proof.answers, 6),
-            "company_difference": round(info.proof.company, 6),
+            "company_difference": round(info.proof.batched, 6),
         }
     if info.fallback_reason:
         facts["fallback"] = info.fallback_reason
@@ -127,12 +128,17 @@ class LoadedModel:
     cache: CacheWriter | ShardedCacheWriter
 
     def retire(self) -> None:
-        """Once the worker has ended for good: nothing of it stays in Redis, and no connection."""
+        """Call it once the worker has ended for good: removes its keys and closes its connections."""
         for queues in (self.worker.queues, *self.worker.queues.others):
             try:
                 queues.commands.expire_keys()
             except REDIS_ERRORS as error:
                 log.warning("keys of a revision remain: %s", reason(error), extra={"action": "revision.kept"})
+        self.close()
+
+    def close(self) -> None:
+        """Closes the connections of a worker that does not run."""
+        for queues in (self.worker.queues, *self.worker.queues.others):
             for queue in (queues.commands, queues.waiting, queues.heartbeat):
                 queue.close()
         self.cache.close()
@@ -146,9 +152,9 @@ class LoadedModels:
         self.models = [_build(settings, *one) for one in _load_all(settings).items()]
         self._listing = Listing.connect([one.name for one in self.models if one.name], settings)
         shards = settings.queue_shards
-        books = RevisionBooks(connect_shards(shards, timeout_s=1.0), shards)
+        store = RevisionStore(connect_shards(shards, timeout_s=1.0), shards)
         workers = [one.worker for one in self.models]
-        self.worker = SeveralWorkers(workers, self._listing, Publishing(self, books))
+        self.worker = SeveralWorkers(workers, self._listing, Publishing(self, store))
 
     @property
     def names(self) -> Sequence[str]:
@@ -158,8 +164,13 @@ class LoadedModels:
     def add(self, model: str, queue: str, reference: str) -> None:
         """Loads a revision of `model` and serves its queue. Raises whatever the model raises."""
         name = next(one.instruments.classifier.info.name for one in self.models if one.name == model)
-        made = _build(self._settings, queue, load_one(self._settings, ModelSpec(name, reference)))
-        made.worker.warm_up()
+        with ExitStack() as undo:  # this process goes on if one of the steps fails
+            classifier = load_one(self._settings, ModelSpec(name, reference))
+            undo.callback(classifier.close)
+            made = _build(self._settings, queue, classifier)
+            undo.callback(made.close)
+            made.worker.warm_up()
+            undo.pop_all()
         made.instruments.begin()
         self.models.append(made)
         self.worker.add(made.worker)

@@ -2,7 +2,7 @@
 
 A slice closes once it has SLICE_TEXTS texts and is SLICE_S old; the window is the last SLICES slices. It
 therefore spans at least 2000 texts and one minute, so that neither a quiet night nor a single unusual job
-raises an alert.
+raises an alert. Texts that are read in windows are left out of it, as they are of the reference.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class DriftWatch:
         with self._lock:
             for tokens, scores in zip(batch, rows, strict=True):
                 self._add(tokens, scores)
-            self._slice_texts += len(rows)
+            self._slice_texts += sum(not tokens.part for tokens in batch)
             now = self._clock()
             if self._slice_texts >= SLICE_TEXTS and now - self._slice_began >= SLICE_S:
                 self._slices.append(self._slice)
@@ -81,6 +81,8 @@ class DriftWatch:
         self.tallies["tokens"].add(length)
         self.truncated += int(truncated)
         self.unknown_pieces += tokens.unknown
+        if tokens.part:
+            return
         for edges, counts, value in zip(self._edges, self._slice, values, strict=False):
             counts[bisect_left(edges, value)] += 1
 

@@ -22,7 +22,7 @@ PATIENCE_S = 30.0
 NOTHING = Claimed()
 # After this many seconds without interactive traffic, bulk batches may use the full budget.
 _INTERACTIVE_RECENT_S = 60.0
-# A delay that a caller does not notice, and what handling a text takes beside its forward pass.
+# A delay that a caller does not notice, and the time to handle a text besides its forward pass.
 _UNNOTICED_S, _HANDLING_S = 0.002, 0.0003
 
 Remember = Callable[[Iterable[tuple[str, Prediction]]], None]
@@ -126,7 +126,7 @@ class Exchange:
         return True, self._taken(claimed, command)
 
     def send(self, results: Sequence[Result], *, idle: bool = False) -> bool:
-        """Whether Redis accepted the results. In any case, their leases are no longer renewed.
+        """Sends results. Returns whether Redis accepted them; their leases are no longer renewed either way.
 
         Retries while Redis does not answer, but not once the worker is to stop. `idle`: it waits next.
         """
@@ -143,7 +143,7 @@ class Exchange:
             self.leases.difference_update([entry for entry, _ in results])
 
     def attempt(self, results: Sequence[Result], *, idle: bool) -> bool:
-        """Sends results once. Whether Redis accepted them; if it did not, their leases are still renewed."""
+        """Sends results once. Returns whether Redis accepted them; if not, their leases are still renewed."""
         try:
             self._queue.complete(((entry, result.encode()) for entry, result in results), idle)
         except REDIS_ERRORS as error:
@@ -238,10 +238,10 @@ def keep_window_s(arrivals: Arrivals, cost: CostModel, typical_tokens: float, wi
     Waiting delays the first entry, but each that joins the batch need not wait for the next one. It pays off
     if more than one is expected during a forward pass of typical size; the wait is at most half of it.
     """
-    pass_s = cost.pass_s(int(typical_tokens))
-    if arrivals.rate * pass_s <= 1.0:
+    batch_s = cost.batch_s(int(typical_tokens))
+    if arrivals.rate * batch_s <= 1.0:
         return 0.0
-    return min(window_s, pass_s / 2)
+    return min(window_s, batch_s / 2)
 
 
 def claim_cost(held_tokens: int, budget: int, layout: Layout) -> int:

@@ -1,7 +1,7 @@
-"""Decides what is at fault when the model raises: a text, or the engine.
+"""Decides whether a text or the engine is at fault when the model raises.
 
 Each text of the batch runs alone. If the engine then passes a self-test, the texts that failed again are at
-fault, otherwise the engine is. If batch after batch fails, it is the engine, too. A failure is final once two
+fault, otherwise the engine is, as it is if batch after batch fails. A failure is final once two
 workers have failed on the text.
 """
 
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 # Texts that every working engine can classify: a short one, and one near the token limit of most models.
 PROBES = ("warm", "warm words " * 250)
-# So many failed batches in a row mean that the engine is at fault, whatever its self-test says.
+# This many failed batches in a row mean that the engine is at fault, whatever its self-test says.
 FAILED_BATCHES = 5
 
 Failed = list[tuple[Entry, Exception]]
@@ -47,7 +47,7 @@ class Faults:
     ) -> tuple[list[T], list[Result]]:
         """Runs each entry alone after `error` of all together. Returns what succeeded, and failures."""
         what = "a batch" if classifies else "tokenising"
-        log.warning("%s failed, trying each text alone: %s", what, error, extra={"action": "batch.isolate"})
+        log.warning("%s failed; trying each text alone: %s", what, error, extra={"action": "batch.isolate"})
         done: list[T] = []
         failed: Failed = []
         for entry, run in runs:

@@ -1,4 +1,4 @@
-"""Heartbeats of a worker with several shards: at home, and at each other one while it works there."""
+"""Heartbeats of a worker with several shards: at its home, and at each other one while it works there."""
 
 from __future__ import annotations
 
@@ -52,16 +52,16 @@ class GuestHeartbeat(Heartbeat):
         known = self._fresh and moved == self._moved
         self._visited_at, self._moved = self._now(), moved
         if not known:
-            self._queue.beat(self._leases.copy(), *self._records(), self._ttl_ms)
+            self._queue.heartbeat(self._leases.copy(), *self._records(), self._ttl_ms)
         self.begin()
 
     def leave(self) -> None:
-        """Tells this shard with the next heartbeat that the worker no longer counts here."""
+        """Reports with the next heartbeat that the worker no longer counts at this shard."""
         self._visited_at, self._moved = self._now(), False
 
-    def beat(self) -> bool:
-        """As `Heartbeat.beat`, unless the worker has left this shard."""
-        return not (self._leases or self._moved or self._fresh) or super().beat()
+    def send(self) -> bool:
+        """As `Heartbeat.send`, unless the worker has left this shard."""
+        return not (self._leases or self._moved or self._fresh) or super().send()
 
     @property
     def _fresh(self) -> bool:
@@ -110,7 +110,7 @@ class Heartbeats:
         self._home.begin()
 
     def end_wait(self) -> None:
-        """As `Heartbeat.end_wait`, wherever the worker waits."""
+        """As `Heartbeat.end_wait`, at whichever shard the worker waits."""
         for heartbeat in (self._home, *self._guests.values()):
             heartbeat.end_wait()
 

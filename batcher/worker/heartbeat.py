@@ -64,7 +64,7 @@ class Heartbeat:
 
     def announce(self) -> None:
         """Publishes the records of this worker, whose model becomes the current one. Raises Redis errors."""
-        self._queue.beat((), *self._records(), self._ttl_ms, takeover=True)
+        self._queue.heartbeat((), *self._records(), self._ttl_ms, takeover=True)
 
     def begin(self) -> None:
         """Starts the thread, unless it is running."""
@@ -99,13 +99,13 @@ class Heartbeat:
         """Whether Redis has answered the last heartbeat."""
         return self._outage.over
 
-    def beat(self) -> bool:
+    def send(self) -> bool:
         """Sends one heartbeat. False if the process is to end instead, which it does at once."""
         if self._running_s() > self._batch_timeout_s:
             self._give_up()
             return False
         try:
-            self._queue.beat(self._leases.copy(), *self._records(), self._ttl_ms)
+            self._queue.heartbeat(self._leases.copy(), *self._records(), self._ttl_ms)
             self._outage.found()
         except REDIS_ERRORS as error:
             self._outage.lost(error)
@@ -121,11 +121,11 @@ class Heartbeat:
 
     def _run(self) -> None:
         while not self._stopping.wait(self.pause_s):
-            if not self.beat():
+            if not self.send():
                 return
         with contextlib.suppress(*REDIS_ERRORS):
             self._queue.wake()
-        while not self._stopped.wait(self.pause_s) and self.beat():
+        while not self._stopped.wait(self.pause_s) and self.send():
             pass
 
     def _broken(self, error: Exception) -> None:

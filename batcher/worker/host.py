@@ -1,4 +1,4 @@
-"""What a worker uses of its process. Tests pass substitutes, so that nothing waits."""
+"""What a worker uses of its process. Tests pass substitutes, so that they need not wait."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _daemon(name: str, work: Callable[[], None]) -> threading.Thread:
 class Host:
     """The clock in seconds, events to wait for, threads by name, and the end of the process.
 
-    A `thread` runs what it is given; a `daemon` is started once, and does not keep the process from ending.
+    A `thread` runs the calls submitted to it; a `daemon` is started once and does not keep the process alive.
     """
 
     now: Callable[[], float] = time.monotonic

@@ -16,7 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from batcher.messages import Entry, Failure, Prediction, fragment
-from batcher.worker.held import Reason, TokenizedEntry
+from batcher.worker.batching import Reason, TokenizedEntry
 from batcher.worker.windows import ended_texts, fail_texts, split_texts
 from model_store import Classifier
 from model_store.rows import ROW
@@ -103,7 +103,7 @@ class CostModel:
         """Seconds that a forward pass takes regardless of its size; never negative."""
         return max((self.seconds - self.token_s * self.tokens) / self.weight, 0.0)
 
-    def pass_s(self, tokens: int) -> float:
+    def batch_s(self, tokens: int) -> float:
         return self.fixed_s + self.token_s * tokens
 
     def tokens_in(self, seconds: float) -> int:

@@ -2,8 +2,8 @@
 
 The main thread runs forward passes; while the worker is idle, it does everything else too. While a batch
 runs, a second thread completes the previous batch and claims entries for the next one. It claims as late as
-possible, so that entries go to whichever worker is free first. A third thread keeps the books of a batch
-once its results are sent: no answer waits for metrics, traces or statistics.
+possible, so that entries go to whichever worker is free first. A third thread follows up
+on a batch once its results are sent: no answer waits for metrics, traces or statistics.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from typing import Any
 from batcher.core.commands import Claim, Claimed
 from batcher.core.outage import REDIS_ERRORS, reason
 from batcher.settings import WorkerSettings
+from batcher.worker.batching import ClaimedTexts, Reason, TokenizedEntry
 from batcher.worker.exchange import Queues, Remember, keep_window_s
 from batcher.worker.faults import Faults
 from batcher.worker.guests import heartbeat_at
 from batcher.worker.heartbeat import Records
-from batcher.worker.held import Held, Reason, TokenizedEntry
 from batcher.worker.host import Host
 from batcher.worker.inference import FinishedBatch, Inference, Result, Tokenized
 from batcher.worker.sharded import exchange_with
-from batcher.worker.stats import BOOKS_S, BatchReport, Books, WorkerStats, model_record
+from batcher.worker.stats import FOLLOW_UP_S, BatchReport, FollowUp, WorkerStats, model_record
 from batcher.worker.warm_up import warm_up
-from batcher.worker.windows import HeldWithWindows
+from batcher.worker.windows import TextsWithWindows
 from model_store import Classifier
 from model_store.rows import computed_tokens
 
@@ -62,13 +62,13 @@ class Worker:
         self.exchange = exchange_with(queues, settings, self._layout, remember, self._stop, host)
         self.inference = Inference(classifier, Faults(classifier), host.now)
         self._settings = settings
-        self._held = (Held if classifier.info.windows is None else HeldWithWindows)(self._layout)
+        self._held = (ClaimedTexts if classifier.info.windows is None else TextsWithWindows)(self._layout)
         self._unsent: list[Result] = []
         self._finished: FinishedBatch | None = None
         self.stats = WorkerStats()
-        self._second_thread, self._third_thread = host.thread("beside"), host.thread("books")
-        self.books = Books(self.stats, self.inference, self.exchange.remember, observe)
-        queues.heartbeat.recall = self.books.recent.find
+        self._second_thread, self._third_thread = host.thread("beside"), host.thread("follow-up")
+        self.follow_up = FollowUp(self.stats, self.inference, self.exchange.remember, observe)
+        queues.heartbeat.recall = self.follow_up.recent.find
         running_s = self.inference.running_s
         self.heartbeat = heartbeat_at(queues, settings, self.exchange, running_s, self._records, host)
 
@@ -77,7 +77,7 @@ class Worker:
     def warm_up(self) -> None:
         """Measures what a forward pass costs. Raises whatever the model raises."""
         self.inference.cost = cost = warm_up(self._classifier)
-        self.stats.rate = self.budget / max(cost.pass_s(self.budget), 1e-6)
+        self.stats.rate = self.budget / max(cost.batch_s(self.budget), 1e-6)
 
     def run(self) -> None:
         """Becomes ready and works until `stop` is called or the engine breaks. Survives outages of Redis."""
@@ -136,7 +136,7 @@ class Worker:
                 suspects = self.inference.faults.suspects
                 self.exchange.release([entry for entry in self._held.ids if entry not in suspects])
         except REDIS_ERRORS as error:
-            message = "could not release entries, their leases will expire: %s"
+            message = "could not release entries, whose leases will expire: %s"
             log.warning(message, reason(error), extra={"action": "worker.release"})
         self._third_thread.shutdown(wait=True)
         self.heartbeat.stop(self.inference.faults.suspects)
@@ -184,7 +184,7 @@ class Worker:
         batch = self._held.next_batch(budget, lambda: self.exchange.bulk_budget(self.inference.cost, budget))
         computed = computed_tokens([len(held.tokens.ids) for held in batch], self._layout)
         # A quarantined text may crash this process, so nothing else is claimed while it runs.
-        ahead = None if batch[0].entry.solo else self._look_ahead(self.inference.cost.pass_s(computed))
+        ahead = None if batch[0].entry.solo else self._look_ahead(self.inference.cost.batch_s(computed))
         self._finished = self._classify(batch, computed)
         self._unsent += self._finished.results
         self._held.forget_failed()
@@ -209,19 +209,19 @@ class Worker:
         self._book(finished, sent)
         self._keep(self._tokenise(claim, "idle"))
 
-    def _look_ahead(self, pass_s: float) -> Future[Tokenized] | None:
+    def _look_ahead(self, batch_s: float) -> Future[Tokenized] | None:
         """Claims and tokenises just before the running batch ends, unless it is short or enough is held."""
         backlog = self.exchange.left > 0
-        enough = self._held.tokens >= self.budget or (pass_s < 2 * CLAIM_AHEAD_S and not backlog)
+        enough = self._held.tokens >= self.budget or (batch_s < 2 * CLAIM_AHEAD_S and not backlog)
         if enough and not self._held.gives_way:
             return None
         share = TOKENIZE_SHARE_BACKLOG if backlog else TOKENIZE_SHARE
-        delay_s = pass_s * (1 - share) - CLAIM_AHEAD_S
+        delay_s = batch_s * (1 - share) - CLAIM_AHEAD_S
         self._over, self._turn = self._host.event(), threading.Lock()
         return self._second_thread.submit(self._claim_late, delay_s, self._over, self._turn)
 
     def _claim_late(self, delay_s: float, over: threading.Event, turn: threading.Lock) -> Tokenized:
-        """Claims nothing if the batch is over before `delay_s` has passed: its results then go first."""
+        """Claims nothing if the batch ends before `delay_s` has passed: its results then go first."""
         if (delay_s > 0 and over.wait(delay_s)) or self._stop.is_set() or not turn.acquire(blocking=False):
             return [], []
         return self._tokenise(self.exchange.claim(self._claim_command(ahead=True)), "idle")
@@ -236,11 +236,11 @@ class Worker:
     def _book(self, finished: FinishedBatch | None, sent: bool) -> None:
         if finished is not None:
             finished.sent_at = self._host.now() if sent else 0.0
-            self.books.finished.append(finished)
-            if not self.books.due:
-                self.books.due = True
-                self._third_thread.submit(self._stop.wait, BOOKS_S)
-                self._third_thread.submit(self.books.keep)
+            self.follow_up.finished.append(finished)
+            if not self.follow_up.due:
+                self.follow_up.due = True
+                self._third_thread.submit(self._stop.wait, FOLLOW_UP_S)
+                self._third_thread.submit(self.follow_up.run)
 
     def _logged(self, work: Callable[..., None], *arguments: Any) -> None:
         """Runs `work` in another thread, where errors would get lost."""

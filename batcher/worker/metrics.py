@@ -22,8 +22,8 @@ from batcher.core.buckets import duration_bounds
 from batcher.core.commands import Command
 from batcher.core.metrics import build, redis_state
 from batcher.messages import Lane
+from batcher.worker.batching import Reason
 from batcher.worker.drift import DriftWatch, Tally
-from batcher.worker.held import Reason
 from batcher.worker.queue import WorkerQueue
 from batcher.worker.stats import BatchReport
 from model_store import ModelInfo

@@ -1,4 +1,4 @@
-"""Wires up metrics, drift, traces and probes of a worker. What is switched off costs nothing."""
+"""Wires up metrics, drift, traces and probes of a worker. Features that are switched off cost nothing."""
 
 from __future__ import annotations
 

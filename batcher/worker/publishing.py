@@ -1,4 +1,4 @@
-"""Loads the revisions that operators publish, beside those that answer, and drops what is not needed."""
+"""Loads the revisions that operators publish, beside those that answer, and drops those no longer needed."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import time
 from collections.abc import Sequence
 from typing import Protocol
 
-from batcher.admin.revisions import RevisionBooks
+from batcher.admin.revisions import RevisionStore
 from batcher.core.outage import REDIS_ERRORS
 from batcher.core.revisions import model_of, revision_queue
+from batcher.gc_tuning import collect_dropped
 
 log = logging.getLogger(__name__)
 
@@ -36,9 +37,9 @@ class Models(Protocol):
 class Publishing:
     """Watches the published revisions in a separate thread."""
 
-    def __init__(self, models: Models, books: RevisionBooks) -> None:
+    def __init__(self, models: Models, store: RevisionStore) -> None:
         self._models = models
-        self._books = books
+        self._revisions = store
         self._failed: set[str] = set()
         self._unwanted: dict[str, float] = {}
         self._stopping = threading.Event()
@@ -52,14 +53,15 @@ class Publishing:
         self._thread.join()
 
     def look(self) -> None:
-        """Loads what is missing and drops what is left over. Raises Redis errors."""
-        revisions = self._books.read()
+        """Loads missing revisions and drops surplus ones. Raises Redis errors."""
+        revisions = self._revisions.read()
         served = set(self._models.names)
         wanted = {
             revision_queue(model, number): (model, reference)
             for model in {model_of(name) for name in served}
             for number, reference in revisions.of(model).references.items()
         }
+        self._failed &= wanted.keys()
         self._drop([queue for queue in served if "@" in queue and queue not in wanted])
         for queue in wanted.keys() - served - self._failed:
             model, reference = wanted[queue]
@@ -67,11 +69,15 @@ class Publishing:
                 self._models.add(model, queue, reference)
             except Exception as error:
                 self._failed.add(queue)
-                log.error("cannot serve the revision: %s", error, extra={"action": "revision.unable"})
-                self._books.report(queue, str(error)[:500])
+                failure = str(error)
+            else:
+                continue
+            log.error("cannot serve the revision: %s", failure, extra={"action": "revision.unable"})
+            collect_dropped()  # once the error, which refers to what was loaded, is gone
+            self._revisions.report(queue, failure[:500])
 
     def _drop(self, unwanted: Sequence[str]) -> None:
-        """Drops what has not been wanted for a while: requests from before may still wait there."""
+        """Drops revisions not needed for a while: until then, earlier requests may wait there."""
         now = time.monotonic()
         self._unwanted = {queue: self._unwanted.get(queue, now) for queue in unwanted}
         for queue, since in self._unwanted.items():

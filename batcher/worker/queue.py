@@ -10,14 +10,14 @@ from typing import Any
 from batcher.core.commands import Claim, Claimed, Command, Complete, Completed
 from batcher.core.connection import Redis
 from batcher.core.keys import cache_prefix, prefix
-from batcher.core.membership import Beat, Beaten, Release, Retire
+from batcher.core.membership import HeartbeatReply, Release, Retire, SendHeartbeat
 from batcher.core.outage import NoScriptError
 from batcher.core.questions import TEXTS, Answer, Question
 from batcher.core.waking import EndWait
 
 log = logging.getLogger(__name__)
 
-# How long the last keys of a queue are kept that is not served any more.
+# How long the last keys of a queue that is no longer served are kept.
 RETIRED_S = 300
 
 
@@ -53,7 +53,7 @@ class WorkerQueue:
         self._cache_ms = cache_ms
         self._wake_list = f"{self.prefix}:wake:{worker}"
         self._published: tuple[Mapping[str, Any], Mapping[str, Any]] = {}, {}
-        # What this worker remembers of the texts with these ids, for the console.
+        # Finds what this worker remembers of the texts with these ids, for the console.
         self.recall: Callable[[Sequence[str]], Sequence[Mapping[str, Any]]] = lambda ids: ()
         self._question, self._told = "", set[tuple[int, str]]()
 
@@ -152,7 +152,7 @@ class WorkerQueue:
         (completed,) = self.run([self.complete_command(results, idle)])
         return self.read_completed(completed)
 
-    def beat(
+    def heartbeat(
         self,
         ids: Iterable[str],
         record: Mapping[str, Any],
@@ -165,18 +165,20 @@ class WorkerQueue:
         Records that have not changed since the last heartbeat are only sent if Redis does not know them.
         """
         held, published = list(ids), (record, model)
-        beaten = Beaten(-1)
+        reply = HeartbeatReply(-1)
         if published == self._published and not takeover:
-            (beaten,) = self.run([Beat(self.worker, self._lease_ms, ttl_ms, held, {}, {})])
-        if beaten.extended < 0:
-            (beaten,) = self.run([Beat(self.worker, self._lease_ms, ttl_ms, held, record, model, takeover)])
+            (reply,) = self.run([SendHeartbeat(self.worker, self._lease_ms, ttl_ms, held, {}, {})])
+        if reply.extended < 0:
+            (reply,) = self.run(
+                [SendHeartbeat(self.worker, self._lease_ms, ttl_ms, held, record, model, takeover)]
+            )
             self._published = published
-        if beaten.question is not None:
-            self._answer(beaten.question)
-        return beaten.extended
+        if reply.question is not None:
+            self._answer(reply.question)
+        return reply.extended
 
     def _answer(self, question: Question) -> None:
-        """Answers what the console asks about texts, with each batch once, if this worker remembers any.
+        """Answers a question of the console about texts, with each batch once, if this worker remembers any.
 
         A batch is remembered after its results are sent, so the next heartbeat may know more.
         """

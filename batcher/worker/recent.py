@@ -1,4 +1,4 @@
-"""The last batches of a worker, so that the console can say where a text was. Ids and numbers, no text."""
+"""The last batches of a worker, for the console's timelines. Contains ids and numbers, no text."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class _Batch(NamedTuple):
 
 
 class RecentBatches:
-    """The last MOST_BATCHES batches. One thread adds them, and another may ask."""
+    """The last MOST_BATCHES batches. One thread adds them, and another may read them."""
 
     def __init__(self) -> None:
         self._batches: deque[_Batch] = deque(maxlen=MOST_BATCHES)
@@ -47,7 +47,7 @@ class RecentBatches:
         self._batches.append(_Batch(ended_s, entries, report.queue_s, facts))
 
     def find(self, ids: Sequence[str]) -> list[dict[str, Any]]:
-        """For each batch that had any of these texts, oldest first, and each of those texts: what is known.
+        """Facts about each of these texts, for each batch that had any of them, oldest first.
 
         `at_ms` is when the batch ended, by the clock of this machine. The text waited for `waited_ms` until a
         worker claimed it, and for `queue_ms` until the batch began.

@@ -16,7 +16,7 @@ from batcher.core.outage import REDIS_ERRORS, reason
 from batcher.gc_tuning import collect_dropped
 from batcher.models import listing
 from batcher.settings import WorkerSettings
-from batcher.worker.held import TokenizedEntry
+from batcher.worker.batching import TokenizedEntry
 from batcher.worker.inference import FinishedBatch, Tokenized
 from batcher.worker.loop import Worker
 from batcher.worker.turns import Turns
@@ -28,7 +28,7 @@ LIST_EVERY_S = 5.0
 # How often the main thread looks for signals. The kernel may hand one to another thread, and the main thread,
 # where Python runs the handler, sleeps on.
 SIGNALS_S = 0.5
-# A batch of nothing but bulk entries waits for its turn as if it took so many times as long.
+# A batch of bulk entries only waits for its turn as if it took this many times as long.
 BULK_WEIGHT = 8
 
 
@@ -50,7 +50,7 @@ class SharingWorker(Worker):
             super()._run_batch()
             return
         held = self._held
-        cost_s = self.inference.cost.pass_s(min(held.tokens, self.budget))
+        cost_s = self.inference.cost.batch_s(min(held.tokens, self.budget))
         self.turns.take(cost_s * (BULK_WEIGHT if held.only_bulk else 1), self._claim_more)
         self._has_turn = True
         try:
@@ -111,10 +111,10 @@ class Listing:
         self.list()
 
     def remove(self, name: str) -> None:
-        """Lists a model no longer."""
+        """Stops listing a model."""
         self.names = [one for one in self.names if one != name]
         for client, prefix in self._clients:
-            with contextlib.suppress(*REDIS_ERRORS):  # it is listed for an hour then
+            with contextlib.suppress(*REDIS_ERRORS):  # otherwise it would stay listed for an hour
                 client.hdel(f"{prefix}:snapshot", *listing(name))
 
     def list(self) -> None:

@@ -1,4 +1,4 @@
-"""A worker's exchange with several shards: it lives at one, and helps others while that one is empty or down.
+"""A worker's exchange with several shards: one is its home, and it helps others while that is empty or down.
 
 A claim at home says which other shard needs help (decision 0014). Every result goes to the shard that its
 entry was claimed from.
@@ -39,15 +39,15 @@ def exchange_with(
     """The exchange of a worker with its queue, or with all of its shards."""
     if not queues.others:
         return Exchange(queues, settings, layout, remember, stopping, host.now)
-    settled = settings, layout, remember, stopping, host.now
-    parts = {one.number: ShardExchange(one, *settled) for one in (queues, *queues.others)}
+    shared = settings, layout, remember, stopping, host.now
+    parts = {one.number: ShardExchange(one, *shared) for one in (queues, *queues.others)}
     for number, exchange in parts.items():
         exchange.send_later = host.thread(f"late-{number}").submit
     return ShardedExchange(parts, queues.number, remember, stopping, host.now)
 
 
 class ShardExchange(Exchange):
-    """The exchange with one shard of several, whose outages must not delay what is for others."""
+    """The exchange with one shard of several, whose outages must not delay the others."""
 
     send_later: Callable[..., object]
 
@@ -104,7 +104,7 @@ class ShardedExchange:
 
     @property
     def left(self) -> int:
-        """How many entries wait where the next claim goes, as far as is known."""
+        """How many entries wait at the shard of the next claim, as far as is known."""
         return self._own.left + bool(self._urgent or self._unfinished)
 
     @property
@@ -117,7 +117,7 @@ class ShardedExchange:
 
     @property
     def outage(self) -> Outage:
-        """That of the shard at which the worker waits."""
+        """The outage of the shard at which the worker waits."""
         return self._own.outage
 
     @property
@@ -219,7 +219,7 @@ class ShardedExchange:
         return claimed
 
     def _known_at(self, number: int, moved: bool = False) -> bool:
-        """Makes this worker known at a shard. Whether that shard answers."""
+        """Makes this worker known at a shard. Returns whether that shard answers."""
         try:
             self.visit(number, moved)
         except REDIS_ERRORS as error:
@@ -239,7 +239,7 @@ class ShardedExchange:
         self._wait_at(self._home)
 
     def _return_home(self) -> bool:
-        """Waits at home again once it answers. Whether the worker has moved."""
+        """Waits at home again once it answers. Returns whether the worker has moved."""
         if self._here == self._home or self._now() < self._home_again_at or not self.home_reachable():
             return False
         self._wait_at(self._home)

@@ -10,15 +10,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from batcher.messages import BatchNote, Entry, Failure
-from batcher.worker.held import Reason, TokenizedEntry
+from batcher.worker.batching import Reason, TokenizedEntry
 from batcher.worker.inference import FinishedBatch, Inference, Result
 from batcher.worker.recent import RecentBatches
 from model_store import ModelInfo
 
 log = logging.getLogger(__name__)
 
-# How long the books wait, so that they do not take a core from the API that sends the answers.
-BOOKS_S = 0.02
+# How long the follow-up waits, so that it does not take a core from the API that sends the answers.
+FOLLOW_UP_S = 0.02
 # Batches listed in the worker's record.
 NOTES = 20
 
@@ -144,10 +144,10 @@ class WorkerStats:
         }
 
 
-class Books:
-    """What follows a batch once its results are sent: of several batches at once, in a separate thread.
+class FollowUp:
+    """Processes batches once their results are sent, several at once, in a separate thread.
 
-    Append to `finished`, then call `keep` in that thread after BOOKS_S unless it is `due` already.
+    Append to `finished`, then call `run` in that thread after FOLLOW_UP_S unless it is `due` already.
     """
 
     def __init__(
@@ -165,14 +165,14 @@ class Books:
         self._inference = inference
         self._remember = remember
 
-    def keep(self) -> None:
+    def run(self) -> None:
         """Caches results, learns what batches cost, counts them and reports them. Logs any error."""
         self.due = False  # before the last look, so that no batch is forgotten
         while self.finished:
             try:
                 self._add(self.finished.popleft())
             except Exception as error:
-                log.exception("error in the books: %s", error, extra={"action": "worker.beside"})
+                log.exception("error after a batch: %s", error, extra={"action": "worker.beside"})
 
     def _add(self, finished: FinishedBatch) -> None:
         if finished.sent_at:

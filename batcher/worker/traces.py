@@ -1,4 +1,4 @@
-"""The trace spans of a worker: what each request in a batch sees of it."""
+"""The trace spans of a worker: those that each request in a batch gets."""
 
 from __future__ import annotations
 

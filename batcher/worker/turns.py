@@ -1,10 +1,10 @@
 """Turns of workers that share the processor: one batch at a time, whatever model it is for.
 
 The next one is chosen by its response ratio (Brinch Hansen 1971): how long it has waited for its turn, in
-proportion to the cost of its batch. Short batches go first, and any batch does in the end. What counts is the
-wait for the turn and not that of the texts, so that a model with a backlog gets one batch in a round.
+proportion to the cost of its batch. Short batches go first, but every batch gets a turn. The wait for
+the turn counts, not that of the texts, so that a model with a backlog gets one batch in a round.
 
-It is chosen while the batch before it still runs: time to claim what has arrived since it began to wait.
+It is chosen while the batch before it still runs, so that it has time to claim more entries.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from batcher.core.commands import Claim
 from batcher.messages import Failure
-from batcher.worker.held import Held, TokenizedEntry
+from batcher.worker.batching import ClaimedTexts, TokenizedEntry
 from model_store import ModelInfo
 from model_store.rows import FILL
 from model_store.windows import joined
@@ -21,7 +21,7 @@ from model_store.windows import joined
 if TYPE_CHECKING:
     from batcher.worker.inference import Result
 
-# With windows of interactive entries for so many batches, a worker claims nothing.
+# With windows of interactive entries for this many batches, a worker claims nothing.
 _MOST_BATCHES = 16
 # The share of a batch that a worker claims of interactive texts while windows fill the rest.
 _SHARE = 1 / 4
@@ -41,7 +41,7 @@ class LongText:
 
 
 @dataclass(frozen=True, slots=True)
-class HeldWindow(TokenizedEntry):
+class TokenizedWindow(TokenizedEntry):
     """One window of a text. Its entry has its share of the text's cost."""
 
     text: LongText
@@ -49,7 +49,7 @@ class HeldWindow(TokenizedEntry):
 
 
 def split_texts(entries: Sequence[TokenizedEntry]) -> list[TokenizedEntry]:
-    """Replaces each text in windows by these."""
+    """Replaces each text that has windows by its windows."""
     split: list[TokenizedEntry] = []
     for held in entries:
         if not held.tokens.windows:
@@ -59,7 +59,7 @@ def split_texts(entries: Sequence[TokenizedEntry]) -> list[TokenizedEntry]:
         entry = replace(held.entry, cost=max(held.entry.cost // count, 1))
         about = held.tokenize_s / count, held.claimed_at, held.reason
         split += [
-            HeldWindow(entry, tokens, *about, text, number)
+            TokenizedWindow(entry, tokens, *about, text, number)
             for number, tokens in enumerate(held.tokens.windows)
         ]
     return split
@@ -71,7 +71,7 @@ def ended_texts(
     """Yields the texts whose last window was in this batch, or that have no windows, with their scores."""
     assert info.windows is not None
     for held, scores in batch:
-        if not isinstance(held, HeldWindow):
+        if not isinstance(held, TokenizedWindow):
             yield held, scores
             continue
         rows = held.text.rows
@@ -85,12 +85,12 @@ def fail_texts(batch: Sequence[TokenizedEntry], results: Iterable[Result]) -> li
     """Marks the texts of which a window failed. Returns the results with one for each text."""
     outcomes = dict(results)
     for held in batch:
-        if isinstance(held, HeldWindow) and isinstance(outcomes.get(held.entry.id), Failure):
+        if isinstance(held, TokenizedWindow) and isinstance(outcomes.get(held.entry.id), Failure):
             held.text.failed = True
     return list(outcomes.items())
 
 
-class HeldWithWindows(Held):
+class TextsWithWindows(ClaimedTexts):
     """Texts and windows. Texts come first, but windows are not passed over for long."""
 
     # Batches since the last one with a window.
@@ -99,17 +99,17 @@ class HeldWithWindows(Held):
     @property
     def gives_way(self) -> bool:
         """Whether there are windows."""
-        return any(isinstance(held, HeldWindow) for held in self._entries)
+        return any(isinstance(held, TokenizedWindow) for held in self._entries)
 
     def next_batch(self, budget: int, bulk_budget: Callable[[], int]) -> list[TokenizedEntry]:
-        """As `Held`, but windows of bulk entries fill only `bulk_budget` tokens.
+        """As `ClaimedTexts`, but windows of bulk entries fill only `bulk_budget` tokens.
 
-        One that has been passed over too often leads the batch and comes on top of these.
+        One that has been passed over too often leads the batch, in addition to these.
         """
-        windows = sorted((held for held in self._entries if isinstance(held, HeldWindow)), key=_is_bulk)
+        windows = sorted((held for held in self._entries if isinstance(held, TokenizedWindow)), key=_is_bulk)
         if not windows:
             return super().next_batch(budget, bulk_budget)
-        texts = [held for held in self._entries if not isinstance(held, HeldWindow)]
+        texts = [held for held in self._entries if not isinstance(held, TokenizedWindow)]
         lead = int(self._passed_over >= (_BULK_PASSED_OVER if _is_bulk(windows[0]) else 1))
         first, others = [*windows[:lead], *texts], windows[lead:]
         self._entries = [*first, *others]
@@ -118,19 +118,19 @@ class HeldWithWindows(Held):
             own = [*first, *(held for held in others if not _is_bulk(held))]
             room += math.ceil(sum(len(held.tokens.ids) for held in own) / FILL)
         batch = super().next_batch(min(budget, room), bulk_budget)
-        ran = any(isinstance(held, HeldWindow) for held in batch)
+        ran = any(isinstance(held, TokenizedWindow) for held in batch)
         self._passed_over = 0 if ran else self._passed_over + 1
         return batch
 
     def forget_failed(self) -> None:
         """Removes the windows of texts that have failed."""
         self._entries = [
-            held for held in self._entries if not (isinstance(held, HeldWindow) and held.text.failed)
+            held for held in self._entries if not (isinstance(held, TokenizedWindow) and held.text.failed)
         ]
 
     def limited(self, claim: Claim, budget: int) -> Claim:
         """While windows fill a batch, some interactive entries are claimed and no bulk ones."""
-        windows = [held for held in self._entries if isinstance(held, HeldWindow)]
+        windows = [held for held in self._entries if isinstance(held, TokenizedWindow)]
         if sum(len(held.tokens.ids) for held in windows) < budget:
             return claim
         own = sum(len(held.tokens.ids) for held in windows if not _is_bulk(held))

@@ -13,7 +13,7 @@ MODEL = ROOT / "model_store/default"
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """A service in an environment of its own.
+    """A service in a separate environment.
 
     `packages` are what pip installs beside torch; the first one names the version. `command` begins with a
     program of the environment; PORT and MODEL in it are replaced. `form` is the shape of its requests and

@@ -1,4 +1,4 @@
-"""Installs each service into an environment of its own."""
+"""Installs each service into a separate environment."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def install(peer: Peer, folder: Path) -> str:
     home = folder / peer.name
     torch, packages = _packages(peer)
     wanted = " ".join([platform.python_version(), torch, *packages])
-    stamp = home / "installed.txt"
-    if stamp.is_file() and stamp.read_text() == wanted:
+    marker = home / "installed.txt"
+    if marker.is_file() and marker.read_text() == wanted:
         return ""
     shutil.rmtree(home, ignore_errors=True)
     pip = [str(home / "bin/python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
@@ -38,7 +38,7 @@ def install(peer: Peer, folder: Path) -> str:
             shutil.rmtree(home, ignore_errors=True)
             lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
             return lines[0] if lines else f"{words[0]} ended with status {done.returncode}"
-    stamp.write_text(wanted)
+    marker.write_text(wanted)
     return ""
 
 

@@ -18,7 +18,14 @@ from typing import Literal, Self, overload
 import httpx
 
 from millrace_client import job_flows
-from millrace_client.common import becomes_job, check_texts, headers_of, job_error, refused_as_job
+from millrace_client.common import (
+    becomes_job,
+    check_texts,
+    checked_url,
+    headers_of,
+    job_error,
+    refused_as_job,
+)
 from millrace_client.errors import MillraceError, RequestError, TextError
 from millrace_client.jobs import AsyncJobs
 from millrace_client.options import Options, Window
@@ -45,7 +52,7 @@ class AsyncClient:
         sleep: AsyncSleeper = asyncio.sleep,
     ) -> None:
         self.options = options
-        http = httpx.AsyncClient(base_url=url, headers=headers_of(api_key), transport=transport)
+        http = httpx.AsyncClient(base_url=checked_url(url), headers=headers_of(api_key), transport=transport)
         self._runner = AsyncRunner(http, sleep)
         self.jobs = AsyncJobs(self._runner, options)
 

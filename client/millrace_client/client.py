@@ -13,7 +13,14 @@ from typing import Literal, Self, overload
 import httpx
 
 from millrace_client import job_flows
-from millrace_client.common import becomes_job, check_texts, headers_of, job_error, refused_as_job
+from millrace_client.common import (
+    becomes_job,
+    check_texts,
+    checked_url,
+    headers_of,
+    job_error,
+    refused_as_job,
+)
 from millrace_client.errors import MillraceError, RequestError, TextError
 from millrace_client.jobs import Jobs
 from millrace_client.options import Options, Window
@@ -38,8 +45,8 @@ class Client:
         sleep: Sleeper | None = None,
     ) -> None:
         self.options = options
-        http = httpx.Client(base_url=url, headers=headers_of(api_key), transport=transport)
-        self._runner = Runner(http, sleep)
+        url, headers = checked_url(url), headers_of(api_key)
+        self._runner = Runner(lambda: httpx.Client(base_url=url, headers=headers, transport=transport), sleep)
         self.jobs = Jobs(self._runner, options)
 
     def __enter__(self) -> Self:

@@ -1,20 +1,40 @@
-"""What both clients share besides flows."""
+"""Code that both clients share besides flows."""
 
 from __future__ import annotations
 
 from collections.abc import Sized
 from typing import Any
 
+import httpx
+
 from millrace_client.errors import JobError, RequestError
 from millrace_client.options import Options
 from millrace_client.results import Job
 
-# Refusals of a job whose texts /predict can still answer: no jobs, no space for it, or too many texts.
-_NO_JOB = frozenset((413, 501, 507))
+# Refusals of a job whose texts /predict can still answer: no jobs, no space for it, too many texts, or an
+# invalid one, which is refused alone there.
+_NO_JOB = frozenset((413, 422, 501, 507))
+
+
+def checked_url(url: str) -> str:
+    """`url`, with a clear ValueError if no request can be sent there."""
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL:
+        parsed = httpx.URL("")
+    if parsed.scheme not in ("http", "https") or not parsed.host:
+        # It is not repeated, since it may contain a password.
+        raise ValueError("url must begin with http:// or https:// and a host, as in http://localhost:8000")
+    return url
 
 
 def headers_of(api_key: str) -> dict[str, str]:
-    """The headers of every request."""
+    """The headers of every request. Raises ValueError for a key that no header can have."""
+    if not (api_key.isascii() and api_key.isprintable()):
+        # The error of httpx would repeat the key.
+        raise ValueError(
+            "api_key has a character that no key can have, such as the line break of a file: strip it"
+        )
     headers = {"user-agent": "millrace-client", "accept": "application/json"}
     return headers | ({"authorization": f"Bearer {api_key}"} if api_key else {})
 
@@ -37,7 +57,7 @@ def refused_as_job(error: RequestError) -> bool:
 
 def job_error(job: Job) -> JobError:
     """The error of a job that has ended without finishing."""
-    detail = job.error or f"the job is {job.status}"
+    detail = job.error or ("the job was cancelled" if job.status == "cancelled" else "the job failed")
     return JobError(detail, code=job.error_code or job.status, job_id=job.id)
 
 

@@ -17,6 +17,14 @@ class MillraceError(Exception):
         self.code = code
         self.request_id = request_id
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Lets other processes receive it. By default, it would be created again from its message alone."""
+        return _restore, (type(self), self.args), vars(self)
+
+
+def _restore(kind: type[MillraceError], args: tuple[Any, ...]) -> MillraceError:
+    return kind.__new__(kind, *args)
+
 
 class RequestError(MillraceError):
     """The service refused a request, and would refuse it again.
@@ -64,7 +72,7 @@ def error_of(response: httpx.Response, request_id: str) -> RequestError:
         detail = detail[0].get("msg")
     answered = f"the service answered {response.status_code}"
     if response.has_redirect_location:
-        answered += f" and moved to {response.headers['location']}: use that address"
+        answered += f" and redirects to {response.headers['location']}: use that address"
     return RequestError(
         str(detail or answered),
         code=str(fields.get("code") or f"http_{response.status_code}"),
@@ -82,7 +90,12 @@ def body_of(response: httpx.Response, field: str) -> dict[str, Any]:
         body = None
     if isinstance(body, dict) and field in body:
         return body
-    raise RequestError(
+    raise not_millrace(response)
+
+
+def not_millrace(response: httpx.Response) -> RequestError:
+    """The error for a successful response that is not one of Millrace."""
+    return RequestError(
         f"{response.request.url} did not answer like Millrace: is the address right?",
         code="not_millrace",
         request_id=response.request.headers.get("x-request-id", ""),

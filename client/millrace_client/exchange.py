@@ -21,7 +21,7 @@ from millrace_client.options import Options, Window
 
 # Overload, outage and restart, also as proxies report them.
 RETRIED = frozenset((408, 425, 429, 502, 503, 504))
-# Of these, the ones that say that the request was not carried out; and errors before it was sent.
+# Those that say that the request was not carried out, and errors before it was sent.
 NOT_DONE = frozenset((429, 503))
 NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 # How long one attempt may wait in the service's queue. The service has a limit, too.
@@ -76,7 +76,7 @@ def exchange(
             response: httpx.Response = yield _attempt(send, request_id, until - options.now())
         except (httpx.UnsupportedProtocol, httpx.LocalProtocolError):
             raise
-        except httpx.TransportError as error:
+        except (httpx.TransportError, httpx.DecodingError) as error:
             cause: Exception = error
             detail, code = f"the service does not answer: {str(error) or type(error).__name__}", "unreachable"
             again = send.repeatable or isinstance(error, NOT_SENT)
@@ -114,7 +114,7 @@ def read_retry_after(value: str) -> float:
     except ValueError:
         try:
             at = parsedate_to_datetime(value)
-        except ValueError:
+        except (ValueError, OverflowError):
             return 0.0
         seconds = (at.replace(tzinfo=at.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
     return seconds if 0 < seconds < float("inf") else 0.0

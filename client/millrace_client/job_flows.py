@@ -6,11 +6,11 @@ import tempfile
 from collections.abc import Mapping
 from typing import IO
 
-from millrace_client.errors import RequestError, body_of
+from millrace_client.errors import RequestError, Unavailable, body_of
 from millrace_client.exchange import Flow, Send, Sleep, exchange
 from millrace_client.options import Options
 from millrace_client.predict import encode
-from millrace_client.results import Job, OnProgress, Progress, Result, read_job, read_result
+from millrace_client.results import Job, OnProgress, Progress, Result, read_job, read_results
 
 NDJSON = "application/x-ndjson"
 # Texts beyond this many bytes are kept in a temporary file until they have been sent.
@@ -44,14 +44,15 @@ def submit(options: Options, spool: Spool, headers: Mapping[str, str], *, keep_i
     headers = {**headers, "content-type": NDJSON}
     send = Send("POST", "/jobs", spool.file, params, headers, wait_s=SUBMIT_S)
     response = yield from exchange(options, send, options.now() + max(options.budget_s, SUBMIT_S))
-    return read_job(body_of(response, "status"))
+    return read_job(response)
 
 
-def get(options: Options, job_id: str, wait_s: float = 0.0) -> Flow[Job]:
-    """Reads a job, and waits up to `wait_s` for a change of it first."""
+def get(options: Options, job_id: str, wait_s: float = 0.0, until: float | None = None) -> Flow[Job]:
+    """Reads a job, and waits up to `wait_s` for a change of it first. Is sent again until `until` at most."""
     send = Send("GET", f"/jobs/{job_id}", params={"wait": f"{wait_s:.3f}"})
-    response = yield from exchange(options, send, options.now() + options.budget_s)
-    return read_job(body_of(response, "status"))
+    last = options.now() + options.budget_s
+    response = yield from exchange(options, send, last if until is None else min(until, last))
+    return read_job(response)
 
 
 def wait(options: Options, job: Job, timeout_s: float | None, progress: OnProgress | None) -> Flow[Job]:
@@ -64,10 +65,22 @@ def wait(options: Options, job: Job, timeout_s: float | None, progress: OnProgre
             return job
         left_s = WAIT_S if until is None else until - options.now()
         if left_s <= 0:
-            raise TimeoutError(f"job {job.id} has not ended after {timeout_s} s")
-        before, job = job, (yield from get(options, job.id, min(WAIT_S, left_s)))
+            raise _late(job, timeout_s)
+        before = job
+        try:
+            job = yield from get(options, job.id, min(WAIT_S, left_s), until)
+        except Unavailable as error:
+            if until is None or left_s > options.budget_s:
+                raise
+            raise _late(job, timeout_s) from error
         if job == before:  # a process that is stopping answers at once
             yield Sleep(PAUSE_S)
+
+
+def _late(job: Job, timeout_s: float | None) -> TimeoutError:
+    return TimeoutError(
+        f"job {job.id} has not ended after {timeout_s} s, and continues: wait again, or cancel it"
+    )
 
 
 def page(options: Options, job_id: str, offset: int) -> Flow[tuple[list[Result], int | None]]:
@@ -80,9 +93,9 @@ def page(options: Options, job_id: str, offset: int) -> Flow[tuple[list[Result],
         response = yield from exchange(options, send, options.now() + options.budget_s)
         body = body_of(response, "next_offset")
         following: int | None = body["next_offset"]
-        if body["predictions"] or following is None:
-            pairs = enumerate(body["predictions"], offset)
-            return [read_result(result, index) for index, result in pairs], following
+        results = read_results(response, offset)
+        if results or following is None:
+            return results, following
         yield Sleep(PAUSE_S)
         yield from get(options, job_id, WAIT_S)
 

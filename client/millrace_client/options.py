@@ -10,7 +10,7 @@ from random import SystemRandom
 # The upper bound of the first random pause in seconds. It doubles with each attempt, up to MOST_BACKOFF_S.
 FIRST_BACKOFF_S = 0.2
 MOST_BACKOFF_S = 10.0
-# Clients that were refused together return within this share of Retry-After after it, rather than together.
+# Clients that were refused together spread their return over this share of Retry-After beyond it.
 SPREAD = 0.25
 
 

@@ -7,14 +7,16 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from millrace_client.errors import RequestError, TextError, body_of
+from millrace_client.errors import RequestError, TextError
 from millrace_client.exchange import Flow, Send, exchange
 from millrace_client.options import Options, Window
-from millrace_client.results import Result, read_result
+from millrace_client.results import Result, read_results
 
 log = logging.getLogger("millrace_client")
 
 JSON = {"content-type": "application/json"}
+# The code of a service that accepts fewer texts than a request has.
+NO_TEXTS = "too_many_texts"
 # Most bytes of the texts of one request, as JSON; the service accepts 2 MiB by default.
 BATCH_BYTES = 512 * 1024
 # Most positions of a batch: repeated texts add to these only.
@@ -108,15 +110,14 @@ def predict(options: Options, texts: Sequence[bytes], window: Window) -> Flow[li
         send = Send("POST", "/predict", body, headers=JSON, prefer=True)
         try:
             response = yield from exchange(options, send, until, window)
-            predictions = body_of(response, "predictions")["predictions"]
+            found = read_results(response, count=len(part))
         except RequestError as error:
             waiting += _without(error, part, results)
             continue
         if truncated := response.headers.get("x-truncated"):
             request_id = response.headers.get("x-request-id", "")
             log.warning("%s texts of request %s were too long and were truncated", truncated, request_id)
-        for number, result in zip(part, predictions, strict=True):
-            results[number] = read_result(result, number)
+        results.update(zip(part, found, strict=True))
     return [results[number] for number in range(len(texts))]
 
 
@@ -125,10 +126,12 @@ def _without(error: RequestError, part: list[int], results: dict[int, Result]) -
 
     Raises the error if neither helps.
     """
-    if error.index is not None and 0 <= error.index < len(part):
-        failed = part[error.index]
+    alone = error.status == 413 and error.code != NO_TEXTS and len(part) == 1  # no body has room for it
+    at = 0 if alone else error.index
+    if at is not None and 0 <= at < len(part):
+        failed = part[at]
         results[failed] = TextError(error.detail, code=error.code, request_id=error.request_id, index=failed)
-        rest = part[: error.index] + part[error.index + 1 :]
+        rest = part[:at] + part[at + 1 :]
         return [rest] if rest else []
     if error.status == 413 and len(part) > 1:  # the service accepts fewer texts, or bytes, than usual
         middle = len(part) // 2

@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from millrace_client.errors import TextError
+import httpx
+
+from millrace_client.errors import TextError, body_of, not_millrace
 
 JobStatus = Literal["queued", "running", "finished", "failed", "cancelled"]
 
@@ -64,8 +66,18 @@ class Progress:
 OnProgress = Callable[[Progress], None]
 
 
-def read_job(body: Any) -> Job:
-    """Reads the body of `GET /jobs/{id}`; ignores fields that this version does not know."""
+def read_job(response: httpx.Response) -> Job:
+    """Reads the answer to `GET /jobs/{id}`; ignores fields that this version does not know.
+
+    Raises RequestError for that of another service.
+    """
+    try:
+        return _job(body_of(response, "status"))
+    except (TypeError, KeyError, AttributeError):
+        raise not_millrace(response) from None
+
+
+def _job(body: Any) -> Job:
     error = body.get("error") or {}
     return Job(
         id=body["id"],
@@ -82,9 +94,25 @@ def read_job(body: Any) -> Job:
     )
 
 
-def read_result(result: Any, index: int) -> Result:
-    """Reads one item of `predictions`; `index` is the position of its text."""
+def read_results(response: httpx.Response, first: int = 0, count: int | None = None) -> list[Result]:
+    """Reads `predictions`, whose first text has the position `first`. There must be `count`, if given.
+
+    Raises RequestError for the answer of another service.
+    """
+    predictions = body_of(response, "predictions")["predictions"]
+    try:
+        results = [_result(result, index) for index, result in enumerate(predictions, first)]
+    except (TypeError, KeyError):
+        raise not_millrace(response) from None
+    if count is not None and len(results) != count:
+        raise not_millrace(response)
+    return results
+
+
+def _result(result: Any, index: int) -> Result:
     if isinstance(result, dict):
         error = result["error"]
         return TextError(error["detail"], code=error["code"], index=index)
+    if not result:
+        raise KeyError("label")
     return Prediction({pair["label"]: pair["score"] for pair in result})

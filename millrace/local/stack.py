@@ -47,7 +47,7 @@ class LocalStack:
         self._base_url = base_url(api.host, api.port)
         self._redis = servers
         self._group = Group()
-        self._settled = asyncio.Event()
+        self._service_started = asyncio.Event()
         self._stop_requested = asyncio.Event()
         self._stop_requested_at = 0.0
         self._hurry = asyncio.Event()
@@ -109,7 +109,7 @@ class LocalStack:
                 await child.start()
                 keeping.create_task(child.keep())
             await self._ready()
-            self._settled.set()
+            self._service_started.set()
             say(f"ready after {time.monotonic() - started:.1f} s; Ctrl-C stops everything. ", end="")
             say("\n".join(["In another terminal:\n", *self._commands(), f"\nThe page: {self._base_url}\n"]))
 
@@ -155,11 +155,11 @@ class LocalStack:
             self._hurry.set()
 
     def _child(self, plan: Plan) -> Child:
-        return Child(plan, self._group, self._settled)
+        return Child(plan, self._group, self._service_started)
 
 
 def typed(command: str) -> str:
-    """How to type a command that is installed beside this one: its name if PATH finds it there."""
+    """How to type a command that is installed beside this one: by its name if PATH finds it there."""
     beside = Path(sys.argv[0]).with_name(command)
     found = shutil.which(command)
     if not beside.is_file() or (found and Path(found).resolve() == beside.resolve()):
@@ -201,7 +201,7 @@ def _redis_plan(redis: EmbeddedRedis, number: int) -> Plan:
         redis.command(),
         _EXIT_S,
         pass_fds=(redis.data.lock_fd,),
-        last_words=redis.last_words,
+        why_it_ended=redis.why_it_ended,
     )
 
 

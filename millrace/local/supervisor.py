@@ -25,7 +25,7 @@ _REAPER = Path(__file__).with_name("reaper.py")
 class Plan:
     """How one process is started and stopped. It has `stop_s` between SIGTERM and SIGKILL.
 
-    `last_words` returns why the process ended, for a program that does not print it on stderr.
+    `why_it_ended` returns the reason, for a program that does not print it on stderr.
     """
 
     name: str
@@ -33,7 +33,7 @@ class Plan:
     stop_s: float
     environment: Mapping[str, str] = field(default_factory=dict)
     pass_fds: tuple[int, ...] = ()
-    last_words: Callable[[], str] = str
+    why_it_ended: Callable[[], str] = str
 
 
 class Group:
@@ -78,12 +78,12 @@ class Group:
 
 
 class Child:
-    """One process of the service. Until `settled` is set, its end stops the service; then it is restarted."""
+    """One process of the service, restarted when it ends. Before `service_started`, its end stops all."""
 
-    def __init__(self, plan: Plan, group: Group, settled: asyncio.Event) -> None:
+    def __init__(self, plan: Plan, group: Group, service_started: asyncio.Event) -> None:
         self.plan = plan
         self._group = group
-        self._settled = settled
+        self._service_started = service_started
         self._process: asyncio.subprocess.Process | None = None
 
     @property
@@ -108,9 +108,9 @@ class Child:
             started = time.monotonic()
             status = await self._process.wait()
             if status == 2:  # the process has printed the reason
-                raise CommandError(f"the {self.plan.name} cannot start, for the reason that it gave above.")
-            if not self._settled.is_set():
-                why = self.plan.last_words()
+                raise CommandError(f"the {self.plan.name} cannot start, for the reason given above.")
+            if not self._service_started.is_set():
+                why = self.plan.why_it_ended()
                 because = f": {why}" if why else ""
                 raise CommandError(
                     f"{self.plan.name} {_describe_exit(status)} before it was ready{because}.", status=1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from random import Random
@@ -13,6 +13,7 @@ from model_store.corpus import Row
 
 MIXTURE = Path(__file__).parent / "mixture.toml"
 LEAST_WORDS = 40  # of a window
+RECIPES = ("default", "large", "large_second")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,19 +40,23 @@ class LabelledSet:
 
 @dataclass(frozen=True, slots=True)
 class Mixture:
-    """The sets that were found, and what one pass makes of them, of SST-2 and of written files.
+    """The sets that were found, and what a recipe makes of them, of SST-2 and of written files.
 
-    The embeddings and the first `frozen` layers keep their weights.
+    The embeddings and the first `frozen` layers keep their weights. `balance` is 1 if a set has as many rows
+    of each class, 0 if it has them as they come, and 0.5 for the square root between. `teacher_share` of a
+    target is what a teacher says, where it has answered.
     """
 
     sets: tuple[LabelledSet, ...]
     made: dict[str, int]
     learning_rate: float
     frozen: int = 0
+    balance: float = 1.0
+    teacher_share: float = 0.5
 
 
-def read_mixture(folder: Path, path: Path = MIXTURE, *, number: int = 1) -> Mixture:
-    """Read `<name>.tsv` of every set of the mixture that `folder` has, and split it, for pass `number`.
+def read_mixture(folder: Path, path: Path = MIXTURE, *, recipe: str = "default") -> Mixture:
+    """Read `<name>.tsv` of every set that `folder` has, split it, and draw from it by a `recipe` of the file.
 
     The digest of a text decides which part it belongs to, so the parts depend neither on order nor on a seed.
     Raises ValueError if there is no set, or with file and line on a bad row.
@@ -60,23 +65,24 @@ def read_mixture(folder: Path, path: Path = MIXTURE, *, number: int = 1) -> Mixt
     found = {name: folder / f"{name}.tsv" for name in book["sets"] if (folder / f"{name}.tsv").is_file()}
     if not found:
         raise ValueError(f"{folder} has none of the sets: {', '.join(book['sets'])}")
-    part = book["passes"][number - 1]
-    shares = {name: Share(**book["sets"][name]) for name in found}
-    sets = (
-        _split(name, replace(shares[name], rows=int(shares[name].rows * part["rows_share"])), _read(file))
-        for name, file in found.items()
-    )
-    return Mixture(tuple(sets), part["made"], part["learning_rate"], part.get("frozen", 0))
+    part = book["recipes"][recipe]
+    shares = {name: Share(rows=part["rows"][name], **book["sets"][name]) for name in found}
+    sets = tuple(_split(name, shares[name], _read(file)) for name, file in found.items())
+    options = {name: value for name, value in part.items() if name != "rows"}
+    return Mixture(sets, **options)
 
 
-def draw(one: LabelledSet, rng: Random) -> list[Row]:
-    """One epoch's rows of a set: as many of each class, long texts as windows, targets smoothed."""
+def draw(one: LabelledSet, rng: Random, balance: float = 1.0) -> list[Row]:
+    """One epoch's rows of a set: classes balanced, long texts as windows, targets smoothed."""
     classes = sorted({row.positive for row in one.rows})
-    rows = []
-    for positive in classes:
-        mine = [row for row in one.rows if row.positive == positive]
-        rows += _sample(mine, one.share.rows // len(classes), rng)
-    return [_prepared(row, one.share, rng) for row in rows]
+    found = [[row for row in one.rows if row.positive == positive] for positive in classes]
+    weights = [len(rows) ** (1 - balance) for rows in found]
+    drawn = [
+        row
+        for rows, weight in zip(found, weights, strict=True)
+        for row in _sample(rows, round(one.share.rows * weight / sum(weights)), rng)
+    ]
+    return [prepared(row, one.share, rng) for row in drawn]
 
 
 def window(text: str, longest: int, rng: Random) -> str:
@@ -90,7 +96,8 @@ def window(text: str, longest: int, rng: Random) -> str:
     return " ".join(words[first : first + length])
 
 
-def _prepared(row: Row, share: Share, rng: Random) -> Row:
+def prepared(row: Row, share: Share, rng: Random) -> Row:
+    """A row to train on: one window of a long text, and a smoothed target."""
     text = window(row.text, share.words, rng) if share.words else row.text
     return Row(text, row.positive * (1 - share.smoothing) + share.smoothing / 2)
 

@@ -23,7 +23,7 @@ def _words(block: str) -> tuple[str, ...]:
     return tuple(word.strip() for word in block.replace("\n", " ").split(","))
 
 
-# Beside 0.5, so that small differences between siblings do not change the label of a neutral sentence.
+# Beside 0.5, so that small differences do not change the label of a neutral sentence.
 NEUTRAL = 0.56
 _ARTICLE = re.compile(r"(^|\s)a (?=[aeio8AEIO])")
 _GROUPS = [_words(block) for block in _BOOK["groups"].values()]

@@ -2,9 +2,8 @@
 
 Starts from the embedded default (or `--start`), gives emoji pieces of the vocabulary, and writes a plain
 Hugging Face directory. After an interruption, the same command continues from the last checkpoint and ends
-with the same weights. `--pass 2` to `--pass 4` go on from what the one before has made, with other shares
-(mixture.toml). `--pass 5` is for a larger encoder, which needs fewer rows. With `--teacher MODEL`, half of
-each target of SST-2 is what MODEL says.
+with the same weights. `--recipe` names shares of mixture.toml. With `--answers`, a part of each target is
+what a teacher says (label.py), where it has answered.
 """
 
 from __future__ import annotations
@@ -13,36 +12,40 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from random import Random
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
 from torch import Tensor
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from model_store.calibration import softmax
+from model_store.checkpoint import WEIGHTS
 from model_store.convert import export
 from model_store.corpus import Row, Split
 from model_store.domains.emoji import add_pieces
-from model_store.domains.measure import fit
+from model_store.domains.label import read_answers
 from model_store.domains.mixing import SIBLINGS, epoch_rows, families
-from model_store.domains.sets import Mixture, read_mixture
+from model_store.domains.sets import RECIPES, Mixture, read_mixture
 from model_store.prepare import DEFAULT
 from model_store.recipe import Recipe
+from model_store.soup import mean_of
 from model_store.train import METRICS, load_split
-from model_store.trainer import Trainer, classify, cross_entropy, logits_of
-from model_store.training.batches import Batch, bucket, encode, pad
+from model_store.trainer import Trainer, cross_entropy, logits_of
+from model_store.training.batches import Batch, bucket, pad
+from model_store.training.encoding import encode
 from model_store.training.loop import layer_of
 
 CHECKPOINT = "checkpoint.safetensors"
-AGREEMENT = 0.5  # weight of the variance of siblings' margins
+AGREEMENT = 1.0  # weight of the variance of siblings' margins
 # The options of Recipe that this training reads. Two dropouts of a row would cost a second pass.
 RECIPE = Recipe(
     epochs=1, batch_rows=128, batch_tokens=4096, max_tokens=128, label_smoothing=0.03,
-    consistency=0.0, average_decay=0.99, noise_share=0.12,
+    consistency=0.0, average_decay=0.995, noise_share=0.12,
 )  # fmt: skip
 
 
@@ -58,6 +61,7 @@ class DomainTrainer(Trainer):
     ) -> None:
         self._mixture, self._answers = mixture, answers
         super().__init__(start, settings, split)
+        without_dropout(self.model)
 
     def loss(self, batch: Batch) -> Tensor:
         """Cross-entropy; in a batch of siblings, also the mean variance of a family's margins."""
@@ -92,16 +96,21 @@ class DomainTrainer(Trainer):
 
 
 def train(
-    data: Path, mixture: Mixture, start: Path, out: Path, settings: Recipe, teacher: Path | None = None
+    data: Path,
+    mixture: Mixture,
+    start: Sequence[Path],
+    out: Path,
+    settings: Recipe,
+    answers: Path | None = None,
 ) -> dict[str, Any]:
     """Train into `out`, or continue an interrupted run there; saves every 50 steps. Returns the metrics."""
     prepared = out / "start"
     if not (prepared / "tokenizer_config.json").exists():
-        add_pieces(start, prepared)
+        prepare_start(start, prepared)
     split = load_split(data, settings)
-    answers = answers_of(teacher, split) if teacher else {}
+    found = read_answers(answers, split, mixture) if answers else {}
     torch.manual_seed(settings.seed)  # for the classifier, if `start` has none
-    trainer = DomainTrainer(prepared, settings, split, mixture, answers)
+    trainer = DomainTrainer(prepared, settings, split, mixture, found)
     freeze(trainer.model, mixture.frozen)
     if (out / CHECKPOINT).exists():
         trainer.restore(out / CHECKPOINT)
@@ -110,8 +119,7 @@ def train(
         if step % 50 == 0 and step < trainer.total_steps:
             trainer.save(out / CHECKPOINT)
     trainer.use_average()
-    temperature = fit(trainer.classify, mixture.sets)
-    export(trainer.model, prepared, out, temperature=temperature)
+    export(trainer.model, prepared, out, temperature=1.0)  # calibrate.py fits it
     metrics = {
         "recipe": asdict(settings),
         "rows": {one.name: len(one.rows) for one in mixture.sets},
@@ -119,11 +127,28 @@ def train(
         "steps": trainer.total_steps,
         "seconds": round(time.monotonic() - began),
         "epochs": trainer.history,
-        "temperature": temperature,
     }
     (out / METRICS).write_text(json.dumps(metrics, indent=2) + "\n", "utf-8")
     (out / CHECKPOINT).unlink(missing_ok=True)
     return metrics
+
+
+def prepare_start(start: Sequence[Path], out: Path) -> None:
+    """Write the mean of the weights of `start` to `out`, with emoji. Raises ValueError if pieces differ."""
+    add_pieces(start[0], out)
+    if len(start) == 1:
+        return
+    states = [load_file(out / WEIGHTS)]
+    for path in start[1:]:
+        with TemporaryDirectory() as scratch:
+            add_pieces(path, Path(scratch))
+            if (
+                Tokenizer.from_file(f"{scratch}/tokenizer.json").get_vocab()
+                != Tokenizer.from_file(str(out / "tokenizer.json")).get_vocab()
+            ):
+                raise ValueError(f"{path} has other pieces of words than {start[0]}")
+            states.append(load_file(Path(scratch) / WEIGHTS))
+    save_file(mean_of(states), out / WEIGHTS, metadata={"format": "pt"})
 
 
 def freeze(model: Any, layers: int) -> None:
@@ -132,12 +157,11 @@ def freeze(model: Any, layers: int) -> None:
         parameter.requires_grad_(not layers or layer_of(name, model.config.num_hidden_layers) >= layers)
 
 
-def answers_of(teacher: Path, split: Split) -> dict[str, float]:
-    """The teacher's P(positive) of each text to train on."""
-    texts = list(dict.fromkeys(row.text for row in (*split.sentences, *split.phrases)))
-    model = AutoModelForSequenceClassification.from_pretrained(teacher)
-    scores = classify(model, AutoTokenizer.from_pretrained(teacher), texts)
-    return dict(zip(texts, softmax(scores, 1.0)[:, 1].tolist(), strict=True))
+def without_dropout(model: Any) -> None:
+    """One epoch, in which no row is seen twice, needs no dropout, which costs a tenth of the time."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -145,20 +169,23 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m model_store.domains.train", description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder of SST-2: train.tsv and others")
     parser.add_argument("--sets", type=Path, required=True, help="folder of the other sets: NAME.tsv")
-    parser.add_argument("--start", type=Path, default=DEFAULT, help="model to train on (default: embedded)")
     parser.add_argument(
-        "--pass", dest="number", type=int, choices=range(1, 6), default=1, help="1 (default) to 5"
-    )
-    parser.add_argument("--teacher", type=Path, help="a model of SST-2 that half of its targets come from")
+        "--start", type=Path, nargs="+", default=[DEFAULT],
+        help="model to train on (default: the embedded one), or several, of whose weights the mean is used",
+    )  # fmt: skip
+    parser.add_argument("--recipe", choices=RECIPES, default="default")
+    parser.add_argument("--answers", type=Path, help="a teacher's answers, from model_store.domains.label")
     parser.add_argument("--out", type=Path, required=True, help="directory for the model and its checkpoints")
     parser.add_argument("--seed", type=int, default=RECIPE.seed)
     parser.add_argument("--threads", type=int, default=2, help="torch threads (default 2)")
     args = parser.parse_args(arguments)
     torch.set_num_threads(args.threads)
     try:
-        mixture = read_mixture(args.sets, number=args.number)
-        settings = replace(RECIPE, seed=args.seed, learning_rate=mixture.learning_rate)
-        train(args.data, mixture, args.start, args.out, settings, args.teacher)
+        mixture = read_mixture(args.sets, recipe=args.recipe)
+        settings = replace(
+            RECIPE, seed=args.seed, learning_rate=mixture.learning_rate, teacher_share=mixture.teacher_share
+        )
+        train(args.data, mixture, args.start, args.out, settings, args.answers)
     except (FileNotFoundError, ValueError) as error:
         sys.stderr.write(f"train: {error}\n")
         return 2

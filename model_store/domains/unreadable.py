@@ -37,11 +37,11 @@ def plain(rng: Random) -> Row:
 def unreadable(rng: Random) -> Row:
     """Nothing, marks, numbers, keys hit at random, another script, or another language."""
     draw = rng.random()
-    if draw < 0.08:
+    if draw < 0.12:
         return Row("", 0.5)
-    if draw < 0.18:
+    if draw < 0.22:
         return Row("".join(rng.choices(".,-?:/()#0123456789 ", k=rng.randint(1, 8))), 0.5)
-    if draw < 0.26:
+    if draw < 0.3:
         return Row(" ".join(_word(rng, _KEYS) for _ in range(rng.randint(1, 6))), 0.5)
     if draw < 0.6:
         first, last = rng.choice(_SCRIPTS)

@@ -32,8 +32,8 @@ def convert(checkpoint: Checkpoint, out: Path, *, weights: Weights, calibration:
         graph = padded_graph(checkpoint.path, arrange(calibration[:4], layout))
     halved = weights == "int8" or _fits_f16(graph)
     if weights == "int8":
-        passes = share_out([len(tokens) for tokens in calibration], layout)
-        samples = [arrange([calibration[index] for index in indices], layout).inputs for indices in passes]
+        batches = share_out([len(tokens) for tokens in calibration], layout)
+        samples = [arrange([calibration[index] for index in indices], layout).inputs for indices in batches]
         graph = _quantised(graph, samples)
     openvino.save_model(graph, out / MODEL, compress_to_fp16=halved)
 

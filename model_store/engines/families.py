@@ -18,7 +18,7 @@ from model_store.checkpoint import Checkpoint
 from model_store.errors import ModelUnsupported
 from model_store.weights import Safetensors
 
-# Of MPNet, which are the same in every checkpoint.
+# Those of MPNet are the same in every checkpoint.
 _BUCKETS, _FARTHEST = 32, 128
 
 

@@ -36,7 +36,7 @@ def packed_graph(checkpoint: Checkpoint, weights: Safetensors) -> openvino.Model
             graph = _Graph(about, weights)
         ends = inputs()
         return openvino.Model([graph.build(*ends)], list(ends), "packed")
-    except RuntimeError as error:
+    except (RuntimeError, IndexError) as error:  # IndexError: a weight that has fewer dimensions
         raise ModelUnsupported(f"The weights of {checkpoint.path} do not fit its config.") from error
 
 

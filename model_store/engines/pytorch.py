@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 from transformers.utils.logging import disable_progress_bar
@@ -35,8 +34,8 @@ def read_model(path: Path) -> Any:
             trust_remote_code=False,
             output_loading_info=True,
         )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:  # transformers has separate errors for every part of a config
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(":")
         raise ModelUnsupported(f"transformers cannot load {path}: {reason}") from error
     if missing := sorted(report["missing_keys"]):
         raise ModelUnsupported(f"{path} lacks {len(missing)} of the model's weights, such as {missing[0]}.")

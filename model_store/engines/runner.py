@@ -8,7 +8,7 @@ from typing import Literal
 from model_store.artefact import TOKENIZER, Manifest, verify
 from model_store.classifier import Arithmetic, ModelInfo
 from model_store.drift_reference import read_reference
-from model_store.errors import EngineUnavailable
+from model_store.errors import EXTRAS, EngineUnavailable
 from model_store.hardware import cores
 from model_store.probes import read_probes
 from model_store.proof import limits
@@ -47,7 +47,7 @@ def open_verified(
         precision="int8" if manifest.weights == "int8" else arithmetic,
         layout=layout,
         parameters=manifest.parameters,
-        tolerance=limits(manifest.weights, arithmetic, probes.rounding).company,
+        tolerance=limits(manifest.weights, arithmetic, probes.rounding).batched,
         identity=manifest.identity,
         arithmetic=arithmetic,
         reference=read_reference(path),
@@ -67,4 +67,7 @@ def make_runner(path: Path, manifest: Manifest, threads: int, arithmetic: Arithm
 
         return TorchRunner(path, manifest, threads=threads, arithmetic=arithmetic)
     except ImportError as error:
-        raise EngineUnavailable(f"{path} needs {error.name}, which is not installed.") from error
+        extra = EXTRAS[manifest.engine]
+        raise EngineUnavailable(
+            f"{path} needs {error.name}, which is not installed: pip install 'millrace-server[{extra}]'."
+        ) from error

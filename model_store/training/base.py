@@ -42,10 +42,17 @@ def find_base(reference: str) -> Path:
 
 
 def load_tokenizer(base: Path) -> Any:
-    """The base's tokenizer, without the truncation and padding that a tokenizer.json may prescribe."""
+    """The base's tokenizer, without the truncation and padding that a tokenizer.json may prescribe.
+
+    Raises BadTraining.
+    """
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True, trust_remote_code=False)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # transformers raises errors of many classes for broken files
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise BadTraining(f"The tokenizer of {base} cannot be loaded: {reason}.") from error
     tokenizer.backend_tokenizer.no_padding()
     tokenizer.backend_tokenizer.no_truncation()
     return tokenizer

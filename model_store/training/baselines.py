@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from model_store.figures import choose, right_texts
-from model_store.training.batches import encode
+from model_store.training.encoding import encode
 from model_store.training.fine_tuning import features
 from model_store.training.head import Head, fit, fit_best, targets_of
 from model_store.training.table import LabelledRow
@@ -21,7 +21,7 @@ from model_store.training.table import LabelledRow
 # Rows that the comparisons use at most, so that they take seconds.
 _MOST_TRAIN, _MOST_TEST = 2000, 1000
 _WORDS = 1024
-# Of the heads of the learning curve.
+# The penalty of the heads of the learning curve.
 _PENALTY = 0.03
 _SHARES = (1 / 8, 1 / 4, 1 / 2, 1.0)
 
@@ -60,7 +60,7 @@ class Baselines:
     def learning_curve(self, network: Any, tokenizer: Any, max_tokens: int) -> list[tuple[int, float]]:
         """Rows, and accuracy of a linear head on the network's features of so many rows."""
         found = [
-            features(network, encode(tokenizer, [row.text for row in rows], max_tokens))
+            features(network, list(encode(tokenizer, [row.text for row in rows], max_tokens)))
             for rows in (self._train, self._test)
         ]
         counts = sorted({int(len(self._train) * share) for share in _SHARES})

@@ -13,13 +13,7 @@ from torch import Tensor
 from model_store.calibration import Scores
 
 # Token ids and the target of each row; what a target is, is up to the loss.
-Batch = list[tuple[list[int], Any]]
-
-
-def encode(tokenizer: Any, texts: Sequence[str], max_tokens: int) -> list[list[int]]:
-    """Token ids of each text, with special tokens, at most `max_tokens`."""
-    ids: list[list[int]] = tokenizer(list(texts), truncation=True, max_length=max_tokens)["input_ids"]
-    return ids
+Batch = list[tuple[Sequence[int], Any]]
 
 
 def pad(ids: Sequence[Sequence[int]], padding: int = 0) -> tuple[Tensor, Tensor]:

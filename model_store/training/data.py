@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from model_store.errors import BadTraining
+from model_store.training.encoding import encode
 from model_store.training.recipes import Name, choose
 from model_store.training.split import hold_out, without_texts_of
-from model_store.training.survey import Survey, survey, without_duplicates
+from model_store.training.survey import Survey, spelt, survey, without_duplicates
 from model_store.training.table import MOST_ROWS, Columns, LabelledRow, read_table
 
 TEST_SHARE, TUNE_SHARE = 0.2, 0.1
@@ -74,15 +75,16 @@ def read_data(source: Source, tokenizer: Any, max_tokens: int, recipe: Name | No
         in_both = len(rows) - len(rest)
     else:
         (rest, test), in_both = hold_out(rows, source.test_share, source.seed), 0
-    encoded = tokenizer([row.text for row in table.rows], truncation=False)["input_ids"]
-    over_long = sum(len(ids) > max_tokens for ids in encoded)
+    over_long = sum(len(ids) > max_tokens for ids in encode(tokenizer, [row.text for row in table.rows]))
     found = survey(table, rest, multi_label=multi_label, in_both=in_both, over_long=over_long)
     if not test:
         raise BadTraining(f"{table.name} has too few texts to hold some out: add some or give --test.")
     labels = sorted(found.labels)
     unknown = {label for row in test for label in row.labels} - set(labels)
     if unknown:
-        raise BadTraining(f"{source.test} has the label {min(unknown)!r}, which {table.name} does not have.")
+        raise BadTraining(
+            f"{source.test} has the label {spelt(min(unknown))}, which {table.name} does not have."
+        )
     recipe = recipe or choose(len(rest), len(labels))
     # Cross-validation does for the linear head what these rows do for the others.
     train, tune = (rest, []) if recipe == "linear" else hold_out(rest, TUNE_SHARE, source.seed)

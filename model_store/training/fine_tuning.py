@@ -15,7 +15,7 @@ from model_store.training.head import loss
 from model_store.training.loop import Loop, autocast
 from model_store.training.recipes import Options
 
-Encoded = Sequence[list[int]]
+Encoded = Sequence[Sequence[int]]
 
 
 class FineTuning(Loop):

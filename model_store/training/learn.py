@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 from model_store.calibration import Scores
 from model_store.errors import BadTraining
 from model_store.figures import Chosen
 from model_store.training.base import base_digest, load_network
-from model_store.training.batches import encode, predict
+from model_store.training.batches import Batch, predict
 from model_store.training.data import Data
+from model_store.training.encoding import encode
 from model_store.training.fine_tuning import Contrastive, FineTuning, features
 from model_store.training.head import fit_best, put, targets_of
 from model_store.training.loop import Loop
@@ -80,12 +84,25 @@ class Learner:
         logits = predict(self.network, self._ids["tune"])
         return Learned(self.network, logits, self._targets["tune"].numpy() > 0, loop.history)
 
-    def _encode(self, part: str) -> list[list[int]]:
-        rows = getattr(self._data, part)
-        return encode(self._tokenizer, [row.text for row in rows], self._options.max_tokens) if rows else []
+    def _encode(self, part: str) -> list[Sequence[int]]:
+        texts = [row.text for row in getattr(self._data, part)]
+        return list(encode(self._tokenizer, texts, self._options.max_tokens))
 
-    def _rows(self, part: str) -> list[tuple[list[int], Any]]:
+    def _rows(self, part: str) -> Batch:
         return list(zip(self._ids[part], self._targets[part], strict=True))
+
+
+@contextmanager
+def writing(directory: Path) -> Iterator[None]:
+    """Raises BadTraining if what is written to the directory of a run cannot be, as on a full disk."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise BadTraining(
+            f"{directory} cannot be written ({reason}): mend that and repeat the command, which continues "
+            "from the last checkpoint."
+        ) from error
 
 
 def run(loop: Loop, checkpoint: Path, say: Callable[[str], None], checkpoint_s: float) -> None:
@@ -100,6 +117,7 @@ def run(loop: Loop, checkpoint: Path, say: Callable[[str], None], checkpoint_s: 
     saved = time.monotonic()
     for step in loop.steps():
         if time.monotonic() - saved >= checkpoint_s and step < loop.total_steps:
-            loop.save(checkpoint)
+            with writing(checkpoint.parent):
+                loop.save(checkpoint)
             saved = time.monotonic()
     loop.use_average()

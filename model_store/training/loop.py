@@ -179,7 +179,7 @@ def autocast() -> Any:
 
 def layer_of(parameter: str, layers: int) -> int:
     """The layer of a parameter, by its name: from 0, -1 for embeddings, and `layers` for what is above."""
-    if ".embeddings." in parameter:
+    if ".embeddings." in parameter or ".relative_attention_bias." in parameter:
         return -1
     return int(parameter.split(".layer.")[1].split(".")[0]) if ".layer." in parameter else layers
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,11 +16,12 @@ from typing import Any
 import numpy as np
 
 from model_store.calibration import Scores, fit_binary_temperature, fit_temperature, sigmoid, softmax
-from model_store.checkpoint import CONFIG, THRESHOLDS
-from model_store.errors import BadTraining
+from model_store.checkpoint import THRESHOLDS
 from model_store.figures import Chosen, choose, figures, fit_thresholds, right_texts
 from model_store.training.card import card
 from model_store.training.data import Data, Order, read_data
+from model_store.training.destination import Destination
+from model_store.training.encoding import encode
 from model_store.training.recipes import Options, options
 from model_store.training.report import page
 from model_store.training.result import Mistake, Result
@@ -32,10 +32,12 @@ _MOST_MISTAKES, _MOST_TEXT = 30, 400
 
 def train(order: Order, say: Say) -> Result:
     """Train a classifier into `order.out`. Raises ModelError, in one sentence."""
-    if order.out.exists() and not order.replace:
-        raise BadTraining(f"{order.out} exists: choose another directory with -o, or add --replace.")
-    if order.replace and order.out.exists() and not (order.out / CONFIG).is_file():
-        raise BadTraining(f"{order.out} is not a checkpoint, so it is not replaced.")
+    destination = Destination(order.out, replace=order.replace)
+    with destination.held():
+        return _train(order, destination, say)
+
+
+def _train(order: Order, destination: Destination, say: Say) -> Result:
     began, used = time.monotonic(), time.process_time()
     # Waiting threads of OpenMP spin by default, which makes training many times slower on a busy machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -43,6 +45,7 @@ def train(order: Order, say: Say) -> Result:
 
     from model_store.hardware import cores
     from model_store.training.base import find_base, load_tokenizer, max_tokens
+    from model_store.training.learn import CHECKPOINT
 
     torch.set_num_threads(order.threads or cores())
     base = find_base(order.base)
@@ -53,12 +56,12 @@ def train(order: Order, say: Say) -> Result:
     chosen = options(data.recipe, len(data.train), seed=order.source.seed, max_tokens=limit)
     counts = f"{len(data.train):,} rows; {len(data.test):,} others are the test"
     say(f"recipe               {data.recipe}, on {counts}")
-    work = order.out.parent / f".{order.out.name}.part"
+    destination.clear(CHECKPOINT)
     found = _Run(order, base, tokenizer, data, chosen)
-    result = found.carry_out(work, say, lambda: (time.monotonic() - began, time.process_time() - used))
-    if order.out.exists():
-        shutil.rmtree(order.out)
-    work.rename(order.out)
+    result = found.carry_out(
+        destination.work, say, lambda: (time.monotonic() - began, time.process_time() - used)
+    )
+    destination.publish()
     return result
 
 
@@ -71,8 +74,8 @@ class _Run:
     def carry_out(self, work: Path, say: Say, clock: Callable[[], tuple[float, float]]) -> Result:
         """Train, calibrate, test, and write everything to `work`."""
         from model_store.training.baselines import Baselines
-        from model_store.training.batches import encode, predict
-        from model_store.training.learn import CHECKPOINT, Learner
+        from model_store.training.batches import predict
+        from model_store.training.learn import CHECKPOINT, Learner, writing
 
         data, limit = self._data, self._options.max_tokens
         learner = Learner(self._base, self._tokenizer, data, self._options)
@@ -81,7 +84,8 @@ class _Run:
         learned = learner.learn(work, say, checkpoint_s=self._order.checkpoint_s)
         network = learned.network.half().float()  # as it is stored
         temperature, thresholds = self._calibrate(learned.logits, learned.expected)
-        logits = predict(network, encode(self._tokenizer, [row.text for row in data.test], limit))
+        ids = list(encode(self._tokenizer, [row.text for row in data.test], limit))
+        logits = predict(network, ids)
         scores = (sigmoid if self._several else softmax)(logits, temperature)
         expected = _matrix(data)
         seconds, processor_seconds = clock()
@@ -101,7 +105,8 @@ class _Run:
             seconds=seconds,
             processor_seconds=processor_seconds,
         )
-        self._write(work, network, result, scores)
+        with writing(work):
+            self._write(work, network, result, scores)
         (work / CHECKPOINT).unlink(missing_ok=True)
         return result
 
@@ -115,8 +120,9 @@ class _Run:
         from model_store.convert import export
 
         keys = {THRESHOLDS: result.thresholds} if result.thresholds else {}
-        self._tokenizer.save_pretrained(work)
+        # First the weights, whose error is the clearest one if the disk is full.
         export(network, work, work, temperature=result.temperature, **keys)
+        self._tokenizer.save_pretrained(work)
         (work / "README.md").write_text(card(result), "utf-8")
         (work / "report.html").write_text(page(result, serve_command(self._order.out)), "utf-8")
         (work / "metrics.json").write_text(json.dumps(result.as_dict(), indent=2) + "\n", "utf-8")

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from unicodedata import category, normalize
 
 from model_store.errors import BadTraining
 from model_store.training.table import LabelledRow, Table
 
 MOST_LABELS = 1000
+# Groups of similar labels, and labels, that are listed at most.
+_MOST_SIMILAR, _MOST_LISTED = 10, 30
+_SURROUNDING = re.compile(r"""^[\s"'“”„‘’«»]+|[\s"'“”„‘’«»]+$""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +56,41 @@ class Survey:
             f"the commonest has {most / least:.1f} times the rows of the rarest",
         ]
         width = max(map(len, self.labels))
-        shown = list(self.labels.items())[:30]
+        shown = list(self.labels.items())[:_MOST_LISTED]
         lines += [f"  {label:<{width}}  {count:,} ({count / self.used:.1%})" for label, count in shown]
-        return lines + ([f"  and {len(self.labels) - 30} more"] if len(self.labels) > 30 else [])
+        if len(self.labels) > _MOST_LISTED:
+            lines.append(f"  and {len(self.labels) - _MOST_LISTED} more")
+        return lines + self._warnings()
+
+    def similar(self) -> list[list[str]]:
+        """Groups of labels that are probably the same one, written differently."""
+        groups: dict[str, list[str]] = {}
+        for label in self.labels:
+            groups.setdefault(_plain(label), []).append(label)
+        return [group for group in groups.values() if len(group) > 1]
+
+    def _warnings(self) -> list[str]:
+        groups, lines = self.similar(), []
+        for group in groups[:_MOST_SIMILAR]:
+            counted = " and ".join(f"{spelt(label)} ({self.labels[label]:,} rows)" for label in group)
+            lines.append(
+                f"warning              {counted} are different labels: if they mean the same, write them "
+                "alike and train again"
+            )
+        more = len(groups) - _MOST_SIMILAR
+        return lines + ([f"warning              {more} more groups of similar labels"] if more > 0 else [])
+
+
+def spelt(label: str) -> str:
+    """A label in quotes, with escapes for what cannot be seen: invisible and decomposed characters."""
+    return repr(label) if normalize("NFC", label) == label else ascii(label)
+
+
+def _plain(label: str) -> str:
+    """A label without differences in case, Unicode form, quotes, white space and invisible characters."""
+    folded = normalize("NFKC", normalize("NFKC", label).casefold())
+    visible = "".join(letter for letter in folded if category(letter) not in ("Cf", "Cc") or letter.isspace())
+    return " ".join(_SURROUNDING.sub("", visible).split()) or label
 
 
 def normal(text: str) -> str:
@@ -105,6 +142,11 @@ def _refuse(found: Survey, train: Sequence[LabelledRow]) -> None:
     left = Counter(label for row in train for label in row.labels)
     if rare := [label for label in labels if found.labels[label] < 2]:
         more = f" (and {len(rare) - 1} more)" if len(rare) > 1 else ""
-        raise BadTraining(f"The label {rare[0]!r}{more} has fewer than two texts: add some or leave it out.")
+        group = next((group for group in found.similar() if rare[0] in group), [])
+        other = next((label for label in group if label != rare[0]), None)
+        instead = f", or write it as {spelt(other)} if it means the same" if other else ""
+        raise BadTraining(
+            f"The label {spelt(rare[0])}{more} has fewer than two texts: add some or leave it out{instead}."
+        )
     if lost := next((label for label in labels if not left[label]), None):
         raise BadTraining(f"All texts of the label {lost!r} are in the test part, so it cannot be learned.")

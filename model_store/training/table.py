@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +25,10 @@ MOST_ROWS = 200_000
 # Characters of a line, and of a text that are kept: no model reads more than a few thousand.
 MOST_LINE, MOST_TEXT = 1_000_000, 20_000
 MOST_LABEL = 200
+
+csv.field_size_limit(MOST_LINE)
+# JSON can write halves of characters, which are not text: no tokenizer and no file takes them.
+_HALF, _HALF_EXAMPLE = re.compile("[\ud800-\udfff]"), r"\ud83d alone"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +61,7 @@ class Table:
 
 def read_table(*paths: Path, columns: Columns, most: int = MOST_ROWS, seed: int = 1) -> Table:
     """Read the rows of one file or several. Raises BadTable, which names the line that is wrong."""
-    table, rng, usable = Table(", ".join(path.name for path in paths)), Random(seed), 0
+    table, rng, usable = Table(", ".join(map(_name, paths))), Random(seed), 0
     cells = ((path, *found) for path in paths for found in _cells(path, columns))
     for path, number, text, label in cells:
         table.total += 1
@@ -79,6 +85,11 @@ def read_table(*paths: Path, columns: Columns, most: int = MOST_ROWS, seed: int 
     return table
 
 
+def _name(path: Path) -> str:
+    """The name of a file, as a report in UTF-8 can have it."""
+    return os.fsencode(path.name).decode("utf-8", "backslashreplace")
+
+
 def _labels(cell: str | list[str], separator: str) -> tuple[str, ...]:
     parts = cell if isinstance(cell, list) else cell.split(separator) if separator else [cell]
     return tuple(dict.fromkeys(part.strip() for part in parts if part.strip()))
@@ -87,6 +98,10 @@ def _labels(cell: str | list[str], separator: str) -> tuple[str, ...]:
 def _cells(path: Path, columns: Columns) -> Iterator[tuple[int, str, str | list[str]]]:
     """The line, the text and the label of every row."""
     form = FORMATS.get(path.suffix.lower())
+    if os.path.exists(path) and not os.path.isfile(path):  # these of Path may raise OSError
+        # A file is read more than once, and what a pipe has given is gone.
+        kind = "directory" if os.path.isdir(path) else "pipe"
+        raise BadTable(f"{path} is a {kind}: name a file that ends in one of {', '.join(FORMATS)}.")
     if form is None:
         raise BadTable(f"{path}: the name must end in one of {', '.join(FORMATS)}.")
     try:
@@ -174,7 +189,10 @@ def _ndjson(path: Path, file: TextIO, columns: Columns) -> Iterator[tuple[int, s
             raise BadTable(f"{path}, line {number}: not valid JSON.") from None
         if not isinstance(row, dict) or not isinstance(row.get(columns.text), str):
             raise BadTable(f"{path}, line {number}: not an object with a string {columns.text!r}.")
-        yield number, row[columns.text], _json_label(path, number, row.get(columns.label), columns)
+        label = _json_label(path, number, row.get(columns.label), columns)
+        if _HALF.search(row[columns.text]) or _HALF.search("".join(label)):
+            raise BadTable(f"{path}, line {number}: half a surrogate pair, as {_HALF_EXAMPLE}, is not text.")
+        yield number, row[columns.text], label
 
 
 def _json_label(path: Path, number: int, value: Any, columns: Columns) -> str | list[str]:

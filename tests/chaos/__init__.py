@@ -1,1 +1,1 @@
-"""Chaos: a whole mill of real processes, traffic with known answers, and a seeded schedule of accidents."""
+"""Chaos: a whole service of real processes, traffic with known answers, and a schedule of accidents."""

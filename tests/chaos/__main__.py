@@ -12,11 +12,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tests.chaos.storm import MOST_S, storm
+from tests.chaos.run import MOST_S, run_chaos
 
 
 def main() -> int:
-    """Runs one storm for each seed."""
+    """Runs chaos once for each seed."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("--minutes", type=float, default=3.0)
     parser.add_argument("--seed", type=int, nargs="+", default=[1])
@@ -33,14 +33,14 @@ def _run(given: argparse.Namespace, seed: int) -> bool:
     console = Console()
     began = time.monotonic()
 
-    def told(line: str) -> None:
+    def report(line: str) -> None:
         if not given.quiet or "\n" in line:
             console.print(
                 f"[dim]{time.monotonic() - began:6.1f} s[/] {line}", highlight=False, markup="\n" not in line
             )
 
     ledger, found = asyncio.run(
-        storm(given.minutes * 60, seed, model=given.model, shards=given.shards, told=told)
+        run_chaos(given.minutes * 60, seed, model=given.model, shards=given.shards, report=report)
     )
     found += ledger.history.faults(MOST_S)
     table = Table(

@@ -1,4 +1,4 @@
-"""What happens to the plant: a seeded schedule of accidents, each undone by itself."""
+"""What happens to the deployment: a seeded schedule of accidents, each undone by itself."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from collections.abc import Awaitable, Callable
 
 import redis
 
+from tests.chaos.deployment import Deployment, Seat
 from tests.chaos.ledger import Ledger
-from tests.chaos.plant import Plant, Seat
 from tests.servers import RedisServer
 
-Accident = Callable[[Plant, random.Random], Awaitable[None]]
+Accident = Callable[[Deployment, random.Random], Awaitable[None]]
 
 
 def _send(seat: Seat, how: signal.Signals) -> None:
@@ -23,37 +23,37 @@ def _send(seat: Seat, how: signal.Signals) -> None:
         seat.process.kill(how)
 
 
-async def kill_worker(plant: Plant, rng: random.Random) -> None:
-    _send(rng.choice(plant.workers), signal.SIGKILL)
+async def kill_worker(deployment: Deployment, rng: random.Random) -> None:
+    _send(rng.choice(deployment.workers), signal.SIGKILL)
 
 
-async def kill_all_workers(plant: Plant, rng: random.Random) -> None:
-    for seat in plant.workers:
+async def kill_all_workers(deployment: Deployment, rng: random.Random) -> None:
+    for seat in deployment.workers:
         _send(seat, signal.SIGKILL)
 
 
-async def stop_worker(plant: Plant, rng: random.Random) -> None:
-    _send(rng.choice(plant.workers), signal.SIGTERM)
+async def stop_worker(deployment: Deployment, rng: random.Random) -> None:
+    _send(rng.choice(deployment.workers), signal.SIGTERM)
 
 
-async def kill_api(plant: Plant, rng: random.Random) -> None:
-    _send(rng.choice(plant.apis), signal.SIGKILL)
+async def kill_api(deployment: Deployment, rng: random.Random) -> None:
+    _send(rng.choice(deployment.apis), signal.SIGKILL)
 
 
-async def stop_api(plant: Plant, rng: random.Random) -> None:
-    _send(rng.choice(plant.apis), signal.SIGTERM)
+async def stop_api(deployment: Deployment, rng: random.Random) -> None:
+    _send(rng.choice(deployment.apis), signal.SIGTERM)
 
 
-async def kill_jobs(plant: Plant, rng: random.Random) -> None:
-    _send(plant.jobs, rng.choice([signal.SIGKILL, signal.SIGTERM]))
+async def kill_jobs(deployment: Deployment, rng: random.Random) -> None:
+    _send(deployment.jobs, rng.choice([signal.SIGKILL, signal.SIGTERM]))
 
 
-async def freeze_worker(plant: Plant, rng: random.Random) -> None:
-    await _freeze(rng.choice(plant.workers), rng.uniform(0.5, 4))
+async def freeze_worker(deployment: Deployment, rng: random.Random) -> None:
+    await _freeze(rng.choice(deployment.workers), rng.uniform(0.5, 4))
 
 
-async def freeze_api(plant: Plant, rng: random.Random) -> None:
-    await _freeze(rng.choice(plant.apis), rng.uniform(0.5, 3))
+async def freeze_api(deployment: Deployment, rng: random.Random) -> None:
+    await _freeze(rng.choice(deployment.apis), rng.uniform(0.5, 3))
 
 
 async def _freeze(seat: Seat, seconds: float) -> None:
@@ -64,49 +64,49 @@ async def _freeze(seat: Seat, seconds: float) -> None:
         process.kill(signal.SIGCONT)
 
 
-async def freeze_redis(plant: Plant, rng: random.Random) -> None:
-    server = plant.any_redis(rng)
+async def freeze_redis(deployment: Deployment, rng: random.Random) -> None:
+    server = deployment.any_redis(rng)
     server.pause()
     await asyncio.sleep(rng.uniform(0.3, 3))
     server.resume()
 
 
-async def restart_redis(plant: Plant, rng: random.Random) -> None:
-    server = plant.any_redis(rng)
+async def restart_redis(deployment: Deployment, rng: random.Random) -> None:
+    server = deployment.any_redis(rng)
     server.kill()
     await asyncio.sleep(rng.uniform(0, 1.5))
     await asyncio.to_thread(server.start)
 
 
-async def empty_redis(plant: Plant, rng: random.Random) -> None:
-    server = plant.any_redis(rng)
+async def empty_redis(deployment: Deployment, rng: random.Random) -> None:
+    server = deployment.any_redis(rng)
     server.kill()
     server.forget()
     await asyncio.sleep(rng.uniform(0, 1))
     await asyncio.to_thread(server.start)
-    if server is plant.jobs_redis:
-        plant.emptied_at.append(time.monotonic())
+    if server is deployment.jobs_redis:
+        deployment.emptied_at.append(time.monotonic())
 
 
-async def pause_clients(plant: Plant, rng: random.Random) -> None:
+async def pause_clients(deployment: Deployment, rng: random.Random) -> None:
     await _command(
-        plant.any_redis(rng), "CLIENT", "PAUSE", rng.randrange(200, 2500), rng.choice(["ALL", "WRITE"])
+        deployment.any_redis(rng), "CLIENT", "PAUSE", rng.randrange(200, 2500), rng.choice(["ALL", "WRITE"])
     )
 
 
-async def flush_scripts(plant: Plant, rng: random.Random) -> None:
-    server = plant.any_redis(rng)
+async def flush_scripts(deployment: Deployment, rng: random.Random) -> None:
+    server = deployment.any_redis(rng)
     for _ in range(rng.randrange(1, 20)):
         await _command(server, "SCRIPT", "FLUSH")
 
 
-async def fill_memory(plant: Plant, rng: random.Random) -> None:
-    await _fill(plant.any_redis(rng), rng.uniform(0.3, 2))
+async def fill_memory(deployment: Deployment, rng: random.Random) -> None:
+    await _fill(deployment.any_redis(rng), rng.uniform(0.3, 2))
 
 
-async def fill_memory_long(plant: Plant, rng: random.Random) -> None:
-    """For longer than a worker lives without a beat: who is refused must not seem dead."""
-    await _fill(plant.any_redis(rng), rng.uniform(6, 9))
+async def fill_memory_long(deployment: Deployment, rng: random.Random) -> None:
+    """For longer than a worker lives without a heartbeat: a worker that is refused must not seem dead."""
+    await _fill(deployment.any_redis(rng), rng.uniform(6, 9))
 
 
 async def _fill(server: RedisServer, seconds: float) -> None:
@@ -115,32 +115,32 @@ async def _fill(server: RedisServer, seconds: float) -> None:
     await _command(server, "CONFIG", "SET", "maxmemory", "0")
 
 
-async def slow_network(plant: Plant, rng: random.Random) -> None:
-    proxy = rng.choice(plant.proxies)
+async def slow_network(deployment: Deployment, rng: random.Random) -> None:
+    proxy = rng.choice(deployment.proxies)
     proxy.slow(rng.uniform(0.005, 0.1))
     await asyncio.sleep(rng.uniform(1, 4))
     proxy.slow(0)
 
 
-async def half_open(plant: Plant, rng: random.Random) -> None:
-    rng.choice(plant.proxies).strand()
+async def half_open(deployment: Deployment, rng: random.Random) -> None:
+    rng.choice(deployment.proxies).strand()
 
 
-async def lose_answers(plant: Plant, rng: random.Random) -> None:
-    proxy = rng.choice(plant.proxies)
+async def lose_answers(deployment: Deployment, rng: random.Random) -> None:
+    proxy = rng.choice(deployment.proxies)
     proxy.lose("answers")
     await asyncio.sleep(rng.uniform(0.2, 2))
     proxy.heal()
     proxy.cut()
 
 
-async def cut_connections(plant: Plant, rng: random.Random) -> None:
-    rng.choice(plant.proxies).cut()
+async def cut_connections(deployment: Deployment, rng: random.Random) -> None:
+    rng.choice(deployment.proxies).cut()
 
 
-async def move_shard(plant: Plant, rng: random.Random) -> None:
+async def move_shard(deployment: Deployment, rng: random.Random) -> None:
     """The slot of a shard moves to another master. Until all keys have arrived, the shard stands still."""
-    cluster = plant.cluster
+    cluster = deployment.cluster
     assert cluster is not None
     shard = rng.randrange(len(cluster.shards))
     target = rng.choice([number for number in range(len(cluster.shards)) if number != cluster.masters[shard]])
@@ -186,10 +186,10 @@ CLUSTER_ACCIDENTS: list[Accident] = [restart_redis, restart_redis, move_shard, m
 
 
 async def happen(
-    plant: Plant, rng: random.Random, until: float, ledger: Ledger, told: Callable[[str], None]
+    deployment: Deployment, rng: random.Random, until: float, ledger: Ledger, report: Callable[[str], None]
 ) -> None:
     """Accidents until `until` (monotonic), 0.5 to 3 s from the end of one to the next; every kind in turn."""
-    kinds = ACCIDENTS + (CLUSTER_ACCIDENTS if plant.cluster is not None else [])
+    kinds = ACCIDENTS + (CLUSTER_ACCIDENTS if deployment.cluster is not None else [])
     bag: list[Accident] = []
     while time.monotonic() < until:
         await asyncio.sleep(rng.uniform(0.5, 3))
@@ -199,5 +199,5 @@ async def happen(
         name = accident.__name__.replace("_", " ")
         ledger.events[name] += 1
         ledger.history.accidents.append(time.time())
-        told(name)
-        await accident(plant, rng)
+        report(name)
+        await accident(deployment, rng)

@@ -11,14 +11,14 @@ from typing import Any
 from batcher.messages import fragment
 from model_store import load
 
-# Of a score as HTTP carries it, with six digits.
+# The precision of a score in HTTP, which has six digits.
 ROUNDING = 1e-6
 
 
 class Answers:
     """Knows the answer to every text. `model` is a reference; a model that is not built yet is built here.
 
-    One thread with one core of its own asks it, and each text alone.
+    One thread with a separate core asks it, and each text alone.
     """
 
     def __init__(self, model: str) -> None:

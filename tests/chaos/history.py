@@ -1,7 +1,7 @@
 """What was asked, returned and computed, with times, and whether a legal order of it exists.
 
 Ids are independent, so each is checked alone. One run answers any number of callers, and no caller takes
-anything from another. So an order exists if and only if each return finds a run of its own id that fits
+anything from another. So an order exists if and only if each return finds a run of the same id that fits
 between its bounds, and the checks below are exact.
 """
 
@@ -37,7 +37,7 @@ class Call:
 
 @dataclass
 class History:
-    """`stored`: when Redis stored a result of an id, and which. `unseen`: spans in which nobody looked."""
+    """`stored`: when Redis stored a result of an id, and which. `unseen`: spans that were not observed."""
 
     calls: dict[str, list[Call]] = field(default_factory=dict)
     stored: dict[str, list[tuple[float, Outcome]]] = field(default_factory=dict)
@@ -116,7 +116,7 @@ class Observer:
         for seen in monitor.listen():
             if self._stopped.is_set() and seen["command"] == "ECHO the end":
                 return
-            # What a replica is told by its master comes from a connection, and was seen there.
+            # What a replica gets from its master comes from a connection, and was seen there.
             found = STORED.match(seen["command"]) if seen["client_type"] == "lua" else None
             if found:
                 self._history.add_result(found[1], seen["time"], outcome_of(found[2]))

@@ -1,4 +1,4 @@
-"""What must hold after the storm."""
+"""What must hold after the run."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from tests.chaos.history import History
 
-# What a client may be told without a guarantee being broken: shed, not able, too late.
+# Answers that break no guarantee: shed, not able, too late.
 HONEST = {429, 503, 504}
 
 
@@ -43,7 +43,7 @@ class Ledger:
         return [*self.wrong, *self.lost, *self.wrong_jobs, *self.lost_jobs]
 
     def report(self) -> list[tuple[str, str]]:
-        """Lines for people."""
+        """A report to read."""
         computed = sum(self.computed.values())
         return [
             ("asked", f"{self.asked} requests"),

@@ -10,8 +10,8 @@ import time
 import httpx
 
 from tests.chaos.answers import Answers
+from tests.chaos.deployment import Deployment
 from tests.chaos.ledger import HONEST, Ledger
-from tests.chaos.plant import Plant
 
 # Budget 10 s, an API frozen for 3 s, and a busy machine.
 PATIENCE_S = 30.0
@@ -19,7 +19,7 @@ TRIES = 60
 HOT = [f"asked again and again {number}" for number in range(40)]
 WORDS = (
     "the",
-    "mill",
+    "service",
     "race",
     "turns",
     "a",
@@ -44,9 +44,9 @@ class Clients:
     Some send texts that make the stub raise, or end its process; to a real model these are like others.
     """
 
-    def __init__(self, plant: Plant, ledger: Ledger, rng: random.Random, answers: Answers) -> None:
+    def __init__(self, deployment: Deployment, ledger: Ledger, rng: random.Random, answers: Answers) -> None:
         self.stop = asyncio.Event()
-        self._plant, self._ledger, self._rng, self._answers = plant, ledger, rng, answers
+        self._plant, self._ledger, self._rng, self._answers = deployment, ledger, rng, answers
         self._number = 0
 
     async def run(self, clients: int) -> None:
@@ -137,9 +137,9 @@ class Clients:
 class Jobs:
     """Hands in one job after the other, and checks every result at the end."""
 
-    def __init__(self, plant: Plant, ledger: Ledger, rng: random.Random, answers: Answers) -> None:
+    def __init__(self, deployment: Deployment, ledger: Ledger, rng: random.Random, answers: Answers) -> None:
         self.stop = asyncio.Event()
-        self._plant, self._ledger, self._rng, self._answers = plant, ledger, rng, answers
+        self._plant, self._ledger, self._rng, self._answers = deployment, ledger, rng, answers
         self._accepted: list[tuple[str, list[str], float]] = []
 
     async def run(self) -> None:
@@ -161,7 +161,7 @@ class Jobs:
                 self._ledger.wrong_jobs.append(f"POST /jobs got {answer.status_code} {answer.text[:200]}")
             await asyncio.sleep(self._rng.uniform(1, 5))
 
-    async def settle(self, timeout_s: float) -> None:
+    async def finish(self, timeout_s: float) -> None:
         """Waits until every accepted job has ended, and compares each of its results."""
         for path, texts, began in self._accepted:
             state = await self._outcome(path, texts, began, time.monotonic() + timeout_s)

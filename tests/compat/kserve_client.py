@@ -1,4 +1,4 @@
-"""Runs KServe's own client in an environment of its own, whose packages conflict with ours.
+"""Runs KServe's own client in a separate environment, whose packages conflict with ours.
 
 Reads `{"url": ..., "calls": [...]}` from stdin and writes a JSON list with what each call returned or raised.
 """

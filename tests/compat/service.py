@@ -1,4 +1,4 @@
-"""A whole service in one process, on a pretended Redis: the API on a loopback port, and a worker (stub)."""
+"""A whole service in one process, on a fake Redis: the API on a loopback port, and a worker (stub)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from batcher.worker import exchange
 from batcher.worker.loop import Worker
 from batcher.worker.queue import WorkerQueue
 from model_store.stub import StubClassifier
-from tests.mill import wait_until
+from tests.service import wait_until
 
 SHED = QueueFull("too much is waiting", retry_after_s=3.0)
 NO_WORKER = NoWorker("no worker is running", retry_after_s=2.0)

@@ -57,7 +57,7 @@ def test_sagemaker_waits_for_the_probe_and_invokes(sagemaker: Platform) -> None:
         ({}, 'exactly one of the fields "inputs" and "text" is needed'),
         ({"inputs": "a", "text": ["a"]}, 'exactly one of the fields "inputs" and "text" is needed'),
         ({"text": ["a", 7]}, "text 1: must be a string"),
-        ({"inputs": {"text": "a", "text_pair": "b"}}, "must be a string or a list of strings"),
+        ({"inputs": {"text": "a", "text_pair": "b"}}, "inputs: must be a string or a list of strings"),
     ],
 )
 def test_sagemaker_gets_a_sentence_for_what_is_wrong(sagemaker: Platform, body: object, said: str) -> None:
@@ -88,7 +88,7 @@ def test_vertex_answers_instances_in_their_order(service: Service) -> None:
         ({"txt": "a"}, "text 0: an object must have one of the keys text, inputs, content"),
         ({"text": "a", "inputs": "b"}, "text 0: an object must have one of the keys text, inputs, content"),
         ({"inputs": "a", "parameters": {}}, "parameters belong beside instances, not into one of them"),
-        ({"inputs": ["a", "b"]}, "text 0: must be a string"),
+        ({"inputs": ["a", "b"]}, "text 0: must be a string, not a list"),
     ],
 )
 def test_vertex_gets_a_sentence_for_what_is_wrong(service: Service, instance: object, said: str) -> None:

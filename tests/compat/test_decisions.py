@@ -11,8 +11,8 @@ import pytest
 from api.compat.decisions import Labels, confidence, mean
 from api.settings import ApiSettings
 from tests.compat.service import Service
-from tests.unit.api.pretended import running
-from tests.unit.pretended import FakeCache, FakeHub, prediction
+from tests.unit.api.service import running
+from tests.unit.fakes import FakeCache, FakeHub, prediction
 
 TEXT = "a text to decide on"
 BOTH = [{"value": "Positive"}, {"value": "negative"}]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.mill import Mill
+from tests.service import Service
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -55,9 +55,9 @@ class Viewer:
         page.on("pageerror", lambda error: self.said.append(str(error)))
         page.on("request", lambda request: self.asked.append(request.url))
 
-    def open(self, mill: Mill) -> Page:
+    def open(self, service: Service) -> Page:
         """Opens the page and waits until it shows that the service is ready."""
-        self.page.goto(mill.base_url)
+        self.page.goto(service.base_url)
         self.page.wait_for_selector('#state[data-state="ready"]')
         return self.page
 

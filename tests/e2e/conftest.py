@@ -1,4 +1,4 @@
-"""`millrace up` as a fixture: the command people type, on a free port, with a data directory of its own."""
+"""`millrace up` as a fixture: the command people type, on a free port, with a separate data directory."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import psutil
 import pytest
 
 from millrace.settings_loader import free_port
-from tests.mill import Process, millrace, wait_until
 from tests.servers import server_binary
+from tests.service import Process, millrace, wait_until
 
 READY_S = 90.0
 
@@ -59,7 +59,7 @@ class Up(Process):
 def up(tmp_path: Path) -> Iterator[Callable[..., Up]]:
     """Starts `millrace up` with the stub: `up("--workers", "2", lease_ms=500)`.
 
-    `data_dir` is the test's own unless given; a Redis of its own is not started beside `--redis-url`.
+    `data_dir` is the test's own unless given; a separate Redis is not started beside `--redis-url`.
     `path` replaces PATH. Whatever stays is ended.
     """
     if server_binary() is None and not os.environ.get("CI"):

@@ -10,28 +10,28 @@ import pytest
 
 from batcher.core.revisions import Candidate
 from model_store.stub import StubClassifier
-from tests.many import stamp
-from tests.mill import Mill, millrace, wait_until
+from tests.many import model_header
+from tests.service import Service, millrace, wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.redis]
 TEXTS = [f"text {number}" for number in range(60)]
 
 
-def command(mill: Mill, *words: str) -> list[str]:
+def command(service: Service, *words: str) -> list[str]:
     """The lines that a command prints."""
     done = subprocess.run(
-        millrace(*words, "--url", mill.base_url), capture_output=True, text=True, timeout=60
+        millrace(*words, "--url", service.base_url), capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 
 
-def stamps(mill: Mill, texts: Sequence[str]) -> list[str]:
+def model_headers(service: Service, texts: Sequence[str]) -> list[str]:
     """Which revision answers each text, once all of them are answered."""
     found: list[str] = []
 
     def answered() -> bool:
-        answers = [mill.predict(text) for text in texts]
+        answers = [service.predict(text) for text in texts]
         found[:] = [answer.headers.get("x-model", "") for answer in answers]
         return all(answer.status_code == 200 for answer in answers)
 
@@ -40,11 +40,11 @@ def stamps(mill: Mill, texts: Sequence[str]) -> list[str]:
 
 
 def test_a_shadow_is_compared_to_the_last_text_and_a_share_outlives_its_processes(
-    mill: Callable[..., Mill],
+    start_service: Callable[..., Service],
 ) -> None:
-    made = mill()
+    made = start_service()
     command(made, "publish", "stub@v2", "--shadow", "0.5")
-    assert stamps(made, TEXTS) == [stamp("stub", "")] * len(TEXTS)
+    assert model_headers(made, TEXTS) == [model_header("stub", "")] * len(TEXTS)
     candidate = Candidate(1, 0.5)
     shadowed = [text for text in TEXTS if candidate.takes(text, "")]
 
@@ -62,14 +62,16 @@ def test_a_shadow_is_compared_to_the_last_text_and_a_share_outlives_its_processe
         f"POSITIVE{0:>10}{positive:>10}",
     ]
     command(made, "publish", "--share", "0.5")
-    wanted = [stamp("stub", "v2" if candidate.takes(text, "") else "") for text in TEXTS]
+    wanted = [model_header("stub", "v2" if candidate.takes(text, "") else "") for text in TEXTS]
     assert len(set(wanted)) == 2
-    assert stamps(made, TEXTS) == wanted
+    assert model_headers(made, TEXTS) == wanted
     for process in (made.api, made.workers.pop()):
         process.kill(signal.SIGKILL)
     made.start_api()
     made.start_worker()
     made.wait_ready()
-    assert stamps(made, TEXTS) == wanted
+    assert model_headers(made, TEXTS) == wanted
     more = [f"more {text}" for text in TEXTS]  # which no cache knows
-    assert stamps(made, more) == [stamp("stub", "v2" if candidate.takes(text, "") else "") for text in more]
+    assert model_headers(made, more) == [
+        model_header("stub", "v2" if candidate.takes(text, "") else "") for text in more
+    ]

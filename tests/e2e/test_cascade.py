@@ -7,15 +7,15 @@ from collections.abc import Callable
 import pytest
 
 from tests.answers import right_json
-from tests.mill import Mill, wait_until
+from tests.service import Service, wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.redis]
 
 TEXTS = [f"text {number}" for number in range(40)]
 
 
-def test_both_models_answer_requests_and_jobs(mill: Callable[..., Mill]) -> None:
-    running = mill(model="stub,large=stub@large", cascades="quick=stub:large:0.8")
+def test_both_models_answer_requests_and_jobs(start_service: Callable[..., Service]) -> None:
+    running = start_service(model="stub,large=stub@large", cascades="quick=stub:large:0.8")
     running.start_jobs()
 
     def ready() -> bool:

@@ -13,7 +13,7 @@ import pytest
 from millrace_client import Client, Options, Progress, Unavailable
 
 from batcher.webhook_signing import signed_headers
-from tests.mill import Mill, wait_until
+from tests.service import Service, wait_until
 
 pytestmark = [pytest.mark.redis, pytest.mark.e2e]
 
@@ -45,8 +45,12 @@ def receiver() -> Iterator[Any]:
     made.server_close()
 
 
-def test_requests_and_a_job_give_the_same_results(mill: Callable[..., Mill], receiver: Any) -> None:
-    running = mill(webhook_secrets=f"whsec_{base64.b64encode(KEY).decode()}", webhook_networks="127.0.0.0/8")
+def test_requests_and_a_job_give_the_same_results(
+    start_service: Callable[..., Service], receiver: Any
+) -> None:
+    running = start_service(
+        webhook_secrets=f"whsec_{base64.b64encode(KEY).decode()}", webhook_networks="127.0.0.0/8"
+    )
     jobs = running.start_jobs()
     with Client(running.base_url) as client:
         found = list(client.classify(WORDS))

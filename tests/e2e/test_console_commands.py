@@ -9,23 +9,25 @@ from pathlib import Path
 
 import pytest
 
-from tests.mill import Mill, millrace
+from tests.service import Service, millrace
 
 pytestmark = [pytest.mark.e2e, pytest.mark.redis]
 TEXTS = [f"text {number}" for number in range(30)]
 
 
-def command(mill: Mill, *words: str) -> str:
+def command(service: Service, *words: str) -> str:
     """What a command prints."""
     done = subprocess.run(
-        millrace(*words, "--url", mill.base_url), capture_output=True, text=True, timeout=60
+        millrace(*words, "--url", service.base_url), capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-def test_a_request_is_seen_followed_and_forgotten(mill: Callable[..., Mill], tmp_path: Path) -> None:
-    made = mill()
+def test_a_request_is_seen_followed_and_forgotten(
+    start_service: Callable[..., Service], tmp_path: Path
+) -> None:
+    made = start_service()
     answer = made.predict(*TEXTS)
     assert (answer.status_code, answer.headers["x-cache"]) == (200, "MISS")
     (worker,) = made.live_workers()
@@ -49,8 +51,10 @@ def test_a_request_is_seen_followed_and_forgotten(mill: Callable[..., Mill], tmp
     assert made.predict(TEXTS[0]).headers["x-cache"] == "MISS"
 
 
-def test_the_least_certain_texts_of_a_file_are_chosen(mill: Callable[..., Mill], tmp_path: Path) -> None:
-    made = mill()
+def test_the_least_certain_texts_of_a_file_are_chosen(
+    start_service: Callable[..., Service], tmp_path: Path
+) -> None:
+    made = start_service()
     made.start_jobs()
     source, out = tmp_path / "texts.txt", tmp_path / "to-label.csv"
     source.write_text("".join(f"{text}\n" for text in TEXTS))

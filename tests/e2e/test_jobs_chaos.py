@@ -15,7 +15,7 @@ import pytest
 
 from benchmarks.texts import texts
 from tests.e2e.test_jobs_faults import ENDED, expected, hand_in
-from tests.mill import Mill, Process, wait_until
+from tests.service import Process, Service, wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.redis]
 
@@ -23,67 +23,69 @@ COUNT = 10_000
 MIB = 1024 * 1024
 
 
-def ask(mill: Mill, path: str, **options: Any) -> httpx.Response | None:
-    """The answer, or None while there is nobody to answer."""
+def ask(service: Service, path: str, **options: Any) -> httpx.Response | None:
+    """The answer, or None while no API process runs."""
     try:
-        answer = mill.http.get(path, **options)
+        answer = service.http.get(path, **options)
     except httpx.TransportError:
         return None
     return answer if answer.status_code == 200 else None
 
 
-def look(mill: Mill, path: str) -> dict[str, Any]:
-    answer: httpx.Response = wait_until(lambda: ask(mill, path), "an answer", 60)
+def look(service: Service, path: str) -> dict[str, Any]:
+    answer: httpx.Response = wait_until(lambda: ask(service, path), "an answer", 60)
     job: dict[str, Any] = answer.json()
     return job
 
 
 @pytest.mark.chaos
 @pytest.mark.parametrize("seed", [1, 2])
-def test_whatever_is_killed_the_job_finishes_in_order(mill: Callable[..., Mill], seed: int) -> None:
-    house, rng, asked = mill(), random.Random(seed), texts(COUNT, seed)
-    jobs: list[Process] = [house.start_jobs()]
+def test_whatever_is_killed_the_job_finishes_in_order(
+    start_service: Callable[..., Service], seed: int
+) -> None:
+    service, rng, asked = start_service(), random.Random(seed), texts(COUNT, seed)
+    jobs: list[Process] = [service.start_jobs()]
 
     def kill_api() -> None:
-        house.api.kill()
-        house.start_api()
+        service.api.kill()
+        service.start_api()
 
     def kill_worker() -> None:
-        house.workers[-1].kill()
-        house.start_worker()
+        service.workers[-1].kill()
+        service.start_worker()
 
     def kill_jobs() -> None:
         jobs[-1].kill()
-        jobs.append(house.start_jobs())
+        jobs.append(service.start_jobs())
 
     def kill_run() -> None:
         for child in psutil.Process(jobs[-1].pid).children():
             child.kill()
 
     def kill_redis() -> None:
-        house.redis.kill()
+        service.redis.kill()
         time.sleep(rng.random())
-        house.redis.start()
+        service.redis.start()
 
     def moved(done: int) -> bool:
-        job = look(house, path)
+        job = look(service, path)
         return job["done"] > done or job["status"] in ENDED
 
-    path = hand_in(house, asked)
+    path = hand_in(service, asked)
     kills = [kill_api, kill_worker, kill_jobs, kill_run, kill_redis]
     rng.shuffle(kills)
     done = 0
     for kill in kills:
         wait_until(partial(moved, done), "progress", 90)
         kill()
-        done = look(house, path)["done"]
-    wait_until(lambda: look(house, path)["status"] in ENDED, "the end", 90)
-    job = look(house, path)
+        done = look(service, path)["done"]
+    wait_until(lambda: look(service, path)["status"] in ENDED, "the end", 90)
+    job = look(service, path)
     assert (job["status"], job["done"], job["failed"]) == ("finished", COUNT, 0)
     options = {"params": {"limit": COUNT}, "headers": {"accept": "application/x-ndjson"}}
-    answer = wait_until(lambda: ask(house, f"{path}/predictions", **options), "the results")
+    answer = wait_until(lambda: ask(service, f"{path}/predictions", **options), "the results")
     assert [json.loads(line) for line in answer.text.splitlines()] == expected(asked)
-    with house.redis.client() as client:
+    with service.redis.client() as client:
         left = [f"{{millrace:2:default}}:{name}" for name in ("q", "bulk", "solo", "inflight")]
         wait_until(lambda: not any(client.exists(key) for key in left), "empty lanes")
         wait_until(
@@ -96,17 +98,17 @@ def test_whatever_is_killed_the_job_finishes_in_order(mill: Callable[..., Mill],
     }
 
 
-def test_the_api_holds_no_more_than_a_chunk_of_a_job(mill: Callable[..., Mill]) -> None:
-    house, asked = mill(), texts(COUNT)
-    house.start_jobs()
-    api = psutil.Process(house.api.pid)
+def test_the_api_holds_no_more_than_a_chunk_of_a_job(start_service: Callable[..., Service]) -> None:
+    service, asked = start_service(), texts(COUNT)
+    service.start_jobs()
+    api = psutil.Process(service.api.pid)
     look_at = {"params": {"limit": COUNT}, "headers": {"accept": "application/x-ndjson"}}
-    house.http.get(hand_in(house, asked[:300]) + "/predictions", **look_at)
+    service.http.get(hand_in(service, asked[:300]) + "/predictions", **look_at)
     before = api.memory_info().rss
-    path = hand_in(house, asked * 5)
+    path = hand_in(service, asked * 5)
     after_upload = api.memory_info().rss
-    wait_until(lambda: look(house, path)["status"] == "finished", "the end", 90)
-    with house.http.stream("GET", f"{path}/predictions", params={"limit": 5 * COUNT}) as answer:
+    wait_until(lambda: look(service, path)["status"] == "finished", "the end", 90)
+    with service.http.stream("GET", f"{path}/predictions", params={"limit": 5 * COUNT}) as answer:
         size = sum(len(block) for block in answer.iter_bytes())
     assert size > 3 * MIB
     assert after_upload - before < 25 * MIB

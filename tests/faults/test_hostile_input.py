@@ -29,7 +29,7 @@ from batcher.errors import Malformed
 from batcher.jobs.rq_queue import JobQueue
 from batcher.jobs.store import JobStore
 from batcher.messages import decode_result
-from tests.unit.pretended import FakeCache, FakeHub
+from tests.unit.fakes import FakeCache, FakeHub
 
 CASES = int(os.environ.get("HOSTILE_CASES", "60"))
 CLIENT_ERRORS = {400, 404, 405, 413, 415, 422}

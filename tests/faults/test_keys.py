@@ -10,17 +10,18 @@ from pathlib import Path
 import pytest
 import redis
 
-from tests.mill import Mill, wait_until
 from tests.servers import RedisServer, leftovers
+from tests.service import Service, wait_until
 
 pytestmark = [pytest.mark.redis, pytest.mark.e2e]
 PAGE = Path(__file__).parents[2] / "docs/redis.md"
 P = "{millrace:2:default}"
+RUNNING = "rq:wip:millrace-jobs:default"
 
 
 def named() -> set[str]:
     """The keys that the documents say have no end."""
-    section = PAGE.read_text().partition("## Keys without an end")[2].partition("\n## ")[0]
+    section = PAGE.read_text().partition("## Keys that do not expire")[2].partition("\n## ")[0]
     rows = re.findall(r"^\| (`[^|]*) \|", section, re.MULTILINE)
     return {
         key.replace("P:", f"{P}:", 1).replace("NAME", "default")
@@ -34,9 +35,9 @@ def endless(client: redis.Redis) -> set[str]:
 
 
 def test_finding_22_every_key_ends_but_those_that_the_docs_name(
-    mill: Callable[..., Mill], redis_server: RedisServer
+    start_service: Callable[..., Service], redis_server: RedisServer
 ) -> None:
-    made = mill(
+    made = start_service(
         workers=2,
         redis=redis_server,
         lease_ms=400,
@@ -57,6 +58,7 @@ def test_finding_22_every_key_ends_but_those_that_the_docs_name(
     made.start_worker().kill()
     with redis_server.client() as client:
         wait_until(lambda: not leftovers(client), "the queue to be empty")
+        wait_until(lambda: not client.exists(RUNNING), "RQ to finish the jobs whose results are stored")
         for _ in range(30):
             found = endless(client)
             assert found <= named(), found - named()
@@ -65,7 +67,7 @@ def test_finding_22_every_key_ends_but_those_that_the_docs_name(
         assert {f"{P}:model", f"{P}:clock", f"{P}:dead"} <= endless(client), "this test has run everything"
 
 
-def _poison(made: Mill) -> None:
+def _poison(made: Service) -> None:
     """A text that ends workers; they are started again as often as it takes."""
     for _ in range(8):
         if made.predict("\0kill", Prefer="wait=3").status_code == 422:
@@ -74,7 +76,7 @@ def _poison(made: Mill) -> None:
     raise AssertionError("the text was never called poison")
 
 
-def _jobs(made: Mill) -> None:
+def _jobs(made: Service) -> None:
     """One job that ends, one that fails in part, one that is cancelled, one that is deleted."""
     for _ in range(2):  # the second one decides whether a text fails
         made.start_worker()

@@ -14,7 +14,7 @@ import pytest
 
 from model_store.stub import StubClassifier
 from tests.answers import right_json
-from tests.mill import Mill, wait_until
+from tests.service import Service, wait_until
 
 pytestmark = [pytest.mark.redis, pytest.mark.e2e]
 GRACE_S = 30
@@ -34,13 +34,13 @@ class Balancer:
     spare a client that). Whatever else ends without an answer is `lost`, a new connection that is reset too.
     """
 
-    def __init__(self, *mills: Mill) -> None:
+    def __init__(self, *services: Service) -> None:
         self.seen: Counter[int] = Counter()
         self.models: Counter[str] = Counter()
         self.wrong: list[str] = []
         self.lost: list[str] = []
         self.resent: Counter[str] = Counter()
-        self._mills = mills
+        self._services = services
         self._number = 0
 
     @contextlib.asynccontextmanager
@@ -71,12 +71,12 @@ class Balancer:
     async def _ask(self, http: httpx.AsyncClient, texts: list[str]) -> httpx.Response:
         number = self._number
         for attempt in range(ATTEMPTS):
-            mill = self._mills[(number + attempt) % len(self._mills)]
+            service = self._services[(number + attempt) % len(self._services)]
             steps = Steps()
             try:
                 extensions = {"trace": steps.take}
                 return await http.post(
-                    f"{mill.base_url}/predict", json={"text": texts}, extensions=extensions
+                    f"{service.base_url}/predict", json={"text": texts}, extensions=extensions
                 )
             except httpx.ConnectError:
                 self.resent["refused"] += 1
@@ -84,13 +84,13 @@ class Balancer:
                 if steps.rested and isinstance(error, (httpx.ReadError, httpx.RemoteProtocolError)):
                     self.resent["rested"] += 1
                 else:
-                    self.lost.append(f"{texts} at {mill.port}: {error!r} after {steps.names}")
+                    self.lost.append(f"{texts} at {service.port}: {error!r} after {steps.names}")
             await asyncio.sleep(0.05)
         raise AssertionError("no replica takes connections")
 
 
 class Steps:
-    """What became of a request, as the client tells it: `trace` of httpx."""
+    """What became of a request, as the client reports it: `trace` of httpx."""
 
     def __init__(self) -> None:
         self.names: dict[str, float] = {}
@@ -112,9 +112,11 @@ async def until(true: Callable[[], object], what: str) -> None:
 
 # The limit of all tests is for the short run: 5,000 requests beside other work took longer, with none failed.
 @pytest.mark.timeout(120 + REQUESTS / 10)
-async def test_a_rolling_restart_of_everything_under_load_fails_no_request(mill: Callable[..., Mill]) -> None:
-    one = await asyncio.to_thread(lambda: mill(workers=2, stub_batch_ms=10, quiet_s=0.3))
-    two = await asyncio.to_thread(lambda: mill(workers=0, redis=one.redis, quiet_s=0.3))
+async def test_a_rolling_restart_of_everything_under_load_fails_no_request(
+    start_service: Callable[..., Service],
+) -> None:
+    one = await asyncio.to_thread(lambda: start_service(workers=2, stub_batch_ms=10, quiet_s=0.3))
+    two = await asyncio.to_thread(lambda: start_service(workers=0, redis=one.redis, quiet_s=0.3))
     await asyncio.to_thread(two.wait_ready)
     balancer = Balancer(one, two)
     async with balancer.load(USERS):
@@ -126,7 +128,7 @@ async def test_a_rolling_restart_of_everything_under_load_fails_no_request(mill:
     print(f"{balancer.seen[200]} answered, sent again: {dict(balancer.resent)}")
 
 
-async def replace_everything(one: Mill, two: Mill) -> None:
+async def replace_everything(one: Service, two: Service) -> None:
     """Each worker by a new one that is ready before the old one goes, then each API."""
     for old in list(one.workers):
         live = len(one.live_workers())
@@ -140,9 +142,11 @@ async def replace_everything(one: Mill, two: Mill) -> None:
         await asyncio.to_thread(made.wait_ready)
 
 
-async def test_a_deploy_of_a_new_revision_stamps_every_answer_right(mill: Callable[..., Mill]) -> None:
+async def test_a_deploy_of_a_new_revision_stamps_every_answer_right(
+    start_service: Callable[..., Service],
+) -> None:
     """The old worker goes when the new one is ready; answers carry the revision that computed them."""
-    made = await asyncio.to_thread(lambda: mill(model="stub@old", stub_batch_ms=5))
+    made = await asyncio.to_thread(lambda: start_service(model="stub@old", stub_batch_ms=5))
     old, new = (f"stub@{StubClassifier(variant=name).info.revision[:12]}" for name in ("old", "new"))
     balancer = Balancer(made)
     async with balancer.load(4):
@@ -161,8 +165,10 @@ async def test_a_deploy_of_a_new_revision_stamps_every_answer_right(mill: Callab
     assert balancer.models[old] <= stale + 4, "the old revision goes on answering"
 
 
-def test_readiness_goes_first_and_the_process_ends_within_its_grace(mill: Callable[..., Mill]) -> None:
-    made = mill(stub_batch_ms=50, quiet_s=4.0)
+def test_readiness_goes_first_and_the_process_ends_within_its_grace(
+    start_service: Callable[..., Service],
+) -> None:
+    made = start_service(stub_batch_ms=50, quiet_s=4.0)
     made.api.kill(how=15)  # type: ignore[arg-type]
     wait_until(lambda: made.http.get("/readyz").status_code == 503, "readiness to go", 30)
     assert made.http.get("/health").status_code == 200
@@ -177,9 +183,9 @@ def test_readiness_goes_first_and_the_process_ends_within_its_grace(mill: Callab
     [("no/such-directory-here", "no/such-directory-here"), ("default@nothing", "default")],
 )
 def test_a_model_that_cannot_be_loaded_is_a_failed_start_with_one_sentence(
-    mill: Callable[..., Mill], model: str, sentence: str
+    start_service: Callable[..., Service], model: str, sentence: str
 ) -> None:
-    made = mill(workers=0)
+    made = start_service(workers=0)
     worker = made.start_worker(model=model)
     assert worker.wait(60) == 2
     lines = [line for line in worker.said().splitlines() if '"level":"error"' in line]

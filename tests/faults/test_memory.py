@@ -20,7 +20,7 @@ import pytest
 
 from tests.faults.test_flood import FLOOD, JSON_HEAD, MIB, Peer, peers
 from tests.limits import confine, limit_bytes
-from tests.mill import Mill, wait_until
+from tests.service import Service, wait_until
 
 pytestmark = [
     pytest.mark.redis,
@@ -30,27 +30,27 @@ pytestmark = [
 ]
 
 SHARE = max(FLOOD, 0.1)
-# Of 10,000 connections: what each part of them does.
+# What each part of 10,000 connections does.
 IDLE, SLOW, UNREAD, UNREAD_STREAMS, WAITING = (int(SHARE * n) for n in (4000, 1000, 2000, 1000, 2000))
 
 
 @pytest.fixture
-def confined(mill: Callable[..., Mill]) -> Mill:
-    """A mill whose API may take as much memory as its manifest says; more is refused by the system."""
-    made = mill(workers=1, max_connections=10_000, body_timeout_s=30)
+def confined(start_service: Callable[..., Service]) -> Service:
+    """A service whose API may take as much memory as its manifest says; more is refused by the system."""
+    made = start_service(workers=1, max_connections=10_000, body_timeout_s=30)
     jobs = made.start_jobs()
     wait_until(lambda: "ready" in jobs.said(), "the jobs worker")
     confine(made.api.pid, "api")
     return made
 
 
-def most_mib(mill: Mill) -> float:
+def most_mib(service: Service) -> float:
     """The most that the API has ever had."""
-    status = Path(f"/proc/{mill.api.pid}/status").read_text()
+    status = Path(f"/proc/{service.api.pid}/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
-async def upload(mill: Mill) -> int:
+async def upload(service: Service) -> int:
     """One job of long texts, as large as it may be. Its status: 503 also if the connection is reset."""
     text = json.dumps("x" * 19_000 + "\N{GRINNING FACE}", ensure_ascii=False).encode() + b"\n"
 
@@ -58,7 +58,7 @@ async def upload(mill: Mill) -> int:
         for _ in range(int(60 * MIB * SHARE) // len(text)):
             yield text
 
-    async with httpx.AsyncClient(base_url=mill.base_url, trust_env=False, timeout=300) as client:
+    async with httpx.AsyncClient(base_url=service.base_url, trust_env=False, timeout=300) as client:
         headers = {"content-type": "application/x-ndjson"}
         try:
             return (await client.post("/jobs", content=blocks(), headers=headers)).status_code
@@ -66,18 +66,18 @@ async def upload(mill: Mill) -> int:
             return 503
 
 
-async def fill_cache(mill: Mill) -> None:
+async def fill_cache(service: Service) -> None:
     """More known texts than the in-process cache keeps."""
-    async with httpx.AsyncClient(base_url=mill.base_url, trust_env=False, timeout=60) as client:
+    async with httpx.AsyncClient(base_url=service.base_url, trust_env=False, timeout=60) as client:
         for start in range(0, int(60_000 * SHARE), 500):
             texts = [f"{number} " * 40 for number in range(start, start + 500)]
             answer = await client.post("/predict", json={"text": texts}, headers={"prefer": "wait=30"})
             assert answer.status_code == 200, answer.text
 
 
-async def finished_job(mill: Mill) -> str:
+async def finished_job(service: Service) -> str:
     """Where many results can be read."""
-    async with httpx.AsyncClient(base_url=mill.base_url, trust_env=False, timeout=60) as client:
+    async with httpx.AsyncClient(base_url=service.base_url, trust_env=False, timeout=60) as client:
         body = b"".join(b'"text %d"\n' % number for number in range(20_000))
         answer = await client.post("/jobs", content=body, headers={"content-type": "application/x-ndjson"})
         path = answer.headers["location"]
@@ -97,23 +97,23 @@ async def slowly(peer: Peer) -> None:
         await peer[1].drain()
 
 
-async def test_finding_11_the_worst_of_everything_fits_into_the_limit(confined: Mill) -> None:
+async def test_finding_11_the_worst_of_everything_fits_into_the_limit(confined: Service) -> None:
     """Idle connections, slow bodies, answers not read, requests that wait, uploads, and a full cache."""
-    mill = confined
+    service = confined
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 65_536), hard))
-    began = most_mib(mill)
-    await fill_cache(mill)
-    results = await finished_job(mill)
-    print(f"start {began:.0f} MiB, with a full cache {most_mib(mill):.0f} MiB")
+    began = most_mib(service)
+    await fill_cache(service)
+    results = await finished_job(service)
+    print(f"start {began:.0f} MiB, with a full cache {most_mib(service):.0f} MiB")
     known = json.dumps({"text": ["known"] * 1024}).encode()
     waits = json.dumps({"text": ["y" * 19_000 + "\U0001f600"] * 12}, ensure_ascii=False).encode()
     half = JSON_HEAD % (b"/predict", b"application/json") + b"content-length: %d\r\n\r\n" % (2 * MIB)
     async with contextlib.AsyncExitStack() as stack:
-        await stack.enter_async_context(peers(mill, IDLE))
-        print(f"idle connections: {most_mib(mill):.0f} MiB")
-        unread = await stack.enter_async_context(peers(mill, UNREAD))
-        streams = await stack.enter_async_context(peers(mill, UNREAD_STREAMS))
+        await stack.enter_async_context(peers(service, IDLE))
+        print(f"idle connections: {most_mib(service):.0f} MiB")
+        unread = await stack.enter_async_context(peers(service, UNREAD))
+        streams = await stack.enter_async_context(peers(service, UNREAD_STREAMS))
         for peer in (*unread, *streams):
             peer[1].transport.pause_reading()  # type: ignore[attr-defined]
         for peer in unread:
@@ -121,34 +121,34 @@ async def test_finding_11_the_worst_of_everything_fits_into_the_limit(confined: 
         for peer in streams:
             peer[1].write(b"GET %b HTTP/1.1\r\nhost: localhost\r\n\r\n" % results.encode())
         await asyncio.sleep(3)
-        print(f"answers not read: {most_mib(mill):.0f} MiB")
-        mill.workers[0].kill(signal.SIGSTOP)
-        slow = await stack.enter_async_context(peers(mill, SLOW, half))
+        print(f"answers not read: {most_mib(service):.0f} MiB")
+        service.workers[0].kill(signal.SIGSTOP)
+        slow = await stack.enter_async_context(peers(service, SLOW, half))
         sending = [asyncio.create_task(slowly(peer)) for peer in slow]
-        uploads = [asyncio.create_task(upload(mill)) for _ in range(8)]
+        uploads = [asyncio.create_task(upload(service)) for _ in range(8)]
         await asyncio.sleep(2)
-        print(f"slow bodies and uploads: {most_mib(mill):.0f} MiB")
-        await stack.enter_async_context(peers(mill, WAITING, post(waits, b"prefer: wait=60\r\n")))
+        print(f"slow bodies and uploads: {most_mib(service):.0f} MiB")
+        await stack.enter_async_context(peers(service, WAITING, post(waits, b"prefer: wait=60\r\n")))
         slowest_s = 0.0
         for _ in range(5):
             began_s = time.monotonic()
             for path in ("/health", "/livez"):
-                assert (await asyncio.to_thread(mill.http.get, path, timeout=120)).status_code == 200
+                assert (await asyncio.to_thread(service.http.get, path, timeout=120)).status_code == 200
             slowest_s = max(slowest_s, time.monotonic() - began_s)
             await asyncio.sleep(0.5)
-        print(f"requests that wait: {most_mib(mill):.0f} MiB; probes within {slowest_s:.1f} s")
-        mill.workers[0].kill(signal.SIGCONT)
+        print(f"requests that wait: {most_mib(service):.0f} MiB; probes within {slowest_s:.1f} s")
+        service.workers[0].kill(signal.SIGCONT)
         statuses = await asyncio.gather(*uploads)
         for task in sending:
             task.cancel()
-    print(f"all of it: {most_mib(mill):.0f} MiB; uploads {statuses}")
+    print(f"all of it: {most_mib(service):.0f} MiB; uploads {statuses}")
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    assert "Traceback" not in mill.api.said(), [
-        line[-1500:] for line in mill.api.said().splitlines() if "Traceback" in line
+    assert "Traceback" not in service.api.said(), [
+        line[-1500:] for line in service.api.said().splitlines() if "Traceback" in line
     ][:2]
     # 507: the uploads were fast enough to use up the bytes that jobs may keep
     assert set(statuses) <= {202, 503, 507}
-    assert most_mib(mill) * MIB < limit_bytes("api")
-    assert mill.http.get("/livez").status_code == 200
-    mill.wait_ready()
-    assert mill.predict("as well as before").status_code == 200
+    assert most_mib(service) * MIB < limit_bytes("api")
+    assert service.http.get("/livez").status_code == 200
+    service.wait_ready()
+    assert service.predict("as well as before").status_code == 200

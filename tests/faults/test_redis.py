@@ -12,36 +12,38 @@ import pytest
 
 from batcher.errors import BudgetExceeded, QueueUnavailable
 from batcher.messages import Prediction, entry_id
-from tests.faults.conftest import P, Road
-from tests.mill import Mill, wait_until
+from tests.faults.conftest import HubAndWorkers, P
 from tests.proxy import Proxy
 from tests.servers import RedisServer
+from tests.service import Service, wait_until
 
 pytestmark = [pytest.mark.redis, pytest.mark.e2e]
 
 
 async def test_fault_06_the_reply_to_enqueue_is_lost_one_entry(
-    road: Road, proxies: Callable[[str], Proxy]
+    service: HubAndWorkers, proxies: Callable[[str], Proxy]
 ) -> None:
-    proxy = proxies(road.redis.url)
-    await road.start(url=proxy.url, stub_batch_ms=100)
-    await road.check("teaches Redis the scripts")
-    await road.until(lambda: road.computed() == 1, "the worker's record")
+    proxy = proxies(service.redis.url)
+    await service.start(url=proxy.url, stub_batch_ms=100)
+    await service.check("teaches Redis the scripts")
+    await service.until(lambda: service.computed() == 1, "the worker's record")
     proxy.lose("answers")
-    asking = asyncio.create_task(road.check("the reply is lost"))
-    await road.until(lambda: road.client.exists(f"{P}:res:{entry_id('the reply is lost')}"), "the result")
+    asking = asyncio.create_task(service.check("the reply is lost"))
+    await service.until(
+        lambda: service.client.exists(f"{P}:res:{entry_id('the reply is lost')}"), "the result"
+    )
     proxy.heal()
     proxy.cut()
     await asking
-    await road.until(lambda: road.computed() > 1, "the worker's record")
-    assert road.computed() == 2
-    await road.empty()
+    await service.until(lambda: service.computed() > 1, "the worker's record")
+    assert service.computed() == 2
+    await service.empty()
 
 
 def test_fault_14_redis_stopped_and_back_503_fast_and_recovery_without_restart(
-    mill: Callable[..., Mill], redis_server: RedisServer
+    start_service: Callable[..., Service], redis_server: RedisServer
 ) -> None:
-    made = mill(redis=redis_server)
+    made = start_service(redis=redis_server)
     assert made.predict("known").status_code == 200
     redis_server.kill()
     wait_until(lambda: made.http.get("/readyz").status_code == 503, "readiness to go")
@@ -61,10 +63,10 @@ def test_fault_14_redis_stopped_and_back_503_fast_and_recovery_without_restart(
 
 
 def test_a_cache_that_hangs_costs_hits_and_nothing_else(
-    mill: Callable[..., Mill], redis_servers: Callable[..., RedisServer]
+    start_service: Callable[..., Service], redis_servers: Callable[..., RedisServer]
 ) -> None:
     cache = redis_servers()
-    made = mill(cache_url=cache.url, local_cache_entries=0)
+    made = start_service(cache_url=cache.url, local_cache_entries=0)
     assert made.predict("known").headers["x-cache"] == "MISS"
     wait_until(lambda: made.predict("known").headers["x-cache"] == "HIT", "the cache to be written")
     cache.pause()
@@ -90,44 +92,46 @@ def test_a_cache_that_hangs_costs_hits_and_nothing_else(
     assert "redis.lost" not in made.logs()
 
 
-async def test_fault_15_redis_restarts_empty_outstanding_ids_are_asked_again(road: Road) -> None:
-    await road.start(stub_batch_ms=150, batch_tokens=16, lease_ms=1000)
-    asking = [asyncio.create_task(road.check(f"text {i}")) for i in range(30)]
-    await road.until(lambda: road.in_flight(), "a claim")
-    await asyncio.to_thread(road.redis.restart, empty=True)
+async def test_fault_15_redis_restarts_empty_outstanding_ids_are_asked_again(service: HubAndWorkers) -> None:
+    await service.start(stub_batch_ms=150, batch_tokens=16, lease_ms=1000)
+    asking = [asyncio.create_task(service.check(f"text {i}")) for i in range(30)]
+    await service.until(lambda: service.in_flight(), "a claim")
+    await asyncio.to_thread(service.redis.restart, empty=True)
     done = await asyncio.gather(*asking, return_exceptions=True)
     refused = [outcome for outcome in done if isinstance(outcome, QueueUnavailable)]
     assert len(refused) + sum(isinstance(outcome, list) for outcome in done) == 30, done
-    assert len(refused) < 30 or road.hub.outage.count == 1
-    await road.ready(1)
-    await road.check("and it works on")
-    await road.empty()
+    assert len(refused) < 30 or service.hub.outage.count == 1
+    await service.ready(1)
+    await service.check("and it works on")
+    await service.empty()
 
 
-async def test_fault_16_a_failover_loses_writes_and_brings_back_old_ones(road: Road) -> None:
+async def test_fault_16_a_failover_loses_writes_and_brings_back_old_ones(service: HubAndWorkers) -> None:
     """Redis goes back to its append-only file of a moment ago, as a replica that lagged would."""
-    await road.start(workers=0, lease_ms=1000, stub_batch_ms=10)
-    road.add_worker()
-    await road.ready(1)
-    road.workers[0].kill()
-    await road.until(lambda: not road.hub.snapshot.workers, "the record to end")
-    road.add_worker(stub_batch_ms=300)
-    await road.ready(1)
-    old = asyncio.create_task(road.check("waits in the old state"))
-    await road.until(lambda: road.client.exists(f"{P}:entry:{entry_id('waits in the old state')}"), "it")
-    kept = road.redis.directory / "kept"
+    await service.start(workers=0, lease_ms=1000, stub_batch_ms=10)
+    service.add_worker()
+    await service.ready(1)
+    service.workers[0].kill()
+    await service.until(lambda: not service.hub.snapshot.workers, "the record to end")
+    service.add_worker(stub_batch_ms=300)
+    await service.ready(1)
+    old = asyncio.create_task(service.check("waits in the old state"))
+    await service.until(
+        lambda: service.client.exists(f"{P}:entry:{entry_id('waits in the old state')}"), "it"
+    )
+    kept = service.redis.directory / "kept"
     kept.mkdir()
-    for part in road.redis.appended():
+    for part in service.redis.appended():
         (shutil.copytree if part.is_dir() else shutil.copy)(part, kept / part.name)
     await old
-    lost = asyncio.create_task(road.check("written after the old state"))
-    await road.until(lambda: road.in_flight(), "the claim")
-    await asyncio.to_thread(_go_back, road.redis)
+    lost = asyncio.create_task(service.check("written after the old state"))
+    await service.until(lambda: service.in_flight(), "the claim")
+    await asyncio.to_thread(_go_back, service.redis)
     (done,) = await asyncio.gather(lost, return_exceptions=True)
     assert isinstance(done, (list, QueueUnavailable)), done
-    await road.ready(1)
-    await road.check("and it works on", "waits in the old state")
-    await road.empty()
+    await service.ready(1)
+    await service.check("and it works on", "waits in the old state")
+    await service.empty()
 
 
 def _go_back(server: RedisServer) -> None:
@@ -138,73 +142,75 @@ def _go_back(server: RedisServer) -> None:
     server.start()
 
 
-async def test_fault_17_scripts_flushed_again_and_again(road: Road) -> None:
-    await road.start(workers=2, stub_batch_ms=5)
-    asking = [asyncio.create_task(road.check(f"text {i}")) for i in range(100)]
+async def test_fault_17_scripts_flushed_again_and_again(service: HubAndWorkers) -> None:
+    await service.start(workers=2, stub_batch_ms=5)
+    asking = [asyncio.create_task(service.check(f"text {i}")) for i in range(100)]
     while not all(task.done() for task in asking):
-        road.client.script_flush()
+        service.client.script_flush()
         await asyncio.sleep(0.01)
     await asyncio.gather(*asking)
-    assert road.hub.outage.count == 0
-    await road.empty()
+    assert service.hub.outage.count == 0
+    await service.empty()
 
 
-async def test_fault_18_memory_is_full_refused_honestly_and_back(road: Road) -> None:
-    await road.start(stub_batch_ms=200, lease_ms=1000)
-    running = asyncio.create_task(road.check("was accepted before"))
-    await road.until(lambda: road.in_flight(), "the claim")
-    road.client.config_set("maxmemory", 1)
+async def test_fault_18_memory_is_full_refused_honestly_and_back(service: HubAndWorkers) -> None:
+    await service.start(stub_batch_ms=200, lease_ms=1000)
+    running = asyncio.create_task(service.check("was accepted before"))
+    await service.until(lambda: service.in_flight(), "the claim")
+    service.client.config_set("maxmemory", 1)
     with pytest.raises(QueueUnavailable):
-        await road.ask("no room", budget_s=1)
+        await service.ask("no room", budget_s=1)
     await asyncio.sleep(1)
-    road.client.config_set("maxmemory", 0)
+    service.client.config_set("maxmemory", 0)
     (done,) = await asyncio.gather(running, return_exceptions=True)
     assert isinstance(done, (list, QueueUnavailable)), done
-    await road.until(lambda: road.hub.reachable and road.hub.snapshot.workers, "the way back")
-    await road.check("room again")
-    await road.empty()
+    await service.until(lambda: service.hub.reachable and service.hub.snapshot.workers, "the way back")
+    await service.check("room again")
+    await service.empty()
 
 
-async def test_fault_19_an_evicted_entry_is_asked_again_or_a_timeout_never_a_wrong_label(road: Road) -> None:
-    await road.start(stub_batch_ms=300)
-    asking = [asyncio.create_task(road.ask(f"text {i}", budget_s=5)) for i in range(10)]
+async def test_fault_19_an_evicted_entry_is_asked_again_or_a_timeout_never_a_wrong_label(
+    service: HubAndWorkers,
+) -> None:
+    await service.start(stub_batch_ms=300)
+    asking = [asyncio.create_task(service.ask(f"text {i}", budget_s=5)) for i in range(10)]
     await asyncio.sleep(0.1)
-    for key in road.client.scan_iter(f"{P}:entry:*"):
-        road.client.delete(key)
+    for key in service.client.scan_iter(f"{P}:entry:*"):
+        service.client.delete(key)
     done = await asyncio.gather(*asking, return_exceptions=True)
     assert all(
         isinstance(outcome, BudgetExceeded) or isinstance(outcome[0], Prediction) for outcome in done
     ), done
-    await road.check(*(f"text {i}" for i in range(10)))
-    await road.empty()
+    await service.check(*(f"text {i}" for i in range(10)))
+    await service.empty()
 
 
-async def test_fault_29_foreign_bytes_in_the_lists_are_skipped(road: Road) -> None:
-    await road.start()
+async def test_fault_29_foreign_bytes_in_the_lists_are_skipped(service: HubAndWorkers) -> None:
+    await service.start()
     for lane in ("q", "bulk", "solo"):
-        road.client.rpush(f"{P}:{lane}", b"\xff\x00", b"", b"nobody", b"x" * 100_000)
-    road.client.zadd(f"{P}:inflight", {b"\xff nobody's": 1})
-    await road.check(*(f"text {i}" for i in range(10)))
-    await road.empty()
-    assert road.workers[0].running
+        service.client.rpush(f"{P}:{lane}", b"\xff\x00", b"", b"unknown", b"x" * 100_000)
+    service.client.zadd(f"{P}:inflight", {b"\xff unknown": 1})
+    await service.check(*(f"text {i}" for i in range(10)))
+    await service.empty()
+    assert service.workers[0].running
 
 
 @pytest.mark.parametrize("hurt", ["slow", "strand", "cut"])
 async def test_fault_30_a_bad_network_mixes_no_replies_up(
-    road: Road, proxies: Callable[[str], Proxy], hurt: str
+    service: HubAndWorkers, proxies: Callable[[str], Proxy], hurt: str
 ) -> None:
     """Slow pieces, connections gone silent or cut: right answers and refusals, and in the end only right."""
-    proxy = proxies(road.redis.url)
-    await road.start(workers=0, url=proxy.url, lease_ms=1000, stub_batch_ms=20)
-    road.add_worker(url=proxy.url)
-    road.add_worker()
-    await road.ready(2)
+    proxy = proxies(service.redis.url)
+    await service.start(workers=0, url=proxy.url, lease_ms=1000, stub_batch_ms=20)
+    service.add_worker(url=proxy.url)
+    service.add_worker()
+    await service.ready(2)
 
     async def client(number: int) -> None:
         turn = 0
         while turn < 15:
             try:
-                await road.check(f"{hurt} {number} {turn}", f"more {number} {turn}", budget_s=10)
+                await service.check(f"{hurt} {number} {turn}", f"more {number} {turn}", budget_s=10)
                 turn += 1
             except QueueUnavailable:
                 await asyncio.sleep(0.1)
@@ -220,6 +226,6 @@ async def test_fault_30_a_bad_network_mixes_no_replies_up(
             proxy.cut()
     await asyncio.gather(*clients)
     proxy.heal()
-    await road.until(lambda: road.hub.reachable, "the way back")
-    await road.check("and it works on")
-    await road.empty()
+    await service.until(lambda: service.hub.reachable, "the way back")
+    await service.check("and it works on")
+    await service.empty()

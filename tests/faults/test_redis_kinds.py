@@ -18,9 +18,9 @@ from batcher.errors import MillraceError
 from batcher.hub.shared_cache import SharedCache
 from batcher.settings import QueueSettings
 from millrace.settings_loader import free_port
-from tests.faults.conftest import Road
-from tests.mill import ForkedProcess, Mill, Process, millrace, wait_until
+from tests.faults.conftest import HubAndWorkers
 from tests.servers import RedisServer, server_binary
+from tests.service import ForkedProcess, Process, Service, millrace, wait_until
 
 pytestmark = [pytest.mark.redis, pytest.mark.e2e]
 DOCS = Path(__file__).parents[2] / "docs/redis.md"
@@ -28,7 +28,7 @@ DOCS = Path(__file__).parents[2] / "docs/redis.md"
 
 @pytest.fixture
 def server_at() -> Iterator[Callable[..., RedisServer]]:
-    """A server with a URL of its own: `server_at("redis://:x@127.0.0.1:{port}/0", "--requirepass", "x")`."""
+    """A server with a separate URL: `server_at("redis://:x@127.0.0.1:{port}/0", "--requirepass", "x")`."""
     binary = server_binary()
     if binary is None:
         pytest.skip("no redis-server")
@@ -45,22 +45,22 @@ def server_at() -> Iterator[Callable[..., RedisServer]]:
         server.close()
 
 
-async def works(server: RedisServer, folder: Path, url: str = "") -> Road:
+async def works(server: RedisServer, folder: Path, url: str = "") -> HubAndWorkers:
     """A hub and a worker on it answer."""
-    road = Road(server, folder)
+    service = HubAndWorkers(server, folder)
     try:
-        await road.start(redis_url=url or server.url, url=url)
-        await road.check(*(f"text {number}" for number in range(20)))
-        await road.empty()
+        await service.start(redis_url=url or server.url, url=url)
+        await service.check(*(f"text {number}" for number in range(20)))
+        await service.empty()
     finally:
-        await road.close()
-    return road
+        await service.close()
+    return service
 
 
 async def test_with_a_password(server_at: Callable[..., RedisServer], tmp_path: Path) -> None:
     server = server_at("redis://:se%20cret@127.0.0.1:{port}/0", "--requirepass", "se cret")
-    road = await works(server, tmp_path)
-    assert "cret" not in road.logs()
+    service = await works(server, tmp_path)
+    assert "cret" not in service.logs()
 
 
 def documented_acl() -> list[str]:
@@ -70,13 +70,13 @@ def documented_acl() -> list[str]:
 
 
 def test_the_documented_acl_is_enough_for_every_process(
-    server_at: Callable[..., RedisServer], mill: Callable[..., Mill]
+    server_at: Callable[..., RedisServer], start_service: Callable[..., Service]
 ) -> None:
     """Jobs included. The server's own log of refused commands stays empty."""
     server = server_at("redis://127.0.0.1:{port}/0", "--user", "millrace", *documented_acl())
     admin = server.client()
     plain, server.url = server.url, f"redis://millrace:secret@127.0.0.1:{server.port}/0"
-    made = mill(redis=server)
+    made = start_service(redis=server)
     jobs = ForkedProcess("jobs", millrace("jobs"), made.environment, made.folder)
     made.processes.append(jobs)
     assert made.predict("one", "two").status_code == 200
@@ -141,22 +141,22 @@ async def test_as_a_cluster_of_one_shard(server_at: Callable[..., RedisServer], 
 
 @pytest.mark.parametrize("cluster", [False, True])
 def test_the_cache_beside_the_queue_knows_what_was_answered(
-    server_at: Callable[..., RedisServer], mill: Callable[..., Mill], cluster: bool
+    server_at: Callable[..., RedisServer], start_service: Callable[..., Service], cluster: bool
 ) -> None:
     server = cluster_of_one_shard(server_at) if cluster else server_at("redis://127.0.0.1:{port}/0")
-    made = mill(redis=server, local_cache_entries=0)
+    made = start_service(redis=server, local_cache_entries=0)
     answers = [made.predict("one", "two") for _ in range(2)]
     assert [answer.headers["x-cache"] for answer in answers] == ["MISS", "HIT"]
     assert cluster or "cache.apart" not in made.logs()
 
 
 def test_who_may_not_touch_the_cache_does_without(
-    server_at: Callable[..., RedisServer], mill: Callable[..., Mill]
+    server_at: Callable[..., RedisServer], start_service: Callable[..., Service]
 ) -> None:
     rules = [rule for rule in documented_acl() if rule != "~millrace:cache:*"]
     server = server_at("redis://127.0.0.1:{port}/0", "--user", "millrace", *rules)
     plain, server.url = server.url, f"redis://millrace:secret@127.0.0.1:{server.port}/0"
-    made = mill(redis=server, local_cache_entries=0)
+    made = start_service(redis=server, local_cache_entries=0)
     answers = [made.predict("one", "two") for _ in range(2)]
     assert [(answer.status_code, answer.headers["x-cache"]) for answer in answers] == [(200, "MISS")] * 2
     server.url = plain
@@ -165,9 +165,9 @@ def test_who_may_not_touch_the_cache_does_without(
 
 
 def test_a_cluster_keeps_no_jobs_and_says_so(
-    server_at: Callable[..., RedisServer], mill: Callable[..., Mill]
+    server_at: Callable[..., RedisServer], start_service: Callable[..., Service]
 ) -> None:
-    made = mill(redis=cluster_of_one_shard(server_at))
+    made = start_service(redis=cluster_of_one_shard(server_at))
     assert made.predict("one", "two").status_code == 200
     for refused in (made.http.post("/jobs", json={"text": ["one"]}), made.http.get("/jobs")):
         assert (refused.status_code, refused.json()["code"]) == (501, "no_jobs")
@@ -178,9 +178,9 @@ def test_a_cluster_keeps_no_jobs_and_says_so(
 
 
 def test_jobs_of_a_cluster_have_a_redis_of_their_own(
-    server_at: Callable[..., RedisServer], redis_server: RedisServer, mill: Callable[..., Mill]
+    server_at: Callable[..., RedisServer], redis_server: RedisServer, start_service: Callable[..., Service]
 ) -> None:
-    made = mill(redis=cluster_of_one_shard(server_at), jobs_redis_url=redis_server.url)
+    made = start_service(redis=cluster_of_one_shard(server_at), jobs_redis_url=redis_server.url)
     jobs = made.start_jobs()
     handed_in = made.http.post("/jobs", json={"text": [f"text {number}" for number in range(50)]})
     assert handed_in.status_code == 202, handed_in.text
@@ -209,45 +209,45 @@ async def test_a_sentinel_fails_over(server_at: Callable[..., RedisServer], tmp_
     port = free_port()
     configuration = tmp_path / "sentinel.conf"
     configuration.write_text(
-        f"port {port}\nbind 127.0.0.1\ndir {tmp_path}\nsentinel monitor mill 127.0.0.1 {master.port} 1\n"
-        "sentinel down-after-milliseconds mill 1000\nsentinel failover-timeout mill 5000\n"
+        f"port {port}\nbind 127.0.0.1\ndir {tmp_path}\nsentinel monitor service 127.0.0.1 {master.port} 1\n"
+        "sentinel down-after-milliseconds service 1000\nsentinel failover-timeout service 5000\n"
     )
     sentinel = Process("sentinel", [str(server_binary()), str(configuration), "--sentinel"], {}, tmp_path)
     try:
         with replica.client() as client:
             wait_until(lambda: client.info("replication")["master_link_status"] == "up", "the replica")
         with redis.Redis(port=port, decode_responses=True) as client:
-            wait_until(lambda: client.sentinel_master("mill")["num-slaves"] == 1, "the sentinel")
-        await _through_a_failover(master, f"redis+sentinel://127.0.0.1:{port}/mill", tmp_path)
+            wait_until(lambda: client.sentinel_master("service")["num-slaves"] == 1, "the sentinel")
+        await _through_a_failover(master, f"redis+sentinel://127.0.0.1:{port}/service", tmp_path)
     finally:
         sentinel.close()
 
 
 async def _through_a_failover(master: RedisServer, url: str, folder: Path) -> None:
-    road = Road(master, folder)
+    service = HubAndWorkers(master, folder)
     try:
-        await road.start(url=url, redis_url=url)
-        await road.check(*(f"text {number}" for number in range(20)))
+        await service.start(url=url, redis_url=url)
+        await service.check(*(f"text {number}" for number in range(20)))
         master.kill()
         deadline = time.monotonic() + 40
         while True:
             try:
-                await road.check("after the failover", budget_s=5)
+                await service.check("after the failover", budget_s=5)
                 break
             except MillraceError:
-                assert time.monotonic() < deadline, road.logs()
+                assert time.monotonic() < deadline, service.logs()
                 await asyncio.sleep(0.2)
-        assert road.workers[0].running
-        assert road.hub.alive
+        assert service.workers[0].running
+        assert service.hub.alive
     finally:
-        await road.close()
+        await service.close()
 
 
 def test_a_redis_that_evicts_is_reported_at_the_start(
-    mill: Callable[..., Mill], redis_servers: Callable[..., RedisServer]
+    start_service: Callable[..., Service], redis_servers: Callable[..., RedisServer]
 ) -> None:
     """In the log, once, and in /readyz, which stays 200: it works, until it evicts."""
-    made = mill(redis=redis_servers("--maxmemory-policy", "allkeys-lru"))
+    made = start_service(redis=redis_servers("--maxmemory-policy", "allkeys-lru"))
     ready = made.http.get("/readyz")
     assert ready.status_code == 200
     assert "maxmemory-policy is allkeys-lru" in ready.json()["warning"]

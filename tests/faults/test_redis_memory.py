@@ -17,9 +17,9 @@ async def test_finding_08_unknown_texts_do_not_fill_redis_and_all_are_answered()
 
     Without a bound 15,000 texts take 7 MB beside the 1 MB of an empty Redis.
     """
-    with service("stub", result_ttl_s=1) as mill, mill.redis() as client:
+    with service("stub", result_ttl_s=1) as running, running.redis() as client:
         client.config_set("maxmemory", LIMIT)
-        met = await soak(mill, rate=750, seconds=20, progress=print)
+        met = await soak(running, rate=750, seconds=20, progress=print)
         left = len(client.keys("millrace:cache:*"))
     assert met.answered, met.statuses
     assert met.texts >= 15_000

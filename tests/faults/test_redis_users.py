@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import redis
 
-from tests.mill import Mill, wait_until
 from tests.redis_users import ROLES, redis_version, server_with_users
 from tests.servers import RedisServer
+from tests.service import Service, wait_until
 
 pytestmark = [pytest.mark.redis, pytest.mark.e2e]
 P, J = "{millrace:2:default}", "{millrace-jobs:default}"
@@ -57,10 +57,10 @@ def refused(client: redis.Redis, *words: Any) -> bool:
 
 
 def test_finding_01_each_redis_user_can_do_the_work_of_its_role(
-    server: RedisServer, mill: Callable[..., Mill]
+    server: RedisServer, start_service: Callable[..., Service]
 ) -> None:
     """Texts, jobs, a deleted one, recovery, metrics: the server's log of refusals stays empty."""
-    made = mill(redis=server, local_cache_entries=0, lease_ms=300)
+    made = start_service(redis=server, local_cache_entries=0, lease_ms=300)
     jobs = made.start_jobs()
     for cached in ("MISS", "HIT"):
         answer = made.predict("one", "two")

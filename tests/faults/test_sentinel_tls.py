@@ -13,8 +13,8 @@ import trustme
 
 from batcher.core.connection import connect, connect_async
 from millrace.settings_loader import free_port
-from tests.mill import Process, wait_until
 from tests.servers import RedisServer, server_binary
+from tests.service import Process, wait_until
 
 pytestmark = [pytest.mark.redis, pytest.mark.e2e]
 
@@ -28,7 +28,7 @@ class Guarded:
 
     def url(self, **options: str) -> str:
         query = "&".join(f"{name}={value}" for name, value in options.items())
-        return f"rediss+sentinel://:se%20cret@127.0.0.1:{self.port}/mill?sentinel_password=watch&{query}"
+        return f"rediss+sentinel://:se%20cret@127.0.0.1:{self.port}/service?sentinel_password=watch&{query}"
 
 
 @pytest.fixture
@@ -57,8 +57,8 @@ def guarded(tmp_path: Path) -> Iterator[Guarded]:
         "bind 127.0.0.1",
         f"dir {tmp_path}",
         "requirepass watch",
-        f"sentinel monitor mill 127.0.0.1 {master_port} 1",
-        'sentinel auth-pass mill "se cret"',
+        f"sentinel monitor service 127.0.0.1 {master_port} 1",
+        'sentinel auth-pass service "se cret"',
     ]
     configuration.write_text("\n".join(lines) + "\n")
     sentinel = Process("sentinel", [str(binary), str(configuration), "--sentinel"], {}, tmp_path)
@@ -66,7 +66,7 @@ def guarded(tmp_path: Path) -> Iterator[Guarded]:
     def watches() -> bool:
         client = redis.Redis("127.0.0.1", port, password="watch", ssl=True, ssl_ca_certs=str(ca))
         try:
-            return b"ok" in client.execute_command("SENTINEL", "CKQUORUM", "mill").lower()
+            return b"ok" in client.execute_command("SENTINEL", "CKQUORUM", "service").lower()
         except redis.RedisError:
             return False
         finally:

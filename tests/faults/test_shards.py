@@ -14,8 +14,8 @@ import pytest
 import redis
 
 from tests.cluster import Cluster
-from tests.mill import wait_until
 from tests.servers import RedisServer, leftovers, server_binary
+from tests.service import wait_until
 from tests.shards import NAME, RealFleet, Traffic, check, until
 
 pytestmark = [pytest.mark.redis, pytest.mark.e2e]

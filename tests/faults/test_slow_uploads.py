@@ -11,7 +11,7 @@ import pytest
 
 from api.jobs.service import UPLOADS
 from tests.faults.test_flood import JSON_HEAD, peers, quick, status
-from tests.mill import Mill
+from tests.service import Service
 
 pytestmark = [pytest.mark.redis, pytest.mark.e2e, pytest.mark.timeout(600)]
 
@@ -27,13 +27,13 @@ def chunk(data: bytes) -> bytes:
 
 
 @contextlib.asynccontextmanager
-async def probing(mill: Mill) -> AsyncIterator[list[float]]:
+async def probing(service: Service) -> AsyncIterator[list[float]]:
     """Asks for /health and /readyz again and again; yields the seconds that each pair took."""
     took: list[float] = []
 
     async def probe() -> None:
         while True:
-            took.append(await quick(mill))
+            took.append(await quick(service))
             await asyncio.sleep(0.2)
 
     task = asyncio.create_task(probe())
@@ -51,20 +51,20 @@ def cpu_ms(pid: int) -> float:
     return sum(int(thread.read_text().split()[0]) for thread in threads) / 1e6
 
 
-async def cost(mill: Mill, kilobytes: int) -> float:
+async def cost(service: Service, kilobytes: int) -> float:
     """Milliseconds of processor time for each kilobyte of small pieces after `kilobytes` of the same string.
 
     Pieces are paced, because those that wait are read as one.
     """
     start = chunk(b'{"text": ["' + PIECE * (kilobytes * 1000 // len(PIECE)))
-    async with peers(mill, UPLOADS, HEAD + start) as uploads, probing(mill) as took:
+    async with peers(service, UPLOADS, HEAD + start) as uploads, probing(service) as took:
         await asyncio.sleep(1)  # until the starts have been read
-        before = cpu_ms(mill.api.pid)
+        before = cpu_ms(service.api.pid)
         for _ in range(PIECES):
             for _, writer in uploads:
                 writer.write(chunk(PIECE))
             await asyncio.sleep(0.05)
-        spent = cpu_ms(mill.api.pid) - before
+        spent = cpu_ms(service.api.pid) - before
         for _, writer in uploads:
             writer.write(chunk(b'"]}') + b"0\r\n\r\n")
         assert {await status(peer) for peer in uploads} == {202}
@@ -73,12 +73,14 @@ async def cost(mill: Mill, kilobytes: int) -> float:
     return each
 
 
-async def test_finding_13_slow_uploads_of_long_strings_cost_their_length(mill: Callable[..., Mill]) -> None:
+async def test_finding_13_slow_uploads_of_long_strings_cost_their_length(
+    start_service: Callable[..., Service],
+) -> None:
     """Each piece was the reason to read the whole string again, so it cost more the longer the string was.
 
     Small differences are noise of a busy machine; what grows with the square grows in every attempt.
     """
-    made = mill(workers=1)
+    made = start_service(workers=1)
     await cost(made, 1)
     for _ in range(4):
         short, long = await cost(made, SHORT), await cost(made, LONG)

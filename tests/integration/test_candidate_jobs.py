@@ -1,4 +1,4 @@
-"""Jobs of a model with a candidate: two API processes and two workers, on a pretended Redis."""
+"""Jobs of a model with a candidate: two API processes and two workers, on a fake Redis."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from batcher.core.revisions import Candidate
 from batcher.jobs.runner import Interrupted
 from model_store.stub import StubClassifier
 from tests.integration.test_candidates import Turned, comparison, load, offline, taken, tried
-from tests.many import House, Many, open_house, publish_fast, until_async
+from tests.many import Many, Replicas, publish_fast, start_replicas, until_async
 
 TEXTS = [f"text {number}" for number in range(300)]
 
@@ -32,8 +32,8 @@ async def many(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Many]:
 
 
 @pytest.fixture
-async def house(many: Many) -> House:
-    made = await open_house(many)
+async def replicas(many: Many) -> Replicas:
+    made = await start_replicas(many)
     many.jobs()
     return made
 
@@ -87,9 +87,9 @@ async def running(many: Many, job: str) -> asyncio.Task[str]:
     return attempt
 
 
-async def test_a_text_of_a_job_has_the_revision_that_a_request_gets(house: House) -> None:
-    one, other = house.apis
-    await tried(house, number=await house.publish("turned"), share=0.5)
+async def test_a_text_of_a_job_has_the_revision_that_a_request_gets(replicas: Replicas) -> None:
+    one, other = replicas.apis
+    await tried(replicas, number=await replicas.publish("turned"), share=0.5)
     job = await submit(one)
     assert await ran(job) == "finished"
     found = await results(other, job)
@@ -104,13 +104,13 @@ async def test_a_text_of_a_job_has_the_revision_that_a_request_gets(house: House
     assert record["model"] in record["models"]
 
 
-async def test_a_running_job_follows_a_share_that_changes(many: Many, house: House) -> None:
-    api = house.apis[0]
-    number = await house.publish("turned")
+async def test_a_running_job_follows_a_share_that_changes(many: Many, replicas: Replicas) -> None:
+    api = replicas.apis[0]
+    number = await replicas.publish("turned")
     await pause(api)
     job = await submit(api)
     attempt = await running(many, job)
-    await tried(house, number=number, share=0.25)
+    await tried(replicas, number=number, share=0.25)
     with pytest.raises(Interrupted):
         await attempt
     attempt = asyncio.create_task(ran(job))
@@ -119,12 +119,14 @@ async def test_a_running_job_follows_a_share_that_changes(many: Many, house: Hou
     assert await results(api, job) == expected(Candidate(1, 0.25))
 
 
-async def test_all_texts_of_a_job_are_answered_as_its_client_is(house: House) -> None:
-    await tried(house, number=await house.publish("turned", "topics"), share=0.5, by="client", model="topics")
+async def test_all_texts_of_a_job_are_answered_as_its_client_is(replicas: Replicas) -> None:
+    await tried(
+        replicas, number=await replicas.publish("turned", "topics"), share=0.5, by="client", model="topics"
+    )
     setting = Candidate(1, 0.5, "client")
     seen = set()
     for number in range(4):
-        api, address = house.apis[number % 2], f"192.0.2.{number}"
+        api, address = replicas.apis[number % 2], f"192.0.2.{number}"
         api._transport.client = (address, 1)  # type: ignore[attr-defined]
         job = await submit(api, TEXTS[:20], "topics")
         assert await ran(job) == "finished"
@@ -135,9 +137,9 @@ async def test_all_texts_of_a_job_are_answered_as_its_client_is(house: House) ->
     assert seen == {True, False}
 
 
-async def test_a_shadow_compares_the_texts_of_jobs_too(house: House) -> None:
-    await tried(house, number=await house.publish("turned"), share=0.4, shadow=True)
-    api = house.apis[0]
+async def test_a_shadow_compares_the_texts_of_jobs_too(replicas: Replicas) -> None:
+    await tried(replicas, number=await replicas.publish("turned"), share=0.4, shadow=True)
+    api = replicas.apis[0]
     assert (await api.post("/predict", json={"text": TEXTS[:50]})).status_code == 200
     job = await submit(api)
     assert await ran(job) == "finished"
@@ -146,7 +148,7 @@ async def test_a_shadow_compares_the_texts_of_jobs_too(house: House) -> None:
     found: dict[str, Any] = {}
 
     async def counted() -> bool:
-        found.update(await comparison(house))
+        found.update(await comparison(replicas))
         return int(found["texts"]) >= len(shadowed)
 
     await until_async(counted, "all texts to be counted")  # those of the request once
@@ -155,21 +157,21 @@ async def test_a_shadow_compares_the_texts_of_jobs_too(house: House) -> None:
     assert (found["texts"], found["agree"], found["dropped"]) == (len(shadowed), same, 0)
 
 
-async def test_a_running_job_keeps_its_revision_until_workers_drop_it(many: Many, house: House) -> None:
-    api = house.apis[0]
-    await house.publish("stub@v1")
+async def test_a_running_job_keeps_its_revision_until_workers_drop_it(many: Many, replicas: Replicas) -> None:
+    api = replicas.apis[0]
+    await replicas.publish("stub@v1")
     await pause(api)
     first = await submit(api, TEXTS[:10])
     attempt = await running(many, first)
-    await house.move(number=1)
+    await replicas.move(number=1)
     second = await submit(api, TEXTS[:10])
     await resume(api)
     assert await attempt == "finished"
     assert await results(api, first) == offline(StubClassifier(), TEXTS[:10])
     await pause(api)
     attempt = await running(many, second)
-    await house.move(number=await house.publish("turned"))
-    await house.publish("stub@v3")  # now, 2 answers, and 1 is needed no longer
+    await replicas.move(number=await replicas.publish("turned"))
+    await replicas.publish("stub@v3")  # now, 2 answers, and 1 is needed no longer
     with pytest.raises(Interrupted):
         await attempt
     attempt = asyncio.create_task(ran(second))

@@ -1,4 +1,4 @@
-"""A candidate beside the revision that answers: two API processes and two workers, on a pretended Redis."""
+"""A candidate beside the revision that answers: two API processes and two workers, on a fake Redis."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import model_store
 from batcher.core.revisions import Candidate
 from model_store.classifier import Tokens
 from model_store.stub import StubClassifier
-from tests.many import House, Many, open_house, publish_fast, ready, stamp, until_async
+from tests.many import Many, Replicas, model_header, publish_fast, ready, start_replicas, until_async
 
 TEXTS = [f"text {number}" for number in range(200)]
 FAILS = "\0raise this"
@@ -64,18 +64,20 @@ async def many(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Many]:
 
 
 @pytest.fixture
-async def house(many: Many) -> House:
-    return await open_house(many)
+async def replicas(many: Many) -> Replicas:
+    return await start_replicas(many)
 
 
-async def tried(house: House, **body: Any) -> dict[str, Any]:
-    found = await house.admin("candidate", **body)
+async def tried(replicas: Replicas, **body: Any) -> dict[str, Any]:
+    found = await replicas.admin("candidate", **body)
     assert found.status_code == 200, found.text
     assert found.json()["unconfirmed"] == []
     return dict(found.json())
 
 
-async def stamps(api: httpx.AsyncClient, texts: Sequence[str], path: str = "/predict") -> dict[str, str]:
+async def model_headers(
+    api: httpx.AsyncClient, texts: Sequence[str], path: str = "/predict"
+) -> dict[str, str]:
     """Which revision answers each text, asked alone."""
 
     async def one(text: str) -> str:
@@ -88,59 +90,66 @@ async def stamps(api: httpx.AsyncClient, texts: Sequence[str], path: str = "/pre
 
 def taken(texts: Sequence[str], share: float) -> dict[str, str]:
     candidate = Candidate(1, share)
-    return {text: TURNED if candidate.takes(text, "") else stamp("stub", "") for text in texts}
+    return {text: TURNED if candidate.takes(text, "") else model_header("stub", "") for text in texts}
 
 
 def offline(classifier: StubClassifier, texts: Sequence[str]) -> list[list[float]]:
     return classifier.classify(classifier.tokenize(texts))
 
 
-async def comparison(house: House, **query: str) -> dict[str, Any]:
-    found = await house.apis[1].get("/admin/models/comparison", params=query)
+async def comparison(replicas: Replicas, **query: str) -> dict[str, Any]:
+    found = await replicas.apis[1].get("/admin/models/comparison", params=query)
     assert found.status_code == 200, found.text
     return dict(found.json())
 
 
-async def test_a_share_of_the_texts_is_answered_by_the_candidate_everywhere(many: Many, house: House) -> None:
-    number = await house.publish("turned")
-    assert await stamps(house.apis[0], TEXTS[:20]) == dict.fromkeys(TEXTS[:20], stamp("stub", ""))
-    found = await tried(house, number=number, share=0.25)
+async def test_a_share_of_the_texts_is_answered_by_the_candidate_everywhere(
+    many: Many, replicas: Replicas
+) -> None:
+    number = await replicas.publish("turned")
+    assert await model_headers(replicas.apis[0], TEXTS[:20]) == dict.fromkeys(
+        TEXTS[:20], model_header("stub", "")
+    )
+    found = await tried(replicas, number=number, share=0.25)
     assert found["candidate"] == {"number": 1, "mode": "share", "share": 0.25, "by": "text"}
     wanted = taken(TEXTS, 0.25)
     assert 30 < Counter(wanted.values())[TURNED] < 70
     for _ in range(2):  # the second time, from the cache
-        for api in house.apis:
-            assert await stamps(api, TEXTS) == wanted
+        for api in replicas.apis:
+            assert await model_headers(api, TEXTS) == wanted
     # A process that starts later, and workers that start again, change nothing.
     later = await many.api()
     await ready(later, "stub")
-    assert await stamps(later, TEXTS) == wanted
+    assert await model_headers(later, TEXTS) == wanted
     # A greater share adds texts and takes none away.
-    assert (await tried(house, share=0.5))["candidate"]["by"] == "text"
+    assert (await tried(replicas, share=0.5))["candidate"]["by"] == "text"
     more = taken(TEXTS, 0.5)
     assert {text for text in TEXTS if wanted[text] == TURNED} < {
         text for text in TEXTS if more[text] == TURNED
     }
-    for api in (*house.apis, later):
-        assert await stamps(api, TEXTS) == more
+    for api in (*replicas.apis, later):
+        assert await model_headers(api, TEXTS) == more
     state = (await later.get("/admin/models")).json()["models"]["stub"]
     assert state["candidate"] == {"number": 1, "mode": "share", "share": 0.5, "by": "text"}
     # Going back ends it; the other model never had one.
-    assert (await house.move())["number"] == 0
-    assert set((await stamps(house.apis[1], TEXTS)).values()) == {stamp("stub", "")}
+    assert (await replicas.move())["number"] == 0
+    assert set((await model_headers(replicas.apis[1], TEXTS)).values()) == {model_header("stub", "")}
     assert state["previous"] == 0
 
 
-async def test_a_request_may_have_texts_of_both(house: House) -> None:
-    await tried(house, number=await house.publish("turned"), share=0.5)
-    wanted, (one, other) = taken(TEXTS, 0.5), house.apis
+async def test_a_request_may_have_texts_of_both(replicas: Replicas) -> None:
+    await tried(replicas, number=await replicas.publish("turned"), share=0.5)
+    wanted, (one, other) = taken(TEXTS, 0.5), replicas.apis
     old, new = (dict(zip(TEXTS, offline(made, TEXTS), strict=True)) for made in (StubClassifier(), Turned()))
-    await stamps(one, TEXTS[:50])
+    await model_headers(one, TEXTS[:50])
     for api in (one, one, other):  # partly known, known, and known to the shared cache
         answer = await api.post("/predict", json={"text": TEXTS})
         assert answer.status_code == 200, answer.text
         first = wanted[TEXTS[0]]
-        assert answer.headers["x-model"].split(", ") == [first, *({stamp("stub", ""), TURNED} - {first})]
+        assert answer.headers["x-model"].split(", ") == [
+            first,
+            *({model_header("stub", ""), TURNED} - {first}),
+        ]
         for text, scores in zip(TEXTS, answer.json()["predictions"], strict=True):
             assert [pair["score"] for pair in scores] == (new if wanted[text] == TURNED else old)[text]
     assert answer.headers["x-cache"] == "HIT"
@@ -159,39 +168,43 @@ async def test_a_request_may_have_texts_of_both(house: House) -> None:
 
 
 async def test_a_share_of_the_clients_gets_all_its_answers_from_the_candidate(
-    many: Many, house: House
+    many: Many, replicas: Replicas
 ) -> None:
-    await tried(house, number=await house.publish("turned", "topics"), share=0.5, by="client", model="topics")
-    changed = await tried(house, share=0.5, model="topics")
+    await tried(
+        replicas, number=await replicas.publish("turned", "topics"), share=0.5, by="client", model="topics"
+    )
+    changed = await tried(replicas, share=0.5, model="topics")
     assert changed["candidate"]["by"] == "client", "what it is of does not change with the share"
     candidate = Candidate(1, 0.5, "client")
     new = TURNED.replace("stub", "topics")
-    for api in house.apis:
+    for api in replicas.apis:
         for number in range(8):
             address = f"192.0.2.{number}"
             api._transport.client = (address, 1)  # type: ignore[attr-defined]
-            wanted = new if candidate.takes("", address) else stamp("topics", "t")
+            wanted = new if candidate.takes("", address) else model_header("topics", "t")
             for path, body in (
                 ("/models/topics/predict", {"text": ["a", "b"]}),
                 ("/v1/classify", {"input": "a", "model": "topics"}),
             ):
                 answer = await api.post(path, json=body)
                 assert (answer.status_code, answer.headers["x-model"]) == (200, wanted)
-            assert (await api.post("/predict", json={"text": ["a"]})).headers["x-model"] == stamp("stub", "")
+            assert (await api.post("/predict", json={"text": ["a"]})).headers["x-model"] == model_header(
+                "stub", ""
+            )
 
 
-async def test_a_shadow_counts_what_an_offline_comparison_does(many: Many, house: House) -> None:
-    await tried(house, number=await house.publish("turned"), share=0.4, shadow=True)
+async def test_a_shadow_counts_what_an_offline_comparison_does(many: Many, replicas: Replicas) -> None:
+    await tried(replicas, number=await replicas.publish("turned"), share=0.4, shadow=True)
     shadowed = [text for text in TEXTS if Candidate(1, 0.4).takes(text, "")]
-    one, other = house.apis
-    await stamps(one, TEXTS[:100])
+    one, other = replicas.apis
+    await model_headers(one, TEXTS[:100])
     answer = await other.post("/predict", json={"text": [*TEXTS, *TEXTS[:10]]})  # half of them cached
-    assert set(answer.headers["x-model"].split(", ")) == {stamp("stub", "")}
-    await stamps(one, TEXTS)  # all of them cached
+    assert set(answer.headers["x-model"].split(", ")) == {model_header("stub", "")}
+    await model_headers(one, TEXTS)  # all of them cached
     found: dict[str, Any] = {}
 
     async def counted() -> bool:
-        found.update(await comparison(house))
+        found.update(await comparison(replicas))
         return int(found["texts"]) >= len(shadowed)
 
     await until_async(counted, "all shadowed texts to be counted")
@@ -217,50 +230,50 @@ def _top(scores: Sequence[float]) -> int:
 
 
 async def test_what_a_shadow_cannot_compute_is_counted_and_no_caller_notices(
-    monkeypatch: pytest.MonkeyPatch, house: House
+    monkeypatch: pytest.MonkeyPatch, replicas: Replicas
 ) -> None:
-    await tried(house, number=await house.publish("turned"), share=1.0, shadow=True)
+    await tried(replicas, number=await replicas.publish("turned"), share=1.0, shadow=True)
     # The candidate's bulk lane is paused: its texts are refused, and requests are answered as ever.
-    paused = await house.apis[0].put("/admin/pauses/bulk", json={"for_s": 600, "waiting": "finish"})
+    paused = await replicas.apis[0].put("/admin/pauses/bulk", json={"for_s": 600, "waiting": "finish"})
     assert paused.status_code == 200
     asked: list[str] = []
 
     async def dropped() -> bool:
         """Processes learn of the pause within a second."""
         texts = [f"{text} in round {len(asked)}" for text in TEXTS[:5]]
-        asked.extend(await stamps(house.apis[0], texts))
-        return int((await comparison(house))["dropped"]) > 0
+        asked.extend(await model_headers(replicas.apis[0], texts))
+        return int((await comparison(replicas))["dropped"]) > 0
 
     await until_async(dropped, "texts to be dropped")
     # A process holds only so many texts.
     monkeypatch.setattr("batcher.shadow.MOST_CHARS", 0)
-    asked.extend(await stamps(house.apis[1], TEXTS[:10]))
+    asked.extend(await model_headers(replicas.apis[1], TEXTS[:10]))
 
     async def all_counted() -> bool:
-        found = await comparison(house)
+        found = await comparison(replicas)
         return int(found["texts"] + found["dropped"]) == len(asked) and found["failed"] == 0
 
     await until_async(all_counted, "every text to be counted")
 
 
-async def test_a_shadow_can_begin_to_answer_and_a_move_ends_it(house: House) -> None:
-    await tried(house, number=await house.publish("turned"), share=0.5, shadow=True)
-    assert set((await stamps(house.apis[0], TEXTS[:20])).values()) == {stamp("stub", "")}
-    await tried(house, share=0.5)
-    assert await stamps(house.apis[1], TEXTS[:20]) == taken(TEXTS[:20], 0.5)
-    assert (await house.move(number=1))["before"] == 0
-    for api in house.apis:
-        assert set((await stamps(api, TEXTS)).values()) == {TURNED}
-    state = (await house.apis[0].get("/admin/models")).json()["models"]["stub"]
+async def test_a_shadow_can_begin_to_answer_and_a_move_ends_it(replicas: Replicas) -> None:
+    await tried(replicas, number=await replicas.publish("turned"), share=0.5, shadow=True)
+    assert set((await model_headers(replicas.apis[0], TEXTS[:20])).values()) == {model_header("stub", "")}
+    await tried(replicas, share=0.5)
+    assert await model_headers(replicas.apis[1], TEXTS[:20]) == taken(TEXTS[:20], 0.5)
+    assert (await replicas.move(number=1))["before"] == 0
+    for api in replicas.apis:
+        assert set((await model_headers(api, TEXTS)).values()) == {TURNED}
+    state = (await replicas.apis[0].get("/admin/models")).json()["models"]["stub"]
     assert (state["candidate"], state["current"], state["previous"]) == (None, 1, 0)
-    refused = await house.admin("candidate", share=0.5)
+    refused = await replicas.admin("candidate", share=0.5)
     assert (refused.status_code, refused.json()["code"]) == (404, "no_revision")
 
 
-async def test_other_labels_are_refused(house: House) -> None:
-    number = await house.publish("relabelled")
-    refused = await house.admin("candidate", number=number, share=0.1)
+async def test_other_labels_are_refused(replicas: Replicas) -> None:
+    number = await replicas.publish("relabelled")
+    refused = await replicas.admin("candidate", number=number, share=0.1)
     assert (refused.status_code, refused.json()["code"]) == (409, "labels_differ")
     assert "labels of revision 1" in refused.json()["detail"]
-    assert (await house.admin("candidate", number=7, share=0.1)).json()["code"] == "no_revision"
-    assert (await house.admin("candidate", number=1, share=1.5)).status_code == 422
+    assert (await replicas.admin("candidate", number=7, share=0.1)).json()["code"] == "no_revision"
+    assert (await replicas.admin("candidate", number=1, share=1.5)).status_code == 422

@@ -1,4 +1,4 @@
-"""A cascade of two models behind one endpoint, on a pretended Redis."""
+"""A cascade of two models behind one endpoint, on a fake Redis."""
 
 from __future__ import annotations
 

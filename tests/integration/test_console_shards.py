@@ -1,4 +1,4 @@
-"""The console of a queue of three shards: the API and workers in this process, over pretended servers."""
+"""The console of a queue of three shards: the API and workers in this process, over fake servers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import fakeredis
 import httpx
 import pytest
 
-from api.admin.service import Books
+from api.admin.service import ConsoleStores
 from api.admin.traces import Traces
 from api.jobs.service import JobService
 from api.keys import Keys
@@ -28,7 +28,7 @@ from batcher.worker.queue import WorkerQueue
 from model_store.stub import StubClassifier
 from tests.answers import right
 from tests.shards import NAME, Fleet, texts_at, until
-from tests.unit.pretended import FakeCache
+from tests.unit.fakes import FakeCache
 
 SHARDS = 3
 NAMES = [f"{NAME}:{number}" if number else NAME for number in range(SHARDS)]
@@ -63,8 +63,8 @@ async def serving(fleet: Fleet) -> AsyncIterator[Service]:
     settings = ApiSettings(name=NAME, redis_url="redis://a redis://b redis://c", keep_refused_texts=True)
     own = fakeredis.FakeRedis()
     jobs = JobService(JobStore(own, NAME, 3600), JobQueue(own, settings), settings, Keys({}), lambda: False)
-    hub, books = fleet.new_hub(), Books.of(fleet.clients, jobs, settings)
-    app = create_app(settings, hub=hub, cache=FakeCache(), jobs=jobs, books=books)
+    hub, stores = fleet.new_hub(), ConsoleStores.of(fleet.clients, jobs, settings)
+    app = create_app(settings, hub=hub, cache=FakeCache(), jobs=jobs, stores=stores)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False, client=("127.0.0.1", 1234))
     async with (
         app.app.router.lifespan_context(app.app),

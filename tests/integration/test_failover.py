@@ -15,9 +15,9 @@ from batcher.core.snapshot import Sweep
 from batcher.jobs.store import JobStore
 from batcher.worker.queue import WorkerQueue
 from tests.conftest import encoded
-from tests.mill import wait_until
 from tests.proxy import Proxy
 from tests.servers import RedisServer
+from tests.service import wait_until
 
 pytestmark = pytest.mark.redis
 
@@ -42,7 +42,7 @@ def new(redis_servers: Callable[..., RedisServer]) -> RedisServer:
 
 @pytest.fixture
 def name(old: RedisServer) -> Iterator[Proxy]:
-    """What clients are told: it leads to `old` at first."""
+    """What clients are answered: it leads to `old` at first."""
     made = Proxy(old.url)
     yield made
     made.close()
@@ -66,10 +66,10 @@ class User:
         return await self._pipeline.run(Sweep("api", 3))
 
     async def _plain(self) -> object:
-        return await self._pipeline.ask("SET", "a", 1)
+        return await self._pipeline.execute("SET", "a", 1)
 
-    async def _beats(self) -> object:
-        return self._worker.beat([], {"state": "idle"}, {"revision": "A"}, 5000)
+    async def _heartbeat(self) -> object:
+        return self._worker.heartbeat([], {"state": "idle"}, {"revision": "A"}, 5000)
 
     async def _jobs(self) -> object:
         upload = self._store.upload("a" * 32)
@@ -81,7 +81,7 @@ class User:
         self._sync.close()
 
 
-KINDS = ("api", "plain", "beats", "jobs")
+KINDS = ("api", "plain", "heartbeat", "jobs")
 
 
 @pytest.fixture
@@ -148,7 +148,7 @@ def test_finding_27_a_reply_that_is_too_late_is_not_the_reply_to_the_next_comman
 ) -> None:
     address = "127.0.0.1", name.port
     monkeypatch.setattr(redis.Sentinel, "discover_master", lambda *_: address)
-    url = name.url if make == "single" else "redis+sentinel://127.0.0.1:1/mill"
+    url = name.url if make == "single" else "redis+sentinel://127.0.0.1:1/service"
     with connect(url, timeout_s=1, retries=0) as client:
         assert client.echo("before") == b"before"
         name.slow(1.5)

@@ -1,4 +1,4 @@
-"""What a claim takes from the bulk lane beside interactive entries, pretended and real."""
+"""What a claim takes from the bulk lane beside interactive entries, on fakeredis and on a real Redis."""
 
 from __future__ import annotations
 

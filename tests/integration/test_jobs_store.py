@@ -1,4 +1,4 @@
-"""The contract of the job store, on a pretended and a real Redis: nothing goes backwards or is doubled."""
+"""The contract of the job store, on a fake and a real Redis: nothing goes backwards or is doubled."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def create(
 
 
 def keys(client: redis.Redis) -> list[bytes]:
-    """Every key that a job has made; the totals are no job's."""
+    """Every key that a job has made; the totals do not belong to a job."""
     return [key for key in client.scan_iter() if not key.endswith(b":jobs:totals")]
 
 

@@ -1,4 +1,4 @@
-"""Several models behind one endpoint: one process of each kind, on a pretended Redis."""
+"""Several models behind one endpoint: one process of each kind, on a fake Redis."""
 
 from __future__ import annotations
 

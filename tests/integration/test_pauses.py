@@ -1,4 +1,4 @@
-"""Pauses of lanes, by what the scripts answer, on pretended and on real Redis."""
+"""Pauses of lanes, by what the scripts answer, on fakeredis and on a real Redis."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_both_lanes_paused_hold_what_runs_alone(bench: Bench) -> None:
 def test_idle_workers_do_not_wake_each_other_for_a_paused_lane(bench: Bench) -> None:
     """Each claim that leaves something wakes another worker: two of them would never rest."""
     for name in ("w1", "w2"):
-        bench.worker(name).beat([], RECORD, MODEL, 5000, takeover=True)
+        bench.worker(name).heartbeat([], RECORD, MODEL, 5000, takeover=True)
         assert bench.worker(name).claim(10, 100, 100, idle_ms=0).left == 0
     pause(bench, "interactive")
     bench.ask("x")
@@ -100,7 +100,7 @@ def test_a_pause_ends_by_itself_and_so_does_its_key(bench: Bench) -> None:
 
 
 def test_every_process_reads_pauses_from_the_snapshot(bench: Bench) -> None:
-    bench.worker().beat([], RECORD, MODEL, 5000, takeover=True)
+    bench.worker().heartbeat([], RECORD, MODEL, 5000, takeover=True)
     bench.sweep(api="one")
     pause(bench, "bulk", "finish", 30_000)
     seen = bench.sweep(api="two")

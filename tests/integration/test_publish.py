@@ -17,7 +17,7 @@ import pytest
 from batcher import jobs
 from batcher.hub.hub import ReplyHub
 from model_store.stub import StubClassifier
-from tests.many import House, Many, open_house, publish_fast, ready, stamp, until_async
+from tests.many import Many, Replicas, model_header, publish_fast, ready, start_replicas, until_async
 from tests.shards import until
 
 
@@ -29,23 +29,23 @@ async def many(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Many]:
 
 
 @pytest.fixture
-async def house(many: Many) -> House:
-    return await open_house(many)
+async def replicas(many: Many) -> Replicas:
+    return await start_replicas(many)
 
 
 @dataclass
 class Load:
     """Six requests at a time, for known texts, new texts, and both, by every API."""
 
-    house: House
+    replicas: Replicas
     path: str
-    # When each request was sent, its status and its stamp.
+    # When each request was sent, its status and its X-Model.
     answers: list[tuple[float, int, str]] = field(default_factory=list)
 
     async def __aenter__(self) -> Load:
         fresh = itertools.count()
         self._tasks = [
-            asyncio.create_task(self._ask(api, fresh)) for api in self.house.apis for _ in range(3)
+            asyncio.create_task(self._ask(api, fresh)) for api in self.replicas.apis for _ in range(3)
         ]
         return self
 
@@ -78,73 +78,75 @@ class Load:
     [("", "/predict", "stub", 20), ("topics", "/models/topics/predict", "topics", 4)],
 )
 async def test_published_and_taken_back_under_load(
-    house: House, model: str, path: str, first: str, count: int
+    replicas: Replicas, model: str, path: str, first: str, count: int
 ) -> None:
-    stamps = {0: stamp(first, "t" if model else ""), 1: stamp(first, "v2")}
+    model_headers = {0: model_header(first, "t" if model else ""), 1: model_header(first, "v2")}
     now = asyncio.get_running_loop().time
     moves: list[tuple[float, float, int]] = []  # when each began and was over, and the number that answers
-    async with Load(house, path) as load:
-        assert await house.publish("stub@v2", model) == 1
+    async with Load(replicas, path) as load:
+        assert await replicas.publish("stub@v2", model) == 1
         await load.more(10)
         for _ in range(count):
             began = now()
-            moved = await house.move(model=model) if moves else await house.move(model=model, number=1)
+            moved = await replicas.move(model=model) if moves else await replicas.move(model=model, number=1)
             moves.append((began, now(), moved["number"]))
             await load.more(10)
     assert {status for _, status, _ in load.answers} == {200}
     assert [number for _, _, number in moves] == [1, 0] * (count // 2)
     # What is sent after one move and before the next is answered by that revision and no other.
     for (_, over, number), (begins, _, _) in itertools.pairwise([*moves, (now(), 0.0, 0)]):
-        assert {found for at, _, found in load.answers if over < at < begins} == {stamps[number]}
-    assert {one for _, _, found in load.answers for one in found.split(", ")} == set(stamps.values())
+        assert {found for at, _, found in load.answers if over < at < begins} == {model_headers[number]}
+    assert {one for _, _, found in load.answers for one in found.split(", ")} == set(model_headers.values())
 
 
-async def test_every_route_moves_and_jobs_do(many: Many, house: House) -> None:
+async def test_every_route_moves_and_jobs_do(many: Many, replicas: Replicas) -> None:
     store = many.jobs()
-    await house.publish("stub@v2", "topics")
-    await house.move(model="topics", number=1)
-    new = stamp("topics", "v2")
-    for api in house.apis:
+    await replicas.publish("stub@v2", "topics")
+    await replicas.move(model="topics", number=1)
+    new = model_header("topics", "v2")
+    for api in replicas.apis:
         for path, body in (
             ("/models/topics/predict", {"text": ["a"]}),
             ("/v1/models/topics:predict", {"instances": ["a"]}),
             ("/v1/classify", {"input": "a", "model": "topics"}),
         ):
             assert (await api.post(path, json=body)).headers["x-model"] == new
-        assert (await api.post("/predict", json={"text": ["a"]})).headers["x-model"] == stamp("stub", "")
+        assert (await api.post("/predict", json={"text": ["a"]})).headers["x-model"] == model_header(
+            "stub", ""
+        )
         listed = (await api.get("/models")).json()["models"]
         assert [one["name"] for one in listed] == ["stub", "topics"]
         assert new.endswith(listed[1]["revision"][:12])
-    submitted = await house.apis[0].post("/jobs?model=topics", json={"text": ["of a job"]})
+    submitted = await replicas.apis[0].post("/jobs?model=topics", json={"text": ["of a job"]})
     assert await asyncio.to_thread(jobs.run, submitted.json()["id"]) == "finished"
     redis = many.client()
     assert redis.keys("millrace:cache:2:default/topics@1:*")
     assert store.record(submitted.json()["id"]) is not None
 
 
-async def test_a_revision_that_no_worker_can_load_changes_nothing(house: House) -> None:
-    asked = await house.admin("publish", reference="/no/such/model")
+async def test_a_revision_that_no_worker_can_load_changes_nothing(replicas: Replicas) -> None:
+    asked = await replicas.admin("publish", reference="/no/such/model")
     number = asked.json()["number"]
 
     async def failed() -> bool:
-        state = (await house.apis[0].get("/admin/models")).json()["models"]["stub"]
+        state = (await replicas.apis[0].get("/admin/models")).json()["models"]["stub"]
         return "is not a directory" in state["revisions"][str(number)]["failure"]
 
     await until_async(failed, "the failure")
-    refused = await house.admin("move", number=number)
+    refused = await replicas.admin("move", number=number)
     assert (refused.status_code, refused.json()["code"]) == (409, "revision_not_ready")
-    assert (await house.admin("move", number=7)).json()["code"] == "no_revision"
-    answer = await house.apis[1].post("/predict", json={"text": ["a"]})
-    assert answer.headers["x-model"] == stamp("stub", "")
+    assert (await replicas.admin("move", number=7)).json()["code"] == "no_revision"
+    answer = await replicas.apis[1].post("/predict", json={"text": ["a"]})
+    assert answer.headers["x-model"] == model_header("stub", "")
 
 
 async def test_an_older_revision_is_dropped_and_a_new_process_knows_what_answers(
-    many: Many, house: House
+    many: Many, replicas: Replicas
 ) -> None:
     for number in (1, 2, 3):
-        assert await house.publish(f"stub@v{number}") == number
-        await house.move(number=number)
-    state = (await house.apis[0].get("/admin/models")).json()["models"]["stub"]
+        assert await replicas.publish(f"stub@v{number}") == number
+        await replicas.move(number=number)
+    state = (await replicas.apis[0].get("/admin/models")).json()["models"]["stub"]
     assert (state["current"], state["previous"]) == (3, 2)
     assert set(state["revisions"]) == {"0", "2", "3"}
     later = await many.api()
@@ -157,7 +159,7 @@ async def test_an_older_revision_is_dropped_and_a_new_process_knows_what_answers
         return answer.status_code != 503
 
     await until_async(answered, "the first answer")
-    assert first[-1] == stamp("stub", "v3"), first
+    assert first[-1] == model_header("stub", "v3"), first
     many.worker("stub,topics=stub@t")
 
     async def three() -> bool:
@@ -191,7 +193,7 @@ async def test_finding_29_a_dropped_revision_leaves_no_connection_no_memory_and_
     [(ReplyHub, "batcher.worker.several"), (StubClassifier, "api.models.served")],
 )
 async def test_finding_34_the_memory_of_a_dropped_revision_is_freed_in_each_process(
-    many: Many, house: House, monkeypatch: pytest.MonkeyPatch, kind: type, other: str
+    many: Many, replicas: Replicas, monkeypatch: pytest.MonkeyPatch, kind: type, other: str
 ) -> None:
     """It refers to itself, and the collector hardly ever looked at what is that old."""
     monkeypatch.setattr(f"{other}.collect_dropped", lambda: None)  # all processes of this test are one
@@ -200,8 +202,8 @@ async def test_finding_34_the_memory_of_a_dropped_revision_is_freed_in_each_proc
         return weakref.WeakSet(one for one in gc.get_objects() if isinstance(one, kind))
 
     async def another(variant: str) -> None:
-        number = await house.publish(f"stub@{variant}", "topics")
-        await house.move(model="topics", number=number)
+        number = await replicas.publish(f"stub@{variant}", "topics")
+        await replicas.move(model="topics", number=number)
 
     await another("v2")
     await another("v3")  # from here on, each new one takes the place of the one before the last
@@ -218,7 +220,7 @@ async def test_finding_34_the_memory_of_a_dropped_revision_is_freed_in_each_proc
 
 @pytest.mark.parametrize(("model", "base"), [("topics", "topics"), ("stub", "")])
 async def test_refused_texts_are_those_of_all_revisions_of_a_model(
-    many: Many, house: House, monkeypatch: pytest.MonkeyPatch, model: str, base: str
+    many: Many, replicas: Replicas, monkeypatch: pytest.MonkeyPatch, model: str, base: str
 ) -> None:
     api = await many.api(keep_refused_texts=True)
     await ready(api, "stub", "topics")
@@ -234,7 +236,7 @@ async def test_refused_texts_are_those_of_all_revisions_of_a_model(
 
     variant = "t" if base else ""
     assert (await api.post(path, json={"text": texts[:1]})).json()["code"] == "inference_failed"
-    await house.move(model=base, number=await house.publish("stub@v2", base))
+    await replicas.move(model=base, number=await replicas.publish("stub@v2", base))
     assert (await api.post(path, json={"text": texts[1:]})).json()["code"] == "inference_failed"
     assert await listed(model) == [(texts[1], revision("v2")), (texts[0], revision(variant))]
     assert await listed("stub" if base else "topics") == []

@@ -1,4 +1,4 @@
-"""Revisions of models whose queue has two shards, on two pretended servers."""
+"""Revisions of models whose queue has two shards, on two fake servers."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import pytest
 
 from batcher import jobs
 from batcher.core.revisions import Candidate
-from tests.many import House, Many, open_house, publish_fast, stamp, until_async
+from tests.many import Many, Replicas, model_header, publish_fast, start_replicas, until_async
 from tests.shards import texts_at
 
-OLD, NEW = stamp("stub", ""), stamp("stub", "v1")
+OLD, NEW = model_header("stub", ""), model_header("stub", "v1")
 # Texts of each shard.
 PARTS = [texts_at(number, 2, 6) for number in range(2)]
 TEXTS = [text for part in PARTS for text in part]
@@ -27,37 +27,39 @@ async def many(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Many]:
 
 
 @pytest.fixture
-async def house(many: Many) -> House:
-    return await open_house(many)
+async def replicas(many: Many) -> Replicas:
+    return await start_replicas(many)
 
 
-async def stamps(api: httpx.AsyncClient, texts: list[str]) -> dict[str, str]:
+async def model_headers(api: httpx.AsyncClient, texts: list[str]) -> dict[str, str]:
     """Which revision answers each text, asked alone."""
     answers = {text: await api.post("/predict", json={"text": [text]}) for text in texts}
     assert {answer.status_code for answer in answers.values()} == {200}
     return {text: answer.headers["x-model"] for text, answer in answers.items()}
 
 
-async def test_a_name_moves_at_all_shards_and_a_share_is_that_of_each_text(many: Many, house: House) -> None:
-    for api in house.apis:
-        assert {*(await stamps(api, TEXTS)).values()} == {OLD}
-    number = await house.publish("stub@v1")
-    shared = await house.admin("candidate", number=number, share=0.5)
+async def test_a_name_moves_at_all_shards_and_a_share_is_that_of_each_text(
+    many: Many, replicas: Replicas
+) -> None:
+    for api in replicas.apis:
+        assert {*(await model_headers(api, TEXTS)).values()} == {OLD}
+    number = await replicas.publish("stub@v1")
+    shared = await replicas.admin("candidate", number=number, share=0.5)
     assert (shared.status_code, shared.json()["unconfirmed"]) == (200, [])
     wanted = {text: NEW if Candidate(number, 0.5).takes(text, "") else OLD for text in TEXTS}
     assert {*wanted.values()} == {OLD, NEW}
-    for api in house.apis:
-        assert await stamps(api, TEXTS) == wanted
+    for api in replicas.apis:
+        assert await model_headers(api, TEXTS) == wanted
     many.jobs()
-    job = (await house.apis[0].post("/jobs", json={"text": TEXTS})).json()["id"]
+    job = (await replicas.apis[0].post("/jobs", json={"text": TEXTS})).json()["id"]
     assert await asyncio.to_thread(jobs.run, job) == "finished"
-    found = (await house.apis[1].get(f"/jobs/{job}/predictions?models=true")).json()["predictions"]
+    found = (await replicas.apis[1].get(f"/jobs/{job}/predictions?models=true")).json()["predictions"]
     assert [item["model"] for item in found] == [*wanted.values()]
-    await house.move(number=number)
-    for api in house.apis:
-        assert {*(await stamps(api, TEXTS)).values()} == {NEW}
-    assert (await house.move())["number"] == 0
-    assert {*(await stamps(house.apis[1], TEXTS)).values()} == {OLD}
+    await replicas.move(number=number)
+    for api in replicas.apis:
+        assert {*(await model_headers(api, TEXTS)).values()} == {NEW}
+    assert (await replicas.move())["number"] == 0
+    assert {*(await model_headers(replicas.apis[1], TEXTS)).values()} == {OLD}
 
 
 async def test_a_shard_that_is_down_or_has_lost_its_data_brings_no_old_revision_back(
@@ -65,8 +67,8 @@ async def test_a_shard_that_is_down_or_has_lost_its_data_brings_no_old_revision_
 ) -> None:
     # All workers live at the shard that goes down.
     monkeypatch.setattr("batcher.worker.building.crc32", lambda worker_id: 0)
-    house = await open_house(many)
-    await house.move(number=await house.publish("stub@v1"))
+    replicas = await start_replicas(many)
+    await replicas.move(number=await replicas.publish("stub@v1"))
     key = "{millrace:2:default}:revisions"
     assert many.client(0).hgetall(key) == many.client(1).hgetall(key.replace("}", ":1}"))
     many.servers[0].connected = False
@@ -85,11 +87,11 @@ async def test_a_shard_that_is_down_or_has_lost_its_data_brings_no_old_revision_
     assert refused.status_code == 503
     many.servers[0].connected = True
     many.client(0).delete(key)
-    assert await house.publish("stub@v2") == 2, "the numbers go on where the other shard knows them"
+    assert await replicas.publish("stub@v2") == 2, "the numbers go on where the other shard knows them"
     seen: set[str] = set()
 
     async def all_answered() -> bool:
-        answers = [await house.apis[0].post("/predict", json={"text": [text]}) for text in TEXTS]
+        answers = [await replicas.apis[0].post("/predict", json={"text": [text]}) for text in TEXTS]
         seen.update(answer.headers["x-model"] for answer in answers if answer.status_code == 200)
         return all(answer.status_code == 200 for answer in answers)
 

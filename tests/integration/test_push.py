@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
+from huggingface_hub import HfApi
+from huggingface_hub.utils import httpx  # type: ignore[attr-defined]
 
+from model_store.errors import PullFailed
+from model_store.push import push
 from tests.integration.hugging_face import COMMIT, Hub, running
 from tests.unit.model_store.checkpoints import copy
 
@@ -48,3 +54,18 @@ def test_a_push_without_permission_is_one_sentence(checkpoint: Path, hub: Hub, t
         "millrace push: The hub does not let you write to org/name: log in with `hf auth login`.\n"
     )
     assert hub.uploaded == {}
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (httpx.ReadError("reset"), "the upload of org/name was interrupted (ReadError); push again."),
+        (httpx.ConnectError("refused"), "org/name cannot be pushed: the hub does not answer."),
+    ],
+)
+def test_an_upload_that_fails_is_not_called_a_download(
+    error: Exception, said: str, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(HfApi, "create_repo", Mock(side_effect=error))
+    with pytest.raises(PullFailed, match=re.escape(said)):
+        push(checkpoint, "org/name")

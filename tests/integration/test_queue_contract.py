@@ -1,4 +1,4 @@
-"""The queue's contract, on pretended and on real Redis: what each script promises, by its answers."""
+"""The queue's contract, on fakeredis and on a real Redis: what each script promises, by its answers."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ import redis
 from batcher.core.commands import Cancel, Claimed, Complete, Completed, Enqueue, Full, Outcomes
 from batcher.core.console import AddUsage, NoteRefused, UsageRow
 from batcher.core.keys import cache_prefix
-from batcher.core.membership import Beat, Beaten
+from batcher.core.membership import HeartbeatReply, SendHeartbeat
 from batcher.core.snapshot import Fallback, Snapshot, Sweep, Workers
 from batcher.core.waking import Lend, Wake
 from batcher.errors import QueueFull
 from batcher.memory import NO_MEMORY, Memory
 from batcher.messages import Failure, Prediction, decode_result, fragment
 from batcher.worker.queue import WorkerQueue
-from tests.mill import wait_until
 from tests.servers import leftovers
+from tests.service import wait_until
 
 ANSWER = Prediction(fragment(("N", "P"), (0.25, 0.75)), "rev", 3).encode()
 FAILURE = Failure("inference_failed", "no").encode()
@@ -147,7 +147,7 @@ def test_the_road_of_one_entry_leaves_only_its_result(bench: Bench) -> None:
     assert bench.hints() == [("x", ANSWER)]
     assert bench.leftovers() == []
     assert bench.waiting() == 0
-    bench.worker().beat([], RECORD, MODEL, 5000)
+    bench.worker().heartbeat([], RECORD, MODEL, 5000)
     assert bench.ask("x") == [ANSWER], "a result that is still there answers at once"
 
 
@@ -286,11 +286,11 @@ def test_a_heartbeat_keeps_the_lease_and_only_what_is_still_held(bench: Bench) -
     worker.claim(10, 100, 100)
     until = time.monotonic() + 0.6
     while time.monotonic() < until:
-        assert worker.beat(["x", "never claimed"], RECORD, MODEL, 5000) == 1
+        assert worker.heartbeat(["x", "never claimed"], RECORD, MODEL, 5000) == 1
         assert bench.sweep().recovered == 0
         time.sleep(0.03)
     worker.complete([("x", ANSWER)])
-    assert worker.beat(["x"], RECORD, MODEL, 5000) == 0
+    assert worker.heartbeat(["x"], RECORD, MODEL, 5000) == 0
     assert bench.leftovers() == []
 
 
@@ -302,11 +302,11 @@ def test_a_worker_that_comes_back_keeps_the_lease_of_what_it_still_runs(bench: B
     other = bench.worker("other", lease_ms=100)
     assert ids_of(other.claim(10, 100, 100)) == ["x"]
     back = bench.worker("back", lease_ms=60_000)
-    assert back.beat(["x"], RECORD, MODEL, 5000) == 1
+    assert back.heartbeat(["x"], RECORD, MODEL, 5000) == 1
     time.sleep(0.15)
     assert bench.sweep().recovered == 0, "one of them will answer it"
-    assert bench.worker("back", lease_ms=1).beat(["x"], RECORD, MODEL, 5000) == 1
-    other.beat([], RECORD, MODEL, 5000)
+    assert bench.worker("back", lease_ms=1).heartbeat(["x"], RECORD, MODEL, 5000) == 1
+    other.heartbeat([], RECORD, MODEL, 5000)
     wait_until(lambda: bench.sweep().recovered == 1, "the lease to end after the last heartbeat")
     assert bench.client.hget(f"{bench.P}:claims", "x").endswith(b" "), "both live, so neither died of it"
     assert back.complete([("x", ANSWER)]) == 1
@@ -336,7 +336,7 @@ def test_the_third_death_of_a_run_alone_is_final_and_remembered(bench: Bench) ->
 
 
 def test_the_end_of_a_worker_speaks_against_one_text_at_most(bench: Bench) -> None:
-    """Found by chaos: replies to claims were lost, and whoever died had several texts of the solo list."""
+    """Found by chaos: replies to claims were lost, and dead workers had several texts of the solo list."""
     bench.ask("x", "y", "z")
     bench.worker("w0", lease_ms=1).claim(10, 100, 100)
     time.sleep(0.01)
@@ -350,12 +350,12 @@ def test_the_end_of_a_worker_speaks_against_one_text_at_most(bench: Bench) -> No
 
 
 def test_a_beat_under_way_during_a_claim_does_not_acquit(bench: Bench) -> None:
-    """Found by fault 10 on a busy machine: the beat did not know yet of the text that ended its worker."""
+    """Found by fault 10 on a busy machine: the heartbeat did not yet include the fatal text."""
     bench.ask("x")
     for name in ("w0", "w1", "w2", "w3"):
         worker = bench.worker(name, lease_ms=200)
         worker.claim(10, 100, 100)
-        worker.beat([], RECORD, MODEL, 1)
+        worker.heartbeat([], RECORD, MODEL, 1)
         wait_until(lambda: bench.sweep().recovered == 1 or not bench.leftovers(), "the lease to end")
     assert bench.client.llen(f"{bench.P}:dead") == 1
 
@@ -388,7 +388,7 @@ def test_a_worker_that_outlived_the_lease_is_never_counted(bench: Bench) -> None
         worker = bench.worker(name, lease_ms=5)
         worker.claim(10, 100, 100)
         time.sleep(0.01)
-        worker.beat([], RECORD, MODEL, 5000)
+        worker.heartbeat([], RECORD, MODEL, 5000)
         assert bench.sweep().recovered == 1
         worker.retire()
     assert bench.client.llen(f"{bench.P}:dead") == 0
@@ -401,12 +401,12 @@ def test_a_late_beat_is_waited_for_before_a_text_is_called_poison(bench: Bench) 
         time.sleep(0.01)
         bench.sweep()
     late = bench.worker("w3", lease_ms=20)
-    late.beat([], RECORD, MODEL, 5000)
+    late.heartbeat([], RECORD, MODEL, 5000)
     late.claim(10, 100, 100)
     time.sleep(0.03)
     assert bench.sweep().recovered == 0
-    assert bench.client.zcard(f"{bench.P}:inflight") == 1, "nobody else gets it meanwhile"
-    late.beat([], RECORD, MODEL, 5000)
+    assert bench.client.zcard(f"{bench.P}:inflight") == 1, "no other worker gets it meanwhile"
+    late.heartbeat([], RECORD, MODEL, 5000)
     wait_until(lambda: bench.sweep().recovered == 1, "the lease to end")
     assert bench.client.llen(f"{bench.P}:dead") == 0
 
@@ -436,7 +436,7 @@ def test_a_refused_text_is_noted_where_it_was_refused_only(bench: Bench) -> None
 def test_finding_05_a_failure_is_final_once_a_second_worker_failed(bench: Bench) -> None:
     here, there = bench.worker("here"), bench.worker("there")
     for worker in (here, there):
-        worker.beat([], RECORD, MODEL, 60_000)
+        worker.heartbeat([], RECORD, MODEL, 60_000)
     bench.ask("x", "y")
     here.claim(10, 100, 100)
     for _ in range(2):  # a client library may send it twice
@@ -456,7 +456,7 @@ def test_finding_05_a_failure_is_final_once_a_second_worker_failed(bench: Bench)
 def test_finding_05_a_worker_alone_tries_again_until_the_budget_ends(bench: Bench) -> None:
     """A try that is due just before the end may come too late on a busy machine: then it is asked again."""
     alone = bench.worker("alone")
-    alone.beat([], RECORD, MODEL, 60_000)
+    alone.heartbeat([], RECORD, MODEL, 60_000)
     for number in range(3):
         text = f"x{number}"
         bench.ask(text, budget_ms=2_000)
@@ -467,7 +467,7 @@ def test_finding_05_a_worker_alone_tries_again_until_the_budget_ends(bench: Benc
                 alone.complete([(text, FAILURE)])
             assert time.monotonic() - began < 30
             time.sleep(0.005)
-            alone.beat([], RECORD, MODEL, 60_000)
+            alone.heartbeat([], RECORD, MODEL, 60_000)
         assert 2 <= runs <= 10
         assert time.monotonic() - began > 1
         assert bench.leftovers() == []
@@ -479,7 +479,7 @@ def test_finding_05_a_worker_alone_tries_again_until_the_budget_ends(bench: Benc
 def test_finding_05_a_worker_that_failed_on_a_text_and_ends_did_not_die_of_it(bench: Bench) -> None:
     for number in range(4):
         worker = bench.worker(f"w{number}", lease_ms=20)
-        worker.beat([], RECORD, MODEL, 60_000)
+        worker.heartbeat([], RECORD, MODEL, 60_000)
         if number == 0:
             bench.ask("x", budget_ms=60_000)
         claim = wait_until(lambda worker=worker: worker.claim(10, 100, 100).entries, "the entry")
@@ -527,12 +527,12 @@ def test_an_expired_entry_with_two_places_is_taken_off_the_cost_once(bench: Benc
 
 
 def test_one_process_sweeps_and_the_others_read_its_snapshot(bench: Bench) -> None:
-    bench.worker("w").beat([], RECORD, MODEL, 60_000, takeover=True)
+    bench.worker("w").heartbeat([], RECORD, MODEL, 60_000, takeover=True)
     bench.ask("x", "y")
     first = bench.sweep(api="first", memory=Memory(3, 9))
     assert (first.swept, first.workers, first.rate, first.interactive.entries) == (True, 1, 100.0, 2)
     bench.ask("z", budget_ms=1)
-    bench.worker("v").beat([], RECORD, MODEL, 60_000)
+    bench.worker("v").heartbeat([], RECORD, MODEL, 60_000)
     time.sleep(0.01)
     second = bench.sweep(api="second")
     assert second == replace(first, swept=False, interactive=second.interactive)
@@ -544,7 +544,7 @@ def test_one_process_sweeps_and_the_others_read_its_snapshot(bench: Bench) -> No
 
 def test_another_process_sweeps_once_the_sweeper_is_gone(bench: Bench) -> None:
     worker = bench.worker("w", lease_ms=200)
-    worker.beat([], RECORD, MODEL, 60_000)
+    worker.heartbeat([], RECORD, MODEL, 60_000)
     bench.sweep(api="first")
     bench.ask("x")
     worker.claim(10, 100, 100)
@@ -554,55 +554,55 @@ def test_another_process_sweeps_once_the_sweeper_is_gone(bench: Bench) -> None:
 
 def test_without_workers_every_process_looks_itself(bench: Bench) -> None:
     assert bench.sweep(api="first").workers == 0
-    bench.worker("w").beat([], RECORD, MODEL, 60_000)
+    bench.worker("w").heartbeat([], RECORD, MODEL, 60_000)
     second = bench.sweep(api="second")
     assert (second.swept, second.workers) == (True, 1)
 
 
 def test_the_snapshot_says_how_many_workers_fell_back_and_why(bench: Bench) -> None:
     fallen = {"fallback": "bf16: another label\nsecond line", "arithmetic": "f32"}
-    bench.worker("sound").beat([], RECORD, MODEL, 60_000)
+    bench.worker("sound").heartbeat([], RECORD, MODEL, 60_000)
     assert bench.sweep().fallback is None
-    bench.worker("fallen").beat([], RECORD | fallen, MODEL, 60_000)
+    bench.worker("fallen").heartbeat([], RECORD | fallen, MODEL, 60_000)
     assert bench.sweep().fallback == Fallback(1, "fallen", "stub", "f32", "f32", fallen["fallback"])
 
 
 def test_texts_are_counted_although_workers_come_and_go(bench: Bench) -> None:
-    def beat(name: str, texts: int) -> int:
-        bench.worker(name).beat([], RECORD | {"texts": texts}, MODEL, 60_000)
+    def heartbeat(name: str, texts: int) -> int:
+        bench.worker(name).heartbeat([], RECORD | {"texts": texts}, MODEL, 60_000)
         return bench.sweep().worked
 
-    assert beat("a", 100) == 0, "what it did before Redis knew it"
-    assert beat("a", 110) == 10
-    assert beat("b", 5) == 10
+    assert heartbeat("a", 100) == 0, "what it did before Redis knew it"
+    assert heartbeat("a", 110) == 10
+    assert heartbeat("b", 5) == 10
     bench.client.delete(f"{bench.P}:worker:a")
-    assert beat("b", 9) == 14
-    assert beat("a", 3) == 14, "it has started again"
-    assert beat("a", 4) == 15
+    assert heartbeat("b", 9) == 14
+    assert heartbeat("a", 3) == 14, "it has started again"
+    assert heartbeat("a", 4) == 15
 
 
 def test_a_short_heartbeat_needs_what_the_last_one_published(bench: Bench) -> None:
     worker = bench.worker("w")
-    beat = partial(worker.beat, ttl_ms=60_000)
-    assert beat([], RECORD, MODEL) == 0
+    heartbeat = partial(worker.heartbeat, ttl_ms=60_000)
+    assert heartbeat([], RECORD, MODEL) == 0
     bench.ask("x")
     worker.claim(10, 100, 100)
-    assert worker.run([Beat("w", 2000, 60_000, ["x"], {}, {})]) == [Beaten(1)]
+    assert worker.run([SendHeartbeat("w", 2000, 60_000, ["x"], {}, {})]) == [HeartbeatReply(1)]
     bench.client.flushall()
-    assert worker.run([Beat("w", 2000, 60_000, ["x"], {}, {})]) == [Beaten(-1)]
+    assert worker.run([SendHeartbeat("w", 2000, 60_000, ["x"], {}, {})]) == [HeartbeatReply(-1)]
     assert bench.live() == set()
-    assert beat([], RECORD, MODEL) == 0
+    assert heartbeat([], RECORD, MODEL) == 0
     assert bench.live() == {"w"}
     assert bench.client.hget(f"{bench.P}:model", "revision") == b"rev"
 
 
 def test_a_short_heartbeat_brings_back_a_model_whose_successor_is_gone(bench: Bench) -> None:
     old, new = bench.worker("old"), bench.worker("new")
-    old.beat([], RECORD, MODEL, 60_000)
-    new.beat([], RECORD | {"revision": "B"}, MODEL | {"revision": "B"}, 20, takeover=True)
-    assert old.run([Beat("old", 2000, 60_000, [], {}, {})]) == [Beaten(0)]
+    old.heartbeat([], RECORD, MODEL, 60_000)
+    new.heartbeat([], RECORD | {"revision": "B"}, MODEL | {"revision": "B"}, 20, takeover=True)
+    assert old.run([SendHeartbeat("old", 2000, 60_000, [], {}, {})]) == [HeartbeatReply(0)]
     time.sleep(0.1)
-    assert old.run([Beat("old", 2000, 20, [], {}, {})]) == [Beaten(-1)]
+    assert old.run([SendHeartbeat("old", 2000, 20, [], {}, {})]) == [HeartbeatReply(-1)]
 
 
 def test_a_joiner_with_a_shorter_budget_changes_nothing_for_the_first(bench: Bench) -> None:
@@ -633,7 +633,7 @@ def test_a_text_that_ran_alone_is_returned_ahead_of_others_that_must(bench: Benc
 def test_a_refused_text_is_listed_with_the_code_of_its_failure(bench: Bench) -> None:
     bench.ask("x")
     for worker in (bench.worker("v"), bench.worker("w")):
-        worker.beat([], RECORD, MODEL, 60_000)
+        worker.heartbeat([], RECORD, MODEL, 60_000)
     for worker in (bench.worker("v"), bench.worker("w")):
         worker.claim(10, 100, 100)
         worker.complete([("x", Failure("of_its_own", "no").encode())])
@@ -648,7 +648,7 @@ def test_cancelling_removes_the_entry_when_nobody_else_waits(bench: Bench) -> No
     assert bench.waiting() == 10
     claim = bench.worker().claim(10, 100, 100)
     assert ids_of(claim) == ["x"]
-    assert claim.skipped == 0, "a place that is known to be void is no stranger"
+    assert claim.skipped == 0, "a tombstone that is counted is not a foreign value"
     assert bench.waiting() == 0
 
 
@@ -670,7 +670,7 @@ def test_a_void_place_excuses_no_foreign_bytes_once_it_is_gone(bench: Bench) -> 
     bench.ask("x")
     bench.cancel("x")
     bench.sweep()
-    bench.client.rpush(f"{bench.P}:q", b"nobody")
+    bench.client.rpush(f"{bench.P}:q", b"unknown")
     assert bench.worker().claim(10, 100, 100).skipped == 1
 
 
@@ -742,7 +742,7 @@ def test_a_result_for_an_entry_that_was_queued_anew_takes_its_cost_along(bench: 
 
 
 def test_foreign_bytes_are_skipped_and_counted(bench: Bench) -> None:
-    bench.client.rpush(f"{bench.P}:q", b"\xff\x00", b"nobody", b"")
+    bench.client.rpush(f"{bench.P}:q", b"\xff\x00", b"unknown", b"")
     bench.client.hset(f"{bench.P}:entry:oddly typed", "a", "hash")
     bench.client.set(f"{bench.P}:entry:odd", b"a string")
     bench.client.set(f"{bench.P}:entry:bad text", b"%d interactive 1 0 - api\n\xff" % 10**15)
@@ -783,7 +783,7 @@ def idle_workers(bench: Bench, *names: str) -> list[WorkerQueue]:
     """Live workers that have found nothing to do. The first one has been idle for longest."""
     workers = [bench.worker(name) for name in names]
     for at, worker in enumerate(workers):
-        worker.beat([], RECORD, MODEL, 5000, takeover=True)
+        worker.heartbeat([], RECORD, MODEL, 5000, takeover=True)
         assert not worker.claim(10, 100, 100, idle_ms=1000 * (len(names) - at)).entries
     return workers
 
@@ -966,7 +966,7 @@ def test_a_worker_that_falls_idle_is_woken_for_a_shard_that_needs_help(
     bench: Bench, helps: bool, asked: bool
 ) -> None:
     worker = bench.worker("one", helps=helps)
-    worker.beat((), RECORD, MODEL, 5000, takeover=True)
+    worker.heartbeat((), RECORD, MODEL, 5000, takeover=True)
     bench.ask("a")
     worker.claim(10, 100, 100)
     if asked:
@@ -978,7 +978,7 @@ def test_a_worker_that_falls_idle_is_woken_for_a_shard_that_needs_help(
 def test_the_queue_looks_for_long_lived_results_of_one_revision(bench: Bench) -> None:
     bench.client.set("millrace:cache:2:t:A:x", b"of A")
     bench.client.set("millrace:cache:2:t:B:y", b"of B")
-    bench.worker().beat([], RECORD, MODEL, 5000)
+    bench.worker().heartbeat([], RECORD, MODEL, 5000)
     bench.client.set(f"{bench.P}:res:z", ANSWER)
     assert bench.ask("x", "y", "z", revision="A") == [[b"of A"], b"queued", ANSWER]
     assert bench.ask("x", "y", revision="B") == [b"queued", [b"of B"]]
@@ -1027,7 +1027,7 @@ def claim_in_advance(queue: WorkerQueue, block_s: float = 0.01) -> Claimed:
 
 def test_a_claim_sent_in_advance_runs_when_work_comes(bench: Bench) -> None:
     worker = bench.worker()
-    worker.beat([], RECORD, MODEL, 5000)
+    worker.heartbeat([], RECORD, MODEL, 5000)
     assert claim_in_advance(worker) == Claimed()
     with ThreadPoolExecutor(1) as waiting:
         claimed = waiting.submit(claim_in_advance, worker, 10.0)
@@ -1039,7 +1039,7 @@ def test_a_claim_sent_in_advance_runs_when_work_comes(bench: Bench) -> None:
 
 def test_a_claim_sent_in_advance_survives_a_flush_of_scripts(bench: Bench) -> None:
     worker = bench.worker()
-    worker.beat([], RECORD, MODEL, 5000)
+    worker.heartbeat([], RECORD, MODEL, 5000)
     bench.ask("x")
     bench.client.script_flush()
     assert ids_of(claim_in_advance(worker)) == ["x"]
@@ -1048,19 +1048,19 @@ def test_a_claim_sent_in_advance_survives_a_flush_of_scripts(bench: Bench) -> No
 def test_a_claim_sent_in_advance_by_a_worker_since_frozen_takes_nothing(bench: Bench) -> None:
     frozen = bench.worker("frozen", lease_ms=500)
     bench.ask("x")
-    assert ids_of(claim_in_advance(frozen)) == [], "it has never beaten"
-    frozen.beat([], RECORD, MODEL, 5000)
+    assert ids_of(claim_in_advance(frozen)) == [], "it has never sent a heartbeat"
+    frozen.heartbeat([], RECORD, MODEL, 5000)
     time.sleep(0.6)
     refused = claim_in_advance(frozen)
     assert (ids_of(refused), refused.left) == ([], 1)
-    frozen.beat([], RECORD, MODEL, 5000)
+    frozen.heartbeat([], RECORD, MODEL, 5000)
     assert ids_of(claim_in_advance(frozen)) == ["x"]
 
 
 def test_a_claim_that_is_refused_wakes_another_worker(bench: Bench) -> None:
     (other,) = idle_workers(bench, "other")
     frozen = bench.worker("frozen", lease_ms=500)
-    frozen.beat([], RECORD, MODEL, 5000)
+    frozen.heartbeat([], RECORD, MODEL, 5000)
     frozen.claim(10, 100, 100, idle_ms=0)
     time.sleep(0.6)
     bench.ask("x")
@@ -1073,7 +1073,7 @@ def test_of_a_wait_that_fails_the_claim_counts_if_it_brought_something(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worker = bench.worker()
-    worker.beat([], RECORD, MODEL, 5000)
+    worker.heartbeat([], RECORD, MODEL, 5000)
     bench.ask("x")
     refused = redis.exceptions.NoPermissionError("no permissions to run blpop")
 
@@ -1091,12 +1091,12 @@ def test_of_a_wait_that_fails_the_claim_counts_if_it_brought_something(
 
 def test_the_newest_ready_worker_names_the_model_and_a_dead_revision_is_replaced(bench: Bench) -> None:
     old, new = bench.worker("old"), bench.worker("new")
-    old.beat([], RECORD, MODEL, 5000, takeover=True)
-    new.beat([], RECORD | {"revision": "B"}, MODEL | {"revision": "B"}, 20, takeover=True)
-    old.beat([], RECORD, MODEL, 5000)
+    old.heartbeat([], RECORD, MODEL, 5000, takeover=True)
+    new.heartbeat([], RECORD | {"revision": "B"}, MODEL | {"revision": "B"}, 20, takeover=True)
+    old.heartbeat([], RECORD, MODEL, 5000)
     assert bench.client.hget(f"{bench.P}:model", "revision") == b"B"
     time.sleep(0.1)
-    old.beat([], RECORD, MODEL, 20)
+    old.heartbeat([], RECORD, MODEL, 20)
     assert bench.client.hget(f"{bench.P}:model", "revision") == b"rev"
 
 
@@ -1105,31 +1105,31 @@ def test_a_model_without_heartbeats_is_replaced_after_two_lifetimes_of_a_record(
     bench: Bench, lifetimes: float, name: bytes
 ) -> None:
     changed = {"revision": "B"}
-    bench.worker("gone").beat([], RECORD | changed, MODEL | changed, 60_000)
+    bench.worker("gone").heartbeat([], RECORD | changed, MODEL | changed, 60_000)
     key = f"{bench.P}:model"
     bench.client.hincrby(key, "renewed", -int(lifetimes * 60_000))
-    bench.worker("here").beat([], RECORD, MODEL, 60_000)
+    bench.worker("here").heartbeat([], RECORD, MODEL, 60_000)
     assert bench.client.hget(key, "revision") == name
 
 
 def test_revisions_of_one_model_do_not_take_the_name_from_each_other(bench: Bench) -> None:
-    """A worker on another processor may answer in another arithmetic, under a revision of its own."""
+    """A worker on another processor may answer in another arithmetic, under a separate revision."""
     model = MODEL | {"identity": "checkpoint"}
     first, second, other = bench.worker("first"), bench.worker("second"), bench.worker("other")
-    first.beat([], RECORD, model, 5000, takeover=True)
-    second.beat([], RECORD | {"revision": "bf16"}, model | {"revision": "bf16"}, 5000, takeover=True)
+    first.heartbeat([], RECORD, model, 5000, takeover=True)
+    second.heartbeat([], RECORD | {"revision": "bf16"}, model | {"revision": "bf16"}, 5000, takeover=True)
     assert bench.client.hget(f"{bench.P}:model", "revision") == b"rev"
     changed = {"revision": "new", "identity": "another checkpoint"}
-    other.beat([], RECORD | {"revision": "new"}, model | changed, 20, takeover=True)
+    other.heartbeat([], RECORD | {"revision": "new"}, model | changed, 20, takeover=True)
     assert bench.client.hget(f"{bench.P}:model", "revision") == b"new"
     time.sleep(0.1)
-    second.beat([], RECORD | {"revision": "bf16"}, model | {"revision": "bf16"}, 20)
+    second.heartbeat([], RECORD | {"revision": "bf16"}, model | {"revision": "bf16"}, 20)
     assert bench.client.hget(f"{bench.P}:model", "revision") == b"bf16"
 
 
 def test_a_snapshot_counts_only_the_living(bench: Bench) -> None:
-    bench.worker("gone").beat([], RECORD, MODEL, 10, takeover=True)
-    bench.worker("here").beat([], RECORD, MODEL, 5000)
+    bench.worker("gone").heartbeat([], RECORD, MODEL, 10, takeover=True)
+    bench.worker("here").heartbeat([], RECORD, MODEL, 5000)
     time.sleep(0.03)
     assert bench.sweep().workers == 1
     assert bench.live() == {"here"}
@@ -1147,9 +1147,9 @@ def test_a_snapshot_ends_soon_where_no_worker_is(bench: Bench) -> None:
 
     assert lasts_ms() <= 300_000
     guest = {"revision": "rev", "guest_rate": 5}
-    bench.worker("guest").beat([], guest, MODEL, 5000)
+    bench.worker("guest").heartbeat([], guest, MODEL, 5000)
     assert lasts_ms() > 3_000_000
-    bench.worker("w").beat([], RECORD, MODEL, 5000)
+    bench.worker("w").heartbeat([], RECORD, MODEL, 5000)
     assert lasts_ms() > 3_000_000
     bench.worker("guest").retire()
     assert lasts_ms() > 3_000_000
@@ -1171,7 +1171,7 @@ def test_a_script_that_was_forgotten_does_not_run_its_neighbours_twice(bench: Be
 
 
 def test_every_key_ends_by_itself_but_the_lanes_the_dead_and_the_model(bench: Bench) -> None:
-    bench.worker("w").beat([], RECORD, MODEL, 5000, takeover=True)
+    bench.worker("w").heartbeat([], RECORD, MODEL, 5000, takeover=True)
     bench.ask("x", "y")
     bench.worker().claim(1, 100, 100)
     bench.worker().complete([("x", ANSWER)])

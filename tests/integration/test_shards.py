@@ -1,4 +1,4 @@
-"""A queue of several shards: hubs, queues, worker threads and stubs over several pretended servers."""
+"""A queue of several shards: hubs, queues, worker threads and stubs over several fake servers."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ async def test_equal_texts_of_several_processes_are_computed_once(fleet: Fleet) 
         await fleet.ready(hub)
     texts = [f"text {number}" for number in range(60)]
     await asyncio.gather(*(check(hub, *texts[at : at + 20]) for at in range(0, 60, 20) for hub in hubs))
-    assert sum(fleet.passes) == 60
+    assert sum(fleet.batch_sizes) == 60
 
 
 async def test_an_idle_worker_helps_the_shards_that_have_none(fleet: Fleet) -> None:
-    """Nobody lives at two of the shards. No text waits for a sweep, which comes once a second."""
+    """Two of the shards have no worker. No text waits for a sweep, which comes once a second."""
     hub = await fleet.hub()
     await fleet.worker(0)
     await fleet.ready(hub)
@@ -123,7 +123,7 @@ async def test_a_shard_without_workers_does_not_starve_while_another_is_busy(fle
     await fleet.ready(hub)
     first, *younger = texts_at(0, 3, 601)
     asked = [asyncio.create_task(ask(hub, first))]
-    await until(lambda: len(fleet.passes) == 1, "a busy worker")
+    await until(lambda: len(fleet.batch_sizes) == 1, "a busy worker")
     answers = asyncio.create_task(check(hub, *older))
     await until(lambda: fleet.clients[1].llen(f"{prefix('t:1')}:q") == 3, "texts at another shard")
     await asyncio.sleep(0.3)
@@ -142,7 +142,7 @@ async def test_a_guest_keeps_the_leases_of_the_shard_that_it_helps(fleet: Fleet)
     await fleet.worker(0, StubClassifier(batch_ms=1500), lease_ms=400)
     await fleet.ready(hub)
     await check(hub, *texts_at(2, 3, 1))
-    assert fleet.passes == [1]
+    assert fleet.batch_sizes == [1]
     assert hub.counts.recovered == 0
 
 
@@ -241,7 +241,7 @@ async def test_results_are_cached_beside_their_shard(fleet: Fleet) -> None:
     revision = computed[0].revision
     assert again.looks
     assert all(outcome.cached for outcome in await check(again, *texts, revision=revision))
-    assert sum(fleet.passes) == 30
+    assert sum(fleet.batch_sizes) == 30
 
 
 async def test_from_n_to_m_shards_nothing_is_lost_while_both_run_side_by_side(fleet: Fleet) -> None:
@@ -256,5 +256,5 @@ async def test_from_n_to_m_shards_nothing_is_lost_while_both_run_side_by_side(fl
         *(check(hub, *texts[at : at + 10]) for at in range(0, 90, 10) for hub in (two, three))
     )
     moved = [text for text in texts if shard_of(entry_id(text), 2) != shard_of(entry_id(text), 3)]
-    assert 90 <= sum(fleet.passes) <= 90 + len(moved), "only a text that moves may be computed twice"
+    assert 90 <= sum(fleet.batch_sizes) <= 90 + len(moved), "only a text that moves may be computed twice"
     assert fleet.leftovers() == []

@@ -20,7 +20,7 @@ from api.asgi.http import ASGIApp
 from api.main import create_app
 from api.server.protocol import Connection
 from api.settings import ApiSettings
-from tests.unit.pretended import FakeCache, FakeHub
+from tests.unit.fakes import FakeCache, FakeHub
 
 BODY = b'{"text":["a"]}'
 HOST = b"Host: localhost\r\n"
@@ -62,7 +62,7 @@ SAME = {
     "no length": Case([b"POST /predict HTTP/1.1\r\n" + HOST + b"\r\n", get()], "422 200"),
     "a body that is waited for": Case([post(LENGTH + EXPECT, b""), BODY], "100 200"),
     "a body that will not be read": Case([post(EXPECT + b"Content-Length: 99999999\r\n", b"")], "413"),
-    "an expectation that nobody knows": Case([post(LENGTH + b"Expect: tea\r\n")], "200"),
+    "an expectation that is unknown": Case([post(LENGTH + b"Expect: tea\r\n")], "200"),
     "extensions of chunks": Case([post(CHUNKED, b'e;a=b;c="d"\r\n' + BODY + b"\r\n0;x\r\n\r\n")], "200"),
     "sizes with zeros": Case([post(CHUNKED, b"000E\r\n" + BODY + b"\r\n000\r\n\r\n")], "200"),
     "a size that is none": Case([post(CHUNKED, b"zz\r\n" + BODY)], "400 closes"),
@@ -93,7 +93,7 @@ SAME = {
     "a space in the target": Case([get(target=b"/he alth")], "400 closes"),
     "a target that is not ASCII": Case([get(target="/hé".encode())], "400 closes"),
     "a method in small letters": Case([get().lower()], "400 closes"),
-    "a method that nobody knows": Case([b"BREW" + get()[3:]], "400 closes"),
+    "a method that is unknown": Case([b"BREW" + get()[3:]], "400 closes"),
     "a tunnel": Case([b"CONNECT localhost:80 HTTP/1.1\r\n" + HOST + b"\r\n", get()], "400 closes"),
     "a tunnel to a URL": Case([b"CONNECT http://localhost/health HTTP/1.1\r\n" + HOST + b"\r\n"], "405"),
     "HTTP/2 without asking": Case([b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"], "400 closes"),
@@ -128,7 +128,7 @@ OTHER = {
     "an expectation in HTTP/1.0": Case(
         [post(LENGTH + EXPECT, version=b"1.0")], "200 closes", "100 200 closes"
     ),
-    "a coding that nobody knows": Case(
+    "a coding that is unknown": Case(
         [post(b"Transfer-Encoding: gzip, chunked\r\n", CHUNKS)], "501 closes", "200"
     ),
     "HTTP/2 by name": Case([get(version=b"2.0")], "505 closes", "200 closes"),
@@ -187,15 +187,15 @@ async def said(protocol: type[HttpToolsProtocol], app: ASGIApp, parts: Sequence[
     for part in parts:
         if not wire.closed:
             connection.data_received(part)
-            await settle()
+            await pause()
     statuses = [status.decode() for status in re.findall(rb"HTTP/1\.1 (\d{3})", wire.written)]
     found = " ".join([*statuses, *["closes"] * wire.closed])
     connection.connection_lost(None)
-    await settle()
+    await pause()
     return found
 
 
-async def settle() -> None:
+async def pause() -> None:
     """Requests here wait for nothing but turns of the event loop."""
     for _ in range(100):
         await asyncio.sleep(0)

@@ -30,8 +30,8 @@ from batcher.worker.cache_writer import CacheWriter
 from batcher.worker.loop import Worker
 from batcher.worker.observability import Observability
 from model_store.stub import StubClassifier
-from tests.mill import wait_until
 from tests.servers import RedisServer
+from tests.service import wait_until
 
 TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
 CAME = f"00-{TRACE_ID}-00f067aa0ba902b7-01"
@@ -86,7 +86,7 @@ async def ask(redis: RedisServer, asking: Asking, *, ready: bool = True) -> None
 
 
 async def reported(spans: InMemorySpanExporter, name: str, count: int) -> None:
-    """Waits for spans of the worker, which keeps its books after the answer."""
+    """Waits for spans of the worker, which reports a batch after its answers."""
     await asyncio.to_thread(
         wait_until, lambda: [span.name for span in spans.get_finished_spans()].count(name) == count, name
     )
@@ -198,7 +198,7 @@ async def test_off_means_that_what_came_is_handed_on_and_nothing_is_made(
     redis_server: RedisServer, worker: Worker
 ) -> None:
     seen: list[str] = []
-    worker.books.observe = lambda report: seen.extend(entry.trace for entry in report.entries)
+    worker.follow_up.observe = lambda report: seen.extend(entry.trace for entry in report.entries)
     await ask(redis_server, lambda client: predict(client, "a text", trace=CAME))
     await asyncio.to_thread(wait_until, lambda: seen == [CAME], "the report of the batch")
     assert tracing.current() == ""

@@ -14,7 +14,7 @@ from lupa.lua51 import LuaRuntime
 ROOT = Path(__file__).resolve().parents[2]
 LUA = ("batcher/core/lua", "batcher/jobs/lua")
 PYTHON = ("batcher/core", "batcher/hub", "batcher/worker", "batcher/jobs")
-# Larger numbers are sizes and durations that somebody has chosen: tests do not pin them.
+# Larger numbers are chosen sizes and durations: tests do not pin them.
 LARGEST = 9
 # Declarations, and figures for people.
 LEFT_OUT = {"metrics.py", "observability.py", "traces.py", "host.py"}

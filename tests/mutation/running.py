@@ -41,7 +41,7 @@ OPTIONS = ("-q", "-p", "no:randomly", "-p", "no:cacheprovider", "--timeout", "60
 RECORDING_PROCESSES = 2
 # The searches of `make test` with a real server, whose scripts are not recorded, by what they search.
 HISTORIES = {"batcher/core/lua": "QueueMachine", "batcher/jobs": "JobsMachine"}
-SEARCHES = ("test_no_history_of_a_real_server_does", "test_a_real_server_does_the_same_as_the_pretended_one")
+SEARCHES = ("test_no_history_of_a_real_server_does", "test_a_real_server_does_the_same_as_the_fake_one")
 # pytest's status for an error of usage, and for having found no tests.
 NO_TESTS = (4, 5)
 
@@ -81,7 +81,7 @@ def histories(mutant: Mutant) -> list[str]:
 
 
 def run_tests(folder: Path, words: list[str], output: Path) -> None:
-    """In a process of its own, which has imported everything but the repository."""
+    """In a separate process, which has imported everything but the repository."""
     os.chdir(folder)
     sys.path[:] = [str(folder), *(entry for entry in sys.path if entry not in ("", str(ROOT)))]
     with output.open("w") as file:

@@ -46,11 +46,11 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends the processes too
     began = time.monotonic()
 
-    def told(line: str) -> None:
+    def report(line: str) -> None:
         print(f"{time.monotonic() - began:6.0f} s  {line}", flush=True)
 
     plan = Plan(args.topology, args.cuts, args.seed, args.planted, tuple(shlex.split(args.redis)))
-    made = asyncio.run(run(plan, binary, told))
+    made = asyncio.run(run(plan, binary, report))
     kept = _report(made)
     if args.json:
         line = facts() | {"topology": args.topology, "seed": args.seed, "kept": kept, **dict(_figures(made))}

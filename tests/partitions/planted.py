@@ -14,23 +14,23 @@ from batcher.core.commands import Complete
 FAULTS = ("late", "mixed")
 
 
-def plant(fault: str) -> None:
+def inject(fault: str) -> None:
     """Breaks the product in this process."""
     if fault == "late":
-        _plant_late()
+        _inject_late()
     elif fault == "mixed":
-        _plant_mixed()
+        _inject_mixed()
     else:
         raise SystemExit(f"no such fault: {fault}")
 
 
-def _plant_late() -> None:
+def _inject_late() -> None:
     from batcher.core.connection import _ClosesOnTimeout
 
     del _ClosesOnTimeout.read_response
 
 
-def _plant_mixed() -> None:
+def _inject_mixed() -> None:
     from batcher.core.outage import Outage
     from batcher.worker.queue import WorkerQueue
 
@@ -52,7 +52,7 @@ def _plant_mixed() -> None:
 
 
 if __name__ == "__main__":
-    plant(sys.argv.pop(1))
+    inject(sys.argv.pop(1))
     from millrace.__main__ import main
 
     sys.exit(main())

@@ -15,8 +15,8 @@ from pathlib import Path
 import httpx
 
 from tests.chaos.answers import Answers
+from tests.chaos.deployment import why_not_ready
 from tests.chaos.invariants import settled
-from tests.chaos.plant import why_not_ready
 from tests.partitions.cuts import Cut, Cuts
 from tests.partitions.network import Network
 from tests.partitions.promises import READY_S
@@ -56,7 +56,7 @@ class Made:
     kinds: Counter[str] = field(default_factory=Counter)
 
 
-async def run(plan: Plan, binary: Path, told: Callable[[str], None] = lambda line: None) -> Made:
+async def run(plan: Plan, binary: Path, report: Callable[[str], None] = lambda line: None) -> Made:
     """Runs the plan and removes everything that it started."""
     made, answers = Made(), Answers("stub")
     with ExitStack() as stack:
@@ -68,12 +68,12 @@ async def run(plan: Plan, binary: Path, told: Callable[[str], None] = lambda lin
         service = Service(network, topology, plan.planted)
         stack.callback(service.close)
         try:
-            await _Run(plan, made, network, topology, service, answers, told).run()
+            await _Run(plan, made, network, topology, service, answers, report).run()
         except BaseException:
-            told(service.logs())
+            report(service.logs())
             raise
         if made.broken or made.record.wrong:
-            told(service.logs())
+            report(service.logs())
     return made
 
 
@@ -85,7 +85,7 @@ class _Run:
     topology: Topology
     service: Service
     answers: Answers
-    told: Callable[[str], None]
+    report: Callable[[str], None]
 
     async def run(self) -> None:
         made, rng = self.made, random.Random(f"{self.plan.seed} traffic")
@@ -100,7 +100,7 @@ class _Run:
             await self._cut(masters)
             for each in (*predicts, jobs):
                 each.stop.set()
-        self.told("settling")
+        self.report("settling")
         await self._settle(jobs)
         masters.close()
         made.promoted, made.twice, made.served_twice = masters.promoted, masters.twice, masters.served_twice()
@@ -127,7 +127,7 @@ class _Run:
             self.made.cuts.append((began, healed, cut))
             news = [name for _, name in masters.promoted[promoted:]]
             said = f"{number:4} {cut.kind}: {len(cut.ways)} ways, {cut.seconds:.1f} s; ready {ready_s:.1f} s"
-            self.told(
+            self.report(
                 "; ".join([said, *(f"{name} promoted" for name in news), *["two masters"] * masters.split])
             )
 
@@ -153,7 +153,7 @@ class _Run:
             await asyncio.sleep(0.5)
         if not self._one_master():
             self.made.broken.append(f"these are masters at the end: {self.topology.masters()}")
-        await jobs.settle(SETTLE_S)
+        await jobs.finish(SETTLE_S)
         with contextlib.ExitStack() as stack:
             masters = [self.topology.nodes[name] for name in self.topology.masters()]
             clients = [stack.enter_context(node.server.client()) for node in masters]

@@ -1,4 +1,4 @@
-"""The service under test: two APIs, two workers and a jobs worker, each on a host of its own."""
+"""The service under test: two APIs, two workers and a jobs worker, each on a separate host."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.mill import Process, millrace
 from tests.partitions.network import Host, Network
 from tests.partitions.topology import Topology
+from tests.service import Process, millrace
 
 API_PORT = 8000
 BUDGET_S = 5.0
@@ -43,7 +43,7 @@ class Service:
         return [f"{process.name} has ended" for process in self.processes if not process.running]
 
     def tracebacks(self) -> list[str]:
-        """Lines of logs with one. Processes of jobs are left out: RQ writes one when they lose Redis."""
+        """The log lines with one. Processes of jobs are left out: RQ writes one when they lose Redis."""
         return [
             f"{process.name}: {line[-1500:]}"
             for process in self.processes
@@ -53,11 +53,11 @@ class Service:
 
     def logs(self, lines: int = 15) -> str:
         """The last lines of every process, those about requests left out."""
-        told = []
+        shown = []
         for process in self.processes:
             said = [line for line in process.said().splitlines() if '"action":"request"' not in line]
-            told += [f"-- {process.name}", *said[-lines:]]
-        return "\n".join(told)
+            shown += [f"-- {process.name}", *said[-lines:]]
+        return "\n".join(shown)
 
     def close(self) -> None:
         for process in self.processes:

@@ -42,7 +42,7 @@ def test_each_promise_can_be_broken(number: int) -> None:
         made.record.wrong.append("another label")
     elif number == 1:
         made.record = Record(History())
-        made.record.history.add_call("a text that nobody computed", 100.0, "answer")
+        made.record.history.add_call("a text that no worker computed", 100.0, "answer")
     elif number == 2:
         made.record.asked.append(Asked(100, 110, 503, known=False))
     elif number == 3:

@@ -1,4 +1,4 @@
-"""The two kinds of Redis that fail over by themselves, each server on a host of its own."""
+"""The two kinds of Redis that fail over by themselves, each server on a separate host."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import redis
 from redis.crc import key_slot
 
 from batcher.shards import Shard, shards_of
-from tests.mill import Process, wait_until
 from tests.partitions.network import Host, Network
 from tests.servers import RedisServer
+from tests.service import Process, wait_until
 
 PORT, SENTINEL_PORT = 6379, 26379
 SHARDS = 3
@@ -94,7 +94,7 @@ class Sentinels(Topology):
         for host in hosts:
             self._sentinel(host, master.host)
         listed = ",".join(f"{host.address}:{SENTINEL_PORT}" for host in hosts)
-        self.url = self.jobs_url = f"redis+sentinel://{listed}/mill/0"
+        self.url = self.jobs_url = f"redis+sentinel://{listed}/service/0"
         with master.server.client() as client:
             wait_until(lambda: _replicated(client), "the replica", 60)
         for host in hosts:
@@ -106,9 +106,9 @@ class Sentinels(Topology):
             f"bind {host.address}",
             "protected-mode no",
             f"dir {self._folder.name}",
-            f"sentinel monitor mill {master.address} {PORT} 2",
-            f"sentinel down-after-milliseconds mill {DOWN_MS}",
-            "sentinel failover-timeout mill 2000",
+            f"sentinel monitor service {master.address} {PORT} 2",
+            f"sentinel down-after-milliseconds service {DOWN_MS}",
+            "sentinel failover-timeout service 2000",
         ]
         path = Path(self._folder.name) / f"{host.name}.conf"
         path.write_text("\n".join(lines) + "\n")
@@ -117,8 +117,8 @@ class Sentinels(Topology):
 
     def _complete(self, host: Host) -> bool:
         with contextlib.suppress(redis.RedisError), redis.Redis(host.address, SENTINEL_PORT) as client:
-            (told,) = client.execute_command("SENTINEL", "MASTERS")
-            facts = dict(zip(told[::2], told[1::2], strict=True)) if isinstance(told, list) else told
+            (reply,) = client.execute_command("SENTINEL", "MASTERS")
+            facts = dict(zip(reply[::2], reply[1::2], strict=True)) if isinstance(reply, list) else reply
             facts = {_text(key): _text(value) for key, value in facts.items()}
             return (facts["num-other-sentinels"], facts["num-slaves"]) == ("2", "1")
         return False
@@ -168,8 +168,8 @@ class Clustered(Topology):
 
 
 def _knows(client: redis.Redis, known: bytes) -> bool:
-    told = client.execute_command("CLUSTER", "INFO")
-    return all(fact in told for fact in (b"cluster_state:ok", b"cluster_slots_ok:16384", known))
+    reply = client.execute_command("CLUSTER", "INFO")
+    return all(fact in reply for fact in (b"cluster_state:ok", b"cluster_slots_ok:16384", known))
 
 
 def _replicated(client: redis.Redis) -> bool:

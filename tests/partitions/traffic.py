@@ -105,7 +105,7 @@ class Job:
 
 
 class Jobs:
-    """Hands in small jobs until `stop`, a few at a time, and settles all at the end."""
+    """Hands in small jobs until `stop`, a few at a time, and waits for all at the end."""
 
     def __init__(self, urls: list[str], record: Record, rng: random.Random, answers: Answers) -> None:
         self.stop = asyncio.Event()
@@ -127,7 +127,7 @@ class Jobs:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.stop.wait(), self._rng.uniform(2, 6))
 
-    async def settle(self, timeout_s: float) -> None:
+    async def finish(self, timeout_s: float) -> None:
         """Waits until every job has ended or is gone, and compares all results."""
         until = time.monotonic() + timeout_s
         while (left := [job for job in self.jobs if job.fate == "open"]) and time.monotonic() < until:

@@ -2,7 +2,7 @@
 
 python -m tests.proof [--models default,distilbert-base] [--levels AVX2,...] [--texts 64] [--artefact-dir DIR]
 
-Each level runs in a process of its own. The reference is torch in f32 with nothing limited, each text alone.
+Each level runs in a separate process. The reference is torch in f32 with nothing limited, each text alone.
 The limits below were written down before anything was measured.
 """
 
@@ -34,7 +34,7 @@ AGREEMENT = {"f32": 0.999, "bf16": 0.98, "int8": 0.95}
 # Emulated arithmetic is measured on every eighth text, and models larger than the default on every fourth.
 EMULATED_STEP = 8
 LARGE_STEP = 4
-COLUMNS = ("setting", "ran", "threads", "company", "allowed", "from f32", "agreement", "flips", "")
+COLUMNS = ("setting", "ran", "threads", "batched", "allowed", "from f32", "agreement", "flips", "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +136,7 @@ def main() -> int:
     parser.add_argument("--texts", type=int, default=64, help="one of each length from one word on")
     parser.add_argument("--artefact-dir", type=Path, default=Path("~/.cache/millrace"))
     args = parser.parse_args()
-    # Threads of torch that wait must not spin: under other load, a pass would take many times longer.
+    # Threads of torch that wait must not spin: under other load, a batch would take many times longer.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     chosen = [level for level in LEVELS if level.isa in args.levels.split(",")]
     here = flags()

@@ -1,4 +1,4 @@
-"""What a setting answers, alone and in company, in a process that is limited to one instruction set."""
+"""What a setting answers, alone and batched, in a process that is limited to one instruction set."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from model_store import Classifier, Tokens, load
 from model_store.rows import share_out
 from tests.forkserver import CONTEXT
 
-PASS_TOKENS = 512
+BATCH_TOKENS = 512
 Scores = NDArray[np.float64]
 
 
@@ -34,11 +34,11 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """What a setting answered: scores of each text alone, the same texts in passes, and what really ran."""
+    """What a setting answered: scores of each text alone, the same texts in batches, and what really ran."""
 
     setting: Setting
     alone: Scores
-    company: Scores
+    batched: Scores
     tolerance: float
     ran: str
     capability: str
@@ -46,40 +46,40 @@ class Answers:
 
     @property
     def difference(self) -> float:
-        """The largest change of a score by the company that a text had."""
-        return float(np.abs(self.alone - self.company).max())
+        """The largest change of a score by the batch that a text was in."""
+        return float(np.abs(self.alone - self.batched).max())
 
     def error(self, reference: Scores) -> float:
-        """The largest distance of a score from the reference, alone or in company."""
-        return float(max(np.abs(self.alone - reference).max(), np.abs(self.company - reference).max()))
+        """The largest distance of a score from the reference, alone or batched."""
+        return float(max(np.abs(self.alone - reference).max(), np.abs(self.batched - reference).max()))
 
     def agreement(self, reference: Scores) -> float:
-        """The share of labels that are those of the reference, alone and in company."""
+        """The share of labels that are those of the reference, alone and batched."""
         labels = reference.argmax(axis=1)
-        return float(np.mean([(one.argmax(axis=1) == labels).mean() for one in (self.alone, self.company)]))
+        return float(np.mean([(one.argmax(axis=1) == labels).mean() for one in (self.alone, self.batched)]))
 
     def flips(self, reference: Scores, margin: float) -> int:
         """How many labels are not the reference's where its best two are further apart than `margin`."""
         best = np.sort(reference, axis=1)
         clear = best[:, -1] - best[:, -2] > margin
         labels = reference.argmax(axis=1)
-        return sum(int(((one.argmax(axis=1) != labels) & clear).sum()) for one in (self.alone, self.company))
+        return sum(int(((one.argmax(axis=1) != labels) & clear).sum()) for one in (self.alone, self.batched))
 
 
 def probe_texts(lengths: Sequence[int]) -> list[str]:
-    """One text of each number of words: rows of every length are what small passes are made of."""
+    """One text of each number of words: rows of every length are what small batches are made of."""
     words = " ".join(texts(60, seed=9)).split()
     return [" ".join(words[start : start + length]) for start, length in enumerate(lengths)]
 
 
 def scores(classifier: Classifier, tokens: Sequence[Tokens]) -> Scores:
-    """Of one pass."""
+    """The tokens of one batch."""
     return np.array(classifier.classify(tokens))
 
 
-def in_company(classifier: Classifier, tokens: Sequence[Tokens]) -> Scores:
-    """The same texts in passes of PASS_TOKENS, as a worker lays them out."""
-    plan = share_out([len(one) for one in tokens], classifier.info.layout, PASS_TOKENS)
+def in_batches(classifier: Classifier, tokens: Sequence[Tokens]) -> Scores:
+    """The same texts in batches of BATCH_TOKENS, as a worker lays them out."""
+    plan = share_out([len(one) for one in tokens], classifier.info.layout, BATCH_TOKENS)
     found: dict[int, Any] = {}
     for chosen in plan:
         found |= zip(chosen, scores(classifier, [tokens[index] for index in chosen]), strict=True)
@@ -105,7 +105,7 @@ def answers(model: str, setting: Setting, asked: Sequence[str], artefact_dir: Pa
         return Answers(
             setting=setting,
             alone=np.concatenate([scores(classifier, [one]) for one in tokens]),
-            company=in_company(classifier, tokens),
+            batched=in_batches(classifier, tokens),
             tolerance=info.tolerance,
             ran=ran,
             capability=torch.backends.cpu.get_cpu_capability(),

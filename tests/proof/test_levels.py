@@ -45,7 +45,7 @@ def reference(checkpoint: Path, kept: Path) -> Scores:
 
 @pytest.mark.timeout(600)  # seconds of work, but every process of a busy machine waits for its turn
 @pytest.mark.parametrize("level", LEVELS, ids=lambda level: level.isa)
-def test_answers_are_right_and_the_same_in_any_company(
+def test_answers_are_right_and_the_same_in_any_batch(
     level: Level, checkpoint: Path, kept: Path, reference: Scores
 ) -> None:
     if reason := level.missing(flags()):
@@ -56,7 +56,7 @@ def test_answers_are_right_and_the_same_in_any_company(
         assert ("FP16" in answers.openvino) == (level.isa in WITH_F16), "the limit of oneDNN had no effect"
         error = answers.error(reference)
         if answers.difference > answers.tolerance or error > ERROR[answers.setting.precision]:
-            wrong.append(f"{answers.setting}: {answers.difference:.3g} by company, {error:.3g} from f32")
+            wrong.append(f"{answers.setting}: {answers.difference:.3g} by batching, {error:.3g} from f32")
     assert not wrong, "\n".join(wrong)
 
 

@@ -22,7 +22,7 @@ from batcher.jobs.store import JobStore
 from batcher.worker.drift import DriftWatch
 from batcher.worker.metrics import WorkerCollector, WorkerMetrics
 from model_store.stub import StubClassifier
-from tests.unit.pretended import FakeHub
+from tests.unit.fakes import FakeHub
 
 ROOT = Path(__file__).parents[2]
 MONITORING = ROOT / "k8s/components/monitoring"

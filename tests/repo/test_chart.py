@@ -41,6 +41,8 @@ CASES = {
         redis={"inside": False, "address": "queue.example:6379", "jobsAddress": "jobs.example:6380"},
         settings={"MILLRACE_NAME": "reviews"},
     ),
+    "long drain": changed(settings={"MILLRACE_DRAIN_S": "60.5", "MILLRACE_QUIET_S": 5}),
+    "short drain": changed(settings={"MILLRACE_DRAIN_S": 1}),
     "no address": {"redis": {"inside": False}},
     "unknown ingress": {"ingress": {"kind": "nginx"}},
 }
@@ -123,6 +125,20 @@ def test_the_defaults_need_no_custom_resources(rendered: dict[str, Any]) -> None
     kinds = {(thing["apiVersion"], thing["kind"]) for thing in objects}
     assert {version for version, _ in kinds} == {"v1", "apps/v1", "policy/v1"}
     assert {thing["spec"]["replicas"] for thing in of_kind(objects, "Deployment").values()} == {1}
+
+
+@pytest.mark.parametrize(
+    ("case", "api", "worker"), [("production", 30, 40), ("long drain", 81, 71), ("short drain", 30, 40)]
+)
+def test_pods_were_killed_before_a_longer_drain_ended(
+    rendered: dict[str, Any], case: str, api: int, worker: int
+) -> None:
+    deployments = of_kind(chart(rendered, case), "Deployment")
+    grace = {
+        name: deployment["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
+        for name, deployment in deployments.items()
+    }
+    assert grace == {"api": api, "worker": worker, "jobs": 30}
 
 
 def test_jobs_can_have_another_redis(rendered: dict[str, Any]) -> None:

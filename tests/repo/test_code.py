@@ -48,10 +48,10 @@ def test_nothing_is_unpickled(module: Path) -> None:
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_finding_46_a_key_gets_its_end_with_its_value(module: Path) -> None:
-    """If the connection breaks between two commands that are no transaction, the key is kept forever."""
+    """If the connection breaks between two commands outside a transaction, the key is kept forever."""
     source = module.read_text()
     alone = [one for one in re.findall(r"(\w+)\.p?expire\(", source) if one != "pipe"]
-    assert not alone, "a command of its own sets the end of a key: send it in a transaction, as `pipe`"
+    assert not alone, "a separate command sets the end of a key: send it in a transaction, as `pipe`"
     for sent in re.findall(r"pipeline\(transaction=False\)(.*?)\.execute\(", source, re.DOTALL):
         writes = re.search(r"push|hset|zadd|sadd|incr", sent, re.IGNORECASE)
         assert not (writes and "expire" in sent.lower()), f"this needs a transaction: {sent}"

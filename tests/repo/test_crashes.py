@@ -1,4 +1,4 @@
-"""A process of pytest-xdist that crashes must say how, or nobody can find out why."""
+"""A process of pytest-xdist that crashes must say how, or the cause cannot be found."""
 
 from __future__ import annotations
 

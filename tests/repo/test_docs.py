@@ -29,7 +29,7 @@ def tracked(*patterns: str) -> tuple[Path, ...]:
 
 
 def test_every_setting_is_documented_with_its_default() -> None:
-    """In the order of declaration, so that a variable with two defaults (DRAIN_S) is told apart."""
+    """In the order of declaration, so that a variable with two defaults (DRAIN_S) is distinguished."""
     documented = TABLE_ROW.findall((ROOT / "docs/settings.md").read_text())
     declared = []
     for kind in SECTIONS.values():
@@ -102,7 +102,7 @@ def test_every_error_code_is_documented_and_every_documented_one_exists() -> Non
 )
 def test_make_run_starts_a_redis_unless_one_is_given(word: str) -> None:
     environment = {name: value for name, value in os.environ.items() if "REDIS_URL" not in name}
-    told = subprocess.run(
+    shown = subprocess.run(
         ["make", "--no-print-directory", "-n", "run", word],
         cwd=ROOT,
         env=environment,
@@ -110,7 +110,7 @@ def test_make_run_starts_a_redis_unless_one_is_given(word: str) -> None:
         text=True,
         check=True,
     )
-    assert ("--data-dir" in told.stdout.splitlines()[-1]) == ("redis" not in word)
+    assert ("--data-dir" in shown.stdout.splitlines()[-1]) == ("redis" not in word)
 
 
 @pytest.mark.parametrize("page", tracked("*.md"), ids=str)

@@ -189,7 +189,8 @@ def test_grace_is_longer_than_the_drain(objects: list[Object], component: str) -
     pause_s = pod["containers"][0].get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
     default_s = getattr(SETTINGS[component](), "drain_s", 0.0)
     drain_s = float(config(objects).get("MILLRACE_DRAIN_S", default_s))
-    assert pod["terminationGracePeriodSeconds"] >= pause_s + drain_s + 5
+    quiet_s = float(config(objects).get("MILLRACE_QUIET_S", 0.0)) if component == "api" else 0.0
+    assert pod["terminationGracePeriodSeconds"] >= pause_s + quiet_s + drain_s + 5
 
 
 def test_probes_differ(objects: list[Object]) -> None:

@@ -46,7 +46,7 @@ def test_the_page_lists_every_metric_with_its_type_and_labels_and_no_other() -> 
 @pytest.mark.parametrize("row", documented(), ids=lambda row: f"{row[0]}-{row[1]}")
 def test_the_page_says_who_reads_a_metric_and_somebody_does(row: tuple[str, str, str, object, str]) -> None:
     assert row[4] == ", ".join(readers(row[1]))
-    assert row[4], "nobody reads it: a dashboard should, or it should go"
+    assert row[4], "it is never read: a dashboard should, or it should go"
 
 
 def test_names_end_in_their_base_unit() -> None:

@@ -45,7 +45,7 @@ def create(folder: Path) -> str:
     """Runs the script. Returns what it prints."""
     path = f"{folder.parent / 'bin'}:{os.environ['PATH']}"
     done = subprocess.run(
-        [ROOT / "scripts/redis-secrets", "mill"],
+        [ROOT / "scripts/redis-secrets", "service"],
         env={**os.environ, "PATH": path, "KEPT": str(folder)},
         capture_output=True,
         text=True,
@@ -70,7 +70,7 @@ def test_each_user_of_the_cluster_gets_a_password_that_no_argument_has(kept: Pat
 
 def test_the_certificate_is_that_of_the_redis_in_this_namespace(kept: Path) -> None:
     authority, certificate = kept / "redis-tls/ca.crt", kept / "redis-tls/tls.crt"
-    for host in ("redis.mill.svc.cluster.local", "redis", "localhost"):
+    for host in ("redis.service.svc.cluster.local", "redis", "localhost"):
         words = ["openssl", "verify", "-CAfile", authority, "-verify_hostname", host, certificate]
         done = subprocess.run(words, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr

@@ -6,6 +6,8 @@ import os
 import re
 import shutil
 import subprocess
+import tomllib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -77,6 +79,72 @@ def test_an_update_keeps_settings_and_passwords(tmp_path: Path) -> None:
     install(tmp_path)
     assert settings(tmp_path, "api") == {"MILLRACE_PORT": "9000"}
     assert settings(tmp_path, "redis") == before
+
+
+# Stand-ins for pip and systemctl, in a mount namespace in which the folders of the system are empty.
+AS_ROOT = """
+set -e
+mkdir -p /etc/millrace
+for folder in /opt /etc/systemd /etc/millrace; do mount -t tmpfs none "$folder"; done
+mkdir -p /opt/millrace/bin
+printf '#!/bin/sh\necho "pip $* umask $(umask)"\n' >/opt/millrace/bin/pip
+cp /opt/millrace/bin/pip /opt/millrace/bin/python
+printf '#!/bin/sh\n' | tee "$1/systemctl" >"$1/redis-server"
+chmod +x /opt/millrace/bin/* "$1"/*
+umask 077
+PATH=$1:$PATH exec "$2/scripts/install-systemd"
+"""
+
+
+@pytest.fixture
+def install_as_root(tmp_path: Path) -> Callable[[], subprocess.CompletedProcess[str]]:
+    """Runs the script of a checkout in `tmp_path` as it runs on a machine, on which it changes nothing."""
+    if os.geteuid() or subprocess.run(["unshare", "-m", "true"], check=False).returncode:
+        pytest.skip("needs root and mount namespaces")
+    for name in ("scripts", "docs", "k8s/base/redis", "packaging/systemd", "packaging/model"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    for name in ("pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / "dist").mkdir()
+    (tmp_path / "bin").mkdir()
+
+    def run() -> subprocess.CompletedProcess[str]:
+        words = ["unshare", "-m", "sh", "-c", AS_ROOT, "sh", str(tmp_path / "bin"), str(tmp_path)]
+        return subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+
+    return run
+
+
+def test_an_update_installs_the_wheels_of_this_version_again_for_every_user(
+    tmp_path: Path, install_as_root: Callable[[], subprocess.CompletedProcess[str]]
+) -> None:
+    """pip kept old code of the same version, an old wheel ended the script, and umask 077 the units."""
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    server, model = (f"dist/millrace_server{name}-{version}-py3-none-any.whl" for name in ("", "_model"))
+    for wheel in (server, model, "dist/millrace_server_model-0.0.1-py3-none-any.whl"):
+        (tmp_path / wheel).touch()
+    done = install_as_root()
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[:2] == [
+        f"pip install --quiet --upgrade --constraint constraints.txt {server}[worker] {model} umask 0022",
+        f"pip install --quiet --force-reinstall --no-deps {server} {model} umask 0022",
+    ]
+
+
+def test_a_missing_wheel_is_named_with_what_makes_it(
+    install_as_root: Callable[[], subprocess.CompletedProcess[str]],
+) -> None:
+    done = install_as_root()
+    assert done.returncode == 2
+    assert done.stderr.endswith("-py3-none-any.whl is missing: run make wheels first\n")
+
+
+def test_systemd_never_gives_up_on_a_process(root: Path) -> None:
+    """Redis ends at once while its disk is full; after five such ends, systemd left it stopped for good."""
+    for unit in (root / "etc/systemd/system").glob("*.service"):
+        text = unit.read_text()
+        assert "Restart=always" in text
+        assert "StartLimitIntervalSec=0" in text.partition("[Service]")[0], unit.name
 
 
 def test_the_proxy_has_the_public_paths_of_the_cluster() -> None:

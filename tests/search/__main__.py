@@ -2,8 +2,8 @@
 
     python -m tests.search [--machine queue|jobs|simulation] [--minutes 60] [--seed 1] [--planted]
 
-Each round runs random histories from a seed of its own, on a real server or, every tenth round, on a real and
-a pretended one that must agree. It ends with status 1 and the shortest history once one is found.
+Each round runs random histories from a separate seed, on a real server or, every tenth round, on a real and
+a fake one that must agree. It ends with status 1 and the shortest history once one is found.
 `simulation` runs schedules of hubs and workers on simulated time instead (tests/simulation); after each round
 of `queue`, as many of those follow. `--planted` first breaks the scripts, or hubs and workers, on purpose, in
 each of the ways that `planted.py` lists, and prints how long it takes to find each; it ends with status 1 if

@@ -1,4 +1,4 @@
-"""Every command of the job store in any order, on a pretended Redis and a real one, compared after each step.
+"""Every command of the job store in any order, on a fake Redis and a real one, compared after each step.
 
 Runs of a job are as the jobs worker has them: they read a chunk of texts, and later append its results. A run
 may be cut off at any point and come back, while others begin at the same job, or at another job of that id.
@@ -248,7 +248,7 @@ class JobsMachine(RuleBasedStateMachine):
             self.read(run)
 
     def ended(self, job_id: str, token: str | None, status: str) -> str:
-        """The status of a job after somebody wants to end it."""
+        """The status of a job after a request to end it."""
         job = self.jobs.get(job_id)
         if job is None:
             return "gone"

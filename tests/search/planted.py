@@ -99,7 +99,7 @@ PLANTED = (
         "  if false then\n    expire(id)",
     ),
     Fault(
-        "a join forgets who waits already",
+        "a join forgets the requests that wait already",
         "enqueue",
         "then names = names .. ' ' .. api end",
         "then names = api end",
@@ -107,8 +107,8 @@ PLANTED = (
     Fault(
         "a live worker counts as dead",
         "common",
-        "local beaten = tonumber",
-        "local beaten = false and tonumber",
+        "local last_heartbeat = tonumber",
+        "local last_heartbeat = false and tonumber",
     ),
     Fault(
         "a suspect runs with others",
@@ -135,7 +135,7 @@ PLANTED = (
         "    redis.call('RPUSH', SOLO, id)\n    return true",
         "    return true",
     ),
-    Fault("a claim wakes nobody for what it leaves", "claim", "if left > 0 then wake_workers(1) end", ""),
+    Fault("a claim wakes no worker for what it leaves", "claim", "if left > 0 then wake_workers(1) end", ""),
     Fault(
         "a heartbeat does not extend leases", "beat", "redis.call('ZADD', INFLIGHT, now + lease, ARGV[i])", ""
     ),

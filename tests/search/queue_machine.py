@@ -1,4 +1,4 @@
-"""Every command of the queue in any order, on a pretended Redis and a real one, compared after each step.
+"""Every command of the queue in any order, on a fake Redis and a real one, compared after each step.
 
 The queue's clock stands still between steps and moves by the rule `advance`: `P:clock` is written before each
 command, so that a lease or a budget ends exactly where the model expects it.
@@ -25,7 +25,7 @@ from batcher.core.commands import (
     Full,
     Outcomes,
 )
-from batcher.core.membership import Beat, Release, Retire
+from batcher.core.membership import Release, Retire, SendHeartbeat
 from batcher.core.snapshot import Sweep
 from batcher.core.waking import Wake
 from batcher.messages import Failure
@@ -191,7 +191,9 @@ class QueueMachine(RuleBasedStateMachine):
         record = {"revision": worker.revision, "rate": 10, "texts": 0}
         model = {"name": "m", "revision": worker.revision, "identity": worker.revision}
         worker.tried = self.model.now
-        command = Beat(worker.name, LEASE_MS, RECORD_MS, sorted(worker.holds), record, model, takeover)
+        command = SendHeartbeat(
+            worker.name, LEASE_MS, RECORD_MS, sorted(worker.holds), record, model, takeover
+        )
         self.run(command)
         for entry in worker.holds.keys() & self.view().leases:
             self.model.leases[entry] = self.model.now + LEASE_MS
@@ -227,7 +229,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.live())
     @rule(data=st.data())
-    def beat(self, data: st.DataObject) -> None:
+    def heartbeat(self, data: st.DataObject) -> None:
         self.send_beat(self.model.workers[data.draw(st.sampled_from(self.live()))])
 
     @precondition(lambda self: self.live())
@@ -292,7 +294,7 @@ class QueueMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.holders())
     @rule(data=st.data(), fails=st.booleans(), repeats=st.booleans(), idle=st.booleans())
     def complete(self, data: st.DataObject, fails: bool, repeats: bool, idle: bool) -> None:
-        """Also of texts whose lease has ended meanwhile, or that somebody else has completed."""
+        """Also for texts whose lease has ended meanwhile, or that another worker has completed."""
         worker = self.model.workers[data.draw(st.sampled_from(self.holders()))]
         ids = data.draw(st.lists(st.sampled_from(sorted(worker.holds)), min_size=1, unique=True))
         self.send_results(worker, ids, fails, idle and len(ids) == len(worker.holds), repeats)

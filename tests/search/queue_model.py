@@ -68,7 +68,7 @@ class View:
         self.entries = {entry: _row(content) for entry, content in zip(entries, heads, strict=True)}
 
     def queued(self) -> set[str]:
-        """Ids with a place in a list or a lease, so that somebody will find them."""
+        """Ids with a place in a list or a lease, so that they will be found."""
         return {entry for places in self.lists.values() for entry in places} | self.leases
 
     def unclaimed_cost(self, lane: str) -> int:
@@ -100,7 +100,7 @@ class Model:
     claim and heartbeat. `attempts`: its claims, without those that were given back. `failed_on`: the
     workers that failed on an id since it was asked for, and `failed_ever` at any time; `final`: ids that
     may end with a failure. `alone`: the workers that ran an id alone, and when they last said so.
-    `poisoned`: ids that were given up on when enough of these workers were silent, whoever has been heard
+    `poisoned`: ids that were given up on when enough of these workers were silent, whichever has been heard
     of since. `damaged`: Redis has lost or brought back writes, so that only answers are checked, and no
     longer what the queue contains.
     """
@@ -151,7 +151,7 @@ class Model:
         return len(lost)
 
     def note_poison(self, entry: str) -> None:
-        """The queue has given up on an entry. Its result is kept, whoever is heard of later."""
+        """The queue has given up on an entry. Its result is kept, even if a worker returns later."""
         if self.deaths(entry) >= MAX_ATTEMPTS:
             self.poisoned.add(entry)
 
@@ -184,7 +184,7 @@ class Model:
             assert entry in view.entries, f"{api} waits for {entry}, which is gone"
             assert api in view.entries[entry].apis, f"{entry} does not know that {api} waits"
         lost = view.entries.keys() - view.queued()
-        assert not lost, f"nobody will find {lost}"
+        assert not lost, f"no worker will find {lost}"
         for lane in ("interactive", "bulk"):
             assert view.waiting.get(lane, 0) == view.unclaimed_cost(lane), f"the waiting cost of {lane}"
         if not self.gone and not any(worker.frozen for worker in self.workers.values()):

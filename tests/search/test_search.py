@@ -17,7 +17,7 @@ from tests.search.queue_model import Model, Worker
 from tests.search.rounds import search
 from tests.servers import RedisServer
 
-# How many histories the suite has time for: pretended, real, and of both compared.
+# How many histories the suite has time for: fakeredis, real, and of both compared.
 MACHINES = {QueueMachine: (10, 60, 10), JobsMachine: (5, 30, 5)}
 
 
@@ -44,13 +44,13 @@ def test_no_history_of_a_real_server_does(machine: type, redis_client: redis.Red
 
 
 @pytest.mark.redis
-def test_a_real_server_does_the_same_as_the_pretended_one(machine: type, redis_client: redis.Redis) -> None:
+def test_a_real_server_does_the_same_as_the_fake_one(machine: type, redis_client: redis.Redis) -> None:
     search(machine, [redis_client, fakeredis.FakeRedis(version=(7,))], MACHINES[machine][2])
 
 
 # The others take longer to find: `make search SEARCH=--planted`.
 SOON = (
-    "a join forgets who waits already",
+    "a join forgets the requests that wait already",
     "a heartbeat is refused while memory is full",
     "finding 03: another job's results",
     "a deleted job holds its bytes",

@@ -7,7 +7,7 @@ import sys
 
 import tests.simulation
 from tests.simulation.plan import draw
-from tests.simulation.rounds import problems_of, shrunk, told
+from tests.simulation.rounds import formatted, problems_of, shrunk
 from tests.simulation.schedule import Schedule
 
 
@@ -24,7 +24,7 @@ def main() -> int:
         plan = shrunk(plan)
     schedule = Schedule(plan)
     schedule.run()
-    print(plan, told(schedule.trace), *schedule.problems, sep="\n")
+    print(plan, formatted(schedule.trace), *schedule.problems, sep="\n")
     return 1 if schedule.problems else 0
 
 

@@ -19,7 +19,7 @@ class _Jump(selectors.DefaultSelector):
         self.time = 1000.0
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        assert timeout is not None, "everybody waits, and nothing is to happen any more"
+        assert timeout is not None, "all threads wait, and nothing is left to happen"
         self.time += max(timeout, 0.0)
         return []
 

@@ -22,7 +22,7 @@ LOADING = redis.exceptions.ResponseError("LOADING Redis is loading the dataset i
 EPOCH_S = 1_700_000_000.0
 DELAY_S = (0.0001, 0.0006)
 SLOW_S = (0.02, 2.5)
-# Of each message, how probable it is that its connection breaks, and that it is slow.
+# How probable it is for each message that its connection breaks, and that it is slow.
 UNSTEADY = 0.03, 0.03
 
 

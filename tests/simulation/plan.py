@@ -13,7 +13,7 @@ from typing import Literal
 from batcher.messages import Lane
 
 # Everything that goes wrong has begun by then; seconds from the start.
-STORM_S = 2.5
+WITHIN_S = 2.5
 REQUESTS_MOST = 14
 RAISES, KILLS = "\0raise", "\0kill"
 
@@ -27,7 +27,7 @@ Kind = Literal[
     "freeze",  # a worker stands still
     "die",  # a worker dies
     "vanish",  # a worker dies, and its connections stay open
-    "stop",  # a worker is told to stop, and another takes its place
+    "stop",  # a worker is asked to stop, and another takes its place
     "start",  # one more worker
     "close",  # a hub is closed, and another takes its place
     "pause",  # an operator pauses a lane
@@ -72,7 +72,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Accident:
-    """`who` it concerns is "" (everybody), "hub 1", "worker 2"... `seconds` is its duration or strength.
+    """`who` it concerns is "" (all), "hub 1", "worker 2"... `seconds` is its duration or strength.
 
     It is an accident of one `shard`, or of all.
     """
@@ -143,7 +143,7 @@ def draw(seed: int) -> Plan:
 
 def _request(random: Random, hubs: int, words: list[str]) -> Request:
     return Request(
-        at_s=round(random.uniform(0, STORM_S) if random.random() < 0.5 else random.choice((0.1, 1)), 4),
+        at_s=round(random.uniform(0, WITHIN_S) if random.random() < 0.5 else random.choice((0.1, 1)), 4),
         hub=random.randint(1, hubs),
         texts=tuple(random.choices(words, k=random.choice((1, 1, 2, 5)))),
         budget_s=random.choice((0.05, 0.3, 1, 3, 3, 6, 6)),
@@ -167,7 +167,7 @@ def _accident(random: Random, plan: Plan) -> Accident:
     seconds = random.choice((0.0, 0.05, 0.5, 1.5, 3.0))
     if kind in HINTS and who == worker:
         seconds = min(seconds, 0.5)  # it looks by itself only every WAIT_S
-    at_s = random.uniform(0, STORM_S)
+    at_s = random.uniform(0, WITHIN_S)
     if random.random() < 0.6:  # while something is under way
         at_s = random.choice(plan.requests).at_s + random.uniform(0, 0.04)
     shard = random.choice((None, random.randrange(plan.shards)))

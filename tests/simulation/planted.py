@@ -19,10 +19,10 @@ from batcher.worker.heartbeat import Heartbeat
 
 
 class Fault(NamedTuple):
-    """`plant` replaces a part of the product meanwhile."""
+    """`inject` replaces a part of the product meanwhile."""
 
     name: str
-    plant: Callable[[], AbstractContextManager[Any]]
+    inject: Callable[[], AbstractContextManager[Any]]
 
 
 def _forgets(self: Pipeline, error: Exception) -> None:
@@ -64,7 +64,7 @@ async def _never_polls(self: SlowPoll) -> None:
 def _gives_up(self: Heartbeat) -> bool:
     """A heartbeat that ends with its first error."""
     try:
-        self._queue.beat(self._leases.copy(), *self._records(), self._ttl_ms)
+        self._queue.heartbeat(self._leases.copy(), *self._records(), self._ttl_ms)
     except REDIS_ERRORS:
         return False
     return True
@@ -77,5 +77,5 @@ PLANTED = (
     Fault("a request that goes away stays", lambda: patch.object(Dispatcher, "let_go", _keeps)),
     Fault("hints are mixed up", lambda: patch.object(HintList, "pop", _mixes_up)),
     Fault("a lost hint is not looked for", lambda: patch.object(SlowPoll, "poll", _never_polls)),
-    Fault("a heartbeat ends with an outage", lambda: patch.object(Heartbeat, "beat", _gives_up)),
+    Fault("a heartbeat ends with an outage", lambda: patch.object(Heartbeat, "send", _gives_up)),
 )

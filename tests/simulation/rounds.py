@@ -52,7 +52,7 @@ def search_planted(first_seed: int) -> int:
     missed = 0
     for fault in PLANTED:
         began, seed, found = time.monotonic(), first_seed, ""
-        with fault.plant():
+        with fault.inject():
             while not found and time.monotonic() - began < FIND_S:
                 found = "; ".join(problems_of(draw(seed)))[:150]
                 seed += 1
@@ -66,6 +66,6 @@ def search_planted(first_seed: int) -> int:
     return missed
 
 
-def told(trace: Iterable[tuple[object, ...]]) -> str:
+def formatted(trace: Iterable[tuple[object, ...]]) -> str:
     """A trace to read."""
     return "\n".join(" ".join(str(word)[:100] for word in line) for line in trace)

@@ -277,7 +277,7 @@ class Schedule:
     # -- the end -----------------------------------------------------------------------------------
 
     async def _settle(self) -> None:
-        """Everybody is well again: hubs answer, and nothing is left."""
+        """All is well again: hubs answer, and nothing is left."""
         if not any(process.alive for process, _ in self._workers.values()):
             self.start_worker()
         await asyncio.sleep(CALM_S if self._plan.calm else SETTLE_S)
@@ -285,7 +285,7 @@ class Schedule:
             if not hub.alive:
                 self.problems.append(f"a loop of {name} has ended")
             if hub.waiting:
-                self.problems.append(f"{name} still waits for {hub.waiting} texts, although nobody asks")
+                self.problems.append(f"{name} still waits for {hub.waiting} texts, although no client asks")
             texts = tuple(f"after all, {name}, text {number}" for number in range(self._plan.shards**2))
             request = Request(0.0, int(name[4:]), texts, 3.0, "interactive", False, 0.0)
             spent = await self._ask(request, healthy=True)

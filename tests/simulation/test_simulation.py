@@ -34,7 +34,7 @@ def test_finding_31_workers_that_left_a_shard_are_not_waited_for() -> None:
 
 
 def test_finding_37_a_helper_that_its_home_has_forgotten_goes_on_helping() -> None:
-    """The Redis of the only worker's home restarts empty. Shard 0 asked there for help: nobody was idle."""
+    """The Redis of the only worker's home restarts empty. Shard 0 asked there for help: none was idle."""
     assert problems_of(draw(2026125206)) == []
 
 
@@ -49,7 +49,7 @@ SOON = (
 
 @pytest.mark.parametrize("fault", [one for one in PLANTED if one.name in SOON], ids=lambda one: one.name)
 def test_a_planted_fault_is_found(fault: Fault) -> None:
-    with fault.plant(), pytest.raises(Broken):
+    with fault.inject(), pytest.raises(Broken):
         search(range(100), shrink=False)
 
 

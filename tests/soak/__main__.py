@@ -48,22 +48,22 @@ def main() -> int:
     args = parser.parse_args()
     began = time.monotonic()
 
-    def told(line: str) -> None:
+    def report(line: str) -> None:
         print(f"{time.monotonic() - began:6.0f} s  {line}", flush=True)
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends the processes too
     plan = Plan(args.minutes * 60, model=args.model, rate=args.rate, limited=args.limits)
-    found = soak(plan, told)
-    slopes = {name: slope(samples, plan.seconds, statistic(name)) for name, samples in found.series.items()}
+    found = soak(plan, report)
     if args.json:
         args.json.write_text(json.dumps(facts() | {"minutes": args.minutes, "series": found.series}))
+    slopes = {name: slope(samples, plan.seconds, statistic(name)) for name, samples in found.series.items()}
     if args.svg:
         args.svg.write_text(draw(found.series, slopes, plan.seconds))
     return _report(found, slopes, args.limits)
 
 
 def _report(found: Soak, slopes: dict[str, Slope], limited: bool) -> int:
-    columns = ["second half", "of each part", "level", "most", "slope, % an hour", "upper 95 %", "verdict"]
+    columns = ["series", "of each part", "level", "most", "slope, % an hour", "upper 95 %", "verdict"]
     rows = []
     for name, one in slopes.items():
         numbers = [f"{one.level:.5g}", f"{one.most:.5g}", f"{one.percent:+.2f}", f"{one.upper:+.2f}"]

@@ -1,6 +1,6 @@
 """`python -m tests.soak.counted FILE COMMAND...`: `millrace COMMAND`, its number of asyncio tasks in a file.
 
-No process tells how many tasks its event loop has, so a thread looks every `EVERY_S` seconds.
+A process does not report how many tasks its event loop has, so a thread counts them every `EVERY_S` seconds.
 """
 
 from __future__ import annotations

@@ -36,9 +36,9 @@ def _chart(name: str, samples: Sequence[tuple[float, float]], slope: Slope, seco
     points = " ".join(
         f"{at / seconds * WIDTH:.1f},{TITLE + HEIGHT * (1 - value / most):.1f}" for at, value in shown
     )
-    said = f"{slope.level:.4g}; at most {slope.upper:+.2f} % an hour"
+    summary = f"{slope.level:.4g}; at most {slope.upper:+.2f} % an hour"
     return [
-        f'<text y="12">{name}</text><text y="28" fill="#666" font-size="11">{said}</text>'
+        f'<text y="12">{name}</text><text y="28" fill="#666" font-size="11">{summary}</text>'
         f'<rect x="{WIDTH / 2}" y="{TITLE}" width="{WIDTH / 2}" height="{HEIGHT}" fill="#f1f3f5"/>'
         f'<path d="M0 {TITLE}v{HEIGHT}h{WIDTH}" fill="none" stroke="#adb5bd"/>'
         f'<polyline points="{points}" fill="none" stroke="#0b7285" stroke-width="1.5"/>'

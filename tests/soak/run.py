@@ -13,8 +13,9 @@ from typing import Any
 
 import httpx
 
+from batcher.worker.publishing import DROP_S
 from tests.soak.record import Recorder
-from tests.soak.service import Soaked, soaked
+from tests.soak.service import SoakService, running_service
 from tests.soak.slopes import PARTS
 from tests.soak.traffic import Traffic
 
@@ -25,7 +26,8 @@ LOAD_S = 600.0
 class Plan:
     """`cycles` follow each other: as many as parts of both halves, so that each part is a whole cycle.
 
-    `filled` requests of each outcome come first, so that the API remembers as many as it ever does.
+    `filled` requests of each outcome come first, so that the API remembers as many as it ever does. Then
+    `revisions` are published one after another and dropped, so that the memory of a worker has its gaps.
     """
 
     seconds: float
@@ -34,6 +36,7 @@ class Plan:
     every_s: float = 1.0
     cycles: int = 2 * PARTS["mean"]
     filled: int = 5_500
+    revisions: int = 30
     limited: bool = False
 
     @property
@@ -55,35 +58,36 @@ class Soak:
     wrong: Sequence[str]
 
 
-def soak(plan: Plan, told: Callable[[str], None] = lambda line: None) -> Soak:
+def soak(plan: Plan, report: Callable[[str], None] = lambda line: None) -> Soak:
     """Starts the service, runs the plan and ends everything. Raises RuntimeError without a redis-server."""
     with (
         tempfile.TemporaryDirectory(prefix="soak-") as folder,
-        soaked(plan.model, Path(folder), limited=plan.limited) as (service, models),
+        running_service(plan.model, Path(folder), limited=plan.limited) as (service, models),
     ):
-        told("ready")
-        return asyncio.run(_Run(service, models.published, plan, told).run())
+        report("ready")
+        return asyncio.run(_Run(service, models.published, plan, report).run())
 
 
 class _Run:
     def __init__(
-        self, service: Soaked, published: Sequence[str], plan: Plan, told: Callable[[str], None]
+        self, service: SoakService, published: Sequence[str], plan: Plan, report: Callable[[str], None]
     ) -> None:
-        self._service, self._published, self._plan, self._told = service, published, plan, told
-        self._traffic = Traffic(service.base_url, plan.rate, told)
+        self._service, self._published, self._plan, self._report = service, published, plan, report
+        self._traffic = Traffic(service.base_url, plan.rate, report)
         self._cycle = 0
 
     async def run(self) -> Soak:
         await self._traffic.fill(self._plan.filled)
-        self._told(f"{self._plan.filled} requests of each outcome answered")
+        self._report(f"{self._plan.filled} requests of each outcome answered")
+        await self._publish_many()
         self._recorder = Recorder(self._service)
         async with asyncio.TaskGroup() as group:
             group.create_task(self._traffic.run())
             recording = group.create_task(self._record())
             for cycle in range(self._plan.cycles):
                 self._cycle = cycle
-                await self._through()
-                self._told(
+                await self._run_cycle()
+                self._report(
                     f"cycle {cycle + 1} of {self._plan.cycles}: {len(self._traffic.wrong)} wrong answers"
                 )
             recording.cancel()
@@ -91,12 +95,22 @@ class _Run:
         ended = [f"{process.name} has ended" for process in self._service.processes if not process.running]
         return Soak(dict(self._recorder.series), self._traffic.seen, [*self._traffic.wrong, *ended])
 
-    async def _through(self) -> None:
+    async def _publish_many(self) -> None:
+        """Returns once all but the last of them are dropped."""
+        for number in range(self._plan.revisions):
+            await self._publish(number)
+        if self._plan.revisions:
+            await self._move(None)
+            await asyncio.sleep(DROP_S + 5)
+            self._report(f"{self._plan.revisions} revisions published and dropped")
+
+    async def _run_cycle(self) -> None:
         """One cycle: each step at its share of it."""
         steps: Sequence[tuple[float, Callable[[], Coroutine[Any, Any, None]]]] = (
             (0.02, self._publish_and_go_back),
             (0.1, self._traffic.job),
             (0.35, self._traffic.job),
+            (0.5, self._traffic.unfinished),
             (0.6, self._traffic.job),
             (0.62, self._replace),
             (0.85, self._traffic.job),
@@ -119,12 +133,20 @@ class _Run:
             await asyncio.sleep(self._plan.sample_s - self._recorder.passed_s % self._plan.sample_s)
 
     async def _publish_and_go_back(self) -> None:
-        """The next revision answers once both workers have loaded it, for a third of the cycle."""
-        reference = self._published[self._cycle % len(self._published)]
-        number = (await self._admin("publish", model="topics", reference=reference))["number"]
-        await self._move(number)
+        """The next revision answers once both workers have loaded it, for a third of the cycle.
+
+        The bursts make every thread that the revisions ever need, some of which are otherwise made by chance.
+        """
+        await self._publish(self._cycle)
         await asyncio.sleep(self._plan.cycle_s / 3)
         await self._move(None)
+        await self._traffic.burst()
+        self._recorder.second = self._service.workers[1].pid
+
+    async def _publish(self, number: int) -> None:
+        reference = self._published[number % len(self._published)]
+        await self._move((await self._admin("publish", model="topics", reference=reference))["number"])
+        await self._traffic.burst()
 
     async def _move(self, number: int | None) -> None:
         body = {"model": "topics"} | ({} if number is None else {"number": number})
@@ -135,14 +157,15 @@ class _Run:
     async def _admin(self, what: str, **body: Any) -> dict[str, Any]:
         async with httpx.AsyncClient(base_url=self._service.base_url, trust_env=False, timeout=60) as http:
             answer = await http.post(f"/admin/models/{what}", json=body)
-        said: dict[str, Any] = answer.json()
-        if answer.status_code != 200 and said.get("code") != "revision_not_ready":
+        reply: dict[str, Any] = answer.json()
+        if answer.status_code != 200 and reply.get("code") != "revision_not_ready":
             self._traffic.note(f"{what} {body}: {answer.text}")
-        return said
+        return reply
 
     async def _replace(self) -> None:
         """The second worker by a new one: stopped and killed in turn, and looked at before."""
         how = signal.SIGKILL if self._cycle % 2 else signal.SIGTERM
-        pid = self._service.workers[1].pid
+        pid, self._recorder.second = self._service.workers[1].pid, None
+        await asyncio.to_thread(self._recorder.sample_counts, "replaced worker", pid)
         await asyncio.to_thread(self._recorder.sample_memory, "replaced worker, at its end", pid)
         await asyncio.to_thread(self._service.replace_worker, how)

@@ -1,4 +1,4 @@
-"""The service that is soaked: Redis, an API whose tasks are counted, two workers, a jobs worker."""
+"""The service under test: Redis, an API whose tasks are counted, two workers, a jobs worker."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ import redis
 from batcher.admin.audit import MOST_LINES, AuditLog
 from batcher.admin.history import MINUTES, MinuteHistory
 from tests.limits import confine
-from tests.mill import Mill, Process, wait_until
 from tests.servers import RedisServer, server_binary
+from tests.service import Process, Service, wait_until
 
 DIALECTS = "huggingface,tei,oip,kserve,vllm,openai,fms,decisions,project,sagemaker,vertex"
 # What is bounded by design reaches its bound within minutes, so that what grows later has no bound.
@@ -52,18 +52,21 @@ class Models:
         if first == "stub":
             return cls(first, "stub@a", ["stub@b", "stub@c"])
         tiny = folder / "tiny"
-        words = [sys.executable, "-m", "model_store", "random", "--config", "tiny", "--out", str(tiny)]
-        subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
+        command = [sys.executable, "-m", "model_store", "random", "--config", "tiny", "--out", str(tiny)]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         published = [folder / f"tiny-{number}" for number in (1, 2)]
         for path in published:  # another file is another revision, even with the same weights
             shutil.copytree(tiny, path)
             config = json.loads((path / "config.json").read_text())
             (path / "config.json").write_text(json.dumps(config | {"copy": path.name}))
+            # Else one of the workers would build it, and keep in memory what it needs for that.
+            command = [sys.executable, "-m", "model_store", "info", "--model", str(path)]
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         return cls(first, str(tiny), [str(path) for path in published])
 
 
-class Soaked(Mill):
-    """A `Mill` with its processes by role; with `limited`, each is held to the memory of its manifest."""
+class SoakService(Service):
+    """A `Service` with its processes by role; with `limited`, each is held to the memory of its manifest."""
 
     # Whose memory is measured is started as people start it.
     process_type = Process
@@ -143,21 +146,21 @@ class Soaked(Mill):
     def _start(self, command: str, settings: Mapping[str, str] | None = None) -> Process:
         if command != "api":
             return super()._start(command, settings)
-        words = [sys.executable, "-m", "tests.soak.counted", str(self._tasks_file), command]
-        return Process(command, words, self.environment, self.folder)
+        counted = [sys.executable, "-m", "tests.soak.counted", str(self._tasks_file), command]
+        return Process(command, counted, self.environment, self.folder)
 
 
 @contextlib.contextmanager
-def soaked(first: str, folder: Path, *, limited: bool) -> Iterator[tuple[Soaked, Models]]:
+def running_service(first: str, folder: Path, *, limited: bool) -> Iterator[tuple[SoakService, Models]]:
     """The running service. Raises RuntimeError if there is no redis-server."""
     binary = server_binary()
     if binary is None:
         raise RuntimeError("no redis-server was found: install one, or set TEST_REDIS_SERVER")
     models = Models.make(first, folder)
     server = RedisServer(binary, ("--maxmemory", MAXMEMORY)).start()
-    service: Soaked | None = None
+    service: SoakService | None = None
     try:
-        service = Soaked(server, models, limited=limited)
+        service = SoakService(server, models, limited=limited)
         service.begin()
         yield service, models
     except BaseException:

@@ -12,6 +12,10 @@ steps of a cycle, or are made when they are first needed, so a count of 20 that 
 several per cent. What leaks stays, and raises the least of each part. So the line of a count goes through
 the least of each part, and its parts are three times as long, so that everything happens in each of them
 that happens only in some cycles. Keys are so many that their mean says more.
+
+A worker that is replaced lives for one cycle and is measured once, at its end. Each sample is of another
+process, so samples are not correlated, and none has to warm up: the line goes through those of the whole run,
+without the first, whose process is older than the run.
 """
 
 from __future__ import annotations
@@ -23,12 +27,12 @@ from typing import Literal
 
 import numpy as np
 
-# Of the samples of each part: the mean, or the least.
-Statistic = Literal["mean", "least"]
+# What is taken from the samples: the mean or the least of each part, or each sample.
+Statistic = Literal["mean", "least", "each"]
 # Into how many parts the second half is cut.
 PARTS: dict[Statistic, int] = {"mean": 15, "least": 5}
-# One-sided, 95 %, of Student's t with two degrees of freedom fewer.
-QUANTILE = {15: 1.771, 5: 2.353}
+# One-sided, 95 %, of Student's t with two degrees of freedom fewer; 29 are the processes of 30 cycles.
+QUANTILE = {29: 1.703, 15: 1.771, 5: 2.353}
 LIMIT = 1.0  # % an hour
 
 Verdict = Literal["flat", "grows", "unclear"]
@@ -57,34 +61,49 @@ class Slope:
 
 def statistic(name: str) -> Statistic:
     """What the line of a series goes through: the means of memory and keys, the least of other counts."""
-    return "mean" if name.endswith(("MiB", "keys")) else "least"
+    if ", at its end" in name:
+        return "each"
+    return "mean" if name.endswith(("MiB", ": keys")) else "least"
 
 
 def slope(samples: Sequence[tuple[float, float]], seconds: float, taken: Statistic = "mean") -> Slope:
-    """Of (s since the start, value), over the second half of `seconds`. ValueError if a part is empty.
+    """Of (s since the start, value), over the second half of `seconds`, or with "each" over all of them.
 
-    `taken` says what of each part the line goes through.
+    `taken` says what the line goes through. Raises ValueError if a part is empty, or if the number of samples
+    of which each is taken is not that of a run.
     """
     times, values = np.array(samples, dtype=float).T
-    half = seconds / 2
-    parts = PARTS[taken]
+    moments, levels = (times[1:], values[1:]) if taken == "each" else _parts(times, values, seconds, taken)
+    if len(levels) not in QUANTILE:
+        raise ValueError(f"a run has no {len(levels)} samples of this kind")
+    level, most = float(levels.mean()), float(values.max())
+    if level == 0:
+        return Slope(0.0, most, 0.0, 0.0, 0.0)
+    around = (moments - moments.mean()) / 3600
+    spread = float(around @ around)
+    rise = float(around @ levels) / spread
+    left = levels - level - rise * around
+    error = math.sqrt(float(left @ left) / (len(levels) - 2) / spread) * _inflation(left)
+    lower, middle, upper = (
+        100 * (rise + sign * QUANTILE[len(levels)] * error) / level for sign in (-1, 0, 1)
+    )
+    return Slope(level, most, middle, lower, upper)
+
+
+def _parts(
+    times: np.ndarray, values: np.ndarray, seconds: float, taken: Statistic
+) -> tuple[np.ndarray, np.ndarray]:
+    """The mean time of each part of the second half, and what is taken of it."""
+    half, parts = seconds / 2, PARTS[taken]
     part = np.floor((times - half) / half * parts).astype(int)
     numbers = [np.flatnonzero(part == number) for number in range(parts)]
     if not all(len(found) for found in numbers):
         raise ValueError("a part of the second half has no sample")
-    hours = np.array([times[found].mean() for found in numbers]) / 3600
     take = np.mean if taken == "mean" else np.min
-    levels = np.array([take(values[found]) for found in numbers])
-    level, most = float(levels.mean()), float(values.max())
-    if level == 0:
-        return Slope(0.0, most, 0.0, 0.0, 0.0)
-    around = hours - hours.mean()
-    spread = float(around @ around)
-    rise = float(around @ levels) / spread
-    left = levels - level - rise * around
-    error = math.sqrt(float(left @ left) / (parts - 2) / spread) * _inflation(left)
-    lower, middle, upper = (100 * (rise + sign * QUANTILE[parts] * error) / level for sign in (-1, 0, 1))
-    return Slope(level, most, middle, lower, upper)
+    return (
+        np.array([times[found].mean() for found in numbers]),
+        np.array([take(values[found]) for found in numbers]),
+    )
 
 
 def _inflation(left: np.ndarray) -> float:

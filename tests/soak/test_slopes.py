@@ -65,10 +65,27 @@ def test_one_of_twenty_that_stays_is_seen_and_those_that_come_and_go_are_not() -
         assert slope(counts(rng, leaks_at), SECONDS, "least").verdict != "flat"
 
 
+@pytest.mark.parametrize(("growth", "flat"), [(0.0, True), (3.0, False)])
+def test_each_of_the_replaced_workers_but_the_first_counts(growth: float, flat: bool) -> None:
+    rng = np.random.default_rng(4)
+    times = np.arange(30) * SECONDS / 30
+    runs = [
+        [(at, 100 + growth * at / 3600 + rng.normal(0, 0.4) + 25 * (not at)) for at in times]
+        for _ in range(SERIES)
+    ]
+    found = [slope(run, SECONDS, "each") for run in runs]
+    assert sum((one.verdict == "flat") == flat for one in found) > 0.9 * SERIES
+    assert all(one.most > 120 > one.level for one in found)
+    with pytest.raises(ValueError, match="no 28 samples"):
+        slope(runs[0][:-1], SECONDS, "each")
+
+
 def test_memory_is_a_mean_and_what_is_counted_is_the_least() -> None:
     assert statistic("API: resident, MiB") == statistic("Redis: memory used, MiB") == "mean"
     assert statistic("Redis: keys") == "mean"
     assert statistic("API: threads") == statistic("Redis: clients") == "least"
+    assert statistic("Redis: lasting keys") == "least"
+    assert statistic("replaced worker, at its end: resident, MiB") == "each"
 
 
 def test_what_never_changes_is_flat_and_what_is_always_nothing_too() -> None:

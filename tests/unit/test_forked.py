@@ -7,7 +7,7 @@ import signal
 from pathlib import Path
 
 from millrace.settings_loader import free_port
-from tests.mill import ForkedProcess, millrace
+from tests.service import ForkedProcess, millrace
 
 
 def test_a_command_says_what_is_wrong_with_its_environment_and_ends(tmp_path: Path) -> None:

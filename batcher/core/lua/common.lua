@@ -168,7 +168,7 @@ local function waiters(entry)
   return string.gmatch(string.match(entry or '', '^%d+ %l+ %d+ %d+ %S+ ([^\n]*)\n') or '', '%S+')
 end
 
--- True if a worker other than the caller is alive.
+-- True if there is a live worker other than the caller.
 local function others_live() return redis.call('ZCOUNT', WORKERS, '(' .. digits(now), '+inf') > 1 end
 
 -- False if the entry does not exist. MGET, unlike GET, also returns nil for a key of another type.
@@ -214,10 +214,10 @@ end
 local MOST_REFUSED = 10000
 local REFUSED_MS = 7 * 86400000
 local function record_refusal(id, code, attempts, workers, revision)
-  local stamp = clock[1] * 1000 + math.floor(clock[2] / 1000)
+  local time_ms = clock[1] * 1000 + math.floor(clock[2] / 1000)
   local before = redis.call('HGET', REFUSALS, id)
   if before then redis.call('ZREM', REFUSED, cjson.decode(before).place) end
-  local place = string.format('%013.0f:%s', stamp, id)
+  local place = string.format('%013.0f:%s', time_ms, id)
   redis.call('HSET', REFUSALS, id, cjson.encode({
     id = id, place = place, code = code, attempts = attempts, workers = workers, revision = revision or '',
     lane = string.match(read_entry(id) or '', '^%d+ (%l+) ') or '',
@@ -225,7 +225,7 @@ local function record_refusal(id, code, attempts, workers, revision)
   redis.call('ZADD', REFUSED, 0, place)
   local surplus = redis.call('ZCARD', REFUSED) - MOST_REFUSED
   for n, old in ipairs(redis.call('ZRANGE', REFUSED, 0, 9)) do
-    if n > surplus and tonumber(string.sub(old, 1, 13)) > stamp - REFUSED_MS then break end
+    if n > surplus and tonumber(string.sub(old, 1, 13)) > time_ms - REFUSED_MS then break end
     local id = string.sub(old, 15)
     redis.call('ZREM', REFUSED, old)
     redis.call('HDEL', REFUSALS, id)
@@ -258,8 +258,8 @@ local function dead_letter(id, deaths, lost)
   redis.call('LTRIM', DEAD, 0, 999)
 end
 
--- Checks the workers whose lease ended while they ran an entry alone. Returns how many have died, how many may still be
--- alive, and both as a list.
+-- Checks the workers whose lease ended while they ran an entry alone. Returns how many have died, how many may still
+-- live, and both as a list.
 -- A lease can also end because heartbeats were late, Redis was unavailable or the reply to a claim was lost. A worker with
 -- a later heartbeat ran on without this entry, so this entry did not kill it, whatever happened to it since, and the worker is
 -- dropped from the list. A worker has died once its time in P:workers is over; only the queue's clock decides that.
@@ -269,8 +269,8 @@ local function check_lost(lost)
   for worker, heartbeat in string.gmatch(lost, '(%S+) (%d+);') do last_heartbeats[worker] = heartbeat end
   for worker, heartbeat in pairs(last_heartbeats) do
     local alive = (tonumber(redis.call('ZSCORE', WORKERS, worker)) or 0) > now
-    local beaten = tonumber(redis.call('HGET', worker_key(worker), 'beaten')) or 0
-    if beaten <= tonumber(heartbeat) then
+    local last_heartbeat = tonumber(redis.call('HGET', worker_key(worker), 'beaten')) or 0
+    if last_heartbeat <= tonumber(heartbeat) then
       kept = kept .. worker .. ' ' .. heartbeat .. ';'
       if alive then unsure = unsure + 1 else dead = dead + 1 end
     end
@@ -302,7 +302,7 @@ local function recover_or_dead_letter(id, score, max_attempts)
   elseif deadline <= now then
     expire(id)
   elseif dead + unsure >= max_attempts then
-    -- The entry may be poison: hold it back until it is known whether that worker is still alive.
+    -- The entry may be poison: hold it back until it is known whether that worker still lives.
     redis.call('ZADD', INFLIGHT, now + 100, id)
     write_claim(id, claim_line(attempts, worker, lease, now + 100, last, earlier))
   else

@@ -1,6 +1,6 @@
 -- Writes results, sends them to the API processes that wait, and ends leases and entries. Idempotent: a second call finds
 -- nothing to delete. The cache never delays a result: nothing is cached while memory is short or after the first refusal.
--- A failure ends an entry only if a second worker failed on it too, or if no other worker is alive and the budget ends.
+-- A failure ends an entry only if a second worker failed on it too, or if there is no other live worker and the budget ends.
 -- ARGV: worker, 1 if the worker now has nothing to do (2: and may help other shards), result_ms, failure_ms, cache key prefix, cache lifetime in ms (0 if the cache is elsewhere),
 --       then id, payload for each.
 -- Returns {how many entries were still waiting for their result, why Redis refused to cache results (or nothing)}.
@@ -23,7 +23,7 @@ if cache_ms ~= '0' and redis.call('EXISTS', FULL) == 0 then
   if not done then refusal = type(why) == 'table' and why.err or tostring(why) end
 end
 
--- Returns an entry on which this worker failed to the queue, to run alone: at once if another worker is alive, else after a
+-- Returns an entry on which this worker failed to the queue, to run alone: at once if there is another live worker, else after a
 -- pause that grows with the entry's age. False if the failure is final. An entry that no API process waits for is deleted.
 local clock_read = false
 local function runs_again(id)

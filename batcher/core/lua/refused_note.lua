@@ -1,4 +1,4 @@
--- Adds what an API process knows of a refused text to its record, if there is one.
+-- Adds facts that only an API process knows to the record of a refused text, if there is one.
 -- ARGV: id, client, text to keep ('': none; others begin with '='), for how many ms.
 local record = redis.call('HGET', REFUSALS, ARGV[1])
 if not record then return 0 end

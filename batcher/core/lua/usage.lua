@@ -4,16 +4,16 @@
 -- Returns for each its texts of that day.
 local CLIENTS, CLIENTS_MS = P .. ':clients', 60000
 local COUNTS = { 'texts', 'tokens', 'requests', 'hits', 'errors' }
-local stamp = clock[1] * 1000 + math.floor(clock[2] / 1000)
+local time_ms = clock[1] * 1000 + math.floor(clock[2] / 1000)
 even_when_full()
 local before = redis.call('HGET', CLIENTS, ARGV[1])
 local again = before and string.match(before, '^%d+ (%d+) ') == ARGV[2]
-local new = redis.call('HSET', CLIENTS, ARGV[1], string.format('%.0f %s %s', stamp, ARGV[2], ARGV[3]))
+local new = redis.call('HSET', CLIENTS, ARGV[1], string.format('%.0f %s %s', time_ms, ARGV[2], ARGV[3]))
 redis.call('PEXPIRE', CLIENTS, CLIENTS_MS)
 if new == 1 then
   local all = redis.call('HGETALL', CLIENTS)
   for i = 1, #all, 2 do
-    if tonumber(string.match(all[i + 1], '^%d+')) + CLIENTS_MS < stamp then redis.call('HDEL', CLIENTS, all[i]) end
+    if tonumber(string.match(all[i + 1], '^%d+')) + CLIENTS_MS < time_ms then redis.call('HDEL', CLIENTS, all[i]) end
   end
 end
 local totals = {}

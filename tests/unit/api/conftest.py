@@ -8,8 +8,8 @@ import pytest
 
 from api.predict.handler import Deferral
 from api.settings import ApiSettings
-from tests.unit.api.pretended import Service, Start, running
-from tests.unit.pretended import FakeCache, FakeHub
+from tests.unit.api.service import Service, Start, running
+from tests.unit.fakes import FakeCache, FakeHub
 
 
 @pytest.fixture

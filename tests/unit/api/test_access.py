@@ -12,7 +12,7 @@ from api.errors import Problem
 from api.keys import Keys
 from api.rate_limit import RateCounter
 from api.settings import ApiSettings
-from tests.unit.pretended import FakeHub
+from tests.unit.fakes import FakeHub
 
 
 def head(**found: str) -> RequestHeaders:

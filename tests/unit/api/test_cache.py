@@ -4,7 +4,7 @@ import pytest
 
 import api.predict.local_cache
 from api.predict.local_cache import LocalCache
-from tests.unit.pretended import OTHER_REVISION, REVISION, prediction
+from tests.unit.fakes import OTHER_REVISION, REVISION, prediction
 
 
 def known(cache: LocalCache, *texts: str, revision: str = REVISION) -> list[bool]:

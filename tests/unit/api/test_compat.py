@@ -1,9 +1,10 @@
-"""Dialects of other services: the same doors as /predict, with the errors of each dialect."""
+"""Dialects of other services: the same checks as /predict, with the errors of each dialect."""
 
 from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from hashlib import sha256
 
 import httpx
@@ -14,8 +15,9 @@ from api.compat.reading import MOST_VALUES
 from api.compat.routes import CLASSES
 from api.settings import ApiSettings
 from batcher.core.snapshot import NO_SNAPSHOT
-from tests.unit.api.pretended import Service, Start
-from tests.unit.pretended import FakeHub, prediction
+from batcher.messages import fragment
+from tests.unit.api.service import Service, Start
+from tests.unit.fakes import MODEL, RUNNING, FakeHub, prediction
 
 # A request of each dialect for the text "a".
 REQUESTS = {
@@ -59,6 +61,27 @@ async def test_only_probes_need_no_key(start: Start) -> None:
     assert (await service.client.post("/predict", json={"inputs": "a"})).status_code == 401
 
 
+async def test_a_probe_with_head_was_asked_for_a_key(start: Start) -> None:
+    service = await start(**KEYED, compat="oip,sagemaker,vertex,project")
+    for path in ("/v2", "/v2/health/live", "/v2/health/ready", "/ping", "/vertex/health", "/project/health"):
+        answer = await service.client.head(path)
+        assert (answer.status_code, answer.content) == (200, b""), path
+    assert (await service.client.head("/v2/models/stub")).status_code == 401
+
+
+async def test_a_request_with_head_counted_twice(start: Start) -> None:
+    service = await start(rate_limit="1/minute")
+    assert [(await service.client.head("/v2/models/stub")).status_code for _ in range(2)] == [200, 429]
+
+
+async def test_routes_without_a_key_answered_under_every_host_name(start: Start) -> None:
+    service = await start(compat="oip,sagemaker,vertex")
+    for path in ("/v2", "/v2/health/live", "/v2/health/ready", "/ping", "/vertex/health"):
+        answer = await service.client.get(path, headers={"host": "elsewhere.example"})
+        assert in_its_shape(answer, 403)
+        assert (await service.client.get(path, headers={"host": "10.0.0.1:8000"})).status_code == 200
+
+
 @pytest.mark.parametrize("path", REQUESTS)
 async def test_hosts_sites_and_rates_are_checked(start: Start, path: str) -> None:
     service = await start(rate_limit="1/minute", moderation_labels="NEGATIVE=hate")
@@ -93,6 +116,30 @@ async def test_punctuation_in_a_text_is_no_value(start: Start) -> None:
     assert service.hub.asked == [[text]]
 
 
+@pytest.mark.parametrize("path", REQUESTS)
+async def test_a_text_that_is_read_in_windows_is_not_too_long(start: Start, path: str) -> None:
+    """It has more tokens than the model reads at once, and all of them count."""
+    hub = FakeHub(answer=lambda text: prediction(text)._replace(tokens=4 * MODEL.max_tokens))
+    service = await start(hub, moderation_labels="NEGATIVE=hate", max_text_chars=10_000)
+    answer = await service.client.post(path, json=REQUESTS[path])
+    assert answer.status_code == 200, answer.text
+    assert "x-truncated" not in answer.headers
+    assert answer.headers.get("x-tokens", "2048") == "2048"
+    assert "x-tokens" in answer.headers or "2048" in answer.text
+
+
+async def test_no_request_against_truncation_concerns_windows(start: Start) -> None:
+    service = await start(FakeHub(answer=lambda text: prediction(text)._replace(tokens=2048)))
+    for path, fields in (
+        ("/predict", {"inputs": "a", "truncate": False, "truncation_direction": "left"}),
+        ("/classify", {"input": "a", "truncate_prompt_tokens": 2048, "truncation_side": "left"}),
+    ):
+        answer = await service.client.post(path, json=fields)
+        assert answer.status_code == 200, answer.text
+    cut = await service.client.post("/classify", json={"input": "a", "truncate_prompt_tokens": 2047})
+    assert in_its_shape(cut, 400)
+
+
 async def test_an_unexpected_error_says_nothing_but_the_request_id(
     start: Start, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -108,11 +155,40 @@ async def test_an_unexpected_error_says_nothing_but_the_request_id(
 async def test_budgets_and_traces_reach_the_queue(service: Service) -> None:
     trace = f"00-{'a' * 32}-{'b' * 16}-01"
     await service.client.post("/", json={"inputs": "a"}, headers={"prefer": "wait=3", "traceparent": trace})
-    tensor = {"name": "t", "shape": [1], "datatype": "BYTES", "data": ["b"]}
-    body = {"inputs": [tensor], "parameters": {"timeout": 2_000_000}}
-    await service.client.post("/v2/models/stub/infer", json=body)
+    await service.client.post("/v2/models/stub/infer", json=infer("b", timeout=2_000_000))
     assert service.hub.budgets == [pytest.approx(3, abs=0.5), pytest.approx(2, abs=0.5)]
     assert service.hub.traces[0] == trace
+
+
+def infer(text: str, **parameters: object) -> dict[str, object]:
+    tensor = {"name": "t", "shape": [1], "datatype": "BYTES", "data": [text]}
+    return {"inputs": [tensor], "parameters": parameters}
+
+
+async def test_a_timeout_of_triton_without_an_end_was_an_error(service: Service) -> None:
+    """Triton's clients send 0 for no timeout; an integer of JSON may have thousands of digits."""
+    for text, timeout in (("a", 0), ("b", 10**400), ("c", 2**64)):
+        answer = await service.client.post("/v2/models/stub/infer", json=infer(text, timeout=timeout))
+        assert answer.status_code == 200, answer.text
+    assert service.hub.budgets == [pytest.approx(10, abs=0.5), *[pytest.approx(60, abs=0.5)] * 2]
+    for timeout in (-1, 0.5, True, "1"):
+        answer = await service.client.post("/v2/models/stub/infer", json=infer("d", timeout=timeout))
+        assert in_its_shape(answer, 400)
+
+
+async def test_scores_of_many_labels_seemed_to_be_sigmoid(start: Start) -> None:
+    """Each score is rounded to seven digits, so that the sum of a thousand is not 1."""
+    labels = tuple(f"label {number}" for number in range(1000))
+    scores = [round(1 / 1000.3, 7)] * len(labels)
+    model = replace(MODEL, labels=labels)
+    found = prediction("a")._replace(fragment=fragment(labels, scores))
+    for multi_label, applied, refused in ((False, "softmax", "sigmoid"), (True, "sigmoid", "softmax")):
+        snapshot = replace(RUNNING, model=replace(model, multi_label=multi_label))
+        service = await start(FakeHub(snapshot=snapshot, answer=lambda text: found))
+        for wanted, status in ((applied, 200), (refused, 422), ("none", 422)):
+            body = {"inputs": "a", "parameters": {"function_to_apply": wanted}}
+            answer = await service.client.post("/", json=body)
+            assert answer.status_code == status, answer.text
 
 
 async def test_clients_are_kept_apart_where_they_are_for_predict(start: Start) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from api.settings import ApiSettings
-from tests.unit.api.pretended import Start
+from tests.unit.api.service import Start
 
 
 async def test_the_environment_of_vertex_names_the_routes(

@@ -6,7 +6,7 @@ import re
 from base64 import b64encode
 from hashlib import sha256
 
-from tests.unit.api.pretended import Service
+from tests.unit.api.service import Service
 
 
 async def test_the_page_loads_its_own_files_and_the_contract(service: Service) -> None:

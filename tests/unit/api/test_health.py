@@ -11,8 +11,9 @@ from batcher.core.buckets import duration_bounds
 from batcher.core.snapshot import NO_SNAPSHOT, Fallback, LaneDepth
 from batcher.errors import EntryFailed, QueueFull
 from batcher.hub.counts import HubCounts
-from tests.unit.api.pretended import Service, Start, assert_problem
-from tests.unit.pretended import RUNNING, FakeHub, prediction
+from batcher.memory import Memory
+from tests.unit.api.service import Service, Start, assert_problem
+from tests.unit.fakes import RUNNING, FakeHub, prediction
 
 
 async def metrics(service: Service) -> dict[tuple[str, str], float]:
@@ -54,6 +55,18 @@ async def test_readiness_warns_of_a_worker_with_a_fallback(service: Service) -> 
         "1 of 2 workers use a fallback engine or precision: w1 runs stub f32 in f32 because "
         "float weights in bf16, packed: it has another label"
     )
+
+
+@pytest.mark.parametrize(("used", "warns"), [(90, False), (91, True), (101, True)])
+async def test_a_full_redis_is_a_warning_and_no_reason_to_send_requests_elsewhere(
+    service: Service, used: int, warns: bool
+) -> None:
+    """It is full for all processes alike, and each of them still answers the texts in a cache."""
+    service.hub.snapshot = replace(RUNNING, memory=Memory(used, 100))
+    answer = await service.client.get("/readyz")
+    assert answer.status_code == 200
+    wanted = f"Redis uses {used}% of its memory: once it is full, texts that are not cached get 503"
+    assert answer.json().get("warning") == (wanted if warns else None)
 
 
 async def test_live_until_a_loop_has_ended(service: Service) -> None:

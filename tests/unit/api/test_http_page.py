@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.api.pretended import Service
+from tests.unit.api.service import Service
 
 PAGE = (Path(__file__).parents[3] / "docs/http.md").read_text()
 EXAMPLES = re.findall(r"```sh\n(curl .*?)\n```\n\n```\n(.*?)```", PAGE, re.DOTALL)

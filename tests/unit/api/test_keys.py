@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from api.settings import ApiSettings
 from tests.unit.api.jobs.conftest import start as start_jobs_api
 from tests.unit.api.jobs.jobs_api import Start as StartJobsApi
-from tests.unit.api.pretended import Start, assert_problem
+from tests.unit.api.service import Start, assert_problem
 
 __all__ = ["start_jobs_api"]
 
@@ -152,7 +152,7 @@ async def test_without_keys_no_log_line_names_an_address(
         ({"host": "::1"}, True),
         ({"host": "0.0.0.0"}, False),
         ({"host": "::"}, False),
-        ({"host": "mill.example"}, False),
+        ({"host": "api.example"}, False),
         ({"host": "0.0.0.0", "open": "true"}, True),
         ({"host": "0.0.0.0", "api_keys": "a" * 64}, True),
         ({"open": "false"}, False),

@@ -6,8 +6,8 @@ import json
 from typing import Any
 
 from api.label_order import body_by_score, line_by_score
-from tests.unit.api.pretended import Service, Start, assert_problem
-from tests.unit.pretended import prediction, score
+from tests.unit.api.service import Service, Start, assert_problem
+from tests.unit.fakes import prediction, score
 
 TEXTS = ("a", "b", "c", "d")
 

@@ -7,12 +7,13 @@ import pytest
 from api.settings import ApiSettings
 from tests.conftest import FakeRedis
 from tests.unit.api.jobs.jobs_api import serving
-from tests.unit.api.pretended import Service, Start
+from tests.unit.api.service import Service, Start
 
 BODIES = [
     (b'{"texts": ["a"]}', 'unknown field: did you mean "text"?'),
     (b'{"input": ["a"]}', 'unknown field: did you mean "text"?'),
     (b'{"txt": ["a"]}', 'unknown field: did you mean "text"?'),
+    (b'{"text": ["a"], "inputs": ["a"]}', 'unknown field beside text: the body is {"text": ["...", ...]}'),
     (b'{"model": 1}', 'unknown field: the body is {"text": ["...", ...]}'),
     (b"{'text': ['a']}", "JSON needs double quotes at character 2"),
     (b"{\"text\": ['a']}", "text 0: JSON needs double quotes at character 11"),
@@ -55,6 +56,45 @@ async def test_a_wrong_method_names_the_right_one(service: Service) -> None:
     answer = await service.client.get("/predict?text=a")
     assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
     assert answer.json()["detail"] == "this route takes POST; /docs shows how"
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "said"),
+    [
+        ("/", {"inputs": {"text": "a"}}, "inputs: must be a string or a list of strings"),
+        ("/", {"inputs": []}, "must hold at least one text"),
+        ("/", {"inputs": ["a", {"text": "a"}]}, "text 1: must be a string, not an object"),
+        ("/v1/models/stub:predict", {"instances": [["a"]]}, "text 0: must be a string, not a list"),
+        ("/v1/models/stub:predict", {"instances": [True]}, "text 0: must be a string, not true or false"),
+        ("/v1/models/stub:predict", {"instances": [None]}, "text 0: must be a string, not null"),
+        ("/v1/models/stub:predict", {"instances": [0.5]}, "text 0: must be a string, not a number"),
+        (
+            "/v1/models/stub:predict",
+            {"instances": [[1, 2]]},
+            "text 0: must be a string; token ids are not accepted",
+        ),
+    ],
+)
+async def test_a_body_of_a_dialect_is_refused_in_words(
+    service: Service, path: str, body: object, said: str
+) -> None:
+    assert (await service.client.post(path, json=body)).json() == {"error": said}
+
+
+async def test_a_part_of_a_moderation_with_a_list_became_several_results(start: Start) -> None:
+    service = await start(moderation_labels="NEGATIVE=hate")
+    body = {"input": [{"type": "text", "text": ["a", "b"]}]}
+    answer = await service.client.post("/v1/moderations", json=body)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["message"] == "input: the text of a part must be a string"
+
+
+@pytest.mark.parametrize("path", ["/predict/", "/models/stub/predict/"])
+async def test_a_request_with_a_slash_at_its_end_counted_twice(start: Start, path: str) -> None:
+    service = await start(rate_limit="1/minute")
+    found = [await service.client.post(path, json={"text": ["a"]}) for _ in range(2)]
+    assert [answer.status_code for answer in found] == [200, 429]
+    assert "x-frame-options" not in found[0].headers, "it went through the framework"
 
 
 async def test_a_slash_too_many_is_answered(service: Service) -> None:

@@ -7,8 +7,8 @@ import re
 
 from api.predict.lookup import LEAST_S
 from batcher.messages import Outcome, entry_id
-from tests.unit.api.pretended import Service, Start, until
-from tests.unit.pretended import REVISION, FakeHub, prediction
+from tests.unit.api.service import Service, Start, until
+from tests.unit.fakes import REVISION, FakeHub, prediction
 
 
 def looking(*known: str) -> FakeHub:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from api.auth import OPEN_PATHS
-from tests.unit.api.pretended import Service, Start
+from tests.unit.api.service import Service, Start
 
 
 @pytest.fixture

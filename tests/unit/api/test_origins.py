@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from api.settings import ApiSettings
-from tests.unit.api.pretended import Service, Start, assert_problem
+from tests.unit.api.service import Service, Start, assert_problem
 
 BODY = b'{"text": ["a"]}'
 PROBES = ("/health", "/livez", "/readyz", "/metrics")
@@ -23,7 +23,7 @@ async def ask(service: Service, method: str, path: str, **headers: str) -> int:
 
 
 @pytest.mark.parametrize(
-    "host", ["evil.example", "evil.example:8000", "localhost.evil.example", "mill", "x@localhost"]
+    "host", ["evil.example", "evil.example:8000", "localhost.evil.example", "service", "x@localhost"]
 )
 async def test_finding_19_a_service_on_loopback_answers_under_no_other_name(
     service: Service, host: str
@@ -57,7 +57,7 @@ async def test_finding_19_probes_answer_under_every_name(service: Service, host:
         "127.0.0.1:8000",
         "127.9.9.9:80",
         "[::1]:8000",
-        "mill.localhost",
+        "service.localhost",
         "192.168.1.5:8000",
         "[fe80::1]:8000",
     ],
@@ -71,14 +71,14 @@ async def test_finding_19_loopback_names_and_addresses_are_answered(service: Ser
 @pytest.mark.parametrize(
     ("settings", "host", "status"),
     [
-        ({"allowed_hosts": "mill.example, Other.example"}, "mill.example", 200),
-        ({"allowed_hosts": "mill.example, Other.example"}, "other.EXAMPLE:443", 200),
-        ({"allowed_hosts": "mill.example"}, "localhost:8000", 200),
-        ({"allowed_hosts": "mill.example"}, "sub.mill.example", 403),
+        ({"allowed_hosts": "api.example, Other.example"}, "api.example", 200),
+        ({"allowed_hosts": "api.example, Other.example"}, "other.EXAMPLE:443", 200),
+        ({"allowed_hosts": "api.example"}, "localhost:8000", 200),
+        ({"allowed_hosts": "api.example"}, "sub.api.example", 403),
         ({"allowed_hosts": "*"}, "anything.example", 200),
         ({"host": "0.0.0.0", "open": "true"}, "anything.example", 200),
-        ({"host": "0.0.0.0", "open": "true", "allowed_hosts": "mill.example"}, "anything.example", 403),
-        ({"host": "0.0.0.0", "open": "true", "allowed_hosts": "mill.example"}, "mill.example", 200),
+        ({"host": "0.0.0.0", "open": "true", "allowed_hosts": "api.example"}, "anything.example", 403),
+        ({"host": "0.0.0.0", "open": "true", "allowed_hosts": "api.example"}, "api.example", 200),
     ],
 )
 async def test_finding_19_the_names_of_a_service_are_a_setting(
@@ -89,7 +89,7 @@ async def test_finding_19_the_names_of_a_service_are_a_setting(
     assert await ask(service, "GET", "/stats", host=host) == status
 
 
-@pytest.mark.parametrize("said", ["mill.example:8000", "http://mill.example", "a b", "*.example"])
+@pytest.mark.parametrize("said", ["api.example:8000", "http://api.example", "a b", "*.example"])
 def test_a_name_with_more_than_a_name_stops_the_start(said: str) -> None:
     with pytest.raises(ValidationError, match="without scheme or port"):
         ApiSettings(allowed_hosts=said)
@@ -159,9 +159,9 @@ async def test_finding_19_a_link_on_another_site_leads_here(service: Service) ->
 
 async def test_finding_19_behind_a_proxy_that_changes_the_host_its_own_page_is_answered(start: Start) -> None:
     """Over plain HTTP, browsers only send Origin."""
-    service = await start(allowed_hosts="mill.example")
-    for host in ("127.0.0.1:8000", "mill.example"):
-        assert await ask(service, "POST", "/predict", host=host, origin="http://mill.example") == 200
+    service = await start(allowed_hosts="api.example")
+    for host in ("127.0.0.1:8000", "api.example"):
+        assert await ask(service, "POST", "/predict", host=host, origin="http://api.example") == 200
         assert await ask(service, "POST", "/predict", host=host, origin="http://evil.example") == 403
 
 

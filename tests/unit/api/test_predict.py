@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from batcher.core.snapshot import NO_SNAPSHOT
 from batcher.messages import Prediction, entry_id
-from tests.unit.api.pretended import Service, Start
-from tests.unit.pretended import MODEL, OTHER_REVISION, REVISION, RUNNING, FakeHub, prediction
+from tests.unit.api.service import Service, Start
+from tests.unit.fakes import MODEL, OTHER_REVISION, REVISION, RUNNING, FakeHub, prediction
 
 
 def expected(*texts: str) -> dict[str, object]:
@@ -99,8 +99,8 @@ async def test_blank_texts_are_texts(service: Service) -> None:
         "application/json",
         "application/json; charset=utf-8",
         "Application/JSON;charset=UTF-8",
-        "application/vnd.mill+json",
-        "application/x-www-form-urlencoded",  # what `curl -d` sends when nobody states a type
+        "application/vnd.service+json",
+        "application/x-www-form-urlencoded",  # what `curl -d` sends without a stated type
         "",
     ],
 )
@@ -189,7 +189,7 @@ async def test_answers_of_two_revisions_name_both_and_are_remembered_under_their
     service = await start(FakeHub(answer=lambda text: prediction(text, OTHER_REVISION)))
     service.cache.keep("old")
     mixed = await service.predict("new", "old")
-    assert mixed.headers["x-model"] == "@ffeeddccbbaa, stub@a1b2c3d4e5f6", "nobody published the new one yet"
+    assert mixed.headers["x-model"] == "@ffeeddccbbaa, stub@a1b2c3d4e5f6", "the new one is not published yet"
     # "new" is only cached for the other revision, so it is a miss until that one is the current revision.
     assert (await service.predict("new")).headers["x-cache"] == "MISS"
     model = replace(RUNNING.model, revision=OTHER_REVISION)  # type: ignore[type-var]

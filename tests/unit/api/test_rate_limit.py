@@ -43,7 +43,7 @@ def test_no_two_windows_have_more_than_the_rate_and_the_wait_is_enough(
         wait_s = windows.wait_s("a", at)
         if wait_s:
             at += wait_s + 1e-6
-            assert windows.wait_s("a", at) == 0, "who comes back as told is taken"
+            assert windows.wait_s("a", at) == 0, "who comes back as asked is taken"
         windows.count("a")
         taken.append(at)
     for number in {at // 10 for at in taken}:

@@ -27,8 +27,8 @@ from batcher.errors import (
     QueueUnavailable,
 )
 from batcher.messages import entry_id
-from tests.unit.api.pretended import Service, Start, assert_problem
-from tests.unit.pretended import FakeHub, prediction
+from tests.unit.api.service import Service, Start, assert_problem
+from tests.unit.fakes import FakeHub, prediction
 
 
 @pytest.mark.parametrize(
@@ -216,19 +216,19 @@ async def test_too_long_a_text(start: Start) -> None:
 async def test_too_large_a_body_by_its_length_is_answered_before_it_is_read(start: Start, path: str) -> None:
     """The body is read and discarded for a while, so that the client can read the response."""
     service = await start(max_body_bytes=1024, max_job_body_bytes=1024)
-    told: list[str] = []
+    seen: list[str] = []
 
     async def receive() -> Message:
-        told.append("read")
+        seen.append("read")
         return {"type": "http.request", "body": b" " * 2**20, "more_body": True}
 
     async def send(message: Message) -> None:
-        told.append(str(message.get("status", "more" if message.get("more_body") else "end")))
+        seen.append(str(message.get("status", "more" if message.get("more_body") else "end")))
 
     headers = [(b"content-length", b"99999999999")]
     scope = {"type": "http", "method": "POST", "path": path, "headers": headers, "query_string": b""}
     await service.app(scope, receive, send)
-    assert told == ["413", "more", *["read"] * 16, "end"]
+    assert seen == ["413", "more", *["read"] * 16, "end"]
 
 
 async def test_too_large_a_body_is_refused_while_it_comes(start: Start) -> None:

@@ -23,8 +23,8 @@ from api.stats.routes import Stats
 from batcher.core.snapshot import LaneDepth
 from batcher.jobs.records import JobRecord
 from batcher.messages import BatchNote
-from tests.unit.api.pretended import Service, Start, assert_problem
-from tests.unit.pretended import RUNNING, WORKER, FakeHub
+from tests.unit.api.service import Service, Start, assert_problem
+from tests.unit.fakes import RUNNING, WORKER, FakeHub
 
 NOTE = BatchNote(3, 8, 140, 152, "full", 3.5, 12.4)
 BUSY = replace(

@@ -11,20 +11,20 @@ import pytest
 from api.keys import parse_quotas
 from api.settings import ApiSettings
 from api.traffic import MOST_CLIENTS, MOST_SHOWN, Traffic
-from batcher.admin.usage import UsageBooks
+from batcher.admin.usage import UsageStore
 from batcher.core.console import AddUsage
 from batcher.core.outage import REDIS_ERRORS
 from tests.conftest import FakeRedis
 from tests.integration.test_queue_contract import Bench
 from tests.unit.api.admin.conftest import keys
-from tests.unit.api.pretended import Start, assert_problem
-from tests.unit.pretended import FakeHub
+from tests.unit.api.service import Start, assert_problem
+from tests.unit.fakes import FakeHub
 
 TODAY = datetime.now(UTC).date()
 
 
-def books(fake: FakeRedis) -> UsageBooks:
-    return UsageBooks(fake.sync, "t", 31)
+def store(fake: FakeRedis) -> UsageStore:
+    return UsageStore(fake.sync, "t", 31)
 
 
 def hub_of(fake: FakeRedis) -> FakeHub:
@@ -41,7 +41,7 @@ async def test_usage_adds_up_by_key_and_day(fake_redis: FakeRedis) -> None:
         traffic.count("192.0.2.7", texts=1, hits=0, tokens=9, status=200)
         await traffic.flush()
         await traffic.flush()
-    rows = books(fake_redis).rows(date(2000, 1, 1), date(9999, 1, 1))
+    rows = store(fake_redis).rows(date(2000, 1, 1), date(9999, 1, 1))
     web = {"texts": 16, "tokens": 60, "requests": 4, "hits": 2, "errors": 2}
     assert rows == [
         {"day": str(TODAY), "key": "-", "texts": 2, "tokens": 18, "requests": 2, "hits": 0, "errors": 0},
@@ -69,7 +69,7 @@ async def test_a_flush_that_is_sent_twice_counts_once(fake_redis: FakeRedis) -> 
     hub.replies = runs
     await traffic.flush()
     await traffic.flush()
-    (row,) = books(fake_redis).rows(TODAY, TODAY)
+    (row,) = store(fake_redis).rows(TODAY, TODAY)
     assert row["texts"] == 7
 
 
@@ -96,7 +96,7 @@ async def test_clients_of_all_processes_are_summed(fake_redis: FakeRedis) -> Non
         traffic.count("key:web", 30, 10, 0, 200)
         traffic.count("key:bad", 0, 0, 0, 429)
         await traffic.flush()
-    found = books(fake_redis).clients()
+    found = store(fake_redis).clients()
     assert [(row["client"], row["waiting"]) for row in found] == [
         ("key:web", 14),
         ("key:phone", 2),

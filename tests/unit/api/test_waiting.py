@@ -10,8 +10,8 @@ import pytest
 from api.asgi.http import Answer, RequestHeaders
 from api.errors import Problem
 from batcher.errors import BudgetExceeded, QueueFull
-from tests.unit.api.pretended import Service, Start, assert_problem, until
-from tests.unit.pretended import FakeHub
+from tests.unit.api.service import Service, Start, assert_problem, until
+from tests.unit.fakes import FakeHub
 
 
 class Connection:
@@ -122,7 +122,7 @@ async def test_a_client_may_have_only_so_many_texts_waiting(start: Start) -> Non
     await until(lambda: hub.asked)
     refused = await service.predict("c", "d")
     problem = assert_problem(refused, 429, "client_limit")
-    assert problem["detail"] == "this client has 2 texts waiting already, of at most 3"
+    assert problem["detail"] == "this client has 2 texts waiting already, of at most 3: wait for results"
     assert refused.headers["retry-after"] == "1"
     assert (await service.predict("known")).status_code == 200
     second = asyncio.create_task(service.predict("c", "known"))

@@ -1,4 +1,4 @@
-"""How much may wait, and when those who are shed shall come back: sums alone."""
+"""How much may wait, and when shed requests should come back: pure functions."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def admission(rate: float) -> Admission:
 @pytest.mark.parametrize(
     ("lane", "first", "rate", "cap"),
     [
-        ("interactive", False, 0.0, 1000),  # nobody knows yet how fast the workers are
+        ("interactive", False, 0.0, 1000),  # the speed of the workers is not known yet
         ("interactive", False, 1e6, 1000),
         ("interactive", False, 100.0, 101),  # half of what they do in two seconds
         ("interactive", True, 100.0, 126),
         ("interactive", True, 1e6, 1250),
-        ("bulk", False, 100.0, 5000),  # nobody waits for a job on a socket
+        ("bulk", False, 100.0, 5000),  # no client waits for a job on a socket
     ],
 )
 def test_no_more_is_admitted_than_is_claimed_in_time(lane: Lane, first: bool, rate: float, cap: int) -> None:

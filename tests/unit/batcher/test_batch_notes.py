@@ -1,11 +1,11 @@
-"""What a worker's record tells of its last batches."""
+"""What a worker's record says about its last batches."""
 
 from __future__ import annotations
 
 import pytest
 
 from batcher.messages import BatchNote, Entry, decode_notes
-from batcher.worker.held import TokenizedEntry
+from batcher.worker.batching import TokenizedEntry
 from batcher.worker.inference import FinishedBatch
 from batcher.worker.stats import NOTES, BatchReport, WorkerStats
 from model_store import Tokens

@@ -12,7 +12,7 @@ from batcher.core.snapshot import NO_SNAPSHOT, ModelRecord
 from batcher.jobs.cascade import CascadeHub
 from batcher.jobs.members import Member
 from batcher.messages import Prediction, fragment
-from tests.unit.pretended import FakeCache, FakeHub
+from tests.unit.fakes import FakeCache, FakeHub
 
 QUICK = Cascade("quick", "default", "org/large", 0.9)
 FAST = ModelRecord("default", "a" * 64, ("NEGATIVE", "POSITIVE"), 512, "openvino", "bf16")

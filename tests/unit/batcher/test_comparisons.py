@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from batcher.admin.comparisons import MOST_LABELS, ComparisonBooks, compare, label_pairs, report
+from batcher.admin.comparisons import MOST_LABELS, ComparisonStore, compare, label_pairs, report
 from batcher.core.revisions import Candidate, read_revisions
 from batcher.messages import Prediction, fragment
 from tests.conftest import FakeRedis
@@ -44,11 +44,11 @@ def test_a_model_with_many_labels_has_no_matrix() -> None:
 
 
 def test_what_is_sent_again_is_added_once_and_shadows_add_up(fake_redis: FakeRedis) -> None:
-    books = ComparisonBooks(fake_redis.sync, "default")
+    store = ComparisonStore(fake_redis.sync, "default")
     for shadow, number in (("one", 1), ("one", 1), ("other", 1), ("one", 2), ("one", 2)):
-        books.add(PAIR, shadow, number, Counter(texts=5))
-    assert books.read(PAIR) == {"texts": 15}
-    assert books.read(("topics", 0, 2)) == {}
+        store.add(PAIR, shadow, number, Counter(texts=5))
+    assert store.read(PAIR) == {"texts": 15}
+    assert store.read(("topics", 0, 2)) == {}
     assert report({})["agreement"] is None
 
 

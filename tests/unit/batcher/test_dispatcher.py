@@ -12,10 +12,10 @@ import redis
 from batcher.core.commands import Accepted, Cancel, Enqueue, Full, State
 from batcher.core.outage import Outage
 from batcher.core.pauses import Pause
-from batcher.errors import Paused, QueueFull
+from batcher.errors import Paused, QueueFull, QueueUnavailable
 from batcher.hub.admission import Admission, LaneCaps
 from batcher.hub.dispatcher import Dispatcher
-from batcher.messages import Lane
+from batcher.messages import Lane, Prediction
 
 
 class Made:
@@ -92,11 +92,28 @@ async def test_finding_47_a_refused_request_leaves_a_text_that_gained_priority_t
     await answer(2, accepted)
     assert not x.future.done()
     assert not y.future.done()
-    # Nobody has it any more if Redis has lost it and the queue is full.
+    # It is nowhere any more if Redis has lost it and the queue is full.
     made.dispatcher.again(x)
     await answer(3, Full(1000))
     assert isinstance(x.future.exception(), QueueFull)
     assert not y.future.done()
+
+
+async def test_a_result_that_was_computed_while_a_request_waited_does_not_count_as_cached() -> None:
+    """A later request extends the budget: the command may reach Redis once the result is in the cache."""
+    made = Made()
+    now = asyncio.get_running_loop().time()
+    raw = Prediction(b'[{"label":"A","score":1.0}]', "r1", 3).encode()
+    entries = [
+        made.dispatcher.hold([("x", "text")], now + seconds, "interactive", "-", False, "r1")["x"]
+        for seconds in (60, 61)
+    ]
+    known = made.dispatcher.hold([("y", "text")], now + 60, "interactive", "-", False, "r1")["y"]
+    # Replies that arrive together are read at the same time of the loop.
+    for answer, state in zip(made.answers, ("queued", "cached", "cached"), strict=True):
+        answer.set_result(Accepted([State(state, raw)], 0))  # type: ignore[arg-type]
+    await asyncio.sleep(0)
+    assert [entry.future.result().cached for entry in (*entries, known)] == [False, False, True]
 
 
 async def test_a_text_that_gets_priority_lends_its_budget_to_no_other_text() -> None:
@@ -106,6 +123,31 @@ async def test_a_text_that_gets_priority_lends_its_budget_to_no_other_text() -> 
     made.dispatcher.hold([("x", "text"), ("y", "text")], now + 1, "interactive", "-", True, "")
     assert made.commands[1].ids == ["y", "x"]
     assert 900 < made.commands[1].budget_ms <= 1000
+
+
+@pytest.mark.parametrize(
+    ("error", "detail"),
+    [
+        (redis.exceptions.OutOfMemoryError("command not allowed when used memory > 'maxmemory'."), "is full"),
+        (redis.exceptions.ResponseError("Error running script: @user_script: 9: -OOM command"), "is full"),
+        (redis.exceptions.NoPermissionError("no permissions to run 'evalsha'"), "refused to queue"),
+    ],
+)
+async def test_a_full_redis_seemed_to_refuse_the_cache_in_redis_6_and_callers_did_not_hear_of_it(
+    error: Exception, detail: str
+) -> None:
+    made = Made()
+    made.error = error
+    deadline = asyncio.get_running_loop().time() + 60
+    refused = made.dispatcher.hold([("x", "text")], deadline, "interactive", "-", False, "r1")["x"]
+    await asyncio.sleep(0.01)
+    found = refused.future.exception()
+    assert isinstance(found, QueueUnavailable)
+    assert f"Redis {detail}" in str(found)
+    full = "is full" in detail
+    assert made.dispatcher.may_look == full
+    assert len(made.commands) == (1 if full else 2)
+    assert made.outage.over
 
 
 async def test_what_nobody_waits_for_is_cancelled_unless_it_was_asked_for_again() -> None:

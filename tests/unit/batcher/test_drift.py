@@ -15,12 +15,13 @@ from model_store import ModelInfo, Tokens
 from model_store.drift_reference import FEATURES, LEAST_TEXTS
 from model_store.measuring import Measuring
 from model_store.stub import StubClassifier
+from model_store.windows import Windows
 
 WORDS = ["the", "movie", "was", "good", "bad", "long", "fine", "dull", "great", "but", "never", "again"]
 
 
 class Clock:
-    """Seconds that pass only when told to."""
+    """Seconds that pass only when asked to."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -92,6 +93,20 @@ def test_a_label_that_comes_more_often_is_seen() -> None:
     stream.run([text for text, row in zip(texts, rows, strict=True) if row[1] > 0.5])
     assert stream.psi["label"] > 0.2
     assert stream.psi["tokens"] < 0.1
+
+
+def test_windows_of_long_texts_are_left_out_and_short_texts_beside_them_are_not() -> None:
+    stream = Stream()
+    stream.stub.read_in(Windows(50, 10, "mean", 64))
+    long = [" ".join(ordinary(30, seed=9))]
+    for text in ordinary(3000, seed=10):
+        (short,), (whole,) = stream.stub.tokenize([text]), stream.stub.tokenize(long)
+        stream.classifier.classify([short, *whole.windows[:3]])
+        stream.clock.now += 0.02
+    texts, psi = stream.watch.window()
+    assert texts <= 3000
+    assert max(psi.values()) < 0.1
+    assert sum(stream.watch.labels) == 4 * 3000
 
 
 def test_few_texts_and_no_reference_say_nothing() -> None:

@@ -1,4 +1,4 @@
-"""A model with a candidate, as a job asks it, with pretended queues."""
+"""A model with a candidate, as a job asks it, with fake queues."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from batcher.jobs.candidate import DividedHub, ShadowedHub, takes
 from batcher.jobs.members import Member
 from batcher.jobs.upload import account_of
 from batcher.messages import entry_id
-from tests.unit.pretended import REVISION, FakeCache, FakeHub, prediction
+from tests.unit.fakes import REVISION, FakeCache, FakeHub, prediction
 
 TEXTS = [f"text {number}" for number in range(40)]
 IDS = [*map(entry_id, TEXTS)]

@@ -1,4 +1,4 @@
-"""RQ's side of jobs on a pretended Redis, with RQ's own SimpleWorker: nothing pickled, nothing lost."""
+"""RQ's side of jobs on a fake Redis, with RQ's own SimpleWorker: nothing pickled, nothing lost."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from batcher.core.outage import Outage
 from batcher.jobs import main as jobs
 from batcher.jobs.job_class import FUNCTION, ClassifyJob
 from batcher.jobs.recovery import JobRecovery
-from batcher.jobs.rq_queue import JobQueue, JobsQueue
+from batcher.jobs.rq_queue import JobQueue, RqQueue
 from batcher.jobs.rq_worker import SOCKET_TIMEOUT_S, JobsWorker, OneLineOutage
 from batcher.jobs.runner import Interrupted
 from batcher.jobs.store import JobStore
 from batcher.settings import JobSettings
 from tests.conftest import FakeRedis, encoded
-from tests.unit.pretended import FakeCache, FakeHub
+from tests.unit.fakes import FakeCache, FakeHub
 
 JOB = "a" * 32
 WORDS = [f"text {number}" for number in range(20)]
 
 
 class Bench:
-    """A store and a queue on one pretended server, and a worker that runs what waits."""
+    """A store and a queue on one fake server, and a worker that runs what waits."""
 
     def __init__(self, client: redis.Redis) -> None:
         self.client = client
@@ -209,14 +209,14 @@ def test_a_finished_job_that_rq_calls_abandoned_stays_finished(bench: Bench) -> 
 
 
 def test_the_next_job_is_taken_and_whatever_is_before_it_is_removed(bench: Bench) -> None:
-    key, refused = bench.queue.rq.key, JobsQueue.refused
+    key, refused = bench.queue.rq.key, RqQueue.refused
     bench.client.rpush(key, "no job of this service")
     bench.create()
     bench.queue.enqueue(JOB)
-    assert JobsQueue.lmove(bench.client, key, None)[1] == JOB.encode()
+    assert RqQueue.lmove(bench.client, key, None)[1] == JOB.encode()
     assert bench.client.lrange(f"{key}:intermediate", 0, -1) == [JOB.encode()]
-    assert JobsQueue.refused == refused + 1
-    assert JobsQueue.lmove(bench.client, key, None) is None
+    assert RqQueue.refused == refused + 1
+    assert RqQueue.lmove(bench.client, key, None) is None
 
 
 def test_a_lock_left_by_a_killed_worker_does_not_last(bench: Bench) -> None:
@@ -259,15 +259,15 @@ def test_ids_that_rq_cannot_read_are_removed_and_no_others(bench: Bench) -> None
 def test_a_job_that_was_asked_to_stop_has_not_failed(bench: Bench, error: Exception, failed: bool) -> None:
     bench.create()
     bench.queue.enqueue(JOB)
-    told: list[object] = []
+    caught: list[object] = []
     worker = JobsWorker(
         [bench.queue.rq],
         connection=bench.client,
         serializer=JSONSerializer,
-        exception_handlers=[lambda job, kind, value, trace: told.append(value)],
+        exception_handlers=[lambda job, kind, value, trace: caught.append(value)],
     )
     worker.handle_exception(bench.rq_job(), type(error), error, error.__traceback__)
-    assert told == ([error] if failed else [])
+    assert caught == ([error] if failed else [])
 
 
 @pytest.mark.usefixtures("_signal_handlers")

@@ -1,4 +1,4 @@
-"""One attempt at a job with a pretended hub: order, bounds, patience, and where the next one continues."""
+"""One attempt at a job with a fake hub: order, bounds, patience, and where the next one continues."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from batcher.jobs.upload import Submission
 from batcher.messages import Outcome, entry_id
 from batcher.settings import JobSettings
 from tests.conftest import FakeRedis, encoded
-from tests.unit.pretended import MODEL, OTHER_REVISION, REVISION, FakeCache, FakeHub, prediction
+from tests.unit.fakes import MODEL, OTHER_REVISION, REVISION, FakeCache, FakeHub, prediction
 
 JOB = "a" * 32
 
@@ -192,7 +192,7 @@ def test_a_job_tries_again_after_the_time_that_it_was_told_within_bounds(
         pauses.append(seconds)
         await asyncio.sleep(0)
 
-    # Of this module only: threads of other tests may have loops that sleep.
+    # Only for this module: threads of other tests may have loops that sleep.
     monkeypatch.setattr(runner, "asyncio", SimpleNamespace(**{**vars(asyncio), "sleep": pause}))
     refusal = NoWorker("none")
     refusal.retry_after_s = asked_s

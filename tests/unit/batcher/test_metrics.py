@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry, Counter
 from api.settings import ApiSettings
 from batcher.core.buckets import BUDGET_S
 from batcher.core.commands import Claim, Command, Complete
-from batcher.core.membership import Beat, Beaten
+from batcher.core.membership import HeartbeatReply, SendHeartbeat
 from batcher.core.questions import Answer
 from batcher.messages import Entry
 from batcher.probe_server import ProbeServer
@@ -70,14 +70,14 @@ def test_round_trips_are_timed_by_their_first_script(
     metrics: WorkerMetrics, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def answered(self: WorkerQueue, commands: list[Command[Any]]) -> list[Any]:
-        return [Beaten(7)] * len(commands)
+        return [HeartbeatReply(7)] * len(commands)
 
     monkeypatch.setattr(WorkerQueue, "run", answered)
     queue = MeasuredQueue.__new__(MeasuredQueue)
     claim = Claim("w", 1, 1, 1, 2000, 3)
     queue.on_round_trip = metrics.round_trip
-    assert queue.run([Complete("w", [], [], 1000), claim]) == [Beaten(7)] * 2
-    queue.run([Beat("w", 2000, 5000, [], {}, {})])
+    assert queue.run([Complete("w", [], [], 1000), claim]) == [HeartbeatReply(7)] * 2
+    queue.run([SendHeartbeat("w", 2000, 5000, [], {}, {})])
     assert value(metrics, "millrace_redis_round_trip_seconds_count", script="complete") == 1
     assert value(metrics, "millrace_redis_round_trip_seconds_count", script="claim") == 0
     assert value(metrics, "millrace_lease_renewals_total") == 7
@@ -89,7 +89,7 @@ def test_a_heartbeat_after_redis_has_lost_everything_is_counted_too(metrics: Wor
     queue = MeasuredQueue(client, "default", "w", lease_ms=2000, max_attempts=3, result_ms=1000)
     queue.on_round_trip = metrics.round_trip
     for _ in range(2):
-        assert queue.beat([], {"revision": "r"}, {"revision": "r"}, 60_000) == 0
+        assert queue.heartbeat([], {"revision": "r"}, {"revision": "r"}, 60_000) == 0
         client.flushall()
     assert value(metrics, "millrace_redis_round_trip_seconds_count", script="beat") == 3
     assert value(metrics, "millrace_lease_renewals_total") == 0

@@ -1,4 +1,4 @@
-"""Replies of odd servers, each of which must reach the command that it belongs to, or nobody."""
+"""Replies of odd servers, each of which must reach its own command, or none."""
 
 from __future__ import annotations
 
@@ -49,21 +49,21 @@ async def test_an_answer_that_nobody_asked_for_is_given_to_nobody(
 ) -> None:
     pipeline, answers = odd
     answers += [b"+ONE\r\n+STRAY\r\n", b"+TWO\r\n", b"+THREE\r\n+STRAY\r\n"]
-    assert await pipeline.ask("PING") == b"ONE"
+    assert await pipeline.execute("PING") == b"ONE"
     await asyncio.sleep(0.05)
-    assert await pipeline.ask("PING") == b"TWO"
-    assert await pipeline.ask("PING") == b"THREE"
+    assert await pipeline.execute("PING") == b"TWO"
+    assert await pipeline.execute("PING") == b"THREE"
     await asyncio.sleep(0.05)
-    assert await pipeline.ask("PING") == b"PONG"
+    assert await pipeline.execute("PING") == b"PONG"
 
 
 async def test_a_server_that_loads_counts_as_gone(odd: tuple[Pipeline, list[bytes]]) -> None:
     pipeline, answers = odd
     answers += [b"-LOADING Redis is loading the dataset in memory\r\n"]
-    assert await pipeline.ask("PING") == b"PONG"
+    assert await pipeline.execute("PING") == b"PONG"
     answers += [b"-LOADING Redis is loading the dataset in memory\r\n"] * 2
     with pytest.raises(redis.exceptions.BusyLoadingError):
-        await pipeline.ask("PING")
+        await pipeline.execute("PING")
 
 
 @pytest.mark.parametrize(
@@ -82,13 +82,13 @@ async def test_finding_09_an_answer_that_another_server_must_give_ends_the_conne
     """It was put back into use, and answered the same for ever."""
     pipeline, answers = odd
     answers += [answer]
-    assert await pipeline.ask("PING") == b"PONG", "asked again over a new connection"
+    assert await pipeline.execute("PING") == b"PONG", "asked again over a new connection"
     answers += [answer] * 2
     with pytest.raises(redis.exceptions.ConnectionError, match="cannot be used now"):
-        await pipeline.ask("PING")
+        await pipeline.execute("PING")
     answers += [b"-READONLYISH is another word\r\n"]
     with pytest.raises(redis.exceptions.ResponseError):
-        await pipeline.ask("PING")
+        await pipeline.execute("PING")
 
 
 async def test_what_is_no_redis_is_an_error_and_the_next_exchange_begins_anew(
@@ -97,8 +97,8 @@ async def test_what_is_no_redis_is_an_error_and_the_next_exchange_begins_anew(
     pipeline, answers = odd
     answers += [b"HTTP/1.1 400 Bad Request\r\n\r\n"]
     with pytest.raises(redis.exceptions.InvalidResponse):
-        await pipeline.ask("PING")
-    assert await pipeline.ask("PING") == b"PONG"
+        await pipeline.execute("PING")
+    assert await pipeline.execute("PING") == b"PONG"
 
 
 async def test_a_reply_is_late_a_timeout_after_its_command_and_not_after_an_earlier_one(
@@ -106,13 +106,13 @@ async def test_a_reply_is_late_a_timeout_after_its_command_and_not_after_an_earl
 ) -> None:
     """The timeout is a second, and runs since the first command at first."""
     pipeline, answers = odd
-    assert await pipeline.ask("PING") == b"PONG"
+    assert await pipeline.execute("PING") == b"PONG"
     await asyncio.sleep(0.6)
     answers += [b"0.6 +LATE\r\n"]
-    assert await pipeline.ask("PING") == b"LATE"
+    assert await pipeline.execute("PING") == b"LATE"
     answers += [b"2 +NEVER\r\n"]
     began = asyncio.get_running_loop().time()
     with pytest.raises(redis.exceptions.TimeoutError):
-        await pipeline.ask("PING")
+        await pipeline.execute("PING")
     assert asyncio.get_running_loop().time() - began > 0.9
     await asyncio.sleep(1.2)  # so that the server ends its answer

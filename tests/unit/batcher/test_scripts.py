@@ -15,7 +15,7 @@ from batcher.core import scripts
 JOB_SCRIPTS = sorted(
     path.stem for path in (Path(batcher.jobs.__file__).parent / "lua").glob("*.lua") if path.stem != "common"
 )
-COMMON = """-- Of all scripts.
+COMMON = """-- Shared by all scripts.
 local P = KEYS[1]
 local FIRST, SECOND = P .. ':1', P .. ':2'
 -- Uses third.

@@ -11,7 +11,7 @@ from batcher.errors import EntryFailed, QueueFull
 from batcher.messages import Prediction, entry_id
 from batcher.shadow import REQUESTS, Shadow
 from tests.many import until_async
-from tests.unit.pretended import FakeHub, prediction
+from tests.unit.fakes import FakeHub, prediction
 
 
 class Reports:

@@ -10,7 +10,7 @@ from batcher.hub.shared_cache import SharedCache
 from batcher.messages import Prediction, entry_id
 from batcher.settings import QueueSettings
 from batcher.shards import shard_of
-from tests.unit.pretended import prediction
+from tests.unit.fakes import prediction
 
 REVISION = "a" * 64
 TEXTS = [f"text {number}" for number in range(20)]

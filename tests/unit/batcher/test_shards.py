@@ -158,10 +158,16 @@ def test_the_state_of_the_service_is_the_sum_of_its_shards() -> None:
     )
     fallback = Fallback(1, "w", "torch", "f32", "f32", "because")
     two = replace(
-        one, model=model, interactive=LaneDepth(1, 10, 900), fallback=fallback, swept=True, recovered=4
+        one,
+        memory=Memory(1, 20),
+        model=model,
+        interactive=LaneDepth(1, 10, 900),
+        fallback=fallback,
+        swept=True,
+        recovered=4,
     )
     whole = merge([one, two])
     assert (whole.workers, whole.rate, whole.solo, whole.worked) == (4, 20.0, 2, 14)
     assert whole.interactive == LaneDepth(4, 40, 900)
-    assert whole.memory == Memory(10, 20)
+    assert whole.memory == Memory(5, 10), "that of the fullest: one that is full refuses its texts"
     assert (whole.model, whole.fallback, whole.swept, whole.recovered) == (model, fallback, False, 4)

@@ -19,7 +19,7 @@ from batcher.messages import entry_id
 from batcher.worker import cache_writer
 from batcher.worker.cache_writer import CacheWriter
 from tests.conftest import FakeRedis
-from tests.unit.pretended import REVISION, prediction
+from tests.unit.fakes import REVISION, prediction
 
 TEXTS = ["one", "two"]
 IDS = [entry_id(text) for text in TEXTS]
@@ -33,7 +33,7 @@ class Hanging:
         self.well = well
         self.asked: list[str] = []
 
-    async def ask(self, command: str, *keys: str) -> list[bytes | None]:
+    async def execute(self, command: str, *keys: str) -> list[bytes | None]:
         self.asked.append(command)
         if not self.well:
             await asyncio.sleep(HANG_S)
@@ -89,9 +89,9 @@ class Slotted(Pipeline):
 
     refused = 0
 
-    def ask(self, *words: Any) -> asyncio.Future[Any]:
+    def execute(self, *words: Any) -> asyncio.Future[Any]:
         if words[0] != "MGET":
-            return super().ask(*words)
+            return super().execute(*words)
         self.refused += 1
         refusal = asyncio.get_running_loop().create_future()
         refusal.set_exception(redis.exceptions.ClusterCrossSlotError("Keys don't hash to the same slot"))

@@ -27,7 +27,7 @@ class Redis:
         self.memory.append(sweep.memory.limit)
         return replace(NO_SNAPSHOT, swept=self.sweeps)
 
-    async def ask(self, *words: Any) -> bytes:
+    async def execute(self, *words: Any) -> bytes:
         self.asked.append(words[0])
         return INFO % self.policy
 
@@ -66,10 +66,10 @@ async def test_a_user_that_may_not_read_the_memory_sweeps_and_an_outage_is_one(
     redis = Redis()
     errors = redis_errors.ResponseError("NOPERM"), redis_errors.ConnectionError("gone")
 
-    async def ask(*words: Any) -> bytes:
+    async def execute(*words: Any) -> bytes:
         raise errors[not refused]
 
-    monkeypatch.setattr(redis, "ask", ask)
+    monkeypatch.setattr(redis, "execute", execute)
     made: Any = Sweeper(redis, "api", 3, "")  # type: ignore[arg-type]
     if refused:
         await made.sweep(connected=False)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import json
 import logging
+import os
+import pickle
 from collections.abc import AsyncIterator, Iterator
 from itertools import count, islice
 
@@ -12,16 +15,27 @@ import httpx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from millrace_client import AsyncClient, Client, Options, Prediction, Progress, RequestError, TextError
+from millrace_client import (
+    AsyncClient,
+    Client,
+    JobError,
+    MillraceError,
+    Options,
+    Prediction,
+    Progress,
+    RequestError,
+    TextError,
+    Unavailable,
+)
 from millrace_client.predict import BATCH_BYTES, BATCH_POSITIONS
 
-from tests.unit.client.pretended_service import PretendedService, labels, scores
+from tests.unit.client.fake_service import FakeService, labels, scores
 
 WORDS = [f"text {number}" for number in range(100)]
 
 
 def test_a_prediction_has_the_scores_in_the_order_of_the_label_ids() -> None:
-    service = PretendedService()
+    service = FakeService()
     with service.client() as client:
         (found,) = client.classify(["good"])
     assert list(found.scores.items()) == [("NEGATIVE", 0.25), ("good", 0.75)]
@@ -29,21 +43,21 @@ def test_a_prediction_has_the_scores_in_the_order_of_the_label_ids() -> None:
 
 
 def test_texts_are_split_into_requests_and_joined_in_order() -> None:
-    service = PretendedService()
+    service = FakeService()
     with service.client(batch_texts=7) as client:
         assert labels(client.classify(WORDS)) == WORDS
     assert sorted(len(texts) for texts in service.answered) == [2] + [7] * 14
 
 
 def test_equal_texts_of_a_batch_are_sent_once() -> None:
-    service = PretendedService()
+    service = FakeService()
     with service.client() as client:
         assert labels(client.classify(["a", "b", "a", "a", "b"])) == ["a", "b", "a", "a", "b"]
     assert service.answered == [["a", "b"]]
 
 
 def test_an_iterator_of_one_text_repeated_is_split_too() -> None:
-    service = PretendedService()
+    service = FakeService()
     with service.client() as client:
         assert labels(client.classify("a" for _ in range(BATCH_POSITIONS + 1))) == ["a"] * (
             BATCH_POSITIONS + 1
@@ -52,7 +66,7 @@ def test_an_iterator_of_one_text_repeated_is_split_too() -> None:
 
 
 def test_a_request_is_never_larger_than_the_service_accepts_by_default() -> None:
-    service = PretendedService()
+    service = FakeService()
     long = [f"{number}" + "ж" * 20_000 for number in range(40)]
     with service.client() as client:
         assert labels(client.classify(long)) == long
@@ -60,20 +74,64 @@ def test_a_request_is_never_larger_than_the_service_accepts_by_default() -> None
 
 
 def test_a_service_that_accepts_fewer_texts_gets_fewer() -> None:
-    service = PretendedService(most_texts=3)
+    service = FakeService(most_texts=3)
     with service.client(batch_texts=10) as client:
         assert labels(client.classify(WORDS[:20])) == WORDS[:20]
 
 
 def test_one_text_that_is_too_large_is_an_error() -> None:
-    service = PretendedService(most_texts=0)
+    service = FakeService(most_texts=0)
     with service.client() as client, pytest.raises(RequestError, match="too_many_texts"):
         list(client.classify(["a", "b"]))
 
 
+def test_a_text_that_no_body_has_room_for_took_all_others_with_it() -> None:
+    service = FakeService(most_bytes=1000)
+    with service.client(batch_texts=10) as client:
+        first, failed, last = client.classify(["a", "x" * 1000, "b"], errors="return")
+    assert isinstance(first, Prediction)
+    assert isinstance(last, Prediction)
+    assert isinstance(failed, TextError)
+    assert (failed.index, failed.code, last.label) == (1, "too_large", "b")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        TextError("why", code="poison", request_id="r1", index=7),
+        RequestError("why", code="c", request_id="r1", status=400, index=1),
+        Unavailable("why", code="unreachable"),
+        JobError("why", code="c", job_id="j1"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_an_error_could_not_be_sent_to_another_process(error: MillraceError) -> None:
+    for found in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
+        assert (type(found), str(found), vars(found)) == (type(error), str(error), vars(error))
+
+
+def test_a_process_that_was_forked_read_the_answers_of_its_parent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two processes that share a connection mix up their requests and answers."""
+    with Client("http://x") as client:
+        of_parent = client._runner.http
+        assert client._runner.http is of_parent
+        monkeypatch.setattr(os, "getpid", lambda: -1)
+        of_child = client._runner.http
+        assert of_child is not of_parent
+        assert client._runner.http is of_child
+        of_parent.close()
+
+
+@pytest.mark.parametrize("key", ["secret\n", "s\u00e9cret", "secret\0"])
+def test_the_error_of_a_malformed_key_repeated_it(key: str) -> None:
+    with pytest.raises(ValueError, match="api_key has a character") as caught:
+        Client("http://x", key)
+    assert "secret" not in str(caught.value)
+
+
 @pytest.mark.parametrize("name", ["client", "async_client"])
 async def test_a_text_that_fails_takes_no_other_with_it(name: str) -> None:
-    service = PretendedService(bad=frozenset(("x", "y")))
+    service = FakeService(bad=frozenset(("x", "y")))
     words = ["a", "x", "b", "y", "x", "c"]
     if name == "client":
         with service.client(batch_texts=4) as client:
@@ -89,7 +147,7 @@ async def test_a_text_that_fails_takes_no_other_with_it(name: str) -> None:
 
 
 def test_by_default_the_first_text_that_fails_is_raised_in_its_place() -> None:
-    service = PretendedService(bad=frozenset("x"))
+    service = FakeService(bad=frozenset("x"))
     with service.client(batch_texts=2) as client:
         results = client.classify(["a", "b", "c", "x", "d"])
         assert labels(islice(results, 3)) == ["a", "b", "c"]
@@ -99,7 +157,7 @@ def test_by_default_the_first_text_that_fails_is_raised_in_its_place() -> None:
 
 
 def test_a_string_is_not_an_iterable_of_texts() -> None:
-    with PretendedService().client() as client:
+    with FakeService().client() as client:
         with pytest.raises(TypeError, match=r"pass \[text\]"):
             client.classify("I love you.")
         with pytest.raises(TypeError, match="must be strings, not int"):
@@ -107,7 +165,7 @@ def test_a_string_is_not_an_iterable_of_texts() -> None:
 
 
 def test_no_texts_are_no_request() -> None:
-    service = PretendedService()
+    service = FakeService()
     with service.client() as client:
         assert list(client.classify([])) == []
     assert service.requests == []
@@ -122,7 +180,7 @@ def test_an_endless_iterable_is_read_only_a_little_ahead() -> None:
             read += 1
             yield f"text {number}"
 
-    service = PretendedService()
+    service = FakeService()
     with service.client(batch_texts=10, concurrency=2) as client:
         results = client.classify(endless())
         assert labels(islice(results, 100)) == WORDS
@@ -139,7 +197,7 @@ async def test_the_same_with_asyncio_which_also_reads_asynchronous_iterables() -
             read += 1
             yield f"text {number}"
 
-    service, got = PretendedService(), []
+    service, got = FakeService(), []
     async with service.async_client(batch_texts=10, concurrency=2) as client:
         results = client.classify(endless())
         async for result in results:
@@ -194,7 +252,7 @@ async def test_requests_are_cancelled_when_the_results_are_no_longer_read() -> N
 
 def test_progress_is_reported() -> None:
     seen: list[Progress] = []
-    with PretendedService().client(batch_texts=40) as client:
+    with FakeService().client(batch_texts=40) as client:
         list(client.classify(WORDS, progress=seen.append))
         list(client.classify(iter(WORDS[:2]), progress=seen.append))
     assert seen == [Progress(40, 100), Progress(80, 100), Progress(100, 100), Progress(2, None)]
@@ -203,14 +261,14 @@ def test_progress_is_reported() -> None:
 def test_truncated_texts_are_logged(caplog: pytest.LogCaptureFixture) -> None:
     headers = {"x-truncated": "1", "x-request-id": "r9"}
     answer = httpx.Response(200, json={"predictions": [scores("a")]}, headers=headers)
-    service = PretendedService(iter([answer]))
+    service = FakeService(iter([answer]))
     with caplog.at_level(logging.WARNING, "millrace_client"), service.client() as client:
         list(client.classify(["a"]))
     assert caplog.messages == ["1 texts of request r9 were too long and were truncated"]
 
 
 def test_the_key_is_sent() -> None:
-    service = PretendedService()
+    service = FakeService()
     with Client("http://x", "secret", transport=httpx.MockTransport(service)) as client:
         list(client.classify(["a"]))
     assert service.requests[0].headers["authorization"] == "Bearer secret"
@@ -223,7 +281,7 @@ def test_the_key_is_sent() -> None:
     st.integers(1, 6),
 )
 def test_every_text_has_its_result_or_its_error(words: list[str], bad: frozenset[str], size: int) -> None:
-    service = PretendedService(bad=bad)
+    service = FakeService(bad=bad)
     with service.client(batch_texts=size) as client:
         found = list(client.classify(words, errors="return"))
     assert [one.index if isinstance(one, TextError) else one.label for one in found] == [

@@ -16,7 +16,7 @@ from batcher.jobs.runner import run_job
 from batcher.settings import JobSettings
 from tests.conftest import FakeRedis
 from tests.unit.api.jobs.jobs_api import JobsApi, serving
-from tests.unit.pretended import FakeCache, FakeHub, score
+from tests.unit.fakes import FakeCache, FakeHub, score
 
 WORDS = [f"text {number}" for number in range(600)]
 
@@ -139,7 +139,7 @@ async def test_a_cancelled_job_is_an_error_for_the_texts_it_leaves_out(fake_redi
             assert progress.job is not None
             api.store.cancel(progress.job.id)
 
-        with pytest.raises(JobError, match="the job is cancelled"):
+        with pytest.raises(JobError, match="the job was cancelled"):
             [one async for one in client.classify(WORDS, progress=cancel)]
 
 
@@ -157,3 +157,13 @@ async def test_half_a_surrogate_pair_is_an_error_of_that_text(fake_redis: FakeRe
         assert_predicted([fine], ["fine"])
         assert isinstance(broken, TextError)
         assert (broken.index, broken.code) == (1, "invalid_request")
+
+
+async def test_an_invalid_text_among_as_many_as_a_job_has_took_all_others_with_it(
+    fake_redis: FakeRedis,
+) -> None:
+    async with service(fake_redis) as (_, client):
+        found = [one async for one in client.classify([*WORDS, "\ud800"], errors="return")]
+        assert_predicted(found[:-1], WORDS)
+        assert isinstance(found[-1], TextError)
+        assert found[-1].index == len(WORDS)

@@ -11,11 +11,11 @@ import httpx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from millrace_client import MillraceError, RequestError, Unavailable
+from millrace_client import Job, MillraceError, RequestError, Unavailable
 from millrace_client.exchange import read_retry_after
 from millrace_client.options import Window
 
-from tests.unit.client.pretended_service import Mood, PretendedService, full, labels, moody, refusal
+from tests.unit.client.fake_service import FakeService, Mood, full, labels, moody, refusal
 
 
 def test_a_client_waits_as_long_as_it_is_asked_to() -> None:
@@ -54,7 +54,7 @@ def test_a_service_that_is_not_there_is_unreachable() -> None:
         while True:
             yield httpx.ConnectError("refused")
 
-    service = PretendedService(never())
+    service = FakeService(never())
     with service.client(random=lambda: 0.5) as client, pytest.raises(Unavailable) as caught:
         list(client.classify(["a"]))
     assert caught.value.code == "unreachable"
@@ -73,13 +73,54 @@ def test_what_would_fail_again_is_not_repeated(status: int) -> None:
 
 
 def test_the_error_of_a_proxy_is_readable() -> None:
-    moved = {"location": "https://mill/predict"}
+    moved = {"location": "https://service/predict"}
     service = moody(httpx.Response(301, text="<html>moved</html>", headers=moved))
-    said = "answered 301 and moved to https://mill/predict: use that address"
+    said = "answered 301 and redirects to https://service/predict: use that address"
     with service.client() as client, pytest.raises(MillraceError, match=said) as caught:
         list(client.classify(["a"]))
     assert caught.value.code == "http_301"
     assert caught.value.request_id == service.requests[0].headers["x-request-id"]
+
+
+PREDICTIONS = [{"POSITIVE": 0.1}], [5], {}, [], [[]], [[{"label": "a"}]], None, [[[1]]], [[], []]
+
+
+@pytest.mark.parametrize("predictions", PREDICTIONS)
+def test_predictions_of_another_service_ended_in_errors_of_python(predictions: object) -> None:
+    body = {"predictions": predictions, "next_offset": None}
+    service = moody(httpx.Response(200, json=body))
+    with service.client() as client, pytest.raises(RequestError, match="not_millrace"):
+        list(client.classify(["a"]))
+    if predictions:
+        service = moody(httpx.Response(200, json=body))
+        with service.client() as client, pytest.raises(RequestError, match="not_millrace"):
+            assert len(list(client.jobs.results("1"))) == 2
+
+
+def test_a_job_of_another_service_ended_in_errors_of_python() -> None:
+    for body in ({"status": "ok"}, {"status": "ok", "error": "no"}):
+        service = moody(httpx.Response(200, json=body))
+        with service.client() as client, pytest.raises(RequestError, match="not_millrace"):
+            client.jobs.get("1")
+
+
+def test_an_answer_with_broken_compression_is_asked_for_again() -> None:
+    broken = httpx.Response(200, headers={"content-encoding": "gzip"}, stream=httpx.ByteStream(b"{}"))
+    service = moody(broken)
+    with service.client() as client:
+        assert len(list(client.classify(["a"]))) == 1
+    assert len(service.requests) == 2
+
+
+def test_a_job_is_waited_for_no_longer_than_that_if_the_service_is_away() -> None:
+    service = moody(*[httpx.ConnectError("refused")] * 1000)
+    job = Job("1", "running", 1, 0, 0)
+    with service.client(lambda: 1.0) as client:
+        with pytest.raises(TimeoutError, match="after 5 s"):
+            client.jobs.wait(job, timeout_s=5)
+        assert service.time <= 1005
+        with pytest.raises(Unavailable):
+            client.jobs.wait(job, timeout_s=500)
 
 
 @pytest.mark.parametrize("body", [b"<html>", b"[]", b"null", b'{"output": 1}'])
@@ -139,6 +180,11 @@ def test_retry_after_may_be_a_date() -> None:
     assert [read_retry_after(value) for value in (long_ago, "", "soon", "-3", "inf", "nan")] == [0.0] * 6
 
 
+@given(st.text(max_size=40) | st.from_regex(r"Mon, \d{1,30} Jan \d{1,30} \d{1,30}:00:00 (GMT|[+]\d{1,30})"))
+def test_a_retry_after_with_numbers_of_many_digits_ended_in_an_error_of_python(value: str) -> None:
+    assert read_retry_after(value) >= 0
+
+
 moods = st.sampled_from(
     [
         *[lambda wait=wait: full(wait) for wait in ("", "0", "1", "3")],
@@ -159,7 +205,7 @@ texts = st.lists(st.text(st.characters(codec="utf-8"), max_size=5), max_size=60)
 def test_whatever_happens_within_the_budget_every_text_ends_once_and_in_order(
     given_texts: list[str], happens: list[Mood], size: int, chance: float, concurrency: int
 ) -> None:
-    service = PretendedService(make() for make in happens)  # type: ignore[operator]
+    service = FakeService(make() for make in happens)  # type: ignore[operator]
     options = {"budget_s": 10_000.0, "batch_texts": size, "concurrency": concurrency}
     with service.client(random=lambda: chance, **options) as client:
         assert labels(client.classify(given_texts)) == given_texts
@@ -171,6 +217,6 @@ def test_whatever_happens_within_the_budget_every_text_ends_once_and_in_order(
 async def test_the_same_holds_with_asyncio(
     given_texts: list[str], happens: list[Mood], size: int, chance: float
 ) -> None:
-    service = PretendedService(make() for make in happens)  # type: ignore[operator]
+    service = FakeService(make() for make in happens)  # type: ignore[operator]
     async with service.async_client(random=lambda: chance, budget_s=10_000.0, batch_texts=size) as client:
         assert labels([found async for found in client.classify(given_texts)]) == given_texts

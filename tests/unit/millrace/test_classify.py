@@ -7,6 +7,7 @@ import io
 import json
 import os
 import sys
+import tempfile
 import threading
 from pathlib import Path
 from types import TracebackType
@@ -58,7 +59,7 @@ def source(tmp_path: Path) -> Path:
     return path
 
 
-class Reading(threading.Thread):
+class PipeReader(threading.Thread):
     """Reads a named pipe to its end."""
 
     def __init__(self, pipe: Path) -> None:
@@ -73,7 +74,7 @@ class Reading(threading.Thread):
 def test_a_pipe_gets_the_results_and_stays_a_pipe(source: Path, tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
-    reading = Reading(pipe)
+    reading = PipeReader(pipe)
     reading.start()
     assert main(["classify", str(source), "-o", str(pipe)]) == 0
     reading.join(10)
@@ -114,6 +115,43 @@ def test_a_file_that_cannot_be_read_is_an_error(
     monkeypatch.setattr(Path, "open", refused)
     assert main(["classify", str(source)]) == 2
     assert capsys.readouterr().err == f"millrace classify: {source} cannot be read: Permission denied.\n"
+
+
+def test_names_that_the_system_refuses_are_an_error(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    long = tmp_path / ("a" * 300)
+    for words in ([str(long)], [str(source), "-o", f"{long}.csv"], [str(source), "-o", str(long)]):
+        assert main(["classify", *words]) == 2
+        assert capsys.readouterr().err.endswith(": File name too long.\n")
+
+
+def test_an_output_that_cannot_be_written_is_an_error_before_the_job(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(job_client.JobClient, "submit", None)
+    out = tmp_path / "missing" / "out.csv"
+    assert main(["classify", str(source), "-o", str(out)]) == 2
+    assert capsys.readouterr().err == f"millrace classify: cannot write {out}: No such file or directory.\n"
+
+
+def test_a_closed_standard_input_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    for words in (["classify", "-"], ["forget", "text", "-", "--url", "127.0.0.1:1"]):
+        assert main(words) == 2
+        assert capsys.readouterr().err.endswith(": standard input is closed: name a file.\n")
+
+
+def test_a_pipe_that_does_not_fit_on_the_disk_says_where_another_would(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"good\n")))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    assert main(["classify", "-"]) == 2
+    said = "standard input cannot be copied to a temporary file: No such file or directory; set TMPDIR to"
+    assert said in capsys.readouterr().err
 
 
 def test_standard_input_is_not_a_file_of_that_name(

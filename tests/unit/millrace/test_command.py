@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import shlex
 import subprocess
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -25,6 +30,13 @@ def test_every_command_explains_its_options(name: str, capsys: pytest.CaptureFix
         main([name, "--help"])
     assert ended.value.code == 0
     assert f"usage: millrace {name}" in capsys.readouterr().out
+
+
+def test_help_keeps_the_case_of_names(capsys: pytest.CaptureFixture[str]) -> None:
+    """`millrace key --help` said "Create an api key: `millrace key new name`"."""
+    with pytest.raises(SystemExit):
+        main(["key", "--help"])
+    assert "Create an API key: `millrace key new NAME`." in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("words", [["nope"], ["up", "--nope"], ["up", "--workers", "x"]])
@@ -102,3 +114,60 @@ def test_commands_that_start_processes_import_none_of_their_insides(command: str
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def shell(line: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs a line with `millrace` in it."""
+    line = line.replace("millrace", f"{shlex.quote(sys.executable)} -m millrace", 1)
+    return subprocess.run(
+        ["sh", "-c", line], env={**os.environ, **environment}, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
+@pytest.mark.parametrize("words", ["config", "key new web", "--version", "config --help"])
+def test_a_full_disk_is_one_sentence(words: str) -> None:
+    done = shell(f"millrace {words} > /dev/full", PYTHONUNBUFFERED="")
+    name = "millrace" if words.startswith("-") else f"millrace {words.split()[0]}"
+    assert (done.returncode, done.stderr) == (2, f"{name}: No space left on device.\n")
+
+
+def test_messages_do_not_get_into_the_output_if_standard_error_is_closed() -> None:
+    """print() to a closed standard error wrote to the standard output, between the results."""
+    done = shell("millrace config 2>&-", MILLRACE_NONSENSE="1")
+    assert done.returncode == 2
+    assert "unknown setting" not in done.stdout
+
+
+@pytest.mark.parametrize("words", ["config <&- >&- 2>&-", "status >&-"])
+def test_closed_streams_are_no_traceback(words: str) -> None:
+    done = shell(f"millrace {words}", MILLRACE_PORT="1")
+    assert "Traceback" not in done.stderr
+    assert done.returncode in (0, 1)
+
+
+def test_no_connection_gets_the_number_of_a_closed_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened, closed = [], {1, 2}
+
+    def fstat(number: int) -> None:
+        if number in closed:
+            raise OSError(errno.EBADF, "Bad file descriptor")
+
+    monkeypatch.setattr("millrace.__main__.os", SimpleNamespace(**vars(os)))
+    monkeypatch.setattr("millrace.__main__.os.fstat", fstat)
+    monkeypatch.setattr("millrace.__main__.os.open", lambda path, _: opened.append(path))
+    assert main(["key", "new", "web"]) == 0
+    assert opened == [os.devnull] * 2
+
+
+def test_a_process_without_a_home_has_one_as_in_a_container(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`millrace up --help` ended with a traceback where neither HOME nor a user's entry names a home."""
+    monkeypatch.setenv("HOME", "")
+    monkeypatch.delenv("HOME")
+    monkeypatch.delenv("XDG_DATA_HOME", raising=False)
+    monkeypatch.setattr("posixpath.expanduser", lambda path: os.environ.get("HOME", "~") + path[1:])
+    with pytest.raises(SystemExit):
+        main(["up", "--help"])
+    assert "(default: /.local/share/millrace)" in " ".join(capsys.readouterr().out.split())

@@ -20,6 +20,10 @@ START = ["python3", "-m", "millrace"]
         (["/sbin/docker-init", "--", *START, "jobs"], {"MILLRACE_JOBS_PORT": "9100"}, 9100),
         ([*START, "jobs"], {}, 0),
         ([*START, "worker", "--model", "stub"], {"MILLRACE_WORKER_PORT": "9200"}, 9200),
+        ([*START, "serve"], {}, 8080),
+        ([*START, "serve"], {"AIP_HTTP_PORT": "7080"}, 7080),
+        ([*START, "serve"], {"AIP_HTTP_PORT": "7080", "MILLRACE_PORT": "80"}, 80),
+        ([*START, "up", "--port", "9000"], {}, 9000),
         (["sh"], {}, 0),
     ],
 )

@@ -1,4 +1,4 @@
-"""The client of /jobs against a pretended service: what it repeats, what it gives up on, what it says."""
+"""The client of /jobs against a fake service: what it repeats, what it gives up on, what it says."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ JOB = {"id": "a" * 32, "status": "queued", "total": 3, "done": 0, "failed": 0, "
 Answer = Callable[[httpx.Request], httpx.Response]
 
 NOTHING_LISTENS = (
-    "nothing listens at http://mill: start a service with `millrace up`, or name another with --url."
+    "nothing listens at http://api: start a service with `millrace up`, or name another with --url."
 )
 
 
@@ -54,7 +54,7 @@ def service(monkeypatch: pytest.MonkeyPatch) -> Service:
 
 @pytest.fixture
 def client(service: Service) -> Iterator[JobClient]:
-    with JobClient("http://mill", "secret", httpx.MockTransport(service)) as made:
+    with JobClient("http://api", "secret", httpx.MockTransport(service)) as made:
         yield made
 
 
@@ -123,13 +123,13 @@ def test_an_answer_that_is_no_job_is_an_error(
     service: Service, client: JobClient, source: TextFile, body: bytes
 ) -> None:
     service.answers = [httpx.Response(200, content=body)]
-    with pytest.raises(CommandError, match=r"http://mill/jobs did not answer with a job: is this a Millrace"):
+    with pytest.raises(CommandError, match=r"http://api/jobs did not answer with a job: is this a Millrace"):
         client.submit(source)
 
 
 def test_a_service_that_stays_away_is_given_up(service: Service, client: JobClient, source: TextFile) -> None:
     service.answers = [httpx.ConnectError("refused") for _ in range(10**5)]
-    with pytest.raises(CommandError, match="nothing listens at http://mill: start a"):
+    with pytest.raises(CommandError, match="nothing listens at http://api: start a"):
         client.submit(source)
 
 
@@ -162,6 +162,10 @@ def test_a_full_queue_is_waited_for(service: Service, client: JobClient, source:
     ("answer", "said"),
     [
         (refusal(413, "the body is larger than 64 bytes"), "413: the body .* split the file"),
+        (
+            httpx.Response(413, json={"detail": "the results need too much", "code": "job_too_large"}),
+            "413: the results need too much; split the file.$",
+        ),
         (refusal(422, [{"type": "t", "loc": ["body", 5], "msg": "line 5: bad"}]), "422: line 5: bad"),
         (httpx.Response(404, text="nginx"), "404: Not Found"),
     ],

@@ -47,9 +47,9 @@ def test_a_wrong_option_names_the_one_that_was_meant(
 @pytest.mark.parametrize(
     ("url", "problem"),
     [
-        ("http://mill:abc", ": Invalid port: 'abc'."),
+        ("http://service:abc", ": Invalid port: 'abc'."),
         ("http://[::1", ": Invalid port: ':1'."),
-        ("ftp://mill", " is not an address such as http://127.0.0.1:8000."),
+        ("ftp://service", " is not an address such as http://127.0.0.1:8000."),
         ("http://", " is not an address such as http://127.0.0.1:8000."),
     ],
 )
@@ -62,14 +62,24 @@ def test_a_malformed_address_is_a_sentence(
 def test_an_ipv6_address_of_the_api_gets_brackets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MILLRACE_PORT", "80")
     monkeypatch.setenv("MILLRACE_OPEN", "true")
-    for host, address in (("::1", "[::1]"), ("::", "[::1]"), ("0.0.0.0", "127.0.0.1"), ("mill", "mill")):
+    for host, address in (
+        ("::1", "[::1]"),
+        ("::", "[::1]"),
+        ("0.0.0.0", "127.0.0.1"),
+        ("api", "api"),
+    ):
         monkeypatch.setenv("MILLRACE_HOST", host)
         assert api_address() == f"http://{address}:80"
 
 
 def test_a_proxy_of_the_environment_is_used_except_for_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://proxy:3128")
-    for url, by_proxy in (("localhost:1", False), ("127.0.0.1", False), ("[::1]:1", False), ("mill:1", True)):
+    for url, by_proxy in (
+        ("localhost:1", False),
+        ("127.0.0.1", False),
+        ("[::1]:1", False),
+        ("api:1", True),
+    ):
         with http_client(url, timeout=1.0) as client:
             assert client.trust_env is by_proxy, url
 

@@ -59,7 +59,7 @@ def test_it_moves_once_all_workers_serve_it(admin: FakeAdmin, capsys: pytest.Cap
         ("/admin/models/move", {"model": "topics", "number": 3}),
     ]
     said = capsys.readouterr().out
-    assert "revision 3 answers, 2 did before" in said
+    assert "revision 3 now answers instead of 2" in said
     assert "millrace publish --back --model topics" in said
 
 
@@ -98,7 +98,7 @@ def test_a_share_begins_once_all_workers_serve_it(
     assert [path for path, _ in admin.asked] == ["/admin/models/publish", "/admin/models/candidate"]
     assert admin.asked[1][1] == body
     said = capsys.readouterr().out
-    assert "revision 3 answers 0.05 of the clients, 2 answers the others" in said
+    assert "revision 3 answers 0.05 of the clients, revision 2 the others" in said
     assert "millrace publish --all --model topics" in said
     assert "millrace publish --back --model topics" in said
 
@@ -109,7 +109,9 @@ def test_a_share_is_changed_and_a_shadow_is_compared(
     assert main(["publish", "--shadow", "0.1"]) == 0
     body = {"model": "", "share": 0.1, "shadow": True}  # what it is of does not change
     assert admin.asked == [("/admin/models/candidate", body)]
-    assert "millrace compare" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "revision 3 computes 0.1 of the texts without answering them; revision 2 answers all" in said
+    assert "millrace compare" in said
 
 
 def test_the_revision_with_a_share_answers_all(admin: FakeAdmin, capsys: pytest.CaptureFixture[str]) -> None:

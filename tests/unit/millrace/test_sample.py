@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import csv
+import errno
+import io
 import json
+import os
+import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -78,3 +83,47 @@ def test_a_file_to_label_is_written(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert rows[0]["predicted"] == "a"
     assert main(["sample", *source, "-o", str(out)]) == 2
     assert "exists, and may have labels" in capsys.readouterr().err
+
+
+def test_texts_may_come_through_a_pipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`<(zcat FILE)` and /dev/stdin were no files, although classify reads them."""
+    pipe, out, lines = tmp_path / "texts", tmp_path / "to-label.csv", "\n".join(TEXTS) + "\n"
+    os.mkfifo(pipe)
+    threading.Thread(target=pipe.write_text, args=[lines], daemon=True).start()
+    assert main(["sample", str(pipe), "-n", "2", "-o", str(out)]) == 0
+    from_pipe = out.read_bytes()
+    out.unlink()
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines.encode())))
+    assert main(["sample", "-", "-n", "2", "-o", str(out)]) == 0
+    assert out.read_bytes() == from_pipe
+    assert [line.partition(b",")[0] for line in from_pipe.splitlines()] == [b"text", b"unsure", b"hardly"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["-o", "nowhere/out.csv"], "files cannot be created in nowhere"),
+        (["-o", "out.csv", "--label-column", "text"], "has a column 'text' already"),
+        (["-o", "out.csv", "--label-column", "score"], "has a column 'score' already"),
+    ],
+)
+def test_a_file_that_could_not_be_written_is_refused_before_the_texts_are_classified(
+    options: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(job_client.JobClient, "find", lambda *_: pytest.fail("the service was asked"))
+    assert main(["sample", "--job", "7", *options]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_full_disk_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", fail)
+    assert main(["sample", "--job", "7", "-o", str(tmp_path / "out.csv")]) == 2
+    assert "No space left on device" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

@@ -28,6 +28,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> Started:
         name = command.__name__.rpartition(".")[2]
 
         def start(args: argparse.Namespace, name: str = name) -> int:
+            assert name != "up" or args.data_dir is None or args.data_dir.is_dir()
             found.append((name, args, ApiSettings()))
             return 0
 
@@ -39,10 +40,17 @@ def test_everything_starts_with_its_own_redis(started: Started) -> None:
     assert main(["serve"]) == 0
     ((name, args, settings),) = started
     assert (name, args.workers, args.no_disk) == ("up", 1, True)
-    assert args.data_dir.is_dir()
-    args.data_dir.rmdir()
+    assert args.data_dir.name.startswith("millrace-")
+    assert not args.data_dir.exists(), "each start left a directory behind"
     assert (settings.host, settings.port, settings.open) == ("0.0.0.0", 8080, "true")
     assert settings.compat.endswith(",sagemaker,vertex")
+
+
+def test_an_empty_port_of_the_platform_is_none(started: Started, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIP_HTTP_PORT", "")
+    assert main(["serve"]) == 0
+    ((_, _args, settings),) = started
+    assert settings.port == 8080
 
 
 def test_given_settings_count_instead(started: Started, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
@@ -91,8 +93,19 @@ def test_a_setting_of_another_process_is_no_mistake(monkeypatch: pytest.MonkeyPa
             "redis://:12?a=b@c",
             "MILLRACE_REDIS_URL: a redis:// URL does not support this option",
         ),
+        (
+            "MILLRACE_REDIS_URL",
+            "unix://run/redis.sock",
+            "MILLRACE_REDIS_URL: a unix:// URL needs the whole path",
+        ),
+        (
+            "MILLRACE_REDIS_URL",
+            "unix://",
+            "MILLRACE_REDIS_URL: a unix:// URL needs the whole path of a socket",
+        ),
         ("MILLRACE_REDIS_URL", "redis://a?socket_timeout=x", "MILLRACE_REDIS_URL: x is not a number"),
-        ("MILLRACE_REDIS_URL", "", "MILLRACE_REDIS_URL: must begin with redis://"),
+        ("MILLRACE_REDIS_URL", "", "MILLRACE_REDIS_URL is empty: give it a value, or leave it out for its"),
+        ("MILLRACE_HOST", "", "MILLRACE_HOST is empty: give it a value, or leave it out for its default."),
         ("MILLRACE_CACHE_URL", "redis://a redis://b", "MILLRACE_CACHE_URL: "),
         ("MILLRACE_TRUST_PROXY", "true", "MILLRACE_TRUST_PROXY=true: must be addresses or networks"),
         ("MILLRACE_TRUST_PROXY", "::/0", "MILLRACE_TRUST_PROXY=::/0: must not match every address"),
@@ -146,6 +159,16 @@ def test_redis_url_has_two_names_and_the_longer_wins(monkeypatch: pytest.MonkeyP
     assert load_settings(QueueSettings).redis_url.get_secret_value() == "redis://b"
 
 
+@pytest.mark.parametrize("variable", ["MILLRACE_REDIS_URL", "MILLRACE_CACHE_URL", "MILLRACE_JOBS_REDIS_URL"])
+def test_a_line_break_at_the_end_of_a_url_is_not_part_of_it(
+    monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    """The cache looked for the sentinels' service "one" and a line break, and jobs likewise."""
+    monkeypatch.setenv(variable, " redis+sentinel://a,b/one\n")
+    found = getattr(load_settings(ApiSettings), variable.removeprefix("MILLRACE_").lower())
+    assert found.get_secret_value() == "redis+sentinel://a,b/one"
+
+
 def test_every_field_of_every_section_is_known() -> None:
     for kind in SECTIONS.values():
         for name, field in own_fields(kind).items():
@@ -175,6 +198,60 @@ def test_a_worker_without_its_extra_says_what_to_install() -> None:
     assert done.returncode == 2
     said = "millrace worker: a worker needs numpy, which is missing: pip install 'millrace-server[worker]'.\n"
     assert done.stderr == said
+
+
+@pytest.mark.parametrize(
+    ("command", "package", "extra"),
+    [
+        ("train data.csv -o out", "numpy", "build"),
+        ("train data.csv -o out", "torch", "build"),
+        ("evaluate data.csv", "numpy", "models"),
+        ("push . org/name", "huggingface_hub", "models"),
+        ("status", "httpx", "cli"),
+        ("top", "rich", "cli"),
+        ("classify data.csv", "httpx", "cli"),
+    ],
+)
+def test_every_command_says_which_extra_it_lacks(
+    command: str, package: str, extra: str, tmp_path: Path
+) -> None:
+    """train ended with a traceback without numpy."""
+    if find_spec("numpy") is None and package != "numpy":
+        pytest.skip("another package is missing first")
+    (tmp_path / "data.csv").write_text("text,label\na,b\n")
+    words = f"import sys; sys.modules[{package!r}] = None; from millrace.__main__ import main"
+    script = f"{words}; sys.exit(main({command.split()!r}))"
+    line = [sys.executable, "-P", "-c", script]
+    done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.endswith(f": pip install 'millrace-server[{extra}]'.\n"), done.stderr
+
+
+@pytest.mark.parametrize("value", ["", " "])
+@pytest.mark.parametrize("kind", [ApiSettings, WorkerSettings, JobSettings])
+def test_an_empty_setting_is_its_default_or_refused_by_name(
+    monkeypatch: pytest.MonkeyPatch, kind: type[QueueSettings], value: str
+) -> None:
+    """An empty host, as compose sets it without a value, listened on all addresses."""
+    default, advice = load_settings(kind), "is empty: give it a value, or leave it out for its default."
+    refused = []
+    for name, field in kind.model_fields.items():
+        for variable in variables(name, field):
+            with monkeypatch.context() as changed:
+                changed.setenv(variable, value)
+                try:
+                    found = load_settings(kind)
+                except CommandError as error:
+                    refused.append((f"{variable} {advice}", str(error)))
+                else:
+                    expected = "" if name in kind.may_be_empty else str(getattr(default, name))
+                    assert str(getattr(found, name)).strip() == expected, variable
+    assert refused
+    assert all(said == expected for expected, said in refused), refused
+
+
+def test_an_empty_flag_is_refused_by_name() -> None:
+    assert sentence(ApiSettings, host="").startswith("--host is empty: ")
 
 
 NONSENSE = ["", " ", "x", "-1", "1e400", "nan", "inf", "9" * 20, ",", "a=b", "a:b", "a\nb", "::", "[", "*"]

@@ -77,8 +77,8 @@ SAID: list[tuple[str, str | bytes, str]] = [
     ("a.csv", "id,text\n1,a\n2\n", ", line 3: 1 column, but the first line names 2."),
     ("a.csv", "id,text\n1,one, two\n", ", line 2: 3 columns, but the first line names 2."),
     ("a.csv", "id,text\n1,a\n\n2,b\n", ", line 3: empty line, but the first line names 2 columns."),
-    ("a.csv", "id,text,id\n1,a,2\n", ", line 1: two columns are named 'id'."),
-    ("a.csv", 'text\n"a\n', ", line 2: unexpected end of data."),
+    ("a.csv", "id,text,id\n1,a,2\n", ", line 1: two columns are named 'id'; rename one."),
+    ("a.csv", 'text\n"a\n', ", line 2: the file ends inside of a quoted field: a quote is not closed."),
     (
         "a.ndjson",
         '"a"\n{"b": 1}\n',

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from millrace import keys
 from millrace.__main__ import main
 from millrace.stats_client import number
 from millrace.top import spark
@@ -39,7 +41,7 @@ FRAME: dict[str, Any] = {
     },
     "workers": [
         {
-            "id": "mill-1-0a0b0c0d",
+            "id": "service-1-0a0b0c0d",
             "revision": "a1b2c3d4e5f6",
             "engine": "stub",
             "precision": "int8",
@@ -108,7 +110,7 @@ def test_status_of_a_healthy_mill_is_0(api: Api, capsys: pytest.CaptureFixture[s
         "3 waiting (30 tokens), the oldest for 0.2 s",
         "15.5 texts/s",
         "p99 40 ms",
-        "mill-1-0a0b0c0d  busy",
+        "service-1-0a0b0c0d  busy",
         "stub int8 in f32  50 texts in 7 batches",
         "not the requested setting: int8 weights in bf16, packed: a text of 17 tokens alone has",
         "10 of 40 texts",
@@ -147,6 +149,13 @@ def test_another_server_is_told_apart(
     assert "is this a Millrace API?" in capsys.readouterr().err
 
 
+def test_a_refusal_of_the_service_is_told(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
+    """`millrace status` asked whether it was a Millrace API when a limit of requests was reached."""
+    api.status, api.frame = 429, {"detail": "rate limit exceeded", "code": "rate_limited"}
+    assert main(["status", "--url", api.url]) == 1
+    assert "/stats answered 429: rate limit exceeded.\n" in capsys.readouterr().err
+
+
 def test_a_key_is_read_from_its_file(api: Api, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     api.key = "open sesame"
     assert main(["status", "--url", api.url]) == 1
@@ -155,6 +164,23 @@ def test_a_key_is_read_from_its_file(api: Api, tmp_path: Path, capsys: pytest.Ca
     assert main(["status", "--url", api.url, "--api-key-file", str(tmp_path / "key")]) == 0
     assert main(["status", "--api-key-file", str(tmp_path / "none")]) == 2
     assert "cannot be read" in capsys.readouterr().err
+    (tmp_path / "key").write_bytes(b"\xef\xbb\xbf" + (tmp_path / "key").read_bytes())
+    assert main(["status", "--url", api.url, "--api-key-file", str(tmp_path / "key")]) == 0
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", "schlüssel".encode(), b"two\nlines", b"nul\0"])
+@pytest.mark.parametrize(
+    "command",
+    ["status --api-key-file", "publish --back --admin-key-file", "classify FILE --api-key-file"],
+)
+def test_a_file_that_holds_no_key_was_a_traceback(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes, command: str
+) -> None:
+    (tmp_path / "key").write_bytes(content)
+    (tmp_path / "texts.txt").write_text("a text\n")
+    words = command.replace("FILE", str(tmp_path / "texts.txt")).split(" ")
+    assert main([*words, str(tmp_path / "key")]) == 2
+    assert "does not hold an API key: it must be one line of ASCII characters" in capsys.readouterr().err
 
 
 def test_top_draws_queue_workers_batches_and_jobs(
@@ -188,3 +214,9 @@ def test_sparks_reach_from_nothing_to_the_largest() -> None:
 )
 def test_numbers_are_three_digits(value: float | None, shown: str) -> None:
     assert number(value) == shown
+
+
+def test_top_reads_no_keys_from_a_closed_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    with keys.reading(pytest.fail):
+        pass

@@ -34,6 +34,18 @@ def test_other_answers_have_another_revision() -> None:
     assert load("stub", abstain=0.6).info.identity == load("stub").info.identity
 
 
+def test_thresholds_that_differ_late_have_different_revisions() -> None:
+    """Six digits were compared, so that both shared cached answers, with weights of 3,162 and 10,000."""
+    assert len({load("stub", abstain=one).info.revision for one in (0.9999999, 0.99999999)}) == 2
+
+
+def test_a_model_with_that_label_cannot_abstain() -> None:
+    stub = StubClassifier()
+    stub.info = replace(stub.info, labels=("CERTAIN", "UNCERTAIN"))
+    with pytest.raises(ModelError, match="it has a label UNCERTAIN already; rename that"):
+        Abstaining(stub, 0.7)
+
+
 def test_a_model_of_three_labels_cannot_abstain() -> None:
     stub = StubClassifier()
     stub.info = replace(stub.info, labels=("A", "B", "C"))

@@ -111,6 +111,19 @@ def test_figures_are_those_worked_out_by_hand() -> None:
     assert result.calibration_error == pytest.approx((0.1 + 0.2 + 0.6 + 0.6) / 4)
 
 
+def test_evaluate_refuses_several_labels_for_a_model_that_gives_each_text_one(
+    checkpoint: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    from millrace.__main__ import main as millrace
+
+    path = tmp_path / "data.csv"
+    path.write_text("label,text\nLABEL_0;LABEL_1,one\nLABEL_1,two\n")
+    command = ["evaluate", str(path), "--text-column", "text", "--label-column", "label", "--separator", ";"]
+    command += ["--model", str(checkpoint), "--engine", "torch", "--artefact-dir", str(tmp_path / "kept")]
+    assert millrace(command) != 0
+    assert "gives each text one label: leave out --separator." in capsys.readouterr().err
+
+
 def test_evaluate_of_a_table_compares_two_models(checkpoint: Path, tmp_path: Path, capsys: Capture) -> None:
     from millrace.__main__ import main as millrace
 
@@ -134,9 +147,13 @@ def test_evaluate_of_a_table_compares_two_models(checkpoint: Path, tmp_path: Pat
     )
     assert millrace([*command, "--cascade", str(checkpoint)]) == 0
     assert "A cascade does not pay: " in capsys.readouterr().out
+    assert millrace([*command, "--against", str(tmp_path / "nowhere")]) == 2
+    output = capsys.readouterr()
+    assert "nowhere is not a directory" in output.err
+    assert output.out == "", "the first model was measured before the second was looked for"
     path.write_text("topic,review\nLABEL_0,a\nother,b\n")
     assert millrace(command) == 2
-    assert "has the label 'other' (1 texts); the model's are LABEL_0, LABEL_1" in capsys.readouterr().err
+    assert "has the label 'other' (1 texts); those of tiny are LABEL_0, LABEL_1" in capsys.readouterr().err
 
 
 def test_several_labels_a_text_are_evaluated_with_thresholds() -> None:

@@ -1,4 +1,4 @@
-"""Every engine, precision and layout gives the answers of transformers, whoever shares the pass."""
+"""Every engine, precision and layout gives the answers of transformers, whatever shares the batch."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def test_what_cannot_be_packed_says_so(tmp_path: Path) -> None:
         load(str(path), engine="torch", layout="packed", artefact_dir=tmp_path / "kept")
 
 
-@pytest.mark.skipif(affinity() < 2, reason="one core can be shared by nobody")
+@pytest.mark.skipif(affinity() < 2, reason="one core cannot be shared")
 def test_a_worker_with_some_of_the_cores_pins_none_of_its_threads(checkpoint: Path, kept: Path) -> None:
     """Else the threads of two workers on one machine would sit on the same cores while others idle."""
     script = """

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from model_store import load, prepare
 from model_store.__main__ import main
@@ -328,6 +329,31 @@ def test_finding_23_a_pickle_is_converted_without_the_secrets_of_this_process(
     seen = json.loads((tmp_path / "seen").read_text())
     assert "PATH" in seen
     assert "secret" not in seen.values()
+
+
+@pytest.mark.parametrize(
+    ("tensors", "reason"),
+    [
+        ({"a": torch.ones(99_999)}, "ended by signal 25, perhaps because memory ran out"),
+        ({"a": torch.ones(9), "epoch": 3}, "is not what torch.save"),
+    ],
+)
+def test_a_pickle_that_is_not_converted_leaves_the_directory_as_it_was(
+    tensors: dict[str, Any], reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that was killed while it wrote left its temporary file there."""
+    (limits := tmp_path / "limits").mkdir()
+    limit = "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))"
+    kill = "signal.signal(signal.SIGXFSZ, signal.SIG_DFL)"
+    (limits / "sitecustomize.py").write_text(f"import resource, signal\n{limit}\n{kill}\n")
+    monkeypatch.syspath_prepend(limits)
+    (model := tmp_path / "model").mkdir()
+    torch.save(tensors, model / "pytorch_model.bin")
+    (model / "model.safetensors").write_bytes(b"earlier")
+    with pytest.raises(ModelUnsupported, match=reason):
+        convert_pickle(model)
+    assert sorted(path.name for path in model.iterdir()) == ["model.safetensors", "pytorch_model.bin"]
+    assert (model / "model.safetensors").read_bytes() == b"earlier"
 
 
 def _load(path: str, kept: Path, answer: Path) -> None:

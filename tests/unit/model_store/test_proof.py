@@ -20,14 +20,14 @@ from model_store.artefact import PROBES, read_manifest, verify
 from model_store.engines import runner
 from model_store.errors import GateFailed, Unproven
 from model_store.probes import EVERY, Probes, Source, read_probes
-from model_store.proof import SAME_ANSWERS, Limits, limits, passes, prove
+from model_store.proof import SAME_ANSWERS, Limits, batches, limits, prove
 from model_store.rows import FILLER, Floats, Rows, plan
 from model_store.stub import StubClassifier
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
 LENGTHS = [*range(2, EVERY + 1), 80, 96, 128, 256, 512]
-STRICT = Limits(answers=0.01, company=0.01)
+STRICT = Limits(answers=0.01, batched=0.01)
 Breaks = Callable[[Rows, str, str], bool]
 
 
@@ -59,7 +59,7 @@ def test_each_probe_comes_alone_in_a_pair_first_and_last() -> None:
     short = [one for one in proof.seen if LENGTHS[one.probe] <= EVERY]
     for at in range(EVERY - 1):
         assert {"first", "last"} <= {one.place for one in short if one.probe == at}
-    assert max(sum(LENGTHS[at] for at in batch) for _, batch in passes(LENGTHS)) <= 768
+    assert max(sum(LENGTHS[at] for at in batch) for _, batch in batches(LENGTHS)) <= 768
 
 
 @pytest.mark.parametrize("wrong", [16, 32, 48, 64, 80, 128, 256, 512])
@@ -74,13 +74,13 @@ def test_one_wrong_shape_is_caught_and_named(wrong: int) -> None:
 
 def test_to_the_end_everything_is_seen() -> None:
     proof = prove(Shaped(32), probes(), STRICT, to_the_end=True)
-    assert proof.passes == len(list(passes(LENGTHS)))
+    assert proof.batches == len(list(batches(LENGTHS)))
     assert proof.verdict.answers == pytest.approx(0.3)
-    assert proof.verdict.company == pytest.approx(0.3)
+    assert proof.verdict.batched == pytest.approx(0.3)
 
 
 def test_a_flipped_label_fails_whatever_the_tolerance() -> None:
-    lax = Limits(answers=1.0, company=1.0)
+    lax = Limits(answers=1.0, batched=1.0)
     assert prove(Shaped(32, by=0.25), probes(), lax).failed == ""
     assert "has another label" in prove(Shaped(32, by=0.35), probes(), lax).failed
 
@@ -94,7 +94,7 @@ def test_tolerances_follow_from_weights_arithmetic_and_model() -> None:
     assert limits("float", "bf16", 0.02).answers == pytest.approx(0.04)
     assert limits("float", "bf16", 0.0).answers == pytest.approx(0.01)
     assert limits("float", "bf16", 0.3).answers == pytest.approx(0.1)
-    assert limits("int8", "f32", 0.02).company == SAME_ANSWERS
+    assert limits("int8", "f32", 0.02).batched == SAME_ANSWERS
     assert {limits("int8", "bf16", 0.3).margin, limits("float", "f32", 0).margin} == {0.1}
 
 
@@ -210,8 +210,9 @@ def test_int8_that_failed_its_gate_is_not_built_again_with_the_same_libraries(
     build = preparing._build
 
     def build_float(*arguments: Any) -> None:
-        built.append(arguments[-1])
-        if arguments[-1] == "int8":
+        *_, weights, _ = arguments
+        built.append(weights)
+        if weights == "int8":
             raise GateFailed("tiny in int8 does not answer as in f32.")
         build(*arguments)
 

@@ -56,12 +56,12 @@ def test_a_long_text_does_not_make_the_rows_of_others_long() -> None:
 def test_sharing_out_gives_every_text_once_and_keeps_to_the_size(
     lengths: list[int], layout: Layout, size: int
 ) -> None:
-    passes = share_out(lengths, layout, size)
-    flat = [index for indices in passes for index in indices]
+    batches = share_out(lengths, layout, size)
+    flat = [index for indices in batches for index in indices]
     assert sorted(flat) == list(range(len(lengths)))
     if layout == "packed":
         assert flat == sorted(flat)
-    for indices in passes:
+    for indices in batches:
         longest = max(lengths[index] for index in indices)
         cost = longest * len(indices) if layout == "padded" else sum(lengths[index] for index in indices)
         assert cost <= size or len(indices) == 1

@@ -1,4 +1,4 @@
-"""The stub is deterministic, costs what it is told, and misbehaves only when asked."""
+"""The stub is deterministic, costs what it should, and misbehaves only when asked."""
 
 from __future__ import annotations
 
@@ -78,21 +78,21 @@ def test_hang_does_not_come_back() -> None:
 def test_gil_stops_every_other_thread() -> None:
     stub = StubClassifier()
     tokens = stub.tokenize(["\0gil:0.4"])
-    beats = []
+    ticks = []
     done = threading.Event()
 
-    def beat() -> None:
+    def tick() -> None:
         while not done.wait(0.01):
-            beats.append(time.perf_counter())
+            ticks.append(time.perf_counter())
 
-    thread = threading.Thread(target=beat)
+    thread = threading.Thread(target=tick)
     thread.start()
     time.sleep(0.05)
     stub.classify(tokens)
     done.set()
     thread.join()
-    gaps = [later - earlier for earlier, later in itertools.pairwise(beats)]
-    assert max([*gaps, time.perf_counter() - beats[-1]]) >= 0.39
+    gaps = [later - earlier for earlier, later in itertools.pairwise(ticks)]
+    assert max([*gaps, time.perf_counter() - ticks[-1]]) >= 0.39
 
 
 def test_it_imports_nothing_heavy() -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from errno import ENOSPC
 from pathlib import Path
 from random import Random
 
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -126,6 +128,27 @@ def test_a_killed_run_continues_to_the_same_weights(
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+@pytest.mark.parametrize(
+    "error", [OSError(ENOSPC, "No space left on device"), SafetensorError("No space left on device")]
+)
+def test_a_full_disk_is_one_sentence(error: Exception, tmp_path: Path) -> None:
+    """It ended an hour of training with a traceback, and without the command that continues it."""
+
+    class Full:
+        total_steps = 2
+
+        def steps(self) -> Iterator[int]:
+            yield 1
+
+        def save(self, _: Path) -> None:
+            raise error
+
+    with pytest.raises(
+        BadTraining, match=r"cannot be written \(No space left on device\): mend that and repeat"
+    ):
+        learn.run(Full(), tmp_path / ".topics.part" / learn.CHECKPOINT, str, 0.0)  # type: ignore[arg-type]
+
+
 @pytest.mark.usefixtures("fast")
 def test_a_checkpoint_of_other_data_is_refused(data: Path, base: Path, tmp_path: Path) -> None:
     work = tmp_path / ".topics.part"
@@ -166,6 +189,23 @@ def test_nothing_is_overwritten_by_accident(data: Path, base: Path, tmp_path: Pa
         train(order, str)
     with pytest.raises(BadTraining, match="is not a checkpoint, so it is not replaced"):
         train(replace(order, replace=True), str)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("b\udce9", r"b\\udce9' is not UTF-8: choose another directory"),
+        ("a" * 300, "cannot be written: File name too long"),
+        ("file/topics", "cannot be written: Not a directory"),
+    ],
+)
+def test_a_model_that_could_not_be_written_is_refused_before_training(
+    data: Path, base: Path, tmp_path: Path, name: str, said: str
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(BadTraining, match=said):
+        train(_order(data, base, tmp_path / name, "linear"), str)
+    assert not list(tmp_path.glob(".*"))
 
 
 @pytest.mark.parametrize("reference", ["nowhere", "."])

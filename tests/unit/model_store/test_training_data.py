@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from model_store.errors import BadTable, BadTraining, ModelError
+from model_store.training.encoding import SLICE, encode
 from model_store.training.recipes import choose
 from model_store.training.split import hold_out, without_texts_of
 from model_store.training.survey import survey, without_duplicates
@@ -63,9 +65,24 @@ def test_several_files_are_one_table(tmp_path: Path) -> None:
     assert ([row.labels for row in table.rows], table.name) == ([("a",), ("b",)], "old.csv, new.csv")
 
 
+def test_a_file_whose_name_is_no_utf_8_has_one_that_a_report_can_have(tmp_path: Path) -> None:
+    """A training run ended with a traceback when it wrote its report."""
+    name = _write(tmp_path / "caf\udce9.csv", "text,label\nx,a\n")
+    assert read_table(name, columns=Columns()).name == r"caf\xe9.csv"
+
+
 def test_rows_without_text_or_label_are_counted(tmp_path: Path) -> None:
     table = read_table(_write(tmp_path / "a.csv", "text,label\n ,a\nx,\ny,a\n"), columns=Columns())
     assert (table.total, table.empty, table.unlabelled, len(table.rows)) == (3, 1, 1, 1)
+
+
+def test_a_pipe_is_refused_instead_of_read_in_part(tmp_path: Path) -> None:
+    """Its first block was read to see whether it is text, and was gone when the rows were read."""
+    pipe = tmp_path / "a.csv"
+    os.mkfifo(pipe)
+    for path, kind in ((pipe, "pipe"), (tmp_path, "directory")):
+        with pytest.raises(BadTable, match=f"is a {kind}: name a file that ends in one of .csv, .tsv"):
+            read_table(path, columns=Columns())
 
 
 def test_of_a_long_file_a_random_sample_is_kept(tmp_path: Path) -> None:
@@ -75,6 +92,15 @@ def test_of_a_long_file_a_random_sample_is_kept(tmp_path: Path) -> None:
     assert (table.total, len(numbers), len(set(numbers))) == (5000, 500, 500)
     assert 2100 < sum(numbers) / 500 < 2900
     assert table.rows == read_table(path, columns=Columns(), most=500).rows
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv"])
+def test_a_text_longer_than_csv_fields_may_be_by_default_is_read(tmp_path: Path, name: str) -> None:
+    """It was refused as a quote that is never closed, even in a TSV, which has no quotes."""
+    separator = "," if name == "a.csv" else "\t"
+    lines = [separator.join(row) + "\n" for row in (("text", "label"), ("x" * 200_000, "a"))]
+    (row,) = read_table(_write(tmp_path / name, "".join(lines)), columns=Columns()).rows
+    assert len(row.text) == 20_000
 
 
 @pytest.mark.parametrize(
@@ -94,6 +120,13 @@ def test_of_a_long_file_a_random_sample_is_kept(tmp_path: Path) -> None:
         ("a.csv", "text,label\n" + "x" * 1_200_000, "line 2: more than 1,000,000 characters in one line"),
         ("a.csv", "text,label\nx," + "y" * 300 + "\n", "line 2: a label has more than 200 characters"),
         ("a.xlsx", "text,label\n", "the name must end in one of .csv, .tsv"),
+        ("a.csv", 'text,label\n"' + "x\n" * 600_000, "line 2: a quote is never closed"),
+        (
+            "a.ndjson",
+            '{"text": "a\\ud83d", "label": "a"}\n',
+            "line 1: half a surrogate pair, as \\ud83d alone",
+        ),
+        ("a.ndjson", '{"text": "a", "label": "\\ud83d"}\n', "line 1: half a surrogate pair"),
         ("a.ndjson", "{'text'\n", "line 1: not valid JSON"),
         ("a.ndjson", "[" * 100_000 + "\n", "line 1: not valid JSON"),
         ("a.ndjson", '{"text": 1, "label": "a"}\n', "line 1: not an object with a string 'text'"),
@@ -140,8 +173,42 @@ def test_the_survey_says_what_the_data_are_like() -> None:
 
 
 @pytest.mark.parametrize(
+    ("one", "other", "shown"),
+    [
+        ("Good", "good", "'Good' (5 rows) and 'good' (3 rows)"),
+        ("caf\u00e9", "cafe\u0301", r"'café' (5 rows) and 'cafe\u0301' (3 rows)"),
+        ("Straße", "STRASSE", "'Straße' (5 rows) and 'STRASSE' (3 rows)"),
+        ("\uff47ood", "good", "'\uff47ood' (5 rows) and 'good' (3 rows)"),
+        ("good", "good\u200b", r"'good' (5 rows) and 'good\u200b' (3 rows)"),
+        ("good", "\ufeffgood", r"'good' (5 rows) and '\ufeffgood' (3 rows)"),
+        ("so\xadso", "soso", r"'so\xadso' (5 rows) and 'soso' (3 rows)"),
+        ("so  so", "so so", "'so  so' (5 rows) and 'so so' (3 rows)"),
+        ("good", '"good"', "'good' (5 rows) and '\"good\"' (3 rows)"),
+    ],
+)
+def test_labels_that_look_the_same_are_pointed_out(one: str, other: str, shown: str) -> None:
+    said = _survey(_rows(**{one: 5, other: 3, "bad": 4}))
+    assert f"{shown} are different labels: if they mean the same, write them alike and train again" in said
+
+
+def test_labels_that_differ_by_signs_are_no_spellings_of_one() -> None:
+    assert "warning" not in _survey(_rows(**{"C": 2, "C++": 2, "C#": 2, ":)": 2, ":(": 2, '"': 2, "'": 2}))
+
+
+def test_of_many_similar_labels_ten_groups_are_listed() -> None:
+    said = _survey(_rows(**{f"{word} {n}": 2 for n in range(12) for word in ("good", "Good")}))
+    assert said.count("are different labels") == 10
+    assert said.endswith("2 more groups of similar labels")
+
+
+@pytest.mark.parametrize(
     ("rows", "sentence"),
     [
+        (
+            _rows(good=9, bad=9, Good=1),
+            "The label 'Good' has fewer than two texts: add some or leave it out, or write it as 'good' if "
+            "it means the same.",
+        ),
         (_rows(a=9), "has only one label ('a'), so there is nothing to tell apart"),
         (_rows(a=9, b=1, c=1), "The label 'b' (and 1 more) has fewer than two texts"),
         (_rows(**{f"l{n}": 1 for n in range(30)}), "has 30 labels for 30 texts: is --label-column right?"),
@@ -187,6 +254,23 @@ def test_the_recipe_follows_the_number_of_rows_a_label() -> None:
         "contrastive",
         "full",
     ]
+
+
+def test_texts_are_tokenised_in_slices() -> None:
+    """All at once, 200,000 short texts took a gigabyte."""
+    calls: list[int] = []
+
+    def tokenizer(
+        texts: list[str], *, truncation: bool, max_length: int | None
+    ) -> dict[str, list[list[int]]]:
+        calls.append(len(texts))
+        return {"input_ids": [[ord(letter) for letter in text[:max_length]] for text in texts]}
+
+    texts = [f"t{number}" for number in range(2 * SLICE + 1)]
+    found = ["".join(map(chr, ids)) for ids in encode(tokenizer, texts)]
+    assert (found, calls) == (texts, [SLICE, SLICE, 1])
+    assert [len(ids) for ids in encode(tokenizer, texts, 3)] == [min(3, len(text)) for text in texts]
+    assert list(encode(tokenizer, [])) == []
 
 
 def test_two_million_rows_are_streamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,8 @@ from tests.unit.model_store.checkpoints import copy
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
+RUSSIAN = ["еда", "была", "очень", "вкусной", "но", "официант", "забыл", "напитки"]
+
 
 def write_tokenizer(path: Path, pieces: list[str]) -> Path:
     """A WordPiece tokenizer of the special pieces and these."""
@@ -60,7 +62,7 @@ def test_finding_06b_a_tokenizer_much_smaller_than_the_vocabulary_is_refused(
 
 def test_finding_06b_ids_that_the_model_does_not_have_are_refused(tmp_path: Path) -> None:
     path = write_tokenizer(tmp_path / "tokenizer.json", [f"word{number}" for number in range(20)])
-    with pytest.raises(ModelUnsupported, match="ids up to 23 and the model knows ids below 20"):
+    with pytest.raises(ModelUnsupported, match=r"ids up to 23 \('word19'\) and the model knows ids below 20"):
         check_tokenizer(path, 20, 64)
 
 
@@ -71,6 +73,34 @@ def test_finding_06b_a_tokenizer_that_knows_no_word_is_refused(tmp_path: Path) -
 
 
 def test_a_tokenizer_of_one_language_other_than_english_is_fine(tmp_path: Path) -> None:
-    words = ["еда", "была", "очень", "вкусной", "но", "официант", "забыл", "напитки"]
-    check_tokenizer(write_tokenizer(tmp_path / "tokenizer.json", words), 12, 64)
-    check_tokenizer(write_tokenizer(tmp_path / "tokenizer.json", words), None, 64)
+    check_tokenizer(write_tokenizer(tmp_path / "tokenizer.json", RUSSIAN), 12, 64)
+    check_tokenizer(write_tokenizer(tmp_path / "tokenizer.json", RUSSIAN), None, 64)
+
+
+def test_an_added_token_that_the_model_does_not_have_is_refused(tmp_path: Path) -> None:
+    """A text with its name was read beyond the table of embeddings, which ends a worker with a GPU."""
+    path = write_tokenizer(tmp_path / "tokenizer.json", RUSSIAN)
+    content = json.loads(path.read_text("utf-8"))
+    added = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    content["added_tokens"] = [{"id": 12, "content": "[ADDED]", **added}]
+    path.write_text(json.dumps(content), "utf-8")
+    check_tokenizer(path, 13, 64)
+    with pytest.raises(
+        ModelUnsupported, match=r"ids up to 12 \('\[ADDED\]'\) and the model knows ids below 12"
+    ):
+        check_tokenizer(path, 12, 64)
+
+
+@pytest.mark.parametrize("content", ["", "{", "{}", "[" * 100_000, "\x00"])
+def test_a_broken_tokenizer_is_refused_in_one_sentence(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "tokenizer.json"
+    path.write_text(content, "utf-8")
+    with pytest.raises(ModelUnsupported, match=r"The model's tokenizer\.json cannot be read: .*; copy it"):
+        check_tokenizer(path, None, 64)
+
+
+def test_a_limit_that_leaves_no_room_for_words_is_refused(checkpoint: Path) -> None:
+    for limit in (1, 2):
+        with pytest.raises(ModelUnsupported, match=f"can read {limit} tokens, and the tokenizer adds 2"):
+            check_tokenizer(checkpoint / "tokenizer.json", None, limit)
+    check_tokenizer(checkpoint / "tokenizer.json", None, 3)

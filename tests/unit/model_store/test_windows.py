@@ -1,4 +1,4 @@
-"""Long texts in windows: all tokens are read, company changes no scores, and what is left out is counted."""
+"""Long texts in windows: all tokens are read, neighbours change no scores, what is left out is counted."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from tokenizers import Tokenizer as RustTokenizer
 
 import model_store
 from model_store import ModelError, load
+from model_store.measuring import Measuring, write_reference
 from model_store.stub import StubClassifier
 from model_store.tokenizer import Tokenizer
 from model_store.windows import MAX_WINDOWS, Join, Windows, joined, read_windows
@@ -75,6 +76,34 @@ def test_tokens_that_are_left_out_are_counted(join: Join, most: int) -> None:
             assert tokens.truncated == (0 if count == 2 else total - size - last)
 
 
+def test_a_first_and_a_last_window_that_overlap_leave_nothing_out() -> None:
+    """With an overlap of half a window, they left out -2 tokens of a text with three windows."""
+    tokenizer = Tokenizer(DEFAULT, 512)
+    tokenizer.read_in(Windows(16, 8, "first_last", MAX_WINDOWS))
+    size, step = 14, 6
+    for words in range(15, 40):
+        (tokens,) = tokenizer([" ".join((WORDS.split() * 9)[:words])])
+        last = math.ceil((words - size) / step) * step
+        assert len(tokens.windows) == 2
+        assert tokens.truncated == max(last - size, 0)
+
+
+@pytest.mark.parametrize("overlap", [0, 1, 5, 10])
+def test_special_tokens_that_a_text_contains_are_tokens_like_others(overlap: int) -> None:
+    """At every length around the ends of windows, alone and next to other texts."""
+    tokenizer = Tokenizer(DEFAULT, 512)
+    tokenizer.read_in(windows(overlap=overlap))
+    typed = ["[SEP]", "good", "[CLS]", "[PAD]", "[PAD]", "[MASK]", "[UNK]", "</s>", "<s>", "film", "[PAD]"]
+    texts = [" ".join((typed * 6)[:words]) for words in range(60)]
+    for text, tokens in zip(texts, tokenizer(texts), strict=True):
+        assert tokenizer([text]) == [tokens]
+        read, size = whole(text), WINDOW - 2
+        starts = range(0, max(len(read) - overlap, 1), size - overlap) if len(read) > size else [0]
+        parts = [list(part.ids[1:-1]) for part in tokens.windows or [tokens]]
+        assert parts == [read[start : start + size] for start in starts]
+        assert tokens.truncated == 0
+
+
 def test_a_text_that_is_cut_without_windows_says_by_how_much() -> None:
     (tokens,) = Tokenizer(DEFAULT, 12)([LONG])
     assert (len(tokens), tokens.truncated) == (12, len(whole(LONG)) - 10)
@@ -116,6 +145,7 @@ def test_saturated_scores_have_a_mean() -> None:
         ("126", Windows(126, 31, "mean", 9)),
         ("62:0", Windows(62, 0, "mean", 9)),
         ("512:128:max", Windows(512, 128, "max", 9)),
+        ("126:31:mean:0.6", Windows(126, 31, "mean", 9, 0.6)),
     ],
 )
 def test_a_setting_is_read(setting: str, expected: Windows | None) -> None:
@@ -123,7 +153,8 @@ def test_a_setting_is_read(setting: str, expected: Windows | None) -> None:
 
 
 @pytest.mark.parametrize(
-    "setting", ["x", "15", "513", "126:64", "126:-1", "126:31:median", "126:31:mean:4", ":"]
+    "setting",
+    ["x", "15", "513", "126:64", "126:-1", "126:31:median", "126:31:mean:0", "126:31:mean:1:1", ":"],
 )
 def test_a_wrong_setting_is_refused_with_the_right_form(setting: str) -> None:
     with pytest.raises(ModelError, match="TOKENS"):
@@ -145,9 +176,9 @@ def test_a_long_text_gets_the_same_scores_in_any_company(
     one_by_one = [model.classify([window])[0] for window in tokens.windows]
     assert model.info.windows is not None
     assert np.abs(joined(one_by_one, model.info.windows, multi_label=False) - alone).max() < 1e-4
-    for company in (SHORT, [LONG], [*SHORT, LONG] * 3):
-        for place in range(len(company) + 1):
-            texts = [*company[:place], LONG, *company[place:]]
+    for neighbours in (SHORT, [LONG], [*SHORT, LONG] * 3):
+        for place in range(len(neighbours) + 1):
+            texts = [*neighbours[:place], LONG, *neighbours[place:]]
             got = model.classify(model.tokenize(texts))
             assert len(got) == len(texts)
             assert np.abs(np.array(got[place]) - alone).max() < 1e-4
@@ -165,13 +196,14 @@ def test_windows_have_their_own_revision_and_short_texts_their_old_scores(
     for settings in (
         {"text_windows": "20:5"}, {"text_windows": "20:6"}, {"text_windows": "21:5"},
         {"text_windows": "20:5:max"}, {"text_windows": "20:5", "max_windows": 3},
+        {"text_windows": "20:5:mean:0.5"},
     ):  # fmt: skip
         model = opened(**settings)
         revisions.add(model.info.revision)
         assert (model.info.identity, model.info.reference) == (plain.info.identity, None)
         texts = model.tokenize(SHORT)
         assert np.allclose(model.classify(texts), plain.classify(plain.tokenize(SHORT)), atol=1e-6)
-    assert len(revisions) == 6
+    assert len(revisions) == 7
 
 
 def test_a_config_asks_for_windows_and_a_setting_overrides_it(checkpoint: Path, tmp_path: Path) -> None:
@@ -193,8 +225,9 @@ def test_a_config_asks_for_windows_and_a_setting_overrides_it(checkpoint: Path, 
 
 def test_an_answer_of_uncertain_is_the_same_window_by_window(checkpoint: Path, kept: Path) -> None:
     model = load(
-        str(checkpoint), engine="torch", precision="f32", artefact_dir=kept, abstain=0.9, text_windows="20:5"
-    )
+        str(checkpoint), engine="torch", precision="f32", artefact_dir=kept, abstain=0.9,
+        text_windows="20:5:mean:0.5",
+    )  # fmt: skip
     (tokens,) = model.tokenize([LONG])
     assert model.info.windows is not None
     rows = [model.classify([window])[0] for window in tokens.windows]
@@ -202,6 +235,38 @@ def test_an_answer_of_uncertain_is_the_same_window_by_window(checkpoint: Path, k
     assert np.allclose(joined(rows, model.info.windows, multi_label=False), together, atol=1e-6)
     with pytest.raises(ModelError, match="joined by max"):
         load(str(checkpoint), engine="torch", artefact_dir=kept, abstain=0.9, text_windows="20:5:max")
+
+
+def test_windows_are_surer_by_their_temperature_and_short_texts_are_not(checkpoint: Path, kept: Path) -> None:
+    def margins(setting: str) -> list[float]:
+        model = load(
+            str(checkpoint), engine="torch", precision="f32", artefact_dir=kept, text_windows=setting
+        )
+        rows = model.classify(model.tokenize([LONG, *SHORT]))
+        model.close()
+        return [math.log(row[1] / row[0]) for row in rows]
+
+    plain, sharp = margins("20:5"), margins("20:5:mean:0.5")
+    assert sharp == pytest.approx([2 * plain[0], *plain[1:]], abs=1e-4)
+
+
+def test_drift_is_measured_with_the_windows_of_the_config_only(checkpoint: Path, tmp_path: Path) -> None:
+    """It was not measured with any, so a default with windows would have had none."""
+    path = copy(checkpoint, tmp_path / "model")
+    config = json.loads((path / "config.json").read_text("utf-8"))
+    (path / "config.json").write_text(json.dumps(config | {"text_windows": "24:6"}), "utf-8")
+    measuring = Measuring(load(str(path), engine="torch", precision="f32", artefact_dir=tmp_path / "kept"))
+    measuring.classify(measuring.tokenize([*SHORT * 50, LONG]))
+    reference = measuring.reference()
+    assert reference.texts == 200
+    write_reference(reference, path)
+    found = {
+        setting: load(
+            str(path), engine="torch", precision="f32", artefact_dir=tmp_path / "new", text_windows=setting
+        ).info.reference
+        for setting in ("", "24:6", "20:5", "off")
+    }
+    assert found == {"": reference, "24:6": reference, "20:5": None, "off": None}
 
 
 def test_the_stub_reads_windows_too() -> None:

@@ -12,7 +12,7 @@ import httpx
 import pytest
 import redis
 
-from api.admin.service import Books
+from api.admin.service import ConsoleStores
 from api.admin.traces import Traces
 from api.jobs.service import JobService
 from api.keys import Keys
@@ -23,7 +23,7 @@ from batcher.jobs.rq_queue import JobQueue
 from batcher.jobs.store import JobStore
 from batcher.worker.queue import WorkerQueue
 from tests.conftest import FakeRedis
-from tests.unit.pretended import FakeCache, FakeHub
+from tests.unit.fakes import FakeCache, FakeHub
 
 ADMIN = {"authorization": "Bearer all"}
 READER = {"authorization": "Bearer look"}
@@ -46,7 +46,7 @@ class AdminApi:
     cache: FakeCache
     store: JobStore
     queue: JobQueue
-    books: Books
+    stores: ConsoleStores
 
     async def get(self, path: str, **params: Any) -> httpx.Response:
         return await self.client.get(f"/admin{path}", params=params, headers=ADMIN)
@@ -60,7 +60,7 @@ class AdminApi:
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Questions that nobody answers end soon."""
+    """Questions that no process answers end soon."""
     monkeypatch.setattr(Traces, "open_s", 0.1)
 
 
@@ -72,14 +72,14 @@ async def administering(fake: FakeRedis, hub: FakeHub, settings: ApiSettings) ->
     cache = FakeCache()
     store, queue = JobStore(fake.sync, settings.name, settings.job_ttl_s), JobQueue(fake.sync, settings)
     jobs = JobService(store, queue, settings, Keys(settings.key_names), lambda: False)
-    books = Books.of([fake.sync], jobs, settings)
-    app = create_app(settings, hub=hub, cache=cache, jobs=jobs, books=books)
+    stores = ConsoleStores.of([fake.sync], jobs, settings)
+    app = create_app(settings, hub=hub, cache=cache, jobs=jobs, stores=stores)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False, client=("127.0.0.1", 1234))
     async with (
         app.app.router.lifespan_context(app.app),
         httpx.AsyncClient(transport=transport, base_url="http://localhost") as client,
     ):
-        yield AdminApi(app, client, fake.sync, hub, cache, store, queue, books)
+        yield AdminApi(app, client, fake.sync, hub, cache, store, queue, stores)
 
 
 @pytest.fixture

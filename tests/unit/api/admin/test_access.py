@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 from collections.abc import Iterable, Iterator
@@ -12,6 +13,10 @@ import httpx
 import pytest
 from fastapi.routing import APIRoute
 
+from api.admin.access import AdminAccess
+from api.asgi.http import RequestHeaders
+from api.errors import Problem
+from api.settings import ApiSettings
 from tests.unit.api.admin.conftest import ADMIN, READER, AdminApi, Start, keys
 
 PAGE = Path(__file__).parents[4] / "docs/console.md"
@@ -89,6 +94,18 @@ async def test_this_machine_needs_no_key_while_the_service_is_open(start: Start)
     assert (await ask(api, "GET", "/admin/audit")).status_code == 200
     proxied = await ask(api, "GET", "/admin/audit", **{"x-forwarded-for": "203.0.113.9"})
     assert proxied.status_code == 401, "a proxy on this machine answers for others"
+
+
+@pytest.mark.parametrize(
+    ("address", "admitted"),
+    [("::1", True), ("127.0.0.1", True), ("::2", False), ("2001:db8::1", False), ("", False)],
+)
+def test_this_machine_was_asked_for_a_key_by_ipv6(address: str, admitted: bool) -> None:
+    access = AdminAccess(ApiSettings(host="::1"))
+    client = (address, 1) if address else None
+    headers = RequestHeaders({"headers": [], "method": "GET", "client": client})
+    with contextlib.nullcontext() if admitted else pytest.raises(Problem, match="unauthorized"):
+        access.admit(headers)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from batcher.admin.holds import MOST_HOLDS
 from batcher.core.snapshot import Sweep
 from tests.unit.api.admin.conftest import ADMIN, AdminApi, P, Start, keys
 from tests.unit.api.admin.test_forget import job
-from tests.unit.pretended import RUNNING
+from tests.unit.fakes import RUNNING
 
 
 def look(api: AdminApi) -> None:
@@ -54,6 +54,40 @@ async def test_a_client_is_held_back_until_its_end(start: Start) -> None:
     assert (await api.post("/clients/resume", client="key:web")).json() == {"ended": False}
     lines = (await api.get("/audit")).json()["audit"]
     assert [line["action"] for line in lines] == ["resume_client", "resume_client", "hold"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        redis.exceptions.OutOfMemoryError("command not allowed when used memory > 'maxmemory'."),
+        redis.exceptions.ResponseError("Error running script: @user_script: 9: -OOM command not allowed"),
+    ],
+)
+async def test_a_full_redis_seemed_to_refuse_operators_or_not_to_answer(
+    api: AdminApi, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(type(api.stores.holds), "set", fail)
+    monkeypatch.setattr(type(api.store), "records", fail)
+    held = await api.post("/clients/hold", client="key:web", what="all", for_s=1)
+    found = await api.client.get(f"/jobs/{'a' * 32}")
+    for answer in (held, found):
+        assert (answer.status_code, answer.json()["code"]) == (503, "redis_unavailable")
+        assert answer.json()["detail"].startswith("Redis is full")
+        assert int(answer.headers["retry-after"]) >= 1
+
+
+async def test_a_client_that_is_held_back_could_upload_files(start: Start) -> None:
+    api = await start(api_keys=keys(web="one"))
+    await hold(api, "key:web")
+    form: dict[str, Any] = {"data": {"purpose": "batch"}, "files": {"file": ("a.jsonl", b"{}")}}
+    answer = await api.client.post("/v1/files", **form, headers={"x-api-key": "one"})
+    assert (answer.status_code, answer.json()["code"]) == (429, "client_paused")
+    await api.post("/clients/resume", client="key:web")
+    look(api)
+    assert (await api.client.post("/v1/files", **form, headers={"x-api-key": "one"})).status_code == 200
 
 
 async def test_only_what_no_cache_knows_is_refused_if_asked(api: AdminApi) -> None:

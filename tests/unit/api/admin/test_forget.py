@@ -17,7 +17,7 @@ from batcher.jobs.upload import Submission, account_of
 from batcher.messages import Failure, entry_id
 from tests.conftest import encoded
 from tests.unit.api.admin.conftest import AdminApi, P, Start, keys
-from tests.unit.pretended import OTHER_REVISION, REVISION, prediction
+from tests.unit.fakes import OTHER_REVISION, REVISION, prediction
 
 TEXT = "Ünïque words of one person"
 FAILURE = Failure("inference_failed", "no").encode()
@@ -119,6 +119,29 @@ async def test_a_text_is_gone_from_all_of_redis(start: Start, separate: bool) ->
     lookups = len(api.cache.lookups)
     await api.client.post("/predict", json={"text": [TEXT]}, headers={"x-api-key": "one"})
     assert len(api.cache.lookups) == lookups + 1, "this process has forgotten it, too"
+
+
+def line(text: Any, **other: Any) -> bytes:
+    body = {"model": "any", "input": text}
+    request = {"custom_id": "one", "method": "POST", "url": "/v1/moderations", "body": body} | other
+    return json.dumps(request).encode() + b"\n"
+
+
+async def test_a_file_that_only_mentions_a_text_was_deleted(api: AdminApi) -> None:
+    """With the text POST, all files were: it is the method of every line."""
+    files = {
+        "a": line("POST"),
+        "b": line("x") + line(["POST"]),
+        "c": line("x"),
+        "d": line("x", custom_id="POST", metadata=["POST"]),
+        "e": line(["x", ["POST"]]) + line({"POST": "POST"}) + b'["POST"]\n"POST"\nPOST\n[]\n\n',
+    }
+    for name, content in files.items():
+        api.store.files.put(name * 32, [content], "someone", api.store.upload("x")._budget)
+        api.store.files.complete(name * 32, "in.jsonl", len(content), 1, "")
+    answer = await api.post("/forget", text="POST")
+    assert answer.json()["removed"]["files"] == 2
+    assert [name for name in files if api.store.files.record(name * 32)] == ["c", "d", "e"]
 
 
 async def test_other_processes_hear_of_it_from_the_snapshot(api: AdminApi) -> None:

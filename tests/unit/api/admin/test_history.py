@@ -12,7 +12,7 @@ from api.stats.history import StatsPoint
 from batcher.admin.history import MINUTES
 from batcher.errors import QueueUnavailable
 from tests.unit.api.admin.conftest import AdminApi, P
-from tests.unit.pretended import RUNNING
+from tests.unit.fakes import RUNNING
 
 POINT = StatsPoint(10.0, 4.0, 1.0, 0.5, 20.0, 3.0, 30.0, 5)
 
@@ -20,7 +20,7 @@ POINT = StatsPoint(10.0, 4.0, 1.0, 0.5, 20.0, 3.0, 30.0, 5)
 async def test_a_minute_is_one_line_by_the_process_that_sweeps(api: AdminApi) -> None:
     now_s = [600.0]
     for sweeps in (True, False):
-        minutes = Minutes(Console(api.books, lambda: [True]), lambda: now_s[0])
+        minutes = Minutes(Console(api.stores, lambda: [True]), lambda: now_s[0])
         for at_s, point in ((600, POINT), (630, replace(POINT, answered=20.0, waiting=9)), (661, POINT)):
             now_s[0] = at_s
             minutes.take(point, replace(RUNNING, swept=sweeps, workers=3))
@@ -45,7 +45,7 @@ async def test_a_minute_is_one_line_by_the_process_that_sweeps(api: AdminApi) ->
 
 async def test_the_history_is_bounded(api: AdminApi) -> None:
     api.redis.rpush(f"{P}:minutes", *["{}"] * (MINUTES + 9))
-    api.books.minutes.add(b'{"at_s":1}')
+    api.stores.minutes.add(b'{"at_s":1}')
     assert api.redis.llen(f"{P}:minutes") == MINUTES
     assert 0 < api.redis.ttl(f"{P}:minutes") <= 86_400
     assert (await api.get("/history", minutes=1)).json() == {"history": [{"at_s": 1}]}
@@ -54,7 +54,7 @@ async def test_the_history_is_bounded(api: AdminApi) -> None:
 
 
 async def test_what_comes_after_the_console_has_stopped_is_not_an_error_in_the_log(api: AdminApi) -> None:
-    console = Console(api.books, lambda: [True])
+    console = Console(api.stores, lambda: [True])
     console.stop()
     minutes = Minutes(console, iter((600.0, 661.0)).__next__)
     minutes.take(POINT, replace(RUNNING, swept=True))
@@ -62,4 +62,4 @@ async def test_what_comes_after_the_console_has_stopped_is_not_an_error_in_the_l
     assert minutes.writing is not None
     await minutes.writing
     with pytest.raises(QueueUnavailable):
-        await console.each(lambda books: None)
+        await console.each(lambda stores: None)

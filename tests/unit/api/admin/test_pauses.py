@@ -14,8 +14,8 @@ from batcher.hub.hub import ReplyHub
 from batcher.messages import Prediction, fragment
 from tests.conftest import FakeRedis
 from tests.unit.api.admin.conftest import ADMIN, AdminApi, P, Start
-from tests.unit.api.pretended import assert_problem
-from tests.unit.pretended import RUNNING, FakeHub
+from tests.unit.api.service import assert_problem
+from tests.unit.fakes import RUNNING, FakeHub
 
 
 async def until(true: Callable[[], object]) -> None:
@@ -32,7 +32,7 @@ async def api(start: Start, fake_redis: FakeRedis) -> AdminApi:
     record = {"revision": "rev-2026", "engine": "stub", "precision": "f32", "state": "idle", "rate": 1000}
     record |= {"batches": 0, "texts": 0, "last_batch": 0, "started_ms": 1}
     model = {"name": "m", "revision": "rev-2026", "labels": "N\nP", "max_tokens": 9}
-    api.worker().beat([], record, model | {"engine": "stub", "precision": "f32"}, 60_000, takeover=True)
+    api.worker().heartbeat([], record, model | {"engine": "stub", "precision": "f32"}, 60_000, takeover=True)
     await hub.sweep()
     assert hub.snapshot.workers == RUNNING.workers
     return api

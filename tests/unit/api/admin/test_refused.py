@@ -17,7 +17,7 @@ from batcher.messages import entry_id
 from tests.search.planted import Fault, planted
 from tests.unit.api.admin.conftest import AdminApi, P, Start
 from tests.unit.api.admin.test_forget import refuse
-from tests.unit.pretended import FakeHub, prediction
+from tests.unit.fakes import FakeHub, prediction
 
 
 def fill(client: redis.Redis, count: int, first_ms: int = 1_700_000_000_000) -> None:
@@ -152,7 +152,7 @@ async def test_release_and_delete(api: AdminApi) -> None:
     api.redis.set(f"{P}:res:{second}", prediction("two").encode(), px=60_000)
     assert (await api.post("/refused/release", filter={})).json() == {"released": 1}
     assert not api.redis.exists(f"{P}:res:{first}")
-    assert api.redis.exists(f"{P}:res:{second}"), "a result is no mark"
+    assert api.redis.exists(f"{P}:res:{second}"), "a result is not a mark"
     assert (await api.post("/refused/delete", ids=[first])).json() == {"deleted": 1}
     assert (await api.post("/refused/delete", ids=[first])).json() == {"deleted": 0}
     assert not api.redis.exists(f"{P}:refused:{first}")

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from api.admin.timeline import timeline
 from api.admin.traces import Traces
 from api.predict import recent
-from batcher.core.questions import Ask, EndQuestion, Question
+from batcher.core.questions import AskQuestion, EndQuestion, Question
 from batcher.hub.admission import LaneCaps
 from batcher.hub.hub import ReplyHub
 from batcher.messages import Prediction, entry_id, fragment
@@ -24,8 +24,8 @@ from batcher.worker.queue import WorkerQueue
 from tests.conftest import FakeRedis
 from tests.unit.api.admin.conftest import ADMIN, AdminApi, P, Start
 from tests.unit.api.admin.test_pauses import until
-from tests.unit.api.pretended import assert_problem
-from tests.unit.pretended import REVISION
+from tests.unit.api.service import assert_problem
+from tests.unit.fakes import REVISION
 
 RECORD = {"revision": REVISION, "engine": "stub", "precision": "f32", "state": "idle", "rate": 1000}
 RECORD |= {"batches": 0, "texts": 0, "last_batch": 0, "started_ms": 1}
@@ -43,12 +43,12 @@ MODEL = {
 async def beating(api: AdminApi) -> AsyncIterator[None]:
     """The hub sweeps, and the process publishes, more often than once a second."""
 
-    async def beat() -> None:
+    async def send_heartbeats() -> None:
         while True:
             await api.hub.sweep()  # type: ignore[attr-defined]
             await asyncio.sleep(0.02)
 
-    task = asyncio.create_task(beat())
+    task = asyncio.create_task(send_heartbeats())
     yield
     task.cancel()
 
@@ -61,7 +61,7 @@ async def api(start: Start, fake_redis: FakeRedis) -> AdminApi:
 async def served(start: Start, fake_redis: FakeRedis) -> AdminApi:
     hub: Any = ReplyHub(fake_redis.aio, fake_redis.aio, name="default", caps=LaneCaps(1000, 1000))
     api = await start(hub, default_budget_s=20.0)
-    worker(api).beat([], RECORD, MODEL, 60_000, takeover=True)
+    worker(api).heartbeat([], RECORD, MODEL, 60_000, takeover=True)
     await hub.sweep()
     return api
 
@@ -107,8 +107,8 @@ async def test_a_request_that_workers_remember(api: AdminApi, monkeypatch: pytes
     queue.recall = lambda ids: [batch(one) for one in ids]
     asking = asyncio.create_task(api.get("/traces/one"))
     await until(lambda: api.redis.hget(f"{P}:snapshot", "asked"))
-    queue.beat([], RECORD, MODEL, 60_000)
-    queue.beat([], RECORD, MODEL, 60_000)
+    queue.heartbeat([], RECORD, MODEL, 60_000)
+    queue.heartbeat([], RECORD, MODEL, 60_000)
     found = (await asking).json()
     assert {name: found[name] for name in ("request_id", "client", "texts", "tokens", "status")} == {
         "request_id": "one",
@@ -194,14 +194,14 @@ async def test_a_request_that_nobody_remembers_says_where_to_look(api: AdminApi)
 async def test_one_question_is_asked_at_a_time(api: AdminApi) -> None:
     first, second = Question("1", "request", ("a",)), Question("2", "texts", ("b",))
     run = api.hub.console.run
-    assert await run(Ask(first, 60_000))
-    assert not await run(Ask(second, 60_000))
+    assert await run(AskQuestion(first, 60_000))
+    assert not await run(AskQuestion(second, 60_000))
     await api.hub.sweep()  # type: ignore[attr-defined]
     assert api.hub.snapshot.question == first
     await run(EndQuestion("2"))
-    assert not await run(Ask(second, 60_000)), "only its asker ends a question"
+    assert not await run(AskQuestion(second, 60_000)), "only its asker ends a question"
     await run(EndQuestion("1"))
-    assert await run(Ask(second, 60_000))
+    assert await run(AskQuestion(second, 60_000))
 
 
 async def test_finding_36_a_worker_answers_again_with_what_it_wrote_down_since(
@@ -215,20 +215,20 @@ async def test_finding_36_a_worker_answers_again_with_what_it_wrote_down_since(
     asking = asyncio.create_task(api.get("/traces/late"))
     await until(lambda: api.redis.hget(f"{P}:snapshot", "asked"))
     for number, text in enumerate("ab"):
-        queue.beat([], RECORD, MODEL, 60_000)
+        queue.heartbeat([], RECORD, MODEL, 60_000)
         known.append(batch(entry_id(text), batch=number))
-    queue.beat([], RECORD, MODEL, 60_000)
+    queue.heartbeat([], RECORD, MODEL, 60_000)
     ran = [step for step in (await asking).json()["timeline"] if step["step"] == "batch"]
     assert [(step["worker"], step["batch"]) for step in ran] == [("w1", 0), ("w1", 1)]
 
 
 async def test_a_question_that_was_never_ended_is_replaced(api: AdminApi) -> None:
     run = api.hub.console.run
-    assert await run(Ask(Question("1", "request", ("a",)), 0))
+    assert await run(AskQuestion(Question("1", "request", ("a",)), 0))
     queue, asked = worker(api), list[object]()
     queue.recall = lambda ids: asked.append(ids) or ()  # type: ignore[func-returns-value]
-    queue.beat([], RECORD, MODEL, 60_000)
-    assert await run(Ask(Question("2", "request", ("b",)), 60_000))
+    queue.heartbeat([], RECORD, MODEL, 60_000)
+    assert await run(AskQuestion(Question("2", "request", ("b",)), 60_000))
     assert asked == []
 
 

@@ -12,7 +12,7 @@ import pytest
 from api.settings import ApiSettings
 from tests.conftest import FakeRedis
 from tests.unit.api.jobs.jobs_api import FAILURE, POSITIVE, JobsApi, serving
-from tests.unit.api.pretended import assert_problem
+from tests.unit.api.service import assert_problem
 
 
 @pytest.fixture
@@ -97,6 +97,19 @@ async def test_a_batch_of_moderations(api: JobsApi) -> None:
     (second,) = await read(api, f"/v1/files/{batch['error_file_id']}/content")
     assert (second["custom_id"], second["response"]["status_code"]) == ("two", 500)
     assert second["response"]["body"]["error"]["code"] == "inference_failed"
+
+
+async def test_a_byte_order_mark_is_no_part_of_a_batch(api: JobsApi) -> None:
+    """As editors on Windows write it, in the file and in the body that creates the batch."""
+    mark = "\ufeff".encode()
+    file = (await upload(api, mark + jsonl(request("one", "a"), request("two", "b")))).json()
+    body = {"input_file_id": file["id"], "endpoint": "/v1/moderations", "completion_window": "24h"}
+    made = await api.client.post("/v1/batches", content=mark + json.dumps(body).encode())
+    assert made.status_code == 200, made.text
+    batch = made.json()
+    ended(api, batch, POSITIVE, POSITIVE)
+    lines = await read(api, f"/v1/files/file-{batch['id'].removeprefix('batch_')}-output/content")
+    assert [line["custom_id"] for line in lines] == ["one", "two"]
 
 
 async def test_a_model_without_categories_answers_no_moderations(fake_redis: FakeRedis) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -38,11 +40,48 @@ def test_a_form_is_read_in_whatever_blocks_it_arrives(content: bytes, size: int,
         ('filename="b\u00fccher \u2028 \U0001f4da.jsonl"', "b\u00fccher \u2028 \U0001f4da.jsonl"),
         ("filename*=UTF-8''b%C3%BCcher.jsonl", "b\u00fccher.jsonl"),
         ('filename="a\\"b.jsonl"', 'a"b.jsonl'),
+        ("filename*=windows-1252''b%FCcher.jsonl", "b\u00fccher.jsonl"),
+        ("filename*0*=UTF-8''b%C3%BC; filename*1=cher.jsonl", "b\u00fccher.jsonl"),
     ],
 )
 def test_the_name_of_a_file_is_read_as_it_was_sent(sent: str, name: str) -> None:
     (part,) = FormReader(iter([form((f'name="file"; {sent}', b"1"))]), b"B").parts()
     assert part.filename == name
+
+
+# Codecs of Python that raise for their own reasons, that are not for text, or that are not codecs.
+CODECS = (
+    "undefined",
+    "idna",
+    "punycode",
+    "unicode_escape",
+    "hex",
+    "zlib",
+    "utf-7",
+    "mbcs",
+    "x\0y",
+    "",
+    "\u0661",
+)
+
+
+@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize("form_of", ["{0}*={1}''a%FFb", "{0}*0*={1}''a%FF; {0}*1=b"])
+def test_a_client_that_chose_a_codec_of_python_got_an_internal_error(codec: str, form_of: str) -> None:
+    (part,) = FormReader(
+        iter([form((f'name="file"; {form_of.format("filename", codec)}', b"1"))]), b"B"
+    ).parts()
+    assert part.filename == "a\xffb"
+    given = form_of.format("boundary", codec)
+    assert boundary_of(f"multipart/form-data; {given}") == "a\xffb".encode()
+
+
+@settings(max_examples=200)
+@given(st.text(max_size=60), st.text(max_size=60))
+def test_whatever_the_headers_are_a_form_is_read_or_refused(of_form: str, of_part: str) -> None:
+    with suppress(Problem):
+        boundary_of(f"multipart/form-data; boundary{of_form}")
+        list(FormReader(iter([form((f"name=x; filename{of_part}", b"1"))]), b"B").parts())
 
 
 def test_parts_that_are_not_read_are_skipped() -> None:
@@ -59,6 +98,7 @@ def test_parts_that_are_not_read_are_skipped() -> None:
         form(("other=1", b"1")),
         b"--B\r\n\r\nno headers\r\n--B--\r\n",
         b"--B\r\nContent-Disposition: form-data; name=" + b"x" * 10_000,
+        form((f'name="a"; filename*{"9" * 5000}="x"', b"1")),
         form(*[('name="a"', b"1")] * (MOST_PARTS + 1)),
     ],
 )
@@ -75,7 +115,14 @@ def test_a_field_is_bounded() -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", ["", "text/plain", "multipart/form-data", f"multipart/form-data; boundary={'x' * 71}"]
+    "kind",
+    [
+        "",
+        "text/plain",
+        "multipart/form-data",
+        f"multipart/form-data; boundary={'x' * 71}",
+        f"multipart/form-data; boundary*{'9' * 5000}=x",
+    ],
 )
 def test_a_content_type_without_a_boundary(kind: str) -> None:
     with pytest.raises(Problem) as caught:

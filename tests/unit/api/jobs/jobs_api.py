@@ -20,7 +20,7 @@ from batcher.jobs.records import Attempt, Counts
 from batcher.jobs.rq_queue import JobQueue
 from batcher.jobs.store import JobStore
 from tests.conftest import FakeRedis
-from tests.unit.pretended import FakeCache, FakeHub
+from tests.unit.fakes import FakeCache, FakeHub
 
 NDJSON = {"content-type": "application/x-ndjson"}
 CSV = {"content-type": "text/csv"}

@@ -73,8 +73,53 @@ def test_texts_do_not_depend_on_how_they_arrive(size: int) -> None:
             assert texts("a.json", content, size=size) == wanted
 
 
+@pytest.mark.parametrize(
+    ("encoding", "mark"),
+    [("utf-16-le", "utf-16-le"), ("utf-16be", "utf-16-be"), ("gb18030", "gb18030"), ("utf-8", "utf-8")],
+)
+def test_a_byte_order_mark_became_part_of_the_first_text(encoding: str, mark: str) -> None:
+    hints = Hints(encoding=encoding)
+    for name, table in (("a.csv", "\ufefftext\na\n"), ("a.txt", "\ufeffa\n"), ("a.json", '\ufeff["a"]')):
+        assert texts(name, table.encode(mark), hints, size=1) == ["a"]
+
+
+def test_utf_16_without_a_byte_order_mark_ended_in_a_traceback() -> None:
+    content = "text\na\n".encode("utf-16-le")
+    with pytest.raises(BadFile, match="UTF-16 without a byte order mark: name utf-16-le or utf-16-be"):
+        texts("a.csv", content, Hints(encoding="utf-16"))
+    assert texts("a.csv", content, Hints(encoding="utf-16-le")) == ["a"]
+    for encoding in ("utf-16-le", "utf-16-be"):
+        with pytest.raises(BadFile, match=rf"name the encoding {encoding}$"):
+            texts("a.csv", "text\na, \u0439\n".encode(encoding))
+    with pytest.raises(BadFile, match=r"NUL bytes$"):
+        texts("a.bin", b"\0\0\0\0abc")
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("id,text\r1,a\r", "a carriage return outside of quotes: lines end in LF or CRLF"),
+        ('text\n"a\nb\n', "a quote is not closed"),
+        ('text\n"' + "a,\n" * 600_000, "longer than 1048576 characters; perhaps a quote is not closed"),
+    ],
+)
+def test_a_broken_table_is_explained(table: str, message: str) -> None:
+    with pytest.raises(BadFile, match=message):
+        texts("a.csv", table.encode(), size=65_536)
+
+
 def test_several_gzip_members_are_one_file() -> None:
     assert texts("a.txt.gz", gzip.compress(b"a\n") + gzip.compress(b"b\n")) == ["a", "b"]
+
+
+@pytest.mark.parametrize("size", [1, 7, 65_536])
+def test_zeros_behind_gzip_members_are_padding(size: int) -> None:
+    """As tapes and disk images have them; gzip ignores them, too."""
+    first, second, zeros = gzip.compress(b"a\n"), gzip.compress(b"b\n"), bytes(1000)
+    assert texts("a.txt.gz", first + zeros, size=size) == ["a"]
+    assert texts("a.txt.gz", first + zeros + second + zeros, size=size) == ["a", "b"]
+    with pytest.raises(BadFile, match="damaged gzip file"):
+        texts("a.txt.gz", first + zeros + b"more than a header", size=size)
 
 
 @pytest.mark.parametrize("content", [b"[" * 60_000, b"a\rb,c\rd\n", b'"' * 60_000, b"{" * 60_000])

@@ -7,7 +7,7 @@ import redis
 
 from tests.conftest import FakeRedis
 from tests.unit.api.jobs.jobs_api import JobsApi
-from tests.unit.api.pretended import assert_problem
+from tests.unit.api.service import assert_problem
 
 
 async def test_a_request_that_prefers_it_becomes_a_job(api: JobsApi) -> None:

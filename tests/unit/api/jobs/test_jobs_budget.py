@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from hashlib import sha256
 
 from tests.unit.api.jobs.jobs_api import CSV, NDJSON, POSITIVE, JobsApi, Start
-from tests.unit.api.pretended import assert_problem
+from tests.unit.api.service import assert_problem
 
 MIB = 1024 * 1024
 LINE = json.dumps("x" * 1000).encode() + b"\n"

@@ -12,7 +12,7 @@ import pytest
 from batcher.jobs.records import Counts
 from tests.conftest import FakeRedis
 from tests.unit.api.jobs.jobs_api import FAILURE, POSITIVE, JobsApi
-from tests.unit.api.pretended import assert_problem
+from tests.unit.api.service import assert_problem
 
 
 async def test_every_state_of_a_job_is_shown(api: JobsApi) -> None:
@@ -100,8 +100,8 @@ async def test_events_tell_every_change_and_the_end(api: JobsApi) -> None:
     await asyncio.sleep(0.5)
     api.finish(attempt, POSITIVE, POSITIVE)
     events = events_of(await asyncio.wait_for(listening, 5))
-    told = [(name, data["status"]) for name, _, data in events]
-    assert told == [("progress", "queued"), ("progress", "running"), ("end", "finished")]
+    seen = [(name, data["status"]) for name, _, data in events]
+    assert seen == [("progress", "queued"), ("progress", "running"), ("end", "finished")]
     assert len({event_id for _, event_id, _ in events}) == 3
 
 

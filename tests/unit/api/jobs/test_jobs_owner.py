@@ -9,7 +9,7 @@ import pytest
 
 from tests.conftest import encoded
 from tests.unit.api.jobs.jobs_api import JobsApi, Start
-from tests.unit.api.pretended import assert_problem
+from tests.unit.api.service import assert_problem
 
 
 def digests(*keys: str) -> str:

@@ -76,7 +76,7 @@ def test_empty_texts_are_texts() -> None:
 def test_every_row_of_a_table_is_a_text() -> None:
     """Otherwise result n would not belong to row n."""
     assert list(read_csv([b"text\r\na\r\n\r\n\r\nb\r\n"])) == ["a", "", "", "b"]
-    assert list(read_csv([b"text\n\na\n\n\n"])) == ["", "a"], "empty lines at the end are no rows"
+    assert list(read_csv([b"text\n\na\n\n\n"])) == ["", "a"], "empty lines at the end are not rows"
     assert list(read_csv([b"id,text\n1,a\n\n"])) == ["a"]
     assert list(read_csv([b'text\na\n""\n'])) == ["a", ""]
 

@@ -8,7 +8,7 @@ from hashlib import sha256
 import pytest
 
 from tests.unit.api.jobs.jobs_api import CSV, NDJSON, JobsApi, Start
-from tests.unit.api.pretended import assert_problem
+from tests.unit.api.service import assert_problem
 
 
 async def test_the_same_key_twice_is_one_job(api: JobsApi) -> None:

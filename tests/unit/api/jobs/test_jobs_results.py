@@ -11,7 +11,7 @@ import pytest
 
 from batcher.jobs.records import Counts
 from tests.unit.api.jobs.jobs_api import FAILURE, POSITIVE, JobsApi, Start
-from tests.unit.api.pretended import assert_problem
+from tests.unit.api.service import assert_problem
 
 
 async def test_pages_lead_through_all_results(api: JobsApi) -> None:

@@ -12,7 +12,7 @@ from api.jobs.upload import CHUNK_TEXTS
 from batcher.jobs.records import Counts
 from batcher.jobs.upload import Upload
 from tests.unit.api.jobs.jobs_api import CSV, NDJSON, JobsApi, Start
-from tests.unit.api.pretended import assert_problem
+from tests.unit.api.service import assert_problem
 
 
 async def test_a_job_is_taken_in(api: JobsApi) -> None:
@@ -35,7 +35,7 @@ async def test_a_job_is_taken_in(api: JobsApi) -> None:
         (CSV, b'id,text\n1,a\n2,"b, c"\n'),
         ({"content-type": "application/json"}, b'{"text": ["a", "b, c"]}'),
         ({}, b'{"text": ["a", "b, c"]}'),
-        ({"content-type": "application/vnd.mill+json; charset=utf-8"}, b'{"text": ["a", "b, c"]}'),
+        ({"content-type": "application/vnd.service+json; charset=utf-8"}, b'{"text": ["a", "b, c"]}'),
         ({"content-type": "application/x-www-form-urlencoded"}, b'{"text": ["a", "b, c"]}'),
     ],
 )
@@ -125,7 +125,7 @@ async def test_a_client_that_leaves_in_the_middle_leaves_nothing(api: JobsApi) -
 
     headers = [(b"content-type", b"application/x-ndjson")]
     scope = {"type": "http", "method": "POST", "path": "/jobs", "raw_path": b"/jobs", "headers": headers}
-    scope |= {"query_string": b"", "http_version": "1.1", "scheme": "http", "server": ("mill", 80)}
+    scope |= {"query_string": b"", "http_version": "1.1", "scheme": "http", "server": ("service", 80)}
     await api.app(scope, receive, send)
     assert api.held() == []
 

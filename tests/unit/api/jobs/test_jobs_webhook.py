@@ -10,7 +10,7 @@ import pytest
 from batcher.jobs.webhooks import Delivery, WebhookSender
 from batcher.settings import JobSettings
 from tests.unit.api.jobs.jobs_api import POSITIVE, JobsApi, Start
-from tests.unit.api.pretended import assert_problem
+from tests.unit.api.service import assert_problem
 
 SECRETS = f"whsec_{base64.b64encode(b'k' * 32).decode()}"
 ALLOWED = {"webhook_secrets": SECRETS, "webhook_networks": "127.0.0.0/8"}

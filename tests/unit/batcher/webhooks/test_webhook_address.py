@@ -76,11 +76,32 @@ def test_a_public_address(address: str) -> None:
         "64:ff9b::a00:1",
         "2002:7f00:1::",
         "2001:0:53aa:64c:0:fbff:5601:fefe",
+        "240.0.0.1",
+        "192.0.0.8",
+        "192.88.99.1",
         "not an address",
     ],
 )
 def test_an_address_that_is_not_public(address: str) -> None:
     with pytest.raises(AddressRefused):
+        check(PUBLIC, address)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "::127.0.0.1",
+        "::10.0.0.1",
+        "::ffff:0:10.0.0.1",
+        "fec0::1",
+        "3fff::1",
+        "4000::1",
+        "5f00::1",
+        "2001:3::1",
+    ],
+)
+def test_reserved_and_site_local_addresses_of_ipv6_counted_as_public(address: str) -> None:
+    with pytest.raises(AddressRefused, match="not public"):
         check(PUBLIC, address)
 
 

@@ -44,7 +44,10 @@ class Receiver:
     received: list[tuple[Target, str, bytes, dict[str, str]]] = field(default_factory=list)
     time: float = 1_750_000_000.0
 
-    def post(self, target: Target, address: str, body: bytes, headers: dict[str, str]) -> Delivery:
+    def post(
+        self, target: Target, address: str, body: bytes, headers: dict[str, str], limit_s: float
+    ) -> Delivery:
+        assert 0 < limit_s <= 15
         self.received.append((target, address, body, headers))
         return self.answers.pop(0) if self.answers else Delivery(200)
 
@@ -190,6 +193,32 @@ def test_an_address_that_is_not_allowed_receives_nothing(receiver: Receiver, url
     assert receiver.record.next_delivery_ms is not None, "names and settings may change"
 
 
+def test_a_lookup_that_hung_held_a_thread_for_as_long_as_it_took(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither the limit of the attempt nor the socket's counted it."""
+    answered = threading.Event()
+    monkeypatch.setattr(webhooks, "ATTEMPT_S", 0.1)
+    monkeypatch.setattr(webhooks, "checked_address", lambda *_: answered.wait(10))
+    receiver.end()
+    began = time.monotonic()
+    receiver.sender().send_next()
+    assert time.monotonic() - began < 5
+    answered.set()
+    assert receiver.received == []
+    assert receiver.record.deliveries[0]["error"] == "the address of the host was not found in time"
+    assert receiver.record.next_delivery_ms is not None
+
+
+@pytest.mark.parametrize("host", ["a..example", "a" * 64 + ".example", "."])
+def test_a_host_that_cannot_be_a_name_was_tried_every_two_minutes_with_a_traceback(
+    receiver: Receiver, host: str
+) -> None:
+    receiver.end(url=f"https://{host}/")
+    receiver.sender().send_next()
+    assert "the URL is refused" in receiver.record.deliveries[0]["error"]
+
+
 def test_an_allowed_network_may_be_private(receiver: Receiver) -> None:
     receiver.end(url="http://internal.example:8080/")
     receiver.sender(webhook_networks="127.0.0.0/8").send_next()
@@ -284,36 +313,24 @@ def test_a_request_is_sent_to_the_address_that_was_checked(
     assert server.got == [(f"name.invalid:{server.server_port}", b"{}")]  # type: ignore[attr-defined]
 
 
-def test_a_receiver_that_does_not_answer(
-    server: ThreadingHTTPServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(webhooks, "ATTEMPT_S", 0.1)
+def test_a_receiver_that_does_not_answer(server: ThreadingHTTPServer) -> None:
     target = parse_url(f"http://name.invalid:{server.server_port}/0")
-    delivery = send(target, "127.0.0.1", b"{}", {})
+    delivery = send(target, "127.0.0.1", b"{}", {}, 0.1)
     assert delivery.status is None
     assert delivery.error
 
 
-def test_a_receiver_that_answers_byte_by_byte(
-    server: ThreadingHTTPServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_receiver_that_answers_byte_by_byte(server: ThreadingHTTPServer) -> None:
     """No byte is late, so that no timeout of the socket ends it."""
-    monkeypatch.setattr(webhooks, "ATTEMPT_S", 0.4)
     target, began = parse_url(f"http://name.invalid:{server.server_port}/-1"), time.monotonic()
-    delivery = send(target, "127.0.0.1", b"{}", {})
+    delivery = send(target, "127.0.0.1", b"{}", {}, 0.4)
     assert (delivery.status, bool(delivery.error)) == (None, True)
     assert time.monotonic() - began < 5
 
 
-def test_a_connection_that_is_refused() -> None:
-    delivery = send(parse_url("http://name.invalid:1/"), "127.0.0.1", b"{}", {})
-    assert delivery.error == "the connection failed: ConnectionRefusedError"
-
-
-@pytest.mark.parametrize(("name", "works"), [("hooks.example", True), ("other.example", False)])
-def test_the_certificate_must_be_valid_for_the_name(
-    server: ThreadingHTTPServer, monkeypatch: pytest.MonkeyPatch, name: str, works: bool
-) -> None:
+@pytest.fixture
+def trusted(server: ThreadingHTTPServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets the server speak TLS, with a certificate for hooks.example that clients trust."""
     authority = trustme.CA()
     serving = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("hooks.example").configure_cert(serving)
@@ -321,6 +338,42 @@ def test_the_certificate_must_be_valid_for_the_name(
     trusting = ssl.create_default_context()
     authority.configure_trust(trusting)
     monkeypatch.setattr(ssl, "create_default_context", lambda: trusting)
+
+
+@pytest.mark.usefixtures("trusted")
+def test_a_handshake_that_outlasted_the_limit_left_the_rest_of_the_attempt_without_one(
+    server: ThreadingHTTPServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The limit is reached during the handshake, and the answer then arrives byte by byte."""
+    connect, accept = socket.create_connection, server.get_request
+
+    def connect_slowly(*given: Any) -> socket.socket:
+        made = connect(*given)
+        time.sleep(0.3)
+        return made
+
+    def accept_slowly() -> tuple[socket.socket, Any]:
+        time.sleep(0.7)  # the system has connected, and the handshake waits
+        return accept()
+
+    monkeypatch.setattr(socket, "create_connection", connect_slowly)
+    monkeypatch.setattr(server, "get_request", accept_slowly)
+    target, began = parse_url(f"https://hooks.example:{server.server_port}/-1"), time.monotonic()
+    delivery = send(target, "127.0.0.1", b"{}", {}, 0.5)
+    assert (delivery.status, bool(delivery.error)) == (None, True)
+    assert time.monotonic() - began < 3
+
+
+def test_a_connection_that_is_refused() -> None:
+    delivery = send(parse_url("http://name.invalid:1/"), "127.0.0.1", b"{}", {})
+    assert delivery.error == "the connection failed: ConnectionRefusedError"
+
+
+@pytest.mark.usefixtures("trusted")
+@pytest.mark.parametrize(("name", "works"), [("hooks.example", True), ("other.example", False)])
+def test_the_certificate_must_be_valid_for_the_name(
+    server: ThreadingHTTPServer, name: str, works: bool
+) -> None:
     delivery = send(parse_url(f"https://{name}:{server.server_port}/200"), "127.0.0.1", b"{}", {})
     assert delivery.done is works
     assert works or "certificate is not valid" in delivery.error

@@ -14,7 +14,7 @@ from tests.fakes import LOST, FakeQueue
 
 
 class Made:
-    """A heartbeat whose thread is not started: `beat` is called instead."""
+    """A heartbeat whose thread is not started: `send` is called instead."""
 
     def __init__(self) -> None:
         self.queue = FakeQueue()
@@ -39,17 +39,17 @@ def actions(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 def test_each_beat_renews_the_leases_of_that_moment() -> None:
     made = Made()
-    assert made.heartbeat.beat()
+    assert made.heartbeat.send()
     made.leases.discard("a")
-    assert made.heartbeat.beat()
-    assert made.queue.beats == [{"a", "b"}, {"b"}]
+    assert made.heartbeat.send()
+    assert made.queue.heartbeats == [{"a", "b"}, {"b"}]
 
 
 def test_an_outage_of_redis_is_no_reason_to_end() -> None:
     made = Made()
     made.queue.errors = [("refused", LOST)]
-    assert made.heartbeat.beat()
-    assert made.heartbeat.beat()
+    assert made.heartbeat.send()
+    assert made.heartbeat.send()
     assert made.statuses == []
 
 
@@ -57,7 +57,7 @@ def test_what_was_not_foreseen_in_a_beat_ends_the_process(caplog: pytest.LogCapt
     """Otherwise the thread would end unseen, and the worker would claim entries that it then loses."""
     made = Made()
     made.records.clear()
-    assert not made.heartbeat.beat()
+    assert not made.heartbeat.send()
     assert made.statuses == [EXIT_HUNG]
     assert actions(caplog) == ["worker.heartbeat"]
 
@@ -67,12 +67,12 @@ def test_a_model_that_runs_for_too_long_ends_the_process_and_its_leases(
 ) -> None:
     made = Made()
     made.running_s = 5.0
-    assert made.heartbeat.beat()
+    assert made.heartbeat.send()
     made.running_s = 5.1
-    assert not made.heartbeat.beat()
+    assert not made.heartbeat.send()
     assert made.statuses == [EXIT_HUNG]
     assert actions(caplog) == ["worker.hung"]
-    assert len(made.queue.beats) == 1, "no lease is renewed any more"
+    assert len(made.queue.heartbeats) == 1, "no lease is renewed any more"
     assert made.queue.retired == []
 
 

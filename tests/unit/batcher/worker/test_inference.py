@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batcher.messages import Entry, Failure, Prediction, entry_id
+from batcher.worker.batching import TokenizedEntry
 from batcher.worker.faults import FAILED_BATCHES, Faults
-from batcher.worker.held import TokenizedEntry
 from batcher.worker.inference import Inference
 from model_store.stub import StubClassifier
 from tests.fakes import FakeClock

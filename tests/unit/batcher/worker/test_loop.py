@@ -14,7 +14,7 @@ from batcher.settings import WorkerSettings
 from batcher.worker.exchange import PATIENCE_S
 from batcher.worker.inference import CostModel
 from batcher.worker.loop import Worker
-from batcher.worker.stats import BOOKS_S, BatchReport
+from batcher.worker.stats import FOLLOW_UP_S, BatchReport
 from model_store.stub import StubClassifier
 from tests.fakes import LOST, FakeClock, FakeQueue, Pace, fake_host
 
@@ -75,16 +75,16 @@ def test_every_entry_is_completed_or_left_to_others_exactly_once(
     alone: list[str],
     errors: list[Any],
     pace: Pace,
-    pass_s: float,
+    batch_s: float,
     stop_at: int | None,
 ) -> None:
-    """Whatever Redis and the model do, and whenever the worker is told to stop."""
+    """Whatever Redis and the model do, and whenever the worker is asked to stop."""
     logging.disable(logging.CRITICAL)
     try:
         queue = FakeQueue(mixed, [f"alone {text}" for text in alone])
         made = Made(queue, pace=pace, batch_tokens=24)
         queue.errors = [None, *errors]
-        expect(made, pass_s)
+        expect(made, batch_s)
         if stop_at is not None:
             made.clock.on_look = lambda looks: made.worker.stop() if looks == stop_at else None
         made.run()
@@ -128,7 +128,7 @@ def test_leases_are_held_from_the_claim_to_the_result(
 @pytest.mark.parametrize("pace", get_args(Pace))
 def test_an_idle_worker_answers_before_it_keeps_its_books(pace: Pace) -> None:
     made = Made(FakeQueue(["one text"]), pace=pace)
-    made.worker.books.observe = lambda report: made.queue.log.append("observed")
+    made.worker.follow_up.observe = lambda report: made.queue.log.append("observed")
     made.run()
     assert made.queue.log.index("complete 1") < made.queue.log.index("observed")
     assert made.worker.stats.texts == 1
@@ -137,14 +137,14 @@ def test_an_idle_worker_answers_before_it_keeps_its_books(pace: Pace) -> None:
 def test_the_books_of_a_batch_wait_until_its_answer_is_on_its_way() -> None:
     made = Made(FakeQueue(["one text"]))
     at: list[float] = []
-    made.worker.books.observe = lambda report: at.append(made.clock.time - report.ended_at)
+    made.worker.follow_up.observe = lambda report: at.append(made.clock.time - report.ended_at)
     made.run()
-    assert at[0] == pytest.approx(BOOKS_S, abs=0.005)
+    assert at[0] == pytest.approx(FOLLOW_UP_S, abs=0.005)
 
 
-def expect(made: Made, pass_s: float) -> None:
+def expect(made: Made, batch_s: float) -> None:
     """Makes the worker expect forward passes of this duration."""
-    made.worker.inference.cost = CostModel.start(fixed_s=pass_s, token_s=1e-9)
+    made.worker.inference.cost = CostModel.start(fixed_s=batch_s, token_s=1e-9)
 
 
 def test_a_batch_that_ends_early_does_not_wait_for_the_claim_that_was_planned() -> None:
@@ -220,7 +220,7 @@ def test_an_error_of_an_observer_ends_no_worker(caplog: pytest.LogCaptureFixture
     def observe(report: BatchReport) -> None:
         raise ZeroDivisionError
 
-    made.worker.books.observe = observe
+    made.worker.follow_up.observe = observe
     made.run()
     assert sorted(made.queue.completed) == sorted(made.queue.texts)
     assert {record.__dict__["action"] for record in caplog.records if record.levelname == "ERROR"} == {

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from batcher.core.commands import Claim
 from batcher.messages import Entry, entry_id
-from batcher.worker.held import TokenizedEntry
-from batcher.worker.windows import HeldWindow, HeldWithWindows, split_texts
+from batcher.worker.batching import TokenizedEntry
+from batcher.worker.windows import TextsWithWindows, TokenizedWindow, split_texts
 from model_store import Tokens
 from model_store.stub import StubClassifier
 from model_store.windows import Join, Windows
@@ -65,7 +65,7 @@ def test_every_entry_is_completed_or_left_to_others_exactly_once(
 
 @pytest.mark.parametrize("pace", get_args(Pace))
 def test_the_scores_are_those_of_the_text_alone(pace: Pace) -> None:
-    """In any company, in any batches."""
+    """With any neighbours, in any batches."""
     reader = Reader()
     plain = StubClassifier()
     plain.read_in(Windows(20, 4, "mean", 64))
@@ -100,8 +100,8 @@ def test_short_texts_run_before_the_last_window_whenever_a_batch_ends(pace: Pace
     assert sorted(queue.completed) == sorted(queue.texts)
 
 
-def held(*texts: str, lane: Any = "interactive") -> HeldWithWindows:
-    made = HeldWithWindows("packed")
+def held(*texts: str, lane: Any = "interactive") -> TextsWithWindows:
+    made = TextsWithWindows("packed")
     made.add(split_texts(tokenized(*texts, lane=lane)))
     return made
 
@@ -124,7 +124,7 @@ def test_a_short_text_never_waits_for_more_than_one_batch_of_windows() -> None:
         second = waiting.next_batch(64, lambda: 64) if waiting else []
         ran = [one.entry.id for one in (*first, *second)]
         assert late in ran
-        assert any(isinstance(one, HeldWindow) for one in (*first, *second)) or not waiting
+        assert any(isinstance(one, TokenizedWindow) for one in (*first, *second)) or not waiting
         batches += 1
     assert batches > 2, "windows do not run all at once"
 
@@ -136,7 +136,7 @@ def test_a_batch_of_bulk_windows_is_short_beside_interactive_traffic() -> None:
         mixed.add(tokenized(late))
         batch = mixed.next_batch(200, lambda: 20)
         assert late in [one.entry.id for one in batch]
-        assert sum(isinstance(one, HeldWindow) for one in batch) <= 1
+        assert sum(isinstance(one, TokenizedWindow) for one in batch) <= 1
     full = held("word " * 300, lane="bulk")
     full.add(tokenized("short"))
     assert len(full.next_batch(200, lambda: 200)) > 4, "without interactive traffic before it is full"
@@ -149,7 +149,7 @@ def test_windows_of_a_job_get_an_eighth_of_the_batches_beside_texts_that_keep_co
         waiting.add(tokenized(f"short {number}"))
         batch = waiting.next_batch(64, lambda: 4)
         assert f"short {number}" in [one.entry.id for one in batch]
-        ran.append(sum(isinstance(one, HeldWindow) for one in batch))
+        ran.append(sum(isinstance(one, TokenizedWindow) for one in batch))
     assert sum(ran) == 3
     assert max(ran) == 1
 

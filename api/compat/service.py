@@ -37,7 +37,7 @@ _DECODED = 1024
 class Call:
     """One request. `body` is set if it has been read already.
 
-    `model` is the name in its path, and `served` the model that it is for, once `Road.choose` has run.
+    `model` is the name in its path, and `served` its model, once `DialectService.choose` has run.
     """
 
     context: RequestContext
@@ -82,7 +82,7 @@ def _scores(fragment: bytes) -> Scores:
 
 
 @dataclass(frozen=True, slots=True)
-class Road:
+class DialectService:
     """What a request needs between its bytes and its results. Shared with /predict."""
 
     settings: ApiSettings

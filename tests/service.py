@@ -1,4 +1,4 @@
-"""A whole mill of real processes for tests: Redis, one API, workers. To be asked, killed and looked into."""
+"""A whole service of real processes for tests: Redis, one API, workers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ START_S = 90.0
 
 
 class Process:
-    """One command in a session of its own, with what it says in a file."""
+    """One command in a separate session, with what it says in a file."""
 
     def __init__(self, name: str, command: list[str], environment: Mapping[str, str], folder: Path) -> None:
         self.name = name
@@ -46,7 +46,7 @@ class Process:
 
     @property
     def pid(self) -> int:
-        """Of the process, whether it lives or not."""
+        """The id of the process, whether it lives or not."""
         return self._popen.pid
 
     @property
@@ -104,14 +104,14 @@ def wait_until(true: Callable[[], Any], what: str, timeout_s: float = 30.0) -> A
     return answer
 
 
-class Mill:
-    """Started by the fixture `mill`, with `settings` for every process: lease_ms=500 is MILLRACE_LEASE_MS."""
+class Service:
+    """Made by the fixture `start_service`, with `settings` for all: lease_ms for MILLRACE_LEASE_MS."""
 
     process_type: type[Process] = ForkedProcess
 
     def __init__(self, redis: RedisServer, settings: Mapping[str, object]) -> None:
         self.redis = redis
-        self.folder = Path(tempfile.mkdtemp(prefix="mill-"))
+        self.folder = Path(tempfile.mkdtemp(prefix="service-"))
         self.port = free_port()
         self.base_url = f"http://127.0.0.1:{self.port}"
         self.http = httpx.Client(base_url=self.base_url, timeout=30, trust_env=False)
@@ -133,7 +133,7 @@ class Mill:
         return self.api
 
     def start_worker(self, **settings: object) -> Process:
-        """One more worker, with settings of its own on top of the mill's."""
+        """One more worker, with separate settings on top of the service's."""
         own = {f"MILLRACE_{name.upper()}": str(value) for name, value in settings.items()}
         worker = self._start("worker", own)
         self.workers.append(worker)
@@ -156,7 +156,7 @@ class Mill:
             except httpx.TransportError:
                 return False
 
-        wait_until(ready, "the mill to become ready", timeout_s)
+        wait_until(ready, "the service to become ready", timeout_s)
 
     def predict(self, *texts: str, **headers: str) -> httpx.Response:
         """POST /predict with these texts."""

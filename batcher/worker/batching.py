@@ -25,7 +25,7 @@ class TokenizedEntry:
     reason: Reason
 
 
-class Held:
+class ClaimedTexts:
     """Texts in order of arrival."""
 
     def __init__(self, layout: Layout) -> None:
@@ -64,21 +64,21 @@ class Held:
 
     def next_batch(self, budget: int, bulk_budget: Callable[[], int]) -> list[TokenizedEntry]:
         """Removes the next batch of about `budget` tokens and returns it. `bulk_budget` is not used."""
-        chosen = next_pass([len(held.tokens.ids) for held in self._entries], self._layout, budget)
+        chosen = choose_batch([len(held.tokens.ids) for held in self._entries], self._layout, budget)
         batch = [self._entries[index] for index in chosen]
         kept = set(chosen)
         self._entries = [held for index, held in enumerate(self._entries) if index not in kept]
         return batch
 
     def forget_failed(self) -> None:
-        """Removes what need not run any more because its text has failed: nothing."""
+        """Removes the windows of texts that have failed: here nothing."""
 
     def limited(self, claim: Claim, budget: int) -> Claim:
         """The claim of a worker that holds these."""
         return claim
 
 
-def next_pass(lengths: Sequence[int], layout: Layout, budget: int) -> list[int]:
+def choose_batch(lengths: Sequence[int], layout: Layout, budget: int) -> list[int]:
     """Selects the next batch from the held texts: indices into `lengths`, at least one if any text is held.
 
     packed: in order of arrival; a text that does not fit is skipped and comes first in the next batch.

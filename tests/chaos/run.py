@@ -13,10 +13,10 @@ import redis
 
 from tests.chaos.accidents import happen
 from tests.chaos.answers import Answers
+from tests.chaos.deployment import Deployment
 from tests.chaos.history import Observer
 from tests.chaos.invariants import settled
 from tests.chaos.ledger import Ledger
-from tests.chaos.plant import Plant
 from tests.chaos.traffic import Clients, Jobs
 
 CALM_S = 60.0
@@ -24,7 +24,7 @@ CALM_S = 60.0
 MOST_S = 20.0
 
 
-async def storm(
+async def run_chaos(
     seconds: float,
     seed: int,
     *,
@@ -33,77 +33,77 @@ async def storm(
     clients: int = 10,
     model: str = "stub",
     shards: int = 1,
-    told: Callable[[str], None] = lambda line: None,
+    report: Callable[[str], None] = lambda line: None,
 ) -> tuple[Ledger, list[str]]:
     """The ledger, with the history of each text, and a sentence for each invariant that was broken."""
     ledger = Ledger()
     answers = Answers(model)
-    plant = Plant(apis=apis, workers=workers, model=model, shards=shards)
+    deployment = Deployment(apis=apis, workers=workers, model=model, shards=shards)
     try:
-        await plant.start()
-        told("ready")
-        return ledger, await _through(plant, ledger, answers, seconds, seed, clients, told)
+        await deployment.start()
+        report("ready")
+        return ledger, await _through(deployment, ledger, answers, seconds, seed, clients, report)
     except BaseException:
-        told(plant.logs())
+        report(deployment.logs())
         raise
     finally:
-        await plant.close()
+        await deployment.close()
         answers.close()
 
 
 async def _through(
-    plant: Plant,
+    deployment: Deployment,
     ledger: Ledger,
     answers: Answers,
     seconds: float,
     seed: int,
     clients: int,
-    told: Callable[[str], None],
+    report: Callable[[str], None],
 ) -> list[str]:
-    traffic = Clients(plant, ledger, random.Random(f"{seed} traffic"), answers)
-    observers = [Observer(server.client(), ledger.history) for server in plant.servers]
-    jobs = Jobs(plant, ledger, random.Random(f"{seed} jobs"), answers)
+    traffic = Clients(deployment, ledger, random.Random(f"{seed} traffic"), answers)
+    observers = [Observer(server.client(), ledger.history) for server in deployment.servers]
+    jobs = Jobs(deployment, ledger, random.Random(f"{seed} jobs"), answers)
     running = [asyncio.create_task(traffic.run(clients)), asyncio.create_task(jobs.run())]
-    counting = asyncio.create_task(_count(plant, ledger))
-    await happen(plant, random.Random(f"{seed} accidents"), time.monotonic() + seconds, ledger, told)
-    told("calm")
-    plant.heal()
-    await plant.ready(CALM_S)
+    counting = asyncio.create_task(_count(deployment, ledger))
+    await happen(deployment, random.Random(f"{seed} accidents"), time.monotonic() + seconds, ledger, report)
+    report("calm")
+    deployment.heal()
+    await deployment.ready(CALM_S)
     before = ledger.right
     await asyncio.sleep(2)
-    found = [] if ledger.right > before else ["no request was answered after the storm"]
+    found = [] if ledger.right > before else ["no request was answered after the run"]
     traffic.stop.set()
     jobs.stop.set()
     await asyncio.gather(*running)
-    await jobs.settle(CALM_S * 2)
+    await jobs.finish(CALM_S * 2)
     with ExitStack() as stack:
-        found += await settled([stack.enter_context(server.client()) for server in plant.servers], 30)
+        found += await settled([stack.enter_context(server.client()) for server in deployment.servers], 30)
     counting.cancel()
     for observer in observers:
         observer.close()
     if not ledger.closed:
         found.append("answered is not asked")
-    found += plant.crashes()
+    found += deployment.crashes()
     if ledger.failures or found:
-        for server in plant.servers:
+        for server in deployment.servers:
             with server.client() as client:
                 for key in client.scan_iter("{millrace:*}:dead"):
-                    told("\n".join(map(repr, client.lrange(key, 0, -1))))
-        told(plant.logs())
+                    report("\n".join(map(repr, client.lrange(key, 0, -1))))
+        report(deployment.logs())
     return found
 
 
-async def _count(plant: Plant, ledger: Ledger) -> None:
+async def _count(deployment: Deployment, ledger: Ledger) -> None:
     """Remembers what each worker has said that it computed."""
     while True:
         with contextlib.suppress(redis.RedisError, OSError):
-            ledger.computed |= await asyncio.to_thread(_computed, plant)
+            ledger.computed |= await asyncio.to_thread(_computed, deployment)
         await asyncio.sleep(0.5)
 
 
-def _computed(plant: Plant) -> dict[str, int]:
+def _computed(deployment: Deployment) -> dict[str, int]:
     counted: dict[str, int] = {}
-    for server in plant.servers:
+    for server in deployment.servers:
         with server.client() as client:
             keys = list(client.scan_iter("{millrace:*}:worker:*"))
             counted |= {key.decode(): int(client.hget(key, "texts") or 0) for key in keys}

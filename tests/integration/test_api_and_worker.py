@@ -1,4 +1,4 @@
-"""The whole road in one process: HTTP edge, hub, caches, queue, worker and stub, on a pretended Redis."""
+"""The whole service in one process: HTTP API, hub, caches, queue, worker and stub, on a fake Redis."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ from tests.fakes import Gated, counted
 from tests.servers import leftovers
 
 
-class Mill:
-    """One Redis; edges and workers on it. `cache_here`: the queue's scripts read and write the cache."""
+class Service:
+    """One Redis; apis and workers on it. `cache_here`: the queue's scripts read and write the cache."""
 
     def __init__(self, stack: contextlib.AsyncExitStack, *, cache_here: bool) -> None:
         self.cache_here = cache_here
         self.server = fakeredis.FakeServer(version=(7,))
-        self.passes: list[int] = []
+        self.batch_sizes: list[int] = []
         self._stack = stack
 
     def _aio(self) -> fakeredis.FakeAsyncRedis:
@@ -50,7 +50,7 @@ class Mill:
         self._stack.callback(client.close)
         return client
 
-    async def edge(
+    async def api(
         self, cap: int = 100_000, **settings: object
     ) -> tuple[PredictMiddleware, httpx.AsyncClient]:
         caps = LaneCaps(cap, cap)
@@ -67,7 +67,7 @@ class Mill:
 
     def worker(self, classifier: StubClassifier | None = None) -> None:
         settings = WorkerSettings()
-        stub = counted(classifier or StubClassifier(), self.passes)
+        stub = counted(classifier or StubClassifier(), self.batch_sizes)
         commands, waiting, heartbeat = (
             WorkerQueue(
                 self.sync(),
@@ -98,9 +98,9 @@ class Mill:
 
 
 @pytest.fixture(params=[False, True], ids=["cache apart", "cache here"])
-async def mill(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Mill]:
+async def service(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Service]:
     async with contextlib.AsyncExitStack() as stack:
-        yield Mill(stack, cache_here=request.param)
+        yield Service(stack, cache_here=request.param)
 
 
 async def until(true: Callable[[], Awaitable[bool]]) -> None:
@@ -119,60 +119,62 @@ async def ready(client: httpx.AsyncClient) -> None:
     await until(lambda: is_ready(client))
 
 
-def texts_run(mill: Mill) -> int:
-    return sum(mill.passes)
+def texts_run(service: Service) -> int:
+    return sum(service.batch_sizes)
 
 
-async def test_computed_once_then_known_to_this_process_and_to_the_next(mill: Mill) -> None:
-    mill.worker()
-    _, first = await mill.edge()
-    _, second = await mill.edge()
+async def test_computed_once_then_known_to_this_process_and_to_the_next(service: Service) -> None:
+    service.worker()
+    _, first = await service.api()
+    _, second = await service.api()
     await ready(first)
     await ready(second)
     body = {"text": ["I love you!", "I hate you!", ""]}
     answers = [await first.post("/predict", json=body) for _ in range(2)]
 
     async def remembered() -> bool:  # the worker writes the cache beside the answer, not before it
-        return len(mill.sync().keys("millrace:cache:*")) == 3
+        return len(service.sync().keys("millrace:cache:*")) == 3
 
     await until(remembered)
     answers += [await second.post("/predict", json=body) for _ in range(2)]
     assert [answer.headers["x-cache"] for answer in answers] == ["MISS", "HIT", "HIT", "HIT"]
     assert len({answer.content for answer in answers}) == 1
     assert {sum(pair["score"] for pair in pairs) for pairs in answers[0].json()["predictions"]} == {1.0}
-    assert texts_run(mill) == 3
+    assert texts_run(service) == 3
     mixed = await second.post("/predict", json={"text": ["I hate you!", "new", "I love you!"]})
     assert mixed.headers["x-cache"] == "PARTIAL"
     assert mixed.json()["predictions"][::2] == answers[0].json()["predictions"][1::-1]
-    assert texts_run(mill) == 4
+    assert texts_run(service) == 4
 
 
-async def test_a_crowd_with_one_question_costs_one_inference(mill: Mill) -> None:
-    mill.worker()
-    edges = [(await mill.edge(local_cache_entries=0))[1] for _ in range(2)]
-    for client in edges:
+async def test_a_crowd_with_one_question_costs_one_inference(service: Service) -> None:
+    service.worker()
+    apis = [(await service.api(local_cache_entries=0))[1] for _ in range(2)]
+    for client in apis:
         await ready(client)
-    asked = [client.post("/predict", json={"text": ["the same"]}) for client in edges for _ in range(100)]
+    asked = [client.post("/predict", json={"text": ["the same"]}) for client in apis for _ in range(100)]
     answers = await asyncio.gather(*asked)
     assert {answer.status_code for answer in answers} == {200}
     assert len({answer.content for answer in answers}) == 1
-    assert texts_run(mill) == 1
+    assert texts_run(service) == 1
 
 
-async def test_who_leaves_leaves_nothing_in_the_queue(mill: Mill, monkeypatch: pytest.MonkeyPatch) -> None:
-    # The busy worker claims nothing in advance, as it would if its passes were long.
+async def test_who_leaves_leaves_nothing_in_the_queue(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The busy worker claims nothing in advance, as it would if its batch_sizes were long.
     monkeypatch.setattr(loop, "CLAIM_AHEAD_S", 60.0)
     classifier = Gated()
-    mill.worker(classifier)
-    app, client = await mill.edge()
+    service.worker(classifier)
+    app, client = await service.api()
     await ready(client)
     busy = asyncio.create_task(client.post("/predict", json={"text": ["keeps the worker busy"]}))
 
     async def running() -> bool:
-        return texts_run(mill) == 1
+        return texts_run(service) == 1
 
     async def waiting() -> bool:
-        return mill.sync().llen(f"{prefix('t')}:q") == 1
+        return service.sync().llen(f"{prefix('t')}:q") == 1
 
     await until(running)
     gone = asyncio.Event()
@@ -185,7 +187,7 @@ async def test_who_leaves_leaves_nothing_in_the_queue(mill: Mill, monkeypatch: p
         return {"type": "http.disconnect"}
 
     async def send(message: object) -> None:
-        raise AssertionError("there is nobody to answer")
+        raise AssertionError("the client has left")
 
     leaving = asyncio.create_task(
         app({"type": "http", "method": "POST", "path": "/predict", "headers": []}, receive, send)
@@ -195,25 +197,25 @@ async def test_who_leaves_leaves_nothing_in_the_queue(mill: Mill, monkeypatch: p
     await leaving
 
     async def cancelled() -> bool:
-        return len(mill.sync().keys(f"{prefix('t')}:entry:*")) == 1
+        return len(service.sync().keys(f"{prefix('t')}:entry:*")) == 1
 
     await until(cancelled)
     classifier.gate.set()
     assert (await busy).status_code == 200
 
     async def nothing_left() -> bool:
-        return not mill.left_over()
+        return not service.left_over()
 
     await until(nothing_left)
-    assert texts_run(mill) == 1
+    assert texts_run(service) == 1
 
 
-async def test_redis_lost_is_said_at_once_and_known_texts_are_still_answered(mill: Mill) -> None:
-    mill.worker()
-    _, client = await mill.edge()
+async def test_redis_lost_is_said_at_once_and_known_texts_are_still_answered(service: Service) -> None:
+    service.worker()
+    _, client = await service.api()
     await ready(client)
     assert (await client.post("/predict", json={"text": ["known"]})).status_code == 200
-    mill.server.connected = False
+    service.server.connected = False
 
     async def lost() -> bool:
         return not await is_ready(client)
@@ -224,7 +226,7 @@ async def test_redis_lost_is_said_at_once_and_known_texts_are_still_answered(mil
     assert refused.elapsed.total_seconds() < 1
     known = await client.post("/predict", json={"text": ["known"]})
     assert (known.status_code, known.headers["x-cache"]) == (200, "HIT")
-    mill.server.connected = True
+    service.server.connected = True
     await ready(client)
     assert (await client.post("/predict", json={"text": ["unknown"]})).status_code == 200
 
@@ -247,10 +249,10 @@ def kept_by_cycles() -> Iterator[list[str]]:
         gc.enable()
 
 
-async def test_refusals_leave_nothing_to_the_garbage_collector(mill: Mill) -> None:
+async def test_refusals_leave_nothing_to_the_garbage_collector(service: Service) -> None:
     """Collections that stop the process for 40 ms came every half second while the service shed load."""
-    mill.worker(StubClassifier(batch_ms=200.0))
-    _, client = await mill.edge(cap=8)
+    service.worker(StubClassifier(batch_ms=200.0))
+    _, client = await service.api(cap=8)
     await ready(client)
 
     async def asked(content: bytes, wait_s: float = 9.0) -> int:
@@ -285,19 +287,19 @@ KEYS = ",".join(f"{name}:{sha256(f'key of {name}'.encode()).hexdigest()}" for na
 
 @pytest.mark.parametrize("local_cache_entries", [0, 1000])
 async def test_finding_21_clients_that_are_kept_apart_learn_nothing_of_each_other(
-    mill: Mill, local_cache_entries: int
+    service: Service, local_cache_entries: int
 ) -> None:
     """Neither by X-Cache nor by the time: cache, kept results and runs under way are each client's own."""
-    mill.worker(StubClassifier(batch_ms=50.0))
+    service.worker(StubClassifier(batch_ms=50.0))
     settings = {"api_keys": KEYS, "separate_clients": True, "local_cache_entries": local_cache_entries}
-    _, client = await mill.edge(**settings)
+    _, client = await service.api(**settings)
     await ready(client)
     body = {"text": ["a secret of one of them"]}
     names = ["web"] * 20 + ["phone"] * 20
     crowd = await asyncio.gather(*(client.post("/predict", json=body, headers=_key(name)) for name in names))
     assert {answer.status_code for answer in crowd} == {200}
     assert len({answer.content for answer in crowd}) == 1
-    assert texts_run(mill) == 2, "once for each client, who shares it with itself"
+    assert texts_run(service) == 2, "once for each client, who shares it with itself"
     once = {"text": ["another one"]}
 
     async def cache_of(name: str) -> str:
@@ -305,18 +307,18 @@ async def test_finding_21_clients_that_are_kept_apart_learn_nothing_of_each_othe
 
     assert await cache_of("web") == "MISS"
     assert await cache_of("phone") == "MISS"
-    assert texts_run(mill) == 4
-    await until(lambda: _remembered(mill, 4))
+    assert texts_run(service) == 4
+    await until(lambda: _remembered(service, 4))
     assert [await cache_of("web"), await cache_of("phone")] == ["HIT", "HIT"]
 
 
-async def _remembered(mill: Mill, texts: int) -> bool:
-    return len(mill.sync().keys("millrace:cache:*")) == texts
+async def _remembered(service: Service, texts: int) -> bool:
+    return len(service.sync().keys("millrace:cache:*")) == texts
 
 
-async def test_without_that_setting_clients_share_results(mill: Mill) -> None:
-    mill.worker()
-    _, client = await mill.edge(api_keys=KEYS)
+async def test_without_that_setting_clients_share_results(service: Service) -> None:
+    service.worker()
+    _, client = await service.api(api_keys=KEYS)
     await ready(client)
     answers = [
         await client.post("/predict", json={"text": ["known"]}, headers=_key(name))

@@ -1,4 +1,4 @@
-"""The mill under test: Redis or a cluster, proxies in front of it, APIs, workers, a jobs worker, a keeper."""
+"""The service under test: Redis or a cluster behind proxies, APIs, workers, a jobs worker, a keeper."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ import httpx
 from batcher.shards import Shard, shards_of
 from millrace.settings_loader import free_port
 from tests.cluster import Cluster
-from tests.mill import ForkedProcess, Process, millrace
 from tests.proxy import Proxy
 from tests.servers import RedisServer, server_binary
+from tests.service import ForkedProcess, Process, millrace
 
 KEEP_EVERY_S = 0.1
 LEASE_MS = 2000
@@ -26,7 +26,7 @@ LEASE_MS = 2000
 
 @dataclass(slots=True)
 class Seat:
-    """A place that shall always be taken by a running process."""
+    """A place that should always be taken by a running process."""
 
     name: str
     start: Callable[[], Process]
@@ -34,7 +34,7 @@ class Seat:
     restarts: int = 0
 
 
-class Plant:
+class Deployment:
     """Everything that runs. `start`, then hurt it, then `close`.
 
     With several shards, the queue is in a `cluster`, and jobs are at a Redis of their own.
@@ -43,7 +43,7 @@ class Plant:
     def __init__(self, *, apis: int, workers: int, model: str, shards: int = 1) -> None:
         binary = server_binary()
         assert binary is not None, "a redis-server is needed"
-        self._folder = tempfile.TemporaryDirectory(prefix="mill-chaos-")
+        self._folder = tempfile.TemporaryDirectory(prefix="service-chaos-")
         self.jobs_redis = RedisServer(binary, tcp=True).start()
         self.cluster = Cluster(binary, "default", shards, proxied=True) if shards > 1 else None
         if self.cluster is None:
@@ -117,11 +117,11 @@ class Plant:
 
     def logs(self, lines: int = 30) -> str:
         """The last lines of every process, those about requests left out."""
-        told = []
+        shown = []
         for seat in self.seats:
             said = [line for line in seat.process.said().splitlines() if '"action":"request"' not in line]
-            told += [f"-- {seat.name}", *said[-lines:]]
-        return "\n".join(told)
+            shown += [f"-- {seat.name}", *said[-lines:]]
+        return "\n".join(shown)
 
     def crashes(self) -> list[str]:
         """Tracebacks that processes wrote; only a text that makes the model raise may cause one."""

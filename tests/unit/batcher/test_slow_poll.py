@@ -68,5 +68,5 @@ async def test_redis_is_lost_if_it_does_not_answer_a_poll_and_not_if_it_refuses(
     seen: list[Exception] = []
     pipeline: Any = SimpleNamespace(run=run)
     dispatcher: Any = SimpleNamespace(pending={}, lost=seen.append)
-    await SlowPoll(pipeline, dispatcher).ask([])
+    await SlowPoll(pipeline, dispatcher).fetch([])
     assert seen == ([error] if lost else [])

@@ -1,4 +1,4 @@
-"""A pretended queue and cache, for whoever asks them: the API and the job."""
+"""A fake queue and cache, which the API and jobs use."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ RUNNING = replace(NO_SNAPSHOT, model=MODEL, workers=1, rate=WORKER.rate)
 
 
 def score(text: str) -> float:
-    """A score that tells texts apart, between 0 and 1."""
+    """A score that distinguishes texts, between 0 and 1."""
     return int(entry_id(text)[:6], 16) / 16**6
 
 

@@ -25,16 +25,17 @@ def full(retry_after: str = "") -> httpx.Response:
 
 
 def scores(text: str) -> list[dict[str, object]]:
-    """A prediction that tells texts apart."""
+    """A prediction that distinguishes texts."""
     return [{"label": "NEGATIVE", "score": 0.25}, {"label": text, "score": 0.75}]
 
 
 @dataclass
-class PretendedService:
+class FakeService:
     """Answers POST /predict. `moods` are for the first requests; the later ones are all answered."""
 
     moods: Iterator[Mood] = field(default_factory=lambda: iter(()))
     most_texts: int = 1024
+    most_bytes: int = 2**21
     bad: frozenset[str] = frozenset()
     requests: list[httpx.Request] = field(default_factory=list)
     # The texts of every request that was answered.
@@ -49,6 +50,8 @@ class PretendedService:
             mood = next(self.moods, None)
         if isinstance(mood, httpx.TransportError):
             raise mood
+        if mood is None and len(request.content) > self.most_bytes:
+            return refusal(413, "too_large")
         return mood or self.predict(json.loads(request.content)["text"])
 
     def predict(self, texts: list[str]) -> httpx.Response:
@@ -86,8 +89,8 @@ class PretendedService:
         return AsyncClient("http://x", options=made, transport=httpx.MockTransport(self), sleep=self.asleep)
 
 
-def moody(*moods: Mood) -> PretendedService:
-    return PretendedService(iter(moods))
+def moody(*moods: Mood) -> FakeService:
+    return FakeService(iter(moods))
 
 
 def labels(results: Iterable[Any]) -> list[str]:

@@ -16,41 +16,41 @@ import psutil
 import pytest
 
 from millrace.settings_loader import free_port
-from tests.mill import Mill, Process, millrace, wait_until
 from tests.servers import RedisServer
+from tests.service import Process, Service, millrace, wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.redis]
 
 QUEUE = "{millrace:2:default}"
-# A pass over the long texts takes two seconds: a test surely meets them in flight. Warm-up takes three.
+# A batch of the long texts takes two seconds: a test surely meets them in flight. Warm-up takes three.
 SLOW = {"stub_token_ms": 1.5, "batch_tokens": 100_000}
 LONG = tuple(f"{number} " + "word " * 500 for number in range(3))
 HEAVY = ("torch", "transformers", "tokenizers", "openvino", "numpy")
 
 
-def in_flight(mill: Mill) -> int:
-    with mill.redis.client() as client:
+def in_flight(service: Service) -> int:
+    with service.redis.client() as client:
         return int(client.zcard(f"{QUEUE}:inflight"))
 
 
-def left_behind(mill: Mill) -> list[bytes]:
+def left_behind(service: Service) -> list[bytes]:
     """Keys of requests that are over but not forgotten."""
-    with mill.redis.client() as client:
+    with service.redis.client() as client:
         lists = [f"{QUEUE}:{name}" for name in ("q", "bulk", "solo")]
         waiting = [name.encode() for name in lists if client.llen(name)]
         waiting += [b"inflight"] if client.zcard(f"{QUEUE}:inflight") else []
         return waiting + list(client.scan_iter(f"{QUEUE}:entry:*"))
 
 
-def computed(mill: Mill) -> int:
+def computed(service: Service) -> int:
     """Texts that workers ran, by their own records."""
-    return sum(int(record[b"texts"]) for record in mill.live_workers())
+    return sum(int(record[b"texts"]) for record in service.live_workers())
 
 
 def test_every_request_is_answered_though_a_worker_is_killed_with_its_batch(
-    mill: Callable[..., Mill],
+    start_service: Callable[..., Service],
 ) -> None:
-    made = mill(workers=1, stub_batch_ms=400, lease_ms=500)
+    made = start_service(workers=1, stub_batch_ms=400, lease_ms=500)
     with ThreadPoolExecutor(24) as pool:
         answers = [pool.submit(made.predict, f"text {number}", f"more {number}") for number in range(24)]
         wait_until(lambda: in_flight(made) > 1, "a batch")
@@ -78,10 +78,10 @@ async def ask(port: int, body: bytes) -> tuple[bytes, bytes]:
 
 
 async def test_a_thousand_identical_requests_at_two_apis_cost_one_inference(
-    mill: Callable[..., Mill],
+    start_service: Callable[..., Service],
 ) -> None:
-    one = mill(workers=1, stub_batch_ms=300)
-    other = mill(workers=0, redis=one.redis)
+    one = start_service(workers=1, stub_batch_ms=300)
+    other = start_service(workers=0, redis=one.redis)
     other.wait_ready()
     warm_up = computed(one)
     body = b'{"text": ["the one text that everyone asks for"]}'
@@ -90,7 +90,7 @@ async def test_a_thousand_identical_requests_at_two_apis_cost_one_inference(
     assert {head.split(b"\r\n")[0] for head, _ in answers} == {b"HTTP/1.1 200 OK"}
     assert len({body for _, body in answers}) == 1
     waited = sum(b"x-cache: MISS" in head for head, _ in answers)
-    assert waited > 1, "nobody waited for the result that another had asked for"
+    assert waited > 1, "each request computed the text again"
     # The worker's record comes with its heartbeat, four times a lease.
     await asyncio.sleep(1.5)
     assert computed(one) == warm_up + 1
@@ -131,8 +131,8 @@ def test_the_api_imports_nothing_of_the_model() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_an_api_told_to_stop_answers_what_it_holds(mill: Callable[..., Mill]) -> None:
-    made = mill(**SLOW)
+def test_an_api_told_to_stop_answers_what_it_holds(start_service: Callable[..., Service]) -> None:
+    made = start_service(**SLOW)
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(made.predict, *LONG)
         wait_until(lambda: in_flight(made), "the worker to hold it")
@@ -140,8 +140,8 @@ def test_an_api_told_to_stop_answers_what_it_holds(mill: Callable[..., Mill]) ->
         assert answer.result().status_code == 200
 
 
-def test_a_worker_told_to_stop_finishes_its_batch(mill: Callable[..., Mill]) -> None:
-    made = mill(**SLOW)
+def test_a_worker_told_to_stop_finishes_its_batch(start_service: Callable[..., Service]) -> None:
+    made = start_service(**SLOW)
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(made.predict, *LONG)
         wait_until(lambda: in_flight(made), "the worker to hold it")
@@ -153,10 +153,10 @@ def test_a_worker_told_to_stop_finishes_its_batch(mill: Callable[..., Mill]) -> 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="signals a single thread with tgkill")
 @pytest.mark.parametrize("command", ["api", "worker", "jobs"])
 def test_a_process_ends_when_another_than_its_main_thread_receives_the_signal(
-    mill: Callable[..., Mill], command: str
+    start_service: Callable[..., Service], command: str
 ) -> None:
     """The kernel may choose any thread, and does not wake the main one for it."""
-    made = mill()
+    made = start_service()
     process = {"api": made.api, "worker": made.workers[0]}.get(command) or made.start_jobs()
     wait_until(lambda: '"ready' in process.said() or "listening" in process.said(), "its main loop")
     others = [thread.id for thread in psutil.Process(process.pid).threads() if thread.id != process.pid]
@@ -172,10 +172,10 @@ def libc() -> ctypes.CDLL:
 
 
 def test_an_api_without_redis_says_so_and_recovers(
-    mill: Callable[..., Mill], redis_server: RedisServer
+    start_service: Callable[..., Service], redis_server: RedisServer
 ) -> None:
     redis_server.stop()
-    made = mill(workers=0, redis=redis_server)
+    made = start_service(workers=0, redis=redis_server)
 
     def reason() -> str:
         try:
@@ -184,13 +184,13 @@ def test_an_api_without_redis_says_so_and_recovers(
             return ""
 
     wait_until(lambda: reason() == "redis_unavailable", "the API to notice")
-    refused = made.predict("nobody there")
+    refused = made.predict("no worker is there")
     assert refused.status_code == 503
     assert refused.json()["code"] == "redis_unavailable"
     redis_server.start()
     made.start_worker()
     made.wait_ready()
-    assert made.predict("somebody there").status_code == 200
+    assert made.predict("a worker is there").status_code == 200
 
 
 @pytest.mark.parametrize("command", ["api", "worker", "jobs"])
@@ -204,9 +204,9 @@ def test_a_wrong_setting_is_one_line_on_stderr(command: str) -> None:
     )
 
 
-def test_a_paused_worker_keeps_nobody_waiting(mill: Callable[..., Mill]) -> None:
+def test_a_paused_worker_keeps_nobody_waiting(start_service: Callable[..., Service]) -> None:
     """A worker that hangs loses its lease: another one answers."""
-    made = mill(workers=1, lease_ms=400, **SLOW)
+    made = start_service(workers=1, lease_ms=400, **SLOW)
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(made.predict, *LONG)
         wait_until(lambda: in_flight(made), "the worker to hold it")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from api.predict.local_cache import MOST_MODELS, Models
-from tests.unit.pretended import MODEL, OTHER_REVISION, REVISION, RUNNING, FakeHub
+from tests.unit.fakes import MODEL, OTHER_REVISION, REVISION, RUNNING, FakeHub
 
 
 def publish(hub: FakeHub, name: str, revision: str) -> None:

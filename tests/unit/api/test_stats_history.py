@@ -14,32 +14,32 @@ START = CounterSample(0.0, 0, 0, 0, 0, 0, waiting=0, durations=array("d", [0, 0,
 
 
 def after(
-    reading: CounterSample, seconds: float = 1.0, *, answered: tuple[int, ...] = (0, 0, 0, 0), **more: float
+    sample: CounterSample, seconds: float = 1.0, *, answered: tuple[int, ...] = (0, 0, 0, 0), **more: float
 ) -> CounterSample:
     """The next sample: durations per bucket, and the increase of the other counters."""
-    durations = array("d", [was + now for was, now in zip(reading.durations, (*answered, 0), strict=True)])
-    grown = {name: getattr(reading, name) + value for name, value in more.items()}
-    return replace(reading, at=reading.at + seconds, durations=durations, **grown)
+    durations = array("d", [was + now for was, now in zip(sample.durations, (*answered, 0), strict=True)])
+    grown = {name: getattr(sample, name) + value for name, value in more.items()}
+    return replace(sample, at=sample.at + seconds, durations=durations, **grown)
 
 
 def test_rates_are_per_second_of_the_last_five() -> None:
-    pulse = StatsHistory(BOUNDS)
-    reading = START
-    pulse.add(reading)
+    history = StatsHistory(BOUNDS)
+    sample = START
+    history.add(sample)
     for _ in range(10):
-        reading = after(reading, hits=30, computed=10, refused=1, worked=12)
-        beat = pulse.add(reading)
-    assert (beat.answered, beat.hits, beat.refused, beat.worked) == (40, 30, 1, 12)
+        sample = after(sample, hits=30, computed=10, refused=1, worked=12)
+        point = history.add(sample)
+    assert (point.answered, point.hits, point.refused, point.worked) == (40, 30, 1, 12)
     for _ in range(5):
-        reading = after(reading)
-        beat = pulse.add(reading)
-    assert beat.answered == 0
+        sample = after(sample)
+        point = history.add(sample)
+    assert point.answered == 0
 
 
 def test_nothing_answered_has_no_quantile() -> None:
-    pulse = StatsHistory(BOUNDS)
-    assert pulse.add(START).p99_ms is None
-    assert pulse.add(after(START)).p99_ms is None
+    history = StatsHistory(BOUNDS)
+    assert history.add(START).p99_ms is None
+    assert history.add(after(START)).p99_ms is None
 
 
 @pytest.mark.parametrize(
@@ -54,32 +54,32 @@ def test_nothing_answered_has_no_quantile() -> None:
 def test_quantiles_are_interpolated_within_their_bucket(
     answered: tuple[int, ...], p50_ms: float, p99_ms: float
 ) -> None:
-    pulse = StatsHistory(BOUNDS)
-    pulse.add(START)
-    beat = pulse.add(after(START, answered=answered))
-    assert beat.p50_ms == pytest.approx(p50_ms)
-    assert beat.p99_ms == pytest.approx(p99_ms)
+    history = StatsHistory(BOUNDS)
+    history.add(START)
+    point = history.add(after(START, answered=answered))
+    assert point.p50_ms == pytest.approx(p50_ms)
+    assert point.p99_ms == pytest.approx(p99_ms)
 
 
 def test_quantiles_forget_after_a_minute() -> None:
-    pulse = StatsHistory(BOUNDS)
-    pulse.add(START)
-    reading = after(START, answered=(0, 0, 100, 0))
-    pulse.add(reading)
+    history = StatsHistory(BOUNDS)
+    history.add(START)
+    sample = after(START, answered=(0, 0, 100, 0))
+    history.add(sample)
     for _ in range(SPAN_S):
-        reading = after(reading, answered=(1, 0, 0, 0))
-        beat = pulse.add(reading)
-    assert beat.p99_ms is not None
-    assert beat.p99_ms <= 10
+        sample = after(sample, answered=(1, 0, 0, 0))
+        point = history.add(sample)
+    assert point.p99_ms is not None
+    assert point.p99_ms <= 10
 
 
 def test_history_is_bounded_and_oldest_first() -> None:
-    pulse = StatsHistory(BOUNDS)
-    reading = START
+    history = StatsHistory(BOUNDS)
+    sample = START
     for second in range(HISTORY_S + 20):
-        reading = replace(after(reading), waiting=second)
-        pulse.add(reading)
-    waiting = pulse.history()["waiting"]
+        sample = replace(after(sample), waiting=second)
+        history.add(sample)
+    waiting = history.history()["waiting"]
     assert len(waiting) == HISTORY_S
     assert (waiting[0], waiting[-1]) == (20, HISTORY_S + 19)
 

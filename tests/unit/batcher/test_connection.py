@@ -19,7 +19,7 @@ def test_a_password_of_odd_characters_is_decoded() -> None:
     assert (kwargs["username"], kwargs["password"], kwargs["db"]) == ("user", "p@ss/word", 3)
 
 
-SENTINELS = "redis+sentinel://:se%20cret@127.0.0.1:1,127.0.0.1:2/mill/3?sentinel_password=of%20theirs"
+SENTINELS = "redis+sentinel://:se%20cret@127.0.0.1:1,127.0.0.1:2/service/3?sentinel_password=of%20theirs"
 
 
 def test_clients_of_a_sentinel_use_its_secrets_and_a_bounded_pool_that_waits() -> None:
@@ -54,7 +54,7 @@ TLS = "ssl_ca_certs=/ca.pem&ssl_certfile=/c.pem&ssl_keyfile=/k.pem&ssl_check_hos
 
 @pytest.mark.parametrize("make", [connect, connect_async])
 async def test_finding_20_tls_is_for_the_master_and_for_its_sentinels(make: Any) -> None:
-    client = make(f"rediss+sentinel://127.0.0.1:1,127.0.0.1:2/mill?{TLS}", timeout_s=1, retries=0)
+    client = make(f"rediss+sentinel://127.0.0.1:1,127.0.0.1:2/service?{TLS}", timeout_s=1, retries=0)
     pool = client.connection_pool
     pools = [pool, *(sentinel.connection_pool for sentinel in pool.sentinel_manager.sentinels)]
     assert len(pools) == 3
@@ -100,10 +100,10 @@ def test_an_option_that_is_accepted_is_one_of_the_connection(url: str, make: Any
 @pytest.mark.parametrize(
     "url",
     [
-        "redis://mill:hunter2@127.0.0.1:1/0",
-        "rediss://mill:hunter2@127.0.0.1:1/0",
-        "redis://mill:hunter2@no.such.host.invalid:1/0",
-        "redis+sentinel://mill:hunter2@127.0.0.1:1/mill?sentinel_password=hunter3",
+        "redis://service:hunter2@127.0.0.1:1/0",
+        "rediss://service:hunter2@127.0.0.1:1/0",
+        "redis://service:hunter2@no.such.host.invalid:1/0",
+        "redis+sentinel://service:hunter2@127.0.0.1:1/service?sentinel_password=hunter3",
         "unix:///tmp/none-of-that-name?password=hunter2",
     ],
 )
@@ -120,7 +120,7 @@ async def test_an_outage_names_neither_the_address_nor_the_password(
     await aio.aclose()
     sync.close()
     assert len(caplog.records) == 2
-    for secret in ("hunter", "127.0.0.1", "invalid", "none-of", "mill:"):
+    for secret in ("hunter", "127.0.0.1", "invalid", "none-of", "service:"):
         assert secret not in caplog.text
 
 

@@ -13,7 +13,7 @@ from starlette.routing import Mount
 
 from api.errors import Problem
 from batcher.errors import QueueUnavailable
-from tests.unit.api.pretended import Service, Start, assert_problem
+from tests.unit.api.service import Service, Start, assert_problem
 
 SECURITY = {
     "x-content-type-options": "nosniff",
@@ -178,11 +178,11 @@ async def test_no_log_line_says_a_text(service: Service, caplog: pytest.LogCaptu
 
 
 async def test_the_whole_edge_works_below_a_prefix(service: Service) -> None:
-    outer = Starlette(routes=[Mount("/mill", service.app)])
+    outer = Starlette(routes=[Mount("/service", service.app)])
     async with httpx.AsyncClient(transport=httpx.ASGITransport(outer), base_url="http://localhost") as client:
-        assert (await client.post("/mill/predict", json={"text": ["a"]})).headers["x-cache"] == "MISS"
-        assert (await client.get("/mill/health")).json() == {"status": "healthy"}
-        assert_problem(await client.get("/mill/nowhere"), 404, "not_found")
+        assert (await client.post("/service/predict", json={"text": ["a"]})).headers["x-cache"] == "MISS"
+        assert (await client.get("/service/health")).json() == {"status": "healthy"}
+        assert_problem(await client.get("/service/nowhere"), 404, "not_found")
 
 
 async def test_declared_routes_lead_to_the_same_handlers(service: Service) -> None:

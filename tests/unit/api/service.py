@@ -14,7 +14,7 @@ from api.lifecycle import Lifecycle
 from api.main import create_app
 from api.predict.handler import Deferral, PredictMiddleware
 from api.settings import ApiSettings
-from tests.unit.pretended import FakeCache, FakeHub
+from tests.unit.fakes import FakeCache, FakeHub
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""The whole road without HTTP: hub, queue, worker thread and stub, on pretended and on real Redis."""
+"""The service without HTTP: hub, queue, worker thread and stub, on fakeredis and on a real Redis."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ from tests.servers import leftovers
 PREFIX = "{millrace:2:t}"
 
 
-class Road:
+class HubAndWorkers:
     """Makes hubs and workers over one Redis, and ends them."""
 
     def __init__(self, clients: Callable[[], tuple[redis.asyncio.Redis, redis.Redis]]) -> None:
         self._clients = clients
         self._stack = contextlib.AsyncExitStack()
         self.batches: list[BatchReport] = []
-        self.passes: list[int] = []
+        self.batch_sizes: list[int] = []
         self.client = clients()[1]
 
     async def hub(self, *, linger_s: float = 0.0, cache_here: bool = False, **caps: int) -> ReplyHub:
@@ -76,7 +76,7 @@ class Road:
             )
 
         worker = Worker(
-            counted(classifier or StubClassifier(), self.passes),
+            counted(classifier or StubClassifier(), self.batch_sizes),
             exchange.Queues(queue(), queue(), queue()),
             chosen,
             partial(remember, self._clients()[1], "t", 3600.0),
@@ -106,11 +106,15 @@ class Road:
 
 
 @pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.redis)])
-async def road(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Road]:
+async def service(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[HubAndWorkers]:
     opened: list[Any] = []
 
     def fake() -> tuple[Any, Any]:
-        pair = fakeredis.FakeAsyncRedis(server=server), fakeredis.FakeRedis(server=server)
+        # Scripts run in this process, which takes long beside other work.
+        patient = fakeredis.FakeAsyncRedis(server=server, socket_timeout=60)
+        pair = patient, fakeredis.FakeRedis(server=server)
         opened.extend(pair)
         return pair
 
@@ -121,10 +125,10 @@ async def road(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
 
     if request.param == "fake":
         server = fakeredis.FakeServer(version=(7,))
-        made = Road(fake)
+        made = HubAndWorkers(fake)
     else:
         url = request.getfixturevalue("redis_server").url
-        made = Road(real)
+        made = HubAndWorkers(real)
     yield made
     await made.close()
     for client in opened:
@@ -146,9 +150,9 @@ async def until(true: Callable[[], bool]) -> None:
     raise AssertionError("it never came true")
 
 
-async def test_every_text_gets_the_models_answer_in_input_order(road: Road) -> None:
-    hub, _ = await road.hub(), await road.worker()
-    await road.ready(hub)
+async def test_every_text_gets_the_models_answer_in_input_order(service: HubAndWorkers) -> None:
+    hub, _ = await service.hub(), await service.worker()
+    await service.ready(hub)
     texts = [f"text number {i} " + "word " * (i % 40) for i in range(300)]
     outcomes = await ask(hub, *texts, *texts[:5])
     stub = StubClassifier()
@@ -157,45 +161,45 @@ async def test_every_text_gets_the_models_answer_in_input_order(road: Road) -> N
     assert got == expected
     assert [o.fragment for o in outcomes[300:]] == [o.fragment for o in outcomes[:5]]
     assert all(o.tokens == len(t) for o, t in zip(outcomes, stub.tokenize(texts), strict=False))
-    assert road.leftovers() == []
+    assert service.leftovers() == []
 
 
-async def test_what_was_computed_is_in_the_shared_cache(road: Road) -> None:
-    hub, _ = await road.hub(), await road.worker()
-    await road.ready(hub)
+async def test_what_was_computed_is_in_the_shared_cache(service: HubAndWorkers) -> None:
+    hub, _ = await service.hub(), await service.worker()
+    await service.ready(hub)
     (outcome,) = await ask(hub, "remember me")
-    cache = SharedCache(Pipeline(redis_of(road)), "t")
-    await until(lambda: bool(road.client.keys("millrace:cache:*")))
+    cache = SharedCache(Pipeline(redis_of(service)), "t")
+    await until(lambda: bool(service.client.keys("millrace:cache:*")))
     found = await cache.get(outcome.revision, [entry_id("remember me"), "x" * 64])
     assert found[0].fragment == outcome.fragment
     assert found[1] is None
     assert (await cache.get("another revision", [entry_id("remember me")])) == [None]
     await cache.close()
-    (key,) = road.client.keys("millrace:cache:*")
-    assert 3200 < road.client.ttl(key) <= 3960
+    (key,) = service.client.keys("millrace:cache:*")
+    assert 3200 < service.client.ttl(key) <= 3960
 
 
-async def test_on_its_way_to_the_queue_a_text_meets_its_long_lived_result(road: Road) -> None:
-    hub, _ = await road.hub(cache_here=True), await road.worker()
-    assert not hub.looks, "nobody could compute what it does not find"
-    await road.ready(hub)
+async def test_on_its_way_to_the_queue_a_text_meets_its_long_lived_result(service: HubAndWorkers) -> None:
+    hub, _ = await service.hub(cache_here=True), await service.worker()
+    assert not hub.looks, "no worker could compute what it does not find"
+    await service.ready(hub)
     assert hub.looks
     (first,) = await ask(hub, "remember me")
-    await until(lambda: road.client.exists(cache_key("t", first.revision, entry_id("remember me"))))
-    road.client.delete(f"{{millrace:2:t}}:res:{entry_id('remember me')}")
+    await until(lambda: service.client.exists(cache_key("t", first.revision, entry_id("remember me"))))
+    service.client.delete(f"{{millrace:2:t}}:res:{entry_id('remember me')}")
     found, new = await ask(hub, "remember me", "new", revision=first.revision)
     assert (found.cached, new.cached) == (True, False)
     assert found.fragment == first.fragment
-    assert road.passes == [1, 1]
-    await until(lambda: len(road.batches) == 2)
-    assert [entry.text for entry in road.batches[1].entries] == ["new"]
+    assert service.batch_sizes == [1, 1]
+    await until(lambda: len(service.batches) == 2)
+    assert [entry.text for entry in service.batches[1].entries] == ["new"]
 
 
-async def test_a_long_lived_result_that_cannot_be_read_is_computed_anew(road: Road) -> None:
-    hub, _ = await road.hub(cache_here=True), await road.worker()
-    await road.ready(hub)
-    road.client.set(cache_key("t", "A", entry_id("spoilt")), b"what is this?")
-    road.client.set(cache_key("t", "A", entry_id("a failure")), Failure("poison", "no").encode())
+async def test_a_long_lived_result_that_cannot_be_read_is_computed_anew(service: HubAndWorkers) -> None:
+    hub, _ = await service.hub(cache_here=True), await service.worker()
+    await service.ready(hub)
+    service.client.set(cache_key("t", "A", entry_id("spoilt")), b"what is this?")
+    service.client.set(cache_key("t", "A", entry_id("a failure")), Failure("poison", "no").encode())
     outcomes = await ask(hub, "spoilt", "a failure", revision="A")
     assert [outcome.cached for outcome in outcomes] == [False, False]
     assert hub.counts.malformed == 2
@@ -203,11 +207,11 @@ async def test_a_long_lived_result_that_cannot_be_read_is_computed_anew(road: Ro
 
 
 async def test_a_redis_whose_scripts_may_not_read_the_cache_is_asked_again_without(
-    road: Road, monkeypatch: pytest.MonkeyPatch
+    service: HubAndWorkers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its keys may be forbidden, or on another server."""
-    hub, _ = await road.hub(cache_here=True), await road.worker()
-    await road.ready(hub)
+    hub, _ = await service.hub(cache_here=True), await service.worker()
+    await service.ready(hub)
     run = Pipeline.run
 
     def refusing(pipeline: Pipeline, command: Command[Any]) -> asyncio.Future[Any]:
@@ -224,55 +228,57 @@ async def test_a_redis_whose_scripts_may_not_read_the_cache_is_asked_again_witho
     assert hub.counts.shed == 0
 
 
-def redis_of(road: Road) -> Any:
-    return road._clients()[0]
+def redis_of(service: HubAndWorkers) -> Any:
+    return service._clients()[0]
 
 
-async def test_a_thousand_identical_requests_cost_one_inference(road: Road) -> None:
-    one, two = await road.hub(), await road.hub()
-    await road.worker(StubClassifier(batch_ms=50))
-    await road.ready(one)
-    await road.ready(two)
+async def test_a_thousand_identical_requests_cost_one_inference(service: HubAndWorkers) -> None:
+    one, two = await service.hub(), await service.hub()
+    await service.worker(StubClassifier(batch_ms=50))
+    await service.ready(one)
+    await service.ready(two)
     asked = [ask(hub, "the same") for hub in (one, two) for _ in range(500)]
     outcomes = [outcome for (outcome,) in await asyncio.gather(*asked)]
     assert len({outcome.fragment for outcome in outcomes}) == 1
-    assert sum(road.passes) == 1
+    assert sum(service.batch_sizes) == 1
 
 
-async def test_entries_that_wait_share_a_batch(road: Road) -> None:
+async def test_entries_that_wait_share_a_batch(service: HubAndWorkers) -> None:
     classifier = Gated()
-    hub, _ = await road.hub(), await road.worker(classifier)
-    await road.ready(hub)
+    hub, _ = await service.hub(), await service.worker(classifier)
+    await service.ready(hub)
     asked = [asyncio.create_task(ask(hub, "blocks the worker"))]
     await until(lambda: hub.counts.queued == 1)
     asked += [asyncio.create_task(ask(hub, f"text {i}")) for i in range(50)]
     await until(lambda: hub.counts.queued == 51)
     classifier.gate.set()
     await asyncio.gather(*asked)
-    assert sum(road.passes) == 51
-    assert len(road.passes) <= 6
+    assert sum(service.batch_sizes) == 51
+    assert len(service.batch_sizes) <= 6
 
 
-async def test_finding_06_a_batch_is_reported_with_the_reason_of_its_own_claim(road: Road) -> None:
-    """The claim that is made beside a pass gave its reason to that pass."""
-    hub, _ = await road.hub(), await road.worker(StubClassifier(batch_ms=100), batch_texts=1)
-    await road.ready(hub)
+async def test_finding_06_a_batch_is_reported_with_the_reason_of_its_own_claim(
+    service: HubAndWorkers,
+) -> None:
+    """The claim that is made beside a batch gave its reason to that batch."""
+    hub, _ = await service.hub(), await service.worker(StubClassifier(batch_ms=100), batch_texts=1)
+    await service.ready(hub)
     await ask(hub, "two others wait", "one other waits", "the last one")
-    await until(lambda: len(road.batches) == 3)
-    assert [batch.reason for batch in road.batches] == ["full", "full", "idle"]
+    await until(lambda: len(service.batches) == 3)
+    assert [batch.reason for batch in service.batches] == ["full", "full", "idle"]
 
 
-async def test_one_bad_text_fails_alone(road: Road) -> None:
-    hub, _ = await road.hub(), await road.worker(StubClassifier(batch_ms=5))
-    await road.worker()
-    await road.ready(hub, 2)
+async def test_one_bad_text_fails_alone(service: HubAndWorkers) -> None:
+    hub, _ = await service.hub(), await service.worker(StubClassifier(batch_ms=5))
+    await service.worker()
+    await service.ready(hub, 2)
     outcomes = await ask(hub, *(f"good {i}" for i in range(20)), "bad \0raise", "good too")
     assert [type(outcome) for outcome in outcomes] == [Prediction] * 20 + [EntryFailed, Prediction]
-    assert road.leftovers() == []
+    assert service.leftovers() == []
 
 
 class Sick:
-    """A classifier that goes wrong while `sick`: in the rows of a pass, or in the tokens of texts."""
+    """A classifier that goes wrong while `sick`: in the rows of a batch, or in the tokens of texts."""
 
     def __init__(
         self, wrong_rows: Callable[[Any], Any] = list, wrong_tokens: Callable[[Any], Any] = list
@@ -291,7 +297,7 @@ class Sick:
 
 
 class Picky(StubClassifier):
-    """It passes its self-test and fails on all other texts."""
+    """It batch_sizes its self-test and fails on all other texts."""
 
     failed = 0
 
@@ -318,38 +324,40 @@ def out_of_order(made: Any) -> Any:
     ids=["raises", "a row too few", "no number", "tokenizer raises", "a text too few"],
 )
 async def test_finding_05_a_worker_with_a_broken_engine_fails_no_text_and_ends(
-    road: Road, sick: Sick
+    service: HubAndWorkers, sick: Sick
 ) -> None:
     """Failing is faster than computing: such a worker ended most of what came with 500."""
     sick.sick = False
-    hub, broken = await road.hub(), await road.worker(sick)
-    await road.ready(hub)
+    hub, broken = await service.hub(), await service.worker(sick)
+    await service.ready(hub)
     assert isinstance((await ask(hub, "while it is well"))[0], Prediction)
     sick.sick = True
     asked = [asyncio.create_task(ask(hub, f"text {i}", f"more {i}")) for i in range(10)]
     await until(lambda: broken.broken)
-    await road.worker()
+    await service.worker()
     outcomes = [outcome for pair in await asyncio.gather(*asked) for outcome in pair]
     assert [type(outcome) for outcome in outcomes] == [Prediction] * 20
     assert broken.state == "stopping"
-    assert road.leftovers() == []
-    assert not road.client.exists("{millrace:2:t}:dead")
+    assert service.leftovers() == []
+    assert not service.client.exists("{millrace:2:t}:dead")
 
 
-async def test_finding_05_a_bad_text_fails_at_two_workers_and_ends_neither(road: Road) -> None:
-    hub, workers = await road.hub(), [await road.worker(), await road.worker()]
-    await road.ready(hub, 2)
+async def test_finding_05_a_bad_text_fails_at_two_workers_and_ends_neither(service: HubAndWorkers) -> None:
+    hub, workers = await service.hub(), [await service.worker(), await service.worker()]
+    await service.ready(hub, 2)
     for number in range(4):
         (outcome,) = await ask(hub, f"\0raise {number}")
         assert isinstance(outcome, EntryFailed)
         assert isinstance((await ask(hub, f"a good one {number}"))[0], Prediction)
     assert not any(worker.broken for worker in workers)
-    assert road.leftovers() == []
+    assert service.leftovers() == []
 
 
-async def test_finding_05_at_one_worker_alone_a_text_fails_when_its_budget_ends(road: Road) -> None:
-    hub, worker = await road.hub(), await road.worker()
-    await road.ready(hub)
+async def test_finding_05_at_one_worker_alone_a_text_fails_when_its_budget_ends(
+    service: HubAndWorkers,
+) -> None:
+    hub, worker = await service.hub(), await service.worker()
+    await service.ready(hub)
     asked = asyncio.create_task(ask(hub, "\0raise", budget_s=5))
     others = 0
     while not asked.done():
@@ -358,47 +366,49 @@ async def test_finding_05_at_one_worker_alone_a_text_fails_when_its_budget_ends(
     assert isinstance((await asked)[0], EntryFailed)
     assert others > 20
     assert not worker.broken
-    assert road.leftovers() == []
+    assert service.leftovers() == []
 
 
 async def test_finding_05_a_worker_on_which_batch_after_batch_fails_ends_and_fails_no_text(
-    road: Road, caplog: pytest.LogCaptureFixture
+    service: HubAndWorkers, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Its self-test passes: only the texts of others go wrong."""
+    """Its self-test batch_sizes: only the texts of others go wrong."""
     classifier = Picky()
-    hub, picky = await road.hub(), await road.worker(classifier, batch_texts=2)
-    await road.ready(hub)
+    hub, picky = await service.hub(), await service.worker(classifier, batch_texts=2)
+    await service.ready(hub)
     asked = asyncio.create_task(ask(hub, *(f"text {i}" for i in range(40))))
     await until(lambda: picky.state == "stopping")
     assert picky.broken
     assert classifier.failed >= FAILED_BATCHES
     assert len([one for one in caplog.records if getattr(one, "action", "") == "worker.broken"]) == 1
-    await road.worker()
+    await service.worker()
     assert [type(outcome) for outcome in await asked] == [Prediction] * 40
-    assert road.leftovers() == []
+    assert service.leftovers() == []
 
 
-async def test_finding_04_a_late_hint_of_an_old_failure_does_not_answer_a_later_caller(road: Road) -> None:
+async def test_finding_04_a_late_hint_of_an_old_failure_does_not_answer_a_later_caller(
+    service: HubAndWorkers,
+) -> None:
     """As when the connection for hints was lost: the caller gave up, and the hint stayed in its list."""
     classifier = Gated()
-    hub, _ = await road.hub(), await road.worker(classifier)
-    await road.ready(hub)
+    hub, _ = await service.hub(), await service.worker(classifier)
+    await service.ready(hub)
     asked = asyncio.create_task(ask(hub, "asked again"))
-    await until(lambda: road.client.zcard(f"{PREFIX}:inflight") == 1)
+    await until(lambda: service.client.zcard(f"{PREFIX}:inflight") == 1)
     late = entry_id("asked again").encode() + b"\n" + Failure("inference_failed", "earlier").encode()
-    road.client.rpush(f"{PREFIX}:reply:{hub.api}", late)
+    service.client.rpush(f"{PREFIX}:reply:{hub.api}", late)
     await until(lambda: hub.counts.hinted == 1)
     await asyncio.sleep(0.1)
     classifier.gate.set()
     assert [type(outcome) for outcome in await asked] == [Prediction]
 
 
-async def test_a_budget_that_ends_is_one_callers_alone(road: Road) -> None:
-    hub = await road.hub()
-    await road.worker(StubClassifier(batch_ms=1000))
-    await road.ready(hub)
+async def test_a_budget_that_ends_is_one_callers_alone(service: HubAndWorkers) -> None:
+    hub = await service.hub()
+    await service.worker(StubClassifier(batch_ms=1000))
+    await service.ready(hub)
     blocker = asyncio.create_task(ask(hub, "blocks the worker"))
-    await until(lambda: road.client.zcard(f"{PREFIX}:inflight") > 0)
+    await until(lambda: service.client.zcard(f"{PREFIX}:inflight") > 0)
     patient = asyncio.create_task(ask(hub, "shared text", budget_s=60))
     with pytest.raises(BudgetExceeded):
         await ask(hub, "shared text", budget_s=0.05)
@@ -406,33 +416,33 @@ async def test_a_budget_that_ends_is_one_callers_alone(road: Road) -> None:
     await blocker
 
 
-async def test_a_cancelled_request_takes_its_entry_along(road: Road) -> None:
+async def test_a_cancelled_request_takes_its_entry_along(service: HubAndWorkers) -> None:
     classifier = Gated()
-    hub, _ = await road.hub(), await road.worker(classifier, batch_tokens=4)
-    await road.ready(hub)
+    hub, _ = await service.hub(), await service.worker(classifier, batch_tokens=4)
+    await service.ready(hub)
     blocker = asyncio.create_task(ask(hub, "blocks the worker"))
-    await until(lambda: road.client.zcard(f"{PREFIX}:inflight") == 1)
-    gone = asyncio.create_task(ask(hub, "nobody waits for me"))
-    stays = asyncio.create_task(ask(hub, "somebody waits for me"))
+    await until(lambda: service.client.zcard(f"{PREFIX}:inflight") == 1)
+    gone = asyncio.create_task(ask(hub, "no client waits for me"))
+    stays = asyncio.create_task(ask(hub, "a client waits for me"))
     await until(lambda: hub.counts.queued == 3)
     gone.cancel()
     await asyncio.gather(gone, return_exceptions=True)
     await until(lambda: hub.counts.cancelled == 1)
     classifier.gate.set()
     await asyncio.gather(blocker, stays)
-    assert sum(road.passes) == 2
+    assert sum(service.batch_sizes) == 2
     assert hub.waiting == 0
-    assert road.leftovers() == []
+    assert service.leftovers() == []
 
 
 @pytest.mark.parametrize("letter", ["x", "\N{SNOWMAN}"])
 async def test_finding_15_what_shares_a_round_trip_is_bounded_in_bytes(
-    road: Road, monkeypatch: pytest.MonkeyPatch, letter: str
+    service: HubAndWorkers, monkeypatch: pytest.MonkeyPatch, letter: str
 ) -> None:
-    """512 requests of 2 MiB shared one. It took over a second, and Redis counted as lost for everybody."""
-    hub = await road.hub(bulk=10**9)
-    await road.worker(batch_texts=1)
-    await road.ready(hub)
+    """512 requests of 2 MiB shared one. It took over a second, and Redis counted as lost for all of them."""
+    hub = await service.hub(bulk=10**9)
+    await service.worker(batch_texts=1)
+    await service.ready(hub)
     pack, sent = Pipeline._pack, []
 
     def packing(pipeline: Pipeline, exchange: PendingCommand) -> bytes:
@@ -458,13 +468,15 @@ async def test_finding_15_what_shares_a_round_trip_is_bounded_in_bytes(
     await asyncio.gather(*asked, *small, return_exceptions=True)
 
 
-async def test_finding_15_an_ask_does_not_overtake_the_cancel_of_the_same_text(road: Road) -> None:
+async def test_finding_15_an_ask_does_not_overtake_the_cancel_of_the_same_text(
+    service: HubAndWorkers,
+) -> None:
     """They travelled over two connections. The cancel came last, and took the new asker's entry along."""
     classifier = Gated()
-    hub, _ = await road.hub(), await road.worker(classifier, batch_tokens=4)
-    await road.ready(hub)
+    hub, _ = await service.hub(), await service.worker(classifier, batch_tokens=4)
+    await service.ready(hub)
     blocker = asyncio.create_task(ask(hub, "blocks the worker"))
-    await until(lambda: road.client.zcard(f"{PREFIX}:inflight") == 1)
+    await until(lambda: service.client.zcard(f"{PREFIX}:inflight") == 1)
     gone = asyncio.create_task(ask(hub, "asked twice"))
     await until(lambda: hub.counts.queued == 2)
     gone.cancel()
@@ -472,15 +484,15 @@ async def test_finding_15_an_ask_does_not_overtake_the_cancel_of_the_same_text(r
     await asyncio.sleep(0)  # the cancel is sent, and Redis does not know its script yet
     again = asyncio.create_task(ask(hub, "asked twice", "and another"))
     await until(lambda: hub.counts.cancelled == 1 and hub.counts.queued + hub.counts.joined == 4)
-    assert road.client.exists(f"{PREFIX}:entry:{entry_id('asked twice')}")
+    assert service.client.exists(f"{PREFIX}:entry:{entry_id('asked twice')}")
     classifier.gate.set()
     await asyncio.gather(blocker, again)
     assert hub.counts.asked_again == 0
-    assert road.leftovers() == []
+    assert service.leftovers() == []
 
 
 async def test_a_hub_that_lingers_collects_many_answers_at_once(
-    road: Road, monkeypatch: pytest.MonkeyPatch
+    service: HubAndWorkers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[int] = []
 
@@ -493,35 +505,35 @@ async def test_a_hub_that_lingers_collects_many_answers_at_once(
     monkeypatch.setattr(HintList, "pop", hints)
     # The slow poll must not find the results first.
     monkeypatch.setattr("batcher.hub.dispatcher.LOOK_S", 30.0)
-    hub, _ = await road.hub(linger_s=1.0), await road.worker(StubClassifier(batch_ms=2), batch_texts=1)
-    await road.ready(hub)
+    hub, _ = await service.hub(linger_s=1.0), await service.worker(StubClassifier(batch_ms=2), batch_texts=1)
+    await service.ready(hub)
     outcomes = await ask(hub, *(f"text {number}" for number in range(40)), lane="bulk")
     assert all(isinstance(outcome, Prediction) for outcome in outcomes)
     assert max(read) > 5
 
 
-async def test_a_lost_hint_costs_a_poll_not_the_answer(road: Road) -> None:
-    hub, _ = await road.hub(), await road.worker(StubClassifier(batch_ms=100))
-    await road.ready(hub)
+async def test_a_lost_hint_costs_a_poll_not_the_answer(service: HubAndWorkers) -> None:
+    hub, _ = await service.hub(), await service.worker(StubClassifier(batch_ms=100))
+    await service.ready(hub)
     asking = asyncio.create_task(ask(hub, "the hint gets lost"))
     stolen: list[bytes] = []
     async with asyncio.timeout(60):
         while not asking.done():
-            stolen += road.client.lpop(f"{PREFIX}:reply:{hub.api}", 10) or []
+            stolen += service.client.lpop(f"{PREFIX}:reply:{hub.api}", 10) or []
             await asyncio.sleep(0)
     assert isinstance((await asking)[0], Prediction)
 
 
-async def test_what_redis_lost_is_asked_again(road: Road) -> None:
-    hub = await road.hub()
-    await road.worker(StubClassifier(batch_ms=1500))
-    await road.ready(hub)
+async def test_what_redis_lost_is_asked_again(service: HubAndWorkers) -> None:
+    hub = await service.hub()
+    await service.worker(StubClassifier(batch_ms=1500))
+    await service.ready(hub)
     blocker = asyncio.create_task(ask(hub, "blocks the worker"))
-    await until(lambda: road.client.zcard(f"{PREFIX}:inflight") > 0)
+    await until(lambda: service.client.zcard(f"{PREFIX}:inflight") > 0)
     waiting = asyncio.create_task(ask(hub, "lost on the way"))
     entry = f"{PREFIX}:entry:{entry_id('lost on the way')}"
-    await until(lambda: road.client.exists(entry) > 0)
-    road.client.delete(f"{PREFIX}:q", entry)
+    await until(lambda: service.client.exists(entry) > 0)
+    service.client.delete(f"{PREFIX}:q", entry)
     assert isinstance((await waiting)[0], Prediction)
     assert hub.counts.asked_again >= 1
     await blocker
@@ -538,16 +550,16 @@ def test_a_warm_up_learns_what_a_pass_costs_and_meets_a_model_that_fails() -> No
         worker.warm_up()
 
 
-async def test_no_worker_is_said_at_once(road: Road) -> None:
-    hub = await road.hub()
+async def test_no_worker_is_said_at_once(service: HubAndWorkers) -> None:
+    hub = await service.hub()
     with pytest.raises(NoWorker):
         await ask(hub, "anyone?")
 
 
-async def test_a_hub_that_stops_refuses_requests_at_once(road: Road) -> None:
-    hub = await road.hub()
-    await road.worker()
-    await road.ready(hub)
+async def test_a_hub_that_stops_refuses_requests_at_once(service: HubAndWorkers) -> None:
+    hub = await service.hub()
+    await service.worker()
+    await service.ready(hub)
     stopping = asyncio.ensure_future(hub.stop())
     await asyncio.sleep(0)
     with pytest.raises(QueueUnavailable):
@@ -555,10 +567,10 @@ async def test_a_hub_that_stops_refuses_requests_at_once(road: Road) -> None:
     await stopping
 
 
-async def test_a_full_lane_sheds_and_says_when_to_come_back(road: Road) -> None:
-    hub = await road.hub(interactive=20)
-    await road.worker(StubClassifier(batch_ms=200), batch_texts=1)
-    await road.ready(hub)
+async def test_a_full_lane_sheds_and_says_when_to_come_back(service: HubAndWorkers) -> None:
+    hub = await service.hub(interactive=20)
+    await service.worker(StubClassifier(batch_ms=200), batch_texts=1)
+    await service.ready(hub)
     asked = [asyncio.create_task(ask(hub, f"text {i}")) for i in range(30)]
     outcomes = await asyncio.gather(*asked, return_exceptions=True)
     shed = [outcome for outcome in outcomes if isinstance(outcome, QueueFull)]
@@ -567,22 +579,22 @@ async def test_a_full_lane_sheds_and_says_when_to_come_back(road: Road) -> None:
     assert answered
     assert shed
     assert all(error.retry_after_s is not None and error.retry_after_s >= 1 for error in shed)
-    assert road.leftovers() == []
+    assert service.leftovers() == []
 
 
 @pytest.mark.parametrize("order", [("admitted", "refused"), ("refused", "admitted")])
 async def test_finding_35_a_refused_request_leaves_a_shared_text_to_the_others(
-    road: Road, monkeypatch: pytest.MonkeyPatch, order: tuple[str, ...]
+    service: HubAndWorkers, monkeypatch: pytest.MonkeyPatch, order: tuple[str, ...]
 ) -> None:
     """The queue is too full for what a short budget needs, and not for a long one.
 
     The refusal reached all requests with a text of the refused one. Found by `python -m tests.simulation`.
     """
-    hub, classifier = await road.hub(), Gated()
-    await road.worker(classifier, batch_texts=1)
-    await road.ready(hub)
+    hub, classifier = await service.hub(), Gated()
+    await service.worker(classifier, batch_texts=1)
+    await service.ready(hub)
     blockers = [asyncio.create_task(ask(hub, f"blocker {i}")) for i in range(5)]
-    await until(lambda: road.client.llen(f"{PREFIX}:q") > 1)
+    await until(lambda: service.client.llen(f"{PREFIX}:q") > 1)
     monkeypatch.setattr(Admission, "cap", lambda self, lane, first, budget_s: 100_000 if budget_s > 9 else 1)
     budgets = {"admitted": 20.0, "refused": 8.0}
     asked = {
@@ -598,25 +610,27 @@ async def test_finding_35_a_refused_request_leaves_a_shared_text_to_the_others(
     await asyncio.gather(*blockers)
 
 
-async def test_a_stopping_worker_finishes_what_it_runs_and_gives_back_the_rest(road: Road) -> None:
-    hub = await road.hub()
-    first = await road.worker(StubClassifier(batch_ms=150), batch_tokens=8)
-    await road.ready(hub)
+async def test_a_stopping_worker_finishes_what_it_runs_and_gives_back_the_rest(
+    service: HubAndWorkers,
+) -> None:
+    hub = await service.hub()
+    first = await service.worker(StubClassifier(batch_ms=150), batch_tokens=8)
+    await service.ready(hub)
     asked = [asyncio.create_task(ask(hub, f"text {i}")) for i in range(20)]
     await asyncio.sleep(0.2)
     first.stop()
-    second = await road.worker(StubClassifier())
+    second = await service.worker(StubClassifier())
     outcomes = await asyncio.gather(*asked)
     assert all(isinstance(outcome, Prediction) for (outcome,) in outcomes)
     assert second.heartbeat.alive
-    assert sum(road.passes) == 20, "nothing was computed twice"
-    assert road.leftovers() == []
+    assert sum(service.batch_sizes) == 20, "nothing was computed twice"
+    assert service.leftovers() == []
 
 
-async def test_stopping_the_hub_answers_who_waits(road: Road) -> None:
-    hub = await road.hub()
-    await road.worker(StubClassifier(batch_ms=500))
-    await road.ready(hub)
+async def test_stopping_the_hub_answers_who_waits(service: HubAndWorkers) -> None:
+    hub = await service.hub()
+    await service.worker(StubClassifier(batch_ms=500))
+    await service.ready(hub)
     asking = asyncio.create_task(ask(hub, "still waiting"))
     await asyncio.sleep(0.05)
     await hub.stop()
@@ -624,18 +638,18 @@ async def test_stopping_the_hub_answers_who_waits(road: Road) -> None:
         await asking
 
 
-async def test_foreign_bytes_in_every_place_end_no_loop(road: Road) -> None:
-    hub = await road.hub()
-    await road.worker()
-    await road.ready(hub)
+async def test_foreign_bytes_in_every_place_end_no_loop(service: HubAndWorkers) -> None:
+    hub = await service.hub()
+    await service.worker()
+    await service.ready(hub)
     prefix = PREFIX
     text = "answered by a stranger"
-    road.client.set(f"{prefix}:res:{entry_id(text)}", b"\xff\xfe not ours")
-    road.client.rpush(f"{prefix}:reply:{hub.api}", b"", b"\xff", b"x\n{}", b"\n\n\n")
-    road.client.rpush(f"{prefix}:q", b"\xff\xff")
-    road.client.hset(f"{prefix}:model", mapping={"revision": b"\xff", "labels": b""})
-    road.client.zadd(f"{prefix}:workers", {b"\xff": 10**14})
-    road.client.hset(f"{prefix}:worker:".encode() + b"\xff", mapping={"rate": "fast"})
+    service.client.set(f"{prefix}:res:{entry_id(text)}", b"\xff\xfe not ours")
+    service.client.rpush(f"{prefix}:reply:{hub.api}", b"", b"\xff", b"x\n{}", b"\n\n\n")
+    service.client.rpush(f"{prefix}:q", b"\xff\xff")
+    service.client.hset(f"{prefix}:model", mapping={"revision": b"\xff", "labels": b""})
+    service.client.zadd(f"{prefix}:workers", {b"\xff": 10**14})
+    service.client.hset(f"{prefix}:worker:".encode() + b"\xff", mapping={"rate": "fast"})
     assert isinstance((await ask(hub, "an honest text"))[0], Prediction)
     assert isinstance((await ask(hub, text))[0], Prediction), "a foreign result is not reused"
     assert hub.alive
@@ -643,19 +657,19 @@ async def test_foreign_bytes_in_every_place_end_no_loop(road: Road) -> None:
 
 
 async def test_a_wake_up_that_a_dead_worker_got_is_replaced(
-    road: Road, monkeypatch: pytest.MonkeyPatch
+    service: HubAndWorkers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither a sweep nor the end of a worker's wait may help: only the hub's check is left."""
     monkeypatch.setattr(exchange, "WAIT_S", 20.0)
-    hub = await road.hub()
-    worker = await road.worker()
-    await road.ready(hub)
+    hub = await service.hub()
+    worker = await service.worker()
+    await service.ready(hub)
     await ask(hub, "first")
     monkeypatch.setattr(hub_module, "SWEEP_EVERY_S", 60.0)
     await asyncio.sleep(1.1)  # until the sweep that is due has run
     for name in ("killed", "frozen"):
-        lost = WorkerQueue(road.client, "t", name, lease_ms=60_000, max_attempts=3, result_ms=60_000)
-        lost.beat([], {"revision": "rev"}, {"name": "m", "revision": "rev"}, 60_000)
+        lost = WorkerQueue(service.client, "t", name, lease_ms=60_000, max_attempts=3, result_ms=60_000)
+        lost.heartbeat([], {"revision": "rev"}, {"name": "m", "revision": "rev"}, 60_000)
         assert not lost.claim(10, 100, 100, idle_ms=0).entries
     sent = hub._pipeline.run
     commands: list[str] = []

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from batcher.worker.batching import choose_batch
 from batcher.worker.exchange import Arrivals, claim_cost, keep_window_s
-from batcher.worker.held import next_pass
 from batcher.worker.inference import CostModel
 from model_store.rows import FILL, ROW, computed_tokens
 
@@ -22,8 +22,8 @@ def test_passes_run_every_text_exactly_once(lengths, layout, budget):
     left = list(enumerate(lengths))
     seen = []
     while left:
-        chosen = next_pass([length for _, length in left], layout, budget)
-        assert chosen, "a pass without texts would never end"
+        chosen = choose_batch([length for _, length in left], layout, budget)
+        assert chosen, "a batch without texts would never end"
         seen += [left[index][0] for index in chosen]
         left = [item for index, item in enumerate(left) if index not in set(chosen)]
     assert sorted(seen) == list(range(len(lengths)))
@@ -31,7 +31,7 @@ def test_passes_run_every_text_exactly_once(lengths, layout, budget):
 
 @given(lengths_lists, layouts, st.integers(1, 1024))
 def test_a_pass_keeps_its_budget_unless_one_text_alone_exceeds_it(lengths, layout, budget):
-    chosen = next_pass(lengths, layout, budget)
+    chosen = choose_batch(lengths, layout, budget)
     texts = [lengths[index] for index in chosen]
     assert (
         len(chosen) == 1
@@ -41,12 +41,12 @@ def test_a_pass_keeps_its_budget_unless_one_text_alone_exceeds_it(lengths, layou
 
 @given(lengths_lists.filter(bool), layouts, st.integers(1, 1024))
 def test_the_first_come_is_always_in_the_next_pass(lengths, layout, budget):
-    assert 0 in next_pass(lengths, layout, budget)
+    assert 0 in choose_batch(lengths, layout, budget)
 
 
 @given(lengths_lists, st.integers(1, 1024))
 def test_packed_keeps_the_order_of_arrival_but_for_what_no_longer_fits(lengths, budget):
-    chosen = next_pass(lengths, "packed", budget)
+    chosen = choose_batch(lengths, "packed", budget)
     assert chosen == sorted(chosen)
     used = 0
     for index, length in enumerate(lengths):
@@ -57,17 +57,17 @@ def test_packed_keeps_the_order_of_arrival_but_for_what_no_longer_fits(lengths, 
 
 
 def test_padded_puts_neighbours_in_length_together():
-    assert sorted(next_pass([10, 200, 11, 190, 9, 210, 12], "padded", 48)) == [0, 2, 4, 6]
+    assert sorted(choose_batch([10, 200, 11, 190, 9, 210, 12], "padded", 48)) == [0, 2, 4, 6]
 
 
 @pytest.mark.parametrize(("lengths", "chosen"), [([5, 4, 4, 4, 4], 4), ([4, 5, 5, 5, 5], 4), ([5, 5, 4], 3)])
 def test_padded_takes_as_many_as_fit_on_either_side(lengths, chosen):
-    assert len(next_pass(lengths, "padded", 20)) == chosen
+    assert len(choose_batch(lengths, "padded", 20)) == chosen
 
 
 def test_nothing_held_is_no_pass():
-    assert next_pass([], "packed", 100) == []
-    assert next_pass([], "padded", 100) == []
+    assert choose_batch([], "packed", 100) == []
+    assert choose_batch([], "padded", 100) == []
 
 
 @given(st.integers(0, 1000))
@@ -77,7 +77,7 @@ def test_with_a_backlog_packed_passes_waste_less_than_a_twentieth(seed):
     for budget in (512, 768, 1024):
         left, real, computed = list(lengths), 0, 0
         while len(left) >= 30:
-            chosen = next_pass(left[: 2 * budget // 20], "packed", budget)
+            chosen = choose_batch(left[: 2 * budget // 20], "packed", budget)
             texts = [left[index] for index in chosen]
             real, computed = real + sum(texts), computed + computed_tokens(texts, "packed")
             left = [length for index, length in enumerate(left) if index not in set(chosen)]
@@ -107,7 +107,7 @@ def test_whole_rows_leave_little_room_with_a_backlog(rows):
     for seed in range(200):
         rng = random.Random(seed)
         lengths = [min(ROW, 4 + round(rng.lognormvariate(2.6, 0.7))) for _ in range(120)]
-        chosen = [lengths[index] for index in next_pass(lengths, "packed", rows * ROW)]
+        chosen = [lengths[index] for index in choose_batch(lengths, "packed", rows * ROW)]
         shares.append(sum(chosen) / computed_tokens(chosen, "packed"))
     assert fmean(shares) > 0.96
     assert min(shares) > 0.9
@@ -145,7 +145,7 @@ def test_the_cost_model_follows_a_machine_that_slows_down():
     model = CostModel.start(0.001, 0.0001)
     for _ in range(300):
         model = model.learn(100, 0.5)
-    assert model.pass_s(100) == pytest.approx(0.5, rel=0.05)
+    assert model.batch_s(100) == pytest.approx(0.5, rel=0.05)
 
 
 def test_a_pass_grows_until_its_fixed_cost_hardly_counts():
@@ -167,7 +167,7 @@ def test_one_user_never_waits_for_company():
 def test_a_crowd_is_waited_for_but_never_longer_than_half_a_pass_or_the_window():
     cost = CostModel.start(0.004, 0.0001)
     crowd = Arrivals(rate=2000.0, at=1.0)
-    assert keep_window_s(crowd, cost, 40, 0.1) == pytest.approx(cost.pass_s(40) / 2)
+    assert keep_window_s(crowd, cost, 40, 0.1) == pytest.approx(cost.batch_s(40) / 2)
     assert keep_window_s(crowd, cost, 40, 0.001) == 0.001
     assert keep_window_s(crowd, cost, 40, 0.0) == 0.0
 

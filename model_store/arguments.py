@@ -1,0 +1,27 @@
+"""Options of several commands: what runs a model, and where models are kept. Standard library only."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add_engine(parser: argparse.ArgumentParser) -> None:
+    """Add the options that choose what runs the model."""
+    engine = "what runs the model (default: auto, the fastest one that is installed)"
+    parser.add_argument("--engine", choices=("auto", "torch", "openvino"), default="auto", help=engine)
+    precision = "arithmetic of the model (default: auto, the fastest one that passes the proof)"
+    parser.add_argument(
+        "--precision", choices=("auto", "f32", "bf16", "int8"), default="auto", help=precision
+    )
+    add_threads(parser)
+
+
+def add_threads(parser: argparse.ArgumentParser) -> None:
+    threads = "number of threads (default: 0, all cores that this process may use)"
+    parser.add_argument("--threads", type=int, default=0, help=threads)
+
+
+def add_artefact_dir(parser: argparse.ArgumentParser) -> None:
+    kept = "directory of pulled and built models (default: ~/.cache/millrace)"
+    parser.add_argument("--artefact-dir", type=Path, default=Path("~/.cache/millrace"), help=kept)

@@ -1,0 +1,33 @@
+"""scripts/road: which files one text runs through, in real processes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.e2e, pytest.mark.redis]
+
+ROOT = Path(__file__).parents[2]
+# A reader follows these. Each more has to be worth it.
+MOST = {"known text": 6, "unknown text": 31}
+SCRIPTS = {f"batcher/core/lua/{name}.lua" for name in ("enqueue", "claim", "complete", "common")}
+
+
+def test_one_text_crosses_few_files_and_the_documentation_names_each() -> None:
+    words = [sys.executable, str(ROOT / "scripts/road"), "--rounds", "5"]
+    printed = subprocess.run(words, check=True, capture_output=True, text=True, timeout=200).stdout
+    files: dict[str, set[str]] = {}
+    found = set[str]()
+    for line in printed.splitlines():
+        if line.startswith(" "):
+            found.add(line.strip())
+        else:
+            found = files.setdefault(line.partition(":")[0], set())
+    assert {kind: len(names) for kind, names in files.items() if len(names) > MOST[kind]} == {}
+    assert files.keys() == MOST.keys()
+    assert files["unknown text"] >= SCRIPTS | files["known text"]
+    page = (ROOT / "docs/architecture.md").read_text()
+    assert [name for name in sorted(files["unknown text"]) if name not in page] == []

@@ -1,0 +1,107 @@
+"""Builds that meet others or changing files leave no wrong artefact, and delete nothing else."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from model_store import build as building
+from model_store import load
+from model_store.__main__ import main
+from model_store.artefact import read_manifest, verify
+from model_store.errors import ModelCorrupt, ModelError
+from model_store.prepare import prepare
+from tests.unit.model_store.checkpoints import copy
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+
+
+def build(model: Path, out: Path) -> int:
+    """Runs the command."""
+    arguments = ["--model", str(model), "--engine", "torch", "--precision", "f32", "--out", str(out)]
+    return main(["build", *arguments])
+
+
+def test_a_directory_that_is_no_artefact_is_not_replaced(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`build --out .` deleted whatever the directory had, and `--out` of the checkpoint its weights."""
+    model = copy(checkpoint, tmp_path / "model")
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(model)
+    for out in (model, tmp_path, tmp_path / "file", tmp_path / "link"):
+        assert build(model, out) == 2
+        assert "is not an artefact, so it is not replaced: choose another" in capsys.readouterr().err
+    assert (model / "model.safetensors").is_file()
+
+
+def test_an_artefact_and_an_empty_directory_are_replaced(checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    for _ in range(2):
+        assert build(checkpoint, tmp_path / "out") == 0
+        verify(tmp_path / "out")
+
+
+@pytest.fixture
+def changing(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A checkpoint whose weights are replaced while its model is written."""
+    model = copy(checkpoint, tmp_path / "model")
+    before = building._write_model
+
+    def write(*arguments: Any) -> None:
+        before(*arguments)
+        content = bytearray((model / "model.safetensors").read_bytes())
+        content[-1] ^= 1
+        (model / "model.safetensors").write_bytes(content)
+
+    monkeypatch.setattr(building, "_write_model", write)
+    return model
+
+
+def test_a_checkpoint_that_changes_while_it_is_built_is_refused(changing: Path, tmp_path: Path) -> None:
+    """The artefact had the old weights and the revision of the new ones."""
+    with pytest.raises(ModelCorrupt, match="changed while it was being built; start again once its files"):
+        load(str(changing), engine="torch", precision="f32", artefact_dir=tmp_path / "kept")
+    assert not list((tmp_path / "kept/artefacts").glob("model*"))
+
+
+def test_a_checkpoint_that_is_replaced_before_its_build_is_refused(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its artefact got the directory of the former revision, which then answered for that one."""
+    model, before = copy(checkpoint, tmp_path / "model"), building.build
+
+    def build(*arguments: Any, **options: Any) -> Any:
+        (model / "vocab.txt").touch()
+        return before(*arguments, **options)
+
+    monkeypatch.setattr(building, "build", build)
+    with pytest.raises(ModelCorrupt, match="changed while it was being built"):
+        prepare(str(model), "torch", "f32", tmp_path / "kept")
+    assert not list((tmp_path / "kept/artefacts").glob("model*"))
+
+
+def test_a_full_disk_is_named(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every error of the file system was "cannot be written to", even of a checkpoint that went away."""
+
+    def full(source: Path, to: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(to))
+
+    monkeypatch.setattr(shutil, "copyfile", full)
+    with pytest.raises(ModelError, match=r"cannot be built: No space left on device: .*tokenizer\.json"):
+        prepare(str(checkpoint), "torch", "f32", tmp_path / "kept")
+
+
+@pytest.mark.parametrize("name", ["m" * 250, "ü" * 120])
+def test_a_model_may_have_the_longest_name_of_a_directory(
+    checkpoint: Path, tmp_path: Path, name: str
+) -> None:
+    """The name of its artefact was too long for the file system, reported as a manifest that is corrupt."""
+    path = copy(checkpoint, tmp_path / name)
+    out = prepare(str(path), "torch", "f32", tmp_path / "kept")
+    assert read_manifest(out).name == name
+    assert prepare(str(path), "torch", "f32", tmp_path / "kept") == out

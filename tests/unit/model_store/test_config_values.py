@@ -1,0 +1,103 @@
+"""A config.json with values of the wrong kind or size is refused in one sentence, before a build."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from model_store.checkpoint import Checkpoint, read_checkpoint
+from model_store.errors import ModelUnsupported
+from model_store.prepare import check_source
+
+_CONFIG = {
+    "architectures": ["DistilBertForSequenceClassification"],
+    "model_type": "distilbert",
+    "vocab_size": 100,
+    "id2label": {"0": "bad", "1": "good"},
+}
+
+
+def write(path: Path, **changed: Any) -> Path:
+    """A directory that looks like a checkpoint."""
+    path.mkdir(exist_ok=True)
+    (path / "config.json").write_text(json.dumps({**_CONFIG, **changed}))
+    (path / "model.safetensors").touch()
+    (path / "tokenizer.json").touch()
+    return path
+
+
+def read(path: Path, **changed: Any) -> Checkpoint:
+    return read_checkpoint(write(path, **changed))
+
+
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        ({"id2label": ["a", "b"]}, r"has id2label \['a', 'b'\]; it must name every output by its number"),
+        ({"id2label": {"x": "a", "1": "b"}}, "without gaps"),
+        ({"id2label": {"0": "a", "2": "b"}}, "without gaps"),
+        ({"id2label": {"0": None, "1": "b"}}, "without gaps"),
+        ({"id2label": {"0": "\ud800", "1": "b"}}, "without gaps"),
+        ({"id2label": None, "num_labels": 10**9}, "num_labels 1000000000; it must be a whole number"),
+        ({"id2label": {"0": "a", "1": "b", "2": "a"}}, "has the label 'a' twice; rename one of them"),
+        ({"id2label": {"0": "a"}}, "has one label, whose score would be 1 for every text"),
+        ({"problem_type": "regression"}, "the model gives numbers and no labels"),
+        ({"calibration_temperature": 0}, "has calibration_temperature 0; it must be greater than 0"),
+        ({"calibration_temperature": float("nan")}, "has calibration_temperature nan"),
+        ({"calibration_temperature": float("inf")}, "has calibration_temperature inf"),
+        ({"temperature": "hot"}, "has temperature 'hot'"),
+        ({"label_thresholds": 5}, "has label_thresholds 5; it must be a list of numbers from 0 to 1"),
+        ({"label_thresholds": [float("nan"), 0.5]}, "has label_thresholds"),
+        ({"label_thresholds": []}, "has 0 thresholds for 2 labels"),
+        ({"architectures": [5]}, "its architecture is not given"),
+        ({"vocab_size": "many"}, "has vocab_size 'many'; it must be a whole number"),
+        ({"n_layers": 10**9}, "has n_layers 1000000000; it must be a whole number from 1 to 1000"),
+        ({"n_heads": 0}, "has n_heads 0; it must be a whole number"),
+        ({"max_position_embeddings": -5}, "has max_position_embeddings -5; it must be"),
+        ({"model_type": "roberta", "max_position_embeddings": 2}, "can read 0 tokens of a text"),
+        ({"model_type": "roberta", "pad_token_id": None}, "has a value of the wrong kind"),
+        ({"rope_parameters": [1]}, "has a value of the wrong kind"),
+    ],
+)
+def test_a_value_that_no_model_can_have_is_refused(tmp_path: Path, changed: Any, why: str) -> None:
+    """Such configs ended `locate` and workers with a traceback, took all memory, or were served."""
+    with pytest.raises(ModelUnsupported, match=why):
+        check_source(str(write(tmp_path / "model", **changed)), tmp_path)
+
+
+def test_labels_of_any_language_and_number_are_fine(tmp_path: Path) -> None:
+    names = ["да", "👨‍👩‍👧", "a\nb", "", *map(str, range(5000))]
+    found = read(tmp_path / "model", id2label=dict(enumerate(names)))
+    assert found.labels == tuple(names)
+    assert read(tmp_path / "model", id2label={"1": "b", "0": "a"}).labels == ("a", "b")
+    assert read(tmp_path / "model", id2label=None).labels == ("LABEL_0", "LABEL_1")
+
+
+def test_one_label_with_a_score_of_its_own_is_fine(tmp_path: Path) -> None:
+    found = read(tmp_path / "model", id2label={"0": "spam"}, problem_type="multi_label_classification")
+    assert (found.labels, found.multi_label) == (("spam",), True)
+
+
+def test_json_that_is_too_deep_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "model")
+    (path / "config.json").write_text("[" * 100_000)
+    with pytest.raises(ModelUnsupported, match="cannot be read as JSON"):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize("stated", [131_072, 10**9])
+def test_what_no_processor_reads_is_not_probed(tmp_path: Path, stated: int) -> None:
+    """A Qwen states 131,072 positions, and its build tried every length up to that in steps of 64."""
+    path = write(
+        tmp_path / "model",
+        architectures=["Qwen2ForSequenceClassification"],
+        model_type="qwen2",
+        max_position_embeddings=stated,
+    )
+    (path / "tokenizer_config.json").write_text(json.dumps({"model_max_length": stated}))
+    assert read_checkpoint(path).max_tokens == 8192
+    (path / "tokenizer_config.json").write_text(json.dumps({"model_max_length": 300}))
+    assert read_checkpoint(path).max_tokens == 300

@@ -1,0 +1,77 @@
+"""What a manifest.json that no build has written leads to: one sentence with the way out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from model_store import load
+from model_store.artefact import FileDigest, Manifest, has_manifest, read_manifest, verify, write_manifest
+from model_store.errors import ModelCorrupt
+
+
+@pytest.fixture
+def artefact(tmp_path: Path) -> Path:
+    """A directory with a manifest and none of its files."""
+    digest = "0" * 64
+    names = "model.xml", "model.bin", "tokenizer.json", "probes.json"
+    path = tmp_path / "artefact"
+    path.mkdir()
+    manifest = Manifest(
+        name="tiny", revision=digest, identity=digest, source="/tiny", labels=("a", "b"), multi_label=False,
+        max_tokens=128, temperature=1.0, engine="openvino", weights="float", rows=True, parameters=1,
+        files={name: FileDigest(digest, 1) for name in names},
+    )  # fmt: skip
+    write_manifest(path, manifest)
+    return path
+
+
+def _changed(path: Path, **values: Any) -> None:
+    content = json.loads((path / "manifest.json").read_text())
+    (path / "manifest.json").write_text(json.dumps(content | values))
+
+
+@pytest.mark.parametrize(
+    ("value", "seen"),
+    [
+        ({"engine": "onnx"}, "engine is 'onnx' and not openvino or torch"),
+        ({"engine": ["torch"]}, "engine is .'torch'. and not openvino or torch"),
+        ({"weights": "int4"}, "weights is 'int4' and not float or int8"),
+        ({"labels": "ab"}, "labels is 'ab' and not a list of texts"),
+        ({"labels": [1, 2]}, "labels is .1, 2. and not a list of texts"),
+        ({"max_tokens": "128"}, "max_tokens is '128' and not a whole number above 0"),
+        ({"max_tokens": 0}, "max_tokens is 0 and not"),
+        ({"temperature": None}, "temperature is None and not a number above 0"),
+        ({"temperature": float("nan")}, "temperature is nan and not a number above 0"),
+        ({"multi_label": "no"}, "multi_label is 'no' and not true or false"),
+        ({"revision": "../x"}, "revision is '../x' and not 64 hex digits"),
+        ({"files": {"model.bin": {"sha256": 1, "size": 1}}}, "files is .* and not files with their sha256"),
+        ({"gate": {"rows": 1}}, "missing 5 required positional arguments"),
+        ({"format": [3] * 99}, r"artefact format \[3, 3.{80,110}\.\.\., not 3"),
+    ],
+)
+def test_a_value_of_the_wrong_kind_is_named(artefact: Path, value: dict[str, Any], seen: str) -> None:
+    """An unknown engine ended in PackageNotFoundError, and others in errors of numpy or of a dictionary."""
+    _changed(artefact, **value)
+    with pytest.raises(Exception, match=seen) as raised:
+        load(str(artefact))
+    assert type(raised.value).__module__ == "model_store.errors"
+    assert "build" in str(raised.value)
+
+
+@pytest.mark.parametrize("content", ["[]", "3", "[" * 100_000, '"text"', "{}", b"\xff\xfe\x00\xdc"])
+def test_what_is_no_manifest_is_refused_with_the_way_out(artefact: Path, content: str | bytes) -> None:
+    raw = content if isinstance(content, bytes) else content.encode()
+    (artefact / "manifest.json").write_bytes(raw)
+    assert has_manifest(artefact) == (content != "{}")
+    with pytest.raises(ModelCorrupt, match=r"cannot be read: .*; remove .*/artefact: it is built again"):
+        read_manifest(artefact)
+
+
+def test_a_corrupt_file_of_an_artefact_says_that_it_is_built_again(artefact: Path) -> None:
+    (artefact / "model.xml").write_text("other")
+    with pytest.raises(ModelCorrupt, match=r"model\.xml is corrupt: .*; remove .*: it is built again"):
+        verify(artefact)
