@@ -12,6 +12,7 @@ for probes only.
 from __future__ import annotations
 
 import asyncio
+import socket
 import sys
 from typing import Any
 
@@ -33,6 +34,9 @@ HEAD_BYTES = 64 * 1024
 STALLED_S = 2.0
 # How many bytes of a response the transport buffers before the application must wait.
 UNSENT_BYTES = 16 * 1024
+# How many bytes the kernel takes that it cannot send yet. Without a limit it takes megabytes, and then asks
+# for more only when a third of them is free: a client that reads slowly would seem to have stopped.
+NOT_SENT_BYTES = 128 * 1024
 # Close up to this many connections at once, so that not every new connection has to search for one to close.
 AT_ONCE = 64
 # Keep idle connections open for this long after the port has closed: a request may be on its way.
@@ -75,6 +79,7 @@ class LimitedProtocol(HttpToolsProtocol):
         """Makes room for this connection. If all others are busy, it may only be used for probes."""
         super().connection_made(transport)
         transport.set_write_buffer_limits(UNSENT_BYTES)
+        _limit_kernel_buffer(transport)
         if len(self.connections) > self._most and not self._make_room():
             self._probes_only = True
             for oldest in self._backlog.reserve(self):
@@ -178,3 +183,9 @@ class LimitedProtocol(HttpToolsProtocol):
                 self.refuse(Problem(408, "the request head did not arrive in time", code="head_timeout"))
         elif self.cycle.more_body and not self.cycle.response_started and not self.flow.read_paused:
             self.refuse(Problem(408, "the body stopped arriving"))
+
+
+def _limit_kernel_buffer(transport: asyncio.Transport) -> None:
+    connection = transport.get_extra_info("socket")
+    if connection is not None and connection.family in (socket.AF_INET, socket.AF_INET6):
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, NOT_SENT_BYTES)

@@ -256,6 +256,14 @@ async def until_connections(server: uvicorn.Server, most: int) -> None:
             await asyncio.sleep(0.02)
 
 
+async def until_stalled(connection: limits.LimitedProtocol) -> None:
+    """All buffers between the response and its reader are full."""
+    before = -1
+    while before != connection._resumed:
+        before = connection._resumed
+        await asyncio.sleep(0.2)
+
+
 async def test_when_all_are_busy_the_next_is_told_so() -> None:
     async with served(4) as (_, dial):
         for _ in range(4):
@@ -304,13 +312,30 @@ async def test_finding_12_a_streamed_answer_that_nobody_reads_is_ended() -> None
 
 async def test_finding_12_a_streamed_answer_that_is_read_slowly_goes_on() -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(limits, "PATIENCE_S", 0.5)
+        patch.setattr(limits, "PATIENCE_S", 1.0)
         async with served(1000) as (_, dial):
             peer = await dial()
             peer[1].write(probe("/endless"))
             for _ in range(30):
                 assert await peer[0].read(1 << 20)
                 await asyncio.sleep(0.1)
+
+
+async def test_each_megabyte_that_a_client_reads_is_progress() -> None:
+    """If the kernel may buffer megabytes, several must be read before the API hears of it."""
+    async with served(1000) as (server, dial):
+        peer = await dial()
+        peer[1].write(probe("/endless"))
+        await peer[0].readexactly(16_000_000)  # Linux enlarges its buffers for it
+        (connection,) = server.server_state.connections
+        assert isinstance(connection, limits.LimitedProtocol)
+        for _ in range(5):
+            await until_stalled(connection)
+            before = connection._resumed
+            await peer[0].readexactly(1_000_000)
+            async with asyncio.timeout(10):
+                while connection._resumed == before:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
 
 
 async def test_finding_12_answers_that_nobody_reads_make_room_for_others() -> None:
