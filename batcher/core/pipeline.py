@@ -90,8 +90,8 @@ class Pipeline(asyncio.Protocol):
         """Waits for the replies that are still awaited, then closes the connection and the client."""
         while awaited := [one.future for one in (*self._sent, *self._waiting) if not one.future.done()]:
             await asyncio.wait(awaited)
-        if self._connecting is not None:
-            await asyncio.wait([self._connecting])
+        while self._connecting is not None and not self._connecting.done():
+            await asyncio.wait([self._connecting])  # may end with another attempt
         self._disconnect()
         if self._connection is not None:
             await self._connection.disconnect(nowait=True)

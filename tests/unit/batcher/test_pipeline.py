@@ -11,6 +11,7 @@ import redis
 
 from batcher.core.connection import connect_async
 from batcher.core.pipeline import Pipeline
+from tests.servers import free_port
 
 
 @pytest.fixture
@@ -116,3 +117,12 @@ async def test_a_reply_is_late_a_timeout_after_its_command_and_not_after_an_earl
         await pipeline.execute("PING")
     assert asyncio.get_running_loop().time() - began > 0.9
     await asyncio.sleep(1.2)  # so that the server ends its answer
+
+
+async def test_closing_waits_for_the_last_attempt_to_connect() -> None:
+    """A command whose reply is no longer awaited is still tried over a second connection."""
+    client = connect_async(f"redis://127.0.0.1:{free_port()}/0", timeout_s=1.0, retries=0)
+    pipeline = Pipeline(client, retries=1)
+    pipeline.execute("PING").cancel()
+    await pipeline.close()
+    assert asyncio.all_tasks() == {asyncio.current_task()}
