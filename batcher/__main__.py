@@ -1,10 +1,14 @@
-"""Runs one worker process: loads its models, warms them up, connects to Redis and serves until SIGTERM."""
+"""`python -m batcher`: runs a worker with settings from the environment. `millrace worker` has options, too.
+
+It loads its models, warms them up, connects to Redis and serves until SIGTERM.
+"""
 
 from __future__ import annotations
 
 import logging
 import signal
 import sys
+from argparse import ArgumentParser
 
 from batcher import gc_tuning, logs, tracing
 from batcher.settings import WorkerSettings
@@ -58,4 +62,5 @@ def main(settings: WorkerSettings | None = None) -> int:
 
 
 if __name__ == "__main__":
+    ArgumentParser(prog="python -m batcher", description=__doc__).parse_args()
     sys.exit(main())

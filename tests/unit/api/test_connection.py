@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -20,8 +21,11 @@ from api.server.protocol import Connection
 from tests.servers import free_port
 
 Peer = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+Dial = Callable[..., Awaitable[Peer]]
 GET = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
 LARGE = b"x" * 5_000_000
+# A client with the largest buffer must read megabytes of it before Linux lets the server send more.
+RECEIVE_BYTES = 256 * 1024
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -52,7 +56,7 @@ async def left(receive: Receive) -> None:
 
 
 @asynccontextmanager
-async def served(most: int) -> AsyncIterator[tuple[uvicorn.Server, Callable[[], Awaitable[Peer]]]]:
+async def served(most: int) -> AsyncIterator[tuple[uvicorn.Server, Dial]]:
     port = free_port()
     config = uvicorn.Config(
         app, http=Connection, limit_concurrency=most, port=port, lifespan="off", log_config=None
@@ -64,8 +68,13 @@ async def served(most: int) -> AsyncIterator[tuple[uvicorn.Server, Callable[[], 
         while not server.started:  # noqa: ASYNC110 - it says so in no other way
             await asyncio.sleep(0.01)
 
-        async def dial() -> Peer:
-            peer = await asyncio.open_connection("127.0.0.1", port)
+        async def dial(receive_bytes: int = 0) -> Peer:
+            dialled = socket.socket()
+            dialled.setblocking(False)
+            if receive_bytes:
+                dialled.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+            await asyncio.get_running_loop().sock_connect(dialled, ("127.0.0.1", port))
+            peer = await asyncio.open_connection(sock=dialled)
             stack.push_async_callback(hang_up, peer)
             return peer
 
@@ -84,7 +93,7 @@ async def end(server: uvicorn.Server, running: asyncio.Task[None]) -> None:
 
 
 @pytest.fixture
-async def dial(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Callable[[], Awaitable[Peer]]]:
+async def dial(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Dial]:
     """Opens connections to a server with short timeouts."""
     monkeypatch.setattr(limits, "PATIENCE_S", 0.2)
     async with served(1000) as (_, dial):
@@ -133,7 +142,7 @@ async def pour(peer: Peer) -> None:
 
 
 async def test_what_is_no_http_is_refused_in_the_form_of_the_service(
-    dial: Callable[[], Awaitable[Peer]],
+    dial: Dial,
 ) -> None:
     for raw in (b"\x16\x03\x01\x02\x00\r\n\r\n", b"POST / HTTP/1.1\r\ncontent-length: many\r\n\r\n"):
         peer = await dial()
@@ -141,7 +150,7 @@ async def test_what_is_no_http_is_refused_in_the_form_of_the_service(
         assert await refusal(peer) == (400, "bad_request")
 
 
-async def test_who_says_nothing_is_let_go_and_who_asked_is_kept(dial: Callable[[], Awaitable[Peer]]) -> None:
+async def test_who_says_nothing_is_let_go_and_who_asked_is_kept(dial: Dial) -> None:
     silent, asking = await dial(), await dial()
     asking[1].write(GET)
     assert (await answer(asking))[2] == b"hello"
@@ -151,7 +160,7 @@ async def test_who_says_nothing_is_let_go_and_who_asked_is_kept(dial: Callable[[
     assert (await answer(asking))[2] == b"hello", "it rested, which is allowed for 5 s here"
 
 
-async def test_a_head_that_comes_drop_by_drop_is_given_up(dial: Callable[[], Awaitable[Peer]]) -> None:
+async def test_a_head_that_comes_drop_by_drop_is_given_up(dial: Dial) -> None:
     for before in (b"", GET):
         peer = await dial()
         if before:
@@ -162,21 +171,21 @@ async def test_a_head_that_comes_drop_by_drop_is_given_up(dial: Callable[[], Awa
         dripping.cancel()
 
 
-async def test_a_head_without_an_end_is_refused(dial: Callable[[], Awaitable[Peer]]) -> None:
+async def test_a_head_without_an_end_is_refused(dial: Dial) -> None:
     peer = await dial()
     peer[1].write(b"GET / HTTP/1.1\r\n")
     with pytest.raises(ConnectionError):
         await pour(peer)
 
 
-async def test_a_body_that_never_begins_or_stops_is_given_up(dial: Callable[[], Awaitable[Peer]]) -> None:
+async def test_a_body_that_never_begins_or_stops_is_given_up(dial: Dial) -> None:
     for begun in (b"", b"{"):
         peer = await dial()
         peer[1].write(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n" + begun)
         assert await refusal(peer) == (408, "body_timeout")
 
 
-async def test_a_body_that_goes_on_is_read_to_its_end(dial: Callable[[], Awaitable[Peer]]) -> None:
+async def test_a_body_that_goes_on_is_read_to_its_end(dial: Dial) -> None:
     peer = await dial()
     peer[1].write(b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n")
     for _ in range(10):
@@ -186,14 +195,14 @@ async def test_a_body_that_goes_on_is_read_to_its_end(dial: Callable[[], Awaitab
     assert (await answer(peer))[2] == b"40000"
 
 
-async def test_trailers_without_an_end_are_refused(dial: Callable[[], Awaitable[Peer]]) -> None:
+async def test_trailers_without_an_end_are_refused(dial: Dial) -> None:
     peer = await dial()
     peer[1].write(b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n")
     with pytest.raises(ConnectionError):
         await pour(peer)
 
 
-async def test_too_many_requests_before_the_first_answer(dial: Callable[[], Awaitable[Peer]]) -> None:
+async def test_too_many_requests_before_the_first_answer(dial: Dial) -> None:
     peer = await dial()
     peer[1].write(GET * 20)
     for _ in range(20):
@@ -242,7 +251,7 @@ def probe(path: str) -> bytes:
     return f"GET {path} HTTP/1.1\r\nhost: x\r\n\r\n".encode()
 
 
-async def unread(dial: Callable[[], Awaitable[Peer]], path: str = "/endless") -> Peer:
+async def unread(dial: Dial, path: str = "/endless") -> Peer:
     """A connection that sends a request and does not read the response."""
     peer = await dial()
     peer[1].transport.pause_reading()  # type: ignore[attr-defined]
@@ -314,7 +323,7 @@ async def test_finding_12_a_streamed_answer_that_is_read_slowly_goes_on() -> Non
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(limits, "PATIENCE_S", 1.0)
         async with served(1000) as (_, dial):
-            peer = await dial()
+            peer = await dial(RECEIVE_BYTES)
             peer[1].write(probe("/endless"))
             for _ in range(30):
                 assert await peer[0].read(1 << 20)
@@ -324,9 +333,9 @@ async def test_finding_12_a_streamed_answer_that_is_read_slowly_goes_on() -> Non
 async def test_each_megabyte_that_a_client_reads_is_progress() -> None:
     """If the kernel may buffer megabytes, several must be read before the API hears of it."""
     async with served(1000) as (server, dial):
-        peer = await dial()
+        peer = await dial(RECEIVE_BYTES)
         peer[1].write(probe("/endless"))
-        await peer[0].readexactly(16_000_000)  # Linux enlarges its buffers for it
+        await peer[0].readexactly(16_000_000)  # Linux enlarges the buffer of the sender for it
         (connection,) = server.server_state.connections
         assert isinstance(connection, limits.LimitedProtocol)
         for _ in range(5):
@@ -384,7 +393,7 @@ async def test_finding_11_bodies_not_taken_have_a_bound_together() -> None:
     ids=["value", "name", "many", "target"],
 )
 async def test_finding_07_parts_of_a_head_have_limits_of_their_own(
-    dial: Callable[[], Awaitable[Peer]], head: bytes, refused: tuple[int, str]
+    dial: Dial, head: bytes, refused: tuple[int, str]
 ) -> None:
     peer = await dial()
     peer[1].write(head)
@@ -399,9 +408,7 @@ async def test_finding_07_parts_of_a_head_have_limits_of_their_own(
     ],
     ids=["headers", "trailers"],
 )
-async def test_finding_07_headers_are_counted_while_they_arrive(
-    dial: Callable[[], Awaitable[Peer]], begun: bytes
-) -> None:
+async def test_finding_07_headers_are_counted_while_they_arrive(dial: Dial, begun: bytes) -> None:
     """Thousands of short ones fit into the largest head, and each takes many times its size in memory."""
     peer = await dial()
     peer[1].write(begun + b"a: b\r\n" * 150)

@@ -271,3 +271,11 @@ def test_no_value_of_any_setting_ends_in_a_traceback(
                     said = str(error)
                     assert said.endswith((".", "?")), (name, value)
                     assert "\n" not in said, (name, value)
+
+
+@pytest.mark.parametrize("package", ["api", "batcher"])
+def test_a_process_that_takes_no_options_refuses_them(package: str) -> None:
+    command = [sys.executable, "-m", package, "--port", "9000"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert done.stderr.endswith(f"python -m {package}: error: unrecognized arguments: --port 9000\n")
