@@ -100,7 +100,7 @@ def _cells(path: Path, columns: Columns) -> Iterator[tuple[int, str, str | list[
     form = FORMATS.get(path.suffix.lower())
     if os.path.exists(path) and not os.path.isfile(path):  # these of Path may raise OSError
         # A file is read more than once, and what a pipe has given is gone.
-        kind = "directory" if os.path.isdir(path) else "pipe"
+        kind = "directory" if os.path.isdir(path) else "pipe or device"
         raise BadTable(f"{path} is a {kind}: name a file that ends in one of {', '.join(FORMATS)}.")
     if form is None:
         raise BadTable(f"{path}: the name must end in one of {', '.join(FORMATS)}.")
