@@ -80,7 +80,8 @@ def test_a_pipe_is_refused_instead_of_read_in_part(tmp_path: Path) -> None:
     """Its first block was read to see whether it is text, and was gone when the rows were read."""
     pipe = tmp_path / "a.csv"
     os.mkfifo(pipe)
-    for path, kind in ((pipe, "pipe"), (tmp_path, "directory")):
+    kinds = (pipe, "pipe or device"), (Path(os.devnull), "pipe or device"), (tmp_path, "directory")
+    for path, kind in kinds:
         with pytest.raises(BadTable, match=f"is a {kind}: name a file that ends in one of .csv, .tsv"):
             read_table(path, columns=Columns())
 
