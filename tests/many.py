@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +20,7 @@ from batcher.settings import WorkerSettings
 from batcher.worker.building import LoadedModels
 from model_store.stub import StubClassifier
 from tests.shards import until
+from tests.threads import run_worker
 
 # Where the product opens clients.
 _SYNC = (
@@ -73,15 +73,8 @@ class Many:
         """A worker with these models, in a thread."""
         served = LoadedModels(WorkerSettings(model=model, **settings))
         served.worker.warm_up()
-        thread = threading.Thread(target=served.worker.run)
-        thread.start()
-
-        async def end() -> None:
-            served.worker.stop()
-            await asyncio.to_thread(thread.join)
-            served.close()
-
-        self._stack.push_async_callback(end)
+        self._stack.callback(served.close)
+        run_worker(served.worker, self._stack)
         return served
 
     async def api(self, **settings: Any) -> httpx.AsyncClient:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -29,6 +28,7 @@ from model_store.stub import StubClassifier
 from tests.answers import right
 from tests.fakes import counted
 from tests.servers import leftovers
+from tests.threads import run_worker
 
 NAME = "t"
 
@@ -137,14 +137,7 @@ class Fleet:
         queues = every[home]._replace(others=others)
         model = counted(classifier or StubClassifier(), self.batch_sizes)
         worker = Worker(model, queues, chosen, lambda results: None)
-        thread = threading.Thread(target=worker.run)
-        thread.start()
-
-        async def end() -> None:
-            worker.stop()
-            await asyncio.to_thread(thread.join)
-
-        self._stack.push_async_callback(end)
+        run_worker(worker, self._stack)
         return worker
 
     async def ready(self, hub: ShardedHub, workers: int = 1) -> None:
@@ -181,15 +174,8 @@ class RealFleet:
         settings = WorkerSettings(**self._settings)
         cache = connect_writer(settings)
         worker = build_worker(settings, Observability(load_model(settings), settings), cache)
-        thread = threading.Thread(target=worker.run)
-        thread.start()
-
-        async def end() -> None:
-            worker.stop()
-            await asyncio.to_thread(thread.join)
-            await asyncio.to_thread(cache.close)
-
-        self._stack.push_async_callback(end)
+        self._stack.push_async_callback(asyncio.to_thread, cache.close)
+        run_worker(worker, self._stack)
         self.workers.append(worker)
         return worker
 

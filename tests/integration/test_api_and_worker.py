@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from functools import partial
 from hashlib import sha256
@@ -31,6 +30,7 @@ from batcher.worker.queue import WorkerQueue
 from model_store.stub import StubClassifier
 from tests.fakes import Gated, counted
 from tests.servers import leftovers
+from tests.threads import run_worker
 
 
 class Service:
@@ -84,14 +84,7 @@ class Service:
         queues = exchange.Queues(commands, waiting, heartbeat)
         keep = partial(remember, self.sync(), "t", 3600.0)
         worker = Worker(stub, queues, settings, keep)
-        thread = threading.Thread(target=worker.run)
-        thread.start()
-
-        async def end() -> None:
-            worker.stop()
-            await asyncio.to_thread(thread.join)
-
-        self._stack.push_async_callback(end)
+        run_worker(worker, self._stack)
 
     def left_over(self) -> list[bytes]:
         return leftovers(self.sync())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 from types import SimpleNamespace
@@ -40,6 +39,7 @@ from batcher.worker.stats import BatchReport
 from model_store.stub import StubClassifier
 from tests.fakes import Gated, counted
 from tests.servers import leftovers
+from tests.threads import run_worker
 
 PREFIX = "{millrace:2:t}"
 
@@ -82,14 +82,7 @@ class HubAndWorkers:
             partial(remember, self._clients()[1], "t", 3600.0),
             self.batches.append,
         )
-        thread = threading.Thread(target=worker.run)
-        thread.start()
-
-        async def end() -> None:
-            worker.stop()
-            await asyncio.to_thread(thread.join)
-
-        self._stack.push_async_callback(end)
+        run_worker(worker, self._stack)
         return worker
 
     async def ready(self, hub: ReplyHub, workers: int = 1) -> None:
