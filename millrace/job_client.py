@@ -59,13 +59,20 @@ class JobClient:
         self._http.close()
 
     def submit(self, source: TextFile) -> Job:
-        """Submits a file. Returns a new job, or the one that an interrupted run of this command has left."""
-        key = _digest(source)
-        job = self._post(source, key)
-        if job["status"] in ("failed", "cancelled"):
-            self.delete(job)
-            job = self._post(source, key)
-        return job
+        """Submits a file. Returns a new job, or the one that an interrupted run of this command has left.
+
+        A job that another model has answered is left alone, and the texts get a new one.
+        """
+        model = self._model()
+        key = f"{_digest(source)} {model}"
+        while True:
+            job = self._post(source, f"millrace-classify-{_sha256(key)}")
+            if job["status"] in ("failed", "cancelled"):
+                self.delete(job)
+            elif _answered_by(job, model):
+                return job
+            else:
+                key += f" {job['id']}"
 
     def follow(self, job: Job) -> Job:
         """Shows the progress of a job to its end: a bar in a terminal, else a line every LINE_S seconds."""
@@ -112,6 +119,19 @@ class JobClient:
     def delete(self, job: Job) -> None:
         """Deletes a job that has ended."""
         self._request("DELETE", f"/jobs/{job['id']}")
+
+    def _model(self) -> str:
+        """The first model as `NAME@REVISION`; "" while the service knows none."""
+        answer = self._request("GET", "/models")
+        try:
+            first = next(model for model in answer.json()["models"] if model["first"])
+            return f"{first['name']}@{first['revision'][:12]}" if "revision" in first else ""
+        except StopIteration:
+            return ""
+        except (ValueError, LookupError, TypeError):
+            raise CommandError(
+                f"{self._url}/models did not answer with models: is this a Millrace API?"
+            ) from None
 
     def _post(self, source: TextFile, key: str) -> Job:
         headers = {"content-type": "application/x-ndjson", "idempotency-key": key}
@@ -225,9 +245,19 @@ def _body(source: TextFile) -> Iterator[bytes]:
         yield ("\n".join(lines) + "\n").encode()
 
 
+def _answered_by(job: Job, model: str) -> bool:
+    """Whether a job has answers of this model alone. One that still runs may have others of a candidate."""
+    models = set(job["models"])
+    return not models or (models == {model} if job["status"] == "finished" else model in models)
+
+
 def _digest(source: TextFile) -> str:
-    """A digest of the texts, used as Idempotency-Key so that the same texts find the same job."""
+    """The part of the Idempotency-Key by which the same texts find the same job."""
     digest = hashlib.sha256()
     for block in _body(source):
         digest.update(block)
-    return f"millrace-classify-{digest.hexdigest()}"
+    return digest.hexdigest()
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from hashlib import sha256
 from math import sqrt
 
 from model_store.classifier import Classifier, Tokens
@@ -31,13 +29,9 @@ class Abstaining:
             raise ModelError(f"{info.name} cannot abstain with text windows that are joined by max.")
         self._classifier = classifier
         self._weight = sqrt(threshold / (1 - threshold))
-        # Other answers need another revision. The reference for drift knows two labels only.
-        self.info = replace(
-            info,
-            labels=(*info.labels, UNCERTAIN),
-            revision=sha256(f"{info.revision} abstain {threshold!r}".encode()).hexdigest(),
-            reference=None,
-        )
+        # The reference for drift knows two labels only.
+        labels = (*info.labels, UNCERTAIN)
+        self.info = info.under(f"abstain {threshold!r}", labels=labels, reference=None)
 
     def tokenize(self, texts: Sequence[str]) -> list[Tokens]:
         """As the classifier."""

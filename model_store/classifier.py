@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from typing import Any, Literal, Protocol, Self
 
 from model_store.drift_reference import DriftReference
 from model_store.windows import Windows
@@ -40,8 +41,9 @@ class ModelInfo:
     """Describes a loaded model.
 
     `revision` is the digest that identifies its answers (usually shown as the first 12 hex digits), and
-    `identity` the digest of the checkpoint, regardless of engine and precision. `tolerance` is the largest
-    difference in a score that other texts of a batch may cause. `layout` says how a batch is laid out:
+    `identity` that of the checkpoint and of settings that change answers, regardless of engine and precision.
+    `tolerance` is the largest difference in a score that other texts of a batch may cause. `layout` says how
+    a batch is laid out:
     `packed` end to end in rows (the cost follows the sum of the lengths), or `padded` to the longest text
     (the cost follows count x longest). `precision` is int8 for int8 weights, otherwise the arithmetic.
     `fallback_reason` says why the requested setting is not used; it is empty if it is. `proof` is the outcome
@@ -65,6 +67,13 @@ class ModelInfo:
     proof: Verdict | None = None
     reference: DriftReference | None = None
     windows: Windows | None = None
+
+    def under(self, setting: str, **changes: Any) -> Self:
+        """This model under a setting that changes its answers: another revision of another identity."""
+        revision, identity = (
+            sha256(f"{digest} {setting}".encode()).hexdigest() for digest in (self.revision, self.identity)
+        )
+        return replace(self, revision=revision, identity=identity, **changes)
 
 
 @dataclass(frozen=True, slots=True)

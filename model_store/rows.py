@@ -7,7 +7,7 @@ between texts that do not see each other; more rows waste more room at their end
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Protocol
 
@@ -91,9 +91,8 @@ class RowClassifier:
 
     def read_in(self, windows: Windows, *, evaluated: bool = False) -> None:
         """Read long texts in windows from now on. Drift is measured only if the model was `evaluated` so."""
-        revision = windows.revision(self.info.revision)
         reference = self.info.reference if evaluated else None
-        self.info = replace(self.info, windows=windows, revision=revision, reference=reference)
+        self.info = self.info.under(f"windows {windows}", windows=windows, reference=reference)
         self._tokenizer.read_in(windows)
 
     def tokenize(self, texts: Sequence[str]) -> list[Tokens]:

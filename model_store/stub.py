@@ -65,7 +65,7 @@ class StubClassifier:
 
     def read_in(self, windows: Windows, *, evaluated: bool = False) -> None:
         """As a classifier with a model, but `first_last` has all windows, and there is no temperature."""
-        self.info = replace(self.info, windows=windows, revision=windows.revision(self.info.revision))
+        self.info = self.info.under(f"windows {windows}", windows=windows)
 
     def classify(self, batch: Sequence[Tokens]) -> list[list[float]]:
         """Scores of shape (len(batch), 2). Releases the interpreter lock while it sleeps, like an engine."""

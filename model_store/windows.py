@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from statistics import fmean
 from typing import TYPE_CHECKING, Literal, cast, get_args
 
@@ -48,10 +47,6 @@ class Windows:
     join: Join
     most: int
     temperature: float = 1.0
-
-    def revision(self, revision: str) -> str:
-        """The revision of a model that reads like this: other windows give other answers."""
-        return sha256(f"{revision} windows {self}".encode()).hexdigest()
 
     def __str__(self) -> str:
         setting = f"{self.tokens}:{self.overlap}:{self.join}:{self.most}"

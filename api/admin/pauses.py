@@ -95,11 +95,11 @@ async def _apply(
 
 
 def find(models: ServedModels, name: str) -> Served:
-    """The model of this name or revision. Raises Problem 404 `model_not_found`, or 503 `no_worker`."""
+    """The model of this name or revision. Raises the Problem of `ServedModels.unknown`."""
     for served in models:
         revision = served.lookup.models.revision
         if served.title and (
-            name == served.title or (len(name) >= LEAST_REVISION and revision.startswith(name))
+            served is models.get(name) or (len(name) >= LEAST_REVISION and revision.startswith(name))
         ):
             return served
-    raise models.unknown()
+    raise models.unknown(name)

@@ -165,8 +165,9 @@ class DialectService:
         found = self.models.get(name) if name else self.models.current
         if found is None:
             assert name, "the first model is found without a name"
-            if self.models.titles and name not in names and "*" not in names:
-                raise self.models.unknown("; MILLRACE_COMPAT_MODELS adds names for the first one")
+            alias = name in names or "*" in names
+            if self.models.ambiguous(name) or (self.models.titles and not alias):
+                raise self.models.unknown(name, "; MILLRACE_COMPAT_MODELS adds names for the first one")
             found = self.models.current
         call.served = found
 

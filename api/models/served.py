@@ -68,6 +68,7 @@ class ServedModels:
         self._connect, self._handle = connect, handle
         self._others: dict[str, Served] = {}
         self._answering = {"": first}
+        self._ambiguous = False
         self._tasks: set[asyncio.Task[None]] = set()
 
     def __iter__(self) -> Iterator[Served]:
@@ -109,12 +110,10 @@ class ServedModels:
         return base or self.first.title
 
     def base(self, name: str) -> str:
-        """The model of a name that clients use. Raises Problem 404."""
-        if not name or name == self.first.title:
-            return ""
-        if name not in self._answering:
-            raise self.unknown()
-        return name
+        """The model of a name that clients use. Raises Problem 404, or 409 if two models have the name."""
+        if name and (self.ambiguous(name) or name not in self.titles):
+            raise self.unknown(name)
+        return "" if name == self.first.title else name
 
     def revisions(self, base: str) -> Sequence[Served]:
         """All revisions of a model that workers serve, first the one that answers."""
@@ -122,8 +121,18 @@ class ServedModels:
         answering = self._answering[base]
         return [answering, *(one for one in others if one.name != answering.name)]
 
+    def ambiguous(self, name: str) -> bool:
+        """Whether workers serve another model by the name that the first one has."""
+        other = self._answering.get(name) if name and name == self.first.title else None
+        if other is None or not other.hub.snapshot.workers:
+            return False
+        first, second = self.current.hub.snapshot.model, other.hub.snapshot.model
+        return first is not None and second is not None and first.revision != second.revision
+
     def get(self, name: str) -> Served | None:
-        """What answers for the model, or the cascade, of this name."""
+        """What answers for the model, or the cascade, of this name. None also if two models have it."""
+        if self.ambiguous(name):
+            return None
         if name == self.first.title:
             return self.current
         return self._answering.get(name) or self.cascades.get(name)
@@ -134,13 +143,22 @@ class ServedModels:
         return NO_SNAPSHOT if served is None else served.hub.snapshot
 
     def find(self, name: str) -> Served:
-        """The model of this name. Raises Problem 404 `model_not_found`, which lists those that are served."""
+        """The model of this name. Raises `unknown`."""
         if (served := self.get(name)) is None:
-            raise self.unknown()
+            raise self.unknown(name)
         return served
 
-    def unknown(self, advice: str = "") -> Problem:
-        """The problem of a request for a model that is not served."""
+    def unknown(self, name: str, advice: str = "") -> Problem:
+        """The problem of a request for a model that is not served, or for one of two of the same name.
+
+        404 `model_not_found` lists those that are served.
+        """
+        if self.ambiguous(name):
+            detail = (
+                f"workers serve two models called {name}: give one of them another name in MILLRACE_MODEL; "
+                "POST /predict still asks the first one"
+            )
+            return Problem(409, detail, code="ambiguous_model")
         if not self.titles:
             return Problem(503, "no worker is running", code="no_worker")
         titles = [*self.titles, *self.cascades]
@@ -172,6 +190,10 @@ class ServedModels:
             {base: self._others[queue] if queue else self.first for base, queue in answering.items()},
             {base: (self._others[queue], beside[base]) for base, queue in tried.items()},
         )
+        was_ambiguous, self._ambiguous = self._ambiguous, self.ambiguous(self.first.title)
+        if self._ambiguous and not was_ambiguous:
+            facts = {"action": "model.ambiguous", "model": self.first.title}
+            log.warning("two models have the same name, which finds neither of them", extra=facts)
         if self.current is not before:
             self.on_move(self.current)
         self.on_sweep(revisions.moves)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
@@ -17,10 +18,13 @@ from batcher.core.revisions import (
     Published,
     Revisions,
     decode_revisions,
-    newest,
     revision_queue,
 )
 from batcher.shards import Shard
+
+log = logging.getLogger(__name__)
+
+_Fields = dict[bytes, bytes]
 
 # An API process that has not confirmed anything for this long has ended.
 SEEN_S = 5.0
@@ -32,7 +36,8 @@ class RevisionStore:
     """Works on the queue of the first model. `clients` are those of its `shards`.
 
     Each shard has the whole state, and the newest one counts: processes know it whichever shard is down. A
-    change needs all of them. It is a transaction at the first one, which the others then copy.
+    change takes effect with its transaction at the first shard, before which all must have answered. It is
+    then copied to the others, now or, if one fails in between, by the next process that reads.
     """
 
     def __init__(self, clients: Sequence[redis.Redis], shards: Sequence[Shard]) -> None:
@@ -42,17 +47,23 @@ class RevisionStore:
         self._seen = f"{shards[0].prefix}:apis"
 
     def read(self) -> Revisions:
-        """The newest state of all shards that answer. Raises Redis errors if none does."""
-        found = list[Revisions]()
+        """The newest state of all shards that answer, which the others of them then have too.
+
+        Raises Redis errors if none answers.
+        """
+        states = list[_Fields]()
         failed: Exception | None = None
         for client, key in self._shards:
             try:
-                found.append(decode_revisions(_fields(client, key)))
+                states.append(_fields(client, key))
             except REDIS_ERRORS as error:
                 failed = error
-        if failed is not None and not found:
+        if failed is not None and not states:
             raise failed
-        return newest(found)
+        newest = max(states, key=_moves)
+        if any(_moves(state) < _moves(newest) for state in states):
+            self._copy(newest)
+        return decode_revisions(newest)
 
     def report(self, queue: str, failure: str) -> None:
         """Says why a worker cannot serve a revision. Raises Redis errors."""
@@ -86,10 +97,10 @@ class RevisionStore:
         """The state after a change. Raises Redis errors if a shard does not answer."""
         (first, key), *others = self._shards
         known = [_fields(client, other) for client, other in others]
-        changed: dict[bytes, bytes] = {}
+        changed: _Fields = {}
 
         def update(pipe: Any) -> None:
-            latest: dict[bytes, bytes] = max([pipe.hgetall(key), *known], key=_moves)
+            latest: _Fields = max([pipe.hgetall(key), *known], key=_moves)
             changed.clear()
             changed.update(latest)
             before = decode_revisions(changed)
@@ -103,14 +114,27 @@ class RevisionStore:
             changed[MOVES.encode()] = b"%d" % (before.moves + 1)
             _replace(pipe, key, changed)
 
-        def copy(pipe: Any) -> None:
-            if _moves(pipe.hgetall(other)) < _moves(changed):  # no later change was faster
-                _replace(pipe, other, changed)
-
-        first.transaction(update, key)
-        for client, other in others:
-            client.transaction(copy, other)
+        try:
+            first.transaction(update, key)
+        except REDIS_ERRORS:
+            if not changed or _fields(first, key) != changed:  # only the reply was lost
+                raise
+        self._copy(changed)
         return decode_revisions(changed)
+
+    def _copy(self, fields: _Fields) -> None:
+        """Writes a state to the shards that have an earlier one. If one fails, a later `read` copies it."""
+
+        def update(pipe: Any) -> None:
+            if _moves(pipe.hgetall(key)) < _moves(fields):
+                _replace(pipe, key, fields)
+
+        for number, (client, key) in enumerate(self._shards):
+            try:
+                client.transaction(update, key)
+            except REDIS_ERRORS as error:
+                facts = {"action": "revision.behind", "shard": number}
+                log.warning("a shard does not have the published revisions yet: %s", error, extra=facts)
 
     def seen(self, api: str, moves: int) -> None:
         """Confirms for an API process that it answers by the state after so many moves.
@@ -143,15 +167,15 @@ class RevisionStore:
         return seconds + micros / 1e6
 
 
-def _fields(client: redis.Redis, key: str) -> dict[bytes, bytes]:
-    return cast("dict[bytes, bytes]", client.hgetall(key))
+def _fields(client: redis.Redis, key: str) -> _Fields:
+    return cast("_Fields", client.hgetall(key))
 
 
 def _moves(fields: Mapping[bytes, bytes]) -> int:
     return decode_revisions(fields).moves
 
 
-def _forget_failures(fields: dict[bytes, bytes]) -> None:
+def _forget_failures(fields: _Fields) -> None:
     """Removes why workers could not serve revisions that are not published any more."""
     revisions = decode_revisions(fields)
     published = {

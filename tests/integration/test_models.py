@@ -105,6 +105,54 @@ async def test_an_unknown_model_gets_404_with_those_that_are_served(client: http
         assert 'serves the models "stub", "spam", "topics" and not' in problem["detail"]
 
 
+async def test_two_models_of_one_name_were_both_answered_by_the_first(
+    many: Many, caplog: pytest.LogCaptureFixture
+) -> None:
+    """`stub` is the first model of one worker, and another worker serves `stub@other` by that name."""
+    many.worker("stub")
+    second = many.worker("-,stub=stub@other")
+    client = await many.api(compat_models="*")
+    body = {"text": ["a"]}
+
+    async def ambiguous() -> bool:
+        return (await client.post("/models/stub/predict", json=body)).status_code == 409
+
+    await until_async(ambiguous, "the API to see both")
+    for path, asked in (
+        ("/models/stub/predict", body),
+        ("/jobs?model=stub", body),
+        ("/admin/models/publish", {"model": "stub", "reference": "stub@new"}),
+        ("/v1/classify", {"input": "a", "model": "stub"}),
+    ):
+        answer = await client.post(path, json=asked)
+        assert answer.status_code == 409, (path, answer.text)
+        assert "two models called stub: give one of them another name" in answer.text
+    assert (await client.put("/admin/pauses/models/stub", json={"for_s": 5})).status_code == 409
+    await until(lambda: "two models have the same name" in caplog.text, "a line in the log")
+    assert named(await client.post("/predict", json=body)) == "stub"
+    second.drop("stub")
+    await ready(client, "stub")
+
+
+async def test_a_restart_with_another_setting_was_answered_from_the_cache_of_the_former(
+    many: Many,
+) -> None:
+    """The new worker did not become the current one while the former lived, and for eight seconds after."""
+    many.worker("stub")
+    client = await many.api()
+    await ready(client, "stub")
+    body = {"text": ["one"]}
+    await client.post("/predict", json=body)
+    for settings in ({"abstain": 0.99}, {"text_windows": "20:5"}):
+        revision = many.worker("stub", **settings).models[0].instruments.classifier.info.revision
+
+        async def taken_over(revision: str = revision) -> bool:
+            return bool((await client.get("/models")).json()["models"][0]["revision"] == revision)
+
+        await until_async(taken_over, "the new worker to be the current one")
+        assert (await client.post("/predict", json=body)).headers["x-cache"] == "MISS"
+
+
 async def test_other_servers_routes_take_the_name(client: httpx.AsyncClient) -> None:
     tensor = {"inputs": [{"name": "text", "datatype": "BYTES", "shape": [1], "data": ["a"]}]}
     asked = [

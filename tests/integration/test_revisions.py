@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
+import fakeredis
 import pytest
 import redis
 
@@ -84,3 +88,65 @@ def test_after_the_clock_of_redis_was_set_back_every_move_waited_for_processes_t
     assert stored.unconfirmed(2) == ["lives"]
     stored.seen("new", 2)
     assert set(client.hkeys(key)) == {b"lives", b"new"}
+
+
+class Unreliable:
+    """A client whose transactions raise: before they begin (`broken`), or afterwards (`answers_lost`)."""
+
+    def __init__(self) -> None:
+        self._client = fakeredis.FakeRedis()
+        self.broken = self.answers_lost = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+    def transaction(self, change: Callable[[Any], None], key: str) -> None:
+        if self.broken:
+            raise redis.ConnectionError("reset by peer")
+        self._client.transaction(change, key)
+        if self.answers_lost:
+            raise redis.ConnectionError("reset by peer")
+
+
+@pytest.fixture
+def shards() -> list[Any]:
+    return [Unreliable(), Unreliable()]
+
+
+@pytest.fixture
+def sharded(shards: list[Any]) -> RevisionStore:
+    return RevisionStore(shards, [SHARD, Shard(1, "", "default", "default")])
+
+
+def test_a_move_was_reported_as_failed_and_took_effect(shards: list[Any], sharded: RevisionStore) -> None:
+    """The second shard broke off between its first answer and the copy."""
+    number = sharded.publish("", "/one")
+    shards[1].broken = True
+    moves = sharded.move("", number)
+    assert sharded.read().of("").current == 1
+    shards[1].broken = False
+    alone = RevisionStore([shards[1]], [Shard(1, "", "default", "default")])
+    assert alone.read().moves == moves - 1, "the shard does not have it yet"
+    sharded.read()
+    assert (alone.read().moves, alone.read().of("").current) == (moves, 1)
+
+
+def test_a_shard_that_lost_its_data_gets_the_revisions_back(
+    shards: list[Any], sharded: RevisionStore
+) -> None:
+    sharded.move("", sharded.publish("", "/one"))
+    shards[0].flushall()
+    assert sharded.read().of("").current == 1
+    assert RevisionStore(shards[:1], [SHARD]).read().of("").current == 1
+
+
+def test_a_move_whose_reply_was_lost_was_reported_as_failed(
+    shards: list[Any], sharded: RevisionStore
+) -> None:
+    number = sharded.publish("", "/one")
+    shards[0].answers_lost = True
+    assert sharded.move("", number) == 2
+    shards[0].broken = True
+    with pytest.raises(redis.ConnectionError):
+        sharded.move("", 0)
+    assert sharded.read().of("").current == 1

@@ -17,7 +17,16 @@ from millrace.errors import CommandError
 from millrace.job_client import JobClient
 from millrace.text_files import TextFile
 
-JOB = {"id": "a" * 32, "status": "queued", "total": 3, "done": 0, "failed": 0, "position": 1, "rate": None}
+JOB = {
+    "id": "a" * 32,
+    "status": "queued",
+    "total": 3,
+    "done": 0,
+    "failed": 0,
+    "position": 1,
+    "rate": None,
+    "models": [],
+}
 Answer = Callable[[httpx.Request], httpx.Response]
 
 NOTHING_LISTENS = (
@@ -26,15 +35,23 @@ NOTHING_LISTENS = (
 
 
 class Service:
-    """Answers requests from a list of answers, exceptions included, and keeps what it was asked."""
+    """Answers requests from a list of answers, exceptions included, and keeps what it was asked.
+
+    Its first model has the `revision`, if there is one. A request for it is not kept, and answered at once
+    unless the next answer is that nothing listens.
+    """
 
     def __init__(self) -> None:
         self.answers: list[httpx.Response | Exception] = []
         self.asked: list[str] = []
         self.keys: list[str] = []
         self.bodies: list[bytes] = []
+        self.revision = "1" * 64
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/models" and not isinstance(self.answers[0], httpx.ConnectError):
+            first = {"name": "m", "first": True, **({"revision": self.revision} if self.revision else {})}
+            return httpx.Response(200, json={"models": [first]})
         self.asked.append(f"{request.method} {request.url.raw_path.decode()}")
         self.keys.append(request.headers.get("idempotency-key", ""))
         self.bodies.append(request.read())
@@ -87,6 +104,38 @@ def test_the_key_follows_from_the_texts(service: Service, client: JobClient, sou
     source.path.write_text("a\nb\nother\n")
     client.submit(source)
     assert service.keys[0] == service.keys[1] != service.keys[2]
+
+
+def test_the_same_texts_got_the_kept_answers_of_another_model(
+    service: Service, client: JobClient, source: TextFile
+) -> None:
+    """The key followed from the texts alone: a job of yesterday's model was handed out, without a word."""
+    service.answers = [job(202), job(202), job(202)]
+    for service.revision in ("1" * 64, "2" * 64, ""):
+        client.submit(source)
+    assert len(set(service.keys)) == 3
+
+
+@pytest.mark.parametrize(
+    ("facts", "reused"),
+    [
+        ({"status": "finished", "models": ["m@111111111111"]}, True),
+        ({"status": "finished", "models": []}, True),
+        ({"status": "finished", "models": ["m@222222222222"]}, False),
+        ({"status": "finished", "models": ["m@111111111111", "m@222222222222"]}, False),
+        ({"status": "running", "models": ["m@222222222222"]}, False),
+        ({"status": "running", "models": ["m@111111111111", "m@222222222222"]}, True),
+        ({"status": "running", "models": []}, True),
+    ],
+)
+def test_a_job_that_another_revision_answered_meanwhile_is_left_alone(
+    service: Service, client: JobClient, source: TextFile, facts: dict[str, Any], reused: bool
+) -> None:
+    """The model was moved while the job ran, and has been moved back since."""
+    service.answers = [job(**facts), job(202, id="b" * 32)]
+    assert client.submit(source)["id"] == (JOB["id"] if reused else "b" * 32)
+    assert service.asked == ["POST /jobs"] * (1 if reused else 2)
+    assert len(set(service.keys)) == len(service.keys)
 
 
 def test_a_lost_connection_is_tried_again_with_the_whole_body(

@@ -51,7 +51,9 @@ def test_the_least_certain_different_texts_are_chosen_and_errors_are_left_out() 
 
 def _service(request: httpx.Request) -> httpx.Response:
     job = {"id": "7", "status": "finished", "total": len(TEXTS), "done": len(TEXTS), "failed": 0}
-    job |= {"error": None, "position": None, "rate": None}
+    job |= {"error": None, "position": None, "rate": None, "models": []}
+    if request.url.path == "/models":
+        return httpx.Response(200, json={"models": []})
     lines = {"/jobs/7/texts": TEXTS, "/jobs/7/predictions": list(map(_scores, RESULTS))}.get(request.url.path)
     if lines is not None:
         return httpx.Response(200, text="".join(json.dumps(line) + "\n" for line in lines))
