@@ -8,6 +8,7 @@ import os
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socketserver import TCPServer
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
@@ -35,6 +36,11 @@ class ProbeServer(ThreadingHTTPServer):
         os.register_at_fork(after_in_child=self.socket.close)
         threading.Thread(target=self.serve_forever, name="probes", daemon=True).start()
         log.info("listening for probes", extra={"action": "probes.listening", "port": self.server_port})
+
+    def server_bind(self) -> None:
+        """As HTTPServer, which also asks the resolver for the name of this host."""
+        TCPServer.server_bind(self)
+        self.server_name, self.server_port = "", self.server_address[1]
 
     def close(self) -> None:
         self.shutdown()

@@ -15,8 +15,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import openvino
-
 from benchmarks import report
 from benchmarks.limit import reference
 from benchmarks.texts import texts
@@ -26,6 +24,8 @@ from model_store.hardware import cores
 from model_store.prepare import prepare
 from model_store.rows import Rows, arrange, share_out
 from model_store.tokenizer import Tokenizer
+
+import openvino  # isort: skip  # after model_store, which turns off what it reports
 
 ARITHMETICS = ("f32", "bf16")
 BATCH_TOKENS = 512

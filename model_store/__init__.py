@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from model_store import telemetry  # noqa: F401  # before any library of models
 from model_store.abstain import Abstaining
 from model_store.classifier import Classifier, Layout, ModelInfo, Precision, Tokens, Verdict
 from model_store.errors import ModelError

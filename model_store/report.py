@@ -32,8 +32,8 @@ def natural(text: str) -> str:
 def report(model: Path, data: Path, checks: Path | None = None) -> dict[str, Any]:
     """Measure `model` on `data`/dev.tsv as it is and in natural form, and on every TSV in `checks`."""
     temperature = read_checkpoint(model).temperature
-    network = AutoModelForSequenceClassification.from_pretrained(model)
-    tokenizer = AutoTokenizer.from_pretrained(model)
+    network = AutoModelForSequenceClassification.from_pretrained(model, local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True)
 
     def measure(rows: list[Row]) -> dict[str, Any]:
         labels = np.array([int(row.positive) for row in rows], dtype=np.int64)

@@ -28,7 +28,7 @@ from model_store.trainer import classify, held_out_texts
 
 def average(runs: Sequence[Path]) -> Any:
     """The model whose weights are the mean of those of `runs`. Raises ValueError if their shapes differ."""
-    models = [AutoModelForSequenceClassification.from_pretrained(run) for run in runs]
+    models = [AutoModelForSequenceClassification.from_pretrained(run, local_files_only=True) for run in runs]
     states = [model.state_dict() for model in models]
     for run, state in zip(runs, states, strict=True):
         if any(state[name].shape != tensor.shape for name, tensor in states[0].items()):
@@ -57,7 +57,7 @@ def soup(runs: Sequence[Path], data: Path, out: Path, offset: float = 0.0) -> di
     with torch.no_grad():
         model.classifier.bias += torch.tensor([-offset / 2, offset / 2])
     held_out = load_split(data, recipes[0]).held_out
-    tokenizer = AutoTokenizer.from_pretrained(runs[0])
+    tokenizer = AutoTokenizer.from_pretrained(runs[0], local_files_only=True)
     result: dict[str, Any] = {"runs": metrics}
     for case, natural in (("natural", True), ("tokenised", False)):
         texts, labels = held_out_texts(held_out, natural=natural)

@@ -35,9 +35,9 @@ class Trainer(Loop):
         self.teacher_digests = [digest(teacher / "model.safetensors").sha256 for teacher in teachers]
         self._teachers = [_teacher(path, start) for path in teachers]
         self._split = split
-        self._tokenizer: Any = AutoTokenizer.from_pretrained(start)
+        self._tokenizer: Any = AutoTokenizer.from_pretrained(start, local_files_only=True)
         super().__init__(
-            AutoModelForSequenceClassification.from_pretrained(start),
+            AutoModelForSequenceClassification.from_pretrained(start, local_files_only=True),
             recipe,
             [self._batches(epoch) for epoch in range(recipe.epochs)],
             {"recipe": asdict(recipe), "teachers": self.teacher_digests},
@@ -112,7 +112,7 @@ def _teacher(path: Path, start: Path) -> Any:
     """Load a finished run as a teacher. Raises ValueError if its tokenizer is not that of `start`."""
     if (path / "tokenizer.json").read_bytes() != (start / "tokenizer.json").read_bytes():
         raise ValueError(f"{path} has another tokenizer.json than {start}")
-    return AutoModelForSequenceClassification.from_pretrained(path).eval()
+    return AutoModelForSequenceClassification.from_pretrained(path, local_files_only=True).eval()
 
 
 def logits_of(model: Any, ids: Tensor, mask: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ import redis
 from hypothesis import HealthCheck, settings
 
 from batcher.jobs.upload import encode_text
+from model_store import telemetry  # noqa: F401  # before tests import openvino
 from tests import fakeredis_patches
 from tests.crashes import ending
 from tests.order import long_first

@@ -10,5 +10,11 @@ import multiprocessing
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
-    ["torch", "transformers.models.distilbert.modeling_distilbert", "openvino", "tests.proof.measure"]
+    [
+        "model_store",
+        "torch",
+        "transformers.models.distilbert.modeling_distilbert",
+        "openvino",
+        "tests.proof.measure",
+    ]
 )

@@ -72,8 +72,10 @@ def label(teacher: Path, rows: Iterable[Drawn], out: Path, *, seed: int) -> None
     todo = [one for one in wanted if one not in known]
     if not todo:
         return
-    model = AutoModelForSequenceClassification.from_pretrained(teacher).eval()
-    ids = encode(AutoTokenizer.from_pretrained(teacher), [text for _, text in todo], MAX_TOKENS)
+    model = AutoModelForSequenceClassification.from_pretrained(teacher, local_files_only=True).eval()
+    ids = encode(
+        AutoTokenizer.from_pretrained(teacher, local_files_only=True), [text for _, text in todo], MAX_TOKENS
+    )
     batches = bucket(
         list(zip(ids, todo, strict=True)), most_rows=128, most_tokens=2048, rng=Random(f"{seed}/label")
     )

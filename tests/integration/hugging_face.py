@@ -1,15 +1,20 @@
-"""A small server in the shape of the Hugging Face Hub: model info with digests, files, ranges, faults."""
+"""A small server in the shape of the Hugging Face Hub: model info with digests, files, ranges, faults.
+
+As a program, it serves the files of the directory that it is given until its input ends.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import sys
 import threading
 from base64 import b64decode
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 _DATE = "2022-10-01T00:00:00.000Z"
@@ -28,6 +33,7 @@ class Hub:
     # name -> what is served instead of the promised bytes
     served: dict[str, bytes] = field(default_factory=dict)
     asked: list[tuple[str, str | None]] = field(default_factory=list)
+    agents: set[str] = field(default_factory=set)
     # Whether uploads are allowed, and what was uploaded
     writable: bool = True
     uploaded: dict[str, bytes] = field(default_factory=dict)
@@ -62,6 +68,7 @@ def running(hub: Hub) -> Iterator[Hub]:
         def do_GET(self) -> None:
             path = self.path.partition("?")[0]
             hub.asked.append((path, self.headers.get("Range")))
+            hub.agents.add(self.headers.get("User-Agent", ""))
             api, files = f"/api/models/{hub.repository}", f"/{hub.repository}/resolve/{COMMIT}/"
             if path.startswith(f"{api}/commits/"):
                 commit = {"id": COMMIT, "title": "", "message": "", "date": _DATE, "authors": []}
@@ -80,6 +87,7 @@ def running(hub: Hub) -> Iterator[Hub]:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             path = self.path.partition("?")[0]
             hub.asked.append((path, None))
+            hub.agents.add(self.headers.get("User-Agent", ""))
             if not hub.writable:
                 self.send_response(401)
                 self.send_header("Content-Length", "0")
@@ -138,3 +146,9 @@ def running(hub: Hub) -> Iterator[Hub]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+if __name__ == "__main__":
+    with running(Hub({path.name: path.read_bytes() for path in Path(sys.argv[1]).iterdir()})) as served:
+        print(served.url, flush=True)
+        sys.stdin.read()

