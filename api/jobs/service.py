@@ -244,12 +244,14 @@ class JobService:
         return first
 
     def _lines(self, record: JobRecord, first: list[str | None]) -> Iterator[bytes]:
+        """Raises LookupError if the texts are dropped meanwhile, so that a part does not look complete."""
         chunk: list[str | None] | None = first
-        number = 0
-        while chunk is not None:
+        for start in range(0, record.total, record.chunk_texts):
+            if start:
+                chunk = self.store.input(record.id, start // record.chunk_texts)
+            if chunk is None:
+                raise LookupError(f"the texts of job {record.id} no longer exist")
             yield "".join(f"{json.dumps(text, ensure_ascii=False)}\n" for text in chunk).encode()
-            number += 1
-            chunk = self.store.input(record.id, number)
 
     async def position(self, record: JobRecord) -> int | None:
         """The position of a queued job, from 1; None if it is not queued."""

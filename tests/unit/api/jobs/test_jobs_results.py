@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import io
 import json
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from batcher.jobs.records import Counts
+from batcher.jobs.store import JobStore
 from tests.unit.api.jobs.jobs_api import FAILURE, POSITIVE, JobsApi, Start
 from tests.unit.api.service import assert_problem
 
@@ -194,3 +196,39 @@ async def test_a_setting_orders_the_labels_of_clients_that_do_not_ask(start: Sta
     api.finish(api.start(job_id), POSITIVE)
     assert (await api.get(f"/{job_id}/predictions")).json()["predictions"] == [[*reversed(POSITIVE)]]
     assert (await api.get(f"/{job_id}/predictions", order="id")).json()["predictions"] == [POSITIVE]
+
+
+@pytest.mark.parametrize("how", ["ends", "is deleted"])
+async def test_texts_that_go_while_they_are_read_are_no_complete_answer(
+    api: JobsApi, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client that read slowly took a part of the texts for all of them."""
+    job_id = await api.new(*(f"text {number}" for number in range(600)))
+    read = JobStore.input
+
+    def goes(store: JobStore, job: str, chunk: int) -> list[str | None] | None:
+        if chunk == 1:
+            api.store.cancel(job)
+            if how == "is deleted":
+                api.store.delete(job)
+        return read(store, job, chunk)
+
+    monkeypatch.setattr(JobStore, "input", goes)
+    sent: list[dict[str, Any]] = []
+
+    async def send(message: Any) -> None:
+        sent.append(dict(message))
+
+    async def receive() -> dict[str, Any]:
+        await asyncio.sleep(60)
+        return {"type": "http.disconnect"}
+
+    scope = {
+        "type": "http", "asgi": {"version": "3.0", "spec_version": "2.4"}, "http_version": "1.1",
+        "method": "GET", "path": f"/jobs/{job_id}/texts", "raw_path": b"", "query_string": b"",
+        "headers": [(b"host", b"localhost")], "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 80),
+    }  # fmt: skip
+    await api.app(scope, receive, send)
+    assert sent[0]["status"] == 200
+    assert b"".join(one["body"] for one in sent[1:]).count(b"\n") == 256
+    assert all(one["more_body"] for one in sent[1:]), "the body looks complete"
