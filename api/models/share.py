@@ -125,7 +125,6 @@ class _Part:
         texts = [request.texts[place] for place in self.places]
         cached = [request.cached[place] for place in self.places]
         if None not in cached:
-            self.found.local = len(cached)
             self.found.count("hit_local", len(cached))
             return
         revision = self.lookup.models.revision

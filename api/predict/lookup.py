@@ -79,8 +79,7 @@ class PredictionLookup:
         pairs = zip(request.texts, request.cached, strict=True)
         unknown_texts = dict.fromkeys(text for text, cached in pairs if cached is None)
         found.ids = ids = {text: entry_id(text, request.tenant) for text in unknown_texts}
-        found.local = len(request.cached) - request.cached.count(None)
-        found.count("hit_local", found.local)
+        found.count("hit_local", len(request.cached) - request.cached.count(None))
         looks = self._queue_checks_cache(request, len(ids))
         if request.revision and not looks:
             await self._read_shared(request, ids, found)

@@ -103,8 +103,8 @@ def _lookup(started: float, found: LookupResult) -> Lookup:
     runs = tuple(_runs(found))
     entries = [run.entry for run in runs] if runs else found.ids.values()
     return Lookup(
-        found.local,
-        len(found.by_text) - len(found.computed),
+        found.outcomes.get("hit_local", 0),
+        found.outcomes.get("hit_shared", 0),
         found.asked,
         found.asked_at - started,
         runs,

@@ -149,7 +149,7 @@ class LookupRequest:
 class LookupResult:
     """Predictions by text, the texts computed for this request, and the time spent on caches.
 
-    `ids` are those of the texts that the in-process cache did not know, and `local` counts the others.
+    `ids` are those of the texts that the in-process cache did not know.
     `asked` texts went to the queue at `asked_at` (perf_counter). `outcomes` are counted for the metrics.
     """
 
@@ -157,7 +157,6 @@ class LookupResult:
     computed: set[str] = field(default_factory=set)
     cache_s: float = 0.0
     ids: Mapping[str, str] = field(default_factory=dict)
-    local: int = 0
     asked: int = 0
     asked_at: float = 0.0
     outcomes: dict[str | type[MillraceError], int] = field(default_factory=dict)
@@ -173,7 +172,6 @@ class LookupResult:
         self.computed |= part.computed
         self.cache_s = cache_s
         self.ids = {**self.ids, **part.ids}
-        self.local += part.local
         if part.asked:
             self.asked_at = min(self.asked_at, part.asked_at) if self.asked else part.asked_at
             self.asked += part.asked

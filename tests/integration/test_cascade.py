@@ -142,6 +142,22 @@ async def test_it_is_listed_with_the_share_that_was_passed_on(client: httpx.Asyn
     assert missing.json()["models"] == ["stub", "sure", "quick"]
 
 
+async def test_its_timeline_counts_hits_of_the_in_process_cache_as_metrics_do(
+    client: httpx.AsyncClient,
+) -> None:
+    """They were called hits of the shared cache."""
+    known = next(text for text in TEXTS if text not in unsure(0.8))
+    await ask(client, [known])
+    await ask(client, [known, "not seen before"], **{"x-request-id": "second"})
+    lines = (await client.get("/metrics")).text.splitlines()
+    assert [line for line in lines if "hit_" in line and not line.endswith(" 0.0")] == [
+        'millrace_entries_total{outcome="hit_local"} 1.0'
+    ]
+    steps = (await client.get("/admin/traces/second")).json()["timeline"]
+    found = next(step for step in steps if step["step"] == "cache")
+    assert (found["in_process"], found["shared"]) == (1, 0)
+
+
 async def test_other_servers_routes_take_the_name(client: httpx.AsyncClient) -> None:
     text = unsure(0.8)[0]
     body = {"input": text, "model": "quick"}
