@@ -5,6 +5,7 @@ export VENV := .venv$(if $(findstring command,$(origin PYTHON)),-$(shell $(PYTHO
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RUN_STAMP := $(VENV)/.installed-to-run
+CHECK_STAMP := $(VENV)/.installed-to-check
 # Index to install torch from, if not the default index of pip, e.g. an index of CPU-only wheels.
 export TORCH_INDEX
 # Options for `make run`, e.g. make run ARGS="--port 9000 --workers 2"
@@ -31,12 +32,18 @@ $(STAMP): pyproject.toml client/pyproject.toml constraints.txt
 	scripts/install-torch
 	extras=dev; if $(BIN)/pip show --quiet torch 2>/dev/null; then extras=dev,train; fi; \
 	$(BIN)/pip install -c constraints.txt -e ".[$$extras]" -e ./client
-	@touch $(RUN_STAMP) $@
+	@touch $(RUN_STAMP) $(CHECK_STAMP) $@
 
 # What running needs, a fifth of the rest.
 $(RUN_STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -c constraints.txt -e ".[worker,cli]"
+	@touch $@
+
+# What checking needs: no torch and no OpenVINO.
+$(CHECK_STAMP): pyproject.toml client/pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -c constraints.txt -e ".[check]" -e ./client
 	@touch $@
 
 .PHONY: run
@@ -133,7 +140,7 @@ shards: $(STAMP) ## kill shards, move slots and fail over under load, twenty tim
 	ROUNDS=20 $(BIN)/python -m pytest tests/faults/test_shards.py -n 0
 
 .PHONY: check
-check: $(STAMP) ## run lint, format, type and import checks, and check sizes and wording
+check: $(if $(wildcard $(STAMP)),$(STAMP),$(CHECK_STAMP)) ## run lint, format, type and import checks, and check sizes and wording
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -176,7 +183,7 @@ images: ## build both container images with docker or podman (TAG=...)
 	scripts/build-images
 
 .PHONY: format
-format: $(STAMP) ## format the code
+format: $(if $(wildcard $(STAMP)),$(STAMP),$(CHECK_STAMP)) ## format the code
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 

@@ -105,7 +105,8 @@ def held_out_texts(rows: Sequence[Row], *, natural: bool) -> tuple[list[str], La
 
 def classify(model: Any, tokenizer: Any, texts: Sequence[str], *, max_tokens: int = 512) -> Scores:
     """Logits of shape (texts, labels), in the order of `texts`."""
-    return predict(model, list(encode(tokenizer, texts, max_tokens)))
+    scores: Scores = predict(model, list(encode(tokenizer, texts, max_tokens)))
+    return scores
 
 
 def _teacher(path: Path, start: Path) -> Any:

@@ -17,7 +17,7 @@ from typing import Any, TextIO
 
 import numpy as np
 import torch
-from tqdm import tqdm  # type: ignore[import-untyped]
+from tqdm import tqdm
 
 from model_store.calibration import fit_line, sigmoid
 from model_store.corpus import Row, Split

@@ -146,7 +146,7 @@ class _Head(nn.Module):
         return logits
 
 
-def packed_encoder(model: Any) -> PackedEncoder | PackedModernBert | PackedDeberta:
+def packed_encoder(model: Any) -> nn.Module:
     """Computes the same function as `model`, a packable transformers classifier, on packed rows."""
     if model.config.model_type == "deberta-v2":
         return PackedDeberta(model).eval()

@@ -46,10 +46,10 @@ def fit(features: Tensor, targets: Tensor, penalty: float, *, multi_label: bool)
         optimiser.zero_grad()
         value = loss(features @ weights.T + bias, targets, multi_label=multi_label)
         value = value + penalty / 2 * weights.square().sum()
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()
         return value
 
-    optimiser.step(closure)  # type: ignore[no-untyped-call]
+    optimiser.step(closure)
     return Head(weights.detach(), bias.detach())
 
 

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterable
 from functools import cache
 from importlib.metadata import packages_distributions
 from itertools import chain
@@ -93,21 +94,42 @@ def test_constraints_fit_what_is_declared() -> None:
         assert requirement.specifier.contains(exactly.version), requirement
 
 
-def test_what_is_imported_is_declared() -> None:
-    """An import that only works through another package's dependency can break with any upgrade."""
-    allowed = {canonicalize_name(requirement.name) for requirement in declared()}
-    allowed |= {"starlette", "pydantic-core"}  # part of the public API of fastapi and pydantic
+def undeclared(paths: Iterable[Path], declared: set[str]) -> set[str]:
+    """The packages that these files import from distributions that are not declared."""
+    allowed = declared | {"starlette", "pydantic-core"}  # part of the public API of fastapi and pydantic
     brought_by = packages_distributions()
-    own = {*PACKAGES, "millrace_client", "tests", "benchmarks"}
-    elsewhere = ROOT / "tests/compat/kserve_client.py"  # runs in a separate environment
-    paths = {*MODULES, *(ROOT / "tests").rglob("*.py")} - {elsewhere}
     imported = {name.split(".")[0] for path in paths for name in imports(path)}
-    foreign = imported - own - set(sys.stdlib_module_names)
+    foreign = imported - {*PACKAGES, "millrace_client", "tests", "benchmarks"} - set(sys.stdlib_module_names)
     assert foreign, "no imports found"
     # A package that is not installed, such as torch on some Pythons, is taken to be named as its module.
-    missing = {
+    return {
         name
         for name in foreign
         if not {canonicalize_name(dist) for dist in brought_by.get(name, [name])} & allowed
     }
-    assert missing == set()
+
+
+def test_what_is_imported_is_declared() -> None:
+    """An import that only works through another package's dependency can break with any upgrade."""
+    elsewhere = ROOT / "tests/compat/kserve_client.py"  # runs in a separate environment
+    paths = {*MODULES, *(ROOT / "tests").rglob("*.py")} - {elsewhere}
+    assert undeclared(paths, {canonicalize_name(requirement.name) for requirement in declared()}) == set()
+
+
+def test_types_are_checked_with_what_check_installs() -> None:
+    """mypy follows no package that only `make install` brings: its verdict is the same without them."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    extras = project["project"]["optional-dependencies"]
+    lines = [*project["project"]["dependencies"], *extras["check"], *extras["otel"]]
+    settings = project["tool"]["mypy"]
+    skipped = {
+        name.removesuffix(".*")
+        for one in settings["overrides"]
+        if one.get("follow_imports") == "skip" and one["ignore_missing_imports"]
+        for name in one["module"]
+    }
+    assert "torch" in skipped
+    elsewhere = {path for place in settings["exclude"] for path in (ROOT / place).rglob("*.py")}
+    paths = {*MODULES, *(ROOT / "benchmarks").rglob("*.py"), *(ROOT / "client").rglob("*.py")} - elsewhere
+    followed = undeclared(paths, {canonicalize_name(Requirement(line).name) for line in lines}) - skipped
+    assert followed == set(), "add it to the extra `check`, or to what mypy does not follow"
