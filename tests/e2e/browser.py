@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.service import Service
+from tests.tools import needs
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -28,15 +27,10 @@ ARGUMENTS = [
 EXPECTED = re.compile(r"Failed to load resource|net::ERR_")
 
 
-NAMES = ("chromium", "chromium-browser", "google-chrome")
-
-
 def launched() -> Iterator[Browser]:
     """Headless Chromium with an empty profile; skips where there is none."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    path = next(filter(None, (os.environ.get("TEST_CHROMIUM"), *map(shutil.which, NAMES))), None)
-    if path is None:
-        pytest.skip("no chromium on PATH, and TEST_CHROMIUM names none")
+    path = needs("chromium")
     with sync_api.sync_playwright() as playwright:
         started = playwright.chromium.launch(executable_path=path, headless=True, args=ARGUMENTS)
         yield started

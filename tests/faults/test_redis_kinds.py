@@ -19,7 +19,7 @@ from batcher.hub.shared_cache import SharedCache
 from batcher.settings import QueueSettings
 from millrace.settings_loader import free_port
 from tests.faults.conftest import HubAndWorkers
-from tests.servers import RedisServer, server_binary
+from tests.servers import RedisServer, needs_server, server_binary
 from tests.service import ForkedProcess, Process, Service, millrace, wait_until
 
 pytestmark = [pytest.mark.redis, pytest.mark.e2e]
@@ -29,9 +29,7 @@ DOCS = Path(__file__).parents[2] / "docs/redis.md"
 @pytest.fixture
 def server_at() -> Iterator[Callable[..., RedisServer]]:
     """A server with a separate URL: `server_at("redis://:x@127.0.0.1:{port}/0", "--requirepass", "x")`."""
-    binary = server_binary()
-    if binary is None:
-        pytest.skip("no redis-server")
+    binary = needs_server()
     started: list[RedisServer] = []
 
     def make(url: str, *options: str) -> RedisServer:

@@ -13,7 +13,7 @@ import trustme
 
 from batcher.core.connection import connect, connect_async
 from millrace.settings_loader import free_port
-from tests.servers import RedisServer, server_binary
+from tests.servers import RedisServer, needs_server
 from tests.service import Process, wait_until
 
 pytestmark = [pytest.mark.redis, pytest.mark.e2e]
@@ -33,9 +33,7 @@ class Guarded:
 
 @pytest.fixture
 def guarded(tmp_path: Path) -> Iterator[Guarded]:
-    binary = server_binary()
-    if binary is None:
-        pytest.skip("no redis-server")
+    binary = needs_server()
     if b"libssl" not in subprocess.run(["ldd", binary], capture_output=True).stdout:
         pytest.skip(f"{binary} is built without TLS")
     authority = trustme.CA()

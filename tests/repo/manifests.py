@@ -10,8 +10,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
+
+from tests.tools import needs
 
 ROOT = Path(__file__).parents[2]
 K8S = ROOT / "k8s"
@@ -68,14 +69,10 @@ FIELDS: dict[str, str] = {
 
 @cache
 def render(folder: Path) -> list[Object]:
-    """The objects of an overlay. Skips where no kustomize is at hand."""
-    if kustomize := shutil.which("kustomize"):
-        command = [kustomize, "build", str(folder)]
-    elif kubectl := shutil.which("kubectl"):
-        command = [kubectl, "kustomize", str(folder)]
-    else:
-        pytest.skip("neither kustomize nor kubectl is on PATH")
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    """The objects of an overlay. Skips where neither kustomize nor kubectl is on PATH."""
+    program = needs("kustomize")
+    verb = "kustomize" if Path(program).name == "kubectl" else "build"
+    done = subprocess.run([program, verb, str(folder)], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert "deprecated" not in done.stderr.lower(), done.stderr
     return objects_in(done.stdout)

@@ -16,7 +16,7 @@ from redis.crc import key_slot
 
 from batcher.settings import QueueSettings
 from batcher.shards import shards_of
-from tests.servers import RedisServer, server_binary
+from tests.servers import RedisServer, needs_server, server_binary
 
 ROOT = Path(__file__).parents[2]
 NODES = ["redis-1", "redis-2", "redis-3"]
@@ -88,8 +88,7 @@ def test_nodes_are_started_as_the_plain_redis_is_with_data_of_their_own(services
 @pytest.fixture
 def nodes(tmp_path: Path) -> Iterator[list[RedisServer]]:
     """Three nodes that do not know each other, with the user that forms the cluster."""
-    if (binary := server_binary()) is None:
-        pytest.skip("no redis-server")
+    binary = needs_server()
     (rule,) = re.findall(r"^user cluster .*$", (ROOT / "k8s/base/redis/users.acl").read_text(), re.MULTILINE)
     (tmp_path / "users.acl").write_text(
         f"user default on nopass allkeys +@all\n{rule.replace('>CLUSTER_PASSWORD', '>secret')}\n"

@@ -16,6 +16,7 @@ import yaml
 from api.settings import ApiSettings
 from batcher.settings import JobSettings, QueueSettings, WorkerSettings
 from millrace.settings_loader import known_variables
+from tests.tools import needs
 
 ROOT = Path(__file__).parents[2]
 IMAGES = ("api", "worker")
@@ -265,10 +266,7 @@ def test_scripts_can_be_started(script: str) -> None:
     [("hadolint", ["Dockerfile.api", "Dockerfile.worker"]), ("shellcheck", [*SCRIPTS, START, FORM])],
 )
 def test_a_linter_finds_nothing(linter: str, paths: list[str]) -> None:
-    binary = shutil.which(linter)
-    if binary is None:
-        pytest.skip(f"no {linter} on PATH")
-    done = subprocess.run([binary, *paths], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([needs(linter), *paths], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout
 
 
@@ -276,11 +274,11 @@ def test_a_linter_finds_nothing(linter: str, paths: list[str]) -> None:
 @pytest.mark.parametrize("image", IMAGES)
 def test_an_image_is_built_where_a_builder_is(image: str) -> None:
     """Minutes long, and it needs packages: only on request. `scripts/images-without-docker` does more."""
-    builder = shutil.which("docker") or shutil.which("podman")
     if not os.environ.get("TEST_IMAGES"):
         pytest.skip("TEST_IMAGES is not set; CI builds and starts the images in a separate job")
-    if builder is None or subprocess.run([builder, "info"], capture_output=True, timeout=30).returncode:
-        pytest.skip("neither docker nor podman runs here")
+    builder = needs("builder")
+    if subprocess.run([builder, "info"], capture_output=True, timeout=30).returncode:
+        pytest.skip(f"{builder} does not run here")
     command = [builder, "build", "--file", f"Dockerfile.{image}", "--tag", f"millrace-{image}:test", "."]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=3000)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from tests.repo.observed import (
     queries,
     readers,
 )
+from tests.tools import needs
 
 ROW = re.compile(r"^\| `(millrace_\w+)` \| (\w+) \| (\w*) \| ([^|]*) \| [^|]+ \| ([^|]*) \|$", re.MULTILINE)
 PAGE = (ROOT / "docs/metrics.md").read_text()
@@ -111,8 +111,7 @@ def test_every_alert_names_metrics_that_exist_and_a_section_that_says_what_to_do
 
 
 def test_prometheus_accepts_the_rules(tmp_path: Path) -> None:
-    if not (promtool := shutil.which("promtool")):
-        pytest.skip("no promtool on PATH (Debian: apt install prometheus)")
+    promtool = needs("promtool")
     rules = tmp_path / "rules.yaml"
     rules.write_text(yaml.safe_dump(yaml.safe_load((MONITORING / "prometheusrule.yaml").read_text())["spec"]))
     done = subprocess.run(
@@ -124,8 +123,7 @@ def test_prometheus_accepts_the_rules(tmp_path: Path) -> None:
 @pytest.mark.parametrize("title", dashboards())
 def test_prometheus_can_parse_every_query(title: str, tmp_path: Path) -> None:
     """As recording rules, since promtool parses nothing else."""
-    if not (promtool := shutil.which("promtool")):
-        pytest.skip("no promtool on PATH (Debian: apt install prometheus)")
+    promtool = needs("promtool")
     found = [query.replace("$__rate_interval", "1m") for query in queries(dashboards()[title])]
     group = {
         "name": "queries",
@@ -141,8 +139,7 @@ def test_prometheus_can_parse_every_query(title: str, tmp_path: Path) -> None:
 
 def assert_alert(folder: Path, name: str, fires: bool, series: dict[str, str]) -> None:
     """Fails unless the alert fires 20 minutes into `series` (in promtool's notation), or does not."""
-    if not (promtool := shutil.which("promtool")):
-        pytest.skip("no promtool on PATH (Debian: apt install prometheus)")
+    promtool = needs("promtool")
     (folder / "rules.yaml").write_text(
         yaml.safe_dump(yaml.safe_load((MONITORING / "prometheusrule.yaml").read_text())["spec"])
     )

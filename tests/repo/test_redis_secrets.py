@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+
+from tests.tools import needs
 
 ROOT = Path(__file__).parents[2]
 # Keeps the files of each Secret, and finds those that it has.
@@ -30,8 +31,7 @@ USERS = ("api", "worker", "jobs", "autoscaler", "admin")
 @pytest.fixture
 def kept(tmp_path: Path) -> Path:
     """The folder of the Secrets, after a first run."""
-    if shutil.which("openssl") is None and not os.environ.get("CI"):
-        pytest.skip("no openssl")
+    needs("openssl")
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin/kubectl").write_text(KUBECTL)
     (tmp_path / "bin/kubectl").chmod(0o755)

@@ -21,7 +21,7 @@ from redis.retry import Retry
 
 from millrace.settings_loader import free_port
 from tests.repo.manifests import K8S, ROOT, Object, of_kind, render
-from tests.servers import server_binary
+from tests.servers import needs_server
 
 FOLDER = K8S / "base/redis"
 # The users that get a password in all places. `default` is switched off, `probe` is added by start.sh, and
@@ -178,9 +178,7 @@ class Server:
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Callable[[dict[str, str]], Server]]:
-    binary = server_binary()
-    if binary is None:
-        pytest.skip("no redis-server")
+    binary = needs_server()
     version = subprocess.run([binary, "--version"], capture_output=True, text=True, check=True).stdout
     if int(re.findall(r"v=(\d+)", version)[0]) < 7:
         pytest.skip("the rules are those of the image: Redis before 7 knows no keys for reading only")

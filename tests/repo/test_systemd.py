@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from tests.repo.manifests import K8S, ROOT
+from tests.tools import needs
 
 # What the units refer to but do not install.
 SYSTEM = ("sysinit.target", "basic.target", "shutdown.target", "network.target", "multi-user.target")
@@ -44,8 +45,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_systemd_accepts_the_units(root: Path) -> None:
-    if (verifier := shutil.which("systemd-analyze")) is None:
-        pytest.skip("systemd-analyze is not on PATH")
+    verifier = needs("systemd-analyze")
     for name in SYSTEM:
         path = root / "usr/lib/systemd/system" / name
         path.parent.mkdir(parents=True, exist_ok=True)
