@@ -54,8 +54,8 @@ run: $(if $(wildcard $(STAMP)),$(STAMP),$(RUN_STAMP)) ## start Redis, API and wo
 test test-fast: export PYTHONDONTWRITEBYTECODE =
 
 .PHONY: test
-test: $(STAMP) ## run the whole test suite (TESTS="tests/unit -k cache" runs a part, PYTHON=python3.12 another Python)
-	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal $(TESTS)
+test: $(STAMP) ## run the whole test suite, and what fails once more alone (TESTS="tests/unit -k cache" runs a part, PYTHON=python3.12 another Python)
+	$(BIN)/python -m tests -n $(TEST_PROCESSES) --dist worksteal $(TESTS)
 
 .PHONY: pythons
 pythons: ## run unit and integration tests on the other supported Pythons that this machine has

@@ -1,0 +1,169 @@
+"""`python -m tests`: what fails once and passes alone, and what a run left out for want of a tool."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.outcomes import MOST_AGAIN
+from tests.tools import PROGRAMS
+
+ROOT = Path(__file__).parents[2]
+PLUGINS = ("-p", "xdist", "-p", "randomly", "--randomly-seed=7", "--randomly-dont-reorganize")
+# `first(name)` is true only in the first process that asks.
+PLANTED = """
+import os, pathlib, signal
+import pytest
+
+def first(name):
+    try:
+        pathlib.Path(name).touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
+
+@pytest.fixture
+def closed():
+    yield
+    assert not first("closing"), "left open"
+
+def test_before(): pass
+"""
+ONCE = "def test_once():\n    assert not first('once'), 'unlucky'\n"
+TWICE = "def test_twice():\n    assert os.getpid() == 0, 'always'\n"
+CRASH = "def test_crash():\n    if first('crash'): os.kill(os.getpid(), signal.SIGKILL)\n"
+TEARDOWN = "def test_teardown(closed): pass\n"
+LATER = "def test_later(): pass\n"
+SKIPPED = "def test_skipped():\n    if not first('skips'): pytest.skip('not alone')\n    assert False\n"
+
+
+def run(folder: Path, *tests: str, options: tuple[str, ...] = ("-n", "1"), **changed: str) -> tuple[int, str]:
+    """The exit status and the output of a run of these tests, in this order, with changed variables."""
+    (folder / "test_planted.py").write_text(PLANTED + "\n".join(tests))
+    (folder / "pytest.ini").write_text("[pytest]\n")
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    variables["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+    done = subprocess.run(
+        [sys.executable, "-m", "tests", *options, *PLUGINS, *([] if "--left-out-by" in options else ["."])],
+        cwd=folder,
+        env=variables | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "client")])} | changed,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=110,
+    )
+    return done.returncode, done.stdout
+
+
+def run_module(folder: Path, *words: str) -> str:
+    command = [sys.executable, "-m", *words]
+    variables = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, timeout=60)
+    return done.stdout
+
+
+def last_line(output: str) -> str:
+    return re.sub(r" in \S+s|=+", "", output.splitlines()[-1]).strip()
+
+
+def test_what_passes_alone_is_listed_with_what_ran_before_it(tmp_path: Path) -> None:
+    status, output = run(tmp_path, ONCE, TEARDOWN, CRASH, LATER)
+    assert status == 0, output
+    assert last_line(output) == "5 passed, 3 unstable"
+    listed = re.findall(r"^unstable: (\S+) seed=7 process=(\S+) after=(\d+)$", output, re.MULTILINE)
+    assert listed == [
+        ("test_planted.py::test_once", "gw0", "1"),
+        ("test_planted.py::test_teardown", "gw0", "2"),
+        ("test_planted.py::test_crash", "gw0", "3"),
+    ]
+    story = output[output.index("test_crash failed first with:") :]
+    assert "crashed while running 'test_planted.py::test_crash'" in story
+    assert "test_planted.py: test_before, test_once, test_teardown\n" in story
+    assert "AssertionError: left open" in output
+
+
+def test_what_fails_again_or_does_not_run_alone_is_red(tmp_path: Path) -> None:
+    status, output = run(tmp_path, ONCE, TWICE, SKIPPED, options=("-n", "0"))
+    assert status == 1
+    assert last_line(output) == "2 failed, 2 passed, 1 unstable"
+    assert re.findall(r"^failed twice: .*::(\w+)$", output, re.MULTILINE) == ["test_twice", "test_skipped"]
+
+
+@pytest.mark.parametrize(
+    ("tests", "options", "said"),
+    [
+        ((ONCE, "import nothing_of_that_name"), ("-n", "1"), "could not be collected"),
+        ((ONCE, LATER), ("-n", "0", "-x"), "1 tests did not run"),
+        (
+            (f"@pytest.mark.parametrize('n', range({MOST_AGAIN + 1}))\ndef test_many(n): assert 0",),
+            ("-n", "1"),
+            "11 tests failed",
+        ),
+    ],
+    ids=["collection", "stopped", "many"],
+)
+def test_more_than_bad_luck_is_red_at_once(
+    tmp_path: Path, tests: tuple[str, ...], options: tuple[str, ...], said: str
+) -> None:
+    status, output = run(tmp_path, *tests, options=options)
+    assert status != 0
+    assert re.search(f"^What failed is not run again: .*{said}", output, re.MULTILINE), output
+    assert "is run again alone" not in output
+
+
+def test_a_green_run_lists_nothing(tmp_path: Path) -> None:
+    status, output = run(tmp_path, LATER, options=("-n", "0"))
+    assert status == 0
+    assert "\nunstable: none\n" in output
+    assert last_line(output) == "2 passed"
+
+
+NEEDS = "def test_{0}():\n    from tests.tools import needs\n    needs('{0}')\n"
+
+
+def programs(folder: Path, *names: str) -> str:
+    """A PATH with these programs and no others."""
+    folder.mkdir()
+    for name in names:
+        (folder / name).write_text("#!/bin/sh\n")
+        (folder / name).chmod(0o755)
+    return str(folder)
+
+
+def test_what_was_left_out_for_want_of_a_tool_runs_where_it_is(tmp_path: Path) -> None:
+    tests = (NEEDS.format("shellcheck"), NEEDS.format("promtool"))
+    kept = ("-n", "0", "--outcomes", "bare")
+    status, output = run(tmp_path, *tests, options=kept, PATH=programs(tmp_path / "none"))
+    assert (status, last_line(output)) == (0, "1 passed, 2 skipped")
+    assert "\nleft out: 1 needs shellcheck: it is not on PATH\n" in output
+    again = ("-n", "0", "--left-out-by", "bare", "--outcomes", "tools")
+    status, output = run(tmp_path, *tests, options=again, PATH=programs(tmp_path / "one", "shellcheck"))
+    assert (status, last_line(output)) == (0, "1 passed")
+    assert f"\nused shellcheck: {tmp_path}/one/shellcheck\n" in output
+    both = run_module(tmp_path, "tests.outcomes", "bare", "tools")
+    assert "left out: 1 needs promtool: it is not on PATH" in both
+    assert last_line(both) == "2 passed, 1 skipped"
+
+
+def test_a_tool_that_no_test_uses_fails_the_run(tmp_path: Path) -> None:
+    tests = (NEEDS.format("shellcheck"),)
+    run(tmp_path, *tests, options=("-n", "0", "--outcomes", "bare"), PATH=programs(tmp_path / "none"))
+    path = programs(tmp_path / "two", "shellcheck", "chromium")
+    status, output = run(tmp_path, *tests, options=("-n", "0", "--left-out-by", "bare"), PATH=path)
+    assert status == 1
+    assert output.endswith("On PATH, but no test used it: chromium\n")
+
+
+def test_a_bare_machine_has_no_tools_and_no_home() -> None:
+    code = (
+        "import os, sys, tests.tools as t; print([*map(t.find, t.PROGRAMS)], os.listdir(os.environ['HOME']))"
+    )
+    done = subprocess.run(
+        [ROOT / "scripts/bare", "python3", "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout == f"{[None] * len(PROGRAMS)} []\n", done.stderr
