@@ -113,6 +113,10 @@ MUTANTS ?=
 mutants: $(STAMP) ## edit the queue in 300 small ways and list the edits that no test notices (MUTANTS="--sample 20")
 	$(BIN)/python -m tests.mutation $(MUTANTS)
 
+.PHONY: tests-of
+tests-of: $(STAMP) ## run the tests that run a file of batcher, which it records first (FILE=batcher/hub/hub.py)
+	$(BIN)/python -m tests.mutation.tests_of $(FILE)
+
 .PHONY: model-report
 model-report: $(STAMP) ## measure bias and robustness of the embedded model for its card; fails if a limit is broken
 	$(BIN)/python -m tests.model_report --write model_store/default/README.md

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import ast
+import json
 import tomllib
 from pathlib import Path
 
 import pytest
 
-from tests.mutation import running
+from tests.mutation import running, tests_of
 from tests.mutation.__main__ import LIVES, label
 from tests.mutation.mutants import ROOT, Mutant, lua_mutants, python_mutants, sample
 from tests.mutation.running import copy_of_repository, first_failure, histories, record
@@ -111,3 +112,14 @@ def test_scripts_meet_the_histories_of_a_real_server() -> None:
             name = test.partition("::")[2].removesuffix(f"[{machine}]")
             assert f"def {name}(machine: type" in source
     assert histories(Mutant("batcher/hub/hub.py", 0, "", "", "")) == []
+
+
+def test_the_tests_of_a_file_are_those_that_ran_it(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    one = "tests/unit/batcher/test_gc_tuning.py::test_removed"
+    lines = {"batcher/hub/hub.py": {"3": [one]}}
+    (tmp_path / "gw0.json").write_text(json.dumps({"seconds": {one: 0.1}, "lines": lines, "scripts": {}}))
+    assert tests_of.main(["api/main.py"], tmp_path) == 2
+    assert tests_of.main(["batcher/core/keys.py"], tmp_path) == 1
+    assert f"remove {tmp_path} to record again" in capfd.readouterr().out
+    assert tests_of.main(["batcher/hub/hub.py"], tmp_path) == 4
+    assert "Tests have changed since they were recorded" in capfd.readouterr().out
