@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import stat
 import tempfile
 import time
 from pathlib import Path
@@ -30,12 +31,14 @@ class DataDir:
     """A data directory that is locked until every process that holds `lock_fd` has ended.
 
     The Redis server inherits the lock, so a second server never opens the directory while one still runs.
+    What earlier versions wrote there for all users to read becomes private.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path.expanduser().resolve()
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _make_private(self.path)
             self.lock_fd = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as error:
             raise CommandError(
@@ -67,6 +70,22 @@ class DataDir:
     def close(self) -> None:
         """Releases the lock, unless a server still holds it."""
         os.close(self.lock_fd)
+
+
+def _make_private(directory: Path) -> None:
+    """Takes the rights of other users away: of the directory if it is empty or ours, and of our files in it.
+
+    A directory with other files may be there for other users, such as /tmp, so it stays as it is.
+    """
+    ours = [*_WRITTEN, "lock", "redis.log", "operators", "shard-1"]
+    found = [directory / name for name in ours if (directory / name).exists()]
+    if found or not any(directory.iterdir()):
+        found.append(directory)
+    for path in [*found, *(directory / "appendonlydir").glob("*")]:
+        about = path.lstat()
+        mode = stat.S_IMODE(about.st_mode)
+        if mode & 0o077 and about.st_uid == os.geteuid() and not stat.S_ISLNK(about.st_mode):
+            path.chmod(mode & ~0o077)
 
 
 def _alive(pid: str) -> bool:

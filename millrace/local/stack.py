@@ -201,6 +201,7 @@ def _redis_plan(redis: EmbeddedRedis, number: int) -> Plan:
         redis.command(),
         _EXIT_S,
         pass_fds=(redis.data.lock_fd,),
+        umask=0o077,
         why_it_ended=redis.why_it_ended,
     )
 

@@ -25,7 +25,8 @@ _REAPER = Path(__file__).with_name("reaper.py")
 class Plan:
     """How one process is started and stopped. It has `stop_s` between SIGTERM and SIGKILL.
 
-    `why_it_ended` returns the reason, for a program that does not print it on stderr.
+    `umask` is that of its files, -1 for ours. `why_it_ended` returns the reason, for a program that does not
+    print it on stderr.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Plan:
     stop_s: float
     environment: Mapping[str, str] = field(default_factory=dict)
     pass_fds: tuple[int, ...] = ()
+    umask: int = -1
     why_it_ended: Callable[[], str] = str
 
 
@@ -98,6 +100,7 @@ class Child:
             env={**os.environ, **self.plan.environment},
             pass_fds=(*self.plan.pass_fds, self._group.alive),
             process_group=self._group.id,
+            umask=self.plan.umask,
         )
 
     async def keep(self) -> None:

@@ -52,6 +52,49 @@ def test_finding_17_with_no_disk_no_text_is_written(up: Callable[..., Up]) -> No
     assert not list(service.data_dir.glob("appendonly*")) + list(service.data_dir.glob("*.rdb"))
 
 
+def open_to_others(folder: Path) -> list[str]:
+    """What other users of the machine could read or write: the folder, and whatever is in it."""
+    paths = [folder, *folder.rglob("*")]
+    return [str(path) for path in paths if not path.is_symlink() and path.lstat().st_mode & 0o077]
+
+
+@pytest.mark.parametrize("shards", ["1", "2"])
+def test_a_data_directory_that_was_there_let_all_users_read_every_text(
+    up: Callable[..., Up], tmp_path: Path, shards: str
+) -> None:
+    data = tmp_path / "data"
+    for folder in (data, *([data / "shard-1"] if shards == "2" else [])):
+        folder.mkdir(mode=0o755)
+    service = up("--shards", shards, data_dir=data)
+    assert service.predict(SECRET, *map(str, range(10))).status_code == 200
+    wait_until(lambda: files_with(data, SECRET), "Redis to write its file")
+    assert open_to_others(data) == []
+    if shards == "1":
+        with redis.Redis(unix_socket_path=str(data / "redis.sock")) as client:
+            client.execute_command("BGREWRITEAOF")
+            wait_until(lambda: not client.info("persistence")["aof_rewrite_in_progress"], "the rewrite")
+        assert open_to_others(data) == []
+
+
+def test_what_an_earlier_version_left_open_is_closed(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    (data / "appendonlydir").mkdir(parents=True)
+    for name in ("appendonlydir/appendonly.aof.1.incr.aof", "redis.log", "lock"):
+        (data / name).touch(0o644)
+    data.chmod(0o2775)
+    DataDir(data).close()
+    assert open_to_others(data) == []
+    assert data.stat().st_mode & 0o7777 == 0o2700
+
+
+def test_a_directory_with_files_of_others_stays_open_to_them(tmp_path: Path) -> None:
+    """A data directory may be /tmp or a home, which others use, too. Our own files there are private."""
+    (tmp_path / "another").touch(0o644)
+    tmp_path.chmod(0o755)
+    DataDir(tmp_path).close()
+    assert sorted(open_to_others(tmp_path)) == sorted([str(tmp_path), str(tmp_path / "another")])
+
+
 @pytest.mark.parametrize("name", ["appendonlydir", "appendonly.aof", "dump.rdb"])
 def test_finding_17_texts_of_earlier_runs_are_not_left_behind_unsaid(tmp_path: Path, name: str) -> None:
     (tmp_path / name).touch()
