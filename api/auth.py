@@ -17,6 +17,8 @@ from api.traffic import Traffic
 
 # These paths never require an API key: probes, metrics, the API documentation and the web page.
 OPEN_PATHS = PROBES | {"/docs", "/openapi.json", "/", "/console"}
+# Operators may see these with their key, too: `millrace top` and `millrace status`.
+FOR_OPERATORS = frozenset(("/stats",))
 # The static files of the web page and of /docs.
 OPEN_PREFIX = "/static/"
 
@@ -28,7 +30,7 @@ class Authenticator:
         self.keys = Keys(settings.key_names)
         self._origins = Origins(settings.host_names, settings.port)
         self._rate = RateCounter(settings.rate_limit)
-        self._admins = AdminAccess(settings)
+        self.admins = AdminAccess(settings)
         self._keys_required = self.keys.required
         self._identifies = self._keys_required or self._rate.limited
 
@@ -61,7 +63,7 @@ class Authenticator:
         except Problem:
             return ""
 
-    def admit_path(self, path: str, headers: RequestHeaders) -> None:
+    async def admit_path(self, path: str, headers: RequestHeaders) -> None:
         """Like `admit`, but checks only the host of open paths, and nothing for probes.
 
         Paths of the console need an admin key instead, and no page of another site may lead to them.
@@ -69,15 +71,18 @@ class Authenticator:
         if is_admin_path(path):
             self._origins.check_host(headers)
             self._origins.check_origin(headers, links=False)
-            self._identify_admin(headers)
+            await self._identify_admin(headers)
+        elif path in FOR_OPERATORS and self.admins.by_key(headers) is not None:
+            self._origins.check_host(headers)
+            self._origins.check_origin(headers)
         elif path not in OPEN_PATHS and not path.startswith(OPEN_PREFIX):
             self.admit(headers)
         elif path not in PROBES:
             self._origins.check_host(headers)
 
-    def _identify_admin(self, headers: RequestHeaders) -> None:
+    async def _identify_admin(self, headers: RequestHeaders) -> None:
         try:
-            self._admins.admit(headers)
+            await self.admins.admit(headers)
         except Problem:
             self._rate.count(client_address(headers.scope))
             raise

@@ -80,7 +80,7 @@ class Keys:
 
     def find(self, headers: RequestHeaders) -> str:
         """`key:` and the name of the key that the request shows; "" if it shows none of these."""
-        key = _given_key(headers)
+        key = given_key(headers)
         given, found = sha256(key).digest(), ""
         # Compare with every digest, so that the time taken does not reveal which one matched.
         for digest, client in self._names:
@@ -106,7 +106,8 @@ def key_name(client: str) -> str:
     return client[4:] if client.startswith("key:") else ""
 
 
-def _given_key(headers: RequestHeaders) -> bytes:
+def given_key(headers: RequestHeaders) -> bytes:
+    """The key that the request shows, valid or not; empty without one."""
     scheme, _, token = headers.found.get(b"authorization", b"").partition(b" ")
     if scheme.lower() == b"bearer" and token:
         return token.strip()

@@ -16,6 +16,7 @@ from api.admin.forget import Memory
 from api.admin.history import Minutes
 from api.admin.routes import admin_routers
 from api.admin.service import Console, ConsoleStores
+from api.admin.sessions import session_routes
 from api.admin.traces import Traces
 from api.asgi.exceptions import EXCEPTION_HANDLERS
 from api.asgi.middleware import ASGIResponse, RequestMiddleware
@@ -160,6 +161,7 @@ def create_app(
     app.include_router(stats_routes(stats))
     for router in admin_routers(console, models, jobs, settings, memory.forget, traces):
         app.include_router(router, include_in_schema=False)
+    app.include_router(session_routes(console, auth.admins, settings.page), include_in_schema=False)
     app.include_router(docs_routes(app, compat.describe))
     app.include_router(ui_routes(settings.page))
     answering = PredictMiddleware(app, predict, ModelPaths(models, compat.wrap(app), app))

@@ -53,7 +53,11 @@ class Origins:
         DNS rebinding needs a host name, so an address is safe.
         """
         host = headers.found.get(b"host")
-        if host is None or host in self.usual or self._any or self._is_ours(host):
+        if not (host is None or self._any):
+            self._check_name(host)
+
+    def _check_name(self, host: bytes) -> None:
+        if host in self.usual or self._is_ours(host):
             return
         raise Problem(
             403,
@@ -62,12 +66,15 @@ class Origins:
         )
 
     def check_origin(self, headers: RequestHeaders, *, links: bool = True) -> None:
-        """Raises Problem 403 for a cross-site request.
+        """Raises Problem 403 for a cross-site request, or one of a page under a name that is not allowed.
 
         With `links`, it may be a GET or HEAD from following a link.
         """
         found = headers.found
         site, origin = found.get(b"sec-fetch-site"), found.get(b"origin")
+        if site == b"same-origin" and origin is not None and not self._any:
+            # A proxy that rewrites Host hides the name by which the browser knows this service.
+            self._check_name(origin.lower().partition(b"://")[2])
         if (site is None and origin is None) or site in (b"same-origin", b"none"):
             return
         if origin is not None:

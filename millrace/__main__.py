@@ -28,6 +28,7 @@ COMMANDS = {
     "push": "upload a trained model to the Hugging Face Hub",
     "top": "show live statistics of the service in the terminal",
     "status": "show the state of the service; exit status 0 if it can answer requests now",
+    "console": "print a link that opens the operator's console in a browser, once",
     "trace": "show where the time of one request went, given its X-Request-ID",
     "publish": "switch a model to another revision, for all texts or a share of them, or go back",
     "compare": "compare what a shadow revision would have answered with the actual answers",

@@ -8,14 +8,18 @@ from typing import Any
 
 from millrace.addresses import api_address, http_client, no_answer, read_key, refusal, with_scheme
 from millrace.errors import CommandError
+from millrace.local.operator_key import NAME, find_key
 
 # Walking over a large Redis takes a while.
 TIMEOUT_S = 300.0
+KEY_HELP = (
+    "file that holds an operator's key (default: the one that your `millrace up` at this address wrote)"
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--url", help="address of the API (default: by MILLRACE_HOST and MILLRACE_PORT)")
-    parser.add_argument("--admin-key-file", type=Path, help="file that holds the operator's key")
+    parser.add_argument("--admin-key-file", type=Path, help=KEY_HELP)
 
 
 class AdminClient:
@@ -28,8 +32,8 @@ class AdminClient:
     @classmethod
     def of(cls, args: argparse.Namespace) -> AdminClient:
         """Connects to the API given by the arguments or, by default, by the settings."""
-        key = read_key(args.admin_key_file)
-        return cls(args.url or api_address(), key)
+        url = args.url or api_address()
+        return cls(url, read_key(args.admin_key_file) or find_key(url))
 
     def get(self, path: str, **query: object) -> dict[str, Any]:
         return self.request("GET", path, params={name: value for name, value in query.items() if value != ""})
@@ -49,7 +53,10 @@ class AdminClient:
         except ValueError:
             raise CommandError(f"{self._url}{path} did not answer JSON: is this a Millrace API?") from None
         if answer.status_code == 401:
-            raise CommandError(f"{self._url} requires the key of an operator: use --admin-key-file.")
+            raise CommandError(
+                f"{self._url} requires the key of an operator: use --admin-key-file. "
+                f"`millrace up` writes one to {NAME} in its data directory."
+            )
         if answer.status_code >= 400:
             detail, _ = refusal(answer)
             other = f"{self._url}{path} answered {answer.status_code}: is this a Millrace API?"

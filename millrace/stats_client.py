@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from millrace.addresses import api_address, http_client, no_answer, read_key, refusal, with_scheme
+from millrace.local.operator_key import find_key
 
 if TYPE_CHECKING:
     import httpx
@@ -36,8 +37,8 @@ class StatsClient:
     @classmethod
     def of(cls, args: argparse.Namespace) -> StatsClient:
         """Connects to the API given by the arguments or, by default, by the settings."""
-        key = read_key(args.api_key_file)
-        return cls(args.url or api_address(), key)
+        url = args.url or api_address()
+        return cls(url, read_key(args.api_key_file) or find_key(url))
 
     def one(self) -> Frame:
         """The current frame."""

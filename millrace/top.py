@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from millrace.admin_client import AdminClient
+from millrace.admin_client import KEY_HELP, AdminClient
 from millrace.errors import CommandError
 from millrace.keys import reading
 from millrace.stats_client import Frame, NoAnswer, StatsClient, number
@@ -30,9 +30,7 @@ REASON_STYLES = {"full": "cyan", "window": "green", "idle": "dim", "solo": "red"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_client_arguments(parser)
-    parser.add_argument(
-        "--admin-key-file", type=Path, help="file that holds an operator's key, to pause with p"
-    )
+    parser.add_argument("--admin-key-file", type=Path, help=KEY_HELP)
     frames = "stop after this many frames, one a second (default: 0, on q or Ctrl-C)"
     parser.add_argument("--frames", type=int, default=0, help=frames)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import subprocess
 import sys
 from pathlib import Path
@@ -14,8 +15,10 @@ from batcher.models import ELSEWHERE
 from batcher.settings import WorkerSettings
 from batcher.shards import MOST_SHARDS
 from millrace import jobs
+from millrace.addresses import base_url
 from millrace.errors import CommandError
 from millrace.local.embedded_redis import DataDir, EmbeddedRedis, default_data_dir
+from millrace.local.operator_key import OperatorKey
 from millrace.local.redis_server import find_server
 from millrace.local.stack import LocalStack
 from millrace.settings_loader import check_port, free_port, load_settings
@@ -62,8 +65,10 @@ def run(args: argparse.Namespace) -> int:
             _prepare_servers(args, servers)
         else:
             _check_no_options_of_servers(args)
-        stack = LocalStack(api, worker, args.workers, servers, with_jobs=jobs.available())
-        return asyncio.run(stack.run())
+        data = servers[0].data.path if servers else None
+        with contextlib.closing(OperatorKey(data, base_url(api.host, api.port))) as operator:
+            stack = LocalStack(api, worker, args.workers, servers, operator, with_jobs=jobs.available())
+            return asyncio.run(stack.run())
     finally:
         for server in servers:
             server.close()

@@ -19,6 +19,7 @@ from batcher.jobs.store import JobStore
 from batcher.settings import WorkerSettings
 from batcher.worker.building import LoadedModels
 from model_store.stub import StubClassifier
+from tests.operators import SETTING, OperatorAuth
 from tests.shards import until
 from tests.threads import run_worker
 
@@ -78,10 +79,12 @@ class Many:
         return served
 
     async def api(self, **settings: Any) -> httpx.AsyncClient:
-        app = create_app(ApiSettings(**settings))
+        app = create_app(ApiSettings(**{"admin_keys": SETTING, **settings}))
         await self._stack.enter_async_context(app.app.router.lifespan_context(app.app))
         transport = httpx.ASGITransport(app)
-        client = httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=60)
+        client = httpx.AsyncClient(
+            transport=transport, base_url="http://localhost", timeout=60, auth=OperatorAuth()
+        )
         return await self._stack.enter_async_context(client)
 
     def jobs(self) -> JobStore:

@@ -56,4 +56,5 @@ class OldMill(Service):
         super().__init__(redis, settings)
 
     def _start(self, command: str, settings: Mapping[str, str] | None = None) -> Process:
+        self.environment.pop("MILLRACE_ADMIN_KEYS", None)  # 0.1.0 refuses settings that it does not know
         return super()._start(command, {**self._own, **(settings or {})})

@@ -18,6 +18,7 @@ import httpx
 
 from millrace.settings_loader import free_port
 from tests.forked import Fork, forker
+from tests.operators import KEY, SETTING, OperatorAuth
 from tests.servers import RedisServer
 
 START_S = 90.0
@@ -114,11 +115,14 @@ class Service:
         self.folder = Path(tempfile.mkdtemp(prefix="service-"))
         self.port = free_port()
         self.base_url = f"http://127.0.0.1:{self.port}"
-        self.http = httpx.Client(base_url=self.base_url, timeout=30, trust_env=False)
+        self.http = httpx.Client(base_url=self.base_url, timeout=30, trust_env=False, auth=OperatorAuth())
+        self.key_file = self.folder / "operator.key"
+        self.key_file.write_text(KEY)
         self.environment = {
             "MILLRACE_REDIS_URL": redis.url,
             "MILLRACE_PORT": str(self.port),
             "MILLRACE_THREADS": "1",
+            "MILLRACE_ADMIN_KEYS": SETTING,
             **{f"MILLRACE_{name.upper()}": str(value) for name, value in settings.items()},
         }
         self.api: Process = self._start("api")
@@ -161,6 +165,10 @@ class Service:
     def predict(self, *texts: str, **headers: str) -> httpx.Response:
         """POST /predict with these texts."""
         return self.http.post("/predict", json={"text": texts}, headers=headers)
+
+    def console_link(self) -> str:
+        """A link that opens the console, once."""
+        return f"{self.base_url}{self.http.post('/admin/links').json()['path']}"
 
     def live_workers(self) -> list[dict[bytes, bytes]]:
         """The records of live workers, as they stand in Redis."""

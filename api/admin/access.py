@@ -1,50 +1,95 @@
-"""Who may use the console: an operator's key, or this machine while the service is open."""
+"""Who may use the console: a request with an operator's key, or one of a session that such a key began."""
 
 from __future__ import annotations
 
-from api.asgi.http import RequestHeaders
+from collections.abc import Awaitable, Callable
+from typing import Literal, NamedTuple
+
+from api.asgi.http import RequestHeaders, route_path
 from api.errors import Problem
-from api.keys import Keys, key_name, parse_keys, unauthorized
-from api.origins import is_loopback
+from api.keys import Keys, given_key, key_name, parse_keys, unauthorized
 from api.settings import ApiSettings
 
 PREFIX = "/admin"
-LOCAL = "this machine"
+# Where a session begins and ends, and links to the console are made. Keys for reading may do so, too.
+SESSION, LINKS = f"{PREFIX}/session", f"{PREFIX}/links"
 _READ = frozenset(("GET", "HEAD"))
-# A proxy on this machine connects from a loopback address on behalf of others.
-_FORWARDED = (b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-real-ip", b"via")
+
+# Finds the operator by a secret, as `Operator.encode` writes it; "" for an unknown one.
+Find = Callable[[str], Awaitable[str]]
 
 
 def is_admin_path(path: str) -> bool:
     return path == PREFIX or path.startswith(f"{PREFIX}/")
 
 
+class Operator(NamedTuple):
+    """The name of an operator's key, and whether it is for changes or only for reading."""
+
+    name: str
+    role: Literal["admin", "reader"]
+
+    def encode(self) -> str:
+        return f"{self.role}:{self.name}"
+
+
 class AdminAccess:
-    """Checks the key of a request to /admin. The keys of clients do not count here."""
+    """Checks the operator of a request to /admin. The keys of clients do not count here.
+
+    `find_session` and `redeem` ask for the operator of a session, and for that of a link, which ends with it.
+    """
+
+    find_session: Find
+    redeem: Find
 
     def __init__(self, settings: ApiSettings) -> None:
-        self._admins = Keys(parse_keys(settings.admin_keys.get_secret_value()))
-        self._readers = Keys(parse_keys(settings.admin_read_keys.get_secret_value()))
-        keys = self._admins.required or self._readers.required or settings.key_names
-        self._local = not keys and settings.open != "false" and is_loopback(settings.host)
+        admins = parse_keys(settings.admin_keys.get_secret_value())
+        readers = parse_keys(settings.admin_read_keys.get_secret_value())
+        self._admins, self._readers = Keys(admins), Keys(readers)
+        known = [Operator(name, "admin") for name in admins.values()]
+        known += [Operator(name, "reader") for name in readers.values()]
+        self._known = {operator.encode(): operator for operator in known}
+        # Browsers send a cookie to every port of a host, so that services need different names.
+        self.cookie = f"millrace-operator-{settings.port}"
 
-    def admit(self, headers: RequestHeaders) -> None:
-        """Sets the operator as `client_name`: `admin:` and the name of the key, or LOCAL.
+    async def admit(self, headers: RequestHeaders) -> None:
+        """Sets the operator in the state of the request, and `client_name`: `admin:` and the name of the key.
 
-        Raises Problem 401 without a valid key, and 403 `read_only` for a change with a key for reading.
+        Raises Problem 401 without a key or session, 403 `read_only` for a change with a key for reading, and
+        what the two functions raise.
         """
-        if found := self._admins.find(headers):
-            headers.client_name = f"admin:{key_name(found)}"
-        elif found := self._readers.find(headers):
-            if headers.scope["method"] not in _READ:
-                raise Problem(403, "this key may only read: use one of MILLRACE_ADMIN_KEYS", code="read_only")
-            headers.client_name = f"admin:{key_name(found)}"
-        elif self._local and _from_this_machine(headers):
-            headers.client_name = LOCAL
-        else:
+        operator = self.by_key(headers) or await self._by_secret(headers)
+        if operator is None:
             raise unauthorized("an admin key is required (MILLRACE_ADMIN_KEYS)")
+        changes = headers.scope["method"] not in _READ and route_path(headers.scope) not in (SESSION, LINKS)
+        if changes and operator.role == "reader":
+            raise Problem(403, "this key may only read: use one of MILLRACE_ADMIN_KEYS", code="read_only")
+        headers.client_name = f"admin:{operator.name}"
+        headers.scope.setdefault("state", {})["operator"] = operator
+
+    def by_key(self, headers: RequestHeaders) -> Operator | None:
+        """The operator whose key the request shows."""
+        if found := self._admins.find(headers):
+            return Operator(key_name(found), "admin")
+        if found := self._readers.find(headers):
+            return Operator(key_name(found), "reader")
+        return None
+
+    async def _by_secret(self, headers: RequestHeaders) -> Operator | None:
+        """The operator of a session or, where one begins, of a link; None once its key is removed."""
+        begins = route_path(headers.scope) == SESSION and headers.scope["method"] == "POST"
+        secret = _text(given_key(headers)) if begins else self.session(headers)
+        find = self.redeem if begins else self.find_session
+        return self._known.get(await find(secret)) if secret else None
+
+    def session(self, headers: RequestHeaders) -> str:
+        """The session that the request's cookie names; "" without one."""
+        for part in headers.found.get(b"cookie", b"").split(b";"):
+            name, _, value = part.strip().partition(b"=")
+            if name == self.cookie.encode():
+                return _text(value)
+        return ""
 
 
-def _from_this_machine(headers: RequestHeaders) -> bool:
-    address, _ = headers.scope.get("client") or ("", 0)
-    return is_loopback(address) and headers.found.keys().isdisjoint(_FORWARDED)
+def _text(secret: bytes) -> str:
+    return secret.decode("ascii", "replace")

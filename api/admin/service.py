@@ -27,6 +27,7 @@ from batcher.admin.holds import ClientHolds
 from batcher.admin.job_eraser import JobEraser
 from batcher.admin.refused import RefusedTexts
 from batcher.admin.revisions import RevisionStore
+from batcher.admin.sessions import SessionStore
 from batcher.admin.usage import UsageStore
 from batcher.core.connection import Redis, connect, connect_shards
 from batcher.core.outage import REDIS_ERRORS, refused
@@ -80,6 +81,7 @@ class ConsoleStores:
     minutes: MinuteHistory
     revisions: RevisionStore
     comparisons: ComparisonStore
+    sessions: SessionStore
     jobs: JobEraser | None
     cached: CachedResults | None
     shards: Sequence[ShardStore]
@@ -97,6 +99,7 @@ class ConsoleStores:
             MinuteHistory(queue, name),
             RevisionStore(queues, settings.queue_shards),
             ComparisonStore(queue, name),
+            SessionStore(queue, name),
             None if is_cluster(settings.jobs_url) else jobs.eraser(name),
             None if cache is None else CachedResults(cache, lambda model: settings.for_model(model).name),
             [ShardStore.of(queue, number, settings) for number, queue in enumerate(queues)],

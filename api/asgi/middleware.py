@@ -69,7 +69,7 @@ class RequestMiddleware:
         scope.setdefault("state", {})["headers"] = headers
         send = DefaultHeaders(headers.request_id, LingeringClose(send, receive))
         try:
-            self._auth.admit_path(path, headers)
+            await self._auth.admit_path(path, headers)
             await self._app(scope, receive, send)
         except Exception as error:
             problem = reported(error, headers.id)

@@ -1,6 +1,6 @@
 // The operator's console: pauses, clients, refused texts, forgetting and the audit log. See docs/console.md.
 
-import { ask, keepKey } from "./admin.js";
+import { ask, begin, end } from "./admin.js";
 import { showHistory } from "./console_history.js";
 import { showJobs } from "./console_jobs.js";
 import { showModels } from "./console_models.js";
@@ -197,6 +197,16 @@ async function follow() {
   }
 }
 
+/** Begins the session of a link: its secret is behind the #, and leaves the address and the history at once. */
+async function enter() {
+  const secret = location.hash.match(/^#link=([\w-]+)$/)?.[1];
+  if (!secret) return;
+  history.replaceState(null, "", location.pathname + location.search);
+  await attempt(async () => {
+    await begin(secret);
+  });
+}
+
 function onSubmit(form, action) {
   $(form).addEventListener("submit", (event) => {
     event.preventDefault();
@@ -204,9 +214,11 @@ function onSubmit(form, action) {
   });
 }
 
-onSubmit("#key-form", () => {
-  keepKey($("#key").value);
+onSubmit("#key-form", async () => {
+  await begin($("#key").value.trim());
+  $("#key").value = "";
 });
+$("#end").addEventListener("click", () => change(end));
 onSubmit("#pause", async (data) => {
   return done("Paused.", await ask("PUT", `pauses/${data.get("lane")}`, { waiting: data.get("waiting"), for_s: 60 * Number(data.get("minutes")) }));
 });
@@ -232,4 +244,5 @@ $("#forget-button").append(twice("Forget", async () => {
   const answer = await ask("POST", "forget", { [kind]: which });
   return done(`${answer.keys} keys removed or changed: ${counted(answer.removed)}.`, answer);
 }));
-follow();
+addEventListener("hashchange", () => enter().then(refresh).catch(() => {}));
+enter().then(follow);

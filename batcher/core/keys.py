@@ -47,6 +47,8 @@ to the next (decision 0010).
 | P:compared:   | string | number of the counts that a process added  | 10 min,       | API and jobs   |
 |   <p>:<id>    |        | last                                       | renewed       |                |
 | P:audit       | list   | what operators did, the last 1000 lines    | 90 d, renewed | the console    |
+| P:link:<d>    | string | the operator of a link, <d> its digest     | 10 min        | the console    |
+| P:session:<d> | string | the operator of a session, <d> its digest  | 12 h          | the console    |
 
 P:q, P:bulk, P:solo and P:inflight exist only while they are not empty. Every script is idempotent by id, so a
 client library may send it twice.

@@ -18,12 +18,15 @@ from api.settings import ApiSettings
 from batcher.settings import WorkerSettings
 from millrace.addresses import base_url, reachable
 from millrace.local.embedded_redis import EmbeddedRedis
+from millrace.local.operator_key import OperatorKey
 from millrace.local.supervisor import Child, Group, Plan, say, stop_in_order
 
 _PROBE_S = 0.1
 # How long to wait before printing why the service is not ready, and before repeating the same reason.
 _QUIET_S = 2.0
 _REPEAT_S = 10.0
+# How long to wait for a link to the console.
+_LINK_S = 5.0
 # Programs that forward a signal often send it to both the process and its group; these count as one signal.
 _SAME_SIGNAL_S = 0.5
 # Time that a process has to exit after it has drained.
@@ -40,12 +43,14 @@ class LocalStack:
         worker: WorkerSettings,
         workers: int,
         servers: Sequence[EmbeddedRedis],
+        operator: OperatorKey,
         *,
         with_jobs: bool,
     ) -> None:
         self._address = (reachable(api.host), api.port)
         self._base_url = base_url(api.host, api.port)
         self._redis = servers
+        self._operator = operator
         self._group = Group()
         self._service_started = asyncio.Event()
         self._stop_requested = asyncio.Event()
@@ -53,7 +58,7 @@ class LocalStack:
         self._hurry = asyncio.Event()
         url = " ".join(redis.url for redis in servers) or api.redis_url.get_secret_value()
         shared = {"MILLRACE_REDIS_URL": url}
-        listening = {"MILLRACE_HOST": api.host, "MILLRACE_PORT": str(api.port)}
+        listening = {"MILLRACE_HOST": api.host, "MILLRACE_PORT": str(api.port), **operator.beside(api)}
         working = {"MILLRACE_MODEL": worker.model, "MILLRACE_THREADS": str(_threads(worker, workers))}
         names = ["worker"] if workers == 1 else [f"worker {number}" for number in range(1, workers + 1)]
 
@@ -111,7 +116,8 @@ class LocalStack:
             await self._ready()
             self._service_started.set()
             say(f"ready after {time.monotonic() - started:.1f} s; Ctrl-C stops everything. ", end="")
-            say("\n".join(["In another terminal:\n", *self._commands(), f"\nThe page: {self._base_url}\n"]))
+            say("\n".join(["In another terminal:\n", *self._commands()]))
+            say(f"\nThe page:    {self._base_url}\nThe console: {await asyncio.to_thread(self._console)}\n")
 
     def _commands(self) -> Iterator[str]:
         """Commands that work as pasted, in the directory in which this one was typed."""
@@ -121,6 +127,16 @@ class LocalStack:
         yield f"  {typed('millrace')} top{url}"
         if self._redis:
             yield f"  {typed('rq')} info --url {self._redis[0].url}"
+
+    def _console(self) -> str:
+        """How to open the console: a link that works once or, where the output may be a log, its command."""
+        if sys.stdout.isatty():
+            connection = http.client.HTTPConnection(*self._address, timeout=_LINK_S)
+            with contextlib.closing(connection), contextlib.suppress(OSError, ValueError, KeyError):
+                key = {"Authorization": f"Bearer {self._operator.key}"}
+                connection.request("POST", "/admin/links", headers=key)
+                return f"{self._base_url}{json.load(connection.getresponse())['path']} (works once)"
+        return f"{typed('millrace')} console --url {self._base_url} prints a link that works once"
 
     async def _ready(self) -> None:
         printed, printed_at, began = "", 0.0, time.monotonic()

@@ -28,7 +28,8 @@ class Up(Process):
         if data_dir is not None:
             words = ("--data-dir", str(data_dir), *words)
         command = millrace("up", "--port", str(self.port), *words)
-        super().__init__(f"up-{self.port}", command, environment, folder)
+        home = {"XDG_DATA_HOME": str(folder / "home")}
+        super().__init__(f"up-{self.port}", command, {**home, **environment}, folder)
 
     def wait_ready(self) -> None:
         """Returns when it says that it is ready."""

@@ -12,13 +12,15 @@ import pytest
 from tests.service import Service, millrace
 
 pytestmark = [pytest.mark.e2e, pytest.mark.redis]
+FOR_OPERATORS = ("publish", "compare", "forget", "trace", "top", "console")
 TEXTS = [f"text {number}" for number in range(30)]
 
 
 def command(service: Service, *words: str) -> str:
     """What a command prints."""
+    key = ["--admin-key-file", str(service.key_file)] if words[0] in FOR_OPERATORS else []
     done = subprocess.run(
-        millrace(*words, "--url", service.base_url), capture_output=True, text=True, timeout=60
+        millrace(*words, "--url", service.base_url, *key), capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

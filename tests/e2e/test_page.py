@@ -627,7 +627,7 @@ def test_a_text_and_a_job_without_a_mouse(service: Service, viewer: Viewer) -> N
 
 def test_the_console_pauses_holds_retries_and_forgets(service: Service, viewer: Viewer) -> None:
     page = viewer.page
-    page.goto(f"{service.base_url}/console")
+    page.goto(service.console_link())
     page.wait_for_selector('#state[data-state="ready"]')
 
     page.select_option('#pause [name="waiting"]', "finish")
@@ -671,7 +671,7 @@ def test_the_console_shows_what_was_refused_as_text_only(service: Service, viewe
     entry = "e" * 64
     plant_refused(service, entry, workers="<b>w1</b>", revision="rev", client="key:<img src=x>")
     page = viewer.page
-    page.goto(f"{service.base_url}/console")
+    page.goto(service.console_link())
     row = page.locator(f'[data-refused="{entry}"]')
     row.wait_for()
     assert "key:<img src=x> · 3 attempts · <b>w1</b> · rev" in row.inner_text()
@@ -689,7 +689,7 @@ def test_the_console_shows_what_was_refused_as_text_only(service: Service, viewe
 
 def console(service: Service, viewer: Viewer) -> Page:
     page = viewer.page
-    page.goto(f"{service.base_url}/console")
+    page.goto(service.console_link())
     page.wait_for_selector('#state[data-state="ready"]')
     return page
 

@@ -27,6 +27,7 @@ from batcher.messages import Failure, entry_id
 from batcher.worker.queue import WorkerQueue
 from model_store.stub import StubClassifier
 from tests.answers import right
+from tests.operators import SETTING, OperatorAuth
 from tests.shards import NAME, Fleet, texts_at, until
 from tests.unit.fakes import FakeCache
 
@@ -60,7 +61,9 @@ class Service:
 
 @asynccontextmanager
 async def serving(fleet: Fleet) -> AsyncIterator[Service]:
-    settings = ApiSettings(name=NAME, redis_url="redis://a redis://b redis://c", keep_refused_texts=True)
+    settings = ApiSettings(
+        name=NAME, redis_url="redis://a redis://b redis://c", keep_refused_texts=True, admin_keys=SETTING
+    )
     own = fakeredis.FakeRedis()
     jobs = JobService(JobStore(own, NAME, 3600), JobQueue(own, settings), settings, Keys({}), lambda: False)
     hub, stores = fleet.new_hub(), ConsoleStores.of(fleet.clients, jobs, settings)
@@ -68,7 +71,7 @@ async def serving(fleet: Fleet) -> AsyncIterator[Service]:
     transport = httpx.ASGITransport(app, raise_app_exceptions=False, client=("127.0.0.1", 1234))
     async with (
         app.app.router.lifespan_context(app.app),
-        httpx.AsyncClient(transport=transport, base_url="http://localhost") as client,
+        httpx.AsyncClient(transport=transport, base_url="http://localhost", auth=OperatorAuth()) as client,
     ):
         await until(lambda: all(hub.shards_up), "all shards")
         yield Service(fleet, hub, client)

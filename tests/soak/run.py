@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 
 from batcher.worker.publishing import DROP_S
+from tests.operators import OperatorAuth
 from tests.soak.record import Recorder
 from tests.soak.service import SoakService, running_service
 from tests.soak.slopes import PARTS
@@ -155,7 +156,9 @@ class _Run:
                 await asyncio.sleep(0.5)
 
     async def _admin(self, what: str, **body: Any) -> dict[str, Any]:
-        async with httpx.AsyncClient(base_url=self._service.base_url, trust_env=False, timeout=60) as http:
+        async with httpx.AsyncClient(
+            base_url=self._service.base_url, trust_env=False, timeout=60, auth=OperatorAuth()
+        ) as http:
             answer = await http.post(f"/admin/models/{what}", json=body)
         reply: dict[str, Any] = answer.json()
         if answer.status_code != 200 and reply.get("code") != "revision_not_ready":

@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 
 from tests.compat.test_shapes import SHAPES
+from tests.operators import OperatorAuth
 from tests.soak.requests import BAD, PAGES, batch_lines, leave, request
 
 # What every client must expect while workers come and go.
@@ -40,7 +41,7 @@ class Traffic:
         self.wrong: list[str] = []
         self._report = report
         self._rate = rate
-        self._http = httpx.AsyncClient(base_url=url, trust_env=False, timeout=PATIENCE_S)
+        self._http = httpx.AsyncClient(base_url=url, trust_env=False, timeout=PATIENCE_S, auth=OperatorAuth())
         self._numbers = itertools.count()
         self._shapes = itertools.cycle(SHAPES.values())
         self._refused, self._pages = itertools.cycle(BAD), itertools.cycle(PAGES)

@@ -1,0 +1,79 @@
+"""Sessions at /console: an operator's key, or a link that works once, is exchanged for a cookie."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from api.admin.access import LINKS, SESSION, AdminAccess
+from api.admin.service import Console
+from api.asgi.http import RequestHeaders
+from api.errors import Problem
+from batcher.admin.sessions import LINK_S, SESSION_S
+
+
+def session_routes(console: Console, access: AdminAccess, page: bool) -> APIRouter:
+    """`page` says whether there is a console to which a link can lead."""
+    router, sessions = APIRouter(), console.stores.sessions
+
+    async def find(session: str) -> str:
+        return await console.call(sessions.operator, session)
+
+    async def redeem(link: str) -> str:
+        return await console.call(sessions.redeem, link)
+
+    access.find_session, access.redeem = find, redeem
+
+    _add_link(router, console, page)
+
+    @router.post(SESSION, status_code=204)
+    async def begin(request: Request) -> Response:
+        """Begins a session of the operator whose key or link the request has shown."""
+        session = await console.call(sessions.begin, request.state.operator.encode())
+        await console.record(request, "begin_session")
+        response = Response(status_code=204)
+        _set_cookie(response, access.cookie, session, SESSION_S, secure=_secure(request))
+        return response
+
+    @router.delete(SESSION, status_code=204)
+    async def end(request: Request) -> Response:
+        """Ends the session of this browser."""
+        if session := access.session(_headers(request)):
+            await console.call(sessions.end, session)
+        response = Response(status_code=204)
+        _set_cookie(response, access.cookie, "", 0, secure=_secure(request))
+        return response
+
+    return router
+
+
+def _add_link(router: APIRouter, console: Console, page: bool) -> None:
+    @router.post(LINKS, status_code=201)
+    async def link(request: Request) -> dict[str, str | int]:
+        """The path of a link that begins one session of the operator that asks.
+
+        The secret is behind the #, which browsers neither send to a server nor name as a referrer.
+        """
+        if not page:
+            raise Problem(404, "this service has no console page: MILLRACE_PAGE is false", code="no_page")
+        secret = await console.call(console.stores.sessions.offer, request.state.operator.encode())
+        return {"path": f"/console#link={secret}", "expires_s": LINK_S}
+
+
+def _set_cookie(response: Response, name: str, value: str, max_age_s: int, *, secure: bool) -> None:
+    """Without a path, it is for where its route is, also if a proxy has put that under a prefix."""
+    options: dict[str, Any] = {"httponly": True, "samesite": "strict", "secure": secure}
+    response.set_cookie(name, value, max_age=max_age_s, path=None, **options)
+
+
+def _secure(request: Request) -> bool:
+    """Whether the browser uses https, perhaps to a proxy that does not say so."""
+    origin = _headers(request).found.get(b"origin", b"")
+    return request.scope.get("scheme") == "https" or origin.startswith(b"https://")
+
+
+def _headers(request: Request) -> RequestHeaders:
+    headers: RequestHeaders = request.scope["state"]["headers"]
+    return headers
