@@ -11,21 +11,23 @@ from time import perf_counter
 
 from starlette.responses import Response
 
-from api.asgi.http import NOSNIFF, PROBES, ASGIApp, Message, Receive, RequestHeaders, Scope, Send, route_path
+from api.asgi.default_headers import with_defaults
+from api.asgi.http import (
+    PROBES,
+    ASGIApp,
+    Message,
+    Receive,
+    RequestHeaders,
+    Scope,
+    Send,
+    route_path,
+)
 from api.asgi.problems import LingeringClose, reported, send_problem
 from api.auth import Authenticator
-from api.errors import Header
 from api.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
-# Added to every response, unless the route sets its own value.
-DEFAULT_HEADERS: list[Header] = [
-    NOSNIFF,
-    (b"x-frame-options", b"DENY"),
-    (b"referrer-policy", b"no-referrer"),
-    (b"cache-control", b"no-store"),
-]
 # Probes and scrapes arrive every few seconds, so they are logged at debug level unless they fail. /readyz
 # fails whenever a process starts or drains, so it is always logged at debug level.
 QUIET_ROUTES = PROBES | {"/", "/console", "/static/{name:path}"}
@@ -104,9 +106,6 @@ class DefaultHeaders:
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            headers: list[Header] = list(message.get("headers", ()))
-            names = {name.lower() for name, _ in headers}
-            defaults = [(b"x-request-id", self._request_id), *DEFAULT_HEADERS]
-            headers += [header for header in defaults if header[0] not in names]
+            headers = with_defaults(message.get("headers", ()), self._request_id)
             message = {**message, "headers": headers}
         await self._send(message)

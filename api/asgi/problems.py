@@ -8,7 +8,8 @@ from contextlib import suppress
 
 from starlette.requests import ClientDisconnect
 
-from api.asgi.http import CLOSE, JSON, NOSNIFF, Message, Receive, Send, next_part, send_answer
+from api.asgi.default_headers import with_defaults
+from api.asgi.http import CLOSE, JSON, Message, Receive, Send, next_part, send_answer
 from api.errors import Header, Problem, internal, problem_of
 from batcher.errors import MillraceError
 
@@ -44,7 +45,7 @@ async def send_problem(send: Send, problem: Problem, request_id: bytes) -> None:
 
 def problem_parts(problem: Problem, request_id: bytes) -> tuple[list[Header], bytes]:
     """The headers of a problem, except for Content-Length, and its body."""
-    headers: list[Header] = [JSON, (b"x-request-id", request_id), NOSNIFF, *problem.headers]
+    headers = with_defaults((JSON, *problem.headers), request_id)
     return headers, problem.body(request_id.decode("ascii"))
 
 

@@ -13,10 +13,10 @@ from pydantic_core import to_json
 from starlette.requests import ClientDisconnect
 from starlette.routing import compile_path
 
+from api.asgi.default_headers import with_defaults
 from api.asgi.http import (
     CLOSE,
     JSON,
-    NOSNIFF,
     Answer,
     ASGIApp,
     Receive,
@@ -107,8 +107,7 @@ class Endpoint:
             call.context.code = "client_gone"
             self._service.predict.request_log.add(call.context, self.path, 499)
             return
-        headers = answer.headers
-        headers += ((b"x-request-id", call.context.headers.request_id), NOSNIFF)
+        headers = with_defaults(answer.headers, call.context.headers.request_id)
         if BINARY not in headers:
             headers.append(JSON)
         if self._service.lifecycle.draining:

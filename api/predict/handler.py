@@ -15,6 +15,7 @@ from typing import Protocol, cast
 from fastapi import FastAPI
 from starlette.requests import ClientDisconnect
 
+from api.asgi.default_headers import with_defaults
 from api.asgi.http import (
     CLOSE,
     JSON,
@@ -152,6 +153,8 @@ class PredictHandler:
         else:
             headers = answer.headers
             headers += (JSON, (b"x-request-id", request_id), NOSNIFF)
+            if answer.status >= 400:  # of a dialect that shares the route
+                headers = with_defaults(headers, request_id)
             if self._lifecycle.draining:
                 headers.append(CLOSE)  # the process ends soon, so the client must not reuse the connection
             await send_answer(send, answer.status, headers, answer.body)
