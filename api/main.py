@@ -94,7 +94,7 @@ def create_app(
     lookup = PredictionLookup(settings, hub, cache, local, limits)
     log = RequestLog(metrics, limits.traffic)
     traces = Traces(console, hub, log.recent)
-    memory = Memory(hub, [local.clear, log.recent.clear])
+    memory = Memory(hub, [local.clear, log.recent.clear, lambda: candidates.forget()])
 
     def publish() -> None:
         memory.follow()

@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from api.admin.schemas import Forget
-from api.admin.service import Console, ShardStore
+from api.admin.service import Console
 from api.admin.spread import Replies
 from api.backend import Hub
 from api.settings import ApiSettings
@@ -55,16 +55,16 @@ async def _forget(
     console: Console, what: Forget, tenants: set[str]
 ) -> tuple[Removed, Replies[Removed], dict[str, str]]:
     """What was removed, which shards have done so, and how the audit line names it."""
-    replies = await console.each(lambda shard: shard.forgetting.models())
-    models = set[str]().union(*replies.found)
+    if what.revision is not None:
+        return *await _revision(console, what.revision), {"what": f"revision {what.revision}"}
+    known = await console.each(lambda shard: shard.forgetting.models())
+    models = set[str]().union(*known.found)
     if what.text is not None:
         return *await _text(console, what.text, sorted(tenants | set(what.tenants)), models), {
             "what": "a text"
         }
-    if what.client is not None:
-        return *await _client(console, what.client, models), {"what": f"client {what.client}"}
-    assert what.revision is not None, "the schema requires one of the three"
-    return *await _revision(console, what.revision, models), {"what": f"revision {what.revision}"}
+    assert what.client is not None, "the schema requires one of the three"
+    return *await _client(console, what.client, models), {"what": f"client {what.client}"}
 
 
 async def _text(
@@ -76,7 +76,7 @@ async def _text(
     if stores.jobs is not None:
         chunks, files = await console.call_elsewhere(stores.jobs.text, text)
     if stores.cached is not None:
-        cached = await console.call_elsewhere(stores.cached.texts, ids, models)
+        cached = await console.call_elsewhere(stores.cached.texts, ids)
     replies = await console.each(lambda shard: shard.forgetting.text(ids, models))
     own = _summed(replies, "cached", "results", "refused", "waiting")
     waiting = own.pop("waiting")
@@ -92,15 +92,11 @@ async def _client(console: Console, client: str, models: set[str]) -> tuple[Remo
     return {"jobs": jobs, "files": files} | _summed(replies, "refused", "usage"), replies
 
 
-async def _revision(console: Console, revision: str, models: set[str]) -> tuple[Removed, Replies[Removed]]:
+async def _revision(console: Console, revision: str) -> tuple[Removed, Replies[Removed]]:
     stores, cached, jobs = console.stores, 0, 0
     if stores.cached is not None:
-        cached = await console.call_elsewhere(stores.cached.revision, revision, models)
-
-    def forget(shard: ShardStore) -> Removed:
-        return shard.forgetting.revision(revision, models)
-
-    replies = await console.each(forget)
+        cached = await console.call_elsewhere(stores.cached.revision, revision)
+    replies = await console.each(lambda shard: shard.forgetting.revision(revision))
     own = _summed(replies, "cached", "results")
     own["cached"] += cached
     if stores.jobs is not None:

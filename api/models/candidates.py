@@ -76,6 +76,12 @@ class Candidates:
         self._made[base] = made = self._make(base, current, candidate, setting)
         return made.served
 
+    def forget(self) -> None:
+        """Forgets all texts that have been divided."""
+        for made in self._made.values():
+            if isinstance(made.served.lookup, ByText):
+                made.served.lookup.forget()
+
     async def stop(self) -> None:
         """Ends all shadows. Their counts are stored."""
         self._stopped = True

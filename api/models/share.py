@@ -29,6 +29,10 @@ class ByText(PredictionLookup):
         self.local = _BothCaches(current.local, current.models, candidate.models, self._takes)
         self.models = _BothModels(current.models, candidate.models, self._takes)
 
+    def forget(self) -> None:
+        """Forgets which texts it has been asked for."""
+        self._takes.forget()
+
     def revision_of(self, texts: Sequence[str]) -> str:
         """The candidate's revision if it answers all of these texts, otherwise that of the other one."""
         return self._both[all(map(self._takes, texts))].models.revision
@@ -53,6 +57,10 @@ class Choices:
 
     def __init__(self, setting: Candidate) -> None:
         self._setting = setting
+        self.forget()
+
+    def forget(self) -> None:
+        """Forgets the texts."""
         self._known: dict[str, bool] = {}
         self._chars = 0
 
@@ -62,7 +70,7 @@ class Choices:
             taken = self._setting.takes(text, "")
             self._chars += len(text)
             if self._chars > MOST_CHARS:
-                self._known.clear()
+                self.forget()
                 self._chars = len(text)
             self._known[text] = taken
         return taken

@@ -4,54 +4,79 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, cast
 
 import redis
 
 from batcher.admin.refused import RefusedFilter, RefusedTexts
-from batcher.admin.scanning import fields, matching
+from batcher.admin.scanning import matching
 from batcher.admin.usage import UsageStore
 from batcher.core.keys import cache_prefix, prefix
-from batcher.models import read_listed
 
 # The revision in the first line of an encoded result.
 _revision = re.compile(rb'\["([^"]*)", ').search
+# Stands for the name of any model. It is part of none.
+_ANY = "\0"
 Removed = dict[str, int]
 # The name in the keys of a model's queue, or of its cached results; "" is the first model.
 NameOf = Callable[[str], str]
 
 
+class ModelKeys:
+    """The keys of all models of a service that `key` makes: those served now, dropped, or long gone.
+
+    `key` takes the name of a model and returns the beginning of its keys.
+    """
+
+    def __init__(self, client: redis.Redis, key: Callable[[str], str]) -> None:
+        self._client = client
+        before, _, after = map(re.escape, key(_ANY).partition(_ANY))
+        others = f"{before}(?P<model>[^:{{}}]+){after}"
+        self._match = re.compile(f"(?:{re.escape(key(''))}|{others})(?P<rest>.*)", re.DOTALL).fullmatch
+        # One walk over all keys finds those of every model: the name of the first is how theirs begin.
+        self._beginning = key(_ANY).partition(f"/{_ANY}")[0]
+
+    def models(self) -> set[str]:
+        """The names of the models that have any; "" is the first."""
+        return {found["model"] or "" for some in self._walk() for found in some.values()}
+
+    def matching(self, wanted: Callable[[str], object], end: str = "") -> Iterator[list[bytes]]:
+        """Yields the keys of which the rest is `wanted`, in slices. They end with `end`."""
+        for some in self._walk(end):
+            yield [key for key, found in some.items() if wanted(found["rest"])]
+
+    def delete(self, wanted: Callable[[str], object], end: str = "") -> int:
+        """Deletes them. Returns how many."""
+        return sum(_delete(self._client, keys) for keys in self.matching(wanted, end))
+
+    def _walk(self, end: str = "") -> Iterator[dict[bytes, re.Match[str]]]:
+        for keys in matching(self._client, f"{self._beginning}*{end}"):
+            found = ((key, self._match(key.decode("utf-8", "replace"))) for key in keys)
+            yield {key: match for key, match in found if match}
+
+
 class CachedResults:
-    """Removes results from one cache."""
+    """Removes results from one cache, of whichever revision and model."""
 
     def __init__(self, client: redis.Redis, name_of: NameOf) -> None:
-        self._client = client
-        self._name_of = name_of
+        self._keys = ModelKeys(client, lambda model: cache_prefix(name_of(model)))
 
-    def texts(self, ids: Collection[str], models: Iterable[str]) -> int:
+    def texts(self, ids: Collection[str]) -> int:
         """Removes results of all revisions, current or not. Returns how many."""
         one = next(iter(ids)) if len(ids) == 1 else ""
-        return sum(
-            _delete(self._client, [key for key in keys if key[-64:].decode() in ids])
-            for model in models
-            for keys in matching(self._client, f"{cache_prefix(self._name_of(model))}*{one}")
-        )
+        return self._keys.delete(lambda rest: rest.rpartition(":")[2] in ids, one)
 
-    def revision(self, revision: str, models: Iterable[str]) -> int:
+    def revision(self, revision: str) -> int:
         """Removes results of a revision, or of those that begin so. Returns how many."""
-        return sum(
-            _delete(self._client, keys)
-            for model in models
-            for keys in matching(self._client, f"{cache_prefix(self._name_of(model))}{revision}*")
-        )
+        return self._keys.delete(lambda rest: rest.startswith(revision))
 
 
 class Forgetting:
     """Works on one shard of a service. Every command is bounded: keys are scanned in slices.
 
     `cached` are the results beside the shard, None if the cache has its own Redis. `models` are the names
-    that any shard lists. Each method returns how many keys were removed or changed, by kind.
+    that any shard knows. Each method returns how many keys were removed or changed, by kind.
     """
 
     def __init__(
@@ -62,17 +87,15 @@ class Forgetting:
         self._cached = cached
         self._prefix = prefix(name_of(""))
         self._usage = usage
+        self._keys = ModelKeys(queue, lambda model: f"{prefix(name_of(model))}:")
 
     def models(self) -> set[str]:
-        """The names of the models that workers have served here; "" is the first."""
-        found = {""}
-        for some in fields(self._queue, f"{self._prefix}:snapshot"):
-            found |= set(read_listed({key.decode(): value.decode() for key, value in some.items()}))
-        return found
+        """The names of the models of which anything is here, served now or not; "" is the first."""
+        return {"", *self._keys.models()}
 
     def text(self, ids: Collection[str], models: Collection[str]) -> Removed:
         """Removes what is kept of the texts with these ids. `waiting` of them wait or run now."""
-        removed = Counter(cached=self._cached.texts(ids, models) if self._cached else 0)
+        removed = Counter(cached=self._cached.texts(ids) if self._cached else 0)
         queues = [self._name_of(model) for model in models]
         for queue in queues:
             removed["results"] += _delete(self._queue, [f"{prefix(queue)}:res:{entry}" for entry in ids])
@@ -93,14 +116,13 @@ class Forgetting:
         self._clear_processes()
         return {"refused": refused, "usage": self._usage.forget(client)}
 
-    def revision(self, revision: str, models: Collection[str]) -> Removed:
+    def revision(self, revision: str) -> Removed:
         """Removes cached and kept results of a revision, or of those that begin so."""
-        removed = Counter(cached=self._cached.revision(revision, models) if self._cached else 0)
-        for model in models:
-            for keys in matching(self._queue, f"{prefix(self._name_of(model))}:res:*"):
-                raws = cast("list[bytes | None]", self._queue.mget(keys))
-                own = [key for key, raw in zip(keys, raws, strict=True) if _of_revision(raw, revision)]
-                removed["results"] += _delete(self._queue, own)
+        removed = Counter(cached=self._cached.revision(revision) if self._cached else 0)
+        for keys in self._keys.matching(lambda rest: rest.startswith("res:")):
+            raws = _each(self._queue, "GET", keys)
+            own = [key for key, raw in zip(keys, raws, strict=True) if _of_revision(raw, revision)]
+            removed["results"] += _delete(self._queue, own)
         self._clear_processes()
         return dict(removed)
 
@@ -127,8 +149,16 @@ class Forgetting:
         pipe.execute()
 
 
-def _delete(client: redis.Redis, keys: Sequence[Any]) -> int:
-    return client.unlink(*keys) if keys else 0
+def _delete(client: redis.Redis, keys: Iterable[Any]) -> int:
+    return sum(_each(client, "UNLINK", keys))
+
+
+def _each(client: redis.Redis, command: str, keys: Iterable[Any]) -> list[Any]:
+    """A command for each key: those of several models may be in different slots of a cluster."""
+    pipe: Any = client.pipeline(transaction=False)
+    for key in keys:
+        pipe.execute_command(command, key)
+    return list(pipe.execute())
 
 
 def _of_revision(raw: bytes | None, revision: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
@@ -12,10 +13,12 @@ import httpx
 import pytest
 
 import model_store
+from api.models.share import Choices
 from batcher.core.revisions import Candidate
 from model_store.classifier import Tokens
 from model_store.stub import StubClassifier
 from tests.many import Many, Replicas, model_header, publish_fast, ready, start_replicas, until_async
+from tests.shards import until
 
 TEXTS = [f"text {number}" for number in range(200)]
 FAILS = "\0raise this"
@@ -135,6 +138,20 @@ async def test_a_share_of_the_texts_is_answered_by_the_candidate_everywhere(
     assert (await replicas.move())["number"] == 0
     assert set((await model_headers(replicas.apis[1], TEXTS)).values()) == {model_header("stub", "")}
     assert state["previous"] == 0
+
+
+async def test_a_forgotten_text_stayed_in_memory_while_a_candidate_had_a_share(replicas: Replicas) -> None:
+    """Each API process remembers which texts it has divided."""
+
+    def remembering() -> int:
+        return sum("a secret" in vars(one)["_known"] for one in gc.get_objects() if isinstance(one, Choices))
+
+    await tried(replicas, number=await replicas.publish("turned"), share=0.5)
+    for api in replicas.apis:
+        assert (await api.post("/predict", json={"text": ["a secret"]})).status_code == 200
+    assert remembering() == len(replicas.apis)
+    assert (await replicas.apis[0].post("/admin/forget", json={"text": "a secret"})).status_code == 200
+    await until(lambda: not remembering(), "the memory of both processes")
 
 
 async def test_a_request_may_have_texts_of_both(replicas: Replicas) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import redis
 
+from batcher.admin.forget import CachedResults
 from batcher.core.commands import Enqueue
 from batcher.core.console import NoteRefused
 from batcher.core.keys import cache_key
@@ -119,6 +120,86 @@ async def test_a_text_is_gone_from_all_of_redis(start: Start, separate: bool) ->
     lookups = len(api.cache.lookups)
     await api.client.post("/predict", json={"text": [TEXT]}, headers={"x-api-key": "one"})
     assert len(api.cache.lookups) == lookups + 1, "this process has forgotten it, too"
+
+
+QUEUES = ("", "@1", "topics", "topics@7", "org/name")
+
+
+def kept_of_models(api: AdminApi, text: str, client: str = "") -> None:
+    """What models keep that no worker serves now: results, and a refused text with its record."""
+    entry = entry_id(text)
+    for number, model in enumerate(QUEUES):
+        queue = f"default/{model}" if model else "default"
+        result = prediction(text, REVISION).encode()
+        api.redis.set(cache_key(queue, REVISION, entry), result, px=60_000)
+        api.redis.set(f"{{millrace:2:{queue}}}:res:{entry}", result, px=60_000)
+        place = f"{1_700_000_000_000 + number}:{entry}"
+        record = {"id": entry, "place": place, "code": "poison", "revision": REVISION, "workers": "w"}
+        api.redis.zadd(f"{{millrace:2:{queue}}}:refused", {place: 0})
+        api.redis.hset(f"{{millrace:2:{queue}}}:refusals", entry, json.dumps({**record, "client": client}))
+        api.redis.set(f"{{millrace:2:{queue}}}:refused:{entry}", text, px=60_000)
+        api.redis.rpush(f"{{millrace:2:{queue}}}:dead", f"{entry} 3 w")
+
+
+def of_others(api: AdminApi) -> list[bytes]:
+    """Keys of other services on the same Redis, which have similar names."""
+    for name in ("default2", "default-a", "other", "default2/@1"):
+        api.redis.set(cache_key(name, REVISION, entry_id(TEXT)), "x")
+        api.redis.set(f"{{millrace:2:{name}}}:res:{entry_id(TEXT)}", prediction(TEXT, REVISION).encode())
+    return [
+        *api.redis.scan_iter("*default2*"),
+        *api.redis.scan_iter("*default-a*"),
+        *api.redis.scan_iter("*other*"),
+    ]
+
+
+async def test_results_of_dropped_revisions_and_models_without_workers_were_left(api: AdminApi) -> None:
+    """Only models and revisions that workers had served within the hour were asked."""
+    kept_of_models(api, TEXT)
+    others = of_others(api)
+    removed = (await api.post("/forget", text=TEXT)).json()["removed"]
+    count = len(QUEUES)
+    assert {kind: removed[kind] for kind in ("cached", "results", "refused")} == {
+        "cached": count,
+        "results": count,
+        "refused": 2 * count,
+    }
+    assert api.redis.exists(*others) == len(others) == 8
+    api.redis.delete(*others)
+    assert stays(api.redis, TEXT, entry_id(TEXT)) == []
+
+
+@pytest.mark.parametrize(
+    "form", ["default{}", "default{}:1", "{{millrace:2:default{}}}", "{{millrace:2:default{}:1}}"]
+)
+async def test_a_cache_is_searched_by_the_names_of_its_shard(api: AdminApi, form: str) -> None:
+    """Beside the shards of a cluster they are hash tags."""
+    results = CachedResults(api.redis, lambda model: form.format(f"/{model}" if model else ""))
+    names = [form.format(suffix) for suffix in ("", "/@1", "/org/name@2", "2", "2/topics", "-a")]
+    for name in names:
+        for text in ("a", "b"):
+            api.redis.set(cache_key(name, REVISION, entry_id(text)), "x")
+    assert results.texts({entry_id("a")}) == 3
+    assert results.revision(REVISION[:6]) == 3
+    assert api.redis.dbsize() == 6
+
+
+async def test_a_revision_is_gone_from_models_without_workers(api: AdminApi) -> None:
+    kept_of_models(api, "another")
+    others = of_others(api)
+    # The id of a text may begin like a revision.
+    decoy = cache_key("default/topics", OTHER_REVISION, REVISION + entry_id("a")[len(REVISION) :])
+    api.redis.set(decoy, "x")
+    removed = (await api.post("/forget", revision=REVISION[:8])).json()["removed"]
+    assert (removed["cached"], removed["results"]) == (len(QUEUES), len(QUEUES))
+    assert api.redis.exists(decoy, *others) == 1 + len(others)
+
+
+async def test_a_client_is_gone_from_models_without_workers(api: AdminApi) -> None:
+    kept_of_models(api, "another", "key:web")
+    removed = (await api.post("/forget", client="key:web")).json()["removed"]
+    assert removed["refused"] == len(QUEUES)
+    assert stays(api.redis, "key:web") == []
 
 
 def line(text: Any, **other: Any) -> bytes:
