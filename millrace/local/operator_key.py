@@ -1,4 +1,4 @@
-"""The key of the operator of a local service: `millrace up` writes it, and the commands of operators read it.
+"""The key of a local operator: `millrace up` writes it, and operators' commands read it (decision 0303).
 
 A connection from this machine does not prove who sends a request: every proxy here makes one for others. To
 read a file of the user that started the service does.
