@@ -20,7 +20,10 @@ TEXTS = [f"text {number}" for number in range(60)]
 def command(service: Service, *words: str) -> list[str]:
     """The lines that a command prints."""
     done = subprocess.run(
-        millrace(*words, "--url", service.base_url), capture_output=True, text=True, timeout=60
+        millrace(*words, "--url", service.base_url, "--admin-key-file", str(service.key_file)),
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
