@@ -14,6 +14,7 @@ PROGRAMS: dict[str, tuple[str, ...]] = {
     "hadolint": ("hadolint",),
     "ip": ("ip",),
     "kustomize": ("kustomize", "kubectl"),
+    "nginx": ("nginx",),
     "openssl": ("openssl",),
     "promtool": ("promtool",),
     "redis-server": ("redis-server", "valkey-server"),

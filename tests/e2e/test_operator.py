@@ -6,7 +6,6 @@ import contextlib
 import os
 import pty
 import re
-import shutil
 import socket
 import socketserver
 import stat
@@ -23,6 +22,7 @@ from api.settings import ApiSettings
 from millrace.settings_loader import free_port
 from tests.e2e.conftest import Up
 from tests.service import millrace, wait_until
+from tests.tools import needs
 from tests.unit.api.admin.test_access import routes
 
 pytestmark = [pytest.mark.e2e, pytest.mark.redis]
@@ -71,9 +71,7 @@ def forwarding(to: int) -> Iterator[int]:
 @contextlib.contextmanager
 def nginx(to: int, folder: Path) -> Iterator[int]:
     """The port of an nginx with `proxy_pass` alone."""
-    binary = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
-    if binary is None:
-        pytest.skip("no nginx on PATH or in /usr/sbin")
+    binary = needs("nginx")
     port = free_port()
     (folder / "nginx.conf").write_text(NGINX.format(folder=folder, port=port, to=to))
     command = [binary, "-c", str(folder / "nginx.conf"), "-e", str(folder / "error.log"), "-p", str(folder)]
