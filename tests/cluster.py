@@ -28,17 +28,27 @@ class Cluster:
         self.proxies = [Proxy("127.0.0.1:1") for _ in range(shards)] if proxied else []
         announced = [["--cluster-announce-port", str(proxy.port)] for proxy in self.proxies]
         self.servers = [
-            RedisServer(binary, options + (announced[number] if announced else []), tcp=True).start()
+            RedisServer(binary, options + (announced[number] if announced else []), tcp=True)
             for number in range(shards + replica)
         ]
-        for proxy, server in zip(self.proxies, self.servers, strict=False):
-            proxy.point(server.url)
-        self.clients = [server.client() for server in self.servers]
+        self.clients: list[redis.Redis] = []
         self.shards = shards_of(name, ["redis+cluster://"], shards)
         self.slots = [key_slot(shard.prefix.encode()) for shard in self.shards]
         self._shards = shards
         # The number of the master that has each shard.
         self.masters = list(range(shards))
+        try:
+            self._start(replica)
+        except BaseException:
+            self.close()
+            raise
+
+    def _start(self, replica: bool) -> None:
+        for server in self.servers:
+            server.start()
+        for proxy, server in zip(self.proxies, self.servers, strict=False):
+            proxy.point(server.url)
+        self.clients = [server.client() for server in self.servers]
         self._divide()
         for client in self.clients[1:]:
             client.execute_command("CLUSTER", "MEET", "127.0.0.1", self.servers[0].port)

@@ -105,7 +105,9 @@ class RedisServer:
         deadline = time.monotonic() + 20
         while not self._answers():
             if not self.running or time.monotonic() > deadline:
-                raise AssertionError(f"redis-server did not start:\n{self.log()}")
+                said = self.log()
+                self.close()
+                raise AssertionError(f"redis-server did not start:\n{said}")
             time.sleep(0.01)
         return self
 

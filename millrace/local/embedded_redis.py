@@ -12,13 +12,15 @@ from pathlib import Path
 from urllib.parse import quote
 
 from millrace.errors import CommandError
-from millrace.local.redis_server import ServerBinary
+from millrace.local.redis_server import ServerBinary, writer
 
 # The limit of a Unix socket path (sun_path) is 108 bytes on Linux and 104 on macOS.
 _SOCKET_PATH_MAX_BYTES = 100
 _LOCK_WAIT_S = 5.0
 # Files that a server keeps in its directory: those of Redis 7 and newer, of older versions, and snapshots.
 _WRITTEN = ("appendonlydir", "appendonly.aof", "dump.rdb")
+# From this version on, Valkey can be asked to try snapshots of Redis 7.4 and newer.
+_VALKEY_TRIES = (9,)
 
 
 def default_data_dir() -> Path:
@@ -121,6 +123,7 @@ class EmbeddedRedis:
             )
         self.binary = binary
         self.data = data
+        self._writer = writer(data.path)
         self.on_disk = on_disk
         self.socket = _socket_path(data.path)
         self.url = f"unix://{quote(str(self.socket))}"
@@ -140,6 +143,8 @@ class EmbeddedRedis:
             "maxmemory-policy": "noeviction",
             "daemonize": "no",
         }
+        if self.binary.valkey and self.binary.version >= _VALKEY_TRIES:
+            options["rdb-version-check"] = "relaxed"
         flags = [word for name, value in options.items() for word in (f"--{name}", value)]
         return [str(self.binary.path), *flags]
 
@@ -149,13 +154,21 @@ class EmbeddedRedis:
         return self.data.path / "redis.log"
 
     def why_it_ended(self) -> str:
-        """Why the server ended: the last warning in its log, without date and process id."""
+        """Why the server ended: the last warning in its log, and who wrote data that it may not read."""
         try:
             lines = self.log.read_text(errors="replace").splitlines()
         except OSError:
             return ""
         warnings = [line.partition(" # ")[2] for line in lines if " # " in line]
-        return f"{warnings[-1].strip().rstrip('.')} ({self.log})" if warnings else ""
+        if not warnings:
+            return ""
+        reason = f"{warnings[-1].strip().rstrip('.')} ({self.log})"
+        if self._writer is None or self.binary.reads(self._writer):
+            return reason
+        return (
+            f"{reason}; the data was written by {self._writer.name} and {self.binary.path} is "
+            f"{self.binary.name}: put the former on PATH, or choose another --data-dir"
+        )
 
     def close(self) -> None:
         """Removes the socket and unlocks the data directory. The server must have ended."""

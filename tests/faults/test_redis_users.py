@@ -52,7 +52,8 @@ def refused(client: redis.Redis, *words: Any) -> bool:
     except redis.exceptions.NoPermissionError:
         return True
     except redis.exceptions.ResponseError as error:
-        return "can't run this command" in str(error) or "access" in str(error)
+        # In a script: Redis 7.0 and older, then later ones and Valkey.
+        return any(words in str(error) for words in ("can't run this command", "access", "ACL failure"))
     return False
 
 

@@ -65,6 +65,7 @@ async def run(plan: Plan, binary: Path, report: Callable[[str], None] = lambda l
         stack.callback(network.close)
         topology = TOPOLOGIES[plan.topology](network, binary, plan.options)
         stack.callback(topology.close)
+        topology.start()
         service = Service(network, topology, plan.planted)
         stack.callback(service.close)
         try:

@@ -38,13 +38,17 @@ class Node:
 
 
 class Topology:
-    """`nodes` by name, `sentinels` (names of hosts), and how the processes of the service reach them."""
+    """`nodes` by name, `sentinels` (names of hosts), and how the processes of the service reach them.
+
+    Made, then started: `close()` also removes what a failed start has left.
+    """
 
     name: str
     url: str
     jobs_url: str
 
-    def __init__(self, network: Network, binary: Path) -> None:
+    def __init__(self, network: Network, binary: Path, options: Sequence[str] = ()) -> None:
+        self._options = options
         self.nodes: dict[str, Node] = {}
         self.sentinels: list[str] = []
         self._network, self._binary = network, binary
@@ -59,6 +63,10 @@ class Topology:
     def jobs_node(self) -> str:
         """The only server of jobs, where they are apart; else empty."""
         return ""
+
+    def start(self) -> None:
+        """Starts its servers; returns once they know each other."""
+        raise NotImplementedError
 
     def masters(self) -> list[str]:
         """Names of the nodes that say that they are masters."""
@@ -85,11 +93,10 @@ class Sentinels(Topology):
 
     name = "sentinel"
 
-    def __init__(self, network: Network, binary: Path, options: Sequence[str] = ()) -> None:
-        super().__init__(network, binary)
-        master = self._node("redis1", 0, *options)
-        self._node("redis2", 0, "--replicaof", f"{master.host.address} {PORT}", *options)
-        hosts = [network.host(f"sentinel{number}") for number in (1, 2, 3)]
+    def start(self) -> None:
+        master = self._node("redis1", 0, *self._options)
+        self._node("redis2", 0, "--replicaof", f"{master.host.address} {PORT}", *self._options)
+        hosts = [self._network.host(f"sentinel{number}") for number in (1, 2, 3)]
         self.sentinels = [host.name for host in hosts]
         for host in hosts:
             self._sentinel(host, master.host)
@@ -129,10 +136,10 @@ class Clustered(Topology):
 
     name = "cluster"
 
-    def __init__(self, network: Network, binary: Path, options: Sequence[str] = ()) -> None:
-        super().__init__(network, binary)
+    def start(self) -> None:
         words = ["--cluster-enabled", "yes", "--cluster-node-timeout", str(DOWN_MS)]
-        words += ["--cluster-require-full-coverage", "no", "--cluster-replica-validity-factor", "0", *options]
+        words += ["--cluster-require-full-coverage", "no", "--cluster-replica-validity-factor", "0"]
+        words += self._options
         for number in range(2 * SHARDS):
             self._node(f"redis{number + 1}", number % SHARDS, *words)
         jobs = self._node("redis-jobs", SHARDS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,7 +17,7 @@ from redis.crc import key_slot
 
 from batcher.settings import QueueSettings
 from batcher.shards import shards_of
-from tests.servers import RedisServer, needs_server, server_binary
+from tests.servers import RedisServer, needs_server
 
 ROOT = Path(__file__).parents[2]
 NODES = ["redis-1", "redis-2", "redis-3"]
@@ -96,26 +97,37 @@ def nodes(tmp_path: Path) -> Iterator[list[RedisServer]]:
     options = ("--aclfile", str(tmp_path / "users.acl"), "--cluster-enabled", "yes")
     options += ("--cluster-require-full-coverage", "no")
     with ExitStack() as stack:
-        made = [RedisServer(binary, options, tcp=True).start() for _ in NODES]
+        made = [RedisServer(binary, options, tcp=True) for _ in NODES]
         for server in made:
             stack.callback(server.close)
+            server.start()
         yield made
+
+
+# What the script needs of redis-cli, which packages of servers may lack.
+CLI = """#!{python} -IS
+import os, socket, sys
+node, *words = sys.argv[sys.argv.index("-h") + 1 :]
+if words[1] == "meet":
+    words[2:] = words[2].split(":")
+with socket.create_connection(("127.0.0.1", {ports}[node])) as connection:
+    user = "AUTH cluster " + os.environ["REDISCLI_AUTH"]
+    connection.sendall(f"{{user}}\\r\\n{{' '.join(words)}}\\r\\n".encode())
+    replies = connection.makefile(newline="")
+    said, reply = replies.readline(), replies.readline()
+    if not said.startswith("+OK") or reply[0] == "-":
+        sys.exit(said + reply)
+    print(replies.read(int(reply[1:])) if reply[0] == "$" else reply[1:].strip())
+"""
 
 
 def form(nodes: list[RedisServer], folder: Path) -> None:
     """Runs the script where each name leads to one of these servers: they differ in port, not in address."""
     ports = {name: server.port for name, server in zip(NODES, nodes, strict=True)}
     cases = "".join(f"{name}) port={port};; " for name, port in ports.items())
-    cli = server_binary().parent / "redis-cli"  # type: ignore[union-attr]
     tools = {
         "getent": f'#!/bin/sh\ncase $2 in {cases}esac\necho "127.0.0.1:$port $2"\n',
-        "redis-cli": f"""#!/bin/sh
-while [ "$1" != -h ]; do options="$options $1"; shift; done
-case $2 in {cases}esac
-shift 2
-if [ "$2" = meet ]; then set -- cluster meet 127.0.0.1 "${{3#*:}}"; fi
-exec {cli} $options -h 127.0.0.1 -p "$port" "$@"
-""",
+        "redis-cli": CLI.format(python=sys.executable, ports=ports),
     }
     for name, text in tools.items():
         (folder / name).write_text(text)

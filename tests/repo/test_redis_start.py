@@ -134,9 +134,9 @@ class Server:
     def __init__(self, binary: Path, folder: Path, passwords: dict[str, str]) -> None:
         self.port = free_port()
         self.users = folder / "users.acl"
-        (folder / "redis-server").symlink_to(binary)
         environment = {
-            "PATH": f"{folder}:{os.environ['PATH']}",
+            "PATH": os.environ["PATH"],
+            "REDIS_SERVER": str(binary),
             "REDIS_DIR": str(folder),
             "REDIS_USERS": str(self.users),
             **{VARIABLES[role]: password for role, password in passwords.items()},

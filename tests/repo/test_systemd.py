@@ -88,11 +88,12 @@ mkdir -p /etc/millrace
 for folder in /opt /etc/systemd /etc/millrace; do mount -t tmpfs none "$folder"; done
 mkdir -p /opt/millrace/bin
 printf '#!/bin/sh\necho "pip $* umask $(umask)"\n' >/opt/millrace/bin/pip
-cp /opt/millrace/bin/pip /opt/millrace/bin/python
-printf '#!/bin/sh\n' | tee "$1/systemctl" >"$1/redis-server"
+printf '#!/bin/sh\necho "/server/of $*"\n' >/opt/millrace/bin/python
+printf '#!/bin/sh\n' >"$1/systemctl"
 chmod +x /opt/millrace/bin/* "$1"/*
 umask 077
-PATH=$1:$PATH exec "$2/scripts/install-systemd"
+PATH=$1:$PATH "$2/scripts/install-systemd"
+readlink /opt/millrace/share/redis/server
 """
 
 
@@ -126,9 +127,11 @@ def test_an_update_installs_the_wheels_of_this_version_again_for_every_user(
     done = install_as_root()
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[:2] == [
-        f"pip install --quiet --upgrade --constraint constraints.txt {server}[worker] {model} umask 0022",
+        f"pip install --quiet --upgrade --constraint constraints.txt {server}[worker,cli] {model} umask 0022",
         f"pip install --quiet --force-reinstall --no-deps {server} {model} umask 0022",
     ]
+    chosen = "/server/of -P -m millrace.local.redis_server /var/lib/private/millrace-redis"
+    assert done.stdout.splitlines()[-1] == chosen, "the unit starts what find_server chooses"
 
 
 def test_a_missing_wheel_is_named_with_what_makes_it(

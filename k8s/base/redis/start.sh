@@ -1,5 +1,6 @@
 #!/bin/sh
 # Starts Redis with the users in users.acl, in the cluster and in compose: start.sh [OPTION OF redis-server ...]
+# REDIS_SERVER is another server than the redis-server on PATH.
 #
 # `>API_PASSWORD` in that file stands for the password in REDIS_API_PASSWORD, and so on. Only SHA-256 digests are
 # written, and the server starts with an empty environment, so passwords do not appear in arguments, files or /proc.
@@ -22,4 +23,4 @@ while read -r line || [ -n "$line" ]; do
     fi
 done <"$folder/users.acl" >"$users"
 echo 'user probe on nopass resetkeys resetchannels -@all +ping' >>"$users"
-exec env -i PATH="$PATH" redis-server "$folder/redis.conf" --dir "${REDIS_DIR:-/data}" --aclfile "$users" "$@"
+exec env -i PATH="$PATH" "${REDIS_SERVER:-redis-server}" "$folder/redis.conf" --dir "${REDIS_DIR:-/data}" --aclfile "$users" "$@"

