@@ -89,6 +89,9 @@ async def hang_up(peer: Peer) -> None:
 
 async def end(server: uvicorn.Server, running: asyncio.Task[None]) -> None:
     server.should_exit = server.force_exit = True
+    # Since Python 3.12, a server waits for connections. One that reads nothing does not see its client go.
+    for connection in list(server.server_state.connections):
+        connection.transport.abort()
     await running
 
 
