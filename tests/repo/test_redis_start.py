@@ -20,12 +20,13 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from millrace.settings_loader import free_port
+from tests.redis_users import redis_version
 from tests.repo.manifests import K8S, ROOT, Object, of_kind, render
 from tests.servers import needs_server
 
 FOLDER = K8S / "base/redis"
-# The users that get a password in all places. `default` is switched off, `probe` is added by start.sh, and
-# `cluster` only has one in compose.
+# The users that get a password in all places. `default` has none, `probe` is added by start.sh, and `cluster`
+# only has one in compose.
 ROLES = {"admin", "api", "worker", "jobs", "autoscaler"}
 VARIABLES = {role: f"REDIS_{role.upper()}_PASSWORD" for role in ROLES}
 EVERYTHING = {
@@ -65,7 +66,7 @@ def objects(request: pytest.FixtureRequest) -> list[Object]:
 def test_finding_01_every_role_has_a_user_of_redis_and_nobody_else() -> None:
     rules = dict(re.findall(r"^user (\S+) (.+)$", (FOLDER / "users.acl").read_text(), re.MULTILINE))
     assert rules.keys() == ROLES | {"default", "cluster"}
-    assert rules["default"] == "off"
+    assert rules["default"] == "off resetpass allkeys allchannels +@all"
     for role in ROLES | {"cluster"}:
         assert re.findall(r">(\S+)", rules[role]) == [f"{role.upper()}_PASSWORD"]
         assert role == "admin" or not EVERYTHING & set(rules[role].split())
@@ -179,9 +180,6 @@ class Server:
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Callable[[dict[str, str]], Server]]:
     binary = needs_server()
-    version = subprocess.run([binary, "--version"], capture_output=True, text=True, check=True).stdout
-    if int(re.findall(r"v=(\d+)", version)[0]) < 7:
-        pytest.skip("the rules are those of the image: Redis before 7 knows no keys for reading only")
     started: list[Server] = []
 
     def start(passwords: dict[str, str]) -> Server:
@@ -201,7 +199,8 @@ def test_finding_01_a_server_loads_the_users_and_holds_no_password(server: Calla
     for role, password in passwords.items():
         assert started.lets_in(role, password), role
         assert not started.lets_in(role, f"{password}x"), role
-    assert not started.lets_in(None, None)
+    for user, password in ((None, None), (None, "x"), ("default", "x"), ("default", "")):
+        assert not started.lets_in(user, password), (user, password)
     process = Path(f"/proc/{started.process.pid}")
     seen = [(process / name).read_text() for name in ("cmdline", "environ") if process.exists()]
     assert not [text for text in (*seen, started.users.read_text()) if "s3cret" in text]
@@ -234,11 +233,52 @@ def test_finding_01_the_user_of_the_probes_may_ping_only(server: Callable[..., S
 
 
 @pytest.mark.redis
+def test_what_scripts_and_transactions_wrote_was_gone_after_every_restart(
+    server: Callable[..., Server],
+) -> None:
+    """Redis replays its file with the rights of `default`, which had none: it skipped every EXEC."""
+    passwords = dict.fromkeys(("api", "worker", "jobs", "admin"), "secret")
+    started = server(passwords)
+    by_script = "redis.call('SET', KEYS[1], 'x') return redis.call('RPUSH', KEYS[2], 'x')"
+    written = set()
+    for role in ("api", "worker", "jobs"):
+        keys = [f"{{millrace:2:{role}}}:{how}".encode() for how in ("plain", "script", "list", "multi")]
+        written.update(keys)
+        with closing(redis.Redis(port=started.port, username=role, password="secret")) as client:
+            client.set(keys[0], "x")
+            client.eval(by_script, 2, *keys[1:3])
+            client.pipeline(transaction=True).set(keys[3], "x").execute()
+    started.stop()
+    started = server(passwords)
+    with closing(redis.Redis(port=started.port, username="admin", password="secret")) as admin:
+        assert set(admin.keys()) == written
+
+
+def test_start_refuses_users_with_which_redis_would_skip_its_own_data(tmp_path: Path) -> None:
+    text = (FOLDER / "users.acl").read_text()
+    (rule,) = re.findall(r"^user default .*$", text, re.MULTILINE)
+    (tmp_path / "start.sh").write_text((FOLDER / "start.sh").read_text())
+    for default in ("user default off", "", f"{rule} -@dangerous", rule.replace(" allkeys", "")):
+        (tmp_path / "users.acl").write_text(text.replace(rule, default))
+        done = subprocess.run(
+            ["sh", tmp_path / "start.sh"],
+            env={"PATH": os.environ["PATH"], "REDIS_SERVER": "false", "REDIS_USERS": str(tmp_path / "users")},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (done.returncode, rule in done.stderr) == (1, True), default
+        assert not (tmp_path / "users").exists()
+
+
+@pytest.mark.redis
 @pytest.mark.parametrize("role", ["api", "jobs"])
 def test_finding_08_who_sweeps_may_evict_from_the_cache_and_not_write_to_it(
     server: Callable[..., Server], role: str
 ) -> None:
     """Where memory is short, a sweep walks over the keys and removes some of the cache: in a script."""
+    if redis_version() < 7:
+        pytest.skip("Redis 6 has no read-only keys")
     started = server({role: "secret", "worker": "secret"})
     key = "millrace:cache:2:default:r:id"
     evict = "redis.call('SCAN', '0') return redis.call('UNLINK', ARGV[1])"

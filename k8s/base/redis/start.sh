@@ -9,8 +9,20 @@ set -eu
 umask 077
 folder=$(dirname "$0")
 users=${REDIS_USERS:-/run/redis/users.acl}
+server=${REDIS_SERVER:-redis-server}
 
-while read -r line || [ -n "$line" ]; do
+if ! grep -Eq '^user default( .*)? allkeys( .*)? \+@all$' "$folder/users.acl"; then
+    echo "start.sh: $folder/users.acl needs the line 'user default off resetpass allkeys allchannels +@all': Redis loads" \
+        "its append-only file with the rights of default, and would skip what they do not allow." >&2
+    exit 1
+fi
+# Redis 6 has neither read-only keys nor rules in parentheses.
+case $("$server" --version) in
+*' v=6.'*) rules='s/%R~/~/g; s/ ([^)]*)//g' ;;
+*) rules= ;;
+esac
+
+grep '^user ' "$folder/users.acl" | sed "$rules" | while read -r line; do
     name=$(printf '%s\n' "$line" | sed -n 's/.* >\([A-Z]*_PASSWORD\).*/\1/p')
     password=$([ -z "$name" ] || printenv "REDIS_$name" || true)
     if [ -z "$name" ]; then
@@ -21,6 +33,6 @@ while read -r line || [ -n "$line" ]; do
         digest=$(printf '%s' "$password" | sha256sum | cut -c 1-64)
         printf '%s\n' "$line" | sed "s/>$name/#$digest/"
     fi
-done <"$folder/users.acl" >"$users"
+done >"$users"
 echo 'user probe on nopass resetkeys resetchannels -@all +ping' >>"$users"
-exec env -i PATH="$PATH" "${REDIS_SERVER:-redis-server}" "$folder/redis.conf" --dir "${REDIS_DIR:-/data}" --aclfile "$users" "$@"
+exec env -i PATH="$PATH" "$server" "$folder/redis.conf" --dir "${REDIS_DIR:-/data}" --aclfile "$users" "$@"
