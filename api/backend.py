@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
 from batcher.core.commands import Command
-from batcher.core.eviction import EvictionWatch
+from batcher.core.redis_watch import RedisWatch
 from batcher.core.snapshot import Snapshot, WorkerRecord
 from batcher.hub.counts import HubCounts
 from batcher.messages import Lane, Outcome, Prediction
@@ -33,7 +33,7 @@ class Hub(Protocol):
     @property
     def counts(self) -> HubCounts: ...
     @property
-    def eviction(self) -> EvictionWatch: ...
+    def redis_watch(self) -> RedisWatch: ...
     @property
     def outages(self) -> int: ...
     @property

@@ -76,8 +76,8 @@ def why_not_ready(hub: Hub, lifecycle: Lifecycle) -> Problem | None:
 
 def warnings(hub: Hub) -> Iterator[str]:
     """Conditions that need attention although requests are answered."""
-    if hub.eviction.warning:
-        yield hub.eviction.warning
+    if hub.redis_watch.warning:
+        yield hub.redis_watch.warning
     if down := [str(number) for number, up in enumerate(hub.shards_up) if not up]:
         which = f"{', '.join(down)} of {len(hub.shards_up)}"
         yield f"the Redis of shard {which} does not answer: its texts get 503"

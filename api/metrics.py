@@ -267,6 +267,11 @@ class QueueCollector(Collector):
             "Shards of the queue whose Redis does not answer this API",
             self._hub.shards_up.count(False),
         )
+        yield GaugeMetricFamily(
+            "millrace_redis_skipped_commands",
+            "Commands of its append-only file or its master that the queue's Redis has refused",
+            self._hub.redis_watch.skipped,
+        )
         memory = snapshot.memory
         yield GaugeMetricFamily(
             "millrace_redis_memory_bytes", "Memory that the queue's Redis uses", memory.used

@@ -14,7 +14,7 @@ from typing import Any
 
 import uvicorn
 
-from batcher.core.eviction import EvictionWatch
+from batcher.core.redis_watch import RedisWatch
 from batcher.core.snapshot import NO_SNAPSHOT, ModelRecord, Snapshot
 from batcher.hub.counts import HubCounts
 from batcher.messages import Prediction, entry_id, fragment
@@ -135,7 +135,7 @@ class KnownMill:
     counts = HubCounts()
     outages = 0
     shards_up = (True,)
-    eviction = EvictionWatch()
+    redis_watch = RedisWatch()
     console = NoConsole()
     on_sweep: Callable[[], None] = staticmethod(lambda: None)
     snapshot: Snapshot = replace(

@@ -68,7 +68,7 @@ class ReplyHub:
         self._hint_list = HintList(Pipeline(hint_client), f"{prefix(name)}:reply:{self.api}")
         self._cache = cache_prefix(cache_name) if cache_here else ""
         self._sweeper = Sweeper(self._pipeline, self.api, max_attempts, self._cache, others)
-        self.eviction = self._sweeper.eviction
+        self.redis_watch = self._sweeper.redis_watch
         self._admission = Admission(caps)
         self.dispatcher = Dispatcher(self._pipeline, cache_name, self.api, self.outage, self._admission)
         self._slow_poll = SlowPoll(self._pipeline, self.dispatcher)

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from functools import partial
 
-from batcher.core.eviction import EvictionWatch
 from batcher.core.merged import merge
 from batcher.core.outage import REDIS_ERRORS, refused
+from batcher.core.redis_watch import RedisWatch
 from batcher.core.snapshot import NO_SNAPSHOT, Snapshot, WorkerRecord
 from batcher.hub.counts import HubCounts
 from batcher.hub.hub import ReplyHub
@@ -94,9 +94,9 @@ class ShardedHub:
         return self.reachable and all(hub.looks for hub in self.hubs if hub.reachable)
 
     @property
-    def eviction(self) -> EvictionWatch:
-        """The warning of the first shard whose Redis may evict, if any."""
-        return next((hub.eviction for hub in self.hubs if hub.eviction.warning), self.hubs[0].eviction)
+    def redis_watch(self) -> RedisWatch:
+        """The warnings of every shard's Redis."""
+        return RedisWatch.merge(hub.redis_watch for hub in self.hubs)
 
     @property
     def counts(self) -> HubCounts:

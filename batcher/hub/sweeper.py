@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from batcher.core.eviction import EvictionWatch
 from batcher.core.formats import OtherFormats
 from batcher.core.outage import REDIS_ERRORS, refused
 from batcher.core.pipeline import Pipeline
+from batcher.core.redis_watch import RedisWatch
 from batcher.core.snapshot import NO_SNAPSHOT, Snapshot, Sweep
 from batcher.memory import read_memory
 
@@ -24,7 +24,7 @@ class Sweeper:
         cache: str,
         others: OtherFormats | None = None,
     ) -> None:
-        self.eviction = EvictionWatch()
+        self.redis_watch = RedisWatch()
         self._others = others or OtherFormats()
         self._pipeline = pipeline
         self._api, self._max_attempts, self._cache = api, max_attempts, cache
@@ -35,17 +35,17 @@ class Sweeper:
 
         Only the process that sweeps, or was not `connected` until now, asks Redis about its memory.
         """
-        info = await self._memory_info() if self._last.swept or not connected else b""
+        info = await self._info("memory") if self._last.swept or not connected else b""
         sweep = Sweep(self._api, self._max_attempts, self._cache, self._last.cursor, read_memory(info))
         self._last = await self._pipeline.run(sweep)
         if not connected:
-            self.eviction.look(info)
+            self.redis_watch.look(info, await self._info("stats"))
             await self._others.look(self._pipeline)
         return self._last
 
-    async def _memory_info(self) -> object:
+    async def _info(self, section: str) -> object:
         try:
-            return await self._pipeline.execute("INFO", "memory")
+            return await self._pipeline.execute("INFO", section)
         except REDIS_ERRORS as error:
             if not refused(error):
                 raise

@@ -35,9 +35,14 @@ class JobsCollector(Collector):
         yield build({})
         yield from redis_state(self._outage)
         try:
-            totals = self._store.totals()
+            totals, skipped = self._store.totals(), self._store.skipped_commands()
         except REDIS_ERRORS:
             return
+        yield GaugeMetricFamily(
+            "millrace_redis_skipped_commands",
+            "Commands of its file or master that Redis has refused",
+            skipped,
+        )
         jobs = GaugeMetricFamily("millrace_jobs", "Jobs that have not ended", labels=["state"])
         jobs.add_metric(["queued"], totals.queued)
         jobs.add_metric(["running"], totals.running)

@@ -74,6 +74,14 @@ class JobReader:
             ended=counts,
         )
 
+    def skipped_commands(self) -> int:
+        """How many commands of its file or its master Redis has refused; 0 if its user may not see that."""
+        try:
+            stats = self._client.info("stats")
+        except redis.exceptions.ResponseError:
+            return 0
+        return int(stats.get("unexpected_error_replies", 0))
+
     def remember(self, line: bytes) -> None:
         """Adds a line to the history, of which HISTORY_S are kept for as many seconds."""
         key, pipe = f"{self._prefix}:history", self._client.pipeline()

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from batcher.core.commands import Command
-from batcher.core.eviction import EvictionWatch
+from batcher.core.redis_watch import RedisWatch
 from batcher.core.snapshot import NO_SNAPSHOT, ModelRecord, Snapshot, WorkerRecord
 from batcher.hub.counts import HubCounts
 from batcher.messages import Lane, Outcome, Prediction, entry_id, fragment
@@ -77,7 +77,7 @@ class FakeHub:
     counts: HubCounts = field(default_factory=HubCounts)
     outages: int = 0
     shards_up: tuple[bool, ...] = (True,)
-    eviction: EvictionWatch = field(default_factory=EvictionWatch)
+    redis_watch: RedisWatch = field(default_factory=RedisWatch)
 
     @property
     def console(self) -> FakeHub:

@@ -179,6 +179,7 @@ async def test_the_mill_is_shown_as_the_hub_sees_it(start: Start) -> None:
     assert seen["millrace_workers", ""] == 1
     assert seen["millrace_workers_rate_tokens", ""] == 1000
     assert seen["millrace_redis_up", ""] == 1
+    assert seen["millrace_redis_skipped_commands", ""] == 0
     assert seen["millrace_hub_joined_total", ""] == 3
     assert seen["millrace_hub_polled_total", ""] == 1
     assert seen["millrace_redis_outages_total", ""] == 2
