@@ -24,7 +24,6 @@ class Cluster:
     ) -> None:
         options = ["--cluster-enabled", "yes", "--cluster-node-timeout", "2000"]
         options += ["--cluster-require-full-coverage", "no", "--repl-diskless-sync-delay", "0"]
-        options += ["--appendonly", "yes" if proxied else "no"]
         self.proxies = [Proxy("127.0.0.1:1") for _ in range(shards)] if proxied else []
         announced = [["--cluster-announce-port", str(proxy.port)] for proxy in self.proxies]
         self.servers = [
@@ -82,7 +81,7 @@ class Cluster:
     @property
     def url(self) -> str:
         ports = [proxy.port for proxy in self.proxies] or [server.port for server in self.servers]
-        return "redis+cluster://" + ",".join(f"127.0.0.1:{port}" for port in ports)
+        return "redis+cluster://admin:admin@" + ",".join(f"127.0.0.1:{port}" for port in ports)
 
     def begin_move(self, shard: int, target: int) -> None:
         """From now on, neither node runs a script for the shard."""
@@ -101,9 +100,10 @@ class Cluster:
     def _moved(self, source: int, slot: int, target: int) -> bool:
         """Moves keys while the target takes them: some time after a restart. Whether all have moved."""
         old, port = self.clients[source], self.servers[target].port
+        admin = ("AUTH2", "admin", "admin")
         try:
             while keys := old.execute_command("CLUSTER", "GETKEYSINSLOT", slot, 100):
-                old.execute_command("MIGRATE", "127.0.0.1", port, "", 0, 5000, "KEYS", *keys)
+                old.execute_command("MIGRATE", "127.0.0.1", port, "", 0, 5000, *admin, "KEYS", *keys)
         except redis.ResponseError as error:
             if not any(reason in str(error) for reason in ("CLUSTERDOWN", "IOERR")):
                 raise

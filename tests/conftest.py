@@ -22,7 +22,7 @@ from model_store import telemetry  # noqa: F401  # before tests import openvino
 from tests import fakeredis_patches
 from tests.crashes import ending
 from tests.order import long_first
-from tests.servers import RedisServer, needs_server
+from tests.servers import RedisServer, check_reload, needs_server, redis_version
 from tests.service import Service
 
 # Whatever the person's shell says of Millrace and Redis must not reach the tests.
@@ -142,10 +142,10 @@ def redis_servers() -> Iterator[Callable[..., RedisServer]]:
     binary = needs_server()
     started: list[RedisServer] = []
 
-    def make(*options: str, tcp: bool = False) -> RedisServer:
-        server = RedisServer(binary, options, tcp=tcp)
+    def make(*options: str, tcp: bool = False, bare: str = "", start: bool = True) -> RedisServer:
+        server = RedisServer(binary, options, tcp=tcp, bare=bare)
         started.append(server)
-        return server.start()
+        return server.start() if start else server
 
     yield make
     for server in started:
@@ -225,14 +225,17 @@ def pytest_make_collect_report(
 
 @pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.redis)])
 def client(request: pytest.FixtureRequest) -> Iterator[redis.Redis]:
-    """The same test twice: on a fake server and on a real one."""
+    """The same test twice: on a fake server and on a real one, which afterwards loads what it has written."""
     if request.param == "fake":
         fake: FakeRedis = request.getfixturevalue("fake_redis")
         yield fake.sync
     else:
-        server: RedisServer = request.getfixturevalue("redis_server")
+        make: Callable[..., RedisServer] = request.getfixturevalue("redis_servers")
+        server = make("--enable-debug-command", "local") if redis_version() >= 7 else make()
         with server.client() as real:
             yield real
+            if redis_version() >= 7:
+                check_reload(real)
 
 
 def encoded(texts: Iterable[str | None]) -> list[bytes]:

@@ -27,6 +27,7 @@ from benchmarks.service import process, ready, until
 from millrace.local.redis_server import find_server
 from millrace.settings_loader import free_port
 from tests.cluster import Cluster
+from tests.servers import as_user
 
 SHARDS = 3
 RATE = 20.0  # texts a second for each shard
@@ -77,11 +78,12 @@ def running() -> Iterator[tuple[Cluster, str]]:
         cluster = Cluster(find_server().path, "default", SHARDS, replica=True)
         stack.callback(cluster.close)
         port = free_port()
-        env = {"REDIS_URL": cluster.url, "MILLRACE_SHARDS": str(SHARDS), "MILLRACE_MODEL": "stub"}
+        env = {"MILLRACE_SHARDS": str(SHARDS), "MILLRACE_MODEL": "stub"}
         env |= {"MILLRACE_PORT": str(port), "MILLRACE_LOG_LEVEL": "error"}
         for number, name in enumerate(("api", "worker", "worker")):
             words = [sys.executable, "-m", "millrace", name]
-            stack.enter_context(process(words, env, folder / f"{name}{number}.log"))
+            own = {**env, "REDIS_URL": as_user(cluster.url, name)}
+            stack.enter_context(process(words, own, folder / f"{name}{number}.log"))
         until(lambda: ready(port), READY_S, folder)
         yield cluster, f"http://127.0.0.1:{port}"
 

@@ -43,11 +43,12 @@ class Proxy:
         self._thread.start()
         self._server = asyncio.run_coroutine_threadsafe(self._listen(), self._loop).result(10)
         self.port: int = self._server.sockets[0].getsockname()[1]
-        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self.url = f"redis://{self._user}127.0.0.1:{self.port}/0"
 
     def point(self, target: str) -> None:
         """New connections lead to `target`; those that are there stay, as after a change in the DNS."""
         parts = urlsplit(target if "://" in target else f"tcp://{target}")
+        self._user = f"{parts.username}:{parts.password}@" if parts.username else ""
         self._unix = parts.path if parts.scheme == "unix" else ""
         self._host, self._port = parts.hostname or "127.0.0.1", parts.port or 6379
 

@@ -1,14 +1,20 @@
-"""Real Redis servers for tests: each its own process and directory, to be killed, paused and restarted."""
+"""Real Redis servers for tests: each its own process and directory, to be killed, paused and restarted.
+
+They start as Redis does in the cluster, with compose and with systemd: by start.sh, with redis.conf and a
+user for each role. The password of a user is its name, and `as_user` gives each process its URL.
+"""
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -18,6 +24,15 @@ from millrace.errors import CommandError
 from millrace.local.redis_server import find_server
 from millrace.settings_loader import free_port
 from tests.tools import REDIS, missing, use
+
+SHIPPED = Path(__file__).parents[1] / "k8s/base/redis"
+ROLES = ("api", "worker", "jobs", "autoscaler", "cluster", "admin")
+_ADMIN = "admin:admin@"
+
+
+def as_user(url: str, role: str) -> str:
+    """The same URL, or several, for another user than the administrator. That of a bare server has none."""
+    return url.replace(_ADMIN, f"{role}:{role}@")
 
 
 def server_binary() -> Path | None:
@@ -41,6 +56,35 @@ def needs_server() -> Path:
     return binary
 
 
+@cache
+def redis_version() -> int:
+    """The first number of the version of that server."""
+    said = subprocess.run([str(server_binary()), "--version"], capture_output=True, text=True, check=True)
+    found = re.search(r"v=(\d+)", said.stdout)
+    assert found
+    return int(found[1])
+
+
+def contents(client: redis.Redis) -> dict[bytes, object]:
+    """The value of each key that does not expire soon."""
+    read: dict[bytes, Callable[[bytes], object]] = {
+        b"string": client.get,
+        b"hash": client.hgetall,
+        b"list": lambda key: client.lrange(key, 0, -1),
+        b"set": client.smembers,
+        b"zset": lambda key: client.zrange(key, 0, -1, withscores=True),
+    }
+    lasting = [key for key in client.scan_iter() if not 0 <= client.pttl(key) < 10_000]
+    return {key: read[client.type(key)](key) for key in lasting}
+
+
+def check_reload(client: redis.Redis) -> None:
+    """Fails unless the server, as it does at its start, loads all that it holds from its append-only file."""
+    before = contents(client)
+    client.execute_command("DEBUG", "LOADAOF")
+    assert contents(client) == before
+
+
 def leftovers(client: redis.Redis) -> list[bytes]:
     """Entries, claims, leases and places in lists: what must not outlive its work."""
     ends = (b":q", b":bulk", b":solo", b":inflight", b":claims")
@@ -49,24 +93,30 @@ def leftovers(client: redis.Redis) -> list[bytes]:
 
 
 class RedisServer:
-    """A server with an append-only file: `restart()` brings everything back, `restart(empty=True)` nothing.
+    """A server as it ships: `restart()` brings everything back, `restart(empty=True)` nothing.
 
-    It listens on a unix socket (`url`); with `tcp=True` also on a port of the loopback, then its `url`.
-    `options` are further words of its command line, e.g. ("--maxmemory", "4mb"), and `prefix` those before
-    it.
+    It listens on a unix socket (`url`, of the administrator); with `tcp=True` also on a port of the loopback,
+    then its `url`. `options` are further words of its command line, e.g. ("--maxmemory", "4mb"), and `prefix`
+    those before it. `bare` says why a server has to do without the users of the roles: every client may
+    do everything.
     """
 
     def __init__(
-        self, binary: Path, options: Sequence[str] = (), *, tcp: bool = False, prefix: Sequence[str] = ()
+        self,
+        binary: Path,
+        options: Sequence[str] = (),
+        *,
+        tcp: bool = False,
+        prefix: Sequence[str] = (),
+        bare: str = "",
     ) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="service-redis-"))
         self.socket = self.directory / "s"
         # The bus of a cluster has a port 10,000 higher.
         self.port = next(port for port in iter(free_port, 0) if port <= 55_535) if tcp else 0
-        self.url = f"redis://127.0.0.1:{self.port}/0" if tcp else f"unix://{self.socket}"
-        # URLs of the Redis users of single commands (`api`, `worker`, `jobs`); the others use `url`.
-        self.users: dict[str, str] = {}
-        self._binary = binary
+        user = "" if bare else _ADMIN
+        self.url = f"redis://{user}127.0.0.1:{self.port}/0" if tcp else f"unix://{user}{self.socket}"
+        self._binary, self._bare = binary, bool(bare)
         self._options, self._prefix = tuple(options), tuple(prefix)
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -85,19 +135,10 @@ class RedisServer:
         """Returns when it answers PING."""
         assert not self.running, "the server runs already"
         words = ["--port", str(self.port), "--bind", "127.0.0.1", "--unixsocket", str(self.socket)]
-        words += [
-            "--dir",
-            str(self.directory),
-            "--appendonly",
-            "yes",
-            "--save",
-            "",
-            "--maxmemory-policy",
-            "noeviction",
-        ]
         with (self.directory / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [*self._prefix, self._binary, *words, *self._options],
+                [*self._prefix, *self._command(), *words, *self._options],
+                env={**os.environ, **self._environment()},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -109,7 +150,25 @@ class RedisServer:
                 self.close()
                 raise AssertionError(f"redis-server did not start:\n{said}")
             time.sleep(0.01)
+        if not self._bare:
+            with self.client() as client:
+                skipped = client.info("stats")["unexpected_error_replies"]
+            assert not skipped, f"it has not loaded all of its data:\n{self.log()}"
         return self
+
+    def _command(self) -> list[str]:
+        # Sentinels rewrite redis.conf.
+        files = {path.name: shutil.copy(path, self.directory) for path in SHIPPED.iterdir()}
+        if self._bare:
+            return [str(self._binary), files["redis.conf"], "--dir", str(self.directory)]
+        # A replica is let in by its master as the administrator.
+        return ["sh", files["start.sh"], "--masteruser", "admin", "--masterauth", "admin"]
+
+    def _environment(self) -> dict[str, str]:
+        places = {"SERVER": str(self._binary), "DIR": str(self.directory)}
+        places["USERS"] = str(self.directory / "digests.acl")
+        passwords = {f"{role.upper()}_PASSWORD": role for role in ROLES}
+        return {f"REDIS_{name}": value for name, value in (places | passwords).items()}
 
     def kill(self) -> None:
         """SIGKILL: no goodbye, no flush."""

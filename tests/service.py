@@ -19,7 +19,7 @@ import httpx
 from millrace.settings_loader import free_port
 from tests.forked import Fork, forker
 from tests.operators import KEY, SETTING, OperatorAuth
-from tests.servers import RedisServer
+from tests.servers import RedisServer, as_user
 
 START_S = 90.0
 
@@ -193,7 +193,9 @@ class Service:
 
     def _start(self, command: str, settings: Mapping[str, str] | None = None) -> Process:
         name = f"{command}-{time.monotonic_ns()}"
-        user = self.redis.users.get(command)
-        own = {"MILLRACE_REDIS_URL": user} if user else {}
-        environment = {**self.environment, **own, **(settings or {})}
+        environment = {**self.environment_of(command), **(settings or {})}
         return self.process_type(name, millrace(command), environment, self.folder)
+
+    def environment_of(self, command: str) -> dict[str, str]:
+        """The settings of one of its processes, which connects as the Redis user of its role."""
+        return {name: as_user(value, command) for name, value in self.environment.items()}

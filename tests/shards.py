@@ -27,7 +27,7 @@ from batcher.worker.queue import WorkerQueue
 from model_store.stub import StubClassifier
 from tests.answers import right
 from tests.fakes import counted
-from tests.servers import leftovers
+from tests.servers import as_user, leftovers
 from tests.threads import run_worker
 
 NAME = "t"
@@ -162,8 +162,12 @@ class RealFleet:
         self.workers: list[Worker] = []
         self._stack = contextlib.AsyncExitStack()
 
+    def _settings_of(self, role: str) -> dict[str, Any]:
+        return {**self._settings, "redis_url": as_user(self._settings["redis_url"], role)}
+
     async def hub(self) -> ShardedHub:
-        known = {name: value for name, value in self._settings.items() if name in QueueSettings.model_fields}
+        settings = self._settings_of("api")
+        known = {name: value for name, value in settings.items() if name in QueueSettings.model_fields}
         hub = connect_hub(QueueSettings(**known))
         assert isinstance(hub, ShardedHub)
         await hub.start(5.0)
@@ -171,7 +175,7 @@ class RealFleet:
         return hub
 
     async def worker(self) -> Worker:
-        settings = WorkerSettings(**self._settings)
+        settings = WorkerSettings(**self._settings_of("worker"))
         cache = connect_writer(settings)
         worker = build_worker(settings, Observability(load_model(settings), settings), cache)
         self._stack.push_async_callback(asyncio.to_thread, cache.close)

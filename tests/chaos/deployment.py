@@ -17,7 +17,7 @@ from batcher.shards import Shard, shards_of
 from millrace.settings_loader import free_port
 from tests.cluster import Cluster
 from tests.proxy import Proxy
-from tests.servers import RedisServer, server_binary
+from tests.servers import RedisServer, as_user, server_binary
 from tests.service import ForkedProcess, Process, millrace
 
 KEEP_EVERY_S = 0.1
@@ -153,7 +153,7 @@ class Deployment:
         }
         if self.cluster is not None:
             values |= {"shards": len(self.shards), "jobs_redis_url": self.jobs_redis.url}
-        return {f"MILLRACE_{name.upper()}": str(value) for name, value in values.items()}
+        return {f"MILLRACE_{name.upper()}": as_user(str(value), role) for name, value in values.items()}
 
     def _api(self, number: int) -> Callable[[], Process]:
         settings = self._environment("api", port=self.ports[number])

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.servers import as_user
 from tests.service import Service, millrace, wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.redis]
@@ -51,7 +52,7 @@ def test_rqs_own_tool_shows_the_worker(start_service: Callable[..., Service]) ->
     service = start_service(workers=0)
     jobs = service.start_jobs()
     rq = Path(sys.executable).parent / "rq"
-    words = [str(rq), "info", "--url", service.redis.url, "--raw"]
+    words = [str(rq), "info", "--url", as_user(service.redis.url, "jobs"), "--raw"]
 
     def shown() -> str:
         return subprocess.run(words, capture_output=True, text=True, timeout=30, check=True).stdout

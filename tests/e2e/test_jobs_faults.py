@@ -209,7 +209,10 @@ def test_any_replica_answers_for_any_job(start_service: Callable[..., Service]) 
     service, asked = start_service(), texts(700)
     port = free_port()
     other = ForkedProcess(
-        "replica", millrace("api"), {**service.environment, "MILLRACE_PORT": str(port)}, service.folder
+        "replica",
+        millrace("api"),
+        {**service.environment_of("api"), "MILLRACE_PORT": str(port)},
+        service.folder,
     )
     service.processes.append(other)
     service.start_jobs()

@@ -16,6 +16,7 @@ import pytest
 import redis
 
 from millrace.settings_loader import free_port
+from tests.servers import as_user
 from tests.service import Service, wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.redis]
@@ -110,6 +111,7 @@ def test_finding_01_only_the_jobs_of_this_service_are_run(
 def test_finding_01_rqs_own_tools_still_show_what_runs(start_service: Callable[..., Service]) -> None:
     made = start_service()
     hand_in(made, "waits")
-    command = [sys.executable, "-m", "rq.cli", "info", "--url", made.redis.url, "--raw"]
+    url = as_user(made.redis.url, "jobs")
+    command = [sys.executable, "-m", "rq.cli", "info", "--url", url, "--raw"]
     shown = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
     assert "queue millrace-jobs:default 1" in shown

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from millrace.settings_loader import free_port
-from tests.servers import RedisServer
+from tests.servers import RedisServer, as_user
 from tests.service import Process, Service, millrace, wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.redis]
@@ -98,7 +98,7 @@ async def test_a_thousand_identical_requests_at_two_apis_cost_one_inference(
 
 def test_the_api_starts_fast_small_and_without_a_model(redis_server: RedisServer, tmp_path) -> None:
     port = free_port()
-    environment = {"MILLRACE_REDIS_URL": redis_server.url, "MILLRACE_PORT": str(port)}
+    environment = {"MILLRACE_REDIS_URL": as_user(redis_server.url, "api"), "MILLRACE_PORT": str(port)}
     api = Process("api", millrace("api"), environment, tmp_path)
 
     def answers() -> bool:

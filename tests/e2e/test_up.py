@@ -205,8 +205,9 @@ def test_the_data_of_the_former_packaged_redis_is_read_and_kept(
 
 
 def test_a_redis_that_is_given_is_used_and_left_running(
-    up: Callable[..., Up], redis_server: RedisServer
+    up: Callable[..., Up], redis_servers: Callable[..., RedisServer]
 ) -> None:
+    redis_server = redis_servers(bare="--redis-url takes no URL with a password")
     service = up("--redis-url", redis_server.url)
     assert service.predict(*TEXTS).status_code == 200
     service.stop()

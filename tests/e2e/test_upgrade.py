@@ -15,7 +15,6 @@ import pytest
 
 from tests.answers import right_json
 from tests.old_version import OldMill, old_user_rules, unpack_old_code
-from tests.redis_users import server_with_users
 from tests.servers import RedisServer
 from tests.service import Service, wait_until
 
@@ -106,13 +105,12 @@ def old_code(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def server(tmp_path: Path, old_code: Path) -> Iterator[RedisServer]:
+def server(redis_servers: Callable[..., RedisServer], old_code: Path) -> RedisServer:
     """A server with the users of this version and `millrace`, that of 0.1.0."""
-    made = server_with_users(tmp_path).start()
+    made = redis_servers(tcp=True)
     with made.client() as admin:
         admin.execute_command("ACL", "SETUSER", "millrace", *old_user_rules(old_code))
-    yield made
-    made.close()
+    return made
 
 
 @pytest.fixture

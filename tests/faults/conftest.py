@@ -19,7 +19,7 @@ from batcher.messages import Prediction, entry_id
 from batcher.settings import QueueSettings
 from tests.answers import right
 from tests.proxy import Proxy
-from tests.servers import RedisServer, leftovers
+from tests.servers import RedisServer, as_user, leftovers
 from tests.service import ForkedProcess, Process
 
 P = "{millrace:2:default}"
@@ -51,7 +51,7 @@ class HubAndWorkers:
 
     async def add_hub(self, url: str = "") -> ReplyHub:
         fields = {name: value for name, value in self._settings.items() if name in QueueSettings.model_fields}
-        known: dict[str, Any] = {**fields, "redis_url": SecretStr(url or self.redis.url)}
+        known: dict[str, Any] = {**fields, "redis_url": SecretStr(as_user(url or self.redis.url, "api"))}
         hub = ReplyHub.connect(QueueSettings(**known))
         await hub.start()
         self.hubs.append(hub)
@@ -61,7 +61,9 @@ class HubAndWorkers:
         self, url: str = "", environment: dict[str, str] | None = None, **settings: object
     ) -> Process:
         both = {"redis_url": url or self.redis.url, **self._settings, **settings}
-        variables = {f"MILLRACE_{name.upper()}": str(value) for name, value in both.items()}
+        variables = {
+            f"MILLRACE_{name.upper()}": as_user(str(value), "worker") for name, value in both.items()
+        }
         name = f"worker-{len(self.workers)}"
         command = [sys.executable, "-m", "batcher"]
         # A separate environment, such as PYTHONPATH, is for an interpreter that starts.

@@ -33,7 +33,7 @@ def server_at() -> Iterator[Callable[..., RedisServer]]:
     started: list[RedisServer] = []
 
     def make(url: str, *options: str) -> RedisServer:
-        server = RedisServer(binary, options, tcp=True)
+        server = RedisServer(binary, options, tcp=True, bare="the Redis that people have")
         server.url = url.format(port=server.port)
         started.append(server)
         return server.start()
@@ -75,7 +75,7 @@ def test_the_documented_acl_is_enough_for_every_process(
     admin = server.client()
     plain, server.url = server.url, f"redis://millrace:secret@127.0.0.1:{server.port}/0"
     made = start_service(redis=server)
-    jobs = ForkedProcess("jobs", millrace("jobs"), made.environment, made.folder)
+    jobs = ForkedProcess("jobs", millrace("jobs"), made.environment_of("jobs"), made.folder)
     made.processes.append(jobs)
     assert made.predict("one", "two").status_code == 200
     handed_in = made.http.post("/jobs", json={"text": [f"text {number}" for number in range(50)]})

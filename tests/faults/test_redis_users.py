@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
 
-from tests.redis_users import ROLES, redis_version, server_with_users
-from tests.servers import RedisServer
+from tests.servers import RedisServer, as_user, redis_version
 from tests.service import Service, wait_until
 
 pytestmark = [pytest.mark.redis, pytest.mark.e2e]
@@ -24,20 +22,18 @@ return redis.call(cmd[kind], KEYS[1])
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[RedisServer]:
-    """A server with the users of the manifests; its own `url` is the administrator's."""
-    made = server_with_users(tmp_path)
-    yield made.start()
-    made.close()
+def server(redis_servers: Callable[..., RedisServer]) -> RedisServer:
+    """A server on a port of the loopback."""
+    return redis_servers(tcp=True)
 
 
 @pytest.fixture
-def as_user(server: RedisServer) -> Iterator[Callable[[str], redis.Redis]]:
-    """A client of a role: `as_user("worker")`."""
+def client_of(server: RedisServer) -> Iterator[Callable[[str], redis.Redis]]:
+    """A client of a role: `client_of("worker")`."""
     made: list[redis.Redis] = []
 
     def make(role: str) -> redis.Redis:
-        made.append(redis.Redis.from_url(server.users[role], decode_responses=True))
+        made.append(redis.Redis.from_url(as_user(server.url, role), decode_responses=True))
         return made[-1]
 
     yield make
@@ -90,9 +86,9 @@ def test_finding_01_each_redis_user_can_do_the_work_of_its_role(
 
 
 def test_finding_01_no_redis_user_can_do_the_work_of_another_role(
-    as_user: Callable[[str], redis.Redis],
+    client_of: Callable[[str], redis.Redis],
 ) -> None:
-    api, worker, jobs, autoscaler = map(as_user, ROLES)
+    api, worker, jobs, autoscaler = map(client_of, ("api", "worker", "jobs", "autoscaler"))
     for key in (
         "rq:job:x",
         "rq:queue:millrace-jobs:default",
@@ -135,12 +131,12 @@ def test_finding_01_no_redis_user_can_do_the_work_of_another_role(
 
 
 def test_finding_01_the_autoscaler_can_count_and_nothing_else(
-    server: RedisServer, as_user: Callable[[str], redis.Redis]
+    server: RedisServer, client_of: Callable[[str], redis.Redis]
 ) -> None:
     with server.client() as admin:
         admin.rpush(f"{P}:q", "a", "b")
         admin.zadd(f"{P}:inflight", {"c": 1})
-    autoscaler = as_user("autoscaler")
+    autoscaler = client_of("autoscaler")
     assert [autoscaler.eval(KEDA, 1, f"{P}:{name}") for name in ("q", "inflight", "bulk", "solo")] == [
         2,
         1,

@@ -43,7 +43,8 @@ def guarded(tmp_path: Path) -> Iterator[Guarded]:
     tls = {"tls-cert-file": chain, "tls-key-file": chain, "tls-ca-cert-file": ca, "tls-auth-clients": "no"}
     master_port, port = free_port(), free_port()
     words = [word for name, value in tls.items() for word in (f"--{name}", str(value))]
-    master = RedisServer(binary, ("--tls-port", str(master_port), "--requirepass", "se cret", *words))
+    words = ["--tls-port", str(master_port), "--requirepass", "se cret", *words]
+    master = RedisServer(binary, words, bare="a Redis with one password for all, as people have")
     master.url = f"unix://:se%20cret@{master.socket}"
     master.start()
     configuration = tmp_path / "sentinel.conf"

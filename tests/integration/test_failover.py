@@ -148,7 +148,7 @@ def test_finding_27_a_reply_that_is_too_late_is_not_the_reply_to_the_next_comman
 ) -> None:
     address = "127.0.0.1", name.port
     monkeypatch.setattr(redis.Sentinel, "discover_master", lambda *_: address)
-    url = name.url if make == "single" else "redis+sentinel://127.0.0.1:1/service"
+    url = name.url if make == "single" else "redis+sentinel://admin:admin@127.0.0.1:1/service"
     with connect(url, timeout_s=1, retries=0) as client:
         assert client.echo("before") == b"before"
         name.slow(1.5)

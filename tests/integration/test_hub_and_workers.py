@@ -38,7 +38,7 @@ from batcher.worker.queue import WorkerQueue
 from batcher.worker.stats import BatchReport
 from model_store.stub import StubClassifier
 from tests.fakes import Gated, counted
-from tests.servers import leftovers
+from tests.servers import as_user, leftovers
 from tests.threads import run_worker
 
 PREFIX = "{millrace:2:t}"
@@ -112,7 +112,8 @@ async def service(
         return pair
 
     def real() -> tuple[Any, Any]:
-        pair = redis.asyncio.Redis.from_url(url, protocol=2), redis.Redis.from_url(url, protocol=2)
+        urls = as_user(url, "api"), as_user(url, "worker")
+        pair = redis.asyncio.Redis.from_url(urls[0], protocol=2), redis.Redis.from_url(urls[1], protocol=2)
         opened.extend(pair)
         return pair
 
@@ -122,6 +123,8 @@ async def service(
     else:
         url = request.getfixturevalue("redis_server").url
         made = HubAndWorkers(real)
+        made.client = redis.Redis.from_url(url, protocol=2)
+        opened.append(made.client)
     yield made
     await made.close()
     for client in opened:

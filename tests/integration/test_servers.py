@@ -6,7 +6,7 @@ import pytest
 import redis
 
 from tests.conftest import FakeRedis
-from tests.servers import RedisServer
+from tests.servers import RedisServer, check_reload, redis_version
 
 pytestmark = pytest.mark.redis
 
@@ -41,7 +41,7 @@ def test_a_paused_server_accepts_and_does_not_answer(redis_server: RedisServer) 
 
 def test_a_server_takes_options_and_a_port(redis_servers) -> None:
     server = redis_servers("--maxmemory", "4mb", tcp=True)
-    assert server.url.startswith("redis://127.0.0.1:")
+    assert server.url.startswith("redis://admin:admin@127.0.0.1:")
     with server.client() as client:
         assert client.config_get("maxmemory") == {"maxmemory": str(4 * 1024**2)}
 
@@ -50,3 +50,15 @@ async def test_both_clients_of_the_fake_see_one_server(fake_redis: FakeRedis) ->
     await fake_redis.aio.set("k", "v")
     assert fake_redis.sync.get("k") == b"v"
     assert fake_redis.sync.eval("return ARGV[1]", 0, "lua") == b"lua"
+
+
+def test_what_redis_would_not_load_again_fails_a_test(redis_servers) -> None:
+    """As every test of a script does, on a real server: the rights of `default` decide what is loaded."""
+    if redis_version() < 7:
+        pytest.skip("Redis 6 loads its file without regard to rights")
+    with redis_servers("--enable-debug-command", "local").client() as client:
+        client.eval("redis.call('SET', 'k', 'v') return redis.call('RPUSH', 'l', 'v')", 0)
+        check_reload(client)
+        client.acl_setuser("default", categories=["-@all"])
+        with pytest.raises(AssertionError):
+            check_reload(client)

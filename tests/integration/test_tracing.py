@@ -30,7 +30,7 @@ from batcher.worker.cache_writer import CacheWriter
 from batcher.worker.loop import Worker
 from batcher.worker.observability import Observability
 from model_store.stub import StubClassifier
-from tests.servers import RedisServer
+from tests.servers import RedisServer, as_user
 from tests.service import wait_until
 
 TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -52,7 +52,7 @@ def spans() -> Iterator[InMemorySpanExporter]:
 @pytest.fixture
 def worker(redis_server: RedisServer) -> Iterator[Worker]:
     """A worker on a thread, slow enough for requests to share a batch."""
-    settings = WorkerSettings(redis_url=redis_server.url)  # type: ignore[arg-type]
+    settings = WorkerSettings(redis_url=as_user(redis_server.url, "worker"))  # type: ignore[arg-type]
     classifier = StubClassifier(batch_ms=250)
     instruments = Observability(classifier, settings)
     cache = CacheWriter.connect(settings)
@@ -70,7 +70,7 @@ Asking = Callable[[httpx.AsyncClient], Awaitable[None]]
 
 async def ask(redis: RedisServer, asking: Asking, *, ready: bool = True) -> None:
     """Runs requests against an API on this Redis, traced if tracing is on, once it is ready."""
-    app = create_app(ApiSettings(redis_url=redis.url))  # type: ignore[arg-type]
+    app = create_app(ApiSettings(redis_url=as_user(redis.url, "api")))  # type: ignore[arg-type]
     provider = tracing.provider()
     traced = app if provider is None else Traced(app, provider)
     transport = httpx.ASGITransport(traced)  # type: ignore[arg-type]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tests.partitions.network import Host, Network
 from tests.partitions.topology import Topology
+from tests.servers import as_user
 from tests.service import Process, millrace
 
 API_PORT = 8000
@@ -69,8 +70,9 @@ class Service:
         words = millrace(command)
         if self._planted:
             words = [sys.executable, "-m", "tests.partitions.planted", self._planted, command]
+        settings = {key: as_user(value, command) for key, value in self._settings.items()}
         own = {"MILLRACE_HOST": host.address}
         name = f"{host.name}-{time.monotonic_ns()}"
-        process = Process(name, host.command(*words), {**self._settings, **own}, Path(self._folder.name))
+        process = Process(name, host.command(*words), {**settings, **own}, Path(self._folder.name))
         process.name = host.name
         return process

@@ -101,7 +101,7 @@ class Sentinels(Topology):
         for host in hosts:
             self._sentinel(host, master.host)
         listed = ",".join(f"{host.address}:{SENTINEL_PORT}" for host in hosts)
-        self.url = self.jobs_url = f"redis+sentinel://{listed}/service/0"
+        self.url = self.jobs_url = f"redis+sentinel://admin:admin@{listed}/service/0"
         with master.server.client() as client:
             wait_until(lambda: _replicated(client), "the replica", 60)
         for host in hosts:
@@ -116,6 +116,8 @@ class Sentinels(Topology):
             f"sentinel monitor service {master.address} {PORT} 2",
             f"sentinel down-after-milliseconds service {DOWN_MS}",
             "sentinel failover-timeout service 2000",
+            "sentinel auth-user service admin",
+            "sentinel auth-pass service admin",
         ]
         path = Path(self._folder.name) / f"{host.name}.conf"
         path.write_text("\n".join(lines) + "\n")
@@ -143,9 +145,10 @@ class Clustered(Topology):
         for number in range(2 * SHARDS):
             self._node(f"redis{number + 1}", number % SHARDS, *words)
         jobs = self._node("redis-jobs", SHARDS)
-        self.jobs_url = f"redis://{jobs.host.address}:{PORT}/0"
+        self.jobs_url = f"redis://admin:admin@{jobs.host.address}:{PORT}/0"
         members = [node for node in self.nodes.values() if node.group < SHARDS]
-        self.url = "redis+cluster://" + ",".join(f"{node.host.address}:{PORT}" for node in members)
+        listed = ",".join(f"{node.host.address}:{PORT}" for node in members)
+        self.url = f"redis+cluster://admin:admin@{listed}"
         self._join([node.server.client() for node in members], members)
 
     @property

@@ -6,8 +6,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from redis.crc import key_slot
 
 from batcher.settings import QueueSettings
 from batcher.shards import shards_of
-from tests.servers import RedisServer, needs_server
+from tests.servers import RedisServer
 
 ROOT = Path(__file__).parents[2]
 NODES = ["redis-1", "redis-2", "redis-3"]
@@ -87,21 +86,10 @@ def test_nodes_are_started_as_the_plain_redis_is_with_data_of_their_own(services
 
 
 @pytest.fixture
-def nodes(tmp_path: Path) -> Iterator[list[RedisServer]]:
-    """Three nodes that do not know each other, with the user that forms the cluster."""
-    binary = needs_server()
-    (rule,) = re.findall(r"^user cluster .*$", (ROOT / "k8s/base/redis/users.acl").read_text(), re.MULTILINE)
-    (tmp_path / "users.acl").write_text(
-        f"user default on nopass allkeys +@all\n{rule.replace('>CLUSTER_PASSWORD', '>secret')}\n"
-    )
-    options = ("--aclfile", str(tmp_path / "users.acl"), "--cluster-enabled", "yes")
-    options += ("--cluster-require-full-coverage", "no")
-    with ExitStack() as stack:
-        made = [RedisServer(binary, options, tcp=True) for _ in NODES]
-        for server in made:
-            stack.callback(server.close)
-            server.start()
-        yield made
+def nodes(redis_servers: Callable[..., RedisServer]) -> list[RedisServer]:
+    """Three nodes that do not know each other."""
+    options = ("--cluster-enabled", "yes", "--cluster-require-full-coverage", "no")
+    return [redis_servers(*options, tcp=True) for _ in NODES]
 
 
 # What the script needs of redis-cli, which packages of servers may lack.
@@ -132,7 +120,7 @@ def form(nodes: list[RedisServer], folder: Path) -> None:
     for name, text in tools.items():
         (folder / name).write_text(text)
         (folder / name).chmod(0o755)
-    environment = {"PATH": f"{folder}:{os.environ['PATH']}", "REDISCLI_AUTH": "secret"}
+    environment = {"PATH": f"{folder}:{os.environ['PATH']}", "REDISCLI_AUTH": "cluster"}
     done = subprocess.run(
         ["sh", ROOT / "packaging/compose/form-cluster", *NODES],
         env=environment,

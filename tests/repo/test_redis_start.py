@@ -20,9 +20,8 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from millrace.settings_loader import free_port
-from tests.redis_users import redis_version
 from tests.repo.manifests import K8S, ROOT, Object, of_kind, render
-from tests.servers import needs_server
+from tests.servers import needs_server, redis_version
 
 FOLDER = K8S / "base/redis"
 # The users that get a password in all places. `default` has none, `probe` is added by start.sh, and `cluster`

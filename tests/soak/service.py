@@ -35,7 +35,6 @@ SETTINGS: Mapping[str, object] = {
     "moderation_labels": "NEGATIVE=harassment",
     "log_format": "json",
 }
-MAXMEMORY = "768mb"  # of the manifests
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +146,7 @@ class SoakService(Service):
         if command != "api":
             return super()._start(command, settings)
         counted = [sys.executable, "-m", "tests.soak.counted", str(self._tasks_file), command]
-        return Process(command, counted, self.environment, self.folder)
+        return Process(command, counted, self.environment_of(command), self.folder)
 
 
 @contextlib.contextmanager
@@ -157,7 +156,7 @@ def running_service(first: str, folder: Path, *, limited: bool) -> Iterator[tupl
     if binary is None:
         raise RuntimeError("no redis-server was found: install one, or set TEST_REDIS_SERVER")
     models = Models.make(first, folder)
-    server = RedisServer(binary, ("--maxmemory", MAXMEMORY)).start()
+    server = RedisServer(binary).start()
     service: SoakService | None = None
     try:
         service = SoakService(server, models, limited=limited)
