@@ -11,7 +11,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -26,6 +28,7 @@ PROJECT = "millrace-test"
 CLUSTER = "millrace-cluster"
 USERS = 6
 LOAD_S = 60.0
+OPERATOR = "the key of an operator"
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(3600)]
 
@@ -36,6 +39,7 @@ def run(*words: str, port: int = 0, project: str = PROJECT, timeout_s: float = 6
         "COMPOSE_PROJECT_NAME": project,
         "CONTAINERS_CONF": str(ROOT / "scripts/podman/containers.conf"),
         "PORT": str(port),
+        "MILLRACE_ADMIN_KEYS": f"operator:{sha256(OPERATOR.encode()).hexdigest()}",
     }
     done = subprocess.run(
         words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout_s, check=False
@@ -171,6 +175,40 @@ def test_redis_is_restarted_under_load(service: httpx.Client) -> None:
         time.sleep(5)
     assert load.statuses.keys() <= {200, 503}, "an outage is reported, and nothing else happens"
     assert set(load.last.values()) == {200}
+
+
+def test_jobs_a_hold_and_a_pause_survive_a_restart_of_redis(service: httpx.Client) -> None:
+    def job(count: int, key: str) -> str:
+        texts = [f"{key} {number}" for number in range(count)]
+        created = service.post("/jobs", json={"text": texts}, headers={"Idempotency-Key": key})
+        assert created.is_success, created.text
+        return f"/jobs/{created.json()['id']}"
+
+    def admin(method: str, path: str, body: object = None) -> Any:
+        headers = {"Authorization": f"Bearer {OPERATOR}"}
+        answer = service.request(method, f"/admin/{path}", json=body, headers=headers)
+        assert answer.is_success, answer.text
+        return answer.json() if answer.content else None
+
+    def operators() -> list[object]:
+        held = admin("GET", "clients")["held"]
+        return [[one["client"] for one in held], list(admin("GET", "pauses")["pauses"])]
+
+    finished = job(5, "first")
+    wait_for(lambda: service.get(finished).json()["status"] == "finished")
+    admin("POST", "clients/hold", {"client": "key:held", "what": "all", "for_s": 3600})
+    # The job runs, and waits for the end of the pause.
+    admin("PUT", "pauses/bulk", {"waiting": "keep", "for_s": 3600})
+    running = job(2000, "second")
+    wait_for(lambda: service.get(running).json()["status"] == "running")
+    before = service.get(finished).json(), operators()
+    run("podman", "restart", f"{PROJECT}_redis_1")
+    wait_for(lambda: service.get("/readyz").status_code == 200)
+    assert (service.get(finished).json(), operators()) == before
+    assert before[1] == [["key:held"], ["bulk"]]
+    admin("DELETE", "pauses/bulk")
+    wait_for(lambda: service.get(running).json()["status"] == "finished")
+    assert (service.get(running).json()["done"], service.get(running).json()["failed"]) == (2000, 0)
 
 
 def test_one_of_three_workers_is_killed_under_load(service: httpx.Client) -> None:

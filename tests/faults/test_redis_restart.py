@@ -11,7 +11,7 @@ import pytest
 
 from batcher.jobs.store import JobStore
 from tests.answers import right_json
-from tests.servers import ROLES, RedisServer
+from tests.servers import ROLES, RedisServer, contents
 from tests.service import Service, wait_until
 
 pytestmark = [pytest.mark.redis, pytest.mark.e2e]
@@ -110,3 +110,23 @@ def test_a_redis_that_skips_its_own_data_said_nothing(
     server.start()
     wait_until(lambda: made.http.get(job).json().get("status") == "finished", "the job to be back", 60)
     wait_until(lambda: "warning" not in made.http.get("/readyz").json(), "the warning to end", 60)
+
+
+def test_a_replica_that_is_promoted_keeps_what_scripts_wrote_across_its_own_restart(
+    redis_servers: Callable[..., RedisServer],
+) -> None:
+    master = redis_servers(tcp=True)
+    replica = redis_servers("--replicaof", "127.0.0.1", str(master.port), tcp=True)
+    with master.client() as client, replica.client() as follower:
+        wait_until(lambda: follower.info("replication")["master_link_status"] == "up", "the replica", 60)
+        client.eval("redis.call('SET', 'k', 'v') return redis.call('RPUSH', 'l', 'v')", 0)
+        client.pipeline().hset("h", "f", "v").execute()
+        before = contents(client)
+        wait_until(lambda: contents(follower) == before, "the replica to have all", 60)
+        master.kill()
+        follower.replicaof("NO", "ONE")
+        follower.eval("return redis.call('SADD', 's', 'v')", 0)
+    replica.stop()
+    replica.start()
+    with replica.client() as promoted:
+        assert contents(promoted) == before | {b"s": {b"v"}}
