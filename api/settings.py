@@ -36,6 +36,8 @@ class ApiSettings(JobSettings):
     """Most characters per text."""
     max_body_bytes: int = Field(default=2 * 1024**2, ge=1024)
     """Largest body of /predict."""
+    max_answer_bytes: int = Field(default=4 * 1024**2, ge=1024)
+    """Largest answer with results, in bytes as /predict writes them."""
     max_job_body_bytes: int = Field(default=64 * 1024**2, ge=1024)
     """Largest body of /jobs."""
     default_budget_s: float = Field(default=10.0, gt=0)

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, RootModel, WithJsonSchema
 
+from api.answer_size import joined
 from api.asgi.http import PROBES, Answer
 from api.compat.dialect import Dialect, Route, json_answer
 from api.compat.huggingface import HuggingFaceError, best_first
@@ -14,7 +15,6 @@ from api.compat.reading import TextList, TextOrTexts, invalid_text, refused, sen
 from api.compat.service import Call
 from api.errors import Problem, invalid_body
 from api.health import why_not_ready
-from api.label_order import body_by_score
 from api.schemas import LabelScore
 
 # The keys under which an instance that is an object may have its text.
@@ -82,14 +82,14 @@ class SageMaker(_Cloud):
             raise invalid_body("missing", 'exactly one of the fields "inputs" and "text" is needed', "inputs")
         if asked.text is not None:
             found = await self.service.classify(call, text_list(asked.text, "text"))
-            body = b'{"predictions":[%b]}' % b",".join([result.fragment for result in found.results])
-            by_score = self.service.settings.label_order == "score"
-            return Answer(200, [*found.headers], body_by_score(body) if by_score else body)
+            ordered = self.service.settings.label_order == "score"
+            body = joined(found.results, self.service.most_bytes, ordered=ordered)
+            return Answer(200, [*found.headers], body)
         found = await self.service.classify(call, texts_of(asked.inputs, "inputs"))
         most = asked.parameters.top_k if asked.parameters else None
-        answers = [best_first(scores, most) for scores in found.scores]
+        answers = (best_first(scores, most) for scores in found.scores)
         single = isinstance(asked.inputs, str)
-        return json_answer(answers[0] if single else answers, [*found.headers, found.tokens_header])
+        return json_answer(next(answers) if single else answers, [*found.headers, found.tokens_header])
 
 
 class Vertex(_Cloud):
@@ -109,7 +109,7 @@ class Vertex(_Cloud):
         texts = text_list([_text(one, index) for index, one in enumerate(asked.instances)], "instances")
         found = await self.service.classify(call, texts)
         most = asked.parameters.top_k if asked.parameters else None
-        predictions = [best_first(scores, most) for scores in found.scores]
+        predictions = (best_first(scores, most) for scores in found.scores)
         return json_answer({"predictions": predictions}, [*found.headers, found.tokens_header])
 
 

@@ -83,6 +83,7 @@ class Dialect:
 
 
 def json_answer(value: Any, headers: Iterable[Header] = ()) -> Answer:
+    """A 200 with `value` as JSON. Iterators become lists, and are never held whole."""
     return Answer(200, [*headers], to_json(value))
 
 

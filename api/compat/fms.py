@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from pydantic import BaseModel, Field, RootModel
+from pydantic_core import to_json
 
+from api.answer_size import check_size
 from api.asgi.http import Answer
 from api.compat.dialect import Dialect, Route, json_answer
 from api.compat.reading import TextList, sentence, text_list
@@ -62,9 +64,12 @@ class FmsDetector(Dialect):
         threshold = (asked.detector_params or DetectorParameters()).threshold
         texts = text_list(asked.contents, "contents")
         found = await self.service.classify(call, texts)
-        answer = [
+        reached = [sum(score >= threshold for _, score in scores) for scores in found.scores]
+        repeated = sum(size * len(to_json(text)) for text, size in zip(texts, reached, strict=True) if size)
+        check_size(found.size + repeated, self.service.most_bytes)
+        answer = (
             _detections(text, scores, threshold) for text, scores in zip(texts, found.scores, strict=True)
-        ]
+        )
         return json_answer(answer, [*found.headers, found.tokens_header])
 
 

@@ -62,7 +62,7 @@ class HuggingFace(Dialect):
         if parameters.function_to_apply is not None:
             check_function(parameters.function_to_apply, self.service.model(call))
         found = await self.service.classify(call, texts_of(asked.inputs, "inputs"))
-        answer = [best_first(scores, parameters.top_k) for scores in found.scores]
+        answer = (best_first(scores, parameters.top_k) for scores in found.scores)
         return json_answer(answer, [*found.headers, found.tokens_header])
 
 

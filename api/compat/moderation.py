@@ -25,6 +25,8 @@ CATEGORIES = (
     "violence",
     "violence/graphic",
 )
+# What a result has in JSON for each category, beside its name in three places.
+_BYTES_OF_CATEGORY = 48
 _NOT_FLAGGED = dict.fromkeys(CATEGORIES, False)
 _NO_SCORES = dict.fromkeys(CATEGORIES, 0.0)
 _TEXT = {name: ["text"] for name in CATEGORIES}
@@ -62,6 +64,11 @@ class Moderation:
             "category_scores": _NO_SCORES | given,
             "category_applied_input_types": _TEXT | {name: ["text"] for name in given},
         }
+
+    def result_bytes(self, categories: Mapping[str, str]) -> int:
+        """About how many bytes a result has in JSON."""
+        names = {*CATEGORIES, *categories.values()}
+        return sum([3 * len(name) + _BYTES_OF_CATEGORY for name in names])
 
     def _plain(self, label: str) -> str:
         """A label that is the name of a category (self_harm is self-harm), unless the settings map labels."""

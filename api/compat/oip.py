@@ -32,6 +32,7 @@ from api.health import why_not_ready
 from batcher.core.metrics import own_version
 
 MICROSECONDS = 1e6
+OUTPUTS = ("scores", "label")
 # Integers of JSON may have thousands of digits, which a float cannot hold.
 MOST_US = 10**15
 
@@ -111,9 +112,11 @@ class OpenInferenceProtocol(Dialect):
         asked = parse(document, OipRequest)
         if any(name.startswith("sequence_") for name in asked.parameters):
             raise refused("sequences are not supported: each text is classified alone", "parameters")
-        unknown = [output.name for output in asked.outputs if output.name not in ("scores", "label")]
-        if unknown:
+        names = [output.name for output in asked.outputs]
+        if not {*names} <= {*OUTPUTS}:
             raise refused("outputs: the outputs of this model are scores and label", "outputs")
+        if twice := [name for name in OUTPUTS if names.count(name) > 1]:
+            raise refused(f"outputs: {twice[0]} is requested more than once", "outputs")
         return asked, _texts(asked, data)
 
 

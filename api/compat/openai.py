@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
+from api.answer_size import check_size
 from api.asgi.http import Answer
 from api.compat.dialect import BAD_REQUEST, Dialect, Route, json_answer
 from api.compat.moderation import Moderation
@@ -51,6 +52,7 @@ class OpenAI(Dialect):
         moderation = Moderation(self.service.settings)
         categories = moderation.categories(self.service.model(call).labels)
         found = await self.service.classify(call, _texts(asked.input))
+        check_size(len(found.results) * moderation.result_bytes(categories), self.service.most_bytes)
         answer = {
             "id": f"modr-{call.context.headers.id}",
             "model": found.model,

@@ -29,8 +29,10 @@ from batcher.messages import Prediction
 M = TypeVar("M", bound=BaseModel)
 # A label and its score, in the order of the label ids.
 Scores = Sequence[tuple[str, float]]
-# Results whose scores are kept decoded: a common one costs less than its lookup otherwise.
+# Results whose scores are kept decoded, if they have at most so many bytes: a common one costs less than its
+# lookup otherwise.
 _DECODED = 1024
+_DECODED_BYTES = 1024
 
 
 @dataclass(slots=True)
@@ -61,6 +63,11 @@ class Classified:
     revision: str
 
     @property
+    def size(self) -> int:
+        """The bytes of the results in the form of /predict."""
+        return sum([len(result.fragment) for result in self.results])
+
+    @property
     def tokens(self) -> list[int]:
         """Tokens of each text that the model read."""
         return [result.tokens for result in self.results]
@@ -76,9 +83,15 @@ class Classified:
         return (b"x-tokens", b"%d" % sum(self.tokens))
 
 
-@lru_cache(maxsize=_DECODED)
 def _scores(fragment: bytes) -> Scores:
+    return kept_scores(fragment) if len(fragment) <= _DECODED_BYTES else _decoded(fragment)
+
+
+def _decoded(fragment: bytes) -> Scores:
     return tuple([(pair["label"], pair["score"]) for pair in from_json(fragment)])
+
+
+kept_scores = lru_cache(maxsize=_DECODED)(_decoded)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,12 +149,18 @@ class DialectService:
                 revision = computed[0].revision
         else:
             results = cast("list[CachedPrediction]", cached)
-            headers = known_answer(context, lookup.models, revision, results, looked_up_at).headers
+            known = known_answer(context, lookup.models, revision, results, looked_up_at, self.most_bytes)
+            headers = known.headers
             total_s = perf_counter() - context.started
         context.computed, context.known = len(computed), not computed
         context.tokens = sum([result.tokens for result in results])
         scores = [_scores(result.fragment) for result in results]
         return Classified(texts, results, scores, computed, headers, total_s, served.title, revision)
+
+    @property
+    def most_bytes(self) -> int:
+        """The most bytes of an answer."""
+        return self.settings.max_answer_bytes
 
     @property
     def hub(self) -> Hub:

@@ -142,8 +142,8 @@ class TextEmbeddingsInference(Dialect):
             raise refused("raw_scores: logits are not available, only scores")
         found = await self.service.classify(call, texts)
         _check_truncation(asked, found)
-        answers = [best_first(scores) for scores in found.scores]
-        return json_answer(answers if batch else answers[0], [*found.headers, *_timings(found)])
+        answers = map(best_first, found.scores)
+        return json_answer(answers if batch else next(answers), [*found.headers, *_timings(found)])
 
 
 def _texts(inputs: Any) -> list[str]:

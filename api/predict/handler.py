@@ -15,6 +15,7 @@ from typing import Protocol, cast
 from fastapi import FastAPI
 from starlette.requests import ClientDisconnect
 
+from api.answer_size import joined
 from api.asgi.default_headers import with_defaults
 from api.asgi.http import (
     CLOSE,
@@ -36,7 +37,7 @@ from api.asgi.http import (
 from api.asgi.prefer import Preference
 from api.asgi.problems import LingeringClose, reported, send_problem
 from api.auth import Authenticator
-from api.label_order import body_by_score, order_in
+from api.label_order import order_in
 from api.lifecycle import Lifecycle
 from api.predict.local_cache import CachedPrediction, Models
 from api.predict.lookup import PredictionLookup
@@ -187,13 +188,14 @@ class PredictHandler:
         if None in cached:
             until = looked_up_at + self._budget_s(preference)
             client = self._auth.client(headers)
-            request = LookupRequest(texts, cached, revision, client, until, headers.trace, tenant)
+            request = LookupRequest(
+                texts, cached, revision, client, until, headers.trace, tenant, by_score=context.by_score
+            )
             answer = await self._some_unknown(context, request, receive)
         else:
             known = cast("list[CachedPrediction]", cached)
-            answer = known_answer(context, self._models, revision, known, looked_up_at)
-            if context.by_score:
-                answer.body = body_by_score(answer.body)
+            most_bytes = self._settings.max_answer_bytes
+            answer = known_answer(context, self._models, revision, known, looked_up_at, most_bytes)
         if preference.wait_s is not None:
             answer.headers.append((b"preference-applied", b"wait=%g" % self._budget_s(preference)))
         return answer
@@ -212,10 +214,7 @@ class PredictHandler:
         context.computed = len(found.computed)
         context.tokens = found.tokens(request.texts, request.cached)
         context.known = not found.computed
-        answer = self._lookup.answer(request, found, perf_counter() - context.started)
-        if context.by_score:
-            answer.body = body_by_score(answer.body)
-        return answer
+        return self._lookup.answer(request, found, perf_counter() - context.started)
 
     def _budget_s(self, preference: Preference) -> float:
         if preference.wait_s is None:
@@ -229,8 +228,12 @@ def known_answer(
     revision: str,
     cached: Sequence[CachedPrediction],
     looked_up_at: float,
+    most_bytes: int,
 ) -> Answer:
-    """The response if every text was in the in-process cache; notes that in `context`."""
+    """The response if every text was in the in-process cache; notes that in `context`.
+
+    Raises Problem 413 if it would have more than `most_bytes`.
+    """
     context.known = True
     context.tokens = sum([known.tokens for known in cached])
     now = perf_counter()
@@ -241,4 +244,4 @@ def known_answer(
         (b"server-timing", b"cache;dur=%.3f, total;dur=%.3f" % times),
     ]
     headers += truncation(cached)
-    return Answer(200, headers, b'{"predictions":[%b]}' % b",".join([known.fragment for known in cached]))
+    return Answer(200, headers, joined(cached, most_bytes, ordered=context.by_score))

@@ -16,6 +16,7 @@ from time import perf_counter
 
 from starlette.requests import ClientDisconnect
 
+from api.answer_size import joined
 from api.asgi.http import Answer, Receive, unless_disconnected
 from api.auth import ClientLimits
 from api.backend import Cache, Hub
@@ -55,6 +56,7 @@ class PredictionLookup:
         self._fresh_s = settings.cache_ttl_s * FRESH_SHARE
         self._copy_s = settings.cache_ttl_s * COPY_SHARE
         self._keeps_refused = settings.keep_refused_texts
+        self._most_bytes = settings.max_answer_bytes
         self._share_found = 0.0
 
     def for_model(self, hub: Hub, shared: Cache) -> PredictionLookup:
@@ -175,7 +177,7 @@ class PredictionLookup:
         self._hub.console.send(NoteRefused(entry_id(text, request.tenant), request.client, kept))
 
     def answer(self, request: LookupRequest, found: LookupResult, total_s: float) -> Answer:
-        """The response if some texts came from the shared cache or the model."""
+        """The response if some texts came from the shared cache or the model. Raises Problem 413."""
         pairs = zip(request.texts, request.cached, strict=True)
         results = [cached or found.by_text[text] for text, cached in pairs]
         computed = sum([text in found.computed for text in request.texts])
@@ -185,7 +187,7 @@ class PredictionLookup:
             _timing(found.cache_s, [found.by_text[text] for text in found.computed], total_s),
             *truncation(results),
         ]
-        return Answer(200, headers, b'{"predictions":[%b]}' % b",".join([one.fragment for one in results]))
+        return Answer(200, headers, joined(results, self._most_bytes, ordered=request.by_score))
 
 
 def _timing(cache_s: float, runs: Sequence[Prediction], total_s: float) -> Header:

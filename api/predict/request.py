@@ -143,6 +143,8 @@ class LookupRequest:
     # The client that these results belong to; "" if clients share results.
     tenant: str = ""
     whole: Sequence[str] = ()
+    # Whether the labels of the answer are by falling score.
+    by_score: bool = False
 
 
 @dataclass(slots=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from api.label_order import body_by_score, line_by_score
+from api import label_order
+from api.label_order import line_by_score
 from tests.unit.api.service import Service, Start, assert_problem
 from tests.unit.fakes import prediction, score
 
@@ -66,6 +67,5 @@ def test_the_bytes_of_labels_and_scores_stay() -> None:
         b'{"label":"c","score":0.5}',
     )
     ordered = pairs[1], pairs[2], pairs[0]
-    body = b'{"predictions":[[%b]]}'
-    assert body_by_score(body % b",".join(pairs)) == body % b",".join(ordered)
+    assert label_order.by_score(b"[%b]" % b",".join(pairs)) == b"[%b]" % b",".join(ordered)
     assert line_by_score(b"[%b]" % b",".join(pairs)) == b"[%b]" % b",".join(ordered)
