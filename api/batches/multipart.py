@@ -44,7 +44,7 @@ def boundary_of(content_type: str) -> bytes:
     message["content-type"] = content_type
     try:
         boundary = (_parameter(message, "boundary", "content-type") or "").rstrip()
-    except ValueError:
+    except (ValueError, TypeError):
         boundary = ""
     if message.get_content_type() != "multipart/form-data" or not 0 < len(boundary) <= MOST_BOUNDARY:
         raise Problem(415, "the body must be multipart/form-data with a boundary")
@@ -89,7 +89,8 @@ class FormReader:
             headers = HeaderParser().parsestr(self._until(b"\r\n\r\n").decode("utf-8", "replace"))
             try:
                 name, filename = (_parameter(headers, key, DISPOSITION) for key in ("name", "filename"))
-            except ValueError:  # such as a part of a parameter whose number has thousands of digits
+            # Such as a number with thousands of digits (name*1=), or two forms of a parameter (name*=, name*1=).
+            except (ValueError, TypeError):
                 raise malformed("the Content-Disposition of a part cannot be read") from None
             if name is None:
                 raise malformed("a part of the form has no name")

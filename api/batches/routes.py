@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response, StreamingResponse
 
 from api.asgi.exceptions import problem_for
-from api.asgi.http import BodyReader, RequestHeaders
+from api.asgi.http import BodyReader, RequestHeaders, unless_disconnected
 from api.batches.answers import BatchAnswers
 from api.batches.lines import with_error
 from api.batches.schemas import (
@@ -127,9 +127,12 @@ def _add_files(router: APIRouter, service: BatchService, owner: Callable[[Reques
             return Response(status_code=499)
         return Response(found.model_dump_json(), media_type="application/json")
 
-    @router.get("/files/{file_id}", summary="A file", **_FIND)
-    async def file(request: Request, file_id: FileId) -> FileObject:
-        return await service.file(file_id, owner(request))
+    @router.get("/files/{file_id}", summary="A file", response_model=FileObject, **_FIND)
+    async def file(request: Request, file_id: FileId) -> FileObject | Response:
+        try:
+            return await unless_disconnected(request.receive, service.file(file_id, owner(request)))
+        except ClientDisconnect:
+            return Response(status_code=499)
 
     @router.get("/files/{file_id}/content", response_class=StreamingResponse, **_CONTENT)
     async def content(request: Request, file_id: FileId) -> Response:
@@ -147,12 +150,16 @@ def _add_files(router: APIRouter, service: BatchService, owner: Callable[[Reques
 def _add_batches(router: APIRouter, service: BatchService, owner: Callable[[Request], str]) -> None:
     bodies = BodyReader(MOST_REQUEST_BYTES, BODY_TIMEOUT_S)
 
-    @router.post("/batches", summary="Create a batch", **_CREATE)
-    async def create(request: Request) -> Batch:
+    @router.post("/batches", summary="Create a batch", response_model=Batch, **_CREATE)
+    async def create(request: Request) -> Response:
         """Each line of the file is a request with one text. The batch is a job (`/jobs`)."""
         headers: RequestHeaders = request.scope["state"]["headers"]
-        asked = read_request(await bodies.read(request.receive))
-        return batch_body(await service.create(headers, asked))
+        try:
+            asked = read_request(await bodies.read(request.receive))
+            record = await service.create(headers, request.receive, asked)
+        except ClientDisconnect:
+            return Response(status_code=499)
+        return Response(batch_body(record).model_dump_json(), media_type="application/json")
 
     @router.get("/batches", summary="Batches, newest first", **_FIND)
     async def list_batches(

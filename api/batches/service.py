@@ -14,7 +14,7 @@ from api.batches.lines import STATUS_OF, custom_ids, error_body, output_line, re
 from api.batches.multipart import FormReader, boundary_of, malformed
 from api.batches.schemas import BatchRequest, FileObject, file_body, output_body
 from api.errors import Problem
-from api.jobs.body import blocks
+from api.jobs.body import Sender
 from api.jobs.service import JobService
 from api.jobs.upload import no_room
 from batcher.core.outage import REDIS_ERRORS
@@ -25,6 +25,8 @@ from batcher.jobs.upload import NoRoom
 MOST_NAME = 255
 # Jobs that are read at a time to find batches among them.
 PAGE = 200
+# How many sizes of files of results are remembered.
+MOST_SIZES = 1024
 _file_id = re.compile(r"file-([0-9a-f]{32})(?:-(output|errors))?").fullmatch
 _batch_id = re.compile(r"batch_([0-9a-f]{32})").fullmatch
 
@@ -36,6 +38,7 @@ class BatchService:
         self._jobs = jobs
         self._answers = answers
         self._files = jobs.store.files
+        self._sizes: dict[str, int] = {}
 
     # -- files -------------------------------------------------------------------------------------
 
@@ -46,8 +49,9 @@ class BatchService:
         self._jobs.check_sender(headers)
         boundary = boundary_of(headers.found.get(b"content-type", b"").decode("latin-1"))
         owner, client = self._jobs.owner(headers), self._jobs.account(headers)
-        body = self._jobs.uploader.counted(blocks(receive))
-        return file_body(await self._jobs.upload(self._store, FormReader(body, boundary), owner, client))
+        sender = Sender(receive)
+        form = FormReader(self._jobs.uploader.counted(sender.blocks()), boundary)
+        return file_body(await self._jobs.upload(sender, self._store, form, owner, client))
 
     def _store(self, form: FormReader, owner: str, client: str) -> FileRecord:
         """Either the whole file is kept, or nothing."""
@@ -85,8 +89,19 @@ class BatchService:
         given = await self._find(file_id, owner)
         if isinstance(given, FileRecord):
             return file_body(given)
-        size = await self._jobs.call(lambda: sum(map(len, self._content(given, file_id))))
+        key = f"{file_id} {given.done}"  # a batch that runs has more results later
+        if (size := self._sizes.get(key)) is None:
+            self._sizes[key] = size = await self._size(given, file_id)
+            while len(self._sizes) > MOST_SIZES:
+                del self._sizes[next(iter(self._sizes))]
         return output_body(file_id, given, size)
+
+    async def _size(self, record: JobRecord, file_id: str) -> int:
+        """The bytes of a file of results, which is written to count them, block by block."""
+        size, blocks = 0, self._content(record, file_id)
+        while (block := await self._jobs.call(next, blocks, None)) is not None:
+            size += len(block)
+        return size
 
     async def content(self, file_id: str, owner: str) -> Iterator[bytes]:
         """The content of a file of `owner`, which is read block by block. Raises Problem 404."""
@@ -148,15 +163,16 @@ class BatchService:
 
     # -- batches -----------------------------------------------------------------------------------
 
-    async def create(self, headers: RequestHeaders, asked: BatchRequest) -> JobRecord:
-        """Creates a job from the lines of a file. Raises Problem and QueueUnavailable."""
+    async def create(self, headers: RequestHeaders, receive: Receive, asked: BatchRequest) -> JobRecord:
+        """Creates a job from the lines of a file. Raises Problem, QueueUnavailable, ClientDisconnect."""
         file = await self._find(asked.input_file_id, self._jobs.owner(headers))
         if not isinstance(file, FileRecord):
             raise _no_file()
         self._answers.check(asked.endpoint)
         batch = {"file": file.id, "endpoint": asked.endpoint, "metadata": asked.metadata}
-        texts = read_texts(self._files.content(file), asked.endpoint)
-        record, _ = await self._jobs.take_batch(headers, texts, json.dumps(batch))
+        sender = Sender(receive, whole=True)
+        texts = read_texts(sender.waited_for(self._files.content(file)), asked.endpoint)
+        record, _ = await self._jobs.take_batch(headers, texts, json.dumps(batch), sender)
         if record.batch:
             await self._jobs.call(self._files.renew, file.id)
             return record

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable, Iterator
 from time import monotonic
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from anyio import fail_after, from_thread
 from pydantic import BaseModel, Field
 from starlette.requests import ClientDisconnect
 
-from api.asgi.http import CLOSE, Receive, RequestHeaders, is_json
+from api.asgi.http import CLOSE, Receive, RequestHeaders, is_json, next_part
 from api.errors import Problem, invalid_body
 from api.jobs.file_format import BadFile, Hints
 from api.jobs.file_rows import FileRows
 from api.jobs.parsers import READERS
 from api.jobs.schemas import JobFile
 
+T = TypeVar("T")
 # The longest pause between two parts of a body, and the lowest average rate in bytes/s after that time.
 BLOCK_S = 30.0
 SLOWEST = 16 * 1024
@@ -92,29 +94,55 @@ def media_type(headers: RequestHeaders) -> str:
     return kind
 
 
-def blocks(receive: Receive) -> Iterator[bytes]:
-    """Yields the blocks of a body in a worker thread, and fetches each from the event loop when needed.
+class Sender:
+    """The client of an upload, for the worker thread that reads its body. Work for it ends once it has left.
 
-    Raises ClientDisconnect, or Problem 408 if the client pauses for too long or sends too slowly.
+    `whole` says that the body has been read already.
     """
-    waited_s, size = 0.0, 0
 
-    async def fetch() -> tuple[bytes, bool]:
+    def __init__(self, receive: Receive, *, whole: bool = False) -> None:
+        self._receive = receive
+        self._whole = asyncio.Event()
+        self._gone = False
+        if whole:
+            self._whole.set()
+
+    async def watch(self) -> None:
+        """Notices that the client leaves after it has sent all of the body; before, `blocks` does."""
+        await self._whole.wait()
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self._gone = True
+
+    def waited_for(self, items: Iterable[T]) -> Iterator[T]:
+        """Yields the items. Raises ClientDisconnect instead once the client has left."""
+        for item in items:
+            if self._gone:
+                raise ClientDisconnect
+            yield item
+
+    def blocks(self) -> Iterator[bytes]:
+        """Yields the blocks of the body in a worker thread, and fetches each from the event loop when needed.
+
+        Raises ClientDisconnect, or Problem 408 if the client pauses for too long or sends too slowly.
+        """
+        waited_s, size = 0.0, 0
+        more = True
+        while more:
+            began = monotonic()
+            block, more = from_thread.run(self._fetch)
+            waited_s += monotonic() - began  # excludes the time that the caller spends on a block
+            size += len(block)
+            if waited_s > BLOCK_S + size / SLOWEST:
+                raise Problem(408, "the body arrives too slowly", headers=(CLOSE,))
+            yield block
+
+    async def _fetch(self) -> tuple[bytes, bool]:
         try:
             with fail_after(BLOCK_S):
-                message = await receive()
+                block, more = await next_part(self._receive)
         except TimeoutError:
             raise Problem(408, "the body stopped arriving", headers=(CLOSE,)) from None
-        if message["type"] == "http.disconnect":
-            raise ClientDisconnect
-        return message.get("body", b""), message.get("more_body", False)
-
-    more = True
-    while more:
-        began = monotonic()
-        block, more = from_thread.run(fetch)
-        waited_s += monotonic() - began  # excludes the time that the caller spends on a block
-        size += len(block)
-        if waited_s > BLOCK_S + size / SLOWEST:
-            raise Problem(408, "the body arrives too slowly", headers=(CLOSE,))
-        yield block
+        if not more:
+            self._whole.set()
+        return block, more

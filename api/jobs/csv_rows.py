@@ -10,8 +10,10 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterable, Iterator
 
-# The longest CSV field in characters. It also limits the lines of NDJSON and the strings of JSON.
+# The longest CSV record and field in characters. It also limits the lines of NDJSON and the strings of JSON.
 MAX_FIELD = 1024 * 1024
+# The most columns of a table; spreadsheets have as many.
+MAX_COLUMNS = 16 * 1024
 csv.field_size_limit(MAX_FIELD)
 
 
@@ -25,6 +27,9 @@ _ADVICE = {
 }
 
 
+_LONG_RECORD = f"a record is longer than {MAX_FIELD} characters; perhaps a quote is not closed"
+
+
 class BadTable(ValueError):
     """An error in a table: the line, a stable type, and a message."""
 
@@ -36,12 +41,16 @@ class BadTable(ValueError):
 
 def read_table(lines: Iterable[str], delimiter: str = ",") -> Iterator[list[str]]:
     """Yields the column names, then every row. Raises BadTable with the first line of the bad row."""
-    rows = csv.reader(lines, delimiter=delimiter, strict=True)
+    record = _Record(lines)
+    rows = csv.reader(record, delimiter=delimiter, strict=True)
     try:
         names = next(rows, [])
+        if len(names) > MAX_COLUMNS:
+            raise BadTable("too_long", 1, f"{len(names)} columns, but a table may have {MAX_COLUMNS}")
         yield names
         first, empty = rows.line_num + 1, 0
         for row in rows:
+            record.size = 0
             if row:
                 yield from _empty_rows(first, empty, len(names))
                 if len(row) != len(names):
@@ -53,6 +62,24 @@ def read_table(lines: Iterable[str], delimiter: str = ",") -> Iterator[list[str]
                 empty += 1
     except csv.Error as error:
         raise BadTable("csv_invalid", rows.line_num, _sentence(str(error))) from None
+
+
+class _Record:
+    """Yields lines to a csv.reader. Raises BadTable if one record takes more than MAX_FIELD characters.
+
+    `size` is that of the record so far; the reader of records sets it to 0 after each.
+    """
+
+    def __init__(self, lines: Iterable[str]) -> None:
+        self.size = 0
+        self._lines = enumerate(lines, 1)
+
+    def __iter__(self) -> Iterator[str]:
+        for number, line in self._lines:
+            self.size += len(line)
+            if self.size > MAX_FIELD:
+                raise BadTable("string_too_long", number, _LONG_RECORD)
+            yield line
 
 
 def _empty_rows(first: int, count: int, columns: int) -> Iterator[list[str]]:

@@ -7,6 +7,7 @@ import difflib
 import json
 import re
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any
@@ -75,16 +76,18 @@ class FileRows:
             self.names = tuple(names)
             if self.column not in names:
                 raise BadFile("missing", self._no_column(names), line=1, columns=_short(names))
-            if twice := sorted({name for name in names if names.count(name) > 1}):
-                raise BadFile("duplicate_key", f"two columns are named {twice[0]!r}; rename one", line=1)
+            if twice := [name for name, count in Counter(names).items() if count > 1]:
+                raise BadFile("duplicate_key", f"two columns are named {min(twice)!r}; rename one", line=1)
             for row in rows:
                 yield dict(zip(names, row, strict=True))
         except BadTable as error:
             raise BadFile(error.kind, str(error), line=error.line) from None
 
     def _no_column(self, names: list[str]) -> str:
-        close = difflib.get_close_matches(self.column.lower(), [name.lower() for name in names], n=1)
-        like = next((name for name in names if close and name.lower() == close[0]), None)
+        # Comparing two names takes the square of their lengths.
+        wanted, near = self.column.lower(), {name.lower(): name for name in _short(names)}
+        close = difflib.get_close_matches(wanted[:_MOST_CHARS], near, n=1)
+        like = next((name for name in names if name.lower() == wanted), near[close[0]] if close else None)
         found = _listed(names)
         hint = f": did you mean {like!r}?" if like else ""
         return f"no column {self.column!r}; the columns are {found}{hint}"

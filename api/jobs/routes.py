@@ -13,7 +13,7 @@ from pydantic.json_schema import SkipJsonSchema
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from api.asgi.http import Answer, RequestHeaders, check_encoding, check_length
+from api.asgi.http import Answer, RequestHeaders, check_encoding, check_length, unless_disconnected
 from api.jobs.body import SubmitQuery
 from api.jobs.openapi import CANCEL, EVENTS, FIND, LIST, PREDICTIONS, SUBMIT, TEXTS
 from api.jobs.pages import next_offset, page, page_type
@@ -96,7 +96,10 @@ def _add_progress(router: APIRouter, service: JobService) -> None:
     ) -> Response:
         """With `wait`, responds when the status or progress changes, or after that many seconds."""
         record = await service.find(job_id, _owner(service, request))
-        changed = await service.watch.changed(record, wait)
+        try:
+            changed = await unless_disconnected(request.receive, service.watch.changed(record, wait))
+        except ClientDisconnect:
+            return Response(status_code=499)
         if changed is None:
             raise not_found()
         return await _job(service, changed, 200)

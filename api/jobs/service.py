@@ -18,7 +18,7 @@ from anyio import CapacityLimiter, to_thread
 
 from api.asgi.http import CLOSE, Receive, RequestHeaders
 from api.errors import Problem
-from api.jobs.body import FileTexts, SubmitQuery, blocks, media_type
+from api.jobs.body import FileTexts, Sender, SubmitQuery, media_type
 from api.jobs.pages import Chunk
 from api.jobs.parsers import READERS
 from api.jobs.upload import JobUploader, Limits
@@ -117,17 +117,18 @@ class JobService:
         Raises Problem, QueueUnavailable or ClientDisconnect.
         """
         model = self.find_model(query.model) if query.model else ""
-        body = self.uploader.counted(blocks(receive))
+        sender = Sender(receive)
+        body = self.uploader.counted(sender.blocks())
         if query.filename:
-            file = FileTexts(body, query, self.uploader.counted)
+            file = FileTexts(body, query, lambda part: sender.waited_for(self.uploader.counted(part)))
             submission = self._submission(headers, query.keep_input, file=file.described, model=model)
-            return await self._take(headers, iter(file), submission)
+            return await self._take(headers, iter(file), submission, sender)
         kind = media_type(headers)
         texts = READERS[kind](body)
         # Only the column `text` of a CSV is stored, so its Content-Length does not predict the stored size.
         size = 0 if kind == "text/csv" else int(headers.found.get(b"content-length", b"0"))
         submission = self._submission(headers, query.keep_input, model=model)
-        return await self._take(headers, texts, submission, size)
+        return await self._take(headers, texts, submission, sender, size)
 
     async def take_texts(
         self, headers: RequestHeaders, texts: Sequence[str], model: str = ""
@@ -136,16 +137,24 @@ class JobService:
         return await self._take(headers, iter(texts), self._submission(headers, model=model))
 
     async def take_batch(
-        self, headers: RequestHeaders, texts: Iterator[str], batch: str
+        self, headers: RequestHeaders, texts: Iterator[str], batch: str, sender: Sender
     ) -> tuple[JobRecord, bool]:
         """Creates a job that belongs to a batch; `batch` is what its record keeps of that."""
-        return await self._take(headers, texts, self._submission(headers, batch=batch))
+        return await self._take(headers, texts, self._submission(headers, batch=batch), sender)
 
     async def _take(
-        self, headers: RequestHeaders, texts: Iterator[str], submission: Submission, size: int = 0
+        self,
+        headers: RequestHeaders,
+        texts: Iterator[str],
+        submission: Submission,
+        sender: Sender | None = None,
+        size: int = 0,
     ) -> tuple[JobRecord, bool]:
         client = self.check_sender(headers)
-        record, new = await self.upload(self.uploader.take, self.job_id(headers), texts, submission, size)
+        texts = texts if sender is None else sender.waited_for(texts)
+        record, new = await self.upload(
+            sender, self.uploader.take, self.job_id(headers), texts, submission, size
+        )
         if new:
             self.count_texts(client, record.total)
         return record, new
@@ -187,18 +196,22 @@ class JobService:
         """Erases what the jobs of the service `name` contain. Synchronous."""
         return JobEraser(self._queue.rq.connection, name, self.store, self._queue.forget)
 
-    async def upload(self, function: Callable[..., T], *args: object) -> T:
-        """Calls a function that reads a body, in one of the few threads for this.
+    async def upload(self, sender: Sender | None, function: Callable[..., T], *args: object) -> T:
+        """Calls a function that reads the body of `sender`, in one of the few threads for this.
 
         Raises what it raises, QueueUnavailable, and Problem 503 if too many bodies wait.
         """
         if self._uploads.statistics().tasks_waiting >= WAITING_UPLOADS:
             detail = "too many job uploads are waiting; try again shortly"
             raise Problem(503, detail, code="too_many_bodies", headers=(CLOSE,))
+        watcher = asyncio.create_task(sender.watch()) if sender else None
         try:
             return await to_thread.run_sync(self._checked, function, *args, limiter=self._uploads)
         except REDIS_ERRORS as error:
             raise _unavailable(error) from error
+        finally:
+            if watcher is not None:
+                watcher.cancel()
 
     # -- reading and cancelling --------------------------------------------------------------------
 

@@ -17,6 +17,9 @@ from api.predict.request import LookupResult, RequestContext
 # How many are kept: that caches answered, that workers answered, and that failed or took over SLOW_S.
 MOST_HITS, MOST_ANSWERS, MOST_SLOW = 1000, 5000, 5000
 SLOW_S = 1.0
+# The memory of answers, and of slow ones: what a request takes, each batch of its texts, and each id of one.
+MOST_BYTES = 8 * 1024**2
+SEEN_BYTES, RUN_BYTES, ENTRY_BYTES = 1200, 400, 100
 # About how many texts of one request a worker may be asked.
 MOST_TEXTS = 64
 
@@ -64,13 +67,37 @@ class Seen(NamedTuple):
 Kept = deque[tuple[Any, ...]]
 
 
+class _Bounded:
+    """The last requests, `most` at most, that take MOST_BYTES at most; the newest is always kept."""
+
+    def __init__(self, most: int) -> None:
+        self.seen: deque[Seen] = deque()
+        self.most = most
+        self._bytes = 0
+
+    def append(self, seen: Seen) -> None:
+        self.seen.append(seen)
+        self._bytes += _size(seen)
+        while len(self.seen) > 1 and (len(self.seen) > self.most or self._bytes > MOST_BYTES):
+            self._bytes -= _size(self.seen.popleft())
+
+    def clear(self) -> None:
+        self.seen.clear()
+        self._bytes = 0
+
+
+def _size(seen: Seen) -> int:
+    if seen.lookup is None:
+        return SEEN_BYTES
+    return SEEN_BYTES + max(len(seen.lookup.runs) * RUN_BYTES, len(seen.lookup.entries) * ENTRY_BYTES)
+
+
 class RecentRequests:
     """The last requests of this process. Hits, answers and slow ones have separate limits."""
 
     def __init__(self) -> None:
         self._hits: Kept = deque(maxlen=MOST_HITS)
-        self._answers: Kept = deque(maxlen=MOST_ANSWERS)
-        self._slow: Kept = deque(maxlen=MOST_SLOW)
+        self._answers, self._slow = _Bounded(MOST_ANSWERS), _Bounded(MOST_SLOW)
 
     def add(self, context: RequestContext, status: int, seconds: float) -> None:
         """Remembers a request that has been answered."""
@@ -94,7 +121,7 @@ class RecentRequests:
     def find(self, request_id: str) -> dict[str, Any] | None:
         """What is known about a request, in JSON; about the newest one with this id."""
         wanted = request_id.encode()
-        every = (*self._hits, *self._answers, *self._slow)
+        every = (*self._hits, *self._answers.seen, *self._slow.seen)
         found = [Seen(*seen) for seen in every if seen[0] == wanted]
         return _facts(max(found, key=lambda seen: seen.started)) if found else None
 

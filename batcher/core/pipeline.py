@@ -22,6 +22,8 @@ Reply = TypeVar("Reply")
 # While replies to this many bytes of commands are awaited, other commands wait, so that a round trip does not
 # take longer the more requests there are. It is far below what keeps Redis busy for a second.
 SENT_MOST_BYTES = 2 << 20
+# What a silent connection gets in addition: after this process was suspended, timers run before it reads.
+READ_S = 0.05
 _NOTHING = object()
 
 
@@ -173,14 +175,14 @@ class Pipeline(asyncio.Protocol):
         packed: bytes = hiredis.pack_command(tuple(words))
         return packed
 
-    def _check(self) -> None:
-        """Gives the connection up if it has been silent for too long."""
+    def _check(self, overdue: bool = False) -> None:
+        """Gives the connection up if it has been silent for too long, also at a second look (`overdue`)."""
         self._timer = None
         if self._sent:
             loop = asyncio.get_running_loop()
             left_s = self._heard_at + self._connection.socket_timeout - loop.time()
-            if left_s > 0:
-                self._timer = loop.call_later(left_s, self._check)
+            if left_s > 0 or not overdue:
+                self._timer = loop.call_later(max(left_s, READ_S), self._check, left_s <= 0)
             else:
                 self._lost(redis.exceptions.TimeoutError("Redis did not answer in time"))
 

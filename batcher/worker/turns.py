@@ -33,7 +33,10 @@ class Turns:
         self._next: _Waiting | None = None
 
     def take(self, cost_s: float, prepare: Callable[[], None]) -> None:
-        """Returns once it is this thread's turn. Calls `prepare` if it is the next one and has to wait."""
+        """Returns once it is this thread's turn. Calls `prepare` if it is the next one and has to wait.
+
+        Raises what `prepare` raises: the turn is then another thread's.
+        """
         own = _Waiting(max(cost_s, 1e-6), self._now())
         with self._lock:
             self._waiting.append(own)
@@ -42,8 +45,8 @@ class Turns:
         try:
             if self._running.locked():
                 prepare()
-        finally:
             self._running.acquire()
+        finally:
             with self._lock:
                 self._next = None
                 self._choose()

@@ -235,7 +235,7 @@ async def test_a_question_that_was_never_ended_is_replaced(api: AdminApi) -> Non
 async def test_no_text_is_kept(api: AdminApi) -> None:
     await classified(api, "four", "a secret text")
     held = api.app._handler.request_log.recent  # type: ignore[attr-defined]
-    assert "secret" not in repr([*held._hits, *held._answers, *held._slow])
+    assert "secret" not in repr([*held._hits, *held._answers.seen, *held._slow.seen])
 
 
 async def test_a_forgotten_client_leaves_the_memory_of_every_process(
@@ -253,7 +253,7 @@ async def test_a_forgotten_client_leaves_the_memory_of_every_process(
 
 async def test_what_is_kept_is_bounded(api: AdminApi) -> None:
     held = api.app._handler.request_log.recent  # type: ignore[attr-defined]
-    sizes = [kept.maxlen for kept in (held._hits, held._answers, held._slow)]
+    sizes = [held._hits.maxlen, held._answers.most, held._slow.most]
     assert sizes == [recent.MOST_HITS, recent.MOST_ANSWERS, recent.MOST_SLOW]
 
 

@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from api.settings import ApiSettings
+from batcher.jobs.store import JobStore
 from tests.conftest import FakeRedis
 from tests.unit.api.jobs.jobs_api import FAILURE, POSITIVE, JobsApi, serving
 from tests.unit.api.service import assert_problem
@@ -141,6 +142,21 @@ async def test_the_results_of_a_batch_are_a_file(api: JobsApi) -> None:
     assert_problem(await api.client.get(f"/v1/batches/{batch['id']}"), 404, "not_found")
     await api.client.delete(f"/v1/files/{batch['input_file_id']}")
     assert [key for key in api.held() if not key.startswith(b"rq:")] == []
+
+
+async def test_a_file_of_results_was_written_for_each_question_about_its_size(
+    api: JobsApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = (await create(api, jsonl(request("one", "a")))).json()
+    ended(api, batch, POSITIVE)
+    path = "/v1/files/file-" + batch["id"].removeprefix("batch_") + "-output"
+    reads = []
+    output = JobStore.output
+    monkeypatch.setattr(JobStore, "output", lambda *args: reads.append(1) or output(*args))
+    found = [(await api.client.get(path)).json() for _ in range(3)]
+    assert found[0] == found[1] == found[2]
+    assert found[0]["bytes"] == len((await api.client.get(f"{path}/content")).content) > 0
+    assert len(reads) == 2  # the size, once, and the content
 
 
 async def test_results_need_the_ids_in_the_input_file(api: JobsApi) -> None:

@@ -99,6 +99,7 @@ def test_parts_that_are_not_read_are_skipped() -> None:
         b"--B\r\n\r\nno headers\r\n--B--\r\n",
         b"--B\r\nContent-Disposition: form-data; name=" + b"x" * 10_000,
         form((f'name="a"; filename*{"9" * 5000}="x"', b"1")),
+        form(("name*=x; name*1=y", b"1")),
         form(*[('name="a"', b"1")] * (MOST_PARTS + 1)),
     ],
 )
@@ -122,6 +123,7 @@ def test_a_field_is_bounded() -> None:
         "multipart/form-data",
         f"multipart/form-data; boundary={'x' * 71}",
         f"multipart/form-data; boundary*{'9' * 5000}=x",
+        "multipart/form-data; boundary*=x; boundary*1=y",
     ],
 )
 def test_a_content_type_without_a_boundary(kind: str) -> None:

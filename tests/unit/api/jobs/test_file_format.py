@@ -6,6 +6,7 @@ import gzip
 import json
 from collections.abc import Iterator
 from contextlib import suppress
+from time import process_time
 
 import pytest
 
@@ -178,3 +179,39 @@ async def test_a_small_gzip_file_may_not_hold_more_than_a_large_body(start: obje
     answer = await api.client.post("/jobs?filename=a.txt.gz", content=gzip.compress(b"word\n" * 100_000))
     assert answer.status_code == 413
     assert api.held() == []
+
+
+def test_a_header_of_many_columns_took_the_square_of_their_number() -> None:
+    """78 KiB of header took 3 s of processor time."""
+    names = [f"{number:x}" for number in range(16_000)]
+    began = process_time()
+    assert texts("a.csv", ",".join(["text", *names]).encode() + b"\n" + b"1," * 16_000 + b"1", size=4096) == [
+        "1"
+    ]
+    with pytest.raises(BadFile, match="two columns are named 'a'"):
+        texts("a.csv", ",".join(["text", *names, "a"]).encode(), size=4096)
+    assert process_time() - began < 1
+    with pytest.raises(BadFile, match="20001 columns, but a table may have 16384"):
+        texts("a.csv", b"text" + b"," * 20_000, size=4096)
+
+
+def test_a_record_over_many_lines_had_no_limit() -> None:
+    """15 MiB of body took 400 MiB."""
+    lines = b'text\n"' + (b"x" * 1000 + b"\n") * 2000 + b'"'
+    with pytest.raises(BadFile, match="a record is longer than 1048576 characters"):
+        texts("a.csv", lines, size=65_536)
+    assert (
+        len(texts("a.csv", b'text\n"' + b"x\n" * 500_000 + b'"\n"' + b"x\n" * 500_000 + b'"', size=65_536))
+        == 2
+    )
+
+
+def test_a_suggestion_for_a_mistyped_column_compared_every_name() -> None:
+    """1,000 names of 198 characters took 3.9 s of processor time."""
+    rotated = ["ab" * 90 + f"{number:04}" for number in range(1000)]
+    began = process_time()
+    with pytest.raises(BadFile, match="no column"):
+        texts("a.csv", ",".join(rotated).encode(), Hints("ab" * 99), size=65_536)
+    with pytest.raises(BadFile, match="did you mean 'Review'"):
+        texts("a.csv", ",".join([*"abcdefghijklmnopqrstuvwxyz", "Review"]).encode(), Hints("review"))
+    assert process_time() - began < 1

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import time
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from anyio import to_thread
+from starlette.requests import ClientDisconnect
 
+from api.jobs.body import Sender
 from api.jobs.upload import CHUNK_TEXTS
 from batcher.jobs.records import Counts
 from batcher.jobs.upload import Upload
@@ -176,3 +181,29 @@ async def test_the_time_that_redis_takes_is_not_that_of_the_body(
     monkeypatch.setattr(Upload, "add", slow)
     answer = await api.client.post("/jobs", content=body(), headers=NDJSON)
     assert (answer.status_code, answer.json()["total"]) == (202, CHUNK_TEXTS + 2)
+
+
+async def test_work_for_a_body_went_on_after_its_client_had_left() -> None:
+    """Four such bodies hold all threads for uploads."""
+    left = asyncio.Event()
+    messages = [{"type": "http.request", "body": b"x"}]
+
+    async def receive() -> dict[str, Any]:
+        if messages:
+            return messages.pop(0)
+        await left.wait()
+        return {"type": "http.disconnect"}
+
+    sender = Sender(receive)
+    loop = asyncio.get_running_loop()
+
+    def work() -> None:
+        (block,) = sender.blocks()
+        loop.call_soon_threadsafe(left.set)
+        for _ in sender.waited_for(itertools.repeat(block)):
+            time.sleep(0.001)
+
+    watcher = asyncio.create_task(sender.watch())
+    with pytest.raises(ClientDisconnect):
+        await to_thread.run_sync(work)
+    await watcher

@@ -1,0 +1,44 @@
+"""The console's memory of requests has a bound in bytes."""
+
+from __future__ import annotations
+
+import gc
+import tracemalloc
+
+from api.asgi.http import RequestHeaders
+from api.predict.recent import MOST_BYTES, RecentRequests
+from api.predict.request import LookupResult, RequestContext
+from batcher.messages import Prediction
+
+
+def large_request(number: int, batch: int) -> RequestContext:
+    """A request of 1,024 texts that ran in batches of so many, as it is once it has been answered."""
+    scope = {"headers": [(b"x-request-id", b"%0128d" % number)], "client": ("192.0.2.1", number)}
+    context = RequestContext(RequestHeaders(scope))
+    context.texts = [f"text {number} {at}" for at in range(1024)]
+    found = context.found = LookupResult(asked=1024, asked_at=context.started)
+    found.ids = {text: f"{number:016}{at:016}" for at, text in enumerate(context.texts)}
+    for at, text in enumerate(context.texts):
+        times = float(number), at // batch + 0.25, at // batch + 0.5
+        found.by_text[text] = Prediction(b"[]", "r" * 64, 3, 0, *times, batch)
+    found.computed = set(context.texts)
+    return context
+
+
+def test_ten_thousand_large_answers_could_take_gigabytes() -> None:
+    """22 MiB for 500 answers of 1,024 texts in batches of 8, and eight times as much if each ran alone."""
+    recent = RecentRequests()
+    tracemalloc.start()
+    try:
+        for number in range(120):
+            recent.add(large_request(number, batch=8 if number % 2 else 1), 200, 0.1)
+            recent.add(large_request(number, batch=8 if number % 2 else 1), 200, 5.0)
+        gc.collect()
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 2 * MOST_BYTES
+    assert recent.find(f"{0:0128}") is None
+    newest = recent.find(f"{119:0128}")
+    assert newest is not None
+    assert (newest["texts"], len(newest["runs"])) == (1024, 128)
