@@ -19,7 +19,7 @@ from api.errors import Problem
 from api.predict.recent import RecentRequests
 from batcher.core.questions import REQUEST, TEXTS, Answer, AskQuestion, EndQuestion, Question
 
-LOOK_EVERY_S = 0.05
+LOOK_EVERY_S = 0.1
 RequestId = Annotated[str, Path(pattern=r"^[A-Za-z0-9._-]{1,128}$")]
 Answered = list[dict[str, Any]]
 

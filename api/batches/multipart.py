@@ -89,7 +89,7 @@ class FormReader:
             headers = HeaderParser().parsestr(self._until(b"\r\n\r\n").decode("utf-8", "replace"))
             try:
                 name, filename = (_parameter(headers, key, DISPOSITION) for key in ("name", "filename"))
-            # Such as a number with thousands of digits (name*1=), or two forms of a parameter (name*=, name*1=).
+            # Such as a number with thousands of digits (name*1=), or two forms of a parameter.
             except (ValueError, TypeError):
                 raise malformed("the Content-Disposition of a part cannot be read") from None
             if name is None:

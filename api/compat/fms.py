@@ -16,6 +16,8 @@ from api.compat.service import Call, Scores
 from api.errors import Problem
 
 DEFAULT_THRESHOLD = 0.5
+# What a detection has in JSON beside the text and what /predict writes.
+_BYTES_OF_DETECTION = 80
 
 
 class DetectorParameters(BaseModel):
@@ -65,7 +67,11 @@ class FmsDetector(Dialect):
         texts = text_list(asked.contents, "contents")
         found = await self.service.classify(call, texts)
         reached = [sum(score >= threshold for _, score in scores) for scores in found.scores]
-        repeated = sum(size * len(to_json(text)) for text, size in zip(texts, reached, strict=True) if size)
+        repeated = sum(
+            size * (len(to_json(text)) + _BYTES_OF_DETECTION)
+            for text, size in zip(texts, reached, strict=True)
+            if size
+        )
         check_size(found.size + repeated, self.service.most_bytes)
         answer = (
             _detections(text, scores, threshold) for text, scores in zip(texts, found.scores, strict=True)
