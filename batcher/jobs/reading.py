@@ -126,17 +126,25 @@ class JobReader:
             start += len(lines)
 
     def texts(self, record: JobRecord, start: int, count: int) -> list[str | None]:
-        """The texts of `count` entries of a chunk, None for one that was too long. They must be kept."""
+        """The texts of `count` entries of a chunk, None for one that was too long.
+
+        Raises LookupError if they are gone.
+        """
         chunk, first = divmod(start, record.chunk_texts)
-        return (self.input(record.id, chunk) or [])[first : first + count]
+        if (texts := self.input(record.id, chunk)) is None:
+            raise LookupError(f"the texts of job {record.id} no longer exist")
+        return texts[first : first + count]
 
     def models(self, record: JobRecord, start: int, count: int) -> list[str]:
         """Which model answered each of `count` entries of a chunk: name@revision, "" for an error.
 
-        Those of entries that an earlier version has classified are "" too.
+        Those of entries that an earlier version has classified are "" too. Raises LookupError if the job is
+        gone.
         """
         chunk, first = divmod(start, record.chunk_texts)
         raw = cast("bytes | None", self._client.lindex(f"{self._job(record.id)}:models", chunk))
+        if raw is None and not self._client.exists(self._job(record.id)):
+            raise LookupError(f"job {record.id} no longer exists")
         return decode_models(raw or b"", first + count)[first : first + count]
 
     def trace(self, job_id: str) -> str:

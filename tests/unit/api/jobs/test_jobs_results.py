@@ -198,6 +198,26 @@ async def test_a_setting_orders_the_labels_of_clients_that_do_not_ask(start: Sta
     assert (await api.get(f"/{job_id}/predictions", order="id")).json()["predictions"] == [POSITIVE]
 
 
+async def sent_for(api: JobsApi, path: str, query: bytes = b"") -> list[dict[str, Any]]:
+    """The messages of the answer to a GET, whose body may break off."""
+    sent: list[dict[str, Any]] = []
+
+    async def send(message: Any) -> None:
+        sent.append(dict(message))
+
+    async def receive() -> dict[str, Any]:
+        await asyncio.sleep(60)
+        return {"type": "http.disconnect"}
+
+    scope = {
+        "type": "http", "asgi": {"version": "3.0", "spec_version": "2.4"}, "http_version": "1.1",
+        "method": "GET", "path": f"/jobs/{path}", "raw_path": b"", "query_string": query,
+        "headers": [(b"host", b"localhost")], "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 80),
+    }  # fmt: skip
+    await api.app(scope, receive, send)
+    return sent
+
+
 @pytest.mark.parametrize("how", ["ends", "is deleted"])
 async def test_texts_that_go_while_they_are_read_are_no_complete_answer(
     api: JobsApi, how: str, monkeypatch: pytest.MonkeyPatch
@@ -214,21 +234,26 @@ async def test_texts_that_go_while_they_are_read_are_no_complete_answer(
         return read(store, job, chunk)
 
     monkeypatch.setattr(JobStore, "input", goes)
-    sent: list[dict[str, Any]] = []
-
-    async def send(message: Any) -> None:
-        sent.append(dict(message))
-
-    async def receive() -> dict[str, Any]:
-        await asyncio.sleep(60)
-        return {"type": "http.disconnect"}
-
-    scope = {
-        "type": "http", "asgi": {"version": "3.0", "spec_version": "2.4"}, "http_version": "1.1",
-        "method": "GET", "path": f"/jobs/{job_id}/texts", "raw_path": b"", "query_string": b"",
-        "headers": [(b"host", b"localhost")], "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 80),
-    }  # fmt: skip
-    await api.app(scope, receive, send)
+    sent = await sent_for(api, f"{job_id}/texts")
     assert sent[0]["status"] == 200
     assert b"".join(one["body"] for one in sent[1:]).count(b"\n") == 256
     assert all(one["more_body"] for one in sent[1:]), "the body looks complete"
+
+
+@pytest.mark.parametrize("column", ["texts", "models"])
+async def test_columns_that_go_while_they_are_read_are_no_complete_answer(
+    api: JobsApi, column: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The job was deleted between its last results and what belongs to them: `"model": null`."""
+    submitted = await api.client.post("/jobs?keep_input=true", json={"text": ["a", "b"]})
+    job_id = str(submitted.json()["id"])
+    api.finish(api.start(job_id), POSITIVE, POSITIVE)
+    read = getattr(JobStore, column)
+
+    def goes(store: JobStore, *args: Any) -> Any:
+        api.store.delete(job_id)
+        return read(store, *args)
+
+    monkeypatch.setattr(JobStore, column, goes)
+    sent = await sent_for(api, f"{job_id}/predictions", b"%s=true" % column.encode())
+    assert sent[0]["status"] != 200 or sent[-1]["more_body"], "the body looks complete"
