@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Callable, Iterator, Mapping
+from random import Random
 from typing import Any
 
 _PLACE = "@here@"
@@ -129,17 +130,27 @@ def _dumps(value: Any) -> bytes:
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
 
 
+def _shuffled(count: int) -> Iterator[bytes]:
+    """Names with the letters of "abab...", in other orders."""
+    draw = Random(1)
+    for _ in range(count):
+        letters = list("ab" * 99)
+        draw.shuffle(letters)
+        yield "".join(letters).encode()
+
+
 # Files of about so many bytes, by what is worst in them.
 FILES: Mapping[str, Callable[[int], bytes]] = {
     "a wide header": lambda size: b"text," + b",".join(b"%x" % n for n in range(size // 6)) + b"\n",
     "empty names": lambda size: b"text" + b"," * size,
-    "columns with long names": lambda size: b",".join([b"%05d" % n + b"ab" * 99 for n in range(size // 204)]),
+    "columns with long names": lambda size: b",".join(_shuffled(size // 199)),
     "wide rows": lambda size: (
         b"text"
         + (b",%d" * 16_000 % (*range(16_000),) + b"\n" + b",1" * 16_000) * 1
         + (b"\na" + b",1" * 16_000) * max((size - 120_000) // 32_000, 0)
     ),
     "one record over many lines": lambda size: b'text\n"' + b"x\n" * (size // 2) + b'"\n',
+    "one wide record over many lines": lambda size: b"text\n" + b'"ab\n",' * (size // 6) + b"\n",
     "one long record": lambda size: b'text\n"' + (b"x" * 500_000 + b"\n") * (size // 500_000) + b'"\n',
     "one long line": lambda size: b'text\n"' + b"x" * size + b'"\n',
     "many short rows": lambda size: b"text\n" + b"a\n" * (size // 2),

@@ -154,10 +154,10 @@ LARGE = {
     "outputs": Request(
         "POST",
         "/v2/models/stub/infer",
-        b'{"inputs":[{"name":"t","shape":[1024],"datatype":"BYTES","data":[%b]}],"outputs":[%b]}'
+        b'{"inputs":[{"name":"t","shape":[20],"datatype":"BYTES","data":[%b]}],"outputs":[%b]}'
         % (
-            b",".join([b'""'] * 1024),
-            b",".join([b'{"name":"scores","parameters":{"classification":151}}'] * 3500),
+            b",".join([b'""'] * 20),
+            b",".join([b'{"name":"scores","parameters":{"classification":151}}'] * 1000),
         ),
     ),
     "detections": Request(
@@ -166,11 +166,11 @@ LARGE = {
         b'{"contents":[%b],"detector_params":{"threshold":0}}' % b",".join([b'"%b"' % (b"x" * 19_000)] * 100),
     ),
     "order": Request("POST", "/predict?order=score", b'{"text":[%b]}' % b",".join([b'""'] * 1024)),
-    "header": Request("POST", "/jobs?filename=a.csv", FILES["a wide header"](206 * KIB), ""),
+    "header": Request("POST", "/jobs?filename=a.csv", FILES["a wide header"](78 * KIB), ""),
     "names": Request(
         "POST", "/jobs?filename=a.csv&column=" + "ab" * 99, FILES["columns with long names"](199 * KIB), ""
     ),
-    "record": Request("POST", "/jobs", FILES["one long record"](15 * MIB), "text/csv"),
+    "record": Request("POST", "/jobs", FILES["one wide record over many lines"](15 * MIB), "text/csv"),
     "columns": Request("POST", "/jobs?filename=a.csv", FILES["empty names"](1000 * KIB), ""),
     "form": Request("POST", "/v1/files", [*forms(100)][-2][1], MULTIPART),
 }
