@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
 import socket
-import threading
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 import redis
-import uvloop
 
 from batcher.core.connection import connect_async
 from batcher.core.pipeline import Pipeline
@@ -132,31 +134,35 @@ async def test_closing_waits_for_the_last_attempt_to_connect() -> None:
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
+_ASK = """
+import asyncio, sys, uvloop
+from batcher.core.connection import connect_async
+from batcher.core.pipeline import Pipeline
+
+async def ask():
+    pipeline = Pipeline(connect_async(sys.argv[1], timeout_s=0.2, retries=0))
+    print(await pipeline.execute("PING"))
+
+uvloop.run(ask())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems show the state of a process in other ways")
 def test_a_process_that_was_suspended_took_redis_for_lost() -> None:
     """Its loop runs timers before it reads: the reply has arrived, but the time for it has passed."""
     with socket.create_server(("127.0.0.1", 0)) as server:
-        answered = threading.Thread(target=_answer_one_ping, args=(server,))
-        answered.start()
-
-        async def ask_while_suspended() -> None:
-            client = connect_async(f"redis://127.0.0.1:{server.getsockname()[1]}/0", timeout_s=0.2, retries=0)
-            pipeline = Pipeline(client)
-            reply = pipeline.execute("PING")
-            while not pipeline.writes:  # noqa: ASYNC110 - it has no event for this
-                await asyncio.sleep(0)
-            time.sleep(0.5)  # noqa: ASYNC251 - nothing else may run meanwhile
-            assert await reply == b"PONG"
-            await pipeline.close()
-
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(ask_while_suspended())
-        answered.join()
-
-
-def _answer_one_ping(server: socket.socket) -> None:
-    """Answers what connecting sends with OK, and PING with PONG, until the client leaves."""
-    connection, _ = server.accept()
-    with connection:
-        while asked := connection.recv(4096):
-            words = asked.count(b"*")
-            connection.sendall(b"+PONG\r\n" if b"PING" in asked else b"+OK\r\n" * words)
+        url = f"redis://127.0.0.1:{server.getsockname()[1]}/0"
+        command = [sys.executable, "-c", _ASK, url]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+            connection, _ = server.accept()
+            with connection:
+                while b"PING" not in (asked := connection.recv(4096)):
+                    connection.sendall(b"+OK\r\n" * asked.count(b"*"))
+                process.send_signal(signal.SIGSTOP)
+                while Path(f"/proc/{process.pid}/stat").read_text().rpartition(") ")[2][0] != "T":
+                    time.sleep(0.001)
+                connection.sendall(b"+PONG\r\n")
+                time.sleep(0.5)
+                process.send_signal(signal.SIGCONT)
+                said, _ = process.communicate(timeout=60)
+    assert said == b"b'PONG'\n"
