@@ -3,6 +3,10 @@
 For tests of the service when a model misbehaves, it recognises special texts: "\\0raise" raises ValueError,
 "\\0kill" ends the process with SIGKILL, "\\0hang" sleeps for an hour, and "\\0gil:SECONDS" holds the
 interpreter lock for that long. They take effect in `classify`, not in `tokenize`. Standard library only.
+
+A variant `signed` or `signed-NAME` signs its answers: each score depends on the revision, the label and the
+text, and the labels and their order on the variant. Whatever an answer says can then be checked without
+knowing how it came about.
 """
 
 from __future__ import annotations
@@ -22,6 +26,11 @@ from model_store.windows import Windows, classify_long
 
 MAX_TOKENS = 512
 LABELS = ("NEGATIVE", "POSITIVE")
+# Signed variants have some of these labels. At least one of any three is a category of moderation.
+SIGNED_LABELS = ("harassment", "hate", "illicit", "ok", "other", "self-harm", "sexual", "violence")
+_FEWEST_LABELS = 3
+# Signed scores are a whole number of these, so that they sum to one and no route rounds them.
+_SIGNED_STEPS = 1_000_000
 
 _PIECE = re.compile(r"\S{1,6}")
 _END = 2
@@ -38,17 +47,20 @@ _HANG_S = 3600
 class StubClassifier:
     """Derives scores from a digest of the words. Sleeps `batch_ms` per call and `token_ms` per token.
 
-    `variant` changes only the revision, for tests of a deployment.
+    `variant` changes only the revision, for tests of a deployment, unless it is a signed one.
     """
 
     def __init__(self, *, batch_ms: float = 0.0, token_ms: float = 0.0, variant: str = "") -> None:
         self.text_windows = ""
         self._batch_s = batch_ms / 1000
         self._token_s = token_ms / 1000
+        self._signed = variant.partition("-")[0] == "signed"
+        kind = "signed stub" if self._signed else "stub"
+        revision = hashlib.sha256(f"millrace {kind} 1{variant}".encode()).hexdigest()
         self.info = ModelInfo(
             name="stub",
-            revision=hashlib.sha256(f"millrace stub 1{variant}".encode()).hexdigest(),
-            labels=LABELS,
+            revision=revision,
+            labels=_signed_labels(revision) if self._signed else LABELS,
             max_tokens=MAX_TOKENS,
             multi_label=False,
             engine="stub",
@@ -56,7 +68,7 @@ class StubClassifier:
             layout="packed",
             parameters=0,
             tolerance=0.0,
-            identity=hashlib.sha256(f"millrace stub 1{variant}".encode()).hexdigest(),
+            identity=revision,
         )
 
     def tokenize(self, texts: Sequence[str]) -> list[Tokens]:
@@ -68,7 +80,7 @@ class StubClassifier:
         self.info = self.info.under(f"windows {windows}", windows=windows)
 
     def classify(self, batch: Sequence[Tokens]) -> list[list[float]]:
-        """Scores of shape (len(batch), 2). Releases the interpreter lock while it sleeps, like an engine."""
+        """Scores of shape (len(batch), labels). Sleeping releases the interpreter lock, as an engine does."""
         if not batch:
             return []
         windows = self.info.windows
@@ -80,10 +92,32 @@ class StubClassifier:
         service_s = self._batch_s + self._token_s * sum(map(len, batch))
         if service_s > 0:
             time.sleep(service_s)
-        return [_scores(tokens.ids[0]) for tokens in batch]
+        return [self._scores(tokens.ids[0]) for tokens in batch]
 
     def close(self) -> None:
         """Does nothing: there are no resources to free."""
+
+    def _scores(self, digest: int) -> list[float]:
+        return _signature(self.info, digest) if self._signed else _scores(digest)
+
+
+def _signed_labels(revision: str) -> tuple[str, ...]:
+    """Three or more labels, in an order that depends on the revision too."""
+    order = sorted(SIGNED_LABELS, key=lambda label: _keyed(revision, label))
+    return tuple(order[: _FEWEST_LABELS + _keyed(revision, "") % (len(order) - _FEWEST_LABELS)])
+
+
+def _signature(info: ModelInfo, digest: int) -> list[float]:
+    """Scores that only this revision gives to this text. They sum to one."""
+    weights = [_keyed(info.revision, f"{digest} {label}") for label in info.labels]
+    total = sum(weights)
+    steps = [weight * _SIGNED_STEPS // total for weight in weights]
+    steps[0] += _SIGNED_STEPS - sum(steps)
+    return [count / _SIGNED_STEPS for count in steps]
+
+
+def _keyed(key: str, content: str) -> int:
+    return int.from_bytes(hashlib.blake2b(content.encode(), key=key[:64].encode(), digest_size=6).digest())
 
 
 def _tokens(text: str, windows: Windows | None) -> Tokens:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 from batcher.messages import fragment
-from model_store.stub import LABELS, StubClassifier
+from model_store.stub import StubClassifier
 
-_STUB = StubClassifier()
+_stub = lru_cache(lambda reference: StubClassifier(variant=reference.partition("@")[2]))
 
 
-def right(*texts: str) -> list[bytes]:
-    """The prediction of each text, as HTTP carries it."""
-    rows = _STUB.classify(_STUB.tokenize(texts))
-    return [fragment(LABELS, row) for row in rows]
+def right(*texts: str, model: str = "stub") -> list[bytes]:
+    """The prediction of each text by this stub, as HTTP carries it."""
+    stub = _stub(model)
+    return [fragment(stub.info.labels, row) for row in stub.classify(stub.tokenize(texts))]
 
 
 def right_json(texts: Sequence[str]) -> list[Any]:

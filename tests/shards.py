@@ -28,6 +28,7 @@ from model_store.stub import StubClassifier
 from tests.answers import right
 from tests.fakes import counted
 from tests.servers import as_user, leftovers
+from tests.signing import SIGNED
 from tests.threads import run_worker
 
 NAME = "t"
@@ -52,7 +53,7 @@ async def ask(hub: ReplyHub | ShardedHub, *texts: str, budget_s: float = 60.0, *
 async def check(hub: ReplyHub | ShardedHub, *texts: str, **more: Any) -> list[Prediction]:
     """Asks, and every answer must be the right one, in order."""
     outcomes = await ask(hub, *texts, **more)
-    assert [outcome.fragment for outcome in outcomes] == right(*texts)
+    assert [outcome.fragment for outcome in outcomes] == right(*texts, model=SIGNED)
     return outcomes
 
 
@@ -158,7 +159,7 @@ class RealFleet:
     """Hubs and workers of this process over real servers, as the product starts them."""
 
     def __init__(self, **settings: Any) -> None:
-        self._settings = {"name": NAME, "model": "stub", **settings}
+        self._settings = {"name": NAME, "model": SIGNED, **settings}
         self.workers: list[Worker] = []
         self._stack = contextlib.AsyncExitStack()
 
@@ -222,7 +223,7 @@ class Traffic:
         except MillraceError as error:
             self.wrong.append(error)
         else:
-            if [outcome.fragment] != right(text):
+            if [outcome.fragment] != right(text, model=SIGNED):
                 self.wrong.append(outcome)
             self.answered[shard] += 1
 

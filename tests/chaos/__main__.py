@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.chaos.run import MOST_S, run_chaos
+from tests.signing import SIGNED
 
 
 def main() -> int:
@@ -20,7 +21,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("--minutes", type=float, default=3.0)
     parser.add_argument("--seed", type=int, nargs="+", default=[1])
-    parser.add_argument("--model", default="stub", help="what the workers run: stub, default, a directory")
+    parser.add_argument("--model", default=SIGNED, help="what the workers run: a stub, default, a directory")
     parser.add_argument("--shards", type=int, default=1, help="several: of a cluster, whose slots move")
     parser.add_argument("--json", type=Path, help="append a line for each seed to this file")
     parser.add_argument("--quiet", action="store_true", help="print the ledger only")

@@ -18,6 +18,7 @@ from tests.chaos.history import Observer
 from tests.chaos.invariants import settled
 from tests.chaos.ledger import Ledger
 from tests.chaos.traffic import Clients, Jobs
+from tests.signing import SIGNED
 
 CALM_S = 60.0
 # The default budget, and what a frozen Redis and a frozen API add to it.
@@ -31,7 +32,7 @@ async def run_chaos(
     apis: int = 2,
     workers: int = 3,
     clients: int = 10,
-    model: str = "stub",
+    model: str = SIGNED,
     shards: int = 1,
     report: Callable[[str], None] = lambda line: None,
 ) -> tuple[Ledger, list[str]]:

@@ -74,7 +74,7 @@ class Clients:
 
     def _texts(self) -> list[str]:
         rng = self._rng
-        if self._answers.model == "stub" and rng.random() < 0.0015:
+        if self._answers.model.startswith("stub") and rng.random() < 0.0015:
             return [f"{rng.choice([chr(0) + 'raise', chr(0) + 'kill'])} {rng.random()}"]
         if rng.random() < 0.2:
             return rng.sample(HOT, rng.randrange(1, 4))
@@ -120,7 +120,9 @@ class Clients:
         status = answer.status_code
         code = "" if status == 200 else str(answer.json().get("code"))
         if status == 200 and not texts[0].startswith("\0"):
-            if wrong := await self._answers.wrong(texts, answer.json()["predictions"]):
+            if wrong := await self._answers.wrong(
+                texts, answer.json()["predictions"], answer.headers["x-model"]
+            ):
                 ledger.wrong.append(f"{texts!r}: {wrong}")
             else:
                 ledger.right += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -17,10 +18,10 @@ from pydantic import SecretStr
 from batcher.hub.hub import ReplyHub
 from batcher.messages import Prediction, entry_id
 from batcher.settings import QueueSettings
-from tests.answers import right
 from tests.proxy import Proxy
 from tests.servers import RedisServer, as_user, leftovers
 from tests.service import ForkedProcess, Process
+from tests.signing import SIGNED, Checker, Revision, Said, rows_of
 
 P = "{millrace:2:default}"
 
@@ -34,7 +35,9 @@ class HubAndWorkers:
         self.hubs: list[ReplyHub] = []
         self.workers: list[Process] = []
         self._folder = folder
-        self._settings: dict[str, object] = {"model": "stub", "threads": 1}
+        self._settings: dict[str, object] = {"model": SIGNED, "threads": 1}
+        # Those of the workers, which sign their answers.
+        self._revisions = {SIGNED: Revision(SIGNED)}
 
     @property
     def hub(self) -> ReplyHub:
@@ -61,6 +64,8 @@ class HubAndWorkers:
         self, url: str = "", environment: dict[str, str] | None = None, **settings: object
     ) -> Process:
         both = {"redis_url": url or self.redis.url, **self._settings, **settings}
+        reference = str(both["model"])
+        self._revisions.setdefault(reference, Revision(reference))
         variables = {
             f"MILLRACE_{name.upper()}": as_user(str(value), "worker") for name, value in both.items()
         }
@@ -100,7 +105,11 @@ class HubAndWorkers:
         """Asks, and every answer must be the right one, in order."""
         outcomes = await self.ask(*texts, budget_s=budget_s, hub=hub)
         assert all(isinstance(outcome, Prediction) for outcome in outcomes), outcomes
-        assert [outcome.fragment for outcome in outcomes] == right(*texts)
+        assert len(outcomes) == len(texts)
+        checker = Checker([*self._revisions.values()])
+        for text, outcome in zip(texts, outcomes, strict=True):
+            name = f"{outcome.model}@{outcome.revision[:12]}"
+            assert checker.wrong(Said([text], rows_of([json.loads(outcome.fragment)]), [name])) == [], outcome
         return outcomes
 
     def in_flight(self) -> int:

@@ -7,14 +7,14 @@ import contextlib
 import os
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 
 import httpx
 import pytest
 
-from model_store.stub import StubClassifier
-from tests.answers import right_json
+from tests.dialects import PREDICT
 from tests.service import Service, wait_until
+from tests.signing import SIGNED, Checker, Revision
 
 pytestmark = [pytest.mark.redis, pytest.mark.e2e]
 GRACE_S = 30
@@ -34,7 +34,8 @@ class Balancer:
     spare a client that). Whatever else ends without an answer is `lost`, a new connection that is reset too.
     """
 
-    def __init__(self, *services: Service) -> None:
+    def __init__(self, *services: Service, revisions: Sequence[str] = (SIGNED,)) -> None:
+        self._checker = Checker([Revision(reference) for reference in revisions])
         self.seen: Counter[int] = Counter()
         self.models: Counter[str] = Counter()
         self.wrong: list[str] = []
@@ -65,8 +66,8 @@ class Balancer:
                 self.wrong.append(answer.text)
             else:
                 self.models[answer.headers["x-model"]] += 1
-                if answer.json()["predictions"] != right_json(texts):
-                    self.wrong.append(f"{texts} got {answer.text}")
+                if wrong := self._checker.wrong(PREDICT.said(answer, texts)):
+                    self.wrong.append(f"{texts}: {wrong} {answer.text}")
 
     async def _ask(self, http: httpx.AsyncClient, texts: list[str]) -> httpx.Response:
         number = self._number
@@ -115,8 +116,12 @@ async def until(true: Callable[[], object], what: str) -> None:
 async def test_a_rolling_restart_of_everything_under_load_fails_no_request(
     start_service: Callable[..., Service],
 ) -> None:
-    one = await asyncio.to_thread(lambda: start_service(workers=2, stub_batch_ms=10, quiet_s=0.3))
-    two = await asyncio.to_thread(lambda: start_service(workers=0, redis=one.redis, quiet_s=0.3))
+    one = await asyncio.to_thread(
+        lambda: start_service(model=SIGNED, workers=2, stub_batch_ms=10, quiet_s=0.3)
+    )
+    two = await asyncio.to_thread(
+        lambda: start_service(model=SIGNED, workers=0, redis=one.redis, quiet_s=0.3)
+    )
     await asyncio.to_thread(two.wait_ready)
     balancer = Balancer(one, two)
     async with balancer.load(USERS):
@@ -146,12 +151,13 @@ async def test_a_deploy_of_a_new_revision_stamps_every_answer_right(
     start_service: Callable[..., Service],
 ) -> None:
     """The old worker goes when the new one is ready; answers carry the revision that computed them."""
-    made = await asyncio.to_thread(lambda: start_service(model="stub@old", stub_batch_ms=5))
-    old, new = (f"stub@{StubClassifier(variant=name).info.revision[:12]}" for name in ("old", "new"))
-    balancer = Balancer(made)
+    references = f"{SIGNED}-old", f"{SIGNED}-new"
+    made = await asyncio.to_thread(lambda: start_service(model=references[0], stub_batch_ms=5))
+    old, new = (Revision(reference).name for reference in references)
+    balancer = Balancer(made, revisions=references)
     async with balancer.load(4):
         await until(lambda: balancer.models[old] > 20, "answers of the old revision")
-        made.start_worker(model="stub@new")
+        made.start_worker(model=references[1])
         await until(lambda: len(made.live_workers()) == 2, "the new worker")
         assert await asyncio.to_thread(made.workers[0].stop, GRACE_S) == 0
         made.workers.pop(0)

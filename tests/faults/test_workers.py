@@ -24,6 +24,7 @@ from tests.answers import right
 from tests.faults.conftest import HubAndWorkers, P
 from tests.proxy import Proxy
 from tests.service import Process
+from tests.signing import SIGNED
 
 pytestmark = [pytest.mark.redis, pytest.mark.e2e]
 
@@ -92,7 +93,7 @@ async def test_fault_05_the_reply_to_complete_is_lost_and_it_is_sent_again(
     proxy = proxies(service.redis.url)
     client = connect(proxy.url, timeout_s=0.5, retries=0)
     queue = WorkerQueue(client, "default", "by hand", lease_ms=5000, max_attempts=3, result_ms=60_000)
-    info = StubClassifier().info
+    info = StubClassifier(variant="signed").info
     queue.heartbeat((), WorkerStats().record(info, "idle"), model_record(info), ttl_ms=60_000, takeover=True)
     queue.complete([("f" * 64, b"no client asks")])  # teaches Redis the script
     await service.add_hub()
@@ -100,7 +101,7 @@ async def test_fault_05_the_reply_to_complete_is_lost_and_it_is_sent_again(
     asking = asyncio.create_task(service.check("the reply is lost"))
     await service.until(lambda: service.client.llen(f"{P}:q"), "the entry")
     (entry,) = (await asyncio.to_thread(queue.claim, 10, 1000, 1000)).entries
-    result = Prediction(right(entry.text)[0], info.revision, 1).encode()
+    result = Prediction(right(entry.text, model=SIGNED)[0], info.revision, 1, model=info.name).encode()
     proxy.lose("answers")
     with pytest.raises(redis.exceptions.TimeoutError):
         await asyncio.to_thread(queue.complete, [(entry.id, result)])
@@ -264,7 +265,7 @@ async def test_fault_27_a_clock_step_on_one_host_has_no_effect(
 
 async def test_fault_28_two_revisions_answer_under_their_own_names(service: HubAndWorkers) -> None:
     await service.start(workers=0, stub_batch_ms=5)
-    for reference in ("stub@one", "stub@two"):
+    for reference in ("stub@signed-one", "stub@signed-two"):
         service.add_worker(model=reference)
     await service.ready(2)
     revisions = {record.revision for record in await service.hub.workers()}
@@ -287,11 +288,11 @@ async def test_fault_28_two_revisions_answer_under_their_own_names(service: HubA
 async def test_finding_06a_after_a_change_of_models_the_new_one_answers(service: HubAndWorkers) -> None:
     """The old model answered for a minute from the results that are kept for those who wait."""
     await service.start(workers=0)
-    old = service.add_worker(model="stub@old")
+    old = service.add_worker(model="stub@signed-old")
     await service.ready(1)
     (before,) = await service.check("asked twice")
     assert old.stop() == 0
-    service.add_worker(model="stub@new")
+    service.add_worker(model="stub@signed-new")
     await service.until(
         lambda: service.hub.snapshot.model and service.hub.snapshot.model.revision != before.revision,
         "the new model",

@@ -24,6 +24,7 @@ from tests.partitions.service import Service
 from tests.partitions.topology import Clustered, Sentinels, Topology
 from tests.partitions.traffic import Job, Jobs, Predicts, Record
 from tests.partitions.watch import Masters
+from tests.signing import SIGNED
 
 TOPOLOGIES: dict[str, type[Sentinels | Clustered]] = {"sentinel": Sentinels, "cluster": Clustered}
 CLIENTS = 2  # of each API
@@ -58,7 +59,7 @@ class Made:
 
 async def run(plan: Plan, binary: Path, report: Callable[[str], None] = lambda line: None) -> Made:
     """Runs the plan and removes everything that it started."""
-    made, answers = Made(), Answers("stub")
+    made, answers = Made(), Answers(SIGNED)
     with ExitStack() as stack:
         stack.callback(answers.close)
         network = Network()

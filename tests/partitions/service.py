@@ -11,6 +11,7 @@ from tests.partitions.network import Host, Network
 from tests.partitions.topology import Topology
 from tests.servers import as_user
 from tests.service import Process, millrace
+from tests.signing import SIGNED
 
 API_PORT = 8000
 BUDGET_S = 5.0
@@ -26,7 +27,7 @@ class Service:
             "MILLRACE_REDIS_URL": topology.url,
             "MILLRACE_SHARDS": str(len(topology.shards)),
             "MILLRACE_JOBS_REDIS_URL": topology.jobs_url,
-            "MILLRACE_MODEL": "stub",
+            "MILLRACE_MODEL": SIGNED,
             "MILLRACE_THREADS": "1",
             "MILLRACE_STUB_BATCH_MS": "5",
             "MILLRACE_LOG_FORMAT": "json",

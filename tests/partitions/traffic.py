@@ -82,7 +82,9 @@ class Predicts:
         if answer.status_code == 200:
             for text in texts:
                 record.history.add_call(text, began, "answer")
-            if wrong := await self._answers.wrong(texts, answer.json()["predictions"]):
+            if wrong := await self._answers.wrong(
+                texts, answer.json()["predictions"], answer.headers["x-model"]
+            ):
                 record.wrong.append(f"{texts!r}: {wrong}")
         elif answer.status_code in HONEST:
             record.refused[f"{answer.status_code} {answer.json()['code']}"] += 1

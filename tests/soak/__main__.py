@@ -21,6 +21,7 @@ from pathlib import Path
 
 from benchmarks.report import facts, table
 from tests.limits import MIB, limit_bytes
+from tests.signing import SIGNED
 from tests.soak.picture import draw
 from tests.soak.run import Plan, Soak, soak
 from tests.soak.slopes import LIMIT, Slope, slope, statistic
@@ -40,7 +41,7 @@ def main() -> int:
         prog="python -m tests.soak", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--minutes", type=float, default=60)
-    parser.add_argument("--model", default="default", help="default, stub, or a directory")
+    parser.add_argument("--model", default="default", help=f"default, {SIGNED}, or a directory")
     parser.add_argument("--rate", type=float, default=6, help="requests a second")
     parser.add_argument("--limits", action="store_true", help="hold processes to the manifests' memory")
     parser.add_argument("--svg", type=Path)

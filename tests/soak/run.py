@@ -15,6 +15,7 @@ import httpx
 
 from batcher.worker.publishing import DROP_S
 from tests.operators import OperatorAuth
+from tests.signing import SIGNED, Checker, Revision
 from tests.soak.record import Recorder
 from tests.soak.service import SoakService, running_service
 from tests.soak.slopes import PARTS
@@ -74,7 +75,8 @@ class _Run:
         self, service: SoakService, published: Sequence[str], plan: Plan, report: Callable[[str], None]
     ) -> None:
         self._service, self._published, self._plan, self._report = service, published, plan, report
-        self._traffic = Traffic(service.base_url, plan.rate, report)
+        checker = Checker([Revision(plan.model)]) if plan.model == SIGNED else None
+        self._traffic = Traffic(service.base_url, plan.rate, report, checker)
         self._cycle = 0
 
     async def run(self) -> Soak:

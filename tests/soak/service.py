@@ -18,9 +18,11 @@ import redis
 
 from batcher.admin.audit import MOST_LINES, AuditLog
 from batcher.admin.history import MINUTES, MinuteHistory
+from model_store.stub import SIGNED_LABELS
 from tests.limits import confine
 from tests.servers import RedisServer, server_binary
 from tests.service import Process, Service, wait_until
+from tests.signing import SIGNED
 
 DIALECTS = "huggingface,tei,oip,kserve,vllm,openai,fms,decisions,project,sagemaker,vertex"
 # What is bounded by design reaches its bound within minutes, so that what grows later has no bound.
@@ -32,7 +34,7 @@ SETTINGS: Mapping[str, object] = {
     "local_cache_bytes": 1024**2,
     "compat": DIALECTS,
     "compat_models": "stub,alias",
-    "moderation_labels": "NEGATIVE=harassment",
+    "moderation_labels": ",".join(["NEGATIVE=harassment", *(f"{label}={label}" for label in SIGNED_LABELS)]),
     "log_format": "json",
 }
 
@@ -47,9 +49,9 @@ class Models:
 
     @classmethod
     def make(cls, first: str, folder: Path) -> Models:
-        """Stubs beside the stub; else three tiny models with random weights, which the real engine runs."""
-        if first == "stub":
-            return cls(first, "stub@a", ["stub@b", "stub@c"])
+        """Stubs beside a stub; else three tiny models with random weights, which the real engine runs."""
+        if first == SIGNED:
+            return cls(first, f"{SIGNED}-a", [f"{SIGNED}-b", f"{SIGNED}-c"])
         tiny = folder / "tiny"
         command = [sys.executable, "-m", "model_store", "random", "--config", "tiny", "--out", str(tiny)]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)

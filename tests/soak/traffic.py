@@ -13,8 +13,9 @@ from typing import Any
 
 import httpx
 
-from tests.compat.test_shapes import SHAPES
+from tests.dialects import DIALECTS, PREDICT, Dialect
 from tests.operators import OperatorAuth
+from tests.signing import Checker
 from tests.soak.requests import BAD, PAGES, batch_lines, leave, request
 
 # What every client must expect while workers come and go.
@@ -32,18 +33,21 @@ FILLERS, BURSTS = 8, 10
 class Traffic:
     """Requests at `rate` a second until `stop`. `seen` counts kinds and statuses; `wrong` has sentences.
 
-    `report` is called with each of these sentences at once.
+    `report` is called with each of these sentences at once. `checker` checks the answers of dialects; without
+    one, only their number is checked.
     """
 
-    def __init__(self, url: str, rate: float, report: Callable[[str], None]) -> None:
+    def __init__(
+        self, url: str, rate: float, report: Callable[[str], None], checker: Checker | None = None
+    ) -> None:
         self.stop = asyncio.Event()
         self.seen: Counter[str] = Counter()
         self.wrong: list[str] = []
-        self._report = report
+        self._report, self._checker = report, checker
         self._rate = rate
         self._http = httpx.AsyncClient(base_url=url, trust_env=False, timeout=PATIENCE_S, auth=OperatorAuth())
         self._numbers = itertools.count()
-        self._shapes = itertools.cycle(SHAPES.values())
+        self._shapes = itertools.cycle(DIALECTS.values())
         self._refused, self._pages = itertools.cycle(BAD), itertools.cycle(PAGES)
         self._job_kinds = itertools.cycle((self._json_job, self._csv_job, self._cancelled_job, self._batch))
         self._makers: dict[str, Callable[[], Awaitable[None]]] = {
@@ -116,7 +120,7 @@ class Traffic:
         return [f"text {next(self._numbers):09} that was never sent before" for _ in range(count)]
 
     async def _new(self) -> None:
-        await self._post("new", "/predict", {"text": self._texts(1 + next(self._numbers) % 4)})
+        await self._ask("new", PREDICT, self._texts(1 + next(self._numbers) % 4))
 
     async def _known(self) -> None:
         at = next(self._numbers) % len(KNOWN)
@@ -127,9 +131,15 @@ class Traffic:
 
     async def _dialect(self) -> None:
         shape = next(self._shapes)
-        answer = await self._post("dialect", shape.path, shape.ask(self._texts(2)))
-        if answer is not None and answer.status_code == 200 and len(shape.scores(answer.json())) != 2:
-            self.note(f"{shape.path}: {answer.text[:300]}")
+        await self._ask("dialect", shape, self._texts(min(shape.most, 2)))
+
+    async def _ask(self, kind: str, shape: Dialect, texts: list[str]) -> None:
+        answer = await self._post(kind, shape.path, shape.ask(texts))
+        if answer is not None and answer.status_code == 200:
+            said = shape.said(answer, texts)
+            wrong = self._checker.wrong(said) if self._checker else len(said.rows) != len(texts)
+            if wrong:
+                self.note(f"{shape.path}: {wrong} {answer.text[:300]}")
 
     async def _bad(self) -> None:
         path, body, status = next(self._refused)
