@@ -1,7 +1,12 @@
-"""OpenAI's moderations: `POST /v1/moderations`. A setting maps the model's labels to categories."""
+"""OpenAI's moderations: `POST /v1/moderations`. A setting maps the model's labels to categories.
+
+Clients take 404 for a service without moderations, and send the text to OpenAI instead. So this route never
+answers it: OpenAI's names stand for the first model, and an unknown one gets 400.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -15,6 +20,8 @@ from api.compat.openai_error import OpenAIError, openai_error
 from api.compat.reading import TextOrTexts, refused, texts_of
 from api.compat.service import Call
 from api.errors import Problem
+
+_is_name_of_openai = re.compile(r"(?:omni|text)-moderation-[\w.-]+", re.ASCII).fullmatch
 
 
 class ModerationRequest(BaseModel):
@@ -37,7 +44,7 @@ class ModerationAnswer(BaseModel):
 
 class OpenAI(Dialect):
     error = OpenAIError
-    statuses = BAD_REQUEST
+    statuses = BAD_REQUEST | {404: 400}
 
     def routes(self) -> Sequence[Route]:
         summary = "Moderate texts: labels as OpenAI's categories"
@@ -48,7 +55,8 @@ class OpenAI(Dialect):
 
     async def _moderate(self, call: Call) -> Answer:
         asked = await self.service.read(call, ModerationRequest)
-        self.service.choose(call, asked.model)
+        known = bool(asked.model and _is_name_of_openai(asked.model))
+        self.service.choose(call, asked.model, of_first=known)
         moderation = Moderation(self.service.settings)
         categories = moderation.categories(self.service.model(call).labels)
         found = await self.service.classify(call, _texts(asked.input))

@@ -178,13 +178,16 @@ class DialectService:
             raise Problem(503, "no worker is running", code="no_worker")
         return model
 
-    def choose(self, call: Call, name: str | None) -> None:
-        """Notes which model the client asks for. Raises Problem 404 if it is not served."""
+    def choose(self, call: Call, name: str | None, *, of_first: bool = False) -> None:
+        """Notes which model the client asks for. Raises Problem 404 if it is not served.
+
+        `of_first`: if no model has this name, it stands for the first one.
+        """
         names = self.settings.model_names
         found = self.models.get(name) if name else self.models.current
         if found is None:
             assert name, "the first model is found without a name"
-            alias = name in names or "*" in names
+            alias = of_first or name in names or "*" in names
             if self.models.ambiguous(name) or (self.models.titles and not alias):
                 raise self.models.unknown(name, "; MILLRACE_COMPAT_MODELS adds names for the first one")
             found = self.models.current
