@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from api.asgi.json_reader import HALF_PAIR, is_unicode
+from api.compat.reading import refuse_second
 from api.errors import Problem, invalid_body
 from api.jobs.parsers import read_lines
 
@@ -35,6 +36,8 @@ def _text(line: Any, number: int, endpoint: str) -> str:
         raise invalid_body("value_error", f"expected method POST and url {endpoint}", line=number)
     body = line.get("body")
     given = body.get("input") if isinstance(body, dict) else None
+    if isinstance(body, dict):
+        refuse_second(body.items(), number)
     if isinstance(given, list) and len(given) == 1:
         (given,) = given
     if not isinstance(given, str):

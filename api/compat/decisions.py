@@ -6,13 +6,14 @@ A classifier decides between its labels. A question whose options are labels, or
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
 from api.asgi.http import Answer
 from api.compat.dialect import Dialect, Route, json_answer
+from api.compat.label_names import Labels, confidence, mean
 from api.compat.openai_error import OpenAIError, openai_error
 from api.compat.reading import refused
 from api.compat.service import Call, Classified
@@ -85,41 +86,6 @@ class SystemOneAnswer(BaseModel):
     model: str
     answers: dict[str, dict[str, Any]]
     usage: dict[str, int]
-
-
-class Labels:
-    """The scores of one text, found by labels or their other names, whatever their case."""
-
-    def __init__(self, scores: Iterable[tuple[str, float]], names: Mapping[str, Sequence[str]]) -> None:
-        self._scores = dict(scores)
-        others = {name.casefold(): label for label in self._scores for name in names.get(label, ())}
-        self._labels = others | {label.casefold(): label for label in self._scores}
-
-    def one(self, *names: str | None) -> float | None:
-        """The score of the first of these names that is known."""
-        known = (self._labels.get(name.casefold()) for name in names if name)
-        label = next(filter(None, known), None)
-        return None if label is None else self._scores[label]
-
-    def several(self, names: Sequence[str]) -> list[float] | None:
-        """The probabilities of options, which sum to 1. None if one is unknown, or two are the same label."""
-        labels = [self._labels.get(name.casefold()) for name in names]
-        if None in labels or len(set(labels)) < max(2, len(labels)):
-            return None
-        scores = [self._scores[label] for label in labels if label is not None]
-        total = sum(scores)
-        return [round(score / total, 7) if total else 1 / len(scores) for score in scores]
-
-
-def confidence(probabilities: Sequence[float]) -> float:
-    """0 if all options are equally probable, 1 if one is certain."""
-    count = len(probabilities)
-    return round((count * max(probabilities) - 1) / (count - 1), 7)
-
-
-def mean(probabilities: Sequence[float]) -> float:
-    """The expected number of the option, from 0."""
-    return round(sum(number * probability for number, probability in enumerate(probabilities)), 7)
 
 
 class Decisions(Dialect):

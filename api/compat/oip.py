@@ -132,6 +132,8 @@ def _texts(asked: OipRequest, data: bytes) -> list[str]:
     if "shared_memory_region" in given.parameters:
         raise refused("inputs: shared memory is not supported", "inputs")
     if "binary_data_size" in given.parameters:
+        if given.data is not None:
+            raise refused("inputs: data and binary_data_size are both given: send one of them", "inputs")
         if given.parameters["binary_data_size"] != len(data):
             raise refused("inputs: binary_data_size is not the size of the binary data", "inputs")
         values: list[Any] = list(strings_of(data, "inputs"))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ValidationError, WithJsonSchema
@@ -16,6 +17,11 @@ from api.predict.request import LARGE_BODY
 # JSON.
 MOST_VALUES = 16 * 1024
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+# The names that dialects have for the texts of a request. Two of them in one body contradict each other.
+NAMES = ("text", "inputs", "input", "instances", "contents", "state")
+# As they stand in a body, and letters that may be a part of one of them.
+_KEYS = tuple(f'"{name}"'.encode() for name in NAMES)
+_ESCAPED = (b"\\u006", b"\\u007")
 _string = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 _values = re.compile(rb"[\[{,]")
 # What JSON calls the values that Python reads.
@@ -33,18 +39,38 @@ TextList = Annotated[list[Any], WithJsonSchema({"type": "array", "items": {"type
 
 
 def parse(body: bytes, model: type[M]) -> M:
-    """The body as `model`. Raises Problem 422 for the first error, and 413 if it holds too many values."""
+    """The body as `model`. Raises Problem 422 for the first error, and 413 if it holds too many values.
+
+    Texts that are given twice, by one name or by two, are an error in every dialect.
+    """
     if len(body) > LARGE_BODY and len(_values.findall(_string.sub(b"", body))) > MOST_VALUES:
         raise Problem(413, f"the request has more than {MOST_VALUES} values")
     if body.startswith(BYTE_ORDER_MARK):
         body = body[len(BYTE_ORDER_MARK) :]
     problem = None
     try:
-        return model.__pydantic_validator__.validate_json(body)  # type: ignore[no-any-return]
+        found: M = model.__pydantic_validator__.validate_json(body)
+        if sum(map(body.count, _KEYS)) > 1 or any(letter in body for letter in _ESCAPED):
+            refuse_second(json.loads(body, object_pairs_hook=_Pairs))
+        return found
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         problem = _problem(body, first)
     raise problem  # not in the except clause: its context would keep the body in memory
+
+
+class _Pairs(list[tuple[str, Any]]):
+    """The fields of an object, also those that it has twice."""
+
+
+def refuse_second(fields: Iterable[tuple[str, Any]], line: int | None = None) -> None:
+    """Raises Problem 422 if the fields of a request have its texts twice."""
+    names = [name for name, value in fields if name in NAMES and type(value) in (str, list)]
+    if len(names) > 1:
+        first, second = names[:2]
+        twice = f'the field "{first}" is given twice'
+        both = f'the fields "{first}" and "{second}" are both given: send one of them'
+        raise invalid_body("duplicate_key", twice if first == second else both, second, line=line)
 
 
 def _problem(body: bytes, error: Any) -> Problem:

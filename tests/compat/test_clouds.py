@@ -55,7 +55,7 @@ def test_sagemaker_waits_for_the_probe_and_invokes(sagemaker: Platform) -> None:
     ("body", "said"),
     [
         ({}, 'exactly one of the fields "inputs" and "text" is needed'),
-        ({"inputs": "a", "text": ["a"]}, 'exactly one of the fields "inputs" and "text" is needed'),
+        ({"inputs": "a", "text": ["a"]}, 'the fields "inputs" and "text" are both given: send one of them'),
         ({"text": ["a", 7]}, "text 1: must be a string"),
         ({"inputs": {"text": "a", "text_pair": "b"}}, "inputs: must be a string or a list of strings"),
     ],

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from api.compat.decisions import Labels, confidence, mean
+from api.compat.label_names import Labels, confidence, mean
 from api.settings import ApiSettings
 from tests.compat.service import Service
 from tests.unit.api.service import running
@@ -148,6 +148,27 @@ def test_a_file_that_is_wrong_is_refused_at_start(tmp_path: Path, content: str |
     with pytest.raises(ValueError, match="questions") as caught:
         ApiSettings(questions=names)
     assert said in str(caught.value)
+
+
+def test_labels_that_differ_in_case_only_have_their_own_scores() -> None:
+    labels = Labels([("us", 0.2), ("US", 0.7), ("Them", 0.1)], {"Them": ["they"]})
+    assert (labels.one("US"), labels.one("us"), labels.one("them"), labels.one("THEY")) == (
+        0.7,
+        0.2,
+        0.1,
+        0.1,
+    )
+    assert labels.several(["US", "us"]) == [round(0.7 / 0.9, 7), round(0.2 / 0.9, 7)]
+    assert labels.one("Us") is None, "it may be either"
+    assert labels.several(["Us", "Them"]) is None
+    assert labels.several(["US", "Us"]) is None
+
+
+def test_a_name_of_two_labels_is_neither() -> None:
+    labels = Labels([("good", 0.2), ("fine", 0.8)], {"good": ["OK", "ok"], "fine": ["Ok", "nice"]})
+    assert (labels.one("ok"), labels.one("Ok"), labels.one("oK")) == (0.2, 0.8, None)
+    assert labels.one("good", "nice") is None, "two different labels are asked for"
+    assert labels.one("good", "a sentence", "GOOD") == 0.2
 
 
 def test_probabilities_of_some_labels_sum_to_one() -> None:

@@ -41,6 +41,39 @@ def in_its_shape(answer: httpx.Response, status: int) -> bool:
     return "detail" not in answer.json() and ("error" in answer.json() or "message" in answer.json())
 
 
+@pytest.mark.parametrize("second", ["text", "inputs", "input", "instances", "contents"])
+@pytest.mark.parametrize("path", [*REQUESTS, "/predict", "/invocations", "/vertex/predict", "/v1/decisions"])
+async def test_texts_that_are_given_twice_are_refused_and_not_answered_for_one(
+    start: Start, path: str, second: str
+) -> None:
+    questions = [{"type": "predicate", "name": "NEGATIVE"}]
+    others = {
+        "/predict": {"inputs": "a"},
+        "/invocations": {"inputs": "a"},
+        "/vertex/predict": {"instances": ["a"]},
+        "/v1/decisions": {"questions": questions, "input": "a"},
+    }
+    service = await start(compat=",".join(DIALECTS), moderation_labels="NEGATIVE=hate")
+    body = json.dumps((REQUESTS | others)[path])
+    for key, named in ((second, second), (f"\\u{ord(second[0]):04x}{second[1:]}", second)):
+        twice = f'{body[:-1]}, "{key}": ["b"]}}'
+        answer = await service.client.post(path, content=twice)
+        assert answer.status_code in (400, 422), answer.text
+        assert named in answer.text, answer.text
+    assert service.hub.asked == []
+
+
+async def test_the_words_for_texts_may_stand_in_texts_and_beside_nothing(start: Start) -> None:
+    service = await start(compat=",".join(DIALECTS))
+    for body in (
+        {"inputs": ['{"text": "a"}', '"inputs": "text"']},
+        {"inputs": "a", "text": None},
+        {"inputs": "a", "parameters": {"text": "b", "inputs": "c"}},
+    ):
+        answer = await service.client.post("/", json=body)
+        assert answer.status_code == 200, answer.text
+
+
 @pytest.mark.parametrize("path", REQUESTS)
 async def test_a_key_is_needed(start: Start, path: str) -> None:
     """Also for POST /, although GET / is the page."""
@@ -50,6 +83,17 @@ async def test_a_key_is_needed(start: Start, path: str) -> None:
     answer = await service.client.post(path, json=REQUESTS[path], headers=headers)
     assert answer.status_code == 200, answer.text
     assert service.hub.asked == [["a"]]
+
+
+async def test_a_tensor_with_its_data_twice_is_refused(start: Start) -> None:
+    service = await start()
+    given = {"name": "t", "shape": [1], "datatype": "BYTES", "data": ["a"]}
+    body = json.dumps({"inputs": [given | {"parameters": {"binary_data_size": 5}}]}).encode()
+    headers = {"inference-header-content-length": str(len(body))}
+    sent = body + b"\x01\x00\x00\x00b"
+    answer = await service.client.post("/v2/models/stub/infer", content=sent, headers=headers)
+    assert in_its_shape(answer, 400)
+    assert "data and binary_data_size" in answer.json()["error"]
 
 
 async def test_only_probes_need_no_key(start: Start) -> None:

@@ -215,6 +215,10 @@ async def test_batches_are_listed_without_other_jobs(api: JobsApi) -> None:
         (jsonl(request("a", ["b", "c"])), 'line 1: "input" of the body must be one string'),
         (jsonl(request("a", 3)), 'line 1: "input"'),
         (jsonl({**request("a", "a"), "body": None}), 'line 1: "input"'),
+        (
+            jsonl({**request("a", "a"), "body": {"input": "a", "text": ["b"]}}),
+            'line 1: the fields "input" and "text" are both given',
+        ),
         (b"[1]\n", "line 1: expected an object"),
         (b"not json\n", "line 1: not valid JSON"),
         (
