@@ -7,6 +7,7 @@ limits and metrics.
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -46,7 +47,15 @@ def read_names(path: Path) -> Mapping[str, Sequence[str]]:
 
 
 def parse_categories(value: str) -> Mapping[str, str]:
-    """ "toxic=harassment, threat=violence" as a mapping of labels to categories. Raises ValueError."""
+    """ "toxic=harassment, threat=violence" as a mapping of labels to categories. Raises ValueError.
+
+    A JSON object is read too, for labels with a comma or an equals sign.
+    """
+    if value.lstrip().startswith("{"):
+        found = json.loads(value)
+        if any(type(name) is not str or not name for name in found.values()):
+            raise ValueError('must be an object of strings: {"toxic, rude": "harassment"}')
+        return dict(found)
     pairs = [part.rpartition("=") for part in value.split(",") if part.strip()]
     if any(not label.strip() or not name.strip() for label, _, name in pairs):
         raise ValueError("must be labels with their categories: toxic=harassment, threat=violence")

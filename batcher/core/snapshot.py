@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -195,7 +196,7 @@ def _model_record(fields: Mapping[str, str]) -> ModelRecord | None:
         return ModelRecord(
             name=fields["name"],
             revision=fields["revision"],
-            labels=tuple(fields["labels"].split("\n")),
+            labels=_labels(fields["labels"], fields.get("label_list", "null")),
             max_tokens=int(fields["max_tokens"]),
             engine=fields["engine"],
             precision=fields["precision"],
@@ -203,6 +204,14 @@ def _model_record(fields: Mapping[str, str]) -> ModelRecord | None:
         )
     except (KeyError, ValueError):
         return None
+
+
+def _labels(joined: str, listed: str) -> tuple[str, ...]:
+    """The labels of a model. Workers of 0.2.0 write only the joined ones, beside a list that may be of others."""
+    labels = json.loads(listed)
+    if isinstance(labels, list) and "\n".join(map(str, labels)) == joined:
+        return tuple(map(str, labels))
+    return tuple(joined.split("\n"))
 
 
 def _worker_record(name: str, fields: Mapping[str, str]) -> WorkerRecord | None:

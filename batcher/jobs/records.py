@@ -164,5 +164,5 @@ def read_record(job_id: str, raw: Mapping[bytes, bytes]) -> JobRecord | None:
         truncated=int(fields.get("truncated", 0)),
         truncated_tokens=int(fields.get("truncated_tokens", 0)),
         queue=fields.get("queue", ""),
-        models=fields.get("models", "").split(),
+        models=[name for name in fields.get("models", "").split("\n") if name],
     )

@@ -72,7 +72,8 @@ def names_of(chunks: Sequence[bytes]) -> list[str]:
 
 
 def _model_name(name: str, revision: str) -> str:
-    return f"{name}@{revision[:12]}"
+    one_line = name.replace("\n", "_")  # the record of a job has one name a line
+    return f"{one_line}@{revision[:12]}"
 
 
 def _error(error: MillraceError) -> bytes:

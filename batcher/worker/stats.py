@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections import deque
@@ -189,7 +190,8 @@ def model_record(info: ModelInfo) -> dict[str, Any]:
         "name": info.name,
         "revision": info.revision,
         "identity": info.identity,
-        "labels": "\n".join(info.labels),
+        "labels": "\n".join(info.labels),  # for API processes of 0.2.0
+        "label_list": json.dumps(info.labels),
         "multi_label": int(info.multi_label),
         "max_tokens": info.max_tokens,
         "engine": info.engine,

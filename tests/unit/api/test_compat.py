@@ -276,6 +276,9 @@ def test_settings_name_dialects_and_categories() -> None:
     assert parse_dialects(" TEI, oip,tei") == ("tei", "oip")
     assert ApiSettings().compat == ",".join(DEFAULTS)
     assert parse_categories("a=hate, b = c = self-harm") == {"a": "hate", "b = c": "self-harm"}
+    assert parse_categories('{"a, b=c": "hate"}') == {"a, b=c": "hate"}
+    with pytest.raises(ValueError, match="object of strings"):
+        parse_categories('{"a": 1}')
     with pytest.raises(ValueError, match="'tie' is not a dialect"):
         ApiSettings(compat="tie")
     with pytest.raises(ValueError, match="labels with their categories"):
