@@ -61,6 +61,7 @@ class Hub(Protocol):
         trace: str = ...,
         first: bool = ...,
         revision: str = ...,
+        only: str = ...,
     ) -> list[Outcome]: ...
 
 

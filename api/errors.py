@@ -17,6 +17,7 @@ from batcher.errors import (
     Paused,
     QueueFull,
     QueueUnavailable,
+    RevisionsMixed,
 )
 
 Header = tuple[bytes, bytes]
@@ -29,6 +30,7 @@ STATUS_OF: dict[type[MillraceError], int] = {
     NoWorker: 503,
     Paused: 503,
     QueueUnavailable: 503,
+    RevisionsMixed: 503,
     NoJobs: 501,
     BudgetExceeded: 504,
     EntryFailed: 500,

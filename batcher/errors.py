@@ -33,6 +33,12 @@ class QueueUnavailable(MillraceError):
     code = "redis_unavailable"
 
 
+class RevisionsMixed(MillraceError):
+    """Workers of several revisions answered, and none of these for all texts within the budget."""
+
+    code = "revisions_mixed"
+
+
 class Paused(MillraceError):
     """An operator has paused the lane. Retry once the pause is over."""
 

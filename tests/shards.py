@@ -125,7 +125,7 @@ class Fleet:
                 lease_ms=chosen.lease_ms,
                 max_attempts=chosen.max_attempts,
                 result_ms=60_000,
-                revision=StubClassifier().info.revision,
+                revision=StubClassifier(variant="signed").info.revision,
                 cache_ms=3_600_000,
                 cache_name=shard.cache_name,
                 helps=True,
@@ -136,7 +136,7 @@ class Fleet:
         ]
         others = tuple(queues for queues in every if queues.number != home)
         queues = every[home]._replace(others=others)
-        model = counted(classifier or StubClassifier(), self.batch_sizes)
+        model = counted(classifier or StubClassifier(variant="signed"), self.batch_sizes)
         worker = Worker(model, queues, chosen, lambda results: None)
         run_worker(worker, self._stack)
         return worker

@@ -120,19 +120,16 @@ class Checker:
     revisions: Sequence[Revision]
     separate: bool = False
     _asked: dict[tuple[str, str], set[str]] = field(default_factory=dict)
-    _moves: dict[str, list[tuple[float, frozenset[str]]]] = field(default_factory=dict)
+    _retired: dict[str, float] = field(default_factory=dict)
     _texts: set[str] = field(default_factory=set)
 
     def asks(self, texts: Sequence[str]) -> None:
         """These texts have been sent, so that an answer to another one can be recognised as theirs."""
         self._texts.update(texts)
 
-    def settled(self, reference: str, at: float, model: str = "stub") -> None:
-        """From `at` on, no other revision of the model may answer."""
-        names = frozenset(
-            one.name for one in self.revisions if one.reference == reference and one.model == model
-        )
-        self._moves.setdefault(model, []).append((at, names))
+    def settled(self, *retired: str, at: float) -> None:
+        """A move is over: from `at` on, the revisions of these references may not answer any more."""
+        self._retired.update(dict.fromkeys(retired, at))
 
     def wrong(self, said: Said) -> list[Wrong]:
         """Everything that is wrong with an answer, in no particular order; nothing if it is right."""
@@ -155,8 +152,8 @@ class Checker:
             found.append("mixed")
         if said.names and by and by != set(said.names):
             found.append("name")
-        late = [names for at, names in self._moves.get(said.model, ()) if at <= said.asked_at]
-        if late and by - late[-1]:
+        late = {one for one, at in self._retired.items() if at <= said.asked_at}
+        if any(one.name in by and one.reference in late for one in self.revisions):
             found.append("stale")
         return [*dict.fromkeys([*found, *self._shared(said)])]
 

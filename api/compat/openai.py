@@ -58,8 +58,8 @@ class OpenAI(Dialect):
         known = bool(asked.model and _is_name_of_openai(asked.model))
         self.service.choose(call, asked.model, of_first=known)
         moderation = Moderation(self.service.settings)
-        categories = moderation.categories(self.service.model(call).labels)
         found = await self.service.classify(call, _texts(asked.input))
+        categories = moderation.categories(label for label, _ in found.scores[0])
         check_size(len(found.results) * moderation.result_bytes(categories), self.service.most_bytes)
         answer = {
             "id": f"modr-{call.context.headers.id}",

@@ -51,7 +51,10 @@ class Call:
 
 @dataclass(slots=True)
 class Classified:
-    """The results of the texts in order, and the headers that /predict would have sent."""
+    """The results of the texts in order, and the headers that /predict would have sent.
+
+    All results are of one `revision`, so they have the same labels in the same order; of a cascade, too.
+    """
 
     texts: Sequence[str]
     results: Sequence[CachedPrediction | Prediction]
@@ -126,7 +129,7 @@ class DialectService:
         # Looked up once: while the texts are computed, the name may move to another revision.
         served = self.served(call)
         context, client = call.context, self.auth.client(call.context.headers)
-        lookup = served.lookup_for(client)
+        lookup = served.lookup_for(client).for_one(texts)
         context.texts = texts
         revision = lookup.revision_of(texts)
         lookup.limits.check(client)
@@ -140,13 +143,15 @@ class DialectService:
             request = LookupRequest(texts, cached, revision, client, until, context.headers.trace, tenant)
             with self.predict.bodies.hold(texts):
                 context.found = found = LookupResult()
-                await lookup.find(request, call.receive, found)
+                request = await lookup.find_one(request, call.receive, found)
             total_s = perf_counter() - context.started
             headers = lookup.answer(request, found, total_s).headers
-            results = [known or found.by_text[text] for text, known in zip(texts, cached, strict=True)]
+            results = [
+                known or found.by_text[text] for text, known in zip(texts, request.cached, strict=True)
+            ]
             computed = [found.by_text[text] for text in found.computed]
-            if computed and members_of(served) is None:
-                revision = computed[0].revision
+            if found.by_text and members_of(served) is None:
+                revision = next(iter(found.by_text.values())).revision
         else:
             results = cast("list[CachedPrediction]", cached)
             known = known_answer(context, lookup.models, revision, results, looked_up_at, self.most_bytes)

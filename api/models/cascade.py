@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Literal, cast
 
@@ -13,16 +13,17 @@ from api.backend import Hub
 from api.errors import Problem
 from api.metrics import Metrics
 from api.models.served import Handle, Served, ServedModels
-from api.predict.local_cache import Models
+from api.predict.local_cache import CachedPrediction, Models
 from api.predict.lookup import PredictionLookup
 from api.predict.request import LookupRequest, LookupResult
 from batcher.cascades import Cascade
-from batcher.core.cascade import Mismatch, combined, in_order, mismatch
+from batcher.core.cascade import Mismatch, combined, in_order, labels_of, mismatch
 from batcher.core.snapshot import NO_SNAPSHOT, ModelRecord, Snapshot
 from batcher.messages import Prediction
 
 log = logging.getLogger(__name__)
 
+LookUp = Callable[[Served, LookupRequest, Sequence[str], Receive, LookupResult], Awaitable[None]]
 State = Literal["ready", "no_worker", "redis_unavailable", "labels_differ", "several_labels"]
 
 
@@ -108,20 +109,30 @@ class CascadeLookup(PredictionLookup):
 
     async def find(self, request: LookupRequest, receive: Receive, found: LookupResult) -> None:
         """As of one model. If the sure one fails, so does the request."""
+        await self._find(_look_up, request, receive, found)
+
+    async def find_one(self, request: LookupRequest, receive: Receive, found: LookupResult) -> LookupRequest:
+        """The same with the results of one revision of each member."""
+        await self._find(_look_up_one, request, receive, found)
+        return request
+
+    async def _find(
+        self, look_up: LookUp, request: LookupRequest, receive: Receive, found: LookupResult
+    ) -> None:
         fast, sure = self.members.find()
-        cascade, model = self.members.cascade, self.members.snapshot.model
-        assert model is not None, "members that were found have published their models"
+        cascade = self.members.cascade
         texts = list(dict.fromkeys(request.texts))
-        await _look_up(fast, request, texts, receive, found)
+        await look_up(fast, request, texts, receive, found)
+        labels = labels_of(found.by_text[texts[0]])
         rest = {text for text in texts if not cascade.trusts(found.by_text[text])}
         if rest:
             second = LookupResult()
             try:
-                await _look_up(sure, request, [text for text in texts if text in rest], receive, second)
+                await look_up(sure, request, [text for text in texts if text in rest], receive, second)
             finally:
                 found.add(second, found.cache_s + second.cache_s)
             for text in rest:
-                found.by_text[text] = _ordered(found.by_text[text], model)
+                found.by_text[text] = _ordered(found.by_text[text], labels)
         passed = sum(text in rest for text in request.texts)
         self._metrics.cascade(cascade.name, fast.title, len(request.texts) - passed)
         self._metrics.cascade(cascade.name, sure.title, passed)
@@ -180,13 +191,28 @@ async def _look_up(
         await lookup.find(part, receive, found)
     for text, known in zip(texts, cached, strict=True):
         if known is not None:
-            found.by_text[text] = Prediction(
-                known.fragment, lookup.revision_of([text]), known.tokens, known.truncated, model=name
-            )
+            found.by_text[text] = known.prediction(lookup.revision_of([text]), name)
 
 
-def _ordered(answer: Prediction, model: ModelRecord) -> Prediction:
+async def _look_up_one(
+    served: Served, request: LookupRequest, texts: Sequence[str], receive: Receive, found: LookupResult
+) -> None:
+    """The same, with the results of one revision."""
+    lookup = served.lookup_for(request.client).for_one(texts)
+    revision, name = lookup.models.revision, lookup.models.name
+    cached: Sequence[CachedPrediction | None] = lookup.local.find(revision, texts, request.tenant)
+    if None in cached:
+        part = replace(request, texts=texts, cached=cached, revision=revision, whole=request.texts)
+        cached = (await lookup.find_one(part, receive, found)).cached
+    else:
+        found.count("hit_local", len(texts))
+    for text, known in zip(texts, cached, strict=True):
+        if known is not None:
+            found.by_text[text] = known.prediction(revision, name)
+
+
+def _ordered(answer: Prediction, labels: Sequence[str]) -> Prediction:
     try:
-        return in_order(answer, model.labels)
+        return in_order(answer, labels)
     except ValueError as error:
         raise Problem(409, str(error), code="labels_differ") from None

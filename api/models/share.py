@@ -37,6 +37,10 @@ class ByText(PredictionLookup):
         """The candidate's revision if it answers all of these texts, otherwise that of the other one."""
         return self._both[all(map(self._takes, texts))].models.revision
 
+    def for_one(self, texts: Sequence[str]) -> PredictionLookup:
+        """The lookup of the revision that answers the first text."""
+        return self._both[self._takes(texts[0])]
+
     async def find(self, request: LookupRequest, receive: Receive, found: LookupResult) -> None:
         parts = [part for part in self._parts(request) if part.places]
         try:

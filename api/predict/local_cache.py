@@ -33,6 +33,10 @@ class CachedPrediction:
     size: int
     tokens: int
 
+    def prediction(self, revision: str, model: str = "") -> Prediction:
+        """The same as a result of this revision."""
+        return Prediction(self.fragment, revision, self.tokens, self.truncated, model=model)
+
 
 class LocalCache:
     """An LRU cache. With `max_entries` 0 it is off: every lookup misses, and nothing is stored."""

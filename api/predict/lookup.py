@@ -22,6 +22,7 @@ from api.auth import ClientLimits
 from api.backend import Cache, Hub
 from api.errors import Header, problem_of
 from api.predict.local_cache import LocalCache, Models
+from api.predict.one_revision import find_one_revision
 from api.predict.request import LookupRequest, LookupResult, truncation
 from api.settings import ApiSettings
 from batcher.core.console import NoteRefused
@@ -72,6 +73,17 @@ class PredictionLookup:
     def revision_of(self, texts: Sequence[str]) -> str:
         """The revision that answers these texts."""
         return self.models.revision
+
+    def for_one(self, texts: Sequence[str]) -> PredictionLookup:
+        """The lookup for an answer that must be of one revision: of those that share texts, one of both."""
+        return self
+
+    async def find_one(self, request: LookupRequest, receive: Receive, found: LookupResult) -> LookupRequest:
+        """As `find`, but all results are of one revision. Returns the request as if that had been asked for.
+
+        Also raises RevisionsMixed.
+        """
+        return await find_one_revision(self.find, self.local, request, receive, found)
 
     async def find(self, request: LookupRequest, receive: Receive, found: LookupResult) -> None:
         """Finds the predictions of all missing texts. Raises MillraceError, Problem or ClientDisconnect.
@@ -135,7 +147,13 @@ class PredictionLookup:
             if budget_s <= 0:
                 raise BudgetExceeded("the budget ended before the texts were enqueued; allow more time")
             work = self._hub.classify(
-                ids, texts, budget_s=budget_s, trace=request.trace, first=first, revision=revision
+                ids,
+                texts,
+                budget_s=budget_s,
+                trace=request.trace,
+                first=first,
+                revision=revision,
+                only=request.only,
             )
             outcomes = await unless_disconnected(receive, work)
         except MillraceError as error:

@@ -145,6 +145,8 @@ class LookupRequest:
     whole: Sequence[str] = ()
     # Whether the labels of the answer are by falling score.
     by_score: bool = False
+    # The revision that is wanted, if not all results are of one: stored results of others do not answer.
+    only: str = ""
 
 
 @dataclass(slots=True)

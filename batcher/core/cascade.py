@@ -47,6 +47,11 @@ def combined(cascade: Cascade, fast: ModelRecord, sure: ModelRecord) -> ModelRec
     )
 
 
+def labels_of(answer: Prediction) -> Sequence[str]:
+    """The labels of an answer in its order."""
+    return [pair["label"] for pair in json.loads(answer.fragment)]
+
+
 def in_order(answer: Prediction, labels: Sequence[str]) -> Prediction:
     """An answer with its labels in this order. Raises ValueError if it has others."""
     scores = {pair["label"]: pair["score"] for pair in json.loads(answer.fragment)}

@@ -91,7 +91,8 @@ Enqueued = Accepted | Full
 class Enqueue(Command[Enqueued]):
     """Requests results of texts: `ids`, `texts` and `costs` are parallel. Returns a state for each id.
 
-    With a `cache` prefix, cached results are looked up too; the cache must be in this Redis.
+    With a `cache` prefix, cached results are looked up too; the cache must be in this Redis. Stored
+    results of other revisions than `only`, if given, do not answer.
     """
 
     script = "enqueue"
@@ -105,10 +106,12 @@ class Enqueue(Command[Enqueued]):
     trace: str = ""
     first: bool = False
     cache: str = ""
+    only: str = ""
 
     def args(self) -> list[Any]:
         trace = self.trace or NO_TRACE
         args = [self.api, self.lane, self.budget_ms, KEEP_MS, self.cap, trace, int(self.first), self.cache]
+        args.append(self.only)
         for item in zip(self.ids, self.texts, self.costs, strict=True):
             args += item
         return args

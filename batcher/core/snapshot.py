@@ -207,7 +207,7 @@ def _model_record(fields: Mapping[str, str]) -> ModelRecord | None:
 
 
 def _labels(joined: str, listed: str) -> tuple[str, ...]:
-    """The labels of a model. Workers of 0.2.0 write only the joined ones, beside a list that may be of others."""
+    """The labels of a model. Workers of 0.2.0 write only the joined ones, beside a list of others perhaps."""
     labels = json.loads(listed)
     if isinstance(labels, list) and "\n".join(map(str, labels)) == joined:
         return tuple(map(str, labels))

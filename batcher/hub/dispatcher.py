@@ -56,6 +56,7 @@ class Dispatcher:
         trace: str,
         first: bool,
         revision: str,
+        only: str = "",
     ) -> dict[str, PendingEntry]:
         """Adds a request that waits for these (id, text). Returns its entries by id.
 
@@ -69,14 +70,10 @@ class Dispatcher:
             entry = self.pending.get(entry_id)
             if entry is None or entry.future.done():
                 future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-                entry = PendingEntry(entry_id, text, lane, trace, future, deadline, first, revision)
+                entry = PendingEntry(entry_id, text, lane, trace, future, deadline, first, revision, only)
                 self.pending[entry_id] = entry
                 fresh.append(entry)
-            elif (
-                deadline > entry.deadline + 0.001
-                or (first and not entry.first)
-                or lane != entry.lane == "bulk"
-            ):
+            elif deadline > entry.deadline + 0.001 or first > entry.first or lane != entry.lane == "bulk":
                 entry.deadline = max(deadline, entry.deadline)
                 if lane == "interactive":
                     entry.lane = lane
@@ -137,6 +134,7 @@ class Dispatcher:
             one.trace,
             one.first,
             cache_prefix(self._cache_name, one.revision) if one.revision else "",
+            one.only,
         )
         self._enqueues += 1
         for entry in entries:

@@ -61,8 +61,7 @@ class ReplyHub:
         others: OtherFormats | None = None,
     ) -> None:
         self.api = f"{socket.gethostname()}-{os.getpid()}-{token_hex(4)}"
-        self.snapshot, self.outage = NO_SNAPSHOT, Outage()
-        cache_name = cache_name or name
+        self.snapshot, self.outage, cache_name = NO_SNAPSHOT, Outage(), cache_name or name
         self._pipeline = Pipeline(client, prefix(name), retries=1)
         self.console = ConsoleCommands(self._pipeline)
         self._hint_list = HintList(Pipeline(hint_client), f"{prefix(name)}:reply:{self.api}")
@@ -150,19 +149,20 @@ class ReplyHub:
         trace: str = "",
         first: bool = False,
         revision: str = "",
+        only: str = "",
     ) -> list[Outcome]:
         """Returns the outcome of each text, in order. If cancelled, cancels entries no other request needs.
 
         `first`: the client has little waiting, so its entries are claimed before those of others. `revision`:
         if the hub `looks` into the shared cache, read results of this revision; they are marked as `cached`.
-
+        `only`: use no stored results of others.
         EntryFailed and EntryPoisoned are returned in place of the text's prediction. Raises QueueFull,
         NoWorker or QueueUnavailable if the request is refused, BudgetExceeded if `budget_s` ends first.
         """
         self.admit(lane, budget_s)
         deadline = asyncio.get_running_loop().time() + budget_s
         items = zip(ids, texts, strict=True)
-        held = self.dispatcher.hold(items, deadline, lane, trace, first, revision)
+        held = self.dispatcher.hold(items, deadline, lane, trace, first, revision, only)
         try:
             return await outcomes(held, ids, budget_s, self.counts)
         finally:

@@ -18,8 +18,8 @@ class PendingEntry:
     """One entry that `waiting` requests of this process wait for.
 
     Its result is polled at `look_at`, in case the hint was lost. The queue accepted it at `asked_at`. With
-    `revision`, the queue reads the cached result of that revision first. `enqueue` is the number of the last
-    command that enqueued it.
+    `revision`, the queue reads the cached result of that revision first, and with `only`, no stored result of
+    another one. `enqueue` is the number of the last command that enqueued it.
     """
 
     id: str
@@ -30,6 +30,7 @@ class PendingEntry:
     deadline: float
     first: bool = False
     revision: str = ""
+    only: str = ""
     waiting: int = 0
     asked_at: float = math.inf
     look_at: float = math.inf

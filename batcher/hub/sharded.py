@@ -121,6 +121,7 @@ class ShardedHub:
         trace: str = "",
         first: bool = False,
         revision: str = "",
+        only: str = "",
     ) -> list[Outcome]:
         """As `ReplyHub.classify`. No text is enqueued if a shard that is needed is unavailable."""
         parts = by_shard(list(zip(ids, texts, strict=True)), ids, len(self.hubs))
@@ -132,7 +133,8 @@ class ShardedHub:
         holders = []
         try:
             for hub, items in asked:
-                own = hub.dispatcher.hold(items, deadline, lane, trace, first, revision if hub.looks else "")
+                cached = revision if hub.looks else ""
+                own = hub.dispatcher.hold(items, deadline, lane, trace, first, cached, only)
                 holders.append((hub, own))
                 held |= own
             return await outcomes(held, ids, budget_s, self._own_counts)

@@ -29,6 +29,7 @@ from model_store.stub import StubClassifier
 from tests.answers import right
 from tests.operators import SETTING, OperatorAuth
 from tests.shards import NAME, Fleet, texts_at, until
+from tests.signing import SIGNED
 from tests.unit.fakes import FakeCache
 
 SHARDS = 3
@@ -229,4 +230,4 @@ async def test_what_the_first_shard_keeps_for_all_says_so_when_it_is_down(servic
     await service.fleet.worker(1)
     await until(lambda: service.hub.snapshot.workers, "a worker")
     (text,) = texts_at(1, SHARDS, 1)
-    assert (await service.predict([text])).content.count(right(text)[0]) == 1
+    assert (await service.predict([text])).content.count(right(text, model=SIGNED)[0]) == 1

@@ -73,10 +73,11 @@ class Bench:
         cost: int = 10,
         revision: str = "",
         first: bool = False,
+        only: str = "",
     ) -> list[Any]:
         texts, costs = [f"text {i}" for i in ids], [cost] * len(ids)
         cache = cache_prefix("t", revision) if revision else ""
-        command = Enqueue(ids, texts, costs, api, lane, budget_ms, cap, first=first, cache=cache)
+        command = Enqueue(ids, texts, costs, api, lane, budget_ms, cap, first=first, cache=cache, only=only)
         (answer,) = self.worker().run([command])
         if isinstance(answer, Full):
             raise QueueFull("full", retry_after_s=answer.waiting / 100)
@@ -167,6 +168,18 @@ def test_enqueueing_twice_makes_one_entry(bench: Bench) -> None:
     assert ids_of(bench.worker().claim(10, 100, 100)) == ["x"]
     assert bench.ask("x") == [b"joined"], "single flight while it runs, too"
     assert bench.worker().claim(10, 100, 100).entries == []
+
+
+def test_a_result_of_another_revision_than_the_one_that_is_wanted_does_not_answer(bench: Bench) -> None:
+    bench.worker().heartbeat((), RECORD, MODEL, ttl_ms=60_000, takeover=True)
+    bench.ask("x")
+    bench.worker().claim(10, 100, 100)
+    bench.worker().complete([("x", ANSWER)])
+    assert bench.ask("x") == [ANSWER]
+    assert bench.ask("x", only="rev") == [ANSWER]
+    assert bench.ask("x", only="another") == [b"queued"]
+    assert bench.ask("x", only="another") == [b"joined"], "there is one entry for all that wait"
+    assert ids_of(bench.worker().claim(10, 100, 100)) == ["x"]
 
 
 def test_every_waiting_process_is_told(bench: Bench) -> None:

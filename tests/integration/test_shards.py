@@ -107,7 +107,7 @@ async def test_a_shard_without_workers_does_not_starve_while_another_is_busy(fle
     """Its texts are older than those that wait at the home of the only worker, so they come first."""
     older = texts_at(1, 3, 3)
     gate, waiting_at_home = threading.Event(), []
-    classifier = StubClassifier(batch_ms=20)
+    classifier = StubClassifier(batch_ms=20, variant="signed")
     digests = {tokens.ids[0] for tokens in classifier.tokenize(older)}
     classify = classifier.classify
 
@@ -139,7 +139,7 @@ async def test_a_shard_without_workers_does_not_starve_while_another_is_busy(fle
 
 async def test_a_guest_keeps_the_leases_of_the_shard_that_it_helps(fleet: Fleet) -> None:
     hub = await fleet.hub()
-    await fleet.worker(0, StubClassifier(batch_ms=1500), lease_ms=400)
+    await fleet.worker(0, StubClassifier(batch_ms=1500, variant="signed"), lease_ms=400)
     await fleet.ready(hub)
     await check(hub, *texts_at(2, 3, 1))
     assert fleet.batch_sizes == [1]

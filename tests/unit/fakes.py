@@ -60,6 +60,7 @@ class FakeHub:
     budgets: list[float] = field(default_factory=list)
     traces: list[str] = field(default_factory=list)
     revisions: list[str] = field(default_factory=list)
+    only: list[str] = field(default_factory=list)
     cancelled: int = 0
     refusal: Exception | None = None
     refuses: float = math.inf
@@ -116,6 +117,7 @@ class FakeHub:
         trace: str = "",
         first: bool = False,
         revision: str = "",
+        only: str = "",
     ) -> list[Outcome]:
         assert list(ids) == [entry_id(text, self.tenant) for text in texts]
         assert lane == self.lane
@@ -123,6 +125,7 @@ class FakeHub:
         self.budgets.append(budget_s)
         self.traces.append(trace)
         self.revisions.append(revision)
+        self.only.append(only)
         if self.refusal is not None and self.refuses > 0:
             self.refuses -= 1
             raise self.refusal

@@ -115,12 +115,12 @@ def test_a_planted_wrong_answer_is_seen(what: str) -> None:
     checker = Checker([OLD, REORDERED, OTHER, TOPICS], separate=True)
     checker.asks(["a secret"])
     if what.startswith("stale"):
-        checker.settled(OTHER.reference, at=5.0)
+        checker.settled(OLD.reference, at=5.0)
     assert what.partition(":")[0] in checker.wrong(planted()[what])
 
 
 def test_what_was_asked_before_a_move_may_be_of_either_revision(checker: Checker) -> None:
-    checker.settled(OTHER.reference, at=5.0)
+    checker.settled(OLD.reference, at=5.0)
     assert checker.wrong(replace(answer(OLD), asked_at=4.9)) == []
     assert checker.wrong(replace(answer(OTHER), asked_at=4.9)) == []
     assert checker.wrong(replace(answer(OTHER), asked_at=5.0)) == []

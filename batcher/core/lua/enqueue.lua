@@ -1,14 +1,15 @@
 -- Requests results: each id is answered, joined to an existing entry, or queued. If the lane is full, none of them is.
 -- ARGV: api, lane, budget_ms, keep_ms, cap (waiting cost of the lane), trace (or -), first (1: ahead of others in its lane),
---       cache key prefix (empty if the cache is elsewhere), then id, text, cost for each.
+--       cache key prefix (empty if the cache is elsewhere), the only revision whose stored results may answer (empty: all that
+--       are served), then id, text, cost for each.
 -- Returns {'full', waiting cost} or, for each id, {its cached result} | its result | 'joined' | 'queued'; at the end, if any
 -- was queued, how many workers are still idle, or -1 if there was none to wake.
-local api, lane, cap, trace, cache_prefix = ARGV[1], ARGV[2], tonumber(ARGV[5]), ARGV[6], ARGV[8]
+local api, lane, cap, trace, cache_prefix, only = ARGV[1], ARGV[2], tonumber(ARGV[5]), ARGV[6], ARGV[8], ARGV[9]
 local first = ARGV[7] == '1' and lane == 'interactive'
 now = queue_clock()
 local deadline, keep = now + tonumber(ARGV[3]), tonumber(ARGV[4])
 local states, keys, cached, results, count, fresh_cost = {}, {}, {}, {}, 0, 0
-for i = 9, #ARGV, 3 do
+for i = 10, #ARGV, 3 do
   local id = ARGV[i]
   count = count + 1
   keys[count], results[count] = entry_key(id), result_key(id)
@@ -35,7 +36,7 @@ end
 local function is_reusable(result)
   if string.sub(result, -1) == '\n' then return string.find(result, '"poison"', 1, true) end
   local revision = string.match(result, '^[^\n%[]*%["([^"]*)", "[^\n]*"%]\n')
-  return revision and is_serving(revision)
+  return revision and (only == '' or revision == only) and is_serving(revision)
 end
 
 for n = 1, count do
@@ -49,7 +50,7 @@ for n = 1, count do
     states[n] = 'joined'
   else
     states[n] = 'queued'
-    fresh_cost = fresh_cost + ARGV[8 + 3 * n]
+    fresh_cost = fresh_cost + ARGV[9 + 3 * n]
   end
 end
 
@@ -66,7 +67,7 @@ local pushed, ahead, queued = {}, {}, 0
 local head, tail = string.format('%.0f %s ', deadline, lane), string.format(' %.0f %s %s\n', now, trace, api)
 local life = digits(ARGV[3] + keep)
 for n, state in ipairs(states) do
-  local i = 6 + 3 * n
+  local i = 7 + 3 * n
   local id, key = ARGV[i], keys[n]
   if state == 'queued' then
     redis.call('SET', key, head .. ARGV[i + 2] .. tail .. ARGV[i + 1], 'PX', life)

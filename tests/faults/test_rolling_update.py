@@ -1,0 +1,151 @@
+"""A rolling update of the workers under load: no answer of any dialect mixes two revisions."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import random
+import time
+from collections import Counter
+from collections.abc import Callable
+
+import httpx
+import pytest
+
+from api.compat import DIALECTS as NAMES
+from tests.dialects import DIALECTS, PREDICT, Dialect
+from tests.service import Service, wait_until
+from tests.signing import SIGNED, Checker, Revision
+
+pytestmark = [pytest.mark.redis, pytest.mark.e2e, pytest.mark.timeout(600)]
+
+# The second has the labels of the first in another order, and the third has other labels.
+REFERENCES = [f"{SIGNED}-{name}" for name in (23, 39, 10)]
+USERS = 6
+# Answers of every dialect while workers of both revisions run, at each step; more in a long run.
+ANSWERS = int(os.environ.get("ROLLING_ANSWERS", "4"))
+SEED = int(os.environ.get("ROLLING_SEED", "1"))
+# What the service may say in place of an answer.
+HONEST = {429, 503, 504}
+
+
+class Clients:
+    """Closed-loop users, each of which takes the dialects in turn."""
+
+    def __init__(self, service: Service, checker: Checker) -> None:
+        self.statuses: Counter[int] = Counter()
+        self.answered: Counter[str] = Counter()
+        self.wrong: list[str] = []
+        self._service, self._checker = service, checker
+        self._stop = asyncio.Event()
+        self._numbers = itertools.count()
+
+    async def run(self) -> None:
+        async with httpx.AsyncClient(base_url=self._service.base_url, trust_env=False, timeout=60) as http:
+            await asyncio.gather(*(self._user(http, random.Random(f"{SEED} {n}")) for n in range(USERS)))
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    async def _user(self, http: httpx.AsyncClient, rng: random.Random) -> None:
+        names = list(DIALECTS)
+        rng.shuffle(names)
+        for name in itertools.cycle(names):
+            if self._stop.is_set():
+                break
+            await self._ask(http, name, DIALECTS[name], self._texts(rng, DIALECTS[name].most))
+
+    def _texts(self, rng: random.Random, most: int) -> list[str]:
+        """New texts, and some that other users ask for too."""
+        count = min(most, rng.choice((1, 2, 8, 20)))
+        known = [f"a text of many users {rng.randrange(30)}" for _ in range(count // 2)]
+        return [*known, *(f"text {next(self._numbers)}" for _ in range(count - len(known)))]
+
+    async def _ask(self, http: httpx.AsyncClient, name: str, dialect: Dialect, texts: list[str]) -> None:
+        asked_at = time.monotonic()
+        answer = await http.post(dialect.path, json=dialect.ask(texts))
+        self.statuses[answer.status_code] += 1
+        if answer.status_code != 200:
+            if answer.status_code not in HONEST or "retry-after" not in answer.headers:
+                self.wrong.append(f"{name}: {answer.status_code} {answer.text[:300]}")
+        elif wrong := self._faults(dialect, answer, texts, asked_at):
+            self.wrong.append(f"{name}: {wrong} {answer.headers['x-model']} {answer.text[:300]}")
+        self.answered[name] += answer.status_code == 200
+
+    def _faults(self, dialect: Dialect, answer: httpx.Response, texts: list[str], asked_at: float) -> object:
+        """What is wrong with an answer, also if it cannot be read at all."""
+        try:
+            return self._checker.wrong(dialect.said(answer, texts, asked_at=asked_at))
+        except Exception as error:
+            return repr(error)
+
+
+async def until(true: Callable[[], object], what: str) -> None:
+    await asyncio.to_thread(wait_until, true, what, 120)
+
+
+async def test_a_rolling_update_to_other_labels_mixes_no_two_revisions_in_any_dialect(
+    start_service: Callable[..., Service],
+) -> None:
+    made = await asyncio.to_thread(
+        lambda: start_service(
+            model=REFERENCES[0], workers=2, compat=",".join(NAMES), stub_batch_ms=3, batch_texts=4
+        )
+    )
+    checker = Checker([Revision(reference) for reference in REFERENCES])
+    clients = Clients(made, checker)
+    running = asyncio.create_task(clients.run())
+
+    async def answers(what: str) -> None:
+        """Returns after further answers of every dialect."""
+        before = clients.answered.copy()
+        enough = {name: before[name] + ANSWERS for name in DIALECTS}
+        await until(
+            lambda: clients.wrong or all(clients.answered[name] >= enough[name] for name in enough), what
+        )
+        assert clients.wrong == [], clients.wrong[:5]
+
+    try:
+        await answers("answers before")
+        for former, reference in itertools.pairwise(REFERENCES):
+            for old in list(made.workers):
+                made.start_worker(model=reference)
+                await until(lambda: len(made.live_workers()) == 3, "the new worker")
+                await answers("answers of both revisions")
+                assert await asyncio.to_thread(old.stop) == 0
+                made.workers.remove(old)
+            # The record of the model is read once a second, and one that has just gone is not known at once.
+            name = Revision(reference).name
+            await until(lambda name=name: _answers(made, name), "the move")  # type: ignore[misc]
+            checker.settled(former, at=time.monotonic())
+            await answers("answers after the move")
+    finally:
+        clients.stop()
+        await running
+    assert clients.wrong == [], clients.wrong[:5]
+    assert clients.statuses[200] >= 0.99 * clients.statuses.total(), clients.statuses
+    print(dict(clients.statuses), dict(clients.answered))
+
+
+def _answers(service: Service, name: str) -> bool:
+    """Whether a text that was not sent before is answered by this revision."""
+    return service.predict(f"{time.monotonic_ns()}").headers["x-model"] == name
+
+
+def test_the_native_route_names_the_revision_of_each_text(start_service: Callable[..., Service]) -> None:
+    """While two revisions run, each of its predictions is one revision's own, and X-Model names both."""
+    made = start_service(model=REFERENCES[0], stub_batch_ms=3, batch_texts=2)
+    made.start_worker(model=REFERENCES[1])
+    wait_until(lambda: len(made.live_workers()) == 2, "the second worker")
+    revisions = [Revision(reference) for reference in REFERENCES[:2]]
+    checker = Checker(revisions)
+    numbers = itertools.count()
+
+    def both() -> bool:
+        texts = [f"text {next(numbers)}" for _ in range(40)]
+        said = PREDICT.said(made.predict(*texts), texts)
+        assert set(checker.wrong(said)) <= {"mixed"}, said.rows
+        return len(said.names) == 2
+
+    wait_until(both, "an answer of two revisions", 60)
