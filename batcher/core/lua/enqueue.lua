@@ -36,7 +36,8 @@ end
 local function is_reusable(result)
   if string.sub(result, -1) == '\n' then return string.find(result, '"poison"', 1, true) end
   local revision = string.match(result, '^[^\n%[]*%["([^"]*)", "[^\n]*"%]\n')
-  return revision and (only == '' or revision == only) and is_serving(revision)
+  if only ~= '' and revision ~= only then return false end
+  return revision and is_serving(revision)
 end
 
 for n = 1, count do
