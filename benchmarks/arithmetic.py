@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -59,7 +60,8 @@ def measure(model: str, count: int, rounds: int, artefact_dir: Path) -> dict[str
     layout: Layout = "packed" if manifest.rows else "padded"
     tokens = Tokenizer(path / "tokenizer.json", manifest.max_tokens)(texts(count, seed=1))
     plan = share_out([len(one) for one in tokens], layout, BATCH_TOKENS)
-    batches = [arrange([tokens[index] for index in chosen], layout) for chosen in plan]
+    laid_out = partial(arrange, layout=layout, most=manifest.max_tokens, unnumbered=manifest.unnumbered)
+    batches = [laid_out([tokens[index] for index in chosen]) for chosen in plan]
     graphs = {arithmetic: Graph(path, arithmetic) for arithmetic in ARITHMETICS}
     seconds: dict[str, list[float]] = {arithmetic: [] for arithmetic in ARITHMETICS}
     for turn in range(rounds + 1):

@@ -75,7 +75,8 @@ def packed(checkpoint: Checkpoint, count: int) -> list[Rows]:
     """The same `count` texts for every family, in packed batches."""
     tokens = Tokenizer(checkpoint.path / TOKENIZER, checkpoint.max_tokens)(texts(count, seed=1))
     chosen = share_out([len(one) for one in tokens], "packed")
-    return [arrange([tokens[at] for at in indices], "packed") for indices in chosen]
+    unnumbered = checkpoint.unnumbered
+    return [arrange([tokens[at] for at in indices], "packed", unnumbered=unnumbered) for indices in chosen]
 
 
 def measure(shape: str, args: argparse.Namespace) -> list[float]:

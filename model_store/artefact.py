@@ -28,7 +28,7 @@ SUMS = "SHA256SUMS"
 PROBES = "probes.json"
 TOKENIZER = "tokenizer.json"
 # Increase this when the same checkpoint is built into different files.
-FORMAT = 3
+FORMAT = 4
 # Increase this when an artefact built from the same checkpoint gives different answers.
 ANSWERS = 2
 
@@ -71,7 +71,8 @@ class Manifest:
 
     `identity` is the digest of the checkpoint's files; `revision` also covers the kind of weights. `proof`
     is the outcome of the gate on the sealed probes, which every int8 build must pass. `text_windows` is the
-    setting in the model's config (see `model_store.windows`).
+    setting in the model's config (see `model_store.windows`). `unnumbered` is the id of tokens that have no
+    position of their own in packed rows, if there is one.
     """
 
     name: str
@@ -90,6 +91,7 @@ class Manifest:
     gate: Gate | None = None
     proof: Verdict | None = None
     text_windows: str = ""
+    unnumbered: int | None = None
     format: int = FORMAT
 
 

@@ -60,8 +60,10 @@ def build(
         check_tokenizer(scratch / TOKENIZER, checkpoint.vocabulary, checkpoint.max_tokens)
         if (source / REFERENCE).is_file():
             shutil.copyfile(source / REFERENCE, scratch / REFERENCE)
+        probes = sealed_probes(checkpoint) or compute_probes(checkpoint, scratch / TOKENIZER)
+        write_probes(scratch, probes)
+        checkpoint = replace(checkpoint, max_tokens=len(probes.tokens[-1]))
         _write_model(checkpoint, scratch, engine, weights)
-        write_probes(scratch, sealed_probes(checkpoint) or compute_probes(checkpoint, scratch / TOKENIZER))
         manifest = Manifest(
             name=name,
             revision=revision(named, weights),
@@ -72,6 +74,7 @@ def build(
             max_tokens=checkpoint.max_tokens,
             temperature=checkpoint.temperature,
             text_windows=checkpoint.text_windows,
+            unnumbered=checkpoint.unnumbered,
             engine=engine,
             weights=weights,
             rows=checkpoint.packable,

@@ -53,6 +53,27 @@ _PACKABLE = (
     "DebertaV2",
 )
 _ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu")
+# Families that count positions from the one after that of padding, and give padding no other (see
+# `create_position_ids_from_input_ids` in transformers). Their tables have so many rows more.
+_AFTER_PADDING = (
+    "camembert",
+    "data2vec-text",
+    "esm",
+    "ibert",
+    "layoutlmv3",
+    "lilt",
+    "longformer",
+    "luke",
+    "markuplm",
+    "mpnet",
+    "roberta",
+    "roberta-prelayernorm",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+    "xmod",
+)
+# What families call the number of their positions.
+_POSITIONS = ("max_position_embeddings", "n_positions")
 _NO_LIMIT = 1_000_000
 _DEFAULT_MAX_TOKENS = 512
 # Proofs try every length in steps, and attention over a longer text takes minutes on a processor.
@@ -66,7 +87,8 @@ class Checkpoint:
     `thresholds` are the scores from which a multi-label model chooses each label, if its config has them.
     `text_windows` is how it wants long texts to be read (see `model_store.windows`), "" if it does not say.
     `vocabulary` is the number of token ids that the model accepts, if its config states it. `packable` says
-    whether its architecture runs in packed rows, and is built without torch.
+    whether its architecture runs in packed rows, and is built without torch. `unnumbered` is the id of
+    padding if tokens with this id have no position of their own, although they are in the text.
     """
 
     path: Path
@@ -80,6 +102,7 @@ class Checkpoint:
     text_windows: str
     vocabulary: int | None
     packable: bool
+    unnumbered: int | None
     config: dict[str, Any]
 
     def files(self) -> list[Path]:
@@ -134,6 +157,7 @@ def _checkpoint(path: Path, architecture: str, config: dict[str, Any]) -> Checkp
         text_windows=str(config.get(TEXT_WINDOWS, "")),
         vocabulary=config.get("vocab_size"),
         packable=_is_packable(architecture, config),
+        unnumbered=unnumbered(config),
         config=config,
     )
 
@@ -192,16 +216,10 @@ def _is_packable_deberta(config: dict[str, Any]) -> bool:
 
 
 def _max_tokens(config: dict[str, Any], path: Path) -> int:
-    """The least of the tokenizer's limit, `MOST_TOKENS` and the model's positions.
-
-    RoBERTa and MPNet reserve two of these.
-    """
-    positions = config.get("max_position_embeddings") or _DEFAULT_MAX_TOKENS
-    model_type = str(config.get("model_type", ""))
-    if "roberta" in model_type:
-        positions -= int(config.get("pad_token_id", 1)) + 1
-    elif model_type == "mpnet":
-        positions -= 2
+    """The least of the tokenizer's limit, `MOST_TOKENS` and the model's positions."""
+    positions = next(filter(None, map(config.get, _POSITIONS)), _DEFAULT_MAX_TOKENS)
+    if (padding := unnumbered(config)) is not None:
+        positions -= padding + 1
     tokenizer_config = path / "tokenizer_config.json"
     limit = read_json(tokenizer_config).get("model_max_length") if tokenizer_config.is_file() else None
     most = min(positions, int(limit)) if limit and limit < _NO_LIMIT else positions
@@ -211,6 +229,15 @@ def _max_tokens(config: dict[str, Any], path: Path) -> int:
             "model_max_length in tokenizer_config.json: correct them."
         )
     return min(int(most), MOST_TOKENS)
+
+
+def unnumbered(config: dict[str, Any]) -> int | None:
+    """The id of padding in families that count positions after it; in MPNet, it is a part of the code."""
+    model_type = config.get("model_type")
+    if model_type not in _AFTER_PADDING:
+        return None
+    padding = None if model_type == "mpnet" else config.get("pad_token_id")
+    return 1 if padding is None else int(padding)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from model_store.errors import EngineUnavailable, GateFailed, Unproven
 from model_store.prepare import EngineChoice, PrecisionChoice, locate, prepare, remember
 from model_store.probes import EVERY, Probes
 from model_store.proof import SAME_ANSWERS, limits, prove
-from model_store.rows import RowClassifier
+from model_store.row_classifier import RowClassifier
 
 log = logging.getLogger(__name__)
 

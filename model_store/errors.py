@@ -32,6 +32,10 @@ class GateFailed(ModelError):
     """The built model differs too much from its checkpoint."""
 
 
+class NotComputed(ModelError):
+    """The engine did not compute the scores of a batch."""
+
+
 class Unproven(ModelError):
     """On this machine, no combination of engine, arithmetic and layout passes its proof."""
 

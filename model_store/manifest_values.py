@@ -68,8 +68,9 @@ _KINDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "gate": (_is_outcome, "an object or null"),
     "proof": (_is_outcome, "an object or null"),
     "text_windows": (_is_text, "text"),
+    "unnumbered": (lambda value: value is None or _is_count(value), "a whole number or null"),
 }
-_OPTIONAL = ("gate", "proof", "text_windows")
+_OPTIONAL = ("gate", "proof", "text_windows", "unnumbered")
 
 
 def check_manifest(content: Any) -> None:

@@ -2,7 +2,7 @@
 
     {"tokens": [[...]], "reference": [[...]], "answers": [[...]], "rounding": 0.016}
 
-`reference` holds the scores of the checkpoint in torch f32, computed for one text at a time. `answers` are
+`reference` holds the scores of the checkpoint in torch f32, computed without padding. `answers` are
 the scores that the artefact must give: the reference for float weights; for int8 weights, its own answers in
 f32 arithmetic, which the gate has compared with the reference. `rounding` is the largest change of a score
 when the output of every layer is rounded to bf16, which estimates the error of bf16 for this model.
@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from random import Random
 
@@ -25,11 +26,15 @@ from model_store.errors import ModelCorrupt
 
 Scores = NDArray[np.float64]
 
-# Every length up to this. Beyond it, steps of (until, step), because row lengths are multiples of 16.
+# Every length up to this. Beyond it, steps of (until, step), because row lengths are multiples of 16, then
+# each length twice the one before: attention over thousands of tokens takes minutes on a processor.
 EVERY = 64
-_STEPS = ((128, 16), (256, 32), (1 << 30, 64))
-# For each short length, this many texts are tried; the one with the least certain answer shows errors best.
+_STEPS = ((128, 16), (256, 32), (512, 64), (1024, 256))
+# For the shortest texts, this many are tried; the one with the least certain answer shows errors best.
 CANDIDATES = 3
+_TRIED = 16
+# Distance of special ids within the texts that have some.
+_SPECIAL_STEP = 9
 # Decimal digits of the sealed scores.
 _DIGITS = 9
 
@@ -45,30 +50,54 @@ class Probes:
 
 
 class Source:
-    """Generates token sequences of any length from tokenised texts."""
+    """Generates token sequences of any length from tokenised texts.
 
-    def __init__(self, empty: Tokens, texts: Sequence[Tokens]) -> None:
+    Every second short one, and every long one, contains `special` ids, as texts do in which users write
+    "<pad>" or "[SEP]". The long ones leave out the `unnumbered` id, so that they reach the last position.
+    """
+
+    def __init__(
+        self,
+        empty: Tokens,
+        texts: Sequence[Tokens],
+        special: Sequence[int] = (),
+        unnumbered: int | None = None,
+    ) -> None:
         sample = max((list(text.ids) for text in texts), key=len)
         self._before = _common(list(empty.ids), sample)
         self._after = list(empty.ids)[len(self._before) :]
         ends = len(self._before), len(self._after)
         self._pieces = [piece for text in texts for piece in text.ids[ends[0] : len(text) - ends[1]]]
+        self._special = cycle(special or [None])
+        self._numbered = cycle([one for one in special if one != unnumbered] or [None])
         self._random = Random(0)
 
+    @property
+    def least(self) -> int:
+        """The tokens of an empty text, at least one."""
+        return max(1, len(self._before) + len(self._after))
+
     def lengths(self, most: int) -> Iterator[int]:
-        """All lengths to try: 1 to 64, if they have room for the special tokens, then steps up to `most`."""
-        least = max(1, len(self._before) + len(self._after))
-        yield from range(least, min(EVERY, most) + 1)
+        """All lengths to try: 1 to 64, if they have room for the special tokens, then steps, then `most`."""
+        yield from range(self.least, min(EVERY, most) + 1)
         begin = EVERY
         for until, step in _STEPS:
-            yield from range(begin + step, min(until, most) + 1, step)
+            yield from range(begin + step, min(until, most - 1) + 1, step)
             begin = until
+        while (begin := 2 * begin) < most:
+            yield begin
+        if most > EVERY:
+            yield most
 
     def text(self, length: int) -> list[int]:
         """Ids of a text of `length` tokens: consecutive pieces of the texts, between special tokens."""
         room = length - len(self._before) - len(self._after)
         start = self._random.randrange(len(self._pieces))
         body = [self._pieces[(start + at) % len(self._pieces)] for at in range(room)]
+        if length % 2 == 0 or length > EVERY:
+            special = self._special if length < EVERY else self._numbered
+            for at in range(2, room, _SPECIAL_STEP):
+                body[at] = body[at] if (one := next(special)) is None else one
         return [*self._before, *body, *self._after]
 
 
@@ -78,10 +107,11 @@ def make_probes(
     """Returns the probes and their reference. `answer` computes scores for a batch of equally long texts."""
     tokens, reference = [], []
     for length in source.lengths(most):
-        texts = [source.text(length) for _ in range(CANDIDATES if length <= EVERY else 1)]
-        chosen = texts[int(_certainty(answer(texts)).argmin())] if len(texts) > 1 else texts[0]
-        tokens.append(Tokens(chosen, truncated=0, unknown=0))
-        reference.append(answer([chosen])[0])
+        texts = [source.text(length) for _ in range(CANDIDATES if length <= _TRIED else 1)]
+        scores = answer(texts)
+        chosen = int(_certainty(scores).argmin())
+        tokens.append(Tokens(texts[chosen], truncated=0, unknown=0))
+        reference.append(scores[chosen])
     return tuple(tokens), np.array(reference)
 
 

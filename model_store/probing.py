@@ -2,40 +2,68 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from model_store.artefact import PROBES, Manifest, check_seal, digest, write_manifest
 from model_store.calibration_texts import CALIBRATION_TEXTS
 from model_store.checkpoint import Checkpoint
-from model_store.errors import GateFailed
-from model_store.probes import Probes, Source, make_probes, read_probes, write_probes
+from model_store.errors import GateFailed, ModelUnsupported
+from model_store.probes import Probes, Scores, Source, make_probes, read_probes, write_probes
 from model_store.proof import INT8_GATE, prove
-from model_store.tokenizer import Tokenizer
+from model_store.tokenizer import Tokenizer, special_ids
 
 
 def sealed_probes(checkpoint: Checkpoint) -> Probes | None:
-    """The probes beside the weights, if SHA256SUMS pins them together with every file of the model.
+    """The probes beside the weights, if SHA256SUMS pins them together with every file of the model, and if
+    the longest one is as long as the longest text that the model accepts.
 
     With them, building does not need torch. Raises ModelCorrupt if a file differs from its digest.
     """
     pinned = set(check_seal(checkpoint.path))
     if not pinned.issuperset([PROBES, *(path.name for path in checkpoint.files())]):
         return None
-    return read_probes(checkpoint.path)
+    probes = read_probes(checkpoint.path)
+    return probes if len(probes.tokens[-1]) == checkpoint.max_tokens else None
 
 
 def compute_probes(checkpoint: Checkpoint, tokenizer: Path) -> Probes:
-    """The probes with the checkpoint's answers in torch f32; `tokenizer` is its tokenizer.json."""
+    """The probes with the checkpoint's answers in torch f32; `tokenizer` is its tokenizer.json.
+
+    The last one has as many tokens as the model accepts, which may be fewer than its config says. Raises
+    ModelUnsupported if it accepts no text.
+    """
     from model_store.engines.reference import Reference
 
     empty, *texts = Tokenizer(tokenizer, checkpoint.max_tokens)(["", *CALIBRATION_TEXTS])
+    source = Source(empty, texts, special_ids(tokenizer), checkpoint.unnumbered)
     reference = Reference(
         checkpoint.path, temperature=checkpoint.temperature, multi_label=checkpoint.multi_label
     )
-    tokens, scores = make_probes(Source(empty, texts), checkpoint.max_tokens, reference)
+    most = checkpoint.max_tokens  # of packed families, the graph is checked against the tables
+    if not checkpoint.packable and not (most := _accepted(Source(empty, texts), most, reference)):
+        raise ModelUnsupported(f"transformers cannot run {checkpoint.path} with a text of any length.")
+    tokens, scores = make_probes(source, most, reference)
     rounding = reference.rounding([one.ids for one in tokens], scores)
     return Probes(tokens, reference=scores, answers=scores, rounding=rounding)
+
+
+def _accepted(source: Source, most: int, answer: Callable[[Sequence[Sequence[int]]], Scores]) -> int:
+    """The greatest length up to `most` that transformers accepts, found by bisection; 0 if there is none."""
+
+    def refused(length: int) -> bool:
+        try:
+            answer([source.text(length)])
+        except (IndexError, RuntimeError):
+            return True
+        return False
+
+    if not refused(most):
+        return most
+    accepted = bisect_left(range(most), True, lo=source.least, key=refused) - 1
+    return accepted if accepted > source.least else 0
 
 
 def gate_int8(out: Path, manifest: Manifest, *, force: bool) -> Manifest:

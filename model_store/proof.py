@@ -1,7 +1,8 @@
 """The proof: an engine must give the sealed answers to the probes of its artefact, alone and in batches.
 
-Each probe runs alone, in a pair, and in two full batches in opposite order, so that it is first and last in a
-row. Every answer is compared with the sealed one and with that of the same text alone.
+Each probe runs alone and, unless workers always run it alone, in a pair and in a full batch: those of up to
+64 tokens in two in opposite order, so that they are first and last in a row. Every answer is compared with
+the sealed one and with that of the same text alone.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ Place = Literal["alone", "first", "last", "middle"]
 SAME_ANSWERS = 0.03
 # Tokens of a full batch.
 BATCH_TOKENS = 512
+# The most tokens of a batch of several texts: workers run longer texts alone.
+SHARED_TOKENS = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,11 +136,13 @@ def batches(lengths: Sequence[int]) -> Iterator[tuple[Kind, list[int]]]:
         yield "pair", [at, other]
     for at in range(len(short), len(lengths)):
         other = short[at % len(short)]
-        yield "pair", [at, other] if at % 2 else [other, at]
-    order = list(range(len(lengths)))
+        if lengths[at] <= SHARED_TOKENS:
+            yield "pair", [at, other] if at % 2 else [other, at]
+    order = [at for at, length in enumerate(lengths) if length <= BATCH_TOKENS]
     Random(1).shuffle(order)
     yield from (("full", batch) for batch in _filled(order, lengths))
-    yield from (("full", batch) for batch in _filled(order[::-1], lengths))
+    again = [at for at in order[::-1] if lengths[at] <= EVERY]
+    yield from (("full", batch) for batch in _filled(again, lengths))
 
 
 def _filled(order: Sequence[int], lengths: Sequence[int]) -> Iterator[list[int]]:

@@ -1,4 +1,4 @@
-"""Lays the texts of a batch out in rows, runs them on an engine, and turns its logits into scores.
+"""Lays the texts of a batch out in rows, and turns an engine's logits into scores.
 
 Packed: texts lie end to end, in the number of rows that computes fastest. Longer rows waste more attention
 between texts that do not see each other; more rows waste more room at their ends. Padded: one text per row.
@@ -6,20 +6,16 @@ between texts that do not see each other; more rows waste more room at their end
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from model_store.classifier import Layout, ModelInfo, Tokens
-from model_store.probes import Probes
-from model_store.windows import Windows, classify_long
-
-if TYPE_CHECKING:
-    from model_store.tokenizer import Tokenizer
+from model_store.classifier import Layout, Tokens
 
 # Row lengths are rounded up to this, because an engine compiles once for each shape.
 STEP = 16
@@ -44,7 +40,7 @@ Floats = NDArray[np.float32]
 class Rows:
     """One forward pass: `ids`, `positions`, `segments` of shape (R, T), `first` of shape (at least texts,).
 
-    `positions` restart at 0 with each text, `segments` number the texts of the batch, and `first` holds the
+    `positions` restart with each text, `segments` number the texts of the batch, and `first` holds the
     flat indices of their first tokens, padded with zeros.
     """
 
@@ -69,61 +65,16 @@ class Runner(Protocol):
         """Free what the engine holds."""
 
 
-class RowClassifier:
-    """A classifier that runs `runner` on the rows of a batch, and divides logits by `temperature`."""
+def arrange(
+    batch: Sequence[Tokens], layout: Layout, *, most: int = sys.maxsize, unnumbered: int | None = None
+) -> Rows:
+    """The arrays for `batch`, which has at least one text. Results come in the order of the batch.
 
-    def __init__(
-        self,
-        info: ModelInfo,
-        tokenizer: Tokenizer,
-        runner: Runner,
-        probes: Probes,
-        temperature: float,
-        text_windows: str = "",
-    ) -> None:
-        """`text_windows` is what the model's config asks for: see `read_in`."""
-        self.info = info
-        self.text_windows = text_windows
-        self.probes = probes
-        self._tokenizer = tokenizer
-        self._runner: Runner | None = runner
-        self._temperature = temperature
-
-    def read_in(self, windows: Windows, *, evaluated: bool = False) -> None:
-        """Read long texts in windows from now on. Drift is measured only if the model was `evaluated` so."""
-        reference = self.info.reference if evaluated else None
-        self.info = self.info.under(f"windows {windows}", windows=windows, reference=reference)
-        self._tokenizer.read_in(windows)
-
-    def tokenize(self, texts: Sequence[str]) -> list[Tokens]:
-        """Token ids of each text, in windows or truncated to `info.max_tokens`. Releases the GIL."""
-        return self._tokenizer(texts)
-
-    def classify(self, batch: Sequence[Tokens]) -> list[list[float]]:
-        """Scores of shape (len(batch), len(info.labels)), in order. Raises ValueError after `close`."""
-        if self._runner is None:
-            raise ValueError("the classifier is closed")
-        if not batch:
-            return []
-        windows, multi_label = self.info.windows, self.info.multi_label
-        if windows is not None and any(text.windows for text in batch):
-            return classify_long(batch, windows, self.classify, multi_label=multi_label)
-        logits = self._runner.run(arrange(batch, self.info.layout))[: len(batch)]
-        if windows is not None and any(text.part for text in batch):
-            logits = logits / np.array([[windows.temperature if text.part else 1.0] for text in batch])
-        return scores(logits, temperature=self._temperature, multi_label=multi_label)
-
-    def close(self) -> None:
-        """Free what the engine holds. Idempotent."""
-        if self._runner is not None:
-            self._runner.close()
-            self._runner = None
-
-
-def arrange(batch: Sequence[Tokens], layout: Layout) -> Rows:
-    """The arrays for `batch`, which has at least one text. Results come in the order of the batch."""
+    A padded row has at most `most` tokens, since models number the places after a text, too. Tokens with the
+    id `unnumbered` have position 0, and the others are counted from 1; None: all are counted from 0.
+    """
     lay = plan([len(text.ids) for text in batch], layout)
-    shape = (len(lay.rows), lay.length)
+    shape = (len(lay.rows), min(lay.length, most) if layout == "padded" else lay.length)
     ids, positions = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
     segments = np.full(shape, FILLER, np.int32)
     first = np.zeros(round_up(len(batch), _TEXT_STEP), np.int32)
@@ -132,11 +83,18 @@ def arrange(batch: Sequence[Tokens], layout: Layout) -> Rows:
         for text in row:
             end = start + len(batch[text].ids)
             ids[number, start:end] = batch[text].ids
-            positions[number, start:end] = np.arange(end - start)
+            positions[number, start:end] = _positions(ids[number, start:end], unnumbered)
             segments[number, start:end] = text
-            first[text] = number * lay.length + start
+            first[text] = number * shape[1] + start
             start = end
     return Rows(ids, positions, segments, first)
+
+
+def _positions(ids: Integers, unnumbered: int | None) -> Integers:
+    if unnumbered is None:
+        return np.arange(len(ids), dtype=np.int32)
+    counted: Integers = (ids != unnumbered).astype(np.int32)
+    return np.cumsum(counted, dtype=np.int32) * counted
 
 
 def scores(logits: Floats, *, temperature: float, multi_label: bool) -> list[list[float]]:

@@ -76,6 +76,12 @@ class Tokenizer:
         return [next(encoded if one else others) for one in plain]
 
 
+def special_ids(path: Path) -> list[int]:
+    """The ids of a tokenizer.json that a text gets by naming a special token, such as "[SEP]"."""
+    added = RustTokenizer.from_file(str(path)).get_added_tokens_decoder()
+    return sorted(number for number, token in added.items() if token.special)
+
+
 def _own(part: Encoding) -> int:
     """The number of tokens of a part, without special tokens."""
     own: int = part.special_tokens_mask.count(0)

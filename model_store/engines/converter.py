@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +25,17 @@ def convert(checkpoint: Checkpoint, out: Path, *, weights: Weights, calibration:
     Float weights are stored in f16 if that is lossless, so that one file can be used with every arithmetic.
     """
     layout: Layout = "packed" if checkpoint.packable else "padded"
+    laid_out = partial(arrange, layout=layout, most=checkpoint.max_tokens, unnumbered=checkpoint.unnumbered)
     if checkpoint.packable:
         graph = packed_graph(checkpoint, Safetensors(checkpoint.path))
     else:
         from model_store.engines.tracing import padded_graph
 
-        graph = padded_graph(checkpoint.path, arrange(calibration[:4], layout))
+        graph = padded_graph(checkpoint.path, laid_out(calibration[:4]))
     halved = weights == "int8" or _fits_f16(graph)
     if weights == "int8":
         batches = share_out([len(tokens) for tokens in calibration], layout)
-        samples = [arrange([calibration[index] for index in indices], layout).inputs for indices in batches]
+        samples = [laid_out([calibration[index] for index in indices]).inputs for indices in batches]
         graph = _quantised(graph, samples)
     openvino.save_model(graph, out / MODEL, compress_to_fp16=halved)
 

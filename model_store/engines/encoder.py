@@ -60,7 +60,7 @@ class Layer(nn.Module):
 
 
 class RelativeBias(nn.Module):
-    """MPNet's bias of each head by the distance of two tokens, for positions below `most`."""
+    """MPNet's bias of each head by the distance of two tokens, in texts of up to `most`."""
 
     def __init__(self, table: Tensor, most: int) -> None:
         """`table` has shape (buckets, heads)."""
@@ -70,11 +70,11 @@ class RelativeBias(nn.Module):
         self.by_distance = nn.Embedding(buckets, heads, _weight=by_distance)
         self.most = most
 
-    def forward(self, positions: Tensor, others: Tensor) -> Tensor:
-        """(R, Q) and (R, K) to (R, H, Q, K)."""
-        distance = others.unsqueeze(1) - positions.unsqueeze(2)
+    def forward(self, places: Tensor, others: Tensor) -> Tensor:
+        """Places in a row (Q,) and (K,) to (1, H, Q, K)."""
+        distance = (others.unsqueeze(0) - places.unsqueeze(1)).clamp(1 - self.most, self.most - 1)
         bias: Tensor = self.by_distance(distance + self.most - 1)
-        return bias.permute(0, 3, 1, 2)
+        return bias.permute(2, 0, 1).unsqueeze(0)
 
 
 class PackedEncoder(nn.Module):
@@ -97,24 +97,24 @@ class PackedEncoder(nn.Module):
         *lower, last = self.layers
         assert isinstance(last, Layer)
         if lower:
-            mask = self._mask(segments, positions, segments, positions)
+            places = torch.arange(segments.shape[1], device=segments.device)
+            mask = self._mask(segments, places, segments, places)
         for layer in lower:
             hidden = layer(hidden, mask)
-        segments, positions = segments.flatten().unsqueeze(0), positions.flatten().unsqueeze(0)
-        mask = self._mask(segments[:, first], positions[:, first], segments, positions)
+        segments = segments.flatten().unsqueeze(0)
+        places = torch.arange(segments.shape[1], device=segments.device)
+        mask = self._mask(segments[:, first], places[first], segments, places)
         hidden = last.of_first(hidden.flatten(0, 1).unsqueeze(0), first, mask)
         logits: Tensor = self.head(hidden[0])
         return logits
 
-    def _mask(
-        self, segments: Tensor, positions: Tensor, other_segments: Tensor, other_positions: Tensor
-    ) -> Tensor:
-        """(R, Q) and (R, K), twice, to (R, 1, Q, K), true if allowed, or to (R, H, Q, K), to be added."""
+    def _mask(self, segments: Tensor, places: Tensor, other_segments: Tensor, other_places: Tensor) -> Tensor:
+        """(R, Q), (Q,), (R, K) and (K,) to (R, 1, Q, K), true if allowed, or to (R, H, Q, K), to be added."""
         same = (segments.unsqueeze(2) == other_segments.unsqueeze(1)).unsqueeze(1)
         if self.bias is None:
             return same
-        bias: Tensor = self.bias(positions, other_positions)
-        return bias.masked_fill(~same, -torch.inf)
+        bias: Tensor = self.bias(places, other_places)
+        return torch.where(same, bias, -torch.inf)
 
 
 class Embeddings(nn.Module):

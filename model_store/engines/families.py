@@ -1,8 +1,9 @@
 """The families of encoders that run in packed rows: what each calls its weights, how it differs from BERT.
 
-A family differs in names, sizes and the head, in where positions begin (RoBERTa, XLM-R and MPNet: after two
-rows of the table), in a projection after the embeddings (ELECTRA, ALBERT), in layers that share weights
-(ALBERT), and in a bias by relative position that is added to attention (MPNet).
+A family differs in names, sizes and the head, in where positions begin (RoBERTa, XLM-R and MPNet: after the
+row of padding, which keeps its row wherever it stands in a text), in a projection after the embeddings
+(ELECTRA, ALBERT), in layers that share weights (ALBERT), and in a bias by relative position that is added to
+attention (MPNet).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model_store.checkpoint import Checkpoint
+from model_store.checkpoint import Checkpoint, unnumbered
 from model_store.errors import ModelUnsupported
 from model_store.weights import Safetensors
 
@@ -80,7 +81,8 @@ _ALBERT = Names(
 class Encoder:
     """A checkpoint's parts and sizes. `layers` are the prefixes of its layers, in the order of their runs.
 
-    `skipped` rows of the table of positions come before the first position. `projection` follows the
+    `skipped` rows of the table of positions come before the first one, which is that of padding if it is
+    `unnumbered`. `projection` follows the
     embeddings, if there is one; `relative_bias` is a table by bucket and head.
     """
 
@@ -96,6 +98,7 @@ class Encoder:
     skipped: int = 0
     projection: str = ""
     relative_bias: str = ""
+    unnumbered: bool = False
 
 
 def describe(architecture: str, config: dict[str, Any]) -> Encoder:
@@ -121,8 +124,8 @@ def describe(architecture: str, config: dict[str, Any]) -> Encoder:
         head=("bert.pooler.dense", "classifier") if family == "Bert" else head,
         head_activation="tanh",
     )
-    if family in ("Roberta", "XLMRoberta"):
-        return replace(bert, skipped=_number(config, "pad_token_id", 1) + 1)
+    if (padding := unnumbered(config)) is not None:
+        bert = replace(bert, skipped=padding, unnumbered=True)
     if family == "Electra":
         narrow = _number(config, "embedding_size", 128) != _number(config, "hidden_size", 256)
         projection = "electra.embeddings_project" if narrow else ""
@@ -130,7 +133,7 @@ def describe(architecture: str, config: dict[str, Any]) -> Encoder:
         return replace(bert, heads=heads, head_activation="gelu", projection=projection)
     if family == "MPNet":
         bias = "mpnet.encoder.relative_attention_bias"
-        return replace(bert, names=_MPNET, token_types=False, skipped=2, relative_bias=bias)
+        return replace(bert, names=_MPNET, token_types=False, relative_bias=bias)
     return _albert(config, bert) if family == "Albert" else bert
 
 
@@ -187,7 +190,7 @@ def check_sizes(checkpoint: Checkpoint, about: Encoder, weights: Safetensors) ->
     outputs = f"{about.head[1]}.bias"
     needed = [
         (f"{tables}word_embeddings.weight", checkpoint.vocabulary or 0),
-        (f"{tables}position_embeddings.weight", checkpoint.max_tokens + about.skipped),
+        (f"{tables}position_embeddings.weight", checkpoint.max_tokens + about.skipped + about.unnumbered),
         (outputs, len(checkpoint.labels)),
     ]
     if about.relative_bias:

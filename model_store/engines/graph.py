@@ -53,10 +53,11 @@ class _Graph(Parts):
         hidden = self._embed(ids, positions)
         *lower, last = self._about.layers
         if lower:
-            mask = self._mask(segments, positions, segments, positions)
+            places = _places(segments)
+            mask = self._mask(segments, places, segments, places)
         for layer in lower:
             hidden = self._finish(layer, self._attend(layer, hidden, hidden, mask), hidden)
-        hidden = self._of_first(last, hidden, positions, segments, first)
+        hidden = self._of_first(last, hidden, segments, first)
         dense, out = self._about.head
         return self.linear(ACTIVATIONS[self._about.head_activation](self.linear(hidden, dense)), out)
 
@@ -70,21 +71,23 @@ class _Graph(Parts):
         hidden = self.norm(op.add(words, places), f"{prefix}LayerNorm")
         return self.linear(hidden, self._about.projection) if self._about.projection else hidden
 
-    def _mask(self, segments: Node, positions: Node, other_segments: Node, other_positions: Node) -> Node:
-        """(R, Q) and (R, K), twice, to (R, 1, Q, K), true if allowed, or to (R, H, Q, K), to be added."""
+    def _mask(self, segments: Node, places: Node, other_segments: Node, other_places: Node) -> Node:
+        """(R or 1, Q) and (R or 1, K), twice, to (R, 1, Q, K), true if allowed, or to (R, H, Q, K), to be
+        added. Places are those in a row.
+        """
         same = same_text(segments, other_segments)
         if not self._about.relative_bias:
             return same
         most = self._weights.shape(f"{self._about.base}.embeddings.position_embeddings.weight")[0]
         table = self._weights[f"{self._about.relative_bias}.weight"][relative_buckets(most)]
-        distance = op.subtract(op.unsqueeze(other_positions, number(1)), op.unsqueeze(positions, number(2)))
-        index = op.add(distance, op.constant(np.int32(most - 1)))
+        distance = op.subtract(op.unsqueeze(other_places, number(1)), op.unsqueeze(places, number(2)))
+        index = op.add(op.clamp(distance, 1 - most, most - 1), op.constant(np.int32(most - 1)))
         bias = op.transpose(op.gather(op.constant(table), index, number(0)), numbers(0, 3, 1, 2))
         return op.select(same, bias, op.constant(NEVER))
 
-    def _of_first(self, layer: str, hidden: Node, positions: Node, segments: Node, first: Node) -> Node:
-        """(R, T, D), twice (R, T), and indices (N,) of R * T to (N, D), for first tokens only."""
-        flat = [op.reshape(one, numbers(1, -1), False) for one in (segments, positions)]
+    def _of_first(self, layer: str, hidden: Node, segments: Node, first: Node) -> Node:
+        """(R, T, D), (R, T), and indices (N,) of R * T to (N, D), for first tokens only."""
+        flat = [one := op.reshape(segments, numbers(1, -1), False), _places(one)]
         everything = op.reshape(hidden, numbers(1, -1, self._width), False)
         chosen = op.gather(everything, first, number(1))
         mask = self._mask(*(op.gather(one, first, number(1)) for one in flat), *flat)
@@ -111,3 +114,9 @@ class _Graph(Parts):
     @property
     def _width(self) -> int:
         return width(self._about, self._weights)
+
+
+def _places(segments: Node) -> Node:
+    """(R, T) to (1, T), the numbers from 0."""
+    length = op.gather(op.shape_of(segments), number(1), number(0))
+    return op.unsqueeze(op.range(number(0), length, number(1), "i32"), number(0))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import openvino
 
 from model_store.artefact import Manifest
 from model_store.classifier import Arithmetic
+from model_store.errors import NotComputed
 from model_store.hardware import affinity
 from model_store.rows import Floats, Rows
 
@@ -18,26 +20,39 @@ MODEL = "model.xml"
 class OpenVinoRunner:
     """A compiled graph with one stream of `threads` threads."""
 
-    def __init__(self, path: Path, _manifest: Manifest, *, threads: int, arithmetic: Arithmetic) -> None:
-        core = openvino.Core()
-        compiled = core.compile_model(
-            path / MODEL,
-            "CPU",
-            {
-                "PERFORMANCE_HINT": "LATENCY",
-                "NUM_STREAMS": 1,
-                "INFERENCE_NUM_THREADS": threads,
-                "INFERENCE_PRECISION_HINT": arithmetic,
-                # Pinned threads are 10 % faster, but two workers that share the cores would pin their
-                # threads to the same ones.
-                "ENABLE_CPU_PINNING": threads >= affinity(),
-            },
-        )
-        self._request = compiled.create_infer_request()
+    def __init__(self, path: Path, manifest: Manifest, *, threads: int, arithmetic: Arithmetic) -> None:
+        self._path, self._manifest = path / MODEL, manifest
+        self._settings = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "NUM_STREAMS": 1,
+            "INFERENCE_NUM_THREADS": threads,
+            "INFERENCE_PRECISION_HINT": arithmetic,
+            # Pinned threads are 10 % faster, but two workers that share the cores would pin their
+            # threads to the same ones.
+            "ENABLE_CPU_PINNING": threads >= affinity(),
+        }
+        self._request: Any = self._compiled()
 
     def run(self, rows: Rows) -> Floats:
-        logits: Floats = np.array(self._request.infer(list(rows.inputs), share_inputs=True)[0])
+        """Logits, in an array that was marked before the call: on one thread, the engine returns what it
+        computed for the previous call, without an error, if it cannot compute this one.
+        """
+        texts = rows.first if self._manifest.rows else rows.ids
+        logits = np.full((len(texts), len(self._manifest.labels)), np.nan, np.float32)
+        if self._request is None:
+            self._request = self._compiled()
+        try:
+            self._request.set_output_tensor(0, openvino.Tensor(logits, shared_memory=True))
+            self._request.infer(list(rows.inputs), share_inputs=True)
+            if np.isnan(logits).any():
+                raise NotComputed(f"the engine computed no scores for rows of shape {rows.ids.shape}")
+        except Exception:
+            self._request = None  # otherwise the engine fails on all rows of the shape of the last good ones
+            raise
         return logits
 
     def close(self) -> None:
-        del self._request
+        self._request = None
+
+    def _compiled(self) -> Any:
+        return openvino.Core().compile_model(self._path, "CPU", self._settings).create_infer_request()

@@ -12,7 +12,8 @@ from model_store.errors import EXTRAS, EngineUnavailable
 from model_store.hardware import cores
 from model_store.probes import read_probes
 from model_store.proof import limits
-from model_store.rows import RowClassifier, Runner
+from model_store.row_classifier import RowClassifier
+from model_store.rows import Runner
 from model_store.tokenizer import Tokenizer
 
 LayoutChoice = Literal["auto", "packed", "padded"]
@@ -53,7 +54,7 @@ def open_verified(
         reference=read_reference(path),
     )
     tokenizer = Tokenizer(path / TOKENIZER, manifest.max_tokens)
-    return RowClassifier(info, tokenizer, runner, probes, manifest.temperature, manifest.text_windows)
+    return RowClassifier(info, tokenizer, runner, probes, manifest)
 
 
 def make_runner(path: Path, manifest: Manifest, threads: int, arithmetic: Arithmetic) -> Runner:

@@ -23,6 +23,8 @@ _SIZES: dict[str, dict[str, Any]] = {
     "Bert": _BERT,
     "Roberta": {**_BERT, "pad_token_id": 1},
     "XLMRoberta": {**_BERT, "pad_token_id": 1},
+    "Camembert": {**_BERT, "pad_token_id": 1},
+    "Ernie": _BERT,
     "Electra": {**_BERT, "embedding_size": 16},
     "Albert": {**_BERT, "embedding_size": 16, "num_hidden_layers": 4, "num_hidden_groups": 2},
     "MPNet": _BERT,

@@ -1,0 +1,211 @@
+"""No text is longer than the table of positions, and scores that an engine has not computed are an error."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from model_store import Tokens, load
+from model_store import checkpoint as reading
+from model_store.build import build
+from model_store.checkpoint import read_checkpoint
+from model_store.engines.openvino_ir import OpenVinoRunner
+from model_store.errors import NotComputed
+from model_store.probes import read_probes
+from model_store.probing import compute_probes
+from model_store.row_classifier import RowClassifier
+from model_store.rows import arrange
+from model_store.tokenizer import special_ids
+from tests.unit.model_store.checkpoints import write_checkpoint
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+
+POSITIONS = 66
+LONG = "a good film that we saw twice and liked " * 20
+SHORT = ["A good film, we like it.", "a bad film and we left it", "never"]
+
+
+def without_limit(path: Path, architecture: str, positions: int = POSITIONS) -> Path:
+    """A checkpoint whose tokenizer has no model_max_length."""
+    write_checkpoint(path, architecture, labels=3, max_position_embeddings=positions)
+    config = json.loads((path / "tokenizer_config.json").read_text("utf-8"))
+    config.pop("model_max_length", None)
+    (path / "tokenizer_config.json").write_text(json.dumps(config), "utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def camembert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return without_limit(tmp_path_factory.mktemp("camembert") / "model", "Camembert")
+
+
+@torch.inference_mode()
+def scores_of_transformers(path: Path, texts: list[Tokens]) -> Any:
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(path).eval()
+    rows = [model(input_ids=torch.tensor([list(text.ids)])).logits.softmax(-1) for text in texts]
+    return torch.cat(rows).numpy()
+
+
+@pytest.fixture
+def opened() -> Iterator[Callable[..., RowClassifier]]:
+    classifiers: list[Any] = []
+
+    def opened(path: Path, kept: Path, **options: Any) -> Any:
+        classifiers.append(load(str(path), precision="f32", artefact_dir=kept, **options))
+        return classifiers[-1]
+
+    yield opened
+    for classifier in classifiers:
+        classifier.close()
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(
+    ("architecture", "positions", "most"), [("Camembert", 66, 64), ("Ernie", 65, 65), ("Ernie", 66, 66)]
+)
+def test_a_text_beyond_the_table_of_positions_is_cut_and_not_answered_as_the_one_before(
+    architecture: str,
+    positions: int,
+    most: int,
+    threads: int,
+    tmp_path: Path,
+    opened: Callable[..., RowClassifier],
+) -> None:
+    """CamemBERT read 514 tokens with 512 positions, and rows of 513 were rounded up to 528.
+
+    On one thread, the long text and the next ones of the same shape got the scores of the text before.
+    """
+    path = without_limit(tmp_path / "model", architecture, positions)
+    classifier = opened(path, tmp_path, engine="openvino", threads=threads)
+    assert classifier.info.max_tokens == most
+    texts = classifier.tokenize([SHORT[0], LONG, *SHORT[1:], "<pad> [PAD] " * 200])
+    assert len(texts[1]) == most
+    wanted = scores_of_transformers(path, texts)
+    one_by_one = [classifier.classify([text])[0] for text in texts]
+    assert np.abs(np.array(one_by_one) - wanted).max() < 1e-4
+    assert np.abs(np.array(classifier.classify(texts)) - wanted).max() < 1e-4
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_an_engine_that_cannot_run_a_text_raises_and_runs_the_next_one(
+    threads: int, camembert: Path, kept: Path, opened: Callable[..., RowClassifier]
+) -> None:
+    classifier = opened(camembert, kept, engine="openvino", threads=threads)
+    good, other = classifier.tokenize(["a good film", "no bad film"])
+    wanted = [classifier.classify([text]) for text in (good, other)]
+    (beyond,) = arrange([Tokens([7] * 80, truncated=0, unknown=0)], "padded").inputs[:1]
+    runner: Any = classifier._runner
+    for _ in range(2):
+        assert classifier.classify([good]) == wanted[0]
+        with pytest.raises(Exception, match=r"computed no scores|out of bounds|exceed"):
+            runner.run(arrange([Tokens(beyond[0].tolist(), truncated=0, unknown=0)], "padded"))
+        assert classifier.classify([other]) == wanted[1], "of the same shape as the good one before"
+
+
+class Skipping:
+    """A request of OpenVINO that computes nothing when told so, and returns what it returned before."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner, self._before, self.skip = inner, None, False
+
+    def infer(self, *arguments: Any, **options: Any) -> Any:
+        if not self.skip:
+            self._before = self._inner.infer(*arguments, **options)
+        return self._before
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+
+@pytest.mark.parametrize("layout", ["packed", "padded"])
+@pytest.mark.parametrize("precision", ["f32", "bf16", "int8"])
+def test_an_engine_that_skips_a_call_ends_in_an_error_and_not_in_the_answer_of_another_text(
+    precision: Any, layout: Any, checkpoint: Path, kept: Path
+) -> None:
+    classifier: Any = load(
+        str(checkpoint), engine="openvino", precision=precision, layout=layout, threads=1, artefact_dir=kept
+    )
+    one, other = classifier.tokenize(["a good film", "no bad film"])
+    runner: OpenVinoRunner = classifier._runner
+    wanted = classifier.classify([one])
+    runner._request = skipping = Skipping(runner._request)
+    assert classifier.classify([one]) == wanted
+    skipping.skip = True
+    for batch in ([other], [other, one, other]):
+        with pytest.raises(NotComputed, match="computed no scores for rows of shape"):
+            classifier.classify(batch)
+        runner._request = skipping
+    runner._request = None
+    assert classifier.classify([one]) == wanted
+    classifier.close()
+
+
+@pytest.mark.parametrize("rows", [0, 1, 9])
+def test_an_engine_that_returns_another_number_of_rows_is_an_error(
+    rows: int,
+    checkpoint: Path,
+    kept: Path,
+    opened: Callable[..., RowClassifier],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    classifier: Any = opened(checkpoint, kept, engine="torch")
+    texts = classifier.tokenize(["good", "bad", "never"] * 4)
+    monkeypatch.setattr(classifier._runner, "run", lambda _: np.zeros((rows, 2), np.float32))
+    with pytest.raises(NotComputed, match="finite scores for each of 12 texts"):
+        classifier.classify(texts)
+
+
+FAMILIES = {
+    "camembert": {}, "data2vec-text": {}, "esm": {"position_embedding_type": "absolute"}, "ibert": {},
+    "longformer": {"attention_window": 8}, "luke": {"entity_vocab_size": 8, "entity_emb_size": 8},
+    "markuplm": {}, "mpnet": {}, "roberta": {}, "roberta-prelayernorm": {}, "xlm-roberta": {},
+    "xlm-roberta-xl": {}, "xmod": {"languages": ["en_XX"], "default_language": "en_XX"},
+    "lilt": {"hidden_size": 48}, "bert": {}, "ernie": {}, "electra": {}, "gpt2": {}, "xlm": {},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_limit_is_the_last_length_that_transformers_accepts(family: str, tmp_path: Path) -> None:
+    """`max_position_embeddings` has rows before the first position in these families, and not in others."""
+    sizes: dict[str, Any] = {
+        "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+        "vocab_size": 32, "max_position_embeddings": 40, "pad_token_id": 1,
+    }  # fmt: skip
+    config = transformers.AutoConfig.for_model(family, **sizes | FAMILIES[family])
+    model = transformers.AutoModelForSequenceClassification.from_config(config).eval()
+    config.architectures = [type(model).__name__]
+    config.save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").touch()
+    most = read_checkpoint(tmp_path).max_tokens
+    assert most in (38, 40)
+    with torch.inference_mode():
+        model(input_ids=torch.full((1, most), 5))
+        with pytest.raises((IndexError, RuntimeError)):
+            model(input_ids=torch.full((1, most + 1), 5))
+
+
+def test_a_limit_that_is_too_high_for_the_family_is_found_while_building(
+    camembert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "_AFTER_PADDING", ())
+    assert read_checkpoint(camembert).max_tokens == POSITIONS
+    built = build(camembert, tmp_path / "out", name="model", engine="torch")
+    assert built.max_tokens == len(read_probes(tmp_path / "out").tokens[-1]) == POSITIONS - 2
+
+
+def test_probes_have_the_last_length_and_special_ids(camembert: Path) -> None:
+    checkpoint = read_checkpoint(camembert)
+    special = special_ids(camembert / "tokenizer.json")
+    probes = compute_probes(checkpoint, camembert / "tokenizer.json")
+    assert len(probes.tokens[-1]) == checkpoint.max_tokens
+    inside = {number for tokens in probes.tokens for number in tokens.ids[1:-1]}
+    assert inside.issuperset(special)
+    plain = [tokens for tokens in probes.tokens if inside.intersection(special).isdisjoint(tokens.ids[1:-1])]
+    assert len(plain) > len(probes.tokens) // 3
