@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from model_store import telemetry  # noqa: F401  # before any library of models
+from model_store import phases, telemetry  # noqa: F401  # telemetry before any library of models
 from model_store.abstain import Abstaining
 from model_store.classifier import Classifier, Layout, ModelInfo, Precision, Tokens, Verdict
 from model_store.errors import ModelError
@@ -55,6 +55,7 @@ def load(
     read, instead of the model's config (see `model_store.windows`). `name` replaces that of the model. Raises
     ModelError, in one sentence, if any step fails.
     """
+    phases.begin()
     kind, _, variant = reference.partition("@")
     if kind == "stub" or engine == "stub":
         from model_store.stub import StubClassifier

@@ -22,6 +22,7 @@ from model_store.checkpoint import CONFIG, Checkpoint, read_checkpoint, weight_f
 from model_store.classifier import Engine, Weights
 from model_store.drift_reference import REFERENCE
 from model_store.errors import GateFailed, ModelCorrupt, ModelError, ModelUnsupported
+from model_store.phases import phase
 from model_store.probes import write_probes
 from model_store.probing import compute_probes, gate_int8, sealed_probes
 from model_store.tokenizer import Tokenizer
@@ -63,6 +64,7 @@ def build(
         probes = sealed_probes(checkpoint) or compute_probes(checkpoint, scratch / TOKENIZER)
         write_probes(scratch, probes)
         checkpoint = replace(checkpoint, max_tokens=len(probes.tokens[-1]))
+        phase(f"writing the model for {engine}")
         _write_model(checkpoint, scratch, engine, weights)
         manifest = Manifest(
             name=name,

@@ -22,9 +22,11 @@ from model_store.artefact import MANIFEST, Manifest, revision_in, verify
 from model_store.classifier import Arithmetic, Classifier, Layout, Tokens, Verdict
 from model_store.engines.runner import LayoutChoice, open_verified
 from model_store.errors import EngineUnavailable, GateFailed, Unproven
+from model_store.phases import phase
 from model_store.prepare import EngineChoice, PrecisionChoice, locate, prepare, remember
 from model_store.probes import EVERY, Probes
 from model_store.proof import SAME_ANSWERS, limits, prove
+from model_store.proven import Proven, with_sample
 from model_store.row_classifier import RowClassifier
 
 log = logging.getLogger(__name__)
@@ -37,6 +39,7 @@ _MOST_ROUNDS = 20
 # Times this near to each other are the same.
 _NEAR = 1.1
 _TIMED_TOKENS = 256
+_ARITHMETICS: tuple[Arithmetic, ...] = ("f32", "bf16")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +98,7 @@ def _first_proven(options: LoadOptions, failures: list[str]) -> RowClassifier | 
     memory = _memory(manifest, options)
     choice = _choose(path, manifest, options, memory)
     for arithmetic, layout in _settings(choice.arithmetic, layouts):
-        failed, classifier = _proven(path, manifest, arithmetic, layout, options.threads)
+        failed, classifier = _proven(path, manifest, arithmetic, layout, options)
         if classifier is not None:
             reason = "; ".join([*failures, choice.reason] if choice.reason else failures)
             classifier.info = replace(classifier.info, fallback_reason=reason)
@@ -125,14 +128,14 @@ def _settings(first: Arithmetic, layouts: tuple[Layout, ...]) -> Iterator[tuple[
 
 
 def _proven(
-    path: Path, manifest: Manifest, arithmetic: Arithmetic, layout: Layout, threads: int
+    path: Path, manifest: Manifest, arithmetic: Arithmetic, layout: Layout, options: LoadOptions
 ) -> tuple[str, RowClassifier | None]:
     """Returns what failed, or the classifier. An engine that cannot run here counts as failed."""
+    threads = options.threads
     classifier = None
     try:
         classifier = open_verified(path, manifest, arithmetic=arithmetic, layout=layout, threads=threads)
-        allowed = limits(manifest.weights, arithmetic, classifier.probes.rounding)
-        verdict = prove(classifier, classifier.probes, allowed).verdict
+        verdict = _proof(classifier, manifest, options)
     except EngineUnavailable:
         raise
     except Exception as error:  # an engine may raise anything, and another setting may still work
@@ -147,6 +150,23 @@ def _proven(
         revision = revision_in(revision, arithmetic)
     classifier.info = replace(classifier.info, proof=verdict, revision=revision)
     return "", classifier
+
+
+def _proof(classifier: RowClassifier, manifest: Manifest, options: LoadOptions) -> Verdict:
+    """The outcome of the whole proof, or of a sample if this setting has passed the whole one before."""
+    info, probes = classifier.info, classifier.probes
+    allowed = limits(manifest.weights, info.arithmetic, probes.rounding)
+    memory = Proven(options.artefact_dir, manifest, info, options.threads)
+    setting = f"{manifest.weights} weights in {info.arithmetic}, {info.layout}"
+    if (whole := memory.verdict()) is None:
+        phase(f"proving all {len(probes.tokens)} probes: {setting}")
+        verdict = prove(classifier, probes, allowed).verdict
+    else:
+        phase(f"proving a sample of {len(probes.tokens)} probes: {setting}")
+        verdict = with_sample(whole, prove(classifier, probes, allowed, sample=True).verdict)
+    if whole is None or verdict.reason:
+        memory.note(verdict)
+    return verdict
 
 
 def _log_raised(error: Exception) -> None:
@@ -168,29 +188,32 @@ def _choose(path: Path, manifest: Manifest, options: LoadOptions, memory: Path) 
 
 
 def _measured(path: Path, manifest: Manifest, options: LoadOptions) -> Choice:
+    phase("measuring whether bf16 is faster")
     layout = _layouts(manifest, options.layout)[0]
-    opened: list[RowClassifier] = []
+    best: dict[Arithmetic, float] = {}
+    lasting = True
     try:
-        for arithmetic in ("f32", "bf16"):
-            opened.append(  # noqa: PERF401  # if the second one fails, the first must still be closed
-                open_verified(path, manifest, arithmetic=arithmetic, layout=layout, threads=options.threads)
+        for arithmetic in _ARITHMETICS:  # one after the other, since each holds the weights
+            classifier = open_verified(
+                path, manifest, arithmetic=arithmetic, layout=layout, threads=options.threads
             )
-        (f32, bf16), steady = times(opened, opened[0].probes)
+            try:
+                best[arithmetic], steady = best_time(classifier, classifier.probes)
+            finally:
+                classifier.close()
+            lasting = lasting and steady
     except EngineUnavailable:
         raise
     except Exception as error:  # an engine may raise anything, and f32 may still pass its proof
         _log_raised(error)
         return Choice("f32", f"{manifest.weights} weights in bf16: {RAISED}")
-    finally:
-        for classifier in opened:
-            classifier.close()
-    return Choice("bf16" if bf16 < _WORTH_IT * f32 else "f32", remember=steady)
+    return Choice("bf16" if best["bf16"] < _WORTH_IT * best["f32"] else "f32", remember=lasting)
 
 
-def times(classifiers: list[RowClassifier], probes: Probes) -> tuple[list[float], bool]:
-    """The best time of each classifier on the same long and short batches, in seconds, measured in turns.
+def best_time(classifier: Classifier, probes: Probes) -> tuple[float, bool]:
+    """The best time of a classifier on the same long and short batches, in seconds.
 
-    Also whether each came near its best time twice: on a busy machine that takes longer, or never happens.
+    Also whether it came near its best time twice: on a busy machine that takes longer, or never happens.
     """
     short = [tokens for tokens in probes.tokens if len(tokens) <= EVERY]
     full, used = [], 0
@@ -199,13 +222,12 @@ def times(classifiers: list[RowClassifier], probes: Probes) -> tuple[list[float]
             full.append(tokens)
             used += len(tokens)
     batches = [full, *([short[len(short) // 3]] for _ in range(3))]
-    seconds: list[list[float]] = [[] for _ in classifiers]
+    seconds: list[float] = []
     steady = False
-    while not steady and len(seconds[0]) < _MOST_ROUNDS:
-        for kept, classifier in zip(seconds, classifiers, strict=True):
-            kept.append(_seconds(classifier, batches))
-        steady = len(seconds[0]) > _ROUNDS and all(map(_steady, seconds))
-    return [min(kept) for kept in seconds], steady
+    while not steady and len(seconds) < _MOST_ROUNDS:
+        seconds.append(_seconds(classifier, batches))
+        steady = len(seconds) > _ROUNDS and _steady(seconds)
+    return min(seconds), steady
 
 
 def _steady(seconds: list[float]) -> bool:

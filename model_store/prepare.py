@@ -4,6 +4,7 @@ The artefact directory contains:
     artefacts/<name>-<engine>-<weights>-<revision>/   what `load` built from a checkpoint
     hub/<org>/<name>@<commit>/                        what `pull` fetched
     choices/<revision>-<engine>-<processor>.json      the arithmetic chosen for a kind of processor
+    choices/<revision>-proven-<setup>.json            the outcome of the whole proof of a setting
     choices/<revision>-<engine>-refused-<setup>.json  why int8 weights failed their gate with these libraries
 """
 
@@ -196,7 +197,7 @@ def _pulled(reference: str, hub: re.Match[str], artefact_dir: Path) -> Path:
     return found[0]
 
 
-def remember(path: Path, content: Mapping[str, str]) -> None:
+def remember(path: Path, content: Mapping[str, object]) -> None:
     """Writes a JSON file atomically, so that the next start need not find out again.
 
     Ignores a read-only directory.

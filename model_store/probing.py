@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import os
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -11,6 +13,7 @@ from model_store.artefact import PROBES, Manifest, check_seal, digest, write_man
 from model_store.calibration_texts import CALIBRATION_TEXTS
 from model_store.checkpoint import Checkpoint
 from model_store.errors import GateFailed, ModelUnsupported
+from model_store.phases import phase
 from model_store.probes import Probes, Scores, Source, make_probes, read_probes, write_probes
 from model_store.proof import INT8_GATE, prove
 from model_store.tokenizer import Tokenizer, special_ids
@@ -35,18 +38,25 @@ def compute_probes(checkpoint: Checkpoint, tokenizer: Path) -> Probes:
     The last one has as many tokens as the model accepts, which may be fewer than its config says. Raises
     ModelUnsupported if it accepts no text.
     """
+    # Waiting threads of OpenMP would spin, which takes processor time from the others on a busy machine. It
+    # is read when torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from model_store.engines.reference import Reference
 
     empty, *texts = Tokenizer(tokenizer, checkpoint.max_tokens)(["", *CALIBRATION_TEXTS])
     source = Source(empty, texts, special_ids(tokenizer), checkpoint.unnumbered)
+    phase(f"loading {checkpoint.path} in torch, for the answers to its probes")
     reference = Reference(
         checkpoint.path, temperature=checkpoint.temperature, multi_label=checkpoint.multi_label
     )
     most = checkpoint.max_tokens  # of packed families, the graph is checked against the tables
     if not checkpoint.packable and not (most := _accepted(Source(empty, texts), most, reference)):
         raise ModelUnsupported(f"transformers cannot run {checkpoint.path} with a text of any length.")
+    phase(f"computing the answers to texts of up to {most} tokens")
     tokens, scores = make_probes(source, most, reference)
     rounding = reference.rounding([one.ids for one in tokens], scores)
+    del reference
+    gc.collect()  # before the engine loads the same weights: its parts refer to each other
     return Probes(tokens, reference=scores, answers=scores, rounding=rounding)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from random import Random
 from typing import Literal
 
@@ -28,6 +29,7 @@ SAME_ANSWERS = 0.03
 BATCH_TOKENS = 512
 # The most tokens of a batch of several texts: workers run longer texts alone.
 SHARED_TOKENS = 1024
+_SAMPLED = (16, 32, 48, 64, 128, 256, 512)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +105,16 @@ class Proof:
         )
 
 
-def prove(classifier: Classifier, probes: Probes, allowed: Limits, *, to_the_end: bool = False) -> Proof:
-    """Run the probes through `classifier`. Stops after the first batch that fails, unless `to_the_end`.
+def prove(
+    classifier: Classifier,
+    probes: Probes,
+    allowed: Limits,
+    *,
+    to_the_end: bool = False,
+    sample: bool = False,
+) -> Proof:
+    """Run the probes, or a `sample`, through `classifier`. Stops after the first batch that fails, unless
+    `to_the_end`.
 
     Errors of the classifier are not caught.
     """
@@ -112,7 +122,8 @@ def prove(classifier: Classifier, probes: Probes, allowed: Limits, *, to_the_end
     info = classifier.info
     proof = Proof(alone=np.full_like(probes.answers, np.nan))
     comparison = _Comparison(probes, proof.alone, info.layout, info.multi_label, allowed)
-    for kind, batch in batches([len(tokens) for tokens in probes.tokens]):
+    lengths = [len(tokens) for tokens in probes.tokens]
+    for kind, batch in sampled(lengths) if sample else batches(lengths):
         got = np.array(classifier.classify([probes.tokens[at] for at in batch]), np.float64)
         proof.batches += 1
         if got.shape != (len(batch), probes.answers.shape[1]) or not np.isfinite(got).all():
@@ -143,6 +154,24 @@ def batches(lengths: Sequence[int]) -> Iterator[tuple[Kind, list[int]]]:
     yield from (("full", batch) for batch in _filled(order, lengths))
     again = [at for at in order[::-1] if lengths[at] <= EVERY]
     yield from (("full", batch) for batch in _filled(again, lengths))
+
+
+def sampled(lengths: Sequence[int]) -> Iterator[tuple[Kind, list[int]]]:
+    """A few batches of a proof: lengths that fill rows of 16 to 128 tokens, then each twice the one before.
+
+    The longest of up to `SHARED_TOKENS` is always one of them, the shortest, too.
+    """
+    short_enough = [at for at, length in enumerate(lengths) if length <= SHARED_TOKENS] or [0]
+    chosen = {short_enough[0], short_enough[-1]}
+    chosen |= {at for at in short_enough if lengths[at] in _SAMPLED}
+    order = sorted(chosen)
+    for at in order:
+        yield "alone", [at]
+    shared = [at for at in order if lengths[at] <= _SAMPLED[4]]
+    for at, other in pairwise(shared):
+        yield "pair", [at, other]
+    yield from (("full", batch) for batch in _filled(shared, lengths))
+    yield from (("full", batch) for batch in _filled(shared[::-1], lengths))
 
 
 def _filled(order: Sequence[int], lengths: Sequence[int]) -> Iterator[list[int]]:

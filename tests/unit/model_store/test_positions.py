@@ -110,7 +110,7 @@ def test_an_engine_that_cannot_run_a_text_raises_and_runs_the_next_one(
 
 
 class Skipping:
-    """A request of OpenVINO that computes nothing when told so, and returns what it returned before."""
+    """A request of OpenVINO that computes nothing while `skip` is set, and returns what it had before."""
 
     def __init__(self, inner: Any) -> None:
         self._inner, self._before, self.skip = inner, None, False

@@ -20,7 +20,7 @@ from model_store.artefact import PROBES, read_manifest, verify
 from model_store.engines import runner
 from model_store.errors import GateFailed, Unproven
 from model_store.probes import EVERY, Probes, Source, read_probes
-from model_store.proof import SAME_ANSWERS, Limits, batches, limits, prove
+from model_store.proof import SAME_ANSWERS, Limits, batches, limits, prove, sampled
 from model_store.rows import FILLER, Floats, Rows, plan
 from model_store.stub import StubClassifier
 
@@ -269,6 +269,64 @@ def test_an_engine_that_raises_has_failed_its_proof(
     assert "illegal instruction" in caplog.text
 
 
+# -- a later start -----------------------------------------------------------------------------------
+
+
+def test_a_later_start_proves_a_sample_and_another_setting_everything(
+    checkpoint: Path, tmp_path: Path, broken: Callable[[Breaks], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each start proved 23,500 tokens, which took a model of 66 million parameters 11 s of processor time."""
+    caplog.set_level("INFO", "model_store.phases")
+    shapes: list[tuple[int, ...]] = []
+    broken(lambda rows, *_: bool(shapes.append(rows.ids.shape)))
+
+    def start(threads: int = 1) -> tuple[int, ModelInfo]:
+        shapes.clear()
+        options: Any = {"engine": "torch", "precision": "f32", "threads": threads}
+        classifier = load(str(checkpoint), artefact_dir=tmp_path, **options)
+        classifier.close()
+        return len(shapes), classifier.info
+
+    (whole, first), (sample, later), (other, _) = start(), start(), start(2)
+    assert sample < whole / 5 < other
+    assert {(1, 16), (1, 32), (1, 48), (1, 64), (1, 128)} <= {*shapes}
+    assert first.revision == later.revision
+    assert first.proof
+    assert later.proof
+    assert later.proof.answers >= first.proof.answers
+    doing = [record.getMessage() for record in caplog.records]
+    assert sum("s: proving all 67 probes: float weights in f32, packed" in line for line in doing) == 2
+    assert sum("s: proving a sample of 67 probes" in line for line in doing) == 1
+    assert "s: loading " in doing[0]
+
+
+@pytest.mark.parametrize("breaks", [one_row_of_32, several_texts_in_a_row])
+def test_a_sample_that_fails_is_not_served_and_the_next_start_proves_everything(
+    breaks: Callable[[Rows], bool], checkpoint: Path, tmp_path: Path, broken: Callable[[Breaks], None]
+) -> None:
+    options: Any = {"engine": "torch", "precision": "bf16", "threads": 1, "artefact_dir": tmp_path}
+    load(str(checkpoint), **options).close()
+    broken(lambda rows, _, arithmetic: arithmetic == "bf16" and breaks(rows))
+    info = load(str(checkpoint), **options).info
+    assert (info.arithmetic, info.layout) == ("f32", "packed")
+    assert info.fallback_reason.startswith("float weights in bf16, packed: ")
+    kept = [json.loads(file.read_text("utf-8")) for file in tmp_path.glob("choices/*-proven-*")]
+    assert len(kept) == 1, "only f32 has passed"
+
+
+@pytest.mark.parametrize(("most", "allowed"), [(512, 20_000), (8192, 40_000), (1023, 23_000)])
+def test_a_proof_has_a_bound_and_the_last_length(most: int, allowed: int) -> None:
+    """ModernBERT with 8,192 positions proved 2.1 million tokens at each start."""
+    source = Source(Tokens([1, 2], 0, 0), [Tokens([1, 10, 11, 12, 2], 0, 0)])
+    lengths = list(source.lengths(most))
+    assert lengths == sorted({*lengths})
+    assert lengths[-1] == most
+    assert sum(lengths[at] for _, batch in batches(lengths) for at in batch) < allowed
+    assert sum(lengths[at] for _, batch in sampled(lengths) for at in batch) < 3_200
+    alone = {batch[0] for kind, batch in sampled(lengths) if kind == "alone"}
+    assert alone.issuperset(at for kind, batch in sampled(lengths) if kind != "alone" for at in batch)
+
+
 # -- the choice --------------------------------------------------------------------------------------
 
 
@@ -278,23 +336,24 @@ def test_auto_leaves_f32_for_more_than_a_tenth_only_and_remembers(
 ) -> None:
     measured = []
     monkeypatch.setattr(choosing.hardware, "has_bf16", lambda: True)
-    monkeypatch.setattr(choosing, "times", lambda *_: measured.append(1) or ([1.0, bf16], True))
+    seconds = iter([1.0, bf16])
+    monkeypatch.setattr(choosing, "best_time", lambda *_: measured.append(1) or (next(seconds), True))
     (kept_in := tmp_path / "kept").mkdir()
     for _ in range(2):
         loaded = load(str(checkpoint), engine="torch", artefact_dir=kept_in)
         assert (loaded.info.arithmetic, loaded.info.fallback_reason) == (chosen, "")
         loaded.close()
-    assert len(measured) == 1
-    (choice,) = (kept_in / "choices").iterdir()
+    assert len(measured) == 2, "each arithmetic once"
+    (choice,) = (kept_in / "choices").glob("*-torch-*")
     assert json.loads(choice.read_text())["arithmetic"] == chosen
 
 
 def test_what_was_measured_on_a_busy_machine_is_measured_again(
     checkpoint: Path, kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    measured = iter([([1.0, 0.95], False), ([1.0, 0.5], True)])
+    measured = iter([(1.0, True), (0.95, False), (1.0, True), (0.5, True)])
     monkeypatch.setattr(choosing.hardware, "has_bf16", lambda: True)
-    monkeypatch.setattr(choosing, "times", lambda *_: next(measured))
+    monkeypatch.setattr(choosing, "best_time", lambda *_: next(measured))
     infos = [load(str(checkpoint), engine="torch", artefact_dir=tmp_path).info for _ in range(3)]
     assert [info.arithmetic for info in infos] == ["f32", "bf16", "bf16"]
 
@@ -320,7 +379,7 @@ def test_times_are_taken_until_they_repeat(
     taken = iter(seconds)
     monkeypatch.setattr(choosing, "_seconds", lambda *_: next(taken))
     (path,) = (kept / "artefacts").glob("tiny-torch-float-*")
-    assert choosing.times([classifier], read_probes(path)) == ([best], steady)  # type: ignore[list-item]
+    assert choosing.best_time(classifier, read_probes(path)) == (best, steady)
     assert len(seconds) - len(list(taken)) == rounds
 
 
@@ -328,7 +387,8 @@ def test_a_choice_that_failed_its_proof_is_remembered_with_the_reason(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: Callable[[Breaks], None]
 ) -> None:
     monkeypatch.setattr(choosing.hardware, "has_bf16", lambda: True)
-    monkeypatch.setattr(choosing, "times", lambda *_: ([1.0, 0.5], True))
+    measured = iter([(1.0, True), (0.5, True)])
+    monkeypatch.setattr(choosing, "best_time", lambda *_: next(measured))
     broken(lambda rows, _, arithmetic: arithmetic == "bf16" and one_row_of_32(rows))
     first, second = (load(str(checkpoint), engine="torch", artefact_dir=tmp_path).info for _ in range(2))
     assert first.arithmetic == second.arithmetic == "f32"

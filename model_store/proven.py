@@ -1,0 +1,63 @@
+"""Remembers the settings that passed their whole proof here, so that later starts prove only a sample.
+
+What a proof finds depends on the artefact, the kind of processor, the engine's version, the threads, the
+arithmetic and the layout (docs/decisions/0803): all of them are in the name of the file.
+"""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from dataclasses import asdict, replace
+from hashlib import sha256
+from importlib.metadata import version
+from pathlib import Path
+
+from model_store import hardware
+from model_store.artefact import Manifest
+from model_store.classifier import ModelInfo, Verdict
+from model_store.prepare import remember
+
+# Increase this when a proof compares something else.
+_PROOF = 1
+
+
+class Proven:
+    """The memory of one setting. Nothing is remembered for a GPU, whose kind and driver the name lacks."""
+
+    def __init__(self, directory: Path, manifest: Manifest, info: ModelInfo, threads: int) -> None:
+        setup = [
+            _PROOF,
+            {name: file.sha256 for name, file in manifest.files.items()},
+            hardware.processor(),
+            version(manifest.engine),
+            threads or hardware.cores(),
+            info.arithmetic,
+            info.layout,
+        ]
+        named = sha256(json.dumps(setup, sort_keys=True).encode()).hexdigest()
+        self._path = directory / "choices" / f"{manifest.revision[:12]}-proven-{named[:24]}.json"
+        self._lasting = not (manifest.engine == "torch" and hardware.has_cuda())
+
+    def verdict(self) -> Verdict | None:
+        """The outcome of the whole proof, if this setting has passed it."""
+        with suppress(OSError, ValueError, TypeError):
+            known = Verdict(**json.loads(self._path.read_text("utf-8")))
+            return known if self._lasting and not known.reason else None
+        return None
+
+    def note(self, whole: Verdict) -> None:
+        """Remembers the outcome of a whole proof, or forgets that this setting has passed one before."""
+        if whole.reason:
+            self._path.unlink(missing_ok=True)
+        elif self._lasting:
+            remember(self._path, asdict(whole))
+
+
+def with_sample(whole: Verdict, sample: Verdict) -> Verdict:
+    """The outcome of a sample, with the larger differences of both: they decide about the revision."""
+    return replace(
+        sample,
+        answers=max(whole.answers, sample.answers),
+        batched=max(whole.batched, sample.batched),
+    )
