@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,10 @@ import pytest
 import torch
 import transformers
 
+from batcher.messages import Entry, Failure, Prediction
+from batcher.worker.batching import TokenizedEntry
+from batcher.worker.faults import Faults
+from batcher.worker.inference import Inference
 from model_store import Tokens, load
 from model_store import checkpoint as reading
 from model_store.build import build
@@ -209,3 +214,25 @@ def test_probes_have_the_last_length_and_special_ids(camembert: Path) -> None:
     assert inside.issuperset(special)
     plain = [tokens for tokens in probes.tokens if inside.intersection(special).isdisjoint(tokens.ids[1:-1])]
     assert len(plain) > len(probes.tokens) // 3
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_texts_that_an_engine_cannot_run_fail_alone_and_the_worker_goes_on(
+    threads: int, camembert: Path, kept: Path, opened: Callable[..., RowClassifier]
+) -> None:
+    """With two threads, each of them ended the worker: its self-test failed on the broken engine."""
+    classifier = opened(camembert, kept, engine="openvino", threads=threads)
+    classifier.info = replace(classifier.info, max_tokens=90)  # so that rows go beyond the table
+    inference = Inference(classifier, Faults(classifier))
+    texts = classifier.tokenize(["a good film", "no bad film"])
+    beyond = Tokens([*texts[0].ids, *[7] * 80], truncated=0, unknown=0)
+    for number in range(3):
+        held = [
+            TokenizedEntry(
+                Entry(f"{number}-{at}", "", "interactive", 9, 0, 9000, 1), tokens, 0.0, 0.0, "idle"
+            )
+            for at, tokens in enumerate([texts[0], beyond, texts[1]])
+        ]
+        found = dict(inference.classify_entries(held, 0).results)
+        assert [type(found[f"{number}-{at}"]) for at in range(3)] == [Prediction, Failure, Prediction]
+        assert not inference.faults.broken
