@@ -236,8 +236,7 @@ def unnumbered(config: dict[str, Any]) -> int | None:
     model_type = config.get("model_type")
     if model_type not in _AFTER_PADDING:
         return None
-    padding = None if model_type == "mpnet" else config.get("pad_token_id")
-    return 1 if padding is None else int(padding)
+    return 1 if model_type == "mpnet" else int(config.get("pad_token_id", 1))
 
 
 def read_json(path: Path) -> dict[str, Any]:

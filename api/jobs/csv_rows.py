@@ -14,7 +14,8 @@ from collections.abc import Iterable, Iterator
 MAX_FIELD = 1024 * 1024
 # The most columns of a table; spreadsheets have as many.
 MAX_COLUMNS = 16 * 1024
-csv.field_size_limit(MAX_FIELD)
+# The limit of the csv module is that of the whole process. The one that holds here is that of a record, below.
+csv.field_size_limit(max(csv.field_size_limit(), MAX_FIELD))
 
 
 # By the beginning of the message of the csv module.
@@ -23,7 +24,6 @@ _ADVICE = {
         "a carriage return outside of quotes: lines end in LF or CRLF, and quotes enclose other line breaks"
     ),
     "unexpected end": "the file ends inside of a quoted field: a quote is not closed",
-    "field larger": f"a field is longer than {MAX_FIELD} characters; perhaps a quote is not closed",
 }
 
 

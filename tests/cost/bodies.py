@@ -61,6 +61,8 @@ JSON_BODIES: Mapping[str, Any] = {
     "/admin/clients/hold": {"client": "key:none", "what": "all", "for_s": 1},
     "/admin/clients/resume": {"client": "key:none"},
     "/admin/forget": {"text": "a", "tenants": ["none"]},
+    "/admin/links": {},
+    "/admin/session": {},
     "/admin/models/candidate": {"model": "", "number": 9, "share": 0.1, "by": "text"},
     "/admin/models/move": {"model": "", "number": 9},
     "/admin/models/publish": {"model": "none", "reference": "a"},

@@ -51,6 +51,7 @@ SERVED = {
     "millrace trace": "planted-request",
     "millrace publish": "--model toy --shadow 1 stub@next",
     "millrace compare": "--model toy",
+    "millrace console": "",
     "millrace forget text": "text",
     "millrace forget client": "web",
     "millrace forget revision": "0123",

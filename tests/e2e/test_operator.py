@@ -21,6 +21,7 @@ from api.main import create_app
 from api.settings import ApiSettings
 from millrace.settings_loader import free_port
 from tests.e2e.conftest import Up
+from tests.servers import RedisServer
 from tests.service import millrace, wait_until
 from tests.tools import needs
 from tests.unit.api.admin.test_access import routes
@@ -175,9 +176,9 @@ def test_commands_of_operators_read_the_key_by_themselves(up: Callable[..., Up],
 
 
 def test_without_a_data_directory_commands_find_the_key_too(
-    up: Callable[..., Up], redis_server: object
+    up: Callable[..., Up], redis_servers: Callable[..., RedisServer]
 ) -> None:
-    service = up("--redis-url", redis_server.url)  # type: ignore[attr-defined]
+    service = up("--redis-url", redis_servers(bare="--redis-url takes no URL with a password").url)
     assert "keys removed" in said(service, "forget", "client", "web")
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from batcher.jobs.store import JobStore
 from tests.answers import right_json
-from tests.servers import ROLES, RedisServer, contents
+from tests.servers import ROLES, RedisServer, contents, needs_rights_to_load
 from tests.service import Service, wait_until
 
 pytestmark = [pytest.mark.redis, pytest.mark.e2e]
@@ -82,6 +82,7 @@ def test_a_redis_that_skips_its_own_data_said_nothing(
     redis_servers: Callable[..., RedisServer], start_service: Callable[..., Service], tmp_path: Path
 ) -> None:
     """With the line `user default off` of 0.2.0. With that of today, what it has skipped is there again."""
+    needs_rights_to_load()
     rights = "resetpass allkeys allchannels +@all"
     others = "".join(f"user {role} on {rights} >{role}\n" for role in ROLES)
     users = tmp_path / "users.acl"

@@ -204,8 +204,7 @@ def test_finding_08_a_full_redis_costs_a_hit_and_no_answer(bench: Bench, fill: F
 
 @pytest.mark.redis
 def test_finding_08_a_forbidden_cache_costs_a_hit_and_no_answer(real: Bench) -> None:
-    rules = ["on", "nopass", "resetkeys", "~{millrace:*}*", "+@all"]
-    real.client.execute_command("ACL", "SETUSER", "default", "reset", *rules)
+    real.client.execute_command("ACL", "SETUSER", "admin", "resetkeys", "~{millrace:*}*")
     worker = real.worker(revision="rev", cache_ms=60_000)
     real.ask("x", "y")
     worker.claim(10, 100, 100)

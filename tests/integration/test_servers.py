@@ -6,7 +6,7 @@ import pytest
 import redis
 
 from tests.conftest import FakeRedis
-from tests.servers import RedisServer, check_reload, redis_version
+from tests.servers import RedisServer, check_reload, needs_rights_to_load
 
 pytestmark = pytest.mark.redis
 
@@ -54,8 +54,7 @@ async def test_both_clients_of_the_fake_see_one_server(fake_redis: FakeRedis) ->
 
 def test_what_redis_would_not_load_again_fails_a_test(redis_servers) -> None:
     """As every test of a script does, on a real server: the rights of `default` decide what is loaded."""
-    if redis_version() < 7:
-        pytest.skip("Redis 6 loads its file without regard to rights")
+    needs_rights_to_load()
     with redis_servers("--enable-debug-command", "local").client() as client:
         client.eval("redis.call('SET', 'k', 'v') return redis.call('RPUSH', 'l', 'v')", 0)
         check_reload(client)
