@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 MAX_FIELD = 1024 * 1024
 # The most columns of a table; spreadsheets have as many.
 MAX_COLUMNS = 16 * 1024
-# The limit of the csv module is that of the whole process. The one that holds here is that of a record, below.
+# The limit of the csv module is that of the whole process; the one that holds here is that of a record.
 csv.field_size_limit(max(csv.field_size_limit(), MAX_FIELD))
 
 
