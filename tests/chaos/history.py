@@ -88,6 +88,7 @@ class Observer:
         self._client, self._history = client, history
         self._stopped = threading.Event()
         self.watching = threading.Event()
+        self._seen_until = time.time()
         self._thread = threading.Thread(target=self._run, name="observer", daemon=True)
         self._thread.start()
 
@@ -100,22 +101,22 @@ class Observer:
         self._client.close()
 
     def _run(self) -> None:
-        blind_since = time.time()
         while not self._stopped.is_set():
             try:
                 with self._client.monitor() as monitor:
-                    self._history.unseen.append((blind_since, time.time()))
+                    # A server that is killed takes with it what a slow observer has not read yet.
+                    self._history.unseen.append((self._seen_until, time.time()))
                     self.watching.set()
                     self._watch(monitor)
             except (redis.RedisError, OSError):
                 self.watching.clear()
                 self._stopped.wait(0.01)
-            blind_since = time.time() - 0.1  # what was on its way when the connection was lost
 
     def _watch(self, monitor: redis.client.Monitor) -> None:
         for seen in monitor.listen():
             if self._stopped.is_set() and seen["command"] == "ECHO the end":
                 return
+            self._seen_until = seen["time"]
             # What a replica gets from its master comes from a connection, and was seen there.
             found = STORED.match(seen["command"]) if seen["client_type"] == "lua" else None
             if found:
