@@ -13,7 +13,7 @@ from model_store.errors import ModelError
 from model_store.windows import MAX_WINDOWS, Windows, read_windows
 
 if TYPE_CHECKING:
-    from model_store.row_classifier import RowClassifier
+    from model_store.rows import RowClassifier
 
 __all__ = [
     "Classifier",

@@ -27,7 +27,7 @@ from model_store.prepare import EngineChoice, PrecisionChoice, locate, prepare, 
 from model_store.probes import EVERY, Probes
 from model_store.proof import SAME_ANSWERS, limits, prove
 from model_store.proven import Proven, with_sample
-from model_store.row_classifier import RowClassifier
+from model_store.rows import RowClassifier
 
 log = logging.getLogger(__name__)
 

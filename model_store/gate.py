@@ -20,7 +20,7 @@ from model_store.classifier import Arithmetic, Precision
 from model_store.engines.runner import open_artefact
 from model_store.errors import ModelError
 from model_store.evaluate import classify_all, read_tsv
-from model_store.row_classifier import RowClassifier
+from model_store.rows import RowClassifier
 
 # Minimum share of texts that keep their label, and maximum loss of accuracy.
 MIN_AGREEMENT: dict[Precision, float] = {"f32": 0.999, "bf16": 0.995, "int8": 0.99}

@@ -198,6 +198,16 @@ def _no_room() -> Problem:
     return Problem(503, detail, code="too_many_bodies", headers=(CLOSE,))
 
 
+def check_size(size: int, most: int) -> None:
+    """Raises Problem 413 if an answer would have more than `most` bytes."""
+    if size > most:
+        detail = (
+            f"the answer would have about {size} bytes, and an answer may have {most} "
+            "(MILLRACE_MAX_ANSWER_BYTES): send fewer texts per request"
+        )
+        raise Problem(413, detail, code="answer_too_large")
+
+
 @dataclass(slots=True)
 class Answer:
     """A response. `headers` does not include the headers that every response has."""

@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, RootModel, WithJsonSchema
 
-from api.answer_size import joined
 from api.asgi.http import PROBES, Answer
 from api.compat.dialect import Dialect, Route, json_answer
 from api.compat.huggingface import HuggingFaceError, best_first
@@ -15,6 +14,7 @@ from api.compat.reading import TextList, TextOrTexts, invalid_text, refused, sen
 from api.compat.service import Call
 from api.errors import Problem, invalid_body
 from api.health import why_not_ready
+from api.predict.request import joined
 from api.schemas import LabelScore
 
 # The keys under which an instance that is an object may have its text.

@@ -8,8 +8,7 @@ from typing import Any
 from pydantic import BaseModel, Field, RootModel
 from pydantic_core import to_json
 
-from api.answer_size import check_size
-from api.asgi.http import Answer
+from api.asgi.http import Answer, check_size
 from api.compat.dialect import Dialect, Route, json_answer
 from api.compat.reading import TextList, sentence, text_list
 from api.compat.service import Call, Scores

@@ -12,8 +12,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from api.answer_size import check_size
-from api.asgi.http import Answer
+from api.asgi.http import Answer, check_size
 from api.compat.dialect import BAD_REQUEST, Dialect, Route, json_answer
 from api.compat.moderation import Moderation
 from api.compat.openai_error import OpenAIError, openai_error

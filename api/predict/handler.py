@@ -15,7 +15,6 @@ from typing import Protocol, cast
 from fastapi import FastAPI
 from starlette.requests import ClientDisconnect
 
-from api.answer_size import joined
 from api.asgi.default_headers import with_defaults
 from api.asgi.http import (
     CLOSE,
@@ -47,6 +46,7 @@ from api.predict.request import (
     LookupResult,
     RequestContext,
     RequestReader,
+    joined,
     read_texts,
     truncation,
 )

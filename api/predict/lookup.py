@@ -16,14 +16,13 @@ from time import perf_counter
 
 from starlette.requests import ClientDisconnect
 
-from api.answer_size import joined
 from api.asgi.http import Answer, Receive, unless_disconnected
 from api.auth import ClientLimits
 from api.backend import Cache, Hub
 from api.errors import Header, problem_of
 from api.predict.local_cache import LocalCache, Models
 from api.predict.one_revision import find_one_revision
-from api.predict.request import LookupRequest, LookupResult, truncation
+from api.predict.request import LookupRequest, LookupResult, joined, truncation
 from api.settings import ApiSettings
 from batcher.core.console import NoteRefused
 from batcher.errors import BudgetExceeded, MillraceError

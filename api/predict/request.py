@@ -1,4 +1,4 @@
-"""A request to POST /predict: parses its body, and holds its state while it is answered."""
+"""A request to POST /predict: parses its body, holds its state, and joins its results."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from time import perf_counter
-from typing import Annotated
+from typing import Annotated, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
-from api.asgi.http import RequestHeaders
+from api.asgi.http import RequestHeaders, check_size
 from api.asgi.json_reader import read_json
 from api.errors import Header, Problem
+from api.label_order import by_score
 from api.predict.local_cache import CachedPrediction
 from batcher.errors import MillraceError
 from batcher.messages import Prediction
@@ -193,3 +194,23 @@ def truncation(results: Sequence[CachedPrediction | Prediction]) -> list[Header]
         return []
     texts = sum([result.truncated > 0 for result in results])
     return [(b"x-truncated", b"%d" % texts), (b"x-truncated-tokens", b"%d" % left_out)]
+
+
+class Result(Protocol):
+    """A result whose `fragment` is its JSON in an answer of /predict."""
+
+    @property
+    def fragment(self) -> bytes: ...
+
+
+def joined(results: Sequence[Result], most: int, *, ordered: bool) -> bytes:
+    """The body of /predict, with labels by falling score if `ordered`.
+
+    Raises Problem 413 if it would have more than `most` bytes.
+    """
+    fragments = [result.fragment for result in results]
+    check_size(sum(map(len, fragments)), most)
+    if ordered:
+        known = {fragment: by_score(fragment) for fragment in set(fragments)}
+        fragments = [known[fragment] for fragment in fragments]
+    return b'{"predictions":[%b]}' % b",".join(fragments)

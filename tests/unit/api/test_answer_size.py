@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from api.answer_size import check_size
+from api.asgi.http import check_size
 from api.errors import Problem
 from batcher.messages import Prediction, fragment
 from tests.unit.api.service import Start, assert_problem

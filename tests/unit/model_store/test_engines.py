@@ -18,7 +18,7 @@ from transformers import AutoModelForSequenceClassification
 from model_store import Classifier, load
 from model_store.errors import EngineUnavailable
 from model_store.hardware import affinity
-from model_store.row_classifier import RowClassifier
+from model_store.rows import RowClassifier
 from tests.unit.model_store.checkpoints import write_checkpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
