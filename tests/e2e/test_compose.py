@@ -201,11 +201,13 @@ def test_jobs_a_hold_and_a_pause_survive_a_restart_of_redis(service: httpx.Clien
     admin("PUT", "pauses/bulk", {"waiting": "keep", "for_s": 3600})
     running = job(2000, "second")
     wait_for(lambda: service.get(running).json()["status"] == "running")
-    before = service.get(finished).json(), operators()
+    held = [["key:held"], ["bulk"]]
+    wait_for(lambda: operators() == held)  # every process knows of a pause within two seconds
+    before = service.get(finished).json()
     run("podman", "restart", f"{PROJECT}_redis_1")
     wait_for(lambda: service.get("/readyz").status_code == 200)
-    assert (service.get(finished).json(), operators()) == before
-    assert before[1] == [["key:held"], ["bulk"]]
+    wait_for(lambda: operators() == held)
+    assert service.get(finished).json() == before
     admin("DELETE", "pauses/bulk")
     wait_for(lambda: service.get(running).json()["status"] == "finished")
     assert (service.get(running).json()["done"], service.get(running).json()["failed"]) == (2000, 0)
