@@ -145,7 +145,7 @@ soak: $(STAMP) ## run light traffic of every kind for an hour; fails if anything
 
 .PHONY: shards
 shards: $(STAMP) ## kill shards, move slots and fail over under load, twenty times each
-	ROUNDS=20 $(BIN)/python -m pytest tests/faults/test_shards.py -n 0
+	ROUNDS=20 $(BIN)/python -m pytest tests/faults/test_shards.py -n 0 --timeout 1800
 
 .PHONY: check
 check: $(if $(wildcard $(STAMP)),$(STAMP),$(CHECK_STAMP)) ## run lint, format, type and import checks, and check sizes and wording
