@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import stat
 import tempfile
 import time
@@ -19,6 +20,11 @@ _SOCKET_PATH_MAX_BYTES = 100
 _LOCK_WAIT_S = 5.0
 # Files that a server keeps in its directory: those of Redis 7 and newer, of older versions, and snapshots.
 _WRITTEN = ("appendonlydir", "appendonly.aof", "dump.rdb")
+# What Millrace and its Redis keep there, by name.
+_OURS = re.compile(
+    rf"{'|'.join(map(re.escape, _WRITTEN))}|temp-.+\.(?:aof|rdb)|shard-\d+"
+    r"|lock|redis\.(?:log|sock)|operator\.key|operators"
+).fullmatch
 # From this version on, Valkey can be asked to try snapshots of Redis 7.4 and newer.
 _VALKEY_TRIES = (9,)
 
@@ -75,13 +81,13 @@ class DataDir:
 
 
 def _make_private(directory: Path) -> None:
-    """Takes the rights of other users away: of the directory if it is empty or ours, and of our files in it.
+    """Takes the rights of other users away: of our files and, without any others in it, of the directory.
 
     A directory with other files may be there for other users, such as /tmp, so it stays as it is.
     """
-    ours = [*_WRITTEN, "lock", "redis.log", "operators", "shard-1"]
-    found = [directory / name for name in ours if (directory / name).exists()]
-    if found or not any(directory.iterdir()):
+    within = list(directory.iterdir())
+    found = [path for path in within if _OURS(path.name)]
+    if len(found) == len(within):
         found.append(directory)
     for path in [*found, *(directory / "appendonlydir").glob("*")]:
         about = path.lstat()

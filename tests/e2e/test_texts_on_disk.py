@@ -91,8 +91,21 @@ def test_a_directory_with_files_of_others_stays_open_to_them(tmp_path: Path) -> 
     """A data directory may be /tmp or a home, which others use, too. Our own files there are private."""
     (tmp_path / "another").touch(0o644)
     tmp_path.chmod(0o755)
-    DataDir(tmp_path).close()
+    for _ in ("the first start", "another, which closed it"):
+        DataDir(tmp_path).close()
+        (tmp_path / "appendonlydir").mkdir(exist_ok=True)
+    (tmp_path / "appendonlydir").chmod(0o700)
     assert sorted(open_to_others(tmp_path)) == sorted([str(tmp_path), str(tmp_path / "another")])
+
+
+def test_a_directory_with_our_files_alone_is_closed(tmp_path: Path) -> None:
+    for name in ("lock", "operator.key", "redis.sock", "redis.log", "temp-rewriteaof-bg-7.aof"):
+        (tmp_path / name).touch(0o644)
+    for name in ("appendonlydir", "operators", "shard-1", "shard-12"):
+        (tmp_path / name).mkdir()
+    tmp_path.chmod(0o755)
+    DataDir(tmp_path).close()
+    assert tmp_path.stat().st_mode & 0o777 == 0o700
 
 
 @pytest.mark.parametrize("name", ["appendonlydir", "appendonly.aof", "dump.rdb"])
