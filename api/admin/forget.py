@@ -85,11 +85,11 @@ async def _text(
 
 
 async def _client(console: Console, client: str, models: set[str]) -> tuple[Removed, Replies[Removed]]:
-    jobs, files = 0, 0
+    jobs, files = list[str](), 0
     if (erasing := console.stores.jobs) is not None:
         jobs, files = await console.call_elsewhere(erasing.client, client)
-    replies = await console.each(lambda shard: shard.forgetting.client(client, models))
-    return {"jobs": jobs, "files": files} | _summed(replies, "refused", "usage"), replies
+    replies = await console.each(lambda shard: shard.forgetting.client(client, models, jobs))
+    return {"jobs": len(jobs), "files": files} | _summed(replies, "refused", "usage"), replies
 
 
 async def _revision(console: Console, revision: str) -> tuple[Removed, Replies[Removed]]:

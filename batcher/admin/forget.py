@@ -106,12 +106,13 @@ class Forgetting:
         removed["waiting"] = sum(self._queue.exists(key) for key in waits)
         return dict(removed)
 
-    def client(self, client: str, models: Collection[str]) -> Removed:
-        """Removes the records and the usage of a client: `key:NAME`, or an address."""
-        refused = 0
+    def client(self, client: str, models: Collection[str], jobs: Collection[str] = ()) -> Removed:
+        """Removes records and usage of a client (`key:NAME`, or an address). `jobs` are ids of its jobs."""
+        refused, names = 0, {client, *(f"job:{job}" for job in jobs)}
         for model in models:
             texts = RefusedTexts(self._queue, self._name_of(model))
-            refused += texts.delete([record["id"] for record in texts.all(RefusedFilter(client=client))])
+            found = (record for record in texts.all(RefusedFilter()) if record.get("client") in names)
+            refused += texts.delete([record["id"] for record in found])
         self._queue.delete(f"{self._prefix}:clients")
         self._clear_processes()
         return {"refused": refused, "usage": self._usage.forget(client)}

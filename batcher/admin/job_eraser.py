@@ -41,8 +41,8 @@ class JobEraser:
         found = [file.id for file in self._files() if self._contains(file, text)]
         return chunks, sum(map(self._store.files.delete, found))
 
-    def client(self, client: str) -> tuple[int, int]:
-        """Deletes the jobs and files of a client, running jobs too. Returns how many of each."""
+    def client(self, client: str) -> tuple[list[str], int]:
+        """Deletes the jobs and files of a client, running jobs too. Returns ids of jobs, and a count."""
         account = account_of(client).encode()
         held = {
             member.decode()
@@ -53,12 +53,11 @@ class JobEraser:
         files = [member.removeprefix("file:") for member in held if member.startswith("file:")]
         ids = {member.partition(":")[2] for member in held if not member.startswith(("file:", "upload:"))}
         ids |= {record.id for record in self._jobs() if record.owner == client}
-        return sum(map(self._delete, ids)), sum(map(self._store.files.delete, files))
+        return list(filter(self._delete, ids)), sum(map(self._store.files.delete, files))
 
     def revision(self, revision: str) -> int:
-        """Deletes jobs that ended under a revision. Returns how many."""
-        end = f"@{revision[:12]}"
-        found = [record.id for record in self._jobs() if record.ended and record.model.endswith(end)]
+        """Deletes ended jobs that such a revision has answered, if in part. Returns how many."""
+        found = [record.id for record in self._jobs() if record.ended and _answered(record, revision)]
         return sum(map(self._store.delete, found))
 
     def _delete(self, job_id: str) -> bool:
@@ -104,6 +103,11 @@ class JobEraser:
             return int(client.execute_command(*call(script, True, SCRIPTS), 1, self._prefix, *args))
         except redis.exceptions.NoScriptError:
             return int(client.execute_command(*call(script, False, SCRIPTS), 1, self._prefix, *args))
+
+
+def _answered(record: JobRecord, revision: str) -> bool:
+    names = (record.model, *record.models)  # a cascade, and its members
+    return any(name.rpartition("@")[2].startswith(revision[:12]) for name in names)
 
 
 def _asks(line: bytes, text: str) -> bool:

@@ -14,6 +14,7 @@ from batcher.core.console import NoteRefused
 from batcher.core.keys import cache_key
 from batcher.core.snapshot import Sweep
 from batcher.jobs.records import Counts
+from batcher.jobs.results import encode_models
 from batcher.jobs.upload import Submission, account_of
 from batcher.messages import Failure, entry_id
 from tests.conftest import encoded
@@ -61,10 +62,17 @@ def job(api: AdminApi, *texts: str, client: str = "127.0.0.1", owner: str = "", 
     return job_id
 
 
-def finish(api: AdminApi, job_id: str, model: str = f"stub@{REVISION[:12]}") -> None:
+def finish(api: AdminApi, job_id: str, *models: str) -> None:
+    """Each text is answered by the next of the models; the job shows the last."""
+    models = models or (f"stub@{REVISION[:12]}",)
     attempt = api.store.start(job_id)
     lines = [b"\n".join([b"[]"] * 2)] * attempt.chunks
-    assert api.store.append(attempt, 0, lines, counts=Counts(), rate=1, model=model) == "running"
+    names = [encode_models(models)] * attempt.chunks
+    counts = Counts()
+    assert (
+        api.store.append(attempt, 0, lines, counts=counts, rate=1, model=models[-1], models=names)
+        == "running"
+    )
     api.store.end(attempt, "finished")
 
 
@@ -275,6 +283,36 @@ async def test_a_revision_is_gone_with_its_ended_jobs(api: AdminApi) -> None:
     assert answer["removed"] == {"cached": 3, "results": 3, "jobs": 1}
     assert stays(api.redis, REVISION[:12]) == []
     assert api.store.record(new) is not None
+
+
+@pytest.mark.parametrize("digits", [4, 11, 12, 13, 64])
+async def test_jobs_of_a_revision_were_left_by_a_short_prefix(api: AdminApi, digits: int) -> None:
+    """Jobs name a revision by twelve digits, and were found by no fewer."""
+    finish(api, old := job(api, "old"))
+    finish(api, new := job(api, "new"), f"stub@{OTHER_REVISION[:12]}")
+    removed = (await api.post("/forget", revision=REVISION[:digits])).json()["removed"]
+    assert removed["jobs"] == 1
+    assert [api.store.record(one) is None for one in (old, new)] == [True, False]
+
+
+async def test_jobs_that_a_revision_answered_in_part_were_left(api: AdminApi) -> None:
+    """A job shows the newest of its models, and after a move others have answered its texts, too."""
+    names = [f"org/name@1@{REVISION[:12]}", f"stub@{OTHER_REVISION[:12]}"]
+    finish(api, moved := job(api, "one", "two"), *names)
+    finish(api, back := job(api, "three", "four"), *reversed(names))
+    removed = (await api.post("/forget", revision=REVISION)).json()["removed"]
+    assert removed["jobs"] == 2
+    assert [api.store.record(one) for one in (moved, back)] == [None, None]
+
+
+async def test_texts_refused_in_jobs_of_a_client_without_a_key_were_left(api: AdminApi) -> None:
+    """Their records name the job, because that of the job has no address."""
+    own, other = job(api, "own", client="192.0.2.7"), job(api, "others", client="192.0.2.8")
+    refuse(api, "refused in it", f"job:{own}")
+    refuse(api, "refused in another", f"job:{other}")
+    removed = (await api.post("/forget", client="192.0.2.7")).json()["removed"]
+    assert (removed["jobs"], removed["refused"]) == (1, 1)
+    assert stays(api.redis, "refused in it", "refused in another") == ["refused in another"]
 
 
 HOSTILE: list[dict[str, Any]] = [
