@@ -80,13 +80,17 @@ class Keys:
 
     def find(self, headers: RequestHeaders) -> str:
         """`key:` and the name of the key that the request shows; "" if it shows none of these."""
+        return self.find_with_digest(headers)[0]
+
+    def find_with_digest(self, headers: RequestHeaders) -> tuple[str, str]:
+        """The same, and the digest of the key in hex."""
         key = given_key(headers)
         given, found = sha256(key).digest(), ""
         # Compare with every digest, so that the time taken does not reveal which one matched.
         for digest, client in self._names:
             if hmac.compare_digest(given, digest):
                 found = client
-        return found if key else ""
+        return (found, given.hex()) if found and key else ("", "")
 
     def _key_client(self, headers: RequestHeaders) -> str:
         found = self.find(headers)

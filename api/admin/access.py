@@ -14,6 +14,8 @@ PREFIX = "/admin"
 # Where a session begins and ends, and links to the console are made. Keys for reading may do so, too.
 SESSION, LINKS = f"{PREFIX}/session", f"{PREFIX}/links"
 _READ = frozenset(("GET", "HEAD"))
+# As many digits of its digest tell a key from others.
+_DIGITS = 16
 
 # Finds the operator by a secret, as `Operator.encode` writes it; "" for an unknown one.
 Find = Callable[[str], Awaitable[str]]
@@ -24,13 +26,15 @@ def is_admin_path(path: str) -> bool:
 
 
 class Operator(NamedTuple):
-    """The name of an operator's key, and whether it is for changes or only for reading."""
+    """The name and the digest of an operator's key, and whether it is for changes or only for reading."""
 
     name: str
+    digest: str
     role: Literal["admin", "reader"]
 
     def encode(self) -> str:
-        return f"{self.role}:{self.name}"
+        """What a session or link keeps. It ends with its key, also if another has the same name."""
+        return f"{self.role}:{self.name}:{self.digest[:_DIGITS]}"
 
 
 class AdminAccess:
@@ -46,8 +50,8 @@ class AdminAccess:
         admins = parse_keys(settings.admin_keys.get_secret_value())
         readers = parse_keys(settings.admin_read_keys.get_secret_value())
         self._admins, self._readers = Keys(admins), Keys(readers)
-        known = [Operator(name, "admin") for name in admins.values()]
-        known += [Operator(name, "reader") for name in readers.values()]
+        known = [Operator(name, digest, "admin") for digest, name in admins.items()]
+        known += [Operator(name, digest, "reader") for digest, name in readers.items()]
         self._known = {operator.encode(): operator for operator in known}
         # Browsers send a cookie to every port of a host, so that services need different names.
         self.cookie = f"millrace-operator-{settings.port}"
@@ -69,11 +73,11 @@ class AdminAccess:
 
     def by_key(self, headers: RequestHeaders) -> Operator | None:
         """The operator whose key the request shows."""
-        if found := self._admins.find(headers):
-            return Operator(key_name(found), "admin")
-        if found := self._readers.find(headers):
-            return Operator(key_name(found), "reader")
-        return None
+        client, digest = self._admins.find_with_digest(headers)
+        if client:
+            return Operator(key_name(client), digest, "admin")
+        client, digest = self._readers.find_with_digest(headers)
+        return Operator(key_name(client), digest, "reader") if client else None
 
     async def _by_secret(self, headers: RequestHeaders) -> Operator | None:
         """The operator of a session or, where one begins, of a link; None once its key is removed."""

@@ -85,6 +85,18 @@ async def test_a_session_ends_with_its_key(start: Start) -> None:
     assert (await api.client.get("/admin/audit", headers=session)).status_code == 401, "it may only read now"
 
 
+async def test_a_session_outlived_its_key_if_another_had_the_name(start: Start) -> None:
+    """So someone with a key that was replaced stayed an operator, as at each start of `millrace up`."""
+    api = await start(admin_keys=keys(ops="leaked"), admin_read_keys="")
+    leaked = {"authorization": "Bearer leaked"}
+    session, link = cookie(await begin(api, "leaked")), await new_link(api, leaked)
+    api = await start(admin_keys=keys(ops="leaked") + "," + keys(ops="new"), admin_read_keys="")
+    assert (await api.client.get("/admin/audit", headers=session)).status_code == 200
+    api = await start(admin_keys=keys(ops="new"), admin_read_keys="")
+    assert (await api.client.get("/admin/audit", headers=session)).status_code == 401
+    assert (await begin(api, link)).status_code == 401
+
+
 @pytest.mark.parametrize("secret", ["", "x", "x" * 43, "\u00e4" * 43, "x" * 5000])
 async def test_a_guess_begins_nothing(api: AdminApi, secret: str) -> None:
     given = {b"authorization": f"Bearer {secret}".encode("latin-1")}
