@@ -11,7 +11,8 @@ folder=$(dirname "$0")
 users=${REDIS_USERS:-/run/redis/users.acl}
 server=${REDIS_SERVER:-redis-server}
 
-if ! grep -Eq '^user default( .*)? allkeys( .*)? \+@all$' "$folder/users.acl"; then
+if ! grep -E '^user default( .*)? (allkeys|~\*)( .*)? (\+@all|allcommands)$' "$folder/users.acl" |
+    grep -Evq ' reset(keys)? '; then
     echo "start.sh: $folder/users.acl needs the line 'user default off resetpass allkeys allchannels +@all': Redis loads" \
         "its append-only file with the rights of default, and would skip what they do not allow." >&2
     exit 1
