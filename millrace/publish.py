@@ -11,6 +11,7 @@ from typing import Any
 from millrace.admin_client import AdminClient
 from millrace.admin_client import add_arguments as add_client_arguments
 from millrace.errors import CommandError
+from millrace.preparing import REPEAT_S, PreparingLines
 
 LOOK_S = 0.5
 
@@ -118,20 +119,29 @@ def _loaded(client: AdminClient, args: argparse.Namespace) -> int:
     path = Path(args.reference).expanduser()
     reference = str(path.resolve()) if os.path.isdir(path) else args.reference
     asked = client.post("/admin/models/publish", {"model": args.model, "reference": reference})
-    number, until = int(asked["number"]), time.monotonic() + args.timeout
+    number, began = int(asked["number"]), time.monotonic()
     print(f"{asked['model']}: workers load revision {number}")
+    lines, printed, printed_s = PreparingLines(), 0, 0.0
     while True:
         time.sleep(LOOK_S)
-        state = client.get("/admin/models")["models"][asked["model"]]
+        answer = client.get("/admin/models")
+        state = answer["models"][asked["model"]]
         one, current = state["revisions"][str(number)], state["revisions"][str(state["current"])]
         if one["failure"]:
             why = f"a worker cannot serve it, so nothing has changed: {one['failure']}"
             raise CommandError(why, status=1)
-        if one["workers"] >= max(current["workers"], 1):
+        ready, needed = one["workers"], max(current["workers"], 1)
+        if ready >= needed:
             return number
-        if time.monotonic() > until:
+        waited_s = time.monotonic() - began
+        if waited_s > args.timeout:
             raise CommandError(
-                f"{one['workers']} of {current['workers']} workers serve it after {args.timeout:g} s, so "
+                f"{ready} of {current['workers']} workers serve it after {args.timeout:g} s, so "
                 "nothing has changed: see the workers' logs, or wait longer with --timeout.",
                 status=1,
             )
+        for line in lines.due([each for each in answer["preparing"] if each["reference"] == reference]):
+            print(line, flush=True)
+        if ready != printed or waited_s - printed_s > REPEAT_S:
+            print(f"waiting for {waited_s:.0f} s: {ready} of {needed} workers serve it", flush=True)
+            printed, printed_s = ready, waited_s

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -42,6 +43,7 @@ def load(
     text_windows: str = "",
     max_windows: int = MAX_WINDOWS,
     name: str = "",
+    on_phase: Callable[[str], None] | None = None,
 ) -> Classifier:
     """Load the model that `reference` names, after verifying the digest of each of its files.
 
@@ -52,10 +54,11 @@ def load(
     used. The engine must pass its proof on the artefact's probes with these threads; `info` says which
     arithmetic passed (see `model_store.choosing`). With `abstain` above 0.5, a third label has the highest
     score if neither of the two reaches it (see `model_store.abstain`). `text_windows` says how long texts are
-    read, instead of the model's config (see `model_store.windows`). `name` replaces that of the model. Raises
-    ModelError, in one sentence, if any step fails.
+    read, instead of the model's config (see `model_store.windows`). `name` replaces that of the model.
+    `on_phase` is called with what the loading does next. Raises ModelError, in one sentence, if any step
+    fails.
     """
-    phases.begin()
+    phases.begin(on_phase)
     kind, _, variant = reference.partition("@")
     if kind == "stub" or engine == "stub":
         from model_store.stub import StubClassifier

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import asdict
 from time import monotonic
 from typing import Any
 
@@ -32,7 +33,9 @@ def revision_routes(console: Console, models: ServedModels) -> APIRouter:
 def _add_show(router: APIRouter, console: Console, models: ServedModels) -> None:
     @router.get("")
     async def show() -> dict[str, Any]:
-        """The revisions of each model, how many workers serve them, and why some could not load one."""
+        """The revisions of each model, how many workers serve them, why some could not load one, and what
+        those are doing that load one now.
+        """
         revisions = await console.call(console.stores.revisions.read)
         found = {}
         for model in models.bases:
@@ -51,7 +54,8 @@ def _add_show(router: APIRouter, console: Console, models: ServedModels) -> None
                     for number, reference in numbers.items()
                 },
             }
-        return {"models": found}
+        preparing = await console.call(console.stores.preparing.read)
+        return {"models": found, "preparing": [asdict(one) for one in preparing]}
 
 
 def _add_publish(router: APIRouter, console: Console, models: ServedModels) -> None:

@@ -25,6 +25,7 @@ from batcher.admin.forget import CachedResults, Forgetting
 from batcher.admin.history import MinuteHistory
 from batcher.admin.holds import ClientHolds
 from batcher.admin.job_eraser import JobEraser
+from batcher.admin.preparing import PreparingStore
 from batcher.admin.refused import RefusedTexts
 from batcher.admin.revisions import RevisionStore
 from batcher.admin.sessions import SessionStore
@@ -80,6 +81,7 @@ class ConsoleStores:
     holds: ClientHolds
     minutes: MinuteHistory
     revisions: RevisionStore
+    preparing: PreparingStore
     comparisons: ComparisonStore
     sessions: SessionStore
     jobs: JobEraser | None
@@ -98,6 +100,7 @@ class ConsoleStores:
             ClientHolds(queue, name),
             MinuteHistory(queue, name),
             RevisionStore(queues, settings.queue_shards),
+            PreparingStore(queue, name),
             ComparisonStore(queue, name),
             SessionStore(queue, name),
             None if is_cluster(settings.jobs_url) else jobs.eraser(name),

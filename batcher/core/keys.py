@@ -42,6 +42,7 @@ to the next (decision 0010).
 | P:answers:<t> | list   | what processes answer the console          | 10 s          | answer         |
 | P:revisions   | hash   | published revisions of models              | -             | the console,   |
 |               |        |                                            |               | a worker       |
+| P:preparing   | hash   | worker that loads a model -> its phase     | 60 s, renewed | a worker       |
 | P:apis        | hash   | API process -> the moves it has confirmed  | 60 s, renewed | the console    |
 | P:compared:<p>| hash   | counts of a shadow, <p> = model@n:m        | 30 d, renewed | API and jobs   |
 | P:compared:   | string | number of the counts that a process added  | 10 min,       | API and jobs   |

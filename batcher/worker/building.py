@@ -27,6 +27,7 @@ from batcher.worker.cache_writer import CacheWriter, ShardedCacheWriter, connect
 from batcher.worker.exchange import WAIT_S, Queues, Remember
 from batcher.worker.metrics import MeasuredQueue
 from batcher.worker.observability import Observability, probes
+from batcher.worker.preparing import Announced
 from batcher.worker.publishing import Publishing
 from batcher.worker.queue import WorkerQueue
 from batcher.worker.several import Listing, SeveralWorkers, SharingWorker
@@ -43,19 +44,21 @@ def load_model(settings: WorkerSettings) -> Classifier:
 def load_one(settings: WorkerSettings, spec: ModelSpec) -> Classifier:
     """Loads one classifier, with the settings of all. Raises ModelError."""
     began = time.monotonic()
-    classifier = load(
-        spec.reference,
-        engine=settings.engine,
-        precision=settings.precision,
-        threads=settings.threads,
-        artefact_dir=settings.artefact_dir.expanduser(),
-        stub_batch_ms=settings.stub_batch_ms,
-        stub_token_ms=settings.stub_token_ms,
-        abstain=settings.abstain,
-        text_windows=settings.text_windows,
-        max_windows=settings.max_windows,
-        name=spec.name,
-    )
+    with Announced(settings, spec.reference) as announced:
+        classifier = load(
+            spec.reference,
+            engine=settings.engine,
+            precision=settings.precision,
+            threads=settings.threads,
+            artefact_dir=settings.artefact_dir.expanduser(),
+            stub_batch_ms=settings.stub_batch_ms,
+            stub_token_ms=settings.stub_token_ms,
+            abstain=settings.abstain,
+            text_windows=settings.text_windows,
+            max_windows=settings.max_windows,
+            name=spec.name,
+            on_phase=announced.phase,
+        )
     _report(classifier.info, time.monotonic() - began)
     return classifier
 

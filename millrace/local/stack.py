@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from api.settings import ApiSettings
 from batcher.settings import WorkerSettings
@@ -20,17 +21,20 @@ from millrace.addresses import base_url, reachable
 from millrace.local.embedded_redis import EmbeddedRedis
 from millrace.local.operator_key import OperatorKey
 from millrace.local.supervisor import Child, Group, Plan, say, stop_in_order
+from millrace.preparing import REPEAT_S, PreparingLines
 
 _PROBE_S = 0.1
-# How long to wait before printing why the service is not ready, and before repeating the same reason.
+# How long to wait before printing why the service is not ready.
 _QUIET_S = 2.0
-_REPEAT_S = 10.0
+# How often to ask what workers are doing.
+_ASK_S = 1.0
 # How long to wait for a link to the console.
 _LINK_S = 5.0
 # Programs that forward a signal often send it to both the process and its group; these count as one signal.
 _SAME_SIGNAL_S = 0.5
 # Time that a process has to exit after it has drained.
 _EXIT_S = 10.0
+_PREPARING = "the worker is preparing its model, which takes longest the first time"
 _EXAMPLE = '{"text": ["I hate you.", "I love you."]}'
 
 
@@ -131,18 +135,21 @@ class LocalStack:
     def _console(self) -> str:
         """How to open the console: a link that works once or, where the output may be a log, its command."""
         if sys.stdout.isatty():
-            connection = http.client.HTTPConnection(*self._address, timeout=_LINK_S)
-            with contextlib.closing(connection), contextlib.suppress(OSError, ValueError, KeyError):
-                key = {"Authorization": f"Bearer {self._operator.key}"}
-                connection.request("POST", "/admin/links", headers=key)
-                return f"{self._base_url}{json.load(connection.getresponse())['path']} (works once)"
+            with contextlib.suppress(OSError, ValueError, KeyError):
+                return f"{self._base_url}{self._as_operator('POST', '/admin/links')['path']} (works once)"
         return f"{typed('millrace')} console --url {self._base_url} prints a link that works once"
 
     async def _ready(self) -> None:
-        printed, printed_at, began = "", 0.0, time.monotonic()
+        printed, printed_at, asked_at, began = "", 0.0, 0.0, time.monotonic()
+        lines = PreparingLines()
         while (reason := await asyncio.to_thread(self._why_not_ready)) is not None:
             waited_s = time.monotonic() - began
-            due = reason != printed or waited_s - printed_at > _REPEAT_S
+            if reason == _PREPARING and waited_s > _QUIET_S and waited_s - asked_at > _ASK_S:
+                asked_at = waited_s
+                for line in lines.due(await asyncio.to_thread(self._preparing)):
+                    say(line)
+                    printed, printed_at = reason, waited_s
+            due = reason != printed or waited_s - printed_at > REPEAT_S
             if reason and due and waited_s > _QUIET_S:
                 say(f"waiting for {waited_s:.0f} s: {reason}")
                 printed, printed_at = reason, waited_s
@@ -161,6 +168,21 @@ class LocalStack:
             return ""
         finally:
             connection.close()
+
+    def _preparing(self) -> list[dict[str, Any]]:
+        """What workers that load a model are doing; empty if the API does not say."""
+        with contextlib.suppress(OSError, http.client.HTTPException, ValueError, KeyError):
+            found: list[dict[str, Any]] = self._as_operator("GET", "/admin/models")["preparing"]
+            return found
+        return []
+
+    def _as_operator(self, method: str, path: str) -> dict[str, Any]:
+        """The JSON that the API answers. Raises OSError, HTTPException and ValueError."""
+        with contextlib.closing(http.client.HTTPConnection(*self._address, timeout=_LINK_S)) as connection:
+            key = {"Authorization": f"Bearer {self._operator.key}"}
+            connection.request(method, path, headers=key)
+            answer: dict[str, Any] = json.load(connection.getresponse())
+            return answer
 
     def _on_signal(self) -> None:
         now = time.monotonic()
@@ -239,7 +261,7 @@ def _reason(body: bytes) -> str:
     try:
         problem = json.loads(body)
         if problem["code"] == "no_worker":
-            return "the worker is preparing its model, which takes longest the first time"
+            return _PREPARING
         return str(problem["detail"])
     except (ValueError, KeyError, AttributeError):
         return "the API is not ready yet"

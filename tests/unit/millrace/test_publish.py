@@ -18,6 +18,7 @@ class FakeAdmin:
         self.failure = ""
         self.unconfirmed: list[str] = []
         self.candidate: dict[str, Any] | None = None
+        self.preparing: list[dict[str, Any]] = []
         self._looks = 0
 
     def post(self, path: str, body: Any) -> dict[str, Any]:
@@ -41,7 +42,8 @@ class FakeAdmin:
             "2": {"workers": 2, "failure": ""},
             "3": {"workers": 2 if self._looks > 2 else self._looks - 1, "failure": self.failure},
         }
-        return {"models": {"topics": {"current": 2, "candidate": self.candidate, "revisions": revisions}}}
+        topics = {"current": 2, "candidate": self.candidate, "revisions": revisions}
+        return {"models": {"topics": topics}, "preparing": self.preparing}
 
 
 @pytest.fixture
@@ -145,3 +147,15 @@ def test_what_cannot_be_meant_is_refused(
         status = int(end.code or 0)
     assert (status, admin.asked) == (2, [])
     assert reason in capsys.readouterr().err
+
+
+def test_while_it_waits_it_says_for_what(admin: FakeAdmin, capsys: pytest.CaptureFixture[str]) -> None:
+    one = {"worker": "host-1", "reference": "org/name@0123abc", "seconds": 12.3, "phase": "proving"}
+    other = {**one, "worker": "host-2", "reference": "default"}
+    admin.preparing = [one, other]
+    assert main(["publish", "org/name@0123abc"]) == 0
+    said = capsys.readouterr().out
+    line = "host-1: preparing org/name@0123abc for 12 s: proving\n"
+    assert said.count(line) == 1, "a phase is not repeated"
+    assert "host-2" not in said, "another model"
+    assert "waiting for 0 s: 1 of 2 workers serve it\n" in said

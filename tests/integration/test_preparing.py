@@ -1,0 +1,78 @@
+"""While a worker loads a model, `GET /admin/models` shows what it is doing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import fakeredis
+import pytest
+
+from batcher.admin.preparing import Preparing, PreparingStore
+from batcher.models import ModelSpec
+from batcher.settings import WorkerSettings
+from batcher.worker import building
+from model_store.phases import begin, phase
+from model_store.stub import StubClassifier
+from tests.service import wait_until
+
+
+@pytest.fixture
+def client(monkeypatch: pytest.MonkeyPatch) -> fakeredis.FakeRedis:
+    made = fakeredis.FakeRedis()
+    monkeypatch.setattr("batcher.worker.preparing.connect", lambda *_, **__: made)
+    monkeypatch.setattr("batcher.worker.preparing.EVERY_S", 0.01)
+    return made
+
+
+def test_a_worker_that_loads_a_model_says_what_it_does_until_it_is_loaded(
+    client: fakeredis.FakeRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = PreparingStore(client, "default")
+    seen: list[Preparing] = []
+
+    def shown(doing: str) -> bool:
+        return [one.phase for one in store.read()] == [doing]
+
+    def slow(reference: str, *, on_phase: Callable[[str], None], **_: Any) -> StubClassifier:
+        begin(on_phase)
+        for doing in ("computing the answers", "proving"):
+            phase(doing)
+            wait_until(partial(shown, doing), doing)
+        seen.extend(store.read())
+        return StubClassifier()
+
+    monkeypatch.setattr(building, "load", slow)
+    building.load_one(WorkerSettings(), ModelSpec("", "/models/topics"))
+    assert [(one.reference, one.phase) for one in seen] == [("/models/topics", "proving")]
+    assert seen[0].seconds >= 0
+    assert store.read() == []
+
+
+def test_a_worker_that_ended_while_it_loaded_a_model_is_not_shown(
+    client: fakeredis.FakeRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = PreparingStore(client, "default")
+    with monkeypatch.context() as earlier:
+        earlier.setattr(PreparingStore, "_now", lambda self: 1000.0)
+        store.note(Preparing("host-1", "default", 3.0, "proving"))
+    store.note(Preparing("host-2", "default", 3.0, "proving"))
+    assert [one.worker for one in store.read()] == ["host-2"]
+
+
+def test_an_outage_of_redis_does_not_delay_the_loading(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("batcher.worker.preparing.EVERY_S", 0.01)
+    asked: list[str] = []
+
+    def slow(reference: str, **_: Any) -> StubClassifier:
+        wait_until(lambda: bool(asked), "the first attempt")
+        return StubClassifier()
+
+    def refused(self: PreparingStore, one: Preparing) -> None:
+        asked.append(one.phase)
+        raise ConnectionError
+
+    monkeypatch.setattr(building, "load", slow)
+    monkeypatch.setattr(PreparingStore, "note", refused)
+    assert building.load_one(WorkerSettings(), ModelSpec("", "stub")).info.name == "stub"
