@@ -38,7 +38,7 @@ _ROUNDS = 3
 _MOST_ROUNDS = 20
 # Times this near to each other are the same.
 _NEAR = 1.1
-_TIMED_TOKENS = 256
+_TIMED_TOKENS = 128
 _ARITHMETICS: tuple[Arithmetic, ...] = ("f32", "bf16")
 
 
@@ -56,11 +56,15 @@ class LoadOptions:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The arithmetic to try first, and why it is not a faster one. `remember`: it was measured well."""
+    """The arithmetic to try first, and why it is not a faster one. `remember`: it was measured well.
+
+    `opened` is the classifier with this arithmetic if it was measured last.
+    """
 
     arithmetic: Arithmetic
     reason: str = ""
     remember: bool = False
+    opened: RowClassifier | None = None
 
 
 def load_proven(options: LoadOptions) -> RowClassifier:
@@ -97,8 +101,9 @@ def _first_proven(options: LoadOptions, failures: list[str]) -> RowClassifier | 
     layouts = _layouts(manifest, options.layout)
     memory = _memory(manifest, options)
     choice = _choose(path, manifest, options, memory)
-    for arithmetic, layout in _settings(choice.arithmetic, layouts):
-        failed, classifier = _proven(path, manifest, arithmetic, layout, options)
+    for number, (arithmetic, layout) in enumerate(_settings(choice.arithmetic, layouts)):
+        opened = None if number else choice.opened
+        failed, classifier = _proven(path, manifest, arithmetic, layout, options, opened)
         if classifier is not None:
             reason = "; ".join([*failures, choice.reason] if choice.reason else failures)
             classifier.info = replace(classifier.info, fallback_reason=reason)
@@ -128,13 +133,22 @@ def _settings(first: Arithmetic, layouts: tuple[Layout, ...]) -> Iterator[tuple[
 
 
 def _proven(
-    path: Path, manifest: Manifest, arithmetic: Arithmetic, layout: Layout, options: LoadOptions
+    path: Path,
+    manifest: Manifest,
+    arithmetic: Arithmetic,
+    layout: Layout,
+    options: LoadOptions,
+    classifier: RowClassifier | None,
 ) -> tuple[str, RowClassifier | None]:
-    """Returns what failed, or the classifier. An engine that cannot run here counts as failed."""
+    """Returns what failed, or the classifier, which is opened unless it is given.
+
+    An engine that cannot run here counts as failed.
+    """
     threads = options.threads
-    classifier = None
     try:
-        classifier = open_verified(path, manifest, arithmetic=arithmetic, layout=layout, threads=threads)
+        classifier = classifier or open_verified(
+            path, manifest, arithmetic=arithmetic, layout=layout, threads=threads
+        )
         verdict = _proof(classifier, manifest, options)
     except EngineUnavailable:
         raise
@@ -192,26 +206,32 @@ def _measured(path: Path, manifest: Manifest, options: LoadOptions) -> Choice:
     layout = _layouts(manifest, options.layout)[0]
     best: dict[Arithmetic, float] = {}
     lasting = True
+    classifier = None
     try:
         for arithmetic in _ARITHMETICS:  # one after the other, since each holds the weights
+            if classifier is not None:
+                classifier.close()
             classifier = open_verified(
                 path, manifest, arithmetic=arithmetic, layout=layout, threads=options.threads
             )
-            try:
-                best[arithmetic], steady = best_time(classifier, classifier.probes)
-            finally:
-                classifier.close()
+            best[arithmetic], steady = best_time(classifier, classifier.probes)
             lasting = lasting and steady
     except EngineUnavailable:
         raise
     except Exception as error:  # an engine may raise anything, and f32 may still pass its proof
         _log_raised(error)
+        if classifier is not None:
+            classifier.close()
         return Choice("f32", f"{manifest.weights} weights in bf16: {RAISED}")
-    return Choice("bf16" if best["bf16"] < _WORTH_IT * best["f32"] else "f32", remember=lasting)
+    if best["bf16"] < _WORTH_IT * best["f32"]:
+        return Choice("bf16", remember=lasting, opened=classifier)
+    assert classifier is not None
+    classifier.close()
+    return Choice("f32", remember=lasting)
 
 
 def best_time(classifier: Classifier, probes: Probes) -> tuple[float, bool]:
-    """The best time of a classifier on the same long and short batches, in seconds.
+    """The best time of a classifier on the same long and short batches, in seconds of processor time.
 
     Also whether it came near its best time twice: on a busy machine that takes longer, or never happens.
     """
@@ -236,10 +256,12 @@ def _steady(seconds: list[float]) -> bool:
 
 
 def _seconds(classifier: Classifier, batches: list[list[Tokens]]) -> float:
-    began = time.perf_counter()
+    cuda = classifier.info.engine == "torch" and hardware.has_cuda()
+    clock = time.perf_counter if cuda else time.process_time  # which other processes hardly change
+    began = clock()
     for batch in batches:
         classifier.classify(batch)
-    return time.perf_counter() - began
+    return clock() - began
 
 
 def _memory(manifest: Manifest, options: LoadOptions) -> Path:

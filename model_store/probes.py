@@ -2,10 +2,11 @@
 
     {"tokens": [[...]], "reference": [[...]], "answers": [[...]], "rounding": 0.016}
 
-`reference` holds the scores of the checkpoint in torch f32, computed without padding. `answers` are
-the scores that the artefact must give: the reference for float weights; for int8 weights, its own answers in
-f32 arithmetic, which the gate has compared with the reference. `rounding` is the largest change of a score
-when the output of every layer is rounded to bf16, which estimates the error of bf16 for this model.
+`reference` holds the scores of the checkpoint in torch f32, with padding only if the model ignores it.
+`answers` are the scores that the artefact must give: the reference for float weights; for int8 weights, its
+own answers in f32 arithmetic, which the gate has compared with the reference. `rounding` is the largest
+change of a score when the output of every layer is rounded to bf16, which estimates the error of bf16 for
+this model.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import cycle
+from itertools import cycle, groupby
 from pathlib import Path
 from random import Random
 
@@ -25,6 +26,8 @@ from model_store.classifier import Tokens
 from model_store.errors import ModelCorrupt
 
 Scores = NDArray[np.float64]
+# Splits texts, ordered by length, into the batches in which torch computes their scores.
+Batching = Callable[[Sequence[Sequence[int]]], Iterator[list[Sequence[int]]]]
 
 # Every length up to this. Beyond it, steps of (until, step), because row lengths are multiples of 16, then
 # each length twice the one before: attention over thousands of tokens takes minutes on a processor.
@@ -35,6 +38,8 @@ CANDIDATES = 3
 _TRIED = 16
 # Distance of special ids within the texts that have some.
 _SPECIAL_STEP = 9
+# Tokens of a padded batch, in which a token takes half the time of one in a short text alone.
+_PADDED_TOKENS = 512
 # Decimal digits of the sealed scores.
 _DIGITS = 9
 
@@ -102,17 +107,39 @@ class Source:
 
 
 def make_probes(
-    source: Source, most: int, answer: Callable[[Sequence[Sequence[int]]], Scores]
+    source: Source, most: int, answer: Callable[[Sequence[Sequence[int]]], Scores], batch: Batching
 ) -> tuple[tuple[Tokens, ...], Scores]:
-    """Returns the probes and their reference. `answer` computes scores for a batch of equally long texts."""
+    """Returns the probes and their reference. `answer` computes scores for a batch."""
+    texts = [
+        source.text(length)
+        for length in source.lengths(most)
+        for _ in range(CANDIDATES if length <= _TRIED else 1)
+    ]
+    scores = np.concatenate([answer(some) for some in batch(texts)])
     tokens, reference = [], []
-    for length in source.lengths(most):
-        texts = [source.text(length) for _ in range(CANDIDATES if length <= _TRIED else 1)]
-        scores = answer(texts)
-        chosen = int(_certainty(scores).argmin())
+    for _, same in groupby(range(len(texts)), key=lambda at: len(texts[at])):
+        candidates = list(same)
+        chosen = candidates[int(_certainty(scores[candidates]).argmin())]
         tokens.append(Tokens(texts[chosen], truncated=0, unknown=0))
         reference.append(scores[chosen])
     return tuple(tokens), np.array(reference)
+
+
+def equally_long(texts: Sequence[Sequence[int]]) -> Iterator[list[Sequence[int]]]:
+    """Batches of equally long texts, which need no padding. The texts are ordered by length."""
+    yield from (list(same) for _, same in groupby(texts, key=len))
+
+
+def padded(texts: Sequence[Sequence[int]]) -> Iterator[list[Sequence[int]]]:
+    """Batches of up to 512 tokens with padding. The texts are ordered by length."""
+    batch: list[Sequence[int]] = []
+    for text in texts:
+        if batch and len(text) * (len(batch) + 1) > _PADDED_TOKENS:
+            yield batch
+            batch = []
+        batch.append(text)
+    if batch:
+        yield batch
 
 
 def write_probes(path: Path, probes: Probes) -> None:

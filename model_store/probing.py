@@ -14,7 +14,17 @@ from model_store.calibration_texts import CALIBRATION_TEXTS
 from model_store.checkpoint import Checkpoint
 from model_store.errors import GateFailed, ModelUnsupported
 from model_store.phases import phase
-from model_store.probes import Probes, Scores, Source, make_probes, read_probes, write_probes
+from model_store.probes import (
+    EVERY,
+    Probes,
+    Scores,
+    Source,
+    equally_long,
+    make_probes,
+    padded,
+    read_probes,
+    write_probes,
+)
 from model_store.proof import INT8_GATE, prove
 from model_store.tokenizer import Tokenizer, special_ids
 
@@ -53,8 +63,10 @@ def compute_probes(checkpoint: Checkpoint, tokenizer: Path) -> Probes:
     if not checkpoint.packable and not (most := _accepted(Source(empty, texts), most, reference)):
         raise ModelUnsupported(f"transformers cannot run {checkpoint.path} with a text of any length.")
     phase(f"computing the answers to texts of up to {most} tokens")
-    tokens, scores = make_probes(source, most, reference)
-    rounding = reference.rounding([one.ids for one in tokens], scores)
+    short, long = (Source(empty, texts).text(min(most, length)) for length in (source.least + 1, EVERY))
+    batch = padded if checkpoint.packable and reference.ignores_padding(short, long) else equally_long
+    tokens, scores = make_probes(source, most, reference, batch)
+    rounding = reference.rounding([one.ids for one in tokens], scores, batch)
     del reference
     gc.collect()  # before the engine loads the same weights: its parts refer to each other
     return Probes(tokens, reference=scores, answers=scores, rounding=rounding)

@@ -1,8 +1,9 @@
 """The proof: an engine must give the sealed answers to the probes of its artefact, alone and in batches.
 
-Each probe runs alone and, unless workers always run it alone, in a pair and in a full batch: those of up to
-64 tokens in two in opposite order, so that they are first and last in a row. Every answer is compared with
-the sealed one and with that of the same text alone.
+Each probe runs alone and, unless workers always run it alone, with others: those of up to 64 tokens in pairs
+and in two full batches in opposite order, so that they are first and last in a row, those of up to 256 tokens
+in a full batch, and longer ones in a pair. Every answer is compared with the sealed one and with that of the
+same text alone.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ SAME_ANSWERS = 0.03
 BATCH_TOKENS = 512
 # The most tokens of a batch of several texts: workers run longer texts alone.
 SHARED_TOKENS = 1024
+# Longer texts fill most of a full batch by themselves: they run with one other text.
+_FULL_MOST = 256
 _SAMPLED = (16, 32, 48, 64, 128, 256, 512)
 
 
@@ -147,9 +150,9 @@ def batches(lengths: Sequence[int]) -> Iterator[tuple[Kind, list[int]]]:
         yield "pair", [at, other]
     for at in range(len(short), len(lengths)):
         other = short[at % len(short)]
-        if lengths[at] <= SHARED_TOKENS:
+        if _FULL_MOST < lengths[at] <= SHARED_TOKENS:
             yield "pair", [at, other] if at % 2 else [other, at]
-    order = [at for at, length in enumerate(lengths) if length <= BATCH_TOKENS]
+    order = [at for at, length in enumerate(lengths) if length <= _FULL_MOST]
     Random(1).shuffle(order)
     yield from (("full", batch) for batch in _filled(order, lengths))
     again = [at for at in order[::-1] if lengths[at] <= EVERY]
