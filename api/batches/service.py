@@ -62,7 +62,9 @@ class BatchService:
             for part in form.parts():
                 if part.name == "purpose":
                     purpose = part.value()
-                elif part.name == "file" and stored is None:
+                elif part.name == "file":
+                    if stored is not None:
+                        raise malformed("the form has more than one file")
                     name = (part.filename or "").encode("utf-8", "replace").decode()[:MOST_NAME]
                     stored = self._files.put(file_id, part.content, client, budget)
             if stored is None or purpose != "batch":
@@ -146,10 +148,11 @@ class BatchService:
             raise LookupError(f"file {batch['file']} no longer exists")
         ids, endpoint = custom_ids(self._files.content(file)), batch["endpoint"]
         created_s, index = record.created_ms // 1000, 0
-        for lines in self._jobs.store.output(record, 0, record.done):
+        for chunk in self._jobs.chunks(record, 0, record.done, ("model",)):
             written: list[bytes] = []
             # The results come first in `zip`, so that it does not consume an id without using it.
-            for result, custom_id in zip(map(json.loads, lines), ids, strict=False):
+            results = zip(map(json.loads, chunk.lines), chunk.models or (), ids, strict=False)
+            for result, model, custom_id in results:
                 request_id, index = f"{record.id}-{index}", index + 1
                 if isinstance(result, dict) and failed:
                     error = result["error"]
@@ -157,7 +160,9 @@ class BatchService:
                     body = error_body(error["code"], error["detail"], status)
                     written.append(output_line(request_id, custom_id, status, body))
                 elif not isinstance(result, dict) and not failed:
-                    body = self._answers.write(endpoint, request_id, record.model, created_s, result)
+                    # An earlier version did not note which model has answered a text.
+                    model = model or record.model
+                    body = self._answers.write(endpoint, request_id, model, created_s, result)
                     written.append(output_line(request_id, custom_id, 200, body))
             yield b"".join(written)
 

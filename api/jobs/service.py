@@ -239,9 +239,10 @@ class JobService:
         """
         if "text" in more:
             await self._first_texts(record)
-        return self._chunks(record, start, stop, more)
+        return self.chunks(record, start, stop, more)
 
-    def _chunks(self, record: JobRecord, at: int, stop: int, more: Sequence[str]) -> Iterator[Chunk]:
+    def chunks(self, record: JobRecord, at: int, stop: int, more: Sequence[str]) -> Iterator[Chunk]:
+        """The results [at, stop) as `results`; blocking."""
         store = self.store
         for lines in store.output(record, at, stop):
             texts = store.texts(record, at, len(lines)) if "text" in more else None

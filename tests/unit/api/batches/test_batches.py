@@ -10,6 +10,8 @@ import httpx
 import pytest
 
 from api.settings import ApiSettings
+from batcher.jobs.records import Counts
+from batcher.jobs.results import encode_models
 from batcher.jobs.store import JobStore
 from tests.conftest import FakeRedis
 from tests.unit.api.jobs.jobs_api import FAILURE, POSITIVE, JobsApi, serving
@@ -98,6 +100,31 @@ async def test_a_batch_of_moderations(api: JobsApi) -> None:
     (second,) = await read(api, f"/v1/files/{batch['error_file_id']}/content")
     assert (second["custom_id"], second["response"]["status_code"]) == ("two", 500)
     assert second["response"]["body"]["error"]["code"] == "inference_failed"
+
+
+async def test_each_line_of_a_batch_names_the_model_that_has_answered_it(api: JobsApi) -> None:
+    """During an update of the workers all lines named the last one, for the scores and labels of another."""
+    # An earlier version has not noted them.
+    for noted, right in (
+        ([encode_models(["m@old", "m@new", "m@old"])], ["m@old", "m@new", "m@old"]),
+        ([], ["m@new"] * 3),
+    ):
+        batch = (await create(api, jsonl(*(request(one, one) for one in "abc")))).json()
+        attempt = api.start(batch["id"].removeprefix("batch_"))
+        lines = b"\n".join([json.dumps(POSITIVE).encode()] * 3)
+        api.store.append(attempt, 0, [lines], counts=Counts(0), rate=2.0, model="m@new", models=noted)
+        api.store.end(attempt, "finished")
+        batch = (await api.client.get(f"/v1/batches/{batch['id']}")).json()
+        said = await read(api, f"/v1/files/{batch['output_file_id']}/content")
+        assert [line["response"]["body"]["model"] for line in said] == right
+
+
+async def test_a_form_with_two_files_is_refused_and_not_answered_for_one(api: JobsApi) -> None:
+    files = [("file", (name, jsonl(request(name, name)))) for name in ("a.jsonl", "b.jsonl")]
+    answer = await api.client.post("/v1/files", data={"purpose": "batch"}, files=files)
+    assert_problem(answer, 422, "invalid_request")
+    assert "more than one file" in answer.text
+    assert api.held() == []
 
 
 async def test_a_byte_order_mark_is_no_part_of_a_batch(api: JobsApi) -> None:
