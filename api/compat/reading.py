@@ -17,11 +17,14 @@ from api.predict.request import LARGE_BODY
 # JSON.
 MOST_VALUES = 16 * 1024
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-# The names that dialects have for the texts of a request. Two of them in one body contradict each other.
-NAMES = ("text", "inputs", "input", "instances", "contents", "state")
+# The names that dialects, and clients of others, have for the texts of a request, in any case. Two of them in
+# one body contradict each other.
+NAMES = ("text", "texts", "inputs", "input", "instances", "contents", "state", "sentences", "documents")
+# Further ones for a text within them.
+_WITHIN = ("data", "content")
 # As they stand in a body, and letters that may be a part of one of them.
-_KEYS = tuple(f'"{name}"'.encode() for name in NAMES)
-_ESCAPED = (b"\\u006", b"\\u007")
+_KEYS = tuple(f'"{name}"'.encode() for name in NAMES + _WITHIN)
+_ESCAPED = (b"\\u004", b"\\u005", b"\\u006", b"\\u007")
 _string = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 _values = re.compile(rb"[\[{,]")
 # What JSON calls the values that Python reads.
@@ -50,7 +53,7 @@ def parse(body: bytes, model: type[M]) -> M:
     problem = None
     try:
         found: M = model.__pydantic_validator__.validate_json(body)
-        if sum(map(body.count, _KEYS)) > 1 or any(letter in body for letter in _ESCAPED):
+        if sum(map(body.lower().count, _KEYS)) > 1 or any(letter in body for letter in _ESCAPED):
             refuse_second(json.loads(body, object_pairs_hook=_Pairs))
         return found
     except ValidationError as error:
@@ -60,17 +63,24 @@ def parse(body: bytes, model: type[M]) -> M:
 
 
 class _Pairs(list[tuple[str, Any]]):
-    """The fields of an object, also those that it has twice."""
+    """The fields of an object. Raises Problem 422 if a text may be in two of the same name."""
+
+    def __init__(self, fields: list[tuple[str, Any]]) -> None:
+        super().__init__(fields)
+        seen: set[str] = set()
+        for name, _ in fields:
+            if name in seen and name in NAMES + _WITHIN:
+                raise invalid_body("duplicate_key", f'the field "{name}" is given twice', name)
+            seen.add(name)
 
 
 def refuse_second(fields: Iterable[tuple[str, Any]], line: int | None = None) -> None:
-    """Raises Problem 422 if the fields of a request have its texts twice."""
-    names = [name for name, value in fields if name in NAMES and type(value) in (str, list)]
+    """Raises Problem 422 if the fields of a request have its texts by two names."""
+    names = [name for name, value in fields if name.lower() in NAMES and type(value) in (str, list, _Pairs)]
     if len(names) > 1:
         first, second = names[:2]
-        twice = f'the field "{first}" is given twice'
         both = f'the fields "{first}" and "{second}" are both given: send one of them'
-        raise invalid_body("duplicate_key", twice if first == second else both, second, line=line)
+        raise invalid_body("duplicate_key", both, second, line=line)
 
 
 def _problem(body: bytes, error: Any) -> Problem:

@@ -41,7 +41,9 @@ def in_its_shape(answer: httpx.Response, status: int) -> bool:
     return "detail" not in answer.json() and ("error" in answer.json() or "message" in answer.json())
 
 
-@pytest.mark.parametrize("second", ["text", "inputs", "input", "instances", "contents"])
+@pytest.mark.parametrize(
+    "second", ["text", "texts", "inputs", "input", "instances", "contents", "sentences", "Input", "TEXT"]
+)
 @pytest.mark.parametrize("path", [*REQUESTS, "/predict", "/invocations", "/vertex/predict", "/v1/decisions"])
 async def test_texts_that_are_given_twice_are_refused_and_not_answered_for_one(
     start: Start, path: str, second: str
@@ -60,6 +62,35 @@ async def test_texts_that_are_given_twice_are_refused_and_not_answered_for_one(
         answer = await service.client.post(path, content=twice)
         assert answer.status_code in (400, 422), answer.text
         assert named in answer.text, answer.text
+    assert service.hub.asked == []
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/", '{"inputs": null, "inputs": "a"}'),
+        ("/", '{"inputs": {"a": 1}, "inputs": "a"}'),
+        ("/v1/moderations", '{"input": [{"type": "text", "text": "a", "text": "b"}]}'),
+        ("/v1/moderations", r'{"input": [{"type": "text", "text": "a", "t\u0065xt": "b"}]}'),
+        (
+            "/v1/decisions",
+            '{"questions": [{"type": "predicate", "name": "NEGATIVE"}],'
+            ' "input": [{"role": "user", "content": "a", "content": "b"}]}',
+        ),
+        (
+            "/v2/models/stub/infer",
+            '{"inputs": [{"name": "t", "shape": [1], "datatype": "BYTES", "data": ["a"], "data": ["b"]}]}',
+        ),
+    ],
+)
+async def test_a_text_within_a_body_that_is_given_twice_is_refused(
+    start: Start, path: str, body: str
+) -> None:
+    """The last one was answered."""
+    service = await start(compat=",".join(DIALECTS), moderation_labels="NEGATIVE=hate")
+    answer = await service.client.post(path, content=body)
+    assert answer.status_code in (400, 422), answer.text
+    assert "is given twice" in answer.text
     assert service.hub.asked == []
 
 
