@@ -26,7 +26,7 @@ async def answer_error(request: Request, error: Exception) -> Response:
         problem.headers = [HELP, (b"allow", allowed)]
         problem.detail = f"this route takes {allowed.decode('ascii')}; /docs shows how"
     elif isinstance(error, HTTPException) and problem.status == 404:
-        problem.detail = _no_route(request.scope)
+        problem = _no_route(request.scope)
     headers: RequestHeaders = request.scope["state"]["headers"]
     named = {name.decode("latin-1"): value.decode("latin-1") for name, value in problem.headers}
     return Response(problem.body(headers.id), problem.status, named, "application/json")
@@ -43,14 +43,22 @@ def _allowed(scope: Scope) -> bytes:
     return ", ".join(filter(has, METHODS)).encode("ascii")
 
 
-def _no_route(scope: Scope) -> str:
-    """Suggests the route that the client may have meant: one with a similar name, or the same last part."""
+def _no_route(scope: Scope) -> Problem:
+    """Suggests the route that the client may have meant: one with a similar name, or the same last part.
+
+    Clients of moderations take 404 for a service without them, and send the text to OpenAI instead: a wrong
+    base URL must not.
+    """
     path = route_path(scope).lower().rstrip("/")
+    if path.endswith("/moderations"):
+        detail = "no such route; it is /v1/moderations, if MILLRACE_COMPAT has openai"
+        error = {"message": detail, "type": "invalid_request_error", "param": None, "code": "not_found"}
+        return Problem(400, detail, code="not_found", error=error)
     known = ["/docs", *(path for path in scope["app"].openapi()["paths"] if "{" not in path)]
     last = f"/{path.rpartition('/')[2]}"
     close = [last] if last in known else difflib.get_close_matches(path, known, n=1)
     hint = f"did you mean {close[0]}? " if close else ""
-    return f"no such route; {hint}/docs lists all routes"
+    return Problem(404, f"no such route; {hint}/docs lists all routes")
 
 
 def problem_for(error: Exception) -> Problem:

@@ -7,7 +7,7 @@ import pytest
 from api.settings import ApiSettings
 from tests.conftest import FakeRedis
 from tests.unit.api.jobs.jobs_api import serving
-from tests.unit.api.service import Service, Start
+from tests.unit.api.service import Service, Start, assert_problem
 
 BODIES = [
     (b'{"texts": ["a"]}', 'unknown field: did you mean "text"?'),
@@ -50,6 +50,25 @@ async def test_an_unknown_route_names_the_one_that_was_meant(service: Service, p
     answer = await service.client.get(path)
     assert (answer.status_code, answer.json()["detail"]) == (404, said)
     assert answer.headers["link"] == '</docs>; rel="help"'
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/moderations", "/v1/moderations/", "/v1/v1/moderations", "/openai/v1/moderations", "/V1/Moderations"],
+)
+async def test_a_wrong_url_of_moderations_sends_no_client_to_openai(service: Service, path: str) -> None:
+    """Clients take 404 for a service without moderations, and send the text there."""
+    answer = await service.client.post(path, json={"input": "a"})
+    assert_problem(answer, 400, "not_found")
+    said = answer.json()
+    assert (said["error"]["message"], said["error"]["code"]) == (said["detail"], "not_found")
+    assert "it is /v1/moderations" in said["detail"]
+
+
+async def test_moderations_that_are_left_out_send_no_client_to_openai(start: Start) -> None:
+    service = await start(compat="tei")
+    answer = await service.client.post("/v1/moderations", json={"input": "a", "model": "b"})
+    assert_problem(answer, 400, "not_found")
 
 
 async def test_a_wrong_method_names_the_right_one(service: Service) -> None:
