@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import asdict, replace
 from hashlib import sha256
 from importlib.metadata import version
+from math import isfinite
 from pathlib import Path
 
 from model_store import hardware
@@ -41,15 +42,18 @@ class Proven:
 
     def verdict(self) -> Verdict | None:
         """The outcome of the whole proof, if this setting has passed it."""
-        with suppress(OSError, ValueError, TypeError):
+        try:
             known = Verdict(**json.loads(self._path.read_text("utf-8")))
-            return known if self._lasting and not known.reason else None
-        return None
+            passed = isfinite(known.answers) and isfinite(known.batched) and known.reason == ""
+        except (OSError, ValueError, TypeError, RecursionError):  # another version, or a damaged file
+            return None
+        return known if self._lasting and passed else None
 
     def note(self, whole: Verdict) -> None:
         """Remembers the outcome of a whole proof, or forgets that this setting has passed one before."""
         if whole.reason:
-            self._path.unlink(missing_ok=True)
+            with suppress(OSError):  # as in a read-only directory, even if there is no such file
+                self._path.unlink()
         elif self._lasting:
             remember(self._path, asdict(whole))
 

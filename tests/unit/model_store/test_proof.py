@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,16 @@ from batcher.settings import WorkerSettings
 from model_store import ModelInfo, Tokens, choosing, load
 from model_store import prepare as preparing
 from model_store.__main__ import main as model_store
-from model_store.artefact import PROBES, read_manifest, verify
+from model_store.artefact import PROBES, Manifest, read_manifest, verify
 from model_store.checkpoint import read_checkpoint
+from model_store.classifier import Verdict
 from model_store.engines import runner
 from model_store.engines.reference import Reference
 from model_store.errors import GateFailed, Unproven
 from model_store.probes import EVERY, Probes, Scores, Source, read_probes
 from model_store.probing import compute_probes
 from model_store.proof import SAME_ANSWERS, Limits, batches, limits, prove, sampled
+from model_store.proven import Proven
 from model_store.rows import FILLER, Floats, Rows, plan
 from model_store.stub import StubClassifier
 
@@ -317,6 +320,56 @@ def test_a_sample_that_fails_is_not_served_and_the_next_start_proves_everything(
     assert info.fallback_reason.startswith("float weights in bf16, packed: ")
     kept = [json.loads(file.read_text("utf-8")) for file in tmp_path.glob("choices/*-proven-*")]
     assert len(kept) == 1, "only f32 has passed"
+
+
+MANIFEST = Manifest(
+    name="any",
+    revision="a" * 64,
+    identity="b" * 64,
+    source="",
+    labels=("no", "yes"),
+    multi_label=False,
+    max_tokens=512,
+    temperature=1.0,
+    engine="openvino",
+    weights="float",
+    rows=True,
+    parameters=1,
+    files={},
+)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"answers": None},
+        {"answers": "0.0"},
+        {"answers": float("nan")},
+        {"batched": [0.0]},
+        {"reason": None},
+        {"unknown": 1},
+    ],
+    ids=str,
+)
+def test_a_damaged_record_of_a_proof_means_that_everything_is_proved(
+    damage: dict[str, Any], tmp_path: Path
+) -> None:
+    """Numbers of another type made every setting fail, and not a number hid a difference."""
+    memory = Proven(tmp_path, MANIFEST, StubClassifier().info, 1)
+    passed = Verdict(batches=9, answers=0.01, batched=0.01, agreement=1.0, flips=0, seconds=1.0)
+    memory.note(passed)
+    assert memory.verdict() == passed
+    (file,) = tmp_path.glob("choices/*-proven-*")
+    file.write_text(json.dumps(asdict(passed) | damage))
+    assert memory.verdict() is None
+
+
+def test_a_failed_proof_can_be_noted_where_nothing_can_be_written(tmp_path: Path) -> None:
+    """Deleting what is not there fails too on a read-only filesystem."""
+    (directory := tmp_path / "no-directory").write_text("")
+    memory = Proven(directory, MANIFEST, StubClassifier().info, 1)
+    memory.note(Verdict(1, 1.0, 0.0, 0.0, 1, 0.0, "another label"))
+    assert memory.verdict() is None
 
 
 @pytest.mark.parametrize(("most", "allowed"), [(512, 17_000), (8192, 36_000), (1023, 21_000)])
