@@ -167,3 +167,16 @@ def test_a_bare_machine_has_no_tools_and_no_home() -> None:
         [ROOT / "scripts/bare", "python3", "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60
     )
     assert done.stdout == f"{[None] * len(PROGRAMS)} []\n", done.stderr
+
+
+def test_a_bare_machine_has_a_python_whose_path_has_spaces(tmp_path: Path) -> None:
+    python = tmp_path / "with spaces" / "python"
+    python.parent.mkdir()
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    code = (
+        "import runpy, sys; sys.executable = sys.argv.pop(1); runpy.run_path('scripts/bare', {}, '__main__')"
+    )
+    words = [sys.executable, "-c", code, python, "python3", "-c", "print('runs')"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "runs\n"), done.stderr
