@@ -253,7 +253,9 @@ class RowClassifier:
         assert self._runner is not None
         info = self.info
         rows = arrange(batch, info.layout, most=info.max_tokens, unnumbered=self._unnumbered)
-        logits = self._runner.run(rows)[: len(batch)]
+        output = self._runner.run(rows)
+        logits = output[: len(batch)].copy()
+        output.fill(np.nan)  # an engine that returns the same array again has not computed it
         if logits.shape != (len(batch), len(info.labels)) or not np.isfinite(logits).all():
             raise NotComputed(f"the engine did not compute finite scores for each of {len(batch)} texts")
         return logits

@@ -166,6 +166,23 @@ def test_an_engine_that_returns_another_number_of_rows_is_an_error(
         classifier.classify(texts)
 
 
+@pytest.mark.parametrize("engine", ["torch", "openvino"])
+def test_an_engine_that_returns_its_last_output_again_is_an_error(
+    engine: str,
+    checkpoint: Path,
+    kept: Path,
+    opened: Callable[..., RowClassifier],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    classifier: Any = opened(checkpoint, kept, engine=engine)
+    one, other = classifier.tokenize(["a good film", "no bad film"])
+    output = classifier._runner.run(arrange([one], classifier.info.layout))
+    monkeypatch.setattr(classifier._runner, "run", lambda _: output)
+    classifier.classify([one])
+    with pytest.raises(NotComputed):
+        classifier.classify([other])
+
+
 FAMILIES = {
     "camembert": {}, "data2vec-text": {}, "esm": {"position_embedding_type": "absolute"}, "ibert": {},
     "longformer": {"attention_window": 8}, "luke": {"entity_vocab_size": 8, "entity_emb_size": 8},
