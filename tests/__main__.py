@@ -35,13 +35,15 @@ def run(words: Sequence[str], record: Path) -> int:
 
 
 def run_again(first: Run, folder: Path) -> list[str]:
-    """Runs each test that failed alone. Returns those that pass then."""
+    """Runs each test that failed alone. Returns those that pass then. Raises SystemExit at Ctrl-C."""
     passed = []
     for number, test in enumerate(first.failed()):
         print(f"\n{test} failed and is run again alone", flush=True)
         seed = [] if first.seed is None else [f"--randomly-seed={first.seed}"]
         record = folder / f"again-{number}"
         status = run([*first.options, *seed, "-n", "0", test], record)
+        if status == pytest.ExitCode.INTERRUPTED:
+            raise SystemExit(status)
         if status == 0 and Run.read(record).tests[test].result == "passed":
             passed.append(test)
     return passed

@@ -116,6 +116,16 @@ def test_more_than_bad_luck_is_red_at_once(
     assert "is run again alone" not in output
 
 
+def test_an_interrupted_second_run_is_the_last_and_says_nothing_of_the_others(tmp_path: Path) -> None:
+    stopped = (
+        "def test_stopped():\n    if not first('it'): os.kill(os.getpid(), signal.SIGINT)\n    assert 0\n"
+    )
+    status, output = run(tmp_path, stopped, ONCE)
+    assert status == pytest.ExitCode.INTERRUPTED
+    assert output.count("is run again alone") == 1
+    assert "failed twice" not in output
+
+
 def test_a_green_run_lists_nothing(tmp_path: Path) -> None:
     status, output = run(tmp_path, LATER, options=("-n", "0"))
     assert status == 0
