@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,10 @@ from model_store.hardware import affinity
 from model_store.rows import Floats, Rows
 
 MODEL = "model.xml"
+# Each shape of rows has separate kernels. OpenVINO keeps thousands of them, and oneDNN below it a thousand.
+_KERNELS = 64
+# oneDNN reads this when it compiles its first kernel.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(_KERNELS))
 
 
 class OpenVinoRunner:
@@ -27,6 +32,7 @@ class OpenVinoRunner:
             "NUM_STREAMS": 1,
             "INFERENCE_NUM_THREADS": threads,
             "INFERENCE_PRECISION_HINT": arithmetic,
+            "CPU_RUNTIME_CACHE_CAPACITY": _KERNELS,
             # Pinned threads are 10 % faster, but two workers that share the cores would pin their
             # threads to the same ones.
             "ENABLE_CPU_PINNING": threads >= affinity(),
