@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from time import monotonic
 from typing import Any
@@ -13,7 +15,9 @@ from api.admin.schemas import Move, Publish
 from api.admin.service import Console
 from api.errors import Problem
 from api.models.served import ServedModels
+from batcher.admin.preparing import Preparing
 from batcher.core.revisions import Candidate, revision_queue
+from batcher.errors import QueueUnavailable
 
 # How long processes that do not confirm a move are waited for.
 CONFIRM_S = 10.0
@@ -54,7 +58,9 @@ def _add_show(router: APIRouter, console: Console, models: ServedModels) -> None
                     for number, reference in numbers.items()
                 },
             }
-        preparing = await console.call(console.stores.preparing.read)
+        preparing: Sequence[Preparing] = ()
+        with suppress(QueueUnavailable, Problem):  # the rest is known as long as any shard answers
+            preparing = await console.call(console.stores.preparing.read)
         return {"models": found, "preparing": [asdict(one) for one in preparing]}
 
 
