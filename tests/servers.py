@@ -84,7 +84,8 @@ def contents(client: redis.Redis) -> dict[bytes, object]:
         b"set": client.smembers,
         b"zset": lambda key: client.zrange(key, 0, -1, withscores=True),
     }
-    lasting = [key for key in client.scan_iter() if not 0 <= client.pttl(key) < 10_000]
+    # -1: it does not expire. -2: it has just expired.
+    lasting = [key for key in client.scan_iter() if (ms := client.pttl(key)) == -1 or ms >= 10_000]
     return {key: read[client.type(key)](key) for key in lasting}
 
 
