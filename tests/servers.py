@@ -186,7 +186,13 @@ class RedisServer:
         self._end(signal.SIGKILL)
 
     def stop(self) -> None:
-        """SIGTERM, and waits until it is gone."""
+        """SIGTERM, and waits until it is gone. A new replica refuses until its data is on disk."""
+        self.resume()
+        deadline = time.monotonic() + 20
+        with self.client() as client:
+            while client.info("persistence")["aof_rewrite_in_progress"]:
+                assert time.monotonic() < deadline, f"it still writes its data:\n{self.log()}"
+                time.sleep(0.02)
         self._end(signal.SIGTERM)
 
     def restart(self, *, empty: bool = False) -> None:
@@ -238,6 +244,4 @@ class RedisServer:
     def _end(self, how: signal.Signals) -> None:
         assert self._process is not None, "the server does not run"
         self._process.send_signal(how)
-        if how != signal.SIGKILL:
-            self._process.send_signal(signal.SIGCONT)
         self._process.wait(timeout=20)

@@ -117,7 +117,9 @@ def test_a_replica_that_is_promoted_keeps_what_scripts_wrote_across_its_own_rest
     redis_servers: Callable[..., RedisServer],
 ) -> None:
     master = redis_servers(tcp=True)
-    replica = redis_servers("--replicaof", "127.0.0.1", str(master.port), tcp=True)
+    # A second for each key: the replica is promoted and stopped while it still writes its append-only file.
+    slow = ("--rdb-key-save-delay", "1000000")
+    replica = redis_servers("--replicaof", "127.0.0.1", str(master.port), *slow, tcp=True)
     with master.client() as client, replica.client() as follower:
         wait_until(lambda: follower.info("replication")["master_link_status"] == "up", "the replica", 60)
         client.eval("redis.call('SET', 'k', 'v') return redis.call('RPUSH', 'l', 'v')", 0)
