@@ -50,7 +50,7 @@ from api.ui import ui_routes
 from batcher.core.by_model import ByModel
 from batcher.core.revisions import model_of
 from batcher.hub.sharded import connect_hub
-from batcher.hub.sharded_cache import connect_cache
+from batcher.hub.shared_cache import connect_cache
 
 PUBLISH_EVERY_S = 1.0
 

@@ -60,7 +60,7 @@ OUTCOME_OF: dict[type[MillraceError], str] = {
     Paused: "refused",
     QueueUnavailable: "refused",
 }
-# The fields of `batcher.hub.counts.HubCounts`, and what they count.
+# The fields of `batcher.hub.dispatcher.HubCounts`, and what they count.
 HUB_COUNTS = {
     "queued": "Entries that this API enqueued",
     "joined": "Entries that were queued or running already (single flight)",

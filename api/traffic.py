@@ -24,7 +24,7 @@ from api.keys import key_name
 from api.lifecycle import Lifecycle
 from api.predict.request import RequestContext
 from api.settings import ApiSettings
-from batcher.core.console import AddUsage, UsageRow
+from batcher.core.commands import AddUsage, UsageRow
 from batcher.core.outage import REDIS_ERRORS
 
 log = logging.getLogger(__name__)

@@ -109,9 +109,8 @@ def run_workers(urls: Sequence[str], homes: int, first: int, count: int, pipe: C
     from batcher.core.connection import connect
     from batcher.settings import WorkerSettings
     from batcher.shards import Shard, shards_of
-    from batcher.worker.exchange import Queues
+    from batcher.worker.exchange import Queues, WorkerQueue
     from batcher.worker.loop import Worker
-    from batcher.worker.queue import WorkerQueue
     from model_store.stub import StubClassifier
 
     settings = WorkerSettings()

@@ -18,9 +18,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from batcher.messages import Entry, Prediction
-from batcher.worker.faults import Faults
-from batcher.worker.inference import Inference
-from batcher.worker.windows import TextsWithWindows
+from batcher.worker.batching import TextsWithWindows
+from batcher.worker.inference import Faults, Inference
 from benchmarks import report
 from model_store import Classifier, load
 from model_store.corpus import Row

@@ -10,8 +10,7 @@ from typing import Any, Literal
 
 import redis
 
-from batcher.core.commands import Claim, Claimed, Complete, Completed
-from batcher.core.membership import HeartbeatReply, Release, SendHeartbeat
+from batcher.core.commands import Claim, Claimed, Complete, Completed, HeartbeatReply, Release, SendHeartbeat
 from batcher.messages import Entry, Lane, entry_id
 from batcher.worker.exchange import Queues
 from batcher.worker.host import Host

@@ -20,10 +20,9 @@ from batcher.settings import QueueSettings, WorkerSettings
 from batcher.shards import shard_of, shards_of
 from batcher.worker.building import build_worker, load_model
 from batcher.worker.cache_writer import connect_writer
-from batcher.worker.exchange import Queues
+from batcher.worker.exchange import Queues, WorkerQueue
 from batcher.worker.loop import Worker
 from batcher.worker.observability import Observability
-from batcher.worker.queue import WorkerQueue
 from model_store.stub import StubClassifier
 from tests.answers import right
 from tests.fakes import counted

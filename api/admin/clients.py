@@ -15,7 +15,7 @@ from api.admin.schemas import HoldEnd, HoldRequest, UsageQuery
 from api.admin.service import Console
 from api.errors import Problem
 from batcher.admin.holds import MOST_HOLDS
-from batcher.core.console import COUNTS
+from batcher.core.commands import COUNTS
 from batcher.core.holds import Hold
 
 Clients = dict[str, Any]

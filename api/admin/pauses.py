@@ -12,7 +12,7 @@ from api.admin.service import Console
 from api.admin.spread import gather, missing
 from api.models.served import Served, ServedModels
 from api.stats.frames import pause_facts
-from batcher.core.console import SetPause
+from batcher.core.commands import SetPause
 from batcher.core.merged import merge_pauses
 from batcher.messages import Lane
 

@@ -13,7 +13,7 @@ from api.admin.service import Console
 from api.admin.spread import Replies
 from api.models.served import ServedModels
 from batcher.admin.refused import RefusedTexts, merge_pages
-from batcher.core.console import NoteRefused
+from batcher.core.commands import NoteRefused
 from batcher.errors import MillraceError
 
 # The most texts that one request tries again, and for how long.

@@ -17,7 +17,7 @@ from api.admin.timeline import timeline
 from api.backend import Hub
 from api.errors import Problem
 from api.predict.recent import RecentRequests
-from batcher.core.questions import REQUEST, TEXTS, Answer, AskQuestion, EndQuestion, Question
+from batcher.core.commands import REQUEST, TEXTS, Answer, AskQuestion, EndQuestion, Question
 
 LOOK_EVERY_S = 0.1
 RequestId = Annotated[str, Path(pattern=r"^[A-Za-z0-9._-]{1,128}$")]

@@ -24,7 +24,7 @@ from api.predict.local_cache import LocalCache, Models
 from api.predict.one_revision import find_one_revision
 from api.predict.request import LookupRequest, LookupResult, joined, truncation
 from api.settings import ApiSettings
-from batcher.core.console import NoteRefused
+from batcher.core.commands import NoteRefused
 from batcher.errors import BudgetExceeded, MillraceError
 from batcher.messages import Outcome, Prediction, entry_id
 

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import redis
 
-from batcher.core.console import COUNTS
+from batcher.core.commands import COUNTS
 from batcher.core.keys import prefix
 
 # What an API process has published longer ago is not shown.

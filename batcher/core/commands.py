@@ -6,16 +6,16 @@ Those that wake workers are in `waking`, those that concern a worker itself in `
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from random import SystemRandom
 from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
 
+from batcher.core.pauses import Pause, Waiting, read_pauses
 from batcher.core.scripts import Script, call
 from batcher.messages import NO_TRACE, Entry, Lane, decode_entry
 
 Reply = TypeVar("Reply", covariant=True)
-
 # How long Redis keeps an entry after its budget, and a failure for the API processes that wait for it.
 KEEP_MS = 60_000
 FAILURE_MS = 2_000
@@ -23,6 +23,16 @@ _CLAIM_HEAD = 5
 _CLAIM_FIELDS = 4
 # Not the global generator of `random`: a program that seeds it would make all its processes act in step.
 _random = SystemRandom()
+# How long a shard remembers that another one needs help. It is reminded in time while that is so.
+HELP_MS = 200
+# API processes are asked about the id of a REQUEST, and workers about the ids of TEXTS.
+REQUEST, TEXTS = "request", "texts"
+# How long a list of answers is kept.
+ANSWERS_MS = 10_000
+# How long refused texts are kept; the scripts keep their records for as long.
+KEEP_REFUSED_MS = 7 * 86_400_000
+# What is counted for each key and day. lua/usage.lua has the same names.
+COUNTS = ("texts", "tokens", "requests", "hits", "errors")
 
 
 class Command(Generic[Reply]):
@@ -245,3 +255,231 @@ class Complete(Command[Completed]):
     def read(self, reply: Any) -> Completed:
         answered, refusal = reply
         return Completed(int(answered), refusal.decode("utf-8", "replace"))
+
+
+class Waking(NamedTuple):
+    """How many workers are still idle: 0 if nothing waits, -1 if there was none to wake.
+
+    Then the first entry has waited for `oldest_ms`.
+    """
+
+    idle: int
+    oldest_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Wake(Command[Waking]):
+    """Wakes one more worker if entries wait."""
+
+    script = "wake"
+    ids: Sequence[str] = ()
+
+    def read(self, reply: Any) -> Waking:
+        return Waking(*map(int, reply))
+
+
+@dataclass(frozen=True, slots=True)
+class EndWait(Command[int]):
+    """Ends the wait of one worker."""
+
+    script = "end_wait"
+    worker: str
+    ids: Sequence[str] = ()
+
+    def args(self) -> list[str]:
+        return [self.worker]
+
+
+@dataclass(frozen=True, slots=True)
+class Lend(Command[int]):
+    """Wakes a worker of this shard to help `shard`, where entries wait and all workers are busy.
+
+    Returns how many are still idle, or -1 if there was none to wake: the next idle one is then asked.
+    """
+
+    script = "lend"
+    shard: int
+    oldest_ms: int
+    ids: Sequence[str] = ()
+
+    def args(self) -> list[int]:
+        return [self.shard, self.oldest_ms, HELP_MS]
+
+
+class Question(NamedTuple):
+    """`kind` is REQUEST or TEXTS. Answers go to the list of the `token`."""
+
+    token: str
+    kind: str
+    ids: tuple[str, ...]
+
+
+def read_question(text: str) -> Question | None:
+    """Reads `ends token kind id id ...`, as ask.lua writes it. None if there is no question."""
+    words = text.split(" ")
+    return Question(words[1], words[2], tuple(words[3:])) if len(words) > 3 else None
+
+
+@dataclass(frozen=True, slots=True)
+class AskQuestion(Command[bool]):
+    """Asks a question for `for_ms`. False while another one is open."""
+
+    script = "ask"
+    question: Question
+    for_ms: int
+    ids: Sequence[str] = ()
+
+    def args(self) -> list[Any]:
+        token, kind, ids = self.question
+        return [token, " ".join((kind, *ids)), self.for_ms]
+
+    def read(self, reply: Any) -> bool:
+        return bool(reply)
+
+
+@dataclass(frozen=True, slots=True)
+class EndQuestion(Command[int]):
+    """Ends a question, so that another one can be asked."""
+
+    script = "ask"
+    token: str
+    ids: Sequence[str] = ()
+
+    def args(self) -> list[Any]:
+        return [self.token, "", 0]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer(Command[int]):
+    """Answers the question with this `token`, in JSON."""
+
+    script = "answer"
+    token: str
+    body: str
+    ids: Sequence[str] = ()
+
+    def args(self) -> list[Any]:
+        return [self.token, self.body, ANSWERS_MS]
+
+
+class HeartbeatReply(NamedTuple):
+    """How many leases were extended, and the question that the console asks all workers."""
+
+    extended: int
+    question: Question | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SendHeartbeat(Command[HeartbeatReply]):
+    """Extends the leases of `ids` and renews the records of worker and model.
+
+    With empty records, those of the last heartbeat are renewed; if Redis does not have them, -1 are extended.
+    """
+
+    script = "beat"
+    worker: str
+    lease_ms: int
+    ttl_ms: int
+    ids: Sequence[str]
+    record: Mapping[str, Any]
+    model: Mapping[str, Any]
+    takeover: bool = False
+
+    def args(self) -> list[Any]:
+        args: list[Any] = [self.worker, self.lease_ms, self.ttl_ms, int(self.takeover)]
+        for fields in (self.record, self.model):
+            args += [len(fields), *(value for pair in fields.items() for value in pair)]
+        return [*args, *self.ids]
+
+    def read(self, reply: Any) -> HeartbeatReply:
+        return HeartbeatReply(int(reply[0]), read_question(reply[1].decode()))
+
+
+@dataclass(frozen=True, slots=True)
+class Release(Command[int]):
+    """Returns claimed entries to their lanes. Returns how many."""
+
+    script = "release"
+    ids: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Retire(Command[int]):
+    """Removes a worker and ends the leases of `ids`, which then run alone on another worker."""
+
+    script = "retire"
+    worker: str
+    ids: Sequence[str] = ()
+
+    def args(self) -> list[str]:
+        return [self.worker, *self.ids]
+
+
+@dataclass(frozen=True, slots=True)
+class NoteRefused(Command[int]):
+    """Adds the client to the record of a refused text, and the text unless it is None.
+
+    Returns 1, or 0 if there is no such record.
+    """
+
+    script = "refused_note"
+    id: str
+    client: str
+    text: str | None = None
+    ids: Sequence[str] = ()
+
+    def args(self) -> list[Any]:
+        text = "" if self.text is None else f"={self.text}"
+        return [self.id, self.client, text, KEEP_REFUSED_MS]
+
+
+@dataclass(frozen=True, slots=True)
+class SetPause(Command[Mapping[str, Pause]]):
+    """Pauses a lane for `for_ms`, or resumes it if `waiting` is "". Returns the pauses that hold now."""
+
+    script = "pause"
+    lane: Lane
+    waiting: Waiting | Literal[""] = ""
+    for_ms: int = 0
+    ids: Sequence[str] = ()
+
+    def args(self) -> list[Any]:
+        return [self.lane, self.waiting, self.for_ms]
+
+    def read(self, reply: Any) -> Mapping[str, Pause]:
+        return read_pauses(reply.decode())
+
+
+class UsageRow(NamedTuple):
+    """What was counted for the key `name` on one day (UTC), as 2026-01-31."""
+
+    name: str
+    day: str
+    texts: int
+    tokens: int
+    requests: int
+    hits: int
+    errors: int
+
+
+@dataclass(frozen=True, slots=True)
+class AddUsage(Command[list[int]]):
+    """Adds what a process has counted, and publishes its clients (JSON). Returns the texts of each row's day.
+
+    Sent again with the same `number`, it adds nothing.
+    """
+
+    script = "usage"
+    api: str
+    number: int
+    clients: str
+    keep_ms: int
+    rows: Sequence[UsageRow]
+    ids: Sequence[str] = ()
+
+    def args(self) -> list[Any]:
+        counts = [value for row in self.rows for value in row]
+        return [self.api, self.number, self.clients, self.keep_ms, *counts]
+
+    def read(self, reply: Any) -> list[int]:
+        return [int(texts) for texts in reply]

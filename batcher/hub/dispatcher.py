@@ -5,28 +5,167 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass
 from functools import partial
 
-from batcher.core.commands import Cancel, Enqueue, Enqueued, Full
+from batcher.core.commands import Cancel, Enqueue, Enqueued, Full, Outcomes, Wake, Waking
 from batcher.core.keys import cache_prefix
-from batcher.core.outage import FULL, REFUSED, Outage, full, reason, refused, refused_cache
+from batcher.core.outage import FULL, REDIS_ERRORS, REFUSED, Outage, full, reason, refused, refused_cache
 from batcher.core.pauses import Pause
 from batcher.core.pipeline import Pipeline
-from batcher.errors import BudgetExceeded, Malformed, MillraceError, QueueUnavailable
+from batcher.errors import (
+    BudgetExceeded,
+    EntryFailed,
+    EntryPoisoned,
+    Malformed,
+    MillraceError,
+    QueueUnavailable,
+)
 from batcher.hub.admission import Admission
-from batcher.hub.counts import HubCounts
-from batcher.hub.pending import PendingEntry, resolve
-from batcher.hub.wake_ups import WakeUps
 from batcher.messages import Lane, Outcome, Prediction, decode_cached, decode_result, estimate_cost
 
+# Entries that still wait after this time need another worker: a healthy one claims within a few ms.
+WAKE_AGAIN_S = 0.015
 log = logging.getLogger(__name__)
-
 # Pending requests survive an outage shorter than this. New requests are refused at once.
 OUTAGE_GRACE_S = 0.8
 # Results are polled after this time in case a hint was lost.
 LOOK_S = 0.3
 CANCEL_MOST = 512  # entries that one command cancels
+# An entry is polled at growing intervals up to this one.
+LOOK_MOST_S = 1.0
+POLL_MOST = 500
+
+
+@dataclass(slots=True)
+class HubCounts:
+    """All count entries, except `round_trips`."""
+
+    queued: int = 0
+    joined: int = 0
+    shed: int = 0
+    expired: int = 0
+    cancelled: int = 0
+    hinted: int = 0
+    polled: int = 0
+    asked_again: int = 0
+    malformed: int = 0
+    recovered: int = 0
+    round_trips: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class PendingEntry:
+    """One entry that `waiting` requests of this process wait for.
+
+    Its result is polled at `look_at`, in case the hint was lost. The queue accepted it at `asked_at`. With
+    `revision`, the queue reads the cached result of that revision first, and with `only`, no stored result of
+    another one. `enqueue` is the number of the last command that enqueued it.
+    """
+
+    id: str
+    text: str
+    lane: Lane
+    trace: str
+    future: asyncio.Future[Outcome]
+    deadline: float
+    first: bool = False
+    revision: str = ""
+    only: str = ""
+    waiting: int = 0
+    asked_at: float = math.inf
+    look_at: float = math.inf
+    enqueue: int = 0
+
+
+def resolve(future: asyncio.Future[Outcome], outcome: Outcome) -> None:
+    """Sets the outcome of an entry: an exception if it ends all requests that wait for it."""
+    if not isinstance(outcome, MillraceError) or isinstance(outcome, (EntryFailed, EntryPoisoned)):
+        future.set_result(outcome)
+    else:
+        future.set_exception(outcome)
+        future.exception()  # not logged if no request waits any more
+
+
+async def outcomes(
+    held: Mapping[str, PendingEntry], ids: Sequence[str], budget_s: float, counts: HubCounts
+) -> list[Outcome]:
+    """Waits for the outcomes of these ids, in order, for at most `budget_s`.
+
+    EntryFailed and EntryPoisoned are returned in place of the text's prediction. Any other error is raised
+    at once.
+    """
+    futures = [entry.future for entry in held.values()]
+    done, pending = await asyncio.wait(futures, timeout=budget_s, return_when=asyncio.FIRST_EXCEPTION)
+    for future in done:
+        if error := future.exception():
+            # Raise a copy: raising the shared instance would attach this frame to its traceback and
+            # create a reference cycle, which only the garbage collector can free.
+            raise copy(error)
+    if pending:
+        counts.expired += len(pending)
+        raise BudgetExceeded(f"no result within the budget of {budget_s:g} s; allow more time")
+    return [held[entry_id].future.result() for entry_id in ids]
+
+
+class WakeUps:
+    """Checks a while after an enqueue whether the worker that was woken has claimed. `pending`: by id.
+
+    With several shards, `ask_for_help` is called with the age of the first entry in ms while entries wait and
+    no worker of this shard is idle. `idle` is how many were, by the last reply; -1 if there was none to wake.
+    """
+
+    def __init__(self, pipeline: Pipeline, pending: Mapping[str, PendingEntry]) -> None:
+        self.ask_for_help: Callable[[int], None] | None = None
+        self.idle = 0
+        self._pipeline = pipeline
+        self._pending = pending
+        self._scheduled = False
+        self._found = False
+
+    def queued(self, idle: int) -> None:
+        """Call it after an enqueue: `idle` workers are left, or -1 if there was none to wake."""
+        self.idle = idle
+        if self.ask_for_help is not None:
+            if idle < 0:
+                self.ask_for_help(0)
+            self._check_in(WAKE_AGAIN_S)
+        elif idle > 0:
+            self._check_in(WAKE_AGAIN_S)
+
+    def found_waiting(self) -> None:
+        """Call it after a sweep that has found entries, perhaps of a process that has ended."""
+        self._found = True
+        self._check_in(WAKE_AGAIN_S)
+
+    def _check_in(self, seconds: float) -> None:
+        if not self._scheduled:
+            self._scheduled = True
+            asyncio.get_running_loop().call_later(seconds, self._check)
+
+    def _check(self) -> None:
+        """Asks whether entries wait, if one of this process has been pending for long enough."""
+        self._scheduled = False
+        oldest = next(iter(self._pending.values()), None)
+        waited = asyncio.get_running_loop().time() - oldest.asked_at if oldest is not None else 0.0
+        if self._found or waited > 0.9 * WAKE_AGAIN_S:
+            self._found = False
+            self._pipeline.run(Wake()).add_done_callback(self._woken)
+        elif oldest is not None:
+            self._check_in(WAKE_AGAIN_S - max(waited, 0.0))
+
+    def _woken(self, done: asyncio.Future[Waking]) -> None:
+        if done.exception() is None:
+            before, (self.idle, oldest_ms) = self.idle, done.result()
+            # The last one that was idle may be gone: with several shards, others can help.
+            last = before > self.idle == 0 and self.ask_for_help is not None
+            if self.idle > 0 or last:
+                self._check_in(WAKE_AGAIN_S)
+            elif self.idle < 0 and self.ask_for_help is not None:
+                self.ask_for_help(oldest_ms)
+                self._check_in(WAKE_AGAIN_S)
 
 
 class Dispatcher:
@@ -246,3 +385,46 @@ class Dispatcher:
     def _forget(self, entry: PendingEntry) -> None:
         if self.pending.get(entry.id) is entry:
             del self.pending[entry.id]
+
+
+class SlowPoll:
+    """Polls for the results of pending entries. After `hints_lost`, the next poll is for all of them."""
+
+    def __init__(self, pipeline: Pipeline, dispatcher: Dispatcher) -> None:
+        self.hints_lost = False
+        self._pipeline = pipeline
+        self._dispatcher = dispatcher
+
+    async def poll(self) -> None:
+        """Polls once for the entries that are due."""
+        late = self.late(asyncio.get_running_loop().time())
+        self.hints_lost = False
+        for at in range(0, len(late), POLL_MOST):
+            await self.fetch(late[at : at + POLL_MOST])
+
+    def late(self, now: float) -> list[PendingEntry]:
+        """The entries that are due, or after a loss of hints all that have waited LOOK_S."""
+        late = []
+        for entry in self._dispatcher.pending.values():
+            waited = now - entry.asked_at
+            if entry.look_at <= now or (self.hints_lost and waited > LOOK_S):
+                entry.look_at = now + min(max(waited, LOOK_S), LOOK_MOST_S)
+                late.append(entry)
+        return late
+
+    async def fetch(self, entries: Sequence[PendingEntry]) -> None:
+        """Asks Redis for the outcomes of these entries."""
+        try:
+            states = await self._pipeline.run(Outcomes([entry.id for entry in entries]))
+        except REDIS_ERRORS as error:
+            if not refused(error):
+                self._dispatcher.lost(error)
+            return
+        for entry, state in zip(entries, states, strict=True):
+            if entry.future.done() or state.kind == "waiting":
+                continue
+            if state.kind == "gone":
+                self._dispatcher.again(entry)
+            else:
+                self._dispatcher.counts.polled += 1
+                self._dispatcher.take_result(entry, state.result)

@@ -7,37 +7,134 @@ Requests only await futures. Every Redis command runs in a task of the hub, whic
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from secrets import token_hex
-from typing import Self
+from typing import Any, Self
 
-from batcher.core.commands import jitter
+from batcher.core.commands import Lend, jitter
 from batcher.core.connection import AsyncRedis, connect_async
 from batcher.core.formats import OtherFormats
 from batcher.core.keys import cache_prefix, prefix
-from batcher.core.outage import REDIS_ERRORS, Outage
+from batcher.core.outage import REDIS_ERRORS, Outage, refused
 from batcher.core.pipeline import Pipeline
-from batcher.core.snapshot import NO_SNAPSHOT, WorkerRecord, Workers
-from batcher.core.waking import Lend
+from batcher.core.redis_watch import RedisWatch
+from batcher.core.snapshot import NO_SNAPSHOT, Snapshot, Sweep, WorkerRecord, Workers
 from batcher.errors import NoWorker, QueueUnavailable
 from batcher.hub.admission import Admission, LaneCaps
 from batcher.hub.console import ConsoleCommands
-from batcher.hub.dispatcher import Dispatcher
-from batcher.hub.hints import HINT_BLOCK_S, HintList
-from batcher.hub.loops import Loops
-from batcher.hub.pending import outcomes
-from batcher.hub.slow_poll import SlowPoll
-from batcher.hub.sweeper import Sweeper
+from batcher.hub.dispatcher import Dispatcher, SlowPoll, outcomes
+from batcher.memory import read_memory
 from batcher.messages import Lane, Outcome, is_failure
 from batcher.settings import QueueSettings
 from batcher.shards import Shard
 
+HINT_BLOCK_S = 1.0
+HINTS_MOST = 64
+log = logging.getLogger(__name__)
 SWEEP_EVERY_S = 1.0
 POLL_EVERY_S = 0.3
 # Ticks of the event loop in which requests answer after a result, before the hub waits for the next hint.
 ANSWER_TICKS = 2
+
+
+class HintList:
+    """Pops hints from the list `key`. Its pipeline is used for nothing else, because it blocks."""
+
+    def __init__(self, pipeline: Pipeline, key: str) -> None:
+        self._pipeline = pipeline
+        self._key = key
+
+    async def pop(self) -> list[tuple[str, bytes]]:
+        """One round trip: waits for the first hint, and takes all others that are there by then.
+
+        Returns ids and results; none after HINT_BLOCK_S without a hint. Raises REDIS_ERRORS.
+        """
+        first, others = await asyncio.gather(
+            self._pipeline.execute("BLPOP", self._key, HINT_BLOCK_S),
+            self._pipeline.execute("LPOP", self._key, HINTS_MOST),
+        )
+        lists = [*(first or [])[1:], *(others or [])]
+        parts = [hint.partition(b"\n") for hints in lists for hint in hints.split(b"\0")]
+        return [(entry_id.decode("ascii", "replace"), raw) for entry_id, _, raw in parts]
+
+    async def close(self) -> None:
+        await self._pipeline.close()
+
+
+class Loops:
+    """Tasks that run until `stop`."""
+
+    def __init__(self) -> None:
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self, **loops: Coroutine[Any, Any, None]) -> None:
+        """Starts the loops, each in a task of that name."""
+        for name, loop in loops.items():
+            task = asyncio.create_task(loop, name=name)
+            task.add_done_callback(_ended)
+            self._tasks.append(task)
+
+    @property
+    def alive(self) -> bool:
+        """False once a loop has ended unexpectedly."""
+        return not any(task.done() for task in self._tasks)
+
+    async def stop(self) -> None:
+        """Cancels all loops and waits for their end."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+def _ended(task: asyncio.Task[None]) -> None:
+    if not task.cancelled():
+        fields = {"action": "loop.ended", "loop": task.get_name()}
+        log.error("a background task has ended", exc_info=task.exception(), extra=fields)
+
+
+class Sweeper:
+    """Sweeps for the process `api`, and warns once it is connected if there are workers of `others`.
+
+    `cache`: the prefix of cached results that it may evict, if any.
+    """
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        api: str,
+        max_attempts: int,
+        cache: str,
+        others: OtherFormats | None = None,
+    ) -> None:
+        self.redis_watch = RedisWatch()
+        self._others = others or OtherFormats()
+        self._pipeline = pipeline
+        self._api, self._max_attempts, self._cache = api, max_attempts, cache
+        self._last = NO_SNAPSHOT
+
+    async def sweep(self, connected: bool) -> Snapshot:
+        """Sweeps, or reads the snapshot if another process sweeps. Raises REDIS_ERRORS.
+
+        Only the process that sweeps, or was not `connected` until now, asks Redis about its memory.
+        """
+        info = await self._info("memory") if self._last.swept or not connected else b""
+        sweep = Sweep(self._api, self._max_attempts, self._cache, self._last.cursor, read_memory(info))
+        self._last = await self._pipeline.run(sweep)
+        if not connected:
+            self.redis_watch.look(info, await self._info("stats"))
+            await self._others.look(self._pipeline)
+        return self._last
+
+    async def _info(self, section: str) -> object:
+        try:
+            return await self._pipeline.execute("INFO", section)
+        except REDIS_ERRORS as error:
+            if not refused(error):
+                raise
+            return b""  # not every Redis user may read it
 
 
 class ReplyHub:

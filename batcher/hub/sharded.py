@@ -11,10 +11,9 @@ from batcher.core.merged import merge
 from batcher.core.outage import REDIS_ERRORS, refused
 from batcher.core.redis_watch import RedisWatch
 from batcher.core.snapshot import NO_SNAPSHOT, Snapshot, WorkerRecord
-from batcher.hub.counts import HubCounts
+from batcher.hub.console import ShardedCommands
+from batcher.hub.dispatcher import HubCounts, PendingEntry, outcomes
 from batcher.hub.hub import ReplyHub
-from batcher.hub.pending import PendingEntry, outcomes
-from batcher.hub.sharded_console import ShardedCommands
 from batcher.messages import Lane, Outcome
 from batcher.settings import QueueSettings
 from batcher.shards import by_shard

@@ -16,7 +16,7 @@ from batcher.core.connection import connect_shards
 from batcher.core.outage import REDIS_ERRORS
 from batcher.core.revisions import Candidate, Revisions, number_of, revision_queue
 from batcher.hub.sharded import connect_hub
-from batcher.hub.sharded_cache import connect_cache
+from batcher.hub.shared_cache import connect_cache
 from batcher.jobs.candidate import DividedHub, ShadowedHub, takes
 from batcher.jobs.cascade import CascadeHub
 from batcher.jobs.members import Member

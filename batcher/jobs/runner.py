@@ -16,8 +16,7 @@ from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from batcher import tracing
-from batcher.core.commands import Command
-from batcher.core.console import NoteRefused
+from batcher.core.commands import Command, NoteRefused
 from batcher.core.outage import REDIS_ERRORS
 from batcher.core.snapshot import Snapshot
 from batcher.errors import BudgetExceeded, MillraceError, NoWorker, Paused, QueueFull, QueueUnavailable

@@ -24,12 +24,11 @@ from batcher.probe_server import ProbeServer
 from batcher.settings import WorkerSettings
 from batcher.shards import Shard
 from batcher.worker.cache_writer import CacheWriter, ShardedCacheWriter, connect_writer
-from batcher.worker.exchange import WAIT_S, Queues, Remember
+from batcher.worker.exchange import WAIT_S, Queues, Remember, WorkerQueue
 from batcher.worker.metrics import MeasuredQueue
 from batcher.worker.observability import Observability, probes
 from batcher.worker.preparing import Announced
 from batcher.worker.publishing import Publishing
-from batcher.worker.queue import WorkerQueue
 from batcher.worker.several import Listing, SeveralWorkers, SharingWorker
 from model_store import Classifier, ModelError, ModelInfo, load
 

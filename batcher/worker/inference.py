@@ -6,6 +6,7 @@ have. A text that makes a batch fail does not fail the others: see `faults.py`.
 
 from __future__ import annotations
 
+import logging
 import math
 import sys
 import threading
@@ -13,20 +14,25 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TypeVar
 
 from batcher.messages import Entry, Failure, Prediction, fragment
-from batcher.worker.batching import Reason, TokenizedEntry
-from batcher.worker.windows import ended_texts, fail_texts, split_texts
+from batcher.worker.batching import Reason, TokenizedEntry, ended_texts, fail_texts, split_texts
+from batcher.worker.drift import WatchedClassifier
 from model_store import Classifier
-from model_store.rows import ROW
+from model_store.rows import ROW, computed_tokens
 
-if TYPE_CHECKING:
-    from batcher.worker.faults import Faults
-
+log = logging.getLogger(__name__)
+# Texts that every working engine can classify: a short one, and one near the token limit of most models.
+PROBES = ("warm", "warm words " * 250)
+# This many failed batches in a row mean that the engine is at fault, whatever its self-test says.
+FAILED_BATCHES = 5
+Failed = list[tuple[Entry, Exception]]
+T = TypeVar("T")
+# Approximate batch sizes, in tokens, from which the cost is learned.
+SIZES = (16, 64, 128, 256, 512)
 # Id and outcome.
 Result = tuple[str, Prediction | Failure]
-
 # Weight of the newest batch in the cost model: about the last 50 count.
 _FORGET = 0.02
 # A batch is large enough once its fixed cost is this share of the total; larger ones only add latency.
@@ -35,8 +41,108 @@ _FIXED_SHARE = 0.04
 # half of this on average. Batches are shorter while an entry has priority: see claim.lua.
 _LONG_BATCH_S = 0.1
 
-
 Tokenized = tuple[list[TokenizedEntry], list[Result]]
+
+
+class Faults:
+    """The errors of one model. Once it is `broken`, it must not be used again.
+
+    `suspects` are the entries it failed on when it also failed its self-test. Whether one of these texts
+    broke the engine is not known yet.
+    """
+
+    def __init__(self, classifier: Classifier) -> None:
+        self.broken = False
+        self.suspects: list[str] = []
+        self.failed_batches = 0
+        self._failed: set[str] = set()
+        # Drift must not be measured on the texts of the self-test.
+        self._tested = classifier.unwatched if isinstance(classifier, WatchedClassifier) else classifier
+
+    def run_alone(
+        self, runs: Sequence[tuple[Entry, Callable[[], list[T]]]], error: Exception, *, classifies: bool
+    ) -> tuple[list[T], list[Result]]:
+        """Runs each entry alone after `error` of all together. Returns what succeeded, and failures."""
+        what = "a batch" if classifies else "tokenising"
+        log.warning("%s failed; trying each text alone: %s", what, error, extra={"action": "batch.isolate"})
+        done: list[T] = []
+        failed: Failed = []
+        for entry, run in runs:
+            try:
+                done += run()
+            except Exception as own:
+                failed.append((entry, own))
+        failures = self._failures(failed, classifies)
+        if not done:
+            self._count(failed)
+        elif classifies:
+            self.failed_batches = 0
+        return done, failures
+
+    def _self_test(self, classifies: bool) -> None:
+        """Runs texts that every engine must handle. Raises whatever the engine raises."""
+        texts = self._tested.tokenize(PROBES)
+        if len(texts) != len(PROBES):
+            raise ValueError(f"the tokenizer returned {len(texts)} results for {len(PROBES)} texts")
+        if classifies:
+            check_rows(self._tested.classify(texts), len(PROBES))
+
+    def _failures(self, failed: Failed, classifies: bool) -> list[Result]:
+        """Returns failures if the engine passes its self-test; otherwise these entries become suspects."""
+        if not failed:
+            return []
+        ids = [entry.id for entry, _ in failed]
+        try:
+            self._self_test(classifies)
+        except Exception:
+            log.critical(
+                "the engine failed on %d texts and on its self-test: this worker releases the entries it "
+                "holds and ends; see the traceback for the cause",
+                len(failed),
+                exc_info=failed[0][1],
+                extra={"action": "worker.broken", "entries": ids},
+            )
+            self.suspects += ids
+            self.broken = True
+            return []
+        for entry, error in failed:
+            context = {"action": "entry.failed", **entry.log_context()}
+            log.error("the model failed on a text", exc_info=error, extra=context)
+        return [(entry, Failure("inference_failed", "the model failed on this text")) for entry in ids]
+
+    def _count(self, failed: Failed) -> None:
+        """Counts a batch in which every text failed, unless it only repeats texts that failed before."""
+        ids = {entry.id for entry, _ in failed}
+        if self.broken or ids <= self._failed:
+            return
+        self._failed = ids | (self._failed if self.failed_batches else set())
+        self.failed_batches += 1
+        if self.failed_batches == FAILED_BATCHES:
+            self.broken = True
+            log.critical(
+                "every text of %d batches in a row failed, although the engine passes its self-test: this "
+                "worker releases the entries it holds and ends",
+                FAILED_BATCHES,
+                extra={"action": "worker.broken", "entries": sorted(ids)},
+            )
+
+
+def warm_up(classifier: Classifier) -> CostModel:
+    """Runs batches of increasing size twice: the first round compiles, the second measures the cost.
+
+    Errors of the model are not caught: a worker whose model fails here must not become ready.
+    """
+    (word,) = classifier.tokenize(["warm"])
+    check_rows(classifier.classify([word]), 1)
+    for _ in range(2):
+        cost = CostModel.start()
+        for wanted in SIZES:
+            texts = classifier.tokenize(["warm words " * 7] * max(1, wanted // 16))
+            began = time.perf_counter()
+            check_rows(classifier.classify(texts), len(texts))
+            spent = time.perf_counter() - began
+            cost = cost.learn(computed_tokens([len(text) for text in texts], classifier.info.layout), spent)
+    return cost
 
 
 @dataclass(slots=True)

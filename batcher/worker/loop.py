@@ -17,17 +17,13 @@ from typing import Any
 from batcher.core.commands import Claim, Claimed
 from batcher.core.outage import REDIS_ERRORS, reason
 from batcher.settings import WorkerSettings
-from batcher.worker.batching import ClaimedTexts, Reason, TokenizedEntry
+from batcher.worker.batching import ClaimedTexts, Reason, TextsWithWindows, TokenizedEntry
 from batcher.worker.exchange import Queues, Remember, keep_window_s
-from batcher.worker.faults import Faults
-from batcher.worker.guests import heartbeat_at
-from batcher.worker.heartbeat import Records
+from batcher.worker.heartbeat import Records, heartbeat_at
 from batcher.worker.host import Host
-from batcher.worker.inference import FinishedBatch, Inference, Result, Tokenized
+from batcher.worker.inference import Faults, FinishedBatch, Inference, Result, Tokenized, warm_up
 from batcher.worker.sharded import exchange_with
 from batcher.worker.stats import FOLLOW_UP_S, BatchReport, FollowUp, WorkerStats, model_record
-from batcher.worker.warm_up import warm_up
-from batcher.worker.windows import TextsWithWindows
 from model_store import Classifier
 from model_store.rows import computed_tokens
 

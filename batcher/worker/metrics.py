@@ -24,7 +24,7 @@ from batcher.core.metrics import build, redis_state
 from batcher.messages import Lane
 from batcher.worker.batching import Reason
 from batcher.worker.drift import DriftWatch, Tally
-from batcher.worker.queue import WorkerQueue
+from batcher.worker.exchange import WorkerQueue
 from batcher.worker.stats import BatchReport
 from model_store import ModelInfo
 

@@ -12,7 +12,7 @@ import redis
 
 from batcher.core.commands import Enqueue
 from batcher.messages import Failure, Prediction, entry_id, fragment
-from batcher.worker.queue import WorkerQueue
+from batcher.worker.exchange import WorkerQueue
 from tests.chaos.history import Call, History, Observer, Outcome
 from tests.search.planted import PLANTED, planted
 from tests.servers import RedisServer

@@ -25,8 +25,8 @@ from batcher.hub.shared_cache import SharedCache
 from batcher.messages import Outcome
 from batcher.settings import WorkerSettings
 from batcher.worker import exchange
+from batcher.worker.exchange import WorkerQueue
 from batcher.worker.loop import Worker
-from batcher.worker.queue import WorkerQueue
 from model_store.stub import StubClassifier
 from tests.service import wait_until
 

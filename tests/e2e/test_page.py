@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from batcher.messages import entry_id
-from batcher.worker.queue import WorkerQueue
+from batcher.worker.exchange import WorkerQueue
 from model_store.stub import StubClassifier
 from tests.e2e.browser import Viewer, launched, viewing
 from tests.integration.test_queue_contract import RECORD

@@ -38,7 +38,7 @@ StubClassifier.classify, StubClassifier.tokenize = classify, tokenize
 PICKY = """
 import pathlib, sys
 sys.path.insert(0, {root!r})
-from batcher.worker.faults import PROBES
+from batcher.worker.inference import PROBES
 from model_store.stub import StubClassifier
 _classify, _tokenize = StubClassifier.classify, StubClassifier.tokenize
 def tokenize(self, texts):

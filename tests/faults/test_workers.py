@@ -17,7 +17,7 @@ from batcher.core.keys import cache_key
 from batcher.errors import EntryFailed, EntryPoisoned
 from batcher.hub import hub
 from batcher.messages import Prediction, entry_id
-from batcher.worker.queue import WorkerQueue
+from batcher.worker.exchange import WorkerQueue
 from batcher.worker.stats import WorkerStats, model_record
 from model_store.stub import StubClassifier
 from tests.answers import right

@@ -25,8 +25,8 @@ from batcher.hub.shared_cache import SharedCache
 from batcher.settings import WorkerSettings
 from batcher.worker import exchange, loop
 from batcher.worker.cache_writer import remember
+from batcher.worker.exchange import WorkerQueue
 from batcher.worker.loop import Worker
-from batcher.worker.queue import WorkerQueue
 from model_store.stub import StubClassifier
 from tests.fakes import Gated, counted
 from tests.servers import leftovers

@@ -17,14 +17,13 @@ from api.jobs.service import JobService
 from api.keys import Keys
 from api.main import create_app
 from api.settings import ApiSettings
-from batcher.core.commands import Enqueue
-from batcher.core.console import NoteRefused
+from batcher.core.commands import Enqueue, NoteRefused
 from batcher.core.keys import cache_key, prefix
 from batcher.hub.sharded import ShardedHub
 from batcher.jobs.rq_queue import JobQueue
 from batcher.jobs.store import JobStore
 from batcher.messages import Failure, entry_id
-from batcher.worker.queue import WorkerQueue
+from batcher.worker.exchange import WorkerQueue
 from model_store.stub import StubClassifier
 from tests.answers import right
 from tests.operators import SETTING, OperatorAuth

@@ -13,7 +13,7 @@ from batcher.core.outage import REDIS_ERRORS
 from batcher.core.pipeline import Pipeline
 from batcher.core.snapshot import Sweep
 from batcher.jobs.store import JobStore
-from batcher.worker.queue import WorkerQueue
+from batcher.worker.exchange import WorkerQueue
 from tests.conftest import encoded
 from tests.proxy import Proxy
 from tests.servers import RedisServer

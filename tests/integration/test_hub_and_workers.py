@@ -25,16 +25,15 @@ from batcher.errors import (
 )
 from batcher.hub import hub as hub_module
 from batcher.hub.admission import Admission, LaneCaps
-from batcher.hub.hints import HintList
-from batcher.hub.hub import ReplyHub
+from batcher.hub.hub import HintList, ReplyHub
 from batcher.hub.shared_cache import SharedCache
 from batcher.messages import Failure, Prediction, entry_id
 from batcher.settings import WorkerSettings
 from batcher.worker import exchange
 from batcher.worker.cache_writer import remember
-from batcher.worker.faults import FAILED_BATCHES, PROBES
+from batcher.worker.exchange import WorkerQueue
+from batcher.worker.inference import FAILED_BATCHES, PROBES
 from batcher.worker.loop import Worker
-from batcher.worker.queue import WorkerQueue
 from batcher.worker.stats import BatchReport
 from model_store.stub import StubClassifier
 from tests.fakes import Gated, counted

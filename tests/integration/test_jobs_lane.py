@@ -9,7 +9,7 @@ import redis
 
 from batcher.core.commands import Enqueue
 from batcher.messages import Lane
-from batcher.worker.queue import WorkerQueue
+from batcher.worker.exchange import WorkerQueue
 
 Ask = Callable[[str, int, Lane], None]
 

@@ -7,10 +7,8 @@ import time
 import pytest
 import redis
 
-from batcher.core.commands import Enqueue
-from batcher.core.console import SetPause
+from batcher.core.commands import Enqueue, SetPause, Wake, Waking
 from batcher.core.pauses import Waiting
-from batcher.core.waking import Wake, Waking
 from tests.integration.test_queue_contract import ANSWER, MODEL, RECORD, Bench, ids_of
 
 

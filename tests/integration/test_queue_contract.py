@@ -13,16 +13,28 @@ from typing import Any
 import pytest
 import redis
 
-from batcher.core.commands import Cancel, Claimed, Complete, Completed, Enqueue, Full, Outcomes
-from batcher.core.console import AddUsage, NoteRefused, UsageRow
+from batcher.core.commands import (
+    AddUsage,
+    Cancel,
+    Claimed,
+    Complete,
+    Completed,
+    Enqueue,
+    Full,
+    HeartbeatReply,
+    Lend,
+    NoteRefused,
+    Outcomes,
+    SendHeartbeat,
+    UsageRow,
+    Wake,
+)
 from batcher.core.keys import cache_prefix
-from batcher.core.membership import HeartbeatReply, SendHeartbeat
 from batcher.core.snapshot import Fallback, Snapshot, Sweep, Workers
-from batcher.core.waking import Lend, Wake
 from batcher.errors import QueueFull
 from batcher.memory import NO_MEMORY, Memory
 from batcher.messages import Failure, Prediction, decode_result, fragment
-from batcher.worker.queue import WorkerQueue
+from batcher.worker.exchange import WorkerQueue
 from tests.servers import leftovers
 from tests.service import wait_until
 

@@ -14,10 +14,18 @@ import pytest
 import redis
 from fakeredis.commands_mixins.scripting_mixin import ScriptingCommandsMixin
 
-from batcher.core.commands import Outcomes
-from batcher.core.console import AddUsage, NoteRefused, SetPause, UsageRow
-from batcher.core.questions import TEXTS, Answer, AskQuestion, Question
-from batcher.core.waking import Lend
+from batcher.core.commands import (
+    TEXTS,
+    AddUsage,
+    Answer,
+    AskQuestion,
+    Lend,
+    NoteRefused,
+    Outcomes,
+    Question,
+    SetPause,
+    UsageRow,
+)
 from tests.fakeredis_patches import FullMemory
 from tests.integration.test_queue_contract import ANSWER, FAILURE, MODEL, RECORD, Bench, ids_of
 from tests.servers import RedisServer

@@ -32,7 +32,7 @@ def _inject_late() -> None:
 
 def _inject_mixed() -> None:
     from batcher.core.outage import Outage
-    from batcher.worker.queue import WorkerQueue
+    from batcher.worker.exchange import WorkerQueue
 
     found, command, lost = Outage.found, WorkerQueue.complete_command, [False]
 

@@ -24,10 +24,12 @@ from batcher.core.commands import (
     Enqueue,
     Full,
     Outcomes,
+    Release,
+    Retire,
+    SendHeartbeat,
+    Wake,
 )
-from batcher.core.membership import Release, Retire, SendHeartbeat
 from batcher.core.snapshot import Sweep
-from batcher.core.waking import Wake
 from batcher.messages import Failure
 from tests.search.queue_model import LEASE_MS, MAX_ATTEMPTS, RECORD_MS, Model, P, View, Worker, answer
 

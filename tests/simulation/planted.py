@@ -11,10 +11,8 @@ from unittest.mock import patch
 from batcher.core.outage import REDIS_ERRORS
 from batcher.core.pipeline import Pipeline
 from batcher.hub import hub as hub_module
-from batcher.hub.dispatcher import Dispatcher
-from batcher.hub.hints import HintList
-from batcher.hub.pending import PendingEntry, outcomes
-from batcher.hub.slow_poll import SlowPoll
+from batcher.hub.dispatcher import Dispatcher, PendingEntry, SlowPoll, outcomes
+from batcher.hub.hub import HintList
 from batcher.worker.heartbeat import Heartbeat
 
 

@@ -15,7 +15,7 @@ import logging
 from functools import cache
 from random import Random
 
-from batcher.core.console import SetPause
+from batcher.core.commands import SetPause
 from batcher.errors import (
     BudgetExceeded,
     EntryFailed,

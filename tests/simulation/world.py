@@ -20,10 +20,9 @@ from batcher.hub.hub import ReplyHub
 from batcher.hub.sharded import ShardedHub
 from batcher.settings import WorkerSettings
 from batcher.worker import inference as inference_module
-from batcher.worker.exchange import WAIT_S, Queues
+from batcher.worker.exchange import WAIT_S, Queues, WorkerQueue
 from batcher.worker.inference import CostModel
 from batcher.worker.loop import Worker
-from batcher.worker.queue import WorkerQueue
 from model_store import Tokens
 from model_store.stub import StubClassifier
 from tests.simulation.clients import HubClient, WorkerClient

@@ -11,7 +11,7 @@ from typing import Any
 from batcher.core.commands import Command
 from batcher.core.redis_watch import RedisWatch
 from batcher.core.snapshot import NO_SNAPSHOT, ModelRecord, Snapshot, WorkerRecord
-from batcher.hub.counts import HubCounts
+from batcher.hub.dispatcher import HubCounts
 from batcher.messages import Lane, Outcome, Prediction, entry_id, fragment
 
 REVISION = "a1b2c3d4e5f6" + "0" * 52

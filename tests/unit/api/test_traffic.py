@@ -12,7 +12,7 @@ from api.keys import parse_quotas
 from api.settings import ApiSettings
 from api.traffic import MOST_CLIENTS, MOST_SHOWN, Traffic
 from batcher.admin.usage import UsageStore
-from batcher.core.console import AddUsage
+from batcher.core.commands import AddUsage
 from batcher.core.outage import REDIS_ERRORS
 from tests.conftest import FakeRedis
 from tests.integration.test_queue_contract import Bench

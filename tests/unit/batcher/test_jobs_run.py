@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import redis
 
-from batcher.core.console import NoteRefused
+from batcher.core.commands import NoteRefused
 from batcher.errors import (
     BudgetExceeded,
     EntryFailed,

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from batcher.hub.loops import Loops
+from batcher.hub.hub import Loops
 
 
 async def forever() -> None:

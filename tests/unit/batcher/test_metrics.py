@@ -14,14 +14,12 @@ from prometheus_client import CollectorRegistry, Counter
 
 from api.settings import ApiSettings
 from batcher.core.buckets import BUDGET_S
-from batcher.core.commands import Claim, Command, Complete
-from batcher.core.membership import HeartbeatReply, SendHeartbeat
-from batcher.core.questions import Answer
+from batcher.core.commands import Answer, Claim, Command, Complete, HeartbeatReply, SendHeartbeat
 from batcher.messages import Entry
 from batcher.probe_server import ProbeServer
 from batcher.worker.drift import DriftWatch
+from batcher.worker.exchange import WorkerQueue
 from batcher.worker.metrics import MeasuredQueue, WorkerMetrics
-from batcher.worker.queue import WorkerQueue
 from batcher.worker.stats import BatchReport
 from model_store.stub import StubClassifier
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from batcher.hub.sharded_cache import ShardedCache, connect_cache
-from batcher.hub.shared_cache import SharedCache
+from batcher.hub.shared_cache import ShardedCache, SharedCache, connect_cache
 from batcher.messages import Prediction, entry_id
 from batcher.settings import QueueSettings
 from batcher.shards import shard_of

@@ -9,9 +9,7 @@ from typing import Any
 import pytest
 import redis
 
-from batcher.hub.dispatcher import LOOK_S
-from batcher.hub.pending import PendingEntry
-from batcher.hub.slow_poll import LOOK_MOST_S, SlowPoll
+from batcher.hub.dispatcher import LOOK_MOST_S, LOOK_S, PendingEntry, SlowPoll
 
 TICK_S = 0.1
 

@@ -10,7 +10,7 @@ from redis import exceptions as redis_errors
 
 from batcher.core.redis_watch import RedisWatch
 from batcher.core.snapshot import NO_SNAPSHOT, Snapshot, Sweep
-from batcher.hub.sweeper import Sweeper
+from batcher.hub.hub import Sweeper
 
 STATS = b"unexpected_error_replies:%d\r\n"
 INFO = b"used_memory:5\r\nmaxmemory:9\r\nmaxmemory_policy:%b\r\n"

@@ -7,10 +7,9 @@ from typing import Any, cast
 
 import pytest
 
+from batcher.core.commands import Waking
 from batcher.core.pipeline import Pipeline
-from batcher.core.waking import Waking
-from batcher.hub.pending import PendingEntry
-from batcher.hub.wake_ups import WakeUps
+from batcher.hub.dispatcher import PendingEntry, WakeUps
 
 
 class Asked:

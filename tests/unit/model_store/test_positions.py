@@ -15,8 +15,7 @@ import transformers
 
 from batcher.messages import Entry, Failure, Prediction
 from batcher.worker.batching import TokenizedEntry
-from batcher.worker.faults import Faults
-from batcher.worker.inference import Inference
+from batcher.worker.inference import Faults, Inference
 from model_store import Tokens, load
 from model_store import checkpoint as reading
 from model_store.build import build

@@ -21,7 +21,7 @@ from api.predict.handler import PredictMiddleware
 from api.settings import ApiSettings
 from batcher.jobs.rq_queue import JobQueue
 from batcher.jobs.store import JobStore
-from batcher.worker.queue import WorkerQueue
+from batcher.worker.exchange import WorkerQueue
 from tests.conftest import FakeRedis
 from tests.unit.fakes import FakeCache, FakeHub
 

@@ -9,8 +9,7 @@ import pytest
 import redis
 
 from batcher.admin.forget import CachedResults
-from batcher.core.commands import Enqueue
-from batcher.core.console import NoteRefused
+from batcher.core.commands import Enqueue, NoteRefused
 from batcher.core.keys import cache_key
 from batcher.core.snapshot import Sweep
 from batcher.jobs.records import Counts

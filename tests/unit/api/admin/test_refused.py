@@ -10,8 +10,7 @@ import pytest
 import redis
 
 from batcher.admin.refused import RefusedFilter, RefusedTexts
-from batcher.core.commands import Enqueue
-from batcher.core.console import NoteRefused
+from batcher.core.commands import Enqueue, NoteRefused
 from batcher.errors import EntryFailed, EntryPoisoned
 from batcher.messages import entry_id
 from tests.search.planted import Fault, planted

@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from api.admin.timeline import timeline
 from api.admin.traces import Traces
 from api.predict import recent
-from batcher.core.questions import AskQuestion, EndQuestion, Question
+from batcher.core.commands import AskQuestion, EndQuestion, Question
 from batcher.hub.admission import LaneCaps
 from batcher.hub.hub import ReplyHub
 from batcher.messages import Prediction, entry_id, fragment
-from batcher.worker.queue import WorkerQueue
+from batcher.worker.exchange import WorkerQueue
 from tests.conftest import FakeRedis
 from tests.unit.api.admin.conftest import ADMIN, AdminApi, P, Start
 from tests.unit.api.admin.test_pauses import until

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from batcher.messages import Entry, Failure, Prediction, entry_id
 from batcher.worker.batching import TokenizedEntry
-from batcher.worker.faults import FAILED_BATCHES, Faults
-from batcher.worker.inference import Inference
+from batcher.worker.inference import FAILED_BATCHES, Faults, Inference
 from model_store.stub import StubClassifier
 from tests.fakes import FakeClock
 

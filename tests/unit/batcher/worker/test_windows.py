@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from batcher.core.commands import Claim
 from batcher.messages import Entry, entry_id
-from batcher.worker.batching import TokenizedEntry
-from batcher.worker.windows import TextsWithWindows, TokenizedWindow, split_texts
+from batcher.worker.batching import TextsWithWindows, TokenizedEntry, TokenizedWindow, split_texts
 from model_store import Tokens
 from model_store.stub import StubClassifier
 from model_store.windows import Join, Windows
