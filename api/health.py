@@ -16,7 +16,7 @@ from api.backend import Hub
 from api.errors import Problem
 from api.lifecycle import Lifecycle
 from api.metrics import Metrics
-from api.predict.local_cache import Models
+from api.predict.lookup import Models
 from api.schemas import error
 
 # The used share of its memory above which Redis is nearly full. The alert MillraceRedisMemory has the same.

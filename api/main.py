@@ -40,8 +40,7 @@ from api.models.observed import models_facts, queue_metrics
 from api.models.routes import ModelPaths, model_routes
 from api.models.served import Connect, Served, ServedModels
 from api.predict.handler import Deferral, PredictHandler, PredictMiddleware
-from api.predict.local_cache import LocalCache
-from api.predict.lookup import PredictionLookup
+from api.predict.lookup import LocalCache, PredictionLookup
 from api.predict.openapi import PREDICT_RESPONSES, Predictions, request_body
 from api.predict.request_log import RequestLog
 from api.settings import ApiSettings

@@ -26,7 +26,7 @@ from prometheus_client.registry import Collector
 
 from api.backend import Cache, Hub
 from api.models.shadow_metrics import Shadowing
-from api.predict.local_cache import LocalCache
+from api.predict.lookup import LocalCache
 from batcher.core.buckets import duration_bounds
 from batcher.core.metrics import own_version
 from batcher.errors import (
@@ -144,7 +144,7 @@ class Metrics:
         pair[1].observe(seconds)
 
     def shadow(self, model: str, counts: Mapping[str, int]) -> None:
-        """Adds what a shadow has counted (`batcher.admin.comparisons`)."""
+        """Adds what a shadow has counted (`batcher.publishing.comparisons`)."""
         self._shadow.add(model, counts)
 
     def client(self, name: str, status: int) -> None:

@@ -235,3 +235,7 @@ def decode_notes(text: str) -> tuple[BatchNote, ...]:
         counts = (int(number), int(size), int(tokens), int(computed))
         notes.append(BatchNote(*counts, reason, float(queue_ms), float(model_ms)))
     return tuple(notes)
+
+
+# The id of an entry, and its outcome.
+Result = tuple[str, Prediction | Failure]

@@ -23,8 +23,7 @@ from model_store import Layout
 from model_store.artefact import verify
 from model_store.hardware import cores
 from model_store.prepare import prepare
-from model_store.rows import Rows, arrange, share_out
-from model_store.tokenizer import Tokenizer
+from model_store.rows import Rows, Tokenizer, arrange, share_out
 
 import openvino  # isort: skip  # after model_store, which turns off what it reports
 

@@ -27,8 +27,7 @@ from model_store.engines.converter import convert
 from model_store.engines.openvino_ir import MODEL
 from model_store.engines.runner import make_runner
 from model_store.random_model import SHAPES
-from model_store.rows import Rows, Runner, arrange, share_out
-from model_store.tokenizer import Tokenizer
+from model_store.rows import Rows, Runner, Tokenizer, arrange, share_out
 from model_store.weights import Safetensors
 
 ENGINES: dict[str, tuple[Engine, Weights, Arithmetic]] = {

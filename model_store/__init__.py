@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Literal
 
 from model_store import phases, telemetry  # noqa: F401  # telemetry before any library of models
 from model_store.abstain import Abstaining
-from model_store.classifier import Classifier, Layout, ModelInfo, Precision, Tokens, Verdict
+from model_store.classifier import Classifier, Layout, ModelInfo, Precision, Verdict
 from model_store.errors import ModelError
+from model_store.tokens import Tokens
 from model_store.windows import MAX_WINDOWS, Windows, read_windows
 
 if TYPE_CHECKING:

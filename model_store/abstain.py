@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import sqrt
 
-from model_store.classifier import Classifier, Tokens
+from model_store.classifier import Classifier
 from model_store.errors import ModelError
+from model_store.tokens import Tokens
 
 UNCERTAIN = "UNCERTAIN"
 

@@ -25,7 +25,7 @@ from model_store.errors import GateFailed, ModelCorrupt, ModelError, ModelUnsupp
 from model_store.phases import phase
 from model_store.probes import write_probes
 from model_store.probing import compute_probes, gate_int8, sealed_probes
-from model_store.tokenizer import Tokenizer
+from model_store.rows import Tokenizer
 from model_store.vocabulary import check_tokenizer, require_vocabulary
 from model_store.weights import Safetensors
 

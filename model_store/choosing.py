@@ -19,7 +19,7 @@ from pathlib import Path
 
 from model_store import hardware
 from model_store.artefact import MANIFEST, Manifest, revision_in, verify
-from model_store.classifier import Arithmetic, Classifier, Layout, Tokens, Verdict
+from model_store.classifier import Arithmetic, Classifier, Layout, Verdict
 from model_store.engines.runner import LayoutChoice, open_verified
 from model_store.errors import EngineUnavailable, GateFailed, Unproven
 from model_store.phases import phase
@@ -28,6 +28,7 @@ from model_store.probes import EVERY, Probes
 from model_store.proof import SAME_ANSWERS, limits, prove
 from model_store.proven import Proven, with_sample
 from model_store.rows import RowClassifier
+from model_store.tokens import Tokens
 
 log = logging.getLogger(__name__)
 

@@ -8,6 +8,7 @@ from hashlib import sha256
 from typing import Any, Literal, Protocol, Self
 
 from model_store.drift_reference import DriftReference
+from model_store.tokens import Tokens
 from model_store.windows import Windows
 
 Engine = Literal["torch", "openvino", "stub"]
@@ -74,24 +75,6 @@ class ModelInfo:
             sha256(f"{digest} {setting}".encode()).hexdigest() for digest in (self.revision, self.identity)
         )
         return replace(self, revision=revision, identity=identity, **changes)
-
-
-@dataclass(frozen=True, slots=True)
-class Tokens:
-    """One tokenised text: token ids including special ones, at most `max_tokens` of them.
-
-    `truncated` is the number of tokens that the model does not read. A text that is read in several `windows`
-    has the ids of all of them, and each of these is a `part`.
-    """
-
-    ids: Sequence[int]
-    truncated: int
-    unknown: int
-    windows: tuple[Tokens, ...] = ()
-    part: bool = False
-
-    def __len__(self) -> int:
-        return len(self.ids)
 
 
 class Classifier(Protocol):

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from model_store.errors import ModelCorrupt
 
 if TYPE_CHECKING:
-    from model_store.classifier import Tokens
+    from model_store.tokens import Tokens
 
 REFERENCE = "reference.json"
 FORMAT = 1

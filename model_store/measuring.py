@@ -7,9 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from model_store.artefact import MANIFEST, digest, read_manifest, write_manifest
-from model_store.classifier import Classifier, ModelInfo, Tokens
+from model_store.classifier import Classifier, ModelInfo
 from model_store.drift_reference import REFERENCE, DriftReference, build_reference, encode_reference, measure
 from model_store.errors import ModelError
+from model_store.tokens import Tokens
 
 
 class Measuring:

@@ -22,8 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_store.artefact import PROBES
-from model_store.classifier import Tokens
 from model_store.errors import ModelCorrupt
+from model_store.tokens import Tokens
 
 Scores = NDArray[np.float64]
 # Splits texts, ordered by length, into the batches in which torch computes their scores.

@@ -26,7 +26,7 @@ from model_store.probes import (
     write_probes,
 )
 from model_store.proof import INT8_GATE, prove
-from model_store.tokenizer import Tokenizer, special_ids
+from model_store.rows import Tokenizer, special_ids
 
 
 def sealed_probes(checkpoint: Checkpoint) -> Probes | None:

@@ -21,7 +21,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from zlib import crc32
 
-from model_store.classifier import ModelInfo, Tokens
+from model_store.classifier import ModelInfo
+from model_store.tokens import Tokens
 from model_store.windows import Windows, classify_long
 
 MAX_TOKENS = 512

@@ -8,7 +8,7 @@ from pathlib import Path
 from tokenizers import Tokenizer as RustTokenizer
 
 from model_store.errors import ModelUnsupported
-from model_store.tokenizer import Tokenizer
+from model_store.rows import Tokenizer
 
 # Every tokenizer has one of these files; without one, transformers invents a vocabulary of five pieces.
 VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal, cast, get_args
 from model_store.errors import ModelError
 
 if TYPE_CHECKING:
-    from model_store.classifier import Tokens
+    from model_store.tokens import Tokens
 
 Join = Literal["mean", "max", "first_last"]
 Scores = list[float]

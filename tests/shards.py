@@ -12,7 +12,7 @@ from typing import Any
 import fakeredis
 
 from batcher.errors import MillraceError, QueueUnavailable
-from batcher.hub.admission import LaneCaps
+from batcher.hub.dispatcher import LaneCaps
 from batcher.hub.hub import ReplyHub
 from batcher.hub.sharded import ShardedHub, connect_hub
 from batcher.messages import Prediction, entry_id

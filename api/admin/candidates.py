@@ -11,8 +11,8 @@ from api.admin.schemas import CompareQuery, TryOut
 from api.admin.service import Console
 from api.errors import Problem
 from api.models.served import ServedModels
-from batcher.admin.comparisons import report
 from batcher.core.revisions import Candidate, revision_queue
+from batcher.publishing.comparisons import report
 
 
 def candidate_routes(console: Console, models: ServedModels) -> APIRouter:

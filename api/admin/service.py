@@ -20,19 +20,19 @@ from api.jobs.service import JobService
 from api.settings import ApiSettings
 from batcher.admin.answers import Answers
 from batcher.admin.audit import AuditLog
-from batcher.admin.comparisons import ComparisonStore
 from batcher.admin.forget import CachedResults, Forgetting
 from batcher.admin.history import MinuteHistory
 from batcher.admin.holds import ClientHolds
 from batcher.admin.job_eraser import JobEraser
 from batcher.admin.preparing import PreparingStore
 from batcher.admin.refused import RefusedTexts
-from batcher.admin.revisions import RevisionStore
 from batcher.admin.sessions import SessionStore
 from batcher.admin.usage import UsageStore
 from batcher.core.connection import Redis, connect, connect_shards
 from batcher.core.outage import REDIS_ERRORS, refused
 from batcher.errors import QueueUnavailable
+from batcher.publishing.comparisons import ComparisonStore
+from batcher.publishing.revisions import RevisionStore
 from batcher.redis_url import is_cluster
 
 log = logging.getLogger(__name__)

@@ -20,8 +20,8 @@ from api.lifecycle import Lifecycle
 from api.models.cascade import members_of
 from api.models.served import Served, ServedModels
 from api.predict.handler import PredictHandler, known_answer
-from api.predict.local_cache import CachedPrediction
-from api.predict.request import LookupRequest, LookupResult, RequestContext
+from api.predict.lookup import CachedPrediction, LookupRequest, LookupResult
+from api.predict.request import RequestContext
 from api.settings import ApiSettings
 from batcher.core.snapshot import ModelRecord
 from batcher.messages import Prediction

@@ -20,7 +20,7 @@ from api.models.share import ByClient, ByText, ClientHandler
 from api.predict.lookup import PredictionLookup
 from batcher.core.revisions import Candidate, number_of
 from batcher.errors import MillraceError
-from batcher.shadow import Shadow
+from batcher.publishing.shadow import Shadow
 
 
 @dataclass(slots=True)

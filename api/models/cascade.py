@@ -13,9 +13,7 @@ from api.backend import Hub
 from api.errors import Problem
 from api.metrics import Metrics
 from api.models.served import Handle, Served, ServedModels
-from api.predict.local_cache import CachedPrediction, Models
-from api.predict.lookup import PredictionLookup
-from api.predict.request import LookupRequest, LookupResult
+from api.predict.lookup import CachedPrediction, LookupRequest, LookupResult, Models, PredictionLookup
 from batcher.cascades import Cascade
 from batcher.core.cascade import Mismatch, combined, in_order, labels_of, mismatch
 from batcher.core.snapshot import NO_SNAPSHOT, ModelRecord, Snapshot

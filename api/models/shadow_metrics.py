@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from prometheus_client import CollectorRegistry, Counter
 
-from batcher.admin.comparisons import SCORE_STEP, label_pairs
+from batcher.publishing.comparisons import SCORE_STEP, label_pairs
 
 # With more labels than this, the pairs of labels are not metrics: they could be too many series.
 MOST_LABELS = 20

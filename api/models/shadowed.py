@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from api.asgi.http import Receive
-from api.predict.lookup import PredictionLookup
-from api.predict.request import LookupRequest, LookupResult
+from api.predict.lookup import LookupRequest, LookupResult, PredictionLookup
 from batcher.core.revisions import Candidate
-from batcher.shadow import Shadow
+from batcher.publishing.shadow import Shadow
 
 
 class ShadowedLookup(PredictionLookup):

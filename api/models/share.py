@@ -8,9 +8,15 @@ from dataclasses import dataclass, field, replace
 from api.asgi.http import ASGIApp, Receive, RequestHeaders, Scope, Send
 from api.auth import Authenticator
 from api.models.served import Served
-from api.predict.local_cache import NOTHING, CachedPrediction, LocalCache, Models
-from api.predict.lookup import PredictionLookup
-from api.predict.request import LookupRequest, LookupResult
+from api.predict.lookup import (
+    NOTHING,
+    CachedPrediction,
+    LocalCache,
+    LookupRequest,
+    LookupResult,
+    Models,
+    PredictionLookup,
+)
 from batcher.core.revisions import Candidate
 from batcher.messages import Prediction
 from batcher.side_by_side import gather

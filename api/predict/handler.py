@@ -38,18 +38,16 @@ from api.asgi.problems import LingeringClose, reported, send_problem
 from api.auth import Authenticator
 from api.label_order import order_in
 from api.lifecycle import Lifecycle
-from api.predict.local_cache import CachedPrediction, Models
-from api.predict.lookup import PredictionLookup
-from api.predict.request import (
-    ForeignBody,
+from api.predict.lookup import (
+    CachedPrediction,
     LookupRequest,
     LookupResult,
-    RequestContext,
-    RequestReader,
+    Models,
+    PredictionLookup,
     joined,
-    read_texts,
     truncation,
 )
+from api.predict.request import ForeignBody, RequestContext, RequestReader, read_texts
 from api.predict.request_log import RequestLog
 from api.settings import ApiSettings
 from batcher.errors import BudgetExceeded, Paused, QueueFull

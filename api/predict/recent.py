@@ -12,7 +12,8 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from api.asgi.http import client_address
-from api.predict.request import LookupResult, RequestContext
+from api.predict.lookup import LookupResult
+from api.predict.request import RequestContext
 
 # How many are kept: that caches answered, that workers answered, and that failed or took over SLOW_S.
 MOST_HITS, MOST_ANSWERS, MOST_SLOW = 1000, 5000, 5000

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from itertools import islice
 from time import perf_counter
-from typing import Annotated, Protocol
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
-from api.asgi.http import RequestHeaders, check_size
+from api.asgi.http import RequestHeaders
 from api.asgi.json_reader import read_json
-from api.errors import Header, Problem
-from api.label_order import by_score
-from api.predict.local_cache import CachedPrediction
-from batcher.errors import MillraceError
-from batcher.messages import Prediction
+from api.errors import Problem
+from api.predict.lookup import LookupResult
 
 # Bodies up to this size are cheap to parse, whatever their content.
 LARGE_BODY = 64 * 1024
@@ -126,91 +122,3 @@ class RequestContext:
         self.tokens = 0
         self.by_score = False
         self.code = self.entry = ""
-
-
-@dataclass(frozen=True, slots=True)
-class LookupRequest:
-    """The texts of a request, and the in-process cache's result for each. `deadline` is by perf_counter.
-
-    If they are only a part of a request, `whole` has all texts of that: errors say where a text is in there.
-    """
-
-    texts: Sequence[str]
-    cached: Sequence[CachedPrediction | None]
-    revision: str
-    client: str
-    deadline: float
-    trace: str
-    # The client that these results belong to; "" if clients share results.
-    tenant: str = ""
-    whole: Sequence[str] = ()
-    # Whether the labels of the answer are by falling score.
-    by_score: bool = False
-    # The revision that is wanted, if not all results are of one: stored results of others do not answer.
-    only: str = ""
-
-
-@dataclass(slots=True)
-class LookupResult:
-    """Predictions by text, the texts computed for this request, and the time spent on caches.
-
-    `ids` are those of the texts that the in-process cache did not know.
-    `asked` texts went to the queue at `asked_at` (perf_counter). `outcomes` are counted for the metrics.
-    """
-
-    by_text: dict[str, Prediction] = field(default_factory=dict)
-    computed: set[str] = field(default_factory=set)
-    cache_s: float = 0.0
-    ids: Mapping[str, str] = field(default_factory=dict)
-    asked: int = 0
-    asked_at: float = 0.0
-    outcomes: dict[str | type[MillraceError], int] = field(default_factory=dict)
-
-    def count(self, outcome: str | type[MillraceError], texts: int) -> None:
-        """Counts texts with this outcome: a name from `api.metrics.OUTCOMES`, or the class of an error."""
-        if texts:
-            self.outcomes[outcome] = self.outcomes.get(outcome, 0) + texts
-
-    def add(self, part: LookupResult, cache_s: float) -> None:
-        """Adds what was found for other texts of the request. `cache_s`: time on caches of both."""
-        self.by_text |= part.by_text
-        self.computed |= part.computed
-        self.cache_s = cache_s
-        self.ids = {**self.ids, **part.ids}
-        if part.asked:
-            self.asked_at = min(self.asked_at, part.asked_at) if self.asked else part.asked_at
-            self.asked += part.asked
-        for outcome, texts in part.outcomes.items():
-            self.count(outcome, texts)
-
-    def tokens(self, texts: Sequence[str], cached: Sequence[CachedPrediction | None]) -> int:
-        """The tokens of all texts of the request, of which the in-process cache knew some."""
-        return sum([(known or self.by_text[text]).tokens for text, known in zip(texts, cached, strict=True)])
-
-
-def truncation(results: Sequence[CachedPrediction | Prediction]) -> list[Header]:
-    """The headers of an answer of which the model could not read all tokens."""
-    if not (left_out := sum([result.truncated for result in results])):
-        return []
-    texts = sum([result.truncated > 0 for result in results])
-    return [(b"x-truncated", b"%d" % texts), (b"x-truncated-tokens", b"%d" % left_out)]
-
-
-class Result(Protocol):
-    """A result whose `fragment` is its JSON in an answer of /predict."""
-
-    @property
-    def fragment(self) -> bytes: ...
-
-
-def joined(results: Sequence[Result], most: int, *, ordered: bool) -> bytes:
-    """The body of /predict, with labels by falling score if `ordered`.
-
-    Raises Problem 413 if it would have more than `most` bytes.
-    """
-    fragments = [result.fragment for result in results]
-    check_size(sum(map(len, fragments)), most)
-    if ordered:
-        known = {fragment: by_score(fragment) for fragment in set(fragments)}
-        fragments = [known[fragment] for fragment in fragments]
-    return b'{"predictions":[%b]}' % b",".join(fragments)

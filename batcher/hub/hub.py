@@ -23,9 +23,8 @@ from batcher.core.pipeline import Pipeline
 from batcher.core.redis_watch import RedisWatch
 from batcher.core.snapshot import NO_SNAPSHOT, Snapshot, Sweep, WorkerRecord, Workers
 from batcher.errors import NoWorker, QueueUnavailable
-from batcher.hub.admission import Admission, LaneCaps
 from batcher.hub.console import ConsoleCommands
-from batcher.hub.dispatcher import Dispatcher, SlowPoll, outcomes
+from batcher.hub.dispatcher import Admission, Dispatcher, LaneCaps, SlowPoll, outcomes
 from batcher.memory import read_memory
 from batcher.messages import Lane, Outcome, is_failure
 from batcher.settings import QueueSettings

@@ -9,7 +9,7 @@ from time import monotonic
 from batcher.core.revisions import Candidate
 from batcher.jobs.members import Joined, Member
 from batcher.messages import Lane, Outcome, Prediction
-from batcher.shadow import Report, Shadow
+from batcher.publishing.shadow import Report, Shadow
 from batcher.side_by_side import gather
 
 # How long the end of a job waits for texts that a shadow has yet to compare.

@@ -9,8 +9,6 @@ from functools import partial
 from secrets import token_hex
 from time import monotonic
 
-from batcher.admin.comparisons import ComparisonStore
-from batcher.admin.revisions import RevisionStore
 from batcher.cascades import read_cascade
 from batcher.core.connection import connect_shards
 from batcher.core.outage import REDIS_ERRORS
@@ -21,6 +19,8 @@ from batcher.jobs.candidate import DividedHub, ShadowedHub, takes
 from batcher.jobs.cascade import CascadeHub
 from batcher.jobs.members import Member
 from batcher.jobs.runner import Cache, Hub
+from batcher.publishing.comparisons import ComparisonStore
+from batcher.publishing.revisions import RevisionStore
 from batcher.settings import JobSettings
 
 # Jobs collect answers for this long before reading them: it saves round trips, and no caller waits for them.

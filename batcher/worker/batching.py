@@ -14,7 +14,7 @@ from model_store.rows import FILL
 from model_store.windows import joined
 
 if TYPE_CHECKING:
-    from batcher.worker.inference import Result
+    from batcher.messages import Result
 
 Reason = Literal["full", "window", "idle", "solo"]
 # With windows of interactive entries for this many batches, a worker claims nothing.

@@ -15,21 +15,22 @@ from zlib import crc32
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import Metric
 
-from batcher.admin.revisions import RevisionStore
 from batcher.core.by_model import ByModel
 from batcher.core.connection import connect, connect_shards
 from batcher.core.outage import REDIS_ERRORS, reason
 from batcher.models import ELSEWHERE, ModelSpec, is_name
 from batcher.probe_server import ProbeServer
+from batcher.publishing.revisions import RevisionStore
 from batcher.settings import WorkerSettings
 from batcher.shards import Shard
 from batcher.worker.cache_writer import CacheWriter, ShardedCacheWriter, connect_writer
 from batcher.worker.exchange import WAIT_S, Queues, Remember, WorkerQueue
+from batcher.worker.loop import SharingWorker
 from batcher.worker.metrics import MeasuredQueue
 from batcher.worker.observability import Observability, probes
 from batcher.worker.preparing import Announced
 from batcher.worker.publishing import Publishing
-from batcher.worker.several import Listing, SeveralWorkers, SharingWorker
+from batcher.worker.several import Listing, SeveralWorkers
 from model_store import Classifier, ModelError, ModelInfo, load
 
 log = logging.getLogger(__name__)

@@ -28,9 +28,9 @@ from batcher.core.commands import (
 from batcher.core.connection import Redis
 from batcher.core.keys import cache_prefix, prefix
 from batcher.core.outage import REDIS_ERRORS, NoScriptError, Outage
-from batcher.messages import Prediction
+from batcher.messages import Prediction, Result
 from batcher.settings import WorkerSettings
-from batcher.worker.inference import CostModel, Result
+from batcher.worker.inference import CostModel
 from model_store import Layout
 
 log = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
-from batcher.messages import Entry, Failure, Prediction, fragment
+from batcher.messages import Entry, Failure, Prediction, Result, fragment
 from batcher.worker.batching import Reason, TokenizedEntry, ended_texts, fail_texts, split_texts
 from batcher.worker.drift import WatchedClassifier
 from model_store import Classifier
@@ -31,8 +31,6 @@ Failed = list[tuple[Entry, Exception]]
 T = TypeVar("T")
 # Approximate batch sizes, in tokens, from which the cost is learned.
 SIZES = (16, 64, 128, 256, 512)
-# Id and outcome.
-Result = tuple[str, Prediction | Failure]
 # Weight of the newest batch in the cost model: about the last 50 count.
 _FORGET = 0.02
 # A batch is large enough once its fixed cost is this share of the total; larger ones only add latency.

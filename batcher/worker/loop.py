@@ -16,16 +16,21 @@ from typing import Any
 
 from batcher.core.commands import Claim, Claimed
 from batcher.core.outage import REDIS_ERRORS, reason
+from batcher.messages import Result
 from batcher.settings import WorkerSettings
 from batcher.worker.batching import ClaimedTexts, Reason, TextsWithWindows, TokenizedEntry
 from batcher.worker.exchange import Queues, Remember, keep_window_s
 from batcher.worker.heartbeat import Records, heartbeat_at
 from batcher.worker.host import Host
-from batcher.worker.inference import Faults, FinishedBatch, Inference, Result, Tokenized, warm_up
+from batcher.worker.inference import Faults, FinishedBatch, Inference, Tokenized, warm_up
 from batcher.worker.sharded import exchange_with
 from batcher.worker.stats import FOLLOW_UP_S, BatchReport, FollowUp, WorkerStats, model_record
+from batcher.worker.turns import Turns
 from model_store import Classifier
 from model_store.rows import computed_tokens
+
+# A batch of bulk entries only waits for its turn as if it took this many times as long.
+BULK_WEIGHT = 8
 
 log = logging.getLogger(__name__)
 
@@ -244,3 +249,44 @@ class Worker:
             work(*arguments)
         except Exception as error:
             log.exception("error in another thread: %s", error, extra={"action": "worker.beside"})
+
+
+class SharingWorker(Worker):
+    """A worker that runs a batch only when it has the turn, if it shares the processor with others."""
+
+    turns: Turns | None = None
+    _has_turn = False
+
+    def _run_batch(self) -> None:
+        if self.turns is None:
+            super()._run_batch()
+            return
+        held = self._held
+        cost_s = self.inference.cost.batch_s(min(held.tokens, self.budget))
+        self.turns.take(cost_s * (BULK_WEIGHT if held.only_bulk else 1), self._claim_more)
+        self._has_turn = True
+        try:
+            super()._run_batch()
+        finally:
+            self._end_turn()
+
+    def _classify(self, batch: Sequence[TokenizedEntry], computed: int) -> FinishedBatch:
+        try:
+            return super()._classify(batch, computed)
+        finally:
+            self._end_turn()
+
+    def _end_turn(self) -> None:
+        if self._has_turn and self.turns is not None:
+            self._has_turn = False
+            self.turns.end()
+
+    def _claim_more(self) -> None:
+        """Claims what has arrived while other models ran: one batch instead of two."""
+        if not self._held.only_solo:
+            self._keep(self._second_thread.submit(self._more).result())
+
+    def _more(self) -> Tokenized:
+        if self._stop.is_set() or self._held.tokens >= self.budget:
+            return [], []
+        return self._tokenise(self.exchange.claim(self._claim_command(ahead=True)), "window")

@@ -8,10 +8,10 @@ import time
 from collections.abc import Sequence
 from typing import Protocol
 
-from batcher.admin.revisions import RevisionStore
 from batcher.core.outage import REDIS_ERRORS
 from batcher.core.revisions import model_of, revision_queue
 from batcher.gc_tuning import collect_dropped
+from batcher.publishing.revisions import RevisionStore
 
 log = logging.getLogger(__name__)
 

@@ -16,9 +16,7 @@ from batcher.core.outage import REDIS_ERRORS, reason
 from batcher.gc_tuning import collect_dropped
 from batcher.models import listing
 from batcher.settings import WorkerSettings
-from batcher.worker.batching import TokenizedEntry
-from batcher.worker.inference import FinishedBatch, Tokenized
-from batcher.worker.loop import Worker
+from batcher.worker.loop import SharingWorker
 from batcher.worker.turns import Turns
 
 log = logging.getLogger(__name__)
@@ -28,8 +26,6 @@ LIST_EVERY_S = 5.0
 # How often the main thread looks for signals. The kernel may hand one to another thread, and the main thread,
 # where Python runs the handler, sleeps on.
 SIGNALS_S = 0.5
-# A batch of bulk entries only waits for its turn as if it took this many times as long.
-BULK_WEIGHT = 8
 
 
 class Beside(Protocol):
@@ -37,47 +33,6 @@ class Beside(Protocol):
 
     def start(self) -> None: ...
     def stop(self) -> None: ...
-
-
-class SharingWorker(Worker):
-    """A worker that runs a batch only when it has the turn, if it shares the processor with others."""
-
-    turns: Turns | None = None
-    _has_turn = False
-
-    def _run_batch(self) -> None:
-        if self.turns is None:
-            super()._run_batch()
-            return
-        held = self._held
-        cost_s = self.inference.cost.batch_s(min(held.tokens, self.budget))
-        self.turns.take(cost_s * (BULK_WEIGHT if held.only_bulk else 1), self._claim_more)
-        self._has_turn = True
-        try:
-            super()._run_batch()
-        finally:
-            self._end_turn()
-
-    def _classify(self, batch: Sequence[TokenizedEntry], computed: int) -> FinishedBatch:
-        try:
-            return super()._classify(batch, computed)
-        finally:
-            self._end_turn()
-
-    def _end_turn(self) -> None:
-        if self._has_turn and self.turns is not None:
-            self._has_turn = False
-            self.turns.end()
-
-    def _claim_more(self) -> None:
-        """Claims what has arrived while other models ran: one batch instead of two."""
-        if not self._held.only_solo:
-            self._keep(self._second_thread.submit(self._more).result())
-
-    def _more(self) -> Tokenized:
-        if self._stop.is_set() or self._held.tokens >= self.budget:
-            return [], []
-        return self._tokenise(self.exchange.claim(self._claim_command(ahead=True)), "window")
 
 
 class Listing:

@@ -13,11 +13,11 @@ from typing import TypeVar
 
 from batcher.core.commands import Claim, Claimed
 from batcher.core.outage import REDIS_ERRORS, Outage
-from batcher.messages import Prediction
+from batcher.messages import Prediction, Result
 from batcher.settings import WorkerSettings
 from batcher.worker.exchange import NOTHING, Arrivals, Exchange, Queues, Remember
 from batcher.worker.host import Host
-from batcher.worker.inference import CostModel, Result
+from batcher.worker.inference import CostModel
 from model_store import Layout
 
 # A worker that has left its home tries to return after this long.

@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from batcher.messages import BatchNote, Entry, Failure
+from batcher.messages import BatchNote, Entry, Failure, Result
 from batcher.worker.batching import Reason, TokenizedEntry
-from batcher.worker.inference import FinishedBatch, Inference, Result
+from batcher.worker.inference import FinishedBatch, Inference
 from model_store import ModelInfo
 
 MOST_BATCHES = 2000

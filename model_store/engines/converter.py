@@ -12,10 +12,11 @@ import numpy as np
 import openvino
 
 from model_store.checkpoint import Checkpoint
-from model_store.classifier import Layout, Tokens, Weights
+from model_store.classifier import Layout, Weights
 from model_store.engines.graph import packed_graph
 from model_store.engines.openvino_ir import MODEL
 from model_store.rows import arrange, share_out
+from model_store.tokens import Tokens
 from model_store.weights import Safetensors
 
 

@@ -12,8 +12,7 @@ from model_store.errors import EXTRAS, EngineUnavailable
 from model_store.hardware import cores
 from model_store.probes import read_probes
 from model_store.proof import limits
-from model_store.rows import RowClassifier, Runner
-from model_store.tokenizer import Tokenizer
+from model_store.rows import RowClassifier, Runner, Tokenizer
 
 LayoutChoice = Literal["auto", "packed", "padded"]
 

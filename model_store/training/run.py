@@ -166,7 +166,7 @@ def _write_reference(work: Path, data: Data, scores: Scores, limit: int) -> None
     from model_store.checkpoint import read_checkpoint
     from model_store.drift_reference import LEAST_TEXTS, build_reference, measure
     from model_store.measuring import write_reference
-    from model_store.tokenizer import Tokenizer
+    from model_store.rows import Tokenizer
 
     if len(scores) < LEAST_TEXTS:
         return

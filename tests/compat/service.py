@@ -19,7 +19,7 @@ from api.server.protocol import Connection
 from api.settings import ApiSettings
 from batcher.core.pipeline import Pipeline
 from batcher.errors import MillraceError, NoWorker, QueueFull
-from batcher.hub.admission import LaneCaps
+from batcher.hub.dispatcher import LaneCaps
 from batcher.hub.hub import ReplyHub
 from batcher.hub.shared_cache import SharedCache
 from batcher.messages import Outcome

@@ -19,7 +19,7 @@ from api.predict.handler import PredictMiddleware
 from api.settings import ApiSettings
 from batcher.core.keys import prefix
 from batcher.core.pipeline import Pipeline
-from batcher.hub.admission import LaneCaps
+from batcher.hub.dispatcher import LaneCaps
 from batcher.hub.hub import ReplyHub
 from batcher.hub.shared_cache import SharedCache
 from batcher.settings import WorkerSettings

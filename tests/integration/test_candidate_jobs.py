@@ -22,7 +22,7 @@ TEXTS = [f"text {number}" for number in range(300)]
 @pytest.fixture
 async def many(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Many]:
     publish_fast(monkeypatch)
-    monkeypatch.setattr("batcher.shadow.REPORT_EVERY_S", 0.05)
+    monkeypatch.setattr("batcher.publishing.shadow.REPORT_EVERY_S", 0.05)
     monkeypatch.setattr("batcher.worker.building.load", load)
     monkeypatch.setattr("batcher.jobs.models.LOOK_S", 0.05)
     monkeypatch.setattr("batcher.jobs.runner.FLUSH_EVERY_S", 0.05)

@@ -15,8 +15,8 @@ import pytest
 import model_store
 from api.models.share import Choices
 from batcher.core.revisions import Candidate
-from model_store.classifier import Tokens
 from model_store.stub import StubClassifier
+from model_store.tokens import Tokens
 from tests.many import Many, Replicas, model_header, publish_fast, ready, start_replicas, until_async
 from tests.shards import until
 
@@ -60,7 +60,7 @@ TURNED = f"stub@{Turned(variant='turned').info.revision[:12]}"
 @pytest.fixture
 async def many(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Many]:
     publish_fast(monkeypatch)
-    monkeypatch.setattr("batcher.shadow.REPORT_EVERY_S", 0.05)
+    monkeypatch.setattr("batcher.publishing.shadow.REPORT_EVERY_S", 0.05)
     monkeypatch.setattr("batcher.worker.building.load", load)
     async with Many(monkeypatch) as made:
         yield made
@@ -263,7 +263,7 @@ async def test_what_a_shadow_cannot_compute_is_counted_and_no_caller_notices(
 
     await until_async(dropped, "texts to be dropped")
     # A process holds only so many texts.
-    monkeypatch.setattr("batcher.shadow.MOST_CHARS", 0)
+    monkeypatch.setattr("batcher.publishing.shadow.MOST_CHARS", 0)
     asked.extend(await model_headers(replicas.apis[1], TEXTS[:10]))
 
     async def all_counted() -> bool:

@@ -9,8 +9,8 @@ import fakeredis
 import pytest
 import redis
 
-from batcher.admin.revisions import FORGET_S, RevisionStore
 from batcher.core.revisions import FAILED
+from batcher.publishing.revisions import FORGET_S, RevisionStore
 from batcher.shards import Shard
 
 SHARD = Shard(0, "", "default", "default")

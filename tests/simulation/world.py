@@ -15,7 +15,7 @@ from greenlet import getcurrent
 from batcher.core import commands as commands_module
 from batcher.core import pauses as pauses_module
 from batcher.hub import hub as hub_module
-from batcher.hub.admission import LaneCaps
+from batcher.hub.dispatcher import LaneCaps
 from batcher.hub.hub import ReplyHub
 from batcher.hub.sharded import ShardedHub
 from batcher.settings import WorkerSettings

@@ -6,8 +6,9 @@ import gc
 import tracemalloc
 
 from api.asgi.http import RequestHeaders
+from api.predict.lookup import LookupResult
 from api.predict.recent import MOST_BYTES, RecentRequests
-from api.predict.request import LookupResult, RequestContext
+from api.predict.request import RequestContext
 from batcher.messages import Prediction
 
 

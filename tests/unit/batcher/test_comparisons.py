@@ -6,9 +6,9 @@ from collections import Counter
 
 import pytest
 
-from batcher.admin.comparisons import MOST_LABELS, ComparisonStore, compare, label_pairs, report
 from batcher.core.revisions import Candidate, read_revisions
 from batcher.messages import Prediction, fragment
+from batcher.publishing.comparisons import MOST_LABELS, ComparisonStore, compare, label_pairs, report
 from tests.conftest import FakeRedis
 
 PAIR = ("topics", 0, 1)

@@ -13,8 +13,7 @@ from batcher.core.commands import Accepted, Cancel, Enqueue, Full, State
 from batcher.core.outage import Outage
 from batcher.core.pauses import Pause
 from batcher.errors import Paused, QueueFull, QueueUnavailable
-from batcher.hub.admission import Admission, LaneCaps
-from batcher.hub.dispatcher import Dispatcher
+from batcher.hub.dispatcher import Admission, Dispatcher, LaneCaps
 from batcher.messages import Lane, Prediction
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from batcher.errors import EntryFailed, QueueFull
 from batcher.messages import Prediction, entry_id
-from batcher.shadow import REQUESTS, Shadow
+from batcher.publishing.shadow import REQUESTS, Shadow
 from tests.many import until_async
 from tests.unit.fakes import FakeHub, prediction
 
@@ -73,7 +73,7 @@ async def test_what_the_candidate_refuses_or_fails_on_only_counts() -> None:
 
 
 async def test_a_full_process_drops_texts_and_a_stop_drops_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("batcher.shadow.MOST_CHARS", 40)
+    monkeypatch.setattr("batcher.publishing.shadow.MOST_CHARS", 40)
     reports, hub = Reports(), FakeHub(gate=asyncio.Event())
     shadow = shadow_of(hub, reports)
     offer(shadow, *(f"t{number:03}" for number in range(25)))  # ten of them have room

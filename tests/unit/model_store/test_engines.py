@@ -187,7 +187,7 @@ SHAPES = """
 import sys
 from pathlib import Path
 from model_store import load
-from model_store.classifier import Tokens
+from model_store.tokens import Tokens
 from model_store.rows import arrange
 
 def memory():

@@ -19,7 +19,7 @@ from transformers.models.mpnet.modeling_mpnet import MPNetEncoder
 
 from model_store import checkpoint as checkpoints
 from model_store.checkpoint import read_checkpoint
-from model_store.classifier import Layout, Tokens
+from model_store.classifier import Layout
 from model_store.engines.disentangled import read_disentangled
 from model_store.engines.encoder import packed_encoder
 from model_store.engines.families import relative_buckets
@@ -28,6 +28,7 @@ from model_store.engines.parts import ACTIVATIONS
 from model_store.engines.pytorch import read_model
 from model_store.errors import ModelUnsupported
 from model_store.rows import Floats, arrange
+from model_store.tokens import Tokens
 from model_store.weights import Safetensors
 from tests.unit.model_store.checkpoints import copy, write_checkpoint
 

@@ -24,8 +24,7 @@ from model_store.engines.openvino_ir import OpenVinoRunner
 from model_store.errors import NotComputed
 from model_store.probes import read_probes
 from model_store.probing import compute_probes
-from model_store.rows import RowClassifier, arrange
-from model_store.tokenizer import special_ids
+from model_store.rows import RowClassifier, arrange, special_ids
 from tests.unit.model_store.checkpoints import write_checkpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")

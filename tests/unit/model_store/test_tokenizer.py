@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as RustTokenizer
 
 import model_store
-from model_store.tokenizer import Tokenizer, is_plain
+from model_store.rows import Tokenizer, is_plain
 
 DEFAULT = Path(model_store.__file__).parent / "default/tokenizer.json"
 MOST = 12

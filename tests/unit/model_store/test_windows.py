@@ -14,8 +14,8 @@ from tokenizers import Tokenizer as RustTokenizer
 import model_store
 from model_store import ModelError, load
 from model_store.measuring import Measuring, write_reference
+from model_store.rows import Tokenizer
 from model_store.stub import StubClassifier
-from model_store.tokenizer import Tokenizer
 from model_store.windows import MAX_WINDOWS, Join, Windows, joined, read_windows
 from tests.unit.model_store.checkpoints import copy
 

@@ -10,7 +10,7 @@ from fastapi.routing import APIRoute
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from batcher.hub.admission import LaneCaps
+from batcher.hub.dispatcher import LaneCaps
 from batcher.hub.hub import ReplyHub
 from tests.conftest import FakeRedis
 from tests.unit.api.admin.conftest import ADMIN, AdminApi, Start

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from batcher.core.snapshot import NO_SNAPSHOT
-from batcher.hub.admission import LaneCaps
+from batcher.hub.dispatcher import LaneCaps
 from batcher.hub.hub import ReplyHub
 from batcher.messages import Prediction, fragment
 from tests.conftest import FakeRedis

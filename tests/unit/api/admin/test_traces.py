@@ -17,7 +17,7 @@ from api.admin.timeline import timeline
 from api.admin.traces import Traces
 from api.predict import recent
 from batcher.core.commands import AskQuestion, EndQuestion, Question
-from batcher.hub.admission import LaneCaps
+from batcher.hub.dispatcher import LaneCaps
 from batcher.hub.hub import ReplyHub
 from batcher.messages import Prediction, entry_id, fragment
 from batcher.worker.exchange import WorkerQueue

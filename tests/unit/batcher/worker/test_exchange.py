@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from batcher.messages import Prediction, entry_id
+from batcher.messages import Prediction, Result, entry_id
 from batcher.settings import WorkerSettings
 from batcher.worker.exchange import PATIENCE_S, Exchange
-from batcher.worker.inference import CostModel, Result
+from batcher.worker.inference import CostModel
 from tests.fakes import LOST, FakeClock, FakeEvent, FakeQueue
 
 TEXTS = ["x", "y"]

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from batcher.settings import WorkerSettings
-from batcher.worker.several import Listing, SeveralWorkers, SharingWorker
+from batcher.worker.loop import SharingWorker
+from batcher.worker.several import Listing, SeveralWorkers
 from model_store.stub import StubClassifier
 from tests.conftest import FakeRedis
 from tests.fakes import FakeClock, FakeQueue, fake_host

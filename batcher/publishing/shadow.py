@@ -11,9 +11,9 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple, Protocol
 
-from batcher.admin.comparisons import compare
 from batcher.errors import MillraceError
 from batcher.messages import Lane, Outcome, Prediction
+from batcher.publishing.comparisons import compare
 
 # The most texts that wait in this process, and their characters; any beyond either are dropped.
 MOST_TEXTS, MOST_CHARS = 1000, 4_000_000

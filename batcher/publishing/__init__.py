@@ -1,0 +1,1 @@
+"""What operators publish: revisions and candidates of a model, and how their results compare."""
