@@ -11,11 +11,11 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
 
 from api.asgi.http import JSON, NOSNIFF, ASGIApp, Receive, RequestHeaders, Scope, Send, send_answer
-from api.asgi.middleware import ASGIResponse
 from api.backend import Hub
 from api.errors import Problem
 from api.lifecycle import Lifecycle
 from api.metrics import Metrics
+from api.middleware import ASGIResponse
 from api.predict.lookup import Models
 from api.schemas import error
 

@@ -3,22 +3,63 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import ctypes
 import logging
+import select
 import signal
+import socket
+import struct
+import sys
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-from api.server.syn_filter import SynFilter
-
+_SO_ATTACH_FILTER = 26
+# A classic BPF program for packets that arrive at the port, starting at the TCP header.
+_NO_SYN = b"".join(
+    struct.pack("HBBI", *instruction)
+    for instruction in (
+        (0x30, 0, 0, 13),  # load the byte with the TCP flags
+        (0x45, 0, 1, 0x02),  # if SYN is not set, skip one instruction
+        (0x06, 0, 0, 0),  # drop
+        (0x06, 0, 0, 0xFFFFFFFF),  # accept
+    )
+)
 log = logging.getLogger(__name__)
-
 # Wait at least this long after dropping new connections, so that the server can accept the pending ones.
 TAKE_S = 0.1
 # Wait at most this many times: where new connections cannot be dropped, the backlog may never be empty.
 TAKES = 20
 # The key under which connections find the lifecycle in the server's state.
 LIFECYCLE = "lifecycle"
+
+
+class SynFilter:
+    """Filters new connections to a listening socket."""
+
+    def __init__(self, listener: socket.socket) -> None:
+        self._listener = listener
+
+    def drop_new(self) -> None:
+        """Drops new SYN packets. Handshakes that have begun are completed.
+
+        Clients retransmit after about a second and reach either a closed port or the new process. This does
+        nothing on systems other than Linux, or where filters are not permitted.
+        """
+        if sys.platform == "linux":
+            code = ctypes.create_string_buffer(_NO_SYN, len(_NO_SYN))
+            program = struct.pack("HP", len(_NO_SYN) // 8, ctypes.addressof(code))
+            with contextlib.suppress(OSError):
+                self._listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
+
+    def backlog_waiting(self) -> bool:
+        """Whether the accept backlog holds connections that the server has not accepted yet."""
+        if self._listener.fileno() < 0:
+            return False
+        poll = select.poll()
+        poll.register(self._listener, select.POLLIN)
+        return bool(poll.poll(0))
 
 
 class Lifecycle:

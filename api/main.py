@@ -19,7 +19,6 @@ from api.admin.service import Console, ConsoleStores
 from api.admin.sessions import session_routes
 from api.admin.traces import Traces
 from api.asgi.exceptions import EXCEPTION_HANDLERS
-from api.asgi.middleware import ASGIResponse, RequestMiddleware
 from api.auth import Authenticator, ClientLimits
 from api.backend import Cache, Hub
 from api.batches.answers import BatchAnswers
@@ -34,6 +33,7 @@ from api.jobs.service import JobService
 from api.label_order import LabelOrder
 from api.lifecycle import LIFECYCLE, Lifecycle
 from api.metrics import Metrics
+from api.middleware import ASGIResponse, RequestMiddleware
 from api.models.candidates import Candidates
 from api.models.cascade import cascades, job_queues, members_of
 from api.models.observed import models_facts, queue_metrics
@@ -117,7 +117,8 @@ def create_app(
         return predict.for_model(route, found, JobDeferral(jobs, model_of(name)), foreign)
 
     models = ServedModels(Served("", hub, cache, lookup, predict), connect or connect_model, handle)
-    candidates = Candidates(console, auth, handle, metrics)
+    store = partial(console.call, console.stores.comparisons.add)
+    candidates = Candidates(store, auth, handle, metrics)
     models.divide = candidates.divide
     jobs.find_model = job_queues(models)
     compat = Compat(DialectService(settings, predict, models, auth, lifecycle), health)

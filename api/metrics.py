@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import inf
 from pathlib import Path
 from platform import python_version
+from typing import Protocol
 
 from prometheus_client import (
     CollectorRegistry,
@@ -25,8 +26,6 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 from prometheus_client.registry import Collector
 
 from api.backend import Cache, Hub
-from api.models.shadow_metrics import Shadowing
-from api.predict.lookup import LocalCache
 from batcher.core.buckets import duration_bounds
 from batcher.core.metrics import own_version
 from batcher.errors import (
@@ -39,7 +38,10 @@ from batcher.errors import (
     QueueFull,
     QueueUnavailable,
 )
+from batcher.publishing.comparisons import SCORE_STEP, label_pairs
 
+# With more labels than this, the pairs of labels are not metrics: they could be too many series.
+MOST_LABELS = 20
 OUTCOMES = (
     "hit_local",
     "hit_shared",
@@ -71,6 +73,62 @@ HUB_COUNTS = {
     "recovered": "Entries that sweeps of this API recovered from dead workers",
     "round_trips": "Round trips of enqueue commands",
 }
+
+
+class Shadowing:
+    """Declares the metrics and adds counts to them. The label `model` is the name that clients use."""
+
+    def __init__(self, registry: CollectorRegistry | None) -> None:
+        self._texts = Counter(
+            "millrace_shadow_texts",
+            "Texts that a shadow got: same label, another one, failed, or dropped",
+            ["model", "outcome"],
+            registry=registry,
+        )
+        self._labels = Counter(
+            "millrace_shadow_labels",
+            "Texts by the label of the revision that answers and that of the shadow",
+            ["model", "current", "candidate"],
+            registry=registry,
+        )
+        self._difference = Counter(
+            "millrace_shadow_score_difference",
+            "Sum over texts of the mean absolute difference of their scores",
+            ["model"],
+            registry=registry,
+        )
+        self._seconds = Counter(
+            "millrace_shadow_model_seconds",
+            "Each text's part of its forward pass",
+            ["model", "revision"],
+            registry=registry,
+        )
+
+    def add(self, model: str, counts: Mapping[str, int]) -> None:
+        texts, agree = counts.get("texts", 0), counts.get("agree", 0)
+        outcomes = {"same": agree, "changed": texts - agree}
+        outcomes |= {name: counts.get(name, 0) for name in ("failed", "dropped")}
+        for outcome, count in outcomes.items():
+            if count:
+                self._texts.labels(model, outcome).inc(count)
+        if not texts:
+            return
+        labels = counts.get("scores", 0) // texts
+        self._difference.labels(model).inc(counts.get("difference", 0) * SCORE_STEP / labels)
+        for revision in ("current", "candidate"):
+            self._seconds.labels(model, revision).inc(counts.get(f"{revision}_text_us", 0) / 1e6)
+        if labels <= MOST_LABELS:
+            for (current, candidate), count in label_pairs(counts).items():
+                self._labels.labels(model, current, candidate).inc(count)
+
+
+class CacheSize(Protocol):
+    """The in-process cache: its predictions, their size, and how many it has evicted."""
+
+    bytes: int
+    evictions: int
+
+    def __len__(self) -> int: ...
 
 
 class Metrics:
@@ -198,7 +256,7 @@ class Metrics:
         counts = [below.get(bound, 0.0) for bound in (*self.bounds, inf)]
         return outcomes, array("d", [*map(float.__sub__, counts, [0.0, *counts]), total_s])
 
-    def publish(self, local: LocalCache, hubs: Sequence[Hub], caches: Sequence[Cache]) -> None:
+    def publish(self, local: CacheSize, hubs: Sequence[Hub], caches: Sequence[Cache]) -> None:
         """Copies the counts of other objects, every second and before each scrape: those of all models.
 
         Also removes the gauges of processes that have ended.

@@ -10,7 +10,7 @@ from typing import Literal, Self
 
 from pydantic import AliasChoices, Field, SecretStr, field_validator, model_validator
 
-from api.compat import DEFAULTS, parse_categories, parse_dialects, parse_route, read_names
+from api.dialect_names import DEFAULTS, parse_categories, parse_dialects, parse_route, read_names
 from api.keys import parse_keys, parse_quotas
 from api.label_order import LabelOrder
 from api.origins import is_loopback, parse_hosts

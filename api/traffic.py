@@ -17,12 +17,10 @@ from datetime import UTC, datetime, timedelta
 from secrets import token_hex
 from time import monotonic
 
-from api.asgi.http import client_address
 from api.backend import Hub
 from api.errors import Problem
 from api.keys import key_name
 from api.lifecycle import Lifecycle
-from api.predict.request import RequestContext
 from api.settings import ApiSettings
 from batcher.core.commands import AddUsage, UsageRow
 from batcher.core.outage import REDIS_ERRORS
@@ -67,13 +65,6 @@ class Traffic:
         self._day = ""
         self._number = 0
         self._unsent: AddUsage | None = None
-
-    def record(self, context: RequestContext, status: int) -> None:
-        """Counts a request that has been answered."""
-        headers, texts = context.headers, len(context.texts)
-        name = headers.client_name
-        client = f"key:{name}" if name else client_address(headers.scope)
-        self.count(client, texts, texts - context.computed, context.tokens, status)
 
     def count(self, client: str, texts: int, hits: int, tokens: int, status: int) -> None:
         """Counts a request of a client. A hit is a text that a cache knew."""

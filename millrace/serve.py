@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Mapping
 from types import ModuleType
 
-from api.compat import DEFAULTS
+from api.dialect_names import DEFAULTS
 from millrace import api, up
 
 PORT = "8080"

@@ -1,4 +1,4 @@
-"""The routes under /admin. `api.admin.access` admits requests before they come here."""
+"""The routes under /admin. `api.auth.AdminAccess` admits requests before they come here."""
 
 from __future__ import annotations
 

@@ -7,9 +7,9 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from api.admin.access import LINKS, SESSION, AdminAccess
 from api.admin.service import Console
 from api.asgi.http import RequestHeaders
+from api.auth import LINKS, SESSION, AdminAccess
 from api.errors import Problem
 from batcher.admin.sessions import LINK_S, SESSION_S
 

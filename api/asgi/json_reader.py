@@ -13,7 +13,9 @@ import re
 from collections.abc import Iterable, Iterator
 
 from api.errors import Problem, invalid_body
-from api.jobs.csv_rows import MAX_FIELD
+
+# The longest CSV record and field in characters. It also limits the lines of NDJSON and the strings of JSON.
+MAX_FIELD = 1024 * 1024
 
 # An error repeats at most this many characters of an unknown field's name.
 MAX_NAME = 64

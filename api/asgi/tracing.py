@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
-from api.asgi.http import Message, Receive, Scope, Send
-from api.asgi.middleware import QUIET_ROUTES
+from api.asgi.http import QUIET_ROUTES, Message, Receive, Scope, Send
 from batcher import tracing
 
 if TYPE_CHECKING:

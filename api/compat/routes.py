@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from starlette.routing import Route
 
 from api.asgi.http import Answer, ASGIApp, Receive
-from api.compat import aliases, parse_dialects
+from api.compat import aliases
 from api.compat.clouds import SageMaker, Vertex
 from api.compat.decisions import Decisions
 from api.compat.dialect import CompatMiddleware, Dialect, Endpoint
@@ -23,6 +23,7 @@ from api.compat.openapi import describe
 from api.compat.service import Call, DialectService
 from api.compat.tei import TextEmbeddingsInference
 from api.compat.vllm import Vllm
+from api.dialect_names import parse_dialects
 from api.predict.handler import ROUTE, PredictHandler
 from api.predict.request import RequestContext
 

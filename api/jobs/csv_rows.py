@@ -10,8 +10,8 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterable, Iterator
 
-# The longest CSV record and field in characters. It also limits the lines of NDJSON and the strings of JSON.
-MAX_FIELD = 1024 * 1024
+from api.asgi.json_reader import MAX_FIELD
+
 # The most columns of a table; spreadsheets have as many.
 MAX_COLUMNS = 16 * 1024
 # The limit of the csv module is that of the whole process; the one that holds here is that of a record.

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any
 
-from api.asgi.json_reader import HALF_PAIR, is_unicode
-from api.jobs.csv_rows import MAX_FIELD, BadTable, read_table
+from api.asgi.json_reader import HALF_PAIR, MAX_FIELD, is_unicode
+from api.jobs.csv_rows import BadTable, read_table
 from api.jobs.file_format import HEAD_BYTES, MARK, BadFile, FileFormat, Hints, detect
 
 Row = dict[str, Any]

@@ -11,9 +11,9 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from api.asgi.json_reader import HALF_PAIR, NOT_UTF8, decoded, is_unicode, read_json
+from api.asgi.json_reader import HALF_PAIR, MAX_FIELD, NOT_UTF8, decoded, is_unicode, read_json
 from api.errors import invalid_body
-from api.jobs.csv_rows import MAX_FIELD, BadTable, read_table
+from api.jobs.csv_rows import BadTable, read_table
 
 Reader = Callable[[Iterable[bytes]], Iterator[str]]
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from secrets import token_hex
 
-from api.admin.service import Console
 from api.asgi.http import ASGIApp
 from api.auth import Authenticator
 from api.errors import Problem
@@ -21,6 +20,9 @@ from api.predict.lookup import PredictionLookup
 from batcher.core.revisions import Candidate, number_of
 from batcher.errors import MillraceError
 from batcher.publishing.shadow import Shadow
+
+# Adds the counts of one report: which model, current and candidate; by which shadow; its number; the counts.
+Store = Callable[[tuple[str, int, int], str, int, Counter[str]], Awaitable[object]]
 
 
 @dataclass(slots=True)
@@ -37,17 +39,17 @@ class _Made:
 class Candidates:
     """Divides the texts of a model between the revision that answers and its candidate.
 
-    `handle` makes the handler of POST /predict for a lookup.
+    `store` keeps the counts of comparisons; `handle` makes the handler of POST /predict for a lookup.
     """
 
     def __init__(
         self,
-        console: Console,
+        store: Store,
         auth: Authenticator,
         handle: Callable[[str, PredictionLookup], ASGIApp],
         metrics: Metrics,
     ) -> None:
-        self._console = console
+        self._store = store
         self._auth = auth
         self._handle = handle
         self._metrics = metrics
@@ -112,7 +114,7 @@ class Candidates:
         self, pair: tuple[str, int, int], shadow: str, number: int, counts: Counter[str]
     ) -> bool:
         try:
-            await self._console.call(self._console.stores.comparisons.add, pair, shadow, number, counts)
+            await self._store(pair, shadow, number, counts)
         except (MillraceError, Problem):
             return False
         return True

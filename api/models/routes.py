@@ -9,8 +9,8 @@ from pydantic import BaseModel, Field
 from starlette.responses import Response
 
 from api.asgi.http import ASGIApp, Receive, Scope, Send, route_path
-from api.asgi.middleware import ASGIResponse
 from api.metrics import Metrics
+from api.middleware import ASGIResponse
 from api.models.cascade import Members, members_of
 from api.models.cascade import State as CascadeState
 from api.models.served import Served, ServedModels

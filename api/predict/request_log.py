@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from time import perf_counter
 
+from api.asgi.http import client_address
 from api.metrics import Metrics
 from api.predict.recent import RecentRequests
 from api.predict.request import RequestContext
@@ -26,14 +27,17 @@ class RequestLog:
         seconds = perf_counter() - context.started
         metrics = self._metrics
         metrics.request(route, status, seconds)
-        if name := context.headers.client_name:
+        name = context.headers.client_name
+        if name:
             metrics.client(name, status)
         if context.found is not None:
             for outcome, texts in context.found.outcomes.items():
                 metrics.entries(outcome, texts)
         elif context.known:
             metrics.hit_local(len(context.texts))
-        self._traffic.record(context, status)
+        client = f"key:{name}" if name else client_address(context.headers.scope)
+        texts = len(context.texts)
+        self._traffic.count(client, texts, texts - context.computed, context.tokens, status)
         self.recent.add(context, status, seconds)
         level = logging.DEBUG if context.known else logging.INFO
         if log.isEnabledFor(level):

@@ -30,11 +30,10 @@ from uvicorn.supervisors import Multiprocess
 
 from api.asgi.http import ASGIApp
 from api.asgi.tracing import Traced
-from api.lifecycle import Lifecycle
+from api.lifecycle import Lifecycle, SynFilter
 from api.main import create_app
 from api.server.backlog import RESERVE
 from api.server.protocol import Connection
-from api.server.syn_filter import SynFilter
 from api.settings import ApiSettings
 from batcher import gc_tuning, logs, tracing
 

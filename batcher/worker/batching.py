@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from batcher.core.commands import Claim
 from batcher.messages import Entry, Failure
 from model_store import Layout, ModelInfo, Tokens
 from model_store.rows import FILL
@@ -84,9 +83,9 @@ class ClaimedTexts:
     def forget_failed(self) -> None:
         """Removes the windows of texts that have failed: here nothing."""
 
-    def limited(self, claim: Claim, budget: int) -> Claim:
-        """The claim of a worker that holds these."""
-        return claim
+    def claimable(self, cost: int, bulk_cost: int, budget: int) -> tuple[int, int]:
+        """The tokens of a claim, and those of bulk entries among them, for a worker that holds these."""
+        return cost, bulk_cost
 
 
 def choose_batch(lengths: Sequence[int], layout: Layout, budget: int) -> list[int]:
@@ -221,14 +220,13 @@ class TextsWithWindows(ClaimedTexts):
             held for held in self._entries if not (isinstance(held, TokenizedWindow) and held.text.failed)
         ]
 
-    def limited(self, claim: Claim, budget: int) -> Claim:
+    def claimable(self, cost: int, bulk_cost: int, budget: int) -> tuple[int, int]:
         """While windows fill a batch, some interactive entries are claimed and no bulk ones."""
         windows = [held for held in self._entries if isinstance(held, TokenizedWindow)]
         if sum(len(held.tokens.ids) for held in windows) < budget:
-            return claim
+            return cost, bulk_cost
         own = sum(len(held.tokens.ids) for held in windows if not _is_bulk(held))
-        cost = max(claim.cost, int(budget * _SHARE)) if own < _MOST_BATCHES * budget else 0
-        return replace(claim, cost=cost, bulk_cost=-1)
+        return max(cost, int(budget * _SHARE)) if own < _MOST_BATCHES * budget else 0, -1
 
 
 def _is_bulk(held: TokenizedEntry) -> bool:

@@ -30,6 +30,7 @@ from batcher.core.keys import cache_prefix, prefix
 from batcher.core.outage import REDIS_ERRORS, NoScriptError, Outage
 from batcher.messages import Prediction, Result
 from batcher.settings import WorkerSettings
+from batcher.worker.batching import ClaimedTexts
 from batcher.worker.inference import CostModel
 from model_store import Layout
 
@@ -276,19 +277,21 @@ class Exchange:
         self._now = now
 
     def claim_command(
-        self, held: int, cost: CostModel, budget: int, *, ahead: bool = False, waits: bool = False
+        self, held: ClaimedTexts, cost: CostModel, budget: int, *, ahead: bool = False, waits: bool = False
     ) -> Claim:
-        """Builds the next claim of a worker that holds `held` tokens. Pass `waits=True` for `wait`.
+        """Builds the next claim of a worker that holds these texts. Pass `waits=True` for `wait`.
 
         `ahead`, while a batch runs, it claims only interactive entries if there were any recently.
         """
-        wanted = claim_cost(held, budget, self._layout)
+        tokens = held.tokens
+        wanted = claim_cost(tokens, budget, self._layout)
         bulk = self.bulk_budget(cost, budget)
         if ahead and bulk < budget:
             bulk = 0
-        free = not ahead and not held
+        limits = held.claimable(wanted, min(wanted, bulk), budget)
+        free = not ahead and not tokens
         idle_ms = int((self._now() - self._busy_at) * 1000) if free else -1
-        return self._queue.claim_command(self._texts, wanted, min(wanted, bulk), free, waits, idle_ms)
+        return self._queue.claim_command(self._texts, *limits, free, waits, idle_ms)
 
     def bulk_budget(self, cost: CostModel, budget: int) -> int:
         """Tokens of a batch that holds only bulk entries."""

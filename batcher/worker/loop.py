@@ -78,7 +78,8 @@ class Worker:
     def warm_up(self) -> None:
         """Measures what a forward pass costs. Raises whatever the model raises."""
         self.inference.cost = cost = warm_up(self._classifier)
-        self.stats.rate = self.budget / max(cost.batch_s(self.budget), 1e-6)
+        budget = self.budget()
+        self.stats.rate = budget / max(cost.batch_s(budget), 1e-6)
 
     def run(self) -> None:
         """Becomes ready and works until `stop` is called or the engine breaks. Survives outages of Redis."""
@@ -99,9 +100,8 @@ class Worker:
         self._stop.set()
         self.heartbeat.end_wait()
 
-    @property
     def budget(self) -> int:
-        """Tokens of one batch."""
+        """Tokens of one batch, by what a forward pass costs."""
         return self._settings.batch_tokens or self.inference.cost.best_tokens(backlog=self.exchange.left > 0)
 
     @property
@@ -150,9 +150,9 @@ class Worker:
         """Sends finished results and claims entries; waits for them if none are known to be waiting."""
         self.state = "idle"
         results, finished = self._take_unsent()
-        window_s = 0.0
+        budget, window_s = self.budget(), 0.0
         if self.exchange.left or not (results or self.exchange.idle):
-            sent, claim = self.exchange.swap(results, self._claim_command())
+            sent, claim = self.exchange.swap(results, self._claim_command(budget))
             self._book(finished, sent)
         else:
             self._deliver(results, finished, idle=True)
@@ -160,13 +160,11 @@ class Worker:
                 return
             typical, most_s = self.stats.typical_tokens, self._settings.window_ms / 1000
             window_s = keep_window_s(self.exchange.arrivals, self.inference.cost, typical, most_s)
-            claim = self.exchange.wait(window_s, self._claim_command(waits=True))
+            claim = self.exchange.wait(window_s, self._claim_command(budget, waits=True))
         self._keep(self._tokenise(claim, "window" if window_s > 0.0 else "idle"))
 
-    def _claim_command(self, *, ahead: bool = False, waits: bool = False) -> Claim:
-        held, cost, budget = self._held.tokens, self.inference.cost, self.budget
-        command = self.exchange.claim_command(held, cost, budget, ahead=ahead, waits=waits)
-        return self._held.limited(command, budget)
+    def _claim_command(self, budget: int, *, ahead: bool = False, waits: bool = False) -> Claim:
+        return self.exchange.claim_command(self._held, self.inference.cost, budget, ahead=ahead, waits=waits)
 
     def _tokenise(self, claim: Claimed, reason: Reason) -> Tokenized:
         """Tokenises what was claimed, for `reason` unless there was more than a batch."""
@@ -181,11 +179,13 @@ class Worker:
     def _run_batch(self) -> None:
         """Runs the next batch of the held texts."""
         self.state = "busy"
-        budget = self.budget
+        budget = self.budget()
         batch = self._held.next_batch(budget, lambda: self.exchange.bulk_budget(self.inference.cost, budget))
         computed = computed_tokens([len(held.tokens.ids) for held in batch], self._layout)
         # A quarantined text may crash this process, so nothing else is claimed while it runs.
-        ahead = None if batch[0].entry.solo else self._look_ahead(self.inference.cost.batch_s(computed))
+        ahead = (
+            None if batch[0].entry.solo else self._look_ahead(self.inference.cost.batch_s(computed), budget)
+        )
         self._finished = self._classify(batch, computed)
         self._unsent += self._finished.results
         self._held.forget_failed()
@@ -196,36 +196,38 @@ class Worker:
                     self._deliver(*self._take_unsent())
                 self._keep(ahead.result())
             elif self._held.gives_way:
-                self._claim_beside()
+                self._claim_beside(budget)
         if self._held:
             self._second_thread.submit(self._logged, self._deliver, *self._take_unsent())
 
     def _classify(self, batch: Sequence[TokenizedEntry], computed: int) -> FinishedBatch:
         return self.inference.classify_entries(batch, computed)
 
-    def _claim_beside(self) -> None:
+    def _claim_beside(self, budget: int) -> None:
         """Sends results and claims, although windows are held: texts must not wait for all of them."""
         results, finished = self._take_unsent()
-        sent, claim = self.exchange.swap(results, self._claim_command(ahead=True))
+        sent, claim = self.exchange.swap(results, self._claim_command(budget, ahead=True))
         self._book(finished, sent)
         self._keep(self._tokenise(claim, "idle"))
 
-    def _look_ahead(self, batch_s: float) -> Future[Tokenized] | None:
+    def _look_ahead(self, batch_s: float, budget: int) -> Future[Tokenized] | None:
         """Claims and tokenises just before the running batch ends, unless it is short or enough is held."""
         backlog = self.exchange.left > 0
-        enough = self._held.tokens >= self.budget or (batch_s < 2 * CLAIM_AHEAD_S and not backlog)
+        enough = self._held.tokens >= budget or (batch_s < 2 * CLAIM_AHEAD_S and not backlog)
         if enough and not self._held.gives_way:
             return None
         share = TOKENIZE_SHARE_BACKLOG if backlog else TOKENIZE_SHARE
         delay_s = batch_s * (1 - share) - CLAIM_AHEAD_S
         self._over, self._turn = self._host.event(), threading.Lock()
-        return self._second_thread.submit(self._claim_late, delay_s, self._over, self._turn)
+        return self._second_thread.submit(self._claim_late, delay_s, budget, self._over, self._turn)
 
-    def _claim_late(self, delay_s: float, over: threading.Event, turn: threading.Lock) -> Tokenized:
+    def _claim_late(
+        self, delay_s: float, budget: int, over: threading.Event, turn: threading.Lock
+    ) -> Tokenized:
         """Claims nothing if the batch ends before `delay_s` has passed: its results then go first."""
         if (delay_s > 0 and over.wait(delay_s)) or self._stop.is_set() or not turn.acquire(blocking=False):
             return [], []
-        return self._tokenise(self.exchange.claim(self._claim_command(ahead=True)), "idle")
+        return self._tokenise(self.exchange.claim(self._claim_command(budget, ahead=True)), "idle")
 
     def _take_unsent(self) -> tuple[list[Result], FinishedBatch | None]:
         taken, self._unsent, self._finished = (self._unsent, self._finished), [], None
@@ -262,7 +264,7 @@ class SharingWorker(Worker):
             super()._run_batch()
             return
         held = self._held
-        cost_s = self.inference.cost.batch_s(min(held.tokens, self.budget))
+        cost_s = self.inference.cost.batch_s(min(held.tokens, self.budget()))
         self.turns.take(cost_s * (BULK_WEIGHT if held.only_bulk else 1), self._claim_more)
         self._has_turn = True
         try:
@@ -287,6 +289,7 @@ class SharingWorker(Worker):
             self._keep(self._second_thread.submit(self._more).result())
 
     def _more(self) -> Tokenized:
-        if self._stop.is_set() or self._held.tokens >= self.budget:
+        budget = self.budget()
+        if self._stop.is_set() or self._held.tokens >= budget:
             return [], []
-        return self._tokenise(self.exchange.claim(self._claim_command(ahead=True)), "window")
+        return self._tokenise(self.exchange.claim(self._claim_command(budget, ahead=True)), "window")

@@ -146,7 +146,7 @@ class WorkerCollector(Collector):
         yield GaugeMetricFamily(
             "millrace_worker_rate_tokens", "Estimated tokens per second while it computes", worker.stats.rate
         )
-        yield GaugeMetricFamily("millrace_worker_budget_tokens", "Tokens of a batch", float(worker.budget))
+        yield GaugeMetricFamily("millrace_worker_budget_tokens", "Tokens of a batch", float(worker.budget()))
         yield CounterMetricFamily(
             "millrace_expired_entries", "Entries past their budget, dropped at a claim", exchange.expired
         )

@@ -15,6 +15,7 @@ from batcher.core.commands import Claim, Claimed
 from batcher.core.outage import REDIS_ERRORS, Outage
 from batcher.messages import Prediction, Result
 from batcher.settings import WorkerSettings
+from batcher.worker.batching import ClaimedTexts
 from batcher.worker.exchange import NOTHING, Arrivals, Exchange, Queues, Remember
 from batcher.worker.host import Host
 from batcher.worker.inference import CostModel
@@ -129,7 +130,7 @@ class ShardedExchange:
         return sum(part.expired for part in self.parts.values())
 
     def claim_command(
-        self, held: int, cost: CostModel, budget: int, *, ahead: bool = False, waits: bool = False
+        self, held: ClaimedTexts, cost: CostModel, budget: int, *, ahead: bool = False, waits: bool = False
     ) -> Claim:
         command = self._own.claim_command(held, cost, budget, ahead=ahead, waits=waits)
         # A worker that leaves for another shard cannot be woken at this one.

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from api.compat import DIALECTS
+from api.dialect_names import DIALECTS
 from tests.compat.service import Service, running
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from api.compat import DIALECTS
+from api.dialect_names import DIALECTS
 from tests.compat.service import Service
 
 PAGE = (Path(__file__).parents[2] / "docs/clients.md").read_text()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from api.compat import DIALECTS
+from api.dialect_names import DIALECTS
 from api.main import create_app
 from api.settings import ApiSettings
 

@@ -17,7 +17,7 @@ from socket import create_connection
 
 import pytest
 
-from api.compat import DIALECTS
+from api.dialect_names import DIALECTS
 from api.settings import ApiSettings
 from tests.cost.bodies import FILES, JSON_BODIES, MULTIPART, files, forms, json_bodies, zipped
 from tests.cost.meter import KIB, MIB, Cost, Meter, Request

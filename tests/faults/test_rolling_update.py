@@ -13,7 +13,7 @@ from collections.abc import Callable
 import httpx
 import pytest
 
-from api.compat import DIALECTS as NAMES
+from api.dialect_names import DIALECTS as NAMES
 from tests.dialects import DIALECTS, PREDICT, Dialect
 from tests.service import Service, wait_until
 from tests.signing import SIGNED, Checker, Revision

@@ -539,7 +539,7 @@ def test_a_warm_up_learns_what_a_pass_costs_and_meets_a_model_that_fails() -> No
     classifier = Sick(lambda rows: rows[:-1])
     worker = Worker(classifier, exchange.Queues(queue, queue, queue), WorkerSettings(), lambda results: None)
     worker.warm_up()
-    assert worker.budget == worker.inference.cost.best_tokens()
+    assert worker.budget() == worker.inference.cost.best_tokens()
     classifier.sick = True
     with pytest.raises(ValueError, match="0 rows of scores for 1 texts"):
         worker.warm_up()

@@ -10,9 +10,9 @@ from hashlib import sha256
 import httpx
 import pytest
 
-from api.compat import DEFAULTS, DIALECTS, parse_categories, parse_dialects
 from api.compat.reading import MOST_VALUES
 from api.compat.routes import CLASSES
+from api.dialect_names import DEFAULTS, DIALECTS, parse_categories, parse_dialects
 from api.settings import ApiSettings
 from batcher.core.snapshot import NO_SNAPSHOT
 from batcher.messages import fragment

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from api.server.syn_filter import SynFilter
+from api.lifecycle import SynFilter
 
 
 @pytest.fixture(params=["127.0.0.1", "::1"])

@@ -12,7 +12,7 @@ import httpx
 import pytest
 from fastapi.routing import APIRoute
 
-from api.admin.access import LINKS, SESSION
+from api.auth import LINKS, SESSION
 from tests.unit.api.admin.conftest import ADMIN, READER, AdminApi, Start, keys
 
 PAGE = Path(__file__).parents[4] / "docs/console.md"

@@ -12,7 +12,7 @@ from starlette.routing import Route
 
 from api.asgi.exceptions import METHODS
 from api.asgi.problems import problem_parts
-from api.compat import DIALECTS
+from api.dialect_names import DIALECTS
 from api.errors import Problem
 from tests.unit.api.admin.conftest import ADMIN, AdminApi, Start, keys
 from tests.unit.fakes import FakeHub

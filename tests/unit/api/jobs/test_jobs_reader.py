@@ -12,9 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.asgi.json_reader import read_json
+from api.asgi.json_reader import MAX_FIELD, read_json
 from api.errors import Problem
-from api.jobs.csv_rows import MAX_FIELD
 from api.jobs.parsers import READERS, Reader, read_csv, read_ndjson
 
 TEXTS = st.lists(st.text(st.characters(exclude_categories=("Cs",)), max_size=30), min_size=1, max_size=8)

@@ -6,12 +6,15 @@ import pytest
 
 from batcher.messages import Prediction, Result, entry_id
 from batcher.settings import WorkerSettings
+from batcher.worker.batching import ClaimedTexts
 from batcher.worker.exchange import PATIENCE_S, Exchange
 from batcher.worker.inference import CostModel
 from tests.fakes import LOST, FakeClock, FakeEvent, FakeQueue
 
 TEXTS = ["x", "y"]
 RESULTS: list[Result] = [(entry_id(text), Prediction(b"[]", "rev", 1)) for text in TEXTS]
+
+NOTHING_HELD = ClaimedTexts("packed")
 
 
 class Made:
@@ -24,7 +27,7 @@ class Made:
         self.exchange = Exchange(
             self.queue.queues, WorkerSettings(), "packed", lambda results: None, self.stopping, self.clock.now
         )
-        claim = self.exchange.claim(self.exchange.claim_command(0, CostModel.start(), 256))
+        claim = self.exchange.claim(self.exchange.claim_command(NOTHING_HELD, CostModel.start(), 256))
         assert [entry.text for entry in claim.entries] == TEXTS
         assert self.exchange.leases == self.queue.leased
 
@@ -72,7 +75,7 @@ def test_finding_10_no_lease_is_kept_after_an_error_that_was_not_foreseen() -> N
 def test_sending_and_claiming_in_one_round_trip_completes_each_result_once(error: object) -> None:
     made = Made()
     made.queue.errors = [error]  # type: ignore[list-item]
-    sent, _ = made.exchange.swap(RESULTS, made.exchange.claim_command(0, CostModel.start(), 256))
+    sent, _ = made.exchange.swap(RESULTS, made.exchange.claim_command(NOTHING_HELD, CostModel.start(), 256))
     assert sent
     assert sorted(made.queue.completed) == sorted(entry for entry, _ in RESULTS)
     assert made.exchange.leases == set()
@@ -80,7 +83,7 @@ def test_sending_and_claiming_in_one_round_trip_completes_each_result_once(error
 
 def test_after_a_failed_claim_the_worker_asks_before_it_waits() -> None:
     made = Made()
-    command = made.exchange.claim_command(0, CostModel.start(), 256)
+    command = made.exchange.claim_command(NOTHING_HELD, CostModel.start(), 256)
     made.exchange.claim(command)
     assert made.exchange.idle
     made.queue.errors = [("lost", LOST)]
@@ -93,7 +96,7 @@ def test_after_a_failed_claim_the_worker_asks_before_it_waits() -> None:
 def test_a_worker_that_waited_in_vain_claims_before_it_waits_again() -> None:
     made = Made()
     assert made.exchange.send(RESULTS, idle=True)
-    made.exchange.wait(0.01, made.exchange.claim_command(0, CostModel.start(), 256))
+    made.exchange.wait(0.01, made.exchange.claim_command(NOTHING_HELD, CostModel.start(), 256))
     assert not made.exchange.idle
 
 
@@ -102,7 +105,7 @@ def test_a_worker_is_idle_once_its_last_results_are_sent() -> None:
     assert not made.exchange.idle
     assert made.exchange.send(RESULTS, idle=True)
     assert made.exchange.idle
-    made.exchange.wait(0.0, made.exchange.claim_command(0, CostModel.start(), 256, waits=True))
+    made.exchange.wait(0.0, made.exchange.claim_command(NOTHING_HELD, CostModel.start(), 256, waits=True))
 
 
 def test_released_entries_are_no_longer_leased() -> None:

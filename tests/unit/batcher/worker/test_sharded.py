@@ -7,10 +7,13 @@ import pytest
 from batcher.core.commands import Claim
 from batcher.messages import Failure, Prediction, entry_id
 from batcher.settings import WorkerSettings
+from batcher.worker.batching import ClaimedTexts
 from batcher.worker.exchange import NOTHING
 from batcher.worker.inference import CostModel
 from batcher.worker.sharded import AWAY_S, ShardedExchange, exchange_with
 from tests.fakes import LOST, FakeClock, FakeEvent, FakeQueue, fake_host
+
+NOTHING_HELD = ClaimedTexts("packed")
 
 
 class Made:
@@ -29,7 +32,7 @@ class Made:
         self.exchange = exchange
 
     def command(self, *, waits: bool = False) -> Claim:
-        return self.exchange.claim_command(0, CostModel.start(), 256, waits=waits)
+        return self.exchange.claim_command(NOTHING_HELD, CostModel.start(), 256, waits=waits)
 
     def claimed(self) -> list[str]:
         return [entry.id for entry in self.exchange.claim(self.command()).entries]

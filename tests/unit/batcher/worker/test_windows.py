@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batcher.core.commands import Claim
 from batcher.messages import Entry, entry_id
 from batcher.worker.batching import TextsWithWindows, TokenizedEntry, TokenizedWindow, split_texts
 from model_store import Tokens
@@ -154,15 +153,13 @@ def test_windows_of_a_job_get_an_eighth_of_the_batches_beside_texts_that_keep_co
 
 
 def test_while_windows_fill_a_batch_no_bulk_entry_is_claimed() -> None:
-    claim = Claim("w", 256, 30, 30, 2000, 3)
     waiting = held(LONG[3])
-    assert waiting.limited(claim, 1000) is claim
-    some = waiting.limited(claim, 64)
-    assert (some.cost, some.bulk_cost) == (30, -1)
-    assert waiting.limited(Claim("w", 256, 0, 0, 2000, 3), 64).cost == 16
-    assert waiting.limited(claim, 4).cost == 0, "memory is bounded"
-    of_job = held(LONG[3], lane="bulk").limited(claim, 4)
-    assert (of_job.cost, of_job.bulk_cost) == (30, -1), "a job keeps no short text waiting"
+    assert waiting.claimable(30, 30, 1000) == (30, 30)
+    assert waiting.claimable(30, 30, 64) == (30, -1)
+    assert waiting.claimable(0, 0, 64) == (16, -1)
+    assert waiting.claimable(30, 30, 4) == (0, -1), "memory is bounded"
+    of_job = held(LONG[3], lane="bulk")
+    assert of_job.claimable(30, 30, 4) == (30, -1), "a job keeps no short text waiting"
 
 
 def test_windows_share_the_cost_of_their_text() -> None:

@@ -14,6 +14,7 @@ from starlette.responses import Response
 from api.asgi.default_headers import with_defaults
 from api.asgi.http import (
     PROBES,
+    QUIET_ROUTES,
     ASGIApp,
     Message,
     Receive,
@@ -27,10 +28,6 @@ from api.auth import Authenticator
 from api.metrics import Metrics
 
 log = logging.getLogger(__name__)
-
-# Probes and scrapes arrive every few seconds, so they are logged at debug level unless they fail. /readyz
-# fails whenever a process starts or drains, so it is always logged at debug level.
-QUIET_ROUTES = PROBES | {"/", "/console", "/static/{name:path}"}
 
 
 class ASGIResponse(Response):
