@@ -22,8 +22,8 @@ from api.errors import Problem
 from api.keys import key_name
 from api.lifecycle import Lifecycle
 from api.settings import ApiSettings
+from batcher.connection.outage import REDIS_ERRORS
 from batcher.core.commands import AddUsage, UsageRow
-from batcher.core.outage import REDIS_ERRORS
 
 log = logging.getLogger(__name__)
 

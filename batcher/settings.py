@@ -20,9 +20,9 @@ from pydantic import (
     model_validator,
 )
 
+from batcher.connection.redis_url import check_url, is_cluster
 from batcher.empty_settings import EmptyRefused
 from batcher.models import ModelSpec, parse_models, queue_of
-from batcher.redis_url import check_url, is_cluster
 from batcher.shards import MOST_SHARDS, Shard, shards_of
 from batcher.webhook_address import parse_networks
 from batcher.webhook_signing import parse_secrets

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from batcher.redis_url import is_cluster
+from batcher.connection.redis_url import is_cluster
 
 T = TypeVar("T")
 

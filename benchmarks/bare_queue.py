@@ -25,8 +25,8 @@ from typing import Any
 import uvicorn
 import uvloop
 
-from batcher.core.connection import connect, connect_async
-from batcher.core.pipeline import Pipeline
+from batcher.connection.clients import connect, connect_async
+from batcher.connection.pipeline import Pipeline
 from batcher.messages import fragment
 from benchmarks import report
 from benchmarks.net import closed_loop

@@ -106,7 +106,7 @@ class Load:
 
 def run_workers(urls: Sequence[str], homes: int, first: int, count: int, pipe: Connection) -> None:
     """A process of workers, which live at the first `homes` shards. Ends when the pipe is closed."""
-    from batcher.core.connection import connect
+    from batcher.connection.clients import connect
     from batcher.settings import WorkerSettings
     from batcher.shards import Shard, shards_of
     from batcher.worker.exchange import Queues, WorkerQueue

@@ -18,7 +18,7 @@ from itertools import islice
 
 import redis
 
-from batcher.core.outage import REDIS_ERRORS
+from batcher.connection.outage import REDIS_ERRORS
 from batcher.messages import fragment
 from benchmarks import report
 from benchmarks.net import Connection, predict_body

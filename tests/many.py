@@ -29,7 +29,7 @@ _SYNC = (
     "batcher.worker.cache_writer",
     "api.jobs.service",
     "api.admin.service",
-    "batcher.core.connection",
+    "batcher.connection.clients",
 )
 _ASYNC = ("batcher.hub.hub", "batcher.hub.shared_cache")
 

@@ -28,12 +28,12 @@ from batcher.admin.preparing import PreparingStore
 from batcher.admin.refused import RefusedTexts
 from batcher.admin.sessions import SessionStore
 from batcher.admin.usage import UsageStore
-from batcher.core.connection import Redis, connect, connect_shards
-from batcher.core.outage import REDIS_ERRORS, refused
+from batcher.connection.clients import Redis, connect, connect_shards
+from batcher.connection.outage import REDIS_ERRORS, refused
+from batcher.connection.redis_url import is_cluster
 from batcher.errors import QueueUnavailable
 from batcher.publishing.comparisons import ComparisonStore
 from batcher.publishing.revisions import RevisionStore
-from batcher.redis_url import is_cluster
 
 log = logging.getLogger(__name__)
 

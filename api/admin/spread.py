@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from api.errors import Problem
-from batcher.core.outage import FULL, REDIS_ERRORS, full, reason, refused
+from batcher.connection.outage import FULL, REDIS_ERRORS, full, reason, refused
 from batcher.errors import QueueUnavailable
 
 T = TypeVar("T")

@@ -17,7 +17,7 @@ from api.errors import Problem
 from api.jobs.body import Sender
 from api.jobs.service import JobService
 from api.jobs.upload import no_room
-from batcher.core.outage import REDIS_ERRORS
+from batcher.connection.outage import REDIS_ERRORS
 from batcher.jobs.files import FileRecord
 from batcher.jobs.records import JobRecord
 from batcher.jobs.upload import NoRoom

@@ -27,8 +27,8 @@ from api.keys import Keys
 from api.settings import ApiSettings
 from batcher import tracing
 from batcher.admin.job_eraser import JobEraser
-from batcher.core.connection import connect
-from batcher.core.outage import FULL, REDIS_ERRORS, full
+from batcher.connection.clients import connect
+from batcher.connection.outage import FULL, REDIS_ERRORS, full
 from batcher.errors import QueueUnavailable
 from batcher.jobs.records import JobRecord
 from batcher.jobs.rq_queue import JobQueue

@@ -16,7 +16,7 @@ from threading import Semaphore
 
 from api.asgi.http import CLOSE, too_large
 from api.errors import Problem
-from batcher.core.outage import REDIS_ERRORS, reason
+from batcher.connection.outage import REDIS_ERRORS, reason
 from batcher.jobs.records import JobRecord
 from batcher.jobs.rq_queue import JobQueue
 from batcher.jobs.store import CHUNK_TEXTS, JobStore

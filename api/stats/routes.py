@@ -28,7 +28,7 @@ from api.schemas import error
 from api.stats.frames import lane_facts, model_facts, pause_facts, shard_facts, sse, to_json, worker_facts
 from api.stats.history import CounterSample, StatsHistory, StatsPoint
 from api.stats.silences import Silences
-from batcher.core.outage import REDIS_ERRORS
+from batcher.connection.outage import REDIS_ERRORS
 from batcher.core.snapshot import Snapshot
 from batcher.errors import MillraceError
 

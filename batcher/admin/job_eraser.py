@@ -9,7 +9,7 @@ from typing import Any, cast
 import redis
 
 from batcher.admin.scanning import SLICE, fields
-from batcher.core.scripts import call
+from batcher.connection.scripts import call
 from batcher.jobs.files import FileRecord
 from batcher.jobs.reading import SCRIPTS
 from batcher.jobs.records import JobRecord

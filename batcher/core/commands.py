@@ -1,7 +1,6 @@
 """The queue's commands: what each Lua script takes, and what its reply means.
 
-Those that wake workers are in `waking`, those that concern a worker itself in `membership`, and `Sweep` is in
-`snapshot`.
+`Sweep` and what it reads are in `snapshot`.
 """
 
 from __future__ import annotations
@@ -9,19 +8,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from random import SystemRandom
-from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple
 
+from batcher.connection.pipeline import Command
 from batcher.core.pauses import Pause, Waiting, read_pauses
-from batcher.core.scripts import Script, call
 from batcher.messages import NO_TRACE, Entry, Lane, decode_entry
 
-Reply = TypeVar("Reply", covariant=True)
 # How long Redis keeps an entry after its budget, and a failure for the API processes that wait for it.
 KEEP_MS = 60_000
 FAILURE_MS = 2_000
 _CLAIM_HEAD = 5
 _CLAIM_FIELDS = 4
-# Not the global generator of `random`: a program that seeds it would make all its processes act in step.
+# A program that seeds the global generator would make all its processes act in step.
 _random = SystemRandom()
 # How long a shard remembers that another one needs help. It is reminded in time while that is so.
 HELP_MS = 200
@@ -33,27 +31,6 @@ ANSWERS_MS = 10_000
 KEEP_REFUSED_MS = 7 * 86_400_000
 # What is counted for each key and day. lua/usage.lua has the same names.
 COUNTS = ("texts", "tokens", "requests", "hits", "errors")
-
-
-class Command(Generic[Reply]):
-    """One call of a script. `ids` are the entries that it concerns."""
-
-    __slots__ = ()
-    script: ClassVar[Script]
-    ids: Sequence[str]
-
-    def args(self) -> Sequence[Any]:
-        """The script's arguments."""
-        return self.ids
-
-    def read(self, reply: Any) -> Reply:
-        """What the reply of the script means. Numbers are left as they are."""
-        meaning: Reply = reply
-        return meaning
-
-    def words(self, prefix: str, known: bool) -> tuple[Any, ...]:
-        """The command to send: by digest if the server knows the script, else by source."""
-        return (*call(self.script, known), 1, prefix, *self.args())
 
 
 class State(NamedTuple):
@@ -217,14 +194,9 @@ class Completed(NamedTuple):
     refusal: str
 
 
-def jitter(lowest: float, highest: float) -> float:
-    """Returns a random factor, so that many processes do not act at the same moment."""
-    return _random.uniform(lowest, highest)
-
-
 def spread(lifetime_ms: float) -> int:
     """Varies a lifetime by up to 10 %, so that results cached together do not expire together."""
-    return int(lifetime_ms * jitter(0.9, 1.1))
+    return int(lifetime_ms * _random.uniform(0.9, 1.1))
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,9 @@ import logging
 import time
 from collections.abc import Sequence
 
-from batcher.core.outage import REDIS_ERRORS, refused
-from batcher.core.pipeline import Pipeline
-from batcher.redis_url import is_cluster
+from batcher.connection.outage import REDIS_ERRORS, refused
+from batcher.connection.pipeline import Pipeline
+from batcher.connection.redis_url import is_cluster
 from batcher.shards import FORMAT, Shard, hash_tag
 
 log = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from platform import python_version
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 
-from batcher.core.outage import Outage
+from batcher.connection.outage import Outage
 
 
 def redis_state(outage: Outage) -> Iterator[Metric]:

@@ -10,11 +10,20 @@ from copy import copy
 from dataclasses import dataclass
 from functools import partial
 
+from batcher.connection.outage import (
+    FULL,
+    REDIS_ERRORS,
+    REFUSED,
+    Outage,
+    full,
+    reason,
+    refused,
+    refused_cache,
+)
+from batcher.connection.pipeline import Pipeline
 from batcher.core.commands import Cancel, Enqueue, Enqueued, Full, Outcomes, Wake, Waking
 from batcher.core.keys import cache_prefix
-from batcher.core.outage import FULL, REDIS_ERRORS, REFUSED, Outage, full, reason, refused, refused_cache
 from batcher.core.pauses import Pause
-from batcher.core.pipeline import Pipeline
 from batcher.errors import (
     BudgetExceeded,
     EntryFailed,
@@ -25,7 +34,15 @@ from batcher.errors import (
     QueueFull,
     QueueUnavailable,
 )
-from batcher.messages import Lane, Outcome, Prediction, decode_cached, decode_result, estimate_cost
+from batcher.messages import (
+    Lane,
+    Outcome,
+    Prediction,
+    decode_cached,
+    decode_result,
+    estimate_cost,
+    is_failure,
+)
 
 # Admit only what will be claimed within this share of its budget: the batch itself needs the rest.
 ADMIT_SHARE = 0.5
@@ -425,6 +442,23 @@ class Dispatcher:
             self.lost(error)
         else:
             self.counts.cancelled += count
+
+    def take_hints(self, hints: Iterable[tuple[str, bytes]]) -> list[PendingEntry]:
+        """Resolves entries with results by id. Returns those that a hint says have failed.
+
+        A late hint may be about an earlier run, whose failure concerns no later request: ask Redis.
+        """
+        failed = []
+        for entry_id, raw in hints:
+            entry = self.pending.get(entry_id)
+            if entry is None:
+                continue
+            self.counts.hinted += 1
+            if is_failure(raw):
+                failed.append(entry)
+            else:
+                self.take_result(entry, raw)
+        return failed
 
     def take_result(self, entry: PendingEntry, raw: bytes) -> None:
         """Decodes the result that a worker or a script wrote, and resolves the pending entry with it."""

@@ -14,19 +14,19 @@ from collections.abc import Callable, Coroutine, Sequence
 from secrets import token_hex
 from typing import Any, Self
 
-from batcher.core.commands import Lend, jitter
-from batcher.core.connection import AsyncRedis, connect_async
+from batcher.connection.clients import AsyncRedis, connect_async
+from batcher.connection.outage import REDIS_ERRORS, Outage, jitter, refused
+from batcher.connection.pipeline import Pipeline
+from batcher.core.commands import Lend
 from batcher.core.formats import OtherFormats
 from batcher.core.keys import cache_prefix, prefix
-from batcher.core.outage import REDIS_ERRORS, Outage, refused
-from batcher.core.pipeline import Pipeline
 from batcher.core.redis_watch import RedisWatch
 from batcher.core.snapshot import NO_SNAPSHOT, Snapshot, Sweep, WorkerRecord, Workers
 from batcher.errors import NoWorker, QueueUnavailable
 from batcher.hub.console import ConsoleCommands
 from batcher.hub.dispatcher import Admission, Dispatcher, LaneCaps, SlowPoll, outcomes
 from batcher.memory import read_memory
-from batcher.messages import Lane, Outcome, is_failure
+from batcher.messages import Lane, Outcome
 from batcher.settings import QueueSettings
 from batcher.shards import Shard
 
@@ -283,17 +283,7 @@ class ReplyHub:
                 self.dispatcher.lost(error)
                 await asyncio.sleep(self.outage.pause_s)
                 continue
-            failed = []
-            for entry_id, raw in hints:
-                entry = self.dispatcher.pending.get(entry_id)
-                if entry is None:
-                    continue
-                self.counts.hinted += 1
-                if is_failure(raw):
-                    failed.append(entry)
-                else:
-                    self.dispatcher.take_result(entry, raw)
-            if failed:  # a late hint may be about an earlier run, whose failure concerns no later request
+            if failed := self.dispatcher.take_hints(hints):
                 await self._slow_poll.fetch(failed)
             for _ in range(ANSWER_TICKS):
                 await asyncio.sleep(0)

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from functools import partial
 
+from batcher.connection.outage import REDIS_ERRORS, refused
 from batcher.core.merged import merge
-from batcher.core.outage import REDIS_ERRORS, refused
 from batcher.core.redis_watch import RedisWatch
 from batcher.core.snapshot import NO_SNAPSHOT, Snapshot, WorkerRecord
 from batcher.hub.console import ShardedCommands

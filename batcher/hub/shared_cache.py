@@ -10,10 +10,10 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from batcher.core.connection import connect_async
+from batcher.connection.clients import connect_async
+from batcher.connection.outage import REDIS_ERRORS, ClusterCrossSlotError, Outage
+from batcher.connection.pipeline import Pipeline
 from batcher.core.keys import cache_key
-from batcher.core.outage import REDIS_ERRORS, ClusterCrossSlotError, Outage
-from batcher.core.pipeline import Pipeline
 from batcher.messages import Prediction, decode_cached
 from batcher.settings import QueueSettings
 from batcher.shards import Shard, by_shard

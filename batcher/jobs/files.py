@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import redis
 
-from batcher.core.connection import leave_replica
+from batcher.connection.clients import leave_replica
 from batcher.jobs.upload import UPLOAD_TTL_MS, Budget, NoRoom, Refusal
 
 CHUNK_BYTES = 256 * 1024

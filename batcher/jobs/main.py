@@ -16,8 +16,8 @@ from collections.abc import Callable
 from rq.serializers import JSONSerializer
 
 from batcher import logs, tracing
-from batcher.core.connection import connect
-from batcher.core.outage import REDIS_ERRORS
+from batcher.connection.clients import connect
+from batcher.connection.outage import REDIS_ERRORS
 from batcher.errors import NoJobs
 from batcher.jobs import webhooks
 from batcher.jobs.job_class import ClassifyJob

@@ -8,8 +8,8 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from batcher.connection.outage import REDIS_ERRORS, Outage
 from batcher.core.metrics import build, redis_state
-from batcher.core.outage import REDIS_ERRORS, Outage
 from batcher.jobs.rq_queue import RqQueue
 from batcher.jobs.store import JobStore
 

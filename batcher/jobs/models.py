@@ -10,8 +10,8 @@ from secrets import token_hex
 from time import monotonic
 
 from batcher.cascades import read_cascade
-from batcher.core.connection import connect_shards
-from batcher.core.outage import REDIS_ERRORS
+from batcher.connection.clients import connect_shards
+from batcher.connection.outage import REDIS_ERRORS
 from batcher.core.revisions import Candidate, Revisions, number_of, revision_queue
 from batcher.hub.sharded import connect_hub
 from batcher.hub.shared_cache import connect_cache

@@ -8,8 +8,8 @@ from typing import Any, cast
 
 import redis
 
-from batcher.core.connection import leave_replica
-from batcher.core.scripts import call
+from batcher.connection.clients import leave_replica
+from batcher.connection.scripts import call
 from batcher.jobs.records import JobRecord, Totals, read_record
 from batcher.jobs.results import decode_models
 

@@ -11,7 +11,7 @@ from rq import Queue, Worker
 from rq.exceptions import StopRequested
 from rq.job import Job
 
-from batcher.core.outage import REDIS_ERRORS, Outage
+from batcher.connection.outage import REDIS_ERRORS, Outage
 from batcher.jobs.job_class import is_job_id
 from batcher.jobs.recovery import JobRecovery
 from batcher.jobs.runner import Interrupted

@@ -20,8 +20,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 
-from batcher.core.commands import jitter
-from batcher.core.outage import REDIS_ERRORS
+from batcher.connection.outage import REDIS_ERRORS, jitter
 from batcher.jobs.records import JobRecord
 from batcher.jobs.store import JobStore
 from batcher.settings import JobSettings

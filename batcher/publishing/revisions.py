@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import redis
 
-from batcher.core.outage import REDIS_ERRORS
+from batcher.connection.outage import REDIS_ERRORS
 from batcher.core.revisions import (
     CANDIDATE,
     FAILED,

@@ -15,9 +15,9 @@ from zlib import crc32
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import Metric
 
+from batcher.connection.clients import connect, connect_shards
+from batcher.connection.outage import REDIS_ERRORS, reason
 from batcher.core.by_model import ByModel
-from batcher.core.connection import connect, connect_shards
-from batcher.core.outage import REDIS_ERRORS, reason
 from batcher.models import ELSEWHERE, ModelSpec, is_name
 from batcher.probe_server import ProbeServer
 from batcher.publishing.revisions import RevisionStore

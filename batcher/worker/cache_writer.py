@@ -8,10 +8,10 @@ import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from batcher.connection.clients import Redis, connect
+from batcher.connection.outage import REDIS_ERRORS, Outage
 from batcher.core.commands import spread
-from batcher.core.connection import Redis, connect
 from batcher.core.keys import cache_key, full_key
-from batcher.core.outage import REDIS_ERRORS, Outage
 from batcher.messages import Prediction
 from batcher.settings import QueueSettings
 from batcher.shards import Shard, by_shard

@@ -10,12 +10,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+from batcher.connection.clients import Redis
+from batcher.connection.outage import REDIS_ERRORS, NoScriptError, Outage
+from batcher.connection.pipeline import Command
 from batcher.core.commands import (
     TEXTS,
     Answer,
     Claim,
     Claimed,
-    Command,
     Complete,
     Completed,
     EndWait,
@@ -25,9 +27,7 @@ from batcher.core.commands import (
     Retire,
     SendHeartbeat,
 )
-from batcher.core.connection import Redis
 from batcher.core.keys import cache_prefix, prefix
-from batcher.core.outage import REDIS_ERRORS, NoScriptError, Outage
 from batcher.messages import Prediction, Result
 from batcher.settings import WorkerSettings
 from batcher.worker.batching import ClaimedTexts

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from batcher.core.outage import REDIS_ERRORS, Outage, reason
+from batcher.connection.outage import REDIS_ERRORS, Outage, reason
 from batcher.settings import WorkerSettings
 from batcher.worker.exchange import Exchange, Queues, WorkerQueue
 from batcher.worker.host import Host

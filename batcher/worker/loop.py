@@ -14,8 +14,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any
 
+from batcher.connection.outage import REDIS_ERRORS, reason
 from batcher.core.commands import Claim, Claimed
-from batcher.core.outage import REDIS_ERRORS, reason
 from batcher.messages import Result
 from batcher.settings import WorkerSettings
 from batcher.worker.batching import ClaimedTexts, Reason, TextsWithWindows, TokenizedEntry

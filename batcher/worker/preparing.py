@@ -11,8 +11,8 @@ from types import TracebackType
 from typing import Self
 
 from batcher.admin.preparing import Preparing, PreparingStore
-from batcher.core.connection import connect
-from batcher.core.outage import REDIS_ERRORS
+from batcher.connection.clients import connect
+from batcher.connection.outage import REDIS_ERRORS
 from batcher.settings import WorkerSettings
 
 # Between two lines. A model that is loaded sooner is not mentioned.

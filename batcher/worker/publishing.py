@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import Protocol
 
-from batcher.core.outage import REDIS_ERRORS
+from batcher.connection.outage import REDIS_ERRORS
 from batcher.core.revisions import model_of, revision_queue
 from batcher.gc_tuning import collect_dropped
 from batcher.publishing.revisions import RevisionStore

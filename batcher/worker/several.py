@@ -11,8 +11,8 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from batcher.core.connection import Redis, connect_shards
-from batcher.core.outage import REDIS_ERRORS, reason
+from batcher.connection.clients import Redis, connect_shards
+from batcher.connection.outage import REDIS_ERRORS, reason
 from batcher.gc_tuning import collect_dropped
 from batcher.models import listing
 from batcher.settings import WorkerSettings

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
+from batcher.connection.outage import REDIS_ERRORS, Outage
 from batcher.core.commands import Claim, Claimed
-from batcher.core.outage import REDIS_ERRORS, Outage
 from batcher.messages import Prediction, Result
 from batcher.settings import WorkerSettings
 from batcher.worker.batching import ClaimedTexts

@@ -17,7 +17,7 @@ from api.lifecycle import Lifecycle
 from api.main import create_app
 from api.server.protocol import Connection
 from api.settings import ApiSettings
-from batcher.core.pipeline import Pipeline
+from batcher.connection.pipeline import Pipeline
 from batcher.errors import MillraceError, NoWorker, QueueFull
 from batcher.hub.dispatcher import LaneCaps
 from batcher.hub.hub import ReplyHub

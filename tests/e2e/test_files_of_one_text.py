@@ -11,8 +11,10 @@ import pytest
 pytestmark = [pytest.mark.e2e, pytest.mark.redis]
 
 ROOT = Path(__file__).parents[2]
-# A reader follows these. Each more has to be worth it.
-MOST = {"known text": 6, "unknown text": 31}
+# A reader follows these, and turns pages so often. Each more has to be worth it. The order of calls, and so
+# the changes of file, vary with what the processes do at the same time.
+MOST_FILES = {"known text": 6, "unknown text": 22}
+MOST_CHANGES = {"known text": 24, "unknown text": 150}
 SCRIPTS = {f"batcher/core/lua/{name}.lua" for name in ("enqueue", "claim", "complete", "common")}
 
 
@@ -20,14 +22,18 @@ def test_one_text_crosses_few_files_and_the_documentation_names_each() -> None:
     words = [sys.executable, str(ROOT / "scripts/road"), "--rounds", "5"]
     printed = subprocess.run(words, check=True, capture_output=True, text=True, timeout=200).stdout
     files: dict[str, set[str]] = {}
+    changes: dict[str, float] = {}
     found = set[str]()
     for line in printed.splitlines():
         if line.startswith(" "):
             found.add(line.strip())
         else:
-            found = files.setdefault(line.partition(":")[0], set())
-    assert {kind: len(names) for kind, names in files.items() if len(names) > MOST[kind]} == {}
-    assert files.keys() == MOST.keys()
+            kind = line.partition(":")[0]
+            found = files.setdefault(kind, set())
+            changes[kind] = float(line.split(",")[-1].split()[0])
+    assert {kind: len(names) for kind, names in files.items() if len(names) > MOST_FILES[kind]} == {}
+    assert {kind: number for kind, number in changes.items() if number > MOST_CHANGES[kind]} == {}
+    assert files.keys() == MOST_FILES.keys()
     assert files["unknown text"] >= SCRIPTS | files["known text"]
     page = (ROOT / "docs/architecture.md").read_text()
     assert [name for name in sorted(files["unknown text"]) if name not in page] == []

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from batcher.core.connection import connect
+from batcher.connection.clients import connect
 from batcher.jobs.store import JobStore
 from tests.proxy import Proxy
 from tests.servers import RedisServer

@@ -11,7 +11,7 @@ import pytest
 import redis
 import trustme
 
-from batcher.core.connection import connect, connect_async
+from batcher.connection.clients import connect, connect_async
 from millrace.settings_loader import free_port
 from tests.servers import RedisServer, needs_server
 from tests.service import Process, wait_until

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from batcher.core.connection import connect
+from batcher.connection.clients import connect
 from batcher.core.keys import cache_key
 from batcher.errors import EntryFailed, EntryPoisoned
 from batcher.hub import hub

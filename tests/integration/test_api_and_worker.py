@@ -17,8 +17,8 @@ from pydantic import ValidationError
 from api.main import create_app
 from api.predict.handler import PredictMiddleware
 from api.settings import ApiSettings
+from batcher.connection.pipeline import Pipeline
 from batcher.core.keys import prefix
-from batcher.core.pipeline import Pipeline
 from batcher.hub.dispatcher import LaneCaps
 from batcher.hub.hub import ReplyHub
 from batcher.hub.shared_cache import SharedCache
@@ -234,7 +234,7 @@ def kept_by_cycles() -> Iterator[list[str]]:
     try:
         yield found
         gc.collect()
-        ours = ("api.", "batcher.errors", "batcher.hub.", "batcher.core.pipeline")
+        ours = ("api.", "batcher.errors", "batcher.hub.", "batcher.connection.pipeline")
         found += [type(one).__name__ for one in gc.garbage if type(one).__module__.startswith(ours)]
     finally:
         gc.set_debug(0)

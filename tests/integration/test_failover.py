@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 import pytest
 import redis
 
-from batcher.core.connection import connect, connect_async
-from batcher.core.outage import REDIS_ERRORS
-from batcher.core.pipeline import Pipeline
+from batcher.connection.clients import connect, connect_async
+from batcher.connection.outage import REDIS_ERRORS
+from batcher.connection.pipeline import Pipeline
 from batcher.core.snapshot import Sweep
 from batcher.jobs.store import JobStore
 from batcher.worker.exchange import WorkerQueue

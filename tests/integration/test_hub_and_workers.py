@@ -13,9 +13,9 @@ import fakeredis
 import pytest
 import redis.asyncio
 
-from batcher.core.commands import Command, Enqueue
+from batcher.connection.pipeline import Command, PendingCommand, Pipeline
+from batcher.core.commands import Enqueue
 from batcher.core.keys import cache_key
-from batcher.core.pipeline import PendingCommand, Pipeline
 from batcher.errors import (
     BudgetExceeded,
     EntryFailed,

@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator
 import pytest
 import redis
 
+from batcher.connection.clients import connect_async
+from batcher.connection.pipeline import Pipeline
 from batcher.core.commands import Cancel, Outcomes, State
-from batcher.core.connection import connect_async
-from batcher.core.pipeline import Pipeline
 from tests.servers import RedisServer
 
 pytestmark = pytest.mark.redis
@@ -71,7 +71,7 @@ async def test_one_tick_is_one_write_and_all_share_a_connection(bench: Bench) ->
 async def test_finding_15_what_awaits_replies_is_bounded_in_bytes(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("batcher.core.pipeline.SENT_MOST_BYTES", 10_000)
+    monkeypatch.setattr("batcher.connection.pipeline.SENT_MOST_BYTES", 10_000)
     large = b"x" * 4_000
     answers = await asyncio.gather(*(bench.pipeline.execute("ECHO", large) for _ in range(9)))
     assert answers == [large] * 9

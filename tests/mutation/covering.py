@@ -121,7 +121,7 @@ class Covering:
 
 def digests(mutant: Mutant) -> Iterator[str]:
     """Of the scripts that contain the edited line: one, or those that use the edited definition."""
-    from batcher.core.scripts import call, lua_source, script_source
+    from batcher.connection.scripts import call, lua_source, script_source
 
     folder, _, name = mutant.file.rpartition("/")
     package = PACKAGES[folder]

@@ -25,13 +25,13 @@ def inject(fault: str) -> None:
 
 
 def _inject_late() -> None:
-    from batcher.core.connection import _ClosesOnTimeout
+    from batcher.connection.clients import _ClosesOnTimeout
 
     del _ClosesOnTimeout.read_response
 
 
 def _inject_mixed() -> None:
-    from batcher.core.outage import Outage
+    from batcher.connection.outage import Outage
     from batcher.worker.exchange import WorkerQueue
 
     found, command, lost = Outage.found, WorkerQueue.complete_command, [False]

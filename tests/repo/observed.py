@@ -16,7 +16,7 @@ import yaml
 from prometheus_client import CollectorRegistry
 
 from api.metrics import Metrics, QueueCollector
-from batcher.core.outage import Outage
+from batcher.connection.outage import Outage
 from batcher.jobs.metrics import JobsMetrics
 from batcher.jobs.store import JobStore
 from batcher.worker.drift import DriftWatch

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import NamedTuple
 from unittest.mock import patch
 
-from batcher.core import scripts
+from batcher.connection import scripts
 
 PACKAGES = {"queue": scripts.QUEUE, "jobs": "batcher.jobs"}
 

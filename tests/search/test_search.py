@@ -8,7 +8,7 @@ import fakeredis
 import pytest
 import redis
 
-from batcher.core import scripts
+from batcher.connection import scripts
 from batcher.messages import Failure
 from tests.search.jobs_machine import JobsMachine
 from tests.search.planted import PACKAGES, PLANTED, Fault, planted

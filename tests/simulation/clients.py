@@ -11,7 +11,7 @@ from typing import Any
 import hiredis
 import redis
 
-from batcher.core.connection import connect
+from batcher.connection.clients import connect
 from tests.fakeredis_patches import encoded
 from tests.simulation.network import Link, Network
 from tests.simulation.threads import Process

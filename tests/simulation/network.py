@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 import redis
 
-from batcher.core.scripts import Script, call, script_source
+from batcher.connection.scripts import Script, call, script_source
 from batcher.shards import Shard
 from tests.simulation.loop import SimulatedLoop
 from tests.simulation.store import Store

@@ -8,8 +8,8 @@ from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
-from batcher.core.outage import REDIS_ERRORS
-from batcher.core.pipeline import Pipeline
+from batcher.connection.outage import REDIS_ERRORS
+from batcher.connection.pipeline import Pipeline
 from batcher.hub import hub as hub_module
 from batcher.hub.dispatcher import Dispatcher, PendingEntry, SlowPoll, outcomes
 from batcher.hub.hub import HintList

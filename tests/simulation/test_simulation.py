@@ -11,7 +11,7 @@ import fakeredis
 import pytest
 import redis
 
-from batcher.core.commands import jitter
+from batcher.connection.outage import jitter
 from tests.simulation import network as network_module
 from tests.simulation.plan import Accident, Plan, draw
 from tests.simulation.planted import PLANTED, Fault

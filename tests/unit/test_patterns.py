@@ -22,7 +22,7 @@ from api.jobs.parsers import read_csv, read_ndjson
 from tests.unit.patterns import Costly, attacks, check_linear
 
 # Beside those of the API: what texts and what Redis holds of them go through.
-BEYOND = ("batcher.messages", "batcher.core.outage", "batcher.tracing", "model_store.stub")
+BEYOND = ("batcher.messages", "batcher.connection.outage", "batcher.tracing", "model_store.stub")
 
 
 def patterns_of(module: ModuleType) -> Iterator[tuple[str, Any, re.Pattern[Any]]]:

@@ -12,8 +12,8 @@ from api.keys import parse_quotas
 from api.settings import ApiSettings
 from api.traffic import MOST_CLIENTS, MOST_SHOWN, Traffic
 from batcher.admin.usage import UsageStore
+from batcher.connection.outage import REDIS_ERRORS
 from batcher.core.commands import AddUsage
-from batcher.core.outage import REDIS_ERRORS
 from tests.conftest import FakeRedis
 from tests.integration.test_queue_contract import Bench
 from tests.unit.api.admin.conftest import keys

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import redis
 
-from batcher.core import cluster
-from batcher.core.cluster import MOST_ASKED
-from batcher.core.connection import connect, connect_async
+from batcher.connection import cluster
+from batcher.connection.clients import connect, connect_async
+from batcher.connection.cluster import MOST_ASKED
 
 KEY = "{millrace:2:t}"
 

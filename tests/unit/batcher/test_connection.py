@@ -8,9 +8,9 @@ import pytest
 import redis
 import redis.asyncio
 
-from batcher.core.connection import connect, connect_async
-from batcher.core.outage import REDIS_ERRORS, Outage, reason
-from batcher.redis_url import check_url
+from batcher.connection.clients import connect, connect_async
+from batcher.connection.outage import REDIS_ERRORS, Outage, reason
+from batcher.connection.redis_url import check_url
 
 
 def test_a_password_of_odd_characters_is_decoded() -> None:

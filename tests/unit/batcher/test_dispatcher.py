@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import redis
 
+from batcher.connection.outage import Outage
 from batcher.core.commands import Accepted, Cancel, Enqueue, Full, State
-from batcher.core.outage import Outage
 from batcher.core.pauses import Pause
 from batcher.errors import Paused, QueueFull, QueueUnavailable
 from batcher.hub.dispatcher import Admission, Dispatcher, LaneCaps

@@ -16,7 +16,7 @@ from rq.job import Job, JobStatus
 from rq.registry import FinishedJobRegistry
 from rq.serializers import JSONSerializer
 
-from batcher.core.outage import Outage
+from batcher.connection.outage import Outage
 from batcher.jobs import main as jobs
 from batcher.jobs.job_class import FUNCTION, ClassifyJob
 from batcher.jobs.recovery import JobRecovery

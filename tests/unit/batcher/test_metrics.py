@@ -13,8 +13,9 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter
 
 from api.settings import ApiSettings
+from batcher.connection.pipeline import Command
 from batcher.core.buckets import BUDGET_S
-from batcher.core.commands import Answer, Claim, Command, Complete, HeartbeatReply, SendHeartbeat
+from batcher.core.commands import Answer, Claim, Complete, HeartbeatReply, SendHeartbeat
 from batcher.messages import Entry
 from batcher.probe_server import ProbeServer
 from batcher.worker.drift import DriftWatch

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 import redis
 
-from batcher.core.connection import connect_async
-from batcher.core.pipeline import Pipeline
+from batcher.connection.clients import connect_async
+from batcher.connection.pipeline import Pipeline
 from tests.servers import free_port
 
 
@@ -136,8 +136,8 @@ async def test_closing_waits_for_the_last_attempt_to_connect() -> None:
 
 _ASK = """
 import asyncio, sys, uvloop
-from batcher.core.connection import connect_async
-from batcher.core.pipeline import Pipeline
+from batcher.connection.clients import connect_async
+from batcher.connection.pipeline import Pipeline
 
 async def ask():
     pipeline = Pipeline(connect_async(sys.argv[1], timeout_s=0.2, retries=0))

@@ -10,7 +10,7 @@ from unittest.mock import patch
 import pytest
 
 import batcher.jobs
-from batcher.core import scripts
+from batcher.connection import scripts
 
 JOB_SCRIPTS = sorted(
     path.stem for path in (Path(batcher.jobs.__file__).parent / "lua").glob("*.lua") if path.stem != "common"

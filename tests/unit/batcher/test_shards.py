@@ -10,12 +10,12 @@ import pytest
 import redis
 from pydantic import ValidationError
 
-from batcher.core.cluster import MOST_ASKED, Route
+from batcher.connection.cluster import MOST_ASKED, Route
+from batcher.connection.redis_url import cluster_parts
 from batcher.core.merged import merge
 from batcher.core.snapshot import NO_SNAPSHOT, Fallback, LaneDepth, ModelRecord
 from batcher.memory import Memory
 from batcher.messages import entry_id
-from batcher.redis_url import cluster_parts
 from batcher.settings import JobSettings, QueueSettings
 from batcher.shards import by_shard, shard_of
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import redis
 
+from batcher.connection.pipeline import Pipeline
 from batcher.core.keys import cache_key
-from batcher.core.pipeline import Pipeline
 from batcher.hub import shared_cache
 from batcher.hub.shared_cache import SharedCache
 from batcher.messages import entry_id

@@ -7,8 +7,8 @@ from typing import Any, cast
 
 import pytest
 
+from batcher.connection.pipeline import Pipeline
 from batcher.core.commands import Waking
-from batcher.core.pipeline import Pipeline
 from batcher.hub.dispatcher import PendingEntry, WakeUps
 
 

@@ -9,15 +9,16 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import hiredis
 import redis.asyncio
 
-from batcher.core.commands import Command
-from batcher.core.outage import REDIS_ERRORS, lost_to
+from batcher.connection.outage import REDIS_ERRORS, lost_to
+from batcher.connection.scripts import Script, call
 
-Reply = TypeVar("Reply")
+Reply = TypeVar("Reply", covariant=True)
+Returned = TypeVar("Returned")
 
 # While replies to this many bytes of commands are awaited, other commands wait, so that a round trip does not
 # take longer the more requests there are. It is far below what keeps Redis busy for a second.
@@ -25,6 +26,27 @@ SENT_MOST_BYTES = 2 << 20
 # What a silent connection gets in addition: after this process was suspended, timers run before it reads.
 READ_S = 0.05
 _NOTHING = object()
+
+
+class Command(Generic[Reply]):
+    """One call of a script. `ids` are the entries that it concerns."""
+
+    __slots__ = ()
+    script: ClassVar[Script]
+    ids: Sequence[str]
+
+    def args(self) -> Sequence[Any]:
+        """The script's arguments."""
+        return self.ids
+
+    def read(self, reply: Any) -> Reply:
+        """What the reply of the script means. Numbers are left as they are."""
+        meaning: Reply = reply
+        return meaning
+
+    def words(self, prefix: str, known: bool) -> tuple[Any, ...]:
+        """The command to send: by digest if the server knows the script, else by source."""
+        return (*call(self.script, known), 1, prefix, *self.args())
 
 
 class PendingCommand:
@@ -84,7 +106,7 @@ class Pipeline(asyncio.Protocol):
         """Sends one command, such as ("GET", key). An error reply is raised."""
         return self._add(PendingCommand(words, None, self._tries))
 
-    def run(self, command: Command[Reply]) -> asyncio.Future[Reply]:
+    def run(self, command: Command[Returned]) -> asyncio.Future[Returned]:
         """Runs a script and reads its reply. An error reply is raised."""
         return self._add(PendingCommand((), command, self._tries))
 

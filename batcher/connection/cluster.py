@@ -15,7 +15,7 @@ from typing import Any
 import redis
 import redis.asyncio
 
-from batcher.redis_url import Address, cluster_parts
+from batcher.connection.redis_url import Address, cluster_parts
 
 _ERRORS = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError)
 # The most nodes that one attempt to connect tries.

@@ -9,11 +9,13 @@ import socket
 import ssl
 import time
 from collections.abc import Callable
+from random import SystemRandom
 from typing import Literal
 
 import redis
 
-from batcher.core.commands import jitter
+# Not the global generator of `random`: a program that seeds it would make all its processes act in step.
+_random = SystemRandom()
 
 log = logging.getLogger(__name__)
 
@@ -143,3 +145,8 @@ class Outage:
             self.over = True
             extra = {"action": f"{self._what}.back", "away_s": away_s}
             log.warning("%s is available again", self._what, extra=extra)
+
+
+def jitter(lowest: float, highest: float) -> float:
+    """Returns a random factor, so that many processes do not act at the same moment."""
+    return _random.uniform(lowest, highest)

@@ -9,7 +9,7 @@ is for sentinels that have a separate password).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import redis
 import redis.asyncio
@@ -18,10 +18,9 @@ from redis.backoff import ExponentialBackoff
 from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
 
-from batcher.core import cluster
-from batcher.core.outage import elsewhere, lost_to, moved
-from batcher.redis_url import is_cluster, is_sentinel, sentinel_parts
-from batcher.shards import Shard
+from batcher.connection import cluster
+from batcher.connection.outage import elsewhere, lost_to, moved
+from batcher.connection.redis_url import is_cluster, is_sentinel, sentinel_parts
 
 AsyncRedis = redis.asyncio.Redis
 Redis = redis.Redis
@@ -159,7 +158,16 @@ def connect(url: str, *, timeout_s: float, retries: int, connections: int = 8, k
     return redis.Redis.from_pool(single)
 
 
-def connect_shards(shards: Sequence[Shard], *, timeout_s: float) -> list[redis.Redis]:
+class Place(Protocol):
+    """A Redis by its URL, and the prefix of the keys that are used there."""
+
+    @property
+    def url(self) -> str: ...
+    @property
+    def prefix(self) -> str: ...
+
+
+def connect_shards(shards: Sequence[Place], *, timeout_s: float) -> list[redis.Redis]:
     """A synchronous client of each shard."""
     return [connect(shard.url, timeout_s=timeout_s, retries=1, key=shard.prefix) for shard in shards]
 
