@@ -1,14 +1,19 @@
-"""compose.yaml under podman: up, requests, Redis restarted, a worker or a master killed, down."""
+"""compose.yaml under podman: up, requests, Redis restarted, a worker or a master killed, down.
+
+On one Redis, the workers run a stub that signs, so that every answer can be checked; on the cluster, the
+model of their image.
+"""
 
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import subprocess
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from hashlib import sha256
@@ -21,6 +26,8 @@ import pytest
 from batcher.messages import entry_id
 from batcher.shards import shard_of
 from millrace.settings_loader import free_port
+from tests.dialects import PREDICT
+from tests.signing import SIGNED, Checker, Revision, Said, rows_of
 from tests.tools import needs
 
 ROOT = Path(__file__).parents[2]
@@ -29,6 +36,7 @@ CLUSTER = "millrace-cluster"
 USERS = 6
 LOAD_S = 60.0
 OPERATOR = "the key of an operator"
+CHECKER = Checker([Revision(SIGNED)])
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(3600)]
 
@@ -79,9 +87,17 @@ def running(project: str, *options: str) -> Iterator[httpx.Client]:
 
 
 @pytest.fixture(scope="module")
-def service(images: None) -> Iterator[httpx.Client]:
-    """The service as compose.yaml has it."""
-    with running(PROJECT) as client:
+def signed(tmp_path_factory: pytest.TempPathFactory) -> Sequence[str]:
+    """The options that have the workers run a stub that signs."""
+    override = tmp_path_factory.mktemp("compose") / "signed.yaml"
+    override.write_text(json.dumps({"services": {"worker": {"environment": {"MILLRACE_MODEL": SIGNED}}}}))
+    return "--file", str(override)
+
+
+@pytest.fixture(scope="module")
+def service(images: None, signed: Sequence[str]) -> Iterator[httpx.Client]:
+    """The service as compose.yaml has it, with a stub that signs."""
+    with running(PROJECT, *signed) as client:
         yield client
 
 
@@ -128,30 +144,30 @@ class Load:
         number = 0
         while not self._stop.is_set():
             number += 1
-            answer = self._service.post(
-                "/predict", json={"text": [f"user {user} says {number} {time.time()}"]}
-            )
+            texts = [f"user {user} says {number} {time.time()}"]
+            answer = self._service.post("/predict", json={"text": texts})
             if answer.status_code == 200:
-                ((first, second),) = answer.json()["predictions"]
-                assert first["score"] + second["score"] == pytest.approx(1, abs=1e-5)
+                assert CHECKER.wrong(PREDICT.said(answer, texts)) == []
             self.statuses[answer.status_code] += 1
             self.last[user] = answer.status_code
             if answer.status_code == 503:
                 time.sleep(int(answer.headers["Retry-After"]))
 
 
-def answers_requests_and_jobs(service: httpx.Client) -> None:
-    answer = service.post("/predict", json={"text": ["I hate you.", "I love you."]})
-    assert [max(pair, key=lambda one: one["score"])["label"] for pair in answer.json()["predictions"]] == [
-        "NEGATIVE",
-        "POSITIVE",
-    ]
-    job = service.post("/jobs", json={"text": [f"text {number}" for number in range(500)]}).json()
+def results(service: httpx.Client, texts: Sequence[str]) -> list[list[dict[str, Any]]]:
+    """What a job answers."""
+    job = service.post("/jobs", json={"text": texts}).json()
     wait_for(lambda: service.get(f"/jobs/{job['id']}").json()["status"] == "finished")
+    found: list[list[dict[str, Any]]] = service.get(f"/jobs/{job['id']}/predictions").json()["predictions"]
+    return found
 
 
 def test_it_answers_requests_and_jobs(service: httpx.Client) -> None:
-    answers_requests_and_jobs(service)
+    texts = [f"text {number}" for number in range(500)]
+    answer = service.post("/predict", json={"text": texts[:20]})
+    assert answer.status_code == 200, answer.text
+    assert CHECKER.wrong(PREDICT.said(answer, texts[:20])) == []
+    assert CHECKER.wrong(Said(texts, rows_of(results(service, texts)))) == []
 
 
 def test_every_process_is_healthy_and_confined(service: httpx.Client) -> None:
@@ -213,9 +229,9 @@ def test_jobs_a_hold_and_a_pause_survive_a_restart_of_redis(service: httpx.Clien
     assert (service.get(running).json()["done"], service.get(running).json()["failed"]) == (2000, 0)
 
 
-def test_one_of_three_workers_is_killed_under_load(service: httpx.Client) -> None:
+def test_one_of_three_workers_is_killed_under_load(service: httpx.Client, signed: Sequence[str]) -> None:
     port = service.base_url.port or 0
-    run("scripts/compose-without-docker", "up", "--detach", "--scale", "worker=3", port=port)
+    run("scripts/compose-without-docker", *signed, "up", "--detach", "--scale", "worker=3", port=port)
     wait_for(lambda: service.get("/readyz").json().get("workers") == 3)
     with Load(service) as load:
         time.sleep(2)
@@ -232,7 +248,13 @@ def of_shard(number: int, what: str, count: int = 10) -> list[str]:
 
 def test_the_cluster_answers_requests_and_jobs(cluster: httpx.Client) -> None:
     wait_for(lambda: cluster.get("/readyz").json().get("shards_up") == 3)
-    answers_requests_and_jobs(cluster)
+    texts = ["I hate you.", "I love you."]
+    for found in (
+        cluster.post("/predict", json={"text": texts}).json()["predictions"],
+        results(cluster, texts),
+    ):
+        best = [max(pair, key=lambda one: one["score"])["label"] for pair in found]
+        assert best == ["NEGATIVE", "POSITIVE"]
     kept = "REDISCLI_AUTH=local-jobs redis-cli --user jobs type {millrace-jobs:default}:jobs:ends"
     assert run("podman", "exec", f"{CLUSTER}_redis_1", "sh", "-c", kept).strip() == "zset"
 

@@ -14,9 +14,11 @@ import httpx
 import pytest
 
 from tests.answers import right_json
+from tests.dialects import PREDICT
 from tests.old_version import OldMill, old_user_rules, unpack_old_code
 from tests.servers import RedisServer
 from tests.service import Service, wait_until
+from tests.signing import SIGNED, Checker, Revision, Said, rows_of
 
 pytestmark = [pytest.mark.e2e, pytest.mark.redis]
 
@@ -25,6 +27,8 @@ SETTINGS = {"stub_token_ms": 0.1, "default_budget_s": 60, "lease_ms": 10_000}
 LONG = "word " * 600
 JOB = [f"text {number} of a job" for number in range(1000)]
 PATIENCE_S = 120
+# This version runs a stub that signs. 0.1.0 knows only the other one.
+CHECKER = Checker([Revision(SIGNED)])
 
 
 class Load:
@@ -67,13 +71,22 @@ class Load:
             texts = [f"text {number}", f"text {number % 20}", LONG]
             try:
                 answer = service.predict(*texts)
-                if answer.status_code != 200 or answer.json()["predictions"] != right_json(texts):
-                    self.wrong.append(f"{answer.status_code} {answer.text[:200]}")
+                if wrong := faults(service, answer, texts):
+                    self.wrong.append(f"{wrong} {answer.text[:200]}")
             except Exception as error:
                 self.wrong.append(repr(error))
             with self._lock:
                 self._asking[service] -= 1
                 self._answered[service] += 1
+
+
+def faults(service: Service, answer: httpx.Response, texts: list[str]) -> object:
+    """What is wrong with an answer of `/predict`; nothing if it is right."""
+    if answer.status_code != 200:
+        return answer.status_code
+    if isinstance(service, OldMill):
+        return answer.json()["predictions"] != right_json(texts)
+    return CHECKER.wrong(PREDICT.said(answer, texts))
 
 
 def hand_in(service: Service, texts: list[str]) -> str:
@@ -96,7 +109,10 @@ def finish(service: Service, job: str, texts: list[str]) -> None:
 def check_results(service: Service, job: str, texts: list[str]) -> None:
     answer = service.http.get(f"{job}/predictions", headers={"accept": "application/x-ndjson"})
     lines = [json.loads(line) for line in answer.text.splitlines()]
-    assert lines == right_json(texts)
+    if isinstance(service, OldMill):
+        assert lines == right_json(texts)
+    else:
+        assert CHECKER.wrong(Said(texts, rows_of(lines))) == []
 
 
 @pytest.fixture
@@ -149,15 +165,21 @@ def test_0_1_0_and_this_version_run_side_by_side_and_lose_nothing(
     running = hand_in(old, JOB)
 
     # The API first: it has no workers, and says so. 0.1.0 goes on.
-    new = start_service(workers=0, redis=server, **SETTINGS)
+    new = start_service(workers=0, redis=server, model=SIGNED, **SETTINGS)
     wait_until(lambda: "format.other" in new.api.said(), "the warning about the other version", PATIENCE_S)
     wait_until(lambda: refuses(new), "this version to miss its workers", PATIENCE_S)
     clients.wait()
-    new.start_worker()
+    unsigned = new.start_worker(model="stub")
     new.wait_ready(PATIENCE_S)
     # The same revision and the same texts, but nothing is read from the cache of 0.1.0.
     first = new.predict(LONG)
     assert (first.headers["x-cache"], first.headers["x-truncated-tokens"]) == ("MISS", "90")
+    new.start_worker()
+    wait_until(lambda: new.http.get("/readyz").json().get("workers") == 2, "both revisions", PATIENCE_S)
+    assert unsigned.stop() == 0
+    new.workers.remove(unsigned)
+    name = CHECKER.revisions[0].name
+    wait_until(lambda: new.predict(LONG).headers["x-model"] == name, "the signed revision", PATIENCE_S)
     clients.move(new)
     finish(old, running, JOB)
 
