@@ -9,6 +9,7 @@ from typing import Any
 
 from batcher.errors import (
     BudgetExceeded,
+    DataMissing,
     EntryFailed,
     EntryPoisoned,
     MillraceError,
@@ -35,6 +36,7 @@ STATUS_OF: dict[type[MillraceError], int] = {
     BudgetExceeded: 504,
     EntryFailed: 500,
     EntryPoisoned: 422,
+    DataMissing: 404,
 }
 # The default code of each status, for errors without their own: protocol errors and bare HTTPExceptions.
 CODE_OF: dict[int, str] = {
@@ -87,6 +89,10 @@ class Problem(Exception):
     def body(self, request_id: str) -> bytes:
         content = {"detail": self.detail, "code": self.code, "request_id": request_id, **self.fields}
         return json.dumps(content, separators=(",", ":"), default=str).encode()
+
+
+class ResponseCut(Exception):
+    """A body ends before its end, because of an error after the head was sent."""
 
 
 def invalid_body(

@@ -69,5 +69,11 @@ class EntryPoisoned(MillraceError):
     code = "poison"
 
 
+class DataMissing(MillraceError):
+    """What is being read was deleted, has expired, or is not all there any more."""
+
+    code = "not_found"
+
+
 class Malformed(ValueError):
     """Data in Redis that this version of the program cannot read."""

@@ -10,7 +10,7 @@ from starlette.requests import ClientDisconnect
 
 from api.asgi.default_headers import with_defaults
 from api.asgi.http import CLOSE, JSON, Message, Receive, Send, next_part, send_answer
-from api.errors import Header, Problem, internal, problem_of
+from api.errors import Header, Problem, ResponseCut, internal, problem_of
 from batcher.errors import MillraceError
 
 log = logging.getLogger(__name__)
@@ -33,6 +33,9 @@ def reported(error: BaseException, request_id: str, *, draining: bool = False) -
         if not draining:
             raise error
         return Problem(503, "this process is stopping; try again shortly", code="draining", retry_after_s=1.0)
+    if isinstance(error, ResponseCut):
+        log.warning("%s", error, extra={"action": "response.cut", "request_id": request_id})
+        return internal()
     fields = {"action": "request.crashed", "request_id": request_id}
     log.error("unexpected error", exc_info=error, extra=fields)
     return internal()

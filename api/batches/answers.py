@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from api.batches.lines import error_body
 from api.compat.moderation import Moderation
 from api.compat.vllm import classify_result
+from api.errors import Problem
 
 # The scores of one text, as a job keeps them: label and score of each.
 Scores = list[dict[str, Any]]
@@ -27,14 +29,17 @@ class BatchAnswers:
 
     def write(
         self, endpoint: str, request_id: str, model: str, created_s: int, scores: Scores
-    ) -> dict[str, Any]:
-        """The body of the answer for one text. Raises Problem 400 if its labels are not categories."""
+    ) -> tuple[int, dict[str, Any]]:
+        """Status and body of the answer for one text: 400 if the labels in its result are not categories."""
         pairs = [(pair["label"], pair["score"]) for pair in scores]
         if endpoint == "/v1/moderations":
-            categories = self._moderation.categories(label for label, _ in pairs)
+            try:
+                categories = self._moderation.categories(label for label, _ in pairs)
+            except Problem as problem:
+                return problem.status, error_body(problem.code, str(problem.detail), problem.status)
             result = self._moderation.result(pairs, categories)
-            return {"id": f"modr-{request_id}", "model": model, "results": [result]}
-        return {
+            return 200, {"id": f"modr-{request_id}", "model": model, "results": [result]}
+        return 200, {
             "id": f"classify-{request_id}",
             "object": "list",
             "created": created_s,

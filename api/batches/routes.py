@@ -28,6 +28,7 @@ from api.batches.service import BatchService
 from api.errors import Problem
 from api.jobs.openapi import ALWAYS, NOT_FOUND, Options
 from api.jobs.service import JobService
+from api.jobs.streaming import streamed
 from api.schemas import error
 from batcher.errors import MillraceError
 
@@ -111,12 +112,14 @@ def batch_routes(jobs: JobService, answers: BatchAnswers) -> APIRouter:
     def owner(request: Request) -> str:
         return jobs.owner(request.scope["state"]["headers"])
 
-    _add_files(router, service, owner)
+    _add_files(router, jobs, service, owner)
     _add_batches(router, service, owner)
     return router
 
 
-def _add_files(router: APIRouter, service: BatchService, owner: Callable[[Request], str]) -> None:
+def _add_files(
+    router: APIRouter, jobs: JobService, service: BatchService, owner: Callable[[Request], str]
+) -> None:
     @router.post("/files", summary="Upload the file of a batch", response_model=FileObject, **_UPLOAD)
     async def upload(request: Request) -> Response:
         """The form has the `purpose` "batch" and the `file`. Either the whole file is kept, or nothing."""
@@ -138,7 +141,7 @@ def _add_files(router: APIRouter, service: BatchService, owner: Callable[[Reques
     async def content(request: Request, file_id: FileId) -> Response:
         """The content of a file."""
         found = await service.content(file_id, owner(request))
-        return StreamingResponse(found, media_type="application/octet-stream")
+        return await streamed(jobs, found, "application/octet-stream")
 
     @router.delete("/files/{file_id}", summary="Delete a file", **_DELETE)
     async def delete(request: Request, file_id: FileId) -> FileDeleted:

@@ -18,6 +18,7 @@ from api.jobs.body import Sender
 from api.jobs.service import JobService
 from api.jobs.upload import no_room
 from batcher.connection.outage import REDIS_ERRORS
+from batcher.errors import DataMissing
 from batcher.jobs.files import FileRecord
 from batcher.jobs.records import JobRecord
 from batcher.jobs.upload import NoRoom
@@ -106,7 +107,7 @@ class BatchService:
         return size
 
     async def content(self, file_id: str, owner: str) -> Iterator[bytes]:
-        """The content of a file of `owner`, which is read block by block. Raises Problem 404."""
+        """The content of a file of `owner`, read block by block. Raises Problem 404, DataMissing."""
         given = await self._find(file_id, owner)
         return self._content(given, file_id)
 
@@ -145,9 +146,9 @@ class BatchService:
         batch = json.loads(record.batch)
         file = self._files.record(batch["file"])
         if file is None:
-            raise LookupError(f"file {batch['file']} no longer exists")
+            raise DataMissing(f"file {batch['file']} was deleted, or has expired")
         ids, endpoint = custom_ids(self._files.content(file)), batch["endpoint"]
-        created_s, index = record.created_ms // 1000, 0
+        created_s, index, read = record.created_ms // 1000, 0, 0
         for chunk in self._jobs.chunks(record, 0, record.done, ("model",)):
             written: list[bytes] = []
             # The results come first in `zip`, so that it does not consume an id without using it.
@@ -162,8 +163,11 @@ class BatchService:
                 elif not isinstance(result, dict) and not failed:
                     # An earlier version did not note which model has answered a text.
                     model = model or record.model
-                    body = self._answers.write(endpoint, request_id, model, created_s, result)
-                    written.append(output_line(request_id, custom_id, 200, body))
+                    status, body = self._answers.write(endpoint, request_id, model, created_s, result)
+                    written.append(output_line(request_id, custom_id, status, body))
+            read += len(chunk.lines)
+            if index < read:
+                raise DataMissing(f"file {batch['file']} has fewer lines than the batch has results")
             yield b"".join(written)
 
     # -- batches -----------------------------------------------------------------------------------

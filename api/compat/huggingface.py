@@ -14,6 +14,7 @@ from api.compat.service import Call, Scores
 from api.errors import Problem
 from api.schemas import LabelScore
 from batcher.core.snapshot import ModelRecord
+from batcher.errors import RevisionsMixed
 
 
 class HuggingFaceParameters(BaseModel):
@@ -59,9 +60,9 @@ class HuggingFace(Dialect):
             raise refused(
                 "candidate_labels: zero-shot classification is not supported by this model", "parameters"
             )
-        if parameters.function_to_apply is not None:
-            check_function(parameters.function_to_apply, self.service.model(call))
         found = await self.service.classify(call, texts_of(asked.inputs, "inputs"))
+        if parameters.function_to_apply is not None:
+            check_function(parameters.function_to_apply, found.record)
         answer = (best_first(scores, parameters.top_k) for scores in found.scores)
         return json_answer(answer, [*found.headers, found.tokens_header])
 
@@ -72,11 +73,17 @@ def best_first(scores: Scores, most: int | None = None) -> list[dict[str, Any]]:
     return [{"label": label, "score": score} for label, score in ordered[:most]]
 
 
-def check_function(wanted: str, model: ModelRecord) -> None:
-    """Raises Problem 422 unless the scores are what `wanted` makes of the model's logits.
+def check_function(wanted: str, model: ModelRecord | None) -> None:
+    """Raises Problem 422 unless the scores are what `wanted` makes of the logits of the model that answered.
 
-    The service knows scores only, and logits cannot be computed from rounded scores.
+    The service knows scores only, and logits cannot be computed from rounded scores. Raises RevisionsMixed if
+    what the model applies is not known.
     """
+    if model is None:
+        raise RevisionsMixed(
+            "a revision answered that this process does not know yet, and so not which function its scores "
+            "come from; try again shortly"
+        )
     given = "sigmoid" if model.multi_label else "softmax"
     if wanted != given:
         raise refused(f'function_to_apply "{wanted}" is not supported: the scores of this model are {given}')

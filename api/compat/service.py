@@ -64,6 +64,8 @@ class Classified:
     total_s: float
     model: str
     revision: str
+    # What workers published about that revision; None if this process has not seen it.
+    record: ModelRecord | None
 
     @property
     def size(self) -> int:
@@ -160,7 +162,8 @@ class DialectService:
         context.computed, context.known = len(computed), not computed
         context.tokens = sum([result.tokens for result in results])
         scores = [_scores(result.fragment) for result in results]
-        return Classified(texts, results, scores, computed, headers, total_s, served.title, revision)
+        record = lookup.models.record(revision)
+        return Classified(texts, results, scores, computed, headers, total_s, served.title, revision, record)
 
     @property
     def most_bytes(self) -> int:

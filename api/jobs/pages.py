@@ -92,18 +92,17 @@ def _item(result: Any, facts: Mapping[str, str | None]) -> bytes:
 def _json_page(record: JobRecord, offset: int, end: int, chunks: Iterable[Chunk]) -> Iterator[bytes]:
     following = next_offset(record, end)
     facts = {"offset": offset, "total": record.total, "done": record.done, "next_offset": following}
-    yield json.dumps(facts, separators=(",", ":")).encode()[:-1] + b',"predictions":['
-    comma = b""
+    before = json.dumps(facts, separators=(",", ":")).encode()[:-1] + b',"predictions":['
     for chunk in chunks:
-        yield comma + b",".join(_items(chunk))
-        comma = b","
-    yield b"]}"
+        yield before + b",".join(_items(chunk))
+        before = b","
+    yield b"]}" if before == b"," else before + b"]}"
 
 
 def _csv_page(offset: int, chunks: Iterable[Chunk], more: Sequence[str]) -> Iterator[bytes]:
     """Yields `index`, the text if wanted, the best label and its score, or an error's code; and the model."""
     before, after = ([name for name in more if name == one] for one in ("text", "model"))
-    yield ",".join(["index", *before, "label", "score", "error", *after]).encode() + b"\r\n"
+    head = ",".join(["index", *before, "label", "score", "error", *after]).encode() + b"\r\n"
     for chunk in chunks:
         out, columns = io.StringIO(), _columns(chunk)
         rows = csv.writer(out)
@@ -111,7 +110,10 @@ def _csv_page(offset: int, chunks: Iterable[Chunk], more: Sequence[str]) -> Iter
             own, others = ([columns[name][number] for name in names] for names in (before, after))
             rows.writerow((offset + number, *own, *_row(json.loads(line)), *others))
         offset += len(chunk.lines)
-        yield out.getvalue().encode()
+        yield head + out.getvalue().encode()
+        head = b""
+    if head:
+        yield head
 
 
 def _row(result: Any) -> tuple[object, ...]:

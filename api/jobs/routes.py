@@ -19,6 +19,7 @@ from api.jobs.openapi import CANCEL, EVENTS, FIND, LIST, PREDICTIONS, SUBMIT, TE
 from api.jobs.pages import next_offset, page, page_type
 from api.jobs.schemas import Job, JobList, JobPredictions, job_body
 from api.jobs.service import JobService, not_found
+from api.jobs.streaming import streamed
 from api.label_order import DESCRIPTION, LabelOrder, line_by_score
 from batcher.errors import QueueUnavailable
 from batcher.jobs.records import JobRecord, JobStatus
@@ -140,13 +141,13 @@ def _add_results(router: APIRouter, service: JobService, default: LabelOrder) ->
         if order == "score" and kind != "text/csv":
             chunks = (chunk._replace(lines=[*map(line_by_score, chunk.lines)]) for chunk in chunks)
         body = page(kind, record, offset, end, chunks, more)
-        return StreamingResponse(body, media_type=kind, headers=headers)
+        return await streamed(service, body, kind, headers)
 
     @router.get("/{job_id}/texts", response_class=StreamingResponse, **TEXTS)
     async def texts(request: Request, job_id: JobId) -> Response:
         """Available until the job ends, and afterwards if it was submitted with `keep_input`."""
         record = await service.find(job_id, _owner(service, request))
-        return StreamingResponse(await service.texts(record), media_type="application/x-ndjson")
+        return await streamed(service, await service.texts(record), "application/x-ndjson")
 
 
 def _add_cancel(router: APIRouter, service: JobService) -> None:

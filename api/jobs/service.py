@@ -29,7 +29,7 @@ from batcher import tracing
 from batcher.admin.job_eraser import JobEraser
 from batcher.connection.clients import connect
 from batcher.connection.outage import FULL, REDIS_ERRORS, full
-from batcher.errors import QueueUnavailable
+from batcher.errors import DataMissing, QueueUnavailable
 from batcher.jobs.records import JobRecord
 from batcher.jobs.rq_queue import JobQueue
 from batcher.jobs.store import JobStore
@@ -258,13 +258,13 @@ class JobService:
         return first
 
     def _lines(self, record: JobRecord, first: list[str | None]) -> Iterator[bytes]:
-        """Raises LookupError if the texts are dropped meanwhile, so that a part does not look complete."""
+        """Raises DataMissing if the texts are dropped meanwhile, so that a part does not look complete."""
         chunk: list[str | None] | None = first
         for start in range(0, record.total, record.chunk_texts):
             if start:
                 chunk = self.store.input(record.id, start // record.chunk_texts)
             if chunk is None:
-                raise LookupError(f"the texts of job {record.id} no longer exist")
+                raise DataMissing(f"the texts of job {record.id} were deleted, or have expired")
             yield "".join(f"{json.dumps(text, ensure_ascii=False)}\n" for text in chunk).encode()
 
     async def position(self, record: JobRecord) -> int | None:

@@ -18,6 +18,7 @@ from api.predict.lookup import (
     PredictionLookup,
 )
 from batcher.core.revisions import Candidate
+from batcher.core.snapshot import ModelRecord
 from batcher.messages import Prediction
 from batcher.side_by_side import gather
 
@@ -93,6 +94,10 @@ class _BothModels(Models):
         vars(self).update(vars(current))
         self._both = current, candidate
         self._takes = takes
+
+    def record(self, revision: str) -> ModelRecord | None:
+        current, candidate = self._both
+        return current.record(revision) or candidate.record(revision)
 
     def answer_header(
         self, revision: str, texts: Sequence[str], found: Mapping[str, Prediction] = NOTHING

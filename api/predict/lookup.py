@@ -32,6 +32,7 @@ from api.errors import Header, problem_of
 from api.label_order import by_score
 from api.settings import ApiSettings
 from batcher.core.commands import NoteRefused
+from batcher.core.snapshot import ModelRecord
 from batcher.errors import BudgetExceeded, MillraceError, RevisionsMixed
 from batcher.messages import Outcome, Prediction, entry_id
 
@@ -152,6 +153,7 @@ class Models:
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
         self._headers: dict[str, bytes] = {}
+        self._records: dict[str, ModelRecord] = {}
         self._revision = ""
 
     @property
@@ -162,8 +164,15 @@ class Models:
             self._revision = model.revision
             if len(self._headers) >= MOST_MODELS:
                 self._headers.clear()
+                self._records.clear()
+            self._records[model.revision] = model
             self._headers[model.revision] = _header(model.name, model.revision)
         return self._revision
+
+    def record(self, revision: str) -> ModelRecord | None:
+        """What workers published about a revision; None if this process has not seen it."""
+        model = self._hub.snapshot.model
+        return model if model is not None and model.revision == revision else self._records.get(revision)
 
     @property
     def name(self) -> str:

@@ -10,6 +10,7 @@ import redis
 
 from batcher.admin.scanning import SLICE, fields
 from batcher.connection.scripts import call
+from batcher.errors import DataMissing
 from batcher.jobs.files import FileRecord
 from batcher.jobs.reading import SCRIPTS
 from batcher.jobs.records import JobRecord
@@ -93,7 +94,7 @@ class JobEraser:
     def _contains(self, file: FileRecord, text: str) -> bool:
         try:
             content = b"".join(self._store.files.content(file))
-        except LookupError:
+        except DataMissing:
             return False
         return any(_asks(line, text) for line in content.split(b"\n"))
 

@@ -11,6 +11,7 @@ from typing import Any, cast
 import redis
 
 from batcher.connection.clients import leave_replica
+from batcher.errors import DataMissing
 from batcher.jobs.upload import UPLOAD_TTL_MS, Budget, NoRoom, Refusal
 
 CHUNK_BYTES = 256 * 1024
@@ -80,11 +81,11 @@ class FileStore:
         return None if raw is None else FileRecord(**json.loads(raw))
 
     def content(self, record: FileRecord) -> Iterator[bytes]:
-        """Yields the content in chunks. Raises LookupError if the file is deleted meanwhile."""
+        """Yields the content in chunks. Raises DataMissing if the file is deleted meanwhile."""
         for number in range(record.chunks):
             chunk = cast("bytes | None", self._client.hget(self._key(record.id), str(number)))
             if chunk is None:
-                raise LookupError(f"file {record.id} no longer exists")
+                raise DataMissing(f"file {record.id} was deleted, or has expired")
             yield chunk
 
     def delete(self, file_id: str) -> bool:

@@ -10,6 +10,7 @@ import redis
 
 from batcher.connection.clients import leave_replica
 from batcher.connection.scripts import call
+from batcher.errors import DataMissing
 from batcher.jobs.records import JobRecord, Totals, read_record
 from batcher.jobs.results import decode_models
 
@@ -113,38 +114,40 @@ class JobReader:
         return [job_id.decode() for job_id in ids], following.decode() or None
 
     def output(self, record: JobRecord, start: int, stop: int) -> Iterator[list[bytes]]:
-        """Yields the finished results of entries [start, stop) as JSON, one list for each chunk."""
+        """Yields the results [start, stop) as JSON, one list for each chunk. Raises DataMissing."""
         stop = min(stop, record.done)
         key, size = f"{self._job(record.id)}:output", record.chunk_texts
         while start < stop:
             chunk = start // size
             raw = cast("bytes | None", self._client.lindex(key, chunk))
             if raw is None:
-                raise LookupError(f"the results of job {record.id} no longer exist")
+                raise DataMissing(f"the results of job {record.id} were deleted, or have expired")
             lines = raw.split(b"\n")[start - chunk * size : stop - chunk * size]
+            if len(lines) < min(stop, (chunk + 1) * size) - start:
+                raise DataMissing(f"some results of job {record.id} are missing: submit its texts again")
             yield lines
             start += len(lines)
 
     def texts(self, record: JobRecord, start: int, count: int) -> list[str | None]:
         """The texts of `count` entries of a chunk, None for one that was too long.
 
-        Raises LookupError if they are gone.
+        Raises DataMissing if they are gone.
         """
         chunk, first = divmod(start, record.chunk_texts)
         if (texts := self.input(record.id, chunk)) is None:
-            raise LookupError(f"the texts of job {record.id} no longer exist")
+            raise DataMissing(f"the texts of job {record.id} were deleted, or have expired")
         return texts[first : first + count]
 
     def models(self, record: JobRecord, start: int, count: int) -> list[str]:
         """Which model answered each of `count` entries of a chunk: name@revision, "" for an error.
 
-        Those of entries that an earlier version has classified are "" too. Raises LookupError if the job is
+        Those of entries that an earlier version has classified are "" too. Raises DataMissing if the job is
         gone.
         """
         chunk, first = divmod(start, record.chunk_texts)
         raw = cast("bytes | None", self._client.lindex(f"{self._job(record.id)}:models", chunk))
         if raw is None and not self._client.exists(self._job(record.id)):
-            raise LookupError(f"job {record.id} no longer exists")
+            raise DataMissing(f"job {record.id} was deleted, or has expired")
         return decode_models(raw or b"", first + count)[first : first + count]
 
     def trace(self, job_id: str) -> str:

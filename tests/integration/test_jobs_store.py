@@ -7,6 +7,7 @@ import time
 import pytest
 import redis
 
+from batcher.errors import DataMissing
 from batcher.jobs.records import Attempt, Counts, JobRecord
 from batcher.jobs.results import encode_models
 from batcher.jobs.store import JobStore
@@ -335,7 +336,7 @@ def test_results_that_are_gone_are_no_results(store: JobStore, client: redis.Red
     append(store, store.start(JOB), 0, *LINES)
     record = record_of(store)
     client.delete(*[key for key in keys(client) if key.endswith(b":output")])
-    with pytest.raises(LookupError):
+    with pytest.raises(DataMissing):
         list(store.output(record, 0, 7))
 
 

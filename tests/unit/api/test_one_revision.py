@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 from batcher.errors import BudgetExceeded
 from batcher.messages import Outcome, Prediction, fragment
 from tests.unit.api.service import Service, Start
-from tests.unit.fakes import REVISION
+from tests.unit.fakes import MODEL, REVISION
 
 OLD, NEW = REVISION, "f" * 64
 # In another order.
@@ -104,3 +105,24 @@ async def test_moderation_reads_the_labels_of_the_results(start: Start) -> None:
     service.hub.answer = lambda text: harmful
     answer = await service.client.post("/v1/moderations", json={"input": ["a", "b"]})
     assert [result["flagged"] for result in answer.json()["results"]] == [True, True]
+
+
+async def test_the_function_of_the_scores_is_that_of_the_revision_that_answers(start: Start) -> None:
+    """It was that of the published one, and sigmoid scores were handed out as softmax."""
+    service = await start()
+
+    async def ask(wanted: str, revision: str) -> int:
+        service.hub.answer = in_turn(revision)
+        body = {"inputs": f"{wanted} {revision}", "parameters": {"function_to_apply": wanted}}
+        answer = await service.client.post("/", json=body)
+        assert answer.status_code != 503 or answer.headers["retry-after"]
+        return answer.status_code
+
+    assert await ask("softmax", OLD) == 200
+    assert await ask("softmax", NEW) == 503, "no worker has published it yet"
+    published = service.hub.snapshot
+    service.hub.snapshot = replace(published, model=replace(MODEL, revision=NEW, multi_label=True))
+    assert [await ask("sigmoid", NEW), await ask("softmax", NEW)] == [200, 422]
+    assert [await ask("sigmoid", OLD), await ask("softmax", OLD)] == [422, 200]
+    service.hub.snapshot = published
+    assert [await ask("sigmoid", NEW), await ask("softmax", NEW)] == [200, 422]

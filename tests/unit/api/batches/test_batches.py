@@ -195,6 +195,40 @@ async def test_results_need_the_ids_in_the_input_file(api: JobsApi) -> None:
     assert "input file" in str(problem["detail"])
 
 
+async def test_a_file_that_was_cut_meanwhile_logged_a_traceback(
+    api: JobsApi, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The ids of the results are in the input file. Without its end, results were left out."""
+    whole = jsonl(request("one", "a"), request("two", "b"))
+    for content in (b"", whole.splitlines(keepends=True)[0]):
+        batch = (await create(api, whole)).json()
+        ended(api, batch, POSITIVE, POSITIVE)
+        (key,) = api.redis.scan_iter(f"*:file:{batch['input_file_id'].removeprefix('file-')}")
+        api.redis.hset(key, "0", content) if content else api.redis.hdel(key, "0")
+        output = f"/v1/files/file-{batch['id'].removeprefix('batch_')}-output"
+        for path in (output, f"{output}/content"):
+            assert assert_problem(await api.client.get(path), 404, "not_found")["error"]
+    body = {
+        "input_file_id": batch["input_file_id"],
+        "endpoint": "/v1/moderations",
+        "completion_window": "24h",
+    }
+    api.redis.hdel(key, "0")
+    assert_problem(await api.client.post("/v1/batches", json=body), 404, "not_found")
+    assert [record.message for record in caplog.records if record.levelname == "ERROR"] == []
+
+
+async def test_a_line_that_another_revision_answered_cut_the_results_off(api: JobsApi) -> None:
+    """The labels of the published revision were categories, and those of the result were not."""
+    batch = (await create(api, jsonl(request("one", "a"), request("two", "b")))).json()
+    ended(api, batch, [{"label": "spam", "score": 1.0}], POSITIVE)
+    name = f"file-{batch['id'].removeprefix('batch_')}-output"
+    first, second = (line["response"] for line in await read(api, f"/v1/files/{name}/content"))
+    assert (first["status_code"], second["status_code"]) == (422, 200)
+    assert "MILLRACE_MODERATION_LABELS" in first["body"]["error"]["message"]
+    assert second["body"]["results"][0]["category_scores"]["hate"] == 0.75
+
+
 async def test_a_batch_is_cancelled(api: JobsApi) -> None:
     batch = (await create(api, jsonl(request("one", "a")))).json()
     for _ in range(2):

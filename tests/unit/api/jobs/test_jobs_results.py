@@ -256,4 +256,26 @@ async def test_columns_that_go_while_they_are_read_are_no_complete_answer(
 
     monkeypatch.setattr(JobStore, column, goes)
     sent = await sent_for(api, f"{job_id}/predictions", b"%s=true" % column.encode())
-    assert sent[0]["status"] != 200 or sent[-1]["more_body"], "the body looks complete"
+    assert sent[0]["status"] == 404
+
+
+@pytest.mark.parametrize("left", [b"", b"[]"])
+async def test_results_that_are_no_longer_all_there_logged_a_traceback(
+    api: JobsApi, left: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Or were read again and again, if a part of a chunk was left."""
+    job_id = await api.new(*(f"text {number}" for number in range(300)))
+    attempt = api.start(job_id)
+    for chunk, size in enumerate((256, 44)):
+        lines = b"\n".join([json.dumps(POSITIVE).encode()] * size)
+        api.store.append(attempt, chunk, [lines], counts=Counts(0), rate=2.0, model="m@r")
+    api.store.end(attempt, "finished")
+    (key,) = api.redis.scan_iter(f"*{job_id}:output")
+    assert api.redis.llen(key) == 2
+    api.redis.lset(key, 1, left) if left else api.redis.rpop(key)
+    with caplog.at_level("WARNING"):
+        sent = await sent_for(api, f"{job_id}/predictions")
+        assert_problem(await api.get(f"/{job_id}/predictions", offset=256), 404, "not_found")
+    assert (sent[0]["status"], sent[-1]["more_body"]) == (200, True)
+    (record,) = caplog.records
+    assert (vars(record)["action"], record.exc_info) == ("response.cut", None)
