@@ -58,7 +58,7 @@ CODE_OF: dict[int, str] = {
     504: "budget_exceeded",
 }
 # Default Retry-After in seconds, for errors that do not set one.
-RETRY_AFTER_S: dict[int, float] = {429: 1.0, 503: 2.0}
+RETRY_AFTER_S: dict[int, float] = {429: 1.0, 503: 2.0, 504: 1.0}
 
 
 class Problem(Exception):

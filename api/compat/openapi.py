@@ -26,7 +26,7 @@ FAILURES = {
     "(client_limit, rate_limited); see Retry-After",
     500: "The model failed on one text, or an unexpected error",
     503: "No worker, Redis does not answer, or the process is stopping; see Retry-After",
-    504: "The budget ended before the result arrived",
+    504: "The budget ended before the result arrived; see Retry-After",
 }
 
 

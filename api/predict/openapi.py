@@ -67,7 +67,7 @@ PREDICT_RESPONSES: dict[int | str, dict[str, Any]] = {
     ),
     500: error("The model failed on one text (inference_failed), or an unexpected error (internal)"),
     503: error("No worker, Redis does not answer, or the process is stopping; see Retry-After"),
-    504: error("The budget ended before the result arrived"),
+    504: error("The budget ended before the result arrived; see Retry-After"),
     507: error(
         "As a job: the storage limit of all jobs (jobs_full) or of yours (client_jobs_full) is reached"
     ),

@@ -15,6 +15,7 @@ from api.compat.routes import CLASSES
 from api.dialect_names import DEFAULTS, DIALECTS, parse_categories, parse_dialects
 from api.settings import ApiSettings
 from batcher.core.snapshot import NO_SNAPSHOT
+from batcher.errors import BudgetExceeded, MillraceError, NoWorker, Paused, QueueFull
 from batcher.messages import fragment
 from tests.unit.api.service import Service, Start
 from tests.unit.fakes import MODEL, RUNNING, FakeHub, prediction
@@ -264,6 +265,18 @@ async def test_scores_of_many_labels_seemed_to_be_sigmoid(start: Start) -> None:
             body = {"inputs": "a", "parameters": {"function_to_apply": wanted}}
             answer = await service.client.post("/", json=body)
             assert answer.status_code == status, answer.text
+
+
+@pytest.mark.parametrize(
+    "error", [BudgetExceeded("over"), NoWorker("none"), QueueFull("much"), Paused("now")]
+)
+async def test_a_client_was_not_told_when_to_retry(start: Start, error: MillraceError) -> None:
+    """After the end of a budget."""
+    service = await start(FakeHub(refusal=error), **KEYED, compat=",".join(DIALECTS))
+    for path, body in [*REQUESTS.items(), ("/predict", {"text": ["a"]})]:
+        answer = await service.client.post(path, json=body, headers={"authorization": f"Bearer {KEY}"})
+        assert answer.status_code in (429, 503, 504), f"{path}: {answer.text}"
+        assert int(answer.headers["retry-after"]) >= 1, path
 
 
 async def test_clients_are_kept_apart_where_they_are_for_predict(start: Start) -> None:

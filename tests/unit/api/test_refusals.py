@@ -283,7 +283,7 @@ async def test_a_compressed_body(service: Service, path: str) -> None:
         (QueueFull("much is waiting"), 429, "queue_full", "1"),
         (NoWorker("none lives"), 503, "no_worker", "2"),
         (QueueUnavailable("no answer", retry_after_s=0.2), 503, "redis_unavailable", "1"),
-        (BudgetExceeded("over"), 504, "budget_exceeded", None),
+        (BudgetExceeded("over"), 504, "budget_exceeded", "1"),
     ],
 )
 async def test_refused_by_the_mill(
