@@ -167,6 +167,21 @@ async def test_kept_texts_come_with_their_results(api: JobsApi) -> None:
     assert (await results("text/csv", offset=1)).splitlines()[1:] == ["1,c,,,inference_failed"]
 
 
+@pytest.mark.parametrize("odd", ["=1+1", "@SUM(A1)", "-2", "+3", "\tx", 'a"b', "a,b", "a\nb", "ß", "US "])
+async def test_labels_and_texts_in_csv_are_those_of_the_other_formats(api: JobsApi, odd: str) -> None:
+    """They are data for programs: docs/security.md says what to do before a spreadsheet opens them."""
+    submitted = await api.client.post("/jobs?keep_input=true", json={"text": [odd]})
+    job_id = str(submitted.json()["id"])
+    api.finish(
+        api.start(job_id), [{"label": odd, "score": 0.75}, {"label": odd.upper() + "?", "score": 0.25}]
+    )
+    path, types = f"/jobs/{job_id}/predictions?texts=true", ("text/csv", "application/json")
+    table, page = [await api.client.get(path, headers={"accept": kind}) for kind in types]
+    (row,) = csv.DictReader(io.StringIO(table.text, newline=""))
+    (item,) = page.json()["predictions"]
+    assert (row["text"], row["label"]) == (item["text"], item["prediction"][0]["label"]) == (odd, odd)
+
+
 async def test_texts_that_are_not_kept_do_not_come_with_their_results(api: JobsApi) -> None:
     job = await api.new("a")
     api.finish(api.start(job), POSITIVE)
