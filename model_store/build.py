@@ -21,7 +21,7 @@ from model_store.calibration_texts import CALIBRATION_TEXTS
 from model_store.checkpoint import CONFIG, Checkpoint, read_checkpoint, weight_files
 from model_store.classifier import Engine, Weights
 from model_store.drift_reference import REFERENCE
-from model_store.errors import GateFailed, ModelCorrupt, ModelError, ModelUnsupported
+from model_store.errors import GateFailed, ModelCorrupt, ModelError, ModelUnsupported, shown
 from model_store.phases import phase
 from model_store.probes import write_probes
 from model_store.probing import compute_probes, gate_int8, sealed_probes
@@ -151,7 +151,8 @@ def _write_tokenizer(checkpoint: Checkpoint, out: Path) -> None:
             checkpoint.path, local_files_only=True, trust_remote_code=False
         )
         tokenizer.backend_tokenizer.save(str(out / TOKENIZER))
-    except (OSError, ValueError, AttributeError) as error:
+    except Exception as error:  # transformers has separate errors for every kind of tokenizer
         raise ModelUnsupported(
-            f"{checkpoint.path} has no tokenizer.json, and its other files cannot be converted to one."
+            f"{checkpoint.path} has no tokenizer.json, and its other files cannot be converted to one "
+            f"({shown(str(error) or type(error).__name__)})."
         ) from error

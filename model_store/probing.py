@@ -78,7 +78,7 @@ def _accepted(source: Source, most: int, answer: Callable[[Sequence[Sequence[int
     def refused(length: int) -> bool:
         try:
             answer([source.text(length)])
-        except (IndexError, RuntimeError):
+        except ModelUnsupported:
             return True
         return False
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from model_store.engines.pytorch import read_model
+from model_store.errors import ModelUnsupported, shown
 from model_store.probes import Batching, Scores
 from model_store.rows import scores
 
@@ -24,21 +25,27 @@ class Reference:
     """Computes scores of token sequences with the model of a checkpoint."""
 
     def __init__(self, checkpoint: Path, *, temperature: float, multi_label: bool) -> None:
-        self._model = read_model(checkpoint)
+        self._path, self._model = checkpoint, read_model(checkpoint)
         self._temperature = temperature
         self._multi_label = multi_label
 
     @torch.inference_mode()
     def __call__(self, texts: Sequence[Sequence[int]]) -> Scores:
         """Scores (texts, labels). Texts of different lengths are padded, which not every model ignores: see
-        `ignores_padding`.
+        `ignores_padding`. Raises ModelUnsupported if the model cannot run them.
         """
         longest = max(map(len, texts))
         padding = getattr(self._model.config, "pad_token_id", None) or 0
         rows = torch.tensor([[*text, *[padding] * (longest - len(text))] for text in texts])
         mask = torch.tensor([[at < len(text) for at in range(longest)] for text in texts]).long()
         masked = {} if mask.all() else {"attention_mask": mask}
-        logits = self._model(input_ids=rows, **masked).logits
+        try:
+            logits = self._model(input_ids=rows, **masked).logits
+        except Exception as error:  # architectures differ in what they need beside ids, and in which lengths
+            raise ModelUnsupported(
+                f"transformers cannot run {self._path}, a {type(self._model).__name__}, on texts of "
+                f"{longest} tokens ({shown(str(error) or type(error).__name__)})."
+            ) from error
         return np.array(
             scores(logits.float().numpy(), temperature=self._temperature, multi_label=self._multi_label)
         )
@@ -47,7 +54,7 @@ class Reference:
         """Whether a text has the same scores beside a longer one as alone."""
         try:
             beside = self([short, long])[0]
-        except (IndexError, RuntimeError, ValueError):
+        except ModelUnsupported:
             return False
         return bool(np.abs(beside - self([short])[0]).max() <= _SAME)
 

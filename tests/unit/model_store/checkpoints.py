@@ -38,6 +38,10 @@ _SIZES: dict[str, dict[str, Any]] = {
         "norm_rel_ebd": "layer_norm", "share_att_key": True, "pos_att_type": "p2c|c2p",
         "position_biased_input": False, "type_vocab_size": 0,
     },
+    "XLM": {"emb_dim": 32, "n_layers": 1, "n_heads": 2, "vocab_size": 30522, "pad_index": 0},
+    "Funnel": {
+        "d_model": 32, "d_head": 16, "d_inner": 64, "n_head": 2, "block_sizes": [1, 1], "vocab_size": 30522,
+    },
     "SqueezeBert": {
         **_BERT, "embedding_size": 32, "q_groups": 1, "k_groups": 1, "v_groups": 1,
         "post_attention_groups": 1, "intermediate_groups": 1, "output_groups": 1,

@@ -13,9 +13,9 @@ from model_store import build as building
 from model_store import load
 from model_store.__main__ import main
 from model_store.artefact import read_manifest, verify
-from model_store.errors import ModelCorrupt, ModelError
+from model_store.errors import ModelCorrupt, ModelError, ModelUnsupported
 from model_store.prepare import prepare
-from tests.unit.model_store.checkpoints import copy
+from tests.unit.model_store.checkpoints import copy, write_checkpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
@@ -105,3 +105,32 @@ def test_a_model_may_have_the_longest_name_of_a_directory(
     out = prepare(str(path), "torch", "f32", tmp_path / "kept")
     assert read_manifest(out).name == name
     assert prepare(str(path), "torch", "f32", tmp_path / "kept") == out
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_model_that_openvino_cannot_convert_ended_in_a_traceback(tmp_path: Path) -> None:
+    source = write_checkpoint(tmp_path / "xlm", "XLM")
+    with pytest.raises(
+        ModelUnsupported, match=r"a XLMForSequenceClassification \(.*: choose the engine torch"
+    ):
+        building.build(source, tmp_path / "out", name="xlm", engine="openvino")
+    assert not (tmp_path / "out").exists()
+    assert building.build(source, tmp_path / "out", name="xlm", engine="torch").engine == "torch"
+
+
+def test_a_tokenizer_that_needs_another_package_ended_in_a_traceback(tmp_path: Path) -> None:
+    source = write_checkpoint(tmp_path / "xlm", "XLM")
+    (source / "tokenizer.json").unlink()
+    (source / "vocab.json").write_text('{"<unk>": 0, "a</w>": 1}')
+    (source / "merges.txt").write_text("#version: 0.2\na b</w>\n")
+    (source / "tokenizer_config.json").write_text('{"tokenizer_class": "XLMTokenizer"}')
+    with pytest.raises(ModelUnsupported, match=r"cannot be converted to one .*sacremoses"):
+        building.build(source, tmp_path / "out", name="xlm", engine="torch")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_model_that_runs_on_no_short_text_ended_in_a_traceback(tmp_path: Path) -> None:
+    """Funnel pools its rows, and cannot halve those of short texts."""
+    source = write_checkpoint(tmp_path / "funnel", "Funnel")
+    with pytest.raises(ModelUnsupported, match=r"a FunnelForSequenceClassification, on texts of \d tokens"):
+        building.build(source, tmp_path / "out", name="funnel", engine="torch")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -179,6 +180,61 @@ def test_an_engine_that_returns_its_last_output_again_is_an_error(
     classifier.classify([one])
     with pytest.raises(NotComputed):
         classifier.classify([other])
+
+
+@pytest.mark.parametrize("layout", ["packed", "padded"])
+@pytest.mark.parametrize("engine", ["torch", "openvino"])
+def test_an_engine_that_returns_a_copy_of_its_last_output_is_an_error(
+    engine: str,
+    layout: Any,
+    checkpoint: Path,
+    kept: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    classifier: Any = load(
+        str(checkpoint),
+        engine=engine,
+        layout=layout,
+        threads=1,
+        artefact_dir=kept,  # type: ignore[arg-type]
+    )
+    texts = classifier.tokenize([f"a {word} film" for word in ("good", "bad", "long", "short", "new", "old")])
+    run, before, calls = classifier._runner.run, [], []
+
+    def skips(rows: Any) -> Any:
+        calls.append(rows)
+        if not skipping:
+            before[:] = [run(rows).copy()]
+        return before[0].copy()
+
+    monkeypatch.setattr(classifier._runner, "run", skips)
+    for last, batch in itertools.product(([0], [1, 2], [3, 4, 5]), ([2], [0, 2], [5, 4, 3], [2] * 3)):
+        skipping = False
+        wanted = classifier.classify([texts[at] for at in last])
+        assert classifier.classify([texts[at] for at in last]) == wanted
+        skipping = True
+        with pytest.raises(NotComputed):
+            classifier.classify([texts[at] for at in batch])
+    assert len(calls) > 36
+    classifier.close()
+
+
+def test_texts_with_the_same_logits_are_computed_once_more_and_answered(
+    checkpoint: Path, kept: Path, opened: Callable[..., RowClassifier], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    classifier: Any = opened(checkpoint, kept, engine="torch")
+    run, calls = classifier._runner.run, []
+
+    def same(rows: Any) -> Any:
+        output = run(rows)
+        calls.append(rows)
+        output[: 1 if len(calls) == 4 else None] = 0.5  # the fourth also has probes
+        return output
+
+    monkeypatch.setattr(classifier._runner, "run", same)
+    one, other = classifier.tokenize(["a good film", "no bad film"])
+    assert classifier.classify([one]) == classifier.classify([one]) == classifier.classify([other])
+    assert len(calls) == 4
 
 
 FAMILIES = {
