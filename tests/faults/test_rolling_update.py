@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 import os
 import random
 import time
@@ -15,6 +16,7 @@ import pytest
 
 from api.dialect_names import DIALECTS as NAMES
 from tests.dialects import DIALECTS, PREDICT, Dialect
+from tests.e2e.test_candidates import command
 from tests.service import Service, wait_until
 from tests.signing import SIGNED, Checker, Revision
 
@@ -47,6 +49,12 @@ class Clients:
 
     def stop(self) -> None:
         self._stop.set()
+
+    async def answers(self, what: str, count: int = ANSWERS) -> None:
+        """Returns after so many further answers of every dialect."""
+        enough = {name: self.answered[name] + count for name in DIALECTS}
+        await until(lambda: self.wrong or all(self.answered[name] >= enough[name] for name in enough), what)
+        assert self.wrong == [], self.wrong[:5]
 
     async def _user(self, http: httpx.AsyncClient, rng: random.Random) -> None:
         names = list(DIALECTS)
@@ -97,35 +105,64 @@ async def test_a_rolling_update_to_other_labels_mixes_no_two_revisions_in_any_di
     clients = Clients(made, checker)
     running = asyncio.create_task(clients.run())
 
-    async def answers(what: str) -> None:
-        """Returns after further answers of every dialect."""
-        before = clients.answered.copy()
-        enough = {name: before[name] + ANSWERS for name in DIALECTS}
-        await until(
-            lambda: clients.wrong or all(clients.answered[name] >= enough[name] for name in enough), what
-        )
-        assert clients.wrong == [], clients.wrong[:5]
-
     try:
-        await answers("answers before")
+        await clients.answers("answers before")
         for former, reference in itertools.pairwise(REFERENCES):
             for old in list(made.workers):
                 made.start_worker(model=reference)
                 await until(lambda: len(made.live_workers()) == 3, "the new worker")
-                await answers("answers of both revisions")
+                await clients.answers("answers of both revisions")
                 assert await asyncio.to_thread(old.stop) == 0
                 made.workers.remove(old)
             # The record of the model is read once a second, and one that has just gone is not known at once.
             name = Revision(reference).name
             await until(lambda name=name: _answers(made, name), "the move")  # type: ignore[misc]
             checker.settled(former, at=time.monotonic())
-            await answers("answers after the move")
+            await clients.answers("answers after the move")
     finally:
         clients.stop()
         await running
     assert clients.wrong == [], clients.wrong[:5]
     assert clients.statuses[200] >= 0.99 * clients.statuses.total(), clients.statuses
     print(dict(clients.statuses), dict(clients.answered))
+
+
+async def test_candidates_and_moves_mix_no_two_revisions_in_any_dialect(
+    start_service: Callable[..., Service],
+) -> None:
+    """Of published revisions with the same labels in the same order, as shares of one model need."""
+    references = [f"{SIGNED}-{name}" for name in (98, 799, 1089)]
+    checker = Checker([Revision(reference) for reference in references])
+    assert len({one.labels for one in checker.revisions}) == 1
+    made = await asyncio.to_thread(
+        lambda: start_service(
+            model=references[0], workers=2, compat=",".join(NAMES), stub_batch_ms=3, batch_texts=4
+        )
+    )
+    clients = Clients(made, checker)
+    running = asyncio.create_task(clients.run())
+
+    async def publish(*words: str, to: int | None = None, former: int = 0) -> None:
+        if to is not None:
+            checker.settled(references[to], at=math.inf)  # it may answer again
+        await asyncio.to_thread(command, made, "publish", *words)
+        await clients.answers(f"answers during {words}", 1)
+        if to is not None:
+            await until(lambda: _answers(made, checker.revisions[to].name), f"the move of {words}")
+            checker.settled(references[former], at=time.monotonic())
+        await clients.answers(f"answers after {words}", 1)
+
+    try:
+        await publish(references[1], "--share", "0.5")
+        await publish("--all", to=1)
+        await publish("--back", to=0, former=1)
+        await publish(references[2], "--shadow", "0.5")
+        await publish("--all", to=2)
+    finally:
+        clients.stop()
+        await running
+    assert clients.wrong == [], clients.wrong[:5]
+    assert clients.statuses[200] >= 0.99 * clients.statuses.total(), clients.statuses
 
 
 def _answers(service: Service, name: str) -> bool:
