@@ -18,7 +18,7 @@ from batcher.hub.sharded import ShardedHub, connect_hub
 from batcher.messages import Prediction, entry_id
 from batcher.settings import QueueSettings, WorkerSettings
 from batcher.shards import shard_of, shards_of
-from batcher.worker.building import build_worker, load_model
+from batcher.worker.building import LoadedModel, build_worker, load_model
 from batcher.worker.cache_writer import connect_writer
 from batcher.worker.exchange import Queues, WorkerQueue
 from batcher.worker.loop import Worker
@@ -176,12 +176,12 @@ class RealFleet:
 
     async def worker(self) -> Worker:
         settings = WorkerSettings(**self._settings_of("worker"))
-        cache = connect_writer(settings)
-        worker = build_worker(settings, Observability(load_model(settings), settings), cache)
-        self._stack.push_async_callback(asyncio.to_thread, cache.close)
-        run_worker(worker, self._stack)
-        self.workers.append(worker)
-        return worker
+        instruments, cache = Observability(load_model(settings), settings), connect_writer(settings)
+        model = LoadedModel("", build_worker(settings, instruments, cache), instruments, cache)
+        self._stack.push_async_callback(asyncio.to_thread, model.close)
+        run_worker(model.worker, self._stack)
+        self.workers.append(model.worker)
+        return model.worker
 
     async def start(self, workers: int) -> ShardedHub:
         hub = await self.hub()

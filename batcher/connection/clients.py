@@ -104,9 +104,17 @@ def leave_replica(client: redis.Redis, key: str) -> None:
     client.hdel(key, "-")
 
 
-class _SentinelRedis(redis.asyncio.Redis):
+class _SentinelRedis(redis.Redis):
     """A client of the master that also closes the clients of its sentinels."""
 
+    def close(self) -> None:
+        super().close()
+        pool: Any = self.connection_pool
+        for sentinel in pool.sentinel_manager.sentinels:
+            sentinel.close()
+
+
+class _AsyncSentinelRedis(redis.asyncio.Redis):
     async def aclose(self, close_connection_pool: bool | None = None) -> None:
         await super().aclose(close_connection_pool)
         pool: Any = self.connection_pool
@@ -146,7 +154,7 @@ def connect(url: str, *, timeout_s: float, retries: int, connections: int = 8, k
         sentinel: Any = redis.Sentinel(sentinels, sentinel_kwargs=sentinel_options)  # type: ignore[no-untyped-call]
         more["connection_class"] = _SentinelSSLConnection if more.get("ssl") else _SentinelConnection
         client: redis.Redis = sentinel.master_for(
-            service, redis.Redis, _SentinelPool, **options, **size, **more
+            service, _SentinelRedis, _SentinelPool, **options, **size, **more
         )
         return client
     if is_cluster(url):
@@ -179,7 +187,7 @@ def connect_async(url: str, *, timeout_s: float, retries: int, key: str = "") ->
     if is_sentinel(url):
         sentinels, sentinel_options, service, more = sentinel_parts(url)
         sentinel: Any = redis.asyncio.Sentinel(sentinels, sentinel_kwargs=sentinel_options)  # type: ignore[no-untyped-call]
-        client: redis.asyncio.Redis = sentinel.master_for(service, _SentinelRedis, **options, **more)
+        client: redis.asyncio.Redis = sentinel.master_for(service, _AsyncSentinelRedis, **options, **more)
         return client
     if is_cluster(url):
         more = cluster.options(url, key, asynchronous=True)

@@ -204,9 +204,9 @@ class LoadedModels:
             one.instruments.begin()
 
     def close(self) -> None:
-        """Waits until everything is written to the cache."""
+        """Waits until everything is written to the cache, and closes the connections of all workers."""
         for one in self.models:
-            one.cache.close()
+            one.close()
 
 
 def _load_all(settings: WorkerSettings) -> Mapping[str, Classifier]:

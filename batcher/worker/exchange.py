@@ -359,6 +359,9 @@ class Exchange:
         self.idle = self.idle or idle
         return True
 
+    def finish(self) -> None:
+        """Returns once nothing is sent any more, after which the clients may be closed."""
+
     def remember(self, results: Sequence[Result]) -> None:
         """Caches the predictions among `results`, unless sending them did."""
         if not self._queue.remembers:

@@ -139,6 +139,7 @@ class Worker:
         except REDIS_ERRORS as error:
             message = "could not release entries, whose leases will expire: %s"
             log.warning(message, reason(error), extra={"action": "worker.release"})
+        self.exchange.finish()
         self._third_thread.shutdown(wait=True)
         self.heartbeat.stop(self.inference.faults.suspects)
         self._classifier.close()

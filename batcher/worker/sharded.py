@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
 from dataclasses import replace
 from typing import TypeVar
 
@@ -43,14 +44,14 @@ def exchange_with(
     shared = settings, layout, remember, stopping, host.now
     parts = {one.number: ShardExchange(one, *shared) for one in (queues, *queues.others)}
     for number, exchange in parts.items():
-        exchange.send_later = host.thread(f"late-{number}").submit
+        exchange.late = host.thread(f"late-{number}")
     return ShardedExchange(parts, queues.number, remember, stopping, host.now)
 
 
 class ShardExchange(Exchange):
     """The exchange with one shard of several, whose outages must not delay the others."""
 
-    send_later: Callable[..., object]
+    late: Executor
 
     @property
     def remembers(self) -> bool:
@@ -61,8 +62,12 @@ class ShardExchange(Exchange):
         """Sends results once. If Redis does not answer, another thread repeats it, and this returns False."""
         if not results or (self.outage.over and self.attempt(results, idle=idle)):
             return bool(results)
-        self.send_later(super().send, results)
+        self.late.submit(super().send, results)
         return False
+
+    def finish(self) -> None:
+        """Returns once the other thread has sent its results, or given them up."""
+        self.late.shutdown()
 
     def _failed(self, error: Exception) -> Claimed:
         self.outage.lost(error)
@@ -168,6 +173,10 @@ class ShardedExchange:
             for number, part in self._by_origin(results).items()
         ]
         return bool(sent) and all(sent)
+
+    def finish(self) -> None:
+        for part in self.parts.values():
+            part.finish()
 
     def remember(self, results: Sequence[Result]) -> None:
         if not all(part.remembers for part in self.parts.values()):

@@ -6,9 +6,10 @@ ROUNDS (1) is how often each of these happens.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import os
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 
 import pytest
 import redis
@@ -36,11 +37,27 @@ async def fleet() -> AsyncIterator[Callable[..., RealFleet]]:
         await one.close()
 
 
+async def end(fleet: RealFleet, clients: Iterable[redis.Redis]) -> None:
+    """Ends all hubs and workers, of which no connection may be left."""
+    await fleet.close()
+
+    def connected() -> list[str]:
+        return [
+            one["user"]
+            for client in clients
+            for one in client.client_list()
+            if one["user"] in ("api", "worker")
+        ]
+
+    await until(lambda: not connected(), "all connections to be closed", timeout_s=20)
+
+
 async def test_a_server_that_is_killed_fails_its_own_texts_only_and_heals(
     redis_servers: Callable[..., RedisServer], fleet: Callable[..., RealFleet]
 ) -> None:
     servers = [redis_servers() for _ in range(SHARDS)]
-    hub = await fleet(redis_url=" ".join(server.url for server in servers)).start(workers=3)
+    all_of_them = fleet(redis_url=" ".join(server.url for server in servers))
+    hub = await all_of_them.start(workers=3)
     traffic = Traffic(hub)
     await traffic.more(5, range(SHARDS))
     for _ in range(ROUNDS):
@@ -55,9 +72,11 @@ async def test_a_server_that_is_killed_fails_its_own_texts_only_and_heals(
     await traffic.stop()
     assert traffic.wrong == []
     assert set(traffic.refused) == {1}
-    for server in servers:
-        with server.client() as client:
-            wait_until(lambda: not leftovers(client), "the queue to be empty")
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(server.client()) for server in servers]
+        for client in clients:
+            wait_until(lambda: not leftovers(client), "the queue to be empty")  # noqa: B023 - used at once
+        await end(all_of_them, clients)
 
 
 @pytest.fixture
@@ -76,8 +95,8 @@ async def test_slots_move_under_load_without_a_wrong_or_lost_answer(
     cluster: Cluster, fleet: Callable[..., RealFleet]
 ) -> None:
     """While a slot moves, its shard stands still: neither node runs a script for it."""
-    jobs = {"redis_url": cluster.url, "shards": SHARDS}
-    hub = await fleet(**jobs).start(workers=2)
+    all_of_them = fleet(redis_url=cluster.url, shards=SHARDS)
+    hub = await all_of_them.start(workers=2)
     await check(hub, *(f"text {number}" for number in range(60)))
     assert all(count > 0 for count in key_counts(cluster.clients[:SHARDS])), "each master has a shard"
     traffic = Traffic(hub)
@@ -94,12 +113,14 @@ async def test_slots_move_under_load_without_a_wrong_or_lost_answer(
     assert set(traffic.refused) <= {2}
     again = await check(hub, *(f"text {number}" for number in range(60)))
     assert len(again) == 60
+    await end(all_of_them, cluster.clients)
 
 
 async def test_a_master_that_fails_over_delays_its_own_texts_only(
     cluster: Cluster, fleet: Callable[..., RealFleet]
 ) -> None:
-    hub = await fleet(redis_url=cluster.url, shards=SHARDS).start(workers=2)
+    all_of_them = fleet(redis_url=cluster.url, shards=SHARDS)
+    hub = await all_of_them.start(workers=2)
     traffic = Traffic(hub)
     await traffic.more(5, range(SHARDS))
     for master, replica in itertools.islice(itertools.cycle([(0, SHARDS), (SHARDS, 0)]), ROUNDS):
@@ -114,3 +135,4 @@ async def test_a_master_that_fails_over_delays_its_own_texts_only(
     assert traffic.wrong == []
     assert set(traffic.refused) <= {0}
     assert all(hub.shards_up)
+    await end(all_of_them, cluster.clients)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest.mock import AsyncMock, Mock
 
 import pytest
 import redis
@@ -35,18 +36,17 @@ def test_clients_of_a_sentinel_use_its_secrets_and_a_bounded_pool_that_waits() -
         ] * 2
 
 
-async def test_a_client_closes_those_of_its_sentinels(monkeypatch: pytest.MonkeyPatch) -> None:
-    client = connect_async(SENTINELS, timeout_s=1, retries=0)
-    pool: Any = client.connection_pool
-    closed: list[int] = []
-    for number, asked in enumerate(pool.sentinel_manager.sentinels):
-
-        async def close(number: int = number) -> None:
-            closed.append(number)
-
-        monkeypatch.setattr(asked, "aclose", close)
-    await client.aclose()
-    assert closed == [0, 1]
+@pytest.mark.parametrize("make", [connect, connect_async])
+async def test_a_client_closes_those_of_its_sentinels(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = make(SENTINELS, timeout_s=1, retries=0)
+    name, double = ("close", Mock) if make is connect else ("aclose", AsyncMock)
+    closing = [double() for _ in client.connection_pool.sentinel_manager.sentinels]
+    for asked, close in zip(client.connection_pool.sentinel_manager.sentinels, closing, strict=True):
+        monkeypatch.setattr(asked, name, close)
+    closed = getattr(client, name)()
+    if make is connect_async:
+        await closed
+    assert [close.call_count for close in closing] == [1, 1]
 
 
 TLS = "ssl_ca_certs=/ca.pem&ssl_certfile=/c.pem&ssl_keyfile=/k.pem&ssl_check_hostname=false"

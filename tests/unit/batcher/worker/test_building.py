@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from batcher.settings import WorkerSettings
-from batcher.worker.building import build_worker
+from batcher.worker.building import LoadedModels, build_worker
+from batcher.worker.exchange import WorkerQueue
 from batcher.worker.observability import Observability
 from model_store.stub import StubClassifier
 
@@ -22,3 +23,12 @@ def test_the_queues_scripts_cache_only_if_the_cache_is_in_their_redis(
     assert [queue.remembers for queue in queues] == [remembers] * 3
     for queue in queues:
         queue.close()
+
+
+def test_a_process_that_ends_closes_the_clients_of_all_its_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[WorkerQueue] = []
+    monkeypatch.setattr(WorkerQueue, "close", lambda queue: closed.append(queue))
+    settings = WorkerSettings.model_validate({"redis_url": HERE, "model": "stub,other=stub@signed"})
+    made = LoadedModels(settings)
+    made.close()
+    assert len({id(queue) for queue in closed}) == 6

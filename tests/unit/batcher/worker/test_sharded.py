@@ -11,7 +11,7 @@ from batcher.worker.batching import ClaimedTexts
 from batcher.worker.exchange import NOTHING
 from batcher.worker.inference import CostModel
 from batcher.worker.sharded import AWAY_S, ShardedExchange, exchange_with
-from tests.fakes import LOST, FakeClock, FakeEvent, FakeQueue, fake_host
+from tests.fakes import LOST, FakeClock, FakeEvent, FakeQueue, Pace, fake_host
 
 NOTHING_HELD = ClaimedTexts("packed")
 
@@ -19,11 +19,11 @@ NOTHING_HELD = ClaimedTexts("packed")
 class Made:
     """The exchange with two shards. The worker lives at the first."""
 
-    def __init__(self) -> None:
+    def __init__(self, pace: Pace = "early") -> None:
         self.clock, self.home, self.other = FakeClock(), FakeQueue(["at home"]), FakeQueue(["elsewhere"])
         self.remembered: list[tuple[str, Prediction]] = []
         queues = self.home.queues._replace(others=(self.other.queues._replace(number=1),))
-        stopping, host = FakeEvent(self.clock), fake_host(self.clock)
+        stopping, host = FakeEvent(self.clock), fake_host(self.clock, pace)
         exchange = exchange_with(queues, WorkerSettings(), "packed", self.remembered.extend, stopping, host)
         assert isinstance(exchange, ShardedExchange)
         exchange.visit = lambda number, moved: None
@@ -63,6 +63,17 @@ def test_a_shard_at_which_a_worker_cannot_be_known_counts_as_lost() -> None:
     made.exchange.visit = visit
     assert made.claimed() == []
     assert not made.exchange.parts[1].outage.over
+
+
+def test_a_worker_does_not_end_before_its_other_threads_have_sent_their_results() -> None:
+    """They opened connections again after those of the worker had been closed."""
+    made = Made("late")
+    (entry,) = made.exchange.claim(made.command()).entries
+    made.exchange.parts[0].outage.lost(LOST)
+    assert not made.exchange.send([(entry.id, Prediction(b"[]", "rev", 1))])
+    assert made.home.completed == []
+    made.exchange.finish()
+    assert made.home.completed == [entry.id]
 
 
 @pytest.mark.parametrize("idle", [False, True])
