@@ -70,6 +70,8 @@ def _report(found: Soak, slopes: dict[str, Slope], limited: bool) -> int:
         numbers = [f"{one.level:.5g}", f"{one.most:.5g}", f"{one.percent:+.2f}", f"{one.upper:+.2f}"]
         rows.append([name, statistic(name), *numbers, one.verdict])
     table(columns, rows)
+    shortest, longest = found.lengths
+    print(f"cycles of {shortest:.0f} to {longest:.0f} s")
     print(", ".join(f"{count} x {kind}" for kind, count in sorted(found.seen.items())))
     for sentence in found.wrong[:40]:
         print(f"WRONG  {sentence}")

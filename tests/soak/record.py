@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections import defaultdict
 from contextlib import suppress
 from pathlib import Path
 
 from benchmarks.memory import resident_mib
+from tests.soak.schedule import Schedule
 from tests.soak.service import SoakService, descriptors
 
 MIB = 1024**2
@@ -21,14 +21,9 @@ class Recorder:
 
     second: int | None = None
 
-    def __init__(self, service: SoakService) -> None:
+    def __init__(self, service: SoakService, schedule: Schedule) -> None:
         self.series: dict[str, list[tuple[float, float]]] = defaultdict(list)
-        self._service = service
-        self._began = time.monotonic()
-
-    @property
-    def passed_s(self) -> float:
-        return time.monotonic() - self._began
+        self._service, self._schedule = service, schedule
 
     def sample(self) -> None:
         """Of the worker that is replaced without its memory, which depends on its age."""
@@ -69,4 +64,4 @@ class Recorder:
         self._add(f"{name}: threads", len(list(Path(f"/proc/{pid}/task").iterdir())))
 
     def _add(self, name: str, value: float) -> None:
-        self.series[name].append((round(self.passed_s, 2), value))
+        self.series[name].append((round(self._schedule.passed_s, 2), value))

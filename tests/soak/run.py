@@ -6,7 +6,7 @@ import asyncio
 import signal
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from batcher.worker.publishing import DROP_S
 from tests.operators import OperatorAuth
 from tests.signing import SIGNED, Checker, Revision
 from tests.soak.record import Recorder
+from tests.soak.schedule import Schedule, Steps
 from tests.soak.service import SoakService, running_service
 from tests.soak.slopes import PARTS
 from tests.soak.traffic import Traffic
@@ -53,9 +54,14 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Soak:
-    """`wrong` has a sentence for each answer that was not as expected, and for each process that ended."""
+    """`wrong` has a sentence for each answer that was not as expected, and for each process that ended.
+
+    The times of `series` are planned ones (`Schedule.planned`); `lengths` are those of the shortest and the
+    longest cycle in s.
+    """
 
     series: dict[str, list[tuple[float, float]]]
+    lengths: tuple[float, float]
     seen: Counter[str]
     wrong: Sequence[str]
 
@@ -83,20 +89,23 @@ class _Run:
         await self._traffic.fill(self._plan.filled)
         self._report(f"{self._plan.filled} requests of each outcome answered")
         await self._publish_many()
-        self._recorder = Recorder(self._service)
+        self._schedule = Schedule(self._plan.cycle_s)
+        self._recorder = Recorder(self._service, self._schedule)
         async with asyncio.TaskGroup() as group:
             group.create_task(self._traffic.run())
             recording = group.create_task(self._record())
             for cycle in range(self._plan.cycles):
                 self._cycle = cycle
-                await self._run_cycle()
+                await self._schedule.run_cycle(self._steps)
                 self._report(
                     f"cycle {cycle + 1} of {self._plan.cycles}: {len(self._traffic.wrong)} wrong answers"
                 )
             recording.cancel()
             self._traffic.stop.set()
         ended = [f"{process.name} has ended" for process in self._service.processes if not process.running]
-        return Soak(dict(self._recorder.series), self._traffic.seen, [*self._traffic.wrong, *ended])
+        series = {name: self._schedule.planned(one) for name, one in self._recorder.series.items()}
+        wrong = [*self._traffic.wrong, *ended]
+        return Soak(series, self._schedule.lengths, self._traffic.seen, wrong)
 
     async def _publish_many(self) -> None:
         """Returns once all but the last of them are dropped."""
@@ -107,9 +116,9 @@ class _Run:
             await asyncio.sleep(DROP_S + 5)
             self._report(f"{self._plan.revisions} revisions published and dropped")
 
-    async def _run_cycle(self) -> None:
-        """One cycle: each step at its share of it."""
-        steps: Sequence[tuple[float, Callable[[], Coroutine[Any, Any, None]]]] = (
+    @property
+    def _steps(self) -> Steps:
+        return (
             (0.02, self._publish_and_go_back),
             (0.1, self._traffic.job),
             (0.35, self._traffic.job),
@@ -118,22 +127,13 @@ class _Run:
             (0.62, self._replace),
             (0.85, self._traffic.job),
         )
-        begin = self._cycle * self._plan.cycle_s
-        async with asyncio.TaskGroup() as group:
-            for share, step in steps:
-                await self._until(begin + share * self._plan.cycle_s)
-                group.create_task(step())
-        await self._until(begin + self._plan.cycle_s)
-
-    async def _until(self, at: float) -> None:
-        await asyncio.sleep(max(0.0, at - self._recorder.passed_s))
 
     async def _record(self) -> None:
         filled = False
         while True:
             await asyncio.to_thread(self._recorder.sample)
             filled = filled or await asyncio.to_thread(self._service.fill_history)
-            await asyncio.sleep(self._plan.sample_s - self._recorder.passed_s % self._plan.sample_s)
+            await asyncio.sleep(self._plan.sample_s - self._schedule.passed_s % self._plan.sample_s)
 
     async def _publish_and_go_back(self) -> None:
         """The next revision answers once both workers have loaded it, for a third of the cycle.

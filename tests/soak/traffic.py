@@ -55,17 +55,18 @@ class Traffic:
         }
 
     async def run(self) -> None:
-        """Requests do not wait for each other's answers."""
+        """Requests wait for no answers of others. Those that a busy machine delays are not made up for."""
         requests: set[asyncio.Task[None]] = set()
-        began = time.monotonic()
-        for number, kind in enumerate(itertools.cycle(KINDS), 1):
+        due = time.monotonic()
+        for kind in itertools.cycle(KINDS):
             if self.stop.is_set():
                 break
             task = asyncio.create_task(self._makers[kind]())
             requests.add(task)
             task.add_done_callback(requests.discard)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.stop.wait(), began + number / self._rate - time.monotonic())
+                due = max(due + 1 / self._rate, time.monotonic())
+                await asyncio.wait_for(self.stop.wait(), due - time.monotonic())
         await asyncio.gather(*requests)
         await self._http.aclose()
 
