@@ -30,9 +30,13 @@ _VALKEY_TRIES = (9,)
 
 
 def default_data_dir() -> Path:
-    """$XDG_DATA_HOME/millrace, or ~/.local/share/millrace if the variable is not set."""
-    base = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
-    return Path(base).expanduser() / "millrace"
+    """$XDG_DATA_HOME/millrace, or ~/.local/share/millrace if the variable is not set.
+
+    A relative path in it is ignored, as its specification says: another command that runs elsewhere would
+    look for the operator's key in another folder.
+    """
+    base = Path(os.environ.get("XDG_DATA_HOME", ""))
+    return (base if base.is_absolute() else Path("~/.local/share").expanduser()) / "millrace"
 
 
 class DataDir:

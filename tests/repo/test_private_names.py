@@ -46,6 +46,7 @@ LEANT_ON = {
     "redis.asyncio.connection:Connection": """
         _parser _writer connect connect_check_health host is_connected on_connect_check_health pack_commands
         port read_response send_command send_packed_command socket_connect_timeout socket_timeout""",
+    "redis:Redis": "close connection_pool",
     "redis:Connection": """
         connect connect_check_health host is_connected on_connect_check_health port read_response send_command
         socket_connect_timeout""",

@@ -27,9 +27,13 @@ UNITS = (
 )
 
 
-def install(root: Path) -> None:
+def install(root: Path) -> str:
+    """What the script says."""
     environment = os.environ | {"DESTDIR": str(root)}
-    subprocess.run([ROOT / "scripts/install-systemd"], env=environment, check=True, timeout=60)
+    command = [ROOT / "scripts/install-systemd"]
+    return subprocess.run(
+        command, env=environment, check=True, timeout=60, stdout=subprocess.PIPE, text=True
+    ).stdout
 
 
 def settings(root: Path, name: str) -> dict[str, str]:
@@ -79,6 +83,15 @@ def test_an_update_keeps_settings_and_passwords(tmp_path: Path) -> None:
     install(tmp_path)
     assert settings(tmp_path, "api") == {"MILLRACE_PORT": "9000"}
     assert settings(tmp_path, "redis") == before
+
+
+def test_an_installation_without_an_operators_key_says_so_until_it_has_one(tmp_path: Path) -> None:
+    assert "MILLRACE_ADMIN_KEYS=NAME:DIGEST in /etc/millrace/api.env" in install(tmp_path)
+    api = tmp_path / "etc/millrace/api.env"
+    assert "\n# MILLRACE_ADMIN_KEYS=NAME:DIGEST\n" in api.read_text()
+    digest = "ops:" + "0" * 64
+    api.write_text(f"MILLRACE_ADMIN_KEYS={digest}\n")
+    assert install(tmp_path) == ""
 
 
 # Stand-ins for pip and systemctl, in a mount namespace in which the folders of the system are empty.

@@ -119,3 +119,11 @@ def test_the_data_directory_follows_xdg(monkeypatch: pytest.MonkeyPatch) -> None
     assert default_data_dir() == Path("/somewhere/millrace")
     monkeypatch.delenv("XDG_DATA_HOME")
     assert default_data_dir() == Path("~/.local/share/millrace").expanduser()
+
+
+@pytest.mark.parametrize("relative", ["", "data", "./data", "../data", "~/data"])
+def test_a_relative_data_home_is_ignored_instead_of_depending_on_the_working_directory(
+    relative: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", relative)
+    assert default_data_dir() == Path("~/.local/share/millrace").expanduser()
