@@ -15,6 +15,8 @@ from tests.service import Process, Service
 
 ROOT = Path(__file__).parents[1]
 COMMIT = "3ecc8b6"
+# This commit set the version 0.2.0; the files of Redis did not change after it.
+COMMIT_0_2_0 = "b1d4328"
 # 0.1.0 imports the library `limits`, which is no longer installed. Without a rate limit, it is not used.
 _LIMITS = {
     "__init__": "RateLimitItem = object\ndef parse_many(rate): raise ValueError(rate)\n",
@@ -23,14 +25,18 @@ _LIMITS = {
 }
 
 
-def unpack_old_code(folder: Path) -> Path:
-    """Writes the old code to `folder`. Skips the test if the commit is not part of this clone."""
-    command = ["git", "archive", COMMIT, "api", "batcher", "millrace", "model_store", "docs/redis.md"]
-    archive = subprocess.run(command, cwd=ROOT, capture_output=True, check=False)
+def unpack(folder: Path, commit: str, *paths: str) -> None:
+    """Writes files of a commit to `folder`. Skips the test if the commit is not part of this clone."""
+    archive = subprocess.run(["git", "archive", commit, *paths], cwd=ROOT, capture_output=True, check=False)
     if archive.returncode:
-        pytest.skip(f"the commit of 0.1.0, {COMMIT}, is not in this clone: git fetch --unshallow")
+        pytest.skip(f"the commit {commit} is not in this clone: git fetch --unshallow")
     with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as files:
         files.extractall(folder, filter="data")
+
+
+def unpack_old_code(folder: Path) -> Path:
+    """Writes the old code to `folder`."""
+    unpack(folder, COMMIT, "api", "batcher", "millrace", "model_store", "docs/redis.md")
     for name, source in _LIMITS.items():
         path = folder / "limits" / f"{name}.py"
         path.parent.mkdir(exist_ok=True)

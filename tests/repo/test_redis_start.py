@@ -20,8 +20,9 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from millrace.settings_loader import free_port
+from tests.old_version import COMMIT_0_2_0, unpack
 from tests.repo.manifests import K8S, ROOT, Object, of_kind, render
-from tests.servers import needs_server, redis_version
+from tests.servers import loads_with_rights, needs_server, redis_version
 
 FOLDER = K8S / "base/redis"
 # The users that get a password in all places. `default` has none, `probe` is added by start.sh, and `cluster`
@@ -129,20 +130,24 @@ def test_finding_08_redis_has_room_to_rewrite_its_file(objects: list[Object]) ->
 
 
 class Server:
-    """Redis started by start.sh, as the cluster and compose start it."""
+    """Redis started by start.sh of these `files`, as the cluster and compose start it."""
 
-    def __init__(self, binary: Path, folder: Path, passwords: dict[str, str]) -> None:
+    def __init__(self, binary: Path, folder: Path, passwords: dict[str, str], files: Path) -> None:
         self.port = free_port()
         self.users = folder / "users.acl"
+        command = folder / "bin/redis-server"  # which start.sh of 0.2.0 looks for on PATH
+        command.parent.mkdir(exist_ok=True)
+        command.unlink(missing_ok=True)
+        command.symlink_to(binary)
         environment = {
-            "PATH": os.environ["PATH"],
+            "PATH": f"{command.parent}:{os.environ['PATH']}",
             "REDIS_SERVER": str(binary),
             "REDIS_DIR": str(folder),
             "REDIS_USERS": str(self.users),
             **{VARIABLES[role]: password for role, password in passwords.items()},
         }
         self.process = subprocess.Popen(
-            ["sh", str(FOLDER / "start.sh"), "--port", str(self.port), "--bind", "127.0.0.1"],
+            ["sh", str(files / "start.sh"), "--port", str(self.port), "--bind", "127.0.0.1"],
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -181,8 +186,8 @@ def server(tmp_path: Path) -> Iterator[Callable[[dict[str, str]], Server]]:
     binary = needs_server()
     started: list[Server] = []
 
-    def start(passwords: dict[str, str]) -> Server:
-        started.append(Server(binary, tmp_path, passwords))
+    def start(passwords: dict[str, str], files: Path = FOLDER) -> Server:
+        started.append(Server(binary, tmp_path, passwords, files))
         started[-1].wait()
         return started[-1]
 
@@ -231,13 +236,11 @@ def test_finding_01_the_user_of_the_probes_may_ping_only(server: Callable[..., S
                 client.execute_command(*words)
 
 
-@pytest.mark.redis
-def test_what_scripts_and_transactions_wrote_was_gone_after_every_restart(
-    server: Callable[..., Server],
-) -> None:
-    """Redis replays its file with the rights of `default`, which had none: it skipped every EXEC."""
-    passwords = dict.fromkeys(("api", "worker", "jobs", "admin"), "secret")
-    started = server(passwords)
+PASSWORDS = dict.fromkeys(("api", "worker", "jobs", "admin"), "secret")
+
+
+def write(started: Server) -> set[bytes]:
+    """The keys that each role has written, by itself, in a script and in a transaction."""
     by_script = "redis.call('SET', KEYS[1], 'x') return redis.call('RPUSH', KEYS[2], 'x')"
     written = set()
     for role in ("api", "worker", "jobs"):
@@ -247,10 +250,41 @@ def test_what_scripts_and_transactions_wrote_was_gone_after_every_restart(
             client.set(keys[0], "x")
             client.eval(by_script, 2, *keys[1:3])
             client.pipeline(transaction=True).set(keys[3], "x").execute()
-    started.stop()
-    started = server(passwords)
+    return written
+
+
+def keys_of(started: Server) -> set[bytes]:
     with closing(redis.Redis(port=started.port, username="admin", password="secret")) as admin:
-        assert set(admin.keys()) == written
+        return set(admin.keys())
+
+
+@pytest.mark.redis
+def test_what_scripts_and_transactions_wrote_was_gone_after_every_restart(
+    server: Callable[..., Server],
+) -> None:
+    """Redis replays its file with the rights of `default`, which had none: it skipped every EXEC."""
+    started = server(PASSWORDS)
+    written = write(started)
+    started.stop()
+    assert keys_of(server(PASSWORDS)) == written
+
+
+@pytest.mark.redis
+def test_what_0_2_0_wrote_and_skipped_at_its_restarts_comes_back_on_the_same_volume(
+    server: Callable[..., Server], tmp_path: Path
+) -> None:
+    """docs/upgrading.md promises it, with the files of that version as they were."""
+    unpack(tmp_path, COMMIT_0_2_0, "k8s/base/redis")
+    old = tmp_path / "k8s/base/redis"
+    started = server(PASSWORDS, old)
+    written = write(started)
+    for _ in range(2):
+        started.stop()
+        started = server(PASSWORDS, old)
+    if loads_with_rights():
+        assert keys_of(started) < written
+    started.stop()
+    assert keys_of(server(PASSWORDS)) == written
 
 
 def test_start_refuses_users_with_which_redis_would_skip_its_own_data(tmp_path: Path) -> None:
