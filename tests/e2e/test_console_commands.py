@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.service import Service, millrace
+from batcher.messages import entry_id
+from tests.servers import RedisServer
+from tests.service import Service, millrace, wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.redis]
 FOR_OPERATORS = ("publish", "compare", "forget", "trace", "top", "console")
@@ -68,3 +70,34 @@ def test_the_least_certain_texts_of_a_file_are_chosen(
     scores = made.predict(*TEXTS).json()["predictions"]
     certain = {text: max(pair["score"] for pair in pairs) for text, pairs in zip(TEXTS, scores, strict=True)}
     assert [row["text"] for row in chosen] == sorted(TEXTS, key=certain.__getitem__)[:5]
+
+
+def test_a_text_and_a_revision_are_forgotten_where_the_cache_has_its_own_redis(
+    start_service: Callable[..., Service], redis_servers: Callable[..., RedisServer], tmp_path: Path
+) -> None:
+    cache = redis_servers()
+    made = start_service(cache_url=cache.url, model="stub,topics=stub@a")
+    paths = ("/predict", "/models/topics/predict")
+
+    def ask(text: str) -> list[str]:
+        answers = [made.http.post(path, json={"text": [text]}) for path in paths]
+        return [answer.headers["x-cache"] for answer in answers]
+
+    def about(text: str) -> list[bytes]:
+        return [key for client in clients for key in client.scan_iter(f"*{entry_id(text)}*")]
+
+    with made.redis.client() as queue, cache.client() as apart:
+        clients = (queue, apart)
+        assert ask("first") == ask("second") == ["MISS"] * 2
+        wait_until(lambda: apart.dbsize() == 4, "the cache to be written")
+        (tmp_path / "text").write_text("first")
+        assert "keys removed or changed" in command(made, "forget", "text", str(tmp_path / "text"))
+        assert about("first") == []
+        assert len(about("second")) >= 2
+        assert (ask("second"), ask("first")) == (["HIT"] * 2, ["MISS"] * 2)
+        wait_until(lambda: apart.dbsize() == 4, "the cache to be written again")
+        revision = made.http.get("/stats").json()["model"]["revision"]
+        command(made, "forget", "revision", revision[:12])
+        assert not [key for key in apart.scan_iter() if revision.encode() in key]
+        assert apart.dbsize() == 2, "what another model answered stays"
+        assert (ask("first"), ask("second")) == (["MISS", "HIT"],) * 2
