@@ -30,7 +30,8 @@ class Plan:
     """`cycles` follow each other: as many as parts of both halves, so that each part is a whole cycle.
 
     `filled` requests of each outcome come first, so that the API remembers as many as it ever does. Then
-    `revisions` are published one after another and dropped, so that the memory of a worker has its gaps.
+    `jobs` of one text run, after which a jobs worker grows no more, and `revisions` are published one after
+    another and dropped, so that the memory of a worker has its gaps.
     """
 
     seconds: float
@@ -39,6 +40,7 @@ class Plan:
     every_s: float = 1.0
     cycles: int = 2 * PARTS["mean"]
     filled: int = 5_500
+    jobs: int = 400
     revisions: int = 30
     limited: bool = False
 
@@ -84,10 +86,13 @@ class _Run:
         checker = Checker([Revision(plan.model)]) if plan.model == SIGNED else None
         self._traffic = Traffic(service.base_url, plan.rate, report, checker)
         self._cycle = 0
+        self._changing = asyncio.Lock()
 
     async def run(self) -> Soak:
         await self._traffic.fill(self._plan.filled)
         self._report(f"{self._plan.filled} requests of each outcome answered")
+        await self._traffic.run_jobs(self._plan.jobs)
+        self._report(f"{self._plan.jobs} jobs ended")
         await self._publish_many()
         self._schedule = Schedule(self._plan.cycle_s)
         self._recorder = Recorder(self._service, self._schedule)
@@ -139,12 +144,14 @@ class _Run:
         """The next revision answers once both workers have loaded it, for a third of the cycle.
 
         The bursts make every thread that the revisions ever need, some of which are otherwise made by chance.
+        Meanwhile no worker is replaced, however long a busy machine takes.
         """
-        await self._publish(self._cycle)
-        await asyncio.sleep(self._plan.cycle_s / 3)
-        await self._move(None)
-        await self._traffic.burst()
-        self._recorder.second = self._service.workers[1].pid
+        async with self._changing:
+            await self._publish(self._cycle)
+            await asyncio.sleep(self._plan.cycle_s / 3)
+            await self._move(None)
+            await self._traffic.burst()
+            self._recorder.second = self._service.workers[1].pid
 
     async def _publish(self, number: int) -> None:
         reference = self._published[number % len(self._published)]
@@ -170,7 +177,8 @@ class _Run:
     async def _replace(self) -> None:
         """The second worker by a new one: stopped and killed in turn, and looked at before."""
         how = signal.SIGKILL if self._cycle % 2 else signal.SIGTERM
-        pid, self._recorder.second = self._service.workers[1].pid, None
-        await asyncio.to_thread(self._recorder.sample_counts, "replaced worker", pid)
-        await asyncio.to_thread(self._recorder.sample_memory, "replaced worker, at its end", pid)
-        await asyncio.to_thread(self._service.replace_worker, how)
+        async with self._changing:
+            pid, self._recorder.second = self._service.workers[1].pid, None
+            await asyncio.to_thread(self._recorder.sample_counts, "replaced worker", pid)
+            await asyncio.to_thread(self._recorder.sample_memory, "replaced worker, at its end", pid)
+            await asyncio.to_thread(self._service.replace_worker, how)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from tests.soak.run import Plan, _Run
 from tests.soak.schedule import Schedule
 from tests.soak.slopes import slope
 
@@ -34,6 +37,27 @@ async def test_a_cycle_that_is_late_delays_the_next_instead_of_overlapping_it() 
         assert replaced >= begin + 0.6 * cycle_s
         assert end - begin >= (0.2 if cycle == 1 else cycle_s)
     assert schedule.lengths[1] >= 0.2
+
+
+async def test_a_worker_is_not_replaced_while_a_busy_machine_still_loads_the_revision_of_its_cycle() -> None:
+    """What was recorded of it were the descriptors of a process that had been killed: none."""
+    service: Any = SimpleNamespace(base_url="http://127.0.0.1:1", workers=[SimpleNamespace(pid=1)] * 2)
+    seen: list[str] = []
+    service.replace_worker = lambda how: seen.append("replaced")
+    run: Any = _Run(service, [], Plan(0.1, cycles=1), lambda line: None)
+    run._recorder = SimpleNamespace(
+        second=None, sample_counts=lambda *_: None, sample_memory=lambda *_: seen.append(run._recorder.second)
+    )
+
+    async def slowly(*_: object) -> None:
+        await asyncio.sleep(0.02)
+        seen.append("loaded")
+
+    run._publish = run._move = run._traffic.burst = slowly
+    await asyncio.gather(run._publish_and_go_back(), run._replace())
+    assert seen == ["loaded", "loaded", "loaded", None, "replaced"]
+    assert run._recorder.second is None
+    await run._traffic._http.aclose()
 
 
 def recorded(growth: float, *, busy_s: float) -> tuple[Schedule, list[tuple[float, float]]]:

@@ -16,7 +16,17 @@ pytestmark = [pytest.mark.redis, pytest.mark.e2e, pytest.mark.timeout(600)]
 def test_a_soak_of_one_cycle_records_everything_and_gets_the_answers_that_it_expects() -> None:
     needs_server()
     found = soak(
-        Plan(seconds=5, model=SIGNED, rate=10, every_s=0.5, cycles=1, filled=50, revisions=0, limited=True)
+        Plan(
+            seconds=5,
+            model=SIGNED,
+            rate=10,
+            every_s=0.5,
+            cycles=1,
+            filled=50,
+            jobs=5,
+            revisions=0,
+            limited=True,
+        )
     )
     assert found.wrong == []
     processes = ("API", "worker", "jobs worker", "Redis")

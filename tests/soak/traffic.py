@@ -85,6 +85,19 @@ class Traffic:
             left = itertools.islice(kinds, times * count)
             await asyncio.gather(*[send(left) for _ in range(FILLERS)])
 
+    async def run_jobs(self, count: int) -> None:
+        """As many jobs of one text, each to its end."""
+
+        async def run(numbers: Iterator[int]) -> None:
+            for _ in numbers:
+                created = await self._call("job", "POST", "/jobs", {202}, json={"text": self._texts(1)})
+                if created is not None:
+                    await self._ended(created.headers["location"])
+                    await self._call("job", "DELETE", created.headers["location"], {204})
+
+        left = iter(range(count))
+        await asyncio.gather(*[run(left) for _ in range(FILLERS)])
+
     async def burst(self) -> None:
         """Requests of the second model while every worker is busy with the first, so that batches wait."""
 
