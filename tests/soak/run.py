@@ -30,7 +30,7 @@ class Plan:
     """`cycles` follow each other: as many as parts of both halves, so that each part is a whole cycle.
 
     `filled` requests of each outcome come first, so that the API remembers as many as it ever does. Then
-    `jobs` of one text run, after which a jobs worker grows no more, and `revisions` are published one after
+    `jobs` of one text run, after which a jobs worker hardly grows, and `revisions` are published one after
     another and dropped, so that the memory of a worker has its gaps.
     """
 
@@ -40,7 +40,7 @@ class Plan:
     every_s: float = 1.0
     cycles: int = 2 * PARTS["mean"]
     filled: int = 5_500
-    jobs: int = 400
+    jobs: int = 200
     revisions: int = 30
     limited: bool = False
 
