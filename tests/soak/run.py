@@ -56,7 +56,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Soak:
-    """`wrong` has a sentence for each answer that was not as expected, and for each process that ended.
+    """`wrong` has a sentence for each answer that was not as expected, and what `SoakService.wrong` finds.
 
     The times of `series` are planned ones (`Schedule.planned`); `lengths` are those of the shortest and the
     longest cycle in s.
@@ -107,9 +107,8 @@ class _Run:
                 )
             recording.cancel()
             self._traffic.stop.set()
-        ended = [f"{process.name} has ended" for process in self._service.processes if not process.running]
         series = {name: self._schedule.planned(one) for name, one in self._recorder.series.items()}
-        wrong = [*self._traffic.wrong, *ended]
+        wrong = [*self._traffic.wrong, *self._service.wrong()]
         return Soak(series, self._schedule.lengths, self._traffic.seen, wrong)
 
     async def _publish_many(self) -> None:

@@ -129,6 +129,12 @@ class SoakService(Service):
         """Processes of jobs that run."""
         return [child.pid for child in psutil.Process(self.jobs.pid).children()]
 
+    def wrong(self) -> list[str]:
+        """A sentence for each process that has ended, or whose memory says nothing about growth."""
+        ended = [f"{process.name} has ended" for process in self.processes if not process.running]
+        built = [worker.name for worker in self.workers if worker.running and maps(worker.pid, "libtorch")]
+        return [*ended, *(f"{name} has built an artefact, and keeps torch in its memory" for name in built)]
+
     def close(self) -> None:
         self.client.close()
         super().close()
@@ -172,6 +178,11 @@ def running_service(first: str, folder: Path, *, limited: bool) -> Iterator[tupl
         if service is not None:
             service.close()
         server.close()
+
+
+def maps(pid: int, library: str) -> bool:
+    """Whether a process has loaded a library whose file has that in its name."""
+    return library in Path(f"/proc/{pid}/maps").read_text()
 
 
 def descriptors(pid: int) -> int:
