@@ -25,7 +25,7 @@ from batcher import tracing
 from batcher.jobs.store import JobStore
 from batcher.settings import WorkerSettings
 from batcher.worker import traces as worker_traces
-from batcher.worker.building import build_worker
+from batcher.worker.building import LoadedModel, build_worker
 from batcher.worker.cache_writer import CacheWriter
 from batcher.worker.loop import Worker
 from batcher.worker.observability import Observability
@@ -56,13 +56,13 @@ def worker(redis_server: RedisServer) -> Iterator[Worker]:
     classifier = StubClassifier(batch_ms=250)
     instruments = Observability(classifier, settings)
     cache = CacheWriter.connect(settings)
-    made = build_worker(settings, instruments, cache)
-    thread = threading.Thread(target=made.run)
+    model = LoadedModel("", build_worker(settings, instruments, cache), instruments, cache)
+    thread = threading.Thread(target=model.worker.run)
     thread.start()
-    yield made
-    made.stop()
+    yield model.worker
+    model.worker.stop()
     thread.join(10)
-    cache.close()
+    model.close()
 
 
 Asking = Callable[[httpx.AsyncClient], Awaitable[None]]
