@@ -152,7 +152,7 @@ def code_of(markdown: str) -> list[str]:
 
 def test_keys_of_the_queue_are_written_with_the_present_format() -> None:
     """Except where keys of 0.1.0 are meant."""
-    about_both = ("docs/upgrading.md", "tests/unit/batcher/test_formats.py")
+    about_both = ("docs/upgrading.md", "tests/unit/batcher/core/test_formats.py")
     stale = re.compile(rf"{{millrace:(?!{FORMAT}:)[\w<%]")
     found = [
         path.relative_to(ROOT)

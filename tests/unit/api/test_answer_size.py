@@ -10,8 +10,8 @@ import pytest
 from api.asgi.http import check_size
 from api.errors import Problem
 from batcher.messages import Prediction, fragment
+from tests.unit.api.compat.test_routes import REQUESTS
 from tests.unit.api.service import Start, assert_problem
-from tests.unit.api.test_compat import REQUESTS
 from tests.unit.fakes import MODEL, REVISION, RUNNING, FakeHub
 
 LABELS = tuple(f"label_{number:03d}" for number in range(151))

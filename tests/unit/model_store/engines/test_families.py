@@ -1,6 +1,6 @@
 """Each packed family passes the proof on its sealed probes in every arithmetic, without a safer setting.
 
-`pytest -m long tests/unit/model_store/test_families.py` also builds int8 weights of each.
+`pytest -m long tests/unit/model_store/engines/test_families.py` also builds int8 weights of each.
 """
 
 from __future__ import annotations
