@@ -67,12 +67,11 @@ def page(
 
 def _items(chunk: Chunk) -> list[bytes]:
     """The results as they are sent: lists or errors, or objects if texts or models are wanted."""
-    if chunk.texts is None and chunk.models is None:
+    columns = _columns(chunk)
+    if not columns:
         return chunk.lines
-    return [
-        _item(json.loads(line), {name: column[at] for name, column in _columns(chunk).items()})
-        for at, line in enumerate(chunk.lines)
-    ]
+    rows = zip(chunk.lines, *columns.values(), strict=True)
+    return [_item(json.loads(line), dict(zip(columns, facts, strict=True))) for line, *facts in rows]
 
 
 def _columns(chunk: Chunk) -> dict[str, Sequence[str | None]]:
