@@ -37,7 +37,7 @@ def refused_routes(console: Console, models: ServedModels, shows_texts: bool) ->
         wanted = query.filter, query.limit, query.cursor
         pages = await model.each(lambda refused: refused.page(*wanted))
         records, following = merge_pages(pages.found, query.limit)
-        texts = await model.texts(records) if shows_texts else {}
+        texts = await model.beginnings(records) if shows_texts else {}
         facts = {"texts_shown": shows_texts, "next_cursor": following or None, **pages.facts}
         return {"refused": [_shown(record, texts.get(record["id"])) for record in records], **facts}
 
@@ -106,13 +106,22 @@ class _Model:
 
     async def texts(self, records: Sequence[Record]) -> dict[str, str]:
         """The texts that are kept, by their ids."""
+        return await self._kept(records, RefusedTexts.texts)
+
+    async def beginnings(self, records: Sequence[Record]) -> dict[str, tuple[str, int]]:
+        """What a list shows of the texts that are kept, and how many characters each has."""
+        return await self._kept(records, lambda refused, ids: refused.beginnings(ids, SHOWN_CHARS))
+
+    async def _kept(
+        self, records: Sequence[Record], read: Callable[[RefusedTexts, list[str]], list[T | None]]
+    ) -> dict[str, T]:
         ids = [record["id"] for record in records]
-        replies = await self.each(lambda refused: refused.texts(ids))
+        replies = await self.each(lambda refused: read(refused, ids))
         return {
-            entry: text
-            for texts in replies.found
-            for entry, text in zip(ids, texts, strict=True)
-            if text is not None
+            entry: kept
+            for found in replies.found
+            for entry, kept in zip(ids, found, strict=True)
+            if kept is not None
         }
 
     async def release(self, records: Iterable[Record]) -> int:
@@ -149,11 +158,11 @@ class _Model:
         return counts | {"failed": len(held) - len(classified)}
 
 
-def _shown(record: Record, text: str | None) -> Record:
+def _shown(record: Record, text: tuple[str, int] | None) -> Record:
     """A record as it is listed, with the beginning of its text if it may be shown."""
     shown = {name: record[name] for name in ("id", "code", "attempts", "revision", "lane", "text_held")}
     shown |= {"at_ms": int(record["place"][:13]), "client": record.get("client", "")}
     shown["workers"] = record["workers"].split()
     if text is not None:
-        shown |= {"text": text[:SHOWN_CHARS], "chars": len(text)}
+        shown |= {"text": text[0], "chars": text[1]}
     return shown

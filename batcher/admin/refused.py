@@ -14,6 +14,8 @@ from batcher.core.keys import prefix
 
 # Most records that one page examines: a filter that matches few of them returns less than a page.
 MOST_LOOKS = 2000
+# A text has up to 80 KB, and a page a thousand of them.
+SLICE_TEXTS = 50
 Record = dict[str, Any]
 
 
@@ -66,8 +68,8 @@ class RefusedTexts:
                 found.append(record)
         else:
             following = following if len(places) == MOST_LOOKS else ""
-        for record, text in zip(found, self.texts([record["id"] for record in found]), strict=True):
-            record["text_held"] = text is not None
+        for record, held in zip(found, self._held([record["id"] for record in found]), strict=True):
+            record["text_held"] = held
         return found, following
 
     def texts(self, ids: Sequence[str]) -> list[str | None]:
@@ -76,6 +78,17 @@ class RefusedTexts:
             "list[bytes | None]", self._client.mget([self._text(entry) for entry in ids]) if ids else []
         )
         return [None if raw is None else raw.decode() for raw in raws]
+
+    def beginnings(self, ids: Sequence[str], chars: int) -> list[tuple[str, int] | None]:
+        """The first `chars` characters of each text and how many it has, None if it is not kept.
+
+        Holds SLICE_TEXTS texts at a time.
+        """
+        return [
+            None if text is None else (text[:chars], len(text))
+            for start in range(0, len(ids), SLICE_TEXTS)
+            for text in self.texts(ids[start : start + SLICE_TEXTS])
+        ]
 
     def release(self, ids: Sequence[str]) -> int:
         """Removes the mark of poison from texts, so that they may run again. Returns how many had one."""
@@ -115,6 +128,12 @@ class RefusedTexts:
         ids = [place[14:].decode() for place in places]
         raws = cast("list[bytes | None]", self._client.hmget(self._records, ids) if ids else [])
         return [None if raw is None else json.loads(raw) for raw in raws]
+
+    def _held(self, ids: Sequence[str]) -> list[bool]:
+        pipe = self._client.pipeline(transaction=False)
+        for entry in ids:
+            pipe.exists(self._text(entry))
+        return [bool(held) for held in pipe.execute()]
 
     def _text(self, entry: str) -> str:
         return f"{self._places}:{entry}"

@@ -131,6 +131,14 @@ async def test_a_hostile_hold_is_422(api: AdminApi) -> None:
     assert not [name for name in api.redis.hkeys(f"{P}:snapshot") if name.startswith(b"hold:")]
 
 
+async def test_an_answer_does_not_list_thousands_of_unknown_fields(api: AdminApi) -> None:
+    """64 KB of them got 570 KB."""
+    body = {"client": "key:web", "for_s": 1, **{f"u{number}": 0 for number in range(6000)}}
+    answer = await api.post("/clients/hold", **body)
+    assert answer.status_code == 422
+    assert [mistake["loc"] for mistake in answer.json()["detail"]] == [["body", f"u{n}"] for n in range(10)]
+
+
 @pytest.mark.parametrize("kind", ["application/x-www-form-urlencoded", "text/plain", ""])
 async def test_a_body_that_is_not_sent_as_json_is_415(api: AdminApi, kind: str) -> None:
     body = json.dumps({"client": "key:web", "for_s": 60})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from itertools import product
 from typing import Any
 
@@ -13,6 +14,7 @@ from batcher.admin.refused import RefusedFilter, RefusedTexts
 from batcher.core.commands import Enqueue, NoteRefused
 from batcher.errors import EntryFailed, EntryPoisoned
 from batcher.messages import entry_id
+from tests.conftest import FakeRedis
 from tests.search.planted import Fault, planted
 from tests.unit.api.admin.conftest import AdminApi, P, Start
 from tests.unit.api.admin.test_forget import refuse
@@ -68,6 +70,25 @@ async def test_a_failed_text_has_a_record_with_its_workers_and_client(start: Sta
     assert page["texts_shown"] is True
     assert (record["id"], record["code"], record["workers"]) == (entry, "inference_failed", ["w0", "w1"])
     assert (record["client"], record["text"], record["chars"]) == ("key:web", "it fails", 8)
+
+
+async def test_a_page_holds_few_texts_at_a_time(
+    fake_redis: FakeRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """400 texts of 80 KB took 61 MiB."""
+    asked: list[int] = []
+    read = RefusedTexts.texts
+
+    def counting(self: RefusedTexts, ids: Sequence[str]) -> list[str | None]:
+        asked.append(len(ids))
+        return read(self, ids)
+
+    monkeypatch.setattr(RefusedTexts, "texts", counting)
+    ids = [f"{number:064x}" for number in range(120)]
+    fake_redis.sync.set(f"{P}:refused:{ids[119]}", "x" * 600)
+    found = RefusedTexts(fake_redis.sync, "default").beginnings(ids, 500)
+    assert found == [None] * 119 + [("x" * 500, 600)]
+    assert asked == [50, 50, 20]
 
 
 async def test_texts_are_not_shown_unless_a_setting_allows_it(api: AdminApi) -> None:
@@ -188,5 +209,5 @@ async def test_a_page_takes_few_commands_however_many_records_there_are(
 
     monkeypatch.setattr(redis.Redis, "execute_command", counting)
     records, cursor = RefusedTexts(api.redis, "default").page(RefusedFilter(code="poison"), 1000)
-    assert sent == ["ZREVRANGEBYLEX", "HMGET", "MGET"]
+    assert sent == ["ZREVRANGEBYLEX", "HMGET"], "and one pipeline, which asks whether texts are kept"
     assert (len(records), bool(cursor)) == (200, True), "one page examines 2000 records"
