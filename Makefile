@@ -134,7 +134,7 @@ partitions: $(STAMP) ## cut links between clients, Redis and sentinels 200 times
 
 .PHONY: cost
 cost: $(STAMP) ## send the worst bodies of every route in all sizes, and fail where one costs more than it weighs
-	$(BIN)/python -m pytest -n 0 -m "long or not long" tests/cost
+	$(BIN)/python -m pytest -n 0 -s -m "long or not long" tests/cost
 
 # Options for `make soak`, e.g. make soak SOAK="--minutes 20 --limits"
 SOAK ?=

@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Callable, Iterator, Mapping
-from random import Random
+import struct
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 _PLACE = "@here@"
-MULTIPART = "multipart/form-data; boundary=B"
-_FORM = (
-    b'--B\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nbatch\r\n--B\r\n'
-    b'Content-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
-)
 _TEXTS = ["a", "b"]
 _INPUTS = [{"name": "t", "shape": [2], "datatype": "BYTES", "data": _TEXTS}]
 _OIP = {"inputs": _INPUTS, "outputs": [{"name": "scores", "parameters": {"classification": 151}}]}
@@ -98,11 +93,15 @@ def _values(value: Any, size: int) -> Iterator[tuple[str, bytes]]:
         yield "empty lists", b"[" + b",".join([b"[]"] * (size // 3)) + b"]"
     elif isinstance(value, dict):
         yield "many fields", _dumps({f"u{number}": None for number in range(size // 12)})
+        yield "one field often", b"{" + b",".join([b'"text":"a"'] * (size // 11)) + b"}"
     elif isinstance(value, str):
         yield "a long text", b'"' + b"x" * size + b'"'
         yield "escapes", b'"' + rb"\u0000" * (size // 6) + b'"'
-    else:
-        yield "digits", b"9" * size
+        yield "halves of pairs", b'"' + rb"\ud83d" * (size // 6) + b'"'
+        yield "wide characters", b'"' + "\N{GRINNING FACE}".encode() * (size // 4) + b'"'
+    yield "digits", b"9" * size
+    yield "digits of a fraction", b"0." + b"9" * size
+    yield "numbers with exponents", b"[" + b",".join([b"1e999"] * (size // 6)) + b"]"
     yield "depth", b"[" * (size // 2) + b"]" * (size // 2)
     yield "nested fields", b'{"a":' * (size // 6) + b"0" + b"}" * (size // 6)
 
@@ -132,69 +131,23 @@ def _dumps(value: Any) -> bytes:
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
 
 
-def _shuffled(count: int) -> Iterator[bytes]:
-    """Names with the letters of "abab...", in other orders."""
-    draw = Random(1)
-    for _ in range(count):
-        letters = list("ab" * 99)
-        draw.shuffle(letters)
-        yield "".join(letters).encode()
+# What an example of the Open Inference Protocol may also be: binary data behind its JSON, and compressed.
+def binary_bodies(size: int) -> Iterator[tuple[str, bytes, int]]:
+    """A name, the body, and the length of its JSON."""
+    long = min(size, 19_000)
+    for name, element in (("empty texts", b""), ("short texts", b"abc"), ("long texts", b"x" * long)):
+        data = (struct.pack("<I", len(element)) + element) * max(size // (len(element) + 4), 1)
+        count = len(data) // (len(element) + 4)
+        given = {"name": "t", "shape": [count], "datatype": "BYTES"}
+        head = _dumps({**_OIP, "inputs": [given | {"parameters": {"binary_data_size": len(data)}}]})
+        yield f"binary: {name}", head + data, len(head)
+    yield "binary: a length of 4 GiB", _dumps(_OIP) + b"\xff" * size, len(_dumps(_OIP))
 
 
-# Files of about so many bytes, by what is worst in them.
-FILES: Mapping[str, Callable[[int], bytes]] = {
-    "a wide header": lambda size: b"text," + b",".join(b"%x" % n for n in range(size // 6)) + b"\n",
-    "empty names": lambda size: b"text" + b"," * size,
-    "columns with long names": lambda size: b",".join(_shuffled(size // 199)),
-    "wide rows": lambda size: (
-        b"text"
-        + (b",%d" * 16_000 % (*range(16_000),) + b"\n" + b",1" * 16_000) * 1
-        + (b"\na" + b",1" * 16_000) * max((size - 120_000) // 32_000, 0)
-    ),
-    "one record over many lines": lambda size: b'text\n"' + b"x\n" * (size // 2) + b'"\n',
-    "one wide record over many lines": lambda size: b"text\n" + b'"ab\n",' * (size // 6) + b"\n",
-    "one long record": lambda size: b'text\n"' + (b"x" * 500_000 + b"\n") * (size // 500_000) + b'"\n',
-    "one long line": lambda size: b'text\n"' + b"x" * size + b'"\n',
-    "many short rows": lambda size: b"text\n" + b"a\n" * (size // 2),
-    "blank lines": lambda size: b"text\n" + b"\n" * size + b"a",
-    "wide lines of JSON": lambda size: (
-        (b'{"text":"a","b":[' + b"{}," * 300_000 + b"0]}\n") * (size // 900_000)
-    ),
-    "deep lines of JSON": lambda size: (b"[" * 100_000 + b"\n") * (size // 100_000),
-    "quotes": lambda size: b'text\n"' + b'""' * (size // 2) + b'"\n',
-}
-# By what it is sent as: the query and the content type.
-KINDS = {
-    "csv": ("?filename=a.csv", ""),
-    "column": ("?filename=a.csv&column=" + "ab" * 99, ""),
-    "json": ("?filename=a.json", ""),
-    "ndjson": ("?filename=a.ndjson", ""),
-    "txt": ("?filename=a.txt", ""),
-    "body": ("", "application/json"),
-    "body of lines": ("", "application/x-ndjson"),
-    "body of a table": ("", "text/csv"),
-}
-
-
-def files(size: int) -> Iterator[tuple[str, str, str, bytes]]:
-    """Bodies of POST /jobs: a name, the query, the content type and the body."""
-    for kind, (query, content_type) in KINDS.items():
-        for name, make in FILES.items():
-            yield f"{kind}: {name}", query, content_type, make(size)
-
-
-def zipped(size: int) -> tuple[bytes, str, int]:
-    """A body of POST /jobs whose content has so many bytes, its content type, and that number."""
-    return gzip.compress(b"\n" * size + b"a"), "", size
-
-
-def forms(size: int) -> Iterator[tuple[str, bytes]]:
-    """Bodies of POST /v1/files."""
-    for name, make in FILES.items():
-        yield name, _FORM + make(size) + b"\r\n--B--\r\n"
-    yield "many parts", _FORM.replace(b"purpose", b"p") * max(size // len(_FORM), 1)
-    yield (
-        "two forms of a name",
-        b"--B\r\nContent-Disposition: form-data; name*=x; name*1=y\r\n\r\n\r\n--B--\r\n",
-    )
-    yield "quotes of a header", b'--B\r\nContent-Disposition: form-data; name="' + b";" * 8000 + b"\r\n\r\n"
+def compressed_bodies(base: Any, size: int) -> Iterator[tuple[str, bytes]]:
+    """Bodies in gzip whose content is eight times as large."""
+    for name, content in json_bodies(base, 8 * size):
+        if name.endswith(("repeats", "a long text", "unknown fields")):
+            yield f"gzip: {name}", gzip.compress(content, 1)
+    yield "gzip: spaces", gzip.compress(b" " * 8 * size)
+    yield "gzip: empty members", gzip.compress(b"") * (size // 20)

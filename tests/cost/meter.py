@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from socket import create_connection
 
 import httpx
 
-from tests.service import Service
+from tests.cost.stored import Stored
+from tests.service import Service, wait_until
 
 KIB, MIB = 1024, 1024**2
+KEY = "k" * 43
+HEADERS = {"authorization": f"Bearer {KEY}"}
+# A process that has nothing to do uses less than this of a fifth of a second.
+LOOK_S, IDLE_S = 0.2, 0.03
+# A request is being worked on once it has used so much.
+BEGUN_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,11 +31,22 @@ class Request:
     body: bytes = b""
     content_type: str = "application/json"
     content: int = 0
+    headers: tuple[tuple[str, str], ...] = ()
 
     @property
     def size(self) -> int:
-        """The bytes that the client chooses: path, query and body."""
-        return len(self.path) + max(len(self.body), self.content)
+        """The bytes that the client chooses: path, query, headers and body."""
+        headers = sum(len(name) + len(value) for name, value in self.headers)
+        return len(self.path) + headers + max(len(self.body), self.content)
+
+    def head(self) -> list[tuple[str, str]]:
+        """All headers but those that a client adds."""
+        sent = {name.lower() for name, _ in self.headers}
+        kind = [("content-type", self.content_type)] if self.content_type else []
+        return [
+            *((name, value) for name, value in (*HEADERS.items(), *kind) if name not in sent),
+            *self.headers,
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,46 +60,72 @@ class Cost:
 
 
 class Meter:
-    """Sends requests with the key of an operator, and measures the process `pid` that answers them."""
+    """Sends requests with the key of an operator to a filled service, and measures its API process."""
 
-    def __init__(self, service: Service, key: str) -> None:
-        self.pid = service.api.pid
-        self.port = service.port
-        self._http = service.http
-        self._headers = {"authorization": f"Bearer {key}"}
+    def __init__(self, service: Service, stored: Stored) -> None:
+        self.service = service
+        self.stored = stored
+        self._http = httpx.Client(base_url=service.base_url, timeout=300, trust_env=False)
 
     def cpu_s(self) -> float:
         """The processor time of the process; what other processes do does not count."""
-        return time.clock_gettime((~self.pid << 3) | 2)
+        return time.clock_gettime((~self.service.api.pid << 3) | 2)
 
     def memory(self, field: str = "VmHWM") -> int:
         """The most memory since `forget_peak`, or with "VmRSS" the present one."""
-        status = Path(f"/proc/{self.pid}/status").read_text()
+        status = Path(f"/proc/{self.service.api.pid}/status").read_text()
         return int(status.partition(f"{field}:")[2].split()[0]) * KIB
 
     def forget_peak(self) -> None:
-        Path(f"/proc/{self.pid}/clear_refs").write_text("5")
+        Path(f"/proc/{self.service.api.pid}/clear_refs").write_text("5")
 
-    def measure(self, request: Request, send: Callable[[Request], httpx.Response] | None = None) -> Cost:
+    def measure(self, request: Request) -> Cost:
         """The cost of one request, from its first byte to the last one of its answer."""
         self.forget_peak()
         before, began_s = self.memory("VmRSS"), self.cpu_s()
-        answer = (send or self.send)(request)
-        return Cost(self.cpu_s() - began_s, self.memory() - before, answer.status_code, answer.content)
+        answer = self.send(request, tidy=False)
+        cost = Cost(self.cpu_s() - began_s, self.memory() - before, answer.status_code, answer.content)
+        self._tidy(answer)
+        return cost
 
-    def send(self, request: Request) -> httpx.Response:
-        headers = {
-            **self._headers,
-            **({"content-type": request.content_type} if request.content_type else {}),
-        }
-        given: dict[str, Any] = {"content": request.body} if request.method != "GET" else {}
-        answer = self._http.request(request.method, request.path, headers=headers, timeout=300, **given)
-        if request.path.startswith("/jobs?") or request.path == "/jobs":
+    def send(self, request: Request, tidy: bool = True) -> httpx.Response:
+        """The answer, of a stream of events only the first ones."""
+        content = None if request.method == "GET" else request.body
+        with self._http.stream(
+            request.method, request.path, headers=request.head(), content=content
+        ) as answer:
+            if "event-stream" in answer.headers.get("content-type", ""):
+                answer._content = next(answer.iter_raw())
+            else:
+                answer.read()
+        if tidy:
             self._tidy(answer)
         return answer
 
+    def leave(self, request: Request, share: float) -> float:
+        """The processor time after a client has left that had sent this share of its body."""
+        head = f"{request.method} {request.path} HTTP/1.1\r\nhost: localhost\r\n"
+        fields = [*request.head(), ("content-length", str(len(request.body)))]
+        head += "".join(f"{name}: {value}\r\n" for name, value in fields) + "\r\n"
+        began_s, deadline = self.cpu_s(), time.monotonic() + LOOK_S
+        with closing(create_connection(("127.0.0.1", self.service.port))) as client:
+            client.sendall(head.encode("latin-1") + request.body[: int(share * len(request.body))])
+            while self.cpu_s() - began_s < BEGUN_S and time.monotonic() < deadline:
+                time.sleep(0.001)
+        left_s = self.cpu_s()
+        wait_until(self._idle, "the API to be idle", 120)
+        return self.cpu_s() - left_s - IDLE_S
+
+    def _idle(self) -> bool:
+        began_s = self.cpu_s()
+        time.sleep(LOOK_S)
+        return self.cpu_s() - began_s < IDLE_S
+
     def _tidy(self, answer: httpx.Response) -> None:
-        """Jobs do not run, and would reach their limits."""
-        if answer.status_code in (200, 202) and (place := answer.headers.get("location")):
+        """Deletes what the request has stored, because new jobs do not run, and would reach their limits."""
+        made = answer.headers.get("location", "") if answer.status_code in (200, 202) else ""
+        if made.startswith("/jobs/"):
             for _ in range(2):  # cancels, and deletes
-                self._http.delete(place, headers=self._headers)
+                self._http.delete(made, headers=HEADERS)
+        elif answer.status_code == 200 and answer.request.method == "POST" and answer.url.path == "/v1/files":
+            self._http.delete(f"/v1/files/{answer.json()['id']}", headers=HEADERS)

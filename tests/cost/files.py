@@ -1,0 +1,124 @@
+"""Files and forms that cost the most of their size."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Callable, Iterator, Mapping
+from random import Random
+
+MULTIPART = "multipart/form-data; boundary=B"
+_FORM = (
+    b'--B\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nbatch\r\n--B\r\n'
+    b'Content-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
+)
+
+
+def _shuffled(count: int) -> Iterator[bytes]:
+    """Names with the letters of "abab...", in other orders."""
+    draw = Random(1)
+    for _ in range(count):
+        letters = list("ab" * 99)
+        draw.shuffle(letters)
+        yield "".join(letters).encode()
+
+
+def _in_records(record: Callable[[int], bytes], most: int) -> Callable[[int], bytes]:
+    """A file of records of `most` bytes, or of one smaller one."""
+    return lambda size: record(min(size, most)) * max(size // most, 1)
+
+
+def _wide_rows(size: int) -> bytes:
+    columns = min(16_000, size // 10)
+    header = b"text" + b",%d" * columns % (*range(columns),)
+    return header + (b"\na" + b",1" * columns) * max((size - len(header)) // (2 * columns), 1)
+
+
+# Files of about so many bytes, by what is worst in them.
+FILES: Mapping[str, Callable[[int], bytes]] = {
+    "a wide header": lambda size: b"text," + b",".join(b"%x" % n for n in range(size // 6)) + b"\n",
+    "empty names": lambda size: b"text" + b"," * size,
+    "columns with long names": lambda size: b",".join(_shuffled(size // 199)),
+    "one column often": lambda size: b"text" + b",a" * (size // 2) + b"\n",
+    "wide rows": _wide_rows,
+    "one record over many lines": lambda size: b'text\n"' + b"x\n" * (size // 2) + b'"\n',
+    "one wide record over many lines": lambda size: b"text\n" + b'"ab\n",' * (size // 6) + b"\n",
+    "a header over many lines": lambda size: b"text," + b'"ab\n",' * (size // 6) + b"\n",
+    "one long record": lambda size: (
+        b'text\n"' + _in_records(lambda n: b"x" * n + b"\n", 500_000)(size) + b'"'
+    ),
+    "one long line": lambda size: b'text\n"' + b"x" * size + b'"\n',
+    "many short rows": lambda size: b"text\n" + b"a\n" * (size // 2),
+    "rows that end in CR": lambda size: b"text\r" + b"a\r" * (size // 2),
+    "blank lines": lambda size: b"text\n" + b"\n" * size + b"a",
+    "wide lines of JSON": _in_records(lambda n: b'{"text":"a","b":[%b0]}\n' % (b"{}," * (n // 3)), 900_000),
+    "fields of JSON": _in_records(
+        lambda n: b'{"text":"a"%b}\n' % b"".join(b',"%x":0' % k for k in range(n // 10)), 900_000
+    ),
+    "one field of JSON often": _in_records(lambda n: b'{%b"text":"a"}\n' % (b'"a":1,' * (n // 6)), 900_000),
+    "deep lines of JSON": _in_records(lambda n: b"[" * n + b"\n", 100_000),
+    "digits": _in_records(lambda n: b'{"text":"a","b":%b}\n' % (b"9" * n), 900_000),
+    "a list": lambda size: b"[" + b'"a",' * (size // 4) + b'"a"]',
+    "quotes": lambda size: b'text\n"' + b'""' * (size // 2) + b'"\n',
+    "quotes and commas": lambda size: b"text\n" + b'"a""b",' * (size // 7) + b"\n",
+    "quotes without an end": lambda size: b"text\n" + b'a"b\n' * (size // 4),
+    "null bytes": bytes,
+    "the first bytes of UTF-16": lambda size: b"\xff\xfe" + b"a\0" * (size // 2),
+    "halves of pairs": _in_records(lambda n: b'{"text":"%b"}\n' % (rb"\ud83d" * (n // 6)), 900_000),
+}
+# By what it is sent as: the query and the content type.
+KINDS = {
+    "csv": ("?filename=a.csv", ""),
+    "column": ("?filename=a.csv&column=" + "ab" * 99, ""),
+    "tsv": ("?filename=a.tsv&column=a", ""),
+    "delimiter": ("?filename=a.csv&delimiter=;", ""),
+    "unknown": ("?filename=a", ""),
+    "json": ("?filename=a.json", ""),
+    "ndjson": ("?filename=a.ndjson", ""),
+    "txt": ("?filename=a.txt", ""),
+    "body": ("", "application/json"),
+    "body of lines": ("", "application/x-ndjson"),
+    "body of a table": ("", "text/csv"),
+}
+
+
+def files(size: int) -> Iterator[tuple[str, str, str, bytes]]:
+    """Bodies of POST /jobs: a name, the query, the content type and the body."""
+    for kind, (query, content_type) in KINDS.items():
+        for name, make in FILES.items():
+            yield f"{kind}: {name}", query, content_type, make(size)
+
+
+def zipped(size: int) -> Iterator[tuple[str, bytes, int]]:
+    """Bodies of POST /jobs whose content has about so many bytes: a name, the body, and that number."""
+    for name in ("blank lines", "many short rows", "one long record"):
+        yield f"gzip: {name}", gzip.compress(FILES[name](size), 1), size
+    yield "gzip: empty members", gzip.compress(b"") * (size // 160), size
+
+
+_PART = b'--B\r\nContent-Disposition: form-data; name="'
+# Headers of a part, which may have 8 KiB.
+_HEADERS = {
+    "many parts": b'a"\r\n\r\n\r\n',
+    "quotes of a header": b";" * 8000 + b"\r\n\r\n",
+    "parameters of a header": b'a"' + b";a=b" * 2000 + b"\r\n\r\n",
+    "a parameter in parts": b'a"' + b"".join(b"; filename*%d=b" % n for n in range(450)) + b"\r\n\r\n",
+    "encoded words": b'a"; filename="' + b"=?utf-8?q?=41?=" * 500 + b'"\r\n\r\n',
+    "many headers": b'a"\r\n' + b"a:b\r\n" * 1500 + b"\r\n",
+    "a header over many lines": b'a";\r\n' + b" a=b;\r\n" * 1100 + b"\r\n",
+    "digits of a parameter": b'a"; name*' + b"9" * 8000 + b"=b\r\n\r\n",
+}
+
+
+def forms(size: int) -> Iterator[tuple[str, bytes]]:
+    """Bodies of POST /v1/files."""
+    for name, make in FILES.items():
+        yield name, _FORM + make(size) + b"\r\n--B--\r\n"
+    for name, rest in _HEADERS.items():
+        yield name, (_PART + rest) * max(size // len(_PART + rest), 1) + b"--B--\r\n"
+    yield "beginnings of a boundary", _FORM + b"\r\n--" * (size // 4) + b"\r\n--B--\r\n"
+    yield "no boundary", b"\r\n" * (size // 2)
+    yield "a long end", _FORM + b"\r\n--B--" + b"\r\n--B" * (size // 5)
+    yield (
+        "two forms of a name",
+        b"--B\r\nContent-Disposition: form-data; name*=x; name*1=y\r\n\r\n\r\n--B--\r\n",
+    )

@@ -1,0 +1,129 @@
+"""What a service keeps while its routes are measured: of each kind of record far more than usual."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import httpx
+import redis
+
+from batcher.admin.audit import MOST_LINES, AuditLog
+from batcher.admin.history import MINUTES, MinuteHistory
+from batcher.core.keys import prefix
+from tests.service import Service, wait_until
+
+NAME = "default"
+_PARAMETER = re.compile(r"\{(\w+)(?::path)?\}")
+TEXTS, LINES, JOBS, REFUSED = 3000, 500, 200, 400
+NO_ID = "0" * 32
+# A text as long as it may be, of wide characters.
+_LONG = "\N{GRINNING FACE}" * 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """Values of the parameters of paths: first those of large records, last those of small ones."""
+
+    values: Mapping[str, tuple[str, ...]]
+
+    def paths(self, path: str) -> list[str]:
+        """A path with each of the values of its parameters."""
+        names = _PARAMETER.findall(path)
+        most = max([len(self.values[name]) for name in names], default=1)
+        return [
+            _PARAMETER.sub(lambda found, n=n: (self.values[found[1]] * most)[n], path) for n in range(most)
+        ]
+
+
+def filled(path: str, value: str) -> str:
+    """A path with a value for all of its parameters."""
+    return _PARAMETER.sub(lambda _: value, path)
+
+
+def store(service: Service, headers: Mapping[str, str]) -> Stored:
+    """Fills the service, which needs a worker. No jobs worker runs afterwards: later jobs stay queued."""
+    http = httpx.Client(base_url=service.base_url, headers=headers, timeout=120, trust_env=False)
+    with http, service.redis.client() as client:
+        _keep_refused(client)
+        _keep_facts(client)
+        asked = {"text": [f"asked {number}" for number in range(400)]}
+        for name in ("stored", "known"):  # the second time, the cache knows the texts
+            http.post("/predict", json=asked, headers={"x-request-id": name}).raise_for_status()
+        texts = "".join(f"stored {number}\n" for number in range(TEXTS))
+        job = http.post("/jobs?filename=a.txt&keep_input=true", content=texts).raise_for_status().json()["id"]
+        file, batch = _start_batch(http)
+        jobs = service.start_jobs()
+        small = http.post("/jobs?filename=a.txt", content="a").raise_for_status().json()["id"]
+        found = [f"/jobs/{job}", f"/jobs/{small}", f"/v1/batches/{batch}"]
+        ended = ("finished", "completed")
+        wait_until(
+            lambda: all(http.get(path).json()["status"] in ended for path in found), "jobs to end", 120
+        )
+        jobs.stop()
+        output = http.get(f"/v1/batches/{batch}").json()["output_file_id"]
+        for number in range(JOBS):
+            http.post("/jobs?filename=a.txt", content=f"queued {number}").raise_for_status()
+        version = http.get("/v2/models/stub").json()["versions"][0]
+    return Stored(
+        {
+            "job_id": (job, small),
+            "file_id": (output, file),
+            "batch_id": (batch,),
+            "request_id": ("stored", "known"),
+            "model": ("stub",),
+            "name": ("stub", "swagger/swagger-ui-bundle.js"),
+            "version": (version,),
+            "lane": ("bulk",),
+        }
+    )
+
+
+def _start_batch(http: httpx.Client) -> tuple[str, str]:
+    """The ids of a file and of a batch of it."""
+    lines = [
+        {
+            "custom_id": f"line {number}",
+            "method": "POST",
+            "url": "/v1/classify",
+            "body": {"model": "stub", "input": f"line {number}"},
+        }
+        for number in range(LINES)
+    ]
+    content = "\n".join(map(json.dumps, lines)).encode()
+    sent = http.post("/v1/files", data={"purpose": "batch"}, files={"file": ("a.jsonl", content)})
+    file = sent.raise_for_status().json()["id"]
+    wanted = {"input_file_id": file, "endpoint": "/v1/classify", "completion_window": "24h"}
+    return file, http.post("/v1/batches", json=wanted).raise_for_status().json()["id"]
+
+
+def _keep_refused(client: redis.Redis) -> None:
+    """Refused texts, as the queue's scripts record them."""
+    key, pipe = f"{prefix(NAME)}:refused", client.pipeline()
+    for number in range(REFUSED):
+        entry = f"{number:064x}"
+        record = {
+            "id": entry,
+            "place": f"{1_700_000_000_000 + number}:{entry}",
+            "code": "poison",
+            "attempts": 3,
+            "workers": " ".join(["worker"] * 3),
+            "revision": "a" * 40,
+            "lane": "interactive",
+        }
+        pipe.hset(f"{prefix(NAME)}:refusals", entry, json.dumps(record))
+        pipe.zadd(key, {str(record["place"]): 0})
+        pipe.set(f"{key}:{entry}", _LONG)
+    pipe.execute()
+
+
+def _keep_facts(client: redis.Redis) -> None:
+    """The audit log and the history of a day, and the usage of many keys."""
+    audit, minutes = AuditLog(client, NAME), MinuteHistory(client, NAME)
+    for _ in range(MOST_LINES):
+        audit.add({"at": "2026-01-01T00:00:00Z", "operator": "ops", "action": "forget", "keys": 1})
+    rates = dict.fromkeys(("answered", "hits", "refused", "shed", "worked", "p50_ms", "p99_ms"), 123456.7)
+    for number in range(MINUTES):
+        minutes.add(json.dumps({"at_s": 60 * number, **rates, "workers": 1, "waiting": 9}).encode())
