@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ValidationError, WithJsonSchema
@@ -25,8 +26,8 @@ _WITHIN = ("data", "content")
 # As they stand in a body, and letters that may be a part of one of them.
 _KEYS = tuple(f'"{name}"'.encode() for name in NAMES + _WITHIN)
 _ESCAPED = (b"\\u004", b"\\u005", b"\\u006", b"\\u007")
-_string = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
-_values = re.compile(rb"[\[{,]")
+# Up to the next character that begins a value, outside of strings; or to the end.
+_next_value = re.compile(rb'(?:[^"\[{,]++|"(?:[^"\\]++|\\.)*+"?)*+(?:([\[{,])|\Z)', re.DOTALL)
 # What JSON calls the values that Python reads.
 _KINDS = {dict: "an object", list: "a list", bool: "true or false", type(None): "null"}
 
@@ -46,7 +47,7 @@ def parse(body: bytes, model: type[M]) -> M:
 
     Texts that are given twice, by one name or by two, are an error in every dialect.
     """
-    if len(body) > LARGE_BODY and len(_values.findall(_string.sub(b"", body))) > MOST_VALUES:
+    if len(body) > LARGE_BODY and _has_too_many_values(body):
         raise Problem(413, f"the request has more than {MOST_VALUES} values")
     if body.startswith(BYTE_ORDER_MARK):
         body = body[len(BYTE_ORDER_MARK) :]
@@ -60,6 +61,11 @@ def parse(body: bytes, model: type[M]) -> M:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         problem = _problem(body, first)
     raise problem  # not in the except clause: its context would keep the body in memory
+
+
+def _has_too_many_values(body: bytes) -> bool:
+    surplus = next(islice(_next_value.finditer(body), MOST_VALUES, None), None)
+    return surplus is not None and surplus[1] is not None
 
 
 class _Pairs(list[tuple[str, Any]]):

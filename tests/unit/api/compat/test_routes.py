@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import logging
+import tracemalloc
 from dataclasses import replace
 from hashlib import sha256
 
 import httpx
 import pytest
 
-from api.compat.reading import MOST_VALUES
+from api.compat.clouds import Invocation
+from api.compat.reading import MOST_VALUES, parse
 from api.compat.routes import CLASSES
 from api.dialect_names import DEFAULTS, DIALECTS, parse_categories, parse_dialects
+from api.errors import Problem
 from api.settings import ApiSettings
 from batcher.core.snapshot import NO_SNAPSHOT
 from batcher.errors import BudgetExceeded, MillraceError, NoWorker, Paused, QueueFull
@@ -182,6 +185,18 @@ async def test_large_and_compressed_bodies_are_refused(start: Start, path: str) 
         (b"{}", {"content-type": "text/plain"}, 415),
     ):
         assert in_its_shape(await service.client.post(path, content=content, headers=headers), status)
+
+
+@pytest.mark.parametrize("body", [b'["' + b'","' * 600_000 + b'"]', b'{"a":' * 400_000, b'""' * 1_000_000])
+def test_counting_the_values_of_a_body_takes_little_memory(body: bytes) -> None:
+    """2 MB took 118 MiB and 170 ms, before the body was refused."""
+    tracemalloc.start()
+    try:
+        with pytest.raises(Problem):
+            parse(body, Invocation)
+        assert tracemalloc.get_traced_memory()[1] < 8 * len(body)
+    finally:
+        tracemalloc.stop()
 
 
 async def test_punctuation_in_a_text_is_no_value(start: Start) -> None:
