@@ -17,9 +17,8 @@ from model_store.rows import Floats, Rows
 
 MODEL = "model.xml"
 # Each shape of rows has separate kernels. OpenVINO keeps thousands of them, and oneDNN below it a thousand.
-_KERNELS = 64
 # oneDNN reads this when it compiles its first kernel.
-os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(_KERNELS))
+_KERNELS = int(os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64"))
 
 
 class OpenVinoRunner:
