@@ -47,6 +47,7 @@ def read_table(lines: Iterable[str], delimiter: str = ",") -> Iterator[list[str]
         names = next(rows, [])
         if len(names) > MAX_COLUMNS:
             raise BadTable("too_long", 1, f"{len(names)} columns, but a table may have {MAX_COLUMNS}")
+        record.size = 0
         yield names
         first, empty = rows.line_num + 1, 0
         for row in rows:

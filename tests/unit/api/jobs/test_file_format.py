@@ -206,6 +206,11 @@ def test_a_record_over_many_lines_had_no_limit() -> None:
     )
 
 
+def test_a_header_counted_as_a_part_of_the_first_row() -> None:
+    name, value = b"x" * 600_000, b"y" * 600_000
+    assert texts("a.csv", b"text,%b\na,%b\n" % (name, value), size=65_536) == ["a"]
+
+
 def test_a_suggestion_for_a_mistyped_column_compared_every_name() -> None:
     """1,000 names of 198 characters took 3.9 s of processor time."""
     rotated = ["ab" * 90 + f"{number:04}" for number in range(1000)]
