@@ -5,9 +5,11 @@ from __future__ import annotations
 import gzip
 import json
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+Write = Callable[[int], bytes]
+Chosen = Callable[[str], bool]
 _PLACE = "@here@"
 _TEXTS = ["a", "b"]
 _INPUTS = [{"name": "t", "shape": [2], "datatype": "BYTES", "data": _TEXTS}]
@@ -69,41 +71,68 @@ JSON_BODIES: Mapping[str, Any] = {
 }
 
 
-def json_bodies(base: Any, size: int) -> Iterator[tuple[str, bytes]]:
+def json_bodies(base: Any, size: int, wanted: Chosen = bool) -> Iterator[tuple[str, bytes]]:
     """Bodies of about `size` bytes: instead of each value of `base`, what its schema may and may not have."""
-    yield "the field twice", _repeated_keys(base, size)
-    yield "unknown fields", _dumps({**base, **{f"u{n}": n for n in range(size // 10)}})
-    yield "an unknown field", _dumps({**base, "u" * size: 0})
-    yield "a long unknown value", _dumps({**base, "unknown": "x" * size})
+    for name, write in _WHOLE.items():
+        if wanted(name):
+            yield name, write(base, size)
     for path, value in _places(base):
         around = _dumps(_with(base, path, _PLACE)).split(_dumps(_PLACE))
-        for name, raw in _values(value, size):
-            yield f"{'.'.join(map(str, path)) or 'the body'}: {name}", raw.join(around)
+        for kind, write in _values(value).items():
+            name = f"{'.'.join(map(str, path)) or 'the body'}: {kind}"
+            if wanted(name):
+                yield name, write(size).join(around)
 
 
-def _values(value: Any, size: int) -> Iterator[tuple[str, bytes]]:
-    """JSON in place of a value."""
+_WHOLE: Mapping[str, Callable[[Any, int], bytes]] = {
+    "the field twice": lambda base, size: _often(_dumps(base)[1:-1], size, b"{}"),
+    "unknown fields": lambda base, size: _dumps({**base, **{f"u{n}": n for n in range(size // 10)}}),
+    "an unknown field": lambda base, size: _dumps({**base, "u" * size: 0}),
+    "a long unknown value": lambda base, size: _dumps({**base, "unknown": "x" * size}),
+}
+_ANY: Mapping[str, Write] = {
+    "digits": lambda size: b"9" * size,
+    "digits of a fraction": lambda size: b"0." + b"9" * size,
+    "numbers with exponents": lambda size: _often(b"1e999", size),
+    "depth": lambda size: b"[" * (size // 2) + b"]" * (size // 2),
+    "nested fields": lambda size: b'{"a":' * (size // 6) + b"0" + b"}" * (size // 6),
+}
+_TEXT: Mapping[str, Write] = {
+    "a long text": lambda size: b'"' + b"x" * size + b'"',
+    "escapes": lambda size: b'"' + rb"\u0000" * (size // 6) + b'"',
+    "halves of pairs": lambda size: b'"' + rb"\ud83d" * (size // 6) + b'"',
+    "wide characters": lambda size: b'"' + "\N{GRINNING FACE}".encode() * (size // 4) + b'"',
+}
+_LIST: Mapping[str, Write] = {
+    "empty texts": lambda size: _often(b'""', size),
+    "short texts": lambda size: _dumps([str(number) for number in range(size // 8)]),
+    "long texts": lambda size: _dumps(
+        [f"{number} {'x' * min(size, 19_000)}" for number in range(max(size // 19_000, 1))]
+    ),
+    "empty lists": lambda size: _often(b"[]", size),
+}
+_OBJECT: Mapping[str, Write] = {
+    "many fields": lambda size: _dumps({f"u{number}": None for number in range(size // 12)}),
+    "one field often": lambda size: _often(b'"text":"a"', size, b"{}"),
+}
+
+
+def _values(value: Any) -> Mapping[str, Write]:
+    """JSON of about so many bytes in place of a value."""
     if isinstance(value, list):
         one = _dumps(value[0])
-        yield "repeats", b"[" + b",".join([one] * max(size // (len(one) + 1), 1)) + b"]"
-        yield "empty texts", b"[" + b",".join([b'""'] * (size // 3)) + b"]"
-        yield "short texts", _dumps([str(number) for number in range(size // 8)])
-        long = min(size, 19_000)
-        yield "long texts", _dumps([f"{number} {'x' * long}" for number in range(max(size // long, 1))])
-        yield "empty lists", b"[" + b",".join([b"[]"] * (size // 3)) + b"]"
-    elif isinstance(value, dict):
-        yield "many fields", _dumps({f"u{number}": None for number in range(size // 12)})
-        yield "one field often", b"{" + b",".join([b'"text":"a"'] * (size // 11)) + b"}"
-    elif isinstance(value, str):
-        yield "a long text", b'"' + b"x" * size + b'"'
-        yield "escapes", b'"' + rb"\u0000" * (size // 6) + b'"'
-        yield "halves of pairs", b'"' + rb"\ud83d" * (size // 6) + b'"'
-        yield "wide characters", b'"' + "\N{GRINNING FACE}".encode() * (size // 4) + b'"'
-    yield "digits", b"9" * size
-    yield "digits of a fraction", b"0." + b"9" * size
-    yield "numbers with exponents", b"[" + b",".join([b"1e999"] * (size // 6)) + b"]"
-    yield "depth", b"[" * (size // 2) + b"]" * (size // 2)
-    yield "nested fields", b'{"a":' * (size // 6) + b"0" + b"}" * (size // 6)
+        repeats: Mapping[str, Write] = {
+            "repeats": lambda size: _often(one, size),
+            # As many as one request may have.
+            "a thousand": lambda size: _often(one, min(size, 1000 * (len(one) + 1))),
+        }
+        return {**repeats, **_LIST, **_ANY}
+    kinds = _OBJECT if isinstance(value, dict) else _TEXT if isinstance(value, str) else {}
+    return {**kinds, **_ANY}
+
+
+def _often(part: bytes, size: int, around: bytes = b"[]") -> bytes:
+    return around[:1] + b",".join([part] * max(size // (len(part) + 1), 2)) + around[1:]
 
 
 def _places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:
@@ -122,18 +151,12 @@ def _with(value: Any, path: tuple[Any, ...], new: Any) -> Any:
     return copied
 
 
-def _repeated_keys(base: Any, size: int) -> bytes:
-    inside = _dumps(base)[1:-1]
-    return b"{" + b",".join([inside] * max(size // (len(inside) + 1), 2)) + b"}"
-
-
 def _dumps(value: Any) -> bytes:
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
 
 
-# What an example of the Open Inference Protocol may also be: binary data behind its JSON, and compressed.
 def binary_bodies(size: int) -> Iterator[tuple[str, bytes, int]]:
-    """A name, the body, and the length of its JSON."""
+    """Binary data behind the JSON of OIP: a name, the body, and the length of its JSON."""
     long = min(size, 19_000)
     for name, element in (("empty texts", b""), ("short texts", b"abc"), ("long texts", b"x" * long)):
         data = (struct.pack("<I", len(element)) + element) * max(size // (len(element) + 4), 1)
@@ -144,10 +167,16 @@ def binary_bodies(size: int) -> Iterator[tuple[str, bytes, int]]:
     yield "binary: a length of 4 GiB", _dumps(_OIP) + b"\xff" * size, len(_dumps(_OIP))
 
 
-def compressed_bodies(base: Any, size: int) -> Iterator[tuple[str, bytes]]:
+def compressed_bodies(base: Any, size: int, wanted: Chosen = bool) -> Iterator[tuple[str, bytes]]:
     """Bodies in gzip whose content is eight times as large."""
-    for name, content in json_bodies(base, 8 * size):
-        if name.endswith(("repeats", "a long text", "unknown fields")):
-            yield f"gzip: {name}", gzip.compress(content, 1)
-    yield "gzip: spaces", gzip.compress(b" " * 8 * size)
-    yield "gzip: empty members", gzip.compress(b"") * (size // 20)
+    large = ("repeats", "a long text", "unknown fields")
+    contents = json_bodies(base, 8 * size, lambda name: name.endswith(large) and wanted(_zip(name)))
+    yield from ((_zip(name), gzip.compress(content, 1)) for name, content in contents)
+    if wanted(_zip("spaces")):
+        yield _zip("spaces"), gzip.compress(b" " * 8 * size)
+    if wanted(_zip("empty members")):
+        yield _zip("empty members"), gzip.compress(b"") * (size // 20)
+
+
+def _zip(name: str) -> str:
+    return f"gzip: {name}"

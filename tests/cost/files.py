@@ -6,6 +6,7 @@ import gzip
 from collections.abc import Callable, Iterator, Mapping
 from random import Random
 
+MIB = 1024**2
 MULTIPART = "multipart/form-data; boundary=B"
 _FORM = (
     b'--B\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nbatch\r\n--B\r\n'
@@ -13,13 +14,17 @@ _FORM = (
 )
 
 
-def _shuffled(count: int) -> Iterator[bytes]:
-    """Names with the letters of "abab...", in other orders."""
-    draw = Random(1)
-    for _ in range(count):
-        letters = list("ab" * 99)
-        draw.shuffle(letters)
-        yield "".join(letters).encode()
+def _names(size: int, name: Callable[[int], bytes], most: int) -> bytes:
+    """A header of different names; a record may not be larger than 1 MiB, and from there on they repeat."""
+    names = b",".join(map(name, range(min(size, MIB) // most))) + b","
+    return names * max(size // len(names), 1)
+
+
+def _shuffled(number: int) -> bytes:
+    """A name with the letters of "abab...", in another order."""
+    letters = list("ab" * 99)
+    Random(number).shuffle(letters)
+    return "".join(letters).encode()
 
 
 def _in_records(record: Callable[[int], bytes], most: int) -> Callable[[int], bytes]:
@@ -33,13 +38,20 @@ def _wide_rows(size: int) -> bytes:
     return header + (b"\na" + b",1" * columns) * max((size - len(header)) // (2 * columns), 1)
 
 
+def _most_columns(size: int) -> bytes:
+    names = b"text," + _names(min(size, MIB - 10), lambda n: b"%x" % n, 6)[:-1]
+    row = b"\na" + b"," * names.count(b",")
+    return names + row * max((size - len(names)) // len(row), 1)
+
+
 # Files of about so many bytes, by what is worst in them.
 FILES: Mapping[str, Callable[[int], bytes]] = {
-    "a wide header": lambda size: b"text," + b",".join(b"%x" % n for n in range(size // 6)) + b"\n",
+    "a wide header": lambda size: b"text," + _names(size, lambda n: b"%x" % n, 6) + b"\n",
     "empty names": lambda size: b"text" + b"," * size,
-    "columns with long names": lambda size: b",".join(_shuffled(size // 199)),
+    "columns with long names": lambda size: _names(size, _shuffled, 199),
     "one column often": lambda size: b"text" + b",a" * (size // 2) + b"\n",
     "wide rows": _wide_rows,
+    "one record of most columns": _most_columns,
     "one record over many lines": lambda size: b'text\n"' + b"x\n" * (size // 2) + b'"\n',
     "one wide record over many lines": lambda size: b"text\n" + b'"ab\n",' * (size // 6) + b"\n",
     "a header over many lines": lambda size: b"text," + b'"ab\n",' * (size // 6) + b"\n",
@@ -81,18 +93,21 @@ KINDS = {
 }
 
 
-def files(size: int) -> Iterator[tuple[str, str, str, bytes]]:
+def files(size: int, wanted: Callable[[str], bool]) -> Iterator[tuple[str, str, str, bytes]]:
     """Bodies of POST /jobs: a name, the query, the content type and the body."""
     for kind, (query, content_type) in KINDS.items():
         for name, make in FILES.items():
-            yield f"{kind}: {name}", query, content_type, make(size)
+            if wanted(f"{kind}: {name}"):
+                yield f"{kind}: {name}", query, content_type, make(size)
 
 
-def zipped(size: int) -> Iterator[tuple[str, bytes, int]]:
+def zipped(size: int, wanted: Callable[[str], bool]) -> Iterator[tuple[str, bytes, int]]:
     """Bodies of POST /jobs whose content has about so many bytes: a name, the body, and that number."""
     for name in ("blank lines", "many short rows", "one long record"):
-        yield f"gzip: {name}", gzip.compress(FILES[name](size), 1), size
-    yield "gzip: empty members", gzip.compress(b"") * (size // 160), size
+        if wanted(f"gzip: {name}"):
+            yield f"gzip: {name}", gzip.compress(FILES[name](size), 1), size
+    if wanted("gzip: empty members"):
+        yield "gzip: empty members", gzip.compress(b"") * (size // 160), size
 
 
 _PART = b'--B\r\nContent-Disposition: form-data; name="'
@@ -109,10 +124,11 @@ _HEADERS = {
 }
 
 
-def forms(size: int) -> Iterator[tuple[str, bytes]]:
+def forms(size: int, wanted: Callable[[str], bool]) -> Iterator[tuple[str, bytes]]:
     """Bodies of POST /v1/files."""
     for name, make in FILES.items():
-        yield name, _FORM + make(size) + b"\r\n--B--\r\n"
+        if wanted(name):
+            yield name, _FORM + make(size) + b"\r\n--B--\r\n"
     for name, rest in _HEADERS.items():
         yield name, (_PART + rest) * max(size // len(_PART + rest), 1) + b"--B--\r\n"
     yield "beginnings of a boundary", _FORM + b"\r\n--" * (size // 4) + b"\r\n--B--\r\n"

@@ -51,7 +51,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Processor time in seconds, memory in bytes, and the answer."""
+    """Processor time in seconds, memory in bytes, and the answer: without one, status 0 and the error."""
 
     cpu_s: float
     memory: int
@@ -83,7 +83,10 @@ class Meter:
         """The cost of one request, from its first byte to the last one of its answer."""
         self.forget_peak()
         before, began_s = self.memory("VmRSS"), self.cpu_s()
-        answer = self.send(request, tidy=False)
+        try:
+            answer = self.send(request, tidy=False)
+        except httpx.TransportError as error:
+            return Cost(self.cpu_s() - began_s, self.memory() - before, 0, str(error).encode())
         cost = Cost(self.cpu_s() - began_s, self.memory() - before, answer.status_code, answer.content)
         self._tidy(answer)
         return cost
@@ -102,12 +105,15 @@ class Meter:
             self._tidy(answer)
         return answer
 
-    def leave(self, request: Request, share: float) -> float:
-        """The processor time after a client has left that had sent this share of its body."""
+    def leave(self, request: Request, share: float = 1, patience_s: float = LOOK_S) -> float:
+        """The processor time after a client has left that had sent this share of its body.
+
+        It leaves as soon as the work for it has begun, and after `patience_s` at the latest.
+        """
         head = f"{request.method} {request.path} HTTP/1.1\r\nhost: localhost\r\n"
         fields = [*request.head(), ("content-length", str(len(request.body)))]
         head += "".join(f"{name}: {value}\r\n" for name, value in fields) + "\r\n"
-        began_s, deadline = self.cpu_s(), time.monotonic() + LOOK_S
+        began_s, deadline = self.cpu_s(), time.monotonic() + patience_s
         with closing(create_connection(("127.0.0.1", self.service.port))) as client:
             client.sendall(head.encode("latin-1") + request.body[: int(share * len(request.body))])
             while self.cpu_s() - began_s < BEGUN_S and time.monotonic() < deadline:

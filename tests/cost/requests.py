@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from api.compat.tensors import HEADER_LENGTH
-from tests.cost.bodies import JSON_BODIES, binary_bodies, compressed_bodies, json_bodies
+from tests.cost.bodies import JSON_BODIES, Chosen, binary_bodies, compressed_bodies, json_bodies
 from tests.cost.files import MULTIPART, files, forms, zipped
 from tests.cost.meter import KIB, Request
 from tests.cost.routes import ApiRoute
@@ -48,16 +48,19 @@ HEADS = {
 ACCEPTED = ("application/json", "application/x-ndjson", "text/csv", "text/event-stream")
 
 
-def bodies(route: ApiRoute, size: int, stored: Stored) -> Iterator[Named]:
-    """Requests with bodies of about `size` bytes. None for a route with a body that has no example."""
+def bodies(route: ApiRoute, size: int, stored: Stored, wanted: Chosen = bool) -> Iterator[Named]:
+    """Requests with bodies of about `size` bytes, only the `wanted` ones.
+
+    None for a route with a body that has no example.
+    """
     method, path = route.method, route.path
     if (method, path) == ("POST", JOBS):
-        for name, query, kind, body in files(size):
+        for name, query, kind, body in files(size, wanted):
             yield name, Request(method, path + query, body, kind)
-        for name, packed, content in zipped(8 * size):
+        for name, packed, content in zipped(8 * size, wanted):
             yield name, Request(method, f"{path}?filename=a.txt", packed, "", content)
     elif (method, path) == ("POST", FILES):
-        for name, body in forms(size):
+        for name, body in forms(size, wanted):
             yield name, Request(method, path, body, MULTIPART)
     elif method in ("POST", "PUT") and path in JSON_BODIES:
         target = stored.paths(path)[0] + ("?order=score" if "predict" in path and "v1" not in path else "")
