@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from hashlib import sha256
 from pathlib import Path
 
@@ -55,7 +56,8 @@ def filled_meter() -> Iterator[Meter]:
         service.wait_ready()
         stored = store(service, HEADERS)
         confine(service.api.pid, "api")
-        yield Meter(service, stored)
+        with closing(Meter(service, stored)) as made:
+            yield made
     finally:
         service.close()
         redis.close()

@@ -67,6 +67,9 @@ class Meter:
         self.stored = stored
         self._http = httpx.Client(base_url=service.base_url, timeout=300, trust_env=False)
 
+    def close(self) -> None:
+        self._http.close()
+
     def cpu_s(self) -> float:
         """The processor time of the process; what other processes do does not count."""
         return time.clock_gettime((~self.service.api.pid << 3) | 2)

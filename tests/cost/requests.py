@@ -16,6 +16,8 @@ Named = tuple[str, Request]
 JOBS, FILES = "/jobs", "/v1/files"
 # A head has 8 KiB and 100 headers; a target 8 KiB.
 HEAD, FIELDS = 6 * KIB, 90
+# Content of more than 64 MiB is refused.
+LARGE_ZIP = 60 * KIB * KIB
 # A value of each header that is worst for its readers.
 HEADS = {
     "accept": "text/html;q=0.1," * (HEAD // 16),
@@ -57,7 +59,7 @@ def bodies(route: ApiRoute, size: int, stored: Stored, wanted: Chosen = bool) ->
     if (method, path) == ("POST", JOBS):
         for name, query, kind, body in files(size, wanted):
             yield name, Request(method, path + query, body, kind)
-        for name, packed, content in zipped(8 * size, wanted):
+        for name, packed, content in zipped(min(8 * size, LARGE_ZIP), wanted):
             yield name, Request(method, f"{path}?filename=a.txt", packed, "", content)
     elif (method, path) == ("POST", FILES):
         for name, body in forms(size, wanted):

@@ -14,7 +14,7 @@ import pytest
 
 from api.settings import ApiSettings
 from tests.cost.meter import KIB, MIB, Cost, Meter, Request
-from tests.cost.requests import FILES, JOBS, Named, bodies, heads
+from tests.cost.requests import FILES, JOBS, LARGE_ZIP, Named, bodies, heads
 from tests.cost.routes import ApiRoute, every_route
 from tests.cost.stored import TEXTS
 from tests.limits import limit_bytes
@@ -33,7 +33,6 @@ BASE_S, KIB_S = 0.050, 0.008
 STORED_S, STORED_ROW_S = 0.0004, 0.0003
 # What may go on after its client has left.
 LEFT_S = 1.5
-LARGE_ZIP = 60 * MIB
 # Below this, growth says nothing.
 MEASURABLE_S = 0.1
 ANSWER_BYTES: int = ApiSettings.model_fields["max_answer_bytes"].default
