@@ -126,15 +126,18 @@ _HEADERS = {
 
 def forms(size: int, wanted: Callable[[str], bool]) -> Iterator[tuple[str, bytes]]:
     """Bodies of POST /v1/files."""
-    for name, make in FILES.items():
-        if wanted(name):
-            yield name, _FORM + make(size) + b"\r\n--B--\r\n"
-    for name, rest in _HEADERS.items():
-        yield name, (_PART + rest) * max(size // len(_PART + rest), 1) + b"--B--\r\n"
-    yield "beginnings of a boundary", _FORM + b"\r\n--" * (size // 4) + b"\r\n--B--\r\n"
-    yield "no boundary", b"\r\n" * (size // 2)
-    yield "a long end", _FORM + b"\r\n--B--" + b"\r\n--B" * (size // 5)
-    yield (
-        "two forms of a name",
-        b"--B\r\nContent-Disposition: form-data; name*=x; name*1=y\r\n\r\n\r\n--B--\r\n",
-    )
+    contents: dict[str, Callable[[int], bytes]] = {
+        **{name: lambda n, make=make: _FORM + make(n) + b"\r\n--B--\r\n" for name, make in FILES.items()},
+        **{name: lambda n, rest=rest: _parts(rest, n) for name, rest in _HEADERS.items()},
+        "beginnings of a boundary": lambda n: _FORM + b"\r\n--" * (n // 4) + b"\r\n--B--\r\n",
+        "no boundary": lambda n: b"\r\n" * (n // 2),
+        "a long end": lambda n: _FORM + b"\r\n--B--" + b"\r\n--B" * (n // 5),
+        "two forms of a name": lambda n: (
+            b"--B\r\nContent-Disposition: form-data; name*=x; name*1=y\r\n\r\n\r\n--B--\r\n"
+        ),
+    }
+    yield from ((name, make(size)) for name, make in contents.items() if wanted(name))
+
+
+def _parts(rest: bytes, size: int) -> bytes:
+    return (_PART + rest) * max(size // len(_PART + rest), 1) + b"--B--\r\n"
