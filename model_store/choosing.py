@@ -35,8 +35,10 @@ log = logging.getLogger(__name__)
 RAISED = "the engine raised an error (MILLRACE_LOG_LEVEL=debug shows it)"
 # bf16 is used if it takes less than this share of the time of f32.
 _WORTH_IT = 0.9
-_ROUNDS = 3
-_MOST_ROUNDS = 20
+# Outside of these, times that vary show the same.
+_NEAR_WORTH_IT = 0.75, 1.1
+_ROUNDS = 2
+_MOST_ROUNDS = 8
 # Times this near to each other are the same.
 _NEAR = 1.1
 _TIMED_TOKENS = 128
@@ -224,7 +226,9 @@ def _measured(path: Path, manifest: Manifest, options: LoadOptions) -> Choice:
         if classifier is not None:
             classifier.close()
         return Choice("f32", f"{manifest.weights} weights in bf16: {RAISED}")
-    if best["bf16"] < _WORTH_IT * best["f32"]:
+    share = best["bf16"] / best["f32"]
+    lasting = lasting or not _NEAR_WORTH_IT[0] < share < _NEAR_WORTH_IT[1]
+    if share < _WORTH_IT:
         return Choice("bf16", remember=lasting, opened=classifier)
     assert classifier is not None
     classifier.close()
@@ -242,7 +246,7 @@ def best_time(classifier: Classifier, probes: Probes) -> tuple[float, bool]:
         if used + len(tokens) <= _TIMED_TOKENS:
             full.append(tokens)
             used += len(tokens)
-    batches = [full, *([short[len(short) // 3]] for _ in range(3))]
+    batches = [full, [short[len(short) // 3]]]
     seconds: list[float] = []
     steady = False
     while not steady and len(seconds) < _MOST_ROUNDS:

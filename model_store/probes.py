@@ -29,17 +29,18 @@ Scores = NDArray[np.float64]
 # Splits texts, ordered by length, into the batches in which torch computes their scores.
 Batching = Callable[[Sequence[Sequence[int]]], Iterator[list[Sequence[int]]]]
 
-# Every length up to this. Beyond it, steps of (until, step), because row lengths are multiples of 16, then
-# each length twice the one before: attention over thousands of tokens takes minutes on a processor.
+# Every length up to this. Beyond it, these: multiples of 16, as row lengths are, but not all of 64, as the
+# blocks of kernels are. Then each is twice the one before: attention over thousands of tokens takes minutes.
 EVERY = 64
-_STEPS = ((128, 16), (256, 32), (512, 64), (1024, 256))
+_BEYOND = (80, 96, 112, 128, 176, 256, 352, 512, 720, 1024)
 # For the shortest texts, this many are tried; the one with the least certain answer shows errors best.
 CANDIDATES = 3
 _TRIED = 16
 # Distance of special ids within the texts that have some.
 _SPECIAL_STEP = 9
-# Tokens of a padded batch, in which a token takes half the time of one in a short text alone.
-_PADDED_TOKENS = 512
+# Tokens of a padded batch, in which a token takes half the time of one in a short text alone. Larger batches
+# are hardly faster, and need more padding.
+_PADDED_TOKENS = 256
 # Decimal digits of the sealed scores.
 _DIGITS = 9
 
@@ -83,14 +84,12 @@ class Source:
         return max(1, len(self._before) + len(self._after))
 
     def lengths(self, most: int) -> Iterator[int]:
-        """All lengths to try: 1 to 64, if they have room for the special tokens, then steps, then `most`."""
+        """All lengths to try: 1 to 64, if they have room for the special tokens, then some, then `most`."""
         yield from range(self.least, min(EVERY, most) + 1)
-        begin = EVERY
-        for until, step in _STEPS:
-            yield from range(begin + step, min(until, most - 1) + 1, step)
-            begin = until
-        while (begin := 2 * begin) < most:
-            yield begin
+        yield from (length for length in _BEYOND if length < most)
+        length = _BEYOND[-1]
+        while (length := 2 * length) < most:
+            yield length
         if most > EVERY:
             yield most
 
@@ -131,7 +130,7 @@ def equally_long(texts: Sequence[Sequence[int]]) -> Iterator[list[Sequence[int]]
 
 
 def padded(texts: Sequence[Sequence[int]]) -> Iterator[list[Sequence[int]]]:
-    """Batches of up to 512 tokens with padding. The texts are ordered by length."""
+    """Batches of up to 256 tokens with padding. The texts are ordered by length."""
     batch: list[Sequence[int]] = []
     for text in texts:
         if batch and len(text) * (len(batch) + 1) > _PADDED_TOKENS:

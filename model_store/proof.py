@@ -1,9 +1,8 @@
 """The proof: an engine must give the sealed answers to the probes of its artefact, alone and in batches.
 
-Each probe runs alone and, unless workers always run it alone, with others: those of up to 64 tokens in pairs
-and in two full batches in opposite order, so that they are first and last in a row, those of up to 256 tokens
-in a full batch, and longer ones in a pair. Every answer is compared with the sealed one and with that of the
-same text alone.
+Each probe runs alone and, unless workers always run it alone, with others: those of up to 64 tokens first and
+last in a pair, and in a full batch, those of up to 256 tokens in a full batch, and longer ones in a pair.
+Every answer is compared with the sealed one and with that of the same text alone.
 """
 
 from __future__ import annotations
@@ -155,19 +154,15 @@ def batches(lengths: Sequence[int]) -> Iterator[tuple[Kind, list[int]]]:
     order = [at for at, length in enumerate(lengths) if length <= _FULL_MOST]
     Random(1).shuffle(order)
     yield from (("full", batch) for batch in _filled(order, lengths))
-    again = [at for at in order[::-1] if lengths[at] <= EVERY]
-    yield from (("full", batch) for batch in _filled(again, lengths))
 
 
 def sampled(lengths: Sequence[int]) -> Iterator[tuple[Kind, list[int]]]:
     """A few batches of a proof: lengths that fill rows of 16 to 128 tokens, then each twice the one before.
 
-    The longest of up to `SHARED_TOKENS` is always one of them, the shortest, too.
+    The longest and the shortest are always among them.
     """
-    short_enough = [at for at, length in enumerate(lengths) if length <= SHARED_TOKENS] or [0]
-    chosen = {short_enough[0], short_enough[-1]}
-    chosen |= {at for at in short_enough if lengths[at] in _SAMPLED}
-    order = sorted(chosen)
+    last = len(lengths) - 1
+    order = [at for at, length in enumerate(lengths) if at in (0, last) or length in _SAMPLED]
     for at in order:
         yield "alone", [at]
     shared = [at for at in order if lengths[at] <= _SAMPLED[4]]
