@@ -6,6 +6,7 @@ import hashlib
 import math
 import os
 import platform
+import re
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -14,8 +15,12 @@ _CPU_INFO = Path("/proc/cpuinfo")
 _CUDA_DEVICE = Path("/dev/nvidiactl")
 # Flags of x86 and ARM processors with bf16 arithmetic.
 _BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
-# Variables that limit the instruction sets oneDNN and torch use.
-_LIMITS = ("ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY")
+# Variables that change which kernels oneDNN, OpenVINO, torch, MKL and libm use: all of these, since versions
+# add others, except for those that change no answer.
+_CHANGES_KERNELS = re.compile(
+    r"(ONEDNN_|DNNL_|OV_|ATEN_|MKL_|TORCH_MKLDNN_|TORCH_LINEAR_|GLIBC_TUNABLES)"
+    r"(?!VERBOSE|PRIMITIVE_CACHE_CAPACITY|NUM_THREADS)"
+)
 
 
 def affinity() -> int:
@@ -36,11 +41,13 @@ def has_bf16(cpu_info: Path = _CPU_INFO) -> bool:
 
 
 def processor(cpu_info: Path = _CPU_INFO) -> str:
-    """A short digest of the kind of processor, equal on machines with the same instructions."""
+    """A short digest of the kind of processor, equal on machines with the same instructions, and of the
+    variables that choose among them.
+    """
     names = "model name", "CPU implementer", "CPU part", "flags", "Features"
     known = [platform.machine(), platform.processor(), _first_lines(cpu_info, *names)]
-    limits = [os.environ.get(name, "") for name in _LIMITS]
-    return hashlib.sha256("\n".join([*known, *limits]).encode()).hexdigest()[:12]
+    variables = [f"{name}={os.environ[name]}" for name in sorted(os.environ) if _CHANGES_KERNELS.match(name)]
+    return hashlib.sha256("\n".join([*known, *variables]).encode()).hexdigest()[:12]
 
 
 def _first_lines(cpu_info: Path, *names: str) -> str:

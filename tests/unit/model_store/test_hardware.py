@@ -64,6 +64,35 @@ def test_processors_differ_by_flags_and_by_what_limits_them(
     assert processor(cpu_info) == kinds[-1]
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "ONEDNN_CPU_ISA_HINTS", "DNNL_CPU_ISA_HINTS",
+        "ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE", "OV_CPU_MAX_ISA", "OV_CPU_LEGACY_ATTN",
+        "ATEN_CPU_CAPABILITY", "MKL_ENABLE_INSTRUCTIONS", "MKL_CBWR", "MKL_DISABLE_FAST_MM",
+        "TORCH_MKLDNN_MATMUL_MIN_DIM", "TORCH_LINEAR_FLATTEN_3D", "GLIBC_TUNABLES",
+    ],
+)  # fmt: skip
+def test_a_proof_with_other_kernels_was_reused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.delenv(name, raising=False)
+    before = processor(tmp_path)
+    monkeypatch.setenv(name, "1")
+    changed = processor(tmp_path)
+    monkeypatch.setenv(name, "2")
+    assert len({before, changed, processor(tmp_path)}) == 3
+
+
+@pytest.mark.parametrize("name", ["ONEDNN_VERBOSE", "ONEDNN_PRIMITIVE_CACHE_CAPACITY", "MKL_NUM_THREADS"])
+def test_what_changes_no_answer_changes_no_proof(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    before = processor(tmp_path)
+    monkeypatch.setenv(name, "7")
+    assert processor(tmp_path) == before
+
+
 def test_an_unknown_system_has_no_bf16(tmp_path: Path) -> None:
     assert not has_bf16(tmp_path / "missing")
 
