@@ -19,19 +19,52 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.outcomes import Run, closing
 from tests.tools import PROGRAMS, find, needed
 
+# How long tests may take to end what they started.
+_CLEAN_UP_S = 30
+
+
+class Terminated(SystemExit):
+    """SIGTERM has arrived."""
+
 
 def run(words: Sequence[str], record: Path) -> int:
-    """Runs pytest in a new process, which writes `record`. Returns its exit status."""
+    """Runs pytest in a new process, which writes `record`. Returns its exit status.
+
+    Raises Terminated once pytest and all that it started have ended.
+    """
     command = [sys.executable, "-m", "pytest", *words, "-p", "tests.outcomes", f"--outcomes={record}"]
-    return subprocess.run(command, check=False).returncode
+    with subprocess.Popen(command) as pytest_process:
+        try:
+            return pytest_process.wait()
+        except Terminated:
+            end(psutil.Process(pytest_process.pid))
+            raise
+
+
+def end(process: psutil.Process) -> None:
+    """Ends pytest as Ctrl-C does, with the processes in which it runs tests, which clean up after theirs.
+
+    Kills what has not ended by then.
+    """
+    workers = [process, *process.children()]
+    every = [process, *process.children(recursive=True)]
+    for one in workers:
+        with suppress(psutil.NoSuchProcess):
+            one.send_signal(signal.SIGINT)
+    psutil.wait_procs(workers, timeout=_CLEAN_UP_S)
+    for one in every:
+        with suppress(psutil.NoSuchProcess):
+            one.kill()
 
 
 def run_again(first: Run, folder: Path) -> list[str]:
@@ -97,6 +130,11 @@ def unused(done: Run | None) -> list[str]:
     return [tool for tool in PROGRAMS if find(tool) and tool not in reached]
 
 
+def terminated(*_: object) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # one is enough
+    raise Terminated(128 + signal.SIGTERM)
+
+
 def main(words: Sequence[str]) -> int:
     """Returns the exit status: that of pytest, and 0 if what failed passes alone."""
     parser = argparse.ArgumentParser(prog="python -m tests", allow_abbrev=False, add_help=False)
@@ -105,6 +143,7 @@ def main(words: Sequence[str]) -> int:
     args, options = parser.parse_known_args(words)
     # pytest ends by itself at Ctrl-C, and then this does.
     signal.signal(signal.SIGINT, lambda *_: None)
+    signal.signal(signal.SIGTERM, terminated)
     with tempfile.TemporaryDirectory(prefix="millrace-tests-") as name:
         folder = Path(name)
         if args.left_out_by:

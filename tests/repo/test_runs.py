@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.outcomes import MOST_AGAIN
+from tests.service import wait_until
 from tests.tools import PROGRAMS
 
 ROOT = Path(__file__).parents[2]
@@ -124,6 +129,53 @@ def test_an_interrupted_second_run_is_the_last_and_says_nothing_of_the_others(tm
     assert status == pytest.ExitCode.INTERRUPTED
     assert output.count("is run again alone") == 1
     assert "failed twice" not in output
+
+
+WAITING = """
+@pytest.fixture
+def child():
+    import subprocess, sys
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    with open("pids", "a") as file:
+        file.write(f"{child.pid} ")
+    yield
+    child.kill()
+    child.wait()
+    pathlib.Path(f"cleaned-{child.pid}").touch()
+
+@pytest.mark.parametrize("at", range(2))
+def test_waits(child, at):
+    import time
+    time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("processes", [0, 2])
+def test_a_terminated_run_left_pytest_and_all_that_it_had_started(tmp_path: Path, processes: int) -> None:
+    written = tmp_path / "pids"
+    begun = max(processes, 1)
+
+    def terminate() -> None:
+        wait_until(lambda: written.exists() and len(written.read_text().split()) == begun, "the tests")
+        started.extend(psutil.Process(pid) for pid in map(int, written.read_text().split()))
+        for child in started[:]:
+            started.extend(child.parents()[: 2 if processes else 1])
+        (run_of_tests,) = [one for one in psutil.Process().children(recursive=True) if is_run(one)]
+        run_of_tests.send_signal(signal.SIGTERM)
+
+    def is_run(process: psutil.Process) -> bool:
+        with suppress(psutil.NoSuchProcess):
+            return process.cmdline()[1:3] == ["-m", "tests"] and process.cwd() == str(tmp_path)
+        return False
+
+    started: list[psutil.Process] = []
+    with ThreadPoolExecutor() as pool:
+        terminating = pool.submit(terminate)
+        status, output = run(tmp_path, WAITING, options=("-n", str(processes)))
+        terminating.result()
+    assert status == 128 + signal.SIGTERM, output
+    assert not [one for one in started if one.is_running()]
+    assert len(list(tmp_path.glob("cleaned-*"))) == begun, output
 
 
 def test_a_green_run_lists_nothing(tmp_path: Path) -> None:
