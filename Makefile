@@ -114,7 +114,7 @@ mutants: $(STAMP) ## edit the queue in 300 small ways and list the edits that no
 	$(BIN)/python -m tests.mutation $(MUTANTS)
 
 .PHONY: tests-of
-tests-of: $(STAMP) ## run the tests that run a file of batcher, which it records first (FILE=batcher/hub/hub.py)
+tests-of: $(STAMP) ## run the tests whose imports reach a file, nearest first (FILE=batcher/hub/hub.py)
 	$(BIN)/python -m tests.mutation.tests_of $(FILE)
 
 .PHONY: model-report

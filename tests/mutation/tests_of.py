@@ -1,51 +1,89 @@
-"""Runs the tests that run a file of batcher: python -m tests.mutation.tests_of batcher/hub/hub.py
+"""Runs the tests whose imports reach a file, nearest first: python -m tests.mutation.tests_of FILE
 
-The first time it records what the tests run, as `make mutants` does: minutes. `.tests-of` keeps it.
+Of `make test-fast` and of the searches: tests that start processes import nothing of what these run.
 """
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
-import tempfile
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from functools import cache
 
-from tests.mutation.covering import Covering
 from tests.mutation.mutants import ROOT
-from tests.mutation.running import copy_of_repository, record
 
-RECORDS = ROOT / ".tests-of"
-
-
-def tests_of(file: str, covering: Covering) -> list[str]:
-    """Shortest first, without those whose module has been removed since."""
-    tests = set().union(*covering.lines.get(file, {}).values())
-    there = {test for test in tests if (ROOT / test.partition("::")[0]).is_file()}
-    return sorted(there, key=lambda test: (covering.seconds.get(test, 0.0), test))
+FOLDERS = ("unit", "integration", "repo", "search", "simulation")
+PACKAGES = ("api", "batcher", "millrace", "model_store", "client")
 
 
-def main(words: Sequence[str], records: Path = RECORDS) -> int:
-    """Returns pytest's exit status."""
-    if len(words) != 1 or not words[0].startswith("batcher/") or not (ROOT / words[0]).is_file():
-        print("FILE must be a Python file of batcher, e.g. make tests-of FILE=batcher/hub/hub.py")
+def distances(test: str) -> dict[str, int]:
+    """The files of this repository that a file imports, itself or through others, and through how many."""
+    found, front = {test: 0}, [test]
+    while front:
+        beyond = {file for one in front for file in imports(one)} - found.keys()
+        found |= dict.fromkeys(beyond, found[front[0]] + 1)
+        front = sorted(beyond)
+    return found
+
+
+@cache
+def imports(file: str) -> frozenset[str]:
+    """The files that a file imports, also within functions, and those of their packages."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse((ROOT / file).read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {one.name for one in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{one.name}" for one in node.names)}
+    return frozenset(file for name in names for file in _files(name))
+
+
+def _files(module: str) -> Iterator[str]:
+    parts = module.split(".")
+    for root in (ROOT, ROOT / "client"):
+        for most in range(1, len(parts) + 1):
+            path = root.joinpath(*parts[:most])
+            for file in (path / "__init__.py", path.with_suffix(".py")):
+                if file.is_file():
+                    yield str(file.relative_to(ROOT))
+
+
+def tests_of(file: str) -> list[str]:
+    """The test modules that reach a file, nearest first."""
+    tests = sorted(
+        str(path.relative_to(ROOT))
+        for folder in FOLDERS
+        for path in (ROOT / "tests" / folder).rglob("test_*.py")
+    )
+    reached = {test: distances(test).get(file) for test in tests}
+    near = [(distance, test) for test, distance in reached.items() if distance is not None]
+    return [test for _, test in sorted(near)]
+
+
+def main(words: Sequence[str]) -> int:
+    """Returns pytest's exit status. Further words are options of pytest."""
+    file, *options = words or [""]
+    if not file.startswith(PACKAGES) or not file.endswith(".py") or not (ROOT / file).is_file():
+        print("FILE must be a Python file of the product, e.g. make tests-of FILE=batcher/hub/hub.py")
         return 2
-    if not records.exists():
-        print("Recording what the tests run, which takes minutes", flush=True)
-    with tempfile.TemporaryDirectory(prefix="tests-of-") as name:
-        folder = Path(name)
-        covering = record(folder if records.exists() else copy_of_repository(folder), records)
-        tests = tests_of(words[0], covering)
-        if not tests:
-            print(f"No recorded test runs {words[0]}. If it is new, remove {records} to record again.")
-            return 1
-        (folder / "names").write_text("\n".join(tests))
-        status = subprocess.run(
-            [sys.executable, "-m", "pytest", "-q", f"@{folder / 'names'}"], cwd=ROOT, check=False
-        ).returncode
-    if status == 4:  # pytest's status for a name that it does not find
-        print(f"Tests have changed since they were recorded: remove {records} to record again.")
-    return status
+    if not (tests := tests_of(file)):
+        print(f"No test imports {file}, itself or through others.")
+        return 1
+    print(f"{len(tests)} modules of tests reach {file}, nearest first", flush=True)
+    chosen = [
+        "-n",
+        "2",
+        "--dist",
+        "load",
+        "-m",
+        "not redis and not e2e",
+        "-p",
+        "no:randomly",
+        *tests,
+        *options,
+    ]
+    return subprocess.run([sys.executable, "-m", "pytest", *chosen], cwd=ROOT, check=False).returncode
 
 
 if __name__ == "__main__":
