@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any, Literal, NamedTuple, get_args, get_origin
 
-from annotated_types import Le
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
@@ -55,4 +54,4 @@ def _most(field: FieldInfo) -> tuple[str, ...]:
     for kind in (field.annotation, *get_args(field.annotation)):
         if get_origin(kind) is Literal:
             return tuple(map(str, get_args(kind)))
-    return tuple(str(limit.le) for limit in field.metadata if isinstance(limit, Le))
+    return tuple(str(limit.le) for limit in field.metadata if hasattr(limit, "le"))

@@ -121,5 +121,8 @@ def test_the_tests_of_a_file_are_found_without_recording_what_tests_run(
     assert tests_of.main(["tests/mutation/__main__.py"]) == 2
     assert "FILE must be a Python file" in capfd.readouterr().out
     tests = tests_of.tests_of("batcher/worker/drift.py")
-    assert tests.index("tests/unit/batcher/test_drift.py") < tests.index("tests/unit/batcher/test_metrics.py")
+    nearest, beside = (
+        tests.index(f"tests/unit/batcher/worker/test_{name}.py") for name in ("drift", "metrics")
+    )
+    assert nearest < beside
     assert "tests/unit/test_patterns.py" not in tests

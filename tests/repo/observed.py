@@ -41,8 +41,11 @@ class Exposed:
 class _Worker:
     """What WorkerCollector reads of a worker."""
 
-    state, budget, stats = "idle", 256, SimpleNamespace(rate=1.0)
+    state, stats = "idle", SimpleNamespace(rate=1.0)
     exchange = SimpleNamespace(expired=0, skipped=0, outage=Outage())
+
+    def budget(self) -> int:
+        return 256
 
 
 @cache
