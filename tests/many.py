@@ -79,7 +79,7 @@ class Many:
         return served
 
     async def api(self, **settings: Any) -> httpx.AsyncClient:
-        app = create_app(ApiSettings(**{"admin_keys": SETTING, **settings}))
+        app = create_app(ApiSettings(**{"admin_keys": SETTING, "default_budget_s": 30, **settings}))
         await self._stack.enter_async_context(app.app.router.lifespan_context(app.app))
         transport = httpx.ASGITransport(app)
         client = httpx.AsyncClient(

@@ -80,7 +80,7 @@ class Bench:
         *ids: str,
         api: str = "a",
         lane: Any = "interactive",
-        budget_ms: int = 10_000,
+        budget_ms: int = 60_000,
         cap: int = 1000,
         cost: int = 10,
         revision: str = "",
@@ -155,7 +155,7 @@ def test_the_road_of_one_entry_leaves_only_its_result(bench: Bench) -> None:
         "interactive",
         10,
     )
-    assert 9_000 < entry.remaining_ms <= 10_000
+    assert 50_000 < entry.remaining_ms <= 60_000
     assert bench.worker().complete([("x", ANSWER)]) == 1
     assert bench.hints() == [("x", ANSWER)]
     assert bench.leftovers() == []

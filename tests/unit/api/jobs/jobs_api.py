@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -12,6 +13,7 @@ import httpx
 import redis
 
 from api.jobs.service import JobService
+from api.jobs.watcher import JobWatch
 from api.keys import Keys
 from api.main import create_app
 from api.predict.handler import PredictMiddleware
@@ -38,6 +40,13 @@ class JobsApi:
     store: JobStore
     queue: JobQueue
     draining: list[bool]
+    watch: JobWatch
+
+    async def all_wait(self, requests: int) -> None:
+        """Returns once so many requests wait for changes."""
+        async with asyncio.timeout(60):
+            while len(self.watch) != requests:  # noqa: ASYNC110  # the service sets no event for tests
+                await asyncio.sleep(0.005)
 
     async def submit(self, *texts: str, **headers: str) -> httpx.Response:
         names = {name.replace("_", "-"): value for name, value in headers.items()}
@@ -81,4 +90,4 @@ async def serving(fake: FakeRedis, settings: ApiSettings) -> AsyncIterator[JobsA
         app.app.router.lifespan_context(app.app),
         httpx.AsyncClient(transport=transport, base_url="http://localhost") as client,
     ):
-        yield JobsApi(app, client, fake.sync, store, queue, draining)
+        yield JobsApi(app, client, fake.sync, store, queue, draining, service.watch)
