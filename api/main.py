@@ -19,6 +19,7 @@ from api.admin.service import Console, ConsoleStores
 from api.admin.sessions import session_routes
 from api.admin.traces import Traces
 from api.asgi.exceptions import EXCEPTION_HANDLERS
+from api.asgi.http import Answer, Receive
 from api.auth import Authenticator, ClientLimits
 from api.backend import Cache, Hub
 from api.batches.answers import BatchAnswers
@@ -39,9 +40,10 @@ from api.models.cascade import cascades, job_queues, members_of
 from api.models.observed import models_facts, queue_metrics
 from api.models.routes import ModelPaths, model_routes
 from api.models.served import Connect, Served, ServedModels
-from api.predict.handler import Deferral, PredictHandler, PredictMiddleware
+from api.predict.handler import Alternatives, Deferral, PredictHandler, PredictMiddleware
 from api.predict.lookup import LocalCache, PredictionLookup
 from api.predict.openapi import PREDICT_RESPONSES, Predictions, request_body
+from api.predict.request import RequestContext
 from api.predict.request_log import RequestLog
 from api.settings import ApiSettings
 from api.stats.routes import Stats, stats_routes
@@ -103,7 +105,12 @@ def create_app(
         metrics.publish(local, [one.hub for one in models.queues], [one.cache for one in models.queues])
 
     jobs.check_client, jobs.count_texts = limits.check, limits.traffic.count_job
-    predict = PredictHandler(settings, lookup, lifecycle, auth, deferral or JobDeferral(jobs), log)
+
+    async def foreign(context: RequestContext, body: bytes, receive: Receive, model: str = "") -> Answer:
+        return await compat.answer(context, body, receive, model)
+
+    alternatives = Alternatives(deferral or JobDeferral(jobs), foreign)
+    predict = PredictHandler(settings, lookup, lifecycle, auth, alternatives, log)
     health = Health(metrics)
 
     def connect_model(name: str) -> tuple[Hub, Cache]:
@@ -111,21 +118,28 @@ def create_app(
         return connect_hub(own), connect_cache(own)
 
     def handle(name: str, found: PredictionLookup) -> PredictHandler:
-        foreign = partial(predict.foreign, model=model_of(name))
         # The first model's revisions have its route.
         route = f"/models/{model_of(name)}/predict" if model_of(name) else predict.route
-        return predict.for_model(route, found, JobDeferral(jobs, model_of(name)), foreign)
+        own = Alternatives(JobDeferral(jobs, model_of(name)), partial(foreign, model=model_of(name)))
+        return predict.for_model(route, found, own)
 
-    models = ServedModels(Served("", hub, cache, lookup, predict), connect or connect_model, handle)
     store = partial(console.call, console.stores.comparisons.add)
     candidates = Candidates(store, auth, handle, metrics)
-    models.divide = candidates.divide
+    models = ServedModels(
+        Served("", hub, cache, lookup, predict),
+        connect or connect_model,
+        handle,
+        divide=candidates.divide,
+        cascades=lambda models: cascades(settings.all_cascades, models, handle, metrics),
+        on_move=lambda served: answering.answer_with(served.handler),
+        on_sweep=Confirming(console).confirm,
+    )
     jobs.find_model = job_queues(models)
     compat = Compat(DialectService(settings, predict, models, auth, lifecycle), health)
-    models.cascades = cascades(settings.all_cascades, models, handle, metrics)
-    stats = Stats(metrics, hub, jobs, lifecycle, settings.lease_ms / 1000)
-    stats.models = lambda: models_facts(models)
-    stats.on_point = Minutes(console).take
+    facts = partial(models_facts, models)
+    stats = Stats(
+        metrics, hub, jobs, lifecycle, settings.lease_ms / 1000, models=facts, on_point=Minutes(console).take
+    )
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Lifecycle]]:
@@ -165,8 +179,6 @@ def create_app(
     app.include_router(docs_routes(app, compat.describe))
     app.include_router(ui_routes(settings.page))
     answering = PredictMiddleware(app, predict, ModelPaths(models, compat.wrap(app), app))
-    models.on_move = lambda served: answering.answer_with(served.handler)
-    models.on_sweep = Confirming(console).confirm
     return answering
 
 

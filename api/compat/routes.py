@@ -24,7 +24,7 @@ from api.compat.service import Call, DialectService
 from api.compat.tei import TextEmbeddingsInference
 from api.compat.vllm import Vllm
 from api.dialect_names import parse_dialects
-from api.predict.handler import ROUTE, PredictHandler
+from api.predict.handler import ROUTE
 from api.predict.request import RequestContext
 
 CLASSES: dict[str, type[Dialect]] = {
@@ -60,7 +60,23 @@ class Compat:
             else:
                 dialect = CLASSES[name](service)
                 self.endpoints[name] = [Endpoint(route, dialect) for route in dialect.routes()]
-        _answer_through_predict(service.predict, self.endpoints)
+        # Dialects that share the route /predict, by the key that they have in place of "text".
+        self._sharing = {
+            FOREIGN_KEYS[name]: endpoint
+            for name, endpoints in self.endpoints.items()
+            for endpoint in endpoints
+            if endpoint.path == ROUTE
+        }
+        service.predict.reader.foreign_keys = list(self._sharing)
+
+    async def answer(self, context: RequestContext, body: bytes, receive: Receive, model: str = "") -> Answer:
+        """The answer to a body of /predict that is one of another dialect."""
+        # A key is followed by a colon. A text that equals one is not.
+        found = [one for key, one in self._sharing.items() if re.search(key + rb"\s*:", body)]
+        endpoint = found[0] if found else next(iter(self._sharing.values()))
+        call = Call(context, receive, model, body=body)
+        del body  # so that the call's is the only reference
+        return await endpoint.answer(call)
 
     def wrap(self, app: FastAPI) -> ASGIApp:
         """Adds the routes to `app`, and returns the application that answers them before it."""
@@ -79,24 +95,3 @@ class Compat:
     def _separate(self) -> Iterator[Endpoint]:
         """All endpoints with their own routes."""
         return (one for routes in self.endpoints.values() for one in routes if one.path != ROUTE)
-
-
-def _answer_through_predict(predict: PredictHandler, endpoints: Mapping[str, Sequence[Endpoint]]) -> None:
-    """Lets /predict answer the bodies of dialects that share it."""
-    sharing = {
-        FOREIGN_KEYS[name]: endpoint
-        for name, routes in endpoints.items()
-        for endpoint in routes
-        if endpoint.path == ROUTE
-    }
-
-    async def answer(context: RequestContext, body: bytes, receive: Receive, model: str = "") -> Answer:
-        # A key is followed by a colon. A text that equals one is not.
-        found = [one for key, one in sharing.items() if re.search(key + rb"\s*:", body)]
-        endpoint = found[0] if found else next(iter(sharing.values()))
-        call = Call(context, receive, model, body=body)
-        del body  # so that the call's is the only reference
-        return await endpoint.answer(call)
-
-    predict.reader.foreign_keys = list(sharing)
-    predict.foreign = answer

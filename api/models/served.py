@@ -52,24 +52,35 @@ class ServedModels:
     """All models. `connect` opens the queue and the cache of another model, `handle` makes its handler.
 
     What answers for a model is one of its revisions. It changes in all places at once, between two requests.
+    `divide` makes it of the revision and, if there is one, its candidate. `cascades` makes further names, of
+    which each asks several models, unless a model has the name. `on_move` is called with what answers for the
+    first model, and `on_sweep` after each sweep with the count of moves.
     """
 
-    def __init__(self, first: Served, connect: Connect, handle: Handle) -> None:
+    def __init__(
+        self,
+        first: Served,
+        connect: Connect,
+        handle: Handle,
+        *,
+        divide: Divide = lambda answering, candidates: answering,
+        cascades: Callable[[ServedModels], Mapping[str, Served]] = lambda models: {},
+        on_move: Callable[[Served], None] = lambda served: None,
+        on_sweep: Callable[[int], None] = lambda moves: None,
+    ) -> None:
         self.first = first
-        # Called with what answers for the first model, and after each sweep with the count of moves.
-        self.on_move: Callable[[Served], None] = lambda served: None
-        self.on_sweep: Callable[[int], None] = lambda moves: None
-        # Further names, each of which asks several models. A model of the same name goes first.
-        self.cascades: Mapping[str, Served] = {}
-        # Makes what answers for each model of its revision and, if it has one, its candidate.
-        self.divide: Divide = lambda answering, candidates: answering
+        self._divide = divide
+        self._on_move = on_move
+        self._on_sweep = on_sweep
         # The revisions beside those that answer, by the names of models (decision 0017).
         self.candidates: Mapping[str, Served] = {}
-        self._connect, self._handle = connect, handle
+        self._connect = connect
+        self._handle = handle
         self._others: dict[str, Served] = {}
         self._answering = {"": first}
         self._ambiguous = False
         self._tasks: set[asyncio.Task[None]] = set()
+        self.cascades = cascades(self)
 
     def __iter__(self) -> Iterator[Served]:
         """What answers for each model, the first one first."""
@@ -186,7 +197,7 @@ class ServedModels:
             self._others[name] = self._open(name)
         before = self.current
         self.candidates = {base: self._others[queue] for base, queue in tried.items()}
-        self._answering = self.divide(
+        self._answering = self._divide(
             {base: self._others[queue] if queue else self.first for base, queue in answering.items()},
             {base: (self._others[queue], beside[base]) for base, queue in tried.items()},
         )
@@ -195,8 +206,8 @@ class ServedModels:
             facts = {"action": "model.ambiguous", "model": self.first.title}
             log.warning("two models have the same name, which finds neither of them", extra=facts)
         if self.current is not before:
-            self.on_move(self.current)
-        self.on_sweep(revisions.moves)
+            self._on_move(self.current)
+        self._on_sweep(revisions.moves)
 
     def _swept(self) -> None:
         try:

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Sequence
 from copy import copy
 from time import perf_counter
-from typing import Protocol, cast
+from typing import NamedTuple, Protocol, cast
 
 from fastapi import FastAPI
 from starlette.requests import ClientDisconnect
@@ -94,13 +94,19 @@ class Foreign(Protocol):
     ) -> Answer: ...
 
 
-class PredictHandler:
-    """An ASGI application that answers POST /predict. `deferral` turns requests into jobs.
+class Alternatives(NamedTuple):
+    """What answers a request in another way: as a job, or in the dialect of another service."""
 
-    `foreign` answers bodies that have one of the reader's `foreign_keys` in place of "text".
+    deferral: Deferral
+    foreign: Foreign
+
+
+class PredictHandler:
+    """An ASGI application that answers POST /predict.
+
+    Bodies that have one of the reader's `foreign_keys` in place of "text" are answered in another dialect.
     """
 
-    foreign: Foreign
     # The name of the route in metrics and log lines.
     route = ROUTE
 
@@ -110,12 +116,12 @@ class PredictHandler:
         lookup: PredictionLookup,
         lifecycle: Lifecycle,
         auth: Authenticator,
-        deferral: Deferral,
+        alternatives: Alternatives,
         request_log: RequestLog,
     ) -> None:
         self.reader = RequestReader(settings.max_texts, settings.max_text_chars)
         self.bodies = BodyReader(settings.max_body_bytes, settings.body_timeout_s)
-        self._deferral = deferral
+        self._alternatives = alternatives
         self._settings = settings
         self._lifecycle = lifecycle
         self._auth = auth
@@ -125,14 +131,14 @@ class PredictHandler:
         self._limits = lookup.limits
         self.request_log = request_log
 
-    def for_model(
-        self, route: str, lookup: PredictionLookup, deferral: Deferral, foreign: Foreign
-    ) -> PredictHandler:
+    def for_model(self, route: str, lookup: PredictionLookup, alternatives: Alternatives) -> PredictHandler:
         """The handler of another model, with the same limits. Everything else belongs to that model."""
         other = copy(self)
-        other.route, other._lookup, other._models = route, lookup, lookup.models
+        other.route = route
+        other._lookup = lookup
+        other._models = lookup.models
         other._local = lookup.local
-        other._deferral, other.foreign = deferral, foreign
+        other._alternatives = alternatives
         return other
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -173,12 +179,12 @@ class PredictHandler:
             context.texts = texts = read_texts(self.reader, await self.bodies.read(receive))
             foreign = None
         except ForeignBody as found:
-            foreign = self.foreign(context, found.body, receive)
+            foreign = self._alternatives.foreign(context, found.body, receive)
         if foreign is not None:
             return await foreign
         preference = headers.preference
         if preference.respond_async and preference.wait_s is None:
-            return await self._deferral(headers, texts)
+            return await self._alternatives.deferral(headers, texts)
         looked_up_at = perf_counter()
         revision = self._models.revision
         tenant = self._auth.client(headers) if self._settings.separate_clients else ""
@@ -207,7 +213,7 @@ class PredictHandler:
                 await self._lookup.find(request, receive, found)
         except (BudgetExceeded, QueueFull, Paused):
             if context.headers.preference.respond_async:
-                return await self._deferral(context.headers, context.texts)
+                return await self._alternatives.deferral(context.headers, context.texts)
             raise
         context.computed = len(found.computed)
         context.tokens = found.tokens(request.texts, request.cached)

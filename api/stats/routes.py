@@ -47,16 +47,25 @@ DETAIL_FRAMES = 5
 
 
 class Stats:
-    """Computes a frame every second while `running` is open, and streams frames to viewers."""
+    """Computes a frame every second while `running` is open, and streams frames to viewers.
+
+    `models` returns the facts about all models, and `on_point` gets the point of each second.
+    """
 
     def __init__(
-        self, metrics: Metrics, hub: Hub, service: JobService, lifecycle: Lifecycle, lease_s: float = 2.0
+        self,
+        metrics: Metrics,
+        hub: Hub,
+        service: JobService,
+        lifecycle: Lifecycle,
+        lease_s: float = 2.0,
+        *,
+        models: Callable[[], list[dict[str, Any]]] = list,
+        on_point: Callable[[StatsPoint, Snapshot], None] = lambda point, snapshot: None,
     ) -> None:
         self.viewers = 0
-        # Gets the point of each second.
-        self.on_point: Callable[[StatsPoint, Snapshot], None] = lambda point, snapshot: None
-        # The facts about all models.
-        self.models: Callable[[], list[dict[str, Any]]] = list
+        self._models = models
+        self._on_point = on_point
         self._metrics = metrics
         self._hub = hub
         self._service = service
@@ -136,7 +145,7 @@ class Stats:
             durations=durations,
         )
         point = self._history.add(sample)
-        self.on_point(point, snapshot)
+        self._on_point(point, snapshot)
         now_ms = time.time() * 1000
         problem = why_not_ready(self._hub, self._lifecycle)
         self._frame = {
@@ -144,7 +153,7 @@ class Stats:
             "ready": problem is None,
             "reason": "" if problem is None else problem.detail,
             "model": model_facts(snapshot.model),
-            "models": self.models(),
+            "models": self._models(),
             "lanes": {name: lane_facts(lane) for name, lane in lanes.items()},
             "pauses": pause_facts(snapshot.pauses),
             "solo": snapshot.solo,
