@@ -178,7 +178,7 @@ def create_app(
     app.include_router(session_routes(console, auth.admins, settings.page), include_in_schema=False)
     app.include_router(docs_routes(app, compat.describe))
     app.include_router(ui_routes(settings.page))
-    answering = PredictMiddleware(app, predict, ModelPaths(models, compat.wrap(app), app))
+    answering = PredictMiddleware(app, predict, ModelPaths(models, compat.wrap(app), app), models)
     return answering
 
 

@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
+from time import monotonic
 from typing import Any
 
 from api.asgi.http import ASGIApp
@@ -19,8 +23,14 @@ from api.predict.lookup import PredictionLookup
 from batcher.core.revisions import Candidate, model_of, revision_queue
 from batcher.core.snapshot import NO_SNAPSHOT, Snapshot
 from batcher.gc_tuning import collect_dropped
+from batcher.publishing.revisions import SEEN_S
 
 log = logging.getLogger(__name__)
+
+# What a sweep says of a model holds for so long: moves do not wait for a process that is silent for longer.
+KNOWN_S = SEEN_S - 1
+# How long a request waits for the sweep of a process that has stood still.
+LATE_S = 2.0
 
 Connect = Callable[[str], tuple[Hub, Cache]]
 Handle = Callable[[str, PredictionLookup], ASGIApp]
@@ -74,6 +84,10 @@ class ServedModels:
         self._on_sweep = on_sweep
         # The revisions beside those that answer, by the names of models (decision 0017).
         self.candidates: Mapping[str, Served] = {}
+        # Until when what the last sweeps said holds, by the monotonic clock.
+        self.known_until = math.inf
+        self._swept_at: dict[str, float] = {}
+        self._heard = asyncio.Event()
         self._connect = connect
         self._handle = handle
         self._others: dict[str, Served] = {}
@@ -192,6 +206,7 @@ class ServedModels:
         listed = {*snapshot.models, *answering.values(), *tried.values()} - {""}
         gone = [one.name for one in self._others.values() if one.name not in listed or not one.hub.alive]
         for name in gone:
+            self._swept_at.pop(name, None)
             self._later(_drop(self._others.pop(name)))
         for name in sorted(listed - self._others.keys()):
             self._others[name] = self._open(name)
@@ -209,7 +224,27 @@ class ServedModels:
             self._on_move(self.current)
         self._on_sweep(revisions.moves)
 
+    async def refresh(self) -> None:
+        """Waits for late sweeps unless Redis is unavailable: names may have moved meanwhile."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LATE_S):
+                while any(map(self._is_late, self.every)):
+                    self._heard.clear()
+                    await self._heard.wait()
+                if self._tasks:
+                    await asyncio.wait(self._tasks)
+
+    def _is_late(self, served: Served) -> bool:
+        silent = self._swept_at.get(served.name, math.inf) < monotonic() - KNOWN_S
+        return silent and served.hub.alive and served.hub.reachable
+
+    def _note_sweep(self, name: str) -> None:
+        self._swept_at[name] = monotonic()
+        self._heard.set()
+        self.known_until = min(self._swept_at.values()) + KNOWN_S
+
     def _swept(self) -> None:
+        self._note_sweep("")
         try:
             self.follow()
         except Exception:  # the hub would stop sweeping, and this process count as not ready
@@ -217,6 +252,7 @@ class ServedModels:
 
     def _open(self, name: str) -> Served:
         hub, cache = self._connect(name)
+        hub.on_sweep = partial(self._note_sweep, name)
         self._later(hub.start())
         lookup = self.first.lookup.for_model(hub, cache)
         log.info("serving the model %s", name, extra={"action": "model.served", "model": name})

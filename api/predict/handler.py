@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from copy import copy
-from time import perf_counter
+from time import monotonic, perf_counter
 from typing import NamedTuple, Protocol, cast
 
 from fastapi import FastAPI
@@ -57,27 +57,39 @@ ROUTE = "/predict"
 PATHS = (ROUTE, f"{ROUTE}/")
 
 
+class Known(Protocol):
+    """`api.models.served.ServedModels`. What it knows holds until a time of the monotonic clock."""
+
+    known_until: float
+
+    async def refresh(self) -> None: ...
+
+
 class PredictMiddleware:
-    """Answers POST /predict with `handler`, and passes other requests to `app`, through `others` if given.
+    """Answers POST /predict with `handler`, and passes other requests to `others`.
 
     FastAPI and Starlette take longer to reach a route than the in-process cache takes to answer, so this is
     the outermost layer (decision 0200).
     """
 
-    def __init__(self, app: FastAPI, handler: ASGIApp, others: ASGIApp | None = None) -> None:
+    def __init__(self, app: FastAPI, handler: ASGIApp, others: ASGIApp, models: Known) -> None:
         self.app = app
         self._handler = handler
-        self._others = others or app
+        self._others = others
+        self._models = models
 
     def answer_with(self, handler: ASGIApp) -> None:
         """Lets this handler answer requests that begin from now on."""
         self._handler = handler
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["method"] == "POST" and route_path(scope) in PATHS:
-            await self._handler(scope, receive, send)
-        else:
-            await self._others(scope, receive, send)
+        app = self._others
+        if scope["type"] == "http" and scope["method"] == "POST":
+            if monotonic() > self._models.known_until:
+                await self._models.refresh()
+            if route_path(scope) in PATHS:
+                app = self._handler
+        await app(scope, receive, send)
 
 
 class Deferral(Protocol):

@@ -7,17 +7,20 @@ import itertools
 import math
 import os
 import random
+import signal
 import time
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
 
 from api.dialect_names import DIALECTS as NAMES
+from millrace.settings_loader import free_port
 from tests.dialects import DIALECTS, PREDICT, Dialect
 from tests.e2e.test_candidates import command
-from tests.service import Service, wait_until
+from tests.service import Service, millrace, wait_until
 from tests.signing import SIGNED, Checker, Revision
 
 pytestmark = [pytest.mark.redis, pytest.mark.e2e, pytest.mark.timeout(600)]
@@ -186,3 +189,45 @@ def test_the_native_route_names_the_revision_of_each_text(start_service: Callabl
         return len(said.names) == 2
 
     wait_until(both, "an answer of two revisions", 60)
+
+
+def test_an_api_process_that_stood_still_during_a_move_does_not_answer_by_the_former_revision(
+    start_service: Callable[..., Service],
+) -> None:
+    """It finds requests waiting when it wakes up, of which it knows the answers of the former revision."""
+    revisions = [Revision(f"{SIGNED}-{name}") for name in (98, 799)]
+    checker = Checker(revisions)
+    made = start_service(model=revisions[0].reference)
+    port = free_port()
+    environment = made.environment_of("api") | {"MILLRACE_PORT": str(port)}
+    other = made.process_type("second-api", millrace("api"), environment, made.folder)
+    made.processes.append(other)
+    asked = [PREDICT, *(DIALECTS[name] for name in ("huggingface", "oip", "openai"))]
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30, trust_env=False) as http:
+
+        def ask(dialect: Dialect) -> httpx.Response:
+            return http.post(dialect.path, json=dialect.ask(["a known text"]))
+
+        wait_until(lambda: _is_ready(http), "the second API process", 90)
+        command(made, "publish", revisions[1].reference, "--shadow", "0.5")
+        wait_until(lambda: ask(PREDICT).headers["x-cache"] == "HIT", "the text to be known")
+        other.kill(signal.SIGSTOP)
+        # Only of processes that have been silent for a while does a move not wait for the confirmation.
+        command(made, "publish", "--all")
+        checker.settled(revisions[0].reference, at=time.monotonic())
+        asked_at = time.monotonic()
+        with ThreadPoolExecutor(len(asked)) as threads:
+            answers = [threads.submit(ask, dialect) for dialect in asked]
+            time.sleep(0.5)  # so that they wait at its socket
+            other.kill(signal.SIGCONT)
+        for dialect, answer in zip(asked, answers, strict=True):
+            assert answer.result().status_code == 200, answer.result().text
+            said = dialect.said(answer.result(), ["a known text"], asked_at=asked_at)
+            assert checker.wrong(said) == [], dialect.path
+
+
+def _is_ready(http: httpx.Client) -> bool:
+    try:
+        return http.get("/readyz").status_code == 200
+    except httpx.TransportError:
+        return False
