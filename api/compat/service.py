@@ -156,7 +156,7 @@ class DialectService:
                 revision = next(iter(found.by_text.values())).revision
         else:
             results = cast("list[CachedPrediction]", cached)
-            known = known_answer(context, lookup.models, revision, results, looked_up_at, self.most_bytes)
+            known = known_answer(context, lookup.models, results, looked_up_at, self.most_bytes)
             headers = known.headers
             total_s = perf_counter() - context.started
         context.computed, context.known = len(computed), not computed

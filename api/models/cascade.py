@@ -179,7 +179,7 @@ async def _look_up(
 ) -> None:
     """Finds what a member says of some texts of a request."""
     lookup = served.lookup_for(request.client)
-    revision, name = lookup.models.revision, lookup.models.name
+    revision = lookup.models.revision
     cached = lookup.local.find(revision, texts, request.tenant)
     missing = [text for text, known in zip(texts, cached, strict=True) if known is None]
     found.count("hit_local", len(texts) - len(missing))
@@ -189,7 +189,7 @@ async def _look_up(
         await lookup.find(part, receive, found)
     for text, known in zip(texts, cached, strict=True):
         if known is not None:
-            found.by_text[text] = known.prediction(lookup.revision_of([text]), name)
+            found.by_text[text] = known.prediction()
 
 
 async def _look_up_one(
@@ -197,7 +197,7 @@ async def _look_up_one(
 ) -> None:
     """The same, with the results of one revision."""
     lookup = served.lookup_for(request.client).for_one(texts)
-    revision, name = lookup.models.revision, lookup.models.name
+    revision = lookup.models.revision
     cached: Sequence[CachedPrediction | None] = lookup.local.find(revision, texts, request.tenant)
     if None in cached:
         part = replace(request, texts=texts, cached=cached, revision=revision, whole=request.texts)
@@ -206,7 +206,7 @@ async def _look_up_one(
         found.count("hit_local", len(texts))
     for text, known in zip(texts, cached, strict=True):
         if known is not None:
-            found.by_text[text] = known.prediction(revision, name)
+            found.by_text[text] = known.prediction()
 
 
 def _ordered(answer: Prediction, labels: Sequence[str]) -> Prediction:

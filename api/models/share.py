@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from api.asgi.http import ASGIApp, Receive, RequestHeaders, Scope, Send
 from api.auth import Authenticator
 from api.models.served import Served
 from api.predict.lookup import (
-    NOTHING,
     CachedPrediction,
     LocalCache,
     LookupRequest,
@@ -19,7 +18,6 @@ from api.predict.lookup import (
 )
 from batcher.core.revisions import Candidate
 from batcher.core.snapshot import ModelRecord
-from batcher.messages import Prediction
 from batcher.side_by_side import gather
 
 # Characters of the texts whose revisions are remembered: those of many requests, and at least of one text.
@@ -34,7 +32,7 @@ class ByText(PredictionLookup):
         self._both = current, candidate
         self._takes = Choices(setting)
         self.local = _BothCaches(current.local, current.models, candidate.models, self._takes)
-        self.models = _BothModels(current.models, candidate.models, self._takes)
+        self.models = _BothModels(current.models, candidate.models)
 
     def forget(self) -> None:
         """Forgets which texts it has been asked for."""
@@ -88,26 +86,18 @@ class Choices:
 
 
 class _BothModels(Models):
-    """Names the revisions of all texts: cached results do not say what theirs is."""
+    """Knows the revisions of both."""
 
-    def __init__(self, current: Models, candidate: Models, takes: Callable[[str], bool]) -> None:
+    def __init__(self, current: Models, candidate: Models) -> None:
         vars(self).update(vars(current))
         self._both = current, candidate
-        self._takes = takes
 
     def record(self, revision: str) -> ModelRecord | None:
         current, candidate = self._both
         return current.record(revision) or candidate.record(revision)
 
-    def answer_header(
-        self, revision: str, texts: Sequence[str], found: Mapping[str, Prediction] = NOTHING
-    ) -> bytes:
-        names: dict[bytes, None] = {}
-        for text in texts:
-            models, result = self._both[self._takes(text)], found.get(text)
-            known = models.header(models.revision)
-            names[known if result is None else models.header(result.revision, result.model)] = None
-        return b", ".join(names)
+    def header(self, revision: str, name: str = "") -> bytes:
+        return self._both[revision == self._both[1].revision].header(revision, name)
 
 
 class _BothCaches(LocalCache):

@@ -211,7 +211,7 @@ class PredictHandler:
         else:
             known = cast("list[CachedPrediction]", cached)
             most_bytes = self._settings.max_answer_bytes
-            answer = known_answer(context, self._models, revision, known, looked_up_at, most_bytes)
+            answer = known_answer(context, self._models, known, looked_up_at, most_bytes)
         if preference.wait_s is not None:
             answer.headers.append((b"preference-applied", b"wait=%g" % self._budget_s(preference)))
         return answer
@@ -241,7 +241,6 @@ class PredictHandler:
 def known_answer(
     context: RequestContext,
     models: Models,
-    revision: str,
     cached: Sequence[CachedPrediction],
     looked_up_at: float,
     most_bytes: int,
@@ -256,7 +255,7 @@ def known_answer(
     times = (now - looked_up_at) * 1e3, (now - context.started) * 1e3
     headers = [
         (b"x-cache", b"HIT"),
-        (b"x-model", models.answer_header(revision, context.texts)),
+        (b"x-model", models.answer_header(cached)),
         (b"server-timing", b"cache;dur=%.3f, total;dur=%.3f" % times),
     ]
     headers += truncation(cached)

@@ -17,7 +17,7 @@ import random
 import re
 import sys
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
 from time import monotonic, perf_counter
@@ -38,7 +38,6 @@ from batcher.messages import Outcome, Prediction, entry_id
 
 # How many model revisions are remembered.
 MOST_MODELS = 64
-NOTHING: Mapping[str, Prediction] = {}
 # The overhead of an entry, measured with tracemalloc: key, CachedPrediction, float, size, dictionary slot.
 OVERHEAD_BYTES = 350
 # A local copy of a shared result lives for this share of the TTL. Reading the remaining TTL would double the
@@ -69,10 +68,12 @@ class CachedPrediction:
     expires_at: float
     size: int
     tokens: int
+    revision: str
+    model: str
 
-    def prediction(self, revision: str, model: str = "") -> Prediction:
-        """The same as a result of this revision."""
-        return Prediction(self.fragment, revision, self.tokens, self.truncated, model=model)
+    def prediction(self) -> Prediction:
+        """The same as a result of a worker."""
+        return Prediction(self.fragment, self.revision, self.tokens, self.truncated, model=self.model)
 
 
 class LocalCache:
@@ -123,7 +124,13 @@ class LocalCache:
             self.evictions += 1
         expires_at = monotonic() + life_s
         self._entries[key] = CachedPrediction(
-            prediction.fragment, prediction.truncated, expires_at, size, prediction.tokens
+            prediction.fragment,
+            prediction.truncated,
+            expires_at,
+            size,
+            prediction.tokens,
+            prediction.revision,
+            prediction.model,
         )
         self.bytes += size
 
@@ -191,19 +198,10 @@ class Models:
             return _header(name, revision)
         return self._headers[revision]
 
-    def answer_header(
-        self, revision: str, texts: Sequence[str], found: Mapping[str, Prediction] = NOTHING
-    ) -> bytes:
-        """The value of X-Model for an answer. Texts that are not among `found` were known, by `revision`."""
-        if not found:
-            return self.header(revision)
-        names: dict[str, str] = {}
-        for text in texts:
-            if (result := found.get(text)) is None:
-                names.setdefault(revision, "")
-            else:
-                names[result.revision] = result.model
-        return b", ".join([self.header(*pair) for pair in names.items()])
+    def answer_header(self, results: Iterable[CachedPrediction | Prediction]) -> bytes:
+        """The value of X-Model for an answer: the models of all its results."""
+        names = dict.fromkeys([(result.revision, result.model) for result in results])
+        return b", ".join([self.header(*pair) for pair in names])
 
 
 def _header(name: str, revision: str) -> bytes:
@@ -367,7 +365,7 @@ class PredictionLookup:
         known = self.local.find(request.only, request.texts, request.tenant)
         for text, result in zip(request.texts, known, strict=True):
             if result is not None:
-                results[request.only][text] = result.prediction(request.only)
+                results[request.only][text] = result.prediction()
         missing = [text for text, result in zip(request.texts, known, strict=True) if result is None]
         if not missing:
             return
@@ -500,7 +498,7 @@ class PredictionLookup:
         computed = sum([text in found.computed for text in request.texts])
         headers = [
             (b"x-cache", b"HIT" if not computed else b"MISS" if computed == len(results) else b"PARTIAL"),
-            (b"x-model", self.models.answer_header(request.revision, request.texts, found.by_text)),
+            (b"x-model", self.models.answer_header(results)),
             _timing(found.cache_s, [found.by_text[text] for text in found.computed], total_s),
             *truncation(results),
         ]
@@ -530,7 +528,7 @@ def _by_revision(request: LookupRequest, found: LookupResult) -> Results:
         results.setdefault(result.revision, {})[text] = result
     for text, known in zip(request.texts, request.cached, strict=True):
         if known is not None:
-            results.setdefault(request.revision, {})[text] = known.prediction(request.revision)
+            results.setdefault(known.revision, {})[text] = known.prediction()
     return results
 
 

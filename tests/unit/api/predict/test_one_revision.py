@@ -6,10 +6,14 @@ import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
+import httpx
+
+from api.main import create_app
+from api.settings import ApiSettings
 from batcher.errors import BudgetExceeded
 from batcher.messages import Outcome, Prediction, fragment
 from tests.unit.api.service import Service, Start
-from tests.unit.fakes import MODEL, REVISION
+from tests.unit.fakes import MODEL, REVISION, RUNNING, FakeCache, FakeHub
 
 OLD, NEW = REVISION, "f" * 64
 # In another order.
@@ -126,3 +130,20 @@ async def test_the_function_of_the_scores_is_that_of_the_revision_that_answers(s
     assert [await ask("sigmoid", OLD), await ask("softmax", OLD)] == [422, 200]
     service.hub.snapshot = published
     assert [await ask("sigmoid", NEW), await ask("softmax", NEW)] == [200, 422]
+
+
+async def test_known_results_of_a_cascade_keep_the_name_of_their_model() -> None:
+    """X-Model said `@REVISION` after another text had been asked again."""
+    fast = FakeHub(snapshot=replace(RUNNING, models=("sure",)), answer=in_turn(OLD, OLD, NEW, OLD))
+    sure = FakeHub(snapshot=replace(RUNNING, model=replace(MODEL, name="sure")))
+    settings = ApiSettings(cascades="quick=stub:sure:0.5")
+    app = create_app(settings, hub=fast, cache=FakeCache(), connect=lambda name: (sure, FakeCache()))
+    async with (
+        app.app.router.lifespan_context(app.app),
+        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client,
+    ):
+        for texts in (["a", "b"], ["c", "a", "b"]):
+            answer = await client.post("/classify", json={"input": texts, "model": "quick"})
+            assert answer.status_code == 200, answer.text
+            assert answer.headers["x-model"] == f"stub@{OLD[:12]}"
+    assert fast.asked == [["a", "b"], ["c"], ["c"]]
