@@ -95,12 +95,15 @@ def warnings(hub: Hub) -> Iterator[str]:
 def health_routes(
     direct: ASGIApp,
     hub: Hub,
-    models: Models,
+    models: Callable[[], Models],
     metrics: Metrics,
     publish: Callable[[], None],
     lifecycle: Lifecycle,
 ) -> APIRouter:
-    """The four routes. None of them does any I/O. `publish` updates the counters before a scrape."""
+    """The four routes. None of them does any I/O. `publish` updates the counters before a scrape.
+
+    `models` are those of the revision that answers.
+    """
     router = APIRouter(tags=["health"])
 
     @router.get("/health", summary="Is the process running?", response_model=Healthy)
@@ -127,7 +130,7 @@ def health_routes(
         if (problem := why_not_ready(hub, lifecycle)) is not None:
             raise problem
         snapshot = hub.snapshot
-        model = models.header(models.revision).decode("ascii")
+        model = models().header(models().revision).decode("ascii")
         ready = Ready(model=model, workers=snapshot.workers, warning="; ".join(warnings(hub)) or None)
         if len(up := hub.shards_up) > 1:
             ready.shards, ready.shards_up = len(up), sum(up)

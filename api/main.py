@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 from pathlib import Path
 
@@ -24,7 +24,6 @@ from api.auth import Authenticator, ClientLimits
 from api.backend import Cache, Hub
 from api.batches.answers import BatchAnswers
 from api.batches.routes import batch_routes
-from api.compat.moderation import Moderation
 from api.compat.routes import Compat
 from api.compat.service import DialectService
 from api.docs_page import docs_routes
@@ -168,10 +167,12 @@ def create_app(
     )
     app.include_router(_predict_route(predict, settings.label_order))
     app.include_router(model_routes(models, predict, metrics))
-    app.include_router(health_routes(health, hub, lookup.models, metrics, publish, lifecycle))
+    app.include_router(
+        health_routes(health, hub, lambda: models.current.lookup.models, metrics, publish, lifecycle)
+    )
     app.include_router(job_routes(jobs, settings.max_job_body_bytes, settings.label_order))
     if "openai" in compat.endpoints:
-        app.include_router(batch_routes(jobs, BatchAnswers(Moderation(settings), lambda: _labels(hub))))
+        app.include_router(batch_routes(jobs, BatchAnswers(compat.service)))
     app.include_router(stats_routes(stats))
     for router in admin_routers(console, models, jobs, settings, memory.forget, traces):
         app.include_router(router, include_in_schema=False)
@@ -180,11 +181,6 @@ def create_app(
     app.include_router(ui_routes(settings.page))
     answering = PredictMiddleware(app, predict, ModelPaths(models, compat.wrap(app), app), models)
     return answering
-
-
-def _labels(hub: Hub) -> Sequence[str] | None:
-    model = hub.snapshot.model
-    return None if model is None else model.labels
 
 
 def _predict_route(predict: PredictHandler, order: LabelOrder) -> APIRouter:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import Any
 
 from api.batches.lines import error_body
-from api.compat.moderation import Moderation
+from api.compat.moderation import Moderation, is_name_of_openai
+from api.compat.service import DialectService
 from api.compat.vllm import classify_result
 from api.errors import Problem
 
@@ -15,17 +15,33 @@ Scores = list[dict[str, Any]]
 
 
 class BatchAnswers:
-    """Writes answers. `labels` are those of the current model, or None before the first worker."""
+    """Finds the models that batches ask for, and writes answers."""
 
-    def __init__(self, moderation: Moderation, labels: Callable[[], Sequence[str] | None]) -> None:
-        self._moderation = moderation
-        self._labels = labels
+    def __init__(self, service: DialectService) -> None:
+        self._service = service
+        self._moderation = Moderation(service.settings)
 
-    def check(self, endpoint: str) -> None:
-        """Raises Problem 400 if the model cannot answer this endpoint."""
-        labels = self._labels()
-        if endpoint == "/v1/moderations" and labels is not None:
-            self._moderation.categories(labels)
+    def model(self, endpoint: str, name: str | None) -> str:
+        """The model of a line as clients call it, "" before the first worker.
+
+        Raises Problem 400 if it is not served, or cannot answer this endpoint.
+        """
+        moderation = endpoint == "/v1/moderations"
+        try:
+            found = self._service.find(name, of_first=moderation and is_name_of_openai(name))
+        except Problem as problem:
+            problem.status = 400 if problem.status == 404 else problem.status
+            raise
+        if moderation and (model := found.hub.snapshot.model) is not None:
+            self._moderation.categories(model.labels)
+        return found.title
+
+    def is_same(self, endpoint: str, name: str | None, model: str) -> bool:
+        """Whether a line that asks for this name asks for this model."""
+        try:
+            return self.model(endpoint, name) == model
+        except Problem:
+            return False
 
     def write(
         self, endpoint: str, request_id: str, model: str, created_s: int, scores: Scores

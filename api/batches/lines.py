@@ -6,7 +6,7 @@ Each line has one text, so that the results of a job and the lines of its file c
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from api.asgi.json_reader import HALF_PAIR, is_unicode
@@ -15,16 +15,38 @@ from api.errors import Problem, invalid_body
 from api.jobs.parsers import read_lines
 
 
-def read_texts(blocks: Iterable[bytes], endpoint: str) -> Iterator[str]:
-    """Yields the text of every line. Raises Problem 422 for the first line that has none."""
+def first_model(blocks: Iterable[bytes]) -> str | None:
+    """The model that the first line asks for. Raises Problem 422 for a model that is not a string."""
+    return next((_model(line, number) for number, line in read_lines(blocks)), None)
+
+
+def read_texts(
+    blocks: Iterable[bytes], endpoint: str, is_same: Callable[[str | None], bool] = lambda model: True
+) -> Iterator[str]:
+    """Yields the text of every line. Raises Problem 422 for the first line that has none.
+
+    Also for one that asks for another model than the batch, as `is_same` says.
+    """
     for number, line in read_lines(blocks):
-        yield _text(line, number, endpoint)
+        text = _text(line, number, endpoint)
+        if not is_same(_model(line, number)):
+            why = "this line asks for another model than the first one: make a batch for each model"
+            raise invalid_body("value_error", why, line=number)
+        yield text
 
 
 def custom_ids(blocks: Iterable[bytes]) -> Iterator[str]:
     """Yields the custom id of every line of a file that `read_texts` has accepted."""
     for _, line in read_lines(blocks):
         yield line["custom_id"]
+
+
+def _model(line: Any, number: int) -> str | None:
+    body = line.get("body") if isinstance(line, dict) else None
+    model = body.get("model") if isinstance(body, dict) else None
+    if model is not None and not isinstance(model, str):
+        raise invalid_body("string_type", '"model" of the body must be a string', line=number)
+    return model
 
 
 def _text(line: Any, number: int, endpoint: str) -> str:

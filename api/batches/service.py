@@ -7,10 +7,11 @@ import re
 import secrets
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import lru_cache
 
 from api.asgi.http import Receive, RequestHeaders, check_encoding, check_length
 from api.batches.answers import BatchAnswers
-from api.batches.lines import STATUS_OF, custom_ids, error_body, output_line, read_texts
+from api.batches.lines import STATUS_OF, custom_ids, error_body, first_model, output_line, read_texts
 from api.batches.multipart import FormReader, boundary_of, malformed
 from api.batches.schemas import BatchRequest, FileObject, file_body, output_body
 from api.errors import Problem
@@ -177,11 +178,13 @@ class BatchService:
         file = await self._find(asked.input_file_id, self._jobs.owner(headers))
         if not isinstance(file, FileRecord):
             raise _no_file()
-        self._answers.check(asked.endpoint)
+        name = await self._jobs.call(first_model, self._files.content(file))
+        model = self._answers.model(asked.endpoint, name)
         batch = {"file": file.id, "endpoint": asked.endpoint, "metadata": asked.metadata}
         sender = Sender(receive, whole=True)
-        texts = read_texts(sender.waited_for(self._files.content(file)), asked.endpoint)
-        record, _ = await self._jobs.take_batch(headers, texts, json.dumps(batch), sender)
+        is_same = lru_cache(lambda name: self._answers.is_same(asked.endpoint, name, model))
+        texts = read_texts(sender.waited_for(self._files.content(file)), asked.endpoint, is_same)
+        record, _ = await self._jobs.take_batch(headers, texts, json.dumps(batch), sender, model)
         if record.batch:
             await self._jobs.call(self._files.renew, file.id)
             return record

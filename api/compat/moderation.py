@@ -30,6 +30,12 @@ _BYTES_OF_CATEGORY = 48
 _NOT_FLAGGED = dict.fromkeys(CATEGORIES, False)
 _NO_SCORES = dict.fromkeys(CATEGORIES, 0.0)
 _TEXT = {name: ["text"] for name in CATEGORIES}
+_name_of_openai = re.compile(r"(?:omni|text)-moderation-[\w.-]+", re.ASCII).fullmatch
+
+
+def is_name_of_openai(name: str | None) -> bool:
+    """Whether OpenAI has a model for moderations of this name. Here it stands for the first one."""
+    return bool(name and _name_of_openai(name))
 
 
 class Moderation:

@@ -6,7 +6,6 @@ answers it: OpenAI's names stand for the first model, and an unknown one gets 40
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -14,13 +13,11 @@ from pydantic import BaseModel
 
 from api.asgi.http import Answer, check_size
 from api.compat.dialect import BAD_REQUEST, Dialect, Route, json_answer
-from api.compat.moderation import Moderation
+from api.compat.moderation import Moderation, is_name_of_openai
 from api.compat.openai_error import OpenAIError, openai_error
 from api.compat.reading import TextOrTexts, refused, texts_of
 from api.compat.service import Call
 from api.errors import Problem
-
-_is_name_of_openai = re.compile(r"(?:omni|text)-moderation-[\w.-]+", re.ASCII).fullmatch
 
 
 class ModerationRequest(BaseModel):
@@ -54,8 +51,7 @@ class OpenAI(Dialect):
 
     async def _moderate(self, call: Call) -> Answer:
         asked = await self.service.read(call, ModerationRequest)
-        known = bool(asked.model and _is_name_of_openai(asked.model))
-        self.service.choose(call, asked.model, of_first=known)
+        self.service.choose(call, asked.model, of_first=is_name_of_openai(asked.model))
         moderation = Moderation(self.service.settings)
         found = await self.service.classify(call, _texts(asked.input))
         categories = moderation.categories(label for label, _ in found.scores[0])

@@ -52,6 +52,7 @@ class Compat:
     """
 
     def __init__(self, service: DialectService, health: ASGIApp) -> None:
+        self.service = service
         self.endpoints: dict[str, Sequence[Endpoint]] = {}
         self._aliases: Mapping[tuple[str, str], ASGIApp] = {}
         for name in parse_dialects(service.settings.compat):

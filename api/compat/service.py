@@ -187,7 +187,11 @@ class DialectService:
         return model
 
     def choose(self, call: Call, name: str | None, *, of_first: bool = False) -> None:
-        """Notes which model the client asks for. Raises Problem 404 if it is not served.
+        """Notes which model the client asks for, as `find` says."""
+        call.served = self.find(name, of_first=of_first)
+
+    def find(self, name: str | None, *, of_first: bool = False) -> Served:
+        """The model of a name that a client uses. Raises Problem 404 if it is not served.
 
         `of_first`: if no model has this name, it stands for the first one.
         """
@@ -199,7 +203,7 @@ class DialectService:
             if self.models.ambiguous(name) or (self.models.titles and not alias):
                 raise self.models.unknown(name, "; MILLRACE_COMPAT_MODELS adds names for the first one")
             found = self.models.current
-        call.served = found
+        return found
 
     def _budget_s(self, context: RequestContext) -> float:
         wait_s = context.headers.preference.wait_s

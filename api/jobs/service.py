@@ -137,10 +137,14 @@ class JobService:
         return await self._take(headers, iter(texts), self._submission(headers, model=model))
 
     async def take_batch(
-        self, headers: RequestHeaders, texts: Iterator[str], batch: str, sender: Sender
+        self, headers: RequestHeaders, texts: Iterator[str], batch: str, sender: Sender, model: str
     ) -> tuple[JobRecord, bool]:
-        """Creates a job that belongs to a batch; `batch` is what its record keeps of that."""
-        return await self._take(headers, texts, self._submission(headers, batch=batch), sender)
+        """Creates a job that belongs to a batch; `batch` is what its record keeps of that.
+
+        Raises Problem 404 if no model is called `model`; "" is the first one.
+        """
+        queue = self.find_model(model) if model else ""
+        return await self._take(headers, texts, self._submission(headers, batch=batch, model=queue), sender)
 
     async def _take(
         self,

@@ -200,6 +200,53 @@ async def test_a_key_of_a_job_is_not_for_another_model(many: Many, client: httpx
     assert (await client.post("/jobs?model=spam", json=body, headers=key)).status_code == 409
 
 
+def batch_file(*models: str | None) -> bytes:
+    """The lines of a batch, each of which asks for one of these models, if any."""
+    asked = [{"input": "a text"} | ({"model": model} if model else {}) for model in models]
+    lines = [
+        {"custom_id": str(number), "method": "POST", "url": "/v1/moderations", "body": body}
+        for number, body in enumerate(asked)
+    ]
+    return b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+
+
+async def batch(client: httpx.AsyncClient, content: bytes) -> httpx.Response:
+    sent = await client.post("/v1/files", data={"purpose": "batch"}, files={"file": ("in.jsonl", content)})
+    body = {
+        "input_file_id": sent.json()["id"],
+        "endpoint": "/v1/moderations",
+        "completion_window": "24h",
+    }
+    return await client.post("/v1/batches", json=body)
+
+
+async def test_a_batch_was_answered_by_the_first_model_whatever_its_lines_asked_for(many: Many) -> None:
+    many.worker("stub=stub@signed-23,topics=stub@t,harm=stub@signed-6")
+    client = await many.api(compat_models="gpt-x")
+    await ready(client, "stub", "topics", "harm")
+    many.jobs()
+    for models, name in (
+        (["harm", "harm"], "harm"),
+        (["stub", None, "omni-moderation-latest", "gpt-x"], "stub"),
+    ):
+        made = await batch(client, batch_file(*models))
+        assert made.status_code == 200, made.text
+        number = made.json()["id"].removeprefix("batch_")
+        assert await asyncio.to_thread(jobs.run, number) == "finished"
+        output = (await client.get(f"/v1/files/file-{number}-output/content")).text
+        bodies = [json.loads(line)["response"]["body"] for line in output.splitlines()]
+        assert [body["model"].partition("@")[0] for body in bodies] == [name] * len(models)
+    for models, status, why in (
+        (["harm", "harm", "stub"], 422, "line 3: this line asks for another model"),
+        (["omni-moderation-latest", "gpt-y"], 422, "line 2: this line asks for another model"),
+        (["gpt-y"], 400, "not the one in the request"),
+        (["topics"], 422, "the labels of this model are not categories"),
+    ):
+        refused = await batch(client, batch_file(*models))
+        assert refused.status_code == status, refused.text
+        assert why in refused.json()["error"]["message"]
+
+
 async def test_metrics_are_by_model(client: httpx.AsyncClient) -> None:
     await client.post("/models/topics/predict", json={"text": ["a"]})
     lines = (await client.get("/metrics")).text.splitlines()

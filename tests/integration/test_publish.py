@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import itertools
+import json
 import weakref
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -122,6 +123,28 @@ async def test_every_route_moves_and_jobs_do(many: Many, replicas: Replicas) -> 
     redis = many.client()
     assert redis.keys("millrace:cache:2:default/topics@1:*")
     assert store.record(submitted.json()["id"]) is not None
+
+
+async def test_a_batch_of_moderations_was_refused_for_the_labels_of_the_former_revision(many: Many) -> None:
+    many.worker("stub")
+    client = await many.api()
+    await ready(client, "stub")
+    replicas = Replicas([client])
+    assert (await replicas.admin("publish", reference="stub@signed-6")).status_code == 200
+    await until_async(lambda: _moves(replicas), "the move")
+    line = {"custom_id": "1", "method": "POST", "url": "/v1/moderations", "body": {"input": "a"}}
+    sent = await client.post(
+        "/v1/files", data={"purpose": "batch"}, files={"file": ("in.jsonl", json.dumps(line).encode())}
+    )
+    asked = {"endpoint": "/v1/moderations", "completion_window": "24h"}
+    made = await client.post("/v1/batches", json=asked | {"input_file_id": sent.json()["id"]})
+    assert made.status_code == 200, made.text
+    ready_now = (await client.get("/readyz")).json()
+    assert ready_now["model"] == (await client.post("/predict", json={"text": ["a"]})).headers["x-model"]
+
+
+async def _moves(replicas: Replicas) -> bool:
+    return (await replicas.admin("move", number=1)).status_code == 200
 
 
 async def test_a_revision_that_no_worker_can_load_changes_nothing(replicas: Replicas) -> None:

@@ -30,7 +30,7 @@ async def api(fake_redis: FakeRedis) -> AsyncIterator[JobsApi]:
 
 
 def request(custom_id: str, text: Any, url: str = "/v1/moderations") -> dict[str, Any]:
-    return {"custom_id": custom_id, "method": "POST", "url": url, "body": {"model": "any", "input": text}}
+    return {"custom_id": custom_id, "method": "POST", "url": url, "body": {"model": "stub", "input": text}}
 
 
 def jsonl(*requests: Any) -> bytes:
