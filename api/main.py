@@ -135,9 +135,15 @@ def create_app(
     )
     jobs.find_model = job_queues(models)
     compat = Compat(DialectService(settings, predict, models, auth, lifecycle), health)
-    facts = partial(models_facts, models)
     stats = Stats(
-        metrics, hub, jobs, lifecycle, settings.lease_ms / 1000, models=facts, on_point=Minutes(console).take
+        metrics,
+        hub,
+        jobs,
+        lifecycle,
+        settings.lease_ms / 1000,
+        model=lambda: models.current.hub.snapshot.model,
+        models=lambda: models_facts(models),
+        on_point=Minutes(console).take,
     )
 
     @contextlib.asynccontextmanager

@@ -29,7 +29,7 @@ from api.stats.frames import lane_facts, model_facts, pause_facts, shard_facts, 
 from api.stats.history import CounterSample, StatsHistory, StatsPoint
 from api.stats.silences import Silences
 from batcher.connection.outage import REDIS_ERRORS
-from batcher.core.snapshot import Snapshot
+from batcher.core.snapshot import ModelRecord, Snapshot
 from batcher.errors import MillraceError
 
 log = logging.getLogger(__name__)
@@ -49,7 +49,8 @@ DETAIL_FRAMES = 5
 class Stats:
     """Computes a frame every second while `running` is open, and streams frames to viewers.
 
-    `models` returns the facts about all models, and `on_point` gets the point of each second.
+    `model` returns what workers published about the first model, by default that of `hub`; `models` returns the
+    facts about all models, and `on_point` gets the point of each second.
     """
 
     def __init__(
@@ -60,10 +61,12 @@ class Stats:
         lifecycle: Lifecycle,
         lease_s: float = 2.0,
         *,
+        model: Callable[[], ModelRecord | None] | None = None,
         models: Callable[[], list[dict[str, Any]]] = list,
         on_point: Callable[[StatsPoint, Snapshot], None] = lambda point, snapshot: None,
     ) -> None:
         self.viewers = 0
+        self._model = model or (lambda: hub.snapshot.model)
         self._models = models
         self._on_point = on_point
         self._metrics = metrics
@@ -152,7 +155,7 @@ class Stats:
             "at_ms": round(now_ms),
             "ready": problem is None,
             "reason": "" if problem is None else problem.detail,
-            "model": model_facts(snapshot.model),
+            "model": model_facts(self._model()),
             "models": self._models(),
             "lanes": {name: lane_facts(lane) for name, lane in lanes.items()},
             "pauses": pause_facts(snapshot.pauses),

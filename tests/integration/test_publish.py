@@ -139,8 +139,21 @@ async def test_a_batch_of_moderations_was_refused_for_the_labels_of_the_former_r
     asked = {"endpoint": "/v1/moderations", "completion_window": "24h"}
     made = await client.post("/v1/batches", json=asked | {"input_file_id": sent.json()["id"]})
     assert made.status_code == 200, made.text
-    ready_now = (await client.get("/readyz")).json()
-    assert ready_now["model"] == (await client.post("/predict", json={"text": ["a"]})).headers["x-model"]
+
+
+async def test_readyz_and_stats_named_the_first_revision_after_another_was_published(many: Many) -> None:
+    many.worker("stub")
+    client = await many.api()
+    await ready(client, "stub")
+    replicas = Replicas([client])
+    assert (await replicas.admin("publish", reference="stub@v2")).status_code == 200
+    await until_async(lambda: _moves(replicas), "the move")
+    assert (await client.get("/readyz")).json()["model"] == model_header("stub", "v2")
+
+    async def named() -> bool:  # a frame is made once a second
+        return model_header("stub", "v2").endswith((await client.get("/stats")).json()["model"]["revision"])
+
+    await until_async(named, "a frame that names the revision")
 
 
 async def _moves(replicas: Replicas) -> bool:
