@@ -63,7 +63,7 @@ class ServedModels:
 
     What answers for a model is one of its revisions. It changes in all places at once, between two requests.
     `divide` makes it of the revision and, if there is one, its candidate. `cascades` makes further names, of
-    which each asks several models, unless a model has the name. `on_move` is called with what answers for the
+    which each asks several models. `on_move` is called with what answers for the
     first model, and `on_sweep` after each sweep with the count of moves.
     """
 
@@ -92,7 +92,7 @@ class ServedModels:
         self._handle = handle
         self._others: dict[str, Served] = {}
         self._answering = {"": first}
-        self._ambiguous = False
+        self._ambiguous = frozenset[str]()
         self._tasks: set[asyncio.Task[None]] = set()
         self.cascades = cascades(self)
 
@@ -147,7 +147,10 @@ class ServedModels:
         return [answering, *(one for one in others if one.name != answering.name)]
 
     def ambiguous(self, name: str) -> bool:
-        """Whether workers serve another model by the name that the first one has."""
+        """Whether workers serve a model by the name of a cascade, or another one by that of the first."""
+        if name in self.cascades:
+            model = self.current if name == self.first.title else self._answering.get(name)
+            return model is not None and model.hub.snapshot.workers > 0
         other = self._answering.get(name) if name and name == self.first.title else None
         if other is None or not other.hub.snapshot.workers:
             return False
@@ -179,10 +182,12 @@ class ServedModels:
         404 `model_not_found` lists those that are served.
         """
         if self.ambiguous(name):
-            detail = (
-                f"workers serve two models called {name}: give one of them another name in MILLRACE_MODEL; "
-                "POST /predict still asks the first one"
-            )
+            advice = "give one of them another name in MILLRACE_MODEL"
+            if name in self.cascades:
+                detail = f"a cascade and a model are called {name}: {advice} or MILLRACE_CASCADES"
+            else:
+                both = f"workers serve two models called {name}"
+                detail = f"{both}: {advice}; POST /predict still asks the first one"
             return Problem(409, detail, code="ambiguous_model")
         if not self.titles:
             return Problem(503, "no worker is running", code="no_worker")
@@ -216,9 +221,10 @@ class ServedModels:
             {base: self._others[queue] if queue else self.first for base, queue in answering.items()},
             {base: (self._others[queue], beside[base]) for base, queue in tried.items()},
         )
-        was_ambiguous, self._ambiguous = self._ambiguous, self.ambiguous(self.first.title)
-        if self._ambiguous and not was_ambiguous:
-            facts = {"action": "model.ambiguous", "model": self.first.title}
+        before_ambiguous = self._ambiguous
+        self._ambiguous = frozenset(filter(self.ambiguous, [self.first.title, *self.cascades]))
+        for name in self._ambiguous - before_ambiguous:
+            facts = {"action": "model.ambiguous", "model": name}
             log.warning("two models have the same name, which finds neither of them", extra=facts)
         if self.current is not before:
             self._on_move(self.current)

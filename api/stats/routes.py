@@ -49,8 +49,8 @@ DETAIL_FRAMES = 5
 class Stats:
     """Computes a frame every second while `running` is open, and streams frames to viewers.
 
-    `model` returns what workers published about the first model, by default that of `hub`; `models` returns the
-    facts about all models, and `on_point` gets the point of each second.
+    `model` returns what workers published about the first model, by default that of `hub`; `models` returns
+    the facts about all models, and `on_point` gets the point of each second.
     """
 
     def __init__(

@@ -93,6 +93,33 @@ def spoke(answer: httpx.Response) -> list[str]:
     return [name.partition("@")[0] for name in answer.json()["models"]]
 
 
+async def test_a_model_with_the_name_of_a_cascade_answered_in_its_place(
+    client: httpx.AsyncClient, many: Many, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = many.worker("-,quick=stub@other")
+
+    async def ambiguous() -> bool:
+        return (await ask(client)).status_code == 409
+
+    await until_async(ambiguous, "the API to see both")
+    for path, body in (
+        ("/models/quick/predict", {"text": ["a"]}),
+        ("/jobs?model=quick", {"text": ["a"]}),
+        ("/v1/classify", {"input": "a", "model": "quick"}),
+        ("/v1/moderations", {"input": "a", "model": "quick"}),
+    ):
+        answer = await client.post(path, json=body)
+        assert answer.status_code == 409, (path, answer.text)
+        assert "a cascade and a model are called quick" in answer.text
+    assert "two models have the same name" in caplog.text
+    other.drop("quick")
+
+    async def answers() -> bool:
+        return (await ask(client)).status_code == 200
+
+    await until_async(answers, "the cascade to answer again")
+
+
 async def test_the_second_model_answers_what_the_first_is_not_sure_of(client: httpx.AsyncClient) -> None:
     passed = unsure(0.8)
     assert 0 < len(passed) < len(TEXTS)
