@@ -11,7 +11,7 @@ from anyio import fail_after, from_thread
 from pydantic import BaseModel, Field
 from starlette.requests import ClientDisconnect
 
-from api.asgi.http import CLOSE, Receive, RequestHeaders, is_json, next_part
+from api.asgi.http import CLOSE, Receive, RequestHeaders, is_json
 from api.errors import Problem, invalid_body
 from api.jobs.file_format import BadFile, Hints
 from api.jobs.file_rows import FileRows
@@ -22,6 +22,8 @@ T = TypeVar("T")
 # The longest pause between two parts of a body, and the lowest average rate in bytes/s after that time.
 BLOCK_S = 30.0
 SLOWEST = 16 * 1024
+# Parts of a body, of up to 256 KiB each, that are received before they are read.
+AHEAD = 8
 
 
 class SubmitQuery(BaseModel):
@@ -102,17 +104,25 @@ class Sender:
 
     def __init__(self, receive: Receive, *, whole: bool = False) -> None:
         self._receive = receive
-        self._whole = asyncio.Event()
+        self._more = not whole
         self._gone = False
+        self._begun = asyncio.Event()
+        self._ahead: asyncio.Queue[tuple[bytes, bool]] = asyncio.Queue(AHEAD)
         if whole:
-            self._whole.set()
+            self._begun.set()
 
     async def watch(self) -> None:
-        """Notices that the client leaves after it has sent all of the body; before, `blocks` does."""
-        await self._whole.wait()
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
+        """Receives blocks ahead of the thread that reads them: that the client left comes behind them.
+
+        Begins when the thread does: of bodies that wait for one, nothing is kept here.
+        """
+        await self._begun.wait()
+        while (message := await self._receive())["type"] != "http.disconnect":
+            if self._more:
+                self._more = message.get("more_body", False)
+                await self._ahead.put((message.get("body", b""), self._more))
         self._gone = True
+        await self._ahead.put((b"", False))  # for a thread that waits
 
     def waited_for(self, items: Iterable[T]) -> Iterator[T]:
         """Yields the items. Raises ClientDisconnect instead once the client has left."""
@@ -122,7 +132,7 @@ class Sender:
             yield item
 
     def blocks(self) -> Iterator[bytes]:
-        """Yields the blocks of the body in a worker thread, and fetches each from the event loop when needed.
+        """Yields the blocks of the body in a worker thread, while `watch` runs on the event loop.
 
         Raises ClientDisconnect, or Problem 408 if the client pauses for too long or sends too slowly.
         """
@@ -138,11 +148,12 @@ class Sender:
             yield block
 
     async def _fetch(self) -> tuple[bytes, bool]:
+        self._begun.set()
         try:
             with fail_after(BLOCK_S):
-                block, more = await next_part(self._receive)
+                block, more = await self._ahead.get()
         except TimeoutError:
             raise Problem(408, "the body stopped arriving", headers=(CLOSE,)) from None
-        if not more:
-            self._whole.set()
+        if self._gone:
+            raise ClientDisconnect
         return block, more
