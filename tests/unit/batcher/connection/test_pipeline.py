@@ -140,7 +140,7 @@ from batcher.connection.clients import connect_async
 from batcher.connection.pipeline import Pipeline
 
 async def ask():
-    pipeline = Pipeline(connect_async(sys.argv[1], timeout_s=0.2, retries=0))
+    pipeline = Pipeline(connect_async(sys.argv[1], timeout_s=1, retries=0))
     print(await pipeline.execute("PING"))
 
 uvloop.run(ask())
@@ -158,11 +158,13 @@ def test_a_process_that_was_suspended_took_redis_for_lost() -> None:
             with connection:
                 while b"PING" not in (asked := connection.recv(4096)):
                     connection.sendall(b"+OK\r\n" * asked.count(b"*"))
-                process.send_signal(signal.SIGSTOP)
-                while Path(f"/proc/{process.pid}/stat").read_text().rpartition(") ")[2][0] != "T":
-                    time.sleep(0.001)
+                # Suspended before it waits, it would read first.
+                for sent, state in ((0, "S"), (signal.SIGSTOP, "T")):
+                    process.send_signal(sent)
+                    while Path(f"/proc/{process.pid}/stat").read_text().rpartition(") ")[2][0] != state:
+                        time.sleep(0.001)
                 connection.sendall(b"+PONG\r\n")
-                time.sleep(0.5)
+                time.sleep(1.2)
                 process.send_signal(signal.SIGCONT)
                 said, _ = process.communicate(timeout=60)
     assert said == b"b'PONG'\n"
