@@ -127,7 +127,7 @@ _HEADERS = {
 def forms(size: int, wanted: Callable[[str], bool]) -> Iterator[tuple[str, bytes]]:
     """Bodies of POST /v1/files."""
     contents: dict[str, Callable[[int], bytes]] = {
-        **{name: lambda n, make=make: _FORM + make(n) + b"\r\n--B--\r\n" for name, make in FILES.items()},
+        **{name: lambda n, make=make: form(make(n)) for name, make in FILES.items()},
         **{name: lambda n, rest=rest: _parts(rest, n) for name, rest in _HEADERS.items()},
         "beginnings of a boundary": lambda n: _FORM + b"\r\n--" * (n // 4) + b"\r\n--B--\r\n",
         "no boundary": lambda n: b"\r\n" * (n // 2),
@@ -137,6 +137,11 @@ def forms(size: int, wanted: Callable[[str], bool]) -> Iterator[tuple[str, bytes
         ),
     }
     yield from ((name, make(size)) for name, make in contents.items() if wanted(name))
+
+
+def form(content: bytes) -> bytes:
+    """A body of POST /v1/files with this file."""
+    return _FORM + content + b"\r\n--B--\r\n"
 
 
 def _parts(rest: bytes, size: int) -> bytes:

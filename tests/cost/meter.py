@@ -95,7 +95,7 @@ class Meter:
         return cost
 
     def send(self, request: Request, tidy: bool = True) -> httpx.Response:
-        """The answer, of a stream of events only the first ones."""
+        """The answer, of a stream of events only the first ones; `tidy` deletes what it has stored."""
         content = None if request.method == "GET" else request.body
         with self._http.stream(
             request.method, request.path, headers=request.head(), content=content
@@ -107,6 +107,13 @@ class Meter:
         if tidy:
             self._tidy(answer)
         return answer
+
+    def status(self, request: Request) -> int:
+        """The status of the answer; 0 without one."""
+        try:
+            return self.send(request).status_code
+        except httpx.TransportError:
+            return 0
 
     def leave(self, request: Request, share: float = 1, patience_s: float = LOOK_S) -> float:
         """The processor time after a client has left that had sent this share of its body.
@@ -132,9 +139,10 @@ class Meter:
 
     def _tidy(self, answer: httpx.Response) -> None:
         """Deletes what the request has stored, because new jobs do not run, and would reach their limits."""
-        made = answer.headers.get("location", "") if answer.status_code in (200, 202) else ""
-        if made.startswith("/jobs/"):
+        if answer.request.method != "POST" or answer.status_code not in (200, 202):
+            return
+        if (made := answer.headers.get("location", "")).startswith("/jobs/"):
             for _ in range(2):  # cancels, and deletes
                 self._http.delete(made, headers=HEADERS)
-        elif answer.status_code == 200 and answer.request.method == "POST" and answer.url.path == "/v1/files":
+        elif answer.url.path == "/v1/files":
             self._http.delete(f"/v1/files/{answer.json()['id']}", headers=HEADERS)

@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import product
 
 import httpx
 import redis
 
+from api.settings import ApiSettings
 from batcher.admin.audit import MOST_LINES, AuditLog
 from batcher.admin.history import MINUTES, MinuteHistory
+from batcher.admin.holds import MOST_HOLDS, ClientHolds
+from batcher.admin.usage import UsageStore
+from batcher.core.commands import COUNTS
+from batcher.core.holds import Hold
 from batcher.core.keys import prefix
+from batcher.publishing.comparisons import MOST_LABELS, ComparisonStore
 from tests.service import Service, wait_until
 
 NAME = "default"
 _PARAMETER = re.compile(r"\{(\w+)(?::path)?\}")
-TEXTS, LINES, JOBS, REFUSED = 3000, 500, 200, 400
+TEXTS, LINES, JOBS, REFUSED, KEYS = 3000, 500, 200, 400, 300
 NO_ID = "0" * 32
 # A text as long as it may be, of wide characters.
 _LONG = "\N{GRINNING FACE}" * 20_000
@@ -120,8 +128,19 @@ def _keep_refused(client: redis.Redis) -> None:
 
 
 def _keep_facts(client: redis.Redis) -> None:
-    """The audit log and the history of a day, and the usage of many keys."""
+    """The audit log, the history of a day, the usage and the holds of many keys, and a comparison."""
     audit, minutes = AuditLog(client, NAME), MinuteHistory(client, NAME)
+    usage, holds = UsageStore(client, NAME, ApiSettings().usage_days), ClientHolds(client, NAME)
+    pipe = client.pipeline()
+    for day in usage.kept():
+        counts = {f"key {number} {count}": 10**12 for number in range(KEYS) for count in COUNTS}
+        pipe.hset(f"{prefix(NAME)}:usage:{day}", mapping=counts)
+    pipe.execute()
+    for number in range(MOST_HOLDS):
+        holds.set(f"key:{number:0100}", Hold("uncached", time.time() + 86_400))
+    labels = [f"label {number}" for number in range(MOST_LABELS)]
+    matrix = {f"labels:{json.dumps(pair)}": 10**9 for pair in product(labels, labels)}
+    ComparisonStore(client, NAME).add(("", 0, 0), "none", 0, matrix)
     for _ in range(MOST_LINES):
         audit.add({"at": "2026-01-01T00:00:00Z", "operator": "ops", "action": "forget", "keys": 1})
     rates = dict.fromkeys(("answered", "hits", "refused", "shed", "worked", "p50_ms", "p99_ms"), 123456.7)
