@@ -23,7 +23,7 @@ T = TypeVar("T")
 BLOCK_S = 30.0
 SLOWEST = 16 * 1024
 # Parts of a body, of up to 256 KiB each, that are received before they are read.
-AHEAD = 16
+AHEAD = 8
 
 
 class SubmitQuery(BaseModel):

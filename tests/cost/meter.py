@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from socket import create_connection
@@ -125,7 +125,8 @@ class Meter:
         head += "".join(f"{name}: {value}\r\n" for name, value in fields) + "\r\n"
         began_s, deadline = self.cpu_s(), time.monotonic() + patience_s
         with closing(create_connection(("127.0.0.1", self.service.port))) as client:
-            client.sendall(head.encode("latin-1") + request.body[: int(share * len(request.body))])
+            with suppress(ConnectionError):  # it may be refused before it has been read
+                client.sendall(head.encode("latin-1") + request.body[: int(share * len(request.body))])
             while self.cpu_s() - began_s < BEGUN_S and time.monotonic() < deadline:
                 time.sleep(0.001)
         left_s = self.cpu_s()
