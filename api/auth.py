@@ -17,7 +17,8 @@ from api.traffic import Traffic
 
 PREFIX = "/admin"
 # Where a session begins and ends, and links to the console are made. Keys for reading may do so, too.
-SESSION, LINKS = f"{PREFIX}/session", f"{PREFIX}/links"
+SESSION = f"{PREFIX}/session"
+LINKS = f"{PREFIX}/links"
 _READ = frozenset(("GET", "HEAD"))
 # As many digits of its digest tell a key from others.
 _DIGITS = 16
@@ -59,7 +60,8 @@ class AdminAccess:
     def __init__(self, settings: ApiSettings) -> None:
         admins = parse_keys(settings.admin_keys.get_secret_value())
         readers = parse_keys(settings.admin_read_keys.get_secret_value())
-        self._admins, self._readers = Keys(admins), Keys(readers)
+        self._admins = Keys(admins)
+        self._readers = Keys(readers)
         known = [Operator(name, digest, "admin") for digest, name in admins.items()]
         known += [Operator(name, digest, "reader") for digest, name in readers.items()]
         self._known = {operator.encode(): operator for operator in known}

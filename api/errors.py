@@ -105,9 +105,13 @@ def invalid_body(
     loc: list[str | int] = ["body", *place]
     fields: dict[str, Any] = {}
     if line is not None:
-        loc, fields, message = ["body", line], {"line": line}, f"line {line}: {message}"
+        loc = ["body", line]
+        fields = {"line": line}
+        message = f"line {line}: {message}"
     elif index is not None:
-        loc, fields, message = ["body", "text", index], {"index": index}, f"text {index}: {message}"
+        loc = ["body", "text", index]
+        fields = {"index": index}
+        message = f"text {index}: {message}"
     return Problem(422, [{"type": kind, "loc": loc, "msg": message}], **fields)
 
 

@@ -133,7 +133,8 @@ def health_routes(
         model = models().header(models().revision).decode("ascii")
         ready = Ready(model=model, workers=snapshot.workers, warning="; ".join(warnings(hub)) or None)
         if len(up := hub.shards_up) > 1:
-            ready.shards, ready.shards_up = len(up), sum(up)
+            ready.shards = len(up)
+            ready.shards_up = sum(up)
         return ready
 
     @router.get(

@@ -85,7 +85,8 @@ class Keys:
     def find_with_digest(self, headers: RequestHeaders) -> tuple[str, str]:
         """The same, and the digest of the key in hex."""
         key = given_key(headers)
-        given, found = sha256(key).digest(), ""
+        given = sha256(key).digest()
+        found = ""
         # Compare with every digest, so that the time taken does not reveal which one matched.
         for digest, client in self._names:
             if hmac.compare_digest(given, digest):

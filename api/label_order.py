@@ -9,7 +9,9 @@ from api.errors import Problem
 
 LabelOrder = Literal["id", "score"]
 # What is around and between the labels of a result. A label cannot have it, because its quotes are escaped.
-_OPEN, _BETWEEN, _CLOSE = b'[{"', b'},{"', b"}]"
+_OPEN = b'[{"'
+_BETWEEN = b'},{"'
+_CLOSE = b"}]"
 DESCRIPTION = "Labels of each text: `id`: in label id order; `score`: the most probable first"
 
 

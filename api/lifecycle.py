@@ -115,7 +115,8 @@ class Lifecycle:
             self._ending = loop.create_task(self._end(lambda: passed_on(number, None)))
 
         def handle(number: int, frame: FrameType | None) -> None:
-            first, self.draining = not self.draining, True
+            first = not self.draining
+            self.draining = True
             log.info("draining", extra={"action": "draining", "signal": signal.Signals(number).name})
             if first:
                 loop.call_soon_threadsafe(begin, number)

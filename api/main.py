@@ -103,7 +103,8 @@ def create_app(
             members.follow()
         metrics.publish(local, [one.hub for one in models.queues], [one.cache for one in models.queues])
 
-    jobs.check_client, jobs.count_texts = limits.check, limits.traffic.count_job
+    jobs.check_client = limits.check
+    jobs.count_texts = limits.traffic.count_job
 
     async def foreign(context: RequestContext, body: bytes, receive: Receive, model: str = "") -> Answer:
         return await compat.answer(context, body, receive, model)

@@ -105,7 +105,8 @@ class Shadowing:
         )
 
     def add(self, model: str, counts: Mapping[str, int]) -> None:
-        texts, agree = counts.get("texts", 0), counts.get("agree", 0)
+        texts = counts.get("texts", 0)
+        agree = counts.get("agree", 0)
         outcomes = {"same": agree, "changed": texts - agree}
         outcomes |= {name: counts.get(name, 0) for name in ("failed", "dropped")}
         for outcome, count in outcomes.items():
@@ -305,7 +306,8 @@ class QueueCollector(Collector):
         self._hub = hub
 
     def collect(self) -> Iterator[Metric]:
-        snapshot, model = self._hub.snapshot, self._hub.snapshot.model
+        snapshot = self._hub.snapshot
+        model = self._hub.snapshot.model
         build = {"version": own_version(), "python": python_version()}
         if model is not None:
             build |= {

@@ -71,7 +71,8 @@ class Origins:
         With `links`, it may be a GET or HEAD from following a link.
         """
         found = headers.found
-        site, origin = found.get(b"sec-fetch-site"), found.get(b"origin")
+        site = found.get(b"sec-fetch-site")
+        origin = found.get(b"origin")
         if site == b"same-origin" and origin is not None and not self._any:
             # A proxy that rewrites Host hides the name by which the browser knows this service.
             self._check_name(origin.lower().partition(b"://")[2])

@@ -56,8 +56,10 @@ class Windows:
         number, into = divmod(at, self._rate.seconds)
         if number != self._number:
             self._before = self._now if number == self._number + 1 else {}
-            self._now, self._number = {}, int(number)
-        now, before = self._now.get(client, 0), self._before.get(client, 0)
+            self._now = {}
+            self._number = int(number)
+        now = self._now.get(client, 0)
+        before = self._before.get(client, 0)
         room = self._rate.requests - 1 - now
         left = self._rate.seconds - into
         if before * left <= room * self._rate.seconds:

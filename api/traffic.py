@@ -136,9 +136,11 @@ class Traffic:
             self._today = {row.name: total for row, total in rows if row.day == self._day}
 
     def _next(self) -> AddUsage | None:
-        clients, self._clients = self._clients, {}
+        clients = self._clients
+        self._clients = {}
         now = monotonic()
-        shown, self._flushed_at = self._rates(clients, max(now - self._flushed_at, 0.1)), now
+        shown = self._rates(clients, max(now - self._flushed_at, 0.1))
+        self._flushed_at = now
         names = {name: Counts() for name in self._quotas}
         for client, counts in clients.items():
             _add(names.setdefault(key_name(client) or NO_KEY, Counts()), counts)

@@ -42,7 +42,8 @@ def main(settings: WorkerSettings | None = None) -> int:
         log.error("%s", error, extra={"action": "worker.unable"})
         return EXIT_UNABLE
     except OSError as error:
-        message, extra = "cannot listen on MILLRACE_WORKER_PORT=%d: %s", {"action": "worker.unable"}
+        message = "cannot listen on MILLRACE_WORKER_PORT=%d: %s"
+        extra = {"action": "worker.unable"}
         log.error(message, settings.worker_port, error, extra=extra)
         return EXIT_UNABLE
     for stop_signal in (signal.SIGTERM, signal.SIGINT):

@@ -7,7 +7,8 @@ import gc
 # nothing, because almost all objects are freed by reference counting.
 _THRESHOLDS = (20_000, 20, 20)
 # Blocks of this size and more get pages of their own; M_MMAP_THRESHOLD of malloc.h.
-_LARGE, _M_MMAP_THRESHOLD = 256 * 1024, -3
+_LARGE = 256 * 1024
+_M_MMAP_THRESHOLD = -3
 
 
 def keep_large_blocks_apart() -> None:

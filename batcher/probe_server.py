@@ -40,7 +40,8 @@ class ProbeServer(ThreadingHTTPServer):
     def server_bind(self) -> None:
         """As HTTPServer, which also asks the resolver for the name of this host."""
         TCPServer.server_bind(self)
-        self.server_name, self.server_port = "", self.server_address[1]
+        self.server_name = ""
+        self.server_port = self.server_address[1]
 
     def close(self) -> None:
         self.shutdown()

@@ -64,7 +64,9 @@ def shard_of(entry: str, shards: int) -> int:
     Consistent (Lamping and Veach 2014): with one shard more, one of `shards + 1` entries moves, to the new
     one.
     """
-    key, at, following = int(entry[:16], 16), -1, 0
+    key = int(entry[:16], 16)
+    at = -1
+    following = 0
     while following < shards:
         at = following
         key = (key * 2862933555777941757 + 1) & 0xFFFFFFFFFFFFFFFF

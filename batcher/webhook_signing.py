@@ -10,7 +10,8 @@ from hashlib import sha256
 
 PREFIX = "whsec_"
 # The length of keys in bytes that the specification allows.
-LEAST_BYTES, MOST_BYTES = 24, 64
+LEAST_BYTES = 24
+MOST_BYTES = 64
 
 
 def parse_secrets(value: str) -> list[bytes]:

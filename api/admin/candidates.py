@@ -59,7 +59,8 @@ def _add_compare(router: APIRouter, console: Console, models: ServedModels) -> N
         """What the candidate would have answered, or the last revision that was compared with this one."""
         base = models.base(query.model)
         revisions = await console.call(console.stores.revisions.read)
-        published, candidate = revisions.of(base), revisions.candidates.get(base)
+        published = revisions.of(base)
+        candidate = revisions.candidates.get(base)
         number = candidate.number if candidate else published.last
         pair = base, published.current, number
         counts = await console.call(console.stores.comparisons.read, pair)

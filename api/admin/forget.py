@@ -72,7 +72,10 @@ async def _text(
 ) -> tuple[Removed, Replies[Removed]]:
     """`waiting` says whether it waits or runs now: it will then be cached once more."""
     ids = {entry_id(text, tenant) for tenant in ("", *tenants)}
-    stores, chunks, files, cached = console.stores, 0, 0, 0
+    stores = console.stores
+    chunks = 0
+    files = 0
+    cached = 0
     if stores.jobs is not None:
         chunks, files = await console.call_elsewhere(stores.jobs.text, text)
     if stores.cached is not None:
@@ -85,7 +88,8 @@ async def _text(
 
 
 async def _client(console: Console, client: str, models: set[str]) -> tuple[Removed, Replies[Removed]]:
-    jobs, files = list[str](), 0
+    jobs = list[str]()
+    files = 0
     if (erasing := console.stores.jobs) is not None:
         jobs, files = await console.call_elsewhere(erasing.client, client)
     replies = await console.each(lambda shard: shard.forgetting.client(client, models, jobs))
@@ -93,7 +97,9 @@ async def _client(console: Console, client: str, models: set[str]) -> tuple[Remo
 
 
 async def _revision(console: Console, revision: str) -> tuple[Removed, Replies[Removed]]:
-    stores, cached, jobs = console.stores, 0, 0
+    stores = console.stores
+    cached = 0
+    jobs = 0
     if stores.cached is not None:
         cached = await console.call_elsewhere(stores.cached.revision, revision)
     replies = await console.each(lambda shard: shard.forgetting.revision(revision))

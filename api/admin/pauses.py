@@ -81,7 +81,8 @@ async def _apply(
 
     Returns the pauses of the first of the models, and which shards do not know of it.
     """
-    pauses, lost = dict[str, Any](), set[int]()
+    pauses = dict[str, Any]()
+    lost = set[int]()
     for one in _LANES[lane]:
         command = SetPause(one, pause.waiting, round(pause.for_s * 1000)) if pause else SetPause(one)
         for served in models[::-1]:  # the first one last: its reply counts

@@ -93,7 +93,8 @@ class ConsoleStores:
         cls, queues: Sequence[Redis], jobs: JobService, settings: ApiSettings, cache: Redis | None = None
     ) -> Self:
         """`queues` are clients of all shards, and `cache` is one of the cache if it has its own Redis."""
-        queue, name = queues[0], settings.name
+        queue = queues[0]
+        name = settings.name
         return cls(
             AuditLog(queue, name),
             UsageStore(queue, name, settings.usage_days),
@@ -111,7 +112,8 @@ class ConsoleStores:
     @classmethod
     def connect(cls, jobs: JobService, settings: ApiSettings) -> Self:
         """Creates separate clients, which connect when they are first used."""
-        shards, cache = settings.queue_shards, None
+        shards = settings.queue_shards
+        cache = None
         if not settings.cache_here:
             cache = connect(settings.cache_address(shards[0]), timeout_s=TIMEOUT_S, retries=1)
         return cls.of(connect_shards(shards, timeout_s=TIMEOUT_S), jobs, settings, cache)
@@ -158,7 +160,8 @@ class Console:
 
     async def each(self, function: Callable[[ShardStore], T]) -> Replies[T]:
         """Calls a function with the stores of every shard that is up. Raises as `gather` does."""
-        down, run = self.shards_down, asyncio.get_running_loop().run_in_executor
+        down = self.shards_down
+        run = asyncio.get_running_loop().run_in_executor
         if self._stopped:
             raise no_answer()
         parts = zip(self._threads, self.stores.shards, strict=True)

@@ -16,7 +16,8 @@ from batcher.admin.sessions import LINK_S, SESSION_S
 
 def session_routes(console: Console, access: AdminAccess, page: bool) -> APIRouter:
     """`page` says whether there is a console to which a link can lead."""
-    router, sessions = APIRouter(), console.stores.sessions
+    router = APIRouter()
+    sessions = console.stores.sessions
 
     async def find(session: str) -> str:
         return await console.call(sessions.operator, session)
@@ -24,7 +25,8 @@ def session_routes(console: Console, access: AdminAccess, page: bool) -> APIRout
     async def redeem(link: str) -> str:
         return await console.call(sessions.redeem, link)
 
-    access.find_session, access.redeem = find, redeem
+    access.find_session = find
+    access.redeem = redeem
 
     _add_link(router, console, page)
 

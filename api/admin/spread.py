@@ -38,7 +38,8 @@ async def gather(asked: Mapping[int, Awaitable[T]], down: Iterable[int] = ()) ->
 
     Raises Problem if Redis refuses the command, and QueueUnavailable if no shard answers.
     """
-    found, lost = list[T](), set(down)
+    found = list[T]()
+    lost = set(down)
     for number, reply in zip(asked, await _all(asked.values()), strict=True):
         if isinstance(reply, REDIS_ERRORS):
             if refused(reply):

@@ -79,5 +79,6 @@ def _unknown_batch(facts: Facts, run: Facts) -> Step:
 
 def _at(facts: Facts, queue_ms: float, model_ms: float) -> tuple[float, bool]:
     """When a batch began, and whether another request had queued the text before."""
-    began, latest = facts["asked_ms"] + queue_ms, max(facts["ms"] - model_ms, facts["asked_ms"])
+    began = facts["asked_ms"] + queue_ms
+    latest = max(facts["ms"] - model_ms, facts["asked_ms"])
     return round(min(began, latest), 3), began > latest + ROUNDED_MS

@@ -65,8 +65,10 @@ class Traces:
         """The answers of other processes, until they are `enough` or the question ends."""
         if not ids:
             return []
-        token, ends = token_hex(8), monotonic() + self.open_s
-        asked, answers = False, Answered()
+        token = token_hex(8)
+        ends = monotonic() + self.open_s
+        asked = False
+        answers = Answered()
         question = AskQuestion(Question(token, kind, tuple(ids)), round(self.open_s * 1000))
         while not enough(answers) and monotonic() < ends:
             if asked:

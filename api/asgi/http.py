@@ -182,7 +182,8 @@ class BodyReader:
             self._room += size
 
     async def _rest(self, receive: Receive, first: bytes) -> bytes:
-        body, more = bytearray(first), True
+        body = bytearray(first)
+        more = True
         self._room -= len(body)
         try:
             while more and len(body) <= self.limit:

@@ -167,7 +167,8 @@ class _Characters:
 
     def _raw_string(self, index: int | None) -> str:
         """Consumes the next string, with its quotes. Each part is scanned only once, however small it is."""
-        parts, size = ['"'], 0
+        parts = ['"']
+        size = 0
         self._at += 1
         self._before = ""
         while True:
@@ -213,5 +214,6 @@ class _Characters:
         """Reads the next block. Returns False at the end of the body."""
         block = next(self._source, "")
         self._passed += self._at
-        self._buffer, self._at = self._buffer[self._at :] + block, 0
+        self._buffer = self._buffer[self._at :] + block
+        self._at = 0
         return bool(block)

@@ -30,7 +30,8 @@ def parse_prefer(lines: Iterable[bytes]) -> Preference:
         # Parameters after ";" are ignored. A quoted string that contains "," or ";" is split in the wrong
         # place, but neither of the known preferences has one.
         name, _, value = part.partition(b";")[0].partition(b"=")
-        name, value = name.strip(BLANK).lower(), _unquoted(value.strip(BLANK))
+        name = name.strip(BLANK).lower()
+        value = _unquoted(value.strip(BLANK))
         if name == b"wait" and wait_s is None and _seconds(value):
             wait_s = float(value)
         elif name == b"respond-async":

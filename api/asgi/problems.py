@@ -72,7 +72,8 @@ class LingeringClose:
             await self._send(message)
             return
         await self._send({**message, "more_body": True})
-        left, more = LINGER_BYTES, True
+        left = LINGER_BYTES
+        more = True
         with suppress(TimeoutError, ClientDisconnect):
             async with asyncio.timeout(LINGER_S):
                 while more and left > 0:

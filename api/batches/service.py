@@ -50,14 +50,16 @@ class BatchService:
         check_encoding(headers)
         self._jobs.check_sender(headers)
         boundary = boundary_of(headers.found.get(b"content-type", b"").decode("latin-1"))
-        owner, client = self._jobs.owner(headers), self._jobs.account(headers)
+        owner = self._jobs.owner(headers)
+        client = self._jobs.account(headers)
         sender = Sender(receive)
         form = FormReader(self._jobs.uploader.counted(sender.blocks()), boundary)
         return file_body(await self._jobs.upload(sender, self._store, form, owner, client))
 
     def _store(self, form: FormReader, owner: str, client: str) -> FileRecord:
         """Either the whole file is kept, or nothing."""
-        file_id, budget = secrets.token_hex(16), self._jobs.limits.budget
+        file_id = secrets.token_hex(16)
+        budget = self._jobs.limits.budget
         try:
             purpose = name = ""
             stored: tuple[int, int] | None = None
@@ -102,7 +104,8 @@ class BatchService:
 
     async def _size(self, record: JobRecord, file_id: str) -> int:
         """The bytes of a file of results, which is written to count them, block by block."""
-        size, blocks = 0, self._content(record, file_id)
+        size = 0
+        blocks = self._content(record, file_id)
         while (block := await self._jobs.call(next, blocks, None)) is not None:
             size += len(block)
         return size
@@ -148,14 +151,18 @@ class BatchService:
         file = self._files.record(batch["file"])
         if file is None:
             raise DataMissing(f"file {batch['file']} was deleted, or has expired")
-        ids, endpoint = custom_ids(self._files.content(file)), batch["endpoint"]
-        created_s, index, read = record.created_ms // 1000, 0, 0
+        ids = custom_ids(self._files.content(file))
+        endpoint = batch["endpoint"]
+        created_s = record.created_ms // 1000
+        index = 0
+        read = 0
         for chunk in self._jobs.chunks(record, 0, record.done, ("model",)):
             written: list[bytes] = []
             # The results come first in `zip`, so that it does not consume an id without using it.
             results = zip(map(json.loads, chunk.lines), chunk.models or (), ids, strict=False)
             for result, model, custom_id in results:
-                request_id, index = f"{record.id}-{index}", index + 1
+                request_id = f"{record.id}-{index}"
+                index = index + 1
                 if isinstance(result, dict) and failed:
                     error = result["error"]
                     status = STATUS_OF.get(error["code"], 500)

@@ -131,10 +131,12 @@ class Endpoint:
         except ClientDisconnect:
             raise
         except (Exception, asyncio.CancelledError) as error:
-            context, draining = call.context, self._service.lifecycle.draining
+            context = call.context
+            draining = self._service.lifecycle.draining
             problem = reported(error, context.headers.id, draining=draining)
             problem.__traceback__ = None  # it would keep the body in memory until a slow client has read it
-            context.code, context.entry = problem.code, problem.entry
+            context.code = problem.code
+            context.entry = problem.entry
             return self.dialect.refuse(problem)
 
 
@@ -151,7 +153,8 @@ class CompatMiddleware:
         self._exact: dict[tuple[str, str], ASGIApp] = {**aliases}
         self._patterns: list[tuple[str, re.Pattern[str], Endpoint]] = []
         for endpoint in endpoints:
-            method, path = endpoint.route.method, endpoint.path
+            method = endpoint.route.method
+            path = endpoint.path
             if "{" in path:
                 pattern = re.compile(compile_path(path)[0].pattern, re.DOTALL)
                 self._patterns.append((method, pattern, endpoint))
@@ -161,7 +164,8 @@ class CompatMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         app = self._app
         if scope["type"] == "http":
-            method, path = scope["method"], route_path(scope)
+            method = scope["method"]
+            path = route_path(scope)
             method = "GET" if method == "HEAD" else method
             app = self._exact.get((method, path)) or self._match(method, path, scope) or app
         await app(scope, receive, send)

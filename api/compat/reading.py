@@ -90,7 +90,8 @@ def refuse_second(fields: Iterable[tuple[str, Any]], line: int | None = None) ->
 
 
 def _problem(body: bytes, error: Any) -> Problem:
-    kind, message = error["type"], error["msg"]
+    kind = error["type"]
+    message = error["msg"]
     if kind == "json_invalid":
         if not body.strip():
             return invalid_body("missing", EMPTY)

@@ -109,7 +109,8 @@ class TextEmbeddingsInference(Dialect):
         )
 
     async def _info(self, call: Call) -> Answer:
-        model, settings = self.service.model(call), self.service.settings
+        model = self.service.model(call)
+        settings = self.service.settings
         labels = {str(number): label for number, label in enumerate(model.labels)}
         info = TeiInfo(
             model_id=model.name,

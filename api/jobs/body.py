@@ -136,7 +136,8 @@ class Sender:
 
         Raises ClientDisconnect, or Problem 408 if the client pauses for too long or sends too slowly.
         """
-        waited_s, size = 0.0, 0
+        waited_s = 0.0
+        size = 0
         more = True
         while more:
             began = monotonic()

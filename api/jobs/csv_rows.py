@@ -49,7 +49,8 @@ def read_table(lines: Iterable[str], delimiter: str = ",") -> Iterator[list[str]
             raise BadTable("too_long", 1, f"{len(names)} columns, but a table may have {MAX_COLUMNS}")
         record.size = 0
         yield names
-        first, empty = rows.line_num + 1, 0
+        first = rows.line_num + 1
+        empty = 0
         for row in rows:
             record.size = 0
             if row:
@@ -58,7 +59,8 @@ def read_table(lines: Iterable[str], delimiter: str = ",") -> Iterator[list[str]
                     kind = "missing" if len(row) < len(names) else "extra_forbidden"
                     raise BadTable(kind, first + empty, _columns(len(row), len(names)))
                 yield row
-                first, empty = rows.line_num + 1, 0
+                first = rows.line_num + 1
+                empty = 0
             else:
                 empty += 1
     except csv.Error as error:

@@ -21,7 +21,8 @@ _DECODER = json.JSONDecoder()
 _space = re.compile(r"[ \t\r\n]*").match
 _LIST = 'expected a list of texts or objects, or {"text": [...]}; one object per line is NDJSON'
 # A message names at most so many columns, and this much of each name.
-_MOST_NAMES, _MOST_CHARS = 20, 64
+_MOST_NAMES = 20
+_MOST_CHARS = 64
 
 
 class FileRows:
@@ -85,7 +86,8 @@ class FileRows:
 
     def _no_column(self, names: list[str]) -> str:
         # Comparing two names takes the square of their lengths.
-        wanted, near = self.column.lower(), {name.lower(): name for name in _short(names)}
+        wanted = self.column.lower()
+        near = {name.lower(): name for name in _short(names)}
         close = difflib.get_close_matches(wanted[:_MOST_CHARS], near, n=1)
         like = next((name for name in names if name.lower() == wanted), near[close[0]] if close else None)
         found = _listed(names)
@@ -185,13 +187,15 @@ class _Json:
 
     def _more(self, least: int) -> bool:
         """Reads at least so many characters. Returns False at the end of the file."""
-        parts, size = [self._buffer[self._at :]], 0
+        parts = [self._buffer[self._at :]]
+        size = 0
         for part in self._parts:
             parts.append(part)
             size += len(part)
             if size > least:
                 break
-        self._buffer, self._at = "".join(parts), 0
+        self._buffer = "".join(parts)
+        self._at = 0
         return size > 0
 
 
@@ -230,7 +234,8 @@ def _decoded(blocks: Iterator[bytes], encoding: str) -> Iterator[str]:
         try:
             text = decoder.decode(block, final)
             if text and not begun:
-                text, begun = text.removeprefix(MARK), True
+                text = text.removeprefix(MARK)
+                begun = True
         except UnicodeDecodeError as error:
             line += error.object.count(b"\n", 0, error.start)
             raise BadFile("string_unicode", f"not valid {encoding.upper()}", line=line) from None
@@ -240,12 +245,14 @@ def _decoded(blocks: Iterator[bytes], encoding: str) -> Iterator[str]:
 
 def _lines(parts: Iterator[str]) -> Iterator[str]:
     """Splits at \\n only, and keeps it: a carriage return may be part of a CSV field."""
-    number, rest = 1, ""
+    number = 1
+    rest = ""
     for text in parts:
         *lines, tail = text.split("\n")
         for line in lines:
             yield f"{rest}{line}\n"
-            number, rest = number + 1, ""
+            number = number + 1
+            rest = ""
         rest += tail
         if len(rest) > MAX_FIELD:
             raise BadFile("string_too_long", f"longer than {MAX_FIELD} characters", line=number)

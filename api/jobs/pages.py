@@ -103,7 +103,8 @@ def _csv_page(offset: int, chunks: Iterable[Chunk], more: Sequence[str]) -> Iter
     before, after = ([name for name in more if name == one] for one in ("text", "model"))
     head = ",".join(["index", *before, "label", "score", "error", *after]).encode() + b"\r\n"
     for chunk in chunks:
-        out, columns = io.StringIO(), _columns(chunk)
+        out = io.StringIO()
+        columns = _columns(chunk)
         rows = csv.writer(out)
         for number, line in enumerate(chunk.lines):
             own, others = ([columns[name][number] for name in names] for names in (before, after))

@@ -84,12 +84,14 @@ _decode = json.JSONDecoder(object_pairs_hook=_unique).decode
 
 def _lines(blocks: Iterable[bytes]) -> Iterator[str]:
     """Splits at \\n only, and keeps it: a carriage return may be part of a CSV field."""
-    number, rest = 1, ""
+    number = 1
+    rest = ""
     for text in decoded(blocks):
         *lines, tail = text.split("\n")
         for line in lines:
             yield _line(f"{rest}{line}\n", number)
-            number, rest = number + 1, ""
+            number = number + 1
+            rest = ""
         rest += tail
         if len(rest) > MAX_FIELD:
             raise invalid_body("string_too_long", f"longer than {MAX_FIELD} characters", line=number)

@@ -128,7 +128,8 @@ def _add_results(router: APIRouter, service: JobService, default: LabelOrder) ->
     ) -> Response:
         """Results can be read while the job is running. A page ends at the last result so far."""
         record = await service.find(job_id, _owner(service, request))
-        offset, order = asked.offset, asked.order or default
+        offset = asked.offset
+        order = asked.order or default
         more = [name for name, wanted in (("text", asked.texts), ("model", asked.models)) if wanted]
         end = max(min(offset + asked.limit, record.done), offset)
         kind = page_type(accept)

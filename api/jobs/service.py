@@ -171,7 +171,9 @@ class JobService:
         file: Callable[[], str] = str,
         model: str = "",
     ) -> Submission:
-        owner, client, webhook = self.owner(headers), self.account(headers), self._webhook(headers)
+        owner = self.owner(headers)
+        client = self.account(headers)
+        webhook = self._webhook(headers)
         return Submission(owner, client, keep_input, tracing.current(), batch, webhook, file, model)
 
     def _webhook(self, headers: RequestHeaders) -> str:

@@ -84,7 +84,8 @@ class Members:
         return replace(NO_SNAPSHOT, model=combined(self.cascade, fast, sure), workers=workers)
 
     def _found(self) -> tuple[Served, Served] | None:
-        fast, sure = self._models.get(self.cascade.fast), self._models.get(self.cascade.sure)
+        fast = self._models.get(self.cascade.fast)
+        sure = self._models.get(self.cascade.sure)
         return (fast, sure) if fast is not None and sure is not None else None
 
     def _records(self) -> tuple[ModelRecord | None, ModelRecord | None]:

@@ -18,7 +18,8 @@ from api.predict.handler import PredictHandler
 from api.predict.openapi import PREDICT_RESPONSES, Predictions, request_body
 from api.schemas import error
 
-PREFIX, SUFFIX = "/models/", "/predict"
+PREFIX = "/models/"
+SUFFIX = "/predict"
 State = Literal["ready", "no_worker", "redis_unavailable"]
 
 
@@ -129,13 +130,17 @@ def _model(served: Served, first: bool) -> Model:
         name=served.title, first=first, state=state_of(served), workers=snapshot.workers, waiting=waiting
     )
     if (found := snapshot.model) is not None:
-        model.revision, model.labels, model.max_tokens = found.revision, list(found.labels), found.max_tokens
-        model.engine, model.precision = found.engine, found.precision
+        model.revision = found.revision
+        model.labels = list(found.labels)
+        model.max_tokens = found.max_tokens
+        model.engine = found.engine
+        model.precision = found.precision
     return model
 
 
 def _cascade(members: Members, answered: dict[str, int]) -> CascadeModel:
-    cascade, model = members.cascade, members.snapshot.model
+    cascade = members.cascade
+    model = members.snapshot.model
     total = sum(answered.values())
     return CascadeModel(
         name=cascade.name,

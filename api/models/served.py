@@ -154,7 +154,8 @@ class ServedModels:
         other = self._answering.get(name) if name and name == self.first.title else None
         if other is None or not other.hub.snapshot.workers:
             return False
-        first, second = self.current.hub.snapshot.model, other.hub.snapshot.model
+        first = self.current.hub.snapshot.model
+        second = other.hub.snapshot.model
         return first is not None and second is not None and first.revision != second.revision
 
     def get(self, name: str) -> Served | None:

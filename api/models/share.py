@@ -161,7 +161,8 @@ class ClientHandler:
     """Passes the requests of some clients to the candidate's handler."""
 
     def __init__(self, current: ASGIApp, candidate: ASGIApp, setting: Candidate, auth: Authenticator) -> None:
-        self._current, self._candidate = current, candidate
+        self._current = current
+        self._candidate = candidate
         self._setting = setting
         self._auth = auth
 

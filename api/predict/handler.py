@@ -164,7 +164,8 @@ class PredictHandler:
         except (Exception, asyncio.CancelledError) as error:
             problem = reported(error, context.headers.id, draining=self._lifecycle.draining)
             problem.__traceback__ = None  # it would keep the body in memory until a slow client has read it
-            context.code, context.entry = problem.code, problem.entry
+            context.code = problem.code
+            context.entry = problem.entry
             self.request_log.add(context, self.route, problem.status)
             await send_problem(LingeringClose(send, receive), problem, request_id)
         else:
@@ -185,7 +186,8 @@ class PredictHandler:
         check_length(headers, self.bodies.limit)
         check_encoding(headers)
         check_json(headers)
-        query, default = headers.scope.get("query_string"), self._settings.label_order
+        query = headers.scope.get("query_string")
+        default = self._settings.label_order
         context.by_score = (order_in(query, default) if query else default) == "score"
         try:
             context.texts = texts = read_texts(self.reader, await self.bodies.read(receive))

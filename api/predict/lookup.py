@@ -55,7 +55,8 @@ LEAST_S = 0.1
 # Results by text, for each revision.
 Results = dict[str, dict[str, Prediction]]
 # If a round brought nothing, the next one begins after this time, which doubles up to the longest.
-PAUSE_S, LONGEST_PAUSE_S = 0.01, 0.2
+PAUSE_S = 0.01
+LONGEST_PAUSE_S = 0.2
 ADVICE = "workers of several revisions answered, and none of them all texts of the request; try again shortly"
 
 
@@ -94,7 +95,8 @@ class LocalCache:
         if tenant:
             texts = [_own(tenant, text) for text in texts]
         now = monotonic()
-        get, used = self._entries.get, self._entries.move_to_end
+        get = self._entries.get
+        used = self._entries.move_to_end
         found: list[CachedPrediction | None] = []
         for text in texts:
             key = (revision, text)
@@ -316,7 +318,10 @@ class PredictionLookup:
     def for_model(self, hub: Hub, shared: Cache) -> PredictionLookup:
         """A lookup in the queue of another model. Clients have the same limits for all of them together."""
         other = copy(self)
-        other.models, other._hub, other._shared, other._share_found = Models(hub), hub, shared, 0.0
+        other.models = Models(hub)
+        other._hub = hub
+        other._shared = shared
+        other._share_found = 0.0
         return other
 
     def replace(self, other: PredictionLookup) -> None:
@@ -343,7 +348,8 @@ class PredictionLookup:
         if len(results) < 2:
             return request
         texts = list(dict.fromkeys(request.texts))
-        revision, pause_s = _best(results), PAUSE_S
+        revision = _best(results)
+        pause_s = PAUSE_S
         while missing := [text for text in texts if text not in results[revision]]:
             before = len(missing)
             await self._ask_again(replace(request, texts=missing, only=revision), receive, found, results)

@@ -16,11 +16,15 @@ from api.predict.lookup import LookupResult
 from api.predict.request import RequestContext
 
 # How many are kept: that caches answered, that workers answered, and that failed or took over SLOW_S.
-MOST_HITS, MOST_ANSWERS, MOST_SLOW = 1000, 5000, 5000
+MOST_HITS = 1000
+MOST_ANSWERS = 5000
+MOST_SLOW = 5000
 SLOW_S = 1.0
 # The memory of answers, and of slow ones: what a request takes, each batch of its texts, and each id of one.
 MOST_BYTES = 8 * 1024**2
-SEEN_BYTES, RUN_BYTES, ENTRY_BYTES = 1200, 400, 100
+SEEN_BYTES = 1200
+RUN_BYTES = 400
+ENTRY_BYTES = 100
 # About how many texts of one request a worker may be asked.
 MOST_TEXTS = 64
 
@@ -98,11 +102,13 @@ class RecentRequests:
 
     def __init__(self) -> None:
         self._hits: Kept = deque(maxlen=MOST_HITS)
-        self._answers, self._slow = _Bounded(MOST_ANSWERS), _Bounded(MOST_SLOW)
+        self._answers = _Bounded(MOST_ANSWERS)
+        self._slow = _Bounded(MOST_SLOW)
 
     def add(self, context: RequestContext, status: int, seconds: float) -> None:
         """Remembers a request that has been answered."""
-        headers, found = context.headers, context.found
+        headers = context.headers
+        found = context.found
         client = headers.client_name, headers.scope.get("client")
         counts = len(context.texts), context.tokens
         hit = (headers.request_id, context.started, seconds, status, *client, *counts)
@@ -155,7 +161,8 @@ def _runs(found: LookupResult) -> list[Run]:
 
 
 def _run(found: LookupResult, texts: list[str]) -> Run:
-    one, tokens = found.by_text[texts[0]], sum([found.by_text[text].tokens for text in texts])
+    one = found.by_text[texts[0]]
+    tokens = sum([found.by_text[text].tokens for text in texts])
     times = one.queue_ms, one.tokenize_ms, one.model_ms
     return Run(found.ids[texts[0]], len(texts), tokens, *times, one.batch_size, one.revision)
 

@@ -95,7 +95,8 @@ class StatsHistory:
     def restore(self, lines: Iterable[bytes], now_s: int) -> None:
         """Puts the seconds that earlier processes kept (see `line`) before those of this one."""
         known = dict(map(_read_line, lines))
-        own, began_s = list(self._points), now_s - len(self._points)
+        own = list(self._points)
+        began_s = now_s - len(self._points)
         self._points.clear()
         first_s = max(min(known, default=began_s), began_s - HISTORY_S)
         self._points.extend([*map(known.get, range(first_s, began_s)), *own])
@@ -110,10 +111,12 @@ class StatsHistory:
         total = sum(buckets)
         if total < 1:
             return None
-        rank, below = share * total, 0.0
+        rank = share * total
+        below = 0.0
         lower = 0.0
         for upper, count in zip(self._bounds, buckets, strict=False):
             if count > 0 and below + count >= rank:
                 return round((lower + (upper - lower) * (rank - below) / count) * 1e3, 2)
-            lower, below = upper, below + count
+            lower = upper
+            below = below + count
         return round(lower * 1e3, 2)

@@ -181,7 +181,8 @@ class Stats:
         return self._frame | {"workers": self._workers, "jobs": self._jobs}
 
     def _wake_streams(self) -> None:
-        waiting, self._next = self._next, None
+        waiting = self._next
+        self._next = None
         if waiting is not None and not waiting.done():
             waiting.set_result(None)
 
@@ -196,7 +197,8 @@ class Stats:
 
     async def _refresh_details(self) -> None:
         """Reads the details for a new viewer, unless a frame does so already."""
-        self._wanted, self._jobs = DETAIL_FRAMES, None
+        self._wanted = DETAIL_FRAMES
+        self._jobs = None
         await asyncio.wait([self._begin_reading()], timeout=RESTORE_S)
 
     def _begin_reading(self) -> asyncio.Task[None]:

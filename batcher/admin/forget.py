@@ -108,7 +108,8 @@ class Forgetting:
 
     def client(self, client: str, models: Collection[str], jobs: Collection[str] = ()) -> Removed:
         """Removes records and usage of a client (`key:NAME`, or an address). `jobs` are ids of its jobs."""
-        refused, names = 0, {client, *(f"job:{job}" for job in jobs)}
+        refused = 0
+        names = {client, *(f"job:{job}" for job in jobs)}
         for model in models:
             texts = RefusedTexts(self._queue, self._name_of(model))
             found = (record for record in texts.all(RefusedFilter()) if record.get("client") in names)
@@ -129,7 +130,8 @@ class Forgetting:
 
     def _drop_dead(self, queue: str, ids: Collection[str]) -> int:
         """Removes texts from the dead letters, and the notes that workers took them alone."""
-        dead, gone = f"{queue}:dead", set(ids)
+        dead = f"{queue}:dead"
+        gone = set(ids)
         lines = cast("list[bytes]", self._queue.lrange(dead, 0, -1))
         lines = [line for line in lines if line.split(b" ", 1)[0].decode() in gone]
         if not lines:
@@ -144,7 +146,8 @@ class Forgetting:
 
     def _clear_processes(self) -> None:
         """Makes every API process empty its memory with its next look at the snapshot."""
-        key, pipe = f"{self._prefix}:snapshot", self._queue.pipeline()
+        key = f"{self._prefix}:snapshot"
+        pipe = self._queue.pipeline()
         pipe.hincrby(key, "forgotten", 1)
         pipe.expire(key, 3600)
         pipe.execute()

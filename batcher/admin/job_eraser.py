@@ -74,7 +74,8 @@ class JobEraser:
 
     def _redact(self, record: JobRecord, text: str) -> int:
         """Replaces the text in one job. Reads a chunk at a time."""
-        key, changed = f"{self._prefix}:job:{record.id}:input", 0
+        key = f"{self._prefix}:job:{record.id}:input"
+        changed = 0
         for number in range(-(-record.total // record.chunk_texts)):
             raw = cast("bytes | None", self._client.hget(key, str(number)))
             if raw is None:

@@ -48,7 +48,8 @@ class RefusedTexts:
     def __init__(self, client: redis.Redis, name: str) -> None:
         self._client = client
         self._prefix = prefix(name)
-        self._places, self._records = f"{self._prefix}:refused", f"{self._prefix}:refusals"
+        self._places = f"{self._prefix}:refused"
+        self._records = f"{self._prefix}:refusals"
 
     def page(self, wanted: RefusedFilter, count: int, cursor: str = "") -> tuple[list[Record], str]:
         """Up to `count` records, newest first, and the cursor of the next page: "" at the end.
@@ -59,7 +60,8 @@ class RefusedTexts:
         oldest = f"[{wanted.since_ms:013d}"
         found_places = self._client.zrevrangebylex(self._places, newest, oldest, start=0, num=MOST_LOOKS)
         places = cast("list[bytes]", found_places)
-        found, following = list[Record](), ""
+        found = list[Record]()
+        following = ""
         for place, record in zip(places, self._read(places), strict=True):
             if len(found) == count:
                 break

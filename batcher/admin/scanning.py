@@ -13,7 +13,8 @@ SLICE = 1000
 
 def matching(client: redis.Redis, pattern: str) -> Iterator[list[bytes]]:
     """Yields the keys that match, in slices. A key may be yielded twice, as SCAN does."""
-    cursor, keys = 0, list[bytes]()
+    cursor = 0
+    keys = list[bytes]()
     while True:
         cursor, keys = cast("tuple[int, list[bytes]]", client.scan(cursor, match=pattern, count=SLICE))
         if keys:
@@ -24,7 +25,8 @@ def matching(client: redis.Redis, pattern: str) -> Iterator[list[bytes]]:
 
 def fields(client: redis.Redis, key: str) -> Iterator[dict[bytes, bytes]]:
     """Yields the fields of a hash, in slices."""
-    cursor, some = 0, dict[bytes, bytes]()
+    cursor = 0
+    some = dict[bytes, bytes]()
     while True:
         cursor, some = cast("tuple[int, dict[bytes, bytes]]", client.hscan(key, cursor, count=SLICE))
         if some:

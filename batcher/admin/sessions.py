@@ -13,7 +13,8 @@ from batcher.core.keys import prefix
 LINK_S = 600
 SESSION_S = 12 * 3600
 # `secrets.token_urlsafe` makes this many characters of so many bytes.
-_BYTES, _CHARACTERS = 32, 43
+_BYTES = 32
+_CHARACTERS = 43
 
 
 class SessionStore:

@@ -54,7 +54,8 @@ class UsageStore:
     def clients(self) -> list[dict[str, Any]]:
         """The clients of the last minute, summed over API processes, those with the most waiting first."""
         raws = cast("dict[bytes, bytes]", self._client.hgetall(f"{self._prefix}:clients"))
-        now_ms, found = time.time() * 1000, dict[str, dict[str, Any]]()
+        now_ms = time.time() * 1000
+        found = dict[str, dict[str, Any]]()
         for raw in raws.values():
             at_ms, _, body = raw.split(b" ", 2)
             if int(at_ms) + FRESH_MS < now_ms:

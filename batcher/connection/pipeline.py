@@ -139,7 +139,8 @@ class Pipeline(asyncio.Protocol):
 
     async def _connect(self) -> None:
         try:
-            old, self._connection = self._connection, None
+            old = self._connection
+            self._connection = None
             if old is not None:
                 await old.disconnect(nowait=True)
             self._connection = self._client.connection_pool.make_connection()  # type: ignore[no-untyped-call]
@@ -169,7 +170,8 @@ class Pipeline(asyncio.Protocol):
         if self._transport is None or self._transport.is_closing():
             self._lost(_closed("by the server"))
             return
-        loop, pieces = asyncio.get_running_loop(), []
+        loop = asyncio.get_running_loop()
+        pieces = []
         if not self._sent:
             self._heard_at = loop.time()
         while self._waiting and self._sent_bytes < SENT_MOST_BYTES:
@@ -189,7 +191,8 @@ class Pipeline(asyncio.Protocol):
             self._timer = loop.call_later(self._connection.socket_timeout, self._check)
 
     def _pack(self, pending: PendingCommand) -> bytes:
-        words, command = pending.words, pending.command
+        words = pending.words
+        command = pending.command
         if command is not None:
             known = command.script in self._known and not pending.by_source
             words = command.words(self._prefix, known)
@@ -249,7 +252,8 @@ class Pipeline(asyncio.Protocol):
     def _lost(self, error: Exception) -> None:
         """Sends the commands without a reply again over a new connection, or fails them."""
         self._disconnect()
-        unanswered, self._sent = self._sent, deque()
+        unanswered = self._sent
+        self._sent = deque()
         again = isinstance(error, redis.exceptions.ConnectionError)
         for pending in reversed(unanswered):
             pending.tries -= 1

@@ -55,7 +55,8 @@ def _used(common: str, script: str) -> str:
 
     Lua would create all of them in every call, which takes it longer than most calls of Redis.
     """
-    words, used = set(_WORD.findall(_COMMENT.sub("", script))), list[str]()
+    words = set(_WORD.findall(_COMMENT.sub("", script)))
+    used = list[str]()
     for definition in reversed(_DEFINITION.split(_COMMENT.sub("", common))[1:]):
         names = _NAMES.findall(definition.partition("=")[0].partition("(")[0])
         if words.intersection(names):

@@ -24,7 +24,8 @@ _random = SystemRandom()
 # How long a shard remembers that another one needs help. It is reminded in time while that is so.
 HELP_MS = 200
 # API processes are asked about the id of a REQUEST, and workers about the ids of TEXTS.
-REQUEST, TEXTS = "request", "texts"
+REQUEST = "request"
+TEXTS = "texts"
 # How long a list of answers is kept.
 ANSWERS_MS = 10_000
 # How long refused texts are kept; the scripts keep their records for as long.

@@ -43,7 +43,8 @@ def merge(shards: Sequence[Snapshot]) -> Snapshot:
 
 
 def _lane(depths: Sequence[LaneDepth]) -> LaneDepth:
-    entries, cost = sum(depth.entries for depth in depths), sum(depth.cost for depth in depths)
+    entries = sum(depth.entries for depth in depths)
+    cost = sum(depth.cost for depth in depths)
     return LaneDepth(entries, cost, max(depth.oldest_ms for depth in depths))
 
 

@@ -31,7 +31,8 @@ class Pause:
 
 def read_pauses(text: str) -> Mapping[str, Pause]:
     """Reads `lane waiting ms_left;` for each lane, as the scripts write it. What is unknown is left out."""
-    now, pauses = time.monotonic(), dict[str, Pause]()
+    now = time.monotonic()
+    pauses = dict[str, Pause]()
     for part in text.split(";"):
         words = part.split(" ")
         if len(words) == 3 and words[1] in WAITING and words[2].isdigit():

@@ -49,13 +49,15 @@ class RedisWatch:
     """Keeps the current `warning`, and logs each part when it changes. `skipped`: refused commands."""
 
     def __init__(self) -> None:
-        self.warning, self.skipped = "", 0
+        self.warning = ""
+        self.skipped = 0
         self._parts: dict[str, str] = {}
 
     @classmethod
     def merge(cls, watches: Iterable[RedisWatch]) -> RedisWatch:
         """What several have seen: each warning once, and all that was refused."""
-        merged, every = cls(), list(watches)
+        merged = cls()
+        every = list(watches)
         merged.warning = " ".join(dict.fromkeys(watch.warning for watch in every if watch.warning))
         merged.skipped = sum(watch.skipped for watch in every)
         return merged
@@ -67,4 +69,5 @@ class RedisWatch:
         for action, warning in parts.items():
             if warning and warning != self._parts.get(action):
                 log.warning(warning, extra={"action": action})
-        self._parts, self.warning = parts, " ".join(filter(None, parts.values()))
+        self._parts = parts
+        self.warning = " ".join(filter(None, parts.values()))

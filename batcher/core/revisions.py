@@ -13,7 +13,10 @@ from hashlib import sha256
 from typing import Literal
 
 # Fields of the hash: how often a model has moved, and one for each model.
-MOVES, FIELD, FAILED, CANDIDATE = "moves", "model:", "failed:", "candidate:"
+MOVES = "moves"
+FIELD = "model:"
+FAILED = "failed:"
+CANDIDATE = "candidate:"
 By = Literal["text", "client"]
 
 
@@ -140,7 +143,8 @@ def number_of(queue: str) -> int:
 
 def read_revisions(fields: Mapping[str, str]) -> Revisions:
     """Reads the fields of the hash. What is unreadable is left out."""
-    models, failures = dict[str, Published](), dict[str, str]()
+    models = dict[str, Published]()
+    failures = dict[str, str]()
     candidates = dict[str, Candidate]()
     for name, value in fields.items():
         kind, colon, model = name.partition(":")

@@ -292,7 +292,8 @@ class Dispatcher:
         An entry is enqueued if it is new, or if this request has a later deadline or a higher priority.
         """
         held = dict[str, PendingEntry]()
-        fresh, changed = list[PendingEntry](), list[PendingEntry]()
+        fresh = list[PendingEntry]()
+        changed = list[PendingEntry]()
         for entry_id, text in items:
             if entry_id in held:
                 continue
@@ -379,14 +380,16 @@ class Dispatcher:
             return
         self.counts.round_trips += write != self._last_write
         self._last_write = write
-        enqueued, now = done.result(), asyncio.get_running_loop().time()
+        enqueued = done.result()
+        now = asyncio.get_running_loop().time()
         if isinstance(enqueued, Full):
             self._full(entries, number, enqueued.waiting, now)
             return
         self.wake_ups.queued(enqueued.idle)
         for entry, state in zip(entries, enqueued.states, strict=True):
             if new := entry.asked_at == math.inf:
-                entry.asked_at, entry.look_at = now, now + LOOK_S
+                entry.asked_at = now
+                entry.look_at = now + LOOK_S
             if state.kind == "queued":
                 self.counts.queued += 1
             elif state.kind == "joined":
@@ -402,7 +405,8 @@ class Dispatcher:
 
     def _refused(self, entries: Sequence[PendingEntry], error: BaseException) -> None:
         if entries[0].revision and refused_cache(error):
-            message, extra = "reading the cache separately from now on: %s", {"action": "cache.apart"}
+            message = "reading the cache separately from now on: %s"
+            extra = {"action": "cache.apart"}
             log.warning(message, reason(error), extra=extra)
             self.may_look = False
             self._enqueue_without_cache(entries)
@@ -432,7 +436,8 @@ class Dispatcher:
 
     def _cancel(self) -> None:
         """Cancels entries, except those that a new request waits for by now."""
-        ids, self._unwanted = [one for one in self._unwanted if one not in self.pending], []
+        ids = [one for one in self._unwanted if one not in self.pending]
+        self._unwanted = []
         for at in range(0, len(ids) if self._outage.over else 0, CANCEL_MOST):
             some = ids[at : at + CANCEL_MOST]
             self._pipeline.run(Cancel(self._api, some)).add_done_callback(partial(self._cancelled, len(some)))

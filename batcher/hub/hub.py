@@ -111,7 +111,9 @@ class Sweeper:
         self.redis_watch = RedisWatch()
         self._others = others or OtherFormats()
         self._pipeline = pipeline
-        self._api, self._max_attempts, self._cache = api, max_attempts, cache
+        self._api = api
+        self._max_attempts = max_attempts
+        self._cache = cache
         self._last = NO_SNAPSHOT
 
     async def sweep(self, connected: bool) -> Snapshot:
@@ -157,7 +159,9 @@ class ReplyHub:
         others: OtherFormats | None = None,
     ) -> None:
         self.api = f"{socket.gethostname()}-{os.getpid()}-{token_hex(4)}"
-        self.snapshot, self.outage, cache_name = NO_SNAPSHOT, Outage(), cache_name or name
+        self.snapshot = NO_SNAPSHOT
+        self.outage = Outage()
+        cache_name = cache_name or name
         self._pipeline = Pipeline(client, prefix(name), retries=1)
         self.console = ConsoleCommands(self._pipeline)
         self._hint_list = HintList(Pipeline(hint_client), f"{prefix(name)}:reply:{self.api}")
@@ -168,15 +172,18 @@ class ReplyHub:
         self.dispatcher = Dispatcher(self._pipeline, cache_name, self.api, self.outage, self._admission)
         self._slow_poll = SlowPoll(self._pipeline, self.dispatcher)
         self.counts = self.dispatcher.counts
-        self._loops, self._first_reply = Loops(), asyncio.Event()
-        self._stopping, self._linger_s = False, linger_s
+        self._loops = Loops()
+        self._first_reply = asyncio.Event()
+        self._stopping = False
+        self._linger_s = linger_s
         self._workers = 0  # live ones, which may claim what this hub enqueues
         self.on_sweep: Callable[[], None] = lambda: None  # called after each sweep
 
     @classmethod
     def connect(cls, settings: QueueSettings, shard: Shard | None = None, *, linger_s: float = 0.0) -> Self:
         """A hub with its own clients, for the Redis in the settings or for one shard."""
-        shard, parts = shard or settings.queue_shards[0], len(settings.queue_shards)
+        shard = shard or settings.queue_shards[0]
+        parts = len(settings.queue_shards)
         caps = LaneCaps(-(-settings.max_waiting_cost // parts), -(-settings.max_waiting_cost_bulk // parts))
         return cls(
             connect_async(shard.url, timeout_s=1.0, retries=1, key=shard.prefix),

@@ -50,13 +50,15 @@ class FileStore:
 
         Raises NoRoom. The caller completes the file, or deletes it.
         """
-        size, number = 0, 0
+        size = 0
+        number = 0
         for chunk in _chunks(blocks):
             args = [client, UPLOAD_TTL_MS, budget.total, budget.client]
             verdict: bytes = self._run("file_put", file_id, number, chunk, *args)
             if verdict != b"stored":
                 raise NoRoom(cast(Refusal, verdict.decode()))
-            size, number = size + len(chunk), number + 1
+            size = size + len(chunk)
+            number = number + 1
         return size, number
 
     def complete(self, file_id: str, name: str, size: int, chunks: int, owner: str) -> FileRecord | None:

@@ -53,7 +53,8 @@ class ClassifyJob(Job):
             super().restore({**bookkeeping, b"data": call})
         except (ValueError, TypeError) as error:
             raise RefusedJob("its RQ bookkeeping cannot be read") from error
-        self.retries_left, self.enqueue_at_front_on_retry = MOST_RETRIES, True
+        self.retries_left = MOST_RETRIES
+        self.enqueue_at_front_on_retry = True
 
 
 def _inflated(data: bytes, most: int) -> bytes:

@@ -121,7 +121,8 @@ def main(settings: JobSettings | None = None) -> int:
         log.error("%s", error, extra={"action": "jobs.unable"})
         return EXIT_UNABLE
     except OSError as error:
-        message, extra = "cannot listen on MILLRACE_JOBS_PORT=%d: %s", {"action": "jobs.unable"}
+        message = "cannot listen on MILLRACE_JOBS_PORT=%d: %s"
+        extra = {"action": "jobs.unable"}
         log.error(message, settings.jobs_port, error, extra=extra)
         return EXIT_UNABLE
     log.info("ready", extra={"action": "jobs.ready", "queue": queue_name(settings.name)})
@@ -145,7 +146,8 @@ def _probes(settings: JobSettings) -> ProbeServer | None:
     """Starts the server of /metrics, /livez and /readyz of this process; None if no port is set."""
     if not settings.jobs_port:
         return None
-    outage, main = JobsWorker.outage, threading.main_thread()
+    outage = JobsWorker.outage
+    main = threading.main_thread()
     client = connect(settings.jobs_url, timeout_s=2.0, retries=1, connections=2)
     metrics = JobsMetrics(JobStore(client, settings.name, settings.job_ttl_s), outage)
     return ProbeServer(

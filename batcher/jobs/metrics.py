@@ -35,7 +35,8 @@ class JobsCollector(Collector):
         yield build({})
         yield from redis_state(self._outage)
         try:
-            totals, skipped = self._store.totals(), self._store.skipped_commands()
+            totals = self._store.totals()
+            skipped = self._store.skipped_commands()
         except REDIS_ERRORS:
             return
         yield GaugeMetricFamily(

@@ -65,7 +65,8 @@ class JobModels:
 
     def _connect(self, model: str) -> tuple[Hub, Cache]:
         revisions = self._revisions.read()
-        queue, setting = revisions.queue(model), revisions.candidates.get(model)
+        queue = revisions.queue(model)
+        setting = revisions.candidates.get(model)
         self._chosen[model] = queue, setting
         if setting is None:
             return self._queue(queue)

@@ -85,7 +85,8 @@ class JobReader:
 
     def remember(self, line: bytes) -> None:
         """Adds a line to the history, of which HISTORY_S are kept for as many seconds."""
-        key, pipe = f"{self._prefix}:history", self._client.pipeline()
+        key = f"{self._prefix}:history"
+        pipe = self._client.pipeline()
         pipe.rpush(key, line)
         pipe.ltrim(key, -HISTORY_S, -1)
         pipe.expire(key, HISTORY_S)
@@ -116,7 +117,8 @@ class JobReader:
     def output(self, record: JobRecord, start: int, stop: int) -> Iterator[list[bytes]]:
         """Yields the results [start, stop) as JSON, one list for each chunk. Raises DataMissing."""
         stop = min(stop, record.done)
-        key, size = f"{self._job(record.id)}:output", record.chunk_texts
+        key = f"{self._job(record.id)}:output"
+        size = record.chunk_texts
         while start < stop:
             chunk = start // size
             raw = cast("bytes | None", self._client.lindex(key, chunk))

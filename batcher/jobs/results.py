@@ -32,7 +32,9 @@ def chunk_results(outcomes: Sequence[Outcome | None], asked: ModelRecord | None)
     """Encodes the outcomes of a chunk. `None` stands for a text that was too long to be sent."""
     lines: list[bytes] = []
     failed = truncated = left_out = 0
-    name, model, models = asked.name if asked else "", "", list[str]()
+    name = asked.name if asked else ""
+    model = ""
+    models = list[str]()
     for outcome in outcomes:
         if isinstance(outcome, Prediction):
             lines.append(outcome.fragment)

@@ -62,7 +62,8 @@ class RqQueue(Queue):
 
     def acquire_maintenance_lock(self) -> bool:
         """Whether this worker may do maintenance now."""
-        connection, key = self.connection, self.registry_cleaning_key
+        connection = self.connection
+        key = self.registry_cleaning_key
         if connection.ttl(key) > MAINTENANCE_LOCK_S:  # the clock of Redis has been set back
             connection.delete(key)
         return bool(connection.set(key, 1, nx=True, ex=MAINTENANCE_LOCK_S))

@@ -181,7 +181,9 @@ class _Run:
 
     async def _append_all(self, hub: Hub, cache: Cache) -> None:
         loop = asyncio.get_running_loop()
-        attempt, at, flushed = self._attempt, self._attempt.first, loop.time()
+        attempt = self._attempt
+        at = self._attempt.first
+        flushed = loop.time()
         held: list[ChunkResults] = []
         async with contextlib.aclosing(self._classified(hub, cache)) as chunks:
             waiting = asyncio.ensure_future(anext(chunks, None))
@@ -195,7 +197,9 @@ class _Run:
                     last = at + len(held) == attempt.chunks
                     if last or len(held) >= FLUSH_CHUNKS or loop.time() - flushed >= FLUSH_EVERY_S:
                         await self._flush(at, held, loop.time() - flushed)
-                        at, held, flushed = at + len(held), [], loop.time()
+                        at = at + len(held)
+                        held = []
+                        flushed = loop.time()
             finally:
                 waiting.cancel()
                 await asyncio.gather(waiting, return_exceptions=True)

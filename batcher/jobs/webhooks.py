@@ -93,7 +93,8 @@ class WebhookSender:
         return True
 
     def _attempt(self, record: JobRecord) -> Delivery:
-        body, began = message(record), time.monotonic()
+        body = message(record)
+        began = time.monotonic()
         message_id = f"msg_{record.id}_{record.finished_ms}"
         try:
             target = parse_url(record.webhook)

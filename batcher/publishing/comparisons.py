@@ -29,10 +29,12 @@ _TIMES = ("current_us", "candidate_us", "current_text_us", "candidate_text_us")
 
 def compare(current: Prediction, candidate: Prediction) -> Counter[str]:
     """What one text adds to the counts. Raises ValueError if the labels differ."""
-    one, other = _scores(current), _scores(candidate)
+    one = _scores(current)
+    other = _scores(candidate)
     if one.keys() != other.keys():
         raise ValueError("the labels differ")
-    top, other_top = max(one, key=one.__getitem__), max(other, key=other.__getitem__)
+    top = max(one, key=one.__getitem__)
+    other_top = max(other, key=other.__getitem__)
     counts = Counter(
         texts=1,
         agree=int(top == other_top),
@@ -65,7 +67,8 @@ def label_pairs(counts: Mapping[str, int]) -> Mapping[tuple[str, str], int]:
 
 def report(counts: Mapping[str, int]) -> dict[str, Any]:
     """The counts in readable form. Means are None without texts, and times in ms."""
-    texts, scores = counts.get("texts", 0), counts.get("scores", 0)
+    texts = counts.get("texts", 0)
+    scores = counts.get("scores", 0)
     matrix: dict[str, dict[str, int]] = {}
     for (current, candidate), count in sorted(label_pairs(counts).items()):
         matrix.setdefault(current, {})[candidate] = count

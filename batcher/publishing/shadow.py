@@ -16,9 +16,11 @@ from batcher.messages import Lane, Outcome, Prediction
 from batcher.publishing.comparisons import compare
 
 # The most texts that wait in this process, and their characters; any beyond either are dropped.
-MOST_TEXTS, MOST_CHARS = 1000, 4_000_000
+MOST_TEXTS = 1000
+MOST_CHARS = 4_000_000
 # As jobs do: few enough texts in a request that its scripts do not delay a caller's single text.
-REQUEST_TEXTS, REQUESTS = 32, 4
+REQUEST_TEXTS = 32
+REQUESTS = 4
 # How long a text may wait in the candidate's queue.
 BUDGET_S = 30.0
 REPORT_EVERY_S = 1.0
@@ -104,7 +106,8 @@ class Shadow:
                     del self._held[id(one.answer)]
 
     async def _classify(self, texts: list[_Text]) -> None:
-        ids, contents = [one.id for one in texts], [one.text for one in texts]
+        ids = [one.id for one in texts]
+        contents = [one.text for one in texts]
         try:
             outcomes = await self._hub.classify(ids, contents, budget_s=BUDGET_S, lane="bulk")
         except (MillraceError, asyncio.CancelledError) as error:
@@ -127,7 +130,8 @@ class Shadow:
     async def _send(self) -> None:
         """Reports what was counted. A report that fails is sent again as it was, under the same number."""
         if not self._unsent:
-            self._unsent, self._counts = self._counts, Counter()
+            self._unsent = self._counts
+            self._counts = Counter()
             self._number += 1
         if self._unsent and await self._report(self._number, self._unsent):
             self._unsent = Counter()

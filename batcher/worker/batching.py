@@ -112,7 +112,8 @@ def _neighbours(order: Sequence[int], lengths: Sequence[int], at: int, budget: i
     """Extends a range of the sorted `order` around `at`, shorter texts first: they add the least padding."""
     low = high = at
     while True:
-        longest, count = lengths[order[high]], high - low + 1
+        longest = lengths[order[high]]
+        count = high - low + 1
         if low > 0 and (count + 1) * longest <= budget:
             low -= 1
         elif high + 1 < len(order) and (count + 1) * lengths[order[high + 1]] <= budget:
@@ -147,7 +148,8 @@ def split_texts(entries: Sequence[TokenizedEntry]) -> list[TokenizedEntry]:
         if not held.tokens.windows:
             split.append(held)
             continue
-        text, count = LongText(held), len(held.tokens.windows)
+        text = LongText(held)
+        count = len(held.tokens.windows)
         entry = replace(held.entry, cost=max(held.entry.cost // count, 1))
         about = held.tokenize_s / count, held.claimed_at, held.reason
         split += [
@@ -203,7 +205,8 @@ class TextsWithWindows(ClaimedTexts):
             return super().next_batch(budget, bulk_budget)
         texts = [held for held in self._entries if not isinstance(held, TokenizedWindow)]
         lead = int(self._passed_over >= (_BULK_PASSED_OVER if _is_bulk(windows[0]) else 1))
-        first, others = [*windows[:lead], *texts], windows[lead:]
+        first = [*windows[:lead], *texts]
+        others = windows[lead:]
         self._entries = [*first, *others]
         room = bulk_budget()
         if not all(map(_is_bulk, self._entries)):

@@ -59,7 +59,9 @@ class DriftWatch:
         self._clock = clock
         self._lock = threading.Lock()
         self._slices: deque[list[list[int]]] = deque(maxlen=SLICES)
-        self._slice, self._slice_texts, self._slice_began = self._empty(), 0, clock()
+        self._slice = self._empty()
+        self._slice_texts = 0
+        self._slice_began = clock()
 
     def add(self, batch: Sequence[Tokens], rows: Sequence[Sequence[float]]) -> None:
         """Adds the texts of one batch and their scores."""
@@ -70,7 +72,9 @@ class DriftWatch:
             now = self._clock()
             if self._slice_texts >= SLICE_TEXTS and now - self._slice_began >= SLICE_S:
                 self._slices.append(self._slice)
-                self._slice, self._slice_texts, self._slice_began = self._empty(), 0, now
+                self._slice = self._empty()
+                self._slice_texts = 0
+                self._slice_began = now
 
     def _add(self, tokens: Tokens, scores: Sequence[float]) -> None:
         values = measure(tokens, scores, multi_label=self.info.multi_label)

@@ -44,7 +44,8 @@ NOTHING = Claimed()
 # After this many seconds without interactive traffic, bulk batches may use the full budget.
 _INTERACTIVE_RECENT_S = 60.0
 # A delay that a caller does not notice, and the time to handle a text besides its forward pass.
-_UNNOTICED_S, _HANDLING_S = 0.002, 0.0003
+_UNNOTICED_S = 0.002
+_HANDLING_S = 0.0003
 Remember = Callable[[Iterable[tuple[str, Prediction]]], None]
 
 
@@ -82,7 +83,8 @@ class WorkerQueue:
         self._published: tuple[Mapping[str, Any], Mapping[str, Any]] = {}, {}
         # Finds what this worker remembers of the texts with these ids, for the console.
         self.recall: Callable[[Sequence[str]], Sequence[Mapping[str, Any]]] = lambda ids: ()
-        self._question, self._told = "", set[tuple[int, str]]()
+        self._question = ""
+        self._told = set[tuple[int, str]]()
 
     def expire_keys(self) -> None:
         """Lets the last keys of the queue expire, unless others use it. Raises Redis errors."""
@@ -150,7 +152,8 @@ class WorkerQueue:
     def complete_command(self, results: Iterable[tuple[str, bytes]], idle: bool = False) -> Complete:
         """The command that sends results: (id, encoded result) of each."""
         pairs = list(results)
-        ids, encoded = [entry for entry, _ in pairs], [result for _, result in pairs]
+        ids = [entry for entry, _ in pairs]
+        encoded = [result for _, result in pairs]
         cache = self._cache, self._cache_ms
         return Complete(self.worker, ids, encoded, self._result_ms, *cache, idle, self._helps)
 
@@ -191,7 +194,8 @@ class WorkerQueue:
 
         Records that have not changed since the last heartbeat are only sent if Redis does not know them.
         """
-        held, published = list(ids), (record, model)
+        held = list(ids)
+        published = (record, model)
         reply = HeartbeatReply(-1)
         if published == self._published and not takeover:
             (reply,) = self.run([SendHeartbeat(self.worker, self._lease_ms, ttl_ms, held, {}, {})])
@@ -212,7 +216,8 @@ class WorkerQueue:
         if question.kind != TEXTS:
             return
         if question.token != self._question:
-            self._question, self._told = question.token, set()
+            self._question = question.token
+            self._told = set()
         known = self.recall(question.ids)
         if batches := [batch for batch in known if (batch["batch"], batch["id"]) not in self._told]:
             body = json.dumps({"worker": self.worker, "batches": batches})
@@ -270,8 +275,10 @@ class Exchange:
         # Whether Redis knows that this worker is idle. If not, the worker must claim before it waits.
         self.idle = False
         self._busy_at = now()
-        self._queue, self._waiting_queue = queues.commands, queues.waiting
-        self._texts, self._layout = settings.batch_texts, layout
+        self._queue = queues.commands
+        self._waiting_queue = queues.waiting
+        self._texts = settings.batch_texts
+        self._layout = layout
         self._remember = remember
         self._stopping = stopping
         self._now = now
@@ -392,7 +399,8 @@ class Exchange:
         self.arrivals = self.arrivals.seen(len(claim.entries), now)
         interactive = [entry.cost for entry in claim.entries if entry.lane == "interactive"]
         self._traffic = self._traffic.seen(interactive, now)
-        self.left, self.idle = claim.left, command.idle_ms >= 0 and not (claim.entries or claim.note)
+        self.left = claim.left
+        self.idle = command.idle_ms >= 0 and not (claim.entries or claim.note)
         if claim.entries:
             self._busy_at = now
         self.skipped += claim.skipped

@@ -48,7 +48,8 @@ class Heartbeats:
             )
             for other in queues.others
         }
-        exchange.visit, exchange.leave = self._visit, self._leave
+        exchange.visit = self._visit
+        exchange.leave = self._leave
         exchange.home_reachable = lambda: self._home.reachable
 
     def start(self) -> None:
@@ -112,7 +113,8 @@ class Heartbeat:
         self._running_s = running_s
         self._records = records
         self._exit_process = host.exit
-        self._stopping, self._stopped = host.event(), host.event()
+        self._stopping = host.event()
+        self._stopped = host.event()
         self._outage = Outage(now=host.now)
         self._thread = host.daemon("heartbeat", self._run)
 
@@ -245,14 +247,16 @@ class GuestHeartbeat(Heartbeat):
     def visit(self, moved: bool) -> None:
         """Makes the worker known at this shard. Raises Redis errors."""
         known = self._fresh and moved == self._moved
-        self._visited_at, self._moved = self._now(), moved
+        self._visited_at = self._now()
+        self._moved = moved
         if not known:
             self._queue.heartbeat(self._leases.copy(), *self._records(), self._ttl_ms)
         self.begin()
 
     def leave(self) -> None:
         """Reports with the next heartbeat that the worker no longer counts at this shard."""
-        self._visited_at, self._moved = self._now(), False
+        self._visited_at = self._now()
+        self._moved = False
 
     def send(self) -> bool:
         """As `Heartbeat.send`, unless the worker has left this shard."""

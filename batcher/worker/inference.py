@@ -288,7 +288,8 @@ class Inference:
         return held if self._windows is None else split_texts(held)
 
     def _classified(self, batch: Sequence[TokenizedEntry], began: float) -> list[Result]:
-        info, rows = self._classifier.info, self._classifier.classify([held.tokens for held in batch])
+        info = self._classifier.info
+        rows = self._classifier.classify([held.tokens for held in batch])
         check_rows(rows, len(batch))
         model_ms = (self._now() - began) * 1000
         results: list[Result] = []

@@ -53,12 +53,15 @@ class Worker:
         observe: Callable[[BatchReport], None] = lambda report: None,
         host: Host = Host(),  # noqa: B008  # immutable
     ) -> None:
-        self._host, self._stop = host, host.event()
+        self._host = host
+        self._stop = host.event()
         # Set when the running batch ends. The thread that takes the lock first decides on the next claim.
-        self._over, self._turn = host.event(), threading.Lock()
+        self._over = host.event()
+        self._turn = threading.Lock()
         # starting, idle, busy or stopping
         self.state = "starting"
-        self._classifier, self._layout = classifier, classifier.info.layout
+        self._classifier = classifier
+        self._layout = classifier.info.layout
         self.queues = queues
         self.exchange = exchange_with(queues, settings, self._layout, remember, self._stop, host)
         self.inference = Inference(classifier, Faults(classifier), host.now)
@@ -67,7 +70,8 @@ class Worker:
         self._unsent: list[Result] = []
         self._finished: FinishedBatch | None = None
         self.stats = WorkerStats()
-        self._second_thread, self._third_thread = host.thread("beside"), host.thread("follow-up")
+        self._second_thread = host.thread("beside")
+        self._third_thread = host.thread("follow-up")
         self.follow_up = FollowUp(self.stats, self.inference, self.exchange.remember, observe)
         queues.heartbeat.recall = self.follow_up.recent.find
         running_s = self.inference.running_s
@@ -151,7 +155,8 @@ class Worker:
         """Sends finished results and claims entries; waits for them if none are known to be waiting."""
         self.state = "idle"
         results, finished = self._take_unsent()
-        budget, window_s = self.budget(), 0.0
+        budget = self.budget()
+        window_s = 0.0
         if self.exchange.left or not (results or self.exchange.idle):
             sent, claim = self.exchange.swap(results, self._claim_command(budget))
             self._book(finished, sent)
@@ -159,7 +164,8 @@ class Worker:
             self._deliver(results, finished, idle=True)
             if self._stop.is_set() or not self.exchange.idle:
                 return
-            typical, most_s = self.stats.typical_tokens, self._settings.window_ms / 1000
+            typical = self.stats.typical_tokens
+            most_s = self._settings.window_ms / 1000
             window_s = keep_window_s(self.exchange.arrivals, self.inference.cost, typical, most_s)
             claim = self.exchange.wait(window_s, self._claim_command(budget, waits=True))
         self._keep(self._tokenise(claim, "window" if window_s > 0.0 else "idle"))
@@ -219,7 +225,8 @@ class Worker:
             return None
         share = TOKENIZE_SHARE_BACKLOG if backlog else TOKENIZE_SHARE
         delay_s = batch_s * (1 - share) - CLAIM_AHEAD_S
-        self._over, self._turn = self._host.event(), threading.Lock()
+        self._over = self._host.event()
+        self._turn = threading.Lock()
         return self._second_thread.submit(self._claim_late, delay_s, budget, self._over, self._turn)
 
     def _claim_late(
@@ -231,7 +238,9 @@ class Worker:
         return self._tokenise(self.exchange.claim(self._claim_command(budget, ahead=True)), "idle")
 
     def _take_unsent(self) -> tuple[list[Result], FinishedBatch | None]:
-        taken, self._unsent, self._finished = (self._unsent, self._finished), [], None
+        taken = (self._unsent, self._finished)
+        self._unsent = []
+        self._finished = None
         return taken
 
     def _deliver(self, results: list[Result], finished: FinishedBatch | None, idle: bool = False) -> None:

@@ -111,7 +111,8 @@ class SeveralWorkers:
 
     def run(self) -> None:
         """Works until `stop` is called, or one of the workers has ended. Raises what that one raised."""
-        workers, self._workers = self._workers, []
+        workers = self._workers
+        self._workers = []
         for worker in workers:
             self.add(worker)
         for one in self._beside:

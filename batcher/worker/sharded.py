@@ -96,7 +96,9 @@ class ShardedExchange:
     ) -> None:
         self.parts = parts
         self._home = self._here = home
-        self._remember, self._stopping, self._now = remember, stopping, now
+        self._remember = remember
+        self._stopping = stopping
+        self._now = now
         self._home_again_at = 0.0
         # Where each claimed entry came from.
         self._origin: dict[str, int] = {}
@@ -146,7 +148,8 @@ class ShardedExchange:
 
     def claim(self, command: Claim) -> Claimed:
         self._return_home()
-        urgent, self._urgent = self._urgent, ""
+        urgent = self._urgent
+        self._urgent = ""
         if urgent and command.free and (claimed := self._help(urgent, command)).entries:
             return claimed
         return self._claimed(self._own.claim(command), command)
@@ -257,4 +260,5 @@ class ShardedExchange:
 
     def _wait_at(self, number: int) -> None:
         self.leave(self._here)
-        self._here, self.parts[number].idle = number, False
+        self._here = number
+        self.parts[number].idle = False

@@ -62,7 +62,8 @@ class RecentBatches:
         `at_ms` is when the batch ended, by the clock of this machine. The text waited for `waited_ms` until a
         worker claimed it, and for `queue_ms` until the batch began.
         """
-        wanted, found = set(ids), list[dict[str, Any]]()
+        wanted = set(ids)
+        found = list[dict[str, Any]]()
         for batch in self._batches.copy():
             for entry, queue_s in zip(batch.entries, batch.queue_s, strict=True):
                 if entry.id in wanted:
@@ -147,7 +148,8 @@ class WorkerStats:
 
     def add(self, finished: FinishedBatch) -> BatchReport:
         """Adds a batch and reports it."""
-        batch, spent_s = finished.entries, finished.spent_s
+        batch = finished.entries
+        spent_s = finished.spent_s
         cost = sum(held.entry.cost for held in batch)
         self.rate += 0.05 * (cost / max(spent_s, 1e-6) - self.rate)
         self.typical_tokens += 0.05 * (finished.computed - self.typical_tokens)

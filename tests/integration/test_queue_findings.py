@@ -305,7 +305,7 @@ def test_finding_25_a_step_of_the_clock_ends_no_lease_no_budget_and_no_worker(be
     assert worker.heartbeat(["held"], RECORD, MODEL, 5000) == 1
     (waits,) = worker.claim(10, 100, 100).entries
     assert waits.id == "waits"
-    assert 8_000 < waits.remaining_ms <= 10_000
+    assert 50_000 < waits.remaining_ms <= 60_000
     assert 0 <= waits.waited_ms < 2_000
     assert worker.complete([("held", ANSWER), ("waits", ANSWER)]) == 2
     assert bench.leftovers() == []
