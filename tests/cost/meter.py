@@ -66,6 +66,13 @@ class Meter:
         self.service = service
         self.stored = stored
         self._http = httpx.Client(base_url=service.base_url, timeout=300, trust_env=False)
+        self._background = self._background_share()
+
+    def _background_share(self) -> float:
+        """The processor time of a second in which no request comes: sweeps, statistics, usage."""
+        began_s, began = self.cpu_s(), time.monotonic()
+        time.sleep(3)
+        return (self.cpu_s() - began_s) / (time.monotonic() - began)
 
     def close(self) -> None:
         self._http.close()
@@ -83,15 +90,23 @@ class Meter:
         Path(f"/proc/{self.service.api.pid}/clear_refs").write_text("5")
 
     def measure(self, request: Request) -> Cost:
-        """The cost of one request, from its first byte to the last one of its answer."""
+        """The cost of one request, from its first byte to the last one of its answer.
+
+        What the process does in the background meanwhile is left out: some requests wait for other processes.
+        """
         self.forget_peak()
-        before, began_s = self.memory("VmRSS"), self.cpu_s()
+        before, began_s, began = self.memory("VmRSS"), self.cpu_s(), time.monotonic()
+        answer: httpx.Response | None = None
+        status, content = 0, b""
         try:
             answer = self.send(request, tidy=False)
+            status, content = answer.status_code, answer.content
         except httpx.TransportError as error:
-            return Cost(self.cpu_s() - began_s, self.memory() - before, 0, str(error).encode())
-        cost = Cost(self.cpu_s() - began_s, self.memory() - before, answer.status_code, answer.content)
-        self._tidy(answer)
+            content = str(error).encode()
+        used_s = self.cpu_s() - began_s - self._background * (time.monotonic() - began)
+        cost = Cost(max(used_s, 0.0), self.memory() - before, status, content)
+        if answer is not None:
+            self._tidy(answer)
         return cost
 
     def send(self, request: Request, tidy: bool = True) -> httpx.Response:
