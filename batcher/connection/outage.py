@@ -15,7 +15,9 @@ from typing import Literal
 import redis
 
 # Not the global generator of `random`: a program that seeds it would make all its processes act in step.
-_random = SystemRandom()
+RANDOM = SystemRandom()
+# A random factor between two bounds, so that many processes do not act at the same moment.
+jitter = RANDOM.uniform
 
 log = logging.getLogger(__name__)
 
@@ -145,8 +147,3 @@ class Outage:
             self.over = True
             extra = {"action": f"{self._what}.back", "away_s": away_s}
             log.warning("%s is available again", self._what, extra=extra)
-
-
-def jitter(lowest: float, highest: float) -> float:
-    """Returns a random factor, so that many processes do not act at the same moment."""
-    return _random.uniform(lowest, highest)

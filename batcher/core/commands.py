@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from random import SystemRandom
 from typing import Any, Literal, NamedTuple
 
+from batcher.connection.outage import jitter
 from batcher.connection.pipeline import Command
 from batcher.core.pauses import Pause, Waiting, read_pauses
 from batcher.messages import NO_TRACE, Entry, Lane, decode_entry
@@ -19,8 +19,6 @@ KEEP_MS = 60_000
 FAILURE_MS = 2_000
 _CLAIM_HEAD = 5
 _CLAIM_FIELDS = 4
-# A program that seeds the global generator would make all its processes act in step.
-_random = SystemRandom()
 # How long a shard remembers that another one needs help. It is reminded in time while that is so.
 HELP_MS = 200
 # API processes are asked about the id of a REQUEST, and workers about the ids of TEXTS.
@@ -197,7 +195,7 @@ class Completed(NamedTuple):
 
 def spread(lifetime_ms: float) -> int:
     """Varies a lifetime by up to 10 %, so that results cached together do not expire together."""
-    return int(lifetime_ms * _random.uniform(0.9, 1.1))
+    return int(lifetime_ms * jitter(0.9, 1.1))
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,6 @@ from unittest.mock import patch
 from greenlet import getcurrent
 
 from batcher.connection import outage as outage_module
-from batcher.core import commands as commands_module
 from batcher.core import pauses as pauses_module
 from batcher.hub import hub as hub_module
 from batcher.hub.dispatcher import LaneCaps
@@ -117,10 +116,8 @@ class OwnRandom(Random):
 def nothing_else_by_chance(loop: SimulatedLoop, seed: int) -> Iterator[None]:
     """What the product draws, or takes from the machine, comes from the seed."""
     machine = SimpleNamespace(gethostname=lambda: "host", getpid=lambda: 1)
-    chance = OwnRandom(seed)
     with (
-        patch.object(commands_module, "_random", chance),
-        patch.object(outage_module, "_random", chance),
+        patch.object(outage_module.RANDOM, "random", OwnRandom(seed).random),
         patch.object(pauses_module, "time", SimpleNamespace(monotonic=loop.time)),
         patch.multiple(hub_module, socket=machine, os=machine, token_hex=lambda size: ""),
         patch.object(inference_module, "threading", SimpleNamespace(get_ident=lambda: id(getcurrent()))),
