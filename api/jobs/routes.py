@@ -168,8 +168,7 @@ class JobDeferral:
 
     async def __call__(self, headers: RequestHeaders, texts: list[str]) -> Answer:
         """Responds with 202 for a new job, or 200 for an existing one. Raises Problem or QueueUnavailable."""
-        queue = self._service.find_model(self._model) if self._model else ""
-        record, new = await self._service.take_texts(headers, texts, queue)
+        record, new = await self._service.take_texts(headers, texts, self._model)
         response = await _job(self._service, record, 202 if new else 200)
         location = [(name, value) for name, value in response.raw_headers if name == b"location"]
         applied = (b"preference-applied", b"respond-async")

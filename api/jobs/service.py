@@ -116,7 +116,7 @@ class JobService:
 
         Raises Problem, QueueUnavailable or ClientDisconnect.
         """
-        model = self.find_model(query.model) if query.model else ""
+        model = self._queue_of(query.model)
         sender = Sender(receive)
         body = self.uploader.counted(sender.blocks())
         if query.filename:
@@ -133,8 +133,8 @@ class JobService:
     async def take_texts(
         self, headers: RequestHeaders, texts: Sequence[str], model: str = ""
     ) -> tuple[JobRecord, bool]:
-        """Creates a job from texts that have been read already. `model` is the name of a queue."""
-        return await self._take(headers, iter(texts), self._submission(headers, model=model))
+        """Creates a job from texts that have been read already. Raises Problem 404 as `take_batch` does."""
+        return await self._take(headers, iter(texts), self._submission(headers, model=self._queue_of(model)))
 
     async def take_batch(
         self, headers: RequestHeaders, texts: Iterator[str], batch: str, sender: Sender, model: str
@@ -143,8 +143,11 @@ class JobService:
 
         Raises Problem 404 if no model is called `model`; "" is the first one.
         """
-        queue = self.find_model(model) if model else ""
-        return await self._take(headers, texts, self._submission(headers, batch=batch, model=queue), sender)
+        submission = self._submission(headers, batch=batch, model=self._queue_of(model))
+        return await self._take(headers, texts, submission, sender)
+
+    def _queue_of(self, model: str) -> str:
+        return self.find_model(model) if model else ""
 
     async def _take(
         self,
