@@ -11,7 +11,7 @@ from typing import Any
 from millrace.admin_client import AdminClient
 from millrace.admin_client import add_arguments as add_client_arguments
 from millrace.errors import CommandError
-from millrace.preparing import REPEAT_S, PreparingLines
+from millrace.preparing import Changes, PreparingLines
 
 LOOK_S = 0.5
 
@@ -121,7 +121,9 @@ def _loaded(client: AdminClient, args: argparse.Namespace) -> int:
     asked = client.post("/admin/models/publish", {"model": args.model, "reference": reference})
     number, began = int(asked["number"]), time.monotonic()
     print(f"{asked['model']}: workers load revision {number}")
-    lines, printed, printed_s = PreparingLines(), 0, 0.0
+    lines = PreparingLines()
+    changes = Changes()
+    changes.note("ready", 0)
     while True:
         time.sleep(LOOK_S)
         answer = client.get("/admin/models")
@@ -142,6 +144,5 @@ def _loaded(client: AdminClient, args: argparse.Namespace) -> int:
             )
         for line in lines.due([each for each in answer["preparing"] if each["reference"] == reference]):
             print(line, flush=True)
-        if ready != printed or waited_s - printed_s > REPEAT_S:
+        if changes.due("ready", ready):
             print(f"waiting for {waited_s:.0f} s: {ready} of {needed} workers serve it", flush=True)
-            printed, printed_s = ready, waited_s

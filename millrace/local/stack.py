@@ -21,7 +21,7 @@ from millrace.addresses import base_url, reachable
 from millrace.local.embedded_redis import EmbeddedRedis
 from millrace.local.operator_key import OperatorKey
 from millrace.local.supervisor import Child, Group, Plan, say, stop_in_order
-from millrace.preparing import REPEAT_S, PreparingLines
+from millrace.preparing import Changes, PreparingLines
 
 _PROBE_S = 0.1
 # How long to wait before printing why the service is not ready.
@@ -140,19 +140,19 @@ class LocalStack:
         return f"{typed('millrace')} console --url {self._base_url} prints a link that works once"
 
     async def _ready(self) -> None:
-        printed, printed_at, asked_at, began = "", 0.0, 0.0, time.monotonic()
+        asked_at = 0.0
+        began = time.monotonic()
         lines = PreparingLines()
+        reasons = Changes()
         while (reason := await asyncio.to_thread(self._why_not_ready)) is not None:
             waited_s = time.monotonic() - began
             if reason == _PREPARING and waited_s > _QUIET_S and waited_s - asked_at > _ASK_S:
                 asked_at = waited_s
                 for line in lines.due(await asyncio.to_thread(self._preparing)):
                     say(line)
-                    printed, printed_at = reason, waited_s
-            due = reason != printed or waited_s - printed_at > REPEAT_S
-            if reason and due and waited_s > _QUIET_S:
+                    reasons.note("reason", reason)
+            if reason and waited_s > _QUIET_S and reasons.due("reason", reason):
                 say(f"waiting for {waited_s:.0f} s: {reason}")
-                printed, printed_at = reason, waited_s
             await asyncio.sleep(_PROBE_S)
 
     def _why_not_ready(self) -> str | None:
