@@ -130,7 +130,8 @@ def health_routes(
         if (problem := why_not_ready(hub, lifecycle)) is not None:
             raise problem
         snapshot = hub.snapshot
-        model = models().header(models().revision).decode("ascii")
+        current = models()
+        model = current.header(current.revision).decode("ascii")
         ready = Ready(model=model, workers=snapshot.workers, warning="; ".join(warnings(hub)) or None)
         if len(up := hub.shards_up) > 1:
             ready.shards = len(up)

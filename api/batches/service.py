@@ -162,7 +162,7 @@ class BatchService:
             results = zip(map(json.loads, chunk.lines), chunk.models or (), ids, strict=False)
             for result, model, custom_id in results:
                 request_id = f"{record.id}-{index}"
-                index = index + 1
+                index += 1
                 if isinstance(result, dict) and failed:
                     error = result["error"]
                     status = STATUS_OF.get(error["code"], 500)

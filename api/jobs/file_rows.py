@@ -251,7 +251,7 @@ def _lines(parts: Iterator[str]) -> Iterator[str]:
         *lines, tail = text.split("\n")
         for line in lines:
             yield f"{rest}{line}\n"
-            number = number + 1
+            number += 1
             rest = ""
         rest += tail
         if len(rest) > MAX_FIELD:

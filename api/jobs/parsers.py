@@ -90,7 +90,7 @@ def _lines(blocks: Iterable[bytes]) -> Iterator[str]:
         *lines, tail = text.split("\n")
         for line in lines:
             yield _line(f"{rest}{line}\n", number)
-            number = number + 1
+            number += 1
             rest = ""
         rest += tail
         if len(rest) > MAX_FIELD:

@@ -23,7 +23,8 @@ class JobWatch:
         self._waiting: dict[asyncio.Future[JobRecord | None], tuple[str, str]] = {}
         self._polling: asyncio.Task[None] | None = None
 
-    def __len__(self) -> int:
+    @property
+    def waiting(self) -> int:
         """How many requests wait."""
         return len(self._waiting)
 

@@ -63,8 +63,8 @@ class ServedModels:
 
     What answers for a model is one of its revisions. It changes in all places at once, between two requests.
     `divide` makes it of the revision and, if there is one, its candidate. `cascades` makes further names, of
-    which each asks several models. `on_move` is called with what answers for the
-    first model, and `on_sweep` after each sweep with the count of moves.
+    which each asks several models. `on_move` is called with what answers for the first model, and `on_sweep`
+    after each sweep with the count of moves.
     """
 
     def __init__(

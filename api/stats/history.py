@@ -118,5 +118,5 @@ class StatsHistory:
             if count > 0 and below + count >= rank:
                 return round((lower + (upper - lower) * (rank - below) / count) * 1e3, 2)
             lower = upper
-            below = below + count
+            below += count
         return round(lower * 1e3, 2)

@@ -57,8 +57,8 @@ class FileStore:
             verdict: bytes = self._run("file_put", file_id, number, chunk, *args)
             if verdict != b"stored":
                 raise NoRoom(cast(Refusal, verdict.decode()))
-            size = size + len(chunk)
-            number = number + 1
+            size += len(chunk)
+            number += 1
         return size, number
 
     def complete(self, file_id: str, name: str, size: int, chunks: int, owner: str) -> FileRecord | None:

@@ -197,7 +197,7 @@ class _Run:
                     last = at + len(held) == attempt.chunks
                     if last or len(held) >= FLUSH_CHUNKS or loop.time() - flushed >= FLUSH_EVERY_S:
                         await self._flush(at, held, loop.time() - flushed)
-                        at = at + len(held)
+                        at += len(held)
                         held = []
                         flushed = loop.time()
             finally:

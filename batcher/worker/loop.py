@@ -190,9 +190,8 @@ class Worker:
         batch = self._held.next_batch(budget, lambda: self.exchange.bulk_budget(self.inference.cost, budget))
         computed = computed_tokens([len(held.tokens.ids) for held in batch], self._layout)
         # A quarantined text may crash this process, so nothing else is claimed while it runs.
-        ahead = (
-            None if batch[0].entry.solo else self._look_ahead(self.inference.cost.batch_s(computed), budget)
-        )
+        batch_s = self.inference.cost.batch_s(computed)
+        ahead = None if batch[0].entry.solo else self._look_ahead(batch_s, budget)
         self._finished = self._classify(batch, computed)
         self._unsent += self._finished.results
         self._held.forget_failed()

@@ -45,7 +45,7 @@ class JobsApi:
     async def all_wait(self, requests: int) -> None:
         """Returns once so many requests wait for changes."""
         async with asyncio.timeout(60):
-            while len(self.watch) != requests:  # noqa: ASYNC110  # the service sets no event for tests
+            while self.watch.waiting != requests:  # noqa: ASYNC110  # the service sets no event for tests
                 await asyncio.sleep(0.005)
 
     async def submit(self, *texts: str, **headers: str) -> httpx.Response:
