@@ -15,17 +15,24 @@ from batcher.messages import Lane, Outcome, Prediction
 Reply = TypeVar("Reply")
 
 
+class Runs(Protocol):
+    """Runs the commands of one shard: `batcher.connection.pipeline.Pipeline`."""
+
+    def run(self, command: Command[Reply]) -> Future[Reply]: ...
+
+
 class Commands(Protocol):
-    """Implemented by `batcher.hub.console.ConsoleCommands`, by `ShardedCommands`, and by a fake in tests."""
+    """Implemented by `batcher.hub.console.ConsoleCommands`, and by a fake in tests."""
 
     @property
-    def parts(self) -> Sequence[Commands]: ...
+    def parts(self) -> Sequence[Runs]: ...
     def run(self, command: Command[Reply]) -> Future[Reply]: ...
     def send(self, command: Command[Any]) -> None: ...
+    def send_to_all(self, command: Command[Any]) -> None: ...
 
 
 class Hub(Protocol):
-    """Implemented by `batcher.hub.hub.ReplyHub`, by `ShardedHub`, and by a fake in tests."""
+    """Implemented by `batcher.hub.hub.ReplyHub`, and by a fake in tests."""
 
     snapshot: Snapshot
     on_sweep: Callable[[], None]

@@ -49,7 +49,7 @@ from api.stats.routes import Stats, stats_routes
 from api.ui import ui_routes
 from batcher.core.by_model import ByModel
 from batcher.core.revisions import model_of
-from batcher.hub.sharded import connect_hub
+from batcher.hub.hub import ReplyHub
 from batcher.hub.shared_cache import connect_cache
 
 PUBLISH_EVERY_S = 1.0
@@ -81,7 +81,7 @@ def create_app(
     `metrics_dir` is the directory in which the processes of one service share their counters. A server that
     runs the application passes its own `lifecycle`, so that on SIGTERM /readyz fails before the server stops.
     """
-    hub = hub or connect_hub(settings)
+    hub = hub or ReplyHub.connect(settings)
     cache = cache or connect_cache(settings)
     lifecycle = lifecycle or Lifecycle()
     auth = Authenticator(settings)
@@ -115,7 +115,7 @@ def create_app(
 
     def connect_model(name: str) -> tuple[Hub, Cache]:
         own = settings.for_model(name)
-        return connect_hub(own), connect_cache(own)
+        return ReplyHub.connect(own), connect_cache(own)
 
     def handle(name: str, found: PredictionLookup) -> PredictHandler:
         # The first model's revisions have its route.

@@ -35,11 +35,6 @@ def entry_id(text: str, options: str = "") -> str:
     return hashlib.sha256(b"%d:%b%b" % (len(head), head, text.encode())).hexdigest()
 
 
-def estimate_cost(text: str) -> int:
-    """Estimates the tokens of a text: 4.4 characters per token, plus the two special tokens."""
-    return 2 + (len(text) * 10 + 43) // 44
-
-
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One claimed text, as the worker sees it. Times were computed by the clock of the queue."""
@@ -155,11 +150,6 @@ def fragment(labels: Sequence[str], scores: Sequence[float]) -> bytes:
 def _quoted(text: str) -> str:
     """Encodes a label as a JSON string. Cached, because there are only a few labels."""
     return json.dumps(text)
-
-
-def is_failure(raw: bytes) -> bool:
-    """Whether an encoded result is a failure, which has no second line."""
-    return raw.endswith(b"\n")
 
 
 def decode_cached(raw: bytes) -> Prediction | None:

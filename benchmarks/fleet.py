@@ -109,16 +109,17 @@ def run_workers(urls: Sequence[str], homes: int, first: int, count: int, pipe: C
     from batcher.connection.clients import connect
     from batcher.settings import WorkerSettings
     from batcher.shards import Shard, shards_of
-    from batcher.worker.exchange import Queues, WorkerQueue
+    from batcher.worker.exchange import Queues
+    from batcher.worker.heartbeat import HeartbeatQueue
     from batcher.worker.loop import Worker
     from model_store.stub import StubClassifier
 
     settings = WorkerSettings()
     shards = shards_of(NAME, urls, 1)
 
-    def queues(shard: Shard, worker: str) -> Queues:
+    def queues(shard: Shard, worker: str) -> Queues[HeartbeatQueue]:
         commands, waiting, heartbeat = (
-            WorkerQueue(
+            HeartbeatQueue(
                 connect(shard.url, timeout_s=5.0, retries=1, connections=2),
                 shard.name,
                 worker,
@@ -153,11 +154,11 @@ def run_hubs(urls: Sequence[str], count: int, pipe: Connection) -> None:
     from pydantic import SecretStr
 
     from api.settings import ApiSettings
-    from batcher.hub.sharded import connect_hub
+    from batcher.hub.hub import ReplyHub
 
     async def run() -> None:
         settings = ApiSettings(redis_url=SecretStr(" ".join(urls)), name=NAME)
-        hubs = [connect_hub(settings) for _ in range(count)]
+        hubs = [ReplyHub.connect(settings) for _ in range(count)]
         await asyncio.gather(*(hub.start(10.0) for hub in hubs))
         pipe.send("started")
         number = 0

@@ -11,7 +11,7 @@ from typing import Any
 
 BATCH_TEXTS, BIN_S = 32, 0.1
 TRIP_S = 0.0002  # one way between two machines of a data centre
-ASK_S, ASK_MOST = 0.03, 4  # as in batcher/hub/sharded.py
+ASK_S, ASK_MOST = 0.03, 4  # as in batcher/hub/hub.py
 START_S = 1.0  # how long a worker of a deploy is away, where models are on the disk
 
 

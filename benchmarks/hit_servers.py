@@ -125,6 +125,8 @@ class NoConsole:
 
     def send(self, command: Any) -> None: ...
 
+    def send_to_all(self, command: Any) -> None: ...
+
 
 class KnownMill:
     """A hub whose model is known and whose queue is never asked: every text is in the cache."""

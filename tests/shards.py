@@ -13,14 +13,14 @@ import fakeredis
 
 from batcher.errors import MillraceError, QueueUnavailable
 from batcher.hub.dispatcher import LaneCaps
-from batcher.hub.hub import ReplyHub
-from batcher.hub.sharded import ShardedHub, connect_hub
+from batcher.hub.hub import ReplyHub, ShardHub
 from batcher.messages import Prediction, entry_id
 from batcher.settings import QueueSettings, WorkerSettings
 from batcher.shards import shard_of, shards_of
 from batcher.worker.building import LoadedModel, build_worker, load_model
 from batcher.worker.cache_writer import connect_writer
-from batcher.worker.exchange import Queues, WorkerQueue
+from batcher.worker.exchange import Queues
+from batcher.worker.heartbeat import HeartbeatQueue
 from batcher.worker.loop import Worker
 from batcher.worker.observability import Observability
 from model_store.stub import StubClassifier
@@ -45,11 +45,11 @@ def texts_at(shard: int, shards: int, count: int, what: str = "text") -> list[st
     return found
 
 
-async def ask(hub: ReplyHub | ShardedHub, *texts: str, budget_s: float = 60.0, **more: Any) -> list[Any]:
+async def ask(hub: ReplyHub, *texts: str, budget_s: float = 60.0, **more: Any) -> list[Any]:
     return await hub.classify([entry_id(text) for text in texts], texts, budget_s=budget_s, **more)
 
 
-async def check(hub: ReplyHub | ShardedHub, *texts: str, **more: Any) -> list[Prediction]:
+async def check(hub: ReplyHub, *texts: str, **more: Any) -> list[Prediction]:
     """Asks, and every answer must be the right one, in order."""
     outcomes = await ask(hub, *texts, **more)
     assert [outcome.fragment for outcome in outcomes] == right(*texts, model=SIGNED)
@@ -79,14 +79,14 @@ class Fleet:
     def _shards(self, count: int | None) -> Sequence[Any]:
         return shards_of(NAME, [str(number) for number in range(count or len(self.servers))], 1)
 
-    async def hub(self, shards: int | None = None, **more: Any) -> ShardedHub:
+    async def hub(self, shards: int | None = None, **more: Any) -> ReplyHub:
         """A running hub that knows the first `shards` of them, all by default."""
         hub = self.new_hub(shards, **more)
         await hub.start()
         self._stack.push_async_callback(hub.stop)
         return hub
 
-    def new_hub(self, shards: int | None = None, **more: Any) -> ShardedHub:
+    def new_hub(self, shards: int | None = None, **more: Any) -> ReplyHub:
         """As `hub`, but the caller starts and stops it."""
 
         def client(number: int) -> Any:
@@ -94,8 +94,8 @@ class Fleet:
             self._opened.append(made)
             return made
 
-        hubs = [
-            ReplyHub(
+        parts = [
+            ShardHub(
                 client(shard.number),
                 client(shard.number),
                 name=shard.name,
@@ -105,7 +105,7 @@ class Fleet:
             )
             for shard in self._shards(shards)
         ]
-        return ShardedHub(hubs)
+        return ReplyHub(parts)
 
     async def worker(
         self, home: int, classifier: Any = None, shards: int | None = None, **settings: Any
@@ -115,9 +115,9 @@ class Fleet:
         self._workers += 1
         name = f"w{self._workers}"
 
-        def queue(shard: Any) -> WorkerQueue:
+        def queue(shard: Any) -> HeartbeatQueue:
             client = fakeredis.FakeRedis(server=self.servers[shard.number])
-            return WorkerQueue(
+            return HeartbeatQueue(
                 client,
                 shard.name,
                 name,
@@ -140,7 +140,7 @@ class Fleet:
         run_worker(worker, self._stack)
         return worker
 
-    async def ready(self, hub: ShardedHub, workers: int = 1) -> None:
+    async def ready(self, hub: ReplyHub, workers: int = 1) -> None:
         await until(lambda: hub.snapshot.workers >= workers and all(hub.shards_up), f"{workers} workers")
 
     def leftovers(self) -> list[bytes]:
@@ -165,11 +165,10 @@ class RealFleet:
     def _settings_of(self, role: str) -> dict[str, Any]:
         return {**self._settings, "redis_url": as_user(self._settings["redis_url"], role)}
 
-    async def hub(self) -> ShardedHub:
+    async def hub(self) -> ReplyHub:
         settings = self._settings_of("api")
         known = {name: value for name, value in settings.items() if name in QueueSettings.model_fields}
-        hub = connect_hub(QueueSettings(**known))
-        assert isinstance(hub, ShardedHub)
+        hub = ReplyHub.connect(QueueSettings(**known))
         await hub.start(5.0)
         self._stack.push_async_callback(hub.stop)
         return hub
@@ -183,7 +182,7 @@ class RealFleet:
         self.workers.append(model.worker)
         return model.worker
 
-    async def start(self, workers: int) -> ShardedHub:
+    async def start(self, workers: int) -> ReplyHub:
         hub = await self.hub()
         for _ in range(workers):
             await self.worker()
@@ -198,7 +197,7 @@ class RealFleet:
 class Traffic:
     """Requests of one text each, all the time. `wrong` must stay empty; `refused` is by shard."""
 
-    def __init__(self, hub: ShardedHub, pause_s: float = 0.01) -> None:
+    def __init__(self, hub: ReplyHub, pause_s: float = 0.01) -> None:
         self.answered: Counter[int] = Counter()
         self.refused: Counter[int] = Counter()
         self.wrong: list[object] = []
@@ -214,7 +213,7 @@ class Traffic:
             await asyncio.sleep(self._pause_s)
 
     async def _ask(self, text: str) -> None:
-        shard = shard_of(entry_id(text), len(self._hub.hubs))
+        shard = shard_of(entry_id(text), len(self._hub.parts))
         try:
             (outcome,) = await ask(self._hub, text, budget_s=20.0)
         except QueueUnavailable:

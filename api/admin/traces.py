@@ -44,8 +44,8 @@ class Traces:
         self._answered = question.token
         for request_id in question.ids:
             if facts := self._recent.find(request_id):
-                for part in self._hub.console.parts:  # the one that asks may not reach each of them
-                    part.send(Answer(question.token, json.dumps(facts)))
+                # The one that asks may not reach each shard.
+                self._hub.console.send_to_all(Answer(question.token, json.dumps(facts)))
 
     async def find(self, request_id: str) -> dict[str, Any]:
         """A request and its timeline. Raises Problem 404 `trace_not_found`, or as `Console.ask` does."""
@@ -78,8 +78,7 @@ class Traces:
                 asked = await self._ask(question)
                 ends = monotonic() + self.open_s if asked else ends
             await asyncio.sleep(LOOK_EVERY_S)
-        for part in self._hub.console.parts:
-            part.send(EndQuestion(token))
+        self._hub.console.send_to_all(EndQuestion(token))
         return answers
 
     async def _ask(self, question: AskQuestion) -> bool:

@@ -1,4 +1,4 @@
-"""Runs commands for the operator's console over the connection of the hub."""
+"""Runs commands for the operator's console over the connections of the hub."""
 
 from __future__ import annotations
 
@@ -14,39 +14,28 @@ Reply = TypeVar("Reply")
 
 
 class ConsoleCommands:
-    """Sends commands with those of requests."""
+    """Sends a command about a text to its shard, and others to the first shard, where the console counts.
 
-    def __init__(self, pipeline: Pipeline) -> None:
-        self._pipeline = pipeline
+    `parts`: the pipeline of each shard, which also carries the commands of requests.
+    """
 
-    @property
-    def parts(self) -> tuple[ConsoleCommands]:
-        """The commands of each shard: there is one."""
-        return (self,)
-
-    def run(self, command: Command[Reply]) -> asyncio.Future[Reply]:
-        """Runs a command. The future raises REDIS_ERRORS."""
-        return self._pipeline.run(command)
-
-    def send(self, command: Command[Any]) -> None:
-        """Runs a command of which it does not matter whether Redis takes it."""
-        self.run(command).add_done_callback(lambda done: done.cancelled() or done.exception())
-
-
-class ShardedCommands:
-    """Sends a command about a text to its shard, and others to the first shard, where the console counts."""
-
-    def __init__(self, parts: Sequence[ConsoleCommands]) -> None:
+    def __init__(self, parts: Sequence[Pipeline]) -> None:
         self.parts = tuple(parts)
 
     def run(self, command: Command[Reply]) -> asyncio.Future[Reply]:
         """Runs a command. The future raises REDIS_ERRORS."""
-        return self._part(command).run(command)
+        number = shard_of(command.id, len(self.parts)) if isinstance(command, NoteRefused) else 0
+        return self.parts[number].run(command)
 
     def send(self, command: Command[Any]) -> None:
         """Runs a command of which it does not matter whether Redis takes it."""
-        self._part(command).send(command)
+        _send(self.run(command))
 
-    def _part(self, command: Command[Any]) -> ConsoleCommands:
-        number = shard_of(command.id, len(self.parts)) if isinstance(command, NoteRefused) else 0
-        return self.parts[number]
+    def send_to_all(self, command: Command[Any]) -> None:
+        """Sends a command to every shard in the same way."""
+        for part in self.parts:
+            _send(part.run(command))
+
+
+def _send(reply: asyncio.Future[Any]) -> None:
+    reply.add_done_callback(lambda done: done.cancelled() or done.exception())

@@ -35,13 +35,12 @@ from batcher.errors import (
     QueueUnavailable,
 )
 from batcher.messages import (
+    Failure,
     Lane,
     Outcome,
     Prediction,
     decode_cached,
     decode_result,
-    estimate_cost,
-    is_failure,
 )
 
 # Admit only what will be claimed within this share of its budget: the batch itself needs the rest.
@@ -170,13 +169,9 @@ class PendingEntry:
     enqueue: int = 0
 
 
-def resolve(future: asyncio.Future[Outcome], outcome: Outcome) -> None:
-    """Sets the outcome of an entry: an exception if it ends all requests that wait for it."""
-    if not isinstance(outcome, MillraceError) or isinstance(outcome, (EntryFailed, EntryPoisoned)):
-        future.set_result(outcome)
-    else:
-        future.set_exception(outcome)
-        future.exception()  # not logged if no request waits any more
+def estimate_cost(text: str) -> int:
+    """Estimates the tokens of a text: 4.4 characters per token, plus the two special tokens."""
+    return 2 + (len(text) * 10 + 43) // 44
 
 
 async def outcomes(
@@ -406,8 +401,7 @@ class Dispatcher:
     def _refused(self, entries: Sequence[PendingEntry], error: BaseException) -> None:
         if entries[0].revision and refused_cache(error):
             message = "reading the cache separately from now on: %s"
-            extra = {"action": "cache.apart"}
-            log.warning(message, reason(error), extra=extra)
+            log.warning(message, reason(error), extra={"action": "cache.apart"})
             self.may_look = False
             self._enqueue_without_cache(entries)
             return
@@ -459,18 +453,17 @@ class Dispatcher:
             if entry is None:
                 continue
             self.counts.hinted += 1
-            if is_failure(raw):
+            result = self._decoded(raw)
+            if isinstance(result, Failure):
                 failed.append(entry)
-            else:
-                self.take_result(entry, raw)
+            elif result is not None:
+                self.resolve(entry, result)
         return failed
 
     def take_result(self, entry: PendingEntry, raw: bytes) -> None:
-        """Decodes the result that a worker or a script wrote, and resolves the pending entry with it."""
-        try:
-            result = decode_result(raw)
-        except Malformed:
-            self.counts.malformed += 1
+        """Resolves a pending entry with the result that a worker or a script wrote."""
+        result = self._decoded(raw)
+        if result is None:
             return
         outcome = result if isinstance(result, Prediction) else result.error()
         if isinstance(outcome, BudgetExceeded):
@@ -478,11 +471,25 @@ class Dispatcher:
         else:
             self.resolve(entry, outcome)
 
+    def _decoded(self, raw: bytes) -> Prediction | Failure | None:
+        """What a result means; None, and counted, if it is unreadable."""
+        try:
+            return decode_result(raw)
+        except Malformed:
+            self.counts.malformed += 1
+            return None
+
     def resolve(self, entry: PendingEntry, outcome: Outcome) -> None:
-        """Passes the outcome to the requests that wait. A later request enqueues the text again."""
-        if not entry.future.done():
-            resolve(entry.future, outcome)
+        """Passes the outcome to the requests that wait, an exception if it ends all of them."""
+        future = entry.future
         self._forget(entry)
+        if future.done():
+            return
+        if not isinstance(outcome, MillraceError) or isinstance(outcome, (EntryFailed, EntryPoisoned)):
+            future.set_result(outcome)
+        else:
+            future.set_exception(outcome)
+            future.exception()  # not logged if no request waits any more
 
     def resolve_all(self, outcome: Outcome) -> None:
         for entry in list(self.pending.values()):

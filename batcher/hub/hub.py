@@ -1,7 +1,8 @@
 """The reply hub, one per API process: enqueues texts and passes each result to the requests that wait.
 
-The steps are: admit -> enqueue (shared round trip) -> hint, or slow poll if the hint was lost -> result.
-Requests only await futures. Every Redis command runs in a task of the hub, which is never cancelled.
+It has a part for each shard of the queue. The steps are: admit -> enqueue (shared round trip) -> hint, or
+slow poll if the hint was lost -> result. Requests only await futures. Every Redis command runs in a task of
+the hub, which is never cancelled.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import fields, replace
+from functools import partial
 from secrets import token_hex
 from typing import Any, Self
 
@@ -20,15 +23,24 @@ from batcher.connection.pipeline import Pipeline
 from batcher.core.commands import Lend
 from batcher.core.formats import OtherFormats
 from batcher.core.keys import cache_prefix, prefix
+from batcher.core.merged import merge
 from batcher.core.redis_watch import RedisWatch
 from batcher.core.snapshot import NO_SNAPSHOT, Snapshot, Sweep, WorkerRecord, Workers
 from batcher.errors import NoWorker, QueueUnavailable
 from batcher.hub.console import ConsoleCommands
-from batcher.hub.dispatcher import Admission, Dispatcher, LaneCaps, SlowPoll, outcomes
+from batcher.hub.dispatcher import (
+    Admission,
+    Dispatcher,
+    HubCounts,
+    LaneCaps,
+    PendingEntry,
+    SlowPoll,
+    outcomes,
+)
 from batcher.memory import read_memory
 from batcher.messages import Lane, Outcome
 from batcher.settings import QueueSettings
-from batcher.shards import Shard
+from batcher.shards import Shard, by_shard
 
 HINT_BLOCK_S = 1.0
 HINTS_MOST = 64
@@ -37,6 +49,11 @@ SWEEP_EVERY_S = 1.0
 POLL_EVERY_S = 0.3
 # Ticks of the event loop in which requests answer after a result, before the hub waits for the next hint.
 ANSWER_TICKS = 2
+# If no worker is idle anywhere, a shard asks for help again after this long, in each process. The shards that
+# were asked remember it for HELP_MS.
+ASK_EVERY_S = 0.03
+# How many shards are asked at most before that, so that the load of asking does not grow with their number.
+MAX_ASKED = 4
 
 
 class HintList:
@@ -138,8 +155,8 @@ class Sweeper:
             return b""  # not every Redis user may read it
 
 
-class ReplyHub:
-    """Uses the queue on behalf of all requests of one process, with a single flight for each text.
+class ShardHub:
+    """Uses one shard of the queue on behalf of all requests of one process. Each text has a single flight.
 
     `client` runs scripts; `hint_client` only pops. `linger_s` is a pause after each pop, for callers that
     prefer many results at once to early ones. `cache_here`: the cache is in this Redis, under `cache_name`.
@@ -162,27 +179,25 @@ class ReplyHub:
         self.snapshot = NO_SNAPSHOT
         self.outage = Outage()
         cache_name = cache_name or name
-        self._pipeline = Pipeline(client, prefix(name), retries=1)
-        self.console = ConsoleCommands(self._pipeline)
+        self.pipeline = Pipeline(client, prefix(name), retries=1)
         self._hint_list = HintList(Pipeline(hint_client), f"{prefix(name)}:reply:{self.api}")
         self._cache = cache_prefix(cache_name) if cache_here else ""
-        self._sweeper = Sweeper(self._pipeline, self.api, max_attempts, self._cache, others)
+        self._sweeper = Sweeper(self.pipeline, self.api, max_attempts, self._cache, others)
         self.redis_watch = self._sweeper.redis_watch
         self._admission = Admission(caps)
-        self.dispatcher = Dispatcher(self._pipeline, cache_name, self.api, self.outage, self._admission)
-        self._slow_poll = SlowPoll(self._pipeline, self.dispatcher)
+        self.dispatcher = Dispatcher(self.pipeline, cache_name, self.api, self.outage, self._admission)
+        self._slow_poll = SlowPoll(self.pipeline, self.dispatcher)
         self.counts = self.dispatcher.counts
         self._loops = Loops()
         self._first_reply = asyncio.Event()
         self._stopping = False
         self._linger_s = linger_s
         self._workers = 0  # live ones, which may claim what this hub enqueues
-        self.on_sweep: Callable[[], None] = lambda: None  # called after each sweep
+        self._on_sweep: Callable[[], None] = lambda: None
 
     @classmethod
-    def connect(cls, settings: QueueSettings, shard: Shard | None = None, *, linger_s: float = 0.0) -> Self:
-        """A hub with its own clients, for the Redis in the settings or for one shard."""
-        shard = shard or settings.queue_shards[0]
+    def connect(cls, settings: QueueSettings, shard: Shard, *, linger_s: float = 0.0) -> Self:
+        """A hub with its own clients for one of the shards in the settings."""
         parts = len(settings.queue_shards)
         caps = LaneCaps(-(-settings.max_waiting_cost // parts), -(-settings.max_waiting_cost_bulk // parts))
         return cls(
@@ -202,13 +217,17 @@ class ReplyHub:
         self._loops.start(sweeps=self._sweeps(), hints=self._hints(), polls=self._polls())
         await asyncio.wait([asyncio.create_task(self._first_reply.wait())], timeout=patience_s)
 
-    async def stop(self) -> None:
-        """Stops the loops, then closes the clients. Pending requests get QueueUnavailable."""
+    def refuse(self) -> None:
+        """Refuses requests from now on. Those that are pending get QueueUnavailable."""
         self._stopping = True
         self.dispatcher.resolve_all(QueueUnavailable("this process is stopping; retry", retry_after_s=1.0))
         self._first_reply.set()
+
+    async def stop(self) -> None:
+        """Stops the loops, then closes the clients."""
+        self.refuse()
         await self._loops.stop()
-        await self._pipeline.close()
+        await self.pipeline.close()
         await self._hint_list.close()
 
     @property
@@ -222,54 +241,10 @@ class ReplyHub:
         return self.outage.over and self._first_reply.is_set()
 
     @property
-    def shards_up(self) -> tuple[bool, ...]:
-        """Whether each shard is available: there is one."""
-        return (self.reachable,)
-
-    @property
-    def outages(self) -> int:
-        """How often Redis has become unavailable."""
-        return self.outage.count
-
-    @property
-    def waiting(self) -> int:
-        """How many ids the requests of this process wait for."""
-        return len(self.dispatcher.pending)
-
-    @property
     def looks(self) -> bool:
         """Whether `classify` can read the shared cache in the same round trip."""
         may_look = bool(self._cache) and self.dispatcher.may_look and not self._admission.pauses
         return may_look and self.reachable and self._workers > 0
-
-    async def classify(
-        self,
-        ids: Sequence[str],
-        texts: Sequence[str],
-        *,
-        budget_s: float,
-        lane: Lane = "interactive",
-        trace: str = "",
-        first: bool = False,
-        revision: str = "",
-        only: str = "",
-    ) -> list[Outcome]:
-        """Returns the outcome of each text, in order. If cancelled, cancels entries no other request needs.
-
-        `first`: the client has little waiting, so its entries are claimed before those of others. `revision`:
-        if the hub `looks` into the shared cache, read results of this revision; they are marked as `cached`.
-        `only`: use no stored results of others.
-        EntryFailed and EntryPoisoned are returned in place of the text's prediction. Raises QueueFull,
-        NoWorker or QueueUnavailable if the request is refused, BudgetExceeded if `budget_s` ends first.
-        """
-        self.admit(lane, budget_s)
-        deadline = asyncio.get_running_loop().time() + budget_s
-        items = zip(ids, texts, strict=True)
-        held = self.dispatcher.hold(items, deadline, lane, trace, first, revision, only)
-        try:
-            return await outcomes(held, ids, budget_s, self.counts)
-        finally:
-            self.dispatcher.let_go(held.values())
 
     def admit(self, lane: Lane, budget_s: float) -> None:
         """Raises QueueUnavailable, NoWorker or Paused if entries cannot be enqueued now."""
@@ -309,8 +284,6 @@ class ReplyHub:
         while not self._stopping:
             try:
                 await self.sweep()
-                self.outage.found()
-                self._first_reply.set()
                 await asyncio.sleep(SWEEP_EVERY_S * jitter(0.8, 1.0))
             except REDIS_ERRORS as error:
                 self.dispatcher.lost(error)
@@ -319,25 +292,205 @@ class ReplyHub:
     async def sweep(self) -> None:
         """Takes a new snapshot. Raises REDIS_ERRORS."""
         self.snapshot = await self._sweeper.sweep(self.reachable)
+        self.outage.found()
+        self._first_reply.set()
         self.dispatcher.pause(self.snapshot.pauses)
         self.counts.recovered += self.snapshot.recovered
-        self.count_on(self.snapshot.workers, self.snapshot.rate)
-        self.on_sweep()
+        self._on_sweep()
 
     def count_on(self, workers: int, rate: float) -> None:
         """Admits as much as these workers can do, in tokens per second."""
         self._workers = workers
         self._admission.rate = rate
 
-    def join(self, on_sweep: Callable[[], None], ask_for_help: Callable[[int], None]) -> None:
-        """Makes this the hub of one shard of several. Both are called as `on_sweep` and `WakeUps` say."""
-        self.on_sweep = on_sweep
+    def join(self, on_sweep: Callable[[], None], ask_for_help: Callable[[int], None] | None) -> None:
+        """Makes this a part of a hub. Both are called as `on_sweep` of the hub and `WakeUps` say."""
+        self._on_sweep = on_sweep
         self.dispatcher.wake_ups.ask_for_help = ask_for_help
 
     async def lend(self, shard: int, oldest_ms: int) -> int:
         """Wakes a worker to help another shard. Returns how many are idle still, or -1 if none was."""
-        return await self._pipeline.run(Lend(shard, oldest_ms))
+        return await self.pipeline.run(Lend(shard, oldest_ms))
 
     async def workers(self) -> tuple[WorkerRecord, ...]:
         """The records of all live workers. Raises REDIS_ERRORS."""
-        return await self._pipeline.run(Workers())
+        return await self.pipeline.run(Workers())
+
+
+class ReplyHub:
+    """Uses the queue, of one or more shards, on behalf of all requests of one process.
+
+    A shard that is unavailable fails the requests with texts of that shard, and no others. All workers may
+    serve every shard, so each part admits its share of what all of them can do together.
+    """
+
+    def __init__(self, parts: Sequence[ShardHub]) -> None:
+        self.parts = tuple(parts)
+        self.snapshot: Snapshot = NO_SNAPSHOT
+        self.on_sweep: Callable[[], None] = lambda: None  # called after each sweep of any shard
+        self.console = ConsoleCommands([part.pipeline for part in parts])
+        self._own_counts = HubCounts()
+        self._ask_at = [0.0] * len(parts)
+        self._asking: set[asyncio.Task[None]] = set()
+        self._turn = 0
+        for number, part in enumerate(parts):
+            ask = partial(self._ask_for_help, number) if len(parts) > 1 else None
+            part.join(partial(self._swept, number), ask)
+
+    @classmethod
+    def connect(cls, settings: QueueSettings, *, linger_s: float = 0.0) -> Self:
+        """A hub with its own clients, for all shards in the settings."""
+        return cls([ShardHub.connect(settings, shard, linger_s=linger_s) for shard in settings.queue_shards])
+
+    async def start(self, patience_s: float = 0.5) -> None:
+        """Starts all parts. Succeeds without Redis: they keep trying."""
+        await asyncio.gather(*(part.start(patience_s) for part in self.parts))
+
+    async def stop(self) -> None:
+        """Stops all parts. Pending requests get QueueUnavailable."""
+        for part in self.parts:
+            part.refuse()
+        for task in self._asking:
+            task.cancel()
+        await asyncio.gather(*(part.stop() for part in self.parts), *self._asking, return_exceptions=True)
+
+    @property
+    def alive(self) -> bool:
+        """False once a loop has ended unexpectedly."""
+        return all(part.alive for part in self.parts)
+
+    @property
+    def reachable(self) -> bool:
+        """Whether any shard is available."""
+        return any(part.reachable for part in self.parts)
+
+    @property
+    def shards_up(self) -> tuple[bool, ...]:
+        """Whether each shard is available."""
+        return tuple(part.reachable for part in self.parts)
+
+    @property
+    def outages(self) -> int:
+        """How often a shard has become unavailable."""
+        return sum(part.outage.count for part in self.parts)
+
+    @property
+    def waiting(self) -> int:
+        """How many ids the requests of this process wait for."""
+        return sum(len(part.dispatcher.pending) for part in self.parts)
+
+    @property
+    def looks(self) -> bool:
+        """Whether `classify` can read the shared cache in the same round trip."""
+        return self.reachable and all(part.looks for part in self.parts if part.reachable)
+
+    @property
+    def redis_watch(self) -> RedisWatch:
+        """The warnings of every shard's Redis."""
+        return RedisWatch.merge(part.redis_watch for part in self.parts)
+
+    @property
+    def counts(self) -> HubCounts:
+        """The sums over all shards."""
+        every = (self._own_counts, *(part.counts for part in self.parts))
+        return HubCounts(
+            *(sum(getattr(counts, field.name) for counts in every) for field in fields(HubCounts))
+        )
+
+    async def workers(self) -> tuple[WorkerRecord, ...]:
+        """The records of all workers that live at a shard which is available. Raises REDIS_ERRORS."""
+        found = await asyncio.gather(*(part.workers() for part in self.parts if part.reachable))
+        return tuple(record for records in found for record in records)
+
+    async def classify(
+        self,
+        ids: Sequence[str],
+        texts: Sequence[str],
+        *,
+        budget_s: float,
+        lane: Lane = "interactive",
+        trace: str = "",
+        first: bool = False,
+        revision: str = "",
+        only: str = "",
+    ) -> list[Outcome]:
+        """Returns the outcome of each text, in order. If cancelled, cancels entries no other request needs.
+
+        `first`: the client has little waiting, so its entries are claimed before those of others. `revision`:
+        if the hub `looks` into the shared cache, read results of this revision; they are marked as `cached`.
+        `only`: use no stored results of others.
+        EntryFailed and EntryPoisoned are returned in place of the text's prediction. Raises QueueFull,
+        NoWorker or QueueUnavailable if the request is refused, BudgetExceeded if `budget_s` ends first. No
+        text is enqueued if a shard that is needed is unavailable.
+        """
+        items = list(zip(ids, texts, strict=True))
+        shares = {0: items} if len(self.parts) == 1 else by_shard(items, ids, len(self.parts))
+        asked = [(self.parts[number], items) for number, items in shares.items()]
+        looks = [part.looks for part, _ in asked]
+        for part, _ in asked:
+            part.admit(lane, budget_s)
+        deadline = asyncio.get_running_loop().time() + budget_s
+        held = dict[str, PendingEntry]()
+        holders = []
+        try:
+            for (part, items), look in zip(asked, looks, strict=True):
+                cached = revision if look else ""
+                own = part.dispatcher.hold(items, deadline, lane, trace, first, cached, only)
+                holders.append((part, own))
+                held |= own
+            return await outcomes(held, ids, budget_s, self._own_counts)
+        finally:
+            for part, own in holders:
+                part.dispatcher.let_go(own.values())
+
+    def _swept(self, number: int) -> None:
+        """Sums up the shards. Each counts on all workers: those of a shard that is down serve the others."""
+        whole = merge([_of(part) for part in self.parts])
+        # This process may never have seen a shard that is down, and counts its workers where they are guests.
+        # Until it notices that the shard is down, for a moment, it counts them there as well.
+        up = [part.snapshot for part in self.parts if part.reachable]
+        self.snapshot = whole = replace(
+            whole,
+            workers=max(whole.workers, sum(shard.workers + shard.guests for shard in up)),
+            rate=max(whole.rate, sum(shard.rate + shard.guest_rate for shard in up)),
+        )
+        for part in self.parts:
+            part.count_on(whole.workers, whole.rate / len(self.parts))
+        part = self.parts[number]
+        if part.snapshot.interactive.entries + part.snapshot.bulk.entries + part.snapshot.solo:
+            part.dispatcher.wake_ups.found_waiting()
+        self.on_sweep()
+
+    def _ask_for_help(self, number: int, oldest_ms: int) -> None:
+        now = asyncio.get_running_loop().time()
+        if now >= self._ask_at[number]:
+            self._ask_at[number] = now + ASK_EVERY_S
+            task = asyncio.create_task(self._find_help(number, oldest_ms))
+            self._asking.add(task)
+            task.add_done_callback(self._asking.discard)
+
+    async def _find_help(self, number: int, oldest_ms: int) -> None:
+        """Asks one shard after another until one has woken a worker. The next text may then ask at once."""
+        for part in self._helpers(number):
+            try:
+                part.dispatcher.wake_ups.idle = idle = await part.lend(number, oldest_ms)
+                if idle >= 0:
+                    self._ask_at[number] = 0.0
+                    return
+            except REDIS_ERRORS as error:
+                if not refused(error):
+                    part.dispatcher.lost(error)
+
+    def _helpers(self, number: int) -> list[ShardHub]:
+        """The shards to ask: first those that had idle workers when they were last used, then in turn."""
+        # In turn, because workers of one shard may be older ones, which do not know the shard.
+        self._turn += 1
+        at = self._turn % len(self.parts)
+        others = [part for part in (*self.parts[at:], *self.parts[:at]) if part is not self.parts[number]]
+        up = [part for part in others if part.reachable]
+        return sorted(up, key=lambda part: part.dispatcher.wake_ups.idle <= 0)[:MAX_ASKED]
+
+
+def _of(part: ShardHub) -> Snapshot:
+    """The last snapshot of a shard. If it has become unavailable since, its question and pauses are old."""
+    return part.snapshot if part.reachable else replace(part.snapshot, question=None, pauses={})

@@ -13,7 +13,7 @@ from batcher.cascades import read_cascade
 from batcher.connection.clients import connect_shards
 from batcher.connection.outage import REDIS_ERRORS
 from batcher.core.revisions import Candidate, Revisions, number_of, revision_queue
-from batcher.hub.sharded import connect_hub
+from batcher.hub.hub import ReplyHub
 from batcher.hub.shared_cache import connect_cache
 from batcher.jobs.candidate import DividedHub, ShadowedHub, takes
 from batcher.jobs.cascade import CascadeHub
@@ -84,7 +84,7 @@ class JobModels:
 
     def _queue(self, queue: str) -> tuple[Hub, Cache]:
         own = self._settings.for_model(queue)
-        return connect_hub(own, linger_s=LINGER_S), connect_cache(own)
+        return ReplyHub.connect(own, linger_s=LINGER_S), connect_cache(own)
 
     def _look(self) -> bool:
         """Whether a candidate has changed, or workers no longer serve a revision. Looks once a second."""

@@ -1,15 +1,20 @@
-"""The texts that a worker has claimed and tokenised: they wait for their batch."""
+"""What a worker claims, and which texts form a batch, by what a forward pass costs.
+
+A forward pass takes about `fixed_s + token_s x tokens`, from which follows how many tokens a batch should
+have, and whether it is worth waiting for more. The texts that are claimed and tokenised wait here for theirs.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from batcher.messages import Entry, Failure
 from model_store import Layout, ModelInfo, Tokens
-from model_store.rows import FILL
+from model_store.rows import FILL, ROW
 from model_store.windows import joined
 
 if TYPE_CHECKING:
@@ -22,6 +27,145 @@ _MOST_BATCHES = 16
 _SHARE = 1 / 4
 # Batches that windows of bulk entries are passed over for, so that they get an eighth beside other texts.
 _BULK_PASSED_OVER = 7
+# Weight of the newest batch in the cost model: about the last 50 count.
+_FORGET = 0.02
+# A batch is large enough once its fixed cost is this share of the total; larger ones only add latency.
+_FIXED_SHARE = 0.04
+# With a backlog, texts wait for earlier batches, so fewer and larger batches are better. A new text waits for
+# half of this on average. Batches are shorter while an entry has priority: see claim.lua.
+_LONG_BATCH_S = 0.1
+# After this many seconds without interactive traffic, bulk batches may use the full budget.
+_INTERACTIVE_RECENT_S = 60.0
+# A delay that a caller does not notice, and the time to handle a text besides its forward pass.
+_UNNOTICED_S = 0.002
+_HANDLING_S = 0.0003
+
+
+@dataclass(frozen=True, slots=True)
+class CostModel:
+    """Seconds of a forward pass as a linear function of its computed tokens, learned from measured batches.
+
+    Holds exponentially decaying moments of (tokens, seconds), from which least squares gives the line. The
+    moments start from two invented batches, so that the line is plausible before anything is measured.
+    """
+
+    weight: float
+    tokens: float
+    seconds: float
+    tokens2: float
+    product: float
+
+    @classmethod
+    def start(cls, fixed_s: float = 0.001, token_s: float = 0.0001) -> CostModel:
+        model = cls(0.0, 0.0, 0.0, 0.0, 0.0)
+        for tokens in (16, 256):
+            model = model._add(tokens, fixed_s + token_s * tokens, 0.0)
+        return model
+
+    def _add(self, tokens: float, seconds: float, forget: float) -> CostModel:
+        keep = 1.0 - forget
+        return CostModel(
+            self.weight * keep + 1.0,
+            self.tokens * keep + tokens,
+            self.seconds * keep + seconds,
+            self.tokens2 * keep + tokens * tokens,
+            self.product * keep + tokens * seconds,
+        )
+
+    def learn(self, tokens: int, seconds: float) -> CostModel:
+        """Returns the model updated with one more batch."""
+        return self._add(tokens, seconds, _FORGET)
+
+    @property
+    def token_s(self) -> float:
+        """Seconds for each additional token; never negative."""
+        spread = self.tokens2 - self.tokens * self.tokens / self.weight
+        if spread <= 1e-9 * self.tokens2:
+            return self.seconds / self.tokens
+        slope = (self.product - self.tokens * self.seconds / self.weight) / spread
+        return min(max(slope, 0.0), self.seconds / self.tokens)
+
+    @property
+    def fixed_s(self) -> float:
+        """Seconds that a forward pass takes regardless of its size; never negative."""
+        return max((self.seconds - self.token_s * self.tokens) / self.weight, 0.0)
+
+    def batch_s(self, tokens: int) -> float:
+        return self.fixed_s + self.token_s * tokens
+
+    def tokens_in(self, seconds: float) -> int:
+        """Tokens of the largest batch that runs within `seconds`; 0 if even the smallest takes longer."""
+        if self.token_s <= 0.0:
+            return sys.maxsize if self.fixed_s <= seconds else 0
+        return max(int((seconds - self.fixed_s) / self.token_s), 0)
+
+    def best_tokens(self, *, backlog: bool = False, least: int = 256, most: int = 512) -> int:
+        """Tokens of a batch, within [least, most]: the fewest at which the fixed cost is negligible.
+
+        With a backlog, at least `most`, and up to twice as many while the forward pass stays short, because
+        larger batches are slightly more efficient. A multiple of ROW, as `least` and `most` must be.
+        """
+        if backlog:
+            tokens = min(max(self.tokens_in(_LONG_BATCH_S), most), 2 * most)
+        elif self.token_s <= 0.0:
+            tokens = most
+        else:
+            wanted = self.fixed_s * (1.0 - _FIXED_SHARE) / (_FIXED_SHARE * self.token_s)
+            tokens = int(min(max(wanted, least), most))
+        return tokens // ROW * ROW
+
+
+@dataclass(frozen=True, slots=True)
+class Arrivals:
+    """The arrival rate of entries per second, smoothed over about one second."""
+
+    rate: float = 0.0
+    at: float = 0.0
+
+    def seen(self, entries: int, now: float) -> Arrivals:
+        """Returns the rate updated with a claim of `entries` at `now` (seconds, any monotonic clock)."""
+        if self.at == 0.0:
+            return replace(self, at=now)
+        share = min(gap := max(now - self.at, 1e-6), 1.0)
+        return Arrivals(self.rate * (1.0 - share) + share * entries / gap, now)
+
+
+@dataclass(frozen=True, slots=True)
+class InteractiveTraffic:
+    """Tracks when interactive traffic was last seen, and its typical text length in tokens."""
+
+    typical: float = 32.0
+    at: float = float("-inf")
+
+    def seen(self, lengths: Sequence[int], now: float) -> InteractiveTraffic:
+        """Returns the state updated with interactive texts of these lengths, claimed at `now` (monotonic)."""
+        typical = self.typical
+        for length in lengths:
+            typical += 0.05 * (length - typical)
+        return InteractiveTraffic(typical, now) if lengths else self
+
+    def bulk_tokens(self, cost: CostModel, budget: int, now: float) -> int:
+        """Tokens of a batch that holds only bulk entries: the full budget without recent interactive traffic.
+
+        An interactive text waits for the end of such a batch. Its size is therefore that of a typical
+        interactive text, or what can be done in a time that goes unnoticed.
+        """
+        if now - self.at > _INTERACTIVE_RECENT_S:
+            return budget
+        handled = int(_UNNOTICED_S / _HANDLING_S * self.typical)
+        return min(max(int(self.typical), min(cost.tokens_in(_UNNOTICED_S), handled)), budget)
+
+
+def keep_window_s(arrivals: Arrivals, cost: CostModel, typical_tokens: float, window_s: float) -> float:
+    """Seconds to wait for more entries after the first one reaches an idle worker; 0 to start at once.
+
+    Waiting delays the first entry, but each that joins the batch need not wait for the next one. It pays off
+    if more than one is expected during a forward pass of typical size; the wait is at most half of it.
+    """
+    batch_s = cost.batch_s(int(typical_tokens))
+    if arrivals.rate * batch_s <= 1.0:
+        return 0.0
+    return min(window_s, batch_s / 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +183,8 @@ class ClaimedTexts:
     """Texts in order of arrival."""
 
     def __init__(self, layout: Layout) -> None:
-        self._entries: list[TokenizedEntry] = []
+        self.texts: list[TokenizedEntry] = []
         self._layout = layout
-
-    def __bool__(self) -> bool:
-        return bool(self._entries)
 
     @property
     def gives_way(self) -> bool:
@@ -53,39 +194,50 @@ class ClaimedTexts:
     @property
     def only_bulk(self) -> bool:
         """Whether no caller waits for these."""
-        return all(held.entry.lane == "bulk" for held in self._entries)
+        return all(held.entry.lane == "bulk" for held in self.texts)
 
     @property
     def only_solo(self) -> bool:
         """Whether this is a text that runs alone."""
-        return all(held.entry.solo for held in self._entries)
+        return all(held.entry.solo for held in self.texts)
 
     @property
     def tokens(self) -> int:
-        return sum(len(held.tokens.ids) for held in self._entries)
+        return sum(len(held.tokens.ids) for held in self.texts)
 
     @property
     def ids(self) -> list[str]:
         """The ids of the entries, each once."""
-        return list(dict.fromkeys(held.entry.id for held in self._entries))
+        return list(dict.fromkeys(held.entry.id for held in self.texts))
 
     def add(self, entries: Iterable[TokenizedEntry]) -> None:
-        self._entries += entries
+        self.texts += entries
 
     def next_batch(self, budget: int, bulk_budget: Callable[[], int]) -> list[TokenizedEntry]:
         """Removes the next batch of about `budget` tokens and returns it. `bulk_budget` is not used."""
-        chosen = choose_batch([len(held.tokens.ids) for held in self._entries], self._layout, budget)
-        batch = [self._entries[index] for index in chosen]
+        chosen = choose_batch([len(held.tokens.ids) for held in self.texts], self._layout, budget)
+        batch = [self.texts[index] for index in chosen]
         kept = set(chosen)
-        self._entries = [held for index, held in enumerate(self._entries) if index not in kept]
+        self.texts = [held for index, held in enumerate(self.texts) if index not in kept]
         return batch
 
     def forget_failed(self) -> None:
         """Removes the windows of texts that have failed: here nothing."""
 
-    def claimable(self, cost: int, bulk_cost: int, budget: int) -> tuple[int, int]:
+    def limits(self, budget: int, bulk_budget: int) -> tuple[int, int]:
         """The tokens of a claim, and those of bulk entries among them, for a worker that holds these."""
+        cost = claim_cost(self.tokens, budget, self._layout)
+        return self.claimable(cost, min(cost, bulk_budget), budget)
+
+    def claimable(self, cost: int, bulk_cost: int, budget: int) -> tuple[int, int]:
+        """How much of a claim of these tokens, and of bulk ones among them, is left beside the windows."""
         return cost, bulk_cost
+
+
+def claim_cost(held_tokens: int, budget: int, layout: Layout) -> int:
+    """Cost to claim: the room of a batch beyond what is held; more if padding needs texts to choose from."""
+    wanted = budget if layout == "packed" else 4 * budget
+    return max(wanted + budget // 4 - held_tokens, 0)
 
 
 def choose_batch(lengths: Sequence[int], layout: Layout, budget: int) -> list[int]:
@@ -141,7 +293,7 @@ class TokenizedWindow(TokenizedEntry):
     number: int
 
 
-def split_texts(entries: Sequence[TokenizedEntry]) -> list[TokenizedEntry]:
+def split_texts(entries: Iterable[TokenizedEntry]) -> list[TokenizedEntry]:
     """Replaces each text that has windows by its windows."""
     split: list[TokenizedEntry] = []
     for held in entries:
@@ -161,18 +313,20 @@ def split_texts(entries: Sequence[TokenizedEntry]) -> list[TokenizedEntry]:
 
 def ended_texts(
     batch: Iterable[tuple[TokenizedEntry, list[float]]], info: ModelInfo
-) -> Iterator[tuple[TokenizedEntry, list[float]]]:
-    """Yields the texts whose last window was in this batch, or that have no windows, with their scores."""
+) -> list[tuple[TokenizedEntry, list[float]]]:
+    """The texts whose last window was in this batch, or that have no windows, with their scores."""
     assert info.windows is not None
+    ended = []
     for held, scores in batch:
         if not isinstance(held, TokenizedWindow):
-            yield held, scores
+            ended.append((held, scores))
             continue
         rows = held.text.rows
         rows[held.number] = scores
         if len(rows) == len(held.text.held.tokens.windows):
             in_order = [rows[number] for number in sorted(rows)]
-            yield held.text.held, joined(in_order, info.windows, multi_label=info.multi_label)
+            ended.append((held.text.held, joined(in_order, info.windows, multi_label=info.multi_label)))
+    return ended
 
 
 def fail_texts(batch: Sequence[TokenizedEntry], results: Iterable[Result]) -> list[Result]:
@@ -190,26 +344,30 @@ class TextsWithWindows(ClaimedTexts):
     # Batches since the last one with a window.
     _passed_over = 0
 
+    def add(self, entries: Iterable[TokenizedEntry]) -> None:
+        """Adds texts, each that has windows as these."""
+        self.texts += split_texts(entries)
+
     @property
     def gives_way(self) -> bool:
         """Whether there are windows."""
-        return any(isinstance(held, TokenizedWindow) for held in self._entries)
+        return any(isinstance(held, TokenizedWindow) for held in self.texts)
 
     def next_batch(self, budget: int, bulk_budget: Callable[[], int]) -> list[TokenizedEntry]:
         """As `ClaimedTexts`, but windows of bulk entries fill only `bulk_budget` tokens.
 
         One that has been passed over too often leads the batch, in addition to these.
         """
-        windows = sorted((held for held in self._entries if isinstance(held, TokenizedWindow)), key=_is_bulk)
+        windows = sorted((held for held in self.texts if isinstance(held, TokenizedWindow)), key=_is_bulk)
         if not windows:
             return super().next_batch(budget, bulk_budget)
-        texts = [held for held in self._entries if not isinstance(held, TokenizedWindow)]
+        texts = [held for held in self.texts if not isinstance(held, TokenizedWindow)]
         lead = int(self._passed_over >= (_BULK_PASSED_OVER if _is_bulk(windows[0]) else 1))
         first = [*windows[:lead], *texts]
         others = windows[lead:]
-        self._entries = [*first, *others]
+        self.texts = [*first, *others]
         room = bulk_budget()
-        if not all(map(_is_bulk, self._entries)):
+        if not all(map(_is_bulk, self.texts)):
             own = [*first, *(held for held in others if not _is_bulk(held))]
             room += math.ceil(sum(len(held.tokens.ids) for held in own) / FILL)
         batch = super().next_batch(min(budget, room), bulk_budget)
@@ -219,13 +377,13 @@ class TextsWithWindows(ClaimedTexts):
 
     def forget_failed(self) -> None:
         """Removes the windows of texts that have failed."""
-        self._entries = [
-            held for held in self._entries if not (isinstance(held, TokenizedWindow) and held.text.failed)
+        self.texts = [
+            held for held in self.texts if not (isinstance(held, TokenizedWindow) and held.text.failed)
         ]
 
     def claimable(self, cost: int, bulk_cost: int, budget: int) -> tuple[int, int]:
         """While windows fill a batch, some interactive entries are claimed and no bulk ones."""
-        windows = [held for held in self._entries if isinstance(held, TokenizedWindow)]
+        windows = [held for held in self.texts if isinstance(held, TokenizedWindow)]
         if sum(len(held.tokens.ids) for held in windows) < budget:
             return cost, bulk_cost
         own = sum(len(held.tokens.ids) for held in windows if not _is_bulk(held))

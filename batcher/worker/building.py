@@ -10,12 +10,13 @@ import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Any
 from zlib import crc32
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import Metric
 
-from batcher.connection.clients import connect, connect_shards
+from batcher.connection.clients import Redis, connect, connect_shards
 from batcher.connection.outage import REDIS_ERRORS, reason
 from batcher.core.by_model import ByModel
 from batcher.models import ELSEWHERE, ModelSpec, is_name
@@ -24,13 +25,14 @@ from batcher.publishing.revisions import RevisionStore
 from batcher.settings import WorkerSettings
 from batcher.shards import Shard
 from batcher.worker.cache_writer import CacheWriter, ShardedCacheWriter, connect_writer
-from batcher.worker.exchange import WAIT_S, Queues, Remember, WorkerQueue
+from batcher.worker.exchange import WAIT_S, Queues, WorkerQueue
+from batcher.worker.heartbeat import HeartbeatQueue
 from batcher.worker.loop import SharingWorker
-from batcher.worker.metrics import MeasuredQueue
 from batcher.worker.observability import Observability, probes
 from batcher.worker.preparing import Announced
 from batcher.worker.publishing import Publishing
 from batcher.worker.several import Listing, SeveralWorkers
+from batcher.worker.stats import Remember
 from model_store import Classifier, ModelError, ModelInfo, load
 
 log = logging.getLogger(__name__)
@@ -92,27 +94,29 @@ def build_worker(settings: WorkerSettings, instruments: Observability, remember:
     worker_id = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
     shards = settings.queue_shards
 
-    def queue(shard: Shard, timeout_s: float, retries: int) -> WorkerQueue:
-        made = (MeasuredQueue if instruments.on_round_trip else WorkerQueue)(
-            connect(shard.url, timeout_s=timeout_s, retries=retries, key=shard.prefix),
-            shard.name,
-            worker_id,
-            lease_ms=settings.lease_ms,
-            max_attempts=settings.max_attempts,
-            result_ms=int(settings.result_ttl_s * 1000),
-            revision=instruments.classifier.info.revision,
-            cache_ms=int(settings.cache_ttl_s * 1000) if settings.cache_here else 0,
-            cache_name=shard.cache_name,
-            helps=len(shards) > 1,
-        )
-        if isinstance(made, MeasuredQueue) and instruments.on_round_trip:
-            made.on_round_trip = instruments.on_round_trip
-        return made
+    def queues(shard: Shard, others: tuple[Queues[HeartbeatQueue], ...] = ()) -> Queues[HeartbeatQueue]:
+        def client(timeout_s: float, retries: int) -> Redis:
+            return connect(shard.url, timeout_s=timeout_s, retries=retries, key=shard.prefix)
 
-    def queues(shard: Shard, others: tuple[Queues, ...] = ()) -> Queues:
-        beat_s = max(settings.lease_ms / 4000, 0.5)
-        clients = queue(shard, 2.0, 3), queue(shard, WAIT_S + 1.0, 0), queue(shard, beat_s, 1)
-        return Queues(*clients, shard.number, others)
+        known: dict[str, Any] = {
+            "name": shard.name,
+            "worker": worker_id,
+            "lease_ms": settings.lease_ms,
+            "max_attempts": settings.max_attempts,
+            "result_ms": int(settings.result_ttl_s * 1000),
+            "revision": instruments.classifier.info.revision,
+            "cache_ms": int(settings.cache_ttl_s * 1000) if settings.cache_here else 0,
+            "cache_name": shard.cache_name,
+            "helps": len(shards) > 1,
+            "on_round_trip": instruments.on_round_trip,
+        }
+        return Queues(
+            commands=WorkerQueue(client(2.0, 3), **known),
+            waiting=WorkerQueue(client(WAIT_S + 1.0, 0), **known),
+            heartbeat=HeartbeatQueue(client(max(settings.lease_ms / 4000, 0.5), 1), **known),
+            number=shard.number,
+            others=others,
+        )
 
     home = crc32(worker_id.encode()) % len(shards)
     others = tuple(queues(shard) for shard in (*shards[home + 1 :], *shards[:home]))
@@ -134,7 +138,7 @@ class LoadedModel:
         """Call it once the worker has ended for good: removes its keys and closes its connections."""
         for queues in (self.worker.queues, *self.worker.queues.others):
             try:
-                queues.commands.expire_keys()
+                queues.heartbeat.expire_keys()
             except REDIS_ERRORS as error:
                 log.warning("keys of a revision remain: %s", reason(error), extra={"action": "revision.kept"})
         self.close()

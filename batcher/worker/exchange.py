@@ -1,52 +1,44 @@
-"""A worker's exchange with Redis: claims as much as its next batch can use, and sends results."""
+"""A worker's exchange with its queue, through outages of Redis.
+
+A queue has one or more shards. One is the worker's home, and it helps others while that is empty or down; a
+claim at home says which other shard needs help (decision 0014). Every result goes to the shard that its entry
+was claimed from.
+"""
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from concurrent.futures import Executor
+from dataclasses import replace
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from batcher.connection.clients import Redis
 from batcher.connection.outage import REDIS_ERRORS, NoScriptError, Outage
 from batcher.connection.pipeline import Command
-from batcher.core.commands import (
-    TEXTS,
-    Answer,
-    Claim,
-    Claimed,
-    Complete,
-    Completed,
-    EndWait,
-    HeartbeatReply,
-    Question,
-    Release,
-    Retire,
-    SendHeartbeat,
-)
+from batcher.core.commands import Claim, Claimed, Complete, Completed, Release
 from batcher.core.keys import cache_prefix, prefix
-from batcher.messages import Prediction, Result
+from batcher.messages import Result
 from batcher.settings import WorkerSettings
-from batcher.worker.batching import ClaimedTexts
-from batcher.worker.inference import CostModel
+from batcher.worker.batching import Arrivals, ClaimedTexts, CostModel, InteractiveTraffic
+from batcher.worker.host import Host
 from model_store import Layout
 
 log = logging.getLogger(__name__)
-# How long the last keys of a queue that is no longer served are kept.
-RETIRED_S = 300
 WAIT_S = 2.0
 # How long to retry while Redis does not answer. After that, the leases expire and the entries are run again.
 PATIENCE_S = 30.0
 NOTHING = Claimed()
-# After this many seconds without interactive traffic, bulk batches may use the full budget.
-_INTERACTIVE_RECENT_S = 60.0
-# A delay that a caller does not notice, and the time to handle a text besides its forward pass.
-_UNNOTICED_S = 0.002
-_HANDLING_S = 0.0003
-Remember = Callable[[Iterable[tuple[str, Prediction]]], None]
+# A worker that has left its home tries to return after this long.
+AWAY_S = 1.0
+# A pause before it moves, so that it does not go back and forth between shards that are down.
+PAUSE_S = 0.02
+
+T = TypeVar("T")
+Q = TypeVar("Q", bound="WorkerQueue")
+OnRoundTrip = Callable[[Sequence[Command[Any]], float, Sequence[Any]], None]
 
 
 class WorkerQueue:
@@ -54,6 +46,7 @@ class WorkerQueue:
 
     Results are cached in this Redis under `cache_name` and `revision` for about `cache_ms`, or not at all if
     that is 0. `helps`: this is one of several shards, whose workers help each other.
+    `on_round_trip` is called with the seconds of each that succeeds: a failed one counts as an outage.
     """
 
     def __init__(
@@ -69,6 +62,7 @@ class WorkerQueue:
         cache_ms: int = 0,
         cache_name: str = "",
         helps: bool = False,
+        on_round_trip: OnRoundTrip | None = None,
     ) -> None:
         self.prefix = prefix(name)
         self.worker = worker
@@ -78,20 +72,9 @@ class WorkerQueue:
         self._result_ms = result_ms
         self._cache = cache_prefix(cache_name or name, revision)
         self._helps = helps
+        self._on_round_trip = on_round_trip
         self._cache_ms = cache_ms
         self._wake_list = f"{self.prefix}:wake:{worker}"
-        self._published: tuple[Mapping[str, Any], Mapping[str, Any]] = {}, {}
-        # Finds what this worker remembers of the texts with these ids, for the console.
-        self.recall: Callable[[Sequence[str]], Sequence[Mapping[str, Any]]] = lambda ids: ()
-        self._question = ""
-        self._told = set[tuple[int, str]]()
-
-    def expire_keys(self) -> None:
-        """Lets the last keys of the queue expire, unless others use it. Raises Redis errors."""
-        pipe = self._client.pipeline(transaction=False)
-        for key in ("model", "clock", "waiting", "snapshot"):
-            pipe.expire(f"{self.prefix}:{key}", RETIRED_S)
-        pipe.execute()
 
     def close(self) -> None:
         """Closes the client."""
@@ -99,10 +82,15 @@ class WorkerQueue:
 
     def run(self, commands: Sequence[Command[Any]]) -> list[Any]:
         """Runs scripts in one round trip and reads their replies. Raises the first error among them."""
+        began = time.perf_counter()
         pipe = self._client.pipeline(transaction=False)
         for command in commands:
             pipe.execute_command(*command.words(self.prefix, known=True))
-        return [self._read(*pair) for pair in zip(commands, pipe.execute(raise_on_error=False), strict=True)]
+        replies = pipe.execute(raise_on_error=False)
+        answers = [self._read(*pair) for pair in zip(commands, replies, strict=True)]
+        if self._on_round_trip is not None:
+            self._on_round_trip(commands, time.perf_counter() - began, answers)
+        return answers
 
     def _read(self, command: Command[Any], reply: Any) -> Any:
         """Reads a reply. Only a script that the server does not know is sent again.
@@ -182,62 +170,12 @@ class WorkerQueue:
         (completed,) = self.run([self.complete_command(results, idle)])
         return self.read_completed(completed)
 
-    def heartbeat(
-        self,
-        ids: Iterable[str],
-        record: Mapping[str, Any],
-        model: Mapping[str, Any],
-        ttl_ms: int,
-        takeover: bool = False,
-    ) -> int:
-        """Extends the leases of `ids` and renews the worker's record. Returns how many leases it held.
-
-        Records that have not changed since the last heartbeat are only sent if Redis does not know them.
-        """
-        held = list(ids)
-        published = (record, model)
-        reply = HeartbeatReply(-1)
-        if published == self._published and not takeover:
-            (reply,) = self.run([SendHeartbeat(self.worker, self._lease_ms, ttl_ms, held, {}, {})])
-        if reply.extended < 0:
-            (reply,) = self.run(
-                [SendHeartbeat(self.worker, self._lease_ms, ttl_ms, held, record, model, takeover)]
-            )
-            self._published = published
-        if reply.question is not None:
-            self._answer(reply.question)
-        return reply.extended
-
-    def _answer(self, question: Question) -> None:
-        """Answers a question of the console about texts, with each batch once, if this worker remembers any.
-
-        A batch is remembered after its results are sent, so the next heartbeat may know more.
-        """
-        if question.kind != TEXTS:
-            return
-        if question.token != self._question:
-            self._question = question.token
-            self._told = set()
-        known = self.recall(question.ids)
-        if batches := [batch for batch in known if (batch["batch"], batch["id"]) not in self._told]:
-            body = json.dumps({"worker": self.worker, "batches": batches})
-            self.run([Answer(question.token, body)])
-            self._told |= {(batch["batch"], batch["id"]) for batch in batches}
-
-    def wake(self) -> None:
-        """Ends the wait of this worker."""
-        self.run([EndWait(self.worker)])
-
     def release(self, ids: Sequence[str]) -> int:
         (released,) = self.run([Release(ids)])
         return int(released)
 
-    def retire(self, suspects: Sequence[str] = ()) -> None:
-        """Removes the worker and ends the leases of `suspects`, which then run alone on another worker."""
-        self.run([Retire(self.worker, suspects)])
 
-
-class Queues(NamedTuple):
+class Queues(NamedTuple, Generic[Q]):
     """The worker side of one queue, with a client each for commands, blocking waits and the heartbeat.
 
     With several shards, this is shard `number`, at which the worker lives, and `others` are the rest.
@@ -245,43 +183,45 @@ class Queues(NamedTuple):
 
     commands: WorkerQueue
     waiting: WorkerQueue
-    heartbeat: WorkerQueue
+    heartbeat: Q
     number: int = 0
-    others: tuple[Queues, ...] = ()
+    others: tuple[Queues[Q], ...] = ()
 
 
-class Exchange:
-    """Claims entries and sends results for one worker, through outages of Redis.
+class ShardExchange:
+    """Claims entries from one shard and sends results to it.
 
     `left` is the number of entries still waiting after the last claim; `skipped` and `expired` are totals.
     `leases` are the ids that the heartbeat renews: claimed, and neither completed nor given up. Each change
-    is one operation on a set, which is atomic.
+    is one operation on a set, which is atomic. With several shards, what one does not take is sent again by
+    its thread `late`, so that its outages do not delay the others.
     """
 
     def __init__(
         self,
-        queues: Queues,
+        queues: Queues[Any],
         settings: WorkerSettings,
         layout: Layout,
-        remember: Remember,
+        leases: set[str],
         stopping: threading.Event,
-        now: Callable[[], float] = time.monotonic,
+        host: Host,
     ) -> None:
         self.left = self.skipped = self.expired = 0
-        self.leases: set[str] = set()
-        self.outage = Outage(now=now)
+        self.leases = leases
+        self.outage = Outage(now=host.now)
         self.arrivals = Arrivals()
-        self._traffic = InteractiveTraffic()
         # Whether Redis knows that this worker is idle. If not, the worker must claim before it waits.
         self.idle = False
-        self._busy_at = now()
-        self._queue = queues.commands
+        # Set if there are other shards.
+        self.late: Executor | None = None
+        self._traffic = InteractiveTraffic()
+        self._busy_at = host.now()
+        self.queue = queues.commands
         self._waiting_queue = queues.waiting
         self._texts = settings.batch_texts
         self._layout = layout
-        self._remember = remember
         self._stopping = stopping
-        self._now = now
+        self._now = host.now
 
     def claim_command(
         self, held: ClaimedTexts, cost: CostModel, budget: int, *, ahead: bool = False, waits: bool = False
@@ -290,24 +230,21 @@ class Exchange:
 
         `ahead`, while a batch runs, it claims only interactive entries if there were any recently.
         """
-        tokens = held.tokens
-        wanted = claim_cost(tokens, budget, self._layout)
-        bulk = self.bulk_budget(cost, budget)
-        if ahead and bulk < budget:
-            bulk = 0
-        limits = held.claimable(wanted, min(wanted, bulk), budget)
-        free = not ahead and not tokens
-        idle_ms = int((self._now() - self._busy_at) * 1000) if free else -1
-        return self._queue.claim_command(self._texts, *limits, free, waits, idle_ms)
+        now = self._now()
+        bulk = self._traffic.bulk_tokens(cost, budget, now)
+        limits = held.limits(budget, 0 if ahead and bulk < budget else bulk)
+        free = not ahead and not held.texts
+        idle_ms = int((now - self._busy_at) * 1000) if free else -1
+        return self.queue.claim_command(self._texts, *limits, free, waits, idle_ms)
 
     def bulk_budget(self, cost: CostModel, budget: int) -> int:
         """Tokens of a batch that holds only bulk entries."""
         return self._traffic.bulk_tokens(cost, budget, self._now())
 
     def claim(self, command: Claim) -> Claimed:
-        """Claims once. If Redis does not answer, pauses briefly and returns an empty claim."""
+        """Claims once. If Redis does not answer, returns an empty claim."""
         try:
-            (claimed,) = self._queue.run([command])
+            (claimed,) = self.queue.run([command])
         except REDIS_ERRORS as error:
             return self._failed(error)
         return self._taken(claimed, command)
@@ -330,23 +267,32 @@ class Exchange:
         if not results:
             return False, self.claim(command)
         try:
-            complete = self._queue.complete_command((entry, result.encode()) for entry, result in results)
-            completed, claimed = self._queue.run([complete, command])
+            complete = self.queue.complete_command((entry, result.encode()) for entry, result in results)
+            completed, claimed = self.queue.run([complete, command])
         except REDIS_ERRORS:
             return self.send(results), NOTHING
-        self._queue.read_completed(completed)
+        self.queue.read_completed(completed)
         self._sent(results)
         return True, self._taken(claimed, command)
 
     def send(self, results: Sequence[Result], *, idle: bool = False) -> bool:
-        """Sends results. Returns whether Redis accepted them; their leases are no longer renewed either way.
+        """Sends results. Returns whether Redis has accepted them by now. `idle`: the worker waits next."""
+        if self.late is None or not results:
+            return self._send_patiently(results, idle=idle)
+        if self.outage.over and self._attempt(results, idle=idle):
+            return True
+        self.late.submit(self._send_patiently, results)
+        return False
 
-        Retries while Redis does not answer, but not once the worker is to stop. `idle`: it waits next.
+    def _send_patiently(self, results: Sequence[Result], *, idle: bool = False) -> bool:
+        """Retries while Redis does not answer, but not once the worker is to stop.
+
+        Returns whether Redis accepted them; their leases are no longer renewed either way.
         """
         deadline = self._now() + PATIENCE_S
         try:
             while results:
-                if self.attempt(results, idle=idle):
+                if self._attempt(results, idle=idle):
                     return True
                 if self._now() > deadline or self._stopping.is_set():
                     break
@@ -355,10 +301,10 @@ class Exchange:
         finally:
             self.leases.difference_update([entry for entry, _ in results])
 
-    def attempt(self, results: Sequence[Result], *, idle: bool) -> bool:
+    def _attempt(self, results: Sequence[Result], *, idle: bool) -> bool:
         """Sends results once. Returns whether Redis accepted them; if not, their leases are still renewed."""
         try:
-            self._queue.complete(((entry, result.encode()) for entry, result in results), idle)
+            self.queue.complete(((entry, result.encode()) for entry, result in results), idle)
         except REDIS_ERRORS as error:
             self.outage.lost(error)
             return False
@@ -368,21 +314,17 @@ class Exchange:
 
     def finish(self) -> None:
         """Returns once nothing is sent any more, after which the clients may be closed."""
-
-    def remember(self, results: Sequence[Result]) -> None:
-        """Caches the predictions among `results`, unless sending them did."""
-        if not self._queue.remembers:
-            self._remember((entry, result) for entry, result in results if isinstance(result, Prediction))
+        if self.late is not None:
+            self.late.shutdown()
 
     def release(self, ids: Sequence[str]) -> None:
         """Returns claimed entries to the queue. Raises Redis errors; the leases then expire."""
         self.leases.difference_update(ids)
-        self._queue.release(ids)
+        self.queue.release(ids)
 
     def _failed(self, error: Exception) -> Claimed:
         self.outage.lost(error)
         self.idle = False
-        self._stopping.wait(self.outage.pause_s)
         return NOTHING
 
     def _sent(self, results: Sequence[Result]) -> None:
@@ -396,8 +338,8 @@ class Exchange:
             self.outage.found()
         self.leases.update([entry.id for entry in claim.entries])
         now = self._now()
-        self.arrivals = self.arrivals.seen(len(claim.entries), now)
         interactive = [entry.cost for entry in claim.entries if entry.lane == "interactive"]
+        self.arrivals = self.arrivals.seen(len(claim.entries), now)
         self._traffic = self._traffic.seen(interactive, now)
         self.left = claim.left
         self.idle = command.idle_ms >= 0 and not (claim.entries or claim.note)
@@ -408,60 +350,197 @@ class Exchange:
         return claim
 
 
-@dataclass(frozen=True, slots=True)
-class Arrivals:
-    """The arrival rate of entries per second, smoothed over about one second."""
+class Presence(Protocol):
+    """The heartbeats of a worker. `leases` are the ids that they renew at each shard.
 
-    rate: float = 0.0
-    at: float = 0.0
-
-    def seen(self, entries: int, now: float) -> Arrivals:
-        """Returns the rate updated with a claim of `entries` at `now` (seconds, any monotonic clock)."""
-        if self.at == 0.0:
-            return replace(self, at=now)
-        share = min(gap := max(now - self.at, 1e-6), 1.0)
-        return Arrivals(self.rate * (1.0 - share) + share * entries / gap, now)
-
-
-@dataclass(frozen=True, slots=True)
-class InteractiveTraffic:
-    """Tracks when interactive traffic was last seen, and its typical text length in tokens."""
-
-    typical: float = 32.0
-    at: float = float("-inf")
-
-    def seen(self, lengths: Sequence[int], now: float) -> InteractiveTraffic:
-        """Returns the state updated with interactive texts of these lengths, claimed at `now` (monotonic)."""
-        typical = self.typical
-        for length in lengths:
-            typical += 0.05 * (length - typical)
-        return InteractiveTraffic(typical, now) if lengths else self
-
-    def bulk_tokens(self, cost: CostModel, budget: int, now: float) -> int:
-        """Tokens of a batch that holds only bulk entries: the full budget without recent interactive traffic.
-
-        An interactive text waits for the end of such a batch. Its size is therefore that of a typical
-        interactive text, or what can be done in a time that goes unnoticed.
-        """
-        if now - self.at > _INTERACTIVE_RECENT_S:
-            return budget
-        handled = int(_UNNOTICED_S / _HANDLING_S * self.typical)
-        return min(max(int(self.typical), min(cost.tokens_in(_UNNOTICED_S), handled)), budget)
-
-
-def keep_window_s(arrivals: Arrivals, cost: CostModel, typical_tokens: float, window_s: float) -> float:
-    """Seconds to wait for more entries after the first one reaches an idle worker; 0 to start at once.
-
-    Waiting delays the first entry, but each that joins the batch need not wait for the next one. It pays off
-    if more than one is expected during a forward pass of typical size; the wait is at most half of it.
+    `visit` makes the worker known at a shard and raises Redis errors; a worker that has moved there (True)
+    counts there until `leave`.
     """
-    batch_s = cost.batch_s(int(typical_tokens))
-    if arrivals.rate * batch_s <= 1.0:
-        return 0.0
-    return min(window_s, batch_s / 2)
+
+    @property
+    def leases(self) -> Mapping[int, set[str]]: ...
+    @property
+    def home_reachable(self) -> bool: ...
+    def visit(self, number: int, moved: bool) -> None: ...
+    def leave(self, number: int) -> None: ...
 
 
-def claim_cost(held_tokens: int, budget: int, layout: Layout) -> int:
-    """Cost to claim: the room of a batch beyond what is held; more if padding needs texts to choose from."""
-    wanted = budget if layout == "packed" else 4 * budget
-    return max(wanted + budget // 4 - held_tokens, 0)
+class Exchange:
+    """Claims entries and sends results for one worker, through outages of Redis.
+
+    `parts`: the exchange with each shard, by number. `here` is the one at which the worker waits.
+    """
+
+    def __init__(
+        self,
+        queues: Queues[Any],
+        settings: WorkerSettings,
+        layout: Layout,
+        presence: Presence,
+        stopping: threading.Event,
+        host: Host,
+    ) -> None:
+        self.parts = {
+            one.number: ShardExchange(one, settings, layout, presence.leases[one.number], stopping, host)
+            for one in (queues, *queues.others)
+        }
+        if queues.others:
+            for number, part in self.parts.items():
+                part.late = host.thread(f"late-{number}")
+        self.here = self.parts[queues.number]
+        # How many entries wait at the shard of the next claim, as far as is known.
+        self.left = 0
+        self._home = self._here = queues.number
+        self._presence = presence
+        self._stopping = stopping
+        self._now = host.now
+        self._home_again_at = 0.0
+        # Where each claimed entry came from.
+        self._origin: dict[str, int] = {}
+        # Notes of shards: to serve before this one; helped last, with entries left; helped last, with none.
+        self._urgent = self._unfinished = ""
+        # A worker without other shards does not ask for one that needs help.
+        self._empty = self._none = "-" if queues.others else ""
+
+    @property
+    def skipped(self) -> int:
+        return sum(part.skipped for part in self.parts.values())
+
+    @property
+    def expired(self) -> int:
+        return sum(part.expired for part in self.parts.values())
+
+    def claim_command(
+        self, held: ClaimedTexts, cost: CostModel, budget: int, *, ahead: bool = False, waits: bool = False
+    ) -> Claim:
+        command = self.here.claim_command(held, cost, budget, ahead=ahead, waits=waits)
+        if not self._none:
+            return command
+        # A worker that leaves for another shard cannot be woken at this one.
+        return replace(command, helped=self._empty, idle_ms=-1 if self._unfinished else command.idle_ms)
+
+    def claim(self, command: Claim) -> Claimed:
+        self._return_home()
+        urgent = self._urgent
+        self._urgent = ""
+        if urgent and command.free and (claimed := self._help(urgent, command)).entries:
+            self._count()
+            return claimed
+        return self._claimed(self.here.claim(command), command)
+
+    def wait(self, window_s: float, command: Claim) -> Claimed:
+        if self._return_home():
+            return NOTHING
+        if self._here != self._home:
+            self._known_at(self._here, moved=True)
+        return self._claimed(self.here.wait(window_s, command), command)
+
+    def swap(self, results: Sequence[Result], command: Claim) -> tuple[bool, Claimed]:
+        parts = self._by_origin(results)
+        together = parts.pop(self._here, []) if not self._urgent else []
+        sent = [self.parts[number].send(part) for number, part in parts.items()]
+        if not together:
+            return bool(sent) and all(sent), self.claim(command)
+        done, claimed = self.here.swap(together, command)
+        return done and all(sent), self._claimed(claimed, command)
+
+    def send(self, results: Sequence[Result], *, idle: bool = False) -> bool:
+        sent = [
+            self.parts[number].send(part, idle=idle and number == self._here)
+            for number, part in self._by_origin(results).items()
+        ]
+        return bool(sent) and all(sent)
+
+    def finish(self) -> None:
+        for part in self.parts.values():
+            part.finish()
+
+    @property
+    def remembers(self) -> bool:
+        """Whether sending results also caches them."""
+        return all(part.queue.remembers for part in self.parts.values())
+
+    def release(self, ids: Sequence[str]) -> None:
+        """Returns claimed entries to their shards. Raises the last Redis error; those leases then expire."""
+        failed: Exception | None = None
+        for number, part in self._by_origin([(entry, entry) for entry in ids]).items():
+            try:
+                self.parts[number].release([entry for entry, _ in part])
+            except REDIS_ERRORS as error:
+                failed = error
+        if failed is not None:
+            raise failed
+
+    def _by_origin(self, pairs: Sequence[tuple[str, T]]) -> dict[int, list[tuple[str, T]]]:
+        """Pairs whose first part is an id, by the shard that the entry came from, which is then forgotten."""
+        parts: dict[int, list[tuple[str, T]]] = {}
+        for pair in pairs:
+            parts.setdefault(self._origin.pop(pair[0], self._here), []).append(pair)
+        return parts
+
+    def _claimed(self, claimed: Claimed, command: Claim) -> Claimed:
+        """Takes the reply to a claim at this shard. If it is empty, helps the one that has waited longest."""
+        if not self.here.outage.over:
+            self._move()
+            return claimed
+        self._empty = self._none
+        if claimed.entries:
+            for entry in claimed.entries:
+                self._origin[entry.id] = self._here
+            self._urgent = claimed.note
+        elif (note := claimed.note or self._unfinished) and command.free:
+            claimed = self._help(note, command)
+        self._count()
+        return claimed
+
+    def _count(self) -> None:
+        self.left = self.here.left + bool(self._urgent or self._unfinished)
+
+    def _help(self, note: str, command: Claim) -> Claimed:
+        """Claims from the shard of a note, at which this worker never waits."""
+        self._unfinished = ""
+        number = int(note.split()[0])
+        # Another version of the settings may know more shards.
+        if number == self._here or number not in self.parts or not self._known_at(number):
+            return NOTHING
+        claimed = self.parts[number].claim(replace(command, idle_ms=-1, waits=False, helped=""))
+        self._origin.update((entry.id, number) for entry in claimed.entries)
+        if claimed.left:
+            self._unfinished = note
+        else:
+            self._empty = note
+        return claimed
+
+    def _known_at(self, number: int, moved: bool = False) -> bool:
+        """Makes this worker known at a shard. Returns whether that shard answers."""
+        try:
+            self._presence.visit(number, moved)
+        except REDIS_ERRORS as error:
+            self.parts[number].outage.lost(error)
+            return False
+        return True
+
+    def _move(self) -> None:
+        """Waits at another shard, because this one does not answer. Pauses if none does."""
+        self._home_again_at = self._now() + AWAY_S
+        self._stopping.wait(PAUSE_S)
+        for number in self.parts:
+            if number not in (self._here, self._home) and self._known_at(number, moved=True):
+                self._wait_at(number)
+                return
+        self._stopping.wait(self.here.outage.pause_s)
+        self._wait_at(self._home)
+
+    def _return_home(self) -> bool:
+        """Waits at home again once it answers. Returns whether the worker has moved."""
+        if self._here == self._home or self._now() < self._home_again_at or not self._presence.home_reachable:
+            return False
+        self._wait_at(self._home)
+        return True
+
+    def _wait_at(self, number: int) -> None:
+        self._presence.leave(self._here)
+        self._here = number
+        self.here = self.parts[number]
+        self.here.idle = False
+        self._count()

@@ -7,15 +7,16 @@ longer than any batch should, or if the heartbeat itself fails.
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from batcher.connection.outage import REDIS_ERRORS, Outage, reason
+from batcher.core.commands import TEXTS, Answer, EndWait, HeartbeatReply, Question, Retire, SendHeartbeat
 from batcher.settings import WorkerSettings
-from batcher.worker.exchange import Exchange, Queues, WorkerQueue
+from batcher.worker.exchange import Queues, WorkerQueue
 from batcher.worker.host import Host
-from batcher.worker.sharded import ShardedExchange
 
 log = logging.getLogger(__name__)
 # Heartbeats per lease: of a worker that holds leases, and of an idle one.
@@ -24,8 +25,81 @@ IDLE_BEATS_PER_LEASE = 2
 # The record of a worker expires after this many leases without a heartbeat.
 RECORD_LEASES = 2.5
 EXIT_HUNG = 70
+# How long the last keys of a queue that is no longer served are kept.
+RETIRED_S = 300
 # The worker's record and that of its model.
 Records = tuple[Mapping[str, Any], Mapping[str, Any]]
+
+
+class HeartbeatQueue(WorkerQueue):
+    """The worker's side of a shard, for its heartbeats too.
+
+    `recall` finds what this worker remembers of the texts with these ids, for the console.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.recall: Callable[[Sequence[str]], Sequence[Mapping[str, Any]]] = lambda ids: ()
+        self._published: tuple[Mapping[str, Any], Mapping[str, Any]] = {}, {}
+        self._question = ""
+        self._told = set[tuple[int, str]]()
+
+    def expire_keys(self) -> None:
+        """Lets the last keys of the queue expire, unless others use it. Raises Redis errors."""
+        pipe = self._client.pipeline(transaction=False)
+        for key in ("model", "clock", "waiting", "snapshot"):
+            pipe.expire(f"{self.prefix}:{key}", RETIRED_S)
+        pipe.execute()
+
+    def heartbeat(
+        self,
+        ids: Iterable[str],
+        record: Mapping[str, Any],
+        model: Mapping[str, Any],
+        ttl_ms: int,
+        takeover: bool = False,
+    ) -> int:
+        """Extends the leases of `ids` and renews the worker's record. Returns how many leases it held.
+
+        Records that have not changed since the last heartbeat are only sent if Redis does not know them.
+        """
+        held = list(ids)
+        published = (record, model)
+        reply = HeartbeatReply(-1)
+        if published == self._published and not takeover:
+            (reply,) = self.run([SendHeartbeat(self.worker, self._lease_ms, ttl_ms, held, {}, {})])
+        if reply.extended < 0:
+            (reply,) = self.run(
+                [SendHeartbeat(self.worker, self._lease_ms, ttl_ms, held, record, model, takeover)]
+            )
+            self._published = published
+        if reply.question is not None:
+            self._answer(reply.question)
+        return reply.extended
+
+    def _answer(self, question: Question) -> None:
+        """Answers a question of the console about texts, with each batch once, if this worker remembers any.
+
+        A batch is remembered after its results are sent, so the next heartbeat may know more.
+        """
+        if question.kind != TEXTS:
+            return
+        if question.token != self._question:
+            self._question = question.token
+            self._told = set()
+        known = self.recall(question.ids)
+        if batches := [batch for batch in known if (batch["batch"], batch["id"]) not in self._told]:
+            body = json.dumps({"worker": self.worker, "batches": batches})
+            self.run([Answer(question.token, body)])
+            self._told |= {(batch["batch"], batch["id"]) for batch in batches}
+
+    def wake(self) -> None:
+        """Ends the wait of this worker."""
+        self.run([EndWait(self.worker)])
+
+    def retire(self, suspects: Sequence[str] = ()) -> None:
+        """Removes the worker and ends the leases of `suspects`, which then run alone on another worker."""
+        self.run([Retire(self.worker, suspects)])
 
 
 class Heartbeats:
@@ -33,14 +107,14 @@ class Heartbeats:
 
     def __init__(
         self,
-        queues: Queues,
+        queues: Queues[HeartbeatQueue],
         settings: WorkerSettings,
-        exchange: ShardedExchange,
         running_s: Callable[[], float],
         records: Callable[[], Records],
         host: Host,
     ) -> None:
-        leases = {number: part.leases for number, part in exchange.parts.items()}
+        # Those that each heartbeat renews, by shard.
+        self.leases = leases = {one.number: set[str]() for one in (queues, *queues.others)}
         self._home = Heartbeat(queues.heartbeat, settings, leases[queues.number], running_s, records, host)
         self._guests = {
             other.number: GuestHeartbeat(
@@ -48,9 +122,6 @@ class Heartbeats:
             )
             for other in queues.others
         }
-        exchange.visit = self._visit
-        exchange.leave = self._leave
-        exchange.home_reachable = lambda: self._home.reachable
 
     def start(self) -> None:
         """Publishes the model at all shards that answer. Raises Redis errors if none does."""
@@ -80,11 +151,18 @@ class Heartbeats:
     def alive(self) -> bool:
         return self._home.alive
 
-    def _visit(self, number: int, moved: bool) -> None:
+    @property
+    def home_reachable(self) -> bool:
+        """Whether the shard that the worker lives at has answered the last heartbeat."""
+        return self._home.reachable
+
+    def visit(self, number: int, moved: bool) -> None:
+        """Makes the worker known at a shard, where it counts if it has `moved` there. Raises Redis errors."""
         if number in self._guests:
             self._guests[number].visit(moved)
 
-    def _leave(self, number: int) -> None:
+    def leave(self, number: int) -> None:
+        """The worker no longer counts at this shard."""
         if number in self._guests:
             self._guests[number].leave()
 
@@ -98,7 +176,7 @@ class Heartbeat:
 
     def __init__(
         self,
-        queue: WorkerQueue,
+        queue: HeartbeatQueue,
         settings: WorkerSettings,
         leases: set[str],
         running_s: Callable[[], float],
@@ -117,11 +195,6 @@ class Heartbeat:
         self._stopped = host.event()
         self._outage = Outage(now=host.now)
         self._thread = host.daemon("heartbeat", self._run)
-
-    def start(self) -> None:
-        """Publishes the record, which makes this worker count as ready. Raises Redis errors."""
-        self.announce()
-        self.begin()
 
     def announce(self) -> None:
         """Publishes the records of this worker, whose model becomes the current one. Raises Redis errors."""
@@ -210,20 +283,6 @@ class Heartbeat:
         self._exit_process(EXIT_HUNG)
 
 
-def heartbeat_at(
-    queues: Queues,
-    settings: WorkerSettings,
-    exchange: Exchange | ShardedExchange,
-    running_s: Callable[[], float],
-    records: Callable[[], Records],
-    host: Host,
-) -> Heartbeat | Heartbeats:
-    """The heartbeat of a worker, for all leases of its exchange."""
-    if isinstance(exchange, ShardedExchange):
-        return Heartbeats(queues, settings, exchange, running_s, records, host)
-    return Heartbeat(queues.heartbeat, settings, exchange.leases, running_s, records, host)
-
-
 class GuestHeartbeat(Heartbeat):
     """The heartbeat at a shard that the worker does not live at: while it works there, and shortly after.
 
@@ -232,7 +291,7 @@ class GuestHeartbeat(Heartbeat):
 
     def __init__(
         self,
-        queue: WorkerQueue,
+        queue: HeartbeatQueue,
         settings: WorkerSettings,
         leases: set[str],
         running_s: Callable[[], float],

@@ -1,14 +1,12 @@
-"""One loaded model: what a forward pass costs, which texts share one, and running it.
+"""One loaded model: tokenising, running batches, and what to do if that fails.
 
-A forward pass takes about `fixed_s + token_s x tokens`, from which follows how many tokens a batch should
-have. A text that makes a batch fail does not fail the others: see `faults.py`.
+A text that makes a batch fail does not fail the others.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -17,10 +15,10 @@ from functools import partial
 from typing import TypeVar
 
 from batcher.messages import Entry, Failure, Prediction, Result, fragment
-from batcher.worker.batching import Reason, TokenizedEntry, ended_texts, fail_texts, split_texts
+from batcher.worker.batching import CostModel, Reason, TokenizedEntry, ended_texts, fail_texts
 from batcher.worker.drift import WatchedClassifier
 from model_store import Classifier
-from model_store.rows import ROW, computed_tokens
+from model_store.rows import computed_tokens
 
 log = logging.getLogger(__name__)
 # Texts that every working engine can classify: a short one, and one near the token limit of most models.
@@ -31,13 +29,6 @@ Failed = list[tuple[Entry, Exception]]
 T = TypeVar("T")
 # Approximate batch sizes, in tokens, from which the cost is learned.
 SIZES = (16, 64, 128, 256, 512)
-# Weight of the newest batch in the cost model: about the last 50 count.
-_FORGET = 0.02
-# A batch is large enough once its fixed cost is this share of the total; larger ones only add latency.
-_FIXED_SHARE = 0.04
-# With a backlog, texts wait for earlier batches, so fewer and larger batches are better. A new text waits for
-# half of this on average. Batches are shorter while an entry has priority: see claim.lua.
-_LONG_BATCH_S = 0.1
 
 Tokenized = tuple[list[TokenizedEntry], list[Result]]
 
@@ -158,80 +149,6 @@ class FinishedBatch:
     sent_at: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class CostModel:
-    """Seconds of a forward pass as a linear function of its computed tokens, learned from measured batches.
-
-    Holds exponentially decaying moments of (tokens, seconds), from which least squares gives the line. The
-    moments start from two invented batches, so that the line is plausible before anything is measured.
-    """
-
-    weight: float
-    tokens: float
-    seconds: float
-    tokens2: float
-    product: float
-
-    @classmethod
-    def start(cls, fixed_s: float = 0.001, token_s: float = 0.0001) -> CostModel:
-        model = cls(0.0, 0.0, 0.0, 0.0, 0.0)
-        for tokens in (16, 256):
-            model = model._add(tokens, fixed_s + token_s * tokens, 0.0)
-        return model
-
-    def _add(self, tokens: float, seconds: float, forget: float) -> CostModel:
-        keep = 1.0 - forget
-        return CostModel(
-            self.weight * keep + 1.0,
-            self.tokens * keep + tokens,
-            self.seconds * keep + seconds,
-            self.tokens2 * keep + tokens * tokens,
-            self.product * keep + tokens * seconds,
-        )
-
-    def learn(self, tokens: int, seconds: float) -> CostModel:
-        """Returns the model updated with one more batch."""
-        return self._add(tokens, seconds, _FORGET)
-
-    @property
-    def token_s(self) -> float:
-        """Seconds for each additional token; never negative."""
-        spread = self.tokens2 - self.tokens * self.tokens / self.weight
-        if spread <= 1e-9 * self.tokens2:
-            return self.seconds / self.tokens
-        slope = (self.product - self.tokens * self.seconds / self.weight) / spread
-        return min(max(slope, 0.0), self.seconds / self.tokens)
-
-    @property
-    def fixed_s(self) -> float:
-        """Seconds that a forward pass takes regardless of its size; never negative."""
-        return max((self.seconds - self.token_s * self.tokens) / self.weight, 0.0)
-
-    def batch_s(self, tokens: int) -> float:
-        return self.fixed_s + self.token_s * tokens
-
-    def tokens_in(self, seconds: float) -> int:
-        """Tokens of the largest batch that runs within `seconds`; 0 if even the smallest takes longer."""
-        if self.token_s <= 0.0:
-            return sys.maxsize if self.fixed_s <= seconds else 0
-        return max(int((seconds - self.fixed_s) / self.token_s), 0)
-
-    def best_tokens(self, *, backlog: bool = False, least: int = 256, most: int = 512) -> int:
-        """Tokens of a batch, within [least, most]: the fewest at which the fixed cost is negligible.
-
-        With a backlog, at least `most`, and up to twice as many while the forward pass stays short, because
-        larger batches are slightly more efficient. A multiple of ROW, as `least` and `most` must be.
-        """
-        if backlog:
-            tokens = min(max(self.tokens_in(_LONG_BATCH_S), most), 2 * most)
-        elif self.token_s <= 0.0:
-            tokens = most
-        else:
-            wanted = self.fixed_s * (1.0 - _FIXED_SHARE) / (_FIXED_SHARE * self.token_s)
-            tokens = int(min(max(wanted, least), most))
-        return tokens // ROW * ROW
-
-
 class Inference:
     """Runs one loaded model. Once `faults.broken` is set, it must not be used again. `now` is the clock."""
 
@@ -241,7 +158,6 @@ class Inference:
         self.cost = CostModel.start()
         self.faults = faults
         self._classifier = classifier
-        self._windows = classifier.info.windows
         self._now = now
         # When each thread began to tokenise or classify.
         self._began: dict[int, float] = {}
@@ -273,7 +189,7 @@ class Inference:
             runs = [(held.entry, partial(self._classified, [held], began)) for held in batch]
             predictions, failures = self.faults.run_alone(runs, error, classifies=True)
             results = predictions + failures
-            if self._windows is not None:
+            if self._classifier.info.windows is not None:
                 results = fail_texts(batch, results)
         finally:
             del self._began[threading.get_ident()]
@@ -284,8 +200,7 @@ class Inference:
         texts = self._classifier.tokenize([entry.text for entry in entries])
         now = self._now()
         share = (now - began) / len(entries)
-        held = [TokenizedEntry(*pair, share, now, reason) for pair in zip(entries, texts, strict=True)]
-        return held if self._windows is None else split_texts(held)
+        return [TokenizedEntry(*pair, share, now, reason) for pair in zip(entries, texts, strict=True)]
 
     def _classified(self, batch: Sequence[TokenizedEntry], began: float) -> list[Result]:
         info = self._classifier.info
@@ -293,8 +208,10 @@ class Inference:
         check_rows(rows, len(batch))
         model_ms = (self._now() - began) * 1000
         results: list[Result] = []
-        ended = zip(batch, rows, strict=True)
-        for held, scores in ended if self._windows is None else ended_texts(ended, info):
+        ended = list(zip(batch, rows, strict=True))
+        if info.windows is not None:
+            ended = ended_texts(ended, info)
+        for held, scores in ended:
             prediction = Prediction(
                 fragment=fragment(info.labels, scores),
                 revision=info.revision,

@@ -16,15 +16,14 @@ from typing import Any
 
 from batcher.connection.outage import REDIS_ERRORS, reason
 from batcher.core.commands import Claim, Claimed
-from batcher.messages import Result
+from batcher.messages import Prediction, Result
 from batcher.settings import WorkerSettings
-from batcher.worker.batching import ClaimedTexts, Reason, TextsWithWindows, TokenizedEntry
-from batcher.worker.exchange import Queues, Remember, keep_window_s
-from batcher.worker.heartbeat import Records, heartbeat_at
+from batcher.worker.batching import ClaimedTexts, Reason, TextsWithWindows, TokenizedEntry, keep_window_s
+from batcher.worker.exchange import Exchange, Queues
+from batcher.worker.heartbeat import HeartbeatQueue, Heartbeats, Records
 from batcher.worker.host import Host
 from batcher.worker.inference import Faults, FinishedBatch, Inference, Tokenized, warm_up
-from batcher.worker.sharded import exchange_with
-from batcher.worker.stats import FOLLOW_UP_S, BatchReport, FollowUp, WorkerStats, model_record
+from batcher.worker.stats import FOLLOW_UP_S, BatchReport, FollowUp, Remember, WorkerStats, model_record
 from batcher.worker.turns import Turns
 from model_store import Classifier
 from model_store.rows import computed_tokens
@@ -47,7 +46,7 @@ class Worker:
     def __init__(
         self,
         classifier: Classifier,
-        queues: Queues,
+        queues: Queues[HeartbeatQueue],
         settings: WorkerSettings,
         remember: Remember,
         observe: Callable[[BatchReport], None] = lambda report: None,
@@ -63,7 +62,6 @@ class Worker:
         self._classifier = classifier
         self._layout = classifier.info.layout
         self.queues = queues
-        self.exchange = exchange_with(queues, settings, self._layout, remember, self._stop, host)
         self.inference = Inference(classifier, Faults(classifier), host.now)
         self._settings = settings
         self._held = (ClaimedTexts if classifier.info.windows is None else TextsWithWindows)(self._layout)
@@ -72,10 +70,11 @@ class Worker:
         self.stats = WorkerStats()
         self._second_thread = host.thread("beside")
         self._third_thread = host.thread("follow-up")
-        self.follow_up = FollowUp(self.stats, self.inference, self.exchange.remember, observe)
+        self._remember = remember
+        self.follow_up = FollowUp(self.stats, self.inference, self._cache, observe)
         queues.heartbeat.recall = self.follow_up.recent.find
-        running_s = self.inference.running_s
-        self.heartbeat = heartbeat_at(queues, settings, self.exchange, running_s, self._records, host)
+        self.heartbeat = Heartbeats(queues, settings, self.inference.running_s, self._records, host)
+        self.exchange = Exchange(queues, settings, self._layout, self.heartbeat, self._stop, host)
 
     # -- lifecycle ---------------------------------------------------------------------------------
 
@@ -90,9 +89,9 @@ class Worker:
         self._become_ready()
         try:
             while not self._stop.is_set():
-                if not self._held:
+                if not self._held.texts:
                     self._gather()
-                if self._held and not self.broken:
+                if self._held.texts and not self.broken:
                     self._run_batch()
                 if self.broken:
                     self.stop()
@@ -121,12 +120,12 @@ class Worker:
         while not self._stop.is_set():
             try:
                 self.heartbeat.start()
-                self.exchange.outage.found()
+                self.exchange.here.outage.found()
                 log.info("ready", extra={"action": "worker.ready", **self._records()[0]})
                 return
             except REDIS_ERRORS as error:
-                self.exchange.outage.lost(error)
-                self._stop.wait(self.exchange.outage.pause_s)
+                self.exchange.here.outage.lost(error)
+                self._stop.wait(self.exchange.here.outage.pause_s)
 
     def _wind_up(self) -> None:
         """Sends finished results, then releases the remaining entries; removes the worker's record last.
@@ -137,7 +136,7 @@ class Worker:
         self._second_thread.shutdown(wait=True)
         try:
             self._deliver(*self._take_unsent())
-            if self._held:
+            if self._held.texts:
                 suspects = self.inference.faults.suspects
                 self.exchange.release([entry for entry in self._held.ids if entry not in suspects])
         except REDIS_ERRORS as error:
@@ -157,16 +156,16 @@ class Worker:
         results, finished = self._take_unsent()
         budget = self.budget()
         window_s = 0.0
-        if self.exchange.left or not (results or self.exchange.idle):
+        if self.exchange.left or not (results or self.exchange.here.idle):
             sent, claim = self.exchange.swap(results, self._claim_command(budget))
             self._book(finished, sent)
         else:
             self._deliver(results, finished, idle=True)
-            if self._stop.is_set() or not self.exchange.idle:
+            if self._stop.is_set() or not self.exchange.here.idle:
                 return
             typical = self.stats.typical_tokens
             most_s = self._settings.window_ms / 1000
-            window_s = keep_window_s(self.exchange.arrivals, self.inference.cost, typical, most_s)
+            window_s = keep_window_s(self.exchange.here.arrivals, self.inference.cost, typical, most_s)
             claim = self.exchange.wait(window_s, self._claim_command(budget, waits=True))
         self._keep(self._tokenise(claim, "window" if window_s > 0.0 else "idle"))
 
@@ -187,23 +186,25 @@ class Worker:
         """Runs the next batch of the held texts."""
         self.state = "busy"
         budget = self.budget()
-        batch = self._held.next_batch(budget, lambda: self.exchange.bulk_budget(self.inference.cost, budget))
+        cost = self.inference.cost
+        batch = self._held.next_batch(budget, lambda: self.exchange.here.bulk_budget(cost, budget))
         computed = computed_tokens([len(held.tokens.ids) for held in batch], self._layout)
         # A quarantined text may crash this process, so nothing else is claimed while it runs.
-        batch_s = self.inference.cost.batch_s(computed)
+        batch_s = cost.batch_s(computed)
         ahead = None if batch[0].entry.solo else self._look_ahead(batch_s, budget)
         self._finished = self._classify(batch, computed)
         self._unsent += self._finished.results
-        self._held.forget_failed()
+        if self._held.texts:
+            self._held.forget_failed()
         if ahead is not None:
             self._over.set()
             if not self._turn.acquire(blocking=False):
-                if not (self._held or ahead.done()):
+                if not (self._held.texts or ahead.done()):
                     self._deliver(*self._take_unsent())
                 self._keep(ahead.result())
-            elif self._held.gives_way:
+            elif self._held.texts and self._held.gives_way:
                 self._claim_beside(budget)
-        if self._held:
+        if self._held.texts:
             self._second_thread.submit(self._logged, self._deliver, *self._take_unsent())
 
     def _classify(self, batch: Sequence[TokenizedEntry], computed: int) -> FinishedBatch:
@@ -219,8 +220,9 @@ class Worker:
     def _look_ahead(self, batch_s: float, budget: int) -> Future[Tokenized] | None:
         """Claims and tokenises just before the running batch ends, unless it is short or enough is held."""
         backlog = self.exchange.left > 0
-        enough = self._held.tokens >= budget or (batch_s < 2 * CLAIM_AHEAD_S and not backlog)
-        if enough and not self._held.gives_way:
+        held = self._held
+        enough = (held.texts and held.tokens >= budget) or (batch_s < 2 * CLAIM_AHEAD_S and not backlog)
+        if enough and not (held.texts and held.gives_way):
             return None
         share = TOKENIZE_SHARE_BACKLOG if backlog else TOKENIZE_SHARE
         delay_s = batch_s * (1 - share) - CLAIM_AHEAD_S
@@ -253,6 +255,11 @@ class Worker:
                 self.follow_up.due = True
                 self._third_thread.submit(self._stop.wait, FOLLOW_UP_S)
                 self._third_thread.submit(self.follow_up.run)
+
+    def _cache(self, results: Sequence[Result]) -> None:
+        """Caches the predictions among `results`, unless sending them did."""
+        if not self.exchange.remembers:
+            self._remember((entry, result) for entry, result in results if isinstance(result, Prediction))
 
     def _logged(self, work: Callable[..., None], *arguments: Any) -> None:
         """Runs `work` in another thread, where errors would get lost."""

@@ -5,8 +5,7 @@ docs/metrics.md explains the purpose of each metric and who reads it.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, disable_created_metrics
@@ -24,7 +23,6 @@ from batcher.core.metrics import build, redis_state
 from batcher.messages import Lane
 from batcher.worker.batching import Reason
 from batcher.worker.drift import DriftWatch, Tally
-from batcher.worker.exchange import WorkerQueue
 from batcher.worker.stats import BatchReport
 from model_store import ModelInfo
 
@@ -34,7 +32,6 @@ if TYPE_CHECKING:
 SIZE_BOUNDS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 TOKEN_BOUNDS = (16, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048, 4096)
 # Called with the commands of a round trip, its duration in seconds, and the answers.
-OnRoundTrip = Callable[[Sequence[Command[Any]], float, Sequence[Any]], None]
 
 
 class WorkerMetrics:
@@ -119,19 +116,6 @@ class WorkerMetrics:
             self._renewals.inc(max(answers[0].extended, 0))
 
 
-class MeasuredQueue(WorkerQueue):
-    """A queue that calls `on_round_trip` after each successful round trip."""
-
-    on_round_trip: OnRoundTrip
-
-    def run(self, commands: Sequence[Command[Any]]) -> list[Any]:
-        """Runs commands as WorkerQueue does. A failed round trip is not measured: it counts as an outage."""
-        began = time.perf_counter()
-        answers = super().run(commands)
-        self.on_round_trip(commands, time.perf_counter() - began, answers)
-        return answers
-
-
 class WorkerCollector(Collector):
     """The state of a worker, read at each scrape."""
 
@@ -155,7 +139,7 @@ class WorkerCollector(Collector):
             "Ids claimed that were answered, cancelled or foreign",
             exchange.skipped,
         )
-        yield from redis_state(exchange.outage)
+        yield from redis_state(exchange.here.outage)
 
 
 class DriftCollector(Collector):

@@ -11,8 +11,9 @@ from prometheus_client import CollectorRegistry
 from batcher.probe_server import ProbeServer
 from batcher.settings import WorkerSettings
 from batcher.worker.drift import DriftWatch, WatchedClassifier
+from batcher.worker.exchange import OnRoundTrip
 from batcher.worker.loop import Worker
-from batcher.worker.metrics import OnRoundTrip, WorkerMetrics
+from batcher.worker.metrics import WorkerMetrics
 from batcher.worker.stats import BatchReport
 from batcher.worker.traces import worker_traces
 from model_store import Classifier
@@ -79,7 +80,7 @@ def probes(port: int, workers: Callable[[], Sequence[Worker]], registry: Collect
         for worker in workers():
             if worker.state not in ("idle", "busy"):
                 return f"the worker is {worker.state}"
-        over = all(worker.exchange.outage.over for worker in workers())
+        over = all(worker.exchange.here.outage.over for worker in workers())
         return None if over else "Redis does not answer"
 
     return ProbeServer(port, registry, live, ready)

@@ -6,11 +6,11 @@ import json
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from batcher.messages import BatchNote, Entry, Failure, Result
+from batcher.messages import BatchNote, Entry, Failure, Prediction, Result
 from batcher.worker.batching import Reason, TokenizedEntry
 from batcher.worker.inference import FinishedBatch, Inference
 from model_store import ModelInfo
@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 FOLLOW_UP_S = 0.02
 # Batches listed in the worker's record.
 NOTES = 20
+Remember = Callable[[Iterable[tuple[str, Prediction]]], None]
 
 
 class _Claimed(NamedTuple):

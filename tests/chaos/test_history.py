@@ -12,7 +12,7 @@ import redis
 
 from batcher.core.commands import Enqueue
 from batcher.messages import Failure, Prediction, entry_id, fragment
-from batcher.worker.exchange import WorkerQueue
+from batcher.worker.heartbeat import HeartbeatQueue
 from tests.chaos.history import Call, History, Observer, Outcome
 from tests.search.planted import PLANTED, planted
 from tests.servers import RedisServer
@@ -94,7 +94,7 @@ def clients(redis_server: RedisServer) -> Iterator[tuple[redis.Redis, redis.Redi
         yield client, watching
 
 
-def ask(worker: WorkerQueue, seen: History, result: bytes) -> None:
+def ask(worker: HeartbeatQueue, seen: History, result: bytes) -> None:
     """A caller asks; if nothing is known, the worker takes the text and sends this result."""
     began = time.time()
     (answer,) = worker.run([Enqueue([ID], [TEXT], [1], "a", "interactive", 10_000, 100)])
@@ -121,7 +121,7 @@ def test_the_checker_sees_a_planted_fault_of_the_queue(
     observer = Observer(clients[1], seen)
     assert observer.watching.wait(10)
     with fault():
-        worker = WorkerQueue(client, "t", "w", lease_ms=2000, max_attempts=3, result_ms=60_000)
+        worker = HeartbeatQueue(client, "t", "w", lease_ms=2000, max_attempts=3, result_ms=60_000)
         for result in (FAILURE, FAILURE, ANSWER):
             ask(worker, seen, result)
     observer.close()

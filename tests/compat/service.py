@@ -20,12 +20,12 @@ from api.settings import ApiSettings
 from batcher.connection.pipeline import Pipeline
 from batcher.errors import MillraceError, NoWorker, QueueFull
 from batcher.hub.dispatcher import LaneCaps
-from batcher.hub.hub import ReplyHub
+from batcher.hub.hub import ReplyHub, ShardHub
 from batcher.hub.shared_cache import SharedCache
 from batcher.messages import Outcome
 from batcher.settings import WorkerSettings
 from batcher.worker import exchange
-from batcher.worker.exchange import WorkerQueue
+from batcher.worker.heartbeat import HeartbeatQueue
 from batcher.worker.loop import Worker
 from model_store.stub import StubClassifier
 from tests.service import wait_until
@@ -91,7 +91,8 @@ def running(**settings: Any) -> Iterator[Service]:
         return fakeredis.FakeAsyncRedis(server=redis)
 
     def application() -> Any:
-        hub = RefusableHub(aio(), aio(), name="t", caps=LaneCaps(10**6, 10**6), cache_here=True)
+        part = ShardHub(aio(), aio(), name="t", caps=LaneCaps(10**6, 10**6), cache_here=True)
+        hub = RefusableHub([part])
         hubs.append(hub)
         cache = SharedCache(Pipeline(aio()), "t")
         chosen = ApiSettings(max_texts=MOST_TEXTS, max_text_chars=6000, **settings)
@@ -117,10 +118,10 @@ def _start_worker(stack: ExitStack, redis: fakeredis.FakeServer) -> None:
     patch.setattr(exchange, "WAIT_S", 0.1)  # so that stopping an idle worker is quick
     classifier = StubClassifier()
 
-    def queue() -> WorkerQueue:
+    def queue() -> HeartbeatQueue:
         client = fakeredis.FakeRedis(server=redis)
         stack.callback(client.close)
-        return WorkerQueue(
+        return HeartbeatQueue(
             client,
             "t",
             "w1",

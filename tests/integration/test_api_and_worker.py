@@ -20,12 +20,12 @@ from api.settings import ApiSettings
 from batcher.connection.pipeline import Pipeline
 from batcher.core.keys import prefix
 from batcher.hub.dispatcher import LaneCaps
-from batcher.hub.hub import ReplyHub
+from batcher.hub.hub import ReplyHub, ShardHub
 from batcher.hub.shared_cache import SharedCache
 from batcher.settings import WorkerSettings
 from batcher.worker import exchange, loop
 from batcher.worker.cache_writer import remember
-from batcher.worker.exchange import WorkerQueue
+from batcher.worker.heartbeat import HeartbeatQueue
 from batcher.worker.loop import Worker
 from model_store.stub import StubClassifier
 from tests.fakes import Gated, counted
@@ -54,10 +54,10 @@ class Service:
         self, cap: int = 100_000, **settings: object
     ) -> tuple[PredictMiddleware, httpx.AsyncClient]:
         caps = LaneCaps(cap, cap)
-        hub = ReplyHub(self._aio(), self._aio(), name="t", caps=caps, cache_here=self.cache_here)
+        part = ShardHub(self._aio(), self._aio(), name="t", caps=caps, cache_here=self.cache_here)
         app = create_app(
             ApiSettings(**settings),  # type: ignore[arg-type]
-            hub=hub,
+            hub=ReplyHub([part]),
             cache=SharedCache(Pipeline(self._aio()), "t"),
         )
         await self._stack.enter_async_context(app.app.router.lifespan_context(app.app))
@@ -69,7 +69,7 @@ class Service:
         settings = WorkerSettings()
         stub = counted(classifier or StubClassifier(), self.batch_sizes)
         commands, waiting, heartbeat = (
-            WorkerQueue(
+            HeartbeatQueue(
                 self.sync(),
                 "t",
                 "w1",

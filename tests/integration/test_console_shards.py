@@ -19,11 +19,11 @@ from api.main import create_app
 from api.settings import ApiSettings
 from batcher.core.commands import Enqueue, NoteRefused
 from batcher.core.keys import cache_key, prefix
-from batcher.hub.sharded import ShardedHub
+from batcher.hub.hub import ReplyHub
 from batcher.jobs.rq_queue import JobQueue
 from batcher.jobs.store import JobStore
 from batcher.messages import Failure, entry_id
-from batcher.worker.exchange import WorkerQueue
+from batcher.worker.heartbeat import HeartbeatQueue
 from model_store.stub import StubClassifier
 from tests.answers import right
 from tests.operators import SETTING, OperatorAuth
@@ -40,7 +40,7 @@ REVISION = StubClassifier().info.revision
 class Service:
     """An API over the shards of a fleet. Its jobs are on a server of their own."""
 
-    def __init__(self, fleet: Fleet, hub: ShardedHub, client: httpx.AsyncClient) -> None:
+    def __init__(self, fleet: Fleet, hub: ReplyHub, client: httpx.AsyncClient) -> None:
         self.fleet, self.hub, self._client = fleet, hub, client
 
     async def ask(self, method: str, path: str, status: int = 200, **body: Any) -> dict[str, Any]:
@@ -88,7 +88,7 @@ async def service() -> AsyncIterator[Service]:
 def refuse(service: Service, text: str, number: int) -> str:
     """A text of a shard that two workers fail on."""
     entry, client, name = entry_id(text), service.fleet.clients[number], NAMES[number]
-    queue = WorkerQueue(client, name, "w", lease_ms=60_000, max_attempts=1, result_ms=60_000)
+    queue = HeartbeatQueue(client, name, "w", lease_ms=60_000, max_attempts=1, result_ms=60_000)
     queue.run([Enqueue([entry], [text], [5], "a", "interactive", 60_000, 1000)])
     queue.claim(10, 100, 100)
     client.set(f"{prefix(name)}:failed:{entry}", "w0", px=60_000)

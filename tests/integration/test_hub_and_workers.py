@@ -25,13 +25,13 @@ from batcher.errors import (
 )
 from batcher.hub import hub as hub_module
 from batcher.hub.dispatcher import Admission, LaneCaps
-from batcher.hub.hub import HintList, ReplyHub
+from batcher.hub.hub import HintList, ReplyHub, ShardHub
 from batcher.hub.shared_cache import SharedCache
 from batcher.messages import Failure, Prediction, entry_id
 from batcher.settings import WorkerSettings
 from batcher.worker import exchange
 from batcher.worker.cache_writer import remember
-from batcher.worker.exchange import WorkerQueue
+from batcher.worker.heartbeat import HeartbeatQueue
 from batcher.worker.inference import FAILED_BATCHES, PROBES
 from batcher.worker.loop import Worker
 from batcher.worker.stats import BatchReport
@@ -56,7 +56,8 @@ class HubAndWorkers:
     async def hub(self, *, linger_s: float = 0.0, cache_here: bool = False, **caps: int) -> ReplyHub:
         limits = LaneCaps(caps.get("interactive", 200_000), caps.get("bulk", 200_000))
         clients = [self._clients()[0] for _ in range(2)]
-        hub = ReplyHub(*clients, name="t", caps=limits, linger_s=linger_s, cache_here=cache_here)
+        part = ShardHub(*clients, name="t", caps=limits, linger_s=linger_s, cache_here=cache_here)
+        hub = ReplyHub([part])
         await hub.start()
         self._stack.push_async_callback(hub.stop)
         return hub
@@ -64,8 +65,8 @@ class HubAndWorkers:
     async def worker(self, classifier: Any = None, **settings: Any) -> Worker:
         chosen = WorkerSettings(**settings)
 
-        def queue() -> WorkerQueue:
-            return WorkerQueue(
+        def queue() -> HeartbeatQueue:
+            return HeartbeatQueue(
                 self._clients()[1],
                 "t",
                 f"w{id(chosen)}",
@@ -87,7 +88,7 @@ class HubAndWorkers:
     async def ready(self, hub: ReplyHub, workers: int = 1) -> None:
         async with asyncio.timeout(60):
             while hub.snapshot.workers < workers or not hub.reachable:
-                await hub.sweep()
+                await hub.parts[0].sweep()
                 await asyncio.sleep(0.01)
 
     async def close(self) -> None:
@@ -391,7 +392,7 @@ async def test_finding_04_a_late_hint_of_an_old_failure_does_not_answer_a_later_
     asked = asyncio.create_task(ask(hub, "asked again"))
     await until(lambda: service.client.zcard(f"{PREFIX}:inflight") == 1)
     late = entry_id("asked again").encode() + b"\n" + Failure("inference_failed", "earlier").encode()
-    service.client.rpush(f"{PREFIX}:reply:{hub.api}", late)
+    service.client.rpush(f"{PREFIX}:reply:{hub.parts[0].api}", late)
     await until(lambda: hub.counts.hinted == 1)
     await asyncio.sleep(0.1)
     classifier.gate.set()
@@ -457,7 +458,7 @@ async def test_finding_15_what_shares_a_round_trip_is_bounded_in_bytes(
     assert max(under_way for under_way, _ in sent) < 2 << 20, "more waits until a reply has arrived"
     assert sum(size for _, size in sent) > 3 * (2 << 20)
     assert hub.counts.round_trips < 20, "they do share round trips"
-    assert hub.outage.over
+    assert hub.reachable
     for task in (*asked, *small):
         task.cancel()
     await asyncio.gather(*asked, *small, return_exceptions=True)
@@ -514,7 +515,7 @@ async def test_a_lost_hint_costs_a_poll_not_the_answer(service: HubAndWorkers) -
     stolen: list[bytes] = []
     async with asyncio.timeout(60):
         while not asking.done():
-            stolen += service.client.lpop(f"{PREFIX}:reply:{hub.api}", 10) or []
+            stolen += service.client.lpop(f"{PREFIX}:reply:{hub.parts[0].api}", 10) or []
             await asyncio.sleep(0)
     assert isinstance((await asking)[0], Prediction)
 
@@ -558,7 +559,7 @@ async def test_a_hub_that_stops_refuses_requests_at_once(service: HubAndWorkers)
     stopping = asyncio.ensure_future(hub.stop())
     await asyncio.sleep(0)
     with pytest.raises(QueueUnavailable):
-        hub.admit("interactive", 1.0)
+        hub.parts[0].admit("interactive", 1.0)
     await stopping
 
 
@@ -640,7 +641,7 @@ async def test_foreign_bytes_in_every_place_end_no_loop(service: HubAndWorkers) 
     prefix = PREFIX
     text = "answered by a stranger"
     service.client.set(f"{prefix}:res:{entry_id(text)}", b"\xff\xfe not ours")
-    service.client.rpush(f"{prefix}:reply:{hub.api}", b"", b"\xff", b"x\n{}", b"\n\n\n")
+    service.client.rpush(f"{prefix}:reply:{hub.parts[0].api}", b"", b"\xff", b"x\n{}", b"\n\n\n")
     service.client.rpush(f"{prefix}:q", b"\xff\xff")
     service.client.hset(f"{prefix}:model", mapping={"revision": b"\xff", "labels": b""})
     service.client.zadd(f"{prefix}:workers", {b"\xff": 10**14})
@@ -663,17 +664,17 @@ async def test_a_wake_up_that_a_dead_worker_got_is_replaced(
     monkeypatch.setattr(hub_module, "SWEEP_EVERY_S", 60.0)
     await asyncio.sleep(1.1)  # until the sweep that is due has run
     for name in ("killed", "frozen"):
-        lost = WorkerQueue(service.client, "t", name, lease_ms=60_000, max_attempts=3, result_ms=60_000)
+        lost = HeartbeatQueue(service.client, "t", name, lease_ms=60_000, max_attempts=3, result_ms=60_000)
         lost.heartbeat([], {"revision": "rev"}, {"name": "m", "revision": "rev"}, 60_000)
         assert not lost.claim(10, 100, 100, idle_ms=0).entries
-    sent = hub._pipeline.run
+    sent = hub.parts[0].pipeline.run
     commands: list[str] = []
 
     def run(command: Command[Any]) -> asyncio.Future[Any]:
         commands.append(command.script)
         return sent(command)
 
-    monkeypatch.setattr(hub._pipeline, "run", run)
+    monkeypatch.setattr(hub.parts[0].pipeline, "run", run)
     async with asyncio.timeout(10):
         await ask(hub, "second")
     assert commands.count("wake") >= 2

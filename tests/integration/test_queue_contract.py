@@ -34,7 +34,7 @@ from batcher.core.snapshot import Fallback, Snapshot, Sweep, Workers
 from batcher.errors import QueueFull
 from batcher.memory import NO_MEMORY, Memory
 from batcher.messages import Failure, Prediction, decode_result, fragment
-from batcher.worker.exchange import WorkerQueue
+from batcher.worker.heartbeat import HeartbeatQueue
 from tests.servers import leftovers
 from tests.service import wait_until
 
@@ -70,8 +70,8 @@ class Bench:
 
     def worker(
         self, name: str = "w", lease_ms: int = 2000, max_attempts: int = 3, **cache: Any
-    ) -> WorkerQueue:
-        return WorkerQueue(
+    ) -> HeartbeatQueue:
+        return HeartbeatQueue(
             self.client, "t", name, lease_ms=lease_ms, max_attempts=max_attempts, result_ms=60_000, **cache
         )
 
@@ -804,7 +804,7 @@ def test_an_empty_lane_has_no_cost_whatever_was_lost(bench: Bench) -> None:
     assert bench.waiting() == 0
 
 
-def idle_workers(bench: Bench, *names: str) -> list[WorkerQueue]:
+def idle_workers(bench: Bench, *names: str) -> list[HeartbeatQueue]:
     """Live workers that have found nothing to do. The first one has been idle for longest."""
     workers = [bench.worker(name) for name in names]
     for at, worker in enumerate(workers):
@@ -813,7 +813,7 @@ def idle_workers(bench: Bench, *names: str) -> list[WorkerQueue]:
     return workers
 
 
-def woken(*workers: WorkerQueue) -> list[str]:
+def woken(*workers: HeartbeatQueue) -> list[str]:
     return [worker.worker for worker in workers if worker.wait(0.01)]
 
 
@@ -1046,7 +1046,7 @@ def test_a_refused_cache_is_given_up_and_nothing_else(bench: Bench) -> None:
     assert bench.client.keys("millrace:cache:*") == []
 
 
-def claim_in_advance(queue: WorkerQueue, block_s: float = 0.01) -> Claimed:
+def claim_in_advance(queue: HeartbeatQueue, block_s: float = 0.01) -> Claimed:
     return queue.wait_and_claim(block_s, queue.claim_command(10, 100, 100, waits=True, idle_ms=0))
 
 

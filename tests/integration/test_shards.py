@@ -10,7 +10,7 @@ import pytest
 
 from batcher.core.keys import prefix
 from batcher.errors import NoWorker, QueueUnavailable
-from batcher.hub import sharded
+from batcher.hub import hub as hub_module
 from batcher.messages import entry_id
 from batcher.shards import shard_of
 from model_store import Tokens
@@ -74,10 +74,10 @@ async def test_every_text_may_ask_for_help_while_a_worker_is_idle_anywhere(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch, idle: int, asked: list[int]
 ) -> None:
     """A limit on asking that ignored this let texts wait for up to 0.1 s beside idle workers."""
-    monkeypatch.setattr(sharded, "ASK_EVERY_S", 3600.0)
+    monkeypatch.setattr(hub_module, "ASK_EVERY_S", 3600.0)
     hub = await fleet.hub()
     lent: list[int] = []
-    for number, one in enumerate(hub.hubs):
+    for number, one in enumerate(hub.parts):
 
         async def lend(shard: int, oldest_ms: int, at: int = number) -> int:
             assert (shard, oldest_ms) == (1, 7)
@@ -98,9 +98,9 @@ async def test_shards_with_idle_workers_are_asked_first(fleet: Fleet) -> None:
     hub = await fleet.hub()
     for turn in range(3):
         for likely in (0, 2):
-            for number, one in enumerate(hub.hubs):
+            for number, one in enumerate(hub.parts):
                 one.dispatcher.wake_ups.idle = 3 if number == likely else -1
-            assert [hub.hubs.index(one) for one in hub._helpers(1)] == [likely, 2 - likely], turn
+            assert [hub.parts.index(one) for one in hub._helpers(1)] == [likely, 2 - likely], turn
 
 
 async def test_a_shard_without_workers_does_not_starve_while_another_is_busy(fleet: Fleet) -> None:
@@ -179,14 +179,16 @@ async def test_a_process_that_starts_while_the_home_of_all_workers_is_down_count
     for number in (0, 2):
         await check(later, *texts_at(number, 3, 5))
     # The process that knew them before does not count them twice once it knows that their home is down.
-    await until(lambda: any(part.snapshot.guests for part in earlier.hubs), "the guests")
+    await until(lambda: any(part.snapshot.guests for part in earlier.parts), "the guests")
     await until(lambda: not earlier.shards_up[1], "the outage")
     swept = earlier.snapshot
     await until(lambda: earlier.snapshot is not swept, "a sweep")
     assert earlier.snapshot.workers == 2
     fleet.servers[1].connected = True
     for hub in (earlier, later):
-        await until(lambda hub=hub: not any(part.snapshot.guests for part in hub.hubs), "the guests to leave")
+        await until(
+            lambda hub=hub: not any(part.snapshot.guests for part in hub.parts), "the guests to leave"
+        )
         await until(lambda hub=hub: all(hub.shards_up) and hub.snapshot.workers == 2, "their return")
 
 
@@ -202,7 +204,10 @@ async def test_a_worker_whose_home_is_down_serves_the_others_and_returns(fleet: 
     fleet.servers[1].connected = True
     await until(lambda: all(hub.shards_up), "its end")
     await check(hub, *texts_at(1, 3, 20, "later"))
-    await until(lambda: worker.exchange.outage.over and worker.exchange.idle, "the worker to be idle at home")
+    await until(
+        lambda: worker.exchange.here.outage.over and worker.exchange.here.idle,
+        "the worker to be idle at home",
+    )
 
 
 async def test_a_request_has_priority_only_if_it_says_so(fleet: Fleet) -> None:
@@ -211,13 +216,12 @@ async def test_a_request_has_priority_only_if_it_says_so(fleet: Fleet) -> None:
     await fleet.worker(0, gated)
     await fleet.ready(hub)
     (text,) = texts_at(0, 3, 1)
-    pending = hub.hubs[0].dispatcher.pending
-    for classify in (hub.classify, hub.hubs[0].classify):
-        asking = asyncio.create_task(classify([entry_id(text)], [text], budget_s=60))
-        await until(lambda: pending, "the request")
-        assert not pending[entry_id(text)].first
-        asking.cancel()
-        await asyncio.gather(asking, return_exceptions=True)
+    pending = hub.parts[0].dispatcher.pending
+    asking = asyncio.create_task(hub.classify([entry_id(text)], [text], budget_s=60))
+    await until(lambda: pending, "the request")
+    assert not pending[entry_id(text)].first
+    asking.cancel()
+    await asyncio.gather(asking, return_exceptions=True)
     gated.gate.set()
 
 

@@ -27,7 +27,6 @@ from batcher.errors import (
     QueueUnavailable,
 )
 from batcher.hub.hub import ReplyHub
-from batcher.hub.sharded import ShardedHub
 from batcher.messages import Outcome, Prediction, entry_id, fragment
 from batcher.shards import shards_of
 from batcher.worker.loop import Worker
@@ -97,7 +96,7 @@ class Schedule:
         shards = shards_of(NAME, ["redis://simulated"] * plan.shards, plan.shards)
         self.networks = [Network(self.loop, self.random, shard, self.trace) for shard in shards]
         self._plan = plan
-        self._hubs: dict[str, ReplyHub | ShardedHub] = {}
+        self._hubs: dict[str, ReplyHub] = {}
         self._workers: dict[str, tuple[Process, Worker]] = {}
         self._started = 0
         self._closing: list[asyncio.Task[None]] = []
@@ -144,7 +143,7 @@ class Schedule:
     async def start_hub(self, name: str) -> None:
         await self._make_hub(name).start()
 
-    def _make_hub(self, name: str) -> ReplyHub | ShardedHub:
+    def _make_hub(self, name: str) -> ReplyHub:
         self._started += 1
         made = make_hub(self.networks, name, f"api-{self._started}", self._plan.caches)
         self._hubs[name] = made
@@ -259,7 +258,7 @@ class Schedule:
         if who in self._workers:
             return f"wake:{who.replace(' ', '-')}"
         hub = self._hubs[who]
-        return f"reply:{(hub.hubs[0] if isinstance(hub, ShardedHub) else hub).api}"
+        return f"reply:{hub.parts[0].api}"
 
     def _hurt(self, process: Process, worker: Worker, accident: Accident) -> None:
         if not process.alive:
@@ -322,12 +321,10 @@ class Schedule:
             process.die()
         await asyncio.sleep(0)
 
-    async def _replace(
-        self, name: str, closed: ReplyHub | ShardedHub, started: ReplyHub | ShardedHub
-    ) -> None:
+    async def _replace(self, name: str, closed: ReplyHub, started: ReplyHub) -> None:
         await asyncio.gather(started.start(), self._close(name, closed))
 
-    async def _close(self, name: str, hub: ReplyHub | ShardedHub) -> None:
+    async def _close(self, name: str, hub: ReplyHub) -> None:
         closing = asyncio.ensure_future(hub.stop())
         await asyncio.wait([closing], timeout=CLOSE_S)
         if not closing.done():

@@ -16,12 +16,12 @@ from batcher.connection import outage as outage_module
 from batcher.core import pauses as pauses_module
 from batcher.hub import hub as hub_module
 from batcher.hub.dispatcher import LaneCaps
-from batcher.hub.hub import ReplyHub
-from batcher.hub.sharded import ShardedHub
+from batcher.hub.hub import ReplyHub, ShardHub
 from batcher.settings import WorkerSettings
 from batcher.worker import inference as inference_module
-from batcher.worker.exchange import WAIT_S, Queues, WorkerQueue
-from batcher.worker.inference import CostModel
+from batcher.worker.batching import CostModel
+from batcher.worker.exchange import WAIT_S, Queues
+from batcher.worker.heartbeat import HeartbeatQueue
 from batcher.worker.loop import Worker
 from model_store import Tokens
 from model_store.stub import StubClassifier
@@ -57,26 +57,26 @@ class Model(StubClassifier):
         return super().classify(batch)
 
 
-def make_hub(networks: Sequence[Network], name: str, api: str, caches: bool) -> ReplyHub | ShardedHub:
+def make_hub(networks: Sequence[Network], name: str, api: str, caches: bool) -> ReplyHub:
     """A hub that is not started, with the clients of `ReplyHub.connect`."""
     hub_module.token_hex = lambda size: api
-    hubs = []
+    parts = []
     for network in networks:
         hints_s = hub_module.HINT_BLOCK_S + 2.0
         clients: Any = HubClient(network, name, 1.0, 1), HubClient(network, name, hints_s, 0)
-        hub = ReplyHub(*clients, name=network.shard.name, caps=CAPS, cache_here=caches, cache_name=NAME)
-        hub.outage.now = network.loop.time
-        hubs.append(hub)
-    return hubs[0] if len(hubs) == 1 else ShardedHub(hubs)
+        part = ShardHub(*clients, name=network.shard.name, caps=CAPS, cache_here=caches, cache_name=NAME)
+        part.outage.now = network.loop.time
+        parts.append(part)
+    return ReplyHub(parts)
 
 
 def make_worker(networks: Sequence[Network], process: Process, caches: bool) -> Worker:
     """A worker that is not started, with the clients of `build_worker`. Its home is the first network."""
     model = Model(process, networks[0])
 
-    def queue(network: Network, timeout_s: float, retries: int) -> WorkerQueue:
+    def queue(network: Network, timeout_s: float, retries: int) -> HeartbeatQueue:
         client: Any = WorkerClient(network, process, timeout_s, retries)
-        return WorkerQueue(
+        return HeartbeatQueue(
             client,
             network.shard.name,
             process.name.replace(" ", "-"),

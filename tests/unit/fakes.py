@@ -97,6 +97,8 @@ class FakeHub:
     def send(self, command: Command[Any]) -> None:
         self.commands.append(command)
 
+    send_to_all = send
+
     async def start(self, patience_s: float = 0.5) -> None:
         self.patience_s = patience_s
         self.running = True

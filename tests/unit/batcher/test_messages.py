@@ -7,12 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batcher.errors import BudgetExceeded, EntryFailed, EntryPoisoned, Malformed
+from batcher.hub.dispatcher import estimate_cost
 from batcher.messages import (
     Failure,
     Prediction,
     decode_result,
     entry_id,
-    estimate_cost,
     fragment,
 )
 

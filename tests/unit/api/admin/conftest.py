@@ -21,7 +21,7 @@ from api.predict.handler import PredictMiddleware
 from api.settings import ApiSettings
 from batcher.jobs.rq_queue import JobQueue
 from batcher.jobs.store import JobStore
-from batcher.worker.exchange import WorkerQueue
+from batcher.worker.heartbeat import HeartbeatQueue
 from tests.conftest import FakeRedis
 from tests.unit.fakes import FakeCache, FakeHub
 
@@ -54,8 +54,8 @@ class AdminApi:
     async def post(self, path: str, **body: Any) -> httpx.Response:
         return await self.client.post(f"/admin{path}", json=body, headers=ADMIN)
 
-    def worker(self, name: str = "w1") -> WorkerQueue:
-        return WorkerQueue(self.redis, "default", name, lease_ms=2000, max_attempts=1, result_ms=60_000)
+    def worker(self, name: str = "w1") -> HeartbeatQueue:
+        return HeartbeatQueue(self.redis, "default", name, lease_ms=2000, max_attempts=1, result_ms=60_000)
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from batcher.hub.dispatcher import LaneCaps
-from batcher.hub.hub import ReplyHub
+from batcher.hub.hub import ReplyHub, ShardHub
 from tests.conftest import FakeRedis
 from tests.unit.api.admin.conftest import ADMIN, AdminApi, Start
 from tests.unit.api.admin.test_access import admin_routes
@@ -80,7 +80,7 @@ REFUSALS = NOT_NOW | {
 
 @pytest.fixture
 async def api(start: Start, fake_redis: FakeRedis) -> AdminApi:
-    hub: Any = ReplyHub(fake_redis.aio, fake_redis.aio, name="default", caps=LaneCaps(1000, 1000))
+    hub: Any = ReplyHub([ShardHub(fake_redis.aio, fake_redis.aio, name="default", caps=LaneCaps(1000, 1000))])
     return await start(hub)
 
 

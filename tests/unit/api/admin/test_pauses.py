@@ -10,7 +10,7 @@ import pytest
 
 from batcher.core.snapshot import NO_SNAPSHOT
 from batcher.hub.dispatcher import LaneCaps
-from batcher.hub.hub import ReplyHub
+from batcher.hub.hub import ReplyHub, ShardHub
 from batcher.messages import Prediction, fragment
 from tests.conftest import FakeRedis
 from tests.unit.api.admin.conftest import ADMIN, AdminApi, P, Start
@@ -27,13 +27,13 @@ async def until(true: Callable[[], object]) -> None:
 
 @pytest.fixture
 async def api(start: Start, fake_redis: FakeRedis) -> AdminApi:
-    hub: Any = ReplyHub(fake_redis.aio, fake_redis.aio, name="default", caps=LaneCaps(1000, 1000))
+    hub: Any = ReplyHub([ShardHub(fake_redis.aio, fake_redis.aio, name="default", caps=LaneCaps(1000, 1000))])
     api = await start(hub, default_budget_s=2.0)
     record = {"revision": "rev-2026", "engine": "stub", "precision": "f32", "state": "idle", "rate": 1000}
     record |= {"batches": 0, "texts": 0, "last_batch": 0, "started_ms": 1}
     model = {"name": "m", "revision": "rev-2026", "labels": "N\nP", "max_tokens": 9}
     api.worker().heartbeat([], record, model | {"engine": "stub", "precision": "f32"}, 60_000, takeover=True)
-    await hub.sweep()
+    await hub.parts[0].sweep()
     assert hub.snapshot.workers == RUNNING.workers
     return api
 
@@ -41,7 +41,7 @@ async def api(start: Start, fake_redis: FakeRedis) -> AdminApi:
 async def put(api: AdminApi, lane: str, **body: Any) -> dict[str, Any]:
     answer = await api.client.put(f"/admin/pauses/{lane}", json=body, headers=ADMIN)
     assert answer.status_code == 200, answer.text
-    await api.hub.sweep()  # type: ignore[attr-defined]
+    await api.hub.parts[0].sweep()  # type: ignore[attr-defined]
     found: dict[str, Any] = answer.json()["pauses"]
     return found
 

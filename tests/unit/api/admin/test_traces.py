@@ -18,9 +18,9 @@ from api.admin.traces import Traces
 from api.predict import recent
 from batcher.core.commands import AskQuestion, EndQuestion, Question
 from batcher.hub.dispatcher import LaneCaps
-from batcher.hub.hub import ReplyHub
+from batcher.hub.hub import ReplyHub, ShardHub
 from batcher.messages import Prediction, entry_id, fragment
-from batcher.worker.exchange import WorkerQueue
+from batcher.worker.heartbeat import HeartbeatQueue
 from tests.conftest import FakeRedis
 from tests.unit.api.admin.conftest import ADMIN, AdminApi, P, Start
 from tests.unit.api.admin.test_pauses import until
@@ -45,7 +45,7 @@ async def beating(api: AdminApi) -> AsyncIterator[None]:
 
     async def send_heartbeats() -> None:
         while True:
-            await api.hub.sweep()  # type: ignore[attr-defined]
+            await api.hub.parts[0].sweep()  # type: ignore[attr-defined]
             await asyncio.sleep(0.02)
 
     task = asyncio.create_task(send_heartbeats())
@@ -59,15 +59,15 @@ async def api(start: Start, fake_redis: FakeRedis) -> AdminApi:
 
 
 async def served(start: Start, fake_redis: FakeRedis) -> AdminApi:
-    hub: Any = ReplyHub(fake_redis.aio, fake_redis.aio, name="default", caps=LaneCaps(1000, 1000))
+    hub: Any = ReplyHub([ShardHub(fake_redis.aio, fake_redis.aio, name="default", caps=LaneCaps(1000, 1000))])
     api = await start(hub, default_budget_s=20.0)
     worker(api).heartbeat([], RECORD, MODEL, 60_000, takeover=True)
-    await hub.sweep()
+    await hub.parts[0].sweep()
     return api
 
 
-def worker(api: AdminApi) -> WorkerQueue:
-    return WorkerQueue(api.redis, "default", "w1", lease_ms=60_000, max_attempts=1, result_ms=60_000)
+def worker(api: AdminApi) -> HeartbeatQueue:
+    return HeartbeatQueue(api.redis, "default", "w1", lease_ms=60_000, max_attempts=1, result_ms=60_000)
 
 
 async def classified(api: AdminApi, request_id: str, *texts: str) -> None:
@@ -196,7 +196,7 @@ async def test_one_question_is_asked_at_a_time(api: AdminApi) -> None:
     run = api.hub.console.run
     assert await run(AskQuestion(first, 60_000))
     assert not await run(AskQuestion(second, 60_000))
-    await api.hub.sweep()  # type: ignore[attr-defined]
+    await api.hub.parts[0].sweep()  # type: ignore[attr-defined]
     assert api.hub.snapshot.question == first
     await run(EndQuestion("2"))
     assert not await run(AskQuestion(second, 60_000)), "only its asker ends a question"
@@ -245,7 +245,7 @@ async def test_a_forgotten_client_leaves_the_memory_of_every_process(
     for api in (one, other):
         await api.client.post("/predict", json={"text": 1}, headers={"x-request-id": "some"})
     await one.post("/forget", client="127.0.0.1")
-    await other.hub.sweep()  # type: ignore[attr-defined]
+    await other.hub.parts[0].sweep()  # type: ignore[attr-defined]
     for api in (one, other):
         await api.client.get("/metrics")  # publishes, and follows what operators did
         assert api.app._handler.request_log.recent.find("some") is None  # type: ignore[attr-defined]

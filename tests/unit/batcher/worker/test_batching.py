@@ -8,9 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batcher.worker.batching import choose_batch
-from batcher.worker.exchange import Arrivals, claim_cost, keep_window_s
-from batcher.worker.inference import CostModel
+from batcher.worker.batching import Arrivals, CostModel, choose_batch, claim_cost, keep_window_s
 from model_store.rows import FILL, ROW, computed_tokens
 
 lengths_lists = st.lists(st.integers(1, 512), max_size=60)

@@ -1,15 +1,15 @@
-"""The exchange with Redis: results and leases through outages."""
+"""The exchange with one shard and with several: results and leases through outages."""
 
 from __future__ import annotations
 
 import pytest
 
+from batcher.core.commands import Claim
 from batcher.messages import Prediction, Result, entry_id
 from batcher.settings import WorkerSettings
-from batcher.worker.batching import ClaimedTexts
-from batcher.worker.exchange import PATIENCE_S, Exchange
-from batcher.worker.inference import CostModel
-from tests.fakes import LOST, FakeClock, FakeEvent, FakeQueue
+from batcher.worker.batching import ClaimedTexts, CostModel
+from batcher.worker.exchange import AWAY_S, NOTHING, PATIENCE_S, Exchange, ShardExchange
+from tests.fakes import LOST, FakeClock, FakeEvent, FakeQueue, Pace, fake_host
 
 TEXTS = ["x", "y"]
 RESULTS: list[Result] = [(entry_id(text), Prediction(b"[]", "rev", 1)) for text in TEXTS]
@@ -24,8 +24,8 @@ class Made:
         self.clock = FakeClock()
         self.queue = FakeQueue(TEXTS)
         self.stopping = FakeEvent(self.clock)
-        self.exchange = Exchange(
-            self.queue.queues, WorkerSettings(), "packed", lambda results: None, self.stopping, self.clock.now
+        self.exchange = ShardExchange(
+            self.queue.queues, WorkerSettings(), "packed", set(), self.stopping, fake_host(self.clock)
         )
         claim = self.exchange.claim(self.exchange.claim_command(NOTHING_HELD, CostModel.start(), 256))
         assert [entry.text for entry in claim.entries] == TEXTS
@@ -113,3 +113,105 @@ def test_released_entries_are_no_longer_leased() -> None:
     made.exchange.release([entry_id("x")])
     assert made.exchange.leases == made.queue.leased == {entry_id("y")}
     assert made.queue.waiting == [entry_id("x")]
+
+
+class Known:
+    """A worker that any shard but the `lost` ones may know."""
+
+    def __init__(self) -> None:
+        self.leases = {0: set[str](), 1: set[str]()}
+        self.home_reachable = True
+        self.lost: set[int] = set()
+
+    def visit(self, number: int, moved: bool) -> None:
+        if number in self.lost:
+            raise LOST
+
+    def leave(self, number: int) -> None: ...
+
+
+class TwoShards:
+    """The exchange with two shards. The worker lives at the first."""
+
+    def __init__(self, pace: Pace = "early") -> None:
+        self.clock, self.home, self.other = FakeClock(), FakeQueue(["at home"]), FakeQueue(["elsewhere"])
+        queues = self.home.queues._replace(others=(self.other.queues._replace(number=1),))
+        stopping, host = FakeEvent(self.clock), fake_host(self.clock, pace)
+        self.known = Known()
+        self.exchange = Exchange(queues, WorkerSettings(), "packed", self.known, stopping, host)
+
+    def command(self, *, waits: bool = False) -> Claim:
+        return self.exchange.claim_command(NOTHING_HELD, CostModel.start(), 256, waits=waits)
+
+    def claimed(self) -> list[str]:
+        return [entry.id for entry in self.exchange.claim(self.command()).entries]
+
+
+def test_a_worker_that_moves_claims_before_it_waits_there() -> None:
+    """The shard does not know that it is idle, so it would not be woken for what waits. So at home later."""
+    made = TwoShards()
+    made.home.errors = [("refused", LOST)]
+    assert made.claimed() == []
+    assert not made.exchange.here.idle
+    assert made.claimed() == [entry_id("elsewhere")]
+    assert made.claimed() == []
+    assert made.exchange.here.idle
+    made.clock.time += AWAY_S
+    assert made.exchange.wait(0.0, made.command(waits=True)) == NOTHING
+    assert not made.exchange.here.idle
+    assert made.claimed() == [entry_id("at home")]
+
+
+def test_a_shard_at_which_a_worker_cannot_be_known_counts_as_lost() -> None:
+    made = TwoShards()
+    made.home.errors = [("refused", LOST)]
+    made.known.lost = {1}
+    assert made.claimed() == []
+    assert not made.exchange.parts[1].outage.over
+
+
+def test_a_worker_does_not_end_before_its_other_threads_have_sent_their_results() -> None:
+    """They opened connections again after those of the worker had been closed."""
+    made = TwoShards("late")
+    (entry,) = made.exchange.claim(made.command()).entries
+    made.exchange.parts[0].outage.lost(LOST)
+    assert not made.exchange.send([(entry.id, Prediction(b"[]", "rev", 1))])
+    assert made.home.completed == []
+    made.exchange.finish()
+    assert made.home.completed == [entry.id]
+
+
+@pytest.mark.parametrize("idle", [False, True])
+def test_a_worker_is_idle_only_where_it_lives_and_only_if_it_has_nothing_to_do(idle: bool) -> None:
+    made = TwoShards()
+    (at_home,) = made.exchange.claim(made.command()).entries
+    made.home.errors = [("refused", LOST)]
+    made.claimed()
+    (elsewhere,) = made.claimed()
+    sent: list[tuple[str, bool]] = []
+    for name, part in zip(("home", "other"), made.exchange.parts.values(), strict=True):
+        part.send = lambda results, *, idle, name=name: sent.append((name, idle)) or True  # type: ignore
+    prediction = Prediction(b"[]", "rev", 1)
+    made.exchange.send([(at_home.id, prediction), (elsewhere, prediction)], idle=idle)
+    assert sorted(sent) == [("home", False), ("other", idle)], "it lives at the other one by now"
+
+
+@pytest.mark.parametrize(("at_home", "elsewhere"), [(True, True), (True, False), (False, False)])
+def test_results_are_cached_by_sending_only_if_every_shard_does(at_home: bool, elsewhere: bool) -> None:
+    made = TwoShards()
+    made.home.remembers, made.other.remembers = at_home, elsewhere
+    assert made.exchange.remembers == (at_home and elsewhere)
+
+
+def test_a_queue_of_one_shard_is_asked_for_nothing_but_its_own_entries() -> None:
+    clock, queue, known = FakeClock(), FakeQueue(["x"]), Known()
+    exchange = Exchange(queue.queues, WorkerSettings(), "packed", known, FakeEvent(clock), fake_host(clock))
+    command = exchange.claim_command(NOTHING_HELD, CostModel.start(), 256)
+    assert command.helped == "", "no note of another shard is wanted"
+    queue.errors = [("refused", LOST)]
+    began = clock.time
+    assert exchange.claim(command) == NOTHING
+    assert clock.time > began, "it pauses, and stays"
+    assert [entry.id for entry in exchange.claim(command).entries] == [entry_id("x")]
+    assert exchange.send([(entry_id("x"), Prediction(b"[]", "rev", 1))])
+    assert queue.completed == [entry_id("x")]

@@ -78,7 +78,8 @@ def test_a_model_that_runs_for_too_long_ends_the_process_and_its_leases(
 
 def test_a_worker_that_stops_hands_over_its_suspects() -> None:
     made = Made()
-    made.heartbeat.start()
+    made.heartbeat.announce()
+    made.heartbeat.begin()
     made.heartbeat.end_wait()
     for _ in range(500):
         if made.queue.woken:
@@ -92,7 +93,8 @@ def test_a_worker_that_stops_hands_over_its_suspects() -> None:
 
 def test_a_heartbeat_stops_although_nothing_has_ended_the_wait_before() -> None:
     made = Made()
-    made.heartbeat.start()
+    made.heartbeat.announce()
+    made.heartbeat.begin()
     made.heartbeat.stop()
     assert not made.heartbeat.alive
     assert made.statuses == [], "it has not ended because it had no record left to send"

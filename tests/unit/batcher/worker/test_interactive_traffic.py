@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from batcher.worker.exchange import InteractiveTraffic
-from batcher.worker.inference import CostModel
+from batcher.worker.batching import CostModel, InteractiveTraffic
 
 BUDGET = 512
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from batcher.messages import entry_id
 from batcher.settings import WorkerSettings
+from batcher.worker.batching import CostModel
 from batcher.worker.exchange import PATIENCE_S
-from batcher.worker.inference import CostModel
 from batcher.worker.loop import Worker
 from batcher.worker.stats import FOLLOW_UP_S, BatchReport
 from model_store.stub import StubClassifier
@@ -92,7 +92,7 @@ def test_every_entry_is_completed_or_left_to_others_exactly_once(
         logging.disable(logging.NOTSET)
     places = [*queue.completed, *queue.waiting, *queue.leased]
     assert sorted(places) == sorted(queue.texts), "each entry is in one place"
-    assert made.worker.exchange.leases == set(), "what is left runs elsewhere once its lease ends"
+    assert made.worker.exchange.here.leases == set(), "what is left runs elsewhere once its lease ends"
     if not any(errors):
         assert not queue.leased, "without an outage nothing waits for a lease to end"
         if stop_at is None:
@@ -106,7 +106,7 @@ def test_leases_are_held_from_the_claim_to_the_result(
 ) -> None:
     queue = FakeQueue(mixed)
     made = Made(queue, pace=pace, batch_tokens=16)
-    leases = made.worker.exchange.leases
+    leases = made.worker.exchange.here.leases
     classify = made.worker._classifier.classify
 
     def classifying(batch: Any) -> Any:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 import fakeredis
 import httpx
@@ -13,14 +12,13 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter
 
 from api.settings import ApiSettings
-from batcher.connection.pipeline import Command
 from batcher.core.buckets import BUDGET_S
 from batcher.core.commands import Answer, Claim, Complete, HeartbeatReply, SendHeartbeat
 from batcher.messages import Entry
 from batcher.probe_server import ProbeServer
 from batcher.worker.drift import DriftWatch
-from batcher.worker.exchange import WorkerQueue
-from batcher.worker.metrics import MeasuredQueue, WorkerMetrics
+from batcher.worker.heartbeat import HeartbeatQueue
+from batcher.worker.metrics import WorkerMetrics
 from batcher.worker.stats import BatchReport
 from model_store.stub import StubClassifier
 
@@ -65,18 +63,21 @@ def test_what_is_logged_of_a_batch_is_ids_and_durations_never_texts() -> None:
     assert ENTRY.text not in str(context)
 
 
-def test_round_trips_are_timed_by_their_first_script(
-    metrics: WorkerMetrics, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def answered(self: WorkerQueue, commands: list[Command[Any]]) -> list[Any]:
-        return [HeartbeatReply(7)] * len(commands)
+def measured(metrics: WorkerMetrics, client: fakeredis.FakeRedis | None = None) -> HeartbeatQueue:
+    return HeartbeatQueue(
+        client or fakeredis.FakeRedis(),
+        "default",
+        "w",
+        lease_ms=2000,
+        max_attempts=3,
+        result_ms=1000,
+        on_round_trip=metrics.round_trip,
+    )
 
-    monkeypatch.setattr(WorkerQueue, "run", answered)
-    queue = MeasuredQueue.__new__(MeasuredQueue)
-    claim = Claim("w", 1, 1, 1, 2000, 3)
-    queue.on_round_trip = metrics.round_trip
-    assert queue.run([Complete("w", [], [], 1000), claim]) == [HeartbeatReply(7)] * 2
-    queue.run([SendHeartbeat("w", 2000, 5000, [], {}, {})])
+
+def test_round_trips_are_timed_by_their_first_script(metrics: WorkerMetrics) -> None:
+    metrics.round_trip([Complete("w", [], [], 1000), Claim("w", 1, 1, 1, 2000, 3)], 0.1, [1, 2])
+    metrics.round_trip([SendHeartbeat("w", 2000, 5000, [], {}, {})], 0.1, [HeartbeatReply(7)])
     assert value(metrics, "millrace_redis_round_trip_seconds_count", script="complete") == 1
     assert value(metrics, "millrace_redis_round_trip_seconds_count", script="claim") == 0
     assert value(metrics, "millrace_lease_renewals_total") == 7
@@ -85,8 +86,7 @@ def test_round_trips_are_timed_by_their_first_script(
 def test_a_heartbeat_after_redis_has_lost_everything_is_counted_too(metrics: WorkerMetrics) -> None:
     """Its reply of -1 ended the worker: a counter cannot fall."""
     client = fakeredis.FakeRedis()
-    queue = MeasuredQueue(client, "default", "w", lease_ms=2000, max_attempts=3, result_ms=1000)
-    queue.on_round_trip = metrics.round_trip
+    queue = measured(metrics, client)
     for _ in range(2):
         assert queue.heartbeat([], {"revision": "r"}, {"revision": "r"}, 60_000) == 0
         client.flushall()
@@ -95,11 +95,7 @@ def test_a_heartbeat_after_redis_has_lost_everything_is_counted_too(metrics: Wor
 
 
 def test_an_answer_to_the_console_is_timed(metrics: WorkerMetrics) -> None:
-    queue = MeasuredQueue(
-        fakeredis.FakeRedis(), "default", "w", lease_ms=2000, max_attempts=3, result_ms=1000
-    )
-    queue.on_round_trip = metrics.round_trip
-    queue.run([Answer("1", "{}")])
+    measured(metrics).run([Answer("1", "{}")])
     assert value(metrics, "millrace_redis_round_trip_seconds_count", script="answer") == 1
 
 

@@ -55,7 +55,7 @@ def test_every_entry_is_completed_or_left_to_others_exactly_once(
     finally:
         logging.disable(logging.NOTSET)
     assert sorted([*queue.completed, *queue.waiting, *queue.leased]) == sorted(queue.texts)
-    assert made.worker.exchange.leases == set()
+    assert made.worker.exchange.here.leases == set()
     if not any(errors) and stop_at is None:
         assert sorted(queue.completed) == sorted(queue.texts)
         assert made.worker.stats.texts == len(texts)
@@ -115,14 +115,14 @@ def tokenized(*texts: str, lane: Any = "interactive") -> list[TokenizedEntry]:
 def test_a_short_text_never_waits_for_more_than_one_batch_of_windows() -> None:
     waiting = held("word " * 300)
     batches = 0
-    while waiting:
+    while waiting.texts:
         late = f"short {batches}"
         waiting.add(tokenized(late))
         first = waiting.next_batch(64, lambda: 64)
-        second = waiting.next_batch(64, lambda: 64) if waiting else []
+        second = waiting.next_batch(64, lambda: 64) if waiting.texts else []
         ran = [one.entry.id for one in (*first, *second)]
         assert late in ran
-        assert any(isinstance(one, TokenizedWindow) for one in (*first, *second)) or not waiting
+        assert any(isinstance(one, TokenizedWindow) for one in (*first, *second)) or not waiting.texts
         batches += 1
     assert batches > 2, "windows do not run all at once"
 
