@@ -119,7 +119,7 @@ tests-of: $(STAMP) ## run the tests whose imports reach a file, nearest first (F
 
 .PHONY: model-report
 model-report: $(STAMP) ## measure bias and robustness of the embedded model for its card; fails if a limit is broken
-	$(BIN)/python -m tests.model_report --write model_store/default/README.md
+	PYTHONPATH=packaging/model $(BIN)/python -m default_model.model_report --write model_store/default/README.md
 
 .PHONY: chaos
 chaos: $(STAMP) ## break a whole service under load for 3 minutes (CHAOS="--minutes 1 --seed 7 8")

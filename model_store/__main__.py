@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 
 from model_store import commands
@@ -21,10 +20,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one sub-command. Returns the exit status: 0, or 2 after printing an error to stderr."""
     args = _parser().parse_args(arguments)
     try:
-        if args.command == "train":
-            from model_store import train
-
-            return train.run(args)
         for line in args.run(args):
             print(line)
     except ModelError as error:
@@ -51,10 +46,6 @@ def _parser() -> argparse.ArgumentParser:
     _add_sources(add)
     _add_artefacts(add)
     _add_answers(add)
-    if find_spec("model_store.train"):
-        from model_store import train
-
-        train.add_arguments(subparsers.add_parser("train", help="train the embedded default"))
     return parser
 
 

@@ -8,7 +8,7 @@ import pytest
 
 # Where long tests are, and how long one takes on average, in tenths of a second. Those of services wait.
 LONG = {
-    ("tests/unit/model_store/",): 10,
+    ("tests/unit/model_store/", "tests/packaging/model/"): 10,
     ("tests/e2e/", "tests/faults/", "tests/proof/", "tests/integration/test_pull.py"): 37,
     ("tests/integration/", "tests/search/", "tests/soak/", "tests/partitions/", "tests/simulation/"): 8,
 }

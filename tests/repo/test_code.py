@@ -20,8 +20,9 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("api", "batcher", "model_store", "millrace")
+PACKAGES = ("api", "batcher", "model_store", "millrace", "packaging/model/default_model")
 MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+OURS = {*(Path(package).name for package in PACKAGES), "millrace_client", "tests", "benchmarks"}
 
 
 def test_imports_flow_one_way() -> None:
@@ -99,7 +100,7 @@ def undeclared(paths: Iterable[Path], declared: set[str]) -> set[str]:
     allowed = declared | {"starlette", "pydantic-core"}  # part of the public API of fastapi and pydantic
     brought_by = packages_distributions()
     imported = {name.split(".")[0] for path in paths for name in imports(path)}
-    foreign = imported - {*PACKAGES, "millrace_client", "tests", "benchmarks"} - set(sys.stdlib_module_names)
+    foreign = imported - OURS - set(sys.stdlib_module_names)
     assert foreign, "no imports found"
     # A package that is not installed, such as torch on some Pythons, is taken to be named as its module.
     return {

@@ -201,9 +201,3 @@ def test_random_is_the_same_for_a_seed_and_never_overwrites(tmp_path: Path, caps
     assert "is not empty" in capsys.readouterr().err
     assert main(["random", "--config", "huge", "--out", str(tmp_path / "d")]) == 2
     assert "Unknown shape huge" in capsys.readouterr().err
-
-
-def test_train_is_a_sub_command(capsys: Capture) -> None:
-    with pytest.raises(SystemExit):
-        main(["train", "--help"])
-    assert "--epochs" in capsys.readouterr().out

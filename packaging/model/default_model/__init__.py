@@ -1,0 +1,1 @@
+"""Makes and measures the embedded default model; docs/training.md says how."""
