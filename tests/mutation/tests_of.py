@@ -1,6 +1,7 @@
 """Runs the tests whose imports reach a file, nearest first: python -m tests.mutation.tests_of FILE
 
-Of `make test-fast` and of the searches: tests that start processes import nothing of what these run.
+Of `make test-fast`, of the searches and of the default model: tests that start processes import nothing of
+what these run.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from functools import cache
 
 from tests.mutation.mutants import ROOT
 
-FOLDERS = ("unit", "integration", "repo", "search", "simulation")
-PACKAGES = ("api", "batcher", "millrace", "model_store", "client")
+FOLDERS = ("unit", "integration", "repo", "search", "simulation", "packaging")
+PACKAGES = ("api", "batcher", "millrace", "model_store", "client", "packaging/model/default_model")
+ROOTS = (ROOT, ROOT / "client", ROOT / "packaging/model")
 
 
 def distances(test: str) -> dict[str, int]:
@@ -41,7 +43,7 @@ def imports(file: str) -> frozenset[str]:
 
 def _files(module: str) -> Iterator[str]:
     parts = module.split(".")
-    for root in (ROOT, ROOT / "client"):
+    for root in ROOTS:
         for most in range(1, len(parts) + 1):
             path = root.joinpath(*parts[:most])
             for file in (path / "__init__.py", path.with_suffix(".py")):

@@ -1,1 +1,1 @@
-"""Makes and measures the embedded default model; docs/training.md says how."""
+"""Makes and measures the embedded default model; packaging/model/README.md says how."""

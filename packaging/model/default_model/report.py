@@ -17,9 +17,10 @@ import numpy as np
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from default_model.augment import detokenise
+from default_model.calibration import summary
 from default_model.corpus import Row, read_rows
 from default_model.trainer import classify
-from model_store.calibration import Scores, summary
+from model_store.calibration import Scores
 from model_store.checkpoint import read_checkpoint
 
 

@@ -22,8 +22,26 @@ _CHECKPOINT = "checkpoint.safetensors"
 METRICS = "metrics.json"
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the `train` sub-command."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Train with these arguments. Returns the exit status."""
+    import torch
+
+    args = _parser().parse_args(arguments)
+    torch.set_num_threads(args.threads)
+    recipe = Recipe(**{field.name: getattr(args, field.name) for field in fields(Recipe)})
+    try:
+        train(
+            args.data, args.base, args.out, recipe,
+            teachers=args.teachers, checkpoint_steps=args.checkpoint_steps,
+        )  # fmt: skip
+    except (FileNotFoundError, ValueError) as error:
+        sys.stderr.write(f"train: {error}\n")
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m default_model.train", description=__doc__)
     parser.add_argument(
         "--data", type=Path, required=True, help="folder with train.tsv, train_sentences.tsv, dev.tsv"
     )
@@ -41,23 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         recipe.add_argument(
             option, type=type(default), default=default, help=f"{field.metadata['help']} (default {default})"
         )
-
-
-def run(args: argparse.Namespace) -> int:
-    """Train with the parsed arguments. Returns the exit status."""
-    import torch
-
-    torch.set_num_threads(args.threads)
-    recipe = Recipe(**{field.name: getattr(args, field.name) for field in fields(Recipe)})
-    try:
-        train(
-            args.data, args.base, args.out, recipe,
-            teachers=args.teachers, checkpoint_steps=args.checkpoint_steps,
-        )  # fmt: skip
-    except (FileNotFoundError, ValueError) as error:
-        sys.stderr.write(f"train: {error}\n")
-        return 2
-    return 0
+    return parser
 
 
 def load_split(data: Path, recipe: Recipe) -> Split:
@@ -122,6 +124,4 @@ def train(
 
 
 if __name__ == "__main__":
-    _parser = argparse.ArgumentParser(prog="python -m default_model.train", description=__doc__)
-    add_arguments(_parser)
-    sys.exit(run(_parser.parse_args()))
+    sys.exit(main())

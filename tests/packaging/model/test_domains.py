@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from random import Random
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -23,7 +22,6 @@ from default_model.domains.mixing import negations, typed
 from default_model.model_report.measures import HERE, read_sentences
 from default_model.train import load_split
 from model_store import load
-from model_store.calibration import fit_line
 from model_store.convert import convert
 from tests.unit.model_store.checkpoints import copy
 from tests.unit.model_store.tiny_bert import write_bert, write_data
@@ -319,15 +317,6 @@ def test_a_teacher_labels_what_its_student_will_see_and_goes_on_where_it_was_cut
     assert taught == {0.125, 0.625}
     rows = list(mixing.epoch_rows(split, student, settings, Random(1), known))
     assert {0.125, 0.625, 0.5} <= {row.positive for row in rows}
-
-
-def test_a_line_makes_margins_probabilities() -> None:
-    rng = np.random.default_rng(1)
-    margins = rng.normal(0, 3, 4000)
-    positive = (rng.random(4000) < 1 / (1 + np.exp(-(0.5 * margins - 1)))).astype(float)
-    slope, offset = fit_line(margins, positive)
-    assert (slope, offset) == (pytest.approx(0.5, abs=0.05), pytest.approx(-1, abs=0.15))
-    assert fit_line(np.array([-1.0, 1.0]), np.array([0.0, 1.0]))[0] < 5
 
 
 def test_both_temperatures_are_fitted_and_written(

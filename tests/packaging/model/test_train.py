@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -42,7 +41,7 @@ def start(bert: Path, tmp_path: Path) -> Path:
 
 def test_a_run_writes_a_plain_model_and_its_metrics(data: Path, bert: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    assert train.run(_arguments(data, bert, out, "--epochs", "12", "--learning-rate", "0.01")) == 0
+    assert train.main(_arguments(data, bert, out, "--epochs", "12", "--learning-rate", "0.01")) == 0
     model = AutoModelForSequenceClassification.from_pretrained(out)
     scores = classify(model, AutoTokenizer.from_pretrained(out), ["good film .", "bad film ."])
     assert scores.argmax(axis=1).tolist() == [1, 0]
@@ -99,7 +98,7 @@ def test_a_teacher_with_another_tokenizer_is_refused(
     teacher = _taught(data, bert, tmp_path / "teacher")
     tokenizer = teacher / "tokenizer.json"
     tokenizer.write_text(tokenizer.read_text().replace("film", "movie"))
-    assert train.run(_arguments(data, bert, tmp_path / "out", "--teacher", str(teacher))) == 2
+    assert train.main(_arguments(data, bert, tmp_path / "out", "--teacher", str(teacher))) == 2
     assert "another tokenizer.json" in capsys.readouterr().err
 
 
@@ -166,7 +165,7 @@ def test_holding_everything_out_is_refused(data: Path) -> None:
 
 
 def test_missing_data_is_one_sentence(bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert train.run(_arguments(tmp_path / "nowhere", bert, tmp_path / "out")) == 2
+    assert train.main(_arguments(tmp_path / "nowhere", bert, tmp_path / "out")) == 2
     assert capsys.readouterr().err.startswith("train: ")
 
 
@@ -190,13 +189,11 @@ def test_answers_keep_the_order_of_the_texts(start: Path) -> None:
     assert np.abs(together - alone).max() < 1e-5
 
 
-def _arguments(data: Path, base: Path, out: Path, *options: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
-    train.add_arguments(parser)
+def _arguments(data: Path, base: Path, out: Path, *options: str) -> list[str]:
     small = ["--batch-rows", "4", "--held-out", "2", "--max-tokens", "32", "--average-decay", "0.9"]
     small += [f"--{part}-share=0" for part in ("noise", "template", "neutral", "long", "natural")]
     folders = ["--data", str(data), "--base", str(base), "--out", str(out)]
-    return parser.parse_args([*folders, *small, "--threads", "1", *options])
+    return [*folders, *small, "--threads", "1", *options]
 
 
 def _taught(data: Path, bert: Path, out: Path, seed: int = 1) -> Path:

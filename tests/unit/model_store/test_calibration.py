@@ -13,23 +13,9 @@ def test_wilson_interval_of_a_known_proportion() -> None:
     assert (low, high) == pytest.approx((0.8256, 0.9448), abs=1e-4)
 
 
-def test_expected_calibration_error_of_an_overconfident_model() -> None:
-    probabilities = np.array([[0.0, 1.0]] * 10)
-    labels = np.array([1] * 7 + [0] * 3)
-    assert calibration.expected_calibration_error(probabilities, labels) == pytest.approx(0.3)
-
-
 def test_the_fitted_temperature_recovers_the_one_that_was_applied() -> None:
     rng = np.random.default_rng(0)
     logits = rng.normal(0, 1.5, (20_000, 2))
     chance = calibration.softmax(logits)[:, 1]
     labels = (rng.random(20_000) < chance).astype(np.int64)
     assert calibration.fit_temperature(logits * 2, labels) == pytest.approx(2.0, abs=0.1)
-
-
-def test_summary_counts_per_class() -> None:
-    logits = np.array([[2.0, 0.0], [2.0, 0.0], [0.0, 2.0], [0.0, 2.0]])
-    result = calibration.summary(logits, np.array([0, 1, 1, 1]))
-    assert result["accuracy"] == 0.75
-    assert result["classes"]["NEGATIVE"] == {"precision": 0.5, "recall": 1.0}
-    assert result["classes"]["POSITIVE"] == {"precision": 1.0, "recall": pytest.approx(2 / 3)}

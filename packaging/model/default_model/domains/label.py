@@ -19,13 +19,14 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from default_model.calibration import fit_line
 from default_model.corpus import Row, Split
 from default_model.domains.mixing import SENTENCES, SST2, Drawn, drawn_rows
 from default_model.domains.sets import RECIPES, Mixture, prepared, read_mixture
 from default_model.recipe import Recipe
 from default_model.train import load_split
 from default_model.trainer import logits_of
-from model_store.calibration import fit_line, sigmoid
+from model_store.calibration import sigmoid
 from model_store.training.batches import Batch, bucket, pad
 from model_store.training.encoding import encode
 
