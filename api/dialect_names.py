@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 # Those that are served by default, and all.
-DEFAULTS = ("huggingface", "tei", "oip", "kserve", "vllm", "openai", "fms", "decisions")
-DIALECTS = (*DEFAULTS, "project", "sagemaker", "vertex")
+DEFAULTS = ("huggingface", "tei", "oip", "kserve", "vllm", "openai", "fms")
+DIALECTS = (*DEFAULTS, "decisions", "project", "sagemaker", "vertex")
 
 
 def parse_dialects(value: str) -> Sequence[str]:

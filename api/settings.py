@@ -96,7 +96,7 @@ class ApiSettings(JobSettings):
     moderation_threshold: float = Field(default=0.5, ge=0, le=1)
     """The score at which a category is flagged."""
     questions: Path | None = None
-    """A TOML file with other names of labels for /v1/decisions and /v1/systemone."""
+    """A TOML file with other names of labels for /v1/decisions."""
     vertex_predict: str = Field(
         default="/vertex/predict",
         validation_alias=AliasChoices("MILLRACE_VERTEX_PREDICT", "AIP_PREDICT_ROUTE", "vertex_predict"),

@@ -1,7 +1,7 @@
-"""Experimental: OpenAI's `POST /v1/decisions` and System One's `POST /v1/systemone`, which are young betas.
+"""Experimental: OpenAI's `POST /v1/decisions`, which is a young beta.
 
 A classifier decides between its labels. A question whose options are labels, or other names for labels by
-`MILLRACE_QUESTIONS`, is answered with their probabilities. Others get a refusal, or 422.
+`MILLRACE_QUESTIONS`, is answered with their probabilities. Others get a refusal.
 """
 
 from __future__ import annotations
@@ -68,36 +68,12 @@ class DecisionAnswer(BaseModel):
     usage: dict[str, Any]
 
 
-class SystemOneQuestion(BaseModel):
-    """`criteria` of a choice are a map whose keys are the options, and of a score a list of them."""
-
-    type: Literal["noul", "choice", "score"]
-    instructions: str = ""
-    criteria: dict[str, str | None] | list[str] = Field(default_factory=list)
-
-
-class SystemOneRequest(BaseModel):
-    model: str | None = None
-    state: Any
-    questions: dict[str, SystemOneQuestion] = Field(min_length=1, max_length=MOST_QUESTIONS)
-
-
-class SystemOneAnswer(BaseModel):
-    model: str
-    answers: dict[str, dict[str, Any]]
-    usage: dict[str, int]
-
-
 class Decisions(Dialect):
     error = OpenAIError
 
     def routes(self) -> Sequence[Route]:
-        decide = "Experimental: answer questions whose options are labels, as OpenAI's decisions"
-        summary = "Experimental: the same, as System One"
-        return [
-            Route("/v1/decisions", self._decide, decide, DecisionRequest, DecisionAnswer),
-            Route("/v1/systemone", self._system_one, summary, SystemOneRequest, SystemOneAnswer),
-        ]
+        summary = "Experimental: answer questions whose options are labels, as OpenAI's decisions"
+        return [Route("/v1/decisions", self._decide, summary, DecisionRequest, DecisionAnswer)]
 
     def error_body(self, problem: Problem, status: int) -> BaseModel:
         return openai_error(problem, status)
@@ -120,24 +96,6 @@ class Decisions(Dialect):
             "total_tokens": tokens,
         }
         return json_answer({"model": found.model, "answers": answers, "usage": usage}, found.headers)
-
-    async def _system_one(self, call: Call) -> Answer:
-        asked = await self.service.read(call, SystemOneRequest)
-        self.service.choose(call, asked.model)
-        if not isinstance(asked.state, str):
-            raise refused("state: must be a string, because the model reads one text", "state")
-        found = await self.service.classify(call, [asked.state])
-        labels = Labels(found.scores[0], self.service.settings.label_names)
-        answers = {}
-        for name, question in asked.questions.items():
-            answer = _system_one(name, question, labels)
-            if answer is None:
-                known = ", ".join(label for label, _ in found.scores[0][:16])
-                raise refused(f"questions.{name}: the model decides only between {known}", "questions", name)
-            answers[name] = answer
-        usage = {"input_tokens": sum(found.tokens), "output_tokens": 0}
-        headers = [*found.headers, (b"x-typesafe-request-id", call.context.headers.request_id)]
-        return json_answer({"model": found.model, "answers": answers, "usage": usage}, headers)
 
 
 def _text(given: Any) -> str:
@@ -180,23 +138,3 @@ def _decision(question: Predicate | Choice | Scale, labels: Labels) -> dict[str,
         for number, (name, p) in enumerate(zip(names, found, strict=True))
     ]
     return {**head, "score": mean(found), "probabilities": levels, "confidence": confidence(found)}
-
-
-def _system_one(name: str, question: SystemOneQuestion, labels: Labels) -> dict[str, Any] | None:
-    """The same for System One; a `noul` is also known by the text of its criterion `true`."""
-    criteria = question.criteria
-    if question.type == "noul":
-        stated = criteria.get("true") if isinstance(criteria, dict) else None
-        probability = labels.one(name, stated, question.instructions)
-        return None if probability is None else {"type": "noul", "noul": probability}
-    options = list(criteria)
-    found = labels.several(options)
-    if found is None:
-        return None
-    answer: dict[str, Any] = {"type": question.type, "confidence": confidence(found)}
-    if question.type == "choice":
-        best = options[found.index(max(found))]
-        return answer | {"choice": best, "probabilities": dict(zip(options, found, strict=True))}
-    numbers = list(map(str, range(len(options))))
-    legend, probabilities = (dict(zip(numbers, part, strict=True)) for part in (options, found))
-    return answer | {"score": mean(found), "legend": legend, "probabilities": probabilities}

@@ -1,4 +1,4 @@
-"""Questions to a classifier, by the openai package and by recorded requests of System One."""
+"""Questions to a classifier, by the openai package."""
 
 from __future__ import annotations
 
@@ -16,10 +16,6 @@ from tests.unit.fakes import FakeCache, FakeHub, prediction
 
 TEXT = "a text to decide on"
 BOTH = [{"value": "Positive"}, {"value": "negative"}]
-
-
-def ask(service: Service, state: Any, **questions: Any) -> Any:
-    return service.http.post("/v1/systemone", json={"state": state, "questions": questions})
 
 
 @pytest.fixture(scope="module")
@@ -58,41 +54,6 @@ def test_the_openai_package_reads_each_kind_of_answer(service: Service, client: 
     assert found.usage.total_tokens == found.usage.input_tokens_details.cached_tokens == 7
 
 
-def test_system_one(service: Service) -> None:
-    (scores,) = service.scores(TEXT)
-    answer = ask(
-        service,
-        TEXT,
-        positive={"type": "noul", "instructions": "Is it?"},
-        mood={"type": "choice", "criteria": {"POSITIVE": "all is well", "NEGATIVE": None}},
-        level={"type": "score", "criteria": ["negative", "positive"]},
-    )
-    found = answer.json()["answers"]
-    assert found["positive"] == {"type": "noul", "noul": scores["POSITIVE"]}
-    assert found["mood"]["probabilities"] == {label: scores[label] for label in ("POSITIVE", "NEGATIVE")}
-    assert found["level"]["score"] == scores["POSITIVE"]
-    assert found["level"]["legend"] == {"0": "negative", "1": "positive"}
-    assert answer.headers["x-typesafe-request-id"] == answer.headers["x-request-id"]
-
-
-@pytest.mark.parametrize(
-    ("state", "question", "said"),
-    [
-        (
-            TEXT,
-            {"type": "noul", "instructions": "Is it Monday?"},
-            "questions.q: the model decides only between NEGATIVE, POSITIVE",
-        ),
-        ({"a": 1}, {"type": "noul"}, "state: must be a string, because the model reads one text"),
-    ],
-)
-def test_what_the_model_cannot_decide_is_refused_by_name(
-    service: Service, state: Any, question: Any, said: str
-) -> None:
-    answer = ask(service, state, q=question)
-    assert (answer.status_code, answer.json()["error"]["message"]) == (422, said)
-
-
 @pytest.mark.parametrize(
     ("body", "said"),
     [
@@ -113,7 +74,7 @@ def test_a_wrong_request_is_refused(service: Service, body: Any, said: str) -> N
 async def test_other_names_of_labels_come_from_a_file(tmp_path: Path) -> None:
     names = tmp_path / "questions.toml"
     names.write_text('POSITIVE = ["Is it good?", "good"]\nNEGATIVE = ["bad", "positive"]\n')
-    settings = ApiSettings(questions=names)
+    settings = ApiSettings(questions=names, compat="decisions")
     async with running(FakeHub(), FakeCache(), settings) as service:
         body = {
             "input": "a",

@@ -47,10 +47,6 @@ JSON_BODIES: Mapping[str, Any] = {
             {"type": "predicate", "name": "label_000"},
         ],
     },
-    "/v1/systemone": {
-        "state": "a",
-        "questions": {"q": {"type": "choice", "criteria": {"label_000": None, "label_001": None}}},
-    },
     "/v1/models/{model}:predict": {"instances": _TEXTS},
     "/v1/moderations": {"input": _TEXTS, "model": "stub"},
     "/v2/models/{model}/infer": _OIP,

@@ -330,6 +330,13 @@ async def test_every_name_is_accepted_if_the_setting_says_so(start: Start) -> No
     assert answer.headers["x-model"].startswith("stub@")
 
 
+async def test_decisions_are_answered_only_where_the_setting_names_them(start: Start) -> None:
+    body = {"questions": [{"type": "predicate", "name": "NEGATIVE"}], "input": "a"}
+    for settings, status in (({}, 404), ({"compat": "decisions"}, 200)):
+        service = await start(**settings)
+        assert (await service.client.post("/v1/decisions", json=body)).status_code == status
+
+
 def test_settings_name_dialects_and_categories() -> None:
     assert {*CLASSES, "project"} == set(DIALECTS)
     assert parse_dialects(" TEI, oip,tei") == ("tei", "oip")
