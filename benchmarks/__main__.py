@@ -25,7 +25,6 @@ SUITE: dict[str, tuple[str, ...]] = {
     "standby": ("--seconds", "10"),
     "mixed": ("--seconds", "8"),
     "hit": ("--rounds", "3", "--seconds", "2"),
-    "compat": ("--rounds", "3", "--seconds", "1"),
     "miss": ("--engines", "torch:f32,openvino:bf16,openvino:int8", "--loads", "32x8", "--seconds", "8"),
     "overload": (),
     "long_texts": ("--texts", "200", "--seconds", "8", "--cancel"),

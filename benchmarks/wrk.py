@@ -31,14 +31,13 @@ class Driven:
 class Wrk:
     """Sends the request that the script holds."""
 
-    def __init__(self, script: Path, path: str) -> None:
+    def __init__(self, script: Path) -> None:
         self._script = script
-        self._path = path
 
     def drive(self, port: int, *, seconds: int, connections: int) -> Driven:
         """One run against a port; every answer must be a success."""
         words = ["-t1", f"-c{connections}", f"-d{seconds}s", "--latency", "-s", str(self._script)]
-        command = ["wrk", *words, f"http://127.0.0.1:{port}{self._path}"]
+        command = ["wrk", *words, f"http://127.0.0.1:{port}/predict"]
         said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         assert "Non-2xx" not in said, said
         return Driven(
@@ -50,20 +49,13 @@ class Wrk:
 
 @contextmanager
 def wrk(texts: Sequence[str]) -> Iterator[Wrk]:
-    """A wrk that asks /predict for these texts."""
-    with wrk_for("/predict", {"text": texts}) as made:
-        yield made
-
-
-@contextmanager
-def wrk_for(path: str, body: object) -> Iterator[Wrk]:
-    """A wrk that sends this body as JSON; ends the benchmark where there is none."""
+    """A wrk that asks /predict for these texts; ends the benchmark where there is none."""
     if shutil.which("wrk") is None:
         raise SystemExit("wrk is needed: https://github.com/wg/wrk (Debian: apt install wrk)")
     with tempfile.TemporaryDirectory() as folder:
         script = Path(folder, "post.lua")
-        script.write_text(SCRIPT % json.dumps(json.dumps(body)))
-        yield Wrk(script, path)
+        script.write_text(SCRIPT % json.dumps(json.dumps({"text": texts})))
+        yield Wrk(script)
 
 
 def _found(pattern: str, said: str) -> str:

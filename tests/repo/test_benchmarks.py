@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -96,3 +97,18 @@ def test_a_suite_whose_goals_are_met_succeeds(run_suite: Callable[..., tuple[int
 
 def test_make_bench_runs_benchmarks_that_exist() -> None:
     assert all((ROOT / f"benchmarks/{name}.py").is_file() for name in suite.SUITE)
+
+
+def test_every_benchmark_feeds_a_figure_in_the_documents() -> None:
+    """Those of dialects and of the console's pages fed none. The rest is named there, or used by others."""
+    modules = [path for path in (ROOT / "benchmarks").glob("*.py") if path.stem != "__main__"]
+    sources = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *modules]
+    text = {path: path.read_text().replace("from benchmarks import ", "benchmarks.") for path in sources}
+    unused = [
+        module.stem
+        for module in modules
+        if not any(
+            re.search(rf"benchmarks\.{module.stem}\b", text[path]) for path in sources if path != module
+        )
+    ]
+    assert not unused
