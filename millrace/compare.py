@@ -10,7 +10,7 @@ from millrace.admin_client import AdminClient
 from millrace.admin_client import add_arguments as add_client_arguments
 
 # With more labels than this, only the pairs that differ are printed.
-MOST_LABELS = 12
+MAX_LABELS = 12
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,7 +48,7 @@ def lines(found: dict[str, Any]) -> Iterator[str]:
 def _matrix(labels: dict[str, dict[str, int]]) -> Iterator[str]:
     """Rows are labels of the revision that answers, columns those of the candidate."""
     names = sorted({*labels, *(name for row in labels.values() for name in row)})
-    if len(names) > MOST_LABELS or not names:
+    if len(names) > MAX_LABELS or not names:
         pairs = [(n, a, b) for a, row in labels.items() for b, n in row.items() if a != b]
         for count, one, other in sorted(pairs, reverse=True):
             yield f"{count:>8}  {one} -> {other}"

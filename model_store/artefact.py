@@ -37,7 +37,7 @@ _REQUIRED: dict[str, tuple[str, ...]] = {
     "torch": ("config.json", TOKENIZER, PROBES),
 }
 # Bytes of a model's name in the name of its directory, which has 40 more while it is built.
-_MOST_NAME = 200
+_MAX_NAME = 200
 _SUM = re.compile(r"([0-9a-fA-F]{64}) [ *](.+)")
 # Types of files that an engine may open on its own, even if they are not in the manifest.
 _READ_BY_ENGINES = (".json", ".safetensors", ".bin", ".xml", ".pt", ".model", ".txt")
@@ -126,9 +126,9 @@ def _digest_of(named: dict[str, Any]) -> str:
 def file_name(name: str) -> str:
     """A model's name as the first part of a directory's name, of which file systems take 255 bytes."""
     slug = name.replace("/", "--")
-    if len(whole := os.fsencode(slug)) <= _MOST_NAME:
+    if len(whole := os.fsencode(slug)) <= _MAX_NAME:
         return slug
-    return f"{whole[: _MOST_NAME - 13].decode('utf-8', 'ignore')}-{hashlib.sha256(whole).hexdigest()[:12]}"
+    return f"{whole[: _MAX_NAME - 13].decode('utf-8', 'ignore')}-{hashlib.sha256(whole).hexdigest()[:12]}"
 
 
 def write_manifest(path: Path, manifest: Manifest) -> None:

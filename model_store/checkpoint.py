@@ -77,7 +77,7 @@ _POSITIONS = ("max_position_embeddings", "n_positions")
 _NO_LIMIT = 1_000_000
 _DEFAULT_MAX_TOKENS = 512
 # Proofs try every length in steps, and attention over a longer text takes minutes on a processor.
-MOST_TOKENS = 8192
+MAX_TOKENS = 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +216,7 @@ def _is_packable_deberta(config: dict[str, Any]) -> bool:
 
 
 def _max_tokens(config: dict[str, Any], path: Path) -> int:
-    """The least of the tokenizer's limit, `MOST_TOKENS` and the model's positions."""
+    """The least of the tokenizer's limit, `MAX_TOKENS` and the model's positions."""
     positions = next(filter(None, map(config.get, _POSITIONS)), _DEFAULT_MAX_TOKENS)
     if (padding := unnumbered(config)) is not None:
         positions -= padding + 1
@@ -228,7 +228,7 @@ def _max_tokens(config: dict[str, Any], path: Path) -> int:
             f"{path} can read {most} tokens of a text, according to max_position_embeddings in {CONFIG} and "
             "model_max_length in tokenizer_config.json: correct them."
         )
-    return min(int(most), MOST_TOKENS)
+    return min(int(most), MAX_TOKENS)
 
 
 def unnumbered(config: dict[str, Any]) -> int | None:

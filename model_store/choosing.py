@@ -38,7 +38,7 @@ _WORTH_IT = 0.9
 # Outside of these, times that vary show the same.
 _NEAR_WORTH_IT = 0.75, 1.1
 _ROUNDS = 2
-_MOST_ROUNDS = 8
+_MAX_ROUNDS = 8
 # Times this near to each other are the same.
 _NEAR = 1.1
 _TIMED_TOKENS = 128
@@ -249,7 +249,7 @@ def best_time(classifier: Classifier, probes: Probes) -> tuple[float, bool]:
     batches = [full, [short[len(short) // 3]]]
     seconds: list[float] = []
     steady = False
-    while not steady and len(seconds) < _MOST_ROUNDS:
+    while not steady and len(seconds) < _MAX_ROUNDS:
         seconds.append(_seconds(classifier, batches))
         steady = len(seconds) > _ROUNDS and _steady(seconds)
     return min(seconds), steady

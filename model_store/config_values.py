@@ -12,7 +12,7 @@ from typing import Any
 from model_store.errors import ModelUnsupported, shown
 
 # Sizes, and the least that each can be. A graph is built from them before the weights are looked at.
-_LEAST = {
+_MIN = {
     "num_hidden_layers": 1,
     "n_layers": 1,
     "num_attention_heads": 1,
@@ -29,17 +29,17 @@ _LEAST = {
     "conv_kernel_size": 0,
     "num_labels": 1,
 }
-_MOST = 2**31 - 1
-_MOST_OF = {"num_hidden_layers": 1000, "n_layers": 1000, "num_labels": 100_000}
+_MAX = 2**31 - 1
+_MAX_OF = {"num_hidden_layers": 1000, "n_layers": 1000, "num_labels": 100_000}
 MULTI_LABEL = "multi_label_classification"
 # Beyond this and its reciprocal, all scores are equal or 0 and 1.
-_LEAST_TEMPERATURE = 1e-6
+_MIN_TEMPERATURE = 1e-6
 
 
 def check_sizes(config: dict[str, Any], file: Path) -> None:
     """Refuses sizes that are not whole numbers or out of range; absent ones and null have a default."""
-    for key, least in _LEAST.items():
-        value, most = config.get(key), _MOST_OF.get(key, _MOST)
+    for key, least in _MIN.items():
+        value, most = config.get(key), _MAX_OF.get(key, _MAX)
         if value is not None and not (type(value) is int and least <= value <= most):
             raise ModelUnsupported(
                 f"{file} has {key} {shown(value)}; it must be a whole number from {least} to {most}."
@@ -92,7 +92,7 @@ def read_temperature(config: dict[str, Any], file: Path, *keys: str) -> float:
 
 
 def _temperature(value: Any, key: str, file: Path) -> float:
-    if type(value) not in (int, float) or not _LEAST_TEMPERATURE <= value <= 1 / _LEAST_TEMPERATURE:
+    if type(value) not in (int, float) or not _MIN_TEMPERATURE <= value <= 1 / _MIN_TEMPERATURE:
         raise ModelUnsupported(f"{file} has {key} {shown(value)}; it must be greater than 0, such as 1.")
     return float(value)
 

@@ -26,11 +26,11 @@ FORMAT = 1
 Feature = Literal["label", "confidence", "entropy", "tokens", "truncated", "unknown"]
 FEATURES: tuple[Feature, ...] = get_args(Feature)
 # Fewer texts than this are too few to compare distributions.
-LEAST_TEXTS = 200
+MIN_TEXTS = 200
 
 _BINS = 10
 # Minimum width of bins, so that another precision of the same model does not look like drift.
-_LEAST_WIDTH = {"confidence": 0.01, "entropy": 0.01, "tokens": 1.0}
+_MIN_WIDTH = {"confidence": 0.01, "entropy": 0.01, "tokens": 1.0}
 # The share of unknown pieces is mostly 0, so quantiles would all be equal.
 _UNKNOWN_EDGES = (0.0, 0.05, 0.1, 0.2)
 
@@ -73,11 +73,11 @@ def _bits(share: float) -> float:
 
 
 def build_reference(revision: str, labels: int, measured: Iterable[tuple[float, ...]]) -> DriftReference:
-    """Builds a reference from results of `measure`. Raises ValueError for fewer than LEAST_TEXTS texts."""
+    """Builds a reference from results of `measure`. Raises ValueError for fewer than MIN_TEXTS texts."""
     columns = list(zip(*measured, strict=True))
     texts = len(columns[0]) if columns else 0
-    if texts < LEAST_TEXTS:
-        raise ValueError(f"a reference needs at least {LEAST_TEXTS} texts, not {texts}")
+    if texts < MIN_TEXTS:
+        raise ValueError(f"a reference needs at least {MIN_TEXTS} texts, not {texts}")
     features: dict[Feature, Histogram] = {}
     for feature, values in zip(FEATURES, columns, strict=True):
         edges = _edges(feature, labels, values)
@@ -99,7 +99,7 @@ def _edges(feature: Feature, labels: int, values: Sequence[float]) -> tuple[floa
     edges: list[float] = []
     for part in range(1, _BINS):
         decile = float(ordered[len(ordered) * part // _BINS])
-        if decile < ordered[-1] and (not edges or decile - edges[-1] >= _LEAST_WIDTH[feature]):
+        if decile < ordered[-1] and (not edges or decile - edges[-1] >= _MIN_WIDTH[feature]):
             edges.append(decile)
     return tuple(edges)
 

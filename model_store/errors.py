@@ -5,7 +5,7 @@ from __future__ import annotations
 # The extra of millrace-server that installs an engine.
 EXTRAS = {"openvino": "worker", "torch": "build"}
 # Characters of a value in a message.
-MOST_SHOWN = 100
+MAX_SHOWN = 100
 
 
 class ModelError(Exception):
@@ -59,4 +59,4 @@ class PushFailed(ModelError):
 def shown(value: object) -> str:
     """A value of a file as a message shows it: not more of it than fits into a sentence."""
     written = repr(value)
-    return written if len(written) <= MOST_SHOWN else f"{written[:MOST_SHOWN]}..."
+    return written if len(written) <= MAX_SHOWN else f"{written[:MAX_SHOWN]}..."

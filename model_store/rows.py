@@ -41,7 +41,7 @@ ROW = 128
 # In a row of this length, attention costs about as much as the rest of an encoder.
 _ATTENTION_TOKENS = 1500
 # In shorter rows, the room wasted at their ends costs more than the attention saved.
-_LEAST_ROW = 112
+_MIN_ROW = 112
 # Two of so many of the shortest probes show whether an engine has run. No limit of a proof is wider.
 _CANARIES = 16
 _NEAR_ANSWER = 0.1
@@ -283,7 +283,7 @@ def _packed_plans(lengths: Sequence[int]) -> Iterator[Plan]:
     """Plans for a few reasonable numbers of rows, each with the shortest rows that hold all texts."""
     order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
     total, longest = sum(lengths), lengths[order[0]]
-    most = max(1, total // max(_LEAST_ROW, longest))
+    most = max(1, total // max(_MIN_ROW, longest))
     for count in {most, max(most - 1, 1), -(-most // 2)}:
         length = round_up(max(longest, -(-total // count)), STEP)
         while (rows := _fitted(order, lengths, count, length)) is None:

@@ -13,9 +13,9 @@ from model_store.rows import Tokenizer
 # Every tokenizer has one of these files; without one, transformers invents a vocabulary of five pieces.
 VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model")
 # A model often has a few more embeddings than its tokenizer has pieces, but never twice as many.
-LEAST_SHARE = 0.5
+MIN_SHARE = 0.5
 # A tokenizer whose share of unknown pieces is above this in each of the languages below knows none of them.
-MOST_UNKNOWN = 0.5
+MAX_UNKNOWN = 0.5
 
 _LANGUAGES = (
     "The food was very good, but the waiter forgot our drinks.",
@@ -44,7 +44,7 @@ def check_tokenizer(path: Path, rows: int | None, max_tokens: int) -> None:
     """Raises ModelUnsupported if tokenizer.json at `path` does not fit a model with `rows` embeddings."""
     rust = _read(path)
     known = rust.get_vocab(with_added_tokens=False)
-    if rows is not None and len(known) < LEAST_SHARE * rows:
+    if rows is not None and len(known) < MIN_SHARE * rows:
         raise ModelUnsupported(
             f"The tokenizer knows {len(known)} pieces and the model {rows}: they do not belong together; "
             "use the tokenizer that the model was trained with."
@@ -69,7 +69,7 @@ def check_tokenizer(path: Path, rows: int | None, max_tokens: int) -> None:
             "belong together; use the tokenizer that the model was trained with."
         )
     shares = [text.unknown / max(len(text) - len(empty), 1) for text in texts]
-    if min(shares) > MOST_UNKNOWN:
+    if min(shares) > MAX_UNKNOWN:
         raise ModelUnsupported(
             f"The tokenizer knows hardly any word: at least {min(shares):.0%} of the pieces of a sentence "
             "are unknown in each of ten languages; use the tokenizer that the model was trained with."

@@ -21,7 +21,7 @@ SUFFIX = ".safetensors"
 # numpy has no bf16, whose bytes are the upper half of an f32.
 _DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 _SIZE_BYTES = 8
-_MOST_HEADER = 100_000_000
+_MAX_HEADER = 100_000_000
 # Values that are looked at together.
 _AT_ONCE = 1 << 20
 
@@ -98,7 +98,7 @@ def _read_header(file: Path) -> tuple[int, dict[str, dict[str, Any]]]:
     try:
         with file.open("rb") as opened:
             size = int.from_bytes(opened.read(_SIZE_BYTES), "little")
-            if size > _MOST_HEADER:
+            if size > _MAX_HEADER:
                 raise ValueError("its header is too large")
             header = json.loads(opened.read(size))
         if not isinstance(header, dict):

@@ -23,13 +23,13 @@ Scores = list[float]
 OFF = "off"
 # The most windows of a text by default.
 MAX_WINDOWS = 64
-LEAST_TOKENS = 16
+MIN_TOKENS = 16
 # Overlap by default, as a share of a window.
 _OVERLAP = 1 / 4
 # Tokens of a forward pass that only has windows of one call.
 _BATCH_TOKENS = 1024
 # The least score of an exclusive label, and the least distance of others from 0 and 1, to keep logits finite.
-_LEAST, _LEAST_DISTANCE = 1e-300, 2**-50
+_MIN, _MIN_DISTANCE = 1e-300, 2**-50
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +64,10 @@ def read_windows(setting: str, *, most: int, max_tokens: int) -> Windows | None:
     except ValueError:
         more.append("not numbers")
         windows = Windows(0, 0, "mean", most)
-    fits = LEAST_TOKENS <= windows.tokens <= max_tokens and 0 <= windows.overlap <= windows.tokens // 2
+    fits = MIN_TOKENS <= windows.tokens <= max_tokens and 0 <= windows.overlap <= windows.tokens // 2
     if any(more) or not fits or windows.join not in get_args(Join) or not 0.1 <= windows.temperature <= 10:
         raise ModelError(
-            f"Text windows must be TOKENS[:OVERLAP[:JOIN[:TEMPERATURE]]] with {LEAST_TOKENS} to {max_tokens} "
+            f"Text windows must be TOKENS[:OVERLAP[:JOIN[:TEMPERATURE]]] with {MIN_TOKENS} to {max_tokens} "
             f"tokens, an overlap of at most half of them, {', '.join(get_args(Join))} as JOIN, and a "
             f"temperature of 0.1 to 10, not {setting!r}."
         )
@@ -85,13 +85,13 @@ def joined(rows: Sequence[Scores], windows: Windows, *, multi_label: bool) -> Sc
     elif multi_label:
         return [1 / (1 + math.exp(-fmean(map(_logit, column)))) for column in columns]
     else:
-        logits = [fmean(math.log(max(score, _LEAST)) for score in column) for column in columns]
+        logits = [fmean(math.log(max(score, _MIN)) for score in column) for column in columns]
         weights = [math.exp(logit - max(logits)) for logit in logits]
     return weights if multi_label else [weight / sum(weights) for weight in weights]
 
 
 def _logit(score: float) -> float:
-    score = min(max(score, _LEAST_DISTANCE), 1 - _LEAST_DISTANCE)
+    score = min(max(score, _MIN_DISTANCE), 1 - _MIN_DISTANCE)
     return math.log(score / (1 - score))
 
 

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from model_store import Classifier, ModelInfo, Tokens
-from model_store.drift_reference import FEATURES, LEAST_TEXTS, DriftReference, Feature, measure, psi
+from model_store.drift_reference import FEATURES, MIN_TEXTS, DriftReference, Feature, measure, psi
 
 SLICE_TEXTS = 100
 SLICE_S = 3.0
@@ -91,7 +91,7 @@ class DriftWatch:
             counts[bisect_left(edges, value)] += 1
 
     def window(self) -> tuple[int, dict[Feature, float]]:
-        """Texts in the window, and the PSI of each feature; empty below LEAST_TEXTS texts."""
+        """Texts in the window, and the PSI of each feature; empty below MIN_TEXTS texts."""
         if self.reference is None:
             return 0, {}
         with self._lock:
@@ -100,7 +100,7 @@ class DriftWatch:
                 [sum(column) for column in zip(*counts, strict=True)] for counts in zip(*slices, strict=True)
             ]
         texts = sum(sums[0])
-        if texts < LEAST_TEXTS:
+        if texts < MIN_TEXTS:
             return texts, {}
         expected = self.reference.features
         return texts, {

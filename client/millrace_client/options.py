@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from random import SystemRandom
 
-# The upper bound of the first random pause in seconds. It doubles with each attempt, up to MOST_BACKOFF_S.
+# The upper bound of the first random pause in seconds. It doubles with each attempt, up to MAX_BACKOFF_S.
 FIRST_BACKOFF_S = 0.2
-MOST_BACKOFF_S = 10.0
+MAX_BACKOFF_S = 10.0
 # Clients that were refused together spread their return over this share of Retry-After beyond it.
 SPREAD = 0.25
 
@@ -38,7 +38,7 @@ class Options:
 
     def pause_s(self, attempt: int, retry_after_s: float) -> float:
         """Seconds to wait after refusal number `attempt` (from 0): never less than the service asked for."""
-        backoff_s = min(FIRST_BACKOFF_S * 2.0 ** min(attempt, 16), MOST_BACKOFF_S)
+        backoff_s = min(FIRST_BACKOFF_S * 2.0 ** min(attempt, 16), MAX_BACKOFF_S)
         return retry_after_s + self.random() * max(retry_after_s * SPREAD, backoff_s)
 
 

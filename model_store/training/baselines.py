@@ -19,7 +19,7 @@ from model_store.training.head import Head, fit, fit_best, targets_of
 from model_store.training.table import LabelledRow
 
 # Rows that the comparisons use at most, so that they take seconds.
-_MOST_TRAIN, _MOST_TEST = 2000, 1000
+_MAX_TRAIN, _MAX_TEST = 2000, 1000
 _WORDS = 1024
 # The penalty of the heads of the learning curve.
 _PENALTY = 0.03
@@ -38,8 +38,8 @@ class Baselines:
         several: bool,
     ) -> None:
         rng = Random(1)
-        self._train = rng.sample(list(train), min(len(train), _MOST_TRAIN))
-        self._test = rng.sample(list(test), min(len(test), _MOST_TEST))
+        self._train = rng.sample(list(train), min(len(train), _MAX_TRAIN))
+        self._test = rng.sample(list(test), min(len(test), _MAX_TEST))
         self._targets, self._expected = (
             targets_of([row.labels for row in rows], labels) for rows in (self._train, self._test)
         )

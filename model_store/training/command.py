@@ -8,7 +8,7 @@ from pathlib import Path
 from model_store.arguments import add_threads
 from model_store.training.data import TEST_SHARE, Order, Source
 from model_store.training.recipes import NAMES
-from model_store.training.table import MOST_ROWS, Columns
+from model_store.training.table import MAX_ROWS, Columns
 
 # torch's seeds, one for each step, are made from these.
 _SEEDS = 2**32
@@ -49,8 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--recipe", choices=NAMES, help="how to train (default: by the amount of data)")
     parser.add_argument("--seed", type=int, default=1, help="seed of all randomness (default: 1)")
     add_threads(parser)
-    most = f"use a random sample of this many rows if there are more (default: {MOST_ROWS})"
-    parser.add_argument("--most-rows", type=int, default=MOST_ROWS, help=most)
+    most = f"use a random sample of this many rows if there are more (default: {MAX_ROWS})"
+    parser.add_argument("--most-rows", type=int, default=MAX_ROWS, help=most)
     parser.add_argument("--replace", action="store_true", help="replace the model in DIR, if there is one")
     parser.epilog = "To continue an interrupted run, repeat the same command."
 

@@ -12,7 +12,7 @@ from model_store.training.encoding import encode
 from model_store.training.recipes import Name, choose
 from model_store.training.split import hold_out, without_texts_of
 from model_store.training.survey import Survey, spelt, survey, without_duplicates
-from model_store.training.table import MOST_ROWS, Columns, LabelledRow, read_table
+from model_store.training.table import MAX_ROWS, Columns, LabelledRow, read_table
 
 TEST_SHARE, TUNE_SHARE = 0.2, 0.1
 
@@ -25,7 +25,7 @@ class Source:
     columns: Columns = field(default_factory=Columns)
     test: Path | None = None
     test_share: float = TEST_SHARE
-    most_rows: int = MOST_ROWS
+    most_rows: int = MAX_ROWS
     seed: int = 1
 
 

@@ -17,8 +17,8 @@ from model_store.calibration import Scores
 _PENALTIES = (0.1, 0.01, 0.001)
 _FOLDS = 3
 # More rows than this are not needed to choose a penalty.
-_MOST_TO_CHOOSE = 1000
-_MOST_STEPS = 60
+_MAX_TO_CHOOSE = 1000
+_MAX_STEPS = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ def fit(features: Tensor, targets: Tensor, penalty: float, *, multi_label: bool)
     weights = torch.zeros(labels, size, requires_grad=True)
     bias = torch.zeros(labels, requires_grad=True)
     optimiser = torch.optim.LBFGS(
-        [weights, bias], max_iter=_MOST_STEPS, tolerance_grad=1e-4, line_search_fn="strong_wolfe"
+        [weights, bias], max_iter=_MAX_STEPS, tolerance_grad=1e-4, line_search_fn="strong_wolfe"
     )
 
     def closure() -> Tensor:
@@ -70,7 +70,7 @@ def fit_best(
     """
     order = list(range(len(features)))
     Random(seed).shuffle(order)
-    chosen = torch.tensor(order[:_MOST_TO_CHOOSE])
+    chosen = torch.tensor(order[:_MAX_TO_CHOOSE])
     some, wanted = features[chosen], targets[chosen]
     unseen = [_unseen(some, wanted, penalty, multi_label=multi_label) for penalty in _PENALTIES]
     losses = [float(loss(logits, wanted, multi_label=multi_label)) for logits in unseen]

@@ -8,7 +8,7 @@ from html import escape
 from model_store.training.charts import Chart
 from model_store.training.result import Result
 
-_MOST_IN_MATRIX = 40
+_MAX_IN_MATRIX = 40
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1c2430; --soft: #667085; --line: #d9dee7; --back: #fff;
   --a: #1769aa; --b: #c2571a; --tint: 23, 105, 170; --wrong: 194, 87, 26; }
@@ -93,7 +93,7 @@ def _labels(result: Result) -> str:
 
 def _confusion(result: Result) -> str:
     counts, labels = result.figures.confusion, [one.label for one in result.figures.classes]
-    if not counts or len(labels) > _MOST_IN_MATRIX:
+    if not counts or len(labels) > _MAX_IN_MATRIX:
         return ""
     lines = ["<tr><th></th>" + "".join(f"<th>{escape(label)}</th>" for label in labels) + "</tr>"]
     for row, label in enumerate(labels):

@@ -27,7 +27,7 @@ from model_store.training.report import page
 from model_store.training.result import Mistake, Result
 
 Say = Callable[[str], None]
-_MOST_MISTAKES, _MOST_TEXT = 30, 400
+_MAX_MISTAKES, _MAX_TEXT = 30, 400
 
 
 def train(order: Order, say: Say) -> Result:
@@ -151,12 +151,12 @@ def _mistakes(
     doubt = np.where(chosen[wrong] != expected[wrong], sure, 0.0).max(axis=1, initial=0.0)
     return tuple(
         Mistake(
-            text=data.test[wrong[number]].text[:_MOST_TEXT],
+            text=data.test[wrong[number]].text[:_MAX_TEXT],
             expected=data.test[wrong[number]].labels,
             predicted=tuple(np.array(data.labels, dtype=object)[chosen[wrong[number]]]),
             score=float(doubt[number]),
         )
-        for number in np.argsort(-doubt)[:_MOST_MISTAKES]
+        for number in np.argsort(-doubt)[:_MAX_MISTAKES]
     )
 
 
@@ -164,11 +164,11 @@ def _write_reference(work: Path, data: Data, scores: Scores, limit: int) -> None
     """The distribution of the test texts, against which a worker compares its traffic, if they are enough."""
     from model_store.artefact import identity
     from model_store.checkpoint import read_checkpoint
-    from model_store.drift_reference import LEAST_TEXTS, build_reference, measure
+    from model_store.drift_reference import MIN_TEXTS, build_reference, measure
     from model_store.measuring import write_reference
     from model_store.rows import Tokenizer
 
-    if len(scores) < LEAST_TEXTS:
+    if len(scores) < MIN_TEXTS:
         return
     tokens = Tokenizer(work / "tokenizer.json", limit)([row.text for row in data.test])
     measured = [

@@ -11,9 +11,9 @@ from unicodedata import category, normalize
 from model_store.errors import BadTraining
 from model_store.training.table import LabelledRow, Table
 
-MOST_LABELS = 1000
+MAX_LABELS = 1000
 # Groups of similar labels, and labels, that are listed at most.
-_MOST_SIMILAR, _MOST_LISTED = 10, 30
+_MAX_SIMILAR, _MAX_LISTED = 10, 30
 _SURROUNDING = re.compile(r"""^[\s"'“”„‘’«»]+|[\s"'“”„‘’«»]+$""")
 
 
@@ -56,10 +56,10 @@ class Survey:
             f"the commonest has {most / least:.1f} times the rows of the rarest",
         ]
         width = max(map(len, self.labels))
-        shown = list(self.labels.items())[:_MOST_LISTED]
+        shown = list(self.labels.items())[:_MAX_LISTED]
         lines += [f"  {label:<{width}}  {count:,} ({count / self.used:.1%})" for label, count in shown]
-        if len(self.labels) > _MOST_LISTED:
-            lines.append(f"  and {len(self.labels) - _MOST_LISTED} more")
+        if len(self.labels) > _MAX_LISTED:
+            lines.append(f"  and {len(self.labels) - _MAX_LISTED} more")
         return lines + self._warnings()
 
     def similar(self) -> list[list[str]]:
@@ -71,13 +71,13 @@ class Survey:
 
     def _warnings(self) -> list[str]:
         groups, lines = self.similar(), []
-        for group in groups[:_MOST_SIMILAR]:
+        for group in groups[:_MAX_SIMILAR]:
             counted = " and ".join(f"{spelt(label)} ({self.labels[label]:,} rows)" for label in group)
             lines.append(
                 f"warning              {counted} are different labels: if they mean the same, write them "
                 "alike and train again"
             )
-        more = len(groups) - _MOST_SIMILAR
+        more = len(groups) - _MAX_SIMILAR
         return lines + ([f"warning              {more} more groups of similar labels"] if more > 0 else [])
 
 
@@ -135,7 +135,7 @@ def _refuse(found: Survey, train: Sequence[LabelledRow]) -> None:
     if len(labels) < least:
         only = f"only one label ({labels[0]!r})" if labels else "no label"
         raise BadTraining(f"{found.name} has {only}, so there is nothing to tell apart.")
-    if len(labels) > MOST_LABELS or (found.used > 20 and len(labels) > found.used / 2):
+    if len(labels) > MAX_LABELS or (found.used > 20 and len(labels) > found.used / 2):
         raise BadTraining(
             f"{found.name} has {len(labels):,} labels for {found.used:,} texts: is --label-column right?"
         )

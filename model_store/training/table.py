@@ -21,12 +21,12 @@ from model_store.errors import BadTable
 
 FORMATS = {".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".ndjson": "ndjson", ".jsonl": "ndjson"}
 # Rows that are kept; of a longer file, a random sample of this size.
-MOST_ROWS = 200_000
+MAX_ROWS = 200_000
 # Characters of a line, and of a text that are kept: no model reads more than a few thousand.
-MOST_LINE, MOST_TEXT = 1_000_000, 20_000
-MOST_LABEL = 200
+MAX_LINE, MAX_TEXT = 1_000_000, 20_000
+MAX_LABEL = 200
 
-csv.field_size_limit(max(csv.field_size_limit(), MOST_LINE))
+csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE))
 # JSON can write halves of characters, which are not text: no tokenizer and no file takes them.
 _HALF, _HALF_EXAMPLE = re.compile("[\ud800-\udfff]"), r"\ud83d alone"
 
@@ -59,22 +59,22 @@ class Table:
     unlabelled: int = 0
 
 
-def read_table(*paths: Path, columns: Columns, most: int = MOST_ROWS, seed: int = 1) -> Table:
+def read_table(*paths: Path, columns: Columns, most: int = MAX_ROWS, seed: int = 1) -> Table:
     """Read the rows of one file or several. Raises BadTable, which names the line that is wrong."""
     table, rng, usable = Table(", ".join(map(_name, paths))), Random(seed), 0
     cells = ((path, *found) for path in paths for found in _cells(path, columns))
     for path, number, text, label in cells:
         table.total += 1
         labels = _labels(label, columns.separator)
-        if any(len(one) > MOST_LABEL for one in labels):
-            raise BadTable(f"{path}, line {number}: a label has more than {MOST_LABEL} characters.")
+        if any(len(one) > MAX_LABEL for one in labels):
+            raise BadTable(f"{path}, line {number}: a label has more than {MAX_LABEL} characters.")
         if not text.strip():
             table.empty += 1
         elif not labels and not columns.separator:
             table.unlabelled += 1
         else:
             usable += 1
-            row = LabelledRow(text[:MOST_TEXT], labels)
+            row = LabelledRow(text[:MAX_TEXT], labels)
             # Reservoir sampling: every row has the same chance to be kept (Vitter 1985, algorithm R).
             if len(table.rows) < most:
                 table.rows.append(row)
@@ -121,10 +121,10 @@ def _cells(path: Path, columns: Columns) -> Iterator[tuple[int, str, str | list[
 def _bounded(path: Path, file: TextIO) -> Iterator[str]:
     """The lines, each of bounded length."""
     number = 0
-    while line := file.readline(MOST_LINE):
+    while line := file.readline(MAX_LINE):
         number += 1
-        if len(line) == MOST_LINE:
-            raise BadTable(f"{path}, line {number}: more than {MOST_LINE:,} characters in one line.")
+        if len(line) == MAX_LINE:
+            raise BadTable(f"{path}, line {number}: more than {MAX_LINE:,} characters in one line.")
         if "\0" in line:
             raise BadTable(f"{path}, line {number}: a NUL character, so this is not a text file.")
         yield line

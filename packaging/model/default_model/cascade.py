@@ -19,7 +19,7 @@ from default_model.domains.sets import read_mixture
 from millrace.__main__ import main as millrace
 from model_store.convert import LABELS
 
-MOST = 250  # texts of each set
+MAX_TEXTS = 250  # texts of each set
 LONGEST = 1000  # characters: longer ones are measured in windows, which is another question
 
 
@@ -30,10 +30,10 @@ def dev(data: Path) -> Iterator[tuple[str, str]]:
 
 
 def last(sets: Path) -> Iterator[tuple[str, str]]:
-    """The first `MOST` texts of the part `last` of each set, without neutral and long ones."""
+    """The first `MAX_TEXTS` texts of the part `last` of each set, without neutral and long ones."""
     for one in read_mixture(sets).sets:
         rows = [row for row in one.last if row.positive != 0.5 and len(row.text) <= LONGEST]
-        yield from ((row.text, LABELS[int(row.positive)]) for row in rows[:MOST])
+        yield from ((row.text, LABELS[int(row.positive)]) for row in rows[:MAX_TEXTS])
 
 
 def write(path: Path, rows: Iterable[tuple[str, str]]) -> Path:

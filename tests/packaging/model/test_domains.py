@@ -122,7 +122,7 @@ def test_an_epoch_has_as_many_rows_of_each_class_with_smoothed_targets(mixture: 
 def test_long_texts_become_windows_that_reach_both_ends(mixture: sets.Mixture) -> None:
     rng = Random(1)
     texts = [row.text for _ in range(20) for row in sets.draw(mixture.sets[1], rng)]
-    assert all(sets.LEAST_WORDS <= len(text.split(" ")) <= 50 for text in texts)
+    assert all(sets.MIN_WORDS <= len(text.split(" ")) <= 50 for text in texts)
     assert 0.1 < sum("end" in text for text in texts) / len(texts) < 0.9
     assert sets.window("short text", 50, rng) == "short text"
 

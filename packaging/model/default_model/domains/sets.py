@@ -12,7 +12,7 @@ from random import Random
 from default_model.corpus import Row
 
 MIXTURE = Path(__file__).parent / "mixture.toml"
-LEAST_WORDS = 40  # of a window
+MIN_WORDS = 40  # of a window
 RECIPES = ("default", "large", "large_second")
 
 
@@ -86,9 +86,9 @@ def draw(one: LabelledSet, rng: Random, balance: float = 1.0) -> list[Row]:
 
 
 def window(text: str, longest: int, rng: Random) -> str:
-    """A run of LEAST_WORDS to `longest` words: from the start, the end, or anywhere, equally often."""
+    """A run of MIN_WORDS to `longest` words: from the start, the end, or anywhere, equally often."""
     words = text.split(" ")
-    length = rng.randint(LEAST_WORDS, longest)
+    length = rng.randint(MIN_WORDS, longest)
     spare = len(words) - length
     if spare <= 0:
         return text

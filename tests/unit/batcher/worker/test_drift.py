@@ -12,7 +12,7 @@ from prometheus_client import generate_latest
 from batcher.worker.drift import SLICE_TEXTS, SLICES, DriftWatch, WatchedClassifier
 from batcher.worker.metrics import WorkerMetrics
 from model_store import ModelInfo, Tokens
-from model_store.drift_reference import FEATURES, LEAST_TEXTS
+from model_store.drift_reference import FEATURES, MIN_TEXTS
 from model_store.measuring import Measuring
 from model_store.stub import StubClassifier
 from model_store.windows import Windows
@@ -111,8 +111,8 @@ def test_windows_of_long_texts_are_left_out_and_short_texts_beside_them_are_not(
 
 def test_few_texts_and_no_reference_say_nothing() -> None:
     few = Stream()
-    few.run(foreign(LEAST_TEXTS - 10, seed=7))
-    assert few.watch.window() == (LEAST_TEXTS - 10, {})
+    few.run(foreign(MIN_TEXTS - 10, seed=7))
+    assert few.watch.window() == (MIN_TEXTS - 10, {})
     few.run(foreign(10, seed=8))
     assert few.watch.window()[1].keys() == set(FEATURES)
     without = Stream(reference=False)
