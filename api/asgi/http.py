@@ -26,6 +26,8 @@ Send = Callable[[Message], Awaitable[None]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 CLOSE: Header = (b"connection", b"close")
+# The key of a request's state whose value says whether its client has left, as `LimitedProtocol.left`.
+LEFT = "left"
 JSON: Header = (b"content-type", b"application/json")
 NOSNIFF: Header = (b"x-content-type-options", b"nosniff")
 # Paths for load balancers, orchestrators and monitors. They also use HEAD, which is handled as GET; the
@@ -66,6 +68,11 @@ class RequestHeaders:
     @property
     def id(self) -> str:
         return self.request_id.decode("ascii")
+
+    def left(self) -> bool:
+        """Whether the client has left, also if parts of its body before that have not been received."""
+        found: Callable[[], bool] = self.scope.get("state", {}).get(LEFT, bool)
+        return found()
 
     @property
     def trace(self) -> str:

@@ -52,7 +52,7 @@ class BatchService:
         boundary = boundary_of(headers.found.get(b"content-type", b"").decode("latin-1"))
         owner = self._jobs.owner(headers)
         client = self._jobs.account(headers)
-        sender = Sender(receive)
+        sender = Sender(receive, headers.left)
         form = FormReader(self._jobs.uploader.counted(sender.blocks()), boundary)
         return file_body(await self._jobs.upload(sender, self._store, form, owner, client))
 
@@ -188,7 +188,7 @@ class BatchService:
         name = await self._jobs.call(first_model, self._files.content(file))
         model = self._answers.model(asked.endpoint, name)
         batch = {"file": file.id, "endpoint": asked.endpoint, "metadata": asked.metadata}
-        sender = Sender(receive, whole=True)
+        sender = Sender(receive, headers.left, whole=True)
         is_same = lru_cache(lambda name: self._answers.is_same(asked.endpoint, name, model))
         texts = read_texts(sender.waited_for(self._files.content(file)), asked.endpoint, is_same)
         record, _ = await self._jobs.take_batch(headers, texts, json.dumps(batch), sender, model)

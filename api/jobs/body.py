@@ -23,7 +23,9 @@ T = TypeVar("T")
 BLOCK_S = 30.0
 SLOWEST = 16 * 1024
 # Parts of a body, of up to 256 KiB each, that are received before they are read.
-AHEAD = 8
+AHEAD = 24
+# How often to look whether the client is still there, whose last byte may be behind what is received ahead.
+LOOK_S = 0.1
 
 
 class SubmitQuery(BaseModel):
@@ -99,11 +101,12 @@ def media_type(headers: RequestHeaders) -> str:
 class Sender:
     """The client of an upload, for the worker thread that reads its body. Work for it ends once it has left.
 
-    `whole` says that the body has been read already.
+    `left` says whether it has; `whole` that the body has been read already.
     """
 
-    def __init__(self, receive: Receive, *, whole: bool = False) -> None:
+    def __init__(self, receive: Receive, left: Callable[[], bool], *, whole: bool = False) -> None:
         self._receive = receive
+        self._left = left
         self._more = not whole
         self._gone = False
         self._begun = asyncio.Event()
@@ -112,17 +115,27 @@ class Sender:
             self._begun.set()
 
     async def watch(self) -> None:
-        """Receives blocks ahead of the thread that reads them: that the client left comes behind them.
+        """Receives blocks ahead of the thread that reads them, until the client has left.
 
         Begins when the thread does: of bodies that wait for one, nothing is kept here.
         """
         await self._begun.wait()
+        receiving = asyncio.create_task(self._receive_ahead())
+        try:
+            while not (await asyncio.wait([receiving], timeout=LOOK_S))[0] and not self._left():
+                pass
+        finally:
+            receiving.cancel()
+        self._gone = True
+        if self._ahead.empty():
+            self._ahead.put_nowait((b"", False))  # for a thread that waits
+
+    async def _receive_ahead(self) -> None:
+        """Returns when all that came before the end of the connection has been received."""
         while (message := await self._receive())["type"] != "http.disconnect":
             if self._more:
                 self._more = message.get("more_body", False)
                 await self._ahead.put((message.get("body", b""), self._more))
-        self._gone = True
-        await self._ahead.put((b"", False))  # for a thread that waits
 
     def waited_for(self, items: Iterable[T]) -> Iterator[T]:
         """Yields the items. Raises ClientDisconnect instead once the client has left."""

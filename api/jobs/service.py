@@ -117,7 +117,7 @@ class JobService:
         Raises Problem, QueueUnavailable or ClientDisconnect.
         """
         model = self._queue_of(query.model)
-        sender = Sender(receive)
+        sender = Sender(receive, headers.left)
         body = self.uploader.counted(sender.blocks())
         if query.filename:
             file = FileTexts(body, query, lambda part: sender.waited_for(self.uploader.counted(part)))

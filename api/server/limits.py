@@ -12,6 +12,7 @@ for probes only.
 from __future__ import annotations
 
 import asyncio
+import select
 import socket
 import sys
 from typing import Any
@@ -43,6 +44,10 @@ AT_ONCE = 64
 LAST_S = 0.5
 # Keep a connection that has not sent a request yet open until this long after it was made.
 FIRST_S = 3.0
+# How often to look whether a client is still there that sends nothing more.
+LOOK_S = 0.05
+# Says that the client has sent its last byte, also while bytes before it are unread. Only Linux has it.
+SENT_ALL = select.POLLRDHUP if sys.platform == "linux" else 0
 
 _State = tuple[object, int, bool]
 
@@ -68,6 +73,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._last = False
         self._probes_only = False
         self._resumed = 0
+        self._asked = False
         self._running: RequestResponseCycle | None = None
 
     @property
@@ -104,6 +110,41 @@ class LimitedProtocol(HttpToolsProtocol):
         self._resumed += 1
         self._backlog.sent(self)
         super().resume_writing()
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Called when the client sends nothing more. True keeps the connection until it has its answer."""
+        if self.idle or self.cycle.more_body or not self._ask():
+            return False
+        self.cycle.keep_alive = False
+        self._look()
+        return True
+
+    def left(self) -> bool:
+        """Whether the client has left, as far as the system knows, even if bytes before that are unread."""
+        if not self.transport.is_closing():
+            look = select.poll()
+            look.register(self.transport.get_extra_info("socket"), SENT_ALL)
+            events = sum(found for _, found in look.poll(0))
+            if events & (select.POLLERR | select.POLLHUP) or (events & SENT_ALL and not self._ask()):
+                self.end()
+        return self.transport.is_closing()
+
+    def _look(self) -> None:
+        if not self.idle and not self.left():
+            self.loop.call_later(LOOK_S, self._look)
+
+    def _ask(self) -> bool:
+        """Asks a client that sends nothing more whether it is there, by an interim response (RFC 9110, 15.2).
+
+        Its system answers with a reset if it has left. False if an interim response cannot be sent.
+        """
+        running = self._running
+        if running is None or running.response_started or running.scope["http_version"] != "1.1":
+            return False
+        if not self._asked:
+            self._asked = True
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        return True
 
     @property
     def unread_bytes(self) -> int:

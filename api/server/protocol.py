@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import httptools
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from api.asgi.http import PROBES
+from api.asgi.http import LEFT, PROBES
 from api.errors import Problem
 from api.server.head import (
     HEADER_BYTES,
@@ -150,4 +150,5 @@ class Connection(LimitedProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle
+        cycle.scope["state"][LEFT] = self.left
         super()._start_asgi_task(cycle, app)

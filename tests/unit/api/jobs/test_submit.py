@@ -11,7 +11,7 @@ import pytest
 from anyio import to_thread
 from starlette.requests import ClientDisconnect
 
-from api.jobs.body import Sender
+from api.jobs.body import AHEAD, Sender
 from api.jobs.upload import CHUNK_TEXTS
 from batcher.jobs.records import Counts
 from batcher.jobs.upload import Upload
@@ -182,11 +182,16 @@ async def test_the_time_that_redis_takes_is_not_that_of_the_body(
     assert (answer.status_code, answer.json()["total"]) == (202, CHUNK_TEXTS + 2)
 
 
-@pytest.mark.parametrize("more", [(False,), (True, True, False)], ids=["whole", "with blocks to come"])
-async def test_work_for_a_body_went_on_after_its_client_had_left(more: tuple[bool, ...]) -> None:
+@pytest.mark.parametrize(
+    "more",
+    [[False], [True, True, False], [True] * 99],
+    ids=["whole", "with blocks to come", "more than are received ahead"],
+)
+async def test_work_for_a_body_went_on_after_its_client_had_left(more: list[bool]) -> None:
     """Four such bodies hold all threads for uploads. In gzip, a block of 64 KiB may have 64 MiB."""
     left = asyncio.Event()
     messages = [{"type": "http.request", "body": b"x", "more_body": one} for one in more]
+    assert len(more) < AHEAD or len(more) > 2 * AHEAD
 
     async def receive() -> dict[str, Any]:
         if messages:
@@ -194,7 +199,7 @@ async def test_work_for_a_body_went_on_after_its_client_had_left(more: tuple[boo
         await left.wait()
         return {"type": "http.disconnect"}
 
-    sender = Sender(receive)
+    sender = Sender(receive, left.is_set)
     loop = asyncio.get_running_loop()
 
     def work() -> None:

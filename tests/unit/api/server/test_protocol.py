@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import socket
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -13,7 +14,16 @@ import pytest
 import uvicorn
 from starlette.requests import ClientDisconnect
 
-from api.asgi.http import JSON, BodyReader, Receive, Scope, Send, send_answer
+from api.asgi.http import (
+    JSON,
+    BodyReader,
+    Receive,
+    RequestHeaders,
+    Scope,
+    Send,
+    send_answer,
+    unless_disconnected,
+)
 from api.lifecycle import LIFECYCLE, Lifecycle
 from api.server import limits
 from api.server.backlog import BACKLOG, RESERVE, Backlog
@@ -31,6 +41,10 @@ RECEIVE_BYTES = 256 * 1024
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
     """GET responds at once, with a large body, endlessly or late; POST responds with the body's length."""
     body = b"hello"
+    if scope["path"] == "/unread":
+        while not RequestHeaders(scope).left():  # noqa: ASYNC110 - it says so in no other way
+            await asyncio.sleep(0.01)
+        return
     if scope["method"] == "POST":
         try:
             body = b"%d" % len(await BodyReader(1 << 20, 60).read(receive))
@@ -40,6 +54,11 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
         body = LARGE
     elif scope["path"] == "/slow":
         await asyncio.sleep(60)
+    elif scope["path"] in ("/soon", "/late"):
+        try:
+            await unless_disconnected(receive, asyncio.sleep(0.3 if scope["path"] == "/soon" else 60))
+        except ClientDisconnect:
+            return
     elif scope["path"] == "/endless":
         await send({"type": "http.response.start", "status": 200, "headers": []})
         listening = asyncio.ensure_future(left(receive))
@@ -470,3 +489,45 @@ async def test_while_the_process_drains_every_answer_closes_its_connection() -> 
             peer[1].write(GET)
             assert ("connection" in (await answer(peer))[1]) is draining
         assert await ended(peer)
+
+
+@pytest.mark.parametrize("requests", [1, 2])
+async def test_a_client_that_had_sent_all_it_wanted_to_send_got_no_answer(dial: Dial, requests: int) -> None:
+    """`nc -N` ends its side of the connection after a request. It asks for the answer nevertheless."""
+    reader, writer = await dial()
+    writer.write(b"GET /soon HTTP/1.1\r\nhost: x\r\n\r\n" * requests)
+    writer.write_eof()
+    async with asyncio.timeout(20):
+        interim, *answers = (await reader.read()).split(b"HTTP/1.1 ")[1:]
+    assert interim == b"100 Continue\r\n\r\n"
+    assert [one[:3] + one[-5:] for one in answers] == [b"200hello"] * requests
+
+
+async def test_half_a_body_is_not_waited_for_after_its_end(dial: Dial) -> None:
+    peer = await dial()
+    peer[1].write(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{")
+    peer[1].write_eof()
+    assert await ended(peer)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux notices an end behind unread bytes")
+@pytest.mark.parametrize(
+    "request_head",
+    [
+        b"GET /late HTTP/1.1\r\n",
+        b"GET /late HTTP/1.0\r\n",
+        b"POST /unread HTTP/1.1\r\ncontent-length: 160000\r\n",
+        b"POST /unread HTTP/1.0\r\ncontent-length: 160000\r\n",
+    ],
+)
+async def test_work_went_on_for_a_client_whose_end_was_behind_unread_bytes(request_head: bytes) -> None:
+    async with served(10) as (server, dial):
+        _, writer = await dial()
+        writer.write(request_head + b"host: x\r\n\r\n" + b"x" * 160_000 * request_head.startswith(b"POST"))
+        async with asyncio.timeout(20):
+            await writer.drain()
+            while not server.server_state.tasks:  # noqa: ASYNC110 - it says so in no other way
+                await asyncio.sleep(0.01)
+            writer.close()
+            while server.server_state.tasks:  # noqa: ASYNC110 - it says so in no other way
+                await asyncio.sleep(0.01)
