@@ -14,6 +14,7 @@ from tests.cost.stored import NO_ID, Stored, filled
 
 Named = tuple[str, Request]
 JOBS, FILES = "/jobs", "/v1/files"
+PLAIN = "a plain request"
 # A head has 8 KiB and 100 headers; a target 8 KiB.
 HEAD, FIELDS = 6 * KIB, 90
 # Content of more than 64 MiB is refused.
@@ -87,7 +88,7 @@ def heads(route: ApiRoute, stored: Stored) -> Iterator[Named]:
     # What is stored is deleted by no request.
     known = stored.paths(route.path) if route.method == "GET" else [filled(route.path, NO_ID)]
     for target in known if first is None else ():
-        yield "a plain request", Request(route.method, target)
+        yield PLAIN, Request(route.method, target)
     for query in largest(route) if route.method == "GET" else ():
         for accepted in ACCEPTED:
             request = Request(route.method, f"{known[0]}?{query}", headers=(("accept", accepted),))

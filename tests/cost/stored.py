@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
+from secrets import token_hex
 
 import httpx
 import redis
@@ -57,9 +58,7 @@ def store(service: Service, headers: Mapping[str, str]) -> Stored:
     with http, service.redis.client() as client:
         _keep_refused(client)
         _keep_facts(client)
-        asked = {"text": [f"asked {number}" for number in range(400)]}
-        for name in ("stored", "known"):  # the second time, the cache knows the texts
-            http.post("/predict", json=asked, headers={"x-request-id": name}).raise_for_status()
+        ask(http, headers)
         texts = "".join(f"stored {number}\n" for number in range(TEXTS))
         job = http.post("/jobs?filename=a.txt&keep_input=true", content=texts).raise_for_status().json()["id"]
         file, batch = _start_batch(http)
@@ -87,6 +86,13 @@ def store(service: Service, headers: Mapping[str, str]) -> Stored:
             "lane": ("bulk",),
         }
     )
+
+
+def ask(http: httpx.Client, headers: Mapping[str, str]) -> None:
+    """Asks for many texts. Its process remembers these requests until others displace them, or it ends."""
+    asked = {"text": [f"asked {token_hex(8)}" for _ in range(400)]}
+    for name in ("stored", "known"):  # the second time, the cache knows the texts
+        http.post("/predict", json=asked, headers={**headers, "x-request-id": name}).raise_for_status()
 
 
 def _start_batch(http: httpx.Client) -> tuple[str, str]:
