@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from base64 import encodebytes
 from collections.abc import Callable, Iterator, Mapping
 from random import Random
 
@@ -106,6 +107,10 @@ def zipped(size: int, wanted: Callable[[str], bool]) -> Iterator[tuple[str, byte
     for name in ("blank lines", "many short rows", "one long record"):
         if wanted(f"gzip: {name}"):
             yield f"gzip: {name}", gzip.compress(FILES[name](size), 1), size
+    if wanted("gzip: blank lines before others"):
+        others = encodebytes(Random(1).randbytes(2 * MIB))
+        packed = gzip.compress(FILES["blank lines"](size), 1) + gzip.compress(others, 0)
+        yield "gzip: blank lines before others", packed, size + len(others)
     if wanted("gzip: empty members"):
         yield "gzip: empty members", gzip.compress(b"") * (size // 160), size
 
