@@ -222,14 +222,18 @@ class ServedModels:
             {base: self._others[queue] if queue else self.first for base, queue in answering.items()},
             {base: (self._others[queue], beside[base]) for base, queue in tried.items()},
         )
-        before_ambiguous = self._ambiguous
-        self._ambiguous = frozenset(filter(self.ambiguous, [self.first.title, *self.cascades]))
-        for name in self._ambiguous - before_ambiguous:
-            facts = {"action": "model.ambiguous", "model": name}
-            log.warning("two models have the same name, which finds neither of them", extra=facts)
+        self._note_ambiguous()
         if self.current is not before:
             self._on_move(self.current)
         self._on_sweep(revisions.moves)
+
+    def _note_ambiguous(self) -> None:
+        """Logs each name that has become ambiguous, before a request is refused for it."""
+        before = self._ambiguous
+        self._ambiguous = frozenset(filter(self.ambiguous, [self.first.title, *self.cascades]))
+        for name in self._ambiguous - before:
+            facts = {"action": "model.ambiguous", "model": name}
+            log.warning("two models have the same name, which finds neither of them", extra=facts)
 
     async def refresh(self) -> None:
         """Waits for late sweeps unless Redis is unavailable: names may have moved meanwhile."""
@@ -250,6 +254,10 @@ class ServedModels:
         self._heard.set()
         self.known_until = min(self._swept_at.values()) + KNOWN_S
 
+    def _other_swept(self, name: str) -> None:
+        self._note_sweep(name)
+        self._note_ambiguous()
+
     def _swept(self) -> None:
         self._note_sweep("")
         try:
@@ -259,7 +267,7 @@ class ServedModels:
 
     def _open(self, name: str) -> Served:
         hub, cache = self._connect(name)
-        hub.on_sweep = partial(self._note_sweep, name)
+        hub.on_sweep = partial(self._other_swept, name)
         self._later(hub.start())
         lookup = self.first.lookup.for_model(hub, cache)
         log.info("serving the model %s", name, extra={"action": "model.served", "model": name})

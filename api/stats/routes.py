@@ -1,7 +1,8 @@
 """GET /stats: the current state of the service as JSON, or every second as server-sent events.
 
-Each process computes one frame per second, from data that Redis and the processes publish anyway. All viewers
-get the same bytes, and slow viewers miss frames.
+Each process computes rates once per second, from data that Redis and the processes publish anyway. All
+viewers get the same bytes, and slow viewers miss frames. A document, and the first frame of a viewer, are
+of the present state.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ MOST_VIEWERS = 200
 RESTORE_S = 1.0
 # How many of the newest jobs are shown.
 JOBS = 8
+# The rates before the first second.
+NO_POINT = StatsPoint(0, 0, 0, 0, 0, p50_ms=None, p99_ms=None, waiting=0)
 # For this many frames after the last viewer has left, jobs and workers are still read from Redis.
 DETAIL_FRAMES = 5
 
@@ -76,7 +79,7 @@ class Stats:
         self._history = StatsHistory(metrics.bounds)
         self._silences = Silences(lease_s)
         self._next: asyncio.Future[None] | None = None
-        self._frame: dict[str, Any] = {}
+        self._point = NO_POINT
         self._event = b""
         self._jobs: list[dict[str, Any]] | None = None
         self._workers: list[dict[str, Any]] = []
@@ -136,7 +139,6 @@ class Stats:
     def _tick(self) -> None:
         snapshot = self._hub.snapshot
         outcomes, durations = self._metrics.read()
-        lanes = {"interactive": snapshot.interactive, "bulk": snapshot.bulk}
         sample = CounterSample(
             at=time.monotonic(),
             hits=outcomes["hit_local"] + outcomes["hit_shared"],
@@ -144,27 +146,11 @@ class Stats:
             refused=sum(outcomes[name] for name in ("shed", "expired", "failed", "dead", "refused")),
             shed=outcomes["shed"],
             worked=snapshot.worked,
-            waiting=sum(lane.entries for lane in lanes.values()) + snapshot.solo,
+            waiting=snapshot.interactive.entries + snapshot.bulk.entries + snapshot.solo,
             durations=durations,
         )
-        point = self._history.add(sample)
+        self._point = point = self._history.add(sample)
         self._on_point(point, snapshot)
-        now_ms = time.time() * 1000
-        problem = why_not_ready(self._hub, self._lifecycle)
-        self._frame = {
-            "at_ms": round(now_ms),
-            "ready": problem is None,
-            "reason": "" if problem is None else problem.detail,
-            "model": model_facts(self._model()),
-            "models": self._models(),
-            "lanes": {name: lane_facts(lane) for name, lane in lanes.items()},
-            "pauses": pause_facts(snapshot.pauses),
-            "solo": snapshot.solo,
-            "in_flight": snapshot.in_flight,
-            "shards": shard_facts(self._hub.shards_up),
-            "rate": round(snapshot.rate, 1),
-            "now": asdict(point),
-        }
         kept = self._keeping is None or self._keeping.done()
         if snapshot.swept and kept:  # one process of the service sweeps
             self._keeping = asyncio.create_task(self._keep(self._history.line(point, round(time.time()))))
@@ -178,7 +164,25 @@ class Stats:
         return sse("frame", to_json(self._whole()))
 
     def _whole(self) -> dict[str, Any]:
-        return self._frame | {"workers": self._workers, "jobs": self._jobs}
+        """A frame of the present state, and of the rates of the last second."""
+        snapshot = self._hub.snapshot
+        problem = why_not_ready(self._hub, self._lifecycle)
+        return {
+            "at_ms": round(time.time() * 1000),
+            "ready": problem is None,
+            "reason": "" if problem is None else problem.detail,
+            "model": model_facts(self._model()),
+            "models": self._models(),
+            "lanes": {"interactive": lane_facts(snapshot.interactive), "bulk": lane_facts(snapshot.bulk)},
+            "pauses": pause_facts(snapshot.pauses),
+            "solo": snapshot.solo,
+            "in_flight": snapshot.in_flight,
+            "shards": shard_facts(self._hub.shards_up),
+            "rate": round(snapshot.rate, 1),
+            "now": asdict(self._point),
+            "workers": self._workers,
+            "jobs": self._jobs,
+        }
 
     def _wake_streams(self) -> None:
         waiting = self._next

@@ -128,7 +128,7 @@ async def test_two_models_of_one_name_were_both_answered_by_the_first(
         assert answer.status_code == 409, (path, answer.text)
         assert "two models called stub: give one of them another name" in answer.text
     assert (await client.put("/admin/pauses/models/stub", json={"for_s": 5})).status_code == 409
-    await until(lambda: "two models have the same name" in caplog.text, "a line in the log")
+    assert "two models have the same name" in caplog.text
     assert named(await client.post("/predict", json=body)) == "stub"
     second.drop("stub")
     await ready(client, "stub")

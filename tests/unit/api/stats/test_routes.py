@@ -123,6 +123,18 @@ async def test_a_frame_says_why_nothing_would_be_answered(start: Start, hub: Fak
     assert (now["ready"], now["reason"]) == (False, reason)
 
 
+async def test_status_right_after_readiness_said_that_no_worker_runs(made: Made) -> None:
+    """The state was that of up to a second ago. So was the first frame of a viewer."""
+    made.hub.snapshot = replace(RUNNING, workers=0)
+    stream = made.stats.stream()
+    await anext(stream)  # the history; frames follow
+    for frame in (await made.stats.frame(), (await anext(stream)).partition(b"data: ")[2]):
+        assert json.loads(frame)["reason"] == "no worker is running"
+    made.hub.snapshot = RUNNING
+    assert json.loads(await made.stats.frame())["ready"]
+    await stream.aclose()
+
+
 async def test_a_frame_holds_no_text(service: Service) -> None:
     await service.predict("a secret of mine")
     await asyncio.sleep(0.05)
