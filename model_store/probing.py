@@ -5,10 +5,12 @@ from __future__ import annotations
 import gc
 import os
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
+from threading import Thread
 
 from model_store.artefact import PROBES, Manifest, check_seal, digest, write_manifest
 from model_store.calibration_texts import CALIBRATION_TEXTS
@@ -49,11 +51,8 @@ def compute_probes(checkpoint: Checkpoint, tokenizer: Path) -> Probes:
     The last one has as many tokens as the model accepts, which may be fewer than its config says. Raises
     ModelUnsupported if it accepts no text.
     """
-    # Waiting threads of OpenMP would spin, which takes processor time from the others on a busy machine. It
-    # is read when torch is imported.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    with _no_collection():
-        from model_store.engines.reference import Reference
+    _import_reference()
+    from model_store.engines.reference import Reference
 
     empty, *texts = Tokenizer(tokenizer, checkpoint.max_tokens)(["", *CALIBRATION_TEXTS])
     source = Source(empty, texts, special_ids(tokenizer), checkpoint.unnumbered)
@@ -74,13 +73,30 @@ def compute_probes(checkpoint: Checkpoint, tokenizer: Path) -> Probes:
     return Probes(tokens, reference=scores, answers=scores, rounding=rounding)
 
 
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """Without it, importing torch and transformers takes a fifth less time."""
+def begin_import() -> None:
+    """Begins to import torch and transformers, which takes seconds, beside what needs neither.
+
+    `compute_probes` waits for it, and tries again if it has failed.
+    """
+
+    def run() -> None:
+        with suppress(Exception):  # which is raised again there
+            _import_reference()
+
+    Thread(target=run, name="import of torch", daemon=True).start()
+
+
+def _import_reference() -> None:
+    # Waiting threads of OpenMP would spin, which takes processor time from the others on a busy machine. It
+    # is read when torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Importing takes a fifth less time without collections, each of which looks at all of torch.
     enabled = gc.isenabled()
     gc.disable()
     try:
-        yield
+        import_module("model_store.engines.reference")
+        if not gc.get_freeze_count():  # a process that has started may drop what it has now
+            gc.freeze()
     finally:
         if enabled:
             gc.enable()
