@@ -54,10 +54,9 @@ class AdminAccess:
     `find_session` and `redeem` ask for the operator of a session, and for that of a link, which ends with it.
     """
 
-    find_session: Find
-    redeem: Find
-
-    def __init__(self, settings: ApiSettings) -> None:
+    def __init__(self, settings: ApiSettings, find_session: Find, redeem: Find) -> None:
+        self._find_session = find_session
+        self._redeem = redeem
         admins = parse_keys(settings.admin_keys.get_secret_value())
         readers = parse_keys(settings.admin_read_keys.get_secret_value())
         self._admins = Keys(admins)
@@ -95,7 +94,7 @@ class AdminAccess:
         """The operator of a session or, where one begins, of a link; None once its key is removed."""
         begins = route_path(headers.scope) == SESSION and headers.scope["method"] == "POST"
         secret = _text(given_key(headers)) if begins else self.session(headers)
-        find = self.redeem if begins else self.find_session
+        find = self._redeem if begins else self._find_session
         return self._known.get(await find(secret)) if secret else None
 
     def session(self, headers: RequestHeaders) -> str:
@@ -111,14 +110,21 @@ def _text(secret: bytes) -> str:
     return secret.decode("ascii", "replace")
 
 
-class Authenticator:
-    """Checks requests against the settings. API keys and rate limits are off by default."""
+async def _unknown(secret: str) -> str:
+    return ""
 
-    def __init__(self, settings: ApiSettings) -> None:
+
+class Authenticator:
+    """Checks requests against the settings. API keys and rate limits are off by default.
+
+    `find_session` and `redeem` are as in `AdminAccess`. Without them, operators need their keys.
+    """
+
+    def __init__(self, settings: ApiSettings, find_session: Find = _unknown, redeem: Find = _unknown) -> None:
         self.keys = Keys(settings.key_names)
         self._origins = Origins(settings.host_names, settings.port)
         self._rate = RateCounter(settings.rate_limit)
-        self.admins = AdminAccess(settings)
+        self.admins = AdminAccess(settings, find_session, redeem)
         self._keys_required = self.keys.required
         self._identifies = self._keys_required or self._rate.limited
 

@@ -132,11 +132,15 @@ def health_routes(
         snapshot = hub.snapshot
         current = models()
         model = current.header(current.revision).decode("ascii")
-        ready = Ready(model=model, workers=snapshot.workers, warning="; ".join(warnings(hub)) or None)
-        if len(up := hub.shards_up) > 1:
-            ready.shards = len(up)
-            ready.shards_up = sum(up)
-        return ready
+        up = hub.shards_up
+        several = len(up) > 1
+        return Ready(
+            model=model,
+            workers=snapshot.workers,
+            shards=len(up) if several else None,
+            shards_up=sum(up) if several else None,
+            warning="; ".join(warnings(hub)) or None,
+        )
 
     @router.get(
         "/metrics",

@@ -27,6 +27,7 @@ def described(schema: dict[str, Any]) -> dict[str, Any]:
         if path not in OPEN_PATHS:
             for route in methods.values():
                 route["security"] = [{name: []} for name in SCHEMES]
-    answer = schema["paths"]["/predict"]["post"]["responses"]["200"]["content"]["application/json"]
-    answer["schema"] = {"oneOf": [answer["schema"], {"$ref": "#/components/schemas/Job"}]}
+    if "/predict" in schema["paths"] and "Job" in components["schemas"]:
+        answer = schema["paths"]["/predict"]["post"]["responses"]["200"]["content"]["application/json"]
+        answer["schema"] = {"oneOf": [answer["schema"], {"$ref": "#/components/schemas/Job"}]}
     return schema

@@ -46,6 +46,25 @@ class Counts:
     errors: int = 0
     refused: int = 0
 
+    def add(self, texts: int, hits: int, tokens: int, status: int) -> None:
+        """Adds a request."""
+        self.requests += 1
+        self.texts += texts
+        if status < 400:
+            self.hits += hits
+            self.tokens += tokens
+        else:
+            self.errors += 1
+            self.refused += status in (429, 503)
+
+    def merge(self, more: Counts) -> None:
+        """Adds what is kept of each day."""
+        self.texts += more.texts
+        self.tokens += more.tokens
+        self.requests += more.requests
+        self.hits += more.hits
+        self.errors += more.errors
+
 
 class Traffic:
     """The counters of one process. `waiting` has the texts of each client that wait now."""
@@ -73,14 +92,7 @@ class Traffic:
             if len(self._clients) >= MOST_CLIENTS:
                 client = ""
             counts = self._clients.setdefault(client, Counts())
-        counts.requests += 1
-        counts.texts += texts
-        if status < 400:
-            counts.hits += hits
-            counts.tokens += tokens
-        else:
-            counts.errors += 1
-            counts.refused += status in (429, 503)
+        counts.add(texts, hits, tokens, status)
 
     def count_job(self, client: str, texts: int) -> None:
         """Counts the texts of a new job."""
@@ -143,7 +155,7 @@ class Traffic:
         self._flushed_at = now
         names = {name: Counts() for name in self._quotas}
         for client, counts in clients.items():
-            _add(names.setdefault(key_name(client) or NO_KEY, Counts()), counts)
+            names.setdefault(key_name(client) or NO_KEY, Counts()).merge(counts)
         if not names and not shown and not self._shown:
             return None
         self._shown = bool(shown)
@@ -176,11 +188,3 @@ def _rate(counts: Counts, waiting: int, seconds: float) -> Mapping[str, float]:
         "hits_s": round(counts.hits / seconds, 1),
         "refused_s": round(counts.refused / seconds, 1),
     }
-
-
-def _add(total: Counts, more: Counts) -> None:
-    total.texts += more.texts
-    total.tokens += more.tokens
-    total.requests += more.requests
-    total.hits += more.hits
-    total.errors += more.errors

@@ -16,8 +16,8 @@ PAGE_POLICY = (
 _HEADERS = {"cache-control": "no-cache", "content-security-policy": PAGE_POLICY}
 
 
-def ui_routes(page: bool) -> APIRouter:
-    """Serves the static files, and the two pages if `page` is true."""
+def ui_routes(page: bool, console: bool = True) -> APIRouter:
+    """Serves the static files, and if `page` is true the two pages: without `console`, only the first."""
     router = APIRouter(include_in_schema=False)
     files = StaticFiles(packages=[("api", "static")])
 
@@ -27,14 +27,14 @@ def ui_routes(page: bool) -> APIRouter:
         response.headers.update(_HEADERS)
         return response
 
-    def add_page(path: str, name: str) -> None:
+    def add_page(path: str, name: str, shown: bool) -> None:
         async def show(request: Request) -> Response:
-            if not page:
+            if not shown:
                 raise HTTPException(404)
             return await static(name, request)
 
         router.add_api_route(path, show, methods=["GET", "HEAD"])
 
-    add_page("/", "index.html")
-    add_page("/console", "console.html")
+    add_page("/", "index.html", page)
+    add_page("/console", "console.html", page and console)
     return router

@@ -175,6 +175,7 @@ def _millrace(**settings: Any) -> Any:
     from pydantic import SecretStr
 
     from api.main import create_app
+    from api.parts import Backends
     from api.settings import ApiSettings
 
     chosen = ApiSettings(
@@ -183,7 +184,7 @@ def _millrace(**settings: Any) -> Any:
         moderation_labels="NEGATIVE=harassment",
         **settings,
     )
-    return create_app(chosen, hub=KnownMill())
+    return create_app(chosen, Backends(KnownMill()))
 
 
 def _scored(make: Callable[..., Any], scores: Sequence[float]) -> list[Any]:

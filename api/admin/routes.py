@@ -25,7 +25,7 @@ from api.settings import ApiSettings
 def admin_routers(
     console: Console,
     models: ServedModels,
-    jobs: JobService,
+    jobs: JobService | None,
     settings: ApiSettings,
     forget_here: Callable[[], None],
     traces: Traces,
@@ -35,7 +35,8 @@ def admin_routers(
     `forget_here` empties the memory of this process; the others follow within two seconds.
     """
     router = APIRouter()
-    add_jobs(router, jobs)
+    if jobs is not None:
+        add_jobs(router, jobs)
     add_history(router, console)
     add_traces(router, traces)
     add_forget(router, console, settings, forget_here)

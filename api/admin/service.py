@@ -16,7 +16,7 @@ from starlette.requests import Request
 from api.admin.spread import NO_ANSWER, Replies, gather, no_answer, not_allowed
 from api.asgi.http import RequestHeaders, client_address
 from api.errors import Problem
-from api.jobs.service import JobService
+from api.jobs.service import JobBackend
 from api.settings import ApiSettings
 from batcher.admin.answers import Answers
 from batcher.admin.audit import AuditLog
@@ -90,7 +90,7 @@ class ConsoleStores:
 
     @classmethod
     def of(
-        cls, queues: Sequence[Redis], jobs: JobService, settings: ApiSettings, cache: Redis | None = None
+        cls, queues: Sequence[Redis], jobs: JobBackend, settings: ApiSettings, cache: Redis | None = None
     ) -> Self:
         """`queues` are clients of all shards, and `cache` is one of the cache if it has its own Redis."""
         queue = queues[0]
@@ -110,7 +110,7 @@ class ConsoleStores:
         )
 
     @classmethod
-    def connect(cls, jobs: JobService, settings: ApiSettings) -> Self:
+    def connect(cls, jobs: JobBackend, settings: ApiSettings) -> Self:
         """Creates separate clients, which connect when they are first used."""
         shards = settings.queue_shards
         cache = None

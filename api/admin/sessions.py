@@ -19,15 +19,6 @@ def session_routes(console: Console, access: AdminAccess, page: bool) -> APIRout
     router = APIRouter()
     sessions = console.stores.sessions
 
-    async def find(session: str) -> str:
-        return await console.call(sessions.operator, session)
-
-    async def redeem(link: str) -> str:
-        return await console.call(sessions.redeem, link)
-
-    access.find_session = find
-    access.redeem = redeem
-
     _add_link(router, console, page)
 
     @router.post(SESSION, status_code=204)

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.routing import Match
 
 from api.asgi.http import PROBES, RequestHeaders, Scope, route_path
-from api.errors import HELP, Problem, internal, problem_of
+from api.errors import Problem, internal, problem_of
 from batcher.errors import MillraceError
 
 # The methods that routes may use.
@@ -25,8 +25,8 @@ async def answer_error(request: Request, error: Exception) -> Response:
     problem = problem_for(error)
     if problem.status == 405:
         allowed = _allowed(request.scope)
-        problem.headers = [HELP, (b"allow", allowed)]
-        problem.detail = f"this route takes {allowed.decode('ascii')}; /docs shows how"
+        detail = f"this route takes {allowed.decode('ascii')}; /docs shows how"
+        problem = Problem(405, detail, headers=[(b"allow", allowed)])
     elif isinstance(error, HTTPException) and problem.status == 404:
         problem = _no_route(request.scope)
     headers: RequestHeaders = request.scope["state"]["headers"]

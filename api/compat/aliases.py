@@ -29,7 +29,7 @@ def describe_aliases(schema: dict[str, Any]) -> None:
     """Adds the paths to an OpenAPI document: the same operations with ids of their own."""
     paths = schema["paths"]
     for original, method, copies in (("/predict", "post", PREDICT_PATHS), ("/health", "get", HEALTH_PATHS)):
-        for path in copies:
+        for path in copies if original in paths else ():
             name = f"{NAME}_{path.strip('/')}".replace("/", "_").replace("-", "_")
             operation = {**paths[original][method], "tags": [f"compatible: {NAME}"], "operationId": name}
             paths[path] = {method: operation}

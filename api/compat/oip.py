@@ -169,10 +169,10 @@ def _answer(asked: OipRequest, name: str, found: Classified) -> Answer:
             described = tensor.as_json()
         document["outputs"].append(described)
     answer = json_answer(document, found.headers)
-    if data:
-        answer.headers += ((HEADER_LENGTH, b"%d" % len(answer.body)), BINARY)
-        answer.body = b"".join([answer.body, *data])
-    return answer
+    if not data:
+        return answer
+    length = HEADER_LENGTH, b"%d" % len(answer.body)
+    return Answer(200, [*answer.headers, length, BINARY], b"".join([answer.body, *data]))
 
 
 def _tensor(output: OipOutput, found: Classified) -> Tensor:

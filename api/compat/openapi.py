@@ -11,6 +11,7 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from api.compat.dialect import Dialect, Endpoint, Route
 from api.openapi import SCHEMES
+from api.predict.handler import ROUTE
 
 REFERENCE = "#/components/schemas/{model}"
 # What a route may answer besides 200, before the dialect's own statuses.
@@ -33,7 +34,10 @@ FAILURES = {
 def describe(schema: dict[str, Any], endpoints: Mapping[str, Sequence[Endpoint]]) -> None:
     """Adds paths and components to the schema in place. A route of /predict becomes an alternative."""
     all_endpoints = [
-        (name, endpoint) for name, routes in endpoints.items() for endpoint in routes if endpoint.route.answer
+        (name, endpoint)
+        for name, routes in endpoints.items()
+        for endpoint in routes
+        if endpoint.route.answer and (endpoint.path != ROUTE or ROUTE in schema["paths"])
     ]
     models = {pair for _, endpoint in all_endpoints for pair in _models(endpoint)}
     ordered = sorted(models, key=lambda pair: pair[0].__name__)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI
@@ -23,7 +23,6 @@ from api.compat.openapi import describe
 from api.compat.service import Call, DialectService
 from api.compat.tei import TextEmbeddingsInference
 from api.compat.vllm import Vllm
-from api.dialect_names import parse_dialects
 from api.predict.handler import ROUTE
 from api.predict.request import RequestContext
 
@@ -46,16 +45,16 @@ FOREIGN_KEYS = {"tei": b'"inputs"', "vertex": b'"instances"'}
 
 
 class Compat:
-    """The dialects in MILLRACE_COMPAT. `endpoints` are by dialect, those for bodies of /predict included.
+    """The dialects of these names. `endpoints` are by dialect, those for bodies of /predict included.
 
     `health` answers GET /health.
     """
 
-    def __init__(self, service: DialectService, health: ASGIApp) -> None:
+    def __init__(self, service: DialectService, health: ASGIApp, names: Iterable[str]) -> None:
         self.service = service
         self.endpoints: dict[str, Sequence[Endpoint]] = {}
         self._aliases: Mapping[tuple[str, str], ASGIApp] = {}
-        for name in parse_dialects(service.settings.compat):
+        for name in names:
             if name == aliases.NAME:
                 self._aliases = aliases.aliases(service.predict, health)
             else:
@@ -68,7 +67,11 @@ class Compat:
             for endpoint in endpoints
             if endpoint.path == ROUTE
         }
-        service.predict.reader.foreign_keys = list(self._sharing)
+
+    @property
+    def foreign_keys(self) -> Collection[bytes]:
+        """The keys by which `answer` knows its bodies, as they stand there: b'"inputs"'."""
+        return self._sharing.keys()
 
     async def answer(self, context: RequestContext, body: bytes, receive: Receive, model: str = "") -> Answer:
         """The answer to a body of /predict that is one of another dialect."""

@@ -47,12 +47,12 @@ def read_table(lines: Iterable[str], delimiter: str = ",") -> Iterator[list[str]
         names = next(rows, [])
         if len(names) > MAX_COLUMNS:
             raise BadTable("too_long", 1, f"{len(names)} columns, but a table may have {MAX_COLUMNS}")
-        record.size = 0
+        record.begin()
         yield names
         first = rows.line_num + 1
         empty = 0
         for row in rows:
-            record.size = 0
+            record.begin()
             if row:
                 yield from _empty_rows(first, empty, len(names))
                 if len(row) != len(names):
@@ -68,19 +68,20 @@ def read_table(lines: Iterable[str], delimiter: str = ",") -> Iterator[list[str]
 
 
 class _Record:
-    """Yields lines to a csv.reader. Raises BadTable if one record takes more than MAX_FIELD characters.
-
-    `size` is that of the record so far; the reader of records sets it to 0 after each.
-    """
+    """Yields lines to a csv.reader. Raises BadTable if one record takes more than MAX_FIELD characters."""
 
     def __init__(self, lines: Iterable[str]) -> None:
-        self.size = 0
+        self._size = 0
         self._lines = enumerate(lines, 1)
+
+    def begin(self) -> None:
+        """The next line begins another record."""
+        self._size = 0
 
     def __iter__(self) -> Iterator[str]:
         for number, line in self._lines:
-            self.size += len(line)
-            if self.size > MAX_FIELD:
+            self._size += len(line)
+            if self._size > MAX_FIELD:
                 raise BadTable("string_too_long", number, _LONG_RECORD)
             yield line
 

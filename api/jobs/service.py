@@ -11,6 +11,7 @@ import re
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from hashlib import sha256
 from typing import TypeVar
 
@@ -48,21 +49,49 @@ _job_id = re.compile("[0-9a-f]{32}").fullmatch
 T = TypeVar("T")
 
 
+@dataclass(frozen=True, slots=True)
+class JobBackend:
+    """Jobs in Redis: their store, and RQ's queue. Both are synchronous."""
+
+    store: JobStore
+    queue: JobQueue
+
+    @classmethod
+    def connect(cls, settings: ApiSettings) -> JobBackend:
+        """With a client of the Redis in the settings, which connects when it is first used."""
+        url = settings.jobs_url
+        client = connect(url, timeout_s=REDIS_TIMEOUT_S, retries=1, connections=2 * (THREADS + UPLOADS))
+        return cls(JobStore(client, settings.name, settings.job_ttl_s), JobQueue(client, settings))
+
+    def eraser(self, name: str) -> JobEraser:
+        """Erases what the jobs of the service `name` contain."""
+        return JobEraser(self.queue.rq.connection, name, self.store, self.queue.forget)
+
+
+@dataclass(frozen=True, slots=True)
+class JobHooks:
+    """What jobs ask of the rest of the service.
+
+    `check_client` is called with the client before a job is accepted, and may raise Problem 429;
+    `count_texts` afterwards, with its number of texts too. `find_model` returns the name of a model's queue
+    by the name that a client uses, and raises Problem if there is none.
+    """
+
+    draining: Callable[[], bool] = lambda: False
+    check_client: Callable[[str], None] = lambda client: None
+    count_texts: Callable[[str, int], None] = lambda client, texts: None
+    find_model: Callable[[str], str] = lambda name: name
+
+
 class JobService:
     """Creates jobs, reads their records and results, and cancels or deletes them."""
 
-    def __init__(
-        self,
-        store: JobStore,
-        queue: JobQueue,
-        settings: ApiSettings,
-        keys: Keys,
-        draining: Callable[[], bool],
-    ) -> None:
-        self.store = store
-        self.watch = JobWatch(self.records, draining)
-        self.draining = draining
-        self._queue = queue
+    def __init__(self, backend: JobBackend, settings: ApiSettings, keys: Keys, hooks: JobHooks) -> None:
+        self.store = store = backend.store
+        self.watch = JobWatch(self.records, hooks.draining)
+        self.draining = hooks.draining
+        self._hooks = hooks
+        self._queue = queue = backend.queue
         self._keys = keys
         self._webhooks = bool(settings.webhook_secrets.get_secret_value())
         # The owner whose jobs all viewers of /stats may see: "" (all) without keys, None with several names.
@@ -74,21 +103,8 @@ class JobService:
         )
         self.limits = limits
         self.uploader = JobUploader(store, queue, limits)
-        # Called with the client before a job is accepted, and afterwards with its number of texts too.
-        self.check_client: Callable[[str], None] = lambda client: None
-        self.count_texts: Callable[[str, int], None] = lambda client, texts: None
-        # The name of a model's queue, by the name that a client uses. Raises Problem 404.
-        self.find_model: Callable[[str], str] = str
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="jobs")
         self._uploads = CapacityLimiter(UPLOADS)
-
-    @classmethod
-    def connect(cls, settings: ApiSettings, keys: Keys, draining: Callable[[], bool]) -> JobService:
-        """A service with its own client of the Redis in the settings."""
-        url = settings.jobs_url
-        client = connect(url, timeout_s=REDIS_TIMEOUT_S, retries=1, connections=2 * (THREADS + UPLOADS))
-        store = JobStore(client, settings.name, settings.job_ttl_s)
-        return cls(store, JobQueue(client, settings), settings, keys, draining)
 
     async def stop(self) -> None:
         await self.watch.stop()
@@ -147,7 +163,7 @@ class JobService:
         return await self._take(headers, texts, submission, sender)
 
     def _queue_of(self, model: str) -> str:
-        return self.find_model(model) if model else ""
+        return self._hooks.find_model(model) if model else ""
 
     async def _take(
         self,
@@ -163,7 +179,7 @@ class JobService:
             sender, self.uploader.take, self.job_id(headers), texts, submission, size
         )
         if new:
-            self.count_texts(client, record.total)
+            self._hooks.count_texts(client, record.total)
         return record, new
 
     def _submission(
@@ -194,16 +210,12 @@ class JobService:
     def check_sender(self, headers: RequestHeaders) -> str:
         """The client of a request. Raises Problem 429 if an operator holds it back, or above its quota."""
         client = self._keys.client(headers)
-        self.check_client(client)
+        self._hooks.check_client(client)
         return client
 
     def account(self, headers: RequestHeaders) -> str:
         """The client whose budget of bytes a request uses."""
         return account_of(self._keys.client(headers))
-
-    def eraser(self, name: str) -> JobEraser:
-        """Erases what the jobs of the service `name` contain. Synchronous."""
-        return JobEraser(self._queue.rq.connection, name, self.store, self._queue.forget)
 
     async def upload(self, sender: Sender | None, function: Callable[..., T], *args: object) -> T:
         """Calls a function that reads the body of `sender`, in one of the few threads for this.

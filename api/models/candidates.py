@@ -35,6 +35,12 @@ class _Made:
     served: Served
     shadowed: ShadowedLookup | None = None
 
+    def change(self, setting: Candidate) -> None:
+        """The shadow takes another share from now on."""
+        self.setting = setting
+        if self.shadowed is not None:
+            self.shadowed.change(setting)
+
 
 class Candidates:
     """Divides the texts of a model between the revision that answers and its candidate.
@@ -72,7 +78,7 @@ class Candidates:
             if made.setting == setting:
                 return made.served
             if made.shadowed is not None and setting.shadow:
-                made.setting = made.shadowed.setting = setting
+                made.change(setting)
                 return made.served
         self._end(base)
         self._made[base] = made = self._make(base, current, candidate, setting)

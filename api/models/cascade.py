@@ -141,8 +141,8 @@ class CascadeLookup(PredictionLookup):
         answer = super().answer(request, found, total_s)
         spoke = [(one.revision, one.model) for one in (found.by_text[text] for text in request.texts)]
         names = {one: json.dumps(self.models.header(*one).decode("ascii")).encode() for one in set(spoke)}
-        answer.body = b'%b,"models":[%b]}' % (answer.body[:-1], b",".join([names[one] for one in spoke]))
-        return answer
+        models = b",".join([names[one] for one in spoke])
+        return replace(answer, body=b'%b,"models":[%b]}' % (answer.body[:-1], models))
 
 
 def cascades(
@@ -164,15 +164,11 @@ def members_of(served: Served) -> Members | None:
     return served.lookup.members if isinstance(served.lookup, CascadeLookup) else None
 
 
-def job_queues(models: ServedModels) -> Callable[[str], str]:
-    """What a job keeps, by the name that a client uses. The function raises Problem 404, 409 or 503."""
-
-    def queue(name: str) -> str:
-        served = models.get(name)
-        members = members_of(served) if served is not None else None
-        return models.base(name) if members is None else members.queue()
-
-    return queue
+def job_queue(models: ServedModels, name: str) -> str:
+    """What a job keeps of a name that a client uses. Raises Problem 404, 409 or 503."""
+    served = models.get(name)
+    members = members_of(served) if served is not None else None
+    return models.base(name) if members is None else members.queue()
 
 
 async def _look_up(

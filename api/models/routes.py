@@ -126,16 +126,19 @@ def state_of(served: Served) -> State:
 def _model(served: Served, first: bool) -> Model:
     snapshot = served.hub.snapshot
     waiting = WaitingTexts(interactive=snapshot.interactive.entries, bulk=snapshot.bulk.entries)
-    model = Model(
-        name=served.title, first=first, state=state_of(served), workers=snapshot.workers, waiting=waiting
+    found = snapshot.model
+    return Model(
+        name=served.title,
+        first=first,
+        state=state_of(served),
+        workers=snapshot.workers,
+        waiting=waiting,
+        revision=found.revision if found else None,
+        labels=list(found.labels) if found else None,
+        max_tokens=found.max_tokens if found else None,
+        engine=found.engine if found else None,
+        precision=found.precision if found else None,
     )
-    if (found := snapshot.model) is not None:
-        model.revision = found.revision
-        model.labels = list(found.labels)
-        model.max_tokens = found.max_tokens
-        model.engine = found.engine
-        model.precision = found.precision
-    return model
 
 
 def _cascade(members: Members, answered: dict[str, int]) -> CascadeModel:

@@ -63,8 +63,7 @@ class ServedModels:
 
     What answers for a model is one of its revisions. It changes in all places at once, between two requests.
     `divide` makes it of the revision and, if there is one, its candidate. `cascades` makes further names, of
-    which each asks several models. `on_move` is called with what answers for the first model, and `on_sweep`
-    after each sweep with the count of moves.
+    which each asks several models. `on_sweep` is called after each sweep with the count of moves.
     """
 
     def __init__(
@@ -75,12 +74,11 @@ class ServedModels:
         *,
         divide: Divide = lambda answering, candidates: answering,
         cascades: Callable[[ServedModels], Mapping[str, Served]] = lambda models: {},
-        on_move: Callable[[Served], None] = lambda served: None,
         on_sweep: Callable[[int], None] = lambda moves: None,
     ) -> None:
         self.first = first
         self._divide = divide
-        self._on_move = on_move
+        self._followers: list[Callable[[ASGIApp], None]] = []
         self._on_sweep = on_sweep
         # The revisions beside those that answer, by the names of models (decision 0017).
         self.candidates: Mapping[str, Served] = {}
@@ -224,7 +222,8 @@ class ServedModels:
         )
         self._note_ambiguous()
         if self.current is not before:
-            self._on_move(self.current)
+            for follow in self._followers:
+                follow(self.current.handler)
         self._on_sweep(revisions.moves)
 
     def _note_ambiguous(self) -> None:
@@ -234,6 +233,10 @@ class ServedModels:
         for name in self._ambiguous - before:
             facts = {"action": "model.ambiguous", "model": name}
             log.warning("two models have the same name, which finds neither of them", extra=facts)
+
+    def on_move(self, follow: Callable[[ASGIApp], None]) -> None:
+        """Calls `follow` with the new handler of the first model each time another revision answers."""
+        self._followers.append(follow)
 
     async def refresh(self) -> None:
         """Waits for late sweeps unless Redis is unavailable: names may have moved meanwhile."""

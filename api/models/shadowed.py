@@ -9,15 +9,19 @@ from batcher.publishing.shadow import Shadow
 
 
 class ShadowedLookup(PredictionLookup):
-    """Offers the share of `setting`, which may change, of the texts that it has computed."""
+    """Offers the share of `setting` of the texts that it has computed."""
 
     def __init__(self, lookup: PredictionLookup, shadow: Shadow, setting: Candidate) -> None:
         self.replace(lookup)
         self.shadow = shadow
-        self.setting = setting
+        self._setting = setting
+
+    def change(self, setting: Candidate) -> None:
+        """Offers the share of another setting from now on."""
+        self._setting = setting
 
     async def find(self, request: LookupRequest, receive: Receive, found: LookupResult) -> None:
         await super().find(request, receive, found)
         for text in found.computed:
-            if self.setting.takes(text, request.client):
+            if self._setting.takes(text, request.client):
                 self.shadow.offer(found.ids[text], text, found.by_text[text])

@@ -7,7 +7,7 @@ knows all texts, the response follows at once.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from copy import copy
 from time import monotonic, perf_counter
 from typing import NamedTuple, Protocol, cast
@@ -63,23 +63,29 @@ class Known(Protocol):
     known_until: float
 
     async def refresh(self) -> None: ...
+    def on_move(self, follow: Callable[[ASGIApp], None]) -> None: ...
 
 
 class PredictMiddleware:
-    """Answers POST /predict with `handler`, and passes other requests to `others`.
+    """Answers POST requests for one of the `paths` with `handler`, and passes the others to `others`.
+
+    Once another revision answers for the first model, its handler takes the place of `handler`.
 
     FastAPI and Starlette take longer to reach a route than the in-process cache takes to answer, so this is
     the outermost layer (decision 0200).
     """
 
-    def __init__(self, app: FastAPI, handler: ASGIApp, others: ASGIApp, models: Known) -> None:
+    def __init__(
+        self, app: FastAPI, handler: ASGIApp, others: ASGIApp, models: Known, paths: Collection[str] = PATHS
+    ) -> None:
         self.app = app
         self._handler = handler
         self._others = others
         self._models = models
+        self._paths = paths
+        models.on_move(self._answer_with)
 
-    def answer_with(self, handler: ASGIApp) -> None:
-        """Lets this handler answer requests that begin from now on."""
+    def _answer_with(self, handler: ASGIApp) -> None:
         self._handler = handler
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -87,7 +93,7 @@ class PredictMiddleware:
         if scope["type"] == "http" and scope["method"] == "POST":
             if monotonic() > self._models.known_until:
                 await self._models.refresh()
-            if route_path(scope) in PATHS:
+            if route_path(scope) in self._paths:
                 app = self._handler
         await app(scope, receive, send)
 
@@ -107,16 +113,20 @@ class Foreign(Protocol):
 
 
 class Alternatives(NamedTuple):
-    """What answers a request in another way: as a job, or in the dialect of another service."""
+    """What answers a request in another way: as a job, or in the dialect of another service.
 
-    deferral: Deferral
+    `deferral` is None without jobs: then the answer is waited for. `foreign_keys` are those of `foreign`.
+    """
+
+    deferral: Deferral | None
     foreign: Foreign
+    foreign_keys: Callable[[], Collection[bytes]]
 
 
 class PredictHandler:
     """An ASGI application that answers POST /predict.
 
-    Bodies that have one of the reader's `foreign_keys` in place of "text" are answered in another dialect.
+    Bodies that have one of the `foreign_keys` in place of "text" are answered in another dialect.
     """
 
     # The name of the route in metrics and log lines.
@@ -131,7 +141,7 @@ class PredictHandler:
         alternatives: Alternatives,
         request_log: RequestLog,
     ) -> None:
-        self.reader = RequestReader(settings.max_texts, settings.max_text_chars)
+        self.reader = RequestReader(settings.max_texts, settings.max_text_chars, alternatives.foreign_keys)
         self.bodies = BodyReader(settings.max_body_bytes, settings.body_timeout_s)
         self._alternatives = alternatives
         self._settings = settings
@@ -197,8 +207,9 @@ class PredictHandler:
         if foreign is not None:
             return await foreign
         preference = headers.preference
-        if preference.respond_async and preference.wait_s is None:
-            return await self._alternatives.deferral(headers, texts)
+        deferral = self._alternatives.deferral
+        if preference.respond_async and preference.wait_s is None and deferral is not None:
+            return await deferral(headers, texts)
         looked_up_at = perf_counter()
         revision = self._models.revision
         tenant = self._auth.client(headers) if self._settings.separate_clients else ""
@@ -226,8 +237,9 @@ class PredictHandler:
             with self.bodies.hold(context.texts):
                 await self._lookup.find(request, receive, found)
         except (BudgetExceeded, QueueFull, Paused):
-            if context.headers.preference.respond_async:
-                return await self._alternatives.deferral(context.headers, context.texts)
+            deferral = self._alternatives.deferral
+            if context.headers.preference.respond_async and deferral is not None:
+                return await deferral(context.headers, context.texts)
             raise
         context.computed = len(found.computed)
         context.tokens = found.tokens(request.texts, request.cached)

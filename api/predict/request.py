@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from itertools import islice
 from time import perf_counter
@@ -40,9 +40,13 @@ class RequestReader:
 
     `validate` is faster, but it builds all values before it validates any of them, so a large hostile body
     can use a hundred times its size in memory. It also accepts duplicate keys and uses the last one.
+
+    `foreign_keys` are what bodies of other dialects have in place of "text", as it stands there: b'"inputs"'.
     """
 
-    def __init__(self, max_texts: int, max_text_chars: int) -> None:
+    def __init__(
+        self, max_texts: int, max_text_chars: int, foreign_keys: Callable[[], Collection[bytes]] = lambda: ()
+    ) -> None:
         texts = Annotated[
             list[str], Field(min_length=1, max_length=max_texts, description="Texts to classify")
         ]
@@ -50,12 +54,11 @@ class RequestReader:
         self.validate = self.model.__pydantic_validator__.validate_json
         self._max_texts = max_texts
         self.max_chars = max_text_chars
-        # Keys that other dialects have in place of "text", as they stand in a body: b'"inputs"'.
-        self.foreign_keys: Sequence[bytes] = ()
+        self._foreign_keys = foreign_keys
 
     def is_foreign(self, body: bytes) -> bool:
         """Whether a body that is not a valid request may be one of another dialect."""
-        return any(key in body for key in self.foreign_keys) and not _begins_with_text(body)
+        return any(key in body for key in self._foreign_keys()) and not _begins_with_text(body)
 
     def read(self, body: bytes) -> list[str]:
         """The texts. Raises Problem 422 for an invalid request, and 413 for too many or too long texts."""

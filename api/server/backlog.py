@@ -53,9 +53,9 @@ class Backlog(Generic[P]):
         """Whether the last search, less than ALL_BUSY_S ago, found all connections busy."""
         return monotonic() < self._all_busy_until
 
-    @all_busy.setter
-    def all_busy(self, busy: bool) -> None:
-        self._all_busy_until = monotonic() + ALL_BUSY_S if busy else 0.0
+    def searched(self, *, found: bool) -> None:
+        """Notes whether a search has found a connection that is not busy."""
+        self._all_busy_until = 0.0 if found else monotonic() + ALL_BUSY_S
 
     def reserve(self, peer: P) -> list[P]:
         """Adds a reserved connection. If there are too many, returns the oldest one, to be closed."""

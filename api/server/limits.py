@@ -196,7 +196,7 @@ class LimitedProtocol(HttpToolsProtocol):
         for one in closing[: max(1, min(AT_ONCE, self._most // 8))]:
             self.connections.discard(one)
             one.end()
-        self._backlog.all_busy = not closing
+        self._backlog.searched(found=bool(closing))
         return bool(closing)
 
     def _check_later(self, before: _State | None = None, unsent: int = 0, resumed: int = 0) -> None:

@@ -53,14 +53,15 @@ class Stats:
     """Computes a frame every second while `running` is open, and streams frames to viewers.
 
     `model` returns what workers published about the first model, by default that of `hub`; `models` returns
-    the facts about all models, and `on_point` gets the point of each second.
+    the facts about all models, and `on_point` gets the point of each second. Without jobs, `service` is None,
+    and the history begins with the process.
     """
 
     def __init__(
         self,
         metrics: Metrics,
         hub: Hub,
-        service: JobService,
+        service: JobService | None,
         lifecycle: Lifecycle,
         lease_s: float = 2.0,
         *,
@@ -192,12 +193,14 @@ class Stats:
 
     async def _restore(self) -> None:
         """Reads what earlier processes have kept. Without Redis, the history begins now."""
-        with contextlib.suppress(MillraceError):
-            self._history.restore(await self._service.remembered(), round(time.time()))
+        if self._service is not None:
+            with contextlib.suppress(MillraceError):
+                self._history.restore(await self._service.remembered(), round(time.time()))
 
     async def _keep(self, line: bytes) -> None:
-        with contextlib.suppress(MillraceError):
-            await self._service.remember(line)
+        if self._service is not None:
+            with contextlib.suppress(MillraceError):
+                await self._service.remember(line)
 
     async def _refresh_details(self) -> None:
         """Reads the details for a new viewer, unless a frame does so already."""
@@ -231,12 +234,12 @@ class Stats:
 
         All viewers get the same frame, so no jobs are shown if jobs may have several owners.
         """
-        owner = self._service.shown_owner
-        if owner is None:
+        service = self._service
+        if service is None or service.shown_owner is None:
             self._jobs = []
             return
         try:
-            records, _ = await self._service.newest(None, JOBS, "", owner)
+            records, _ = await service.newest(None, JOBS, "", service.shown_owner)
             self._jobs = [job_body(record).model_dump(mode="json") for record in records]
         except MillraceError:
             self._jobs = None

@@ -13,8 +13,8 @@ import httpx
 import pytest
 import uvicorn
 
-from api.lifecycle import Lifecycle
 from api.main import create_app
+from api.parts import Backends
 from api.server.protocol import Connection
 from api.settings import ApiSettings
 from batcher.connection.pipeline import Pipeline
@@ -96,7 +96,7 @@ def running(**settings: Any) -> Iterator[Service]:
         hubs.append(hub)
         cache = SharedCache(Pipeline(aio()), "t")
         chosen = ApiSettings(max_texts=MOST_TEXTS, max_text_chars=6000, **settings)
-        return create_app(chosen, hub=hub, cache=cache, lifecycle=Lifecycle())
+        return create_app(chosen, Backends(hub, cache))
 
     config = uvicorn.Config(
         application, factory=True, port=0, http=Connection, ws="none", lifespan="on", log_config=None

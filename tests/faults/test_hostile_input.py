@@ -19,9 +19,10 @@ from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import response_schema_conformance, status_code_conformance
 
-from api.jobs.service import JobService
-from api.keys import Keys
+from api.asgi.http import Receive, Scope, Send
+from api.jobs.service import JobBackend
 from api.main import create_app
+from api.parts import Backends
 from api.predict.handler import PredictMiddleware
 from api.settings import ApiSettings
 from batcher.core.commands import Claim
@@ -41,21 +42,23 @@ FUZZ = settings(
 )
 
 
-class FakeJobService(JobService):
-    """A job service that is not stopped, because schemathesis runs the lifespan for every call."""
-
-    async def stop(self) -> None:
-        pass
-
-
 @cache
 def edge() -> PredictMiddleware:
     """One for all tests: making one takes longer than asking it."""
     chosen = ApiSettings(max_body_bytes=65536, max_text_chars=2000, allowed_hosts="*")
     client = fakeredis.FakeRedis(server=fakeredis.FakeServer(version=(7,)))
     store, queue = JobStore(client, "t", 3600), JobQueue(client, chosen)
-    service = FakeJobService(store, queue, chosen, Keys({}), lambda: False)
-    return create_app(chosen, hub=FakeHub(), cache=FakeCache(), jobs=service)
+    return create_app(chosen, Backends(FakeHub(), FakeCache(), JobBackend(store, queue)))
+
+
+async def endless(scope: Scope, receive: Receive, send: Send) -> None:
+    """The application, which is neither started nor stopped: schemathesis does so for every call."""
+    if scope["type"] == "lifespan":
+        for what in ("startup", "shutdown"):
+            await receive()
+            await send({"type": f"lifespan.{what}.complete"})
+    else:
+        await edge()(scope, receive, send)
 
 
 @asynccontextmanager
@@ -220,7 +223,7 @@ def lines(_: object, value: object) -> bytes:
     return b"\n".join(json.dumps(item, default=str).encode() for item in items)
 
 
-schema = schemathesis.openapi.from_asgi("/openapi.json", edge())
+schema = schemathesis.openapi.from_asgi("/openapi.json", endless)
 schema.config.generation.modes = list(GenerationMode)
 
 

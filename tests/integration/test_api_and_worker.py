@@ -15,6 +15,7 @@ import pytest
 from pydantic import ValidationError
 
 from api.main import create_app
+from api.parts import Backends
 from api.predict.handler import PredictMiddleware
 from api.settings import ApiSettings
 from batcher.connection.pipeline import Pipeline
@@ -57,8 +58,7 @@ class Service:
         part = ShardHub(self._aio(), self._aio(), name="t", caps=caps, cache_here=self.cache_here)
         app = create_app(
             ApiSettings(**settings),  # type: ignore[arg-type]
-            hub=ReplyHub([part]),
-            cache=SharedCache(Pipeline(self._aio()), "t"),
+            Backends(ReplyHub([part]), SharedCache(Pipeline(self._aio()), "t")),
         )
         await self._stack.enter_async_context(app.app.router.lifespan_context(app.app))
         transport = httpx.ASGITransport(app)

@@ -13,9 +13,9 @@ import pytest
 
 from api.admin.service import ConsoleStores
 from api.admin.traces import Traces
-from api.jobs.service import JobService
-from api.keys import Keys
+from api.jobs.service import JobBackend
 from api.main import create_app
+from api.parts import Backends
 from api.settings import ApiSettings
 from batcher.core.commands import Enqueue, NoteRefused
 from batcher.core.keys import cache_key, prefix
@@ -65,9 +65,9 @@ async def serving(fleet: Fleet) -> AsyncIterator[Service]:
         name=NAME, redis_url="redis://a redis://b redis://c", keep_refused_texts=True, admin_keys=SETTING
     )
     own = fakeredis.FakeRedis()
-    jobs = JobService(JobStore(own, NAME, 3600), JobQueue(own, settings), settings, Keys({}), lambda: False)
+    jobs = JobBackend(JobStore(own, NAME, 3600), JobQueue(own, settings))
     hub, stores = fleet.new_hub(), ConsoleStores.of(fleet.clients, jobs, settings)
-    app = create_app(settings, hub=hub, cache=FakeCache(), jobs=jobs, stores=stores)
+    app = create_app(settings, Backends(hub, FakeCache(), jobs, stores))
     transport = httpx.ASGITransport(app, raise_app_exceptions=False, client=("127.0.0.1", 1234))
     async with (
         app.app.router.lifespan_context(app.app),

@@ -18,6 +18,7 @@ from uvicorn.server import ServerState
 
 from api.asgi.http import ASGIApp
 from api.main import create_app
+from api.parts import Backends
 from api.server.protocol import Connection
 from api.settings import ApiSettings
 from tests.unit.fakes import FakeCache, FakeHub
@@ -175,7 +176,7 @@ class Wire(asyncio.Transport):
 
 @pytest.fixture(scope="module")
 def app() -> ASGIApp:
-    return create_app(ApiSettings(), hub=FakeHub(), cache=FakeCache())
+    return create_app(ApiSettings(), Backends(FakeHub(), FakeCache()))
 
 
 async def said(protocol: type[HttpToolsProtocol], app: ASGIApp, parts: Sequence[bytes]) -> str:

@@ -59,6 +59,72 @@ def test_finding_46_a_key_gets_its_end_with_its_value(module: Path) -> None:
         assert not (writes and "expire" in sent.lower()), f"this needs a transaction: {sent}"
 
 
+# What api/ may set on objects of other classes, and why. All others get what they need in their constructors.
+SET_FROM_OUTSIDE = {
+    "context": "what is known of a request, noted step by step",
+    "call": "the same in the dialects",
+    "call.context": "the same",
+    "found": "what a lookup has found so far",
+    "headers": "the name of the client, once its key has been checked",
+    "problem": "an error on its way to the client: its text, its form in a dialect",
+    "hub": "who is called after each sweep: models come and go while hubs run",
+    "self.first.hub": "the same",
+    "self.cycle": "an object of uvicorn",
+    "self._running": "the same",
+}
+
+
+def set_from_outside(tree: ast.AST) -> set[str]:
+    """The objects whose attributes are set other than by themselves: `x` of `x.name = ...`.
+
+    A copy that an object makes of itself is still the object.
+    """
+    own = {"self", "cls"}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign) and ast.unparse(node.value) == "copy(self)":
+            own.update(map(ast.unparse, node.targets))
+    stored = {
+        ast.unparse(node.value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
+    }
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    return (stored | {ast.unparse(one.args[0]) for one in calls if ast.unparse(one.func) == "setattr"}) - own
+
+
+API_MODULES = [path for path in MODULES if path.is_relative_to(ROOT / "api")]
+
+
+@pytest.mark.parametrize("module", API_MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_part_is_completed_after_its_construction(module: Path) -> None:
+    """create_app set nine attributes on objects that it had made, each of them before that half built."""
+    found = set_from_outside(ast.parse(module.read_text()))
+    assert found <= SET_FROM_OUTSIDE.keys(), "pass it to the constructor, or call a method"
+
+
+def test_what_may_be_set_from_outside_is_set_somewhere() -> None:
+    found = (set_from_outside(ast.parse(module.read_text())) for module in API_MODULES)
+    assert set(chain.from_iterable(found)) == SET_FROM_OUTSIDE.keys()
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("jobs.find_model = find", {"jobs"}),
+        ("service.predict.reader.keys = []", {"service.predict.reader"}),
+        ("self.hub.on_sweep, x = call, 1", {"self.hub"}),
+        ("one.turns += 1", {"one"}),
+        ("made().name: str = 'a'", {"made()"}),
+        ("for parts.number in range(3): pass", {"parts"}),
+        ("setattr(jobs, name, value)", {"jobs"}),
+        ("self.a = self.b = 1; cls.c = 2; d = 3; e[f.g] = 4", set()),
+        ("other = copy(self); other.route = route", set()),
+    ],
+)
+def test_each_form_of_setting_is_found(code: str, expected: set[str]) -> None:
+    assert set_from_outside(ast.parse(code)) == expected
+
+
 def test_every_supported_python_is_tested() -> None:
     """`make test` covers one version, `make pythons` the others, and the workflow all of them."""
     promised = SpecifierSet(

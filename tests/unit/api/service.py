@@ -12,6 +12,7 @@ import httpx
 
 from api.lifecycle import Lifecycle
 from api.main import create_app
+from api.parts import Backends
 from api.predict.handler import Deferral, PredictMiddleware
 from api.settings import ApiSettings
 from tests.unit.fakes import FakeCache, FakeHub
@@ -44,7 +45,7 @@ async def running(
     hub: FakeHub, cache: FakeCache, settings: ApiSettings, deferral: Deferral | None = None
 ) -> AsyncIterator[Service]:
     lifecycle = Lifecycle()
-    app = create_app(settings, hub=hub, cache=cache, deferral=deferral, lifecycle=lifecycle)
+    app = create_app(settings, Backends(hub, cache, deferral=deferral), lifecycle=lifecycle)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False, client=("192.0.2.7", 1234))
     async with (
         app.app.router.lifespan_context(app.app),

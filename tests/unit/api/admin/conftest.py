@@ -14,9 +14,9 @@ import redis
 
 from api.admin.service import ConsoleStores
 from api.admin.traces import Traces
-from api.jobs.service import JobService
-from api.keys import Keys
+from api.jobs.service import JobBackend
 from api.main import create_app
+from api.parts import Backends
 from api.predict.handler import PredictMiddleware
 from api.settings import ApiSettings
 from batcher.jobs.rq_queue import JobQueue
@@ -71,9 +71,9 @@ Start = Callable[..., Awaitable[AdminApi]]
 async def administering(fake: FakeRedis, hub: FakeHub, settings: ApiSettings) -> AsyncIterator[AdminApi]:
     cache = FakeCache()
     store, queue = JobStore(fake.sync, settings.name, settings.job_ttl_s), JobQueue(fake.sync, settings)
-    jobs = JobService(store, queue, settings, Keys(settings.key_names), lambda: False)
+    jobs = JobBackend(store, queue)
     stores = ConsoleStores.of([fake.sync], jobs, settings)
-    app = create_app(settings, hub=hub, cache=cache, jobs=jobs, stores=stores)
+    app = create_app(settings, Backends(hub, cache, jobs, stores))
     transport = httpx.ASGITransport(app, raise_app_exceptions=False, client=("127.0.0.1", 1234))
     async with (
         app.app.router.lifespan_context(app.app),

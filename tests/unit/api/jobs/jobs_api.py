@@ -12,10 +12,11 @@ from typing import Any
 import httpx
 import redis
 
-from api.jobs.service import JobService
+from api.jobs.service import JobBackend
 from api.jobs.watcher import JobWatch
-from api.keys import Keys
-from api.main import create_app
+from api.lifecycle import Lifecycle
+from api.main import assemble
+from api.parts import Backends, Parts
 from api.predict.handler import PredictMiddleware
 from api.settings import ApiSettings
 from batcher.jobs.records import Attempt, Counts
@@ -39,7 +40,7 @@ class JobsApi:
     redis: redis.Redis
     store: JobStore
     queue: JobQueue
-    draining: list[bool]
+    lifecycle: Lifecycle
     watch: JobWatch
 
     async def all_wait(self, requests: int) -> None:
@@ -81,13 +82,12 @@ Start = Callable[..., Awaitable[JobsApi]]
 
 @asynccontextmanager
 async def serving(fake: FakeRedis, settings: ApiSettings) -> AsyncIterator[JobsApi]:
-    draining: list[bool] = []
     store, queue = JobStore(fake.sync, settings.name, settings.job_ttl_s), JobQueue(fake.sync, settings)
-    service = JobService(store, queue, settings, Keys(settings.key_names), lambda: bool(draining))
-    app = create_app(settings, hub=FakeHub(), cache=FakeCache(), jobs=service)
+    parts = Parts(settings, Backends(FakeHub(), FakeCache(), JobBackend(store, queue)))
+    app = assemble(parts)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with (
         app.app.router.lifespan_context(app.app),
         httpx.AsyncClient(transport=transport, base_url="http://localhost") as client,
     ):
-        yield JobsApi(app, client, fake.sync, store, queue, draining, service.watch)
+        yield JobsApi(app, client, fake.sync, store, queue, parts.lifecycle, parts.jobs.watch)

@@ -75,7 +75,7 @@ async def test_long_polls_end_when_the_process_drains(api: JobsApi) -> None:
     job_id = await api.new()
     polling = [asyncio.create_task(api.get(f"/{job_id}", wait=60)) for _ in range(3)]
     await api.all_wait(3)
-    api.draining.append(True)
+    api.lifecycle.draining = True
     answers = await asyncio.wait_for(asyncio.gather(*polling), 30)
     assert {answer.json()["status"] for answer in answers} == {"queued"}
 

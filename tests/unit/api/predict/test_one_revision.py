@@ -9,6 +9,7 @@ from dataclasses import replace
 import httpx
 
 from api.main import create_app
+from api.parts import Backends
 from api.settings import ApiSettings
 from batcher.errors import BudgetExceeded
 from batcher.messages import Outcome, Prediction, fragment
@@ -137,7 +138,7 @@ async def test_known_results_of_a_cascade_keep_the_name_of_their_model() -> None
     fast = FakeHub(snapshot=replace(RUNNING, models=("sure",)), answer=in_turn(OLD, OLD, NEW, OLD))
     sure = FakeHub(snapshot=replace(RUNNING, model=replace(MODEL, name="sure")))
     settings = ApiSettings(cascades="quick=stub:sure:0.5")
-    app = create_app(settings, hub=fast, cache=FakeCache(), connect=lambda name: (sure, FakeCache()))
+    app = create_app(settings, Backends(fast, FakeCache(), connect=lambda name: (sure, FakeCache())))
     async with (
         app.app.router.lifespan_context(app.app),
         httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client,

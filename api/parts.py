@@ -1,0 +1,231 @@
+"""The parts of the application, and how they depend on each other."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Literal, get_args
+
+from api.admin.confirming import Confirming
+from api.admin.forget import Memory
+from api.admin.history import Minutes
+from api.admin.service import Console, ConsoleStores
+from api.admin.traces import Traces
+from api.asgi.http import Answer, Receive
+from api.auth import Authenticator, ClientLimits
+from api.backend import Cache, Hub
+from api.compat.routes import Compat
+from api.compat.service import DialectService
+from api.dialect_names import parse_dialects
+from api.health import Health
+from api.jobs.routes import JobDeferral
+from api.jobs.service import JobBackend, JobHooks, JobService
+from api.lifecycle import Lifecycle
+from api.metrics import Metrics
+from api.models.candidates import Candidates
+from api.models.cascade import cascades, job_queue, members_of
+from api.models.observed import models_facts, queue_metrics
+from api.models.served import Connect, Served, ServedModels
+from api.predict.handler import ROUTE, Alternatives, Deferral, PredictHandler
+from api.predict.lookup import LocalCache, PredictionLookup
+from api.predict.request import RequestContext
+from api.predict.request_log import RequestLog
+from api.settings import ApiSettings
+from api.stats.routes import Stats
+from batcher.core.by_model import ByModel
+from batcher.core.revisions import model_of
+from batcher.hub.hub import ReplyHub
+from batcher.hub.shared_cache import connect_cache
+
+# What an application has routes for, beside health, metrics, statistics and its pages. Each can be left out.
+Capability = Literal["predict", "models", "jobs", "console", "dialects"]
+CAPABILITIES: tuple[Capability, ...] = get_args(Capability)
+
+
+@dataclass(frozen=True, slots=True)
+class Backends:
+    """What is behind the application. Where it is None, it is a client of the Redis in the settings.
+
+    `connect` opens the queue and the cache of another model than the first. `deferral` answers requests that
+    prefer to become a job.
+    """
+
+    hub: Hub | None = None
+    cache: Cache | None = None
+    jobs: JobBackend | None = None
+    stores: ConsoleStores | None = None
+    connect: Connect | None = None
+    deferral: Deferral | None = None
+
+
+class Parts:
+    """The parts of one application, each made when it is first asked for.
+
+    What a part needs is passed to its constructor. Where two need each other, one of them gets a function
+    that asks for the other later.
+    """
+
+    def __init__(
+        self,
+        settings: ApiSettings,
+        backends: Backends | None = None,
+        lifecycle: Lifecycle | None = None,
+        metrics_dir: Path | None = None,
+        without: Collection[Capability] = (),
+    ) -> None:
+        self.settings = settings
+        self.lifecycle = lifecycle or Lifecycle()
+        self._backends = backends = backends or Backends()
+        self._metrics_dir = metrics_dir
+        self._without = without
+        self.hub = backends.hub or ReplyHub.connect(settings)
+        self.cache = backends.cache or connect_cache(settings)
+
+    def has(self, capability: Capability) -> bool:
+        """Whether the application has the routes of this capability."""
+        return capability not in self._without
+
+    # -- what all capabilities use -----------------------------------------------------------------
+
+    @cached_property
+    def metrics(self) -> Metrics:
+        queues = ByModel(lambda: queue_metrics(self.models))
+        return Metrics(self.settings.default_budget_s, self._metrics_dir, queues)
+
+    @cached_property
+    def auth(self) -> Authenticator:
+        call, sessions = self.console.call, self.console.stores.sessions
+        return Authenticator(self.settings, partial(call, sessions.operator), partial(call, sessions.redeem))
+
+    @cached_property
+    def limits(self) -> ClientLimits:
+        return ClientLimits(self.settings, self.hub)
+
+    @cached_property
+    def log(self) -> RequestLog:
+        return RequestLog(self.metrics, self.limits.traffic)
+
+    @cached_property
+    def health(self) -> Health:
+        return Health(self.metrics)
+
+    @cached_property
+    def stats(self) -> Stats:
+        return Stats(
+            self.metrics,
+            self.hub,
+            self.jobs if self.has("jobs") else None,
+            self.lifecycle,
+            self.settings.lease_ms / 1000,
+            model=lambda: self.models.current.hub.snapshot.model,
+            models=lambda: models_facts(self.models),
+            on_point=Minutes(self.console).take if self.has("console") else lambda point, snapshot: None,
+        )
+
+    def publish(self) -> None:
+        """Follows what other processes have changed or asked, and publishes the counters of this one."""
+        self.memory.follow()
+        if self.has("console"):
+            self.traces.follow()
+        for members in filter(None, map(members_of, self.models.cascades.values())):
+            members.follow()
+        queues = self.models.queues
+        self.metrics.publish(self.local, [one.hub for one in queues], [one.cache for one in queues])
+
+    # -- predictions -------------------------------------------------------------------------------
+
+    @cached_property
+    def local(self) -> LocalCache:
+        return LocalCache(self.settings.local_cache_entries, self.settings.local_cache_bytes)
+
+    @cached_property
+    def lookup(self) -> PredictionLookup:
+        return PredictionLookup(self.settings, self.hub, self.cache, self.local, self.limits)
+
+    @cached_property
+    def predict(self) -> PredictHandler:
+        return PredictHandler(
+            self.settings, self.lookup, self.lifecycle, self.auth, self._alternatives(""), self.log
+        )
+
+    def _alternatives(self, model: str) -> Alternatives:
+        deferral = self._backends.deferral
+        if deferral is None and self.has("jobs"):
+            deferral = JobDeferral(self.jobs, model)
+        return Alternatives(
+            deferral, partial(self._answer_foreign, model=model), lambda: self.dialects.foreign_keys
+        )
+
+    async def _answer_foreign(
+        self, context: RequestContext, body: bytes, receive: Receive, model: str = ""
+    ) -> Answer:
+        return await self.dialects.answer(context, body, receive, model)
+
+    # -- models ------------------------------------------------------------------------------------
+
+    @cached_property
+    def models(self) -> ServedModels:
+        return ServedModels(
+            Served("", self.hub, self.cache, self.lookup, self.predict),
+            self._backends.connect or self._connect_model,
+            self._handle,
+            divide=self.candidates.divide,
+            cascades=lambda models: cascades(self.settings.all_cascades, models, self._handle, self.metrics),
+            on_sweep=Confirming(self.console).confirm,
+        )
+
+    @cached_property
+    def candidates(self) -> Candidates:
+        store = partial(self.console.call, self.console.stores.comparisons.add)
+        return Candidates(store, self.auth, self._handle, self.metrics)
+
+    def _connect_model(self, name: str) -> tuple[Hub, Cache]:
+        own = self.settings.for_model(name)
+        return ReplyHub.connect(own), connect_cache(own)
+
+    def _handle(self, name: str, lookup: PredictionLookup) -> PredictHandler:
+        # The first model's revisions have its route.
+        model = model_of(name)
+        route = f"/models/{model}/predict" if model else ROUTE
+        return self.predict.for_model(route, lookup, self._alternatives(model))
+
+    # -- jobs --------------------------------------------------------------------------------------
+
+    @cached_property
+    def job_backend(self) -> JobBackend:
+        return self._backends.jobs or JobBackend.connect(self.settings)
+
+    @cached_property
+    def jobs(self) -> JobService:
+        hooks = JobHooks(
+            draining=lambda: self.lifecycle.draining,
+            check_client=self.limits.check,
+            count_texts=self.limits.traffic.count_job,
+            find_model=lambda name: job_queue(self.models, name),
+        )
+        return JobService(self.job_backend, self.settings, self.auth.keys, hooks)
+
+    # -- console -----------------------------------------------------------------------------------
+
+    @cached_property
+    def console(self) -> Console:
+        stores = self._backends.stores or ConsoleStores.connect(self.job_backend, self.settings)
+        return Console(stores, lambda: self.hub.shards_up)
+
+    @cached_property
+    def traces(self) -> Traces:
+        return Traces(self.console, self.hub, self.log.recent)
+
+    @cached_property
+    def memory(self) -> Memory:
+        return Memory(self.hub, [self.local.clear, self.log.recent.clear, self.candidates.forget])
+
+    # -- dialects ----------------------------------------------------------------------------------
+
+    @cached_property
+    def dialects(self) -> Compat:
+        service = DialectService(self.settings, self.predict, self.models, self.auth, self.lifecycle)
+        names = parse_dialects(self.settings.compat) if self.has("dialects") else ()
+        return Compat(service, self.health, names)
