@@ -111,7 +111,11 @@ async def test_a_model_with_the_name_of_a_cascade_answered_in_its_place(
         answer = await client.post(path, json=body)
         assert answer.status_code == 409, (path, answer.text)
         assert "a cascade and a model are called quick" in answer.text
-    assert "two models have the same name" in caplog.text
+
+    async def logged() -> bool:
+        return "two models have the same name" in caplog.text
+
+    await until_async(logged, "the next sweep of the first model")
     other.drop("quick")
 
     async def answers() -> bool:
