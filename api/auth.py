@@ -125,11 +125,12 @@ class Authenticator:
         self._origins = Origins(settings.host_names, settings.port)
         self._rate = RateCounter(settings.rate_limit)
         self.admins = AdminAccess(settings, find_session, redeem)
-        self._keys_required = self.keys.required
-        self._identifies = self._keys_required or self._rate.limited
+        self._identifies = self.keys.required or self._rate.limited
 
-    def admit(self, headers: RequestHeaders) -> None:
+    def admit(self, headers: RequestHeaders) -> str:
         """Counts a request, and sets the name of its API key in `headers`.
+
+        Returns its client: `key:` and the name of the key, or the client's address without keys.
 
         Raises Problem 403 for an unknown host name or a cross-site request, 401 without a valid key, and 429
         above the rate limit. Failed authentication attempts also count towards the limit of their address.
@@ -139,16 +140,11 @@ class Authenticator:
             self._origins.check_host(headers)
         if b"origin" in found or b"sec-fetch-site" in found:
             self._origins.check_origin(headers)
-        if self._identifies:
-            self._identify(headers)
+        return self._identify(headers) if self._identifies else client_address(headers.scope)
 
     def admit_open(self, headers: RequestHeaders) -> None:
         """Like `admit`, for a request that needs no key. Raises Problem 403 for an unknown host name."""
         self._origins.check_host(headers)
-
-    def client(self, headers: RequestHeaders) -> str:
-        """The client of an admitted request: `key:` and the key's name, or the client's address."""
-        return f"key:{headers.client_name}" if self._keys_required else client_address(headers.scope)
 
     def foresee(self, headers: RequestHeaders) -> str:
         """The client of a request that has yet to be admitted; "" if it will be refused."""
@@ -181,7 +177,7 @@ class Authenticator:
             self._rate.count(client_address(headers.scope))
             raise
 
-    def _identify(self, headers: RequestHeaders) -> None:
+    def _identify(self, headers: RequestHeaders) -> str:
         try:
             client = self.keys.client(headers)
         except Problem:
@@ -189,6 +185,7 @@ class Authenticator:
             raise
         self._rate.count(client)
         headers.client_name = key_name(client)
+        return client
 
 
 class ClientLimits:

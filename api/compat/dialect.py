@@ -124,7 +124,7 @@ class Endpoint:
             if self.route.open:
                 self._service.auth.admit_open(call.context.headers)
             elif call.body is None:
-                self._service.auth.admit(call.context.headers)
+                call.context.client = self._service.auth.admit(call.context.headers)
             if call.model:
                 self._service.choose(call, call.model)
             return await self.route.handle(call)

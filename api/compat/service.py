@@ -11,7 +11,7 @@ from typing import TypeVar, cast
 from pydantic import BaseModel
 from pydantic_core import from_json
 
-from api.asgi.http import Receive, check_encoding, check_json, check_length
+from api.asgi.http import Receive, check_encoding, check_json, check_length, unless_disconnected
 from api.auth import Authenticator
 from api.backend import Hub
 from api.compat.reading import parse
@@ -130,7 +130,7 @@ class DialectService:
         self.predict.reader.check(texts)
         # Looked up once: while the texts are computed, the name may move to another revision.
         served = self.served(call)
-        context, client = call.context, self.auth.client(call.context.headers)
+        context, client = call.context, call.context.client
         lookup = served.lookup_for(client).for_one(texts)
         context.texts = texts
         revision = lookup.revision_of(texts)
@@ -145,7 +145,7 @@ class DialectService:
             request = LookupRequest(texts, cached, revision, client, until, context.headers.trace, tenant)
             with self.predict.bodies.hold(texts):
                 context.found = found = LookupResult()
-                request = await lookup.find_one(request, call.receive, found)
+                request = await unless_disconnected(call.receive, lookup.find_one(request, found))
             total_s = perf_counter() - context.started
             headers = lookup.answer(request, found, total_s).headers
             results = [

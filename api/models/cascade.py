@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Literal, cast
 
-from api.asgi.http import Answer, Receive
+from api.asgi.http import Answer
 from api.backend import Hub
 from api.errors import Problem
 from api.metrics import Metrics
@@ -21,7 +21,7 @@ from batcher.messages import Prediction
 
 log = logging.getLogger(__name__)
 
-LookUp = Callable[[Served, LookupRequest, Sequence[str], Receive, LookupResult], Awaitable[None]]
+LookUp = Callable[[Served, LookupRequest, Sequence[str], LookupResult], Awaitable[None]]
 State = Literal["ready", "no_worker", "redis_unavailable", "labels_differ", "several_labels"]
 
 
@@ -106,28 +106,26 @@ class CascadeLookup(PredictionLookup):
         self._metrics = metrics
         self.models = Models(cast("Hub", members))
 
-    async def find(self, request: LookupRequest, receive: Receive, found: LookupResult) -> None:
+    async def find(self, request: LookupRequest, found: LookupResult) -> None:
         """As of one model. If the sure one fails, so does the request."""
-        await self._find(_look_up, request, receive, found)
+        await self._find(_look_up, request, found)
 
-    async def find_one(self, request: LookupRequest, receive: Receive, found: LookupResult) -> LookupRequest:
+    async def find_one(self, request: LookupRequest, found: LookupResult) -> LookupRequest:
         """The same with the results of one revision of each member."""
-        await self._find(_look_up_one, request, receive, found)
+        await self._find(_look_up_one, request, found)
         return request
 
-    async def _find(
-        self, look_up: LookUp, request: LookupRequest, receive: Receive, found: LookupResult
-    ) -> None:
+    async def _find(self, look_up: LookUp, request: LookupRequest, found: LookupResult) -> None:
         fast, sure = self.members.find()
         cascade = self.members.cascade
         texts = list(dict.fromkeys(request.texts))
-        await look_up(fast, request, texts, receive, found)
+        await look_up(fast, request, texts, found)
         labels = labels_of(found.by_text[texts[0]])
         rest = {text for text in texts if not cascade.trusts(found.by_text[text])}
         if rest:
             second = LookupResult()
             try:
-                await look_up(sure, request, [text for text in texts if text in rest], receive, second)
+                await look_up(sure, request, [text for text in texts if text in rest], second)
             finally:
                 found.add(second, found.cache_s + second.cache_s)
             for text in rest:
@@ -171,9 +169,7 @@ def job_queue(models: ServedModels, name: str) -> str:
     return models.base(name) if members is None else members.queue()
 
 
-async def _look_up(
-    served: Served, request: LookupRequest, texts: Sequence[str], receive: Receive, found: LookupResult
-) -> None:
+async def _look_up(served: Served, request: LookupRequest, texts: Sequence[str], found: LookupResult) -> None:
     """Finds what a member says of some texts of a request."""
     lookup = served.lookup_for(request.client)
     revision = lookup.models.revision
@@ -183,14 +179,14 @@ async def _look_up(
     if missing:
         nothing = [None] * len(missing)
         part = replace(request, texts=missing, cached=nothing, revision=revision, whole=request.texts)
-        await lookup.find(part, receive, found)
+        await lookup.find(part, found)
     for text, known in zip(texts, cached, strict=True):
         if known is not None:
             found.by_text[text] = known.prediction()
 
 
 async def _look_up_one(
-    served: Served, request: LookupRequest, texts: Sequence[str], receive: Receive, found: LookupResult
+    served: Served, request: LookupRequest, texts: Sequence[str], found: LookupResult
 ) -> None:
     """The same, with the results of one revision."""
     lookup = served.lookup_for(request.client).for_one(texts)
@@ -198,7 +194,7 @@ async def _look_up_one(
     cached: Sequence[CachedPrediction | None] = lookup.local.find(revision, texts, request.tenant)
     if None in cached:
         part = replace(request, texts=texts, cached=cached, revision=revision, whole=request.texts)
-        cached = (await lookup.find_one(part, receive, found)).cached
+        cached = (await lookup.find_one(part, found)).cached
     else:
         found.count("hit_local", len(texts))
     for text, known in zip(texts, cached, strict=True):

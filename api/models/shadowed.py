@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from api.asgi.http import Receive
 from api.predict.lookup import LookupRequest, LookupResult, PredictionLookup
 from batcher.core.revisions import Candidate
 from batcher.publishing.shadow import Shadow
@@ -20,8 +19,8 @@ class ShadowedLookup(PredictionLookup):
         """Offers the share of another setting from now on."""
         self._setting = setting
 
-    async def find(self, request: LookupRequest, receive: Receive, found: LookupResult) -> None:
-        await super().find(request, receive, found)
+    async def find(self, request: LookupRequest, found: LookupResult) -> None:
+        await super().find(request, found)
         for text in found.computed:
             if self._setting.takes(text, request.client):
                 self.shadow.offer(found.ids[text], text, found.by_text[text])

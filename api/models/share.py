@@ -46,10 +46,10 @@ class ByText(PredictionLookup):
         """The lookup of the revision that answers the first text."""
         return self._both[self._takes(texts[0])]
 
-    async def find(self, request: LookupRequest, receive: Receive, found: LookupResult) -> None:
+    async def find(self, request: LookupRequest, found: LookupResult) -> None:
         parts = [part for part in self._parts(request) if part.places]
         try:
-            await gather(part.find(request, receive) for part in parts)
+            await gather(part.find(request) for part in parts)
         finally:
             for part in parts:  # they were found side by side
                 found.add(part.found, max(found.cache_s, part.found.cache_s))
@@ -133,7 +133,7 @@ class _Part:
     places: list[int] = field(default_factory=list)
     found: LookupResult = field(default_factory=LookupResult)
 
-    async def find(self, request: LookupRequest, receive: Receive) -> None:
+    async def find(self, request: LookupRequest) -> None:
         """Raises what `PredictionLookup.find` raises."""
         texts = [request.texts[place] for place in self.places]
         cached = [request.cached[place] for place in self.places]
@@ -143,7 +143,7 @@ class _Part:
         revision = self.lookup.models.revision
         whole = request.whole or request.texts
         part = replace(request, texts=texts, cached=cached, revision=revision, whole=whole)
-        await self.lookup.find(part, receive, self.found)
+        await self.lookup.find(part, self.found)
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,7 @@ from api.asgi.http import (
     check_length,
     route_path,
     send_answer,
+    unless_disconnected,
 )
 from api.asgi.prefer import Preference
 from api.asgi.problems import LingeringClose, reported, send_problem
@@ -190,12 +191,14 @@ class PredictHandler:
 
     async def _answer(self, context: RequestContext, receive: Receive) -> Answer:
         headers = context.headers
-        self._auth.admit(headers)
-        if self._limits.checks:
-            self._limits.check(self._auth.client(headers))
+        limited = self._limits.checks
+        context.client = client = self._auth.admit(headers)
+        if limited:
+            self._limits.check(client)
         check_length(headers, self.bodies.limit)
         check_encoding(headers)
         check_json(headers)
+        preference = headers.preference
         query = headers.scope.get("query_string")
         default = self._settings.label_order
         context.by_score = (order_in(query, default) if query else default) == "score"
@@ -206,21 +209,16 @@ class PredictHandler:
             foreign = self._alternatives.foreign(context, found.body, receive)
         if foreign is not None:
             return await foreign
-        preference = headers.preference
         deferral = self._alternatives.deferral
         if preference.respond_async and preference.wait_s is None and deferral is not None:
             return await deferral(headers, texts)
         looked_up_at = perf_counter()
         revision = self._models.revision
-        tenant = self._auth.client(headers) if self._settings.separate_clients else ""
+        tenant = client if self._settings.separate_clients else ""
         cached = self._local.find(revision, texts, tenant)
         if None in cached:
             until = looked_up_at + self._budget_s(preference)
-            client = self._auth.client(headers)
-            request = LookupRequest(
-                texts, cached, revision, client, until, headers.trace, tenant, by_score=context.by_score
-            )
-            answer = await self._some_unknown(context, request, receive)
+            answer = await self._some_unknown(context, receive, cached, revision, tenant, until)
         else:
             known = cast("list[CachedPrediction]", cached)
             most_bytes = self._settings.max_answer_bytes
@@ -230,16 +228,26 @@ class PredictHandler:
         return answer
 
     async def _some_unknown(
-        self, context: RequestContext, request: LookupRequest, receive: Receive
+        self,
+        context: RequestContext,
+        receive: Receive,
+        cached: Sequence[CachedPrediction | None],
+        revision: str,
+        tenant: str,
+        until: float,
     ) -> Answer:
+        texts, client, trace = context.texts, context.client, context.headers.trace
+        request = LookupRequest(
+            texts, cached, revision, client, until, trace, tenant, by_score=context.by_score
+        )
         try:
             context.found = found = LookupResult()
-            with self.bodies.hold(context.texts):
-                await self._lookup.find(request, receive, found)
+            with self.bodies.hold(texts):
+                await unless_disconnected(receive, self._lookup.find(request, found))
         except (BudgetExceeded, QueueFull, Paused):
             deferral = self._alternatives.deferral
             if context.headers.preference.respond_async and deferral is not None:
-                return await deferral(context.headers, context.texts)
+                return await deferral(context.headers, texts)
             raise
         context.computed = len(found.computed)
         context.tokens = found.tokens(request.texts, request.cached)

@@ -3,8 +3,8 @@
 The in-process cache is an LRU of encoded predictions, bounded in entries and in bytes. Its key is (revision,
 text) itself, so a hit does not compute a digest.
 
-The steps for other texts are: digests -> shared cache -> cap per client -> queue. The lookup is cancelled if
-the client disconnects. A text that occurs several times in a request is looked up once.
+The steps for other texts are: digests -> shared cache -> cap per client -> queue. Callers cancel the lookup
+if the client disconnects. A text that occurs several times in a request is looked up once.
 
 If the shared cache and the queue use the same Redis and most texts are new, the enqueue script checks the
 cache. This saves a round trip.
@@ -23,9 +23,7 @@ from dataclasses import dataclass, field, replace
 from time import monotonic, perf_counter
 from typing import Protocol
 
-from starlette.requests import ClientDisconnect
-
-from api.asgi.http import Answer, Receive, check_size, unless_disconnected
+from api.asgi.http import Answer, check_size
 from api.auth import ClientLimits
 from api.backend import Cache, Hub
 from api.errors import Header, problem_of
@@ -336,14 +334,14 @@ class PredictionLookup:
         """The lookup for an answer that must be of one revision: of those that share texts, one of both."""
         return self
 
-    async def find_one(self, request: LookupRequest, receive: Receive, found: LookupResult) -> LookupRequest:
+    async def find_one(self, request: LookupRequest, found: LookupResult) -> LookupRequest:
         """As `find`, but all results are of one revision. Returns the request as if that had been asked for.
 
         During a rolling update, any worker may run a text, and their labels may differ in kind and order, so
         texts that another revision answered are asked again. Any worker may run those too, so the revision
         that has answered most texts is completed first. Also raises RevisionsMixed.
         """
-        await self.find(request, receive, found)
+        await self.find(request, found)
         results = _by_revision(request, found)
         if len(results) < 2:
             return request
@@ -352,7 +350,7 @@ class PredictionLookup:
         pause_s = PAUSE_S
         while missing := [text for text in texts if text not in results[revision]]:
             before = len(missing)
-            await self._ask_again(replace(request, texts=missing, only=revision), receive, found, results)
+            await self._ask_again(replace(request, texts=missing, only=revision), found, results)
             if sum(text not in results[revision] for text in missing) == before:
                 # Its workers may have ended, or another worker may be idle each time.
                 revision = random.choice(sorted(results))
@@ -364,9 +362,7 @@ class PredictionLookup:
         found.computed &= found.by_text.keys()
         return replace(request, revision=revision, cached=[None] * len(request.texts))
 
-    async def _ask_again(
-        self, request: LookupRequest, receive: Receive, found: LookupResult, results: Results
-    ) -> None:
+    async def _ask_again(self, request: LookupRequest, found: LookupResult, results: Results) -> None:
         """Asks for the texts of `request` again, and adds what is found to `results`."""
         known = self.local.find(request.only, request.texts, request.tenant)
         for text, result in zip(request.texts, known, strict=True):
@@ -380,7 +376,7 @@ class PredictionLookup:
         part = LookupResult()
         asked = replace(request, texts=missing, cached=[None] * len(missing), revision=request.only)
         try:
-            await self.find(asked, receive, part)
+            await self.find(asked, part)
         except BudgetExceeded:
             raise RevisionsMixed(ADVICE, retry_after_s=1.0) from None
         finally:
@@ -388,8 +384,8 @@ class PredictionLookup:
         for text, outcome in part.by_text.items():
             results.setdefault(outcome.revision, {})[text] = outcome
 
-    async def find(self, request: LookupRequest, receive: Receive, found: LookupResult) -> None:
-        """Finds the predictions of all missing texts. Raises MillraceError, Problem or ClientDisconnect.
+    async def find(self, request: LookupRequest, found: LookupResult) -> None:
+        """Finds the predictions of all missing texts. Raises MillraceError or Problem.
 
         It fills `found`, which shows after an error how far the lookup got.
         """
@@ -400,12 +396,12 @@ class PredictionLookup:
         looks = self._queue_checks_cache(request, len(ids))
         if request.revision and not looks:
             await self._read_shared(request, ids, found)
-        unknown = [text for text in ids if text not in found.by_text]
+        unknown = list(ids) if looks else [text for text in ids if text not in found.by_text]
         if unknown:
             with self.limits.wait(request.client, len(unknown)) as first:
                 asked = [ids[text] for text in unknown]
                 revision = request.revision if looks else ""
-                await self._compute(request, asked, unknown, found, receive, first=first, revision=revision)
+                await self._compute(request, asked, unknown, found, first=first, revision=revision)
         if request.revision:
             share = 1.0 - len(found.computed) / len(ids)
             self._share_found += NEWEST * (share - self._share_found)
@@ -424,7 +420,11 @@ class PredictionLookup:
 
     async def _read_shared(self, request: LookupRequest, ids: dict[str, str], found: LookupResult) -> None:
         started = perf_counter()
-        hits = await self._shared.get(request.revision, list(ids.values()))
+        try:
+            hits = await self._shared.get(request.revision, list(ids.values()))
+        except asyncio.CancelledError:
+            found.count("cancelled", len(ids))
+            raise
         for text, prediction in zip(ids, hits, strict=True):
             if prediction is not None:
                 found.by_text[text] = prediction
@@ -438,7 +438,6 @@ class PredictionLookup:
         ids: Sequence[str],
         texts: Sequence[str],
         found: LookupResult,
-        receive: Receive,
         *,
         first: bool,
         revision: str,
@@ -449,7 +448,7 @@ class PredictionLookup:
         try:
             if budget_s <= 0:
                 raise BudgetExceeded("the budget ended before the texts were enqueued; allow more time")
-            work = self._hub.classify(
+            outcomes = await self._hub.classify(
                 ids,
                 texts,
                 budget_s=budget_s,
@@ -458,11 +457,10 @@ class PredictionLookup:
                 revision=revision,
                 only=request.only,
             )
-            outcomes = await unless_disconnected(receive, work)
         except MillraceError as error:
             found.count(type(error), len(texts))
             raise
-        except (ClientDisconnect, asyncio.CancelledError):
+        except asyncio.CancelledError:
             found.count("cancelled", len(texts))
             raise
         self._take(request, dict(zip(texts, outcomes, strict=True)), found)

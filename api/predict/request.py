@@ -98,11 +98,13 @@ def read_texts(reader: RequestReader, body: bytes) -> list[str]:
 class RequestContext:
     """The state of a request, for its log line and the counters too. `started` is a time of perf_counter.
 
-    `code` and `entry` (the id of the text that failed) say what went wrong.
+    `client` is empty until the request has been admitted. `code` and `entry` (the id of the text that failed)
+    say what went wrong.
     """
 
     __slots__ = (
         "by_score",
+        "client",
         "code",
         "computed",
         "entry",
@@ -117,6 +119,7 @@ class RequestContext:
     def __init__(self, headers: RequestHeaders) -> None:
         self.started = perf_counter()
         self.headers = headers
+        self.client = ""
         self.texts: list[str] = []
         self.known = False
         self.computed = 0

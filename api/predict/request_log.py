@@ -35,7 +35,7 @@ class RequestLog:
                 metrics.entries(outcome, texts)
         elif context.known:
             metrics.hit_local(len(context.texts))
-        client = f"key:{name}" if name else client_address(context.headers.scope)
+        client = context.client or client_address(context.headers.scope)
         texts = len(context.texts)
         self._traffic.count(client, texts, texts - context.computed, context.tokens, status)
         self.recent.add(context, status, seconds)

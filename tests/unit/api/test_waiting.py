@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -10,8 +11,9 @@ import pytest
 from api.asgi.http import Answer, RequestHeaders
 from api.errors import Problem
 from batcher.errors import BudgetExceeded, QueueFull
+from batcher.messages import Prediction
 from tests.unit.api.service import Service, Start, assert_problem, until
-from tests.unit.fakes import FakeHub
+from tests.unit.fakes import FakeCache, FakeHub
 
 
 class Connection:
@@ -57,6 +59,29 @@ async def test_a_client_that_leaves_takes_its_texts_with_it(start: Start) -> Non
     scraped = (await service.client.get("/metrics")).text
     assert 'millrace_requests_total{route="/predict",status="499"} 1.0' in scraped
     assert 'millrace_entries_total{outcome="cancelled"} 1.0' in scraped
+
+
+class StuckCache(FakeCache):
+    """A shared cache whose Redis does not answer."""
+
+    async def get(self, revision: str, ids: Sequence[str]) -> list[Prediction | None]:
+        self.lookups.append((revision, list(ids)))
+        await asyncio.Event().wait()
+        raise AssertionError("it never answers")
+
+
+async def test_a_client_that_left_while_the_shared_cache_was_asked_was_waited_for(start: Start) -> None:
+    """Only the queue was watched: the lookup went on for a client that was gone."""
+    service = await start(cache=StuckCache())
+    connection = Connection(b'{"text": ["a", "b"]}')
+    request = connection.ask(service)
+    await until(lambda: service.cache.lookups)
+    connection.left.set()
+    await request
+    assert connection.sent == []
+    assert service.hub.asked == []
+    scraped = (await service.client.get("/metrics")).text
+    assert 'millrace_entries_total{outcome="cancelled"} 2.0' in scraped
 
 
 async def test_a_client_that_leaves_while_sending_is_not_answered(service: Service) -> None:
