@@ -154,15 +154,15 @@ class Worker:
         """Sends finished results and claims entries; waits for them if none are known to be waiting."""
         self.state = "idle"
         results, finished = self._take_unsent()
-        budget = self.budget()
         window_s = 0.0
         if self.exchange.left or not (results or self.exchange.here.idle):
-            sent, claim = self.exchange.swap(results, self._claim_command(budget))
+            sent, claim = self.exchange.swap(results, self._claim_command(self.budget()))
             self._book(finished, sent)
         else:
             self._deliver(results, finished, idle=True)
             if self._stop.is_set() or not self.exchange.here.idle:
                 return
+            budget = self.budget()
             typical = self.stats.typical_tokens
             most_s = self._settings.window_ms / 1000
             window_s = keep_window_s(self.exchange.here.arrivals, self.inference.cost, typical, most_s)
