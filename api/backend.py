@@ -6,7 +6,7 @@ from asyncio import Future
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
-from batcher.connection.pipeline import Command
+from batcher.core.commands import Command
 from batcher.core.redis_watch import RedisWatch
 from batcher.core.snapshot import Snapshot, WorkerRecord
 from batcher.hub.dispatcher import HubCounts

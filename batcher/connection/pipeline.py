@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Sequence
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import hiredis
 import redis.asyncio
 
 from batcher.connection.outage import REDIS_ERRORS, lost_to
-from batcher.connection.scripts import Script, call
+from batcher.connection.scripts import Script
 
 Reply = TypeVar("Reply", covariant=True)
 Returned = TypeVar("Returned")
@@ -28,25 +28,13 @@ READ_S = 0.05
 _NOTHING = object()
 
 
-class Command(Generic[Reply]):
-    """One call of a script. `ids` are the entries that it concerns."""
+class ScriptCall(Protocol[Reply]):
+    """One call of a script: the words to send, and how to read the reply."""
 
-    __slots__ = ()
-    script: ClassVar[Script]
-    ids: Sequence[str]
-
-    def args(self) -> Sequence[Any]:
-        """The script's arguments."""
-        return self.ids
-
-    def read(self, reply: Any) -> Reply:
-        """What the reply of the script means. Numbers are left as they are."""
-        meaning: Reply = reply
-        return meaning
-
-    def words(self, prefix: str, known: bool) -> tuple[Any, ...]:
-        """The command to send: by digest if the server knows the script, else by source."""
-        return (*call(self.script, known), 1, prefix, *self.args())
+    @property
+    def script(self) -> Script: ...
+    def words(self, prefix: str, known: bool) -> tuple[Any, ...]: ...
+    def read(self, reply: Any) -> Reply: ...
 
 
 class PendingCommand:
@@ -54,7 +42,7 @@ class PendingCommand:
 
     __slots__ = ("by_source", "command", "future", "size", "tries", "words")
 
-    def __init__(self, words: Sequence[Any], command: Command[Any] | None, tries: int) -> None:
+    def __init__(self, words: Sequence[Any], command: ScriptCall[Any] | None, tries: int) -> None:
         self.words = words
         self.command = command
         self.tries = tries
@@ -106,7 +94,7 @@ class Pipeline(asyncio.Protocol):
         """Sends one command, such as ("GET", key). An error reply is raised."""
         return self._add(PendingCommand(words, None, self._tries))
 
-    def run(self, command: Command[Returned]) -> asyncio.Future[Returned]:
+    def run(self, command: ScriptCall[Returned]) -> asyncio.Future[Returned]:
         """Runs a script and reads its reply. An error reply is raised."""
         return self._add(PendingCommand((), command, self._tries))
 
@@ -226,7 +214,8 @@ class Pipeline(asyncio.Protocol):
             return
         if not self._sent and self._reader.has_data():
             self._disconnect()  # the next command would take the surplus reply for its own
-        self._schedule()
+        if self._waiting:
+            self._schedule()
 
     def _answered(self) -> PendingCommand:
         """Removes the command that the next reply belongs to."""

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
 
 from batcher.connection.outage import jitter
-from batcher.connection.pipeline import Command
+from batcher.connection.scripts import Script, call
 from batcher.core.pauses import Pause, Waiting, read_pauses
 from batcher.messages import NO_TRACE, Entry, Lane, decode_entry
 
@@ -30,6 +30,28 @@ ANSWERS_MS = 10_000
 KEEP_REFUSED_MS = 7 * 86_400_000
 # What is counted for each key and day. lua/usage.lua has the same names.
 COUNTS = ("texts", "tokens", "requests", "hits", "errors")
+Reply = TypeVar("Reply", covariant=True)
+
+
+class Command(Generic[Reply]):
+    """One call of a script. `ids` are the entries that it concerns."""
+
+    __slots__ = ()
+    script: ClassVar[Script]
+    ids: Sequence[str]
+
+    def args(self) -> Sequence[Any]:
+        """The script's arguments."""
+        return self.ids
+
+    def read(self, reply: Any) -> Reply:
+        """What the reply of the script means. Numbers are left as they are."""
+        meaning: Reply = reply
+        return meaning
+
+    def words(self, prefix: str, known: bool) -> tuple[Any, ...]:
+        """The command to send: by digest if the server knows the script, else by source."""
+        return (*call(self.script, known), 1, prefix, *self.args())
 
 
 class State(NamedTuple):

@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from batcher.connection.pipeline import Command
-from batcher.core.commands import Question, read_question
+from batcher.core.commands import Command, Question, read_question
 from batcher.core.holds import Hold, read_holds
 from batcher.core.pauses import Pause, read_pauses
 from batcher.core.revisions import NO_REVISIONS, Revisions, read_revisions

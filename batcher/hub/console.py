@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
-from batcher.connection.pipeline import Command, Pipeline
-from batcher.core.commands import NoteRefused
+from batcher.connection.pipeline import Pipeline
+from batcher.core.commands import Command, NoteRefused
 from batcher.shards import shard_of
 
 Reply = TypeVar("Reply")

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from batcher.connection.pipeline import Command
+from batcher.core.commands import Command
 from batcher.core.snapshot import Snapshot
 from batcher.jobs.runner import Cache, Commands, Hub
 from batcher.messages import Lane, Outcome, Prediction

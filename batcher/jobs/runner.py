@@ -17,8 +17,7 @@ from typing import Any, Protocol, TypeVar
 
 from batcher import tracing
 from batcher.connection.outage import REDIS_ERRORS
-from batcher.connection.pipeline import Command
-from batcher.core.commands import NoteRefused
+from batcher.core.commands import Command, NoteRefused
 from batcher.core.snapshot import Snapshot
 from batcher.errors import BudgetExceeded, MillraceError, NoWorker, Paused, QueueFull, QueueUnavailable
 from batcher.jobs.records import Attempt, Counts, JobStatus

@@ -17,8 +17,7 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from batcher.connection.clients import Redis
 from batcher.connection.outage import REDIS_ERRORS, NoScriptError, Outage
-from batcher.connection.pipeline import Command
-from batcher.core.commands import Claim, Claimed, Complete, Completed, Release
+from batcher.core.commands import Claim, Claimed, Command, Complete, Completed, Release
 from batcher.core.keys import cache_prefix, prefix
 from batcher.messages import Result
 from batcher.settings import WorkerSettings

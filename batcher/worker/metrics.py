@@ -17,8 +17,8 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from batcher.connection.pipeline import Command
 from batcher.core.buckets import duration_bounds
+from batcher.core.commands import Command
 from batcher.core.metrics import build, redis_state
 from batcher.messages import Lane
 from batcher.worker.batching import Reason

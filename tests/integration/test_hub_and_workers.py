@@ -13,8 +13,8 @@ import fakeredis
 import pytest
 import redis.asyncio
 
-from batcher.connection.pipeline import Command, PendingCommand, Pipeline
-from batcher.core.commands import Enqueue
+from batcher.connection.pipeline import PendingCommand, Pipeline
+from batcher.core.commands import Command, Enqueue
 from batcher.core.keys import cache_key
 from batcher.errors import (
     BudgetExceeded,

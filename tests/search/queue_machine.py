@@ -14,12 +14,12 @@ import redis
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from batcher.connection.pipeline import Command
 from batcher.core.commands import (
     Accepted,
     Cancel,
     Claim,
     Claimed,
+    Command,
     Complete,
     Enqueue,
     Full,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from batcher.connection.pipeline import Command
+from batcher.core.commands import Command
 from batcher.core.redis_watch import RedisWatch
 from batcher.core.snapshot import NO_SNAPSHOT, ModelRecord, Snapshot, WorkerRecord
 from batcher.hub.dispatcher import HubCounts
