@@ -25,8 +25,6 @@ from batcher.jobs.records import JobRecord
 from batcher.jobs.upload import NoRoom
 
 MOST_NAME = 255
-# Jobs that are read at a time to find batches among them.
-PAGE = 200
 # How many sizes of files of results are remembered.
 MOST_SIZES = 1024
 _file_id = re.compile(r"file-([0-9a-f]{32})(?:-(output|errors))?").fullmatch
@@ -211,8 +209,9 @@ class BatchService:
         cursor: str | None = (await self.find(after, owner)).place if after else ""
         found: list[JobRecord] = []
         while cursor is not None and len(found) <= limit:
-            records, cursor = await self._jobs.newest(None, PAGE, cursor, owner)
-            found += [record for record in records if record.batch]
+            more = limit + 1 - len(found)
+            records, cursor = await self._jobs.newest(None, more, cursor, owner, batches=True)
+            found += records
         return found[:limit], len(found) > limit
 
     async def cancel(self, batch_id: str, owner: str) -> JobRecord:

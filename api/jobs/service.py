@@ -312,15 +312,15 @@ class JobService:
         return await self.call(self.store.remembered)
 
     async def newest(
-        self, status: str | None, limit: int, cursor: str, owner: str
+        self, status: str | None, limit: int, cursor: str, owner: str, batches: bool = False
     ) -> tuple[list[JobRecord], str | None]:
         """Up to `limit` jobs that `owner` may see, newest first, and the cursor of the next page."""
-        return await self.call(self._newest, status, limit, cursor, owner)
+        return await self.call(self._newest, status, limit, cursor, owner, batches)
 
     def _newest(
-        self, status: str | None, limit: int, cursor: str, owner: str
+        self, status: str | None, limit: int, cursor: str, owner: str, batches: bool
     ) -> tuple[list[JobRecord], str | None]:
-        ids, following = self.store.newest(limit, cursor, status=status, owner=owner)
+        ids, following = self.store.newest(limit, cursor, status=status, owner=owner, batches=batches)
         return [record for record in self.store.records(ids) if record is not None], following
 
     async def call(self, function: Callable[..., T], *args: object) -> T:

@@ -105,13 +105,20 @@ class JobReader:
         return [job_id.decode() for job_id in self._run("job_renew", self._ttl_ms)]
 
     def newest(
-        self, count: int, before: str = "", *, status: str | None = None, owner: str = ""
+        self,
+        count: int,
+        before: str = "",
+        *,
+        status: str | None = None,
+        owner: str = "",
+        batches: bool = False,
     ) -> tuple[list[str], str | None]:
         """Up to `count` ids of jobs that `owner` may see ("": all), newest first, and a cursor.
 
         Pass the cursor as `before` to get the next page; a cursor of None means that there are no more jobs.
+        With `batches`, jobs that are not batches are left out.
         """
-        following, *ids = self._run("job_list", status or "", owner, before, count, MOST_LOOKS)
+        following, *ids = self._run("job_list", status or "", owner, before, count, MOST_LOOKS, int(batches))
         return [job_id.decode() for job_id in ids], following.decode() or None
 
     def output(self, record: JobRecord, start: int, stop: int) -> Iterator[list[bytes]]:

@@ -26,7 +26,7 @@ from tests.service import Service, wait_until
 
 NAME = "default"
 _PARAMETER = re.compile(r"\{(\w+)(?::path)?\}")
-TEXTS, LINES, JOBS, REFUSED, KEYS = 3000, 500, 200, 400, 300
+TEXTS, LINES, JOBS, ENDED, REFUSED, KEYS = 3000, 500, 200, 3000, 400, 300
 NO_ID = "0" * 32
 # A text as long as it may be, of wide characters.
 _LONG = "\N{GRINNING FACE}" * 20_000
@@ -71,6 +71,7 @@ def store(service: Service, headers: Mapping[str, str]) -> Stored:
         )
         jobs.stop()
         output = http.get(f"/v1/batches/{batch}").json()["output_file_id"]
+        _keep_ended(client, small)
         for number in range(JOBS):
             http.post("/jobs?filename=a.txt", content=f"queued {number}").raise_for_status()
         version = http.get("/v2/models/stub").json()["versions"][0]
@@ -111,6 +112,22 @@ def _start_batch(http: httpx.Client) -> tuple[str, str]:
     file = sent.raise_for_status().json()["id"]
     wanted = {"input_file_id": file, "endpoint": "/v1/classify", "completion_window": "24h"}
     return file, http.post("/v1/batches", json=wanted).raise_for_status().json()["id"]
+
+
+def _keep_ended(client: redis.Redis, job: str) -> None:
+    """Copies of a job that has ended: its record, and its place in each list."""
+    (key,) = client.scan_iter(f"*}}:job:{job}", count=10_000)
+    record = client.hgetall(key)
+    place, pipe = record[b"place"].decode(), client.pipeline()
+    names = client.scan_iter("*:jobs*", 10_000, _type="zset")
+    scores = {name: score for name in names if (score := client.zscore(name, place)) is not None}
+    for number in range(ENDED):
+        other = f"{number + 1:032x}"
+        moved = place.replace(job, other)
+        pipe.hset(key.decode().replace(job, other), mapping={**record, b"place": moved})
+        for name, score in scores.items():
+            pipe.zadd(name, {moved: score})
+    pipe.execute()
 
 
 def _keep_refused(client: redis.Redis) -> None:

@@ -8,6 +8,7 @@ import pytest
 import redis
 
 from batcher.errors import DataMissing
+from batcher.jobs import reading
 from batcher.jobs.records import Attempt, Counts, JobRecord
 from batcher.jobs.results import encode_models
 from batcher.jobs.store import JobStore
@@ -248,6 +249,16 @@ def test_positions_follow_the_order_of_arrival(store: JobStore) -> None:
     assert store.newest(10) == (ids[::-1], None)
     first, following = store.newest(1)
     assert (first, store.newest(2, following or "")) == (ids[2:], (ids[1::-1], None))
+
+
+def test_batches_were_found_by_reading_every_job(store: JobStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "MOST_LOOKS", 6)
+    ids = [f"{number:032x}" for number in range(10)]
+    for number, job_id in enumerate(ids):
+        create(store, job_id, submission=Submission(batch="" if number % 3 else "{}"))
+    found, following = store.newest(5, batches=True)
+    assert found == [ids[9], ids[6]], "a look examines a limited number of jobs"
+    assert store.newest(5, following or "", batches=True) == ([ids[3], ids[0]], None)
 
 
 def test_the_totals_know_how_long_the_oldest_job_has_waited(store: JobStore) -> None:

@@ -1,5 +1,5 @@
 -- Lists jobs, newest first, and removes expired jobs. ARGV: status ('': any), owner asking ('': sees all),
--- before (a place; '': the newest), most jobs to return, most jobs to examine.
+-- before (a place; '': the newest), most jobs to return, most jobs to examine, '1' for batches only.
 -- Returns {the place to continue from | '', then ids}.
 local status, owner, before, most, looks = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
 local index, reply = status == '' and ALL or index_of(status), { '' }
@@ -12,10 +12,10 @@ while looks > 0 do
       return reply
     end
     before = place
-    local fields = redis.call('HMGET', job_key(id_of(place)), 'place', 'owner')
+    local fields = redis.call('HMGET', job_key(id_of(place)), 'place', 'owner', 'batch')
     if fields[1] ~= place then
       remove(place)
-    elseif owner == '' or fields[2] == '' or fields[2] == owner then
+    elseif (owner == '' or fields[2] == '' or fields[2] == owner) and (ARGV[6] ~= '1' or (fields[3] or '') ~= '') then
       reply[#reply + 1] = id_of(place)
     end
   end
