@@ -44,7 +44,7 @@ AT_ONCE = 64
 LAST_S = 0.5
 # Keep a connection that has not sent a request yet open until this long after it was made.
 FIRST_S = 3.0
-# How often to look whether a client is still there that sends nothing more.
+# When to look again whether a client is there that sends nothing more, then after twice the time, and so on.
 LOOK_S = 0.05
 # Says that the client has sent its last byte, also while bytes before it are unread. Only Linux has it.
 SENT_ALL = select.POLLRDHUP if sys.platform == "linux" else 0
@@ -129,9 +129,9 @@ class LimitedProtocol(HttpToolsProtocol):
                 self.end()
         return self.transport.is_closing()
 
-    def _look(self) -> None:
+    def _look(self, pause_s: float = LOOK_S) -> None:
         if not self.idle and not self.left():
-            self.loop.call_later(LOOK_S, self._look)
+            self.loop.call_later(pause_s, self._look, 2 * pause_s)
 
     def _ask(self) -> bool:
         """Asks a client that sends nothing more whether it is there, by an interim response (RFC 9110, 15.2).
