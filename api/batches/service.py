@@ -183,10 +183,10 @@ class BatchService:
         file = await self._find(asked.input_file_id, self._jobs.owner(headers))
         if not isinstance(file, FileRecord):
             raise _no_file()
-        name = await self._jobs.call(first_model, self._files.content(file))
+        sender = Sender(receive, headers.left, whole=True)
+        name = await self._jobs.upload(sender, first_model, sender.waited_for(self._files.content(file)))
         model = self._answers.model(asked.endpoint, name)
         batch = {"file": file.id, "endpoint": asked.endpoint, "metadata": asked.metadata}
-        sender = Sender(receive, headers.left, whole=True)
         is_same = lru_cache(lambda name: self._answers.is_same(asked.endpoint, name, model))
         texts = read_texts(sender.waited_for(self._files.content(file)), asked.endpoint, is_same)
         record, _ = await self._jobs.take_batch(headers, texts, json.dumps(batch), sender, model)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import httpx
 import pytest
 
 from api.settings import ApiSettings
+from batcher.jobs.files import FileStore
 from batcher.jobs.records import Counts
 from batcher.jobs.results import encode_models
 from batcher.jobs.store import JobStore
@@ -362,3 +364,36 @@ async def test_files_and_batches_belong_to_the_name_of_the_key(fake_redis: FakeR
         api.client.headers["authorization"] = "Bearer yours"
         assert [(await api.client.get(path)).status_code for path in paths] == [404, 404]
         assert (await api.client.get("/v1/batches")).json()["data"] == []
+
+
+async def test_the_model_of_a_batch_was_looked_for_after_its_client_had_left(
+    api: JobsApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a file of blank lines, and in one of the threads in which all routes of jobs read."""
+    file = (await upload(api, jsonl(request("a", "a")))).json()
+    asked = {"input_file_id": file["id"], "endpoint": "/v1/moderations", "completion_window": "24h"}
+    body = json.dumps(asked).encode()
+    messages = [{"type": "http.request", "body": body, "more_body": False}, {"type": "http.disconnect"}]
+    read = 0
+
+    def blank(*_: object) -> Iterator[bytes]:
+        nonlocal read
+        for _ in range(3000):
+            read += 1
+            time.sleep(0.001)
+            yield b"\n"
+
+    async def receive() -> dict[str, Any]:
+        return messages.pop(0)
+
+    async def send(message: Any) -> None:
+        assert message.get("status", 499) == 499
+
+    monkeypatch.setattr(FileStore, "content", blank)
+    scope = {
+        "type": "http", "http_version": "1.1", "method": "POST", "path": "/v1/batches", "raw_path": b"",
+        "query_string": b"", "headers": [(b"host", b"localhost"), (b"content-type", b"application/json")],
+        "scheme": "http", "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 80),
+    }  # fmt: skip
+    await api.app(scope, receive, send)
+    assert read < 3000
