@@ -133,7 +133,7 @@ def test_a_job_goes_on_when_the_model_worker_is_killed(start_service: Callable[.
     path = hand_in(service, asked)
     underway(service, path)
     service.workers[0].kill()
-    time.sleep(6)  # long enough for its record to go: no worker is left
+    wait_until(lambda: service.http.get("/readyz").status_code == 503, "its record to go: no worker is left")
     assert look(service, path)["status"] == "running"
     service.start_worker()
     ended(service, path)

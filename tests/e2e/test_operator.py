@@ -112,18 +112,17 @@ def key_of(service: Up) -> str:
     return (service.data_dir / "operator.key").read_text()
 
 
-def test_behind_a_proxy_on_the_same_machine_all_clients_were_operators(up: Callable[..., Up]) -> None:
-    service = up()
-    check_closed(service.port)
-    with forwarding(service.port) as port:
+def test_behind_a_proxy_on_the_same_machine_all_clients_were_operators(running_up: Up) -> None:
+    check_closed(running_up.port)
+    with forwarding(running_up.port) as port:
         check_closed(port)
-        key = {"authorization": f"Bearer {key_of(service)}"}
+        key = {"authorization": f"Bearer {key_of(running_up)}"}
         url = f"http://127.0.0.1:{port}/admin/audit"
         assert httpx.get(url, headers=key, trust_env=False).status_code == 200
 
 
-def test_behind_nginx_as_it_comes_the_console_needs_its_link(up: Callable[..., Up], tmp_path: Path) -> None:
-    service = up()
+def test_behind_nginx_as_it_comes_the_console_needs_its_link(running_up: Up, tmp_path: Path) -> None:
+    service = running_up
     with nginx(service.port, tmp_path) as port:
         check_closed(port)
         path, _, link = said(service, "console").strip().partition("#link=")
@@ -182,18 +181,14 @@ def test_without_a_data_directory_commands_find_the_key_too(
     assert "keys removed" in said(service, "forget", "client", "web")
 
 
-def test_on_a_terminal_it_prints_a_link_and_in_a_log_its_command(
-    up: Callable[..., Up], tmp_path: Path
-) -> None:
-    service = up()
+def test_on_a_terminal_it_prints_a_link_and_in_a_log_its_command(running_up: Up, tmp_path: Path) -> None:
     assert re.search(
-        r"^The console: \S*millrace console --url \S+ prints a link", service.said(), re.MULTILINE
+        r"^The console: \S*millrace console --url \S+ prints a link", running_up.said(), re.MULTILINE
     )
-    assert "#link=" not in service.said()
-    service.stop()
+    assert "#link=" not in running_up.said()
     ours, theirs = pty.openpty()
     command = millrace(
-        "up", "--port", str(service.port), "--data-dir", str(tmp_path / "data"), "--model", "stub"
+        "up", "--port", str(free_port()), "--data-dir", str(tmp_path / "data"), "--model", "stub"
     )
     home = {**os.environ, "XDG_DATA_HOME": str(tmp_path / "home")}
     running = subprocess.Popen(

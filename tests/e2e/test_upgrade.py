@@ -27,12 +27,14 @@ SETTINGS = {"stub_token_ms": 0.1, "default_budget_s": 60, "lease_ms": 10_000}
 LONG = "word " * 600
 JOB = [f"text {number} of a job" for number in range(1000)]
 PATIENCE_S = 120
+# Between two requests of a client, who would otherwise take the processor from what is tested.
+PAUSE_S = 0.02
 # This version runs a stub that signs. 0.1.0 knows only the other one.
 CHECKER = Checker([Revision(SIGNED)])
 
 
 class Load:
-    """Clients that ask `service` without a pause for known, unknown and long texts, and check each answer."""
+    """Clients that ask `service` again and again for known, unknown and long texts, and check each answer."""
 
     def __init__(self, service: Service) -> None:
         self.service = service
@@ -78,6 +80,7 @@ class Load:
             with self._lock:
                 self._asking[service] -= 1
                 self._answered[service] += 1
+            self._stopping.wait(PAUSE_S)
 
 
 def faults(service: Service, answer: httpx.Response, texts: list[str]) -> object:

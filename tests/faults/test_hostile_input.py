@@ -32,7 +32,7 @@ from batcher.jobs.store import JobStore
 from batcher.messages import decode_result
 from tests.unit.fakes import FakeCache, FakeHub
 
-CASES = int(os.environ.get("HOSTILE_CASES", "60"))
+CASES = int(os.environ.get("HOSTILE_CASES", "40"))
 CLIENT_ERRORS = {400, 404, 405, 413, 415, 422}
 FUZZ = settings(
     max_examples=CASES,
@@ -239,7 +239,7 @@ def test_every_documented_operation_keeps_its_word(case: schemathesis.Case) -> N
 
 
 @schema.include(tag_regex=DIALECTS).parametrize()
-@settings(FUZZ, max_examples=max(CASES // 20, 1))
+@settings(FUZZ, max_examples=max(CASES // 20, 3))
 def test_dialects_keep_their_word(case: schemathesis.Case) -> None:
     """They share most of their code, so fewer cases of each suffice."""
     case.call_and_validate(checks=CHECKS)

@@ -15,7 +15,7 @@ from tests.service import Service
 
 pytestmark = [pytest.mark.redis, pytest.mark.e2e, pytest.mark.timeout(600)]
 
-PIECES = 100
+PIECES = 50
 PIECE = b'words, \\"quotes\\" and breaks\\n. '
 HEAD = JSON_HEAD % (b"/jobs", b"application/json") + b"transfer-encoding: chunked\r\n\r\n"
 # Kilobytes of a string before its small pieces; the reader accepts 1024 of one string.

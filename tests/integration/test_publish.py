@@ -76,7 +76,7 @@ class Load:
 
 @pytest.mark.parametrize(
     ("model", "path", "first", "count"),
-    [("", "/predict", "stub", 20), ("topics", "/models/topics/predict", "topics", 4)],
+    [("", "/predict", "stub", 10), ("topics", "/models/topics/predict", "topics", 4)],
 )
 async def test_published_and_taken_back_under_load(
     replicas: Replicas, model: str, path: str, first: str, count: int
