@@ -90,9 +90,10 @@ def train(
     `teachers` are directories of finished runs. Raises ValueError if the checkpoint in `out` belongs to
     another recipe or other teachers, or if a teacher has another tokenizer.
     """
+    from default_model.convert import convert
     from default_model.trainer import Trainer
     from model_store.calibration import fit_temperature
-    from model_store.convert import convert, export
+    from model_store.convert import export
 
     split = load_split(data, recipe)
     start = out / "base"

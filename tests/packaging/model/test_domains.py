@@ -16,13 +16,13 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from transformers import AutoModelForSequenceClassification
 
+from default_model.convert import convert
 from default_model.corpus import Row
 from default_model.domains import calibrate, emoji, label, measure, mixing, sets, siblings, train, unreadable
 from default_model.domains.mixing import negations, typed
 from default_model.model_report.measures import HERE, read_sentences
 from default_model.train import load_split
 from model_store import load
-from model_store.convert import convert
 from tests.unit.model_store.checkpoints import copy
 from tests.unit.model_store.tiny_bert import write_bert, write_data
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from default_model.convert import convert
 from default_model.corpus import read_rows
 from default_model.report import main, natural
-from model_store.convert import convert
 from tests.unit.model_store.tiny_bert import write_bert, write_data
 
 CHECKS = Path(__file__).parents[3] / "packaging/model/natural"

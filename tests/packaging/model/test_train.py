@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from default_model import train
+from default_model.convert import convert
 from default_model.recipe import Recipe
 from default_model.trainer import Trainer, classify, difference
-from model_store.convert import convert
 from model_store.training.batches import bucket
 from tests.unit.model_store.tiny_bert import write_bert, write_data
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertModel
 
-from model_store.convert import convert, export
+from default_model.convert import convert
+from model_store.convert import export
 from tests.unit.model_store.tiny_bert import write_bert
 
 TEXTS = [
