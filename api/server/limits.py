@@ -136,12 +136,13 @@ class LimitedProtocol(HttpToolsProtocol):
     def _ask(self) -> bool:
         """Asks a client that sends nothing more whether it is there, by an interim response (RFC 9110, 15.2).
 
-        Its system answers with a reset if it has left. False if an interim response cannot be sent.
+        Its system answers with a reset if it has left, also to the rest of a response that has been started.
+        False if an interim response cannot be sent.
         """
         running = self._running
-        if running is None or running.response_started or running.scope["http_version"] != "1.1":
+        if running is None or not (running.response_started or running.scope["http_version"] == "1.1"):
             return False
-        if not self._asked:
+        if not self._asked and not running.response_started:
             self._asked = True
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         return True

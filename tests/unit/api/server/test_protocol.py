@@ -59,6 +59,12 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
             await unless_disconnected(receive, asyncio.sleep(0.3 if scope["path"] == "/soon" else 60))
         except ClientDisconnect:
             return
+    elif scope["path"] == "/parts":
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for at in range(0, len(LARGE), 65536):
+            await send({"type": "http.response.body", "body": LARGE[at : at + 65536], "more_body": True})
+        await send({"type": "http.response.body"})
+        return
     elif scope["path"] == "/endless":
         await send({"type": "http.response.start", "status": 200, "headers": []})
         listening = asyncio.ensure_future(left(receive))
@@ -501,6 +507,21 @@ async def test_a_client_that_had_sent_all_it_wanted_to_send_got_no_answer(dial: 
         interim, *answers = (await reader.read()).split(b"HTTP/1.1 ")[1:]
     assert interim == b"100 Continue\r\n\r\n"
     assert [one[:3] + one[-5:] for one in answers] == [b"200hello"] * requests
+
+
+@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
+async def test_an_answer_was_cut_off_whose_client_had_sent_all_it_wanted_to_send(
+    dial: Dial, version: bytes
+) -> None:
+    """Both if it says so during its answer, and if it reads its answer slowly afterwards."""
+    reader, writer = await dial(RECEIVE_BYTES)
+    writer.write(b"GET /parts HTTP/%b\r\nhost: x\r\n\r\n" % version)
+    async with asyncio.timeout(30):
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write_eof()
+        await asyncio.sleep(3 * limits.LOOK_S)
+        answered = await reader.read()
+    assert answered.count(b"x") == len(LARGE)
 
 
 async def test_half_a_body_is_not_waited_for_after_its_end(dial: Dial) -> None:
