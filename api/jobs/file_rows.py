@@ -20,6 +20,8 @@ Row = dict[str, Any]
 _DECODER = json.JSONDecoder()
 _space = re.compile(r"[ \t\r\n]*").match
 _LIST = 'expected a list of texts or objects, or {"text": [...]}; one object per line is NDJSON'
+# Compressed bytes that are given to the decoder at once.
+PACKED_BYTES = 16 * 1024
 # A message names at most so many columns, and this much of each name.
 _MOST_NAMES = 20
 _MOST_CHARS = 64
@@ -213,8 +215,7 @@ def _unzipped(blocks: Iterable[bytes]) -> Iterator[bytes]:
     """Decompresses in parts of at most HEAD_BYTES, also several gzip members and zeros behind them."""
     decoder = zlib.decompressobj(wbits=31)
     try:
-        for block in blocks:
-            rest = block
+        for rest in _split(blocks):
             while rest := rest.lstrip(b"\0") if decoder.eof else rest:
                 if decoder.eof:
                     decoder = zlib.decompressobj(wbits=31)
@@ -225,6 +226,12 @@ def _unzipped(blocks: Iterable[bytes]) -> Iterator[bytes]:
         raise BadFile("gzip_invalid", "damaged gzip file") from None
     if not decoder.eof:
         raise BadFile("gzip_invalid", "the gzip file ends too early")
+
+
+def _split(blocks: Iterable[bytes]) -> Iterator[bytes]:
+    """The decoder copies what is behind a member, which may have 21 bytes."""
+    for block in blocks:
+        yield from (block[at : at + PACKED_BYTES] for at in range(0, len(block), PACKED_BYTES))
 
 
 def _decoded(blocks: Iterator[bytes], encoding: str) -> Iterator[str]:

@@ -113,6 +113,8 @@ def zipped(size: int, wanted: Callable[[str], bool]) -> Iterator[tuple[str, byte
         yield "gzip: blank lines before others", packed, size + len(others)
     if wanted("gzip: empty members"):
         yield "gzip: empty members", gzip.compress(b"") * (size // 160), size
+    if wanted("gzip: members of a byte"):
+        yield "gzip: members of a byte", gzip.compress(b"a\n") * (size // 176), 0
 
 
 _PART = b'--B\r\nContent-Disposition: form-data; name="'

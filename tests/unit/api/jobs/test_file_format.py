@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from collections.abc import Iterator
 from contextlib import suppress
 from time import process_time
+from typing import Any
 
 import pytest
 
@@ -111,6 +113,21 @@ def test_a_broken_table_is_explained(table: str, message: str) -> None:
 
 def test_several_gzip_members_are_one_file() -> None:
     assert texts("a.txt.gz", gzip.compress(b"a\n") + gzip.compress(b"b\n")) == ["a", "b"]
+
+
+def test_each_gzip_member_copied_all_that_was_behind_it_in_its_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Any] = []
+
+    def recorded(wbits: int) -> Any:
+        made.append(decompressobj(wbits=wbits))
+        return made[-1]
+
+    decompressobj = zlib.decompressobj
+    monkeypatch.setattr(zlib, "decompressobj", recorded)
+    packed = gzip.compress(b"a") * 5000
+    assert texts("a.txt.gz", packed, size=len(packed)) == ["a" * 5000]
+    copied = sum(len(decoder.unused_data) for decoder in made)
+    assert copied < 5000 * 32 * 1024
 
 
 @pytest.mark.parametrize("size", [1, 7, 65_536])
