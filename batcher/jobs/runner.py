@@ -33,8 +33,9 @@ REQUEST_TEXTS = 32
 # How long an entry of a job may wait in its lane before it is enqueued again.
 BUDGET_S = 300.0
 FLUSH_EVERY_S = 0.5
-# At most this many chunks of results are buffered before they are flushed.
+# Results are flushed earlier if they are this many chunks or bytes: Redis serves no client meanwhile.
 FLUSH_CHUNKS = 64
+FLUSH_BYTES = 1024**2
 # Longest pause before a request is retried: no caller waits, but a cancellation must be noticed.
 PATIENCE_S = 5.0
 STORE_RETRY_S = 0.5
@@ -113,6 +114,10 @@ def smoothed(rate: float, entries: int, seconds: float) -> float:
     """The rate per second after so many more entries; about the last five seconds count. 0: none yet."""
     weight = min(seconds / 5.0, 1.0) if rate else 1.0
     return rate + weight * (entries / max(seconds, 0.05) - rate)
+
+
+def _are_many(held: Sequence[ChunkResults]) -> bool:
+    return len(held) >= FLUSH_CHUNKS or sum(len(chunk.lines) for chunk in held) >= FLUSH_BYTES
 
 
 class _Run:
@@ -194,7 +199,7 @@ class _Run:
                         held.append(chunk)
                         waiting = asyncio.ensure_future(anext(chunks, None))
                     last = at + len(held) == attempt.chunks
-                    if last or len(held) >= FLUSH_CHUNKS or loop.time() - flushed >= FLUSH_EVERY_S:
+                    if last or _are_many(held) or loop.time() - flushed >= FLUSH_EVERY_S:
                         await self._flush(at, held, loop.time() - flushed)
                         at += len(held)
                         held = []

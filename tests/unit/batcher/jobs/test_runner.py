@@ -22,7 +22,7 @@ from batcher.errors import (
     QueueUnavailable,
 )
 from batcher.jobs import runner
-from batcher.jobs.records import JobRecord
+from batcher.jobs.records import Attempt, JobRecord
 from batcher.jobs.results import chunk_results, decode_models
 from batcher.jobs.runner import PATIENCE_S, Interrupted, run_job, smoothed
 from batcher.jobs.store import JobStore
@@ -400,3 +400,23 @@ def test_finding_28_a_job_that_starts_while_its_queue_is_away_waits_and_loses_no
         assert bench.record.attempt == 1
     warnings = [record.__dict__["action"] for record in caplog.records if record.levelname == "WARNING"]
     assert warnings == (["job.waits"] * 8 if stops else ["job.waits", "job.goes_on"])
+
+
+def test_redis_stood_still_while_it_took_many_large_results_at_once(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a model with 151 labels, 64 chunks have 97 MB."""
+    sizes: list[int] = []
+    append = bench.store.append
+
+    def recorded(attempt: Attempt, at: int, chunks: Sequence[bytes], **more: Any) -> str:
+        sizes.append(sum(map(len, chunks)))
+        return append(attempt, at, chunks, **more)
+
+    monkeypatch.setattr(bench.store, "append", recorded)
+    line = b'"' + b"x" * 100_000 + b'"'
+    bench.hub.answer = lambda text: prediction(text)._replace(fragment=line)
+    bench.job([f"text {number}" for number in range(120)])
+    assert bench.run() == "finished"
+    assert len(bench.results()) == 120
+    assert max(sizes) < 1024**2 + 4 * len(line) + 4
