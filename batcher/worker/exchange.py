@@ -479,7 +479,8 @@ class Exchange:
 
     def _claimed(self, claimed: Claimed, command: Claim) -> Claimed:
         """Takes the reply to a claim at this shard. If it is empty, helps the one that has waited longest."""
-        if not self.here.outage.over:
+        # What was claimed belongs to this shard, also if another thread has lost it since.
+        if not (claimed.entries or self.here.outage.over):
             self._move()
             return claimed
         self._empty = self._none

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from batcher.core.commands import Claim
+from batcher.core.commands import Claim, Claimed
 from batcher.messages import Prediction, Result, entry_id
 from batcher.settings import WorkerSettings
 from batcher.worker.batching import ClaimedTexts, CostModel
@@ -168,6 +168,25 @@ def test_a_shard_at_which_a_worker_cannot_be_known_counts_as_lost() -> None:
     made.known.lost = {1}
     assert made.claimed() == []
     assert not made.exchange.parts[1].outage.over
+
+
+def test_results_were_sent_to_another_shard_if_that_of_their_entries_was_lost_as_they_were_claimed() -> None:
+    """The other thread, which sends results, noticed it first. The leases were then renewed for ever."""
+    made = TwoShards()
+    home = made.exchange.here
+    claim = home.claim
+
+    def claim_and_lose(command: Claim) -> Claimed:
+        claimed = claim(command)
+        home.outage.lost(LOST)
+        return claimed
+
+    home.claim = claim_and_lose  # type: ignore[method-assign]
+    (entry,) = made.exchange.claim(made.command()).entries
+    home.outage.found()
+    made.exchange.send([(entry.id, Prediction(b"[]", "rev", 1))])
+    assert (made.home.completed, made.other.completed) == ([entry.id], [])
+    assert made.known.leases[0] == set()
 
 
 def test_a_worker_does_not_end_before_its_other_threads_have_sent_their_results() -> None:
