@@ -11,7 +11,7 @@ from typing import Any
 
 BATCH_TEXTS, BIN_S = 32, 0.1
 TRIP_S = 0.0002  # one way between two machines of a data centre
-ASK_S, ASK_MOST = 0.03, 4  # as in batcher/hub/hub.py
+ASK_S, MAX_ASKED = 0.03, 4  # as in batcher/hub/hub.py
 START_S = 1.0  # how long a worker of a deploy is away, where models are on the disk
 
 
@@ -183,7 +183,7 @@ class _Run:
             return
         helper = next((one for one in self.shards if one.idle and not one.down), None)
         if helper is None:
-            for _ in range(ASK_MOST):
+            for _ in range(MAX_ASKED):
                 self.random.choice(self.shards).run(now + TRIP_S, 0)
             shard.ask_at = now + ASK_S
             self.at(shard.ask_at, "ask", number)
@@ -216,7 +216,7 @@ class _Run:
         if home.waiting and not home.down:
             self.at(ended, "claim", worker, self.homes[worker])
             return
-        looked_at = self.random.choices(range(len(self.shards)), k=ASK_MOST)
+        looked_at = self.random.choices(range(len(self.shards)), k=MAX_ASKED)
         asking = [(self.shards[at].waiting[0][0], at) for at in looked_at if self.shards[at].waiting]
         if asking:
             self.at(ended + 2 * TRIP_S, "claim", worker, min(asking)[1])

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 SIZE_BOUNDS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 TOKEN_BOUNDS = (16, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048, 4096)
-# Called with the commands of a round trip, its duration in seconds, and the answers.
 
 
 class WorkerMetrics:
