@@ -8,12 +8,10 @@ from platform import python_version
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 
-from batcher.connection.outage import Outage
 
-
-def redis_state(outage: Outage) -> Iterator[Metric]:
-    yield GaugeMetricFamily("millrace_redis_up", "1 while Redis answers", float(outage.over))
-    yield CounterMetricFamily("millrace_redis_outages", "Times that Redis became unavailable", outage.count)
+def redis_state(up: bool, outages: int) -> Iterator[Metric]:
+    yield GaugeMetricFamily("millrace_redis_up", "1 while Redis answers", float(up))
+    yield CounterMetricFamily("millrace_redis_outages", "Times that Redis became unavailable", outages)
 
 
 def own_version() -> str:

@@ -33,7 +33,7 @@ class JobsCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """Reads the totals. While Redis does not answer, reports only that."""
         yield build({})
-        yield from redis_state(self._outage)
+        yield from redis_state(self._outage.over, self._outage.count)
         try:
             totals = self._store.totals()
             skipped = self._store.skipped_commands()

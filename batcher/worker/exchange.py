@@ -402,6 +402,10 @@ class Exchange:
         self._empty = self._none = "-" if queues.others else ""
 
     @property
+    def outages(self) -> int:
+        return sum(part.outage.count for part in self.parts.values())
+
+    @property
     def skipped(self) -> int:
         return sum(part.skipped for part in self.parts.values())
 

@@ -138,7 +138,7 @@ class WorkerCollector(Collector):
             "Ids claimed that were answered, cancelled or foreign",
             exchange.skipped,
         )
-        yield from redis_state(exchange.here.outage)
+        yield from redis_state(exchange.here.outage.over, exchange.outages)
 
 
 class DriftCollector(Collector):

@@ -42,7 +42,7 @@ class _Worker:
     """What WorkerCollector reads of a worker."""
 
     state, stats = "idle", SimpleNamespace(rate=1.0)
-    exchange = SimpleNamespace(expired=0, skipped=0, here=SimpleNamespace(outage=Outage()))
+    exchange = SimpleNamespace(expired=0, skipped=0, outages=0, here=SimpleNamespace(outage=Outage()))
 
     def budget(self) -> int:
         return 256

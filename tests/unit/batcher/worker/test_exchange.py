@@ -189,6 +189,17 @@ def test_results_were_sent_to_another_shard_if_that_of_their_entries_was_lost_as
     assert made.known.leases[0] == set()
 
 
+def test_the_outages_of_a_worker_fell_while_it_was_at_another_shard() -> None:
+    """A counter that falls looks like a restart."""
+    made = TwoShards()
+    seen = []
+    for lost in (made.home, made.other):
+        lost.errors = [("refused", LOST)]
+        made.claimed()
+        seen.append(made.exchange.outages)
+    assert seen == [1, 2]
+
+
 def test_a_worker_does_not_end_before_its_other_threads_have_sent_their_results() -> None:
     """They opened connections again after those of the worker had been closed."""
     made = TwoShards("late")
