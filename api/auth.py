@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 from api.asgi.http import PROBES, RequestHeaders, client_address, route_path
 from api.backend import Hub
 from api.errors import Problem
-from api.keys import Keys, given_key, key_name, parse_keys, unauthorized
+from api.keys import Keys, given_key, key_name, unauthorized
 from api.origins import Origins
 from api.rate_limit import RateCounter
 from api.settings import ApiSettings
@@ -57,8 +57,8 @@ class AdminAccess:
     def __init__(self, settings: ApiSettings, find_session: Find, redeem: Find) -> None:
         self._find_session = find_session
         self._redeem = redeem
-        admins = parse_keys(settings.admin_keys.get_secret_value())
-        readers = parse_keys(settings.admin_read_keys.get_secret_value())
+        admins = settings.admin_keys.get_secret_value()
+        readers = settings.admin_read_keys.get_secret_value()
         self._admins = Keys(admins)
         self._readers = Keys(readers)
         known = [Operator(name, digest, "admin") for digest, name in admins.items()]
@@ -121,7 +121,7 @@ class Authenticator:
     """
 
     def __init__(self, settings: ApiSettings, find_session: Find = _unknown, redeem: Find = _unknown) -> None:
-        self.keys = Keys(settings.key_names)
+        self.keys = Keys(settings.api_keys.get_secret_value())
         self._origins = Origins(settings.host_names, settings.port)
         self._rate = RateCounter(settings.rate_limit)
         self.admins = AdminAccess(settings, find_session, redeem)

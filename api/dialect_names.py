@@ -29,10 +29,15 @@ def parse_route(value: str) -> str:
     return value
 
 
-def read_names(path: Path) -> Mapping[str, Sequence[str]]:
-    """Other names of labels, by label, from TOML: POSITIVE = ["good", "is it good?"]. Raises ValueError."""
+def read_names(file: str | Path) -> Mapping[str, Sequence[str]]:
+    """Other names of labels, by label, from TOML: POSITIVE = ["good", "is it good?"]. Raises ValueError.
+
+    Without a file, there are none.
+    """
+    if not file:
+        return {}
     try:
-        found = tomllib.loads(path.expanduser().read_text(encoding="utf-8"))
+        found = tomllib.loads(Path(file).expanduser().read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(f"cannot be read: {error.strerror}") from error
     for label, names in found.items():

@@ -18,7 +18,6 @@ from api.auth import Authenticator, ClientLimits
 from api.backend import Cache, Hub
 from api.compat.routes import Compat
 from api.compat.service import DialectService
-from api.dialect_names import parse_dialects
 from api.health import Health
 from api.jobs.routes import JobDeferral
 from api.jobs.service import JobBackend, JobHooks, JobService
@@ -172,7 +171,7 @@ class Parts:
             self._backends.connect or self._connect_model,
             self._handle,
             divide=self.candidates.divide,
-            cascades=lambda models: cascades(self.settings.all_cascades, models, self._handle, self.metrics),
+            cascades=lambda models: cascades(self.settings.cascades, models, self._handle, self.metrics),
             on_sweep=Confirming(self.console).confirm,
         )
 
@@ -227,5 +226,5 @@ class Parts:
     @cached_property
     def dialects(self) -> Compat:
         service = DialectService(self.settings, self.predict, self.models, self.auth, self.lifecycle)
-        names = parse_dialects(self.settings.compat) if self.has("dialects") else ()
+        names = self.settings.compat if self.has("dialects") else ()
         return Compat(service, self.health, names)

@@ -7,6 +7,7 @@ previous one is weighted by the part of it that the sliding window still covers.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from time import monotonic
 
@@ -37,7 +38,7 @@ def parse_rate(rates: str) -> list[Rate]:
 def _parse(text: str) -> Rate:
     found = _rate(text)
     if found is None or not int(found[1]) or found[2] == "0":
-        raise ValueError(f"{text!r} is not a number of requests per unit of time")
+        raise ValueError("must be a number and a unit: 100/second, 20/second;500/minute")
     return Rate(int(found[1]), int(found[2] or 1) * UNITS_S[found[3].lower()], text)
 
 
@@ -77,10 +78,10 @@ class Windows:
 
 
 class RateCounter:
-    """Counts the requests of each client. "" means that there is no limit."""
+    """Counts the requests of each client. Without a rate there is no limit."""
 
-    def __init__(self, rates: str) -> None:
-        self._windows = [(rate, Windows(rate)) for rate in parse_rate(rates)]
+    def __init__(self, rates: Sequence[Rate]) -> None:
+        self._windows = [(rate, Windows(rate)) for rate in rates]
 
     @property
     def limited(self) -> bool:

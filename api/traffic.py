@@ -72,7 +72,7 @@ class Traffic:
     def __init__(self, settings: ApiSettings, hub: Hub, waiting: Mapping[str, int]) -> None:
         self._hub = hub
         self._waiting = waiting
-        self._quotas = settings.quota_texts
+        self._quotas = settings.quotas
         self.has_quotas = bool(self._quotas)
         self._keep_ms = settings.usage_days * 86_400_000
         self._api = f"{socket.gethostname()}-{os.getpid()}-{token_hex(4)}"

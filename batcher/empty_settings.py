@@ -17,7 +17,12 @@ class EmptyRefused(BaseSettings):
     """
 
     model_config = SettingsConfigDict(
-        env_prefix="MILLRACE_", extra="ignore", frozen=True, hide_input_in_errors=True, allow_inf_nan=False
+        env_prefix="MILLRACE_",
+        enable_decoding=False,
+        extra="ignore",
+        frozen=True,
+        hide_input_in_errors=True,
+        allow_inf_nan=False,
     )
     may_be_empty: ClassVar[frozenset[str]] = frozenset()
     """Settings for which an empty value is a choice, and not the default."""

@@ -26,6 +26,9 @@ class ModelSpec:
     name: str
     reference: str
 
+    def __str__(self) -> str:
+        return f"{self.name}={self.reference}" if self.name else self.reference
+
 
 def parse_models(text: str) -> tuple[ModelSpec, ...]:
     """Reads `[NAME=]REFERENCE,...`. Only the first may be ELSEWHERE. Raises ValueError."""

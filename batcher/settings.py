@@ -6,13 +6,16 @@ Environment: prefix MILLRACE_, e.g. MILLRACE_LEASE_MS=2000. REDIS_URL is accepte
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import (
     AliasChoices,
+    BeforeValidator,
     Field,
+    Secret,
     SecretStr,
     StringConstraints,
     ValidationInfo,
@@ -24,10 +27,14 @@ from batcher.connection.redis_url import check_url, is_cluster
 from batcher.empty_settings import EmptyRefused
 from batcher.models import ModelSpec, parse_models, queue_of
 from batcher.shards import MOST_SHARDS, Shard, shards_of
-from batcher.webhook_address import parse_networks
+from batcher.webhook_address import Network, parse_networks
 from batcher.webhook_signing import parse_secrets
 
 ServiceName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+# Types of settings that are written as text.
+Models = Annotated[tuple[ModelSpec, ...], BeforeValidator(parse_models)]
+Secrets = Annotated[Secret[Sequence[bytes]], BeforeValidator(parse_secrets)]
+Networks = Annotated[Sequence[Network], BeforeValidator(parse_networks)]
 
 
 class QueueSettings(EmptyRefused):
@@ -133,7 +140,7 @@ class QueueSettings(EmptyRefused):
 class WorkerSettings(QueueSettings):
     """Settings of the worker: the model, its engine and the batches."""
 
-    model: str = "default"
+    model: Models = Field(default="default", validate_default=True)
     """The model: default, stub, a directory, or org/name@revision, which must be pulled beforehand. Several,
     separated by commas, with names where their own do not fit: default,topics=./topics. The first is that of
     /predict; a dash in its place leaves it to other workers."""
@@ -168,17 +175,6 @@ class WorkerSettings(QueueSettings):
     stub_token_ms: float = Field(default=0.0, ge=0)
     """The stub classifier (model=stub): milliseconds per token."""
 
-    @field_validator("model")
-    @classmethod
-    def _check_models(cls, value: str) -> str:
-        parse_models(value)
-        return value
-
-    @cached_property
-    def models(self) -> tuple[ModelSpec, ...]:
-        """The models to serve, in order. The reference of the first may be ELSEWHERE."""
-        return parse_models(self.model)
-
     @field_validator("abstain")
     @classmethod
     def _check_abstain(cls, value: float) -> float:
@@ -210,25 +206,10 @@ class JobSettings(QueueSettings):
     """The same for one client."""
     jobs_port: int = Field(default=0, ge=0, le=65535)
     """Port of /metrics, /livez and /readyz of the jobs worker. 0: disabled."""
-    webhook_secrets: SecretStr = SecretStr("")
+    webhook_secrets: Secrets = Field(default="", validate_default=True)
     """Comma-separated keys that sign webhooks: whsec_ and base64. If empty, jobs cannot have a webhook."""
-    webhook_networks: str = ""
+    webhook_networks: Networks = Field(default="", validate_default=True)
     """Comma-separated addresses or networks that webhooks may be sent to although they are not public."""
-
-    @field_validator("webhook_secrets")
-    @classmethod
-    def _check_secrets(cls, value: SecretStr) -> SecretStr:
-        parse_secrets(value.get_secret_value())
-        return value
-
-    @field_validator("webhook_networks")
-    @classmethod
-    def _check_webhook_networks(cls, value: str) -> str:
-        try:
-            parse_networks(value)
-        except ValueError as error:
-            raise ValueError("must be addresses or networks: 10.0.0.0/8, fd00::/8") from error
-        return value
 
     @model_validator(mode="after")
     def _check_jobs_redis(self) -> Self:

@@ -45,7 +45,10 @@ class Target:
 
 def parse_networks(value: str) -> list[Network]:
     """Reads a comma-separated list of addresses or networks. Raises ValueError."""
-    return [ip_network(part.strip(), strict=False) for part in value.split(",") if part.strip()]
+    try:
+        return [ip_network(part.strip(), strict=False) for part in value.split(",") if part.strip()]
+    except ValueError as error:
+        raise ValueError("must be addresses or networks: 10.0.0.0/8, fd00::/8") from error
 
 
 def parse_url(url: str) -> Target:

@@ -181,8 +181,7 @@ def _millrace(**settings: Any) -> Any:
     chosen = ApiSettings(
         redis_url=SecretStr(sys.argv[3]),
         cache_ttl_s=TTL_S,
-        moderation_labels="NEGATIVE=harassment",
-        **settings,
+        **{"moderation_labels": "NEGATIVE=harassment", **settings},
     )
     return create_app(chosen, Backends(KnownMill()))
 

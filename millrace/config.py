@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import groupby, pairwise
 
-from pydantic import SecretStr, ValidationError
+from pydantic import BeforeValidator, SecretStr, ValidationError
 
 from batcher.settings import QueueSettings
 from millrace.errors import CommandError
@@ -84,8 +84,10 @@ def effective() -> tuple[list[Row], list[str]]:
             choices = variables(name, field)
             source = next((present[choice] for choice in choices if choice in present), "")
             written = os.environ[source] if source else field.get_default(call_default_factory=True)
-            secret = "SecretStr" in str(field.annotation) and isinstance(written, str)
-            value = getattr(settings, name) if settings else SecretStr(written) if secret else written
+            parsed = any(isinstance(step, BeforeValidator) for step in field.metadata)
+            value = getattr(settings, name) if settings and not parsed else written
+            if "Secret" in str(field.annotation) and isinstance(value, str):
+                value = SecretStr(value)
             rows.append(
                 Row(section, choices[0], _shown(name, value), source, unit(name), texts.get(name, ""))
             )

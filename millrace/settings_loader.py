@@ -149,7 +149,7 @@ def _sentence(kind: type[QueueSettings], error: ErrorDetails, given: dict[str, o
     name = _field(kind, where)
     if problem.endswith(IS_EMPTY):
         return f"{_said(kind, name, given)} {IS_EMPTY}."
-    secret = "SecretStr" in str(kind.model_fields[name].annotation)
+    secret = "Secret" in str(kind.model_fields[name].annotation)
     value = "" if secret else f"={_shown(str(error['input']))}"
     return f"{_said(kind, name, given)}{value}{problem}."
 

@@ -101,7 +101,7 @@ def _check_no_options_of_servers(args: argparse.Namespace) -> None:
 
 def _check_models(worker: WorkerSettings) -> None:
     """Raises CommandError if a worker could not find or read a model, before anything is started."""
-    for reference in (spec.reference for spec in worker.models):
+    for reference in (spec.reference for spec in worker.model):
         known = reference in ("default", ELSEWHERE) or reference.partition("@")[0] == "stub"
         if worker.engine != "stub" and not known:
             _check_model(reference, worker)

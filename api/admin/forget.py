@@ -40,7 +40,8 @@ def add_forget(
     router: APIRouter, console: Console, settings: ApiSettings, forget_here: Callable[[], None]
 ) -> None:
     """`forget_here` empties the memory of this process; the others follow within two seconds."""
-    tenants = {f"key:{name}" for name in settings.key_names.values()} if settings.separate_clients else set()
+    names = settings.api_keys.get_secret_value().values() if settings.separate_clients else ()
+    tenants = {f"key:{name}" for name in names}
 
     @router.post("/admin/forget")
     async def forget(request: Request, what: Forget) -> dict[str, Any]:

@@ -44,7 +44,7 @@ def admin_routers(
     return [
         router,
         refused_routes(console, models, settings.keep_refused_texts),
-        client_routes(console, settings.quota_texts),
+        client_routes(console, settings.quotas),
         revision_routes(console, models),
         candidate_routes(console, models),
         pause_routes(console, models),

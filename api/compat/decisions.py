@@ -82,7 +82,7 @@ class Decisions(Dialect):
         asked = await self.service.read(call, DecisionRequest)
         self.service.choose(call, asked.model)
         found = await self.service.classify(call, [_text(asked.input)])
-        labels = Labels(found.scores[0], self.service.settings.label_names)
+        labels = Labels(found.scores[0], self.service.settings.questions)
         answers = [
             _decision(question, labels) or {"type": "refusal", "name": question.name}
             for question in asked.questions

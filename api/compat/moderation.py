@@ -42,7 +42,7 @@ class Moderation:
     """Writes results of moderations from a model's scores."""
 
     def __init__(self, settings: ApiSettings) -> None:
-        self._given = settings.moderation_categories
+        self._given = settings.moderation_labels
         self._threshold = settings.moderation_threshold
 
     def categories(self, labels: Iterable[str]) -> Mapping[str, str]:

@@ -195,7 +195,7 @@ class DialectService:
 
         `of_first`: if no model has this name, it stands for the first one.
         """
-        names = self.settings.model_names
+        names = self.settings.compat_models
         found = self.models.get(name) if name else self.models.current
         if found is None:
             assert name, "the first model is found without a name"

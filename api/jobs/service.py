@@ -95,7 +95,7 @@ class JobService:
         self._keys = keys
         self._webhooks = bool(settings.webhook_secrets.get_secret_value())
         # The owner whose jobs all viewers of /stats may see: "" (all) without keys, None with several names.
-        names = sorted(set(settings.key_names.values()))
+        names = sorted(set(settings.api_keys.get_secret_value().values()))
         self.shown_owner = None if len(names) > 1 else f"key:{names[0]}" if names else ""
         budget = Budget(settings.max_jobs_bytes, min(settings.max_client_jobs_bytes, settings.max_jobs_bytes))
         limits = Limits(

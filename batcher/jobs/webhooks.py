@@ -24,8 +24,8 @@ from batcher.connection.outage import REDIS_ERRORS, jitter
 from batcher.jobs.records import JobRecord
 from batcher.jobs.store import JobStore
 from batcher.settings import JobSettings
-from batcher.webhook_address import AddressRefused, Target, checked_address, parse_networks, parse_url
-from batcher.webhook_signing import parse_secrets, signed_headers
+from batcher.webhook_address import AddressRefused, Target, checked_address, parse_url
+from batcher.webhook_signing import signed_headers
 
 log = logging.getLogger(__name__)
 
@@ -72,8 +72,8 @@ class WebhookSender:
         now: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
-        self._keys = parse_secrets(settings.webhook_secrets.get_secret_value())
-        self._allowed = parse_networks(settings.webhook_networks)
+        self._keys = settings.webhook_secrets.get_secret_value()
+        self._allowed = settings.webhook_networks
         self._post = post or send
         self._now = now
 

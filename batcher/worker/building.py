@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 def load_model(settings: WorkerSettings) -> Classifier:
     """Loads the first classifier that the settings select. Raises ModelError."""
-    return load_one(settings, settings.models[0])
+    return load_one(settings, settings.model[0])
 
 
 def load_one(settings: WorkerSettings, spec: ModelSpec) -> Classifier:
@@ -217,12 +217,12 @@ def _load_all(settings: WorkerSettings) -> Mapping[str, Classifier]:
     """The classifiers by the names of their queues. Raises ModelError."""
     loaded: dict[str, Classifier] = {}
     names: set[str] = set()
-    for number, spec in enumerate(settings.models):
+    for number, spec in enumerate(settings.model):
         if spec.reference == ELSEWHERE:
             continue
         classifier = load_one(settings, spec)
         name = classifier.info.name
-        if len(settings.models) > 1 and (name in names or not is_name(name)):
+        if len(settings.model) > 1 and (name in names or not is_name(name)):
             why = "there are two models of this name" if name in names else "this name cannot stand in a URL"
             raise ModelError(f"{spec.reference} is called {name!r}: {why}; write NAME={spec.reference}.")
         names.add(name)

@@ -47,8 +47,8 @@ class OperatorKey:
     def beside(self, settings: ApiSettings) -> dict[str, str]:
         """The variable that admits this key beside the operators' keys in the settings."""
         own = f"{OPERATOR}:{sha256(self.key.encode()).hexdigest()}"
-        given = settings.admin_keys.get_secret_value()
-        return {"MILLRACE_ADMIN_KEYS": ",".join(filter(None, (given, own)))}
+        given = [f"{name}:{digest}" for digest, name in settings.admin_keys.get_secret_value().items()]
+        return {"MILLRACE_ADMIN_KEYS": ",".join((*given, own))}
 
     def close(self) -> None:
         """Removes the files, unless another service has written its key there."""

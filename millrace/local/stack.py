@@ -63,7 +63,7 @@ class LocalStack:
         url = " ".join(redis.url for redis in servers) or api.redis_url.get_secret_value()
         shared = {"MILLRACE_REDIS_URL": url}
         listening = {"MILLRACE_HOST": api.host, "MILLRACE_PORT": str(api.port), **operator.beside(api)}
-        working = {"MILLRACE_MODEL": worker.model, "MILLRACE_THREADS": str(_threads(worker, workers))}
+        working = _working(worker, workers)
         names = ["worker"] if workers == 1 else [f"worker {number}" for number in range(1, workers + 1)]
 
         self._servers = [self._child(_redis_plan(redis, number)) for number, redis in enumerate(servers)]
@@ -78,7 +78,7 @@ class LocalStack:
         self._summary = [
             *(_described(servers) or ["  redis    as configured"]),
             f"  api      {self._base_url}",
-            f"  workers  {workers}, model {worker.model}",
+            f"  workers  {workers}, model {working['MILLRACE_MODEL']}",
             *(["  jobs     1"] if with_jobs else []),
         ]
 
@@ -249,12 +249,13 @@ def _probed(worker: WorkerSettings, number: int) -> dict[str, str]:
     return {"MILLRACE_WORKER_PORT": str(worker.worker_port + number if worker.worker_port else 0)}
 
 
-def _threads(worker: WorkerSettings, workers: int) -> int:
-    """Threads for each worker: several workers share the cores, a single one chooses its own number."""
-    if worker.threads or workers == 1:
-        return worker.threads
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // workers)
+def _working(worker: WorkerSettings, workers: int) -> dict[str, str]:
+    """Models and threads of each worker: several share the cores, a single one chooses its own number."""
+    threads = worker.threads
+    if threads == 0 and workers > 1:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        threads = max(1, cores // workers)
+    return {"MILLRACE_MODEL": ",".join(map(str, worker.model)), "MILLRACE_THREADS": str(threads)}
 
 
 def _reason(body: bytes) -> str:

@@ -71,12 +71,18 @@ def test_config_tells_values_and_where_they_come_from(
     monkeypatch.setenv("REDIS_URL", "redis://user:hunter2@host:1/0?password=hunter3")
     monkeypatch.setenv("MILLRACE_API_KEYS", "a" * 64)
     monkeypatch.setenv("MILLRACE_LEASE_MS", "1500")
+    monkeypatch.setenv("MILLRACE_QUOTAS", "web=5, phone=7")
+    monkeypatch.setenv("MILLRACE_MODEL", "default, second=stub")
     assert main(["config", "--json"]) == 0
     rows = {row["variable"]: row for row in json.loads(capsys.readouterr().out)}
     assert rows["MILLRACE_REDIS_URL"]["value"] == "redis://********@host:1/0"
     assert rows["MILLRACE_REDIS_URL"]["source"] == "REDIS_URL"
     assert rows["MILLRACE_API_KEYS"]["value"] == "********"
     assert rows["MILLRACE_LEASE_MS"]["value"] == "1500"
+    assert rows["MILLRACE_QUOTAS"]["value"] == "web=5, phone=7", "what is parsed is shown as it is written"
+    assert rows["MILLRACE_MODEL"]["value"] == "default, second=stub"
+    assert rows["MILLRACE_COMPAT"]["value"] == "huggingface,tei,oip,kserve,vllm,openai,fms"
+    assert rows["MILLRACE_QUESTIONS"]["value"] == rows["MILLRACE_WEBHOOK_SECRETS"]["value"] == ""
     assert rows["MILLRACE_WINDOW_MS"] == {
         "section": "worker",
         "variable": "MILLRACE_WINDOW_MS",

@@ -20,7 +20,7 @@ def test_finding_06d_a_new_key_and_its_digest_are_printed_together(
         assert len(printed["key"]) >= 32
         assert printed["digest"] == f"web:{sha256(printed['key'].encode()).hexdigest()}"
         made.append(printed["digest"])
-    names = ApiSettings(api_keys=",".join(made)).key_names  # type: ignore[arg-type]
+    names = ApiSettings(api_keys=",".join(made)).api_keys.get_secret_value()  # type: ignore[arg-type]
     assert list(names.values()) == ["web", "web"]
 
 

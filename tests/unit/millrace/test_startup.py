@@ -244,8 +244,8 @@ def test_an_empty_setting_is_its_default_or_refused_by_name(
                 except CommandError as error:
                     refused.append((f"{variable} {advice}", str(error)))
                 else:
-                    expected = "" if name in kind.may_be_empty else str(getattr(default, name))
-                    assert str(getattr(found, name)).strip() == expected, variable
+                    expected = () if name in kind.may_be_empty else getattr(default, name)
+                    assert getattr(found, name) == expected, variable
     assert refused
     assert all(said == expected for expected, said in refused), refused
 
