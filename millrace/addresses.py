@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
     import httpx
 
+# How long to wait for a connection.
+CONNECT_S = 5.0
+
 
 def api_address() -> str:
     """The address of the API by the settings. Raises CommandError if they are invalid."""
@@ -52,7 +55,7 @@ def read_key(file: Path | None) -> str:
 
 
 def http_client(
-    url: str, key: str = "", *, timeout: float | httpx.Timeout, transport: httpx.BaseTransport | None = None
+    url: str, key: str = "", *, timeout_s: float, transport: httpx.BaseTransport | None = None
 ) -> httpx.Client:
     """A client of the service at `url`, which sends `key` with each request.
 
@@ -71,6 +74,7 @@ def http_client(
         raise CommandError(f"--url {url} is not an address such as http://127.0.0.1:8000.")
     headers = {"authorization": f"Bearer {key}"} if key else {}
     by_proxy = not is_loopback(address.host)
+    timeout = httpx.Timeout(timeout_s, connect=CONNECT_S)
     return httpx.Client(
         base_url=address, headers=headers, timeout=timeout, transport=transport, trust_env=by_proxy
     )

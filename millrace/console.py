@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import argparse
 
-from millrace.addresses import api_address, with_scheme
-from millrace.admin_client import AdminClient, add_arguments
+from millrace.service_client import ADMIN_KEY_FILE, AdminClient
+from millrace.service_client import add_arguments as add_client_arguments
 
-__all__ = ["add_arguments", "run"]
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_client_arguments(parser, ADMIN_KEY_FILE)
 
 
 def run(args: argparse.Namespace) -> int:
     """Prints the link, which works once, for ten minutes."""
-    made = AdminClient.of(args).post("/admin/links", None)
-    print(f"{with_scheme(args.url or api_address())}{made['path']}")
+    client = AdminClient.of(args)
+    print(f"{client.url}{client.post('/admin/links', None)['path']}")
     return 0

@@ -8,8 +8,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from itertools import islice
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import httpx
 from rich.console import Console
@@ -22,8 +21,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from millrace.addresses import http_client, no_answer, refusal, with_scheme
+from millrace.addresses import no_answer, refusal
 from millrace.errors import CommandError
+from millrace.service_client import ServiceClient
 from millrace.text_files import TextFile
 
 Job = dict[str, Any]
@@ -36,27 +36,19 @@ PAUSE_S = 0.5
 _AGAIN = frozenset((429, 502, 503, 504))
 WAIT_S = 10
 LINE_S = 30.0
-TIMEOUT_S = 60.0
 _LINES = 1000
 
 
-class JobClient:
-    """A client of one service. Reports failures as CommandError."""
+class JobClient(ServiceClient):
+    """A client of the jobs of one service."""
 
-    def __init__(self, url: str, api_key: str = "", transport: httpx.BaseTransport | None = None) -> None:
-        self._url = with_scheme(url)
-        timeout = httpx.Timeout(TIMEOUT_S, connect=FIRST_PATIENCE_S)
-        self._http = http_client(url, api_key, timeout=timeout, transport=transport)
+    timeout_s = 60.0
+    key_file = "api_key_file"
+
+    def __init__(self, url: str, key: str = "", transport: httpx.BaseTransport | None = None) -> None:
+        super().__init__(url, key, transport)
         self._console = Console(stderr=True)
         self._answered = self._outage_reported = False
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._http.close()
 
     def submit(self, source: TextFile) -> Job:
         """Submits a file. Returns a new job, or the one that an interrupted run of this command has left.
@@ -130,7 +122,7 @@ class JobClient:
             return ""
         except (ValueError, LookupError, TypeError):
             raise CommandError(
-                f"{self._url}/models did not answer with models: is this a Millrace API?"
+                f"{self.url}/models did not answer with models: is this a Millrace API?"
             ) from None
 
     def _post(self, source: TextFile, key: str) -> Job:
@@ -145,7 +137,7 @@ class JobClient:
             job = None
         if isinstance(job, dict) and {"id", "status"} <= job.keys():
             return job
-        raise CommandError(f"{self._url}{path} did not answer with a job: is this a Millrace API?")
+        raise CommandError(f"{self.url}{path} did not answer with a job: is this a Millrace API?")
 
     def _page(self, job: Job, offset: int) -> Iterator[Any]:
         params, headers = {"offset": offset, "limit": job["total"]}, {"accept": "application/x-ndjson"}
@@ -196,7 +188,7 @@ class JobClient:
 
     def _pause(self, began: float | None, error: Exception, seconds: float) -> None:
         """Waits before a retry. Prints the reason once per outage; gives up if the outage lasts too long."""
-        reason = str(error) if isinstance(error, CommandError) else f"{no_answer(self._url, error)}."
+        reason = str(error) if isinstance(error, CommandError) else f"{no_answer(self.url, error)}."
         patience_s = PATIENCE_S if self._answered else FIRST_PATIENCE_S
         if began is not None and time.monotonic() + seconds > began + patience_s:
             raise CommandError(reason) from None

@@ -5,18 +5,17 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 
-from millrace.errors import CommandError
-from millrace.stats_client import Frame, NoAnswer, StatsClient, add_arguments, number
+from millrace.service_client import API_KEY_FILE, Frame, StatsClient
+from millrace.service_client import add_arguments as add_client_arguments
 
-__all__ = ["add_arguments", "run"]
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_client_arguments(parser, API_KEY_FILE)
 
 
 def run(args: argparse.Namespace) -> int:
     client = StatsClient.of(args)
-    try:
-        frame = client.one()
-    except NoAnswer as problem:
-        raise CommandError(f"{problem}.", status=1) from None
+    frame = client.one()
     print("\n".join(lines(client.url, frame)))
     return 0 if frame["ready"] else 1
 
@@ -55,3 +54,11 @@ def lines(url: str, frame: Frame) -> Iterator[str]:
     for job in frame["jobs"] or ():
         done = f"{number(job['done'])} of {number(job['total'])} texts"
         yield f"job          {job['id'][:8]}  {job['status']:<9} {done}"
+
+
+def number(value: float | None, unit: str = "") -> str:
+    """Formats a number with about three significant digits."""
+    if value is None:
+        return "-"
+    text = f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.3g}"
+    return f"{text} {unit}".rstrip()

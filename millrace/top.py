@@ -6,14 +6,13 @@ import argparse
 import time
 from collections import deque
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from millrace.admin_client import KEY_HELP, AdminClient
 from millrace.errors import CommandError
 from millrace.keys import reading
-from millrace.stats_client import Frame, NoAnswer, StatsClient, number
-from millrace.stats_client import add_arguments as add_client_arguments
+from millrace.service_client import ADMIN_KEY_FILE, API_KEY_FILE, AdminClient, Frame, StatsClient
+from millrace.service_client import add_arguments as add_client_arguments
+from millrace.status import number
 from millrace.top_keys import TopKeys
 
 if TYPE_CHECKING:
@@ -29,8 +28,7 @@ REASON_STYLES = {"full": "cyan", "window": "green", "idle": "dim", "solo": "red"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_client_arguments(parser)
-    parser.add_argument("--admin-key-file", type=Path, help=KEY_HELP)
+    add_client_arguments(parser, API_KEY_FILE, ADMIN_KEY_FILE)
     frames = "stop after this many frames, one a second (default: 0, on q or Ctrl-C)"
     parser.add_argument("--frames", type=int, default=0, help=frames)
 
@@ -65,10 +63,10 @@ def _draw(args: argparse.Namespace, client: StatsClient, view: View, live: Live,
                 if keys.ended or (args.frames and shown >= args.frames):
                     return 0
             view.problem = f"{client.url} closed the stream"
-        except NoAnswer as problem:
-            view.problem = str(problem)
+        except CommandError as problem:
+            view.problem = str(problem).removesuffix(".")
             if args.frames:
-                raise CommandError(f"{problem}.", status=1) from None
+                raise
         live.update(view.draw(), refresh=True)
         time.sleep(RETRY_S)
     return 0

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from millrace.errors import CommandError
 
 if TYPE_CHECKING:
-    from millrace.admin_client import AdminClient
+    from millrace.service_client import AdminClient
 
 HELP = "?  help    /  filter workers and jobs by a word    p  pause or resume all work    q  quit"
 PAUSE_S = 300

@@ -8,8 +8,8 @@ import httpx
 import pytest
 
 from millrace.addresses import refusal
-from millrace.admin_client import AdminClient
 from millrace.errors import CommandError
+from millrace.service_client import AdminClient
 
 
 @pytest.mark.parametrize(

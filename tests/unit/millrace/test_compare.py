@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from millrace.__main__ import main
-from millrace.admin_client import AdminClient
 from millrace.compare import lines
+from millrace.service_client import AdminClient
 
 FOUND: dict[str, Any] = {
     "model": "topics",

@@ -80,7 +80,7 @@ def test_a_proxy_of_the_environment_is_used_except_for_this_machine(monkeypatch:
         ("[::1]:1", False),
         ("api:1", True),
     ):
-        with http_client(url, timeout=1.0) as client:
+        with http_client(url, timeout_s=1.0) as client:
             assert client.trust_env is by_proxy, url
 
 

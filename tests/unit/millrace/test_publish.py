@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from millrace.__main__ import main
-from millrace.admin_client import AdminClient
+from millrace.service_client import AdminClient
 
 
 class FakeAdmin:

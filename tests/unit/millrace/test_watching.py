@@ -14,7 +14,7 @@ import pytest
 
 from millrace import keys
 from millrace.__main__ import main
-from millrace.stats_client import number
+from millrace.status import number
 from millrace.top import spark
 
 NOW = {
