@@ -138,6 +138,18 @@ def test_the_changelog_has_a_place_for_what_is_not_released() -> None:
     assert re.search(r"^## \[Unreleased\]\n", changelog, re.MULTILINE)
 
 
+def test_a_user_could_not_find_what_matters_in_the_changelog() -> None:
+    """Hundreds of entries, some of six lines, had neither a beginning nor what needs action."""
+    versions = (ROOT / "CHANGELOG.md").read_text().split("\n## ")
+    newest = next(version for version in versions if "\n### " in version)
+    top, _, rest = newest.partition("\n### ")
+    important, _, action = top.partition("**Needs action**")
+    assert top.count("\n") < 40
+    assert 1 <= important.count("\n- ") <= 5
+    assert action.count("\n- ")
+    assert [line for line in rest.split("\n") if len(line) > 250] == []
+
+
 def test_decisions_are_numbered_once() -> None:
     pages = [page for page in tracked("docs/decisions/*.md") if page.name != "README.md"]
     numbers = [page.name[:4] for page in pages]
