@@ -146,13 +146,6 @@ class Authenticator:
         """Like `admit`, for a request that needs no key. Raises Problem 403 for an unknown host name."""
         self._origins.check_host(headers)
 
-    def foresee(self, headers: RequestHeaders) -> str:
-        """The client of a request that has yet to be admitted; "" if it will be refused."""
-        try:
-            return self.keys.client(headers)
-        except Problem:
-            return ""
-
     async def admit_path(self, path: str, headers: RequestHeaders) -> None:
         """Like `admit`, but checks only the host of open paths, and nothing for probes.
 

@@ -10,7 +10,7 @@ from batcher.core.commands import Command
 from batcher.core.redis_watch import RedisWatch
 from batcher.core.snapshot import Snapshot, WorkerRecord
 from batcher.hub.dispatcher import HubCounts
-from batcher.messages import Lane, Outcome, Prediction
+from batcher.lookup import queue
 
 Reply = TypeVar("Reply")
 
@@ -31,7 +31,14 @@ class Commands(Protocol):
     def send_to_all(self, command: Command[Any]) -> None: ...
 
 
-class Hub(Protocol):
+class Queue(queue.Source, Protocol):
+    """The state of a model's queue, or of those of a cascade."""
+
+    @property
+    def reachable(self) -> bool: ...
+
+
+class Hub(queue.Hub, Protocol):
     """Implemented by `batcher.hub.hub.ReplyHub`, and by a fake in tests."""
 
     snapshot: Snapshot
@@ -51,31 +58,16 @@ class Hub(Protocol):
     def reachable(self) -> bool: ...
     @property
     def waiting(self) -> int: ...
-    @property
-    def looks(self) -> bool: ...
     async def start(self) -> None: ...
     async def stop(self) -> None: ...
     @property
     def console(self) -> Commands: ...
     async def workers(self) -> tuple[WorkerRecord, ...]: ...
-    async def classify(
-        self,
-        ids: Sequence[str],
-        texts: Sequence[str],
-        *,
-        budget_s: float,
-        lane: Lane = ...,
-        trace: str = ...,
-        first: bool = ...,
-        revision: str = ...,
-        only: str = ...,
-    ) -> list[Outcome]: ...
 
 
-class Cache(Protocol):
+class Cache(queue.Cache, Protocol):
     """Implemented by `batcher.hub.shared_cache.SharedCache`, by `ShardedCache`, and by a fake in tests."""
 
     @property
     def outages(self) -> int: ...
-    async def get(self, revision: str, ids: Sequence[str]) -> list[Prediction | None]: ...
     async def close(self) -> None: ...

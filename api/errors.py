@@ -12,6 +12,7 @@ from batcher.errors import (
     DataMissing,
     EntryFailed,
     EntryPoisoned,
+    LabelsDiffer,
     MillraceError,
     NoJobs,
     NoWorker,
@@ -36,6 +37,7 @@ STATUS_OF: dict[type[MillraceError], int] = {
     BudgetExceeded: 504,
     EntryFailed: 500,
     EntryPoisoned: 422,
+    LabelsDiffer: 409,
     DataMissing: 404,
 }
 # The default code of each status, for errors without their own: protocol errors and bare HTTPExceptions.

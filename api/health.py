@@ -11,13 +11,13 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
 
 from api.asgi.http import JSON, NOSNIFF, ASGIApp, Receive, RequestHeaders, Scope, Send, send_answer
-from api.backend import Hub
+from api.backend import Hub, Queue
 from api.errors import Problem
 from api.lifecycle import Lifecycle
 from api.metrics import Metrics
 from api.middleware import ASGIResponse
-from api.predict.lookup import Models
 from api.schemas import error
+from batcher.lookup.queue import Models
 
 # The used share of its memory above which Redis is nearly full. The alert MillraceRedisMemory has the same.
 MEMORY_ABOVE = 0.9
@@ -63,7 +63,7 @@ class Health:
         self._metrics.request("/health", 200, perf_counter() - started)
 
 
-def why_not_ready(hub: Hub, lifecycle: Lifecycle) -> Problem | None:
+def why_not_ready(hub: Queue, lifecycle: Lifecycle) -> Problem | None:
     """None if the service can answer requests, otherwise the reason why not."""
     if lifecycle.draining:
         return Problem(503, "this process is stopping", code="draining")

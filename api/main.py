@@ -26,11 +26,12 @@ from api.middleware import ASGIResponse, RequestMiddleware
 from api.models.routes import ModelPaths, model_routes
 from api.parts import Backends, Capability, Parts
 from api.predict.handler import PATHS, PredictHandler, PredictMiddleware
-from api.predict.lookup import Models
 from api.predict.openapi import PREDICT_RESPONSES, Predictions, request_body
+from api.predict.request import RequestReader
 from api.settings import ApiSettings
 from api.stats.routes import stats_routes
 from api.ui import ui_routes
+from batcher.lookup.queue import Models
 
 PUBLISH_EVERY_S = 1.0
 
@@ -108,11 +109,11 @@ async def _running(parts: Parts, _: FastAPI) -> AsyncIterator[dict[str, Lifecycl
 
 
 def _add_predict(app: FastAPI, parts: Parts) -> None:
-    app.include_router(_predict_route(parts.predict, parts.settings.label_order))
+    app.include_router(_predict_route(parts.predict, parts.predictor.reader, parts.settings.label_order))
 
 
 def _add_models(app: FastAPI, parts: Parts) -> None:
-    app.include_router(model_routes(parts.models, parts.predict, parts.metrics))
+    app.include_router(model_routes(parts.models, parts.predictor.reader, parts.metrics))
 
 
 def _add_health(app: FastAPI, parts: Parts) -> None:
@@ -169,7 +170,7 @@ BUILDERS: Sequence[tuple[Capability | None, Callable[[FastAPI, Parts], None]]] =
 )
 
 
-def _predict_route(predict: PredictHandler, order: LabelOrder) -> APIRouter:
+def _predict_route(predict: PredictHandler, reader: RequestReader, order: LabelOrder) -> APIRouter:
     router = APIRouter(tags=["predict"])
 
     @router.post(
@@ -177,7 +178,7 @@ def _predict_route(predict: PredictHandler, order: LabelOrder) -> APIRouter:
         summary="Classify texts",
         response_model=Predictions,
         responses=PREDICT_RESPONSES,
-        openapi_extra=request_body(predict.reader.model, order),
+        openapi_extra=request_body(reader.model, order),
     )
     async def classify() -> Response:
         """Results are in the order of the texts. The labels of each are in the `order` that is asked for."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -26,9 +26,8 @@ from api.metrics import Metrics
 from api.models.candidates import Candidates
 from api.models.cascade import cascades, job_queue, members_of
 from api.models.observed import models_facts, queue_metrics
-from api.models.served import Connect, Served, ServedModels
-from api.predict.handler import ROUTE, Alternatives, Deferral, PredictHandler
-from api.predict.lookup import LocalCache, PredictionLookup
+from api.models.served import ServedModel, ServedModels
+from api.predict.handler import ROUTE, Alternatives, Deferral, PredictHandler, Predictor
 from api.predict.request import RequestContext
 from api.predict.request_log import RequestLog
 from api.settings import ApiSettings
@@ -37,6 +36,7 @@ from batcher.core.by_model import ByModel
 from batcher.core.revisions import model_of
 from batcher.hub.hub import ReplyHub
 from batcher.hub.shared_cache import connect_cache
+from batcher.lookup.queue import LocalCache, Lookup, QueueLookup
 
 # What an application has routes for, beside health, metrics, statistics and its pages. Each can be left out.
 Capability = Literal["predict", "models", "jobs", "console", "dialects"]
@@ -55,7 +55,7 @@ class Backends:
     cache: Cache | None = None
     jobs: JobBackend | None = None
     stores: ConsoleStores | None = None
-    connect: Connect | None = None
+    connect: Callable[[str], tuple[Hub, Cache]] | None = None
     deferral: Deferral | None = None
 
 
@@ -140,22 +140,23 @@ class Parts:
         return LocalCache(self.settings.local_cache_entries, self.settings.local_cache_bytes)
 
     @cached_property
-    def lookup(self) -> PredictionLookup:
-        return PredictionLookup(self.settings, self.hub, self.cache, self.local, self.limits)
+    def lookup(self) -> QueueLookup:
+        ttl_s, keeps_refused = self.settings.cache_ttl_s, self.settings.keep_refused_texts
+        return QueueLookup(self.hub, self.cache, self.local, self.limits, ttl_s, keeps_refused)
+
+    @cached_property
+    def predictor(self) -> Predictor:
+        return Predictor(self.settings, self.auth, self.limits, self.log, lambda: self.dialects.foreign_keys)
 
     @cached_property
     def predict(self) -> PredictHandler:
-        return PredictHandler(
-            self.settings, self.lookup, self.lifecycle, self.auth, self._alternatives(""), self.log
-        )
+        return self._handle("", self.lookup)
 
     def _alternatives(self, model: str) -> Alternatives:
         deferral = self._backends.deferral
         if deferral is None and self.has("jobs"):
             deferral = JobDeferral(self.jobs, model)
-        return Alternatives(
-            deferral, partial(self._answer_foreign, model=model), lambda: self.dialects.foreign_keys
-        )
+        return Alternatives(deferral, partial(self._answer_foreign, model=model))
 
     async def _answer_foreign(
         self, context: RequestContext, body: bytes, receive: Receive, model: str = ""
@@ -167,9 +168,8 @@ class Parts:
     @cached_property
     def models(self) -> ServedModels:
         return ServedModels(
-            Served("", self.hub, self.cache, self.lookup, self.predict),
-            self._backends.connect or self._connect_model,
-            self._handle,
+            ServedModel("", self.hub, self.lookup, self.predict, self.cache),
+            self._open_queue,
             divide=self.candidates.divide,
             cascades=lambda models: cascades(self.settings.cascades, models, self._handle, self.metrics),
             on_sweep=Confirming(self.console).confirm,
@@ -178,17 +178,22 @@ class Parts:
     @cached_property
     def candidates(self) -> Candidates:
         store = partial(self.console.call, self.console.stores.comparisons.add)
-        return Candidates(store, self.auth, self._handle, self.metrics)
+        return Candidates(store, self._handle, self.metrics)
 
-    def _connect_model(self, name: str) -> tuple[Hub, Cache]:
+    def _open_queue(self, name: str) -> ServedModel:
+        hub, cache = (self._backends.connect or self._connect)(name)
+        lookup = self.lookup.for_model(hub, cache)
+        return ServedModel(name, hub, lookup, self._handle(name, lookup), cache)
+
+    def _connect(self, name: str) -> tuple[Hub, Cache]:
         own = self.settings.for_model(name)
         return ReplyHub.connect(own), connect_cache(own)
 
-    def _handle(self, name: str, lookup: PredictionLookup) -> PredictHandler:
+    def _handle(self, name: str, lookup: Lookup) -> PredictHandler:
         # The first model's revisions have its route.
         model = model_of(name)
         route = f"/models/{model}/predict" if model else ROUTE
-        return self.predict.for_model(route, lookup, self._alternatives(model))
+        return PredictHandler(self.predictor, lookup, self.lifecycle, self._alternatives(model), route)
 
     # -- jobs --------------------------------------------------------------------------------------
 
@@ -225,6 +230,6 @@ class Parts:
 
     @cached_property
     def dialects(self) -> Compat:
-        service = DialectService(self.settings, self.predict, self.models, self.auth, self.lifecycle)
+        service = DialectService(self.settings, self.predictor, self.models, self.auth, self.lifecycle)
         names = self.settings.compat if self.has("dialects") else ()
         return Compat(service, self.health, names)

@@ -6,7 +6,6 @@ import json
 import re
 from dataclasses import dataclass
 
-from batcher.messages import Prediction
 from batcher.models import is_name
 
 FORM = "NAME=FAST:SURE:THRESHOLD"
@@ -26,9 +25,9 @@ class Cascade:
     def __str__(self) -> str:
         return f"{self.name}={self.fast}:{self.sure}:{self.threshold!r}"
 
-    def trusts(self, answer: Prediction) -> bool:
-        """Whether an answer of `fast` is that of the cascade."""
-        return bool(max(pair["score"] for pair in json.loads(answer.fragment)) >= self.threshold)
+    def trusts(self, fragment: bytes) -> bool:
+        """Whether an answer of `fast`, in JSON, is that of the cascade."""
+        return bool(max(pair["score"] for pair in json.loads(fragment)) >= self.threshold)
 
 
 def read_cascade(text: str) -> Cascade | None:

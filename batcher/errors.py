@@ -69,6 +69,12 @@ class EntryPoisoned(MillraceError):
     code = "poison"
 
 
+class LabelsDiffer(MillraceError):
+    """A model of a cascade answered with other labels than the first one."""
+
+    code = "labels_differ"
+
+
 class DataMissing(MillraceError):
     """What is being read was deleted, has expired, or is not all there any more."""
 

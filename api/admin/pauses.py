@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request
 from api.admin.schemas import LaneOrAll, LanePause
 from api.admin.service import Console
 from api.admin.spread import gather, missing
-from api.models.served import Served, ServedModels
+from api.models.served import ServedModel, ServedModels
 from api.stats.frames import pause_facts
 from batcher.core.commands import SetPause
 from batcher.core.merged import merge_pauses
@@ -75,7 +75,7 @@ def _add_models(router: APIRouter, console: Console, models: ServedModels) -> No
 
 
 async def _apply(
-    console: Console, models: Sequence[Served], lane: LaneOrAll, pause: LanePause | None
+    console: Console, models: Sequence[ServedModel], lane: LaneOrAll, pause: LanePause | None
 ) -> tuple[Pauses, Mapping[str, Any]]:
     """Sets the pause of a lane of these models, or ends it, at every shard that answers.
 
@@ -95,7 +95,7 @@ async def _apply(
     return pauses, missing(sorted(lost))
 
 
-def find(models: ServedModels, name: str) -> Served:
+def find(models: ServedModels, name: str) -> ServedModel:
     """The model of this name or revision. Raises the Problem of `ServedModels.unknown`."""
     for served in models:
         revision = served.lookup.models.revision

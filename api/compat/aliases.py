@@ -7,11 +7,22 @@ from typing import Any
 
 from starlette.routing import Route
 
-from api.asgi.http import ASGIApp
+from api.asgi.http import ASGIApp, Receive, Scope, Send
+from api.models.served import ServedModels
 
 NAME = "project"
 PREDICT_PATHS = ("/bulk-predict", "/project/bulk-predict", "/project-predict")
 HEALTH_PATHS = ("/project/health",)
+
+
+class Current:
+    """Passes requests to the handler of what answers for the first model."""
+
+    def __init__(self, models: ServedModels) -> None:
+        self._models = models
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._models.current.handler(scope, receive, send)
 
 
 def aliases(predict: ASGIApp, health: ASGIApp) -> Mapping[tuple[str, str], ASGIApp]:

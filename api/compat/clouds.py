@@ -14,7 +14,7 @@ from api.compat.reading import TextList, TextOrTexts, invalid_text, refused, sen
 from api.compat.service import Call
 from api.errors import Problem, invalid_body
 from api.health import why_not_ready
-from api.predict.lookup import joined
+from api.predict.request import joined
 from api.schemas import LabelScore
 
 # The keys under which an instance that is an object may have its text.

@@ -106,7 +106,7 @@ class Endpoint:
             answer = await self.answer(call)
         except ClientDisconnect:
             call.context.code = "client_gone"
-            self._service.predict.request_log.add(call.context, self.path, 499)
+            self._service.predictor.request_log.add(call.context, self.path, 499)
             return
         headers = with_defaults(answer.headers, call.context.headers.request_id)
         if BINARY not in headers:
@@ -116,15 +116,17 @@ class Endpoint:
         if answer.status >= 400:
             send = LingeringClose(send, receive)
         await send_answer(send, answer.status, headers, answer.body)
-        self._service.predict.request_log.add(call.context, self.path, answer.status)
+        self._service.predictor.request_log.add(call.context, self.path, answer.status)
 
     async def answer(self, call: Call) -> Answer:
         """The response, errors included. May raise ClientDisconnect."""
         try:
             if self.route.open:
                 self._service.auth.admit_open(call.context.headers)
-            elif call.body is None:
+            elif self.route.body is None:
                 call.context.client = self._service.auth.admit(call.context.headers)
+            elif call.body is None:
+                call.context.client = self._service.predictor.admit(call.context.headers)
             if call.model:
                 self._service.choose(call, call.model)
             return await self.route.handle(call)

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from api.asgi.http import Answer, check_json
-from api.backend import Hub
+from api.backend import Queue
 from api.compat.dialect import BAD_REQUEST, BINARY, Dialect, Route, json_answer
 from api.compat.oip_schemas import (
     OipAnswer,
@@ -75,7 +75,7 @@ class OpenInferenceProtocol(Dialect):
         self._check_ready(self.service.served(call).hub)
         return json_answer({"name": call.model, "ready": True})
 
-    def _check_ready(self, hub: Hub) -> None:
+    def _check_ready(self, hub: Queue) -> None:
         if (problem := why_not_ready(hub, self.service.lifecycle)) is not None:
             raise problem
 
@@ -107,7 +107,7 @@ class OpenInferenceProtocol(Dialect):
         headers = call.context.headers
         if headers.found.get(b"content-type", b"") != BINARY[1]:
             check_json(headers)
-        body = decompressed(headers, await self.service.read_bytes(call), self.service.predict.bodies.limit)
+        body = decompressed(headers, await self.service.read_bytes(call), self.service.predictor.bodies.limit)
         document, data = split(headers, body)
         asked = parse(document, OipRequest)
         if any(name.startswith("sequence_") for name in asked.parameters):

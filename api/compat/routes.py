@@ -56,7 +56,7 @@ class Compat:
         self._aliases: Mapping[tuple[str, str], ASGIApp] = {}
         for name in names:
             if name == aliases.NAME:
-                self._aliases = aliases.aliases(service.predict, health)
+                self._aliases = aliases.aliases(aliases.Current(service.models), health)
             else:
                 dialect = CLASSES[name](service)
                 self.endpoints[name] = [Endpoint(route, dialect) for route in dialect.routes()]

@@ -6,24 +6,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from time import perf_counter
-from typing import TypeVar, cast
+from typing import TypeVar
 
 from pydantic import BaseModel
 from pydantic_core import from_json
 
-from api.asgi.http import Receive, check_encoding, check_json, check_length, unless_disconnected
+from api.asgi.http import Receive, check_encoding, check_json, check_length, check_size
 from api.auth import Authenticator
 from api.backend import Hub
 from api.compat.reading import parse
 from api.errors import Header, Problem
 from api.lifecycle import Lifecycle
-from api.models.cascade import members_of
 from api.models.served import Served, ServedModels
-from api.predict.handler import PredictHandler, known_answer
-from api.predict.lookup import CachedPrediction, LookupRequest, LookupResult
+from api.predict.handler import Predictor
 from api.predict.request import RequestContext
 from api.settings import ApiSettings
 from batcher.core.snapshot import ModelRecord
+from batcher.lookup.queue import Result
 from batcher.messages import Prediction
 
 M = TypeVar("M", bound=BaseModel)
@@ -57,7 +56,7 @@ class Classified:
     """
 
     texts: Sequence[str]
-    results: Sequence[CachedPrediction | Prediction]
+    results: Sequence[Result]
     scores: Sequence[Scores]
     computed: Sequence[Prediction]
     headers: list[Header]
@@ -104,7 +103,7 @@ class DialectService:
     """What a request needs between its bytes and its results. Shared with /predict."""
 
     settings: ApiSettings
-    predict: PredictHandler
+    predictor: Predictor
     models: ServedModels
     auth: Authenticator
     lifecycle: Lifecycle
@@ -121,46 +120,26 @@ class DialectService:
 
     async def read_bytes(self, call: Call) -> bytes:
         """The body as it is. Raises Problem if it is too large or too slow."""
-        bodies = self.predict.bodies
+        bodies = self.predictor.bodies
         check_length(call.context.headers, bodies.limit)
         return await bodies.read(call.receive)
 
     async def classify(self, call: Call, texts: list[str], budget_s: float | None = None) -> Classified:
         """Raises Problem, MillraceError or ClientDisconnect."""
-        self.predict.reader.check(texts)
+        self.predictor.reader.check(texts)
         # Looked up once: while the texts are computed, the name may move to another revision.
         served = self.served(call)
-        context, client = call.context, call.context.client
-        lookup = served.lookup_for(client).for_one(texts)
+        context, lookup = call.context, served.lookup
         context.texts = texts
-        revision = lookup.revision_of(texts)
-        lookup.limits.check(client)
-        tenant = client if self.settings.separate_clients else ""
-        looked_up_at = perf_counter()
-        cached = lookup.local.find(revision, texts, tenant)
-        results: Sequence[CachedPrediction | Prediction]
-        computed: Sequence[Prediction] = ()
-        if None in cached:
-            until = looked_up_at + (self._budget_s(context) if budget_s is None else budget_s)
-            request = LookupRequest(texts, cached, revision, client, until, context.headers.trace, tenant)
-            with self.predict.bodies.hold(texts):
-                context.found = found = LookupResult()
-                request = await unless_disconnected(call.receive, lookup.find_one(request, found))
-            total_s = perf_counter() - context.started
-            headers = lookup.answer(request, found, total_s).headers
-            results = [
-                known or found.by_text[text] for text, known in zip(texts, request.cached, strict=True)
-            ]
-            computed = [found.by_text[text] for text in found.computed]
-            if found.by_text and members_of(served) is None:
-                revision = next(iter(found.by_text.values())).revision
-        else:
-            results = cast("list[CachedPrediction]", cached)
-            known = known_answer(context, lookup.models, results, looked_up_at, self.most_bytes)
-            headers = known.headers
-            total_s = perf_counter() - context.started
-        context.computed, context.known = len(computed), not computed
-        context.tokens = sum([result.tokens for result in results])
+        if budget_s is None:
+            budget_s = self.predictor.budget_s(context.headers.preference)
+        results, headers = await self.predictor.find(
+            lookup, context, call.receive, budget_s, one_revision=True
+        )
+        total_s = perf_counter() - context.started
+        check_size(sum([len(result.fragment) for result in results]), self.most_bytes)
+        computed = [*context.found.computed.values()] if context.found is not None else []
+        revision = lookup.models.revision if lookup.names_models else results[0].revision
         scores = [_scores(result.fragment) for result in results]
         record = lookup.models.record(revision)
         return Classified(texts, results, scores, computed, headers, total_s, served.title, revision, record)
@@ -204,10 +183,6 @@ class DialectService:
                 raise self.models.unknown(name, "; MILLRACE_COMPAT_MODELS adds names for the first one")
             found = self.models.current
         return found
-
-    def _budget_s(self, context: RequestContext) -> float:
-        wait_s = context.headers.preference.wait_s
-        return self.settings.default_budget_s if wait_s is None else self.budget_s(wait_s)
 
     def budget_s(self, wanted_s: float) -> float:
         """The budget that a client asked for, at most the largest one."""

@@ -9,16 +9,14 @@ from dataclasses import dataclass, replace
 from functools import partial
 from secrets import token_hex
 
-from api.asgi.http import ASGIApp
-from api.auth import Authenticator
 from api.errors import Problem
 from api.metrics import Metrics
-from api.models.served import Answering, Served
-from api.models.shadowed import ShadowedLookup
-from api.models.share import ByClient, ByText, ClientHandler
-from api.predict.lookup import PredictionLookup
+from api.models.served import Answering, Handle, ServedModel
 from batcher.core.revisions import Candidate, number_of
 from batcher.errors import MillraceError
+from batcher.lookup.queue import Lookup
+from batcher.lookup.shadow import ShadowedLookup
+from batcher.lookup.share import Choices, ShareLookup
 from batcher.publishing.shadow import Shadow
 
 # Adds the counts of one report: which model, current and candidate; by which shadow; its number; the counts.
@@ -29,17 +27,21 @@ Store = Callable[[tuple[str, int, int], str, int, Counter[str]], Awaitable[objec
 class _Made:
     """What was made of a revision, its candidate and the setting."""
 
-    current: Served
-    candidate: Served
+    current: ServedModel
+    candidate: ServedModel
     setting: Candidate
-    served: Served
+    served: ServedModel
+    # Which texts are the candidate's, if it has a share.
+    choices: Choices | None = None
+    # The shadow, and what offers texts to it.
+    shadow: Shadow | None = None
     shadowed: ShadowedLookup | None = None
 
     def change(self, setting: Candidate) -> None:
         """The shadow takes another share from now on."""
         self.setting = setting
         if self.shadowed is not None:
-            self.shadowed.change(setting)
+            self.shadowed.change(setting.takes)
 
 
 class Candidates:
@@ -51,19 +53,19 @@ class Candidates:
     def __init__(
         self,
         store: Store,
-        auth: Authenticator,
-        handle: Callable[[str, PredictionLookup], ASGIApp],
+        handle: Handle,
         metrics: Metrics,
     ) -> None:
         self._store = store
-        self._auth = auth
         self._handle = handle
         self._metrics = metrics
         self._made: dict[str, _Made] = {}
         self._ending: set[asyncio.Task[None]] = set()
         self._stopped = False
 
-    def divide(self, answering: Answering, candidates: Mapping[str, tuple[Served, Candidate]]) -> Answering:
+    def divide(
+        self, answering: Answering, candidates: Mapping[str, tuple[ServedModel, Candidate]]
+    ) -> Answering:
         """What answers for each model: the same object until something changes."""
         for base in self._made.keys() - candidates.keys():
             self._end(base)
@@ -72,7 +74,9 @@ class Candidates:
         divided = {base: self._divided(base, answering[base], *both) for base, both in candidates.items()}
         return answering | divided
 
-    def _divided(self, base: str, current: Served, candidate: Served, setting: Candidate) -> Served:
+    def _divided(
+        self, base: str, current: ServedModel, candidate: ServedModel, setting: Candidate
+    ) -> ServedModel:
         made = self._made.get(base)
         if made is not None and made.current is current and made.candidate is candidate:
             if made.setting == setting:
@@ -87,8 +91,8 @@ class Candidates:
     def forget(self) -> None:
         """Forgets all texts that have been divided."""
         for made in self._made.values():
-            if isinstance(made.served.lookup, ByText):
-                made.served.lookup.forget()
+            if made.choices is not None:
+                made.choices.forget()
 
     async def stop(self) -> None:
         """Ends all shadows. Their counts are stored."""
@@ -97,23 +101,21 @@ class Candidates:
             self._end(base)
         await asyncio.gather(*self._ending)
 
-    def _make(self, base: str, current: Served, candidate: Served, setting: Candidate) -> _Made:
+    def _make(self, base: str, current: ServedModel, candidate: ServedModel, setting: Candidate) -> _Made:
         if setting.shadow:
             pair = base, number_of(current.name), setting.number
             report = partial(self._report, pair, token_hex(8))
             shadow = Shadow(
                 candidate.hub, report, lambda counts: self._metrics.shadow(candidate.title, counts)
             )
-            shadowed = ShadowedLookup(current.lookup, shadow, setting)
-            return _Made(current, candidate, setting, self._with(current, shadowed), shadowed)
-        if setting.by == "text":
-            served = self._with(current, ByText(current.lookup, candidate.lookup, setting))
-            return _Made(current, candidate, setting, served)
-        handler = ClientHandler(current.handler, candidate.handler, setting, self._auth)
-        facts = current.name, current.hub, current.cache, current.lookup, handler
-        return _Made(current, candidate, setting, ByClient(*facts, candidate, setting))
+            shadowed = ShadowedLookup(current.lookup, shadow.offer, setting.takes)
+            served = self._with(current, shadowed)
+            return _Made(current, candidate, setting, served, shadow=shadow, shadowed=shadowed)
+        choices = Choices(setting)
+        served = self._with(current, ShareLookup(current.lookup, candidate.lookup, choices))
+        return _Made(current, candidate, setting, served, choices)
 
-    def _with(self, current: Served, lookup: PredictionLookup) -> Served:
+    def _with(self, current: ServedModel, lookup: Lookup) -> ServedModel:
         return replace(current, lookup=lookup, handler=self._handle(current.name, lookup))
 
     async def _report(
@@ -127,7 +129,7 @@ class Candidates:
 
     def _end(self, base: str) -> None:
         made = self._made.pop(base, None)
-        if made is not None and made.shadowed is not None:
-            task = asyncio.create_task(made.shadowed.shadow.stop())
+        if made is not None and made.shadow is not None:
+            task = asyncio.create_task(made.shadow.stop())
             self._ending.add(task)
             task.add_done_callback(self._ending.discard)

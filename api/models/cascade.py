@@ -2,35 +2,32 @@
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal, cast
+from typing import Literal
 
-from api.asgi.http import Answer
-from api.backend import Hub
 from api.errors import Problem
 from api.metrics import Metrics
 from api.models.served import Handle, Served, ServedModels
-from api.predict.lookup import CachedPrediction, LookupRequest, LookupResult, Models, PredictionLookup
 from batcher.cascades import Cascade
-from batcher.core.cascade import Mismatch, combined, in_order, labels_of, mismatch
+from batcher.core.cascade import Mismatch, combined, mismatch
 from batcher.core.snapshot import NO_SNAPSHOT, ModelRecord, Snapshot
-from batcher.messages import Prediction
+from batcher.lookup.cascade import CascadeLookup
+from batcher.lookup.queue import Lookup, Models
 
 log = logging.getLogger(__name__)
 
-LookUp = Callable[[Served, LookupRequest, Sequence[str], LookupResult], Awaitable[None]]
 State = Literal["ready", "no_worker", "redis_unavailable", "labels_differ", "several_labels"]
 
 
 class Members:
-    """The two models of a cascade, as they are served at the moment. Stands in the place of their hubs."""
+    """The two models of a cascade, as they are served at the moment, and the state of both as one queue."""
 
-    def __init__(self, cascade: Cascade, models: ServedModels) -> None:
+    def __init__(self, cascade: Cascade, models: ServedModels, metrics: Metrics) -> None:
         self.cascade = cascade
         self._models = models
+        self._metrics = metrics
         self._logged: Mismatch | None = None
 
     def find(self) -> tuple[Served, Served]:
@@ -42,6 +39,16 @@ class Members:
         if why := self.mismatch():
             raise Problem(409, why.detail, code=why.code)
         return found
+
+    def lookups(self) -> tuple[Lookup, Lookup]:
+        """Those of both. Raises what `find` raises."""
+        fast, sure = self.find()
+        return fast.lookup, sure.lookup
+
+    def count(self, kept: int, passed: int) -> None:
+        """Counts texts of which the fast model has spoken, and the sure one."""
+        self._metrics.cascade(self.cascade.name, self.cascade.fast, kept)
+        self._metrics.cascade(self.cascade.name, self.cascade.sure, passed)
 
     def queue(self) -> str:
         """The cascade as jobs keep it, with the names of queues. Raises what `find` raises."""
@@ -93,73 +100,21 @@ class Members:
         return (found[0].hub.snapshot.model, found[1].hub.snapshot.model) if found else (None, None)
 
 
-class CascadeLookup(PredictionLookup):
-    """Asks the fast model, and the sure one for what is left, each with its own caches and queue.
-
-    Nothing is cached under the revision of the cascade, so a new one of a member, or a new threshold, applies
-    to the next request. Limits of clients are those of all models together.
-    """
-
-    def __init__(self, members: Members, first: PredictionLookup, metrics: Metrics) -> None:
-        self.replace(first)
-        self.members = members
-        self._metrics = metrics
-        self.models = Models(cast("Hub", members))
-
-    async def find(self, request: LookupRequest, found: LookupResult) -> None:
-        """As of one model. If the sure one fails, so does the request."""
-        await self._find(_look_up, request, found)
-
-    async def find_one(self, request: LookupRequest, found: LookupResult) -> LookupRequest:
-        """The same with the results of one revision of each member."""
-        await self._find(_look_up_one, request, found)
-        return request
-
-    async def _find(self, look_up: LookUp, request: LookupRequest, found: LookupResult) -> None:
-        fast, sure = self.members.find()
-        cascade = self.members.cascade
-        texts = list(dict.fromkeys(request.texts))
-        await look_up(fast, request, texts, found)
-        labels = labels_of(found.by_text[texts[0]])
-        rest = {text for text in texts if not cascade.trusts(found.by_text[text])}
-        if rest:
-            second = LookupResult()
-            try:
-                await look_up(sure, request, [text for text in texts if text in rest], second)
-            finally:
-                found.add(second, found.cache_s + second.cache_s)
-            for text in rest:
-                found.by_text[text] = _ordered(found.by_text[text], labels)
-        passed = sum(text in rest for text in request.texts)
-        self._metrics.cascade(cascade.name, fast.title, len(request.texts) - passed)
-        self._metrics.cascade(cascade.name, sure.title, passed)
-
-    def answer(self, request: LookupRequest, found: LookupResult, total_s: float) -> Answer:
-        """As of one model, and with the model that spoke for each text."""
-        answer = super().answer(request, found, total_s)
-        spoke = [(one.revision, one.model) for one in (found.by_text[text] for text in request.texts)]
-        names = {one: json.dumps(self.models.header(*one).decode("ascii")).encode() for one in set(spoke)}
-        models = b",".join([names[one] for one in spoke])
-        return replace(answer, body=b'%b,"models":[%b]}' % (answer.body[:-1], models))
-
-
 def cascades(
     every: Sequence[Cascade], models: ServedModels, handle: Handle, metrics: Metrics
 ) -> dict[str, Served]:
     """Those of the settings by name, each in the form of a model."""
     found = {}
     for cascade in every:
-        members = Members(cascade, models)
-        lookup = CascadeLookup(members, models.first.lookup, metrics)
-        hub = cast("Hub", members)
-        handler = handle(cascade.name, lookup)
-        found[cascade.name] = Served(cascade.name, hub, models.first.cache, lookup, handler)
+        members = Members(cascade, models, metrics)
+        lookup = CascadeLookup(cascade, members.lookups, Models(members), members.count)
+        found[cascade.name] = Served(cascade.name, members, lookup, handle(cascade.name, lookup))
     return found
 
 
 def members_of(served: Served) -> Members | None:
     """The members of a cascade; None for a model."""
-    return served.lookup.members if isinstance(served.lookup, CascadeLookup) else None
+    return served.hub if isinstance(served.hub, Members) else None
 
 
 def job_queue(models: ServedModels, name: str) -> str:
@@ -167,43 +122,3 @@ def job_queue(models: ServedModels, name: str) -> str:
     served = models.get(name)
     members = members_of(served) if served is not None else None
     return models.base(name) if members is None else members.queue()
-
-
-async def _look_up(served: Served, request: LookupRequest, texts: Sequence[str], found: LookupResult) -> None:
-    """Finds what a member says of some texts of a request."""
-    lookup = served.lookup_for(request.client)
-    revision = lookup.models.revision
-    cached = lookup.local.find(revision, texts, request.tenant)
-    missing = [text for text, known in zip(texts, cached, strict=True) if known is None]
-    found.count("hit_local", len(texts) - len(missing))
-    if missing:
-        nothing = [None] * len(missing)
-        part = replace(request, texts=missing, cached=nothing, revision=revision, whole=request.texts)
-        await lookup.find(part, found)
-    for text, known in zip(texts, cached, strict=True):
-        if known is not None:
-            found.by_text[text] = known.prediction()
-
-
-async def _look_up_one(
-    served: Served, request: LookupRequest, texts: Sequence[str], found: LookupResult
-) -> None:
-    """The same, with the results of one revision."""
-    lookup = served.lookup_for(request.client).for_one(texts)
-    revision = lookup.models.revision
-    cached: Sequence[CachedPrediction | None] = lookup.local.find(revision, texts, request.tenant)
-    if None in cached:
-        part = replace(request, texts=texts, cached=cached, revision=revision, whole=request.texts)
-        cached = (await lookup.find_one(part, found)).cached
-    else:
-        found.count("hit_local", len(texts))
-    for text, known in zip(texts, cached, strict=True):
-        if known is not None:
-            found.by_text[text] = known.prediction()
-
-
-def _ordered(answer: Prediction, labels: Sequence[str]) -> Prediction:
-    try:
-        return in_order(answer, labels)
-    except ValueError as error:
-        raise Problem(409, str(error), code="labels_differ") from None

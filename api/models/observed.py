@@ -9,7 +9,7 @@ from prometheus_client.core import Metric
 
 from api.backend import Hub
 from api.metrics import QueueCollector
-from api.models.served import Served, ServedModels
+from api.models.served import ServedModel, ServedModels
 from api.stats.frames import lane_facts, model_facts
 from batcher.core.revisions import model_of
 
@@ -17,7 +17,7 @@ from batcher.core.revisions import model_of
 _OF_QUEUE = ("millrace_build", "millrace_queue_", "millrace_in_flight_", "millrace_workers")
 
 
-def queue_metrics(models: Iterable[Served]) -> Mapping[str, Iterable[Metric]]:
+def queue_metrics(models: Iterable[ServedModel]) -> Mapping[str, Iterable[Metric]]:
     """The state of all queues, by the names of the models."""
     return {model_of(served.name): _metrics(served.hub, model_of(served.name)) for served in models}
 

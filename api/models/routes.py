@@ -13,9 +13,9 @@ from api.metrics import Metrics
 from api.middleware import ASGIResponse
 from api.models.cascade import Members, members_of
 from api.models.cascade import State as CascadeState
-from api.models.served import Served, ServedModels
-from api.predict.handler import PredictHandler
+from api.models.served import ServedModel, ServedModels
 from api.predict.openapi import PREDICT_RESPONSES, Predictions, request_body
+from api.predict.request import RequestReader
 from api.schemas import error
 
 PREFIX = "/models/"
@@ -85,7 +85,7 @@ class ModelPaths:
         await app(scope, receive, send)
 
 
-def model_routes(models: ServedModels, predict: PredictHandler, metrics: Metrics) -> APIRouter:
+def model_routes(models: ServedModels, reader: RequestReader, metrics: Metrics) -> APIRouter:
     router = APIRouter(tags=["predict"])
 
     @router.get(
@@ -107,7 +107,7 @@ def model_routes(models: ServedModels, predict: PredictHandler, metrics: Metrics
         summary="Classify texts with the model of this name",
         response_model=Predictions,
         responses={**PREDICT_RESPONSES, 404: error("No such model")},
-        openapi_extra=request_body(predict.reader.model, "id"),
+        openapi_extra=request_body(reader.model, "id"),
     )
     async def classify(name: Annotated[str, Path(description="The name of a model")]) -> Response:
         """As POST /predict, which is the same for the first model."""
@@ -116,14 +116,14 @@ def model_routes(models: ServedModels, predict: PredictHandler, metrics: Metrics
     return router
 
 
-def state_of(served: Served) -> State:
+def state_of(served: ServedModel) -> State:
     """Whether a model can answer requests now."""
     if not served.hub.reachable:
         return "redis_unavailable"
     return "ready" if served.hub.snapshot.workers and served.hub.snapshot.model else "no_worker"
 
 
-def _model(served: Served, first: bool) -> Model:
+def _model(served: ServedModel, first: bool) -> Model:
     snapshot = served.hub.snapshot
     waiting = WaitingTexts(interactive=snapshot.interactive.entries, bulk=snapshot.bulk.entries)
     found = snapshot.model

@@ -17,12 +17,12 @@ from time import monotonic
 from typing import Any
 
 from api.asgi.http import ASGIApp
-from api.backend import Cache, Hub
+from api.backend import Cache, Hub, Queue
 from api.errors import Problem
-from api.predict.lookup import PredictionLookup
 from batcher.core.revisions import Candidate, model_of, revision_queue
 from batcher.core.snapshot import NO_SNAPSHOT, Snapshot
 from batcher.gc_tuning import collect_dropped
+from batcher.lookup.queue import Lookup
 from batcher.publishing.revisions import SEEN_S
 
 log = logging.getLogger(__name__)
@@ -32,20 +32,18 @@ KNOWN_S = SEEN_S - 1
 # How long a request waits for the sweep of a process that has stood still.
 LATE_S = 2.0
 
-Connect = Callable[[str], tuple[Hub, Cache]]
-Handle = Callable[[str, PredictionLookup], ASGIApp]
-Answering = dict[str, "Served"]
-Divide = Callable[[Answering, Mapping[str, tuple["Served", Candidate]]], Answering]
+Handle = Callable[[str, Lookup], ASGIApp]
+Answering = dict[str, "ServedModel"]
+Divide = Callable[[Answering, Mapping[str, tuple["ServedModel", Candidate]]], Answering]
 
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """One revision of a model: `name` is that of its queue, "" for the first model."""
+    """What answers for a name: a revision of a model, or a cascade. `name` is that of its queue."""
 
     name: str
-    hub: Hub
-    cache: Cache
-    lookup: PredictionLookup
+    hub: Queue
+    lookup: Lookup
     handler: ASGIApp
 
     @property
@@ -53,13 +51,17 @@ class Served:
         """The name that clients use, remembered while workers are down; "" before the first worker."""
         return model_of(self.name) or self.lookup.models.name
 
-    def lookup_for(self, client: str) -> PredictionLookup:
-        """The lookup that answers this client."""
-        return self.lookup
+
+@dataclass(frozen=True, slots=True)
+class ServedModel(Served):
+    """One revision of a model. The name of the first model's queue is ""."""
+
+    hub: Hub
+    cache: Cache
 
 
 class ServedModels:
-    """All models. `connect` opens the queue and the cache of another model, `handle` makes its handler.
+    """All models. `open_queue` connects to another queue than that of the first model.
 
     What answers for a model is one of its revisions. It changes in all places at once, between two requests.
     `divide` makes it of the revision and, if there is one, its candidate. `cascades` makes further names, of
@@ -68,9 +70,8 @@ class ServedModels:
 
     def __init__(
         self,
-        first: Served,
-        connect: Connect,
-        handle: Handle,
+        first: ServedModel,
+        open_queue: Callable[[str], ServedModel],
         *,
         divide: Divide = lambda answering, candidates: answering,
         cascades: Callable[[ServedModels], Mapping[str, Served]] = lambda models: {},
@@ -81,40 +82,39 @@ class ServedModels:
         self._followers: list[Callable[[ASGIApp], None]] = []
         self._on_sweep = on_sweep
         # The revisions beside those that answer, by the names of models (decision 0017).
-        self.candidates: Mapping[str, Served] = {}
+        self.candidates: Mapping[str, ServedModel] = {}
         # Until when what the last sweeps said holds, by the monotonic clock.
         self.known_until = math.inf
         self._swept_at: dict[str, float] = {}
         self._heard = asyncio.Event()
-        self._connect = connect
-        self._handle = handle
-        self._others: dict[str, Served] = {}
+        self._open_queue = open_queue
+        self._others: dict[str, ServedModel] = {}
         self._answering = {"": first}
         self._ambiguous = frozenset[str]()
         self._tasks: set[asyncio.Task[None]] = set()
         self.cascades = cascades(self)
 
-    def __iter__(self) -> Iterator[Served]:
+    def __iter__(self) -> Iterator[ServedModel]:
         """What answers for each model, the first one first."""
         yield from self._answering.values()
 
     @property
-    def queues(self) -> Sequence[Served]:
+    def queues(self) -> Sequence[ServedModel]:
         """What answers for each model, and their candidates."""
         return [*self._answering.values(), *self.candidates.values()]
 
     @property
-    def every(self) -> Sequence[Served]:
+    def every(self) -> Sequence[ServedModel]:
         """All revisions of all models that workers serve, the first one first."""
         return [self.first, *self._others.values()]
 
-    def of(self, served: Served) -> Sequence[Served]:
+    def of(self, served: ServedModel) -> Sequence[ServedModel]:
         """What answers for a model, and its candidate if it has one."""
         base = model_of(served.name)
         return [served, *(one for name, one in self.candidates.items() if name == base)]
 
     @property
-    def current(self) -> Served:
+    def current(self) -> ServedModel:
         """What answers for the first model."""
         return self._answering[""]
 
@@ -138,7 +138,7 @@ class ServedModels:
             raise self.unknown(name)
         return "" if name == self.first.title else name
 
-    def revisions(self, base: str) -> Sequence[Served]:
+    def revisions(self, base: str) -> Sequence[ServedModel]:
         """All revisions of a model that workers serve, first the one that answers."""
         others = [one for one in self.every if model_of(one.name) == base]
         answering = self._answering[base]
@@ -248,7 +248,7 @@ class ServedModels:
                 if self._tasks:
                     await asyncio.wait(self._tasks)
 
-    def _is_late(self, served: Served) -> bool:
+    def _is_late(self, served: ServedModel) -> bool:
         silent = self._swept_at.get(served.name, math.inf) < monotonic() - KNOWN_S
         return silent and served.hub.alive and served.hub.reachable
 
@@ -268,13 +268,13 @@ class ServedModels:
         except Exception:  # the hub would stop sweeping, and this process count as not ready
             log.exception("could not follow the models of the workers", extra={"action": "model.lost"})
 
-    def _open(self, name: str) -> Served:
-        hub, cache = self._connect(name)
+    def _open(self, name: str) -> ServedModel:
+        served = self._open_queue(name)
+        hub = served.hub
         hub.on_sweep = partial(self._other_swept, name)
         self._later(hub.start())
-        lookup = self.first.lookup.for_model(hub, cache)
         log.info("serving the model %s", name, extra={"action": "model.served", "model": name})
-        return Served(name, hub, cache, lookup, self._handle(name, lookup))
+        return served
 
     def _later(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -294,12 +294,12 @@ class ServedModels:
         self._others.clear()
 
 
-async def _close(served: Served) -> None:
+async def _close(served: ServedModel) -> None:
     await served.hub.stop()
     await served.cache.close()
 
 
-async def _drop(served: Served) -> None:
+async def _drop(served: ServedModel) -> None:
     await _close(served)
     del served
     collect_dropped()

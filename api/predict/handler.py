@@ -1,16 +1,16 @@
 """POST /predict: handles a request from its bytes to the response.
 
-The steps are: headers, body, texts, in-process cache, lookup of misses, response. If the in-process cache
-knows all texts, the response follows at once.
+The steps are: headers, body, texts, lookup, response. If the in-process cache knows all texts, the lookup
+does not wait for anything.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable, Collection, Sequence
-from copy import copy
 from time import monotonic, perf_counter
-from typing import NamedTuple, Protocol, cast
+from typing import NamedTuple, Protocol
 
 from fastapi import FastAPI
 from starlette.requests import ClientDisconnect
@@ -36,22 +36,23 @@ from api.asgi.http import (
 )
 from api.asgi.prefer import Preference
 from api.asgi.problems import LingeringClose, reported, send_problem
-from api.auth import Authenticator
+from api.auth import Authenticator, ClientLimits
+from api.errors import Header
 from api.label_order import order_in
 from api.lifecycle import Lifecycle
-from api.predict.lookup import (
-    CachedPrediction,
-    LookupRequest,
-    LookupResult,
-    Models,
-    PredictionLookup,
+from api.predict.request import (
+    ForeignBody,
+    RequestContext,
+    RequestReader,
+    answer_headers,
     joined,
-    truncation,
+    raise_failed,
+    read_texts,
 )
-from api.predict.request import ForeignBody, RequestContext, RequestReader, read_texts
 from api.predict.request_log import RequestLog
 from api.settings import ApiSettings
 from batcher.errors import BudgetExceeded, Paused, QueueFull
+from batcher.lookup.queue import Lookup, LookupRequest, LookupResult, Models, Result
 
 ROUTE = "/predict"
 # Clients of services that redirect to /predict may end the path with a slash.
@@ -116,53 +117,103 @@ class Foreign(Protocol):
 class Alternatives(NamedTuple):
     """What answers a request in another way: as a job, or in the dialect of another service.
 
-    `deferral` is None without jobs: then the answer is waited for. `foreign_keys` are those of `foreign`.
+    `deferral` is None without jobs: then the answer is waited for.
     """
 
     deferral: Deferral | None
     foreign: Foreign
-    foreign_keys: Callable[[], Collection[bytes]]
 
 
-class PredictHandler:
-    """An ASGI application that answers POST /predict.
-
-    Bodies that have one of the `foreign_keys` in place of "text" are answered in another dialect.
-    """
-
-    # The name of the route in metrics and log lines.
-    route = ROUTE
+class Predictor:
+    """Reads the texts of requests and finds their predictions, for all models and dialects."""
 
     def __init__(
         self,
         settings: ApiSettings,
-        lookup: PredictionLookup,
-        lifecycle: Lifecycle,
         auth: Authenticator,
-        alternatives: Alternatives,
+        limits: ClientLimits,
         request_log: RequestLog,
+        foreign_keys: Callable[[], Collection[bytes]] = lambda: (),
     ) -> None:
-        self.reader = RequestReader(settings.max_texts, settings.max_text_chars, alternatives.foreign_keys)
-        self.bodies = BodyReader(settings.max_body_bytes, settings.body_timeout_s)
-        self._alternatives = alternatives
-        self._settings = settings
-        self._lifecycle = lifecycle
-        self._auth = auth
-        self._lookup = lookup
-        self._models = lookup.models
-        self._local = lookup.local
-        self._limits = lookup.limits
+        self.settings = settings
+        self.auth = auth
+        self.limits = limits
         self.request_log = request_log
+        self.reader = RequestReader(settings.max_texts, settings.max_text_chars, foreign_keys)
+        self.bodies = BodyReader(settings.max_body_bytes, settings.body_timeout_s)
 
-    def for_model(self, route: str, lookup: PredictionLookup, alternatives: Alternatives) -> PredictHandler:
-        """The handler of another model, with the same limits. Everything else belongs to that model."""
-        other = copy(self)
-        other.route = route
-        other._lookup = lookup
-        other._models = lookup.models
-        other._local = lookup.local
-        other._alternatives = alternatives
-        return other
+    def admit(self, headers: RequestHeaders) -> str:
+        """The client of a request. Raises what `Authenticator.admit` and `ClientLimits.check` raise."""
+        limited = self.limits.checks
+        client = self.auth.admit(headers)
+        if limited:
+            self.limits.check(client)
+        return client
+
+    def budget_s(self, preference: Preference) -> float:
+        """How long the answer to a request may take."""
+        if preference.wait_s is None:
+            return self.settings.default_budget_s
+        return min(preference.wait_s, self.settings.max_budget_s)
+
+    async def find(
+        self,
+        lookup: Lookup,
+        context: RequestContext,
+        receive: Receive,
+        budget_s: float,
+        *,
+        one_revision: bool = False,
+    ) -> tuple[Sequence[Result], list[Header]]:
+        """The result of each text, and the headers that describe them; notes in `context` what was found.
+
+        If the in-process cache knows all texts, it does not wait for anything. Raises Problem, MillraceError
+        or ClientDisconnect.
+        """
+        texts, client = context.texts, context.client
+        started = perf_counter()
+        tenant = client if self.settings.separate_clients else ""
+        request = LookupRequest(texts, client, started + budget_s, tenant, one_revision)
+        results = lookup.known(request)
+        if results is not None:
+            context.known = True
+            cache_s = perf_counter() - started
+        else:
+            context.found = found = LookupResult()
+            request = request._replace(trace=context.headers.trace)
+            with self.bodies.hold(texts):
+                await unless_disconnected(receive, lookup.find(request, found))
+            raise_failed(texts, found)
+            results = [found.by_text[text] for text in texts]
+            context.computed = len(found.computed)
+            context.known = not found.computed
+            cache_s = found.cache_s
+        context.tokens = sum([result.tokens for result in results])
+        return results, answer_headers(context, lookup.models, results, cache_s)
+
+
+class PredictHandler:
+    """An ASGI application that answers POST /predict, or the route of another model: `route` is its name.
+
+    Bodies that have one of the foreign keys in place of "text" are answered in another dialect.
+    """
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        lookup: Lookup,
+        lifecycle: Lifecycle,
+        alternatives: Alternatives,
+        route: str = ROUTE,
+    ) -> None:
+        self.route = route
+        self._predictor = predictor
+        self._lookup = lookup
+        self._lifecycle = lifecycle
+        self._alternatives = alternatives
+        self._label_order = predictor.settings.label_order
+        self._most_bytes = predictor.settings.max_answer_bytes
+        self.request_log = predictor.request_log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         context = RequestContext(RequestHeaders(scope))
@@ -191,19 +242,17 @@ class PredictHandler:
 
     async def _answer(self, context: RequestContext, receive: Receive) -> Answer:
         headers = context.headers
-        limited = self._limits.checks
-        context.client = client = self._auth.admit(headers)
-        if limited:
-            self._limits.check(client)
-        check_length(headers, self.bodies.limit)
+        predictor = self._predictor
+        context.client = predictor.admit(headers)
+        check_length(headers, predictor.bodies.limit)
         check_encoding(headers)
         check_json(headers)
         preference = headers.preference
         query = headers.scope.get("query_string")
-        default = self._settings.label_order
+        default = self._label_order
         context.by_score = (order_in(query, default) if query else default) == "score"
         try:
-            context.texts = texts = read_texts(self.reader, await self.bodies.read(receive))
+            context.texts = texts = read_texts(predictor.reader, await predictor.bodies.read(receive))
             foreign = None
         except ForeignBody as found:
             foreign = self._alternatives.foreign(context, found.body, receive)
@@ -212,73 +261,23 @@ class PredictHandler:
         deferral = self._alternatives.deferral
         if preference.respond_async and preference.wait_s is None and deferral is not None:
             return await deferral(headers, texts)
-        looked_up_at = perf_counter()
-        revision = self._models.revision
-        tenant = client if self._settings.separate_clients else ""
-        cached = self._local.find(revision, texts, tenant)
-        if None in cached:
-            until = looked_up_at + self._budget_s(preference)
-            answer = await self._some_unknown(context, receive, cached, revision, tenant, until)
-        else:
-            known = cast("list[CachedPrediction]", cached)
-            most_bytes = self._settings.max_answer_bytes
-            answer = known_answer(context, self._models, known, looked_up_at, most_bytes)
-        if preference.wait_s is not None:
-            answer.headers.append((b"preference-applied", b"wait=%g" % self._budget_s(preference)))
-        return answer
-
-    async def _some_unknown(
-        self,
-        context: RequestContext,
-        receive: Receive,
-        cached: Sequence[CachedPrediction | None],
-        revision: str,
-        tenant: str,
-        until: float,
-    ) -> Answer:
-        texts, client, trace = context.texts, context.client, context.headers.trace
-        request = LookupRequest(
-            texts, cached, revision, client, until, trace, tenant, by_score=context.by_score
-        )
+        budget_s = predictor.budget_s(preference)
         try:
-            context.found = found = LookupResult()
-            with self.bodies.hold(texts):
-                await unless_disconnected(receive, self._lookup.find(request, found))
+            results, described = await predictor.find(self._lookup, context, receive, budget_s)
         except (BudgetExceeded, QueueFull, Paused):
-            deferral = self._alternatives.deferral
-            if context.headers.preference.respond_async and deferral is not None:
-                return await deferral(context.headers, texts)
+            if preference.respond_async and deferral is not None:
+                return await deferral(headers, texts)
             raise
-        context.computed = len(found.computed)
-        context.tokens = found.tokens(request.texts, request.cached)
-        context.known = not found.computed
-        return self._lookup.answer(request, found, perf_counter() - context.started)
-
-    def _budget_s(self, preference: Preference) -> float:
-        if preference.wait_s is None:
-            return self._settings.default_budget_s
-        return min(preference.wait_s, self._settings.max_budget_s)
+        body = joined(results, self._most_bytes, ordered=context.by_score)
+        if self._lookup.names_models:
+            body = _with_models(body, self._lookup.models, results)
+        if preference.wait_s is not None:
+            described.append((b"preference-applied", b"wait=%g" % budget_s))
+        return Answer(200, described, body)
 
 
-def known_answer(
-    context: RequestContext,
-    models: Models,
-    cached: Sequence[CachedPrediction],
-    looked_up_at: float,
-    most_bytes: int,
-) -> Answer:
-    """The response if every text was in the in-process cache; notes that in `context`.
-
-    Raises Problem 413 if it would have more than `most_bytes`.
-    """
-    context.known = True
-    context.tokens = sum([known.tokens for known in cached])
-    now = perf_counter()
-    times = (now - looked_up_at) * 1e3, (now - context.started) * 1e3
-    headers = [
-        (b"x-cache", b"HIT"),
-        (b"x-model", models.answer_header(cached)),
-        (b"server-timing", b"cache;dur=%.3f, total;dur=%.3f" % times),
-    ]
-    headers += truncation(cached)
-    return Answer(200, headers, joined(cached, most_bytes, ordered=context.by_score))
+def _with_models(body: bytes, models: Models, results: Sequence[Result]) -> bytes:
+    """An answer that also names the model of each text."""
+    answered = [(one.revision, one.model) for one in results]
+    names = {one: json.dumps(models.header(*one).decode("ascii")).encode() for one in set(answered)}
+    return b'%b,"models":[%b]}' % (body[:-1], b",".join([names[one] for one in answered]))

@@ -12,8 +12,8 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from api.asgi.http import client_address
-from api.predict.lookup import LookupResult
 from api.predict.request import RequestContext
+from batcher.lookup.queue import LookupResult
 
 # How many are kept: that caches answered, that workers answered, and that failed or took over SLOW_S.
 MOST_HITS = 1000
@@ -149,8 +149,7 @@ def _lookup(started: float, found: LookupResult) -> Lookup:
 def _runs(found: LookupResult) -> list[Run]:
     """One for each batch, whose texts share the time of the forward pass."""
     batches: dict[tuple[float, int], list[str]] = {}
-    for text in found.computed:
-        one = found.by_text[text]
+    for text, one in found.computed.items():
         batches.setdefault((one.model_ms, one.batch_size), []).append(text)
     runs = []
     for (_, size), texts in batches.items():
@@ -161,8 +160,8 @@ def _runs(found: LookupResult) -> list[Run]:
 
 
 def _run(found: LookupResult, texts: list[str]) -> Run:
-    one = found.by_text[texts[0]]
-    tokens = sum([found.by_text[text].tokens for text in texts])
+    one = found.computed[texts[0]]
+    tokens = sum([found.computed[text].tokens for text in texts])
     times = one.queue_ms, one.tokenize_ms, one.model_ms
     return Run(found.ids[texts[0]], len(texts), tokens, *times, one.batch_size, one.revision)
 

@@ -1,20 +1,22 @@
-"""A request to POST /predict: parses its body, holds its state, and joins its results."""
+"""A request to POST /predict: parses its body, holds its state, and writes its answer."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from itertools import islice
 from time import perf_counter
-from typing import Annotated
+from typing import Annotated, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
-from api.asgi.http import RequestHeaders
+from api.asgi.http import RequestHeaders, check_size
 from api.asgi.json_reader import read_json
-from api.errors import Problem
-from api.predict.lookup import LookupResult
+from api.errors import Header, Problem, problem_of
+from api.label_order import by_score
+from batcher.lookup.queue import LookupResult, Models, Result
+from batcher.messages import Prediction
 
 # Bodies up to this size are cheap to parse, whatever their content.
 LARGE_BODY = 64 * 1024
@@ -128,3 +130,70 @@ class RequestContext:
         self.tokens = 0
         self.by_score = False
         self.code = self.entry = ""
+
+
+class Fragment(Protocol):
+    """A result whose `fragment` is its JSON in an answer of /predict."""
+
+    @property
+    def fragment(self) -> bytes: ...
+
+
+def joined(results: Sequence[Fragment], most: int, *, ordered: bool) -> bytes:
+    """The body of /predict, with labels by falling score if `ordered`.
+
+    Raises Problem 413 if it would have more than `most` bytes.
+    """
+    fragments = [result.fragment for result in results]
+    check_size(sum(map(len, fragments)), most)
+    if ordered:
+        known = {fragment: by_score(fragment) for fragment in set(fragments)}
+        fragments = [known[fragment] for fragment in fragments]
+    return b'{"predictions":[%b]}' % b",".join(fragments)
+
+
+def raise_failed(texts: Sequence[str], found: LookupResult) -> None:
+    """Raises the Problem of the first text that failed, if any did."""
+    if not found.failed:
+        return
+    for index, text in enumerate(texts):
+        if (failed := found.failed.get(text)) is not None:
+            problem = problem_of(failed, index)
+            problem.entry = found.ids[text]
+            raise problem
+
+
+def answer_headers(
+    context: RequestContext, models: Models, results: Sequence[Result], cache_s: float
+) -> list[Header]:
+    """What an answer says of its results: X-Cache, X-Model, Server-Timing and what was truncated."""
+    computed: dict[str, Prediction] = context.found.computed if context.found is not None else {}
+    from_cache = b"HIT"
+    if computed:
+        all_computed = all(text in computed for text in context.texts)
+        from_cache = b"MISS" if all_computed else b"PARTIAL"
+    stages = _stages(computed.values()) if computed else b""
+    total_s = perf_counter() - context.started
+    names = dict.fromkeys([(result.revision, result.model) for result in results])
+    headers = [
+        (b"x-cache", from_cache),
+        (b"x-model", b", ".join([models.header(*name) for name in names])),
+        (b"server-timing", b"cache;dur=%.3f, %btotal;dur=%.3f" % (cache_s * 1e3, stages, total_s * 1e3)),
+    ]
+    if left_out := sum([result.truncated for result in results]):
+        texts = sum([result.truncated > 0 for result in results])
+        headers += [(b"x-truncated", b"%d" % texts), (b"x-truncated-tokens", b"%d" % left_out)]
+    return headers
+
+
+def _stages(runs: Collection[Prediction]) -> bytes:
+    """The stages in Server-Timing of what was computed, in ms.
+
+    For several batches, the slowest time of each stage and the largest batch size.
+    """
+    return b'queue;dur=%.3f, batch;desc="%d", tokenize;dur=%.3f, model;dur=%.3f, ' % (
+        max([run.queue_ms for run in runs]),
+        max([run.batch_size for run in runs]),
+        max([run.tokenize_ms for run in runs]),
+        max([run.model_ms for run in runs]),
+    )

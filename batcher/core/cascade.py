@@ -47,9 +47,9 @@ def combined(cascade: Cascade, fast: ModelRecord, sure: ModelRecord) -> ModelRec
     )
 
 
-def labels_of(answer: Prediction) -> Sequence[str]:
-    """The labels of an answer in its order."""
-    return [pair["label"] for pair in json.loads(answer.fragment)]
+def labels_of(answer: bytes) -> Sequence[str]:
+    """The labels of an answer in JSON, in its order."""
+    return [pair["label"] for pair in json.loads(answer)]
 
 
 def in_order(answer: Prediction, labels: Sequence[str]) -> Prediction:

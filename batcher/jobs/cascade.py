@@ -42,7 +42,7 @@ class CascadeHub(Joined):
         return {one: self._own(outcome) for one, outcome in found.items()}
 
     def _passes_on(self, outcome: Outcome) -> bool:
-        return isinstance(outcome, Prediction) and not self._cascade.trusts(outcome)
+        return isinstance(outcome, Prediction) and not self._cascade.trusts(outcome.fragment)
 
     def _own(self, outcome: Outcome) -> Outcome:
         """As an answer of the cascade, with its order of labels. It still names the model that answered."""

@@ -13,8 +13,8 @@ import httpx
 import pytest
 
 import model_store
-from api.models.share import Choices
 from batcher.core.revisions import Candidate
+from batcher.lookup.share import Choices
 from model_store.stub import StubClassifier
 from model_store.tokens import Tokens
 from tests.many import Many, Replicas, model_header, publish_fast, ready, start_replicas, until_async

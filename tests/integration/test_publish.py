@@ -125,6 +125,18 @@ async def test_every_route_moves_and_jobs_do(many: Many, replicas: Replicas) -> 
     assert store.record(submitted.json()["id"]) is not None
 
 
+async def test_other_paths_of_predict_stayed_with_the_former_revision(many: Many) -> None:
+    many.worker("stub")
+    client = await many.api(compat="project")
+    await ready(client, "stub")
+    replicas = Replicas([client])
+    assert (await replicas.admin("publish", reference="stub@v2")).status_code == 200
+    await until_async(lambda: _moves(replicas), "the move")
+    for path in ("/predict", "/bulk-predict"):
+        answer = await client.post(path, json={"text": ["a"]})
+        assert answer.headers["x-model"] == model_header("stub", "v2"), path
+
+
 async def test_a_batch_of_moderations_was_refused_for_the_labels_of_the_former_revision(many: Many) -> None:
     many.worker("stub")
     client = await many.api()

@@ -64,7 +64,6 @@ SET_FROM_OUTSIDE = {
     "context": "what is known of a request, noted step by step",
     "call": "the same in the dialects",
     "call.context": "the same",
-    "found": "what a lookup has found so far",
     "headers": "the name of the client, once its key has been checked",
     "problem": "an error on its way to the client: its text, its form in a dialect",
     "hub": "who is called after each sweep: models come and go while hubs run",

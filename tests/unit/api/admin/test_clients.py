@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
@@ -54,6 +55,20 @@ async def test_a_client_is_held_back_until_its_end(start: Start) -> None:
     assert (await api.post("/clients/resume", client="key:web")).json() == {"ended": False}
     lines = (await api.get("/audit")).json()["audit"]
     assert [line["action"] for line in lines] == ["resume_client", "resume_client", "hold"]
+
+
+@pytest.mark.parametrize("path", ["/predict", "/v1/classify", "/v1/models/stub:predict"])
+async def test_dialects_read_the_body_of_a_client_that_was_held_back(start: Start, path: str) -> None:
+    api = await start()
+    assert (await hold(api, "127.0.0.1")).status_code == 200
+    read = []
+
+    async def body() -> AsyncIterator[bytes]:
+        read.append(path)
+        yield b"{}"
+
+    answer = await api.client.post(path, content=body(), headers={"content-type": "application/json"})
+    assert (answer.status_code, read) == (429, [])
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 
-from api.predict.lookup import LEAST_S
+from batcher.lookup.queue import LEAST_S
 from batcher.messages import Outcome, entry_id
 from tests.unit.api.service import Service, Start, until
 from tests.unit.fakes import REVISION, FakeHub, prediction

@@ -6,9 +6,9 @@ import gc
 import tracemalloc
 
 from api.asgi.http import RequestHeaders
-from api.predict.lookup import LookupResult
 from api.predict.recent import MOST_BYTES, RecentRequests
 from api.predict.request import RequestContext
+from batcher.lookup.queue import LookupResult
 from batcher.messages import Prediction
 
 
@@ -21,8 +21,7 @@ def large_request(number: int, batch: int) -> RequestContext:
     found.ids = {text: f"{number:016}{at:016}" for at, text in enumerate(context.texts)}
     for at, text in enumerate(context.texts):
         times = float(number), at // batch + 0.25, at // batch + 0.5
-        found.by_text[text] = Prediction(b"[]", "r" * 64, 3, 0, *times, batch)
-    found.computed = set(context.texts)
+        found.computed[text] = Prediction(b"[]", "r" * 64, 3, 0, *times, batch)
     return context
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from api.predict.lookup import MOST_MODELS, Models
+from batcher.lookup.queue import MOST_MODELS, Models
 from tests.unit.fakes import MODEL, OTHER_REVISION, REVISION, RUNNING, FakeHub
 
 

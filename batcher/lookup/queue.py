@@ -1,4 +1,4 @@
-"""Looks up the predictions of texts: in the in-process cache, then in the shared cache and the queue.
+"""Finds the predictions of texts: in the in-process cache, then in the shared cache and the queue.
 
 The in-process cache is an LRU of encoded predictions, bounded in entries and in bytes. Its key is (revision,
 text) itself, so a hit does not compute a digest.
@@ -17,22 +17,17 @@ import random
 import re
 import sys
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
-from copy import copy
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from time import monotonic, perf_counter
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol
 
-from api.asgi.http import Answer, check_size
-from api.auth import ClientLimits
-from api.backend import Cache, Hub
-from api.errors import Header, problem_of
-from api.label_order import by_score
-from api.settings import ApiSettings
+from batcher.connection.pipeline import Command
 from batcher.core.commands import NoteRefused
-from batcher.core.snapshot import ModelRecord
+from batcher.core.snapshot import ModelRecord, Snapshot
 from batcher.errors import BudgetExceeded, MillraceError, RevisionsMixed
-from batcher.messages import Outcome, Prediction, entry_id
+from batcher.messages import Lane, Outcome, Prediction, entry_id
 
 # How many model revisions are remembered.
 MOST_MODELS = 64
@@ -50,12 +45,57 @@ MOST_FOUND = 0.5
 NEWEST = 0.05
 # With less time left than this, the cache is read first: it can answer even if the queue could not.
 LEAST_S = 0.1
-# Results by text, for each revision.
-Results = dict[str, dict[str, Prediction]]
 # If a round brought nothing, the next one begins after this time, which doubles up to the longest.
 PAUSE_S = 0.01
 LONGEST_PAUSE_S = 0.2
 ADVICE = "workers of several revisions answered, and none of them all texts of the request; try again shortly"
+
+
+class Commands(Protocol):
+    """`batcher.hub.console.ConsoleCommands`, or a fake."""
+
+    def send(self, command: Command[Any]) -> None: ...
+
+
+class Source(Protocol):
+    """Where the model of a queue, or of several as one, is published."""
+
+    @property
+    def snapshot(self) -> Snapshot: ...
+
+
+class Hub(Source, Protocol):
+    """What a lookup needs of `batcher.hub.hub.ReplyHub`."""
+
+    @property
+    def looks(self) -> bool: ...
+    @property
+    def console(self) -> Commands: ...
+    async def classify(
+        self,
+        ids: Sequence[str],
+        texts: Sequence[str],
+        *,
+        budget_s: float,
+        lane: Lane = ...,
+        trace: str = ...,
+        first: bool = ...,
+        revision: str = ...,
+        only: str = ...,
+    ) -> list[Outcome]: ...
+
+
+class Cache(Protocol):
+    """What a lookup needs of `batcher.hub.shared_cache.SharedCache`."""
+
+    async def get(self, revision: str, ids: Sequence[str]) -> list[Prediction | None]: ...
+
+
+class Limits(Protocol):
+    """How many texts of a client may wait. `wait` yields whether they go before those of heavier clients."""
+
+    def accepts(self, client: str, texts: int) -> bool: ...
+    def wait(self, client: str, texts: int) -> AbstractContextManager[bool]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +115,12 @@ class CachedPrediction:
         return Prediction(self.fragment, self.revision, self.tokens, self.truncated, model=self.model)
 
 
+# What is known of a text.
+Result = CachedPrediction | Prediction
+# Results by text, for each revision.
+Results = dict[str, dict[str, Result]]
+
+
 class LocalCache:
     """An LRU cache. With `max_entries` 0 it is off: every lookup misses, and nothing is stored."""
 
@@ -90,29 +136,41 @@ class LocalCache:
 
     def find(self, revision: str, texts: Sequence[str], tenant: str = "") -> list[CachedPrediction | None]:
         """The cached prediction of each text, in order. A tenant only gets its own results."""
-        if tenant:
-            texts = [_own(tenant, text) for text in texts]
+        now = monotonic()
+        texts = _own(tenant, texts) if tenant else texts
+        return [self._get((revision, text), now) for text in texts]
+
+    def find_all(
+        self, revision: str, texts: Sequence[str], tenant: str = ""
+    ) -> list[CachedPrediction] | None:
+        """The same if every text is known, otherwise None."""
         now = monotonic()
         get = self._entries.get
         used = self._entries.move_to_end
-        found: list[CachedPrediction | None] = []
-        for text in texts:
+        found = []
+        for text in _own(tenant, texts) if tenant else texts:
             key = (revision, text)
             cached = get(key)
-            if cached is None:
-                found.append(None)
-            elif cached.expires_at > now:
-                used(key)
-                found.append(cached)
-            else:
-                self._drop(key)
-                found.append(None)
+            if cached is None or cached.expires_at <= now:
+                return None
+            used(key)
+            found.append(cached)
         return found
+
+    def _get(self, key: tuple[str, str], now: float) -> CachedPrediction | None:
+        cached = self._entries.get(key)
+        if cached is None:
+            return None
+        if cached.expires_at > now:
+            self._entries.move_to_end(key)
+            return cached
+        self._drop(key)
+        return None
 
     def put(self, text: str, prediction: Prediction, life_s: float, tenant: str = "") -> None:
         """Stores the prediction of `text` by its revision, for at most `life_s` seconds."""
         if tenant:
-            text = _own(tenant, text)
+            (text,) = _own(tenant, [text])
         size = sys.getsizeof(text) + sys.getsizeof(prediction.fragment) + OVERHEAD_BYTES
         if not self._max_entries or size > self._max_bytes or life_s <= 0:
             return
@@ -145,20 +203,21 @@ class LocalCache:
             self.bytes -= cached.size
 
 
-def _own(tenant: str, text: str) -> str:
-    """A key for the text of a tenant. It is unique, because tenant names do not contain line breaks."""
-    return f"{tenant}\n{text}"
+def _own(tenant: str, texts: Sequence[str]) -> Sequence[str]:
+    """A key for each text of a tenant. It is unique, because tenant names do not contain line breaks."""
+    return [f"{tenant}\n{text}" for text in texts]
 
 
 class Models:
     """The current model. It is remembered while Redis or the workers are down: cached results stay valid.
 
     During a model rollout, results of the previous revision still arrive, so each revision keeps the name it
-    was published under.
+    was published under. `others` know further revisions, such as those of a candidate.
     """
 
-    def __init__(self, hub: Hub) -> None:
-        self._hub = hub
+    def __init__(self, source: Source, others: Sequence[Models] = ()) -> None:
+        self._source = source
+        self._others = others
         self._headers: dict[str, bytes] = {}
         self._records: dict[str, ModelRecord] = {}
         self._revision = ""
@@ -166,7 +225,7 @@ class Models:
     @property
     def revision(self) -> str:
         """The revision that workers published last; empty until the first one."""
-        model = self._hub.snapshot.model
+        model = self._source.snapshot.model
         if model is not None and model.revision != self._revision:
             self._revision = model.revision
             if len(self._headers) >= MOST_MODELS:
@@ -178,13 +237,20 @@ class Models:
 
     def record(self, revision: str) -> ModelRecord | None:
         """What workers published about a revision; None if this process has not seen it."""
-        model = self._hub.snapshot.model
-        return model if model is not None and model.revision == revision else self._records.get(revision)
+        model = self._source.snapshot.model
+        if model is not None and model.revision == revision:
+            return model
+        others = (other.record(revision) for other in self._others)
+        return self._records.get(revision) or next(filter(None, others), None)
+
+    def joined(self, other: Models) -> Models:
+        """These models, which know the revisions of others as well."""
+        return Models(self._source, (self, other))
 
     @property
     def name(self) -> str:
         """The name of the model; empty until the first one."""
-        model = self._hub.snapshot.model
+        model = self._source.snapshot.model
         if model is not None:
             return model.name
         return self._headers.get(self._revision, b"").decode().rpartition("@")[0]
@@ -195,51 +261,44 @@ class Models:
         `name` is the model name in a result. It is used if this process has not seen the revision yet.
         """
         if revision not in self._headers and revision != self.revision:
-            return _header(name, revision)
+            record = self.record(revision)
+            return _header(record.name if record else name, revision)
         return self._headers[revision]
-
-    def answer_header(self, results: Iterable[CachedPrediction | Prediction]) -> bytes:
-        """The value of X-Model for an answer: the models of all its results."""
-        names = dict.fromkeys([(result.revision, result.model) for result in results])
-        return b", ".join([self.header(*pair) for pair in names])
 
 
 def _header(name: str, revision: str) -> bytes:
     return re.sub(r"[^!-~]|,", "_", f"{name}@{revision[:12]}").encode("ascii")
 
 
-@dataclass(frozen=True, slots=True)
-class LookupRequest:
-    """The texts of a request, and the in-process cache's result for each. `deadline` is by perf_counter.
+class LookupRequest(NamedTuple):
+    """The texts of a request, and for whom. `deadline` is by perf_counter.
 
-    If they are only a part of a request, `whole` has all texts of that: errors say where a text is in there.
+    `tenant` is the client that the results belong to; "" if clients share results. `one_revision` asks for
+    results that are all of one revision. `only` is the revision that is wanted, if stored results of others
+    must not answer.
     """
 
     texts: Sequence[str]
-    cached: Sequence[CachedPrediction | None]
-    revision: str
     client: str
     deadline: float
-    trace: str
-    # The client that these results belong to; "" if clients share results.
     tenant: str = ""
-    whole: Sequence[str] = ()
-    # Whether the labels of the answer are by falling score.
-    by_score: bool = False
-    # The revision that is wanted, if not all results are of one: stored results of others do not answer.
+    one_revision: bool = False
+    trace: str = ""
+    lane: Lane = "interactive"
     only: str = ""
 
 
 @dataclass(slots=True)
 class LookupResult:
-    """Predictions by text, the texts computed for this request, and the time spent on caches.
+    """Results and errors by text, those that were computed for this request, and the time spent on caches.
 
-    `ids` are those of the texts that the in-process cache did not know.
-    `asked` texts went to the queue at `asked_at` (perf_counter). `outcomes` are counted for the metrics.
+    `ids` are those of the texts that the in-process cache did not know. `asked` texts went to the queue at
+    `asked_at` (perf_counter). `outcomes` counts texts for the metrics, by a name or the class of an error.
     """
 
-    by_text: dict[str, Prediction] = field(default_factory=dict)
-    computed: set[str] = field(default_factory=set)
+    by_text: dict[str, Result] = field(default_factory=dict)
+    failed: dict[str, MillraceError] = field(default_factory=dict)
+    computed: dict[str, Prediction] = field(default_factory=dict)
     cache_s: float = 0.0
     ids: Mapping[str, str] = field(default_factory=dict)
     asked: int = 0
@@ -247,13 +306,14 @@ class LookupResult:
     outcomes: dict[str | type[MillraceError], int] = field(default_factory=dict)
 
     def count(self, outcome: str | type[MillraceError], texts: int) -> None:
-        """Counts texts with this outcome: a name from `api.metrics.OUTCOMES`, or the class of an error."""
+        """Counts texts with this outcome: `hit_local`, `hit_shared`, `computed`, `cancelled`, or an error."""
         if texts:
             self.outcomes[outcome] = self.outcomes.get(outcome, 0) + texts
 
     def add(self, part: LookupResult, cache_s: float) -> None:
         """Adds what was found for other texts of the request. `cache_s`: time on caches of both."""
         self.by_text |= part.by_text
+        self.failed |= part.failed
         self.computed |= part.computed
         self.cache_s = cache_s
         self.ids = {**self.ids, **part.ids}
@@ -263,94 +323,79 @@ class LookupResult:
         for outcome, texts in part.outcomes.items():
             self.count(outcome, texts)
 
-    def tokens(self, texts: Sequence[str], cached: Sequence[CachedPrediction | None]) -> int:
-        """The tokens of all texts of the request, of which the in-process cache knew some."""
-        return sum([(known or self.by_text[text]).tokens for text, known in zip(texts, cached, strict=True)])
 
+class Lookup(Protocol):
+    """Finds predictions in a queue and its caches, or in several of these.
 
-def truncation(results: Sequence[CachedPrediction | Prediction]) -> list[Header]:
-    """The headers of an answer of which the model could not read all tokens."""
-    if not (left_out := sum([result.truncated for result in results])):
-        return []
-    texts = sum([result.truncated > 0 for result in results])
-    return [(b"x-truncated", b"%d" % texts), (b"x-truncated-tokens", b"%d" % left_out)]
-
-
-class Result(Protocol):
-    """A result whose `fragment` is its JSON in an answer of /predict."""
+    `names_models`: the texts of one answer may be of several models, so that it must name them.
+    """
 
     @property
-    def fragment(self) -> bytes: ...
+    def models(self) -> Models: ...
+    @property
+    def names_models(self) -> bool: ...
+    def known(self, request: LookupRequest) -> Sequence[Result] | None:
+        """The results in the order of the texts if the in-process cache has all of them, otherwise None."""
+
+    async def find(self, request: LookupRequest, found: LookupResult) -> None:
+        """Fills `found` with the result of each text, or the error with which it failed.
+
+        Raises MillraceError, or what limits raise, if texts were refused; `found` then shows how far it got.
+        """
 
 
-def joined(results: Sequence[Result], most: int, *, ordered: bool) -> bytes:
-    """The body of /predict, with labels by falling score if `ordered`.
+class QueueLookup:
+    """Looks in the caches of one model, then asks its queue, and stores the results in the in-process cache.
 
-    Raises Problem 413 if it would have more than `most` bytes.
+    Results are stored for about `ttl_s`. `keeps_refused`: a text that fails is kept for the console.
     """
-    fragments = [result.fragment for result in results]
-    check_size(sum(map(len, fragments)), most)
-    if ordered:
-        known = {fragment: by_score(fragment) for fragment in set(fragments)}
-        fragments = [known[fragment] for fragment in fragments]
-    return b'{"predictions":[%b]}' % b",".join(fragments)
 
-
-class PredictionLookup:
-    """Looks in the shared cache, then asks the queue, and stores the results in the in-process cache."""
+    names_models = False
 
     def __init__(
-        self, settings: ApiSettings, hub: Hub, shared: Cache, local: LocalCache, limits: ClientLimits
+        self, hub: Hub, shared: Cache, local: LocalCache, limits: Limits, ttl_s: float, keeps_refused: bool
     ) -> None:
         self.models = Models(hub)
         self._hub = hub
         self._shared = shared
-        self.local = local
-        self.limits = limits
-        self._fresh_s = settings.cache_ttl_s * FRESH_SHARE
-        self._copy_s = settings.cache_ttl_s * COPY_SHARE
-        self._keeps_refused = settings.keep_refused_texts
-        self._most_bytes = settings.max_answer_bytes
+        self._local = local
+        self._limits = limits
+        self._ttl_s = ttl_s
+        self._keeps_refused = keeps_refused
         self._share_found = 0.0
 
-    def for_model(self, hub: Hub, shared: Cache) -> PredictionLookup:
+    def for_model(self, hub: Hub, shared: Cache) -> QueueLookup:
         """A lookup in the queue of another model. Clients have the same limits for all of them together."""
-        other = copy(self)
-        other.models = Models(hub)
-        other._hub = hub
-        other._shared = shared
-        other._share_found = 0.0
-        return other
+        return QueueLookup(hub, shared, self._local, self._limits, self._ttl_s, self._keeps_refused)
 
-    def replace(self, other: PredictionLookup) -> None:
-        """Takes over the queue, caches and limits of another lookup: for subclasses."""
-        vars(self).update(vars(other))
+    def known(self, request: LookupRequest) -> Sequence[Result] | None:
+        return self._local.find_all(self.models.revision, request.texts, request.tenant)
 
-    def revision_of(self, texts: Sequence[str]) -> str:
-        """The revision that answers these texts."""
-        return self.models.revision
+    async def find(self, request: LookupRequest, found: LookupResult) -> None:
+        await self._find(request, found)
+        if request.one_revision and not found.failed:
+            await self._complete(request, found)
 
-    def for_one(self, texts: Sequence[str]) -> PredictionLookup:
-        """The lookup for an answer that must be of one revision: of those that share texts, one of both."""
-        return self
-
-    async def find_one(self, request: LookupRequest, found: LookupResult) -> LookupRequest:
-        """As `find`, but all results are of one revision. Returns the request as if that had been asked for.
+    async def _complete(self, request: LookupRequest, found: LookupResult) -> None:
+        """Asks again until all results are of one revision. Also raises RevisionsMixed.
 
         During a rolling update, any worker may run a text, and their labels may differ in kind and order, so
         texts that another revision answered are asked again. Any worker may run those too, so the revision
-        that has answered most texts is completed first. Also raises RevisionsMixed.
+        that has answered most texts is completed first.
         """
-        await self.find(request, found)
-        results = _by_revision(request, found)
+        results: Results = {}
+        for text, result in found.by_text.items():
+            results.setdefault(result.revision, {})[text] = result
         if len(results) < 2:
-            return request
-        texts = list(dict.fromkeys(request.texts))
+            return
+        texts = list(found.by_text)
         revision = _best(results)
         pause_s = PAUSE_S
         while missing := [text for text in texts if text not in results[revision]]:
             before = len(missing)
-            await self._ask_again(replace(request, texts=missing, only=revision), found, results)
+            await self._ask_again(request._replace(texts=missing, only=revision), found, results)
+            if found.failed:
+                return
             if sum(text not in results[revision] for text in missing) == before:
                 # Its workers may have ended, or another worker may be idle each time.
                 revision = random.choice(sorted(results))
@@ -359,52 +404,52 @@ class PredictionLookup:
             else:
                 revision = _best(results)
         found.by_text = results[revision]
-        found.computed &= found.by_text.keys()
-        return replace(request, revision=revision, cached=[None] * len(request.texts))
+        found.computed = {
+            text: result for text, result in found.computed.items() if found.by_text[text] is result
+        }
 
     async def _ask_again(self, request: LookupRequest, found: LookupResult, results: Results) -> None:
         """Asks for the texts of `request` again, and adds what is found to `results`."""
-        known = self.local.find(request.only, request.texts, request.tenant)
-        for text, result in zip(request.texts, known, strict=True):
-            if result is not None:
-                results[request.only][text] = result.prediction()
-        missing = [text for text, result in zip(request.texts, known, strict=True) if result is None]
-        if not missing:
-            return
         if request.deadline <= perf_counter():
             raise RevisionsMixed(ADVICE, retry_after_s=1.0)
         part = LookupResult()
-        asked = replace(request, texts=missing, cached=[None] * len(missing), revision=request.only)
         try:
-            await self.find(asked, part)
+            await self._find(request, part)
         except BudgetExceeded:
             raise RevisionsMixed(ADVICE, retry_after_s=1.0) from None
         finally:
             found.add(part, found.cache_s + part.cache_s)
-        for text, outcome in part.by_text.items():
-            results.setdefault(outcome.revision, {})[text] = outcome
+        for text, result in part.by_text.items():
+            results.setdefault(result.revision, {})[text] = result
 
-    async def find(self, request: LookupRequest, found: LookupResult) -> None:
-        """Finds the predictions of all missing texts. Raises MillraceError or Problem.
-
-        It fills `found`, which shows after an error how far the lookup got.
-        """
-        pairs = zip(request.texts, request.cached, strict=True)
-        unknown_texts = dict.fromkeys(text for text, cached in pairs if cached is None)
-        found.ids = ids = {text: entry_id(text, request.tenant) for text in unknown_texts}
-        found.count("hit_local", len(request.cached) - request.cached.count(None))
+    async def _find(self, request: LookupRequest, found: LookupResult) -> None:
+        revision = request.only or self.models.revision
+        ids = self._recall(request, revision, found)
+        if not ids:
+            return
         looks = self._queue_checks_cache(request, len(ids))
-        if request.revision and not looks:
-            await self._read_shared(request, ids, found)
+        if revision and not looks:
+            await self._read_shared(request, revision, ids, found)
         unknown = list(ids) if looks else [text for text in ids if text not in found.by_text]
         if unknown:
-            with self.limits.wait(request.client, len(unknown)) as first:
-                asked = [ids[text] for text in unknown]
-                revision = request.revision if looks else ""
-                await self._compute(request, asked, unknown, found, first=first, revision=revision)
-        if request.revision:
-            share = 1.0 - len(found.computed) / len(ids)
+            with self._limits.wait(request.client, len(unknown)) as first:
+                await self._compute(request, unknown, found, first=first, revision=revision if looks else "")
+        if revision:
+            share = 1.0 - sum(text in found.computed or text in found.failed for text in ids) / len(ids)
             self._share_found += NEWEST * (share - self._share_found)
+
+    def _recall(self, request: LookupRequest, revision: str, found: LookupResult) -> Mapping[str, str]:
+        """Adds what the in-process cache knows. Returns the ids of the other texts."""
+        ids: dict[str, str] = {}
+        cached = self._local.find(revision, request.texts, request.tenant)
+        for text, result in zip(request.texts, cached, strict=True):
+            if result is not None:
+                found.by_text[text] = result
+            elif text not in ids:
+                ids[text] = entry_id(text, request.tenant)
+        found.ids = ids
+        found.count("hit_local", sum([result is not None for result in cached]))
+        return ids
 
     def _queue_checks_cache(self, request: LookupRequest, texts: int) -> bool:
         """Whether the enqueue script checks the cache, to save a round trip.
@@ -415,27 +460,28 @@ class PredictionLookup:
             self._hub.looks
             and self._share_found <= MOST_FOUND
             and request.deadline - perf_counter() > LEAST_S
-            and self.limits.accepts(request.client, texts)
+            and self._limits.accepts(request.client, texts)
         )
 
-    async def _read_shared(self, request: LookupRequest, ids: dict[str, str], found: LookupResult) -> None:
+    async def _read_shared(
+        self, request: LookupRequest, revision: str, ids: Mapping[str, str], found: LookupResult
+    ) -> None:
         started = perf_counter()
         try:
-            hits = await self._shared.get(request.revision, list(ids.values()))
+            results = await self._shared.get(revision, list(ids.values()))
         except asyncio.CancelledError:
             found.count("cancelled", len(ids))
             raise
-        for text, prediction in zip(ids, hits, strict=True):
-            if prediction is not None:
-                found.by_text[text] = prediction
-                self.local.put(text, prediction, self._copy_s, request.tenant)
-        found.count("hit_shared", len(found.by_text))
+        hits = [(text, one) for text, one in zip(ids, results, strict=True) if one is not None]
+        for text, prediction in hits:
+            found.by_text[text] = prediction
+            self._local.put(text, prediction, self._ttl_s * COPY_SHARE, request.tenant)
+        found.count("hit_shared", len(hits))
         found.cache_s += perf_counter() - started
 
     async def _compute(
         self,
         request: LookupRequest,
-        ids: Sequence[str],
         texts: Sequence[str],
         found: LookupResult,
         *,
@@ -443,15 +489,16 @@ class PredictionLookup:
         revision: str,
     ) -> None:
         found.asked_at = asked_at = perf_counter()
-        found.asked = len(ids)
+        found.asked = len(texts)
         budget_s = request.deadline - asked_at
         try:
             if budget_s <= 0:
                 raise BudgetExceeded("the budget ended before the texts were enqueued; allow more time")
             outcomes = await self._hub.classify(
-                ids,
+                [found.ids[text] for text in texts],
                 texts,
                 budget_s=budget_s,
+                lane=request.lane,
                 trace=request.trace,
                 first=first,
                 revision=revision,
@@ -468,72 +515,28 @@ class PredictionLookup:
             found.cache_s += perf_counter() - asked_at
 
     def _take(self, request: LookupRequest, outcomes: dict[str, Outcome], found: LookupResult) -> None:
-        """Stores the predictions. If any text failed, raises the error of the first one."""
-        cached = 0
+        """Notes and stores what the queue has answered."""
+        cached = computed = 0
         for text, outcome in outcomes.items():
             if isinstance(outcome, MillraceError):
                 found.count(type(outcome), 1)
-                self._note_refused(request, text)
+                found.failed[text] = outcome
+                self._note_refused(found.ids[text], request.client, text)
                 continue
             found.by_text[text] = outcome
             if outcome.cached:
                 cached += 1
-                self.local.put(text, outcome, self._copy_s, request.tenant)
+                self._local.put(text, outcome, self._ttl_s * COPY_SHARE, request.tenant)
             else:
-                found.computed.add(text)
-                self.local.put(text, outcome, self._fresh_s, request.tenant)
+                computed += 1
+                found.computed[text] = outcome
+                self._local.put(text, outcome, self._ttl_s * FRESH_SHARE, request.tenant)
         found.count("hit_shared", cached)
-        found.count("computed", len(found.computed))
-        for index, text in enumerate(request.whole or request.texts):
-            if isinstance(failed := outcomes.get(text), MillraceError):
-                problem = problem_of(failed, index)
-                problem.entry = entry_id(text, request.tenant)
-                raise problem
+        found.count("computed", computed)
 
-    def _note_refused(self, request: LookupRequest, text: str) -> None:
+    def _note_refused(self, entry: str, client: str, text: str) -> None:
         """Adds what only this process knows to the record that the console shows."""
-        kept = text if self._keeps_refused else None
-        self._hub.console.send(NoteRefused(entry_id(text, request.tenant), request.client, kept))
-
-    def answer(self, request: LookupRequest, found: LookupResult, total_s: float) -> Answer:
-        """The response if some texts came from the shared cache or the model. Raises Problem 413."""
-        pairs = zip(request.texts, request.cached, strict=True)
-        results = [cached or found.by_text[text] for text, cached in pairs]
-        computed = sum([text in found.computed for text in request.texts])
-        headers = [
-            (b"x-cache", b"HIT" if not computed else b"MISS" if computed == len(results) else b"PARTIAL"),
-            (b"x-model", self.models.answer_header(results)),
-            _timing(found.cache_s, [found.by_text[text] for text in found.computed], total_s),
-            *truncation(results),
-        ]
-        return Answer(200, headers, joined(results, self._most_bytes, ordered=request.by_score))
-
-
-def _timing(cache_s: float, runs: Sequence[Prediction], total_s: float) -> Header:
-    """Server-Timing in ms. For several batches, the slowest time of each stage and the largest batch size.
-
-    `runs` are the results that were computed for this request.
-    """
-    parts = [b"cache;dur=%.3f" % (cache_s * 1e3)]
-    if runs:
-        parts += [
-            b"queue;dur=%.3f" % max([run.queue_ms for run in runs]),
-            b'batch;desc="%d"' % max([run.batch_size for run in runs]),
-            b"tokenize;dur=%.3f" % max([run.tokenize_ms for run in runs]),
-            b"model;dur=%.3f" % max([run.model_ms for run in runs]),
-        ]
-    parts.append(b"total;dur=%.3f" % (total_s * 1e3))
-    return (b"server-timing", b", ".join(parts))
-
-
-def _by_revision(request: LookupRequest, found: LookupResult) -> Results:
-    results: Results = {}
-    for text, result in found.by_text.items():
-        results.setdefault(result.revision, {})[text] = result
-    for text, known in zip(request.texts, request.cached, strict=True):
-        if known is not None:
-            results.setdefault(known.revision, {})[text] = known.prediction()
-    return results
+        self._hub.console.send(NoteRefused(entry, client, text if self._keeps_refused else None))
 
 
 def _best(results: Results) -> str:

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-import api.predict.lookup
-from api.predict.lookup import LocalCache
+import batcher.lookup.queue
+from batcher.lookup.queue import LocalCache
 from tests.unit.fakes import OTHER_REVISION, REVISION, prediction
 
 
@@ -15,7 +15,7 @@ def known(cache: LocalCache, *texts: str, revision: str = REVISION) -> list[bool
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The cache's clock: set its one element."""
     now = [100.0]
-    monkeypatch.setattr(api.predict.lookup, "monotonic", lambda: now[0])
+    monkeypatch.setattr(batcher.lookup.queue, "monotonic", lambda: now[0])
     return now
 
 

@@ -1,0 +1,1 @@
+"""Finds the predictions of texts, for requests and jobs: in a queue, a share, a shadow or a cascade."""

@@ -1,0 +1,71 @@
+"""A cascade of two models: what the first is not sure of is asked of the second (decision 0018)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from batcher.cascades import Cascade
+from batcher.core.cascade import in_order, labels_of
+from batcher.errors import LabelsDiffer
+from batcher.lookup.queue import CachedPrediction, Lookup, LookupRequest, LookupResult, Models, Result
+
+
+class CascadeLookup:
+    """Asks the fast model, and the sure one for what is left, each with its own caches and queue.
+
+    Nothing is cached under the revision of the cascade, so a new one of a member, or a new threshold, applies
+    to the next request. `members` returns the lookups of both, or raises. `count` is called with the texts of
+    which each of them has spoken. If all results must be of one revision, they are of one for each member.
+    """
+
+    names_models = True
+
+    def __init__(
+        self,
+        cascade: Cascade,
+        members: Callable[[], tuple[Lookup, Lookup]],
+        models: Models,
+        count: Callable[[int, int], None] = lambda kept, passed: None,
+    ) -> None:
+        self.models = models
+        self._cascade = cascade
+        self._members = members
+        self._count = count
+
+    def known(self, request: LookupRequest) -> Sequence[Result] | None:
+        """None: what each member has said is in its own cache."""
+        return None
+
+    async def find(self, request: LookupRequest, found: LookupResult) -> None:
+        """If the sure model fails on a text, so does the cascade."""
+        fast, sure = self._members()
+        await fast.find(request, found)
+        unsure = {text for text, one in found.by_text.items() if not self._cascade.trusts(one.fragment)}
+        passed = [text for text in request.texts if text in unsure]
+        if passed:
+            labels = labels_of(found.by_text[_first(request.texts, found)].fragment)
+            second = LookupResult()
+            try:
+                await sure.find(request._replace(texts=passed), second)
+            finally:
+                found.add(second, found.cache_s + second.cache_s)
+            for text in unsure:
+                _order(text, found, labels)
+        self._count(len(request.texts) - len(passed), len(passed))
+
+
+def _first(texts: Sequence[str], found: LookupResult) -> str:
+    return next(text for text in texts if text in found.by_text)
+
+
+def _order(text: str, found: LookupResult, labels: Sequence[str]) -> None:
+    """Puts the labels of a result of the sure model in this order."""
+    result = found.by_text.pop(text)
+    if text in found.failed:
+        return
+    try:
+        found.by_text[text] = in_order(
+            result.prediction() if isinstance(result, CachedPrediction) else result, labels
+        )
+    except ValueError as error:
+        found.failed[text] = LabelsDiffer(str(error))

@@ -1,0 +1,79 @@
+"""A candidate that answers a share of the texts, or all texts of a share of the clients (decision 0017)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from batcher.core.revisions import Candidate
+from batcher.lookup.queue import Lookup, LookupRequest, LookupResult, Result
+from batcher.side_by_side import gather
+
+# Characters of the texts whose revisions are remembered: those of many requests, and at least of one text.
+MOST_CHARS = 1_000_000
+# Whether a text of a client is in the share.
+Takes = Callable[[str, str], bool]
+
+
+class ShareLookup:
+    """Looks up each text where its revision answers. A request may have texts of both.
+
+    If all results must be of one revision, it is that of the first text.
+    """
+
+    names_models = False
+
+    def __init__(self, current: Lookup, candidate: Lookup, takes: Takes) -> None:
+        self.models = current.models.joined(candidate.models)
+        self._both = current, candidate
+        self._takes = takes
+
+    def known(self, request: LookupRequest) -> Sequence[Result] | None:
+        by_text: dict[str, Result] = {}
+        for lookup, part in self._parts(request):
+            results = lookup.known(part)
+            if results is None:
+                return None
+            by_text.update(zip(part.texts, results, strict=True))
+        return [by_text[text] for text in request.texts]
+
+    async def find(self, request: LookupRequest, found: LookupResult) -> None:
+        parts = [(lookup, part, LookupResult()) for lookup, part in self._parts(request)]
+        try:
+            await gather(lookup.find(part, result) for lookup, part, result in parts)
+        finally:
+            for _, _, result in parts:  # they were found side by side
+                found.add(result, max(found.cache_s, result.cache_s))
+
+    def _parts(self, request: LookupRequest) -> list[tuple[Lookup, LookupRequest]]:
+        if request.one_revision:
+            return [(self._both[self._takes(request.texts[0], request.client)], request)]
+        texts: tuple[list[str], list[str]] = ([], [])
+        for text in request.texts:
+            texts[self._takes(text, request.client)].append(text)
+        parts = zip(self._both, texts, strict=True)
+        return [(lookup, request._replace(texts=part)) for lookup, part in parts if part]
+
+
+class Choices:
+    """Which texts, or clients, are the candidate's. A request asks several times for each of its texts."""
+
+    def __init__(self, setting: Candidate) -> None:
+        self._setting = setting
+        self.forget()
+
+    def forget(self) -> None:
+        """Forgets what it has been asked for."""
+        self._known: dict[str, bool] = {}
+        self._chars = 0
+
+    def __call__(self, text: str, client: str) -> bool:
+        key = text if self._setting.by == "text" else client
+        taken = self._known.get(key)
+        if taken is None:
+            taken = self._setting.takes(text, client)
+            self._chars += len(key)
+            if self._chars > MOST_CHARS:
+                self.forget()
+                self._chars = len(key)
+            self._known[key] = taken
+        return taken
