@@ -33,7 +33,7 @@ from batcher.jobs.rq_worker import (
     JobsWorker,
     OneLineOutage,
 )
-from batcher.jobs.runner import Cache, Hub, run_job
+from batcher.jobs.runner import Connect, run_job
 from batcher.jobs.store import JobStore
 from batcher.probe_server import ProbeServer
 from batcher.settings import JobSettings
@@ -52,10 +52,8 @@ def run_prepared(job_id: str) -> str:
     return _runner(job_id)
 
 
-def prepare(
-    settings: JobSettings, store: JobStore, connect_hub: Callable[[str], tuple[Hub, Cache]] | None = None
-) -> None:
-    """Sets what jobs run with. `connect_hub` creates the clients of a model's queue and its cache."""
+def prepare(settings: JobSettings, store: JobStore, connect: Connect | None = None) -> None:
+    """Sets what jobs run with. `connect` opens the queues of a model."""
     global _runner
     worker = os.getpid()
 
@@ -66,7 +64,7 @@ def prepare(
 
         models = JobModels(settings, account, _stop_requested(worker))
         with contextlib.closing(models), tracing.job_span(job_id, store.trace(job_id)):
-            return run_job(job_id, store, connect_hub or models.connect, settings, models.should_stop)
+            return run_job(job_id, store, connect or models.connect, settings, models.should_stop)
 
     _runner = runner
 

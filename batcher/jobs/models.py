@@ -15,10 +15,11 @@ from batcher.connection.outage import REDIS_ERRORS
 from batcher.core.revisions import Candidate, Revisions, number_of, revision_queue
 from batcher.hub.hub import ReplyHub
 from batcher.hub.shared_cache import connect_cache
-from batcher.jobs.candidate import DividedHub, ShadowedHub, takes
-from batcher.jobs.cascade import CascadeHub
-from batcher.jobs.members import Member
-from batcher.jobs.runner import Cache, Hub
+from batcher.jobs.queues import Cache, Hub, Queues
+from batcher.lookup.cascade import CascadeLookup, CascadeModel
+from batcher.lookup.queue import Lookup, Models
+from batcher.lookup.shadow import ShadowedLookup
+from batcher.lookup.share import ShareLookup, Takes
 from batcher.publishing.comparisons import ComparisonStore
 from batcher.publishing.revisions import RevisionStore
 from batcher.settings import JobSettings
@@ -26,6 +27,15 @@ from batcher.settings import JobSettings
 # Jobs collect answers for this long before reading them: it saves round trips, and no caller waits for them.
 LINGER_S = 0.02
 LOOK_S = 1.0
+
+
+def takes(setting: Candidate, account: str) -> Takes:
+    """Whether a text is in the share, for jobs of a client by its account."""
+    if setting.by == "text":
+        return setting.takes
+    # A job without an account was submitted by no client that a request could have.
+    taken = setting.chooses(int(account, 16)) if account else False
+    return lambda text, client: taken
 
 
 class JobModels:
@@ -51,36 +61,36 @@ class JobModels:
         for client in self._clients:
             client.close()
 
-    def connect(self, model: str) -> tuple[Hub, Cache]:
-        """The clients of a model, or of a cascade, as jobs keep it. Raises Redis errors."""
+    def connect(self, model: str) -> tuple[Lookup, Queues]:
+        """What finds the predictions of a model, or of a cascade, as jobs keep it. Raises Redis errors.
+
+        Needs a running loop.
+        """
+        queues = Queues(self._settings.keep_refused_texts, self.should_stop)
         if (cascade := read_cascade(model)) is None:
-            return self._connect(model)
-        members = [Member(*self._connect(name)) for name in (cascade.fast, cascade.sure)]
-        hub = CascadeHub(cascade, *members)
-        return hub, hub
+            return self._lookup(model, queues), queues
+        members = self._lookup(cascade.fast, queues), self._lookup(cascade.sure, queues)
+        models = Models(CascadeModel(cascade, *(member.models for member in members)))
+        return CascadeLookup(cascade, lambda: members, models), queues
 
     def should_stop(self) -> bool:
         """Whether this attempt must end: another then continues with the current queues and candidates."""
         return self._stop() or self._look()
 
-    def _connect(self, model: str) -> tuple[Hub, Cache]:
+    def _lookup(self, model: str, queues: Queues) -> Lookup:
         revisions = self._revisions.read()
         queue = revisions.queue(model)
         setting = revisions.candidates.get(model)
         self._chosen[model] = queue, setting
+        current = queues.add(*self._queue(queue))
         if setting is None:
-            return self._queue(queue)
-        candidate = revision_queue(model, setting.number)
+            return current
+        candidate = self._queue(revision_queue(model, setting.number))
         taken = takes(setting, self._account() if setting.by == "client" else "")
-        if setting.by == "client" and not setting.shadow:
-            return self._queue(candidate if taken("") else queue)
-        members = Member(*self._queue(queue)), Member(*self._queue(candidate))
         if setting.shadow:
             report = partial(self._report, (model, number_of(queue), setting.number), token_hex(8))
-            hub: ShadowedHub | DividedHub = ShadowedHub(*members, taken, report, self.should_stop)
-        else:
-            hub = DividedHub(*members, taken)
-        return hub, hub
+            return ShadowedLookup(current, queues.add_shadow(*candidate, report).offer, taken)
+        return ShareLookup(current, queues.add(*candidate), taken)
 
     def _queue(self, queue: str) -> tuple[Hub, Cache]:
         own = self._settings.for_model(queue)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from batcher.core.snapshot import ModelRecord
 from batcher.errors import MillraceError
 from batcher.jobs.records import Counts
-from batcher.messages import Outcome, Prediction
+from batcher.lookup.queue import Result
 
 TOO_LONG = b'{"error":{"code":"text_too_long","detail":"the text is longer than this service accepts"}}'
 
@@ -28,7 +28,9 @@ class ChunkResults:
     models: bytes
 
 
-def chunk_results(outcomes: Sequence[Outcome | None], asked: ModelRecord | None) -> ChunkResults:
+def chunk_results(
+    outcomes: Sequence[Result | MillraceError | None], asked: ModelRecord | None
+) -> ChunkResults:
     """Encodes the outcomes of a chunk. `None` stands for a text that was too long to be sent."""
     lines: list[bytes] = []
     failed = truncated = left_out = 0
@@ -36,7 +38,7 @@ def chunk_results(outcomes: Sequence[Outcome | None], asked: ModelRecord | None)
     model = ""
     models = list[str]()
     for outcome in outcomes:
-        if isinstance(outcome, Prediction):
+        if not (outcome is None or isinstance(outcome, MillraceError)):
             lines.append(outcome.fragment)
             models.append(_model_name(outcome.model or name, outcome.revision))
             model = models[-1]

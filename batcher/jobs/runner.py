@@ -1,8 +1,7 @@
-"""One attempt at a job: input -> cache -> bulk lane -> results in order, with a bounded number in flight.
+"""One attempt at a job: input -> caches -> bulk lane -> results in order, with a bounded number in flight.
 
-The steps are: start the attempt -> read the next chunks -> look them up in the cache -> send the rest to the
-queue -> append whole chunks twice a second. Whatever ends the attempt, the next one continues at the first
-missing chunk.
+The steps are: start the attempt -> read the next chunks -> look up their texts, a request at a time -> append
+whole chunks twice a second. Whatever ends the attempt, the next one continues at the first missing chunk.
 """
 
 from __future__ import annotations
@@ -13,17 +12,17 @@ import logging
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from time import perf_counter
+from typing import TypeVar
 
 from batcher import tracing
 from batcher.connection.outage import REDIS_ERRORS
-from batcher.core.commands import Command, NoteRefused
-from batcher.core.snapshot import Snapshot
 from batcher.errors import BudgetExceeded, MillraceError, NoWorker, Paused, QueueFull, QueueUnavailable
+from batcher.jobs.queues import Queues
 from batcher.jobs.records import Attempt, Counts, JobStatus
 from batcher.jobs.results import ChunkResults, chunk_results
 from batcher.jobs.store import JobStore
-from batcher.messages import Lane, Outcome, Prediction, entry_id
+from batcher.lookup.queue import Lookup, LookupRequest, LookupResult, Result
 from batcher.settings import JobSettings
 
 log = logging.getLogger(__name__)
@@ -42,33 +41,8 @@ STORE_RETRY_S = 0.5
 REFUSALS = (QueueFull, NoWorker, Paused, QueueUnavailable, BudgetExceeded)
 
 T = TypeVar("T")
-
-
-class Commands(Protocol):
-    """`batcher.hub.console.ConsoleCommands`, or a fake."""
-
-    def send(self, command: Command[Any]) -> None: ...
-
-
-class Hub(Protocol):
-    """`batcher.hub.hub.ReplyHub`, or a fake."""
-
-    @property
-    def snapshot(self) -> Snapshot: ...
-    async def start(self, patience_s: float = ...) -> None: ...
-    async def stop(self) -> None: ...
-    async def classify(
-        self, ids: Sequence[str], texts: Sequence[str], *, budget_s: float, lane: Lane = ..., trace: str = ...
-    ) -> list[Outcome]: ...
-    @property
-    def console(self) -> Commands: ...
-
-
-class Cache(Protocol):
-    """`batcher.hub.shared_cache.SharedCache`, or a fake."""
-
-    async def get(self, revision: str, ids: Sequence[str]) -> list[Prediction | None]: ...
-    async def close(self) -> None: ...
+# Opens the queues of a model, or of a cascade, as jobs keep it.
+Connect = Callable[[str], tuple[Lookup, Queues]]
 
 
 class Interrupted(Exception):
@@ -86,13 +60,13 @@ class _Ended(Exception):
 def run_job(
     job_id: str,
     store: JobStore,
-    connect: Callable[[str], tuple[Hub, Cache]],
+    connect: Connect,
     settings: JobSettings,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> str:
     """Runs one attempt in its own event loop and returns the status of the job.
 
-    `connect` is called inside that loop, with the name of the model's queue. Raises Interrupted once
+    `connect` is called inside that loop. Raises Interrupted once
     `should_stop` returns true, and Redis errors if the Redis of jobs is unavailable at the start.
     """
     attempt = store.start(job_id)
@@ -134,7 +108,6 @@ class _Run:
         self._attempt = attempt
         self._tenant = owner if settings.separate_clients else ""
         self._client = owner or f"job:{attempt.job_id}"
-        self._keeps_refused = settings.keep_refused_texts
         self._store = store
         self._timeout_s = settings.job_timeout_s
         self._should_stop = should_stop
@@ -145,13 +118,13 @@ class _Run:
         self._rate = 0.0
         self._stalled = False
 
-    async def run(self, connect: Callable[[], tuple[Hub, Cache]]) -> str:
+    async def run(self, connect: Callable[[], tuple[Lookup, Queues]]) -> str:
         """Runs until the job has ended; returns its status."""
-        hub, cache = await self._connected(connect)
-        await hub.start(PATIENCE_S)
+        lookup, queues = await self._connected(connect)
+        await queues.start(PATIENCE_S)
         try:
             async with asyncio.timeout(max(self._timeout_s - self._attempt.ran_ms / 1000, 1.0)):
-                await self._append_all(hub, cache)
+                await self._append_all(lookup)
             return await self._end("finished")
         except _Ended as ended:
             return ended.status
@@ -164,10 +137,9 @@ class _Run:
             raise
         finally:
             await asyncio.sleep(0)  # lets cancelled requests withdraw their entries before the hub stops
-            await hub.stop()
-            await cache.close()
+            await queues.stop()
 
-    async def _connected(self, connect: Callable[[], tuple[Hub, Cache]]) -> tuple[Hub, Cache]:
+    async def _connected(self, connect: Callable[[], tuple[Lookup, Queues]]) -> tuple[Lookup, Queues]:
         """Connects once the queue answers, whose Redis may be another one than that of jobs."""
         while True:
             try:
@@ -183,13 +155,13 @@ class _Run:
 
     # -- appending ---------------------------------------------------------------------------------
 
-    async def _append_all(self, hub: Hub, cache: Cache) -> None:
+    async def _append_all(self, lookup: Lookup) -> None:
         loop = asyncio.get_running_loop()
         attempt = self._attempt
         at = self._attempt.first
         flushed = loop.time()
         held: list[ChunkResults] = []
-        async with contextlib.aclosing(self._classified(hub, cache)) as chunks:
+        async with contextlib.aclosing(self._classified(lookup)) as chunks:
             waiting = asyncio.ensure_future(anext(chunks, None))
             try:
                 while at < attempt.chunks:
@@ -243,12 +215,12 @@ class _Run:
 
     # -- classifying -------------------------------------------------------------------------------
 
-    async def _classified(self, hub: Hub, cache: Cache) -> AsyncGenerator[ChunkResults]:
+    async def _classified(self, lookup: Lookup) -> AsyncGenerator[ChunkResults]:
         """Yields the results of chunks in order while later chunks are in progress."""
         in_progress: deque[asyncio.Task[ChunkResults]] = deque()
         try:
             for number in range(self._attempt.first, self._attempt.chunks):
-                in_progress.append(asyncio.create_task(self._chunk(number, hub, cache)))
+                in_progress.append(asyncio.create_task(self._chunk(number, lookup)))
                 if len(in_progress) >= self._ahead:
                     yield await in_progress.popleft()
             while in_progress:
@@ -258,47 +230,38 @@ class _Run:
                 task.cancel()
             await asyncio.gather(*in_progress, return_exceptions=True)
 
-    async def _chunk(self, number: int, hub: Hub, cache: Cache) -> ChunkResults:
+    async def _chunk(self, number: int, lookup: Lookup) -> ChunkResults:
         texts = await self._retry(self._store.input, self._attempt.job_id, number)
         if texts is None:
             raise _Ended("gone")
-        ids = [None if text is None else entry_id(text, self._tenant) for text in texts]
-        wanted = {entry: text for entry, text in zip(ids, texts, strict=True) if entry and text is not None}
-        model = hub.snapshot.model
-        known: dict[str, Outcome] = {}
-        if model is not None:
-            hits = await cache.get(model.revision, list(wanted))
-            known = {entry: hit for entry, hit in zip(wanted, hits, strict=True) if hit is not None}
-        missing = [entry for entry in wanted if entry not in known]
+        wanted = list(dict.fromkeys(text for text in texts if text is not None))
+        model = lookup.models.published
         size = self._request_texts
-        parts = [missing[at : at + size] for at in range(0, len(missing), size)]
+        parts = [wanted[at : at + size] for at in range(0, len(wanted), size)]
         async with asyncio.TaskGroup() as group:
-            tasks = [
-                group.create_task(self._request(hub, part, [wanted[entry] for entry in part]))
-                for part in parts
-            ]
-        for part, task in zip(parts, tasks, strict=True):
-            known.update(zip(part, task.result(), strict=True))
-        return chunk_results([known[entry] if entry else None for entry in ids], model)
+            tasks = [group.create_task(self._request(lookup, part)) for part in parts]
+        outcomes: dict[str, Result | MillraceError] = {}
+        for task in tasks:
+            found = task.result()
+            outcomes.update(found.by_text)
+            outcomes.update(found.failed)
+        return chunk_results([None if text is None else outcomes[text] for text in texts], model)
 
-    async def _request(self, hub: Hub, ids: Sequence[str], texts: Sequence[str]) -> list[Outcome]:
-        """Sends one request and retries it whenever the service would refuse a client's."""
+    async def _request(self, lookup: Lookup, texts: Sequence[str]) -> LookupResult:
+        """Looks up the texts of one request, and again whenever the service would refuse a client's."""
         async with self._slots:
             while True:
+                found = LookupResult()
+                until = perf_counter() + BUDGET_S
+                request = LookupRequest(texts, self._client, until, self._tenant, lane="bulk")
                 try:
-                    outcomes = await hub.classify(
-                        ids, texts, budget_s=BUDGET_S, lane="bulk", trace=tracing.current()
-                    )
-                    self._log_resumed()
-                    for entry, text, outcome in zip(ids, texts, outcomes, strict=True):
-                        if isinstance(outcome, MillraceError):
-                            hub.console.send(
-                                NoteRefused(entry, self._client, text if self._keeps_refused else None)
-                            )
-                    return outcomes
+                    await lookup.find(request._replace(trace=tracing.current()), found)
                 except REFUSALS as error:
                     self._log_stalled(error)
                     await asyncio.sleep(min(error.retry_after_s or 0.2, PATIENCE_S))
+                else:
+                    self._log_resumed()
+                    return found
 
     def _log_stalled(self, error: MillraceError) -> None:
         if not self._stalled:

@@ -3,11 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from batcher.cascades import Cascade
-from batcher.core.cascade import in_order, labels_of
+from batcher.core.cascade import combined, in_order, labels_of
+from batcher.core.snapshot import NO_SNAPSHOT, Snapshot
 from batcher.errors import LabelsDiffer
 from batcher.lookup.queue import CachedPrediction, Lookup, LookupRequest, LookupResult, Models, Result
+
+
+class CascadeModel:
+    """The model of a cascade: a snapshot of which only the model is set, once both members have one."""
+
+    def __init__(self, cascade: Cascade, fast: Models, sure: Models) -> None:
+        self._cascade = cascade
+        self._members = fast, sure
+
+    @property
+    def snapshot(self) -> Snapshot:
+        fast, sure = (models.published for models in self._members)
+        model = combined(self._cascade, fast, sure) if fast is not None and sure is not None else None
+        return replace(NO_SNAPSHOT, model=model)
 
 
 class CascadeLookup:

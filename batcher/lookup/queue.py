@@ -225,7 +225,7 @@ class Models:
     @property
     def revision(self) -> str:
         """The revision that workers published last; empty until the first one."""
-        model = self._source.snapshot.model
+        model = self.published
         if model is not None and model.revision != self._revision:
             self._revision = model.revision
             if len(self._headers) >= MOST_MODELS:
@@ -237,7 +237,7 @@ class Models:
 
     def record(self, revision: str) -> ModelRecord | None:
         """What workers published about a revision; None if this process has not seen it."""
-        model = self._source.snapshot.model
+        model = self.published
         if model is not None and model.revision == revision:
             return model
         others = (other.record(revision) for other in self._others)
@@ -248,9 +248,14 @@ class Models:
         return Models(self._source, (self, other))
 
     @property
+    def published(self) -> ModelRecord | None:
+        """What workers have published last; None while it is not known."""
+        return self._source.snapshot.model
+
+    @property
     def name(self) -> str:
         """The name of the model; empty until the first one."""
-        model = self._source.snapshot.model
+        model = self.published
         if model is not None:
             return model.name
         return self._headers.get(self._revision, b"").decode().rpartition("@")[0]

@@ -12,6 +12,8 @@ from batcher.core.commands import Command
 from batcher.core.redis_watch import RedisWatch
 from batcher.core.snapshot import NO_SNAPSHOT, ModelRecord, Snapshot, WorkerRecord
 from batcher.hub.dispatcher import HubCounts
+from batcher.jobs.queues import Queues
+from batcher.lookup.queue import Lookup
 from batcher.messages import Lane, Outcome, Prediction, entry_id, fragment
 
 REVISION = "a1b2c3d4e5f6" + "0" * 52
@@ -165,3 +167,9 @@ class FakeCache:
 
     async def close(self) -> None:
         self.closed = True
+
+
+def one_queue(hub: FakeHub, cache: FakeCache) -> tuple[Lookup, Queues]:
+    """What a job opens for a model that has a fake queue."""
+    queues = Queues()
+    return queues.add(hub, cache), queues

@@ -9,10 +9,10 @@ import pytest
 from batcher.cascades import Cascade, parse_cascades, read_cascade
 from batcher.core.cascade import combined, in_order, mismatch
 from batcher.core.snapshot import NO_SNAPSHOT, ModelRecord
-from batcher.jobs.cascade import CascadeHub
-from batcher.jobs.members import Member
+from batcher.lookup.cascade import CascadeModel
+from batcher.lookup.queue import Models
 from batcher.messages import Prediction, fragment
-from tests.unit.fakes import FakeCache, FakeHub
+from tests.unit.fakes import FakeHub
 
 QUICK = Cascade("quick", "default", "org/large", 0.9)
 FAST = ModelRecord("default", "a" * 64, ("NEGATIVE", "POSITIVE"), 512, "openvino", "bf16")
@@ -58,9 +58,9 @@ def test_a_job_reads_what_was_written_for_it() -> None:
 
 
 def test_the_threshold_itself_is_sure_enough() -> None:
-    assert QUICK.trusts(answer(0.1, 0.9))
-    assert QUICK.trusts(answer(0.95, 0.05))
-    assert not QUICK.trusts(answer(0.1000001, 0.8999999))
+    assert QUICK.trusts(answer(0.1, 0.9).fragment)
+    assert QUICK.trusts(answer(0.95, 0.05).fragment)
+    assert not QUICK.trusts(answer(0.1000001, 0.8999999).fragment)
 
 
 def test_the_revision_changes_with_each_member_and_the_threshold() -> None:
@@ -99,9 +99,6 @@ def test_models_with_several_labels_per_text_are_no_members() -> None:
 def test_a_job_knows_the_model_of_a_cascade_once_both_members_have_one(
     fast: ModelRecord | None, sure: ModelRecord | None
 ) -> None:
-    members = [
-        Member(FakeHub(lane="bulk", snapshot=replace(NO_SNAPSHOT, model=model)), FakeCache())
-        for model in (fast, sure)
-    ]
-    model = CascadeHub(QUICK, *members).snapshot.model
+    members = [Models(FakeHub(snapshot=replace(NO_SNAPSHOT, model=model))) for model in (fast, sure)]
+    model = CascadeModel(QUICK, *members).snapshot.model
     assert (model is not None) == (fast is not None and sure is not None)

@@ -16,7 +16,7 @@ from batcher.jobs.runner import run_job
 from batcher.settings import JobSettings
 from tests.conftest import FakeRedis
 from tests.unit.api.jobs.jobs_api import JobsApi, serving
-from tests.unit.fakes import FakeCache, FakeHub, score
+from tests.unit.fakes import FakeCache, FakeHub, one_queue, score
 
 WORDS = [f"text {number}" for number in range(600)]
 
@@ -38,7 +38,9 @@ async def working(api: JobsApi) -> AsyncIterator[None]:
     def run_next() -> None:
         for job_id in api.queue.rq.get_job_ids():
             api.queue.rq.remove(job_id)
-            run_job(job_id, api.store, lambda model: (FakeHub(lane="bulk"), FakeCache()), JobSettings())
+            run_job(
+                job_id, api.store, lambda model: one_queue(FakeHub(lane="bulk"), FakeCache()), JobSettings()
+            )
 
     async def work() -> None:
         while True:

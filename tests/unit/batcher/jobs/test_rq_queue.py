@@ -26,7 +26,7 @@ from batcher.jobs.runner import Interrupted
 from batcher.jobs.store import JobStore
 from batcher.settings import JobSettings
 from tests.conftest import FakeRedis, encoded
-from tests.unit.fakes import FakeCache, FakeHub
+from tests.unit.fakes import FakeCache, FakeHub, one_queue
 
 JOB = "a" * 32
 WORDS = [f"text {number}" for number in range(20)]
@@ -42,7 +42,7 @@ class Bench:
         self.queue = JobQueue(client, self.settings)
         self.recovery = JobRecovery(self.store, self.queue)
         self.hub, self.cache = FakeHub(lane="bulk"), FakeCache()
-        jobs.prepare(self.settings, self.store, lambda model: (self.hub, self.cache))
+        jobs.prepare(self.settings, self.store, lambda model: one_queue(self.hub, self.cache))
 
     def create(self, job_id: str = JOB) -> None:
         upload = self.store.upload(job_id, 8)

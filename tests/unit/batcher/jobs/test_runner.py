@@ -22,15 +22,17 @@ from batcher.errors import (
     QueueUnavailable,
 )
 from batcher.jobs import runner
+from batcher.jobs.queues import Queues
 from batcher.jobs.records import Attempt, JobRecord
 from batcher.jobs.results import chunk_results, decode_models
 from batcher.jobs.runner import PATIENCE_S, Interrupted, run_job, smoothed
 from batcher.jobs.store import JobStore
 from batcher.jobs.upload import Submission
+from batcher.lookup.queue import Lookup
 from batcher.messages import Outcome, entry_id
 from batcher.settings import JobSettings
 from tests.conftest import FakeRedis, encoded
-from tests.unit.fakes import MODEL, OTHER_REVISION, REVISION, FakeCache, FakeHub, prediction
+from tests.unit.fakes import MODEL, OTHER_REVISION, REVISION, FakeCache, FakeHub, one_queue, prediction
 
 JOB = "a" * 32
 
@@ -51,7 +53,11 @@ class Bench:
 
     def run(self, should_stop: Callable[[], bool] = lambda: False, **settings: Any) -> str:
         return run_job(
-            JOB, self.store, lambda model: (self.hub, self.cache), JobSettings(**settings), should_stop
+            JOB,
+            self.store,
+            lambda model: one_queue(self.hub, self.cache),
+            JobSettings(**settings),
+            should_stop,
         )
 
     @property
@@ -379,11 +385,11 @@ def test_finding_28_a_job_that_starts_while_its_queue_is_away_waits_and_loses_no
     monkeypatch.setattr("batcher.jobs.runner.STORE_RETRY_S", 0.001)
     tries: list[str] = []
 
-    def connect(model: str) -> tuple[FakeHub, FakeCache]:
+    def connect(model: str) -> tuple[Lookup, Queues]:
         tries.append(model)
         if stops or len(tries) < 8:
             raise redis.exceptions.TimeoutError("away")
-        return bench.hub, bench.cache
+        return one_queue(bench.hub, bench.cache)
 
     bench.job(WORDS)
 
