@@ -161,26 +161,27 @@ class Predictor:
         lookup: Lookup,
         context: RequestContext,
         receive: Receive,
-        budget_s: float,
+        budget_s: float | None = None,
         *,
         one_revision: bool = False,
     ) -> tuple[Sequence[Result], list[Header]]:
         """The result of each text, and the headers that describe them; notes in `context` what was found.
 
-        If the in-process cache knows all texts, it does not wait for anything. Raises Problem, MillraceError
-        or ClientDisconnect.
+        `budget_s` is that of the request unless it is given. If the in-process cache knows all texts, it does
+        not wait for anything. Raises Problem, MillraceError or ClientDisconnect.
         """
         texts, client = context.texts, context.client
         started = perf_counter()
         tenant = client if self.settings.separate_clients else ""
-        request = LookupRequest(texts, client, started + budget_s, tenant, one_revision)
-        results = lookup.known(request)
+        results = lookup.known(texts, client, tenant, one_revision)
         if results is not None:
             context.known = True
             cache_s = perf_counter() - started
         else:
             context.found = found = LookupResult()
-            request = request._replace(trace=context.headers.trace)
+            budget_s = self.budget_s(context.headers.preference) if budget_s is None else budget_s
+            until, trace = started + budget_s, context.headers.trace
+            request = LookupRequest(texts, client, until, tenant, one_revision, trace)
             with self.bodies.hold(texts):
                 await unless_disconnected(receive, lookup.find(request, found))
             raise_failed(texts, found)
@@ -188,7 +189,6 @@ class Predictor:
             context.computed = len(found.computed)
             context.known = not found.computed
             cache_s = found.cache_s
-        context.tokens = sum([result.tokens for result in results])
         return results, answer_headers(context, lookup.models, results, cache_s)
 
 
@@ -261,9 +261,8 @@ class PredictHandler:
         deferral = self._alternatives.deferral
         if preference.respond_async and preference.wait_s is None and deferral is not None:
             return await deferral(headers, texts)
-        budget_s = predictor.budget_s(preference)
         try:
-            results, described = await predictor.find(self._lookup, context, receive, budget_s)
+            results, described = await predictor.find(self._lookup, context, receive)
         except (BudgetExceeded, QueueFull, Paused):
             if preference.respond_async and deferral is not None:
                 return await deferral(headers, texts)
@@ -272,7 +271,7 @@ class PredictHandler:
         if self._lookup.names_models:
             body = _with_models(body, self._lookup.models, results)
         if preference.wait_s is not None:
-            described.append((b"preference-applied", b"wait=%g" % budget_s))
+            described.append((b"preference-applied", b"wait=%g" % predictor.budget_s(preference)))
         return Answer(200, described, body)
 
 

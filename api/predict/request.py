@@ -166,21 +166,29 @@ def raise_failed(texts: Sequence[str], found: LookupResult) -> None:
 def answer_headers(
     context: RequestContext, models: Models, results: Sequence[Result], cache_s: float
 ) -> list[Header]:
-    """What an answer says of its results: X-Cache, X-Model, Server-Timing and what was truncated."""
-    computed: dict[str, Prediction] = context.found.computed if context.found is not None else {}
-    from_cache = b"HIT"
-    if computed:
+    """What an answer says of its results: X-Cache, X-Model, Server-Timing and what was truncated.
+
+    Counts the tokens of the request, too.
+    """
+    from_cache, stages = b"HIT", b""
+    if context.found is not None and (computed := context.found.computed):
+        stages = _stages(computed.values())
         all_computed = all(text in computed for text in context.texts)
         from_cache = b"MISS" if all_computed else b"PARTIAL"
-    stages = _stages(computed.values()) if computed else b""
+    tokens = left_out = 0
+    names: dict[tuple[str, str], None] = {}
+    for result in results:
+        tokens += result.tokens
+        left_out += result.truncated
+        names[result.revision, result.model] = None
+    context.tokens = tokens
     total_s = perf_counter() - context.started
-    names = dict.fromkeys([(result.revision, result.model) for result in results])
     headers = [
         (b"x-cache", from_cache),
         (b"x-model", b", ".join([models.header(*name) for name in names])),
         (b"server-timing", b"cache;dur=%.3f, %btotal;dur=%.3f" % (cache_s * 1e3, stages, total_s * 1e3)),
     ]
-    if left_out := sum([result.truncated for result in results]):
+    if left_out:
         texts = sum([result.truncated > 0 for result in results])
         headers += [(b"x-truncated", b"%d" % texts), (b"x-truncated-tokens", b"%d" % left_out)]
     return headers

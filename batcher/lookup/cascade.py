@@ -9,7 +9,7 @@ from batcher.cascades import Cascade
 from batcher.core.cascade import combined, in_order, labels_of
 from batcher.core.snapshot import NO_SNAPSHOT, Snapshot
 from batcher.errors import LabelsDiffer
-from batcher.lookup.queue import CachedPrediction, Lookup, LookupRequest, LookupResult, Models, Result
+from batcher.lookup.queue import CachedPrediction, Known, Lookup, LookupRequest, LookupResult, Models
 
 
 class CascadeModel:
@@ -48,7 +48,7 @@ class CascadeLookup:
         self._members = members
         self._count = count
 
-    def known(self, request: LookupRequest) -> Sequence[Result] | None:
+    def known(self, texts: Sequence[str], client: str, tenant: str, one_revision: bool) -> Known:
         """None: what each member has said is in its own cache."""
         return None
 

@@ -117,6 +117,7 @@ class CachedPrediction:
 
 # What is known of a text.
 Result = CachedPrediction | Prediction
+Known = Sequence[Result] | None
 # Results by text, for each revision.
 Results = dict[str, dict[str, Result]]
 
@@ -140,9 +141,7 @@ class LocalCache:
         texts = _own(tenant, texts) if tenant else texts
         return [self._get((revision, text), now) for text in texts]
 
-    def find_all(
-        self, revision: str, texts: Sequence[str], tenant: str = ""
-    ) -> list[CachedPrediction] | None:
+    def find_all(self, revision: str, texts: Sequence[str], tenant: str = "") -> Known:
         """The same if every text is known, otherwise None."""
         now = monotonic()
         get = self._entries.get
@@ -339,7 +338,7 @@ class Lookup(Protocol):
     def models(self) -> Models: ...
     @property
     def names_models(self) -> bool: ...
-    def known(self, request: LookupRequest) -> Sequence[Result] | None:
+    def known(self, texts: Sequence[str], client: str, tenant: str, one_revision: bool) -> Known:
         """The results in the order of the texts if the in-process cache has all of them, otherwise None."""
 
     async def find(self, request: LookupRequest, found: LookupResult) -> None:
@@ -373,8 +372,8 @@ class QueueLookup:
         """A lookup in the queue of another model. Clients have the same limits for all of them together."""
         return QueueLookup(hub, shared, self._local, self._limits, self._ttl_s, self._keeps_refused)
 
-    def known(self, request: LookupRequest) -> Sequence[Result] | None:
-        return self._local.find_all(self.models.revision, request.texts, request.tenant)
+    def known(self, texts: Sequence[str], client: str, tenant: str, one_revision: bool) -> Known:
+        return self._local.find_all(self.models.revision, texts, tenant)
 
     async def find(self, request: LookupRequest, found: LookupResult) -> None:
         await self._find(request, found)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from batcher.lookup.queue import Lookup, LookupRequest, LookupResult, Models, Result
+from batcher.lookup.queue import Known, Lookup, LookupRequest, LookupResult, Models
 from batcher.lookup.share import Takes
 from batcher.messages import Prediction
 
@@ -32,8 +32,8 @@ class ShadowedLookup:
         """Offers another share from now on."""
         self._takes = takes
 
-    def known(self, request: LookupRequest) -> Sequence[Result] | None:
-        return self._lookup.known(request)
+    def known(self, texts: Sequence[str], client: str, tenant: str, one_revision: bool) -> Known:
+        return self._lookup.known(texts, client, tenant, one_revision)
 
     async def find(self, request: LookupRequest, found: LookupResult) -> None:
         await self._lookup.find(request, found)

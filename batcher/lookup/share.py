@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from batcher.core.revisions import Candidate
-from batcher.lookup.queue import Lookup, LookupRequest, LookupResult, Result
+from batcher.lookup.queue import Known, Lookup, LookupRequest, LookupResult, Result
 from batcher.side_by_side import gather
 
 # Characters of the texts whose revisions are remembered: those of many requests, and at least of one text.
@@ -27,31 +27,34 @@ class ShareLookup:
         self._both = current, candidate
         self._takes = takes
 
-    def known(self, request: LookupRequest) -> Sequence[Result] | None:
+    def known(self, texts: Sequence[str], client: str, tenant: str, one_revision: bool) -> Known:
         by_text: dict[str, Result] = {}
-        for lookup, part in self._parts(request):
-            results = lookup.known(part)
+        for lookup, part in self._parts(texts, client, one_revision):
+            results = lookup.known(part, client, tenant, one_revision)
             if results is None:
                 return None
-            by_text.update(zip(part.texts, results, strict=True))
-        return [by_text[text] for text in request.texts]
+            by_text.update(zip(part, results, strict=True))
+        return [by_text[text] for text in texts]
 
     async def find(self, request: LookupRequest, found: LookupResult) -> None:
-        parts = [(lookup, part, LookupResult()) for lookup, part in self._parts(request)]
+        chosen = self._parts(request.texts, request.client, request.one_revision)
+        parts = [(lookup, texts, LookupResult()) for lookup, texts in chosen]
         try:
-            await gather(lookup.find(part, result) for lookup, part, result in parts)
+            await gather(lookup.find(request._replace(texts=texts), one) for lookup, texts, one in parts)
         finally:
             for _, _, result in parts:  # they were found side by side
                 found.add(result, max(found.cache_s, result.cache_s))
 
-    def _parts(self, request: LookupRequest) -> list[tuple[Lookup, LookupRequest]]:
-        if request.one_revision:
-            return [(self._both[self._takes(request.texts[0], request.client)], request)]
-        texts: tuple[list[str], list[str]] = ([], [])
-        for text in request.texts:
-            texts[self._takes(text, request.client)].append(text)
-        parts = zip(self._both, texts, strict=True)
-        return [(lookup, request._replace(texts=part)) for lookup, part in parts if part]
+    def _parts(
+        self, texts: Sequence[str], client: str, one_revision: bool
+    ) -> list[tuple[Lookup, Sequence[str]]]:
+        """The lookups that are asked, and the texts of each."""
+        if one_revision:
+            return [(self._both[self._takes(texts[0], client)], texts)]
+        parts: tuple[list[str], list[str]] = ([], [])
+        for text in texts:
+            parts[self._takes(text, client)].append(text)
+        return [(lookup, part) for lookup, part in zip(self._both, parts, strict=True) if part]
 
 
 class Choices:

@@ -71,11 +71,11 @@ def taken(text: str, client: str) -> bool:
 async def test_a_share_knows_what_both_know(two: Two) -> None:
     share = ShareLookup(two.first, two.second, taken)
     wanted = request("old 1", "new 1", "old 2")
-    assert share.known(wanted) is None
+    assert share.known(wanted.texts, "client", "", False) is None
     found = LookupResult()
     await share.find(wanted, found)
     assert two.asked == [[["old 1", "old 2"]], [["new 1"]]]
-    known = share.known(wanted)
+    known = share.known(wanted.texts, "client", "", False)
     assert known is not None
     assert [one.fragment for one in known] == [found.by_text[text].fragment for text in wanted.texts]
     assert share.models.record(OTHER_REVISION) is not None
@@ -103,7 +103,7 @@ async def test_only_what_was_computed_is_offered_to_a_shadow(two: Two) -> None:
     for _ in range(2):
         await lookup.find(request("new 1", "old 1"), LookupResult())
     assert offered == ["new 1"]
-    assert lookup.known(request("new 1")) is not None
+    assert lookup.known(["new 1"], "client", "", False) is not None
 
 
 def cascade(two: Two, threshold: float) -> CascadeLookup:
