@@ -131,6 +131,8 @@ class DialectService:
         served = self.served(call)
         context, lookup = call.context, served.lookup
         context.texts = texts
+        if budget_s is None:
+            budget_s = self.predictor.budget_s(context.headers.preference)
         results, headers = await self.predictor.find(
             lookup, context, call.receive, budget_s, one_revision=True
         )

@@ -150,11 +150,10 @@ class Predictor:
             self.limits.check(client)
         return client
 
-    def budget_s(self, preference: Preference) -> float:
-        """How long the answer to a request may take."""
-        if preference.wait_s is None:
-            return self.settings.default_budget_s
-        return min(preference.wait_s, self.settings.max_budget_s)
+    def budget_s(self, preference: Preference) -> float | None:
+        """How long the answer to a request may take if it says so."""
+        wait_s = preference.wait_s
+        return None if wait_s is None else min(wait_s, self.settings.max_budget_s)
 
     async def find(
         self,
@@ -167,7 +166,7 @@ class Predictor:
     ) -> tuple[Sequence[Result], list[Header]]:
         """The result of each text, and the headers that describe them; notes in `context` what was found.
 
-        `budget_s` is that of the request unless it is given. If the in-process cache knows all texts, it does
+        `budget_s` is the default one unless it is given. If the in-process cache knows all texts, it does
         not wait for anything. Raises Problem, MillraceError or ClientDisconnect.
         """
         texts, client = context.texts, context.client
@@ -179,12 +178,13 @@ class Predictor:
             cache_s = perf_counter() - started
         else:
             context.found = found = LookupResult()
-            budget_s = self.budget_s(context.headers.preference) if budget_s is None else budget_s
-            until, trace = started + budget_s, context.headers.trace
+            until = started + (self.settings.default_budget_s if budget_s is None else budget_s)
+            trace = context.headers.trace
             request = LookupRequest(texts, client, until, tenant, one_revision, trace)
             with self.bodies.hold(texts):
                 await unless_disconnected(receive, lookup.find(request, found))
-            raise_failed(texts, found)
+            if found.failed:
+                raise_failed(texts, found)
             results = [found.by_text[text] for text in texts]
             context.computed = len(found.computed)
             context.known = not found.computed
@@ -261,8 +261,9 @@ class PredictHandler:
         deferral = self._alternatives.deferral
         if preference.respond_async and preference.wait_s is None and deferral is not None:
             return await deferral(headers, texts)
+        budget_s = predictor.budget_s(preference)
         try:
-            results, described = await predictor.find(self._lookup, context, receive)
+            results, described = await predictor.find(self._lookup, context, receive, budget_s)
         except (BudgetExceeded, QueueFull, Paused):
             if preference.respond_async and deferral is not None:
                 return await deferral(headers, texts)
@@ -270,8 +271,8 @@ class PredictHandler:
         body = joined(results, self._most_bytes, ordered=context.by_score)
         if self._lookup.names_models:
             body = _with_models(body, self._lookup.models, results)
-        if preference.wait_s is not None:
-            described.append((b"preference-applied", b"wait=%g" % predictor.budget_s(preference)))
+        if budget_s is not None:
+            described.append((b"preference-applied", b"wait=%g" % budget_s))
         return Answer(200, described, body)
 
 

@@ -153,9 +153,7 @@ def joined(results: Sequence[Fragment], most: int, *, ordered: bool) -> bytes:
 
 
 def raise_failed(texts: Sequence[str], found: LookupResult) -> None:
-    """Raises the Problem of the first text that failed, if any did."""
-    if not found.failed:
-        return
+    """Raises the Problem of the first text that failed."""
     for index, text in enumerate(texts):
         if (failed := found.failed.get(text)) is not None:
             problem = problem_of(failed, index)
