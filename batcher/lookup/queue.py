@@ -23,8 +23,7 @@ from dataclasses import dataclass, field
 from time import monotonic, perf_counter
 from typing import Any, NamedTuple, Protocol
 
-from batcher.connection.pipeline import Command
-from batcher.core.commands import NoteRefused
+from batcher.core.commands import Command, NoteRefused
 from batcher.core.snapshot import ModelRecord, Snapshot
 from batcher.errors import BudgetExceeded, MillraceError, RevisionsMixed
 from batcher.messages import Lane, Outcome, Prediction, entry_id

@@ -23,7 +23,7 @@ IMAGES = ("api", "worker")
 SCRIPTS = sorted(
     f"scripts/{path.name}"
     for path in (ROOT / "scripts").iterdir()
-    if path.is_file() and "python" not in path.read_text().partition("\n")[0]
+    if path.is_file() and not path.suffix and "python" not in path.read_text().partition("\n")[0]
 )
 START = "k8s/base/redis/start.sh"
 FORM = "packaging/compose/form-cluster"

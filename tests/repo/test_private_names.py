@@ -29,7 +29,7 @@ OF_NAMED_TUPLES = {"_asdict", "_replace"}
 LEANT_ON = {
     "uvicorn.protocols.http.httptools_impl": "STATUS_LINE HttpToolsProtocol",
     "uvicorn.protocols.http.httptools_impl:HttpToolsProtocol": """
-        connection_lost connection_made connections cycle data_received flow headers
+        connection_lost connection_made connections cycle data_received eof_received flow headers
         _start_asgi_task _unset_keepalive_if_required _unsupported_upgrade_warning
         expect_100_continue limit_concurrency logger
         loop on_body on_header on_headers_complete on_message_complete on_url parser pause_writing pipeline
