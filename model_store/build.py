@@ -24,7 +24,7 @@ from model_store.drift_reference import REFERENCE
 from model_store.errors import GateFailed, ModelCorrupt, ModelError, ModelUnsupported, shown
 from model_store.phases import phase
 from model_store.probes import write_probes
-from model_store.probing import begin_import, compute_probes, gate_int8, sealed_probes
+from model_store.probing import compute_probes, gate_int8, sealed_probes
 from model_store.rows import Tokenizer
 from model_store.vocabulary import check_tokenizer, require_vocabulary
 from model_store.weights import Safetensors
@@ -51,8 +51,6 @@ def build(
     """
     checkpoint = read_checkpoint(source)
     require_vocabulary(source)
-    if (sealed := sealed_probes(checkpoint)) is None:
-        begin_import()
     tensors, named = Safetensors(source), identity(checkpoint.files())
     tensors.require_finite()
     scratch = out.parent / f".{out.name}.building"
@@ -63,13 +61,11 @@ def build(
         check_tokenizer(scratch / TOKENIZER, checkpoint.vocabulary, checkpoint.max_tokens)
         if (source / REFERENCE).is_file():
             shutil.copyfile(source / REFERENCE, scratch / REFERENCE)
-        if checkpoint.packable:  # which needs no torch, while that is imported
-            _write_model(checkpoint, scratch, engine, weights)
-        probes = sealed or compute_probes(checkpoint, scratch / TOKENIZER)
+        probes = sealed_probes(checkpoint) or compute_probes(checkpoint, scratch / TOKENIZER)
         write_probes(scratch, probes)
-        if not checkpoint.packable:
-            checkpoint = replace(checkpoint, max_tokens=len(probes.tokens[-1]))
-            _write_model(checkpoint, scratch, engine, weights)
+        checkpoint = replace(checkpoint, max_tokens=len(probes.tokens[-1]))
+        phase(f"writing the model for {engine}")
+        _write_model(checkpoint, scratch, engine, weights)
         manifest = Manifest(
             name=name,
             revision=revision(named, weights),
@@ -133,7 +129,6 @@ def _require_passed(manifest: Manifest, *, force: bool) -> None:
 
 def _write_model(checkpoint: Checkpoint, out: Path, engine: Engine, weights: Weights) -> None:
     """Write the files that the engine loads."""
-    phase(f"writing the model for {engine}")
     if engine == "torch":
         for path in (checkpoint.path / CONFIG, *weight_files(checkpoint.path)):
             shutil.copyfile(path, out / path.name)

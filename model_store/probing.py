@@ -6,11 +6,9 @@ import gc
 import os
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
-from threading import Thread
 
 from model_store.artefact import PROBES, Manifest, check_seal, digest, write_manifest
 from model_store.calibration_texts import CALIBRATION_TEXTS
@@ -71,19 +69,6 @@ def compute_probes(checkpoint: Checkpoint, tokenizer: Path) -> Probes:
     del reference
     gc.collect()  # before the engine loads the same weights: its parts refer to each other
     return Probes(tokens, reference=scores, answers=scores, rounding=rounding)
-
-
-def begin_import() -> None:
-    """Begins to import torch and transformers, which takes seconds, beside what needs neither.
-
-    `compute_probes` waits for it, and tries again if it has failed.
-    """
-
-    def run() -> None:
-        with suppress(Exception):  # which is raised again there
-            _import_reference()
-
-    Thread(target=run, name="import of torch", daemon=True).start()
 
 
 def _import_reference() -> None:

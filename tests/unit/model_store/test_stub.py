@@ -87,7 +87,8 @@ def test_gil_stops_every_other_thread() -> None:
 
     thread = threading.Thread(target=tick)
     thread.start()
-    time.sleep(0.05)
+    while len(ticks) < 2:
+        time.sleep(0.01)
     stub.classify(tokens)
     done.set()
     thread.join()
