@@ -18,7 +18,7 @@ from tests.cost.files import MULTIPART, form
 from tests.cost.meter import KIB, MIB, Cost, Meter, Request
 from tests.cost.requests import FILES, JOBS, LARGE_ZIP, PLAIN, Named, bodies, heads
 from tests.cost.routes import ApiRoute, every_route
-from tests.cost.stored import TEXTS
+from tests.cost.stored import ENDED, TEXTS
 from tests.limits import limit_bytes
 
 pytestmark = [
@@ -33,6 +33,8 @@ RUNS = 4
 BASE_S, KIB_S = 0.050, 0.008
 # For each KiB of an answer, and for each row of stored results.
 STORED_S, STORED_ROW_S = 0.0004, 0.0003
+# For each job that an operator's request looks for a text or a client in.
+JOB_S = 0.00006
 # What may go on after its client has left.
 LEFT_S = 1.5
 # Below this, growth is that of memory beyond the caches of a processor: `json.loads` takes 2.8 times as long.
@@ -71,6 +73,8 @@ def allowed_s(route: ApiRoute, request: Request, answer: int = 0) -> float:
     stored = STORED_S * answer / KIB if route.method == "GET" else 0
     if reads_stored(route):  # a line of CSV is short, and its result is not
         stored = max(stored, STORED_ROW_S * TEXTS)
+    if route.path == "/admin/forget":
+        stored = JOB_S * ENDED
     return BASE_S + KIB_S * request.size / KIB + stored
 
 
