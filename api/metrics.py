@@ -41,7 +41,7 @@ from batcher.errors import (
 from batcher.publishing.comparisons import SCORE_STEP, label_pairs
 
 # With more labels than this, the pairs of labels are not metrics: they could be too many series.
-MOST_LABELS = 20
+MAX_LABELS = 20
 OUTCOMES = (
     "hit_local",
     "hit_shared",
@@ -118,7 +118,7 @@ class Shadowing:
         self._difference.labels(model).inc(counts.get("difference", 0) * SCORE_STEP / labels)
         for revision in ("current", "candidate"):
             self._seconds.labels(model, revision).inc(counts.get(f"{revision}_text_us", 0) / 1e6)
-        if labels <= MOST_LABELS:
+        if labels <= MAX_LABELS:
             for (current, candidate), count in label_pairs(counts).items():
                 self._labels.labels(model, current, candidate).inc(count)
 

@@ -15,7 +15,7 @@ from api.errors import Problem
 
 UNITS_S = {"second": 1, "minute": 60, "hour": 3600, "day": 86_400}
 # How many clients are counted per window. Beyond that, the oldest ones are forgotten.
-MOST_CLIENTS = 100_000
+MAX_CLIENTS = 100_000
 _rate = re.compile(
     r"(\d{1,9}) ?(?:/|per) ?(\d{1,5})? ?(second|minute|hour|day)s?", re.IGNORECASE | re.ASCII
 ).fullmatch
@@ -45,7 +45,7 @@ def _parse(text: str) -> Rate:
 class Windows:
     """The windows of one rate. Old windows are discarded when a request arrives, without a timer."""
 
-    def __init__(self, rate: Rate, most_clients: int = MOST_CLIENTS) -> None:
+    def __init__(self, rate: Rate, most_clients: int = MAX_CLIENTS) -> None:
         self._rate = rate
         self._most_clients = most_clients
         self._number = 0

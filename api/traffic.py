@@ -29,8 +29,8 @@ log = logging.getLogger(__name__)
 
 FLUSH_S = 5.0
 # The most clients that are counted separately between two flushes, and that are published.
-MOST_CLIENTS = 10_000
-MOST_SHOWN = 50
+MAX_CLIENTS = 10_000
+MAX_SHOWN = 50
 # The name under which requests without a key are counted.
 NO_KEY = "-"
 
@@ -89,7 +89,7 @@ class Traffic:
         """Counts a request of a client. A hit is a text that a cache knew."""
         counts = self._clients.get(client)
         if counts is None:
-            if len(self._clients) >= MOST_CLIENTS:
+            if len(self._clients) >= MAX_CLIENTS:
                 client = ""
             counts = self._clients.setdefault(client, Counts())
         counts.add(texts, hits, tokens, status)
@@ -174,7 +174,7 @@ class Traffic:
         texts = {client: waiting.get(client, 0) for client in waiting}
         for client, counts in clients.items():
             texts[client] = texts.get(client, 0) + counts.texts + counts.requests
-        most = sorted(texts, key=lambda client: -texts[client])[:MOST_SHOWN]
+        most = sorted(texts, key=lambda client: -texts[client])[:MAX_SHOWN]
         return {
             client: _rate(clients.get(client, Counts()), waiting.get(client, 0), seconds) for client in most
         }

@@ -13,7 +13,7 @@ SHARE_OF_MACHINE = 0.5
 # Size of a cached result, including its key and the overhead of Redis: 494 bytes were measured.
 RESULT_BYTES = 400
 # The most results that one sweep evicts, which keeps Redis busy for a few milliseconds.
-MOST_EVICTIONS = 2000
+MAX_EVICTIONS = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Memory:
     def surplus(self) -> int:
         """How many cached results to evict now."""
         above = self.used - EVICT_ABOVE * self.limit
-        return min(MOST_EVICTIONS, int(above / RESULT_BYTES)) if self.limit and above > 0 else 0
+        return min(MAX_EVICTIONS, int(above / RESULT_BYTES)) if self.limit and above > 0 else 0
 
 
 NO_MEMORY = Memory()

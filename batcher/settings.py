@@ -26,7 +26,7 @@ from pydantic import (
 from batcher.connection.redis_url import check_url, is_cluster
 from batcher.empty_settings import EmptyRefused
 from batcher.models import ModelSpec, parse_models, queue_of
-from batcher.shards import MOST_SHARDS, Shard, shards_of
+from batcher.shards import MAX_SHARDS, Shard, shards_of
 from batcher.webhook_address import Network, parse_networks
 from batcher.webhook_signing import parse_secrets
 
@@ -48,7 +48,7 @@ class QueueSettings(EmptyRefused):
     )
     """The queue's Redis: redis://, rediss:// (TLS), redis+sentinel://host:port,host:port/service, unix://, or
     redis+cluster://host:port,host:port. Several URLs, separated by spaces: one shard at each."""
-    shards: int = Field(default=1, ge=1, le=MOST_SHARDS)
+    shards: int = Field(default=1, ge=1, le=MAX_SHARDS)
     """Number of shards of the queue in a Redis Cluster. With several URLs, it is their number."""
     cache_url: SecretStr | None = None
     """A separate Redis for the cache, with any eviction policy. Default: the queue's Redis."""

@@ -14,7 +14,7 @@ T = TypeVar("T")
 # different formats share nothing (decision 0019). Raise it if older processes would misread what newer ones
 # write, or the reverse.
 FORMAT = 2
-MOST_SHARDS = 64
+MAX_SHARDS = 64
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from urllib.parse import urlsplit
 
-MOST_URL = 2048
+MAX_URL = 2048
 Network = IPv4Network | IPv6Network
 Resolve = Callable[[str, int], Sequence[str]]
 # The only IPv6 addresses that are given to hosts of the internet. Others are reserved or local, or contain an
@@ -53,8 +53,8 @@ def parse_networks(value: str) -> list[Network]:
 
 def parse_url(url: str) -> Target:
     """Reads the URL of a webhook. Raises AddressRefused."""
-    if len(url) > MOST_URL or not url.isascii() or not url.isprintable() or " " in url:
-        raise AddressRefused(f"must have at most {MOST_URL} printable ASCII characters, without spaces")
+    if len(url) > MAX_URL or not url.isascii() or not url.isprintable() or " " in url:
+        raise AddressRefused(f"must have at most {MAX_URL} printable ASCII characters, without spaces")
     try:
         parts = urlsplit(url)
         port = parts.port

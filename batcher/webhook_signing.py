@@ -10,8 +10,8 @@ from hashlib import sha256
 
 PREFIX = "whsec_"
 # The length of keys in bytes that the specification allows.
-LEAST_BYTES = 24
-MOST_BYTES = 64
+MIN_BYTES = 24
+MAX_BYTES = 64
 
 
 def parse_secrets(value: str) -> list[bytes]:
@@ -22,9 +22,9 @@ def parse_secrets(value: str) -> list[bytes]:
             key = base64.b64decode(part.removeprefix(PREFIX), validate=True)
         except binascii.Error:
             key = b""
-        if not part.startswith(PREFIX) or not LEAST_BYTES <= len(key) <= MOST_BYTES:
+        if not part.startswith(PREFIX) or not MIN_BYTES <= len(key) <= MAX_BYTES:
             raise ValueError(
-                f"each key must be {PREFIX} and {LEAST_BYTES} to {MOST_BYTES} bytes in base64, e.g. of "
+                f"each key must be {PREFIX} and {MIN_BYTES} to {MAX_BYTES} bytes in base64, e.g. of "
                 "`openssl rand -base64 32`"
             )
         keys.append(key)

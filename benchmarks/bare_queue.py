@@ -39,7 +39,7 @@ from model_store import load
 ARTEFACTS = Path("~/.cache/millrace").expanduser()
 TURN_S = 2.0
 BATCH_TOKENS = 1024
-MOST_REQUESTS = 64
+MAX_REQUESTS = 64
 QUEUE, REPLIES = "queue", "replies"
 
 
@@ -74,7 +74,7 @@ class Api:
         while True:
             first, others = await asyncio.gather(
                 self._replies.execute("BLPOP", REPLIES, 1),
-                self._replies.execute("LPOP", REPLIES, MOST_REQUESTS),
+                self._replies.execute("LPOP", REPLIES, MAX_REQUESTS),
             )
             for raw in (*(first or [])[1:], *(others or [])):
                 number, _, answer = raw.partition(b"\n")
@@ -93,7 +93,7 @@ def worker(url: str, model: str, spent: str) -> None:
     client.set("ready", 1)
     while True:
         first = client.blpop([QUEUE], 1)
-        requests = [first[1], *(client.lpop(QUEUE, MOST_REQUESTS) or [])] if first else []
+        requests = [first[1], *(client.lpop(QUEUE, MAX_REQUESTS) or [])] if first else []
         while requests:
             taken, tokens = [], 0
             while requests and tokens < BATCH_TOKENS:

@@ -17,7 +17,7 @@ import numpy as np
 COLOURS = ("#0b7285", "#d9480f", "#5f3dc4", "#2b8a3e", "#e67700", "#a61e4d", "#364fc7", "#495057")
 GRID_COLUMNS = 24
 ROW_INCHES = 0.42
-MOST_SERIES = 12  # in a legend
+MAX_SERIES = 12  # in a legend
 
 Series = dict[str, Any]
 
@@ -115,7 +115,7 @@ def _lines(axis: Any, found: list[tuple[str, Any]], panel: dict[str, Any], over:
         axis.plot(times - over.start, numbers, color=colour, linewidth=1.2, label=name)
     _time_axis(axis, found, panel, over)
     axis.set_ylim(bottom=0)
-    if 0 < len(found) <= MOST_SERIES:
+    if 0 < len(found) <= MAX_SERIES:
         axis.legend(fontsize=6.5, loc="upper left", framealpha=0.6)
 
 

@@ -30,7 +30,7 @@ from typing import Any
 import redis
 
 from batcher.messages import Prediction, entry_id
-from batcher.shards import MOST_SHARDS
+from batcher.shards import MAX_SHARDS
 from benchmarks import report
 from benchmarks.service import redis_in_memory
 
@@ -341,7 +341,7 @@ def main() -> None:
     parser.add_argument("--shards", default="1")
     parser.add_argument("--workers", default="1,10,100")
     parser.add_argument("--hubs", default="1,10")
-    parser.add_argument("--homes", type=int, default=MOST_SHARDS)
+    parser.add_argument("--homes", type=int, default=MAX_SHARDS)
     parser.add_argument("--seconds", type=float, default=5)
     parser.add_argument("--loads", default="idle,light,half,full")
     args = parser.parse_args()

@@ -23,7 +23,7 @@ from benchmarks.texts import long_texts, stream
 
 # How much the resident set of each process may grow while the job is handed in and runs.
 GOAL_GROWTH_MIB = 150.0
-MOST_CHARACTERS = 100_000
+MAX_CHARACTERS = 100_000
 
 
 def measure(port: int, client: httpx.Client, memory: Memory, args: argparse.Namespace) -> dict[str, Any]:
@@ -87,7 +87,7 @@ def main() -> None:
     args = parser.parse_args()
     settings = {
         "text_windows": args.windows,
-        "max_text_chars": MOST_CHARACTERS,
+        "max_text_chars": MAX_CHARACTERS,
         "stub_batch_ms": args.batch_ms,
         "stub_token_ms": args.token_ms,
     }

@@ -29,7 +29,7 @@ from model_store.stub import LABELS, StubClassifier
 REQUEST_TEXTS = 10
 MB = 1024**2
 # Connections at most: a service that falls behind is not asked more than this at a time.
-MOST_AT_ONCE = 200
+MAX_AT_ONCE = 200
 # A connection that has been idle for longer is replaced: the service closes it after 75 s.
 IDLE_S = 60.0
 _STUB = StubClassifier()
@@ -64,7 +64,7 @@ async def soak(running: Service, rate: float, seconds: float, progress: Callable
     met = Soak()
     source = stream(11)
     idle: list[tuple[float, Connection]] = []
-    places = asyncio.Semaphore(MOST_AT_ONCE)
+    places = asyncio.Semaphore(MAX_AT_ONCE)
 
     async def ask(texts: list[str]) -> None:
         began = time.perf_counter()

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from api.settings import ApiSettings
 from batcher.models import ELSEWHERE
 from batcher.settings import WorkerSettings
-from batcher.shards import MOST_SHARDS
+from batcher.shards import MAX_SHARDS
 from millrace import jobs
 from millrace.addresses import base_url
 from millrace.errors import CommandError
@@ -51,8 +51,8 @@ def run(args: argparse.Namespace) -> int:
     """Starts the service, prints when it is ready, and stops it in order on a signal."""
     if args.workers < 1:
         raise CommandError("--workers must be at least 1.")
-    if not 1 <= args.shards <= MOST_SHARDS:
-        raise CommandError(f"--shards must be between 1 and {MOST_SHARDS}.")
+    if not 1 <= args.shards <= MAX_SHARDS:
+        raise CommandError(f"--shards must be between 1 and {MAX_SHARDS}.")
     api = load_settings(ApiSettings, host=args.host, port=args.port, redis_url=args.redis_url)
     worker = load_settings(WorkerSettings, model=args.model, redis_url=args.redis_url)
     check_port(api.host, api.port)

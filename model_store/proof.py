@@ -30,7 +30,7 @@ BATCH_TOKENS = 512
 # The most tokens of a batch of several texts: workers run longer texts alone.
 SHARED_TOKENS = 1024
 # Longer texts fill most of a full batch by themselves: they run with one other text.
-_FULL_MOST = 256
+_MAX_FULL = 256
 _SAMPLED = (16, 32, 48, 64, 128, 256, 512)
 
 
@@ -50,7 +50,7 @@ class Limits:
 # The gate of a build: how much int8 weights in f32 arithmetic may differ from the checkpoint in torch f32.
 INT8_GATE = Limits(answers=0.3, batched=SAME_ANSWERS, margin=0.3)
 _F32 = 1e-4
-_BF16_LEAST, _BF16_MOST = 0.01, 0.1
+_BF16_MIN, _BF16_MAX = 0.01, 0.1
 _INT8 = 0.1
 
 
@@ -61,7 +61,7 @@ def limits(weights: Weights, arithmetic: Arithmetic, rounding: float) -> Limits:
     rounding every layer of this model, within bounds; int8 also in activations that round to another of 256
     steps.
     """
-    bf16 = min(max(2 * rounding, _BF16_LEAST), _BF16_MOST)
+    bf16 = min(max(2 * rounding, _BF16_MIN), _BF16_MAX)
     if weights == "int8":
         return Limits(_INT8, SAME_ANSWERS if arithmetic == "f32" else bf16 + SAME_ANSWERS)
     return Limits(_F32, _F32) if arithmetic == "f32" else Limits(bf16, bf16)
@@ -149,9 +149,9 @@ def batches(lengths: Sequence[int]) -> Iterator[tuple[Kind, list[int]]]:
         yield "pair", [at, other]
     for at in range(len(short), len(lengths)):
         other = short[at % len(short)]
-        if _FULL_MOST < lengths[at] <= SHARED_TOKENS:
+        if _MAX_FULL < lengths[at] <= SHARED_TOKENS:
             yield "pair", [at, other] if at % 2 else [other, at]
-    order = [at for at, length in enumerate(lengths) if length <= _FULL_MOST]
+    order = [at for at, length in enumerate(lengths) if length <= _MAX_FULL]
     Random(1).shuffle(order)
     yield from (("full", batch) for batch in _filled(order, lengths))
 

@@ -21,7 +21,7 @@ import pytest
 from tests.tools import BINARY, REDIS, TOOL, needed, used, version
 
 # More is not one unlucky test.
-MOST_AGAIN = 10
+MAX_AGAIN = 10
 
 
 @dataclass(slots=True)
@@ -69,7 +69,7 @@ class Run:
         if self.errors:
             return self.errors[0]
         failed = len(self.failed())
-        return f"{failed} tests failed, more than {MOST_AGAIN}" if failed > MOST_AGAIN else ""
+        return f"{failed} tests failed, more than {MAX_AGAIN}" if failed > MAX_AGAIN else ""
 
 
 def counted(runs: Sequence[Run]) -> Counter[str]:

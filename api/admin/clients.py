@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response
 from api.admin.schemas import HoldEnd, HoldRequest, UsageQuery
 from api.admin.service import Console
 from api.errors import Problem
-from batcher.admin.holds import MOST_HOLDS
+from batcher.admin.holds import MAX_HOLDS
 from batcher.core.commands import COUNTS
 from batcher.core.holds import Hold
 
@@ -36,7 +36,7 @@ def client_routes(console: Console, quotas: Mapping[str, int]) -> APIRouter:
     async def hold(request: Request, body: HoldRequest) -> dict[str, Any]:
         """Holds a client back. Every process does so within two seconds."""
         if not await console.call(holds.set, body.client, Hold(body.what, time.time() + body.for_s)):
-            detail = f"{MOST_HOLDS} clients are held back already: end one of these holds first"
+            detail = f"{MAX_HOLDS} clients are held back already: end one of these holds first"
             raise Problem(409, detail, code="too_many_holds")
         await console.record(request, "hold", client=body.client, what=body.what, for_s=body.for_s)
         return {"client": body.client, "what": body.what, "for_s": body.for_s}

@@ -12,7 +12,7 @@ from api.jobs.service import JobService
 from batcher.jobs.records import JobRecord
 
 # How many jobs one page examines: a filter that matches few of them returns less than a page.
-MOST_LOOKS = 1000
+MAX_LOOKS = 1000
 
 
 def add_jobs(router: APIRouter, service: JobService) -> None:
@@ -20,7 +20,7 @@ def add_jobs(router: APIRouter, service: JobService) -> None:
     async def jobs(query: Annotated[JobsQuery, Query()]) -> dict[str, Any]:
         """Newest first. A page may have fewer than `limit` jobs even if there is a `next_cursor`."""
         filtered = bool(query.search or query.client)
-        count = MOST_LOOKS if filtered else query.limit
+        count = MAX_LOOKS if filtered else query.limit
         records, following = await service.newest(query.status, count, query.cursor, "")
         found: list[JobRecord] = []
         for record in records:

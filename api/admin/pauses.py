@@ -22,7 +22,7 @@ _LANES: Mapping[LaneOrAll, tuple[Lane, ...]] = {
     "all": ("interactive", "bulk"),
 }
 # The first characters of a revision that name it.
-LEAST_REVISION = 4
+MIN_REVISION = 4
 Pauses = dict[str, Any]
 
 
@@ -100,7 +100,7 @@ def find(models: ServedModels, name: str) -> ServedModel:
     for served in models:
         revision = served.lookup.models.revision
         if served.title and (
-            served is models.get(name) or (len(name) >= LEAST_REVISION and revision.startswith(name))
+            served is models.get(name) or (len(name) >= MIN_REVISION and revision.startswith(name))
         ):
             return served
     raise models.unknown(name)

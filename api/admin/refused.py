@@ -17,10 +17,10 @@ from batcher.core.commands import NoteRefused
 from batcher.errors import MillraceError
 
 # The most texts that one request tries again, and for how long.
-MOST_RETRIED = 100
+MAX_RETRIED = 100
 RETRY_BUDGET_S = 20.0
 # The most records that one request changes.
-MOST_CHANGED = 10_000
+MAX_CHANGED = 10_000
 # How much of a text a list shows.
 SHOWN_CHARS = 500
 Record = dict[str, Any]
@@ -50,7 +50,7 @@ def _add_changes(router: APIRouter, console: Console, models: ServedModels) -> N
     async def retry(request: Request, selection: Selection) -> Record:
         """Tries texts again that are still kept; those that succeed leave the list."""
         model = _Model(console, models, selection.model)
-        found, facts = await model.records(selection, MOST_RETRIED)
+        found, facts = await model.records(selection, MAX_RETRIED)
         answer = {**await model.retry(found), **facts}
         await console.record(request, "retry", **model.facts, **answer)
         return answer
@@ -59,7 +59,7 @@ def _add_changes(router: APIRouter, console: Console, models: ServedModels) -> N
     async def release(request: Request, selection: Selection) -> Record:
         """Removes the mark of poison, so that the next request runs the text."""
         model = _Model(console, models, selection.model)
-        records, facts = await model.records(selection, MOST_CHANGED)
+        records, facts = await model.records(selection, MAX_CHANGED)
         answer = {"released": await model.release(records), **facts}
         await console.record(request, "release", **model.facts, **answer)
         return answer
@@ -68,7 +68,7 @@ def _add_changes(router: APIRouter, console: Console, models: ServedModels) -> N
     async def delete(request: Request, selection: Selection) -> Record:
         """Removes records, with the texts and marks that belong to them."""
         model = _Model(console, models, selection.model)
-        records, facts = await model.records(selection, MOST_CHANGED)
+        records, facts = await model.records(selection, MAX_CHANGED)
         answer = {"deleted": await model.delete(records), **facts}
         await console.record(request, "delete_refused", **model.facts, **answer)
         return answer

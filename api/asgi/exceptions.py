@@ -18,7 +18,7 @@ from batcher.errors import MillraceError
 # The methods that routes may use.
 METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 # An answer names no more: 64 KB of unknown fields are 6,000.
-MOST_MISTAKES = 10
+MAX_MISTAKES = 10
 
 
 async def answer_error(request: Request, error: Exception) -> Response:
@@ -84,7 +84,7 @@ def _invalid(error: RequestValidationError) -> Problem:
     if isinstance(error.body, bytes):
         detail = "the body must be application/json: send the header Content-Type: application/json"
         return Problem(415, detail, headers=((b"accept", b"application/json"),))
-    first = error.errors()[:MOST_MISTAKES]
+    first = error.errors()[:MAX_MISTAKES]
     return Problem(422, [{key: detail[key] for key in ("type", "loc", "msg")} for detail in first])
 
 

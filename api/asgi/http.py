@@ -41,7 +41,7 @@ QUIET_ROUTES = PROBES | {"/", "/console", "/static/{name:path}"}
 # Content types that are read as JSON. `curl -d` sends the form type by default.
 JSON_TYPES = frozenset((b"", b"application/json", b"application/x-www-form-urlencoded"))
 # The most digits of a Content-Length; int() raises for numbers with thousands of digits.
-MOST_DIGITS = 18
+MAX_DIGITS = 18
 # Unfinished bodies and waiting texts together may use as much memory as this many bodies of the largest size.
 LARGEST_BODIES = 16
 _sane_id = re.compile(rb"[A-Za-z0-9._-]{1,128}").fullmatch
@@ -133,7 +133,7 @@ def check_json(headers: RequestHeaders) -> None:
 def check_length(headers: RequestHeaders, limit: int) -> None:
     """Rejects a body that is too large by its Content-Length, before reading any of it."""
     length = headers.found.get(b"content-length")
-    if length is not None and length.isdigit() and (len(length) > MOST_DIGITS or int(length) > limit):
+    if length is not None and length.isdigit() and (len(length) > MAX_DIGITS or int(length) > limit):
         raise too_large(limit)
 
 

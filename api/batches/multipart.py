@@ -10,10 +10,10 @@ from email.parser import HeaderParser
 from api.errors import Problem, invalid_body
 
 # The number of parts, and the bytes of the headers of a part or of a field.
-MOST_PARTS = 32
-MOST_BYTES = 8 * 1024
+MAX_PARTS = 32
+MAX_BYTES = 8 * 1024
 # RFC 2046 allows 70 characters.
-MOST_BOUNDARY = 70
+MAX_BOUNDARY = 70
 # The encodings that a parameter such as filename*=UTF-8''b%C3%BCcher may have. Others are
 # refused: some codecs of Python fail in unusual ways, or take more than linear time.
 CHARSETS = frozenset(("utf-8", "us-ascii", "iso-8859-1"))
@@ -33,8 +33,8 @@ class Part:
         found = bytearray()
         for block in self.content:
             found += block
-            if len(found) > MOST_BYTES:
-                raise malformed(f"a field is longer than {MOST_BYTES} bytes")
+            if len(found) > MAX_BYTES:
+                raise malformed(f"a field is longer than {MAX_BYTES} bytes")
         return found.decode("utf-8", "replace")
 
 
@@ -46,7 +46,7 @@ def boundary_of(content_type: str) -> bytes:
         boundary = (_parameter(message, "boundary", "content-type") or "").rstrip()
     except (ValueError, TypeError):
         boundary = ""
-    if message.get_content_type() != "multipart/form-data" or not 0 < len(boundary) <= MOST_BOUNDARY:
+    if message.get_content_type() != "multipart/form-data" or not 0 < len(boundary) <= MAX_BOUNDARY:
         raise Problem(415, "the body must be multipart/form-data with a boundary")
     return boundary.encode()
 
@@ -78,7 +78,7 @@ class FormReader:
     def parts(self) -> Iterator[Part]:
         """Yields the parts in order. Raises Problem 422 for a malformed form."""
         content = self._content()
-        for _ in range(MOST_PARTS + 1):
+        for _ in range(MAX_PARTS + 1):
             for _ in content:
                 pass
             if self._until(b"\r\n", ends=b"--").startswith(b"--"):
@@ -96,7 +96,7 @@ class FormReader:
                 raise malformed("a part of the form has no name")
             content = self._content()
             yield Part(name, filename, content)
-        raise malformed(f"the form has more than {MOST_PARTS} parts")
+        raise malformed(f"the form has more than {MAX_PARTS} parts")
 
     def _content(self) -> Iterator[bytes]:
         """Yields what comes before the next delimiter, and removes the delimiter."""
@@ -116,8 +116,8 @@ class FormReader:
         while (at := self._held.find(end)) < 0:
             if ends is not None and self._held.startswith(ends):
                 return ends
-            if len(self._held) > MOST_BYTES:
-                raise malformed(f"the headers of a part are longer than {MOST_BYTES} bytes")
+            if len(self._held) > MAX_BYTES:
+                raise malformed(f"the headers of a part are longer than {MAX_BYTES} bytes")
             self._fill()
         found = bytes(self._held[:at])
         del self._held[: at + len(end)]

@@ -33,7 +33,7 @@ from api.schemas import error
 from batcher.errors import MillraceError
 
 # The body of a request to create a batch, and how long it may take to arrive.
-MOST_REQUEST_BYTES = 64 * 1024
+MAX_REQUEST_BYTES = 64 * 1024
 BODY_TIMEOUT_S = 30.0
 
 FileId = Annotated[str, Path(description="The id of the file")]
@@ -151,7 +151,7 @@ def _add_files(
 
 
 def _add_batches(router: APIRouter, service: BatchService, owner: Callable[[Request], str]) -> None:
-    bodies = BodyReader(MOST_REQUEST_BYTES, BODY_TIMEOUT_S)
+    bodies = BodyReader(MAX_REQUEST_BYTES, BODY_TIMEOUT_S)
 
     @router.post("/batches", summary="Create a batch", response_model=Batch, **_CREATE)
     async def create(request: Request) -> Response:

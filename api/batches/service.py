@@ -24,9 +24,9 @@ from batcher.jobs.files import FileRecord
 from batcher.jobs.records import JobRecord
 from batcher.jobs.upload import NoRoom
 
-MOST_NAME = 255
+MAX_NAME = 255
 # How many sizes of files of results are remembered.
-MOST_SIZES = 1024
+MAX_SIZES = 1024
 _file_id = re.compile(r"file-([0-9a-f]{32})(?:-(output|errors))?").fullmatch
 _batch_id = re.compile(r"batch_([0-9a-f]{32})").fullmatch
 
@@ -67,7 +67,7 @@ class BatchService:
                 elif part.name == "file":
                     if stored is not None:
                         raise malformed("the form has more than one file")
-                    name = (part.filename or "").encode("utf-8", "replace").decode()[:MOST_NAME]
+                    name = (part.filename or "").encode("utf-8", "replace").decode()[:MAX_NAME]
                     stored = self._files.put(file_id, part.content, client, budget)
             if stored is None or purpose != "batch":
                 raise malformed(
@@ -96,7 +96,7 @@ class BatchService:
         key = f"{file_id} {given.done}"  # a batch that runs has more results later
         if (size := self._sizes.get(key)) is None:
             self._sizes[key] = size = await self._size(given, file_id)
-            while len(self._sizes) > MOST_SIZES:
+            while len(self._sizes) > MAX_SIZES:
                 del self._sizes[next(iter(self._sizes))]
         return output_body(file_id, given, size)
 

@@ -19,8 +19,8 @@ from api.compat.reading import refused
 from api.compat.service import Call, Classified
 from api.errors import Problem
 
-MOST_QUESTIONS = 400
-MOST_OPTIONS = 255
+MAX_QUESTIONS = 400
+MAX_OPTIONS = 255
 
 
 class Predicate(BaseModel):
@@ -38,7 +38,7 @@ class Option(BaseModel):
 class Choice(BaseModel):
     type: Literal["choice"]
     name: str | None = None
-    choices: list[Option] = Field(min_length=2, max_length=MOST_OPTIONS)
+    choices: list[Option] = Field(min_length=2, max_length=MAX_OPTIONS)
 
 
 class Level(BaseModel):
@@ -48,7 +48,7 @@ class Level(BaseModel):
 class Scale(BaseModel):
     type: Literal["score"]
     name: str | None = None
-    levels: list[Level] = Field(min_length=2, max_length=MOST_OPTIONS)
+    levels: list[Level] = Field(min_length=2, max_length=MAX_OPTIONS)
 
 
 Question = Annotated[Predicate | Choice | Scale, Field(discriminator="type")]
@@ -59,7 +59,7 @@ class DecisionRequest(BaseModel):
 
     model: str | None = None
     input: Any
-    questions: list[Question] = Field(min_length=1, max_length=MOST_QUESTIONS)
+    questions: list[Question] = Field(min_length=1, max_length=MAX_QUESTIONS)
 
 
 class DecisionAnswer(BaseModel):

@@ -34,7 +34,7 @@ from batcher.core.metrics import own_version
 MICROSECONDS = 1e6
 OUTPUTS = ("scores", "label")
 # Integers of JSON may have thousands of digits, which a float cannot hold.
-MOST_US = 10**15
+MAX_US = 10**15
 
 
 class OpenInferenceProtocol(Dialect):
@@ -99,7 +99,7 @@ class OpenInferenceProtocol(Dialect):
         wanted_us = asked.parameters.get("timeout")
         if wanted_us is not None and (type(wanted_us) is not int or wanted_us < 0):
             raise refused("timeout: must be a whole number of microseconds; 0 is none", "parameters")
-        budget_s = self.service.budget_s(min(wanted_us, MOST_US) / MICROSECONDS) if wanted_us else None
+        budget_s = self.service.budget_s(min(wanted_us, MAX_US) / MICROSECONDS) if wanted_us else None
         found = await self.service.classify(call, texts, budget_s)
         return _answer(asked, call.model, found)
 

@@ -16,7 +16,7 @@ from api.predict.request import LARGE_BODY
 
 # A body above LARGE_BODY may hold this many values: lists and objects take up to 40 times the memory of their
 # JSON.
-MOST_VALUES = 16 * 1024
+MAX_VALUES = 16 * 1024
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 # The names that dialects, and clients of others, have for the texts of a request, in any case. Two of them in
 # one body contradict each other.
@@ -48,7 +48,7 @@ def parse(body: bytes, model: type[M]) -> M:
     Texts that are given twice, by one name or by two, are an error in every dialect.
     """
     if len(body) > LARGE_BODY and _has_too_many_values(body):
-        raise Problem(413, f"the request has more than {MOST_VALUES} values")
+        raise Problem(413, f"the request has more than {MAX_VALUES} values")
     if body.startswith(BYTE_ORDER_MARK):
         body = body[len(BYTE_ORDER_MARK) :]
     problem = None
@@ -64,7 +64,7 @@ def parse(body: bytes, model: type[M]) -> M:
 
 
 def _has_too_many_values(body: bytes) -> bool:
-    surplus = next(islice(_next_value.finditer(body), MOST_VALUES, None), None)
+    surplus = next(islice(_next_value.finditer(body), MAX_VALUES, None), None)
     return surplus is not None and surplus[1] is not None
 
 

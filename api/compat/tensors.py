@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from api.asgi.http import MOST_DIGITS, RequestHeaders
+from api.asgi.http import MAX_DIGITS, RequestHeaders
 from api.asgi.json_reader import NOT_UTF8, is_unicode
 from api.compat.reading import invalid_text
 from api.errors import Problem, invalid_body
@@ -45,7 +45,7 @@ def split(headers: RequestHeaders, body: bytes) -> tuple[bytes, bytes]:
     given = headers.found.get(HEADER_LENGTH)
     if given is None:
         return body, b""
-    if not given.isdigit() or len(given) > MOST_DIGITS or int(given) > len(body):
+    if not given.isdigit() or len(given) > MAX_DIGITS or int(given) > len(body):
         raise invalid_body("header_length", "Inference-Header-Content-Length is not the length of the JSON")
     return body[: int(given)], body[int(given) :]
 

@@ -23,8 +23,8 @@ _LIST = 'expected a list of texts or objects, or {"text": [...]}; one object per
 # Compressed bytes that are given to the decoder at once.
 PACKED_BYTES = 16 * 1024
 # A message names at most so many columns, and this much of each name.
-_MOST_NAMES = 20
-_MOST_CHARS = 64
+_MAX_NAMES = 20
+_MAX_CHARS = 64
 
 
 class FileRows:
@@ -90,7 +90,7 @@ class FileRows:
         # Comparing two names takes the square of their lengths.
         wanted = self.column.lower()
         near = {name.lower(): name for name in _short(names)}
-        close = difflib.get_close_matches(wanted[:_MOST_CHARS], near, n=1)
+        close = difflib.get_close_matches(wanted[:_MAX_CHARS], near, n=1)
         like = next((name for name in names if name.lower() == wanted), near[close[0]] if close else None)
         found = _listed(names)
         hint = f": did you mean {like!r}?" if like else ""
@@ -203,12 +203,12 @@ class _Json:
 
 def _short(names: Sequence[str]) -> tuple[str, ...]:
     """The names that an error offers as a choice."""
-    return tuple(name for name in names[:_MOST_NAMES] if len(name) <= _MOST_CHARS)
+    return tuple(name for name in names[:_MAX_NAMES] if len(name) <= _MAX_CHARS)
 
 
 def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(repr(name[:_MOST_CHARS]) for name in names[:_MOST_NAMES])
-    return shown + (", ..." if len(names) > _MOST_NAMES else "")
+    shown = ", ".join(repr(name[:_MAX_CHARS]) for name in names[:_MAX_NAMES])
+    return shown + (", ..." if len(names) > _MAX_NAMES else "")
 
 
 def _unzipped(blocks: Iterable[bytes]) -> Iterator[bytes]:

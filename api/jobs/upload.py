@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 # Retry-After if too many jobs wait: the default if the progress of running jobs is unknown, and the maximum.
 RETRY_AFTER_S = 10.0
-MOST_RETRY_AFTER_S = 60.0
+MAX_RETRY_AFTER_S = 60.0
 NO_TEXTS = "the body has no texts; curl -d drops line ends, --data-binary keeps them"
 # Chunks that are sent to Redis at once: each is held three times meanwhile.
 STORING = 2
@@ -147,7 +147,7 @@ class JobUploader:
         """A 429 whose Retry-After is the time until the first running job is expected to end."""
         running = self._store.records(self._store.running_ids())
         left_s = [record.remaining_s for record in running if record and record.remaining_s is not None]
-        retry_after_s = min(max(min(left_s, default=RETRY_AFTER_S), 1.0), MOST_RETRY_AFTER_S)
+        retry_after_s = min(max(min(left_s, default=RETRY_AFTER_S), 1.0), MAX_RETRY_AFTER_S)
         return Problem(
             429,
             "too many jobs are waiting; try again later",

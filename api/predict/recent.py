@@ -16,17 +16,17 @@ from api.predict.request import RequestContext
 from batcher.lookup.queue import LookupResult
 
 # How many are kept: that caches answered, that workers answered, and that failed or took over SLOW_S.
-MOST_HITS = 1000
-MOST_ANSWERS = 5000
-MOST_SLOW = 5000
+MAX_HITS = 1000
+MAX_ANSWERS = 5000
+MAX_SLOW = 5000
 SLOW_S = 1.0
 # The memory of answers, and of slow ones: what a request takes, each batch of its texts, and each id of one.
-MOST_BYTES = 8 * 1024**2
+MAX_BYTES = 8 * 1024**2
 SEEN_BYTES = 1200
 RUN_BYTES = 400
 ENTRY_BYTES = 100
 # About how many texts of one request a worker may be asked.
-MOST_TEXTS = 64
+MAX_TEXTS = 64
 
 
 class Run(NamedTuple):
@@ -73,7 +73,7 @@ Kept = deque[tuple[Any, ...]]
 
 
 class _Bounded:
-    """The last requests, `most` at most, that take MOST_BYTES at most; the newest is always kept."""
+    """The last requests, `most` at most, that take MAX_BYTES at most; the newest is always kept."""
 
     def __init__(self, most: int) -> None:
         self.seen: deque[Seen] = deque()
@@ -83,7 +83,7 @@ class _Bounded:
     def append(self, seen: Seen) -> None:
         self.seen.append(seen)
         self._bytes += _size(seen)
-        while len(self.seen) > 1 and (len(self.seen) > self.most or self._bytes > MOST_BYTES):
+        while len(self.seen) > 1 and (len(self.seen) > self.most or self._bytes > MAX_BYTES):
             self._bytes -= _size(self.seen.popleft())
 
     def clear(self) -> None:
@@ -101,9 +101,9 @@ class RecentRequests:
     """The last requests of this process. Hits, answers and slow ones have separate limits."""
 
     def __init__(self) -> None:
-        self._hits: Kept = deque(maxlen=MOST_HITS)
-        self._answers = _Bounded(MOST_ANSWERS)
-        self._slow = _Bounded(MOST_SLOW)
+        self._hits: Kept = deque(maxlen=MAX_HITS)
+        self._answers = _Bounded(MAX_ANSWERS)
+        self._slow = _Bounded(MAX_SLOW)
 
     def add(self, context: RequestContext, status: int, seconds: float) -> None:
         """Remembers a request that has been answered."""
@@ -142,7 +142,7 @@ def _lookup(started: float, found: LookupResult) -> Lookup:
         found.asked,
         found.asked_at - started,
         runs,
-        tuple(islice(entries, MOST_TEXTS)) if found.asked else (),
+        tuple(islice(entries, MAX_TEXTS)) if found.asked else (),
     )
 
 

@@ -2,8 +2,8 @@
 // It asks for animation frames only while something moves and the picture can be seen.
 
 const FRAME_MS = 33;
-const MOST_DROPS = 90;
-const MOST_RAFTS_WAITING = 10;
+const MAX_DROPS = 90;
+const MAX_RAFTS_WAITING = 10;
 const RAFT_GAP = 14;
 const DRIFT_PX_S = 46;
 // A raft leaves a picture of any width within this time: until then, the picture is drawn 30 times a second.
@@ -49,15 +49,15 @@ export class Race {
     const waiting = frame.now.waiting + frame.in_flight;
     this.wanted = Math.min(Math.log10(1 + frame.now.worked) / 2.7, 1);
     this.wantedLevel = Math.min(Math.log10(1 + waiting) / 4, 1);
-    this.drops = Math.min(waiting, MOST_DROPS);
+    this.drops = Math.min(waiting, MAX_DROPS);
     this.waiting.push(...batches.filter(({ size }) => !this.shown(size)));
-    this.waiting.splice(0, this.waiting.length - MOST_RAFTS_WAITING);
+    this.waiting.splice(0, this.waiting.length - MAX_RAFTS_WAITING);
     this.wake();
   }
 
   /** The visitor has sent this many texts; they have their own colour until they are answered. */
   own(count) {
-    this.mine = Math.min(count, MOST_DROPS);
+    this.mine = Math.min(count, MAX_DROPS);
     this.wake();
   }
 
@@ -148,7 +148,7 @@ export class Race {
     this.angle += seconds * this.flow * 1.5;
     const start = this.wheel.x + this.wheel.radius * 0.75;
     const drift = Math.max(DRIFT_PX_S * (0.55 + this.flow), (this.width - start) / CROSSING_S);
-    const speed = drift * (1 + this.waiting.length / MOST_RAFTS_WAITING);
+    const speed = drift * (1 + this.waiting.length / MAX_RAFTS_WAITING);
     for (const raft of this.rafts) raft.gone += speed * seconds;
     this.rafts = this.rafts.filter((raft) => start + raft.gone < this.width + 20);
     const last = this.rafts.at(-1);

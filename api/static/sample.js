@@ -3,7 +3,7 @@
 import { csv, stemOf, textsOf } from "./join.js";
 import { request } from "./http.js";
 
-const MOST = 200;
+const MAX_SHOWN = 200;
 // Scores that add up to 1 within this are those of one label a text.
 const ROUNDING = 0.01;
 
@@ -33,7 +33,7 @@ function choose(answers) {
     const key = answer.text?.toLowerCase().split(/\s+/).join(" ").trim();
     if (answer.prediction && key !== undefined && !different.has(key)) different.set(key, answer);
   }
-  return [...different.values()].sort((one, other) => doubt(other.prediction) - doubt(one.prediction)).slice(0, MOST);
+  return [...different.values()].sort((one, other) => doubt(other.prediction) - doubt(one.prediction)).slice(0, MAX_SHOWN);
 }
 
 /** From 0 to 1: how near the best two scores are or, where a text may have several labels, how near one is to 0.5. */

@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 EVERY_S = 1.0
 # A stream ends after this time, so that no connection stays open forever. The page reconnects.
 MAX_STREAM_S = 3600.0
-MOST_VIEWERS = 200
+MAX_VIEWERS = 200
 # How long a viewer waits for the history of earlier processes.
 RESTORE_S = 1.0
 # How many of the newest jobs are shown.
@@ -263,8 +263,8 @@ def stats_routes(stats: Stats) -> APIRouter:
         """A JSON document. With `Accept: text/event-stream`, a `history` event, then a `frame` per second."""
         if "text/event-stream" not in request.headers.get("accept", ""):
             return Response(await stats.frame(), media_type="application/json")
-        if stats.viewers >= MOST_VIEWERS:
-            raise Problem(503, f"{MOST_VIEWERS} viewers are connected; retry later", code="too_many_viewers")
+        if stats.viewers >= MAX_VIEWERS:
+            raise Problem(503, f"{MAX_VIEWERS} viewers are connected; retry later", code="too_many_viewers")
         headers = {"x-accel-buffering": "no"}
         return StreamingResponse(stats.stream(), media_type="text/event-stream", headers=headers)
 

@@ -10,12 +10,12 @@ import redis
 
 from batcher.core.keys import prefix
 
-MOST_LINES = 1000
+MAX_LINES = 1000
 KEEP_S = 90 * 86_400
 
 
 class AuditLog:
-    """The last MOST_LINES actions, which expire KEEP_S after the newest of them."""
+    """The last MAX_LINES actions, which expire KEEP_S after the newest of them."""
 
     def __init__(self, client: redis.Redis, name: str) -> None:
         self._client = client
@@ -24,7 +24,7 @@ class AuditLog:
     def add(self, line: Mapping[str, Any]) -> None:
         pipe = self._client.pipeline()
         pipe.lpush(self._key, json.dumps(line, separators=(",", ":")))
-        pipe.ltrim(self._key, 0, MOST_LINES - 1)
+        pipe.ltrim(self._key, 0, MAX_LINES - 1)
         pipe.expire(self._key, KEEP_S)
         pipe.execute()
 

@@ -11,7 +11,7 @@ from batcher.core.holds import FIELD, Hold, read_holds
 from batcher.core.keys import prefix
 
 # Every process reads all of them every second.
-MOST_HOLDS = 100
+MAX_HOLDS = 100
 # The snapshot expires if no API process runs for an hour.
 SNAPSHOT_S = 3600
 
@@ -35,7 +35,7 @@ class ClientHolds:
     def set(self, client: str, hold: Hold) -> bool:
         """Holds a client back. False if too many are already."""
         current = self.current()
-        if client not in current and len(current) >= MOST_HOLDS:
+        if client not in current and len(current) >= MAX_HOLDS:
             return False
         pipe = self._client.pipeline()
         pipe.hset(self._key, f"{FIELD}{client}", hold.encode())

@@ -13,7 +13,7 @@ from batcher.admin.scanning import SLICE
 from batcher.core.keys import prefix
 
 # Most records that one page examines: a filter that matches few of them returns less than a page.
-MOST_LOOKS = 2000
+MAX_LOOKS = 2000
 # A text has up to 80 KB, and a page a thousand of them.
 SLICE_TEXTS = 50
 Record = dict[str, Any]
@@ -58,7 +58,7 @@ class RefusedTexts:
         """
         newest = f"({cursor}" if cursor else f"({wanted.until_ms:013d}" if wanted.until_ms else "+"
         oldest = f"[{wanted.since_ms:013d}"
-        found_places = self._client.zrevrangebylex(self._places, newest, oldest, start=0, num=MOST_LOOKS)
+        found_places = self._client.zrevrangebylex(self._places, newest, oldest, start=0, num=MAX_LOOKS)
         places = cast("list[bytes]", found_places)
         found = list[Record]()
         following = ""
@@ -69,7 +69,7 @@ class RefusedTexts:
             if record is not None and wanted.matches(record):
                 found.append(record)
         else:
-            following = following if len(places) == MOST_LOOKS else ""
+            following = following if len(places) == MAX_LOOKS else ""
         for record, held in zip(found, self._held([record["id"] for record in found]), strict=True):
             record["text_held"] = held
         return found, following

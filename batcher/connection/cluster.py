@@ -19,7 +19,7 @@ from batcher.connection.redis_url import Address, cluster_parts
 
 _ERRORS = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError)
 # The most nodes that one attempt to connect tries.
-MOST_ASKED = 16
+MAX_ASKED = 16
 
 
 class Route:
@@ -60,7 +60,7 @@ class Search:
     def next(self) -> Address:
         """The address to try next. Raises the last error if there is none, or no time is left."""
         if self._error and (
-            not self._left or len(self._asked) >= MOST_ASKED or time.monotonic() > self._until
+            not self._left or len(self._asked) >= MAX_ASKED or time.monotonic() > self._until
         ):
             self._route.lost()
             raise self._error

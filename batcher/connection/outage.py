@@ -26,7 +26,7 @@ ClusterCrossSlotError = redis.exceptions.ClusterCrossSlotError
 NoScriptError = redis.exceptions.NoScriptError
 # Time between retries during an outage: at first, and at most.
 RETRY_S = 0.1
-RETRY_MOST_S = 1.0
+RETRY_MAX_S = 1.0
 # Errors of a server that cannot run the command while another one can: it has become a replica, is out of
 # date, is loading, has too few replicas (`min-replicas-to-write`: perhaps they follow another master by now),
 # or its cluster has no quorum. Redis 6 puts them inside the error of a script.
@@ -128,7 +128,7 @@ class Outage:
     @property
     def pause_s(self) -> float:
         """How long to wait before the next retry, growing with the length of the outage."""
-        return min(max(RETRY_S, self.seconds / 8), RETRY_MOST_S) * jitter(0.8, 1.2)
+        return min(max(RETRY_S, self.seconds / 8), RETRY_MAX_S) * jitter(0.8, 1.2)
 
     def lost(self, error: BaseException) -> None:
         """Reports that Redis did not answer."""

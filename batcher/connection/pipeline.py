@@ -22,7 +22,7 @@ Returned = TypeVar("Returned")
 
 # While replies to this many bytes of commands are awaited, other commands wait, so that a round trip does not
 # take longer the more requests there are. It is far below what keeps Redis busy for a second.
-SENT_MOST_BYTES = 2 << 20
+MAX_SENT_BYTES = 2 << 20
 # What a silent connection gets in addition: after this process was suspended, timers run before it reads.
 READ_S = 0.05
 _NOTHING = object()
@@ -162,7 +162,7 @@ class Pipeline(asyncio.Protocol):
         pieces = []
         if not self._sent:
             self._heard_at = loop.time()
-        while self._waiting and self._sent_bytes < SENT_MOST_BYTES:
+        while self._waiting and self._sent_bytes < MAX_SENT_BYTES:
             pending = self._waiting.popleft()
             try:
                 pieces.append(packed := self._pack(pending))

@@ -47,7 +47,7 @@ from batcher.messages import (
 ADMIT_SHARE = 0.5
 # Clients with little waiting (`first`) may exceed the cap by one part in this many.
 FIRST_SHARE = 4
-RETRY_MOST_S = 60.0
+RETRY_MAX_S = 60.0
 # Retry-After counts on this share of the measured rate: it has whole seconds, so many clients retry at once,
 # and new requests arrive meanwhile.
 PROMISED_SHARE = 0.75
@@ -58,10 +58,10 @@ log = logging.getLogger(__name__)
 OUTAGE_GRACE_S = 0.8
 # Results are polled after this time in case a hint was lost.
 LOOK_S = 0.3
-CANCEL_MOST = 512  # entries that one command cancels
+MAX_CANCELLED = 512  # entries that one command cancels
 # An entry is polled at growing intervals up to this one.
-LOOK_MOST_S = 1.0
-POLL_MOST = 500
+LOOK_MAX_S = 1.0
+MAX_POLLED = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,9 +119,9 @@ class Admission:
         if rate <= 0:
             return 1.0
         drained = rate * (now - self._promised_at)
-        self._promised = min(max(self._promised - drained, 0.0) + cost, rate * RETRY_MOST_S)
+        self._promised = min(max(self._promised - drained, 0.0) + cost, rate * RETRY_MAX_S)
         self._promised_at = now
-        return min(max((waiting + self._promised) / rate, 1.0), RETRY_MOST_S)
+        return min(max((waiting + self._promised) / rate, 1.0), RETRY_MAX_S)
 
 
 def _paused(pause: Pause) -> Paused:
@@ -432,8 +432,8 @@ class Dispatcher:
         """Cancels entries, except those that a new request waits for by now."""
         ids = [one for one in self._unwanted if one not in self.pending]
         self._unwanted = []
-        for at in range(0, len(ids) if self._outage.over else 0, CANCEL_MOST):
-            some = ids[at : at + CANCEL_MOST]
+        for at in range(0, len(ids) if self._outage.over else 0, MAX_CANCELLED):
+            some = ids[at : at + MAX_CANCELLED]
             self._pipeline.run(Cancel(self._api, some)).add_done_callback(partial(self._cancelled, len(some)))
 
     def _cancelled(self, count: int, asked: asyncio.Future[int]) -> None:
@@ -518,8 +518,8 @@ class SlowPoll:
         """Polls once for the entries that are due."""
         late = self.late(asyncio.get_running_loop().time())
         self.hints_lost = False
-        for at in range(0, len(late), POLL_MOST):
-            await self.fetch(late[at : at + POLL_MOST])
+        for at in range(0, len(late), MAX_POLLED):
+            await self.fetch(late[at : at + MAX_POLLED])
 
     def late(self, now: float) -> list[PendingEntry]:
         """The entries that are due, or after a loss of hints all that have waited LOOK_S."""
@@ -527,7 +527,7 @@ class SlowPoll:
         for entry in self._dispatcher.pending.values():
             waited = now - entry.asked_at
             if entry.look_at <= now or (self.hints_lost and waited > LOOK_S):
-                entry.look_at = now + min(max(waited, LOOK_S), LOOK_MOST_S)
+                entry.look_at = now + min(max(waited, LOOK_S), LOOK_MAX_S)
                 late.append(entry)
         return late
 

@@ -43,7 +43,7 @@ from batcher.settings import QueueSettings
 from batcher.shards import Shard, by_shard
 
 HINT_BLOCK_S = 1.0
-HINTS_MOST = 64
+MAX_HINTS = 64
 log = logging.getLogger(__name__)
 SWEEP_EVERY_S = 1.0
 POLL_EVERY_S = 0.3
@@ -70,7 +70,7 @@ class HintList:
         """
         first, others = await asyncio.gather(
             self._pipeline.execute("BLPOP", self._key, HINT_BLOCK_S),
-            self._pipeline.execute("LPOP", self._key, HINTS_MOST),
+            self._pipeline.execute("LPOP", self._key, MAX_HINTS),
         )
         lists = [*(first or [])[1:], *(others or [])]
         parts = [hint.partition(b"\n") for hints in lists for hint in hints.split(b"\0")]

@@ -16,7 +16,7 @@ from rq.job import Job
 
 FUNCTION = "batcher.jobs.run"
 # High enough never to apply: attempts without progress are counted in the job's record instead.
-MOST_RETRIES = 10_000
+MAX_RETRIES = 10_000
 is_job_id = re.compile("[0-9a-f]{32}").fullmatch
 # RQ's bookkeeping for a job. All other fields define the job, and are not read because they are known.
 _BOOKKEEPING = (
@@ -53,7 +53,7 @@ class ClassifyJob(Job):
             super().restore({**bookkeeping, b"data": call})
         except (ValueError, TypeError) as error:
             raise RefusedJob("its RQ bookkeeping cannot be read") from error
-        self.retries_left = MOST_RETRIES
+        self.retries_left = MAX_RETRIES
         self.enqueue_at_front_on_retry = True
 
 

@@ -17,7 +17,7 @@ from batcher.jobs.results import decode_models
 # The package of the scripts.
 SCRIPTS = "batcher.jobs"
 # Most jobs examined for one page of a list, which omits jobs of other owners.
-MOST_LOOKS = 1000
+MAX_LOOKS = 1000
 HISTORY_S = 900  # of the page's charts, which survive a restart of the API
 
 
@@ -118,7 +118,7 @@ class JobReader:
         Pass the cursor as `before` to get the next page; a cursor of None means that there are no more jobs.
         With `batches`, jobs that are not batches are left out.
         """
-        following, *ids = self._run("job_list", status or "", owner, before, count, MOST_LOOKS, int(batches))
+        following, *ids = self._run("job_list", status or "", owner, before, count, MAX_LOOKS, int(batches))
         return [job_id.decode() for job_id in ids], following.decode() or None
 
     def output(self, record: JobRecord, start: int, stop: int) -> Iterator[list[bytes]]:

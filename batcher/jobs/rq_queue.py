@@ -16,7 +16,7 @@ from rq.job import Job
 from rq.serializers import JSONSerializer
 
 from batcher.errors import NoJobs
-from batcher.jobs.job_class import FUNCTION, MOST_RETRIES, ClassifyJob, RefusedJob, is_job_id
+from batcher.jobs.job_class import FUNCTION, MAX_RETRIES, ClassifyJob, RefusedJob, is_job_id
 from batcher.jobs.store import jobs_prefix
 from batcher.settings import JobSettings
 
@@ -128,7 +128,7 @@ class JobQueue:
             timeout=self._timeout_s,
             result_ttl=self._ttl_s,
             failure_ttl=self._ttl_s,
-            retry=Retry(max=MOST_RETRIES, enqueue_at_front=True),
+            retry=Retry(max=MAX_RETRIES, enqueue_at_front=True),
         )
 
 

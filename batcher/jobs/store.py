@@ -42,7 +42,7 @@ from batcher.jobs.upload import UNBOUNDED, Budget, Submission, Upload
 
 CHUNK_TEXTS = 256
 # After this many consecutive attempts without progress a job fails: something in it must be ending them.
-MOST_STALLED = 5
+MAX_STALLED = 5
 
 
 def jobs_prefix(name: str) -> str:
@@ -83,7 +83,7 @@ class JobStore(JobReader):
     def start(self, job_id: str) -> Attempt:
         """Begins an attempt; earlier attempts can no longer write."""
         token = secrets.token_hex(8)
-        status, *numbers = self._run("job_start", job_id, token, self._ttl_ms, MOST_STALLED)
+        status, *numbers = self._run("job_start", job_id, token, self._ttl_ms, MAX_STALLED)
         return Attempt(job_id, token, status.decode(), *map(int, numbers))
 
     def append(

@@ -29,7 +29,7 @@ from batcher.errors import BudgetExceeded, MillraceError, RevisionsMixed
 from batcher.messages import Lane, Outcome, Prediction, entry_id
 
 # How many model revisions are remembered.
-MOST_MODELS = 64
+MAX_MODELS = 64
 # The overhead of an entry, measured with tracemalloc: key, CachedPrediction, float, size, dictionary slot.
 OVERHEAD_BYTES = 350
 # A local copy of a shared result lives for this share of the TTL. Reading the remaining TTL would double the
@@ -39,11 +39,11 @@ COPY_SHARE = 0.1
 # whose TTL varies by 10 %.
 FRESH_SHARE = 0.9
 # If more than this share of texts is found in the shared cache, it is cheaper to read the cache first.
-MOST_FOUND = 0.5
+MAX_FOUND = 0.5
 # Weight of the newest request in the moving average of that share.
 NEWEST = 0.05
 # With less time left than this, the cache is read first: it can answer even if the queue could not.
-LEAST_S = 0.1
+MIN_S = 0.1
 # If a round brought nothing, the next one begins after this time, which doubles up to the longest.
 PAUSE_S = 0.01
 LONGEST_PAUSE_S = 0.2
@@ -226,7 +226,7 @@ class Models:
         model = self.published
         if model is not None and model.revision != self._revision:
             self._revision = model.revision
-            if len(self._headers) >= MOST_MODELS:
+            if len(self._headers) >= MAX_MODELS:
                 self._headers.clear()
                 self._records.clear()
             self._records[model.revision] = model
@@ -461,8 +461,8 @@ class QueueLookup:
         """
         return (
             self._hub.looks
-            and self._share_found <= MOST_FOUND
-            and request.deadline - perf_counter() > LEAST_S
+            and self._share_found <= MAX_FOUND
+            and request.deadline - perf_counter() > MIN_S
             and self._limits.accepts(request.client, texts)
         )
 

@@ -9,7 +9,7 @@ from batcher.lookup.queue import Known, Lookup, LookupRequest, LookupResult, Res
 from batcher.side_by_side import gather
 
 # Characters of the texts whose revisions are remembered: those of many requests, and at least of one text.
-MOST_CHARS = 1_000_000
+MAX_CHARS = 1_000_000
 # Whether a text of a client is in the share.
 Takes = Callable[[str, str], bool]
 
@@ -75,7 +75,7 @@ class Choices:
         if taken is None:
             taken = self._setting.takes(text, client)
             self._chars += len(key)
-            if self._chars > MOST_CHARS:
+            if self._chars > MAX_CHARS:
                 self.forget()
                 self._chars = len(key)
             self._known[key] = taken

@@ -19,7 +19,7 @@ from batcher.messages import Prediction
 # The last digit of a score in an answer.
 SCORE_STEP = 1e-7
 # Models with more labels have no matrix: it would have a field for each pair of labels.
-MOST_LABELS = 200
+MAX_LABELS = 200
 KEEP_S = 30 * 86_400
 # A shadow that has not written for this long has ended, so that its last call cannot be sent again.
 SHADOW_S = 600
@@ -45,7 +45,7 @@ def compare(current: Prediction, candidate: Prediction) -> Counter[str]:
         current_text_us=round(current.model_ms * 1000 / max(current.batch_size, 1)),
         candidate_text_us=round(candidate.model_ms * 1000 / max(candidate.batch_size, 1)),
     )
-    if len(one) <= MOST_LABELS:
+    if len(one) <= MAX_LABELS:
         counts[_MATRIX + json.dumps([top, other_top])] = 1
     return counts
 

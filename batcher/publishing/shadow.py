@@ -16,8 +16,8 @@ from batcher.messages import Lane, Outcome, Prediction
 from batcher.publishing.comparisons import compare
 
 # The most texts that wait in this process, and their characters; any beyond either are dropped.
-MOST_TEXTS = 1000
-MOST_CHARS = 4_000_000
+MAX_TEXTS = 1000
+MAX_CHARS = 4_000_000
 # As jobs do: few enough texts in a request that its scripts do not delay a caller's single text.
 REQUEST_TEXTS = 32
 REQUESTS = 4
@@ -56,7 +56,7 @@ class Shadow:
         self._hub = hub
         self._report = report
         self._counted = counted
-        self._waiting: asyncio.Queue[_Text] = asyncio.Queue(MOST_TEXTS)
+        self._waiting: asyncio.Queue[_Text] = asyncio.Queue(MAX_TEXTS)
         self._chars = 0
         # Requests that waited for the same computation have the same object.
         self._held: dict[int, Prediction] = {}
@@ -72,7 +72,7 @@ class Shadow:
         """Takes a text of the share, with its id in the queue and what the answering revision computed."""
         if id(answer) in self._held:
             return
-        if self._waiting.full() or self._chars + len(text) > MOST_CHARS:
+        if self._waiting.full() or self._chars + len(text) > MAX_CHARS:
             self._count(Counter(dropped=1))
             return
         self._held[id(answer)] = answer

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Reason = Literal["full", "window", "idle", "solo"]
 # With windows of interactive entries for this many batches, a worker claims nothing.
-_MOST_BATCHES = 16
+_MAX_BATCHES = 16
 # The share of a batch that a worker claims of interactive texts while windows fill the rest.
 _SHARE = 1 / 4
 # Batches that windows of bulk entries are passed over for, so that they get an eighth beside other texts.
@@ -387,7 +387,7 @@ class TextsWithWindows(ClaimedTexts):
         if sum(len(held.tokens.ids) for held in windows) < budget:
             return cost, bulk_cost
         own = sum(len(held.tokens.ids) for held in windows if not _is_bulk(held))
-        return max(cost, int(budget * _SHARE)) if own < _MOST_BATCHES * budget else 0, -1
+        return max(cost, int(budget * _SHARE)) if own < _MAX_BATCHES * budget else 0, -1
 
 
 def _is_bulk(held: TokenizedEntry) -> bool:

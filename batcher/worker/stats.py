@@ -15,7 +15,7 @@ from batcher.worker.batching import Reason, TokenizedEntry
 from batcher.worker.inference import FinishedBatch, Inference
 from model_store import ModelInfo
 
-MOST_BATCHES = 2000
+MAX_BATCHES = 2000
 log = logging.getLogger(__name__)
 # How long the follow-up waits, so that it does not take a core from the API that sends the answers.
 FOLLOW_UP_S = 0.02
@@ -38,10 +38,10 @@ class _Batch(NamedTuple):
 
 
 class RecentBatches:
-    """The last MOST_BATCHES batches. One thread adds them, and another may read them."""
+    """The last MAX_BATCHES batches. One thread adds them, and another may read them."""
 
     def __init__(self) -> None:
-        self._batches: deque[_Batch] = deque(maxlen=MOST_BATCHES)
+        self._batches: deque[_Batch] = deque(maxlen=MAX_BATCHES)
 
     def add(self, report: BatchReport) -> None:
         """Remembers a batch."""

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
 
 # Links of one batch span.
-MOST_LINKS = 64
+MAX_LINKS = 64
 
 
 def worker_traces(revision: str) -> WorkerTraces | None:
@@ -44,7 +44,7 @@ class WorkerTraces:
         ended = _wall_ns(report.ended_at)
         parents = {trace: parent_of(trace) for trace in traced}
         for trace, indices in traced.items():
-            others = [parents[other] for other in parents if other != trace][:MOST_LINKS]
+            others = [parents[other] for other in parents if other != trace][:MAX_LINKS]
             self._batch(report, indices, parents[trace], others, ended)
 
     def _batch(

@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tests.chaos.run import MOST_S, run_chaos
+from tests.chaos.run import MAX_S, run_chaos
 from tests.signing import SIGNED
 
 
@@ -43,7 +43,7 @@ def _run(given: argparse.Namespace, seed: int) -> bool:
     ledger, found = asyncio.run(
         run_chaos(given.minutes * 60, seed, model=given.model, shards=given.shards, report=report)
     )
-    found += ledger.history.faults(MOST_S)
+    found += ledger.history.faults(MAX_S)
     table = Table(
         title=f"seed {seed}, {given.minutes:g} min, {given.model}, {given.shards} shards", show_header=False
     )

@@ -22,7 +22,7 @@ from tests.signing import SIGNED
 
 CALM_S = 60.0
 # The default budget, and what a frozen Redis and a frozen API add to it.
-MOST_S = 20.0
+MAX_S = 20.0
 
 
 async def run_chaos(

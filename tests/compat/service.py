@@ -34,7 +34,7 @@ SHED = QueueFull("too much is waiting", retry_after_s=3.0)
 NO_WORKER = NoWorker("no worker is running", retry_after_s=2.0)
 # Longer than the 512 tokens that the stub reads.
 LONG = "lengthy " * 600
-MOST_TEXTS = 4
+MAX_TEXTS = 4
 
 
 class RefusableHub(ReplyHub):
@@ -95,7 +95,7 @@ def running(**settings: Any) -> Iterator[Service]:
         hub = RefusableHub([part])
         hubs.append(hub)
         cache = SharedCache(Pipeline(aio()), "t")
-        chosen = ApiSettings(max_texts=MOST_TEXTS, max_text_chars=6000, **settings)
+        chosen = ApiSettings(max_texts=MAX_TEXTS, max_text_chars=6000, **settings)
         return create_app(chosen, Backends(hub, cache))
 
     config = uvicorn.Config(

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.compat.service import LONG, MOST_TEXTS, NO_WORKER, SHED, Service
+from tests.compat.service import LONG, MAX_TEXTS, NO_WORKER, SHED, Service
 
 ROOT = Path(__file__).parents[2]
 PYTHON = ROOT / ".clients/kserve/bin/python"
@@ -70,13 +70,13 @@ def test_version_1(service: Service) -> None:
 
 @pytest.mark.parametrize("version", ["v1", "v2"])
 def test_errors(service: Service, version: str) -> None:
-    too_many = {"what": "infer", "version": version, "texts": ["a"] * (MOST_TEXTS + 1)}
+    too_many = {"what": "infer", "version": version, "texts": ["a"] * (MAX_TEXTS + 1)}
     unknown = {"what": "infer", "version": version, "texts": ["a"], "model": "other"}
     wrong = {"what": "infer", "version": "v1", "texts": [7]}
     many, other, number = calls(service, too_many, unknown, wrong)
     assert (many["raised"], many["status"]) == ("HTTPStatusError", 413)
     assert (number["raised"], number["status"]) == ("HTTPStatusError", 400)
-    assert service.sentence({"text": ["a"] * (MOST_TEXTS + 1)}) in many["message"]
+    assert service.sentence({"text": ["a"] * (MAX_TEXTS + 1)}) in many["message"]
     assert (other["raised"], other["status"]) == ("HTTPStatusError", 404)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.compat.service import LONG, MOST_TEXTS, NO_WORKER, SHED, Service, running
+from tests.compat.service import LONG, MAX_TEXTS, NO_WORKER, SHED, Service, running
 
 openai = pytest.importorskip("openai", reason="openai is not installed (compat-tests)")
 
@@ -65,8 +65,8 @@ async def test_the_client_for_coroutines(service: Service) -> None:
 def test_bad_input_says_why(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError, match="must hold at least one text"):
         client.moderations.create(input=[])
-    with pytest.raises(openai.APIStatusError, match=f"more than {MOST_TEXTS} texts"):
-        client.moderations.create(input=["x"] * (MOST_TEXTS + 1))
+    with pytest.raises(openai.APIStatusError, match=f"more than {MAX_TEXTS} texts"):
+        client.moderations.create(input=["x"] * (MAX_TEXTS + 1))
 
 
 def test_no_worker_and_shedding(service: Service, client: openai.OpenAI) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.compat.service import LONG, MOST_TEXTS, NO_WORKER, SHED, Service
+from tests.compat.service import LONG, MAX_TEXTS, NO_WORKER, SHED, Service
 
 Scores = dict[str, float]
 
@@ -141,7 +141,7 @@ def test_a_text_that_is_cut_is_reported(service: Service, shape: Shape) -> None:
 
 @shapes
 def test_limits_are_those_of_predict_in_its_words(service: Service, shape: Shape) -> None:
-    for texts in (["x"] * (MOST_TEXTS + 1), ["fine", "y" * 6001]):
+    for texts in (["x"] * (MAX_TEXTS + 1), ["fine", "y" * 6001]):
         answer = service.http.post(shape.path, json=shape.ask(texts))
         assert answer.status_code == shape.statuses.get(413, 413)
         assert shape.error(answer.json()) == service.sentence({"text": texts})
@@ -273,7 +273,7 @@ def test_tei_info(service: Service) -> None:
     assert info["model_id"] == "stub"
     assert info["model_type"]["classifier"]["id2label"] == {"0": "NEGATIVE", "1": "POSITIVE"}
     assert info["max_input_length"] == 512
-    assert info["max_client_batch_size"] == MOST_TEXTS
+    assert info["max_client_batch_size"] == MAX_TEXTS
 
 
 def test_the_body_of_predict_decides_by_its_key(service: Service) -> None:

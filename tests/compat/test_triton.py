@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.compat.service import LONG, MOST_TEXTS, NO_WORKER, SHED, Service
+from tests.compat.service import LONG, MAX_TEXTS, NO_WORKER, SHED, Service
 
 np = pytest.importorskip("numpy", reason="numpy is not installed")
 triton = pytest.importorskip(
@@ -109,8 +109,8 @@ def test_bad_input_says_why(service: Service, client: Any) -> None:
     with pytest.raises(InferenceServerException, match='serves the model "stub"') as error:
         client.infer("other", [tensor(["one"])])
     assert error.value.status() == "404"
-    with pytest.raises(InferenceServerException, match=f"more than {MOST_TEXTS} texts") as error:
-        client.infer("stub", [tensor(["x"] * (MOST_TEXTS + 1))])
+    with pytest.raises(InferenceServerException, match=f"more than {MAX_TEXTS} texts") as error:
+        client.infer("stub", [tensor(["x"] * (MAX_TEXTS + 1))])
     assert error.value.status() == "413"
     ids = triton.InferInput("input_ids", [1, 3], "INT64")
     ids.set_data_from_numpy(np.array([[1, 2, 3]], dtype=np.int64))

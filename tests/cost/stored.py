@@ -14,14 +14,14 @@ import httpx
 import redis
 
 from api.settings import ApiSettings
-from batcher.admin.audit import MOST_LINES, AuditLog
+from batcher.admin.audit import MAX_LINES, AuditLog
 from batcher.admin.history import MINUTES, MinuteHistory
-from batcher.admin.holds import MOST_HOLDS, ClientHolds
+from batcher.admin.holds import MAX_HOLDS, ClientHolds
 from batcher.admin.usage import UsageStore
 from batcher.core.commands import COUNTS
 from batcher.core.holds import Hold
 from batcher.core.keys import prefix
-from batcher.publishing.comparisons import MOST_LABELS, ComparisonStore
+from batcher.publishing.comparisons import MAX_LABELS, ComparisonStore
 from tests.service import Service, wait_until
 
 NAME = "default"
@@ -159,12 +159,12 @@ def _keep_facts(client: redis.Redis) -> None:
         counts = {f"key {number} {count}": 10**12 for number in range(KEYS) for count in COUNTS}
         pipe.hset(f"{prefix(NAME)}:usage:{day}", mapping=counts)
     pipe.execute()
-    for number in range(MOST_HOLDS):
+    for number in range(MAX_HOLDS):
         holds.set(f"key:{number:0100}", Hold("uncached", time.time() + 86_400))
-    labels = [f"label {number}" for number in range(MOST_LABELS)]
+    labels = [f"label {number}" for number in range(MAX_LABELS)]
     matrix = {f"labels:{json.dumps(pair)}": 10**9 for pair in product(labels, labels)}
     ComparisonStore(client, NAME).add(("", 0, 0), "none", 0, matrix)
-    for _ in range(MOST_LINES):
+    for _ in range(MAX_LINES):
         audit.add({"at": "2026-01-01T00:00:00Z", "operator": "ops", "action": "forget", "keys": 1})
     rates = dict.fromkeys(("answered", "hits", "refused", "shed", "worked", "p50_ms", "p99_ms"), 123456.7)
     for number in range(MINUTES):

@@ -263,7 +263,7 @@ async def test_what_a_shadow_cannot_compute_is_counted_and_no_caller_notices(
 
     await until_async(dropped, "texts to be dropped")
     # A process holds only so many texts.
-    monkeypatch.setattr("batcher.publishing.shadow.MOST_CHARS", 0)
+    monkeypatch.setattr("batcher.publishing.shadow.MAX_CHARS", 0)
     asked.extend(await model_headers(replicas.apis[1], TEXTS[:10]))
 
     async def all_counted() -> bool:

@@ -252,7 +252,7 @@ def test_positions_follow_the_order_of_arrival(store: JobStore) -> None:
 
 
 def test_batches_were_found_by_reading_every_job(store: JobStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "MOST_LOOKS", 6)
+    monkeypatch.setattr(reading, "MAX_LOOKS", 6)
     ids = [f"{number:032x}" for number in range(10)]
     for number, job_id in enumerate(ids):
         create(store, job_id, submission=Submission(batch="" if number % 3 else "{}"))

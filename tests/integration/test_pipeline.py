@@ -71,7 +71,7 @@ async def test_one_tick_is_one_write_and_all_share_a_connection(bench: Bench) ->
 async def test_finding_15_what_awaits_replies_is_bounded_in_bytes(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("batcher.connection.pipeline.SENT_MOST_BYTES", 10_000)
+    monkeypatch.setattr("batcher.connection.pipeline.MAX_SENT_BYTES", 10_000)
     large = b"x" * 4_000
     answers = await asyncio.gather(*(bench.pipeline.execute("ECHO", large) for _ in range(9)))
     assert answers == [large] * 9

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.outcomes import MOST_AGAIN
+from tests.outcomes import MAX_AGAIN
 from tests.service import wait_until
 from tests.tools import PROGRAMS
 
@@ -105,7 +105,7 @@ def test_what_fails_again_or_does_not_run_alone_is_red(tmp_path: Path) -> None:
         ((ONCE, "import nothing_of_that_name"), ("-n", "1"), "could not be collected"),
         ((ONCE, LATER), ("-n", "0", "-x"), "1 tests did not run"),
         (
-            (f"@pytest.mark.parametrize('n', range({MOST_AGAIN + 1}))\ndef test_many(n): assert 0",),
+            (f"@pytest.mark.parametrize('n', range({MAX_AGAIN + 1}))\ndef test_many(n): assert 0",),
             ("-n", "1"),
             "11 tests failed",
         ),

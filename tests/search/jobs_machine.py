@@ -26,7 +26,7 @@ P = jobs_prefix(NAME)
 IDS = ("a" * 32, "b" * 32)
 # Five texts in three chunks.
 TOTAL, CHUNK, CHUNKS = 5, 2, 3
-MOST_STALLED = 2
+MAX_STALLED = 2
 ANY_JOB = st.sampled_from(IDS)
 VERSIONS = st.sampled_from(["v1", "v2"])
 
@@ -91,7 +91,7 @@ class JobsMachine(RuleBasedStateMachine):
         token = f"{self.count:016x}"
         with (
             patch.object(store_module.secrets, "token_hex", lambda _size: token),
-            patch.object(store_module, "MOST_STALLED", MOST_STALLED),
+            patch.object(store_module, "MAX_STALLED", MAX_STALLED),
         ):
             replies = [call(store) for store in self.stores]
         assert all(reply == replies[0] for reply in replies), replies
@@ -199,7 +199,7 @@ class JobsMachine(RuleBasedStateMachine):
         if job.status in OPEN:
             job.stalled = 1 if job.at != job.chunks else job.stalled + 1
             job.at, job.token, job.attempt = job.chunks, attempt.token, job.attempt + 1
-            job.status = "failed" if job.stalled > MOST_STALLED else "running"
+            job.status = "failed" if job.stalled > MAX_STALLED else "running"
         assert (attempt.status, attempt.number, attempt.first) == (job.status, job.attempt, job.chunks)
         if job.status == "running":
             self.runs.append(Run(attempt, attempt.first))

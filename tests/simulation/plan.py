@@ -14,7 +14,7 @@ from batcher.messages import Lane
 
 # Everything that goes wrong has begun by then; seconds from the start.
 WITHIN_S = 2.5
-REQUESTS_MOST = 14
+MAX_REQUESTS = 14
 RAISES, KILLS = "\0raise", "\0kill"
 
 Kind = Literal[
@@ -133,7 +133,7 @@ def draw(seed: int) -> Plan:
     plan = Plan(seed, *counts, caches=random.random() < 0.3)
     words = [f"text {random.randrange(10_000)} " + "word " * random.choice((0, 0, 3, 40)) for _ in range(12)]
     words += [f"{RAISES} {seed}"] * (random.random() < 0.15) + [f"{KILLS} {seed}"] * (random.random() < 0.08)
-    for _ in range(random.randint(1, REQUESTS_MOST)):
+    for _ in range(random.randint(1, MAX_REQUESTS)):
         plan.requests.append(_request(random, plan.hubs, words))
     if seed % 4:
         for _ in range(random.choice((1, 1, 2, 3))):

@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import redis
 
-from batcher.admin.audit import MOST_LINES, AuditLog
+from batcher.admin.audit import MAX_LINES, AuditLog
 from batcher.admin.history import MINUTES, MinuteHistory
 from model_store.stub import SIGNED_LABELS
 from tests.limits import confine
@@ -121,7 +121,7 @@ class SoakService(Service):
             return False
         for line in minutes * MINUTES:
             history.add(line)
-        for action in actions * MOST_LINES:
+        for action in actions * MAX_LINES:
             audit.add(action)
         return True
 

@@ -11,7 +11,7 @@ from typing import Any
 BOUNDED = 300
 # Small ones first, since exponential ones would not end. Linear ones take a hundredth of the limit.
 SIZES = (16, 20, *(2**power for power in range(5, 15)))
-MOST_S_A_CHARACTER = 5e-6
+MAX_S_A_CHARACTER = 5e-6
 NOISE_S = 5e-4
 # Below it, growth says nothing.
 MEASURABLE_S = 5e-3
@@ -47,7 +47,7 @@ def check_linear(use: Any, *, binary: bool, shapes: Iterable[tuple[str, str, str
             given = text.encode("latin-1", "replace") if binary else text
             earlier, former, taken = former, taken, _seconds(use, given)
             grows = taken > MEASURABLE_S and taken > 3 * former and former > 3 * earlier
-            if grows or taken > NOISE_S + MOST_S_A_CHARACTER * len(text):
+            if grows or taken > NOISE_S + MAX_S_A_CHARACTER * len(text):
                 raise Costly(f"{taken * 1e3:.1f} ms for {before!r} + {size} of {unit!r} + {after!r}")
 
 

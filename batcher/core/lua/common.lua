@@ -210,8 +210,8 @@ local function delete_entry(id)
   return redis.call('DEL', entry_key(id))
 end
 
--- Records a refused text for the console: the newest MOST_REFUSED, for a week. Texts are not part of it.
-local MOST_REFUSED = 10000
+-- Records a refused text for the console: the newest MAX_REFUSED, for a week. Texts are not part of it.
+local MAX_REFUSED = 10000
 local REFUSED_MS = 7 * 86400000
 local function record_refusal(id, code, attempts, workers, revision)
   local time_ms = clock[1] * 1000 + math.floor(clock[2] / 1000)
@@ -223,7 +223,7 @@ local function record_refusal(id, code, attempts, workers, revision)
     lane = string.match(read_entry(id) or '', '^%d+ (%l+) ') or '',
   }))
   redis.call('ZADD', REFUSED, 0, place)
-  local surplus = redis.call('ZCARD', REFUSED) - MOST_REFUSED
+  local surplus = redis.call('ZCARD', REFUSED) - MAX_REFUSED
   for n, old in ipairs(redis.call('ZRANGE', REFUSED, 0, 9)) do
     if n > surplus and tonumber(string.sub(old, 1, 13)) > time_ms - REFUSED_MS then break end
     local id = string.sub(old, 15)

@@ -10,7 +10,7 @@ import pytest
 
 from api.keys import parse_quotas
 from api.settings import ApiSettings
-from api.traffic import MOST_CLIENTS, MOST_SHOWN, Traffic
+from api.traffic import MAX_CLIENTS, MAX_SHOWN, Traffic
 from batcher.admin.usage import UsageStore
 from batcher.connection.outage import REDIS_ERRORS
 from batcher.core.commands import AddUsage
@@ -78,7 +78,7 @@ async def test_one_command_carries_everything_and_silence_none(fake_redis: FakeR
     traffic = Traffic(ApiSettings(), hub, {})
     await traffic.flush()
     assert hub.commands == []
-    for number in range(MOST_CLIENTS + 50):
+    for number in range(MAX_CLIENTS + 50):
         traffic.count(f"192.0.2.{number}", number, 0, 0, 200)
     await traffic.flush()
     await traffic.flush()
@@ -87,7 +87,7 @@ async def test_one_command_carries_everything_and_silence_none(fake_redis: FakeR
     first = hub.commands[0]
     assert isinstance(first, AddUsage)
     assert len(first.rows) == 1
-    assert first.clients.count("texts_s") == MOST_SHOWN
+    assert first.clients.count("texts_s") == MAX_SHOWN
 
 
 async def test_clients_of_all_processes_are_summed(fake_redis: FakeRedis) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from batcher.memory import EVICT_ABOVE, MOST_EVICTIONS, NO_MEMORY, RESULT_BYTES, Memory, read_memory
+from batcher.memory import EVICT_ABOVE, MAX_EVICTIONS, NO_MEMORY, RESULT_BYTES, Memory, read_memory
 
 MB = 1024**2
 INFO = b"# Memory\r\nused_memory:%d\r\nused_memory_human:1.00M\r\nmaxmemory:%d\r\ntotal_system_memory:%d\r\n"
@@ -40,8 +40,8 @@ def test_as_much_is_drawn_as_brings_memory_down_but_a_sweep_stays_short() -> Non
     above = 1000 * RESULT_BYTES
     memory = Memory(int(EVICT_ABOVE * 192 * MB) + above, 192 * MB)
     assert abs(memory.surplus - 1000) <= 1
-    assert Memory(192 * MB, 192 * MB).surplus == MOST_EVICTIONS
-    assert Memory(10 * 192 * MB, 192 * MB).surplus == MOST_EVICTIONS
+    assert Memory(192 * MB, 192 * MB).surplus == MAX_EVICTIONS
+    assert Memory(10 * 192 * MB, 192 * MB).surplus == MAX_EVICTIONS
 
 
 @pytest.mark.parametrize("rate", [100, 1000, 10_000, 16_000])

@@ -10,7 +10,7 @@ import pytest
 import redis
 from pydantic import ValidationError
 
-from batcher.connection.cluster import MOST_ASKED, Route
+from batcher.connection.cluster import MAX_ASKED, Route
 from batcher.connection.redis_url import cluster_parts
 from batcher.core.merged import merge
 from batcher.core.snapshot import NO_SNAPSHOT, Fallback, LaneDepth, ModelRecord
@@ -138,7 +138,7 @@ def test_a_dead_master_is_looked_for_at_the_other_nodes() -> None:
 
 def test_nodes_that_send_each_other_on_do_not_hold_a_connection_for_ever() -> None:
     search = Route([("a", 1)], "key").search(60.0)
-    for number in range(MOST_ASKED):
+    for number in range(MAX_ASKED):
         search.next()
         search.wrong(moved_to("ab"[number % 2] + ":1"))
     with pytest.raises(redis.exceptions.ConnectionError):

@@ -12,7 +12,7 @@ import httpx
 import pytest
 import redis
 
-from batcher.admin.holds import MOST_HOLDS
+from batcher.admin.holds import MAX_HOLDS
 from batcher.core.snapshot import Sweep
 from tests.unit.api.admin.conftest import ADMIN, AdminApi, P, Start, keys
 from tests.unit.api.admin.test_forget import job
@@ -122,7 +122,7 @@ async def test_a_hold_ends_by_itself(api: AdminApi) -> None:
 
 
 async def test_holds_are_bounded(api: AdminApi) -> None:
-    fields = {f"hold:192.0.2.{number}": f"all {time.time() + 60:.0f}" for number in range(MOST_HOLDS)}
+    fields = {f"hold:192.0.2.{number}": f"all {time.time() + 60:.0f}" for number in range(MAX_HOLDS)}
     api.redis.hset(f"{P}:snapshot", mapping=fields)
     answer = await hold(api, "key:one-more")
     assert (answer.status_code, answer.json()["code"]) == (409, "too_many_holds")

@@ -182,7 +182,7 @@ async def test_release_and_delete(api: AdminApi) -> None:
 async def test_only_the_newest_are_kept(api: AdminApi) -> None:
     """Of ten thousand; here of a hundred."""
     fill(api.redis, 103, round(time.time() * 1000) - 20_000)
-    with planted(Fault("fewer", "common", "MOST_REFUSED = 10000", "MOST_REFUSED = 100")):
+    with planted(Fault("fewer", "common", "MAX_REFUSED = 10000", "MAX_REFUSED = 100")):
         newest = refuse(api, "newest")
     assert api.redis.zcard(f"{P}:refused") == api.redis.hlen(f"{P}:refusals") == 100
     assert api.redis.hexists(f"{P}:refusals", newest)

@@ -254,7 +254,7 @@ async def test_a_forgotten_client_leaves_the_memory_of_every_process(
 async def test_what_is_kept_is_bounded(api: AdminApi) -> None:
     held = api.app._handler.request_log.recent  # type: ignore[attr-defined]
     sizes = [held._hits.maxlen, held._answers.most, held._slow.most]
-    assert sizes == [recent.MOST_HITS, recent.MOST_ANSWERS, recent.MOST_SLOW]
+    assert sizes == [recent.MAX_HITS, recent.MAX_ANSWERS, recent.MAX_SLOW]
 
 
 async def test_of_two_requests_with_the_same_id_the_newer_one_is_shown(api: AdminApi) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from api.batches.multipart import MOST_PARTS, FormReader, boundary_of
+from api.batches.multipart import MAX_PARTS, FormReader, boundary_of
 from api.errors import Problem
 
 
@@ -100,7 +100,7 @@ def test_parts_that_are_not_read_are_skipped() -> None:
         b"--B\r\nContent-Disposition: form-data; name=" + b"x" * 10_000,
         form((f'name="a"; filename*{"9" * 5000}="x"', b"1")),
         form(("name*=x; name*1=y", b"1")),
-        form(*[('name="a"', b"1")] * (MOST_PARTS + 1)),
+        form(*[('name="a"', b"1")] * (MAX_PARTS + 1)),
     ],
 )
 def test_a_malformed_form(body: bytes) -> None:

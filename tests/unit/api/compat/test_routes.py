@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from api.compat.clouds import Invocation
-from api.compat.reading import MOST_VALUES, parse
+from api.compat.reading import MAX_VALUES, parse
 from api.compat.routes import CLASSES
 from api.dialect_names import DEFAULTS, DIALECTS, parse_categories, parse_dialects
 from api.errors import Problem
@@ -177,7 +177,7 @@ async def test_hosts_sites_and_rates_are_checked(start: Start, path: str) -> Non
 @pytest.mark.parametrize("path", REQUESTS)
 async def test_large_and_compressed_bodies_are_refused(start: Start, path: str) -> None:
     service = await start(max_body_bytes=200_000)
-    many = b'{"a":[' + b"{}," * MOST_VALUES + b"{}]}" + b" " * 70_000
+    many = b'{"a":[' + b"{}," * MAX_VALUES + b"{}]}" + b" " * 70_000
     for content, headers, status in (
         (b" " * 200_001, {}, 413),
         (many, {}, 413),

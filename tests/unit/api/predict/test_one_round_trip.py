@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 
-from batcher.lookup.queue import LEAST_S
+from batcher.lookup.queue import MIN_S
 from batcher.messages import Outcome, entry_id
 from tests.unit.api.service import Service, Start, until
 from tests.unit.fakes import REVISION, FakeHub, prediction
@@ -79,6 +79,6 @@ async def test_the_cache_is_asked_first_where_the_queue_may_refuse(start: Start)
 async def test_the_cache_is_asked_first_where_time_is_short(start: Start) -> None:
     service = await start(looking())
     service.cache.keep("known")
-    assert (await service.predict("known", prefer=f"wait={LEAST_S / 2}")).headers["x-cache"] == "HIT"
+    assert (await service.predict("known", prefer=f"wait={MIN_S / 2}")).headers["x-cache"] == "HIT"
     assert (await service.predict("new", prefer="wait=5")).headers["x-cache"] == "MISS"
     assert len(service.cache.lookups) == 1

@@ -6,7 +6,7 @@ import gc
 import tracemalloc
 
 from api.asgi.http import RequestHeaders
-from api.predict.recent import MOST_BYTES, RecentRequests
+from api.predict.recent import MAX_BYTES, RecentRequests
 from api.predict.request import RequestContext
 from batcher.lookup.queue import LookupResult
 from batcher.messages import Prediction
@@ -37,7 +37,7 @@ def test_ten_thousand_large_answers_could_take_gigabytes() -> None:
         held, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert held < 2 * MOST_BYTES
+    assert held < 2 * MAX_BYTES
     assert recent.find(f"{0:0128}") is None
     newest = recent.find(f"{119:0128}")
     assert newest is not None

@@ -204,7 +204,7 @@ async def test_a_new_viewer_sees_nothing_of_what_the_last_one_saw(made: Made) ->
 async def test_viewers_beyond_the_limit_are_refused(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stats_module, "MOST_VIEWERS", 0)
+    monkeypatch.setattr(stats_module, "MAX_VIEWERS", 0)
     answer = await service.client.get("/stats", headers={"Accept": "text/event-stream"})
     assert_problem(answer, 503, "too_many_viewers")
 

@@ -13,7 +13,7 @@ import redis
 
 from batcher.connection import cluster
 from batcher.connection.clients import connect, connect_async
-from batcher.connection.cluster import MOST_ASKED
+from batcher.connection.cluster import MAX_ASKED
 
 KEY = "{millrace:2:t}"
 
@@ -115,7 +115,7 @@ async def test_a_key_that_no_node_has_is_an_outage(
     client = Client(make, first)
     with pytest.raises(redis.exceptions.ConnectionError):
         await client.ping()
-    assert len(first.asked) == len(second.asked) == MOST_ASKED // 2
+    assert len(first.asked) == len(second.asked) == MAX_ASKED // 2
 
 
 async def test_connections_are_opened_again_once_a_server_has_become_a_replica(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import redis
 
-from batcher.hub.dispatcher import LOOK_MOST_S, LOOK_S, PendingEntry, SlowPoll
+from batcher.hub.dispatcher import LOOK_MAX_S, LOOK_S, PendingEntry, SlowPoll
 
 TICK_S = 0.1
 
@@ -33,7 +33,7 @@ async def test_results_are_looked_for_at_growing_intervals():
     gaps = [after - before for before, after in pairwise(ticks)]
     assert ticks[0] == round(LOOK_S / TICK_S)
     assert gaps == sorted(gaps)
-    assert gaps[-1] == round(LOOK_MOST_S / TICK_S)
+    assert gaps[-1] == round(LOOK_MAX_S / TICK_S)
 
 
 async def test_after_a_loss_everybody_who_has_waited_is_looked_for():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from batcher.lookup.queue import MOST_MODELS, Models
+from batcher.lookup.queue import MAX_MODELS, Models
 from tests.unit.fakes import MODEL, OTHER_REVISION, REVISION, RUNNING, FakeHub
 
 
@@ -36,7 +36,7 @@ def test_a_revision_that_nobody_published_has_the_name_that_its_result_says() ->
 def test_names_are_kept_of_so_many_revisions() -> None:
     hub = FakeHub()
     models = Models(hub)
-    for number in range(3 * MOST_MODELS):
+    for number in range(3 * MAX_MODELS):
         publish(hub, f"m{number}", f"{number:064d}")
         assert models.revision == f"{number:064d}"
-        assert len(models._headers) <= MOST_MODELS
+        assert len(models._headers) <= MAX_MODELS

@@ -8,7 +8,7 @@ import pytest
 
 from batcher.core.revisions import Candidate, read_revisions
 from batcher.messages import Prediction, fragment
-from batcher.publishing.comparisons import MOST_LABELS, ComparisonStore, compare, label_pairs, report
+from batcher.publishing.comparisons import MAX_LABELS, ComparisonStore, compare, label_pairs, report
 from tests.conftest import FakeRedis
 
 PAIR = ("topics", 0, 1)
@@ -38,7 +38,7 @@ def test_other_labels_cannot_be_compared() -> None:
 
 
 def test_a_model_with_many_labels_has_no_matrix() -> None:
-    scores = {f"label {number}": 0.001 for number in range(MOST_LABELS + 1)}
+    scores = {f"label {number}": 0.001 for number in range(MAX_LABELS + 1)}
     assert not label_pairs(compare(prediction(scores), prediction(scores)))
     assert compare(prediction(scores), prediction(scores))["agree"] == 1
 

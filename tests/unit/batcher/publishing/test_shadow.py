@@ -73,7 +73,7 @@ async def test_what_the_candidate_refuses_or_fails_on_only_counts() -> None:
 
 
 async def test_a_full_process_drops_texts_and_a_stop_drops_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("batcher.publishing.shadow.MOST_CHARS", 40)
+    monkeypatch.setattr("batcher.publishing.shadow.MAX_CHARS", 40)
     reports, hub = Reports(), FakeHub(gate=asyncio.Event())
     shadow = shadow_of(hub, reports)
     offer(shadow, *(f"t{number:03}" for number in range(25)))  # ten of them have room
