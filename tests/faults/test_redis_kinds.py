@@ -192,6 +192,7 @@ def test_a_cluster_keeps_no_jobs_and_says_so(
 def test_jobs_of_a_cluster_have_a_redis_of_their_own(
     server_at: Callable[..., RedisServer], redis_server: RedisServer, start_service: Callable[..., Service]
 ) -> None:
+    needs_scripts_after_a_refused_one(server_at)
     made = start_service(redis=cluster_of_one_shard(server_at), jobs_redis_url=redis_server.url)
     jobs = made.start_jobs()
     handed_in = made.http.post("/jobs", json={"text": [f"text {number}" for number in range(50)]})
