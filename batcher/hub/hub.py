@@ -382,7 +382,8 @@ class ReplyHub:
     @property
     def looks(self) -> bool:
         """Whether `classify` can read the shared cache in the same round trip."""
-        return self.reachable and all(part.looks for part in self.parts if part.reachable)
+        looks = [part.looks for part in self.parts if part.reachable]
+        return bool(looks) and all(looks)
 
     @property
     def redis_watch(self) -> RedisWatch:
@@ -426,7 +427,8 @@ class ReplyHub:
         items = list(zip(ids, texts, strict=True))
         shares = {0: items} if len(self.parts) == 1 else by_shard(items, ids, len(self.parts))
         asked = [(self.parts[number], items) for number, items in shares.items()]
-        looks = [part.looks for part, _ in asked]
+        # A caller passes a revision if the hub looks, which one of several parts may not by now.
+        looks = [bool(revision) and (len(asked) == 1 or part.looks) for part, _ in asked]
         for part, _ in asked:
             part.admit(lane, budget_s)
         deadline = asyncio.get_running_loop().time() + budget_s
