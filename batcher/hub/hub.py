@@ -382,8 +382,7 @@ class ReplyHub:
     @property
     def looks(self) -> bool:
         """Whether `classify` can read the shared cache in the same round trip."""
-        looks = [part.looks for part in self.parts if part.reachable]
-        return bool(looks) and all(looks)
+        return {part.looks for part in self.parts if part.reachable} == {True}
 
     @property
     def redis_watch(self) -> RedisWatch:
