@@ -426,17 +426,14 @@ class ReplyHub:
         items = list(zip(ids, texts, strict=True))
         shares = {0: items} if len(self.parts) == 1 else by_shard(items, ids, len(self.parts))
         asked = [(self.parts[number], items) for number, items in shares.items()]
-        # A caller passes a revision if the hub looks, which one of several parts may not by now.
-        looks = [bool(revision) and (len(asked) == 1 or part.looks) for part, _ in asked]
         for part, _ in asked:
             part.admit(lane, budget_s)
         deadline = asyncio.get_running_loop().time() + budget_s
         held = dict[str, PendingEntry]()
         holders = []
         try:
-            for (part, items), look in zip(asked, looks, strict=True):
-                cached = revision if look else ""
-                own = part.dispatcher.hold(items, deadline, lane, trace, first, cached, only)
+            for part, items in asked:
+                own = part.dispatcher.hold(items, deadline, lane, trace, first, revision, only)
                 holders.append((part, own))
                 held |= own
             return await outcomes(held, ids, budget_s, self._own_counts)
