@@ -253,9 +253,10 @@ class _Run:
             while True:
                 found = LookupResult()
                 until = perf_counter() + BUDGET_S
-                request = LookupRequest(texts, self._client, until, self._tenant, lane="bulk")
+                trace = tracing.current()
+                request = LookupRequest(texts, self._client, until, self._tenant, trace=trace, lane="bulk")
                 try:
-                    await lookup.find(request._replace(trace=tracing.current()), found)
+                    await lookup.find(request, found)
                 except REFUSALS as error:
                     self._log_stalled(error)
                     await asyncio.sleep(min(error.retry_after_s or 0.2, PATIENCE_S))

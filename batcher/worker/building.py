@@ -10,13 +10,12 @@ import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
 from zlib import crc32
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import Metric
 
-from batcher.connection.clients import Redis, connect, connect_shards
+from batcher.connection.clients import connect, connect_shards
 from batcher.connection.outage import REDIS_ERRORS, reason
 from batcher.core.by_model import ByModel
 from batcher.models import ELSEWHERE, ModelSpec, is_name
@@ -25,7 +24,7 @@ from batcher.publishing.revisions import RevisionStore
 from batcher.settings import WorkerSettings
 from batcher.shards import Shard
 from batcher.worker.cache_writer import CacheWriter, ShardedCacheWriter, connect_writer
-from batcher.worker.exchange import WAIT_S, Queues, WorkerQueue
+from batcher.worker.exchange import WAIT_S, Q, Queues, WorkerQueue
 from batcher.worker.heartbeat import HeartbeatQueue
 from batcher.worker.loop import SharingWorker
 from batcher.worker.observability import Observability, probes
@@ -94,29 +93,26 @@ def build_worker(settings: WorkerSettings, instruments: Observability, remember:
     worker_id = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
     shards = settings.queue_shards
 
-    def queues(shard: Shard, others: tuple[Queues[HeartbeatQueue], ...] = ()) -> Queues[HeartbeatQueue]:
-        def client(timeout_s: float, retries: int) -> Redis:
-            return connect(shard.url, timeout_s=timeout_s, retries=retries, key=shard.prefix)
-
-        known: dict[str, Any] = {
-            "name": shard.name,
-            "worker": worker_id,
-            "lease_ms": settings.lease_ms,
-            "max_attempts": settings.max_attempts,
-            "result_ms": int(settings.result_ttl_s * 1000),
-            "revision": instruments.classifier.info.revision,
-            "cache_ms": int(settings.cache_ttl_s * 1000) if settings.cache_here else 0,
-            "cache_name": shard.cache_name,
-            "helps": len(shards) > 1,
-            "on_round_trip": instruments.on_round_trip,
-        }
-        return Queues(
-            commands=WorkerQueue(client(2.0, 3), **known),
-            waiting=WorkerQueue(client(WAIT_S + 1.0, 0), **known),
-            heartbeat=HeartbeatQueue(client(max(settings.lease_ms / 4000, 0.5), 1), **known),
-            number=shard.number,
-            others=others,
+    def queue(kind: type[Q], shard: Shard, timeout_s: float, retries: int) -> Q:
+        return kind(
+            connect(shard.url, timeout_s=timeout_s, retries=retries, key=shard.prefix),
+            shard.name,
+            worker_id,
+            lease_ms=settings.lease_ms,
+            max_attempts=settings.max_attempts,
+            result_ms=int(settings.result_ttl_s * 1000),
+            revision=instruments.classifier.info.revision,
+            cache_ms=int(settings.cache_ttl_s * 1000) if settings.cache_here else 0,
+            cache_name=shard.cache_name,
+            helps=len(shards) > 1,
+            on_round_trip=instruments.on_round_trip,
         )
+
+    def queues(shard: Shard, others: tuple[Queues[HeartbeatQueue], ...] = ()) -> Queues[HeartbeatQueue]:
+        commands = queue(WorkerQueue, shard, 2.0, 3)
+        waiting = queue(WorkerQueue, shard, WAIT_S + 1.0, 0)
+        heartbeat = queue(HeartbeatQueue, shard, max(settings.lease_ms / 4000, 0.5), 1)
+        return Queues(commands, waiting, heartbeat, shard.number, others)
 
     home = crc32(worker_id.encode()) % len(shards)
     others = tuple(queues(shard) for shard in (*shards[home + 1 :], *shards[:home]))
