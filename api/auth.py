@@ -99,7 +99,7 @@ class AdminAccess:
 
     def session(self, headers: RequestHeaders) -> str:
         """The session that the request's cookie names; "" without one."""
-        for part in headers.found.get(b"cookie", b"").split(b";"):
+        for part in headers.by_name.get(b"cookie", b"").split(b";"):
             name, _, value = part.strip().partition(b"=")
             if name == self.cookie.encode():
                 return _text(value)
@@ -135,7 +135,7 @@ class Authenticator:
         Raises Problem 403 for an unknown host name or a cross-site request, 401 without a valid key, and 429
         above the rate limit. Failed authentication attempts also count towards the limit of their address.
         """
-        found = headers.found
+        found = headers.by_name
         if found.get(b"host") not in self._origins.usual:
             self._origins.check_host(headers)
         if b"origin" in found or b"sec-fetch-site" in found:

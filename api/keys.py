@@ -113,7 +113,7 @@ def key_name(client: str) -> str:
 
 def given_key(headers: RequestHeaders) -> bytes:
     """The key that the request shows, valid or not; empty without one."""
-    scheme, _, token = headers.found.get(b"authorization", b"").partition(b" ")
+    scheme, _, token = headers.by_name.get(b"authorization", b"").partition(b" ")
     if scheme.lower() == b"bearer" and token:
         return token.strip()
-    return headers.found.get(b"x-api-key", b"")
+    return headers.by_name.get(b"x-api-key", b"")

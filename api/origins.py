@@ -52,7 +52,7 @@ class Origins:
 
         DNS rebinding needs a host name, so an address is safe.
         """
-        host = headers.found.get(b"host")
+        host = headers.by_name.get(b"host")
         if not (host is None or self._any):
             self._check_name(host)
 
@@ -70,7 +70,7 @@ class Origins:
 
         With `links`, it may be a GET or HEAD from following a link.
         """
-        found = headers.found
+        found = headers.by_name
         site = found.get(b"sec-fetch-site")
         origin = found.get(b"origin")
         if site == b"same-origin" and origin is not None and not self._any:

@@ -33,7 +33,7 @@ from api.predict.request_log import RequestLog
 from api.settings import ApiSettings
 from api.stats.routes import Stats
 from batcher.core.by_model import ByModel
-from batcher.core.revisions import model_of
+from batcher.core.publications import model_of
 from batcher.hub.hub import ReplyHub
 from batcher.hub.shared_cache import connect_cache
 from batcher.lookup.queue import LocalCache, Lookup, QueueLookup
@@ -190,7 +190,7 @@ class Parts:
         return ReplyHub.connect(own), connect_cache(own)
 
     def _handle(self, name: str, lookup: Lookup) -> PredictHandler:
-        # The first model's revisions have its route.
+        # The publications of the first model have its route.
         model = model_of(name)
         route = f"/models/{model}/predict" if model else ROUTE
         return PredictHandler(self.predictor, lookup, self.lifecycle, self._alternatives(model), route)

@@ -30,7 +30,7 @@ COMMANDS = {
     "status": "show the state of the service; exit status 0 if it can answer requests now",
     "console": "print a link that opens the operator's console in a browser, once",
     "trace": "show where the time of one request went, given its X-Request-ID",
-    "publish": "switch a model to another revision, for all texts or a share of them, or go back",
+    "publish": "publish another version of a model, for all texts or a share of them, or go back",
     "compare": "compare what a shadow revision would have answered with the actual answers",
     "forget": "remove a text, a client or a revision from everything that the service keeps",
     "key": "create an API key: `millrace key new NAME`",

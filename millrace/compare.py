@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
 def lines(found: dict[str, Any]) -> Iterator[str]:
     """The comparison in readable form."""
     current, candidate, texts = found["current"], found["candidate"]["number"], found["texts"]
-    yield f"{found['model']}: revision {current} answers, revision {candidate} is compared with it"
+    yield f"{found['model']}: publication {current} answers, publication {candidate} is compared with it"
     yield f"{texts} texts compared, {found['failed']} failed, {found['dropped']} dropped"
     if not texts:
         return
@@ -46,7 +46,7 @@ def lines(found: dict[str, Any]) -> Iterator[str]:
 
 
 def _matrix(labels: dict[str, dict[str, int]]) -> Iterator[str]:
-    """Rows are labels of the revision that answers, columns those of the candidate."""
+    """Rows are labels of the publication that answers, columns those of the candidate."""
     names = sorted({*labels, *(name for row in labels.values() for name in row)})
     if len(names) > MAX_LABELS or not names:
         pairs = [(n, a, b) for a, row in labels.items() for b, n in row.items() if a != b]

@@ -1,4 +1,4 @@
-"""`millrace publish`: lets workers load another revision of a model, and answer with it when all have."""
+"""`millrace publish`: lets workers load another version of a model, and answer with it once all have."""
 
 from __future__ import annotations
 
@@ -23,21 +23,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--share", type=_share, metavar="SHARE", help=share)
     shadow = "let it compute this share of the texts too without answering them: see `millrace compare`"
     what.add_argument("--shadow", type=_share, metavar="SHARE", help=shadow)
-    what.add_argument("--all", action="store_true", help="let the revision that has a share answer all texts")
     what.add_argument(
-        "--back", action="store_true", help="end a share or shadow, or go back to the revision before"
+        "--all", action="store_true", help="let the candidate, which has a share, answer all texts"
+    )
+    what.add_argument(
+        "--back", action="store_true", help="end a share or shadow, or go back to the publication before"
     )
     by = "whether it is a share of the texts or of the clients (default: as before, at first text)"
     parser.add_argument("--by", choices=("text", "client"), help=by)
     name = "name of the model, if the service has several (default: the first)"
     parser.add_argument("--model", default="", metavar="NAME", help=name)
-    timeout = "how long to wait until the workers serve the revision (default: 600)"
+    timeout = "how long to wait until the workers serve the model (default: 600)"
     parser.add_argument("--timeout", type=float, default=600.0, metavar="SECONDS", help=timeout)
     add_client_arguments(parser, ADMIN_KEY_FILE)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Exit status 1 if an API process has not confirmed that it answers with the revision."""
+    """Exit status 1 if an API process has not confirmed that it answers with the publication."""
     if args.reference and (args.all or args.back):
         raise CommandError(f"--{'all' if args.all else 'back'} takes no model.")
     if not (args.reference or args.all or args.back or args.share or args.shadow):
@@ -53,9 +55,9 @@ def run(args: argparse.Namespace) -> int:
     body: dict[str, Any] = {"model": args.model} | ({} if number is None else {"number": number})
     moved = client.post("/admin/models/move", body)
     if moved["number"] == moved["before"]:
-        print(f"{moved['model']}: revision {moved['number']} answers all texts")
+        print(f"{moved['model']}: publication {moved['number']} answers all texts")
     else:
-        print(f"{moved['model']}: revision {moved['number']} now answers instead of {moved['before']}")
+        print(f"{moved['model']}: publication {moved['number']} now answers instead of {moved['before']}")
     return _confirmed(moved, args)
 
 
@@ -77,12 +79,12 @@ def _try_out(client: AdminClient, args: argparse.Namespace, number: int | None) 
     tried = client.post("/admin/models/candidate", body)
     candidate, current = tried["candidate"], tried["current"]
     share = f"{candidate['share']:.4g} of the {'texts' if candidate['by'] == 'text' else 'clients'}"
-    tries = f"{tried['model']}: revision {candidate['number']}"
+    tries = f"{tried['model']}: publication {candidate['number']}"
     if shadow:
-        print(f"{tries} computes {share} without answering them; revision {current} answers all")
+        print(f"{tries} computes {share} without answering them; publication {current} answers all")
         print(f"compare them with: millrace compare{_model(args)}")
     else:
-        print(f"{tries} answers {share}, revision {current} the others")
+        print(f"{tries} answers {share}, publication {current} the others")
         print(f"let it answer all texts with: millrace publish --all{_model(args)}")
     return _confirmed(tried, args)
 
@@ -102,25 +104,25 @@ def _model(args: argparse.Namespace) -> str:
 
 
 def _candidate(client: AdminClient, args: argparse.Namespace) -> int:
-    """The number of the revision that has a share. Raises CommandError."""
+    """The number of the publication that has a share. Raises CommandError."""
     models: dict[str, Any] = client.get("/admin/models")["models"]
     name = args.model or next(iter(models), "")
     candidate = models.get(name, {}).get("candidate")
     if candidate is None:
         raise CommandError(
-            "no revision has a share of the texts, so nothing has changed: begin with "
+            "no publication has a share of the texts, so nothing has changed: begin with "
             "`millrace publish MODEL --share SHARE`."
         )
     return int(candidate["number"])
 
 
 def _loaded(client: AdminClient, args: argparse.Namespace) -> int:
-    """Publishes the revision, and returns its number once every worker serves it. Raises CommandError."""
+    """Publishes the model, and returns its number once every worker serves it. Raises CommandError."""
     path = Path(args.reference).expanduser()
     reference = str(path.resolve()) if os.path.isdir(path) else args.reference
     asked = client.post("/admin/models/publish", {"model": args.model, "reference": reference})
     number, began = int(asked["number"]), time.monotonic()
-    print(f"{asked['model']}: workers load revision {number}")
+    print(f"{asked['model']}: workers load publication {number}")
     lines = PreparingLines()
     changes = Changes()
     changes.note("ready", 0)

@@ -114,7 +114,7 @@ class Replicas:
             state = (await self.apis[0].get("/admin/models")).json()["models"][name]
             return bool(state["revisions"][str(number)]["workers"] == 2)
 
-        await until_async(loaded, f"revision {number} to be loaded")
+        await until_async(loaded, f"publication {number} to be loaded")
         return int(number)
 
     async def move(self, **body: Any) -> dict[str, Any]:
@@ -168,7 +168,7 @@ def publish_fast(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("batcher.hub.hub.SWEEP_EVERY_S", 0.05)
     monkeypatch.setattr("batcher.worker.publishing.LOOK_S", 0.05)
     monkeypatch.setattr("batcher.worker.publishing.DROP_S", 1.0)
-    monkeypatch.setattr("api.admin.revisions.SWEPT_S", 0.2)
+    monkeypatch.setattr("api.admin.publications.SWEPT_S", 0.2)
 
 
 def model_header(name: str, variant: str) -> str:

@@ -1,4 +1,4 @@
-"""Confirms moves of models, for the process that waits until every API process answers with a revision."""
+"""Confirms moves of models, for the process that waits until every API process answers with a publication."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from batcher.errors import MillraceError
 
 
 class Confirming:
-    """Writes to Redis which revisions this process answers with. Writes nothing until one is published."""
+    """Writes to Redis which publications this process answers with, once there is one."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -27,6 +27,6 @@ class Confirming:
 
     async def _write(self, moves: int) -> None:
         try:
-            await self._console.call(self._console.stores.revisions.seen, self._api, moves)
+            await self._console.call(self._console.stores.publications.seen, self._api, moves)
         except (MillraceError, Problem):
             return  # the next sweep confirms it

@@ -27,7 +27,7 @@ Pauses = dict[str, Any]
 
 
 def pause_routes(console: Console, models: ServedModels) -> APIRouter:
-    """A pause of a lane holds for all models, and for revisions that jobs still use."""
+    """A pause of a lane holds for all models, and for publications that jobs still use."""
     router = APIRouter(prefix="/admin/pauses")
     first = models.first
 
@@ -35,7 +35,7 @@ def pause_routes(console: Console, models: ServedModels) -> APIRouter:
     async def show() -> Pauses:
         """The pauses that hold, as of the last second, and the models that can be paused by name."""
         pauses = pause_facts(first.hub.snapshot.pauses)
-        return {"pauses": pauses, "models": list(models.titles), **missing(console.shards_down)}
+        return {"pauses": pauses, "models": list(models.names), **missing(console.shards_down)}
 
     @router.put("/{lane}")
     async def pause(request: Request, lane: LaneOrAll, pause: LanePause) -> Pauses:
@@ -61,7 +61,7 @@ def _add_models(router: APIRouter, console: Console, models: ServedModels) -> No
         """Pauses all work of a model, by its name or its revision."""
         served = find(models, name)
         pauses, down = await _apply(console, models.of(served), "all", pause)
-        facts = {"model": served.title, "waiting": pause.waiting, "for_s": pause.for_s, **down}
+        facts = {"model": served.name, "waiting": pause.waiting, "for_s": pause.for_s, **down}
         await console.record(request, "pause", **facts)
         return {"pauses": pauses, **down}
 
@@ -70,7 +70,7 @@ def _add_models(router: APIRouter, console: Console, models: ServedModels) -> No
         """Ends the pauses of a model."""
         served = find(models, name)
         pauses, down = await _apply(console, models.of(served), "all", None)
-        await console.record(request, "resume", model=served.title, **down)
+        await console.record(request, "resume", model=served.name, **down)
         return {"pauses": pauses, **down}
 
 
@@ -99,7 +99,7 @@ def find(models: ServedModels, name: str) -> ServedModel:
     """The model of this name or revision. Raises the Problem of `ServedModels.unknown`."""
     for served in models:
         revision = served.lookup.models.revision
-        if served.title and (
+        if served.name and (
             served is models.get(name) or (len(name) >= MIN_REVISION and revision.startswith(name))
         ):
             return served

@@ -75,13 +75,13 @@ def _add_changes(router: APIRouter, console: Console, models: ServedModels) -> N
 
 
 class _Model:
-    """The refused texts of one model: of all its revisions, at all shards. Raises Problem 404."""
+    """The refused texts of one model: of all its publications, at all shards. Raises Problem 404."""
 
     def __init__(self, console: Console, models: ServedModels, name: str) -> None:
         self._console = console
-        revisions = models.revisions(models.base(name))
-        self._queues = [one.name for one in revisions]
-        self._hub = revisions[0].hub
+        publications = models.publications(models.model(name))
+        self._queues = [one.queue for one in publications]
+        self._hub = publications[0].hub
         # For the audit.
         self.facts = {"model": name} if name else {}
 

@@ -13,8 +13,8 @@ from api.admin.forget import add_forget
 from api.admin.history import add_history
 from api.admin.jobs import add_jobs
 from api.admin.pauses import pause_routes
+from api.admin.publications import publication_routes
 from api.admin.refused import refused_routes
-from api.admin.revisions import revision_routes
 from api.admin.service import Console
 from api.admin.traces import Traces, add_traces
 from api.jobs.service import JobService
@@ -45,7 +45,7 @@ def admin_routers(
         router,
         refused_routes(console, models, settings.keep_refused_texts),
         client_routes(console, settings.quotas),
-        revision_routes(console, models),
+        publication_routes(console, models),
         candidate_routes(console, models),
         pause_routes(console, models),
     ]

@@ -133,14 +133,14 @@ class JobsQuery(BaseModel):
 
 
 class Publish(_Strict):
-    """A revision of a model that workers are to load: a directory, or org/name@commit."""
+    """A model that workers are to load as its next publication: a directory, or org/name@commit."""
 
     model: _Model = ""
     reference: Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f,]{1,1000}$")]
 
 
 class Move(_Strict):
-    """Which revision is to answer; the one before if there is no number."""
+    """Which publication is to answer; the one before if there is no number."""
 
     model: _Model = ""
     number: Annotated[int, Field(ge=0)] | None = None

@@ -33,7 +33,7 @@ from batcher.connection.outage import REDIS_ERRORS, refused
 from batcher.connection.redis_url import is_cluster
 from batcher.errors import QueueUnavailable
 from batcher.publishing.comparisons import ComparisonStore
-from batcher.publishing.revisions import RevisionStore
+from batcher.publishing.publications import PublicationStore
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ class ConsoleStores:
     usage: UsageStore
     holds: ClientHolds
     minutes: MinuteHistory
-    revisions: RevisionStore
+    publications: PublicationStore
     preparing: PreparingStore
     comparisons: ComparisonStore
     sessions: SessionStore
@@ -100,7 +100,7 @@ class ConsoleStores:
             UsageStore(queue, name, settings.usage_days),
             ClientHolds(queue, name),
             MinuteHistory(queue, name),
-            RevisionStore(queues, settings.queue_shards),
+            PublicationStore(queues, settings.queue_shards),
             PreparingStore(queue, name),
             ComparisonStore(queue, name),
             SessionStore(queue, name),

@@ -63,7 +63,7 @@ def _set_cookie(response: Response, name: str, value: str, max_age_s: int, *, se
 
 def _secure(request: Request) -> bool:
     """Whether the browser uses https, perhaps to a proxy that does not say so."""
-    origin = _headers(request).found.get(b"origin", b"")
+    origin = _headers(request).by_name.get(b"origin", b"")
     return request.scope.get("scheme") == "https" or origin.startswith(b"https://")
 
 

@@ -53,16 +53,16 @@ def new_request_id() -> bytes:
 
 
 class RequestHeaders:
-    """The headers of one request. `found` holds them by lower-case name; the last of several counts."""
+    """The headers of one request. `by_name` holds them by lower-case name; the last of several counts."""
 
-    __slots__ = ("client_name", "found", "request_id", "scope")
+    __slots__ = ("by_name", "client_name", "request_id", "scope")
 
     def __init__(self, scope: Scope) -> None:
         self.scope = scope
         # The name of the API key, set once the key has been checked.
         self.client_name = ""
-        self.found: dict[bytes, bytes] = dict(scope["headers"])
-        given = self.found.get(b"x-request-id")
+        self.by_name: dict[bytes, bytes] = dict(scope["headers"])
+        given = self.by_name.get(b"x-request-id")
         self.request_id = given if given is not None and _sane_id(given) else new_request_id()
 
     @property
@@ -77,12 +77,12 @@ class RequestHeaders:
     @property
     def trace(self) -> str:
         """The W3C traceparent; empty if it is missing or malformed."""
-        given = self.found.get(b"traceparent", b"")
+        given = self.by_name.get(b"traceparent", b"")
         return given.decode("ascii") if _sane_trace(given) else ""
 
     @property
     def preference(self) -> Preference:
-        if b"prefer" not in self.found:
+        if b"prefer" not in self.by_name:
             return NO_PREFERENCE
         return parse_prefer(value for name, value in self.scope["headers"] if name == b"prefer")
 
@@ -117,7 +117,7 @@ def is_json(content_type: bytes) -> bool:
 
 def check_encoding(headers: RequestHeaders) -> None:
     """Raises Problem 415 for a compressed body: bodies are not decompressed."""
-    encoding = headers.found.get(b"content-encoding")
+    encoding = headers.by_name.get(b"content-encoding")
     if encoding is not None and encoding.strip().lower() not in (b"", b"identity"):
         detail = "the body must not be compressed: send it without Content-Encoding"
         raise Problem(415, detail, headers=(CLOSE, (b"accept-encoding", b"identity")))
@@ -125,14 +125,14 @@ def check_encoding(headers: RequestHeaders) -> None:
 
 def check_json(headers: RequestHeaders) -> None:
     """Raises Problem 415 unless the content type is JSON."""
-    if not is_json(headers.found.get(b"content-type", b"")):
+    if not is_json(headers.by_name.get(b"content-type", b"")):
         detail = "the body must be application/json: send the header Content-Type: application/json"
         raise Problem(415, detail, headers=(CLOSE, (b"accept", b"application/json")))
 
 
 def check_length(headers: RequestHeaders, limit: int) -> None:
     """Rejects a body that is too large by its Content-Length, before reading any of it."""
-    length = headers.found.get(b"content-length")
+    length = headers.by_name.get(b"content-length")
     if length is not None and length.isdigit() and (len(length) > MAX_DIGITS or int(length) > limit):
         raise too_large(limit)
 

@@ -34,7 +34,7 @@ class BatchAnswers:
             raise
         if moderation and (model := found.hub.snapshot.model) is not None:
             self._moderation.categories(model.labels)
-        return found.title
+        return found.name
 
     def is_same(self, endpoint: str, name: str | None, model: str) -> bool:
         """Whether a line that asks for this name asks for this model."""

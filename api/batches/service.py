@@ -47,7 +47,7 @@ class BatchService:
         check_length(headers, self._jobs.limits.body_bytes)
         check_encoding(headers)
         self._jobs.check_sender(headers)
-        boundary = boundary_of(headers.found.get(b"content-type", b"").decode("latin-1"))
+        boundary = boundary_of(headers.by_name.get(b"content-type", b"").decode("latin-1"))
         owner = self._jobs.owner(headers)
         client = self._jobs.account(headers)
         sender = Sender(receive, headers.left)

@@ -101,7 +101,7 @@ class Endpoint:
         call = Call(
             RequestContext(RequestHeaders(scope)), receive, scope.get("path_params", {}).get("model", "")
         )
-        call.context.known = self.route.open  # the log lines of probes are as quiet as those of cached texts
+        call.context.hit = self.route.open  # the log lines of probes are as quiet as those of cached texts
         try:
             answer = await self.answer(call)
         except ClientDisconnect:

@@ -105,7 +105,7 @@ class OpenInferenceProtocol(Dialect):
 
     async def _read(self, call: Call) -> tuple[OipRequest, list[str]]:
         headers = call.context.headers
-        if headers.found.get(b"content-type", b"") != BINARY[1]:
+        if headers.by_name.get(b"content-type", b"") != BINARY[1]:
             check_json(headers)
         body = decompressed(headers, await self.service.read_bytes(call), self.service.predictor.bodies.limit)
         document, data = split(headers, body)

@@ -138,11 +138,11 @@ class DialectService:
         )
         total_s = perf_counter() - context.started
         check_size(sum([len(result.fragment) for result in results]), self.most_bytes)
-        computed = [*context.found.computed.values()] if context.found is not None else []
+        computed = [*context.answer.computed.values()] if context.answer is not None else []
         revision = lookup.models.revision if lookup.names_models else results[0].revision
         scores = [_scores(result.fragment) for result in results]
         record = lookup.models.record(revision)
-        return Classified(texts, results, scores, computed, headers, total_s, served.title, revision, record)
+        return Classified(texts, results, scores, computed, headers, total_s, served.name, revision, record)
 
     @property
     def most_bytes(self) -> int:
@@ -179,7 +179,7 @@ class DialectService:
         if found is None:
             assert name, "the first model is found without a name"
             alias = of_first or name in names or "*" in names
-            if self.models.ambiguous(name) or (self.models.titles and not alias):
+            if self.models.ambiguous(name) or (self.models.names and not alias):
                 raise self.models.unknown(name, "; MILLRACE_COMPAT_MODELS adds names for the first one")
             found = self.models.current
         return found

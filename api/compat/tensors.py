@@ -23,7 +23,7 @@ def decompressed(headers: RequestHeaders, body: bytes, limit: int) -> bytes:
     Raises Problem 413 as soon as it is larger than `limit` bytes, 415 for another encoding, and 422 for
     broken data.
     """
-    encoding = headers.found.get(b"content-encoding", b"").strip().lower()
+    encoding = headers.by_name.get(b"content-encoding", b"").strip().lower()
     if encoding in (b"", b"identity"):
         return body
     if encoding not in (b"gzip", b"deflate"):
@@ -42,7 +42,7 @@ def decompressed(headers: RequestHeaders, body: bytes, limit: int) -> bytes:
 
 def split(headers: RequestHeaders, body: bytes) -> tuple[bytes, bytes]:
     """The JSON of a body, and the binary data behind it. Raises Problem 422."""
-    given = headers.found.get(HEADER_LENGTH)
+    given = headers.by_name.get(HEADER_LENGTH)
     if given is None:
         return body, b""
     if not given.isdigit() or len(given) > MAX_DIGITS or int(given) > len(body):

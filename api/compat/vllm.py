@@ -86,7 +86,7 @@ class Vllm(Dialect):
         self.service.model(call)  # 503 before the first worker
         cards = [
             ModelCard(
-                id=served.title,
+                id=served.name,
                 object="model",
                 created=0,
                 owned_by="millrace",

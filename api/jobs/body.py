@@ -85,7 +85,7 @@ class FileTexts:
 
 def media_type(headers: RequestHeaders) -> str:
     """The type of the body; "application/json" for every JSON type. Raises Problem 415."""
-    given = headers.found.get(b"content-type", b"")
+    given = headers.by_name.get(b"content-type", b"")
     kind = "application/json" if is_json(given) else given.decode("latin-1").partition(";")[0].strip().lower()
     if kind not in READERS:
         accepted = ", ".join(READERS)

@@ -142,7 +142,7 @@ class JobService:
         kind = media_type(headers)
         texts = READERS[kind](body)
         # Only the column `text` of a CSV is stored, so its Content-Length does not predict the stored size.
-        size = 0 if kind == "text/csv" else int(headers.found.get(b"content-length", b"0"))
+        size = 0 if kind == "text/csv" else int(headers.by_name.get(b"content-length", b"0"))
         submission = self._submission(headers, query.keep_input, model=model)
         return await self._take(headers, texts, submission, sender, size)
 
@@ -197,7 +197,7 @@ class JobService:
 
     def _webhook(self, headers: RequestHeaders) -> str:
         """The `Webhook-URL` or "". Its addresses are checked when it is used. Raises Problem 422."""
-        url = headers.found.get(b"webhook-url", b"").decode("latin-1")
+        url = headers.by_name.get(b"webhook-url", b"").decode("latin-1")
         if url and not self._webhooks:
             raise Problem(422, "webhooks are not enabled: MILLRACE_WEBHOOK_SECRETS is not set")
         try:

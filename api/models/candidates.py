@@ -12,7 +12,7 @@ from secrets import token_hex
 from api.errors import Problem
 from api.metrics import Metrics
 from api.models.served import Answering, Handle, ServedModel
-from batcher.core.revisions import Candidate, number_of
+from batcher.core.publications import Candidate, number_of
 from batcher.errors import MillraceError
 from batcher.lookup.queue import Lookup
 from batcher.lookup.shadow import ShadowedLookup
@@ -25,7 +25,7 @@ Store = Callable[[tuple[str, int, int], str, int, Counter[str]], Awaitable[objec
 
 @dataclass(slots=True)
 class _Made:
-    """What was made of a revision, its candidate and the setting."""
+    """What was made of a publication, its candidate and the setting."""
 
     current: ServedModel
     candidate: ServedModel
@@ -45,7 +45,7 @@ class _Made:
 
 
 class Candidates:
-    """Divides the texts of a model between the revision that answers and its candidate.
+    """Divides the texts of a model between the publication that answers and its candidate.
 
     `store` keeps the counts of comparisons; `handle` makes the handler of POST /predict for a lookup.
     """
@@ -67,25 +67,25 @@ class Candidates:
         self, answering: Answering, candidates: Mapping[str, tuple[ServedModel, Candidate]]
     ) -> Answering:
         """What answers for each model: the same object until something changes."""
-        for base in self._made.keys() - candidates.keys():
-            self._end(base)
+        for model in self._made.keys() - candidates.keys():
+            self._end(model)
         if self._stopped:
             return answering
-        divided = {base: self._divided(base, answering[base], *both) for base, both in candidates.items()}
+        divided = {model: self._divided(model, answering[model], *both) for model, both in candidates.items()}
         return answering | divided
 
     def _divided(
-        self, base: str, current: ServedModel, candidate: ServedModel, setting: Candidate
+        self, model: str, current: ServedModel, candidate: ServedModel, setting: Candidate
     ) -> ServedModel:
-        made = self._made.get(base)
+        made = self._made.get(model)
         if made is not None and made.current is current and made.candidate is candidate:
             if made.setting == setting:
                 return made.served
             if made.shadowed is not None and setting.shadow:
                 made.change(setting)
                 return made.served
-        self._end(base)
-        self._made[base] = made = self._make(base, current, candidate, setting)
+        self._end(model)
+        self._made[model] = made = self._make(model, current, candidate, setting)
         return made.served
 
     def forget(self) -> None:
@@ -97,16 +97,16 @@ class Candidates:
     async def stop(self) -> None:
         """Ends all shadows. Their counts are stored."""
         self._stopped = True
-        for base in list(self._made):
-            self._end(base)
+        for model in list(self._made):
+            self._end(model)
         await asyncio.gather(*self._ending)
 
-    def _make(self, base: str, current: ServedModel, candidate: ServedModel, setting: Candidate) -> _Made:
+    def _make(self, model: str, current: ServedModel, candidate: ServedModel, setting: Candidate) -> _Made:
         if setting.shadow:
-            pair = base, number_of(current.name), setting.number
+            pair = model, number_of(current.queue), setting.number
             report = partial(self._report, pair, token_hex(8))
             shadow = Shadow(
-                candidate.hub, report, lambda counts: self._metrics.shadow(candidate.title, counts)
+                candidate.hub, report, lambda counts: self._metrics.shadow(candidate.name, counts)
             )
             shadowed = ShadowedLookup(current.lookup, shadow.offer, setting.takes)
             served = self._with(current, shadowed)
@@ -116,7 +116,7 @@ class Candidates:
         return _Made(current, candidate, setting, served, choices)
 
     def _with(self, current: ServedModel, lookup: Lookup) -> ServedModel:
-        return replace(current, lookup=lookup, handler=self._handle(current.name, lookup))
+        return replace(current, lookup=lookup, handler=self._handle(current.queue, lookup))
 
     async def _report(
         self, pair: tuple[str, int, int], shadow: str, number: int, counts: Counter[str]
@@ -127,8 +127,8 @@ class Candidates:
             return False
         return True
 
-    def _end(self, base: str) -> None:
-        made = self._made.pop(base, None)
+    def _end(self, model: str) -> None:
+        made = self._made.pop(model, None)
         if made is not None and made.shadow is not None:
             task = asyncio.create_task(made.shadow.stop())
             self._ending.add(task)

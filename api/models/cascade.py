@@ -53,8 +53,8 @@ class Members:
     def queue(self) -> str:
         """The cascade as jobs keep it, with the names of queues. Raises what `find` raises."""
         fast, sure = self.find()
-        base = self._models.base
-        return str(replace(self.cascade, fast=base(fast.title), sure=base(sure.title)))
+        model = self._models.model
+        return str(replace(self.cascade, fast=model(fast.name), sure=model(sure.name)))
 
     def mismatch(self) -> Mismatch | None:
         """Why the members cannot answer in place of each other; None if they can, or are unknown."""
@@ -121,4 +121,4 @@ def job_queue(models: ServedModels, name: str) -> str:
     """What a job keeps of a name that a client uses. Raises Problem 404, 409 or 503."""
     served = models.get(name)
     members = members_of(served) if served is not None else None
-    return models.base(name) if members is None else members.queue()
+    return models.model(name) if members is None else members.queue()

@@ -11,7 +11,7 @@ from api.backend import Hub
 from api.metrics import QueueCollector
 from api.models.served import ServedModel, ServedModels
 from api.stats.frames import lane_facts, model_facts
-from batcher.core.revisions import model_of
+from batcher.core.publications import model_of
 
 # What concerns a queue. The rest concerns the service, and is shown once.
 _OF_QUEUE = ("millrace_build", "millrace_queue_", "millrace_in_flight_", "millrace_workers")
@@ -19,7 +19,7 @@ _OF_QUEUE = ("millrace_build", "millrace_queue_", "millrace_in_flight_", "millra
 
 def queue_metrics(models: Iterable[ServedModel]) -> Mapping[str, Iterable[Metric]]:
     """The state of all queues, by the names of the models."""
-    return {model_of(served.name): _metrics(served.hub, model_of(served.name)) for served in models}
+    return {model_of(served.queue): _metrics(served.hub, model_of(served.queue)) for served in models}
 
 
 def _metrics(hub: Hub, name: str) -> Iterator[Metric]:
@@ -32,7 +32,7 @@ def models_facts(models: ServedModels) -> list[dict[str, Any]]:
     """Each model as frames have it, the first one included."""
     return [
         {
-            "name": served.title,
+            "name": served.name,
             "model": model_facts(served.hub.snapshot.model),
             "workers": served.hub.snapshot.workers,
             "lanes": {
@@ -41,5 +41,5 @@ def models_facts(models: ServedModels) -> list[dict[str, Any]]:
             },
         }
         for served in models
-        if served.title
+        if served.name
     ]

@@ -96,7 +96,7 @@ def model_routes(models: ServedModels, reader: RequestReader, metrics: Metrics) 
     )
     async def list_models() -> ModelList:
         """The first one is that of POST /predict."""
-        listed = [_model(served, served is models.current) for served in models if served.title]
+        listed = [_model(served, served is models.current) for served in models if served.name]
         every = filter(None, map(members_of, models.cascades.values()))
         answered = metrics.cascade_texts() if models.cascades else {}
         cascades = [_cascade(members, answered.get(members.cascade.name, {})) for members in every]
@@ -128,7 +128,7 @@ def _model(served: ServedModel, first: bool) -> Model:
     waiting = WaitingTexts(interactive=snapshot.interactive.entries, bulk=snapshot.bulk.entries)
     found = snapshot.model
     return Model(
-        name=served.title,
+        name=served.name,
         first=first,
         state=state_of(served),
         workers=snapshot.workers,

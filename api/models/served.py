@@ -19,11 +19,11 @@ from typing import Any
 from api.asgi.http import ASGIApp
 from api.backend import Cache, Hub, Queue
 from api.errors import Problem
-from batcher.core.revisions import Candidate, model_of, revision_queue
+from batcher.core.publications import Candidate, model_of, publication_queue
 from batcher.core.snapshot import NO_SNAPSHOT, Snapshot
 from batcher.gc_tuning import collect_dropped
 from batcher.lookup.queue import Lookup
-from batcher.publishing.revisions import SEEN_S
+from batcher.publishing.publications import SEEN_S
 
 log = logging.getLogger(__name__)
 
@@ -39,22 +39,22 @@ Divide = Callable[[Answering, Mapping[str, tuple["ServedModel", Candidate]]], An
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """What answers for a name: a revision of a model, or a cascade. `name` is that of its queue."""
+    """What answers for a name: a publication of a model, or a cascade. `queue` is the name of its queue."""
 
-    name: str
+    queue: str
     hub: Queue
     lookup: Lookup
     handler: ASGIApp
 
     @property
-    def title(self) -> str:
+    def name(self) -> str:
         """The name that clients use, remembered while workers are down; "" before the first worker."""
-        return model_of(self.name) or self.lookup.models.name
+        return model_of(self.queue) or self.lookup.models.name
 
 
 @dataclass(frozen=True, slots=True)
 class ServedModel(Served):
-    """One revision of a model. The name of the first model's queue is ""."""
+    """One publication of a model. The queue of the first model is ""."""
 
     hub: Hub
     cache: Cache
@@ -63,9 +63,10 @@ class ServedModel(Served):
 class ServedModels:
     """All models. `open_queue` connects to another queue than that of the first model.
 
-    What answers for a model is one of its revisions. It changes in all places at once, between two requests.
-    `divide` makes it of the revision and, if there is one, its candidate. `cascades` makes further names, of
-    which each asks several models. `on_sweep` is called after each sweep with the count of moves.
+    What answers for a model is one of its publications. It changes in all places at once, between two
+    requests. `divide` makes it of the publication and, if there is one, its candidate. `cascades` makes
+    further names, of which each asks several models. `on_sweep` is called after each sweep with the count of
+    moves.
     """
 
     def __init__(
@@ -81,7 +82,7 @@ class ServedModels:
         self._divide = divide
         self._followers: list[Callable[[ASGIApp], None]] = []
         self._on_sweep = on_sweep
-        # The revisions beside those that answer, by the names of models (decision 0017).
+        # The publications beside those that answer, by the names of models (decision 0017).
         self.candidates: Mapping[str, ServedModel] = {}
         # Until when what the last sweeps said holds, by the monotonic clock.
         self.known_until = math.inf
@@ -105,13 +106,13 @@ class ServedModels:
 
     @property
     def every(self) -> Sequence[ServedModel]:
-        """All revisions of all models that workers serve, the first one first."""
+        """All publications of all models that workers serve, the first one first."""
         return [self.first, *self._others.values()]
 
     def of(self, served: ServedModel) -> Sequence[ServedModel]:
         """What answers for a model, and its candidate if it has one."""
-        base = model_of(served.name)
-        return [served, *(one for name, one in self.candidates.items() if name == base)]
+        model = model_of(served.queue)
+        return [served, *(one for name, one in self.candidates.items() if name == model)]
 
     @property
     def current(self) -> ServedModel:
@@ -119,37 +120,37 @@ class ServedModels:
         return self._answering[""]
 
     @property
-    def bases(self) -> Sequence[str]:
+    def ids(self) -> Sequence[str]:
         """The names of all models, "" for the first."""
         return list(self._answering)
 
     @property
-    def titles(self) -> Sequence[str]:
+    def names(self) -> Sequence[str]:
         """The names that clients can use."""
-        return [title for title in map(self.title, self.bases) if title]
+        return [name for name in map(self.name, self.ids) if name]
 
-    def title(self, base: str) -> str:
+    def name(self, model: str) -> str:
         """The name that clients use for a model."""
-        return base or self.first.title
+        return model or self.first.name
 
-    def base(self, name: str) -> str:
+    def model(self, name: str) -> str:
         """The model of a name that clients use. Raises Problem 404, or 409 if two models have the name."""
-        if name and (self.ambiguous(name) or name not in self.titles):
+        if name and (self.ambiguous(name) or name not in self.names):
             raise self.unknown(name)
-        return "" if name == self.first.title else name
+        return "" if name == self.first.name else name
 
-    def revisions(self, base: str) -> Sequence[ServedModel]:
-        """All revisions of a model that workers serve, first the one that answers."""
-        others = [one for one in self.every if model_of(one.name) == base]
-        answering = self._answering[base]
-        return [answering, *(one for one in others if one.name != answering.name)]
+    def publications(self, model: str) -> Sequence[ServedModel]:
+        """All publications of a model that workers serve, first the one that answers."""
+        others = [one for one in self.every if model_of(one.queue) == model]
+        answering = self._answering[model]
+        return [answering, *(one for one in others if one.queue != answering.queue)]
 
     def ambiguous(self, name: str) -> bool:
         """Whether workers serve a model by the name of a cascade, or another one by that of the first."""
         if name in self.cascades:
-            model = self.current if name == self.first.title else self._answering.get(name)
-            return model is not None and model.hub.snapshot.workers > 0
-        other = self._answering.get(name) if name and name == self.first.title else None
+            served = self.current if name == self.first.name else self._answering.get(name)
+            return served is not None and served.hub.snapshot.workers > 0
+        other = self._answering.get(name) if name and name == self.first.name else None
         if other is None or not other.hub.snapshot.workers:
             return False
         first = self.current.hub.snapshot.model
@@ -160,7 +161,7 @@ class ServedModels:
         """What answers for the model, or the cascade, of this name. None also if two models have it."""
         if self.ambiguous(name):
             return None
-        if name == self.first.title:
+        if name == self.first.name:
             return self.current
         return self._answering.get(name) or self.cascades.get(name)
 
@@ -188,13 +189,13 @@ class ServedModels:
                 both = f"workers serve two models called {name}"
                 detail = f"{both}: {advice}; POST /predict still asks the first one"
             return Problem(409, detail, code="ambiguous_model")
-        if not self.titles:
+        if not self.names:
             return Problem(503, "no worker is running", code="no_worker")
-        titles = [*self.titles, *self.cascades]
-        names = ", ".join(f'"{title}"' for title in titles)
-        served = f"models {names}" if len(titles) > 1 else f"model {names}"
+        names = [*self.names, *self.cascades]
+        quoted = ", ".join(f'"{name}"' for name in names)
+        served = f"models {quoted}" if len(names) > 1 else f"model {quoted}"
         detail = f"this service serves the {served} and not the one in the request{advice}"
-        return Problem(404, detail, code="model_not_found", models=titles)
+        return Problem(404, detail, code="model_not_found", models=names)
 
     def follow(self) -> None:
         """Adds the models that workers have begun to serve, and removes those that are gone.
@@ -202,34 +203,34 @@ class ServedModels:
         One whose queue has lost a loop is opened again.
         """
         snapshot = self.first.hub.snapshot
-        revisions = snapshot.revisions
-        bases = ["", *(name for name in snapshot.models if name == model_of(name))]
-        answering = {base: revisions.queue(base) for base in bases}
-        beside = {base: one for base, one in revisions.candidates.items() if base in answering}
-        tried = {base: revision_queue(base, one.number) for base, one in beside.items()}
+        publications = snapshot.publications
+        models = ["", *(name for name in snapshot.models if name == model_of(name))]
+        answering = {model: publications.queue(model) for model in models}
+        beside = {model: one for model, one in publications.candidates.items() if model in answering}
+        tried = {model: publication_queue(model, one.number) for model, one in beside.items()}
         listed = {*snapshot.models, *answering.values(), *tried.values()} - {""}
-        gone = [one.name for one in self._others.values() if one.name not in listed or not one.hub.alive]
+        gone = [one.queue for one in self._others.values() if one.queue not in listed or not one.hub.alive]
         for name in gone:
             self._swept_at.pop(name, None)
             self._later(_drop(self._others.pop(name)))
         for name in sorted(listed - self._others.keys()):
             self._others[name] = self._open(name)
         before = self.current
-        self.candidates = {base: self._others[queue] for base, queue in tried.items()}
+        self.candidates = {model: self._others[queue] for model, queue in tried.items()}
         self._answering = self._divide(
-            {base: self._others[queue] if queue else self.first for base, queue in answering.items()},
-            {base: (self._others[queue], beside[base]) for base, queue in tried.items()},
+            {model: self._others[queue] if queue else self.first for model, queue in answering.items()},
+            {model: (self._others[queue], beside[model]) for model, queue in tried.items()},
         )
         self._note_ambiguous()
         if self.current is not before:
             for follow in self._followers:
                 follow(self.current.handler)
-        self._on_sweep(revisions.moves)
+        self._on_sweep(publications.moves)
 
     def _note_ambiguous(self) -> None:
         """Logs each name that has become ambiguous, before a request is refused for it."""
         before = self._ambiguous
-        self._ambiguous = frozenset(filter(self.ambiguous, [self.first.title, *self.cascades]))
+        self._ambiguous = frozenset(filter(self.ambiguous, [self.first.name, *self.cascades]))
         for name in self._ambiguous - before:
             facts = {"action": "model.ambiguous", "model": name}
             log.warning("two models have the same name, which finds neither of them", extra=facts)
@@ -249,7 +250,7 @@ class ServedModels:
                     await asyncio.wait(self._tasks)
 
     def _is_late(self, served: ServedModel) -> bool:
-        silent = self._swept_at.get(served.name, math.inf) < monotonic() - KNOWN_S
+        silent = self._swept_at.get(served.queue, math.inf) < monotonic() - KNOWN_S
         return silent and served.hub.alive and served.hub.reachable
 
     def _note_sweep(self, name: str) -> None:

@@ -174,21 +174,21 @@ class Predictor:
         tenant = client if self.settings.separate_clients else ""
         results = lookup.known(texts, client, tenant, one_revision)
         if results is not None:
-            context.known = True
+            context.hit = True
             cache_s = perf_counter() - started
         else:
-            context.found = found = LookupResult()
+            context.answer = result = LookupResult()
             until = started + (self.settings.default_budget_s if budget_s is None else budget_s)
             trace = context.headers.trace
             request = LookupRequest(texts, client, until, tenant, one_revision, trace)
             with self.bodies.hold(texts):
-                await unless_disconnected(receive, lookup.find(request, found))
-            if found.failed:
-                raise_failed(texts, found)
-            results = [found.by_text[text] for text in texts]
-            context.computed = len(found.computed)
-            context.known = not found.computed
-            cache_s = found.cache_s
+                await unless_disconnected(receive, lookup.find(request, result))
+            if result.failed:
+                raise_failed(texts, result)
+            results = [result.by_text[text] for text in texts]
+            context.computed = len(result.computed)
+            context.hit = not result.computed
+            cache_s = result.cache_s
         return results, answer_headers(context, lookup.models, results, cache_s)
 
 
@@ -254,8 +254,8 @@ class PredictHandler:
         try:
             context.texts = texts = read_texts(predictor.reader, await predictor.bodies.read(receive))
             foreign = None
-        except ForeignBody as found:
-            foreign = self._alternatives.foreign(context, found.body, receive)
+        except ForeignBody as error:
+            foreign = self._alternatives.foreign(context, error.body, receive)
         if foreign is not None:
             return await foreign
         deferral = self._alternatives.deferral

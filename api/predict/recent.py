@@ -108,17 +108,17 @@ class RecentRequests:
     def add(self, context: RequestContext, status: int, seconds: float) -> None:
         """Remembers a request that has been answered."""
         headers = context.headers
-        found = context.found
+        answer = context.answer
         client = headers.client_name, headers.scope.get("client")
         counts = len(context.texts), context.tokens
         hit = (headers.request_id, context.started, seconds, status, *client, *counts)
         slow = status >= 400 or seconds > SLOW_S
-        if context.known and not slow and found is None:
+        if context.hit and not slow and answer is None:
             self._hits.append(hit)
             return
-        lookup = _lookup(context.started, found) if found is not None and found.ids else None
+        lookup = _lookup(context.started, answer) if answer is not None and answer.ids else None
         seen = Seen(*hit, context.code, lookup)
-        (self._slow if slow else self._hits if context.known else self._answers).append(seen)
+        (self._slow if slow else self._hits if context.hit else self._answers).append(seen)
 
     def clear(self) -> None:
         """Forgets everything."""
@@ -129,41 +129,41 @@ class RecentRequests:
         """What is known about a request, in JSON; about the newest one with this id."""
         wanted = request_id.encode()
         every = (*self._hits, *self._answers.seen, *self._slow.seen)
-        found = [Seen(*seen) for seen in every if seen[0] == wanted]
-        return _facts(max(found, key=lambda seen: seen.started)) if found else None
+        same = [Seen(*seen) for seen in every if seen[0] == wanted]
+        return _facts(max(same, key=lambda seen: seen.started)) if same else None
 
 
-def _lookup(started: float, found: LookupResult) -> Lookup:
-    runs = tuple(_runs(found))
-    entries = [run.entry for run in runs] if runs else found.ids.values()
+def _lookup(started: float, answer: LookupResult) -> Lookup:
+    runs = tuple(_runs(answer))
+    entries = [run.entry for run in runs] if runs else answer.ids.values()
     return Lookup(
-        found.outcomes.get("hit_local", 0),
-        found.outcomes.get("hit_shared", 0),
-        found.asked,
-        found.asked_at - started,
+        answer.outcomes.get("hit_local", 0),
+        answer.outcomes.get("hit_shared", 0),
+        answer.asked,
+        answer.asked_at - started,
         runs,
-        tuple(islice(entries, MAX_TEXTS)) if found.asked else (),
+        tuple(islice(entries, MAX_TEXTS)) if answer.asked else (),
     )
 
 
-def _runs(found: LookupResult) -> list[Run]:
+def _runs(answer: LookupResult) -> list[Run]:
     """One for each batch, whose texts share the time of the forward pass."""
     batches: dict[tuple[float, int], list[str]] = {}
-    for text, one in found.computed.items():
+    for text, one in answer.computed.items():
         batches.setdefault((one.model_ms, one.batch_size), []).append(text)
     runs = []
     for (_, size), texts in batches.items():
         # Texts beyond the size of a batch ran in several batches that took equally long. Only the worker
         # knows in which one each ran.
-        runs += [_run(found, [text]) for text in texts] if len(texts) > size else [_run(found, texts)]
+        runs += [_run(answer, [text]) for text in texts] if len(texts) > size else [_run(answer, texts)]
     return runs
 
 
-def _run(found: LookupResult, texts: list[str]) -> Run:
-    one = found.computed[texts[0]]
-    tokens = sum([found.computed[text].tokens for text in texts])
+def _run(answer: LookupResult, texts: list[str]) -> Run:
+    one = answer.computed[texts[0]]
+    tokens = sum([answer.computed[text].tokens for text in texts])
     times = one.queue_ms, one.tokenize_ms, one.model_ms
-    return Run(found.ids[texts[0]], len(texts), tokens, *times, one.batch_size, one.revision)
+    return Run(answer.ids[texts[0]], len(texts), tokens, *times, one.batch_size, one.revision)
 
 
 def _facts(seen: Seen) -> dict[str, Any]:

@@ -105,14 +105,14 @@ class RequestContext:
     """
 
     __slots__ = (
+        "answer",
         "by_score",
         "client",
         "code",
         "computed",
         "entry",
-        "found",
         "headers",
-        "known",
+        "hit",
         "started",
         "texts",
         "tokens",
@@ -123,10 +123,10 @@ class RequestContext:
         self.headers = headers
         self.client = ""
         self.texts: list[str] = []
-        self.known = False
+        self.hit = False
         self.computed = 0
         # What the lookup found, if the in-process cache did not know all texts.
-        self.found: LookupResult | None = None
+        self.answer: LookupResult | None = None
         self.tokens = 0
         self.by_score = False
         self.code = self.entry = ""
@@ -152,12 +152,12 @@ def joined(results: Sequence[Fragment], most: int, *, ordered: bool) -> bytes:
     return b'{"predictions":[%b]}' % b",".join(fragments)
 
 
-def raise_failed(texts: Sequence[str], found: LookupResult) -> None:
+def raise_failed(texts: Sequence[str], answer: LookupResult) -> None:
     """Raises the Problem of the first text that failed."""
     for index, text in enumerate(texts):
-        if (failed := found.failed.get(text)) is not None:
+        if (failed := answer.failed.get(text)) is not None:
             problem = problem_of(failed, index)
-            problem.entry = found.ids[text]
+            problem.entry = answer.ids[text]
             raise problem
 
 
@@ -169,7 +169,7 @@ def answer_headers(
     Counts the tokens of the request, too.
     """
     from_cache, stages = b"HIT", b""
-    if context.found is not None and (computed := context.found.computed):
+    if context.answer is not None and (computed := context.answer.computed):
         stages = _stages(computed.values())
         all_computed = all(text in computed for text in context.texts)
         from_cache = b"MISS" if all_computed else b"PARTIAL"

@@ -30,16 +30,16 @@ class RequestLog:
         name = context.headers.client_name
         if name:
             metrics.client(name, status)
-        if context.found is not None:
-            for outcome, texts in context.found.outcomes.items():
+        if context.answer is not None:
+            for outcome, texts in context.answer.outcomes.items():
                 metrics.entries(outcome, texts)
-        elif context.known:
+        elif context.hit:
             metrics.hit_local(len(context.texts))
         client = context.client or client_address(context.headers.scope)
         texts = len(context.texts)
         self._traffic.count(client, texts, texts - context.computed, context.tokens, status)
         self.recent.add(context, status, seconds)
-        level = logging.DEBUG if context.known else logging.INFO
+        level = logging.DEBUG if context.hit else logging.INFO
         if log.isEnabledFor(level):
             log.log(level, "request", extra=_fields(context, route, status, seconds))
 

@@ -1,18 +1,18 @@
-// The revisions that answer, and the candidates beside them.
+// The publications that answer, and the candidates beside them.
 
 import { ask } from "./admin.js";
 import { $, Rows, h, say } from "./dom.js";
 
 const percent = (share) => `${Number((100 * share).toPrecision(4))} %`;
 
-const revisions = new Rows($("#revisions"), ({ name }) => name, ({ name }) => {
+const publications = new Rows($("#publications"), ({ name }) => name, ({ name }) => {
   const words = h("span"), facts = h("span", { class: "quiet" });
   return {
     element: h("li", { "data-model": name }, words, facts),
     update: ({ current, candidate, compared }) => {
       const of = candidate && `${percent(candidate.share)} of the ${candidate.by}s`;
       const does = candidate && (candidate.mode === "shadow" ? "is compared on" : "answers");
-      say(words, [`${name}: revision ${current} answers`, candidate && `revision ${candidate.number} ${does} ${of}`].filter(Boolean).join(", "));
+      say(words, [`${name}: publication ${current} answers`, candidate && `publication ${candidate.number} ${does} ${of}`].filter(Boolean).join(", "));
       say(facts, compared ? [`${compared.texts} texts compared`, compared.texts && `same label ${percent(compared.agreement)}`, `${compared.failed} failed`, `${compared.dropped} dropped`].filter(Boolean).join(" · ") : "");
     },
   };
@@ -25,5 +25,5 @@ export async function showModels() {
     const compared = shadowed ? await ask("GET", `models/comparison?${new URLSearchParams({ model: name })}`) : null;
     return { name, current, candidate, compared };
   });
-  revisions.show(await Promise.all(rows));
+  publications.show(await Promise.all(rows));
 }

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from batcher.core.pauses import Pause
-from batcher.core.revisions import newest
+from batcher.core.publications import newest
 from batcher.core.snapshot import Fallback, LaneDepth, Snapshot
 
 
@@ -36,7 +36,7 @@ def merge(shards: Sequence[Snapshot]) -> Snapshot:
         forgotten=total(lambda shard: shard.forgotten),
         pauses=merge_pauses([shard.pauses for shard in shards]),
         holds=shards[0].holds,
-        revisions=newest(shard.revisions for shard in shards),
+        publications=newest(shard.publications for shard in shards),
         models=sorted({name for shard in shards for name in shard.models}),
         question=next((shard.question for shard in shards if shard.question is not None), None),
     )

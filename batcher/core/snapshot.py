@@ -10,7 +10,7 @@ from typing import Any
 from batcher.core.commands import Command, Question, read_question
 from batcher.core.holds import Hold, read_holds
 from batcher.core.pauses import Pause, read_pauses
-from batcher.core.revisions import NO_REVISIONS, Revisions, read_revisions
+from batcher.core.publications import NO_PUBLICATIONS, Publications, read_publications
 from batcher.memory import NO_MEMORY, Memory
 from batcher.messages import BatchNote, decode_notes
 from batcher.models import read_listed
@@ -87,9 +87,9 @@ class Snapshot:
     workers have classified. The rest concerns only the process that reads it: whether it has `swept` itself,
     how many entries it `recovered`, and the `cursor` of its next sweep. `forgotten` counts the times that an
     operator has removed cached results; `pauses` are those of lanes, and `holds` those of clients. `models`
-    are the names of all models but the first, whose queue this is, and `revisions` what operators published.
-    `question` is what the console asked last. `guests` and `guest_rate` are those of workers that live at
-    another shard, which does not answer them.
+    are the names of all models but the first, whose queue this is, and `publications` what operators
+    published. `question` is what the console asked last. `guests` and `guest_rate` are those of workers that
+    live at another shard, which does not answer them.
     """
 
     model: ModelRecord | None
@@ -110,7 +110,7 @@ class Snapshot:
     holds: Mapping[str, Hold] = field(default_factory=dict)
     models: Sequence[str] = ()
     question: Question | None = None
-    revisions: Revisions = NO_REVISIONS
+    publications: Publications = NO_PUBLICATIONS
     guests: int = 0
     guest_rate: float = 0.0
 
@@ -143,7 +143,7 @@ class Sweep(Command[Snapshot]):
 
     def read(self, reply: Any) -> Snapshot:
         """An unreadable record of the model is left out."""
-        swept, recovered, cursor, flat, model, revisions = reply
+        swept, recovered, cursor, flat, model, publications = reply
         fields = _pairs(flat)
         return Snapshot(
             model=_model_record(_pairs(model)),
@@ -166,7 +166,7 @@ class Sweep(Command[Snapshot]):
             holds=read_holds(fields),
             models=read_listed(fields),
             question=read_question(fields.get("asked", "")),
-            revisions=read_revisions(_pairs(revisions)) if revisions else NO_REVISIONS,
+            publications=read_publications(_pairs(publications)) if publications else NO_PUBLICATIONS,
         )
 
 

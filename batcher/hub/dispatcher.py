@@ -175,14 +175,14 @@ def estimate_cost(text: str) -> int:
 
 
 async def outcomes(
-    held: Mapping[str, PendingEntry], ids: Sequence[str], budget_s: float, counts: HubCounts
+    entries: Mapping[str, PendingEntry], ids: Sequence[str], budget_s: float, counts: HubCounts
 ) -> list[Outcome]:
     """Waits for the outcomes of these ids, in order, for at most `budget_s`.
 
     EntryFailed and EntryPoisoned are returned in place of the text's prediction. Any other error is raised
     at once.
     """
-    futures = [entry.future for entry in held.values()]
+    futures = [entry.future for entry in entries.values()]
     done, pending = await asyncio.wait(futures, timeout=budget_s, return_when=asyncio.FIRST_EXCEPTION)
     for future in done:
         if error := future.exception():
@@ -192,7 +192,7 @@ async def outcomes(
     if pending:
         counts.expired += len(pending)
         raise BudgetExceeded(f"no result within the budget of {budget_s:g} s; allow more time")
-    return [held[entry_id].future.result() for entry_id in ids]
+    return [entries[entry_id].future.result() for entry_id in ids]
 
 
 class WakeUps:
@@ -286,11 +286,11 @@ class Dispatcher:
 
         An entry is enqueued if it is new, or if this request has a later deadline or a higher priority.
         """
-        held = dict[str, PendingEntry]()
+        entries = dict[str, PendingEntry]()
         fresh = list[PendingEntry]()
         changed = list[PendingEntry]()
         for entry_id, text in items:
-            if entry_id in held:
+            if entry_id in entries:
                 continue
             entry = self.pending.get(entry_id)
             if entry is None or entry.future.done():
@@ -305,14 +305,14 @@ class Dispatcher:
                 entry.first |= first
                 changed.append(entry)
             entry.waiting += 1
-            held[entry_id] = entry
+            entries[entry_id] = entry
         if fresh or changed:
             self._enqueue([*fresh, *changed])
-        return held
+        return entries
 
-    def let_go(self, held: Iterable[PendingEntry]) -> None:
+    def let_go(self, entries: Iterable[PendingEntry]) -> None:
         """Removes a request. Cancels the entries without an outcome that no other request waits for."""
-        for entry in held:
+        for entry in entries:
             entry.waiting -= 1
             if entry.waiting:
                 continue
@@ -364,8 +364,8 @@ class Dispatcher:
         self._enqueues += 1
         for entry in entries:
             entry.enqueue = self._enqueues
-        asked = self._pipeline.run(command)
-        asked.add_done_callback(partial(self._replied, entries, self._enqueues, self._pipeline.writes))
+        reply = self._pipeline.run(command)
+        reply.add_done_callback(partial(self._replied, entries, self._enqueues, self._pipeline.writes))
 
     def _replied(
         self, entries: Sequence[PendingEntry], number: int, write: int, done: asyncio.Future[Enqueued]
@@ -436,8 +436,8 @@ class Dispatcher:
             some = ids[at : at + MAX_CANCELLED]
             self._pipeline.run(Cancel(self._api, some)).add_done_callback(partial(self._cancelled, len(some)))
 
-    def _cancelled(self, count: int, asked: asyncio.Future[int]) -> None:
-        if (error := asked.exception()) and not refused(error):
+    def _cancelled(self, count: int, reply: asyncio.Future[int]) -> None:
+        if (error := reply.exception()) and not refused(error):
             self.lost(error)
         else:
             self.counts.cancelled += count

@@ -425,18 +425,18 @@ class ReplyHub:
         """
         items = list(zip(ids, texts, strict=True))
         shares = {0: items} if len(self.parts) == 1 else by_shard(items, ids, len(self.parts))
-        asked = [(self.parts[number], items) for number, items in shares.items()]
-        for part, _ in asked:
+        parts = [(self.parts[number], items) for number, items in shares.items()]
+        for part, _ in parts:
             part.admit(lane, budget_s)
         deadline = asyncio.get_running_loop().time() + budget_s
-        held = dict[str, PendingEntry]()
+        entries = dict[str, PendingEntry]()
         holders = []
         try:
-            for part, items in asked:
+            for part, items in parts:
                 own = part.dispatcher.hold(items, deadline, lane, trace, first, revision, only)
                 holders.append((part, own))
-                held |= own
-            return await outcomes(held, ids, budget_s, self._own_counts)
+                entries |= own
+            return await outcomes(entries, ids, budget_s, self._own_counts)
         finally:
             for part, own in holders:
                 part.dispatcher.let_go(own.values())

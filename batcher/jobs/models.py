@@ -12,7 +12,7 @@ from time import monotonic
 from batcher.cascades import read_cascade
 from batcher.connection.clients import connect_shards
 from batcher.connection.outage import REDIS_ERRORS
-from batcher.core.revisions import Candidate, Revisions, number_of, revision_queue
+from batcher.core.publications import Candidate, Publications, number_of, publication_queue
 from batcher.hub.hub import ReplyHub
 from batcher.hub.shared_cache import connect_cache
 from batcher.jobs.queues import Cache, Hub, Queues
@@ -21,7 +21,7 @@ from batcher.lookup.queue import Lookup, Models
 from batcher.lookup.shadow import ShadowedLookup
 from batcher.lookup.share import ShareLookup, Takes
 from batcher.publishing.comparisons import ComparisonStore
-from batcher.publishing.revisions import RevisionStore
+from batcher.publishing.publications import PublicationStore
 from batcher.settings import JobSettings
 
 # Jobs collect answers for this long before reading them: it saves round trips, and no caller waits for them.
@@ -48,7 +48,7 @@ class JobModels:
         shards = settings.queue_shards
         self._settings = settings
         self._clients = connect_shards(shards, timeout_s=2.0)
-        self._revisions = RevisionStore(self._clients, shards)
+        self._publications = PublicationStore(self._clients, shards)
         self._comparisons = ComparisonStore(self._clients[0], settings.name)
         self._account = account
         self._stop = stop
@@ -78,14 +78,14 @@ class JobModels:
         return self._stop() or self._look()
 
     def _lookup(self, model: str, queues: Queues) -> Lookup:
-        revisions = self._revisions.read()
-        queue = revisions.queue(model)
-        setting = revisions.candidates.get(model)
+        publications = self._publications.read()
+        queue = publications.queue(model)
+        setting = publications.candidates.get(model)
         self._chosen[model] = queue, setting
         current = queues.add(*self._queue(queue))
         if setting is None:
             return current
-        candidate = self._queue(revision_queue(model, setting.number))
+        candidate = self._queue(publication_queue(model, setting.number))
         taken = takes(setting, self._account() if setting.by == "client" else "")
         if setting.shadow:
             report = partial(self._report, (model, number_of(queue), setting.number), token_hex(8))
@@ -97,14 +97,14 @@ class JobModels:
         return ReplyHub.connect(own, linger_s=LINGER_S), connect_cache(own)
 
     def _look(self) -> bool:
-        """Whether a candidate has changed, or workers no longer serve a revision. Looks once a second."""
+        """Whether a candidate has changed, or workers no longer serve a publication. Looks once a second."""
         if self._chosen and not self._changed and monotonic() >= self._look_at:
             self._look_at = monotonic() + LOOK_S
             try:
-                revisions = self._revisions.read()
+                publications = self._publications.read()
             except REDIS_ERRORS:
                 return False
-            self._changed = any(not _holds(revisions, model, *one) for model, one in self._chosen.items())
+            self._changed = any(not _holds(publications, model, *one) for model, one in self._chosen.items())
         return self._changed
 
     async def _report(
@@ -117,7 +117,7 @@ class JobModels:
         return True
 
 
-def _holds(revisions: Revisions, model: str, queue: str, candidate: Candidate | None) -> bool:
+def _holds(publications: Publications, model: str, queue: str, candidate: Candidate | None) -> bool:
     """Whether workers still serve a queue, and the candidate has not changed."""
-    served = {revision_queue(model, number) for number in (0, *revisions.of(model).references)}
-    return queue in served and revisions.candidates.get(model) == candidate
+    served = {publication_queue(model, number) for number in (0, *publications.of(model).references)}
+    return queue in served and publications.candidates.get(model) == candidate

@@ -242,27 +242,27 @@ class _Run:
             tasks = [group.create_task(self._request(lookup, part)) for part in parts]
         outcomes: dict[str, Result | MillraceError] = {}
         for task in tasks:
-            found = task.result()
-            outcomes.update(found.by_text)
-            outcomes.update(found.failed)
+            answer = task.result()
+            outcomes.update(answer.by_text)
+            outcomes.update(answer.failed)
         return chunk_results([None if text is None else outcomes[text] for text in texts], model)
 
     async def _request(self, lookup: Lookup, texts: Sequence[str]) -> LookupResult:
         """Looks up the texts of one request, and again whenever the service would refuse a client's."""
         async with self._slots:
             while True:
-                found = LookupResult()
+                answer = LookupResult()
                 until = perf_counter() + BUDGET_S
                 trace = tracing.current()
                 request = LookupRequest(texts, self._client, until, self._tenant, trace=trace, lane="bulk")
                 try:
-                    await lookup.find(request, found)
+                    await lookup.find(request, answer)
                 except REFUSALS as error:
                     self._log_stalled(error)
                     await asyncio.sleep(min(error.retry_after_s or 0.2, PATIENCE_S))
                 else:
                     self._log_resumed()
-                    return found
+                    return answer
 
     def _log_stalled(self, error: MillraceError) -> None:
         if not self._stalled:

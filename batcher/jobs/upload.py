@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from batcher.core.revisions import choice
+from batcher.core.publications import choice
 
 # Bytes reserved for each result until its size is known. lua/common.lua has the same number.
 RESULT_BYTES = 100

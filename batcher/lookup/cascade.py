@@ -52,36 +52,36 @@ class CascadeLookup:
         """None: what each member has said is in its own cache."""
         return None
 
-    async def find(self, request: LookupRequest, found: LookupResult) -> None:
+    async def find(self, request: LookupRequest, answer: LookupResult) -> None:
         """If the sure model fails on a text, so does the cascade."""
         fast, sure = self._members()
-        await fast.find(request, found)
-        unsure = {text for text, one in found.by_text.items() if not self._cascade.trusts(one.fragment)}
+        await fast.find(request, answer)
+        unsure = {text for text, one in answer.by_text.items() if not self._cascade.trusts(one.fragment)}
         passed = [text for text in request.texts if text in unsure]
         if passed:
-            labels = labels_of(found.by_text[_first(request.texts, found)].fragment)
+            labels = labels_of(answer.by_text[_first(request.texts, answer)].fragment)
             second = LookupResult()
             try:
                 await sure.find(request._replace(texts=passed), second)
             finally:
-                found.add(second, found.cache_s + second.cache_s)
+                answer.add(second, answer.cache_s + second.cache_s)
             for text in unsure:
-                _order(text, found, labels)
+                _order(text, answer, labels)
         self._count(len(request.texts) - len(passed), len(passed))
 
 
-def _first(texts: Sequence[str], found: LookupResult) -> str:
-    return next(text for text in texts if text in found.by_text)
+def _first(texts: Sequence[str], answer: LookupResult) -> str:
+    return next(text for text in texts if text in answer.by_text)
 
 
-def _order(text: str, found: LookupResult, labels: Sequence[str]) -> None:
+def _order(text: str, answer: LookupResult, labels: Sequence[str]) -> None:
     """Puts the labels of a result of the sure model in this order."""
-    result = found.by_text.pop(text)
-    if text in found.failed:
+    result = answer.by_text.pop(text)
+    if text in answer.failed:
         return
     try:
-        found.by_text[text] = in_order(
+        answer.by_text[text] = in_order(
             result.prediction() if isinstance(result, CachedPrediction) else result, labels
         )
     except ValueError as error:
-        found.failed[text] = LabelsDiffer(str(error))
+        answer.failed[text] = LabelsDiffer(str(error))

@@ -145,15 +145,15 @@ class LocalCache:
         now = monotonic()
         get = self._entries.get
         used = self._entries.move_to_end
-        found = []
+        results = []
         for text in _own(tenant, texts) if tenant else texts:
             key = (revision, text)
             cached = get(key)
             if cached is None or cached.expires_at <= now:
                 return None
             used(key)
-            found.append(cached)
-        return found
+            results.append(cached)
+        return results
 
     def _get(self, key: tuple[str, str], now: float) -> CachedPrediction | None:
         cached = self._entries.get(key)
@@ -340,10 +340,10 @@ class Lookup(Protocol):
     def known(self, texts: Sequence[str], client: str, tenant: str, one_revision: bool) -> Known:
         """The results in the order of the texts if the in-process cache has all of them, otherwise None."""
 
-    async def find(self, request: LookupRequest, found: LookupResult) -> None:
-        """Fills `found` with the result of each text, or the error with which it failed.
+    async def find(self, request: LookupRequest, answer: LookupResult) -> None:
+        """Fills `answer` with the result of each text, or the error with which it failed.
 
-        Raises MillraceError, or what limits raise, if texts were refused; `found` then shows how far it got.
+        Raises MillraceError, or what limits raise, if texts were refused; `answer` then shows how far it got.
         """
 
 
@@ -374,12 +374,12 @@ class QueueLookup:
     def known(self, texts: Sequence[str], client: str, tenant: str, one_revision: bool) -> Known:
         return self._local.find_all(self.models.revision, texts, tenant)
 
-    async def find(self, request: LookupRequest, found: LookupResult) -> None:
-        await self._find(request, found)
-        if request.one_revision and not found.failed:
-            await self._complete(request, found)
+    async def find(self, request: LookupRequest, answer: LookupResult) -> None:
+        await self._find(request, answer)
+        if request.one_revision and not answer.failed:
+            await self._complete(request, answer)
 
-    async def _complete(self, request: LookupRequest, found: LookupResult) -> None:
+    async def _complete(self, request: LookupRequest, answer: LookupResult) -> None:
         """Asks again until all results are of one revision. Also raises RevisionsMixed.
 
         During a rolling update, any worker may run a text, and their labels may differ in kind and order, so
@@ -387,17 +387,17 @@ class QueueLookup:
         that has answered most texts is completed first.
         """
         results: Results = {}
-        for text, result in found.by_text.items():
+        for text, result in answer.by_text.items():
             results.setdefault(result.revision, {})[text] = result
         if len(results) < 2:
             return
-        texts = list(found.by_text)
+        texts = list(answer.by_text)
         revision = _best(results)
         pause_s = PAUSE_S
         while missing := [text for text in texts if text not in results[revision]]:
             before = len(missing)
-            await self._ask_again(request._replace(texts=missing, only=revision), found, results)
-            if found.failed:
+            await self._ask_again(request._replace(texts=missing, only=revision), answer, results)
+            if answer.failed:
                 return
             if sum(text not in results[revision] for text in missing) == before:
                 # Its workers may have ended, or another worker may be idle each time.
@@ -406,12 +406,12 @@ class QueueLookup:
                 pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
             else:
                 revision = _best(results)
-        found.by_text = results[revision]
-        found.computed = {
-            text: result for text, result in found.computed.items() if found.by_text[text] is result
+        answer.by_text = results[revision]
+        answer.computed = {
+            text: result for text, result in answer.computed.items() if answer.by_text[text] is result
         }
 
-    async def _ask_again(self, request: LookupRequest, found: LookupResult, results: Results) -> None:
+    async def _ask_again(self, request: LookupRequest, answer: LookupResult, results: Results) -> None:
         """Asks for the texts of `request` again, and adds what is found to `results`."""
         if request.deadline <= perf_counter():
             raise RevisionsMixed(ADVICE, retry_after_s=1.0)
@@ -421,37 +421,37 @@ class QueueLookup:
         except BudgetExceeded:
             raise RevisionsMixed(ADVICE, retry_after_s=1.0) from None
         finally:
-            found.add(part, found.cache_s + part.cache_s)
+            answer.add(part, answer.cache_s + part.cache_s)
         for text, result in part.by_text.items():
             results.setdefault(result.revision, {})[text] = result
 
-    async def _find(self, request: LookupRequest, found: LookupResult) -> None:
+    async def _find(self, request: LookupRequest, answer: LookupResult) -> None:
         revision = request.only or self.models.revision
-        ids = self._recall(request, revision, found)
+        ids = self._recall(request, revision, answer)
         if not ids:
             return
         looks = self._queue_checks_cache(request, len(ids))
         if revision and not looks:
-            await self._read_shared(request, revision, ids, found)
-        unknown = list(ids) if looks else [text for text in ids if text not in found.by_text]
+            await self._read_shared(request, revision, ids, answer)
+        unknown = list(ids) if looks else [text for text in ids if text not in answer.by_text]
         if unknown:
             with self._limits.wait(request.client, len(unknown)) as first:
-                await self._compute(request, unknown, found, first=first, revision=revision if looks else "")
+                await self._compute(request, unknown, answer, first=first, revision=revision if looks else "")
         if revision:
-            share = 1.0 - sum(text in found.computed or text in found.failed for text in ids) / len(ids)
+            share = 1.0 - sum(text in answer.computed or text in answer.failed for text in ids) / len(ids)
             self._share_found += NEWEST * (share - self._share_found)
 
-    def _recall(self, request: LookupRequest, revision: str, found: LookupResult) -> Mapping[str, str]:
+    def _recall(self, request: LookupRequest, revision: str, answer: LookupResult) -> Mapping[str, str]:
         """Adds what the in-process cache knows. Returns the ids of the other texts."""
         ids: dict[str, str] = {}
         cached = self._local.find(revision, request.texts, request.tenant)
         for text, result in zip(request.texts, cached, strict=True):
             if result is not None:
-                found.by_text[text] = result
+                answer.by_text[text] = result
             elif text not in ids:
                 ids[text] = entry_id(text, request.tenant)
-        found.ids = ids
-        found.count("hit_local", sum([result is not None for result in cached]))
+        answer.ids = ids
+        answer.count("hit_local", sum([result is not None for result in cached]))
         return ids
 
     def _queue_checks_cache(self, request: LookupRequest, texts: int) -> bool:
@@ -467,38 +467,38 @@ class QueueLookup:
         )
 
     async def _read_shared(
-        self, request: LookupRequest, revision: str, ids: Mapping[str, str], found: LookupResult
+        self, request: LookupRequest, revision: str, ids: Mapping[str, str], answer: LookupResult
     ) -> None:
         started = perf_counter()
         try:
             results = await self._shared.get(revision, list(ids.values()))
         except asyncio.CancelledError:
-            found.count("cancelled", len(ids))
+            answer.count("cancelled", len(ids))
             raise
         hits = [(text, one) for text, one in zip(ids, results, strict=True) if one is not None]
         for text, prediction in hits:
-            found.by_text[text] = prediction
+            answer.by_text[text] = prediction
             self._local.put(text, prediction, self._ttl_s * COPY_SHARE, request.tenant)
-        found.count("hit_shared", len(hits))
-        found.cache_s += perf_counter() - started
+        answer.count("hit_shared", len(hits))
+        answer.cache_s += perf_counter() - started
 
     async def _compute(
         self,
         request: LookupRequest,
         texts: Sequence[str],
-        found: LookupResult,
+        answer: LookupResult,
         *,
         first: bool,
         revision: str,
     ) -> None:
-        found.asked_at = asked_at = perf_counter()
-        found.asked = len(texts)
+        answer.asked_at = asked_at = perf_counter()
+        answer.asked = len(texts)
         budget_s = request.deadline - asked_at
         try:
             if budget_s <= 0:
                 raise BudgetExceeded("the budget ended before the texts were enqueued; allow more time")
             outcomes = await self._hub.classify(
-                [found.ids[text] for text in texts],
+                [answer.ids[text] for text in texts],
                 texts,
                 budget_s=budget_s,
                 lane=request.lane,
@@ -508,34 +508,34 @@ class QueueLookup:
                 only=request.only,
             )
         except MillraceError as error:
-            found.count(type(error), len(texts))
+            answer.count(type(error), len(texts))
             raise
         except asyncio.CancelledError:
-            found.count("cancelled", len(texts))
+            answer.count("cancelled", len(texts))
             raise
-        self._take(request, dict(zip(texts, outcomes, strict=True)), found)
-        if not found.computed:
-            found.cache_s += perf_counter() - asked_at
+        self._take(request, dict(zip(texts, outcomes, strict=True)), answer)
+        if not answer.computed:
+            answer.cache_s += perf_counter() - asked_at
 
-    def _take(self, request: LookupRequest, outcomes: dict[str, Outcome], found: LookupResult) -> None:
+    def _take(self, request: LookupRequest, outcomes: dict[str, Outcome], answer: LookupResult) -> None:
         """Notes and stores what the queue has answered."""
         cached = computed = 0
         for text, outcome in outcomes.items():
             if isinstance(outcome, MillraceError):
-                found.count(type(outcome), 1)
-                found.failed[text] = outcome
-                self._note_refused(found.ids[text], request.client, text)
+                answer.count(type(outcome), 1)
+                answer.failed[text] = outcome
+                self._note_refused(answer.ids[text], request.client, text)
                 continue
-            found.by_text[text] = outcome
+            answer.by_text[text] = outcome
             if outcome.cached:
                 cached += 1
                 self._local.put(text, outcome, self._ttl_s * COPY_SHARE, request.tenant)
             else:
                 computed += 1
-                found.computed[text] = outcome
+                answer.computed[text] = outcome
                 self._local.put(text, outcome, self._ttl_s * FRESH_SHARE, request.tenant)
-        found.count("hit_shared", cached)
-        found.count("computed", computed)
+        answer.count("hit_shared", cached)
+        answer.count("computed", computed)
 
     def _note_refused(self, entry: str, client: str, text: str) -> None:
         """Adds what only this process knows to the record that the console shows."""

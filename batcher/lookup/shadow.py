@@ -35,8 +35,8 @@ class ShadowedLookup:
     def known(self, texts: Sequence[str], client: str, tenant: str, one_revision: bool) -> Known:
         return self._lookup.known(texts, client, tenant, one_revision)
 
-    async def find(self, request: LookupRequest, found: LookupResult) -> None:
-        await self._lookup.find(request, found)
-        for text, result in found.computed.items():
+    async def find(self, request: LookupRequest, answer: LookupResult) -> None:
+        await self._lookup.find(request, answer)
+        for text, result in answer.computed.items():
             if self._takes(text, request.client):
-                self._offer(found.ids[text], text, result)
+                self._offer(answer.ids[text], text, result)

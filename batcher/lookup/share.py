@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from batcher.core.revisions import Candidate
+from batcher.core.publications import Candidate
 from batcher.lookup.queue import Known, Lookup, LookupRequest, LookupResult, Result
 from batcher.side_by_side import gather
 
@@ -36,14 +36,14 @@ class ShareLookup:
             by_text.update(zip(part, results, strict=True))
         return [by_text[text] for text in texts]
 
-    async def find(self, request: LookupRequest, found: LookupResult) -> None:
+    async def find(self, request: LookupRequest, answer: LookupResult) -> None:
         chosen = self._parts(request.texts, request.client, request.one_revision)
         parts = [(lookup, texts, LookupResult()) for lookup, texts in chosen]
         try:
             await gather(lookup.find(request._replace(texts=texts), one) for lookup, texts, one in parts)
         finally:
             for _, _, result in parts:  # they were found side by side
-                found.add(result, max(found.cache_s, result.cache_s))
+                answer.add(result, max(answer.cache_s, result.cache_s))
 
     def _parts(
         self, texts: Sequence[str], client: str, one_revision: bool

@@ -194,31 +194,31 @@ class ClaimedTexts:
     @property
     def only_bulk(self) -> bool:
         """Whether no caller waits for these."""
-        return all(held.entry.lane == "bulk" for held in self.texts)
+        return all(item.entry.lane == "bulk" for item in self.texts)
 
     @property
     def only_solo(self) -> bool:
         """Whether this is a text that runs alone."""
-        return all(held.entry.solo for held in self.texts)
+        return all(item.entry.solo for item in self.texts)
 
     @property
     def tokens(self) -> int:
-        return sum(len(held.tokens.ids) for held in self.texts)
+        return sum(len(item.tokens.ids) for item in self.texts)
 
     @property
     def ids(self) -> list[str]:
         """The ids of the entries, each once."""
-        return list(dict.fromkeys(held.entry.id for held in self.texts))
+        return list(dict.fromkeys(item.entry.id for item in self.texts))
 
     def add(self, entries: Iterable[TokenizedEntry]) -> None:
         self.texts += entries
 
     def next_batch(self, budget: int, bulk_budget: Callable[[], int]) -> list[TokenizedEntry]:
         """Removes the next batch of about `budget` tokens and returns it. `bulk_budget` is not used."""
-        chosen = choose_batch([len(held.tokens.ids) for held in self.texts], self._layout, budget)
-        batch = [self.texts[index] for index in chosen]
-        kept = set(chosen)
-        self.texts = [held for index, held in enumerate(self.texts) if index not in kept]
+        indices = choose_batch([len(item.tokens.ids) for item in self.texts], self._layout, budget)
+        batch = [self.texts[index] for index in indices]
+        removed = set(indices)
+        self.texts = [item for index, item in enumerate(self.texts) if index not in removed]
         return batch
 
     def forget_failed(self) -> None:
@@ -277,10 +277,10 @@ def _neighbours(order: Sequence[int], lengths: Sequence[int], at: int, budget: i
 class LongText:
     """A text in windows: the scores of those that have run. No more of them run once it has `failed`."""
 
-    __slots__ = ("failed", "held", "rows")
+    __slots__ = ("failed", "item", "rows")
 
-    def __init__(self, held: TokenizedEntry) -> None:
-        self.held = held
+    def __init__(self, item: TokenizedEntry) -> None:
+        self.item = item
         self.rows: dict[int, list[float]] = {}
         self.failed = False
 
@@ -296,17 +296,17 @@ class TokenizedWindow(TokenizedEntry):
 def split_texts(entries: Iterable[TokenizedEntry]) -> list[TokenizedEntry]:
     """Replaces each text that has windows by its windows."""
     split: list[TokenizedEntry] = []
-    for held in entries:
-        if not held.tokens.windows:
-            split.append(held)
+    for item in entries:
+        if not item.tokens.windows:
+            split.append(item)
             continue
-        text = LongText(held)
-        count = len(held.tokens.windows)
-        entry = replace(held.entry, cost=max(held.entry.cost // count, 1))
-        about = held.tokenize_s / count, held.claimed_at, held.reason
+        text = LongText(item)
+        count = len(item.tokens.windows)
+        entry = replace(item.entry, cost=max(item.entry.cost // count, 1))
+        about = item.tokenize_s / count, item.claimed_at, item.reason
         split += [
             TokenizedWindow(entry, tokens, *about, text, number)
-            for number, tokens in enumerate(held.tokens.windows)
+            for number, tokens in enumerate(item.tokens.windows)
         ]
     return split
 
@@ -317,24 +317,24 @@ def ended_texts(
     """The texts whose last window was in this batch, or that have no windows, with their scores."""
     assert info.windows is not None
     ended = []
-    for held, scores in batch:
-        if not isinstance(held, TokenizedWindow):
-            ended.append((held, scores))
+    for item, scores in batch:
+        if not isinstance(item, TokenizedWindow):
+            ended.append((item, scores))
             continue
-        rows = held.text.rows
-        rows[held.number] = scores
-        if len(rows) == len(held.text.held.tokens.windows):
+        rows = item.text.rows
+        rows[item.number] = scores
+        if len(rows) == len(item.text.item.tokens.windows):
             in_order = [rows[number] for number in sorted(rows)]
-            ended.append((held.text.held, joined(in_order, info.windows, multi_label=info.multi_label)))
+            ended.append((item.text.item, joined(in_order, info.windows, multi_label=info.multi_label)))
     return ended
 
 
 def fail_texts(batch: Sequence[TokenizedEntry], results: Iterable[Result]) -> list[Result]:
     """Marks the texts of which a window failed. Returns the results with one for each text."""
     outcomes = dict(results)
-    for held in batch:
-        if isinstance(held, TokenizedWindow) and isinstance(outcomes.get(held.entry.id), Failure):
-            held.text.failed = True
+    for item in batch:
+        if isinstance(item, TokenizedWindow) and isinstance(outcomes.get(item.entry.id), Failure):
+            item.text.failed = True
     return list(outcomes.items())
 
 
@@ -351,44 +351,44 @@ class TextsWithWindows(ClaimedTexts):
     @property
     def gives_way(self) -> bool:
         """Whether there are windows."""
-        return any(isinstance(held, TokenizedWindow) for held in self.texts)
+        return any(isinstance(item, TokenizedWindow) for item in self.texts)
 
     def next_batch(self, budget: int, bulk_budget: Callable[[], int]) -> list[TokenizedEntry]:
         """As `ClaimedTexts`, but windows of bulk entries fill only `bulk_budget` tokens.
 
         One that has been passed over too often leads the batch, in addition to these.
         """
-        windows = sorted((held for held in self.texts if isinstance(held, TokenizedWindow)), key=_is_bulk)
+        windows = sorted((item for item in self.texts if isinstance(item, TokenizedWindow)), key=_is_bulk)
         if not windows:
             return super().next_batch(budget, bulk_budget)
-        texts = [held for held in self.texts if not isinstance(held, TokenizedWindow)]
+        texts = [item for item in self.texts if not isinstance(item, TokenizedWindow)]
         lead = int(self._passed_over >= (_BULK_PASSED_OVER if _is_bulk(windows[0]) else 1))
         first = [*windows[:lead], *texts]
         others = windows[lead:]
         self.texts = [*first, *others]
         room = bulk_budget()
         if not all(map(_is_bulk, self.texts)):
-            own = [*first, *(held for held in others if not _is_bulk(held))]
-            room += math.ceil(sum(len(held.tokens.ids) for held in own) / FILL)
+            own = [*first, *(item for item in others if not _is_bulk(item))]
+            room += math.ceil(sum(len(item.tokens.ids) for item in own) / FILL)
         batch = super().next_batch(min(budget, room), bulk_budget)
-        ran = any(isinstance(held, TokenizedWindow) for held in batch)
+        ran = any(isinstance(item, TokenizedWindow) for item in batch)
         self._passed_over = 0 if ran else self._passed_over + 1
         return batch
 
     def forget_failed(self) -> None:
         """Removes the windows of texts that have failed."""
         self.texts = [
-            held for held in self.texts if not (isinstance(held, TokenizedWindow) and held.text.failed)
+            item for item in self.texts if not (isinstance(item, TokenizedWindow) and item.text.failed)
         ]
 
     def claimable(self, cost: int, bulk_cost: int, budget: int) -> tuple[int, int]:
         """While windows fill a batch, some interactive entries are claimed and no bulk ones."""
-        windows = [held for held in self.texts if isinstance(held, TokenizedWindow)]
-        if sum(len(held.tokens.ids) for held in windows) < budget:
+        windows = [item for item in self.texts if isinstance(item, TokenizedWindow)]
+        if sum(len(item.tokens.ids) for item in windows) < budget:
             return cost, bulk_cost
-        own = sum(len(held.tokens.ids) for held in windows if not _is_bulk(held))
+        own = sum(len(item.tokens.ids) for item in windows if not _is_bulk(item))
         return max(cost, int(budget * _SHARE)) if own < _MAX_BATCHES * budget else 0, -1
 
 
-def _is_bulk(held: TokenizedEntry) -> bool:
-    return held.entry.lane == "bulk"
+def _is_bulk(item: TokenizedEntry) -> bool:
+    return item.entry.lane == "bulk"

@@ -20,7 +20,7 @@ from batcher.connection.outage import REDIS_ERRORS, reason
 from batcher.core.by_model import ByModel
 from batcher.models import ELSEWHERE, ModelSpec, is_name
 from batcher.probe_server import ProbeServer
-from batcher.publishing.revisions import RevisionStore
+from batcher.publishing.publications import PublicationStore
 from batcher.settings import WorkerSettings
 from batcher.shards import Shard
 from batcher.worker.cache_writer import CacheWriter, ShardedCacheWriter, connect_writer
@@ -148,14 +148,14 @@ class LoadedModel:
 
 
 class LoadedModels:
-    """All models of this process, their published revisions, and the `worker` that runs them."""
+    """All models of this process, their publications, and the `worker` that runs them."""
 
     def __init__(self, settings: WorkerSettings) -> None:
         self._settings = settings
         self.models = [_build(settings, *one) for one in _load_all(settings).items()]
         self._listing = Listing.connect([one.name for one in self.models if one.name], settings)
         shards = settings.queue_shards
-        store = RevisionStore(connect_shards(shards, timeout_s=1.0), shards)
+        store = PublicationStore(connect_shards(shards, timeout_s=1.0), shards)
         workers = [one.worker for one in self.models]
         self.worker = SeveralWorkers(workers, self._listing, Publishing(self, store))
 
@@ -165,7 +165,7 @@ class LoadedModels:
         return [one.name for one in self.models]
 
     def add(self, model: str, queue: str, reference: str) -> None:
-        """Loads a revision of `model` and serves its queue. Raises whatever the model raises."""
+        """Loads a publication of `model` and serves its queue. Raises whatever the model raises."""
         name = next(one.instruments.classifier.info.name for one in self.models if one.name == model)
         with ExitStack() as undo:  # this process goes on if one of the steps fails
             classifier = load_one(self._settings, ModelSpec(name, reference))

@@ -223,7 +223,7 @@ class ShardExchange:
         self._now = host.now
 
     def claim_command(
-        self, held: ClaimedTexts, cost: CostModel, budget: int, *, ahead: bool = False, waits: bool = False
+        self, pool: ClaimedTexts, cost: CostModel, budget: int, *, ahead: bool = False, waits: bool = False
     ) -> Claim:
         """Builds the next claim of a worker that holds these texts. Pass `waits=True` for `wait`.
 
@@ -231,8 +231,8 @@ class ShardExchange:
         """
         now = self._now()
         bulk = self._traffic.bulk_tokens(cost, budget, now)
-        limits = held.limits(budget, 0 if ahead and bulk < budget else bulk)
-        free = not ahead and not held.texts
+        limits = pool.limits(budget, 0 if ahead and bulk < budget else bulk)
+        free = not ahead and not pool.texts
         idle_ms = int((now - self._busy_at) * 1000) if free else -1
         return self.queue.claim_command(self._texts, *limits, free, waits, idle_ms)
 
@@ -414,9 +414,9 @@ class Exchange:
         return sum(part.expired for part in self.parts.values())
 
     def claim_command(
-        self, held: ClaimedTexts, cost: CostModel, budget: int, *, ahead: bool = False, waits: bool = False
+        self, pool: ClaimedTexts, cost: CostModel, budget: int, *, ahead: bool = False, waits: bool = False
     ) -> Claim:
-        command = self.here.claim_command(held, cost, budget, ahead=ahead, waits=waits)
+        command = self.here.claim_command(pool, cost, budget, ahead=ahead, waits=waits)
         if not self._none:
             return command
         # A worker that leaves for another shard cannot be woken at this one.

@@ -63,14 +63,14 @@ class HeartbeatQueue(WorkerQueue):
 
         Records that have not changed since the last heartbeat are only sent if Redis does not know them.
         """
-        held = list(ids)
+        leases = list(ids)
         published = (record, model)
         reply = HeartbeatReply(-1)
         if published == self._published and not takeover:
-            (reply,) = self.run([SendHeartbeat(self.worker, self._lease_ms, ttl_ms, held, {}, {})])
+            (reply,) = self.run([SendHeartbeat(self.worker, self._lease_ms, ttl_ms, leases, {}, {})])
         if reply.extended < 0:
             (reply,) = self.run(
-                [SendHeartbeat(self.worker, self._lease_ms, ttl_ms, held, record, model, takeover)]
+                [SendHeartbeat(self.worker, self._lease_ms, ttl_ms, leases, record, model, takeover)]
             )
             self._published = published
         if reply.question is not None:

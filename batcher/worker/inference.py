@@ -186,7 +186,7 @@ class Inference:
             results = self._classified(batch, began)
             self.faults.failed_batches = 0
         except Exception as error:
-            runs = [(held.entry, partial(self._classified, [held], began)) for held in batch]
+            runs = [(item.entry, partial(self._classified, [item], began)) for item in batch]
             predictions, failures = self.faults.run_alone(runs, error, classifies=True)
             results = predictions + failures
             if self._classifier.info.windows is not None:
@@ -204,26 +204,26 @@ class Inference:
 
     def _classified(self, batch: Sequence[TokenizedEntry], began: float) -> list[Result]:
         info = self._classifier.info
-        rows = self._classifier.classify([held.tokens for held in batch])
+        rows = self._classifier.classify([item.tokens for item in batch])
         check_rows(rows, len(batch))
         model_ms = (self._now() - began) * 1000
         results: list[Result] = []
         ended = list(zip(batch, rows, strict=True))
         if info.windows is not None:
             ended = ended_texts(ended, info)
-        for held, scores in ended:
+        for item, scores in ended:
             prediction = Prediction(
                 fragment=fragment(info.labels, scores),
                 revision=info.revision,
-                tokens=len(held.tokens.ids),
-                truncated=held.tokens.truncated,
-                queue_ms=held.entry.waited_ms + (began - held.claimed_at) * 1000,
-                tokenize_ms=held.tokenize_s * 1000,
+                tokens=len(item.tokens.ids),
+                truncated=item.tokens.truncated,
+                queue_ms=item.entry.waited_ms + (began - item.claimed_at) * 1000,
+                tokenize_ms=item.tokenize_s * 1000,
                 model_ms=model_ms,
                 batch_size=len(batch),
                 model=info.name,
             )
-            results.append((held.entry.id, prediction))
+            results.append((item.entry.id, prediction))
         return results
 
 

@@ -64,7 +64,7 @@ class Worker:
         self.queues = queues
         self.inference = Inference(classifier, Faults(classifier), host.now)
         self._settings = settings
-        self._held = (ClaimedTexts if classifier.info.windows is None else TextsWithWindows)(self._layout)
+        self._pool = (ClaimedTexts if classifier.info.windows is None else TextsWithWindows)(self._layout)
         self._unsent: list[Result] = []
         self._finished: FinishedBatch | None = None
         self.stats = WorkerStats()
@@ -89,9 +89,9 @@ class Worker:
         self._become_ready()
         try:
             while not self._stop.is_set():
-                if not self._held.texts:
+                if not self._pool.texts:
                     self._gather()
-                if self._held.texts and not self.broken:
+                if self._pool.texts and not self.broken:
                     self._run_batch()
                 if self.broken:
                     self.stop()
@@ -136,9 +136,9 @@ class Worker:
         self._second_thread.shutdown(wait=True)
         try:
             self._deliver(*self._take_unsent())
-            if self._held.texts:
+            if self._pool.texts:
                 suspects = self.inference.faults.suspects
-                self.exchange.release([entry for entry in self._held.ids if entry not in suspects])
+                self.exchange.release([entry for entry in self._pool.ids if entry not in suspects])
         except REDIS_ERRORS as error:
             message = "could not release entries, whose leases will expire: %s"
             log.warning(message, reason(error), extra={"action": "worker.release"})
@@ -170,14 +170,14 @@ class Worker:
         self._keep(self._tokenise(claim, "window" if window_s > 0.0 else "idle"))
 
     def _claim_command(self, budget: int, *, ahead: bool = False, waits: bool = False) -> Claim:
-        return self.exchange.claim_command(self._held, self.inference.cost, budget, ahead=ahead, waits=waits)
+        return self.exchange.claim_command(self._pool, self.inference.cost, budget, ahead=ahead, waits=waits)
 
     def _tokenise(self, claim: Claimed, reason: Reason) -> Tokenized:
         """Tokenises what was claimed, for `reason` unless there was more than a batch."""
         return self.inference.tokenize_entries(claim.entries, "full" if claim.left else reason)
 
     def _keep(self, tokenised: Tokenized) -> None:
-        self._held.add(tokenised[0])
+        self._pool.add(tokenised[0])
         self._unsent += tokenised[1]
 
     # -- running a batch ---------------------------------------------------------------------------
@@ -187,24 +187,24 @@ class Worker:
         self.state = "busy"
         budget = self.budget()
         cost = self.inference.cost
-        batch = self._held.next_batch(budget, lambda: self.exchange.here.bulk_budget(cost, budget))
-        computed = computed_tokens([len(held.tokens.ids) for held in batch], self._layout)
+        batch = self._pool.next_batch(budget, lambda: self.exchange.here.bulk_budget(cost, budget))
+        computed = computed_tokens([len(item.tokens.ids) for item in batch], self._layout)
         # A quarantined text may crash this process, so nothing else is claimed while it runs.
         batch_s = cost.batch_s(computed)
         ahead = None if batch[0].entry.solo else self._look_ahead(batch_s, budget)
         self._finished = self._classify(batch, computed)
         self._unsent += self._finished.results
-        if self._held.texts:
-            self._held.forget_failed()
+        if self._pool.texts:
+            self._pool.forget_failed()
         if ahead is not None:
             self._over.set()
             if not self._turn.acquire(blocking=False):
-                if not (self._held.texts or ahead.done()):
+                if not (self._pool.texts or ahead.done()):
                     self._deliver(*self._take_unsent())
                 self._keep(ahead.result())
-            elif self._held.texts and self._held.gives_way:
+            elif self._pool.texts and self._pool.gives_way:
                 self._claim_beside(budget)
-        if self._held.texts:
+        if self._pool.texts:
             self._second_thread.submit(self._logged, self._deliver, *self._take_unsent())
 
     def _classify(self, batch: Sequence[TokenizedEntry], computed: int) -> FinishedBatch:
@@ -220,9 +220,9 @@ class Worker:
     def _look_ahead(self, batch_s: float, budget: int) -> Future[Tokenized] | None:
         """Claims and tokenises just before the running batch ends, unless it is short or enough is held."""
         backlog = self.exchange.left > 0
-        held = self._held
-        enough = (held.texts and held.tokens >= budget) or (batch_s < 2 * CLAIM_AHEAD_S and not backlog)
-        if enough and not (held.texts and held.gives_way):
+        pool = self._pool
+        enough = (pool.texts and pool.tokens >= budget) or (batch_s < 2 * CLAIM_AHEAD_S and not backlog)
+        if enough and not (pool.texts and pool.gives_way):
             return None
         share = TOKENIZE_SHARE_BACKLOG if backlog else TOKENIZE_SHARE
         delay_s = batch_s * (1 - share) - CLAIM_AHEAD_S
@@ -279,9 +279,9 @@ class SharingWorker(Worker):
         if self.turns is None:
             super()._run_batch()
             return
-        held = self._held
-        cost_s = self.inference.cost.batch_s(min(held.tokens, self.budget()))
-        self.turns.take(cost_s * (BULK_WEIGHT if held.only_bulk else 1), self._claim_more)
+        pool = self._pool
+        cost_s = self.inference.cost.batch_s(min(pool.tokens, self.budget()))
+        self.turns.take(cost_s * (BULK_WEIGHT if pool.only_bulk else 1), self._claim_more)
         self._has_turn = True
         try:
             super()._run_batch()
@@ -301,11 +301,11 @@ class SharingWorker(Worker):
 
     def _claim_more(self) -> None:
         """Claims what has arrived while other models ran: one batch instead of two."""
-        if not self._held.only_solo:
+        if not self._pool.only_solo:
             self._keep(self._second_thread.submit(self._more).result())
 
     def _more(self) -> Tokenized:
         budget = self.budget()
-        if self._stop.is_set() or self._held.tokens >= budget:
+        if self._stop.is_set() or self._pool.tokens >= budget:
             return [], []
         return self._tokenise(self.exchange.claim(self._claim_command(budget, ahead=True)), "window")

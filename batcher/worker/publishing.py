@@ -1,4 +1,4 @@
-"""Loads the revisions that operators publish, beside those that answer, and drops those no longer needed."""
+"""Loads what operators publish, beside what answers, and drops what is no longer needed."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from batcher.connection.outage import REDIS_ERRORS
-from batcher.core.revisions import model_of, revision_queue
+from batcher.core.publications import model_of, publication_queue
 from batcher.gc_tuning import collect_dropped
-from batcher.publishing.revisions import RevisionStore
+from batcher.publishing.publications import PublicationStore
 
 log = logging.getLogger(__name__)
 
@@ -28,18 +28,18 @@ class Models(Protocol):
         """The names of all queues that are served."""
 
     def add(self, model: str, queue: str, reference: str) -> None:
-        """Loads a revision of `model` and serves its queue. Raises whatever the model raises."""
+        """Loads a publication of `model` and serves its queue. Raises whatever the model raises."""
 
     def drop(self, queue: str) -> None:
         """Ends serving a queue."""
 
 
 class Publishing:
-    """Watches the published revisions in a separate thread."""
+    """Watches the publications in a separate thread."""
 
-    def __init__(self, models: Models, store: RevisionStore) -> None:
+    def __init__(self, models: Models, store: PublicationStore) -> None:
         self._models = models
-        self._revisions = store
+        self._publications = store
         self._failed: set[str] = set()
         self._unwanted: dict[str, float] = {}
         self._stopping = threading.Event()
@@ -53,13 +53,13 @@ class Publishing:
         self._thread.join()
 
     def look(self) -> None:
-        """Loads missing revisions and drops surplus ones. Raises Redis errors."""
-        revisions = self._revisions.read()
+        """Loads missing publications and drops surplus ones. Raises Redis errors."""
+        publications = self._publications.read()
         served = set(self._models.names)
         wanted = {
-            revision_queue(model, number): (model, reference)
+            publication_queue(model, number): (model, reference)
             for model in {model_of(name) for name in served}
-            for number, reference in revisions.of(model).references.items()
+            for number, reference in publications.of(model).references.items()
         }
         self._failed &= wanted.keys()
         self._drop([queue for queue in served if "@" in queue and queue not in wanted])
@@ -72,12 +72,12 @@ class Publishing:
                 failure = str(error)
             else:
                 continue
-            log.error("cannot serve the revision: %s", failure, extra={"action": "revision.unable"})
+            log.error("cannot serve the publication: %s", failure, extra={"action": "revision.unable"})
             collect_dropped()  # once the error, which refers to what was loaded, is gone
-            self._revisions.report(queue, failure[:500])
+            self._publications.report(queue, failure[:500])
 
     def _drop(self, unwanted: Sequence[str]) -> None:
-        """Drops revisions not needed for a while: until then, earlier requests may wait there."""
+        """Drops publications not needed for a while: until then, earlier requests may wait there."""
         now = time.monotonic()
         self._unwanted = {queue: self._unwanted.get(queue, now) for queue in unwanted}
         for queue, since in self._unwanted.items():
@@ -91,4 +91,4 @@ class Publishing:
             except REDIS_ERRORS:
                 continue
             except Exception:
-                log.exception("could not look for revisions", extra={"action": "revision.lost"})
+                log.exception("could not look for publications", extra={"action": "revision.lost"})

@@ -127,9 +127,9 @@ class BatchReport:
 
 def _reason(batch: Sequence[TokenizedEntry]) -> Reason:
     """Why the batch was closed: the reason of the last claim that contributed to it."""
-    if any(held.entry.solo for held in batch):
+    if any(item.entry.solo for item in batch):
         return "solo"
-    return max(batch, key=lambda held: held.claimed_at).reason
+    return max(batch, key=lambda item: item.claimed_at).reason
 
 
 class WorkerStats:
@@ -151,7 +151,7 @@ class WorkerStats:
         """Adds a batch and reports it."""
         batch = finished.entries
         spent_s = finished.spent_s
-        cost = sum(held.entry.cost for held in batch)
+        cost = sum(item.entry.cost for item in batch)
         self.rate += 0.05 * (cost / max(spent_s, 1e-6) - self.rate)
         self.typical_tokens += 0.05 * (finished.computed - self.typical_tokens)
         self._batches += 1
@@ -159,16 +159,16 @@ class WorkerStats:
         self._last_batch = len(batch)
         report = BatchReport(
             number=self._batches,
-            entries=tuple(held.entry for held in batch),
+            entries=tuple(item.entry for item in batch),
             size=len(batch),
-            tokens=sum(len(held.tokens) for held in batch),
+            tokens=sum(len(item.tokens) for item in batch),
             computed_tokens=finished.computed,
             reason=_reason(batch),
-            queue_s=tuple(held.entry.waited_ms / 1000 + finished.began - held.claimed_at for held in batch),
-            tokenize_s=sum(held.tokenize_s for held in batch),
+            queue_s=tuple(item.entry.waited_ms / 1000 + finished.began - item.claimed_at for item in batch),
+            tokenize_s=sum(item.tokenize_s for item in batch),
             model_s=spent_s,
-            truncated=sum(held.tokens.truncated > 0 for held in batch),
-            unknown=sum(held.tokens.unknown for held in batch),
+            truncated=sum(item.tokens.truncated > 0 for item in batch),
+            unknown=sum(item.tokens.unknown for item in batch),
             failures=sum(isinstance(result, Failure) for _, result in finished.results),
             ended_at=finished.began + spent_s,
             sent_at=finished.sent_at,

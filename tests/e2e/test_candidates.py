@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from batcher.core.revisions import Candidate
+from batcher.core.publications import Candidate
 from model_store.stub import StubClassifier
 from tests.many import model_header
 from tests.service import Service, millrace, wait_until

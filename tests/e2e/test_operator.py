@@ -160,7 +160,7 @@ def test_commands_of_operators_read_the_key_by_themselves(up: Callable[..., Up],
     assert "ready" in said(service, "top", "--frames", "1")
     assert "keys removed" in said(service, "forget", "client", "web")
     assert "no API process remembers" in said(service, "trace", "unknown", status=2)
-    assert "no revision has a share" in said(service, "publish", "--all", status=2)
+    assert "no publication has a share" in said(service, "publish", "--all", status=2)
     key = key_of(service)
     assert service.data_dir is not None
     files = [service.data_dir / "operator.key", *service.log.parent.glob("home/millrace/operators/*")]

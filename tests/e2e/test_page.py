@@ -743,9 +743,11 @@ def test_the_console_shows_a_shadow(service: Service, viewer: Viewer) -> None:
         client.hset("{millrace:2:default}:revisions", mapping=fields)
         counts = {"texts": 40, "agree": 39, "scores": 80, "dropped": 2}
         client.hset("{millrace:2:default}:compared:@0:1", mapping=counts)
-    row = '#revisions [data-model="stub"]'
+    row = '#publications [data-model="stub"]'
     page = console(service, viewer)
-    page.wait_for_selector(f"{row} >> text=/revision 0 answers, revision 1 is compared on 10 % of the texts/")
+    page.wait_for_selector(
+        f"{row} >> text=/publication 0 answers, publication 1 is compared on 10 % of the texts/"
+    )
     assert "40 texts compared · same label 97.5 % · 0 failed" in page.inner_text(row)
     with service.redis.client() as client:
         client.delete("{millrace:2:default}:revisions")

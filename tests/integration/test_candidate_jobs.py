@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from batcher import jobs
-from batcher.core.revisions import Candidate
+from batcher.core.publications import Candidate
 from batcher.jobs.runner import Interrupted
 from model_store.stub import StubClassifier
 from tests.integration.test_candidates import Turned, comparison, load, offline, taken, tried

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 import model_store
-from batcher.core.revisions import Candidate
+from batcher.core.publications import Candidate
 from batcher.lookup.share import Choices
 from model_store.stub import StubClassifier
 from model_store.tokens import Tokens
@@ -291,6 +291,6 @@ async def test_other_labels_are_refused(replicas: Replicas) -> None:
     number = await replicas.publish("relabelled")
     refused = await replicas.admin("candidate", number=number, share=0.1)
     assert (refused.status_code, refused.json()["code"]) == (409, "labels_differ")
-    assert "labels of revision 1" in refused.json()["detail"]
+    assert "labels of publication 1" in refused.json()["detail"]
     assert (await replicas.admin("candidate", number=7, share=0.1)).json()["code"] == "no_revision"
     assert (await replicas.admin("candidate", number=1, share=1.5)).status_code == 422

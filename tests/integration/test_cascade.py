@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from batcher import jobs
-from batcher.core.revisions import Candidate
+from batcher.core.publications import Candidate
 from model_store.stub import LABELS, StubClassifier
 from tests.answers import right_json
 from tests.many import Many, publish_fast, ready, until_async

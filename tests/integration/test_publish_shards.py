@@ -1,4 +1,4 @@
-"""Revisions of models whose queue has two shards, on two fake servers."""
+"""Publications of models whose queue has two shards, on two fake servers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from batcher import jobs
-from batcher.core.revisions import Candidate
+from batcher.core.publications import Candidate
 from tests.many import Many, Replicas, model_header, publish_fast, start_replicas, until_async
 from tests.shards import texts_at
 

@@ -38,7 +38,7 @@ def test_it_is_a_table(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
     assert main(["compare", "--model", "topics"]) == 0
     assert asked == [("/admin/models/comparison", {"model": "topics"})]
     assert capsys.readouterr().out.splitlines() == [
-        "topics: revision 2 answers, revision 3 is compared with it",
+        "topics: publication 2 answers, publication 3 is compared with it",
         "1000 texts compared, 1 failed, 2 dropped",
         "same label            97.50% (25 changed)",
         "difference of scores  0.01235 on average",

@@ -11,7 +11,7 @@ from millrace.service_client import AdminClient
 
 
 class FakeAdmin:
-    """An API whose two workers serve revision 3 at the third look, unless there is a `failure`."""
+    """An API whose two workers serve publication 3 at the third look, unless there is a `failure`."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, Any]] = []
@@ -61,7 +61,7 @@ def test_it_moves_once_all_workers_serve_it(admin: FakeAdmin, capsys: pytest.Cap
         ("/admin/models/move", {"model": "topics", "number": 3}),
     ]
     said = capsys.readouterr().out
-    assert "revision 3 now answers instead of 2" in said
+    assert "publication 3 now answers instead of 2" in said
     assert "millrace publish --back --model topics" in said
 
 
@@ -100,7 +100,7 @@ def test_a_share_begins_once_all_workers_serve_it(
     assert [path for path, _ in admin.asked] == ["/admin/models/publish", "/admin/models/candidate"]
     assert admin.asked[1][1] == body
     said = capsys.readouterr().out
-    assert "revision 3 answers 0.05 of the clients, revision 2 the others" in said
+    assert "publication 3 answers 0.05 of the clients, publication 2 the others" in said
     assert "millrace publish --all --model topics" in said
     assert "millrace publish --back --model topics" in said
 
@@ -112,13 +112,13 @@ def test_a_share_is_changed_and_a_shadow_is_compared(
     body = {"model": "", "share": 0.1, "shadow": True}  # what it is of does not change
     assert admin.asked == [("/admin/models/candidate", body)]
     said = capsys.readouterr().out
-    assert "revision 3 computes 0.1 of the texts without answering them; revision 2 answers all" in said
+    assert "publication 3 computes 0.1 of the texts without answering them; publication 2 answers all" in said
     assert "millrace compare" in said
 
 
 def test_the_revision_with_a_share_answers_all(admin: FakeAdmin, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["publish", "--all"]) == 2
-    assert "no revision has a share" in capsys.readouterr().err
+    assert "no publication has a share" in capsys.readouterr().err
     assert admin.asked == []
     admin.candidate = {"number": 3, "mode": "share", "share": 0.1, "by": "text"}
     assert main(["publish", "--all"]) == 0

@@ -17,7 +17,7 @@ def large_request(number: int, batch: int) -> RequestContext:
     scope = {"headers": [(b"x-request-id", b"%0128d" % number)], "client": ("192.0.2.1", number)}
     context = RequestContext(RequestHeaders(scope))
     context.texts = [f"text {number} {at}" for at in range(1024)]
-    found = context.found = LookupResult(asked=1024, asked_at=context.started)
+    found = context.answer = LookupResult(asked=1024, asked_at=context.started)
     found.ids = {text: f"{number:016}{at:016}" for at, text in enumerate(context.texts)}
     for at, text in enumerate(context.texts):
         times = float(number), at // batch + 0.25, at // batch + 0.5

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from batcher.core.revisions import Candidate
+from batcher.core.publications import Candidate
 from batcher.errors import NoWorker
 from batcher.jobs.models import takes
 from batcher.jobs.queues import Queues

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from batcher.core.revisions import Candidate, read_revisions
+from batcher.core.publications import Candidate, read_publications
 from batcher.messages import Prediction, fragment
 from batcher.publishing.comparisons import MAX_LABELS, ComparisonStore, compare, label_pairs, report
 from tests.conftest import FakeRedis
@@ -69,4 +69,4 @@ def test_a_greater_share_has_all_of_a_smaller_one(by: str) -> None:
 def test_a_candidate_is_read_as_it_was_written_and_what_is_unreadable_is_left_out() -> None:
     candidate = Candidate(3, 0.05, "client", shadow=True)
     fields = {"candidate:topics": candidate.encode(), "candidate:": "[1]", "candidate:x": '"', "other": "1"}
-    assert read_revisions(fields).candidates == {"topics": candidate}
+    assert read_publications(fields).candidates == {"topics": candidate}

@@ -1,7 +1,7 @@
-"""Revisions of models that operators publish, as every process reads them (`P:revisions`, decision 0016).
+"""What operators publish of models, as every process reads it (`P:revisions`, decision 0016).
 
-Revision 0 of a model is the one in the settings of its workers, and has the queue of the model. Revision n
-has a separate queue, `MODEL@n`, which is served like that of another model.
+The publications of a model are numbered. Number 0 is the model in the settings of its workers, and has the
+queue of the model. Publication n has a separate queue, `MODEL@n`, which is served like that of another model.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ By = Literal["text", "client"]
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """The revisions of one model: the one that answers, the one before, and the references of all but 0."""
+    """The publications of a model: the one that answers, the one before, and the references of all but 0."""
 
     current: int = 0
     previous: int = 0
@@ -39,12 +39,12 @@ class Published:
         return cls(current, previous, last, {int(number): str(one) for number, one in references.items()})
 
     def publish(self, reference: str) -> Published:
-        """Adds a revision, which does not answer yet. Drops any that neither answers nor is new."""
+        """Adds a publication, which does not answer yet. Drops any that neither answers nor is new."""
         kept = {**self._kept(self.current), self.last + 1: reference}
         return Published(self.current, self.current, self.last + 1, kept)
 
     def try_out(self, number: int) -> Published:
-        """Makes this revision the candidate: `move` then goes back to the one that answers now.
+        """Makes this publication the candidate: `move` then goes back to the one that answers now.
 
         Raises LookupError if it is not published, or answers already.
         """
@@ -53,7 +53,7 @@ class Published:
         return Published(self.current, self.current, self.last, self._kept(number, self.current))
 
     def move(self, number: int) -> Published:
-        """Lets this revision answer; the one that did is kept to go back to.
+        """Lets this publication answer; the one that did is kept to go back to.
 
         If it answers already, what can be gone back to stays. Raises LookupError if it is not published.
         """
@@ -73,7 +73,7 @@ def choice(chosen: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A second revision that gets a `share` of the texts, beside the one that answers (decision 0017).
+    """A second publication that gets a `share` of the texts, beside the one that answers (decision 0017).
 
     It answers them, or with `shadow` only computes them too. Texts are chosen by themselves or their client.
     """
@@ -102,8 +102,8 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
-class Revisions:
-    """The revisions by model, "" for the first. `moves` counts the changes that processes confirm."""
+class Publications:
+    """The publications by model, "" for the first. `moves` counts the changes that processes confirm."""
 
     moves: int = 0
     models: Mapping[str, Published] = field(default_factory=dict)
@@ -115,33 +115,33 @@ class Revisions:
 
     def queue(self, model: str) -> str:
         """The name of the queue that answers for a model."""
-        return revision_queue(model, self.of(model).current)
+        return publication_queue(model, self.of(model).current)
 
 
-NO_REVISIONS = Revisions()
+NO_PUBLICATIONS = Publications()
 
 
-def newest(shards: Iterable[Revisions]) -> Revisions:
+def newest(shards: Iterable[Publications]) -> Publications:
     """The state after the most changes of those that the shards have: one that was down may lack it."""
-    return max(shards, key=lambda revisions: revisions.moves)
+    return max(shards, key=lambda publications: publications.moves)
 
 
-def revision_queue(model: str, number: int) -> str:
-    """The name of the queue of one revision. No model can have such a name, unless number is 0."""
+def publication_queue(model: str, number: int) -> str:
+    """The name of the queue of one publication. No model can have such a name, unless number is 0."""
     return f"{model}@{number}" if number else model
 
 
 def model_of(queue: str) -> str:
-    """The model whose revision has this queue."""
+    """The model whose publication has this queue."""
     return queue.partition("@")[0]
 
 
 def number_of(queue: str) -> int:
-    """The number of the revision that has this queue."""
+    """The number of the publication that has this queue."""
     return int(queue.partition("@")[2] or 0)
 
 
-def read_revisions(fields: Mapping[str, str]) -> Revisions:
+def read_publications(fields: Mapping[str, str]) -> Publications:
     """Reads the fields of the hash. What is unreadable is left out."""
     models = dict[str, Published]()
     failures = dict[str, str]()
@@ -158,11 +158,11 @@ def read_revisions(fields: Mapping[str, str]) -> Revisions:
         except (ValueError, TypeError, AttributeError):
             continue
     moves = fields.get(MOVES, "")
-    return Revisions(int(moves) if moves.isdigit() else 0, models, failures, candidates)
+    return Publications(int(moves) if moves.isdigit() else 0, models, failures, candidates)
 
 
-def decode_revisions(fields: Mapping[bytes, bytes]) -> Revisions:
-    """As `read_revisions`, from what Redis replies."""
-    return read_revisions(
+def decode_publications(fields: Mapping[bytes, bytes]) -> Publications:
+    """As `read_publications`, from what Redis replies."""
+    return read_publications(
         {name.decode("utf-8", "replace"): value.decode("utf-8", "replace") for name, value in fields.items()}
     )

@@ -1,4 +1,4 @@
-"""Publishes revisions of models, and waits until every API process answers with them."""
+"""Publishes models, and waits until every API process answers with what was published."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any, cast
 import redis
 
 from batcher.connection.outage import REDIS_ERRORS
-from batcher.core.revisions import (
+from batcher.core.publications import (
     CANDIDATE,
     FAILED,
     FIELD,
     MOVES,
     Candidate,
+    Publications,
     Published,
-    Revisions,
-    decode_revisions,
-    revision_queue,
+    decode_publications,
+    publication_queue,
 )
 from batcher.shards import Shard
 
@@ -32,7 +32,7 @@ SEEN_S = 5.0
 FORGET_S = 60
 
 
-class RevisionStore:
+class PublicationStore:
     """Works on the queue of the first model. `clients` are those of its `shards`.
 
     Each shard has the whole state, and the newest one counts: processes know it whichever shard is down. A
@@ -46,7 +46,7 @@ class RevisionStore:
         self._client = clients[0]
         self._seen = f"{shards[0].prefix}:apis"
 
-    def read(self) -> Revisions:
+    def read(self) -> Publications:
         """The newest state of all shards that answer, which the others of them then have too.
 
         Raises Redis errors if none answers.
@@ -63,22 +63,22 @@ class RevisionStore:
         newest = max(states, key=_moves)
         if any(_moves(state) < _moves(newest) for state in states):
             self._copy(newest)
-        return decode_revisions(newest)
+        return decode_publications(newest)
 
     def report(self, queue: str, failure: str) -> None:
-        """Says why a worker cannot serve a revision. Raises Redis errors."""
+        """Says why a worker cannot serve a publication. Raises Redis errors."""
         for client, key in self._shards:
             client.hset(key, f"{FAILED}{queue}", failure)
 
     def publish(self, model: str, reference: str) -> int:
-        """Asks workers to load a revision beside the one that answers, and ends a candidate.
+        """Asks workers to load a publication beside the one that answers, and ends a candidate.
 
         Returns its number.
         """
         return self._change(model, lambda published: published.publish(reference)).of(model).last
 
     def move(self, model: str, number: int) -> int:
-        """Makes a revision the one that answers. Returns the count of moves that processes will confirm.
+        """Makes a publication the one that answers. Returns the count of moves that processes will confirm.
 
         Raises LookupError if it is not published.
         """
@@ -87,13 +87,13 @@ class RevisionStore:
     def try_out(self, model: str, candidate: Candidate) -> int:
         """Gives a share of the texts to a candidate. Returns the count of moves that processes will confirm.
 
-        Raises LookupError if its revision is not published, or answers already.
+        Raises LookupError if there is no such publication, or if it answers already.
         """
         return self._change(model, lambda published: published.try_out(candidate.number), candidate).moves
 
     def _change(
         self, model: str, change: Callable[[Published], Published], candidate: Candidate | None = None
-    ) -> Revisions:
+    ) -> Publications:
         """The state after a change. Raises Redis errors if a shard does not answer."""
         (first, key), *others = self._shards
         known = [_fields(client, other) for client, other in others]
@@ -103,10 +103,10 @@ class RevisionStore:
             latest: _Fields = max([pipe.hgetall(key), *known], key=_moves)
             changed.clear()
             changed.update(latest)
-            before = decode_revisions(changed)
+            before = decode_publications(changed)
             new = change(before.of(model))
             changed[f"{FIELD}{model}".encode()] = new.encode().encode()
-            changed.pop(f"{FAILED}{revision_queue(model, new.last)}".encode(), None)
+            changed.pop(f"{FAILED}{publication_queue(model, new.last)}".encode(), None)
             _forget_failures(changed)
             changed.pop(f"{CANDIDATE}{model}".encode(), None)
             if candidate is not None:
@@ -120,7 +120,7 @@ class RevisionStore:
             if not changed or _fields(first, key) != changed:  # only the reply was lost
                 raise
         self._copy(changed)
-        return decode_revisions(changed)
+        return decode_publications(changed)
 
     def _copy(self, fields: _Fields) -> None:
         """Writes a state to the shards that have an earlier one. If one fails, a later `read` copies it."""
@@ -134,7 +134,7 @@ class RevisionStore:
                 client.transaction(update, key)
             except REDIS_ERRORS as error:
                 facts = {"action": "revision.behind", "shard": number}
-                log.warning("a shard does not have the published revisions yet: %s", error, extra=facts)
+                log.warning("a shard does not have newest publications yet: %s", error, extra=facts)
 
     def seen(self, api: str, moves: int) -> None:
         """Confirms for an API process that it answers by the state after so many moves.
@@ -172,16 +172,14 @@ def _fields(client: redis.Redis, key: str) -> _Fields:
 
 
 def _moves(fields: Mapping[bytes, bytes]) -> int:
-    return decode_revisions(fields).moves
+    return decode_publications(fields).moves
 
 
 def _forget_failures(fields: _Fields) -> None:
-    """Removes why workers could not serve revisions that are not published any more."""
-    revisions = decode_revisions(fields)
-    published = {
-        revision_queue(model, number) for model, one in revisions.models.items() for number in one.references
-    }
-    for queue in revisions.failures.keys() - published:
+    """Removes why workers could not serve publications that have ended."""
+    state = decode_publications(fields)
+    published = {publication_queue(model, n) for model, one in state.models.items() for n in one.references}
+    for queue in state.failures.keys() - published:
         fields.pop(f"{FAILED}{queue}".encode(), None)
 
 

@@ -1,4 +1,4 @@
-"""The routes under /admin/models: publish a revision of a model, and move its name."""
+"""The routes under /admin/models: publish a model, and move its name to a publication."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from api.admin.service import Console
 from api.errors import Problem
 from api.models.served import ServedModels
 from batcher.admin.preparing import Preparing
-from batcher.core.revisions import Candidate, revision_queue
+from batcher.core.publications import Candidate, publication_queue
 from batcher.errors import QueueUnavailable
 
 # How long processes that do not confirm a move are waited for.
@@ -26,7 +26,7 @@ LOOK_S = 0.05
 SWEPT_S = 1.5
 
 
-def revision_routes(console: Console, models: ServedModels) -> APIRouter:
+def publication_routes(console: Console, models: ServedModels) -> APIRouter:
     router = APIRouter(prefix="/admin/models")
     _add_show(router, console, models)
     _add_publish(router, console, models)
@@ -37,23 +37,23 @@ def revision_routes(console: Console, models: ServedModels) -> APIRouter:
 def _add_show(router: APIRouter, console: Console, models: ServedModels) -> None:
     @router.get("")
     async def show() -> dict[str, Any]:
-        """The revisions of each model, how many workers serve them, why some could not load one, and what
+        """The publications of each model, how many workers serve them, why some could not load one, and what
         those are doing that load one now.
         """
-        revisions = await console.call(console.stores.revisions.read)
+        publications = await console.call(console.stores.publications.read)
         found = {}
-        for model in models.bases:
-            published = revisions.of(model)
+        for model in models.ids:
+            published = publications.of(model)
             numbers = {0: "", **published.references}
-            found[models.title(model)] = {
+            found[models.name(model)] = {
                 "current": published.current,
                 "previous": published.previous,
-                "candidate": candidate_facts(revisions.candidates.get(model)),
+                "candidate": candidate_facts(publications.candidates.get(model)),
                 "revisions": {
                     number: {
                         "reference": reference,
-                        "workers": models.snapshot(revision_queue(model, number)).workers,
-                        "failure": revisions.failures.get(revision_queue(model, number), ""),
+                        "workers": models.snapshot(publication_queue(model, number)).workers,
+                        "failure": publications.failures.get(publication_queue(model, number), ""),
                     }
                     for number, reference in numbers.items()
                 },
@@ -67,40 +67,40 @@ def _add_show(router: APIRouter, console: Console, models: ServedModels) -> None
 def _add_publish(router: APIRouter, console: Console, models: ServedModels) -> None:
     @router.post("/publish")
     async def publish(request: Request, what: Publish) -> dict[str, Any]:
-        """Asks workers to load a revision beside the one that answers."""
-        base = models.base(what.model)
-        number = await console.call(console.stores.revisions.publish, base, what.reference)
+        """Asks workers to load a model beside the publication that answers."""
+        model = models.model(what.model)
+        number = await console.call(console.stores.publications.publish, model, what.reference)
         await swept()  # until then, processes register for the move
         await console.record(
-            request, "publish", model=models.title(base), reference=what.reference, number=number
+            request, "publish", model=models.name(model), reference=what.reference, number=number
         )
-        return {"model": models.title(base), "number": number}
+        return {"model": models.name(model), "number": number}
 
 
 def _add_move(router: APIRouter, console: Console, models: ServedModels) -> None:
-    stores = console.stores.revisions
+    stores = console.stores.publications
 
     @router.post("/move")
     async def move(request: Request, what: Move) -> dict[str, Any]:
-        """Makes a revision the one that answers. Returns once every API process answers with it."""
-        base = models.base(what.model)
-        published = (await console.call(stores.read)).of(base)
+        """Makes a publication the one that answers. Returns once every API process answers with it."""
+        model = models.model(what.model)
+        published = (await console.call(stores.read)).of(model)
         number = published.previous if what.number is None else what.number
         if number and number not in published.references:
-            raise _no_revision(number)
-        check_workers(models, base, number, published.current)
+            raise _no_publication(number)
+        check_workers(models, model, number, published.current)
         try:
-            moves = await console.call(stores.move, base, number)
+            moves = await console.call(stores.move, model, number)
         except LookupError:
-            raise _no_revision(number) from None  # another one was published meanwhile
+            raise _no_publication(number) from None  # another one was published meanwhile
         late = await confirmed(console, moves)
-        title = models.title(base)
-        await console.record(request, "move", model=title, number=number, before=published.current)
-        return {"model": title, "number": number, "before": published.current, "unconfirmed": late}
+        name = models.name(model)
+        await console.record(request, "move", model=name, number=number, before=published.current)
+        return {"model": name, "number": number, "before": published.current, "unconfirmed": late}
 
 
-def _no_revision(number: int) -> Problem:
-    detail = f"there is no revision {number} of this model: GET /admin/models lists them"
+def _no_publication(number: int) -> Problem:
+    detail = f"there is no publication {number} of this model: GET /admin/models lists them"
     return Problem(404, detail, code="no_revision")
 
 
@@ -109,13 +109,13 @@ async def swept() -> None:
     await asyncio.sleep(SWEPT_S)
 
 
-def check_workers(models: ServedModels, base: str, number: int, current: int) -> None:
-    """Raises Problem 409 unless as many workers serve a revision as serve the one that answers."""
-    ready, needed = (models.snapshot(revision_queue(base, one)).workers for one in (number, current))
+def check_workers(models: ServedModels, model: str, number: int, current: int) -> None:
+    """Raises Problem 409 unless as many workers serve a publication as serve the one that answers."""
+    ready, needed = (models.snapshot(publication_queue(model, one)).workers for one in (number, current))
     if ready < max(needed, 1):
         detail = (
-            f"{ready} of {max(needed, 1)} workers serve revision {number}: wait for the others, or see why "
-            "they fail in GET /admin/models"
+            f"{ready} of {max(needed, 1)} workers serve publication {number}: wait for the others, or see "
+            "why they fail in GET /admin/models"
         )
         raise Problem(409, detail, code="revision_not_ready")
 
@@ -132,7 +132,7 @@ async def confirmed(console: Console, moves: int) -> list[str]:
     """Waits for all live API processes. Returns those that have not confirmed the move."""
     at = monotonic()
     while True:
-        late = list(await console.call(console.stores.revisions.unconfirmed, moves))
+        late = list(await console.call(console.stores.publications.unconfirmed, moves))
         waited_s = monotonic() - at
         if (not late and waited_s > SWEPT_S) or waited_s > CONFIRM_S:
             return late

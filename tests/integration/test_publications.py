@@ -9,20 +9,20 @@ import fakeredis
 import pytest
 import redis
 
-from batcher.core.revisions import FAILED
-from batcher.publishing.revisions import FORGET_S, RevisionStore
+from batcher.core.publications import FAILED
+from batcher.publishing.publications import FORGET_S, PublicationStore
 from batcher.shards import Shard
 
 SHARD = Shard(0, "", "default", "default")
 
 
 @pytest.fixture
-def stored(client: redis.Redis) -> RevisionStore:
-    return RevisionStore([client], [SHARD])
+def stored(client: redis.Redis) -> PublicationStore:
+    return PublicationStore([client], [SHARD])
 
 
 def test_finding_49_why_a_revision_failed_is_forgotten_once_it_is_not_published(
-    client: redis.Redis, stored: RevisionStore
+    client: redis.Redis, stored: PublicationStore
 ) -> None:
     for number in range(1, 6):
         assert stored.publish("topics", "/no/such/model") == number
@@ -35,7 +35,7 @@ def test_finding_49_why_a_revision_failed_is_forgotten_once_it_is_not_published(
 
 
 def test_a_move_that_another_command_overtook_let_a_revision_answer_that_no_worker_serves(
-    stored: RevisionStore,
+    stored: PublicationStore,
 ) -> None:
     """`back` has read which revision was before when another one is published, which drops that."""
     for reference in ("/one", "/two"):
@@ -48,7 +48,7 @@ def test_a_move_that_another_command_overtook_let_a_revision_answer_that_no_work
 
 
 def test_two_commands_that_moved_back_at_once_dropped_the_revision_to_return_to(
-    stored: RevisionStore,
+    stored: PublicationStore,
 ) -> None:
     for reference in ("/one", "/two"):
         stored.move("topics", stored.publish("topics", reference))
@@ -65,7 +65,7 @@ def test_two_commands_that_moved_back_at_once_dropped_the_revision_to_return_to(
 
 
 def test_finding_49_an_api_process_that_starts_forgets_those_that_ended(
-    client: redis.Redis, stored: RevisionStore
+    client: redis.Redis, stored: PublicationStore
 ) -> None:
     key = f"{SHARD.prefix}:apis"
     seconds, _ = client.time()
@@ -79,7 +79,7 @@ def test_finding_49_an_api_process_that_starts_forgets_those_that_ended(
 
 
 def test_after_the_clock_of_redis_was_set_back_every_move_waited_for_processes_that_had_ended(
-    client: redis.Redis, stored: RevisionStore
+    client: redis.Redis, stored: PublicationStore
 ) -> None:
     key = f"{SHARD.prefix}:apis"
     seconds, _ = client.time()
@@ -114,34 +114,34 @@ def shards() -> list[Any]:
 
 
 @pytest.fixture
-def sharded(shards: list[Any]) -> RevisionStore:
-    return RevisionStore(shards, [SHARD, Shard(1, "", "default", "default")])
+def sharded(shards: list[Any]) -> PublicationStore:
+    return PublicationStore(shards, [SHARD, Shard(1, "", "default", "default")])
 
 
-def test_a_move_was_reported_as_failed_and_took_effect(shards: list[Any], sharded: RevisionStore) -> None:
+def test_a_move_was_reported_as_failed_and_took_effect(shards: list[Any], sharded: PublicationStore) -> None:
     """The second shard broke off between its first answer and the copy."""
     number = sharded.publish("", "/one")
     shards[1].broken = True
     moves = sharded.move("", number)
     assert sharded.read().of("").current == 1
     shards[1].broken = False
-    alone = RevisionStore([shards[1]], [Shard(1, "", "default", "default")])
+    alone = PublicationStore([shards[1]], [Shard(1, "", "default", "default")])
     assert alone.read().moves == moves - 1, "the shard does not have it yet"
     sharded.read()
     assert (alone.read().moves, alone.read().of("").current) == (moves, 1)
 
 
 def test_a_shard_that_lost_its_data_gets_the_revisions_back(
-    shards: list[Any], sharded: RevisionStore
+    shards: list[Any], sharded: PublicationStore
 ) -> None:
     sharded.move("", sharded.publish("", "/one"))
     shards[0].flushall()
     assert sharded.read().of("").current == 1
-    assert RevisionStore(shards[:1], [SHARD]).read().of("").current == 1
+    assert PublicationStore(shards[:1], [SHARD]).read().of("").current == 1
 
 
 def test_a_move_whose_reply_was_lost_was_reported_as_failed(
-    shards: list[Any], sharded: RevisionStore
+    shards: list[Any], sharded: PublicationStore
 ) -> None:
     number = sharded.publish("", "/one")
     shards[0].answers_lost = True
