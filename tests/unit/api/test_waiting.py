@@ -101,6 +101,12 @@ async def test_a_body_that_stops_arriving(start: Start) -> None:
     assert (b"connection", b"close") in connection.sent[0]["headers"]
 
 
+async def test_an_answer_of_a_process_that_ends_closes_its_connection(service: Service) -> None:
+    for draining in (False, True):
+        service.lifecycle.draining = draining
+        assert ("connection" in (await service.predict("a")).headers) is draining
+
+
 async def test_a_budget_of_nothing_asks_only_the_caches(service: Service) -> None:
     service.cache.keep("known")
     assert (await service.predict("known", prefer="wait=0")).status_code == 200

@@ -74,6 +74,16 @@ async def test_finding_45_a_text_that_another_request_waits_for_does_not_lend_it
     assert made.dispatcher.pending["x"].lane == "interactive"
 
 
+async def test_a_request_that_brings_priority_to_a_text_does_not_shorten_its_deadline() -> None:
+    made = Made()
+    now = asyncio.get_running_loop().time()
+    made.dispatcher.hold([("x", "text")], now + 60, "interactive", "patient", False, "")
+    made.dispatcher.hold([("x", "text")], now + 1, "interactive", "hurried", True, "")
+    entry = made.dispatcher.pending["x"]
+    assert (entry.deadline, entry.first) == (now + 60, True)
+    assert [command.first for command in made.commands] == [False, True]
+
+
 async def test_finding_47_a_refused_request_leaves_a_text_that_gained_priority_to_the_others() -> None:
     made = Made()
     now = asyncio.get_running_loop().time()

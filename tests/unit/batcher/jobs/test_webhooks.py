@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -101,6 +102,24 @@ def test_the_end_of_a_job_is_notified_once(receiver: Receiver, status: str) -> N
     assert b"secret text" not in body
     assert receiver.record.deliveries == [{"at": receiver.time, "status": 200, "error": ""}]
     assert receiver.record.next_delivery_ms is None
+
+
+def test_an_attempt_has_what_finding_the_address_has_left(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    receiver.end()
+    sender = receiver.sender()
+    limits_s: list[float] = []
+
+    def post(*words: Any) -> Delivery:
+        limits_s.append(words[-1])
+        return Delivery(200)
+
+    clock = iter([100.0, 104.0])
+    monkeypatch.setattr(webhooks, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr(sender, "_post", post)
+    assert sender.send_next()
+    assert limits_s == [webhooks.ATTEMPT_S - 4.0]
 
 
 def test_a_job_without_a_webhook_notifies_nothing(receiver: Receiver) -> None:

@@ -126,6 +126,16 @@ async def test_a_cascade_puts_labels_in_the_order_of_the_first_model(two: Two) -
     assert found.by_text["a"].fragment == fragment(MODEL.labels, [0.1, 0.9])
 
 
+async def test_a_cached_result_of_a_cascade_says_that_its_text_was_cut(two: Two) -> None:
+    cut = other("a")._replace(fragment=fragment(MODEL.labels[::-1], [0.9, 0.1]), truncated=7)
+    two.hubs[1].answer = lambda text: cut
+    for _ in range(2):
+        found = LookupResult()
+        await cascade(two, 1.0).find(request("a"), found)
+        assert found.by_text["a"].truncated == 7
+    assert two.asked[1] == [["a"]], "the second time, it was cached"
+
+
 async def test_a_cascade_fails_on_a_text_that_its_second_model_has_other_labels_for(two: Two) -> None:
     two.hubs[1].answer = lambda text: other(text)._replace(fragment=fragment(["HAM", "SPAM"], [0.9, 0.1]))
     found = LookupResult()
