@@ -136,9 +136,10 @@ class LocalCache:
 
     def find(self, revision: str, texts: Sequence[str], tenant: str = "") -> list[CachedPrediction | None]:
         """The cached prediction of each text, in order. A tenant only gets its own results."""
+        if not self._entries:
+            return [None] * len(texts)
         now = monotonic()
-        texts = _own(tenant, texts) if tenant else texts
-        return [self._get((revision, text), now) for text in texts]
+        return [self._get((revision, text), now) for text in (_own(tenant, texts) if tenant else texts)]
 
     def find_all(self, revision: str, texts: Sequence[str], tenant: str = "") -> Known:
         """The same if every text is known, otherwise None."""
@@ -433,13 +434,13 @@ class QueueLookup:
         looks = self._queue_checks_cache(request, len(ids))
         if revision and not looks:
             await self._read_shared(request, revision, ids, answer)
-        unknown = list(ids) if looks else [text for text in ids if text not in answer.by_text]
+        unknown = [text for text in ids if text not in answer.by_text]
         if unknown:
             with self._limits.wait(request.client, len(unknown)) as first:
                 await self._compute(request, unknown, answer, first=first, revision=revision if looks else "")
         if revision:
-            share = 1.0 - sum(text in answer.computed or text in answer.failed for text in ids) / len(ids)
-            self._share_found += NEWEST * (share - self._share_found)
+            found = len(ids) - len(answer.computed) - len(answer.failed)
+            self._share_found += NEWEST * (found / len(ids) - self._share_found)
 
     def _recall(self, request: LookupRequest, revision: str, answer: LookupResult) -> Mapping[str, str]:
         """Adds what the in-process cache knows. Returns the ids of the other texts."""
@@ -519,7 +520,7 @@ class QueueLookup:
 
     def _take(self, request: LookupRequest, outcomes: dict[str, Outcome], answer: LookupResult) -> None:
         """Notes and stores what the queue has answered."""
-        cached = computed = 0
+        cached = 0
         for text, outcome in outcomes.items():
             if isinstance(outcome, MillraceError):
                 answer.count(type(outcome), 1)
@@ -531,11 +532,10 @@ class QueueLookup:
                 cached += 1
                 self._local.put(text, outcome, self._ttl_s * COPY_SHARE, request.tenant)
             else:
-                computed += 1
                 answer.computed[text] = outcome
                 self._local.put(text, outcome, self._ttl_s * FRESH_SHARE, request.tenant)
         answer.count("hit_shared", cached)
-        answer.count("computed", computed)
+        answer.count("computed", len(answer.computed))
 
     def _note_refused(self, entry: str, client: str, text: str) -> None:
         """Adds what only this process knows to the record that the console shows."""
