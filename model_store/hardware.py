@@ -7,10 +7,13 @@ import math
 import os
 import platform
 import re
+from collections.abc import Iterator
+from contextlib import suppress
 from importlib.util import find_spec
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-_CGROUP = Path("/sys/fs/cgroup")
+_CGROUPS = Path("/sys/fs/cgroup")
+_OWN_CGROUPS = Path("/proc/self/cgroup")
 _CPU_INFO = Path("/proc/cpuinfo")
 _CUDA_DEVICE = Path("/dev/nvidiactl")
 # Flags of x86 and ARM processors with bf16 arithmetic.
@@ -28,11 +31,13 @@ def affinity() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def cores(cgroup: Path = _CGROUP) -> int:
-    """Number of cores this process may use: its affinity, or its cgroup's quota if that is smaller."""
-    allowed = affinity()
-    quota = _quota(cgroup)
-    return allowed if quota is None else max(1, min(allowed, math.ceil(quota)))
+def cores(cgroups: Path = _CGROUPS, own: Path = _OWN_CGROUPS) -> int:
+    """Number of cores this process may use: its affinity, or the least quota of its cgroups if smaller.
+
+    `cgroups` is where they are mounted, and `own` lists those of this process. A service of systemd or a job
+    of Slurm has its quota in its own cgroup or one above it, and a container at the root of what it sees.
+    """
+    return max(1, math.ceil(min([affinity(), *_quotas(cgroups, own)])))
 
 
 def has_bf16(cpu_info: Path = _CPU_INFO) -> bool:
@@ -77,14 +82,24 @@ def has_cuda(device: Path = _CUDA_DEVICE, torch: Path | None = None) -> bool:
     return device.exists() and (torch / "lib" / "libtorch_cuda.so").exists()
 
 
-def _quota(cgroup: Path) -> float | None:
-    """Cores granted by `cpu.max` (cgroup 2) or `cpu.cfs_quota_us` (cgroup 1); None if unlimited."""
-    try:
-        if (cgroup / "cpu.max").exists():
-            quota, period = (cgroup / "cpu.max").read_text().split()
-        else:
-            quota = (cgroup / "cpu/cpu.cfs_quota_us").read_text().strip()
-            period = (cgroup / "cpu/cpu.cfs_period_us").read_text().strip()
-    except (OSError, ValueError):
-        return None
-    return None if quota in ("max", "-1") else int(quota) / int(period)
+def _quotas(cgroups: Path, own: Path) -> Iterator[float]:
+    """The cores that each cgroup of this process grants, and each above it, as far as they can be read."""
+    groups = {PurePosixPath()}
+    with suppress(OSError):
+        for line in own.read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if (not controllers or "cpu" in controllers.split(",")) and ".." not in path:
+                group = PurePosixPath("cpu" if controllers else "", path.strip("/"))
+                groups |= {group, *group.parents}
+    for group in {*groups, PurePosixPath("cpu")}:
+        with suppress(OSError, ValueError):
+            yield _quota(cgroups / group)
+
+
+def _quota(group: Path) -> float:
+    """The cores granted by `cpu.max` (cgroup 2) or `cpu.cfs_quota_us` (cgroup 1). Infinite if unlimited."""
+    if (group / "cpu.max").exists():
+        quota, period = (group / "cpu.max").read_text().split()
+    else:
+        quota, period = ((group / f"cpu.cfs_{name}_us").read_text().strip() for name in ("quota", "period"))
+    return math.inf if quota in ("max", "-1") else int(quota) / int(period)

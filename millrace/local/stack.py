@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import http.client
 import json
-import os
 import shutil
 import signal
 import sys
@@ -63,7 +62,7 @@ class LocalStack:
         url = " ".join(redis.url for redis in servers) or api.redis_url.get_secret_value()
         shared = {"MILLRACE_REDIS_URL": url}
         listening = {"MILLRACE_HOST": api.host, "MILLRACE_PORT": str(api.port), **operator.beside(api)}
-        working = _working(worker, workers)
+        working = models_and_threads(worker, workers)
         names = ["worker"] if workers == 1 else [f"worker {number}" for number in range(1, workers + 1)]
 
         self._servers = [self._child(_redis_plan(redis, number)) for number, redis in enumerate(servers)]
@@ -249,12 +248,13 @@ def _probed(worker: WorkerSettings, number: int) -> dict[str, str]:
     return {"MILLRACE_WORKER_PORT": str(worker.worker_port + number if worker.worker_port else 0)}
 
 
-def _working(worker: WorkerSettings, workers: int) -> dict[str, str]:
+def models_and_threads(worker: WorkerSettings, workers: int) -> dict[str, str]:
     """Models and threads of each worker: several share the cores, a single one chooses its own number."""
     threads = worker.threads
     if threads == 0 and workers > 1:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        threads = max(1, cores // workers)
+        from model_store.hardware import cores  # which the image of the API lacks
+
+        threads = max(1, cores() // workers)
     return {"MILLRACE_MODEL": ",".join(map(str, worker.model)), "MILLRACE_THREADS": str(threads)}
 
 

@@ -1,4 +1,4 @@
-"""Cores are those the process may use: its affinity, cut by either cgroup's quota."""
+"""Cores are those the process may use: its affinity, cut by the least quota of its cgroups."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from batcher.settings import WorkerSettings
+from millrace.local.stack import models_and_threads
 from model_store.hardware import cores, has_bf16, has_cuda, processor
 
 ALLOWED = len(os.sched_getaffinity(0))
@@ -27,6 +29,39 @@ def test_quota_of_cgroup_1(tmp_path: Path, quota: str, expected: int) -> None:
     (tmp_path / "cpu/cpu.cfs_quota_us").write_text(f"{quota}\n")
     (tmp_path / "cpu/cpu.cfs_period_us").write_text("100000\n")
     assert cores(tmp_path) == expected
+
+
+QUOTAS = {"": 6, "job": 3, "job/step": 2, "job/step/task": None}
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [("/", 6), ("/job", 3), ("/job/step", 2), ("/job/step/task", 2), ("/elsewhere", 6), ("/../job/step", 6)],
+)
+def test_the_least_quota_of_a_cgroup_and_all_above_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: int, path: str, expected: int
+) -> None:
+    """Those of systemd's CPUQuota and of Slurm are in the own cgroup; only the root was read."""
+    monkeypatch.setattr("model_store.hardware.affinity", lambda: 64)
+    for group, granted in QUOTAS.items():
+        folder = tmp_path / ("cpu" if version == 1 else "") / group
+        folder.mkdir(parents=True, exist_ok=True)
+        if version == 1:
+            (folder / "cpu.cfs_quota_us").write_text(f"{granted * 50_000 if granted else -1}\n")
+            (folder / "cpu.cfs_period_us").write_text("50000\n")
+        else:
+            (folder / "cpu.max").write_text(f"{granted * 50_000 if granted else 'max'} 50000\n")
+    own = tmp_path / "own"
+    own.write_text(f"5:memory:/job\n3:cpuacct,cpu:{path}\n" if version == 1 else f"0::{path}\n")
+    assert cores(tmp_path, own) == expected
+
+
+def test_workers_of_one_command_share_what_the_quota_grants(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("model_store.hardware.cores", lambda: 5)
+    settings = WorkerSettings(model="stub")
+    assert [models_and_threads(settings, count)["MILLRACE_THREADS"] for count in (1, 2, 8)] == ["0", "2", "1"]
+    assert models_and_threads(WorkerSettings(model="stub", threads=3), 2)["MILLRACE_THREADS"] == "3"
 
 
 def test_no_cgroup_means_the_affinity(tmp_path: Path) -> None:
