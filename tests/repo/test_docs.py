@@ -50,33 +50,31 @@ def test_every_variable_in_a_document_exists(page: Path) -> None:
     assert named <= known_variables()
 
 
-def test_every_command_in_the_readme_exists_and_every_command_is_there() -> None:
-    readme = (ROOT / "README.md").read_text()
-    assert set(re.findall(r"`millrace (\w+)", readme)) == set(COMMANDS)
+def test_every_command_in_the_documents_exists_and_every_command_is_there() -> None:
+    readme, page = ((ROOT / path).read_text() for path in ("README.md", "docs/commands.md"))
+    assert set(re.findall(r"^\| `millrace (\w+)", page, re.MULTILINE)) == set(COMMANDS)
+    assert set(re.findall(r"`millrace ([a-z]+)", readme)) <= set(COMMANDS)
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert set(re.findall(r"\bmake ([a-z]+)\b", "\n".join(code_of(readme)))) <= targets
 
 
-def test_every_option_of_up_is_in_the_readme(capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_option_of_up_is_documented(capsys: pytest.CaptureFixture[str]) -> None:
     from millrace.__main__ import main
 
     with pytest.raises(SystemExit):
         main(["up", "--help"])
     options = set(re.findall(r"--[a-z-]+", capsys.readouterr().out)) - {"--help"}
-    row = next(
-        line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("| `millrace up`")
-    )
+    page = (ROOT / "docs/commands.md").read_text()
+    row = next(line for line in page.splitlines() if line.startswith("| `millrace up`"))
     assert options == set(re.findall(r"--[a-z-]+", row))
 
 
-def test_every_endpoint_in_the_readme_is_served() -> None:
+def test_every_documented_endpoint_is_served() -> None:
     from api.main import create_app
     from api.settings import ApiSettings
 
     paths = set(create_app(ApiSettings()).app.openapi()["paths"]) | {"/docs", "/openapi.json"}
-    table = (
-        (ROOT / "README.md").read_text().partition("## Endpoints")[2].partition("\n\n`/predict` in detail")[0]
-    )
+    table = (ROOT / "docs/http.md").read_text().partition("## Endpoints")[2].partition("## POST /predict")[0]
     named = set(re.findall(r"`(?:GET|POST|DELETE) (/[\w./{}]*)`", table))
     assert named == paths
 
