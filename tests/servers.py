@@ -147,13 +147,13 @@ class RedisServer:
         """Whether the process is there (paused ones are)."""
         return self._process is not None and self._process.poll() is None
 
-    def start(self) -> RedisServer:
-        """Returns when it answers PING."""
+    def start(self, *options: str) -> RedisServer:
+        """Returns when it answers PING. `options` are further words for this start only."""
         assert not self.running, "the server runs already"
         words = ["--port", str(self.port), "--bind", "127.0.0.1", "--unixsocket", str(self.socket)]
         with (self.directory / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [*self._prefix, *self._command(), *words, *self._options],
+                [*self._prefix, *self._command(), *words, *self._options, *options],
                 env={**os.environ, **self._environment()},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
