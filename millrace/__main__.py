@@ -31,7 +31,7 @@ COMMANDS = {
     "console": "print a link that opens the operator's console in a browser, once",
     "trace": "show where the time of one request went, given its X-Request-ID",
     "publish": "publish another version of a model, for all texts or a share of them, or go back",
-    "compare": "compare what a shadow revision would have answered with the actual answers",
+    "compare": "compare what a shadow would have answered with the actual answers",
     "forget": "remove a text, a client or a revision from everything that the service keeps",
     "key": "create an API key: `millrace key new NAME`",
     "config": "show every setting: its value, where that comes from, its unit and what it means",
@@ -61,9 +61,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     _have_streams()
     try:
         check_packages()
-        command = _command(name) if name in COMMANDS else None
+        command = _command(name) if name else None
         args = _parsed(words, name, command)
-        assert command is not None, "argparse rejects unknown commands"
+        assert command is not None, "argparse wants a command"
         status = command.run(args)
         if sys.stdout is not None:
             sys.stdout.flush()
@@ -113,6 +113,10 @@ def _have_a_home() -> None:
 
 
 def _command(name: str) -> Command:
+    if name not in COMMANDS:
+        close = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"did you mean {close[0]}?" if close else "`millrace --help` lists the commands."
+        raise CommandError(f"there is no such command; {hint}")
     return cast(Command, importlib.import_module(f"millrace.{name}"))
 
 

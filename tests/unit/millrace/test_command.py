@@ -39,7 +39,7 @@ def test_help_keeps_the_case_of_names(capsys: pytest.CaptureFixture[str]) -> Non
     assert "Create an API key: `millrace key new NAME`." in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("words", [["nope"], ["up", "--nope"], ["up", "--workers", "x"]])
+@pytest.mark.parametrize("words", [["up", "--nope"], ["up", "--workers", "x"]])
 def test_a_wrong_command_line_ends_with_status_2(
     words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -47,6 +47,13 @@ def test_a_wrong_command_line_ends_with_status_2(
         main(words)
     assert ended.value.code == 2
     assert "error:" in capsys.readouterr().err
+
+
+def test_a_mistyped_command_was_answered_with_a_list_of_all(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["clasify", "reviews.csv"]) == 2
+    assert capsys.readouterr().err == "millrace clasify: there is no such command; did you mean classify?\n"
+    assert main(["nope"]) == 2
+    assert "`millrace --help` lists the commands" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["up", "api", "worker", "jobs"])
