@@ -137,6 +137,10 @@ class Failure:
 Outcome = Prediction | MillraceError
 
 
+# A score has seven digits after the point.
+_LONGEST_SCORE = 0.1234567
+
+
 def fragment(labels: Sequence[str], scores: Sequence[float]) -> bytes:
     """Encodes one prediction as in the HTTP body: [{"label":"NEGATIVE","score":0.1},...]."""
     pairs = [
@@ -144,6 +148,11 @@ def fragment(labels: Sequence[str], scores: Sequence[float]) -> bytes:
         for label, score in zip(labels, scores, strict=True)
     ]
     return f"[{','.join(pairs)}]".encode()
+
+
+def longest_fragment(labels: Sequence[str]) -> int:
+    """The most bytes that `fragment` has for these labels."""
+    return len(fragment(labels, [_LONGEST_SCORE] * len(labels)))
 
 
 @lru_cache(maxsize=4096)

@@ -32,7 +32,7 @@ class ProbeServer(ThreadingHTTPServer):
         super().__init__(("", port), _Handler)
         self.registry = registry
         self.checks = {"/livez": live, "/readyz": ready}
-        # RQ forks a process for each job, which must not keep the port open.
+        # A process that this one forks must not keep the port open.
         os.register_at_fork(after_in_child=self.socket.close)
         threading.Thread(target=self.serve_forever, name="probes", daemon=True).start()
         log.info("listening for probes", extra={"action": "probes.listening", "port": self.server_port})

@@ -189,11 +189,11 @@ class JobSettings(QueueSettings):
     jobs_redis_url: SecretStr | None = None
     """A separate Redis for jobs, which must not be a cluster. Default: the queue's Redis."""
     job_ttl_s: int = Field(default=86_400, ge=60, le=30 * 86_400)
-    """TTL of the status, input and results of a job."""
+    """How long the status and results of a job are kept after it has ended."""
     job_timeout_s: int = Field(default=6 * 3600, ge=1)
-    """Longest time that a job may run."""
+    """Longest time that a job may run, without the time in which its model cannot answer."""
     job_in_flight: int = Field(default=512, ge=1, le=65_536)
-    """How many texts of one job may wait or run at the same time."""
+    """How many texts of the large jobs of a model may wait or run at once, and as many of small ones."""
     separate_clients: bool = False
     """Whether results are shared only between requests with the same API key name."""
     keep_refused_texts: bool = False

@@ -14,7 +14,8 @@ import pytest
 
 from api.main import create_app
 from api.settings import ApiSettings
-from batcher.jobs.main import prepare
+from batcher.jobs.models import Connection, JobModels
+from batcher.jobs.runner import JobRun, requests_of
 from batcher.jobs.store import JobStore
 from batcher.settings import WorkerSettings
 from batcher.worker.building import LoadedModels
@@ -47,9 +48,7 @@ class Many:
             monkeypatch.setattr(f"{module}.connect", lambda url, **_: self.client(self._shard(url)))
         for module in _ASYNC:
             monkeypatch.setattr(f"{module}.connect_async", lambda url, **_: self._aio(self._shard(url)))
-        # Jobs run in threads here, which cannot handle signals.
         self._closed = False
-        monkeypatch.setattr("batcher.jobs.main._stop_requested", lambda worker: lambda: self._closed)
 
     async def __aenter__(self) -> Many:
         return self
@@ -87,12 +86,31 @@ class Many:
         )
         return await self._stack.enter_async_context(client)
 
-    def jobs(self) -> JobStore:
-        """Prepares this process to run jobs, with `batcher.jobs.run`."""
+    def job_store(self) -> JobStore:
         settings = ApiSettings()
-        store = JobStore(self.client(), settings.name, settings.job_ttl_s)
-        prepare(settings, store)
-        return store
+        return JobStore(self.client(), settings.name, settings.job_ttl_s)
+
+    async def run_job(self, job_id: str) -> str:
+        """One attempt at a job. Returns the job's status, or raises Interrupted."""
+        settings, store = ApiSettings(), self.job_store()
+        models = JobModels(settings)
+        await asyncio.to_thread(models.read)
+        attempt = await asyncio.to_thread(store.start, job_id)
+        looking = asyncio.create_task(self._look(models))
+        try:
+            connection = Connection(models, attempt.queue, attempt.account, lambda: self._closed)
+            requests = requests_of(settings)
+            connected = connection.lookup, connection.queues
+            return await JobRun(attempt, store, settings, connected, requests, connection.should_stop).run()
+        finally:
+            looking.cancel()
+            await asyncio.gather(looking, return_exceptions=True)
+            await models.close()
+
+    async def _look(self, models: JobModels) -> None:
+        while True:
+            await asyncio.sleep(0.05)
+            await asyncio.to_thread(models.read)
 
 
 @dataclass

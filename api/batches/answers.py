@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from api.batches.lines import error_body
+from api.compat import openai, vllm
 from api.compat.moderation import Moderation, is_name_of_openai
+from api.compat.reading import parse
 from api.compat.service import DialectService
-from api.compat.vllm import classify_result
 from api.errors import Problem
 
 # The scores of one text, as a job keeps them: label and score of each.
@@ -36,6 +38,15 @@ class BatchAnswers:
             self._moderation.categories(model.labels)
         return found.name
 
+    def texts(self, endpoint: str, body: bytes) -> Sequence[str]:
+        """The texts of a request to this endpoint. Raises Problem as the route does, but for their length."""
+        if endpoint == "/v1/moderations":
+            return openai.texts_in(parse(body, openai.ModerationRequest))
+        asked = parse(body, vllm.ClassifyRequest)
+        texts = vllm.texts_in(asked)
+        vllm.check_uncut(asked, texts)
+        return texts
+
     def is_same(self, endpoint: str, name: str | None, model: str) -> bool:
         """Whether a line that asks for this name asks for this model."""
         try:
@@ -60,5 +71,5 @@ class BatchAnswers:
             "object": "list",
             "created": created_s,
             "model": model,
-            "data": [classify_result(0, pairs)],
+            "data": [vllm.classify_result(0, pairs)],
         }

@@ -6,11 +6,14 @@ Each line has one text, so that the results of a job and the lines of its file c
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from hashlib import sha256
+from itertools import pairwise
 from typing import Any
 
 from api.asgi.json_reader import HALF_PAIR, is_unicode
-from api.compat.reading import refuse_second
+from api.compat.reading import sentence
 from api.errors import Problem, invalid_body
 from api.jobs.parsers import read_lines
 
@@ -20,25 +23,96 @@ def first_model(blocks: Iterable[bytes]) -> str | None:
     return next((_model(line, number) for number, line in read_lines(blocks)), None)
 
 
-def read_texts(
-    blocks: Iterable[bytes], endpoint: str, is_same: Callable[[str | None], bool] = lambda model: True
-) -> Iterator[str]:
-    """Yields the text of every line. Raises Problem 422 for the first line that has none.
+class BatchLines:
+    """The lines of a batch: their texts, and their custom ids, of which none is empty or given twice.
 
-    Also for one that asks for another model than the batch, as `is_same` says.
+    `open_file` begins to read the file, `texts_of` reads the body of a request to `endpoint` as the route
+    does, and `is_same` says whether a line that asks for this model asks for that of the batch.
     """
-    for number, line in read_lines(blocks):
-        text = _text(line, number, endpoint)
-        if not is_same(_model(line, number)):
-            why = "this line asks for another model than the first one: make a batch for each model"
-            raise invalid_body("value_error", why, line=number)
-        yield text
+
+    def __init__(
+        self,
+        open_file: Callable[[], Iterable[bytes]],
+        endpoint: str,
+        texts_of: Callable[[bytes], Sequence[str]],
+        is_same: Callable[[str | None], bool] = lambda model: True,
+    ) -> None:
+        self._open_file = open_file
+        self._endpoint = endpoint
+        self._texts_of = texts_of
+        self._is_same = is_same
+        self._hashes = array("q")  # there may be a million ids
+        self._digest = sha256()
+
+    def texts(self) -> Iterator[str]:
+        """Yields the text of every line. Raises Problem 422 for the first line that is not valid.
+
+        A line is valid if the route accepts its body, with one text, and the batch its custom id and model.
+        """
+        for number, line in read_lines(self._open_file()):
+            self._add(_custom_id(line, number))
+            text = self._text(line, number)
+            if not self._is_same(_model(line, number)):
+                why = "this line asks for another model than the first one: make a batch for each model"
+                raise invalid_body("value_error", why, line=number)
+            yield text
+        self._check_ids()
+
+    @property
+    def digest(self) -> str:
+        """Identifies the custom ids of the lines that have been read."""
+        return self._digest.hexdigest()
+
+    def _add(self, custom_id: str) -> None:
+        encoded = custom_id.encode()
+        self._digest.update(b"%d:%b" % (len(encoded), encoded))
+        self._hashes.append(hash(custom_id))
+
+    def _check_ids(self) -> None:
+        """Raises Problem 422 if two lines have the same custom id."""
+        twice = {one for one, following in pairwise(sorted(self._hashes)) if one == following}
+        if not twice:
+            return
+        seen: dict[str, int] = {}
+        for number, line in read_lines(self._open_file()):
+            custom_id = line["custom_id"]
+            if hash(custom_id) in twice and (first := seen.setdefault(custom_id, number)) != number:
+                why = f"line {first} has the same custom_id {json.dumps(custom_id[:64])}: give each its own"
+                raise invalid_body("value_error", why, line=number)
+
+    def _text(self, line: Any, number: int) -> str:
+        if line.get("method") != "POST" or line.get("url") != self._endpoint:
+            raise invalid_body("value_error", f"expected method POST and url {self._endpoint}", line=number)
+        body = line.get("body")
+        if not isinstance(body, dict):
+            raise invalid_body("dict_type", 'the field "body" must be an object', line=number)
+        try:
+            texts = self._texts_of(json.dumps(body).encode())
+        except Problem as problem:
+            kind = "value_error" if isinstance(problem.detail, str) else problem.detail[0]["type"]
+            raise invalid_body(kind, sentence(problem), line=number) from None
+        if len(texts) > 1:
+            why = '"input" of the body must be one string: give each text its own line'
+            raise invalid_body("string_type", why, line=number)
+        return texts[0]
 
 
 def custom_ids(blocks: Iterable[bytes]) -> Iterator[str]:
-    """Yields the custom id of every line of a file that `read_texts` has accepted."""
+    """Yields the custom id of every line of a file that `BatchLines` has accepted."""
     for _, line in read_lines(blocks):
         yield line["custom_id"]
+
+
+def _custom_id(line: Any, number: int) -> str:
+    if not isinstance(line, dict):
+        raise invalid_body("dict_type", "expected an object", line=number)
+    found = line.get("custom_id")
+    if not isinstance(found, str) or not found:
+        why = 'the string "custom_id" is empty' if found == "" else 'the string "custom_id" is missing'
+        raise invalid_body("missing", why, line=number)
+    if not is_unicode(found):
+        raise invalid_body("string_unicode", HALF_PAIR, line=number)
+    return found
 
 
 def _model(line: Any, number: int) -> str | None:
@@ -47,27 +121,6 @@ def _model(line: Any, number: int) -> str | None:
     if model is not None and not isinstance(model, str):
         raise invalid_body("string_type", '"model" of the body must be a string', line=number)
     return model
-
-
-def _text(line: Any, number: int, endpoint: str) -> str:
-    if not isinstance(line, dict):
-        raise invalid_body("dict_type", "expected an object", line=number)
-    if not isinstance(line.get("custom_id"), str):
-        raise invalid_body("missing", 'the string "custom_id" is missing', line=number)
-    if line.get("method") != "POST" or line.get("url") != endpoint:
-        raise invalid_body("value_error", f"expected method POST and url {endpoint}", line=number)
-    body = line.get("body")
-    given = body.get("input") if isinstance(body, dict) else None
-    if isinstance(body, dict):
-        refuse_second(body.items(), number)
-    if isinstance(given, list) and len(given) == 1:
-        (given,) = given
-    if not isinstance(given, str):
-        why = '"input" of the body must be one string: give each text its own line'
-        raise invalid_body("string_type", why, line=number)
-    if not is_unicode(given) or not is_unicode(line["custom_id"]):
-        raise invalid_body("string_unicode", HALF_PAIR, line=number)
-    return given
 
 
 def output_line(request_id: str, custom_id: str, status: int, body: dict[str, Any]) -> bytes:

@@ -7,16 +7,16 @@ import re
 import secrets
 from collections.abc import Iterator
 from contextlib import suppress
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from api.asgi.http import Receive, RequestHeaders, check_encoding, check_length
 from api.batches.answers import BatchAnswers
-from api.batches.lines import STATUS_OF, custom_ids, error_body, first_model, output_line, read_texts
+from api.batches.lines import STATUS_OF, BatchLines, custom_ids, error_body, first_model, output_line
 from api.batches.multipart import FormReader, boundary_of, malformed
 from api.batches.schemas import BatchRequest, FileObject, file_body, output_body
 from api.errors import Problem
 from api.jobs.body import Sender
-from api.jobs.service import JobService
+from api.jobs.service import BatchFacts, JobService
 from api.jobs.upload import no_room
 from batcher.connection.outage import REDIS_ERRORS
 from batcher.errors import DataMissing
@@ -79,7 +79,7 @@ class BatchService:
             return record
         except NoRoom as error:
             self._discard(file_id)
-            raise no_room(error, budget) from None
+            raise no_room(error, budget, 0) from None
         except BaseException:
             self._discard(file_id)
             raise
@@ -186,15 +186,17 @@ class BatchService:
         sender = Sender(receive, headers.left, whole=True)
         name = await self._jobs.upload(sender, first_model, sender.waited_for(self._files.content(file)))
         model = self._answers.model(asked.endpoint, name)
-        batch = {"file": file.id, "endpoint": asked.endpoint, "metadata": asked.metadata}
-        is_same = lru_cache(lambda name: self._answers.is_same(asked.endpoint, name, model))
-        texts = read_texts(sender.waited_for(self._files.content(file)), asked.endpoint, is_same)
-        record, _ = await self._jobs.take_batch(headers, texts, json.dumps(batch), sender, model)
-        if record.batch:
-            await self._jobs.call(self._files.renew, file.id)
-            return record
-        detail = "this Idempotency-Key belongs to a job that is not a batch: use another key"
-        raise Problem(409, detail, code="idempotency_conflict", job=record.id)
+        lines = BatchLines(
+            lambda: sender.waited_for(self._files.content(file)),
+            asked.endpoint,
+            partial(self._answers.texts, asked.endpoint),
+            lru_cache(lambda name: self._answers.is_same(asked.endpoint, name, model)),
+        )
+        options = {"endpoint": asked.endpoint, "metadata": asked.metadata}
+        facts = json.dumps({"file": file.id, **options})
+        batch = BatchFacts(facts, lambda: {**options, "custom_ids": lines.digest})
+        record, _ = await self._jobs.take_batch(headers, lines.texts(), batch, sender, model)
+        return record
 
     async def find(self, batch_id: str, owner: str) -> JobRecord:
         """The job of a batch of `owner`. Raises Problem 404."""

@@ -7,7 +7,7 @@ answers it: OpenAI's names stand for the first model, and an unknown one gets 40
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel
 
@@ -53,7 +53,7 @@ class OpenAI(Dialect):
         asked = await self.service.read(call, ModerationRequest)
         self.service.choose(call, asked.model, of_first=is_name_of_openai(asked.model))
         moderation = Moderation(self.service.settings)
-        found = await self.service.classify(call, _texts(asked.input))
+        found = await self.service.classify(call, texts_in(asked))
         categories = moderation.categories(label for label, _ in found.scores[0])
         check_size(len(found.results) * moderation.result_bytes(categories), self.service.most_bytes)
         answer = {
@@ -64,8 +64,9 @@ class OpenAI(Dialect):
         return json_answer(answer, [*found.headers, found.tokens_header])
 
 
-def _texts(given: Any) -> list[str]:
-    """The texts; a list of parts is one input, of which the text is used. Raises Problem 400."""
+def texts_in(asked: ModerationRequest) -> list[str]:
+    """The texts; a list of parts is one input, of which the text is used. Raises Problem 422."""
+    given = asked.input
     if isinstance(given, list) and given and isinstance(given[0], dict):
         if any(not isinstance(part, dict) or part.get("type") != "text" for part in given):
             raise refused("input: images are not supported, only parts of type text", "input")

@@ -15,6 +15,9 @@ from api.compat.reading import TextOrTexts, refused, texts_of
 from api.compat.service import Call, Classified, Scores
 from api.errors import Problem, invalid_body
 
+# A text has at most so many tokens more than bytes.
+MAX_SPECIAL = 8
+
 
 class ClassifyRequest(BaseModel):
     """`truncate_prompt_tokens` may be -1 or any number that cuts no text."""
@@ -101,13 +104,7 @@ class Vllm(Dialect):
     async def _classify(self, call: Call) -> Answer:
         asked = await self.service.read(call, ClassifyRequest)
         self.service.choose(call, asked.model)
-        if asked.messages is not None:
-            raise refused("messages: chats are not supported, send input", "messages")
-        if asked.input is None:
-            raise invalid_body("missing", 'the field "input" is missing', "input")
-        if False in (asked.use_activation, asked.softmax, asked.activation):
-            raise refused("use_activation: logits are not available, only probabilities", "use_activation")
-        found = await self.service.classify(call, texts_of(asked.input, "input"))
+        found = await self.service.classify(call, texts_in(asked))
         _check_truncation(asked, found)
         tokens = sum(found.tokens)
         answer = {
@@ -124,6 +121,27 @@ class Vllm(Dialect):
             },
         }
         return json_answer(answer, found.headers)
+
+
+def texts_in(asked: ClassifyRequest) -> list[str]:
+    """The texts. Raises Problem 422, also for what is not supported."""
+    if asked.messages is not None:
+        raise refused("messages: chats are not supported, send input", "messages")
+    if asked.input is None:
+        raise invalid_body("missing", 'the field "input" is missing', "input")
+    if False in (asked.use_activation, asked.softmax, asked.activation):
+        raise refused("use_activation: logits are not available, only probabilities", "use_activation")
+    return texts_of(asked.input, "input")
+
+
+def check_uncut(asked: ClassifyRequest, texts: Sequence[str]) -> None:
+    """Raises Problem 422 if a text might be cut in another way than a job does, which learns it too late."""
+    most = asked.truncate_prompt_tokens
+    if most is not None and 0 <= most < max(len(text.encode()) for text in texts) + MAX_SPECIAL:
+        detail = "truncate_prompt_tokens: may cut the text; leave it out, or send -1"
+        raise refused(detail, "truncate_prompt_tokens")
+    if asked.truncation_side == "left":
+        raise refused("truncation_side: left is not supported in a batch", "truncation_side")
 
 
 def _check_truncation(asked: ClassifyRequest, found: Classified) -> None:

@@ -9,7 +9,7 @@ import asyncio
 import json
 import re
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import sha256
@@ -34,7 +34,7 @@ from batcher.errors import DataMissing, QueueUnavailable
 from batcher.jobs.records import JobRecord
 from batcher.jobs.rq_queue import JobQueue
 from batcher.jobs.store import JobStore
-from batcher.jobs.upload import Budget, Submission, account_of
+from batcher.jobs.upload import Submission, account_of, budget_of, result_bytes
 from batcher.webhook_address import AddressRefused, parse_url
 
 # How many commands run, and how many bodies are read, at the same time. Further bodies wait unread.
@@ -74,13 +74,26 @@ class JobHooks:
 
     `check_client` is called with the client before a job is accepted, and may raise Problem 429;
     `count_texts` afterwards, with its number of texts too. `find_model` returns the name of a model's queue
-    by the name that a client uses, and raises Problem if there is none.
+    by the name that a client uses, and raises Problem if there is none. `labels` returns those of the model
+    of such a queue, none while they are not known.
     """
 
     draining: Callable[[], bool] = lambda: False
     check_client: Callable[[str], None] = lambda client: None
     count_texts: Callable[[str, int], None] = lambda client, texts: None
     find_model: Callable[[str], str] = lambda name: name
+    labels: Callable[[str], Sequence[str]] = lambda queue: ()
+
+
+@dataclass(frozen=True, slots=True)
+class BatchFacts:
+    """What the record of a job keeps of its batch, as JSON, and what identifies the batch beside its texts.
+
+    The latter is asked for once the texts have been read.
+    """
+
+    facts: str
+    identity: Callable[[], Mapping[str, object]]
 
 
 class JobService:
@@ -97,11 +110,12 @@ class JobService:
         # The owner whose jobs all viewers of /stats may see: "" (all) without keys, None with several names.
         names = sorted(set(settings.api_keys.get_secret_value().values()))
         self.shown_owner = None if len(names) > 1 else f"key:{names[0]}" if names else ""
-        budget = Budget(settings.max_jobs_bytes, min(settings.max_client_jobs_bytes, settings.max_jobs_bytes))
-        limits = Limits(
-            settings.max_job_body_bytes, settings.max_text_chars, settings.max_waiting_jobs, budget
+        self.limits = limits = Limits(
+            settings.max_job_body_bytes,
+            settings.max_text_chars,
+            settings.max_waiting_jobs,
+            budget_of(settings),
         )
-        self.limits = limits
         self.uploader = JobUploader(store, queue, limits)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="jobs")
         self._uploads = CapacityLimiter(UPLOADS)
@@ -153,12 +167,9 @@ class JobService:
         return await self._take(headers, iter(texts), self._submission(headers, model=self._queue_of(model)))
 
     async def take_batch(
-        self, headers: RequestHeaders, texts: Iterator[str], batch: str, sender: Sender, model: str
+        self, headers: RequestHeaders, texts: Iterator[str], batch: BatchFacts, sender: Sender, model: str
     ) -> tuple[JobRecord, bool]:
-        """Creates a job that belongs to a batch; `batch` is what its record keeps of that.
-
-        Raises Problem 404 if no model is called `model`; "" is the first one.
-        """
+        """Creates a job that belongs to a batch. Raises Problem 404 if no model is called `model`."""
         submission = self._submission(headers, batch=batch, model=self._queue_of(model))
         return await self._take(headers, texts, submission, sender)
 
@@ -186,14 +197,22 @@ class JobService:
         self,
         headers: RequestHeaders,
         keep_input: bool = False,
-        batch: str = "",
+        batch: BatchFacts | None = None,
         file: Callable[[], str] = str,
         model: str = "",
     ) -> Submission:
         owner = self.owner(headers)
         client = self.account(headers)
         webhook = self._webhook(headers)
-        return Submission(owner, client, keep_input, tracing.current(), batch, webhook, file, model)
+        size = result_bytes(self._hooks.labels(model))
+        options = {"keep_input": keep_input, "webhook": webhook}
+
+        def identity() -> str:
+            asked = {**options, **(batch.identity() if batch else {})}
+            return json.dumps(asked, sort_keys=True) if any(asked.values()) else ""
+
+        facts, trace = batch.facts if batch else "", tracing.current()
+        return Submission(owner, client, keep_input, trace, facts, webhook, file, model, size, identity)
 
     def _webhook(self, headers: RequestHeaders) -> str:
         """The `Webhook-URL` or "". Its addresses are checked when it is used. Raises Problem 422."""

@@ -28,6 +28,10 @@ log = logging.getLogger(__name__)
 RETRY_AFTER_S = 10.0
 MAX_RETRY_AFTER_S = 60.0
 NO_TEXTS = "the body has no texts; curl -d drops line ends, --data-binary keeps them"
+OTHER_JOB = (
+    "this Idempotency-Key belongs to a job with other texts, of another model, or with another keep_input or "
+    "Webhook-URL (of a batch, also endpoint, metadata, custom_ids or output_expires_after): use another key"
+)
 # Chunks that are sent to Redis at once: each is held three times meanwhile.
 STORING = 2
 
@@ -54,7 +58,8 @@ class JobUploader:
     ) -> tuple[JobRecord, bool]:
         """Creates the job `job_id` from these texts. Returns the job, and whether it is new.
 
-        If the job exists and has the same texts, returns it; the formats of the two bodies may differ.
+        If the job exists, and was asked for with the same texts and options, returns it; the formats of the
+        two bodies may differ.
 
         `size` is the size of the body in bytes according to its headers. Raises what `texts` raises, Problem
         409, 413, 422, 429, 503 or 507, and Redis errors. If it raises, nothing is kept.
@@ -63,16 +68,16 @@ class JobUploader:
         if known is None and self._store.waiting() >= self._limits.waiting_jobs:
             raise self._too_many()
         digest = sha256(f"{submission.model}\n".encode() if submission.model else b"")  # texts and model
-        texts = _digested(texts, digest.update)
+        texts = _digested(texts, digest.update, submission.identity)
         if known is not None:
             for _ in texts:
                 pass
             return self._same(known, digest.hexdigest()), False
         upload = self._store.upload(job_id, CHUNK_TEXTS, submission, self._limits.budget)
-        with self._within_budget():
+        with self._within_budget(submission):
             upload.check(size)
         try:
-            with self._within_budget():
+            with self._within_budget(submission):
                 self._fill(upload, texts)
             outcome = self._store.create(upload, digest.hexdigest(), self._limits.waiting_jobs)
         except BaseException:
@@ -80,11 +85,9 @@ class JobUploader:
             raise
         if outcome.outcome == "full":
             raise self._too_many()
-        if outcome.outcome == "lost":
-            raise Problem(503, "Redis lost the texts of this job while it was created; try again")
-        record = self._store.record(job_id)
+        record = None if outcome.outcome == "lost" else self._store.record(job_id)
         if record is None:
-            raise Problem(503, "the job was lost while it was created; try again")
+            raise Problem(503, "Redis lost the job while it was created; try again")
         if outcome.outcome == "exists":
             return self._same(record, digest.hexdigest()), False
         self._enqueue(job_id)
@@ -110,16 +113,15 @@ class JobUploader:
             raise Problem(422, [{"type": "too_short", "loc": ["body"], "msg": NO_TEXTS}])
 
     @contextmanager
-    def _within_budget(self) -> Generator[None]:
+    def _within_budget(self, submission: Submission) -> Generator[None]:
         try:
             yield
         except NoRoom as error:
-            raise no_room(error, self._limits.budget) from None
+            raise no_room(error, self._limits.budget, submission.result_bytes) from None
 
     def _same(self, record: JobRecord, digest: str) -> JobRecord:
         if record.digest != digest:
-            detail = "this Idempotency-Key belongs to a job with other texts: use another key"
-            raise Problem(409, detail, code="idempotency_conflict", job=record.id)
+            raise Problem(409, OTHER_JOB, code="idempotency_conflict", job=record.id)
         return record
 
     def _drop(self, upload: Upload) -> None:
@@ -156,21 +158,33 @@ class JobUploader:
         )
 
 
-def _digested(texts: Iterator[str], update: Callable[[bytes], None]) -> Iterator[str]:
-    """Yields the texts, and passes each to `update`. The length prefix makes the digest unambiguous."""
+def _digested(
+    texts: Iterator[str], update: Callable[[bytes], None], identity: Callable[[], str]
+) -> Iterator[str]:
+    """Yields the texts, and passes each to `update`, and at the end what else identifies the job.
+
+    The length prefix makes the digest unambiguous.
+    """
     for text in texts:
         encoded = text.encode()
         update(b"%d:" % len(encoded))
         update(encoded)
         yield text
+    update(identity().encode())
 
 
-def no_room(error: NoRoom, budget: Budget) -> Problem:
-    """A 413 or 507, because waiting does not free any space, as 429 with Retry-After would suggest."""
+def no_room(error: NoRoom, budget: Budget, result_bytes: int) -> Problem:
+    """A 413 or 507, because waiting does not free any space, as 429 with Retry-After would suggest.
+
+    `result_bytes` are reserved for each result; 0: for a file, which has none.
+    """
     advice = "delete jobs that have ended"
     if error.refusal == "large":
         most = min(budget.total, budget.client)
-        detail = f"the texts and their results would need more than the {most} bytes that a job may use"
+        detail = f"the file needs more than the {most} bytes that a job may use"
+        if result_bytes:
+            needs = f"the texts and their results, of up to {result_bytes} bytes each, need"
+            detail = f"{needs} more than the {most} bytes that a job may use: send fewer texts in a job"
         return Problem(413, detail, code="job_too_large", headers=(CLOSE,))
     if error.refusal == "client_full":
         detail = f"your jobs have reached their limit of {budget.client} bytes: {advice}"

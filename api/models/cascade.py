@@ -10,7 +10,7 @@ from typing import Literal
 from api.errors import Problem
 from api.metrics import Metrics
 from api.models.served import Handle, Served, ServedModels
-from batcher.cascades import Cascade
+from batcher.cascades import Cascade, read_cascade
 from batcher.core.cascade import Mismatch, combined, mismatch
 from batcher.core.snapshot import NO_SNAPSHOT, ModelRecord, Snapshot
 from batcher.lookup.cascade import CascadeLookup
@@ -122,3 +122,15 @@ def job_queue(models: ServedModels, name: str) -> str:
     served = models.get(name)
     members = members_of(served) if served is not None else None
     return models.model(name) if members is None else members.queue()
+
+
+def job_labels(models: ServedModels, queue: str) -> Sequence[str]:
+    """The labels of the model of a job, or of its candidate if that has more; none while they are not known.
+
+    `queue` is what the job keeps, as `job_queue` returns it.
+    """
+    cascade = read_cascade(queue)
+    served = models.get(models.name(queue) if cascade is None else cascade.name)
+    several = [served, models.candidates.get(queue)] if served is not None else []
+    records = [one.hub.snapshot.model for one in several if one is not None]
+    return max((record.labels for record in records if record is not None), key=len, default=())

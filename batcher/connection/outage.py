@@ -106,7 +106,7 @@ def _system_message(error: OSError | None) -> str:
 
 
 class Outage:
-    """Whether a Redis is unavailable, since when, and how often it was. One for each Redis of a process.
+    """Whether a Redis is unavailable, since when, why, and how often it was. One for each Redis of a process.
 
     `now` is a clock in seconds.
     """
@@ -116,6 +116,7 @@ class Outage:
     ) -> None:
         self.over = True
         self.count = 0
+        self.reason = ""
         self.now = now
         self._what = what
         self._since = 0.0
@@ -136,8 +137,9 @@ class Outage:
             self.over = False
             self._since = self.now()
             self.count += 1
+            self.reason = reason(error)
             log.error(
-                "%s is unavailable: %s", self._what, reason(error), extra={"action": f"{self._what}.lost"}
+                "%s is unavailable: %s", self._what, self.reason, extra={"action": f"{self._what}.lost"}
             )
 
     def found(self) -> None:

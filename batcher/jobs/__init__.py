@@ -1,10 +1,8 @@
-"""Jobs: many texts as one job on RQ, and the process that runs them."""
+"""Jobs: many texts as one job, and the process that runs them and shows them to RQ."""
 
 from __future__ import annotations
 
 
-def run(job_id: str) -> str:
-    """Runs a job; RQ calls this by name. Returns the job's status; raises Interrupted to be retried."""
-    from batcher.jobs.main import run_prepared
-
-    return run_prepared(job_id)
+def run(job_id: str) -> None:
+    """What RQ's own workers call. They run no jobs: `millrace jobs` does. Always raises RuntimeError."""
+    raise RuntimeError("jobs of Millrace are run by `millrace jobs`, and not by a worker of RQ")

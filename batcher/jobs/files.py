@@ -36,7 +36,8 @@ class FileRecord:
 class FileStore:
     """The files of one service. Synchronous; Redis errors are not caught.
 
-    They are kept for twice as long as jobs, so that a file outlives the results of its batch.
+    They are kept for twice as long as ended jobs, and that after the last batch of them has ended, so that a
+    file outlives the results of its batches.
     """
 
     def __init__(self, client: redis.Redis, run: Callable[..., Any], prefix: str, ttl_ms: int) -> None:
@@ -68,10 +69,6 @@ class FileStore:
         record = FileRecord(file_id, name, size, chunks, now_s, expires_s, owner)
         kept = self._run("file_keep", file_id, self._ttl_ms, json.dumps(asdict(record)))
         return record if kept else None
-
-    def renew(self, file_id: str) -> None:
-        """Starts the lifetime of a file anew."""
-        self._run("file_keep", file_id, self._ttl_ms, "")
 
     def record(self, file_id: str) -> FileRecord | None:
         """The record of a complete file; None if it does not exist."""

@@ -10,7 +10,7 @@ from prometheus_client.registry import Collector
 
 from batcher.connection.outage import REDIS_ERRORS, Outage
 from batcher.core.metrics import build, redis_state
-from batcher.jobs.rq_queue import RqQueue
+from batcher.jobs.rq_queue import JobQueue
 from batcher.jobs.store import JobStore
 
 
@@ -58,7 +58,7 @@ class JobsCollector(Collector):
         held = "Texts and results of jobs in Redis"
         yield GaugeMetricFamily("millrace_jobs_held_bytes", held, totals.held_bytes)
         refused = "Items in RQ's queue that this process refused to run"
-        yield CounterMetricFamily("millrace_jobs_refused", refused, RqQueue.refused)
+        yield CounterMetricFamily("millrace_jobs_refused", refused, JobQueue.refused)
         texts = CounterMetricFamily("millrace_job_texts", "Texts of jobs that are done", labels=["result"])
         texts.add_metric(["predicted"], totals.texts - totals.failed_texts)
         texts.add_metric(["failed"], totals.failed_texts)

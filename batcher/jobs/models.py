@@ -1,4 +1,4 @@
-"""Which queues and candidates answer for the models of a job, as of the start of its attempt."""
+"""Which queues and candidates answer for the models of jobs, as of the start of each attempt."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from secrets import token_hex
-from time import monotonic
 
 from batcher.cascades import read_cascade
 from batcher.connection.clients import connect_shards
@@ -15,7 +14,7 @@ from batcher.connection.outage import REDIS_ERRORS
 from batcher.core.publications import Candidate, Publications, number_of, publication_queue
 from batcher.hub.hub import ReplyHub
 from batcher.hub.shared_cache import connect_cache
-from batcher.jobs.queues import Cache, Hub, Queues
+from batcher.jobs.queues import Cache, Hub, OpenQueues, Queues
 from batcher.lookup.cascade import CascadeLookup, CascadeModel
 from batcher.lookup.queue import Lookup, Models
 from batcher.lookup.shadow import ShadowedLookup
@@ -26,7 +25,6 @@ from batcher.settings import JobSettings
 
 # Jobs collect answers for this long before reading them: it saves round trips, and no caller waits for them.
 LINGER_S = 0.02
-LOOK_S = 1.0
 
 
 def takes(setting: Candidate, account: str) -> Takes:
@@ -39,82 +37,98 @@ def takes(setting: Candidate, account: str) -> Takes:
 
 
 class JobModels:
-    """Connects an attempt to the queues and candidates of its models, and notices when these change.
+    """The queues and candidates of all models, of which each attempt uses some.
 
-    `account` is that of the client that submitted the job, and `stop` says whether the process must end.
+    Call `read` before, and again once a second.
     """
 
-    def __init__(self, settings: JobSettings, account: Callable[[], str], stop: Callable[[], bool]) -> None:
+    def __init__(self, settings: JobSettings) -> None:
         shards = settings.queue_shards
-        self._settings = settings
+        self.settings = settings
         self._clients = connect_shards(shards, timeout_s=2.0)
-        self._publications = PublicationStore(self._clients, shards)
+        self._store = PublicationStore(self._clients, shards)
         self._comparisons = ComparisonStore(self._clients[0], settings.name)
-        self._account = account
-        self._stop = stop
-        # The queue that answers for each model, and the candidate beside it.
-        self._chosen: dict[str, tuple[str, Candidate | None]] = {}
-        self._look_at = 0.0
-        self._changed = False
+        self.publications: Publications
+        self.queues = OpenQueues(self._connect)
 
-    def close(self) -> None:
+    async def close(self) -> None:
+        """Only once no attempt is connected."""
+        await self.queues.close()
         for client in self._clients:
             client.close()
 
-    def connect(self, model: str) -> tuple[Lookup, Queues]:
-        """What finds the predictions of a model, or of a cascade, as jobs keep it. Raises Redis errors.
+    def read(self) -> None:
+        """Reads what answers for each model by now. Blocking. Raises Redis errors."""
+        self.publications = self._store.read()
 
-        Needs a running loop.
-        """
-        queues = Queues(self._settings.keep_refused_texts, self.should_stop)
-        if (cascade := read_cascade(model)) is None:
-            return self._lookup(model, queues), queues
-        members = self._lookup(cascade.fast, queues), self._lookup(cascade.sure, queues)
-        models = Models(CascadeModel(cascade, *(member.models for member in members)))
-        return CascadeLookup(cascade, lambda: members, models), queues
-
-    def should_stop(self) -> bool:
-        """Whether this attempt must end: another then continues with the current queues and candidates."""
-        return self._stop() or self._look()
-
-    def _lookup(self, model: str, queues: Queues) -> Lookup:
-        publications = self._publications.read()
-        queue = publications.queue(model)
-        setting = publications.candidates.get(model)
-        self._chosen[model] = queue, setting
-        current = queues.add(*self._queue(queue))
-        if setting is None:
-            return current
-        candidate = self._queue(publication_queue(model, setting.number))
-        taken = takes(setting, self._account() if setting.by == "client" else "")
-        if setting.shadow:
-            report = partial(self._report, (model, number_of(queue), setting.number), token_hex(8))
-            return ShadowedLookup(current, queues.add_shadow(*candidate, report).offer, taken)
-        return ShareLookup(current, queues.add(*candidate), taken)
-
-    def _queue(self, queue: str) -> tuple[Hub, Cache]:
-        own = self._settings.for_model(queue)
+    def _connect(self, queue: str) -> tuple[Hub, Cache]:
+        own = self.settings.for_model(queue)
         return ReplyHub.connect(own, linger_s=LINGER_S), connect_cache(own)
 
-    def _look(self) -> bool:
-        """Whether a candidate has changed, or workers no longer serve a publication. Looks once a second."""
-        if self._chosen and not self._changed and monotonic() >= self._look_at:
-            self._look_at = monotonic() + LOOK_S
-            try:
-                publications = self._publications.read()
-            except REDIS_ERRORS:
-                return False
-            self._changed = any(not _holds(publications, model, *one) for model, one in self._chosen.items())
-        return self._changed
-
-    async def _report(
+    async def report(
         self, pair: tuple[str, int, int], shadow: str, number: int, counts: Counter[str]
     ) -> bool:
+        """Adds what a shadow has counted; returns whether it could."""
         try:
             await asyncio.to_thread(self._comparisons.add, pair, shadow, number, counts)
         except REDIS_ERRORS:
             return False
         return True
+
+
+class Connection:
+    """What one attempt asks: a `lookup` for a model, or for a cascade, as jobs keep it, and its `queues`.
+
+    `account` is that of the client that submitted the job, and `stop` says whether the attempt has to end
+    soon. Needs a running loop.
+    """
+
+    def __init__(
+        self,
+        models: JobModels,
+        model: str,
+        account: str = "",
+        stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.queues = Queues(models.settings.keep_refused_texts, self.should_stop)
+        self._models = models
+        self._account = account
+        self._stop = stop
+        # The queue that answers for each model, and the candidate beside it.
+        self._chosen: dict[str, tuple[str, Candidate | None]] = {}
+        self.lookup = self._of(model)
+
+    def should_stop(self) -> bool:
+        """Whether the attempt must end: another then continues with the current queues and candidates.
+
+        It must if a candidate has changed, or workers no longer serve a revision.
+        """
+        publications = self._models.publications
+        return self._stop() or any(
+            not _holds(publications, model, *one) for model, one in self._chosen.items()
+        )
+
+    def _of(self, model: str) -> Lookup:
+        if (cascade := read_cascade(model)) is None:
+            return self._of_model(model)
+        members = self._of_model(cascade.fast), self._of_model(cascade.sure)
+        models = Models(CascadeModel(cascade, *(member.models for member in members)))
+        return CascadeLookup(cascade, lambda: members, models)
+
+    def _of_model(self, model: str) -> Lookup:
+        publications, opened = self._models.publications, self._models.queues
+        queue = publications.queue(model)
+        setting = publications.candidates.get(model)
+        self._chosen[model] = queue, setting
+        current = self.queues.add(opened.get(queue))
+        if setting is None:
+            return current
+        candidate = opened.get(publication_queue(model, setting.number))
+        taken = takes(setting, self._account if setting.by == "client" else "")
+        if setting.shadow:
+            report = partial(self._models.report, (model, number_of(queue), setting.number), token_hex(8))
+            return ShadowedLookup(current, self.queues.add_shadow(candidate, report).offer, taken)
+        return ShareLookup(current, self.queues.add(candidate), taken)
 
 
 def _holds(publications: Publications, model: str, queue: str, candidate: Candidate | None) -> bool:

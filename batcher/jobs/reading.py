@@ -101,8 +101,8 @@ class JobReader:
         return [place.decode().partition(":")[2] for place in places]
 
     def open_ids(self) -> list[str]:
-        """Every job that has not ended. Renews their lifetime, and drops expired jobs from the lists."""
-        return [job_id.decode() for job_id in self._run("job_renew", self._ttl_ms)]
+        """Every job that has not ended. Drops expired jobs, and those without a record, from the lists."""
+        return [job_id.decode() for job_id in self._run("job_open", self._ttl_ms)]
 
     def newest(
         self,
@@ -163,11 +163,6 @@ class JobReader:
         """The traceparent of the request that submitted the job; "" if there is none."""
         raw = cast("bytes | None", self._client.hget(self._job(job_id), "trace"))
         return (raw or b"").decode("ascii", "replace")
-
-    def account(self, record: JobRecord) -> str:
-        """The account of the client that submitted a job (see `account_of`); "" if it is not known."""
-        raw = cast("bytes | None", self._client.hget(f"{self._prefix}:jobs:sizes", record.place))
-        return (raw or b"").decode().partition(" ")[2]
 
     def input(self, job_id: str, chunk: int) -> list[str | None] | None:
         """The texts of one chunk, with None for a text that is too long. None if the chunk does not exist."""

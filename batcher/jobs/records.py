@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, cast, get_args
 
+is_job_id = re.compile("[0-9a-f]{32}").fullmatch
 JobStatus = Literal["queued", "running", "finished", "failed", "cancelled"]
 STATUSES: tuple[JobStatus, ...] = get_args(JobStatus)
 OPEN: frozenset[str] = frozenset(("queued", "running"))
@@ -81,8 +83,10 @@ class JobRecord:
 class Attempt:
     """One attempt at a job.
 
-    `first` is the first chunk without results, and `ran_ms` the time since the first attempt began. Only this
-    attempt knows `token`, so no other attempt at this job, or at a later job of the same id, can write.
+    `first` is the first chunk without results, and `ran_ms` how long all attempts have run. Only this attempt
+    knows `token`, so no other attempt at this job, or at a later job of the same id, can write. `queue`,
+    `owner` and `trace` are as in JobRecord and Submission, `account` is that of its client (`account_of`),
+    and `left` are the texts without results.
     """
 
     job_id: str
@@ -93,6 +97,18 @@ class Attempt:
     chunks: int
     chunk_texts: int
     ran_ms: int
+    queue: str = ""
+    owner: str = ""
+    trace: str = ""
+    account: str = ""
+    left: int = 0
+
+
+class Claimed(NamedTuple):
+    """Attempts that began, and of a large job that is left: its client, and how many jobs of it run."""
+
+    attempts: Sequence[Attempt]
+    left: tuple[str, int] | None
 
 
 class Counts(NamedTuple):
@@ -125,6 +141,12 @@ class Totals:
     failed_texts: int
     ended: Mapping[str, int]
     held_bytes: int = 0
+
+
+def read_attempt(raw: Sequence[Any]) -> Attempt:
+    """Reads what the script function `begin` returns."""
+    facts: list[Any] = [one.decode() if isinstance(one, bytes) else one for one in raw]
+    return Attempt(*facts)
 
 
 def read_record(job_id: str, raw: Mapping[bytes, bytes]) -> JobRecord | None:

@@ -1,32 +1,42 @@
-"""The RQ side of jobs: adds them to RQ's queue and removes them. Synchronous.
+"""The RQ side of jobs: what RQ's tools show of them. Synchronous.
 
-RQ only decides which worker runs which job next. The API shows the job's own record (`store`) instead of RQ's
-state: RQ may call a finished job abandoned (rq issue 2424) or lose one in a crash, which `recovery` repairs.
+RQ shows which jobs wait and which process runs which job. Which of them is next, whether it lives, and how it
+ended is in the job's own record (`store`), and nothing of what RQ keeps in Redis is read back or run.
 """
 
 from __future__ import annotations
 
 import logging
+import time
+from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, ClassVar
 
 import redis
-from rq import Queue, Retry
-from rq.exceptions import NoSuchJobError
+from rq import Queue, SimpleWorker
+from rq.executions import Execution
 from rq.job import Job
+from rq.job import JobStatus as RqStatus
 from rq.serializers import JSONSerializer
 
 from batcher.errors import NoJobs
-from batcher.jobs.job_class import FUNCTION, MAX_RETRIES, ClassifyJob, RefusedJob, is_job_id
+from batcher.jobs.records import is_job_id
 from batcher.jobs.store import jobs_prefix
 from batcher.settings import JobSettings
 
 log = logging.getLogger(__name__)
 
+# What RQ's own workers would call.
+FUNCTION = "batcher.jobs.run"
 NO_CLUSTER = "Redis Cluster does not support jobs: set MILLRACE_JOBS_REDIS_URL to a standalone Redis"
-# The lock of a worker that dies expires after this long; RQ's default is 15 minutes.
-MAINTENANCE_LOCK_S = 30
-# A run ends itself at its timeout; RQ ends it this much later, should that fail.
-GRACE_S = 60
+# RQ forgets a process, and what it runs, so long after its last heartbeat.
+WORKER_TTL_S = 60
+# What RQ calls the end of a job, and its list of jobs that ended so.
+_ENDED = {
+    "finished": (RqStatus.FINISHED, "finished_job_registry"),
+    "failed": (RqStatus.FAILED, "failed_job_registry"),
+    "cancelled": (RqStatus.CANCELED, "canceled_job_registry"),
+}
 
 
 def queue_name(name: str) -> str:
@@ -34,48 +44,15 @@ def queue_name(name: str) -> str:
     return jobs_prefix(name).strip("{}")
 
 
-class RqQueue(Queue):
-    """RQ's queue, restricted to jobs of this service, with a maintenance lock that expires sooner."""
+class JobQueue:
+    """Shows jobs to RQ. Nothing is pickled."""
 
-    job_class = ClassifyJob
-    # Number of items that this process found in the queue and refused to run.
+    # Number of items that this process found in RQ's queue and removed.
     refused: ClassVar[int] = 0
 
-    @classmethod
-    def lmove(cls, connection: redis.Redis, queue_key: str, timeout: int | None) -> Any:
-        """Moves the next job of this service as RQ does; removes and counts anything else in the queue."""
-        while True:
-            taken = super().lmove(connection, queue_key, timeout)
-            if taken is None or (reason := _refusal(connection, taken[1])) is None:
-                return taken
-            connection.lrem(f"{queue_key}:intermediate", 0, taken[1])
-            cls.refused += 1
-            fields = {"action": "job.refused", "job": taken[1][:64].decode("ascii", "replace")}
-            log.error(
-                "refused to run an item of RQ's queue: %s; check who can write to Redis",
-                reason,
-                extra=fields,
-            )
-
-    def enqueue_dependents(self, job: Job, *args: Any, **kwargs: Any) -> None:
-        """Does nothing: jobs of this service have no dependents."""
-
-    def acquire_maintenance_lock(self) -> bool:
-        """Whether this worker may do maintenance now."""
-        connection = self.connection
-        key = self.registry_cleaning_key
-        if connection.ttl(key) > MAINTENANCE_LOCK_S:  # the clock of Redis has been set back
-            connection.delete(key)
-        return bool(connection.set(key, 1, nx=True, ex=MAINTENANCE_LOCK_S))
-
-
-class JobQueue:
-    """Adds jobs to RQ's queue and removes them. Nothing is pickled."""
-
     def __init__(self, client: redis.Redis, settings: JobSettings) -> None:
-        self.rq = RqQueue(queue_name(settings.name), connection=client, serializer=JSONSerializer)
-        self._ttl_s = settings.job_ttl_s
-        self._timeout_s = settings.job_timeout_s + GRACE_S
+        self.rq = Queue(queue_name(settings.name), connection=client, serializer=JSONSerializer)
+        self.ttl_s = settings.job_ttl_s
         self._checked = False
 
     def check(self) -> None:
@@ -90,19 +67,15 @@ class JobQueue:
             raise NoJobs(NO_CLUSTER)
         self._checked = True
 
-    def enqueue(self, job_id: str, *, at_front: bool = False) -> None:
-        """Enqueues a job. Replaces RQ's state of an earlier job with this id."""
-        job = self._job(job_id)
+    def enqueue(self, job_id: str) -> None:
+        """Adds a job that waits. Replaces RQ's state of an earlier job with this id."""
+        job = self.job(job_id)
         pipe = self.rq.connection.pipeline()
         pipe.multi()
         pipe.delete(job.key)
-        self.rq.enqueue_job(job, pipeline=pipe, at_front=at_front)
+        pipe.lrem(self.rq.key, 0, job_id)
+        self.rq.enqueue_job(job, pipeline=pipe)
         pipe.execute()
-
-    def enqueue_again(self, job_id: str) -> None:
-        """Enqueues a job that RQ has lost at the front of the queue, whatever state RQ still has of it."""
-        self.rq.intermediate_queue.remove(job_id)
-        self.enqueue(job_id, at_front=True)
 
     def forget(self, job_id: str) -> None:
         """Removes a job that must not run from the queue, with RQ's state of it."""
@@ -111,35 +84,109 @@ class JobQueue:
         pipe.delete(Job.key_for(job_id))
         pipe.execute()
 
-    def known(self) -> set[str]:
-        """Jobs that wait in the queue, or that a worker with a recent heartbeat is running."""
-        started = self.rq.started_job_registry
-        expired = set(started.get_expired_job_ids())
-        running = set(started.get_job_ids(cleanup=False)) - expired
-        waiting: Any = self.rq.connection.lrange(self.rq.key, 0, -1)
-        return running | {job_id.decode("ascii", "replace") for job_id in waiting}
+    def remove_foreign(self, known: Sequence[str]) -> None:
+        """Removes what is in the queue and not one of these jobs. Logs and counts foreign items."""
+        found: Any = self.rq.connection.lrange(self.rq.key, 0, -1)
+        for raw in set(found) - {job_id.encode() for job_id in known}:
+            if not self.rq.connection.lrem(self.rq.key, 0, raw):
+                continue
+            job_id = raw.decode("ascii", "replace")
+            if not is_job_id(job_id) or not self._is_own(job_id):
+                JobQueue.refused += 1
+                fields = {"action": "job.refused", "job": job_id[:64]}
+                log.error(
+                    "removed an item of RQ's queue that is not a job: check who can write to Redis",
+                    extra=fields,
+                )
 
-    def _job(self, job_id: str) -> Job:
+    def _is_own(self, job_id: str) -> bool:
+        """Whether this service wrote the item. Its job may have ended, and its record may be gone."""
+        data: Any = self.rq.connection.hget(Job.key_for(job_id), "data")
+        return data is None or data == self.job(job_id).to_dict()["data"]
+
+    def job(self, job_id: str) -> Job:
+        """A job as RQ keeps it."""
         return self.rq.create_job(
             FUNCTION,
             args=(job_id,),
             job_id=job_id,
             description=f"classify {job_id}",
-            timeout=self._timeout_s,
-            result_ttl=self._ttl_s,
-            failure_ttl=self._ttl_s,
-            retry=Retry(max=MAX_RETRIES, enqueue_at_front=True),
+            result_ttl=self.ttl_s,
+            failure_ttl=self.ttl_s,
         )
 
 
-def _refusal(connection: redis.Redis, job_id: bytes) -> str | None:
-    """Why the job of this id may not run; None if it may, or no longer exists."""
-    if not is_job_id(job_id.decode("ascii", "replace")):
-        return "its id is not a job id of this service"
-    try:
-        ClassifyJob.fetch(job_id.decode(), connection, JSONSerializer)
-    except RefusedJob as error:
-        return str(error)
-    except NoSuchJobError:
-        return None
-    return None
+class _Worker(SimpleWorker):
+    """RQ's record of a process. It never waits for RQ's queue."""
+
+    @property
+    def connection_timeout(self) -> int:
+        """RQ gives its client at least this time-out."""
+        return 0
+
+
+class RqWorker:
+    """A jobs worker as RQ shows it, and the jobs that it runs."""
+
+    def __init__(self, queue: JobQueue, name: str) -> None:
+        self._queue = queue
+        self._name = name
+        self._running: dict[str, tuple[Job, Execution]] = {}
+
+    @cached_property
+    def _worker(self) -> _Worker:
+        made = _Worker(
+            [self._queue.rq],
+            name=self._name,
+            connection=self._queue.rq.connection,
+            serializer=JSONSerializer,
+            worker_ttl=WORKER_TTL_S,
+        )
+        made.register_birth()  # type: ignore[no-untyped-call]
+        return made
+
+    def died(self) -> None:
+        self._worker.register_death()  # type: ignore[no-untyped-call]
+
+    def began(self, job_ids: Sequence[str]) -> None:
+        """Moves jobs from the queue to those that run."""
+        pipe = self._queue.rq.connection.pipeline()
+        for job_id in job_ids:
+            job = self._queue.job(job_id)
+            pipe.lrem(self._queue.rq.key, 0, job_id)
+            job.worker_name = self._name
+            job.set_status(RqStatus.STARTED, pipeline=pipe)
+            self._running[job_id] = job, Execution.create(job, WORKER_TTL_S, pipe, self._name)
+        self._worker.set_state("busy" if self._running else "idle", pipeline=pipe)
+        pipe.execute()
+
+    def ended(self, job_id: str, status: str) -> None:
+        """Notes how a job has ended; one that is to be continued waits again."""
+        job, execution = self._running.pop(job_id, (None, None))
+        if job is None or execution is None:
+            return
+        queue = self._queue.rq
+        pipe = queue.connection.pipeline()
+        pipe.multi()
+        execution.delete(job=job, pipeline=pipe)
+        if status == "running":
+            queue.enqueue_job(job, pipeline=pipe)
+        elif (ended := _ENDED.get(status)) is not None:
+            job.set_status(ended[0], pipeline=pipe)
+            registry: Any = getattr(queue, ended[1])
+            registry.add(job, ttl=self._queue.ttl_s, pipeline=pipe)
+            pipe.expire(job.key, self._queue.ttl_s)
+        self._worker.set_state("busy" if self._running else "idle", pipeline=pipe)
+        pipe.execute()
+
+    def heartbeat(self) -> None:
+        """Shows that this process lives, and removes what is over from RQ's lists of jobs."""
+        queue = self._queue.rq
+        pipe = queue.connection.pipeline()
+        for job, execution in self._running.values():
+            execution.heartbeat(job.started_job_registry, WORKER_TTL_S, pipe)
+        self._worker.heartbeat(pipeline=pipe)
+        pipe.delete(queue.intermediate_queue_key)
+        for registry in (queue.started_job_registry, *(getattr(queue, name) for _, name in _ENDED.values())):
+            pipe.zremrangebyscore(registry.key, 0, time.time())
+        pipe.execute()

@@ -1,7 +1,7 @@
 """One attempt at a job: input -> caches -> bulk lane -> results in order, with a bounded number in flight.
 
-The steps are: start the attempt -> read the next chunks -> look up their texts, a request at a time -> append
-whole chunks twice a second. Whatever ends the attempt, the next one continues at the first missing chunk.
+The steps are: read the next chunks -> look up their texts, a request at a time -> append whole chunks twice a
+second. Whatever ends the attempt, the next one continues at the first missing chunk.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ import contextlib
 import logging
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
-from functools import partial
-from time import perf_counter
+from math import inf
+from time import monotonic, perf_counter
 from typing import TypeVar
 
 from batcher import tracing
-from batcher.connection.outage import REDIS_ERRORS
+from batcher.connection.outage import FULL, REDIS_ERRORS, full, reason
 from batcher.errors import BudgetExceeded, MillraceError, NoWorker, Paused, QueueFull, QueueUnavailable
 from batcher.jobs.queues import Queues
 from batcher.jobs.records import Attempt, Counts, JobStatus
@@ -38,15 +38,25 @@ FLUSH_BYTES = 1024**2
 # Longest pause before a request is retried: no caller waits, but a cancellation must be noticed.
 PATIENCE_S = 5.0
 STORE_RETRY_S = 0.5
+# How long a job waits for a Redis that has no memory left. Its end frees that of its texts.
+FULL_S = 60.0
+# How long its model may have no worker, or be paused, before a job steps aside.
+ASIDE_S = 1.0
 REFUSALS = (QueueFull, NoWorker, Paused, QueueUnavailable, BudgetExceeded)
 
 T = TypeVar("T")
-# Opens the queues of a model, or of a cascade, as jobs keep it.
-Connect = Callable[[str], tuple[Lookup, Queues]]
 
 
 class Interrupted(Exception):
     """The attempt ended before its job did; another attempt will continue it."""
+
+
+class SteppedAside(Interrupted):
+    """The attempt makes room for others. `blocked`: until its model can answer; else it has had its turn."""
+
+    def __init__(self, *, blocked: bool) -> None:
+        super().__init__()
+        self.blocked = blocked
 
 
 class _Ended(Exception):
@@ -57,31 +67,12 @@ class _Ended(Exception):
         self.status = status
 
 
-def run_job(
-    job_id: str,
-    store: JobStore,
-    connect: Connect,
-    settings: JobSettings,
-    should_stop: Callable[[], bool] = lambda: False,
-) -> str:
-    """Runs one attempt in its own event loop and returns the status of the job.
+class _Failed(Exception):
+    """The job cannot be completed."""
 
-    `connect` is called inside that loop. Raises Interrupted once
-    `should_stop` returns true, and Redis errors if the Redis of jobs is unavailable at the start.
-    """
-    attempt = store.start(job_id)
-    fields = {"job": job_id, "attempt": attempt.number, "chunk": attempt.first, "chunks": attempt.chunks}
-    if attempt.status != "running":
-        log.info("nothing to run", extra={"action": "job.skipped", "status": attempt.status, **fields})
-        return attempt.status
-    # With separate clients, a job shares cached results only with POST /predict requests of the same API key.
-    record = store.record(job_id)
-    owner = record.owner if record else ""
-    log.info("job started", extra={"action": "job.started", **fields})
-    connected = partial(connect, record.queue if record else "")
-    status = asyncio.run(_Run(attempt, store, settings, should_stop, owner).run(connected))
-    log.info("job ended", extra={"action": "job.ended", "status": status, **fields})
-    return status
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 def smoothed(rate: float, entries: int, seconds: float) -> float:
@@ -90,78 +81,91 @@ def smoothed(rate: float, entries: int, seconds: float) -> float:
     return rate + weight * (entries / max(seconds, 0.05) - rate)
 
 
+def requests_of(settings: JobSettings) -> asyncio.Semaphore:
+    """How many requests attempts that share it have in flight."""
+    return asyncio.Semaphore(settings.job_in_flight // min(REQUEST_TEXTS, settings.job_in_flight))
+
+
 def _are_many(held: Sequence[ChunkResults]) -> bool:
     return len(held) >= FLUSH_CHUNKS or sum(len(chunk.lines) for chunk in held) >= FLUSH_BYTES
 
 
-class _Run:
-    """The state of one attempt."""
+class JobRun:
+    """One attempt that has begun. `requests` bounds what it has in flight, perhaps together with others.
+
+    It ends soon after `should_stop` returns true, or `end_turn` was called.
+    """
 
     def __init__(
         self,
         attempt: Attempt,
         store: JobStore,
         settings: JobSettings,
-        should_stop: Callable[[], bool],
-        owner: str,
+        connected: tuple[Lookup, Queues],
+        requests: asyncio.Semaphore,
+        should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
-        self._attempt = attempt
-        self._tenant = owner if settings.separate_clients else ""
-        self._client = owner or f"job:{attempt.job_id}"
+        self.attempt = attempt
+        self.turn_over = False
+        self.began_at = monotonic()
+        # With separate clients, a job shares results only with POST /predict requests of the same API key.
+        self._tenant = attempt.owner if settings.separate_clients else ""
+        self._client = attempt.owner or f"job:{attempt.job_id}"
         self._store = store
         self._timeout_s = settings.job_timeout_s
+        self._lookup, self._queues = connected
         self._should_stop = should_stop
         self._request_texts = min(REQUEST_TEXTS, settings.job_in_flight)
-        self._slots = asyncio.Semaphore(settings.job_in_flight // self._request_texts)
+        self._requests = requests
         # Chunks in progress: enough to fill the slots while the first of them waits for its last entry.
         self._ahead = settings.job_in_flight // attempt.chunk_texts + 2
         self._rate = 0.0
+        self._ran_s = attempt.ran_ms / 1000
         self._stalled = False
+        self._blocked_since = inf
 
-    async def run(self, connect: Callable[[], tuple[Lookup, Queues]]) -> str:
-        """Runs until the job has ended; returns its status."""
-        lookup, queues = await self._connected(connect)
-        await queues.start(PATIENCE_S)
+    async def run(self) -> str:
+        """Runs until the job has ended; returns its status, or `superseded`. Raises Interrupted."""
+        attempt = self.attempt
+        fields = {"job": attempt.job_id, "attempt": attempt.number}
+        log.info(
+            "job started",
+            extra={"action": "job.started", "chunk": attempt.first, "chunks": attempt.chunks, **fields},
+        )
+        await self._queues.start(PATIENCE_S)
         try:
-            async with asyncio.timeout(max(self._timeout_s - self._attempt.ran_ms / 1000, 1.0)):
-                await self._append_all(lookup)
-            return await self._end("finished")
-        except _Ended as ended:
-            return ended.status
-        except TimeoutError:
-            return await self._end(
-                "failed", "job_timeout", f"the job ran for longer than {self._timeout_s} s"
-            )
+            status = await self._to_end()
         except Interrupted:
-            await self._retry(self._store.forgive, self._attempt)
+            await self._retry(self._store.release, attempt, int(self._ran_s * 1000))
             raise
         finally:
             await asyncio.sleep(0)  # lets cancelled requests withdraw their entries before the hub stops
-            await queues.stop()
+            await self._queues.stop()
+        log.info("job ended", extra={"action": "job.ended", "status": status, **fields})
+        return status
 
-    async def _connected(self, connect: Callable[[], tuple[Lookup, Queues]]) -> tuple[Lookup, Queues]:
-        """Connects once the queue answers, whose Redis may be another one than that of jobs."""
-        while True:
-            try:
-                return connect()
-            except REDIS_ERRORS as error:
-                self._log_stalled(
-                    QueueUnavailable("the queue cannot be reached", retry_after_s=STORE_RETRY_S)
-                )
-                if self._should_stop():
-                    await self._retry(self._store.forgive, self._attempt)
-                    raise Interrupted from error
-                await asyncio.sleep(STORE_RETRY_S)
+    def end_turn(self) -> None:
+        """Makes it step aside: others wait for their turn."""
+        self.turn_over = True
+
+    async def _to_end(self) -> str:
+        try:
+            await self._append_all()
+            return await self._end("finished")
+        except _Ended as ended:
+            return ended.status
+        except _Failed as failed:
+            return await self._end("failed", failed.code, str(failed))
 
     # -- appending ---------------------------------------------------------------------------------
 
-    async def _append_all(self, lookup: Lookup) -> None:
+    async def _append_all(self) -> None:
         loop = asyncio.get_running_loop()
-        attempt = self._attempt
-        at = self._attempt.first
+        attempt = self.attempt
+        at = attempt.first
         flushed = loop.time()
         held: list[ChunkResults] = []
-        async with contextlib.aclosing(self._classified(lookup)) as chunks:
+        async with contextlib.aclosing(self._classified()) as chunks:
             waiting = asyncio.ensure_future(anext(chunks, None))
             try:
                 while at < attempt.chunks:
@@ -176,51 +180,75 @@ class _Run:
                         at += len(held)
                         held = []
                         flushed = loop.time()
+                        if not last:
+                            self._check()
             finally:
                 waiting.cancel()
                 await asyncio.gather(waiting, return_exceptions=True)
 
     async def _flush(self, at: int, held: Sequence[ChunkResults], seconds: float) -> None:
-        """Appends buffered results. Runs every FLUSH_EVERY_S, because it also detects a cancellation."""
+        """Appends results. Runs every FLUSH_EVERY_S: it shows that the attempt lives, and may continue."""
         entries = sum(chunk.entries for chunk in held)
         self._rate = smoothed(self._rate, entries, seconds)
+        if not self._stalled:
+            self._ran_s += seconds
         status = await self._retry(
             lambda: self._store.append(
-                self._attempt,
+                self.attempt,
                 at,
                 [chunk.lines for chunk in held],
                 counts=Counts(*map(sum, zip(*(chunk.counts for chunk in held), strict=True))),
                 rate=self._rate,
                 model=held[-1].model if held else "",
                 models=[chunk.models for chunk in held],
+                ran_ms=int(self._ran_s * 1000),
             )
         )
         if status != "running":
             raise _Ended(status)
-        if await asyncio.to_thread(self._should_stop):  # it may ask Redis
+
+    def _check(self) -> None:
+        """Whether to go on. Raises Interrupted, or _Failed once the job has run for too long."""
+        if self._should_stop():
             raise Interrupted
+        if self.turn_over:
+            raise SteppedAside(blocked=False)
+        if self._ran_s > self._timeout_s:
+            raise _Failed("job_timeout", f"the job ran for longer than {self._timeout_s} s")
+        if not (why := self._queues.blocked):
+            self._blocked_since = inf
+            return
+        self._log_stalled(why)
+        self._blocked_since = min(self._blocked_since, monotonic())
+        if monotonic() >= self._blocked_since + ASIDE_S:
+            raise SteppedAside(blocked=True)
 
     async def _end(self, status: JobStatus, *why: str) -> str:
-        return await self._retry(self._store.end, self._attempt, status, *why)
+        return await self._retry(self._store.end, self.attempt, status, *why)
 
     async def _retry(self, call: Callable[..., T], *args: object) -> T:
-        """Calls the store in a thread, and again until Redis answers."""
+        """Calls the store in a thread, and again until Redis answers, or has been full for FULL_S."""
+        full_until = inf
         while True:
             try:
                 return await asyncio.to_thread(call, *args)
             except REDIS_ERRORS as error:
-                if await asyncio.to_thread(self._should_stop):
+                if self._should_stop():
                     raise Interrupted from error
+                full_until = min(full_until, monotonic() + FULL_S) if full(error) else inf
+                if monotonic() >= full_until:
+                    raise _Failed("redis_full", FULL) from error
+                self._log_stalled(QueueUnavailable(f"the Redis of jobs: {reason(error)}"))
                 await asyncio.sleep(STORE_RETRY_S)
 
     # -- classifying -------------------------------------------------------------------------------
 
-    async def _classified(self, lookup: Lookup) -> AsyncGenerator[ChunkResults]:
+    async def _classified(self) -> AsyncGenerator[ChunkResults]:
         """Yields the results of chunks in order while later chunks are in progress."""
         in_progress: deque[asyncio.Task[ChunkResults]] = deque()
         try:
-            for number in range(self._attempt.first, self._attempt.chunks):
-                in_progress.append(asyncio.create_task(self._chunk(number, lookup)))
+            for number in range(self.attempt.first, self.attempt.chunks):
+                in_progress.append(asyncio.create_task(self._chunk(number)))
                 if len(in_progress) >= self._ahead:
                     yield await in_progress.popleft()
             while in_progress:
@@ -230,16 +258,20 @@ class _Run:
                 task.cancel()
             await asyncio.gather(*in_progress, return_exceptions=True)
 
-    async def _chunk(self, number: int, lookup: Lookup) -> ChunkResults:
-        texts = await self._retry(self._store.input, self._attempt.job_id, number)
+    async def _chunk(self, number: int) -> ChunkResults:
+        texts = await self._retry(self._store.input, self.attempt.job_id, number)
         if texts is None:
-            raise _Ended("gone")
+            message = (
+                "texts of this job are gone from Redis before it has ended: submit it again, and look at the "
+                "maxmemory-policy of the Redis of jobs, which must be noeviction"
+            )
+            raise _Failed("texts_missing", message)
         wanted = list(dict.fromkeys(text for text in texts if text is not None))
-        model = lookup.models.published
+        model = self._lookup.models.published
         size = self._request_texts
         parts = [wanted[at : at + size] for at in range(0, len(wanted), size)]
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self._request(lookup, part)) for part in parts]
+            tasks = [group.create_task(self._request(part)) for part in parts]
         outcomes: dict[str, Result | MillraceError] = {}
         for task in tasks:
             answer = task.result()
@@ -247,30 +279,31 @@ class _Run:
             outcomes.update(answer.failed)
         return chunk_results([None if text is None else outcomes[text] for text in texts], model)
 
-    async def _request(self, lookup: Lookup, texts: Sequence[str]) -> LookupResult:
+    async def _request(self, texts: Sequence[str]) -> LookupResult:
         """Looks up the texts of one request, and again whenever the service would refuse a client's."""
-        async with self._slots:
-            while True:
+        while True:
+            async with self._requests:
                 answer = LookupResult()
                 until = perf_counter() + BUDGET_S
                 trace = tracing.current()
                 request = LookupRequest(texts, self._client, until, self._tenant, trace=trace, lane="bulk")
                 try:
-                    await lookup.find(request, answer)
+                    await self._lookup.find(request, answer)
                 except REFUSALS as error:
-                    self._log_stalled(error)
-                    await asyncio.sleep(min(error.retry_after_s or 0.2, PATIENCE_S))
+                    refusal = error
                 else:
                     self._log_resumed()
                     return answer
+            self._log_stalled(refusal)
+            await asyncio.sleep(min(refusal.retry_after_s or 0.2, PATIENCE_S))
 
-    def _log_stalled(self, error: MillraceError) -> None:
+    def _log_stalled(self, why: MillraceError) -> None:
         if not self._stalled:
             self._stalled = True
-            fields = {"job": self._attempt.job_id, "code": error.code}
-            log.warning("job is waiting: %s", error, extra={"action": "job.waits", **fields})
+            fields = {"job": self.attempt.job_id, "code": why.code}
+            log.warning("job is waiting: %s", why, extra={"action": "job.waits", **fields})
 
     def _log_resumed(self) -> None:
         if self._stalled:
             self._stalled = False
-            log.warning("job continues", extra={"action": "job.goes_on", "job": self._attempt.job_id})
+            log.warning("job continues", extra={"action": "job.goes_on", "job": self.attempt.job_id})

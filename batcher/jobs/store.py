@@ -1,8 +1,9 @@
 """Every Redis key and command of jobs, except RQ's own. Synchronous: call it from threads.
 
 P is `{millrace-jobs:<name>}`. The queue's keys have another prefix, so that a Redis user can be granted
-access to only one of the two. TTL is `job_ttl_s`, renewed until the job ends. A place, which identifies a
-job in the lists, is `microseconds of its creation:id`.
+access to only one of the two. TTL is `job_ttl_s`, from the end of the job on: jobs that have not ended, and
+the lists while there is one, have no lifetime. A place, which identifies a job in the lists, is `microseconds
+of its creation:id`.
 
 | key                 | type | what                                              | lifetime | written by    |
 |---------------------|------|---------------------------------------------------|----------|---------------|
@@ -11,7 +12,7 @@ job in the lists, is `microseconds of its creation:id`.
 | P:job:<id>:output   | list | chunks of results, one line of JSON per entry     | TTL      | append        |
 | P:job:<id>:models   | list | which models answered the texts of each chunk     | TTL      | append        |
 | P:job:<id>:upload:* | hash | input that is still arriving                      | 10 min   | upload        |
-| P:file:<id>         | hash | an uploaded file, and facts about it             | 2 TTL    | file_*        |
+| P:file:<id>         | hash | an uploaded file, facts, how many batches use it  | 2 TTL    | file_*, all   |
 | P:webhooks          | zset | jobs whose webhook is to be sent -> when         | TTL      | webhook_*     |
 | P:jobs              | zset | places of all jobs                                | TTL      | create        |
 | P:jobs:<status>     | zset | places of the jobs of each status                 | TTL      | all scripts   |
@@ -36,13 +37,17 @@ import redis
 
 from batcher.jobs.files import FileStore
 from batcher.jobs.reading import JobReader
-from batcher.jobs.records import Attempt, Counts, Created, JobRecord, JobStatus
+from batcher.jobs.records import Attempt, Claimed, Counts, Created, JobRecord, JobStatus, read_attempt
 from batcher.jobs.results import names_of
 from batcher.jobs.upload import UNBOUNDED, Budget, Submission, Upload
 
 CHUNK_TEXTS = 256
 # After this many consecutive attempts without progress a job fails: something in it must be ending them.
 MAX_STALLED = 5
+# A running job whose process has not been heard of for so long, by the clock of Redis, is run by another one.
+LOST_S = 20.0
+# A job with at most so many texts left is a small one: large ones never keep it waiting.
+SMALL_TEXTS = 1024
 
 
 def jobs_prefix(name: str) -> str:
@@ -53,8 +58,9 @@ def jobs_prefix(name: str) -> str:
 class JobStore(JobReader):
     """The jobs of one service. Thread-safe, as its client is. Redis errors are not caught."""
 
-    def __init__(self, client: redis.Redis, name: str, ttl_s: float) -> None:
+    def __init__(self, client: redis.Redis, name: str, ttl_s: float, budget: Budget = UNBOUNDED) -> None:
         super().__init__(client, jobs_prefix(name), int(ttl_s * 1000))
+        self._budget = budget
         self.files = FileStore(client, self._run, self._prefix, self._ttl_ms)
 
     # -- uploading ---------------------------------------------------------------------------------
@@ -75,16 +81,25 @@ class JobStore(JobReader):
         args = [upload.total, upload.chunk_texts, upload.chunks, digest, self._ttl_ms, most_waiting]
         options = [submission.owner, submission.client, int(submission.keep_input), submission.trace]
         options += [submission.batch, submission.webhook, submission.file(), submission.model]
+        options += [upload.input_bytes]
         outcome, known = self._run("job_create", upload.job_id, upload.nonce, *args, *options)
         return Created(outcome.decode(), (known or b"").decode())
 
     # -- running -----------------------------------------------------------------------------------
 
     def start(self, job_id: str) -> Attempt:
-        """Begins an attempt; earlier attempts can no longer write."""
-        token = secrets.token_hex(8)
-        status, *numbers = self._run("job_start", job_id, token, self._ttl_ms, MAX_STALLED)
-        return Attempt(job_id, token, status.decode(), *map(int, numbers))
+        """Begins an attempt at this job; earlier attempts can no longer write."""
+        return read_attempt(self._run("job_start", job_id, secrets.token_hex(8), self._ttl_ms, MAX_STALLED))
+
+    def claim(self, small: int, large: int, blocked: Sequence[str] = ()) -> Claimed:
+        """Begins attempts at up to so many small and large jobs that wait, or whose process was lost.
+
+        `blocked` are the queues of models whose jobs cannot go on.
+        """
+        args = [secrets.token_hex(8), self._ttl_ms, MAX_STALLED, int(LOST_S * 1000), SMALL_TEXTS]
+        facts, *found = self._run("job_claim", *args, small, large, *blocked)
+        left = (facts[0].decode(), int(facts[1])) if facts else None
+        return Claimed([read_attempt(raw) for raw in found], left)
 
     def append(
         self,
@@ -96,13 +111,17 @@ class JobStore(JobReader):
         rate: float,
         model: str,
         models: Sequence[bytes] = (),
+        ran_ms: int = 0,
     ) -> str:
         """Appends results from chunk `at` on. Returns `running`, or why the attempt must not continue.
 
-        `models` are those of the texts of each chunk (see `encode_models`), if they are known.
+        `models` are those of the texts of each chunk (see `encode_models`), if they are known; `ran_ms` is
+        how long all attempts have run. The job fails if its results need more than was reserved for them, and
+        this does not fit into the budget.
         """
         args = [attempt.token, at, *counts, round(rate, 1), model, self._ttl_ms]
-        args += ["\n".join(names_of(models)), len(chunks)]
+        args += ["\n".join(names_of(models)), self._budget.total, self._budget.client]
+        args += [ran_ms, len(chunks)]
         status: bytes = self._run("job_append", attempt.job_id, *args, *chunks, *models)
         return status.decode()
 
@@ -116,9 +135,12 @@ class JobStore(JobReader):
         after: bytes = self._run("job_end", job_id, "", "cancelled", "", "", self._ttl_ms)
         return after.decode()
 
-    def forgive(self, attempt: Attempt) -> None:
-        """Stops an interrupted attempt from counting as one without progress."""
-        self._run("job_forgive", attempt.job_id, attempt.token)
+    def release(self, attempt: Attempt, ran_ms: int, *, failed: bool = False) -> None:
+        """Ends an attempt, so that another may begin at once.
+
+        Unless it `failed`, it does not count as one without progress. `ran_ms` is as in `append`.
+        """
+        self._run("job_release", attempt.job_id, attempt.token, int(not failed), ran_ms)
 
     # -- webhooks ----------------------------------------------------------------------------------
 

@@ -9,9 +9,14 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from batcher.core.publications import choice
+from batcher.messages import longest_fragment
+from batcher.settings import JobSettings
 
-# Bytes reserved for each result until its size is known. lua/common.lua has the same number.
+# Bytes reserved for a result of few labels, or an error; and of each chunk for the names of its models.
 RESULT_BYTES = 100
+MODELS_BYTES = 100
+# What a result has beside its prediction: a line end, and the number of its model.
+_BESIDE = 8
 UPLOAD_TTL_MS = 600_000
 Refusal = Literal["large", "full", "client_full"]
 
@@ -27,6 +32,12 @@ class Budget:
 UNBOUNDED = Budget(sys.maxsize, sys.maxsize)
 
 
+def budget_of(settings: JobSettings) -> Budget:
+    """The budget in the settings; that of a client is never more than that of all."""
+    most = settings.max_jobs_bytes
+    return Budget(most, min(settings.max_client_jobs_bytes, most))
+
+
 @dataclass(frozen=True, slots=True)
 class Submission:
     """Who submits a job, and how.
@@ -34,7 +45,9 @@ class Submission:
     `owner` may see it ("": every client), its bytes count against the budget of `client`, and `trace` is the
     traceparent of the request. `batch` is what the record keeps of the batch that it belongs to, `webhook` is
     the URL that is notified of its end, and `file` describes the file it came from as JSON, once that has
-    been read. `model` is the name of a model's queue; "" for the first.
+    been read. `model` is the name of a model's queue; "" for the first. `result_bytes` are reserved for each
+    result. `identity` is what a repeat of the request must have beside the same texts for the same model, as
+    JSON once these have been read; "": nothing.
     """
 
     owner: str = ""
@@ -45,6 +58,13 @@ class Submission:
     webhook: str = ""
     file: Callable[[], str] = str
     model: str = ""
+    result_bytes: int = RESULT_BYTES
+    identity: Callable[[], str] = str
+
+
+def result_bytes(labels: Sequence[str]) -> int:
+    """The most bytes that a result of a model with these labels has in a job."""
+    return max(RESULT_BYTES, longest_fragment(labels) + _BESIDE)
 
 
 class NoRoom(Exception):
@@ -87,6 +107,7 @@ class Upload:
         self.submission = submission
         self.chunks = 0
         self.total = 0
+        self.input_bytes = 0
         self._run = run
         self._budget = budget
 
@@ -96,9 +117,11 @@ class Upload:
         Raises NoRoom without storing anything.
         """
         payload = b"[%b]" % b",".join(texts)
-        self._store(str(self.chunks), payload, len(payload) + len(texts) * RESULT_BYTES)
+        reserved = len(texts) * self.submission.result_bytes + MODELS_BYTES
+        self._store(str(self.chunks), payload, len(payload) + reserved)
         self.chunks += 1
         self.total += len(texts)
+        self.input_bytes += len(payload)
 
     def check(self, size: int) -> None:
         """Raises NoRoom if `size` more bytes do not fit into the budgets now. Stores nothing.

@@ -9,7 +9,6 @@ from typing import Any
 import httpx
 import pytest
 
-from batcher import jobs
 from batcher.core.publications import Candidate
 from batcher.jobs.runner import Interrupted
 from model_store.stub import StubClassifier
@@ -24,7 +23,7 @@ async def many(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Many]:
     publish_fast(monkeypatch)
     monkeypatch.setattr("batcher.publishing.shadow.REPORT_EVERY_S", 0.05)
     monkeypatch.setattr("batcher.worker.building.load", load)
-    monkeypatch.setattr("batcher.jobs.models.LOOK_S", 0.05)
+    monkeypatch.setattr("batcher.jobs.runner.ASIDE_S", 600.0)
     monkeypatch.setattr("batcher.jobs.runner.FLUSH_EVERY_S", 0.05)
     monkeypatch.setattr("batcher.jobs.runner.PATIENCE_S", 0.1)
     async with Many(monkeypatch) as made:
@@ -33,9 +32,7 @@ async def many(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Many]:
 
 @pytest.fixture
 async def replicas(many: Many) -> Replicas:
-    made = await start_replicas(many)
-    many.jobs()
-    return made
+    return await start_replicas(many)
 
 
 async def submit(api: httpx.AsyncClient, texts: Sequence[str] = TEXTS, model: str = "") -> str:
@@ -43,10 +40,6 @@ async def submit(api: httpx.AsyncClient, texts: Sequence[str] = TEXTS, model: st
     answer = await api.post(path, json={"text": list(texts)})
     assert answer.status_code == 202, answer.text
     return str(answer.json()["id"])
-
-
-async def ran(job: str) -> str:
-    return await asyncio.to_thread(jobs.run, job)
 
 
 async def results(api: httpx.AsyncClient, job: str) -> list[list[float]]:
@@ -78,7 +71,7 @@ async def resume(api: httpx.AsyncClient) -> None:
 
 async def running(many: Many, job: str) -> asyncio.Task[str]:
     """An attempt at a job, once it has chosen what answers."""
-    client, attempt = many.client(), asyncio.create_task(ran(job))
+    client, attempt = many.client(), asyncio.create_task(many.run_job(job))
 
     async def begun() -> bool:
         return bool(client.hexists(f"{{millrace-jobs:default}}:job:{job}", "rate"))
@@ -87,11 +80,11 @@ async def running(many: Many, job: str) -> asyncio.Task[str]:
     return attempt
 
 
-async def test_a_text_of_a_job_has_the_revision_that_a_request_gets(replicas: Replicas) -> None:
+async def test_a_text_of_a_job_has_the_revision_that_a_request_gets(many: Many, replicas: Replicas) -> None:
     one, other = replicas.apis
     await tried(replicas, number=await replicas.publish("turned"), share=0.5)
     job = await submit(one)
-    assert await ran(job) == "finished"
+    assert await many.run_job(job) == "finished"
     found = await results(other, job)
     assert found == expected(Candidate(1, 0.5))
     answer = await other.post("/predict", json={"text": TEXTS[:50]})
@@ -113,13 +106,13 @@ async def test_a_running_job_follows_a_share_that_changes(many: Many, replicas: 
     await tried(replicas, number=number, share=0.25)
     with pytest.raises(Interrupted):
         await attempt
-    attempt = asyncio.create_task(ran(job))
+    attempt = asyncio.create_task(many.run_job(job))
     await resume(api)
     assert await attempt == "finished"
     assert await results(api, job) == expected(Candidate(1, 0.25))
 
 
-async def test_all_texts_of_a_job_are_answered_as_its_client_is(replicas: Replicas) -> None:
+async def test_all_texts_of_a_job_are_answered_as_its_client_is(many: Many, replicas: Replicas) -> None:
     await tried(
         replicas, number=await replicas.publish("turned", "topics"), share=0.5, by="client", model="topics"
     )
@@ -129,7 +122,7 @@ async def test_all_texts_of_a_job_are_answered_as_its_client_is(replicas: Replic
         api, address = replicas.apis[number % 2], f"192.0.2.{number}"
         api._transport.client = (address, 1)  # type: ignore[attr-defined]
         job = await submit(api, TEXTS[:20], "topics")
-        assert await ran(job) == "finished"
+        assert await many.run_job(job) == "finished"
         chosen = setting.takes("", address)
         classifier = Turned() if chosen else StubClassifier(variant="t")
         assert await results(api, job) == offline(classifier, TEXTS[:20])
@@ -137,12 +130,12 @@ async def test_all_texts_of_a_job_are_answered_as_its_client_is(replicas: Replic
     assert seen == {True, False}
 
 
-async def test_a_shadow_compares_the_texts_of_jobs_too(replicas: Replicas) -> None:
+async def test_a_shadow_compares_the_texts_of_jobs_too(many: Many, replicas: Replicas) -> None:
     await tried(replicas, number=await replicas.publish("turned"), share=0.4, shadow=True)
     api = replicas.apis[0]
     assert (await api.post("/predict", json={"text": TEXTS[:50]})).status_code == 200
     job = await submit(api)
-    assert await ran(job) == "finished"
+    assert await many.run_job(job) == "finished"
     assert await results(api, job) == expected(None)
     shadowed = [text for text in TEXTS if Candidate(1, 0.4).takes(text, "")]
     found: dict[str, Any] = {}
@@ -174,7 +167,7 @@ async def test_a_running_job_keeps_its_revision_until_workers_drop_it(many: Many
     await replicas.publish("stub@v3")  # now, 2 answers, and 1 is needed no longer
     with pytest.raises(Interrupted):
         await attempt
-    attempt = asyncio.create_task(ran(second))
+    attempt = asyncio.create_task(many.run_job(second))
     await resume(api)
     assert await attempt == "finished"
     assert await results(api, second) == offline(Turned(), TEXTS[:10])

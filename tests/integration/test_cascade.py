@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
@@ -11,7 +10,6 @@ from typing import Any
 import httpx
 import pytest
 
-from batcher import jobs
 from batcher.core.publications import Candidate
 from model_store.stub import LABELS, StubClassifier
 from tests.answers import right_json
@@ -206,12 +204,12 @@ async def test_other_servers_routes_take_the_name(client: httpx.AsyncClient) -> 
 
 
 async def test_a_job_asks_both(many: Many, client: httpx.AsyncClient) -> None:
-    store = many.jobs()
+    store = many.job_store()
     submitted = await client.post("/jobs?model=quick", json={"text": TEXTS})
     deferred = await ask(client, TEXTS[:3], prefer="respond-async")
     for answer in (submitted, deferred):
         assert answer.status_code == 202, answer.text
-        assert await asyncio.to_thread(jobs.run, answer.json()["id"]) == "finished"
+        assert await many.run_job(answer.json()["id"]) == "finished"
     results = await client.get(f"/jobs/{submitted.json()['id']}/predictions")
     assert results.json()["predictions"] == expected(0.8)
     record = store.record(deferred.json()["id"])
@@ -250,7 +248,7 @@ async def test_a_published_revision_of_a_member_answers(client: httpx.AsyncClien
 
 async def test_a_member_may_have_a_candidate(many: Many, client: httpx.AsyncClient) -> None:
     """Requests and jobs get the answers of the revision that each text has, and say which it was."""
-    store = many.jobs()
+    store = many.job_store()
     asked = await client.post("/admin/models/publish", json={"reference": "stub@v2"})
     number, setting = asked.json()["number"], Candidate(asked.json()["number"], 0.5)
 
@@ -274,7 +272,7 @@ async def test_a_member_may_have_a_candidate(many: Many, client: httpx.AsyncClie
         assert pairs == SURE if rest else [pair["score"] for pair in pairs] == scores
     assert len({name for name in answer.json()["models"] if name.startswith("stub@")}) == 2
     submitted = await client.post("/jobs?model=quick", json={"text": TEXTS})
-    assert await asyncio.to_thread(jobs.run, submitted.json()["id"]) == "finished"
+    assert await many.run_job(submitted.json()["id"]) == "finished"
     results = await client.get(f"/jobs/{submitted.json()['id']}/predictions")
     assert results.json()["predictions"] == answer.json()["predictions"]
     results = await client.get(f"/jobs/{submitted.json()['id']}/predictions?models=true")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import json
 from collections.abc import AsyncIterator
@@ -11,7 +10,6 @@ from types import SimpleNamespace
 import httpx
 import pytest
 
-from batcher import jobs
 from batcher.settings import WorkerSettings
 from batcher.worker import building
 from batcher.worker.building import LoadedModels
@@ -176,11 +174,11 @@ async def test_other_servers_routes_take_the_name(client: httpx.AsyncClient) -> 
 
 
 async def test_a_job_runs_on_the_model_that_it_names(many: Many, client: httpx.AsyncClient) -> None:
-    store = many.jobs()
+    store = many.job_store()
     for query, name in (("?model=topics", "topics"), ("?model=stub", "stub"), ("", "stub")):
         submitted = await client.post(f"/jobs{query}", json={"text": ["a", "b"]})
         assert submitted.status_code == 202, submitted.text
-        assert await asyncio.to_thread(jobs.run, submitted.json()["id"]) == "finished"
+        assert await many.run_job(submitted.json()["id"]) == "finished"
         record = store.record(submitted.json()["id"])
         assert record is not None
         assert record.model.partition("@")[0] == name
@@ -224,7 +222,6 @@ async def test_a_batch_was_answered_by_the_first_model_whatever_its_lines_asked_
     many.worker("stub=stub@signed-23,topics=stub@t,harm=stub@signed-6")
     client = await many.api(compat_models="gpt-x")
     await ready(client, "stub", "topics", "harm")
-    many.jobs()
     for models, name in (
         (["harm", "harm"], "harm"),
         (["stub", None, "omni-moderation-latest", "gpt-x"], "stub"),
@@ -232,7 +229,7 @@ async def test_a_batch_was_answered_by_the_first_model_whatever_its_lines_asked_
         made = await batch(client, batch_file(*models))
         assert made.status_code == 200, made.text
         number = made.json()["id"].removeprefix("batch_")
-        assert await asyncio.to_thread(jobs.run, number) == "finished"
+        assert await many.run_job(number) == "finished"
         output = (await client.get(f"/v1/files/file-{number}-output/content")).text
         bodies = [json.loads(line)["response"]["body"] for line in output.splitlines()]
         assert [body["model"].partition("@")[0] for body in bodies] == [name] * len(models)

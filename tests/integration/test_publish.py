@@ -15,7 +15,6 @@ import fakeredis
 import httpx
 import pytest
 
-from batcher import jobs
 from batcher.hub.hub import ReplyHub
 from model_store.stub import StubClassifier
 from tests.many import Many, Replicas, model_header, publish_fast, ready, start_replicas, until_async
@@ -101,7 +100,7 @@ async def test_published_and_taken_back_under_load(
 
 
 async def test_every_route_moves_and_jobs_do(many: Many, replicas: Replicas) -> None:
-    store = many.jobs()
+    store = many.job_store()
     await replicas.publish("stub@v2", "topics")
     await replicas.move(model="topics", number=1)
     new = model_header("topics", "v2")
@@ -119,7 +118,7 @@ async def test_every_route_moves_and_jobs_do(many: Many, replicas: Replicas) -> 
         assert [one["name"] for one in listed] == ["stub", "topics"]
         assert new.endswith(listed[1]["revision"][:12])
     submitted = await replicas.apis[0].post("/jobs?model=topics", json={"text": ["of a job"]})
-    assert await asyncio.to_thread(jobs.run, submitted.json()["id"]) == "finished"
+    assert await many.run_job(submitted.json()["id"]) == "finished"
     redis = many.client()
     assert redis.keys("millrace:cache:2:default/topics@1:*")
     assert store.record(submitted.json()["id"]) is not None

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 
 import httpx
 import pytest
 
-from batcher import jobs
 from batcher.core.publications import Candidate
 from tests.many import Many, Replicas, model_header, publish_fast, start_replicas, until_async
 from tests.shards import texts_at
@@ -50,9 +48,8 @@ async def test_a_name_moves_at_all_shards_and_a_share_is_that_of_each_text(
     assert {*wanted.values()} == {OLD, NEW}
     for api in replicas.apis:
         assert await model_headers(api, TEXTS) == wanted
-    many.jobs()
     job = (await replicas.apis[0].post("/jobs", json={"text": TEXTS})).json()["id"]
-    assert await asyncio.to_thread(jobs.run, job) == "finished"
+    assert await many.run_job(job) == "finished"
     found = (await replicas.apis[1].get(f"/jobs/{job}/predictions?models=true")).json()["predictions"]
     assert [item["model"] for item in found] == [*wanted.values()]
     await replicas.move(number=number)

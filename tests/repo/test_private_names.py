@@ -57,18 +57,11 @@ LEANT_ON = {
     "redis._parsers:_HiredisParser": "parse_error",
     "redis.maint_notifications": "MaintNotificationsConfig",
     "rq:Queue": """
-        acquire_maintenance_lock connection create_job enqueue_dependents enqueue_job get_job_ids
-        intermediate_queue job_class lmove registry_cleaning_key started_job_registry""",
-    "rq.intermediate_queue:IntermediateQueue": "remove",
-    "rq.registry:StartedJobRegistry": "get_expired_job_ids get_job_ids",
-    "rq.job:Job": """
-        delete enqueue_at_front_on_retry failure_callback fetch func id meta restore retries_left
-        save stopped_callback success_callback""",
-    "rq:Worker": """
-        _shutdown_requested_date clean_registries connection dequeue_timeout get_heartbeat_ttl
-        handle_exception handle_warm_shutdown_request heartbeat horse_pid kill_horse
-        log_result_lifespan main_work_horse maintain_heartbeats max_connection_wait_time queues
-        set_current_job_working_time wait_for_horse work""",
+        canceled_job_registry connection create_job enqueue_job failed_job_registry
+        finished_job_registry intermediate_queue_key key started_job_registry""",
+    "rq.executions:Execution": "create delete heartbeat",
+    "rq.job:Job": "key_for set_status to_dict worker_name",
+    "rq:SimpleWorker": "connection_timeout heartbeat register_birth register_death set_state",
     "os": "_exit",
     "torch": "_foreach_lerp_",
 }
@@ -168,7 +161,7 @@ def used_by(node: ast.ClassDef) -> set[str]:
 def test_every_name_that_a_subclass_leans_on_is_listed() -> None:
     listed: dict[Any, set[str]] = {find(place): set(names.split()) for place, names in LEANT_ON.items()}
     found = list(subclasses())
-    assert {"Connection", "LimitedProtocol", "JobsWorker"} <= {node.name for _, node, _ in found}
+    assert {"Connection", "LimitedProtocol", "_Worker"} <= {node.name for _, node, _ in found}
     missing = [
         (str(path.relative_to(ROOT)), node.name, base.__name__, sorted(names))
         for path, node, base in found

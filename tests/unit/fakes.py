@@ -12,9 +12,12 @@ from batcher.core.commands import Command
 from batcher.core.redis_watch import RedisWatch
 from batcher.core.snapshot import NO_SNAPSHOT, ModelRecord, Snapshot, WorkerRecord
 from batcher.hub.dispatcher import HubCounts
-from batcher.jobs.queues import Queues
-from batcher.lookup.queue import Lookup
+from batcher.jobs.queues import OpenQueue, Queues
+from batcher.jobs.records import Attempt
+from batcher.jobs.runner import JobRun, requests_of
+from batcher.jobs.store import JobStore
 from batcher.messages import Lane, Outcome, Prediction, entry_id, fragment
+from batcher.settings import JobSettings
 
 REVISION = "a1b2c3d4e5f6" + "0" * 52
 OTHER_REVISION = "ffeeddccbbaa" + "0" * 52
@@ -169,7 +172,21 @@ class FakeCache:
         self.closed = True
 
 
-def one_queue(hub: FakeHub, cache: FakeCache) -> tuple[Lookup, Queues]:
-    """What a job opens for a model that has a fake queue."""
-    queues = Queues()
-    return queues.add(hub, cache), queues
+async def run_attempt(
+    attempt: Attempt,
+    store: JobStore,
+    settings: JobSettings,
+    hub: FakeHub,
+    cache: FakeCache,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> str:
+    """Runs an attempt at a job whose model has a fake queue; returns the status of the job."""
+    if attempt.status != "running":
+        return attempt.status
+    queues, opened = Queues(), OpenQueue(hub, cache)
+    connected = queues.add(opened), queues
+    run = JobRun(attempt, store, settings, connected, requests_of(settings), should_stop)
+    try:
+        return await run.run()
+    finally:
+        await opened.close()

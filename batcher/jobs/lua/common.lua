@@ -6,8 +6,6 @@ local ALL, ENDS, SIZES, BYTES, TOTALS = P .. ':jobs', P .. ':jobs:ends', P .. ':
 local STATUSES = { 'queued', 'running', 'finished', 'failed', 'cancelled' }
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
--- Bytes reserved for the result of one text until its size is known.
-local RESULT_BYTES = 100
 
 local function job_key(id) return P .. ':job:' .. id end
 -- All keys of a job. Only its record is needed for it to exist.
@@ -44,15 +42,57 @@ local function room(client, held, more, most, most_of_client)
   return 'stored'
 end
 
--- Sets the lifetime of a job or an upload, and of its keys, to `ttl` from now.
-local function set_lifetime(member, ttl, keys)
-  redis.call('ZADD', ENDS, now + ttl, member)
-  renew(ttl, keys)
-  for _, key in ipairs({ ENDS, SIZES, BYTES }) do -- the short lifetime of an upload must not shorten theirs
-    if redis.call('PTTL', key) < ttl then redis.call('PEXPIRE', key, ttl) end
+-- Why a job failed whose results have so many bytes a text on average, and for which there is no room.
+local function no_room(verdict, bytes, most, most_of_client)
+  local who, limit = 'your jobs have', most_of_client .. ' bytes (MILLRACE_MAX_CLIENT_JOBS_BYTES)'
+  if verdict == 'full' or (verdict == 'large' and tonumber(most) < tonumber(most_of_client)) then
+    who, limit = 'all jobs together have', most .. ' bytes (MILLRACE_MAX_JOBS_BYTES)'
+  end
+  local what = string.format('the results have about %.0f bytes a text, more than was reserved for them, ', bytes)
+  if verdict == 'large' then return what .. 'and a job may hold ' .. limit .. ': submit fewer texts in a job' end
+  return what .. 'and ' .. who .. ' reached their limit of ' .. limit ..
+    ': delete jobs that have ended, or submit fewer texts in a job'
+end
+
+-- Keeps the lists for `ttl` at least, and without end while there is a job that has not ended.
+local function keep_lists(ttl)
+  local open = redis.call('ZCARD', index_of('queued')) + redis.call('ZCARD', index_of('running')) > 0
+  local lists = { ALL, ENDS, SIZES, BYTES }
+  for _, status in ipairs(STATUSES) do lists[#lists + 1] = index_of(status) end
+  for _, key in ipairs(lists) do
+    if open then
+      redis.call('PERSIST', key)
+    elseif redis.call('PTTL', key) < ttl then
+      redis.call('PEXPIRE', key, ttl)
+    end
   end
 end
 
+-- Sets the lifetime of an ended job, an upload or a file, and of its keys, to `ttl` from now.
+local function set_lifetime(member, ttl, keys)
+  redis.call('ZADD', ENDS, now + ttl, member)
+  renew(ttl, keys)
+  keep_lists(ttl)
+end
+
+-- Keeps a job, an upload or a file, and its keys, without end.
+local function keep(member, keys)
+  redis.call('ZREM', ENDS, member)
+  for _, key in ipairs(keys) do redis.call('PERSIST', key) end
+end
+
+-- Notes that a batch uses its file (1), or no longer does (-1). The last one that ends begins its lifetime: twice that of jobs.
+local function use_file(batch, by, ttl)
+  local id = batch and batch ~= '' and cjson.decode(batch).file
+  if not id then return end
+  local file, member = P .. ':file:' .. id, 'file:' .. id
+  if redis.call('EXISTS', file) == 0 then return end
+  if redis.call('HINCRBY', file, 'batches', by) > 0 then return keep(member, { file }) end
+  redis.call('HSET', file, 'batches', 0)
+  set_lifetime(member, 2 * ttl, { file })
+end
+
+-- Removes what lists have of a job, an upload or a file.
 local function remove(place)
   redis.call('ZREM', ENDS, place)
   redis.call('ZREM', ALL, place)
@@ -74,11 +114,17 @@ local function prune()
   end
 end
 
--- Moves a job to the list of its status. A list expires with the job that was written to it last.
-local function list(place, from, to, ttl)
+-- Removes a job whose record was lost: it was evicted, or is that of a later job by now.
+local function drop(place)
+  remove(place)
+  local job = job_key(id_of(place))
+  if redis.call('EXISTS', job) == 0 then redis.call('UNLINK', unpack(keys_of(job))) end
+end
+
+-- Moves a job to the list of its status.
+local function list(place, from, to)
   if from then redis.call('ZREM', index_of(from), place) end
   redis.call('ZADD', index_of(to), 0, place)
-  renew(ttl, { ALL, index_of(to) })
 end
 
 local function count(field, by, ttl)
@@ -89,8 +135,10 @@ end
 -- Ends a job: removes its input unless it should be kept, makes its webhook due, and accounts for the bytes that remain.
 local function finish(id, status, ttl, code, message)
   local job = job_key(id)
-  local fields = redis.call('HMGET', job, 'status', 'place', 'input_bytes', 'output_bytes', 'keep_input', 'webhook')
+  local fields = redis.call('HMGET', job, 'status', 'place', 'input_bytes', 'output_bytes', 'keep_input', 'webhook', 'batch')
   local place, input = fields[2], tonumber(fields[3]) or 0
+  -- A Redis that is full refuses writes that need memory, but not after another one in the same script.
+  redis.call('HDEL', job, 'rate')
   redis.call('HSET', job, 'status', status, 'finished_ms', now, 'rate', 0)
   if code ~= '' then redis.call('HSET', job, 'error_code', code, 'error', message) end
   if fields[5] ~= '1' then
@@ -99,7 +147,7 @@ local function finish(id, status, ttl, code, message)
     input = 0
   end
   account(place, '', input + (tonumber(fields[4]) or 0))
-  list(place, fields[1], status, ttl)
+  list(place, fields[1], status)
   count(status, 1, ttl)
   if fields[6] and fields[6] ~= '' then
     redis.call('ZADD', P .. ':webhooks', now, id)
@@ -107,4 +155,33 @@ local function finish(id, status, ttl, code, message)
     renew(ttl, { P .. ':webhooks' })
   end
   set_lifetime(place, ttl, keys_of(job))
+  use_file(fields[7], -1, ttl)
+end
+
+-- Begins an attempt at a job, unless it has ended, or has had too many attempts without progress.
+-- Returns {id, token, status | 'gone', attempt, chunks done, chunks, chunk_texts, ms that the job ran, queue of its model,
+-- owner, trace, client, texts left}.
+local function begin(id, token, ttl, most_stalled)
+  local job = job_key(id)
+  local fields = redis.call('HMGET', job, 'status', 'done', 'stalled_at', 'started_ms', 'chunks', 'chunk_texts', 'token',
+    'place', 'ran_ms', 'queue', 'owner', 'trace', 'total')
+  local status = fields[1]
+  if not status then return { id, token, 'gone', 0, 0, 0, 0, 0, '', '', '', '', 0 } end
+  if is_open(status) and fields[7] ~= token then
+    if fields[2] ~= fields[3] then redis.call('HSET', job, 'stalled', 0, 'stalled_at', fields[2]) end
+    redis.call('HINCRBY', job, 'attempt', 1)
+    redis.call('HSET', job, 'token', token)
+    if redis.call('HINCRBY', job, 'stalled', 1) > most_stalled then
+      finish(id, 'failed', ttl, 'job_stalled', most_stalled .. ' consecutive attempts ended without progress')
+      status = 'failed'
+    else
+      redis.call('HSET', job, 'status', 'running', 'started_ms', fields[4] or now, 'seen_ms', now)
+      list(fields[8], status, 'running')
+      status = 'running'
+    end
+  end
+  local client = string.match(redis.call('HGET', SIZES, fields[8]) or '', '^%d+ (.*)$') or ''
+  return { id, token, status, tonumber(redis.call('HGET', job, 'attempt')), redis.call('LLEN', job .. ':output'),
+    tonumber(fields[5]), tonumber(fields[6]), tonumber(fields[9]) or 0, fields[10] or '', fields[11] or '',
+    fields[12] or '', client, tonumber(fields[13]) - tonumber(fields[2]) }
 end

@@ -14,7 +14,7 @@ while looks > 0 do
     before = place
     local fields = redis.call('HMGET', job_key(id_of(place)), 'place', 'owner', 'batch')
     if fields[1] ~= place then
-      remove(place)
+      drop(place)
     elseif (owner == '' or fields[2] == '' or fields[2] == owner) and (ARGV[6] ~= '1' or (fields[3] or '') ~= '') then
       reply[#reply + 1] = id_of(place)
     end

@@ -12,11 +12,10 @@ import pytest
 from millrace_client import AsyncClient, JobError, Options, Prediction, Progress, RequestError, TextError
 
 from api.settings import ApiSettings
-from batcher.jobs.runner import run_job
 from batcher.settings import JobSettings
 from tests.conftest import FakeRedis
 from tests.unit.api.jobs.jobs_api import JobsApi, serving
-from tests.unit.fakes import FakeCache, FakeHub, one_queue, score
+from tests.unit.fakes import FakeCache, FakeHub, run_attempt, score
 
 WORDS = [f"text {number}" for number in range(600)]
 
@@ -35,16 +34,10 @@ async def service(fake: FakeRedis, **settings: Any) -> AsyncIterator[tuple[JobsA
 async def working(api: JobsApi) -> AsyncIterator[None]:
     """Runs the jobs that are submitted meanwhile, one after the other."""
 
-    def run_next() -> None:
-        for job_id in api.queue.rq.get_job_ids():
-            api.queue.rq.remove(job_id)
-            run_job(
-                job_id, api.store, lambda model: one_queue(FakeHub(lane="bulk"), FakeCache()), JobSettings()
-            )
-
     async def work() -> None:
         while True:
-            await asyncio.to_thread(run_next)
+            for attempt in api.store.claim(1, 1).attempts:
+                await run_attempt(attempt, api.store, JobSettings(), FakeHub(lane="bulk"), FakeCache())
             await asyncio.sleep(0.01)
 
     task = asyncio.create_task(work())

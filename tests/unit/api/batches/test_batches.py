@@ -276,8 +276,13 @@ async def test_batches_are_listed_without_other_jobs(api: JobsApi) -> None:
         (b"{}\n", 'line 1: the string "custom_id" is missing'),
         (jsonl(request("a", "a"), {**request("b", "b"), "url": "/v1/embeddings"}), "line 2: expected method"),
         (jsonl(request("a", ["b", "c"])), 'line 1: "input" of the body must be one string'),
-        (jsonl(request("a", 3)), 'line 1: "input"'),
-        (jsonl({**request("a", "a"), "body": None}), 'line 1: "input"'),
+        (jsonl(request("a", 3)), "line 1: input: must be a string or a list of strings"),
+        (jsonl({**request("a", "a"), "body": None}), 'line 1: the field "body" must be an object'),
+        (jsonl(request("", "a")), 'line 1: the string "custom_id" is empty'),
+        (
+            jsonl(request("a", "a"), request("b", "b"), request("a", "c")),
+            'line 3: line 1 has the same custom_id "a": give each its own',
+        ),
         (
             jsonl({**request("a", "a"), "body": {"input": "a", "text": ["b"]}}),
             'line 1: the fields "input" and "text" are both given',

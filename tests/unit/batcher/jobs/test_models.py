@@ -12,7 +12,7 @@ import pytest
 from batcher.core.publications import Candidate
 from batcher.errors import NoWorker
 from batcher.jobs.models import takes
-from batcher.jobs.queues import Queues
+from batcher.jobs.queues import OpenQueue, Queues
 from batcher.jobs.upload import account_of
 from batcher.lookup.queue import LookupRequest, LookupResult
 from batcher.lookup.shadow import ShadowedLookup
@@ -47,22 +47,20 @@ def test_the_account_of_a_client_chooses_as_its_name_does() -> None:
 async def test_each_text_is_asked_where_its_revision_is_and_only_if_no_cache_knows_it() -> None:
     setting = Candidate(1, 0.4)
     (current, cache), (candidate, other_cache) = fakes(), fakes()
+    one, other = OpenQueue(current, cache), OpenQueue(candidate, other_cache)
     taken = [text for text in TEXTS if setting.takes(text, "")]
     rest = [text for text in TEXTS if text not in taken]
     cache.keep(rest[0])
     other_cache.keep(taken[0])
     queues = Queues()
-    lookup = ShareLookup(queues.add(current, cache), queues.add(candidate, other_cache), takes(setting, ""))
+    lookup = ShareLookup(queues.add(one), queues.add(other), takes(setting, ""))
     await queues.start(1.0)
     found = LookupResult()
     await lookup.find(request(TEXTS), found)
     assert [found.by_text[text] for text in TEXTS] == [*map(prediction, TEXTS)]
     assert (asked(current), asked(candidate)) == ({*rest[1:]}, {*taken[1:]})
     await queues.stop()
-    assert not current.running
-    assert not candidate.running
-    assert cache.closed
-    assert other_cache.closed
+    assert (one.users, other.users) == (0, 0)
 
 
 async def test_a_candidate_that_refuses_its_texts_makes_the_job_try_again() -> None:
@@ -70,7 +68,9 @@ async def test_a_candidate_that_refuses_its_texts_makes_the_job_try_again() -> N
     current.gate = asyncio.Event()
     queues = Queues()
     lookup = ShareLookup(
-        queues.add(current, cache), queues.add(candidate, other_cache), takes(Candidate(1, 0.5), "")
+        queues.add(OpenQueue(current, cache)),
+        queues.add(OpenQueue(candidate, other_cache)),
+        takes(Candidate(1, 0.5), ""),
     )
     with pytest.raises(NoWorker):
         await lookup.find(request(TEXTS), LookupResult())
@@ -99,9 +99,9 @@ async def test_the_end_of_a_job_waits_for_its_shadow_for_a_while_unless_it_is_in
     cache.held[REVISION, entry_id("known")] = prediction("known")._replace(cached=True)
     candidate.gate = asyncio.Event()
     queues = Queues(hurries=lambda: hurries)
-    shadow = queues.add_shadow(candidate, other_cache, report)
+    shadow = queues.add_shadow(OpenQueue(candidate, other_cache), report)
     taken = takes(Candidate(1, 1.0, shadow=True), "")
-    lookup = ShadowedLookup(queues.add(current, cache), shadow.offer, taken)
+    lookup = ShadowedLookup(queues.add(OpenQueue(current, cache)), shadow.offer, taken)
     await queues.start(1.0)
     found = LookupResult()
     await lookup.find(request([*TEXTS, "known"]), found)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,26 +14,35 @@ import pytest
 import redis
 
 from batcher.core.commands import NoteRefused
+from batcher.core.pauses import Pause
 from batcher.errors import (
     BudgetExceeded,
     EntryFailed,
     EntryPoisoned,
     NoWorker,
+    Paused,
     QueueFull,
     QueueUnavailable,
 )
 from batcher.jobs import runner
-from batcher.jobs.queues import Queues
 from batcher.jobs.records import Attempt, JobRecord
 from batcher.jobs.results import chunk_results, decode_models
-from batcher.jobs.runner import PATIENCE_S, Interrupted, run_job, smoothed
+from batcher.jobs.runner import PATIENCE_S, Interrupted, SteppedAside, smoothed
 from batcher.jobs.store import JobStore
 from batcher.jobs.upload import Submission
-from batcher.lookup.queue import Lookup
 from batcher.messages import Outcome, entry_id
 from batcher.settings import JobSettings
 from tests.conftest import FakeRedis, encoded
-from tests.unit.fakes import MODEL, OTHER_REVISION, REVISION, FakeCache, FakeHub, one_queue, prediction
+from tests.unit.fakes import (
+    MODEL,
+    OTHER_REVISION,
+    REVISION,
+    RUNNING,
+    FakeCache,
+    FakeHub,
+    prediction,
+    run_attempt,
+)
 
 JOB = "a" * 32
 
@@ -52,13 +62,9 @@ class Bench:
         assert self.store.create(upload, "digest", 10).outcome == "created"
 
     def run(self, should_stop: Callable[[], bool] = lambda: False, **settings: Any) -> str:
-        return run_job(
-            JOB,
-            self.store,
-            lambda model: one_queue(self.hub, self.cache),
-            JobSettings(**settings),
-            should_stop,
-        )
+        attempt = self.store.start(JOB)
+        chosen = JobSettings(**settings)
+        return asyncio.run(run_attempt(attempt, self.store, chosen, self.hub, self.cache, should_stop))
 
     @property
     def record(self) -> JobRecord:
@@ -377,37 +383,6 @@ def test_a_job_goes_on_when_the_redis_of_jobs_answers_again_unless_its_worker_st
         assert len(tries) == 4
 
 
-@pytest.mark.parametrize("stops", [False, True])
-def test_finding_28_a_job_that_starts_while_its_queue_is_away_waits_and_loses_no_attempt(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, stops: bool
-) -> None:
-    """The queue has another Redis than jobs. Five attempts that ended so made a job fail as stalled."""
-    monkeypatch.setattr("batcher.jobs.runner.STORE_RETRY_S", 0.001)
-    tries: list[str] = []
-
-    def connect(model: str) -> tuple[Lookup, Queues]:
-        tries.append(model)
-        if stops or len(tries) < 8:
-            raise redis.exceptions.TimeoutError("away")
-        return one_queue(bench.hub, bench.cache)
-
-    bench.job(WORDS)
-
-    def attempt() -> str:
-        return run_job(JOB, bench.store, connect, JobSettings(), lambda: stops)
-
-    if stops:
-        for _ in range(8):
-            with pytest.raises(Interrupted):
-                attempt()
-        assert bench.record.status == "running"
-    else:
-        assert attempt() == "finished"
-        assert bench.record.attempt == 1
-    warnings = [record.__dict__["action"] for record in caplog.records if record.levelname == "WARNING"]
-    assert warnings == (["job.waits"] * 8 if stops else ["job.waits", "job.goes_on"])
-
-
 def test_redis_stood_still_while_it_took_many_large_results_at_once(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -426,3 +401,63 @@ def test_redis_stood_still_while_it_took_many_large_results_at_once(
     assert bench.run() == "finished"
     assert len(bench.results()) == 120
     assert max(sizes) < 1024**2 + 4 * len(line) + 4
+
+
+def test_a_job_whose_texts_were_evicted_failed_as_stalled(bench: Bench) -> None:
+    """After five attempts, and without a word about its texts."""
+    bench.job(WORDS, chunk_texts=4)
+    bench.store._client.hdel(f"{{millrace-jobs:unit}}:job:{JOB}:input", "3")
+    assert bench.run() == "failed"
+    assert (bench.record.error_code, bench.record.attempt) == ("texts_missing", 1)
+    assert "maxmemory-policy" in bench.record.error
+
+
+@pytest.mark.parametrize("why", ["no_worker", "paused"])
+def test_a_job_steps_aside_while_its_model_cannot_answer(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    """It held up the jobs of all clients for up to six hours."""
+    monkeypatch.setattr(runner, "ASIDE_S", 0.01)
+    monkeypatch.setattr(runner, "FLUSH_EVERY_S", 0.01)
+    bench.hub.refusal = NoWorker("none") if why == "no_worker" else Paused("paused")
+    pauses = {"bulk": Pause("refuse", time.monotonic() + 600)} if why == "paused" else {}
+    workers = 0 if why == "no_worker" else 1
+    bench.hub.snapshot = replace(RUNNING, workers=workers, pauses=pauses)
+    bench.job(WORDS)
+    for _ in range(7):
+        with pytest.raises(SteppedAside) as aside:
+            bench.run()
+        assert aside.value.blocked
+    assert bench.record.status == "running"
+    bench.hub.snapshot, bench.hub.refusal = RUNNING, None
+    assert bench.run() == "finished"
+    assert bench.results() == answers(WORDS)
+
+
+def test_time_without_a_worker_does_not_count_towards_the_time_out(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job failed with `job_timeout` after a pause that may last a day."""
+    monkeypatch.setattr(runner, "ASIDE_S", 2.0)
+    monkeypatch.setattr(runner, "FLUSH_EVERY_S", 0.05)
+    bench.hub.refusal, bench.hub.snapshot = NoWorker("none"), replace(RUNNING, workers=0)
+    bench.job(WORDS)
+    with pytest.raises(SteppedAside):
+        bench.run(job_timeout_s=1)
+    bench.hub.refusal, bench.hub.snapshot = None, RUNNING
+    assert bench.run(job_timeout_s=1) == "finished"
+
+
+def test_a_job_fails_once_redis_has_been_full_for_long(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was tried again for ever, and kept Redis full."""
+    monkeypatch.setattr(runner, "FULL_S", 0.05)
+    monkeypatch.setattr(runner, "STORE_RETRY_S", 0.01)
+
+    def full(*args: Any, **options: Any) -> Any:
+        raise redis.exceptions.OutOfMemoryError("OOM command not allowed when used memory > 'maxmemory'.")
+
+    monkeypatch.setattr(bench.store, "append", full)
+    bench.job(WORDS)
+    assert bench.run() == "failed"
+    assert bench.record.error_code == "redis_full"
+    assert bench.store.input(JOB, 0) is None, "its texts make room"
