@@ -134,7 +134,7 @@ def _classify(args: argparse.Namespace, client: JobClient, source: TextFile, out
     """One file through one job. Returns how many of its texts have an error."""
     job = client.submit(source)
     try:
-        job = client.follow(job)
+        job = client.follow(job, source)
     except KeyboardInterrupt:
         where = f"{args.url}/jobs/{job['id']}"
         print(
@@ -210,7 +210,7 @@ def _writer(file: TextIO, output: Output, names: Sequence[str]) -> Writer:
 
 def _join(writer: Writer, source: TextFile, client: JobClient, job: dict[str, Any]) -> None:
     try:
-        for row, result in zip(source.rows(), client.results(job), strict=True):
+        for row, result in zip(source.rows(), client.results(job, source), strict=True):
             writer.write(row, result)
     except UnicodeEncodeError as error:
         part = ascii(error.object[error.start : error.end])

@@ -7,6 +7,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from itertools import islice
 from typing import Any
 
@@ -37,6 +38,10 @@ _AGAIN = frozenset((429, 502, 503, 504))
 WAIT_S = 10
 LINE_S = 30.0
 _LINES = 1000
+# Results that are asked for at a time, and how often they may be gone.
+PAGE = 1_000_000
+AGAIN = 5
+GONE = "the results of the job no longer exist: it has expired or was deleted."
 
 
 class JobClient(ServiceClient):
@@ -66,8 +71,11 @@ class JobClient(ServiceClient):
             else:
                 key += f" {job['id']}"
 
-    def follow(self, job: Job) -> Job:
-        """Shows the progress of a job to its end: a bar in a terminal, else a line every LINE_S seconds."""
+    def follow(self, job: Job, source: TextFile | None = None) -> Job:
+        """Shows the progress of a job to its end: a bar in a terminal, else a line every LINE_S seconds.
+
+        Submits `source` again if the job is gone.
+        """
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -80,7 +88,12 @@ class JobClient(ServiceClient):
             bar = progress.add_task(_doing(job), total=job["total"], completed=job["done"], rate="")
             printed_at = time.monotonic()
             while job["status"] in ("queued", "running"):
-                job = self._job("GET", f"/jobs/{job['id']}", params={"wait": WAIT_S})
+                try:
+                    job = self._job("GET", f"/jobs/{job['id']}", params={"wait": WAIT_S})
+                except JobGone:
+                    if source is None:
+                        raise
+                    job = self.submit(source)
                 rate = f"{job['rate']:,.0f}/s" if job["rate"] else ""
                 progress.update(bar, description=_doing(job), completed=job["done"], rate=rate)
                 if progress.disable and time.monotonic() - printed_at >= LINE_S:
@@ -88,16 +101,27 @@ class JobClient(ServiceClient):
                     self._print(f"{_doing(job)}: {job['done']:,} of {job['total']:,} texts")
         return job
 
-    def results(self, job: Job) -> Iterator[Any]:
-        """Yields the result of every text, in order, and resumes after a broken connection."""
-        done = 0
+    def results(self, job: Job, source: TextFile | None = None) -> Iterator[Any]:
+        """Yields the result of every text, in order, and resumes after a broken connection.
+
+        If the job is gone, which another run with the same texts has deleted, submits `source` again.
+        """
+        done = again = 0
         while done < job["total"]:
             before = done
-            for result in self._page(job, done):
-                done += 1
-                yield result
-            if done == before:
-                raise CommandError("the results of the job no longer exist: it has expired or was deleted.")
+            try:
+                for result in self._page(job, done):
+                    done += 1
+                    yield result
+                if done == before:
+                    raise JobGone(GONE)
+            except JobGone:
+                again += 1
+                if source is None or again > AGAIN:
+                    raise
+                models, job = job["models"], self.follow(self.submit(source), source)
+                if job["status"] != "finished" or (done and job["models"] != models):
+                    raise
 
     def find(self, number: str) -> Job:
         """The job with this id."""
@@ -106,11 +130,12 @@ class JobClient(ServiceClient):
     def texts(self, job: Job) -> Iterator[str]:
         """The texts of a job that keeps them."""
         answer = self._request("GET", f"/jobs/{job['id']}/texts")
-        return (json.loads(line) for line in answer.iter_lines())
+        return (json.loads(line) for line in answer.content.splitlines())
 
     def delete(self, job: Job) -> None:
-        """Deletes a job that has ended."""
-        self._request("DELETE", f"/jobs/{job['id']}")
+        """Deletes a job that has ended, unless it is gone already."""
+        with suppress(JobGone):
+            self._request("DELETE", f"/jobs/{job['id']}")
 
     def _model(self) -> str:
         """The first model as `NAME@REVISION`; "" while the service knows none."""
@@ -140,7 +165,8 @@ class JobClient(ServiceClient):
         raise CommandError(f"{self.url}{path} did not answer with a job: is this a Millrace API?")
 
     def _page(self, job: Job, offset: int) -> Iterator[Any]:
-        params, headers = {"offset": offset, "limit": job["total"]}, {"accept": "application/x-ndjson"}
+        limit = min(job["total"] - offset, PAGE)
+        params, headers = {"offset": offset, "limit": limit}, {"accept": "application/x-ndjson"}
         began = time.monotonic()
         while True:
             try:
@@ -217,9 +243,15 @@ def _doing(job: Job) -> str:
 
 def _refused(answer: httpx.Response) -> CommandError:
     detail, code = refusal(answer)
+    if answer.status_code == 404 and code == "not_found":
+        return JobGone(f"the job no longer exists: {detail}.")
     advice = _ADVICE.get(code, _ADVICE.get(answer.status_code, ""))
     said = detail or answer.reason_phrase
     return CommandError(f"the service answered {answer.status_code}: {said}{advice}.")
+
+
+class JobGone(CommandError):
+    """The job does not exist any more: it has expired, or another run of this command has deleted it."""
 
 
 # By code, or else by status.

@@ -132,11 +132,11 @@ def _results(args: argparse.Namespace, client: JobClient, source: TextFile | Non
         job = client.find(args.job)
         texts: Iterator[str] = client.texts(job)
     else:
-        job = client.follow(client.submit(source))
+        job = client.follow(client.submit(source), source)
         texts = source.texts()
     if job["status"] != "finished":
         raise CommandError(f"the status of the job is {job['status']}: only a finished job can be sampled.")
-    return zip(texts, client.results(job), strict=True)
+    return zip(texts, client.results(job, source), strict=True)
 
 
 def _write(args: argparse.Namespace, chosen: list[Choice]) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 from api.asgi.json_reader import HALF_PAIR, is_unicode
 from api.compat.reading import sentence
 from api.errors import Problem, invalid_body
+from api.jobs.pages import json_line
 from api.jobs.parsers import read_lines
 
 
@@ -131,7 +132,7 @@ def output_line(request_id: str, custom_id: str, status: int, body: dict[str, An
         "response": {"status_code": status, "request_id": request_id, "body": body},
         "error": None,
     }
-    return json.dumps(line, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+    return json_line(line) + b"\n"
 
 
 # The status of a text's error, as /predict has it; 500 for the others.

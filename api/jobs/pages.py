@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
 from batcher.jobs.records import JobRecord
 
 PageType = Literal["application/json", "application/x-ndjson", "text/csv"]
+_line_end = re.compile("[\u0085\u2028\u2029]")
 PAGE_TYPES: tuple[PageType, ...] = get_args(PageType)
 
 
@@ -83,9 +85,15 @@ def _columns(chunk: Chunk) -> dict[str, Sequence[str | None]]:
     return columns
 
 
+def json_line(value: Any) -> bytes:
+    """JSON in UTF-8, on one line for every reader: some take three more characters for line ends."""
+    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+    return _line_end.sub(lambda found: f"\\u{ord(found[0]):04x}", text).encode()
+
+
 def _item(result: Any, facts: Mapping[str, str | None]) -> bytes:
     added = result if isinstance(result, dict) else {"prediction": result}
-    return json.dumps({**facts, **added}, separators=(",", ":"), ensure_ascii=False).encode()
+    return json_line({**facts, **added})
 
 
 def _json_page(record: JobRecord, offset: int, end: int, chunks: Iterable[Chunk]) -> Iterator[bytes]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from time import monotonic
 from typing import Annotated
@@ -14,6 +15,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from api.asgi.http import Answer, RequestHeaders, check_encoding, check_length, unless_disconnected
+from api.errors import ResponseCut
 from api.jobs.body import SubmitQuery
 from api.jobs.openapi import CANCEL, EVENTS, FIND, LIST, PREDICTIONS, SUBMIT, TEXTS
 from api.jobs.pages import next_offset, page, page_type
@@ -25,7 +27,7 @@ from batcher.errors import QueueUnavailable
 from batcher.jobs.records import JobRecord, JobStatus
 
 MAX_WAIT_S = 60
-MAX_PAGE = 1_000_000
+MAX_PAGE = 1_000_000_000  # results are streamed
 PAGE = 1000
 # Proxies close a stream that is silent for longer than about a minute.
 KEEP_ALIVE_S = 15.0
@@ -181,7 +183,10 @@ async def _job(service: JobService, record: JobRecord, status: int) -> JSONRespo
 
 
 async def _events(service: JobService, record: JobRecord, last_seen: str | None) -> AsyncIterator[bytes]:
-    """Yields an event for each change, a comment if nothing changes for a while, and finally `end`."""
+    """Yields an event for each change, a comment if nothing changes for a while, and finally `end`.
+
+    If the job is deleted, yields `gone` and raises ResponseCut.
+    """
     until = monotonic() + MAX_STREAM_S
     shown = last_seen
     while True:
@@ -196,10 +201,16 @@ async def _events(service: JobService, record: JobRecord, last_seen: str | None)
             await asyncio.sleep(PAUSE_S)
             changed = record
         if changed is None:
-            return
+            yield _gone(record)
+            raise ResponseCut("the job of an event stream was deleted")
         if changed.version == record.version:
             yield b": still here\n\n"
         record = changed
+
+
+def _gone(record: JobRecord) -> bytes:
+    data = json.dumps({"id": record.id, "code": "not_found", "detail": "the job was deleted"})
+    return f"event: gone\ndata: {data}\n\n".encode()
 
 
 def _event(record: JobRecord, data: str) -> bytes:

@@ -20,7 +20,7 @@ from anyio import CapacityLimiter, to_thread
 from api.asgi.http import CLOSE, Receive, RequestHeaders
 from api.errors import Problem
 from api.jobs.body import FileTexts, Sender, SubmitQuery, media_type
-from api.jobs.pages import Chunk
+from api.jobs.pages import Chunk, json_line
 from api.jobs.parsers import READERS
 from api.jobs.upload import JobUploader, Limits
 from api.jobs.watcher import JobWatch
@@ -30,7 +30,7 @@ from batcher import tracing
 from batcher.admin.job_eraser import JobEraser
 from batcher.connection.clients import connect
 from batcher.connection.outage import FULL, REDIS_ERRORS, full
-from batcher.errors import DataMissing, QueueUnavailable
+from batcher.errors import QueueUnavailable
 from batcher.jobs.records import JobRecord
 from batcher.jobs.rq_queue import JobQueue
 from batcher.jobs.store import JobStore
@@ -299,13 +299,11 @@ class JobService:
 
     def _lines(self, record: JobRecord, first: list[str | None]) -> Iterator[bytes]:
         """Raises DataMissing if the texts are dropped meanwhile, so that a part does not look complete."""
-        chunk: list[str | None] | None = first
+        chunk = first
         for start in range(0, record.total, record.chunk_texts):
             if start:
-                chunk = self.store.input(record.id, start // record.chunk_texts)
-            if chunk is None:
-                raise DataMissing(f"the texts of job {record.id} were deleted, or have expired")
-            yield "".join(f"{json.dumps(text, ensure_ascii=False)}\n" for text in chunk).encode()
+                chunk = self.store.texts(record, start, record.chunk_texts)
+            yield b"".join(json_line(text) + b"\n" for text in chunk)
 
     async def position(self, record: JobRecord) -> int | None:
         """The position of a queued job, from 1; None if it is not queued."""

@@ -128,7 +128,7 @@ class JobReader:
         size = record.chunk_texts
         while start < stop:
             chunk = start // size
-            raw = cast("bytes | None", self._client.lindex(key, chunk))
+            raw = self._of(record, "LINDEX", key, chunk)
             if raw is None:
                 raise DataMissing(f"the results of job {record.id} were deleted, or have expired")
             lines = raw.split(b"\n")[start - chunk * size : stop - chunk * size]
@@ -143,8 +143,10 @@ class JobReader:
         Raises DataMissing if they are gone.
         """
         chunk, first = divmod(start, record.chunk_texts)
-        if (texts := self.input(record.id, chunk)) is None:
+        raw = self._of(record, "HGET", f"{self._job(record.id)}:input", chunk)
+        if raw is None:
             raise DataMissing(f"the texts of job {record.id} were deleted, or have expired")
+        texts: list[str | None] = json.loads(raw)
         return texts[first : first + count]
 
     def models(self, record: JobRecord, start: int, count: int) -> list[str]:
@@ -154,10 +156,18 @@ class JobReader:
         gone.
         """
         chunk, first = divmod(start, record.chunk_texts)
-        raw = cast("bytes | None", self._client.lindex(f"{self._job(record.id)}:models", chunk))
-        if raw is None and not self._client.exists(self._job(record.id)):
-            raise DataMissing(f"job {record.id} was deleted, or has expired")
+        raw = self._of(record, "LINDEX", f"{self._job(record.id)}:models", chunk)
         return decode_models(raw or b"", first + count)[first : first + count]
+
+    def _of(self, record: JobRecord, *command: Any) -> bytes | None:
+        """The reply to a command about a job. Raises DataMissing if it is gone, or another has its id."""
+        pipe: Any = self._client.pipeline(transaction=False)
+        pipe.execute_command(*command)
+        pipe.hget(self._job(record.id), "place")
+        reply, place = pipe.execute()
+        if place != record.place.encode():
+            raise DataMissing(f"job {record.id} was deleted, or has expired")
+        return cast("bytes | None", reply)
 
     def trace(self, job_id: str) -> str:
         """The traceparent of the request that submitted the job; "" if there is none."""

@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 import redis
+from redis.client import Pipeline
 from rq import Queue, SimpleWorker
 from rq.executions import Execution
 from rq.job import Job
@@ -157,7 +158,7 @@ class RqWorker:
             job.worker_name = self._name
             job.set_status(RqStatus.STARTED, pipeline=pipe)
             self._running[job_id] = job, Execution.create(job, WORKER_TTL_S, pipe, self._name)
-        self._worker.set_state("busy" if self._running else "idle", pipeline=pipe)
+        self._set_state(pipe)
         pipe.execute()
 
     def ended(self, job_id: str, status: str) -> None:
@@ -176,17 +177,21 @@ class RqWorker:
             registry: Any = getattr(queue, ended[1])
             registry.add(job, ttl=self._queue.ttl_s, pipeline=pipe)
             pipe.expire(job.key, self._queue.ttl_s)
-        self._worker.set_state("busy" if self._running else "idle", pipeline=pipe)
+        self._set_state(pipe)
         pipe.execute()
 
     def heartbeat(self) -> None:
         """Shows that this process lives, and removes what is over from RQ's lists of jobs."""
         queue = self._queue.rq
         pipe = queue.connection.pipeline()
-        for job, execution in self._running.values():
+        for job, execution in list(self._running.values()):  # other threads change it
             execution.heartbeat(job.started_job_registry, WORKER_TTL_S, pipe)
         self._worker.heartbeat(pipeline=pipe)
+        self._set_state(pipe)
         pipe.delete(queue.intermediate_queue_key)
         for registry in (queue.started_job_registry, *(getattr(queue, name) for _, name in _ENDED.values())):
             pipe.zremrangebyscore(registry.key, 0, time.time())
         pipe.execute()
+
+    def _set_state(self, pipe: Pipeline) -> None:
+        self._worker.set_state("busy" if self._running else "idle", pipeline=pipe)

@@ -37,10 +37,10 @@ class FinishedJobs:
     def submit(self, source: TextFile) -> dict[str, Any]:
         return {"id": "1", "status": "finished", "total": len(list(source.texts())), "failed": 0}
 
-    def follow(self, job: dict[str, Any]) -> dict[str, Any]:
+    def follow(self, job: dict[str, Any], source: TextFile) -> dict[str, Any]:
         return job
 
-    def results(self, job: dict[str, Any]) -> list[Any]:
+    def results(self, job: dict[str, Any], source: TextFile) -> list[Any]:
         return [RESULT] * int(job["total"])
 
     def delete(self, job: dict[str, Any]) -> None:

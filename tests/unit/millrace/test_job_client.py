@@ -280,3 +280,53 @@ def test_the_key_is_shown(client: JobClient, service: Service) -> None:
     client.delete(JOB)
     assert client._http.headers["authorization"] == "Bearer secret"
     assert json.dumps(service.asked) == f'["DELETE /jobs/{JOB["id"]}"]'
+
+
+GONE = httpx.Response(404, json={"detail": "no such job, or it has expired", "code": "not_found"})
+FINISHED = {"status": "finished", "done": 3, "position": None}
+
+
+def test_a_run_whose_job_another_run_deleted_failed_at_the_end(service: Service, client: JobClient) -> None:
+    """Two commands for the same texts find one job. The results were complete, and the exit status was 2."""
+    service.answers = [GONE]
+    client.delete(JOB)
+
+
+def test_a_job_that_another_run_deleted_is_submitted_again(
+    service: Service, client: JobClient, source: TextFile
+) -> None:
+    service.answers = [GONE, job(202, id="b" * 32), job(**FINISHED, id="b" * 32)]
+    followed = client.follow(JOB, source)
+    assert (followed["id"], followed["status"]) == ("b" * 32, "finished")
+    part = httpx.Response(200, content=b"[0]\n")
+    service.answers = [part, GONE, job(202, id="c" * 32), job(**FINISHED, id="c" * 32)]
+    service.answers += [httpx.Response(200, content=b"[1]\n[2]\n")]
+    assert list(client.results(followed, source)) == [[0], [1], [2]]
+    assert service.asked[-1] == f"GET /jobs/{'c' * 32}/predictions?offset=1&limit=2"
+
+
+def test_results_of_two_models_are_not_mixed(service: Service, client: JobClient, source: TextFile) -> None:
+    part = httpx.Response(200, content=b"[0]\n")
+    moved = job(**FINISHED, models=["m@222222222222"])
+    service.answers = [part, GONE, job(202), moved]
+    with pytest.raises(CommandError, match="the job no longer exists"):
+        list(client.results({**JOB, "models": ["m@111111111111"]}, source))
+
+
+def test_a_million_and_one_results_could_not_be_fetched(
+    service: Service, client: JobClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of them were asked for at once, and a page had at most a million."""
+    monkeypatch.setattr(job_client, "PAGE", 2)
+    service.answers = [httpx.Response(200, content=content) for content in (b"[0]\n[1]\n", b"[2]\n")]
+    assert list(client.results(JOB)) == [[0], [1], [2]]
+    assert [asked.partition("?")[2] for asked in service.asked] == ["offset=0&limit=2", "offset=2&limit=1"]
+
+
+def test_texts_were_torn_at_characters_that_python_takes_for_line_ends(
+    service: Service, client: JobClient
+) -> None:
+    texts = ["a\u2028b", "c\u2029d", "e\x85f", "g\x0bh"]
+    lines = "".join(json.dumps(text, ensure_ascii=False) + "\n" for text in texts)  # of an earlier version
+    service.answers = [httpx.Response(200, content=lines.encode())]
+    assert list(client.texts(JOB)) == texts

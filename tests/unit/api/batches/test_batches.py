@@ -31,6 +31,9 @@ async def api(fake_redis: FakeRedis) -> AsyncIterator[JobsApi]:
         yield made
 
 
+MONDAY = {"day": "mon"}
+
+
 def request(custom_id: str, text: Any, url: str = "/v1/moderations") -> dict[str, Any]:
     return {"custom_id": custom_id, "method": "POST", "url": url, "body": {"model": "stub", "input": text}}
 
@@ -402,3 +405,85 @@ async def test_the_model_of_a_batch_was_looked_for_after_its_client_had_left(
     }  # fmt: skip
     await api.app(scope, receive, send)
     assert read < 3000
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"lines": jsonl(request("tue-1", "a"), request("tue-2", "b"))},
+        {"lines": jsonl(request("mon-2", "a"), request("mon-1", "b"))},
+        {"metadata": {"day": "tue"}},
+        {"metadata": None},
+        {"endpoint": "/v1/classify"},
+    ],
+)
+async def test_a_key_that_was_used_answered_with_the_batch_of_another_file(
+    api: JobsApi, other: dict[str, Any]
+) -> None:
+    """Only its texts were compared: a client got the custom ids of Monday's file for Tuesday's."""
+    monday = jsonl(request("mon-1", "a"), request("mon-2", "b"))
+    headers = {"idempotency-key": "daily"}
+
+    async def send(
+        lines: bytes = monday, metadata: Any = MONDAY, endpoint: str = "/v1/moderations"
+    ) -> httpx.Response:
+        lines = lines.replace(b"/v1/moderations", endpoint.encode())
+        file = (await upload(api, lines)).json()["id"]
+        body = {"input_file_id": file, "endpoint": endpoint, "completion_window": "24h", "metadata": metadata}
+        return await api.client.post("/v1/batches", json=body, headers=headers)
+
+    first = (await send()).json()
+    assert (await send()).json() == first, "the same content, uploaded again"
+    problem = assert_problem(await send(**other), 409, "idempotency_conflict")
+    assert problem["job"] == first["id"].removeprefix("batch_")
+    job = await api.client.post("/jobs", json={"text": ["a", "b"]}, headers=headers)
+    assert_problem(job, 409, "idempotency_conflict")
+
+
+BODIES: list[Any] = [
+    {"input": "a"},
+    {"input": ["a"]},
+    {"input": []},
+    {"input": 3},
+    {"input": [3]},
+    {"input": None},
+    {},
+    {"input": {"text": "a"}},
+    {"input": [{"type": "text", "text": "a"}]},
+    {"input": [{"type": "image_url", "image_url": {"url": "x"}}]},
+    {"input": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
+    {"input": [{"type": "text"}]},
+    {"input": "a", "model": 3},
+    {"input": "a", "model": "unknown"},
+    {"input": "a", "model": None},
+    {"input": "a", "text": "b"},
+    {"input": "a", "inputs": ["b"]},
+    {"input": "a", "extra": 1},
+    {"input": "a", "messages": []},
+    {"input": "a", "messages": None},
+    {"input": "a", "use_activation": False},
+    {"input": "a", "softmax": True},
+    {"input": "a", "activation": "x"},
+    {"input": "a", "truncate_prompt_tokens": -1},
+    {"input": "a", "truncate_prompt_tokens": -2},
+    {"input": "a", "truncate_prompt_tokens": 1},
+    {"input": "a", "truncate_prompt_tokens": 100},
+    {"input": "a", "truncation_side": "right"},
+    {"input": "a", "truncation_side": "middle"},
+    {"input": "\ud800"},
+    [],
+    "a",
+    None,
+]
+
+
+@pytest.mark.parametrize("endpoint", ["/v1/moderations", "/v1/classify"])
+@pytest.mark.parametrize("body", BODIES, ids=repr)
+async def test_a_line_is_accepted_if_the_same_request_is(api: JobsApi, endpoint: str, body: Any) -> None:
+    live = await api.client.post(endpoint, content=json.dumps(body).encode())
+    line = {"custom_id": "one", "method": "POST", "url": endpoint, "body": body}
+    batch = await create(api, jsonl(line), endpoint)
+    assert live.is_success == batch.is_success, (live.text, batch.text)
+    if not batch.is_success:
+        assert batch.status_code in (400, 422)
+        assert len(batch.json()["error"]["message"]) > 10

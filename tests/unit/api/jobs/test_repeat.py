@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from hashlib import sha256
+from typing import Any
 
+import httpx
 import pytest
 
 from tests.unit.api.jobs.jobs_api import CSV, NDJSON, JobsApi, Start
@@ -26,6 +28,30 @@ async def test_the_same_key_with_another_body_is_a_conflict(api: JobsApi) -> Non
     for texts in (("a", "c"), ("ab",), ("a", "b", "")):
         problem = assert_problem(await api.submit(*texts, idempotency_key="k"), 409, "idempotency_conflict")
         assert problem["job"] == first.json()["id"]
+
+
+async def test_the_same_key_with_other_options_is_a_conflict(start: Start) -> None:
+    """The job of the first request was returned, without what the second asked for."""
+    api = await start(webhook_secrets="whsec_" + "a" * 32)
+    url = "https://example.com/hook"
+    for first, second in (
+        ({}, {"params": {"keep_input": "true"}}),
+        ({"params": {"keep_input": "true"}}, {}),
+        ({}, {"headers": {"webhook-url": url}}),
+        ({"headers": {"webhook-url": url}}, {"headers": {"webhook-url": f"{url}2"}}),
+    ):
+        key = {"idempotency-key": f"{first} {second}"}
+
+        async def send(options: dict[str, Any], key: dict[str, str] = key) -> httpx.Response:
+            headers = {**key, **options.get("headers", {})}
+            body = {"text": ["a", "b"]}
+            return await api.client.post("/jobs", json=body, headers=headers, params=options.get("params"))
+
+        made = await send(first)
+        assert (made.status_code, (await send(first)).status_code) == (202, 200)
+        problem = assert_problem(await send(second), 409, "idempotency_conflict")
+        assert problem["job"] == made.json()["id"]
+        assert "keep_input" in str(problem["detail"])
 
 
 async def test_the_same_texts_in_another_form_are_the_same_job(api: JobsApi) -> None:

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from batcher.jobs.records import Counts
+from batcher.errors import DataMissing
+from batcher.jobs.records import Counts, JobRecord
 from batcher.jobs.store import JobStore
 from tests.unit.api.jobs.jobs_api import FAILURE, POSITIVE, JobsApi, Start
 from tests.unit.api.service import assert_problem
@@ -239,16 +240,15 @@ async def test_texts_that_go_while_they_are_read_are_no_complete_answer(
 ) -> None:
     """A client that read slowly took a part of the texts for all of them."""
     job_id = await api.new(*(f"text {number}" for number in range(600)))
-    read = JobStore.input
+    read = JobStore.texts
 
-    def goes(store: JobStore, job: str, chunk: int) -> list[str | None] | None:
-        if chunk == 1:
-            api.store.cancel(job)
-            if how == "is deleted":
-                api.store.delete(job)
-        return read(store, job, chunk)
+    def goes(store: JobStore, record: JobRecord, start: int, count: int) -> list[str | None]:
+        api.store.cancel(record.id)
+        if how == "is deleted":
+            api.store.delete(record.id)
+        return read(store, record, start, count)
 
-    monkeypatch.setattr(JobStore, "input", goes)
+    monkeypatch.setattr(JobStore, "texts", goes)
     sent = await sent_for(api, f"{job_id}/texts")
     assert sent[0]["status"] == 200
     assert b"".join(one["body"] for one in sent[1:]).count(b"\n") == 256
@@ -294,3 +294,53 @@ async def test_results_that_are_no_longer_all_there_logged_a_traceback(
     assert (sent[0]["status"], sent[-1]["more_body"]) == (200, True)
     (record,) = caplog.records
     assert (vars(record)["action"], record.exc_info) == ("response.cut", None)
+
+
+SEPARATORS = ["a\u2028b", "c\u2029d", "e\x85f", "g\u00e9h"]
+
+
+async def test_lines_were_torn_at_characters_that_some_readers_take_for_line_ends(api: JobsApi) -> None:
+    """Python's `splitlines` among them: JSON of lines has them escaped."""
+    answer = await api.client.post("/jobs?keep_input=true", json={"text": SEPARATORS})
+    job_id = answer.json()["id"]
+    api.finish(api.start(job_id), *[POSITIVE] * 4)
+    lines = (await api.get(f"/{job_id}/texts")).text.splitlines()
+    assert [json.loads(line) for line in lines] == SEPARATORS
+    path = f"/jobs/{job_id}/predictions?texts=true"
+    page = await api.client.get(path, headers={"accept": "application/x-ndjson"})
+    assert [json.loads(line)["text"] for line in page.text.splitlines()] == SEPARATORS
+    assert "\u00e9" in page.text
+
+
+async def test_a_page_may_have_more_than_a_million_results(api: JobsApi) -> None:
+    job_id = await api.new("a")
+    api.finish(api.start(job_id), POSITIVE)
+    assert (await api.get(f"/{job_id}/predictions", limit=1_000_001)).json()["predictions"] == [POSITIVE]
+
+
+async def test_results_of_another_job_of_the_same_key_were_appended(api: JobsApi) -> None:
+    """The job was deleted and submitted again, with other texts, while its results were read."""
+    path = "/jobs?keep_input=true"
+    answer = await api.client.post(path, json={"text": ["a"] * 300}, headers={"idempotency-key": "k"})
+    job_id = answer.json()["id"]
+    line = json.dumps(POSITIVE).encode()
+
+    def run() -> None:
+        attempt = api.start(job_id)
+        for number, count in enumerate((256, 44)):
+            chunk = b"\n".join([line] * count)
+            api.store.append(attempt, number, [chunk], counts=Counts(), rate=1.0, model="m@r")
+        api.store.end(attempt, "finished")
+
+    run()
+    record = api.store.record(job_id)
+    assert record is not None
+    reading, texts = api.store.output(record, 0, 300), api.store.texts(record, 0, 256)
+    assert (len(next(reading)), texts) == (256, ["a"] * 256)
+    assert api.store.delete(job_id)
+    await api.client.post(path, json={"text": ["b"] * 300}, headers={"idempotency-key": "k"})
+    run()
+    with pytest.raises(DataMissing):
+        next(reading)
+    with pytest.raises(DataMissing):
+        api.store.texts(record, 256, 44)

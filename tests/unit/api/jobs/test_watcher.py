@@ -12,6 +12,7 @@ import pytest
 from batcher.jobs.records import Counts
 from tests.conftest import FakeRedis
 from tests.unit.api.jobs.jobs_api import FAILURE, POSITIVE, JobsApi
+from tests.unit.api.jobs.test_results import sent_for
 from tests.unit.api.service import assert_problem
 
 
@@ -69,6 +70,21 @@ async def test_a_long_poll_ends_with_404_when_the_job_is_deleted(api: JobsApi) -
     await api.all_wait(1)
     api.redis.delete(*api.redis.scan_iter(f"*{job_id}*"))
     assert_problem(await asyncio.wait_for(polling, 60), 404, "not_found")
+
+
+async def test_an_event_stream_of_a_deleted_job_ended_as_if_nothing_had_happened(
+    api: JobsApi, caplog: pytest.LogCaptureFixture
+) -> None:
+    job_id = await api.new()
+    listening = asyncio.create_task(sent_for(api, f"{job_id}/events"))
+    await api.all_wait(1)
+    api.redis.delete(*api.redis.scan_iter(f"*{job_id}*"))
+    sent = await asyncio.wait_for(listening, 60)
+    assert sent[-1]["body"].startswith(b"event: gone\ndata: {")
+    assert sent[-1]["more_body"], "the connection is cut"
+    assert [record.__dict__["action"] for record in caplog.records if record.levelname == "WARNING"] == [
+        "response.cut"
+    ]
 
 
 async def test_long_polls_end_when_the_process_drains(api: JobsApi) -> None:
