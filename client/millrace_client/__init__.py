@@ -4,7 +4,7 @@ from millrace_client.aio import AsyncClient
 from millrace_client.client import Client
 from millrace_client.errors import JobError, MillraceError, RequestError, TextError, Unavailable
 from millrace_client.options import Options
-from millrace_client.results import Job, Prediction, Progress
+from millrace_client.results import Job, Model, Prediction, Progress
 
 __all__ = [
     "AsyncClient",
@@ -12,6 +12,7 @@ __all__ = [
     "Job",
     "JobError",
     "MillraceError",
+    "Model",
     "Options",
     "Prediction",
     "Progress",

@@ -13,12 +13,13 @@ from collections.abc import (
 )
 from contextlib import aclosing, suppress
 from types import TracebackType
-from typing import Literal, Self, overload
+from typing import Literal, Self, Unpack, overload
 
 import httpx
 
 from millrace_client import job_flows
 from millrace_client.common import (
+    Connection,
     becomes_job,
     check_texts,
     checked_url,
@@ -29,8 +30,8 @@ from millrace_client.common import (
 from millrace_client.errors import MillraceError, RequestError, TextError
 from millrace_client.jobs import AsyncJobs
 from millrace_client.options import Options, Window
-from millrace_client.predict import AHEAD, Batch, Batcher, predict
-from millrace_client.results import OnProgress, Prediction, Progress, Result
+from millrace_client.predict import AHEAD, Batch, Batcher, models, predict
+from millrace_client.results import Model, OnProgress, Prediction, Progress, Result
 from millrace_client.runners import AsyncRunner, AsyncSleeper, each
 
 Texts = Iterable[str] | AsyncIterable[str]
@@ -39,7 +40,8 @@ Texts = Iterable[str] | AsyncIterable[str]
 class AsyncClient:
     """A client of the service at `url`. Close it, or use it in an `async with` statement.
 
-    `transport` replaces the network, and `sleep` the pauses, e.g. in tests.
+    `verify`, `proxy` and `timeout` are as in `Client`. `transport` replaces the network, and `sleep` the
+    pauses, e.g. in tests.
     """
 
     def __init__(
@@ -50,10 +52,12 @@ class AsyncClient:
         options: Options = Options(),  # noqa: B008 - it is frozen
         transport: httpx.AsyncBaseTransport | None = None,
         sleep: AsyncSleeper = asyncio.sleep,
+        **connection: Unpack[Connection],
     ) -> None:
         self.options = options
-        http = httpx.AsyncClient(base_url=checked_url(url), headers=headers_of(api_key), transport=transport)
-        self._runner = AsyncRunner(http, sleep)
+        url, headers, most_s = checked_url(url), headers_of(api_key), connection.pop("timeout", None)
+        http = httpx.AsyncClient(base_url=url, headers=headers, transport=transport, **connection)
+        self._runner = AsyncRunner(http, sleep, most_s)
         self.jobs = AsyncJobs(self._runner, options)
 
     async def __aenter__(self) -> Self:
@@ -67,34 +71,46 @@ class AsyncClient:
     async def aclose(self) -> None:
         await self._runner.http.aclose()
 
+    async def models(self) -> list[Model]:
+        """The models and cascades of the service. Raises RequestError and Unavailable."""
+        return await self._runner.run(models(self.options))
+
     @overload
     def classify(
-        self, texts: Texts, *, errors: Literal["raise"] = ..., progress: OnProgress | None = ...
+        self,
+        texts: Texts,
+        *,
+        model: str = ...,
+        errors: Literal["raise"] = ...,
+        progress: OnProgress | None = ...,
     ) -> AsyncGenerator[Prediction, None]: ...
 
     @overload
     def classify(
-        self, texts: Texts, *, errors: Literal["return"], progress: OnProgress | None = ...
+        self, texts: Texts, *, model: str = ..., errors: Literal["return"], progress: OnProgress | None = ...
     ) -> AsyncGenerator[Prediction | TextError, None]: ...
 
     def classify(
         self,
         texts: Texts,
         *,
+        model: str = "",
         errors: Literal["raise", "return"] = "raise",
         progress: OnProgress | None = None,
     ) -> AsyncGenerator[Result, None]:
-        """Yields the result of every text, in order; requests are sent while they are consumed.
+        """Yields the result of every text by this model, by default the first one, in order.
+
+        Requests are sent while results are consumed.
 
         A text that fails raises TextError, or with errors="return" yields it in its place. Also raises
         RequestError, Unavailable and JobError. Memory is bounded, however many texts there are.
         """
         check_texts(texts)
         by_job = becomes_job(texts, self.options)
-        results = self._by_job(texts, progress) if by_job else self._stream(texts, progress)
+        results = (self._by_job if by_job else self._stream)(texts, model, progress)
         return results if errors == "return" else _raised(results)
 
-    async def _stream(self, texts: Texts, progress: OnProgress | None) -> AsyncGenerator[Result]:
+    async def _stream(self, texts: Texts, model: str, progress: OnProgress | None) -> AsyncGenerator[Result]:
         total = len(texts) if isinstance(texts, Sized) else None
         batches = _batches(texts, self.options.batch_texts)
         window = Window(self.options.concurrency)
@@ -104,7 +120,7 @@ class AsyncClient:
                 running = {found for _, found in waiting if not found.done()}
                 free = len(running) < window.size and len(waiting) < AHEAD * self.options.concurrency
                 if free and (batch := await anext(batches, None)) is not None:
-                    flow = predict(self.options, batch.texts, window)
+                    flow = predict(self.options, batch.texts, window, model)
                     waiting.append((batch, asyncio.create_task(self._runner.run(flow))))
                     continue
                 if not waiting:
@@ -123,14 +139,14 @@ class AsyncClient:
                 task.cancel()
             await asyncio.gather(*(task for _, task in waiting), return_exceptions=True)
 
-    async def _by_job(self, texts: Texts, progress: OnProgress | None) -> AsyncGenerator[Result]:
+    async def _by_job(self, texts: Texts, model: str, progress: OnProgress | None) -> AsyncGenerator[Result]:
         """Classifies by a job, which is deleted afterwards, or by requests if the service refuses it."""
         try:
-            job = await self.jobs.create(texts)
+            job = await self.jobs.create(texts, model=model)
         except RequestError as error:
             if not refused_as_job(error):
                 raise
-            async for result in self._stream(texts, progress):
+            async for result in self._stream(texts, model, progress):
                 yield result
             return
         try:

@@ -8,12 +8,13 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing, suppress
 from threading import Event
 from types import TracebackType
-from typing import Literal, Self, overload
+from typing import Literal, Self, Unpack, overload
 
 import httpx
 
 from millrace_client import job_flows
 from millrace_client.common import (
+    Connection,
     becomes_job,
     check_texts,
     checked_url,
@@ -24,15 +25,17 @@ from millrace_client.common import (
 from millrace_client.errors import MillraceError, RequestError, TextError
 from millrace_client.jobs import Jobs
 from millrace_client.options import Options, Window
-from millrace_client.predict import AHEAD, Batch, Batcher, predict
-from millrace_client.results import OnProgress, Prediction, Progress, Result
+from millrace_client.predict import AHEAD, Batch, Batcher, models, predict
+from millrace_client.results import Model, OnProgress, Prediction, Progress, Result
 from millrace_client.runners import Runner, Sleeper
 
 
 class Client:
     """A client of the service at `url`. Thread-safe; close it, or use it in a `with` statement.
 
-    `transport` replaces the network, and `sleep` the pauses, e.g. in tests.
+    `verify` (what certificates are checked against, as in httpx), `proxy` (its URL) and `timeout` (the most
+    seconds that one attempt waits for its answer) are optional. `transport` replaces the network, and `sleep`
+    the pauses, e.g. in tests.
     """
 
     def __init__(
@@ -43,10 +46,15 @@ class Client:
         options: Options = Options(),  # noqa: B008 - it is frozen
         transport: httpx.BaseTransport | None = None,
         sleep: Sleeper | None = None,
+        **connection: Unpack[Connection],
     ) -> None:
         self.options = options
-        url, headers = checked_url(url), headers_of(api_key)
-        self._runner = Runner(lambda: httpx.Client(base_url=url, headers=headers, transport=transport), sleep)
+        url, headers, most_s = checked_url(url), headers_of(api_key), connection.pop("timeout", None)
+
+        def connect() -> httpx.Client:
+            return httpx.Client(base_url=url, headers=headers, transport=transport, **connection)
+
+        self._runner = Runner(connect, sleep, most_s)
         self.jobs = Jobs(self._runner, options)
 
     def __enter__(self) -> Self:
@@ -60,34 +68,51 @@ class Client:
     def close(self) -> None:
         self._runner.http.close()
 
+    def models(self) -> list[Model]:
+        """The models and cascades of the service. Raises RequestError and Unavailable."""
+        return self._runner.run(models(self.options))
+
     @overload
     def classify(
-        self, texts: Iterable[str], *, errors: Literal["raise"] = ..., progress: OnProgress | None = ...
+        self,
+        texts: Iterable[str],
+        *,
+        model: str = ...,
+        errors: Literal["raise"] = ...,
+        progress: OnProgress | None = ...,
     ) -> Generator[Prediction, None, None]: ...
 
     @overload
     def classify(
-        self, texts: Iterable[str], *, errors: Literal["return"], progress: OnProgress | None = ...
+        self,
+        texts: Iterable[str],
+        *,
+        model: str = ...,
+        errors: Literal["return"],
+        progress: OnProgress | None = ...,
     ) -> Generator[Prediction | TextError, None, None]: ...
 
     def classify(
         self,
         texts: Iterable[str],
         *,
+        model: str = "",
         errors: Literal["raise", "return"] = "raise",
         progress: OnProgress | None = None,
     ) -> Generator[Result, None, None]:
-        """Yields the result of every text, in order; requests are sent while they are consumed.
+        """Yields the result of every text by this model, by default the first one, in order.
+
+        Requests are sent while results are consumed.
 
         A text that fails raises TextError, or with errors="return" yields it in its place. Also raises
         RequestError, Unavailable and JobError. Memory is bounded, however many texts there are.
         """
         check_texts(texts)
         by_job = becomes_job(texts, self.options)
-        results = self._by_job(texts, progress) if by_job else self._stream(texts, progress)
+        results = (self._by_job if by_job else self._stream)(texts, model, progress)
         return results if errors == "return" else _raised(results)
 
-    def _stream(self, texts: Iterable[str], progress: OnProgress | None) -> Generator[Result]:
+    def _stream(self, texts: Iterable[str], model: str, progress: OnProgress | None) -> Generator[Result]:
         total = len(texts) if isinstance(texts, Sized) else None
         batches = _batches(texts, self.options.batch_texts)
         window, stop = Window(self.options.concurrency), Event()
@@ -98,7 +123,7 @@ class Client:
                 running = {found for _, found in waiting if not found.done()}
                 free = len(running) < window.size and len(waiting) < AHEAD * self.options.concurrency
                 if free and (batch := next(batches, None)) is not None:
-                    flow = predict(self.options, batch.texts, window)
+                    flow = predict(self.options, batch.texts, window, model)
                     waiting.append((batch, pool.submit(self._runner.run, flow, stop)))
                     continue
                 if not waiting:
@@ -115,14 +140,14 @@ class Client:
             stop.set()
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def _by_job(self, texts: Iterable[str], progress: OnProgress | None) -> Generator[Result]:
+    def _by_job(self, texts: Iterable[str], model: str, progress: OnProgress | None) -> Generator[Result]:
         """Classifies by a job, which is deleted afterwards, or by requests if the service refuses it."""
         try:
-            job = self.jobs.create(texts)
+            job = self.jobs.create(texts, model=model)
         except RequestError as error:
             if not refused_as_job(error):
                 raise
-            yield from self._stream(texts, progress)
+            yield from self._stream(texts, model, progress)
             return
         try:
             job = self.jobs.wait(job, progress=progress)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Sized
-from typing import Any
+from typing import Any, TypedDict
 
 import httpx
 
@@ -11,9 +12,17 @@ from millrace_client.errors import JobError, RequestError
 from millrace_client.options import Options
 from millrace_client.results import Job
 
-# Refusals of a job whose texts /predict can still answer: no jobs, no space for it, too many texts, or an
-# invalid one, which is refused alone there.
-_NO_JOB = frozenset((413, 422, 501, 507))
+# Refusals of a job whose texts /predict can still answer: no jobs (as below the path of a model), no space
+# for it, too many texts, or an invalid one, which is refused alone there.
+_NO_JOB = frozenset((404, 405, 413, 415, 422, 501, 507))
+
+
+class Connection(TypedDict, total=False):
+    """How a client connects: see `Client`."""
+
+    verify: ssl.SSLContext | bool
+    proxy: str
+    timeout: float
 
 
 def checked_url(url: str) -> str:

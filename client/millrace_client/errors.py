@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import httpx
+
+_numbered = re.compile(r"^text \d+:? (?=\S)")
 
 
 class MillraceError(Exception):
@@ -48,6 +51,8 @@ class TextError(MillraceError):
     """One text has no prediction. `index` is its position in the input, from 0."""
 
     def __init__(self, detail: str, *, code: str, request_id: str = "", index: int) -> None:
+        # The service counts from the first text of a request, and does not number the texts of jobs.
+        detail = f"text {index}: {_numbered.sub('', detail)}"
         super().__init__(detail, code=code, request_id=request_id)
         self.index = index
 

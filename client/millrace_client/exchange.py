@@ -120,6 +120,7 @@ def read_retry_after(value: str) -> float:
     return seconds if 0 < seconds < float("inf") else 0.0
 
 
-def timeout_of(step: Send) -> httpx.Timeout:
+def timeout_of(step: Send, most_s: float | None = None) -> httpx.Timeout:
     """The timeouts of one attempt: connecting takes seconds at most, whatever the service may take."""
-    return httpx.Timeout(step.wait_s + MARGIN_S, connect=MARGIN_S)
+    most_s = most_s or step.wait_s + MARGIN_S
+    return httpx.Timeout(min(step.wait_s + MARGIN_S, most_s), connect=min(MARGIN_S, most_s))

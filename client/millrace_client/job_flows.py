@@ -25,6 +25,11 @@ PAGE = 5000
 CLEAN_UP_S = 5.0
 
 
+def chosen(model: str, *, keep_input: bool) -> Mapping[str, str]:
+    """The parameters of a request that creates a job."""
+    return ({"model": model} if model else {}) | ({"keep_input": "true"} if keep_input else {})
+
+
 class Spool:
     """The body of a job, which may be sent several times although the texts are read once."""
 
@@ -35,12 +40,13 @@ class Spool:
         self.file.write(encode(text) + b"\n")
 
 
-def submit(options: Options, spool: Spool, headers: Mapping[str, str], *, keep_input: bool) -> Flow[Job]:
+def submit(
+    options: Options, spool: Spool, headers: Mapping[str, str], params: Mapping[str, str]
+) -> Flow[Job]:
     """Creates a job. An Idempotency-Key in `headers` makes it safe to repeat.
 
     Raises RequestError and Unavailable.
     """
-    params: Mapping[str, str] = {"keep_input": "true"} if keep_input else {}
     headers = {**headers, "content-type": NDJSON}
     send = Send("POST", "/jobs", spool.file, params, headers, wait_s=SUBMIT_S)
     response = yield from exchange(options, send, options.now() + max(options.budget_s, SUBMIT_S))
@@ -89,7 +95,9 @@ def page(options: Options, job_id: str, offset: int) -> Flow[tuple[list[Result],
     While the job is running, waits until there are any.
     """
     while True:
-        send = Send("GET", f"/jobs/{job_id}/predictions", params={"offset": offset, "limit": PAGE})
+        send = Send(
+            "GET", f"/jobs/{job_id}/predictions", params={"offset": offset, "limit": PAGE, "models": "true"}
+        )
         response = yield from exchange(options, send, options.now() + options.budget_s)
         body = body_of(response, "next_offset")
         following: int | None = body["next_offset"]

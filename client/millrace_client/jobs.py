@@ -24,15 +24,19 @@ class Jobs:
         self,
         texts: Iterable[str],
         *,
+        model: str = "",
         keep_input: bool = False,
         idempotency_key: str = "",
         webhook_url: str = "",
     ) -> Job:
-        """Submits a job. With the same key and texts, returns the job that exists already.
+        """Submits a job for a model, by default the first one.
+
+        With the same key and texts, returns the job that exists already.
 
         `webhook_url` is notified of its end, if the service has webhooks.
         """
         check_texts(texts)
+        params = job_flows.chosen(model, keep_input=keep_input)
         headers = {"idempotency-key": idempotency_key or uuid.uuid4().hex}
         if webhook_url:
             headers["webhook-url"] = webhook_url
@@ -40,7 +44,7 @@ class Jobs:
         with spool.file:
             for text in texts:
                 spool.add(text)
-            return self._runner.run(job_flows.submit(self._options, spool, headers, keep_input=keep_input))
+            return self._runner.run(job_flows.submit(self._options, spool, headers, params))
 
     def get(self, job: Job | str) -> Job:
         return self._runner.run(job_flows.get(self._options, id_of(job)))
@@ -75,15 +79,19 @@ class AsyncJobs:
         self,
         texts: Iterable[str] | AsyncIterable[str],
         *,
+        model: str = "",
         keep_input: bool = False,
         idempotency_key: str = "",
         webhook_url: str = "",
     ) -> Job:
-        """Submits a job. With the same key and texts, returns the job that exists already.
+        """Submits a job for a model, by default the first one.
+
+        With the same key and texts, returns the job that exists already.
 
         `webhook_url` is notified of its end, if the service has webhooks.
         """
         check_texts(texts)
+        params = job_flows.chosen(model, keep_input=keep_input)
         headers = {"idempotency-key": idempotency_key or uuid.uuid4().hex}
         if webhook_url:
             headers["webhook-url"] = webhook_url
@@ -91,9 +99,7 @@ class AsyncJobs:
         with spool.file:
             async for text in each(texts):
                 spool.add(text)
-            return await self._runner.run(
-                job_flows.submit(self._options, spool, headers, keep_input=keep_input)
-            )
+            return await self._runner.run(job_flows.submit(self._options, spool, headers, params))
 
     async def get(self, job: Job | str) -> Job:
         return await self._runner.run(job_flows.get(self._options, id_of(job)))

@@ -6,11 +6,12 @@ import json
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from urllib.parse import quote
 
 from millrace_client.errors import RequestError, TextError
 from millrace_client.exchange import Flow, Send, exchange
 from millrace_client.options import Options, Window
-from millrace_client.results import Result, read_results
+from millrace_client.results import Model, Result, read_models, read_results
 
 log = logging.getLogger("millrace_client")
 
@@ -96,8 +97,19 @@ def encode(text: str) -> bytes:
         return json.dumps(text).encode()
 
 
-def predict(options: Options, texts: Sequence[bytes], window: Window) -> Flow[list[Result]]:
-    """The result of each text. A text that fails does not affect the others.
+def path_of(model: str) -> str:
+    """The route of a model, or of the first one."""
+    return f"/models/{quote(model)}/predict" if model else "/predict"
+
+
+def models(options: Options) -> Flow[list[Model]]:
+    """The models of the service. Raises RequestError and Unavailable."""
+    response = yield from exchange(options, Send("GET", "/models"), options.now() + options.budget_s)
+    return read_models(response)
+
+
+def predict(options: Options, texts: Sequence[bytes], window: Window, model: str = "") -> Flow[list[Result]]:
+    """The result of each text by this model. A text that fails does not affect the others.
 
     Raises RequestError and Unavailable.
     """
@@ -107,7 +119,7 @@ def predict(options: Options, texts: Sequence[bytes], window: Window) -> Flow[li
     while waiting:
         part = waiting.pop()
         body = b'{"text":[%b]}' % b",".join(texts[number] for number in part)
-        send = Send("POST", "/predict", body, headers=JSON, prefer=True)
+        send = Send("POST", path_of(model), body, headers=JSON, prefer=True)
         try:
             response = yield from exchange(options, send, until, window)
             found = read_results(response, count=len(part))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,9 +15,15 @@ JobStatus = Literal["queued", "running", "finished", "failed", "cancelled"]
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """The score of each label, between 0 and 1, in the order of the model's label ids."""
+    """The score of each label, between 0 and 1, in the order of the model's label ids.
+
+    `model` is the name of the model that answered, and `revision` the first digits of its revision; both are
+    empty if the service does not say, as during a change of revisions.
+    """
 
     scores: Mapping[str, float]
+    model: str = ""
+    revision: str = ""
 
     @property
     def label(self) -> str:
@@ -31,6 +37,22 @@ class Prediction:
 
 
 Result = Prediction | TextError
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model of the service. `first` is the one that answers if no model is named.
+
+    Without a worker (`state` "no_worker"), only its name is known.
+    """
+
+    name: str
+    first: bool
+    state: str
+    workers: int
+    revision: str = ""
+    labels: Sequence[str] = ()
+    max_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,20 +121,49 @@ def read_results(response: httpx.Response, first: int = 0, count: int | None = N
 
     Raises RequestError for the answer of another service.
     """
-    predictions = body_of(response, "predictions")["predictions"]
+    body = body_of(response, "predictions")
+    # A cascade names the model of each text; otherwise the header names that of all, or several.
+    named = response.headers.get("x-model", "")
     try:
-        results = [_result(result, index) for index, result in enumerate(predictions, first)]
-    except (TypeError, KeyError):
+        models = body.get("models") or ["" if "," in named else named] * len(body["predictions"])
+        pairs = zip(body["predictions"], models, strict=True)
+        results = [_result(result, index, model) for index, (result, model) in enumerate(pairs, first)]
+    except (TypeError, KeyError, ValueError):
         raise not_millrace(response) from None
     if count is not None and len(results) != count:
         raise not_millrace(response)
     return results
 
 
-def _result(result: Any, index: int) -> Result:
-    if isinstance(result, dict):
+def _result(result: Any, index: int, model: str) -> Result:
+    if isinstance(result, dict) and "error" in result:
         error = result["error"]
         return TextError(error["detail"], code=error["code"], index=index)
+    if isinstance(result, dict):  # of a job
+        result, model = result["prediction"], result["model"] or ""
     if not result:
         raise KeyError("label")
-    return Prediction({pair["label"]: pair["score"] for pair in result})
+    name, _, revision = model.partition("@")
+    return Prediction({pair["label"]: pair["score"] for pair in result}, name, revision)
+
+
+def read_models(response: httpx.Response) -> list[Model]:
+    """Reads the answer to `GET /models`, with cascades. Raises RequestError for that of another service."""
+    body = body_of(response, "models")
+    try:
+        models = [_model(one) for one in body["models"]]
+        return models + [_model({"first": False, "workers": 0, **one}) for one in body.get("cascades") or ()]
+    except (TypeError, KeyError):
+        raise not_millrace(response) from None
+
+
+def _model(found: Any) -> Model:
+    return Model(
+        name=found["name"],
+        first=found["first"],
+        state=found["state"],
+        workers=found["workers"],
+        revision=found.get("revision") or "",
+        labels=tuple(found.get("labels") or ()),
+        max_tokens=found.get("max_tokens"),
+    )

@@ -27,8 +27,11 @@ class _Abandoned(Exception):
 class Runner:
     """Carries out the steps of flows, in the calling thread."""
 
-    def __init__(self, make: Callable[[], httpx.Client], sleep: Sleeper | None) -> None:
+    def __init__(
+        self, make: Callable[[], httpx.Client], sleep: Sleeper | None, most_s: float | None = None
+    ) -> None:
         self._make = make
+        self._most_s = most_s
         self._sleep = sleep
         self._http, self._process = make(), os.getpid()
 
@@ -75,7 +78,7 @@ class Runner:
             content=content,
             params=step.params or None,
             headers=headers,
-            timeout=timeout_of(step),
+            timeout=timeout_of(step, self._most_s),
         )
 
     def _pause(self, seconds: float, stop: Event | None) -> None:
@@ -90,8 +93,9 @@ class Runner:
 class AsyncRunner:
     """Carries out the steps of flows, in the current task."""
 
-    def __init__(self, http: httpx.AsyncClient, sleep: AsyncSleeper) -> None:
+    def __init__(self, http: httpx.AsyncClient, sleep: AsyncSleeper, most_s: float | None = None) -> None:
         self.http = http
+        self._most_s = most_s
         self._sleep = sleep
 
     async def run(self, flow: Flow[T]) -> T:
@@ -128,7 +132,7 @@ class AsyncRunner:
             content=content,
             params=step.params or None,
             headers=headers,
-            timeout=timeout_of(step),
+            timeout=timeout_of(step, self._most_s),
         )
 
 
